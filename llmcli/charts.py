@@ -1,0 +1,98 @@
+"""Numbers -> lines of text: curves, bars, histograms. Knows nothing of terminals or colours."""
+
+import math
+from collections.abc import Sequence
+
+_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # braille: bit of (column, row) in a 2 x 4 cell
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def curve(series: Sequence[tuple[Sequence[float], Sequence[float]]], width: int, height: int) -> list[str]:
+    """Lines through points, drawn with braille dots, with the scale at the left and under the chart.
+
+    Each series is (x values, y values); all share the axes. Empty series give an empty chart.
+    """
+    points = [(x, y) for xs, ys in series for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
+    if not points:
+        return []
+    left, right = min(x for x, _ in points), max(x for x, _ in points)
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    labels = [f"{high:.2f}", f"{low:.2f}"]
+    margin = max(map(len, labels)) + 1
+    columns = max(8, width - margin - 1)
+    cells = [[0] * columns for _ in range(height)]
+
+    def place(x: float, y: float) -> tuple[int, int]:
+        across = (x - left) / (right - left) if right > left else 0.0
+        up = (y - low) / (high - low) if high > low else 0.5
+        return round(across * (2 * columns - 1)), round((1 - up) * (4 * height - 1))
+
+    for xs, ys in series:
+        placed = [place(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
+        for (x0, y0), (x1, y1) in zip(placed, placed[1:] or placed, strict=False):
+            steps = max(abs(x1 - x0), abs(y1 - y0), 1)
+            for i in range(steps + 1):
+                x, y = round(x0 + (x1 - x0) * i / steps), round(y0 + (y1 - y0) * i / steps)
+                cells[y // 4][x // 2] |= _DOTS[x % 2][y % 4]
+    lines = []
+    for row, line in enumerate(cells):
+        label = labels[0] if row == 0 else labels[1] if row == height - 1 else ""
+        lines.append(f"{label:>{margin - 1}} │" + "".join(chr(0x2800 + dots) for dots in line).rstrip("\u2800"))
+    axis = f"{left:,.0f}"
+    lines.append(" " * margin + axis + f"{right:,.0f}".rjust(columns - len(axis)))
+    return lines
+
+
+def bar(share: float, width: int) -> str:
+    """A bar of `share` (0 to 1) of `width` characters, to an eighth of a character.
+
+    >>> [bar(0.5, 4), bar(0.28, 4), bar(0, 4)]
+    ['██', '█▏', '']
+    """
+    eighths = round(max(0.0, min(1.0, share)) * width * 8)
+    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+
+
+def histogram(counts: Sequence[int], low: float, high: float, width: int) -> list[str]:
+    """One line for each of the equal intervals between low and high: where it starts, a bar, how many."""
+    most = max(counts, default=0) or 1
+    step = (high - low) / max(1, len(counts))
+    starts = [f"{low + i * step:+.3g}" for i in range(len(counts))]
+    margin = max(map(len, starts), default=0)
+    return [
+        f"{start:>{margin}} │{bar(count / most, width)} {count:,}" for start, count in zip(starts, counts, strict=True)
+    ]
+
+
+def number(value: float) -> str:
+    """A count as people say it.
+
+    >>> [number(n) for n in (950, 541_792, 15_192_288, 68_976_648_192)]
+    ['950', '541.8 k', '15.19 M', '68.98 B']
+    """
+    for limit, unit, digits in ((1e12, "T", 2), (1e9, "B", 2), (1e6, "M", 2), (1e3, "k", 1)):
+        if value >= limit:
+            return f"{value / limit:.{digits}f} {unit}"
+    return f"{value:,.0f}"
+
+
+def size(count: float) -> str:
+    """A number of bytes as people say it.
+
+    >>> [size(n) for n in (12, 3_753_201, 137_953_316_864)]
+    ['12 bytes', '3.75 MB', '137.95 GB']
+    """
+    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= limit:
+            return f"{count / limit:.2f} {unit}"
+    return f"{count:,.0f} bytes"
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> [duration(s) for s in (5.2, 90, 300, 5400)]
+    ['5s', '1m 30s', '5m', '1h 30m']
+    """
+    whole = round(seconds)
+    parts = ((whole // 3600, "h"), (whole // 60 % 60, "m"), (whole % 60, "s"))
+    return " ".join(f"{n}{unit}" for n, unit in parts if n) or "0s"

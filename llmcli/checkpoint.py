@@ -1,0 +1,357 @@
+"""The file: a standard safetensors file that holds weights, config, tokenizer and the record of training.
+
+Reading starts with our own bounded look at the header, before any tensor: `read_header` opens any safetensors
+file of any size at once, `load` makes sure that it is one of ours.
+
+Knows numpy, not torch. Does not interpret the tokenizer, which travels as text.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli import durable
+from llmcli.config import ModelConfig
+from llmcli.errors import LLMError
+
+FORMAT_VERSION = 1
+HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
+BLOCK = 1 << 24  # bytes read at once
+DTYPE_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4,
+    "U64": 8, "I64": 8, "F64": 8, "C64": 8,
+}  # fmt: skip
+_NUMPY = {
+    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "BF16": "<u2",
+    "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor as the header describes it; `start` and `end` are positions in the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of itself before its tensors."""
+
+    path: Path
+    file_bytes: int
+    data_start: int
+    tensors: dict[str, TensorInfo]  # in the order of the file
+    metadata: dict[str, str]
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.size for tensor in self.tensors.values())
+
+    @property
+    def is_ours(self) -> bool:
+        return "llmcli" in self.metadata
+
+
+@dataclass
+class Checkpoint:
+    """A model: config, tokenizer (the text of tokenizer.json), tensors and the record of its training.
+
+    `read` fills a given array with a tensor, so that nothing is held twice in memory.
+    """
+
+    config: ModelConfig
+    tokenizer_json: str
+    tensors: Mapping[str, NDArray[np.float32]]
+    record: dict[str, Any] = field(default_factory=dict)
+    tokenizer_config_json: str = "{}"
+
+    def read(self, name: str, out: NDArray[np.float32]) -> None:
+        """Copy tensor `name` into `out`, which has its shape."""
+        if isinstance(self.tensors, TensorsOnDisk):
+            self.tensors.read(name, out)
+        else:
+            out[...] = self.tensors[name]
+
+
+class TensorsOnDisk(Mapping[str, NDArray[np.float32]]):
+    """The tensors of a file as float32 arrays, each read when it is asked for."""
+
+    def __init__(self, header: Header) -> None:
+        self._header = header
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        out = np.empty(self._header.tensors[name].shape, np.float32)
+        self.read(name, out)
+        return out
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._header.tensors)
+
+    def __len__(self) -> int:
+        return len(self._header.tensors)
+
+    def read(self, name: str, out: NDArray[np.float32]) -> None:
+        tensor = self._header.tensors[name]
+        if tensor.dtype == "F32" and out.flags.c_contiguous:
+            view = memoryview(out.reshape(-1)).cast("B") if out.size else memoryview(b"")
+            with _reading(self._header.path) as file:
+                file.seek(tensor.start)
+                done = 0
+                while done < len(view):
+                    count = file.readinto(view[done : done + BLOCK])
+                    if not count:
+                        raise LLMError(f"{self._header.path} ends inside {name}; it was cut off while being read")
+                    done += count
+        else:
+            flat = out.reshape(-1)
+            done = 0
+            for values in read_values(self._header, tensor):
+                flat[done : done + len(values)] = values
+                done += len(values)
+
+
+# ---- reading
+
+
+def read_header(path: str | Path) -> Header:
+    """Read and check the header of any safetensors file; no tensor is read, whatever the file's size.
+
+    Raises LLMError when there is no such file or it is not a whole safetensors file.
+    """
+    path = Path(path)
+    with _reading(path) as file:
+        file_bytes = os.fstat(file.fileno()).st_size
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > min(HEADER_LIMIT, file_bytes - 8):
+            raise LLMError(f"{path} {_what_it_is(start, file_bytes, length)}")
+        text = file.read(length)
+    if len(text) != length or not text.startswith(b"{"):
+        raise LLMError(f"{path} is not a safetensors file: its header does not start with {{")
+    try:
+        found = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+        if not isinstance(found, dict):
+            raise ValueError("the header is not an object")
+        metadata = found.pop("__metadata__", None) or {}
+        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("__metadata__ holds something that is not text")
+        tensors = {name: _tensor_info(name, info, 8 + length) for name, info in found.items()}
+        _check_layout(list(tensors.values()), 8 + length, file_bytes)
+    except (ValueError, RecursionError) as error:
+        raise LLMError(f"{path} is not a whole safetensors file: {error}") from error
+    return Header(path, file_bytes, 8 + length, tensors, metadata)
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Open a model of ours. Tensors stay on disk until they are asked for.
+
+    Raises LLMError when the file is damaged, not ours, of a later format, or its tensors are not those that its
+    config demands.
+    """
+    header = read_header(path)
+    metadata = header.metadata
+    if "llmcli" not in metadata:
+        raise LLMError(
+            f"{path} is a safetensors file but not a model made by this program (no llmcli in its metadata); "
+            f"look into it with: llm inspect {path}"
+        )
+    version = metadata["llmcli"]
+    if not version.isdecimal() or int(version) > FORMAT_VERSION:
+        raise LLMError(
+            f"{path} has format version {version[:20]!r}, this program reads up to {FORMAT_VERSION}; "
+            f"upgrade it: pip install --upgrade llmcli"
+        )
+    missing = [key for key in ("config.json", "tokenizer.json", "training.json") if key not in metadata]
+    if missing:
+        raise LLMError(f"{path} has no {missing[0]} in its metadata; it is damaged")
+    try:
+        config = ModelConfig.from_json(metadata["config.json"])
+        record = json.loads(metadata["training.json"])
+    except LLMError as error:
+        raise LLMError(f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise LLMError(f"{path}: its training.json is not JSON: {error}") from error
+    _check_tensors(header, config)
+    return Checkpoint(
+        config,
+        metadata["tokenizer.json"],
+        TensorsOnDisk(header),
+        record if isinstance(record, dict) else {},
+        metadata.get("tokenizer_config.json", "{}"),
+    )
+
+
+def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
+    """The elements of any tensor in flat pieces of bounded size; bfloat16 comes as float32."""
+    if tensor.dtype not in _NUMPY:
+        raise LLMError(f"{tensor.name} is of type {tensor.dtype}, which this program does not read")
+    with _reading(header.path) as file:
+        file.seek(tensor.start)
+        left = tensor.end - tensor.start
+        while left:
+            data = file.read(min(BLOCK, left))
+            if not data:
+                raise LLMError(f"{header.path} ends inside {tensor.name}; it was cut off while being read")
+            left -= len(data)
+            values = np.frombuffer(data, _NUMPY[tensor.dtype])
+            if tensor.dtype == "BF16":
+                values = (values.astype(np.uint32) << 16).view(np.float32)
+            yield values
+
+
+def digest(header: Header) -> str:
+    """The sha256 of the tensor bytes, in hexadecimal."""
+    found = hashlib.sha256()
+    with _reading(header.path) as file:
+        file.seek(header.data_start)
+        while block := file.read(BLOCK):
+            found.update(block)
+    return found.hexdigest()
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """The file open for unbuffered-size reads; the operating system's refusals become one line."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            what = "a directory" if path.is_dir() else "not a regular file"
+            raise LLMError(f"{path} is {what}; name a .safetensors file")
+        with open(path, "rb") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise LLMError(f"there is no file {path}; make one with: llm train corpus.txt -o {path}") from error
+    except OSError as error:
+        raise LLMError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _what_it_is(start: bytes, file_bytes: int, length: int) -> str:
+    """Why eight bytes cannot begin a safetensors file, in words that help."""
+    if file_bytes == 0:
+        return "is empty; a safetensors file is wanted"
+    signs = (
+        (b"PK\x03\x04", "is a PyTorch pickle or another zip archive"),
+        (b"\x80", "is a Python pickle"),
+        (b"GGUF", "is a GGUF file"),
+        (b"version ", "is a git-lfs pointer: the real file was not downloaded"),
+        (b"<", "is a web page"),
+    )
+    for sign, what in signs:
+        if start.startswith(sign):
+            return f"{what}, not a safetensors file"
+    if file_bytes < 8 or length <= HEADER_LIMIT:
+        return f"is cut off: its header needs {length + 8:,} bytes, the file has {file_bytes:,}"
+    return "is not a safetensors file"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name occurs twice in the header")
+    return found
+
+
+def _tensor_info(name: str, info: Any, data_start: int) -> TensorInfo:
+    try:
+        dtype, shape, (start, end) = info["dtype"], info["shape"], info["data_offsets"]
+        whole = all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, start, end))
+    except (TypeError, KeyError, ValueError):
+        raise ValueError(f"tensor {name[:100]!r} is not described as dtype, shape, data_offsets") from None
+    if not whole or not isinstance(dtype, str) or len(shape) > 64:
+        raise ValueError(f"tensor {name[:100]!r} has a shape or offsets that are no sizes")
+    if dtype in DTYPE_BYTES and math.prod(shape) * DTYPE_BYTES[dtype] != end - start:
+        raise ValueError(
+            f"tensor {name[:100]!r} of shape {shape} and type {dtype} does not fill its {end - start} bytes"
+        )
+    return TensorInfo(name, dtype, tuple(shape), data_start + start, data_start + end)
+
+
+def _check_layout(tensors: list[TensorInfo], data_start: int, file_bytes: int) -> None:
+    """Tensors must follow each other without overlap or gap up to the end of the file."""
+    position = data_start
+    for tensor in sorted(tensors, key=lambda t: (t.start, t.end)):
+        if tensor.start != position or tensor.end < tensor.start:
+            raise ValueError(f"tensor {tensor.name[:100]!r} overlaps another or leaves a gap")
+        position = tensor.end
+    if position != file_bytes:
+        less = "cut off" if file_bytes < position else "followed by something else"
+        raise ValueError(f"it is {less}: the tensors end at byte {position:,}, the file at {file_bytes:,}")
+
+
+def _check_tensors(header: Header, config: ModelConfig) -> None:
+    """The file must hold exactly the tensors that its config demands."""
+    if config.num_hidden_layers > len(header.tensors):  # before listing the names of a billion layers
+        raise LLMError(
+            f"{header.path}: its config wants {config.num_hidden_layers:,} layers, the file has fewer tensors"
+        )
+    wanted = config.tensor_shapes()
+    for name, shape in wanted.items():
+        if name not in header.tensors:
+            raise LLMError(f"{header.path}: tensor {name} is missing; the file is damaged")
+        found = header.tensors[name]
+        if found.shape != shape:
+            raise LLMError(
+                f"{header.path}: tensor {name} has shape {list(found.shape)}, its config wants {list(shape)}"
+            )
+        if found.dtype not in ("F32", "F16", "BF16"):
+            raise LLMError(f"{header.path}: tensor {name} is {found.dtype}; F32, F16 or BF16 is wanted")
+    extra = header.tensors.keys() - wanted.keys()
+    if extra:
+        raise LLMError(f"{header.path}: tensor {min(extra)[:100]!r} is not part of the graph that its config describes")
+
+
+# ---- writing
+
+
+def save(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a model; its bytes are a function of the checkpoint alone. Raises LLMError when the disk refuses."""
+    shapes = checkpoint.config.tensor_shapes()
+    arrays = {name: np.ascontiguousarray(checkpoint.tensors[name], "<f4") for name in shapes}
+    content = hashlib.sha256()
+    entries: dict[str, Any] = {}
+    position = 0
+    for name, array in arrays.items():
+        content.update(array.data)
+        entries[name] = {
+            "dtype": "F32",
+            "shape": list(shapes[name]),
+            "data_offsets": [position, position + array.nbytes],
+        }
+        position += array.nbytes
+    metadata = {
+        "format": "pt",
+        "llmcli": str(FORMAT_VERSION),
+        "config.json": checkpoint.config.to_json(),
+        "tokenizer.json": checkpoint.tokenizer_json,
+        "tokenizer_config.json": checkpoint.tokenizer_config_json,
+        "training.json": json.dumps(checkpoint.record, ensure_ascii=False),
+        "sha256": content.hexdigest(),
+    }
+    header = json.dumps({"__metadata__": metadata, **entries}, ensure_ascii=False, separators=(",", ":")).encode(
+        "utf-8"
+    )
+    header += b" " * (-len(header) % 8)
+    durable.write(
+        path, [len(header).to_bytes(8, "little"), header, *(array.data.cast("B") for array in arrays.values())]
+    )

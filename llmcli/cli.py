@@ -1,0 +1,93 @@
+"""The door: the app, the list of verbs, the one place where an error becomes a line and an exit code."""
+
+import errno
+import os
+import signal
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+import llmcli
+from llmcli import console
+from llmcli.commands.generate import generate
+from llmcli.commands.inspect import inspect
+from llmcli.commands.tokenize import tokenize
+from llmcli.commands.train import train
+from llmcli.errors import LLMError
+
+
+class Door(TyperGroup):
+    """Runs a verb; what it raises becomes one line on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LLMError as error:
+            console.fail(str(error))
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            console.note("interrupted")
+            raise typer.Exit(130) from error
+        except MemoryError as error:
+            console.fail("out of memory; take a smaller model, batch or context")
+            raise typer.Exit(1) from error
+        except BrokenPipeError as error:  # who read the result has gone: no words
+            _drop_output()
+            raise typer.Exit(1) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                _drop_output()
+            else:
+                console.fail(f"{error.filename or 'the output'}: {error.strerror or error}")
+                _drop_output()
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=Door,
+    name="llm",
+    help="Train and query small language models: any text in, one file out, and the file answers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (train, generate, inspect, tokenize):
+    app.command()(verb)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.result(f"llmcli {llmcli.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options before the verb."""
+
+
+def main() -> None:
+    """The installed command."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    signal.signal(signal.SIGTERM, _terminated)
+    app()
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _drop_output() -> None:
+    """Let nothing more be written to a closed or full output, not even at exit."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):
+        sys.stdout = None  # type: ignore[assignment]

@@ -1,0 +1,1 @@
+"""The hall: one verb a file. Options -> one call -> render."""

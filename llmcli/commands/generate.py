@@ -1,0 +1,160 @@
+"""`llm generate`: the file answers."""
+
+import json
+import math
+import secrets
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmcli import charts, console
+from llmcli.commands.options import JsonOption, ModelOption, QuietOption, model_path, text_argument
+from llmcli.config import SamplingConfig
+from llmcli.errors import usage
+
+
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="Text to go on from; - reads standard input.")] = None,
+    model: ModelOption = None,
+    max_tokens: Annotated[
+        int, typer.Option("-n", "--max-tokens", "--max-new-tokens", "--n-predict", help="Tokens to write at most.")
+    ] = SamplingConfig.max_tokens,
+    temperature: Annotated[
+        float, typer.Option("-t", "--temperature", "--temp", help="0: always the likeliest; above 1: more surprising.")
+    ] = SamplingConfig.temperature,
+    top_k: Annotated[
+        int, typer.Option("-k", "--top-k", help="Choose among the k likeliest tokens; 0: all.")
+    ] = SamplingConfig.top_k,
+    top_p: Annotated[
+        float, typer.Option("-p", "--top-p", help="Choose among the likeliest that together reach this probability.")
+    ] = SamplingConfig.top_p,
+    min_p: Annotated[
+        float, typer.Option("--min-p", help="Choose among those at least this fraction as likely as the likeliest.")
+    ] = SamplingConfig.min_p,
+    repetition_penalty: Annotated[
+        float, typer.Option("--repetition-penalty", "--repeat-penalty", help="Above 1: say less what was said before.")
+    ] = SamplingConfig.repetition_penalty,
+    seed: Annotated[int | None, typer.Option("-s", "--seed", help="The same seed writes the same text.")] = None,
+    stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this text (repeatable).")] = None,
+    samples: Annotated[int, typer.Option("--samples", "--num-samples", min=1, help="Write so many texts.")] = 1,
+    next_: Annotated[
+        int | None, typer.Option("--next", min=1, metavar="N", help="Show the N likeliest next words instead.")
+    ] = None,
+    color: Annotated[bool, typer.Option("--color", help="Tint each token by its probability.")] = False,
+    device: Annotated[str, typer.Option("--device", help="cpu (numpy), or cuda, mps, auto (torch).")] = "cpu",
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Continue a text with a model, or show what may come next.
+
+    Example: llm generate "I like to eat" --next 5
+    """
+    sampling = SamplingConfig(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=secrets.randbelow(1 << 32) if seed is None else seed,
+        stop=tuple(stop or ()),
+    )
+    if device not in ("cpu", "cuda", "mps", "auto"):
+        raise usage(f"--device must be cpu, cuda, mps or auto, found {device}")
+    path = model_path(model)
+    text = text_argument(prompt, "prompt")
+    runtime, tokenizer = _open(path, device)
+    length = len(tokenizer.encode(text))
+    if length > runtime.context:
+        console.note(f"the prompt has {length:,} tokens, the model sees {runtime.context:,}: only its end is used")
+    if next_ is not None:
+        _show_next(runtime, tokenizer, text, next_, json_)
+        return
+    for number in range(samples):
+        if samples > 1 and not json_:
+            console.note(f"--- {number + 1}")
+        _write(runtime, tokenizer, text, replace(sampling, seed=sampling.seed + number), color, json_)
+
+
+def _open(path: Path, device: str) -> tuple[Any, Any]:
+    from llmcli.checkpoint import load
+    from llmcli.tokenizer import Tokenizer
+
+    checkpoint = load(path)
+    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json, most=checkpoint.config.vocab_size)
+    if device == "cpu":
+        from llmcli.runtime import Runtime
+
+        return Runtime(checkpoint), tokenizer
+    from llmcli.model import TorchRuntime
+    from llmcli.trainer import pick_device
+
+    return TorchRuntime(checkpoint, pick_device(device)), tokenizer
+
+
+def _write(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, color: bool, json_: bool) -> None:
+    from llmcli.generator import generate
+
+    began = time.perf_counter()
+    first, tokens, text = math.nan, [], []
+    reason = None
+    if not json_ and sys.stdout.isatty() and sys.stderr.isatty():
+        console.prompt(prompt)
+    for piece in generate(runtime, tokenizer, prompt, sampling):
+        if math.isnan(first):
+            first = time.perf_counter() - began
+        if piece.id is not None:
+            tokens.append({"id": piece.id, "text": piece.text, "logprob": round(piece.logprob, 6)})
+        text.append(piece.text)
+        reason = piece.finish_reason
+        if not json_:
+            tinted = color and piece.id is not None
+            console.result(
+                console.tint(piece.text, math.exp(piece.logprob)) if tinted else piece.text, end="", raw=tinted
+            )
+    taken = time.perf_counter() - began
+    speed = (len(tokens) - 1) / (taken - first) if len(tokens) > 1 and taken > first else 0.0
+    if json_:
+        answer = {
+            "prompt": prompt,
+            "text": "".join(text),
+            "tokens": tokens,
+            "finish_reason": reason,
+            "seed": sampling.seed,
+            "tokens_per_second": round(speed, 1),
+            "seconds_to_first_token": round(first, 4),
+        }
+        console.result(json.dumps(answer, ensure_ascii=False))
+        return
+    console.result()
+    if sys.stdout.isatty():
+        console.note(f"[{len(tokens)} tokens, {speed:,.0f} tokens/s, seed {sampling.seed}]")
+
+
+def _show_next(runtime: Any, tokenizer: Any, prompt: str, count: int, json_: bool) -> None:
+    from llmcli.words import next_words
+
+    found = next_words(runtime, tokenizer, tokenizer.encode(prompt))
+    words = found.words[:count]
+    if json_:
+        answer = {
+            "prompt": prompt,
+            "next": [{"text": word.text, "probability": round(word.probability, 6)} for word in words],
+            "unexplored": round(found.unexplored, 6),
+        }
+        console.result(json.dumps(answer, ensure_ascii=False))
+        return
+    rows = [(console.shown(word.text), word.probability) for word in words]
+    if others := found.words[count:]:
+        rows.append((f"({len(others)} others)", sum(word.probability for word in others)))
+    rows.append(("(unexplored)", found.unexplored))
+    bars = [charts.bar(chance, 40) for _, chance in rows] if sys.stdout.isatty() else [""] * len(rows)
+    console.table(
+        ("next word", "probability", ""),
+        [(name, f"{chance:.3f}", bar) for (name, chance), bar in zip(rows, bars, strict=True)],
+        numbers=(1,),
+    )

@@ -1,0 +1,218 @@
+"""`llm inspect`: what is in the file."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmcli import charts, console
+from llmcli.commands.options import JsonOption, QuietOption, model_path
+from llmcli.errors import LLMError
+
+
+def inspect(
+    file: Annotated[
+        str | None, typer.Argument(metavar="FILE", help="Any .safetensors file; else the model here.")
+    ] = None,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    tensor: Annotated[
+        str | None, typer.Option("--tensor", metavar="NAME", help="Figures and a histogram of one tensor.")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the tensors against the hash in the file.")] = False,
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Look into a model file: what it is, its parameters by part, its training. Reads the header alone.
+
+    Example: llm inspect model.safetensors
+    """
+    from llmcli.checkpoint import read_header
+
+    header = read_header(model_path(file))
+    if verify:
+        _verify(header, json_)
+    elif tensor is not None:
+        _tensor(header, tensor, json_)
+    elif json_:
+        console.result(json.dumps(_facts(header), ensure_ascii=False))
+    elif tensors:
+        rows = [(t.name, t.dtype, _shape(t.shape), f"{t.size:,}") for t in header.tensors.values()]
+        console.table(("tensor", "type", "shape", "parameters"), rows, numbers=(3,))
+    else:
+        _overview(header)
+
+
+def _facts(header: Any) -> dict[str, Any]:
+    return {
+        "file": str(header.path),
+        "bytes": header.file_bytes,
+        "parameters": header.parameters,
+        "tensors": [
+            {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "bytes": t.end - t.start}
+            for t in header.tensors.values()
+        ],
+        "config": _json(header, "config.json"),
+        "tokenizer": _tokenizer(header),
+        "training": _json(header, "training.json"),
+        "sha256": header.metadata.get("sha256"),
+    }
+
+
+def _json(header: Any, key: str) -> dict[str, Any]:
+    try:
+        found = json.loads(header.metadata.get(key, "{}"))
+    except (ValueError, RecursionError):
+        raise LLMError(f"{header.path}: its {key} is not JSON; the file is damaged") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _tokenizer(header: Any) -> dict[str, Any]:
+    if "tokenizer.json" not in header.metadata:
+        return {}
+    from llmcli.tokenizer import describe
+
+    return describe(header.metadata["tokenizer.json"])
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(f"{n:,}" for n in shape) or "one number"
+
+
+def _overview(header: Any) -> None:
+    from llmcli import inspector
+
+    config, training, tokenizer = _json(header, "config.json"), _json(header, "training.json"), _tokenizer(header)
+    kinds = ", ".join(inspector.dtypes(header))
+    what = "a model made by llmcli" if header.is_ours else "a safetensors file, not made by llmcli"
+    console.result(f"{header.path}: {what}")
+    console.result(
+        f"{charts.number(header.parameters)} parameters ({header.parameters:,}) in {len(header.tensors):,} tensors, "
+        f"{kinds or 'empty'}, {charts.size(header.file_bytes)}"
+    )
+    console.heading("parameters")
+    console.tree(_rows(inspector.parts(header), header.parameters))
+    if config:
+        console.heading("config")
+        names = ("architectures", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads",
+                 "num_key_value_heads", "head_dim", "max_position_embeddings", "vocab_size", "tie_word_embeddings",
+                 "rope_theta")  # fmt: skip
+        console.pairs([(name, _plain(config[name])) for name in names if name in config])
+    if tokenizer:
+        console.heading("tokenizer")
+        kinds_said = {
+            "bpe": "byte-level byte-pair encoding",
+            "char": "characters, other bytes one by one",
+            "?": "of another kind",
+        }
+        console.pairs([("kind", kinds_said[tokenizer["kind"]]), ("vocabulary", f"{tokenizer['vocab_size']:,} tokens")])
+    others = [key for key in header.metadata if key not in _OWN_KEYS]
+    if others:
+        console.heading("metadata")
+        console.pairs([(key[:60], header.metadata[key][:200]) for key in others[:20]])
+    if training:
+        _training(training)
+
+
+_OWN_KEYS = ("llmcli", "config.json", "tokenizer.json", "tokenizer_config.json", "training.json", "sha256")
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _rows(part: Any, total: int, depth: int = 0) -> list[tuple[int, str, str, str]]:
+    """(depth, name, shape, parameters and share) of a part and those inside it."""
+    from llmcli import inspector
+
+    rows = []
+    for inner in list(part.parts.values())[: inspector.MOST_PARTS]:
+        shapes = " or ".join(_shape(shape) for shape in list(inner.shapes)[:2])
+        many = f" x {inner.copies}" if inner.parts and inner.copies > 1 else ""
+        share = inner.parameters / total if total else 0.0
+        rows.append((depth, inner.name + many, shapes, f"{charts.number(inner.parameters)}  {share:6.1%}"))
+        rows += _rows(inner, total, depth + 1)
+    if len(part.parts) > inspector.MOST_PARTS:
+        rows.append((depth, f"and {len(part.parts) - inspector.MOST_PARTS:,} more", "", ""))
+    return rows
+
+
+def _training(record: dict[str, Any]) -> None:
+    console.heading("training")
+    corpus = [d for d in record.get("corpus", []) if isinstance(d, dict)]
+    names = ", ".join(str(d.get("name")) for d in corpus[:3]) + (
+        f" and {len(corpus) - 3} more" if len(corpus) > 3 else ""
+    )
+    size = sum(d.get("bytes", 0) for d in corpus)
+    bits, clock = record.get("bits_per_byte"), record.get("clock", {})
+    facts = [
+        ("corpus", f"{names}, {size:,} bytes"),
+        ("steps", f"{record.get('steps', 0):,} ({record.get('epochs', 0):.2f} times through the text)"
+                  + (", interrupted" if record.get("interrupted") else "")),
+        ("best at", f"step {record.get('best_step', 0):,}"),
+        ("held-out", f"{bits:.3f} bits per byte" if bits else "not measured"),
+    ]  # fmt: skip
+    if clock:
+        facts.append(("time", f"{charts.duration(clock['seconds'])}, {clock['tokens_per_second']:,} tokens/s"))
+    settings, versions = record.get("train", {}), record.get("versions", {})
+    if settings:
+        facts.append(
+            (
+                "settings",
+                ", ".join(
+                    f"{k} {settings[k]}" for k in ("seed", "batch_size", "dropout", "dtype", "threads") if k in settings
+                ),
+            )
+        )
+    if versions:
+        facts.append(("made with", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    console.pairs(facts)
+    curve = record.get("curve", {})
+    if curve.get("step"):
+        console.heading("loss (nats per token) by step")
+        for line in charts.curve([(curve["step"], curve["loss"])], min(console.width(), 100), 10):
+            console.result(line)
+    if len(curve.get("eval_step", ())) > 1:
+        console.heading("held-out bits per byte by step")
+        for line in charts.curve([(curve["eval_step"], curve["eval_bits_per_byte"])], min(console.width(), 100), 6):
+            console.result(line)
+
+
+def _verify(header: Any, json_: bool) -> None:
+    from llmcli.checkpoint import digest
+
+    wanted = header.metadata.get("sha256")
+    if wanted is None:
+        raise LLMError(f"{header.path} carries no hash to verify; files made by llmcli do")
+    found = digest(header)
+    if found != wanted:
+        raise LLMError(f"{header.path} is damaged: its tensors hash to {found[:16]}..., the file says {wanted[:16]}...")
+    if json_:
+        console.result(json.dumps({"file": str(header.path), "sha256": found, "verified": True}))
+    else:
+        console.result(f"{header.path}: the tensors are what was written (sha256 {found})")
+
+
+def _tensor(header: Any, name: str, json_: bool) -> None:
+    from llmcli import inspector
+
+    tensor = inspector.tensor_named(header, name)
+    found = inspector.figures(header, tensor)
+    if json_:
+        console.result(json.dumps({
+            "name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape), "mean": found.mean,
+            "deviation": found.deviation, "min": found.low, "max": found.high, "zeros": found.zeros,
+            "not_finite": found.not_finite, "histogram": found.counts,
+        }))  # fmt: skip
+        return
+    console.result(f"{tensor.name}: {_shape(tensor.shape)}, {tensor.dtype}, {tensor.size:,} numbers")
+    console.pairs([
+        ("mean", f"{found.mean:+.6g}"),
+        ("deviation", f"{found.deviation:.6g}"),
+        ("extremes", f"{found.low:+.6g} to {found.high:+.6g}"),
+        ("zeros", f"{found.zeros:,}"),
+        *([("not numbers", f"{found.not_finite:,}")] if found.not_finite else []),
+    ])  # fmt: skip
+    console.result()
+    for line in charts.histogram(found.counts, found.low, found.high, min(console.width(), 100) - 24):
+        console.result(line)

@@ -1,0 +1,71 @@
+"""Options that several verbs share, and how their values are written."""
+
+import math
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmcli import console
+from llmcli.config import DEFAULT_MODEL
+from llmcli.errors import LLMError, usage
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option("-m", "--model", metavar="FILE", help=f"The model; else $LLMCLI_MODEL, else {DEFAULT_MODEL} here."),
+]
+QuietOption = Annotated[
+    bool, typer.Option("-q", "--quiet", help="Only results and errors.", callback=lambda on: console.be_quiet(on) or on)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
+
+
+def model_path(given: str | None) -> Path:
+    """The model file that is meant; raises LLMError when nothing was named and none is here."""
+    named = given or os.environ.get("LLMCLI_MODEL")
+    if named:
+        return Path(named)
+    if not Path(DEFAULT_MODEL).exists():
+        raise LLMError(f"there is no {DEFAULT_MODEL} here; make one with: llm train corpus.txt, or name one: -m FILE")
+    return Path(DEFAULT_MODEL)
+
+
+def text_argument(given: str | None, what: str) -> str:
+    """The text given, or standard input for "-" and where it is no terminal. Raises LLMError when it is no text."""
+    if given is None and sys.stdin.isatty():
+        raise usage(f"no {what} was given; write it in quotes, or - to read standard input")
+    if given is None or given == "-":
+        data = sys.stdin.buffer.read()
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise LLMError(
+                f"the {what} is not UTF-8 text: byte 0x{data[error.start]:02x} at position {error.start:,}; "
+                f"convert it first: iconv -f ENCODING -t UTF-8"
+            ) from error
+    try:
+        given.encode("utf-8")
+    except UnicodeEncodeError as error:
+        at = len(os.fsencode(given[: error.start]))
+        raise LLMError(f"the {what} is not UTF-8 text: byte at position {at}; write it in UTF-8") from error
+    return given
+
+
+def seconds(text: str) -> float:
+    """A time such as 90s, 5m, 2h or 1h30m, in seconds.
+
+    >>> [seconds(t) for t in ("90s", "2m20s", "1h30m", "1.5m")]
+    [90.0, 140.0, 5400.0, 90.0]
+    """
+    found = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().replace(" ", ""))
+    try:
+        amounts = [float(part or 0) for part in found.groups()] if found else []
+    except ValueError:
+        amounts = []
+    total = math.fsum(a * b for a, b in zip(amounts, (86400, 3600, 60, 1), strict=True)) if amounts else 0.0
+    if total <= 0:
+        raise usage(f"--time {text} is no time; write it as 90s, 5m, 2h or 1h30m")
+    return total

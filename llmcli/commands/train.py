@@ -1,0 +1,282 @@
+"""`llm train`: text in, one file out."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmcli import charts, console
+from llmcli.commands.options import JsonOption, QuietOption, seconds
+from llmcli.config import DEFAULT_MODEL, TrainConfig
+from llmcli.errors import LLMError, usage
+
+SIZE = "Size of the model"
+TEXT = "Text and tokens"
+RUN = "How to learn"
+
+
+def train(
+    corpus: Annotated[
+        list[str],
+        typer.Argument(metavar="CORPUS", help="Text files, directories, globs, or - for standard input; .gz too."),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The model to write.")] = Path(
+        DEFAULT_MODEL
+    ),
+    time_: Annotated[str | None, typer.Option("--time", metavar="TIME", help="How long to take: 90s, 5m, 2h.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="How many steps to take.")] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="How often to go through the text.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    from_: Annotated[Path | None, typer.Option("--from", metavar="FILE", help="Go on from this model.")] = None,
+    tokenizer: Annotated[
+        str,
+        typer.Option(
+            "--tokenizer",
+            metavar="bpe|char|FILE",
+            help="Learn one (bpe, char), or take a tokenizer.json.",
+            rich_help_panel=TEXT,
+        ),
+    ] = "bpe",
+    vocab_size: Annotated[
+        int | None, typer.Option("--vocab-size", min=257, help="Tokens in the vocabulary.", rich_help_panel=TEXT)
+    ] = None,
+    val: Annotated[
+        str | None,
+        typer.Option(
+            "--val",
+            metavar="FILE|SHARE",
+            help="Text to be judged by: a file, or a share of the corpus's end (0.1).",
+            rich_help_panel=TEXT,
+        ),
+    ] = None,
+    layers: Annotated[int | None, typer.Option("--layers", min=1, rich_help_panel=SIZE)] = None,
+    width: Annotated[int | None, typer.Option("--width", min=2, rich_help_panel=SIZE)] = None,
+    heads: Annotated[int | None, typer.Option("--heads", min=1, rich_help_panel=SIZE)] = None,
+    kv_heads: Annotated[
+        int | None,
+        typer.Option("--kv-heads", min=1, help="Heads of keys and values: a divisor of --heads.", rich_help_panel=SIZE),
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option("--context", min=1, help="Tokens seen at once.", rich_help_panel=SIZE)
+    ] = None,
+    tie: Annotated[
+        bool | None,
+        typer.Option("--tie/--no-tie", help="One matrix for reading and writing tokens, or two.", rich_help_panel=SIZE),
+    ] = None,
+    batch_tokens: Annotated[
+        int | None, typer.Option("--batch-tokens", min=1, help="Tokens in a step.", rich_help_panel=RUN)
+    ] = None,
+    lr: Annotated[
+        float, typer.Option("--lr", help="Multiplies the recipe's learning rates.", rich_help_panel=RUN)
+    ] = TrainConfig.lr,
+    dropout: Annotated[
+        float | None, typer.Option("--dropout", help="Against learning by heart.", rich_help_panel=RUN)
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**31 - 1, help="Everything random comes from it.", rich_help_panel=RUN)
+    ] = TrainConfig.seed,
+    device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|mps", rich_help_panel=RUN)] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option("--dtype", metavar="auto|float32|bfloat16", help="Of the matrix products.", rich_help_panel=RUN),
+    ] = "auto",
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Processor cores to use; else all.", rich_help_panel=RUN)
+    ] = None,
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a model on your text; the result is one file.
+
+    Example: llm train corpus.txt --time 5m
+    """
+    began = time.monotonic()
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise usage(f"--device must be auto, cpu, cuda or mps, found {device}")
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise usage(f"--dtype must be auto, float32 or bfloat16, found {dtype}")
+    if from_ and (tokenizer != "bpe" or vocab_size or layers or width or heads or kv_heads or tie is not None):
+        raise usage("--from keeps the tokenizer and the size of its model; leave out the options for them")
+    budget = seconds(time_) if time_ else None
+
+    from llmcli import durable
+    from llmcli.checkpoint import load, save
+    from llmcli.corpus import read_corpus
+    from llmcli.planner import HELD_OUT, Request, prepare
+    from llmcli.tokenizer import Tokenizer
+
+    fixed = {
+        "seconds": budget, "steps": steps, "epochs": epochs, "vocab_size": vocab_size, "layers": layers, "width": width,
+        "heads": heads, "kv_heads": kv_heads, "context": context, "tie": tie, "batch_tokens": batch_tokens,
+        "dropout": dropout, "lr": lr, "seed": seed, "threads": threads or _cores(),
+    }  # fmt: skip
+    Request(**fixed)  # wishes at odds with each other are told before the work
+    if not dry_run:
+        durable.check_writable(output, force=force)
+    base = load(from_) if from_ else None
+    text = read_corpus(corpus)
+    for line in text.skipped[:5]:
+        console.note(f"left out: {line}")
+    if len(text.skipped) > 5:
+        console.note(f"left out: {len(text.skipped) - 5} more files")
+    held_out = _held_out(val, HELD_OUT)
+    given = base.tokenizer_json if base else _read_text(tokenizer) if tokenizer not in ("bpe", "char") else None
+
+    from llmcli import trainer  # torch wakes up here
+
+    device = trainer.pick_device(device)
+    ready = prepare(
+        Request(**fixed, device=device, dtype=trainer.pick_dtype(dtype, device)),
+        text,
+        held_out=held_out,
+        tokenizer=Tokenizer.from_json(given) if given else None,
+        characters=tokenizer == "char",
+        base=base.config if base else None,
+    )
+    _show_plan(ready.plan, json_)
+    if dry_run:
+        return
+    prompt = _first_words(next(next(text.texts()))) if json_ or sys.stderr.isatty() else None
+    with _signals() as caught, console.TrainingView() as view:
+        events = trainer.train(
+            ready.plan, ready.tokenizer, base, ready.tokens, ready.held_out, ready.record,
+            sample_prompt=prompt, began=began, stop=lambda: bool(caught),
+        )  # fmt: skip
+        for event in events:
+            if isinstance(event, trainer.Done):
+                save(output, event.checkpoint)
+                done = event
+            else:
+                _show(event, view, json_)
+    _show_done(done, output, json_)
+    if caught:
+        raise typer.Exit(128 + caught[0])
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _held_out(val: str | None, default: float) -> Any:
+    """A share of the corpus, or another corpus."""
+    from llmcli.corpus import read_corpus
+
+    if val is None:
+        return default
+    if Path(val).exists():
+        return read_corpus([val])
+    try:
+        share = float(val)
+    except ValueError:
+        raise LLMError(f"--val {val}: there is no such file, and it is no share of the corpus such as 0.1") from None
+    if not 0 <= share < 1:
+        raise usage(f"--val {val} is no share of the corpus; give 0 (nothing held out) to below 1, or a file")
+    return share
+
+
+def _read_text(path: str) -> str:
+    """The text of a tokenizer.json."""
+    try:
+        return Path(path).read_text("utf-8")
+    except FileNotFoundError:
+        raise LLMError(f"--tokenizer {path}: there is no such file; give bpe, char or a tokenizer.json") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise LLMError(f"--tokenizer {path} cannot be read as text: {error}") from error
+
+
+def _first_words(text: str, longest: int = 24) -> str:
+    """The beginning of a text, up to the end of a word, to go on from.
+
+    >>> _first_words("Once upon a time there was a king.\\n")
+    'Once upon a time there'
+    """
+    line = text.strip().split("\n", 1)[0]
+    return line if len(line) <= longest else line[:longest].rsplit(" ", 1)[0]
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGINT, SIGTERM and SIGHUP, so that the run can end well; a second one ends it at once."""
+    caught: list[int] = []
+
+    def catch(number: int, _: Any) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+        console.note("finishing this step and saving; once more to quit without")
+
+    kinds = [kind for name in ("SIGINT", "SIGTERM", "SIGHUP") if (kind := getattr(signal, name, None))]
+    before = {kind: signal.signal(kind, catch) for kind in kinds}
+    try:
+        yield caught
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def _show_plan(plan: Any, json_: bool) -> None:
+    if json_:
+        from llmcli.config import as_record
+
+        choices = [as_record(choice) for choice in plan.choices]
+        _event("plan", choices=choices, config=json.loads(plan.model.to_json()), train=as_record(plan.train))
+        return
+    console.table(("", "plan", "because"), [(c.name, c.value, c.reason) for c in plan.choices], to_stderr=True)
+
+
+def _show(event: Any, view: console.TrainingView, json_: bool) -> None:
+    from llmcli import trainer
+
+    if isinstance(event, trainer.Step):
+        if json_:
+            _event(
+                "step", step=event.step, progress=round(event.progress, 5), loss=event.loss, epoch=round(event.epoch, 4),
+                rate=round(event.rate, 4), seconds=round(event.seconds, 3), tokens_per_second=round(event.tokens_per_second),
+            )  # fmt: skip
+        else:
+            view.step(
+                step=event.step, progress=event.progress, loss=event.loss, epoch=event.epoch, seconds=event.seconds,
+                tokens_per_second=event.tokens_per_second,
+            )  # fmt: skip
+    elif isinstance(event, trainer.Evaluation):
+        if json_:
+            _event("eval", step=event.step, bits_per_byte=event.bits_per_byte, best=event.best)
+        else:
+            view.evaluation(event.step, event.bits_per_byte)
+    elif isinstance(event, trainer.Sample):
+        if json_:
+            _event("sample", step=event.step, prompt=event.prompt, text=event.text)
+        else:
+            view.sample(event.prompt, event.text)
+
+
+def _show_done(done: Any, output: Path, json_: bool) -> None:
+    bits = done.figures.bits_per_byte if done.figures else None
+    config = done.checkpoint.config
+    if json_:
+        _event(
+            "done", file=str(output), steps=done.step, seconds=round(done.seconds, 2), bits_per_byte=bits,
+            parameters=config.parameters, best_step=done.best_step, interrupted=done.interrupted,
+        )  # fmt: skip
+        return
+    held = f", {bits:.3f} bits per byte on the {done.figures.bytes:,} held-out bytes measured" if bits else ""
+    best = f" (best weights: step {done.best_step:,})" if done.best_step != done.step else ""
+    verb = "interrupted: saved what there is" if done.interrupted else "saved"
+    console.note(
+        f"{verb} in {output}: {charts.number(config.parameters)} parameters after {done.step:,} steps{best} "
+        f"and {charts.duration(done.seconds)}{held}"
+    )
+    model = "" if str(output) == DEFAULT_MODEL else f" -m {output}"
+    console.note(f'ask it: llm generate "..."{model}')
+
+
+def _event(kind: str, **values: Any) -> None:
+    console.result(json.dumps({"event": kind, **values}, ensure_ascii=False))

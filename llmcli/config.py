@@ -1,0 +1,209 @@
+"""Small frozen values with every default. The command line points at these fields; nobody else has defaults.
+
+Knows nothing of files, tokens or tensors: standard library only.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from llmcli.errors import LLMError, usage
+
+DEFAULT_MODEL = "model.safetensors"  # what `train` writes and every other verb reads
+MODEL_TYPE = "qwen3"  # the graph: transformers' Qwen3ForCausalLM
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of the graph, in the key names of Hugging Face's Qwen3 config.json."""
+
+    vocab_size: int
+    hidden_size: int  # width of the residual stream
+    intermediate_size: int  # width inside the SwiGLU
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int  # grouped-query attention: a divisor of num_attention_heads
+    head_dim: int
+    max_position_embeddings: int  # the context: tokens the model sees at once
+    tie_word_embeddings: bool = False
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    eos_token_id: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and (type(value) is not int or value < (0 if field.name == "eos_token_id" else 1)):
+                raise usage(f"{field.name} must be a whole number of at least 1, found {value!r}")
+            if field.type is float and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+                raise usage(f"{field.name} must be a positive number, found {value!r}")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise usage(
+                f"{self.num_key_value_heads} key-value heads do not divide {self.num_attention_heads} heads; "
+                f"set --kv-heads to a divisor of --heads"
+            )
+        if self.head_dim % 2:
+            raise usage(
+                f"head_dim must be even for rotary positions, found {self.head_dim}; "
+                f"set --heads so that --width / --heads is even"
+            )
+        if self.eos_token_id >= self.vocab_size:
+            raise usage(f"eos_token_id {self.eos_token_id} is not below vocab_size {self.vocab_size}")
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor of the file, in the order of the graph: Hugging Face's name -> shape.
+
+        The truth that the torch graph, the numpy graph and the reader of files are all held against.
+        """
+        d, ff = self.hidden_size, self.intermediate_size
+        q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, d)}
+        for i in range(self.num_hidden_layers):
+            layer = f"model.layers.{i}."
+            shapes |= {
+                layer + "input_layernorm.weight": (d,),
+                layer + "self_attn.q_proj.weight": (q, d),
+                layer + "self_attn.k_proj.weight": (kv, d),
+                layer + "self_attn.v_proj.weight": (kv, d),
+                layer + "self_attn.q_norm.weight": (self.head_dim,),
+                layer + "self_attn.k_norm.weight": (self.head_dim,),
+                layer + "self_attn.o_proj.weight": (d, q),
+                layer + "post_attention_layernorm.weight": (d,),
+                layer + "mlp.gate_proj.weight": (ff, d),
+                layer + "mlp.up_proj.weight": (ff, d),
+                layer + "mlp.down_proj.weight": (d, ff),
+            }
+        shapes["model.norm.weight"] = (d,)
+        if not self.tie_word_embeddings:
+            shapes["lm_head.weight"] = (self.vocab_size, d)
+        return shapes
+
+    @property
+    def parameters(self) -> int:
+        """Parameters in the file."""
+        return sum(math.prod(shape) for shape in self.tensor_shapes().values())
+
+    def to_json(self) -> str:
+        """The text of config.json, exactly as a Hugging Face directory would hold it."""
+        return json.dumps(
+            {
+                "architectures": ["Qwen3ForCausalLM"],
+                "attention_bias": False,
+                "attention_dropout": 0.0,
+                "bos_token_id": self.eos_token_id,
+                "eos_token_id": self.eos_token_id,
+                "head_dim": self.head_dim,
+                "hidden_act": "silu",
+                "hidden_size": self.hidden_size,
+                "initializer_range": 0.02,
+                "intermediate_size": self.intermediate_size,
+                "max_position_embeddings": self.max_position_embeddings,
+                "max_window_layers": self.num_hidden_layers,
+                "model_type": MODEL_TYPE,
+                "num_attention_heads": self.num_attention_heads,
+                "num_hidden_layers": self.num_hidden_layers,
+                "num_key_value_heads": self.num_key_value_heads,
+                "rms_norm_eps": self.rms_norm_eps,
+                "rope_scaling": None,
+                "rope_theta": self.rope_theta,
+                "sliding_window": None,
+                "tie_word_embeddings": self.tie_word_embeddings,
+                "torch_dtype": "float32",
+                "use_cache": True,
+                "use_sliding_window": False,
+                "vocab_size": self.vocab_size,
+            },
+            indent=2,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelConfig":
+        """Read a config.json; raises LLMError when it describes another graph or is not one at all."""
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise LLMError(f"its config.json is not JSON: {error}") from error
+        if not isinstance(found, Mapping):
+            raise LLMError("its config.json is not an object")
+        if found.get("model_type") != MODEL_TYPE:
+            raise LLMError(
+                f"its config.json says model_type {found.get('model_type')!r}; this program runs {MODEL_TYPE!r}"
+            )
+        unsupported = [key for key in ("rope_scaling", "attention_bias", "use_sliding_window") if found.get(key)]
+        if unsupported:
+            raise LLMError(f"its config.json sets {unsupported[0]}, which this program does not run")
+        known = {field.name for field in fields(cls)}
+        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in found]
+        if missing:
+            raise LLMError(f"its config.json has no {missing[0]}")
+        try:
+            return cls(**{key: found[key] for key in found if key in known})
+        except LLMError as error:
+            raise LLMError(f"its config.json is not usable: {error}") from error
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train: everything that, with the corpus, decides the weights."""
+
+    steps: int  # the run ends here at the latest
+    seconds: float | None = None  # ... or when this much time is used, if set
+    batch_size: int = 16  # windows of `context` tokens in a step
+    lr: float = 1.0  # a multiplier of the recipe's learning rates
+    dropout: float = 0.0
+    weight_decay: float = 0.1
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = "float32"  # of the matrix products; the weights are float32 always
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise usage(f"--steps must be at least 1, found {self.steps}")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise usage(f"--time must be more than nothing, found {self.seconds} s")
+        if not 0 <= self.dropout < 1:
+            raise usage(f"--dropout must be at least 0 and below 1, found {self.dropout}")
+        if not 0 < self.lr < math.inf:
+            raise usage(f"--lr must be a positive number, found {self.lr}")
+        if self.batch_size < 1 or self.threads < 1 or self.seed < 0:
+            raise usage("batch and threads must be at least 1, the seed at least 0")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How to choose the next token from the model's probabilities."""
+
+    max_tokens: int = 200
+    temperature: float = 0.8  # 0: always the likeliest
+    top_k: int = 0  # keep the k likeliest; 0: all
+    top_p: float = 1.0  # keep the likeliest that together reach this probability
+    min_p: float = 0.05  # keep those at least this fraction as likely as the likeliest
+    repetition_penalty: float = 1.0  # divide the logits of tokens already there (CTRL, section 4.1)
+    seed: int = 0
+    stop: tuple[str, ...] = ()  # end before any of these texts
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 0:
+            raise usage(f"--max-tokens must be at least 0, found {self.max_tokens}")
+        if not 0 <= self.temperature < math.inf:
+            raise usage(f"--temperature must be a number of at least 0, found {self.temperature}")
+        if self.top_k < 0:
+            raise usage(f"--top-k must be at least 0 (0: no limit), found {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise usage(f"--top-p must be above 0 and at most 1, found {self.top_p}")
+        if not 0 <= self.min_p <= 1:
+            raise usage(f"--min-p must be between 0 and 1, found {self.min_p}")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise usage(f"--repetition-penalty must be a positive number (1: none), found {self.repetition_penalty}")
+        if self.seed < 0:
+            raise usage(f"--seed must be at least 0, found {self.seed}")
+        if "" in self.stop:
+            raise usage("--stop needs some text, found an empty one")
+
+
+def as_record(config: Any) -> dict[str, Any]:
+    """A config as a plain dict in field order, for the training record."""
+    return {field.name: getattr(config, field.name) for field in fields(config)}

@@ -1,0 +1,296 @@
+"""Bytes on disk -> text -> tokens -> batches.
+
+Text comes in pieces, so a corpus may be larger than memory; tokens lie in a temporary file, mapped. A batch is a
+pure function of (tokens, seed, position): nothing is remembered between steps.
+
+Knows nothing of models, and of tokenizers only that they turn text into ids.
+"""
+
+import codecs
+import glob
+import gzip
+import hashlib
+import stat
+import sys
+import tempfile
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.errors import LLMError
+
+BLOCK = 1 << 20  # bytes read at once
+_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+
+
+class Encoder(Protocol):
+    """What this room needs of a tokenizer."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def eos_id(self) -> int: ...
+    def encode_stream(self, texts: Iterable[str]) -> Iterator[array]: ...
+
+
+@dataclass(frozen=True)
+class Document:
+    """One file of text that was read through once and found good."""
+
+    name: str  # as the user wrote it
+    path: Path
+    encoding: str
+    text_bytes: int  # its text in UTF-8, in bytes, without a byte-order mark
+    sha256: str  # of that
+    keep: object = field(default=None, repr=False, compare=False)  # holds a temporary file open
+
+    def text(self) -> Iterator[str]:
+        """The text, in pieces, line ends as they are."""
+        return _decode(self.name, self.path, self.encoding)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents in order; a position in it is a byte of its UTF-8 text."""
+
+    documents: tuple[Document, ...]
+    skipped: tuple[str, ...] = ()  # why files found in directories were left out, one line each
+
+    @property
+    def text_bytes(self) -> int:
+        return sum(document.text_bytes for document in self.documents)
+
+    def texts(self, start: int = 0, end: int | None = None) -> Iterator[Iterator[str]]:
+        """The text from byte `start` up to byte `end`, document by document, each in pieces.
+
+        A position inside a character stands for the character's end.
+        """
+        end = self.text_bytes if end is None else end
+        first = 0
+        for document in self.documents:
+            if first < end and start < first + document.text_bytes:
+                yield _clip(document.text(), start - first, end - first)
+            first += document.text_bytes
+
+
+# ---- finding and checking
+
+
+def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None) -> Corpus:
+    """Find and check every file: names of files, directories (all text files inside), globs, or "-".
+
+    Each is read through once: UTF-8 with or without a byte-order mark, UTF-16 with one, and either in .gz.
+    A file that is no text raises LLMError when it was named, and is listed in `skipped` when a directory held it.
+    """
+    names = list(names)
+    documents: list[Document] = []
+    skipped: list[str] = []
+    seen: set[Path] = set()
+    for name, path, named in _find(names):
+        keep = None
+        if name == "-":
+            keep = _spool(stdin or sys.stdin.buffer)
+            path = Path(keep.name)
+        if path.resolve() in seen:
+            skipped.append(f"{name} was named before; it is read once")
+            continue
+        seen.add(path.resolve())
+        try:
+            documents.append(_check("standard input" if name == "-" else name, path, keep))
+        except LLMError as error:
+            if named:
+                raise
+            skipped.append(str(error))
+    if not documents:
+        inside = f" ({len(skipped)} files there are no text; the first: {skipped[0]})" if skipped else ""
+        raise LLMError(f"no text found in {', '.join(names)}{inside}; name a text file to learn from")
+    if not any(document.text_bytes for document in documents):
+        raise LLMError(f"{documents[0].name} is empty; a corpus needs some text")
+    return Corpus(tuple(d for d in documents if d.text_bytes), tuple(skipped))
+
+
+def _find(names: Iterable[str]) -> Iterator[tuple[str, Path, bool]]:
+    """(name to show, path, was it named itself?) for each file; what a directory holds comes sorted."""
+    for name in names:
+        path = Path(name)
+        if name == "-":
+            yield name, path, True
+        elif path.is_dir():
+            for inside in sorted(path.rglob("*")):
+                hidden = any(part.startswith(".") for part in inside.relative_to(path).parts)
+                if inside.is_file() and not hidden:
+                    yield str(inside), inside, False
+        elif path.exists():
+            yield name, path, True
+        elif glob.has_magic(name):
+            found = sorted(glob.glob(name, recursive=True))
+            if not found:
+                raise LLMError(f"nothing matches {name}; name a text file, a directory or a pattern")
+            yield from _find(found)
+        else:
+            raise LLMError(f"there is no file or directory {name}")
+
+
+def _spool(source: IO[bytes]) -> IO[bytes]:
+    """A stream that can be read only once, as a temporary file that can be read again."""
+    spool = tempfile.NamedTemporaryFile(prefix="llmcli-")  # noqa: SIM115 (lives as long as its Document)
+    while block := source.read(BLOCK):
+        spool.write(block)
+    spool.flush()
+    return spool
+
+
+def _check(name: str, path: Path, keep: object) -> Document:
+    with _open(name, path) as file:
+        start = file.read(4)
+    encoding = next((encoding for mark, encoding in _BOMS if start.startswith(mark)), "utf-8")
+    digest = hashlib.sha256()
+    text_bytes = 0
+    for text in _decode(name, path, encoding):
+        data = text.encode("utf-8")
+        digest.update(data)
+        text_bytes += len(data)
+    return Document(name, path, encoding, text_bytes, digest.hexdigest(), keep)
+
+
+def _open(name: str, path: Path) -> IO[bytes]:
+    """The file's bytes, out of its gzip if it is one."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise LLMError(f"{name} is not a regular file; name a text file, or - for standard input")
+        file = open(path, "rb")  # noqa: SIM115 (the caller closes it)
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+    except OSError as error:
+        raise LLMError(f"cannot read {name}: {error.strerror}") from error
+    return gzip.open(file) if packed else file  # type: ignore[return-value]
+
+
+def _decode(name: str, path: Path, encoding: str) -> Iterator[str]:
+    """The text of a file in pieces; raises LLMError with the position of the first byte that is no text."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    first = 0  # position of the next block in the (unpacked) file
+    with _open(name, path) as file:
+        while True:
+            try:
+                block = file.read(BLOCK)
+            except (OSError, EOFError, zlib.error) as error:
+                raise LLMError(f"cannot read {name}: {error}") from error
+            waiting = len(decoder.getstate()[0])  # bytes of an unfinished character, from the block before
+            try:
+                text = decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                bad = first - waiting + error.start
+                value = error.object[error.start] if error.start < len(error.object) else 0
+                raise LLMError(
+                    f"{name} is not {encoding.upper()} text: byte 0x{value:02x} at position {bad:,}; "
+                    f"convert it first: iconv -f ENCODING -t UTF-8"
+                ) from error
+            if "\0" in text:
+                before = len(text[: text.index("\0")].encode(encoding))
+                raise LLMError(
+                    f"{name} is not text: a zero byte at position {first - waiting + before:,} (a binary file, or "
+                    f"UTF-16 without a byte-order mark); convert it first: iconv -f UTF-16LE -t UTF-8"
+                )
+            if first == 0:
+                text = text.removeprefix("\ufeff")
+            if text:
+                yield text
+            if not block:
+                return
+            first += len(block)
+
+
+def _clip(texts: Iterator[str], start: int, end: int) -> Iterator[str]:
+    """The part of a text between two positions in its UTF-8 bytes, both moved on to the end of a character."""
+    first = 0
+    for text in texts:
+        if first >= end:
+            return
+        if text.isascii():
+            low, high, size = max(start - first, 0), max(end - first, 0), len(text)
+            part = text[low:high]
+        else:
+            data = text.encode("utf-8")
+            size = len(data)
+            low, high = (_character_end(data, position - first) for position in (start, end))
+            part = data[low:high].decode("utf-8")
+        if part:
+            yield part
+        first += size
+
+
+def _character_end(data: bytes, position: int) -> int:
+    position = max(position, 0)
+    while position < len(data) and data[position] & 0b1100_0000 == 0b1000_0000:
+        position += 1
+    return position
+
+
+# ---- tokens and batches
+
+
+def tokenize(texts: Iterator[Iterator[str]], tokenizer: Encoder) -> NDArray[np.unsignedinteger]:
+    """The ids of documents, one end-of-text id between two of them, as an array mapped to a temporary file.
+
+    Memory stays bounded whatever the size of the text. Raises LLMError when the disk is full.
+    """
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+    file = tempfile.TemporaryFile(prefix="llmcli-")  # noqa: SIM115 (the mapping keeps it)
+    count = 0
+    try:
+        for number, text in enumerate(texts):
+            if number:
+                file.write(np.array([tokenizer.eos_id], dtype).tobytes())
+                count += 1
+            for ids in tokenizer.encode_stream(text):
+                file.write(np.asarray(ids).astype(dtype).tobytes())
+                count += len(ids)
+        file.flush()
+    except OSError as error:
+        where = tempfile.gettempdir()
+        raise LLMError(f"cannot keep the tokens in {where}: {error.strerror}; set TMPDIR to a roomier disk") from error
+    if count == 0:
+        return np.zeros(0, dtype)
+    return np.memmap(file, dtype=dtype, mode="r", shape=(count,))
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Training batches of a token array as a pure function of (seed, step).
+
+    An epoch visits every window of `context` tokens once, in an order and with an offset of its own, both drawn
+    from (seed, epoch).
+    """
+
+    tokens: NDArray[np.unsignedinteger]
+    context: int  # T
+    batch_size: int  # B
+    seed: int
+
+    @property
+    def windows(self) -> int:
+        """Windows in an epoch; the offset needs up to one window of slack."""
+        return max(1, (len(self.tokens) - self.context) // self.context)
+
+    def batch(self, step: int) -> NDArray[np.int64]:
+        """Step 0, 1, ... -> ids [B, T + 1]; columns 0..T-1 are inputs, 1..T the targets."""
+        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
+        shape = (len(self.tokens), self.context, self.windows)
+        starts = [_window_starts(*shape, self.seed, p // self.windows)[p % self.windows] for p in positions]
+        return self.tokens[np.asarray(starts)[:, None] + np.arange(self.context + 1)].astype(np.int64)
+
+
+@lru_cache(maxsize=2)
+def _window_starts(tokens: int, context: int, windows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Where each window of an epoch starts, in the order of their visit."""
+    rng = np.random.default_rng([seed, epoch])
+    offset = int(rng.integers(tokens - windows * context))
+    return rng.permutation(windows) * context + offset

@@ -1,0 +1,101 @@
+"""Bytes -> disk, so that a file is the old one or the new one, never half.
+
+The steps are those of careful backup programs: a temporary file beside the target, its space taken first, written,
+its length checked, flushed to disk, given the mode of the file it replaces, moved into place, the directory flushed.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from llmcli.errors import LLMError
+
+Buffer = bytes | memoryview
+
+
+def check_writable(path: str | Path, *, force: bool) -> None:
+    """Make sure, before the work, that `write` can put a file there. Raises LLMError if not."""
+    path = Path(path)
+    if path.is_dir():
+        raise LLMError(f"{path} is a directory; give a file name: -o {path / 'model.safetensors'}")
+    if path.exists() and not path.is_file():
+        raise LLMError(f"{path} is not a regular file; give another name with -o")
+    if path.exists() and not force:
+        raise LLMError(f"{path} exists already; add --force to replace it, or give another name with -o")
+    parent = _target(path).parent
+    if not parent.is_dir():
+        raise LLMError(f"there is no directory {parent}; make it first: mkdir -p {parent}")
+    with _beside(_target(path)):
+        pass
+
+
+def write(path: str | Path, parts: Sequence[Buffer]) -> None:
+    """Put a file there that is `parts` joined. Mode and symbolic link of an older file are kept.
+
+    Raises LLMError when the disk refuses; the old file is then untouched.
+    """
+    target = _target(Path(path))
+    total = sum(len(part) for part in parts)
+    with _beside(target) as (descriptor, temporary):
+        _reserve(descriptor, total)
+        for part in parts:
+            left = memoryview(part)
+            while left:
+                left = left[os.write(descriptor, left[: 1 << 30]) :]
+        if os.lseek(descriptor, 0, os.SEEK_CUR) != total or os.fstat(descriptor).st_size != total:
+            raise OSError(errno.EIO, "fewer bytes arrived than were written")
+        os.fsync(descriptor)
+        os.replace(temporary, target)
+    _flush_directory(target.parent)
+
+
+def _target(path: Path) -> Path:
+    """Where the bytes go: behind symbolic links, which stay."""
+    return Path(os.path.realpath(path))
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[tuple[int, Path]]:
+    """A new temporary file next to `target` (descriptor, path), gone afterwards unless it was moved."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    descriptor = -1
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        if target.exists():
+            os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode))
+        yield descriptor, temporary
+    except OSError as error:
+        raise LLMError(f"cannot write {target}: {error.strerror}; nothing there was changed") from error
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Take the disk space first, where the system can: a full disk is known before anything is written."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+
+
+def _flush_directory(directory: Path) -> None:
+    """Make the new name durable, where the system can."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise LLMError(f"cannot flush {directory}: {error.strerror}") from error
+    finally:
+        os.close(descriptor)

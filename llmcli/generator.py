@@ -1,0 +1,106 @@
+"""Prompt -> pieces of text. The one loop that every caller consumes: generate, training samples, tests.
+
+Whatever runs the graph comes in as a Runtime; numpy's is runtime.py, torch's is in model.py.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.config import SamplingConfig
+from llmcli.errors import LLMError
+from llmcli.sampler import Sampler
+from llmcli.tokenizer import StreamDecoder, Tokenizer
+
+
+class Runtime(Protocol):
+    """A model that takes tokens in and says what comes next."""
+
+    context: int  # tokens it has room for
+    length: int  # tokens it has taken in
+
+    def prefill(self, ids: Sequence[int]) -> NDArray[np.float32]: ...
+    def step(self, token: int) -> NDArray[np.float32]: ...
+    def rewind(self, length: int = 0) -> None: ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token and the text that it completes; the last piece has no token, the rest of the text and the reason."""
+
+    id: int | None
+    text: str  # "" while a character is incomplete; all pieces joined are the whole text
+    logprob: float  # natural logarithm of the model's own probability, whatever the sampling
+    finish_reason: str | None = None  # "stop" (a stop text, or the end of the document) or "length"
+
+
+def generate(runtime: Runtime, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig) -> Iterator[Piece]:
+    """Continue a prompt, piece by piece. Never half a character, never any of a stop text.
+
+    Of a prompt longer than the context the end is kept. When the context is full, its newer half is kept and the
+    text goes on. Raises LLMError for an empty prompt.
+    """
+    pieces = _tokens(runtime, tokenizer, prompt, sampling)
+    return _until(pieces, sampling.stop) if sampling.stop else pieces
+
+
+def _tokens(runtime: Runtime, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig) -> Iterator[Piece]:
+    ids = tokenizer.encode(prompt)
+    if not ids:
+        raise LLMError('the prompt is empty; give some text to go on from: llm generate "Once upon a time"')
+    sampler, decoder = Sampler(sampling), StreamDecoder()
+    runtime.rewind()
+    reason = "length"
+    for count in itertools.count():
+        if count >= sampling.max_tokens:
+            break
+        if count == 0:
+            logits = runtime.prefill(ids[-runtime.context :])
+        elif runtime.length < runtime.context:
+            logits = runtime.step(ids[-1])
+        else:
+            runtime.rewind()
+            logits = runtime.prefill(ids[-max(1, runtime.context // 2) :])
+        token, logprob = sampler(logits, ids if sampling.repetition_penalty != 1 else ())
+        if token == tokenizer.eos_id:
+            reason = "stop"
+            break
+        ids.append(token)
+        yield Piece(token, decoder.feed(tokenizer.token_bytes[token]), logprob)
+    yield Piece(None, decoder.finish(), 0.0, reason)
+
+
+def _until(pieces: Iterator[Piece], stops: Sequence[str]) -> Iterator[Piece]:
+    """The pieces before the first stop text; a piece waits while its text could be the beginning of one."""
+    waiting: deque[Piece] = deque()
+    for piece in pieces:
+        waiting.append(piece)
+        text = "".join(p.text for p in waiting)
+        found = min((at for stop in stops if (at := text.find(stop)) >= 0), default=-1)
+        if found >= 0:
+            for held in waiting:
+                if found <= 0:
+                    break
+                yield replace(held, text=held.text[:found], finish_reason=None)
+                found -= len(held.text)
+            yield Piece(None, "", 0.0, "stop")
+            return
+        safe = len(text) if piece.finish_reason else len(text) - _overlap(text, stops)
+        while waiting and (len(waiting[0].text) <= safe):
+            safe -= len(waiting[0].text)
+            yield waiting.popleft()
+
+
+def _overlap(text: str, stops: Sequence[str]) -> int:
+    """Length of the longest end of `text` that begins a stop text.
+
+    >>> _overlap("the en", ["end", "stop"])
+    2
+    """
+    longest = max(len(stop) for stop in stops) - 1
+    return next((n for n in range(min(longest, len(text)), 0, -1) if any(s.startswith(text[-n:]) for s in stops)), 0)

@@ -1,0 +1,125 @@
+"""A header -> what is in the file. Works for any safetensors file, ours or not, without reading tensors.
+
+Only `figures` of one tensor reads its values, a piece at a time.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from llmcli.checkpoint import Header, TensorInfo, read_values
+from llmcli.errors import LLMError
+
+HISTOGRAM_BINS = 15
+MOST_PARTS = 60  # names on one level of the tree before the rest is summed up
+
+
+@dataclass
+class Part:
+    """A part of the model: all tensors whose names agree but for numbers, or a group of such parts."""
+
+    name: str
+    parameters: int = 0
+    bytes: int = 0
+    copies: int = 0  # tensors of one pattern, or blocks in a numbered group
+    shapes: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    parts: dict[str, "Part"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TensorFigures:
+    """What the values of one tensor look like."""
+
+    mean: float
+    deviation: float
+    low: float
+    high: float
+    zeros: int
+    not_finite: int
+    counts: list[int]  # in HISTOGRAM_BINS equal intervals from low to high
+
+
+def parts(header: Header) -> Part:
+    """The tensors as a tree along the dots in their names; numbered blocks (layers.0, layers.1, ...) are one part."""
+    root = Part("")
+    blocks: dict[int, set[str]] = {}
+    for tensor in header.tensors.values():
+        here = root
+        _count(here, tensor)
+        for step in _steps(tensor.name):
+            key = "#" if step.isdecimal() else step
+            here = here.parts.setdefault(key, Part(key))
+            if key == "#":
+                blocks.setdefault(id(here), set()).add(step)
+            _count(here, tensor)
+        here.copies += 1
+        here.shapes[tensor.shape] += 1
+    _merge_numbers(root, blocks)
+    return root
+
+
+def _steps(name: str) -> list[str]:
+    return [step for step in re.split(r"\.", name) if step] or [name]
+
+
+def _count(part: Part, tensor: TensorInfo) -> None:
+    part.parameters += tensor.size
+    part.bytes += tensor.end - tensor.start
+
+
+def _merge_numbers(part: Part, blocks: dict[int, set[str]]) -> None:
+    """A part whose only content is numbered blocks takes their content: layers.# becomes "layers", copies 80."""
+    numbered = part.parts.get("#")
+    if numbered is not None and len(part.parts) == 1 and numbered.parts:
+        part.copies = len(blocks[id(numbered)])
+        part.parts = numbered.parts
+    for inner in part.parts.values():
+        _merge_numbers(inner, blocks)
+
+
+def dtypes(header: Header) -> dict[str, int]:
+    """Parameters by data type, most first."""
+    counts: Counter[str] = Counter()
+    for tensor in header.tensors.values():
+        counts[tensor.dtype] += tensor.size
+    return dict(counts.most_common())
+
+
+def tensor_named(header: Header, name: str) -> TensorInfo:
+    """The tensor of that name; raises LLMError with names like it when there is none."""
+    if name in header.tensors:
+        return header.tensors[name]
+    import difflib
+
+    close = difflib.get_close_matches(name, header.tensors, n=1) or [n for n in header.tensors if name in n][:1]
+    hint = f"did you mean {close[0]}?" if close else f"list them with: llm inspect {header.path} --tensors"
+    raise LLMError(f"{header.path} has no tensor {name}; {hint}")
+
+
+def figures(header: Header, tensor: TensorInfo) -> TensorFigures:
+    """Mean, deviation, extremes, zeros and histogram of a tensor of any size, in two passes of bounded memory."""
+    import numpy as np
+
+    count, total, squares, zeros, bad = 0, 0.0, 0.0, 0, 0
+    low, high = np.inf, -np.inf
+    for values in read_values(header, tensor):
+        whole = values.astype(np.float64)
+        finite = whole[np.isfinite(whole)]
+        bad += len(whole) - len(finite)
+        if not len(finite):
+            continue
+        count += len(finite)
+        total += float(finite.sum())
+        zeros += int((finite == 0).sum())
+        low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    if count == 0:
+        return TensorFigures(np.nan, np.nan, np.nan, np.nan, 0, bad, [])
+    mean = total / count
+    counts = np.zeros(HISTOGRAM_BINS, np.int64)
+    span = (low, high) if high > low else (low - 0.5, high + 0.5)
+    for values in read_values(header, tensor):
+        whole = values.astype(np.float64)
+        finite = whole[np.isfinite(whole)]
+        squares += float(((finite - mean) ** 2).sum())
+        counts += np.histogram(finite, HISTOGRAM_BINS, span)[0]
+    return TensorFigures(mean, (squares / count) ** 0.5, low, high, zeros, bad, counts.tolist())

@@ -1,0 +1,238 @@
+"""The graph in torch: the decoder of Qwen3 (arXiv:2505.09388, section 2), for training and for GPUs.
+
+RMSNorm before each block, rotary positions (arXiv:2104.09864), grouped-query attention (arXiv:2305.13245) with
+RMSNorm on queries and keys, SwiGLU (arXiv:2002.05202), optional tied embeddings. Modules are named so that the
+state dict has Hugging Face's tensor names. runtime.py holds the same graph in numpy.
+
+B, T, C = batch, time, width; H, G, D = heads, key-value heads, head size; V = vocabulary.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmcli.checkpoint import Checkpoint
+from llmcli.config import ModelConfig
+from llmcli.errors import LLMError
+
+
+class Linear(nn.Linear):
+    """A product without bias in the type of its input; the weight stays float32."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight, over the last dimension (arXiv:1910.07467)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+
+
+def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
+    """cos and sin of position * frequency, [T, D] each; the halves of D share their frequencies."""
+    D = config.head_dim
+    frequency = config.rope_theta ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency  # [T, D/2]
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (x[i], x[i + D/2]) of x [..., T, D] by its position's angle."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.H, self.G, self.D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.q_proj = Linear(config.hidden_size, self.H * self.D)
+        self.k_proj = Linear(config.hidden_size, self.G * self.D)
+        self.v_proj = Linear(config.hidden_size, self.G * self.D)
+        self.o_proj = Linear(self.H * self.D, config.hidden_size)
+        self.q_norm = RMSNorm(self.D, config.rms_norm_eps)
+        self.k_norm = RMSNorm(self.D, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: "Cache | None" = None) -> Tensor:
+        B, T, _ = x.shape
+        q = self.q_norm(self.q_proj(x).view(B, T, self.H, self.D)).transpose(1, 2)  # [B, H, T, D]
+        k = self.k_norm(self.k_proj(x).view(B, T, self.G, self.D)).transpose(1, 2)  # [B, G, T, D]
+        v = self.v_proj(x).view(B, T, self.G, self.D).transpose(1, 2)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        past = 0
+        if cache is not None:
+            past = cache.length
+            k, v = cache.extend(k, v)
+        mask = _not_later(T, past, x.device) if past and T > 1 else None
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=not past and T > 1, enable_gqa=self.G != self.H)
+        return self.o_proj(y.transpose(1, 2).reshape(B, T, self.H * self.D))
+
+
+def _not_later(T: int, past: int, device: torch.device) -> Tensor:
+    """[T, past + T]: which positions each of T new tokens may look at."""
+    return torch.ones(T, past + T, dtype=torch.bool, device=device).tril(past)
+
+
+class Cache:
+    """Keys and values [B, G, T, D] of the tokens that a layer has seen."""
+
+    def __init__(self) -> None:
+        self.k: Tensor | None = None
+        self.v: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        return 0 if self.k is None else self.k.shape[2]
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add those of new tokens; all of them."""
+        if self.k is None or self.v is None:
+            self.k, self.v = k, v
+        else:
+            self.k, self.v = torch.cat([self.k, k], dim=2), torch.cat([self.v, v], dim=2)
+        return self.k, self.v
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        if self.k is not None and self.v is not None:
+            self.k, self.v = (self.k[:, :, :length], self.v[:, :, :length]) if length else (None, None)
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    def __init__(self, config: ModelConfig, dropout: float) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: "Cache | None" = None) -> Tensor:
+        x = x + F.dropout(self.self_attn(self.input_layernorm(x), cos, sin, cache), self.dropout, self.training)
+        return x + F.dropout(self.mlp(self.post_attention_layernorm(x)), self.dropout, self.training)
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: ModelConfig, dropout: float) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config, dropout) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.dropout = dropout
+
+
+class LanguageModel(nn.Module):
+    """Token ids [B, T] -> logits [B, T, V]. `dtype` is that of the products between the layers."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: ModelConfig, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        self.model = Decoder(config, dropout)
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        cos, sin = rotary_tables(config, config.max_position_embeddings)
+        self.register_buffer("cos", cos.to(dtype), persistent=False)
+        self.register_buffer("sin", sin.to(dtype), persistent=False)
+
+    def forward(self, ids: Tensor, caches: "Sequence[Cache] | None" = None) -> Tensor:
+        start = caches[0].length if caches else 0
+        end = start + ids.shape[1]
+        x = self.model.embed_tokens(ids).to(self.dtype)  # [B, T, C]
+        x = F.dropout(x, self.model.dropout, self.training)
+        for i, layer in enumerate(self.model.layers):
+            x = layer(x, self.cos[start:end], self.sin[start:end], caches[i] if caches else None)
+        x = self.model.norm(x)
+        head = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        return F.linear(x, head.to(x.dtype))
+
+    def loss(self, ids: Tensor) -> Tensor:
+        """Mean cross entropy in nats of ids[:, 1:] given what stands before each; ids [B, T + 1]."""
+        logits = self(ids[:, :-1])
+        return F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Fresh weights: matrices uniform with variance 1 / (3 inputs), what writes into the residual stream zero."""
+        for name, weight in self.named_parameters():
+            with torch.no_grad():
+                if name.endswith("embed_tokens.weight"):
+                    weight.normal_(0.0, 0.02 if self.config.tie_word_embeddings else 1.0, generator=generator)
+                elif name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
+                    weight.zero_()
+                elif weight.ndim == 2:
+                    bound = 1 / math.sqrt(weight.shape[1])
+                    weight.uniform_(-bound, bound, generator=generator)
+
+    def load_arrays(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+        """Take the weights from numpy arrays by name; every one must be there."""
+        with torch.no_grad():
+            for name, weight in self.named_parameters():
+                weight.copy_(torch.from_numpy(arrays[name]))
+
+    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """A copy of the weights as numpy arrays by name."""
+        return {name: w.detach().to("cpu", torch.float32, copy=True).numpy() for name, w in self.named_parameters()}
+
+
+class TorchRuntime:
+    """The graph in torch behind the interface of runtime.py's Runtime, for GPUs."""
+
+    def __init__(self, checkpoint: Checkpoint, device: str) -> None:
+        self.config = checkpoint.config
+        self.context = checkpoint.config.max_position_embeddings
+        self.length = 0
+        self._model = LanguageModel(checkpoint.config)
+        self._model.load_arrays(checkpoint.tensors)
+        self._model.to(device).eval()
+        self._caches = [Cache() for _ in range(self.config.num_hidden_layers)]
+
+    @torch.inference_mode()
+    def prefill(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Take in tokens, at least one; the logits [V] of what follows the last."""
+        if self.length + len(ids) > self.context:
+            raise LLMError(f"{self.length + len(ids)} tokens do not fit the context of {self.context}")
+        block = torch.tensor([list(ids)], device=self._model.cos.device)
+        self.length += len(ids)
+        return self._model(block, self._caches)[0, -1].float().cpu().numpy()
+
+    def step(self, token: int) -> NDArray[np.float32]:
+        """Take in one token; the logits [V] of the next."""
+        return self.prefill((token,))
+
+    def rewind(self, length: int = 0) -> None:
+        """Forget all but the first `length` tokens."""
+        self.length = min(length, self.length)
+        for cache in self._caches:
+            cache.rewind(self.length)

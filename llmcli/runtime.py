@@ -1,0 +1,159 @@
+"""The graph in numpy: the small program that runs the file.
+
+The same decoder as model.py, one token at a time with a key-value cache. Weights that are used together are stored
+together, so that a layer costs four matrix-vector products. Never imports torch; knows token ids only, no text.
+
+C, F = width, width inside the SwiGLU; H, G, D = heads, key-value heads, head size; V = vocabulary; T = tokens.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.checkpoint import Checkpoint
+from llmcli.errors import LLMError
+
+Array = NDArray[np.float32]
+PREFILL = 128  # tokens taken at once
+
+
+class _Layer:
+    """One layer's weights, and its keys and values so far.
+
+    The gains of the two norms are multiplied into the matrices behind them. The pairs (i, i + D/2) of a query or key
+    that turn together lie side by side here, so that a turn is one complex product; scores do not change.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, index: int) -> None:
+        config = checkpoint.config
+        C, F = config.hidden_size, config.intermediate_size
+        H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        name = f"model.layers.{index}."
+        self.qkv = np.empty(((H + 2 * G) * D, C), np.float32)
+        checkpoint.read(name + "self_attn.q_proj.weight", self.qkv[: H * D])
+        checkpoint.read(name + "self_attn.k_proj.weight", self.qkv[H * D : (H + G) * D])
+        checkpoint.read(name + "self_attn.v_proj.weight", self.qkv[(H + G) * D :])
+        self.qkv *= _read(checkpoint, name + "input_layernorm.weight")
+        qk = self.qkv[: (H + G) * D].reshape(H + G, 2, D // 2, C)
+        qk[...] = qk.swapaxes(1, 2).copy().reshape(qk.shape)
+        q_norm, k_norm = (
+            _read(checkpoint, f"{name}self_attn.{which}_norm.weight").reshape(2, D // 2).T.reshape(D) for which in "qk"
+        )
+        self.qk_norm = np.concatenate([np.tile(q_norm / np.float32(math.sqrt(D)), (H, 1)), np.tile(k_norm, (G, 1))])
+        self.o = _read(checkpoint, name + "self_attn.o_proj.weight")
+        self.gate_up = np.empty((2 * F, C), np.float32)
+        checkpoint.read(name + "mlp.gate_proj.weight", self.gate_up[:F])
+        checkpoint.read(name + "mlp.up_proj.weight", self.gate_up[F:])
+        self.gate_up *= _read(checkpoint, name + "post_attention_layernorm.weight")
+        self.down = _read(checkpoint, name + "mlp.down_proj.weight")
+        self.keys = np.zeros((G, 0, D), np.float32)
+        self.values = np.zeros((G, 0, D), np.float32)
+
+    def make_room(self, length: int) -> None:
+        """Let the cache hold `length` tokens; it grows by doubling."""
+        G, room, D = self.keys.shape
+        if length > room:
+            room = max(length, 2 * room, 64)
+            for which in ("keys", "values"):
+                old = getattr(self, which)
+                new = np.zeros((G, room, D), np.float32)
+                new[:, : old.shape[1]] = old
+                setattr(self, which, new)
+
+
+class Runtime:
+    """A model ready to run: `prefill(ids)` and `step(id)` take tokens in and give the logits [V] of the next.
+
+    `length` is the number of tokens taken in so far, at most `context`; `rewind` forgets the last of them.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        config = checkpoint.config
+        self.config = config
+        self.context = config.max_position_embeddings
+        self.length = 0
+        self._embedding = _read(checkpoint, "model.embed_tokens.weight")
+        self._layers = [_Layer(checkpoint, index) for index in range(config.num_hidden_layers)]
+        self._norm = _read(checkpoint, "model.norm.weight")
+        self._head = self._embedding if config.tie_word_embeddings else _read(checkpoint, "lm_head.weight")
+        self._eps = np.float32(config.rms_norm_eps)
+        self._turn = np.zeros((0, 1, config.head_dim // 2), np.complex64)
+
+    def prefill(self, ids: Sequence[int]) -> Array:
+        """Take in tokens, at least one; the logits [V] of what follows the last."""
+        return self._head @ self._states(ids)[-1]
+
+    def step(self, token: int) -> Array:
+        """Take in one token; the logits [V] of the next."""
+        return self.prefill((token,))
+
+    def logits(self, ids: Sequence[int]) -> Array:
+        """Take in tokens; the logits [T, V] after each of them."""
+        return self._states(ids) @ self._head.T
+
+    def rewind(self, length: int = 0) -> None:
+        """Forget all but the first `length` tokens."""
+        self.length = min(length, self.length)
+
+    def _states(self, ids: Sequence[int]) -> Array:
+        """Take in tokens, some at a time; the hidden states [T, C] that the head reads."""
+        if not len(ids):
+            raise ValueError("at least one token is needed")
+        if self.length + len(ids) > self.context:
+            raise LLMError(f"{self.length + len(ids)} tokens do not fit the context of {self.context}")
+        self._make_room(self.length + len(ids))
+        with np.errstate(over="ignore"):  # exp(-gate) may be infinite: then the gate is shut
+            parts = [self._take(ids[first : first + PREFILL]) for first in range(0, len(ids), PREFILL)]
+        x = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return self._rms(x) * self._norm
+
+    def _take(self, ids: Sequence[int]) -> Array:
+        """Tokens [T] through all layers, their keys and values into the cache: hidden states [T, C]."""
+        T, start, end = len(ids), self.length, self.length + len(ids)
+        config = self.config
+        H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        F = config.intermediate_size
+        turn = self._turn[start:end]  # [T, 1, D/2]
+        later = None if T == 1 else np.arange(end) > np.arange(start, end)[:, None]  # [T, end]
+        x = self._embedding[list(ids)]  # [T, C]
+        for layer in self._layers:
+            qkv = (self._rms(x) @ layer.qkv.T).reshape(T, H + 2 * G, D)
+            qk = self._rms(qkv[:, : H + G]) * layer.qk_norm
+            qk = (qk.view(np.complex64) * turn).view(np.float32)
+            layer.keys[:, start:end] = qk[:, H:].swapaxes(0, 1)
+            layer.values[:, start:end] = qkv[:, H + G :].swapaxes(0, 1)
+            q = qk[:, :H].swapaxes(0, 1).reshape(G, H // G * T, D)
+            weights = q @ layer.keys[:, :end].swapaxes(1, 2)  # [G, H/G * T, end]
+            if later is not None:
+                weights.reshape(H, T, end)[:, later] = -np.inf
+            weights -= weights.max(axis=-1, keepdims=True)
+            np.exp(weights, out=weights)
+            weights /= weights.sum(axis=-1, keepdims=True)
+            y = (weights @ layer.values[:, :end]).reshape(H, T, D).swapaxes(0, 1).reshape(T, H * D)
+            x = x + y @ layer.o.T
+            gate_up = self._rms(x) @ layer.gate_up.T
+            gate = gate_up[:, :F]
+            x = x + (gate / (1 + np.exp(-gate)) * gate_up[:, F:]) @ layer.down.T
+        self.length = end
+        return x
+
+    def _rms(self, x: Array) -> Array:
+        """x / sqrt(mean(x^2) + eps) over the last dimension."""
+        return x / np.sqrt(np.vecdot(x, x)[..., None] * np.float32(1 / x.shape[-1]) + self._eps)
+
+    def _make_room(self, length: int) -> None:
+        """Let caches and tables hold `length` tokens."""
+        for layer in self._layers:
+            layer.make_room(length)
+        if length > len(self._turn):
+            D, room = self.config.head_dim, self._layers[0].keys.shape[1]
+            angle = np.arange(room)[:, None, None] * self.config.rope_theta ** (-np.arange(0, D, 2) / D)
+            self._turn = np.exp(1j * angle).astype(np.complex64)  # [room, 1, D/2]
+
+
+def _read(checkpoint: Checkpoint, name: str) -> Array:
+    out = np.empty(checkpoint.config.tensor_shapes()[name], np.float32)
+    checkpoint.read(name, out)
+    return out

@@ -1,0 +1,323 @@
+"""Text <-> token ids. Trained on the corpus, kept inside the model file, lossless for any text.
+
+The `tokenizers` library does the work and its tokenizer.json is the format, so that the ecosystem can read it.
+This room adds three things: user text never becomes a control token, every id is known as bytes (so that decoding
+is exact and can stream), and long text is encoded in pieces of bounded memory.
+
+Knows nothing of models or files on disk.
+"""
+
+import codecs
+import json
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from llmcli.errors import LLMError, usage
+
+END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the end of a document; always id 0 in tokenizers made here
+SMALLEST_VOCABULARY = 257  # 256 bytes and the end of text
+PIECE = 1 << 16  # characters encoded at once; an Encoding costs about 200 bytes a token
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")  # SentencePiece's spelling of a byte that no token covers
+
+
+class Tokenizer:
+    """A vocabulary with its rules; `to_json()` is the text of a tokenizer.json."""
+
+    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+        inner.no_padding()
+        inner.no_truncation()
+        inner.encode_special_tokens = True  # "<|endoftext|>" typed by a user is text, not the control token
+        self._inner = inner
+
+    # ---- making one
+
+    @classmethod
+    def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+        """Byte-level byte-pair encoding (Sennrich et al. 2016; GPT-2 section 2.2) with GPT-2's pre-tokenizer.
+
+        The vocabulary is the end of text, the 256 bytes, then merges in the order they were learned; it can end
+        up smaller than `vocab_size` when the text has no more pairs to merge.
+        """
+        if vocab_size < SMALLEST_VOCABULARY:
+            raise usage(
+                f"--vocab-size must be at least {SMALLEST_VOCABULARY} (256 bytes and the end of text), found {vocab_size}"
+            )
+        inner = tokenizers.Tokenizer(models.BPE())
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        inner.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        inner.train_from_iterator(_pieces(texts), trainer)
+        return cls(inner)
+
+    @classmethod
+    def train_char(cls, texts: Iterable[str], vocab_size: int | None = None) -> "Tokenizer":
+        """One token for each character of the texts; any other character is spelled in bytes, so nothing is lost.
+
+        ASCII costs nothing (its byte becomes its character); of the others, `vocab_size` keeps the most frequent. In a tokenizer.json this is a BPE
+        without merges and with `byte_fallback`.
+        """
+        if vocab_size is not None and vocab_size < SMALLEST_VOCABULARY:
+            raise usage(f"--vocab-size must be at least {SMALLEST_VOCABULARY} for --tokenizer char, found {vocab_size}")
+        counts: Counter[str] = Counter()
+        for text in texts:
+            counts.update(text)
+        wide = sorted((c for c in counts if ord(c) >= 128), key=lambda c: (-counts[c], c))
+        if vocab_size is not None:
+            wide = wide[: vocab_size - SMALLEST_VOCABULARY]
+        characters = {c for c in counts if ord(c) < 128} | set(wide)
+        needed_bytes = [b for b in range(256) if b >= 128 or chr(b) not in characters]
+        names = [END_OF_TEXT, *(f"<0x{b:02X}>" for b in needed_bytes), *sorted(characters)]
+        inner = tokenizers.Tokenizer(
+            models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=[], byte_fallback=True)
+        )
+        inner.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+        inner.add_special_tokens([END_OF_TEXT])
+        return cls(inner)
+
+    @classmethod
+    def from_json(cls, text: str, most: int | None = None) -> "Tokenizer":
+        """Read a tokenizer.json: a BPE that is byte-level or has byte fallback. Raises LLMError for anything else.
+
+        With `most` also for one of more tokens than that: those of the model it belongs to.
+        """
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise LLMError(f"the tokenizer is not JSON: {error}; a tokenizer.json is wanted") from error
+        kind, problem = _kind_and_problem(found)
+        if problem:
+            raise LLMError(f"the tokenizer {problem}; a BPE tokenizer.json with ByteLevel or byte_fallback is wanted")
+        try:
+            inner = tokenizers.Tokenizer.from_str(json.dumps(found))
+        except Exception as error:
+            raise LLMError(f"the tokenizer could not be read: {error}") from error
+        ids = sorted(inner.get_vocab(with_added_tokens=True).values())
+        if ids != list(range(len(ids))):
+            raise LLMError("the tokenizer's ids are not 0, 1, 2, ... without gaps or repeats")
+        if most is not None and len(ids) > most:
+            raise LLMError(f"the tokenizer has {len(ids)} tokens, its model only {most}")
+        if kind == "char" and inner.get_vocab_size() < 256:
+            raise LLMError("the tokenizer's byte fallback lacks some of the 256 bytes, so it would lose text")
+        return cls(inner)
+
+    def to_json(self) -> str:
+        """The text of tokenizer.json."""
+        return self._inner.to_str()
+
+    def to_config_json(self, context: int) -> str:
+        """The text of tokenizer_config.json for transformers; `context` in tokens."""
+        end = self._names[self.eos_id]
+        return json.dumps(
+            {
+                "add_bos_token": False,
+                "add_prefix_space": False,
+                "bos_token": end,
+                "clean_up_tokenization_spaces": False,
+                "eos_token": end,
+                "model_max_length": context,
+                "tokenizer_class": "PreTrainedTokenizerFast",
+            },
+            indent=2,
+        )
+
+    # ---- facts
+
+    @cached_property
+    def kind(self) -> str:
+        """ "bpe" (byte-level) or "char" (no merges: a token for each character)."""
+        return _kind_and_problem(json.loads(self.to_json()))[0]
+
+    @cached_property
+    def vocab_size(self) -> int:
+        return int(self._inner.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def eos_id(self) -> int:
+        """The id that ends a document: the special token called end-of-text, </s> or the like, else the first."""
+        special = {t.content: i for i, t in self._inner.get_added_tokens_decoder().items() if t.special}
+        for name in (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>"):
+            if name in special:
+                return special[name]
+        return min(special.values(), default=0)
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """What each id writes; b"" for control tokens. The whole of decoding is joining these."""
+        special = {i for i, t in self._inner.get_added_tokens_decoder().items() if t.special}
+        spell = _spell_char if self.kind == "char" else _spell_byte_level
+        return [b"" if i in special else spell(name) for i, name in enumerate(self._names)]
+
+    @cached_property
+    def _names(self) -> list[str]:
+        vocabulary = self._inner.get_vocab(with_added_tokens=True)
+        return sorted(vocabulary, key=vocabulary.__getitem__)
+
+    # ---- text -> ids
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text; any text, and what looks like a control token is spelled out.
+
+        Raises LLMError for what is no text (a lone surrogate: bytes that were not UTF-8).
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise LLMError(
+                f"not text: the character at position {error.start} is not Unicode (the bytes were not UTF-8)"
+            ) from error
+        return [i for ids in self.encode_stream([text]) for i in ids]
+
+    def encode_stream(self, texts: Iterable[str]) -> Iterator[array]:
+        """The ids of one long text that comes in parts, as arrays of bounded size.
+
+        The parts are cut anew where a word ends, so the ids do not depend on how the text came
+        (but for runs of over 65,536 characters without a space).
+        """
+        batch: list[str] = []
+        for piece in _pieces(texts):
+            batch.append(piece)
+            if len(batch) == 8:
+                yield self._encode_batch(batch)
+                batch = []
+        if batch:
+            yield self._encode_batch(batch)
+
+    def _encode_batch(self, batch: list[str]) -> array:
+        ids = array("I")
+        for encoding in self._inner.encode_batch_fast(batch, add_special_tokens=False):
+            ids.extend(encoding.ids)
+        return ids
+
+    # ---- ids -> text
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; bytes that are no UTF-8 show as U+FFFD. Raises LLMError for an id outside the vocabulary."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of ids, exactly."""
+        table = self.token_bytes
+        parts = []
+        for i in ids:
+            if not 0 <= i < len(table):
+                raise LLMError(f"there is no token {i}; this vocabulary has 0 to {len(table) - 1}")
+            parts.append(table[i])
+        return b"".join(parts)
+
+
+def describe(text: str) -> dict[str, Any]:
+    """What a tokenizer.json is: {"kind", "vocab_size"}, without building it; {} if it is none.
+
+    >>> describe('{"model": {"type": "BPE", "vocab": {"a": 0}}, "added_tokens": [{"id": 1}]}')
+    {'kind': '?', 'vocab_size': 2}
+    """
+    try:
+        found = json.loads(text)
+        ids = {*found["model"]["vocab"].values(), *(token["id"] for token in found.get("added_tokens", ()))}
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        return {}
+    return {"kind": _kind_and_problem(found)[0], "vocab_size": len(ids)}
+
+
+class StreamDecoder:
+    """Bytes in, text out, never half a character; what is no UTF-8 comes as U+FFFD as soon as that is certain.
+
+    >>> d = StreamDecoder(); [d.feed(b"\\xe3\\x81"), d.feed(b"\\x82!"), d.finish()]
+    ['', 'あ!', '']
+    """
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, data: bytes) -> str:
+        return self._decoder.decode(data)
+
+    def finish(self) -> str:
+        """What was still waiting for the rest of its character."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[str]:
+    """Cut text anew into pieces of about PIECE characters, each beginning where white space follows a word.
+
+    There GPT-2's pattern always ends a token, so encoding piece by piece gives the ids of the whole.
+    """
+    rest = ""
+    for text in texts:
+        rest += text
+        start = 0
+        while len(rest) - start > 2 * PIECE:
+            end = _cut(rest, start + PIECE, start + 2 * PIECE)
+            yield rest[start:end]
+            start = end
+        rest = rest[start:]
+    if rest:
+        yield rest
+
+
+def _cut(text: str, low: int, high: int) -> int:
+    """The first place in text[low:high] where a space or newline follows something that is no white space."""
+    found = _WORD_END.search(text, low, high)
+    return found.start() if found else high
+
+
+_WORD_END = re.compile(r"(?<=\S)[ \n]")
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """GPT-2's printable character for each byte, read backwards: character -> byte."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+_ALPHABET = _byte_level_alphabet()
+
+
+def _spell_byte_level(name: str) -> bytes:
+    if all(c in _ALPHABET for c in name):
+        return bytes(_ALPHABET[c] for c in name)
+    return name.encode("utf-8")  # an added token, written as it is
+
+
+def _spell_char(name: str) -> bytes:
+    byte = _BYTE_TOKEN.fullmatch(name)
+    return bytes([int(byte[1], 16)]) if byte else name.encode("utf-8")
+
+
+def _kind_and_problem(found: Any) -> tuple[str, str]:
+    """What a parsed tokenizer.json is: ("bpe" | "char" | "?", what is wrong with it or "")."""
+    if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
+        return "?", "has no model"
+    model = found["model"]
+    if model.get("type") != "BPE":
+        return "?", f"is of type {model.get('type')!r}"
+    normalizer = found.get("normalizer")
+    if normalizer and normalizer.get("type") != "NFC":
+        return "?", f"changes the text with a {normalizer.get('type')} normalizer"
+    if "ByteLevel" in _types(found.get("pre_tokenizer")):
+        return "bpe", ""
+    if model.get("byte_fallback") and not model.get("merges") and not found.get("pre_tokenizer"):
+        return "char", ""
+    return "?", "is not byte-level"
+
+
+def _types(part: Any) -> list[str]:
+    """The types in a pre-tokenizer, with those inside a Sequence."""
+    if not isinstance(part, dict):
+        return []
+    inner = part.get("pretokenizers")
+    return [str(part.get("type")), *(t for p in (inner if isinstance(inner, list) else []) for t in _types(p))]

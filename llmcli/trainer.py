@@ -1,0 +1,287 @@
+"""Plan -> steps. A generator that yields what happened; it never prints and never writes a file.
+
+Everything random is a function of (seed, step): data order, dropout, fresh weights. A fresh model and one to go on
+from take the same path: both are a checkpoint.
+"""
+
+import copy
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tokenizers
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+import llmcli
+from llmcli.checkpoint import Checkpoint
+from llmcli.config import ModelConfig, SamplingConfig, as_record
+from llmcli.corpus import Batches
+from llmcli.errors import LLMError
+from llmcli.evaluator import Figures, evaluate
+from llmcli.generator import generate
+from llmcli.model import LanguageModel
+from llmcli.optimizer import Optimizer, rate
+from llmcli.planner import Plan
+from llmcli.runtime import Runtime
+from llmcli.tokenizer import Tokenizer
+
+EVAL_TOKENS = 16_384  # held-out tokens looked at now and then
+FINAL_EVAL_TOKENS = 262_144  # and at the end
+EVAL_SHARE = 8  # tokens trained on for each one evaluated, at least
+EVAL_EVERY = 0.05  # of the run, at least
+CURVE_POINTS = 300
+SAMPLE_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of training was taken."""
+
+    step: int  # from 1
+    progress: float  # 0 to 1 of the run
+    loss: float  # nats per token, of this batch
+    tokens: int  # seen so far
+    epoch: float
+    rate: float  # share of the highest learning rate
+    seconds: float  # since training began
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The held-out text was looked at, in part; the best weights so far are kept."""
+
+    step: int
+    bits_per_byte: float
+    best: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the model now makes of a fixed prompt."""
+
+    step: int
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """The run has ended; `checkpoint` holds the best weights and the record."""
+
+    checkpoint: Checkpoint
+    step: int
+    best_step: int
+    seconds: float
+    figures: Figures | None  # on the held-out text
+    interrupted: bool
+
+
+Event = Step | Evaluation | Sample | Done
+
+
+def fresh_weights(config: ModelConfig, seed: int) -> dict[str, NDArray[np.float32]]:
+    """The tensors of step 0."""
+    model = LanguageModel(config)
+    model.initialize(torch.Generator().manual_seed(seed))
+    return model.to_arrays()
+
+
+def pick_device(wanted: str) -> str:
+    """ "auto" is a GPU if torch sees one. Raises LLMError when the wanted device is not here."""
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return next((name for name in ("cuda", "mps") if here[name]), "cpu")
+    if not here[wanted]:
+        raise LLMError(f"torch {torch.__version__} finds no {wanted} device here; use --device cpu or auto")
+    return wanted
+
+
+def pick_dtype(wanted: str, device: str) -> str:
+    """ "auto" is bfloat16 where the machine multiplies it faster than float32."""
+    if wanted != "auto":
+        return wanted
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    if device == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return "bfloat16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "float32"
+    return "float32"
+
+
+def train(
+    plan: Plan,
+    tokenizer: Tokenizer,
+    start: Checkpoint | None,
+    tokens: NDArray[np.unsignedinteger],
+    held_out: NDArray[np.unsignedinteger],
+    record: dict[str, Any],
+    *,
+    sample_prompt: str | None = None,
+    began: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """Train on `tokens` by the plan, from `start` or from fresh weights; `record` is what to say of the corpus.
+
+    `began` is the time.monotonic() from which the plan's seconds count. `stop` is asked after every step; when it
+    says yes the run ends early with what there is. Raises LLMError when the loss is no longer a number.
+    """
+    config, settings = plan.model, plan.train
+    began = time.monotonic() if began is None else began
+    torch.set_num_threads(settings.threads)
+    model = LanguageModel(config, settings.dropout, getattr(torch, settings.dtype))
+    model.load_arrays(start.tensors if start else fresh_weights(config, settings.seed))
+    model.to(settings.device)
+    optimizer = Optimizer(model, settings)
+    context = min(config.max_position_embeddings, len(tokens) - 1)
+    batches = Batches(tokens, context, settings.batch_size, settings.seed)
+    measure = _Measure(model, tokenizer, held_out, context)
+    curve = _Curve()
+    best, best_step, best_bits = model.to_arrays(), 0, math.inf
+    step, progress, evaluated_at, evaluated_progress, interrupted = 0, 0.0, 0, 0.0, False
+    step_tokens = settings.batch_size * context
+    first_step = time.monotonic()
+    while progress < 1 and not interrupted:
+        torch.manual_seed((settings.seed << 32) + step)  # dropout
+        model.train()
+        ids = torch.from_numpy(batches.batch(step)).to(settings.device)
+        loss = model.loss(ids)
+        loss.backward()
+        optimizer.step(progress)
+        value = loss.item()
+        step += 1
+        if not math.isfinite(value):
+            raise LLMError(
+                f"the loss is no longer a number at step {step}; lower the learning rate: --lr {settings.lr / 4:g}"
+            )
+        now = time.monotonic()
+        progress = step / settings.steps
+        if settings.seconds is not None:
+            left = settings.seconds - (now - began) - measure.seconds_at_end(step * step_tokens)
+            progress = max(progress, 1 - max(0.0, left) / settings.seconds)
+        interrupted = stop()
+        curve.add(step, value)
+        yield Step(
+            step, min(1.0, progress), value, step * step_tokens, step * step_tokens / len(tokens), rate(progress),
+            now - began, step * step_tokens / max(1e-9, now - first_step),
+        )  # fmt: skip
+        due = (step - evaluated_at) * step_tokens >= EVAL_SHARE * measure.tokens
+        due = due and progress - evaluated_progress >= EVAL_EVERY
+        if len(held_out) and (due or progress >= 1 or interrupted):
+            bits = measure.now().bits_per_byte
+            evaluated_at, evaluated_progress = step, progress
+            curve.add_evaluation(step, bits)
+            is_best = bits < best_bits
+            if is_best:
+                best, best_step, best_bits = model.to_arrays(), step, bits
+            yield Evaluation(step, bits, is_best)
+            if sample_prompt:
+                yield Sample(step, sample_prompt, _sample(config, model, tokenizer, sample_prompt))
+    if best_step == 0:
+        best, best_step = model.to_arrays(), step
+    model.load_arrays(best)
+    figures = None
+    if len(held_out):
+        figures = measure.now() if interrupted else measure.at_end(step * step_tokens)
+    seconds = time.monotonic() - began
+    record = copy.deepcopy(record) | {
+        "versions": {
+            "llmcli": llmcli.__version__, "torch": torch.__version__, "numpy": np.__version__,
+            "tokenizers": tokenizers.__version__,
+        },
+        "plan": [as_record(choice) for choice in plan.choices],
+        "train": as_record(settings) | {"context": context},
+        "steps": step,
+        "best_step": best_step,
+        "tokens": step * step_tokens,
+        "epochs": round(step * step_tokens / len(tokens), 4),
+        "interrupted": interrupted,
+        "bits_per_byte": figures and round(figures.bits_per_byte, 6),
+        "held_out_measured": figures and {"tokens": figures.tokens, "bytes": figures.bytes},
+        "curve": curve.thinned(),
+    }  # fmt: skip
+    if settings.seconds is not None:
+        record["clock"] = {
+            "seconds": round(seconds, 2),
+            "tokens_per_second": round(step * step_tokens / (now - first_step)),
+        }
+    checkpoint = Checkpoint(
+        config, tokenizer.to_json(), best, record, tokenizer.to_config_json(config.max_position_embeddings)
+    )
+    yield Done(checkpoint, step, best_step, seconds, figures, interrupted)
+
+
+class _Measure:
+    """Looks at the held-out text with the model as it is."""
+
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, held_out: NDArray[Any], context: int) -> None:
+        self._model = model
+        self._ids = np.concatenate([[tokenizer.eos_id], held_out]).astype(np.int64)
+        self._lengths = np.array([len(data) for data in tokenizer.token_bytes])
+        self._context = context
+        self._seconds_per_token = 0.0
+        self.tokens = min(EVAL_TOKENS, len(held_out))
+
+    def now(self) -> Figures:
+        return self._evaluate(EVAL_TOKENS)
+
+    def at_end(self, trained: int) -> Figures:
+        return self._evaluate(self._final_tokens(trained))
+
+    def seconds_at_end(self, trained: int) -> float:
+        """What `now` and `at_end` will take together when the run ends, as far as known."""
+        return (self._final_tokens(trained) + self.tokens) * self._seconds_per_token
+
+    def _final_tokens(self, trained: int) -> int:
+        return min(FINAL_EVAL_TOKENS, max(EVAL_TOKENS, trained // 4), len(self._ids))
+
+    def _evaluate(self, most_tokens: int) -> Figures:
+        began = time.monotonic()
+        self._model.eval()
+        figures = evaluate(self._ids, self._lengths, self._context, self._score, most_tokens=most_tokens)
+        self._seconds_per_token = (time.monotonic() - began) / max(1, figures.tokens)
+        return figures
+
+    @torch.inference_mode()
+    def _score(self, ids: NDArray[np.int64]) -> NDArray[np.floating]:
+        block = torch.from_numpy(ids).to(self._model.cos.device)
+        logits = self._model(block[:, :-1]).float()  # [B, T, V]
+        losses = F.cross_entropy(logits.flatten(0, 1), block[:, 1:].flatten(), reduction="none")
+        return losses.view(ids.shape[0], -1).cpu().numpy()
+
+
+class _Curve:
+    """The losses of a run, thinned to a few hundred points as it grows."""
+
+    def __init__(self) -> None:
+        self._losses: list[float] = []
+        self._evaluations: list[tuple[int, float]] = []
+
+    def add(self, step: int, loss: float) -> None:
+        self._losses.append(loss)
+
+    def add_evaluation(self, step: int, bits_per_byte: float) -> None:
+        self._evaluations.append((step, bits_per_byte))
+
+    def thinned(self) -> dict[str, list[Any]]:
+        """Means of equal runs of steps, at most CURVE_POINTS of them; each stands at its last step."""
+        width = math.ceil(len(self._losses) / CURVE_POINTS)
+        ends = range(width, len(self._losses) + width, width) if width else ()
+        return {
+            "step": [min(end, len(self._losses)) for end in ends],
+            "loss": [round(float(np.mean(self._losses[end - width : end])), 4) for end in ends],
+            "eval_step": [step for step, _ in self._evaluations],
+            "eval_bits_per_byte": [round(bits, 4) for _, bits in self._evaluations],
+        }
+
+
+def _sample(config: ModelConfig, model: LanguageModel, tokenizer: Tokenizer, prompt: str) -> str:
+    runtime = Runtime(Checkpoint(config, "", model.to_arrays()))
+    pieces = generate(runtime, tokenizer, prompt, SamplingConfig(max_tokens=SAMPLE_TOKENS))
+    return "".join(piece.text for piece in pieces)
