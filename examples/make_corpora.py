@@ -2,8 +2,7 @@
 
     python examples/make_corpora.py
 
-Each corpus is made of rounds. In a round every sentence occurs exactly as often as its counts say, in a random
-order, so that the frequencies in any part of the text are those of the whole.
+In the first two every sentence occurs exactly as often as its counts say, in a random order.
 """
 
 import random
@@ -25,7 +24,7 @@ ENGLISH = {
 
 # 「私は」 48 文のうち リンゴ 18、バナナ 7。語の間に空白はない。
 JAPANESE = {
-    "私は毎朝{}を食べます。": {"リンゴ": 18, "バナナ": 7, "ご飯": 8, "パン": 6, "卵": 5, "魚": 4},
+    "私は毎朝{}を食べます。": {"リンゴ": 18, "バナナ": 7, "納豆": 8, "パン": 6, "卵": 5, "魚": 4},
     "私は毎晩{}を飲みます。": {"お茶": 10, "水": 7, "牛乳": 4, "コーヒー": 3},
     "母は市場で{}を買います。": {"野菜": 8, "魚": 6, "花": 4, "パン": 2},
     "猫は{}で眠ります。": {"庭": 7, "箱": 5, "屋根": 4},
@@ -34,32 +33,40 @@ JAPANESE = {
 }
 
 
-def rounds(sentences: list[str], count: int, seed: int) -> list[str]:
-    """`count` times all the sentences, each time in another order."""
-    rng = random.Random(seed)
-    lines = []
-    for _ in range(count):
-        rng.shuffle(sentences)
-        lines += sentences
-    return lines
+NAMES = ["Anna", "Ben", "Clara", "David", "Emma", "Finn", "Grace", "Henry"]
+MEANWHILE = [
+    "It is a sunny day.", "The bus is late.", "A dog barks.", "The wind is cold.", "Lunch is ready.", "Snow falls.",
+]  # fmt: skip
+THINGS = ["ball", "kite", "drum", "book", "boat", "lamp", "hat", "bell"]
+
+
+def shuffled(counted: dict[str, int], times: int, seed: int) -> list[str]:
+    """Every sentence `times` its count, in one random order."""
+    sentences = [sentence for sentence, count in counted.items() for _ in range(count * times)]
+    random.Random(seed).shuffle(sentences)
+    return sentences
 
 
 def english() -> str:
-    sentences = [f"{start} {word}." for start, words in ENGLISH.items() for word, n in words.items() for _ in range(n)]
-    return "\n".join(rounds(sentences, 24, seed=1)) + "\n"
+    return "\n".join(shuffled({f"{a} {b}.": n for a, words in ENGLISH.items() for b, n in words.items()}, 24, seed=1))
 
 
 def japanese() -> str:
-    sentences = [start.format(word) for start, words in JAPANESE.items() for word, n in words.items() for _ in range(n)]
-    return "\n".join(rounds(sentences, 30, seed=2)) + "\n"
+    counted = {a.format(b): n for a, words in JAPANESE.items() for b, n in words.items()}
+    return "\n".join(shuffled(counted, 30, seed=2))
 
 
-def sums() -> str:
-    """Every sum of two numbers below 30, three times, each time in another order; the last in the file are held out."""
-    problems = [f"{a} + {b} = {a + b}" for a in range(30) for b in range(30)]
-    return "\n".join(rounds(problems, 6, seed=3)) + "\n"
+def stories() -> str:
+    """Who has what at the beginning of a line must be remembered until its end."""
+    rng = random.Random(3)
+    lines = []
+    for _ in range(2500):
+        name, thing = rng.choice(NAMES), rng.choice(THINGS)
+        between = " ".join(rng.sample(MEANWHILE, 2))
+        lines.append(f"{name} has a {thing}. {between} {name} plays with the {thing}.")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    for name, text in (("food.txt", english()), ("asagohan.txt", japanese()), ("sums.txt", sums())):
-        (HERE / name).write_text(text, encoding="utf-8", newline="\n")
+    for name, text in (("food.txt", english()), ("asagohan.txt", japanese()), ("stories.txt", stories())):
+        (HERE / name).write_text(text + "\n", encoding="utf-8", newline="\n")

@@ -115,7 +115,7 @@ class TensorsOnDisk(Mapping[str, NDArray[np.float32]]):
     def read(self, name: str, out: NDArray[np.float32]) -> None:
         tensor = self._header.tensors[name]
         if tensor.dtype == "F32" and out.flags.c_contiguous:
-            view = memoryview(out.reshape(-1)).cast("B") if out.size else memoryview(b"")
+            view = out.reshape(-1).view(np.uint8).data
             with _reading(self._header.path) as file:
                 file.seek(tensor.start)
                 done = 0

@@ -21,6 +21,21 @@ from llmcli.errors import LLMError
 class Door(TyperGroup):
     """Runs a verb; what it raises becomes one line on stderr and an exit code."""
 
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Wrong usage that the command-line library finds is told like every other error."""
+        try:
+            code = super().main(*args, standalone_mode=False, **extra)
+        except Exception as error:
+            if not hasattr(error, "format_message"):
+                raise
+            if type(error).__name__ == "NoArgsIsHelpError":
+                print(error.format_message())
+                sys.exit(0)
+            verb = error.ctx.command_path if getattr(error, "ctx", None) else "llm"
+            console.fail(f"{error.format_message().rstrip('.')}; see: {verb} --help")
+            sys.exit(getattr(error, "exit_code", 2))
+        sys.exit(code if isinstance(code, int) else 0)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -90,4 +105,4 @@ def _drop_output() -> None:
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError, AttributeError):
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None

@@ -150,7 +150,8 @@ class TrainConfig:
 
     steps: int  # the run ends here at the latest
     seconds: float | None = None  # ... or when this much time is used, if set
-    batch_size: int = 16  # windows of `context` tokens in a step
+    context: int = 256  # tokens in a window of text
+    batch_size: int = 8  # windows in a step
     lr: float = 1.0  # a multiplier of the recipe's learning rates
     dropout: float = 0.0
     weight_decay: float = 0.1
@@ -168,8 +169,8 @@ class TrainConfig:
             raise usage(f"--dropout must be at least 0 and below 1, found {self.dropout}")
         if not 0 < self.lr < math.inf:
             raise usage(f"--lr must be a positive number, found {self.lr}")
-        if self.batch_size < 1 or self.threads < 1 or self.seed < 0:
-            raise usage("batch and threads must be at least 1, the seed at least 0")
+        if self.batch_size < 1 or self.context < 1 or self.threads < 1 or self.seed < 0:
+            raise usage("batch, context and threads must be at least 1, the seed at least 0")
 
 
 @dataclass(frozen=True)

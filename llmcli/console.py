@@ -234,7 +234,15 @@ class TrainingView:
             self._live.stop()
 
     def step(
-        self, *, step: int, progress: float, loss: float, epoch: float, seconds: float, tokens_per_second: float
+        self,
+        *,
+        step: int,
+        progress: float,
+        loss: float,
+        epoch: float,
+        seconds: float,
+        tokens_per_second: float,
+        **_: Any,
     ) -> None:
         """A step was taken; `progress` from 0 to 1, `loss` in nats per token."""
         self._smooth = loss if math.isnan(self._smooth) else 0.95 * self._smooth + 0.05 * loss

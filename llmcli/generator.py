@@ -3,7 +3,6 @@
 Whatever runs the graph comes in as a Runtime; numpy's is runtime.py, torch's is in model.py.
 """
 
-import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +38,35 @@ class Piece:
     finish_reason: str | None = None  # "stop" (a stop text, or the end of the document) or "length"
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as tokens up to its last word, and that word's bytes, which the model spells itself.
+
+    A text's end cuts through tokens: after "I like to ea" the model knows " eat", not " ea" and then "t"; Japanese is
+    cut anywhere. So the last word is taken back, and of the tokens that agree with it the model chooses.
+    """
+
+    ids: list[int]
+    tail: bytes
+
+    @classmethod
+    def of(cls, text: str, tokenizer: Tokenizer) -> "Prompt":
+        """Raises LLMError for an empty prompt."""
+        if not text:
+            raise LLMError('the prompt is empty; give some text to go on from: llm generate "Once upon a time"')
+        head, tail = tokenizer.split_last(text)
+        return cls(tokenizer.encode(head or "\n"), tail.encode("utf-8"))  # a text begins like a line
+
+
+def agrees(token: bytes, tail: bytes) -> bool:
+    """Whether a token can stand where `tail` must come next.
+
+    >>> [agrees(t, b" ea") for t in (b" eat", b" e", b" to", b"")]
+    [True, True, False, False]
+    """
+    return bool(token) and (token.startswith(tail) or tail.startswith(token))
+
+
 def generate(runtime: Runtime, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig) -> Iterator[Piece]:
     """Continue a prompt, piece by piece. Never half a character, never any of a stop text.
 
@@ -50,28 +78,32 @@ def generate(runtime: Runtime, tokenizer: Tokenizer, prompt: str, sampling: Samp
 
 
 def _tokens(runtime: Runtime, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig) -> Iterator[Piece]:
-    ids = tokenizer.encode(prompt)
-    if not ids:
-        raise LLMError('the prompt is empty; give some text to go on from: llm generate "Once upon a time"')
+    start = Prompt.of(prompt, tokenizer)
+    ids, tail = start.ids, start.tail
     sampler, decoder = Sampler(sampling), StreamDecoder()
     runtime.rewind()
-    reason = "length"
-    for count in itertools.count():
-        if count >= sampling.max_tokens:
-            break
-        if count == 0:
+    reason, count = "length", 0
+    while count < sampling.max_tokens:
+        if runtime.length == 0:
             logits = runtime.prefill(ids[-runtime.context :])
         elif runtime.length < runtime.context:
             logits = runtime.step(ids[-1])
         else:
             runtime.rewind()
             logits = runtime.prefill(ids[-max(1, runtime.context // 2) :])
+        if tail:
+            fitting = np.fromiter((agrees(data, tail) for data in tokenizer.token_bytes), bool)
+            logits = np.where(fitting, logits[: len(fitting)], np.float32(-np.inf))
         token, logprob = sampler(logits, ids if sampling.repetition_penalty != 1 else ())
         if token == tokenizer.eos_id:
             reason = "stop"
             break
         ids.append(token)
-        yield Piece(token, decoder.feed(tokenizer.token_bytes[token]), logprob)
+        data = tokenizer.token_bytes[token]
+        new, tail = data[len(tail) :], tail[len(data) :]
+        if new:
+            count += 1
+            yield Piece(token, decoder.feed(new), logprob)
     yield Piece(None, decoder.finish(), 0.0, reason)
 
 

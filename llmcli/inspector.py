@@ -55,6 +55,7 @@ def parts(header: Header) -> Part:
         here.copies += 1
         here.shapes[tensor.shape] += 1
     _merge_numbers(root, blocks)
+    _join_chains(root)
     return root
 
 
@@ -75,6 +76,16 @@ def _merge_numbers(part: Part, blocks: dict[int, set[str]]) -> None:
         part.parts = numbered.parts
     for inner in part.parts.values():
         _merge_numbers(inner, blocks)
+
+
+def _join_chains(part: Part) -> None:
+    """A part that only holds one other is one with it: "q_proj" and its "weight" become "q_proj.weight"."""
+    for key, inner in list(part.parts.items()):
+        _join_chains(inner)
+        if len(inner.parts) == 1 and not inner.copies:
+            only = next(iter(inner.parts.values()))
+            only.name = f"{inner.name}.{only.name}"
+            part.parts[key] = only
 
 
 def dtypes(header: Header) -> dict[str, int]:

@@ -59,6 +59,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
+    """Causal grouped-query attention with RMSNorm on queries and keys; x [B, T, C] -> [B, T, C]."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.H, self.G, self.D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
@@ -128,6 +130,8 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
+    """Attention and SwiGLU, each added to the residual stream [B, T, C]."""
+
     def __init__(self, config: ModelConfig, dropout: float) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -142,6 +146,8 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
+    """What Hugging Face calls `model`: everything but the head."""
+
     def __init__(self, config: ModelConfig, dropout: float) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)

@@ -7,8 +7,6 @@ tests/benchmarks/LOG.md.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +15,8 @@ from llmcli.config import TrainConfig
 
 MUON_LR = 0.02
 EMBEDDING_LR = 0.05
-HEAD_LR = 0.005
-GAIN_LR = 0.01
+HEAD_LR = 0.003
+GAIN_LR = 0.003
 WARMUP = 0.01  # of the run
 DECAY = 0.6  # the last part of the run, in which the rate falls linearly to LAST
 LAST = 0.0
@@ -56,7 +54,7 @@ def momentum(progress: float) -> float:
 
 
 def orthogonalize(x: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrix of each x [..., m, n], about: singular values end between 0.8 and 1.2, small ones lower."""
+    """About the nearest (semi-)orthogonal matrix of each x [..., m, n]: its large singular values become 0.8 to 1.2."""
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT

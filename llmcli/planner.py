@@ -24,12 +24,14 @@ TOKENIZER_BYTES = 16_000_000  # of text that a tokenizer is learned from, taken 
 MOST_EPOCHS = 30.0  # beyond this a model of any size here only memorises
 FLOPS_PER_THREAD = 4e10  # useful operations a second on one core, about; a GPU does a thousand times as much
 FLOPS_GPU = 5e13
-TOKENS_PER_PARAMETER = 3.0  # tokens seen per parameter of the layers: measured for runs of minutes
+TOKENS_PER_PARAMETER = 1.2  # tokens seen per parameter of the layers: measured for runs of minutes
+PARAMETERS_PER_TOKEN = 4.0  # of text: beyond that a model has more room than the text can fill
 SHORTEST_CONTEXT = 8
 
 # layers x width, each about twice the size of the one before
 LADDER = (
-    (2, 64), (3, 96), (4, 96), (4, 128), (4, 192), (6, 192), (6, 256), (8, 320), (8, 384), (8, 512), (12, 640), (12, 768),
+    (2, 64), (3, 96), (4, 96), (4, 128), (4, 192), (6, 192), (6, 256),
+    (8, 320), (8, 384), (8, 512), (12, 640), (12, 768),
 )  # fmt: skip
 
 
@@ -180,143 +182,136 @@ def make_plan(
 
     Raises LLMError when the corpus is too short or the user's wishes contradict each other.
     """
-    budget, budget_reason, seen = _budget(request, train_tokens)
-    shape, size_reason = _shape(request, seen, train_tokens, base)
+    budget = _budget(request, train_tokens)
     context, context_reason = _context(request, budget, train_tokens, base)
-    model = base or _model(request, shape, context, vocab_size, eos_id)
-    batch_tokens = request.batch_tokens or (
-        16384 if request.device == "cuda" else 2048 if model.hidden_size < 256 else 4096
-    )
-    batch_size = max(1, min(batch_tokens // context, max(1, train_tokens // context)))
+    (layers, width), size_reason = _shape(request, budget, train_tokens)
+    model = base or _model(request, layers, width, context, vocab_size, eos_id)
+    kept = "kept from the model to go on from"
+    wanted = 16384 if request.device == "cuda" else 2048 if model.hidden_size < 256 else 4096
+    batch_size = max(1, min(request.batch_tokens or wanted, train_tokens) // context)
     per_epoch = train_tokens / (batch_size * context)
-    if request.steps:
-        steps = request.steps
-    else:
-        steps = max(1, math.ceil((request.epochs or MOST_EPOCHS) * per_epoch))
-    epochs = min(steps / per_epoch, seen(model) / train_tokens)
-    dropout = request.dropout if request.dropout is not None else 0.0 if epochs <= 4 else 0.1 if epochs <= 12 else 0.2
+    steps = request.steps or max(1, math.ceil((request.epochs or MOST_EPOCHS) * per_epoch))
+    epochs = min(steps / per_epoch, budget.tokens_seen(model.parameters) / train_tokens)
+    dropout = 0.0 if epochs <= 4 else 0.1 if epochs <= 12 else 0.2
+    against = "no need" if epochs <= 4 else "against learning it by heart"
     train = TrainConfig(
         steps=steps,
-        seconds=budget,
+        seconds=budget.seconds,
+        context=context,
         batch_size=batch_size,
         lr=request.lr,
-        dropout=dropout,
+        dropout=dropout if request.dropout is None else request.dropout,
         weight_decay=0.1 if epochs <= 4 else 0.3,
         seed=request.seed,
         device=request.device,
         dtype=request.dtype,
         threads=request.threads,
     )
-    asked = "as asked"
     choices = (
-        Choice("budget", charts.duration(budget) if budget else f"{steps:,} steps", budget_reason),
-        Choice("model", f"{model.parameters:,} parameters", size_reason),
+        Choice("budget", charts.duration(budget.seconds) if budget.seconds else f"{steps:,} steps", budget.reason),
+        Choice("size", f"{model.parameters:,} parameters", kept if base else size_reason),
         Choice(
             "shape",
             f"{model.num_hidden_layers} layers, width {model.hidden_size}, {model.num_attention_heads} heads",
-            "kept from the model to go on from" if base else "deep enough to combine, wide enough to be fast",
+            kept if base else "deep enough to combine, wide enough to be fast",
         ),
         Choice("context", f"{context} tokens", context_reason),
         Choice(
             "head",
             "tied to the embedding" if model.tie_word_embeddings else "separate from the embedding",
-            asked if request.tie is not None else "kept" if base else "the vocabulary is small beside the layers"
-            if not model.tie_word_embeddings else "the vocabulary is large beside the layers",
+            kept if base else _asked(request.tie) or "tied when the vocabulary outweighs the layers",
         ),
         Choice(
             "batch",
             f"{batch_size} x {context} tokens",
-            asked if request.batch_tokens else "small batches make more steps, and steps are what teaches",
+            _asked(request.batch_tokens) or "small batches make more steps, and steps are what teaches",
         ),
         Choice(
             "steps",
-            f"{'at most ' if budget else ''}{steps:,}",
-            asked if request.steps else f"{request.epochs or MOST_EPOCHS:g} times through the text",
+            f"{'at most ' if budget.seconds else ''}{steps:,}",
+            _asked(request.steps) or f"{request.epochs or MOST_EPOCHS:g} times through the text",
         ),
         Choice(
-            "dropout",
-            f"{dropout:g}",
-            asked if request.dropout is not None else f"about {epochs:.1f} times through the text"
-            + (": no need" if dropout == 0 else ": against learning it by heart"),
+            "dropout", f"{train.dropout:g}", _asked(request.dropout) or f"about {epochs:.1f} times through: {against}"
         ),
         Choice("machine", f"{request.device}, {request.threads} threads, {request.dtype}", "what is here"),
-    )  # fmt: skip
+    )
     return Plan(model, train, choices)
 
 
-class _Seen:
-    """How many tokens a model will see in the budget, by a guess at the machine's speed."""
-
-    def __init__(self, flops: float | None, tokens: float) -> None:
-        self.flops, self.most = flops, tokens
-
-    def __call__(self, model: ModelConfig) -> float:
-        if self.flops is None:
-            return self.most
-        return min(self.most, self.flops / (6 * model.parameters))
-
-    def affordable_parameters(self) -> float:
-        """The parameters that see TOKENS_PER_PARAMETER tokens each."""
-        by_tokens = self.most / TOKENS_PER_PARAMETER
-        return by_tokens if self.flops is None else min(by_tokens, math.sqrt(self.flops / (6 * TOKENS_PER_PARAMETER)))
+def _asked(value: object) -> str:
+    """The reason for what the user fixed; "" where the plan decides."""
+    return "" if value is None else "as asked"
 
 
-def _budget(request: Request, train_tokens: int) -> tuple[float | None, str, _Seen]:
+@dataclass(frozen=True)
+class _Budget:
+    seconds: float | None
+    reason: str
+    tokens: float  # that can be seen at most
+    operations: float = math.inf  # that fit into the time, by a guess at the machine's speed
+
+    def tokens_seen(self, parameters: int) -> float:
+        """By a model of that size; a token costs about 6 operations for each parameter (arXiv:2001.08361)."""
+        return min(self.tokens, self.operations / (6 * parameters))
+
+    @property
+    def parameters(self) -> float:
+        """Of the largest model that still sees TOKENS_PER_PARAMETER tokens for each."""
+        return min(self.tokens / TOKENS_PER_PARAMETER, math.sqrt(self.operations / (6 * TOKENS_PER_PARAMETER)))
+
+
+def _budget(request: Request, train_tokens: int) -> _Budget:
     if request.steps:
-        tokens = request.steps * (request.batch_tokens or 2048)
-        return None, "as asked", _Seen(None, tokens)
+        return _Budget(None, "as asked", request.steps * (request.batch_tokens or 2048))
     if request.epochs:
-        return None, "as asked", _Seen(None, request.epochs * train_tokens)
+        return _Budget(None, "as asked", request.epochs * train_tokens)
     seconds = request.seconds or DEFAULT_SECONDS
     speed = FLOPS_GPU if request.device == "cuda" else FLOPS_PER_THREAD * request.threads
-    reason = "as asked" if request.seconds else f"or {MOST_EPOCHS:g} times through the text, whichever comes first"
-    return seconds, reason, _Seen(seconds * speed, MOST_EPOCHS * train_tokens)
+    reason = _asked(request.seconds) or f"or {MOST_EPOCHS:g} times through the text, whichever comes first"
+    return _Budget(seconds, reason, MOST_EPOCHS * train_tokens, seconds * speed)
 
 
-def _shape(request: Request, seen: _Seen, train_tokens: int, base: ModelConfig | None) -> tuple[tuple[int, int], str]:
-    if base:
-        return (base.num_hidden_layers, base.hidden_size), "kept from the model to go on from"
+def _shape(request: Request, budget: _Budget, train_tokens: int) -> tuple[tuple[int, int], str]:
+    """(layers, width), and why."""
+    by_text = PARAMETERS_PER_TOKEN * train_tokens
+    most = min(budget.parameters, by_text)
+    fitting = [shape for shape in LADDER if 12 * shape[0] * shape[1] ** 2 <= most]
+    layers, width = fitting[-1] if fitting else LADDER[0]
     if request.layers or request.width:
-        layers, width = request.layers or 4, request.width or 128
-        return (layers, width), "as asked"
-    by_budget, by_text = seen.affordable_parameters(), 4.0 * train_tokens
-    most = min(by_budget, by_text)
-    fitting = [(layers, width) for layers, width in LADDER if 12 * layers * width**2 <= most]
-    reason = "what the budget can teach" if by_budget < by_text else "what this much text can fill"
-    return (fitting[-1] if fitting else LADDER[0]), reason
+        return (request.layers or layers, request.width or width), "as asked"
+    return (layers, width), "what the budget can teach" if budget.parameters < by_text else "what this text can fill"
 
 
-def _context(request: Request, budget: float | None, train_tokens: int, base: ModelConfig | None) -> tuple[int, str]:
+def _context(request: Request, budget: _Budget, train_tokens: int, base: ModelConfig | None) -> tuple[int, str]:
     longest = train_tokens - 1  # a window and the token after it
     if longest < SHORTEST_CONTEXT:
         raise LLMError(
-            f"the corpus is too short: {train_tokens} tokens to learn from, at least {SHORTEST_CONTEXT + 1} are needed; "
+            f"the corpus is too short: {train_tokens} tokens to learn from, {SHORTEST_CONTEXT + 1} needed at least; "
             f"add more text"
         )
     if request.context is not None:
-        if request.context > longest:
-            raise LLMError(
-                f"the corpus is shorter than a context: {train_tokens} tokens to learn from, --context {request.context} "
-                f"needs {request.context + 1}; add more text or give --context {longest} or less"
-            )
         if base and request.context > base.max_position_embeddings:
             raise usage(f"--context {request.context} is longer than the base model's {base.max_position_embeddings}")
+        if request.context > longest:
+            raise LLMError(
+                f"the corpus is shorter than a context: {train_tokens} tokens to learn from, --context "
+                f"{request.context} needs {request.context + 1}; add more text or give --context {longest} or less"
+            )
         return request.context, "as asked"
-    wanted = 512 if (budget or 0) > 1800 else 256 if train_tokens >= 100_000 else 128
-    wanted = min(wanted, base.max_position_embeddings) if base else wanted
-    fitting = max(SHORTEST_CONTEXT, 2 ** int(math.log2(max(1, longest / 4))))
-    if fitting < wanted:
-        return min(fitting, longest), "a quarter of this short text"
-    return wanted, "far enough back for text of this size"
+    wanted = 512 if (budget.seconds or 0) > 1800 else 256 if train_tokens >= 100_000 else 128
+    reason = "far enough back for text of this size"
+    if base and base.max_position_embeddings < wanted:
+        wanted, reason = base.max_position_embeddings, "as long as the model to go on from allows"
+    quarter = max(SHORTEST_CONTEXT, 2 ** int(math.log2(longest / 4)))
+    return (quarter, "a quarter of this short text") if quarter < wanted else (wanted, reason)
 
 
-def _model(request: Request, shape: tuple[int, int], context: int, vocab_size: int, eos_id: int) -> ModelConfig:
-    layers, width = shape
+def _model(request: Request, layers: int, width: int, context: int, vocab_size: int, eos_id: int) -> ModelConfig:
     heads = request.heads or max(1, width // (32 if width <= 128 else 64))
     if width % heads:
         raise usage(f"{heads} heads do not divide width {width}; give --heads a divisor of {width}")
-    layer_parameters = 12 * layers * width**2
-    tie = request.tie if request.tie is not None else vocab_size * width > layer_parameters
+    outweighs = vocab_size * width > 12 * layers * width**2
     return ModelConfig(
         vocab_size=vocab_size,
         hidden_size=width,
@@ -326,6 +321,6 @@ def _model(request: Request, shape: tuple[int, int], context: int, vocab_size: i
         num_key_value_heads=request.kv_heads or heads,
         head_dim=width // heads,
         max_position_embeddings=context,
-        tie_word_embeddings=tie,
+        tie_word_embeddings=outweighs if request.tie is None else request.tie,
         eos_token_id=eos_id,
     )

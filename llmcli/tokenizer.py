@@ -23,6 +23,7 @@ from llmcli.errors import LLMError, usage
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the end of a document; always id 0 in tokenizers made here
 SMALLEST_VOCABULARY = 257  # 256 bytes and the end of text
+LONGEST_TAIL = 200  # characters at the end of a prompt in which its last word is looked for
 PIECE = 1 << 16  # characters encoded at once; an Encoding costs about 200 bytes a token
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")  # SentencePiece's spelling of a byte that no token covers
 
@@ -47,7 +48,8 @@ class Tokenizer:
         """
         if vocab_size < SMALLEST_VOCABULARY:
             raise usage(
-                f"--vocab-size must be at least {SMALLEST_VOCABULARY} (256 bytes and the end of text), found {vocab_size}"
+                f"--vocab-size must be at least {SMALLEST_VOCABULARY} (256 bytes and the end of text), "
+                f"found {vocab_size}"
             )
         inner = tokenizers.Tokenizer(models.BPE())
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -64,10 +66,10 @@ class Tokenizer:
 
     @classmethod
     def train_char(cls, texts: Iterable[str], vocab_size: int | None = None) -> "Tokenizer":
-        """One token for each character of the texts; any other character is spelled in bytes, so nothing is lost.
+        """One token for each character of the texts; any other is spelled in bytes, so nothing is lost.
 
-        ASCII costs nothing (its byte becomes its character); of the others, `vocab_size` keeps the most frequent. In a tokenizer.json this is a BPE
-        without merges and with `byte_fallback`.
+        ASCII costs nothing (its byte becomes its character); of the others `vocab_size` keeps the most frequent. In a
+        tokenizer.json this is a BPE without merges and with `byte_fallback`.
         """
         if vocab_size is not None and vocab_size < SMALLEST_VOCABULARY:
             raise usage(f"--vocab-size must be at least {SMALLEST_VOCABULARY} for --tokenizer char, found {vocab_size}")
@@ -179,6 +181,19 @@ class Tokenizer:
                 f"not text: the character at position {error.start} is not Unicode (the bytes were not UTF-8)"
             ) from error
         return [i for ids in self.encode_stream([text]) for i in ids]
+
+    def split_last(self, text: str) -> tuple[str, str]:
+        """(head, tail): the last word of a text, as the pre-tokenizer cuts words, apart from what stands before it.
+
+        Tokens never cross the cut but may go on beyond the text's end: after "I like to ea" stands one of " eat".
+        The tail is "" where no token is longer than a character, or the last word is very long.
+        """
+        if self.kind == "char" or not text:
+            return text, ""
+        end = text[-LONGEST_TAIL:]
+        word = self._inner.pre_tokenizer.pre_tokenize_str(end)[-1][1]
+        tail = end[word[0] :]
+        return (text, "") if len(tail) == LONGEST_TAIL else (text[: len(text) - len(tail)], tail)
 
     def encode_stream(self, texts: Iterable[str]) -> Iterator[array]:
         """The ids of one long text that comes in parts, as arrays of bounded size.

@@ -11,11 +11,9 @@ since no space parts their words; any other character, and a line's end, is a wo
 import heapq
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmcli.errors import LLMError
-from llmcli.generator import Runtime
+from llmcli.generator import Prompt, Runtime, agrees
 from llmcli.sampler import probabilities
 from llmcli.tokenizer import Tokenizer
 
@@ -28,29 +26,37 @@ LEAST = 1e-7  # a spelling less likely than this is left unexplored
 
 @dataclass(frozen=True)
 class NextWord:
+    """A word and how likely it is to be the next."""
+
     text: str
     probability: float
+    continues: bool = False  # letters that go on with the last word of the prompt: "s" after "apple"
 
 
 @dataclass(frozen=True)
 class NextWords:
-    """The likeliest first; they and `unexplored` sum to 1 when all are listed."""
+    """The likeliest first; all of them and `unexplored` sum to 1."""
 
     words: tuple[NextWord, ...]
     unexplored: float
+    looks: int  # times the model was asked
 
 
-def next_words(runtime: Runtime, tokenizer: Tokenizer, ids: Sequence[int]) -> NextWords:
-    """The words that may follow the tokens `ids` (at least one), at temperature 1."""
-    if not ids:
-        raise LLMError('the prompt is empty; give some text: llm generate "I like to eat" --next 5')
-    ids = list(ids[-max(1, runtime.context - LONGEST_WORD) :])
+def next_words(runtime: Runtime, tokenizer: Tokenizer, text: str) -> NextWords:
+    """The words that may follow a text, at temperature 1. Raises LLMError for an empty one.
+
+    The search begins before the text's last word and follows what agrees with it, so the ways to spell that are
+    summed over too; probabilities are given the whole text.
+    """
+    prompt = Prompt.of(text, tokenizer)
+    ids, tail = prompt.ids[-max(1, runtime.context - LONGEST_WORD) :], prompt.tail
     runtime.rewind()
     logits = runtime.prefill(ids)
-    found: dict[str, float] = defaultdict(float)
+    in_word = _kind(text[-1]) == "letters"
+    found: dict[tuple[str, bool], float] = defaultdict(float)  # (word, does it go on with the text's last?)
     heap: list[tuple[float, tuple[int, ...], bytes]] = [(-1.0, (), b"")]  # (-probability, tokens, their bytes)
-    waiting, given_up, looks = 1.0, 0.0, 0  # probabilities of the heap, and of what is not followed
-    while heap and looks < MOST_LOOKS and waiting + given_up >= UNEXPLORED:
+    waiting, told, given_up, looks = 1.0, 0.0, 0.0, 0  # probabilities of the heap, of `found`, of what is not followed
+    while heap and looks < MOST_LOOKS and waiting + given_up >= UNEXPLORED * (waiting + given_up + told):
         negative, path, spelled = heapq.heappop(heap)
         waiting += negative
         if len(ids) + len(path) > runtime.context:
@@ -61,18 +67,28 @@ def next_words(runtime: Runtime, tokenizer: Tokenizer, ids: Sequence[int]) -> Ne
             logits = runtime.prefill(path)
         looks += 1
         chances = probabilities(logits.astype("float64")) * -negative
-        likely = (chances >= LEAST).nonzero()[0].tolist()
-        given_up += -negative - float(chances[likely].sum())
+        if rest := tail[len(spelled) :]:  # what disagrees with the text is out of the question
+            agreeing = [agrees(data, rest) for data in tokenizer.token_bytes]
+            chances = chances[: len(agreeing)] * agreeing
+        here = float(chances.sum())
+        likely = (chances >= LEAST * (here + waiting + told + given_up)).nonzero()[0].tolist()
+        given_up += here - float(chances[likely].sum())
         for token in likely:
-            text = spelled + tokenizer.token_bytes[token]
-            word = _first_word(text, ended=token == tokenizer.eos_id)
+            chance, after = float(chances[token]), spelled + tokenizer.token_bytes[token]
+            new = after[len(tail) :]
+            word = _first_word(new, ended=token == tokenizer.eos_id)
             if word is None:
-                heapq.heappush(heap, (-float(chances[token]), (*path, token), text))
-                waiting += float(chances[token])
+                heapq.heappush(heap, (-chance, (*path, token), after))
+                waiting += chance
             else:
-                found[word] += float(chances[token])
+                continues = in_word and _kind(word[0]) == "letters" and new.startswith(word[0].encode())
+                found[word, continues] += chance
+                told += chance
+    unexplored = max(0.0, waiting + given_up)
+    total = (told + unexplored) or 1.0  # the probability of the text's last word
     ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-    return NextWords(tuple(NextWord(text, chance) for text, chance in ranked), max(0.0, waiting + given_up))
+    words = tuple(NextWord(word, chance / total, continues) for (word, continues), chance in ranked)
+    return NextWords(words, unexplored / total, looks)
 
 
 def _first_word(spelled: bytes, *, ended: bool) -> str | None:
@@ -107,7 +123,10 @@ def _kind(c: str) -> str:
 
 
 _RUNS = {  # Unicode blocks; the first that holds a character counts
-    "han": [("\u3005", "\u3007"), ("\u3400", "\u4dbf"), ("\u4e00", "\u9fff"), ("\uf900", "\ufaff"), ("\U00020000", "\U0003ffff")],
+    "han": [
+        ("\u3005", "\u3007"), ("\u3400", "\u4dbf"), ("\u4e00", "\u9fff"), ("\uf900", "\ufaff"),
+        ("\U00020000", "\U0003ffff"),
+    ],
     "hiragana": [("\u3041", "\u309f")],
     "katakana": [("\u30a1", "\u30fa"), ("\u30fc", "\u30ff"), ("\u31f0", "\u31ff"), ("\uff66", "\uff9f")],
 }  # fmt: skip

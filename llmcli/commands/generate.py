@@ -136,19 +136,22 @@ def _write(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, 
 
 
 def _show_next(runtime: Any, tokenizer: Any, prompt: str, count: int, json_: bool) -> None:
-    from llmcli.words import next_words
+    from llmcli.words import MOST_LOOKS, next_words
 
-    found = next_words(runtime, tokenizer, tokenizer.encode(prompt))
+    found = next_words(runtime, tokenizer, prompt)
     words = found.words[:count]
+    if found.looks == MOST_LOOKS:
+        console.note(f"stopped after asking the model {MOST_LOOKS:,} times; what was not followed is unexplored")
     if json_:
-        answer = {
-            "prompt": prompt,
-            "next": [{"text": word.text, "probability": round(word.probability, 6)} for word in words],
-            "unexplored": round(found.unexplored, 6),
-        }
+        listed = [
+            {"text": word.text, "probability": round(word.probability, 6)}
+            | ({"continues": True} if word.continues else {})
+            for word in words
+        ]
+        answer = {"prompt": prompt, "next": listed, "unexplored": round(found.unexplored, 6)}
         console.result(json.dumps(answer, ensure_ascii=False))
         return
-    rows = [(console.shown(word.text), word.probability) for word in words]
+    rows = [("…" * word.continues + console.shown(word.text), word.probability) for word in words]
     if others := found.words[count:]:
         rows.append((f"({len(others)} others)", sum(word.probability for word in others)))
     rows.append(("(unexplored)", found.unexplored))

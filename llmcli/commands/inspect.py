@@ -1,7 +1,6 @@
 """`llm inspect`: what is in the file."""
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -114,7 +113,7 @@ def _overview(header: Any) -> None:
         _training(training)
 
 
-_OWN_KEYS = ("llmcli", "config.json", "tokenizer.json", "tokenizer_config.json", "training.json", "sha256")
+_OWN_KEYS = ("format", "llmcli", "config.json", "tokenizer.json", "tokenizer_config.json", "training.json", "sha256")
 
 
 def _plain(value: Any) -> str:
@@ -125,7 +124,7 @@ def _rows(part: Any, total: int, depth: int = 0) -> list[tuple[int, str, str, st
     """(depth, name, shape, parameters and share) of a part and those inside it."""
     from llmcli import inspector
 
-    rows = []
+    rows: list[tuple[int, str, str, str]] = []
     for inner in list(part.parts.values())[: inspector.MOST_PARTS]:
         shapes = " or ".join(_shape(shape) for shape in list(inner.shapes)[:2])
         many = f" x {inner.copies}" if inner.parts and inner.copies > 1 else ""

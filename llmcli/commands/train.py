@@ -14,7 +14,7 @@ import typer
 
 from llmcli import charts, console
 from llmcli.commands.options import JsonOption, QuietOption, seconds
-from llmcli.config import DEFAULT_MODEL, TrainConfig
+from llmcli.config import DEFAULT_MODEL, TrainConfig, as_record
 from llmcli.errors import LLMError, usage
 
 SIZE = "Size of the model"
@@ -113,7 +113,7 @@ def train(
     from llmcli.planner import HELD_OUT, Request, prepare
     from llmcli.tokenizer import Tokenizer
 
-    fixed = {
+    fixed: dict[str, Any] = {
         "seconds": budget, "steps": steps, "epochs": epochs, "vocab_size": vocab_size, "layers": layers, "width": width,
         "heads": heads, "kv_heads": kv_heads, "context": context, "tie": tie, "batch_tokens": batch_tokens,
         "dropout": dropout, "lr": lr, "seed": seed, "threads": threads or _cores(),
@@ -224,8 +224,6 @@ def _signals() -> Iterator[list[int]]:
 
 def _show_plan(plan: Any, json_: bool) -> None:
     if json_:
-        from llmcli.config import as_record
-
         choices = [as_record(choice) for choice in plan.choices]
         _event("plan", choices=choices, config=json.loads(plan.model.to_json()), train=as_record(plan.train))
         return
@@ -235,27 +233,15 @@ def _show_plan(plan: Any, json_: bool) -> None:
 def _show(event: Any, view: console.TrainingView, json_: bool) -> None:
     from llmcli import trainer
 
-    if isinstance(event, trainer.Step):
-        if json_:
-            _event(
-                "step", step=event.step, progress=round(event.progress, 5), loss=event.loss, epoch=round(event.epoch, 4),
-                rate=round(event.rate, 4), seconds=round(event.seconds, 3), tokens_per_second=round(event.tokens_per_second),
-            )  # fmt: skip
-        else:
-            view.step(
-                step=event.step, progress=event.progress, loss=event.loss, epoch=event.epoch, seconds=event.seconds,
-                tokens_per_second=event.tokens_per_second,
-            )  # fmt: skip
+    if json_:
+        kind = {trainer.Step: "step", trainer.Evaluation: "eval", trainer.Sample: "sample"}[type(event)]
+        _event(kind, **as_record(event))
+    elif isinstance(event, trainer.Step):
+        view.step(**as_record(event))
     elif isinstance(event, trainer.Evaluation):
-        if json_:
-            _event("eval", step=event.step, bits_per_byte=event.bits_per_byte, best=event.best)
-        else:
-            view.evaluation(event.step, event.bits_per_byte)
-    elif isinstance(event, trainer.Sample):
-        if json_:
-            _event("sample", step=event.step, prompt=event.prompt, text=event.text)
-        else:
-            view.sample(event.prompt, event.text)
+        view.evaluation(event.step, event.bits_per_byte)
+    else:
+        view.sample(event.prompt, event.text)
 
 
 def _show_done(done: Any, output: Path, json_: bool) -> None:

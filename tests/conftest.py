@@ -1,0 +1,52 @@
+"""What several tests share: a place of one's own, a tiny model, the command without a process."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from llmcli import console
+from llmcli.checkpoint import Checkpoint, save
+from llmcli.config import ModelConfig
+from llmcli.tokenizer import Tokenizer
+
+TEXT = "The cat sat on the mat. The dog ate the hat.\nりんごを食べる。🍎\n" * 40
+
+
+@pytest.fixture(autouse=True)
+def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test works in an empty directory, with no model named by the environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LLMCLI_MODEL", raising=False)
+    monkeypatch.setattr(console, "_quiet", False)
+    return tmp_path
+
+
+@pytest.fixture
+def llm() -> Callable[..., Result]:
+    """`llm("generate", "text")` runs the command in this process; the answer has exit_code, stdout and stderr."""
+    from llmcli.cli import app
+
+    return lambda *words, stdin=b"": CliRunner().invoke(app, [str(word) for word in words], input=stdin)
+
+
+def random_checkpoint(config: ModelConfig, seed: int = 0, tokenizer_json: str = "") -> Checkpoint:
+    """A model with random weights, all of them different from zero."""
+    rng = np.random.default_rng(seed)
+    tensors = {
+        name: (rng.uniform(0.5, 1.5, shape) if len(shape) == 1 else rng.normal(0, shape[1] ** -0.5, shape)).astype("f4")
+        for name, shape in config.tensor_shapes().items()
+    }
+    return Checkpoint(config, tokenizer_json, tensors, {"steps": 0})
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Path:
+    """A model file with random weights and a context of 32, in model.safetensors here."""
+    tokenizer = Tokenizer.train_bpe([TEXT], 300)
+    config = ModelConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, 32)
+    path = tmp_path / "model.safetensors"
+    save(path, random_checkpoint(config, tokenizer_json=tokenizer.to_json()))
+    return path

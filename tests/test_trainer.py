@@ -1,0 +1,154 @@
+"""Training as a function: it learns, it repeats itself, it keeps the best, it can be stopped."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmcli import trainer
+from llmcli.corpus import read_corpus
+from llmcli.errors import LLMError
+from llmcli.evaluator import evaluate
+from llmcli.planner import Prepared, Request, prepare
+from llmcli.runtime import Runtime
+from llmcli.tokenizer import Tokenizer
+
+LINES = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "Cleo") for b in ("tea", "milk", "rice", "bread")) * 30
+
+
+def prepared(path: Path, **wishes: object) -> Prepared:
+    path.write_text(LINES, "utf-8")
+    return prepare(Request(**{"steps": 40, "batch_tokens": 512, "context": 32, **wishes}), read_corpus([str(path)]))  # type: ignore[arg-type]
+
+
+def run(ready: Prepared, **options: object) -> list[trainer.Event]:
+    return list(
+        trainer.train(ready.plan, ready.tokenizer, None, ready.tokens, ready.held_out, ready.record, **options)  # type: ignore[arg-type]
+    )
+
+
+def test_it_learns_and_says_so(tmp_path: Path) -> None:
+    events = run(prepared(tmp_path / "c.txt"))
+    losses = [event.loss for event in events if isinstance(event, trainer.Step)]
+    done = events[-1]
+    assert len(losses) == 40
+    assert losses[0] == pytest.approx(math.log(prepared(tmp_path / "c.txt").plan.model.vocab_size), rel=0.01)
+    assert losses[-1] < 0.3 * losses[0]
+    assert isinstance(done, trainer.Done)
+    assert done.figures is not None and done.figures.bits_per_byte < 1.0
+    assert done.checkpoint.record["bits_per_byte"] == pytest.approx(done.figures.bits_per_byte, abs=1e-6)
+
+
+def test_the_held_out_figure_is_what_the_numpy_graph_computes(tmp_path: Path) -> None:
+    """Another graph, every token scored with the same windows: the same bits per byte."""
+    ready = prepared(tmp_path / "c.txt", dtype="float32")
+    done = run(ready)[-1]
+    assert isinstance(done, trainer.Done) and done.figures is not None
+    runtime = Runtime(done.checkpoint)
+
+    def score(ids: np.ndarray) -> np.ndarray:
+        rows = []
+        for row in ids:
+            runtime.rewind()
+            logits = runtime.logits(row[:-1].tolist()).astype(np.float64)
+            logits -= logits.max(-1, keepdims=True)
+            chances = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+            rows.append(-chances[np.arange(len(row) - 1), row[1:]])
+        return np.stack(rows)
+
+    ids = np.concatenate([[ready.tokenizer.eos_id], ready.held_out]).astype(np.int64)
+    lengths = np.array([len(data) for data in ready.tokenizer.token_bytes])
+    wanted = evaluate(ids, lengths, 32, score)
+    assert wanted.bytes == done.figures.bytes == len(LINES.encode()) - ready.record["train_bytes"]
+    assert done.figures.bits_per_byte == pytest.approx(wanted.bits_per_byte, abs=1e-4)
+
+
+def test_the_same_run_gives_the_same_weights_and_another_seed_does_not(tmp_path: Path) -> None:
+    first, again, other = (run(prepared(tmp_path / "c.txt", steps=6, seed=s, dropout=0.1))[-1] for s in (1, 1, 2))
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert np.array_equal(first.checkpoint.tensors[name], again.checkpoint.tensors[name])
+    assert first.checkpoint.record == again.checkpoint.record
+    assert not np.array_equal(first.checkpoint.tensors[name], other.checkpoint.tensors[name])
+
+
+def test_dropout_changes_training(tmp_path: Path) -> None:
+    without, with_ = (run(prepared(tmp_path / "c.txt", steps=3, dropout=p)) for p in (0.0, 0.3))
+    assert [e.loss for e in without if isinstance(e, trainer.Step)][1:] != [
+        e.loss for e in with_ if isinstance(e, trainer.Step)
+    ][1:]
+
+
+def test_the_best_weights_are_kept_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The held-out figures are made to be best at the second look; its weights must come out."""
+    looks = iter([3.0, 1.0, 2.0, 2.5, 2.6] + [2.7] * 50)
+    kept = {}
+    real = trainer._Measure.now
+
+    def now(self: trainer._Measure) -> object:
+        figures = real(self)
+        object.__setattr__(figures, "nats", next(looks) * math.log(2) * figures.bytes)
+        kept[len(kept)] = self._model.to_arrays()
+        return figures
+
+    monkeypatch.setattr(trainer._Measure, "now", now)
+    monkeypatch.setattr(trainer, "EVAL_SHARE", 1)
+    done = run(prepared(tmp_path / "c.txt", steps=30))[-1]
+    assert isinstance(done, trainer.Done)
+    assert 0 < done.best_step < 30
+    for name, array in kept[1].items():
+        assert np.array_equal(done.checkpoint.tensors[name], array)
+
+
+def test_of_two_alike_the_later_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "ALIKE", 10.0)
+    done = run(prepared(tmp_path / "c.txt", steps=8))[-1]
+    assert isinstance(done, trainer.Done) and done.best_step == 8
+
+
+def test_stopping_ends_after_the_step_with_what_there_is(tmp_path: Path) -> None:
+    asked = iter([False, False, True])
+    events = run(prepared(tmp_path / "c.txt"), stop=lambda: next(asked))
+    done = events[-1]
+    assert [event.step for event in events if isinstance(event, trainer.Step)] == [1, 2, 3]
+    assert isinstance(done, trainer.Done) and done.interrupted and done.step == 3
+    assert done.checkpoint.record["interrupted"] is True
+
+
+def test_without_held_out_text_the_last_weights_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text(LINES, "utf-8")
+    ready = prepare(Request(steps=4, context=32), read_corpus([str(tmp_path / "c.txt")]), held_out=0.0)
+    done = run(ready)[-1]
+    assert isinstance(done, trainer.Done) and done.figures is None and done.best_step == 4
+
+
+def test_a_loss_that_is_no_number_stops_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer.LanguageModel, "loss", lambda self, ids: self.model.norm.weight.sum() * float("nan"))
+    with pytest.raises(LLMError, match=r"no longer a number at step 1; lower the learning rate: --lr 0.25"):
+        run(prepared(tmp_path / "c.txt"))
+
+
+def test_going_on_from_a_model_starts_where_it_was(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt", dtype="float32")
+    done = run(ready)[-1]
+    assert isinstance(done, trainer.Done)
+    tokenizer = Tokenizer.from_json(done.checkpoint.tokenizer_json)
+    second = prepare(
+        Request(steps=2, batch_tokens=512), read_corpus([str(tmp_path / "c.txt")]), tokenizer=tokenizer,
+        base=done.checkpoint.config,
+    )  # fmt: skip
+    events = list(
+        trainer.train(second.plan, tokenizer, done.checkpoint, second.tokens, second.held_out, second.record)
+    )
+    assert isinstance(events[0], trainer.Step)
+    assert events[0].loss < 1.2
+
+
+def test_the_curve_is_thinned_to_means() -> None:
+    curve = trainer._Curve()
+    for step in range(1, 2 * trainer.CURVE_POINTS + 1):
+        curve.add(step, float(step))
+    thinned = curve.thinned()
+    assert len(thinned["step"]) == trainer.CURVE_POINTS
+    assert thinned["step"][:2] == [2, 4]
+    assert thinned["loss"][:2] == [1.5, 3.5]
