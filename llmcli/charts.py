@@ -70,10 +70,7 @@ def number(value: float) -> str:
     >>> [number(n) for n in (950, 541_792, 15_192_288, 68_976_648_192)]
     ['950', '541.8 k', '15.19 M', '68.98 B']
     """
-    for limit, unit, digits in ((1e12, "T", 2), (1e9, "B", 2), (1e6, "M", 2), (1e3, "k", 1)):
-        if value >= limit:
-            return f"{value / limit:.{digits}f} {unit}"
-    return f"{value:,.0f}"
+    return _scaled(value, ("", " k", " M", " B", " T"), (0, 1, 2, 2, 2))
 
 
 def size(count: float) -> str:
@@ -82,10 +79,15 @@ def size(count: float) -> str:
     >>> [size(n) for n in (12, 3_753_201, 137_953_316_864)]
     ['12 bytes', '3.75 MB', '137.95 GB']
     """
-    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= limit:
-            return f"{count / limit:.2f} {unit}"
-    return f"{count:,.0f} bytes"
+    return _scaled(count, (" bytes", " kB", " MB", " GB", " TB"), (0, 2, 2, 2, 2))
+
+
+def _scaled(value: float, units: Sequence[str], digits: Sequence[int]) -> str:
+    """In the first unit, each a thousand of the one before, in which it is below 1000."""
+    if value >= 10**18:
+        return f"over 1,000,000{units[-1]}"
+    power = next((p for p, places in enumerate(digits) if round(value / 1000**p, places) < 1000), len(units) - 1)
+    return f"{value / 1000**power:,.{digits[power]}f}{units[power]}"
 
 
 def duration(seconds: float) -> str:

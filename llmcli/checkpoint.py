@@ -114,7 +114,9 @@ class TensorsOnDisk(Mapping[str, NDArray[np.float32]]):
 
     def read(self, name: str, out: NDArray[np.float32]) -> None:
         tensor = self._header.tensors[name]
-        if tensor.dtype == "F32" and out.flags.c_contiguous:
+        if not out.flags.c_contiguous:
+            out[...] = self[name]
+        elif tensor.dtype == "F32":
             view = out.reshape(-1).view(np.uint8).data
             with _reading(self._header.path) as file:
                 file.seek(tensor.start)
@@ -154,7 +156,8 @@ def read_header(path: str | Path) -> Header:
         found = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
         if not isinstance(found, dict):
             raise ValueError("the header is not an object")
-        metadata = found.pop("__metadata__", None) or {}
+        metadata = found.pop("__metadata__", None)
+        metadata = {} if metadata is None else metadata
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("__metadata__ holds something that is not text")
         tensors = {name: _tensor_info(name, info, 8 + length) for name, info in found.items()}
@@ -178,7 +181,7 @@ def load(path: str | Path) -> Checkpoint:
             f"look into it with: llm inspect {path}"
         )
     version = metadata["llmcli"]
-    if not version.isdecimal() or int(version) > FORMAT_VERSION:
+    if not version.isdecimal() or len(version) > 9 or int(version) > FORMAT_VERSION:
         raise LLMError(
             f"{path} has format version {version[:20]!r}, this program reads up to {FORMAT_VERSION}; "
             f"upgrade it: pip install --upgrade llmcli"
@@ -258,7 +261,7 @@ def _what_it_is(start: bytes, file_bytes: int, length: int) -> str:
         (b"<", "is a web page"),
     )
     for sign, what in signs:
-        if start.startswith(sign):
+        if start.startswith(sign) and (length > HEADER_LIMIT or (file_bytes < 8 and sign.isascii())):
             return f"{what}, not a safetensors file"
     if file_bytes < 8 or length <= HEADER_LIMIT:
         return f"is cut off: its header needs {length + 8:,} bytes, the file has {file_bytes:,}"
@@ -275,10 +278,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _tensor_info(name: str, info: Any, data_start: int) -> TensorInfo:
     try:
         dtype, shape, (start, end) = info["dtype"], info["shape"], info["data_offsets"]
+        name.encode("utf-8")
         whole = all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, start, end))
     except (TypeError, KeyError, ValueError):
         raise ValueError(f"tensor {name[:100]!r} is not described as dtype, shape, data_offsets") from None
-    if not whole or not isinstance(dtype, str) or len(shape) > 64:
+    if not whole or not isinstance(dtype, str) or not isinstance(shape, list) or len(shape) > 64:
         raise ValueError(f"tensor {name[:100]!r} has a shape or offsets that are no sizes")
     if dtype in DTYPE_BYTES and math.prod(shape) * DTYPE_BYTES[dtype] != end - start:
         raise ValueError(

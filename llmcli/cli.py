@@ -21,19 +21,20 @@ from llmcli.errors import LLMError
 class Door(TyperGroup):
     """Runs a verb; what it raises becomes one line on stderr and an exit code."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(self, *args: Any, **extra: Any) -> Any:
         """Wrong usage that the command-line library finds is told like every other error."""
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
+            code = super().main(*args, **extra | {"standalone_mode": False})
         except Exception as error:
-            if not hasattr(error, "format_message"):
+            message = getattr(error, "format_message", None)  # what its errors have in common
+            if message is None:
                 raise
             if type(error).__name__ == "NoArgsIsHelpError":
-                print(error.format_message())
+                print(message())
                 sys.exit(0)
-            verb = error.ctx.command_path if getattr(error, "ctx", None) else "llm"
-            console.fail(f"{error.format_message().rstrip('.')}; see: {verb} --help")
-            sys.exit(getattr(error, "exit_code", 2))
+            context = getattr(error, "ctx", None)
+            console.fail(f"{message().rstrip('.')}; see: {context.command_path if context else 'llm'} --help")
+            sys.exit(2)
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:

@@ -35,10 +35,13 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type is int and (type(value) is not int or value < (0 if field.name == "eos_token_id" else 1)):
-                raise usage(f"{field.name} must be a whole number of at least 1, found {value!r}")
-            if field.type is float and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+            least = 0 if field.name == "eos_token_id" else 1
+            if field.type is int and (type(value) is not int or value < least):
+                raise usage(f"{field.name} must be a whole number of at least {least}, found {value!r}")
+            if field.type is float and not (type(value) in (int, float) and 0 < value < math.inf):
                 raise usage(f"{field.name} must be a positive number, found {value!r}")
+            if field.type is bool and type(value) is not bool:
+                raise usage(f"{field.name} must be true or false, found {value!r}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise usage(
                 f"{self.num_key_value_heads} key-value heads do not divide {self.num_attention_heads} heads; "

@@ -7,9 +7,11 @@ Knows nothing of models, and of tokenizers only that they turn text into ids.
 """
 
 import codecs
+import errno
 import glob
 import gzip
 import hashlib
+import os
 import stat
 import sys
 import tempfile
@@ -103,7 +105,8 @@ def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None) -> Corpus:
             continue
         seen.add(path.resolve())
         try:
-            documents.append(_check("standard input" if name == "-" else name, path, keep))
+            shown = "standard input" if name == "-" else os.fsencode(name).decode("utf-8", "replace")
+            documents.append(_check(shown, path, keep))
         except LLMError as error:
             if named:
                 raise
@@ -120,6 +123,11 @@ def _find(names: Iterable[str]) -> Iterator[tuple[str, Path, bool]]:
     """(name to show, path, was it named itself?) for each file; what a directory holds comes sorted."""
     for name in names:
         path = Path(name)
+        try:
+            path.stat()
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise LLMError(f"{name[:40]}... is too long for the name of a file; put the text into one") from error
         if name == "-":
             yield name, path, True
         elif path.is_dir():
@@ -149,7 +157,7 @@ def _spool(source: IO[bytes]) -> IO[bytes]:
 
 def _check(name: str, path: Path, keep: object) -> Document:
     with _open(name, path) as file:
-        start = file.read(4)
+        start = _read(file, 4, name)
     encoding = next((encoding for mark, encoding in _BOMS if start.startswith(mark)), "utf-8")
     digest = hashlib.sha256()
     text_bytes = 0
@@ -173,16 +181,20 @@ def _open(name: str, path: Path) -> IO[bytes]:
     return gzip.open(file) if packed else file  # type: ignore[return-value]
 
 
+def _read(file: IO[bytes], size: int, name: str) -> bytes:
+    try:
+        return file.read(size)
+    except (OSError, EOFError, zlib.error) as error:
+        raise LLMError(f"cannot read {name}: {error}") from error
+
+
 def _decode(name: str, path: Path, encoding: str) -> Iterator[str]:
     """The text of a file in pieces; raises LLMError with the position of the first byte that is no text."""
     decoder = codecs.getincrementaldecoder(encoding)()
     first = 0  # position of the next block in the (unpacked) file
     with _open(name, path) as file:
         while True:
-            try:
-                block = file.read(BLOCK)
-            except (OSError, EOFError, zlib.error) as error:
-                raise LLMError(f"cannot read {name}: {error}") from error
+            block = _read(file, BLOCK, name)
             waiting = len(decoder.getstate()[0])  # bytes of an unfinished character, from the block before
             try:
                 text = decoder.decode(block, final=not block)
@@ -246,11 +258,12 @@ def tokenize(texts: Iterator[Iterator[str]], tokenizer: Encoder) -> NDArray[np.u
     file = tempfile.TemporaryFile(prefix="llmcli-")  # noqa: SIM115 (the mapping keeps it)
     count = 0
     try:
-        for number, text in enumerate(texts):
-            if number:
-                file.write(np.array([tokenizer.eos_id], dtype).tobytes())
-                count += 1
+        for text in texts:
+            before = count
             for ids in tokenizer.encode_stream(text):
+                if count == before > 0:
+                    file.write(np.array([tokenizer.eos_id], dtype).tobytes())
+                    count += 1
                 file.write(np.asarray(ids).astype(dtype).tobytes())
                 count += len(ids)
         file.flush()

@@ -19,6 +19,11 @@ Buffer = bytes | memoryview
 def check_writable(path: str | Path, *, force: bool) -> None:
     """Make sure, before the work, that `write` can put a file there. Raises LLMError if not."""
     path = Path(path)
+    try:
+        os.stat(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise LLMError(f"cannot write {str(path)[:80]}: {error.strerror}; give another name with -o") from error
     if path.is_dir():
         raise LLMError(f"{path} is a directory; give a file name: -o {path / 'model.safetensors'}")
     if path.exists() and not path.is_file():
@@ -63,6 +68,8 @@ def _beside(target: Path) -> Iterator[tuple[int, Path]]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     descriptor = -1
     try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)  # left by a killed process that had our number
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         if target.exists():
             os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode))

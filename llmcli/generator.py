@@ -91,17 +91,19 @@ def _tokens(runtime: Runtime, tokenizer: Tokenizer, prompt: str, sampling: Sampl
         else:
             runtime.rewind()
             logits = runtime.prefill(ids[-max(1, runtime.context // 2) :])
+        logits = logits[: len(tokenizer.token_bytes)]  # a model may have rows that no token uses
         if tail:
             fitting = np.fromiter((agrees(data, tail) for data in tokenizer.token_bytes), bool)
-            logits = np.where(fitting, logits[: len(fitting)], np.float32(-np.inf))
+            logits = np.where(fitting, logits, np.float32(-np.inf))
         token, logprob = sampler(logits, ids if sampling.repetition_penalty != 1 else ())
         if token == tokenizer.eos_id:
             reason = "stop"
             break
         ids.append(token)
         data = tokenizer.token_bytes[token]
+        chosen = len(data) > len(tail) or not tail  # else it only spells the prompt
         new, tail = data[len(tail) :], tail[len(data) :]
-        if new:
+        if chosen:
             count += 1
             yield Piece(token, decoder.feed(new), logprob)
     yield Piece(None, decoder.finish(), 0.0, reason)
@@ -114,7 +116,8 @@ def _until(pieces: Iterator[Piece], stops: Sequence[str]) -> Iterator[Piece]:
         waiting.append(piece)
         text = "".join(p.text for p in waiting)
         found = min((at for stop in stops if (at := text.find(stop)) >= 0), default=-1)
-        if found >= 0:
+        begun = len(text) if piece.finish_reason else len(text) - _overlap(text, stops)
+        if 0 <= found <= begun:  # else a longer stop that began before may be under way
             for held in waiting:
                 if found <= 0:
                     break
@@ -122,9 +125,8 @@ def _until(pieces: Iterator[Piece], stops: Sequence[str]) -> Iterator[Piece]:
                 found -= len(held.text)
             yield Piece(None, "", 0.0, "stop")
             return
-        safe = len(text) if piece.finish_reason else len(text) - _overlap(text, stops)
-        while waiting and (len(waiting[0].text) <= safe):
-            safe -= len(waiting[0].text)
+        while waiting and len(waiting[0].text) <= begun:
+            begun -= len(waiting[0].text)
             yield waiting.popleft()
 
 

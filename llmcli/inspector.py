@@ -3,14 +3,20 @@
 Only `figures` of one tensor reads its values, a piece at a time.
 """
 
-import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from llmcli.checkpoint import Header, TensorInfo, read_values
 from llmcli.errors import LLMError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 HISTOGRAM_BINS = 15
+DEEPEST = 20  # dots in a name that make levels of the tree
 MOST_PARTS = 60  # names on one level of the tree before the rest is summed up
 
 
@@ -60,7 +66,7 @@ def parts(header: Header) -> Part:
 
 
 def _steps(name: str) -> list[str]:
-    return [step for step in re.split(r"\.", name) if step] or [name]
+    return [step for step in name.split(".", DEEPEST) if step] or [name]
 
 
 def _count(part: Part, tensor: TensorInfo) -> None:
@@ -71,9 +77,10 @@ def _count(part: Part, tensor: TensorInfo) -> None:
 def _merge_numbers(part: Part, blocks: dict[int, set[str]]) -> None:
     """A part whose only content is numbered blocks takes their content: layers.# becomes "layers", copies 80."""
     numbered = part.parts.get("#")
-    if numbered is not None and len(part.parts) == 1 and numbered.parts:
-        part.copies = len(blocks[id(numbered)])
-        part.parts = numbered.parts
+    if numbered is not None and numbered.parts:
+        numbered.copies = len(blocks[id(numbered)])
+        if len(part.parts) == 1:
+            part.copies, part.parts = numbered.copies, numbered.parts
     for inner in part.parts.values():
         _merge_numbers(inner, blocks)
 
@@ -108,29 +115,35 @@ def tensor_named(header: Header, name: str) -> TensorInfo:
 
 
 def figures(header: Header, tensor: TensorInfo) -> TensorFigures:
-    """Mean, deviation, extremes, zeros and histogram of a tensor of any size, in two passes of bounded memory."""
+    """Mean, deviation, extremes, zeros and histogram of a tensor of any size, in three passes of bounded memory."""
     import numpy as np
 
-    count, total, squares, zeros, bad = 0, 0.0, 0.0, 0, 0
-    low, high = np.inf, -np.inf
-    for values in read_values(header, tensor):
-        whole = values.astype(np.float64)
-        finite = whole[np.isfinite(whole)]
-        bad += len(whole) - len(finite)
-        if not len(finite):
-            continue
-        count += len(finite)
-        total += float(finite.sum())
-        zeros += int((finite == 0).sum())
-        low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    count, zeros, bad, low, high = 0, 0, 0, np.inf, -np.inf
+    for finite, others in _finite(header, tensor):
+        bad += others
+        if len(finite):
+            count, zeros = count + len(finite), zeros + int((finite == 0).sum())
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
     if count == 0:
         return TensorFigures(np.nan, np.nan, np.nan, np.nan, 0, bad, [])
-    mean = total / count
-    counts = np.zeros(HISTOGRAM_BINS, np.int64)
-    span = (low, high) if high > low else (low - 0.5, high + 0.5)
+    unit = max(abs(low), abs(high)) or 1.0  # sums are taken in units of the largest, so that none overflows
+    mean = sum(float((finite / unit).sum()) for finite, _ in _finite(header, tensor)) / count
+    squares, counts = 0.0, np.zeros(HISTOGRAM_BINS, np.int64)
+    span = high / unit - low / unit
+    for finite, _ in _finite(header, tensor):
+        squares += float(((finite / unit - mean) ** 2).sum())
+        place = (finite / unit - low / unit) / span if span else np.full(len(finite), 0.5)
+        counts += np.bincount(
+            np.minimum(place * HISTOGRAM_BINS, HISTOGRAM_BINS - 1).astype(int), minlength=HISTOGRAM_BINS
+        )
+    return TensorFigures(mean * unit, (squares / count) ** 0.5 * unit, low, high, zeros, bad, counts.tolist())
+
+
+def _finite(header: Header, tensor: TensorInfo) -> "Iterator[tuple[NDArray[np.float64], int]]":
+    """The finite numbers of a tensor in pieces, and how many others were among them."""
+    import numpy as np
+
     for values in read_values(header, tensor):
         whole = values.astype(np.float64)
         finite = whole[np.isfinite(whole)]
-        squares += float(((finite - mean) ** 2).sum())
-        counts += np.histogram(finite, HISTOGRAM_BINS, span)[0]
-    return TensorFigures(mean, (squares / count) ** 0.5, low, high, zeros, bad, counts.tolist())
+        yield finite, len(whole) - len(finite)

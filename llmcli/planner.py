@@ -21,7 +21,7 @@ from llmcli.tokenizer import Tokenizer
 DEFAULT_SECONDS = 300.0
 HELD_OUT = 0.1  # the share at the end of the corpus that is not learned from
 TOKENIZER_BYTES = 16_000_000  # of text that a tokenizer is learned from, taken evenly from a longer one
-MOST_EPOCHS = 30.0  # beyond this a model of any size here only memorises
+MOST_EPOCHS = 20.0  # beyond this a model of any size here only memorises
 FLOPS_PER_THREAD = 4e10  # useful operations a second on one core, about; a GPU does a thousand times as much
 FLOPS_GPU = 5e13
 TOKENS_PER_PARAMETER = 1.2  # tokens seen per parameter of the layers: measured for runs of minutes
@@ -308,7 +308,9 @@ def _context(request: Request, budget: _Budget, train_tokens: int, base: ModelCo
 
 
 def _model(request: Request, layers: int, width: int, context: int, vocab_size: int, eos_id: int) -> ModelConfig:
-    heads = request.heads or max(1, width // (32 if width <= 128 else 64))
+    wanted = 32 if width <= 128 else 64  # dimensions of a head
+    divisors = [heads for heads in range(1, width + 1) if width % (2 * heads) == 0]  # rotary positions need pairs
+    heads = request.heads or min(divisors, key=lambda n: abs(math.log(width / n / wanted)), default=1)
     if width % heads:
         raise usage(f"{heads} heads do not divide width {width}; give --heads a divisor of {width}")
     outweighs = vocab_size * width > 12 * layers * width**2

@@ -83,7 +83,7 @@ class Runtime:
 
     def prefill(self, ids: Sequence[int]) -> Array:
         """Take in tokens, at least one; the logits [V] of what follows the last."""
-        return self._head @ self._states(ids)[-1]
+        return np.vecdot(self._head, self._states(ids)[-1])
 
     def step(self, token: int) -> Array:
         """Take in one token; the logits [V] of the next."""
@@ -91,7 +91,7 @@ class Runtime:
 
     def logits(self, ids: Sequence[int]) -> Array:
         """Take in tokens; the logits [T, V] after each of them."""
-        return self._states(ids) @ self._head.T
+        return _product(self._states(ids), self._head)
 
     def rewind(self, length: int = 0) -> None:
         """Forget all but the first `length` tokens."""
@@ -119,7 +119,7 @@ class Runtime:
         later = None if T == 1 else np.arange(end) > np.arange(start, end)[:, None]  # [T, end]
         x = self._embedding[list(ids)]  # [T, C]
         for layer in self._layers:
-            qkv = (self._rms(x) @ layer.qkv.T).reshape(T, H + 2 * G, D)
+            qkv = _product(self._rms(x), layer.qkv).reshape(T, H + 2 * G, D)
             qk = self._rms(qkv[:, : H + G]) * layer.qk_norm
             qk = (qk.view(np.complex64) * turn).view(np.float32)
             layer.keys[:, start:end] = qk[:, H:].swapaxes(0, 1)
@@ -132,10 +132,10 @@ class Runtime:
             np.exp(weights, out=weights)
             weights /= weights.sum(axis=-1, keepdims=True)
             y = (weights @ layer.values[:, :end]).reshape(H, T, D).swapaxes(0, 1).reshape(T, H * D)
-            x = x + y @ layer.o.T
-            gate_up = self._rms(x) @ layer.gate_up.T
+            x = x + _product(y, layer.o)
+            gate_up = _product(self._rms(x), layer.gate_up)
             gate = gate_up[:, :F]
-            x = x + (gate / (1 + np.exp(-gate)) * gate_up[:, F:]) @ layer.down.T
+            x = x + _product(gate / (1 + np.exp(-gate)) * gate_up[:, F:], layer.down)
         self.length = end
         return x
 
@@ -151,6 +151,15 @@ class Runtime:
             D, room = self.config.head_dim, self._layers[0].keys.shape[1]
             angle = np.arange(room)[:, None, None] * self.config.rope_theta ** (-np.arange(0, D, 2) / D)
             self._turn = np.exp(1j * angle).astype(np.complex64)  # [room, 1, D/2]
+
+
+def _product(x: Array, weight: Array) -> Array:
+    """x [T, inputs], weight [outputs, inputs] -> [T, outputs].
+
+    One token is a dot product for each row: that streams weights from memory at twice the rate of BLAS's
+    matrix-vector product (measured: 20 against 10 GB/s on one core).
+    """
+    return np.vecdot(weight, x[0])[None] if len(x) == 1 else x @ weight.T
 
 
 def _read(checkpoint: Checkpoint, name: str) -> Array:

@@ -66,7 +66,7 @@ def repetition_penalty(logits: Array, seen: Collection[int], penalty: float) -> 
 
 def temperature(logits: Array, value: float) -> Array:
     """Below 1 the likely becomes likelier, above 1 everything becomes more alike."""
-    return logits if value == 1 else (logits - logits.max()) / np.float32(max(value, 1e-6))
+    return logits if value == 1 else (logits - logits.max()) / np.float32(min(max(value, 1e-6), 1e30))
 
 
 def top_k(logits: Array, k: int) -> Array:

@@ -99,21 +99,25 @@ class Tokenizer:
             found = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise LLMError(f"the tokenizer is not JSON: {error}; a tokenizer.json is wanted") from error
-        kind, problem = _kind_and_problem(found)
+        problem = _kind_and_problem(found)[1]
         if problem:
             raise LLMError(f"the tokenizer {problem}; a BPE tokenizer.json with ByteLevel or byte_fallback is wanted")
         try:
             inner = tokenizers.Tokenizer.from_str(json.dumps(found))
-        except Exception as error:
+        except BaseException as error:  # the library's panics are no Exception
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
             raise LLMError(f"the tokenizer could not be read: {error}") from error
         ids = sorted(inner.get_vocab(with_added_tokens=True).values())
         if ids != list(range(len(ids))):
             raise LLMError("the tokenizer's ids are not 0, 1, 2, ... without gaps or repeats")
         if most is not None and len(ids) > most:
             raise LLMError(f"the tokenizer has {len(ids)} tokens, its model only {most}")
-        if kind == "char" and inner.get_vocab_size() < 256:
-            raise LLMError("the tokenizer's byte fallback lacks some of the 256 bytes, so it would lose text")
-        return cls(inner)
+        tokenizer = cls(inner)
+        missing = {bytes([b]) for b in range(256)} - set(tokenizer.token_bytes)
+        if missing:
+            raise LLMError(f"the tokenizer has no token for {len(missing)} of the 256 bytes, so it would lose text")
+        return tokenizer
 
     def to_json(self) -> str:
         """The text of tokenizer.json."""
@@ -158,9 +162,11 @@ class Tokenizer:
     @cached_property
     def token_bytes(self) -> list[bytes]:
         """What each id writes; b"" for control tokens. The whole of decoding is joining these."""
-        special = {i for i, t in self._inner.get_added_tokens_decoder().items() if t.special}
         spell = _spell_char if self.kind == "char" else _spell_byte_level
-        return [b"" if i in special else spell(name) for i, name in enumerate(self._names)]
+        spelled = [spell(name) for name in self._names]
+        for i, added in self._inner.get_added_tokens_decoder().items():
+            spelled[i] = b"" if added.special else added.content.encode("utf-8")
+        return spelled
 
     @cached_property
     def _names(self) -> list[str]:
@@ -305,7 +311,7 @@ _ALPHABET = _byte_level_alphabet()
 def _spell_byte_level(name: str) -> bytes:
     if all(c in _ALPHABET for c in name):
         return bytes(_ALPHABET[c] for c in name)
-    return name.encode("utf-8")  # an added token, written as it is
+    return name.encode("utf-8")
 
 
 def _spell_char(name: str) -> bytes:
@@ -314,25 +320,46 @@ def _spell_char(name: str) -> bytes:
 
 
 def _kind_and_problem(found: Any) -> tuple[str, str]:
-    """What a parsed tokenizer.json is: ("bpe" | "char" | "?", what is wrong with it or "")."""
+    """What a parsed tokenizer.json is: ("bpe" | "char" | "?", what is wrong with it or "").
+
+    Only what cannot lose or change text is right.
+    """
     if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
         return "?", "has no model"
-    model = found["model"]
-    if model.get("type") != "BPE":
+    model, normalizer, added = found["model"], found.get("normalizer"), found.get("added_tokens") or []
+    if model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
         return "?", f"is of type {model.get('type')!r}"
-    normalizer = found.get("normalizer")
-    if normalizer and normalizer.get("type") != "NFC":
-        return "?", f"changes the text with a {normalizer.get('type')} normalizer"
-    if "ByteLevel" in _types(found.get("pre_tokenizer")):
-        return "bpe", ""
-    if model.get("byte_fallback") and not model.get("merges") and not found.get("pre_tokenizer"):
-        return "char", ""
-    return "?", "is not byte-level"
+    if normalizer is not None and _kinds(normalizer) != ["NFC"]:
+        return "?", f"changes the text with a {'/'.join(_kinds(normalizer)) or 'strange'} normalizer"
+    if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
+        return "?", "uses dropout, or marks the parts of words"
+    if isinstance(added, list) and any(isinstance(t, dict) and (t.get("lstrip") or t.get("rstrip")) for t in added):
+        return "?", "has added tokens that take the white space beside them"
+    if found.get("pre_tokenizer") is None:
+        plain = model.get("byte_fallback") and not model.get("merges")
+        return ("char", "") if plain else ("?", "is not byte-level")
+    steps = list(_steps(found["pre_tokenizer"]))
+    kinds = [step.get("type") for step in steps]
+    if "ByteLevel" not in kinds:
+        return "?", "is not byte-level"
+    if not set(kinds) <= {"ByteLevel", "Split", "Digits", "Punctuation"}:
+        return "?", f"cuts words with {', '.join(map(str, kinds))}"
+    if any(step.get("behavior") == "Removed" or step.get("add_prefix_space") for step in steps):
+        return "?", "adds or removes white space"
+    return "bpe", ""
 
 
-def _types(part: Any) -> list[str]:
-    """The types in a pre-tokenizer, with those inside a Sequence."""
+def _steps(part: Any) -> Iterator[dict[str, Any]]:
+    """The parts of a pre-tokenizer or normalizer, those inside a Sequence one by one."""
     if not isinstance(part, dict):
-        return []
-    inner = part.get("pretokenizers")
-    return [str(part.get("type")), *(t for p in (inner if isinstance(inner, list) else []) for t in _types(p))]
+        yield {"type": "strange"}
+    elif part.get("type") == "Sequence":
+        inner = part.get("pretokenizers", part.get("normalizers"))
+        for step in inner if isinstance(inner, list) else [None]:
+            yield from _steps(step)
+    else:
+        yield part
+
+
+def _kinds(part: Any) -> list[str]:
+    return [str(step.get("type")) for step in _steps(part)]

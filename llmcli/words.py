@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from llmcli.generator import Prompt, Runtime, agrees
 from llmcli.sampler import probabilities
-from llmcli.tokenizer import Tokenizer
+from llmcli.tokenizer import StreamDecoder, Tokenizer
 
 UNEXPLORED = 0.001  # the search ends when less than this is left
 MOST_LOOKS = 1000  # or after asking the model so many times
@@ -66,10 +66,10 @@ def next_words(runtime: Runtime, tokenizer: Tokenizer, text: str) -> NextWords:
             runtime.rewind(len(ids))
             logits = runtime.prefill(path)
         looks += 1
-        chances = probabilities(logits.astype("float64")) * -negative
+        chances = probabilities(logits[: len(tokenizer.token_bytes)].astype("float64")) * -negative
         if rest := tail[len(spelled) :]:  # what disagrees with the text is out of the question
             agreeing = [agrees(data, rest) for data in tokenizer.token_bytes]
-            chances = chances[: len(agreeing)] * agreeing
+            chances = chances * agreeing
         here = float(chances.sum())
         likely = (chances >= LEAST * (here + waiting + told + given_up)).nonzero()[0].tolist()
         given_up += here - float(chances[likely].sum())
@@ -97,14 +97,14 @@ def _first_word(spelled: bytes, *, ended: bool) -> str | None:
     >>> [_first_word(text.encode(), ended=False) for text in (" app", " apple.", "\\n", " 3", "リンゴを", "!")]
     [None, 'apple', '\\n', None, 'リンゴ', '!']
     """
-    text = spelled.decode("utf-8", "ignore").lstrip(" \t\u3000")  # a character half spelled is not there yet
+    text = StreamDecoder().feed(spelled).lstrip(" \t\u3000")  # a character half spelled is not there yet
     if not text:
         return END if ended else None
     kind = _kind(text[0])
     if kind == "single":
         return text[0]
     end = next((i for i in range(1, len(text)) if not _continues(text, i, kind)), None)
-    return text[:end] if end is not None or ended else None
+    return text[:end] if end is not None else text.rstrip("'’") if ended else None
 
 
 def _continues(text: str, i: int, kind: str) -> bool:

@@ -161,7 +161,11 @@ def test_loss_is_the_mean_cross_entropy_of_the_next_token() -> None:
 
 
 def test_a_fresh_model_knows_nothing_and_is_a_function_of_the_seed() -> None:
-    first, again, other = LanguageModel(SHAPES["untied"]), LanguageModel(SHAPES["untied"]), LanguageModel(SHAPES["untied"])
+    first, again, other = (
+        LanguageModel(SHAPES["untied"]),
+        LanguageModel(SHAPES["untied"]),
+        LanguageModel(SHAPES["untied"]),
+    )
     for model, seed in ((first, 1), (again, 1), (other, 2)):
         model.initialize(torch.Generator().manual_seed(seed))
     ids = torch.arange(10)[None]

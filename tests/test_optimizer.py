@@ -10,7 +10,8 @@ from llmcli.optimizer import DECAY, WARMUP, Optimizer, momentum, orthogonalize, 
 
 
 @pytest.mark.parametrize(
-    ("progress", "wanted"), [(0.0, 0.1), (WARMUP / 2, 0.55), (WARMUP, 1.0), (0.4, 1.0), (0.7, 0.5), (1.0, 0.0), (1.2, 0.0)]
+    ("progress", "wanted"),
+    [(0.0, 0.1), (WARMUP / 2, 0.55), (WARMUP, 1.0), (0.4, 1.0), (0.7, 0.5), (1.0, 0.0), (1.2, 0.0)],
 )
 def test_rate_rises_stays_and_falls_linearly(progress: float, wanted: float) -> None:
     assert DECAY == 0.6

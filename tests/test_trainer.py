@@ -137,9 +137,7 @@ def test_going_on_from_a_model_starts_where_it_was(tmp_path: Path) -> None:
         Request(steps=2, batch_tokens=512), read_corpus([str(tmp_path / "c.txt")]), tokenizer=tokenizer,
         base=done.checkpoint.config,
     )  # fmt: skip
-    events = list(
-        trainer.train(second.plan, tokenizer, done.checkpoint, second.tokens, second.held_out, second.record)
-    )
+    events = list(trainer.train(second.plan, tokenizer, done.checkpoint, second.tokens, second.held_out, second.record))
     assert isinstance(events[0], trainer.Step)
     assert events[0].loss < 1.2
 

@@ -1,6 +1,7 @@
 """`llm inspect`: what is in the file."""
 
 import json
+import math
 from typing import Annotated, Any
 
 import typer
@@ -199,9 +200,10 @@ def _tensor(header: Any, name: str, json_: bool) -> None:
     found = inspector.figures(header, tensor)
     if json_:
         console.result(json.dumps({
-            "name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape), "mean": found.mean,
-            "deviation": found.deviation, "min": found.low, "max": found.high, "zeros": found.zeros,
-            "not_finite": found.not_finite, "histogram": found.counts,
+            "name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape),
+            "mean": _finite(found.mean), "deviation": _finite(found.deviation),
+            "min": _finite(found.low), "max": _finite(found.high),
+            "zeros": found.zeros, "not_finite": found.not_finite, "histogram": found.counts,
         }))  # fmt: skip
         return
     console.result(f"{tensor.name}: {_shape(tensor.shape)}, {tensor.dtype}, {tensor.size:,} numbers")
@@ -215,3 +217,8 @@ def _tensor(header: Any, name: str, json_: bool) -> None:
     console.result()
     for line in charts.histogram(found.counts, found.low, found.high, min(console.width(), 100) - 24):
         console.result(line)
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None

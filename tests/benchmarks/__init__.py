@@ -1,0 +1,1 @@
+"""Benchmarks, run by hand: each compares two things in one run."""

@@ -1,0 +1,83 @@
+"""Tokens a second when generating: the numpy runtime beside torch eager on the same weights, in one run.
+
+    python -m tests.benchmarks.decode [--tokens 200] [--rounds 5]
+
+Two models with untrained weights: 15.2M parameters (width 288, 6 layers, 6 heads, hidden 768, vocabulary 32,000, tied,
+the shape of llama2.c's stories15M) and 0.8M (width 128, 4 layers, vocabulary 512). The two runtimes take turns; the median
+of the rounds is printed. Also a memory bandwidth, since decoding the larger model reads every weight for every token.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import time
+
+import numpy as np
+import torch
+
+from llmcli.checkpoint import Checkpoint
+from llmcli.config import ModelConfig
+from llmcli.model import TorchRuntime
+from llmcli.runtime import Runtime
+
+MODELS = {
+    "15.2M": ModelConfig(32000, 288, 768, 6, 6, 6, 48, 256, tie_word_embeddings=True),
+    "0.8M": ModelConfig(512, 128, 352, 4, 4, 4, 32, 256),
+}
+
+
+def untrained(config: ModelConfig) -> Checkpoint:
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: np.ones(shape, np.float32) if len(shape) == 1 else rng.normal(0, 0.05, shape).astype(np.float32)
+        for name, shape in config.tensor_shapes().items()
+    }
+    return Checkpoint(config, "", tensors)
+
+
+def tokens_per_second(runtime: Runtime | TorchRuntime, tokens: int) -> float:
+    runtime.rewind()
+    logits = runtime.prefill([1, 2, 3])
+    began = time.perf_counter()
+    for _ in range(tokens):
+        logits = runtime.step(int(logits.argmax()))
+    return tokens / (time.perf_counter() - began)
+
+
+def bandwidth() -> float:
+    """Bytes a second that one pass over a large array reads, best of five."""
+    array = np.ones(1 << 26, np.float32)
+    best = 0.0
+    for _ in range(5):
+        began = time.perf_counter()
+        array.sum()
+        best = max(best, array.nbytes / (time.perf_counter() - began))
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, one core reads {bandwidth() / 1e9:.1f} GB/s")
+    for name, config in MODELS.items():
+        runtimes = {"numpy": Runtime(untrained(config)), "torch eager": TorchRuntime(untrained(config), "cpu")}
+        speeds: dict[str, list[float]] = {which: [] for which in runtimes}
+        for _ in range(options.rounds):
+            for which, runtime in runtimes.items():
+                time.sleep(0.3)  # the other's threads spin on for a while
+                speeds[which].append(tokens_per_second(runtime, options.tokens))
+        medians = {which: statistics.median(found) for which, found in speeds.items()}
+        ratio = medians["numpy"] / medians["torch eager"]
+        print(
+            f"{name} ({config.parameters:,} parameters): numpy {medians['numpy']:,.0f} tokens/s, "
+            f"torch eager {medians['torch eager']:,.0f}, ratio {ratio:.2f}; "
+            f"numpy reads {medians['numpy'] * 4 * config.parameters / 1e9:.1f} GB/s of weights"
+        )
+
+
+if __name__ == "__main__":
+    main()

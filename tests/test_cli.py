@@ -1,0 +1,374 @@
+"""The door: JSON shapes, exit codes, one clear line for whatever a user can get wrong, what is imported when."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TEXT
+from typer.testing import Result
+
+Llm = Callable[..., Result]
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, timeout=120
+    )
+
+
+# ---- what is imported
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--help"], ["generate", "The cat", "-n", "2"], ["generate", "The", "--next", "2"],
+              ["inspect"], ["inspect", "--tensor", "model.norm.weight"], ["tokenize", "hi"], ["--version"]],
+)  # fmt: skip
+def test_torch_sleeps(tiny_model: Path, words: list[str]) -> None:
+    code = (
+        f"import sys; sys.argv = ['llm', *{words!r}]\n"
+        "from llmcli.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    found = python(code)
+    assert found.returncode == 0, found.stderr
+
+
+def test_help_needs_neither_numpy_nor_the_libraries_below() -> None:
+    found = python(
+        "import sys; sys.argv = ['llm', '--help']\n"
+        "from llmcli.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'numpy', 'tokenizers', 'safetensors'} & set(sys.modules)"
+    )
+    assert found.returncode == 0, found.stderr
+
+
+# ---- what comes out
+
+
+def test_version_and_help(llm: Llm) -> None:
+    assert llm("--version").stdout.startswith("llmcli ")
+    for words in (["-h"], ["train", "-h"], ["generate", "-h"], ["inspect", "-h"], ["tokenize", "-h"], []):
+        answer = llm(*words)
+        assert answer.exit_code == 0 and "Usage" in answer.stdout
+
+
+def test_generate_json_has_the_shape_of_the_contract(llm: Llm, tiny_model: Path) -> None:
+    found = json.loads(llm("generate", "The cat", "-n", 5, "--seed", 3, "--json").stdout)
+    assert list(found)[:4] == ["prompt", "text", "tokens", "finish_reason"]
+    assert {"tokens_per_second", "seconds_to_first_token"} < set(found)
+    assert found["prompt"] == "The cat" and found["finish_reason"] == "length" and len(found["tokens"]) == 5
+    assert found["text"].startswith("".join(token["text"] for token in found["tokens"]))
+    assert all(set(token) == {"id", "text", "logprob"} and token["logprob"] <= 0 for token in found["tokens"])
+
+
+def test_generate_prints_the_text_alone_and_repeats_it_with_the_seed(llm: Llm, tiny_model: Path) -> None:
+    first, again = (llm("generate", "The cat", "-n", 8, "--seed", 3) for _ in range(2))
+    wanted = json.loads(llm("generate", "The cat", "-n", 8, "--seed", 3, "--json").stdout)["text"]
+    assert first.stdout == again.stdout == wanted + "\n"
+    assert first.stderr == ""
+
+
+def test_samples_are_several_and_differ(llm: Llm, tiny_model: Path) -> None:
+    lines = llm("generate", "The cat", "-n", 8, "--seed", 3, "--samples", 3, "--json").stdout.splitlines()
+    assert len({json.loads(line)["text"] for line in lines}) == 3
+
+
+def test_next_json_has_the_shape_of_the_contract(llm: Llm, tiny_model: Path) -> None:
+    found = json.loads(llm("generate", "The cat", "--next", 3, "--json").stdout)
+    assert set(found) == {"prompt", "next", "unexplored"} and len(found["next"]) == 3
+    chances = [word["probability"] for word in found["next"]]
+    assert chances == sorted(chances, reverse=True) and 0 <= found["unexplored"] <= 1
+
+
+def test_a_prompt_longer_than_the_context_is_told_and_answered(llm: Llm, tiny_model: Path) -> None:
+    answer = llm("generate", "The cat sat on the mat. " * 40, "-n", 40)
+    assert answer.exit_code == 0 and "only its end is used" in answer.stderr and len(answer.stdout) > 5
+
+
+def test_a_prompt_comes_from_standard_input_too(llm: Llm, tiny_model: Path) -> None:
+    wanted = llm("generate", "The cat", "-n", 5, "--seed", 1).stdout
+    assert llm("generate", "-", "-n", 5, "--seed", 1, stdin=b"The cat").stdout == wanted
+    assert llm("generate", "-n", 5, "--seed", 1, stdin=b"The cat").stdout == wanted
+
+
+def test_torch_answers_like_numpy(llm: Llm, tiny_model: Path) -> None:
+    pytest.importorskip("torch")
+    wanted = llm("generate", "The cat", "-n", 40, "-t", 0).stdout
+    assert llm("generate", "The cat", "-n", 40, "-t", 0, "--device", "auto").stdout == wanted
+
+
+def test_inspect_json_has_the_shape_of_the_contract(llm: Llm, tiny_model: Path) -> None:
+    found = json.loads(llm("inspect", "--json").stdout)
+    assert list(found) == ["file", "bytes", "parameters", "tensors", "config", "tokenizer", "training", "sha256"]
+    assert found["bytes"] == tiny_model.stat().st_size
+    assert found["parameters"] == sum(math.prod(tensor["shape"]) for tensor in found["tensors"])
+    assert found["tokenizer"] == {"kind": "bpe", "vocab_size": 300}
+    assert found["config"]["model_type"] == "qwen3"
+
+
+def test_inspect_shows_parts_tensors_figures_and_the_hash(llm: Llm, tiny_model: Path) -> None:
+    overview = llm("inspect").stdout
+    assert "layers x 2" in overview and "q_proj.weight" in overview and "hidden_size" in overview
+    assert len(llm("inspect", "--tensors").stdout.splitlines()) == 25
+    one = json.loads(llm("inspect", "--tensor", "model.norm.weight", "--json").stdout)
+    assert one["shape"] == [32] and 0.5 <= one["min"] <= one["mean"] <= one["max"] <= 1.5
+    assert llm("inspect", "--verify").exit_code == 0
+    data = bytearray(tiny_model.read_bytes())
+    data[-9] ^= 4
+    tiny_model.write_bytes(data)
+    assert "damaged" in llm("inspect", "--verify").stderr
+
+
+def test_tokenize_json_ids_and_decode_agree(llm: Llm, tiny_model: Path) -> None:
+    text = "The cat りんご 🍎 <|endoftext|>\r\n"
+    found = json.loads(llm("tokenize", text, "--json").stdout)
+    assert set(found) == {"ids", "tokens", "bytes"} and found["bytes"] == len(text.encode())
+    ids = llm("tokenize", text, "--ids").stdout
+    assert [int(i) for i in ids.split()] == found["ids"]
+    assert llm("tokenize", "--decode", ids).stdout_bytes == text.encode()
+    Path("t.txt").write_bytes(text.encode())
+    assert llm("tokenize", "--file", "t.txt", "--ids").stdout == ids
+    assert llm("tokenize", "-", "--ids", stdin=text.encode()).stdout == ids
+
+
+def test_tokenize_train_makes_a_tokenizer_that_train_takes(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    assert llm("tokenize", "--train", "c.txt", "--vocab-size", 280, "-o", "tok.json").exit_code == 0
+    assert llm("tokenize", "--train", "c.txt", "-o", "tok.json").exit_code == 1  # exists
+    ids = llm("tokenize", "The cat", "--tokenizer", "tok.json", "--ids").stdout
+    assert llm("train", "c.txt", "--tokenizer", "tok.json", "--steps", 1, "-q").exit_code == 0
+    assert llm("tokenize", "The cat", "--ids").stdout == ids
+    assert json.loads(llm("inspect", "--json").stdout)["config"]["vocab_size"] == 280
+
+
+# ---- training through the door
+
+
+def test_train_json_events(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    answer = llm("train", "c.txt", "--steps", 3, "--json")
+    events = [json.loads(line) for line in answer.stdout.splitlines()]
+    kinds = [event["event"] for event in events]
+    assert kinds[0] == "plan" and kinds[-1] == "done" and kinds.count("step") == 3 and {"eval", "sample"} < set(kinds)
+    done = events[-1]
+    assert {"file", "steps", "seconds", "bits_per_byte", "parameters"} < set(done)
+    record = json.loads(llm("inspect", "--json").stdout)["training"]
+    assert record["bits_per_byte"] == pytest.approx(done["bits_per_byte"], abs=1e-6) and record["steps"] == 3
+
+
+def test_the_same_run_gives_the_same_bytes(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    for name in ("a", "b", "c"):
+        seed = 2 if name == "c" else 1
+        assert (
+            llm("train", "c.txt", "--steps", 5, "--seed", seed, "--threads", 1, "-o", f"{name}.safetensors").exit_code
+            == 0
+        )
+    a, b, c = (Path(f"{name}.safetensors").read_bytes() for name in "abc")
+    assert a == b and a != c
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    answer = llm("train", "c.txt", "--dry-run")
+    assert answer.exit_code == 0
+    for word in ("vocabulary", "budget", "size", "context", "batch", "steps", "dropout"):
+        assert word in answer.stderr
+    assert not Path("model.safetensors").exists()
+
+
+def test_every_size_option_takes_effect(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    words = (
+        "--layers 1 --width 48 --heads 6 --kv-heads 2 --context 16 --tie --vocab-size 270 --tokenizer char --steps 1"
+    )
+    assert llm("train", "c.txt", *words.split()).exit_code == 0
+    config = json.loads(llm("inspect", "--json").stdout)["config"]
+    wanted = {
+        "num_hidden_layers": 1, "hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 8,
+        "max_position_embeddings": 16, "tie_word_embeddings": True, "vocab_size": 257 + len("りんごを食べる。🍎"),
+    }  # fmt: skip
+    assert {key: config[key] for key in wanted} == wanted
+
+
+def test_going_on_from_a_model(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    assert llm("train", "c.txt", "--steps", 20, "-o", "base.safetensors").exit_code == 0
+    answer = llm("train", "c.txt", "--steps", 1, "--from", "base.safetensors", "-o", "more.safetensors", "--json")
+    step = next(json.loads(line) for line in answer.stdout.splitlines() if '"step"' in line and '"plan"' not in line)
+    assert step["loss"] < 4.5  # ln(vocabulary) is over 5.6
+
+
+def interrupt(how: list[int], pause: float = 0.0) -> tuple[int, str]:
+    """Start a long run, send signals once it takes steps; (exit code, stderr)."""
+    Path("c.txt").write_text(TEXT * 5, "utf-8")
+    run = subprocess.Popen(
+        [sys.executable, "-m", "llmcli", "train", "c.txt", "--steps", "100000", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert run.stdout is not None
+    for line in run.stdout:
+        if '"event": "step"' in line:
+            break
+    for number in how:
+        run.send_signal(number)
+        time.sleep(pause)
+    _, errors = run.communicate(timeout=60)
+    return run.returncode, errors
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_step_and_saves(llm: Llm, number: int, code: int) -> None:
+    found, errors = interrupt([number])
+    assert found == code and "Traceback" not in errors
+    record = json.loads(llm("inspect", "--json").stdout)["training"]
+    assert record["interrupted"] is True and record["steps"] >= 1
+    assert llm("inspect", "--verify").exit_code == 0
+
+
+def test_a_closed_pipe_is_quiet(tiny_model: Path) -> None:
+    run = subprocess.run(
+        f"{sys.executable} -m llmcli generate 'The cat' -n 400 | head -c 1", shell=True, capture_output=True
+    )
+    assert run.stderr == b"" and len(run.stdout) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_output_is_one_line(tiny_model: Path) -> None:
+    run = subprocess.run(
+        f"{sys.executable} -m llmcli generate 'The cat' -n 4 > /dev/full", shell=True, capture_output=True, text=True
+    )
+    assert run.returncode == 1 and run.stderr.startswith("error:") and run.stderr.count("\n") == 1
+
+
+def test_an_ascii_locale_still_writes_utf8(tiny_model: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "llmcli", "tokenize", "りんご 🍎", "--json"],
+        capture_output=True, env=os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert run.returncode == 0
+    assert json.loads(run.stdout.decode("utf-8"))["bytes"] == len("りんご 🍎".encode())
+
+
+# ---- what a user can get wrong
+
+NOT_FINITE = ("nan", "inf", "-inf")
+WRONG = [
+    (2, "train", "Missing argument"),
+    (1, "train empty.txt", "empty.txt is empty"),
+    (1, "train blank.txt", "too short"),
+    (1, "train nofile.txt", "no file or directory nofile.txt"),
+    (1, "train no*.txt", "nothing matches"),
+    (1, "train binaries", "no text found in binaries"),
+    (1, "train latin.txt", "byte 0xe9 at position 3"),
+    (1, "train nul.txt", "zero byte at position 1"),
+    (1, "train c.txt --context 9000", "shorter than a context"),
+    (1, "train c.txt -o nowhere/m.safetensors", "no directory"),
+    (1, "train c.txt -o binaries", "is a directory"),
+    (1, "train c.txt -o model.safetensors", "exists already; add --force"),
+    (2, "train c.txt --width 100 --heads 3", "does not divide"),
+    (2, "train c.txt --width 64 --heads 4 --kv-heads 3", "do not divide"),
+    (2, "train c.txt --width 6 --heads 2", "must be even"),
+    (2, "train c.txt --time 5", "write it as 90s"),
+    (2, "train c.txt --time 5m --steps 3", "give one of them"),
+    (2, "train c.txt --steps 0", "--steps"),
+    (2, "train c.txt --steps x", "--steps"),
+    (2, "train c.txt --epochs -1", "--epochs"),
+    (2, "train c.txt --vocab-size 10", "--vocab-size"),
+    (1, "train c.txt --tokenizer wordpiece", "give bpe, char or a tokenizer.json"),
+    (1, "train c.txt --tokenizer c.txt", "tokenizer"),
+    (2, "train c.txt --dropout 1", "--dropout"),
+    (2, "train c.txt --val 1", "--val"),
+    (1, "train c.txt --val nofile", "--val nofile"),
+    (2, "train c.txt --device tpu", "--device"),
+    (2, "train c.txt --dtype int8", "--dtype"),
+    (1, "train c.txt --from foreign.safetensors", "not a model made by this program"),
+    (2, "train c.txt --from model.safetensors --width 64", "--from keeps"),
+    *[(2, f"train c.txt --lr {value}", "--lr") for value in (0, -1, *NOT_FINITE)],
+    (1, "generate hi -m nofile", "no file nofile"),
+    (1, "generate hi -m cut.safetensors", "cut off"),
+    (1, "generate hi -m short.safetensors", "cut off"),
+    (1, "generate hi -m empty.txt", "is empty"),
+    (1, "generate hi -m c.txt", "not a safetensors file"),
+    (1, "generate hi -m foreign.safetensors", "llm inspect foreign.safetensors"),
+    (1, "generate hi -m later.safetensors", "pip install --upgrade llmcli"),
+    (1, "generate hi -m binaries", "is a directory"),
+    (1, "generate", "the prompt is empty"),
+    (1, "generate a\udcff", "not UTF-8"),
+    *[(2, f"generate hi -t {value}", "--temperature") for value in (-1, *NOT_FINITE)],
+    *[(2, f"generate hi -p {value}", "--top-p") for value in (0, 1.5, "nan")],
+    *[(2, f"generate hi --min-p {value}", "--min-p") for value in (-0.1, 2, "nan")],
+    *[(2, f"generate hi --repetition-penalty {value}", "--repetition-penalty") for value in (0, *NOT_FINITE)],
+    (2, "generate hi -k -1", "--top-k"),
+    (2, "generate hi -n -1", "--max-tokens"),
+    (2, "generate hi --seed -1", "--seed"),
+    (2, "generate hi --next 0", "--next"),
+    (2, "generate hi --device tpu", "--device"),
+    (2, "generate hi --bogus", "--bogus"),
+    (1, "inspect nofile", "no file nofile"),
+    (1, "inspect c.txt", "not a safetensors file"),
+    (1, "inspect --tensor norm", "did you mean"),
+    (1, "inspect foreign.safetensors --verify", "no hash"),
+    (1, "tokenize hi -m foreign.safetensors", "not a model made by this program"),
+    (2, "tokenize --decode x", "--decode wants ids"),
+    (1, "tokenize --decode 99999", "there is no token 99999"),
+    (1, "tokenize --file latin.txt", "byte 0xe9"),
+    (1, "tokenize --train nofile", "no file or directory"),
+    (2, "nonsense", "nonsense"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "said"), WRONG, ids=[words.encode("ascii", "replace").decode() for _, words, _ in WRONG]
+)
+def test_one_clear_line(llm: Llm, tiny_model: Path, code: int, words: str, said: str) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    Path("empty.txt").touch()
+    Path("blank.txt").write_text("\n \n")
+    Path("latin.txt").write_bytes(b"caf\xe9 au lait")
+    Path("nul.txt").write_bytes(b"a\0b")
+    Path("binaries").mkdir()
+    Path("binaries/x.bin").write_bytes(b"\xff\0")
+    whole = tiny_model.read_bytes()
+    Path("cut.safetensors").write_bytes(whole[:-1])
+    Path("short.safetensors").write_bytes(whole[:100])
+    length = int.from_bytes(whole[:8], "little")
+    later = whole[8 : 8 + length].replace(b'"llmcli":"1"', b'"llmcli":"9"')
+    Path("later.safetensors").write_bytes(whole[:8] + later + whole[8 + length :])
+    from safetensors.numpy import save_file
+
+    save_file({"a": np.zeros(3, np.float32)}, "foreign.safetensors")
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    elsewhere = ["-o", "new.safetensors"] if words.startswith("train ") and "-o" not in words else []
+    answer = llm(*words.split(), *elsewhere)
+    assert answer.exit_code == code, answer.stderr
+    assert answer.stdout == "" and answer.stderr.startswith("error: ")
+    assert answer.stderr.count("\n") == 1 and answer.stderr.endswith("\n")
+    assert said in answer.stderr
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_without_a_model_it_says_how_to_get_one(llm: Llm) -> None:
+    for words in (["generate", "hi"], ["inspect"], ["tokenize", "hi"]):
+        answer = llm(*words)
+        assert answer.exit_code == 1 and "llm train corpus.txt" in answer.stderr
+    assert llm("generate", "hi", "-m", "").exit_code == 1
+
+
+def test_the_model_may_be_named_by_the_environment(llm: Llm, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tiny_model.rename("other.safetensors")
+    monkeypatch.setenv("LLMCLI_MODEL", str(other))
+    assert llm("tokenize", "hi", "--ids").exit_code == 0

@@ -1,0 +1,277 @@
+"""Configs: what they refuse, the tensors they demand, and their JSON."""
+
+import json
+import math
+from dataclasses import fields, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.config import ModelConfig, SamplingConfig, TrainConfig, as_record
+from llmcli.errors import LLMError
+
+SMALL = ModelConfig(
+    vocab_size=10,
+    hidden_size=4,
+    intermediate_size=6,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=2,
+    max_position_embeddings=16,
+)
+WHOLE = [field.name for field in fields(ModelConfig) if field.type is int and field.name != "eos_token_id"]
+
+
+def test_the_whole_numbers_of_a_model_config():
+    assert len(WHOLE) == 8  # so that the tables below leave nothing out
+
+
+# ---- what a model config refuses
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("value", [0, -1, 2.0, True, "4", None, math.nan, [4]])
+def test_sizes_must_be_whole_numbers_of_at_least_1(name, value):
+    with pytest.raises(LLMError, match=name) as caught:
+        replace(SMALL, **{name: value})
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["rms_norm_eps", "rope_theta"])
+@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, "1", None, True])
+def test_epsilon_and_theta_must_be_positive_numbers(name, value):
+    with pytest.raises(LLMError, match=name):
+        replace(SMALL, **{name: value})
+
+
+@pytest.mark.parametrize("value", [-1, 10, 11, 0.0, False, "0", None])
+def test_the_end_of_text_must_be_an_id_of_the_vocabulary(value):
+    with pytest.raises(LLMError, match="eos_token_id"):
+        replace(SMALL, eos_token_id=value)
+
+
+def test_the_end_of_text_may_be_the_first_and_the_last_id():
+    assert replace(SMALL, eos_token_id=0).eos_token_id == 0
+    assert replace(SMALL, eos_token_id=9).eos_token_id == 9
+
+
+@pytest.mark.parametrize("value", ["false", "", 0, 1, None, [False]])
+def test_tying_must_be_true_or_false(value):
+    with pytest.raises(LLMError, match="tie_word_embeddings"):
+        replace(SMALL, tie_word_embeddings=value)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 3), (2, 4), (1, 2)])
+def test_key_value_heads_must_divide_the_heads(heads, kv_heads):
+    with pytest.raises(LLMError, match="--kv-heads") as caught:
+        replace(SMALL, num_attention_heads=heads, num_key_value_heads=kv_heads)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("head_dim", [1, 3, 33])
+def test_a_head_must_be_of_even_size(head_dim):
+    with pytest.raises(LLMError, match="even"):
+        replace(SMALL, head_dim=head_dim)
+
+
+# ---- tensors
+
+
+def test_the_tensors_of_one_layer_by_name_and_shape():
+    layer = "model.layers.0."
+    assert list(replace(SMALL, num_hidden_layers=1).tensor_shapes().items()) == [
+        ("model.embed_tokens.weight", (10, 4)),
+        (layer + "input_layernorm.weight", (4,)),
+        (layer + "self_attn.q_proj.weight", (4, 4)),
+        (layer + "self_attn.k_proj.weight", (2, 4)),
+        (layer + "self_attn.v_proj.weight", (2, 4)),
+        (layer + "self_attn.q_norm.weight", (2,)),
+        (layer + "self_attn.k_norm.weight", (2,)),
+        (layer + "self_attn.o_proj.weight", (4, 4)),
+        (layer + "post_attention_layernorm.weight", (4,)),
+        (layer + "mlp.gate_proj.weight", (6, 4)),
+        (layer + "mlp.up_proj.weight", (6, 4)),
+        (layer + "mlp.down_proj.weight", (4, 6)),
+        ("model.norm.weight", (4,)),
+        ("lm_head.weight", (10, 4)),
+    ]
+
+
+def test_parameters_counted_by_hand():
+    layer = 4 + 4 + 16 + 8 + 8 + 2 + 2 + 16 + 24 + 24 + 24
+    assert SMALL.parameters == 40 + 2 * layer + 4 + 40 == 348
+    assert replace(SMALL, tie_word_embeddings=True).parameters == 308
+    assert len(SMALL.tensor_shapes()) == 1 + 2 * 11 + 2
+
+
+# ---- JSON
+
+
+def model_configs():
+    sizes = st.integers(1, 1 << 40)
+    return st.builds(
+        lambda vocab, width, inner, layers, groups, per_group, half, context, tie, eps, theta, eos: ModelConfig(
+            vocab, width, inner, layers, groups * per_group, groups, 2 * half, context, tie, eps, theta, eos % vocab
+        ),
+        sizes, sizes, sizes, sizes, sizes, st.integers(1, 64), sizes, sizes, st.booleans(),
+        st.floats(1e-12, 1e-2), st.floats(1.0, 1e9), st.integers(0, 1 << 40),
+    )  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(model_configs())
+def test_json_round_trip(config):
+    assert ModelConfig.from_json(config.to_json()) == config
+
+
+def test_json_says_what_transformers_needs_to_know():
+    found = json.loads(replace(SMALL, tie_word_embeddings=True, eos_token_id=3).to_json())
+    assert found["architectures"] == ["Qwen3ForCausalLM"]
+    assert found["model_type"] == "qwen3"
+    assert found["hidden_act"] == "silu"
+    assert found["eos_token_id"] == found["bos_token_id"] == 3
+    assert found["tie_word_embeddings"] is True
+    assert found["attention_bias"] is False
+    assert found["use_sliding_window"] is False
+
+
+def changed(**values):
+    return json.dumps(json.loads(SMALL.to_json()) | values)
+
+
+def test_keys_that_the_program_does_not_know_are_passed_over():
+    assert ModelConfig.from_json(changed(transformers_version="9", hidden_dropout=None)) == SMALL
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "llama"}, "model_type 'llama'"),
+        ({"model_type": None}, "model_type None"),
+        ({"model_type": ["qwen3"]}, "model_type"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"hidden_size": 0}, "hidden_size"),
+        ({"hidden_size": 4.0}, "hidden_size"),
+        ({"hidden_size": "4"}, "hidden_size"),
+        ({"rms_norm_eps": "tiny"}, "rms_norm_eps"),
+        ({"rope_theta": {}}, "rope_theta"),
+        ({"eos_token_id": [0, 1]}, "eos_token_id"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings"),
+        ({"num_key_value_heads": 7}, "key-value heads"),
+        ({"head_dim": 3}, "head_dim"),
+    ],
+)
+def test_a_config_of_another_graph_or_with_junk_in_it_is_refused(values, message):
+    with pytest.raises(LLMError, match=message) as caught:
+        ModelConfig.from_json(changed(**values))
+    assert "config.json" in str(caught.value)
+    assert caught.value.exit_code == 1  # the file is at fault, not what was typed
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_config_that_lacks_a_size_is_refused(name):
+    found = json.loads(SMALL.to_json())
+    del found[name]
+    with pytest.raises(LLMError, match=f"has no {name}"):
+        ModelConfig.from_json(json.dumps(found))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "3", '"qwen3"', "{}", "[" * 100_000, '{"vocab_size": 1' + "0" * 5000 + "}", "\0"]
+)
+def test_what_is_no_config_is_refused(text):
+    with pytest.raises(LLMError, match=r"config\.json"):
+        ModelConfig.from_json(text)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.integers(-3, 20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(sorted(json.loads(SMALL.to_json()))), JSON, max_size=4) | JSON, st.booleans())
+def test_any_json_gives_a_config_or_one_error(value, whole):
+    text = changed(**value) if whole and isinstance(value, dict) else json.dumps(value)
+    try:
+        found = ModelConfig.from_json(text)
+    except LLMError as error:
+        assert "config.json" in str(error)
+    else:
+        assert isinstance(found, ModelConfig)
+        assert all(type(getattr(found, name)) is int for name in [*WHOLE, "eos_token_id"])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=30))
+def test_any_text_that_is_no_config_gives_one_error(text):
+    with pytest.raises(LLMError, match=r"config\.json"):
+        ModelConfig.from_json(text)
+
+
+# ---- training and sampling
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": 0}, "--steps"),
+        ({"seconds": 0}, "--time"),
+        ({"seconds": -1.0}, "--time"),
+        ({"seconds": math.nan}, "--time"),
+        ({"seconds": math.inf}, "--time"),
+        ({"dropout": -0.1}, "--dropout"),
+        ({"dropout": 1.0}, "--dropout"),
+        ({"dropout": math.nan}, "--dropout"),
+        ({"lr": 0.0}, "--lr"),
+        ({"lr": math.inf}, "--lr"),
+        ({"lr": math.nan}, "--lr"),
+        ({"batch_size": 0}, "batch"),
+        ({"context": 0}, "context"),
+        ({"threads": 0}, "threads"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_a_train_config_refuses_what_cannot_be_trained_with(values, message):
+    with pytest.raises(LLMError, match=message) as caught:
+        TrainConfig(**({"steps": 10} | values))
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_tokens": -1}, "--max-tokens"),
+        ({"temperature": -0.1}, "--temperature"),
+        ({"temperature": math.nan}, "--temperature"),
+        ({"temperature": math.inf}, "--temperature"),
+        ({"top_k": -1}, "--top-k"),
+        ({"top_p": 0.0}, "--top-p"),
+        ({"top_p": 1.1}, "--top-p"),
+        ({"top_p": math.nan}, "--top-p"),
+        ({"min_p": -0.1}, "--min-p"),
+        ({"min_p": 1.1}, "--min-p"),
+        ({"min_p": math.nan}, "--min-p"),
+        ({"repetition_penalty": 0.0}, "--repetition-penalty"),
+        ({"repetition_penalty": math.inf}, "--repetition-penalty"),
+        ({"repetition_penalty": math.nan}, "--repetition-penalty"),
+        ({"seed": -1}, "--seed"),
+        ({"stop": ("a", "")}, "--stop"),
+    ],
+)
+def test_a_sampling_config_refuses_what_cannot_be_sampled_with(values, message):
+    with pytest.raises(LLMError, match=message) as caught:
+        SamplingConfig(**values)
+    assert caught.value.exit_code == 2
+
+
+def test_a_record_holds_every_field_in_order():
+    config = TrainConfig(steps=7, seconds=2.5, seed=3)
+    assert list(as_record(config)) == [field.name for field in fields(TrainConfig)]
+    assert TrainConfig(**as_record(config)) == config

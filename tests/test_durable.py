@@ -1,0 +1,358 @@
+"""Writing to disk: the old file or the new one, never half, and nothing left beside it."""
+
+import contextlib
+import errno
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli import durable
+from llmcli.errors import LLMError
+
+OLD, NEW = b"the old bytes", b"the new bytes, a few more of them"
+AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def mode(path: str | Path) -> int:
+    return stat.S_IMODE(Path(path).stat().st_mode)
+
+
+def here(directory: str | Path = ".") -> list[str]:
+    """Everything in the directory, hidden files too."""
+    return sorted(path.name for path in Path(directory).iterdir())
+
+
+@contextlib.contextmanager
+def umask(bits: int) -> Iterator[None]:
+    before = os.umask(bits)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def open_descriptors() -> int:
+    return len(here("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
+
+
+# ---- what is written
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [[], [b""], [NEW], [b"ab", b"", b"cd"], [b"ab", memoryview(b"cdef")[1:3]], [bytes(range(256)) * 9000]],
+    ids=["nothing", "empty", "one", "several", "memoryview", "2 MB"],
+)
+def test_the_file_is_the_parts_joined(parts: list[durable.Buffer]) -> None:
+    durable.write("f", parts)
+    assert Path("f").read_bytes() == b"".join(parts)
+    assert here() == ["f"]
+
+
+def test_a_system_that_writes_a_few_bytes_at_a_time_still_gets_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, data: whole(descriptor, data[:3]))
+        durable.write("f", [NEW, b"", OLD])
+    assert Path("f").read_bytes() == NEW + OLD
+
+
+def test_a_longer_file_is_replaced_by_a_shorter_one_entirely() -> None:
+    Path("f").write_bytes(b"x" * 10_000)
+    durable.write("f", [NEW])
+    assert Path("f").read_bytes() == NEW
+
+
+def test_who_has_the_old_file_open_keeps_the_old_bytes() -> None:
+    Path("f").write_bytes(OLD)
+    with open("f", "rb") as reader:
+        durable.write("f", [NEW])
+        assert reader.read() == OLD
+
+
+# ---- mode and symbolic links
+
+
+@pytest.mark.parametrize("bits", [0o600, 0o640, 0o444, 0o755, 0o666])
+def test_the_mode_of_the_old_file_is_kept(bits: int) -> None:
+    Path("f").write_bytes(OLD)
+    Path("f").chmod(bits)
+    with umask(0o077):
+        durable.write("f", [NEW])
+    assert mode("f") == bits
+    assert Path("f").read_bytes() == NEW
+
+
+@pytest.mark.parametrize(("bits", "wanted"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o000, 0o666)])
+def test_a_new_file_has_the_mode_that_the_umask_leaves(bits: int, wanted: int) -> None:
+    with umask(bits):
+        durable.write("f", [NEW])
+    assert mode("f") == wanted
+
+
+def test_a_symbolic_link_stays_and_the_file_behind_it_is_replaced() -> None:
+    Path("d").mkdir()
+    Path("d/real").write_bytes(OLD)
+    Path("d/real").chmod(0o640)
+    Path("d/link").symlink_to("real")
+    Path("link").symlink_to("d/link")
+    durable.write("link", [NEW])
+    assert Path("link").readlink() == Path("d/link")
+    assert Path("d/link").readlink() == Path("real")
+    assert Path("d/real").read_bytes() == NEW
+    assert mode("d/real") == 0o640
+    assert here() == ["d", "link"]
+    assert here("d") == ["link", "real"]
+
+
+def test_a_symbolic_link_to_nothing_yet_gets_its_file() -> None:
+    Path("link").symlink_to("real")
+    durable.check_writable("link", force=False)
+    durable.write("link", [NEW])
+    assert Path("link").is_symlink()
+    assert Path("real").read_bytes() == NEW
+
+
+# ---- failing
+
+
+def refuse(number: int, after: int = 0, whole: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """A system call that works `after` times and then fails."""
+    left = [after]
+
+    def call(*args: Any, **options: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            return whole(*args, **options) if whole else None
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+FAILURES = {
+    "no space when it is reserved": ("posix_fallocate", lambda: refuse(errno.ENOSPC)),
+    "no space at the first write": ("write", lambda: refuse(errno.ENOSPC)),
+    "no space at the second write": ("write", lambda: refuse(errno.ENOSPC, 1, os.write)),
+    "bytes lost without a word": ("write", lambda: lambda _, data: len(data)),
+    "no space at the flush": ("fsync", lambda: refuse(errno.ENOSPC)),
+    "a bad disk at the flush": ("fsync", lambda: refuse(errno.EIO)),
+    "no space at the move": ("replace", lambda: refuse(errno.ENOSPC)),
+    "not allowed to move": ("replace", lambda: refuse(errno.EPERM)),
+    "not allowed to set the mode": ("fchmod", lambda: refuse(errno.EPERM)),
+    "not allowed to make a file": ("open", lambda: refuse(errno.EACCES)),
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+@pytest.mark.parametrize("existing", [True, False], ids=["replacing", "new"])
+def test_a_failing_disk_leaves_what_was_there_and_nothing_else(
+    kind: str, existing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, make = FAILURES[kind]
+    if not hasattr(os, name) or (name == "fchmod" and not existing):
+        pytest.skip("this step does not happen here")
+    if existing:
+        Path("f").write_bytes(OLD)
+        Path("f").chmod(0o640)
+    before = open_descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, make())
+        with pytest.raises(LLMError, match=r"cannot write .*f: .*nothing there was changed") as caught:
+            durable.write("f", [NEW, NEW])
+    assert caught.value.exit_code == 1
+    assert open_descriptors() == before
+    assert here() == (["f"] if existing else [])
+    if existing:
+        assert Path("f").read_bytes() == OLD
+        assert mode("f") == 0o640
+
+
+def test_the_message_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", refuse(errno.ENOSPC))
+        with pytest.raises(LLMError, match=os.strerror(errno.ENOSPC)):
+            durable.write("f", [NEW])
+
+
+def test_being_interrupted_leaves_what_was_there_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("f").write_bytes(OLD)
+
+    def interrupt(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            durable.write("f", [NEW])
+    assert here() == ["f"]
+    assert Path("f").read_bytes() == OLD
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no posix_fallocate here")
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_file_system_that_cannot_reserve_space_is_written_anyway(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", refuse(number))
+        durable.write("f", [NEW])
+    assert Path("f").read_bytes() == NEW
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_flush_directories_is_fine(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse(number, 1, os.fsync))
+        durable.write("f", [NEW])
+    assert Path("f").read_bytes() == NEW
+
+
+def test_a_directory_that_fails_to_flush_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse(errno.EIO, 1, os.fsync))
+        with pytest.raises(LLMError, match="cannot flush"):
+            durable.write("f", [NEW])
+    assert open_descriptors() == before
+    assert here() == ["f"]
+
+
+def test_a_directory_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(LLMError, match="cannot write"):
+        durable.write("nowhere/f", [NEW])
+    with pytest.raises(LLMError, match="cannot write"):
+        durable.write("d" * 300, [NEW])
+
+
+def test_a_temporary_file_of_a_killed_run_does_not_stand_in_the_way() -> None:
+    Path(f".f.{os.getpid()}.tmp").write_bytes(b"half")  # in a container each run has the same process id
+    durable.check_writable("f", force=False)
+    durable.write("f", [NEW])
+    assert Path("f").read_bytes() == NEW
+
+
+# ---- the order of the steps
+
+
+def test_the_bytes_are_flushed_before_the_move_and_the_directory_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("d").mkdir()
+    Path("d/f").write_bytes(OLD)
+    calls: list[Any] = []
+    fsync, replace, write = os.fsync, os.replace, os.write
+
+    def recording_write(descriptor: int, data: Any) -> int:
+        calls.append("write")
+        return write(descriptor, data)
+
+    def recording_fsync(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        calls.append(("flush", found.st_ino, found.st_size if stat.S_ISREG(found.st_mode) else "directory"))
+        fsync(descriptor)
+
+    def recording_replace(source: Any, target: Any) -> None:
+        found = os.stat(source)
+        calls.append(("move", found.st_ino, Path(source).parent == Path(target).parent, Path(target).read_bytes()))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", recording_write)
+        patch.setattr(os, "fsync", recording_fsync)
+        patch.setattr(os, "replace", recording_replace)
+        durable.write("d/f", [NEW])
+    file, directory = Path("d/f").stat().st_ino, Path("d").stat().st_ino
+    assert calls == [
+        "write",
+        ("flush", file, len(NEW)),
+        ("move", file, True, OLD),
+        ("flush", directory, "directory"),
+    ]
+
+
+# ---- knowing before the work
+
+
+def test_a_file_that_can_be_written_is_fine_and_nothing_is_left_behind() -> None:
+    durable.check_writable("f", force=False)
+    durable.check_writable(Path("f"), force=True)
+    assert here() == []
+
+
+def test_an_existing_file_needs_force_and_stays_as_it_is() -> None:
+    Path("f").write_bytes(OLD)
+    with pytest.raises(LLMError, match="f exists already; add --force"):
+        durable.check_writable("f", force=False)
+    durable.check_writable("f", force=True)
+    assert here() == ["f"]
+    assert Path("f").read_bytes() == OLD
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_directory_is_no_place_for_a_file(force: bool) -> None:
+    Path("d").mkdir()
+    with pytest.raises(LLMError, match=r"d is a directory; .* -o d/model\.safetensors"):
+        durable.check_writable("d", force=force)
+    assert here("d") == []
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_fifo_is_not_replaced(force: bool) -> None:
+    os.mkfifo("pipe")
+    with pytest.raises(LLMError, match="pipe is not a regular file"):
+        durable.check_writable("pipe", force=force)
+    assert here() == ["pipe"]
+
+
+def test_a_missing_parent_is_told_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(LLMError, match=f"no directory {tmp_path}/a/b; .*mkdir -p {tmp_path}/a/b"):
+        durable.check_writable("a/b/f", force=False)
+    assert here() == []
+
+
+def test_a_file_in_place_of_the_parent_is_told() -> None:
+    Path("a").write_bytes(OLD)
+    with pytest.raises(LLMError, match="no directory"):
+        durable.check_writable("a/f", force=False)
+
+
+def test_a_name_that_is_too_long_is_told() -> None:
+    with pytest.raises(LLMError):
+        durable.check_writable("f" * 300, force=False)
+
+
+def test_a_directory_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse(errno.EROFS))
+        with pytest.raises(LLMError, match=r"cannot write .*f: Read-only"):
+            durable.check_writable("f", force=False)
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without root's rights, which no mode refuses."""
+    if AS_ROOT:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if AS_ROOT:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no modes here")
+def test_a_directory_whose_mode_forbids_writing_is_told() -> None:
+    with tempfile.TemporaryDirectory() as place:  # not in tmp_path, which another user cannot enter
+        Path(place).chmod(0o755)
+        closed, open_ = Path(place, "closed"), Path(place, "open")
+        for directory, bits in ((closed, 0o555), (open_, 0o777)):
+            directory.mkdir()
+            directory.chmod(bits)
+        with as_nobody():
+            durable.check_writable(open_ / "f", force=False)
+            with pytest.raises(LLMError, match=r"cannot write .*closed/f: Permission denied"):
+                durable.check_writable(closed / "f", force=False)
+        assert here(closed) == here(open_) == []

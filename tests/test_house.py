@@ -1,0 +1,93 @@
+"""The picture of the house holds: rooms import downwards only, and each does what its floor does."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = [  # from the words at the bottom to the door at the top
+    {"errors", "config", "charts"},
+    {"durable", "checkpoint", "corpus", "tokenizer", "sampler", "runtime", "model", "optimizer"},
+    {"planner", "generator", "words", "evaluator", "inspector", "trainer"},
+    {"console"},
+    {"commands.options", "commands.generate", "commands.inspect", "commands.tokenize", "commands.train"},
+    {"cli", "__main__"},
+]
+FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+TORCH = {"model", "optimizer", "trainer"}
+STANDARD_ONLY = {"errors", "config", "charts", "durable"}
+
+
+def rooms() -> dict[str, Path]:
+    files = (ROOT / "llmcli").rglob("*.py")
+    named = {".".join(file.relative_to(ROOT / "llmcli").with_suffix("").parts): file for file in files}
+    return {name: file for name, file in named.items() if not name.endswith("__init__")}
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def ours(file: Path) -> set[str]:
+    """The rooms that a file imports."""
+    known = rooms()
+    return {name.removeprefix("llmcli.") for name in imports(file)} & set(known)
+
+
+def test_every_room_has_a_floor() -> None:
+    assert set(rooms()) == set(FLOOR)
+
+
+@pytest.mark.parametrize("room", sorted(FLOOR))
+def test_imports_point_downwards(room: str) -> None:
+    file = rooms()[room]
+    assert all(FLOOR[other] <= FLOOR[room] for other in ours(file))
+    outside = {name.split(".")[0] for name in imports(file)}
+    if "torch" in outside:
+        assert room in TORCH
+    if "rich" in outside:
+        assert room == "console"
+    if "typer" in outside:
+        assert room == "cli" or room.startswith("commands.")
+    if room in STANDARD_ONLY:
+        assert not outside & {"numpy", "torch", "tokenizers", "safetensors", "typer", "rich"}
+
+
+def test_no_room_needs_itself_by_a_detour() -> None:
+    graph = {room: ours(file) for room, file in rooms().items()}
+
+    def reaches(room: str, goal: str, seen: set[str]) -> bool:
+        return any(
+            other == goal or (other not in seen and reaches(other, goal, seen | {other})) for other in graph[room]
+        )
+
+    assert [room for room in graph if reaches(room, room, {room})] == []
+
+
+def test_rooms_below_the_hall_never_print() -> None:
+    for room, file in rooms().items():
+        if FLOOR[room] < FLOOR["console"]:
+            calls = [n for n in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(n, ast.Call)]
+            assert not any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls), room
+
+
+def test_nothing_unpickles_or_evaluates() -> None:
+    for file in rooms().values():
+        assert not re.search(
+            r"\bpickle\b(?! or)|torch\.load\(|[^.\w]eval\(|[^.\w]exec\(",
+            file.read_text("utf-8").split('"""', 2)[2].replace("PyTorch pickle", "").replace("Python pickle", ""),
+        ), file
+
+
+def test_the_readme_shows_every_room() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for room in rooms():
+        assert f"{room.split('.')[-1]}.py" in readme, room

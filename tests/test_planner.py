@@ -1,0 +1,442 @@
+"""Plans: they can be trained, keep what the user fixed and tell contradictions; text is split to the byte."""
+
+import itertools
+import random
+import string
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli import planner
+from llmcli.config import ModelConfig
+from llmcli.corpus import read_corpus
+from llmcli.errors import LLMError
+from llmcli.planner import LADDER, Request, learn_tokenizer, make_plan, prepare
+from llmcli.tokenizer import Tokenizer
+
+BASE = ModelConfig(300, 64, 160, 2, 2, 2, 32, 64)
+
+
+def plan(request=None, *, train_tokens=200_000, vocab_size=512, base=None):
+    return make_plan(request or Request(), train_tokens=train_tokens, vocab_size=vocab_size, eos_id=0, base=base)
+
+
+def choice(found, name):
+    (chosen,) = [chosen for chosen in found.choices if chosen.name == name]
+    return chosen
+
+
+def corpus_of(path, *texts):
+    names = [path / f"{number}.txt" for number in range(len(texts))]
+    for name, text in zip(names, texts, strict=True):
+        name.write_bytes(text.encode("utf-8"))
+    return read_corpus(map(str, names))
+
+
+def words(count, seed=0, letters=string.ascii_lowercase):
+    """Text without sense, but with the same words again and again."""
+    rng = random.Random(seed)
+    known = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(200)]
+    return " ".join(rng.choices(known, k=count)) + "\n"
+
+
+# ---- any plan can be trained
+
+tokens = st.integers(9, 10**9) | st.integers(9, 2000)
+times = st.floats(1, 200_000)
+machines = st.fixed_dictionaries({"device": st.sampled_from(["cpu", "cuda"]), "threads": st.integers(1, 128)})
+budgets = (
+    st.just({})
+    | st.fixed_dictionaries({"seconds": times})
+    | st.fixed_dictionaries({"steps": st.integers(1, 10**7)})
+    | st.fixed_dictionaries({"epochs": st.floats(0.01, 1000)})
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(tokens, budgets, machines, st.integers(257, 70_000))
+def test_every_plan_can_be_trained(train_tokens, budget, machine, vocab_size):
+    found = plan(Request(**budget, **machine), train_tokens=train_tokens, vocab_size=vocab_size)
+    model, train = found.model, found.train  # their own checks have passed
+    assert model.head_dim * model.num_attention_heads == model.hidden_size
+    assert (model.num_hidden_layers, model.hidden_size) in LADDER
+    assert model.vocab_size == vocab_size
+    assert 8 <= train.context == model.max_position_embeddings < train_tokens
+    assert train.batch_size >= 1
+    assert train.batch_size * train.context <= train_tokens
+    assert train.steps >= 1
+    assert (train.device, train.threads) == (machine["device"], machine["threads"])
+    assert all(chosen.value and chosen.reason for chosen in found.choices)
+
+
+@settings(max_examples=100, deadline=None)
+@given(tokens, machines, st.lists(times, min_size=2, max_size=2))
+def test_more_time_never_makes_a_smaller_model(train_tokens, machine, both):
+    less, more = (plan(Request(seconds=t, **machine), train_tokens=train_tokens).model for t in sorted(both))
+    assert less.parameters <= more.parameters
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 10**7), min_size=2, max_size=2), tokens)
+def test_more_steps_never_make_a_smaller_model(both, train_tokens):
+    less, more = (plan(Request(steps=n), train_tokens=train_tokens).model for n in sorted(both))
+    assert less.parameters <= more.parameters
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(tokens, min_size=2, max_size=2), budgets, machines)
+def test_more_text_never_makes_a_smaller_model(both, budget, machine):
+    less, more = (plan(Request(**budget, **machine), train_tokens=n).model for n in sorted(both))
+    assert less.parameters <= more.parameters
+
+
+def test_budget_and_text_both_bound_the_size():
+    def sizes(**of):
+        model = plan(Request(seconds=of["seconds"]), train_tokens=of["train_tokens"]).model
+        return model.num_hidden_layers, model.hidden_size
+
+    assert sizes(seconds=1, train_tokens=10**9) == sizes(seconds=200_000, train_tokens=100) == LADDER[0]
+    assert sizes(seconds=200_000, train_tokens=10**9) > sizes(seconds=300, train_tokens=10**9) > LADDER[0]
+
+
+def test_the_same_request_gives_the_same_plan():
+    assert plan(Request(seconds=60.0)) == plan(Request(seconds=60.0))
+
+
+@pytest.mark.parametrize(
+    ("train_tokens", "seconds", "expected"),
+    [(9, 60, 8), (40, 60, 8), (70, 60, 16), (1000, 60, 128), (100_000, 60, 256), (100_000, 3600, 512)],
+)
+def test_contexts_fit_the_text(train_tokens, seconds, expected):
+    assert plan(Request(seconds=seconds), train_tokens=train_tokens).train.context == expected
+
+
+# ---- what the user fixed
+
+
+def test_steps_give_exactly_these_steps_and_no_clock():
+    found = plan(Request(steps=123))
+    assert (found.train.steps, found.train.seconds) == (123, None)
+    assert (choice(found, "budget").value, choice(found, "budget").reason) == ("123 steps", "as asked")
+    assert (choice(found, "steps").value, choice(found, "steps").reason) == ("123", "as asked")
+
+
+def test_time_gives_a_clock_and_an_upper_limit_of_steps():
+    found = plan(Request(seconds=90.0))
+    assert found.train.seconds == 90.0
+    assert choice(found, "budget").value == "1m 30s"
+    assert choice(found, "budget").reason == "as asked"
+    assert choice(found, "steps").value.startswith("at most ")
+
+
+def test_without_a_budget_there_are_5_minutes():
+    found = plan()
+    assert found.train.seconds == 300
+    assert choice(found, "budget").reason != "as asked"
+
+
+@pytest.mark.parametrize("epochs", [0.5, 1.0, 3.0])
+def test_epochs_give_as_many_steps_as_go_through_the_text_so_often(epochs):
+    found = plan(Request(epochs=epochs))
+    seen = found.train.steps * found.train.batch_size * found.train.context
+    assert found.train.seconds is None
+    assert epochs * 200_000 <= seen < epochs * 200_000 + found.train.batch_size * found.train.context
+    assert choice(found, "budget").reason == "as asked"
+
+
+@pytest.mark.parametrize(
+    ("asked", "line", "value"),
+    [
+        ({"layers": 5}, "size", None),
+        ({"width": 96}, "size", None),
+        ({"context": 77}, "context", "77 tokens"),
+        ({"tie": True}, "head", "tied to the embedding"),
+        ({"tie": False}, "head", "separate from the embedding"),
+        ({"batch_tokens": 1024}, "batch", "4 x 256 tokens"),
+        ({"dropout": 0.0}, "dropout", "0"),
+        ({"dropout": 0.35}, "dropout", "0.35"),
+    ],
+)
+def test_what_was_asked_for_is_taken_and_the_reason_says_so(asked, line, value):
+    found, free = choice(plan(Request(**asked)), line), choice(plan(), line)
+    assert found.reason == "as asked" != free.reason
+    assert value is None or found.value == value
+
+
+def test_every_size_asked_for_is_in_the_model():
+    asked = Request(layers=3, width=80, heads=4, kv_heads=2, context=32, tie=True)
+    model = plan(asked).model
+    assert (model.num_hidden_layers, model.hidden_size, model.num_attention_heads) == (3, 80, 4)
+    assert (model.num_key_value_heads, model.head_dim, model.max_position_embeddings) == (2, 20, 32)
+    assert model.tie_word_embeddings is True
+
+
+def test_every_setting_asked_for_is_in_the_training():
+    asked = Request(
+        lr=0.5, seed=9, device="cuda", dtype="bfloat16", threads=3, dropout=0.25, batch_tokens=512, context=64
+    )
+    train = plan(asked).train
+    assert (train.lr, train.seed, train.device, train.dtype, train.threads) == (0.5, 9, "cuda", "bfloat16", 3)
+    assert (train.dropout, train.batch_size, train.context) == (0.25, 8, 64)
+
+
+def test_one_size_alone_leaves_the_other_to_the_plan():
+    free = plan().model
+    assert plan(Request(layers=7)).model.hidden_size == free.hidden_size
+    assert plan(Request(width=96)).model.num_hidden_layers == free.num_hidden_layers
+
+
+def test_a_batch_of_fewer_tokens_than_a_context_is_one_window():
+    assert plan(Request(batch_tokens=10)).train.batch_size == 1
+
+
+def test_little_text_seen_often_gets_dropout_and_much_text_does_not():
+    assert plan(Request(epochs=30.0)).train.dropout == 0.2
+    assert plan(Request(epochs=10.0)).train.dropout == 0.1
+    assert plan(Request(epochs=2.0)).train.dropout == 0.0
+
+
+@pytest.mark.parametrize("train_tokens", [100, 200_000])
+def test_the_model_to_go_on_from_keeps_its_shape(train_tokens):
+    found = plan(Request(seconds=1e5), train_tokens=train_tokens, base=BASE, vocab_size=300)
+    assert found.model == BASE
+    assert found.train.context == min(64, 16 if train_tokens == 100 else 64)
+    for line in ("size", "shape", "head"):
+        assert choice(found, line).reason == "kept from the model to go on from"
+
+
+# ---- contradictions
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"seconds": 60.0, "steps": 10}, "--time and --steps"),
+        ({"seconds": 60.0, "epochs": 2.0}, "--time and --epochs"),
+        ({"steps": 10, "epochs": 2.0}, "--steps and --epochs"),
+        ({"width": 64, "heads": 3}, "--heads 3 does not divide --width 64"),
+        ({"epochs": 0.0}, "--epochs"),
+        ({"epochs": -1.0}, "--epochs"),
+        ({"epochs": float("nan")}, "--epochs"),
+        ({"epochs": float("inf")}, "--epochs"),
+    ],
+)
+def test_wishes_at_odds_are_told_before_anything_is_read(asked, message):
+    with pytest.raises(LLMError, match=message) as caught:
+        Request(**asked)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"heads": 7}, "7 heads do not divide width"),
+        ({"width": 64, "heads": 4, "kv_heads": 3}, "--kv-heads"),
+        ({"width": 64, "heads": 2, "kv_heads": 4}, "--kv-heads"),
+        ({"width": 66, "heads": 2}, "even"),
+        ({"dropout": 1.0}, "--dropout"),
+        ({"lr": 0.0}, "--lr"),
+    ],
+)
+def test_wishes_that_give_no_model_are_wrong_usage(asked, message):
+    with pytest.raises(LLMError, match=message) as caught:
+        plan(Request(**asked))
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("width", [100, 130, 200])
+def test_a_width_alone_gets_heads_that_divide_it(width):
+    model = plan(Request(width=width)).model
+    assert model.hidden_size == width == model.num_attention_heads * model.head_dim
+
+
+def test_a_context_longer_than_the_text_is_told_with_the_longest_that_fits():
+    with pytest.raises(LLMError, match="--context 500 needs 501") as caught:
+        plan(Request(context=500), train_tokens=500)
+    assert "--context 499 or less" in str(caught.value)
+    assert caught.value.exit_code == 1
+    assert plan(Request(context=499), train_tokens=500).train.context == 499
+
+
+@pytest.mark.parametrize("train_tokens", [0, 1, 8])
+def test_a_text_too_short_for_any_context_is_told(train_tokens):
+    with pytest.raises(LLMError, match=f"too short: {train_tokens} tokens .* 9 .*add more text") as caught:
+        plan(train_tokens=train_tokens)
+    assert caught.value.exit_code == 1
+
+
+def test_a_context_longer_than_that_of_the_model_to_go_on_from_is_wrong_usage():
+    with pytest.raises(LLMError, match="--context 65 is longer than the base model's 64") as caught:
+        plan(Request(context=65), base=BASE)
+    assert caught.value.exit_code == 2
+    assert plan(Request(context=64), base=BASE).train.context == 64
+
+
+# ---- from a corpus to all that training needs
+
+
+@pytest.mark.parametrize(("share", "held_bytes"), [(0.1, 1000), (0.25, 2500), (0.0, 0)])
+def test_the_end_of_the_corpus_is_held_out_to_the_byte(tmp_path, share, held_bytes):
+    text = words(3000)[:10_000]
+    assert len(text) == 10_000
+    ready = prepare(Request(steps=5), corpus_of(tmp_path, text), held_out=share)
+    cut = len(text) - held_bytes
+    assert ready.tokenizer.decode(ready.tokens.tolist()) == text[:cut]
+    assert ready.tokenizer.decode(ready.held_out.tolist()) == text[cut:]
+
+
+def test_a_tenth_is_held_out_unless_asked_otherwise(tmp_path):
+    ready = prepare(Request(steps=5), corpus_of(tmp_path, words(3000)[:5000]))
+    assert len(ready.tokenizer.decode_bytes(ready.held_out.tolist())) == 500
+
+
+def test_no_character_is_cut_or_lost_between_the_parts(tmp_path):
+    text = "りんごを食べる🍎 " * 101
+    for share in (0.1, 0.11, 0.12, 0.13):
+        ready = prepare(Request(steps=5), corpus_of(tmp_path, text), held_out=share, characters=True)
+        first, last = (ready.tokenizer.decode(part.tolist()) for part in (ready.tokens, ready.held_out))
+        assert first + last == text
+        assert len(last.encode()) == pytest.approx(len(text.encode()) * share, abs=4)
+
+
+def test_another_corpus_can_be_held_out_whole(tmp_path):
+    text = words(500)
+    (tmp_path / "other.txt").write_text("quite another text", "utf-8")
+    ready = prepare(Request(steps=5), corpus_of(tmp_path, text), held_out=read_corpus([str(tmp_path / "other.txt")]))
+    assert ready.tokenizer.decode(ready.tokens.tolist()) == text
+    assert ready.tokenizer.decode(ready.held_out.tolist()) == "quite another text"
+    assert ready.record["held_out"]["bytes"] == 18
+    assert ready.record["held_out"]["from"].endswith("other.txt")
+    assert ready.record["train_bytes"] == len(text)
+
+
+def test_documents_are_parted_by_one_end_of_text(tmp_path):
+    ready = prepare(Request(steps=5), corpus_of(tmp_path, "first text here. ", "the second text"), held_out=0.0)
+    ids, end = ready.tokens.tolist(), ready.tokenizer.eos_id
+    assert ids.count(end) == 1
+    assert ready.tokenizer.decode(ids[: ids.index(end)]) == "first text here. "
+    assert ready.tokenizer.decode(ids[ids.index(end) :]) == "the second text"
+
+
+def test_no_tokenizer_learns_from_held_out_text(tmp_path):
+    learned, held = words(300), words(2000, seed=1, letters="あいうえお")
+    text = learned + held
+    share = len(held.encode()) / len(text.encode())
+    corpus = corpus_of(tmp_path, text)
+    bpe = prepare(Request(steps=5, vocab_size=400), corpus, held_out=share).tokenizer
+    assert bpe.to_json() == Tokenizer.train_bpe([learned], 400).to_json()
+    char = prepare(Request(steps=5), corpus, held_out=share, characters=True).tokenizer
+    assert "あ".encode() not in char.token_bytes
+    assert char.to_json() == Tokenizer.train_char([learned]).to_json()
+
+
+def test_the_record_says_what_was_learned_from(tmp_path):
+    first, second = "one text of many words. " * 50, "another one! " * 50
+    corpus = corpus_of(tmp_path, first, second)
+    ready = prepare(Request(steps=5), corpus)
+    size = len(first) + len(second)
+    assert ready.record == {
+        "corpus": [
+            {"name": str(tmp_path / "0.txt"), "bytes": len(first), "sha256": corpus.documents[0].sha256},
+            {"name": str(tmp_path / "1.txt"), "bytes": len(second), "sha256": corpus.documents[1].sha256},
+        ],
+        "train_bytes": size - round(size / 10),
+        "train_tokens": len(ready.tokens),
+        "held_out": {"bytes": round(size / 10), "tokens": len(ready.held_out), "from": "the last 0.1 of the corpus"},
+    }
+    assert [chosen.name for chosen in ready.plan.choices][:3] == ["text", "vocabulary", "budget"]
+    assert f"{size:,} bytes" == choice(ready.plan, "text").value
+
+
+def test_the_same_corpus_and_request_give_the_same_of_everything(tmp_path):
+    corpus = corpus_of(tmp_path, words(2000))
+    one, two = (prepare(Request(seconds=20.0, seed=3), corpus) for _ in range(2))
+    assert one.plan == two.plan
+    assert one.record == two.record
+    assert one.tokenizer.to_json() == two.tokenizer.to_json()
+    assert one.tokens.tolist() == two.tokens.tolist()
+    assert one.held_out.tolist() == two.held_out.tolist()
+
+
+def test_a_tokenizer_that_is_given_is_taken(tmp_path):
+    given_one = Tokenizer.train_char(["abc"])
+    ready = prepare(Request(steps=5), corpus_of(tmp_path, words(200)), tokenizer=given_one)
+    assert ready.tokenizer is given_one
+    assert ready.plan.model.vocab_size == given_one.vocab_size
+    assert choice(ready.plan, "vocabulary").reason == "that of the tokenizer given"
+
+
+def test_a_corpus_too_short_is_told_through_prepare(tmp_path):
+    with pytest.raises(LLMError, match="too short"):
+        prepare(Request(steps=5), corpus_of(tmp_path, "few words"), characters=True)
+
+
+# ---- tokenizers
+
+
+@pytest.mark.parametrize(
+    ("train_bytes", "expected"),
+    [
+        (1, 512),  # 512 at least
+        (1_400_000, 512),
+        (1_600_000, 1024),
+        (4_000_000, 2048),
+        (5_000_000, 2048),
+        (16_000_000, 8192),
+        (10**12, 8192),  # 8192 at most
+    ],
+)
+def test_the_vocabulary_wanted_grows_with_the_text(tmp_path, monkeypatch, train_bytes, expected):
+    wanted = []
+    small = Tokenizer.train_char([""])
+    monkeypatch.setattr(Tokenizer, "train_bpe", lambda texts, size: wanted.append(size) or small)
+    learn_tokenizer(corpus_of(tmp_path, "text"), train_bytes)
+    assert wanted == [expected]
+
+
+def test_a_rich_text_gets_the_vocabulary_wanted(tmp_path):
+    text = " ".join(f"{n * 7919 % 99991:x}" for n in range(20_000))
+    tokenizer, chosen = learn_tokenizer(corpus_of(tmp_path, text), 1_600_000)  # as if it were that long
+    assert tokenizer.vocab_size == 1024
+    assert chosen.value == "1024"
+    assert chosen.reason.startswith("a token for every 2,000 bytes")
+
+
+def test_a_text_with_few_pairs_makes_a_smaller_vocabulary(tmp_path):
+    tokenizer, chosen = learn_tokenizer(corpus_of(tmp_path, "abab abab"), 9)
+    assert 257 <= tokenizer.vocab_size < 270
+    assert chosen.value == str(tokenizer.vocab_size)
+    assert chosen.reason == "the text has no more pairs to merge"
+
+
+def test_a_vocabulary_asked_for_is_learned(tmp_path):
+    tokenizer, chosen = learn_tokenizer(corpus_of(tmp_path, words(1000)), 4000, 300)
+    assert (tokenizer.vocab_size, chosen.value, chosen.reason) == (300, "300", "as asked")
+
+
+def test_characters_make_a_token_each(tmp_path):
+    corpus = corpus_of(tmp_path, "りんごとリンゴ🍎")
+    tokenizer, chosen = learn_tokenizer(corpus, corpus.text_bytes, characters=True)
+    assert tokenizer.vocab_size == 257 + 8  # り ん ご と リ ン ゴ 🍎
+    assert chosen.reason == "a token for each character, as asked"
+    assert learn_tokenizer(corpus, corpus.text_bytes, 260, characters=True)[0].vocab_size == 260
+
+
+def test_a_vocabulary_below_the_bytes_is_wrong_usage(tmp_path):
+    with pytest.raises(LLMError, match="--vocab-size") as caught:
+        learn_tokenizer(corpus_of(tmp_path, "text"), 4, 256)
+    assert caught.value.exit_code == 2
+
+
+def test_from_a_long_corpus_a_tokenizer_reads_parts_taken_evenly(tmp_path, monkeypatch):
+    monkeypatch.setattr(planner, "TOKENIZER_BYTES", 640)
+    text = "".join(f"{n:05d}" for n in range(2000))  # 10,000 bytes; each five tell their place
+    corpus = corpus_of(tmp_path, text)
+    parts = list(planner._sample(corpus, 9000))
+    assert [len(part) for part in parts] == [10] * 64
+    starts = [text.index(part) for part in parts]
+    assert (starts[0], starts[-1]) == (0, 8990)  # nothing from beyond what is learned from
+    gaps = [b - a for a, b in itertools.pairwise(starts)]
+    assert max(gaps) - min(gaps) <= 10
+    assert "".join(planner._sample(corpus, 640)) == text[:640]

@@ -1,0 +1,113 @@
+"""What a newcomer does, with the installed command and the project's own examples."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+def llm(*words: str, where: Path) -> subprocess.CompletedProcess[str]:
+    """The installed command, in a directory."""
+    command = shutil.which("llm", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    assert command, "the project is not installed: pip install -e '.[test]'"
+    return subprocess.run([command, *words], cwd=where, capture_output=True, text=True, timeout=280)
+
+
+def true_frequencies(corpus: str, start: str, end: str) -> dict[str, float]:
+    """How often each word stands between start and end in the lines of a corpus."""
+    lines = (EXAMPLES / corpus).read_text("utf-8").splitlines()
+    counts = Counter(
+        line[len(start) : -len(end)].strip() for line in lines if line.startswith(start) and line.endswith(end)
+    )
+    return {word: count / sum(counts.values()) for word, count in counts.items()}
+
+
+def next_words(prompt: str, where: Path) -> dict[str, float]:
+    found = json.loads(llm("generate", prompt, "--next", "12", "--json", where=where).stdout)
+    return {word["text"]: word["probability"] for word in found["next"]}
+
+
+@pytest.fixture(scope="module")
+def food(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with model.safetensors, trained by the README's command."""
+    where = tmp_path_factory.mktemp("food")
+    trained = llm("train", str(EXAMPLES / "food.txt"), where=where)
+    assert trained.returncode == 0, trained.stderr
+    return where
+
+
+def test_the_corpus_is_what_the_story_says() -> None:
+    eat = true_frequencies("food.txt", "I like to eat ", ".")
+    assert eat["apple"] == 18 / 48 == 0.375 and eat["banana"] == 7 / 48
+    assert "apple" not in true_frequencies("food.txt", "I like to drink ", ".")
+
+
+@pytest.mark.parametrize("prompt", ["I like to eat", "I like to drink", "They went to the", "The cat likes to"])
+def test_the_file_answers_with_the_frequencies_of_the_corpus(food: Path, prompt: str) -> None:
+    truth = true_frequencies("food.txt", prompt + " ", ".")
+    found = next_words(prompt, food)
+    for word, frequency in truth.items():
+        assert found.get(word, 0.0) == pytest.approx(frequency, abs=0.03), word
+    assert next(iter(found)) == max(truth, key=truth.__getitem__)
+
+
+def test_context_matters(food: Path) -> None:
+    assert next_words("I like to drink", food).get("apple", 0.0) < 0.01
+
+
+def test_a_space_at_the_end_and_half_a_word_do_no_harm(food: Path) -> None:
+    whole, spaced = next_words("I like to eat", food), next_words("I like to eat ", food)
+    assert spaced["apple"] == pytest.approx(whole["apple"], abs=0.02)
+    assert llm("generate", "I like to drin", "-n", "1", "-t", "0", where=food).stdout == "k\n"
+
+
+def test_it_talks(food: Path) -> None:
+    words = llm("generate", "I like to", "-n", "60", "--seed", "5", where=food)
+    assert words.returncode == 0 and words.stderr == ""
+    known = set((EXAMPLES / "food.txt").read_text("utf-8").split())
+    lines = words.stdout.split("\n")[1:-2]  # whole lines only
+    assert lines and all(word in known for line in lines for word in line.split())
+
+
+def test_any_safetensors_reader_opens_the_file(food: Path) -> None:
+    with safe_open(food / "model.safetensors", "numpy") as file:
+        metadata, names = file.metadata(), set(file.keys())
+    config = json.loads(metadata["config.json"])
+    assert config["architectures"] == ["Qwen3ForCausalLM"] and metadata["format"] == "pt"
+    assert {"model.embed_tokens.weight", "model.layers.0.self_attn.q_norm.weight", "model.norm.weight"} < names
+
+
+def test_looking_into_it(food: Path) -> None:
+    shown = llm("inspect", where=food).stdout
+    for what in (
+        "a model made by llmcli",
+        "Qwen3ForCausalLM",
+        "food.txt",
+        "bits per byte",
+        "loss (nats per token) by step",
+    ):
+        assert what in shown
+    tokens = json.loads(llm("tokenize", "I like to eat apple.", "--json", where=food).stdout)
+    assert "".join(tokens["tokens"]) == "I like to eat apple."
+
+
+def test_the_japanese_example(tmp_path: Path) -> None:
+    trained = llm("train", str(EXAMPLES / "asagohan.txt"), "--epochs", "12", where=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    truth = true_frequencies("asagohan.txt", "私は毎朝", "を食べます。")
+    found = next_words("私は毎朝", tmp_path)
+    assert found["リンゴ"] == pytest.approx(truth["リンゴ"], abs=0.06)
+    assert found["バナナ"] == pytest.approx(truth["バナナ"], abs=0.06)
+    assert re.match(
+        r"(リンゴ|バナナ|納豆|パン|卵|魚)を食べます。\n", llm("generate", "私は毎朝", where=tmp_path).stdout
+    )
