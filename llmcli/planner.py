@@ -130,12 +130,8 @@ def prepare(
     plan = make_plan(
         request, train_tokens=len(tokens), vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, base=base
     )
-    text = Choice(
-        "text",
-        f"{corpus.text_bytes:,} bytes",
-        f"{train_bytes:,} to learn from ({len(tokens):,} tokens); held out: "
-        + (f"{held_bytes:,}, {from_where}" if held_bytes else "nothing"),
-    )
+    held_said = f"{held_bytes:,} held out" if held_bytes else "nothing held out"
+    text = Choice("text", f"{corpus.text_bytes:,} bytes", f"{train_bytes:,} to learn from, {held_said}")
     record = {
         "corpus": [{"name": d.name, "bytes": d.text_bytes, "sha256": d.sha256} for d in corpus.documents],
         "train_bytes": train_bytes,
@@ -193,7 +189,7 @@ def make_plan(
     steps = request.steps or max(1, math.ceil((request.epochs or MOST_EPOCHS) * per_epoch))
     epochs = min(steps / per_epoch, budget.tokens_seen(model.parameters) / train_tokens)
     dropout = 0.0 if epochs <= 4 else 0.1 if epochs <= 12 else 0.2
-    against = "no need" if epochs <= 4 else "against learning it by heart"
+    against = "no need" if epochs <= 4 else "against learning by heart"
     train = TrainConfig(
         steps=steps,
         seconds=budget.seconds,
@@ -213,27 +209,28 @@ def make_plan(
         Choice(
             "shape",
             f"{model.num_hidden_layers} layers, width {model.hidden_size}, {model.num_attention_heads} heads",
-            kept if base else "deep enough to combine, wide enough to be fast",
+            kept if base else "a shape that learns fast at this size",
         ),
         Choice("context", f"{context} tokens", context_reason),
         Choice(
             "head",
-            "tied to the embedding" if model.tie_word_embeddings else "separate from the embedding",
-            kept if base else _asked(request.tie) or "tied when the vocabulary outweighs the layers",
+            "tied to the embedding" if model.tie_word_embeddings else "separate",
+            kept
+            if base
+            else _asked(request.tie)
+            or f"the vocabulary is {'large' if model.tie_word_embeddings else 'small'} beside the layers",
         ),
         Choice(
             "batch",
             f"{batch_size} x {context} tokens",
-            _asked(request.batch_tokens) or "small batches make more steps, and steps are what teaches",
+            _asked(request.batch_tokens) or "small batches teach most in a given time",
         ),
         Choice(
             "steps",
             f"{'at most ' if budget.seconds else ''}{steps:,}",
             _asked(request.steps) or f"{request.epochs or MOST_EPOCHS:g} times through the text",
         ),
-        Choice(
-            "dropout", f"{train.dropout:g}", _asked(request.dropout) or f"about {epochs:.1f} times through: {against}"
-        ),
+        Choice("dropout", f"{train.dropout:g}", _asked(request.dropout) or f"{epochs:.1f} times through: {against}"),
         Choice("machine", f"{request.device}, {request.threads} threads, {request.dtype}", "what is here"),
     )
     return Plan(model, train, choices)
@@ -268,7 +265,7 @@ def _budget(request: Request, train_tokens: int) -> _Budget:
         return _Budget(None, "as asked", request.epochs * train_tokens)
     seconds = request.seconds or DEFAULT_SECONDS
     speed = FLOPS_GPU if request.device == "cuda" else FLOPS_PER_THREAD * request.threads
-    reason = _asked(request.seconds) or f"or {MOST_EPOCHS:g} times through the text, whichever comes first"
+    reason = _asked(request.seconds) or f"or {MOST_EPOCHS:g} times through the text"
     return _Budget(seconds, reason, MOST_EPOCHS * train_tokens, seconds * speed)
 
 

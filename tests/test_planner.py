@@ -152,7 +152,7 @@ def test_epochs_give_as_many_steps_as_go_through_the_text_so_often(epochs):
         ({"width": 96}, "size", None),
         ({"context": 77}, "context", "77 tokens"),
         ({"tie": True}, "head", "tied to the embedding"),
-        ({"tie": False}, "head", "separate from the embedding"),
+        ({"tie": False}, "head", "separate"),
         ({"batch_tokens": 1024}, "batch", "4 x 256 tokens"),
         ({"dropout": 0.0}, "dropout", "0"),
         ({"dropout": 0.35}, "dropout", "0.35"),

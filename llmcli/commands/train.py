@@ -253,13 +253,14 @@ def _show_done(done: Any, output: Path, json_: bool) -> None:
             parameters=config.parameters, best_step=done.best_step, interrupted=done.interrupted,
         )  # fmt: skip
         return
-    held = f", {bits:.3f} bits per byte on the {done.figures.bytes:,} held-out bytes measured" if bits else ""
+    verb = "interrupted: saved what there is in" if done.interrupted else "saved"
     best = f" (best weights: step {done.best_step:,})" if done.best_step != done.step else ""
-    verb = "interrupted: saved what there is" if done.interrupted else "saved"
     console.note(
-        f"{verb} in {output}: {charts.number(config.parameters)} parameters after {done.step:,} steps{best} "
-        f"and {charts.duration(done.seconds)}{held}"
+        f"{verb} {output}: {charts.number(config.parameters)} parameters, {done.step:,} steps{best}, "
+        f"{charts.duration(done.seconds)}"
     )
+    if bits is not None:
+        console.note(f"held-out text: {bits:.3f} bits per byte, measured on {done.figures.bytes:,} bytes")
     model = "" if str(output) == DEFAULT_MODEL else f" -m {output}"
     console.note(f'ask it: llm generate "..."{model}')
 

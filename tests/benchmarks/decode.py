@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.decode [--tokens 200] [--rounds 5]
 
-Two models with untrained weights: 15.2M parameters (width 288, 6 layers, 6 heads, hidden 768, vocabulary 32,000, tied,
-the shape of llama2.c's stories15M) and 0.8M (width 128, 4 layers, vocabulary 512). The two runtimes take turns; the median
-of the rounds is printed. Also a memory bandwidth, since decoding the larger model reads every weight for every token.
+Two models with untrained weights: 15.2M parameters (width 288, 6 layers, 6 heads, hidden 768, vocabulary 32,000,
+tied, the shape of llama2.c's stories15M) and 0.8M (width 128, 4 layers, vocabulary 512). The two runtimes take turns;
+the median of the rounds is printed. Also a memory bandwidth, since decoding the larger model reads every weight for
+every token.
 """
 
 import argparse
@@ -62,7 +63,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, one core reads {bandwidth() / 1e9:.1f} GB/s")
+    machine = platform.processor() or platform.machine()
+    print(f"{machine}, {os.cpu_count()} cores, one core reads {bandwidth() / 1e9:.1f} GB/s")
     for name, config in MODELS.items():
         runtimes = {"numpy": Runtime(untrained(config)), "torch eager": TorchRuntime(untrained(config), "cpu")}
         speeds: dict[str, list[float]] = {which: [] for which in runtimes}
