@@ -203,34 +203,32 @@ def make_plan(
         dtype=request.dtype,
         threads=request.threads,
     )
+    weight = "large" if model.tie_word_embeddings else "small"
     choices = (
         Choice("budget", charts.duration(budget.seconds) if budget.seconds else f"{steps:,} steps", budget.reason),
         Choice("size", f"{model.parameters:,} parameters", kept if base else size_reason),
         Choice(
             "shape",
             f"{model.num_hidden_layers} layers, width {model.hidden_size}, {model.num_attention_heads} heads",
-            kept if base else "a shape that learns fast at this size",
+            kept if base else "learns fast at this size",
         ),
         Choice("context", f"{context} tokens", context_reason),
         Choice(
             "head",
             "tied to the embedding" if model.tie_word_embeddings else "separate",
-            kept
-            if base
-            else _asked(request.tie)
-            or f"the vocabulary is {'large' if model.tie_word_embeddings else 'small'} beside the layers",
+            kept if base else _asked(request.tie) or f"beside the layers the vocabulary is {weight}",
         ),
         Choice(
             "batch",
             f"{batch_size} x {context} tokens",
-            _asked(request.batch_tokens) or "small batches teach most in a given time",
+            _asked(request.batch_tokens) or "small batches teach most per minute",
         ),
         Choice(
             "steps",
             f"{'at most ' if budget.seconds else ''}{steps:,}",
             _asked(request.steps) or f"{request.epochs or MOST_EPOCHS:g} times through the text",
         ),
-        Choice("dropout", f"{train.dropout:g}", _asked(request.dropout) or f"{epochs:.1f} times through: {against}"),
+        Choice("dropout", f"{train.dropout:g}", _asked(request.dropout) or f"{epochs:.1f} epochs: {against}"),
         Choice("machine", f"{request.device}, {request.threads} threads, {request.dtype}", "what is here"),
     )
     return Plan(model, train, choices)
