@@ -186,7 +186,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(llm: Llm) -> None:
     answer = llm("train", "c.txt", "--dry-run")
     assert answer.exit_code == 0
     for word in ("vocabulary", "budget", "size", "context", "batch", "steps", "dropout"):
-        assert word in answer.stderr
+        assert word in answer.stdout
     assert not Path("model.safetensors").exists()
 
 

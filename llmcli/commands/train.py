@@ -141,7 +141,7 @@ def train(
         characters=tokenizer == "char",
         base=base.config if base else None,
     )
-    _show_plan(ready.plan, json_)
+    _show_plan(ready.plan, dry_run, json_)
     if dry_run:
         return
     prompt = _first_words(next(next(text.texts()))) if json_ or sys.stderr.isatty() else None
@@ -222,12 +222,12 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(kind, handler)
 
 
-def _show_plan(plan: Any, json_: bool) -> None:
+def _show_plan(plan: Any, is_result: bool, json_: bool) -> None:
     if json_:
         choices = [as_record(choice) for choice in plan.choices]
         _event("plan", choices=choices, config=json.loads(plan.model.to_json()), train=as_record(plan.train))
         return
-    console.table(("", "plan", "because"), [(c.name, c.value, c.reason) for c in plan.choices], to_stderr=True)
+    console.table(("", "plan", "because"), [(c.name, c.value, c.reason) for c in plan.choices], to_stderr=not is_result)
 
 
 def _show(event: Any, view: console.TrainingView, json_: bool) -> None:

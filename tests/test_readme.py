@@ -1,0 +1,43 @@
+"""What the README tells a reader to type can be typed."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "examples/README.md", "CONTRIBUTING.md"]
+COMMANDS = sorted(
+    {
+        (page, found[0].strip("`"))
+        for page in PAGES
+        for found in re.finditer(
+            r"\bllm (train|generate|inspect|tokenize)\b[^`\n|&]*", (ROOT / page).read_text("utf-8")
+        )
+    }
+)
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) > 20
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_every_option_that_is_shown_exists(llm: Callable[..., Result], page: str, command: str) -> None:
+    words = shlex.split(command.split("#")[0])
+    known = llm(words[1], "--help").stdout
+    for word in words[2:]:
+        if word.startswith("-") and len(word) > 1:
+            assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", known), word
+
+
+def test_the_files_that_are_shown_exist() -> None:
+    for page in PAGES:
+        text = (ROOT / page).read_text("utf-8")
+        for link in re.findall(r"\]\(([^)#]+)\)", text):
+            assert link.startswith("https://") or (ROOT / page).parent.joinpath(link).exists(), link
+        for example in re.findall(r"\bexamples/[\w.]+\.txt", text):
+            assert (ROOT / example).exists(), example
