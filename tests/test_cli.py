@@ -368,6 +368,21 @@ def test_without_a_model_it_says_how_to_get_one(llm: Llm) -> None:
     assert llm("generate", "hi", "-m", "").exit_code == 1
 
 
+@pytest.mark.parametrize(
+    "record", ['{"corpus": 7}', '{"curve": {"step": [1], "loss": 3}}', '{"train": 3, "corpus": []}']
+)
+def test_a_record_of_another_shape_is_told(llm: Llm, tiny_model: Path, record: str) -> None:
+    data = tiny_model.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"]["training.json"] = record
+    text = json.dumps(header).encode()
+    tiny_model.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    answer = llm("inspect")
+    assert answer.exit_code == 1 and "its record of training is not one of ours" in answer.stderr
+    assert llm("generate", "The cat", "-n", 1).exit_code == 0
+
+
 def test_the_model_may_be_named_by_the_environment(llm: Llm, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tiny_model.rename("other.safetensors")
     monkeypatch.setenv("LLMCLI_MODEL", str(other))

@@ -111,7 +111,10 @@ def _overview(header: Any) -> None:
         console.heading("metadata")
         console.pairs([(key[:60], header.metadata[key][:200]) for key in others[:20]])
     if training:
-        _training(training)
+        try:
+            _training(training)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise LLMError(f"{header.path}: its record of training is not one of ours ({error})") from error
 
 
 _OWN_KEYS = ("format", "llmcli", "config.json", "tokenizer.json", "tokenizer_config.json", "training.json", "sha256")
@@ -214,6 +217,8 @@ def _tensor(header: Any, name: str, json_: bool) -> None:
         ("zeros", f"{found.zeros:,}"),
         *([("not numbers", f"{found.not_finite:,}")] if found.not_finite else []),
     ])  # fmt: skip
+    if found.low == found.high:
+        return
     console.result()
     for line in charts.histogram(found.counts, found.low, found.high, min(console.width(), 100) - 24):
         console.result(line)
