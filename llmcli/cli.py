@@ -7,7 +7,7 @@ import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 import llmcli
 from llmcli import console
@@ -61,8 +61,25 @@ class Door(TyperGroup):
             raise typer.Exit(1) from error
 
 
+class Verb(TyperCommand):
+    """A verb whose help is plain text, its options under their headings: that shows at once, and in any terminal."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                other = "Arguments" if param.param_type_name == "argument" else "Options"
+                groups.setdefault(getattr(param, "rich_help_panel", None) or other, []).append(record)
+        for name, records in groups.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
+
+
 app = typer.Typer(
     cls=Door,
+    rich_markup_mode=None,
     name="llm",
     help="Train and query small language models: any text in, one file out, and the file answers.",
     no_args_is_help=True,
@@ -70,7 +87,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for verb in (train, generate, inspect, tokenize):
-    app.command()(verb)
+    app.command(cls=Verb)(verb)
 
 
 def _version(wanted: bool) -> None:

@@ -18,34 +18,59 @@ from llmcli.errors import usage
 
 
 def generate(
-    prompt: Annotated[str | None, typer.Argument(help="Text to go on from; - reads standard input.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="Text to go on from; - reads standard input.")
+    ] = None,
     model: ModelOption = None,
     max_tokens: Annotated[
-        int, typer.Option("-n", "--max-tokens", "--max-new-tokens", "--n-predict", help="Tokens to write at most.")
+        int,
+        typer.Option(
+            "-n", "--max-tokens", "--max-new-tokens", "--n-predict", metavar="N", help="Tokens to write at most."
+        ),
     ] = SamplingConfig.max_tokens,
     temperature: Annotated[
-        float, typer.Option("-t", "--temperature", "--temp", help="0: always the likeliest; above 1: more surprising.")
+        float,
+        typer.Option(
+            "-t", "--temperature", "--temp", metavar="X", help="0: always the likeliest; above 1: more surprising."
+        ),
     ] = SamplingConfig.temperature,
     top_k: Annotated[
-        int, typer.Option("-k", "--top-k", help="Choose among the k likeliest tokens; 0: all.")
+        int, typer.Option("-k", "--top-k", metavar="N", help="Choose among the k likeliest tokens; 0: all.")
     ] = SamplingConfig.top_k,
     top_p: Annotated[
-        float, typer.Option("-p", "--top-p", help="Choose among the likeliest that together reach this probability.")
+        float,
+        typer.Option(
+            "-p", "--top-p", metavar="X", help="Choose among the likeliest that together reach this probability."
+        ),
     ] = SamplingConfig.top_p,
     min_p: Annotated[
-        float, typer.Option("--min-p", help="Choose among those at least this fraction as likely as the likeliest.")
+        float,
+        typer.Option(
+            "--min-p", metavar="X", help="Choose among those at least this fraction as likely as the likeliest."
+        ),
     ] = SamplingConfig.min_p,
     repetition_penalty: Annotated[
-        float, typer.Option("--repetition-penalty", "--repeat-penalty", help="Above 1: say less what was said before.")
+        float,
+        typer.Option(
+            "--repetition-penalty", "--repeat-penalty", metavar="X", help="Above 1: say less what was said before."
+        ),
     ] = SamplingConfig.repetition_penalty,
-    seed: Annotated[int | None, typer.Option("-s", "--seed", help="The same seed writes the same text.")] = None,
-    stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this text (repeatable).")] = None,
-    samples: Annotated[int, typer.Option("--samples", "--num-samples", min=1, help="Write so many texts.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option("-s", "--seed", metavar="N", help="The same seed writes the same text.")
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text (repeatable).")
+    ] = None,
+    samples: Annotated[
+        int, typer.Option("--samples", "--num-samples", metavar="N", min=1, help="Write so many texts.")
+    ] = 1,
     next_: Annotated[
         int | None, typer.Option("--next", min=1, metavar="N", help="Show the N likeliest next words instead.")
     ] = None,
     color: Annotated[bool, typer.Option("--color", help="Tint each token by its probability.")] = False,
-    device: Annotated[str, typer.Option("--device", help="cpu (numpy), or cuda, mps, auto (torch).")] = "cpu",
+    device: Annotated[
+        str, typer.Option("--device", metavar="DEVICE", help="cpu (numpy), or cuda, mps, auto (torch).")
+    ] = "cpu",
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

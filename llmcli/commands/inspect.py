@@ -23,7 +23,9 @@ def inspect(
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Look into a model file: what it is, its parameters by part, its training. Reads the header alone.
+    """Look into a model file: what it is, its parts, its training.
+
+    The header alone is read, so a file of any size answers at once.
 
     Example: llm inspect model.safetensors
     """

@@ -12,7 +12,9 @@ from llmcli.errors import LLMError, usage
 
 
 def tokenize(
-    text: Annotated[str | None, typer.Argument(help="Text to take apart; - reads standard input.")] = None,
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="Text to take apart; - reads standard input.")
+    ] = None,
     model: ModelOption = None,
     file: Annotated[Path | None, typer.Option("--file", metavar="FILE", help="Take the text of a file.")] = None,
     tokenizer: Annotated[
@@ -25,7 +27,7 @@ def tokenize(
         typer.Option("--train", metavar="CORPUS", help="Learn a tokenizer from this text (repeatable)."),
     ] = None,
     vocab_size: Annotated[
-        int | None, typer.Option("--vocab-size", min=257, help="With --train: tokens in the vocabulary.")
+        int | None, typer.Option("--vocab-size", metavar="N", min=257, help="With --train: tokens in the vocabulary.")
     ] = None,
     char: Annotated[bool, typer.Option("--char", help="With --train: a token for each character.")] = False,
     output: Annotated[

@@ -31,8 +31,10 @@ def train(
         DEFAULT_MODEL
     ),
     time_: Annotated[str | None, typer.Option("--time", metavar="TIME", help="How long to take: 90s, 5m, 2h.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="How many steps to take.")] = None,
-    epochs: Annotated[float | None, typer.Option("--epochs", help="How often to go through the text.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", min=1, help="How many steps to take.")] = None,
+    epochs: Annotated[
+        float | None, typer.Option("--epochs", metavar="X", help="How often to go through the text.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
     from_: Annotated[Path | None, typer.Option("--from", metavar="FILE", help="Go on from this model.")] = None,
@@ -46,7 +48,8 @@ def train(
         ),
     ] = "bpe",
     vocab_size: Annotated[
-        int | None, typer.Option("--vocab-size", min=257, help="Tokens in the vocabulary.", rich_help_panel=TEXT)
+        int | None,
+        typer.Option("--vocab-size", metavar="N", min=257, help="Tokens in the vocabulary.", rich_help_panel=TEXT),
     ] = None,
     val: Annotated[
         str | None,
@@ -57,31 +60,52 @@ def train(
             rich_help_panel=TEXT,
         ),
     ] = None,
-    layers: Annotated[int | None, typer.Option("--layers", min=1, rich_help_panel=SIZE)] = None,
-    width: Annotated[int | None, typer.Option("--width", min=2, rich_help_panel=SIZE)] = None,
-    heads: Annotated[int | None, typer.Option("--heads", min=1, rich_help_panel=SIZE)] = None,
+    layers: Annotated[
+        int | None, typer.Option("--layers", metavar="N", min=1, help="Blocks one after another.", rich_help_panel=SIZE)
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            "--width", metavar="N", min=2, help="Numbers that stand for a token between blocks.", rich_help_panel=SIZE
+        ),
+    ] = None,
+    heads: Annotated[
+        int | None,
+        typer.Option(
+            "--heads", metavar="N", min=1, help="Heads of attention: a divisor of --width.", rich_help_panel=SIZE
+        ),
+    ] = None,
     kv_heads: Annotated[
         int | None,
-        typer.Option("--kv-heads", min=1, help="Heads of keys and values: a divisor of --heads.", rich_help_panel=SIZE),
+        typer.Option(
+            "--kv-heads",
+            metavar="N",
+            min=1,
+            help="Heads of keys and values: a divisor of --heads.",
+            rich_help_panel=SIZE,
+        ),
     ] = None,
     context: Annotated[
-        int | None, typer.Option("--context", min=1, help="Tokens seen at once.", rich_help_panel=SIZE)
+        int | None, typer.Option("--context", metavar="N", min=1, help="Tokens seen at once.", rich_help_panel=SIZE)
     ] = None,
     tie: Annotated[
         bool | None,
         typer.Option("--tie/--no-tie", help="One matrix for reading and writing tokens, or two.", rich_help_panel=SIZE),
     ] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option("--batch-tokens", min=1, help="Tokens in a step.", rich_help_panel=RUN)
+        int | None, typer.Option("--batch-tokens", metavar="N", min=1, help="Tokens in a step.", rich_help_panel=RUN)
     ] = None,
     lr: Annotated[
-        float, typer.Option("--lr", help="Multiplies the recipe's learning rates.", rich_help_panel=RUN)
+        float, typer.Option("--lr", metavar="X", help="Multiplies the recipe's learning rates.", rich_help_panel=RUN)
     ] = TrainConfig.lr,
     dropout: Annotated[
-        float | None, typer.Option("--dropout", help="Against learning by heart.", rich_help_panel=RUN)
+        float | None, typer.Option("--dropout", metavar="X", help="Against learning by heart.", rich_help_panel=RUN)
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**31 - 1, help="Everything random comes from it.", rich_help_panel=RUN)
+        int,
+        typer.Option(
+            "--seed", metavar="N", min=0, max=2**31 - 1, help="Everything random comes from it.", rich_help_panel=RUN
+        ),
     ] = TrainConfig.seed,
     device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|mps", rich_help_panel=RUN)] = "auto",
     dtype: Annotated[
@@ -89,7 +113,8 @@ def train(
         typer.Option("--dtype", metavar="auto|float32|bfloat16", help="Of the matrix products.", rich_help_panel=RUN),
     ] = "auto",
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="Processor cores to use; else all.", rich_help_panel=RUN)
+        int | None,
+        typer.Option("--threads", metavar="N", min=1, help="Processor cores to use; else all.", rich_help_panel=RUN),
     ] = None,
     json_: JsonOption = False,
     quiet: QuietOption = False,
