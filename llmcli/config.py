@@ -137,6 +137,8 @@ class ModelConfig:
         unsupported = [key for key in ("rope_scaling", "attention_bias", "use_sliding_window") if found.get(key)]
         if unsupported:
             raise LLMError(f"its config.json sets {unsupported[0]}, which this program does not run")
+        if found.get("hidden_act", "silu") != "silu":
+            raise LLMError(f"its config.json sets hidden_act {found['hidden_act']!r}; this program runs 'silu'")
         known = {field.name for field in fields(cls)}
         missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in found]
         if missing:

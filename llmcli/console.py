@@ -248,7 +248,7 @@ class TrainingView:
         self._smooth = loss if math.isnan(self._smooth) else 0.95 * self._smooth + 0.05 * loss
         self._last = {
             "step": step, "progress": progress, "epoch": epoch, "seconds": seconds, "speed": tokens_per_second,
-            "left": seconds * (1 - progress) / progress if progress else math.nan,
+            "left": seconds * (1 - progress) / progress if progress and step >= 5 else math.nan,
         }  # fmt: skip
         self._steps.append(step)
         self._losses.append(self._smooth)

@@ -7,6 +7,7 @@ command gives the same plan. `prepare` walks from the corpus to all that trainin
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,8 +66,8 @@ class Request:
         ]
         if len(budgets) > 1:
             raise usage(f"{' and '.join(budgets)} both say when to end; give one of them")
-        if self.epochs is not None and not 0 < self.epochs < math.inf:
-            raise usage(f"--epochs must be a positive number, found {self.epochs}")
+        if self.epochs is not None and not 0 < self.epochs <= 1e6:
+            raise usage(f"--epochs must be a positive number of at most a million, found {self.epochs}")
         if self.width is not None and self.heads is not None and self.width % self.heads:
             raise usage(f"--heads {self.heads} does not divide --width {self.width}")
 
@@ -116,7 +117,7 @@ def prepare(
     """
     if isinstance(held_out, Corpus):
         train_bytes, held = corpus.text_bytes, held_out.texts()
-        held_bytes, from_where = held_out.text_bytes, ", ".join(document.name for document in held_out.documents)
+        held_bytes, from_where = held_out.text_bytes, ", ".join(Path(d.name).name for d in held_out.documents)
     else:
         train_bytes = corpus.text_bytes - round(corpus.text_bytes * held_out)
         held = corpus.texts(train_bytes)
@@ -133,7 +134,7 @@ def prepare(
     held_said = f"{held_bytes:,} held out" if held_bytes else "nothing held out"
     text = Choice("text", f"{corpus.text_bytes:,} bytes", f"{train_bytes:,} to learn from, {held_said}")
     record = {
-        "corpus": [{"name": d.name, "bytes": d.text_bytes, "sha256": d.sha256} for d in corpus.documents],
+        "corpus": [{"name": Path(d.name).name, "bytes": d.text_bytes, "sha256": d.sha256} for d in corpus.documents],
         "train_bytes": train_bytes,
         "train_tokens": len(tokens),
         "held_out": {"bytes": held_bytes, "tokens": len(held_tokens), "from": from_where},
@@ -283,7 +284,7 @@ def _context(request: Request, budget: _Budget, train_tokens: int, base: ModelCo
     if longest < SHORTEST_CONTEXT:
         raise LLMError(
             f"the corpus is too short: {train_tokens} tokens to learn from, {SHORTEST_CONTEXT + 1} needed at least; "
-            f"add more text"
+            f"add more text, or give --vocab-size 257 or --tokenizer char if it repeats itself"
         )
     if request.context is not None:
         if base and request.context > base.max_position_embeddings:

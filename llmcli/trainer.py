@@ -6,6 +6,7 @@ from take the same path: both are a checkpoint.
 
 import copy
 import math
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -136,6 +137,7 @@ def train(
     config, settings = plan.model, plan.train
     began = time.monotonic() if began is None else began
     torch.set_num_threads(settings.threads)
+    _check_memory(config)
     model = LanguageModel(config, settings.dropout, getattr(torch, settings.dtype))
     model.load_arrays(start.tensors if start else fresh_weights(config, settings.seed))
     model.to(settings.device)
@@ -216,6 +218,20 @@ def train(
         config, tokenizer.to_json(), best, record, tokenizer.to_config_json(config.max_position_embeddings)
     )
     yield Done(checkpoint, step, best_step, seconds, figures, interrupted)
+
+
+def _check_memory(config: ModelConfig) -> None:
+    """Weights, their gradients, what the optimizer remembers and the best so far must fit into memory."""
+    needed = 20 * config.parameters
+    try:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return
+    if needed > there:
+        raise LLMError(
+            f"training {config.parameters:,} parameters needs about {needed / 1e9:,.0f} GB of memory, this machine has "
+            f"{there / 1e9:,.0f}; give a smaller --width or fewer --layers"
+        )
 
 
 class _Measure:

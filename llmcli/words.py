@@ -11,17 +11,26 @@ since no space parts their words; any other character, and a line's end, is a wo
 import heapq
 import unicodedata
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.errors import LLMError
 from llmcli.generator import Prompt, Runtime, agrees
 from llmcli.sampler import probabilities
 from llmcli.tokenizer import StreamDecoder, Tokenizer
 
 UNEXPLORED = 0.001  # the search ends when less than this is left
 MOST_LOOKS = 1000  # or after asking the model so many times
+SPELLINGS = 4  # ways to reach each byte of the text's last word that are followed
 LONGEST_WORD = 16  # tokens of the context kept free for the word
 END = "<end>"  # stands for the end of the document
 LEAST = 1e-7  # a spelling less likely than this is left unexplored
+
+
+Path = tuple[int, ...]  # tokens
 
 
 @dataclass(frozen=True)
@@ -49,46 +58,83 @@ def next_words(runtime: Runtime, tokenizer: Tokenizer, text: str) -> NextWords:
     summed over too; probabilities are given the whole text.
     """
     prompt = Prompt.of(text, tokenizer)
-    ids, tail = prompt.ids[-max(1, runtime.context - LONGEST_WORD) :], prompt.tail
+    ids = prompt.ids[-max(1, runtime.context - LONGEST_WORD) :]
     runtime.rewind()
     logits = runtime.prefill(ids)
+    looks = 1
     in_word = _kind(text[-1]) == "letters"
     found: dict[tuple[str, bool], float] = defaultdict(float)  # (word, does it go on with the text's last?)
-    heap: list[tuple[float, tuple[int, ...], bytes]] = [(-1.0, (), b"")]  # (-probability, tokens, their bytes)
-    waiting, told, given_up, looks = 1.0, 0.0, 0.0, 0  # probabilities of the heap, of `found`, of what is not followed
-    while heap and looks < MOST_LOOKS and waiting + given_up >= UNEXPLORED * (waiting + given_up + told):
-        negative, path, spelled = heapq.heappop(heap)
-        waiting += negative
-        if len(ids) + len(path) > runtime.context:
-            given_up -= negative
-            continue
+    heap: list[tuple[float, Path, bytes]] = []  # (-probability, tokens, what they write after the text)
+    told, given_up = 0.0, 0.0  # probabilities of `found`, and of what is not followed
+
+    def ask(path: Path) -> NDArray[np.float64]:
+        """Probabilities of the token after a path; those of the empty path are known."""
+        nonlocal logits, looks
         if path:
             runtime.rewind(len(ids))
             logits = runtime.prefill(path)
-        looks += 1
-        chances = probabilities(logits[: len(tokenizer.token_bytes)].astype("float64")) * -negative
-        if rest := tail[len(spelled) :]:  # what disagrees with the text is out of the question
-            agreeing = [agrees(data, rest) for data in tokenizer.token_bytes]
-            chances = chances * agreeing
-        here = float(chances.sum())
-        likely = (chances >= LEAST * (here + waiting + told + given_up)).nonzero()[0].tolist()
-        given_up += here - float(chances[likely].sum())
-        for token in likely:
-            chance, after = float(chances[token]), spelled + tokenizer.token_bytes[token]
-            new = after[len(tail) :]
-            word = _first_word(new, ended=token == tokenizer.eos_id)
-            if word is None:
-                heapq.heappush(heap, (-chance, (*path, token), after))
-                waiting += chance
-            else:
-                continues = in_word and _kind(word[0]) == "letters" and new.startswith(word[0].encode())
-                found[word, continues] += chance
-                told += chance
-    unexplored = max(0.0, waiting + given_up)
-    total = (told + unexplored) or 1.0  # the probability of the text's last word
+            looks += 1
+        if not np.isfinite(logits.max()):
+            raise LLMError("the model's answer is not a number: its weights are damaged (look: llm inspect --verify)")
+        return np.asarray(probabilities(logits[: len(tokenizer.token_bytes)]), np.float64)
+
+    def put(chance: float, path: Path, new: bytes) -> None:
+        """A spelling that goes beyond the text: a word if it is whole, else to be followed."""
+        nonlocal told
+        word = _first_word(new, ended=bool(path) and path[-1] == tokenizer.eos_id)
+        if word is None:
+            heapq.heappush(heap, (-chance, path, new))
+        else:
+            continues = in_word and _kind(word[0]) == "letters" and new.startswith(word[0].encode())
+            found[word, continues] += chance
+            told += chance
+
+    if prompt.tail:
+        for chance, path, new in _spellings(prompt.tail, ask, tokenizer.token_bytes, runtime.context - len(ids)):
+            put(chance, path, new)
+    else:
+        put(1.0, (), b"")
+    waiting = -sum(node[0] for node in heap)
+    while heap and looks < MOST_LOOKS and waiting + given_up >= UNEXPLORED:
+        negative, path, spelled = heapq.heappop(heap)
+        if len(ids) + len(path) > runtime.context:
+            given_up -= negative
+        else:
+            chances = ask(path) * -negative
+            likely = (chances >= LEAST).nonzero()[0].tolist()
+            given_up += float(chances.sum() - chances[likely].sum())
+            for token in likely:
+                put(float(chances[token]), (*path, token), spelled + tokenizer.token_bytes[token])
+        waiting = -sum(node[0] for node in heap)
     ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-    words = tuple(NextWord(word, chance / total, continues) for (word, continues), chance in ranked)
-    return NextWords(words, unexplored / total, looks)
+    words = tuple(NextWord(word, chance, continues) for (word, continues), chance in ranked)
+    return NextWords(words, max(0.0, waiting + given_up), looks)
+
+
+def _spellings(
+    tail: bytes, ask: Callable[[Path], NDArray[np.float64]], table: list[bytes], room: int
+) -> list[tuple[float, Path, bytes]]:
+    """Ways to spell a text's last word: (probability given the word, tokens, what they write beyond it).
+
+    From each byte of the word on, the SPELLINGS likeliest ways to get there are followed, so that an unlikely word
+    is spelled as surely as a likely one.
+    """
+    reached: dict[int, list[tuple[float, Path]]] = defaultdict(list, {0: [(1.0, ())]})  # by bytes spelled
+    whole: list[tuple[float, Path, bytes]] = []
+    for done in range(len(tail)):
+        for chance, path in sorted(reached[done], reverse=True)[:SPELLINGS]:
+            if len(path) >= room:
+                continue
+            chances, rest = ask(path) * chance, tail[done:]
+            for token, data in enumerate(table):
+                if agrees(data, rest):
+                    step = (float(chances[token]), (*path, token))
+                    if len(data) < len(rest):
+                        reached[done + len(data)].append(step)
+                    else:
+                        whole.append((*step, data[len(rest) :]))
+    total = sum(chance for chance, _, _ in whole)
+    return [(chance / total, path, new) for chance, path, new in whole if chance >= LEAST * total] if total else []
 
 
 def _first_word(spelled: bytes, *, ended: bool) -> str | None:

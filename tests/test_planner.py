@@ -338,8 +338,8 @@ def test_the_record_says_what_was_learned_from(tmp_path):
     size = len(first) + len(second)
     assert ready.record == {
         "corpus": [
-            {"name": str(tmp_path / "0.txt"), "bytes": len(first), "sha256": corpus.documents[0].sha256},
-            {"name": str(tmp_path / "1.txt"), "bytes": len(second), "sha256": corpus.documents[1].sha256},
+            {"name": "0.txt", "bytes": len(first), "sha256": corpus.documents[0].sha256},
+            {"name": "1.txt", "bytes": len(second), "sha256": corpus.documents[1].sha256},
         ],
         "train_bytes": size - round(size / 10),
         "train_tokens": len(ready.tokens),

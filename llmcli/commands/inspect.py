@@ -65,7 +65,8 @@ def _json(header: Any, key: str) -> dict[str, Any]:
     try:
         found = json.loads(header.metadata.get(key, "{}"))
     except (ValueError, RecursionError):
-        raise LLMError(f"{header.path}: its {key} is not JSON; the file is damaged") from None
+        console.note(f"its {key} is not JSON and is left out here")
+        return {}
     return found if isinstance(found, dict) else {}
 
 

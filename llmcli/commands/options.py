@@ -29,7 +29,7 @@ def model_path(given: str | None) -> Path:
     if named:
         return Path(named)
     if not Path(DEFAULT_MODEL).exists():
-        raise LLMError(f"there is no {DEFAULT_MODEL} here; make one with: llm train corpus.txt, or name one: -m FILE")
+        raise LLMError(f"there is no {DEFAULT_MODEL} here; make one with: llm train corpus.txt, or name another file")
     return Path(DEFAULT_MODEL)
 
 

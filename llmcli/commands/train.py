@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,8 +134,8 @@ def train(
     budget = seconds(time_) if time_ else None
 
     from llmcli import durable
-    from llmcli.checkpoint import load, save
-    from llmcli.corpus import read_corpus
+    from llmcli.checkpoint import load
+    from llmcli.corpus import Corpus, read_corpus
     from llmcli.planner import HELD_OUT, Request, prepare
     from llmcli.tokenizer import Tokenizer
 
@@ -153,6 +154,9 @@ def train(
     if len(text.skipped) > 5:
         console.note(f"left out: {len(text.skipped) - 5} more files")
     held_out = _held_out(val, HELD_OUT)
+    inputs = [*text.documents, *(held_out.documents if isinstance(held_out, Corpus) else ())]
+    if any(document.path.resolve() == output.resolve() for document in inputs):
+        raise LLMError(f"{output} is the text to learn from; give the model another name with -o")
     given = base.tokenizer_json if base else _read_text(tokenizer) if tokenizer not in ("bpe", "char") else None
 
     from llmcli import trainer  # torch wakes up here
@@ -162,7 +166,7 @@ def train(
         Request(**fixed, device=device, dtype=trainer.pick_dtype(dtype, device)),
         text,
         held_out=held_out,
-        tokenizer=Tokenizer.from_json(given) if given else None,
+        tokenizer=Tokenizer.from_json(given) if given is not None else None,
         characters=tokenizer == "char",
         base=base.config if base else None,
     )
@@ -177,13 +181,30 @@ def train(
         )  # fmt: skip
         for event in events:
             if isinstance(event, trainer.Done):
-                save(output, event.checkpoint)
                 done = event
+                output = _save(output, event.checkpoint, force)
             else:
                 _show(event, view, json_)
     _show_done(done, output, json_)
     if caught:
         raise typer.Exit(128 + caught[0])
+
+
+def _save(output: Path, checkpoint: Any, force: bool) -> Path:
+    """Write the model where it was wanted, else, rather than lose it, where there is room; the place it went to."""
+    from llmcli.checkpoint import save
+
+    place = output
+    if output.exists() and not force:  # it was not there when the run began
+        place = next(p for n in range(2, 1000) if not (p := output.with_stem(f"{output.stem}-{n}")).exists())
+        console.note(f"{output} was made by somebody else meanwhile; it is left alone")
+    try:
+        save(place, checkpoint)
+    except LLMError as error:
+        place = Path(tempfile.mkdtemp(prefix="llmcli-")) / output.name
+        save(place, checkpoint)
+        console.note(f"{error}; so the model went elsewhere")
+    return place
 
 
 def _cores() -> int:
