@@ -387,3 +387,76 @@ def test_the_model_may_be_named_by_the_environment(llm: Llm, tiny_model: Path, m
     other = tiny_model.rename("other.safetensors")
     monkeypatch.setenv("LLMCLI_MODEL", str(other))
     assert llm("tokenize", "hi", "--ids").exit_code == 0
+
+
+# ---- what fresh eyes once broke
+
+
+def test_the_text_to_learn_from_is_never_the_output(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    answer = llm("train", "c.txt", "--steps", 1, "-o", "c.txt", "--force")
+    assert answer.exit_code == 1 and "is the text to learn from" in answer.stderr
+    assert Path("c.txt").read_text("utf-8") == TEXT
+
+
+def test_an_empty_tokenizer_file_is_refused(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    Path("e.json").touch()
+    assert "not JSON" in llm("train", "c.txt", "--tokenizer", "e.json", "--steps", 1).stderr
+
+
+def test_damaged_weights_are_told_by_next_too(llm: Llm, tiny_model: Path) -> None:
+    data = bytearray(tiny_model.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    data[start:] = b"\xff" * (len(data) - start)
+    tiny_model.write_bytes(data)
+    for words in (["--next", 3], ["-n", 3]):
+        answer = llm("generate", "The cat", *words)
+        assert answer.exit_code == 1 and "not a number" in answer.stderr
+
+
+@pytest.mark.parametrize("prompt", ["朝ごはんに", "🍎🍎🍎", "Zebras xylophone", "   ", "supercalifragilistic"])
+def test_probabilities_after_an_unlikely_prompt_sum_to_one(llm: Llm, tiny_model: Path, prompt: str) -> None:
+    found = json.loads(llm("generate", prompt, "--next", 100000, "--json").stdout)
+    assert sum(word["probability"] for word in found["next"]) + found["unexplored"] == pytest.approx(1, abs=1e-3)
+
+
+def test_a_model_that_does_not_fit_is_told_before_it_is_made(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    answer = llm("train", "c.txt", "--width", 1000000, "--steps", 1)
+    assert answer.exit_code == 1 and "GB of memory" in answer.stderr.splitlines()[-1]
+
+
+def test_a_model_that_cannot_be_saved_is_saved_elsewhere(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmcli import checkpoint
+    from llmcli.errors import LLMError
+
+    real = checkpoint.save
+
+    def save(path: Path, model: checkpoint.Checkpoint) -> None:
+        if Path(path).name == path.name == "m.safetensors" and path.parent == Path():
+            raise LLMError("the disk is full")
+        real(path, model)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    Path("c.txt").write_text(TEXT, "utf-8")
+    answer = llm("train", "c.txt", "--steps", 1, "-o", "m.safetensors", "--json")
+    place = json.loads(answer.stdout.splitlines()[-1])["file"]
+    assert answer.exit_code == 0 and "went elsewhere" in answer.stderr
+    assert llm("inspect", place, "--verify").exit_code == 0
+
+
+def test_a_file_that_appeared_during_the_run_is_left_alone(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmcli import trainer
+
+    real = trainer.train
+
+    def train(*values: object, **options: object) -> object:
+        Path("model.safetensors").write_text("somebody's")
+        yield from real(*values, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer, "train", train)
+    Path("c.txt").write_text(TEXT, "utf-8")
+    assert llm("train", "c.txt", "--steps", 1).exit_code == 0
+    assert Path("model.safetensors").read_text() == "somebody's"
+    assert llm("inspect", "model-2.safetensors", "--verify").exit_code == 0
