@@ -24,11 +24,9 @@ class Sampler:
 
     def __call__(self, logits: Array, seen: Collection[int] = ()) -> tuple[int, float]:
         """Choose; raises LLMError when the logits are not numbers."""
-        highest = logits.max()
-        if not np.isfinite(highest):
-            raise LLMError("the model's answer is not a number: its weights are damaged (look: llm inspect --verify)")
+        highest = highest_of(logits)
         config = self._config
-        shifted = logits - highest
+        shifted = logits - np.float32(highest)
         total = float(np.exp(shifted).sum())
         filtered = repetition_penalty(logits, seen, config.repetition_penalty)
         if config.temperature == 0:
@@ -45,6 +43,14 @@ class Sampler:
         heap = np.exp(logits - logits.max()).cumsum(dtype=np.float64)
         token = int(heap.searchsorted(self._rng.random() * heap[-1], side="right"))
         return min(token, int(heap.searchsorted(heap[-1])))  # rounding must not reach what is filtered out
+
+
+def highest_of(logits: Array) -> float:
+    """The highest logit; raises LLMError when it is not a number."""
+    highest = logits.max()
+    if not np.isfinite(highest):
+        raise LLMError("the model's answer is not a number: its weights are damaged (look: llm inspect --verify)")
+    return float(highest)
 
 
 def probabilities(logits: Array) -> Array:

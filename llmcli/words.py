@@ -17,9 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.errors import LLMError
 from llmcli.generator import Prompt, Runtime, agrees
-from llmcli.sampler import probabilities
+from llmcli.sampler import highest_of, probabilities
 from llmcli.tokenizer import StreamDecoder, Tokenizer
 
 UNEXPLORED = 0.001  # the search ends when less than this is left
@@ -74,8 +73,7 @@ def next_words(runtime: Runtime, tokenizer: Tokenizer, text: str) -> NextWords:
             runtime.rewind(len(ids))
             logits = runtime.prefill(path)
             looks += 1
-        if not np.isfinite(logits.max()):
-            raise LLMError("the model's answer is not a number: its weights are damaged (look: llm inspect --verify)")
+        highest_of(logits)  # or it is no answer
         return np.asarray(probabilities(logits[: len(tokenizer.token_bytes)]), np.float64)
 
     def put(chance: float, path: Path, new: bytes) -> None:
