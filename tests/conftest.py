@@ -1,6 +1,7 @@
 """What several tests share: a place of one's own, a tiny model, the command without a process."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +51,17 @@ def tiny_model(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
     save(path, random_checkpoint(config, tokenizer_json=tokenizer.to_json()))
     return path
+
+
+@pytest.fixture
+def no_hang() -> Iterator[None]:
+    """Turns waiting for ever into a failure."""
+
+    def ring(*_: object) -> None:
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

@@ -6,10 +6,9 @@ import json
 import math
 import os
 import pickle
-import signal
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -118,20 +117,6 @@ def with_tensors(change: Callable[[dict[str, np.ndarray]], None]) -> Path:
     change(tensors)
     safetensors.numpy.save_file(tensors, "x.safetensors", header["__metadata__"])
     return Path("x.safetensors")
-
-
-@pytest.fixture
-def no_hang() -> Iterator[None]:
-    """Turns waiting for ever into a failure."""
-
-    def ring(*_: object) -> None:
-        raise TimeoutError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(20)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 # ---- save and load

@@ -9,7 +9,6 @@ import itertools
 import os
 import random
 import re
-import signal
 import sys
 import tempfile
 from array import array
@@ -32,20 +31,6 @@ SAMPLE = "héllo\r\nりんご🍎\n\n  end\r"
 BPE = Tokenizer.train_bpe([TEXT], 280)
 CHAR = Tokenizer.train_char([TEXT])
 VARIED = st.text(st.sampled_from("ab \n\ré\u0301\ufeffりんご🍎\U0010ffff"), max_size=12)
-
-
-@pytest.fixture
-def no_hang() -> Iterator[None]:
-    """Turns waiting for ever into a failure."""
-
-    def ring(*_: object) -> None:
-        raise TimeoutError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(20)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 def joined(corpus: Corpus, start: int = 0, end: int | None = None) -> str:
