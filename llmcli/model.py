@@ -19,10 +19,11 @@ from torch.nn import functional as F
 from llmcli.checkpoint import Checkpoint
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
+from llmcli.kernels import Dropout, cross_entropy, normalize, normalize_rotate, swiglu
 
 
 class Linear(nn.Linear):
-    """A product without bias in the type of its input; the weight stays float32."""
+    """A weight without bias; it stays float32 whatever the type of the products."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
@@ -32,15 +33,17 @@ class Linear(nn.Linear):
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight, over the last dimension (arXiv:1910.07467)."""
+    """The gain of a norm. Who uses it multiplies it into the matrices that follow: they are the smaller ones."""
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+
+def product(x: Tensor, gain: Tensor, *matrices: Linear) -> Tensor:
+    """(x * gain) W^T for matrices one under the other: one product for all."""
+    weight = torch.cat([matrix.weight for matrix in matrices]) if len(matrices) > 1 else matrices[0].weight
+    return F.linear(x, (weight * gain).to(x.dtype))
 
 
 def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
@@ -50,12 +53,6 @@ def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
     angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency  # [T, D/2]
     angle = torch.cat([angle, angle], dim=-1)
     return angle.cos().float(), angle.sin().float()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x[i], x[i + D/2]) of x [..., T, D] by its position's angle."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 class Attention(nn.Module):
@@ -68,22 +65,25 @@ class Attention(nn.Module):
         self.k_proj = Linear(config.hidden_size, self.G * self.D)
         self.v_proj = Linear(config.hidden_size, self.G * self.D)
         self.o_proj = Linear(self.H * self.D, config.hidden_size)
-        self.q_norm = RMSNorm(self.D, config.rms_norm_eps)
-        self.k_norm = RMSNorm(self.D, config.rms_norm_eps)
+        self.q_norm = RMSNorm(self.D)
+        self.k_norm = RMSNorm(self.D)
+        self.eps = config.rms_norm_eps
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: "Cache | None" = None) -> Tensor:
+    def forward(self, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, cache: "Cache | None" = None) -> Tensor:
+        """`x` comes normalised, its gain beside it."""
         B, T, _ = x.shape
-        q = self.q_norm(self.q_proj(x).view(B, T, self.H, self.D)).transpose(1, 2)  # [B, H, T, D]
-        k = self.k_norm(self.k_proj(x).view(B, T, self.G, self.D)).transpose(1, 2)  # [B, G, T, D]
-        v = self.v_proj(x).view(B, T, self.G, self.D).transpose(1, 2)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        H, G, D = self.H, self.G, self.D
+        qkv = product(x, gain, self.q_proj, self.k_proj, self.v_proj).view(B, T, H + 2 * G, D)
+        gains = torch.cat([self.q_norm.weight.expand(H, D), self.k_norm.weight.expand(G, D)]).to(x.dtype)
+        qk = normalize_rotate(qkv[:, :, : H + G], gains, cos, sin, self.eps)
+        q, k, v = (t.transpose(1, 2) for t in (qk[:, :, :H], qk[:, :, H:], qkv[:, :, H + G :]))  # [B, H or G, T, D]
         past = 0
         if cache is not None:
             past = cache.length
             k, v = cache.extend(k, v)
         mask = _not_later(T, past, x.device) if past and T > 1 else None
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=not past and T > 1, enable_gqa=self.G != self.H)
-        return self.o_proj(y.transpose(1, 2).reshape(B, T, self.H * self.D))
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=not past and T > 1, enable_gqa=G != H)
+        return self.o_proj(y.transpose(1, 2).reshape(B, T, H * D))
 
 
 def _not_later(T: int, past: int, device: torch.device) -> Tensor:
@@ -125,35 +125,37 @@ class MLP(nn.Module):
         self.up_proj = Linear(config.hidden_size, config.intermediate_size)
         self.down_proj = Linear(config.intermediate_size, config.hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+    def forward(self, x: Tensor, gain: Tensor) -> Tensor:
+        """`x` comes normalised, its gain beside it."""
+        return self.down_proj(swiglu(product(x, gain, self.gate_proj, self.up_proj)))
 
 
 class Layer(nn.Module):
     """Attention and SwiGLU, each added to the residual stream [B, T, C]."""
 
-    def __init__(self, config: ModelConfig, dropout: float) -> None:
+    def __init__(self, config: ModelConfig, dropout: Dropout) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.input_layernorm = RMSNorm(config.hidden_size)
         self.self_attn = Attention(config)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size)
         self.mlp = MLP(config)
         self.dropout = dropout
+        self.eps = config.rms_norm_eps
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: "Cache | None" = None) -> Tensor:
-        x = x + F.dropout(self.self_attn(self.input_layernorm(x), cos, sin, cache), self.dropout, self.training)
-        return x + F.dropout(self.mlp(self.post_attention_layernorm(x)), self.dropout, self.training)
+        add = self.dropout.add if self.training else torch.add
+        x = add(x, self.self_attn(normalize(x, self.eps), self.input_layernorm.weight, cos, sin, cache))
+        return add(x, self.mlp(normalize(x, self.eps), self.post_attention_layernorm.weight))
 
 
 class Decoder(nn.Module):
-    """What Hugging Face calls `model`: everything but the head."""
+    """Everything before the head; a level of its own because Hugging Face's names have one."""
 
-    def __init__(self, config: ModelConfig, dropout: float) -> None:
+    def __init__(self, config: ModelConfig, dropout: Dropout) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, dropout) for _ in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.dropout = dropout
+        self.norm = RMSNorm(config.hidden_size)
 
 
 class LanguageModel(nn.Module):
@@ -166,28 +168,33 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.dtype = dtype
-        self.model = Decoder(config, dropout)
+        self.dropout = Dropout(dropout)
+        self.model = Decoder(config, self.dropout)
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
         cos, sin = rotary_tables(config, config.max_position_embeddings)
-        self.register_buffer("cos", cos.to(dtype), persistent=False)
-        self.register_buffer("sin", sin.to(dtype), persistent=False)
+        self.register_buffer("cos", cos[:, None].to(dtype), persistent=False)  # [T, 1, D]
+        self.register_buffer("sin", sin[:, None].to(dtype), persistent=False)
 
     def forward(self, ids: Tensor, caches: "Sequence[Cache] | None" = None) -> Tensor:
+        return F.linear(self._stream(ids, caches), self._head())
+
+    def loss(self, ids: Tensor) -> Tensor:
+        """Mean cross entropy in nats of ids[:, 1:] given what stands before each; ids [B, T + 1]. To go backward."""
+        return cross_entropy(self._stream(ids[:, :-1]).flatten(0, 1), self._head(), ids[:, 1:].flatten())
+
+    def _stream(self, ids: Tensor, caches: "Sequence[Cache] | None" = None) -> Tensor:
+        """What the head reads, [B, T, C], without the last norm's gain."""
         start = caches[0].length if caches else 0
         end = start + ids.shape[1]
         x = self.model.embed_tokens(ids).to(self.dtype)  # [B, T, C]
-        x = F.dropout(x, self.model.dropout, self.training)
         for i, layer in enumerate(self.model.layers):
             x = layer(x, self.cos[start:end], self.sin[start:end], caches[i] if caches else None)
-        x = self.model.norm(x)
-        head = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
-        return F.linear(x, head.to(x.dtype))
+        return normalize(x, self.config.rms_norm_eps)
 
-    def loss(self, ids: Tensor) -> Tensor:
-        """Mean cross entropy in nats of ids[:, 1:] given what stands before each; ids [B, T + 1]."""
-        logits = self(ids[:, :-1])
-        return F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+    def _head(self) -> Tensor:
+        head = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        return (head * self.model.norm.weight).to(self.dtype)
 
     def initialize(self, generator: torch.Generator) -> None:
         """Fresh weights: matrices uniform with variance 1 / (3 inputs), what writes into the residual stream zero."""

@@ -151,7 +151,7 @@ def train(
     step_tokens = settings.batch_size * context
     first_step = time.monotonic()
     while progress < 1 and not interrupted:
-        torch.manual_seed((settings.seed << 32) + step)  # dropout
+        model.dropout.seed(settings.seed, step)
         model.train()
         ids = torch.from_numpy(batches.batch(step)).to(settings.device)
         loss = model.loss(ids)

@@ -9,14 +9,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [  # from the words at the bottom to the door at the top
     {"errors", "config", "charts"},
-    {"durable", "checkpoint", "corpus", "tokenizer", "sampler", "runtime", "model", "optimizer"},
+    {"durable", "checkpoint", "corpus", "tokenizer", "sampler", "runtime", "kernels", "model", "optimizer"},
     {"planner", "generator", "words", "evaluator", "inspector", "trainer"},
     {"console"},
     {"commands.options", "commands.generate", "commands.inspect", "commands.tokenize", "commands.train"},
     {"cli", "__main__"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-TORCH = {"model", "optimizer", "trainer"}
+TORCH = {"kernels", "model", "optimizer", "trainer"}
 STANDARD_ONLY = {"errors", "config", "charts", "durable"}
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmcli.config import ModelConfig
-from llmcli.model import Attention, LanguageModel, RMSNorm, TorchRuntime, rotary_tables, rotate
+from llmcli.kernels import normalize_rotate
+from llmcli.model import Attention, LanguageModel, TorchRuntime, rotary_tables
 from llmcli.runtime import Runtime
 
 SHAPES = {
@@ -110,35 +111,31 @@ def test_state_dict_has_hugging_faces_names_and_shapes() -> None:
         assert found == config.tensor_shapes()
 
 
-def test_rms_norm_is_torchs() -> None:
-    norm = RMSNorm(16, 1e-6)
-    torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
-    x = torch.randn(3, 5, 16)
-    wanted = torch.nn.RMSNorm(16, eps=1e-6)
-    wanted.weight = norm.weight
-    assert torch.allclose(norm(x), wanted(x), atol=1e-6)
-
-
-def test_attention_without_rotation_and_norms_is_torchs_own() -> None:
+def test_attention_is_torchs_own_between_norms_and_without_rotation() -> None:
     config = SHAPES["grouped"]
     attention = Attention(config)
-    attention.q_norm = attention.k_norm = torch.nn.Identity()
+    gain = torch.rand(config.hidden_size) + 0.5
+    for norm in (attention.q_norm, attention.k_norm):
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
     x = torch.randn(2, 11, config.hidden_size)
-    cos, sin = torch.ones(11, config.head_dim), torch.zeros(11, config.head_dim)
+    cos, sin = torch.ones(11, 1, config.head_dim), torch.zeros(11, 1, config.head_dim)
     q, k, v = (
-        F.linear(x, getattr(attention, f"{name}_proj").weight).view(2, 11, -1, config.head_dim).transpose(1, 2)
+        F.linear(x * gain, getattr(attention, f"{name}_proj").weight).view(2, 11, -1, config.head_dim).transpose(1, 2)
         for name in "qkv"
     )
+    q = F.rms_norm(q, (config.head_dim,), attention.q_norm.weight, config.rms_norm_eps)
+    k = F.rms_norm(k, (config.head_dim,), attention.k_norm.weight, config.rms_norm_eps)
     k, v = (t.repeat_interleave(2, dim=1) for t in (k, v))
     wanted = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(2, 11, -1)
-    assert torch.allclose(attention(x, cos, sin), F.linear(wanted, attention.o_proj.weight), atol=1e-5)
+    assert torch.allclose(attention(x, gain, cos, sin), F.linear(wanted, attention.o_proj.weight), atol=1e-5)
 
 
 def test_rotary_scores_depend_on_the_distance_alone() -> None:
     config = SHAPES["untied"]
-    cos, sin = rotary_tables(config, 48)
-    q, k = torch.randn(config.head_dim), torch.randn(config.head_dim)
-    scores = [rotate(q, cos[t], sin[t]) @ rotate(k, cos[t - 5], sin[t - 5]) for t in (5, 20, 47)]
+    cos, sin = (table[:, None] for table in rotary_tables(config, 48))
+    x = torch.randn(1, 1, 2, config.head_dim).expand(1, 48, 2, config.head_dim)  # one query, one key, everywhere
+    turned = normalize_rotate(x, torch.ones(2, config.head_dim), cos, sin, config.rms_norm_eps)[0]
+    scores = [turned[t, 0] @ turned[t - 5, 1] for t in (5, 20, 47)]
     assert torch.allclose(torch.stack(scores), scores[0].expand(3), atol=1e-4)
 
 

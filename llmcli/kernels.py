@@ -1,0 +1,185 @@
+"""Pieces of the graph with their gradients written out, so that each takes few passes over memory.
+
+On a processor at these sizes a step is bound by memory and by the number of operations, not by arithmetic alone:
+what autograd would save and pass over for a norm, a rotation or a loss costs as much as the products between them.
+Each function here is one formula, forward and backward; the tests hold them against autograd.
+
+B, T, C = batch, time, width; N, D = heads, head size; F = width inside the SwiGLU; V = vocabulary.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+ROWS = 512  # of logits computed at once: they stay in the cache, and V may be large
+
+
+class _Normalize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        y, scale = _normalized(x, eps)
+        ctx.save_for_backward(y, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        y, scale = ctx.saved_tensors
+        g = grads[0]
+        along = (g * y).mean(-1, keepdim=True)
+        return torch.addcmul(g, y, along, value=-1).mul_(scale), None
+
+
+def _normalized(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(x / rms(x), 1 / rms(x))"""
+    size = x.shape[-1]
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_for_sums(x))
+    scale = norm.square_().div_(size).add_(eps).rsqrt_().to(x.dtype)
+    return x * scale, scale
+
+
+def _for_sums(x: Tensor) -> torch.dtype:
+    """float32 at least: sums lose too much in bfloat16."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def normalize(x: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) over the last dimension: RMSNorm (arXiv:1910.07467) without its gain."""
+    return _Normalize.apply(x, eps)  # type: ignore[no-any-return]
+
+
+class _NormalizeRotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
+        y, scale = _normalized(x, eps)
+        ctx.save_for_backward(y, scale, gain, cos, sin)
+        return _turned(y * gain, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        y, scale, gain, cos, sin = ctx.saved_tensors
+        g = _turned(grads[0], cos, -sin)  # the way back is the turn by the opposite angle
+        along = g * y  # [B, T, N, D]
+        for_gain = along.sum((0, 1), dtype=_for_sums(along)).to(gain.dtype)
+        along = along.mul_(gain).mean(-1, keepdim=True)
+        return g.mul_(gain).addcmul_(y, along, value=-1).mul_(scale), for_gain, None, None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    y = x * cos
+    y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    y[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    return y
+
+
+def normalize_rotate(x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
+    """RMSNorm of each head, times its gain, turned by its position's angle (arXiv:2104.09864).
+
+    x [B, T, N, D], gain [N, D]; cos and sin [T, 1, D], of position * frequency, whose halves of D are alike.
+    """
+    return _NormalizeRotate.apply(x, gain, cos, sin, eps)  # type: ignore[no-any-return]
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, both: Tensor) -> Tensor:
+        ctx.save_for_backward(both)
+        gate, up = both.chunk(2, dim=-1)
+        return functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (both,) = ctx.saved_tensors
+        gate, up = both.chunk(2, dim=-1)
+        out = torch.empty_like(both)
+        for_gate, for_up = out.chunk(2, dim=-1)
+        torch.mul(grads[0], functional.silu(gate), out=for_up)
+        for_gate.copy_(torch.ops.aten.silu_backward(grads[0] * up, gate))
+        return out
+
+
+def swiglu(both: Tensor) -> Tensor:
+    """silu(gate) * up of [gate, up] side by side in the last dimension, 2F -> F (arXiv:2002.05202)."""
+    return _SwiGLU.apply(both)  # type: ignore[no-any-return]
+
+
+class _AddDropped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, keep: Tensor) -> Tensor:
+        ctx.save_for_backward(keep)
+        return torch.addcmul(x, y, keep)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (keep,) = ctx.saved_tensors
+        return grads[0], grads[0] * keep, None
+
+
+class Dropout:
+    """Adds to a stream what is left of a branch after dropout. torch draws its masks on one core, one number for
+    each value; here numpy draws a byte for each, twenty times as fast. So the rate is a whole number of 256ths."""
+
+    def __init__(self, rate: float) -> None:
+        self._drop = round(rate * 256)
+        self._rng = np.random.Generator(np.random.SFC64(0))
+
+    def seed(self, seed: int, step: int) -> None:
+        """Masks from here on are a function of these."""
+        if self._drop:
+            self._rng = np.random.Generator(np.random.SFC64([seed, step]))
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """x + dropout(y)"""
+        if not self._drop:
+            return x + y
+        return _AddDropped.apply(x, y, self._mask(y))  # type: ignore[no-any-return]
+
+    def _mask(self, like: Tensor) -> Tensor:
+        """1 / (1 - rate) where a value stays, 0 where it goes."""
+        if like.device.type != "cpu":
+            kept = torch.rand_like(like, dtype=torch.float32) >= self._drop / 256
+        else:
+            count = like.numel()
+            words = self._rng.integers(0, 2**64, -(-count // 8), np.uint64)
+            kept = torch.from_numpy(words.view(np.uint8)[:count]).ge(self._drop).view(like.shape)
+        return kept.to(like.dtype).mul_(256 / (256 - self._drop))
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+        wide = _for_sums(x)
+        total = x.new_zeros((), dtype=wide)
+        for_x = torch.empty_like(x)
+        for_head = torch.zeros_like(head, dtype=wide)
+        rows = ROWS if x.device.type == "cpu" else max(ROWS, (1 << 28) // head.shape[0])
+        for start in range(0, len(x), rows):
+            part, wanted = x[start : start + rows], targets[start : start + rows, None]
+            chances = torch.softmax(functional.linear(part, head).to(wide), -1)
+            hit = chances.gather(-1, wanted)
+            total -= hit.clamp_min(1e-38).log().sum()
+            slope = chances.scatter_(-1, wanted, hit - 1).mul_(1 / len(x)).to(x.dtype)
+            torch.mm(slope, head, out=for_x[start : start + rows])
+            if x.dtype == wide:
+                for_head.addmm_(slope.mT, part)
+            else:
+                for_head += slope.mT @ part
+        ctx.save_for_backward(for_x, for_head.to(head.dtype))
+        return total / len(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        for_x, for_head = ctx.saved_tensors
+        return for_x.mul_(grads[0]), for_head.mul_(grads[0]), None
+
+
+def cross_entropy(x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy in nats of targets [R] under softmax(x head^T); x [R, C], head [V, C].
+
+    The gradients are computed on the way forward, a block of rows at a time, so that the logits [R, V] are never
+    held: call it only to go backward.
+    """
+    return _CrossEntropy.apply(x, head, targets)  # type: ignore[no-any-return]
