@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Score = Callable[[NDArray[np.int64]], NDArray[np.floating]]  # ids [B, T + 1] -> nats [B, T] of ids[:, 1:]
+# ids [B, T + 1] -> for each of ids[:, 1:], [B, T] both: its nats, and whether it was the likeliest
+Score = Callable[[NDArray[np.int64]], tuple[NDArray[np.floating], NDArray[np.bool_]]]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,13 @@ class Figures:
     nats: float  # summed over the tokens counted
     tokens: int
     bytes: int  # of text in these tokens
+    right: int = 0  # tokens that the model held for the likeliest
+
+    def __add__(self, other: "Figures") -> "Figures":
+        """Of two texts together."""
+        return Figures(
+            self.nats + other.nats, self.tokens + other.tokens, self.bytes + other.bytes, self.right + other.right
+        )
 
     @property
     def bits_per_byte(self) -> float:
@@ -31,6 +39,11 @@ class Figures:
     def perplexity(self) -> float:
         """Per token."""
         return math.exp(min(self.nats / self.tokens, 700.0)) if self.tokens else math.nan
+
+    @property
+    def accuracy(self) -> float:
+        """The share of the tokens that the model held for the likeliest."""
+        return self.right / self.tokens if self.tokens else math.nan
 
 
 def evaluate(
@@ -47,7 +60,7 @@ def evaluate(
     `byte_lengths[i]` is the length of token i in bytes. With `most_tokens` about so many tokens are scored, in
     windows spread evenly over the text.
     """
-    nats, tokens, size = 0.0, 0, 0
+    nats, tokens, size, right = 0.0, 0, 0, 0
     windows = list(_windows(len(ids), context))
     if most_tokens is not None and len(windows) * max(1, context // 2) > most_tokens:
         keep = max(1, most_tokens // max(1, context // 2))
@@ -59,12 +72,14 @@ def evaluate(
         block = np.zeros((len(batch), width), np.int64)  # short windows are filled up on the right, never scored
         for row, (start, _, end) in enumerate(batch):
             block[row, : end - start] = ids[start:end]
-        losses = score(block)
+        losses, hits = score(block)
         for row, (start, counted_from, end) in enumerate(batch):
-            nats += float(losses[row, counted_from - start - 1 : end - start - 1].sum(dtype=np.float64))
+            counted = slice(counted_from - start - 1, end - start - 1)
+            nats += float(losses[row, counted].sum(dtype=np.float64))
+            right += int(hits[row, counted].sum())
             size += int(byte_lengths[ids[counted_from:end]].sum())
             tokens += end - counted_from
-    return Figures(nats, tokens, size)
+    return Figures(nats, tokens, size, right)
 
 
 def _windows(count: int, context: int) -> Iterator[tuple[int, int, int]]:

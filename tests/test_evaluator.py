@@ -14,13 +14,18 @@ LENGTHS = np.array([0, 1, 2, 3, 7])  # its bytes
 
 
 def by_token(block):
-    """Nats of each target, whatever stands before it."""
-    return -np.log(CHANCES[block[:, 1:]])
+    """Nats of each target, whatever stands before it; the likeliest is always 0."""
+    return -np.log(CHANCES[block[:, 1:]]), block[:, 1:] == 0
 
 
 def by_pair(block):
     """Nats of each target by it and the token before: any step beside the right place changes the sum."""
-    return 0.1 + block[:, :-1] * 0.37 + block[:, 1:] * 0.011
+    return 0.1 + block[:, :-1] * 0.37 + block[:, 1:] * 0.011, block[:, 1:] == (block[:, :-1] + 1) % 5
+
+
+def all_alike(nats):
+    """The same nats for each target, none of them the likeliest."""
+    return lambda block: (np.full(block[:, 1:].shape, nats), np.zeros(block[:, 1:].shape, bool))
 
 
 ids_of = st.lists(st.integers(0, 4), min_size=0, max_size=90).map(lambda ids: np.array(ids, np.uint16))
@@ -64,11 +69,13 @@ def test_bits_per_byte_by_hand():
     assert found.nats == pytest.approx(bits * math.log(2), abs=1e-9)
     assert found.bits_per_byte == pytest.approx(bits / size, abs=1e-9)
     assert found.perplexity == pytest.approx(2 ** (bits / 6), abs=1e-9)
+    assert found.accuracy == 1 / 6
+    assert found + found == Figures(2 * found.nats, 12, 2 * size, 2)
 
 
 def test_a_uniform_model_of_bytes_needs_8_bits_for_each():
     ids = np.arange(200) % 256
-    found = evaluate(ids, np.ones(256, int), 16, lambda block: np.full(block[:, 1:].shape, math.log(256)))
+    found = evaluate(ids, np.ones(256, int), 16, all_alike(math.log(256)))
     assert found.bits_per_byte == pytest.approx(8, abs=1e-9)
     assert found.perplexity == pytest.approx(256, abs=1e-6)
 
@@ -81,6 +88,7 @@ def test_each_token_is_scored_once_in_its_place_whatever_the_windows_and_batches
     assert found.tokens == len(pairs)
     assert found.bytes == sum(LENGTHS[b] for _, b in pairs)
     assert found.nats == pytest.approx(sum(0.1 + a * 0.37 + b * 0.011 for a, b in pairs), abs=1e-9)
+    assert found.right == sum(b == (a + 1) % 5 for a, b in pairs)
 
 
 @settings(max_examples=60, deadline=None)
@@ -94,7 +102,7 @@ def test_the_model_is_shown_windows_of_the_text_and_no_more_than_asked(count, co
         for row in block:
             window = row[: int((row > 0).sum())]
             np.testing.assert_array_equal(window, np.arange(window[0], window[0] + len(window)))
-        return np.zeros(block[:, 1:].shape)
+        return all_alike(0.0)(block)
 
     assert evaluate(text, np.ones(count + 1, int), context, score, batch_tokens=batch_tokens).tokens == count - 1
 
@@ -106,7 +114,7 @@ def test_most_tokens_limits_what_is_scored(count, context, most, batch_tokens):
 
     def score(block):
         shown.extend(int(row.max()) for row in block)
-        return np.ones(block[:, 1:].shape)
+        return all_alike(1.0)(block)
 
     options = {"most_tokens": most, "batch_tokens": batch_tokens}
     found = evaluate(np.arange(count), np.ones(count, int), context, score, **options)
@@ -122,7 +130,7 @@ def test_with_most_tokens_the_windows_are_spread_from_the_beginning_to_the_end()
 
     def score(block):
         shown.extend(int(row.max()) for row in block)
-        return np.zeros(block[:, 1:].shape)
+        return all_alike(0.0)(block)
 
     found = evaluate(np.arange(981), np.ones(981, int), 20, score, most_tokens=50)
     assert shown == [20, 260, 500, 740, 980]  # the last token of each
@@ -140,6 +148,7 @@ def test_a_text_without_tokens_has_no_figures(ids):
     assert (found.nats, found.tokens, found.bytes) == (0, 0, 0)
     assert math.isnan(found.bits_per_byte)
     assert math.isnan(found.perplexity)
+    assert math.isnan(found.accuracy)
 
 
 def test_a_hopeless_model_has_a_finite_perplexity():
