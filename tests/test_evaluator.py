@@ -1,13 +1,27 @@
 """Bits per byte, on score functions whose probabilities are known for every token."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.evaluator import Figures, _windows, evaluate
+from llmcli.corpus import read_corpus
+from llmcli.errors import LLMError
+from llmcli.evaluator import (
+    Figures,
+    _windows,
+    evaluate,
+    held_out_from,
+    learned_bytes,
+    learned_some,
+    measure,
+    passages,
+)
+from llmcli.tokenizer import Tokenizer
 
 CHANCES = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625])  # of token 0 (the end of text), 1, 2, 3, 4
 LENGTHS = np.array([0, 1, 2, 3, 7])  # its bytes
@@ -153,3 +167,83 @@ def test_a_text_without_tokens_has_no_figures(ids):
 
 def test_a_hopeless_model_has_a_finite_perplexity():
     assert math.isfinite(Figures(nats=1e9, tokens=1, bytes=1).perplexity)
+
+
+# ---- texts on disk, and what a record says of them
+
+
+def corpus_of(*texts):
+    for i, text in enumerate(texts):
+        Path(f"{i}.txt").write_text(text, "utf-8")
+    return read_corpus([f"{i}.txt" for i in range(len(texts))])
+
+
+def record_of(corpus, learned):
+    return {"corpus": [{"sha256": d.sha256} for d in corpus.documents], "train_bytes": learned}
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [(0, ["one", "りんご", "three"]), (2, ["e", "りんご", "three"]), (3, ["りんご", "three"]), (4, ["んご", "three"]),
+     (13, ["hree"]), (17, [])],
+)  # fmt: skip
+def test_passages_are_the_documents_from_a_byte_on(start, expected):
+    found = passages(corpus_of("one", "りんご", "three"), start)
+    assert ["".join(passage.text()) for passage in found] == expected
+    assert [passage.name for passage in found] == ["0.txt", "1.txt", "2.txt"][3 - len(expected) :]
+
+
+def test_the_end_that_no_model_learned_from():
+    corpus, other = corpus_of("one", "two", "three"), {"corpus": [{"sha256": "x"}], "train_bytes": 5}
+    a, b, everything = (record_of(corpus, n) for n in (6, 8, 11))
+    assert (learned_bytes(corpus, a), learned_bytes(corpus, other), learned_bytes(corpus, {})) == (6, None, None)
+    assert held_out_from(corpus, [a]) == held_out_from(corpus, [other, a]) == 6
+    assert held_out_from(corpus, [a, b]) == 8
+    assert held_out_from(corpus, [other]) == held_out_from(corpus, []) == held_out_from(corpus, [b, everything]) == 0
+    reordered = {**a, "corpus": a["corpus"][::-1]}
+    assert held_out_from(corpus, [reordered]) == 0
+    known = [learned_some(corpus, r, s) for r, s in [(a, 6), (a, 0), (everything, 0), (reordered, 0), (other, 0)]]
+    assert known == [False, True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    "record", [{"corpus": 7}, {"corpus": [3, {}]}, {"corpus": None}, {"train_bytes": "x"}, {"train_bytes": 10**9}]
+)
+def test_a_record_of_another_shape_tells_nothing(record):
+    corpus = corpus_of("one")
+    assert learned_bytes(corpus, record_of(corpus, 2) | record) is None
+
+
+class Model:
+    """Tells every token alike."""
+
+    context = 8
+
+    def __init__(self, nats):
+        self.score = all_alike(nats)
+
+
+def test_measure_counts_every_token_and_byte_of_the_text():
+    tokenizer = Tokenizer.train_bpe(["The cat りんご"] * 3, 270)
+    text = "The cat りんご\n" * 30
+    [passage] = passages(corpus_of(text))
+    told = []
+    found = measure(passage, Model(2.0), tokenizer, told.append)
+    count = len(tokenizer.encode(text))
+    assert (found.tokens, found.bytes, found.nats) == (count, len(text.encode()), 2.0 * count)
+    assert told == sorted(told) and told[-1] == 1.0
+    assert measure(passages(corpus_of(text), 5)[0], Model(2.0), tokenizer).bytes == len(text.encode()) - 5
+
+
+def test_a_tokenizer_that_changes_the_text_is_told():
+    made = json.loads(Tokenizer.train_bpe(["abc"], 257).to_json())
+    tokenizer = Tokenizer.from_json(json.dumps(made | {"normalizer": {"type": "NFC"}}))
+    plain, split = passages(corpus_of("caf\u00e9", "cafe\u0301"))
+    assert measure(plain, Model(1.0), tokenizer).bytes == 5
+    with pytest.raises(LLMError, match=r"changes 1\.txt: 6 bytes of text become 5"):
+        measure(split, Model(1.0), tokenizer)
+
+
+def test_a_model_that_answers_no_number_is_told():
+    with pytest.raises(LLMError, match="not a number"):
+        measure(passages(corpus_of("abc"))[0], Model(math.nan), Tokenizer.train_bpe(["abc"], 257))

@@ -12,7 +12,14 @@ FLOORS = [  # from the words at the bottom to the door at the top
     {"durable", "compressors", "checkpoint", "corpus", "tokenizer", "sampler", "runtime", "model", "optimizer"},
     {"planner", "generator", "words", "evaluator", "inspector", "trainer"},
     {"console"},
-    {"commands.options", "commands.generate", "commands.inspect", "commands.tokenize", "commands.train"},
+    {
+        "commands.options",
+        "commands.eval",
+        "commands.generate",
+        "commands.inspect",
+        "commands.tokenize",
+        "commands.train",
+    },
     {"cli", "__main__"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
