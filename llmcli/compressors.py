@@ -89,8 +89,8 @@ def static_ppm(text: bytes, past: bytes, *, seconds: float = STATIC_SHARE * 10.0
 
 
 def xz_size(data: bytes) -> int:
-    """Bytes after `xz -9e`, without the container: raw LZMA2 with all the data in its window."""
-    window = min(max(len(data), 4096), 1 << 30)
+    """Bytes after `xz -9e`, without the container: raw LZMA2 with the last 64 MiB of the data in its window."""
+    window = min(max(len(data), 4096), 1 << 26)  # a smaller one takes less memory and finds as much
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": window}]
     return len(lzma.compress(data, lzma.FORMAT_RAW, filters=filters))
 

@@ -109,13 +109,14 @@ def _results(path: Path, checkpoint: "Checkpoint", text: "Corpus", start: int, d
             f"least {step:,} before it, or from all there are"
         )
         for part in parts:
-            found = measure(part, runtime, tokenizer, partial(_tell, f"{path}  {part.name}"))
-            console.progress("")
+            try:
+                found = measure(part, runtime, tokenizer, partial(_tell, f"{path}  {part.name}"))
+            finally:
+                console.progress("")
             total += found
             if found.tokens:
                 yield _row(path, part.name, found, runtime.context, step)
     except LLMError as error:
-        console.progress("")
         raise LLMError(f"{path}: {error}", error.exit_code) from error
     if len(parts) > 1:
         yield _row(path, None, total, runtime.context, step)
