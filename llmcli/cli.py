@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import llmcli
 from llmcli import console
+from llmcli.commands.eval import eval_
 from llmcli.commands.generate import generate
 from llmcli.commands.inspect import inspect
 from llmcli.commands.tokenize import tokenize
@@ -86,8 +87,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (train, generate, inspect, tokenize):
-    app.command(cls=Verb)(verb)
+for verb in (train, generate, eval_, inspect, tokenize):
+    app.command(verb.__name__.rstrip("_"), cls=Verb)(verb)
 
 
 def _version(wanted: bool) -> None:

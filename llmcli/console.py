@@ -49,6 +49,12 @@ def note(text: str) -> None:
         print(visible(text), file=sys.stderr, flush=True)
 
 
+def progress(text: str) -> None:
+    """A line in a terminal that the next one replaces; "" takes it away."""
+    if sys.stderr.isatty() and not _quiet:
+        print(f"\r\x1b[K{visible(text)}", file=sys.stderr, end="", flush=True)
+
+
 def prompt(text: str) -> None:
     """What a text goes on from, dim, before it on the terminal."""
     dim, plain = ("\x1b[2m", "\x1b[0m") if colours(sys.stderr) else ("", "")

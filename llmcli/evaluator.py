@@ -2,17 +2,37 @@
 
 Windows of the model's context slide over the text by half a context, and only what has at least half a context
 before it is counted (but for the text's beginning, which has what there is). Who computes the losses is not this
-room's business: torch and numpy both serve.
+room's business: torch and numpy both serve. Whether a model learned from a text is read from its record.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Score = Callable[[NDArray[np.int64]], NDArray[np.floating]]  # ids [B, T + 1] -> nats [B, T] of ids[:, 1:]
+from llmcli.corpus import BLOCK, Corpus, Encoder, tokenize
+from llmcli.errors import LLMError
+
+# ids [B, T + 1] -> for each of ids[:, 1:], [B, T] both: its nats, and whether it was the likeliest
+Score = Callable[[NDArray[np.int64]], tuple[NDArray[np.floating], NDArray[np.bool_]]]
+
+
+class Scorer(Protocol):
+    """What this room needs of a model that runs."""
+
+    @property
+    def context(self) -> int: ...
+    def score(self, ids: NDArray[np.int64], /) -> tuple[NDArray[np.floating], NDArray[np.bool_]]: ...
+
+
+class ByteEncoder(Encoder, Protocol):
+    """And of its tokenizer: the bytes of each id too."""
+
+    @property
+    def token_bytes(self) -> list[bytes]: ...
 
 
 @dataclass(frozen=True)
@@ -22,6 +42,13 @@ class Figures:
     nats: float  # summed over the tokens counted
     tokens: int
     bytes: int  # of text in these tokens
+    right: int = 0  # tokens that the model held for the likeliest
+
+    def __add__(self, other: "Figures") -> "Figures":
+        """Of two texts together."""
+        return Figures(
+            self.nats + other.nats, self.tokens + other.tokens, self.bytes + other.bytes, self.right + other.right
+        )
 
     @property
     def bits_per_byte(self) -> float:
@@ -32,6 +59,11 @@ class Figures:
         """Per token."""
         return math.exp(min(self.nats / self.tokens, 700.0)) if self.tokens else math.nan
 
+    @property
+    def accuracy(self) -> float:
+        """The share of the tokens that the model held for the likeliest."""
+        return self.right / self.tokens if self.tokens else math.nan
+
 
 def evaluate(
     ids: NDArray[np.integer],
@@ -41,16 +73,17 @@ def evaluate(
     *,
     most_tokens: int | None = None,
     batch_tokens: int = 4096,
+    tell: Callable[[float], None] = lambda share: None,
 ) -> Figures:
     """Score ids[1:], each given what stands before it; ids[0] is what the text starts from (the end-of-text id).
 
     `byte_lengths[i]` is the length of token i in bytes. With `most_tokens` about so many tokens are scored, in
-    windows spread evenly over the text.
+    windows spread evenly over the text. `tell` hears which share is done.
     """
-    nats, tokens, size = 0.0, 0, 0
+    nats, tokens, size, right = 0.0, 0, 0, 0
     windows = list(_windows(len(ids), context))
-    if most_tokens is not None and len(windows) * max(1, context // 2) > most_tokens:
-        keep = max(1, most_tokens // max(1, context // 2))
+    if most_tokens is not None and len(windows) * stride(context) > most_tokens:
+        keep = max(1, most_tokens // stride(context))
         windows = [windows[round(i)] for i in np.linspace(0, len(windows) - 1, keep)]
     rows = max(1, batch_tokens // context)
     for first in range(0, len(windows), rows):
@@ -59,12 +92,20 @@ def evaluate(
         block = np.zeros((len(batch), width), np.int64)  # short windows are filled up on the right, never scored
         for row, (start, _, end) in enumerate(batch):
             block[row, : end - start] = ids[start:end]
-        losses = score(block)
+        losses, hits = score(block)
         for row, (start, counted_from, end) in enumerate(batch):
-            nats += float(losses[row, counted_from - start - 1 : end - start - 1].sum(dtype=np.float64))
+            counted = slice(counted_from - start - 1, end - start - 1)
+            nats += float(losses[row, counted].sum(dtype=np.float64))
+            right += int(hits[row, counted].sum())
             size += int(byte_lengths[ids[counted_from:end]].sum())
             tokens += end - counted_from
-    return Figures(nats, tokens, size)
+        tell(min(1.0, (first + rows) / len(windows)))
+    return Figures(nats, tokens, size, right)
+
+
+def stride(context: int) -> int:
+    """By how many tokens a window moves on; so many at least stand before each that is counted."""
+    return max(1, context // 2)
 
 
 def _windows(count: int, context: int) -> Iterator[tuple[int, int, int]]:
@@ -75,6 +116,95 @@ def _windows(count: int, context: int) -> Iterator[tuple[int, int, int]]:
     """
     counted = 1
     while counted < count:
-        end = min(count, counted + (context if counted == 1 else max(1, context // 2)))
+        end = min(count, counted + (context if counted == 1 else stride(context)))
         yield max(0, end - context - 1), counted, end
         counted = end
+
+
+# ---- texts on disk
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One document, or its end: what is evaluated at once."""
+
+    name: str
+    corpus: Corpus  # of this document alone
+    start: int  # byte of its text
+
+    def text(self) -> Iterator[str]:
+        """In pieces."""
+        for text in self.corpus.texts(self.start):
+            yield from text
+
+
+def passages(corpus: Corpus, start: int = 0) -> list[Passage]:
+    """The documents of a corpus from byte `start` on."""
+    found, first = [], 0
+    for document in corpus.documents:
+        if start < first + document.text_bytes:
+            found.append(Passage(document.name, Corpus((document,)), max(0, start - first)))
+        first += document.text_bytes
+    return found
+
+
+def measure(
+    passage: Passage, model: Scorer, tokenizer: ByteEncoder, tell: Callable[[float], None] = lambda share: None
+) -> Figures:
+    """Every token of a passage, the first after the end-of-text id, as a document begins in training.
+
+    Memory holds two to four bytes for each token. Raises LLMError when the tokenizer changes the text, since then
+    tokens and bytes are not of the same text, or the model's answer is not a number.
+    """
+    size = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal size
+        for part in passage.text():
+            size += len(part.encode("utf-8"))
+            yield part
+
+    ids = tokenize(iter([counted()]), tokenizer)
+    lengths = np.array([len(data) for data in tokenizer.token_bytes])
+    spelled = sum(int(lengths[ids[first : first + BLOCK]].sum()) for first in range(0, len(ids), BLOCK))
+    if spelled != size:
+        raise LLMError(
+            f"the tokenizer changes {passage.name}: {size:,} bytes of text become {spelled:,} in tokens, so bits per "
+            f"byte would be wrong; bring the text into Unicode's form NFC first"
+        )
+    ids = np.concatenate([np.array([tokenizer.eos_id], ids.dtype), ids])
+    figures = evaluate(ids, lengths, model.context, model.score, tell=tell)
+    if not math.isfinite(figures.nats):
+        raise LLMError("the model's answer is not a number: its weights are damaged (look: llm inspect --verify)")
+    return figures
+
+
+def learned_bytes(corpus: Corpus, record: dict[str, Any]) -> int | None:
+    """How much of a corpus, from its beginning, a model learned from; None if its record tells of another corpus."""
+    if _hashes(record) != [document.sha256 for document in corpus.documents]:
+        return None
+    learned = record.get("train_bytes")
+    return learned if isinstance(learned, int) and 0 <= learned <= corpus.text_bytes else None
+
+
+def held_out_from(corpus: Corpus, records: list[dict[str, Any]]) -> int:
+    """The byte from which on none of the models learned: that of the one that learned most of this very corpus.
+
+    0, which means all of the text, if none of them learned from this corpus or one left no end of it.
+    """
+    most = max((learned_bytes(corpus, record) or 0 for record in records), default=0)
+    return most if most < corpus.text_bytes else 0
+
+
+def learned_some(corpus: Corpus, record: dict[str, Any], start: int = 0) -> bool:
+    """Whether a model learned from some of the text from byte `start` on, as far as whole files tell."""
+    learned = learned_bytes(corpus, record)
+    if learned is not None:
+        return learned > start
+    return not {document.sha256 for document in corpus.documents}.isdisjoint(_hashes(record))
+
+
+def _hashes(record: dict[str, Any]) -> list[str]:
+    """The sha256 of each document in a record; a record of another shape has none."""
+    listed = record.get("corpus")
+    return [str(d.get("sha256")) for d in listed if isinstance(d, dict)] if isinstance(listed, list) else []

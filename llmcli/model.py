@@ -21,6 +21,8 @@ from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.kernels import Dropout, cross_entropy, normalize, normalize_rotate, swiglu
 
+LOGITS = 1 << 25  # held at once where many tokens are scored: 128 MB
+
 
 class Linear(nn.Linear):
     """A weight without bias; it stays float32 whatever the type of the products."""
@@ -249,3 +251,24 @@ class TorchRuntime:
         self.length = min(length, self.length)
         for cache in self._caches:
             cache.rewind(self.length)
+
+    def score(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+        """How well windows ids [B, T + 1] are predicted, each from its own beginning; what was taken in stays."""
+        if ids.shape[1] - 1 > self.context:
+            raise LLMError(f"{ids.shape[1] - 1} tokens do not fit the context of {self.context}")
+        return score(self._model, ids)
+
+
+@torch.inference_mode()
+def score(model: LanguageModel, ids: NDArray[np.int64]) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """For each of ids[:, 1:], ids [B, T + 1]: the nats it costs and whether it was the likeliest, [B, T] both.
+
+    Dropout is off only if the model was put into eval mode.
+    """
+    rows = max(1, LOGITS // ((ids.shape[1] - 1) * model.config.vocab_size))
+    nats, right = [], []
+    for block in torch.from_numpy(ids).to(model.cos.device).split(rows):
+        logits, targets = model(block[:, :-1]).float(), block[:, 1:]  # [B, T, V], [B, T]
+        nats.append(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape))
+        right.append(logits.argmax(dim=-1) == targets)
+    return torch.cat(nats).cpu().numpy(), torch.cat(right).cpu().numpy()

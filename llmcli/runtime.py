@@ -3,11 +3,14 @@
 The same decoder as model.py, one token at a time with a key-value cache. Weights that are used together are stored
 together, so that a layer costs four matrix-vector products. Never imports torch; knows token ids only, no text.
 
-C, F = width, width inside the SwiGLU; H, G, D = heads, key-value heads, head size; V = vocabulary; T = tokens.
+C, F = width, width inside the SwiGLU; H, G, D = heads, key-value heads, head size; V = vocabulary; T = tokens;
+B = windows scored together.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +19,9 @@ from llmcli.checkpoint import Checkpoint
 from llmcli.errors import LLMError
 
 Array = NDArray[np.float32]
+Attend = Callable[["_Layer", Array, Array, Array], Array]  # layer, q [T, H, D], k, v [T, G, D] -> [T, H * D]
 PREFILL = 128  # tokens taken at once
+HEAD = 1 << 22  # logits held at once where many tokens are scored
 
 
 class _Layer:
@@ -109,34 +114,69 @@ class Runtime:
         x = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return self._rms(x) * self._norm
 
+    def score(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """How well windows ids [B, T + 1] are predicted, each from its own beginning.
+
+        For each of ids[:, 1:], [B, T] both: the nats it costs, and whether it was the likeliest. What was taken in
+        before stays as it is. Memory holds B * T hidden states, never B * T * V logits.
+        """
+        B, T = ids.shape[0], ids.shape[1] - 1
+        if self.context < T:
+            raise LLMError(f"{T} tokens do not fit the context of {self.context}")
+        self._make_turns(T)
+
+        def attend(layer: _Layer, q: Array, k: Array, v: Array) -> Array:
+            y = np.empty((B * T, q.shape[1] * q.shape[2]), np.float32)
+            for start in range(0, B * T, T):
+                keys, values = (part[start : start + T].swapaxes(0, 1) for part in (k, v))
+                for first in range(0, T, PREFILL):
+                    end = min(T, first + PREFILL)
+                    now = slice(start + first, start + end)
+                    y[now] = _attention(q[now], keys[:, :end], values[:, :end])
+            return y
+
+        with np.errstate(over="ignore"):
+            x = self._through(ids[:, :-1].ravel(), np.tile(self._turn[:T], (B, 1, 1)), attend)
+        x = self._rms(x) * self._norm
+        targets = ids[:, 1:].ravel()
+        nats, right = np.empty(B * T), np.empty(B * T, np.bool_)
+        rows = max(1, HEAD // len(self._head))
+        for start in range(0, B * T, rows):
+            now = slice(start, start + rows)
+            logits = _product(x[now], self._head)
+            logits -= logits.max(axis=-1, keepdims=True)
+            right[now] = logits.argmax(axis=-1) == targets[now]
+            wanted = np.take_along_axis(logits, targets[now, None], axis=-1)[:, 0]
+            nats[now] = np.log(np.exp(logits, out=logits).sum(axis=-1, dtype=np.float64)) - wanted
+        return nats.reshape(B, T), right.reshape(B, T)
+
     def _take(self, ids: Sequence[int]) -> Array:
         """Tokens [T] through all layers, their keys and values into the cache: hidden states [T, C]."""
-        T, start, end = len(ids), self.length, self.length + len(ids)
-        config = self.config
+        start, end = self.length, self.length + len(ids)
+
+        def attend(layer: _Layer, q: Array, k: Array, v: Array) -> Array:
+            layer.keys[:, start:end] = k.swapaxes(0, 1)
+            layer.values[:, start:end] = v.swapaxes(0, 1)
+            return _attention(q, layer.keys[:, :end], layer.values[:, :end])
+
+        x = self._through(list(ids), self._turn[start:end], attend)
+        self.length = end
+        return x
+
+    def _through(self, ids: Any, turn: NDArray[np.complex64], attend: Attend) -> Array:
+        """Tokens [T], each turned by its position's `turn` [T, 1, D/2], through all layers: hidden states [T, C]."""
+        T, config = len(ids), self.config
         H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         F = config.intermediate_size
-        turn = self._turn[start:end]  # [T, 1, D/2]
-        later = None if T == 1 else np.arange(end) > np.arange(start, end)[:, None]  # [T, end]
-        x = self._embedding[list(ids)]  # [T, C]
+        x = self._embedding[ids]  # [T, C]
         for layer in self._layers:
             qkv = _product(self._rms(x), layer.qkv).reshape(T, H + 2 * G, D)
             qk = self._rms(qkv[:, : H + G]) * layer.qk_norm
             qk = (qk.view(np.complex64) * turn).view(np.float32)
-            layer.keys[:, start:end] = qk[:, H:].swapaxes(0, 1)
-            layer.values[:, start:end] = qkv[:, H + G :].swapaxes(0, 1)
-            q = qk[:, :H].swapaxes(0, 1).reshape(G, H // G * T, D)
-            weights = q @ layer.keys[:, :end].swapaxes(1, 2)  # [G, H/G * T, end]
-            if later is not None:
-                weights.reshape(H, T, end)[:, later] = -np.inf
-            weights -= weights.max(axis=-1, keepdims=True)
-            np.exp(weights, out=weights)
-            weights /= weights.sum(axis=-1, keepdims=True)
-            y = (weights @ layer.values[:, :end]).reshape(H, T, D).swapaxes(0, 1).reshape(T, H * D)
-            x = x + _product(y, layer.o)
+            x = x + _product(attend(layer, qk[:, :H], qk[:, H:], qkv[:, H + G :]), layer.o)
             gate_up = _product(self._rms(x), layer.gate_up)
             gate = gate_up[:, :F]
             x = x + _product(gate / (1 + np.exp(-gate)) * gate_up[:, F:], layer.down)
-        self.length = end
         return x
 
     def _rms(self, x: Array) -> Array:
@@ -147,10 +187,33 @@ class Runtime:
         """Let caches and tables hold `length` tokens."""
         for layer in self._layers:
             layer.make_room(length)
+        self._make_turns(length)
+
+    def _make_turns(self, length: int) -> None:
+        """Let the table of turns hold `length` positions; it grows by doubling."""
         if length > len(self._turn):
-            D, room = self.config.head_dim, self._layers[0].keys.shape[1]
+            D, room = self.config.head_dim, max(length, 2 * len(self._turn), 64)
             angle = np.arange(room)[:, None, None] * self.config.rope_theta ** (-np.arange(0, D, 2) / D)
             self._turn = np.exp(1j * angle).astype(np.complex64)  # [room, 1, D/2]
+
+
+def _attention(q: Array, keys: Array, values: Array) -> Array:
+    """What queries [T, H, D] of the last T positions find among keys and values [G, S, D] up to theirs: [T, H * D]."""
+    T, H, D = q.shape
+    G, S = keys.shape[:2]
+    weights = q.swapaxes(0, 1).reshape(G, H // G * T, D) @ keys.swapaxes(1, 2)  # [G, H/G * T, S]
+    if T > 1:
+        weights.reshape(H, T, S)[:, _later(T, S)] = -np.inf
+    weights -= weights.max(axis=-1, keepdims=True)
+    np.exp(weights, out=weights)
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return (weights @ values).reshape(H, T, D).swapaxes(0, 1).reshape(T, H * D)
+
+
+@lru_cache(maxsize=32)
+def _later(T: int, S: int) -> NDArray[np.bool_]:
+    """[T, S]: which positions come after each of the last T."""
+    return np.arange(S) > np.arange(S - T, S)[:, None]
 
 
 def _product(x: Array, weight: Array) -> Array:

@@ -11,13 +11,13 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import tokenizers
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 import llmcli
 from llmcli.checkpoint import Checkpoint
@@ -26,7 +26,7 @@ from llmcli.corpus import Batches
 from llmcli.errors import LLMError
 from llmcli.evaluator import Figures, evaluate
 from llmcli.generator import generate
-from llmcli.model import LanguageModel
+from llmcli.model import LanguageModel, score
 from llmcli.optimizer import Optimizer, rate
 from llmcli.planner import Plan
 from llmcli.runtime import Runtime
@@ -261,16 +261,11 @@ class _Measure:
     def _evaluate(self, most_tokens: int) -> Figures:
         began = time.monotonic()
         self._model.eval()
-        figures = evaluate(self._ids, self._lengths, self._context, self._score, most_tokens=most_tokens)
+        figures = evaluate(
+            self._ids, self._lengths, self._context, partial(score, self._model), most_tokens=most_tokens
+        )
         self._seconds_per_token = (time.monotonic() - began) / max(1, figures.tokens)
         return figures
-
-    @torch.inference_mode()
-    def _score(self, ids: NDArray[np.int64]) -> NDArray[np.floating]:
-        block = torch.from_numpy(ids).to(self._model.cos.device)
-        logits = self._model(block[:, :-1]).float()  # [B, T, V]
-        losses = F.cross_entropy(logits.flatten(0, 1), block[:, 1:].flatten(), reduction="none")
-        return losses.view(ids.shape[0], -1).cpu().numpy()
 
 
 class _Curve:

@@ -29,9 +29,11 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "words", [["--help"], ["train", "--help"], ["generate", "The cat", "-n", "2"], ["generate", "The", "--next", "2"],
-              ["inspect"], ["inspect", "--tensor", "model.norm.weight"], ["tokenize", "hi"], ["--version"]],
+              ["inspect"], ["inspect", "--tensor", "model.norm.weight"], ["tokenize", "hi"], ["--version"],
+              ["eval", "c.txt", "--past", "c.txt"]],
 )  # fmt: skip
 def test_torch_sleeps(tiny_model: Path, words: list[str]) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
     code = (
         f"import sys; sys.argv = ['llm', *{words!r}]\n"
         "from llmcli.cli import main\n"
@@ -60,7 +62,15 @@ def test_help_needs_neither_numpy_nor_the_libraries_below() -> None:
 
 def test_version_and_help(llm: Llm) -> None:
     assert llm("--version").stdout.startswith("llmcli ")
-    for words in (["-h"], ["train", "-h"], ["generate", "-h"], ["inspect", "-h"], ["tokenize", "-h"], []):
+    for words in (
+        ["-h"],
+        ["train", "-h"],
+        ["generate", "-h"],
+        ["inspect", "-h"],
+        ["tokenize", "-h"],
+        ["eval", "-h"],
+        [],
+    ):
         answer = llm(*words)
         assert answer.exit_code == 0 and "Usage" in answer.stdout
 
@@ -318,6 +328,18 @@ WRONG = [
     (2, "generate hi --next 0", "--next"),
     (2, "generate hi --device tpu", "--device"),
     (2, "generate hi --bogus", "--bogus"),
+    (2, "eval", "Missing argument"),
+    (1, "eval nofile.txt", "no file or directory nofile.txt"),
+    (1, "eval no*.txt", "nothing matches"),
+    (1, "eval empty.txt", "empty.txt is empty"),
+    (1, "eval binaries", "no text found in binaries"),
+    (1, "eval latin.txt", "byte 0xe9 at position 3"),
+    (1, "eval c.txt -m nofile", "no file nofile"),
+    (1, "eval c.txt -m model.safetensors -m c.txt", "not a safetensors file"),
+    (1, "eval c.txt -m foreign.safetensors", "not a model made by this program"),
+    (1, "eval c.txt --past nofile", "no file or directory nofile"),
+    (1, "eval c.txt --past latin.txt", "byte 0xe9"),
+    (2, "eval c.txt --device tpu", "--device"),
     (1, "inspect nofile", "no file nofile"),
     (1, "inspect c.txt", "not a safetensors file"),
     (1, "inspect --tensor norm", "did you mean"),
@@ -362,7 +384,7 @@ def test_one_clear_line(llm: Llm, tiny_model: Path, code: int, words: str, said:
 
 
 def test_without_a_model_it_says_how_to_get_one(llm: Llm) -> None:
-    for words in (["generate", "hi"], ["inspect"], ["tokenize", "hi"]):
+    for words in (["generate", "hi"], ["inspect"], ["tokenize", "hi"], ["eval", "c.txt"]):
         answer = llm(*words)
         assert answer.exit_code == 1 and "llm train corpus.txt" in answer.stderr
     assert llm("generate", "hi", "-m", "").exit_code == 1
@@ -405,13 +427,14 @@ def test_an_empty_tokenizer_file_is_refused(llm: Llm) -> None:
     assert "not JSON" in llm("train", "c.txt", "--tokenizer", "e.json", "--steps", 1).stderr
 
 
-def test_damaged_weights_are_told_by_next_too(llm: Llm, tiny_model: Path) -> None:
+def test_damaged_weights_are_told_by_next_and_eval_too(llm: Llm, tiny_model: Path) -> None:
     data = bytearray(tiny_model.read_bytes())
     start = 8 + int.from_bytes(data[:8], "little")
     data[start:] = b"\xff" * (len(data) - start)
     tiny_model.write_bytes(data)
-    for words in (["--next", 3], ["-n", 3]):
-        answer = llm("generate", "The cat", *words)
+    Path("c.txt").write_text(TEXT, "utf-8")
+    for words in (["generate", "The cat", "--next", 3], ["generate", "The cat", "-n", 3], ["eval", "c.txt", "-q"]):
+        answer = llm(*words)
         assert answer.exit_code == 1 and "not a number" in answer.stderr
 
 

@@ -169,3 +169,18 @@ def test_a_fresh_model_knows_nothing_and_is_a_function_of_the_seed() -> None:
     assert first.loss(ids).item() == pytest.approx(math.log(300), rel=1e-4)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert not torch.equal(first.model.embed_tokens.weight, other.model.embed_tokens.weight)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_both_runtimes_score_alike(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = random_checkpoint(SHAPES[shape])
+    ids = np.random.default_rng(2).integers(300, size=(5, 49))
+    nats, right = Runtime(checkpoint).score(ids)
+    monkeypatch.setattr("llmcli.model.LOGITS", 2 * 48 * 300)  # two windows at once
+    runtime = TorchRuntime(checkpoint, "cpu")
+    before = runtime.prefill([1, 2])
+    torch_nats, torch_right = runtime.score(ids)
+    assert np.abs(nats - torch_nats).max() < 1e-4 and nats.mean() == pytest.approx(torch_nats.mean(), abs=1e-5)
+    assert np.array_equal(right, torch_right)
+    runtime.rewind()
+    assert np.array_equal(runtime.prefill([1, 2]), before)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import random_checkpoint
 
+from llmcli import runtime as runtime_module
 from llmcli.checkpoint import load, save
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
@@ -39,6 +40,43 @@ def test_more_than_the_context_is_refused_and_changes_nothing() -> None:
         runtime.prefill([1, 2])
     runtime.rewind(6)
     assert np.abs(runtime.step(6) - wanted).max() < 1e-5
+
+
+@pytest.mark.parametrize("length", [1, 2, PREFILL - 1, PREFILL + 2, 3 * PREFILL])
+def test_scores_of_windows_are_those_of_their_logits_one_window_at_a_time(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_module, "HEAD", 1000)  # logits of 5 tokens at once
+    runtime = Runtime(random_checkpoint(CONFIG))
+    ids = np.random.default_rng(1).integers(200, size=(3, length + 1))
+    nats, right = runtime.score(ids)
+    for row in range(3):
+        runtime.rewind()
+        logits = runtime.logits(ids[row, :-1].tolist()).astype(np.float64)
+        chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        assert np.abs(nats[row] + np.log(chances[np.arange(length), ids[row, 1:]])).max() < 1e-4
+        assert right[row].tolist() == (logits.argmax(-1) == ids[row, 1:]).tolist()
+
+
+def test_scoring_takes_nothing_in_and_refuses_more_than_the_context() -> None:
+    runtime, other = Runtime(random_checkpoint(CONFIG)), Runtime(random_checkpoint(CONFIG))
+    for each in (runtime, other):
+        each.prefill([1, 2, 3])
+    runtime.score(np.ones((2, 3 * PREFILL + 1), np.int64))
+    assert runtime.length == 3 and np.array_equal(runtime.step(4), other.step(4))
+    with pytest.raises(LLMError, match="385 tokens do not fit the context of 384"):
+        runtime.score(np.ones((1, 3 * PREFILL + 2), np.int64))
+
+
+def test_scoring_never_holds_all_logits() -> None:
+    import tracemalloc
+
+    runtime = Runtime(random_checkpoint(ModelConfig(50_000, 8, 16, 1, 2, 1, 4, 512)))
+    tracemalloc.start()
+    runtime.score(np.ones((2, 513), np.int64))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * 4 * runtime_module.HEAD < 4 * 2 * 512 * 50_000
 
 
 def test_a_file_runs_like_the_arrays_it_was_written_from(tiny_model) -> None:

@@ -45,21 +45,9 @@ def test_the_held_out_figure_is_what_the_numpy_graph_computes(tmp_path: Path) ->
     ready = prepared(tmp_path / "c.txt", dtype="float32")
     done = run(ready)[-1]
     assert isinstance(done, trainer.Done) and done.figures is not None
-    runtime = Runtime(done.checkpoint)
-
-    def score(ids: np.ndarray) -> np.ndarray:
-        rows = []
-        for row in ids:
-            runtime.rewind()
-            logits = runtime.logits(row[:-1].tolist()).astype(np.float64)
-            logits -= logits.max(-1, keepdims=True)
-            chances = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-            rows.append(-chances[np.arange(len(row) - 1), row[1:]])
-        return np.stack(rows)
-
     ids = np.concatenate([[ready.tokenizer.eos_id], ready.held_out]).astype(np.int64)
     lengths = np.array([len(data) for data in ready.tokenizer.token_bytes])
-    wanted = evaluate(ids, lengths, 32, score)
+    wanted = evaluate(ids, lengths, 32, Runtime(done.checkpoint).score)
     assert wanted.bytes == done.figures.bytes == len(LINES.encode()) - ready.record["train_bytes"]
     assert done.figures.bits_per_byte == pytest.approx(wanted.bits_per_byte, abs=1e-4)
 

@@ -6,15 +6,21 @@ import secrets
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from llmcli import charts, console
-from llmcli.commands.options import JsonOption, ModelOption, QuietOption, model_path, text_argument
+from llmcli.commands.options import (
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    model_path,
+    open_model,
+    text_argument,
+)
 from llmcli.config import SamplingConfig
-from llmcli.errors import usage
 
 
 def generate(
@@ -68,9 +74,7 @@ def generate(
         int | None, typer.Option("--next", min=1, metavar="N", help="Show the N likeliest next words instead.")
     ] = None,
     color: Annotated[bool, typer.Option("--color", help="Tint each token by its probability.")] = False,
-    device: Annotated[
-        str, typer.Option("--device", metavar="DEVICE", help="cpu (numpy), or cuda, mps, auto (torch).")
-    ] = "cpu",
+    device: DeviceOption = "cpu",
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -88,11 +92,11 @@ def generate(
         seed=secrets.randbelow(1 << 32) if seed is None else seed,
         stop=tuple(stop or ()),
     )
-    if device not in ("cpu", "cuda", "mps", "auto"):
-        raise usage(f"--device must be cpu, cuda, mps or auto, found {device}")
     path = model_path(model)
     text = text_argument(prompt, "prompt")
-    runtime, tokenizer = _open(path, device)
+    from llmcli.checkpoint import load
+
+    runtime, tokenizer = open_model(load(path), device)
     length = len(tokenizer.encode(text))
     if length > runtime.context:
         console.note(f"the prompt has {length:,} tokens, the model sees {runtime.context:,}: only its end is used")
@@ -103,22 +107,6 @@ def generate(
         if samples > 1 and not json_:
             console.note(f"--- {number + 1}")
         _write(runtime, tokenizer, text, replace(sampling, seed=sampling.seed + number), color, json_)
-
-
-def _open(path: Path, device: str) -> tuple[Any, Any]:
-    from llmcli.checkpoint import load
-    from llmcli.tokenizer import Tokenizer
-
-    checkpoint = load(path)
-    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json, most=checkpoint.config.vocab_size)
-    if device == "cpu":
-        from llmcli.runtime import Runtime
-
-        return Runtime(checkpoint), tokenizer
-    from llmcli.model import TorchRuntime
-    from llmcli.trainer import pick_device
-
-    return TorchRuntime(checkpoint, pick_device(device)), tokenizer
 
 
 def _write(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, color: bool, json_: bool) -> None:

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,9 +13,24 @@ from llmcli import console
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError, usage
 
+if TYPE_CHECKING:
+    from llmcli.checkpoint import Checkpoint
+    from llmcli.corpus import Corpus
+
+
+def _device(name: str) -> str:
+    if name not in ("cpu", "cuda", "mps", "auto"):
+        raise usage(f"--device must be cpu, cuda, mps or auto, found {name}")
+    return name
+
+
 ModelOption = Annotated[
     str | None,
     typer.Option("-m", "--model", metavar="FILE", help=f"The model; else $LLMCLI_MODEL, else {DEFAULT_MODEL} here."),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option("--device", metavar="DEVICE", help="cpu (numpy), or cuda, mps, auto (torch).", callback=_device),
 ]
 QuietOption = Annotated[
     bool, typer.Option("-q", "--quiet", help="Only results and errors.", callback=lambda on: console.be_quiet(on) or on)
@@ -31,6 +46,29 @@ def model_path(given: str | None) -> Path:
     if not Path(DEFAULT_MODEL).exists():
         raise LLMError(f"there is no {DEFAULT_MODEL} here; make one with: llm train corpus.txt, or name another file")
     return Path(DEFAULT_MODEL)
+
+
+def open_model(checkpoint: "Checkpoint", device: str) -> tuple[Any, Any]:
+    """(runtime, tokenizer) of a model: numpy on "cpu", torch on anything else."""
+    from llmcli.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json, most=checkpoint.config.vocab_size)
+    if device == "cpu":
+        from llmcli.runtime import Runtime
+
+        return Runtime(checkpoint), tokenizer
+    from llmcli.model import TorchRuntime
+    from llmcli.trainer import pick_device
+
+    return TorchRuntime(checkpoint, pick_device(device)), tokenizer
+
+
+def note_left_out(corpus: "Corpus") -> None:
+    """Say which files in directories were not read, and why."""
+    for line in corpus.skipped[:5]:
+        console.note(f"left out: {line}")
+    if len(corpus.skipped) > 5:
+        console.note(f"left out: {len(corpus.skipped) - 5} more files")
 
 
 def text_argument(given: str | None, what: str) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from llmcli import charts, console
-from llmcli.commands.options import JsonOption, QuietOption, seconds
+from llmcli.commands.options import JsonOption, QuietOption, note_left_out, seconds
 from llmcli.config import DEFAULT_MODEL, TrainConfig, as_record
 from llmcli.errors import LLMError, usage
 
@@ -149,10 +149,7 @@ def train(
         durable.check_writable(output, force=force)
     base = load(from_) if from_ else None
     text = read_corpus(corpus)
-    for line in text.skipped[:5]:
-        console.note(f"left out: {line}")
-    if len(text.skipped) > 5:
-        console.note(f"left out: {len(text.skipped) - 5} more files")
+    note_left_out(text)
     held_out = _held_out(val, HELD_OUT)
     inputs = [*text.documents, *(held_out.documents if isinstance(held_out, Corpus) else ())]
     if any(document.path.resolve() == output.resolve() for document in inputs):

@@ -1,0 +1,164 @@
+"""`llm eval`: how well models predict a text."""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmcli import console
+from llmcli.commands.options import DeviceOption, JsonOption, QuietOption, model_path, note_left_out, open_model
+from llmcli.config import DEFAULT_MODEL
+from llmcli.errors import LLMError
+
+if TYPE_CHECKING:
+    from llmcli.checkpoint import Checkpoint
+    from llmcli.corpus import Corpus
+
+MOST_TEXT = 1 << 26  # bytes that the compressors code: they hold them in memory
+
+
+def eval_(
+    texts: Annotated[
+        list[str],
+        typer.Argument(metavar="TEXT", help="Text files, directories, globs, or - for standard input; .gz too."),
+    ],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-m", "--model", metavar="FILE", help=f"Repeatable; else $LLMCLI_MODEL, else {DEFAULT_MODEL} here."
+        ),
+    ] = None,
+    past: Annotated[
+        list[str] | None,
+        typer.Option("--past", metavar="FILE", help="Text that the compressors read first (repeatable)."),
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Of a text that a model learned from measure all, not the held-out end.")
+    ] = False,
+    device: DeviceOption = "cpu",
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure how well models predict a text, beside the compressors xz and PPM.
+
+    Bits per byte say how much a model still has to be told to know the text: lower is better, 8 is knowing nothing.
+
+    Example: llm eval held-out.txt -m a.safetensors -m b.safetensors
+    """
+    from llmcli.checkpoint import load
+    from llmcli.corpus import read_corpus
+    from llmcli.evaluator import held_out_from
+
+    models = {path: load(path) for path in (model_path(name) for name in model or (None,))}
+    text = read_corpus(texts)
+    note_left_out(text)
+    before = read_corpus(past) if past else None
+    start = 0 if whole else held_out_from(text, [checkpoint.record for checkpoint in models.values()])
+    _say_what_is_known(text, models, start)
+    results = [row for path, checkpoint in models.items() for row in _results(path, checkpoint, text, start, device)]
+    if not results:
+        raise LLMError(f"there is nothing to measure after byte {start:,} of the text; add --whole")
+    files = list(dict.fromkeys(row["file"] for row in results))
+    results.sort(key=lambda row: (files.index(row["file"]), row["bits_per_byte"]))
+    baselines = _baselines(files[-1], text, start, before)
+    if json_:
+        answer = {"results": results, "baselines": baselines, "from_byte": start}
+        console.result(json.dumps(answer, ensure_ascii=False))
+        return
+    rows: list[tuple[str, ...]] = [
+        (row["model"], f"{row['bits_per_byte']:.3f}", f"{row['perplexity']:.2f}", f"{row['accuracy']:.3f}",
+         str(row["tokens"]), str(row["bytes"]), row["file"] or "all")
+        for row in results
+    ] + [
+        (row["name"], f"{row['bits_per_byte']:.3f}", "", "", "", str(row["bytes"]), row["file"] or "all")
+        for row in baselines
+    ]  # fmt: skip
+    columns: tuple[str, ...] = ("model", "bits/byte", "perplexity", "accuracy", "tokens", "bytes", "text")
+    if len(files) == 1:  # one text needs no name
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    console.table(columns, rows, numbers=(1, 2, 3, 4, 5))
+
+
+def _say_what_is_known(text: "Corpus", models: dict[Path, "Checkpoint"], start: int) -> None:
+    from llmcli.evaluator import learned_bytes, learned_some
+
+    if start:
+        by = ", ".join(str(p) for p, c in models.items() if learned_bytes(text, c.record) == start)
+        console.note(
+            f"{by} learned from the first {start:,} bytes of this text; measured are the {text.text_bytes - start:,} "
+            f"after them (--whole measures all)"
+        )
+    for path, checkpoint in models.items():
+        if learned_some(text, checkpoint.record, start):
+            console.note(f"{path} learned from some of this text: its figures do not tell how it predicts new text")
+
+
+def _results(path: Path, checkpoint: "Checkpoint", text: "Corpus", start: int, device: str) -> Iterator[dict[str, Any]]:
+    """A row for each document, and one for all together if there are several; its file is None."""
+    from llmcli.evaluator import Figures, measure, passages, stride
+
+    try:
+        runtime, tokenizer = open_model(checkpoint, device)
+        total, parts = Figures(0.0, 0, 0), passages(text, start)
+        step = stride(runtime.context)
+        console.note(
+            f"{path}: windows of {runtime.context:,} tokens, each {step:,} further on; every token is told from at "
+            f"least {step:,} before it, or from all there are"
+        )
+        for part in parts:
+            try:
+                found = measure(part, runtime, tokenizer, partial(_tell, f"{path}  {part.name}"))
+            finally:
+                console.progress("")
+            total += found
+            if found.tokens:
+                yield _row(path, part.name, found, runtime.context, step)
+    except LLMError as error:
+        raise LLMError(f"{path}: {error}", error.exit_code) from error
+    if len(parts) > 1:
+        yield _row(path, None, total, runtime.context, step)
+
+
+def _tell(what: str, share: float) -> None:
+    console.progress(f"{share:4.0%}  {what}")
+
+
+def _row(path: Path, file: str | None, figures: Any, context: int, stride: int) -> dict[str, Any]:
+    return {
+        "model": str(path),
+        "file": file,
+        "bytes": figures.bytes,
+        "tokens": figures.tokens,
+        "bits_per_byte": round(figures.bits_per_byte, 6),
+        "perplexity": round(figures.perplexity, 6),
+        "accuracy": round(figures.accuracy, 6),
+        "context": context,
+        "stride": stride,
+    }
+
+
+def _baselines(file: str | None, text: "Corpus", start: int, before: "Corpus | None") -> list[dict[str, Any]]:
+    """What compressors make of all that is measured, after `before` or else what the models learned from."""
+    from llmcli import compressors
+
+    end = min(text.text_bytes, start + MOST_TEXT)
+    if end < text.text_bytes:
+        console.note(f"xz and PPM code the first {end - start:,} bytes of the text")
+    past, past_end = (before, before.text_bytes) if before else (text, start)
+    past_start = max(0, past_end - compressors.most_past())
+    found = compressors.baselines(_bytes(text, start, end), _bytes(past, past_start, past_end))
+    if past_end:
+        read = ", ".join(f"{b.name} {b.past_bytes:,}" for b in found if b.past_bytes < past_end)
+        console.note(f"xz and PPM read {past_end:,} bytes first" + (f", of them only the last: {read}" if read else ""))
+    return [
+        {"name": b.name, "file": file, "bytes": b.bytes, "bits_per_byte": round(b.bits_per_byte, 6),
+         "past_bytes": b.past_bytes, "pieces": b.pieces}
+        for b in sorted(found, key=lambda b: b.bits_per_byte)
+    ]  # fmt: skip
+
+
+def _bytes(corpus: "Corpus", start: int, end: int) -> bytes:
+    return b"".join(part.encode("utf-8") for text in corpus.texts(start, end) for part in text)
