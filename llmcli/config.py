@@ -159,7 +159,9 @@ class TrainConfig:
     batch_size: int = 8  # windows in a step
     lr: float = 1.0  # a multiplier of the recipe's learning rates
     dropout: float = 0.0
+    token_split: float = 0.0  # share of the tokens that are taken apart, until SPLIT_UNTIL
     weight_decay: float = 0.1
+    eval_tokens: int = 4096  # held-out tokens looked at now and then
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"  # of the matrix products; the weights are float32 always

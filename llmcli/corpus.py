@@ -280,13 +280,16 @@ class Batches:
     """Training batches of a token array as a pure function of (seed, step).
 
     An epoch visits every window of `context` tokens once, in an order and with an offset of its own, both drawn
-    from (seed, epoch).
+    from (seed, epoch). With `split`, that share of the tokens that were merged from two is taken apart into these two,
+    others each time (after BPE-dropout, arXiv:1910.13267): text that is seen often does not look the same each time.
     """
 
     tokens: NDArray[np.unsignedinteger]
     context: int  # T
     batch_size: int  # B
     seed: int
+    split: float = 0.0
+    parts: NDArray[np.int64] | None = None  # of each token, [V, 2]; -1 where it was not merged
 
     @property
     def windows(self) -> int:
@@ -298,7 +301,25 @@ class Batches:
         positions = range(step * self.batch_size, (step + 1) * self.batch_size)
         shape = (len(self.tokens), self.context, self.windows)
         starts = [_window_starts(*shape, self.seed, p // self.windows)[p % self.windows] for p in positions]
-        return self.tokens[np.asarray(starts)[:, None] + np.arange(self.context + 1)].astype(np.int64)
+        ids = self.tokens[np.asarray(starts)[:, None] + np.arange(self.context + 1)].astype(np.int64)
+        if self.split and self.parts is not None:
+            ids = _taken_apart(ids, self.parts, self.split, np.random.default_rng([self.seed, step, self.context]))
+        return ids
+
+
+def _taken_apart(
+    ids: NDArray[np.int64], parts: NDArray[np.int64], share: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Rows of tokens [B, W], of which a share stands as its two parts; what no longer fits into W falls off the end."""
+    B, W = ids.shape
+    halves = parts[ids]  # [B, W, 2]
+    apart = (rng.random((B, W)) < share) & (halves[..., 0] >= 0)
+    place = np.arange(W) + np.cumsum(apart, axis=1) - apart  # of each token's first or only part
+    row = np.broadcast_to(np.arange(B)[:, None], (B, W))
+    out = np.empty((B, 2 * W), np.int64)
+    out[row, place] = np.where(apart, halves[..., 0], ids)
+    out[row[apart], place[apart] + 1] = halves[apart, 1]
+    return out[:, :W]
 
 
 @lru_cache(maxsize=2)

@@ -47,7 +47,7 @@ def _for_sums(x: Tensor) -> torch.dtype:
 
 def normalize(x: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the last dimension: RMSNorm (arXiv:1910.07467) without its gain."""
-    return _Normalize.apply(x, eps)  # type: ignore[no-any-return]
+    return _Normalize.apply(x, eps)
 
 
 class _NormalizeRotate(torch.autograd.Function):
@@ -80,7 +80,7 @@ def normalize_rotate(x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, eps: flo
 
     x [B, T, N, D], gain [N, D]; cos and sin [T, 1, D], of position * frequency, whose halves of D are alike.
     """
-    return _NormalizeRotate.apply(x, gain, cos, sin, eps)  # type: ignore[no-any-return]
+    return _NormalizeRotate.apply(x, gain, cos, sin, eps)
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -103,7 +103,7 @@ class _SwiGLU(torch.autograd.Function):
 
 def swiglu(both: Tensor) -> Tensor:
     """silu(gate) * up of [gate, up] side by side in the last dimension, 2F -> F (arXiv:2002.05202)."""
-    return _SwiGLU.apply(both)  # type: ignore[no-any-return]
+    return _SwiGLU.apply(both)
 
 
 class _AddDropped(torch.autograd.Function):
@@ -135,7 +135,7 @@ class Dropout:
         """x + dropout(y)"""
         if not self._drop:
             return x + y
-        return _AddDropped.apply(x, y, self._mask(y))  # type: ignore[no-any-return]
+        return _AddDropped.apply(x, y, self._mask(y))
 
     def _mask(self, like: Tensor) -> Tensor:
         """1 / (1 - rate) where a value stays, 0 where it goes."""
@@ -182,4 +182,4 @@ def cross_entropy(x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     The gradients are computed on the way forward, a block of rows at a time, so that the logits [R, V] are never
     held: call it only to go backward.
     """
-    return _CrossEntropy.apply(x, head, targets)  # type: ignore[no-any-return]
+    return _CrossEntropy.apply(x, head, targets)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from llmcli.config import TrainConfig
 
-MUON_LR = 0.02
+MUON_LR = 0.03
 EMBEDDING_LR = 0.05
 HEAD_LR = 0.003
 GAIN_LR = 0.003

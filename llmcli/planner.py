@@ -1,11 +1,12 @@
-"""Corpus + budget -> a plan with reasons.
+"""Corpus + machine + budget -> a plan with reasons.
 
-Each rule is a plain function of the corpus and of what the user fixed; nothing is measured here, so that the same
-command gives the same plan. `prepare` walks from the corpus to all that training needs.
+Each rule is a plain function of the corpus, of what the user fixed, and of how fast the machine trains a model of a
+given shape; who measures that is not this room's business. With a number of steps or epochs the clock has no say, and
+the same command gives the same plan. `prepare` walks from the corpus to all that training needs.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,24 @@ from llmcli.corpus import Corpus, tokenize
 from llmcli.errors import LLMError, usage
 from llmcli.tokenizer import Tokenizer
 
+TOKEN_SPLIT = 0.15  # of the tokens are taken apart ...
+SPLIT_FROM = 3.0  # ... if the text is seen more often than that
 DEFAULT_SECONDS = 300.0
 HELD_OUT = 0.1  # the share at the end of the corpus that is not learned from
 TOKENIZER_BYTES = 16_000_000  # of text that a tokenizer is learned from, taken evenly from a longer one
 MOST_EPOCHS = 20.0  # beyond this a model of any size here only memorises
-FLOPS_PER_THREAD = 4e10  # useful operations a second on one core, about; a GPU does a thousand times as much
-FLOPS_GPU = 5e13
-TOKENS_PER_PARAMETER = 1.2  # tokens seen per parameter of the layers: measured for runs of minutes
-PARAMETERS_PER_TOKEN = 4.0  # of text: beyond that a model has more room than the text can fill
+TOKENS_PER_PARAMETER = 1.2  # where steps or epochs are given: tokens seen per parameter of the layers
+PARAMETERS_PER_TOKEN = 8.0  # of text: beyond that a model has more room than the text can fill
+REPEATS = 2.5  # times through the text, about, after which text seen again no longer counts
+MEASUREMENTS = 3  # of shapes at most, before a plan is made
+MEMORY_SHARE = 0.8  # of what is free, that a plan may use
 SHORTEST_CONTEXT = 8
+SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 512, 8192
 
-# layers x width, each about twice the size of the one before
+# layers x width, each up to twice the size of the one before; few layers first: they take the most steps a minute
 LADDER = (
-    (2, 64), (3, 96), (4, 96), (4, 128), (4, 192), (6, 192), (6, 256),
-    (8, 320), (8, 384), (8, 512), (12, 640), (12, 768),
+    (2, 64), (2, 96), (2, 128), (3, 128), (3, 192), (4, 192), (4, 256), (6, 256), (6, 320),
+    (8, 384), (8, 512), (12, 640), (12, 768),
 )  # fmt: skip
 
 
@@ -57,6 +62,7 @@ class Request:
     device: str = TrainConfig.device
     dtype: str = TrainConfig.dtype
     threads: int = TrainConfig.threads
+    machine_reason: str = "what is here"
 
     def __post_init__(self) -> None:
         budgets = [
@@ -70,6 +76,41 @@ class Request:
             raise usage(f"--epochs must be a positive number of at most a million, found {self.epochs}")
         if self.width is not None and self.heads is not None and self.width % self.heads:
             raise usage(f"--heads {self.heads} does not divide --width {self.width}")
+
+
+Speed = Callable[[ModelConfig, TrainConfig], float]  # tokens a second in training
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a plan will run."""
+
+    speed: Speed
+    memory: float = math.inf  # bytes that are free
+
+
+def assumed_speed(model: ModelConfig, train: TrainConfig) -> float:
+    """Tokens a second without measuring: narrow matrices run further below the machine's peak."""
+    peak = 2e14 if train.device == "cuda" else 5e10 * train.threads
+    half = 600 if train.device == "cuda" else 100  # the width that runs at half of the peak
+    return peak * model.hidden_size / (model.hidden_size + half) / operations(model, train.context)
+
+
+def operations(model: ModelConfig, context: int) -> float:
+    """Floating-point operations for a token in training: 6 for each weight of a matrix product (arXiv:2001.08361,
+    section 2.1), and as many for each pair of a query and a key, of which half lie in the future."""
+    shapes = model.tensor_shapes()
+    embedding = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
+    products = sum(math.prod(shape) for shape in shapes.values() if len(shape) == 2) - embedding
+    attention = context * model.num_attention_heads * model.head_dim * model.num_hidden_layers
+    return 6.0 * (products + attention)
+
+
+def memory_needed(model: ModelConfig, train: TrainConfig) -> float:
+    """Bytes that training takes, about: for each weight itself, its gradient, what the optimizer remembers, the best
+    so far and a copy on its way to the file; for each token of a batch what is kept for the way back."""
+    per_token = model.num_hidden_layers * (12 * model.hidden_size + 4 * model.intermediate_size) + model.vocab_size
+    return 24.0 * model.parameters + 6.0 * per_token * train.context * train.batch_size + 3e8
 
 
 @dataclass(frozen=True)
@@ -104,6 +145,7 @@ class Prepared:
 def prepare(
     request: Request,
     corpus: Corpus,
+    machine: Machine | None = None,
     *,
     held_out: Corpus | float = HELD_OUT,
     tokenizer: Tokenizer | None = None,
@@ -125,11 +167,19 @@ def prepare(
     if tokenizer:
         vocabulary = Choice("vocabulary", str(tokenizer.vocab_size), "that of the tokenizer given")
     else:
-        tokenizer, vocabulary = learn_tokenizer(corpus, train_bytes, request.vocab_size, characters=characters)
+        tokenizer, vocabulary = learn_tokenizer(
+            corpus, train_bytes, request.vocab_size, most=_most_tokens(request), characters=characters
+        )
     tokens = tokenize(corpus.texts(0, train_bytes), tokenizer)
     held_tokens = tokenize(held, tokenizer)
     plan = make_plan(
-        request, train_tokens=len(tokens), vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, base=base
+        request,
+        train_tokens=len(tokens),
+        train_bytes=train_bytes,
+        vocab_size=tokenizer.vocab_size,
+        eos_id=tokenizer.eos_id,
+        base=base,
+        machine=machine,
     )
     held_said = f"{held_bytes:,} held out" if held_bytes else "nothing held out"
     text = Choice("text", f"{corpus.text_bytes:,} bytes", f"{train_bytes:,} to learn from, {held_said}")
@@ -143,18 +193,34 @@ def prepare(
     return Prepared(plan, tokenizer, tokens, held_tokens, record)
 
 
+def _most_tokens(request: Request) -> int:
+    """Of a vocabulary, in the time there is: what is spent on the head is not spent on the layers."""
+    if request.steps or request.epochs or request.device == "cuda":
+        return LARGEST_VOCABULARY
+    work = request.threads * (request.seconds or DEFAULT_SECONDS)
+    return _power_of_two(170 * math.sqrt(work), SMALLEST_VOCABULARY, LARGEST_VOCABULARY)
+
+
 def learn_tokenizer(
-    corpus: Corpus, train_bytes: int, vocab_size: int | None = None, *, characters: bool = False
+    corpus: Corpus,
+    train_bytes: int,
+    vocab_size: int | None = None,
+    *,
+    most: int = LARGEST_VOCABULARY,
+    characters: bool = False,
 ) -> tuple[Tokenizer, Choice]:
-    """A tokenizer for the first `train_bytes` of a corpus, and why it has the size it has."""
+    """A tokenizer for the first `train_bytes` of a corpus, and why it has the size it has; `most` tokens, if free."""
     text = _sample(corpus, train_bytes)
     if characters:
         tokenizer = Tokenizer.train_char(text, vocab_size)
         return tokenizer, Choice("vocabulary", str(tokenizer.vocab_size), "a token for each character, as asked")
     # each token should occur often enough to be learned
-    wanted = vocab_size or min(max(2 ** round(math.log2(max(1, train_bytes / 2000))), 512), 8192)
+    by_text = _power_of_two(train_bytes / 1000, SMALLEST_VOCABULARY, LARGEST_VOCABULARY)
+    wanted = vocab_size or min(by_text, most)
     tokenizer = Tokenizer.train_bpe(text, wanted)
-    reason = "as asked" if vocab_size else "a token for every 2,000 bytes of text, 512 to 8,192"
+    reason = "a token for each 1,000 bytes of text, about" if by_text <= most else "what the time allows"
+    if vocab_size:
+        reason = "as asked"
     if tokenizer.vocab_size < wanted:
         reason = "the text has no more pairs to merge"
     return tokenizer, Choice("vocabulary", str(tokenizer.vocab_size), reason)
@@ -173,45 +239,57 @@ def _sample(corpus: Corpus, end: int) -> Iterator[str]:
 
 
 def make_plan(
-    request: Request, *, train_tokens: int, vocab_size: int, eos_id: int, base: ModelConfig | None = None
+    request: Request,
+    *,
+    train_tokens: int,
+    vocab_size: int,
+    eos_id: int,
+    train_bytes: int | None = None,
+    base: ModelConfig | None = None,
+    machine: Machine | None = None,
 ) -> Plan:
     """Choose size, context, batch and steps. `base` is the model to go on from, whose shape then stays.
 
-    Raises LLMError when the corpus is too short or the user's wishes contradict each other.
+    `machine` is asked only where the clock decides. Raises LLMError when the corpus is too short, when no model fits
+    into memory, or when the user's wishes contradict each other.
     """
-    budget = _budget(request, train_tokens)
+    machine = machine or Machine(assumed_speed)
+    budget = _budget(request)
     context, context_reason = _context(request, budget, train_tokens, base)
-    (layers, width), size_reason = _shape(request, budget, train_tokens)
-    model = base or _model(request, layers, width, context, vocab_size, eos_id)
+
+    def settings(seen: float) -> TrainConfig:
+        """How to train where so many tokens will be seen."""
+        return _settings(request, seen, train_tokens, context)
+
+    text = _Text(train_tokens, train_bytes or 3 * train_tokens)
+    models = [base] if base else _models(request, text, context, vocab_size, eos_id)
+    here = [m for m in models if memory_needed(m, settings(0)) <= MEMORY_SHARE * machine.memory]
+    if not here:
+        needed = memory_needed(models[0], settings(0))
+        raise LLMError(
+            f"training {models[0].parameters:,} parameters needs about {needed / 1e9:,.1f} GB of memory, "
+            f"{machine.memory / 1e9:,.1f} GB are free here; give a smaller --width or fewer --layers"
+        )
+    model, seen, speed = _choose(here, budget, text, settings, machine)
+    train = settings(seen)
+    epochs = seen / train_tokens
+    per_epoch = train_tokens / (train.batch_size * context)
+    often = request.epochs or MOST_EPOCHS
     kept = "kept from the model to go on from"
-    wanted = 16384 if request.device == "cuda" else 2048 if model.hidden_size < 256 else 4096
-    batch_size = max(1, min(request.batch_tokens or wanted, train_tokens) // context)
-    per_epoch = train_tokens / (batch_size * context)
-    steps = request.steps or max(1, math.ceil((request.epochs or MOST_EPOCHS) * per_epoch))
-    epochs = min(steps / per_epoch, budget.tokens_seen(model.parameters) / train_tokens)
-    dropout = 0.0 if epochs <= 4 else 0.1 if epochs <= 12 else 0.2
-    against = "no need" if epochs <= 4 else "against learning by heart"
-    train = TrainConfig(
-        steps=steps,
-        seconds=budget.seconds,
-        context=context,
-        batch_size=batch_size,
-        lr=request.lr,
-        dropout=dropout if request.dropout is None else request.dropout,
-        weight_decay=0.1 if epochs <= 4 else 0.3,
-        seed=request.seed,
-        device=request.device,
-        dtype=request.dtype,
-        threads=request.threads,
-    )
+    asked_size = "as asked" if request.layers or request.width else ""
+    size_reason = kept if base else asked_size or _why_not_larger(model, here, models, budget, text)
+    against = "against learning by heart" if train.dropout else "no need"
     weight = "large" if model.tie_word_embeddings else "small"
+    pace = f"{speed:,.0f} tokens a second here, {seen:,.0f} in all" if speed else f"{seen:,.0f} tokens in all"
     choices = (
-        Choice("budget", charts.duration(budget.seconds) if budget.seconds else f"{steps:,} steps", budget.reason),
-        Choice("size", f"{model.parameters:,} parameters", kept if base else size_reason),
+        Choice(
+            "budget", charts.duration(budget.seconds) if budget.seconds else f"{train.steps:,} steps", budget.reason
+        ),
+        Choice("size", f"{model.parameters:,} parameters", size_reason),
         Choice(
             "shape",
             f"{model.num_hidden_layers} layers, width {model.hidden_size}, {model.num_attention_heads} heads",
-            kept if base else "learns fast at this size",
+            kept if base else pace,
         ),
         Choice("context", f"{context} tokens", context_reason),
         Choice(
@@ -221,18 +299,144 @@ def make_plan(
         ),
         Choice(
             "batch",
-            f"{batch_size} x {context} tokens",
+            f"{train.batch_size} x {context} tokens",
             _asked(request.batch_tokens) or "small batches teach most per minute",
         ),
         Choice(
             "steps",
-            f"{'at most ' if budget.seconds else ''}{steps:,}",
-            _asked(request.steps) or f"{request.epochs or MOST_EPOCHS:g} times through the text",
+            f"{'at most ' if budget.seconds else ''}{train.steps:,}",
+            _asked(request.steps)
+            or f"{train.steps / per_epoch:.3g} times through the text"
+            + (
+                "; beyond that it only memorises"
+                if train.steps / per_epoch >= 0.99 * often and not request.epochs
+                else ""
+            ),
         ),
-        Choice("dropout", f"{train.dropout:g}", _asked(request.dropout) or f"{epochs:.1f} epochs: {against}"),
-        Choice("machine", f"{request.device}, {request.threads} threads, {request.dtype}", "what is here"),
+        Choice(
+            "dropout",
+            f"{train.dropout:g}",
+            _asked(request.dropout) or f"about {epochs:.1f} times through the text: {against}",
+        ),
+        Choice(
+            "tokens",
+            f"{train.token_split:.0%} taken apart" if train.token_split else "whole",
+            "others each time, so that text seen again looks new" if train.token_split else "text is seen rarely",
+        ),
+        Choice("weight decay", f"{train.weight_decay:g}", "grows with the number of times through the text"),
+        Choice("machine", f"{request.device}, {request.threads} threads, {request.dtype}", request.machine_reason),
     )
     return Plan(model, train, choices)
+
+
+def _settings(request: Request, seen: float, train_tokens: int, context: int) -> TrainConfig:
+    """How to train where so many tokens will be seen."""
+    if request.batch_tokens:
+        wanted = request.batch_tokens
+    elif request.device == "cuda":
+        wanted = _power_of_two(seen / 2500, 16384, 262_144)
+    else:
+        wanted = _power_of_two(1.45 * math.sqrt(seen), 1024, 16384)
+    batch_size = max(1, min(wanted, train_tokens) // context)
+    per_epoch = train_tokens / (batch_size * context)
+    epochs = seen / train_tokens
+    return TrainConfig(
+        steps=request.steps or max(1, math.ceil((request.epochs or MOST_EPOCHS) * per_epoch)),
+        seconds=_budget(request).seconds,
+        context=context,
+        batch_size=batch_size,
+        lr=request.lr,
+        dropout=_dropout(epochs) if request.dropout is None else request.dropout,
+        token_split=TOKEN_SPLIT if epochs > SPLIT_FROM else 0.0,
+        weight_decay=0.1 if epochs <= 4 else 0.3,
+        eval_tokens=min(max(int(seen / 400), 4096), 65536),
+        seed=request.seed,
+        device=request.device,
+        dtype=request.dtype,
+        threads=request.threads,
+    )
+
+
+def _power_of_two(wanted: float, least: int, most: int) -> int:
+    return int(2 ** round(math.log2(min(max(wanted, least), most))))
+
+
+def _dropout(epochs: float) -> float:
+    """Measured: tests/benchmarks/LOG.md."""
+    return 0.0 if epochs <= 4 else 0.1 if epochs <= 12 else 0.2
+
+
+@dataclass(frozen=True)
+class _Text:
+    """What there is to learn from."""
+
+    tokens: int
+    bytes: int
+
+
+def expected_loss(parameters: int, seen: float, text_tokens: int, text_bytes: int) -> float:
+    """How good a model will be, for ranking shapes only: what its size costs and what its few tokens cost.
+
+    Exponents as in nanochat's fits of 2026 (compute-optimal parameters grow as compute^0.52), constants so that they
+    give its optimum; a token stands for the bytes it holds, and one seen again counts less each time, as in
+    arXiv:2305.16264, equation 5, but sooner: measured on a megabyte, REPEATS = 2.5 instead of its 15.4.
+    """
+    epochs = seen / text_tokens
+    worth = seen if epochs <= 1 else text_tokens * (1 + REPEATS * (1 - math.exp(-(epochs - 1) / REPEATS)))
+    worth *= text_bytes / text_tokens / 3.3
+    return 0.237 / parameters**0.34 + 1 / max(worth, 1.0) ** 0.374
+
+
+def _choose(
+    models: Sequence[ModelConfig],
+    budget: "_Budget",
+    text: _Text,
+    settings: Callable[[float], TrainConfig],
+    machine: Machine,
+) -> tuple[ModelConfig, float, float]:
+    """(model, tokens it will see, tokens a second or 0 where the clock has no say)
+
+    Without a clock: the largest model that sees enough tokens. With one: the shape with the least expected loss at the
+    speed measured; what one shape runs at corrects what is assumed of the others.
+    """
+    if budget.seconds is None:
+        seen = settings(0).steps * settings(0).context * settings(0).batch_size
+        fitting = [m for m in models if _layers(m) <= seen / TOKENS_PER_PARAMETER]
+        return (fitting or models[:1])[-1], seen, 0.0
+    seconds, most = budget.seconds, MOST_EPOCHS * text.tokens
+    assumed = [assumed_speed(m, settings(0)) for m in models]
+    measured: dict[int, float] = {}
+    scale = 1.0
+
+    def seen_by(i: int) -> float:
+        return min(most, seconds * measured.get(i, scale * assumed[i]))
+
+    def best() -> int:
+        losses = [expected_loss(m.parameters, seen_by(i), text.tokens, text.bytes) for i, m in enumerate(models)]
+        return losses.index(min(losses))
+
+    for _ in range(MEASUREMENTS):
+        i = best()
+        if i in measured:
+            break
+        measured[i] = machine.speed(models[i], settings(seen_by(i)))
+        scale = measured[i] / assumed[i]
+    i = best()
+    speed = measured.get(i, scale * assumed[i])
+    return models[i], seen_by(i), speed
+
+
+def _layers(model: ModelConfig) -> int:
+    """Parameters of the layers, about: 12 for each square of the width."""
+    return 12 * model.num_hidden_layers * model.hidden_size**2
+
+
+def _why_not_larger(
+    model: ModelConfig, here: Sequence[ModelConfig], models: Sequence[ModelConfig], budget: "_Budget", text: _Text
+) -> str:
+    if model is not here[-1]:
+        return "what the budget can teach"
+    return "what this text can fill" if len(here) == len(models) else "what fits into memory"
 
 
 def _asked(value: object) -> str:
@@ -244,39 +448,20 @@ def _asked(value: object) -> str:
 class _Budget:
     seconds: float | None
     reason: str
-    tokens: float  # that can be seen at most
-    operations: float = math.inf  # that fit into the time, by a guess at the machine's speed
-
-    def tokens_seen(self, parameters: int) -> float:
-        """By a model of that size; a token costs about 6 operations for each parameter (arXiv:2001.08361)."""
-        return min(self.tokens, self.operations / (6 * parameters))
-
-    @property
-    def parameters(self) -> float:
-        """Of the largest model that still sees TOKENS_PER_PARAMETER tokens for each."""
-        return min(self.tokens / TOKENS_PER_PARAMETER, math.sqrt(self.operations / (6 * TOKENS_PER_PARAMETER)))
 
 
-def _budget(request: Request, train_tokens: int) -> _Budget:
-    if request.steps:
-        return _Budget(None, "as asked", request.steps * (request.batch_tokens or 2048))
-    if request.epochs:
-        return _Budget(None, "as asked", request.epochs * train_tokens)
-    seconds = request.seconds or DEFAULT_SECONDS
-    speed = FLOPS_GPU if request.device == "cuda" else FLOPS_PER_THREAD * request.threads
+def _budget(request: Request) -> _Budget:
+    if request.steps or request.epochs:
+        return _Budget(None, "as asked")
     reason = _asked(request.seconds) or f"or {MOST_EPOCHS:g} times through the text"
-    return _Budget(seconds, reason, MOST_EPOCHS * train_tokens, seconds * speed)
+    return _Budget(request.seconds or DEFAULT_SECONDS, reason)
 
 
-def _shape(request: Request, budget: _Budget, train_tokens: int) -> tuple[tuple[int, int], str]:
-    """(layers, width), and why."""
-    by_text = PARAMETERS_PER_TOKEN * train_tokens
-    most = min(budget.parameters, by_text)
-    fitting = [shape for shape in LADDER if 12 * shape[0] * shape[1] ** 2 <= most]
-    layers, width = fitting[-1] if fitting else LADDER[0]
-    if request.layers or request.width:
-        return (request.layers or layers, request.width or width), "as asked"
-    return (layers, width), "what the budget can teach" if budget.parameters < by_text else "what this text can fill"
+def _models(request: Request, text: _Text, context: int, vocab_size: int, eos_id: int) -> list[ModelConfig]:
+    """Every shape that this text can fill, the smallest first; one alone where the user fixed it."""
+    shapes = [s for s in LADDER if 12 * s[0] * s[1] ** 2 <= PARAMETERS_PER_TOKEN * text.tokens] or LADDER[:1]
+    wanted = {(request.layers or layers, request.width or width): None for layers, width in shapes}
+    return [_model(request, layers, width, context, vocab_size, eos_id) for layers, width in wanted]
 
 
 def _context(request: Request, budget: _Budget, train_tokens: int, base: ModelConfig | None) -> tuple[int, str]:
@@ -304,7 +489,7 @@ def _context(request: Request, budget: _Budget, train_tokens: int, base: ModelCo
 
 
 def _model(request: Request, layers: int, width: int, context: int, vocab_size: int, eos_id: int) -> ModelConfig:
-    wanted = 32 if width <= 128 else 64  # dimensions of a head
+    wanted = 32 if width < 96 else 64  # dimensions of a head
     divisors = [heads for heads in range(1, width + 1) if width % (2 * heads) == 0]  # rotary positions need pairs
     heads = request.heads or min(divisors, key=lambda n: abs(math.log(width / n / wanted)), default=1)
     if width % heads:

@@ -4,14 +4,17 @@ Everything random is a function of (seed, step): data order, dropout, fresh weig
 from take the same path: both are a checkpoint.
 """
 
+import contextlib
 import copy
+import ctypes
 import math
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +24,7 @@ from numpy.typing import NDArray
 
 import llmcli
 from llmcli.checkpoint import Checkpoint
-from llmcli.config import ModelConfig, SamplingConfig, as_record
+from llmcli.config import ModelConfig, SamplingConfig, TrainConfig, as_record
 from llmcli.corpus import Batches
 from llmcli.errors import LLMError
 from llmcli.evaluator import Figures, evaluate
@@ -32,13 +35,16 @@ from llmcli.planner import Plan
 from llmcli.runtime import Runtime
 from llmcli.tokenizer import Tokenizer
 
-EVAL_TOKENS = 16_384  # held-out tokens looked at now and then
-FINAL_EVAL_TOKENS = 262_144  # and at the end
-EVAL_SHARE = 8  # tokens trained on for each one evaluated, at least
+EVAL_SHARE = 24  # tokens trained on for each held-out one that is looked at on the way, at least
+FINAL_EVAL_TOKENS = 65_536  # held-out tokens measured at the end, if a long enough run can afford them ...
+FINAL_EVAL_SHARE = 16  # ... or one for so many trained on, if that is more
 EVAL_EVERY = 0.05  # of the run, at least
 ALIKE = 0.002  # held-out figures that differ by less say nothing
 CURVE_POINTS = 300
 SAMPLE_TOKENS = 48
+RAMP = ((0.2, 4), (0.5, 2))  # up to this progress windows are that much shorter
+SHORTEST_RAMP = 16  # tokens
+SPLIT_UNTIL = 0.8  # of the run: up to there tokens are taken apart, if at all
 
 
 @dataclass(frozen=True)
@@ -105,16 +111,103 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
-def pick_dtype(wanted: str, device: str) -> str:
-    """ "auto" is bfloat16 where the machine multiplies it faster than float32."""
+def pick_dtype(wanted: str, device: str, threads: int) -> tuple[str, str]:
+    """(type, why). "auto" is bfloat16 where the machine can and a product takes less time in it than in float32."""
     if wanted != "auto":
-        return wanted
+        return wanted, "as asked"
     if device == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    if device == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
-        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        return "bfloat16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "float32"
-    return "float32"
+        able = torch.cuda.is_bf16_supported()
+        return ("bfloat16", "it is the fastest here") if able else ("float32", "no bfloat16 here")
+    if device != "cpu":
+        return "float32", "what is here"
+    torch.set_num_threads(threads)
+    times = {name: _product_seconds(getattr(torch, name)) for name in ("float32", "bfloat16")}
+    fastest = "bfloat16" if times["bfloat16"] < 0.8 * times["float32"] else "float32"
+    ratio = times["float32"] / times["bfloat16"]
+    return fastest, f"a product in bfloat16 is {ratio:.1f} times as fast here as in float32"
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    """Of a product as training has them: the least of a few, so that other work on the machine matters little."""
+    x, y = (torch.ones(512, 256, dtype=dtype) for _ in range(2))
+    times = []
+    for _ in range(8):
+        began = time.perf_counter()
+        x @ y.mT
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def free_memory(device: str) -> float:
+    """Bytes that a run may use, as far as the system tells."""
+    if device == "cuda":
+        return float(torch.cuda.mem_get_info()[0])
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        return 1024.0 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return math.inf
+
+
+def measured_speed(seconds: float) -> Callable[[ModelConfig, TrainConfig], float]:
+    """Tokens a second in training, by a few real steps on made-up text that take about `seconds` for each shape."""
+
+    def speed(config: ModelConfig, settings: TrainConfig) -> float:
+        _prepare_process(settings)
+        model = _fresh_model(config, settings)
+        model.initialize(torch.Generator().manual_seed(0))
+        optimizer = Optimizer(model, settings)
+        rng = np.random.default_rng(0)
+        shortest = _context_at(0.0, settings.context)
+        times: list[tuple[int, float]] = []
+        began = time.perf_counter()
+        # the first step is slower than the rest; the contexts that a run will have take turns
+        while len(times) < 4 or time.perf_counter() - began < seconds:
+            context = settings.context if len(times) % 2 else shortest
+            size = (max(1, settings.batch_size * settings.context // context), context + 1)
+            start = time.perf_counter()
+            model.train()
+            model.loss(torch.from_numpy(rng.integers(config.vocab_size, size=size)).to(settings.device)).backward()
+            optimizer.step(0.5)
+            _wait_for(settings.device)
+            times.append((size[0] * context, time.perf_counter() - start))
+        usual = [float(np.median([took / tokens for tokens, took in times[2 + turn :: 2]])) for turn in (0, 1)]
+        return 2 / sum(usual)
+
+    return speed
+
+
+def _wait_for(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _prepare_process(settings: TrainConfig) -> None:
+    torch.set_num_threads(settings.threads)
+    torch.set_flush_denormal(True)
+    _keep_memory()
+
+
+@lru_cache(maxsize=1)
+def _keep_memory() -> None:
+    """Have the C library keep freed memory: giving it back after each step and touching it again in the next costs
+    a twentieth of a step (5,000 page faults). What is larger than 32 MB still comes and goes."""
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, the largest that is allowed
+        library.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+
+
+def _fresh_model(config: ModelConfig, settings: TrainConfig) -> LanguageModel:
+    return LanguageModel(config, settings.dropout, getattr(torch, settings.dtype)).to(settings.device)
+
+
+def _context_at(progress: float, context: int) -> int:
+    """A run begins with short windows, many to a batch, and ends with long ones: measured to learn more from the same
+    number of tokens, at more of them a second."""
+    divisor = next((divisor for until, divisor in RAMP if progress < until), 1)
+    return max(min(context, SHORTEST_RAMP), context // divisor)
 
 
 def train(
@@ -136,15 +229,13 @@ def train(
     """
     config, settings = plan.model, plan.train
     began = time.monotonic() if began is None else began
-    torch.set_num_threads(settings.threads)
-    _check_memory(config)
-    model = LanguageModel(config, settings.dropout, getattr(torch, settings.dtype))
+    _prepare_process(settings)
+    model = _fresh_model(config, settings)
     model.load_arrays(start.tensors if start else fresh_weights(config, settings.seed))
-    model.to(settings.device)
     optimizer = Optimizer(model, settings)
     context = settings.context
-    batches = Batches(tokens, context, settings.batch_size, settings.seed)
-    measure = _Measure(model, tokenizer, held_out, context)
+    batches = _Source(tokens, settings, tokenizer)
+    measure = _Measure(model, tokenizer, held_out, settings)
     curve = _Curve()
     best, best_step, best_bits = model.to_arrays(), 0, math.inf
     step, progress, evaluated_at, evaluated_progress, interrupted = 0, 0.0, 0, 0.0, False
@@ -153,7 +244,7 @@ def train(
     while progress < 1 and not interrupted:
         model.dropout.seed(settings.seed, step)
         model.train()
-        ids = torch.from_numpy(batches.batch(step)).to(settings.device)
+        ids = torch.from_numpy(batches.batch(step, progress)).to(settings.device)
         loss = model.loss(ids)
         loss.backward()
         optimizer.step(progress)
@@ -220,33 +311,37 @@ def train(
     yield Done(checkpoint, step, best_step, seconds, figures, interrupted)
 
 
-def _check_memory(config: ModelConfig) -> None:
-    """Weights, their gradients, what the optimizer remembers and the best so far must fit into memory."""
-    needed = 20 * config.parameters
-    try:
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return
-    if needed > there:
-        raise LLMError(
-            f"training {config.parameters:,} parameters needs about {needed / 1e9:,.0f} GB of memory, this machine has "
-            f"{there / 1e9:,.0f}; give a smaller --width or fewer --layers"
-        )
+class _Source:
+    """Batches of the same number of tokens, in windows that grow; near the end every token is whole."""
+
+    def __init__(self, tokens: NDArray[np.unsignedinteger], settings: TrainConfig, tokenizer: Tokenizer) -> None:
+        self._tokens, self._settings = tokens, settings
+        self._parts = np.array(tokenizer.parts) if settings.token_split else None
+
+    def batch(self, step: int, progress: float) -> NDArray[np.int64]:
+        """ids [B, T + 1]"""
+        settings = self._settings
+        context = _context_at(progress, settings.context)
+        split = settings.token_split if progress < SPLIT_UNTIL else 0.0
+        rows = settings.batch_size * settings.context // context
+        return Batches(self._tokens, context, rows, settings.seed, split, self._parts).batch(step)
 
 
 class _Measure:
     """Looks at the held-out text with the model as it is."""
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, held_out: NDArray[Any], context: int) -> None:
+    def __init__(
+        self, model: LanguageModel, tokenizer: Tokenizer, held_out: NDArray[Any], settings: TrainConfig
+    ) -> None:
         self._model = model
         self._ids = np.concatenate([[tokenizer.eos_id], held_out]).astype(np.int64)
         self._lengths = np.array([len(data) for data in tokenizer.token_bytes])
-        self._context = context
+        self._context = settings.context
         self._seconds_per_token = 0.0
-        self.tokens = min(EVAL_TOKENS, len(held_out))
+        self.tokens = min(settings.eval_tokens, len(held_out))
 
     def now(self) -> Figures:
-        return self._evaluate(EVAL_TOKENS)
+        return self._evaluate(self.tokens)
 
     def at_end(self, trained: int) -> Figures:
         return self._evaluate(self._final_tokens(trained))
@@ -256,7 +351,8 @@ class _Measure:
         return (self._final_tokens(trained) + self.tokens) * self._seconds_per_token
 
     def _final_tokens(self, trained: int) -> int:
-        return min(FINAL_EVAL_TOKENS, max(EVAL_TOKENS, trained // 4), len(self._ids))
+        affordable = max(min(FINAL_EVAL_TOKENS, trained // 6), trained // FINAL_EVAL_SHARE)
+        return min(max(affordable, self.tokens), len(self._ids))
 
     def _evaluate(self, most_tokens: int) -> Figures:
         began = time.monotonic()

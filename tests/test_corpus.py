@@ -535,3 +535,43 @@ def test_mapped_tokens_give_the_same_batches_as_those_in_memory() -> None:
     mapped, held = Batches(tokens, 16, 4, seed=9), Batches(np.array(tokens), 16, 4, seed=9)
     for step in range(5):
         assert np.array_equal(mapped.batch(step), held.batch(step))
+
+
+# ---- tokens taken apart
+
+PARTS = np.array([[-1, -1], [-1, -1], [-1, -1], [1, 2], [3, 1], [-1, -1]])  # 3 is 1 2, 4 is 3 1
+SPELLED = {0: "x", 1: "a", 2: "b", 3: "ab", 4: "aba", 5: "c"}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0, 1))
+def test_rows_with_tokens_taken_apart_spell_the_same_text(seed: int, share: float) -> None:
+    ids = np.random.default_rng(seed).integers(0, 6, (5, 17))
+    found = module._taken_apart(ids, PARTS, share, np.random.default_rng(seed))
+    assert found.shape == ids.shape
+    for before, after in zip(ids.tolist(), found.tolist(), strict=True):
+        text, again = ("".join(SPELLED[i] for i in row) for row in (before, after))
+        assert text.startswith(again)
+
+
+def test_a_share_of_none_leaves_tokens_and_of_all_takes_each_merged_one_apart() -> None:
+    ids = np.array([[4, 3, 0, 5, 1, 2]])
+    assert module._taken_apart(ids, PARTS, 0.0, np.random.default_rng(0)).tolist() == ids.tolist()
+    assert module._taken_apart(ids, PARTS, 1.0, np.random.default_rng(0)).tolist() == [[3, 1, 1, 2, 0, 5]]
+
+
+def test_the_share_taken_apart_is_the_one_asked_for() -> None:
+    ids = np.full((100, 101), 3)
+    found = module._taken_apart(ids, PARTS, 0.25, np.random.default_rng(0))
+    # of 100 whole or taken-apart tokens in a row of about 125 parts: five standard deviations
+    whole, first = (found == 3).sum(), (found == 1).sum()
+    assert abs(first / (first + whole) - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 8000)
+
+
+def test_batches_take_apart_the_same_tokens_for_the_same_seed_and_step() -> None:
+    tokens = np.tile(np.array([4, 3, 0, 5, 1, 2], np.uint16), 40)
+    plain = Batches(tokens, 16, 2, 7)
+    split = Batches(tokens, 16, 2, 7, 0.5, PARTS)
+    assert np.array_equal(split.batch(3), Batches(tokens, 16, 2, 7, 0.5, PARTS).batch(3))
+    assert not np.array_equal(split.batch(3), plain.batch(3))
+    assert not np.array_equal(split.batch(3), Batches(tokens, 16, 2, 8, 0.5, PARTS).batch(3))

@@ -3,6 +3,7 @@
 import itertools
 import random
 import string
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,14 +13,30 @@ from llmcli import planner
 from llmcli.config import ModelConfig
 from llmcli.corpus import read_corpus
 from llmcli.errors import LLMError
-from llmcli.planner import LADDER, Request, learn_tokenizer, make_plan, prepare
+from llmcli.planner import (
+    LADDER,
+    MEASUREMENTS,
+    MEMORY_SHARE,
+    MOST_EPOCHS,
+    Machine,
+    Request,
+    assumed_speed,
+    expected_loss,
+    learn_tokenizer,
+    make_plan,
+    memory_needed,
+    operations,
+    prepare,
+)
 from llmcli.tokenizer import Tokenizer
 
 BASE = ModelConfig(300, 64, 160, 2, 2, 2, 32, 64)
 
 
-def plan(request=None, *, train_tokens=200_000, vocab_size=512, base=None):
-    return make_plan(request or Request(), train_tokens=train_tokens, vocab_size=vocab_size, eos_id=0, base=base)
+def plan(request=None, *, train_tokens=200_000, vocab_size=512, base=None, machine=None):
+    return make_plan(
+        request or Request(), train_tokens=train_tokens, vocab_size=vocab_size, eos_id=0, base=base, machine=machine
+    )
 
 
 def choice(found, name):
@@ -85,10 +102,72 @@ def test_more_steps_never_make_a_smaller_model(both, train_tokens):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(tokens, min_size=2, max_size=2), budgets, machines)
-def test_more_text_never_makes_a_smaller_model(both, budget, machine):
+@given(st.lists(tokens, min_size=2, max_size=2), budgets.filter(lambda b: "epochs" in b or "steps" in b), machines)
+def test_more_text_never_makes_a_smaller_model_where_the_clock_has_no_say(both, budget, machine):
     less, more = (plan(Request(**budget, **machine), train_tokens=n).model for n in sorted(both))
     assert less.parameters <= more.parameters
+
+
+@settings(max_examples=100, deadline=None)
+@given(tokens, budgets, machines, st.floats(3.2e8, 1e13))
+def test_every_plan_fits_into_memory_or_says_so(train_tokens, budget, machine, memory):
+    here = Machine(assumed_speed, memory)
+    try:
+        found = plan(Request(**budget, **machine), train_tokens=train_tokens, machine=here)
+    except LLMError as error:
+        assert "GB are free here" in str(error)
+        smallest = plan(Request(**budget, **machine, layers=1, width=2), train_tokens=train_tokens)
+        assert memory < 3 * memory_needed(smallest.model, smallest.train)
+    else:
+        assert memory_needed(found.model, found.train) <= MEMORY_SHARE * memory
+
+
+@settings(max_examples=100, deadline=None)
+@given(tokens, times, st.lists(st.floats(0.05, 20), min_size=12, max_size=12), st.integers(1, 64))
+def test_the_plan_follows_what_the_machine_does_and_asks_it_rarely(train_tokens, seconds, factors, threads):
+    """Each width is faster or slower than assumed by a factor of its own."""
+    asked = []
+
+    def speed(model, train):
+        asked.append((model.num_hidden_layers, model.hidden_size))
+        return factors[LADDER.index(asked[-1])] * assumed_speed(model, train)
+
+    request = Request(seconds=seconds, threads=threads)
+    found = plan(request, train_tokens=train_tokens, machine=Machine(speed))
+    assert 1 <= len(asked) == len(set(asked)) <= MEASUREMENTS
+    # the shape taken was measured, and none that was measured is expected to be better
+    shape = (found.model.num_hidden_layers, found.model.hidden_size)
+    assert shape in asked
+
+    def loss(other):
+        model = plan(replace(request, layers=other[0], width=other[1]), train_tokens=train_tokens).model
+        seen = min(MOST_EPOCHS * train_tokens, seconds * speed(model, found.train))
+        return expected_loss(model.parameters, seen, train_tokens, 3 * train_tokens)
+
+    assert loss(shape) <= 1.02 * min(loss(other) for other in list(asked))
+
+
+@given(budgets.filter(lambda budget: "steps" in budget or "epochs" in budget))
+def test_without_a_clock_the_machine_is_not_asked(budget):
+    def speed(model, train):
+        raise AssertionError
+
+    assert plan(Request(**budget), machine=Machine(speed)) == plan(Request(**budget))
+
+
+def test_operations_by_hand():
+    """One layer: q, k, v, o of 4 x 4, three SwiGLU matrices of 4 x 32, a head of 10 x 4; a context of 16."""
+    model = ModelConfig(10, 4, 32, 1, 2, 2, 2, 16)
+    assert operations(model, 16) == 6 * (4 * 16 + 3 * 128 + 40 + 16 * 4)
+
+
+def test_repeated_text_counts_less_and_less():
+    losses = [expected_loss(10**6, epochs * 10**6, 10**6, 3 * 10**6) for epochs in (0.5, 1, 2, 4, 40, 400, 4000)]
+    gains = [before - after for before, after in zip(losses, losses[1:], strict=False)]
+    assert all(gain >= 0 for gain in gains)
+    assert gains[-1] < 1e-6 < gains[-3]
+    fresh = expected_loss(10**6, 4 * 10**6, 4 * 10**6, 12 * 10**6)
+    assert fresh < losses[3] < expected_loss(10**6, 3 * 10**6, 4 * 10**6, 12 * 10**6)  # four times is nearly fresh text
 
 
 def test_budget_and_text_both_bound_the_size():
@@ -182,9 +261,9 @@ def test_every_setting_asked_for_is_in_the_training():
 
 
 def test_one_size_alone_leaves_the_other_to_the_plan():
-    free = plan().model
-    assert plan(Request(layers=7)).model.hidden_size == free.hidden_size
-    assert plan(Request(width=96)).model.num_hidden_layers == free.num_hidden_layers
+    deep, wide = plan(Request(layers=7)).model, plan(Request(width=80)).model
+    assert deep.num_hidden_layers == 7 and deep.hidden_size in {width for _, width in LADDER}
+    assert wide.hidden_size == 80 and wide.num_hidden_layers in {layers for layers, _ in LADDER}
 
 
 def test_a_batch_of_fewer_tokens_than_a_context_is_one_window():

@@ -534,3 +534,15 @@ def test_stream_decoder_shows_a_replacement_as_soon_as_it_is_certain() -> None:
 def test_stream_decoder_finishes_with_a_replacement_for_half_a_character() -> None:
     decoder = StreamDecoder()
     assert (decoder.feed(b"a\xf0\x9f\x8d"), decoder.finish()) == ("a", "\ufffd")
+
+
+def test_parts_are_the_merges_and_spell_their_token() -> None:
+    tokenizer = Tokenizer.train_bpe(["the cat sat on the mat, the rat ate the cat " * 9], 300)
+    pieces = tokenizer.token_bytes
+    merged = [(i, pair) for i, pair in enumerate(tokenizer.parts) if pair != (-1, -1)]
+    assert len(merged) == tokenizer.vocab_size - 257 > 5
+    assert all(pieces[left] + pieces[right] == pieces[i] for i, (left, right) in merged)
+
+
+def test_characters_have_no_parts() -> None:
+    assert set(Tokenizer.train_char(["りんごを食べる"]).parts) == {(-1, -1)}

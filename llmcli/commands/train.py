@@ -136,7 +136,7 @@ def train(
     from llmcli import durable
     from llmcli.checkpoint import load
     from llmcli.corpus import Corpus, read_corpus
-    from llmcli.planner import HELD_OUT, Request, prepare
+    from llmcli.planner import DEFAULT_SECONDS, HELD_OUT, Machine, Request, prepare
     from llmcli.tokenizer import Tokenizer
 
     fixed: dict[str, Any] = {
@@ -159,9 +159,12 @@ def train(
     from llmcli import trainer  # torch wakes up here
 
     device = trainer.pick_device(device)
+    dtype, why = trainer.pick_dtype(dtype, device, fixed["threads"])
+    request = Request(**fixed, device=device, dtype=dtype, machine_reason=why)
     ready = prepare(
-        Request(**fixed, device=device, dtype=trainer.pick_dtype(dtype, device)),
+        request,
         text,
+        Machine(trainer.measured_speed(0.01 * (budget or DEFAULT_SECONDS)), trainer.free_memory(device)),
         held_out=held_out,
         tokenizer=Tokenizer.from_json(given) if given is not None else None,
         characters=tokenizer == "char",

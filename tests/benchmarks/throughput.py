@@ -1,0 +1,65 @@
+"""How fast training runs, and which share of the machine's peak in matrix products that is.
+
+    python -m tests.benchmarks.throughput [--dtype float32|bfloat16] [--threads N]
+
+Real steps (forward, backward, optimizer) of the shapes that plans have. Useful operations are counted as
+planner.operations does: 6 for each weight of a product and each visible pair of query and key. The peak is the best
+product of two 2048 x 2048 matrices in the same type, measured just before and after each shape, in the same run.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from llmcli.config import ModelConfig, TrainConfig
+from llmcli.planner import operations
+from llmcli.trainer import _context_at, measured_speed, pick_dtype
+
+SHAPES = ((2, 96, 2), (2, 128, 2), (4, 128, 2), (4, 192, 3), (4, 256, 4), (6, 256, 4))  # layers, width, heads
+CONTEXT = 256
+
+
+def peak(dtype: str) -> float:
+    """Floating-point operations a second."""
+    x = torch.ones(2048, 2048, dtype=getattr(torch, dtype))
+    times = []
+    for _ in range(12):
+        began = time.perf_counter()
+        x @ x
+        times.append(time.perf_counter() - began)
+    return 2 * 2048**3 / min(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each shape, three times")
+    options = parser.parse_args()
+    dtype, _ = pick_dtype(options.dtype, "cpu", options.threads)
+    torch.set_num_threads(options.threads)
+    print(f"{options.threads} threads, {dtype}, torch {torch.__version__}, context {CONTEXT}")
+    print("| layers x width | tokens a batch | tokens/s | GFLOP/s | peak | share |\n|---|---|---|---|---|---|")
+    for layers, width, heads in SHAPES:
+        inside = round(width * 8 / 3 / 32) * 32
+        model = ModelConfig(1024, width, inside, layers, heads, heads, width // heads, CONTEXT)
+        for batch_size in (8, 16):
+            settings = TrainConfig(
+                steps=100, context=CONTEXT, batch_size=batch_size, dtype=dtype, threads=options.threads
+            )
+            best = peak(dtype)
+            speeds = [measured_speed(options.seconds)(model, settings) for _ in range(3)]
+            best, speed = max(best, peak(dtype)), statistics.median(speeds)
+            # half of the tokens are in the windows that a run begins with
+            useful = speed * (operations(model, CONTEXT) + operations(model, _context_at(0.0, CONTEXT))) / 2
+            print(
+                f"| {layers} x {width} | {batch_size * CONTEXT:,} | {speed:,.0f} | {useful / 1e9:.0f} | "
+                f"{best / 1e9:.0f} | {useful / best:.0%} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
