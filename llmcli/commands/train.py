@@ -174,7 +174,8 @@ def train(
     if dry_run:
         return
     prompt = _first_words(next(next(text.texts()))) if json_ or sys.stderr.isatty() else None
-    with _signals() as caught, console.TrainingView() as view:
+    bytes_per_token = ready.record["train_bytes"] / len(ready.tokens)
+    with _signals() as caught, console.TrainingView(bytes_per_token) as view:
         events = trainer.train(
             ready.plan, ready.tokenizer, base, ready.tokens, ready.held_out, ready.record,
             sample_prompt=prompt, began=began, stop=lambda: bool(caught),
