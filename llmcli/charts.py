@@ -51,8 +51,8 @@ def curve(
             (x0, y0), (x1, y1) = place(*inside[0]), place(*inside[1])
             steps = max(abs(x1 - x0), abs(y1 - y0), 1)
             for i in range(steps + 1):
-                x, y = round(x0 + (x1 - x0) * i / steps), round(y0 + (y1 - y0) * i / steps)
-                cells[y // 4][x // 2] |= _DOTS[x % 2][y % 4]
+                across, down = round(x0 + (x1 - x0) * i / steps), round(y0 + (y1 - y0) * i / steps)
+                cells[down // 4][across // 2] |= _DOTS[across % 2][down % 4]
     rows = [[chr(0x2800 + dots) for dots in row] for row in cells]
     for x, y in zip(*marks, strict=True):
         if y <= high:  # no for one that is not a number

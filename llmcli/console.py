@@ -208,10 +208,11 @@ def tree(rows: Sequence[tuple[int, str, str, str]]) -> None:
 class TrainingView:
     """Shows a run: a bar, figures and a growing curve in a terminal, a plain line now and then elsewhere.
 
-    `bytes_per_token` of the text turns the loss into bits per byte, the unit of the held-out figures.
+    `bytes_per_token` of the text turns the loss into bits per byte, the unit of the held-out figures. `still` draws
+    nothing, where a program reads the events.
     """
 
-    def __init__(self, bytes_per_token: float) -> None:
+    def __init__(self, bytes_per_token: float, *, still: bool = False) -> None:
         self._bits = 1 / (math.log(2) * bytes_per_token)  # per byte, of a nat per token
         self._live = None
         self._curve = _Thinned()
@@ -220,11 +221,13 @@ class TrainingView:
         self._sample: tuple[str, str] | None = None
         self._last: dict[str, Any] = {}
         self._shown_at = self._shown_progress = -math.inf
-        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not _quiet:
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not _quiet and not still:
             from rich.live import Live
 
-            # drawn only when there is something new: no thread takes time from the run
-            self._live = Live(console=_console(sys.stderr), auto_refresh=False, vertical_overflow="crop")
+            # drawn only when there is something new: no thread takes time from the run; stdout stays where it goes
+            self._live = Live(
+                console=_console(sys.stderr), auto_refresh=False, redirect_stdout=False, vertical_overflow="crop"
+            )
 
     def __enter__(self) -> "TrainingView":
         if self._live:

@@ -8,16 +8,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [  # from the words at the bottom to the door at the top
-    {"errors", "config", "charts"},
+    {"errors", "config", "charts", "verdict"},
     {"durable", "checkpoint", "corpus", "tokenizer", "sampler", "runtime", "model", "optimizer"},
-    {"planner", "generator", "words", "evaluator", "inspector", "trainer"},
+    {"planner", "generator", "words", "evaluator", "inspector", "trainer", "recital", "plot"},
     {"console"},
     {"commands.options", "commands.generate", "commands.inspect", "commands.tokenize", "commands.train"},
     {"cli", "__main__"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 TORCH = {"model", "optimizer", "trainer"}
-STANDARD_ONLY = {"errors", "config", "charts", "durable"}
+STANDARD_ONLY = {"errors", "config", "charts", "durable", "verdict"}
 
 
 def rooms() -> dict[str, Path]:
@@ -55,6 +55,8 @@ def test_imports_point_downwards(room: str) -> None:
         assert room in TORCH
     if "rich" in outside:
         assert room == "console"
+    if "matplotlib" in outside:
+        assert room == "plot"
     if "typer" in outside:
         assert room == "cli" or room.startswith("commands.")
     if room in STANDARD_ONLY:
