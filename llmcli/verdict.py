@@ -68,17 +68,20 @@ def verdict(
        text it is GAP times the training figure (the mean of the last tenth). Then more text would help.
     4. Still improving: the best weights are the last, and their held-out figure is better by IMPROVING than the one
        at half the run; with fewer than two such figures the training figure is. What the last doubling of the time
-       brought, the next brings about again, so more time would help.
+       brought, the next brings about again, so more time would help. Not said when the training figure is all there
+       is and 5 holds: then it falls because the text is learned by heart.
     5. By heart: the share of its strings that stand in the training text is BY_HEART above that of held-out text, or
        above ALONE_BY_HEART where there is none.
     6. None of 2 to 5: it has learned what it can.
     """
     read = curve(record)
+    by_heart = _by_heart(record.get("memorised"))
+    blind = not read.held_out and by_heart
     found = [
         *_interrupted(record, again),
         *_short_of_text(record, read),
-        *_improving(record, read, again),
-        *_by_heart(record.get("memorised")),
+        *([] if blind else _improving(record, read, again)),
+        *by_heart,
     ] or ["At the end it hardly improved any more: it has learned what it can from this text at this size."]
     return [_how_good(record, baselines), *found, *([] if model is None else [_next(model)])]
 

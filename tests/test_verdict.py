@@ -170,6 +170,14 @@ def test_by_heart_is_more_than_new_text_repeats(own: float, new: float | None, t
     )  # fmt: skip
 
 
+def test_without_held_out_text_learning_by_heart_is_no_improvement() -> None:
+    bare = {"step": [1, 2, 3, 4], "loss": [4.0, 3.0, 2.0, 1.0], "eval_step": [], "eval_bits_per_byte": []}
+    run = record(curve=bare, bits_per_byte=None, steps=4, best_step=4)
+    assert verdict(run)[1].startswith("It was still improving")
+    found = verdict(run | {"memorised": {"share": 0.6, "held_out_share": None}})
+    assert len(found) == 2 and found[1].startswith("It learns by heart: 60%")
+
+
 # ---- what to type
 
 
