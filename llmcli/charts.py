@@ -4,19 +4,34 @@ import math
 from collections.abc import Sequence
 
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # braille: bit of (column, row) in a 2 x 4 cell
+Point = tuple[float, float]
+SETTLE = 0.1  # of a run: the loss falls steeply before, and what is looked for in a curve comes after
+MARK = "o"  # one column wide in every terminal and font
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
-def curve(series: Sequence[tuple[Sequence[float], Sequence[float]]], width: int, height: int) -> list[str]:
+def curve(
+    series: Sequence[tuple[Sequence[float], Sequence[float]]],
+    width: int,
+    height: int,
+    *,
+    marks: tuple[Sequence[float], Sequence[float]] = ((), ()),
+    settle: float = 0.0,
+    legend: str = "",
+) -> list[str]:
     """Lines through points, drawn with braille dots, with the scale at the left and under the chart.
 
-    Each series is (x values, y values); all share the axes. Empty series give an empty chart.
+    Each series is (x values, y values); all share the axes. `marks` are points that each show as a MARK over the
+    lines, so that they differ without colours too. What is high in the first `settle` of the x axis only (0 to 1, the
+    steep beginning of a run) does not stretch the scale: it leaves the chart at the top. `legend` stands in the middle
+    of the line under the chart where it fits. Empty series and marks give an empty chart.
     """
-    points = [(x, y) for xs, ys in series for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
+    points = [(x, y) for xs, ys in (*series, marks) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
     if not points:
         return []
     left, right = min(x for x, _ in points), max(x for x, _ in points)
-    low, high = min(y for _, y in points), max(y for _, y in points)
+    settled = [y for x, y in points if x >= left + settle * (right - left)]  # never empty: one stands at the right
+    low, high = min(y for _, y in points), max(settled)
     labels = [f"{high:.2f}", f"{low:.2f}"]
     margin = max(map(len, labels)) + 1
     columns = max(8, width - margin - 1)
@@ -28,19 +43,42 @@ def curve(series: Sequence[tuple[Sequence[float], Sequence[float]]], width: int,
         return round(across * (2 * columns - 1)), round((1 - up) * (4 * height - 1))
 
     for xs, ys in series:
-        placed = [place(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
-        for (x0, y0), (x1, y1) in zip(placed, placed[1:] or placed, strict=False):
+        found = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
+        for start, end in zip(found, found[1:] or found, strict=False):
+            inside = _below(start, end, high)
+            if inside is None:
+                continue
+            (x0, y0), (x1, y1) = place(*inside[0]), place(*inside[1])
             steps = max(abs(x1 - x0), abs(y1 - y0), 1)
             for i in range(steps + 1):
-                x, y = round(x0 + (x1 - x0) * i / steps), round(y0 + (y1 - y0) * i / steps)
-                cells[y // 4][x // 2] |= _DOTS[x % 2][y % 4]
+                across, down = round(x0 + (x1 - x0) * i / steps), round(y0 + (y1 - y0) * i / steps)
+                cells[down // 4][across // 2] |= _DOTS[across % 2][down % 4]
+    rows = [[chr(0x2800 + dots) for dots in row] for row in cells]
+    for x, y in zip(*marks, strict=True):
+        if y <= high:  # no for one that is not a number
+            column, row = place(x, y)
+            rows[row // 4][column // 2] = MARK
     lines = []
-    for row, line in enumerate(cells):
-        label = labels[0] if row == 0 else labels[1] if row == height - 1 else ""
-        lines.append(f"{label:>{margin - 1}} │" + "".join(chr(0x2800 + dots) for dots in line).rstrip("\u2800"))
-    axis = f"{left:,.0f}"
-    lines.append(" " * margin + axis + f"{right:,.0f}".rjust(columns - len(axis)))
+    for number, row_ in enumerate(rows):
+        label = labels[0] if number == 0 else labels[1] if number == height - 1 else ""
+        lines.append(f"{label:>{margin - 1}} │" + "".join(row_).rstrip("\u2800"))
+    first, last = f"{left:,.0f}", f"{right:,.0f}"
+    room = columns - len(first) - len(last)
+    lines.append(" " * margin + first + (legend if len(legend) + 4 <= room else "").center(room) + last)
     return lines
+
+
+def _below(start: Point, end: Point, high: float) -> tuple[Point, Point] | None:
+    """The part of a line that is not above `high`, or None.
+
+    >>> _below((0, 5), (4, 1), 3)
+    ((2.0, 3), (4, 1))
+    """
+    (x0, y0), (x1, y1) = start, end
+    if y0 > high and y1 > high:
+        return None
+    crossing = (x0 + (x1 - x0) * (y0 - high) / (y0 - y1), high) if max(y0, y1) > high else start
+    return (crossing if y0 > high else start), (crossing if y1 > high else end)
 
 
 def bar(share: float, width: int) -> str:

@@ -212,22 +212,28 @@ def tree(rows: Sequence[tuple[int, str, str, str]]) -> None:
 
 
 class TrainingView:
-    """Shows a run: a bar, figures and a growing curve in a terminal, a plain line now and then elsewhere."""
+    """Shows a run: a bar, figures and a growing curve in a terminal, a plain line now and then elsewhere.
 
-    def __init__(self) -> None:
+    `bytes_per_token` of the text turns the loss into bits per byte, the unit of the held-out figures. `still` draws
+    nothing, where a program reads the events.
+    """
+
+    def __init__(self, bytes_per_token: float, *, still: bool = False) -> None:
+        self._bits = 1 / (math.log(2) * bytes_per_token)  # per byte, of a nat per token
         self._live = None
-        self._steps: list[int] = []
-        self._losses: list[float] = []
+        self._curve = _Thinned()
         self._evaluations: list[tuple[int, float]] = []
-        self._best = math.inf
-        self._smooth = math.nan
-        self._sample = ""
+        self._loss = math.nan
+        self._sample: tuple[str, str] | None = None
         self._last: dict[str, Any] = {}
-        self._shown_at = -math.inf
-        if sys.stderr.isatty() and not _quiet:
+        self._shown_at = self._shown_progress = -math.inf
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not _quiet and not still:
             from rich.live import Live
 
-            self._live = Live(console=_console(sys.stderr), refresh_per_second=4, transient=False)
+            # drawn only when there is something new: no thread takes time from the run; stdout stays where it goes
+            self._live = Live(
+                console=_console(sys.stderr), auto_refresh=False, redirect_stdout=False, vertical_overflow="crop"
+            )
 
     def __enter__(self) -> "TrainingView":
         if self._live:
@@ -236,8 +242,10 @@ class TrainingView:
 
     def __exit__(self, *_: object) -> None:
         if self._live:
-            self._live.update(self._draw(), refresh=True)
-            self._live.stop()
+            try:
+                self._live.update(self._draw(), refresh=True)
+            finally:
+                self._live.stop()  # gives the cursor back, whatever happened
 
     def step(
         self,
@@ -251,70 +259,128 @@ class TrainingView:
         **_: Any,
     ) -> None:
         """A step was taken; `progress` from 0 to 1, `loss` in nats per token."""
-        self._smooth = loss if math.isnan(self._smooth) else 0.95 * self._smooth + 0.05 * loss
+        newest = max(0.05, 2 / (step + 1))  # at first a mean of few, so that the steep beginning does not linger
+        self._loss = loss if math.isnan(self._loss) else (1 - newest) * self._loss + newest * loss
         self._last = {
-            "step": step, "progress": progress, "epoch": epoch, "seconds": seconds, "speed": tokens_per_second,
+            "step": step, "progress": progress, "epoch": epoch, "speed": tokens_per_second,
             "left": seconds * (1 - progress) / progress if progress and step >= 5 else math.nan,
         }  # fmt: skip
-        self._steps.append(step)
-        self._losses.append(self._smooth)
+        self._curve.add(step, loss * self._bits)
         if self._live:
             if seconds - self._shown_at >= 0.25:
                 self._shown_at = seconds
-                self._live.update(self._draw())
-        elif seconds - self._shown_at >= 10 or progress >= 1:
-            self._shown_at = seconds
+                self._live.update(self._draw(), refresh=True)
+        elif progress >= 1 or (seconds - self._shown_at >= 10 and progress - self._shown_progress >= 0.02):
+            self._shown_at, self._shown_progress = seconds, progress
             note(self._line())
 
     def evaluation(self, step: int, bits_per_byte: float) -> None:
         """The held-out text was looked at."""
         self._evaluations.append((step, bits_per_byte))
-        self._best = min(self._best, bits_per_byte)
 
     def sample(self, prompt: str, text: str) -> None:
         """What the model now says after a prompt."""
-        self._sample = shown(prompt).replace("·", " ") + "│" + shown(text).replace("·", " ")
+        self._sample = shown(prompt).replace("·", " "), shown(text).replace("·", " ")
 
     def _line(self) -> str:
         last = self._last
         held = f"  held-out {self._evaluations[-1][1]:.3f} bits/byte" if self._evaluations else ""
         return (
             f"{last['progress']:4.0%}  step {last['step']:,}  {_clock(last['left'])} left  "
-            f"{last['speed']:,.0f} tokens/s  loss {self._smooth:.3f}{held}"
+            f"{last['speed']:,.0f} tokens/s  loss {self._loss:.3f}{held}"
         )
 
     def _draw(self) -> Any:
         from rich.console import Group
         from rich.text import Text
 
+        if not self._last or not self._live:
+            return Text("")
+        columns, rows = self._live.console.size
+        last = self._last
+        figures = f"{last['progress']:4.0%}  {_clock(last['left'])} left  {last['speed']:,.0f} tokens/s"
+        bar_width = max(10, min(100, columns - len(figures) - 4))
+        filled = round(last["progress"] * bar_width)
+        drawn = [
+            Text.assemble(("━" * filled, "green"), ("─" * (bar_width - filled), "bright_black"), f" {figures}"),
+            Text(f"step {last['step']:,}  epoch {last['epoch']:.1f}  loss {self._loss:.3f} nats/token"),
+            Text(f"bits per byte: training {self._loss * self._bits:.3f}{self._held_out()}"),
+        ]
+        sample = self._wrapped_sample(columns, 4 if rows >= 20 else 2)
+        # one row stays free for the cursor, one is the chart's axis, and the plan above need not leave the screen
+        height = min(16, max(6, columns // 10), rows - len(drawn) - len(sample) - 2)
+        if height >= 3 and columns >= 30:
+            drawn += self._chart(min(columns - 1, 200), height)
+        for line in drawn:
+            line.no_wrap, line.overflow = True, "ellipsis"
+        return Group(*(drawn + sample)[: max(1, rows - 1)])
+
+    def _held_out(self) -> str:
+        if not self._evaluations:
+            return ""
+        step, bits = min(self._evaluations, key=lambda found: found[1])
+        return f"  held-out {self._evaluations[-1][1]:.3f}  best {bits:.3f} (step {step:,})"
+
+    def _chart(self, columns: int, height: int) -> list[Any]:
+        from rich.text import Text
+
         from llmcli import charts
 
-        if not self._last:
-            return Text("")
-        columns = _console(sys.stderr).width
-        last = self._last
-        best = (
-            f"  held-out {self._evaluations[-1][1]:.3f} bits/byte (best {self._best:.3f})" if self._evaluations else ""
-        )
-        bar_width = max(10, min(40, columns - 40))
-        filled = round(last["progress"] * bar_width)
-        first = Text.assemble(
-            ("━" * filled, "green"), ("━" * (bar_width - filled), "bright_black"),
-            f" {last['progress']:4.0%}  {_clock(last['left'])} left  {last['speed']:,.0f} tokens/s",
-        )  # fmt: skip
-        second = Text(f"step {last['step']:,}  epoch {last['epoch']:.1f}  loss {self._smooth:.3f}{best}")
-        drawn = [first, second]
-        every = max(1, len(self._steps) // 400)
-        chart = charts.curve([(self._steps[::every], self._losses[::every])], min(columns - 2, 76), 7)
-        drawn += [Text(line, style="cyan", no_wrap=True) for line in chart]
-        if self._sample:
-            drawn.append(Text(self._sample, style="italic", no_wrap=True, overflow="ellipsis"))
-        return Group(*(self._one_line(text) for text in drawn))
+        marks = [s for s, _ in self._evaluations], [bits for _, bits in self._evaluations]
+        legend = f"bits per byte: ⠒⠒ training  {charts.MARK} held-out" if self._evaluations else "bits per byte"
+        lines = charts.curve([self._curve.points()], columns, height, marks=marks, settle=charts.SETTLE, legend=legend)
+        drawn = []
+        for line in lines[:-1]:
+            label, rest = line.split("│", 1)
+            text = Text.assemble(label, "│", (rest, "cyan"))
+            text.highlight_regex(charts.MARK, "bold yellow")
+            drawn.append(text)
+        return [*drawn, *(Text(line) for line in lines[-1:])]
 
-    @staticmethod
-    def _one_line(text: Any) -> Any:
-        text.no_wrap, text.overflow = True, "ellipsis"
-        return text
+    def _wrapped_sample(self, columns: int, most: int) -> list[Any]:
+        """The sample in at most `most` lines of the terminal."""
+        from rich.text import Text
+
+        if not self._sample or not self._live:
+            return []
+        prompt, text = self._sample
+        whole = Text.assemble((prompt, "bold"), ("│", "bright_black"), (text, "italic"))
+        lines = list(whole.wrap(self._live.console, columns - 1, overflow="fold"))
+        if len(lines) > most:
+            lines = lines[:most]
+            lines[-1].truncate(columns - 2)
+            lines[-1].append("…")
+        return lines
+
+
+class _Thinned:
+    """The points of a curve that grows: means of equal runs of steps, between MOST / 2 and MOST of them."""
+
+    MOST = 240
+
+    def __init__(self) -> None:
+        self._ends: list[int] = []
+        self._sums: list[float] = []
+        self._counts: list[int] = []
+        self._width = 1  # steps in a point
+
+    def add(self, step: int, value: float) -> None:
+        if not self._counts or self._counts[-1] == self._width:
+            if len(self._ends) == self.MOST:  # pairs become one
+                self._ends = self._ends[1::2]
+                self._sums = [a + b for a, b in zip(self._sums[::2], self._sums[1::2], strict=True)]
+                self._counts = [a + b for a, b in zip(self._counts[::2], self._counts[1::2], strict=True)]
+                self._width *= 2
+            self._ends.append(step)
+            self._sums.append(0.0)
+            self._counts.append(0)
+        self._ends[-1] = step
+        self._sums[-1] += value
+        self._counts[-1] += 1
+
+    def points(self) -> tuple[list[int], list[float]]:
+        """(last step of each, mean of each)."""
+        return self._ends, [total / count for total, count in zip(self._sums, self._counts, strict=True)]
 
 
 def _clock(seconds: float) -> str:

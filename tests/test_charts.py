@@ -100,6 +100,56 @@ def test_a_chart_keeps_to_its_width_and_height_and_joins_all_points(pairs, width
         assert max(columns) >= 2 * (width - 9) - 1  # labels take 9 at most
 
 
+# ---- curves of a run
+
+
+def test_a_steep_beginning_leaves_the_chart_at_the_top():
+    """100 at first, then from 2 down to 1: the scale is that of the rest."""
+    xs = list(range(101))
+    ys = [100.0 - 9.8 * x if x < 10 else 2 - (x - 10) / 90 for x in xs]
+    lines = curve([(xs, ys)], 60, 6, settle=0.1)
+    assert lines[0].startswith("2.00 │") and lines[5].startswith("1.00 │")
+    rest = curve([(xs[10:], ys[10:])], 60, 6)
+    assert rest[0].startswith("2.00 │")
+    assert {y for _, y in dots(lines)} == set(range(24))
+    assert min(x for x, _ in dots(lines)) >= 8  # nothing lies flat along the top before
+    assert curve([(xs, ys)], 60, 6)[0].startswith("100.00 │")
+
+
+def test_what_is_high_later_stays():
+    lines = curve([([0, 1, 2, 3], [9.0, 1.0, 2.0, 5.0])], 40, 5, settle=0.3)
+    assert lines[0].startswith("5.00 │") and lines[4].startswith("1.00 │")
+
+
+def test_a_line_above_the_chart_is_no_line():
+    lines = curve([([0, 1], [9.0, 8.0]), ([0, 100], [2.0, 1.0])], 40, 5, settle=0.1)
+    assert lines == curve([([0, 100], [2.0, 1.0])], 40, 5, settle=0.1)
+
+
+def test_marks_stand_over_the_lines_and_share_the_axes():
+    lines = curve([([0, 10], [1.0, 1.0])], 26, 3, marks=([0, 10, 10], [3.0, 1.0, math.nan]))
+    assert lines[0].startswith("3.00 │o") and lines[2].endswith("o") and lines[2].count("⠤") + lines[2].count("⣀") > 10
+    assert sum(line.count("o") for line in lines) == 2
+    assert curve([], 26, 3, marks=([5], [1.0]))[1].count("o") == 1
+
+
+def test_a_legend_stands_under_the_chart_where_it_fits():
+    assert curve([([0, 10], [1.0, 2.0])], 40, 3, legend="a legend")[-1].split() == ["0", "a", "legend", "10"]
+    narrow = curve([([0, 10], [1.0, 2.0])], 16, 3, legend="a legend that is long")[-1]
+    assert narrow.split() == ["0", "10"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(points, points, st.integers(30, 120), st.integers(1, 12), st.floats(0, 1))
+def test_a_chart_keeps_to_its_room_whatever_is_cut(pairs, marked, width, height, settle):
+    pairs, marked = sorted(pairs), ([x for x, _ in marked], [y for _, y in marked])
+    lines = curve(
+        [([x for x, _ in pairs], [y for _, y in pairs])], width, height, marks=marked, settle=settle, legend="legend"
+    )
+    assert len(lines) == height + 1
+    assert all(len(line) <= width for line in lines)
+
+
 # ---- bars
 
 

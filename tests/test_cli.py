@@ -179,6 +179,46 @@ def test_train_json_events(llm: Llm) -> None:
     assert record["bits_per_byte"] == pytest.approx(done["bits_per_byte"], abs=1e-6) and record["steps"] == 3
 
 
+def test_the_end_of_a_run_says_what_would_help_and_the_file_remembers(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    words = ["train", "c.txt", "--steps", 4, "--no-tie", "--context", 16, "-o", "my model.safetensors", "--threads", 1]
+    answer = llm(*words)
+    assert answer.exit_code == 0 and answer.stdout == ""
+    said = answer.stderr.splitlines()[-3:]
+    assert said[0].startswith("Held-out text: ") and "measured on" in said[0]
+    assert said[1] == (
+        "It was still improving at the end; more time would help: "
+        "llm train c.txt -o 'my model.safetensors' --context 16 --no-tie --threads 1 --force --steps 8"
+    )
+    assert said[2] == (
+        "Ask it: llm generate \"...\" -m 'my model.safetensors'; look into it: llm inspect 'my model.safetensors'"
+    )
+    done = json.loads(llm(*words, "--force", "--json").stdout.splitlines()[-1])
+    assert done["verdict"] == said and done["baselines"] == []
+    assert set(done["memorised"]) == {"share", "strings", "held_out_share", "searched_bytes"}
+    record = json.loads(llm("inspect", "my model.safetensors", "--json").stdout)["training"]
+    assert record["memorised"] == done["memorised"]
+    assert record["verdict"] == [said[0], "It was still improving at the end; more time would help."]
+    shown = llm("inspect", "my model.safetensors").stdout
+    assert "verdict" in shown and "by heart" in shown and "⠒⠒ training  o held-out" in shown
+
+
+def test_a_text_that_has_gone_does_not_cost_the_model(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmcli import trainer
+
+    real = trainer.train
+
+    def train(*values: object, **options: object) -> object:
+        Path("c.txt").unlink()
+        yield from real(*values, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer, "train", train)
+    Path("c.txt").write_text(TEXT, "utf-8")
+    answer = llm("train", "c.txt", "--steps", 1)
+    assert answer.exit_code == 0 and "what it knows by heart cannot be told: " in answer.stderr
+    assert llm("inspect", "--verify").exit_code == 0
+
+
 def test_the_same_run_gives_the_same_bytes(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     for name in ("a", "b", "c"):

@@ -93,6 +93,81 @@ def test_a_tree_draws_its_rails(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.split("\n")[:4] == ["├─ a", "│  ├─ b", "│  └─ c", "└─ d"]
 
 
+# ---- a run
+
+
+def run(view: console.TrainingView, steps: int, seconds: float) -> None:
+    """So many steps in so many seconds, the loss falling from 8 to 1 nats per token; a look at each tenth."""
+    for step in range(1, steps + 1):
+        view.step(
+            step=step, progress=step / steps, loss=1 + 7 / step, epoch=step / 10, seconds=seconds * step / steps,
+            tokens_per_second=1000.0,
+        )  # fmt: skip
+        if step * 10 % steps == 0:
+            view.evaluation(step, 2.0 + 1 / step)
+            view.sample("りんご", "を食べる\n" * 900)
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (200, 50), (80, 15), (80, 8), (40, 4), (20, 2), (500, 100)])
+def test_the_view_of_a_run_fits_the_terminal_and_gives_it_back(
+    monkeypatch: pytest.MonkeyPatch, columns: int, rows: int
+) -> None:
+    from rich.cells import cell_len
+
+    screen = terminal(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("LINES", str(rows))
+    with console.TrainingView(4.0) as view:
+        run(view, 100, 60)
+    drawn = screen.getvalue()
+    assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")  # the cursor is there again
+    last = OURS.sub("", drawn[drawn.rindex("\x1b[2K") + 4 :] if "\x1b[2K" in drawn else drawn).rstrip("\n").split("\n")
+    assert len(last) < max(2, rows)
+    assert max(cell_len(line) for line in last) <= columns
+    if rows >= 15:
+        chart = [line for line in last if "│" in line and "りんご" not in line]
+        assert len(chart) >= 5 and max(map(len, chart)) <= columns
+        assert sum(line.count("o") for line in chart) >= 5
+        assert "held-out 2.010  best 2.010 (step 100)" in "\n".join(last)
+        assert any(line.startswith("りんご│") for line in last) and last[-1].endswith("…")
+
+
+def test_the_cursor_comes_back_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with pytest.raises(KeyboardInterrupt), console.TrainingView(4.0) as view:
+        run(view, 3, 1)
+        raise KeyboardInterrupt
+    assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex("\x1b[?25l")
+
+
+@pytest.mark.parametrize(("seconds", "lines"), [(1, 2), (60, 7), (7200, 51)])
+def test_elsewhere_a_run_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str], seconds: float, lines: int) -> None:
+    with console.TrainingView(4.0) as view:
+        run(view, 1000, seconds)
+    said = capsys.readouterr().err.splitlines()
+    assert abs(len(said) - lines) <= 1
+    assert said[-1].startswith("100%  step 1,000  0:00 left  1,000 tokens/s  loss ") and "held-out" in said[-1]
+
+
+def test_a_view_that_is_still_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with console.TrainingView(4.0, still=True):
+        print("one event")
+    assert screen.getvalue() == "one event\n"
+
+
+def test_a_growing_curve_is_thinned_to_means() -> None:
+    thinned = console._Thinned()
+    for step in range(1, 10_001):
+        thinned.add(step, float(step))
+    steps, means = thinned.points()
+    assert thinned.MOST / 2 <= len(steps) <= thinned.MOST and steps[-1] == 10_000
+    assert means[0] == (1 + steps[0]) / 2 and means[1] == (steps[0] + 1 + steps[1]) / 2
+
+
 def test_quiet_drops_notes_and_keeps_errors(capsys: pytest.CaptureFixture[str]) -> None:
     console.be_quiet(True)
     console.note("note")

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [  # from the words at the bottom to the door at the top
-    {"errors", "config", "charts"},
+    {"errors", "config", "charts", "verdict"},
     {
         "durable",
         "compressors",
@@ -21,7 +21,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "model",
         "optimizer",
     },
-    {"planner", "generator", "words", "evaluator", "inspector", "trainer"},
+    {"planner", "generator", "words", "evaluator", "inspector", "trainer", "recital", "plot"},
     {"console"},
     {
         "commands.options",
@@ -35,7 +35,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 TORCH = {"kernels", "model", "optimizer", "trainer"}
-STANDARD_ONLY = {"errors", "config", "charts", "durable", "compressors"}
+STANDARD_ONLY = {"errors", "config", "charts", "durable", "compressors", "verdict"}
 
 
 def rooms() -> dict[str, Path]:
@@ -73,6 +73,8 @@ def test_imports_point_downwards(room: str) -> None:
         assert room in TORCH
     if "rich" in outside:
         assert room == "console"
+    if "matplotlib" in outside:
+        assert room == "plot"
     if "typer" in outside:
         assert room == "cli" or room.startswith("commands.")
     if "pyppmd" in outside:

@@ -94,7 +94,7 @@ def test_looking_into_it(food: Path) -> None:
         "Qwen3ForCausalLM",
         "food.txt",
         "bits per byte",
-        "loss (nats per token) by step",
+        "bits per byte by step",
     ):
         assert what in shown
     tokens = json.loads(llm("tokenize", "I like to eat apple.", "--json", where=food).stdout)

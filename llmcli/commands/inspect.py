@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from llmcli import charts, console
 from llmcli.commands.options import JsonOption, QuietOption, model_path
 from llmcli.errors import LLMError
+from llmcli.verdict import curve
 
 
 def inspect(
@@ -19,6 +21,11 @@ def inspect(
     tensor: Annotated[
         str | None, typer.Option("--tensor", metavar="NAME", help="Figures and a histogram of one tensor.")
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Draw the curve of its training as .svg, .png or .pdf."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the picture if it exists.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Check the tensors against the hash in the file.")] = False,
     json_: JsonOption = False,
     quiet: QuietOption = False,
@@ -32,7 +39,9 @@ def inspect(
     from llmcli.checkpoint import read_header
 
     header = read_header(model_path(file))
-    if verify:
+    if plot is not None:
+        _plot(header, plot, force, json_)
+    elif verify:
         _verify(header, json_)
     elif tensor is not None:
         _tensor(header, tensor, json_)
@@ -116,7 +125,7 @@ def _overview(header: Any) -> None:
     if training:
         try:
             _training(training)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, LLMError) as error:
             raise LLMError(f"{header.path}: its record of training is not one of ours ({error})") from error
 
 
@@ -158,6 +167,11 @@ def _training(record: dict[str, Any]) -> None:
         ("best at", f"step {record.get('best_step', 0):,}"),
         ("held-out", f"{bits:.3f} bits per byte" if bits else "not measured"),
     ]  # fmt: skip
+    recital = record.get("memorised")
+    if recital:
+        new = recital["held_out_share"]
+        beside = "" if new is None else f", {new:.0%} of those of the held-out text"
+        facts.append(("by heart", f"{recital['share']:.0%} of its 30-character strings stand in its text{beside}"))
     if clock:
         facts.append(("time", f"{charts.duration(clock['seconds'])}, {clock['tokens_per_second']:,} tokens/s"))
     settings, versions = record.get("train", {}), record.get("versions", {})
@@ -173,15 +187,37 @@ def _training(record: dict[str, Any]) -> None:
     if versions:
         facts.append(("made with", ", ".join(f"{name} {version}" for name, version in versions.items())))
     console.pairs(facts)
-    curve = record.get("curve", {})
-    if curve.get("step"):
-        console.heading("loss (nats per token) by step")
-        for line in charts.curve([(curve["step"], curve["loss"])], min(console.width(), 100), 10):
+    if record.get("curve", {}).get("step"):
+        run = curve(record)
+        marks = (run.held_out_steps, run.held_out)
+        legend = f"⠒⠒ training  {charts.MARK} held-out" if run.held_out else ""
+        console.heading("bits per byte by step")
+        for line in charts.curve(
+            [(run.steps, run.training)], min(console.width(), 120), 12, marks=marks, settle=charts.SETTLE, legend=legend
+        ):
             console.result(line)
-    if len(curve.get("eval_step", ())) > 1:
-        console.heading("held-out bits per byte by step")
-        for line in charts.curve([(curve["eval_step"], curve["eval_bits_per_byte"])], min(console.width(), 100), 6):
-            console.result(line)
+    if record.get("verdict"):
+        console.heading("verdict")
+        for sentence in record["verdict"]:
+            console.result(f"  {sentence}")
+
+
+def _plot(header: Any, output: Path, force: bool, json_: bool) -> None:
+    from llmcli import durable, plot
+
+    kind = plot.kind(output)
+    if output.resolve() == header.path.resolve():
+        raise LLMError(f"{output} is the model itself; give the picture another name")
+    durable.check_writable(output, force=force)
+    try:
+        run = curve(_json(header, "training.json"))
+    except LLMError as error:
+        raise LLMError(f"{header.path}: {error}") from error
+    durable.write(output, [plot.draw(run, f"Training of {header.path.name}", kind)])
+    if json_:
+        console.result(json.dumps({"file": str(header.path), "plot": str(output)}, ensure_ascii=False))
+    else:
+        console.note(f"drew {output}")
 
 
 def _verify(header: Any, json_: bool) -> None:

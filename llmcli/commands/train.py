@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from llmcli import charts, console
 from llmcli.commands.options import JsonOption, QuietOption, note_left_out, seconds
 from llmcli.config import DEFAULT_MODEL, TrainConfig, as_record
 from llmcli.errors import LLMError, usage
+from llmcli.verdict import verdict
 
 SIZE = "Size of the model"
 TEXT = "Text and tokens"
@@ -24,6 +26,7 @@ RUN = "How to learn"
 
 
 def train(
+    context_: typer.Context,
     corpus: Annotated[
         list[str],
         typer.Argument(metavar="CORPUS", help="Text files, directories, globs, or - for standard input; .gz too."),
@@ -174,7 +177,9 @@ def train(
     if dry_run:
         return
     prompt = _first_words(next(next(text.texts()))) if json_ or sys.stderr.isatty() else None
-    with _signals() as caught, console.TrainingView() as view:
+    bytes_per_token = ready.record["train_bytes"] / len(ready.tokens)
+    baselines: list[tuple[str, float]] = []
+    with _signals() as caught, console.TrainingView(bytes_per_token, still=json_) as view:
         events = trainer.train(
             ready.plan, ready.tokenizer, base, ready.tokens, ready.held_out, ready.record,
             sample_prompt=prompt, began=began, stop=lambda: bool(caught),
@@ -182,12 +187,49 @@ def train(
         for event in events:
             if isinstance(event, trainer.Done):
                 done = event
-                output = _save(output, event.checkpoint, force)
+                record = done.checkpoint.record
+                record["memorised"] = None if caught else _memorised(done.checkpoint, ready, text, seed)
+                record["verdict"] = verdict(record, baselines)
+                output = _save(output, done.checkpoint, force)
             else:
                 _show(event, view, json_)
-    _show_done(done, output, json_)
+    _show_done(done, output, json_, baselines, verdict(record, baselines, again=_again(context_), model=_named(output)))
     if caught:
         raise typer.Exit(128 + caught[0])
+
+
+def _memorised(checkpoint: Any, ready: Any, text: Any, seed: int) -> dict[str, Any] | None:
+    """How much of its text the model recites, for the record; None where that cannot be told."""
+    from llmcli.recital import MOST_SEARCHED, recite
+
+    documents = text.texts(0, min(MOST_SEARCHED, ready.record["train_bytes"]))
+    try:
+        found = recite(checkpoint, ready.tokenizer, ready.held_out, documents, seed)
+    except LLMError as error:  # the text has gone meanwhile; the model must not be lost with it
+        console.note(f"what it knows by heart cannot be told: {error}")
+        return None
+    return as_record(found) if found else None
+
+
+def _again(context: typer.Context) -> str:
+    """The command as it was typed, but for its budget, ready to be typed again."""
+    words = ["llm", "train", *context.params["corpus"]]
+    budget = {"time_", "steps", "epochs", "force", "json_", "quiet", "corpus"}
+    for param in context.command.params:
+        name = param.name or ""
+        source, value = context.get_parameter_source(name), context.params.get(name)
+        if name in budget or source is None or source.name != "COMMANDLINE":
+            continue
+        if isinstance(value, bool):
+            words.append((param.opts if value else param.secondary_opts)[0])
+        else:
+            words += [param.opts[0], str(value)]
+    return shlex.join([*words, "--force"])
+
+
+def _named(output: Path) -> str:
+    """The model as other commands must be told of it: "" for the one they find."""
+    return "" if str(output) == DEFAULT_MODEL else str(output)
 
 
 def _save(output: Path, checkpoint: Any, force: bool) -> Path:
@@ -290,13 +332,15 @@ def _show(event: Any, view: console.TrainingView, json_: bool) -> None:
         view.sample(event.prompt, event.text)
 
 
-def _show_done(done: Any, output: Path, json_: bool) -> None:
+def _show_done(done: Any, output: Path, json_: bool, baselines: list[tuple[str, float]], sentences: list[str]) -> None:
     bits = done.figures.bits_per_byte if done.figures else None
     config = done.checkpoint.config
     if json_:
         _event(
             "done", file=str(output), steps=done.step, seconds=round(done.seconds, 2), bits_per_byte=bits,
             parameters=config.parameters, best_step=done.best_step, interrupted=done.interrupted,
+            baselines=[{"name": name, "bits_per_byte": found} for name, found in baselines],
+            memorised=done.checkpoint.record["memorised"], verdict=sentences,
         )  # fmt: skip
         return
     verb = "interrupted: saved what there is in" if done.interrupted else "saved"
@@ -305,10 +349,8 @@ def _show_done(done: Any, output: Path, json_: bool) -> None:
         f"{verb} {output}: {charts.number(config.parameters)} parameters, {done.step:,} steps{best}, "
         f"{charts.duration(done.seconds)}"
     )
-    if bits is not None:
-        console.note(f"held-out text: {bits:.3f} bits per byte, measured on {done.figures.bytes:,} bytes")
-    model = "" if str(output) == DEFAULT_MODEL else f" -m {output}"
-    console.note(f'ask it: llm generate "..."{model}')
+    for sentence in sentences:
+        console.note(sentence)
 
 
 def _event(kind: str, **values: Any) -> None:
