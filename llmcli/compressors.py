@@ -47,6 +47,11 @@ def baselines(text: bytes, past: bytes = b"", *, seconds: float = 10.0) -> list[
     return [*found, static_ppm(text, past, seconds=STATIC_SHARE * seconds)] if past else found
 
 
+def affordable(text_bytes: int, past_bytes: int, seconds: float) -> bool:
+    """Whether `baselines` can read nearly all of such a past in this time, so that nobody is held to a part of it."""
+    return text_bytes / 1e6 <= seconds / 2 and 0.9 * past_bytes <= min(_past_limits(seconds))
+
+
 def most_past(seconds: float = 10.0) -> int:
     """Bytes of the past that `baselines` reads at most."""
     return max(_past_limits(seconds))

@@ -160,7 +160,7 @@ class _CrossEntropy(torch.autograd.Function):
             part, wanted = x[start : start + rows], targets[start : start + rows, None]
             chances = torch.softmax(functional.linear(part, head).to(wide), -1)
             hit = chances.gather(-1, wanted)
-            total -= hit.clamp_min(1e-38).log().sum()
+            total -= hit.clamp_min(1e-37).log().sum()
             slope = chances.scatter_(-1, wanted, hit - 1).mul_(1 / len(x)).to(x.dtype)
             torch.mm(slope, head, out=for_x[start : start + rows])
             if x.dtype == wide:

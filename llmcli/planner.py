@@ -21,14 +21,15 @@ from llmcli.errors import LLMError, usage
 from llmcli.tokenizer import Tokenizer
 
 TOKEN_SPLIT = 0.15  # of the tokens are taken apart ...
-SPLIT_FROM = 3.0  # ... if the text is seen more often than that
+SPLIT_FROM = 4.5  # ... if the text is seen more often than that
 DEFAULT_SECONDS = 300.0
 HELD_OUT = 0.1  # the share at the end of the corpus that is not learned from
 TOKENIZER_BYTES = 16_000_000  # of text that a tokenizer is learned from, taken evenly from a longer one
 MOST_EPOCHS = 20.0  # beyond this a model of any size here only memorises
 TOKENS_PER_PARAMETER = 1.2  # where steps or epochs are given: tokens seen per parameter of the layers
 PARAMETERS_PER_TOKEN = 8.0  # of text: beyond that a model has more room than the text can fill
-REPEATS = 2.5  # times through the text, about, after which text seen again no longer counts
+REPEATS = 3.0  # times through the text, about, after which text seen again no longer counts
+TRAINING_SHARE = 0.9  # of the time; the rest goes into reading, planning, looking at held-out text and saving
 MEASUREMENTS = 3  # of shapes at most, before a plan is made
 MEMORY_SHARE = 0.8  # of what is free, that a plan may use
 SHORTEST_CONTEXT = 8
@@ -323,7 +324,7 @@ def make_plan(
             f"{train.token_split:.0%} taken apart" if train.token_split else "whole",
             "others each time, so that text seen again looks new" if train.token_split else "text is seen rarely",
         ),
-        Choice("weight decay", f"{train.weight_decay:g}", "grows with the number of times through the text"),
+        Choice("weight decay", f"{train.weight_decay:g}", "more of it did not help, however often the text was seen"),
         Choice("machine", f"{request.device}, {request.threads} threads, {request.dtype}", request.machine_reason),
     )
     return Plan(model, train, choices)
@@ -348,7 +349,6 @@ def _settings(request: Request, seen: float, train_tokens: int, context: int) ->
         lr=request.lr,
         dropout=_dropout(epochs) if request.dropout is None else request.dropout,
         token_split=TOKEN_SPLIT if epochs > SPLIT_FROM else 0.0,
-        weight_decay=0.1 if epochs <= 4 else 0.3,
         eval_tokens=min(max(int(seen / 400), 4096), 65536),
         seed=request.seed,
         device=request.device,
@@ -363,7 +363,7 @@ def _power_of_two(wanted: float, least: int, most: int) -> int:
 
 def _dropout(epochs: float) -> float:
     """Measured: tests/benchmarks/LOG.md."""
-    return 0.0 if epochs <= 4 else 0.1 if epochs <= 12 else 0.2
+    return next((rate for most, rate in ((4, 0.0), (8, 0.05), (16, 0.1)) if epochs <= most), 0.2)
 
 
 @dataclass(frozen=True)
@@ -379,7 +379,7 @@ def expected_loss(parameters: int, seen: float, text_tokens: int, text_bytes: in
 
     Exponents as in nanochat's fits of 2026 (compute-optimal parameters grow as compute^0.52), constants so that they
     give its optimum; a token stands for the bytes it holds, and one seen again counts less each time, as in
-    arXiv:2305.16264, equation 5, but sooner: measured on a megabyte, REPEATS = 2.5 instead of its 15.4.
+    arXiv:2305.16264, equation 5, but sooner: measured on a megabyte, REPEATS = 3 instead of its 15.4.
     """
     epochs = seen / text_tokens
     worth = seen if epochs <= 1 else text_tokens * (1 + REPEATS * (1 - math.exp(-(epochs - 1) / REPEATS)))
@@ -403,7 +403,7 @@ def _choose(
         seen = settings(0).steps * settings(0).context * settings(0).batch_size
         fitting = [m for m in models if _layers(m) <= seen / TOKENS_PER_PARAMETER]
         return (fitting or models[:1])[-1], seen, 0.0
-    seconds, most = budget.seconds, MOST_EPOCHS * text.tokens
+    seconds, most = TRAINING_SHARE * budget.seconds, MOST_EPOCHS * text.tokens
     assumed = [assumed_speed(m, settings(0)) for m in models]
     measured: dict[int, float] = {}
     scale = 1.0
@@ -411,19 +411,17 @@ def _choose(
     def seen_by(i: int) -> float:
         return min(most, seconds * measured.get(i, scale * assumed[i]))
 
-    def best() -> int:
-        losses = [expected_loss(m.parameters, seen_by(i), text.tokens, text.bytes) for i, m in enumerate(models)]
-        return losses.index(min(losses))
+    def loss(i: int) -> float:
+        return expected_loss(models[i].parameters, seen_by(i), text.tokens, text.bytes)
 
     for _ in range(MEASUREMENTS):
-        i = best()
+        i = min(range(len(models)), key=loss)
         if i in measured:
             break
         measured[i] = machine.speed(models[i], settings(seen_by(i)))
         scale = measured[i] / assumed[i]
-    i = best()
-    speed = measured.get(i, scale * assumed[i])
-    return models[i], seen_by(i), speed
+    i = min(measured, key=loss)
+    return models[i], seen_by(i), measured[i]
 
 
 def _layers(model: ModelConfig) -> int:

@@ -6,6 +6,7 @@ The same curve gives the same bytes with the same matplotlib: no date, no random
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 from llmcli.charts import SETTLE
 from llmcli.errors import LLMError
@@ -36,7 +37,7 @@ def draw(curve: Curve, title: str, kind: str) -> bytes:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise LLMError("drawing needs matplotlib, which is not installed: pip install 'llmcli[plot]'") from error
-    look = {
+    look: dict[Any, Any] = {  # matplotlib knows its keys by name
         "svg.hashsalt": "llmcli", "svg.fonttype": "path", "font.size": 10, "axes.spines.top": False,
         "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4", "axes.axisbelow": True,
     }  # fmt: skip

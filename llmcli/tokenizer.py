@@ -169,6 +169,17 @@ class Tokenizer:
         return spelled
 
     @cached_property
+    def parts(self) -> list[tuple[int, int]]:
+        """The two tokens that each was merged from; (-1, -1) for those that were not."""
+        model = json.loads(self._inner.to_str())["model"]
+        vocabulary = model.get("vocab") or {}
+        found = [(-1, -1)] * self.vocab_size
+        for merge in model.get("merges") or []:
+            left, right = merge.split(" ") if isinstance(merge, str) else merge
+            found[vocabulary[left + right]] = vocabulary[left], vocabulary[right]
+        return found
+
+    @cached_property
     def _names(self) -> list[str]:
         vocabulary = self._inner.get_vocab(with_added_tokens=True)
         return sorted(vocabulary, key=vocabulary.__getitem__)

@@ -194,7 +194,9 @@ def test_the_end_of_a_run_says_what_would_help_and_the_file_remembers(llm: Llm) 
         "Ask it: llm generate \"...\" -m 'my model.safetensors'; look into it: llm inspect 'my model.safetensors'"
     )
     done = json.loads(llm(*words, "--force", "--json").stdout.splitlines()[-1])
-    assert done["verdict"] == said and done["baselines"] == []
+    assert done["verdict"] == said
+    assert [found["name"] for found in done["baselines"]] == ["xz", "PPM, adapting", "PPM, static"]
+    assert all(f"{found['name']} {found['bits_per_byte']:.3f}" in said[0] for found in done["baselines"])
     assert set(done["memorised"]) == {"share", "strings", "held_out_share", "searched_bytes"}
     record = json.loads(llm("inspect", "my model.safetensors", "--json").stdout)["training"]
     assert record["memorised"] == done["memorised"]

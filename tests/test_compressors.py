@@ -8,7 +8,7 @@ import pyppmd
 import pytest
 
 from llmcli import compressors
-from llmcli.compressors import baselines, most_past, ppm_size, static_ppm, xz_size
+from llmcli.compressors import affordable, baselines, most_past, ppm_size, static_ppm, xz_size
 
 FOOD = (Path(__file__).parent.parent / "examples" / "food.txt").read_bytes()
 
@@ -82,3 +82,14 @@ def test_a_long_past_is_cut_to_its_end() -> None:
 def test_short_texts(size: int) -> None:
     assert all(b.bits_per_byte >= 0 and b.bytes == size for b in baselines(FOOD[:size], b"a"))
     assert baselines(b"", b"a") == []
+
+
+def test_what_a_time_affords_is_a_past_that_is_read_nearly_whole() -> None:
+    for seconds in (0.5, 3.0, 10.0):
+        past = b"".join(b"%d " % i for i in range(most_past(seconds) // 6))
+        if affordable(1000, len(past), seconds):
+            read = [found.past_bytes for found in baselines(b"some text " * 100, past, seconds=seconds)]
+            assert min(read) >= 0.9 * len(past)
+    assert affordable(1000, 1000, 1.0)
+    assert not affordable(1000, 10**9, 10.0)
+    assert not affordable(10**8, 1000, 10.0)

@@ -6,7 +6,7 @@ from torch import nn
 
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.model import LanguageModel
-from llmcli.optimizer import DECAY, WARMUP, Optimizer, momentum, orthogonalize, rate
+from llmcli.optimizer import DECAY, MUON_LR, WARMUP, Optimizer, momentum, orthogonalize, rate
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_muon_step_has_the_size_of_the_rate_whatever_the_gradient() -> None:
         weight.grad = scale * torch.randn(16, 16, generator=torch.Generator().manual_seed(1))
         Optimizer(model, TrainConfig(steps=1, weight_decay=0.0)).step(0.3)
         moved = torch.linalg.svdvals(weight.detach() - before)
-        assert 0.02 * 0.8 < moved.median() < 0.02 * 1.2
+        assert MUON_LR * 0.8 < moved.median() < MUON_LR * 1.2
 
 
 def test_what_is_no_matrix_moves_by_torchs_adamw() -> None:
@@ -91,7 +91,7 @@ def test_weight_decay_pulls_matrices_towards_zero_and_nothing_else() -> None:
     Optimizer(model, TrainConfig(steps=1, weight_decay=0.5)).step(0.2)  # no gradient anywhere
     for name, parameter in model.named_parameters():
         matrix = "layers" in name and parameter.ndim == 2
-        wanted = before[name] * (1 - 0.02 * 0.5) if matrix else before[name]
+        wanted = before[name] * (1 - MUON_LR * 0.5) if matrix else before[name]
         assert torch.allclose(parameter, wanted, atol=1e-7), name
 
 

@@ -1,12 +1,15 @@
 """Training as a function: it learns, it repeats itself, it keeps the best, it can be stopped."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from llmcli import trainer
+from llmcli.config import ModelConfig, TrainConfig
 from llmcli.corpus import read_corpus
 from llmcli.errors import LLMError
 from llmcli.evaluator import evaluate
@@ -138,3 +141,56 @@ def test_the_curve_is_thinned_to_means() -> None:
     assert len(thinned["step"]) == trainer.CURVE_POINTS
     assert thinned["step"][:2] == [2, 4]
     assert thinned["loss"][:2] == [1.5, 3.5]
+
+
+@pytest.mark.parametrize(
+    ("progress", "context", "wanted"),
+    [(0.0, 256, 64), (0.19, 256, 64), (0.2, 256, 128), (0.5, 256, 256), (1.0, 256, 256), (0.0, 32, 16), (0.0, 8, 8)],
+)
+def test_windows_grow(progress: float, context: int, wanted: int) -> None:
+    assert trainer._context_at(progress, context) == wanted
+
+
+def test_every_batch_has_the_same_number_of_tokens(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt", context=64)
+    source = trainer._Source(ready.tokens, ready.plan.train, ready.tokenizer)
+    shapes = [source.batch(3, progress).shape for progress in (0.0, 0.3, 0.9)]
+    assert shapes == [(32, 17), (16, 33), (8, 65)]
+
+
+def test_near_the_end_every_token_is_whole(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt")
+    settings = replace(ready.plan.train, token_split=0.5)
+    plain = trainer._Source(ready.tokens, ready.plan.train, ready.tokenizer)
+    split = trainer._Source(ready.tokens, settings, ready.tokenizer)
+    assert not np.array_equal(plain.batch(3, 0.7), split.batch(3, 0.7))
+    assert np.array_equal(plain.batch(3, 0.9), split.batch(3, 0.9))
+
+
+def test_a_speed_is_measured_and_wider_is_slower() -> None:
+    def speed(width: int) -> float:
+        config = ModelConfig(300, width, 2 * width, 2, 2, 2, width // 2, 32)
+        return trainer.measured_speed(0.0)(config, TrainConfig(steps=1, context=32, batch_size=16))
+
+    assert 0 < speed(512) < speed(16)
+
+
+def test_the_type_of_products_is_as_asked_or_the_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert trainer.pick_dtype("bfloat16", "cpu", 1) == ("bfloat16", "as asked")
+    for seconds, wanted in ((0.5, "bfloat16"), (0.9, "float32"), (9.0, "float32")):
+        monkeypatch.setattr(
+            trainer, "_product_seconds", lambda dtype, low=seconds: low if dtype == torch.bfloat16 else 1.0
+        )
+        assert trainer.pick_dtype("auto", "cpu", 1)[0] == wanted
+
+
+def test_memory_is_found() -> None:
+    assert 1e8 < trainer.free_memory("cpu") < 1e14
+
+
+def test_the_clock_is_shared_between_training_and_what_comes_after(tmp_path: Path) -> None:
+    """With two seconds spare of three, training ends after about one."""
+    ready = prepared(tmp_path / "c.txt", steps=None, seconds=3.0)
+    done = run(ready, spare=2.0)[-1]
+    assert isinstance(done, trainer.Done)
+    assert done.step == ready.plan.train.steps or 0.5 < done.seconds < 2.9

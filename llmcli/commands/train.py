@@ -23,6 +23,7 @@ from llmcli.verdict import verdict
 SIZE = "Size of the model"
 TEXT = "Text and tokens"
 RUN = "How to learn"
+AFTERWARDS = 0.6  # seconds that the verdict and saving take
 
 
 def train(
@@ -167,7 +168,7 @@ def train(
     ready = prepare(
         request,
         text,
-        Machine(trainer.measured_speed(0.01 * (budget or DEFAULT_SECONDS)), trainer.free_memory(device)),
+        Machine(trainer.measured_speed(min(3.0, 0.01 * (budget or DEFAULT_SECONDS))), trainer.free_memory(device)),
         held_out=held_out,
         tokenizer=Tokenizer.from_json(given) if given is not None else None,
         characters=tokenizer == "char",
@@ -178,11 +179,11 @@ def train(
         return
     prompt = _first_words(next(next(text.texts()))) if json_ or sys.stderr.isatty() else None
     bytes_per_token = ready.record["train_bytes"] / len(ready.tokens)
-    baselines: list[tuple[str, float]] = []
+    baselines = _baselines(text, held_out, ready.record, 0.03 * (ready.plan.train.seconds or 333.0))
     with _signals() as caught, console.TrainingView(bytes_per_token, still=json_) as view:
         events = trainer.train(
             ready.plan, ready.tokenizer, base, ready.tokens, ready.held_out, ready.record,
-            sample_prompt=prompt, began=began, stop=lambda: bool(caught),
+            sample_prompt=prompt, began=began, spare=AFTERWARDS, stop=lambda: bool(caught),
         )  # fmt: skip
         for event in events:
             if isinstance(event, trainer.Done):
@@ -196,6 +197,20 @@ def train(
     _show_done(done, output, json_, baselines, verdict(record, baselines, again=_again(context_), model=_named(output)))
     if caught:
         raise typer.Exit(128 + caught[0])
+
+
+def _baselines(text: Any, held_out: Any, record: dict[str, Any], seconds: float) -> list[tuple[str, float]]:
+    """What compressors that have read the training text need for the held-out one; none where that takes too long."""
+    from llmcli import compressors
+
+    cut, measured = record["train_bytes"], record["held_out"]["bytes"]
+    if not measured or not compressors.affordable(measured, cut, seconds):
+        return []
+    past, new = (
+        b"".join(piece.encode("utf-8") for document in documents for piece in document)
+        for documents in (text.texts(0, cut), text.texts(cut) if isinstance(held_out, float) else held_out.texts())
+    )
+    return [(found.name, found.bits_per_byte) for found in compressors.baselines(new, past, seconds=seconds)]
 
 
 def _memorised(checkpoint: Any, ready: Any, text: Any, seed: int) -> dict[str, Any] | None:

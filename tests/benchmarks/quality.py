@@ -25,7 +25,8 @@ from tests.benchmarks import nanogpt
 def llm(*arguments: str) -> tuple[str, float, float]:
     """(stdout, seconds, megabytes at most)"""
     began = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "llmcli", *arguments], stdout=subprocess.PIPE, encoding="utf-8")
+    command = [sys.executable, "-m", "llmcli", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
     assert process.stdout is not None
     text = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -44,7 +45,8 @@ def main() -> None:
     budgets = options.budgets.split(",")
     for corpus in options.corpus:
         print(f"\n{corpus.name}, {corpus.stat().st_size:,} bytes")
-        print("| budget | bits per byte | median | parameters | seconds | of the budget | MB |\n|---|---|---|---|---|---|---|")
+        print("| budget | bits per byte | median | parameters | seconds | of the budget | MB |")
+        print("|---|---|---|---|---|---|---|")
         baselines: list[dict] = []
         for budget in budgets:
             figures, took, memory, parameters = [], [], [], 0
@@ -60,12 +62,12 @@ def main() -> None:
                 baselines = found["baselines"]
                 took.append(spent)
                 memory.append(most)
-            share = statistics.median(took) / seconds(budget)
-            print(
-                f"| {budget} | {' '.join(f'{figure:.3f}' for figure in figures)} | **{statistics.median(figures):.3f}** | "
-                f"{parameters:,} | {statistics.median(took):.1f} | {share:.1%} | {max(memory):.0f} |",
-                flush=True,
-            )
+            middle, usual = statistics.median(figures), statistics.median(took)
+            row = [
+                budget, " ".join(f"{figure:.3f}" for figure in figures), f"**{middle:.3f}**", f"{parameters:,}",
+                f"{usual:.1f}", f"{usual / seconds(budget):.1%}", f"{max(memory):.0f}",
+            ]  # fmt: skip
+            print(f"| {' | '.join(row)} |", flush=True)
         for baseline in baselines:
             print(f"| {baseline['name']} | | {baseline['bits_per_byte']:.3f} | | | | |")
         if options.nanogpt:
