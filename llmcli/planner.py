@@ -31,6 +31,7 @@ PARAMETERS_PER_TOKEN = 8.0  # of text: beyond that a model has more room than th
 REPEATS = 3.0  # times through the text, about, after which text seen again no longer counts
 TRAINING_SHARE = 0.9  # of the time; the rest goes into reading, planning, looking at held-out text and saving
 MEASUREMENTS = 3  # of shapes at most, before a plan is made
+MEASURING_SHARE, MEASURING = 0.01, 3.0  # each takes this share of the run, so many seconds at most
 MEMORY_SHARE = 0.8  # of what is free, that a plan may use
 SHORTEST_CONTEXT = 8
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 512, 8192
@@ -79,7 +80,7 @@ class Request:
             raise usage(f"--heads {self.heads} does not divide --width {self.width}")
 
 
-Speed = Callable[[ModelConfig, TrainConfig], float]  # tokens a second in training
+Speed = Callable[[ModelConfig, TrainConfig, float], float]  # tokens a second in training, found in so many seconds
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Machine:
     memory: float = math.inf  # bytes that are free
 
 
-def assumed_speed(model: ModelConfig, train: TrainConfig) -> float:
+def assumed_speed(model: ModelConfig, train: TrainConfig, seconds: float = 0.0) -> float:
     """Tokens a second without measuring: narrow matrices run further below the machine's peak."""
     peak = 2e14 if train.device == "cuda" else 5e10 * train.threads
     half = 600 if train.device == "cuda" else 100  # the width that runs at half of the peak
@@ -264,11 +265,16 @@ def make_plan(
 
     text = _Text(train_tokens, train_bytes or 3 * train_tokens)
     models = [base] if base else _models(request, text, context, vocab_size, eos_id)
-    here = [m for m in models if memory_needed(m, settings(0)) <= MEMORY_SHARE * machine.memory]
+
+    def needed(model: ModelConfig) -> float:
+        """Bytes, at the largest batch that may come of it: four times as fast as assumed."""
+        faster = 4 * (budget.seconds or 0.0) * assumed_speed(model, settings(0))
+        return memory_needed(model, settings(min(faster, MOST_EPOCHS * train_tokens) or _seen_by_count(settings(0))))
+
+    here = [m for m in models if needed(m) <= MEMORY_SHARE * machine.memory]
     if not here:
-        needed = memory_needed(models[0], settings(0))
         raise LLMError(
-            f"training {models[0].parameters:,} parameters needs about {needed / 1e9:,.1f} GB of memory, "
+            f"training {models[0].parameters:,} parameters needs about {needed(models[0]) / 1e9:,.1f} GB of memory, "
             f"{machine.memory / 1e9:,.1f} GB are free here; give a smaller --width or fewer --layers"
         )
     model, seen, speed = _choose(here, budget, text, settings, machine)
@@ -400,7 +406,7 @@ def _choose(
     speed measured; what one shape runs at corrects what is assumed of the others.
     """
     if budget.seconds is None:
-        seen = settings(0).steps * settings(0).context * settings(0).batch_size
+        seen = _seen_by_count(settings(0))
         fitting = [m for m in models if _layers(m) <= seen / TOKENS_PER_PARAMETER]
         return (fitting or models[:1])[-1], seen, 0.0
     seconds, most = TRAINING_SHARE * budget.seconds, MOST_EPOCHS * text.tokens
@@ -418,10 +424,16 @@ def _choose(
         i = min(range(len(models)), key=loss)
         if i in measured:
             break
-        measured[i] = machine.speed(models[i], settings(seen_by(i)))
+        run = seen_by(i) / (scale * assumed[i])  # seconds; a small text is gone through long before the time is up
+        measured[i] = machine.speed(models[i], settings(seen_by(i)), min(MEASURING, MEASURING_SHARE * run))
         scale = measured[i] / assumed[i]
     i = min(measured, key=loss)
     return models[i], seen_by(i), measured[i]
+
+
+def _seen_by_count(train: TrainConfig) -> float:
+    """Tokens, where the number of steps is what ends the run."""
+    return float(train.steps * train.context * train.batch_size)
 
 
 def _layers(model: ModelConfig) -> int:

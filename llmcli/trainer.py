@@ -151,37 +151,28 @@ def free_memory(device: str) -> float:
     return math.inf
 
 
-def measured_speed(seconds: float) -> Callable[[ModelConfig, TrainConfig], float]:
-    """Tokens a second in training, by a few real steps on made-up text that take about `seconds` for each shape."""
-
-    def speed(config: ModelConfig, settings: TrainConfig) -> float:
-        _prepare_process(settings)
-        model = _fresh_model(config, settings)
-        model.initialize(torch.Generator().manual_seed(0))
-        optimizer = Optimizer(model, settings)
-        rng = np.random.default_rng(0)
-        shortest = _context_at(0.0, settings.context)
-        times: list[tuple[int, float]] = []
-        began = time.perf_counter()
-        # the first step is slower than the rest; the contexts that a run will have take turns
-        while len(times) < 4 or time.perf_counter() - began < seconds:
-            context = settings.context if len(times) % 2 else shortest
-            size = (max(1, settings.batch_size * settings.context // context), context + 1)
-            start = time.perf_counter()
-            model.train()
-            model.loss(torch.from_numpy(rng.integers(config.vocab_size, size=size)).to(settings.device)).backward()
-            optimizer.step(0.5)
-            _wait_for(settings.device)
-            times.append((size[0] * context, time.perf_counter() - start))
-        usual = [float(np.median([took / tokens for tokens, took in times[2 + turn :: 2]])) for turn in (0, 1)]
-        return 2 / sum(usual)
-
-    return speed
-
-
-def _wait_for(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+def measured_speed(config: ModelConfig, settings: TrainConfig, seconds: float) -> float:
+    """Tokens a second in training, by a few real steps on made-up text that take about so many seconds."""
+    _prepare_process(settings)
+    model = _fresh_model(config, settings)
+    model.initialize(torch.Generator().manual_seed(0))
+    optimizer = Optimizer(model, settings)
+    rng = np.random.default_rng(0)
+    shortest = _context_at(0.0, settings.context)
+    times: list[float] = []  # seconds for a token
+    began = time.perf_counter()
+    # the first steps are slower than the rest; the longest and the shortest windows of a run take turns
+    while len(times) < 4 or time.perf_counter() - began < seconds:
+        context = settings.context if len(times) % 2 else shortest
+        size = (max(1, settings.batch_size * settings.context // context), context + 1)
+        start = time.perf_counter()
+        model.train()
+        model.loss(torch.from_numpy(rng.integers(config.vocab_size, size=size)).to(settings.device)).backward()
+        optimizer.step(0.5)
+        if settings.device == "cuda":
+            torch.cuda.synchronize()
+        times.append((time.perf_counter() - start) / (size[0] * context))
+    return 2 / float(np.median(times[2::2]) + np.median(times[3::2]))
 
 
 def _prepare_process(settings: TrainConfig) -> None:

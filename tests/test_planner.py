@@ -16,6 +16,7 @@ from llmcli.errors import LLMError
 from llmcli.planner import (
     LADDER,
     MEASUREMENTS,
+    MEASURING,
     MEMORY_SHARE,
     MOST_EPOCHS,
     Machine,
@@ -128,7 +129,8 @@ def test_the_plan_follows_what_the_machine_does_and_asks_it_rarely(train_tokens,
     """Each width is faster or slower than assumed by a factor of its own."""
     asked = []
 
-    def speed(model, train):
+    def speed(model, train, allowed=0.0):
+        assert 0 <= allowed <= min(MEASURING, 0.011 * seconds)
         asked.append((model.num_hidden_layers, model.hidden_size))
         return factors[LADDER.index(asked[-1])] * assumed_speed(model, train)
 
@@ -149,7 +151,7 @@ def test_the_plan_follows_what_the_machine_does_and_asks_it_rarely(train_tokens,
 
 @given(budgets.filter(lambda budget: "steps" in budget or "epochs" in budget))
 def test_without_a_clock_the_machine_is_not_asked(budget):
-    def speed(model, train):
+    def speed(model, train, allowed):
         raise AssertionError
 
     assert plan(Request(**budget), machine=Machine(speed)) == plan(Request(**budget))

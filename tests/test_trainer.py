@@ -170,7 +170,7 @@ def test_near_the_end_every_token_is_whole(tmp_path: Path) -> None:
 def test_a_speed_is_measured_and_wider_is_slower() -> None:
     def speed(width: int) -> float:
         config = ModelConfig(300, width, 2 * width, 2, 2, 2, width // 2, 32)
-        return trainer.measured_speed(0.0)(config, TrainConfig(steps=1, context=32, batch_size=16))
+        return trainer.measured_speed(config, TrainConfig(steps=1, context=32, batch_size=16), 0.0)
 
     assert 0 < speed(512) < speed(16)
 

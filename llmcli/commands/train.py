@@ -140,7 +140,7 @@ def train(
     from llmcli import durable
     from llmcli.checkpoint import load
     from llmcli.corpus import Corpus, read_corpus
-    from llmcli.planner import DEFAULT_SECONDS, HELD_OUT, Machine, Request, prepare
+    from llmcli.planner import HELD_OUT, Machine, Request, prepare
     from llmcli.tokenizer import Tokenizer
 
     fixed: dict[str, Any] = {
@@ -168,7 +168,7 @@ def train(
     ready = prepare(
         request,
         text,
-        Machine(trainer.measured_speed(min(3.0, 0.01 * (budget or DEFAULT_SECONDS))), trainer.free_memory(device)),
+        Machine(trainer.measured_speed, trainer.free_memory(device)),
         held_out=held_out,
         tokenizer=Tokenizer.from_json(given) if given is not None else None,
         characters=tokenizer == "char",

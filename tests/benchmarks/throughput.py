@@ -50,7 +50,7 @@ def main() -> None:
                 steps=100, context=CONTEXT, batch_size=batch_size, dtype=dtype, threads=options.threads
             )
             best = peak(dtype)
-            speeds = [measured_speed(options.seconds)(model, settings) for _ in range(3)]
+            speeds = [measured_speed(model, settings, options.seconds) for _ in range(3)]
             best, speed = max(best, peak(dtype)), statistics.median(speeds)
             # half of the tokens are in the windows that a run begins with
             useful = speed * (operations(model, CONTEXT) + operations(model, _context_at(0.0, CONTEXT))) / 2
