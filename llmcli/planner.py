@@ -27,7 +27,7 @@ HELD_OUT = 0.1  # the share at the end of the corpus that is not learned from
 TOKENIZER_BYTES = 16_000_000  # of text that a tokenizer is learned from, taken evenly from a longer one
 MOST_EPOCHS = 20.0  # beyond this a model of any size here only memorises
 TOKENS_PER_PARAMETER = 1.2  # where steps or epochs are given: tokens seen per parameter of the layers
-PARAMETERS_PER_TOKEN = 8.0  # of text: beyond that a model has more room than the text can fill
+ROOM, ROOM_POWER = 0.09, 1.35  # ROOM * tokens ** ROOM_POWER: beyond so many parameters a text cannot fill a model
 REPEATS = 3.0  # times through the text, about, after which text seen again no longer counts
 TRAINING_SHARE = 0.9  # of the time; the rest goes into reading, planning, looking at held-out text and saving
 MEASUREMENTS = 3  # of shapes at most, before a plan is made
@@ -469,7 +469,7 @@ def _budget(request: Request) -> _Budget:
 
 def _models(request: Request, text: _Text, context: int, vocab_size: int, eos_id: int) -> list[ModelConfig]:
     """Every shape that this text can fill, the smallest first; one alone where the user fixed it."""
-    shapes = [s for s in LADDER if 12 * s[0] * s[1] ** 2 <= PARAMETERS_PER_TOKEN * text.tokens] or LADDER[:1]
+    shapes = [s for s in LADDER if 12 * s[0] * s[1] ** 2 <= ROOM * text.tokens**ROOM_POWER] or LADDER[:1]
     wanted = {(request.layers or layers, request.width or width): None for layers, width in shapes}
     return [_model(request, layers, width, context, vocab_size, eos_id) for layers, width in wanted]
 
