@@ -81,6 +81,10 @@ class Corpus:
                 yield _clip(document.text(), start - first, end - first)
             first += document.text_bytes
 
+    def data(self, start: int = 0, end: int | None = None) -> bytes:
+        """The same part as UTF-8, documents joined, held in memory."""
+        return b"".join(piece.encode("utf-8") for text in self.texts(start, end) for piece in text)
+
 
 # ---- finding and checking
 

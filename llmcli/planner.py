@@ -284,7 +284,7 @@ def make_plan(
     often = request.epochs or MOST_EPOCHS
     kept = "kept from the model to go on from"
     asked_size = "as asked" if request.layers or request.width else ""
-    size_reason = kept if base else asked_size or _why_not_larger(model, here, models, budget, text)
+    size_reason = kept if base else asked_size or _why_not_larger(model, here, models)
     against = "against learning by heart" if train.dropout else "no need"
     weight = "large" if model.tie_word_embeddings else "small"
     pace = f"{speed:,.0f} tokens a second here, {seen:,.0f} in all" if speed else f"{seen:,.0f} tokens in all"
@@ -441,9 +441,7 @@ def _layers(model: ModelConfig) -> int:
     return 12 * model.num_hidden_layers * model.hidden_size**2
 
 
-def _why_not_larger(
-    model: ModelConfig, here: Sequence[ModelConfig], models: Sequence[ModelConfig], budget: "_Budget", text: _Text
-) -> str:
+def _why_not_larger(model: ModelConfig, here: Sequence[ModelConfig], models: Sequence[ModelConfig]) -> str:
     if model is not here[-1]:
         return "what the budget can teach"
     return "what this text can fill" if len(here) == len(models) else "what fits into memory"

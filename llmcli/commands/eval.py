@@ -149,7 +149,7 @@ def _baselines(file: str | None, text: "Corpus", start: int, before: "Corpus | N
         console.note(f"xz and PPM code the first {end - start:,} bytes of the text")
     past, past_end = (before, before.text_bytes) if before else (text, start)
     past_start = max(0, past_end - compressors.most_past())
-    found = compressors.baselines(_bytes(text, start, end), _bytes(past, past_start, past_end))
+    found = compressors.baselines(text.data(start, end), past.data(past_start, past_end))
     if past_end:
         read = ", ".join(f"{b.name} {b.past_bytes:,}" for b in found if b.past_bytes < past_end)
         console.note(f"xz and PPM read {past_end:,} bytes first" + (f", of them only the last: {read}" if read else ""))
@@ -158,7 +158,3 @@ def _baselines(file: str | None, text: "Corpus", start: int, before: "Corpus | N
          "past_bytes": b.past_bytes, "pieces": b.pieces}
         for b in sorted(found, key=lambda b: b.bits_per_byte)
     ]  # fmt: skip
-
-
-def _bytes(corpus: "Corpus", start: int, end: int) -> bytes:
-    return b"".join(part.encode("utf-8") for text in corpus.texts(start, end) for part in text)

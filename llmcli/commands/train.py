@@ -206,10 +206,7 @@ def _baselines(text: Any, held_out: Any, record: dict[str, Any], seconds: float)
     cut, measured = record["train_bytes"], record["held_out"]["bytes"]
     if not measured or not compressors.affordable(measured, cut, seconds):
         return []
-    past, new = (
-        b"".join(piece.encode("utf-8") for document in documents for piece in document)
-        for documents in (text.texts(0, cut), text.texts(cut) if isinstance(held_out, float) else held_out.texts())
-    )
+    past, new = text.data(0, cut), text.data(cut) if isinstance(held_out, float) else held_out.data()
     return [(found.name, found.bits_per_byte) for found in compressors.baselines(new, past, seconds=seconds)]
 
 
