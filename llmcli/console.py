@@ -253,17 +253,19 @@ class TrainingView:
         step: int,
         progress: float,
         loss: float,
+        tokens: int,
         epoch: float,
         seconds: float,
         tokens_per_second: float,
         **_: Any,
     ) -> None:
         """A step was taken; `progress` from 0 to 1, `loss` in nats per token."""
+        trained = tokens / tokens_per_second  # seconds; before that came the plan
         newest = max(0.05, 2 / (step + 1))  # at first a mean of few, so that the steep beginning does not linger
         self._loss = loss if math.isnan(self._loss) else (1 - newest) * self._loss + newest * loss
         self._last = {
             "step": step, "progress": progress, "epoch": epoch, "speed": tokens_per_second,
-            "left": seconds * (1 - progress) / progress if progress and step >= 5 else math.nan,
+            "left": trained * (1 - progress) / progress if progress and step >= 5 else math.nan,
         }  # fmt: skip
         self._curve.add(step, loss * self._bits)
         if self._live:

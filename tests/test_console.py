@@ -101,7 +101,7 @@ def run(view: console.TrainingView, steps: int, seconds: float) -> None:
     for step in range(1, steps + 1):
         view.step(
             step=step, progress=step / steps, loss=1 + 7 / step, epoch=step / 10, seconds=seconds * step / steps,
-            tokens_per_second=1000.0,
+            tokens=round(1000 * seconds * step / steps), tokens_per_second=1000.0,
         )  # fmt: skip
         if step * 10 % steps == 0:
             view.evaluation(step, 2.0 + 1 / step)
@@ -149,6 +149,12 @@ def test_elsewhere_a_run_is_a_line_now_and_then(capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().err.splitlines()
     assert abs(len(said) - lines) <= 1
     assert said[-1].startswith("100%  step 1,000  0:00 left  1,000 tokens/s  loss ") and "held-out" in said[-1]
+
+
+def test_the_time_left_does_not_count_what_the_plan_took(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.TrainingView(4.0) as view:  # 20 of 70 seconds went into learning, a fifth is done
+        view.step(step=9, progress=0.2, loss=1, tokens=20_000, epoch=1, seconds=70, tokens_per_second=1000)
+    assert "1:20 left" in capsys.readouterr().err
 
 
 def test_a_view_that_is_still_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
