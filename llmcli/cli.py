@@ -34,7 +34,10 @@ class Door(TyperGroup):
                 print(message())
                 sys.exit(0)
             context = getattr(error, "ctx", None)
-            console.fail(f"{message().rstrip('.')}; see: {context.command_path if context else 'llm'} --help")
+            path = context.command_path if context else "llm"
+            quotes = path.endswith(("generate", "tokenize")) and "unexpected extra argument" in message()
+            advice = "a text of several words needs quotes" if quotes else f"see: {path} --help"
+            console.fail(f"{message().rstrip('.')}; {advice}")
             sys.exit(2)
         sys.exit(code if isinstance(code, int) else 0)
 

@@ -68,8 +68,9 @@ def verdict(
        text it is GAP times the training figure (the mean of the last tenth). Then more text would help.
     4. Still improving: the best weights are the last, and their held-out figure is better by IMPROVING than the one
        at half the run; with fewer than two such figures the training figure is. What the last doubling of the time
-       brought, the next brings about again, so more time would help. Not said when the training figure is all there
-       is and 5 holds: then it falls because the text is learned by heart.
+       brought, the next brings about again, so more time would help; where the plan's times through the text ended
+       the run before its time, more text would. Not said when the training figure is all there is and 5 holds: then
+       it falls because the text is learned by heart.
     5. By heart: the share of its strings that stand in the training text is BY_HEART above that of held-out text, or
        above ALONE_BY_HEART where there is none.
     6. None of 2 to 5: it has learned what it can.
@@ -77,10 +78,11 @@ def verdict(
     read = curve(record)
     by_heart = _by_heart(record.get("memorised"))
     blind = not read.held_out and by_heart
+    short = _short_of_text(record, read)
     found = [
         *_interrupted(record, again),
-        *_short_of_text(record, read),
-        *([] if blind else _improving(record, read, again)),
+        *short,
+        *([] if blind or (short and _went_through(record)) else _improving(record, read, again)),
         *by_heart,
     ] or ["At the end it hardly improved any more: it has learned what it can from this text at this size."]
     return [_how_good(record, baselines), *found, *([] if model is None else [_next(model)])]
@@ -140,6 +142,11 @@ def _improving(record: Mapping[str, Any], read: Curve, again: str | None) -> lis
     last = bits[-1] if held_out else _mean_of_last_tenth(bits)
     if before and last > before[-1] * (1 - IMPROVING):
         return []
+    if _went_through(record):
+        return [
+            f"It went through its text {record['epochs']:.0f} times, as often as pays, before the time was up: more "
+            f"text would help, more time would not."
+        ]
     command = f": {again} {_budget(record, 2)}" if again else "."
     return [f"It was still improving at the end; more time would help{command}"]
 
@@ -149,9 +156,13 @@ def _budget(record: Mapping[str, Any], times: int) -> str:
     settings = record["train"]
     if settings.get("seconds") is None:
         return f"--steps {times * settings['steps']}"
-    if record["steps"] >= settings["steps"]:  # through the text as often as planned before the time was up
-        return f"--epochs {times * max(1, round(record['epochs']))}"
     return f"--time {_time(times * settings['seconds'])}"
+
+
+def _went_through(record: Mapping[str, Any]) -> bool:
+    """The text, as often as planned before the time was up."""
+    settings = record["train"]
+    return settings.get("seconds") is not None and record["steps"] >= settings["steps"]
 
 
 def _time(seconds: float) -> str:

@@ -103,12 +103,22 @@ def test_a_run_too_short_to_tell_should_go_on() -> None:
         ({"train": {"steps": 400, "seconds": 300.0}}, "--time 10m"),
         ({"train": {"steps": 400, "seconds": 45.0}}, "--time 90s"),
         ({"train": {"steps": 400, "seconds": 3600.0}}, "--time 2h"),
-        ({"train": {"steps": 100, "seconds": 300.0}, "epochs": 19.98}, "--epochs 40"),  # the text ended it
     ],
 )
 def test_the_command_doubles_what_ended_the_run(changes: dict[str, Any], option: str) -> None:
     found = verdict(looks(2.0, 1.5, 1.2, 1.0, **changes), again="llm train c.txt --force")
     assert f"It was still improving at the end; more time would help: llm train c.txt --force {option}" in found
+
+
+def test_a_run_that_its_text_ended_needs_more_text() -> None:
+    ended: dict[str, Any] = {"train": {"steps": 100, "seconds": 300.0}, "epochs": 19.98}
+    found = verdict(looks(2.0, 1.5, 1.2, 1.0, **ended), again="llm train c.txt --force")[1:]
+    assert found == [
+        "It went through its text 20 times, as often as pays, before the time was up: more text would help, more time "
+        "would not."
+    ]
+    found = verdict(looks(2.0, 1.5, 1.4, 1.3, **ended))[1:]  # it knows its text better besides
+    assert len(found) == 1 and "more text would help" in found[0]
 
 
 def test_an_interrupted_run_should_end() -> None:

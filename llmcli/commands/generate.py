@@ -18,12 +18,14 @@ from llmcli.commands.options import (
     QuietOption,
     model_path,
     open_model,
+    refuse_with,
     text_argument,
 )
 from llmcli.config import SamplingConfig
 
 
 def generate(
+    context_: typer.Context,
     prompt: Annotated[
         str | None, typer.Argument(metavar="PROMPT", help="Text to go on from; - reads standard input.")
     ] = None,
@@ -82,6 +84,11 @@ def generate(
 
     Example: llm generate "I like to eat" --next 5
     """
+    if next_ is not None:
+        refuse_with(
+            context_, "--next", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed",
+            "stop", "samples", "color",
+        )  # fmt: skip
     sampling = SamplingConfig(
         max_tokens=max_tokens,
         temperature=temperature,

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from llmcli import charts, console
-from llmcli.commands.options import JsonOption, QuietOption, model_path
+from llmcli.commands.options import JsonOption, QuietOption, model_path, refuse_with
 from llmcli.errors import LLMError
 from llmcli.verdict import curve
 
 
 def inspect(
+    context_: typer.Context,
     file: Annotated[
         str | None, typer.Argument(metavar="FILE", help="Any .safetensors file; else the model here.")
     ] = None,
@@ -38,6 +39,11 @@ def inspect(
     """
     from llmcli.checkpoint import read_header
 
+    views = {"plot": plot is not None, "verify": verify, "tensor": tensor is not None, "tensors": tensors}
+    for view in (name for name, wanted in views.items() if wanted):
+        refuse_with(context_, f"--{view}", *(other for other in views if other != view))
+    if plot is None:
+        refuse_with(context_, "--plot", "force", without=True)
     header = read_header(model_path(file))
     if plot is not None:
         _plot(header, plot, force, json_)

@@ -71,6 +71,29 @@ def note_left_out(corpus: "Corpus") -> None:
         console.note(f"left out: {len(corpus.skipped) - 5} more files")
 
 
+def refuse_with(context: typer.Context, option: str, *names: str, without: bool = False) -> None:
+    """Refuse parameters, by their names, that say nothing with `option` (or `without` it) and yet were typed."""
+    typed = [
+        next((o for o in param.opts if o.startswith("--")), param.human_readable_name)
+        for param in context.command.params
+        if param.name in names and (source := context.get_parameter_source(param.name)) and source.name == "COMMANDLINE"
+    ]
+    if typed:
+        have, them = ("has", "it") if len(typed) == 1 else ("have", "them")
+        beside = "without" if without else "with"
+        raise usage(f"{' and '.join(typed)} {have} no effect {beside} {option}; leave {them} out")
+
+
+def tokenizer_text(path: str, wanted: str = "a tokenizer.json") -> str:
+    """The text of a tokenizer.json."""
+    try:
+        return Path(path).read_text("utf-8")
+    except FileNotFoundError:
+        raise LLMError(f"--tokenizer {path}: there is no such file; give {wanted}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise LLMError(f"--tokenizer {path} cannot be read as text: {error}") from error
+
+
 def text_argument(given: str | None, what: str) -> str:
     """The text given, or standard input for "-" and where it is no terminal. Raises LLMError when it is no text."""
     if given is None and sys.stdin.isatty():

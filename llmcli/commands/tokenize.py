@@ -7,11 +7,20 @@ from typing import Annotated, Any
 import typer
 
 from llmcli import console
-from llmcli.commands.options import JsonOption, ModelOption, QuietOption, model_path, text_argument
-from llmcli.errors import LLMError, usage
+from llmcli.commands.options import (
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    model_path,
+    refuse_with,
+    text_argument,
+    tokenizer_text,
+)
+from llmcli.errors import usage
 
 
 def tokenize(
+    context_: typer.Context,
     text: Annotated[
         str | None, typer.Argument(metavar="TEXT", help="Text to take apart; - reads standard input.")
     ] = None,
@@ -42,10 +51,16 @@ def tokenize(
     Example: llm tokenize "I like to eat"
     """
     if train:
+        refuse_with(context_, "--train", "text", "model", "file", "tokenizer", "ids", "decode", "json_")
         _train(train, vocab_size, char, output, force)
         return
-    if file is not None and text is not None:
-        raise usage("a text and --file were both given; give one of them")
+    refuse_with(context_, "--train", "vocab_size", "char", "output", "force", without=True)
+    if file is not None:
+        refuse_with(context_, "--file", "text")
+    if tokenizer is not None:
+        refuse_with(context_, "--tokenizer", "model")
+    if decode:
+        refuse_with(context_, "--decode", "ids", "json_")
     found = _tokenizer(model, tokenizer)
     if decode:
         _decode(found, text_argument(text, "list of ids") if file is None else _read(file))
@@ -61,10 +76,7 @@ def _tokenizer(model: str | None, file: Path | None) -> Any:
     from llmcli.tokenizer import Tokenizer
 
     if file is not None:
-        try:
-            return Tokenizer.from_json(file.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise LLMError(f"cannot read {file} as text: {error}") from error
+        return Tokenizer.from_json(tokenizer_text(str(file)))
     from llmcli.checkpoint import load
 
     checkpoint = load(model_path(model))

@@ -15,7 +15,14 @@ from typing import Annotated, Any
 import typer
 
 from llmcli import charts, console
-from llmcli.commands.options import JsonOption, QuietOption, note_left_out, seconds
+from llmcli.commands.options import (
+    JsonOption,
+    QuietOption,
+    note_left_out,
+    refuse_with,
+    seconds,
+    tokenizer_text,
+)
 from llmcli.config import DEFAULT_MODEL, TrainConfig, as_record
 from llmcli.errors import LLMError, usage
 from llmcli.verdict import verdict
@@ -119,7 +126,7 @@ def train(
     ] = "auto",
     threads: Annotated[
         int | None,
-        typer.Option("--threads", metavar="N", min=1, help="Processor cores to use; else all.", rich_help_panel=RUN),
+        typer.Option("--threads", metavar="N", min=1, max=1024, help="Processor cores to use; else all.", rich_help_panel=RUN),
     ] = None,
     json_: JsonOption = False,
     quiet: QuietOption = False,
@@ -135,6 +142,8 @@ def train(
         raise usage(f"--dtype must be auto, float32 or bfloat16, found {dtype}")
     if from_ and (tokenizer != "bpe" or vocab_size or layers or width or heads or kv_heads or tie is not None):
         raise usage("--from keeps the tokenizer and the size of its model; leave out the options for them")
+    if tokenizer not in ("bpe", "char"):
+        refuse_with(context_, "--tokenizer FILE", "vocab_size")
     budget = seconds(time_) if time_ else None
 
     from llmcli import durable
@@ -158,7 +167,11 @@ def train(
     inputs = [*text.documents, *(held_out.documents if isinstance(held_out, Corpus) else ())]
     if any(document.path.resolve() == output.resolve() for document in inputs):
         raise LLMError(f"{output} is the text to learn from; give the model another name with -o")
-    given = base.tokenizer_json if base else _read_text(tokenizer) if tokenizer not in ("bpe", "char") else None
+    if isinstance(held_out, Corpus) and {d.sha256 for d in held_out.documents} & {d.sha256 for d in text.documents}:
+        console.note("--val holds text to learn from too: its figures will not tell how new text is predicted")
+    if threads and threads > _cores():
+        console.note(f"--threads {threads}: there are {_cores()} cores; more threads get in each other's way")
+    given = base.tokenizer_json if base else tokenizer_text(tokenizer, "bpe, char or a tokenizer.json") if tokenizer not in ("bpe", "char") else None
 
     from llmcli import trainer  # torch wakes up here
 
@@ -280,16 +293,6 @@ def _held_out(val: str | None, default: float) -> Any:
     if not 0 <= share < 1:
         raise usage(f"--val {val} is no share of the corpus; give 0 (nothing held out) to below 1, or a file")
     return share
-
-
-def _read_text(path: str) -> str:
-    """The text of a tokenizer.json."""
-    try:
-        return Path(path).read_text("utf-8")
-    except FileNotFoundError:
-        raise LLMError(f"--tokenizer {path}: there is no such file; give bpe, char or a tokenizer.json") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise LLMError(f"--tokenizer {path} cannot be read as text: {error}") from error
 
 
 def _first_words(text: str, longest: int = 24) -> str:
