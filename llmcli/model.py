@@ -21,6 +21,7 @@ from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.kernels import Dropout, cross_entropy, normalize, normalize_rotate, swiglu
 
+SHARPNESS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # factors on the logits that are tried
 LOGITS = 1 << 25  # held at once where many tokens are scored: 128 MB
 
 
@@ -257,6 +258,26 @@ class TorchRuntime:
         if ids.shape[1] - 1 > self.context:
             raise LLMError(f"{ids.shape[1] - 1} tokens do not fit the context of {self.context}")
         return score(self._model, ids)
+
+
+@torch.inference_mode()
+def sharpness(model: LanguageModel, ids: NDArray[np.int64]) -> float:
+    """The factor on all logits with which windows ids [B, T + 1] are predicted best: temperature scaling
+    (arXiv:1706.04599, section 4.2; a factor is one over a temperature), between the ends of SHARPNESS.
+
+    The loss is convex in the factor: its least lies where the parabola through the best of a few and its neighbours
+    has it.
+    """
+    rows = max(1, LOGITS // ((ids.shape[1] - 1) * model.config.vocab_size))
+    nats = torch.zeros(len(SHARPNESS), dtype=torch.float64)
+    for block in torch.from_numpy(ids).to(model.cos.device).split(rows):
+        logits, targets = model(block[:, :-1]).float().flatten(0, 1), block[:, 1:].flatten()
+        nats += torch.stack([F.cross_entropy(logits * f, targets, reduction="sum").cpu() for f in SHARPNESS])
+    middle = min(max(int(nats.argmin()), 1), len(SHARPNESS) - 2)
+    below, at, above = nats[middle - 1 : middle + 2].tolist()
+    aside = 0.5 * (below - above) / max(below - 2 * at + above, 1e-9)  # in steps of SHARPNESS
+    step = SHARPNESS[1] - SHARPNESS[0]
+    return min(max(SHARPNESS[middle] + step * aside, SHARPNESS[0]), SHARPNESS[-1])
 
 
 @torch.inference_mode()

@@ -21,7 +21,8 @@ from llmcli.errors import LLMError, usage
 from llmcli.tokenizer import Tokenizer
 
 TOKEN_SPLIT = 0.15  # of the tokens are taken apart ...
-SPLIT_FROM = 4.5  # ... if the text is seen more often than that
+OFTEN = 4.5  # ... if the text is seen more often than that
+CALIBRATION_SHARE, CALIBRATION_TOKENS = 1 / 64, (1024, 8192)  # of such a text, at least and at most: see _calibration
 DEFAULT_SECONDS = 300.0
 HELD_OUT = 0.1  # the share at the end of the corpus that is not learned from
 TOKENIZER_BYTES = 16_000_000  # of text that a tokenizer is learned from, taken evenly from a longer one
@@ -330,6 +331,15 @@ def make_plan(
             f"{train.token_split:.0%} taken apart" if train.token_split else "whole",
             "others each time, so that text seen again looks new" if train.token_split else "text is seen rarely",
         ),
+        Choice(
+            "calibration",
+            f"{train.calibration_tokens:,} tokens set aside" if train.calibration_tokens else "none",
+            "to tell how sure to be of text not seen"
+            if train.calibration_tokens
+            else "the text is short"
+            if epochs > OFTEN
+            else "text is seen rarely",
+        ),
         Choice("weight decay", f"{train.weight_decay:g}", "more of it did not help, however often the text was seen"),
         Choice("machine", f"{request.device}, {request.threads} threads, {request.dtype}", request.machine_reason),
     )
@@ -354,13 +364,22 @@ def _settings(request: Request, seen: float, train_tokens: int, context: int) ->
         batch_size=batch_size,
         lr=request.lr,
         dropout=_dropout(epochs) if request.dropout is None else request.dropout,
-        token_split=TOKEN_SPLIT if epochs > SPLIT_FROM else 0.0,
+        token_split=TOKEN_SPLIT if epochs > OFTEN else 0.0,
+        calibration_tokens=_calibration(train_tokens, context) if epochs > OFTEN else 0,
         eval_tokens=min(max(int(seen / 400), 4096), 65536),
         seed=request.seed,
         device=request.device,
         dtype=request.dtype,
         threads=request.threads,
     )
+
+
+def _calibration(train_tokens: int, context: int) -> int:
+    """Tokens at the end of the text that are not learned from: whole windows and the token after them; none of a text
+    too short to spare them."""
+    least, most = CALIBRATION_TOKENS
+    tokens = min(int(train_tokens * CALIBRATION_SHARE), most) // context * context
+    return tokens + 1 if tokens >= least else 0
 
 
 def _power_of_two(wanted: float, least: int, most: int) -> int:

@@ -29,7 +29,7 @@ from llmcli.corpus import Batches
 from llmcli.errors import LLMError
 from llmcli.evaluator import Figures, evaluate
 from llmcli.generator import generate
-from llmcli.model import LanguageModel, score
+from llmcli.model import LanguageModel, score, sharpness
 from llmcli.optimizer import Optimizer, rate
 from llmcli.planner import Plan
 from llmcli.runtime import Runtime
@@ -240,10 +240,12 @@ def train(
     optimizer = Optimizer(model, settings)
     _compile(model, settings)
     context = settings.context
-    batches = _Source(tokens, settings, tokenizer)
+    learned = len(tokens) - settings.calibration_tokens
+    batches = _Source(tokens[:learned], settings, tokenizer)
+    calibration = _Calibration(model, tokens[learned:], context)
     measure = _Measure(model, tokenizer, held_out, settings)
     curve = _Curve()
-    best, best_step, best_bits = model.to_arrays(), 0, math.inf
+    best, best_step, best_bits, best_factor = model.to_arrays(), 0, math.inf, 1.0
     step, progress, evaluated_at, evaluated_progress, interrupted = 0, 0.0, 0, 0.0, False
     step_tokens = settings.batch_size * context
     first_step = time.monotonic()
@@ -264,27 +266,31 @@ def train(
         progress = step / settings.steps
         if settings.seconds is not None:
             left = settings.seconds - spare - (now - began) - measure.seconds_at_end(step * step_tokens)
+            left -= calibration.seconds
             progress = max(progress, 1 - max(0.0, left) / (max(0.0, left) + now - first_step))
         interrupted = stop()
         curve.add(step, value)
         yield Step(
-            step, min(1.0, progress), value, step * step_tokens, step * step_tokens / len(tokens), rate(progress),
+            step, min(1.0, progress), value, step * step_tokens, step * step_tokens / learned, rate(progress),
             now - began, step * step_tokens / max(1e-9, now - first_step),
         )  # fmt: skip
         due = (step - evaluated_at) * step_tokens >= EVAL_SHARE * measure.tokens
         due = due and progress - evaluated_progress >= EVAL_EVERY
         if len(held_out) and (due or progress >= 1 or interrupted):
-            bits = measure.now().bits_per_byte
+            with calibration.applied() as factor:
+                bits = measure.now().bits_per_byte
+                weights = model.to_arrays()
             evaluated_at, evaluated_progress = step, progress
             curve.add_evaluation(step, bits)
             is_best = bits <= best_bits * (1 + ALIKE)  # of two alike the later is better: its steps were smaller
             if is_best:
-                best, best_step, best_bits = model.to_arrays(), step, min(bits, best_bits)
+                best, best_step, best_bits, best_factor = weights, step, min(bits, best_bits), factor
             yield Evaluation(step, bits, is_best)
             if sample_prompt:
-                yield Sample(step, sample_prompt, _sample(config, model, tokenizer, sample_prompt))
+                yield Sample(step, sample_prompt, _sample(config, weights, tokenizer, sample_prompt))
     if best_step == 0:
-        best, best_step = model.to_arrays(), step
+        with calibration.applied() as best_factor:
+            best, best_step = model.to_arrays(), step
     model.load_arrays(best)
     figures = None
     if len(held_out):
@@ -300,9 +306,10 @@ def train(
         "steps": step,
         "best_step": best_step,
         "tokens": step * step_tokens,
-        "epochs": round(step * step_tokens / len(tokens), 4),
+        "epochs": round(step * step_tokens / learned, 4),
         "interrupted": interrupted,
         "bits_per_byte": figures and round(figures.bits_per_byte, 6),
+        "sharpness": best_factor,
         "held_out_measured": figures and {"tokens": figures.tokens, "bytes": figures.bytes},
         "curve": curve.thinned(),
     }  # fmt: skip
@@ -331,6 +338,38 @@ class _Source:
         split = settings.token_split if progress < SPLIT_UNTIL else 0.0
         rows = settings.batch_size * settings.context // context
         return Batches(self._tokens, context, rows, settings.seed, split, self._parts).batch(step)
+
+
+class _Calibration:
+    """How sure the model is, set right: what it saw often it predicts more surely than new text of the kind bears.
+    On text that it does not learn from, one factor on all logits is found, which goes into the last norm's gain."""
+
+    def __init__(self, model: LanguageModel, tokens: NDArray[Any], context: int) -> None:
+        self._model = model
+        self.seconds = 0.0  # that it took the last time
+        windows = max(0, (len(tokens) - 1) // context)
+        starts = context * np.arange(windows)[:, None]
+        self._ids = np.asarray(tokens, np.int64)[starts + np.arange(context + 1)] if windows else None
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[float]:
+        """Inside, the model is as it should be used; the factor."""
+        if self._ids is None:
+            yield 1.0
+            return
+        began = time.monotonic()
+        self._model.eval()
+        factor = round(sharpness(self._model, self._ids), 4)
+        gain = self._model.model.norm.weight
+        before = gain.detach().clone()
+        with torch.no_grad():
+            gain.mul_(factor)
+        self.seconds = time.monotonic() - began
+        try:
+            yield factor
+        finally:
+            with torch.no_grad():
+                gain.copy_(before)
 
 
 class _Measure:
@@ -395,7 +434,7 @@ class _Curve:
         }
 
 
-def _sample(config: ModelConfig, model: LanguageModel, tokenizer: Tokenizer, prompt: str) -> str:
-    runtime = Runtime(Checkpoint(config, "", model.to_arrays()))
+def _sample(config: ModelConfig, weights: dict[str, NDArray[np.float32]], tokenizer: Tokenizer, prompt: str) -> str:
+    runtime = Runtime(Checkpoint(config, "", weights))
     pieces = generate(runtime, tokenizer, prompt, SamplingConfig(max_tokens=SAMPLE_TOKENS))
     return "".join(piece.text for piece in pieces)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from llmcli.config import ModelConfig
 from llmcli.kernels import normalize_rotate
-from llmcli.model import Attention, LanguageModel, TorchRuntime, rotary_tables
+from llmcli.model import SHARPNESS, Attention, LanguageModel, TorchRuntime, rotary_tables, score, sharpness
 from llmcli.runtime import Runtime
 
 SHAPES = {
@@ -184,3 +184,37 @@ def test_both_runtimes_score_alike(shape: str, monkeypatch: pytest.MonkeyPatch) 
     assert np.array_equal(right, torch_right)
     runtime.rewind()
     assert np.array_equal(runtime.prefill([1, 2]), before)
+
+
+# ---- how sure to be
+
+
+@pytest.mark.parametrize("scale", [0.8, 1.0, 1.6, 40.0])
+def test_the_sharpest_sight_is_found(scale: float) -> None:
+    """Targets drawn from a model's own probabilities are predicted best by it as it is; from one whose logits are
+    `scale` times as large, by those divided again."""
+    config = SHAPES["untied"]
+    model = LanguageModel(config)
+    model.load_arrays(random_checkpoint(config).tensors)
+    model.eval()
+    rng = np.random.default_rng(0)
+    ids = rng.integers(300, size=(400, 9))
+    with torch.no_grad():
+        model.model.norm.weight.mul_(2.0)  # so that something is at stake
+        for t in range(8):
+            chances = torch.softmax(model(torch.from_numpy(ids[:, : t + 1]))[:, -1].double(), -1).numpy()
+            ids[:, t + 1] = [rng.choice(300, p=p / p.sum()) for p in chances]
+        model.model.norm.weight.mul_(scale)
+    found = sharpness(model, ids)
+    assert found == pytest.approx(min(max(1 / scale, SHARPNESS[0]), SHARPNESS[-1]), abs=0.05)
+
+    def nats(factor: float) -> float:
+        gain = model.model.norm.weight
+        before = gain.detach().clone()
+        with torch.no_grad():
+            gain.mul_(factor)
+            losses = float(score(model, ids)[0].mean())
+            gain.copy_(before)
+        return losses
+
+    assert nats(found) <= min(nats(found - 0.03), nats(found + 0.03)) or found in (SHARPNESS[0], SHARPNESS[-1])

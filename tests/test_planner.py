@@ -278,6 +278,14 @@ def test_little_text_seen_often_gets_dropout_and_much_text_does_not():
     assert plan(Request(epochs=2.0)).train.dropout == 0.0
 
 
+@pytest.mark.parametrize(
+    ("epochs", "train_tokens", "tokens"),
+    [(10.0, 200_000, 12 * 256 + 1), (10.0, 10_000_000, 32 * 256 + 1), (10.0, 50_000, 0), (2.0, 200_000, 0)],
+)  # a 64th of the text in whole windows and the token after them, at most 8,192, of little text none
+def test_of_text_seen_often_some_is_set_aside(epochs, train_tokens, tokens):
+    assert plan(Request(epochs=epochs), train_tokens=train_tokens).train.calibration_tokens == tokens
+
+
 @pytest.mark.parametrize("train_tokens", [100, 200_000])
 def test_the_model_to_go_on_from_keeps_its_shape(train_tokens):
     found = plan(Request(seconds=1e5), train_tokens=train_tokens, base=BASE, vocab_size=300)

@@ -97,6 +97,19 @@ def test_of_two_alike_the_later_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert isinstance(done, trainer.Done) and done.best_step == 8
 
 
+def test_calibration_is_a_factor_on_the_last_gain_and_its_text_is_not_learned_from(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt", steps=30)
+    apart = replace(ready, plan=replace(ready.plan, train=replace(ready.plan.train, calibration_tokens=65)))
+    without = replace(ready, tokens=ready.tokens[:-65])
+    first, second = run(apart), run(without)
+    assert [e.loss for e in first if isinstance(e, trainer.Step)] == [e.loss for e in second if isinstance(e, trainer.Step)]
+    ours, theirs = (events[-1].checkpoint for events in (first, second))  # type: ignore[union-attr]
+    factor = ours.record["sharpness"]
+    assert factor != 1.0 and theirs.record["sharpness"] == 1.0
+    for name, array in theirs.tensors.items():
+        assert np.allclose(ours.tensors[name], array * (factor if name == "model.norm.weight" else 1.0), rtol=1e-6)
+
+
 def test_stopping_ends_after_the_step_with_what_there_is(tmp_path: Path) -> None:
     asked = iter([False, False, True])
     events = run(prepared(tmp_path / "c.txt"), stop=lambda: next(asked))
