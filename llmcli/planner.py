@@ -20,15 +20,17 @@ from llmcli.corpus import Corpus, tokenize
 from llmcli.errors import LLMError, usage
 from llmcli.tokenizer import Tokenizer
 
-TOKEN_SPLIT = 0.15  # of the tokens are taken apart ...
-OFTEN = 4.5  # ... if the text is seen more often than that
-CALIBRATION_SHARE, CALIBRATION_TOKENS = 1 / 64, (1024, 8192)  # of such a text, at least and at most: see _calibration
+OFTEN = 4.5  # times through the text: from here on a part of it is kept for calibration ...
+CALIBRATION_SHARE, CALIBRATION_TOKENS = 1 / 64, (1024, 8192)  # ... this share, at least and at most so many tokens
+# (times through the text at most, share): measured, tests/benchmarks/LOG.md
+DROPOUT = ((4, 0.0), (8, 0.05), (12, 0.1), (16, 0.2), (math.inf, 0.3))
+TOKEN_SPLIT = ((OFTEN, 0.0), (12, 0.15), (math.inf, 0.3))  # of the tokens are taken apart
 DEFAULT_SECONDS = 300.0
 HELD_OUT = 0.1  # the share at the end of the corpus that is not learned from
 TOKENIZER_BYTES = 16_000_000  # of text that a tokenizer is learned from, taken evenly from a longer one
 MOST_EPOCHS = 20.0  # beyond this a model of any size here only memorises
 TOKENS_PER_PARAMETER = 1.2  # where steps or epochs are given: tokens seen per parameter of the layers
-ROOM, ROOM_POWER = 0.09, 1.35  # ROOM * tokens ** ROOM_POWER: beyond so many parameters a text cannot fill a model
+ROOM, ROOM_POWER = 8.5e-5, 2.0  # ROOM * tokens ** ROOM_POWER: beyond so many parameters a text cannot fill a model
 REPEATS = 3.0  # times through the text, about, after which text seen again no longer counts
 TRAINING_SHARE = 0.9  # of the time; the rest goes into reading, planning, looking at held-out text and saving
 MEASUREMENTS = 3  # of shapes at most, before a plan is made
@@ -363,8 +365,8 @@ def _settings(request: Request, seen: float, train_tokens: int, context: int) ->
         context=context,
         batch_size=batch_size,
         lr=request.lr,
-        dropout=_dropout(epochs) if request.dropout is None else request.dropout,
-        token_split=TOKEN_SPLIT if epochs > OFTEN else 0.0,
+        dropout=_by_epochs(DROPOUT, epochs) if request.dropout is None else request.dropout,
+        token_split=_by_epochs(TOKEN_SPLIT, epochs),
         calibration_tokens=_calibration(train_tokens, context) if epochs > OFTEN else 0,
         eval_tokens=min(max(int(seen / 400), 4096), 65536),
         seed=request.seed,
@@ -386,9 +388,9 @@ def _power_of_two(wanted: float, least: int, most: int) -> int:
     return int(2 ** round(math.log2(min(max(wanted, least), most))))
 
 
-def _dropout(epochs: float) -> float:
-    """Measured: tests/benchmarks/LOG.md."""
-    return next((rate for most, rate in ((4, 0.0), (8, 0.05), (16, 0.1)) if epochs <= most), 0.2)
+def _by_epochs(steps: Sequence[tuple[float, float]], epochs: float) -> float:
+    """The rate for so many times through the text."""
+    return next(rate for most, rate in steps if epochs <= most)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ SAMPLE_TOKENS = 48
 RAMP = ((0.2, 4), (0.5, 2))  # up to this progress windows are that much shorter
 SHORTEST_RAMP = 16  # tokens
 COMPILE_FROM = 120.0  # seconds of a run
-SPLIT_UNTIL = 0.8  # of the run: up to there tokens are taken apart, if at all
+SPLIT_UNTIL = 0.7  # of the run: up to there tokens are taken apart, if at all
 
 
 @dataclass(frozen=True)

@@ -273,7 +273,7 @@ def test_a_batch_of_fewer_tokens_than_a_context_is_one_window():
 
 
 def test_little_text_seen_often_gets_dropout_and_much_text_does_not():
-    assert plan(Request(epochs=30.0)).train.dropout == 0.2
+    assert plan(Request(epochs=30.0)).train.dropout == 0.3
     assert plan(Request(epochs=10.0)).train.dropout == 0.1
     assert plan(Request(epochs=2.0)).train.dropout == 0.0
 
