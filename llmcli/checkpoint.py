@@ -26,6 +26,7 @@ from llmcli.errors import LLMError
 
 FORMAT_VERSION = 1
 HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
+_HASH, _ZEROS = b'"sha256":"%s"', b"0" * 64  # how a hash stands in a header, in our metadata and nowhere else
 BLOCK = 1 << 24  # bytes read at once
 DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
@@ -225,10 +226,11 @@ def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
 
 
 def digest(header: Header) -> str:
-    """The sha256 of the tensor bytes, in hexadecimal."""
+    """The sha256, in hexadecimal, of the whole file with zeros where this hash itself stands in its metadata."""
     found = hashlib.sha256()
+    own = _HASH % header.metadata.get("sha256", "").encode("utf-8", "replace")
     with _reading(header.path) as file:
-        file.seek(header.data_start)
+        found.update(file.read(header.data_start).replace(own, _HASH % _ZEROS, 1))
         while block := file.read(BLOCK):
             found.update(block)
     return found.hexdigest()
@@ -331,18 +333,6 @@ def _check_tensors(header: Header, config: ModelConfig) -> None:
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write a model; its bytes are a function of the checkpoint alone. Raises LLMError when the disk refuses."""
     shapes = checkpoint.config.tensor_shapes()
-    arrays = {name: np.ascontiguousarray(checkpoint.tensors[name], "<f4") for name in shapes}
-    content = hashlib.sha256()
-    entries: dict[str, Any] = {}
-    position = 0
-    for name, array in arrays.items():
-        content.update(array.data)
-        entries[name] = {
-            "dtype": "F32",
-            "shape": list(shapes[name]),
-            "data_offsets": [position, position + array.nbytes],
-        }
-        position += array.nbytes
     metadata = {
         "format": "pt",
         "llmcli": str(FORMAT_VERSION),
@@ -350,12 +340,35 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         "tokenizer.json": checkpoint.tokenizer_json,
         "tokenizer_config.json": checkpoint.tokenizer_config_json,
         "training.json": json.dumps(checkpoint.record, ensure_ascii=False),
-        "sha256": content.hexdigest(),
     }
+    write_tensors(path, {name: np.asarray(checkpoint.tensors[name], "<f4") for name in shapes}, metadata)
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file of float32 and float64 arrays; to the metadata comes a hash of it all (see `digest`).
+    Its bytes are a function of what is given. Raises LLMError when the disk refuses."""
+    arrays = {
+        name: np.ascontiguousarray(array, "<f8" if array.dtype == np.float64 else "<f4").reshape(array.shape)
+        for name, array in tensors.items()
+    }
+    entries: dict[str, Any] = {}
+    position = 0
+    for name, array in arrays.items():
+        entries[name] = {
+            "dtype": "F64" if array.itemsize == 8 else "F32",
+            "shape": list(array.shape),
+            "data_offsets": [position, position + array.nbytes],
+        }
+        position += array.nbytes
+    metadata = {**metadata, "sha256": _ZEROS.decode()}
     header = json.dumps({"__metadata__": metadata, **entries}, ensure_ascii=False, separators=(",", ":")).encode(
         "utf-8"
     )
     header += b" " * (-len(header) % 8)
-    durable.write(
-        path, [len(header).to_bytes(8, "little"), header, *(array.data.cast("B") for array in arrays.values())]
-    )
+    start = len(header).to_bytes(8, "little")
+    body = [array.reshape(-1).view(np.uint8).data for array in arrays.values()]
+    content = hashlib.sha256(start + header)
+    for part in body:
+        content.update(part)
+    header = header.replace(_HASH % _ZEROS, _HASH % content.hexdigest().encode(), 1)
+    durable.write(path, [start, header, *body])

@@ -117,12 +117,18 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-    signal.signal(signal.SIGTERM, _terminated)
-    app()
+    kinds = [kind for name in ("SIGTERM", "SIGHUP") if (kind := getattr(signal, name, None))]
+    for kind in kinds:
+        signal.signal(kind, _terminated)
+    try:
+        app()
+    finally:
+        for kind in (*kinds, signal.SIGINT):  # it ends already: no signal may break into that
+            signal.signal(kind, signal.SIG_IGN)
 
 
-def _terminated(*_: object) -> NoReturn:
-    raise SystemExit(128 + signal.SIGTERM)
+def _terminated(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _drop_output() -> None:

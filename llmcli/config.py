@@ -160,7 +160,7 @@ class TrainConfig:
     lr: float = 1.0  # a multiplier of the recipe's learning rates
     dropout: float = 0.0
     token_split: float = 0.0  # share of the tokens that are taken apart, until SPLIT_UNTIL
-    calibration_tokens: int = 0  # at the end of the text: not learned from, they tell how sure to be
+    calibration_tokens: int = 0  # taken evenly from the text: not learned from, they tell how sure to be
     weight_decay: float = 0.1
     eval_tokens: int = 4096  # held-out tokens looked at now and then
     seed: int = 0

@@ -126,6 +126,8 @@ def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None) -> Corpus:
 def _find(names: Iterable[str]) -> Iterator[tuple[str, Path, bool]]:
     """(name to show, path, was it named itself?) for each file; what a directory holds comes sorted."""
     for name in names:
+        if not name:
+            raise LLMError("the name of a text is empty; name a text file, a directory, a pattern or -")
         path = Path(name)
         try:
             path.stat()

@@ -6,6 +6,7 @@ its length checked, flushed to disk, given the mode of the file it replaces, mov
 
 import contextlib
 import errno
+import glob
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,48 @@ def check_writable(path: str | Path, *, force: bool) -> None:
         pass
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Nobody else may hold this while we do; the system frees it when we end, however that comes about.
+
+    Raises LLMError when somebody holds it. Where the system has no such locks nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    target = _target(path)
+    beside = target.with_name(f".{target.name}.lock")
+    while True:
+        try:
+            descriptor = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise LLMError(f"cannot write {target}: {error.strerror}; give another name with -o") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if beside.exists() and os.path.samestat(os.fstat(descriptor), beside.stat()):
+                break
+        except BlockingIOError:
+            os.close(descriptor)
+            raise LLMError(f"another run is making {path}; wait for it, end it, or give another name with -o") from None
+        os.close(descriptor)  # its last holder removed it between our two looks
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        os.close(descriptor)
+
+
+def remove_stale(path: Path) -> None:
+    """Remove what killed writers of this file have left beside it; to be called by who has it locked."""
+    target = _target(path)
+    for temporary in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
 def write(path: str | Path, parts: Sequence[Buffer]) -> None:
     """Put a file there that is `parts` joined. Mode and symbolic link of an older file are kept.
 
@@ -52,7 +95,7 @@ def write(path: str | Path, parts: Sequence[Buffer]) -> None:
                 left = left[os.write(descriptor, left[: 1 << 30]) :]
         if os.lseek(descriptor, 0, os.SEEK_CUR) != total or os.fstat(descriptor).st_size != total:
             raise OSError(errno.EIO, "fewer bytes arrived than were written")
-        os.fsync(descriptor)
+        _flush(descriptor)
         os.replace(temporary, target)
     _flush_directory(target.parent)
 
@@ -72,7 +115,10 @@ def _beside(target: Path) -> Iterator[tuple[int, Path]]:
             os.unlink(temporary)  # left by a killed process that had our number
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         if target.exists():
-            os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode))
+            old = target.stat()
+            with contextlib.suppress(OSError):  # only the administrator can give files away
+                os.fchown(descriptor, old.st_uid, old.st_gid)
+            os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
         yield descriptor, temporary
     except OSError as error:
         raise LLMError(f"cannot write {target}: {error.strerror}; nothing there was changed") from error
@@ -91,6 +137,16 @@ def _reserve(descriptor: int, size: int) -> None:
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
+
+
+def _flush(descriptor: int) -> None:
+    """Bytes to the disk itself; macOS has a call of its own for that."""
+    try:
+        from fcntl import F_FULLFSYNC, fcntl  # type: ignore[attr-defined,unused-ignore]
+    except ImportError:
+        os.fsync(descriptor)
+    else:
+        fcntl(descriptor, F_FULLFSYNC)
 
 
 def _flush_directory(directory: Path) -> None:

@@ -7,8 +7,11 @@ tests/benchmarks/LOG.md.
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llmcli.config import TrainConfig
@@ -103,6 +106,29 @@ class Optimizer:
         self._adamw.step()
         self._adamw.zero_grad(set_to_none=True)
         self._muon(MUON_LR * scale, momentum(progress))
+
+    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """A copy of what it remembers, by name."""
+        found = {f"muon.{i}": buffer for i, buffer in enumerate(self._momenta)}
+        for i, parameter in enumerate(self._adamw_parameters()):
+            for name, value in self._adamw.state[parameter].items():
+                found[f"adamw.{i}.{name}"] = value
+        return {name: value.detach().to("cpu", torch.float32, copy=True).numpy() for name, value in found.items()}
+
+    def load_arrays(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+        """Remember what `to_arrays` gave."""
+        for i, buffer in enumerate(self._momenta):
+            buffer.copy_(torch.from_numpy(arrays[f"muon.{i}"]))
+        for i, parameter in enumerate(self._adamw_parameters()):
+            start = f"adamw.{i}."
+            self._adamw.state[parameter] = {
+                name.removeprefix(start): torch.from_numpy(value.copy()).to(parameter.device)
+                for name, value in arrays.items()
+                if name.startswith(start)
+            }
+
+    def _adamw_parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self._adamw.param_groups for parameter in group["params"]]
 
     @torch.no_grad()
     def _muon(self, lr: float, beta: float) -> None:

@@ -20,17 +20,17 @@ from llmcli.corpus import Corpus, tokenize
 from llmcli.errors import LLMError, usage
 from llmcli.tokenizer import Tokenizer
 
-OFTEN = 4.5  # times through the text: from here on a part of it is kept for calibration ...
+CALIBRATION_FROM = 6.0  # times through the text: from here on a part of it is kept for calibration ...
 CALIBRATION_SHARE, CALIBRATION_TOKENS = 1 / 64, (1024, 8192)  # ... this share, at least and at most so many tokens
 # (times through the text at most, share): measured, tests/benchmarks/LOG.md
-DROPOUT = ((4, 0.0), (8, 0.05), (12, 0.1), (16, 0.2), (math.inf, 0.3))
-TOKEN_SPLIT = ((OFTEN, 0.0), (12, 0.15), (math.inf, 0.3))  # of the tokens are taken apart
+DROPOUT = ((4, 0.0), (8, 0.05), (12, 0.1), (math.inf, 0.2))
+TOKEN_SPLIT = ((4.5, 0.0), (math.inf, 0.15))  # of the tokens are taken apart
 DEFAULT_SECONDS = 300.0
 HELD_OUT = 0.1  # the share at the end of the corpus that is not learned from
 TOKENIZER_BYTES = 16_000_000  # of text that a tokenizer is learned from, taken evenly from a longer one
 MOST_EPOCHS = 20.0  # beyond this a model of any size here only memorises
 TOKENS_PER_PARAMETER = 1.2  # where steps or epochs are given: tokens seen per parameter of the layers
-ROOM, ROOM_POWER = 8.5e-5, 2.0  # ROOM * tokens ** ROOM_POWER: beyond so many parameters a text cannot fill a model
+ROOM, ROOM_POWER = 0.09, 1.35  # ROOM * tokens ** ROOM_POWER: beyond so many parameters a text cannot fill a model
 REPEATS = 3.0  # times through the text, about, after which text seen again no longer counts
 TRAINING_SHARE = 0.9  # of the time; the rest goes into reading, planning, looking at held-out text and saving
 MEASUREMENTS = 3  # of shapes at most, before a plan is made
@@ -339,7 +339,7 @@ def make_plan(
             "to tell how sure to be of text not seen"
             if train.calibration_tokens
             else "the text is short"
-            if epochs > OFTEN
+            if epochs > CALIBRATION_FROM
             else "text is seen rarely",
         ),
         Choice("weight decay", f"{train.weight_decay:g}", "more of it did not help, however often the text was seen"),
@@ -367,7 +367,7 @@ def _settings(request: Request, seen: float, train_tokens: int, context: int) ->
         lr=request.lr,
         dropout=_by_epochs(DROPOUT, epochs) if request.dropout is None else request.dropout,
         token_split=_by_epochs(TOKEN_SPLIT, epochs),
-        calibration_tokens=_calibration(train_tokens, context) if epochs > OFTEN else 0,
+        calibration_tokens=_calibration(train_tokens, context) if epochs > CALIBRATION_FROM else 0,
         eval_tokens=min(max(int(seen / 400), 4096), 65536),
         seed=request.seed,
         device=request.device,
@@ -377,11 +377,11 @@ def _settings(request: Request, seen: float, train_tokens: int, context: int) ->
 
 
 def _calibration(train_tokens: int, context: int) -> int:
-    """Tokens at the end of the text that are not learned from: whole windows and the token after them; none of a text
-    too short to spare them."""
+    """Tokens that are not learned from: whole windows with the token after each; none of a text too short to spare
+    them."""
     least, most = CALIBRATION_TOKENS
-    tokens = min(int(train_tokens * CALIBRATION_SHARE), most) // context * context
-    return tokens + 1 if tokens >= least else 0
+    tokens = min(int(train_tokens * CALIBRATION_SHARE), most) // (context + 1) * (context + 1)
+    return tokens if tokens >= least else 0
 
 
 def _power_of_two(wanted: float, least: int, most: int) -> int:

@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from llmcli.generator import generate
 from llmcli.model import LanguageModel, score, sharpness
 from llmcli.optimizer import Optimizer, rate
 from llmcli.planner import Plan
+from llmcli.resume import State
 from llmcli.runtime import Runtime
 from llmcli.tokenizer import Tokenizer
 
@@ -45,7 +46,7 @@ SAMPLE_TOKENS = 48
 RAMP = ((0.2, 4), (0.5, 2))  # up to this progress windows are that much shorter
 SHORTEST_RAMP = 16  # tokens
 COMPILE_FROM = 120.0  # seconds of a run
-SPLIT_UNTIL = 0.7  # of the run: up to there tokens are taken apart, if at all
+SPLIT_UNTIL = 0.8  # of the run: up to there tokens are taken apart, if at all
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,17 @@ class Done:
     interrupted: bool
 
 
-Event = Step | Evaluation | Sample | Done
+Event = Step | Evaluation | Sample | State | Done
+
+
+def versions() -> dict[str, str]:
+    """Of what the bytes of a run depend on."""
+    return {
+        "llmcli": llmcli.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "tokenizers": tokenizers.__version__,
+    }
 
 
 def fresh_weights(config: ModelConfig, seed: int) -> dict[str, NDArray[np.float32]]:
@@ -124,8 +135,8 @@ def pick_dtype(wanted: str, device: str, threads: int) -> tuple[str, str]:
     torch.set_num_threads(threads)
     times = {name: _product_seconds(getattr(torch, name)) for name in ("float32", "bfloat16")}
     fastest = "bfloat16" if times["bfloat16"] < 0.8 * times["float32"] else "float32"
-    ratio = times["float32"] / times["bfloat16"]
-    return fastest, f"a product in bfloat16 is {ratio:.1f} times as fast here as in float32"
+    quicker = fastest == "bfloat16"  # no figure: what a clock says must not go into a file that steps decide
+    return fastest, f"products in bfloat16 are {'faster' if quicker else 'no faster'} here than in float32"
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
@@ -225,12 +236,15 @@ def train(
     began: float | None = None,
     spare: float = 0.0,
     stop: Callable[[], bool] = lambda: False,
+    save: Callable[[], bool] = lambda: False,
+    go_on: State | None = None,
 ) -> Iterator[Event]:
     """Train on `tokens` by the plan, from `start` or from fresh weights; `record` is what to say of the corpus.
 
     `began` is the time.monotonic() from which the plan's seconds count, `spare` are those of them that the caller
-    needs afterwards. `stop` is asked after every step; when it
-    says yes the run ends early with what there is. Raises LLMError when the loss is no longer a number.
+    needs afterwards. `stop` is asked after every step; when it says yes the run ends early with what there is.
+    `save` is asked too; when it says yes, and at an early end, a State is yielded, with which as `go_on` another call
+    goes on to the very same weights. Raises LLMError when the loss is no longer a number.
     """
     config, settings = plan.model, plan.train
     began = time.monotonic() if began is None else began
@@ -240,15 +254,54 @@ def train(
     optimizer = Optimizer(model, settings)
     _compile(model, settings)
     context = settings.context
-    learned = len(tokens) - settings.calibration_tokens
-    batches = _Source(tokens[:learned], settings, tokenizer)
-    calibration = _Calibration(model, tokens[learned:], context)
+    tokens, aside = _set_aside(tokens, settings.calibration_tokens, context)
+    batches = _Source(tokens, settings, tokenizer)
+    calibration = _Calibration(model, aside)
     measure = _Measure(model, tokenizer, held_out, settings)
     curve = _Curve()
     best, best_step, best_bits, best_factor = model.to_arrays(), 0, math.inf, 1.0
     step, progress, evaluated_at, evaluated_progress, interrupted = 0, 0.0, 0, 0.0, False
     step_tokens = settings.batch_size * context
     first_step = time.monotonic()
+    if go_on:
+        weights, best = (_under(go_on.arrays, part) for part in ("model.", "best."))
+        model.load_arrays(weights)
+        optimizer.load_arrays(_under(go_on.arrays, "optimizer."))
+        curve = _Curve(go_on.arrays["losses"].tolist(), go_on.figures["evaluations"])
+        (step, progress, evaluated_at, evaluated_progress, best_step, best_bits, best_factor) = (
+            go_on.figures[name] for name in _FIGURES
+        )
+        best_bits = math.inf if best_bits is None else best_bits
+        began, first_step = began - go_on.figures["seconds"], first_step - go_on.figures["trained_seconds"]
+
+    def look() -> Iterator[Event]:
+        """At the held-out text; the best weights so far are kept."""
+        nonlocal evaluated_at, evaluated_progress, best, best_step, best_bits, best_factor
+        with calibration.applied() as factor:
+            bits = measure.now().bits_per_byte
+            weights = model.to_arrays()
+        evaluated_at, evaluated_progress = step, progress
+        curve.add_evaluation(step, bits)
+        is_best = bits <= best_bits * (1 + ALIKE)  # of two alike the later is better: its steps were smaller
+        if is_best:
+            best, best_step, best_bits, best_factor = weights, step, min(bits, best_bits), factor
+        yield Evaluation(step, bits, is_best)
+        if sample_prompt:
+            yield Sample(step, sample_prompt, _sample(config, weights, tokenizer, sample_prompt))
+
+    def state() -> State:
+        """All that the next step depends on."""
+        arrays = {"model.": model.to_arrays(), "best.": best, "optimizer.": optimizer.to_arrays()}
+        values = (step, progress, evaluated_at, evaluated_progress, best_step,
+                  None if math.isinf(best_bits) else best_bits, best_factor)  # fmt: skip
+        now = time.monotonic()
+        return State(
+            {start + name: array for start, part in arrays.items() for name, array in part.items()}
+            | {"losses": curve.losses()},
+            dict(zip(_FIGURES, values, strict=True))
+            | {"evaluations": curve.evaluations(), "seconds": now - began, "trained_seconds": now - first_step},
+        )
+
     while progress < 1 and not interrupted:
         model.dropout.seed(settings.seed, step)
         model.train()
@@ -271,23 +324,17 @@ def train(
         interrupted = stop()
         curve.add(step, value)
         yield Step(
-            step, min(1.0, progress), value, step * step_tokens, step * step_tokens / learned, rate(progress),
+            step, min(1.0, progress), value, step * step_tokens, step * step_tokens / len(tokens), rate(progress),
             now - began, step * step_tokens / max(1e-9, now - first_step),
         )  # fmt: skip
         due = (step - evaluated_at) * step_tokens >= EVAL_SHARE * measure.tokens
-        due = due and progress - evaluated_progress >= EVAL_EVERY
-        if len(held_out) and (due or progress >= 1 or interrupted):
-            with calibration.applied() as factor:
-                bits = measure.now().bits_per_byte
-                weights = model.to_arrays()
-            evaluated_at, evaluated_progress = step, progress
-            curve.add_evaluation(step, bits)
-            is_best = bits <= best_bits * (1 + ALIKE)  # of two alike the later is better: its steps were smaller
-            if is_best:
-                best, best_step, best_bits, best_factor = weights, step, min(bits, best_bits), factor
-            yield Evaluation(step, bits, is_best)
-            if sample_prompt:
-                yield Sample(step, sample_prompt, _sample(config, weights, tokenizer, sample_prompt))
+        due = bool(len(held_out)) and ((due and progress - evaluated_progress >= EVAL_EVERY) or progress >= 1)
+        if due:
+            yield from look()
+        if progress < 1 and (save() or interrupted):  # before a look that a run without an end here would not have
+            yield state()
+        if interrupted and not due and len(held_out):
+            yield from look()
     if best_step == 0:
         with calibration.applied() as best_factor:
             best, best_step = model.to_arrays(), step
@@ -297,16 +344,13 @@ def train(
         figures = measure.now() if interrupted else measure.at_end(step * step_tokens)
     seconds = time.monotonic() - began
     record = copy.deepcopy(record) | {
-        "versions": {
-            "llmcli": llmcli.__version__, "torch": torch.__version__, "numpy": np.__version__,
-            "tokenizers": tokenizers.__version__,
-        },
+        "versions": versions(),
         "plan": [as_record(choice) for choice in plan.choices],
         "train": as_record(settings),
         "steps": step,
         "best_step": best_step,
         "tokens": step * step_tokens,
-        "epochs": round(step * step_tokens / learned, 4),
+        "epochs": round(step * step_tokens / len(tokens), 4),
         "interrupted": interrupted,
         "bits_per_byte": figures and round(figures.bits_per_byte, 6),
         "sharpness": best_factor,
@@ -322,6 +366,13 @@ def train(
         config, tokenizer.to_json(), best, record, tokenizer.to_config_json(config.max_position_embeddings)
     )
     yield Done(checkpoint, step, best_step, seconds, figures, interrupted)
+
+
+_FIGURES = ("step", "progress", "evaluated_at", "evaluated_progress", "best_step", "best_bits", "best_factor")
+
+
+def _under(arrays: Mapping[str, NDArray[Any]], start: str) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
 
 
 class _Source:
@@ -340,21 +391,31 @@ class _Source:
         return Batches(self._tokens, context, rows, settings.seed, split, self._parts).batch(step)
 
 
+def _set_aside(
+    tokens: NDArray[np.unsignedinteger], count: int, context: int
+) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
+    """(what is learned from, windows [B, context + 1] of about `count` tokens that are not), taken evenly from the
+    text: its end alone may hold what the rest does not, the names of a last chapter."""
+    windows = count // (context + 1)
+    if not windows:
+        return tokens, np.empty((0, context + 1), np.int64)
+    starts = ((np.arange(windows) + 0.5) / windows * (len(tokens) - context - 1)).astype(np.int64)
+    places = starts[:, None] + np.arange(context + 1)
+    return np.delete(tokens, places.ravel()), tokens[places].astype(np.int64)
+
+
 class _Calibration:
     """How sure the model is, set right: what it saw often it predicts more surely than new text of the kind bears.
     On text that it does not learn from, one factor on all logits is found, which goes into the last norm's gain."""
 
-    def __init__(self, model: LanguageModel, tokens: NDArray[Any], context: int) -> None:
-        self._model = model
+    def __init__(self, model: LanguageModel, ids: NDArray[np.int64]) -> None:
+        self._model, self._ids = model, ids
         self.seconds = 0.0  # that it took the last time
-        windows = max(0, (len(tokens) - 1) // context)
-        starts = context * np.arange(windows)[:, None]
-        self._ids = np.asarray(tokens, np.int64)[starts + np.arange(context + 1)] if windows else None
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[float]:
         """Inside, the model is as it should be used; the factor."""
-        if self._ids is None:
+        if not len(self._ids):
             yield 1.0
             return
         began = time.monotonic()
@@ -412,9 +473,15 @@ class _Measure:
 class _Curve:
     """The losses of a run, thinned to a few hundred points as it grows."""
 
-    def __init__(self) -> None:
-        self._losses: list[float] = []
-        self._evaluations: list[tuple[int, float]] = []
+    def __init__(self, losses: Sequence[float] = (), evaluations: Sequence[Sequence[Any]] = ()) -> None:
+        self._losses = list(losses)
+        self._evaluations: list[tuple[int, float]] = [(step, bits) for step, bits in evaluations]
+
+    def losses(self) -> NDArray[np.float64]:
+        return np.array(self._losses, np.float64)
+
+    def evaluations(self) -> list[tuple[int, float]]:
+        return list(self._evaluations)
 
     def add(self, step: int, loss: float) -> None:
         self._losses.append(loss)

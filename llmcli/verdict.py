@@ -80,7 +80,7 @@ def verdict(
     blind = not read.held_out and by_heart
     short = _short_of_text(record, read)
     found = [
-        *_interrupted(record, again),
+        *_interrupted(record),
         *short,
         *([] if blind or (short and _went_through(record)) else _improving(record, read, again)),
         *by_heart,
@@ -103,15 +103,16 @@ def _how_good(record: Mapping[str, Any], baselines: Sequence[tuple[str, float]])
         if not ahead
         else "none of them."
         if len(ahead) == len(baselines)
-        else f"all but {' and '.join(ahead)}."
+        else f"all but {ahead[0]}."
+        if len(ahead) == 1
+        else f"only {' and '.join(name for name, other in baselines if other > bits)}."
     )
 
 
-def _interrupted(record: Mapping[str, Any], again: str | None) -> list[str]:
+def _interrupted(record: Mapping[str, Any]) -> list[str]:
     if not record.get("interrupted"):
         return []
-    command = f": {again} {_budget(record, 1)}" if again else "."
-    return [f"It was interrupted at step {record['steps']:,}; a whole run would be better{command}"]
+    return [f"It was interrupted at step {record['steps']:,}; the same command goes on from there."]
 
 
 def _short_of_text(record: Mapping[str, Any], read: Curve) -> list[str]:
@@ -147,16 +148,16 @@ def _improving(record: Mapping[str, Any], read: Curve, again: str | None) -> lis
             f"It went through its text {record['epochs']:.0f} times, as often as pays, before the time was up: more "
             f"text would help, more time would not."
         ]
-    command = f": {again} {_budget(record, 2)}" if again else "."
+    command = f": {again} {_twice(record)}" if again else "."
     return [f"It was still improving at the end; more time would help{command}"]
 
 
-def _budget(record: Mapping[str, Any], times: int) -> str:
-    """The option for so many times the budget that ended the run: the clock, or the steps."""
+def _twice(record: Mapping[str, Any]) -> str:
+    """The option for twice the budget that ended the run: the clock, or the steps."""
     settings = record["train"]
     if settings.get("seconds") is None:
-        return f"--steps {times * settings['steps']}"
-    return f"--time {_time(times * settings['seconds'])}"
+        return f"--steps {2 * settings['steps']}"
+    return f"--time {_time(2 * settings['seconds'])}"
 
 
 def _went_through(record: Mapping[str, Any]) -> bool:

@@ -246,23 +246,34 @@ def test_tensors_begin_at_a_multiple_of_eight() -> None:
         assert read_header("m").data_start % 8 == 0
 
 
-def test_the_digest_is_that_of_the_tensor_bytes() -> None:
-    path = saved()
-    _, body = taken_apart(path)
-    header = read_header(path)
-    assert len(body) == 1076 * 4
-    assert header.metadata["sha256"] == hashlib.sha256(body).hexdigest() == digest(header)
+def test_the_digest_is_that_of_the_file_with_zeros_in_its_own_place() -> None:
+    header = read_header(saved())
+    own = header.metadata["sha256"]
+    assert header.path.read_bytes().count(own.encode()) == 1
+    zeros = header.path.read_bytes().replace(own.encode(), b"0" * 64)
+    assert own == hashlib.sha256(zeros).hexdigest() == digest(header)
+
+
+def test_a_hash_in_a_text_of_the_metadata_is_not_taken_for_that_of_the_file() -> None:
+    checkpoint = model()
+    checkpoint.record = {"sha256": "0" * 64, "x": '"sha256":"' + "0" * 64 + '"'}
+    save("m", checkpoint)
+    header = read_header("m")
+    assert digest(header) == header.metadata["sha256"] and load("m").record == checkpoint.record
 
 
 @settings(max_examples=40, deadline=None)
-@given(bit=st.integers(0, 1076 * 32 - 1))
-def test_any_flipped_bit_of_a_tensor_changes_the_digest(bit: int) -> None:
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_any_flipped_bit_is_refused_or_changes_the_digest(place: float, bit: int) -> None:
     data = bytearray(saved_bytes())
-    data[len(data) - 1076 * 4 + bit // 8] ^= 1 << bit % 8
+    data[int(place * len(data))] ^= 1 << bit
     path = Path("m.safetensors")
     path.write_bytes(data)
-    header = read_header(path)
-    assert digest(header) != header.metadata["sha256"]
+    try:
+        header = read_header(path)
+    except LLMError:
+        return
+    assert digest(header) != header.metadata.get("sha256")
 
 
 def test_a_corpus_whose_name_is_not_unicode_can_be_named_in_the_record() -> None:
@@ -414,7 +425,7 @@ def test_a_header_is_read_as_it_stands() -> None:
     ]
     assert header.parameters == 5
     assert safetensors.numpy.load_file(path).keys() == header.tensors.keys()
-    assert digest(header) == hashlib.sha256(body).hexdigest()
+    assert digest(header) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_only_a_file_with_our_mark_is_ours() -> None:

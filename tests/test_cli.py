@@ -344,6 +344,8 @@ WRONG = [
     (1, "train c.txt --tokenizer c.txt", "tokenizer"),
     (2, "train c.txt --tokenizer c.txt --vocab-size 300", "--vocab-size has no effect with --tokenizer FILE"),
     (2, "train c.txt --threads 5000", "--threads"),
+    (2, "train c.txt -o .", "-o needs the name of a file"),
+    (2, "train c.txt -o . --dry-run", "-o needs the name of a file"),
     (2, "train c.txt --dropout 1", "--dropout"),
     (2, "train c.txt --val 1", "--val"),
     (1, "train c.txt --val nofile", "--val nofile"),
@@ -441,7 +443,7 @@ def test_without_a_model_it_says_how_to_get_one(llm: Llm) -> None:
     for words in (["generate", "hi"], ["inspect"], ["tokenize", "hi"], ["eval", "c.txt"]):
         answer = llm(*words)
         assert answer.exit_code == 1 and "llm train corpus.txt" in answer.stderr
-    assert llm("generate", "hi", "-m", "").exit_code == 1
+    assert llm("generate", "hi", "-m", "").exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -537,3 +539,17 @@ def test_a_file_that_appeared_during_the_run_is_left_alone(llm: Llm, monkeypatch
     assert llm("train", "c.txt", "--steps", 1).exit_code == 0
     assert Path("model.safetensors").read_text() == "somebody's"
     assert llm("inspect", "model-2.safetensors", "--verify").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["train", ""], ["train", "c.txt", "--val", ""], ["train", "c.txt", "-o", ""],
+     ["train", "c.txt", "--tokenizer", ""], ["eval", ""], ["inspect", ""], ["generate", "hi", "-m", ""],
+     ["tokenize", "hi", "-m", ""], ["tokenize", "--train", ""]],
+)  # fmt: skip
+def test_an_empty_name_is_no_name(llm: Llm, tiny_model: Path, words: list[str]) -> None:
+    """A script's variable that is not set must not stand for the directory, or for the model here."""
+    Path("c.txt").write_text(TEXT, "utf-8")
+    answer = llm(*words, *(["-o", "x.safetensors"] if words[0] == "train" and "-o" not in words else []))
+    assert answer.exit_code in (1, 2) and answer.stdout == ""
+    assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1

@@ -4,6 +4,8 @@ import contextlib
 import errno
 import os
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -356,3 +358,41 @@ def test_a_directory_whose_mode_forbids_writing_is_told() -> None:
             with pytest.raises(LLMError, match=r"cannot write .*closed/f: Permission denied"):
                 durable.check_writable(closed / "f", force=False)
         assert here(closed) == here(open_) == []
+
+
+# ---- locks and leftovers
+
+
+def test_of_two_holders_the_second_is_told_and_nothing_is_left() -> None:
+    with durable.locked(Path("f")):
+        with pytest.raises(LLMError, match="another run is making f; wait for it"), durable.locked(Path("f")):
+            pass
+        with durable.locked(Path("g")):  # another file is free
+            pass
+        assert here() == [".f.lock"]
+    with durable.locked(Path("f")):
+        pass
+    assert here() == []
+
+
+def test_a_lock_is_freed_when_its_holder_is_killed() -> None:
+    code = "import time; from pathlib import Path; from llmcli import durable\n"
+    code += "with durable.locked(Path('f')): print('here', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == b"here\n"
+    with pytest.raises(LLMError, match="another run"), durable.locked(Path("f")):
+        pass
+    holder.kill()
+    holder.wait()
+    assert here() == [".f.lock"]
+    with durable.locked(Path("f")):
+        pass
+    assert here() == []
+
+
+def test_leftovers_of_this_file_and_no_other_are_removed() -> None:
+    ours, others = [".f[1].123.tmp", ".f[1].9.tmp"], [".f1.123.tmp", "f[1].123.tmp", ".f[1].lock", ".f[1].tmp.keep"]
+    for name in (*ours, *others):
+        Path(name).touch()
+    durable.remove_stale(Path("f[1]"))
+    assert here() == sorted(others)

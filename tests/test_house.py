@@ -21,7 +21,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "model",
         "optimizer",
     },
-    {"planner", "generator", "words", "evaluator", "inspector", "trainer", "recital", "plot"},
+    {"planner", "resume", "generator", "words", "evaluator", "inspector", "trainer", "recital", "plot"},
     {"console"},
     {
         "commands.options",

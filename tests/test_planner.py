@@ -273,15 +273,15 @@ def test_a_batch_of_fewer_tokens_than_a_context_is_one_window():
 
 
 def test_little_text_seen_often_gets_dropout_and_much_text_does_not():
-    assert plan(Request(epochs=30.0)).train.dropout == 0.3
+    assert plan(Request(epochs=30.0)).train.dropout == 0.2
     assert plan(Request(epochs=10.0)).train.dropout == 0.1
     assert plan(Request(epochs=2.0)).train.dropout == 0.0
 
 
 @pytest.mark.parametrize(
     ("epochs", "train_tokens", "tokens"),
-    [(10.0, 200_000, 12 * 256 + 1), (10.0, 10_000_000, 32 * 256 + 1), (10.0, 50_000, 0), (2.0, 200_000, 0)],
-)  # a 64th of the text in whole windows and the token after them, at most 8,192, of little text none
+    [(10.0, 200_000, 12 * 257), (10.0, 10_000_000, 31 * 257), (10.0, 50_000, 0), (2.0, 200_000, 0)],
+)  # a 64th of the text in whole windows with the token after each, at most 8,192, of little text none
 def test_of_text_seen_often_some_is_set_aside(epochs, train_tokens, tokens):
     assert plan(Request(epochs=epochs), train_tokens=train_tokens).train.calibration_tokens == tokens
 

@@ -238,7 +238,7 @@ def _verify(header: Any, json_: bool) -> None:
     if json_:
         console.result(json.dumps({"file": str(header.path), "sha256": found, "verified": True}))
     else:
-        console.result(f"{header.path}: the tensors are what was written (sha256 {found})")
+        console.result(f"{header.path}: it is what was written (sha256 {found})")
 
 
 def _tensor(header: Any, name: str, json_: bool) -> None:

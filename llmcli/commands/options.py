@@ -40,6 +40,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for program
 
 def model_path(given: str | None) -> Path:
     """The model file that is meant; raises LLMError when nothing was named and none is here."""
+    if given == "":
+        raise usage("the name of the model is empty; name a .safetensors file")
     named = given or os.environ.get("LLMCLI_MODEL")
     if named:
         return Path(named)
@@ -74,7 +76,7 @@ def note_left_out(corpus: "Corpus") -> None:
 def refuse_with(context: typer.Context, option: str, *names: str, without: bool = False) -> None:
     """Refuse parameters, by their names, that say nothing with `option` (or `without` it) and yet were typed."""
     typed = [
-        next((o for o in param.opts if o.startswith("--")), param.human_readable_name)
+        next((o for o in param.opts if o.startswith("--")), param.opts[0].upper())
         for param in context.command.params
         if param.name in names and (source := context.get_parameter_source(param.name)) and source.name == "COMMANDLINE"
     ]
@@ -86,6 +88,8 @@ def refuse_with(context: typer.Context, option: str, *names: str, without: bool 
 
 def tokenizer_text(path: str, wanted: str = "a tokenizer.json") -> str:
     """The text of a tokenizer.json."""
+    if not path:
+        raise usage(f"--tokenizer is empty; give {wanted}")
     try:
         return Path(path).read_text("utf-8")
     except FileNotFoundError:

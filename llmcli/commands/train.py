@@ -1,5 +1,6 @@
 """`llm train`: text in, one file out."""
 
+import hashlib
 import json
 import os
 import shlex
@@ -9,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,7 +128,9 @@ def train(
     ] = "auto",
     threads: Annotated[
         int | None,
-        typer.Option("--threads", metavar="N", min=1, max=1024, help="Processor cores to use; else all.", rich_help_panel=RUN),
+        typer.Option(
+            "--threads", metavar="N", min=1, max=1024, help="Processor cores to use; else all.", rich_help_panel=RUN
+        ),
     ] = None,
     json_: JsonOption = False,
     quiet: QuietOption = False,
@@ -146,7 +150,7 @@ def train(
         refuse_with(context_, "--tokenizer FILE", "vocab_size")
     budget = seconds(time_) if time_ else None
 
-    from llmcli import durable
+    from llmcli import durable, resume
     from llmcli.checkpoint import load
     from llmcli.corpus import Corpus, read_corpus
     from llmcli.planner import HELD_OUT, Machine, Request, prepare
@@ -158,7 +162,17 @@ def train(
         "dropout": dropout, "lr": lr, "seed": seed, "threads": threads or _cores(),
     }  # fmt: skip
     Request(**fixed)  # wishes at odds with each other are told before the work
+    if not output.name:
+        raise usage("-o needs the name of a file: -o model.safetensors")
+    beside = resume.path_beside(output)
+    stopped = None
     if not dry_run:
+        durable.check_writable(output, force=True)
+        context_.with_resource(durable.locked(output))
+        for path in (output, beside):
+            durable.remove_stale(path)
+        stopped = resume.load(beside) if beside.exists() and not force else None
+        force = force or (stopped is not None and output.is_file() and load(output).record.get("interrupted") is True)
         durable.check_writable(output, force=force)
     base = load(from_) if from_ else None
     text = read_corpus(corpus)
@@ -171,45 +185,101 @@ def train(
         console.note("--val holds text to learn from too: its figures will not tell how new text is predicted")
     if threads and threads > _cores():
         console.note(f"--threads {threads}: there are {_cores()} cores; more threads get in each other's way")
-    given = base.tokenizer_json if base else tokenizer_text(tokenizer, "bpe, char or a tokenizer.json") if tokenizer not in ("bpe", "char") else None
+    given = base.tokenizer_json if base else None
+    if tokenizer not in ("bpe", "char"):
+        given = tokenizer_text(tokenizer, "bpe, char or a tokenizer.json")
 
     from llmcli import trainer  # torch wakes up here
 
-    device = trainer.pick_device(device)
-    dtype, why = trainer.pick_dtype(dtype, device, fixed["threads"])
-    request = Request(**fixed, device=device, dtype=dtype, machine_reason=why)
+    identity = _identity(context_, text, held_out, fixed["threads"], given, from_)
+    if stopped:
+        resume.check_same(stopped, identity, beside)
+        given = stopped.tokenizer_json
+        settings = stopped.plan.train
+        request = Request(**fixed, device=settings.device, dtype=settings.dtype)
+        machine = None
+    else:
+        device = trainer.pick_device(device)
+        dtype, why = trainer.pick_dtype(dtype, device, fixed["threads"])
+        request = Request(**fixed, device=device, dtype=dtype, machine_reason=why)
+        machine = Machine(trainer.measured_speed, trainer.free_memory(device))
     ready = prepare(
         request,
         text,
-        Machine(trainer.measured_speed, trainer.free_memory(device)),
+        machine,
         held_out=held_out,
         tokenizer=Tokenizer.from_json(given) if given is not None else None,
         characters=tokenizer == "char",
         base=base.config if base else None,
     )
+    if stopped:
+        ready = replace(ready, plan=stopped.plan)
+        console.note(f"{beside}: going on from step {stopped.state.step:,} of the run that stopped")
+    elif beside.exists() and not dry_run:
+        console.note(f"{beside}: the run that stopped is given up, as --force says")
+        beside.unlink()
     _show_plan(ready.plan, dry_run, json_)
     if dry_run:
         return
     prompt = _first_words(next(next(text.texts()))) if json_ or sys.stderr.isatty() else None
     bytes_per_token = ready.record["train_bytes"] / len(ready.tokens)
     baselines = _baselines(text, held_out, ready.record, 0.03 * (ready.plan.train.seconds or 333.0))
+    keeper = resume.Keeper(beside, identity, ready.plan, ready.tokenizer.to_json(), console.note)
     with _signals() as caught, console.TrainingView(bytes_per_token, still=json_) as view:
         events = trainer.train(
             ready.plan, ready.tokenizer, base, ready.tokens, ready.held_out, ready.record,
             sample_prompt=prompt, began=began, spare=AFTERWARDS, stop=lambda: bool(caught),
+            save=keeper.due, go_on=stopped.state if stopped else None,
         )  # fmt: skip
         for event in events:
-            if isinstance(event, trainer.Done):
+            if isinstance(event, resume.State):
+                keeper.keep(event)
+            elif isinstance(event, trainer.Done):
                 done = event
                 record = done.checkpoint.record
                 record["memorised"] = None if caught else _memorised(done.checkpoint, ready, text, seed)
                 record["verdict"] = verdict(record, baselines)
                 output = _save(output, done.checkpoint, force)
+                if not done.interrupted:
+                    beside.unlink(missing_ok=True)
             else:
                 _show(event, view, json_)
     _show_done(done, output, json_, baselines, verdict(record, baselines, again=_again(context_), model=_named(output)))
     if caught:
         raise typer.Exit(128 + caught[0])
+
+
+def _identity(
+    context: typer.Context, text: Any, held_out: Any, threads: int, tokenizer: str | None, base: Path | None
+) -> dict[str, Any]:
+    """What a run is a run of: a stopped one goes on only where all of it is the same."""
+    from llmcli import trainer
+    from llmcli.checkpoint import read_header
+
+    not_part = {"corpus", "output", "dry_run", "force", "json_", "quiet", "threads", "val", "from_", "tokenizer"}
+    options = {
+        param.opts[0]: context.params[param.name]
+        for param in context.command.params
+        if param.name and param.name not in not_part and context.params.get(param.name) is not None
+    }
+    kind = context.params["tokenizer"]
+    return {
+        "the text": _fingerprint(text),
+        "--val": held_out if isinstance(held_out, float) else _fingerprint(held_out),
+        "--from": base and read_header(base).metadata.get("sha256"),
+        "--tokenizer": kind if tokenizer is None else hashlib.sha256(tokenizer.encode("utf-8")).hexdigest(),
+        "--threads": threads,
+        **options,
+        **{f"the version of {name}": version for name, version in trainer.versions().items()},
+    }
+
+
+def _fingerprint(corpus: Any) -> str:
+    """Of the bytes of a corpus and the names of its files."""
+    names = [[Path(document.name).name, document.sha256] for document in corpus.documents]
+    found = hashlib.sha256(json.dumps(names).encode("utf-8")).hexdigest()
+    files = "1 file" if len(names) == 1 else f"{len(names):,} files"
+    return f"{files} of {corpus.text_bytes:,} bytes (sha256 {found[:16]})"
 
 
 def _baselines(text: Any, held_out: Any, record: dict[str, Any], seconds: float) -> list[tuple[str, float]]:

@@ -1,0 +1,151 @@
+"""What a stopped run needs to go on, as a second safetensors file beside the model.
+
+The file is complete in itself: the plan, the tokenizer, what the run was asked (its identity), and the state it had
+after a step. Data order and dropout are functions of (seed, step), so that no random state is kept. Knows numpy, not
+torch; who trains says what a state is.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.checkpoint import digest, read_header, read_values, write_tensors
+from llmcli.config import ModelConfig, TrainConfig, as_record
+from llmcli.errors import LLMError
+from llmcli.planner import Choice, Plan
+
+FORMAT_VERSION = "1"
+FIRST_KEPT, MOST_APART = 2.0, 60.0  # seconds: when, and how far apart, a running run is written down ...
+KEPT_SHARE = 50  # ... and at least so many times as far apart as that takes
+
+
+@dataclass(frozen=True)
+class State:
+    """A run after a step: arrays by name, and figures that JSON can hold."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    figures: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.figures["step"])
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A run that can go on."""
+
+    identity: dict[str, Any]  # what was asked, of what, with what; JSON
+    plan: Plan
+    tokenizer_json: str
+    state: State
+
+
+def path_beside(model: Path) -> Path:
+    """
+    >>> path_beside(Path("a/model.safetensors")).name
+    'model.resume.safetensors'
+    """
+    return model.with_name(f"{model.name.removesuffix('.safetensors')}.resume.safetensors")
+
+
+def save(path: Path, stopped: Stopped) -> None:
+    """Write it; old or new, never half. Raises LLMError when the disk refuses."""
+    plan = stopped.plan
+    metadata = {
+        "llmcli.resume": FORMAT_VERSION,
+        "identity": json.dumps(stopped.identity, ensure_ascii=False),
+        "config.json": plan.model.to_json(),
+        "train": json.dumps(as_record(plan.train)),
+        "choices": json.dumps([as_record(choice) for choice in plan.choices], ensure_ascii=False),
+        "tokenizer.json": stopped.tokenizer_json,
+        "figures": json.dumps(stopped.state.figures),
+    }
+    write_tensors(path, stopped.state.arrays, metadata)
+
+
+def load(path: Path) -> Stopped:
+    """Read it whole and check its hash. Raises LLMError when it is damaged or not such a file."""
+    try:
+        header = read_header(path)
+    except LLMError as error:
+        raise LLMError(f"{error}; begin anew with --force") from error
+    found = header.metadata
+    if found.get("llmcli.resume") != FORMAT_VERSION:
+        raise LLMError(f"{path} is not what a stopped run left; move it away, or begin anew with --force")
+    if digest(header) != found.get("sha256"):
+        raise LLMError(f"{path} is damaged: its hash is another; begin anew with --force")
+    try:
+        plan = Plan(
+            ModelConfig.from_json(found["config.json"]),
+            TrainConfig(**json.loads(found["train"])),
+            tuple(Choice(**choice) for choice in json.loads(found["choices"])),
+        )
+        arrays = {
+            name: np.concatenate([np.empty(0, dtype), *read_values(header, tensor)]).reshape(tensor.shape)
+            for name, tensor in header.tensors.items()
+            for dtype in [{"F32": "<f4", "F64": "<f8"}[tensor.dtype]]
+        }
+        return Stopped(
+            json.loads(found["identity"]), plan, found["tokenizer.json"], State(arrays, json.loads(found["figures"]))
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise LLMError(f"{path} is damaged: {error}; begin anew with --force") from error
+
+
+class Keeper:
+    """Writes a run down now and then: soon at first, then each minute, and so that it costs a fiftieth of the time."""
+
+    def __init__(
+        self, path: Path, identity: dict[str, Any], plan: Plan, tokenizer_json: str, tell: Callable[[str], None]
+    ) -> None:
+        self._path, self._identity, self._plan, self._tokenizer_json = path, identity, plan, tokenizer_json
+        self._tell: Callable[[str], None] | None = tell
+        self._pause = FIRST_KEPT
+        self._next = time.monotonic() + self._pause
+
+    def due(self) -> bool:
+        return time.monotonic() >= self._next
+
+    def keep(self, state: State) -> None:
+        """A disk that refuses is told once; the run goes on."""
+        began = time.monotonic()
+        try:
+            save(self._path, Stopped(self._identity, self._plan, self._tokenizer_json, state))
+        except LLMError as error:
+            if self._tell:
+                self._tell(f"{error}; if this run is stopped it cannot go on from here")
+            self._tell = None
+        now = time.monotonic()
+        self._pause = max(min(2 * self._pause, MOST_APART), KEPT_SHARE * (now - began))
+        self._next = now + self._pause
+
+
+def check_same(stopped: Stopped, identity: Mapping[str, Any], path: Path) -> None:
+    """Raises LLMError, which tells what differs, when a stopped run was another than this one."""
+    found = differences(stopped.identity, json.loads(json.dumps(identity)))
+    if found:
+        raise LLMError(
+            f"{path} is of a run that stopped at step {stopped.state.step:,}, and of another kind: "
+            f"{'; '.join(found)}; give the same to go on, --force to begin anew, or another -o"
+        )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of an identity is another, a phrase each."""
+    return [
+        f"{key} was {_said(before.get(key))}, is {_said(now.get(key))}"
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key)
+    ]
+
+
+def _said(value: Any) -> str:
+    text = "not given" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

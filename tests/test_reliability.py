@@ -1,0 +1,14 @@
+"""A few tries of each row of the scorecard; all of them: python -m tests.reliability."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.rows import ROWS
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_row(name: str, tmp_path: Path) -> None:
+    where = tmp_path / "row"
+    where.mkdir()
+    assert ROWS[name].run(where, ROWS[name].fast) == []

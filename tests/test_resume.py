@@ -1,0 +1,220 @@
+"""A run that was stopped, however often and however hard, ends as one that never was."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import Result
+
+from llmcli import resume, trainer
+from llmcli.corpus import read_corpus
+from llmcli.errors import LLMError
+from llmcli.planner import Prepared, Request, prepare
+
+Llm = Callable[..., Result]
+LINES = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "Cleo") for b in ("tea", "milk", "rice", "bread")) * 30
+OPTIONS = ["--steps", "24", "--batch-tokens", "512", "--context", "32", "--threads", "1", "--dropout", "0.2"]
+# the command with nothing between two looks at whether to write down what it needs to go on
+EAGER = (
+    "import llmcli.resume as t; t.FIRST_KEPT = t.MOST_APART = t.KEPT_SHARE = 0.0; from llmcli.cli import main; main()"
+)
+
+
+@pytest.fixture
+def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
+    monkeypatch.setattr(trainer, "EVAL_SHARE", 1)  # a look every other step
+    (tmp_path / "c.txt").write_text(LINES, "utf-8")
+    request = Request(steps=24, batch_tokens=512, context=32, dropout=0.2)
+    found = prepare(request, read_corpus([str(tmp_path / "c.txt")]))
+    settings = replace(found.plan.train, token_split=0.3, calibration_tokens=65)
+    return replace(found, plan=replace(found.plan, train=settings))
+
+
+def run(ready: Prepared, **options: object) -> list[trainer.Event]:
+    return list(
+        trainer.train(ready.plan, ready.tokenizer, None, ready.tokens, ready.held_out, ready.record, **options)  # type: ignore[arg-type]
+    )
+
+
+def through_a_file(ready: Prepared, state: resume.State) -> resume.State:
+    path = Path("model.resume.safetensors")
+    resume.save(path, resume.Stopped({}, ready.plan, ready.tokenizer.to_json(), state))
+    found = resume.load(path)
+    assert found.plan == ready.plan and found.tokenizer_json == ready.tokenizer.to_json()
+    return found.state
+
+
+def assert_same_end(first: list[trainer.Event], second: list[trainer.Event]) -> None:
+    ours, theirs = first[-1], second[-1]
+    assert isinstance(ours, trainer.Done) and isinstance(theirs, trainer.Done)
+    assert ours.checkpoint.record == theirs.checkpoint.record
+    assert ours.checkpoint.tensors.keys() == theirs.checkpoint.tensors.keys()
+    for name, array in ours.checkpoint.tensors.items():
+        assert np.array_equal(array, theirs.checkpoint.tensors[name]), name
+
+
+def test_from_every_step_a_run_goes_on_to_the_same_end(ready: Prepared) -> None:
+    """Also with the losses, to the last bit; in between the state goes through a file."""
+    whole = run(ready, save=lambda: True)
+    states = [event for event in whole if isinstance(event, resume.State)]
+    assert [state.step for state in states] == list(range(1, 24))
+    assert any(isinstance(event, trainer.Evaluation) for event in whole[: len(whole) // 2])
+    for state in (states[0], states[9], states[10], states[22]):
+        rest = run(ready, go_on=through_a_file(ready, state))
+        losses = [[e.loss for e in events if isinstance(e, trainer.Step)] for events in (whole, rest)]
+        assert losses[1] == losses[0][state.step :]
+        assert_same_end(whole, rest)
+
+
+@pytest.mark.parametrize("step", [1, 8, 9])
+def test_a_run_asked_to_stop_goes_on_as_if_it_had_not_been(ready: Prepared, step: int) -> None:
+    """Though the stop brings a look at the held-out text that the whole run does not have."""
+    asked = iter([False] * (step - 1) + [True])
+    cut = run(ready, stop=lambda: next(asked))
+    (state,) = (event for event in cut if isinstance(event, resume.State))
+    assert state.step == step and isinstance(cut[-1], trainer.Done) and cut[-1].interrupted
+    assert_same_end(run(ready), run(ready, go_on=through_a_file(ready, state)))
+
+
+def test_time_already_used_counts(ready: Prepared) -> None:
+    settings = replace(ready.plan.train, seconds=1000.0, steps=10**6)
+    timed = replace(ready, plan=replace(ready.plan, train=settings))
+    asked = iter([False, True])
+    (state,) = (event for event in run(timed, stop=lambda: next(asked)) if isinstance(event, resume.State))
+    late = replace(state, figures=state.figures | {"seconds": 999.9999, "trained_seconds": 990.0})
+    done = run(timed, go_on=late)[-1]
+    assert isinstance(done, trainer.Done) and not done.interrupted and done.step == 3  # one more step, then time is up
+    assert done.seconds > 999
+
+
+# ---- the file
+
+
+def test_damage_is_found(ready: Prepared) -> None:
+    state = next(event for event in run(ready, save=lambda: True) if isinstance(event, resume.State))
+    through_a_file(ready, state)
+    path = Path("model.resume.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(LLMError, match="damaged: its hash is another; begin anew with --force"):
+        resume.load(path)
+    path.write_bytes(data[:-1000])
+    with pytest.raises(LLMError, match=r"cut off.*; begin anew with --force"):
+        resume.load(path)
+
+
+def test_a_model_is_no_stopped_run(tiny_model: Path) -> None:
+    with pytest.raises(LLMError, match="not what a stopped run left"):
+        resume.load(tiny_model)
+
+
+def test_differences_are_told() -> None:
+    before = {"--steps": 10, "--lr": 1.0, "the text": "a"}
+    assert resume.differences(before, before) == []
+    assert resume.differences(before, {"--steps": 12, "the text": "a", "--width": 64}) == [
+        "--steps was 10, is 12",
+        "--lr was 1.0, is not given",
+        "--width was not given, is 64",
+    ]
+
+
+def test_a_disk_that_refuses_is_told_once(ready: Prepared) -> None:
+    state = next(event for event in run(ready, save=lambda: True) if isinstance(event, resume.State))
+    told: list[str] = []
+    keeper = resume.Keeper(Path("nowhere/m.resume.safetensors"), {}, ready.plan, "{}", told.append)
+    keeper.keep(state)
+    keeper.keep(state)
+    assert len(told) == 1 and "if this run is stopped it cannot go on" in told[0] and not keeper.due()
+
+
+# ---- the command
+
+
+def here() -> list[str]:
+    return sorted(path.name for path in Path().iterdir())
+
+
+def start(*more: str) -> "subprocess.Popen[bytes]":
+    words = [sys.executable, "-c", EAGER, "train", "c.txt", *OPTIONS, *more, "-q"]
+    return subprocess.Popen(words, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+
+
+def kill_when_it_has_kept(process: "subprocess.Popen[bytes]", beside: Path, how: int) -> bytes:
+    """Wait for a newer state than the one that is there, then send the signal."""
+    before = beside.stat().st_mtime_ns if beside.exists() else 0
+    for _ in range(3000):
+        if beside.exists() and beside.stat().st_mtime_ns != before:
+            break
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    process.send_signal(how)
+    return process.communicate(timeout=60)[1]
+
+
+def test_killed_and_interrupted_the_command_ends_in_the_same_bytes() -> None:
+    Path("c.txt").write_text(LINES, "utf-8")
+    whole = start("-o", "whole.safetensors", "--steps", "80")
+    assert whole.communicate(timeout=120)[1] == b"" and whole.returncode == 0
+    beside = Path("model.resume.safetensors")
+    for how, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
+        process = start("--steps", "80")
+        kill_when_it_has_kept(process, beside, how)
+        assert process.returncode == code
+        assert resume.load(beside).state.step > 0
+    last = start("--steps", "80")
+    assert last.communicate(timeout=120)[1] == b"" and last.returncode == 0
+    assert Path("model.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()
+    assert here() == ["c.txt", "model.safetensors", "whole.safetensors"]
+
+
+def stopped_run() -> Path:
+    """A run that was asked to stop."""
+    Path("c.txt").write_text(LINES, "utf-8")
+    process = start("--steps", "4000")
+    kill_when_it_has_kept(process, Path("model.resume.safetensors"), signal.SIGINT)
+    assert process.returncode == 130
+    return Path("model.resume.safetensors")
+
+
+def test_another_command_does_not_go_on_silently(llm: Llm) -> None:
+    beside = stopped_run()
+    before = beside.read_bytes()
+
+    def told(*words: str) -> str:
+        answer = llm("train", "c.txt", *OPTIONS, "--steps", "4000", *words)
+        assert answer.exit_code == 1 and answer.stderr.count("\n") == 1, answer.stderr
+        assert beside.read_bytes() == before
+        return answer.stderr
+
+    assert "--steps was 4000, is 4001; give the same to go on, --force to begin anew" in told("--steps", "4001")
+    assert "--threads was 1, is 2" in told("--threads", "2")
+    assert "--lr was 1.0, is 0.5" in told("--lr", "0.5")
+    Path("c.txt").write_text(LINES[:-1] + "!", "utf-8")
+    assert "the text was 1 file of" in told()
+    Path("c.txt").write_text(LINES, "utf-8")
+    assert llm("train", "c.txt", *OPTIONS, "--force", "-q").exit_code == 0  # begins anew
+    assert not beside.exists()
+
+
+def test_two_runs_on_one_file_are_one_too_many(llm: Llm) -> None:
+    Path("c.txt").write_text(LINES, "utf-8")
+    first = start("--steps", "100000")
+    try:
+        for _ in range(3000):
+            if Path("model.resume.safetensors").exists():
+                break
+            time.sleep(0.01)
+        answer = llm("train", "c.txt", *OPTIONS)
+        assert answer.exit_code == 1 and "another run is making model.safetensors" in answer.stderr
+    finally:
+        first.kill()
+        first.communicate()
+    assert llm("train", "c.txt", *OPTIONS, "--force", "-q").exit_code == 0  # the kill freed it
+    assert here() == ["c.txt", "model.safetensors"]
