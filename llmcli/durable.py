@@ -58,12 +58,14 @@ def locked(path: Path) -> Iterator[None]:
             raise LLMError(f"cannot write {target}: {error.strerror}; give another name with -o") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if beside.exists() and os.path.samestat(os.fstat(descriptor), beside.stat()):
+            if os.path.samestat(os.fstat(descriptor), beside.stat()):
                 break
+        except FileNotFoundError:
+            pass
         except BlockingIOError:
             os.close(descriptor)
             raise LLMError(f"another run is making {path}; wait for it, end it, or give another name with -o") from None
-        os.close(descriptor)  # its last holder removed it between our two looks
+        os.close(descriptor)  # its last holder removed it meanwhile; perhaps another is there already
     try:
         yield
     finally:
@@ -81,7 +83,7 @@ def remove_stale(path: Path) -> None:
 
 
 def write(path: str | Path, parts: Sequence[Buffer]) -> None:
-    """Put a file there that is `parts` joined. Mode and symbolic link of an older file are kept.
+    """Put a file there that is `parts` joined. Owner, mode and symbolic link of an older file are kept.
 
     Raises LLMError when the disk refuses; the old file is then untouched.
     """

@@ -8,7 +8,7 @@ B, T, C = batch, time, width; H, G, D = heads, key-value heads, head size; V = v
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -260,6 +260,13 @@ class TorchRuntime:
         return score(self._model, ids)
 
 
+def _predictions(model: LanguageModel, ids: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
+    """(logits [R, T, V] in float32, targets [R, T]) of windows ids [B, T + 1], as many at once as LOGITS allows."""
+    rows = max(1, LOGITS // ((ids.shape[1] - 1) * model.config.vocab_size))
+    for block in torch.from_numpy(ids).to(model.cos.device).split(rows):
+        yield model(block[:, :-1]).float(), block[:, 1:]
+
+
 @torch.inference_mode()
 def sharpness(model: LanguageModel, ids: NDArray[np.int64]) -> float:
     """The factor on all logits with which windows ids [B, T + 1] are predicted best: temperature scaling
@@ -268,11 +275,10 @@ def sharpness(model: LanguageModel, ids: NDArray[np.int64]) -> float:
     The loss is convex in the factor: its least lies where the parabola through the best of a few and its neighbours
     has it.
     """
-    rows = max(1, LOGITS // ((ids.shape[1] - 1) * model.config.vocab_size))
     nats = torch.zeros(len(SHARPNESS), dtype=torch.float64)
-    for block in torch.from_numpy(ids).to(model.cos.device).split(rows):
-        logits, targets = model(block[:, :-1]).float().flatten(0, 1), block[:, 1:].flatten()
-        nats += torch.stack([F.cross_entropy(logits * f, targets, reduction="sum").cpu() for f in SHARPNESS])
+    for logits, targets in _predictions(model, ids):
+        flat, wanted = logits.flatten(0, 1), targets.flatten()
+        nats += torch.stack([F.cross_entropy(flat * f, wanted, reduction="sum").cpu() for f in SHARPNESS])
     middle = min(max(int(nats.argmin()), 1), len(SHARPNESS) - 2)
     below, at, above = nats[middle - 1 : middle + 2].tolist()
     aside = 0.5 * (below - above) / max(below - 2 * at + above, 1e-9)  # in steps of SHARPNESS
@@ -286,10 +292,8 @@ def score(model: LanguageModel, ids: NDArray[np.int64]) -> tuple[NDArray[np.floa
 
     Dropout is off only if the model was put into eval mode.
     """
-    rows = max(1, LOGITS // ((ids.shape[1] - 1) * model.config.vocab_size))
     nats, right = [], []
-    for block in torch.from_numpy(ids).to(model.cos.device).split(rows):
-        logits, targets = model(block[:, :-1]).float(), block[:, 1:]  # [B, T, V], [B, T]
+    for logits, targets in _predictions(model, ids):
         nats.append(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape))
         right.append(logits.argmax(dim=-1) == targets)
     return torch.cat(nats).cpu().numpy(), torch.cat(right).cpu().numpy()

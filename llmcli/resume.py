@@ -88,9 +88,8 @@ def load(path: Path) -> Stopped:
             tuple(Choice(**choice) for choice in json.loads(found["choices"])),
         )
         arrays = {
-            name: np.concatenate([np.empty(0, dtype), *read_values(header, tensor)]).reshape(tensor.shape)
+            name: np.concatenate([*read_values(header, tensor)]).reshape(tensor.shape)
             for name, tensor in header.tensors.items()
-            for dtype in [{"F32": "<f4", "F64": "<f8"}[tensor.dtype]]
         }
         return Stopped(
             json.loads(found["identity"]), plan, found["tokenizer.json"], State(arrays, json.loads(found["figures"]))

@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -259,8 +259,7 @@ def train(
     calibration = _Calibration(model, aside)
     measure = _Measure(model, tokenizer, held_out, settings)
     curve = _Curve()
-    best, best_step, best_bits, best_factor = model.to_arrays(), 0, math.inf, 1.0
-    step, progress, evaluated_at, evaluated_progress, interrupted = 0, 0.0, 0, 0.0, False
+    best, at, interrupted = model.to_arrays(), _Position(), False
     step_tokens = settings.batch_size * context
     first_step = time.monotonic()
     if go_on:
@@ -268,107 +267,116 @@ def train(
         model.load_arrays(weights)
         optimizer.load_arrays(_under(go_on.arrays, "optimizer."))
         curve = _Curve(go_on.arrays["losses"].tolist(), go_on.figures["evaluations"])
-        (step, progress, evaluated_at, evaluated_progress, best_step, best_bits, best_factor) = (
-            go_on.figures[name] for name in _FIGURES
-        )
-        best_bits = math.inf if best_bits is None else best_bits
+        at = _Position(**{field.name: go_on.figures[field.name] for field in fields(_Position)})
         began, first_step = began - go_on.figures["seconds"], first_step - go_on.figures["trained_seconds"]
 
     def look() -> Iterator[Event]:
         """At the held-out text; the best weights so far are kept."""
-        nonlocal evaluated_at, evaluated_progress, best, best_step, best_bits, best_factor
+        nonlocal best
         with calibration.applied() as factor:
             bits = measure.now().bits_per_byte
             weights = model.to_arrays()
-        evaluated_at, evaluated_progress = step, progress
-        curve.add_evaluation(step, bits)
-        is_best = bits <= best_bits * (1 + ALIKE)  # of two alike the later is better: its steps were smaller
+        at.evaluated_step, at.evaluated_progress = at.step, at.progress
+        curve.add_evaluation(at.step, bits)
+        # of two alike the later is better: its steps were smaller
+        is_best = at.best_bits is None or bits <= at.best_bits * (1 + ALIKE)
         if is_best:
-            best, best_step, best_bits, best_factor = weights, step, min(bits, best_bits), factor
-        yield Evaluation(step, bits, is_best)
+            best, at.best_step, at.best_factor = weights, at.step, factor
+            at.best_bits = bits if at.best_bits is None else min(bits, at.best_bits)
+        yield Evaluation(at.step, bits, is_best)
         if sample_prompt:
-            yield Sample(step, sample_prompt, _sample(config, weights, tokenizer, sample_prompt))
+            yield Sample(at.step, sample_prompt, _sample(config, weights, tokenizer, sample_prompt))
 
     def state() -> State:
         """All that the next step depends on."""
         arrays = {"model.": model.to_arrays(), "best.": best, "optimizer.": optimizer.to_arrays()}
-        values = (step, progress, evaluated_at, evaluated_progress, best_step,
-                  None if math.isinf(best_bits) else best_bits, best_factor)  # fmt: skip
         now = time.monotonic()
         return State(
             {start + name: array for start, part in arrays.items() for name, array in part.items()}
             | {"losses": curve.losses()},
-            dict(zip(_FIGURES, values, strict=True))
+            as_record(at)
             | {"evaluations": curve.evaluations(), "seconds": now - began, "trained_seconds": now - first_step},
         )
 
-    while progress < 1 and not interrupted:
-        model.dropout.seed(settings.seed, step)
+    while at.progress < 1 and not interrupted:
+        model.dropout.seed(settings.seed, at.step)
         model.train()
-        ids = torch.from_numpy(batches.batch(step, progress)).to(settings.device)
+        ids = torch.from_numpy(batches.batch(at.step, at.progress)).to(settings.device)
         loss = model.loss(ids)
         loss.backward()
-        optimizer.step(progress)
+        optimizer.step(at.progress)
         value = loss.item()
-        step += 1
+        at.step += 1
         if not math.isfinite(value):
             raise LLMError(
-                f"the loss is no longer a number at step {step}; lower the learning rate: --lr {settings.lr / 4:g}"
+                f"the loss is no longer a number at step {at.step}; lower the learning rate: --lr {settings.lr / 4:g}"
             )
         now = time.monotonic()
-        progress = step / settings.steps
+        at.progress = at.step / settings.steps
         if settings.seconds is not None:
-            left = settings.seconds - spare - (now - began) - measure.seconds_at_end(step * step_tokens)
+            left = settings.seconds - spare - (now - began) - measure.seconds_at_end(at.step * step_tokens)
             left -= calibration.seconds
-            progress = max(progress, 1 - max(0.0, left) / (max(0.0, left) + now - first_step))
+            at.progress = max(at.progress, 1 - max(0.0, left) / (max(0.0, left) + now - first_step))
         interrupted = stop()
-        curve.add(step, value)
+        curve.add(value)
+        seen = at.step * step_tokens
         yield Step(
-            step, min(1.0, progress), value, step * step_tokens, step * step_tokens / len(tokens), rate(progress),
-            now - began, step * step_tokens / max(1e-9, now - first_step),
+            at.step, min(1.0, at.progress), value, seen, seen / len(tokens), rate(at.progress), now - began,
+            seen / max(1e-9, now - first_step),
         )  # fmt: skip
-        due = (step - evaluated_at) * step_tokens >= EVAL_SHARE * measure.tokens
-        due = bool(len(held_out)) and ((due and progress - evaluated_progress >= EVAL_EVERY) or progress >= 1)
+        due = (at.step - at.evaluated_step) * step_tokens >= EVAL_SHARE * measure.tokens
+        due = due and at.progress - at.evaluated_progress >= EVAL_EVERY
+        due = bool(len(held_out)) and (due or at.progress >= 1)
         if due:
             yield from look()
-        if progress < 1 and (save() or interrupted):  # before a look that a run without an end here would not have
+        if at.progress < 1 and (save() or interrupted):  # before a look that a run without an end here would not have
             yield state()
         if interrupted and not due and len(held_out):
             yield from look()
-    if best_step == 0:
-        with calibration.applied() as best_factor:
-            best, best_step = model.to_arrays(), step
+    if at.best_step == 0:
+        with calibration.applied() as at.best_factor:
+            best, at.best_step = model.to_arrays(), at.step
     model.load_arrays(best)
     figures = None
     if len(held_out):
-        figures = measure.now() if interrupted else measure.at_end(step * step_tokens)
+        figures = measure.now() if interrupted else measure.at_end(at.step * step_tokens)
     seconds = time.monotonic() - began
     record = copy.deepcopy(record) | {
         "versions": versions(),
         "plan": [as_record(choice) for choice in plan.choices],
         "train": as_record(settings),
-        "steps": step,
-        "best_step": best_step,
-        "tokens": step * step_tokens,
-        "epochs": round(step * step_tokens / len(tokens), 4),
+        "steps": at.step,
+        "best_step": at.best_step,
+        "tokens": at.step * step_tokens,
+        "epochs": round(at.step * step_tokens / len(tokens), 4),
         "interrupted": interrupted,
         "bits_per_byte": figures and round(figures.bits_per_byte, 6),
-        "sharpness": best_factor,
+        "sharpness": at.best_factor,
         "held_out_measured": figures and {"tokens": figures.tokens, "bytes": figures.bytes},
         "curve": curve.thinned(),
     }  # fmt: skip
     if settings.seconds is not None:
         record["clock"] = {
             "seconds": round(seconds, 2),
-            "tokens_per_second": round(step * step_tokens / (now - first_step)),
+            "tokens_per_second": round(at.step * step_tokens / (now - first_step)),
         }
     checkpoint = Checkpoint(
         config, tokenizer.to_json(), best, record, tokenizer.to_config_json(config.max_position_embeddings)
     )
-    yield Done(checkpoint, step, best_step, seconds, figures, interrupted)
+    yield Done(checkpoint, at.step, at.best_step, seconds, figures, interrupted)
 
 
-_FIGURES = ("step", "progress", "evaluated_at", "evaluated_progress", "best_step", "best_bits", "best_factor")
+@dataclass
+class _Position:
+    """Where a run stands."""
+
+    step: int = 0
+    progress: float = 0.0  # 0 to 1 of the run
+    evaluated_step: int = 0  # the last look at the held-out text
+    evaluated_progress: float = 0.0
+    best_step: int = 0
+    best_bits: float | None = None  # per byte of held-out text; None before the first look
+    best_factor: float = 1.0  # on the logits, of the best weights
 
 
 def _under(arrays: Mapping[str, NDArray[Any]], start: str) -> dict[str, NDArray[Any]]:
@@ -483,7 +491,7 @@ class _Curve:
     def evaluations(self) -> list[tuple[int, float]]:
         return list(self._evaluations)
 
-    def add(self, step: int, loss: float) -> None:
+    def add(self, loss: float) -> None:
         self._losses.append(loss)
 
     def add_evaluation(self, step: int, bits_per_byte: float) -> None:

@@ -97,16 +97,17 @@ def _how_good(record: Mapping[str, Any], baselines: Sequence[tuple[str, float]])
     if not baselines:
         return said
     beside = "; ".join(f"{name} {other:.3f}" for name, other in baselines)
+    return f"{said} Compressors on the same text: {beside}. It beats {_beaten(bits, baselines)}."
+
+
+def _beaten(bits: float, baselines: Sequence[tuple[str, float]]) -> str:
+    beaten = [name for name, other in baselines if other > bits]
     ahead = [name for name, other in baselines if other <= bits]
-    return f"{said} Compressors on the same text: {beside}. It beats " + (
-        "them all."
-        if not ahead
-        else "none of them."
-        if len(ahead) == len(baselines)
-        else f"all but {ahead[0]}."
-        if len(ahead) == 1
-        else f"only {' and '.join(name for name, other in baselines if other > bits)}."
-    )
+    if not ahead:
+        return "them all"
+    if not beaten:
+        return "none of them"
+    return f"all but {ahead[0]}" if len(ahead) == 1 else f"only {' and '.join(beaten)}"
 
 
 def _interrupted(record: Mapping[str, Any]) -> list[str]:

@@ -1,9 +1,6 @@
 """A run that was stopped, however often and however hard, ends as one that never was."""
 
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,20 +13,16 @@ from llmcli import resume, trainer
 from llmcli.corpus import read_corpus
 from llmcli.errors import LLMError
 from llmcli.planner import Prepared, Request, prepare
+from tests.reliability.runs import BESIDE, OPTIONS, TEXT, end, kept, names, train, wait_until_kept
 
 Llm = Callable[..., Result]
-LINES = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "Cleo") for b in ("tea", "milk", "rice", "bread")) * 30
-OPTIONS = ["--steps", "24", "--batch-tokens", "512", "--context", "32", "--threads", "1", "--dropout", "0.2"]
-# the command with nothing between two looks at whether to write down what it needs to go on
-EAGER = (
-    "import llmcli.resume as t; t.FIRST_KEPT = t.MOST_APART = t.KEPT_SHARE = 0.0; from llmcli.cli import main; main()"
-)
+HERE = Path()
 
 
 @pytest.fixture
 def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
     monkeypatch.setattr(trainer, "EVAL_SHARE", 1)  # a look every other step
-    (tmp_path / "c.txt").write_text(LINES, "utf-8")
+    (tmp_path / "c.txt").write_text(TEXT, "utf-8")
     request = Request(steps=24, batch_tokens=512, context=32, dropout=0.2)
     found = prepare(request, read_corpus([str(tmp_path / "c.txt")]))
     settings = replace(found.plan.train, token_split=0.3, calibration_tokens=65)
@@ -137,54 +130,29 @@ def test_a_disk_that_refuses_is_told_once(ready: Prepared) -> None:
 # ---- the command
 
 
-def here() -> list[str]:
-    return sorted(path.name for path in Path().iterdir())
-
-
-def start(*more: str) -> "subprocess.Popen[bytes]":
-    words = [sys.executable, "-c", EAGER, "train", "c.txt", *OPTIONS, *more, "-q"]
-    return subprocess.Popen(words, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
-
-
-def kill_when_it_has_kept(process: "subprocess.Popen[bytes]", beside: Path, how: int) -> bytes:
-    """Wait for a newer state than the one that is there, then send the signal."""
-    before = beside.stat().st_mtime_ns if beside.exists() else 0
-    for _ in range(3000):
-        if beside.exists() and beside.stat().st_mtime_ns != before:
-            break
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
-    process.send_signal(how)
-    return process.communicate(timeout=60)[1]
-
-
 def test_killed_and_interrupted_the_command_ends_in_the_same_bytes() -> None:
-    Path("c.txt").write_text(LINES, "utf-8")
-    whole = start("-o", "whole.safetensors", "--steps", "80")
-    assert whole.communicate(timeout=120)[1] == b"" and whole.returncode == 0
-    beside = Path("model.resume.safetensors")
+    whole = train(HERE, steps=80, output="whole.safetensors")
+    assert end(whole) == b"" and whole.returncode == 0
     for how, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
-        process = start("--steps", "80")
-        kill_when_it_has_kept(process, beside, how)
+        before = kept(HERE)
+        process = train(HERE, steps=80)
+        wait_until_kept(process, HERE, before)
+        assert process.poll() is None, end(process)
+        end(process, how)
         assert process.returncode == code
-        assert resume.load(beside).state.step > 0
-    last = start("--steps", "80")
-    assert last.communicate(timeout=120)[1] == b"" and last.returncode == 0
+        assert resume.load(Path(BESIDE)).state.step > 0
+    last = train(HERE, steps=80)
+    assert end(last) == b"" and last.returncode == 0
     assert Path("model.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()
-    assert here() == ["c.txt", "model.safetensors", "whole.safetensors"]
-
-
-def stopped_run() -> Path:
-    """A run that was asked to stop."""
-    Path("c.txt").write_text(LINES, "utf-8")
-    process = start("--steps", "4000")
-    kill_when_it_has_kept(process, Path("model.resume.safetensors"), signal.SIGINT)
-    assert process.returncode == 130
-    return Path("model.resume.safetensors")
+    assert names(HERE) == ["c.txt", "model.safetensors", "whole.safetensors"]
 
 
 def test_another_command_does_not_go_on_silently(llm: Llm) -> None:
-    beside = stopped_run()
+    process = train(HERE, steps=4000)
+    wait_until_kept(process, HERE)
+    end(process, signal.SIGINT)
+    assert process.returncode == 130
+    beside = Path(BESIDE)
     before = beside.read_bytes()
 
     def told(*words: str) -> str:
@@ -196,25 +164,20 @@ def test_another_command_does_not_go_on_silently(llm: Llm) -> None:
     assert "--steps was 4000, is 4001; give the same to go on, --force to begin anew" in told("--steps", "4001")
     assert "--threads was 1, is 2" in told("--threads", "2")
     assert "--lr was 1.0, is 0.5" in told("--lr", "0.5")
-    Path("c.txt").write_text(LINES[:-1] + "!", "utf-8")
+    Path("c.txt").write_text(TEXT[:-1] + "!", "utf-8")
     assert "the text was 1 file of" in told()
-    Path("c.txt").write_text(LINES, "utf-8")
-    assert llm("train", "c.txt", *OPTIONS, "--force", "-q").exit_code == 0  # begins anew
+    Path("c.txt").write_text(TEXT, "utf-8")
+    assert llm("train", "c.txt", *OPTIONS, "--steps", "24", "--force", "-q").exit_code == 0  # begins anew
     assert not beside.exists()
 
 
 def test_two_runs_on_one_file_are_one_too_many(llm: Llm) -> None:
-    Path("c.txt").write_text(LINES, "utf-8")
-    first = start("--steps", "100000")
+    first = train(HERE, steps=100_000)
     try:
-        for _ in range(3000):
-            if Path("model.resume.safetensors").exists():
-                break
-            time.sleep(0.01)
-        answer = llm("train", "c.txt", *OPTIONS)
+        wait_until_kept(first, HERE)
+        answer = llm("train", "c.txt", *OPTIONS, "--steps", "24")
         assert answer.exit_code == 1 and "another run is making model.safetensors" in answer.stderr
     finally:
-        first.kill()
-        first.communicate()
-    assert llm("train", "c.txt", *OPTIONS, "--force", "-q").exit_code == 0  # the kill freed it
-    assert here() == ["c.txt", "model.safetensors"]
+        end(first, signal.SIGKILL)
+    assert llm("train", "c.txt", *OPTIONS, "--steps", "24", "--force", "-q").exit_code == 0  # the kill freed it
+    assert names(HERE) == ["c.txt", "model.safetensors"]

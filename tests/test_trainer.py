@@ -152,7 +152,7 @@ def test_going_on_from_a_model_starts_where_it_was(tmp_path: Path) -> None:
 def test_the_curve_is_thinned_to_means() -> None:
     curve = trainer._Curve()
     for step in range(1, 2 * trainer.CURVE_POINTS + 1):
-        curve.add(step, float(step))
+        curve.add(float(step))
     thinned = curve.thinned()
     assert len(thinned["step"]) == trainer.CURVE_POINTS
     assert thinned["step"][:2] == [2, 4]

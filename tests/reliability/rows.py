@@ -8,7 +8,6 @@ import json
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +18,9 @@ import numpy as np
 from llmcli.checkpoint import Checkpoint, load, save
 from llmcli.config import ModelConfig
 from llmcli.tokenizer import StreamDecoder, Tokenizer
+from tests.reliability.runs import TEXT, end, names, python, train, wait_until_kept
 
-TEXT = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "りんご") for b in ("tea", "milk", "rice", "bread🍎")) * 30
-# the command, writing down what it needs to go on after every step
-EAGER = (
-    "import llmcli.resume as t; t.FIRST_KEPT = t.MOST_APART = t.KEPT_SHARE = 0.0; from llmcli.cli import main; main()"
-)
-OPTIONS = ["--steps", "100", "--batch-tokens", "512", "--context", "32", "--threads", "1", "--dropout", "0.2", "-q"]
+STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -38,20 +33,9 @@ class Row:
     full: int
 
 
-def start(where: Path, *words: str, code: str = EAGER) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *words],
-        cwd=where, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def train(where: Path, output: str = "model.safetensors") -> "subprocess.Popen[bytes]":
-    return start(where, "train", "c.txt", *OPTIONS, "-o", output)
-
-
 def wrong(process: "subprocess.Popen[bytes]", *codes: int) -> str:
     """ "" if a process ended with one of these codes and without a traceback, else what it did."""
-    _, said = process.communicate(timeout=300)
+    said = end(process)
     if process.returncode in codes and b"Traceback" not in said:
         return ""
     return f"ended with {process.returncode}: {said.decode('utf-8', 'replace')[-300:]}"
@@ -65,8 +49,32 @@ def small_model(path: Path) -> None:
     save(path, Checkpoint(config, tokenizer.to_json(), tensors, {"steps": 0}))
 
 
-def names(where: Path) -> list[str]:
-    return sorted(path.name for path in where.iterdir())
+def changed(where: Path, tries: int, change: Callable[[bytes, random.Random], bytes], *verbs: str) -> list[str]:
+    """What went wrong with the verbs on a small model whose bytes were changed: each has to succeed or to refuse in a
+    line, in less than a second."""
+    from typer.testing import CliRunner
+
+    from llmcli.cli import app
+
+    path = where / "model.safetensors"
+    small_model(path)
+    whole = path.read_bytes()
+    rng = random.Random(8)
+    failures = []
+    for number in range(tries):
+        path.write_bytes(change(whole, rng))
+        for verb in verbs:
+            began = time.monotonic()
+            answer = CliRunner().invoke(app, VERBS[verb] + [str(path)])
+            took = time.monotonic() - began
+            refused = answer.exit_code in (1, 2) and answer.stderr.startswith("error: ")
+            clean = refused or (answer.exit_code == 0 and verb != "verify")
+            if not clean or "Traceback" in answer.stderr or took > 1:
+                failures.append(f"{number}, {verb}: {answer.exit_code}, {took:.1f} s, {answer.exception!r}")
+    return failures
+
+
+VERBS = {"verify": ["inspect", "--verify"], "inspect": ["inspect"], "generate": ["generate", "Anna", "-n", "2", "-m"]}
 
 
 # ---- kills
@@ -74,14 +82,13 @@ def names(where: Path) -> list[str]:
 
 def killed_and_resumed(where: Path, tries: int) -> list[str]:
     """R1, R2: kills at random instants; the file in the end is that of a run that never was killed."""
-    (where / "c.txt").write_text(TEXT, "utf-8")
     began = time.monotonic()
-    failures = [failure for failure in [wrong(train(where, "whole.safetensors"), 0)] if failure]
+    failures = [failure for failure in [wrong(train(where, steps=STEPS, output="whole.safetensors"), 0)] if failure]
     longest = time.monotonic() - began
     rng = random.Random(tries)
     done = 0
     while done < tries:
-        process = train(where)
+        process = train(where, steps=STEPS)
         try:
             process.wait(rng.uniform(0, longest))
         except subprocess.TimeoutExpired:
@@ -96,7 +103,7 @@ def killed_and_resumed(where: Path, tries: int) -> list[str]:
         failures += _same(where)
         (where / "model.safetensors").unlink(missing_ok=True)
     if not (where / "model.safetensors").exists():
-        failures += [failure for failure in [wrong(train(where), 0)] if failure] + _same(where)
+        failures += [failure for failure in [wrong(train(where, steps=STEPS), 0)] if failure] + _same(where)
     if names(where) != ["c.txt", "model.safetensors", "whole.safetensors"]:
         failures.append(f"left behind: {names(where)}")
     return failures
@@ -141,8 +148,8 @@ def killed_while_saving(where: Path, tries: int) -> list[str]:
     seen = set()
     for call in range(1, 200):
         (where / "model.safetensors").write_bytes(old)
-        process = start(where, str(call), code=KILLED_SAVE)
-        _, said = process.communicate(timeout=60)
+        process = python(where, KILLED_SAVE, str(call))
+        said = end(process)
         found = (where / "model.safetensors").read_bytes()
         seen.add(found)
         if found not in (old, new):
@@ -159,15 +166,10 @@ def killed_while_saving(where: Path, tries: int) -> list[str]:
 def signals(where: Path, tries: int) -> list[str]:
     """R7: each signal ends a run within 5 s with its code and what is needed to go on; so do two at once."""
     failures = []
-    (where / "c.txt").write_text(TEXT, "utf-8")
     for number in range(tries):
         kind = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[number % 3]
-        process = train(where)
-        beside = where / "model.resume.safetensors"
-        for _ in range(3000):
-            if beside.exists() or process.poll() is not None:
-                break
-            time.sleep(0.01)
+        process = train(where, steps=STEPS)
+        wait_until_kept(process, where)
         began = time.monotonic()
         process.send_signal(kind)
         twice = number % 2
@@ -178,7 +180,7 @@ def signals(where: Path, tries: int) -> list[str]:
             failures.append(failure)
         if time.monotonic() - began > 5:
             failures.append(f"{kind.name} took {time.monotonic() - began:.1f} s")
-        if failure := wrong(train(where), 0):
+        if failure := wrong(train(where, steps=STEPS), 0):
             failures.append(f"after {kind.name}: {failure}")
         if names(where) != ["c.txt", "model.safetensors"]:
             failures.append(f"left behind: {names(where)}")
@@ -191,52 +193,23 @@ def signals(where: Path, tries: int) -> list[str]:
 
 def flipped_bits(where: Path, tries: int) -> list[str]:
     """R8: any flipped bit of a model file is found by `inspect --verify`."""
-    from typer.testing import CliRunner
-
-    from llmcli.cli import app
-
-    path = where / "model.safetensors"
-    small_model(path)
-    whole = path.read_bytes()
-    rng = random.Random(8)
-    failures = []
-    for _ in range(tries):
-        place, bit = rng.randrange(len(whole)), rng.randrange(8)
-        data = bytearray(whole)
-        data[place] ^= 1 << bit
-        path.write_bytes(data)
-        answer = CliRunner().invoke(app, ["inspect", str(path), "--verify"])
-        if answer.exit_code == 0 or not answer.stderr.startswith("error: "):
-            failures.append(f"bit {bit} of byte {place:,}: exit code {answer.exit_code}")
-    return failures
+    return changed(where, tries, _flipped, "verify")
 
 
 def mutants(where: Path, tries: int) -> list[str]:
     """R14: mutated model files are read or refused in a line, in less than a second each."""
-    from typer.testing import CliRunner
-
-    from llmcli.cli import app
-
-    path = where / "model.safetensors"
-    small_model(path)
-    whole = path.read_bytes()
-    rng = random.Random(14)
-    failures = []
-    for number in range(tries):
-        data = _mutated(bytearray(whole), rng)
-        path.write_bytes(data)
-        for words in (["inspect", str(path)], ["generate", "Anna", "-m", str(path), "-n", "2"]):
-            began = time.monotonic()
-            answer = CliRunner().invoke(app, words)
-            took = time.monotonic() - began
-            clean = answer.exit_code == 0 or (answer.exit_code in (1, 2) and answer.stderr.startswith("error: "))
-            if not clean or "Traceback" in answer.stderr or took > 1:
-                failures.append(f"mutant {number}, {words[0]}: {answer.exit_code}, {took:.1f} s, {answer.exception!r}")
-    return failures
+    return changed(where, tries, _mutated, "inspect", "generate")
 
 
-def _mutated(data: bytearray, rng: random.Random) -> bytes:
+def _flipped(whole: bytes, rng: random.Random) -> bytes:
+    data = bytearray(whole)
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    return bytes(data)
+
+
+def _mutated(whole: bytes, rng: random.Random) -> bytes:
     """A few changes, most of them in the header, where they matter."""
+    data = bytearray(whole)
     header = 8 + int.from_bytes(data[:8], "little")
     for _ in range(rng.choice((1, 1, 2, 5))):
         end = header if rng.random() < 0.8 else len(data)
@@ -273,7 +246,6 @@ def streamed_text(where: Path, tries: int) -> list[str]:
         streamed = "".join(decoder.feed(tokenizer.token_bytes[i]) for i in ids) + decoder.finish()
         if streamed != b"".join(tokenizer.token_bytes[i] for i in ids).decode("utf-8", "replace"):
             failures.append(f"ids {ids[:10]}")
-    del where
     return failures
 
 
@@ -282,27 +254,26 @@ def text_stays_text(where: Path, tries: int) -> list[str]:
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
     control = json.loads(tokenizer.to_json())["added_tokens"][0]["content"]
     rng = random.Random(20)
+    pieces = [
+        control,
+        "<|im_start|>",
+        "</s>",
+        "<pad>",
+        "りんご",
+        "🍎",
+        "\0",
+        "\u202e",
+        " ",
+        "a",
+        "\ud7ff",
+        "\U0010ffff",
+    ]
     failures = []
     for _ in range(tries):
-        pieces = [
-            control,
-            "<|im_start|>",
-            "</s>",
-            "<pad>",
-            "りんご",
-            "🍎",
-            "\0",
-            "\u202e",
-            " ",
-            "a",
-            "\ud7ff",
-            "\U0010ffff",
-        ]
         text = "".join(rng.choices(pieces, k=rng.randrange(1, 12)))
         ids = tokenizer.encode(text)
         if tokenizer.eos_id in ids or tokenizer.decode_bytes(ids) != text.encode("utf-8"):
             failures.append(repr(text))
-    del where
     return failures
 
 
