@@ -97,7 +97,8 @@ class _SwiGLU(torch.autograd.Function):
         out = torch.empty_like(both)
         for_gate, for_up = out.chunk(2, dim=-1)
         torch.mul(grads[0], functional.silu(gate), out=for_up)
-        for_gate.copy_(torch.ops.aten.silu_backward(grads[0] * up, gate))
+        torch.mul(grads[0], up, out=for_gate)
+        torch.ops.aten.silu_backward(for_gate, gate, grad_input=for_gate)
         return out
 
 

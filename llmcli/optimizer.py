@@ -61,12 +61,14 @@ def orthogonalize(x: Tensor) -> Tensor:
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)
+    shape = x.shape
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)).reshape(-1, *shape[-2:]).contiguous()
     for i, (a, b, c) in enumerate(POLAR_EXPRESS):
         if i < len(POLAR_EXPRESS) - 1:
             a, b, c = a / SAFETY, b / SAFETY**3, c / SAFETY**5
         A = x @ x.mT
-        x = a * x + (b * A + c * (A @ A)) @ x
+        x = torch.baddbmm(x, torch.baddbmm(A, A, A, beta=b, alpha=c), x, beta=a)  # a x + (b A + c A A) x
+    x = x.view(shape)
     return x.mT if tall else x
 
 
