@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from llmcli.errors import LLMError
 
 FORMAT_VERSION = 1
 HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
+MOST_TENSORS, MOST_METADATA = 1 << 17, 1 << 12  # in a file: several times as many as any that is known has
+LONGEST_INFO = 4096  # characters that describe a tensor
 _HASH, _ZEROS = b'"sha256":"%s"', b"0" * 64  # how a hash stands in a header, in our metadata and nowhere else
 BLOCK = 1 << 24  # bytes read at once
 DTYPE_BYTES = {
@@ -154,13 +157,7 @@ def read_header(path: str | Path) -> Header:
     if len(text) != length or not text.startswith(b"{"):
         raise LLMError(f"{path} is not a safetensors file: its header does not start with {{")
     try:
-        found = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
-        if not isinstance(found, dict):
-            raise ValueError("the header is not an object")
-        metadata = found.pop("__metadata__", None)
-        metadata = {} if metadata is None else metadata
-        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-            raise ValueError("__metadata__ holds something that is not text")
+        found, metadata = _Scanner(text.decode("utf-8")).header()
         tensors = {name: _tensor_info(name, info, 8 + length) for name, info in found.items()}
         _check_layout(list(tensors.values()), 8 + length, file_bytes)
     except (ValueError, RecursionError) as error:
@@ -270,11 +267,106 @@ def _what_it_is(start: bytes, file_bytes: int, length: int) -> str:
     return "is not a safetensors file"
 
 
+class _Scanner:
+    """Reads a header step by step and gives up at the first thing that is out of place, so that no header costs more
+    than a few times its size, whatever it claims. Raises ValueError."""
+
+    def __init__(self, text: str) -> None:
+        self._text, self._at = text, 0
+        self._decoder = json.JSONDecoder(object_pairs_hook=_unique)
+
+    def header(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """(the description of each tensor, not yet checked, by name; the metadata)"""
+        infos: dict[str, Any] = {}
+        metadata: dict[str, str] = {}
+        for name in self._names(MOST_TENSORS):
+            if name == "__metadata__":
+                metadata = self._metadata()
+            else:
+                infos[name] = self._info(name)
+        if self._next():
+            raise ValueError("Extra data after the header's end")
+        return infos, metadata
+
+    def _names(self, most: int) -> Iterator[str]:
+        """The names of an object's members; whoever takes one takes its value before the next."""
+        self._expect("{")
+        names: set[str] = set()
+        if self._took("}"):
+            return
+        while True:
+            name = self._string()
+            if name in names:
+                raise ValueError("a name occurs twice in the header")
+            if len(names) == most:
+                raise ValueError(f"it names more than {most:,} things at once")
+            names.add(name)
+            self._expect(":")
+            yield name
+            if self._took("}"):
+                return
+            self._expect(",")
+
+    def _metadata(self) -> dict[str, str]:
+        self._next()
+        if self._text.startswith("null", self._at):
+            self._at += 4
+            return {}
+        if self._next() != "{":
+            raise ValueError("__metadata__ holds something that is not text")
+        found = {}
+        for name in self._names(MOST_METADATA):
+            if self._next() != '"':
+                raise ValueError("__metadata__ holds something that is not text")
+            found[name] = self._string()
+        return found
+
+    def _info(self, name: str) -> Any:
+        """A flat object of few characters."""
+        self._next()
+        end = self._text.find("}", self._at, self._at + LONGEST_INFO) + 1
+        try:
+            found = self._decoder.decode(self._text[self._at : end])
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise _undescribed(name) from error
+        self._at = end
+        return found
+
+    def _string(self) -> str:
+        if self._next() != '"':
+            raise ValueError(f"a text is missing at character {self._at:,} of its header")
+        found, self._at = self._decoder.raw_decode(self._text, self._at)
+        return str(found)
+
+    def _next(self) -> str:
+        """The next character that is no white space; "" at the end."""
+        found = _SPACE.match(self._text, self._at)
+        self._at = found.end() if found else self._at
+        return self._text[self._at : self._at + 1]
+
+    def _took(self, sign: str) -> bool:
+        if self._next() != sign:
+            return False
+        self._at += 1
+        return True
+
+    def _expect(self, sign: str) -> None:
+        if not self._took(sign):
+            raise ValueError(f"a {sign} is missing at character {self._at:,} of its header")
+
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name occurs twice in the header")
     return found
+
+
+def _undescribed(name: str) -> ValueError:
+    return ValueError(f"tensor {name[:100]!r} is not described as dtype, shape, data_offsets")
 
 
 def _tensor_info(name: str, info: Any, data_start: int) -> TensorInfo:
@@ -283,7 +375,7 @@ def _tensor_info(name: str, info: Any, data_start: int) -> TensorInfo:
         name.encode("utf-8")
         whole = all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, start, end))
     except (TypeError, KeyError, ValueError):
-        raise ValueError(f"tensor {name[:100]!r} is not described as dtype, shape, data_offsets") from None
+        raise _undescribed(name) from None
     if not whole or not isinstance(dtype, str) or not isinstance(shape, list) or len(shape) > 64:
         raise ValueError(f"tensor {name[:100]!r} has a shape or offsets that are no sizes")
     if dtype in DTYPE_BYTES and math.prod(shape) * DTYPE_BYTES[dtype] != end - start:

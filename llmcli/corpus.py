@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from llmcli.errors import LLMError
 
 BLOCK = 1 << 20  # bytes read at once
+PARTS = 64  # of a text that is too long to be read whole
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
@@ -52,10 +53,19 @@ class Document:
     text_bytes: int  # its text in UTF-8, in bytes, without a byte-order mark
     sha256: str  # of that
     keep: object = field(default=None, repr=False, compare=False)  # holds a temporary file open
+    offset: int | None = None  # of the text in the file, where the file holds it as it is: UTF-8, not packed
 
-    def text(self) -> Iterator[str]:
-        """The text, in pieces, line ends as they are."""
-        return _decode(self.name, self.path, self.encoding)
+    def text(self, start: int = 0, end: int | None = None) -> Iterator[str]:
+        """The text from byte `start` of its UTF-8 to byte `end`, in pieces, line ends as they are.
+
+        A position inside a character stands for the character's end.
+        """
+        first = skipped = 0
+        if start > 3 and self.offset is not None:
+            first = _character_start(self.name, self.path, self.offset + start) - self.offset
+            skipped = self.offset + first
+        texts = _decode(self.name, self.path, self.encoding, skipped)
+        return _clip(texts, first, start, self.text_bytes if end is None else end)
 
 
 @dataclass(frozen=True)
@@ -78,12 +88,22 @@ class Corpus:
         first = 0
         for document in self.documents:
             if first < end and start < first + document.text_bytes:
-                yield _clip(document.text(), start - first, end - first)
+                yield document.text(max(0, start - first), end - first)
             first += document.text_bytes
 
     def data(self, start: int = 0, end: int | None = None) -> bytes:
         """The same part as UTF-8, documents joined, held in memory."""
         return b"".join(piece.encode("utf-8") for text in self.texts(start, end) for piece in text)
+
+    def spread(self, start: int, end: int, most: int) -> Iterator[Iterator[str]]:
+        """The text from byte `start` to byte `end`, or, of more than `most` bytes, PARTS of it taken evenly, about so
+        many in all."""
+        if end - start <= most:
+            yield from self.texts(start, end)
+            return
+        part = max(1, most // PARTS)
+        for first in np.linspace(start, end - part, PARTS).astype(np.int64).tolist():
+            yield from self.texts(first, first + part)
 
 
 # ---- finding and checking
@@ -164,6 +184,7 @@ def _spool(source: IO[bytes]) -> IO[bytes]:
 def _check(name: str, path: Path, keep: object) -> Document:
     with _open(name, path) as file:
         start = _read(file, 4, name)
+        packed = isinstance(file, gzip.GzipFile)
     encoding = next((encoding for mark, encoding in _BOMS if start.startswith(mark)), "utf-8")
     digest = hashlib.sha256()
     text_bytes = 0
@@ -171,7 +192,9 @@ def _check(name: str, path: Path, keep: object) -> Document:
         data = text.encode("utf-8")
         digest.update(data)
         text_bytes += len(data)
-    return Document(name, path, encoding, text_bytes, digest.hexdigest(), keep)
+    mark = len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0
+    offset = None if packed or encoding != "utf-8" else mark
+    return Document(name, path, encoding, text_bytes, digest.hexdigest(), keep, offset)
 
 
 def _open(name: str, path: Path) -> IO[bytes]:
@@ -194,11 +217,13 @@ def _read(file: IO[bytes], size: int, name: str) -> bytes:
         raise LLMError(f"cannot read {name}: {error}") from error
 
 
-def _decode(name: str, path: Path, encoding: str) -> Iterator[str]:
-    """The text of a file in pieces; raises LLMError with the position of the first byte that is no text."""
+def _decode(name: str, path: Path, encoding: str, skipped: int = 0) -> Iterator[str]:
+    """The text of a file in pieces, without its first `skipped` bytes; raises LLMError with the position of the first
+    byte that is no text."""
     decoder = codecs.getincrementaldecoder(encoding)()
-    first = 0  # position of the next block in the (unpacked) file
+    first = skipped  # position of the next block in the (unpacked) file
     with _open(name, path) as file:
+        file.seek(skipped)
         while True:
             block = _read(file, BLOCK, name)
             waiting = len(decoder.getstate()[0])  # bytes of an unfinished character, from the block before
@@ -226,9 +251,18 @@ def _decode(name: str, path: Path, encoding: str) -> Iterator[str]:
             first += len(block)
 
 
-def _clip(texts: Iterator[str], start: int, end: int) -> Iterator[str]:
-    """The part of a text between two positions in its UTF-8 bytes, both moved on to the end of a character."""
-    first = 0
+def _character_start(name: str, path: Path, position: int) -> int:
+    """The last place in a file of UTF-8 up to `position` where a character begins."""
+    with _open(name, path) as file:
+        file.seek(position - 3)
+        near = _read(file, 4, name)
+    starts = [i for i, byte in enumerate(near) if byte & 0b1100_0000 != 0b1000_0000]
+    return position - 3 + starts[-1] if starts else position
+
+
+def _clip(texts: Iterator[str], first: int, start: int, end: int) -> Iterator[str]:
+    """The part of a text between two positions in its UTF-8 bytes, both moved on to the end of a character; what
+    comes begins at position `first`."""
     for text in texts:
         if first >= end:
             return

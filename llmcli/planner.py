@@ -6,6 +6,7 @@ the same command gives the same plan. `prepare` walks from the corpus to all tha
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,17 @@ CALIBRATION_SHARE, CALIBRATION_TOKENS = 1 / 64, (1024, 8192)  # ... this share, 
 # (times through the text at most, share): measured, tests/benchmarks/LOG.md
 DROPOUT = ((4, 0.0), (8, 0.05), (12, 0.1), (math.inf, 0.2))
 TOKEN_SPLIT = ((4.5, 0.0), (math.inf, 0.15))  # of the tokens are taken apart
+# a model of so many parameters in its layers, and so many for each token of the text, learns a text by heart that it
+# sees so often; it is held back more than a small one, which that would only slow down
+LARGE, LARGE_FOR_TOKEN, LARGE_FROM, LARGE_DROPOUT, LARGE_SPLIT = 500_000, 4.0, 12.0, 0.3, 0.3
 DEFAULT_SECONDS = 300.0
 HELD_OUT = 0.1  # the share at the end of the corpus that is not learned from
 TOKENIZER_BYTES = 16_000_000  # of text that a tokenizer is learned from, taken evenly from a longer one
+# TIMELY * core_seconds ** TIMELY_POWER bytes of text are a third more than any plan goes through once in that time
+TIMELY, TIMELY_POWER, LEAST_BYTES = 4e5, 0.6, 1_000_000
 MOST_EPOCHS = 20.0  # beyond this a model of any size here only memorises
 TOKENS_PER_PARAMETER = 1.2  # where steps or epochs are given: tokens seen per parameter of the layers
-ROOM, ROOM_POWER = 0.09, 1.35  # ROOM * tokens ** ROOM_POWER: beyond so many parameters a text cannot fill a model
+ROOM, ROOM_POWER = 0.006, 1.6  # ROOM * tokens ** ROOM_POWER: beyond so many parameters a text cannot fill a model
 REPEATS = 3.0  # times through the text, about, after which text seen again no longer counts
 TRAINING_SHARE = 0.9  # of the time; the rest goes into reading, planning, looking at held-out text and saving
 MEASUREMENTS = 3  # of shapes at most, before a plan is made
@@ -145,6 +151,11 @@ class Prepared:
     tokens: NDArray[np.unsignedinteger]  # to learn from
     held_out: NDArray[np.unsignedinteger]  # to be judged by; may be empty
     record: dict[str, Any]  # what to say of the corpus in the file
+    most_bytes: int = sys.maxsize  # of text that there is time for
+
+    def read_from(self, corpus: Corpus) -> Iterator[Iterator[str]]:
+        """The text that `tokens` are of."""
+        return corpus.spread(0, self.record["train_bytes"], self.most_bytes)
 
 
 def prepare(
@@ -162,40 +173,63 @@ def prepare(
     `held_out` is another corpus, or the share of this one to keep at its end. `characters` makes each character a
     token. Raises LLMError when the corpus is too short.
     """
+    most = _most_bytes(request)
     if isinstance(held_out, Corpus):
-        train_bytes, held = corpus.text_bytes, held_out.texts()
+        train_bytes, held = corpus.text_bytes, held_out.spread(0, held_out.text_bytes, most)
         held_bytes, from_where = held_out.text_bytes, ", ".join(Path(d.name).name for d in held_out.documents)
     else:
         train_bytes = corpus.text_bytes - round(corpus.text_bytes * held_out)
-        held = corpus.texts(train_bytes)
+        held = corpus.spread(train_bytes, corpus.text_bytes, max(1, round(most * held_out)))
         held_bytes, from_where = corpus.text_bytes - train_bytes, f"the last {held_out:.3g} of the corpus"
     if tokenizer:
         vocabulary = Choice("vocabulary", str(tokenizer.vocab_size), "that of the tokenizer given")
     else:
         tokenizer, vocabulary = learn_tokenizer(
-            corpus, train_bytes, request.vocab_size, most=_most_tokens(request), characters=characters
-        )
-    tokens = tokenize(corpus.texts(0, train_bytes), tokenizer)
+            corpus, train_bytes, request.vocab_size,
+            most=_most_tokens(request), most_bytes=most, characters=characters,
+        )  # fmt: skip
+    tokens = tokenize(corpus.spread(0, train_bytes, most), tokenizer)
     held_tokens = tokenize(held, tokenizer)
+    read_bytes = train_bytes if train_bytes <= most else _spelled(tokens, tokenizer)
     plan = make_plan(
         request,
         train_tokens=len(tokens),
-        train_bytes=train_bytes,
+        train_bytes=read_bytes,
         vocab_size=tokenizer.vocab_size,
         eos_id=tokenizer.eos_id,
         base=base,
         machine=machine,
     )
     held_said = f"{held_bytes:,} held out" if held_bytes else "nothing held out"
-    text = Choice("text", f"{corpus.text_bytes:,} bytes", f"{train_bytes:,} to learn from, {held_said}")
+    text_reason = f"{train_bytes:,} to learn from, {held_said}"
+    if read_bytes < train_bytes:
+        text_reason += f"; {read_bytes:,} taken evenly from it are what there is time for"
+    text = Choice("text", f"{corpus.text_bytes:,} bytes", text_reason)
     record = {
         "corpus": [{"name": Path(d.name).name, "bytes": d.text_bytes, "sha256": d.sha256} for d in corpus.documents],
         "train_bytes": train_bytes,
+        "read_bytes": read_bytes,  # of them
         "train_tokens": len(tokens),
         "held_out": {"bytes": held_bytes, "tokens": len(held_tokens), "from": from_where},
     }
     plan = Plan(plan.model, plan.train, (text, vocabulary, *plan.choices))
-    return Prepared(plan, tokenizer, tokens, held_tokens, record)
+    return Prepared(plan, tokenizer, tokens, held_tokens, record, most)
+
+
+def _most_bytes(request: Request) -> int:
+    """Of text that can be gone through in the time there is: of more the rest would be read and cut into tokens, which
+    takes time too, and never seen."""
+    if request.steps or request.epochs:
+        return sys.maxsize
+    work = (request.seconds or DEFAULT_SECONDS) * request.threads
+    pace = 30 * TIMELY if request.device == "cuda" else TIMELY
+    return max(LEAST_BYTES, int(pace * work**TIMELY_POWER))
+
+
+def _spelled(tokens: NDArray[np.unsignedinteger], tokenizer: Tokenizer) -> int:
+    """Bytes of text in tokens."""
+    lengths = np.array([len(data) for data in tokenizer.token_bytes])
+    return int(np.bincount(tokens, minlength=len(lengths)) @ lengths)
 
 
 def _most_tokens(request: Request) -> int:
@@ -212,10 +246,13 @@ def learn_tokenizer(
     vocab_size: int | None = None,
     *,
     most: int = LARGEST_VOCABULARY,
+    most_bytes: int = TOKENIZER_BYTES,
     characters: bool = False,
 ) -> tuple[Tokenizer, Choice]:
-    """A tokenizer for the first `train_bytes` of a corpus, and why it has the size it has; `most` tokens, if free."""
-    text = _sample(corpus, train_bytes)
+    """A tokenizer for the first `train_bytes` of a corpus, and why it has the size it has; `most` tokens, if free. It
+    is learned from `most_bytes` of them, taken evenly."""
+    sample = corpus.spread(0, train_bytes, min(most_bytes, TOKENIZER_BYTES))
+    text = (piece for part in sample for piece in part)
     if characters:
         tokenizer = Tokenizer.train_char(text, vocab_size)
         return tokenizer, Choice("vocabulary", str(tokenizer.vocab_size), "a token for each character, as asked")
@@ -229,18 +266,6 @@ def learn_tokenizer(
     if tokenizer.vocab_size < wanted:
         reason = "the text has no more pairs to merge"
     return tokenizer, Choice("vocabulary", str(tokenizer.vocab_size), reason)
-
-
-def _sample(corpus: Corpus, end: int) -> Iterator[str]:
-    """Text from the first `end` bytes of a corpus: all of it, or parts of it taken evenly."""
-    if end <= TOKENIZER_BYTES:
-        for text in corpus.texts(0, end):
-            yield from text
-        return
-    part = TOKENIZER_BYTES // 64
-    for start in np.linspace(0, end - part, 64).astype(int).tolist():
-        for text in corpus.texts(start, start + part):
-            yield from text
 
 
 def make_plan(
@@ -262,17 +287,18 @@ def make_plan(
     budget = _budget(request)
     context, context_reason = _context(request, budget, train_tokens, base)
 
-    def settings(seen: float) -> TrainConfig:
-        """How to train where so many tokens will be seen."""
-        return _settings(request, seen, train_tokens, context)
+    def settings(model: ModelConfig, seen: float = 0.0) -> TrainConfig:
+        """How to train a model that will see so many tokens."""
+        return _settings(request, model, seen, train_tokens, context)
 
     text = _Text(train_tokens, train_bytes or 3 * train_tokens)
     models = [base] if base else _models(request, text, context, vocab_size, eos_id)
 
     def needed(model: ModelConfig) -> float:
         """Bytes, at the largest batch that may come of it: four times as fast as assumed."""
-        faster = 4 * (budget.seconds or 0.0) * assumed_speed(model, settings(0))
-        return memory_needed(model, settings(min(faster, MOST_EPOCHS * train_tokens) or _seen_by_count(settings(0))))
+        faster = 4 * (budget.seconds or 0.0) * assumed_speed(model, settings(model))
+        seen = min(faster, MOST_EPOCHS * train_tokens) or _seen_by_count(settings(model))
+        return memory_needed(model, settings(model, seen))
 
     here = [m for m in models if needed(m) <= MEMORY_SHARE * machine.memory]
     if not here:
@@ -281,7 +307,7 @@ def make_plan(
             f"{machine.memory / 1e9:,.1f} GB are free here; give a smaller --width or fewer --layers"
         )
     model, seen, speed = _choose(here, budget, text, settings, machine)
-    train = settings(seen)
+    train = settings(model, seen)
     epochs = seen / train_tokens
     per_epoch = train_tokens / (train.batch_size * context)
     often = request.epochs or MOST_EPOCHS
@@ -348,8 +374,8 @@ def make_plan(
     return Plan(model, train, choices)
 
 
-def _settings(request: Request, seen: float, train_tokens: int, context: int) -> TrainConfig:
-    """How to train where so many tokens will be seen."""
+def _settings(request: Request, model: ModelConfig, seen: float, train_tokens: int, context: int) -> TrainConfig:
+    """How to train a model that will see so many tokens."""
     if request.batch_tokens:
         wanted = request.batch_tokens
     elif request.device == "cuda":
@@ -359,14 +385,17 @@ def _settings(request: Request, seen: float, train_tokens: int, context: int) ->
     batch_size = max(1, min(wanted, train_tokens) // context)
     per_epoch = train_tokens / (batch_size * context)
     epochs = seen / train_tokens
+    dropout, split = _by_epochs(DROPOUT, epochs), _by_epochs(TOKEN_SPLIT, epochs)
+    if epochs > LARGE_FROM and _layers(model) > max(LARGE, LARGE_FOR_TOKEN * train_tokens):
+        dropout, split = LARGE_DROPOUT, LARGE_SPLIT
     return TrainConfig(
         steps=request.steps or max(1, math.ceil((request.epochs or MOST_EPOCHS) * per_epoch)),
         seconds=_budget(request).seconds,
         context=context,
         batch_size=batch_size,
         lr=request.lr,
-        dropout=_by_epochs(DROPOUT, epochs) if request.dropout is None else request.dropout,
-        token_split=_by_epochs(TOKEN_SPLIT, epochs),
+        dropout=dropout if request.dropout is None else request.dropout,
+        token_split=split,
         calibration_tokens=_calibration(train_tokens, context) if epochs > CALIBRATION_FROM else 0,
         eval_tokens=min(max(int(seen / 400), 4096), 65536),
         seed=request.seed,
@@ -418,7 +447,7 @@ def _choose(
     models: Sequence[ModelConfig],
     budget: "_Budget",
     text: _Text,
-    settings: Callable[[float], TrainConfig],
+    settings: Callable[..., TrainConfig],
     machine: Machine,
 ) -> tuple[ModelConfig, float, float]:
     """(model, tokens it will see, tokens a second or 0 where the clock has no say)
@@ -427,11 +456,11 @@ def _choose(
     speed measured; what one shape runs at corrects what is assumed of the others.
     """
     if budget.seconds is None:
-        seen = _seen_by_count(settings(0))
+        seen = _seen_by_count(settings(models[0]))
         fitting = [m for m in models if _layers(m) <= seen / TOKENS_PER_PARAMETER]
         return (fitting or models[:1])[-1], seen, 0.0
     seconds, most = TRAINING_SHARE * budget.seconds, MOST_EPOCHS * text.tokens
-    assumed = [assumed_speed(m, settings(0)) for m in models]
+    assumed = [assumed_speed(m, settings(m)) for m in models]
     measured: dict[int, float] = {}
     scale = 1.0
 
@@ -446,7 +475,7 @@ def _choose(
         if i in measured:
             break
         run = seen_by(i) / (scale * assumed[i])  # seconds; a small text is gone through long before the time is up
-        measured[i] = machine.speed(models[i], settings(seen_by(i)), min(MEASURING, MEASURING_SHARE * run))
+        measured[i] = machine.speed(models[i], settings(models[i], seen_by(i)), min(MEASURING, MEASURING_SHARE * run))
         scale = measured[i] / assumed[i]
     i = min(measured, key=loss)
     return models[i], seen_by(i), measured[i]

@@ -20,7 +20,7 @@ LENGTH = 30  # characters in a string: longer than almost any phrase that people
 CHARACTERS = 2_000  # of the model's own words, in all
 SAMPLES = 8  # texts that these come from
 MOST_WORK = 3e9  # parameters x tokens generated: about a second or two on one core
-MOST_SEARCHED = 64_000_000  # bytes of the training text, from its beginning: two seconds or so
+MOST_SEARCHED = 64_000_000  # bytes of the training text, about, from its beginning: two seconds or so
 _STEPS = (2, 3, 5)  # whose product is LENGTH
 _FACTOR = 0x9E3779B97F4A7C15  # odd, its bits well mixed
 _TABLE_BITS = 20  # a million slots for a few thousand strings: few chance hits
@@ -45,8 +45,8 @@ def recite(
 ) -> Recital | None:
     """Let the model talk, without a prompt and at temperature 1, and look for its words in the documents it learned.
 
-    `held_out` are the tokens of text that the model did not see. Of longer documents give the first MOST_SEARCHED
-    bytes. None when the model says too little. Raises LLMError for damaged weights.
+    `held_out` are the tokens of text that the model did not see. Of longer documents MOST_SEARCHED bytes are searched.
+    None when the model says too little. Raises LLMError for damaged weights.
     """
     own = list(_own_words(checkpoint, tokenizer, seed))
     new = list(_excerpts(tokenizer, held_out))
@@ -156,12 +156,14 @@ def _excerpts(tokenizer: Tokenizer, ids: NDArray[np.unsignedinteger]) -> Iterato
 
 
 class _Counter:
-    """Counts the bytes of text that pass."""
+    """Counts the bytes of text that pass, up to MOST_SEARCHED."""
 
     def __init__(self) -> None:
         self.bytes = 0
 
     def passing(self, pieces: Iterable[str]) -> Iterator[str]:
         for piece in pieces:
+            if self.bytes >= MOST_SEARCHED:
+                return
             self.bytes += len(piece) if piece.isascii() else len(piece.encode("utf-8", "surrogatepass"))
             yield piece

@@ -19,6 +19,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from llmcli import tokenizer_json
 from llmcli.errors import LLMError, usage
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the end of a document; always id 0 in tokenizers made here
@@ -53,7 +54,7 @@ class Tokenizer:
             )
         inner = tokenizers.Tokenizer(models.BPE())
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        inner.decoder = decoders.ByteLevel()
+        inner.decoder = _decoder("bpe")
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             min_frequency=2,
@@ -85,7 +86,7 @@ class Tokenizer:
         inner = tokenizers.Tokenizer(
             models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=[], byte_fallback=True)
         )
-        inner.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+        inner.decoder = _decoder("char")
         inner.add_special_tokens([END_OF_TEXT])
         return cls(inner)
 
@@ -95,25 +96,17 @@ class Tokenizer:
 
         With `most` also for one of more tokens than that: those of the model it belongs to.
         """
+        kind, safe = tokenizer_json.checked(text)
         try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise LLMError(f"the tokenizer is not JSON: {error}; a tokenizer.json is wanted") from error
-        problem = _kind_and_problem(found)[1]
-        if problem:
-            raise LLMError(f"the tokenizer {problem}; a BPE tokenizer.json with ByteLevel or byte_fallback is wanted")
-        try:
-            inner = tokenizers.Tokenizer.from_str(json.dumps(found))
+            inner = tokenizers.Tokenizer.from_str(safe)
         except BaseException as error:  # the library's panics are no Exception
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
             raise LLMError(f"the tokenizer could not be read: {error}") from error
-        ids = sorted(inner.get_vocab(with_added_tokens=True).values())
-        if ids != list(range(len(ids))):
-            raise LLMError("the tokenizer's ids are not 0, 1, 2, ... without gaps or repeats")
-        if most is not None and len(ids) > most:
-            raise LLMError(f"the tokenizer has {len(ids)} tokens, its model only {most}")
+        inner.decoder = _decoder(kind)
         tokenizer = cls(inner)
+        if most is not None and tokenizer.vocab_size > most:
+            raise LLMError(f"the tokenizer has {tokenizer.vocab_size} tokens, its model only {most}")
         missing = {bytes([b]) for b in range(256)} - set(tokenizer.token_bytes)
         if missing:
             raise LLMError(f"the tokenizer has no token for {len(missing)} of the 256 bytes, so it would lose text")
@@ -144,7 +137,7 @@ class Tokenizer:
     @cached_property
     def kind(self) -> str:
         """ "bpe" (byte-level) or "char" (no merges: a token for each character)."""
-        return _kind_and_problem(json.loads(self.to_json()))[0]
+        return tokenizer_json.kind_and_problem(json.loads(self.to_json()))[0]
 
     @cached_property
     def vocab_size(self) -> int:
@@ -250,18 +243,9 @@ class Tokenizer:
         return b"".join(parts)
 
 
-def describe(text: str) -> dict[str, Any]:
-    """What a tokenizer.json is: {"kind", "vocab_size"}, without building it; {} if it is none.
-
-    >>> describe('{"model": {"type": "BPE", "vocab": {"a": 0}}, "added_tokens": [{"id": 1}]}')
-    {'kind': '?', 'vocab_size': 2}
-    """
-    try:
-        found = json.loads(text)
-        ids = {*found["model"]["vocab"].values(), *(token["id"] for token in found.get("added_tokens", ()))}
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
-        return {}
-    return {"kind": _kind_and_problem(found)[0], "vocab_size": len(ids)}
+def _decoder(kind: str) -> Any:
+    """How the library turns tokens into text; here that is `token_bytes`."""
+    return decoders.ByteLevel() if kind == "bpe" else decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
 
 
 class StreamDecoder:
@@ -328,49 +312,3 @@ def _spell_byte_level(name: str) -> bytes:
 def _spell_char(name: str) -> bytes:
     byte = _BYTE_TOKEN.fullmatch(name)
     return bytes([int(byte[1], 16)]) if byte else name.encode("utf-8")
-
-
-def _kind_and_problem(found: Any) -> tuple[str, str]:
-    """What a parsed tokenizer.json is: ("bpe" | "char" | "?", what is wrong with it or "").
-
-    Only what cannot lose or change text is right.
-    """
-    if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
-        return "?", "has no model"
-    model, normalizer, added = found["model"], found.get("normalizer"), found.get("added_tokens") or []
-    if model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
-        return "?", f"is of type {model.get('type')!r}"
-    if normalizer is not None and _kinds(normalizer) != ["NFC"]:
-        return "?", f"changes the text with a {'/'.join(_kinds(normalizer)) or 'strange'} normalizer"
-    if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
-        return "?", "uses dropout, or marks the parts of words"
-    if isinstance(added, list) and any(isinstance(t, dict) and (t.get("lstrip") or t.get("rstrip")) for t in added):
-        return "?", "has added tokens that take the white space beside them"
-    if found.get("pre_tokenizer") is None:
-        plain = model.get("byte_fallback") and not model.get("merges")
-        return ("char", "") if plain else ("?", "is not byte-level")
-    steps = list(_steps(found["pre_tokenizer"]))
-    kinds = [step.get("type") for step in steps]
-    if "ByteLevel" not in kinds:
-        return "?", "is not byte-level"
-    if not set(kinds) <= {"ByteLevel", "Split", "Digits", "Punctuation"}:
-        return "?", f"cuts words with {', '.join(map(str, kinds))}"
-    if any(step.get("behavior") == "Removed" or step.get("add_prefix_space") for step in steps):
-        return "?", "adds or removes white space"
-    return "bpe", ""
-
-
-def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """The parts of a pre-tokenizer or normalizer, those inside a Sequence one by one."""
-    if not isinstance(part, dict):
-        yield {"type": "strange"}
-    elif part.get("type") == "Sequence":
-        inner = part.get("pretokenizers", part.get("normalizers"))
-        for step in inner if isinstance(inner, list) else [None]:
-            yield from _steps(step)
-    else:
-        yield part
-
-
-def _kinds(part: Any) -> list[str]:
-    return [str(step.get("type")) for step in _steps(part)]

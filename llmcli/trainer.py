@@ -91,6 +91,7 @@ class Done:
     seconds: float
     figures: Figures | None  # on the held-out text
     interrupted: bool
+    problem: str = ""  # why the run could not go on, if it could not
 
 
 Event = Step | Evaluation | Sample | State | Done
@@ -244,7 +245,8 @@ def train(
     `began` is the time.monotonic() from which the plan's seconds count, `spare` are those of them that the caller
     needs afterwards. `stop` is asked after every step; when it says yes the run ends early with what there is.
     `save` is asked too; when it says yes, and at an early end, a State is yielded, with which as `go_on` another call
-    goes on to the very same weights. Raises LLMError when the loss is no longer a number.
+    goes on to the very same weights. When the loss is no longer a number the run ends with the best weights so far,
+    or, if there are none yet, in an LLMError.
     """
     config, settings = plan.model, plan.train
     began = time.monotonic() if began is None else began
@@ -259,7 +261,7 @@ def train(
     calibration = _Calibration(model, aside)
     measure = _Measure(model, tokenizer, held_out, settings)
     curve = _Curve()
-    best, at, interrupted = model.to_arrays(), _Position(), False
+    best, at, interrupted, problem = model.to_arrays(), _Position(), False, ""
     step_tokens = settings.batch_size * context
     first_step = time.monotonic()
     if go_on:
@@ -279,7 +281,7 @@ def train(
         at.evaluated_step, at.evaluated_progress = at.step, at.progress
         curve.add_evaluation(at.step, bits)
         # of two alike the later is better: its steps were smaller
-        is_best = at.best_bits is None or bits <= at.best_bits * (1 + ALIKE)
+        is_best = math.isfinite(bits) and (at.best_bits is None or bits <= at.best_bits * (1 + ALIKE))
         if is_best:
             best, at.best_step, at.best_factor = weights, at.step, factor
             at.best_bits = bits if at.best_bits is None else min(bits, at.best_bits)
@@ -306,11 +308,10 @@ def train(
         loss.backward()
         optimizer.step(at.progress)
         value = loss.item()
-        at.step += 1
         if not math.isfinite(value):
-            raise LLMError(
-                f"the loss is no longer a number at step {at.step}; lower the learning rate: --lr {settings.lr / 4:g}"
-            )
+            problem = _exploded(at.step + 1, settings)
+            break
+        at.step += 1
         now = time.monotonic()
         at.progress = at.step / settings.steps
         if settings.seconds is not None:
@@ -336,10 +337,12 @@ def train(
     if at.best_step == 0:
         with calibration.applied() as at.best_factor:
             best, at.best_step = model.to_arrays(), at.step
+        if problem or not all(np.isfinite(array).all() for array in best.values()):
+            raise LLMError(problem or _exploded(at.step, settings))
     model.load_arrays(best)
     figures = None
     if len(held_out):
-        figures = measure.now() if interrupted else measure.at_end(at.step * step_tokens)
+        figures = measure.now() if interrupted or problem else measure.at_end(at.step * step_tokens)
     seconds = time.monotonic() - began
     record = copy.deepcopy(record) | {
         "versions": versions(),
@@ -349,7 +352,7 @@ def train(
         "best_step": at.best_step,
         "tokens": at.step * step_tokens,
         "epochs": round(at.step * step_tokens / len(tokens), 4),
-        "interrupted": interrupted,
+        "interrupted": interrupted or bool(problem),
         "bits_per_byte": figures and round(figures.bits_per_byte, 6),
         "sharpness": at.best_factor,
         "held_out_measured": figures and {"tokens": figures.tokens, "bytes": figures.bytes},
@@ -363,7 +366,11 @@ def train(
     checkpoint = Checkpoint(
         config, tokenizer.to_json(), best, record, tokenizer.to_config_json(config.max_position_embeddings)
     )
-    yield Done(checkpoint, at.step, at.best_step, seconds, figures, interrupted)
+    yield Done(checkpoint, at.step, at.best_step, seconds, figures, interrupted, problem)
+
+
+def _exploded(step: int, settings: TrainConfig) -> str:
+    return f"the loss is no longer a number at step {step}; lower the learning rate: --lr {settings.lr / 4:g}"
 
 
 @dataclass

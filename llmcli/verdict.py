@@ -34,7 +34,9 @@ def curve(record: Mapping[str, Any]) -> Curve:
     """The curve of a record. Raises LLMError when it holds none that can be read."""
     try:
         found = record["curve"]
-        nat = record["train_tokens"] / record["train_bytes"] / math.log(2)  # of loss, in bits per byte
+        nat = (
+            record["train_tokens"] / record.get("read_bytes", record["train_bytes"]) / math.log(2)
+        )  # of loss, in bits per byte
         read = Curve(
             [int(step) for step in found["step"]],
             [float(loss) * nat for loss in found["loss"]],

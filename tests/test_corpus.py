@@ -390,6 +390,44 @@ def test_every_split_of_a_small_corpus() -> None:
     assert parts == [(whole[:n], whole[n:]) for n in lengths]
 
 
+@pytest.mark.parametrize("kind", ["plain", "with a mark", "packed", "UTF-16"])
+def test_a_part_is_the_same_however_the_file_holds_the_text(kind: str) -> None:
+    text = "".join(f"{n}りんご🍎é\n" for n in range(300))
+    data = {
+        "plain": text.encode("utf-8"),
+        "with a mark": codecs.BOM_UTF8 + text.encode("utf-8"),
+        "packed": gzip.compress(text.encode("utf-8")),
+        "UTF-16": codecs.BOM_UTF16_LE + text.encode("utf-16-le"),
+    }[kind]
+    corpus, whole = read_corpus([put("a.txt", data)]), text.encode("utf-8")
+    assert corpus.text_bytes == len(whole)
+    for start in [*range(40), 1000, 1001, 1002, 1003, len(whole) - 2]:
+        wanted = whole[character_end(whole, start) : character_end(whole, start + 50)].decode("utf-8")
+        assert joined(corpus, start, start + 50) == wanted
+
+
+def test_a_part_far_into_a_file_is_read_without_what_stands_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = read_corpus([put("a.txt", b"x" * 5000 + b"needle" + b"y" * 5000)])
+    monkeypatch.setattr(module, "BLOCK", 100)
+    read = []
+    real = module._read
+    monkeypatch.setattr(module, "_read", lambda *words: read.append(len(part := real(*words))) or part)
+    assert joined(corpus, 5000, 5006) == "needle"
+    assert sum(read) <= 4 + 2 * 100
+
+
+def test_of_a_long_text_parts_are_taken_evenly() -> None:
+    text = "".join(f"{n:05d}" for n in range(2000))  # 10,000 bytes; each five tell their place
+    corpus = read_corpus([put("a.txt", text.encode())])
+    parts = ["".join(part) for part in corpus.spread(100, 9000, 640)]
+    assert [len(part) for part in parts] == [10] * 64
+    starts = [text.index(part) for part in parts]
+    assert (starts[0], starts[-1]) == (100, 8990)  # nothing from beyond the ends
+    gaps = [b - a for a, b in itertools.pairwise(starts)]
+    assert max(gaps) - min(gaps) <= 10
+    assert ["".join(part) for part in corpus.spread(100, 740, 640)] == [text[100:740]]
+
+
 def test_documents_stay_apart_in_a_part_of_the_corpus() -> None:
     corpus = read_corpus([put("a", b"aaaa"), put("b", b"bbbb"), put("c", b"cccc")])
     assert ["".join(text) for text in corpus.texts(2, 9)] == ["aa", "bbbb", "c"]

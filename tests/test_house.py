@@ -14,6 +14,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "compressors",
         "checkpoint",
         "corpus",
+        "tokenizer_json",
         "tokenizer",
         "sampler",
         "runtime",
@@ -35,7 +36,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 TORCH = {"kernels", "model", "optimizer", "trainer"}
-STANDARD_ONLY = {"errors", "config", "charts", "durable", "compressors", "verdict"}
+STANDARD_ONLY = {"errors", "config", "charts", "durable", "compressors", "verdict", "tokenizer_json"}
 
 
 def rooms() -> dict[str, Path]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmcli import planner
 from llmcli.config import ModelConfig
-from llmcli.corpus import read_corpus
+from llmcli.corpus import PARTS, read_corpus
 from llmcli.errors import LLMError
 from llmcli.planner import (
     LADDER,
@@ -273,7 +273,10 @@ def test_a_batch_of_fewer_tokens_than_a_context_is_one_window():
 
 
 def test_little_text_seen_often_gets_dropout_and_much_text_does_not():
-    assert plan(Request(epochs=30.0)).train.dropout == 0.2
+    small = plan(Request(epochs=30.0, layers=2, width=64)).train
+    assert (small.dropout, small.token_split) == (0.2, 0.15)
+    large = plan(Request(epochs=30.0, layers=4, width=192)).train  # nine parameters of its layers for each token
+    assert (large.dropout, large.token_split) == (0.3, 0.3)
     assert plan(Request(epochs=10.0)).train.dropout == 0.1
     assert plan(Request(epochs=2.0)).train.dropout == 0.0
 
@@ -431,6 +434,7 @@ def test_the_record_says_what_was_learned_from(tmp_path):
             {"name": "1.txt", "bytes": len(second), "sha256": corpus.documents[1].sha256},
         ],
         "train_bytes": size - round(size / 10),
+        "read_bytes": size - round(size / 10),
         "train_tokens": len(ready.tokens),
         "held_out": {"bytes": round(size / 10), "tokens": len(ready.held_out), "from": "the last 0.1 of the corpus"},
     }
@@ -538,14 +542,48 @@ def test_a_vocabulary_below_the_bytes_is_wrong_usage(tmp_path):
     assert caught.value.exit_code == 2
 
 
-def test_from_a_long_corpus_a_tokenizer_reads_parts_taken_evenly(tmp_path, monkeypatch):
-    monkeypatch.setattr(planner, "TOKENIZER_BYTES", 640)
-    text = "".join(f"{n:05d}" for n in range(2000))  # 10,000 bytes; each five tell their place
+def test_a_tokenizer_learns_from_parts_of_a_long_corpus_as_much_as_it_may(tmp_path):
+    text = words(5000)
     corpus = corpus_of(tmp_path, text)
-    parts = list(planner._sample(corpus, 9000))
-    assert [len(part) for part in parts] == [10] * 64
-    starts = [text.index(part) for part in parts]
-    assert (starts[0], starts[-1]) == (0, 8990)  # nothing from beyond what is learned from
-    gaps = [b - a for a, b in itertools.pairwise(starts)]
-    assert max(gaps) - min(gaps) <= 10
-    assert "".join(planner._sample(corpus, 640)) == text[:640]
+    tokenizer, _ = learn_tokenizer(corpus, len(text), 300, most_bytes=6400)
+    parts = [piece for part in corpus.spread(0, len(text), 6400) for piece in part]
+    assert len("".join(parts)) == 6400
+    assert tokenizer.to_json() == Tokenizer.train_bpe(parts, 300).to_json()
+
+
+# ---- more text than there is time for
+
+
+def test_of_more_text_than_there_is_time_for_parts_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(planner, "TIMELY", 6400)
+    monkeypatch.setattr(planner, "TIMELY_POWER", 0.5)
+    monkeypatch.setattr(planner, "LEAST_BYTES", 1)
+    text = words(20_000)
+    corpus = corpus_of(tmp_path, text)
+    ready = prepare(Request(seconds=2.0, threads=2), corpus)
+    learned = len(text) - round(len(text) / 10)
+    assert ready.record["train_bytes"] == learned  # the last tenth is held out, whatever was read of the rest
+    assert ready.record["read_bytes"] == 12_800 < learned
+    ids = ready.tokens.tolist()
+    assert len(ready.tokenizer.decode_bytes(ids)) == 12_800
+    assert ids.count(ready.tokenizer.eos_id) == PARTS - 1
+    read = ["".join(part) for part in ready.read_from(corpus)]
+    assert ready.tokenizer.decode(ids) == "".join(read)
+    assert all(part in text[:learned] for part in read)
+    assert len(ready.tokenizer.decode_bytes(ready.held_out.tolist())) == 1280
+    assert "12,800 taken evenly" in choice(ready.plan, "text").reason
+
+
+def test_without_a_clock_all_text_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(planner, "TIMELY", 1)
+    monkeypatch.setattr(planner, "LEAST_BYTES", 1)
+    text = words(2000)
+    ready = prepare(Request(steps=5), corpus_of(tmp_path, text), held_out=0.0)
+    assert ready.tokenizer.decode(ready.tokens.tolist()) == text
+    assert ready.record["read_bytes"] == len(text)
+
+
+@given(seconds=st.floats(1, 1e6), threads=st.integers(1, 64))
+def test_more_time_reads_no_less_text(seconds, threads):
+    less, more = (planner._most_bytes(Request(seconds=s, threads=threads)) for s in (seconds, 2 * seconds))
+    assert planner.LEAST_BYTES <= less <= more

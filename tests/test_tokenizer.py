@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import random
 from collections.abc import Iterable
 from unittest import mock
@@ -16,7 +15,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from llmcli import tokenizer as module
 from llmcli.errors import LLMError
-from llmcli.tokenizer import END_OF_TEXT, StreamDecoder, Tokenizer, describe
+from llmcli.tokenizer import END_OF_TEXT, StreamDecoder, Tokenizer
+from llmcli.tokenizer_json import PATTERNS, describe
 
 BPE = Tokenizer.train_bpe([TEXT], 290)
 CHAR = Tokenizer.train_char([TEXT])
@@ -319,6 +319,17 @@ def with_normalizer(normalizer: object) -> str:
     return inner.to_str()
 
 
+BYTE_LEVEL = json.loads(BPE.to_json())["pre_tokenizer"]
+
+
+def no_regex(step: dict[str, object]) -> dict[str, object]:
+    return step | {"use_regex": False}
+
+
+def split(pattern: object, behavior: str = "Isolated") -> dict[str, object]:
+    return {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": False}
+
+
 REFUSED = {
     "empty text": ("", "not JSON"),
     "not JSON": ("hello", "not JSON"),
@@ -339,8 +350,25 @@ REFUSED = {
         of_model(models.BPE({name: i + (i > 5) for i, name in enumerate(BPE._names)}, [])),
         "without gaps",
     ),
-    "negative id": (edited_model(vocab={"a": -1}, merges=[]), "could not be read"),
-    "added tokens are a number": (edited(added_tokens=5), "could not be read"),
+    "negative id": (edited_model(vocab={"a": -1}, merges=[]), "without gaps"),
+    "an id twice": (edited_model(vocab={"a": 0, "b": 0}, merges=[]), "without gaps"),
+    "an id beyond all bounds": (edited_model(vocab={"a": 4_294_967_295}, merges=[]), "without gaps"),
+    "an id that is text": (edited_model(vocab={"a": "0"}, merges=[]), "a vocabulary or merges that are none"),
+    "merges are a number": (edited_model(merges=7), "a vocabulary or merges that are none"),
+    "added tokens are a number": (edited(added_tokens=5), "added tokens that are none"),
+    "an added token is a number": (edited(added_tokens=[5]), "added tokens that are none"),
+    "an added token of nothing": (edited(added_tokens=[{"id": 290, "content": ""}]), "without an id or a text"),
+    "an added token too long": (edited(added_tokens=[{"id": 290, "content": "x" * 2000}]), "a text of some length"),
+    "too many added tokens": (edited(added_tokens=[{"id": i, "content": "x"} for i in range(1 << 15)]), "32,768 added"),
+    "a pattern that never ends": (
+        edited(pre_tokenizer={"type": "Sequence", "pretokenizers": [split({"Regex": "(a+)+$"}), BYTE_LEVEL]}),
+        "a pattern that is none of GPT-2, Llama 3, Qwen 2's",
+    ),
+    "a split by nothing": (
+        edited(pre_tokenizer={"type": "Sequence", "pretokenizers": [split({"String": ""}), BYTE_LEVEL]}),
+        "a pattern",
+    ),
+    "too long": (" " * (1 << 25) + "{}", "33,554,434 characters long"),
     "merge of unknown tokens": (edited_model(merges=[["zz", "qq"]]), "could not be read"),
     "char without all bytes": (of_model(models.BPE({"a": 0}, [], byte_fallback=True), pre=False), "256 bytes"),
 }
@@ -372,9 +400,33 @@ def test_from_json_refuses_a_vocabulary_of_nothing() -> None:
         )
 
 
+class Panic(BaseException):
+    """As the library's: no Exception."""
+
+
 def test_from_json_turns_a_panic_of_the_library_into_an_error() -> None:
-    with mock.patch.dict(os.environ, {"RUST_BACKTRACE": "0"}), pytest.raises(LLMError):
-        Tokenizer.from_json(edited_model(continuing_subword_prefix="##"))
+    library = mock.Mock(**{"Tokenizer.from_str.side_effect": Panic("index out of bounds")})
+    with mock.patch.object(module, "tokenizers", library), pytest.raises(LLMError, match="index out of bounds"):
+        Tokenizer.from_json(BPE.to_json())
+
+
+def test_the_library_sees_nothing_that_is_not_needed() -> None:
+    hostile = json.loads(BPE.to_json()) | {
+        "padding": {"strategy": {"Fixed": 1 << 40}, "pad_id": 0},
+        "truncation": {"max_length": 1 << 40},
+        "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x", "type_id": 0}}] * 99},
+        "decoder": {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "x" * 99},
+        "surprise": 1,
+    }
+    seen = []
+    real = module.tokenizers.Tokenizer.from_str
+    library = mock.Mock(**{"Tokenizer.from_str.side_effect": lambda text: seen.append(json.loads(text)) or real(text)})
+    with mock.patch.object(module, "tokenizers", library):
+        tokenizer = Tokenizer.from_json(json.dumps(hostile))
+    assert {key for key, value in seen[0].items() if value is not None} == {
+        "version", "added_tokens", "pre_tokenizer", "model",
+    }  # fmt: skip
+    assert tokenizer.to_json() == BPE.to_json()
 
 
 def with_added(token: object) -> str:
@@ -389,7 +441,6 @@ def lacking(tokenizer: Tokenizer, name: str) -> str:
     return edited_model(tokenizer, vocab=vocab, merges=[])
 
 
-BYTE_LEVEL = json.loads(BPE.to_json())["pre_tokenizer"]
 DOUBTFUL = {
     "byte-level without a byte": lacking(BPE, "q"),
     "char without a byte": lacking(CHAR, "<0xFF>"),
@@ -403,6 +454,12 @@ DOUBTFUL = {
 }
 ACCEPTED = {
     "NFC's fixed points": with_normalizer(normalizers.NFC()),
+    **{
+        f"{name}'s pattern": edited(
+            pre_tokenizer={"type": "Sequence", "pretokenizers": [split({"Regex": pattern}), no_regex(BYTE_LEVEL)]}
+        )
+        for name, pattern in PATTERNS.items()
+    },
     "a sequence": edited(pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTE_LEVEL]}),
     "an added word in ASCII": with_added("<tool_call>"),
     "no merges": edited_model(vocab={name: i for i, name in enumerate(BPE._names[:257])}, merges=[]),

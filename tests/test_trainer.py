@@ -135,6 +135,33 @@ def test_a_loss_that_is_no_number_stops_with_advice(tmp_path: Path, monkeypatch:
         run(prepared(tmp_path / "c.txt"))
 
 
+def test_a_loss_that_becomes_no_number_ends_with_the_best_weights_so_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = prepared(tmp_path / "c.txt", steps=40)
+    whole = [event for event in run(ready) if isinstance(event, trainer.Evaluation)]
+    real, steps = trainer.LanguageModel.loss, iter(range(1, 100))
+    monkeypatch.setattr(
+        trainer.LanguageModel, "loss", lambda self, ids: real(self, ids) * (float("nan") if next(steps) > 30 else 1.0)
+    )
+    events = run(ready)
+    done = events[-1]
+    assert isinstance(done, trainer.Done)
+    assert done.problem == "the loss is no longer a number at step 31; lower the learning rate: --lr 0.25"
+    assert (done.step, done.checkpoint.record["steps"], done.checkpoint.record["interrupted"]) == (30, 30, True)
+    assert 0 < done.best_step <= 30
+    assert all(np.isfinite(array).all() for array in done.checkpoint.tensors.values())
+    looks = [event for event in events if isinstance(event, trainer.Evaluation)]
+    assert looks == whole[: len(looks)]
+
+
+def test_weights_that_are_no_numbers_are_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last step of a run moves the weights to where they are none; its own loss was still a number."""
+    monkeypatch.setattr(trainer.Optimizer, "step", lambda self, progress: self._matrices[0][0].data.fill_(math.nan))
+    with pytest.raises(LLMError, match="no longer a number"):
+        run(prepared(tmp_path / "c.txt", steps=1))
+
+
 def test_going_on_from_a_model_starts_where_it_was(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt", dtype="float32")
     done = run(ready)[-1]

@@ -88,7 +88,7 @@ def _json(header: Any, key: str) -> dict[str, Any]:
 def _tokenizer(header: Any) -> dict[str, Any]:
     if "tokenizer.json" not in header.metadata:
         return {}
-    from llmcli.tokenizer import describe
+    from llmcli.tokenizer_json import describe
 
     return describe(header.metadata["tokenizer.json"])
 

@@ -222,7 +222,7 @@ def train(
     if dry_run:
         return
     prompt = _first_words(next(next(text.texts()))) if json_ or sys.stderr.isatty() else None
-    bytes_per_token = ready.record["train_bytes"] / len(ready.tokens)
+    bytes_per_token = ready.record["read_bytes"] / len(ready.tokens)
     baselines = _baselines(text, held_out, ready.record, 0.03 * (ready.plan.train.seconds or 333.0))
     keeper = resume.Keeper(beside, identity, ready.plan, ready.tokenizer.to_json(), console.note)
     with _signals() as caught, console.TrainingView(bytes_per_token, still=json_) as view:
@@ -237,13 +237,17 @@ def train(
             elif isinstance(event, trainer.Done):
                 done = event
                 record = done.checkpoint.record
-                record["memorised"] = None if caught else _memorised(done.checkpoint, ready, text, seed)
+                record["memorised"] = None if caught or done.problem else _memorised(done.checkpoint, ready, text, seed)
                 record["verdict"] = verdict(record, baselines)
                 output = _save(output, done.checkpoint, force)
-                if not done.interrupted:
+                if not done.interrupted:  # going on after a problem would end in the same
                     beside.unlink(missing_ok=True)
             else:
                 _show(event, view, json_)
+    if done.problem:
+        raise LLMError(
+            f"{done.problem} --force; the best weights before that, of step {done.best_step:,}, are in {output}"
+        )
     _show_done(done, output, json_, baselines, verdict(record, baselines, again=_again(context_), model=_named(output)))
     if caught:
         raise typer.Exit(128 + caught[0])
@@ -295,11 +299,10 @@ def _baselines(text: Any, held_out: Any, record: dict[str, Any], seconds: float)
 
 def _memorised(checkpoint: Any, ready: Any, text: Any, seed: int) -> dict[str, Any] | None:
     """How much of its text the model recites, for the record; None where that cannot be told."""
-    from llmcli.recital import MOST_SEARCHED, recite
+    from llmcli.recital import recite
 
-    documents = text.texts(0, min(MOST_SEARCHED, ready.record["train_bytes"]))
     try:
-        found = recite(checkpoint, ready.tokenizer, ready.held_out, documents, seed)
+        found = recite(checkpoint, ready.tokenizer, ready.held_out, ready.read_from(text), seed)
     except LLMError as error:  # the text has gone meanwhile; the model must not be lost with it
         console.note(f"what it knows by heart cannot be told: {error}")
         return None

@@ -1,10 +1,19 @@
-"""Runs of the command in processes of their own, that write down after every step what they need to go on."""
+"""Runs of the command, most in processes of their own, which write down after every step what they need to go on."""
 
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmcli.checkpoint import Checkpoint, save
+from llmcli.config import ModelConfig
+from llmcli.tokenizer import Tokenizer
+
+STEPS = 100
 
 TEXT = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "りんご") for b in ("tea", "milk", "rice", "bread🍎")) * 30
 OPTIONS = ["--batch-tokens", "512", "--context", "32", "--threads", "1", "--dropout", "0.2"]
@@ -21,10 +30,12 @@ def python(where: Path, code: str, *words: str) -> "subprocess.Popen[bytes]":
     )  # fmt: skip
 
 
-def train(where: Path, *, steps: int, output: str = "model.safetensors") -> "subprocess.Popen[bytes]":
-    """Learns from TEXT in c.txt."""
-    (where / "c.txt").write_text(TEXT, "utf-8")
-    return python(where, EAGER, "train", "c.txt", *OPTIONS, "--steps", str(steps), "-o", output, "-q")
+def train(
+    where: Path, *options: str, steps: int, output: str = "model.safetensors", text: str = TEXT, code: str = ""
+) -> "subprocess.Popen[bytes]":
+    """Learns from the text in c.txt; `code` is what runs the command, if it is not EAGER."""
+    (where / "c.txt").write_text(text, "utf-8")
+    return python(where, code or EAGER, "train", "c.txt", *OPTIONS, "--steps", str(steps), "-o", output, "-q", *options)
 
 
 def kept(where: Path) -> int:
@@ -50,3 +61,28 @@ def end(process: "subprocess.Popen[bytes]", how: signal.Signals | None = None) -
 
 def names(where: Path) -> list[str]:
     return sorted(path.name for path in where.iterdir())
+
+
+def wrong(process: "subprocess.Popen[bytes]", *codes: int) -> str:
+    """ "" if a process ended with one of these codes and without a traceback, else what it did."""
+    said = end(process)
+    if process.returncode in codes and b"Traceback" not in said:
+        return ""
+    return f"ended with {process.returncode}: {said.decode('utf-8', 'replace')[-300:]}"
+
+
+def small_model(path: Path) -> None:
+    tokenizer = Tokenizer.train_bpe([TEXT], 300)
+    config = ModelConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, 32)
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.normal(0, 0.2, shape).astype("f4") for name, shape in config.tensor_shapes().items()}
+    save(path, Checkpoint(config, tokenizer.to_json(), tensors, {"steps": 0}))
+
+
+def invoke(*words: str) -> Any:
+    """The command in this process: exit_code, stdout, stderr, exception."""
+    from typer.testing import CliRunner
+
+    from llmcli.cli import app
+
+    return CliRunner().invoke(app, list(words))

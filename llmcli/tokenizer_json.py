@@ -1,0 +1,152 @@
+"""What a tokenizer.json says, read as JSON before the library sees it: strangers write such files.
+
+The library's parser aborts the process on some of them (a padding of a billion tokens, a pattern that never ends), which
+no program can catch. So only what is known to be harmless, and what cannot lose or change text, goes on to it. Knows
+the format, not the library.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from llmcli.errors import LLMError
+
+LONGEST = 1 << 25  # characters of JSON: twice the largest vocabularies known
+LONGEST_TOKEN = 1024  # characters of a token that is taken as a whole
+MOST_ADDED = 1 << 14
+# how words are cut, apart from GPT-2's way, which the library has built in
+PATTERNS = {
+    "GPT-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "Llama 3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+",
+    "Qwen 2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+",
+}
+
+
+def checked(text: str) -> tuple[str, str]:
+    """(its kind, "bpe" or "char"; the same tokenizer.json with nothing in it that could do harm).
+
+    Raises LLMError when it is no byte-level BPE and no BPE with byte fallback, or could do harm.
+    """
+    if len(text) > LONGEST:
+        raise LLMError(
+            f"the tokenizer is {len(text):,} characters long; a tokenizer.json of at most {LONGEST:,} is wanted"
+        )
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LLMError(f"the tokenizer is not JSON: {error}; a tokenizer.json is wanted") from error
+    kind, problem = kind_and_problem(found)
+    if problem:
+        raise LLMError(f"the tokenizer {problem}; a BPE tokenizer.json with ByteLevel or byte_fallback is wanted")
+    model, added = found["model"], found.get("added_tokens") or []
+    ids = sorted({*model["vocab"].values(), *(token["id"] for token in added)})
+    if ids != list(range(len(ids))) or len({*model["vocab"].values()}) != len(model["vocab"]):
+        raise LLMError("the tokenizer's ids are not 0, 1, 2, ... without gaps or repeats")
+    safe = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": found.get("normalizer"),
+        "pre_tokenizer": found.get("pre_tokenizer"),
+        "post_processor": None,
+        "decoder": None,
+        "model": {
+            "type": "BPE",
+            "byte_fallback": bool(model.get("byte_fallback")),
+            "ignore_merges": bool(model.get("ignore_merges")),
+            "vocab": model["vocab"],
+            "merges": model.get("merges") or [],
+        },
+    }
+    return kind, json.dumps(safe)
+
+
+def describe(text: str) -> dict[str, Any]:
+    """What a tokenizer.json is: {"kind", "vocab_size"}, without building it; {} if it is none.
+
+    >>> describe('{"model": {"type": "BPE", "vocab": {"a": 0}}, "added_tokens": [{"id": 1}]}')
+    {'kind': '?', 'vocab_size': 2}
+    """
+    try:
+        found = json.loads(text)
+        ids = {*found["model"]["vocab"].values(), *(token["id"] for token in found.get("added_tokens", ()))}
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        return {}
+    return {"kind": kind_and_problem(found)[0], "vocab_size": len(ids)}
+
+
+def kind_and_problem(found: Any) -> tuple[str, str]:
+    """What a parsed tokenizer.json is: ("bpe" | "char" | "?", what is wrong with it or "").
+
+    Only what cannot lose or change text is right.
+    """
+    if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
+        return "?", "has no model"
+    model, normalizer, added = found["model"], found.get("normalizer"), found.get("added_tokens") or []
+    if model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
+        return "?", f"is of type {model.get('type')!r}"
+    if normalizer is not None and _kinds(normalizer) != ["NFC"]:
+        return "?", f"changes the text with a {'/'.join(_kinds(normalizer)) or 'strange'} normalizer"
+    if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
+        return "?", "uses dropout, or marks the parts of words"
+    vocabulary, merges = model["vocab"], model.get("merges") or []
+    if not all(type(i) is int for i in vocabulary.values()) or not isinstance(merges, list):
+        return "?", "has a vocabulary or merges that are none"
+    if problem := _problem_of_added(added):
+        return "?", problem
+    if found.get("pre_tokenizer") is None:
+        plain = model.get("byte_fallback") and not model.get("merges")
+        return ("char", "") if plain else ("?", "is not byte-level")
+    steps = list(_steps(found["pre_tokenizer"]))
+    kinds = [step.get("type") for step in steps]
+    if "ByteLevel" not in kinds:
+        return "?", "is not byte-level"
+    if not set(kinds) <= {"ByteLevel", "Split", "Digits", "Punctuation"}:
+        return "?", f"cuts words with {', '.join(map(str, kinds))}"
+    if any(step.get("behavior") == "Removed" or step.get("add_prefix_space") for step in steps):
+        return "?", "adds or removes white space"
+    if any(step["type"] == "Split" and not _is_known(step.get("pattern")) for step in steps):
+        return "?", f"cuts words by a pattern that is none of {', '.join(PATTERNS)}'s"
+    return "bpe", ""
+
+
+def _problem_of_added(added: Any) -> str:
+    """What is wrong with the added tokens; "" if nothing is."""
+    if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
+        return "has added tokens that are none"
+    if len(added) > MOST_ADDED:
+        return f"has {len(added):,} added tokens, of at most {MOST_ADDED:,}"
+    for token in added:
+        content = token.get("content")
+        if type(token.get("id")) is not int or not isinstance(content, str) or not 0 < len(content) <= LONGEST_TOKEN:
+            return "has an added token without an id or a text of some length"
+        if token.get("lstrip") or token.get("rstrip"):
+            return "has added tokens that take the white space beside them"
+    return ""
+
+
+def _is_known(pattern: Any) -> bool:
+    """Whether a Split is by a pattern that is known to end, or by a short text."""
+    if not isinstance(pattern, dict):
+        return False
+    text = pattern.get("String")
+    return pattern.get("Regex") in PATTERNS.values() or (isinstance(text, str) and 0 < len(text) <= LONGEST_TOKEN)
+
+
+def _steps(part: Any) -> Iterator[dict[str, Any]]:
+    """The parts of a pre-tokenizer or normalizer, those inside a Sequence one by one."""
+    if not isinstance(part, dict):
+        yield {"type": "strange"}
+    elif part.get("type") == "Sequence":
+        inner = part.get("pretokenizers", part.get("normalizers"))
+        for step in inner if isinstance(inner, list) else [None]:
+            yield from _steps(step)
+    else:
+        yield part
+
+
+def _kinds(part: Any) -> list[str]:
+    return [str(step.get("type")) for step in _steps(part)]

@@ -1,0 +1,166 @@
+"""Disks that are full, refuse, or are read by others: the old file or the new one, and one line."""
+
+import os
+import signal
+import stat
+import subprocess
+from pathlib import Path
+
+from llmcli.checkpoint import load, save
+from tests.reliability.runs import end, names, python, small_model
+
+KILLED_SAVE = """
+import os, signal, sys
+from llmcli.checkpoint import load, save
+count = 0
+def deadly(name):
+    real = getattr(os, name)
+    def call(*words, **more):
+        global count
+        count += 1
+        if count == int(sys.argv[1]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*words, **more)
+    setattr(os, name, call)
+model = load("new.safetensors")
+for name in ("open", "posix_fallocate", "write", "lseek", "fstat", "fsync", "fchmod", "replace", "close", "unlink"):
+    deadly(name)
+save("model.safetensors", model)
+"""
+
+
+def killed_while_saving(where: Path, tries: int) -> list[str]:
+    """R3: a kill at each call of the system that a save makes: the old file or the new one. `tries` is not used."""
+    failures = []
+    small_model(where / "old.safetensors")
+    small_model(where / "new.safetensors")
+    model = load(where / "new.safetensors")
+    model.record["steps"] = 1
+    save(where / "new.safetensors", model)
+    old, new = ((where / f"{name}.safetensors").read_bytes() for name in ("old", "new"))
+    seen = set()
+    for call in range(1, 200):
+        (where / "model.safetensors").write_bytes(old)
+        process = python(where, KILLED_SAVE, str(call))
+        said = end(process)
+        found = (where / "model.safetensors").read_bytes()
+        seen.add(found)
+        if found not in (old, new):
+            failures.append(f"half a file after a kill at call {call}")
+        if process.returncode == 0:
+            break
+        if process.returncode != -signal.SIGKILL:
+            failures.append(f"call {call}: {said.decode()[-300:]}")
+    if seen != {old, new}:
+        failures.append("no kill left the old file, or none the new one")
+    return failures
+
+
+ORDER = """
+import os, stat
+from llmcli.checkpoint import load, save
+calls = []
+def told(name, what):
+    real = getattr(os, name)
+    setattr(os, name, lambda *words, **more: (calls.append(what(*words)), real(*words, **more))[1])
+told("fsync", lambda fd: "flush directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "flush file")
+told("replace", lambda *_: "move")
+told("posix_fallocate", lambda *_: "take space")
+save("model.safetensors", load("new.safetensors"))
+print(*calls, sep=", ")
+"""
+
+
+def order_of_a_save(where: Path, tries: int) -> list[str]:
+    """R4: space is taken, the file flushed, moved into place, the directory flushed, in this order."""
+    small_model(where / "new.safetensors")
+    calls = python(where, ORDER).communicate(timeout=60)[0].decode().strip()
+    return [] if calls == "take space, flush file, move, flush directory" else [f"in this order: {calls}"]
+
+
+REFUSED_SAVE = """
+import errno, os, resource, sys
+from llmcli.checkpoint import load, save
+from llmcli.errors import LLMError
+from llmcli import console
+call, code = sys.argv[1:3]
+model = load("new.safetensors")
+if call == "limit":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+elif call != "disk":
+    def refuse(*words, **more):
+        raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+    setattr(os, call, refuse)
+try:
+    save(sys.argv[3] + "model.safetensors", model)
+except LLMError as error:
+    console.fail(str(error))
+    sys.exit(1)
+"""
+
+
+def refusing_disks(where: Path, tries: int) -> list[str]:
+    """R5: no space, files too large, I/O errors at every step of a save: the old file stays, nothing is left, one line.
+
+    The full disk is a real one of 1 MB where the user may mount one, else only its error.
+    """
+    failures = []
+    small_model(where / "new.safetensors")
+    ways = [("limit", "EFBIG"), ("write", "ENOSPC"), ("posix_fallocate", "ENOSPC")]
+    ways += [(call, "EIO") for call in ("write", "fsync", "replace", "open")]
+    for call, code in ways:
+        (where / "model.safetensors").write_bytes(b"the old one")
+        failures += _refused(where, where, call, code, "")
+    disk = where / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True).returncode:
+        return failures
+    try:
+        (disk / "model.safetensors").write_bytes(b"the old one")
+        (disk / "filler").write_bytes(b"x" * 40_000)
+        failures += _refused(where, disk, "disk", "ENOSPC", "disk/")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    return failures
+
+
+def _refused(where: Path, directory: Path, call: str, code: str, prefix: str) -> list[str]:
+    before = names(directory)
+    run = python(where, REFUSED_SAVE, call, code, prefix)
+    said = end(run).decode()
+    right = run.returncode == 1 and said.startswith("error: cannot write") and said.count("\n") == 1
+    failures = [] if right else [f"{call} {code}: {run.returncode}, {said[-300:]!r}"]
+    if (directory / "model.safetensors").read_bytes() != b"the old one" or names(directory) != before:
+        failures.append(f"{call} {code}: the old file was changed, or something left: {names(directory)}")
+    return failures
+
+
+def kept_places(where: Path, tries: int) -> list[str]:
+    """R10: mode, owner and symbolic link of an older file are kept; a new one has the mode that the user's mask gives."""
+    failures = []
+    small_model(where / "new.safetensors")
+    model = load(where / "new.safetensors")
+    old = where / "old.safetensors"
+    old.write_bytes(b"old")
+    old.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(old, 12345, 23456)
+    before = old.stat()
+    link = where / "link.safetensors"
+    link.symlink_to("old.safetensors")
+    save(link, model)
+    after = old.stat()
+    if (after.st_mode, after.st_uid, after.st_gid) != (before.st_mode, before.st_uid, before.st_gid):
+        failures.append(f"{before} became {after}")
+    if not link.is_symlink() or old.read_bytes() != (where / "new.safetensors").read_bytes():
+        failures.append("the link was replaced, or what it points to was not")
+    for mask in (0o022, 0o077, 0o002):
+        mine = where / f"{mask}.safetensors"
+        was = os.umask(mask)
+        try:
+            save(mine, model)
+        finally:
+            os.umask(was)
+        if stat.S_IMODE(mine.stat().st_mode) != 0o666 & ~mask:
+            failures.append(f"mask {mask:o} gave {mine.stat().st_mode:o}")
+    return failures

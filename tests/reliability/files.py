@@ -1,0 +1,353 @@
+"""Model files by strangers, and files that are something else: read or refused, at little cost."""
+
+import ast
+import json
+import os
+import random
+import resource
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llmcli
+from llmcli.errors import LLMError
+from llmcli.tokenizer import Tokenizer
+from tests.reliability.malformed import MALFORMED, OTHERS, made
+from tests.reliability.runs import OPTIONS, TEXT, end, invoke, python, small_model
+
+
+def changed(where: Path, tries: int, change: Callable[[bytes, random.Random], bytes], *verbs: str) -> list[str]:
+    """What went wrong with the verbs on a small model whose bytes were changed: each has to succeed or to refuse in a
+    line, in less than a second."""
+    path = where / "model.safetensors"
+    small_model(path)
+    whole = path.read_bytes()
+    rng = random.Random(8)
+    failures = []
+    for number in range(tries):
+        path.write_bytes(change(whole, rng))
+        for verb in verbs:
+            began = time.process_time()
+            answer = invoke(*VERBS[verb], str(path))
+            took = time.process_time() - began
+            if took > 1 or not (_is_clean(answer) and (answer.exit_code or verb != "verify")):
+                failures.append(f"{number}, {verb}: {answer.exit_code}, {took:.1f} s, {answer.exception!r}")
+    return failures
+
+
+def _is_clean(answer: Any) -> bool:
+    """Whether a command succeeded, or refused in one line."""
+    refused = answer.exit_code in (1, 2) and answer.stderr.startswith("error: ")
+    return (answer.exit_code == 0 or refused) and "Traceback" not in answer.stderr
+
+
+VERBS = {"verify": ["inspect", "--verify"], "inspect": ["inspect"], "generate": ["generate", "Anna", "-n", "2", "-m"]}
+
+
+def flipped_bits(where: Path, tries: int) -> list[str]:
+    """R8: any flipped bit of a model file is found by `inspect --verify`."""
+    return changed(where, tries, _flipped, "verify")
+
+
+def mutants(where: Path, tries: int) -> list[str]:
+    """R14: mutated model files, and mutated files to go on from, are read or refused in a line, in less than a second
+    and with no more than 300 MB on top of what the process has."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    failures = changed(where, tries, _mutated, "inspect", "generate") + _mutated_resumes(where, tries)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return failures if grown < 300 else [*failures, f"memory grew by {grown:.0f} MB"]
+
+
+def _mutated_resumes(where: Path, tries: int) -> list[str]:
+    from llmcli import resume
+
+    (where / "c.txt").write_text(TEXT, "utf-8")
+    stopped = python(where, STOPPED, "train", "c.txt", *OPTIONS, "--steps", "20", "-q")
+    end(stopped)
+    path = where / "model.resume.safetensors"
+    whole = path.read_bytes()
+    rng = random.Random(9)
+    failures = []
+    for number in range(tries):
+        path.write_bytes(data := _mutated(whole, rng))
+        began = time.process_time()
+        try:
+            resume.load(path)
+            if data != whole:
+                failures.append(f"{number}: a mutated file to go on from was taken for good")
+        except LLMError as error:
+            if "--force" not in str(error):
+                failures.append(f"{number}: does not say what to type: {error}")
+        if time.process_time() - began > 1:
+            failures.append(f"{number}: took {time.process_time() - began:.1f} s")
+    return failures
+
+
+STOPPED = """
+import llmcli.resume as t
+t.FIRST_KEPT = t.MOST_APART = t.KEPT_SHARE = 0.0
+real = t.Keeper.keep
+def keep(self, state):
+    real(self, state)
+    raise SystemExit(0)
+t.Keeper.keep = keep
+from llmcli.cli import main
+main()
+"""
+
+
+def _flipped(whole: bytes, rng: random.Random) -> bytes:
+    data = bytearray(whole)
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    return bytes(data)
+
+
+def _mutated(whole: bytes, rng: random.Random) -> bytes:
+    """A few changes, most of them in the header, where they matter."""
+    data = bytearray(whole)
+    header = 8 + int.from_bytes(data[:8], "little")
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        end = header if rng.random() < 0.8 else len(data)
+        place = rng.randrange(min(end, len(data)))
+        kind = rng.randrange(6)
+        if kind == 0:
+            data[place] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            data[place] = rng.randrange(256)
+        elif kind == 2:
+            del data[place : place + rng.randrange(1, 20)]
+        elif kind == 3:
+            data[place:place] = bytes(rng.choices(b'0123456789{}[]",:\\ux\0\xff', k=rng.randrange(1, 20)))
+        elif kind == 4:
+            data = data[: max(9, place)]
+        else:
+            digits = [i for i in range(8, min(header, len(data))) if 48 <= data[i] <= 57]
+            if digits:
+                data[rng.choice(digits)] = rng.choice(b"0123456789-")
+    return bytes(data)
+
+
+def malformed_files(where: Path, tries: int) -> list[str]:
+    """R15: each of a catalogue of files that are no model, or a model that is none, is refused with what it is."""
+    failures = []
+    path = where / "x.safetensors"
+    cases = {name: (make(), said) for name, (make, said) in OTHERS.items()}
+    cases |= {name: (made(header, body), said) for name, (header, body, said) in MALFORMED.items()}
+    for name, (data, _) in cases.items():
+        path.write_bytes(data)
+        for words in (["inspect", str(path)], ["generate", "x", "-m", str(path)]):
+            answer = invoke(*words)
+            if answer.exit_code != 1 or not _is_clean(answer):
+                failures.append(f"{name}, {words[0]}: {answer.exit_code}, {answer.stderr!r}, {answer.exception!r}")
+    return failures + [failure for name, make in HUGE.items() for failure in _measured(where, name, make)]
+
+
+def _measured(where: Path, name: str, make: Callable[[Path], int]) -> list[str]:
+    """A file whose size or numbers are the attack, by `inspect` in a process of its own: it ends as wanted, in a few
+    seconds of the processor and less than 600 MB."""
+    path = where / "huge.safetensors"
+    wanted = make(path)
+    command = [sys.executable, "-m", "llmcli", "inspect", str(path)]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert run.stderr is not None
+    said = run.stderr.read()
+    _, status, usage = os.wait4(run.pid, 0)
+    path.unlink()
+    failures = []
+    if os.waitstatus_to_exitcode(status) != wanted or b"Traceback" in said:
+        failures.append(f"{name}: ended with {os.waitstatus_to_exitcode(status)}, {said[-200:]!r}")
+    if usage.ru_maxrss > 600 * 1024 or usage.ru_utime + usage.ru_stime > 3:
+        failures.append(f"{name}: {usage.ru_maxrss / 1024:.0f} MB, {usage.ru_utime + usage.ru_stime:.1f} s")
+    return failures
+
+
+def _write(path: Path, header: bytes, size: int | None = None) -> None:
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        if size is not None:
+            file.truncate(8 + len(header) + size)
+
+
+def _many_tensors(path: Path) -> int:
+    info = b'{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    _write(path, b"{" + b",".join(b'"t%d":%b' % (i, info) for i in range(1_000_000)) + b"}")
+    return 1
+
+
+def _many_keys(path: Path) -> int:
+    _write(path, b'{"__metadata__":{' + b",".join(b'"k%d":""' % i for i in range(1_000_000)) + b"}}")
+    return 1
+
+
+def _long_text(path: Path) -> int:
+    _write(path, b'{"__metadata__":{"k":"' + b"x" * 50_000_000 + b'"}}')
+    return 0
+
+
+def _spaces(path: Path) -> int:
+    _write(path, b"{" + b" " * 99_000_000 + b"}")
+    return 0
+
+
+def _many_numbers(path: Path) -> int:
+    _write(path, b'{"a":{"dtype":"F32","shape":[' + b"999," * 20_000_000 + b'1],"data_offsets":[0,0]}}')
+    return 1
+
+
+HUGE = {
+    "a million empty tensors": _many_tensors,
+    "a million names in the metadata": _many_keys,
+    "a text of 50 MB in the metadata": _long_text,
+    "99 MB of spaces": _spaces,
+    "twenty million sizes of a tensor": _many_numbers,
+}
+
+BAD_VALUES: tuple[Any, ...] = (0, -1, 1 << 31, 1 << 62, 10**30, 1.5, float("nan"), "8", None, [], {}, True)
+
+
+def absurd_configs(where: Path, tries: int) -> list[str]:
+    """R16: every number of a config in turn made absurd: refused in a line, in less than a second and 300 MB."""
+    path = where / "model.safetensors"
+    small_model(path)
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    config = json.loads(header["__metadata__"]["config.json"])
+    failures = []
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for key in [key for key, value in config.items() if type(value) is int]:
+        for value in BAD_VALUES:
+            header["__metadata__"]["config.json"] = json.dumps(config | {key: value})
+            path.write_bytes(made(header, data[8 + length :]))
+            began = time.process_time()
+            answer = invoke("generate", "Anna", "-n", "1", "-m", str(path))
+            refused = answer.exit_code == 1 or key in UNUSED
+            if not refused or not _is_clean(answer) or time.process_time() - began > 1:
+                failures.append(f"{key} = {value!r}: {answer.exit_code}, {answer.stderr!r}, {answer.exception!r}")
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return failures if grown < 300 else [*failures, f"memory grew by {grown:.0f} MB"]
+
+
+UNUSED = {"bos_token_id", "eos_token_id", "max_window_layers", "max_position_embeddings"}  # some of the values are fine
+
+
+def tokenizer_bombs(where: Path, tries: int) -> list[str]:
+    """R17: tokenizers made to hang or to end the process: refused in a line, or tamed, in a process of 4 GB."""
+    made = json.loads(Tokenizer.train_bpe([TEXT], 300).to_json())
+    model, cutter = made["model"], made["pre_tokenizer"]
+
+    def split(pattern: Any, behavior: str = "Isolated") -> dict[str, Any]:
+        step = {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": False}
+        return {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [step, cutter]}}
+
+    def replace(text: str, times: int) -> dict[str, Any]:
+        step = {"type": "Replace", "pattern": {"String": "a"}, "content": text}
+        return {"normalizer": {"type": "Sequence", "normalizers": [step] * times}}
+
+    fixed = {"strategy": {"Fixed": 1 << 40}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0}
+    bombs: dict[str, Any] = {
+        "a pattern that never ends": split({"Regex": "(a+)+$"}),
+        "a pattern that is none": split({"Regex": "(["}),
+        "a pattern of 1 MB": split({"Regex": "(" * 500_000 + ")" * 500_000}),
+        "a split by nothing": split({"String": ""}),
+        "a split that removes": split({"String": "a"}, "Removed"),
+        "padding": {"padding": fixed | {"pad_type_id": 0, "pad_token": "x"}},
+        "truncation": {"truncation": {"max_length": 0, "strategy": "LongestFirst", "stride": 1 << 60}},
+        "a text that grows": replace("a" * 1000, 20),
+        "a decoder that grows": {"decoder": {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "x" * 9999}},
+        "a template": {"post_processor": {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}] * 99}},
+        "an id of four billion": {"model": model | {"vocab": model["vocab"] | {"zz": 4_294_967_295}}},
+        "an id twice": {"model": model | {"vocab": model["vocab"] | {"zz": 5}}},
+        "merges without end": {"model": model | {"merges": [["zz", "zz"]] * 100_000}},
+        "added tokens of nothing": {"added_tokens": [{"id": 300, "content": "", "special": True}]},
+        "dropout": {"model": model | {"dropout": 0.999}},
+    }
+    failures = []
+    for name, bomb in bombs.items():
+        (where / "tokenizer.json").write_text(json.dumps(made | bomb), "utf-8")
+        run = python(where, LIMITED, "tokenize", "--tokenizer", "tokenizer.json", "--ids", "a" * 40 + "!")
+        out, said = run.communicate(timeout=60)
+        refused = run.returncode == 1 and said.startswith(b"error: ") and said.count(b"\n") == 1
+        if not refused and not (run.returncode == 0 and len(out.split()) <= 41):
+            failures.append(f"{name}: {run.returncode}, {said[-200:]!r}")
+    return failures
+
+
+LIMITED = """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+from llmcli.cli import main
+main()
+"""
+EXECUTING = {"pickle", "cPickle", "dill", "marshal", "shelve", "jinja2", "joblib", "cloudpickle"}
+
+
+def nothing_executes(where: Path, tries: int) -> list[str]:
+    """R18: no room of the program loads pickles, evaluates text or renders templates, and pickles are refused."""
+    failures = []
+    for source in Path(llmcli.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+            names_ = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            called = node.func if isinstance(node, ast.Call) else None
+            bad = isinstance(called, ast.Name) and called.id in ("eval", "exec", "compile", "__import__")
+            bad |= ast.unparse(called).endswith("torch.load") if called else False
+            if bad or EXECUTING & {name.split(".")[0] for name in names_}:
+                failures.append(f"{source.name}, line {node.lineno}")
+    canary = where / "fired"
+    pickled = b"\x80\x04cposix\nsystem\n(V" + b"touch " + os.fsencode(canary) + b"\ntR."
+    (where / "model.safetensors").write_bytes(pickled)
+    (where / "model.pt").write_bytes(pickled)
+    for name in ("model.safetensors", "model.pt"):
+        for words in (["inspect"], ["generate", "x", "-m"], ["train", "c.txt", "--steps", "1", "--from"]):
+            (where / "c.txt").write_text(TEXT, "utf-8")
+            answer = invoke(*words, str(where / name)) if words[0] != "train" else None
+            if answer and (answer.exit_code != 1 or not _is_clean(answer)):
+                failures.append(f"{name}, {words[0]}: {answer.exit_code}, {answer.stderr!r}")
+    if canary.exists():
+        failures.append("the pickle was run")
+    return failures
+
+
+SPARSE = """
+import resource, sys
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+from llmcli.cli import main
+try:
+    main()
+except SystemExit as ended:
+    if ended.code:
+        raise
+usage = resource.getrusage(resource.RUSAGE_SELF)
+print("", usage.ru_maxrss - before, "torch" in sys.modules)
+"""
+
+
+def huge_file(where: Path, tries: int) -> list[str]:
+    """R25: `inspect` of a file of 140 GB (sparse): less than 100 MB on top of Python's own, without torch."""
+    layers = 80
+    infos, position = {}, 0
+    for i in range(layers):
+        size = 875_000_000
+        infos[f"layers.{i}.weight"] = {
+            "dtype": "BF16",
+            "shape": [size],
+            "data_offsets": [position, position + 2 * size],
+        }
+        position += 2 * size
+    _write(where / "big.safetensors", json.dumps(infos).encode(), position)
+    if (where / "big.safetensors").stat().st_size < 140e9:
+        return ["the file is too small"]
+    run = python(where, SPARSE, "inspect", "big.safetensors")
+    out, said = run.communicate(timeout=60)
+    (where / "big.safetensors").unlink()
+    if run.returncode:
+        return [f"ended with {run.returncode}: {said[-300:]!r}"]
+    kilobytes, torch = out.split()[-2:]
+    return (
+        [] if int(kilobytes) < 100_000 and torch == b"False" else [f"{kilobytes.decode()} kB, torch: {torch.decode()}"]
+    )

@@ -1,0 +1,220 @@
+"""Runs that are killed, stopped, started twice, changed or led astray: what they leave, and how they go on."""
+
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+
+from llmcli.checkpoint import load
+from tests.reliability.runs import BESIDE, STEPS, TEXT, end, names, python, train, wait_until_kept, wrong
+
+
+def killed_and_resumed(where: Path, tries: int) -> list[str]:
+    """R1, R2: kills at random instants; the file in the end is that of a run that never was killed."""
+    began = time.monotonic()
+    failures = [failure for failure in [wrong(train(where, steps=STEPS, output="whole.safetensors"), 0)] if failure]
+    longest = time.monotonic() - began
+    rng = random.Random(tries)
+    done = 0
+    while done < tries:
+        process = train(where, steps=STEPS)
+        try:
+            process.wait(rng.uniform(0, longest))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            if failure := wrong(process, -signal.SIGKILL):
+                failures.append(failure)
+            done += 1
+            continue
+        if failure := wrong(process, 0):  # it came to its end: compare, and begin the next run
+            failures.append(failure)
+            break
+        failures += _same(where)
+        (where / "model.safetensors").unlink(missing_ok=True)
+    if not (where / "model.safetensors").exists():
+        failures += [failure for failure in [wrong(train(where, steps=STEPS), 0)] if failure] + _same(where)
+    if names(where) != ["c.txt", "model.safetensors", "whole.safetensors"]:
+        failures.append(f"left behind: {names(where)}")
+    return failures
+
+
+def _same(where: Path) -> list[str]:
+    first, second = (where / name for name in ("whole.safetensors", "model.safetensors"))
+    if not second.exists() or first.read_bytes() != second.read_bytes():
+        return ["the file is not that of a run that never was killed"]
+    return []
+
+
+def signals(where: Path, tries: int) -> list[str]:
+    """R7: each signal ends a run within 5 s with its code and what is needed to go on; so do two at once."""
+    failures = []
+    for number in range(tries):
+        kind = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[number % 3]
+        process = train(where, steps=STEPS)
+        wait_until_kept(process, where)
+        began = time.monotonic()
+        process.send_signal(kind)
+        twice = number % 2
+        if twice:
+            time.sleep(0.01)
+            process.send_signal(kind)
+        if failure := wrong(process, 128 + kind, *([130] if twice else [])):
+            failures.append(failure)
+        if time.monotonic() - began > 5:
+            failures.append(f"{kind.name} took {time.monotonic() - began:.1f} s")
+        if failure := wrong(train(where, steps=STEPS), 0):
+            failures.append(f"after {kind.name}: {failure}")
+        if names(where) != ["c.txt", "model.safetensors"]:
+            failures.append(f"left behind: {names(where)}")
+        (where / "model.safetensors").unlink(missing_ok=True)
+    return failures
+
+
+def stale_files_go(where: Path, tries: int) -> list[str]:
+    """R6: what killed runs left beside a model is removed by the next one."""
+    for number in range(tries):
+        for name in ("model.safetensors", BESIDE):
+            (where / f".{name}.{10_000_000 + number}.tmp").write_bytes(b"half a file")
+    (where / ".other.safetensors.1.tmp").write_bytes(b"somebody else's")
+    failures = [failure for failure in [wrong(train(where, steps=2), 0)] if failure]
+    if names(where) != [".other.safetensors.1.tmp", "c.txt", "model.safetensors"]:
+        failures.append(f"left behind: {names(where)}")
+    return failures
+
+
+def two_runs(where: Path, tries: int) -> list[str]:
+    """R9: of two runs on one output one runs and one is refused in a line; a kill frees the place."""
+    failures = []
+    for _ in range(tries):
+        first = train(where, steps=10_000)
+        wait_until_kept(first, where)
+        second = train(where, steps=10_000)
+        said = end(second)
+        if second.returncode != 1 or not said.startswith(b"error: another run is making model.safetensors"):
+            failures.append(f"the second ended with {second.returncode}: {said!r}")
+        if first.poll() is not None:
+            failures.append("the first did not go on")
+        end(first, signal.SIGKILL)
+        third = train(where, steps=10_000)
+        wait_until_kept(third, where, (where / BESIDE).stat().st_mtime_ns)
+        if third.poll() is not None:
+            failures.append(f"after a kill: {end(third)!r}")
+        end(third, signal.SIGKILL)
+        (where / BESIDE).unlink()
+    return failures
+
+
+def changed_runs(where: Path, tries: int) -> list[str]:
+    """R11: a run that stopped does not go on with another text, option or number of threads, and says what differs."""
+    failures = []
+    run = train(where, steps=STEPS)
+    wait_until_kept(run, where)
+    end(run, signal.SIGKILL)
+    kept = (where / BESIDE).read_bytes()
+    changes = {
+        "the text": ([], TEXT + "One more.\n"),
+        "--seed": (["--seed", "5"], TEXT),
+        "--steps": (["--steps", str(STEPS + 1)], TEXT),
+        "--lr": (["--lr", "2"], TEXT),
+        "--vocab-size": (["--vocab-size", "300"], TEXT),
+        "--threads": (["--threads", "2"], TEXT),
+        "--val": (["--val", "0.2"], TEXT),
+    }
+    for what, (options, text) in changes.items():
+        run = train(where, *options, steps=STEPS, text=text)
+        said = end(run)
+        if run.returncode != 1 or what.encode() not in said or b"--force to begin anew" not in said:
+            failures.append(f"{what}: {run.returncode}, {said!r}")
+        if (where / BESIDE).read_bytes() != kept:
+            failures.append(f"{what}: what the run needs to go on was changed")
+    return failures + [f for f in [wrong(train(where, steps=STEPS), 0)] if f]
+
+
+EXPLODES = """
+import llmcli.model, llmcli.resume, llmcli.trainer
+llmcli.trainer.EVAL_SHARE = 1
+real, steps = llmcli.model.LanguageModel.loss, []
+def loss(self, ids):
+    steps.append(1)
+    return real(self, ids) * (float("nan") if len(steps) > 60 else 1)
+llmcli.model.LanguageModel.loss = loss
+from llmcli.cli import main
+main()
+"""
+
+
+def exploding_loss(where: Path, tries: int) -> list[str]:
+    """R12: a loss that is no number ends the run in a line; an older model stays, or the last good state is saved."""
+    failures = []
+    end(train(where, steps=2))
+    before = (where / "model.safetensors").read_bytes()
+    run = train(where, "--lr", "1e9", "--force", steps=STEPS)
+    said = end(run)
+    if run.returncode != 1 or b"no longer a number" not in said or b"--lr" not in said or b"Traceback" in said:
+        failures.append(f"--lr 1e9: {run.returncode}, {said!r}")
+    if (where / "model.safetensors").read_bytes() != before:
+        failures.append("the older model was replaced")
+    run = train(where, "--force", steps=STEPS, code=EXPLODES)
+    said = end(run)
+    if run.returncode != 1 or b"the best weights before that, of step" not in said or b"Traceback" in said:
+        failures.append(f"late: {run.returncode}, {said!r}")
+    model = load(where / "model.safetensors")
+    if not all(np.isfinite(tensor).all() for tensor in model.tensors.values()) or model.record["steps"] != 60:
+        failures.append("the last good state is not there")
+    if names(where) != ["c.txt", "model.safetensors"]:
+        failures.append(f"left behind: {names(where)}")
+    return failures
+
+
+def same_run_same_bytes(where: Path, tries: int) -> list[str]:
+    """R28: the same command gives the same file."""
+    failures = []
+    for output in ("a.safetensors", "b.safetensors"):
+        failures += [f for f in [wrong(train(where, steps=20, output=output), 0)] if f]
+    if (where / "a.safetensors").read_bytes() != (where / "b.safetensors").read_bytes():
+        failures.append("two runs differ")
+    return failures
+
+
+def soak(where: Path, tries: int) -> list[str]:
+    """R29: train, kill, go on, generate, `tries` seconds long: memory stays flat and nothing is left behind."""
+    failures: list[str] = []
+    rng = random.Random(29)
+    peaks: list[int] = []
+    began = time.monotonic()
+    while time.monotonic() - began < tries or len(peaks) < 2:
+        run = train(where, steps=STEPS)
+        try:
+            run.wait(rng.uniform(0.5, 6))
+        except subprocess.TimeoutExpired:
+            end(run, rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
+        failures += [f for f in [wrong(train(where, "--force", steps=STEPS), 0)] if f]
+        answer = python(where, GENERATE)
+        text = answer.communicate(timeout=300)[0]
+        if answer.returncode:
+            failures.append(f"generate ended with {answer.returncode}")
+            break
+        peaks.append(int(text.split()[-1]))
+        if names(where) != ["c.txt", "model.safetensors"]:
+            failures.append(f"left behind: {names(where)}")
+            break
+        (where / "model.safetensors").unlink()
+    if max(peaks[len(peaks) // 2 :]) > 1.05 * max(peaks[: len(peaks) // 2]):
+        failures.append(f"memory grows: {peaks}")
+    return failures
+
+
+GENERATE = """
+import resource, sys
+from llmcli.cli import main
+sys.argv = ["llm", "generate", "Anna", "-n", "20", "--seed", "1"]
+try:
+    main()
+except SystemExit as ended:
+    if ended.code:
+        raise
+print("", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""

@@ -1,0 +1,99 @@
+"""A catalogue of files that are no safetensors files, though some look like one: how each is made, and what must be
+said of it."""
+
+import io
+import json
+import pickle
+import struct
+import zipfile
+from typing import Any
+
+
+def tensor(dtype: str, shape: Any, start: Any, end: Any) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+def made(header: Any, body: bytes = b"") -> bytes:
+    """A file made by hand: eight bytes of length, the header, the tensors."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def zipped() -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as file:
+        file.writestr("archive/data.pkl", pickle.dumps({"a": [1, 2, 3]}))
+    return data.getvalue()
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+OTHERS = {
+    "empty": (lambda: b"", "is empty"),
+    "5 bytes": (lambda: b"\x10\0\0\0\0", "is cut off: .* the file has 5$"),
+    "zip": (zipped, "PyTorch pickle or another zip archive"),
+    "pickle": (lambda: pickle.dumps({"weights": list(range(999))}), "Python pickle"),
+    "GGUF": (lambda: b"GGUF" + struct.pack("<IQQ", 3, 291, 24) + bytes(99), "GGUF file"),
+    "HTML": (lambda: b"<!DOCTYPE html>\n<html><body>404</body></html>", "web page"),
+    "a short web page": (lambda: b"<p>", "web page"),
+    "git-lfs": (lambda: LFS, "git-lfs pointer: the real file was not downloaded"),
+    "text": (lambda: b"Once upon a time there was a king.", "is not a safetensors file"),
+    "zeros": (lambda: bytes(100), "is not a safetensors file"),
+    "a header longer than the file": (lambda: struct.pack("<Q", 200) + b"{" * 92, "needs 208 bytes, the file has 100"),
+    "a header beyond the limit": (lambda: struct.pack("<Q", 10**15) + b"{}", "is not a safetensors file"),
+}
+
+
+ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+FOUR, EIGHT = bytes(4), bytes(8)
+MALFORMED = {
+    "not JSON": (b"{hello}", b"", "not a whole safetensors file"),
+    "cut JSON": (json.dumps({"a": ONE}).encode()[:-3], FOUR, "not a whole safetensors file"),
+    "a list": (b"[]", b"", "does not start with {"),
+    "no header": (b"", b"", "does not start with {"),
+    "two objects": (b"{}{}", b"", "Extra data"),
+    "not UTF-8": (b'{"\xff":1}', b"", "utf-8"),
+    "nested too deep": (b'{"a":' + b"[" * 100_000, b"", "not a whole safetensors file"),
+    "a number of 5,000 digits": (b'{"a":' + b"9" * 5000 + b"}", b"", "not a whole safetensors file"),
+    "a tensor is a number": ({"a": 1}, b"", "'a' is not described"),
+    "a tensor is a list": ({"a": [ONE]}, FOUR, "'a' is not described"),
+    "no dtype": ({"a": {"shape": [1], "data_offsets": [0, 4]}}, FOUR, "'a' is not described"),
+    "no shape": ({"a": {"dtype": "F32", "data_offsets": [0, 4]}}, FOUR, "'a' is not described"),
+    "no offsets": ({"a": {"dtype": "F32", "shape": [1]}}, FOUR, "'a' is not described"),
+    "one offset": ({"a": ONE | {"data_offsets": [0]}}, FOUR, "'a' is not described"),
+    "three offsets": ({"a": ONE | {"data_offsets": [0, 4, 4]}}, FOUR, "'a' is not described"),
+    "dtype is a number": ({"a": ONE | {"dtype": 32}}, FOUR, "no sizes"),
+    "dtype is a list": ({"a": ONE | {"dtype": ["F32"]}}, FOUR, "no sizes"),
+    "shape is a number": ({"a": ONE | {"shape": 1}}, FOUR, "'a' is not described"),
+    "negative size": ({"a": ONE | {"shape": [-1]}}, FOUR, "no sizes"),
+    "two negative sizes": ({"a": ONE | {"shape": [-1, -1]}}, FOUR, "no sizes"),
+    "broken size": ({"a": ONE | {"shape": [1.0]}}, FOUR, "no sizes"),
+    "size that is text": ({"a": ONE | {"shape": ["1"]}}, FOUR, "no sizes"),
+    "size that is true": ({"a": ONE | {"shape": [True]}}, FOUR, "no sizes"),
+    "size that is null": ({"a": ONE | {"shape": [None]}}, FOUR, "no sizes"),
+    "huge size": ({"a": ONE | {"shape": [10**30]}}, FOUR, "no sizes"),
+    "sizes whose product overflows": ({"a": ONE | {"shape": [2**62, 2**62, 2**62]}}, FOUR, "does not fill"),
+    "sizes whose product wraps to 1": ({"a": ONE | {"shape": [2**32 + 1, 2**32 - 1]}}, FOUR, "does not fill"),
+    "negative offset": ({"a": ONE | {"data_offsets": [-4, 0]}}, FOUR, "no sizes"),
+    "broken offset": ({"a": ONE | {"data_offsets": [0, 4.0]}}, FOUR, "no sizes"),
+    "huge offset": ({"a": ONE | {"data_offsets": [2**64, 2**64 + 4]}}, FOUR, "no sizes"),
+    "offsets turned round": ({"a": ONE | {"data_offsets": [4, 0]}}, FOUR, "does not fill"),
+    "shape smaller than its bytes": ({"a": ONE | {"data_offsets": [0, 8]}}, EIGHT, "does not fill its 8 bytes"),
+    "shape larger than its bytes": ({"a": ONE | {"shape": [3]}}, FOUR, "does not fill its 4 bytes"),
+    "overlap": ({"a": tensor("F32", [2], 0, 8), "b": tensor("F32", [1], 4, 8)}, EIGHT, "overlaps"),
+    "the same bytes twice": ({"a": ONE, "b": ONE}, FOUR, "overlaps"),
+    "gap": ({"a": ONE, "b": tensor("F32", [1], 8, 12)}, bytes(12), "gap"),
+    "gap at the start": ({"a": tensor("F32", [1], 4, 8)}, EIGHT, "gap"),
+    "cut off body": ({"a": ONE}, bytes(3), r"cut off: the tensors end at byte \d+, the file at \d+"),
+    "no body": ({"a": ONE}, b"", "cut off"),
+    "something after": ({"a": ONE}, bytes(5), "followed by something else"),
+    "something after nothing": ({}, b"\n", "followed by something else"),
+    "metadata is a number": ({"__metadata__": 5, "a": ONE}, FOUR, "__metadata__"),
+    "metadata is a list": ({"__metadata__": ["x"], "a": ONE}, FOUR, "__metadata__"),
+    "metadata is an empty list": ({"__metadata__": [], "a": ONE}, FOUR, "__metadata__"),
+    "metadata holds a number": ({"__metadata__": {"x": 1}, "a": ONE}, FOUR, "__metadata__"),
+    "metadata holds null": ({"__metadata__": {"x": None}, "a": ONE}, FOUR, "__metadata__"),
+    "metadata holds an object": ({"__metadata__": {"x": {}}, "a": ONE}, FOUR, "__metadata__"),
+    "shape is an object": ({"a": ONE | {"shape": {}}}, FOUR, "'a'"),
+    "shape is text": ({"a": ONE | {"shape": ""}}, FOUR, "'a'"),
+    "a name that is not Unicode": (b'{"\\ud800":' + json.dumps(ONE).encode() + b"}", FOUR, ""),
+}
