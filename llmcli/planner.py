@@ -42,6 +42,7 @@ TRAINING_SHARE = 0.9  # of the time; the rest goes into reading, planning, looki
 MEASUREMENTS = 3  # of shapes at most, before a plan is made
 MEASURING_SHARE, MEASURING = 0.01, 3.0  # each takes this share of the run, so many seconds at most
 MEMORY_SHARE = 0.8  # of what is free, that a plan may use
+SMALLEST_BATCH_SHARE = 64  # a batch may become so many times smaller before a model is said not to fit
 SHORTEST_CONTEXT = 8
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 512, 8192
 
@@ -287,9 +288,11 @@ def make_plan(
     budget = _budget(request)
     context, context_reason = _context(request, budget, train_tokens, base)
 
+    divisor = 1  # of the batch, where memory is short
+
     def settings(model: ModelConfig, seen: float = 0.0) -> TrainConfig:
         """How to train a model that will see so many tokens."""
-        return _settings(request, model, seen, train_tokens, context)
+        return _settings(request, model, seen, train_tokens, context, divisor)
 
     text = _Text(train_tokens, train_bytes or 3 * train_tokens)
     models = [base] if base else _models(request, text, context, vocab_size, eos_id)
@@ -300,11 +303,15 @@ def make_plan(
         seen = min(faster, MOST_EPOCHS * train_tokens) or _seen_by_count(settings(model))
         return memory_needed(model, settings(model, seen))
 
-    here = [m for m in models if needed(m) <= MEMORY_SHARE * machine.memory]
+    def fitting() -> list[ModelConfig]:
+        return [m for m in models if needed(m) <= MEMORY_SHARE * machine.memory]
+
+    while not (here := fitting()) and divisor < SMALLEST_BATCH_SHARE and not request.batch_tokens:
+        divisor *= 2
     if not here:
         raise LLMError(
             f"training {models[0].parameters:,} parameters needs about {needed(models[0]) / 1e9:,.1f} GB of memory, "
-            f"{machine.memory / 1e9:,.1f} GB are free here; give a smaller --width or fewer --layers"
+            f"{machine.memory / 1e9:,.1f} GB are free here; give a smaller --width, --batch-tokens or fewer --layers"
         )
     model, seen, speed = _choose(here, budget, text, settings, machine)
     train = settings(model, seen)
@@ -336,7 +343,8 @@ def make_plan(
         Choice(
             "batch",
             f"{train.batch_size} x {context} tokens",
-            _asked(request.batch_tokens) or "small batches teach most per minute",
+            _asked(request.batch_tokens)
+            or ("what fits into memory" if divisor > 1 else "small batches teach most per minute"),
         ),
         Choice(
             "steps",
@@ -374,15 +382,17 @@ def make_plan(
     return Plan(model, train, choices)
 
 
-def _settings(request: Request, model: ModelConfig, seen: float, train_tokens: int, context: int) -> TrainConfig:
-    """How to train a model that will see so many tokens."""
+def _settings(
+    request: Request, model: ModelConfig, seen: float, train_tokens: int, context: int, divisor: int
+) -> TrainConfig:
+    """How to train a model that will see so many tokens, with a batch so many times smaller than is best."""
     if request.batch_tokens:
         wanted = request.batch_tokens
     elif request.device == "cuda":
         wanted = _power_of_two(seen / 2500, 16384, 262_144)
     else:
         wanted = _power_of_two(1.45 * math.sqrt(seen), 1024, 16384)
-    batch_size = max(1, min(wanted, train_tokens) // context)
+    batch_size = max(1, min(wanted, train_tokens) // context // divisor)
     per_epoch = train_tokens / (batch_size * context)
     epochs = seen / train_tokens
     dropout, split = _by_epochs(DROPOUT, epochs), _by_epochs(TOKEN_SPLIT, epochs)

@@ -1,8 +1,8 @@
 """What a tokenizer.json says, read as JSON before the library sees it: strangers write such files.
 
-The library's parser aborts the process on some of them (a padding of a billion tokens, a pattern that never ends), which
-no program can catch. So only what is known to be harmless, and what cannot lose or change text, goes on to it. Knows
-the format, not the library.
+The library's parser aborts the process on some of them (a padding of a billion tokens, a pattern that never ends):
+no program can catch that. So only what is known to be harmless, and what cannot lose or change text, goes on to it.
+Knows the format, not the library.
 """
 
 import json

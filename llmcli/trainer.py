@@ -8,13 +8,11 @@ import contextlib
 import copy
 import ctypes
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +37,7 @@ from llmcli.tokenizer import Tokenizer
 EVAL_SHARE = 24  # tokens trained on for each held-out one that is looked at on the way, at least
 FINAL_EVAL_TOKENS = 65_536  # held-out tokens measured at the end, if a long enough run can afford them ...
 FINAL_EVAL_SHARE = 16  # ... or one for so many trained on, if that is more
+EXACT_COST = 2.2  # seconds that a look in float32 takes for one in bfloat16
 EVAL_EVERY = 0.05  # of the run, at least
 ALIKE = 0.002  # held-out figures that differ by less say nothing
 CURVE_POINTS = 300
@@ -112,55 +111,6 @@ def fresh_weights(config: ModelConfig, seed: int) -> dict[str, NDArray[np.float3
     model = LanguageModel(config)
     model.initialize(torch.Generator().manual_seed(seed))
     return model.to_arrays()
-
-
-def pick_device(wanted: str) -> str:
-    """ "auto" is a GPU if torch sees one. Raises LLMError when the wanted device is not here."""
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted == "auto":
-        return next((name for name in ("cuda", "mps") if here[name]), "cpu")
-    if not here[wanted]:
-        raise LLMError(f"torch {torch.__version__} finds no {wanted} device here; use --device cpu or auto")
-    return wanted
-
-
-def pick_dtype(wanted: str, device: str, threads: int) -> tuple[str, str]:
-    """(type, why). "auto" is bfloat16 where the machine can and a product takes less time in it than in float32."""
-    if wanted != "auto":
-        return wanted, "as asked"
-    if device == "cuda":
-        able = torch.cuda.is_bf16_supported()
-        return ("bfloat16", "it is the fastest here") if able else ("float32", "no bfloat16 here")
-    if device != "cpu":
-        return "float32", "what is here"
-    torch.set_num_threads(threads)
-    times = {name: _product_seconds(getattr(torch, name)) for name in ("float32", "bfloat16")}
-    fastest = "bfloat16" if times["bfloat16"] < 0.8 * times["float32"] else "float32"
-    quicker = fastest == "bfloat16"  # no figure: what a clock says must not go into a file that steps decide
-    return fastest, f"products in bfloat16 are {'faster' if quicker else 'no faster'} here than in float32"
-
-
-def _product_seconds(dtype: torch.dtype) -> float:
-    """Of a product as training has them: the least of a few, so that other work on the machine matters little."""
-    x, y = (torch.ones(512, 256, dtype=dtype) for _ in range(2))
-    times = []
-    for _ in range(8):
-        began = time.perf_counter()
-        x @ y.mT
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
-def free_memory(device: str) -> float:
-    """Bytes that a run may use, as far as the system tells."""
-    if device == "cuda":
-        return float(torch.cuda.mem_get_info()[0])
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        return 1024.0 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return math.inf
 
 
 def measured_speed(config: ModelConfig, settings: TrainConfig, seconds: float) -> float:
@@ -339,10 +289,9 @@ def train(
             best, at.best_step = model.to_arrays(), at.step
         if problem or not all(np.isfinite(array).all() for array in best.values()):
             raise LLMError(problem or _exploded(at.step, settings))
-    model.load_arrays(best)
     figures = None
     if len(held_out):
-        figures = measure.now() if interrupted or problem else measure.at_end(at.step * step_tokens)
+        figures = measure.at_end(best, at.step * step_tokens, hurried=interrupted or bool(problem))
     seconds = time.monotonic() - began
     record = copy.deepcopy(record) | {
         "versions": versions(),
@@ -462,27 +411,29 @@ class _Measure:
         self.tokens = min(settings.eval_tokens, len(held_out))
 
     def now(self) -> Figures:
-        return self._evaluate(self.tokens)
+        began = time.monotonic()
+        figures = self._evaluate(self._model, self.tokens)
+        self._seconds_per_token = (time.monotonic() - began) / max(1, figures.tokens)
+        return figures
 
-    def at_end(self, trained: int) -> Figures:
-        return self._evaluate(self._final_tokens(trained))
+    def at_end(self, weights: Mapping[str, NDArray[np.float32]], trained: int, hurried: bool = False) -> Figures:
+        """Of the weights that the file will hold, with products in float32, as those who use the file have them."""
+        exact = LanguageModel(self._model.config).to(self._model.cos.device)
+        exact.load_arrays(weights)
+        return self._evaluate(exact, self.tokens if hurried else self._final_tokens(trained))
 
     def seconds_at_end(self, trained: int) -> float:
         """What `now` and `at_end` will take together when the run ends, as far as known."""
-        return (self._final_tokens(trained) + self.tokens) * self._seconds_per_token
+        exact = 1 if self._model.dtype is torch.float32 else EXACT_COST
+        return (exact * self._final_tokens(trained) + self.tokens) * self._seconds_per_token
 
     def _final_tokens(self, trained: int) -> int:
         affordable = max(min(FINAL_EVAL_TOKENS, trained // 6), trained // FINAL_EVAL_SHARE)
         return min(max(affordable, self.tokens), len(self._ids))
 
-    def _evaluate(self, most_tokens: int) -> Figures:
-        began = time.monotonic()
-        self._model.eval()
-        figures = evaluate(
-            self._ids, self._lengths, self._context, partial(score, self._model), most_tokens=most_tokens
-        )
-        self._seconds_per_token = (time.monotonic() - began) / max(1, figures.tokens)
-        return figures
+    def _evaluate(self, model: LanguageModel, most_tokens: int) -> Figures:
+        model.eval()
+        return evaluate(self._ids, self._lengths, self._context, partial(score, model), most_tokens=most_tokens)
 
 
 class _Curve:

@@ -93,11 +93,15 @@ def saved_bytes() -> bytes:
 
 
 def with_metadata(**changes: str | None) -> Path:
-    """A model of ours with some of its metadata changed, or gone (None)."""
+    """A model of ours without a hash and with some of its metadata changed, or gone (None)."""
     header, body = taken_apart(saved())
-    renamed = {key.replace("_json", ".json"): value for key, value in changes.items()}
+    renamed = {"sha256": None} | {key.replace("_json", ".json"): value for key, value in changes.items()}
     metadata = {key: value for key, value in (header["__metadata__"] | renamed).items() if value is not None}
     return put(header | {"__metadata__": metadata}, body)
+
+
+def unhashed_metadata() -> dict[str, str]:
+    return {key: value for key, value in taken_apart(saved())[0]["__metadata__"].items() if key != "sha256"}
 
 
 def with_config(**changes: Any) -> Path:
@@ -106,10 +110,9 @@ def with_config(**changes: Any) -> Path:
 
 def with_tensors(change: Callable[[dict[str, np.ndarray]], None]) -> Path:
     """A model of ours whose tensors were changed before the safetensors library wrote them."""
-    header, _ = taken_apart(saved())
-    tensors = dict(safetensors.numpy.load_file("m.safetensors"))
+    tensors = dict(safetensors.numpy.load_file(saved()))
     change(tensors)
-    safetensors.numpy.save_file(tensors, "x.safetensors", header["__metadata__"])
+    safetensors.numpy.save_file(tensors, "x.safetensors", unhashed_metadata())
     return Path("x.safetensors")
 
 
@@ -270,6 +273,17 @@ def test_any_flipped_bit_is_refused_or_changes_the_digest(place: float, bit: int
     assert digest(header) != header.metadata.get("sha256")
 
 
+def test_a_changed_weight_is_found_when_the_model_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved()
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(LLMError, match=r"m\.safetensors is damaged, or another program changed it"):
+        load(path)
+    monkeypatch.setattr(module, "HASHED_ON_LOAD", len(data) - 1)  # of a large file that would take too long
+    assert load(path).config == UNTIED
+
+
 def test_a_corpus_whose_name_is_not_unicode_can_be_named_in_the_record() -> None:
     try:
         Path(os.fsdecode(b"caf\xe9.txt")).write_bytes(b"some text")
@@ -323,7 +337,7 @@ def bits_to_floats(bits: np.ndarray) -> list[float]:
 
 @pytest.mark.parametrize("block", [16, 1 << 24])
 def test_a_model_in_bfloat16_is_read_as_float32(block: int) -> None:
-    metadata = taken_apart(saved())[0]["__metadata__"]
+    metadata = unhashed_metadata()
     rng = np.random.default_rng(1)
     stored = {name: rng.integers(0, 0x7F80, shape).astype("<u2") for name, shape in UNTIED.tensor_shapes().items()}
     stored["model.norm.weight"][:] = [0x3F80, 0xC000, 0x4049, 0x7F80, 0x0001, 0x0000, 0x8000, 0xFF80]
@@ -342,7 +356,7 @@ def test_a_model_in_bfloat16_is_read_as_float32(block: int) -> None:
 
 @pytest.mark.parametrize("block", [16, 1 << 24])
 def test_a_model_in_float16_is_read_as_float32(block: int) -> None:
-    metadata = taken_apart(saved())[0]["__metadata__"]
+    metadata = unhashed_metadata()
     rng = np.random.default_rng(2)
     header, body, wanted = {"__metadata__": metadata}, b"", {}
     for name, shape in UNTIED.tensor_shapes().items():

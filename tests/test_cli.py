@@ -446,16 +446,24 @@ def test_without_a_model_it_says_how_to_get_one(llm: Llm) -> None:
     assert llm("generate", "hi", "-m", "").exit_code == 2
 
 
+def write_unhashed(
+    path: Path, metadata: dict[str, str] | None = None, body: Callable[[bytes], bytes] = lambda body: body
+) -> None:
+    """Change a model's metadata or its tensors as whoever also takes the hash out would."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    del header["__metadata__"]["sha256"]
+    header["__metadata__"] |= metadata or {}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body(data[8 + length :]))
+
+
 @pytest.mark.parametrize(
     "record", ['{"corpus": 7}', '{"curve": {"step": [1], "loss": 3}}', '{"train": 3, "corpus": []}']
 )
 def test_a_record_of_another_shape_is_told(llm: Llm, tiny_model: Path, record: str) -> None:
-    data = tiny_model.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    header["__metadata__"]["training.json"] = record
-    text = json.dumps(header).encode()
-    tiny_model.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    write_unhashed(tiny_model, {"training.json": record})
     answer = llm("inspect")
     assert answer.exit_code == 1 and "its record of training is not one of ours" in answer.stderr
     assert llm("generate", "The cat", "-n", 1).exit_code == 0
@@ -484,10 +492,7 @@ def test_an_empty_tokenizer_file_is_refused(llm: Llm) -> None:
 
 
 def test_damaged_weights_are_told_by_next_and_eval_too(llm: Llm, tiny_model: Path) -> None:
-    data = bytearray(tiny_model.read_bytes())
-    start = 8 + int.from_bytes(data[:8], "little")
-    data[start:] = b"\xff" * (len(data) - start)
-    tiny_model.write_bytes(data)
+    write_unhashed(tiny_model, body=lambda body: b"\xff" * len(body))
     Path("c.txt").write_text(TEXT, "utf-8")
     for words in (["generate", "The cat", "--next", 3], ["generate", "The cat", "-n", 3], ["eval", "c.txt", "-q"]):
         answer = llm(*words)

@@ -19,6 +19,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "sampler",
         "runtime",
         "kernels",
+        "machine",
         "model",
         "optimizer",
     },
@@ -35,7 +36,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
     {"cli", "__main__"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-TORCH = {"kernels", "model", "optimizer", "trainer"}
+TORCH = {"kernels", "machine", "model", "optimizer", "trainer"}
 STANDARD_ONLY = {"errors", "config", "charts", "durable", "compressors", "verdict", "tokenizer_json"}
 
 

@@ -587,3 +587,18 @@ def test_without_a_clock_all_text_is_read(tmp_path, monkeypatch):
 def test_more_time_reads_no_less_text(seconds, threads):
     less, more = (planner._most_bytes(Request(seconds=s, threads=threads)) for s in (seconds, 2 * seconds))
     assert planner.LEAST_BYTES <= less <= more
+
+
+def test_where_memory_is_short_the_batch_becomes_smaller_before_a_model_is_refused():
+    wishes = {"seconds": 600.0, "layers": 4, "width": 256}
+    roomy = plan(Request(**wishes))
+    smallest = memory_needed(roomy.model, replace(roomy.train, batch_size=1))
+    tight = plan(Request(**wishes), machine=Machine(assumed_speed, 1.3 * smallest))
+    assert tight.model == roomy.model
+    assert tight.train.batch_size < roomy.train.batch_size
+    assert choice(tight, "batch").reason == "what fits into memory"
+    assert memory_needed(tight.model, tight.train) <= 1.3 * smallest
+    with pytest.raises(LLMError, match=r"needs about .* GB of memory"):
+        plan(Request(**wishes, batch_tokens=16384), machine=Machine(assumed_speed, 1.3 * smallest))
+    with pytest.raises(LLMError, match="give a smaller --width"):
+        plan(Request(**wishes), machine=Machine(assumed_speed, 0.5 * smallest))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from llmcli import trainer
 from llmcli.config import ModelConfig, TrainConfig
@@ -216,20 +215,6 @@ def test_a_speed_is_measured_and_wider_is_slower() -> None:
         return trainer.measured_speed(config, TrainConfig(steps=1, context=32, batch_size=16), 0.0)
 
     assert 0 < speed(512) < speed(16)
-
-
-def test_the_type_of_products_is_as_asked_or_the_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert trainer.pick_dtype("bfloat16", "cpu", 1) == ("bfloat16", "as asked")
-    for seconds, wanted in ((0.5, "bfloat16"), (0.9, "float32"), (9.0, "float32")):
-        monkeypatch.setattr(
-            trainer, "_product_seconds", lambda dtype, low=seconds: low if dtype == torch.bfloat16 else 1.0
-        )
-        found, why = trainer.pick_dtype("auto", "cpu", 1)
-        assert found == wanted and not any(letter.isdigit() for letter in why.replace("16", "").replace("32", ""))
-
-
-def test_memory_is_found() -> None:
-    assert 1e8 < trainer.free_memory("cpu") < 1e14
 
 
 def test_the_clock_is_shared_between_training_and_what_comes_after(tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ def open_model(checkpoint: "Checkpoint", device: str) -> tuple[Any, Any]:
         from llmcli.runtime import Runtime
 
         return Runtime(checkpoint), tokenizer
+    from llmcli.machine import pick_device
     from llmcli.model import TorchRuntime
-    from llmcli.trainer import pick_device
 
     return TorchRuntime(checkpoint, pick_device(device)), tokenizer
 
@@ -112,11 +112,10 @@ def text_argument(given: str | None, what: str) -> str:
                 f"convert it first: iconv -f ENCODING -t UTF-8"
             ) from error
     try:
-        given.encode("utf-8")
-    except UnicodeEncodeError as error:
-        at = len(os.fsencode(given[: error.start]))
+        return os.fsencode(given).decode("utf-8")  # as it was typed, whatever the locale took it for
+    except UnicodeError as error:
+        at = error.start if isinstance(error, (UnicodeEncodeError, UnicodeDecodeError)) else 0
         raise LLMError(f"the {what} is not UTF-8 text: byte at position {at}; write it in UTF-8") from error
-    return given
 
 
 def seconds(text: str) -> float:

@@ -189,7 +189,7 @@ def train(
     if tokenizer not in ("bpe", "char"):
         given = tokenizer_text(tokenizer, "bpe, char or a tokenizer.json")
 
-    from llmcli import trainer  # torch wakes up here
+    from llmcli import machine, trainer  # torch wakes up here
 
     identity = _identity(context_, text, held_out, fixed["threads"], given, from_)
     if stopped:
@@ -197,21 +197,22 @@ def train(
         given = stopped.tokenizer_json
         settings = stopped.plan.train
         request = Request(**fixed, device=settings.device, dtype=settings.dtype)
-        machine = None
+        here = None
     else:
-        device = trainer.pick_device(device)
-        dtype, why = trainer.pick_dtype(dtype, device, fixed["threads"])
+        device = machine.pick_device(device)
+        dtype, why = machine.pick_dtype(dtype, device, fixed["threads"])
         request = Request(**fixed, device=device, dtype=dtype, machine_reason=why)
-        machine = Machine(trainer.measured_speed, trainer.free_memory(device))
-    ready = prepare(
-        request,
-        text,
-        machine,
-        held_out=held_out,
-        tokenizer=Tokenizer.from_json(given) if given is not None else None,
-        characters=tokenizer == "char",
-        base=base.config if base else None,
-    )
+        here = Machine(trainer.measured_speed, machine.free_memory(device))
+    with machine.memory_told():
+        ready = prepare(
+            request,
+            text,
+            here,
+            held_out=held_out,
+            tokenizer=Tokenizer.from_json(given) if given is not None else None,
+            characters=tokenizer == "char",
+            base=base.config if base else None,
+        )
     if stopped:
         ready = replace(ready, plan=stopped.plan)
         console.note(f"{beside}: going on from step {stopped.state.step:,} of the run that stopped")
@@ -220,12 +221,14 @@ def train(
         beside.unlink()
     _show_plan(ready.plan, dry_run, json_)
     if dry_run:
+        if beside.exists():
+            console.note(f"{beside}: what a stopped run needs to go on; a dry run leaves it alone")
         return
     prompt = _first_words(next(next(text.texts()))) if json_ or sys.stderr.isatty() else None
     bytes_per_token = ready.record["read_bytes"] / len(ready.tokens)
     baselines = _baselines(text, held_out, ready.record, 0.03 * (ready.plan.train.seconds or 333.0))
     keeper = resume.Keeper(beside, identity, ready.plan, ready.tokenizer.to_json(), console.note)
-    with _signals() as caught, console.TrainingView(bytes_per_token, still=json_) as view:
+    with _signals() as caught, console.TrainingView(bytes_per_token, still=json_) as view, machine.memory_told():
         events = trainer.train(
             ready.plan, ready.tokenizer, base, ready.tokens, ready.held_out, ready.record,
             sample_prompt=prompt, began=began, spare=AFTERWARDS, stop=lambda: bool(caught),

@@ -136,7 +136,7 @@ def _refused(where: Path, directory: Path, call: str, code: str, prefix: str) ->
 
 
 def kept_places(where: Path, tries: int) -> list[str]:
-    """R10: mode, owner and symbolic link of an older file are kept; a new one has the mode that the user's mask gives."""
+    """R10: mode, owner and symbolic link of an older file are kept; a new one has what the mask gives."""
     failures = []
     small_model(where / "new.safetensors")
     model = load(where / "new.safetensors")

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import resource
+import signal
 import struct
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import llmcli
 from llmcli.errors import LLMError
 from llmcli.tokenizer import Tokenizer
 from tests.reliability.malformed import MALFORMED, OTHERS, made
-from tests.reliability.runs import OPTIONS, TEXT, end, invoke, python, small_model
+from tests.reliability.runs import BESIDE, TEXT, end, invoke, python, small_model, train, wait_until_kept
 
 
 def changed(where: Path, tries: int, change: Callable[[bytes, random.Random], bytes], *verbs: str) -> list[str]:
@@ -65,10 +66,11 @@ def mutants(where: Path, tries: int) -> list[str]:
 def _mutated_resumes(where: Path, tries: int) -> list[str]:
     from llmcli import resume
 
-    (where / "c.txt").write_text(TEXT, "utf-8")
-    stopped = python(where, STOPPED, "train", "c.txt", *OPTIONS, "--steps", "20", "-q")
-    end(stopped)
-    path = where / "model.resume.safetensors"
+    (where / "model.safetensors").unlink()
+    run = train(where, steps=10_000)
+    wait_until_kept(run, where)
+    end(run, signal.SIGKILL)
+    path = where / BESIDE
     whole = path.read_bytes()
     rng = random.Random(9)
     failures = []
@@ -85,19 +87,6 @@ def _mutated_resumes(where: Path, tries: int) -> list[str]:
         if time.process_time() - began > 1:
             failures.append(f"{number}: took {time.process_time() - began:.1f} s")
     return failures
-
-
-STOPPED = """
-import llmcli.resume as t
-t.FIRST_KEPT = t.MOST_APART = t.KEPT_SHARE = 0.0
-real = t.Keeper.keep
-def keep(self, state):
-    real(self, state)
-    raise SystemExit(0)
-t.Keeper.keep = keep
-from llmcli.cli import main
-main()
-"""
 
 
 def _flipped(whole: bytes, rng: random.Random) -> bytes:

@@ -169,6 +169,42 @@ def exploding_loss(where: Path, tries: int) -> list[str]:
     return failures
 
 
+LIMITED = """
+import resource, sys
+most = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+from llmcli.cli import main
+main()
+"""
+
+
+def short_memory(where: Path, tries: int) -> list[str]:
+    """B2: with memory for no such model, or for hardly any, a run works or is refused in a line: no traceback, no
+    signal, and an older model stays."""
+    failures = []
+    end(train(where, steps=2))
+    before = (where / "model.safetensors").read_bytes()
+    large = ["--width", "8192", "--layers", "48"]
+    for most, options, codes in (
+        (64 << 30, large, (1,)),
+        *((size << 28, ["--width", "512"], (0, 1)) for size in SIZES),
+    ):
+        (where / "c.txt").write_text(TEXT, "utf-8")
+        words = ["train", "c.txt", "--steps", "2", "--threads", "1", "-q", "--force", *options]
+        run = python(where, LIMITED, str(most), *words)
+        said = end(run)
+        line = run.returncode == 0 or (said.startswith(b"error: ") and said.count(b"\n") == 1)
+        if run.returncode not in codes or not line:
+            failures.append(f"{most >> 20} MB: {run.returncode}, {said[-300:]!r}")
+        if run.returncode and (where / "model.safetensors").read_bytes() != before:
+            failures.append(f"{most >> 20} MB: the older model was replaced")
+        before = (where / "model.safetensors").read_bytes()
+    return failures
+
+
+SIZES = (8, 10, 12, 16)  # quarters of a gigabyte: from hardly enough for torch itself to enough
+
+
 def same_run_same_bytes(where: Path, tries: int) -> list[str]:
     """R28: the same command gives the same file."""
     failures = []

@@ -1,7 +1,7 @@
 """The rows of the scorecard: what is tried, and how often.
 
-What a row runs takes an empty directory and a number of tries and returns a line for each try that went wrong. Each fault
-that is injected is proven to have struck.
+What a row runs takes an empty directory and a number of tries and returns a line for each try that went wrong. Each
+fault that is injected is proven to have struck.
 """
 
 from collections.abc import Callable
@@ -33,6 +33,7 @@ ROWS = {
     "R10": Row("mode, owner, link and mask are kept", disks.kept_places),
     "R11": Row("a changed run is told, not taken", kills.changed_runs, 0, 7),
     "R12": Row("a loss that is no number: the last good state", kills.exploding_loss, 0, 2),
+    "B2": Row("memory for no such model, or hardly any: one line", kills.short_memory, 0, 5),
     "R13": Row("texts of every kind: learned or refused in a line", texts.corpora, 1, 36),
     "R14": Row("mutated files: read or refused in a line, at once", files.mutants, 100, 2000),
     "R15": Row("a catalogue of malformed files: each its verdict", files.malformed_files),

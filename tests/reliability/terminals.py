@@ -1,4 +1,4 @@
-"""What is typed, and where the answer goes: absurd options, long prompts, closed pipes, terminals that could be commanded."""
+"""What is typed, and where the answer goes: absurd options, long prompts, closed pipes, hostile text in a terminal."""
 
 import os
 import pty
@@ -100,6 +100,10 @@ def commanding_text(where: Path, tries: int) -> list[str]:
     tokenizer = Tokenizer.train_char([HOSTILE + "Anna"])
     config = ModelConfig(tokenizer.vocab_size, 16, 32, 1, 2, 1, 8, 64)
     tensors = {name: np.zeros(shape, "f4") for name, shape in config.tensor_shapes().items()}
+    for name in ("model.embed_tokens.weight", "model.norm.weight"):
+        tensors[name][:] = 1
+    tensors["lm_head.weight"][:] = -1
+    tensors["lm_head.weight"][tokenizer.encode(HOSTILE)] = 1  # whatever it is asked, it says only these
     record = {"corpus": [{"name": HOSTILE, "bytes": 1, "sha256": HOSTILE}], "steps": 1, HOSTILE: HOSTILE}
     path = where / "model.safetensors"
     save(path, Checkpoint(config, tokenizer.to_json(), tensors, record))

@@ -1,0 +1,80 @@
+"""What this computer can do, and what is said when it cannot."""
+
+import math
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmcli import machine
+from llmcli.errors import LLMError
+
+
+def test_the_type_of_products_is_as_asked_or_the_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.pick_dtype("bfloat16", "cpu", 1) == ("bfloat16", "as asked")
+    for seconds, wanted in ((0.5, "bfloat16"), (0.9, "float32"), (9.0, "float32")):
+        monkeypatch.setattr(
+            machine, "_product_seconds", lambda dtype, low=seconds: low if dtype == torch.bfloat16 else 1.0
+        )
+        found, why = machine.pick_dtype("auto", "cpu", 1)
+        assert found == wanted and not any(letter.isdigit() for letter in why.replace("16", "").replace("32", ""))
+
+
+def test_memory_is_found() -> None:
+    assert 1e8 < machine.free_memory("cpu") < 1e14
+
+
+def test_a_container_has_what_its_group_has_left(tmp_path: Path) -> None:
+    assert machine._group_memory(tmp_path) == math.inf
+    (tmp_path / "memory.max").write_text("3000\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert machine._group_memory(tmp_path) == 2000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine._group_memory(tmp_path) == math.inf
+
+
+def test_a_limit_on_the_process_is_seen() -> None:
+    code = """
+import resource
+from llmcli import machine
+before = machine.free_memory("cpu")
+resource.setrlimit(resource.RLIMIT_AS, (64 << 30, 64 << 30))
+assert machine._process_memory() < 64 << 30
+resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+print(before, machine.free_memory("cpu"))
+"""
+    if resource.getrlimit(resource.RLIMIT_AS)[1] != resource.RLIM_INFINITY:
+        pytest.skip("this process is limited itself")
+    before, after = map(float, subprocess.check_output([sys.executable, "-c", code]).split())
+    assert 0 < after <= before
+    assert after < 12 << 30
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+        ),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("std::bad_alloc"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_is_not_there_is_told_with_what_to_type(error: Exception) -> None:
+    with pytest.raises(LLMError, match=r"out of memory; .*--batch-tokens 1024"), machine.memory_told():
+        raise error
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="size mismatch"), machine.memory_told():
+        raise RuntimeError("size mismatch")
+
+
+def test_torch_is_understood() -> None:
+    """Nobody has 2^60 numbers."""
+    with pytest.raises(LLMError, match="out of memory"), machine.memory_told():
+        torch.empty(1 << 60)
