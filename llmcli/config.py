@@ -13,6 +13,7 @@ from llmcli.errors import LLMError, usage
 
 DEFAULT_MODEL = "model.safetensors"  # what `train` writes and every other verb reads
 MODEL_TYPE = "qwen3"  # the graph: transformers' Qwen3ForCausalLM
+SCORES_KEPT = 1024  # tokens of a window up to which a processor learns faster by keeping what each token saw of each
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ Each function here is one formula, forward and backward; the tests hold them aga
 B, T, C = batch, time, width; N, D = heads, head size; F = width inside the SwiGLU; V = vocabulary.
 """
 
+import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 ROWS = 512  # of logits computed at once: they stay in the cache, and V may be large
+QUERIES = 64  # of each head taken at once: they see little that they must not, and their scores stay in the cache
 
 
 class _Normalize(torch.autograd.Function):
@@ -81,6 +84,57 @@ def normalize_rotate(x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, eps: flo
     x [B, T, N, D], gain [N, D]; cos and sin [T, 1, D], of position * frequency, whose halves of D are alike.
     """
     return _NormalizeRotate.apply(x, gain, cos, sin, eps)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        B, T, N, D = q.shape
+        q, k, v = (x.transpose(1, 2).reshape(B * N, T, D) for x in (q * D**-0.5, k, v))
+        outputs, weights = [], []
+        for start in range(0, T, QUERIES):
+            end = min(T, start + QUERIES)
+            scores = torch.bmm(q[:, start:end], k[:, :end].mT)
+            scores[:, :, start:].masked_fill_(_later(end - start, q.device), -math.inf)
+            weights.append(torch.softmax(scores, -1))
+            outputs.append(torch.bmm(weights[-1], v[:, :end]))
+        y = torch.cat(outputs, 1)
+        ctx.save_for_backward(q, k, v, y, *weights)
+        ctx.shape = B, N, T, D
+        return y.view(B, N, T, D).transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        B, N, T, D = ctx.shape
+        q, k, v, y, *weights = ctx.saved_tensors
+        g = grads[0].transpose(1, 2).reshape(B * N, T, D)
+        along = (g * y).sum(-1, keepdim=True)
+        for_q = []
+        for_k, for_v = (torch.zeros_like(x, dtype=_for_sums(x)) for x in (k, v))
+        for i, weight in enumerate(weights):
+            start, end = i * QUERIES, min(T, (i + 1) * QUERIES)
+            some = g[:, start:end]
+            for_v[:, :end] += torch.bmm(weight.mT, some)
+            slope = torch.bmm(some, v[:, :end].mT).sub_(along[:, start:end]).mul_(weight)
+            for_q.append(torch.bmm(slope, k[:, :end]))
+            for_k[:, :end] += torch.bmm(slope.mT, q[:, start:end])
+        for_each = torch.cat(for_q, 1).mul_(D**-0.5), for_k.to(k.dtype), for_v.to(v.dtype)
+        return tuple(x.view(B, N, T, D).transpose(1, 2) for x in for_each)
+
+
+@lru_cache(maxsize=8)
+def _later(T: int, device: torch.device) -> Tensor:
+    return torch.ones(T, T, dtype=torch.bool, device=device).triu(1)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v, each position seeing itself and those before it (arXiv:1706.03762, section 3.2.1);
+    [B, T, N, D] all.
+
+    What each saw of each, [B, N, T, T] without most of its empty half, is kept for the way back: for T up to a
+    thousand or so that costs less than computing it anew.
+    """
+    return _Attention.apply(q, k, v)
 
 
 class _SwiGLU(torch.autograd.Function):

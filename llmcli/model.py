@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmcli.checkpoint import Checkpoint
-from llmcli.config import ModelConfig
+from llmcli.config import SCORES_KEPT, ModelConfig
 from llmcli.errors import LLMError
-from llmcli.kernels import Dropout, cross_entropy, normalize, normalize_rotate, swiglu
+from llmcli.kernels import Dropout, attention, cross_entropy, normalize, normalize_rotate, swiglu
 
 SHARPNESS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # factors on the logits that are tried
 LOGITS = 1 << 25  # held at once where many tokens are scored: 128 MB
@@ -79,7 +79,11 @@ class Attention(nn.Module):
         qkv = product(x, gain, self.q_proj, self.k_proj, self.v_proj).view(B, T, H + 2 * G, D)
         gains = torch.cat([self.q_norm.weight.expand(H, D), self.k_norm.weight.expand(G, D)]).to(x.dtype)
         qk = normalize_rotate(qkv[:, :, : H + G], gains, cos, sin, self.eps)
-        q, k, v = (t.transpose(1, 2) for t in (qk[:, :, :H], qk[:, :, H:], qkv[:, :, H + G :]))  # [B, H or G, T, D]
+        q, k, v = qk[:, :, :H], qk[:, :, H:], qkv[:, :, H + G :]  # [B, T, H or G, D]
+        if torch.is_grad_enabled() and x.device.type == "cpu" and T <= SCORES_KEPT:
+            k, v = (t if G == H else t.repeat_interleave(H // G, 2) for t in (k, v))
+            return self.o_proj(attention(q, k, v).reshape(B, T, H * D))
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         past = 0
         if cache is not None:
             past = cache.length

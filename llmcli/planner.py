@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli import charts
-from llmcli.config import ModelConfig, TrainConfig
+from llmcli.config import SCORES_KEPT, ModelConfig, TrainConfig
 from llmcli.corpus import Corpus, tokenize
 from llmcli.errors import LLMError, usage
 from llmcli.tokenizer import Tokenizer
@@ -121,7 +121,9 @@ def operations(model: ModelConfig, context: int) -> float:
 def memory_needed(model: ModelConfig, train: TrainConfig) -> float:
     """Bytes that training takes, about: for each weight itself, its gradient, what the optimizer remembers, the best
     so far and a copy on its way to the file; for each token of a batch what is kept for the way back."""
-    per_token = model.num_hidden_layers * (12 * model.hidden_size + 4 * model.intermediate_size) + model.vocab_size
+    scores = model.num_attention_heads * min(train.context, SCORES_KEPT) // 3  # what the tokens saw of each other
+    per_layer = 12 * model.hidden_size + 4 * model.intermediate_size + scores
+    per_token = model.num_hidden_layers * per_layer + model.vocab_size
     return 24.0 * model.parameters + 6.0 * per_token * train.context * train.batch_size + 3e8
 
 

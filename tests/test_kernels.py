@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmcli.kernels import ROWS, Dropout, cross_entropy, normalize, normalize_rotate, swiglu
+from llmcli.kernels import QUERIES, ROWS, Dropout, attention, cross_entropy, normalize, normalize_rotate, swiglu
 
 EPS = 1e-6
 
@@ -39,6 +39,13 @@ def test_normalize_rotate_is_norm_gain_and_rotation() -> None:
     turned = torch.view_as_complex(torch.stack(y.chunk(2, -1), -1)) * torch.polar(torch.ones_like(angle), angle)
     wanted = torch.cat([turned.real, turned.imag], -1)
     same(normalize_rotate(x, gain, cos, sin, EPS), wanted, [x, gain])
+
+
+@pytest.mark.parametrize("T", [1, 5, QUERIES, QUERIES + 1, 2 * QUERIES + 3])
+def test_attention_and_its_gradients(T: int) -> None:
+    q, k, v = (random(2, T, 3, 8, seed=seed) for seed in (1, 2, 3))
+    wanted = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=True)
+    same(attention(q, k, v), wanted.transpose(1, 2), [q, k, v])
 
 
 def test_swiglu() -> None:
@@ -72,6 +79,17 @@ def test_bfloat16_stays_close_to_float64() -> None:
     found, wanted = cross_entropy(low[0], low[1], targets), F.cross_entropy(x @ head.mT, targets)
     assert found.item() == pytest.approx(wanted.item(), rel=0.01)
     for ours, truth in zip(torch.autograd.grad(found, low), torch.autograd.grad(wanted, [x, head]), strict=True):
+        assert (ours.double() - truth).norm() < 0.02 * truth.norm()
+
+
+def test_attention_in_bfloat16_stays_close_to_float64() -> None:
+    wide = [random(2, 100, 2, 16, seed=seed) for seed in (1, 2, 3)]
+    low = [x.detach().bfloat16().requires_grad_() for x in wide]
+    found, wanted = attention(*low), attention(*wide)
+    assert (found.double() - wanted).norm() < 0.01 * wanted.norm()
+    weights = random(*wanted.shape, seed=99).detach()
+    gradients = [torch.autograd.grad((y * weights.to(y.dtype)).sum(), x) for y, x in ((found, low), (wanted, wide))]
+    for ours, truth in zip(*gradients, strict=True):
         assert (ours.double() - truth).norm() < 0.02 * truth.norm()
 
 

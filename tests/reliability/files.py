@@ -7,8 +7,6 @@ import random
 import resource
 import signal
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +16,7 @@ import llmcli
 from llmcli.errors import LLMError
 from llmcli.tokenizer import Tokenizer
 from tests.reliability.malformed import MALFORMED, OTHERS, made
-from tests.reliability.runs import BESIDE, TEXT, end, invoke, python, small_model, train, wait_until_kept
+from tests.reliability.runs import BESIDE, TEXT, end, invoke, measured, python, small_model, train, wait_until_kept
 
 
 def changed(where: Path, tries: int, change: Callable[[bytes, random.Random], bytes], *verbs: str) -> list[str]:
@@ -140,17 +138,13 @@ def _measured(where: Path, name: str, make: Callable[[Path], int]) -> list[str]:
     seconds of the processor and less than 600 MB."""
     path = where / "huge.safetensors"
     wanted = make(path)
-    command = [sys.executable, "-m", "llmcli", "inspect", str(path)]
-    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert run.stderr is not None
-    said = run.stderr.read()
-    _, status, usage = os.wait4(run.pid, 0)
+    code, said, megabytes, seconds = measured(where, "inspect", str(path))
     path.unlink()
     failures = []
-    if os.waitstatus_to_exitcode(status) != wanted or b"Traceback" in said:
-        failures.append(f"{name}: ended with {os.waitstatus_to_exitcode(status)}, {said[-200:]!r}")
-    if usage.ru_maxrss > 600 * 1024 or usage.ru_utime + usage.ru_stime > 3:
-        failures.append(f"{name}: {usage.ru_maxrss / 1024:.0f} MB, {usage.ru_utime + usage.ru_stime:.1f} s")
+    if code != wanted or "Traceback" in said:
+        failures.append(f"{name}: ended with {code}, {said[-200:]!r}")
+    if megabytes > 600 or seconds > 3:
+        failures.append(f"{name}: {megabytes:.0f} MB, {seconds:.1f} s")
     return failures
 
 

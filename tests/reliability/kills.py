@@ -9,7 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from llmcli.checkpoint import load
-from tests.reliability.runs import BESIDE, STEPS, TEXT, end, names, python, train, wait_until_kept, wrong
+from tests.reliability.runs import (
+    BESIDE,
+    OPTIONS,
+    STEPS,
+    TEXT,
+    end,
+    measured,
+    names,
+    python,
+    train,
+    wait_until_kept,
+    wrong,
+)
 
 
 def killed_and_resumed(where: Path, tries: int) -> list[str]:
@@ -219,38 +231,26 @@ def soak(where: Path, tries: int) -> list[str]:
     """R29: train, kill, go on, generate, `tries` seconds long: memory stays flat and nothing is left behind."""
     failures: list[str] = []
     rng = random.Random(29)
-    peaks: list[int] = []
+    peaks: dict[str, list[float]] = {"train": [], "generate": []}
     began = time.monotonic()
-    while time.monotonic() - began < tries or len(peaks) < 2:
+    while time.monotonic() - began < tries or len(peaks["train"]) < 2:
         run = train(where, steps=STEPS)
         try:
             run.wait(rng.uniform(0.5, 6))
         except subprocess.TimeoutExpired:
             end(run, rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
-        failures += [f for f in [wrong(train(where, "--force", steps=STEPS), 0)] if f]
-        answer = python(where, GENERATE)
-        text = answer.communicate(timeout=300)[0]
-        if answer.returncode:
-            failures.append(f"generate ended with {answer.returncode}")
-            break
-        peaks.append(int(text.split()[-1]))
+        words = ["train", "c.txt", *OPTIONS, "--steps", str(STEPS), "-q", "--force"]
+        for command in (words, ["generate", "Anna", "-n", "20", "--seed", "1"]):
+            code, said, megabytes, _ = measured(where, *command)
+            peaks[command[0]].append(megabytes)
+            failures += [f"{command[0]} ended with {code}: {said[-300:]}"] if code or "Traceback" in said else []
         if names(where) != ["c.txt", "model.safetensors"]:
             failures.append(f"left behind: {names(where)}")
-            break
+        if failures:
+            return failures
         (where / "model.safetensors").unlink()
-    if max(peaks[len(peaks) // 2 :]) > 1.05 * max(peaks[: len(peaks) // 2]):
-        failures.append(f"memory grows: {peaks}")
-    return failures
-
-
-GENERATE = """
-import resource, sys
-from llmcli.cli import main
-sys.argv = ["llm", "generate", "Anna", "-n", "20", "--seed", "1"]
-try:
-    main()
-except SystemExit as ended:
-    if ended.code:
-        raise
-print("", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
+    return [
+        f"memory of {command} grows: {found}"
+        for command, found in peaks.items()
+        if max(found[len(found) // 2 :]) > 1.05 * max(found[: len(found) // 2])
+    ]

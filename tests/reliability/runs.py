@@ -30,6 +30,28 @@ def python(where: Path, code: str, *words: str) -> "subprocess.Popen[bytes]":
     )  # fmt: skip
 
 
+MEASURED = """
+import atexit, os, re, sys
+
+def used():
+    with open("/proc/self/status") as status:  # what wait4 tells counts the memory of whoever started us
+        most = re.search(r"VmHWM:\\s*(\\d+)", status.read())[1]
+    print(f"\\n{int(most) / 1024:.0f} {sum(os.times()[:2]):.2f}", file=sys.stderr)
+
+atexit.register(used)
+from llmcli.cli import main
+main()
+"""
+
+
+def measured(where: Path, *words: str) -> tuple[int, str, float, float]:
+    """(exit code, what it said on stderr, megabytes at most, seconds of the processor) of a command."""
+    process = python(where, MEASURED, *words)
+    said, _, figures = end(process).decode("utf-8", "replace").rstrip("\n").rpartition("\n")
+    megabytes, seconds = figures.split()
+    return process.returncode, said, float(megabytes), float(seconds)
+
+
 def train(
     where: Path, *options: str, steps: int, output: str = "model.safetensors", text: str = TEXT, code: str = ""
 ) -> "subprocess.Popen[bytes]":

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from llmcli.tokenizer import StreamDecoder, Tokenizer
-from tests.reliability.runs import TEXT, invoke
+from tests.reliability.runs import TEXT, invoke, measured
 
 
 def streamed_text(where: Path, tries: int) -> list[str]:
@@ -125,14 +125,8 @@ def _one_line_of_200_mb(where: Path) -> list[str]:
     with open(path, "wb") as file:
         for _ in range(200):
             file.write(b"a" * 1_000_000)
-    run = subprocess.Popen(
-        [sys.executable, "-m", "llmcli", "train", str(path), "--dry-run", "--steps", "1"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert run.stderr is not None
-    said = run.stderr.read()
-    _, status, usage = os.wait4(run.pid, 0)
+    code, said, megabytes, _ = measured(where, "train", str(path), "--dry-run", "--steps", "1")
     path.unlink()
-    if os.waitstatus_to_exitcode(status) not in (0, 1) or b"Traceback" in said or usage.ru_maxrss > 1_500_000:
-        return [f"a line of 200 MB: {status}, {usage.ru_maxrss / 1024:.0f} MB, {said[-200:]!r}"]
+    if code not in (0, 1) or "Traceback" in said or megabytes > 1500:
+        return [f"a line of 200 MB: {code}, {megabytes:.0f} MB, {said[-200:]!r}"]
     return []
