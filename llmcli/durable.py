@@ -8,6 +8,7 @@ import contextlib
 import errno
 import glob
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,6 +37,20 @@ def check_writable(path: str | Path, *, force: bool) -> None:
         raise LLMError(f"there is no directory {parent}; make it first: mkdir -p {parent}")
     with _beside(_target(path)):
         pass
+
+
+def check_space(path: str | Path, size: int) -> None:
+    """Make sure, before the work, that the disk has room for so many bytes more. Raises LLMError if not."""
+    directory = _target(Path(path)).parent
+    try:
+        free = shutil.disk_usage(directory).free
+    except OSError:
+        return  # nobody knows
+    if free < size:
+        raise LLMError(
+            f"the disk of {directory} has {free / 1e6:,.1f} MB left, {path} will take {size / 1e6:,.1f} MB; "
+            "free some, or name a file on another disk with -o"
+        )
 
 
 @contextlib.contextmanager

@@ -215,12 +215,17 @@ def train(
     step_tokens = settings.batch_size * context
     first_step = time.monotonic()
     if go_on:
-        weights, best = (_under(go_on.arrays, part) for part in ("model.", "best."))
-        model.load_arrays(weights)
-        optimizer.load_arrays(_under(go_on.arrays, "optimizer."))
-        curve = _Curve(go_on.arrays["losses"].tolist(), go_on.figures["evaluations"])
-        at = _Position(**{field.name: go_on.figures[field.name] for field in fields(_Position)})
-        began, first_step = began - go_on.figures["seconds"], first_step - go_on.figures["trained_seconds"]
+        try:
+            weights, best = (_under(go_on.arrays, part) for part in ("model.", "best."))
+            model.load_arrays(weights)
+            optimizer.load_arrays(_under(go_on.arrays, "optimizer."))
+            curve = _Curve(go_on.arrays["losses"].tolist(), go_on.figures["evaluations"])
+            at = _Position(**{field.name: go_on.figures[field.name] for field in fields(_Position)})
+            began, first_step = began - go_on.figures["seconds"], first_step - go_on.figures["trained_seconds"]
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise LLMError(
+                f"the stopped run left other values than its plan has ({error}); begin anew with --force"
+            ) from error
 
     def look() -> Iterator[Event]:
         """At the held-out text; the best weights so far are kept."""

@@ -499,7 +499,7 @@ def test_damaged_weights_are_told_by_next_and_eval_too(llm: Llm, tiny_model: Pat
         assert answer.exit_code == 1 and "not a number" in answer.stderr
 
 
-@pytest.mark.parametrize("prompt", ["朝ごはんに", "🍎🍎🍎", "Zebras xylophone", "   ", "supercalifragilistic"])
+@pytest.mark.parametrize("prompt", ["朝ごはんに", "   ", "supercalifragilistic"])
 def test_probabilities_after_an_unlikely_prompt_sum_to_one(llm: Llm, tiny_model: Path, prompt: str) -> None:
     found = json.loads(llm("generate", prompt, "--next", 100000, "--json").stdout)
     assert sum(word["probability"] for word in found["next"]) + found["unexplored"] == pytest.approx(1, abs=1e-3)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -396,3 +397,18 @@ def test_leftovers_of_this_file_and_no_other_are_removed() -> None:
         Path(name).touch()
     durable.remove_stale(Path("f[1]"))
     assert here() == sorted(others)
+
+
+def test_a_disk_too_small_is_known_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = shutil.disk_usage(".").free
+    durable.check_space("m.safetensors", free // 2)
+    with pytest.raises(
+        LLMError, match=r"MB left, m\.safetensors will take .* MB; free some, or name a file on another"
+    ):
+        durable.check_space("m.safetensors", 100 * free)
+
+    def unknown(_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(shutil, "disk_usage", unknown)
+    durable.check_space("m.safetensors", 100 * free)

@@ -224,6 +224,7 @@ def train(
         if beside.exists():
             console.note(f"{beside}: what a stopped run needs to go on; a dry run leaves it alone")
         return
+    durable.check_space(output, 4 * ready.plan.model.parameters + len(ready.tokenizer.to_json()))
     prompt = _first_words(next(next(text.texts()))) if json_ or sys.stderr.isatty() else None
     bytes_per_token = ready.record["read_bytes"] / len(ready.tokens)
     baselines = _baselines(text, held_out, ready.record, 0.03 * (ready.plan.train.seconds or 333.0))

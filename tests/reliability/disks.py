@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from llmcli.checkpoint import load, save
-from tests.reliability.runs import end, names, python, small_model
+from tests.reliability.runs import end, names, python, small_model, train
 
 KILLED_SAVE = """
 import os, signal, sys
@@ -119,6 +119,10 @@ def refusing_disks(where: Path, tries: int) -> list[str]:
         (disk / "model.safetensors").write_bytes(b"the old one")
         (disk / "filler").write_bytes(b"x" * 40_000)
         failures += _refused(where, disk, "disk", "ENOSPC", "disk/")
+        run = train(where, "--layers", "2", "--width", "64", steps=1, output="disk/large.safetensors")
+        said = end(run)  # known before the first step
+        if run.returncode != 1 or b"MB left, disk/large.safetensors will take" not in said or b"step" in said:
+            failures.append(f"a disk too small for a model: {run.returncode}, {said[-300:]!r}")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     return failures
