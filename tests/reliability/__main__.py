@@ -1,5 +1,7 @@
 """The whole scorecard, printed as a table."""
 
+import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -7,7 +9,7 @@ import time
 from datetime import date
 from pathlib import Path
 
-from tests.reliability.rows import ROWS
+from tests.reliability.rows import NOT_APPLICABLE, ROWS
 
 
 def main() -> None:
@@ -15,7 +17,9 @@ def main() -> None:
     if unknown:
         sys.exit(f"no row {unknown[0]}; there are {', '.join(ROWS)}")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    print(f"{date.today()}, commit {commit}\n\n| row | what | tries | failures | seconds |\n|---|---|---|---|---|")
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}"
+    print(f"# The scorecard\n\n`python -m tests.reliability`, {date.today()}, commit {commit}, {machine}.\n")
+    print("| row | what | tries | failures | seconds |\n|---|---|---|---|---|")
     failed = []
     for name in sys.argv[1:] or ROWS:
         row = ROWS[name]
@@ -25,6 +29,8 @@ def main() -> None:
         taken = time.monotonic() - began
         print(f"| {name} | {row.what} | {row.full:,} | {len(failures)} | {taken:.0f} |", flush=True)
         failed += [f"{name}: {failure}" for failure in failures]
+    for name, why in NOT_APPLICABLE.items() if not sys.argv[1:] else ():
+        print(f"| {name} | {why} | | | |")
     sys.exit("\n".join(failed) if failed else 0)
 
 

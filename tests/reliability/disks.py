@@ -1,9 +1,11 @@
 """Disks that are full, refuse, or are read by others: the old file or the new one, and one line."""
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 from llmcli.checkpoint import load, save
@@ -30,7 +32,8 @@ save("model.safetensors", model)
 
 
 def killed_while_saving(where: Path, tries: int) -> list[str]:
-    """R3: a kill at each call of the system that a save makes: the old file or the new one. `tries` is not used."""
+    """R3: a kill at each call of the system that a save makes: the old file or the new one; with more than one
+    try also by strace."""
     failures = []
     small_model(where / "old.safetensors")
     small_model(where / "new.safetensors")
@@ -53,6 +56,28 @@ def killed_while_saving(where: Path, tries: int) -> list[str]:
             failures.append(f"call {call}: {said.decode()[-300:]}")
     if seen != {old, new}:
         failures.append("no kill left the old file, or none the new one")
+    return failures + (_killed_by_strace(where, old, new) if tries > 1 else [])
+
+
+SAVE = "from llmcli.checkpoint import load, save; save('model.safetensors', load('new.safetensors'))"
+
+
+def _killed_by_strace(where: Path, old: bytes, new: bytes) -> list[str]:
+    """The same from outside, at the calls of the system themselves, where strace is installed."""
+    failures = []
+    for call in ("fallocate", "write", "fsync", "rename") if shutil.which("strace") else ():
+        for when in range(1, 50):
+            (where / "model.safetensors").write_bytes(old)
+            strace = ["strace", "-qq", "-o", os.devnull, "-e", f"inject={call}:signal=SIGKILL:when={when}"]
+            run = subprocess.run([*strace, sys.executable, "-c", SAVE], cwd=where, capture_output=True)
+            if (where / "model.safetensors").read_bytes() not in (old, new):
+                failures.append(f"half a file after a kill at {call} {when}")
+            if run.returncode == 0:
+                break
+            if run.returncode != -signal.SIGKILL:
+                failures.append(f"{call} {when}: {run.returncode}, {run.stderr[-300:]!r}")
+        if when == 1:
+            failures.append(f"no {call} was killed")
     return failures
 
 

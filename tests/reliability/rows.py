@@ -23,7 +23,7 @@ class Row:
 
 ROWS = {
     "R1 R2": Row("killed at random instants, resumed: the same bytes", kills.killed_and_resumed, 1, 50),
-    "R3": Row("killed at each call of a save: the old file or the new one", disks.killed_while_saving),
+    "R3": Row("killed at each call of a save: the old file or the new one", disks.killed_while_saving, 1, 2),
     "R4": Row("space, flush, move, flush: in this order", disks.order_of_a_save),
     "R5": Row("full disks, limits, I/O errors: the old file, nothing left, one line", disks.refusing_disks),
     "R6": Row("what killed runs left is removed by the next", kills.stale_files_go, 3, 3),
@@ -50,3 +50,5 @@ ROWS = {
     "R28": Row("the same run, the same bytes", kills.same_run_same_bytes, 0, 1),
     "R29": Row("a soak, in seconds: memory flat, nothing left", kills.soak, 0, 1200),
 }
+
+NOT_APPLICABLE = {"R26": "nothing here serves", "R27": "there is no release yet whose files could be opened"}
