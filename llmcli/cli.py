@@ -1,6 +1,8 @@
 """The door: the app, the list of verbs, the one place where an error becomes a line and an exit code."""
 
+import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -114,9 +116,10 @@ def main() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        notes = io.BufferedWriter(_Lossy(sys.stderr.fileno(), "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(notes, "utf-8", "backslashreplace", line_buffering=True)
     kinds = [kind for name in ("SIGTERM", "SIGHUP") if (kind := getattr(signal, name, None))]
     for kind in kinds:
         signal.signal(kind, _terminated)
@@ -125,6 +128,16 @@ def main() -> None:
     finally:
         for kind in (*kinds, signal.SIGINT):  # it ends already: no signal may break into that
             signal.signal(kind, signal.SIG_IGN)
+
+
+class _Lossy(io.FileIO):
+    """Notes that nobody takes (the log's disk is full, the pipe's reader gone) are no reason to lose a run."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
 
 
 def _terminated(number: int, _: object) -> NoReturn:

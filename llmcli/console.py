@@ -46,7 +46,12 @@ def result_bytes(data: bytes) -> None:
 def note(text: str) -> None:
     """Something worth knowing, on stderr, unless quiet."""
     if not _quiet:
-        print(visible(text), file=sys.stderr, flush=True)
+        warn(text)
+
+
+def warn(text: str) -> None:
+    """Something that must be known, on stderr, though quiet."""
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 def progress(text: str) -> None:

@@ -524,9 +524,9 @@ def test_a_model_that_cannot_be_saved_is_saved_elsewhere(llm: Llm, monkeypatch: 
 
     monkeypatch.setattr(checkpoint, "save", save)
     Path("c.txt").write_text(TEXT, "utf-8")
-    answer = llm("train", "c.txt", "--steps", 1, "-o", "m.safetensors", "--json")
+    answer = llm("train", "c.txt", "--steps", 1, "-o", "m.safetensors", "--json", "-q")  # said though quiet
     place = json.loads(answer.stdout.splitlines()[-1])["file"]
-    assert answer.exit_code == 0 and "went elsewhere" in answer.stderr
+    assert answer.exit_code == 0 and "so the model went to" in answer.stderr
     assert llm("inspect", place, "--verify").exit_code == 0
 
 
@@ -558,3 +558,27 @@ def test_an_empty_name_is_no_name(llm: Llm, tiny_model: Path, words: list[str]) 
     answer = llm(*words, *(["-o", "x.safetensors"] if words[0] == "train" and "-o" not in words else []))
     assert answer.exit_code in (1, 2) and answer.stdout == ""
     assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full here")
+def test_notes_that_nobody_takes_do_not_cost_a_run(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    with open("/dev/full", "wb") as full:
+        words = ["train", "c.txt", "--steps", "2", "--threads", "1"]
+        run = subprocess.run([sys.executable, "-m", "llmcli", *words], stderr=full, stdout=subprocess.PIPE)
+    assert run.returncode == 0
+    assert llm("inspect", "--verify").exit_code == 0
+
+
+def test_a_tokenizer_that_is_no_file_or_far_too_large_is_refused(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    with open("large.json", "wb") as file:
+        file.truncate(100_000_001)
+    for path, said in (
+        ("/dev/null", "not a regular file"),
+        (".", "not a regular file"),
+        ("large.json", "over 100,000,000"),
+    ):
+        answer = llm("train", "c.txt", "--tokenizer", path, "--steps", 1)
+        assert answer.exit_code == 1 and said in answer.stderr and answer.stderr.count("\n") == 1
+    assert "less than or equal to 1000000" in llm("train", "c.txt", "--vocab-size", 10**9, "--steps", 1).stderr

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,9 @@ from llmcli.errors import LLMError, usage
 if TYPE_CHECKING:
     from llmcli.checkpoint import Checkpoint
     from llmcli.corpus import Corpus
+
+LARGEST_TOKENIZER = 100_000_000  # bytes of a tokenizer.json: three times the largest that are published
+LARGEST_VOCABULARY = 1_000_000  # tokens to learn: four times the largest of published models
 
 
 def _device(name: str) -> str:
@@ -91,7 +95,14 @@ def tokenizer_text(path: str, wanted: str = "a tokenizer.json") -> str:
     if not path:
         raise usage(f"--tokenizer is empty; give {wanted}")
     try:
-        return Path(path).read_text("utf-8")
+        file = Path(path)
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise LLMError(f"--tokenizer {path} is not a regular file; give {wanted}")
+        if file.stat().st_size > LARGEST_TOKENIZER:
+            raise LLMError(
+                f"--tokenizer {path} has {file.stat().st_size:,} bytes, {LARGEST_TOKENIZER:,} at most are read"
+            )
+        return file.read_text("utf-8")
     except FileNotFoundError:
         raise LLMError(f"--tokenizer {path}: there is no such file; give {wanted}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -8,6 +8,7 @@ import typer
 
 from llmcli import console
 from llmcli.commands.options import (
+    LARGEST_VOCABULARY,
     JsonOption,
     ModelOption,
     QuietOption,
@@ -36,7 +37,14 @@ def tokenize(
         typer.Option("--train", metavar="CORPUS", help="Learn a tokenizer from this text (repeatable)."),
     ] = None,
     vocab_size: Annotated[
-        int | None, typer.Option("--vocab-size", metavar="N", min=257, help="With --train: tokens in the vocabulary.")
+        int | None,
+        typer.Option(
+            "--vocab-size",
+            metavar="N",
+            min=257,
+            max=LARGEST_VOCABULARY,
+            help="With --train: tokens in the vocabulary.",
+        ),
     ] = None,
     char: Annotated[bool, typer.Option("--char", help="With --train: a token for each character.")] = False,
     output: Annotated[

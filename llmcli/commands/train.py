@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ import typer
 
 from llmcli import charts, console
 from llmcli.commands.options import (
+    LARGEST_VOCABULARY,
     JsonOption,
     QuietOption,
     note_left_out,
@@ -63,7 +64,14 @@ def train(
     ] = "bpe",
     vocab_size: Annotated[
         int | None,
-        typer.Option("--vocab-size", metavar="N", min=257, help="Tokens in the vocabulary.", rich_help_panel=TEXT),
+        typer.Option(
+            "--vocab-size",
+            metavar="N",
+            min=257,
+            max=LARGEST_VOCABULARY,
+            help="Tokens in the vocabulary.",
+            rich_help_panel=TEXT,
+        ),
     ] = None,
     val: Annotated[
         str | None,
@@ -245,7 +253,8 @@ def train(
                 record["verdict"] = verdict(record, baselines)
                 output = _save(output, done.checkpoint, force)
                 if not done.interrupted:  # going on after a problem would end in the same
-                    beside.unlink(missing_ok=True)
+                    with suppress(OSError):  # the model is safe, wherever it went
+                        beside.unlink()
             else:
                 _show(event, view, json_)
     if done.problem:
@@ -341,13 +350,13 @@ def _save(output: Path, checkpoint: Any, force: bool) -> Path:
     place = output
     if output.exists() and not force:  # it was not there when the run began
         place = next(p for n in range(2, 1000) if not (p := output.with_stem(f"{output.stem}-{n}")).exists())
-        console.note(f"{output} was made by somebody else meanwhile; it is left alone")
+        console.warn(f"{output} was made by somebody else meanwhile; it is left alone, the model goes to {place}")
     try:
         save(place, checkpoint)
     except LLMError as error:
         place = Path(tempfile.mkdtemp(prefix="llmcli-")) / output.name
         save(place, checkpoint)
-        console.note(f"{error}; so the model went elsewhere")
+        console.warn(f"{error}; so the model went to {place}")
     return place
 
 

@@ -1,12 +1,12 @@
 """The recipe that nanoGPT's README gives for a CPU, written anew, to compare with in the same run.
 
-    python -m tests.benchmarks.nanogpt CORPUS [--seconds 142]
+    python -m tests.benchmarks.nanogpt CORPUS... [--seconds 142]
 
 A GPT-2 graph of 4 layers, 4 heads, width 128, no biases, tied head; a token for each character; 12 windows of 64
 characters a step; AdamW (0.9, 0.99), rate 1e-3 falling as a cosine to 1e-4 after 100 steps of warm-up, weight decay
-0.1 on matrices, gradients clipped to norm 1, no dropout; float32. The 2,000 steps of the recipe become as many as fit
-into the time, on the same schedule. Held-out bits per byte are measured as llm eval measures: windows that slide by
-half a context over the whole last tenth.
+0.1 on matrices, gradients clipped to norm 1, no dropout; float32; 2,000 steps, or, with --seconds, as many as fit into
+the time on the same schedule. Held-out bits per byte are measured as llm eval measures: windows that slide by half a
+context over the whole last tenth.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from llmcli.evaluator import evaluate
 
-LAYERS, HEADS, WIDTH, CONTEXT, BATCH = 4, 4, 128, 64, 12
+LAYERS, HEADS, WIDTH, CONTEXT, BATCH, STEPS = 4, 4, 128, 64, 12, 2000
 
 
 class Block(nn.Module):
@@ -55,8 +55,8 @@ class GPT(nn.Module):
         return F.linear(self.norm(self.blocks(x)), self.tokens.weight)
 
 
-def bits_per_byte(text: str, seconds: float, seed: int = 0) -> float:
-    """Trained on all but the last tenth of the bytes, held-out figure on that."""
+def measure(text: str, seconds: float | None, seed: int = 0) -> tuple[float, int, float]:
+    """(bits per byte of the last tenth, steps, seconds) of training on the rest, for so long or for STEPS."""
     data = text.encode("utf-8")
     cut = len(data) - round(0.1 * len(data))
     parts = data[:cut].decode("utf-8", "ignore"), data[cut:].decode("utf-8", "ignore")
@@ -83,7 +83,8 @@ def bits_per_byte(text: str, seconds: float, seed: int = 0) -> float:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
-        progress = (time.monotonic() - began) / seconds
+        progress = step / STEPS if seconds is None else (time.monotonic() - began) / seconds
+    took = time.monotonic() - began
 
     @torch.inference_mode()
     def score(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -93,15 +94,17 @@ def bits_per_byte(text: str, seconds: float, seed: int = 0) -> float:
         return nats.numpy(), (logits.argmax(-1) == ids[:, 1:]).numpy()
 
     model.eval()
-    return evaluate(held, lengths, CONTEXT, score).bits_per_byte
+    return evaluate(held, lengths, CONTEXT, score).bits_per_byte, step, took
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("--seconds", type=float, default=142.0)
+    parser.add_argument("corpus", nargs="+", type=Path)
+    parser.add_argument("--seconds", type=float, help="the recipe's 2,000 steps if not given")
     options = parser.parse_args()
-    print(f"{bits_per_byte(options.corpus.read_text('utf-8'), options.seconds):.3f} bits per byte")
+    for corpus in options.corpus:
+        found, steps, took = measure(corpus.read_text("utf-8"), options.seconds)
+        print(f"{corpus.name}: {found:.3f} bits per byte, {steps:,} steps, {took:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 Each run is the command itself in a process of its own; its model is then measured by `llm eval` on the last tenth of
 the corpus, which it did not learn from. Printed for each budget: every seed's figure, the median, the time that the
 command took from start to end, its share of the budget and the most memory; and beside them xz and PPM with the first
-nine tenths as their past. --nanogpt also trains nanoGPT's recipe for a CPU (see nanogpt.py) for so long.
+nine tenths as their past. --nanogpt also trains nanoGPT's recipe for a CPU (see nanogpt.py), as it is and for so long.
 """
 
 import argparse
@@ -70,9 +70,9 @@ def main() -> None:
             print(f"| {' | '.join(row)} |", flush=True)
         for baseline in baselines:
             print(f"| {baseline['name']} | | {baseline['bits_per_byte']:.3f} | | | | |")
-        if options.nanogpt:
-            figure = nanogpt.bits_per_byte(corpus.read_text("utf-8"), options.nanogpt)
-            print(f"| nanoGPT's recipe, {options.nanogpt:g} s | | {figure:.3f} | | | | |", flush=True)
+        for limit in (None, options.nanogpt) if options.nanogpt else ():
+            figure, steps, spent = nanogpt.measure(corpus.read_text("utf-8"), limit)
+            print(f"| nanoGPT's recipe, {steps:,} steps | | {figure:.3f} | | {spent:.1f} | | |", flush=True)
 
 
 if __name__ == "__main__":
