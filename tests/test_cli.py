@@ -581,4 +581,9 @@ def test_a_tokenizer_that_is_no_file_or_far_too_large_is_refused(llm: Llm) -> No
     ):
         answer = llm("train", "c.txt", "--tokenizer", path, "--steps", 1)
         assert answer.exit_code == 1 and said in answer.stderr and answer.stderr.count("\n") == 1
-    assert "less than or equal to 1000000" in llm("train", "c.txt", "--vocab-size", 10**9, "--steps", 1).stderr
+
+
+@pytest.mark.parametrize(("option", "most"), [("--vocab-size", 1_000_000), ("--layers", 1024)])
+def test_an_absurd_size_is_refused_at_once(llm: Llm, option: str, most: int) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    assert f"less than or equal to {most}" in llm("train", "c.txt", option, 10**9, "--steps", 1).stderr

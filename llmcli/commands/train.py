@@ -83,7 +83,8 @@ def train(
         ),
     ] = None,
     layers: Annotated[
-        int | None, typer.Option("--layers", metavar="N", min=1, help="Blocks one after another.", rich_help_panel=SIZE)
+        int | None,
+        typer.Option("--layers", metavar="N", min=1, max=1024, help="Blocks one after another.", rich_help_panel=SIZE),
     ] = None,
     width: Annotated[
         int | None,
