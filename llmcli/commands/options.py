@@ -100,7 +100,7 @@ def tokenizer_text(path: str, wanted: str = "a tokenizer.json") -> str:
             raise LLMError(f"--tokenizer {path} is not a regular file; give {wanted}")
         if file.stat().st_size > LARGEST_TOKENIZER:
             raise LLMError(
-                f"--tokenizer {path} has {file.stat().st_size:,} bytes, {LARGEST_TOKENIZER:,} at most are read"
+                f"--tokenizer {path} has over {LARGEST_TOKENIZER:,} bytes, too many to be one; give {wanted}"
             )
         return file.read_text("utf-8")
     except FileNotFoundError:
