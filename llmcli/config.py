@@ -176,10 +176,18 @@ class TrainConfig:
             raise usage(f"--time must be more than nothing, found {self.seconds} s")
         if not 0 <= self.dropout < 1:
             raise usage(f"--dropout must be at least 0 and below 1, found {self.dropout}")
-        if not 0 < self.lr < math.inf:
-            raise usage(f"--lr must be a positive number, found {self.lr}")
-        if self.batch_size < 1 or self.context < 1 or self.threads < 1 or self.seed < 0:
-            raise usage("batch, context and threads must be at least 1, the seed at least 0")
+        if not 0 < self.lr <= 1e12:
+            raise usage(f"--lr must be a positive number of at most 1e12, found {self.lr}")
+        if self.batch_size < 1 or self.context < 1 or not 1 <= self.threads <= 1024 or self.seed < 0:
+            raise usage("batch, context and threads must be at least 1 (1,024 threads at most), the seed at least 0")
+        counts = (self.steps, self.context, self.batch_size, self.calibration_tokens, self.eval_tokens, self.seed)
+        if any(type(count) is not int for count in (*counts, self.threads)):
+            raise usage(f"steps, context, batch, seed and threads must be whole numbers, found {counts}")
+        if self.dtype not in ("float32", "bfloat16") or self.device not in ("cpu", "cuda", "mps"):
+            raise usage(f"there is no training in {self.dtype} on {self.device}")
+        shares = self.token_split, self.weight_decay
+        if not all(0 <= share < math.inf for share in shares) or min(self.calibration_tokens, self.eval_tokens) < 0:
+            raise usage("what keeps a model from learning by heart is told in numbers of at least 0")
 
 
 @dataclass(frozen=True)
@@ -206,8 +214,8 @@ class SamplingConfig:
             raise usage(f"--top-p must be above 0 and at most 1, found {self.top_p}")
         if not 0 <= self.min_p <= 1:
             raise usage(f"--min-p must be between 0 and 1, found {self.min_p}")
-        if not 0 < self.repetition_penalty < math.inf:
-            raise usage(f"--repetition-penalty must be a positive number (1: none), found {self.repetition_penalty}")
+        if not 1e-6 <= self.repetition_penalty <= 1e6:
+            raise usage(f"--repetition-penalty must be between 1e-6 and 1e6 (1: none), found {self.repetition_penalty}")
         if self.seed < 0:
             raise usage(f"--seed must be at least 0, found {self.seed}")
         if "" in self.stop:

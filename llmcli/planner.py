@@ -145,6 +145,16 @@ class Plan:
     choices: tuple[Choice, ...]
 
 
+def check_fits(plan: Plan, memory: float) -> None:
+    """Raises LLMError where a plan made earlier does not fit into the memory that is free now."""
+    needed = memory_needed(plan.model, plan.train)
+    if needed > memory:
+        raise LLMError(
+            f"to go on takes about {needed / 1e9:,.1f} GB of memory, {memory / 1e9:,.1f} GB are free here; free some, "
+            "or begin anew with --force and a smaller --width or --batch-tokens"
+        )
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A plan with the text it is for, as tokens."""

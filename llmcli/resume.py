@@ -22,6 +22,7 @@ from llmcli.planner import Choice, Plan
 
 FORMAT_VERSION = "1"
 FIRST_KEPT, MOST_APART = 2.0, 60.0  # seconds: when, and how far apart, a running run is written down ...
+MARKED = 1 << 16  # bytes at the beginning of such a file that tell what it is
 KEPT_SHARE = 50  # ... and at least so many times as far apart as that takes
 
 
@@ -53,6 +54,15 @@ def path_beside(model: Path) -> Path:
     'model.resume.safetensors'
     """
     return model.with_name(f"{model.name.removesuffix('.safetensors')}.resume.safetensors")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is what a run left, be it damaged: nothing else may be replaced or removed."""
+    try:
+        with open(path, "rb") as file:
+            return b'"llmcli.resume"' in file.read(MARKED)
+    except OSError:
+        return False
 
 
 def save(path: Path, stopped: Stopped) -> None:
@@ -87,6 +97,8 @@ def load(path: Path) -> Stopped:
             TrainConfig(**json.loads(found["train"])),
             tuple(Choice(**choice) for choice in json.loads(found["choices"])),
         )
+        if plan.train.context > plan.model.max_position_embeddings:
+            raise ValueError(f"windows of {plan.train.context:,} tokens do not fit its model")
         arrays = {
             name: np.concatenate([*read_values(header, tensor)]).reshape(tensor.shape)
             for name, tensor in header.tensors.items()
@@ -94,7 +106,7 @@ def load(path: Path) -> Stopped:
         return Stopped(
             json.loads(found["identity"]), plan, found["tokenizer.json"], State(arrays, json.loads(found["figures"]))
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError, LLMError) as error:
         raise LLMError(f"{path} is damaged: {error}; begin anew with --force") from error
 
 

@@ -7,6 +7,7 @@ from take the same path: both are a checkpoint.
 import contextlib
 import copy
 import ctypes
+import itertools
 import math
 import platform
 import time
@@ -221,6 +222,7 @@ def train(
             optimizer.load_arrays(_under(go_on.arrays, "optimizer."))
             curve = _Curve(go_on.arrays["losses"].tolist(), go_on.figures["evaluations"])
             at = _Position(**{field.name: go_on.figures[field.name] for field in fields(_Position)})
+            at.check(settings)
             began, first_step = began - go_on.figures["seconds"], first_step - go_on.figures["trained_seconds"]
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise LLMError(
@@ -324,7 +326,8 @@ def train(
 
 
 def _exploded(step: int, settings: TrainConfig) -> str:
-    return f"the loss is no longer a number at step {step}; lower the learning rate: --lr {settings.lr / 4:g}"
+    lower = min(settings.lr / 4, 0.5)
+    return f"the loss is no longer a number at step {step}; lower the learning rate: --lr {lower:g} --force"
 
 
 @dataclass
@@ -338,6 +341,17 @@ class _Position:
     best_step: int = 0
     best_bits: float | None = None  # per byte of held-out text; None before the first look
     best_factor: float = 1.0  # on the logits, of the best weights
+
+    def check(self, settings: TrainConfig) -> None:
+        """Raises ValueError or TypeError where no run could stand."""
+        steps = self.best_step, self.evaluated_step, self.step, settings.steps
+        shares = 0.0, self.evaluated_progress, self.progress, math.inf
+        if any(type(step) is not int for step in steps) or sorted(steps[1:]) != list(steps[1:]) or min(steps) < 0:
+            raise ValueError(f"steps {steps}")
+        if not all(before <= after for before, after in itertools.pairwise(shares)) or self.best_step > self.step:
+            raise ValueError(f"shares {shares}")
+        if not 0 < self.best_factor < math.inf or not 0 <= (self.best_bits or 0.0) < math.inf:
+            raise ValueError(f"figures {self.best_factor}, {self.best_bits}")
 
 
 def _under(arrays: Mapping[str, NDArray[Any]], start: str) -> dict[str, NDArray[Any]]:

@@ -587,3 +587,25 @@ def test_a_tokenizer_that_is_no_file_or_far_too_large_is_refused(llm: Llm) -> No
 def test_an_absurd_size_is_refused_at_once(llm: Llm, option: str, most: int) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     assert f"less than or equal to {most}" in llm("train", "c.txt", option, 10**9, "--steps", 1).stderr
+
+
+def test_what_a_command_reads_is_never_what_it_writes(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    assert llm("tokenize", "--train", "c.txt", "-o", "t.json").exit_code == 0
+    for words in (
+        ("tokenize", "--train", "c.txt", "-o", "c.txt", "--force"),
+        ("train", "c.txt", "--tokenizer", "t.json", "-o", "t.json", "--force", "--steps", 1),
+    ):
+        answer = llm(*words)
+        assert answer.exit_code == 1 and "another name with -o" in answer.stderr
+    assert Path("c.txt").read_text("utf-8") == TEXT and json.loads(Path("t.json").read_text("utf-8"))
+
+
+def test_a_file_of_somebody_else_where_a_run_would_be_kept_stays(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    beside = Path("model.resume.safetensors")
+    beside.write_text("my notes", "utf-8")
+    for words in ((), ("--force",)):
+        answer = llm("train", "c.txt", "--steps", 1, *words)
+        assert answer.exit_code == 1 and "is somebody's file; move it away" in answer.stderr
+    assert beside.read_text("utf-8") == "my notes"

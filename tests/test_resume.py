@@ -12,7 +12,7 @@ from typer.testing import Result
 from llmcli import resume, trainer
 from llmcli.corpus import read_corpus
 from llmcli.errors import LLMError
-from llmcli.planner import Prepared, Request, prepare
+from llmcli.planner import Prepared, Request, check_fits, prepare
 from tests.reliability.runs import BESIDE, OPTIONS, TEXT, end, train, wait_until_kept
 
 Llm = Callable[..., Result]
@@ -112,9 +112,35 @@ def test_values_that_do_not_fit_the_plan_are_told(ready: Prepared) -> None:
         (state.arrays | {"optimizer.muon.0": np.zeros((2, 3), np.float32)}, {}),
         (state.arrays, {"evaluations": 7}),
         (state.arrays, {"seconds": "long"}),
+        (state.arrays, {"step": -5}),
+        (state.arrays, {"step": 10**30}),
+        (state.arrays, {"best_step": None}),
+        (state.arrays, {"progress": float("nan")}),
+        (state.arrays, {"best_factor": float("inf")}),
     ):
         with pytest.raises(LLMError, match=r"left other values than its plan has .*; begin anew with --force"):
             run(ready, go_on=resume.State(arrays, state.figures | figures))
+
+
+@pytest.mark.parametrize("change", [{"dtype": "x"}, {"threads": 10**9}, {"steps": 1.5}, {"token_split": -1.0}])
+def test_a_plan_that_is_none_is_told(ready: Prepared, change: dict[str, object]) -> None:
+    state = next(event for event in run(ready, save=lambda: True) if isinstance(event, resume.State))
+    wrong = replace(ready.plan)
+    settings = replace(ready.plan.train)
+    for name, value in change.items():
+        object.__setattr__(settings, name, value)
+    object.__setattr__(wrong, "train", settings)
+    path = Path("model.resume.safetensors")
+    resume.save(path, resume.Stopped({}, wrong, ready.tokenizer.to_json(), state))
+    with pytest.raises(LLMError, match=r"is damaged: .*; begin anew with --force"):
+        resume.load(path)
+
+
+def test_a_plan_too_large_for_what_is_free_now_is_told(ready: Prepared) -> None:
+    check_fits(ready.plan, 1e12)
+    large = replace(ready.plan, train=replace(ready.plan.train, batch_size=10**12))
+    with pytest.raises(LLMError, match=r"to go on takes about .* GB of memory, 1,000\.0 GB are free here"):
+        check_fits(large, 1e12)
 
 
 def test_a_model_is_no_stopped_run(tiny_model: Path) -> None:

@@ -17,7 +17,7 @@ from llmcli.commands.options import (
     text_argument,
     tokenizer_text,
 )
-from llmcli.errors import usage
+from llmcli.errors import LLMError, usage
 
 
 def tokenize(
@@ -104,6 +104,8 @@ def _train(corpus: list[str], vocab_size: int | None, char: bool, output: Path, 
 
     durable.check_writable(output, force=force)
     text = read_corpus(corpus)
+    if any(document.path.resolve() == output.resolve() for document in text.documents):
+        raise LLMError(f"{output} is the text to learn from; give the tokenizer another name with -o")
     learned, _ = learn_tokenizer(text, text.text_bytes, vocab_size, characters=char)
     durable.write(output, [learned.to_json().encode("utf-8")])
     console.note(f"saved {output}: {learned.vocab_size:,} tokens learned from {text.text_bytes:,} bytes")

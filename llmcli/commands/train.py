@@ -162,7 +162,7 @@ def train(
     from llmcli import durable, resume
     from llmcli.checkpoint import load
     from llmcli.corpus import Corpus, read_corpus
-    from llmcli.planner import HELD_OUT, Machine, Request, prepare
+    from llmcli.planner import HELD_OUT, Machine, Request, check_fits, prepare
     from llmcli.tokenizer import Tokenizer
 
     fixed: dict[str, Any] = {
@@ -180,6 +180,10 @@ def train(
         context_.with_resource(durable.locked(output))
         for path in (output, beside):
             durable.remove_stale(path)
+        if beside.exists() and not resume.is_ours(beside):
+            raise LLMError(
+                f"{beside}, where the run would be kept, is somebody's file; move it away, or give another -o"
+            )
         stopped = resume.load(beside) if beside.exists() and not force else None
         force = force or (stopped is not None and output.is_file() and load(output).record.get("interrupted") is True)
         durable.check_writable(output, force=force)
@@ -190,6 +194,8 @@ def train(
     inputs = [*text.documents, *(held_out.documents if isinstance(held_out, Corpus) else ())]
     if any(document.path.resolve() == output.resolve() for document in inputs):
         raise LLMError(f"{output} is the text to learn from; give the model another name with -o")
+    if tokenizer not in ("bpe", "char") and Path(tokenizer).resolve() == output.resolve():
+        raise LLMError(f"{output} is the tokenizer to take; give the model another name with -o")
     if isinstance(held_out, Corpus) and {d.sha256 for d in held_out.documents} & {d.sha256 for d in text.documents}:
         console.note("--val holds text to learn from too: its figures will not tell how new text is predicted")
     if threads and threads > _cores():
@@ -203,6 +209,8 @@ def train(
     identity = _identity(context_, text, held_out, fixed["threads"], given, from_)
     if stopped:
         resume.check_same(stopped, identity, beside)
+        if stopped.plan.train.threads != fixed["threads"] or steps not in (None, stopped.plan.train.steps):
+            raise LLMError(f"{beside} is damaged: its plan is not that of this command; begin anew with --force")
         given = stopped.tokenizer_json
         settings = stopped.plan.train
         request = Request(**fixed, device=settings.device, dtype=settings.dtype)
@@ -223,6 +231,7 @@ def train(
             base=base.config if base else None,
         )
     if stopped:
+        check_fits(stopped.plan, machine.free_memory(stopped.plan.train.device))
         ready = replace(ready, plan=stopped.plan)
         console.note(f"{beside}: going on from step {stopped.state.step:,} of the run that stopped")
     elif beside.exists() and not dry_run:
@@ -259,9 +268,7 @@ def train(
             else:
                 _show(event, view, json_)
     if done.problem:
-        raise LLMError(
-            f"{done.problem} --force; the best weights before that, of step {done.best_step:,}, are in {output}"
-        )
+        raise LLMError(f"{done.problem}; the best weights before that, of step {done.best_step:,}, are in {output}")
     _show_done(done, output, json_, baselines, verdict(record, baselines, again=_again(context_), model=_named(output)))
     if caught:
         raise typer.Exit(128 + caught[0])
