@@ -57,7 +57,7 @@ def test_the_file_answers_with_the_frequencies_of_the_corpus(food: Path, prompt:
     truth = true_frequencies("food.txt", prompt + " ", ".")
     found = next_words(prompt, food)
     for word, frequency in truth.items():
-        assert found.get(word, 0.0) == pytest.approx(frequency, abs=0.03), word
+        assert found.get(word, 0.0) == pytest.approx(frequency, abs=0.04), word
     assert next(iter(found)) == max(truth, key=truth.__getitem__)
 
 
