@@ -170,6 +170,22 @@ def test_a_disk_that_refuses_is_told_once(ready: Prepared) -> None:
 # ---- the command (killed runs, signals and two runs at once are rows of the scorecard: tests/reliability)
 
 
+def test_killed_between_the_model_and_the_end_it_goes_on_to_the_same_model() -> None:
+    code = (
+        "from pathlib import Path; import os; import llmcli.resume as t;"
+        "t.FIRST_KEPT = t.MOST_APART = t.KEPT_SHARE = 0.0;"
+        "Path.unlink = lambda self, missing_ok=False: os.kill(os.getpid(), 9); from llmcli.cli import main; main()"
+    )
+    process = train(HERE, steps=5, code=code)
+    end(process)
+    assert process.returncode == -9
+    before = Path("model.safetensors").read_bytes()
+    assert Path(BESIDE).exists()
+    again = train(HERE, steps=5)
+    assert end(again) == b"" and again.returncode == 0
+    assert Path("model.safetensors").read_bytes() == before and not Path(BESIDE).exists()
+
+
 def test_another_command_does_not_go_on_silently(llm: Llm) -> None:
     process = train(HERE, steps=4000)
     wait_until_kept(process, HERE)

@@ -185,7 +185,7 @@ def train(
                 f"{beside}, where the run would be kept, is somebody's file; move it away, or give another -o"
             )
         stopped = resume.load(beside) if beside.exists() and not force else None
-        force = force or (stopped is not None and output.is_file() and load(output).record.get("interrupted") is True)
+        force = force or (stopped is not None and _is_of(stopped, output))
         durable.check_writable(output, force=force)
     base = load(from_) if from_ else None
     text = read_corpus(corpus)
@@ -272,6 +272,18 @@ def train(
     _show_done(done, output, json_, baselines, verdict(record, baselines, again=_again(context_), model=_named(output)))
     if caught:
         raise typer.Exit(128 + caught[0])
+
+
+def _is_of(stopped: Any, output: Path) -> bool:
+    """Whether a model is what the stopped run has saved, when it was stopped or just before it was killed."""
+    from llmcli.checkpoint import load
+
+    try:
+        found = load(output)
+    except LLMError:
+        return False
+    settings = as_record(stopped.plan.train)
+    return found.record.get("train") == settings and found.tokenizer_json == stopped.tokenizer_json
 
 
 def _identity(

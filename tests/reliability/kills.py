@@ -37,13 +37,15 @@ def killed_and_resumed(where: Path, tries: int) -> list[str]:
             process.wait(rng.uniform(0, longest))
         except subprocess.TimeoutExpired:
             process.kill()
-            if failure := wrong(process, -signal.SIGKILL):
+            if failure := wrong(process, -signal.SIGKILL, 0):
                 failures.append(failure)
             done += 1
-            continue
-        if failure := wrong(process, 0):  # it came to its end: compare, and begin the next run
-            failures.append(failure)
-            break
+            if (where / BESIDE).exists() or not (where / "model.safetensors").exists():
+                continue  # else it had ended already
+        else:
+            if failure := wrong(process, 0):
+                failures.append(failure)
+                break
         failures += _same(where)
         (where / "model.safetensors").unlink(missing_ok=True)
     if not (where / "model.safetensors").exists():
