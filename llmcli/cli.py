@@ -1,6 +1,5 @@
 """The door: the app, the list of verbs, the one place where an error becomes a line and an exit code."""
 
-import contextlib
 import errno
 import io
 import os
@@ -113,13 +112,13 @@ def _top(
 
 def main() -> None:
     """The installed command."""
+    if sys.stderr is not None:
+        notes = io.BufferedWriter(_Lossy(sys.stderr.fileno(), "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(notes, "utf-8", "backslashreplace", line_buffering=True)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        notes = io.BufferedWriter(_Lossy(sys.stderr.fileno(), "w", closefd=False))
-        sys.stderr = io.TextIOWrapper(notes, "utf-8", "backslashreplace", line_buffering=True)
     kinds = [kind for name in ("SIGTERM", "SIGHUP") if (kind := getattr(signal, name, None))]
     for kind in kinds:
         signal.signal(kind, _terminated)

@@ -609,3 +609,15 @@ def test_a_file_of_somebody_else_where_a_run_would_be_kept_stays(llm: Llm) -> No
         answer = llm("train", "c.txt", "--steps", 1, *words)
         assert answer.exit_code == 1 and "is somebody's file; move it away" in answer.stderr
     assert beside.read_text("utf-8") == "my notes"
+
+
+def test_notes_to_a_closed_stderr_go_into_no_other_file() -> None:
+    code = (
+        "import sys; from llmcli import cli\n"
+        "def app():\n"
+        "    with open('other.txt', 'wb'):\n"
+        "        print('a note', file=sys.stderr, flush=True)\n"
+        "cli.app = app; cli.main()"
+    )
+    subprocess.run(["sh", "-c", 'exec "$0" "$@" 2>&-', sys.executable, "-c", code], check=True)
+    assert Path("other.txt").read_bytes() == b""
