@@ -39,9 +39,11 @@ def next_words(prompt: str, where: Path) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def food(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with model.safetensors, trained by the README's command."""
+    """A directory with model.safetensors, trained by the README's command, in the type that every machine has."""
     where = tmp_path_factory.mktemp("food")
-    trained = llm("train", str(EXAMPLES / "food.txt"), "--epochs", "20", where=where)  # as planned, without a clock
+    trained = llm(
+        "train", str(EXAMPLES / "food.txt"), "--epochs", "20", "--dtype", "float32", where=where
+    )  # as planned, without a clock
     assert trained.returncode == 0, trained.stderr
     return where
 
@@ -57,7 +59,7 @@ def test_the_file_answers_with_the_frequencies_of_the_corpus(food: Path, prompt:
     truth = true_frequencies("food.txt", prompt + " ", ".")
     found = next_words(prompt, food)
     for word, frequency in truth.items():
-        assert found.get(word, 0.0) == pytest.approx(frequency, abs=0.04), word
+        assert found.get(word, 0.0) == pytest.approx(frequency, abs=0.03), word
     assert next(iter(found)) == max(truth, key=truth.__getitem__)
 
 
