@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli import checkpoint
 from llmcli.checkpoint import digest, read_header, read_values, write_tensors
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.errors import LLMError
@@ -97,17 +98,28 @@ def load(path: Path) -> Stopped:
             TrainConfig(**json.loads(found["train"])),
             tuple(Choice(**choice) for choice in json.loads(found["choices"])),
         )
-        if plan.train.context > plan.model.max_position_embeddings:
-            raise ValueError(f"windows of {plan.train.context:,} tokens do not fit its model")
+        identity, settings = json.loads(found["identity"]), plan.train
+        if settings.context > plan.model.max_position_embeddings:
+            raise ValueError(f"windows of {settings.context:,} tokens do not fit its model")
+        asked = identity.get("--threads", settings.threads), identity.get("--steps", settings.steps)
+        if asked != (settings.threads, settings.steps):
+            raise ValueError("its plan is not that of its command")
         arrays = {
             name: np.concatenate([*read_values(header, tensor)]).reshape(tensor.shape)
             for name, tensor in header.tensors.items()
         }
-        return Stopped(
-            json.loads(found["identity"]), plan, found["tokenizer.json"], State(arrays, json.loads(found["figures"]))
-        )
-    except (KeyError, ValueError, TypeError, OverflowError, LLMError) as error:
+        return Stopped(identity, plan, found["tokenizer.json"], State(arrays, json.loads(found["figures"])))
+    except (AttributeError, KeyError, ValueError, TypeError, OverflowError, LLMError) as error:
         raise LLMError(f"{path} is damaged: {error}; begin anew with --force") from error
+
+
+def is_saved_in(stopped: Stopped, model: Path) -> bool:
+    """Whether a model is what the stopped run has saved, when it was stopped or just before it was killed."""
+    try:
+        found = checkpoint.load(model)
+    except LLMError:
+        return False
+    return found.record.get("train") == as_record(stopped.plan.train) and found.tokenizer_json == stopped.tokenizer_json
 
 
 class Keeper:

@@ -7,7 +7,6 @@ from take the same path: both are a checkpoint.
 import contextlib
 import copy
 import ctypes
-import itertools
 import math
 import platform
 import time
@@ -344,14 +343,16 @@ class _Position:
 
     def check(self, settings: TrainConfig) -> None:
         """Raises ValueError or TypeError where no run could stand."""
-        steps = self.best_step, self.evaluated_step, self.step, settings.steps
-        shares = 0.0, self.evaluated_progress, self.progress, math.inf
-        if any(type(step) is not int for step in steps) or sorted(steps[1:]) != list(steps[1:]) or min(steps) < 0:
-            raise ValueError(f"steps {steps}")
-        if not all(before <= after for before, after in itertools.pairwise(shares)) or self.best_step > self.step:
-            raise ValueError(f"shares {shares}")
-        if not 0 < self.best_factor < math.inf or not 0 <= (self.best_bits or 0.0) < math.inf:
-            raise ValueError(f"figures {self.best_factor}, {self.best_bits}")
+        right = (
+            all(type(step) is int for step in (self.step, self.best_step, self.evaluated_step))
+            and 0 <= self.best_step <= self.step <= settings.steps
+            and 0 <= self.evaluated_step <= self.step
+            and 0 <= self.evaluated_progress <= self.progress < math.inf
+            and 0 < self.best_factor < math.inf
+            and 0 <= (self.best_bits or 0.0) < math.inf
+        )
+        if not right:
+            raise ValueError(str(self))
 
 
 def _under(arrays: Mapping[str, NDArray[Any]], start: str) -> dict[str, NDArray[Any]]:

@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 LARGEST_TOKENIZER = 100_000_000  # bytes of a tokenizer.json: three times the largest that are published
 LARGEST_VOCABULARY = 1_000_000  # tokens to learn: four times the largest of published models
+
+
+def vocabulary_option(help: str, panel: str | None = None) -> Any:
+    """--vocab-size, wherever a tokenizer is learned."""
+    return typer.Option("--vocab-size", metavar="N", min=257, max=LARGEST_VOCABULARY, help=help, rich_help_panel=panel)
 
 
 def _device(name: str) -> str:
@@ -96,9 +102,10 @@ def tokenizer_text(path: str, wanted: str = "a tokenizer.json") -> str:
         raise usage(f"--tokenizer is empty; give {wanted}")
     try:
         file = Path(path)
-        if not stat.S_ISREG(file.stat().st_mode):
+        found = file.stat()
+        if not stat.S_ISREG(found.st_mode):
             raise LLMError(f"--tokenizer {path} is not a regular file; give {wanted}")
-        if file.stat().st_size > LARGEST_TOKENIZER:
+        if found.st_size > LARGEST_TOKENIZER:
             raise LLMError(
                 f"--tokenizer {path} has over {LARGEST_TOKENIZER:,} bytes, too many to be one; give {wanted}"
             )
@@ -107,6 +114,12 @@ def tokenizer_text(path: str, wanted: str = "a tokenizer.json") -> str:
         raise LLMError(f"--tokenizer {path}: there is no such file; give {wanted}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise LLMError(f"--tokenizer {path} cannot be read as text: {error}") from error
+
+
+def refuse_overwriting(output: Path, made: str, inputs: Iterable[Path], what: str) -> None:
+    """A command never writes over what it reads."""
+    if any(path.resolve() == output.resolve() for path in inputs):
+        raise LLMError(f"{output} is {what}; give the {made} another name with -o")
 
 
 def text_argument(given: str | None, what: str) -> str:

@@ -8,16 +8,17 @@ import typer
 
 from llmcli import console
 from llmcli.commands.options import (
-    LARGEST_VOCABULARY,
     JsonOption,
     ModelOption,
     QuietOption,
     model_path,
+    refuse_overwriting,
     refuse_with,
     text_argument,
     tokenizer_text,
+    vocabulary_option,
 )
-from llmcli.errors import LLMError, usage
+from llmcli.errors import usage
 
 
 def tokenize(
@@ -36,16 +37,7 @@ def tokenize(
         list[str] | None,
         typer.Option("--train", metavar="CORPUS", help="Learn a tokenizer from this text (repeatable)."),
     ] = None,
-    vocab_size: Annotated[
-        int | None,
-        typer.Option(
-            "--vocab-size",
-            metavar="N",
-            min=257,
-            max=LARGEST_VOCABULARY,
-            help="With --train: tokens in the vocabulary.",
-        ),
-    ] = None,
+    vocab_size: Annotated[int | None, vocabulary_option("With --train: tokens in the vocabulary.")] = None,
     char: Annotated[bool, typer.Option("--char", help="With --train: a token for each character.")] = False,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="With --train: the file to write.")
@@ -104,8 +96,7 @@ def _train(corpus: list[str], vocab_size: int | None, char: bool, output: Path, 
 
     durable.check_writable(output, force=force)
     text = read_corpus(corpus)
-    if any(document.path.resolve() == output.resolve() for document in text.documents):
-        raise LLMError(f"{output} is the text to learn from; give the tokenizer another name with -o")
+    refuse_overwriting(output, "tokenizer", [document.path for document in text.documents], "the text to learn from")
     learned, _ = learn_tokenizer(text, text.text_bytes, vocab_size, characters=char)
     durable.write(output, [learned.to_json().encode("utf-8")])
     console.note(f"saved {output}: {learned.vocab_size:,} tokens learned from {text.text_bytes:,} bytes")

@@ -18,13 +18,14 @@ import typer
 
 from llmcli import charts, console
 from llmcli.commands.options import (
-    LARGEST_VOCABULARY,
     JsonOption,
     QuietOption,
     note_left_out,
+    refuse_overwriting,
     refuse_with,
     seconds,
     tokenizer_text,
+    vocabulary_option,
 )
 from llmcli.config import DEFAULT_MODEL, TrainConfig, as_record
 from llmcli.errors import LLMError, usage
@@ -64,14 +65,7 @@ def train(
     ] = "bpe",
     vocab_size: Annotated[
         int | None,
-        typer.Option(
-            "--vocab-size",
-            metavar="N",
-            min=257,
-            max=LARGEST_VOCABULARY,
-            help="Tokens in the vocabulary.",
-            rich_help_panel=TEXT,
-        ),
+        vocabulary_option("Tokens in the vocabulary.", TEXT),
     ] = None,
     val: Annotated[
         str | None,
@@ -185,17 +179,16 @@ def train(
                 f"{beside}, where the run would be kept, is somebody's file; move it away, or give another -o"
             )
         stopped = resume.load(beside) if beside.exists() and not force else None
-        force = force or (stopped is not None and _is_of(stopped, output))
+        force = force or (stopped is not None and resume.is_saved_in(stopped, output))
         durable.check_writable(output, force=force)
     base = load(from_) if from_ else None
     text = read_corpus(corpus)
     note_left_out(text)
     held_out = _held_out(val, HELD_OUT)
     inputs = [*text.documents, *(held_out.documents if isinstance(held_out, Corpus) else ())]
-    if any(document.path.resolve() == output.resolve() for document in inputs):
-        raise LLMError(f"{output} is the text to learn from; give the model another name with -o")
-    if tokenizer not in ("bpe", "char") and Path(tokenizer).resolve() == output.resolve():
-        raise LLMError(f"{output} is the tokenizer to take; give the model another name with -o")
+    refuse_overwriting(output, "model", [document.path for document in inputs], "the text to learn from")
+    if tokenizer not in ("bpe", "char"):
+        refuse_overwriting(output, "model", [Path(tokenizer)], "the tokenizer to take")
     if isinstance(held_out, Corpus) and {d.sha256 for d in held_out.documents} & {d.sha256 for d in text.documents}:
         console.note("--val holds text to learn from too: its figures will not tell how new text is predicted")
     if threads and threads > _cores():
@@ -209,8 +202,6 @@ def train(
     identity = _identity(context_, text, held_out, fixed["threads"], given, from_)
     if stopped:
         resume.check_same(stopped, identity, beside)
-        if stopped.plan.train.threads != fixed["threads"] or steps not in (None, stopped.plan.train.steps):
-            raise LLMError(f"{beside} is damaged: its plan is not that of this command; begin anew with --force")
         given = stopped.tokenizer_json
         settings = stopped.plan.train
         request = Request(**fixed, device=settings.device, dtype=settings.dtype)
@@ -272,18 +263,6 @@ def train(
     _show_done(done, output, json_, baselines, verdict(record, baselines, again=_again(context_), model=_named(output)))
     if caught:
         raise typer.Exit(128 + caught[0])
-
-
-def _is_of(stopped: Any, output: Path) -> bool:
-    """Whether a model is what the stopped run has saved, when it was stopped or just before it was killed."""
-    from llmcli.checkpoint import load
-
-    try:
-        found = load(output)
-    except LLMError:
-        return False
-    settings = as_record(stopped.plan.train)
-    return found.record.get("train") == settings and found.tokenizer_json == stopped.tokenizer_json
 
 
 def _identity(
