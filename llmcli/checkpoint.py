@@ -8,12 +8,13 @@ Knows numpy, not torch. Does not interpret the tokenizer, which travels as text.
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli import durable
-from llmcli.config import ModelConfig
+from llmcli import durable, quantized
+from llmcli.config import KINDS, ModelConfig
+from llmcli.durable import Buffer
 from llmcli.errors import LLMError
+from llmcli.quantized import Blocks
 
 FORMAT_VERSION = 1
 HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
@@ -38,6 +41,7 @@ DTYPE_BYTES = {
     "U32": 4, "I32": 4, "F32": 4,
     "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
+TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _NUMPY = {
     "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "BF16": "<u2",
     "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
@@ -53,6 +57,7 @@ class TensorInfo:
     shape: tuple[int, ...]
     start: int
     end: int
+    path: Path | None = None  # of the file that holds it, where a model has several
 
     @property
     def size(self) -> int:
@@ -69,6 +74,8 @@ class Header:
     data_start: int
     tensors: dict[str, TensorInfo]  # in the order of the file
     metadata: dict[str, str]
+    form: str = "safetensors file"
+    decode: Callable[[TensorInfo], Iterator[NDArray[Any]]] | None = None  # for a form with types of its own
 
     @property
     def parameters(self) -> int:
@@ -91,6 +98,18 @@ class Checkpoint:
     tensors: Mapping[str, NDArray[np.float32]]
     record: dict[str, Any] = field(default_factory=dict)
     tokenizer_config_json: str = "{}"
+    dtypes: Mapping[str, str] = field(default_factory=dict)  # F16 or BF16 where a tensor is kept so; else F32
+    quantization: str | None = None  # "int8" or "int4" where the file keeps its matrices so
+
+    def blocks(self, name: str, kind: str | None) -> Blocks | None:
+        """A matrix in few bits: as the file has it, or quantized now; None if that kind keeps it as it is."""
+        bits = quantized.bits_of(name, self.config.tensor_shapes()[name], kind)
+        if not bits:
+            return None
+        found = self.tensors.blocks(name) if isinstance(self.tensors, TensorsOnDisk) else None
+        if found is not None and found.bits == bits:
+            return found
+        return quantized.quantize(self.tensors[name], bits)
 
     def read(self, name: str, out: NDArray[np.float32]) -> None:
         """Copy tensor `name` into `out`, which has its shape."""
@@ -103,27 +122,42 @@ class Checkpoint:
 class TensorsOnDisk(Mapping[str, NDArray[np.float32]]):
     """The tensors of a file as float32 arrays, each read when it is asked for."""
 
-    def __init__(self, header: Header) -> None:
-        self._header = header
+    def __init__(self, header: Header, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._header, self._shapes = header, shapes
+
+    def blocks(self, name: str) -> Blocks | None:
+        """A matrix that the file keeps in few bits; None if it keeps it in others."""
+        if name + quantized.CODES not in self._header.tensors:
+            return None
+        codes, scales = (self._stored(name + part) for part in (quantized.CODES, quantized.SCALES))
+        return Blocks(codes, scales, self._shapes[name][1])
+
+    def _stored(self, name: str) -> NDArray[Any]:
+        tensor = self._header.tensors[name]
+        return np.concatenate([*read_values(self._header, tensor)]).reshape(tensor.shape)
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
+        found = self.blocks(name)
+        if found is not None:
+            return found.matrix()
         out = np.empty(self._header.tensors[name].shape, np.float32)
         self.read(name, out)
         return out
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._header.tensors)
+        return iter(self._shapes)
 
     def __len__(self) -> int:
-        return len(self._header.tensors)
+        return len(self._shapes)
 
     def read(self, name: str, out: NDArray[np.float32]) -> None:
-        tensor = self._header.tensors[name]
-        if not out.flags.c_contiguous:
+        if name not in self._header.tensors or not out.flags.c_contiguous:
             out[...] = self[name]
-        elif tensor.dtype == "F32":
+            return
+        tensor = self._header.tensors[name]
+        if tensor.dtype == "F32" and not self._header.decode:
             view = out.reshape(-1).view(np.uint8).data
-            with _reading(self._header.path) as file:
+            with reading(tensor.path or self._header.path) as file:
                 file.seek(tensor.start)
                 done = 0
                 while done < len(view):
@@ -148,7 +182,7 @@ def read_header(path: str | Path) -> Header:
     Raises LLMError when there is no such file or it is not a whole safetensors file.
     """
     path = Path(path)
-    with _reading(path) as file:
+    with reading(path) as file:
         file_bytes = os.fstat(file.fileno()).st_size
         start = file.read(8)
         length = int.from_bytes(start, "little")
@@ -173,13 +207,18 @@ def load(path: str | Path) -> Checkpoint:
     config demands. The hash of a large file is not checked here (see `digest`).
     """
     header = read_header(path)
-    metadata = header.metadata
-    if "llmcli" not in metadata:
+    if not header.is_ours:
         raise LLMError(
             f"{path} is a safetensors file but not a model made by this program (no llmcli in its metadata); "
-            f"look into it with: llm inspect {path}"
+            f"look into it with: llm inspect {path}, or name the directory with its config.json"
         )
-    version = metadata["llmcli"]
+    return opened(header)
+
+
+def opened(header: Header) -> Checkpoint:
+    """The model that a header describes. Raises LLMError as `load` does."""
+    path, metadata = header.path, header.metadata
+    version = metadata.get("llmcli", str(FORMAT_VERSION))
     if not version.isdecimal() or len(version) > 9 or int(version) > FORMAT_VERSION:
         raise LLMError(
             f"{path} has format version {version[:20]!r}, this program reads up to {FORMAT_VERSION}; "
@@ -195,25 +234,33 @@ def load(path: str | Path) -> Checkpoint:
         raise LLMError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise LLMError(f"{path}: its training.json is not JSON: {error}") from error
-    _check_tensors(header, config)
-    if header.file_bytes <= HASHED_ON_LOAD and metadata.get("sha256") not in (None, digest(header)):
+    kind = metadata.get("quantization")
+    if kind is not None and kind not in KINDS:
+        raise LLMError(f"{path}: it is quantized as {kind[:20]!r}; {', '.join(KINDS)} are supported")
+    _check_tensors(header, config, kind)
+    if header.is_ours and header.file_bytes <= HASHED_ON_LOAD and metadata.get("sha256") not in (None, digest(header)):
         raise LLMError(
             f"{path} is damaged, or another program changed it: its hash is not the one in its metadata; get it again"
         )
     return Checkpoint(
         config,
         metadata["tokenizer.json"],
-        TensorsOnDisk(header),
+        TensorsOnDisk(header, config.tensor_shapes()),
         record if isinstance(record, dict) else {},
         metadata.get("tokenizer_config.json", "{}"),
+        {name: t.dtype for name, t in header.tensors.items() if t.dtype in ("F16", "BF16") and kind is None},
+        kind,
     )
 
 
 def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
     """The elements of any tensor in flat pieces of bounded size; bfloat16 comes as float32."""
+    if header.decode:
+        yield from header.decode(tensor)
+        return
     if tensor.dtype not in _NUMPY:
         raise LLMError(f"{tensor.name} is of type {tensor.dtype}, which this program does not read")
-    with _reading(header.path) as file:
+    with reading(tensor.path or header.path) as file:
         file.seek(tensor.start)
         left = tensor.end - tensor.start
         while left:
@@ -231,7 +278,7 @@ def digest(header: Header) -> str:
     """The sha256, in hexadecimal, of the whole file with zeros where this hash itself stands in its metadata."""
     found = hashlib.sha256()
     own = _HASH % header.metadata.get("sha256", "").encode("utf-8", "replace")
-    with _reading(header.path) as file:
+    with reading(header.path) as file:
         found.update(file.read(header.data_start).replace(own, _HASH % _ZEROS, 1))
         while block := file.read(BLOCK):
             found.update(block)
@@ -239,7 +286,7 @@ def digest(header: Header) -> str:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[Any]:
+def reading(path: Path) -> Iterator[Any]:
     """The file open for unbuffered-size reads; the operating system's refusals become one line."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -402,14 +449,14 @@ def _check_layout(tensors: list[TensorInfo], data_start: int, file_bytes: int) -
         raise ValueError(f"it is {less}: the tensors end at byte {position:,}, the file at {file_bytes:,}")
 
 
-def _check_tensors(header: Header, config: ModelConfig) -> None:
+def _check_tensors(header: Header, config: ModelConfig, kind: str | None = None) -> None:
     """The file must hold exactly the tensors that its config demands."""
     if config.num_hidden_layers > len(header.tensors):  # before listing the names of a billion layers
         raise LLMError(
             f"{header.path}: its config wants {config.num_hidden_layers:,} layers, the file has fewer tensors"
         )
-    wanted = config.tensor_shapes()
-    for name, shape in wanted.items():
+    wanted = quantized.stored_shapes(config, kind)
+    for name, (dtype, shape) in wanted.items():
         if name not in header.tensors:
             raise LLMError(f"{header.path}: tensor {name} is missing; the file is damaged")
         found = header.tensors[name]
@@ -417,8 +464,9 @@ def _check_tensors(header: Header, config: ModelConfig) -> None:
             raise LLMError(
                 f"{header.path}: tensor {name} has shape {list(found.shape)}, its config wants {list(shape)}"
             )
-        if found.dtype not in ("F32", "F16", "BF16"):
-            raise LLMError(f"{header.path}: tensor {name} is {found.dtype}; F32, F16 or BF16 is wanted")
+        allowed, said = (("F32", "F16", "BF16"), "F32, F16 or BF16") if dtype == "F32" else ((dtype,), dtype)
+        if found.dtype not in allowed and not header.decode:
+            raise LLMError(f"{header.path}: tensor {name} is {found.dtype}; {said} is wanted")
     extra = header.tensors.keys() - wanted.keys()
     if extra:
         raise LLMError(f"{header.path}: tensor {min(extra)[:100]!r} is not part of the graph that its config describes")
@@ -428,44 +476,101 @@ def _check_tensors(header: Header, config: ModelConfig) -> None:
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a model; its bytes are a function of the checkpoint alone. Raises LLMError when the disk refuses."""
+    """Write a model; its bytes are a function of the checkpoint alone. Raises LLMError when the disk refuses.
+
+    One whose `quantization` is set is written in few bits.
+    """
     shapes = checkpoint.config.tensor_shapes()
+    kinds = {checkpoint.dtypes.get(name, "F32") for name in shapes}
     metadata = {
         "format": "pt",
         "llmcli": str(FORMAT_VERSION),
-        "config.json": checkpoint.config.to_json(),
+        "config.json": checkpoint.config.to_json(TORCH_NAMES[kinds.pop()] if len(kinds) == 1 else "float32"),
         "tokenizer.json": checkpoint.tokenizer_json,
         "tokenizer_config.json": checkpoint.tokenizer_config_json,
         "training.json": json.dumps(checkpoint.record, ensure_ascii=False),
     }
-    write_tensors(path, {name: np.asarray(checkpoint.tensors[name], "<f4") for name in shapes}, metadata)
+    if checkpoint.quantization:
+        stored = quantized.stored_shapes(checkpoint.config, checkpoint.quantization)
+        _write(
+            path, _Stored(checkpoint), {name: shape for name, (_, shape) in stored.items()},
+            {name: dtype for name, (dtype, _) in stored.items()}, metadata | {"quantization": checkpoint.quantization},
+        )  # fmt: skip
+        return
+    _write(path, checkpoint.tensors, shapes, {name: checkpoint.dtypes.get(name, "F32") for name in shapes}, metadata)
+
+
+class _Stored:
+    """The tensors of a quantized file, each made when it is asked for; codes and scales come one after the other."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._last: tuple[str, Blocks] | None = None
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        matrix, dot, part = name.rpartition(".")
+        if dot + part not in (quantized.CODES, quantized.SCALES):
+            return self._checkpoint.tensors[name]
+        if self._last is None or self._last[0] != matrix:
+            blocks = self._checkpoint.blocks(matrix, self._checkpoint.quantization)
+            assert blocks is not None
+            self._last = matrix, blocks
+        found = self._last[1]
+        return found.codes if dot + part == quantized.CODES else found.scales
+
+
+def save_weights(path: str | Path, checkpoint: Checkpoint, told: Mapping[str, str]) -> None:
+    """Write the tensors alone, as a Hugging Face directory has them; `told` goes into the metadata."""
+    shapes = checkpoint.config.tensor_shapes()
+    dtypes = {name: checkpoint.dtypes.get(name, "F32") for name in shapes}
+    _write(path, checkpoint.tensors, shapes, dtypes, {"format": "pt", **told})
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file of float32 and float64 arrays; to the metadata comes a hash of it all (see `digest`).
     Its bytes are a function of what is given. Raises LLMError when the disk refuses."""
-    arrays = {
-        name: np.ascontiguousarray(array, "<f8" if array.dtype == np.float64 else "<f4").reshape(array.shape)
-        for name, array in tensors.items()
-    }
+    dtypes = {name: "F64" if array.dtype == np.float64 else "F32" for name, array in tensors.items()}
+    _write(path, tensors, {name: array.shape for name, array in tensors.items()}, dtypes, metadata)
+
+
+def _write(
+    path: str | Path,
+    tensors: "Mapping[str, NDArray[Any]] | _Stored",
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, str],
+    metadata: Mapping[str, str],
+) -> None:
+    """Each tensor is taken twice, for the hash and for the file, and never all of them at once."""
     entries: dict[str, Any] = {}
     position = 0
-    for name, array in arrays.items():
-        entries[name] = {
-            "dtype": "F64" if array.itemsize == 8 else "F32",
-            "shape": list(array.shape),
-            "data_offsets": [position, position + array.nbytes],
-        }
-        position += array.nbytes
+    for name, shape in shapes.items():
+        end = position + math.prod(shape) * DTYPE_BYTES[dtypes[name]]
+        entries[name] = {"dtype": dtypes[name], "shape": list(shape), "data_offsets": [position, end]}
+        position = end
     metadata = {**metadata, "sha256": _ZEROS.decode()}
     header = json.dumps({"__metadata__": metadata, **entries}, ensure_ascii=False, separators=(",", ":")).encode(
         "utf-8"
     )
     header += b" " * (-len(header) % 8)
     start = len(header).to_bytes(8, "little")
-    body = [array.reshape(-1).view(np.uint8).data for array in arrays.values()]
+
+    def body() -> Iterator[Buffer]:
+        for name in entries:
+            yield encode(tensors[name], dtypes[name]).data
+
     content = hashlib.sha256(start + header)
-    for part in body:
+    for part in body():
         content.update(part)
     header = header.replace(_HASH % _ZEROS, _HASH % content.hexdigest().encode(), 1)
-    durable.write(path, [start, header, *body])
+    durable.write(path, itertools.chain((start, header), body()), 8 + len(header) + position)
+
+
+def encode(array: NDArray[Any], dtype: str) -> NDArray[np.uint8]:
+    """Numbers as a file holds them; to BF16 they are rounded to the nearest, halves to even."""
+    if dtype == "BF16":
+        bits = np.ascontiguousarray(array, "<f4").reshape(-1).view(np.uint32)
+        rounded = (bits + ((bits >> 16 & 1) + 0x7FFF)) >> 16
+        kept = np.where((bits & 0x7FFFFFFF) > 0x7F800000, bits >> 16 | 0x40, rounded)  # NaN stays NaN
+        return kept.astype("<u2").view(np.uint8)
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, _NUMPY[dtype]).reshape(-1).view(np.uint8)

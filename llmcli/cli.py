@@ -13,7 +13,9 @@ from typer.core import TyperCommand, TyperGroup
 import llmcli
 from llmcli import console
 from llmcli.commands.eval import eval_
+from llmcli.commands.export import export
 from llmcli.commands.generate import generate
+from llmcli.commands.import_ import import_
 from llmcli.commands.inspect import inspect
 from llmcli.commands.tokenize import tokenize
 from llmcli.commands.train import train
@@ -91,7 +93,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (train, generate, eval_, inspect, tokenize):
+for verb in (train, generate, eval_, inspect, tokenize, import_, export):
     app.command(verb.__name__.rstrip("_"), cls=Verb)(verb)
 
 

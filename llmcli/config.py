@@ -11,14 +11,57 @@ from typing import Any
 
 from llmcli.errors import LLMError, usage
 
+KINDS = ("int8", "int4")  # of weights in few bits
 DEFAULT_MODEL = "model.safetensors"  # what `train` writes and every other verb reads
-MODEL_TYPE = "qwen3"  # the graph: transformers' Qwen3ForCausalLM
+# the kinds of decoder that the one graph runs, and what transformers calls them
+ARCHITECTURES = {
+    "qwen3": "Qwen3ForCausalLM",  # RMSNorm on queries and keys: what is trained here
+    "qwen2": "Qwen2ForCausalLM",  # biases on queries, keys and values
+    "llama": "LlamaForCausalLM",  # neither; Llama 1 to 3, SmolLM2
+    "mistral": "MistralForCausalLM",
+}
+ROPE_TYPES = ("linear", "llama3")
+RECIPES = ("muon", "adamw", "fine-tune", "lora")  # optimizer.py says what each does
+LORA_SCALE = 2.0  # of what an adapter adds: alpha over rank, as PEFT calls them
 SCORES_KEPT = 1024  # tokens of a window up to which a processor learns faster by keeping what each token saw of each
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """How rotary positions are stretched beyond the length that a model first learned, in Hugging Face's key names.
+
+    "linear": every frequency over `factor` (arXiv:2306.15595). "llama3": the slow ones over `factor`, the fast ones as
+    they are, those between partly (Llama 3.1; the bounds are wavelengths in parts of the original length).
+    """
+
+    rope_type: str
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.rope_type not in ROPE_TYPES:
+            raise usage(f"rope_scaling is of type {self.rope_type!r}; this program runs {', '.join(ROPE_TYPES)}")
+        numbers = (self.factor, self.low_freq_factor, self.high_freq_factor, self.original_max_position_embeddings)
+        if not all(type(number) in (int, float) and 0 < number < math.inf for number in numbers):
+            raise usage(f"rope_scaling must hold positive numbers, found {numbers}")
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise usage("rope_scaling: low_freq_factor must be below high_freq_factor")
+
+    def scaled(self, frequency: float) -> float:
+        """Of an angle for each position, in radians."""
+        if self.rope_type == "linear":
+            return frequency / self.factor
+        turns = self.original_max_position_embeddings * frequency / (2 * math.pi)  # in the original length
+        share = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        share = min(max(share, 0.0), 1.0)
+        return frequency * (share + (1 - share) / self.factor)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """The shape of the graph, in the key names of Hugging Face's Qwen3 config.json."""
+    """The shape of the graph, in the key names of Hugging Face's config.json for Qwen3, Qwen2, Llama and Mistral."""
 
     vocab_size: int
     hidden_size: int  # width of the residual stream
@@ -32,8 +75,14 @@ class ModelConfig:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     eos_token_id: int = 0
+    model_type: str = "qwen3"
+    rope_scaling: RopeScaling | None = None
+    bos_token_id: int | None = None  # what a text begins with, to programs that put something there; else eos_token_id
+    other_end_ids: tuple[int, ...] = ()  # tokens that end a text too: config.json lists them with the first
 
     def __post_init__(self) -> None:
+        if self.model_type not in ARCHITECTURES:
+            raise usage(f"model_type {self.model_type!r} is none of {', '.join(ARCHITECTURES)}")
         for field in fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name == "eos_token_id" else 1
@@ -53,8 +102,26 @@ class ModelConfig:
                 f"head_dim must be even for rotary positions, found {self.head_dim}; "
                 f"set --heads so that --width / --heads is even"
             )
-        if self.eos_token_id >= self.vocab_size:
-            raise usage(f"eos_token_id {self.eos_token_id} is not below vocab_size {self.vocab_size}")
+        begin = () if self.bos_token_id is None else (self.bos_token_id,)
+        for token in (self.eos_token_id, *self.other_end_ids, *begin):
+            if type(token) is not int or not 0 <= token < self.vocab_size:
+                raise usage(f"eos_token_id {token!r} is not below vocab_size {self.vocab_size}")
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether queries and keys are normalised, with a gain for each of a head's numbers."""
+        return self.model_type == "qwen3"
+
+    @property
+    def qkv_bias(self) -> bool:
+        """Whether queries, keys and values have a bias."""
+        return self.model_type == "qwen2"
+
+    def rope_frequencies(self) -> list[float]:
+        """Radians that each pair (i, i + D/2) of a head turns from one position to the next (arXiv:2104.09864),
+        [D/2]."""
+        plain = [self.rope_theta ** (-2 * i / self.head_dim) for i in range(self.head_dim // 2)]
+        return [self.rope_scaling.scaled(frequency) for frequency in plain] if self.rope_scaling else plain
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor of the file, in the order of the graph: Hugging Face's name -> shape.
@@ -71,8 +138,13 @@ class ModelConfig:
                 layer + "self_attn.q_proj.weight": (q, d),
                 layer + "self_attn.k_proj.weight": (kv, d),
                 layer + "self_attn.v_proj.weight": (kv, d),
-                layer + "self_attn.q_norm.weight": (self.head_dim,),
-                layer + "self_attn.k_norm.weight": (self.head_dim,),
+            }
+            if self.qkv_bias:
+                sizes = {"q": q, "k": kv, "v": kv}
+                shapes |= {f"{layer}self_attn.{which}_proj.bias": (size,) for which, size in sizes.items()}
+            if self.qk_norm:
+                shapes |= {f"{layer}self_attn.{which}_norm.weight": (self.head_dim,) for which in "qk"}
+            shapes |= {
                 layer + "self_attn.o_proj.weight": (d, q),
                 layer + "post_attention_layernorm.weight": (d,),
                 layer + "mlp.gate_proj.weight": (ff, d),
@@ -89,15 +161,16 @@ class ModelConfig:
         """Parameters in the file."""
         return sum(math.prod(shape) for shape in self.tensor_shapes().values())
 
-    def to_json(self) -> str:
-        """The text of config.json, exactly as a Hugging Face directory would hold it."""
+    def to_json(self, dtype: str = "float32") -> str:
+        """The text of config.json, exactly as a Hugging Face directory would hold it; `dtype` is the weights'."""
+        ends = [self.eos_token_id, *self.other_end_ids]
         return json.dumps(
             {
-                "architectures": ["Qwen3ForCausalLM"],
+                "architectures": [ARCHITECTURES[self.model_type]],
                 "attention_bias": False,
                 "attention_dropout": 0.0,
-                "bos_token_id": self.eos_token_id,
-                "eos_token_id": self.eos_token_id,
+                "bos_token_id": self.eos_token_id if self.bos_token_id is None else self.bos_token_id,
+                "eos_token_id": ends if self.other_end_ids else self.eos_token_id,
                 "head_dim": self.head_dim,
                 "hidden_act": "silu",
                 "hidden_size": self.hidden_size,
@@ -105,16 +178,16 @@ class ModelConfig:
                 "intermediate_size": self.intermediate_size,
                 "max_position_embeddings": self.max_position_embeddings,
                 "max_window_layers": self.num_hidden_layers,
-                "model_type": MODEL_TYPE,
+                "model_type": self.model_type,
                 "num_attention_heads": self.num_attention_heads,
                 "num_hidden_layers": self.num_hidden_layers,
                 "num_key_value_heads": self.num_key_value_heads,
                 "rms_norm_eps": self.rms_norm_eps,
-                "rope_scaling": None,
+                "rope_scaling": self.rope_scaling and as_record(self.rope_scaling),
                 "rope_theta": self.rope_theta,
                 "sliding_window": None,
                 "tie_word_embeddings": self.tie_word_embeddings,
-                "torch_dtype": "float32",
+                "torch_dtype": dtype,
                 "use_cache": True,
                 "use_sliding_window": False,
                 "vocab_size": self.vocab_size,
@@ -124,30 +197,83 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, text: str) -> "ModelConfig":
-        """Read a config.json; raises LLMError when it describes another graph or is not one at all."""
+        """Read a config.json; raises LLMError when it describes another graph or is not one at all.
+
+        Where a model looks back through a sliding window, the context is no longer than that: within it the graph is
+        the same.
+        """
         try:
             found = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise LLMError(f"its config.json is not JSON: {error}") from error
-        if not isinstance(found, Mapping):
+        if not isinstance(found, dict):
             raise LLMError("its config.json is not an object")
-        if found.get("model_type") != MODEL_TYPE:
+        if found.get("model_type") not in list(ARCHITECTURES):
             raise LLMError(
-                f"its config.json says model_type {found.get('model_type')!r}; this program runs {MODEL_TYPE!r}"
+                f"its config.json says model_type {found.get('model_type')!r}; this program runs "
+                f"{', '.join(ARCHITECTURES)}"
             )
-        unsupported = [key for key in ("rope_scaling", "attention_bias", "use_sliding_window") if found.get(key)]
+        unsupported = [key for key in ("attention_bias", "mlp_bias", "quantization_config") if found.get(key)]
         if unsupported:
             raise LLMError(f"its config.json sets {unsupported[0]}, which this program does not run")
         if found.get("hidden_act", "silu") != "silu":
             raise LLMError(f"its config.json sets hidden_act {found['hidden_act']!r}; this program runs 'silu'")
-        known = {field.name for field in fields(cls)}
-        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in found]
+        values = {key: value for key, value in found.items() if value is not None}
+        for key, reads in (("num_key_value_heads", ("num_attention_heads",)), ("head_dim", _HEAD_DIM)):
+            if key not in values and all(type(values.get(name)) is int for name in reads):
+                sizes = [values[name] for name in reads]
+                values[key] = sizes[0] if len(sizes) == 1 else sizes[0] // max(1, sizes[1])
+        values |= _ends(values)
+        values |= _rope(values)
+        window = values.get("sliding_window")
+        slides = values.get("model_type") == "mistral" or values.get("use_sliding_window")
+        if slides and type(window) is int and type(values.get("max_position_embeddings")) is int:
+            values["max_position_embeddings"] = min(window, values["max_position_embeddings"])
+        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in values]
         if missing:
             raise LLMError(f"its config.json has no {missing[0]}")
         try:
-            return cls(**{key: found[key] for key in found if key in known})
+            known = {field.name for field in fields(cls)}
+            return cls(**{key: value for key, value in values.items() if key in known})
         except LLMError as error:
             raise LLMError(f"its config.json is not usable: {error}") from error
+
+
+_HEAD_DIM = ("hidden_size", "num_attention_heads")
+
+
+def _ends(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The tokens that end a text, of which a config.json names one or lists several."""
+    ends = found.get("eos_token_id", 0)
+    first, *others = ends if isinstance(ends, list) and ends else [ends]
+    begin = found.get("bos_token_id")
+    return {
+        "eos_token_id": first,
+        "other_end_ids": tuple(others),
+        "bos_token_id": begin if type(begin) is int and begin != first else None,
+    }
+
+
+def _rope(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The rotary positions, as a config.json has them in rope_theta and rope_scaling, or, from transformers 5 on, both
+    in rope_parameters."""
+    told = found.get("rope_parameters") or found.get("rope_scaling") or {}
+    if not isinstance(told, Mapping):
+        raise LLMError(f"its config.json has a rope_scaling that is none: {told!r}"[:200])
+    theta = {"rope_theta": told["rope_theta"]} if "rope_theta" in told else {}
+    kind = told.get("rope_type", told.get("type", "default"))
+    if kind == "default":
+        return theta | {"rope_scaling": None}
+    if kind not in list(ROPE_TYPES):
+        raise LLMError(f"its config.json sets rope_scaling of type {kind!r}; this program runs {', '.join(ROPE_TYPES)}")
+    known = {field.name for field in fields(RopeScaling)}
+    try:
+        scaling = RopeScaling(**{"rope_type": kind} | {key: told[key] for key in told if key in known})
+    except TypeError as error:
+        raise LLMError(f"its config.json has a rope_scaling without what it needs: {error}") from error
+    except LLMError as error:
+        raise LLMError(f"its config.json is not usable: {error}") from error
+    return theta | {"rope_scaling": scaling}
 
 
 @dataclass(frozen=True)
@@ -163,6 +289,8 @@ class TrainConfig:
     token_split: float = 0.0  # share of the tokens that are taken apart, until SPLIT_UNTIL
     calibration_tokens: int = 0  # taken evenly from the text: not learned from, they tell how sure to be
     weight_decay: float = 0.1
+    recipe: str = "muon"  # how weights move: one of RECIPES
+    lora_rank: int = 0  # of the adapters that learn instead of the weights, with the recipe "lora"
     eval_tokens: int = 4096  # held-out tokens looked at now and then
     seed: int = 0
     device: str = "cpu"
@@ -183,6 +311,10 @@ class TrainConfig:
         counts = (self.steps, self.context, self.batch_size, self.calibration_tokens, self.eval_tokens, self.seed)
         if any(type(count) is not int for count in (*counts, self.threads)):
             raise usage(f"steps, context, batch, seed and threads must be whole numbers, found {counts}")
+        if self.recipe not in RECIPES or type(self.lora_rank) is not int:
+            raise usage(f"there is no recipe {self.recipe!r} with rank {self.lora_rank!r}")
+        if (self.recipe == "lora") != (self.lora_rank > 0) or self.lora_rank < 0:
+            raise usage(f"--lora must be at least 1, found {self.lora_rank}")
         if self.dtype not in ("float32", "bfloat16") or self.device not in ("cpu", "cuda", "mps"):
             raise usage(f"there is no training in {self.dtype} on {self.device}")
         shares = self.token_split, self.weight_decay

@@ -10,7 +10,7 @@ import glob
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from llmcli.errors import LLMError
@@ -97,13 +97,16 @@ def remove_stale(path: Path) -> None:
             temporary.unlink()
 
 
-def write(path: str | Path, parts: Sequence[Buffer]) -> None:
-    """Put a file there that is `parts` joined. Owner, mode and symbolic link of an older file are kept.
+def write(path: str | Path, parts: Iterable[Buffer], total: int | None = None) -> None:
+    """Put a file there that is `parts` joined, `total` bytes: needed where they are made one by one. Owner, mode and
+    symbolic link of an older file are kept.
 
     Raises LLMError when the disk refuses; the old file is then untouched.
     """
     target = _target(Path(path))
-    total = sum(len(part) for part in parts)
+    if total is None:
+        parts = list(parts)
+        total = sum(len(part) for part in parts)
     with _beside(target) as (descriptor, temporary):
         _reserve(descriptor, total)
         for part in parts:
@@ -112,6 +115,16 @@ def write(path: str | Path, parts: Sequence[Buffer]) -> None:
                 left = left[os.write(descriptor, left[: 1 << 30]) :]
         if os.lseek(descriptor, 0, os.SEEK_CUR) != total or os.fstat(descriptor).st_size != total:
             raise OSError(errno.EIO, "fewer bytes arrived than were written")
+        _flush(descriptor)
+        os.replace(temporary, target)
+    _flush_directory(target.parent)
+
+
+def write_by(path: str | Path, writer: Callable[[Path], None]) -> None:
+    """Put a file there that `writer` writes under another name. Raises LLMError as `write` does."""
+    target = _target(Path(path))
+    with _beside(target) as (descriptor, temporary):
+        writer(temporary)
         _flush(descriptor)
         os.replace(temporary, target)
     _flush_directory(target.parent)

@@ -7,7 +7,7 @@ room's business: torch and numpy both serve. Whether a model learned from a text
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,10 +29,14 @@ class Scorer(Protocol):
 
 
 class ByteEncoder(Encoder, Protocol):
-    """And of its tokenizer: the bytes of each id too."""
+    """And of its tokenizer: the bytes of each id too, and what is put before a text."""
 
     @property
     def token_bytes(self) -> list[bytes]: ...
+    @property
+    def start_id(self) -> int: ...
+    @property
+    def space_first(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ def passages(corpus: Corpus, start: int = 0) -> list[Passage]:
 def measure(
     passage: Passage, model: Scorer, tokenizer: ByteEncoder, tell: Callable[[float], None] = lambda share: None
 ) -> Figures:
-    """Every token of a passage, the first after the end-of-text id, as a document begins in training.
+    """Every token of a passage, the first after what a document begins after: the end of another, or a control token.
 
     Memory holds two to four bytes for each token. Raises LLMError when the tokenizer changes the text, since then
     tokens and bytes are not of the same text, or the model's answer is not a number.
@@ -167,13 +171,15 @@ def measure(
     ids = tokenize(iter([counted()]), tokenizer)
     lengths = np.array([len(data) for data in tokenizer.token_bytes])
     spelled = sum(int(lengths[ids[first : first + BLOCK]].sum()) for first in range(0, len(ids), BLOCK))
-    if spelled != size:
+    own = 1 if tokenizer.space_first and size else 0  # bytes that are the tokenizer's, not the text's
+    if spelled != size + own:
         raise LLMError(
             f"the tokenizer changes {passage.name}: {size:,} bytes of text become {spelled:,} in tokens, so bits per "
             f"byte would be wrong; bring the text into Unicode's form NFC first"
         )
-    ids = np.concatenate([np.array([tokenizer.eos_id], ids.dtype), ids])
+    ids = np.concatenate([np.array([tokenizer.start_id], ids.dtype), ids])
     figures = evaluate(ids, lengths, model.context, model.score, tell=tell)
+    figures = replace(figures, bytes=figures.bytes - own)
     if not math.isfinite(figures.nats):
         raise LLMError("the model's answer is not a number: its weights are damaged (look: llm inspect --verify)")
     return figures

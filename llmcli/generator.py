@@ -50,12 +50,14 @@ class Prompt:
     tail: bytes
 
     @classmethod
-    def of(cls, text: str, tokenizer: Tokenizer) -> "Prompt":
-        """Raises LLMError for an empty prompt."""
+    def of(cls, text: str, tokenizer: Tokenizer, *, literal: bool = False) -> "Prompt":
+        """A `literal` one is all tokens, as other programs take it. Raises LLMError for an empty prompt."""
         if not text:
             raise LLMError('the prompt is empty; give some text to go on from: llm generate "Once upon a time"')
-        head, tail = tokenizer.split_last(text)
-        return cls(tokenizer.encode(head or "\n"), tail.encode("utf-8"))  # a text begins like a line
+        head, tail = (text, "") if literal else tokenizer.split_last(text)
+        # a text begins like a line, where nothing else begins it
+        ids = tokenizer.start_ids + tokenizer.encode(head or ("" if tokenizer.start_ids else "\n"))
+        return cls(ids, tail.encode("utf-8"))
 
 
 def agrees(token: bytes, tail: bytes) -> bool:
@@ -67,18 +69,20 @@ def agrees(token: bytes, tail: bytes) -> bool:
     return bool(token) and (token.startswith(tail) or tail.startswith(token))
 
 
-def generate(runtime: Runtime, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig) -> Iterator[Piece]:
+def generate(
+    runtime: Runtime, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig, *, literal: bool = False
+) -> Iterator[Piece]:
     """Continue a prompt, piece by piece. Never half a character, never any of a stop text.
 
-    Of a prompt longer than the context the end is kept. When the context is full, its newer half is kept and the
-    text goes on. Raises LLMError for an empty prompt.
+    Of a prompt that is not `literal` the last word may be spelled anew and grow (see Prompt). Of a prompt longer than
+    the context the end is kept. When the context is full, its newer half is kept and the text goes on. Raises
+    LLMError for an empty prompt.
     """
-    pieces = _tokens(runtime, tokenizer, prompt, sampling)
+    pieces = _tokens(runtime, tokenizer, Prompt.of(prompt, tokenizer, literal=literal), sampling)
     return _until(pieces, sampling.stop) if sampling.stop else pieces
 
 
-def _tokens(runtime: Runtime, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig) -> Iterator[Piece]:
-    start = Prompt.of(prompt, tokenizer)
+def _tokens(runtime: Runtime, tokenizer: Tokenizer, start: Prompt, sampling: SamplingConfig) -> Iterator[Piece]:
     ids, tail = start.ids, start.tail
     sampler, decoder = Sampler(sampling), StreamDecoder()
     runtime.rewind()
@@ -96,7 +100,7 @@ def _tokens(runtime: Runtime, tokenizer: Tokenizer, prompt: str, sampling: Sampl
             fitting = np.fromiter((agrees(data, tail) for data in tokenizer.token_bytes), bool)
             logits = np.where(fitting, logits, np.float32(-np.inf))
         token, logprob = sampler(logits, ids if sampling.repetition_penalty != 1 else ())
-        if token == tokenizer.eos_id:
+        if token in tokenizer.end_ids:
             reason = "stop"
             break
         ids.append(token)

@@ -86,6 +86,23 @@ def normalize_rotate(x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, eps: flo
     return _NormalizeRotate.apply(x, gain, cos, sin, eps)
 
 
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        cos, sin = ctx.saved_tensors
+        return _turned(grads[0], cos, -sin), None, None
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Each head turned by its position's angle (arXiv:2104.09864); x [B, T, N, D], cos and sin [T, 1, D]."""
+    return _Rotate.apply(x, cos, sin)
+
+
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -209,7 +226,8 @@ class _CrossEntropy(torch.autograd.Function):
         wide = _for_sums(x)
         total = x.new_zeros((), dtype=wide)
         for_x = torch.empty_like(x)
-        for_head = torch.zeros_like(head, dtype=wide)
+        learns = ctx.needs_input_grad[1]
+        for_head = torch.zeros_like(head if learns else head[:0], dtype=wide)
         rows = ROWS if x.device.type == "cpu" else max(ROWS, (1 << 28) // head.shape[0])
         for start in range(0, len(x), rows):
             part, wanted = x[start : start + rows], targets[start : start + rows, None]
@@ -218,17 +236,18 @@ class _CrossEntropy(torch.autograd.Function):
             total -= hit.clamp_min(1e-37).log().sum()
             slope = chances.scatter_(-1, wanted, hit - 1).mul_(1 / len(x)).to(x.dtype)
             torch.mm(slope, head, out=for_x[start : start + rows])
-            if x.dtype == wide:
+            if learns and x.dtype == wide:
                 for_head.addmm_(slope.mT, part)
-            else:
+            elif learns:
                 for_head += slope.mT @ part
+        ctx.learns = learns
         ctx.save_for_backward(for_x, for_head.to(head.dtype))
         return total / len(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         for_x, for_head = ctx.saved_tensors
-        return for_x.mul_(grads[0]), for_head.mul_(grads[0]), None
+        return for_x.mul_(grads[0]), for_head.mul_(grads[0]) if ctx.learns else None, None
 
 
 def cross_entropy(x: Tensor, head: Tensor, targets: Tensor) -> Tensor:

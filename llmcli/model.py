@@ -1,8 +1,9 @@
-"""The graph in torch: the decoder of Qwen3 (arXiv:2505.09388, section 2), for training and for GPUs.
+"""The graph in torch: the decoder of Qwen3 (arXiv:2505.09388, section 2) and its kin, for training and for GPUs.
 
-RMSNorm before each block, rotary positions (arXiv:2104.09864), grouped-query attention (arXiv:2305.13245) with
-RMSNorm on queries and keys, SwiGLU (arXiv:2002.05202), optional tied embeddings. Modules are named so that the
-state dict has Hugging Face's tensor names. runtime.py holds the same graph in numpy.
+RMSNorm before each block, rotary positions (arXiv:2104.09864), grouped-query attention (arXiv:2305.13245), SwiGLU
+(arXiv:2002.05202), optional tied embeddings; Qwen3 has RMSNorm on queries and keys, Qwen2 a bias there, Llama and
+Mistral neither. Modules are named so that the state dict has Hugging Face's tensor names. runtime.py holds the same
+graph in numpy.
 
 B, T, C = batch, time, width; H, G, D = heads, key-value heads, head size; V = vocabulary.
 """
@@ -17,22 +18,40 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmcli.checkpoint import Checkpoint
-from llmcli.config import SCORES_KEPT, ModelConfig
+from llmcli.config import LORA_SCALE, SCORES_KEPT, ModelConfig
 from llmcli.errors import LLMError
-from llmcli.kernels import Dropout, attention, cross_entropy, normalize, normalize_rotate, swiglu
+from llmcli.kernels import Dropout, attention, cross_entropy, normalize, normalize_rotate, rotate, swiglu
 
 SHARPNESS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # factors on the logits that are tried
 LOGITS = 1 << 25  # held at once where many tokens are scored: 128 MB
 
 
-class Linear(nn.Linear):
-    """A weight without bias; it stays float32 whatever the type of the products."""
+class LowRank(nn.Module):
+    """What a matrix learns when it stays as it is: the product of two narrow ones (LoRA, arXiv:2106.09685)."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__()
+        self.lora_A = nn.Parameter(torch.empty(rank, inputs))
+        self.lora_B = nn.Parameter(torch.zeros(outputs, rank))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        return F.linear(F.linear(x, self.lora_A.to(x.dtype)), (self.lora_B * LORA_SCALE).to(x.dtype))
+
+    def merged(self) -> Tensor:
+        """[outputs, inputs]"""
+        return LORA_SCALE * self.lora_B @ self.lora_A
+
+
+class Linear(nn.Linear):
+    """A weight, and a bias if asked; it stays float32 whatever the type of the products."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias=bias)
+        self.adapter: LowRank | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.weight.to(x.dtype))
+        return y if self.adapter is None else y + self.adapter(x)
 
 
 class RMSNorm(nn.Module):
@@ -46,30 +65,37 @@ class RMSNorm(nn.Module):
 def product(x: Tensor, gain: Tensor, *matrices: Linear) -> Tensor:
     """(x * gain) W^T for matrices one under the other: one product for all."""
     weight = torch.cat([matrix.weight for matrix in matrices]) if len(matrices) > 1 else matrices[0].weight
-    return F.linear(x, (weight * gain).to(x.dtype))
+    biases: list[Tensor] = [matrix.bias for matrix in matrices if matrix.bias is not None]
+    y = F.linear(x, (weight * gain).to(x.dtype), torch.cat(biases).to(x.dtype) if biases else None)
+    adapters = [matrix.adapter for matrix in matrices if matrix.adapter is not None]
+    if adapters:
+        x = x * gain.to(x.dtype)
+        y = y + torch.cat([adapter(x) for adapter in adapters], dim=-1)
+    return y
 
 
 def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
     """cos and sin of position * frequency, [T, D] each; the halves of D share their frequencies."""
-    D = config.head_dim
-    frequency = config.rope_theta ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
+    frequency = torch.tensor(config.rope_frequencies(), dtype=torch.float64)
     angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency  # [T, D/2]
     angle = torch.cat([angle, angle], dim=-1)
     return angle.cos().float(), angle.sin().float()
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention with RMSNorm on queries and keys; x [B, T, C] -> [B, T, C]."""
+    """Causal grouped-query attention; x [B, T, C] -> [B, T, C]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.H, self.G, self.D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        self.q_proj = Linear(config.hidden_size, self.H * self.D)
-        self.k_proj = Linear(config.hidden_size, self.G * self.D)
-        self.v_proj = Linear(config.hidden_size, self.G * self.D)
+        self.q_proj = Linear(config.hidden_size, self.H * self.D, config.qkv_bias)
+        self.k_proj = Linear(config.hidden_size, self.G * self.D, config.qkv_bias)
+        self.v_proj = Linear(config.hidden_size, self.G * self.D, config.qkv_bias)
         self.o_proj = Linear(self.H * self.D, config.hidden_size)
-        self.q_norm = RMSNorm(self.D)
-        self.k_norm = RMSNorm(self.D)
+        self.qk_norm = config.qk_norm
+        if self.qk_norm:
+            self.q_norm = RMSNorm(self.D)
+            self.k_norm = RMSNorm(self.D)
         self.eps = config.rms_norm_eps
 
     def forward(self, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, cache: "Cache | None" = None) -> Tensor:
@@ -77,8 +103,12 @@ class Attention(nn.Module):
         B, T, _ = x.shape
         H, G, D = self.H, self.G, self.D
         qkv = product(x, gain, self.q_proj, self.k_proj, self.v_proj).view(B, T, H + 2 * G, D)
-        gains = torch.cat([self.q_norm.weight.expand(H, D), self.k_norm.weight.expand(G, D)]).to(x.dtype)
-        qk = normalize_rotate(qkv[:, :, : H + G], gains, cos, sin, self.eps)
+        qk = qkv[:, :, : H + G]
+        if self.qk_norm:
+            gains = torch.cat([self.q_norm.weight.expand(H, D), self.k_norm.weight.expand(G, D)]).to(x.dtype)
+            qk = normalize_rotate(qk, gains, cos, sin, self.eps)
+        else:
+            qk = rotate(qk, cos, sin)
         q, k, v = qk[:, :, :H], qk[:, :, H:], qkv[:, :, H + G :]  # [B, T, H or G, D]
         if torch.is_grad_enabled() and x.device.type == "cpu" and T <= SCORES_KEPT:
             k, v = (t if G == H else t.repeat_interleave(H // G, 2) for t in (k, v))
@@ -203,13 +233,25 @@ class LanguageModel(nn.Module):
         head = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
         return (head * self.model.norm.weight).to(self.dtype)
 
+    def adapt(self, rank: int, generator: torch.Generator) -> None:
+        """From here on learn low-rank adapters of the matrices in the layers, and nothing else."""
+        self.requires_grad_(False)
+        for layer in self.model.layers:
+            for matrix in layer.modules():
+                if type(matrix) is Linear:
+                    matrix.adapter = LowRank(matrix.in_features, matrix.out_features, rank)
+                    bound = 1 / math.sqrt(matrix.in_features)
+                    with torch.no_grad():
+                        matrix.adapter.lora_A.uniform_(-bound, bound, generator=generator)
+        self.to(self.cos.device)
+
     def initialize(self, generator: torch.Generator) -> None:
         """Fresh weights: matrices uniform with variance 1 / (3 inputs), what writes into the residual stream zero."""
         for name, weight in self.named_parameters():
             with torch.no_grad():
                 if name.endswith("embed_tokens.weight"):
                     weight.normal_(0.0, 0.02 if self.config.tie_word_embeddings else 1.0, generator=generator)
-                elif name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
+                elif name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")) or name.endswith("bias"):
                     weight.zero_()
                 elif weight.ndim == 2:
                     bound = 1 / math.sqrt(weight.shape[1])
@@ -218,12 +260,37 @@ class LanguageModel(nn.Module):
     def load_arrays(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
         """Take the weights from numpy arrays by name; every one must be there."""
         with torch.no_grad():
-            for name, weight in self.named_parameters():
+            for name in self.config.tensor_shapes():
+                self.get_parameter(name).copy_(torch.from_numpy(arrays[name]))
+
+    @torch.no_grad()
+    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """A copy of the weights as numpy arrays by name, with what adapters have learned in them."""
+        found = {}
+        for name in self.config.tensor_shapes():
+            weight: Tensor = self.get_parameter(name)
+            owner = self.get_submodule(name.rpartition(".")[0])
+            if isinstance(owner, Linear) and owner.adapter is not None and name.endswith(".weight"):
+                weight = weight + owner.adapter.merged()
+            found[name] = _copied(weight)
+        return found
+
+    def learned_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """A copy of what is being learned, by name: all weights, or the adapters."""
+        return {name: _copied(weight) for name, weight in self._learned()}
+
+    def load_learned(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+        """Take what `learned_arrays` gave."""
+        with torch.no_grad():
+            for name, weight in self._learned():
                 weight.copy_(torch.from_numpy(arrays[name]))
 
-    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
-        """A copy of the weights as numpy arrays by name."""
-        return {name: w.detach().to("cpu", torch.float32, copy=True).numpy() for name, w in self.named_parameters()}
+    def _learned(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, weight) for name, weight in self.named_parameters() if weight.requires_grad)
+
+
+def _copied(weight: Tensor) -> NDArray[np.float32]:
+    return weight.detach().to("cpu", torch.float32, copy=True).numpy()
 
 
 class TorchRuntime:
@@ -265,10 +332,13 @@ class TorchRuntime:
 
 
 def _predictions(model: LanguageModel, ids: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
-    """(logits [R, T, V] in float32, targets [R, T]) of windows ids [B, T + 1], as many at once as LOGITS allows."""
-    rows = max(1, LOGITS // ((ids.shape[1] - 1) * model.config.vocab_size))
-    for block in torch.from_numpy(ids).to(model.cos.device).split(rows):
-        yield model(block[:, :-1]).float(), block[:, 1:]
+    """(logits [N, V] in float32, targets [N]) of windows ids [B, T + 1] in order, as many at once as LOGITS allows."""
+    most = max(1, LOGITS // model.config.vocab_size)
+    for block in torch.from_numpy(ids).to(model.cos.device).split(max(1, most // (ids.shape[1] - 1))):
+        states, targets = model._stream(block[:, :-1]).flatten(0, 1), block[:, 1:].flatten()
+        head = model._head()
+        for some, wanted in zip(states.split(most), targets.split(most), strict=True):
+            yield F.linear(some, head).float(), wanted
 
 
 @torch.inference_mode()
@@ -280,9 +350,8 @@ def sharpness(model: LanguageModel, ids: NDArray[np.int64]) -> float:
     has it.
     """
     nats = torch.zeros(len(SHARPNESS), dtype=torch.float64)
-    for logits, targets in _predictions(model, ids):
-        flat, wanted = logits.flatten(0, 1), targets.flatten()
-        nats += torch.stack([F.cross_entropy(flat * f, wanted, reduction="sum").cpu() for f in SHARPNESS])
+    for logits, wanted in _predictions(model, ids):
+        nats += torch.stack([F.cross_entropy(logits * f, wanted, reduction="sum").cpu() for f in SHARPNESS])
     middle = min(max(int(nats.argmin()), 1), len(SHARPNESS) - 2)
     below, at, above = nats[middle - 1 : middle + 2].tolist()
     aside = 0.5 * (below - above) / max(below - 2 * at + above, 1e-9)  # in steps of SHARPNESS
@@ -298,6 +367,7 @@ def score(model: LanguageModel, ids: NDArray[np.int64]) -> tuple[NDArray[np.floa
     """
     nats, right = [], []
     for logits, targets in _predictions(model, ids):
-        nats.append(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape))
+        nats.append(F.cross_entropy(logits, targets, reduction="none"))
         right.append(logits.argmax(dim=-1) == targets)
-    return torch.cat(nats).cpu().numpy(), torch.cat(right).cpu().numpy()
+    shape = (ids.shape[0], ids.shape[1] - 1)
+    return torch.cat(nats).view(shape).cpu().numpy(), torch.cat(right).view(shape).cpu().numpy()

@@ -4,6 +4,9 @@ Matrices inside the layers move by Muon (Jordan et al. 2024, "Muon: An optimizer
 replaced by the nearest orthogonal matrix, so that every direction learns at the same pace. Embeddings, the head
 and the gains of the norms move by AdamW (arXiv:1711.05101). Rates and schedules were measured:
 tests/benchmarks/LOG.md.
+
+Recipes: "muon" is that; "adamw" moves everything by AdamW. A model that goes on from another moves by AdamW at the
+small rates of "fine-tune", or in its adapters alone by "lora".
 """
 
 from collections import defaultdict
@@ -20,6 +23,9 @@ MUON_LR = 0.03
 EMBEDDING_LR = 0.05
 HEAD_LR = 0.003
 GAIN_LR = 0.003
+ADAMW_LR = 0.003
+FINE_TUNING_LR = 0.06  # over the width: 1e-4 for 576, 3e-5 for 2,048
+LORA_LR = 0.6  # over the width
 WARMUP = 0.01  # of the run
 DECAY = 0.6  # the last part of the run, in which the rate falls linearly to LAST
 LAST = 0.0
@@ -73,15 +79,20 @@ def orthogonalize(x: Tensor) -> Tensor:
 
 
 class Optimizer:
-    """One step for all parameters of a model; matrices of the same shape move together."""
+    """One step for all parameters of a model that learn; matrices of the same shape move together."""
 
-    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
+    def __init__(self, model: nn.Module, config: TrainConfig, width: int = 1) -> None:
         self._config = config
         self._dtype = getattr(torch, config.dtype)  # of Muon's products
         matrices: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
         groups: dict[float, list[nn.Parameter]] = defaultdict(list)
+        alone = {"adamw": ADAMW_LR, "fine-tune": FINE_TUNING_LR / width, "lora": LORA_LR / width}.get(config.recipe)
         for name, parameter in model.named_parameters():
-            if name.endswith("embed_tokens.weight"):
+            if not parameter.requires_grad:
+                continue
+            if alone is not None:
+                groups[alone].append(parameter)
+            elif name.endswith("embed_tokens.weight"):
                 tied = not any(other == "lm_head.weight" for other, _ in model.named_parameters())
                 groups[HEAD_LR if tied else EMBEDDING_LR].append(parameter)
             elif name == "lm_head.weight":

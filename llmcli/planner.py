@@ -34,6 +34,8 @@ HELD_OUT = 0.1  # the share at the end of the corpus that is not learned from
 TOKENIZER_BYTES = 16_000_000  # of text that a tokenizer is learned from, taken evenly from a longer one
 # TIMELY * core_seconds ** TIMELY_POWER bytes of text are a third more than any plan goes through once in that time
 TIMELY, TIMELY_POWER, LEAST_BYTES = 4e5, 0.6, 1_000_000
+FINE_TUNING_EPOCHS = 4.0  # times that a model goes through the text which it is taught after another
+FINE_TUNING_CONTEXT = 512
 MOST_EPOCHS = 20.0  # beyond this a model of any size here only memorises
 TOKENS_PER_PARAMETER = 1.2  # where steps or epochs are given: tokens seen per parameter of the layers
 ROOM, ROOM_POWER = 0.006, 1.6  # ROOM * tokens ** ROOM_POWER: beyond so many parameters a text cannot fill a model
@@ -70,6 +72,8 @@ class Request:
     batch_tokens: int | None = None
     dropout: float | None = None
     lr: float = TrainConfig.lr
+    optimizer: str | None = None  # "muon" or "adamw"
+    lora: int = 0  # the rank of adapters
     seed: int = TrainConfig.seed
     device: str = TrainConfig.device
     dtype: str = TrainConfig.dtype
@@ -86,6 +90,10 @@ class Request:
             raise usage(f"{' and '.join(budgets)} both say when to end; give one of them")
         if self.epochs is not None and not 0 < self.epochs <= 1e6:
             raise usage(f"--epochs must be a positive number of at most a million, found {self.epochs}")
+        if self.optimizer not in (None, "muon", "adamw"):
+            raise usage(f"--optimizer must be muon or adamw, found {self.optimizer}")
+        if self.lora and self.optimizer == "muon":
+            raise usage("--lora learns by adamw; leave --optimizer out")
         if self.width is not None and self.heads is not None and self.width % self.heads:
             raise usage(f"--heads {self.heads} does not divide --width {self.width}")
 
@@ -297,14 +305,15 @@ def make_plan(
     into memory, or when the user's wishes contradict each other.
     """
     machine = machine or Machine(assumed_speed)
-    budget = _budget(request)
+    budget = _budget(request, _most_epochs(request, base is not None))
     context, context_reason = _context(request, budget, train_tokens, base)
 
+    most_epochs = _most_epochs(request, base is not None)
     divisor = 1  # of the batch, where memory is short
 
     def settings(model: ModelConfig, seen: float = 0.0) -> TrainConfig:
         """How to train a model that will see so many tokens."""
-        return _settings(request, model, seen, train_tokens, context, divisor)
+        return _settings(request, model, seen, train_tokens, context, divisor, base is not None)
 
     text = _Text(train_tokens, train_bytes or 3 * train_tokens)
     models = [base] if base else _models(request, text, context, vocab_size, eos_id)
@@ -312,7 +321,7 @@ def make_plan(
     def needed(model: ModelConfig) -> float:
         """Bytes, at the largest batch that may come of it: four times as fast as assumed."""
         faster = 4 * (budget.seconds or 0.0) * assumed_speed(model, settings(model))
-        seen = min(faster, MOST_EPOCHS * train_tokens) or _seen_by_count(settings(model))
+        seen = min(faster, most_epochs * train_tokens) or _seen_by_count(settings(model))
         return memory_needed(model, settings(model, seen))
 
     def fitting() -> list[ModelConfig]:
@@ -325,11 +334,11 @@ def make_plan(
             f"training {models[0].parameters:,} parameters needs about {needed(models[0]) / 1e9:,.1f} GB of memory, "
             f"{machine.memory / 1e9:,.1f} GB are free here; give a smaller --width, --batch-tokens or fewer --layers"
         )
-    model, seen, speed = _choose(here, budget, text, settings, machine)
+    model, seen, speed = _choose(here, budget, text, settings, machine, most_epochs)
     train = settings(model, seen)
     epochs = seen / train_tokens
     per_epoch = train_tokens / (train.batch_size * context)
-    often = request.epochs or MOST_EPOCHS
+    often = request.epochs or most_epochs
     kept = "kept from the model to go on from"
     asked_size = "as asked" if request.layers or request.width else ""
     size_reason = kept if base else asked_size or _why_not_larger(model, here, models)
@@ -389,15 +398,26 @@ def make_plan(
             else "text is seen rarely",
         ),
         Choice("weight decay", f"{train.weight_decay:g}", "more of it did not help, however often the text was seen"),
+        Choice("learning", _LEARNING[train.recipe].format(rank=train.lora_rank), _WHY_SO[train.recipe]),
         Choice("machine", f"{request.device}, {request.threads} threads, {request.dtype}", request.machine_reason),
     )
     return Plan(model, train, choices)
 
 
 def _settings(
-    request: Request, model: ModelConfig, seen: float, train_tokens: int, context: int, divisor: int
+    request: Request,
+    model: ModelConfig,
+    seen: float,
+    train_tokens: int,
+    context: int,
+    divisor: int,
+    goes_on: bool = False,
 ) -> TrainConfig:
-    """How to train a model that will see so many tokens, with a batch so many times smaller than is best."""
+    """How to train a model that will see so many tokens, with a batch so many times smaller than is best; one that
+    goes on from another if `goes_on`."""
+    recipe = "lora" if request.lora else "fine-tune" if goes_on and request.optimizer != "muon" else "muon"
+    if request.optimizer == "adamw" and not goes_on:
+        recipe = "adamw"
     if request.batch_tokens:
         wanted = request.batch_tokens
     elif request.device == "cuda":
@@ -411,14 +431,16 @@ def _settings(
     if epochs > LARGE_FROM and _layers(model) > max(LARGE, LARGE_FOR_TOKEN * train_tokens):
         dropout, split = LARGE_DROPOUT, LARGE_SPLIT
     return TrainConfig(
-        steps=request.steps or max(1, math.ceil((request.epochs or MOST_EPOCHS) * per_epoch)),
+        steps=request.steps or max(1, math.ceil((request.epochs or _most_epochs(request, goes_on)) * per_epoch)),
         seconds=_budget(request).seconds,
         context=context,
         batch_size=batch_size,
         lr=request.lr,
         dropout=dropout if request.dropout is None else request.dropout,
         token_split=split,
-        calibration_tokens=_calibration(train_tokens, context) if epochs > CALIBRATION_FROM else 0,
+        recipe=recipe,
+        lora_rank=request.lora,
+        calibration_tokens=_calibration(train_tokens, context) if epochs > CALIBRATION_FROM and not request.lora else 0,
         eval_tokens=min(max(int(seen / 400), 4096), 65536),
         seed=request.seed,
         device=request.device,
@@ -433,6 +455,11 @@ def _calibration(train_tokens: int, context: int) -> int:
     least, most = CALIBRATION_TOKENS
     tokens = min(int(train_tokens * CALIBRATION_SHARE), most) // (context + 1) * (context + 1)
     return tokens if tokens >= least else 0
+
+
+def _most_epochs(request: Request, goes_on: bool) -> float:
+    """Times through the text at most, where the user does not say."""
+    return FINE_TUNING_EPOCHS if goes_on and request.optimizer != "muon" else MOST_EPOCHS
 
 
 def _power_of_two(wanted: float, least: int, most: int) -> int:
@@ -471,6 +498,7 @@ def _choose(
     text: _Text,
     settings: Callable[..., TrainConfig],
     machine: Machine,
+    most_epochs: float = MOST_EPOCHS,
 ) -> tuple[ModelConfig, float, float]:
     """(model, tokens it will see, tokens a second or 0 where the clock has no say)
 
@@ -481,7 +509,7 @@ def _choose(
         seen = _seen_by_count(settings(models[0]))
         fitting = [m for m in models if _layers(m) <= seen / TOKENS_PER_PARAMETER]
         return (fitting or models[:1])[-1], seen, 0.0
-    seconds, most = TRAINING_SHARE * budget.seconds, MOST_EPOCHS * text.tokens
+    seconds, most = TRAINING_SHARE * budget.seconds, most_epochs * text.tokens
     assumed = [assumed_speed(m, settings(m)) for m in models]
     measured: dict[int, float] = {}
     scale = 1.0
@@ -508,6 +536,20 @@ def _seen_by_count(train: TrainConfig) -> float:
     return float(train.steps * train.context * train.batch_size)
 
 
+_LEARNING = {
+    "muon": "Muon, AdamW",
+    "adamw": "AdamW",
+    "fine-tune": "AdamW, small steps",
+    "lora": "adapters of rank {rank}, AdamW",
+}
+_WHY_SO = {
+    "muon": "matrices by Muon, the rest by AdamW: learns most per minute",
+    "adamw": "as asked",
+    "fine-tune": "so that little is lost of what the model knows",
+    "lora": "as asked; the model's own weights stay as they are",
+}
+
+
 def _layers(model: ModelConfig) -> int:
     """Parameters of the layers, about: 12 for each square of the width."""
     return 12 * model.num_hidden_layers * model.hidden_size**2
@@ -530,10 +572,10 @@ class _Budget:
     reason: str
 
 
-def _budget(request: Request) -> _Budget:
+def _budget(request: Request, most_epochs: float = MOST_EPOCHS) -> _Budget:
     if request.steps or request.epochs:
         return _Budget(None, "as asked")
-    reason = _asked(request.seconds) or f"or {MOST_EPOCHS:g} times through the text"
+    reason = _asked(request.seconds) or f"or {most_epochs:g} times through the text"
     return _Budget(request.seconds or DEFAULT_SECONDS, reason)
 
 
@@ -562,7 +604,9 @@ def _context(request: Request, budget: _Budget, train_tokens: int, base: ModelCo
         return request.context, "as asked"
     wanted = 512 if (budget.seconds or 0) > 1800 else 256 if train_tokens >= 100_000 else 128
     reason = "far enough back for text of this size"
-    if base and base.max_position_embeddings < wanted:
+    if base and base.max_position_embeddings >= 2 * FINE_TUNING_CONTEXT:
+        wanted, reason = FINE_TUNING_CONTEXT, "far enough back to learn a new text from"
+    elif base and base.max_position_embeddings < wanted:
         wanted, reason = base.max_position_embeddings, "as long as the model to go on from allows"
     quarter = max(SHORTEST_CONTEXT, 2 ** int(math.log2(longest / 4)))
     return (quarter, "a quarter of this short text") if quarter < wanted else (wanted, reason)

@@ -4,8 +4,10 @@ New text of the same kind recites too, since people repeat themselves; so the he
 and the difference is what the model learned by heart. Knows nothing of files: the text comes in pieces.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +16,13 @@ from llmcli.checkpoint import Checkpoint
 from llmcli.config import SamplingConfig
 from llmcli.generator import generate
 from llmcli.runtime import Runtime
+from llmcli.sampler import Sampler
 from llmcli.tokenizer import Tokenizer
 
 LENGTH = 30  # characters in a string: longer than almost any phrase that people happen to write twice
 CHARACTERS = 2_000  # of the model's own words, in all
 SAMPLES = 8  # texts that these come from
+APART = 256  # tokens in which a model in few bits is told from itself
 MOST_WORK = 3e9  # parameters x tokens generated: about a second or two on one core
 MOST_SEARCHED = 64_000_000  # bytes of the training text, about, from its beginning: two seconds or so
 _STEPS = (2, 3, 5)  # whose product is LENGTH
@@ -143,6 +147,34 @@ def _own_words(checkpoint: Checkpoint, tokenizer: Tokenizer, seed: int) -> Itera
             if len(text) >= CHARACTERS // SAMPLES:
                 break
         yield text
+
+
+class Talker(Protocol):
+    """A model that talks, and tells how well a text is predicted."""
+
+    context: int
+
+    def rewind(self, length: int = 0) -> None: ...
+    def prefill(self, ids: Sequence[int]) -> NDArray[np.float32]: ...
+    def step(self, token: int) -> NDArray[np.float32]: ...
+    def score(self, ids: NDArray[np.int64], /) -> tuple[NDArray[np.floating], NDArray[np.bool_]]: ...
+
+
+def told_apart(one: Talker, other: Talker, tokenizer: Tokenizer) -> float:
+    """What `other` loses against `one`, in bits per byte of what `one` says by itself: their relative entropy, which
+    needs no text. Both are the same model, in many bits and in few."""
+    ids = [tokenizer.start_id]
+    sampler = Sampler(SamplingConfig(temperature=1.0, min_p=0.0))
+    one.rewind()
+    count = min(APART, one.context - 1)
+    logits = one.prefill(ids)
+    while len(ids) <= count:
+        ids.append(sampler(logits[: len(tokenizer.token_bytes)], ())[0])
+        logits = one.step(ids[-1])
+    size = sum(len(tokenizer.token_bytes[i]) for i in ids[1:])
+    window = np.array([ids], np.int64)
+    lost = float(other.score(window)[0].sum() - one.score(window)[0].sum())
+    return round(lost / math.log(2) / max(1, size), 6)
 
 
 def _excerpts(tokenizer: Tokenizer, ids: NDArray[np.unsignedinteger]) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """The graph in numpy: the small program that runs the file.
 
-The same decoder as model.py, one token at a time with a key-value cache. Weights that are used together are stored
-together, so that a layer costs four matrix-vector products. Never imports torch; knows token ids only, no text.
+The same decoder as model.py (Qwen3 and its kin: Qwen2, Llama, Mistral), one token at a time with a key-value cache.
+Weights that are used together are stored together, so that a layer costs four matrix-vector products. Never imports
+torch; knows token ids only, no text.
 
 C, F = width, width inside the SwiGLU; H, G, D = heads, key-value heads, head size; V = vocabulary; T = tokens;
 B = windows scored together.
@@ -41,12 +42,21 @@ class _Layer:
         checkpoint.read(name + "self_attn.k_proj.weight", self.qkv[H * D : (H + G) * D])
         checkpoint.read(name + "self_attn.v_proj.weight", self.qkv[(H + G) * D :])
         self.qkv *= _read(checkpoint, name + "input_layernorm.weight")
-        qk = self.qkv[: (H + G) * D].reshape(H + G, 2, D // 2, C)
-        qk[...] = qk.swapaxes(1, 2).copy().reshape(qk.shape)
-        q_norm, k_norm = (
-            _read(checkpoint, f"{name}self_attn.{which}_norm.weight").reshape(2, D // 2).T.reshape(D) for which in "qk"
-        )
-        self.qk_norm = np.concatenate([np.tile(q_norm / np.float32(math.sqrt(D)), (H, 1)), np.tile(k_norm, (G, 1))])
+        _pair(self.qkv[: (H + G) * D].reshape(H + G, D, C))
+        scale = np.float32(1 / math.sqrt(D))  # of queries
+        self.qk_norm: Array | None = None
+        if config.qk_norm:
+            gains = np.empty((H + G, D), np.float32)
+            gains[:H] = _read(checkpoint, name + "self_attn.q_norm.weight") * scale
+            gains[H:] = _read(checkpoint, name + "self_attn.k_norm.weight")
+            self.qk_norm = _pair(gains)
+        else:
+            self.qkv[: H * D] *= scale
+        self.bias: Array | None = None
+        if config.qkv_bias:
+            self.bias = np.concatenate([_read(checkpoint, f"{name}self_attn.{which}_proj.bias") for which in "qkv"])
+            _pair(self.bias[: (H + G) * D].reshape(H + G, D))
+            self.bias[: H * D] *= scale
         self.o = _read(checkpoint, name + "self_attn.o_proj.weight")
         self.gate_up = np.empty((2 * F, C), np.float32)
         checkpoint.read(name + "mlp.gate_proj.weight", self.gate_up[:F])
@@ -170,8 +180,13 @@ class Runtime:
         F = config.intermediate_size
         x = self._embedding[ids]  # [T, C]
         for layer in self._layers:
-            qkv = _product(self._rms(x), layer.qkv).reshape(T, H + 2 * G, D)
-            qk = self._rms(qkv[:, : H + G]) * layer.qk_norm
+            qkv = _product(self._rms(x), layer.qkv)
+            if layer.bias is not None:
+                qkv = qkv + layer.bias
+            qkv = qkv.reshape(T, H + 2 * G, D)
+            qk = qkv[:, : H + G]
+            if layer.qk_norm is not None:
+                qk = self._rms(qk) * layer.qk_norm
             qk = (qk.view(np.complex64) * turn).view(np.float32)
             x = x + _product(attend(layer, qk[:, :H], qk[:, H:], qkv[:, H + G :]), layer.o)
             gate_up = _product(self._rms(x), layer.gate_up)
@@ -192,9 +207,16 @@ class Runtime:
     def _make_turns(self, length: int) -> None:
         """Let the table of turns hold `length` positions; it grows by doubling."""
         if length > len(self._turn):
-            D, room = self.config.head_dim, max(length, 2 * len(self._turn), 64)
-            angle = np.arange(room)[:, None, None] * self.config.rope_theta ** (-np.arange(0, D, 2) / D)
+            room = max(length, 2 * len(self._turn), 64)
+            angle = np.arange(room)[:, None, None] * np.array(self.config.rope_frequencies())
             self._turn = np.exp(1j * angle).astype(np.complex64)  # [room, 1, D/2]
+
+
+def _pair(heads: Array) -> Array:
+    """Let the numbers i and i + D/2 of each head [N, D, ...] lie side by side, in place; the same array."""
+    N, D, *inner = heads.shape
+    heads[...] = heads.reshape(N, 2, D // 2, *inner).swapaxes(1, 2).reshape(heads.shape)
+    return heads
 
 
 def _attention(q: Array, keys: Array, values: Array) -> Array:

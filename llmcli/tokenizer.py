@@ -26,13 +26,18 @@ END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the end of a document; always 
 SMALLEST_VOCABULARY = 257  # 256 bytes and the end of text
 LONGEST_TAIL = 200  # characters at the end of a prompt in which its last word is looked for
 PIECE = 1 << 16  # characters encoded at once; an Encoding costs about 200 bytes a token
+# bytes that hardly any text has: control characters, and what begins characters that are none
+RARE = {*range(9), 11, 12, *range(14, 32), 127, 0xC0, 0xC1, *range(0xF1, 0x100)}
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")  # SentencePiece's spelling of a byte that no token covers
 
 
 class Tokenizer:
     """A vocabulary with its rules; `to_json()` is the text of a tokenizer.json."""
 
-    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+    def __init__(
+        self, inner: tokenizers.Tokenizer, start: str | None = None, space_first: bool = False, ends: Iterable[int] = ()
+    ) -> None:
+        self._start, self.space_first, self._ends = start, space_first, frozenset(ends)
         inner.no_padding()
         inner.no_truncation()
         inner.encode_special_tokens = True  # "<|endoftext|>" typed by a user is text, not the control token
@@ -91,30 +96,40 @@ class Tokenizer:
         return cls(inner)
 
     @classmethod
-    def from_json(cls, text: str, most: int | None = None) -> "Tokenizer":
+    def from_json(cls, text: str, most: int | None = None, ends: Iterable[int] = ()) -> "Tokenizer":
         """Read a tokenizer.json: a BPE that is byte-level or has byte fallback. Raises LLMError for anything else.
 
-        With `most` also for one of more tokens than that: those of the model it belongs to.
+        With `most` also for one of more tokens than that: those of the model it belongs to. `ends` are the tokens that
+        end a text, to that model.
         """
-        kind, safe = tokenizer_json.checked(text)
+        found = tokenizer_json.checked(text)
         try:
-            inner = tokenizers.Tokenizer.from_str(safe)
+            inner = tokenizers.Tokenizer.from_str(found.text)
         except BaseException as error:  # the library's panics are no Exception
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
             raise LLMError(f"the tokenizer could not be read: {error}") from error
-        inner.decoder = _decoder(kind)
-        tokenizer = cls(inner)
+        inner.decoder = _decoder(found.kind)
+        tokenizer = cls(inner, found.start, found.space_first, ends)
         if most is not None and tokenizer.vocab_size > most:
             raise LLMError(f"the tokenizer has {tokenizer.vocab_size} tokens, its model only {most}")
-        missing = {bytes([b]) for b in range(256)} - set(tokenizer.token_bytes)
+        missing = set(tokenizer._missing) - RARE
         if missing:
             raise LLMError(f"the tokenizer has no token for {len(missing)} of the 256 bytes, so it would lose text")
         return tokenizer
 
     def to_json(self) -> str:
         """The text of tokenizer.json."""
-        return self._inner.to_str()
+        text = self._inner.to_str()
+        if self._start is None and not self.space_first:
+            return text
+        found = json.loads(text)
+        if self._start is not None:
+            found["post_processor"] = tokenizer_json.starting_with(self._start, self.start_id)
+        if self.space_first:
+            found["normalizer"] = tokenizer_json.space_first_normalizer()
+            found["decoder"]["decoders"].append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+        return json.dumps(found, ensure_ascii=False)
 
     def to_config_json(self, context: int) -> str:
         """The text of tokenizer_config.json for transformers; `context` in tokens."""
@@ -136,7 +151,7 @@ class Tokenizer:
 
     @cached_property
     def kind(self) -> str:
-        """ "bpe" (byte-level) or "char" (no merges: a token for each character)."""
+        """ "bpe" (byte-level), "spm" (SentencePiece's) or "char" (no merges: a token for each character)."""
         return tokenizer_json.kind_and_problem(json.loads(self.to_json()))[0]
 
     @cached_property
@@ -150,16 +165,37 @@ class Tokenizer:
         for name in (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>"):
             if name in special:
                 return special[name]
-        return min(special.values(), default=0)
+        return min(self._ends or special.values(), default=0)
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """The ids that end a text: that of a document's end, and what the model has besides."""
+        return self._ends | {self.eos_id}
+
+    @cached_property
+    def start_id(self) -> int:
+        """What a document begins after: the control token that this tokenizer puts there, else a document's end."""
+        return self.eos_id if self._start is None else self._names.index(self._start)
+
+    @property
+    def start_ids(self) -> list[int]:
+        """What stands before a prompt: the control token that this tokenizer puts there, if any."""
+        return [] if self._start is None else [self.start_id]
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
         """What each id writes; b"" for control tokens. The whole of decoding is joining these."""
-        spell = _spell_char if self.kind == "char" else _spell_byte_level
+        spell = {"char": _spell_char, "spm": _spell_sentencepiece}.get(self.kind, _spell_byte_level)
         spelled = [spell(name) for name in self._names]
         for i, added in self._inner.get_added_tokens_decoder().items():
             spelled[i] = b"" if added.special else added.content.encode("utf-8")
         return spelled
+
+    @cached_property
+    def _missing(self) -> bytes:
+        """The bytes that no token spells, of which published vocabularies lack some; the library would drop them."""
+        spelled = set(self.token_bytes)
+        return bytes(b for b in range(256) if bytes([b]) not in spelled)
 
     @cached_property
     def parts(self) -> list[tuple[int, int]]:
@@ -198,7 +234,7 @@ class Tokenizer:
         Tokens never cross the cut but may go on beyond the text's end: after "I like to ea" stands one of " eat".
         The tail is "" where no token is longer than a character, or the last word is very long.
         """
-        if self.kind == "char" or not text:
+        if self.kind != "bpe" or not text:
             return text, ""
         end = text[-LONGEST_TAIL:]
         word = self._inner.pre_tokenizer.pre_tokenize_str(end)[-1][1]
@@ -212,7 +248,7 @@ class Tokenizer:
         (but for runs of over 65,536 characters without a space).
         """
         batch: list[str] = []
-        for piece in _pieces(texts):
+        for piece in _pieces(_after_space(texts) if self.space_first else texts):
             batch.append(piece)
             if len(batch) == 8:
                 yield self._encode_batch(batch)
@@ -222,6 +258,11 @@ class Tokenizer:
 
     def _encode_batch(self, batch: list[str]) -> array:
         ids = array("I")
+        for piece in batch if self._missing else ():
+            data = piece.encode("utf-8", "surrogatepass")
+            if len(data.translate(None, self._missing)) != len(data):
+                lost = next(byte for byte in data if byte in self._missing)
+                raise LLMError(f"the tokenizer has no token for the byte 0x{lost:02x}, which the text has; take it out")
         for encoding in self._inner.encode_batch_fast(batch, add_special_tokens=False):
             ids.extend(encoding.ids)
         return ids
@@ -240,12 +281,23 @@ class Tokenizer:
             if not 0 <= i < len(table):
                 raise LLMError(f"there is no token {i}; this vocabulary has 0 to {len(table) - 1}")
             parts.append(table[i])
-        return b"".join(parts)
+        return b"".join(parts).removeprefix(b" " if self.space_first else b"")
+
+
+def _after_space(texts: Iterable[str]) -> Iterator[str]:
+    """A text with a space before it, if there is any."""
+    first = True
+    for text in texts:
+        yield " " + text if first and text else text
+        first = first and not text
 
 
 def _decoder(kind: str) -> Any:
     """How the library turns tokens into text; here that is `token_bytes`."""
-    return decoders.ByteLevel() if kind == "bpe" else decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    if kind == "bpe":
+        return decoders.ByteLevel()
+    spaces = [decoders.Replace(tokenizer_json.SPACE, " ")] if kind == "spm" else []
+    return decoders.Sequence([*spaces, decoders.ByteFallback(), decoders.Fuse()])
 
 
 class StreamDecoder:
@@ -307,6 +359,10 @@ def _spell_byte_level(name: str) -> bytes:
     if all(c in _ALPHABET for c in name):
         return bytes(_ALPHABET[c] for c in name)
     return name.encode("utf-8")
+
+
+def _spell_sentencepiece(name: str) -> bytes:
+    return _spell_char(name).replace(tokenizer_json.SPACE.encode("utf-8"), b" ")
 
 
 def _spell_char(name: str) -> bytes:

@@ -7,6 +7,7 @@ Knows the format, not the library.
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from llmcli.errors import LLMError
@@ -24,11 +25,41 @@ PATTERNS = {
 }
 
 
-def checked(text: str) -> tuple[str, str]:
-    """(its kind, "bpe" or "char"; the same tokenizer.json with nothing in it that could do harm).
+SPACE = "\u2581"  # SentencePiece's sign for a space
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+_AFTER_SPLIT = BYTE_LEVEL | {"use_regex": False}
+# the ways to cut words that have a name in other programs too
+PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
+    "GPT-2": BYTE_LEVEL,
+    "GPT-2, digits apart": {
+        "type": "Sequence",
+        "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL],
+    },
+    **{
+        name: {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": PATTERNS[name]}, "behavior": "Isolated", "invert": False},
+                _AFTER_SPLIT,
+            ],
+        }
+        for name in ("Llama 3", "Qwen 2")
+    },
+}
 
-    Raises LLMError when it is no byte-level BPE and no BPE with byte fallback, or could do harm.
-    """
+
+@dataclass(frozen=True)
+class Checked:
+    """A tokenizer.json in which nothing can do harm."""
+
+    kind: str  # "bpe" (byte-level), "spm" (SentencePiece's BPE: spaces are a sign of their own) or "char"
+    text: str  # without what is told here
+    start: str | None  # the control token that a text begins with, if any
+    space_first: bool  # whether a space is put before a text
+
+
+def checked(text: str) -> Checked:
+    """Raises LLMError when it is no byte-level BPE and no BPE with byte fallback, or could do harm."""
     if len(text) > LONGEST:
         raise LLMError(
             f"the tokenizer is {len(text):,} characters long; a tokenizer.json of at most {LONGEST:,} is wanted"
@@ -48,9 +79,9 @@ def checked(text: str) -> tuple[str, str]:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": added,
-        "normalizer": found.get("normalizer"),
-        "pre_tokenizer": found.get("pre_tokenizer"),
+        "added_tokens": [token | {"lstrip": False, "rstrip": False} for token in added],
+        "normalizer": _REPLACE if kind == "spm" else found.get("normalizer"),
+        "pre_tokenizer": None if kind == "spm" else found.get("pre_tokenizer"),
         "post_processor": None,
         "decoder": None,
         "model": {
@@ -61,7 +92,82 @@ def checked(text: str) -> tuple[str, str]:
             "merges": model.get("merges") or [],
         },
     }
-    return kind, json.dumps(safe)
+    special = {token["content"] for token in added if token.get("special")}
+    start = start_of(found.get("post_processor"))
+    return Checked(kind, json.dumps(safe), start if start in special else None, kind == "spm" and _space_first(found))
+
+
+_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+_PREPEND = {"type": "Prepend", "prepend": SPACE}
+
+
+def space_first_normalizer() -> dict[str, Any]:
+    """That of a SentencePiece BPE which puts a space before a text."""
+    return {"type": "Sequence", "normalizers": [_PREPEND, _REPLACE]}
+
+
+def start_of(post_processor: Any) -> str | None:
+    """The control token that a post-processor puts before a text."""
+    for step in _steps(post_processor):
+        single = step.get("single")
+        if step.get("type") == "TemplateProcessing" and isinstance(single, list) and single:
+            first = single[0].get("SpecialToken") if isinstance(single[0], dict) else None
+            return str(first.get("id")) if isinstance(first, dict) else None
+    return None
+
+
+def starting_with(token: str, number: int) -> dict[str, Any]:
+    """The post-processor that puts a control token before a text."""
+
+    def parts(*sequences: str) -> list[dict[str, Any]]:
+        return [
+            part
+            for sequence in sequences
+            for part in ({"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": sequence, "type_id": 0}})
+        ]
+
+    return {
+        "type": "TemplateProcessing",
+        "single": parts("A"),
+        "pair": parts("A", "B"),
+        "special_tokens": {token: {"id": token, "ids": [number], "tokens": [token]}},
+    }
+
+
+def pre_tokenizer_name(pre_tokenizer: Any) -> str | None:
+    """The name among PRE_TOKENIZERS of a way to cut words; None if it has none."""
+
+    def essence(part: Any) -> list[Any]:
+        return [
+            [step.get("type"), step.get("use_regex", True), step.get("individual_digits"), step.get("pattern")]
+            for step in _steps(part)
+        ]
+
+    return next((name for name, known in PRE_TOKENIZERS.items() if essence(known) == essence(pre_tokenizer)), None)
+
+
+def _space_first(found: dict[str, Any]) -> bool:
+    kinds = _kinds(found["normalizer"]) if found.get("normalizer") else []
+    meta = found.get("pre_tokenizer") or {}
+    scheme = meta.get("prepend_scheme", "always" if meta.get("add_prefix_space", True) else "never")
+    return "Prepend" in kinds or (meta.get("type") == "Metaspace" and scheme in ("always", "first"))
+
+
+def _is_sentencepiece(found: dict[str, Any]) -> bool:
+    """Whether spaces become SPACE, and nothing else happens to a text."""
+    normal = list(_steps(found["normalizer"])) if found.get("normalizer") else []
+    right = (
+        lambda step: step.get("type") == "Prepend" and step.get("prepend") == SPACE,
+        lambda step: (
+            step.get("type") == "Replace" and step.get("pattern") == {"String": " "} and step.get("content") == SPACE
+        ),
+    )
+    if not all(any(check(step) for check in right) for step in normal):
+        return False
+    pre = found.get("pre_tokenizer")
+    if pre is None:
+        return any(step.get("type") == "Replace" for step in normal)
+    return isinstance(pre, dict) and pre.get("type") == "Metaspace" and pre.get("replacement") == SPACE
 
 
 def describe(text: str) -> dict[str, Any]:
@@ -79,7 +185,7 @@ def describe(text: str) -> dict[str, Any]:
 
 
 def kind_and_problem(found: Any) -> tuple[str, str]:
-    """What a parsed tokenizer.json is: ("bpe" | "char" | "?", what is wrong with it or "").
+    """What a parsed tokenizer.json is: ("bpe" | "spm" | "char" | "?", what is wrong with it or "").
 
     Only what cannot lose or change text is right.
     """
@@ -88,7 +194,8 @@ def kind_and_problem(found: Any) -> tuple[str, str]:
     model, normalizer, added = found["model"], found.get("normalizer"), found.get("added_tokens") or []
     if model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
         return "?", f"is of type {model.get('type')!r}"
-    if normalizer is not None and _kinds(normalizer) != ["NFC"]:
+    sentencepiece = bool(model.get("byte_fallback") and model.get("merges")) and _is_sentencepiece(found)
+    if normalizer is not None and not sentencepiece and _kinds(normalizer) != ["NFC"]:
         return "?", f"changes the text with a {'/'.join(_kinds(normalizer)) or 'strange'} normalizer"
     if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
         return "?", "uses dropout, or marks the parts of words"
@@ -97,6 +204,8 @@ def kind_and_problem(found: Any) -> tuple[str, str]:
         return "?", "has a vocabulary or merges that are none"
     if problem := _problem_of_added(added):
         return "?", problem
+    if sentencepiece:
+        return "spm", ""
     if found.get("pre_tokenizer") is None:
         plain = model.get("byte_fallback") and not model.get("merges")
         return ("char", "") if plain else ("?", "is not byte-level")
@@ -123,7 +232,7 @@ def _problem_of_added(added: Any) -> str:
         content = token.get("content")
         if type(token.get("id")) is not int or not isinstance(content, str) or not 0 < len(content) <= LONGEST_TOKEN:
             return "has an added token without an id or a text of some length"
-        if token.get("lstrip") or token.get("rstrip"):
+        if not token.get("special") and (token.get("lstrip") or token.get("rstrip")):
             return "has added tokens that take the white space beside them"
     return ""
 
@@ -137,11 +246,11 @@ def _is_known(pattern: Any) -> bool:
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """The parts of a pre-tokenizer or normalizer, those inside a Sequence one by one."""
+    """The parts of a pre-tokenizer, normalizer or post-processor, those inside a Sequence one by one."""
     if not isinstance(part, dict):
         yield {"type": "strange"}
     elif part.get("type") == "Sequence":
-        inner = part.get("pretokenizers", part.get("normalizers"))
+        inner = part.get("pretokenizers", part.get("normalizers", part.get("processors")))
         for step in inner if isinstance(inner, list) else [None]:
             yield from _steps(step)
     else:

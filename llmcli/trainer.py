@@ -91,6 +91,8 @@ class Done:
     figures: Figures | None  # on the held-out text
     interrupted: bool
     problem: str = ""  # why the run could not go on, if it could not
+    before: Figures | None = None  # on the same text, of the model that the run went on from
+    adapters: Mapping[str, NDArray[np.float32]] | None = None  # the best, by name, if adapters were learned
 
 
 Event = Step | Evaluation | Sample | State | Done
@@ -118,9 +120,9 @@ def measured_speed(config: ModelConfig, settings: TrainConfig, seconds: float) -
     _prepare_process(settings)
     model = _fresh_model(config, settings)
     model.initialize(torch.Generator().manual_seed(0))
-    optimizer = Optimizer(model, settings)
+    optimizer = Optimizer(model, settings, config.hidden_size)
     rng = np.random.default_rng(0)
-    shortest = _context_at(0.0, settings.context)
+    shortest = _context_at(0.0, settings)
     times: list[float] = []  # seconds for a token
     began = time.perf_counter()
     # the first steps are slower than the rest; the longest and the shortest windows of a run take turns
@@ -153,7 +155,10 @@ def _keep_memory() -> None:
 
 
 def _fresh_model(config: ModelConfig, settings: TrainConfig) -> LanguageModel:
-    return LanguageModel(config, settings.dropout, getattr(torch, settings.dtype)).to(settings.device)
+    model = LanguageModel(config, settings.dropout, getattr(torch, settings.dtype)).to(settings.device)
+    if settings.lora_rank:
+        model.adapt(settings.lora_rank, torch.Generator().manual_seed(settings.seed))
+    return model
 
 
 def _compile(model: LanguageModel, settings: TrainConfig) -> None:
@@ -168,9 +173,12 @@ def _compile(model: LanguageModel, settings: TrainConfig) -> None:
         layer.compile()
 
 
-def _context_at(progress: float, context: int) -> int:
+def _context_at(progress: float, settings: TrainConfig) -> int:
     """A run begins with short windows, many to a batch, and ends with long ones: measured to learn more from the same
-    number of tokens, at more of them a second."""
+    number of tokens, at more of them a second. A model that goes on from another knows how to look back already."""
+    context = settings.context
+    if settings.recipe in ("fine-tune", "lora"):
+        return context
     divisor = next((divisor for until, divisor in RAMP if progress < until), 1)
     return max(min(context, SHORTEST_RAMP), context // divisor)
 
@@ -203,21 +211,23 @@ def train(
     _prepare_process(settings)
     model = _fresh_model(config, settings)
     model.load_arrays(start.tensors if start else fresh_weights(config, settings.seed))
-    optimizer = Optimizer(model, settings)
+    optimizer = Optimizer(model, settings, config.hidden_size)
     _compile(model, settings)
     context = settings.context
     tokens, aside = _set_aside(tokens, settings.calibration_tokens, context)
     batches = _Source(tokens, settings, tokenizer)
     calibration = _Calibration(model, aside)
-    measure = _Measure(model, tokenizer, held_out, settings)
+    measure = _Measure(model, tokenizer, held_out, settings, start)
     curve = _Curve()
     best, at, interrupted, problem = model.to_arrays(), _Position(), False, ""
+    best_adapters = model.learned_arrays() if settings.lora_rank else None
     step_tokens = settings.batch_size * context
     first_step = time.monotonic()
     if go_on:
         try:
-            weights, best = (_under(go_on.arrays, part) for part in ("model.", "best."))
-            model.load_arrays(weights)
+            best = _under(go_on.arrays, "best.")
+            model.load_learned(_under(go_on.arrays, "model."))
+            best_adapters = _under(go_on.arrays, "adapters.") if settings.lora_rank else None
             optimizer.load_arrays(_under(go_on.arrays, "optimizer."))
             curve = _Curve(go_on.arrays["losses"].tolist(), go_on.figures["evaluations"])
             at = _Position(**{field.name: go_on.figures[field.name] for field in fields(_Position)})
@@ -230,7 +240,7 @@ def train(
 
     def look() -> Iterator[Event]:
         """At the held-out text; the best weights so far are kept."""
-        nonlocal best
+        nonlocal best, best_adapters
         with calibration.applied() as factor:
             bits = measure.now().bits_per_byte
             weights = model.to_arrays()
@@ -240,6 +250,7 @@ def train(
         is_best = math.isfinite(bits) and (at.best_bits is None or bits <= at.best_bits * (1 + ALIKE))
         if is_best:
             best, at.best_step, at.best_factor = weights, at.step, factor
+            best_adapters = model.learned_arrays() if settings.lora_rank else None
             at.best_bits = bits if at.best_bits is None else min(bits, at.best_bits)
         yield Evaluation(at.step, bits, is_best)
         if sample_prompt:
@@ -247,7 +258,8 @@ def train(
 
     def state() -> State:
         """All that the next step depends on."""
-        arrays = {"model.": model.to_arrays(), "best.": best, "optimizer.": optimizer.to_arrays()}
+        arrays = {"model.": model.learned_arrays(), "best.": best, "optimizer.": optimizer.to_arrays()}
+        arrays |= {"adapters.": best_adapters} if best_adapters is not None else {}
         now = time.monotonic()
         return State(
             {start + name: array for start, part in arrays.items() for name, array in part.items()}
@@ -256,6 +268,8 @@ def train(
             | {"evaluations": curve.evaluations(), "seconds": now - began, "trained_seconds": now - first_step},
         )
 
+    if start and len(held_out) and not go_on:
+        yield from look()  # a run that only makes it worse ends with what it began with
     while at.progress < 1 and not interrupted:
         model.dropout.seed(settings.seed, at.step)
         model.train()
@@ -290,14 +304,16 @@ def train(
             yield state()
         if interrupted and not due and len(held_out):
             yield from look()
-    if at.best_step == 0:
+    if at.best_bits is None:
         with calibration.applied() as at.best_factor:
             best, at.best_step = model.to_arrays(), at.step
         if problem or not all(np.isfinite(array).all() for array in best.values()):
             raise LLMError(problem or _exploded(at.step, settings))
-    figures = None
+    figures = before = None
     if len(held_out):
-        figures = measure.at_end(best, at.step * step_tokens, hurried=interrupted or bool(problem))
+        hurried = interrupted or bool(problem)
+        figures = measure.at_end(best, at.step * step_tokens, hurried)
+        before = measure.at_end(start.tensors, at.step * step_tokens, hurried) if start else None
     seconds = time.monotonic() - began
     record = copy.deepcopy(record) | {
         "versions": versions(),
@@ -309,6 +325,7 @@ def train(
         "epochs": round(at.step * step_tokens / len(tokens), 4),
         "interrupted": interrupted or bool(problem),
         "bits_per_byte": figures and round(figures.bits_per_byte, 6),
+        **({"bits_per_byte_before": round(before.bits_per_byte, 6)} if before else {}),
         "sharpness": at.best_factor,
         "held_out_measured": figures and {"tokens": figures.tokens, "bytes": figures.bytes},
         "curve": curve.thinned(),
@@ -318,10 +335,9 @@ def train(
             "seconds": round(seconds, 2),
             "tokens_per_second": round(at.step * step_tokens / (now - first_step)),
         }
-    checkpoint = Checkpoint(
-        config, tokenizer.to_json(), best, record, tokenizer.to_config_json(config.max_position_embeddings)
-    )
-    yield Done(checkpoint, at.step, at.best_step, seconds, figures, interrupted, problem)
+    told = start.tokenizer_config_json if start else tokenizer.to_config_json(config.max_position_embeddings)
+    checkpoint = Checkpoint(config, tokenizer.to_json(), best, record, told)
+    yield Done(checkpoint, at.step, at.best_step, seconds, figures, interrupted, problem, before, best_adapters)
 
 
 def _exploded(step: int, settings: TrainConfig) -> str:
@@ -369,7 +385,7 @@ class _Source:
     def batch(self, step: int, progress: float) -> NDArray[np.int64]:
         """ids [B, T + 1]"""
         settings = self._settings
-        context = _context_at(progress, settings.context)
+        context = _context_at(progress, settings)
         split = settings.token_split if progress < SPLIT_UNTIL else 0.0
         rows = settings.batch_size * settings.context // context
         return Batches(self._tokens, context, rows, settings.seed, split, self._parts).batch(step)
@@ -421,10 +437,15 @@ class _Measure:
     """Looks at the held-out text with the model as it is."""
 
     def __init__(
-        self, model: LanguageModel, tokenizer: Tokenizer, held_out: NDArray[Any], settings: TrainConfig
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        held_out: NDArray[Any],
+        settings: TrainConfig,
+        start: Checkpoint | None = None,
     ) -> None:
-        self._model = model
-        self._ids = np.concatenate([[tokenizer.eos_id], held_out]).astype(np.int64)
+        self._model, self._looks = model, 2 if start else 1
+        self._ids = np.concatenate([[tokenizer.start_id], held_out]).astype(np.int64)
         self._lengths = np.array([len(data) for data in tokenizer.token_bytes])
         self._context = settings.context
         self._seconds_per_token = 0.0
@@ -432,28 +453,30 @@ class _Measure:
 
     def now(self) -> Figures:
         began = time.monotonic()
-        figures = self._evaluate(self._model, self.tokens)
+        figures = self._evaluate(self._model, self.tokens, self._context)
         self._seconds_per_token = (time.monotonic() - began) / max(1, figures.tokens)
         return figures
 
-    def at_end(self, weights: Mapping[str, NDArray[np.float32]], trained: int, hurried: bool = False) -> Figures:
-        """Of the weights that the file will hold, with products in float32, as those who use the file have them."""
+    def at_end(self, weights: Mapping[str, NDArray[np.float32]], trained: int, hurried: bool) -> Figures:
+        """Of the weights that a file holds, with products in float32 and all the context that the model has room for,
+        as those who use the file have them."""
         exact = LanguageModel(self._model.config).to(self._model.cos.device)
         exact.load_arrays(weights)
-        return self._evaluate(exact, self.tokens if hurried else self._final_tokens(trained))
+        context = self._model.config.max_position_embeddings
+        return self._evaluate(exact, self.tokens if hurried else self._final_tokens(trained), context)
 
     def seconds_at_end(self, trained: int) -> float:
         """What `now` and `at_end` will take together when the run ends, as far as known."""
         exact = 1 if self._model.dtype is torch.float32 else EXACT_COST
-        return (exact * self._final_tokens(trained) + self.tokens) * self._seconds_per_token
+        return (self._looks * exact * self._final_tokens(trained) + self.tokens) * self._seconds_per_token
 
     def _final_tokens(self, trained: int) -> int:
         affordable = max(min(FINAL_EVAL_TOKENS, trained // 6), trained // FINAL_EVAL_SHARE)
         return min(max(affordable, self.tokens), len(self._ids))
 
-    def _evaluate(self, model: LanguageModel, most_tokens: int) -> Figures:
+    def _evaluate(self, model: LanguageModel, most_tokens: int, context: int) -> Figures:
         model.eval()
-        return evaluate(self._ids, self._lengths, self._context, partial(score, model), most_tokens=most_tokens)
+        return evaluate(self._ids, self._lengths, context, partial(score, model), most_tokens=most_tokens)
 
 
 class _Curve:

@@ -79,7 +79,7 @@ def next_words(runtime: Runtime, tokenizer: Tokenizer, text: str) -> NextWords:
     def put(chance: float, path: Path, new: bytes) -> None:
         """A spelling that goes beyond the text: a word if it is whole, else to be followed."""
         nonlocal told
-        word = _first_word(new, ended=bool(path) and path[-1] == tokenizer.eos_id)
+        word = _first_word(new, ended=bool(path) and path[-1] in tokenizer.end_ids)
         if word is None:
             heapq.heappush(heap, (-chance, path, new))
         else:

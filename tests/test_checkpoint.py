@@ -574,7 +574,7 @@ def test_a_record_or_config_that_is_not_json_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "llama"}, "model_type 'llama'"),
+        ({"model_type": "gpt2"}, "model_type 'gpt2'"),
         ({"rope_scaling": {"type": "yarn"}}, "sets rope_scaling"),
         ({"attention_bias": True}, "sets attention_bias"),
         ({"hidden_size": 0}, "hidden_size must be"),

@@ -260,7 +260,7 @@ def test_going_on_from_a_model(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     assert llm("train", "c.txt", "--steps", 20, "-o", "base.safetensors").exit_code == 0
     answer = llm("train", "c.txt", "--steps", 1, "--from", "base.safetensors", "-o", "more.safetensors", "--json")
-    step = next(json.loads(line) for line in answer.stdout.splitlines() if '"step"' in line and '"plan"' not in line)
+    step = next(json.loads(line) for line in answer.stdout.splitlines() if '"event": "step"' in line)
     assert step["loss"] < 4.5  # ln(vocabulary) is over 5.6
 
 
@@ -361,7 +361,7 @@ WRONG = [
     (1, "generate hi -m c.txt", "not a safetensors file"),
     (1, "generate hi -m foreign.safetensors", "llm inspect foreign.safetensors"),
     (1, "generate hi -m later.safetensors", "pip install --upgrade llmcli"),
-    (1, "generate hi -m binaries", "is a directory"),
+    (1, "generate hi -m binaries", "it has no config.json"),
     (1, "generate", "the prompt is empty"),
     (1, "generate a\udcff", "not UTF-8"),
     *[(2, f"generate hi -t {value}", "--temperature") for value in (-1, *NOT_FINITE)],

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.config import ModelConfig, SamplingConfig, TrainConfig, as_record
+from llmcli.config import ModelConfig, RopeScaling, SamplingConfig, TrainConfig, as_record
 from llmcli.errors import LLMError
 
 SMALL = ModelConfig(
@@ -148,18 +148,26 @@ def test_keys_that_the_program_does_not_know_are_passed_over():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model_type": "llama"}, "model_type 'llama'"),
+        ({"model_type": "gpt2"}, "model_type 'gpt2'"),
         ({"model_type": None}, "model_type None"),
         ({"model_type": ["qwen3"]}, "model_type"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling of type 'yarn'"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling without what it needs"),
+        ({"rope_scaling": {"type": "linear", "factor": -1}}, "rope_scaling must hold positive numbers"),
+        ({"rope_scaling": [1]}, "rope_scaling that is none"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0}}, "low_freq_factor"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"mlp_bias": True}, "mlp_bias"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"attention_bias": True}, "attention_bias"),
-        ({"use_sliding_window": True}, "use_sliding_window"),
         ({"hidden_size": 0}, "hidden_size"),
         ({"hidden_size": 4.0}, "hidden_size"),
         ({"hidden_size": "4"}, "hidden_size"),
         ({"rms_norm_eps": "tiny"}, "rms_norm_eps"),
         ({"rope_theta": {}}, "rope_theta"),
-        ({"eos_token_id": [0, 1]}, "eos_token_id"),
+        ({"eos_token_id": [0, 10]}, "eos_token_id"),
+        ({"eos_token_id": [0, "1"]}, "eos_token_id"),
+        ({"bos_token_id": 10}, "eos_token_id 10 is not below"),
         ({"tie_word_embeddings": "false"}, "tie_word_embeddings"),
         ({"num_key_value_heads": 7}, "key-value heads"),
         ({"head_dim": 3}, "head_dim"),
@@ -172,7 +180,7 @@ def test_a_config_of_another_graph_or_with_junk_in_it_is_refused(values, message
     assert caught.value.exit_code == 1  # the file is at fault, not what was typed
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", [name for name in WHOLE if name not in ("num_key_value_heads", "head_dim")])
 def test_a_config_that_lacks_a_size_is_refused(name):
     found = json.loads(SMALL.to_json())
     del found[name]
@@ -275,3 +283,81 @@ def test_a_record_holds_every_field_in_order():
     config = TrainConfig(steps=7, seconds=2.5, seed=3)
     assert list(as_record(config)) == [field.name for field in fields(TrainConfig)]
     assert TrainConfig(**as_record(config)) == config
+
+
+# ---- the configs of other models
+
+
+def told(**values):
+    """A config as a directory of another program has it."""
+    own = {
+        "model_type": "llama", "vocab_size": 10, "hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": 100,
+    }  # fmt: skip
+    return ModelConfig.from_json(json.dumps(own | values))
+
+
+def test_what_old_configs_leave_out():
+    found = told(num_key_value_heads=None, head_dim=None)
+    assert (found.num_key_value_heads, found.head_dim, found.rope_theta) == (2, 4, 10000.0)
+    assert not (found.tie_word_embeddings or found.qk_norm or found.qkv_bias)
+
+
+def test_the_kind_decides_what_attention_has():
+    layer = "model.layers.0.self_attn."
+    assert layer + "q_norm.weight" in told(model_type="qwen3").tensor_shapes()
+    shapes = told(model_type="qwen2", num_key_value_heads=1).tensor_shapes()
+    assert shapes[layer + "q_proj.bias"] == (8,) and shapes[layer + "v_proj.bias"] == (4,)
+    assert layer + "q_norm.weight" not in shapes
+    assert not [name for name in told().tensor_shapes() if "bias" in name or "q_norm" in name]
+
+
+@pytest.mark.parametrize(
+    ("values", "theta"),
+    [
+        ({"rope_theta": 500000}, 500000),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, 1e6),
+        ({"rope_theta": 5.0, "rope_scaling": None}, 5.0),
+    ],
+)
+def test_both_ways_to_tell_the_rotary_positions(values, theta):
+    found = told(**values)
+    assert found.rope_theta == theta and found.rope_scaling is None
+
+
+def test_linear_scaling_by_hand():
+    found = told(rope_theta=100.0, rope_scaling={"type": "linear", "factor": 4.0})
+    assert found.rope_frequencies() == pytest.approx([1 / 4, 0.1 / 4])
+
+
+def test_scaling_of_llama_3_by_hand():
+    """Frequencies whose wavelength is a 4th of the original length or less stay; from all of it on they are an 8th."""
+    rule = RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
+    wavelength = {"short": 2048.0, "long": 8192.0, "between": 8192 / 2.5}
+    frequency = {name: 2 * math.pi / length for name, length in wavelength.items()}
+    assert rule.scaled(frequency["short"]) == pytest.approx(frequency["short"])
+    assert rule.scaled(frequency["long"]) == pytest.approx(frequency["long"] / 8)
+    assert rule.scaled(frequency["between"]) == pytest.approx(frequency["between"] * (0.5 + 0.5 / 8))
+
+
+def test_scaled_configs_come_back_as_they_were():
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 8192}  # fmt: skip
+    found = told(rope_scaling=scaling, eos_token_id=[3, 4, 5], bos_token_id=1, model_type="mistral")
+    assert ModelConfig.from_json(found.to_json()) == found
+    assert json.loads(found.to_json())["eos_token_id"] == [3, 4, 5]
+    assert (found.eos_token_id, found.other_end_ids, found.bos_token_id) == (3, (4, 5), 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "context"),
+    [
+        ({"model_type": "mistral", "sliding_window": 30}, 30),
+        ({"model_type": "mistral", "sliding_window": None}, 100),
+        ({"model_type": "qwen2", "sliding_window": 30, "use_sliding_window": False}, 100),
+        ({"model_type": "qwen2", "sliding_window": 30, "use_sliding_window": True}, 30),
+        ({"model_type": "mistral", "sliding_window": 300}, 100),
+    ],
+)
+def test_within_a_sliding_window_the_graph_is_the_same(values, context):
+    assert told(**values).max_position_embeddings == context

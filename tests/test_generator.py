@@ -52,7 +52,7 @@ class Model:
 class Table:
     """A tokenizer that is a table: id 0 ends the text, id n writes the n-th bytes. A prompt is written as digits."""
 
-    eos_id = 0
+    eos_id, end_ids, start_ids = 0, frozenset({0}), []
 
     def __init__(self, *written):
         self.token_bytes = [b"", *written]
@@ -70,7 +70,10 @@ LETTERS = Table(*(bytes([c]) for c in b"abcdefghi"))  # "1" is a, "2" is b, ...
 class Whole:
     """A real tokenizer that takes no word back from a prompt, so that a script can begin at once."""
 
+    start_ids: list[int] = []  # noqa: RUF012
+
     def __init__(self, inner):
+        self.end_ids = inner.end_ids
         self.token_bytes, self.eos_id, self.encode = inner.token_bytes, inner.eos_id, inner.encode
 
     def split_last(self, text):

@@ -13,6 +13,12 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "durable",
         "compressors",
         "checkpoint",
+        "gguf_file",
+        "hf_directory",
+        "importer",
+        "adapters",
+        "quantized",
+        "fast_runtime",
         "corpus",
         "tokenizer_json",
         "tokenizer",
@@ -28,7 +34,9 @@ FLOORS = [  # from the words at the bottom to the door at the top
     {
         "commands.options",
         "commands.eval",
+        "commands.export",
         "commands.generate",
+        "commands.import_",
         "commands.inspect",
         "commands.tokenize",
         "commands.train",
@@ -75,6 +83,10 @@ def test_imports_point_downwards(room: str) -> None:
         assert room in TORCH
     if "rich" in outside:
         assert room == "console"
+    if outside & {"onnx", "onnxruntime"}:
+        assert room == "fast_runtime"
+    if "gguf" in outside:
+        assert room == "gguf_file"
     if "matplotlib" in outside:
         assert room == "plot"
     if "typer" in outside:

@@ -254,7 +254,7 @@ class Table:
     """A tokenizer of four letters; id 0 ends the text."""
 
     token_bytes = (b"", b"a", b"b", b"c", b"d")
-    eos_id = 0
+    eos_id, end_ids, start_ids = 0, frozenset({0}), []
 
     def encode(self, text):
         return [b"\nabcd".index(c) for c in text.encode()]

@@ -171,8 +171,12 @@ def test_going_on_from_a_model_starts_where_it_was(tmp_path: Path) -> None:
         base=done.checkpoint.config,
     )  # fmt: skip
     events = list(trainer.train(second.plan, tokenizer, done.checkpoint, second.tokens, second.held_out, second.record))
-    assert isinstance(events[0], trainer.Step)
-    assert events[0].loss < 1.2
+    assert isinstance(events[0], trainer.Evaluation) and events[0].step == 0  # of what it goes on from
+    assert isinstance(events[1], trainer.Step)
+    assert events[1].loss < 1.2
+    last = events[-1]
+    assert isinstance(last, trainer.Done) and last.before and last.figures
+    assert last.figures.bits_per_byte <= last.before.bits_per_byte * 1.01
 
 
 def test_the_curve_is_thinned_to_means() -> None:
@@ -190,7 +194,9 @@ def test_the_curve_is_thinned_to_means() -> None:
     [(0.0, 256, 64), (0.19, 256, 64), (0.2, 256, 128), (0.5, 256, 256), (1.0, 256, 256), (0.0, 32, 16), (0.0, 8, 8)],
 )
 def test_windows_grow(progress: float, context: int, wanted: int) -> None:
-    assert trainer._context_at(progress, context) == wanted
+    settings = TrainConfig(steps=1, context=context)
+    assert trainer._context_at(progress, settings) == wanted
+    assert trainer._context_at(progress, replace(settings, recipe="fine-tune")) == context
 
 
 def test_every_batch_has_the_same_number_of_tokens(tmp_path: Path) -> None:

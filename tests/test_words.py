@@ -53,7 +53,7 @@ class Tree:
 class Table:
     """A tokenizer that is a table: id 0 ends the text; a prompt becomes the one token 1, but for its last `tail`."""
 
-    eos_id = 0
+    eos_id, end_ids, start_ids = 0, frozenset({0}), []
 
     def __init__(self, written, tail=""):
         self.token_bytes = [b"", *(text if isinstance(text, bytes) else text.encode() for text in written)]

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmcli import console
-from llmcli.commands.options import DeviceOption, JsonOption, QuietOption, model_path, note_left_out, open_model
+from llmcli.commands.options import (
+    DeviceOption,
+    JsonOption,
+    QuantizeOption,
+    QuietOption,
+    model_path,
+    note_left_out,
+    open_model,
+)
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
 
@@ -38,6 +46,7 @@ def eval_(
     whole: Annotated[
         bool, typer.Option("--whole", help="Of a text that a model learned from measure all, not the held-out end.")
     ] = False,
+    quantize: QuantizeOption = None,
     device: DeviceOption = "cpu",
     json_: JsonOption = False,
     quiet: QuietOption = False,
@@ -48,9 +57,9 @@ def eval_(
 
     Example: llm eval held-out.txt -m a.safetensors -m b.safetensors
     """
-    from llmcli.checkpoint import load
     from llmcli.corpus import read_corpus
     from llmcli.evaluator import held_out_from
+    from llmcli.importer import load
 
     models = {path: load(path) for path in (model_path(name) for name in model or (None,))}
     text = read_corpus(texts)
@@ -58,7 +67,9 @@ def eval_(
     before = read_corpus(past) if past else None
     start = 0 if whole else held_out_from(text, [checkpoint.record for checkpoint in models.values()])
     _say_what_is_known(text, models, start)
-    results = [row for path, checkpoint in models.items() for row in _results(path, checkpoint, text, start, device)]
+    results = [
+        row for path, checkpoint in models.items() for row in _results(path, checkpoint, text, start, device, quantize)
+    ]
     if not results:
         raise LLMError(f"there is nothing to measure after byte {start:,} of the text; add --whole")
     files = list(dict.fromkeys(row["file"] for row in results))
@@ -96,12 +107,14 @@ def _say_what_is_known(text: "Corpus", models: dict[Path, "Checkpoint"], start: 
             console.note(f"{path} learned from some of this text: its figures do not tell how it predicts new text")
 
 
-def _results(path: Path, checkpoint: "Checkpoint", text: "Corpus", start: int, device: str) -> Iterator[dict[str, Any]]:
+def _results(
+    path: Path, checkpoint: "Checkpoint", text: "Corpus", start: int, device: str, quantize: str | None
+) -> Iterator[dict[str, Any]]:
     """A row for each document, and one for all together if there are several; its file is None."""
     from llmcli.evaluator import Figures, measure, passages, stride
 
     try:
-        runtime, tokenizer = open_model(checkpoint, device)
+        runtime, tokenizer = open_model(checkpoint, device, quantize)
         total, parts = Figures(0.0, 0, 0), passages(text, start)
         step = stride(runtime.context)
         console.note(

@@ -15,6 +15,7 @@ from llmcli.commands.options import (
     DeviceOption,
     JsonOption,
     ModelOption,
+    QuantizeOption,
     QuietOption,
     model_path,
     open_model,
@@ -75,7 +76,16 @@ def generate(
     next_: Annotated[
         int | None, typer.Option("--next", min=1, metavar="N", help="Show the N likeliest next words instead.")
     ] = None,
+    literal: Annotated[
+        bool | None,
+        typer.Option(
+            "--literal/--no-literal",
+            help="Take the prompt's last word as it stands, as other programs do, or let it grow; by default only "
+            "models from other programs are asked so.",
+        ),
+    ] = None,
     color: Annotated[bool, typer.Option("--color", help="Tint each token by its probability.")] = False,
+    quantize: QuantizeOption = None,
     device: DeviceOption = "cpu",
     json_: JsonOption = False,
     quiet: QuietOption = False,
@@ -87,8 +97,10 @@ def generate(
     if next_ is not None:
         refuse_with(
             context_, "--next", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed",
-            "stop", "samples", "color",
+            "stop", "samples", "literal", "color",
         )  # fmt: skip
+    if quantize:
+        refuse_with(context_, "--quantize", "device")
     sampling = SamplingConfig(
         max_tokens=max_tokens,
         temperature=temperature,
@@ -101,9 +113,11 @@ def generate(
     )
     path = model_path(model)
     text = text_argument(prompt, "prompt")
-    from llmcli.checkpoint import load
+    from llmcli.importer import load, was_imported
 
-    runtime, tokenizer = open_model(load(path), device)
+    checkpoint = load(path)
+    runtime, tokenizer = open_model(checkpoint, device, quantize)
+    literal = was_imported(checkpoint) if literal is None else literal
     length = len(tokenizer.encode(text))
     if length > runtime.context:
         console.note(f"the prompt has {length:,} tokens, the model sees {runtime.context:,}: only its end is used")
@@ -113,10 +127,12 @@ def generate(
     for number in range(samples):
         if samples > 1 and not json_:
             console.note(f"--- {number + 1}")
-        _write(runtime, tokenizer, text, replace(sampling, seed=sampling.seed + number), color, json_)
+        _write(runtime, tokenizer, text, replace(sampling, seed=sampling.seed + number), literal, color, json_)
 
 
-def _write(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, color: bool, json_: bool) -> None:
+def _write(
+    runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, literal: bool, color: bool, json_: bool
+) -> None:
     from llmcli.generator import generate
 
     began = time.perf_counter()
@@ -124,7 +140,7 @@ def _write(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, 
     reason = None
     if not json_ and sys.stdout.isatty() and sys.stderr.isatty():
         console.prompt(prompt)
-    for piece in generate(runtime, tokenizer, prompt, sampling):
+    for piece in generate(runtime, tokenizer, prompt, sampling, literal=literal):
         if math.isnan(first):
             first = time.perf_counter() - began
         if piece.id is not None:

@@ -16,7 +16,10 @@ from llmcli.verdict import curve
 def inspect(
     context_: typer.Context,
     file: Annotated[
-        str | None, typer.Argument(metavar="FILE", help="Any .safetensors file; else the model here.")
+        str | None,
+        typer.Argument(
+            metavar="FILE", help="Any .safetensors file, a .gguf, a Hugging Face directory; else the model here."
+        ),
     ] = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     tensor: Annotated[
@@ -37,7 +40,7 @@ def inspect(
 
     Example: llm inspect model.safetensors
     """
-    from llmcli.checkpoint import read_header
+    from llmcli.importer import read_header
 
     views = {"plot": plot is not None, "verify": verify, "tensor": tensor is not None, "tensors": tensors}
     for view in (name for name, wanted in views.items() if wanted):
@@ -102,7 +105,11 @@ def _overview(header: Any) -> None:
 
     config, training, tokenizer = _json(header, "config.json"), _json(header, "training.json"), _tokenizer(header)
     kinds = ", ".join(inspector.dtypes(header))
-    what = "a model made by llmcli" if header.is_ours else "a safetensors file, not made by llmcli"
+    origin = training.get("imported") if isinstance(training.get("imported"), dict) else {}
+    what = f"a {header.form}" + ("" if header.form != "safetensors file" else ", not made by llmcli")
+    if header.is_ours:
+        taught = "taught" if training.get("train") else "brought in"
+        what = f"a model {taught} by llmcli from a {origin.get('form')}" if origin else "a model made by llmcli"
     console.result(f"{header.path}: {what}")
     console.result(
         f"{charts.number(header.parameters)} parameters ({header.parameters:,}) in {len(header.tensors):,} tensors, "
@@ -120,15 +127,24 @@ def _overview(header: Any) -> None:
         console.heading("tokenizer")
         kinds_said = {
             "bpe": "byte-level byte-pair encoding",
+            "spm": "byte-pair encoding as SentencePiece has it",
             "char": "characters, other bytes one by one",
             "?": "of another kind",
         }
-        console.pairs([("kind", kinds_said[tokenizer["kind"]]), ("vocabulary", f"{tokenizer['vocab_size']:,} tokens")])
+        template = "in the file" if _json(header, "tokenizer_config.json").get("chat_template") else ""
+        console.pairs([
+            ("kind", kinds_said[tokenizer["kind"]]),
+            ("vocabulary", f"{tokenizer['vocab_size']:,} tokens"),
+            *([("chat template", template)] if template else []),
+        ])  # fmt: skip
+    if origin:
+        console.heading("origin")
+        console.pairs([(str(key)[:60], str(value)[:200]) for key, value in origin.items()][:20])
     others = [key for key in header.metadata if key not in _OWN_KEYS]
     if others:
         console.heading("metadata")
         console.pairs([(key[:60], header.metadata[key][:200]) for key in others[:20]])
-    if training:
+    if training.keys() - {"imported"}:
         try:
             _training(training)
         except (TypeError, ValueError, KeyError, AttributeError, LLMError) as error:
@@ -171,7 +187,8 @@ def _training(record: dict[str, Any]) -> None:
         ("steps", f"{record.get('steps', 0):,} ({record.get('epochs', 0):.2f} times through the text)"
                   + (", interrupted" if record.get("interrupted") else "")),
         ("best at", f"step {record.get('best_step', 0):,}"),
-        ("held-out", f"{bits:.3f} bits per byte" if bits else "not measured"),
+        ("held-out", (f"{bits:.3f} bits per byte" if bits else "not measured")
+                     + (f", {record['bits_per_byte_before']:.3f} before" if "bits_per_byte_before" in record else "")),
     ]  # fmt: skip
     recital = record.get("memorised")
     if recital:

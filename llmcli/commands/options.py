@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmcli import console
-from llmcli.config import DEFAULT_MODEL
+from llmcli.config import DEFAULT_MODEL, KINDS
 from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
@@ -34,13 +34,29 @@ def _device(name: str) -> str:
     return name
 
 
+def _quantize(kind: str | None) -> str | None:
+    if kind not in (None, *KINDS):
+        raise usage(f"--quantize must be {' or '.join(KINDS)}, found {kind}")
+    return kind
+
+
 ModelOption = Annotated[
     str | None,
-    typer.Option("-m", "--model", metavar="FILE", help=f"The model; else $LLMCLI_MODEL, else {DEFAULT_MODEL} here."),
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="FILE",
+        help=f"The model: a .safetensors of ours, a .gguf, a Hugging Face directory; else $LLMCLI_MODEL, "
+        f"else {DEFAULT_MODEL} here.",
+    ),
 ]
 DeviceOption = Annotated[
     str,
     typer.Option("--device", metavar="DEVICE", help="cpu (numpy), or cuda, mps, auto (torch).", callback=_device),
+]
+QuantizeOption = Annotated[
+    str | None,
+    typer.Option("--quantize", metavar="int8|int4", help="Weights in few bits, which run faster.", callback=_quantize),
 ]
 QuietOption = Annotated[
     bool, typer.Option("-q", "--quiet", help="Only results and errors.", callback=lambda on: console.be_quiet(on) or on)
@@ -60,11 +76,15 @@ def model_path(given: str | None) -> Path:
     return Path(DEFAULT_MODEL)
 
 
-def open_model(checkpoint: "Checkpoint", device: str) -> tuple[Any, Any]:
-    """(runtime, tokenizer) of a model: numpy on "cpu", torch on anything else."""
-    from llmcli.tokenizer import Tokenizer
+def open_model(checkpoint: "Checkpoint", device: str, quantize: str | None = None) -> tuple[Any, Any]:
+    """(runtime, tokenizer) of a model: numpy on "cpu", or onnxruntime for one in few bits; torch on anything else."""
+    tokenizer = tokenizer_of(checkpoint)
+    if device == "cpu" and (quantize or checkpoint.quantization):
+        from llmcli import fast_runtime
 
-    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json, most=checkpoint.config.vocab_size)
+        if quantize or fast_runtime.is_here():
+            return fast_runtime.FastRuntime(checkpoint, str(quantize or checkpoint.quantization)), tokenizer
+        console.note("this model is in few bits and runs faster with onnxruntime: pip install 'llmcli[fast]'")
     if device == "cpu":
         from llmcli.runtime import Runtime
 
@@ -73,6 +93,15 @@ def open_model(checkpoint: "Checkpoint", device: str) -> tuple[Any, Any]:
     from llmcli.model import TorchRuntime
 
     return TorchRuntime(checkpoint, pick_device(device)), tokenizer
+
+
+def tokenizer_of(checkpoint: "Checkpoint") -> Any:
+    """The tokenizer in a model."""
+    from llmcli.tokenizer import Tokenizer
+
+    config = checkpoint.config
+    ends = (config.eos_token_id, *config.other_end_ids)
+    return Tokenizer.from_json(checkpoint.tokenizer_json, most=config.vocab_size, ends=ends)
 
 
 def note_left_out(corpus: "Corpus") -> None:

@@ -15,6 +15,7 @@ from llmcli.commands.options import (
     refuse_overwriting,
     refuse_with,
     text_argument,
+    tokenizer_of,
     tokenizer_text,
     vocabulary_option,
 )
@@ -73,14 +74,13 @@ def tokenize(
 
 
 def _tokenizer(model: str | None, file: Path | None) -> Any:
-    from llmcli.tokenizer import Tokenizer
-
     if file is not None:
-        return Tokenizer.from_json(tokenizer_text(str(file)))
-    from llmcli.checkpoint import load
+        from llmcli.tokenizer import Tokenizer
 
-    checkpoint = load(model_path(model))
-    return Tokenizer.from_json(checkpoint.tokenizer_json, most=checkpoint.config.vocab_size)
+        return Tokenizer.from_json(tokenizer_text(str(file)))
+    from llmcli.importer import load
+
+    return tokenizer_of(load(model_path(model)))
 
 
 def _read(file: Path) -> str:

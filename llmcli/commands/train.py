@@ -24,6 +24,7 @@ from llmcli.commands.options import (
     refuse_overwriting,
     refuse_with,
     seconds,
+    tokenizer_of,
     tokenizer_text,
     vocabulary_option,
 )
@@ -34,7 +35,8 @@ from llmcli.verdict import verdict
 SIZE = "Size of the model"
 TEXT = "Text and tokens"
 RUN = "How to learn"
-AFTERWARDS = 0.6  # seconds that the verdict and saving take
+AFTERWARDS = 0.6  # seconds that the verdict and saving take, and for each million parameters:
+AFTERWARDS_MILLION = 0.06
 
 
 def train(
@@ -53,7 +55,19 @@ def train(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
-    from_: Annotated[Path | None, typer.Option("--from", metavar="FILE", help="Go on from this model.")] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Teach this model: ours, a .gguf or a Hugging Face directory."),
+    ] = None,
+    lora: Annotated[
+        int | None,
+        typer.Option(
+            "--lora", metavar="RANK", min=1, max=1024, help="With --from: learn low-rank adapters, then merge them."
+        ),
+    ] = None,
+    adapter_only: Annotated[
+        bool, typer.Option("--adapter-only", help="With --lora: write the adapters alone, in PEFT's naming.")
+    ] = False,
     tokenizer: Annotated[
         str,
         typer.Option(
@@ -115,6 +129,9 @@ def train(
     lr: Annotated[
         float, typer.Option("--lr", metavar="X", help="Multiplies the recipe's learning rates.", rich_help_panel=RUN)
     ] = TrainConfig.lr,
+    optimizer: Annotated[
+        str | None, typer.Option("--optimizer", metavar="muon|adamw", help="How weights move.", rich_help_panel=RUN)
+    ] = None,
     dropout: Annotated[
         float | None, typer.Option("--dropout", metavar="X", help="Against learning by heart.", rich_help_panel=RUN)
     ] = None,
@@ -149,12 +166,15 @@ def train(
         raise usage(f"--dtype must be auto, float32 or bfloat16, found {dtype}")
     if from_ and (tokenizer != "bpe" or vocab_size or layers or width or heads or kv_heads or tie is not None):
         raise usage("--from keeps the tokenizer and the size of its model; leave out the options for them")
+    if from_ is None:
+        refuse_with(context_, "--from", "lora", "adapter_only", without=True)
+    if lora is None:
+        refuse_with(context_, "--lora", "adapter_only", without=True)
     if tokenizer not in ("bpe", "char"):
         refuse_with(context_, "--tokenizer FILE", "vocab_size")
     budget = seconds(time_) if time_ else None
 
-    from llmcli import durable, resume
-    from llmcli.checkpoint import load
+    from llmcli import durable, importer, resume
     from llmcli.corpus import Corpus, read_corpus
     from llmcli.planner import HELD_OUT, Machine, Request, check_fits, prepare
     from llmcli.tokenizer import Tokenizer
@@ -162,7 +182,8 @@ def train(
     fixed: dict[str, Any] = {
         "seconds": budget, "steps": steps, "epochs": epochs, "vocab_size": vocab_size, "layers": layers, "width": width,
         "heads": heads, "kv_heads": kv_heads, "context": context, "tie": tie, "batch_tokens": batch_tokens,
-        "dropout": dropout, "lr": lr, "seed": seed, "threads": threads or _cores(),
+        "dropout": dropout, "lr": lr, "seed": seed, "threads": threads or _cores(), "optimizer": optimizer,
+        "lora": lora or 0,
     }  # fmt: skip
     Request(**fixed)  # wishes at odds with each other are told before the work
     if not output.name:
@@ -181,7 +202,7 @@ def train(
         stopped = resume.load(beside) if beside.exists() and not force else None
         force = force or (stopped is not None and resume.is_saved_in(stopped, output))
         durable.check_writable(output, force=force)
-    base = load(from_) if from_ else None
+    base = importer.load(from_) if from_ else None
     text = read_corpus(corpus)
     note_left_out(text)
     held_out = _held_out(val, HELD_OUT)
@@ -217,7 +238,7 @@ def train(
             text,
             here,
             held_out=held_out,
-            tokenizer=Tokenizer.from_json(given) if given is not None else None,
+            tokenizer=tokenizer_of(base) if base else Tokenizer.from_json(given) if given is not None else None,
             characters=tokenizer == "char",
             base=base.config if base else None,
         )
@@ -233,6 +254,9 @@ def train(
         if beside.exists():
             console.note(f"{beside}: what a stopped run needs to go on; a dry run leaves it alone")
         return
+    if base and from_:
+        ready.record["base"] = {"file": from_.name, "sha256": identity["--from"]}
+        ready.record.update({key: base.record[key] for key in ("imported",) if key in base.record})
     durable.check_space(output, 4 * ready.plan.model.parameters + len(ready.tokenizer.to_json()))
     prompt = _first_words(next(next(text.texts()))) if json_ or sys.stderr.isatty() else None
     bytes_per_token = ready.record["read_bytes"] / len(ready.tokens)
@@ -241,8 +265,8 @@ def train(
     with _signals() as caught, console.TrainingView(bytes_per_token, still=json_) as view, machine.memory_told():
         events = trainer.train(
             ready.plan, ready.tokenizer, base, ready.tokens, ready.held_out, ready.record,
-            sample_prompt=prompt, began=began, spare=AFTERWARDS, stop=lambda: bool(caught),
-            save=keeper.due, go_on=stopped.state if stopped else None,
+            sample_prompt=prompt, began=began, spare=_afterwards(ready.plan.model.parameters),
+            stop=lambda: bool(caught), save=keeper.due, go_on=stopped.state if stopped else None,
         )  # fmt: skip
         for event in events:
             if isinstance(event, resume.State):
@@ -252,7 +276,7 @@ def train(
                 record = done.checkpoint.record
                 record["memorised"] = None if caught or done.problem else _memorised(done.checkpoint, ready, text, seed)
                 record["verdict"] = verdict(record, baselines)
-                output = _save(output, done.checkpoint, force)
+                output = _save(output, done, force, adapter_only)
                 if not done.interrupted:  # going on after a problem would end in the same
                     with suppress(OSError):  # the model is safe, wherever it went
                         beside.unlink()
@@ -269,8 +293,7 @@ def _identity(
     context: typer.Context, text: Any, held_out: Any, threads: int, tokenizer: str | None, base: Path | None
 ) -> dict[str, Any]:
     """What a run is a run of: a stopped one goes on only where all of it is the same."""
-    from llmcli import trainer
-    from llmcli.checkpoint import read_header
+    from llmcli import importer, trainer
 
     not_part = {"corpus", "output", "dry_run", "force", "json_", "quiet", "threads", "val", "from_", "tokenizer"}
     options = {
@@ -282,7 +305,7 @@ def _identity(
     return {
         "the text": _fingerprint(text),
         "--val": held_out if isinstance(held_out, float) else _fingerprint(held_out),
-        "--from": base and read_header(base).metadata.get("sha256"),
+        "--from": base and importer.fingerprint(base),
         "--tokenizer": kind if tokenizer is None else hashlib.sha256(tokenizer.encode("utf-8")).hexdigest(),
         "--threads": threads,
         **options,
@@ -342,19 +365,30 @@ def _named(output: Path) -> str:
     return "" if str(output) == DEFAULT_MODEL else str(output)
 
 
-def _save(output: Path, checkpoint: Any, force: bool) -> Path:
+def _afterwards(parameters: int) -> float:
+    return AFTERWARDS + AFTERWARDS_MILLION * parameters / 1e6
+
+
+def _save(output: Path, done: Any, force: bool, adapter_only: bool) -> Path:
     """Write the model where it was wanted, else, rather than lose it, where there is room; the place it went to."""
+    from llmcli import adapters
     from llmcli.checkpoint import save
+
+    def write(place: Path) -> None:
+        if adapter_only:
+            adapters.save(place, done.adapters, done.checkpoint)
+        else:
+            save(place, done.checkpoint)
 
     place = output
     if output.exists() and not force:  # it was not there when the run began
         place = next(p for n in range(2, 1000) if not (p := output.with_stem(f"{output.stem}-{n}")).exists())
         console.warn(f"{output} was made by somebody else meanwhile; it is left alone, the model goes to {place}")
     try:
-        save(place, checkpoint)
+        write(place)
     except LLMError as error:
         place = Path(tempfile.mkdtemp(prefix="llmcli-")) / output.name
-        save(place, checkpoint)
+        write(place)
         console.warn(f"{error}; so the model went to {place}")
     return place
 
@@ -439,6 +473,7 @@ def _show_done(done: Any, output: Path, json_: bool, baselines: list[tuple[str, 
         _event(
             "done", file=str(output), steps=done.step, seconds=round(done.seconds, 2), bits_per_byte=bits,
             parameters=config.parameters, best_step=done.best_step, interrupted=done.interrupted,
+            bits_per_byte_before=done.before.bits_per_byte if done.before else None,
             baselines=[{"name": name, "bits_per_byte": found} for name, found in baselines],
             memorised=done.checkpoint.record["memorised"], verdict=sentences,
         )  # fmt: skip
@@ -449,6 +484,9 @@ def _show_done(done: Any, output: Path, json_: bool, baselines: list[tuple[str, 
         f"{verb} {output}: {charts.number(config.parameters)} parameters, {done.step:,} steps{best}, "
         f"{charts.duration(done.seconds)}"
     )
+    if done.before and bits is not None:
+        kept = "; nothing that was tried was better, so it is as it was" if done.best_step == 0 else ""
+        console.note(f"held-out bits per byte: {done.before.bits_per_byte:.3f} before, {bits:.3f} after{kept}")
     for sentence in sentences:
         console.note(sentence)
 

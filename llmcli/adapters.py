@@ -1,0 +1,102 @@
+"""Low-rank adapters as a file of their own, in the naming of the PEFT library: written, read, and merged into a model.
+
+Knows numpy, not torch. LoRA: arXiv:2106.09685, section 4.1.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.checkpoint import Checkpoint, Header, read_header, read_values, write_tensors
+from llmcli.config import LORA_SCALE
+from llmcli.errors import LLMError
+
+_PREFIX = "base_model.model."  # PEFT's, before the name of a matrix
+
+
+def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoint) -> None:
+    """Write what a model learned in its adapters, `x.adapter.lora_A` [rank, inputs] and `x.adapter.lora_B` [outputs,
+    rank] for each matrix x; beside them, in the metadata, PEFT's adapter_config.json and the record."""
+    named = {_PREFIX + name.replace(".adapter.", ".") + ".weight": array for name, array in adapters.items()}
+    rank = min(array.shape[0] for name, array in adapters.items() if name.endswith("lora_A"))
+    config = {
+        "base_model_name_or_path": base.record.get("base", {}).get("file"),
+        "bias": "none",
+        "lora_alpha": rank * LORA_SCALE,
+        "lora_dropout": 0.0,
+        "peft_type": "LORA",
+        "r": rank,
+        "target_modules": sorted({name.split(".")[-3] for name in adapters}),
+        "task_type": "CAUSAL_LM",
+    }
+    metadata = {
+        "format": "pt",
+        "adapter_config.json": json.dumps(config, indent=2),
+        "training.json": json.dumps(base.record, ensure_ascii=False),
+    }
+    write_tensors(path, named, metadata)
+
+
+def is_adapter(header: Header) -> bool:
+    return any(name.startswith(_PREFIX) for name in header.tensors)
+
+
+class Merged(Mapping[str, NDArray[np.float32]]):
+    """The tensors of a model with what adapters learned in them, each made when it is asked for."""
+
+    def __init__(self, base: Checkpoint, path: Path) -> None:
+        """Raises LLMError when the file holds no adapters of such a model."""
+        self._base, self._header = base, read_header(path)
+        config = _config(self._header)
+        self._scale = config["lora_alpha"] / config["r"]
+        self._pairs: dict[str, tuple[str, str]] = {}
+        shapes = base.config.tensor_shapes()
+        for name in self._header.tensors:
+            matrix = name.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
+            if name.endswith(".lora_B.weight"):
+                continue
+            pair = name, f"{_PREFIX}{matrix}.lora_B.weight"
+            if not name.endswith(".lora_A.weight") or pair[1] not in self._header.tensors:
+                raise LLMError(f"{path}: {name[:100]} is no part of a low-rank adapter")
+            a, b = (self._header.tensors[part].shape for part in pair)
+            if len(a) != 2 or len(b) != 2 or a[0] != b[1] or shapes.get(f"{matrix}.weight") != (b[0], a[1]):
+                raise LLMError(f"{path}: its adapter of {matrix[:100]} does not fit the model")
+            self._pairs[f"{matrix}.weight"] = pair
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        found = self._base.tensors[name]
+        if name in self._pairs:
+            a, b = (self._array(part) for part in self._pairs[name])
+            found = found + np.float32(self._scale) * (b @ a)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._base.tensors)
+
+    def __len__(self) -> int:
+        return len(self._base.tensors)
+
+    def _array(self, name: str) -> NDArray[np.float32]:
+        tensor = self._header.tensors[name]
+        return np.concatenate([*read_values(self._header, tensor)]).astype(np.float32).reshape(tensor.shape)
+
+
+def _config(header: Header) -> dict[str, Any]:
+    """PEFT's adapter_config.json, from the metadata or from beside the file."""
+    text = header.metadata.get("adapter_config.json")
+    beside = header.path.with_name("adapter_config.json")
+    try:
+        found = json.loads(beside.read_text("utf-8") if text is None else text)
+        right = found["peft_type"] == "LORA" and found["r"] > 0 and found["lora_alpha"] > 0
+    except FileNotFoundError as error:
+        raise LLMError(f"{header.path} has no adapter_config.json, in its metadata or beside it") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise LLMError(f"{header.path}: its adapter_config.json cannot be read: {error}") from error
+    unsupported = [key for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if found.get(key)]
+    if not right or unsupported:
+        raise LLMError(f"{header.path}: its adapter_config.json asks for more than plain LoRA {unsupported}")
+    return found

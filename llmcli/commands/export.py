@@ -1,0 +1,159 @@
+"""`llm export`: hand a model to other programs."""
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import llmcli
+from llmcli import charts, console
+from llmcli.commands.options import (
+    JsonOption,
+    QuantizeOption,
+    QuietOption,
+    model_path,
+    open_model,
+    refuse_overwriting,
+    refuse_with,
+)
+from llmcli.errors import LLMError, usage
+
+FORMS = ("hf", "gguf", "tokenizer")
+
+
+def export(
+    context_: typer.Context,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] OUTPUT", help="The model, else the one here; and the file or directory to write."
+        ),
+    ],
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="hf|gguf|tokenizer", help="The form to write, unless --quantize.")
+    ] = None,
+    quantize: QuantizeOption = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", metavar="f32|f16|bf16|q8_0|q4_0", help="With gguf: of the matrices; else as they are."),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="TEXT", help="What the model is called.")] = None,
+    licence: Annotated[
+        str | None, typer.Option("--license", metavar="TEXT", help="Its licence, such as mit or apache-2.0.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a model for transformers (hf: a directory), for llama.cpp, Ollama and LM Studio (gguf), or its tokenizer;
+    or, with --quantize, a smaller file of ours.
+
+    Example: llm export model.safetensors --to gguf model.gguf --dtype q8_0
+    """
+    if to is None and quantize is None:
+        raise usage(f"say what to write: --to {', --to '.join(FORMS)}, or --quantize int8")
+    if to is not None and quantize is not None:
+        raise usage("--quantize writes a file of ours; a GGUF in few bits is made with --to gguf --dtype q8_0 or q4_0")
+    if to not in (None, *FORMS):
+        raise usage(f"--to must be {', '.join(FORMS)}, found {to}")
+    if len(names) > 2:
+        raise usage(f"one model and one output are wanted, found {len(names)} names: {shlex.join(names)}")
+    if to != "gguf":
+        refuse_with(context_, "--to gguf", "dtype", without=True)
+    if to in (None, "tokenizer"):
+        refuse_with(context_, "--to tokenizer" if to else "--quantize", "name", "licence")
+    output, path = Path(names[-1]), model_path(names[0] if len(names) == 2 else None)
+    from llmcli import durable, gguf_file, hf_directory, importer
+
+    model = importer.load(path)
+    refuse_overwriting(output, "export", [path], "the model to export")
+    if to == "hf":
+        hf_directory.check_writable(output, force=force)
+    else:
+        durable.check_writable(output, force=force)
+    told = _told(model, path, name, licence)
+    if quantize:
+        _quantized(model, output, quantize, json_)
+        return
+    if to == "tokenizer":
+        durable.write(output, [model.tokenizer_json.encode("utf-8")])
+    elif to == "hf":
+        hf_directory.write(output, model, {key: value for key, value in told.items() if value}, _card(model, told))
+    else:
+        kinds = {
+            model.dtypes.get(tensor, "F32") for tensor, shape in model.config.tensor_shapes().items() if len(shape) > 1
+        }
+        gguf_file.write(output, model, dtype or (kinds.pop().lower() if len(kinds) == 1 else "f32"), told)
+    size = sum(file.stat().st_size for file in (output.iterdir() if output.is_dir() else [output]))
+    if json_:
+        console.result(json.dumps({"file": str(output), "to": to, "bytes": size}, ensure_ascii=False))
+        return
+    console.note(f"saved {output}: {charts.size(size)}")
+    if to == "gguf":
+        console.note("for Ollama, a Modelfile of this line, then: ollama create NAME -f Modelfile")
+        console.result(f"FROM {output.resolve()}")
+
+
+def _quantized(model: Any, output: Path, kind: str, json_: bool) -> None:
+    """Write a model in few bits, and say what that costs."""
+    from llmcli import checkpoint, durable, importer, quantized
+    from llmcli.recital import told_apart
+    from llmcli.runtime import Runtime
+
+    if model.quantization == kind:
+        raise LLMError(f"the model is in {kind} already")
+    durable.check_space(output, quantized.stored_bytes(model.config, kind) + len(model.tokenizer_json))
+    checkpoint.save(output, replace(model, quantization=kind, dtypes={}))
+    size = output.stat().st_size
+    few, tokenizer = open_model(importer.load(output), "cpu")
+    lost = told_apart(Runtime(model), few, tokenizer)
+    if json_:
+        answer = {"file": str(output), "quantize": kind, "bytes": size, "bits_per_byte_lost": lost}
+        console.result(json.dumps(answer, ensure_ascii=False))
+    else:
+        console.note(f"saved {output}: {charts.size(size)}")
+        console.note(f"it costs {lost:.4f} bits per byte of the model's own words; of another text: llm eval")
+
+
+def _told(model: Any, path: Path, name: str | None, licence: str | None) -> dict[str, str]:
+    """What is said of the model, in the names that GGUF has for it."""
+    record, origin = model.record, model.record.get("imported")
+    origin = origin if isinstance(origin, dict) else {}
+    told = {
+        "type": "model",
+        "name": name or origin.get("name") or path.resolve().stem,
+        "license": licence or origin.get("license"),
+        "author": origin.get("author"),
+        "organization": origin.get("organization"),
+        "description": _history(record, origin),
+    }
+    return {key: value for key, value in told.items() if isinstance(value, str) and value}
+
+
+def _history(record: dict[str, Any], origin: dict[str, Any]) -> str:
+    """Where it comes from, in a sentence or two."""
+    corpus = [d for d in record.get("corpus") or [] if isinstance(d, dict)]
+    said = []
+    if origin:
+        said.append(f"Imported from {origin.get('file')} ({origin.get('form')}).")
+    if corpus:
+        names = ", ".join(str(d.get("name")) for d in corpus[:5]) + (" and others" if len(corpus) > 5 else "")
+        verb = "Taught" if origin or record.get("base") else "Trained"
+        said.append(f"{verb} by llmcli {llmcli.__version__} on {names}.")
+    bits = record.get("bits_per_byte")
+    if isinstance(bits, float):
+        said.append(f"Held-out text: {bits:.3f} bits per byte.")
+    return " ".join(said) or f"Written by llmcli {llmcli.__version__}."
+
+
+def _card(model: Any, told: dict[str, str]) -> str:
+    """The README.md of a Hugging Face directory."""
+    front = ["library_name: transformers", "pipeline_tag: text-generation"]
+    if "license" in told:
+        front.append(f"license: {json.dumps(told['license'])}")
+    lines = ["---", *front, "---", "", f"# {told['name']}", "", told["description"], ""]
+    lines += [f"{model.config.parameters:,} parameters, context {model.config.max_position_embeddings:,} tokens.", ""]
+    return "\n".join(lines)

@@ -1,0 +1,596 @@
+"""The file of llama.cpp, Ollama and LM Studio: read as a header in this program's terms, and written.
+
+A GGUF names its tensors, its config and its tokenizer in a way of its own; here they become Hugging Face's, so that
+no other room knows of it. Its header is read here, step by step and bounded, since strangers write such files; the
+`gguf` package, an extra, knows the block-quantized types and writes.
+
+Knows numpy, not torch. Format: GGUF version 2 and 3, ggml's docs/gguf.md.
+"""
+
+import json
+import math
+import mmap
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli import durable, tokenizer_json
+from llmcli.checkpoint import Checkpoint, Header, TensorInfo, reading
+from llmcli.config import ModelConfig, RopeScaling
+from llmcli.errors import LLMError, usage
+
+MAGIC = b"GGUF"
+MOST_THINGS = 1 << 17  # tensors, and keys, in a file
+LONGEST = 1 << 24  # bytes of a text in the header
+DTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")  # that are written
+# GGML's number of a type -> (name, numbers in a block, bytes of a block)
+TYPES = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 30: ("BF16", 1, 2),
+}  # fmt: skip
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_TEXT, _LIST = 8, 9
+# GGUF's name of an architecture -> (transformers' model_type, whether rows of q and k are in its own order)
+ARCHITECTURES = {"llama": ("llama", True), "qwen2": ("qwen2", False), "qwen3": ("qwen3", False)}
+_WRITTEN_AS = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+_NAMES = {  # of tensors; the number of the layer goes where the brackets are
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+    **{
+        f"blk.{{}}.{theirs}": f"model.layers.{{}}.{ours}"
+        for theirs, ours in (
+            ("attn_norm.weight", "input_layernorm.weight"),
+            ("attn_q.weight", "self_attn.q_proj.weight"),
+            ("attn_k.weight", "self_attn.k_proj.weight"),
+            ("attn_v.weight", "self_attn.v_proj.weight"),
+            ("attn_q.bias", "self_attn.q_proj.bias"),
+            ("attn_k.bias", "self_attn.k_proj.bias"),
+            ("attn_v.bias", "self_attn.v_proj.bias"),
+            ("attn_q_norm.weight", "self_attn.q_norm.weight"),
+            ("attn_k_norm.weight", "self_attn.k_norm.weight"),
+            ("attn_output.weight", "self_attn.o_proj.weight"),
+            ("ffn_norm.weight", "post_attention_layernorm.weight"),
+            ("ffn_gate.weight", "mlp.gate_proj.weight"),
+            ("ffn_up.weight", "mlp.up_proj.weight"),
+            ("ffn_down.weight", "mlp.down_proj.weight"),
+        )
+    },
+}
+_ROPE_FACTORS = "rope_freqs.weight"
+# llama.cpp's name of a way to cut words -> ours, tokenizer_json.PRE_TOKENIZERS; the first of each is written
+_PRE = {
+    "gpt-2": "GPT-2", "smollm": "GPT-2, digits apart", "llama-bpe": "Llama 3", "qwen2": "Qwen 2",
+    "phi-2": "GPT-2", "olmo": "GPT-2", "jais": "GPT-2", "roberta-bpe": "GPT-2",
+    "starcoder": "GPT-2, digits apart", "refact": "GPT-2, digits apart", "command-r": "GPT-2, digits apart",
+    "codeshell": "GPT-2, digits apart",
+    "llama3": "Llama 3", "llama-v3": "Llama 3", "dbrx": "Llama 3", "smaug-bpe": "Llama 3",
+    "deepseek-r1-qwen": "Qwen 2",
+}  # fmt: skip
+_NORMAL, _CONTROL, _USER, _BYTE = 1, 3, 4, 6  # kinds of tokens
+
+
+# ---- reading
+
+
+def is_gguf(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == MAGIC
+    except OSError:
+        return False
+
+
+def read_header(path: Path) -> Header:
+    """What a GGUF says of itself, in the terms of our own file. Raises LLMError when it is damaged or not supported."""
+    with reading(path) as file:
+        try:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise LLMError(f"cannot read {path}: {error}") from error
+        with mapped:
+            try:
+                facts, infos, data_start = _Scanner(mapped).header()
+                _check(infos, data_start, len(mapped))
+            except (ValueError, struct.error) as error:
+                raise LLMError(f"{path} is not a whole GGUF file: {error}") from error
+            try:
+                return _translated(path, len(mapped), facts, infos, data_start, mapped)
+            except LLMError as error:
+                raise LLMError(f"{path}: {error}", error.exit_code) from error
+            except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+                raise LLMError(f"{path} has a header that is not usable: {type(error).__name__} {error}") from error
+
+
+class _Scanner:
+    """Reads a header from its beginning; nothing in it is believed before the bytes are there. Raises ValueError."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data, self._at = data, 4
+
+    def header(self) -> tuple[dict[str, Any], dict[str, TensorInfo], int]:
+        """(keys, tensors under GGUF's own names, where the tensors begin)"""
+        version = self._number("<I")
+        if version not in (2, 3):
+            raise ValueError(f"it is of version {version}; 2 and 3 are supported")
+        tensors, keys = self._count(), self._count()
+        facts: dict[str, Any] = {}
+        for _ in range(keys):
+            name = self._text()
+            facts[name] = self._value(self._number("<I"))
+        places = []
+        for _ in range(tensors):
+            name, dimensions = self._text(), self._number("<I")
+            if dimensions > 4:
+                raise ValueError(f"tensor {name[:100]!r} has {dimensions} dimensions")
+            shape = tuple(reversed([self._number("<Q") for _ in range(dimensions)]))
+            places.append((name, shape, self._number("<I"), self._number("<Q")))
+        alignment = facts.get("general.alignment", 32)
+        if type(alignment) is not int or not 0 < alignment <= 1 << 20:
+            raise ValueError(f"its alignment is {alignment!r}")
+        start = -(-self._at // alignment) * alignment
+        infos: dict[str, TensorInfo] = {}
+        for name, shape, kind, offset in places:
+            if name in infos:
+                raise ValueError(f"tensor {name[:100]!r} occurs twice")
+            if kind not in TYPES:
+                known = ", ".join(type_name for type_name, _, _ in TYPES.values())
+                raise ValueError(f"tensor {name[:100]!r} is of GGML's type {kind}; {known} are supported")
+            type_name, block, size = TYPES[kind]
+            if math.prod(shape) % block or (shape and shape[-1] % block):
+                raise ValueError(f"tensor {name[:100]!r} is no whole number of {type_name} blocks")
+            begin = start + offset
+            infos[name] = TensorInfo(name, type_name, shape, begin, begin + math.prod(shape) // block * size)
+        return facts, infos, start
+
+    def _number(self, form: str) -> Any:
+        size = struct.calcsize(form)
+        if self._at + size > len(self._data):
+            raise ValueError("it is cut off inside its header")
+        (found,) = struct.unpack_from(form, self._data, self._at)
+        self._at += size
+        return found
+
+    def _count(self) -> int:
+        found = self._number("<Q")
+        if found > MOST_THINGS:
+            raise ValueError(f"it claims {found:,} things of one kind")
+        return int(found)
+
+    def _text(self) -> str:
+        length = self._number("<Q")
+        if length > min(LONGEST, len(self._data) - self._at):
+            raise ValueError("it is cut off inside its header")
+        found = self._data[self._at : self._at + length]
+        self._at += length
+        return found.decode("utf-8", "replace")
+
+    def _value(self, kind: int, depth: int = 0) -> Any:
+        if kind in _SCALARS:
+            return self._number(_SCALARS[kind])
+        if kind == _TEXT:
+            return self._text()
+        if kind != _LIST or depth > 2:
+            raise ValueError(f"a value in its header is of kind {kind}")
+        inner, count = self._number("<I"), self._number("<Q")
+        if count > len(self._data) - self._at:
+            raise ValueError("it is cut off inside its header")
+        if inner in _SCALARS:
+            size = struct.calcsize(_SCALARS[inner])
+            if count * size > len(self._data) - self._at:
+                raise ValueError("it is cut off inside its header")
+            found = np.frombuffer(self._data, _SCALARS[inner], count, self._at).tolist()
+            self._at += count * size
+            return found
+        return [self._value(inner, depth + 1) for _ in range(count)]
+
+
+def _check(infos: Mapping[str, TensorInfo], data_start: int, file_bytes: int) -> None:
+    position = data_start
+    for tensor in sorted(infos.values(), key=lambda tensor: tensor.start):
+        if tensor.start < position:
+            raise ValueError(f"tensor {tensor.name[:100]!r} overlaps another")
+        position = tensor.end
+    if position > file_bytes:
+        raise ValueError(f"it is cut off: the tensors end at byte {position:,}, the file at {file_bytes:,}")
+
+
+def _translated(
+    path: Path, file_bytes: int, facts: dict[str, Any], infos: dict[str, TensorInfo], data_start: int, mapped: Any
+) -> Header:
+    """The header in Hugging Face's names."""
+    kind = facts.get("general.architecture")
+    if kind not in ARCHITECTURES:
+        raise LLMError(f"it is of architecture {kind!r}; this program runs {', '.join(ARCHITECTURES)}")
+    if facts.get(f"{kind}.expert_count"):
+        raise LLMError("it is a mixture of experts, which this program does not run")
+    factors = None
+    if _ROPE_FACTORS in infos:
+        found = infos.pop(_ROPE_FACTORS)
+        if found.dtype != "F32":
+            raise LLMError(f"its {_ROPE_FACTORS} is {found.dtype}; F32 is wanted")
+        factors = np.frombuffer(mapped, "<f4", found.size, found.start).tolist()
+    config = _config(facts, infos, factors)
+    names = {_our_name(name): info for name, info in infos.items()}
+    tokenizer, start = _tokenizer(facts)
+    metadata = {
+        "config.json": config.to_json(),
+        "tokenizer.json": tokenizer,
+        "tokenizer_config.json": json.dumps(_tokenizer_config(facts, config, start), ensure_ascii=False, indent=2),
+        "training.json": json.dumps({"imported": _provenance(path, facts)}, ensure_ascii=False),
+    }
+    tensors = {name: TensorInfo(name, info.dtype, info.shape, info.start, info.end) for name, info in names.items()}
+    decode = _decoder(path, config, permuted=ARCHITECTURES[kind][1])
+    return Header(path, file_bytes, data_start, tensors, metadata, "GGUF file", decode)
+
+
+def _our_name(name: str) -> str:
+    """
+    >>> _our_name("blk.3.attn_q.weight")
+    'model.layers.3.self_attn.q_proj.weight'
+    """
+    head, _, rest = name.partition(".")
+    number, _, inner = rest.partition(".")
+    if head == "blk" and number.isdecimal() and f"blk.{{}}.{inner}" in _NAMES:
+        return _NAMES[f"blk.{{}}.{inner}"].format(int(number))
+    return _NAMES.get(name, name)
+
+
+def _config(facts: dict[str, Any], infos: dict[str, TensorInfo], factors: list[float] | None) -> ModelConfig:
+    kind = facts["general.architecture"]
+
+    def fact(name: str, otherwise: Any = None) -> Any:
+        found = facts.get(f"{kind}.{name}", otherwise)
+        if found is None:
+            raise LLMError(f"it has no {kind}.{name}")
+        return found
+
+    if "token_embd.weight" not in infos or len(infos["token_embd.weight"].shape) != 2:
+        raise LLMError("it has no token_embd.weight")
+    rope = fact("rope.scaling.type", "none")
+    scaling = None
+    if rope == "linear":
+        scaling = RopeScaling("linear", float(fact("rope.scaling.factor")))
+    elif rope != "none":
+        raise LLMError(f"its rotary positions are scaled by {rope!r}; linear and Llama 3's are supported")
+    heads, width = fact("attention.head_count"), fact("embedding_length")
+    window = fact("attention.sliding_window", 0)
+    context = fact("context_length")
+    end = facts.get("tokenizer.ggml.eos_token_id", 0)
+    others = [facts[key] for key in ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id") if key in facts]
+    config = ModelConfig(
+        vocab_size=infos["token_embd.weight"].shape[0],
+        hidden_size=width,
+        intermediate_size=fact("feed_forward_length"),
+        num_hidden_layers=fact("block_count"),
+        num_attention_heads=heads,
+        num_key_value_heads=fact("attention.head_count_kv", heads),
+        head_dim=fact("attention.key_length", width // max(1, heads)),
+        max_position_embeddings=min(window, context) if window else context,
+        tie_word_embeddings="output.weight" not in infos,
+        rms_norm_eps=_short(fact("attention.layer_norm_rms_epsilon")),
+        rope_theta=_short(fact("rope.freq_base", 10000.0)),
+        eos_token_id=end,
+        bos_token_id=_other(facts.get("tokenizer.ggml.bos_token_id"), end),
+        model_type=ARCHITECTURES[kind][0],
+        rope_scaling=scaling or (_llama3(factors, fact("rope.freq_base", 10000.0)) if factors else None),
+        other_end_ids=tuple(other for other in others if other != end),
+    )
+    return config
+
+
+def _other(token: Any, end: int) -> int | None:
+    return None if token == end else token
+
+
+def _short(number: float) -> float:
+    """The shortest number that is the same in float32: 1e-05, not 9.999999747378752e-06."""
+    return float(str(np.float32(number)))
+
+
+def _llama3(factors: list[float], theta: float) -> RopeScaling:
+    """The rule of Llama 3.1 that gives these factors on wavelengths; a GGUF keeps only what comes of it."""
+    D = 2 * len(factors)
+    for original in (8192, 4096, 16384, 32768, 2048):
+        rule = RopeScaling("llama3", round(max(factors), 4), 1.0, 4.0, original)
+        plain = [theta ** (-2 * i / D) for i in range(len(factors))]
+        if all(
+            math.isclose(f / rule.scaled(f), factor, rel_tol=1e-3) for f, factor in zip(plain, factors, strict=True)
+        ):
+            return rule
+    raise LLMError("its rotary positions are scaled in a way that is not Llama 3's")
+
+
+def _provenance(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    keys = ("name", "author", "organization", "license", "license.link", "description", "url", "source.url",
+            "basename", "finetune", "size_label")  # fmt: skip
+    told = {key: facts[f"general.{key}"] for key in keys if isinstance(facts.get(f"general.{key}"), str)}
+    return {"file": path.name, "form": "GGUF", **told}
+
+
+def _decoder(path: Path, config: ModelConfig, permuted: bool) -> Callable[[TensorInfo], Iterator[NDArray[Any]]]:
+    """How the values of a tensor are read: flat, as float32."""
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+
+    def decode(tensor: TensorInfo) -> Iterator[NDArray[Any]]:
+        with reading(path) as file:
+            file.seek(tensor.start)
+            data = file.read(tensor.end - tensor.start)
+        if len(data) != tensor.end - tensor.start:
+            raise LLMError(f"{path} ends inside {tensor.name}; it was cut off while being read")
+        values = _dequantized(data, tensor).reshape(tensor.shape)
+        part = tensor.name.split(".")[-2]
+        if permuted and part in heads and tensor.name.startswith("model.layers."):
+            rows, inner = tensor.shape[0], tensor.shape[1:]
+            values = values.reshape(heads[part], rows // heads[part] // 2, 2, *inner).swapaxes(1, 2)
+        yield values.reshape(-1)
+
+    return decode
+
+
+def _dequantized(data: bytes, tensor: TensorInfo) -> NDArray[np.float32]:
+    if tensor.dtype == "F32":
+        return np.frombuffer(data, "<f4")
+    if tensor.dtype == "F16":
+        return np.frombuffer(data, "<f2").astype(np.float32)
+    if tensor.dtype == "BF16":
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    gguf = _package(f"to read {tensor.dtype}")
+    kind = gguf.GGMLQuantizationType[tensor.dtype]
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    rows = np.frombuffer(data, np.uint8).reshape(-1, tensor.shape[-1] // block * size)
+    with np.errstate(all="ignore"):  # a damaged scale gives what it gives
+        return gguf.quants.dequantize(rows, kind)
+
+
+def _package(why: str) -> Any:
+    try:
+        import gguf
+    except ImportError as error:
+        raise LLMError(f"{why} the gguf package is needed: pip install 'llmcli[gguf]'") from error
+    return gguf
+
+
+# ---- its tokenizer
+
+
+def _tokenizer(facts: dict[str, Any]) -> tuple[str, str | None]:
+    """(the text of a tokenizer.json, the control token that a text begins with)"""
+    model, tokens = facts.get("tokenizer.ggml.model"), facts["tokenizer.ggml.tokens"]
+    kinds = facts.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
+    tokens = _told_apart(tokens)
+    added = [
+        {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+         "special": kind == _CONTROL}
+        for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind in (_CONTROL, _USER)
+    ]  # fmt: skip
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    found: dict[str, Any] = {"added_tokens": added}
+    if model == "gpt2":
+        name = facts.get("tokenizer.ggml.pre")
+        if name not in _PRE:
+            raise LLMError(f"its tokenizer cuts words as {name!r} does; {', '.join(_PRE)} are supported")
+        found["normalizer"] = {"type": "NFC"} if _PRE[name] == "Qwen 2" else None
+        found["pre_tokenizer"] = tokenizer_json.PRE_TOKENIZERS[_PRE[name]]
+        merges = facts["tokenizer.ggml.merges"]
+        found["model"] = {
+            "type": "BPE",
+            "vocab": vocabulary,
+            "merges": merges,
+            "ignore_merges": _PRE[name] == "Llama 3",
+        }
+    elif model == "llama":
+        merges = _merges(vocabulary, facts["tokenizer.ggml.scores"], kinds)
+        found["model"] = {"type": "BPE", "vocab": vocabulary, "merges": merges, "byte_fallback": True}
+        if facts.get("tokenizer.ggml.add_space_prefix", True):
+            found["normalizer"] = tokenizer_json.space_first_normalizer()
+        else:
+            found["normalizer"] = tokenizer_json.space_first_normalizer()["normalizers"][1]
+        if not merges:  # a token for each character; spaces are what they are
+            spelled = {" " if token == tokenizer_json.SPACE else token: i for token, i in vocabulary.items()}
+            found = {"added_tokens": added, "model": found["model"] | {"vocab": spelled}}
+    else:
+        raise LLMError(f"its tokenizer is of kind {model!r}; gpt2 and llama are supported")
+    start = None
+    begins = facts.get(
+        "tokenizer.ggml.add_bos_token", model == "llama" or facts.get("tokenizer.ggml.pre") == "llama-bpe"
+    )
+    if begins and "tokenizer.ggml.bos_token_id" in facts:
+        number = facts["tokenizer.ggml.bos_token_id"]
+        start = tokens[number]
+        found["post_processor"] = tokenizer_json.starting_with(start, number)
+    return json.dumps(found, ensure_ascii=False), start
+
+
+def _told_apart(tokens: list[str]) -> list[str]:
+    """Names that occur twice (filling at the vocabulary's end, tokens that were no text) become names of their own."""
+    seen: set[str] = set()
+    apart = []
+    for i, token in enumerate(tokens):
+        apart.append(token if token not in seen and token else f"<unused {i}>")
+        seen.add(token)
+    return apart
+
+
+def _merges(vocabulary: dict[str, int], scores: list[float], kinds: list[int]) -> list[list[str]]:
+    """What SentencePiece's scores say as a list of merges: the best first, each into a token from two others."""
+    found = []
+    for token, i in vocabulary.items():
+        if kinds[i] != _NORMAL:
+            continue
+        for cut in range(1, len(token)):
+            left, right = token[:cut], token[cut:]
+            if left in vocabulary and right in vocabulary:
+                found.append((-scores[i], i, -len(left), [left, right]))
+    return [pair for *_, pair in sorted(found, key=lambda entry: entry[:3])]
+
+
+def _tokenizer_config(facts: dict[str, Any], config: ModelConfig, start: str | None) -> dict[str, Any]:
+    tokens = facts["tokenizer.ggml.tokens"]
+    first = facts.get("tokenizer.ggml.bos_token_id", config.eos_token_id)
+    told = {
+        "add_bos_token": start is not None,
+        "bos_token": tokens[first],
+        "clean_up_tokenization_spaces": False,
+        "eos_token": tokens[config.eos_token_id],
+        "model_max_length": config.max_position_embeddings,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    template = facts.get("tokenizer.chat_template")
+    return told | ({"chat_template": template} if isinstance(template, str) else {})
+
+
+# ---- writing
+
+
+def write(path: Path, checkpoint: Checkpoint, dtype: str, told: Mapping[str, str]) -> None:
+    """Write a model for llama.cpp. Matrices become `dtype`, norms and biases stay float32; what the blocks of a type
+    do not fit stays float16. `told` goes along as general.*: name, license, ... Raises LLMError for a tokenizer that
+    llama.cpp has no name for."""
+    if dtype not in DTYPES:
+        raise usage(f"--dtype must be {', '.join(DTYPES)}, found {dtype}")
+    gguf = _package("to write a GGUF")
+    config = checkpoint.config
+    kind = _WRITTEN_AS[config.model_type]
+    tokenizer = _tokenizer_facts(json.loads(checkpoint.tokenizer_json), config, gguf)
+
+    def fill(place: Path) -> None:
+        writer = gguf.GGUFWriter(place, kind)
+        for key, value in told.items():
+            writer.add_string(f"general.{key}", value)
+        writer.add_file_type(int(getattr(gguf.LlamaFileType, _FILE_TYPES[dtype])))
+        if dtype.startswith("q"):
+            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        _write_config(writer, config, gguf)
+        for add, value in tokenizer:
+            getattr(writer, add)(value)
+        template = _chat_template(checkpoint)
+        if template:
+            writer.add_chat_template(template)
+        for theirs, values, type_name in _tensors(checkpoint, kind, dtype):
+            qtype = gguf.GGMLQuantizationType[type_name]
+            writer.add_tensor(theirs, gguf.quants.quantize(values, qtype), raw_dtype=qtype)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+    durable.write_by(path, fill)
+
+
+_FILE_TYPES = {
+    "f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0",
+}  # fmt: skip
+
+
+def _write_config(writer: Any, config: ModelConfig, gguf: Any) -> None:
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(float(config.rope_theta))
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if config.rope_scaling and config.rope_scaling.rope_type == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(config.rope_scaling.factor)
+
+
+def _tensors(checkpoint: Checkpoint, kind: str, dtype: str) -> Iterator[tuple[str, NDArray[np.float32], str]]:
+    """(GGUF's name, values, type) of each tensor."""
+    config = checkpoint.config
+    theirs = {ours: name for name, ours in _NAMES.items()}
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name in config.tensor_shapes():
+        values = np.ascontiguousarray(checkpoint.tensors[name], np.float32)
+        steps = name.split(".")
+        number = steps[2] if name.startswith("model.layers.") else ""
+        pattern = ".".join([*steps[:2], "{}", *steps[3:]]) if number else name
+        if ARCHITECTURES[kind][1] and steps[-2] in heads:
+            rows, inner = values.shape[0], values.shape[1:]
+            values = values.reshape(heads[steps[-2]], 2, rows // heads[steps[-2]] // 2, *inner).swapaxes(1, 2)
+            values = np.ascontiguousarray(values).reshape(rows, *inner)
+        written = "F32" if values.ndim == 1 else dtype.upper()
+        if written == "Q4_0" and name in ("model.embed_tokens.weight", "lm_head.weight"):
+            written = "Q8_0"  # as llama.cpp itself keeps more of what reads and writes tokens
+        if written.startswith("Q") and values.shape[-1] % 32:
+            written = "F16"
+        yield theirs[pattern].format(number), values, written
+    if config.rope_scaling and config.rope_scaling.rope_type == "llama3":
+        plain = [config.rope_theta ** (-2 * i / config.head_dim) for i in range(config.head_dim // 2)]
+        factors = [f / scaled for f, scaled in zip(plain, config.rope_frequencies(), strict=True)]
+        yield _ROPE_FACTORS, np.array(factors, np.float32), "F32"
+
+
+def _chat_template(checkpoint: Checkpoint) -> str:
+    try:
+        found = json.loads(checkpoint.tokenizer_config_json).get("chat_template")
+    except (ValueError, AttributeError):
+        return ""
+    return found if isinstance(found, str) else ""
+
+
+def _tokenizer_facts(found: dict[str, Any], config: ModelConfig, gguf: Any) -> list[tuple[str, Any]]:
+    """(method of the writer, value), of a tokenizer.json. Raises LLMError for one that llama.cpp cannot run."""
+    kind, problem = tokenizer_json.kind_and_problem(found)
+    if problem:
+        raise LLMError(f"the tokenizer {problem}, which llama.cpp cannot run")
+    vocabulary, added = found["model"]["vocab"], found.get("added_tokens") or []
+    tokens = [f"<unused {i}>" for i in range(config.vocab_size)]
+    kinds = [int(gguf.TokenType.UNUSED)] * config.vocab_size
+    for token, i in vocabulary.items():
+        is_byte = kind != "bpe" and len(token) == 6 and token.startswith("<0x")
+        tokens[i], kinds[i] = token, _BYTE if is_byte else _NORMAL
+    for entry in added:
+        tokens[entry["id"]] = entry["content"]
+        kinds[entry["id"]] = _CONTROL if entry.get("special") else _USER
+    facts: list[tuple[str, Any]] = []
+    if kind == "bpe":
+        name = tokenizer_json.pre_tokenizer_name(found.get("pre_tokenizer"))
+        pre = next((theirs for theirs, ours in _PRE.items() if ours == name), None)
+        if pre is None:
+            raise LLMError("the tokenizer cuts words in a way that llama.cpp has no name for; use --to hf instead")
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in found["model"].get("merges") or []]
+        facts += [("add_tokenizer_model", "gpt2"), ("add_tokenizer_pre", pre), ("add_token_merges", merges)]
+    else:
+        scores, tokens = _scores(found["model"], kind, tokens)
+        space_first = "Prepend" in json.dumps(found.get("normalizer"))
+        facts += [
+            ("add_tokenizer_model", "llama"), ("add_tokenizer_pre", "default"), ("add_token_scores", scores),
+            ("add_add_space_prefix", space_first),
+        ]  # fmt: skip
+    start = tokenizer_json.start_of(found.get("post_processor"))
+    bos = config.eos_token_id if config.bos_token_id is None else config.bos_token_id
+    facts += [
+        ("add_token_list", tokens),
+        ("add_token_types", kinds),
+        ("add_bos_token_id", tokens.index(start) if start in tokens else bos),
+        ("add_eos_token_id", config.eos_token_id),
+        ("add_add_bos_token", start in tokens),
+        ("add_add_eos_token", False),
+    ]
+    return facts
+
+
+def _scores(model: dict[str, Any], kind: str, tokens: list[str]) -> tuple[list[float], list[str]]:
+    """(scores, tokens) for llama.cpp's SentencePiece: what is merged first has the highest score."""
+    if kind == "char":
+        if " " in tokens and tokenizer_json.SPACE in tokens:
+            raise LLMError(f"the vocabulary has both a space and {tokenizer_json.SPACE}, which llama.cpp takes for one")
+        return [0.0] * len(tokens), [tokenizer_json.SPACE if token == " " else token for token in tokens]
+    places = {token: i for i, token in enumerate(tokens)}
+    scores = [-1e6] * len(tokens)
+    for rank, merge in reversed(list(enumerate(model["merges"]))):
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        scores[places[left + right]] = -float(rank)
+    return scores, tokens

@@ -1,0 +1,171 @@
+"""A Hugging Face directory: read as a header in this program's terms, and written.
+
+config.json, tokenizer.json and the weights in one .safetensors or in several with an index. transformers and all that
+build on it read what is written here, with no code of ours.
+
+Knows numpy by way of the file's room, not torch.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llmcli import checkpoint, durable
+from llmcli.checkpoint import Checkpoint, Header, TensorInfo
+from llmcli.errors import LLMError
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+LARGEST_TEXT = 100_000_000  # bytes of a JSON file beside the weights
+MOST_FILES = 1 << 12
+_NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$")  # tables that old files carry
+
+
+def read_header(directory: Path) -> Header:
+    """What a directory says of its model, in the terms of our own file; its config.json as it stands there. Raises
+    LLMError when something is missing or damaged."""
+    texts = {"config.json": _text(directory / "config.json")}
+    if not (directory / "tokenizer.json").exists():
+        old = next(
+            (name for name in ("tokenizer.model", "vocab.json", "spiece.model") if (directory / name).exists()), ""
+        )
+        found = f"there is {old}, an older form" if old else "none is there"
+        raise LLMError(f"{directory} has no tokenizer.json ({found}); save the tokenizer with transformers, fast form")
+    texts["tokenizer.json"] = _text(directory / "tokenizer.json")
+    told = _json(directory / "tokenizer_config.json")
+    template = directory / "chat_template.jinja"
+    if template.exists():
+        told["chat_template"] = _text(template)
+    elif isinstance(told.get("chat_template"), list):  # named ones; the first called default is what all use
+        named = [entry for entry in told["chat_template"] if isinstance(entry, dict)]
+        default = [entry.get("template") for entry in named if entry.get("name") == "default"]
+        told["chat_template"] = default[0] if default else None
+    texts["tokenizer_config.json"] = json.dumps(told, ensure_ascii=False, indent=2)
+    config = _json(directory / "config.json")
+    ends = _json(directory / "generation_config.json").get("eos_token_id")
+    if ends is not None:
+        own = config.get("eos_token_id")
+        listed = [*(own if isinstance(own, list) else [own]), *(ends if isinstance(ends, list) else [ends])]
+        config["eos_token_id"] = list(dict.fromkeys(end for end in listed if end is not None))
+        texts["config.json"] = json.dumps(config)
+    texts["training.json"] = json.dumps({"imported": _provenance(directory)}, ensure_ascii=False)
+    headers = [checkpoint.read_header(path) for path in _files(directory)]
+    tied = bool(config.get("tie_word_embeddings"))
+    tensors: dict[str, TensorInfo] = {}
+    for header in headers:
+        for name, tensor in header.tensors.items():
+            if _NOT_WEIGHTS.search(name) or (tied and name == "lm_head.weight"):
+                continue
+            if name in tensors:
+                raise LLMError(f"{directory}: tensor {name[:100]} is in two of its files")
+            tensors[name] = replace(tensor, path=header.path)
+    size = sum(header.file_bytes for header in headers)
+    return Header(directory, size, 0, tensors, texts, "Hugging Face directory")
+
+
+def _files(directory: Path) -> list[Path]:
+    """The files that hold the weights."""
+    if (directory / INDEX).exists():
+        listed = _json(directory / INDEX).get("weight_map")
+        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+            raise LLMError(f"{directory / INDEX} has no weight_map of file names")
+        names = list(dict.fromkeys(listed.values()))
+        if len(names) > MOST_FILES or any(Path(name).name != name for name in names):
+            raise LLMError(f"{directory / INDEX} names files that are not beside it")
+        return [directory / name for name in names]
+    if (directory / WEIGHTS).exists():
+        return [directory / WEIGHTS]
+    others = sorted(directory.glob("*.safetensors"))
+    if len(others) == 1:
+        return others
+    if not others and (list(directory.glob("*.bin")) or list(directory.glob("*.pth"))):
+        raise LLMError(f"{directory} has its weights as Python pickles, which can run code and are not read; "
+                       "convert them to safetensors with transformers")  # fmt: skip
+    what = f"{len(others)} .safetensors files but no {INDEX}" if others else f"no {WEIGHTS}"
+    raise LLMError(f"{directory} has {what}")
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():
+            raise LLMError(f"{path} is not a regular file")
+        if path.stat().st_size > LARGEST_TEXT:
+            raise LLMError(f"{path} has over {LARGEST_TEXT:,} bytes, too many for what it should be")
+        return path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise LLMError(f"{path.parent} is no model: it has no {path.name}; a Hugging Face directory has one") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise LLMError(f"{path} cannot be read as text: {error}") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """What a JSON file says; {} if it is not there."""
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise LLMError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise LLMError(f"{path} is not an object")
+    return found
+
+
+def _provenance(directory: Path) -> dict[str, Any]:
+    """Where it comes from, for the record; its licence as the model card's first lines tell it."""
+    told: dict[str, Any] = {"file": directory.resolve().name, "form": "Hugging Face directory"}
+    card = directory / "README.md"
+    if card.is_file() and card.stat().st_size < LARGEST_TEXT:
+        start = card.read_text("utf-8", "replace")[:20_000]
+        front = re.match(r"---\n(.*?)\n---", start, re.DOTALL)
+        found = front and re.search(r"^license:\s*([\w.+-]+)\s*$", front[1], re.MULTILINE)
+        if found:
+            told["license"] = found[1]
+    name = _json(directory / "config.json").get("_name_or_path")
+    if isinstance(name, str) and name:
+        told["name"] = name
+    return told
+
+
+# ---- writing
+
+
+def check_writable(directory: Path, *, force: bool) -> None:
+    """Raises LLMError unless `write` may put a directory there."""
+    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
+        raise LLMError(f"{directory} is not a directory; give another name")
+    if directory.is_dir() and any(directory.iterdir()) and not force:
+        raise LLMError(f"{directory} has something in it; add --force to replace the model there, or name another")
+    if not directory.parent.is_dir():
+        raise LLMError(f"there is no directory {directory.parent}; make it first: mkdir -p {directory.parent}")
+
+
+def write(directory: Path, model: Checkpoint, told: Mapping[str, str], card: str) -> None:
+    """Write a model as a directory; `told` goes into the weights' metadata, `card` becomes its README.md."""
+    kinds = {model.dtypes.get(name, "F32") for name in model.config.tensor_shapes()}
+    dtype = checkpoint.TORCH_NAMES[kinds.pop()] if len(kinds) == 1 else "float32"
+    config = json.loads(model.config.to_json(dtype))
+    ends = config["eos_token_id"]
+    generation = {"bos_token_id": config["bos_token_id"], "eos_token_id": ends, "do_sample": True}
+    try:
+        directory.mkdir(exist_ok=True)
+        for shard in directory.glob("model-*-of-*.safetensors"):
+            shard.unlink()
+        (directory / INDEX).unlink(missing_ok=True)
+        if shutil.disk_usage(directory).free < 4 * model.config.parameters:
+            raise LLMError(f"the disk of {directory} has too little room for {model.config.parameters:,} parameters")
+    except OSError as error:
+        raise LLMError(f"cannot write {directory}: {error.strerror}") from error
+    texts = {
+        "config.json": json.dumps(config, indent=2),
+        "generation_config.json": json.dumps(generation, indent=2),
+        "tokenizer.json": model.tokenizer_json,
+        "tokenizer_config.json": model.tokenizer_config_json,
+        "README.md": card,
+    }
+    for name, text in texts.items():
+        durable.write(directory / name, [text.encode("utf-8")])
+    checkpoint.save_weights(directory / WEIGHTS, model, told)

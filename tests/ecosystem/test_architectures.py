@@ -1,0 +1,158 @@
+"""Tiny models of every kind: read as transformers runs them, written as transformers and llama.cpp read them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmcli import importer
+from llmcli.checkpoint import read_header
+from llmcli.commands.options import tokenizer_of
+from llmcli.config import SamplingConfig
+from llmcli.generator import generate
+from llmcli.runtime import Runtime
+
+PROMPTS = ("the world", "12345 + 1", "私は東京で", "def f(x):\n    return")
+GREEDY = 20
+
+
+def greedy(path: Path, prompt: str, count: int = GREEDY) -> list[int]:
+    model = importer.load(path)
+    sampling = SamplingConfig(max_tokens=count, temperature=0.0)
+    pieces = generate(Runtime(model), tokenizer_of(model), prompt, sampling, literal=True)
+    return [piece.id for piece in pieces if piece.id is not None]
+
+
+@pytest.mark.parametrize("length", [1, 2, 31, 64])
+def test_logits_are_those_of_transformers(reference, length):
+    import torch
+
+    from llmcli.model import LanguageModel
+
+    ids = np.random.default_rng(length).integers(0, 400, length).tolist()
+    wanted = reference.logits(ids)
+    checkpoint = importer.load(reference.directory)
+    np.testing.assert_allclose(Runtime(checkpoint).logits(ids), wanted, atol=1e-4)
+    model = LanguageModel(checkpoint.config).eval()
+    model.load_arrays(checkpoint.tensors)
+    with torch.inference_mode():
+        np.testing.assert_allclose(model(torch.tensor([ids]))[0].numpy(), wanted, atol=1e-4)
+
+
+def test_gradients_are_those_of_transformers(reference):
+    """What teaches a model is the same graph."""
+    import torch
+
+    from llmcli.model import LanguageModel
+
+    checkpoint = importer.load(reference.directory)
+    model = LanguageModel(checkpoint.config)
+    model.load_arrays(checkpoint.tensors)
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, 400, (2, 33)))
+    model.loss(ids).backward()
+    reference.model.zero_grad()
+    logits = reference.model(ids[:, :-1]).logits
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+    theirs = dict(reference.model.named_parameters())
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight.grad, theirs[name].grad, atol=2e-5, rtol=1e-3)
+
+
+def test_steps_are_those_of_the_whole(reference):
+    """A token at a time gives what all at once give."""
+    ids = list(range(5, 45))
+    runtime = Runtime(importer.load(reference.directory))
+    runtime.prefill(ids[:10])
+    for i in range(10, 40):
+        stepped = runtime.step(ids[i])
+    np.testing.assert_allclose(stepped, reference.logits(ids)[-1], atol=1e-4)
+
+
+def test_import_export_hf_is_the_same_model(reference, tmp_path, llm):
+    import torch
+    import transformers
+
+    ours, back = tmp_path / "ours.safetensors", tmp_path / "back"
+    assert llm("import", reference.directory, "-o", ours).exit_code == 0
+    assert llm("export", ours, back, "--to", "hf").exit_code == 0
+    opened = transformers.AutoModelForCausalLM.from_pretrained(back, dtype=torch.float32)
+    assert type(opened) is type(reference.model)
+    ids = list(range(1, 60))
+    with torch.inference_mode():
+        np.testing.assert_allclose(opened(torch.tensor([ids])).logits[0].numpy(), reference.logits(ids), atol=1e-5)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(back)
+    text = "I like to eat りんご 123  !"
+    assert tokenizer(text)["input_ids"] == tokenizer_of(importer.load(ours)).encode(text)
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert "license: " in (back / "README.md").read_text("utf-8") and "apache-2.0" in (back / "README.md").read_text(
+        "utf-8"
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_halves_stay_halves(reference, tmp_path, llm, dtype):
+    import torch
+    import transformers
+
+    halves = transformers.AutoModelForCausalLM.from_pretrained(reference.directory, dtype=getattr(torch, dtype))
+    there, ours, back = tmp_path / "halves", tmp_path / "ours.safetensors", tmp_path / "back"
+    halves.save_pretrained(there)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (there / name).write_bytes((reference.directory / name).read_bytes())
+    assert llm("import", there, "-o", ours).exit_code == 0
+    header = read_header(ours)
+    assert {t.dtype for t in header.tensors.values()} == {{"bfloat16": "BF16", "float16": "F16"}[dtype]}
+    assert llm("export", ours, back, "--to", "hf").exit_code == 0
+    assert json.loads((back / "config.json").read_text("utf-8"))["torch_dtype"] == dtype
+    again = transformers.AutoModelForCausalLM.from_pretrained(back)
+    for (_, one), (_, two) in zip(halves.named_parameters(), again.named_parameters(), strict=True):
+        assert two.dtype == one.dtype and torch.equal(one, two)
+
+
+def test_gguf_is_the_same_model(reference, tmp_path, llm):
+    from tests.ecosystem.conftest import LlamaCpp
+
+    path = tmp_path / "model.gguf"
+    found = llm("export", reference.directory, path, "--to", "gguf", "--name", "Tiny", "--license", "mit")
+    assert found.exit_code == 0 and found.stdout.startswith("FROM /")
+    ids = list(range(2, 62))
+    np.testing.assert_allclose(Runtime(importer.load(path)).logits(ids), reference.logits(ids), atol=1e-4)
+    theirs = LlamaCpp(path)
+    for prompt in PROMPTS:
+        assert [token for token in theirs.ids(prompt, GREEDY) if token] == greedy(reference.directory, prompt), prompt
+    told = importer.load(path).record["imported"]
+    assert told["name"] == "Tiny" and told["license"] == "mit"
+
+
+def test_transformers_reads_our_gguf(reference, tmp_path, llm):
+    import torch
+    import transformers
+
+    kind = reference.directory.name.rstrip("0123456789")
+    if kind not in ("llama", "llama-tied-no-groups", "qwen2"):
+        pytest.skip("from a GGUF transformers reads no scaling of rotary positions, no head size of Qwen3, no Mistral")
+    assert llm("export", reference.directory, tmp_path / "m.gguf", "--to", "gguf").exit_code == 0
+    opened = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32)
+    ids = list(range(1, 50))
+    with torch.inference_mode():
+        np.testing.assert_allclose(opened(torch.tensor([ids])).logits[0].numpy(), reference.logits(ids), atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0", "q4_0"])
+def test_smaller_types_run_in_llama_cpp(reference, tmp_path, llm, dtype):
+    """What a smaller type makes of the weights, read by us, is what llama.cpp answers from."""
+    from tests.ecosystem.conftest import LlamaCpp
+
+    if "qwen3" not in str(reference.directory) and not str(reference.directory).rstrip("0123456789").endswith("llama"):
+        pytest.skip("two kinds are enough")
+    path = tmp_path / "model.gguf"
+    assert llm("export", reference.directory, path, "--to", "gguf", "--dtype", dtype).exit_code == 0
+    ids = list(range(2, 30))
+    ours = Runtime(importer.load(path)).logits(ids)[-1]
+    found = LlamaCpp(path).chosen(ids, 1)[0]
+    top = {entry["id"]: entry["logprob"] for entry in found["top_logprobs"]}
+    wanted = ours - ours.max() - np.log(np.exp(ours - ours.max()).sum())
+    # llama.cpp rounds what it multiplies by quantized weights to eight bits
+    for token, logprob in top.items():
+        assert logprob == pytest.approx(float(wanted[token]), abs=0.05 if dtype in ("f16", "bf16") else 0.5)

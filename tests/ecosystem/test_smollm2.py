@@ -1,0 +1,128 @@
+"""A real model, SmolLM2-135M-Instruct in Q4_1: ours against transformers and llama.cpp on the same file."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmcli import importer
+from llmcli.commands.options import tokenizer_of
+from llmcli.config import SamplingConfig
+from llmcli.generator import generate
+from llmcli.runtime import Runtime
+from tests.ecosystem import texts
+
+FULL = bool(os.environ.get("LLMCLI_FULL"))  # all prompts and strings: some minutes
+TOKENS = 64
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time, there was a little girl who",
+    "def fibonacci(n):\n",
+    "The three laws of thermodynamics are",
+    "La capitale de la France est",
+    "Water boils at 100 degrees",
+    "In 1969, the first man on the moon",
+    "Dear Sir or Madam,\n\n",
+    "1 + 1 =",
+    "<h1>Welcome</h1>\n<p>",
+    "日本の首都は",
+    "To make a cake you need",
+    "Q: Who wrote Hamlet?\nA:",
+    "The meaning of life",
+    "import numpy as np\n\n",
+    "My favourite colour is blue because",
+    "Photosynthesis is the process by which",
+    "She opened the door and saw",
+    "SELECT name FROM users WHERE",
+    "😀😀😀",
+)
+
+
+@pytest.fixture(scope="module")
+def ours(smollm2: Path) -> tuple[Runtime, Any]:
+    model = importer.load(smollm2)
+    return Runtime(model), tokenizer_of(model)
+
+
+@pytest.fixture(scope="module")
+def theirs(smollm2: Path) -> Any:
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32
+    )
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def reference_tokenizer(smollm2: Path) -> Any:
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(smollm2.parent, gguf_file=smollm2.name)
+
+
+def continued(ours: tuple[Runtime, Any], prompt: str, count: int) -> list[int]:
+    runtime, tokenizer = ours
+    sampling = SamplingConfig(max_tokens=count, temperature=0.0)
+    return [p.id for p in generate(runtime, tokenizer, prompt, sampling, literal=True) if p.id is not None]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS if FULL else PROMPTS[:4])
+def test_greedy_text_and_logits_are_those_of_transformers(ours, theirs, prompt):
+    """At each place of our continuation, the likeliest token in transformers is ours: so its own continuation is."""
+    import torch
+
+    runtime, tokenizer = ours
+    ids = tokenizer.encode(prompt)
+    mine = continued(ours, prompt, TOKENS)
+    with torch.inference_mode():
+        logits = theirs(torch.tensor([ids + mine])).logits[0].numpy()
+    assert logits[len(ids) - 1 : -1].argmax(-1).tolist() == mine
+    if len(mine) < TOKENS:
+        assert logits[-1].argmax() in tokenizer.end_ids
+    runtime.rewind()
+    np.testing.assert_allclose(runtime.logits(ids + mine), logits, atol=1e-3)
+
+
+def test_it_knows_the_capital_of_france(ours):
+    _, tokenizer = ours
+    assert "Paris" in tokenizer.decode(continued(ours, "The capital of France is", 8))
+
+
+def test_token_ids_are_the_reference_tokenizers(ours, reference_tokenizer):
+    """But for digits, which what transformers makes of a GGUF does not set apart, as SmolLM2 does: llama.cpp knows."""
+    _, tokenizer = ours
+    for string in texts.varied(10_000 if FULL else 2_000):
+        assert tokenizer.decode(tokenizer.encode(string)) == string
+        if not any(c.isnumeric() for c in string):
+            wanted = reference_tokenizer(string, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            assert tokenizer.encode(string) == wanted, string
+
+
+def test_token_ids_are_those_of_llama_cpp(ours, smollm2):
+    from tests.ecosystem.conftest import LlamaCpp
+
+    _, tokenizer = ours
+    theirs = LlamaCpp(smollm2)
+    for string in texts.varied(10_000 if FULL else 2_000):
+        assert tokenizer.encode(string) == theirs.tokenize(string), string
+
+
+def test_llama_cpp_says_the_same_of_our_export(smollm2, tmp_path, ours, llm):
+    from tests.ecosystem.conftest import LlamaCpp
+
+    path = tmp_path / "smol.gguf"
+    assert llm("export", smollm2, path, "--to", "gguf", "--dtype", "f32").exit_code == 0
+    model = LlamaCpp(path, context=256)
+    _, tokenizer = ours
+    for prompt in PROMPTS if FULL else PROMPTS[:2]:
+        assert model.text(prompt, TOKENS) == tokenizer.decode(continued(ours, prompt, TOKENS)), prompt
+
+
+def test_inspect_shows_it_as_naturally_as_our_own(smollm2, llm):
+    shown = llm("inspect", smollm2).stdout
+    for said in ("134.52 M parameters", "layers x 30", "apache-2.0", "49,152 tokens", "chat template", "GGUF"):
+        assert said in shown, said

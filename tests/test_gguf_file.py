@@ -1,0 +1,274 @@
+"""A GGUF written by hand, byte for byte: what is read from it, and what is refused in one line."""
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli import gguf_file, importer, tokenizer_json
+from llmcli.commands.options import tokenizer_of
+from llmcli.config import ModelConfig
+from llmcli.errors import LLMError
+from llmcli.tokenizer import Tokenizer, _byte_level_alphabet
+from tests.conftest import random_checkpoint
+
+CONFIG = ModelConfig(300, 32, 64, 1, 4, 2, 8, 40, True, 1e-5, 5000.0, 1, "llama")
+ALPHABET = list(_byte_level_alphabet())
+TOKENS = ["<start>", "<end>", *ALPHABET, "Ġa", "ab"]
+TOKENS += [f"<fill {i}>" for i in range(300 - len(TOKENS))]
+
+
+def text(value: str) -> bytes:
+    data = value.encode("utf-8")
+    return struct.pack("<Q", len(data)) + data
+
+
+def value(found: Any) -> bytes:
+    """A kind and what is of it."""
+    if isinstance(found, bool):
+        return struct.pack("<I?", 7, found)
+    if isinstance(found, int):
+        return struct.pack("<II", 4, found)
+    if isinstance(found, float):
+        return struct.pack("<If", 6, found)
+    if isinstance(found, str):
+        return struct.pack("<I", 8) + text(found)
+    inner = value(found[0])[:4]
+    return struct.pack("<I", 9) + inner + struct.pack("<Q", len(found)) + b"".join(value(one)[4:] for one in found)
+
+
+FACTS: dict[str, Any] = {
+    "general.architecture": "llama",
+    "general.name": "By hand",
+    "general.license": "mit",
+    "llama.block_count": 1,
+    "llama.context_length": 40,
+    "llama.embedding_length": 32,
+    "llama.feed_forward_length": 64,
+    "llama.attention.head_count": 4,
+    "llama.attention.head_count_kv": 2,
+    "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    "llama.rope.freq_base": 5000.0,
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "gpt-2",
+    "tokenizer.ggml.tokens": TOKENS,
+    "tokenizer.ggml.token_type": [3, 3, *[1] * 298],
+    "tokenizer.ggml.merges": ["Ġ a", "a b"],
+    "tokenizer.ggml.bos_token_id": 0,
+    "tokenizer.ggml.eos_token_id": 1,
+    "tokenizer.chat_template": "{{ messages }}",
+}
+
+
+def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Rows i and i + D/2 of each head side by side, as llama.cpp has them."""
+    D = len(weight) // heads
+    order = [head * D + half * (D // 2) + i for head in range(heads) for i in range(D // 2) for half in range(2)]
+    return weight[order]
+
+
+MODEL = random_checkpoint(CONFIG)
+THEIRS = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "blk.0.attn_norm.weight": "model.layers.0.input_layernorm.weight",
+    "blk.0.attn_q.weight": "model.layers.0.self_attn.q_proj.weight",
+    "blk.0.attn_k.weight": "model.layers.0.self_attn.k_proj.weight",
+    "blk.0.attn_v.weight": "model.layers.0.self_attn.v_proj.weight",
+    "blk.0.attn_output.weight": "model.layers.0.self_attn.o_proj.weight",
+    "blk.0.ffn_norm.weight": "model.layers.0.post_attention_layernorm.weight",
+    "blk.0.ffn_gate.weight": "model.layers.0.mlp.gate_proj.weight",
+    "blk.0.ffn_up.weight": "model.layers.0.mlp.up_proj.weight",
+    "blk.0.ffn_down.weight": "model.layers.0.mlp.down_proj.weight",
+}
+
+
+def by_hand(
+    facts: dict[str, Any] | None = None, tensors: dict[str, tuple[int, tuple[int, ...], bytes]] | None = None
+) -> bytes:
+    """The bytes of a GGUF: magic, version, counts, keys, descriptions of tensors, filling, tensors."""
+    facts = FACTS if facts is None else facts
+    if tensors is None:
+        tensors = {}
+        for theirs, ours in THEIRS.items():
+            weight = np.asarray(MODEL.tensors[ours], "<f4")
+            heads = {"attn_q": 4, "attn_k": 2}.get(theirs.split(".")[-2])
+            tensors[theirs] = 0, weight.shape, (interleaved(weight, heads) if heads else weight).tobytes()
+    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(facts))
+    header += b"".join(text(key) + value(found) for key, found in facts.items())
+    body = b""
+    for name, (kind, shape, data) in tensors.items():
+        dimensions = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
+        header += text(name) + dimensions + struct.pack("<IQ", kind, len(body))
+        body += data + b"\0" * (-len(data) % 32)
+    return header + b"\0" * (-len(header) % 32) + body
+
+
+def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(by_hand())
+    found = importer.load(path)
+    assert found.config == ModelConfig(300, 32, 64, 1, 4, 2, 8, 40, True, 1e-5, 5000.0, 1, "llama", bos_token_id=0)
+    for name in CONFIG.tensor_shapes():
+        np.testing.assert_array_equal(found.tensors[name], MODEL.tensors[name])
+    told = found.record["imported"]
+    assert (told["name"], told["license"], told["form"]) == ("By hand", "mit", "GGUF")
+    assert json.loads(found.tokenizer_config_json)["chat_template"] == "{{ messages }}"
+    tokenizer = tokenizer_of(found)
+    assert tokenizer.encode(" ab") == [TOKENS.index("Ġa"), TOKENS.index("b")]  # the merge that was learned first
+    assert tokenizer.end_ids == {0, 1} or tokenizer.end_ids == {1}
+    assert tokenizer.start_ids == []
+
+
+def test_a_start_that_the_file_asks_for_is_put_before_a_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(by_hand(FACTS | {"tokenizer.ggml.add_bos_token": True}))
+    tokenizer = tokenizer_of(importer.load(path))
+    assert tokenizer.start_ids == [0] and tokenizer.start_id == 0
+    again = Tokenizer.from_json(tokenizer.to_json())
+    assert again.start_ids == [0]
+
+
+def test_halves(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    facts = FACTS | {"llama.attention.head_count": 1, "llama.attention.head_count_kv": 1}
+    values = np.array([1.5, -2.0, 0.25, 3.0], np.float32)
+    bfloat = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
+    rows = {
+        "token_embd.weight": (0, (300, 32), MODEL.tensors["model.embed_tokens.weight"].tobytes()),
+        "blk.0.ffn_up.weight": (1, (4,), values.astype("<f2").tobytes()),
+        "blk.0.ffn_norm.weight": (30, (4,), bfloat),
+    }
+    path.write_bytes(by_hand(facts, rows))
+    header = importer.read_header(path)
+    for name in ("mlp.up_proj.weight", "post_attention_layernorm.weight"):
+        tensor = header.tensors[f"model.layers.0.{name}"]
+        assert header.decode is not None
+        assert np.concatenate([*header.decode(tensor)]).tolist() == values.tolist()
+
+
+def test_four_bits_by_hand(tmp_path: Path) -> None:
+    """Q4_0: a half for the scale, then 32 codes of which the first 16 are the lower halves of the bytes."""
+    pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
+    codes = np.arange(32) % 16
+    block = np.float16(0.5).tobytes() + bytes(int(codes[i]) | int(codes[i + 16]) << 4 for i in range(16))
+    rows = {
+        "token_embd.weight": (0, (300, 32), MODEL.tensors["model.embed_tokens.weight"].tobytes()),
+        "blk.0.ffn_up.weight": (2, (1, 32), block),
+    }
+    path = tmp_path / "m.gguf"
+    path.write_bytes(by_hand(FACTS, rows))
+    header = importer.read_header(path)
+    assert header.decode is not None
+    found = np.concatenate([*header.decode(header.tensors["model.layers.0.mlp.up_proj.weight"])])
+    assert found.tolist() == ((codes - 8) * 0.5).tolist()
+
+
+def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    return lambda data: data.replace(old, new, 1)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"general.architecture": "gpt2"}, "architecture 'gpt2'; this program runs llama, qwen2, qwen3"),
+        ({"llama.expert_count": 8}, "mixture of experts"),
+        ({"tokenizer.ggml.pre": "falcon"}, "cuts words as 'falcon' does; gpt-2, smollm"),
+        ({"tokenizer.ggml.model": "bert"}, "kind 'bert'; gpt2 and llama"),
+        ({"llama.rope.scaling.type": "yarn"}, "scaled by 'yarn'"),
+        ({"llama.attention.head_count": 0}, "num_attention_heads must be"),
+        ({"llama.block_count": 2}, "layers.1.input_layernorm.weight is missing"),
+        ({"tokenizer.ggml.eos_token_id": 300}, "not below vocab_size"),
+        ({"tokenizer.ggml.tokens": ["a"]}, "header that is not usable|token"),
+        ({"general.alignment": 0}, "alignment is 0"),
+    ],
+)
+def test_what_is_not_supported_says_what_it_is(tmp_path: Path, facts: dict[str, Any], message: str) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(by_hand(FACTS | facts))
+    with pytest.raises(LLMError, match=message) as caught:
+        importer.load(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[:3], "cut off|not a safetensors"),
+        (lambda data: data[:20], "cut off inside its header"),
+        (lambda data: data[: len(data) // 3], "cut off"),
+        (lambda data: data[:-40], "the tensors end at byte"),
+        (replaced(struct.pack("<I", 3), struct.pack("<I", 1)), "version 1; 2 and 3"),
+        (replaced(struct.pack("<Q", len(THEIRS)), struct.pack("<Q", 1 << 60)), "claims"),
+        (replaced(text("general.name"), struct.pack("<Q", 1 << 62) + b"general.name"), "cut off inside its header"),
+        (replaced(text("blk.0.ffn_up.weight"), text("blk.0.ffn_upp.weight")[:-1]), "."),
+    ],
+)
+def test_damage_is_told_in_one_line(tmp_path: Path, change: Callable[[bytes], bytes], message: str) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(change(by_hand()))
+    with pytest.raises(LLMError, match=message) as caught:
+        importer.load(path)
+    assert "\n" not in str(caught.value)
+
+
+WHOLE = by_hand()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 9000), st.binary(min_size=1, max_size=8), st.integers(0, len(WHOLE)))
+def test_no_damage_gives_anything_but_a_model_or_one_line(tmp_path_factory, place: int, some: bytes, end: int) -> None:
+    path = tmp_path_factory.mktemp("damage") / "m.gguf"
+    path.write_bytes((WHOLE[:place] + some + WHOLE[place + len(some) :])[: max(end, 9000)])
+    try:
+        model = importer.load(path)
+        tokenizer_of(model).encode("ab")
+        for name in model.config.tensor_shapes():
+            model.tensors[name]
+    except LLMError as error:
+        assert "\n" not in str(error)
+
+
+def test_writing_without_the_extra_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(LLMError, match=r"pip install 'llmcli\[gguf\]'"):
+        gguf_file.write(tmp_path / "m.gguf", MODEL, "f32", {})
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q8_0", "q4_0"])
+def test_what_is_written_is_read_again(tmp_path: Path, dtype: str) -> None:
+    pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
+    tokenizer = Tokenizer.train_bpe(["the cat sat on the mat " * 50], 280)
+    config = ModelConfig(tokenizer.vocab_size, 64, 96, 2, 4, 2, 16, 40)
+    model = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
+    gguf_file.write(tmp_path / "m.gguf", model, dtype, {"name": "x"})
+    found = importer.load(tmp_path / "m.gguf")
+    assert found.config == config
+    assert tokenizer_of(found).encode("the cat's hat 12 りんご") == tokenizer.encode("the cat's hat 12 りんご")
+    off = {"f32": 0.0, "f16": 1e-3, "bf16": 8e-3, "q8_0": 8e-3, "q4_0": 0.13}[dtype]
+    for name in config.tensor_shapes():
+        wanted = model.tensors[name]
+        assert np.abs(found.tensors[name] - wanted).max() <= off * np.abs(wanted).max()
+
+
+def test_characters_are_written_as_llama_cpp_has_them(tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
+    tokenizer = Tokenizer.train_char(["the cat りんご"])
+    config = ModelConfig(tokenizer.vocab_size, 64, 96, 2, 4, 2, 16, 40)
+    model = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
+    gguf_file.write(tmp_path / "m.gguf", model, "f32", {})
+    again = tokenizer_of(importer.load(tmp_path / "m.gguf"))
+    assert again.kind == "char"
+    assert again.encode("a cat ごX") == tokenizer.encode("a cat ごX")
+    both = Tokenizer.train_char([f"a {tokenizer_json.SPACE}"])
+    model = random_checkpoint(ModelConfig(both.vocab_size, 64, 96, 2, 4, 2, 16, 40), tokenizer_json=both.to_json())
+    with pytest.raises(LLMError, match="both a space and"):
+        gguf_file.write(tmp_path / "b.gguf", model, "f32", {})
