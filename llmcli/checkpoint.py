@@ -207,6 +207,10 @@ def load(path: str | Path) -> Checkpoint:
     config demands. The hash of a large file is not checked here (see `digest`).
     """
     header = read_header(path)
+    if any(name.startswith("base_model.model.") for name in header.tensors):
+        raise LLMError(
+            f"{path} holds adapters, not a model; merge them: llm import MODEL --adapter {path} -o merged.safetensors"
+        )
     if not header.is_ours:
         raise LLMError(
             f"{path} is a safetensors file but not a model made by this program (no llmcli in its metadata); "

@@ -30,9 +30,13 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "words", [["--help"], ["train", "--help"], ["generate", "The cat", "-n", "2"], ["generate", "The", "--next", "2"],
               ["inspect"], ["inspect", "--tensor", "model.norm.weight"], ["tokenize", "hi"], ["--version"],
-              ["eval", "c.txt", "--past", "c.txt"]],
+              ["eval", "c.txt", "--past", "c.txt"], ["import", "model.safetensors", "-o", "again.safetensors"],
+              ["export", "there", "--to", "hf"], ["export", "model.gguf", "--to", "gguf"],
+              ["generate", "The", "-n", "2", "--quantize", "int8"]],
 )  # fmt: skip
 def test_torch_sleeps(tiny_model: Path, words: list[str]) -> None:
+    for needed in {"gguf": ["gguf"], "int8": ["onnxruntime", "onnx"]}.get(words[-1], ()):
+        pytest.importorskip(needed, reason="needs the extras gguf and fast")
     Path("c.txt").write_text(TEXT, "utf-8")
     code = (
         f"import sys; sys.argv = ['llm', *{words!r}]\n"

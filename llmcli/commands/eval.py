@@ -67,8 +67,12 @@ def eval_(
     before = read_corpus(past) if past else None
     start = 0 if whole else held_out_from(text, [checkpoint.record for checkpoint in models.values()])
     _say_what_is_known(text, models, start)
+    ways = (None, quantize) if quantize else (None,)  # beside what it is as it is: what few bits cost
     results = [
-        row for path, checkpoint in models.items() for row in _results(path, checkpoint, text, start, device, quantize)
+        row
+        for path, checkpoint in models.items()
+        for way in ways
+        for row in _results(path, checkpoint, text, start, device, way)
     ]
     if not results:
         raise LLMError(f"there is nothing to measure after byte {start:,} of the text; add --whole")
@@ -113,35 +117,36 @@ def _results(
     """A row for each document, and one for all together if there are several; its file is None."""
     from llmcli.evaluator import Figures, measure, passages, stride
 
+    name = f"{path}, {quantize}" if quantize else str(path)
     try:
         runtime, tokenizer = open_model(checkpoint, device, quantize)
         total, parts = Figures(0.0, 0, 0), passages(text, start)
         step = stride(runtime.context)
         console.note(
-            f"{path}: windows of {runtime.context:,} tokens, each {step:,} further on; every token is told from at "
+            f"{name}: windows of {runtime.context:,} tokens, each {step:,} further on; every token is told from at "
             f"least {step:,} before it, or from all there are"
         )
         for part in parts:
             try:
-                found = measure(part, runtime, tokenizer, partial(_tell, f"{path}  {part.name}"))
+                found = measure(part, runtime, tokenizer, partial(_tell, f"{name}  {part.name}"))
             finally:
                 console.progress("")
             total += found
             if found.tokens:
-                yield _row(path, part.name, found, runtime.context, step)
+                yield _row(name, part.name, found, runtime.context, step)
     except LLMError as error:
         raise LLMError(f"{path}: {error}", error.exit_code) from error
     if len(parts) > 1:
-        yield _row(path, None, total, runtime.context, step)
+        yield _row(name, None, total, runtime.context, step)
 
 
 def _tell(what: str, share: float) -> None:
     console.progress(f"{share:4.0%}  {what}")
 
 
-def _row(path: Path, file: str | None, figures: Any, context: int, stride: int) -> dict[str, Any]:
+def _row(name: str, file: str | None, figures: Any, context: int, stride: int) -> dict[str, Any]:
     return {
-        "model": str(path),
+        "model": name,
         "file": file,
         "bytes": figures.bytes,
         "tokens": figures.tokens,

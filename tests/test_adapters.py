@@ -1,0 +1,124 @@
+"""Low-rank adapters: only they learn, what they learned is in the merged model, and a file of them says the same."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmcli import adapters, checkpoint, importer
+from llmcli.config import LORA_SCALE
+from llmcli.errors import LLMError
+
+TEXT = "The dog ate the hat. The cat sat on the mat.\n" * 60
+
+
+@pytest.fixture
+def taught(tiny_model: Path, llm) -> tuple[Path, Path]:
+    """(the merged model, its adapters alone), of the same run."""
+    Path("c.txt").write_text(TEXT)
+    same = ("train", "c.txt", "--from", tiny_model, "--lora", 4, "--steps", 12, "--context", 16, "--threads", 1, "-q")
+    for name, more in (("merged", ()), ("alone", ("--adapter-only",))):
+        assert llm(*same, "-o", f"{name}.safetensors", *more).exit_code == 0
+    return Path("merged.safetensors"), Path("alone.safetensors")
+
+
+def test_merged_is_base_plus_adapters(taught: tuple[Path, Path], tiny_model: Path) -> None:
+    base, merged = checkpoint.load(tiny_model), checkpoint.load(taught[0])
+    header = checkpoint.read_header(taught[1])
+    pair = {}
+    changed = 0
+    for name in base.config.tensor_shapes():
+        start = f"base_model.model.{name.removesuffix('.weight')}.lora_"
+        wanted = base.tensors[name]
+        if start + "A.weight" in header.tensors:
+            for part in "AB":
+                tensor = header.tensors[f"{start}{part}.weight"]
+                pair[part] = np.concatenate([*checkpoint.read_values(header, tensor)]).reshape(tensor.shape)
+            assert pair["A"].shape[0] == pair["B"].shape[1] == 4
+            assert np.abs(pair["B"]).max() > 0  # it has learned
+            wanted = wanted + LORA_SCALE * pair["B"] @ pair["A"]
+            changed += 1
+        np.testing.assert_allclose(merged.tensors[name], wanted, atol=1e-6)
+    assert changed == 7 * base.config.num_hidden_layers
+    assert len(header.tensors) == 2 * changed
+
+
+def test_the_run_says_what_came_of_it(taught: tuple[Path, Path], tiny_model: Path) -> None:
+    record = checkpoint.load(taught[0]).record
+    assert record["bits_per_byte"] < record["bits_per_byte_before"]
+    assert record["base"] == {"file": tiny_model.name, "sha256": importer.fingerprint(tiny_model)}
+    assert record["train"]["recipe"] == "lora" and record["train"]["lora_rank"] == 4
+
+
+def test_the_file_says_what_peft_wants_to_know(taught: tuple[Path, Path]) -> None:
+    header = checkpoint.read_header(taught[1])
+    found = json.loads(header.metadata["adapter_config.json"])
+    assert (found["peft_type"], found["task_type"], found["r"]) == ("LORA", "CAUSAL_LM", 4)
+    assert found["lora_alpha"] == 4 * LORA_SCALE
+    assert found["target_modules"] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+
+
+def test_import_merges_them(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
+    assert llm("import", tiny_model, "--adapter", taught[1], "-o", "again.safetensors").exit_code == 0
+    one, two = checkpoint.load(taught[0]), checkpoint.load("again.safetensors")
+    for name in one.config.tensor_shapes():
+        np.testing.assert_allclose(one.tensors[name], two.tensors[name], atol=1e-6)
+
+
+def test_adapters_are_no_model(taught: tuple[Path, Path], llm) -> None:
+    found = llm("generate", "The", "-m", taught[1])
+    assert found.exit_code == 1 and "llm import MODEL --adapter" in found.stderr
+
+
+def test_adapters_of_another_model_are_told(taught: tuple[Path, Path], tmp_path: Path) -> None:
+    from tests.conftest import random_checkpoint
+    from tests.test_quantized import CONFIG
+
+    with pytest.raises(LLMError, match="does not fit the model"):
+        adapters.Merged(random_checkpoint(CONFIG), taught[1])
+
+
+def test_a_stopped_run_of_adapters_goes_on_to_the_same_bytes(tiny_model: Path, llm) -> None:
+    from llmcli import resume, trainer
+    from llmcli.corpus import read_corpus
+    from llmcli.planner import Request, prepare
+    from llmcli.tokenizer import Tokenizer
+
+    Path("c.txt").write_text(TEXT)
+    base = checkpoint.load(tiny_model)
+    tokenizer = Tokenizer.from_json(base.tokenizer_json)
+    request = Request(steps=8, lora=2, context=16)
+    ready = prepare(request, read_corpus(["c.txt"]), tokenizer=tokenizer, base=base.config)
+
+    def run(**options: object) -> list[object]:
+        return list(
+            trainer.train(ready.plan, tokenizer, base, ready.tokens, ready.held_out, ready.record, **options)  # type: ignore[arg-type]
+        )
+
+    whole = run()[-1]
+    steps = iter(range(100))
+    stopped = run(stop=lambda: next(steps) == 3)
+    state = next(event for event in stopped if isinstance(event, resume.State))
+    again = run(go_on=state)[-1]
+    assert isinstance(whole, trainer.Done) and isinstance(again, trainer.Done)
+    for name, array in whole.checkpoint.tensors.items():
+        np.testing.assert_array_equal(array, again.checkpoint.tensors[name])
+    assert whole.adapters and again.adapters
+    for name, array in whole.adapters.items():
+        np.testing.assert_array_equal(array, again.adapters[name])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--lora 4", "--lora has no effect without --from"),
+        ("--from model.safetensors --adapter-only", "--adapter-only has no effect without --lora"),
+        ("--from model.safetensors --lora 4 --optimizer muon", "--lora learns by adamw"),
+        ("--optimizer sgd", "--optimizer must be muon or adamw"),
+    ],
+)
+def test_options_at_odds_are_told(tiny_model: Path, llm, words: str, message: str) -> None:
+    Path("c.txt").write_text(TEXT)
+    found = llm("train", "c.txt", "-o", "x.safetensors", *words.split())
+    assert found.exit_code == 2 and message in found.stderr

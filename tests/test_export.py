@@ -1,0 +1,110 @@
+"""`llm export` and `llm import`: what is written, and what is refused in one line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmcli import checkpoint, fast_runtime, importer
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("out", "say what to write: --to hf, --to gguf, --to tokenizer, or --quantize int8"),
+        ("out --to onnx", "--to must be hf, gguf, tokenizer, found onnx"),
+        ("a b c --to hf", "one model and one output are wanted, found 3 names"),
+        ("out --to hf --quantize int8", "--quantize writes a file of ours"),
+        ("out --quantize int2", "--quantize must be int8 or int4"),
+        ("out --to hf --dtype f16", "--dtype has no effect without --to gguf"),
+        ("out --to tokenizer --name x", "--name has no effect with --to tokenizer"),
+    ],
+)
+def test_wrong_usage(tiny_model: Path, llm, words: str, message: str) -> None:
+    found = llm("export", *words.split())
+    assert found.exit_code == 2 and message in found.stderr
+    assert not Path("out").exists()
+
+
+def test_gguf_of_an_unknown_type(tiny_model: Path, llm) -> None:
+    pytest.importorskip("gguf", reason="needs the extra gguf")
+    found = llm("export", "m.gguf", "--to", "gguf", "--dtype", "q2")
+    assert found.exit_code == 2 and "--dtype must be f32, f16, bf16, q8_0, q4_0" in found.stderr
+
+
+def test_the_tokenizer_alone(tiny_model: Path, llm) -> None:
+    assert llm("export", "t.json", "--to", "tokenizer").exit_code == 0
+    assert Path("t.json").read_text("utf-8") == checkpoint.load(tiny_model).tokenizer_json
+    again = llm("export", "t.json", "--to", "tokenizer")
+    assert again.exit_code == 1 and "--force" in again.stderr
+
+
+def test_a_model_is_never_written_over(tiny_model: Path, llm) -> None:
+    before = tiny_model.read_bytes()
+    for words in (("--to", "tokenizer"), ("--quantize", "int8")):
+        found = llm("export", tiny_model, tiny_model, "--force", *words)
+        assert found.exit_code == 1 and "is the model to export" in found.stderr
+    found = llm("import", tiny_model, "-o", tiny_model, "--force")
+    assert found.exit_code == 1 and "is the model to import" in found.stderr
+    assert tiny_model.read_bytes() == before
+
+
+def test_gguf_says_what_to_paste_for_ollama(tiny_model: Path, llm) -> None:
+    pytest.importorskip("gguf", reason="needs the extra gguf")
+    found = llm("export", "m.gguf", "--to", "gguf", "--license", "mit", "--name", "Cat")
+    assert found.exit_code == 0
+    assert found.stdout == f"FROM {Path('m.gguf').resolve()}\n"
+    assert "ollama create" in found.stderr
+    told = importer.load("m.gguf").record["imported"]
+    assert (told["name"], told["license"]) == ("Cat", "mit")
+    said = llm("export", "m.gguf", "--to", "gguf", "--force", "--json")
+    assert json.loads(said.stdout)["to"] == "gguf"
+
+
+def test_few_bits_are_a_smaller_file_and_say_what_they_cost(tiny_model: Path, llm) -> None:
+    found = llm("export", "small.safetensors", "--quantize", "int8", "--json")
+    assert found.exit_code == 0, found.stderr
+    told = json.loads(found.stdout)
+    assert told["bytes"] < tiny_model.stat().st_size and abs(told["bits_per_byte_lost"]) < 0.05
+    Path("t.txt").write_text("The cat sat on the mat. " * 30)
+    rows = json.loads(llm("eval", "t.txt", "-m", tiny_model, "-m", "small.safetensors", "--json").stdout)["results"]
+    assert rows[0]["bits_per_byte"] == pytest.approx(rows[1]["bits_per_byte"], rel=0.01)
+    assert llm("generate", "The", "-m", "small.safetensors", "-n", 2).exit_code == 0
+    again = llm("export", "small.safetensors", "smaller.safetensors", "--quantize", "int8")
+    assert again.exit_code == 1 and "in int8 already" in again.stderr
+    assert "U8" in llm("inspect", "small.safetensors").stdout
+
+
+def test_eval_shows_what_few_bits_cost(tiny_model: Path, llm) -> None:
+    Path("t.txt").write_text("The cat sat on the mat. " * 30)
+    found = llm("eval", "t.txt", "--quantize", "int8", "--json")
+    if not fast_runtime.is_here():
+        assert found.exit_code == 1 and "pip install 'llmcli[fast]'" in found.stderr
+        return
+    assert found.exit_code == 1 and "multiples of 16" in found.stderr  # the tiny model's heads are of 8
+
+
+def test_import_of_our_own_file_is_a_copy(tiny_model: Path, llm) -> None:
+    assert llm("import", tiny_model, "-o", "again.safetensors").exit_code == 0
+    one, two = checkpoint.load(tiny_model), checkpoint.load("again.safetensors")
+    assert one.config == two.config and one.record == two.record
+    for name in one.config.tensor_shapes():
+        np.testing.assert_array_equal(one.tensors[name], two.tensors[name])
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nothing", "there is no file nothing"),
+        (".", "has no config.json"),
+        ("c.txt", "is not a safetensors file|cut off"),
+    ],
+)
+def test_import_of_what_is_no_model(llm, source: str, message: str) -> None:
+    import re
+
+    Path("c.txt").write_text("Some text, and no model at all.")
+    found = llm("import", source, "-o", "m.safetensors")
+    assert found.exit_code == 1 and re.search(message, found.stderr)
+    assert not Path("m.safetensors").exists()
