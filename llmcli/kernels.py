@@ -58,7 +58,7 @@ class _NormalizeRotate(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
         y, scale = _normalized(x, eps)
         ctx.save_for_backward(y, scale, gain, cos, sin)
-        return _turned(y * gain, cos, sin)
+        return _turned(y * gain, cos, sin, _heads_first(x))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -70,12 +70,18 @@ class _NormalizeRotate(torch.autograd.Function):
         return g.mul_(gain).addcmul_(y, along, value=-1).mul_(scale), for_gain, None, None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
     half = x.shape[-1] // 2
-    y = x * cos
+    y = torch.mul(x, cos, out=out)
     y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
     y[..., half:].addcmul_(x[..., :half], sin[..., half:])
     return y
+
+
+def _heads_first(like: Tensor) -> Tensor:
+    """An empty [B, T, N, D] whose heads lie one after the other in memory: so attention takes them as they lie."""
+    B, T, N, D = like.shape
+    return like.new_empty(N, B, T, D).permute(1, 2, 0, 3)
 
 
 def normalize_rotate(x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
@@ -107,7 +113,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         B, T, N, D = q.shape
-        q, k, v = (x.transpose(1, 2).reshape(B * N, T, D) for x in (q * D**-0.5, k, v))
+        q, k, v = (x.permute(2, 0, 1, 3).reshape(N * B, T, D) for x in (q, k, v))
         outputs, weights = [], []
         for start in range(0, T, QUERIES):
             end = min(T, start + QUERIES)
@@ -118,13 +124,13 @@ class _Attention(torch.autograd.Function):
         y = torch.cat(outputs, 1)
         ctx.save_for_backward(q, k, v, y, *weights)
         ctx.shape = B, N, T, D
-        return y.view(B, N, T, D).transpose(1, 2)
+        return y.view(N, B, T, D).permute(1, 2, 0, 3)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         B, N, T, D = ctx.shape
         q, k, v, y, *weights = ctx.saved_tensors
-        g = grads[0].transpose(1, 2).reshape(B * N, T, D)
+        g = grads[0].permute(2, 0, 1, 3).reshape(N * B, T, D)
         along = (g * y).sum(-1, keepdim=True)
         for_q = []
         for_k, for_v = (torch.zeros_like(x, dtype=_for_sums(x)) for x in (k, v))
@@ -135,8 +141,8 @@ class _Attention(torch.autograd.Function):
             slope = torch.bmm(some, v[:, :end].mT).sub_(along[:, start:end]).mul_(weight)
             for_q.append(torch.bmm(slope, k[:, :end]))
             for_k[:, :end] += torch.bmm(slope.mT, q[:, start:end])
-        for_each = torch.cat(for_q, 1).mul_(D**-0.5), for_k.to(k.dtype), for_v.to(v.dtype)
-        return tuple(x.view(B, N, T, D).transpose(1, 2) for x in for_each)
+        for_each = torch.cat(for_q, 1), for_k.to(k.dtype), for_v.to(v.dtype)
+        return tuple(x.view(N, B, T, D).permute(1, 2, 0, 3) for x in for_each)
 
 
 @lru_cache(maxsize=8)
@@ -145,8 +151,8 @@ def _later(T: int, device: torch.device) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v, each position seeing itself and those before it (arXiv:1706.03762, section 3.2.1);
-    [B, T, N, D] all.
+    """softmax(q k^T) v, each position seeing itself and those before it (arXiv:1706.03762, section 3.2.1); [B, T, N, D]
+    all. Queries come scaled.
 
     What each saw of each, [B, N, T, T] without most of its empty half, is kept for the way back: for T up to a
     thousand or so that costs less than computing it anew.
@@ -157,17 +163,18 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, both: Tensor) -> Tensor:
-        ctx.save_for_backward(both)
         gate, up = both.chunk(2, dim=-1)
-        return functional.silu(gate).mul_(up)
+        opened = functional.silu(gate)
+        ctx.save_for_backward(both, opened)
+        return opened * up
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        (both,) = ctx.saved_tensors
+        both, opened = ctx.saved_tensors
         gate, up = both.chunk(2, dim=-1)
         out = torch.empty_like(both)
         for_gate, for_up = out.chunk(2, dim=-1)
-        torch.mul(grads[0], functional.silu(gate), out=for_up)
+        torch.mul(grads[0], opened, out=for_up)
         torch.mul(grads[0], up, out=for_gate)
         torch.ops.aten.silu_backward(for_gate, gate, grad_input=for_gate)
         return out

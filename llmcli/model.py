@@ -104,12 +104,15 @@ class Attention(nn.Module):
         H, G, D = self.H, self.G, self.D
         qkv = product(x, gain, self.q_proj, self.k_proj, self.v_proj).view(B, T, H + 2 * G, D)
         qk = qkv[:, :, : H + G]
+        scale = D**-0.5  # of queries
         if self.qk_norm:
-            gains = torch.cat([self.q_norm.weight.expand(H, D), self.k_norm.weight.expand(G, D)]).to(x.dtype)
+            gains = torch.cat([self.q_norm.weight.expand(H, D) * scale, self.k_norm.weight.expand(G, D)]).to(x.dtype)
             qk = normalize_rotate(qk, gains, cos, sin, self.eps)
+            q = qk[:, :, :H]
         else:
             qk = rotate(qk, cos, sin)
-        q, k, v = qk[:, :, :H], qk[:, :, H:], qkv[:, :, H + G :]  # [B, T, H or G, D]
+            q = qk[:, :, :H] * scale
+        k, v = qk[:, :, H:], qkv[:, :, H + G :]  # [B, T, H or G, D]
         if torch.is_grad_enabled() and x.device.type == "cpu" and T <= SCORES_KEPT:
             k, v = (t if G == H else t.repeat_interleave(H // G, 2) for t in (k, v))
             return self.o_proj(attention(q, k, v).reshape(B, T, H * D))
@@ -119,7 +122,8 @@ class Attention(nn.Module):
             past = cache.length
             k, v = cache.extend(k, v)
         mask = _not_later(T, past, x.device) if past and T > 1 else None
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=not past and T > 1, enable_gqa=G != H)
+        causal = not past and T > 1
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=1.0, enable_gqa=G != H)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, H * D))
 
 

@@ -34,7 +34,7 @@ HELD_OUT = 0.1  # the share at the end of the corpus that is not learned from
 TOKENIZER_BYTES = 16_000_000  # of text that a tokenizer is learned from, taken evenly from a longer one
 # TIMELY * core_seconds ** TIMELY_POWER bytes of text are a third more than any plan goes through once in that time
 TIMELY, TIMELY_POWER, LEAST_BYTES = 4e5, 0.6, 1_000_000
-FINE_TUNING_EPOCHS = 4.0  # times that a model goes through the text which it is taught after another
+FINE_TUNING_EPOCHS = 2.0  # times that a model goes through the text which it is taught after another
 FINE_TUNING_CONTEXT = 512
 MOST_EPOCHS = 20.0  # beyond this a model of any size here only memorises
 TOKENS_PER_PARAMETER = 1.2  # where steps or epochs are given: tokens seen per parameter of the layers

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmcli.kernels import QUERIES, ROWS, Dropout, attention, cross_entropy, normalize, normalize_rotate, swiglu
+from llmcli.kernels import QUERIES, ROWS, Dropout, attention, cross_entropy, normalize, normalize_rotate, rotate, swiglu
 
 EPS = 1e-6
 
@@ -41,10 +41,24 @@ def test_normalize_rotate_is_norm_gain_and_rotation() -> None:
     same(normalize_rotate(x, gain, cos, sin, EPS), wanted, [x, gain])
 
 
+def test_rotate_is_the_rotation_alone() -> None:
+    x = random(2, 7, 3, 8)
+    angle = random(7, 1, 4, seed=2).detach()
+    cos, sin = (torch.cat([t, t], -1) for t in (angle.cos(), angle.sin()))
+    turned = torch.view_as_complex(torch.stack(x.chunk(2, -1), -1)) * torch.polar(torch.ones_like(angle), angle)
+    same(rotate(x, cos, sin), torch.cat([turned.real, turned.imag], -1), [x])
+
+
+def test_heads_come_as_attention_takes_them() -> None:
+    x, gain = random(2, 7, 3, 8), random(3, 8, seed=1)
+    ones, zeros = torch.ones(7, 1, 8), torch.zeros(7, 1, 8)
+    assert normalize_rotate(x, gain, ones, zeros, EPS).permute(2, 0, 1, 3).is_contiguous()
+
+
 @pytest.mark.parametrize("T", [1, 5, QUERIES, QUERIES + 1, 2 * QUERIES + 3])
 def test_attention_and_its_gradients(T: int) -> None:
     q, k, v = (random(2, T, 3, 8, seed=seed) for seed in (1, 2, 3))
-    wanted = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=True)
+    wanted = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=True, scale=1.0)
     same(attention(q, k, v), wanted.transpose(1, 2), [q, k, v])
 
 
@@ -68,6 +82,12 @@ def test_cross_entropy_of_an_impossible_target_is_a_number() -> None:
     loss.backward()
     assert math.isfinite(loss.item()) and loss.item() > 80
     assert x.grad is not None and torch.isfinite(x.grad).all()
+
+
+def test_cross_entropy_with_a_head_that_does_not_learn() -> None:
+    x, head = random(7, 6), random(11, 6, seed=1).detach()
+    targets = torch.arange(7)
+    same(cross_entropy(x, head, targets), F.cross_entropy(x @ head.mT, targets), [x])
 
 
 def test_bfloat16_stays_close_to_float64() -> None:
