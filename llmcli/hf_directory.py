@@ -62,6 +62,8 @@ def read_header(directory: Path) -> Header:
             if name in tensors:
                 raise LLMError(f"{directory}: tensor {name[:100]} is in two of its files")
             tensors[name] = replace(tensor, path=header.path)
+    if "tie_word_embeddings" not in config and "lm_head.weight" not in tensors:
+        texts["config.json"] = json.dumps(config | {"tie_word_embeddings": True})
     size = sum(header.file_bytes for header in headers)
     return Header(directory, size, 0, tensors, texts, "Hugging Face directory")
 

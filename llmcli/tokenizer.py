@@ -192,6 +192,12 @@ class Tokenizer:
         return spelled
 
     @cached_property
+    def _ends_of_words(self) -> re.Pattern[str]:
+        """Where a long text may be cut."""
+        name = tokenizer_json.pre_tokenizer_name(json.loads(self._inner.to_str()).get("pre_tokenizer"))
+        return _LINE_END if name in ("Llama 3", "Qwen 2") else _WORD_END
+
+    @cached_property
     def _missing(self) -> bytes:
         """The bytes that no token spells, of which published vocabularies lack some; the library would drop them."""
         spelled = set(self.token_bytes)
@@ -248,7 +254,7 @@ class Tokenizer:
         (but for runs of over 65,536 characters without a space).
         """
         batch: list[str] = []
-        for piece in _pieces(_after_space(texts) if self.space_first else texts):
+        for piece in _pieces(_after_space(texts) if self.space_first else texts, self._ends_of_words):
             batch.append(piece)
             if len(batch) == 8:
                 yield self._encode_batch(batch)
@@ -318,17 +324,19 @@ class StreamDecoder:
         return self._decoder.decode(b"", final=True)
 
 
-def _pieces(texts: Iterable[str]) -> Iterator[str]:
-    """Cut text anew into pieces of about PIECE characters, each beginning where white space follows a word.
+def _pieces(texts: Iterable[str], where: re.Pattern[str] | None = None) -> Iterator[str]:
+    """Cut text anew into pieces of about PIECE characters, each beginning where white space follows a word, or as
+    `where` has it.
 
-    There GPT-2's pattern always ends a token, so encoding piece by piece gives the ids of the whole.
+    There the pattern that cuts words always ends one, so encoding piece by piece gives the ids of the whole.
     """
+    where = where or _WORD_END
     rest = ""
     for text in texts:
         rest += text
         start = 0
         while len(rest) - start > 2 * PIECE:
-            end = _cut(rest, start + PIECE, start + 2 * PIECE)
+            end = _cut(rest, start + PIECE, start + 2 * PIECE, where)
             yield rest[start:end]
             start = end
         rest = rest[start:]
@@ -336,13 +344,14 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
         yield rest
 
 
-def _cut(text: str, low: int, high: int) -> int:
-    """The first place in text[low:high] where a space or newline follows something that is no white space."""
-    found = _WORD_END.search(text, low, high)
+def _cut(text: str, low: int, high: int, where: re.Pattern[str]) -> int:
+    """The first place in text[low:high] where words part."""
+    found = where.search(text, low, high)
     return found.start() if found else high
 
 
 _WORD_END = re.compile(r"(?<=\S)[ \n]")
+_LINE_END = re.compile(r"(?<=\S) |(?<=\n)(?=\S)")  # in the patterns of Llama 3 and Qwen 2 a sign takes line ends along
 
 
 def _byte_level_alphabet() -> dict[str, int]:

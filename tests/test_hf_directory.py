@@ -49,6 +49,16 @@ def test_what_a_model_needs_not_is_passed_over(directory: Path) -> None:
     assert set(importer.load(directory).tensors) == set(tensors)
 
 
+def test_a_head_that_is_not_there_is_the_embedding(directory: Path) -> None:
+    whole = importer.load(directory)
+    tensors = {name: whole.tensors[name] for name in whole.config.tensor_shapes() if name != "lm_head.weight"}
+    checkpoint.write_tensors(directory / "model.safetensors", tensors, {})
+    config = json.loads((directory / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    (directory / "config.json").write_text(json.dumps(config))
+    assert importer.load(directory).config.tie_word_embeddings
+
+
 def test_ends_and_chat_template_are_taken_from_where_they_stand(directory: Path) -> None:
     (directory / "generation_config.json").write_text('{"eos_token_id": [0, 7, 9]}')
     (directory / "chat_template.jinja").write_text("{{ messages }}")

@@ -16,7 +16,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 from llmcli import tokenizer as module
 from llmcli.errors import LLMError
 from llmcli.tokenizer import END_OF_TEXT, StreamDecoder, Tokenizer
-from llmcli.tokenizer_json import PATTERNS, describe
+from llmcli.tokenizer_json import PATTERNS, PRE_TOKENIZERS, describe
 
 BPE = Tokenizer.train_bpe([TEXT], 290)
 CHAR = Tokenizer.train_char([TEXT])
@@ -210,6 +210,25 @@ def test_cutting_where_a_word_ends_changes_no_id(pairs: list[tuple[str, str]], c
     parts = [text[low:high] for low, high in itertools.pairwise(edges)]
     with mock.patch.object(module, "PIECE", 16):
         assert ids_in_parts(SPACED, parts) == library_ids(SPACED, text)
+
+
+@pytest.mark.parametrize("name", list(PRE_TOKENIZERS))
+@settings(max_examples=100, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(WORD, SPACE), min_size=8, max_size=40),
+    cuts=st.lists(st.integers(0, 250), max_size=5),
+)
+def test_cutting_changes_no_id_however_words_are_cut(name: str, pairs: list[tuple[str, str]], cuts: list[int]) -> None:
+    found = json.loads(SPACED.to_json()) | {"pre_tokenizer": PRE_TOKENIZERS[name]}
+    for left, right in (("!", "Ċ"), ("Ċ", "!")):  # what Llama 3 and Qwen 2 put into a word, and what nobody does
+        found["model"]["vocab"][left + right] = len(found["model"]["vocab"])
+        found["model"]["merges"].append([left, right])
+    tokenizer = Tokenizer.from_json(json.dumps(found))
+    text = "".join(word + space for word, space in pairs)
+    edges = [0, *sorted(cuts), len(text)]
+    parts = [text[low:high] for low, high in itertools.pairwise(edges)]
+    with mock.patch.object(module, "PIECE", 16):
+        assert ids_in_parts(tokenizer, parts) == library_ids(tokenizer, text)
 
 
 # ---- training

@@ -42,6 +42,9 @@ def import_(
     if Path(source).exists() and output.exists() and output.samefile(source):
         raise LLMError(f"{output} is the model to import; give the new one another name with -o")
     tokenizer_of(model)  # one that cannot be used is told now
+    origin = model.record.get("imported")
+    if isinstance(origin, dict) and "train" not in model.record:
+        origin.setdefault("sha256", importer.fingerprint(source))
     if adapter is not None:
         merged = adapters.Merged(model, adapter)
         model = replace(model, tensors=merged, record=model.record | {"adapter": adapter.name}, dtypes={})
