@@ -114,7 +114,7 @@ class Tokenizer:
         if most is not None and tokenizer.vocab_size > most:
             raise LLMError(f"the tokenizer has {tokenizer.vocab_size} tokens, its model only {most}")
         missing = set(tokenizer._missing) - RARE
-        if missing:
+        if missing and most is None:  # a model has been learned with it; text that it lacks is refused when it comes
             raise LLMError(f"the tokenizer has no token for {len(missing)} of the 256 bytes, so it would lose text")
         return tokenizer
 

@@ -212,10 +212,13 @@ def test_cutting_where_a_word_ends_changes_no_id(pairs: list[tuple[str, str]], c
         assert ids_in_parts(SPACED, parts) == library_ids(SPACED, text)
 
 
+PLAIN = st.sampled_from([" ", "\n", "  ", "\n\n", " \t"])  # after which every way to cut words ends one
+
+
 @pytest.mark.parametrize("name", list(PRE_TOKENIZERS))
 @settings(max_examples=100, deadline=None)
 @given(
-    pairs=st.lists(st.tuples(WORD, SPACE), min_size=8, max_size=40),
+    pairs=st.lists(st.tuples(WORD.filter(lambda word: not word[0].isspace()), PLAIN), min_size=8, max_size=40),
     cuts=st.lists(st.integers(0, 250), max_size=5),
 )
 def test_cutting_changes_no_id_however_words_are_cut(name: str, pairs: list[tuple[str, str]], cuts: list[int]) -> None:
@@ -500,6 +503,18 @@ def test_a_tokenizer_that_would_lose_text_is_refused_or_made_to_lose_none(name: 
     except LLMError:
         return
     assert [tokenizer.decode(tokenizer.encode(text)) for text in TEXTS] == TEXTS
+
+
+def test_of_a_model_s_tokenizer_only_text_that_it_lacks_is_refused() -> None:
+    found = json.loads(Tokenizer.train_bpe([TEXT], 257).to_json())
+    del found["model"]["vocab"]["z"]
+    found["model"]["vocab"] = {token: i for i, token in enumerate(found["model"]["vocab"])}
+    with pytest.raises(LLMError, match="no token for 1 of the 256 bytes"):
+        Tokenizer.from_json(json.dumps(found))
+    tokenizer = Tokenizer.from_json(json.dumps(found), most=300)
+    assert tokenizer.decode(tokenizer.encode("a cat")) == "a cat"
+    with pytest.raises(LLMError, match="no token for the byte 0x7a, which the text has"):
+        tokenizer.encode("a zebra")
 
 
 def test_more_tokens_than_the_model_has_are_refused() -> None:
