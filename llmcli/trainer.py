@@ -44,6 +44,7 @@ CURVE_POINTS = 300
 SAMPLE_TOKENS = 48
 RAMP = ((0.2, 4), (0.5, 2))  # up to this progress windows are that much shorter
 SHORTEST_RAMP = 16  # tokens
+LONGEST_MEASURED = 4.0  # seconds after which two steps have to do to tell the speed
 COMPILE_FROM = 120.0  # seconds of a run
 SPLIT_UNTIL = 0.8  # of the run: up to there tokens are taken apart, if at all
 
@@ -126,7 +127,7 @@ def measured_speed(config: ModelConfig, settings: TrainConfig, seconds: float) -
     times: list[float] = []  # seconds for a token
     began = time.perf_counter()
     # the first steps are slower than the rest; the longest and the shortest windows of a run take turns
-    while len(times) < 4 or time.perf_counter() - began < seconds:
+    while len(times) < 2 or time.perf_counter() - began < (seconds if len(times) >= 4 else LONGEST_MEASURED):
         context = settings.context if len(times) % 2 else shortest
         size = (max(1, settings.batch_size * settings.context // context), context + 1)
         start = time.perf_counter()
@@ -136,7 +137,8 @@ def measured_speed(config: ModelConfig, settings: TrainConfig, seconds: float) -
         if settings.device == "cuda":
             torch.cuda.synchronize()
         times.append((time.perf_counter() - start) / (size[0] * context))
-    return 2 / float(np.median(times[2::2]) + np.median(times[3::2]))
+    late = times[2:] if len(times) >= 4 else times[-2:]
+    return 2 / float(np.median(late[::2]) + np.median(late[1::2]))
 
 
 def _prepare_process(settings: TrainConfig) -> None:

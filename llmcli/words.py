@@ -22,7 +22,8 @@ from llmcli.sampler import highest_of, probabilities
 from llmcli.tokenizer import StreamDecoder, Tokenizer
 
 UNEXPLORED = 0.001  # the search ends when less than this is left
-MOST_LOOKS = 1000  # or after asking the model so many times
+MOST_LOOKS, LEAST_LOOKS = 1000, 50  # or after asking the model so many times; a large one fewer times:
+MOST_WORK = 2e10  # looks x parameters
 SPELLINGS = 4  # ways to reach each byte of the text's last word that are followed
 LONGEST_WORD = 16  # tokens of the context kept free for the word
 END = "<end>"  # stands for the end of the document
@@ -50,8 +51,18 @@ class NextWords:
     looks: int  # times the model was asked
 
 
-def next_words(runtime: Runtime, tokenizer: Tokenizer, text: str) -> NextWords:
-    """The words that may follow a text, at temperature 1. Raises LLMError for an empty one.
+def most_looks(parameters: int) -> int:
+    """How often a model of so many parameters is asked at most: a few seconds' work.
+
+    >>> [most_looks(10**6), most_looks(135 * 10**6), most_looks(10**12)]
+    [1000, 148, 50]
+    """
+    return max(LEAST_LOOKS, min(MOST_LOOKS, int(MOST_WORK / max(1, parameters))))
+
+
+def next_words(runtime: Runtime, tokenizer: Tokenizer, text: str, most: int | None = None) -> NextWords:
+    """The words that may follow a text, at temperature 1; the model is asked `most` times at most, else MOST_LOOKS.
+    Raises LLMError for an empty one.
 
     The search begins before the text's last word and follows what agrees with it, so the ways to spell that are
     summed over too; probabilities are given the whole text.
@@ -93,7 +104,8 @@ def next_words(runtime: Runtime, tokenizer: Tokenizer, text: str) -> NextWords:
     else:
         put(1.0, (), b"")
     waiting = -sum(node[0] for node in heap)
-    while heap and looks < MOST_LOOKS and waiting + given_up >= UNEXPLORED:
+    most = MOST_LOOKS if most is None else most
+    while heap and looks < most and waiting + given_up >= UNEXPLORED:
         negative, path, spelled = heapq.heappop(heap)
         if len(ids) + len(path) > runtime.context:
             given_up -= negative

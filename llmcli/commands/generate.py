@@ -172,12 +172,13 @@ def _write(
 
 
 def _show_next(runtime: Any, tokenizer: Any, prompt: str, count: int, json_: bool) -> None:
-    from llmcli.words import MOST_LOOKS, next_words
+    from llmcli.words import most_looks, next_words
 
-    found = next_words(runtime, tokenizer, prompt)
+    most = most_looks(runtime.config.parameters)
+    found = next_words(runtime, tokenizer, prompt, most)
     words = found.words[:count]
-    if found.looks == MOST_LOOKS:
-        console.note(f"stopped after asking the model {MOST_LOOKS:,} times; what was not followed is unexplored")
+    if found.looks == most:
+        console.note(f"stopped after asking the model {most:,} times; what was not followed is unexplored")
     if json_:
         listed = [
             {"text": word.text, "probability": round(word.probability, 6)}
