@@ -15,7 +15,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +111,33 @@ class Checkpoint:
             return found
         return quantized.quantize(self.tensors[name], bits)
 
+    def rounded(self, kind: str) -> "Checkpoint":
+        """The same model with the values that few bits can hold."""
+        return replace(self, tensors=_Rounded(self, kind), dtypes={})
+
     def read(self, name: str, out: NDArray[np.float32]) -> None:
         """Copy tensor `name` into `out`, which has its shape."""
         if isinstance(self.tensors, TensorsOnDisk):
             self.tensors.read(name, out)
         else:
             out[...] = self.tensors[name]
+
+
+class _Rounded(Mapping[str, NDArray[np.float32]]):
+    """The tensors of a model as few bits hold them, each made when it is asked for."""
+
+    def __init__(self, model: Checkpoint, kind: str) -> None:
+        self._model, self._kind = model, kind
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        found = self._model.blocks(name, self._kind)
+        return self._model.tensors[name] if found is None else found.matrix()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._model.tensors)
+
+    def __len__(self) -> int:
+        return len(self._model.tensors)
 
 
 class TensorsOnDisk(Mapping[str, NDArray[np.float32]]):

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.checkpoint import Checkpoint
+from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.quantized import BLOCK, Blocks
 
@@ -31,6 +32,11 @@ def is_here() -> bool:
     from importlib.util import find_spec
 
     return find_spec("onnxruntime") is not None and find_spec("onnx") is not None
+
+
+def problem(config: ModelConfig) -> str:
+    """Why its operators do not take a model of this shape; "" if they do."""
+    return f"heads of {config.head_dim} numbers; multiples of 16 can" if config.head_dim % 16 else ""
 
 
 @lru_cache(maxsize=1)
@@ -57,8 +63,8 @@ class FastRuntime:
         self.config = checkpoint.config
         self.context = self.config.max_position_embeddings
         self.length = 0
-        if self.config.head_dim % 16:
-            raise LLMError(f"heads of {self.config.head_dim} numbers cannot run in few bits; multiples of 16 can")
+        if why := problem(self.config):
+            raise LLMError(f"onnxruntime's operators do not take {why}")
         self._embedding = checkpoint.blocks("model.embed_tokens.weight", kind)
         head = self._embedding
         if not self.config.tie_word_embeddings:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmcli import checkpoint, fast_runtime, importer
+from llmcli import checkpoint, importer
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,10 @@ def test_few_bits_are_a_smaller_file_and_say_what_they_cost(tiny_model: Path, ll
 def test_eval_shows_what_few_bits_cost(tiny_model: Path, llm) -> None:
     Path("t.txt").write_text("The cat sat on the mat. " * 30)
     found = llm("eval", "t.txt", "--quantize", "int8", "--json")
-    if not fast_runtime.is_here():
-        assert found.exit_code == 1 and "pip install 'llmcli[fast]'" in found.stderr
-        return
-    assert found.exit_code == 1 and "multiples of 16" in found.stderr  # the tiny model's heads are of 8
+    assert found.exit_code == 0 and "multiples of 16" in found.stderr  # the tiny model's heads are of 8
+    rows = json.loads(found.stdout)["results"]
+    assert rows[0]["bits_per_byte"] == pytest.approx(rows[1]["bits_per_byte"], rel=0.01)
+    assert rows[0]["bits_per_byte"] != rows[1]["bits_per_byte"]
 
 
 def test_import_of_our_own_file_is_a_copy(tiny_model: Path, llm) -> None:

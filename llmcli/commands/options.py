@@ -79,12 +79,17 @@ def model_path(given: str | None) -> Path:
 def open_model(checkpoint: "Checkpoint", device: str, quantize: str | None = None) -> tuple[Any, Any]:
     """(runtime, tokenizer) of a model: numpy on "cpu", or onnxruntime for one in few bits; torch on anything else."""
     tokenizer = tokenizer_of(checkpoint)
-    if device == "cpu" and (quantize or checkpoint.quantization):
+    kind = quantize or checkpoint.quantization
+    if device == "cpu" and kind:
         from llmcli import fast_runtime
 
-        if quantize or fast_runtime.is_here():
-            return fast_runtime.FastRuntime(checkpoint, str(quantize or checkpoint.quantization)), tokenizer
-        console.note("this model is in few bits and runs faster with onnxruntime: pip install 'llmcli[fast]'")
+        problem = fast_runtime.problem(checkpoint.config)
+        if not problem and (quantize or fast_runtime.is_here()):
+            return fast_runtime.FastRuntime(checkpoint, kind), tokenizer
+        hint = problem and f"onnxruntime does not take {problem}"
+        hint = hint or "onnxruntime makes it faster: pip install 'llmcli[fast]'"
+        console.note(f"few bits run no faster here: {hint}")
+        checkpoint = checkpoint.rounded(kind)
     if device == "cpu":
         from llmcli.runtime import Runtime
 
