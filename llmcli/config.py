@@ -19,6 +19,17 @@ ARCHITECTURES = {
     "qwen2": "Qwen2ForCausalLM",  # biases on queries, keys and values
     "llama": "LlamaForCausalLM",  # neither; Llama 1 to 3, SmolLM2
     "mistral": "MistralForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",  # Qwen3 with experts
+    "mixtral": "MixtralForCausalLM",  # Llama with experts
+}
+EXPERT_NAMES = {  # of the kinds with experts: a layer's (router; an expert's gate, up, down)
+    "qwen3_moe": ("mlp.gate", "mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj", "mlp.experts.{}.down_proj"),
+    "mixtral": (
+        "block_sparse_moe.gate",
+        "block_sparse_moe.experts.{}.w1",
+        "block_sparse_moe.experts.{}.w3",
+        "block_sparse_moe.experts.{}.w2",
+    ),
 }
 ROPE_TYPES = ("linear", "llama3")
 RECIPES = ("muon", "adamw", "fine-tune", "lora")  # optimizer.py says what each does
@@ -61,11 +72,11 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of the graph, in the key names of Hugging Face's config.json for Qwen3, Qwen2, Llama and Mistral."""
+    """The shape of the graph, in the key names of Hugging Face's config.json for the kinds of ARCHITECTURES."""
 
     vocab_size: int
     hidden_size: int  # width of the residual stream
-    intermediate_size: int  # width inside the SwiGLU
+    intermediate_size: int  # width inside the SwiGLU; where there are experts, of each
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int  # grouped-query attention: a divisor of num_attention_heads
@@ -79,13 +90,16 @@ class ModelConfig:
     rope_scaling: RopeScaling | None = None
     bos_token_id: int | None = None  # what a text begins with, to programs that put something there; else eos_token_id
     other_end_ids: tuple[int, ...] = ()  # tokens that end a text too: config.json lists them with the first
+    num_experts: int = 0  # SwiGLUs in a layer, of which a router picks some for each token; 0: one for all
+    num_experts_per_tok: int = 0  # that are active
+    norm_topk_prob: bool = True  # whether the weights of the active ones sum to 1
 
     def __post_init__(self) -> None:
         if self.model_type not in ARCHITECTURES:
             raise usage(f"model_type {self.model_type!r} is none of {', '.join(ARCHITECTURES)}")
         for field in fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name == "eos_token_id" else 1
+            least = 0 if field.name in ("eos_token_id", "num_experts", "num_experts_per_tok") else 1
             if field.type is int and (type(value) is not int or value < least):
                 raise usage(f"{field.name} must be a whole number of at least {least}, found {value!r}")
             if field.type is float and not (type(value) in (int, float) and 0 < value < math.inf):
@@ -102,6 +116,13 @@ class ModelConfig:
                 f"head_dim must be even for rotary positions, found {self.head_dim}; "
                 f"set --heads so that --width / --heads is even"
             )
+        if (self.model_type in EXPERT_NAMES) != (self.num_experts > 0):
+            raise usage(f"a model of type {self.model_type} cannot have {self.num_experts} experts")
+        if self.num_experts_per_tok > self.num_experts or (self.num_experts and not self.num_experts_per_tok):
+            raise usage(
+                f"of {self.num_experts} experts {self.num_experts_per_tok} cannot be active; set --active to 1 to "
+                f"{self.num_experts}"
+            )
         begin = () if self.bos_token_id is None else (self.bos_token_id,)
         for token in (self.eos_token_id, *self.other_end_ids, *begin):
             if type(token) is not int or not 0 <= token < self.vocab_size:
@@ -110,7 +131,7 @@ class ModelConfig:
     @property
     def qk_norm(self) -> bool:
         """Whether queries and keys are normalised, with a gain for each of a head's numbers."""
-        return self.model_type == "qwen3"
+        return self.model_type in ("qwen3", "qwen3_moe")
 
     @property
     def qkv_bias(self) -> bool:
@@ -144,26 +165,53 @@ class ModelConfig:
                 shapes |= {f"{layer}self_attn.{which}_proj.bias": (size,) for which, size in sizes.items()}
             if self.qk_norm:
                 shapes |= {f"{layer}self_attn.{which}_norm.weight": (self.head_dim,) for which in "qk"}
-            shapes |= {
-                layer + "self_attn.o_proj.weight": (d, q),
-                layer + "post_attention_layernorm.weight": (d,),
-                layer + "mlp.gate_proj.weight": (ff, d),
-                layer + "mlp.up_proj.weight": (ff, d),
-                layer + "mlp.down_proj.weight": (d, ff),
-            }
+            shapes |= {layer + "self_attn.o_proj.weight": (d, q), layer + "post_attention_layernorm.weight": (d,)}
+            if self.num_experts:
+                shapes[self.router_name(i)] = (self.num_experts, d)
+            for names in self.swiglu_names(i):
+                shapes |= dict(zip(names, ((ff, d), (ff, d), (d, ff)), strict=True))
         shapes["model.norm.weight"] = (d,)
         if not self.tie_word_embeddings:
             shapes["lm_head.weight"] = (self.vocab_size, d)
         return shapes
+
+    def router_name(self, layer: int) -> str:
+        """The tensor that picks the experts of a layer, [experts, width]."""
+        return f"model.layers.{layer}.{EXPERT_NAMES[self.model_type][0]}.weight"
+
+    def swiglu_names(self, layer: int) -> list[tuple[str, str, str]]:
+        """The tensors (gate, up, down) of each of a layer's SwiGLUs: one, or as many as there are experts."""
+        start = f"model.layers.{layer}."
+        if not self.num_experts:
+            return [(f"{start}mlp.gate_proj.weight", f"{start}mlp.up_proj.weight", f"{start}mlp.down_proj.weight")]
+        _, gate, up, down = (f"{start}{name}.weight" for name in EXPERT_NAMES[self.model_type])
+        return [(gate.format(e), up.format(e), down.format(e)) for e in range(self.num_experts)]
 
     @property
     def parameters(self) -> int:
         """Parameters in the file."""
         return sum(math.prod(shape) for shape in self.tensor_shapes().values())
 
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that a token meets: all, but for the experts that are not picked for it."""
+        asleep = self.num_experts - self.num_experts_per_tok
+        return self.parameters - asleep * self.num_hidden_layers * 3 * self.hidden_size * self.intermediate_size
+
     def to_json(self, dtype: str = "float32") -> str:
         """The text of config.json, exactly as a Hugging Face directory would hold it; `dtype` is the weights'."""
         ends = [self.eos_token_id, *self.other_end_ids]
+        experts = {
+            "qwen3_moe": {
+                "decoder_sparse_step": 1,
+                "mlp_only_layers": [],
+                "moe_intermediate_size": self.intermediate_size,
+                "norm_topk_prob": self.norm_topk_prob,
+                "num_experts": self.num_experts,
+                "num_experts_per_tok": self.num_experts_per_tok,
+            },
+            "mixtral": {"num_experts_per_tok": self.num_experts_per_tok, "num_local_experts": self.num_experts},
+        }
         return json.dumps(
             {
                 "architectures": [ARCHITECTURES[self.model_type]],
@@ -191,7 +239,8 @@ class ModelConfig:
                 "use_cache": True,
                 "use_sliding_window": False,
                 "vocab_size": self.vocab_size,
-            },
+            }
+            | experts.get(self.model_type, {}),
             indent=2,
         )
 
@@ -225,6 +274,7 @@ class ModelConfig:
                 values[key] = sizes[0] if len(sizes) == 1 else sizes[0] // max(1, sizes[1])
         values |= _ends(values)
         values |= _rope(values)
+        values |= _experts(values)
         window = values.get("sliding_window")
         slides = values.get("model_type") == "mistral" or values.get("use_sliding_window")
         if slides and type(window) is int and type(values.get("max_position_embeddings")) is int:
@@ -252,6 +302,25 @@ def _ends(found: Mapping[str, Any]) -> dict[str, Any]:
         "other_end_ids": tuple(others),
         "bos_token_id": begin if type(begin) is int and begin != first else None,
     }
+
+
+def _experts(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The experts, as the configs of Qwen3-MoE and Mixtral have them; nothing of them counts in others."""
+    kind = found["model_type"]
+    if kind not in EXPERT_NAMES:
+        return {"num_experts": 0, "num_experts_per_tok": 0, "norm_topk_prob": True}
+    if found.get("mlp_only_layers") or found.get("decoder_sparse_step", 1) != 1:
+        raise LLMError("its config.json has layers without experts among others with them, which are not run here")
+    told = {"num_experts": found.get("num_experts", found.get("num_local_experts"))}
+    if kind == "mixtral":
+        told["norm_topk_prob"] = True
+    else:
+        told["norm_topk_prob"] = found.get("norm_topk_prob", False)  # as transformers reads a config without it
+        told["intermediate_size"] = found.get("moe_intermediate_size")
+    absent = [key for key in ("num_experts", "intermediate_size") if key in told and told[key] is None]
+    if absent or "num_experts_per_tok" not in found:
+        raise LLMError(f"its config.json has no {(absent or ['num_experts_per_tok'])[0]}")
+    return told
 
 
 def _rope(found: Mapping[str, Any]) -> dict[str, Any]:
