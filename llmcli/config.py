@@ -201,7 +201,7 @@ class ModelConfig:
     def to_json(self, dtype: str = "float32") -> str:
         """The text of config.json, exactly as a Hugging Face directory would hold it; `dtype` is the weights'."""
         ends = [self.eos_token_id, *self.other_end_ids]
-        experts = {
+        experts: dict[str, dict[str, Any]] = {
             "qwen3_moe": {
                 "decoder_sparse_step": 1,
                 "mlp_only_layers": [],
@@ -311,15 +311,16 @@ def _experts(found: Mapping[str, Any]) -> dict[str, Any]:
         return {"num_experts": 0, "num_experts_per_tok": 0, "norm_topk_prob": True}
     if found.get("mlp_only_layers") or found.get("decoder_sparse_step", 1) != 1:
         raise LLMError("its config.json has layers without experts among others with them, which are not run here")
-    told = {"num_experts": found.get("num_experts", found.get("num_local_experts"))}
+    told: dict[str, Any] = {"num_experts": found.get("num_experts", found.get("num_local_experts"))}
     if kind == "mixtral":
         told["norm_topk_prob"] = True
     else:
         told["norm_topk_prob"] = found.get("norm_topk_prob", False)  # as transformers reads a config without it
         told["intermediate_size"] = found.get("moe_intermediate_size")
-    absent = [key for key in ("num_experts", "intermediate_size") if key in told and told[key] is None]
-    if absent or "num_experts_per_tok" not in found:
-        raise LLMError(f"its config.json has no {(absent or ['num_experts_per_tok'])[0]}")
+    told["num_experts_per_tok"] = found.get("num_experts_per_tok")
+    for key, value in told.items():
+        if value is None:
+            raise LLMError(f"its config.json has no {'moe_' * (key == 'intermediate_size')}{key}")
     return told
 
 

@@ -36,8 +36,17 @@ TYPES = {
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _TEXT, _LIST = 8, 9
 # GGUF's name of an architecture -> (transformers' model_type, whether rows of q and k are in its own order)
-ARCHITECTURES = {"llama": ("llama", True), "qwen2": ("qwen2", False), "qwen3": ("qwen3", False)}
-_WRITTEN_AS = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+ARCHITECTURES = {
+    "llama": ("llama", True), "qwen2": ("qwen2", False), "qwen3": ("qwen3", False), "qwen3moe": ("qwen3_moe", False),
+}  # fmt: skip
+_WITH_EXPERTS = {"llama": "mixtral", "qwen3moe": "qwen3_moe"}
+_WRITTEN_AS = {
+    "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
+    "qwen3_moe": "qwen3moe",
+}  # fmt: skip
+_ROUTER = "blk.{}.ffn_gate_inp.weight"
+_STACKS = ("blk.{}.ffn_gate_exps.weight", "blk.{}.ffn_up_exps.weight", "blk.{}.ffn_down_exps.weight")
+_APART = ("blk.{}.ffn_gate.{}.weight", "blk.{}.ffn_up.{}.weight", "blk.{}.ffn_down.{}.weight")  # as older files have it
 _NAMES = {  # of tensors; the number of the layer goes where the brackets are
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -207,8 +216,8 @@ def _translated(
     kind = facts.get("general.architecture")
     if kind not in ARCHITECTURES:
         raise LLMError(f"it is of architecture {kind!r}; this program runs {', '.join(ARCHITECTURES)}")
-    if facts.get(f"{kind}.expert_count"):
-        raise LLMError("it is a mixture of experts, which this program does not run")
+    if facts.get(f"{kind}.expert_count") and kind not in _WITH_EXPERTS:
+        raise LLMError(f"it is of architecture {kind!r} with experts; with them {', '.join(_WITH_EXPERTS)} are run")
     factors = None
     if _ROPE_FACTORS in infos:
         found = infos.pop(_ROPE_FACTORS)
@@ -217,6 +226,10 @@ def _translated(
         factors = np.frombuffer(mapped, "<f4", found.size, found.start).tolist()
     config = _config(facts, infos, factors)
     names = {_our_name(name): info for name, info in infos.items()}
+    for ours, theirs, part in _experts(config):
+        if theirs in infos:
+            names.pop(theirs, None)
+            names[ours] = infos[theirs] if part is None else _part(infos[theirs], part, config.num_experts)
     tokenizer, start = _tokenizer(facts)
     metadata = {
         "config.json": config.to_json(),
@@ -241,6 +254,25 @@ def _our_name(name: str) -> str:
     return _NAMES.get(name, name)
 
 
+def _experts(config: ModelConfig) -> Iterator[tuple[str, str, int | None]]:
+    """(our name, GGUF's, which part of its stack) of every router and every expert's matrix."""
+    for i in range(config.num_hidden_layers if config.num_experts else 0):
+        yield config.router_name(i), _ROUTER.format(i), None
+        for expert, names in enumerate(config.swiglu_names(i)):
+            for ours, stack, apart in zip(names, _STACKS, _APART, strict=True):
+                yield ours, apart.format(i, expert), None
+                yield ours, stack.format(i), expert
+
+
+def _part(stack: TensorInfo, index: int, count: int) -> TensorInfo:
+    """One of the matrices that lie one behind the other. Raises LLMError when there are not so many."""
+    if len(stack.shape) != 3 or stack.shape[0] != count:
+        raise LLMError(f"its {stack.name} has shape {list(stack.shape)}, {count} experts are wanted")
+    size = (stack.end - stack.start) // count
+    start = stack.start + index * size
+    return TensorInfo(stack.name, stack.dtype, stack.shape[1:], start, start + size)
+
+
 def _config(facts: dict[str, Any], infos: dict[str, TensorInfo], factors: list[float] | None) -> ModelConfig:
     kind = facts["general.architecture"]
 
@@ -263,10 +295,12 @@ def _config(facts: dict[str, Any], infos: dict[str, TensorInfo], factors: list[f
     context = fact("context_length")
     end = facts.get("tokenizer.ggml.eos_token_id", 0)
     others = [facts[key] for key in ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id") if key in facts]
+    experts = fact("expert_count", 0)
+    inner = "expert_feed_forward_length" if kind == "qwen3moe" else "feed_forward_length"
     config = ModelConfig(
         vocab_size=infos["token_embd.weight"].shape[0],
         hidden_size=width,
-        intermediate_size=fact("feed_forward_length"),
+        intermediate_size=fact(inner),
         num_hidden_layers=fact("block_count"),
         num_attention_heads=heads,
         num_key_value_heads=fact("attention.head_count_kv", heads),
@@ -277,7 +311,9 @@ def _config(facts: dict[str, Any], infos: dict[str, TensorInfo], factors: list[f
         rope_theta=_short(fact("rope.freq_base", 10000.0)),
         eos_token_id=end,
         bos_token_id=_other(facts.get("tokenizer.ggml.bos_token_id"), end),
-        model_type=ARCHITECTURES[kind][0],
+        model_type=_WITH_EXPERTS[kind] if experts else ARCHITECTURES[kind][0],
+        num_experts=experts,
+        num_experts_per_tok=fact("expert_used_count") if experts else 0,
         rope_scaling=scaling or (_llama3(factors, fact("rope.freq_base", 10000.0)) if factors else None),
         other_end_ids=tuple(other for other in others if other != end),
     )
@@ -457,6 +493,8 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, told: Mapping[str, str
     gguf = _package("to write a GGUF")
     config = checkpoint.config
     kind = _WRITTEN_AS[config.model_type]
+    if not config.norm_topk_prob:
+        raise LLMError("what the experts of a token count does not sum to 1 in this model, as llama.cpp has it")
     tokenizer = _tokenizer_facts(json.loads(checkpoint.tokenizer_json), config, gguf)
 
     def fill(place: Path) -> None:
@@ -494,6 +532,10 @@ def _write_config(writer: Any, config: ModelConfig, gguf: Any) -> None:
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)
+    if config.num_experts:
+        writer.add_expert_count(config.num_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        writer.add_expert_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(config.head_dim)
@@ -511,7 +553,19 @@ def _tensors(checkpoint: Checkpoint, kind: str, dtype: str) -> Iterator[tuple[st
     config = checkpoint.config
     theirs = {ours: name for name, ours in _NAMES.items()}
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    stacks: dict[str, list[str]] = {}
+    for ours, written, part in _experts(config):
+        if part is not None or written.endswith("ffn_gate_inp.weight"):
+            stacks.setdefault(written, []).append(ours)
+    for written, members in stacks.items():
+        arrays = [np.ascontiguousarray(checkpoint.tensors[name], np.float32) for name in members]
+        router = len(arrays) == 1 and written.endswith("ffn_gate_inp.weight")
+        values = arrays[0] if router else np.stack(arrays)
+        yield written, values, "F32" if router else _written_type(dtype, values, written)
+    stacked = {name for members in stacks.values() for name in members}
     for name in config.tensor_shapes():
+        if name in stacked:
+            continue
         values = np.ascontiguousarray(checkpoint.tensors[name], np.float32)
         steps = name.split(".")
         number = steps[2] if name.startswith("model.layers.") else ""
@@ -520,16 +574,19 @@ def _tensors(checkpoint: Checkpoint, kind: str, dtype: str) -> Iterator[tuple[st
             rows, inner = values.shape[0], values.shape[1:]
             values = values.reshape(heads[steps[-2]], 2, rows // heads[steps[-2]] // 2, *inner).swapaxes(1, 2)
             values = np.ascontiguousarray(values).reshape(rows, *inner)
-        written = "F32" if values.ndim == 1 else dtype.upper()
-        if written == "Q4_0" and name in ("model.embed_tokens.weight", "lm_head.weight"):
-            written = "Q8_0"  # as llama.cpp itself keeps more of what reads and writes tokens
-        if written.startswith("Q") and values.shape[-1] % 32:
-            written = "F16"
-        yield theirs[pattern].format(number), values, written
+        yield theirs[pattern].format(number), values, _written_type(dtype, values, name)
     if config.rope_scaling and config.rope_scaling.rope_type == "llama3":
         plain = [config.rope_theta ** (-2 * i / config.head_dim) for i in range(config.head_dim // 2)]
         factors = [f / scaled for f, scaled in zip(plain, config.rope_frequencies(), strict=True)]
         yield _ROPE_FACTORS, np.array(factors, np.float32), "F32"
+
+
+def _written_type(dtype: str, values: NDArray[np.float32], name: str) -> str:
+    """Of a tensor in a file whose matrices are of `dtype`."""
+    found = "F32" if values.ndim == 1 else dtype.upper()
+    if found == "Q4_0" and name in ("model.embed_tokens.weight", "lm_head.weight"):
+        found = "Q8_0"  # as llama.cpp itself keeps more of what reads and writes tokens
+    return "F16" if found.startswith("Q") and values.shape[-1] % 32 else found
 
 
 def _chat_template(checkpoint: Checkpoint) -> str:

@@ -9,6 +9,7 @@ B, T, C = batch, time, width; N, D = heads, head size; F = width inside the SwiG
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -183,6 +184,53 @@ class _SwiGLU(torch.autograd.Function):
 def swiglu(both: Tensor) -> Tensor:
     """silu(gate) * up of [gate, up] side by side in the last dimension, 2F -> F (arXiv:2002.05202)."""
     return _SwiGLU.apply(both)
+
+
+class _Regroup(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, places: Tensor, times: int) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.times = times
+        return x.index_select(0, order // times if times > 1 else order)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (places,) = ctx.saved_tensors
+        back = grads[0].index_select(0, places)
+        return back.view(-1, ctx.times, back.shape[-1]).sum(1) if ctx.times > 1 else back, None, None, None
+
+
+def regroup(x: Tensor, order: Tensor, places: Tensor, times: int = 1) -> Tensor:
+    """Rows of x [N, C] in another order, each `times` times: row i of the result [N * times, C] is row order[i] //
+    times; `places` is the inverse of `order`. The way back is a sum in a fixed order, so that it is always the same."""
+    return _Regroup.apply(x, order, places, times)
+
+
+class _Grouped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weights: Tensor, ends: list[int]) -> Tensor:
+        ctx.save_for_backward(x, weights)
+        ctx.ends = ends
+        y = x.new_empty(len(x), weights.shape[1])
+        for weight, (start, end) in zip(weights, pairwise((0, *ends)), strict=True):
+            torch.mm(x[start:end], weight.mT, out=y[start:end])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        x, weights = ctx.saved_tensors
+        for_x, for_weights = torch.empty_like(x), torch.empty_like(weights)
+        for i, (start, end) in enumerate(pairwise((0, *ctx.ends))):
+            some = grads[0][start:end]
+            torch.mm(some, weights[i], out=for_x[start:end])
+            torch.mm(some.mT, x[start:end], out=for_weights[i])
+        return for_x, for_weights, None
+
+
+def grouped(x: Tensor, weights: Tensor, ends: list[int]) -> Tensor:
+    """x [N, inputs] times a matrix for each group of rows, weights [E, outputs, inputs]: [N, outputs]. Group i ends
+    before row ends[i]."""
+    return _Grouped.apply(x, weights, ends)
 
 
 class _AddDropped(torch.autograd.Function):

@@ -1,15 +1,16 @@
 """The graph in torch: the decoder of Qwen3 (arXiv:2505.09388, section 2) and its kin, for training and for GPUs.
 
 RMSNorm before each block, rotary positions (arXiv:2104.09864), grouped-query attention (arXiv:2305.13245), SwiGLU
-(arXiv:2002.05202), optional tied embeddings; Qwen3 has RMSNorm on queries and keys, Qwen2 a bias there, Llama and
-Mistral neither. Modules are named so that the state dict has Hugging Face's tensor names. runtime.py holds the same
-graph in numpy.
+(arXiv:2002.05202) or a sparse mixture of them, optional tied embeddings; Qwen3 has RMSNorm on queries and keys, Qwen2
+a bias there, Llama and Mistral neither. Modules are named so that the state dict has Hugging Face's tensor names, but
+for the stacks of experts. runtime.py holds the same graph in numpy.
 
 B, T, C = batch, time, width; H, G, D = heads, key-value heads, head size; V = vocabulary.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -20,9 +21,20 @@ from torch.nn import functional as F
 from llmcli.checkpoint import Checkpoint
 from llmcli.config import LORA_SCALE, SCORES_KEPT, ModelConfig
 from llmcli.errors import LLMError
-from llmcli.kernels import Dropout, attention, cross_entropy, normalize, normalize_rotate, rotate, swiglu
+from llmcli.kernels import (
+    Dropout,
+    attention,
+    cross_entropy,
+    grouped,
+    normalize,
+    normalize_rotate,
+    regroup,
+    rotate,
+    swiglu,
+)
 
 SHARPNESS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # factors on the logits that are tried
+BALANCE = float(__import__("os").environ.get("BALANCE", "0.01"))  # of the loss that keeps experts equally busy
 LOGITS = 1 << 25  # held at once where many tokens are scored: 128 MB
 
 
@@ -171,6 +183,56 @@ class MLP(nn.Module):
         return self.down_proj(swiglu(product(x, gain, self.gate_proj, self.up_proj)))
 
 
+class Router(nn.Module):
+    """Which experts a token goes to, and what each of them counts."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
+        self.active, self.normalize = config.num_experts_per_tok, config.norm_topk_prob
+        self.balance: Tensor | None = None  # of the last batch that was learned from: see `forward`
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+        """(weights [N, K], experts [N, K], tokens of each expert) of x [N, C].
+
+        In training `balance` is 1 where every expert gets as many tokens, and more where not: the auxiliary loss of
+        Switch Transformers (arXiv:2101.03961, section 2.2).
+        """
+        shares = torch.softmax(F.linear(x.float(), self.weight), -1)  # [N, E]
+        weights, chosen = shares.topk(self.active, -1)
+        if self.normalize:
+            weights = weights / weights.sum(-1, keepdim=True)
+        counts = torch.bincount(chosen.flatten(), minlength=len(self.weight))
+        if self.training and torch.is_grad_enabled():
+            self.balance = len(self.weight) * (shares.mean(0) * (counts / chosen.numel())).sum()
+        return weights, chosen, counts.tolist()
+
+
+class Experts(nn.Module):
+    """A sparse mixture of SwiGLUs: each token goes to K of E, and none is dropped (arXiv:1701.06538, section 2;
+    arXiv:2401.04088, section 2.1). The experts' matrices are stacked, so that a file's are parts of these."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        E, C, F = config.num_experts, config.hidden_size, config.intermediate_size
+        self.gate = Router(config)
+        self.gate_proj = nn.Parameter(torch.empty(E, F, C))
+        self.up_proj = nn.Parameter(torch.empty(E, F, C))
+        self.down_proj = nn.Parameter(torch.empty(E, C, F))
+
+    def forward(self, x: Tensor, gain: Tensor) -> Tensor:
+        """`x` [B, T, C] comes normalised, its gain beside it. Tokens are sorted by expert, each expert's at once."""
+        shape = x.shape
+        x = (x * gain.to(x.dtype)).flatten(0, 1)
+        weights, chosen, counts = self.gate(x)
+        order = chosen.flatten().argsort(stable=True)  # [N * K]
+        places, ends = order.argsort(), list(accumulate(counts))
+        x = regroup(x, order, places, weights.shape[1])
+        inner = swiglu(grouped(x, torch.cat([self.gate_proj, self.up_proj], 1).to(x.dtype), ends))
+        y = regroup(grouped(inner, self.down_proj.to(x.dtype), ends), places, order)
+        return (y.view(*weights.shape, -1) * weights[..., None].to(y.dtype)).sum(1).view(shape)
+
+
 class Layer(nn.Module):
     """Attention and SwiGLU, each added to the residual stream [B, T, C]."""
 
@@ -179,7 +241,7 @@ class Layer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size)
         self.self_attn = Attention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size)
-        self.mlp = MLP(config)
+        self.mlp = Experts(config) if config.num_experts else MLP(config)
         self.dropout = dropout
         self.eps = config.rms_norm_eps
 
@@ -213,6 +275,7 @@ class LanguageModel(nn.Module):
         self.model = Decoder(config, self.dropout)
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self._stacked = _stacked_names(config)
         cos, sin = rotary_tables(config, config.max_position_embeddings)
         self.register_buffer("cos", cos[:, None].to(dtype), persistent=False)  # [T, 1, D]
         self.register_buffer("sin", sin[:, None].to(dtype), persistent=False)
@@ -222,7 +285,12 @@ class LanguageModel(nn.Module):
 
     def loss(self, ids: Tensor) -> Tensor:
         """Mean cross entropy in nats of ids[:, 1:] given what stands before each; ids [B, T + 1]. To go backward."""
-        return cross_entropy(self._stream(ids[:, :-1]).flatten(0, 1), self._head(), ids[:, 1:].flatten())
+        loss = cross_entropy(self._stream(ids[:, :-1]).flatten(0, 1), self._head(), ids[:, 1:].flatten())
+        if self.config.num_experts and self.training:
+            found = [router.balance for router in self.modules() if isinstance(router, Router)]
+            balance = torch.stack([one for one in found if one is not None]).mean()
+            loss = loss + BALANCE * (balance - balance.detach())  # it moves the weights and does not count
+        return loss
 
     def _stream(self, ids: Tensor, caches: "Sequence[Cache] | None" = None) -> Tensor:
         """What the head reads, [B, T, C], without the last norm's gain."""
@@ -255,29 +323,39 @@ class LanguageModel(nn.Module):
             with torch.no_grad():
                 if name.endswith("embed_tokens.weight"):
                     weight.normal_(0.0, 0.02 if self.config.tie_word_embeddings else 1.0, generator=generator)
-                elif name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")) or name.endswith("bias"):
+                elif name.endswith(
+                    ("o_proj.weight", "down_proj.weight", "down_proj", "lm_head.weight")
+                ) or name.endswith("bias"):
                     weight.zero_()
-                elif weight.ndim == 2:
-                    bound = 1 / math.sqrt(weight.shape[1])
+                elif weight.ndim >= 2:
+                    bound = 1 / math.sqrt(weight.shape[-1])
                     weight.uniform_(-bound, bound, generator=generator)
 
     def load_arrays(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
         """Take the weights from numpy arrays by name; every one must be there."""
         with torch.no_grad():
             for name in self.config.tensor_shapes():
-                self.get_parameter(name).copy_(torch.from_numpy(arrays[name]))
+                self._weight(name).copy_(torch.from_numpy(arrays[name]))
 
     @torch.no_grad()
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """A copy of the weights as numpy arrays by name, with what adapters have learned in them."""
         found = {}
         for name in self.config.tensor_shapes():
-            weight: Tensor = self.get_parameter(name)
-            owner = self.get_submodule(name.rpartition(".")[0])
-            if isinstance(owner, Linear) and owner.adapter is not None and name.endswith(".weight"):
-                weight = weight + owner.adapter.merged()
+            weight = self._weight(name)
+            if name not in self._stacked:
+                owner = self.get_submodule(name.rpartition(".")[0])
+                if isinstance(owner, Linear) and owner.adapter is not None and name.endswith(".weight"):
+                    weight = weight + owner.adapter.merged()
             found[name] = _copied(weight)
         return found
+
+    def _weight(self, name: str) -> Tensor:
+        """The parameter, or the part of one, that a file calls so."""
+        if name not in self._stacked:
+            return self.get_parameter(name)
+        stack, expert = self._stacked[name]
+        return self.get_parameter(stack) if expert is None else self.get_parameter(stack)[expert]
 
     def learned_arrays(self) -> dict[str, NDArray[np.float32]]:
         """A copy of what is being learned, by name: all weights, or the adapters."""
@@ -291,6 +369,18 @@ class LanguageModel(nn.Module):
 
     def _learned(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, weight) for name, weight in self.named_parameters() if weight.requires_grad)
+
+
+def _stacked_names(config: ModelConfig) -> dict[str, tuple[str, int | None]]:
+    """What a file calls the weights of routers and experts -> (the parameter here, which part of it)."""
+    found: dict[str, tuple[str, int | None]] = {}
+    for i in range(config.num_hidden_layers if config.num_experts else 0):
+        here = f"model.layers.{i}.mlp."
+        found[config.router_name(i)] = f"{here}gate.weight", None
+        for expert, names in enumerate(config.swiglu_names(i)):
+            stacks = (f"{here}gate_proj", f"{here}up_proj", f"{here}down_proj")
+            found |= {name: (stack, expert) for name, stack in zip(names, stacks, strict=True)}
+    return found
 
 
 def _copied(weight: Tensor) -> NDArray[np.float32]:

@@ -26,6 +26,7 @@ GAIN_LR = 0.003
 ADAMW_LR = 0.003
 FINE_TUNING_LR = 0.1  # over the width: 1.7e-4 for 576, 5e-5 for 2,048
 LORA_LR = 0.6  # over the width
+ROUTER = "mlp.gate.weight"  # what ends the name of a matrix that moves like a gain
 WARMUP = 0.01  # of the run
 DECAY = 0.6  # the last part of the run, in which the rate falls linearly to LAST
 LAST = 0.0
@@ -97,7 +98,7 @@ class Optimizer:
                 groups[HEAD_LR if tied else EMBEDDING_LR].append(parameter)
             elif name == "lm_head.weight":
                 groups[HEAD_LR].append(parameter)
-            elif parameter.ndim == 2:
+            elif parameter.ndim >= 2 and not name.endswith(ROUTER):
                 matrices[parameter.shape].append(parameter)
             else:
                 groups[GAIN_LR].append(parameter)
@@ -149,7 +150,7 @@ class Optimizer:
             gradient = torch.stack([_take_gradient(parameter) for parameter in same])
             buffer.lerp_(gradient, 1 - beta)
             update = orthogonalize(gradient.lerp_(buffer, beta).to(self._dtype)).float()  # Nesterov
-            rows, columns = same[0].shape
+            rows, columns = same[0].shape[-2:]
             shrink = 1 - lr * self._config.weight_decay
             step = -lr * max(1.0, rows / columns) ** 0.5
             for parameter, direction in zip(same, update.unbind(), strict=True):

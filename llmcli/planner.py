@@ -44,6 +44,7 @@ TRAINING_SHARE = 0.9  # of the time; the rest goes into reading, planning, looki
 MEASUREMENTS = 3  # of shapes at most, before a plan is made
 MEASURING_SHARE, MEASURING = 0.01, 3.0  # each takes this share of the run, so many seconds at most
 MEMORY_SHARE = 0.8  # of what is free, that a plan may use
+ACTIVE = 2  # experts for each token, where the user does not say
 SMALLEST_BATCH_SHARE = 64  # a batch may become so many times smaller before a model is said not to fit
 SHORTEST_CONTEXT = 8
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 512, 8192
@@ -73,6 +74,8 @@ class Request:
     dropout: float | None = None
     lr: float = TrainConfig.lr
     optimizer: str | None = None  # "muon" or "adamw"
+    experts: int | None = None  # SwiGLUs in a layer ...
+    active: int | None = None  # ... and how many of them each token goes through
     lora: int = 0  # the rank of adapters
     seed: int = TrainConfig.seed
     device: str = TrainConfig.device
@@ -92,6 +95,10 @@ class Request:
             raise usage(f"--epochs must be a positive number of at most a million, found {self.epochs}")
         if self.optimizer not in (None, "muon", "adamw"):
             raise usage(f"--optimizer must be muon or adamw, found {self.optimizer}")
+        if self.active is not None and not self.experts:
+            raise usage("--active says how many of --experts each token goes through; give both")
+        if self.experts and not 1 <= (self.active or 1) <= self.experts:
+            raise usage(f"--active {self.active} of --experts {self.experts} cannot be; give 1 to {self.experts}")
         if self.lora and self.optimizer == "muon":
             raise usage("--lora learns by adamw; leave --optimizer out")
         if self.width is not None and self.heads is not None and self.width % self.heads:
@@ -121,7 +128,8 @@ def operations(model: ModelConfig, context: int) -> float:
     section 2.1), and as many for each pair of a query and a key, of which half lie in the future."""
     shapes = model.tensor_shapes()
     embedding = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
-    products = sum(math.prod(shape) for shape in shapes.values() if len(shape) == 2) - embedding
+    asleep = model.parameters - model.active_parameters
+    products = sum(math.prod(shape) for shape in shapes.values() if len(shape) == 2) - embedding - asleep
     attention = context * model.num_attention_heads * model.head_dim * model.num_hidden_layers
     return 6.0 * (products + attention)
 
@@ -130,7 +138,8 @@ def memory_needed(model: ModelConfig, train: TrainConfig) -> float:
     """Bytes that training takes, about: for each weight itself, its gradient, what the optimizer remembers, the best
     so far and a copy on its way to the file; for each token of a batch what is kept for the way back."""
     scores = model.num_attention_heads * min(train.context, SCORES_KEPT) // 3  # what the tokens saw of each other
-    per_layer = 12 * model.hidden_size + 4 * model.intermediate_size + scores
+    each = 4 * model.intermediate_size + (4 * model.hidden_size if model.num_experts else 0)
+    per_layer = 12 * model.hidden_size + each * max(1, model.num_experts_per_tok) + scores
     per_token = model.num_hidden_layers * per_layer + model.vocab_size
     return 24.0 * model.parameters + 6.0 * per_token * train.context * train.batch_size + 3e8
 
@@ -355,6 +364,7 @@ def make_plan(
             f"{model.num_hidden_layers} layers, width {model.hidden_size}, {model.num_attention_heads} heads",
             kept if base else pace,
         ),
+        *_experts_choice(model, kept if base else "as asked"),
         Choice("context", f"{context} tokens", context_reason),
         Choice(
             "head",
@@ -479,7 +489,7 @@ class _Text:
     bytes: int
 
 
-def expected_loss(parameters: int, seen: float, text_tokens: int, text_bytes: int) -> float:
+def expected_loss(parameters: float, seen: float, text_tokens: int, text_bytes: int) -> float:
     """How good a model will be, for ranking shapes only: what its size costs and what its few tokens cost.
 
     Exponents as in nanochat's fits of 2026 (compute-optimal parameters grow as compute^0.52), constants so that they
@@ -518,7 +528,8 @@ def _choose(
         return min(most, seconds * measured.get(i, scale * assumed[i]))
 
     def loss(i: int) -> float:
-        return expected_loss(models[i].parameters, seen_by(i), text.tokens, text.bytes)
+        size = math.sqrt(models[i].parameters * models[i].active_parameters)  # between the two, with experts
+        return expected_loss(size, seen_by(i), text.tokens, text.bytes)
 
     for _ in range(MEASUREMENTS):
         i = min(range(len(models)), key=loss)
@@ -559,6 +570,13 @@ def _why_not_larger(model: ModelConfig, here: Sequence[ModelConfig], models: Seq
     if model is not here[-1]:
         return "what the budget can teach"
     return "what this text can fill" if len(here) == len(models) else "what fits into memory"
+
+
+def _experts_choice(model: ModelConfig, reason: str) -> list[Choice]:
+    if not model.num_experts:
+        return []
+    value = f"{model.num_experts_per_tok} of {model.num_experts} for each token"
+    return [Choice("experts", value, f"{reason}; {model.active_parameters:,} parameters active")]
 
 
 def _asked(value: object) -> str:
@@ -619,10 +637,12 @@ def _model(request: Request, layers: int, width: int, context: int, vocab_size: 
     if width % heads:
         raise usage(f"{heads} heads do not divide width {width}; give --heads a divisor of {width}")
     outweighs = vocab_size * width > 12 * layers * width**2
+    active = min(request.active or ACTIVE, request.experts or 1)
     return ModelConfig(
         vocab_size=vocab_size,
         hidden_size=width,
-        intermediate_size=max(32, round(width * 8 / 3 / 32) * 32),  # three matrices of 8/3 cost what two of 4 do
+        # three matrices of 8/3 cost what two of 4 do; the active experts together cost what one for all would
+        intermediate_size=max(32, round(width * 8 / 3 / active / 32) * 32),
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=request.kv_heads or heads,
@@ -630,4 +650,7 @@ def _model(request: Request, layers: int, width: int, context: int, vocab_size: 
         max_position_embeddings=context,
         tie_word_embeddings=outweighs if request.tie is None else request.tie,
         eos_token_id=eos_id,
+        model_type="qwen3_moe" if request.experts else "qwen3",
+        num_experts=request.experts or 0,
+        num_experts_per_tok=active if request.experts else 0,
     )

@@ -26,6 +26,55 @@ FEW = 6  # tokens that are quicker one by one than as a product of matrices
 HEAD = 1 << 22  # logits held at once where many tokens are scored
 
 
+class _SwiGLU:
+    """silu(gate x) * (up x), brought back to the width by down (arXiv:2002.05202). The gain of the norm before it is
+    multiplied into its matrices."""
+
+    def __init__(self, checkpoint: Checkpoint, layer: int, expert: int = 0) -> None:
+        C, F = checkpoint.config.hidden_size, checkpoint.config.intermediate_size
+        gate, up, down = checkpoint.config.swiglu_names(layer)[expert]
+        self.gate_up = np.empty((2 * F, C), np.float32)
+        checkpoint.read(gate, self.gate_up[:F])
+        checkpoint.read(up, self.gate_up[F:])
+        self.gate_up *= _gain(checkpoint, layer)
+        self.down = _read(checkpoint, down)
+
+    def __call__(self, x: Array) -> Array:
+        """[T, C] -> [T, C]"""
+        both = _product(x, self.gate_up)
+        gate, up = np.split(both, 2, axis=-1)
+        return _product(gate / (1 + np.exp(-gate)) * up, self.down)
+
+
+class _Experts:
+    """Several SwiGLUs, of which a router picks a few for each token (arXiv:2401.04088, section 2.1); the weights of
+    the others are not touched."""
+
+    def __init__(self, checkpoint: Checkpoint, layer: int) -> None:
+        config = checkpoint.config
+        self.experts = [_SwiGLU(checkpoint, layer, expert) for expert in range(config.num_experts)]
+        self.router = _read(checkpoint, config.router_name(layer)) * _gain(checkpoint, layer)
+        self.active, self.normalize = config.num_experts_per_tok, config.norm_topk_prob
+        self.weights = np.zeros((0, config.num_experts), np.float32)  # [T, experts] of the tokens taken in last
+
+    def __call__(self, x: Array) -> Array:
+        """[T, C] -> [T, C]"""
+        logits = _product(x, self.router)
+        shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        shares /= shares.sum(axis=-1, keepdims=True)
+        chosen = np.argsort(-shares, axis=-1, kind="stable")[:, : self.active]  # [T, active]
+        picked = np.take_along_axis(shares, chosen, axis=-1)
+        if self.normalize:
+            picked /= picked.sum(axis=-1, keepdims=True)
+        self.weights = np.zeros_like(shares)
+        np.put_along_axis(self.weights, chosen, picked, axis=-1)
+        y = np.zeros_like(x)
+        for expert in np.unique(chosen):
+            tokens = np.flatnonzero(self.weights[:, expert])
+            y[tokens] += self.experts[expert](x[tokens]) * self.weights[tokens, expert, None]
+        return y
+
+
 class _Layer:
     """One layer's weights, and its keys and values so far.
 
@@ -35,7 +84,7 @@ class _Layer:
 
     def __init__(self, checkpoint: Checkpoint, index: int) -> None:
         config = checkpoint.config
-        C, F = config.hidden_size, config.intermediate_size
+        C = config.hidden_size
         H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         name = f"model.layers.{index}."
         self.qkv = np.empty(((H + 2 * G) * D, C), np.float32)
@@ -59,11 +108,9 @@ class _Layer:
             _pair(self.bias[: (H + G) * D].reshape(H + G, D))
             self.bias[: H * D] *= scale
         self.o = _read(checkpoint, name + "self_attn.o_proj.weight")
-        self.gate_up = np.empty((2 * F, C), np.float32)
-        checkpoint.read(name + "mlp.gate_proj.weight", self.gate_up[:F])
-        checkpoint.read(name + "mlp.up_proj.weight", self.gate_up[F:])
-        self.gate_up *= _read(checkpoint, name + "post_attention_layernorm.weight")
-        self.down = _read(checkpoint, name + "mlp.down_proj.weight")
+        self.mlp: _SwiGLU | _Experts = (
+            _SwiGLU(checkpoint, index) if not config.num_experts else _Experts(checkpoint, index)
+        )
         self.keys = np.zeros((G, 0, D), np.float32)
         self.values = np.zeros((G, 0, D), np.float32)
 
@@ -112,6 +159,12 @@ class Runtime:
     def rewind(self, length: int = 0) -> None:
         """Forget all but the first `length` tokens."""
         self.length = min(length, self.length)
+
+    def expert_weights(self) -> Array:
+        """What each expert counted for the token taken in last, [layers, experts]; rows sum to 1 where the config
+        normalises them. Empty where there are no experts."""
+        found = [layer.mlp.weights[-1] for layer in self._layers if isinstance(layer.mlp, _Experts)]
+        return np.stack(found) if found else np.zeros((0, 0), np.float32)
 
     def _states(self, ids: Sequence[int]) -> Array:
         """Take in tokens, some at a time; the hidden states [T, C] that the head reads."""
@@ -178,7 +231,6 @@ class Runtime:
         """Tokens [T], each turned by its position's `turn` [T, 1, D/2], through all layers: hidden states [T, C]."""
         T, config = len(ids), self.config
         H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        F = config.intermediate_size
         x = self._embedding[ids]  # [T, C]
         for layer in self._layers:
             qkv = _product(self._rms(x), layer.qkv)
@@ -190,9 +242,7 @@ class Runtime:
                 qk = self._rms(qk) * layer.qk_norm
             qk = (qk.view(np.complex64) * turn).view(np.float32)
             x = x + _product(attend(layer, qk[:, :H], qk[:, H:], qkv[:, H + G :]), layer.o)
-            gate_up = _product(self._rms(x), layer.gate_up)
-            gate = gate_up[:, :F]
-            x = x + _product(gate / (1 + np.exp(-gate)) * gate_up[:, F:], layer.down)
+            x = x + layer.mlp(self._rms(x))
         return x
 
     def _rms(self, x: Array) -> Array:
@@ -249,6 +299,11 @@ def _product(x: Array, weight: Array) -> Array:
     if len(x) == 1:
         return np.vecdot(weight, x[0])[None]
     return np.ascontiguousarray(np.vecdot(weight[:, None], x[None]).T) if len(x) <= FEW else x @ weight.T
+
+
+def _gain(checkpoint: Checkpoint, layer: int) -> Array:
+    """Of the norm before a layer's SwiGLU."""
+    return _read(checkpoint, f"model.layers.{layer}.post_attention_layernorm.weight")
 
 
 def _read(checkpoint: Checkpoint, name: str) -> Array:

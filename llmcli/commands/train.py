@@ -116,6 +116,23 @@ def train(
             rich_help_panel=SIZE,
         ),
     ] = None,
+    experts: Annotated[
+        int | None,
+        typer.Option(
+            "--experts",
+            metavar="N",
+            min=2,
+            max=1024,
+            help="Experts in each layer, of which a router picks a few for each token.",
+            rich_help_panel=SIZE,
+        ),
+    ] = None,
+    active: Annotated[
+        int | None,
+        typer.Option(
+            "--active", metavar="N", min=1, help="Experts that a token goes through; else 2.", rich_help_panel=SIZE
+        ),
+    ] = None,
     context: Annotated[
         int | None, typer.Option("--context", metavar="N", min=1, help="Tokens seen at once.", rich_help_panel=SIZE)
     ] = None,
@@ -164,7 +181,9 @@ def train(
         raise usage(f"--device must be auto, cpu, cuda or mps, found {device}")
     if dtype not in ("auto", "float32", "bfloat16"):
         raise usage(f"--dtype must be auto, float32 or bfloat16, found {dtype}")
-    if from_ and (tokenizer != "bpe" or vocab_size or layers or width or heads or kv_heads or tie is not None):
+    if from_ and (
+        tokenizer != "bpe" or vocab_size or layers or width or heads or kv_heads or tie is not None or experts
+    ):
         raise usage("--from keeps the tokenizer and the size of its model; leave out the options for them")
     if from_ is None:
         refuse_with(context_, "--from", "lora", "adapter_only", without=True)
@@ -183,7 +202,7 @@ def train(
         "seconds": budget, "steps": steps, "epochs": epochs, "vocab_size": vocab_size, "layers": layers, "width": width,
         "heads": heads, "kv_heads": kv_heads, "context": context, "tie": tie, "batch_tokens": batch_tokens,
         "dropout": dropout, "lr": lr, "seed": seed, "threads": threads or _cores(), "optimizer": optimizer,
-        "lora": lora or 0,
+        "lora": lora or 0, "experts": experts, "active": active,
     }  # fmt: skip
     Request(**fixed)  # wishes at odds with each other are told before the work
     if not output.name:

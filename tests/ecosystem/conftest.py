@@ -72,6 +72,7 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }  # fmt: skip
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}),
     "llama-tied-no-groups": ("LlamaConfig", {"num_key_value_heads": 4, "tie_word_embeddings": True}),
@@ -81,6 +82,9 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral-window": ("MistralConfig", {"sliding_window": 64}),
     "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3Config", {"head_dim": 32}),
+    "qwen3_moe": ("Qwen3MoeConfig", {"head_dim": 32, **EXPERTS, "moe_intermediate_size": 32, "norm_topk_prob": True}),
+    "qwen3_moe-not-to-one": ("Qwen3MoeConfig", {**EXPERTS, "moe_intermediate_size": 64, "tie_word_embeddings": True}),
+    "mixtral": ("MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
 }
 
 

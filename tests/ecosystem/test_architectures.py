@@ -47,16 +47,20 @@ def test_gradients_are_those_of_transformers(reference):
     from llmcli.model import LanguageModel
 
     checkpoint = importer.load(reference.directory)
-    model = LanguageModel(checkpoint.config)
+    model = LanguageModel(checkpoint.config).eval()  # in training experts are balanced too
     model.load_arrays(checkpoint.tensors)
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, 400, (2, 33)))
     model.loss(ids).backward()
     reference.model.zero_grad()
     logits = reference.model(ids[:, :-1]).logits
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
-    theirs = dict(reference.model.named_parameters())
+    theirs = {name: weight.grad for name, weight in reference.model.named_parameters()}
+    for name in [name for name in theirs if name.endswith("experts.gate_up_proj")]:
+        layer = name.removesuffix("experts.gate_up_proj")
+        theirs[layer + "gate_proj"], theirs[layer + "up_proj"] = theirs[name].chunk(2, dim=1)
+        theirs[layer + "down_proj"] = theirs[layer + "experts.down_proj"]
     for name, weight in model.named_parameters():
-        torch.testing.assert_close(weight.grad, theirs[name].grad, atol=2e-5, rtol=1e-3)
+        torch.testing.assert_close(weight.grad, theirs[name], atol=2e-5, rtol=1e-3)
 
 
 def test_steps_are_those_of_the_whole(reference):
@@ -115,6 +119,9 @@ def test_gguf_is_the_same_model(reference, tmp_path, llm):
 
     path = tmp_path / "model.gguf"
     found = llm("export", reference.directory, path, "--to", "gguf", "--name", "Tiny", "--license", "mit")
+    if not importer.load(reference.directory).config.norm_topk_prob:
+        assert found.exit_code == 1 and "does not sum to 1" in found.stderr and not path.exists()
+        return
     assert found.exit_code == 0 and found.stdout.startswith("FROM /")
     ids = list(range(2, 62))
     np.testing.assert_allclose(Runtime(importer.load(path)).logits(ids), reference.logits(ids), atol=1e-4)
@@ -144,11 +151,13 @@ def test_smaller_types_run_in_llama_cpp(reference, tmp_path, llm, dtype):
     """What a smaller type makes of the weights, read by us, is what llama.cpp answers from."""
     from tests.ecosystem.conftest import LlamaCpp
 
+    if "not-to-one" in str(reference.directory):
+        pytest.skip("llama.cpp has no such experts")
     if "qwen3" not in str(reference.directory) and not str(reference.directory).rstrip("0123456789").endswith("llama"):
         pytest.skip("two kinds are enough")
     path = tmp_path / "model.gguf"
     assert llm("export", reference.directory, path, "--to", "gguf", "--dtype", dtype).exit_code == 0
-    ids = list(range(2, 30))
+    ids = list(range(4, 34))  # after these none of them ends the text
     ours = Runtime(importer.load(path)).logits(ids)[-1]
     found = LlamaCpp(path).chosen(ids, 1)[0]
     top = {entry["id"]: entry["logprob"] for entry in found["top_logprobs"]}
