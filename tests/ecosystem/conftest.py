@@ -152,6 +152,5 @@ class LlamaCpp:
 
     def chosen(self, prompt: str | list[int], count: int) -> list[dict[str, Any]]:
         """The tokens that follow: {"id", "logprob", "top_logprobs": [{"id", "logprob"}, ...]} each."""
-        found = self.ask(prompt, count, n_probs=5)["choices"][0]["logprobs"]["content"]
-        assert isinstance(found, list)
-        return found
+        found = self.ask(prompt, count, n_probs=5)["choices"][0]["logprobs"]
+        return list(found["content"]) if found else []
