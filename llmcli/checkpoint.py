@@ -101,6 +101,15 @@ class Checkpoint:
     dtypes: Mapping[str, str] = field(default_factory=dict)  # F16 or BF16 where a tensor is kept so; else F32
     quantization: str | None = None  # "int8" or "int4" where the file keeps its matrices so
 
+    @property
+    def parameters(self) -> int:
+        return self.config.parameters
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Of its training: one, where a mixture has several."""
+        return [self.record]
+
     def blocks(self, name: str, kind: str | None) -> Blocks | None:
         """A matrix in few bits: as the file has it, or quantized now; None if that kind keeps it as it is."""
         bits = quantized.bits_of(name, self.config.tensor_shapes()[name], kind)
@@ -243,12 +252,7 @@ def load(path: str | Path) -> Checkpoint:
 def opened(header: Header) -> Checkpoint:
     """The model that a header describes. Raises LLMError as `load` does."""
     path, metadata = header.path, header.metadata
-    version = metadata.get("llmcli", str(FORMAT_VERSION))
-    if not version.isdecimal() or len(version) > 9 or int(version) > FORMAT_VERSION:
-        raise LLMError(
-            f"{path} has format version {version[:20]!r}, this program reads up to {FORMAT_VERSION}; "
-            f"upgrade it: pip install --upgrade llmcli"
-        )
+    check_version(header)
     missing = [key for key in ("config.json", "tokenizer.json", "training.json") if key not in metadata]
     if missing:
         raise LLMError(f"{path} has no {missing[0]} in its metadata; it is damaged")
@@ -263,10 +267,7 @@ def opened(header: Header) -> Checkpoint:
     if kind is not None and kind not in KINDS:
         raise LLMError(f"{path}: it is quantized as {kind[:20]!r}; {', '.join(KINDS)} are supported")
     _check_tensors(header, config, kind)
-    if header.is_ours and header.file_bytes <= HASHED_ON_LOAD and metadata.get("sha256") not in (None, digest(header)):
-        raise LLMError(
-            f"{path} is damaged, or another program changed it: its hash is not the one in its metadata; get it again"
-        )
+    check_hash(header)
     return Checkpoint(
         config,
         metadata["tokenizer.json"],
@@ -276,6 +277,27 @@ def opened(header: Header) -> Checkpoint:
         {name: t.dtype for name, t in header.tensors.items() if t.dtype in ("F16", "BF16") and kind is None},
         kind,
     )
+
+
+def check_version(header: Header) -> None:
+    """Raises LLMError for a file of a later program."""
+    version = header.metadata.get("llmcli", str(FORMAT_VERSION))
+    if not version.isdecimal() or len(version) > 9 or int(version) > FORMAT_VERSION:
+        raise LLMError(
+            f"{header.path} has format version {version[:20]!r}, this program reads up to {FORMAT_VERSION}; "
+            f"upgrade it: pip install --upgrade llmcli"
+        )
+
+
+def check_hash(header: Header) -> None:
+    """Raises LLMError for a file of ours that is not what was written; that of a large one is not looked at."""
+    if not header.is_ours or header.file_bytes > HASHED_ON_LOAD:
+        return
+    if header.metadata.get("sha256") not in (None, digest(header)):
+        raise LLMError(
+            f"{header.path} is damaged, or another program changed it: its hash is not the one in its metadata; get it "
+            "again"
+        )
 
 
 def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
@@ -525,6 +547,28 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     _write(path, checkpoint.tensors, shapes, {name: checkpoint.dtypes.get(name, "F32") for name in shapes}, metadata)
 
 
+def save_joined(path: str | Path, models: Mapping[str, Checkpoint], metadata: Mapping[str, str]) -> None:
+    """Write several models into one file, the tensors of each under a name's beginning of its own."""
+    shapes, dtypes, places = {}, {}, {}
+    for start, model in models.items():
+        for name, shape in model.config.tensor_shapes().items():
+            shapes[start + name], dtypes[start + name] = shape, model.dtypes.get(name, "F32")
+            places[start + name] = model, name
+    joined = {"format": "pt", "llmcli": str(FORMAT_VERSION), **metadata}
+    _write(path, _Joined(places), shapes, dtypes, joined)
+
+
+class _Joined:
+    """The tensors of several models, each made when it is asked for."""
+
+    def __init__(self, places: Mapping[str, tuple[Checkpoint, str]]) -> None:
+        self._places = places
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        model, inner = self._places[name]
+        return model.tensors[inner]
+
+
 class _Stored:
     """The tensors of a quantized file, each made when it is asked for; codes and scales come one after the other."""
 
@@ -560,7 +604,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, NDArray[Any]], metadat
 
 def _write(
     path: str | Path,
-    tensors: "Mapping[str, NDArray[Any]] | _Stored",
+    tensors: "Mapping[str, NDArray[Any]] | _Stored | _Joined",
     shapes: Mapping[str, tuple[int, ...]],
     dtypes: Mapping[str, str],
     metadata: Mapping[str, str],

@@ -17,6 +17,7 @@ from llmcli.commands.export import export
 from llmcli.commands.generate import generate
 from llmcli.commands.import_ import import_
 from llmcli.commands.inspect import inspect
+from llmcli.commands.mix import mix
 from llmcli.commands.tokenize import tokenize
 from llmcli.commands.train import train
 from llmcli.errors import LLMError
@@ -93,7 +94,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (train, generate, eval_, inspect, tokenize, import_, export):
+for verb in (train, generate, eval_, inspect, tokenize, mix, import_, export):
     app.command(verb.__name__.rstrip("_"), cls=Verb)(verb)
 
 

@@ -113,9 +113,12 @@ def tint(text: str, probability: float) -> str:
     return _on((88, 130, 136, 100, 64, 28)[level], text)
 
 
+STRIPES = (24, 22, 54, 58, 88, 30, 94, 60)  # of the 256 colours
+
+
 def stripe(text: str, index: int) -> str:
     """Text on one of a few backgrounds in turn, so that neighbours can be told apart."""
-    return _on((24, 22, 54, 58, 88)[index % 5], text)
+    return _on(STRIPES[index % len(STRIPES)], text)
 
 
 def _on(background: int, text: str) -> str:
@@ -142,9 +145,15 @@ def _console(stream: Any) -> "Console":
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = (), to_stderr: bool = False
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numbers: Sequence[int] = (),
+    to_stderr: bool = False,
+    striped: bool = False,
 ) -> None:
-    """A table: drawn in a terminal, tab-separated where a program reads. `numbers` are columns to align right."""
+    """A table: drawn in a terminal, tab-separated where a program reads. `numbers` are columns to align right; what
+    stands first in row i of a `striped` one has the colour of stripe(..., i)."""
     stream = sys.stderr if to_stderr else sys.stdout
     if to_stderr and _quiet:
         return
@@ -160,8 +169,10 @@ def table(
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
         drawn.add_column(name, justify="right" if i in numbers else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*(Text(visible(cell)) for cell in row))
+    for i, row in enumerate(rows):
+        style = f"color(255) on color({STRIPES[i % len(STRIPES)]})" if striped else ""
+        first, *others = (visible(cell) for cell in row)
+        drawn.add_row(Text(first, style), *map(Text, others))
     _console(stream).print(drawn)
 
 

@@ -36,6 +36,8 @@ def is_here() -> bool:
 
 def problem(config: ModelConfig) -> str:
     """Why its operators do not take a model of this shape; "" if they do."""
+    if config.num_experts:
+        return "several experts in a layer"
     return f"heads of {config.head_dim} numbers; multiples of 16 can" if config.head_dim % 16 else ""
 
 
@@ -95,6 +97,20 @@ class FastRuntime:
     def step(self, token: int) -> Array:
         """Take in one token; the logits [V] of the next."""
         return self.prefill((token,))
+
+    def logits(self, ids: Sequence[int]) -> Array:
+        """Take in tokens; the logits [T, V] after each of them."""
+        if self.length + len(ids) > self.context:
+            raise LLMError(f"{self.length + len(ids)} tokens do not fit the context of {self.context}")
+        self._make_room(self.length + len(ids))
+        found = []
+        for first in range(0, len(ids), PREFILL):
+            some = ids[first : first + PREFILL]
+            place = _Place(self, len(some))
+            place.take(some, self.length, self._cache)
+            self.length += len(some)
+            found.append(self._head.run(None, {"hidden": place.hidden})[0][0])
+        return np.concatenate(found)
 
     def rewind(self, length: int = 0) -> None:
         """Forget all but the first `length` tokens."""

@@ -7,8 +7,10 @@ model does not know which it was.
 import hashlib
 from pathlib import Path
 
-from llmcli import checkpoint, gguf_file, hf_directory
+from llmcli import checkpoint, gguf_file, hf_directory, mixture_file
 from llmcli.checkpoint import Checkpoint, Header
+from llmcli.errors import LLMError
+from llmcli.mixture_file import Mixture
 
 
 def read_header(path: str | Path) -> Header:
@@ -23,10 +25,19 @@ def read_header(path: str | Path) -> Header:
 
 def load(path: str | Path) -> Checkpoint:
     """Open a model in any form. Tensors stay on disk until they are asked for. Raises LLMError."""
+    found = load_any(path)
+    if isinstance(found, Mixture):
+        raise LLMError(f"{path} is a mixture of models; here one of them is wanted: {', '.join(found.names)}")
+    return found
+
+
+def load_any(path: str | Path) -> Checkpoint | Mixture:
+    """Open a model in any form, or a mixture of several. Raises LLMError."""
     path = Path(path)
     if path.is_dir() or gguf_file.is_gguf(path):
         return checkpoint.opened(read_header(path))
-    return checkpoint.load(path)
+    header = checkpoint.read_header(path)
+    return mixture_file.opened(header) if mixture_file.is_mixture(header) else checkpoint.load(path)
 
 
 def fingerprint(path: str | Path) -> str:
@@ -42,6 +53,6 @@ def fingerprint(path: str | Path) -> str:
     return content.hexdigest()
 
 
-def was_imported(model: Checkpoint) -> bool:
+def was_imported(model: Checkpoint | Mixture) -> bool:
     """Whether it, or what it was taught from, comes from another program."""
-    return "imported" in model.record
+    return any("imported" in record for record in model.records)

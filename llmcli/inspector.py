@@ -95,6 +95,16 @@ def _join_chains(part: Part) -> None:
             part.parts[key] = only
 
 
+def active_parameters(header: Header, config: dict[str, object]) -> int:
+    """Parameters that a token meets where a router picks among experts; 0 where none does."""
+    experts = config.get("num_experts", config.get("num_local_experts"))
+    active = config.get("num_experts_per_tok")
+    if not isinstance(experts, int) or not isinstance(active, int) or not 0 < active <= experts:
+        return 0
+    of_experts = sum(tensor.size for name, tensor in header.tensors.items() if ".experts." in name)
+    return header.parameters - of_experts // experts * (experts - active)
+
+
 def dtypes(header: Header) -> dict[str, int]:
     """Parameters by data type, most first."""
     counts: Counter[str] = Counter()

@@ -191,6 +191,7 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
         self.active, self.normalize = config.num_experts_per_tok, config.norm_topk_prob
         self.balance: Tensor | None = None  # of the last batch that was learned from: see `forward`
+        self.received = [0] * config.num_experts  # tokens that each expert got while nothing was learned
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, list[int]]:
         """(weights [N, K], experts [N, K], tokens of each expert) of x [N, C].
@@ -205,7 +206,10 @@ class Router(nn.Module):
         counts = torch.bincount(chosen.flatten(), minlength=len(self.weight))
         if self.training and torch.is_grad_enabled():
             self.balance = len(self.weight) * (shares.mean(0) * (counts / chosen.numel())).sum()
-        return weights, chosen, counts.tolist()
+        found = counts.tolist()
+        if not self.training:
+            self.received = [sum(both) for both in zip(self.received, found, strict=True)]
+        return weights, chosen, found
 
 
 class Experts(nn.Module):
@@ -305,6 +309,11 @@ class LanguageModel(nn.Module):
         head = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
         return (head * self.model.norm.weight).to(self.dtype)
 
+    def expert_shares(self) -> list[list[float]]:
+        """Of the tokens that the model has seen outside of training, which share each expert of each layer got."""
+        routers = [module for module in self.modules() if isinstance(module, Router)]
+        return [[round(n / max(1, sum(router.received)), 4) for n in router.received] for router in routers]
+
     def adapt(self, rank: int, generator: torch.Generator) -> None:
         """From here on learn low-rank adapters of the matrices in the layers, and nothing else."""
         self.requires_grad_(False)
@@ -402,11 +411,16 @@ class TorchRuntime:
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Take in tokens, at least one; the logits [V] of what follows the last."""
+        return self.logits(ids)[-1]
+
+    @torch.inference_mode()
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Take in tokens; the logits [T, V] after each of them."""
         if self.length + len(ids) > self.context:
             raise LLMError(f"{self.length + len(ids)} tokens do not fit the context of {self.context}")
         block = torch.tensor([list(ids)], device=self._model.cos.device)
         self.length += len(ids)
-        return self._model(block, self._caches)[0, -1].float().cpu().numpy()
+        return self._model(block, self._caches)[0].float().cpu().numpy()
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Take in one token; the logits [V] of the next."""

@@ -314,8 +314,8 @@ def train(
     figures = before = None
     if len(held_out):
         hurried = interrupted or bool(problem)
-        figures = measure.at_end(best, at.step * step_tokens, hurried)
         before = measure.at_end(start.tensors, at.step * step_tokens, hurried) if start else None
+        figures = measure.at_end(best, at.step * step_tokens, hurried)
     seconds = time.monotonic() - began
     record = copy.deepcopy(record) | {
         "versions": versions(),
@@ -329,6 +329,7 @@ def train(
         "bits_per_byte": figures and round(figures.bits_per_byte, 6),
         **({"bits_per_byte_before": round(before.bits_per_byte, 6)} if before else {}),
         "sharpness": at.best_factor,
+        **({"expert_shares": measure.expert_shares} if measure.expert_shares else {}),
         "held_out_measured": figures and {"tokens": figures.tokens, "bytes": figures.bytes},
         "curve": curve.thinned(),
     }  # fmt: skip
@@ -452,6 +453,7 @@ class _Measure:
         self._context = settings.context
         self._seconds_per_token = 0.0
         self.tokens = min(settings.eval_tokens, len(held_out))
+        self.expert_shares: list[list[float]] = []  # of the held-out tokens, at the end: [layers][experts]
 
     def now(self) -> Figures:
         began = time.monotonic()
@@ -465,7 +467,9 @@ class _Measure:
         exact = LanguageModel(self._model.config).to(self._model.cos.device)
         exact.load_arrays(weights)
         context = self._model.config.max_position_embeddings
-        return self._evaluate(exact, self.tokens if hurried else self._final_tokens(trained), context)
+        figures = self._evaluate(exact, self.tokens if hurried else self._final_tokens(trained), context)
+        self.expert_shares = exact.expert_shares()
+        return figures
 
     def seconds_at_end(self, trained: int) -> float:
         """What `now` and `at_end` will take together when the run ends, as far as known."""

@@ -24,6 +24,7 @@ from llmcli.errors import LLMError
 if TYPE_CHECKING:
     from llmcli.checkpoint import Checkpoint
     from llmcli.corpus import Corpus
+    from llmcli.mixture_file import Mixture
 
 MOST_TEXT = 1 << 26  # bytes that the compressors code: they hold them in memory
 
@@ -59,13 +60,13 @@ def eval_(
     """
     from llmcli.corpus import read_corpus
     from llmcli.evaluator import held_out_from
-    from llmcli.importer import load
+    from llmcli.importer import load_any
 
-    models = {path: load(path) for path in (model_path(name) for name in model or (None,))}
+    models = {path: load_any(path) for path in (model_path(name) for name in model or (None,))}
     text = read_corpus(texts)
     note_left_out(text)
     before = read_corpus(past) if past else None
-    start = 0 if whole else held_out_from(text, [checkpoint.record for checkpoint in models.values()])
+    start = 0 if whole else held_out_from(text, [record for found in models.values() for record in found.records])
     _say_what_is_known(text, models, start)
     ways = (None, quantize) if quantize else (None,)  # beside what it is as it is: what few bits cost
     results = [
@@ -97,22 +98,24 @@ def eval_(
     console.table(columns, rows, numbers=(1, 2, 3, 4, 5))
 
 
-def _say_what_is_known(text: "Corpus", models: dict[Path, "Checkpoint"], start: int) -> None:
+def _say_what_is_known(text: "Corpus", models: dict[Path, "Checkpoint | Mixture"], start: int) -> None:
     from llmcli.evaluator import learned_bytes, learned_some
 
     if start:
-        by = ", ".join(str(p) for p, c in models.items() if learned_bytes(text, c.record) == start)
+        by = ", ".join(
+            str(path) for path, found in models.items() for r in found.records if learned_bytes(text, r) == start
+        )
         console.note(
             f"{by} learned from the first {start:,} bytes of this text; measured are the {text.text_bytes - start:,} "
             f"after them (--whole measures all)"
         )
     for path, checkpoint in models.items():
-        if learned_some(text, checkpoint.record, start):
+        if any(learned_some(text, record, start) for record in checkpoint.records):
             console.note(f"{path} learned from some of this text: its figures do not tell how it predicts new text")
 
 
 def _results(
-    path: Path, checkpoint: "Checkpoint", text: "Corpus", start: int, device: str, quantize: str | None
+    path: Path, checkpoint: "Checkpoint | Mixture", text: "Corpus", start: int, device: str, quantize: str | None
 ) -> Iterator[dict[str, Any]]:
     """A row for each document, and one for all together if there are several; its file is None."""
     from llmcli.evaluator import Figures, measure, passages, stride

@@ -6,6 +6,7 @@ import secrets
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,7 @@ from llmcli.commands.options import (
     text_argument,
 )
 from llmcli.config import SamplingConfig
+from llmcli.errors import LLMError
 
 
 def generate(
@@ -85,6 +87,10 @@ def generate(
         ),
     ] = None,
     color: Annotated[bool, typer.Option("--color", help="Tint each token by its probability.")] = False,
+    experts: Annotated[
+        bool,
+        typer.Option("--experts", help="Tint each token by the expert that counted most for it; how often each did."),
+    ] = False,
     quantize: QuantizeOption = None,
     device: DeviceOption = "cpu",
     json_: JsonOption = False,
@@ -97,8 +103,10 @@ def generate(
     if next_ is not None:
         refuse_with(
             context_, "--next", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed",
-            "stop", "samples", "literal", "color",
+            "stop", "samples", "literal", "color", "experts",
         )  # fmt: skip
+    if experts:
+        refuse_with(context_, "--experts", "color", "device")
     if quantize:
         refuse_with(context_, "--quantize", "device")
     sampling = SamplingConfig(
@@ -113,25 +121,74 @@ def generate(
     )
     path = model_path(model)
     text = text_argument(prompt, "prompt")
-    from llmcli.importer import load, was_imported
+    from llmcli.importer import load_any, was_imported
 
-    checkpoint = load(path)
-    runtime, tokenizer = open_model(checkpoint, device, quantize)
-    literal = was_imported(checkpoint) if literal is None else literal
+    found = load_any(path)
+    speakers = _Speakers(_experts_of(found, path)) if experts else None
+    runtime, tokenizer = open_model(found, device, quantize)
+    literal = was_imported(found) if literal is None else literal
     length = len(tokenizer.encode(text))
     if length > runtime.context:
         console.note(f"the prompt has {length:,} tokens, the model sees {runtime.context:,}: only its end is used")
     if next_ is not None:
-        _show_next(runtime, tokenizer, text, next_, json_)
+        _show_next(runtime, tokenizer, found.parameters, text, next_, json_)
         return
     for number in range(samples):
         if samples > 1 and not json_:
             console.note(f"--- {number + 1}")
-        _write(runtime, tokenizer, text, replace(sampling, seed=sampling.seed + number), literal, color, json_)
+        settings = replace(sampling, seed=sampling.seed + number)
+        _write(runtime, tokenizer, text, settings, literal, color, speakers, json_)
+    if speakers and not json_:
+        speakers.show()
+
+
+def _experts_of(found: Any, path: Path) -> list[str]:
+    """What its experts are called. Raises LLMError for a model that has none."""
+    from llmcli.mixture_file import Mixture
+
+    if isinstance(found, Mixture):
+        return list(found.names)
+    count = found.config.num_experts
+    if not count:
+        raise LLMError(f"{path} has no experts; a mixture has (llm mix), and a model trained with --experts")
+    return [str(number) for number in range(count)]
+
+
+class _Speakers:
+    """Which expert counted most for each token: of a mixture its models, of a sparse model those of the last layer."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self._most = [0] * len(names)
+        self._weights = [0.0] * len(names)
+
+    def heard(self, runtime: Any) -> list[float]:
+        """Their weights for the token that was just written."""
+        weights = [float(weight) for weight in runtime.expert_weights()[-1]]
+        self._most[weights.index(max(weights))] += 1
+        self._weights = [total + weight for total, weight in zip(self._weights, weights, strict=True)]
+        return weights
+
+    def show(self) -> None:
+        tokens = max(1, sum(self._most))
+        rows = [
+            (name, str(most), f"{most / tokens:.0%}", f"{weight / tokens:.3f}")
+            for name, most, weight in zip(self.names, self._most, self._weights, strict=True)
+        ]
+        console.table(
+            ("expert", "tokens", "share", "mean weight"), rows, numbers=(1, 2, 3), to_stderr=True, striped=True
+        )
 
 
 def _write(
-    runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, literal: bool, color: bool, json_: bool
+    runtime: Any,
+    tokenizer: Any,
+    prompt: str,
+    sampling: SamplingConfig,
+    literal: bool,
+    color: bool,
+    speakers: _Speakers | None,
+    json_: bool,
 ) -> None:
     from llmcli.generator import generate
 
@@ -143,15 +200,21 @@ def _write(
     for piece in generate(runtime, tokenizer, prompt, sampling, literal=literal):
         if math.isnan(first):
             first = time.perf_counter() - began
+        shown = piece.text
         if piece.id is not None:
-            tokens.append({"id": piece.id, "text": piece.text, "logprob": round(piece.logprob, 6)})
+            token: dict[str, Any] = {"id": piece.id, "text": piece.text, "logprob": round(piece.logprob, 6)}
+            if speakers:
+                weights = speakers.heard(runtime)
+                most = weights.index(max(weights))
+                token["experts"] = {n: round(w, 4) for n, w in zip(speakers.names, weights, strict=True) if w > 0}
+                shown = console.stripe(piece.text, most)
+            elif color:
+                shown = console.tint(piece.text, math.exp(piece.logprob))
+            tokens.append(token)
         text.append(piece.text)
         reason = piece.finish_reason
         if not json_:
-            tinted = color and piece.id is not None
-            console.result(
-                console.tint(piece.text, math.exp(piece.logprob)) if tinted else piece.text, end="", raw=tinted
-            )
+            console.result(shown, end="", raw=piece.id is not None and bool(color or speakers))
     taken = time.perf_counter() - began
     speed = (len(tokens) - 1) / (taken - first) if len(tokens) > 1 and taken > first else 0.0
     if json_:
@@ -171,10 +234,10 @@ def _write(
         console.note(f"[{len(tokens)} tokens, {speed:,.0f} tokens/s, seed {sampling.seed}]")
 
 
-def _show_next(runtime: Any, tokenizer: Any, prompt: str, count: int, json_: bool) -> None:
+def _show_next(runtime: Any, tokenizer: Any, parameters: int, prompt: str, count: int, json_: bool) -> None:
     from llmcli.words import most_looks, next_words
 
-    most = most_looks(runtime.config.parameters)
+    most = most_looks(parameters)
     found = next_words(runtime, tokenizer, prompt, most)
     words = found.words[:count]
     if found.looks == most:

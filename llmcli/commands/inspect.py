@@ -115,11 +115,16 @@ def _overview(header: Any) -> None:
         f"{charts.number(header.parameters)} parameters ({header.parameters:,}) in {len(header.tensors):,} tensors, "
         f"{kinds or 'empty'}, {charts.size(header.file_bytes)}"
     )
+    if active := inspector.active_parameters(header, config):
+        console.result(
+            f"{charts.number(active)} of them are active for a token: {_picked(config)} experts in each layer"
+        )
     console.heading("parameters")
     console.tree(_rows(inspector.parts(header), header.parameters))
     if config:
         console.heading("config")
-        names = ("architectures", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads",
+        names = ("architectures", "model_type", "num_experts", "num_local_experts", "num_experts_per_tok",
+                 "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads",
                  "num_key_value_heads", "head_dim", "max_position_embeddings", "vocab_size", "tie_word_embeddings",
                  "rope_theta")  # fmt: skip
         console.pairs([(name, _plain(config[name])) for name in names if name in config])
@@ -144,7 +149,9 @@ def _overview(header: Any) -> None:
     if others:
         console.heading("metadata")
         console.pairs([(key[:60], header.metadata[key][:200]) for key in others[:20]])
-    if training.keys() - {"imported"}:
+    if isinstance(training.get("experts"), list):
+        _mixture(config, training)
+    elif training.keys() - {"imported"}:
         try:
             _training(training)
         except (TypeError, ValueError, KeyError, AttributeError, LLMError) as error:
@@ -152,6 +159,29 @@ def _overview(header: Any) -> None:
 
 
 _OWN_KEYS = ("format", "llmcli", "config.json", "tokenizer.json", "tokenizer_config.json", "training.json", "sha256")
+
+
+def _mixture(config: dict[str, Any], training: dict[str, Any]) -> None:
+    """The models that answer together."""
+    console.heading("experts")
+    rows = []
+    for name, own, record in zip(config.get("names", []), config.get("experts", []), training["experts"], strict=False):
+        told = record if isinstance(record, dict) else {}
+        corpus = [str(d.get("name")) for d in told.get("corpus", []) if isinstance(d, dict)]
+        shape = (
+            f"{own.get('num_hidden_layers')} layers, width {own.get('hidden_size')}" if isinstance(own, dict) else ""
+        )
+        bits = told.get("bits_per_byte")
+        rows.append((str(name), shape, ", ".join(corpus[:3]), f"{bits:.3f}" if isinstance(bits, float) else ""))
+    console.table(("expert", "shape", "learned from", "held-out bits/byte"), rows, numbers=(3,), striped=True)
+
+
+def _picked(config: dict[str, Any]) -> str:
+    """
+    >>> _picked({"num_experts_per_tok": 2, "num_local_experts": 8})
+    '2 of 8'
+    """
+    return f"{config['num_experts_per_tok']} of {config.get('num_experts', config.get('num_local_experts'))}"
 
 
 def _plain(value: Any) -> str:
@@ -195,6 +225,8 @@ def _training(record: dict[str, Any]) -> None:
         new = recital["held_out_share"]
         beside = "" if new is None else f", {new:.0%} of those of the held-out text"
         facts.append(("by heart", f"{recital['share']:.0%} of its 30-character strings stand in its text{beside}"))
+    for layer, shares in enumerate(record.get("expert_shares", [])):
+        facts.append((f"experts of layer {layer}", " ".join(f"{share:.1%}" for share in shares)))
     if clock:
         facts.append(("time", f"{charts.duration(clock['seconds'])}, {clock['tokens_per_second']:,} tokens/s"))
     settings, versions = record.get("train", {}), record.get("versions", {})

@@ -18,6 +18,7 @@ from llmcli.errors import LLMError, usage
 if TYPE_CHECKING:
     from llmcli.checkpoint import Checkpoint
     from llmcli.corpus import Corpus
+    from llmcli.mixture_file import Mixture
 
 LARGEST_TOKENIZER = 100_000_000  # bytes of a tokenizer.json: three times the largest that are published
 LARGEST_VOCABULARY = 1_000_000  # tokens to learn: four times the largest of published models
@@ -76,16 +77,26 @@ def model_path(given: str | None) -> Path:
     return Path(DEFAULT_MODEL)
 
 
-def open_model(checkpoint: "Checkpoint", device: str, quantize: str | None = None) -> tuple[Any, Any]:
+def open_model(model: "Checkpoint | Mixture", device: str, quantize: str | None = None) -> tuple[Any, Any]:
     """(runtime, tokenizer) of a model: numpy on "cpu", or onnxruntime for one in few bits; torch on anything else."""
-    tokenizer = tokenizer_of(checkpoint)
+    from llmcli.mixture_file import Mixture
+
+    if isinstance(model, Mixture):
+        from llmcli.mixture import MixtureRuntime
+
+        runtimes = [_runtime(expert, device, quantize) for expert in model.experts]
+        return MixtureRuntime(runtimes), tokenizer_of(model.experts[0])
+    return _runtime(model, device, quantize), tokenizer_of(model)
+
+
+def _runtime(checkpoint: "Checkpoint", device: str, quantize: str | None) -> Any:
     kind = quantize or checkpoint.quantization
     if device == "cpu" and kind:
         from llmcli import fast_runtime
 
         problem = fast_runtime.problem(checkpoint.config)
         if not problem and (quantize or fast_runtime.is_here()):
-            return fast_runtime.FastRuntime(checkpoint, kind), tokenizer
+            return fast_runtime.FastRuntime(checkpoint, kind)
         hint = problem and f"onnxruntime does not take {problem}"
         hint = hint or "onnxruntime makes it faster: pip install 'llmcli[fast]'"
         console.note(f"few bits run no faster here: {hint}")
@@ -93,11 +104,11 @@ def open_model(checkpoint: "Checkpoint", device: str, quantize: str | None = Non
     if device == "cpu":
         from llmcli.runtime import Runtime
 
-        return Runtime(checkpoint), tokenizer
+        return Runtime(checkpoint)
     from llmcli.machine import pick_device
     from llmcli.model import TorchRuntime
 
-    return TorchRuntime(checkpoint, pick_device(device)), tokenizer
+    return TorchRuntime(checkpoint, pick_device(device))
 
 
 def tokenizer_of(checkpoint: "Checkpoint") -> Any:

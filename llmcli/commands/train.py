@@ -59,6 +59,10 @@ def train(
         Path | None,
         typer.Option("--from", metavar="FILE", help="Teach this model: ours, a .gguf or a Hugging Face directory."),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option("--like", metavar="FILE", help="Take this model's tokenizer and context, to be mixed with it."),
+    ] = None,
     lora: Annotated[
         int | None,
         typer.Option(
@@ -185,6 +189,10 @@ def train(
         tokenizer != "bpe" or vocab_size or layers or width or heads or kv_heads or tie is not None or experts
     ):
         raise usage("--from keeps the tokenizer and the size of its model; leave out the options for them")
+    if like and from_:
+        raise usage("--from takes the tokenizer and the context of its model already; leave --like out")
+    if like:
+        refuse_with(context_, "--like", "tokenizer", "vocab_size", "context")
     if from_ is None:
         refuse_with(context_, "--from", "lora", "adapter_only", without=True)
     if lora is None:
@@ -195,6 +203,7 @@ def train(
 
     from llmcli import durable, importer, resume
     from llmcli.corpus import Corpus, read_corpus
+    from llmcli.mixture_file import Mixture
     from llmcli.planner import HELD_OUT, Machine, Request, check_fits, prepare
     from llmcli.tokenizer import Tokenizer
 
@@ -222,6 +231,11 @@ def train(
         force = force or (stopped is not None and resume.is_saved_in(stopped, output))
         durable.check_writable(output, force=force)
     base = importer.load(from_) if from_ else None
+    pattern = importer.load_any(like) if like else None
+    if isinstance(pattern, Mixture):
+        pattern = pattern.experts[0]
+    if pattern:
+        fixed["context"] = pattern.config.max_position_embeddings
     text = read_corpus(corpus)
     note_left_out(text)
     held_out = _held_out(val, HELD_OUT)
@@ -233,7 +247,8 @@ def train(
         console.note("--val holds text to learn from too: its figures will not tell how new text is predicted")
     if threads and threads > _cores():
         console.note(f"--threads {threads}: there are {_cores()} cores; more threads get in each other's way")
-    given = base.tokenizer_json if base else None
+    alike = base or pattern
+    given = alike.tokenizer_json if alike else None
     if tokenizer not in ("bpe", "char"):
         given = tokenizer_text(tokenizer, "bpe, char or a tokenizer.json")
 
@@ -257,7 +272,7 @@ def train(
             text,
             here,
             held_out=held_out,
-            tokenizer=tokenizer_of(base) if base else Tokenizer.from_json(given) if given is not None else None,
+            tokenizer=tokenizer_of(alike) if alike else Tokenizer.from_json(given) if given is not None else None,
             characters=tokenizer == "char",
             base=base.config if base else None,
         )
@@ -314,7 +329,19 @@ def _identity(
     """What a run is a run of: a stopped one goes on only where all of it is the same."""
     from llmcli import importer, trainer
 
-    not_part = {"corpus", "output", "dry_run", "force", "json_", "quiet", "threads", "val", "from_", "tokenizer"}
+    not_part = {
+        "corpus",
+        "output",
+        "dry_run",
+        "force",
+        "json_",
+        "quiet",
+        "threads",
+        "val",
+        "from_",
+        "like",
+        "tokenizer",
+    }
     options = {
         param.opts[0]: context.params[param.name]
         for param in context.command.params

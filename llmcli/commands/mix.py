@@ -1,0 +1,82 @@
+"""`llm mix`: several models, one answer."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmcli import charts, console
+from llmcli.commands.options import JsonOption, QuietOption, refuse_overwriting
+from llmcli.errors import LLMError, usage
+
+MIXTURE = "mixture.safetensors"
+
+
+def mix(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODELS", help="Two models or more, each trained on a domain of its own.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The mixture to write.")] = Path(
+        MIXTURE
+    ),
+    average: Annotated[
+        bool,
+        typer.Option("--average", help="Average the weights instead: one model's cost; for models that came from one."),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Let several models answer together: each weighs as much as the text so far speaks for its domain.
+
+    They need the same tokenizer and context: train the second and third with --like the first.
+
+    Example: llm mix cooking.safetensors law.safetensors -o expert.safetensors
+    """
+    from llmcli import checkpoint, durable, importer, mixture_file
+
+    if len(models) < 2:
+        raise usage(f"two models or more are wanted, found {len(models)}: llm mix {models[0]} OTHER -o {MIXTURE}")
+    if len(models) > mixture_file.MOST_EXPERTS:
+        raise usage(f"at most {mixture_file.MOST_EXPERTS} models can be mixed, found {len(models)}")
+    if not output.name:
+        raise usage(f"-o needs the name of a file: -o {MIXTURE}")
+    same = [model for i, model in enumerate(models) if Path(model).resolve() in {Path(m).resolve() for m in models[:i]}]
+    if same:
+        raise LLMError(f"{same[0]} is named twice; name each model once")
+    durable.check_writable(output, force=force)
+    refuse_overwriting(output, "mixture", [Path(model) for model in models], "one of the models to mix")
+    loaded = {}
+    for model in models:
+        found = importer.load_any(model)
+        if isinstance(found, mixture_file.Mixture):
+            raise LLMError(
+                f"{model} is a mixture already; mix the models that it was made of: {', '.join(found.names)}"
+            )
+        loaded[model] = found
+    mixture = mixture_file.mixed(loaded)
+    if average:
+        averaged = mixture_file.averaged(loaded)
+        durable.check_space(output, 4 * averaged.parameters)
+        checkpoint.save(output, averaged)
+    else:
+        durable.check_space(output, 4 * mixture.parameters)
+        mixture_file.save(output, mixture_file.named(mixture, [_name(Path(model)) for model in models]))
+    parameters = averaged.parameters if average else mixture.parameters
+    if json_:
+        answer = {"file": str(output), "models": models, "average": average, "parameters": parameters}
+        console.result(json.dumps(answer, ensure_ascii=False))
+        return
+    what = "the average" if average else "a mixture"
+    console.note(f"saved {output}: {what} of {len(models)} models, {charts.number(parameters)} parameters")
+    if not average:
+        console.note(f"see who speaks: llm generate TEXT -m {output} --experts")
+
+
+def _name(path: Path) -> str:
+    """
+    >>> _name(Path("a/cooking.safetensors"))
+    'cooking'
+    """
+    return path.resolve().stem

@@ -1,0 +1,148 @@
+"""Several models, one answer: at every step their next-token distributions are averaged.
+
+The weight of each is the posterior of its domain given the text so far: a prior, the same for all, times how likely
+the text was to it, where what lies further back counts less (DEMix, arXiv:2108.05036, section 4.1; Branch-Train-Merge,
+arXiv:2208.03306, section 3). A model that counts next to nothing is not asked; every REFRESH tokens it reads what it
+missed, all at once, and may come back.
+
+Whatever runs the graph comes in as a Runtime. n, T, V = models, tokens, vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.errors import LLMError
+
+Array = NDArray[np.float32]
+FORGETTING = 0.98  # a token's evidence counts so much less with each that follows
+REFRESH = 16  # tokens after which all models have read the text, and who is asked is settled anew
+LIGHTEST = 0.01  # who weighs less then is not asked
+PREFILL = 128  # tokens whose distributions are held at once
+
+
+class Runtime(Protocol):
+    """A model that gives the logits after each token."""
+
+    context: int
+    length: int
+
+    def logits(self, ids: Sequence[int]) -> Array: ...
+    def rewind(self, length: int = 0) -> None: ...
+
+
+class _Expert:
+    """A model and what speaks for it."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.evidence = [0.0]  # after 0, 1, ... tokens: their log-likelihood, with forgetting
+        self._last: tuple[int, Array] | None = None  # (tokens, log-probabilities [V] after them)
+
+    def read(self, ids: list[int], start: int) -> Array:
+        """Take in what it has not read of a text; the log-probabilities [T, V] after each of ids[start:]."""
+        have = self._runtime.length
+        known = self._last[1] if self._last and self._last[0] == have else None
+        if have and known is None:  # it went back: what came after the last token it keeps is not known any more
+            have -= 1
+            self._runtime.rewind(have)
+        rows = _log_softmax(self._runtime.logits(ids[have:]))
+        before = rows if known is None else np.concatenate([known[None], rows])
+        first = have + (known is None)  # before[i] is what was expected after first + i tokens
+        for at in range(len(self.evidence) - 1, len(ids)):  # the first token of a text says nothing
+            told = float(before[at - first, ids[at]]) if at else 0.0
+            self.evidence.append(FORGETTING * self.evidence[-1] + told)
+        self._last = len(ids), rows[-1].copy()
+        return rows[start - len(ids) :]
+
+    def rewind(self, length: int) -> None:
+        self._runtime.rewind(min(length, self._runtime.length))
+        del self.evidence[length + 1 :]
+        if self._last and self._last[0] > length:
+            self._last = None
+
+
+class MixtureRuntime:
+    """A mixture ready to run, behind the interface of runtime.py's Runtime; what it gives as logits are logarithms of
+    probabilities."""
+
+    def __init__(self, runtimes: Sequence[Runtime]) -> None:
+        self.context = runtimes[0].context
+        self._experts = [_Expert(runtime) for runtime in runtimes]
+        self._ids: list[int] = []
+
+    @property
+    def length(self) -> int:
+        """The number of tokens taken in so far, at most `context`."""
+        return len(self._ids)
+
+    def prefill(self, ids: Sequence[int]) -> Array:
+        """Take in tokens, at least one; the log-probabilities [V] of what follows the last."""
+        for first in range(0, len(ids), PREFILL):
+            found = self._take(ids[first : first + PREFILL])
+        return found[-1]
+
+    def step(self, token: int) -> Array:
+        """Take in one token; the log-probabilities [V] of the next."""
+        return self.prefill((token,))
+
+    def rewind(self, length: int = 0) -> None:
+        """Forget all but the first `length` tokens."""
+        if length < len(self._ids):
+            del self._ids[length:]
+            for expert in self._experts:
+                expert.rewind(length)
+
+    def expert_weights(self) -> Array:
+        """The weights [1, n] that the models have for what comes next; they sum to 1."""
+        return np.exp(self._log_weights(self.length))[None].astype(np.float32)
+
+    def score(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """How well windows ids [B, T + 1] are predicted, each from its own beginning: see runtime.py. What was taken
+        in is forgotten."""
+        B, T = ids.shape[0], ids.shape[1] - 1
+        nats, right = np.empty((B, T)), np.empty((B, T), np.bool_)
+        for b in range(B):
+            self.rewind()
+            for first in range(0, T, PREFILL):
+                now = slice(first, min(T, first + PREFILL))
+                rows = self._take(ids[b, now].tolist())
+                targets = ids[b, first + 1 : first + 1 + len(rows)]
+                nats[b, now] = -np.take_along_axis(rows, targets[:, None], axis=-1)[:, 0]
+                right[b, now] = rows.argmax(axis=-1) == targets
+        self.rewind()
+        return nats, right
+
+    def _take(self, ids: Sequence[int]) -> Array:
+        """Take in tokens; the mixture's log-probabilities [T, V] after each."""
+        if not len(ids):
+            raise ValueError("at least one token is needed")
+        start = self.length
+        if start + len(ids) > self.context:
+            raise LLMError(f"{start + len(ids)} tokens do not fit the context of {self.context}")
+        self._ids += ids
+        everyone = len(ids) > 1 or self.length % REFRESH == 0
+        asked = [everyone or weight > -np.inf for weight in self._log_weights(start)]
+        told = [e.read(self._ids, start) if now else None for e, now in zip(self._experts, asked, strict=True)]
+        rows = np.empty((len(ids), next(found.shape[1] for found in told if found is not None)), np.float32)
+        for i in range(len(ids)):
+            weights = self._log_weights(start + 1 + i)
+            terms = [w + found[i] for w, found in zip(weights, told, strict=True) if w > -np.inf and found is not None]
+            rows[i] = terms[0] if len(terms) == 1 else np.logaddexp.reduce(terms)
+        return rows
+
+    def _log_weights(self, length: int) -> NDArray[np.float64]:
+        """Logarithms [n] of the weights after so many tokens; -inf for who is not asked."""
+        settled = length // REFRESH * REFRESH
+        before = _log_softmax(np.array([expert.evidence[settled] for expert in self._experts]))
+        asked = before >= np.log(LIGHTEST)
+        now = np.array([e.evidence[length] if ok else -np.inf for e, ok in zip(self._experts, asked, strict=True)])
+        return _log_softmax(now)
+
+
+def _log_softmax(x: NDArray[Any]) -> NDArray[Any]:
+    """Over the last dimension."""
+    x = x - x.max(axis=-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
