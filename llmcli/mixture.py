@@ -80,6 +80,10 @@ class MixtureRuntime:
 
     def prefill(self, ids: Sequence[int]) -> Array:
         """Take in tokens, at least one; the log-probabilities [V] of what follows the last."""
+        if not len(ids):
+            raise ValueError("at least one token is needed")
+        if self.length + len(ids) > self.context:
+            raise LLMError(f"{self.length + len(ids)} tokens do not fit the context of {self.context}")
         for first in range(0, len(ids), PREFILL):
             found = self._take(ids[first : first + PREFILL])
         return found[-1]
@@ -106,6 +110,8 @@ class MixtureRuntime:
         nats, right = np.empty((B, T)), np.empty((B, T), np.bool_)
         for b in range(B):
             self.rewind()
+            if self.context < T:
+                raise LLMError(f"{T} tokens do not fit the context of {self.context}")
             for first in range(0, T, PREFILL):
                 now = slice(first, min(T, first + PREFILL))
                 rows = self._take(ids[b, now].tolist())
@@ -117,11 +123,7 @@ class MixtureRuntime:
 
     def _take(self, ids: Sequence[int]) -> Array:
         """Take in tokens; the mixture's log-probabilities [T, V] after each."""
-        if not len(ids):
-            raise ValueError("at least one token is needed")
         start = self.length
-        if start + len(ids) > self.context:
-            raise LLMError(f"{start + len(ids)} tokens do not fit the context of {self.context}")
         self._ids += ids
         everyone = len(ids) > 1 or self.length % REFRESH == 0
         asked = [everyone or weight > -np.inf for weight in self._log_weights(start)]

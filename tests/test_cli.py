@@ -32,12 +32,17 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
               ["inspect"], ["inspect", "--tensor", "model.norm.weight"], ["tokenize", "hi"], ["--version"],
               ["eval", "c.txt", "--past", "c.txt"], ["import", "model.safetensors", "-o", "again.safetensors"],
               ["export", "there", "--to", "hf"], ["export", "model.gguf", "--to", "gguf"],
-              ["generate", "The", "-n", "2", "--quantize", "int8"]],
+              ["generate", "The", "-n", "2", "--quantize", "int8"],
+              ["generate", "The", "-n", "2", "-m", "mix.safetensors", "--experts"],
+              ["mix", "model.safetensors", "other.safetensors", "-o", "m.safetensors"]],
 )  # fmt: skip
-def test_torch_sleeps(tiny_model: Path, words: list[str]) -> None:
+def test_torch_sleeps(tiny_model: Path, words: list[str], llm: Llm) -> None:
     for needed in {"gguf": ["gguf"], "int8": ["onnxruntime", "onnx"]}.get(words[-1], ()):
         pytest.importorskip(needed, reason="needs the extras gguf and fast")
     Path("c.txt").write_text(TEXT, "utf-8")
+    Path("other.safetensors").write_bytes(tiny_model.read_bytes())
+    if "mix.safetensors" in words:
+        assert llm("mix", "model.safetensors", "other.safetensors", "-o", "mix.safetensors").exit_code == 0
     code = (
         f"import sys; sys.argv = ['llm', *{words!r}]\n"
         "from llmcli.cli import main\n"

@@ -21,7 +21,9 @@ SMALL = ModelConfig(
     head_dim=2,
     max_position_embeddings=16,
 )
-WHOLE = [field.name for field in fields(ModelConfig) if field.type is int and field.name != "eos_token_id"]
+MAY_BE_ZERO = ("eos_token_id", "num_experts", "num_experts_per_tok")
+WHOLE = [field.name for field in fields(ModelConfig) if field.type is int and field.name not in MAY_BE_ZERO]
+SPARSE = replace(SMALL, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2)
 
 
 def test_the_whole_numbers_of_a_model_config():
@@ -194,6 +196,54 @@ def test_a_config_that_lacks_a_size_is_refused(name):
 def test_what_is_no_config_is_refused(text):
     with pytest.raises(LLMError, match=r"config\.json"):
         ModelConfig.from_json(text)
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral"])
+def test_a_config_with_experts_comes_back_and_counts_its_parameters(kind):
+    config = replace(SPARSE, model_type=kind, norm_topk_prob=True)
+    assert ModelConfig.from_json(config.to_json()) == config
+    expert = 3 * 4 * 6
+    assert config.parameters - replace(config, num_experts=3).parameters == 2 * (expert + 4)
+    assert config.parameters - config.active_parameters == 2 * 2 * expert
+    assert SMALL.active_parameters == SMALL.parameters
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_experts_per_tok": 5}, "of 4 experts 5 cannot be active"),
+        ({"num_experts_per_tok": 0}, "of 4 experts 0 cannot be active"),
+        ({"num_experts": 0, "num_experts_per_tok": 0}, "qwen3_moe cannot have 0 experts"),
+        ({"model_type": "llama"}, "llama cannot have 4 experts"),
+        ({"num_experts": -1}, "num_experts"),
+    ],
+)
+def test_experts_that_cannot_be(changes, message):
+    with pytest.raises(LLMError, match=message):
+        replace(SPARSE, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_experts": None}, "has no num_experts"),
+        ({"num_experts_per_tok": None}, "has no num_experts_per_tok"),
+        ({"moe_intermediate_size": None}, "has no moe_intermediate_size"),
+        ({"mlp_only_layers": [0]}, "layers without experts"),
+        ({"decoder_sparse_step": 2}, "layers without experts"),
+        ({"num_experts": "4"}, "config.json is not usable: num_experts must be a whole number"),
+    ],
+)
+def test_a_config_with_other_experts_is_refused(changes, message):
+    found = {key: value for key, value in (json.loads(SPARSE.to_json()) | changes).items() if value is not None}
+    with pytest.raises(LLMError, match=message):
+        ModelConfig.from_json(json.dumps(found))
+
+
+def test_as_transformers_reads_it_weights_do_not_sum_to_one_unless_said():
+    found = json.loads(SPARSE.to_json())
+    del found["norm_topk_prob"]
+    assert not ModelConfig.from_json(json.dumps(found)).norm_topk_prob
 
 
 JSON = st.recursive(

@@ -178,7 +178,7 @@ def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
     ("facts", "message"),
     [
         ({"general.architecture": "gpt2"}, "architecture 'gpt2'; this program runs llama, qwen2, qwen3"),
-        ({"llama.expert_count": 8}, "mixture of experts"),
+        ({"llama.expert_count": 8}, "has no llama.expert_used_count"),
         ({"tokenizer.ggml.pre": "falcon"}, "cuts words as 'falcon' does; gpt-2, smollm"),
         ({"tokenizer.ggml.model": "bert"}, "kind 'bert'; gpt2 and llama"),
         ({"llama.rope.scaling.type": "yarn"}, "scaled by 'yarn'"),

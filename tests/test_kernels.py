@@ -8,7 +8,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmcli.kernels import QUERIES, ROWS, Dropout, attention, cross_entropy, normalize, normalize_rotate, rotate, swiglu
+from llmcli.kernels import (
+    QUERIES,
+    ROWS,
+    Dropout,
+    attention,
+    cross_entropy,
+    grouped,
+    normalize,
+    normalize_rotate,
+    regroup,
+    rotate,
+    swiglu,
+)
 
 EPS = 1e-6
 
@@ -60,6 +72,20 @@ def test_attention_and_its_gradients(T: int) -> None:
     q, k, v = (random(2, T, 3, 8, seed=seed) for seed in (1, 2, 3))
     wanted = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=True, scale=1.0)
     same(attention(q, k, v), wanted.transpose(1, 2), [q, k, v])
+
+
+def test_regrouped_rows_and_their_gradients() -> None:
+    x, order = random(4, 3), torch.tensor([7, 0, 3, 2, 6, 1, 5, 4])
+    same(regroup(x, order, order.argsort(), 2), x[order // 2], [x])
+    y = random(8, 3, seed=1)
+    same(regroup(y, order, order.argsort()), y[order], [y])
+
+
+@pytest.mark.parametrize("ends", [[2, 2, 7], [0, 0, 7], [7, 7, 7]])
+def test_each_group_has_a_matrix_of_its_own(ends: list[int]) -> None:
+    x, weights = random(7, 4), random(3, 5, 4, seed=1)
+    group = torch.searchsorted(torch.tensor(ends), torch.arange(7), right=True)
+    same(grouped(x, weights, ends), torch.einsum("ni,noi->no", x, weights[group]), [x, weights])
 
 
 def test_swiglu() -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from llmcli.config import ModelConfig
 from llmcli.kernels import normalize_rotate
-from llmcli.model import SHARPNESS, Attention, LanguageModel, TorchRuntime, rotary_tables, score, sharpness
+from llmcli.model import SHARPNESS, Attention, LanguageModel, Router, TorchRuntime, rotary_tables, score, sharpness
 from llmcli.runtime import Runtime
 
 SHAPES = {
@@ -20,6 +20,10 @@ SHAPES = {
     "grouped": ModelConfig(300, 64, 160, 2, 4, 2, 16, 48),
     "one key-value head, tied": ModelConfig(300, 48, 96, 2, 6, 1, 8, 48, tie_word_embeddings=True),
     "heads wider than the model": ModelConfig(300, 32, 96, 2, 4, 2, 16, 48, rope_theta=1e6),
+    "experts": ModelConfig(300, 32, 32, 2, 4, 2, 8, 48, model_type="qwen3_moe", num_experts=5, num_experts_per_tok=2),
+    "experts that do not sum to one": ModelConfig(
+        300, 32, 32, 2, 4, 2, 8, 48, model_type="qwen3_moe", num_experts=3, num_experts_per_tok=1, norm_topk_prob=False
+    ),
 }
 
 
@@ -40,6 +44,16 @@ def formulas(weights: dict[str, np.ndarray], config: ModelConfig, ids: list[int]
             out[i + D // 2] = a * math.sin(angle) + b * math.cos(angle)
         return out
 
+    def swiglu(h: Tensor, L: dict[str, Tensor], name: str) -> Tensor:
+        gate = h @ L[f"{name}gate_proj.weight"].T
+        return (gate * gate.sigmoid() * (h @ L[f"{name}up_proj.weight"].T)) @ L[f"{name}down_proj.weight"].T
+
+    def sparse(h: Tensor, L: dict[str, Tensor]) -> Tensor:
+        shares = (L["mlp.gate.weight"] @ h).softmax(0)
+        chosen = sorted(range(config.num_experts), key=lambda e: -shares[e])[: config.num_experts_per_tok]
+        total = sum(shares[e] for e in chosen) if config.norm_topk_prob else 1
+        return sum(shares[e] / total * swiglu(h, L, f"mlp.experts.{e}.") for e in chosen)
+
     x = W["model.embed_tokens.weight"][ids]
     for layer in range(config.num_hidden_layers):
         L = {name.split(f"layers.{layer}.")[1]: w for name, w in W.items() if f"layers.{layer}." in name}
@@ -58,8 +72,7 @@ def formulas(weights: dict[str, np.ndarray], config: ModelConfig, ids: list[int]
             rows.append(torch.cat(heads))
         x = x + torch.stack(rows) @ L["self_attn.o_proj.weight"].T
         h = rms(x, L["post_attention_layernorm.weight"])
-        gate = h @ L["mlp.gate_proj.weight"].T
-        x = x + (gate * gate.sigmoid() * (h @ L["mlp.up_proj.weight"].T)) @ L["mlp.down_proj.weight"].T
+        x = x + (torch.stack([sparse(row, L) for row in h]) if config.num_experts else swiglu(h, L, "mlp."))
     return rms(x, W["model.norm.weight"]) @ W.get("lm_head.weight", W["model.embed_tokens.weight"]).T
 
 
@@ -106,9 +119,72 @@ def test_torch_runtime_takes_tokens_in_like_the_numpy_runtime(shape: str) -> Non
 
 
 def test_state_dict_has_hugging_faces_names_and_shapes() -> None:
-    for config in SHAPES.values():
+    for config in (config for config in SHAPES.values() if not config.num_experts):
         found = {name: tuple(tensor.shape) for name, tensor in LanguageModel(config).state_dict().items()}
         assert found == config.tensor_shapes()
+
+
+def test_experts_are_stacked_and_come_back_under_hugging_faces_names() -> None:
+    model, weights = torch_model(SHAPES["experts"])
+    found = model.to_arrays()
+    assert list(found) == list(weights) and all(np.array_equal(found[name], weights[name]) for name in weights)
+
+
+def test_balance_by_hand_and_without_part_in_the_loss() -> None:
+    """Three experts, one of them for each token; of four tokens the first gets three, the second one."""
+    config = SHAPES["experts that do not sum to one"]
+    router = Router(config).train()
+    with torch.no_grad():
+        router.weight.zero_()
+        router.weight[0, 0], router.weight[1, 1] = 3.0, 3.0
+    x = torch.zeros(4, 32)
+    x[:3, 0], x[3, 1] = 1.0, 1.0
+    weights, chosen, counts = router(x)
+    a, b = math.exp(3) / (math.exp(3) + 2), 1 / (math.exp(3) + 2)
+    assert counts == [3, 1, 0] and chosen.flatten().tolist() == [0, 0, 0, 1]
+    assert torch.allclose(weights.flatten(), torch.full((4,), a))
+    assert router.balance is not None
+    assert router.balance.item() == pytest.approx(3 * (3 / 4 * (3 * a + b) / 4 + 1 / 4 * (3 * b + a) / 4), rel=1e-5)
+    model, _ = torch_model(SHAPES["experts"])
+    ids = torch.randint(300, (2, 12), generator=torch.Generator().manual_seed(4))
+    without = model.loss(ids).item()
+    model.train()
+    loss = model.loss(ids)
+    loss.backward()
+    assert loss.item() == without and model.get_parameter("model.layers.0.mlp.gate.weight").grad is not None
+
+
+def test_the_balance_loss_spreads_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing to learn but the balance a router that sends everything to one expert stops doing so."""
+    router = Router(SHAPES["experts"]).train()
+    x = torch.randn(256, 32, generator=torch.Generator().manual_seed(5))
+    x[:, 0] = 2.0
+    with torch.no_grad():
+        router.weight.normal_(0, 0.05, generator=torch.Generator().manual_seed(6))
+        router.weight[0, 0] = 2.0
+    assert router(x)[2][0] == 256
+    moves = torch.optim.Adam(router.parameters(), 0.03)
+    for _ in range(200):
+        moves.zero_grad()
+        router(x)
+        assert router.balance is not None
+        router.balance.backward()
+        moves.step()
+    counts = router(x)[2]
+    assert max(counts) < 1.5 * 512 / 5 and min(counts) > 0.5 * 512 / 5
+
+
+def test_shares_tell_who_got_the_tokens() -> None:
+    model, _ = torch_model(SHAPES["experts"])
+    assert model.expert_shares() == [[0.0] * 5] * 2
+    score(model, np.arange(22).reshape(1, 22))
+    runtime = Runtime(random_checkpoint(SHAPES["experts"]))
+    runtime.prefill(range(21))
+    for layer, shares in zip(runtime._layers, model.expert_shares(), strict=True):
+        got = (layer.mlp.weights > 0).sum(axis=0)
+        assert shares == pytest.approx((got / got.sum()).tolist(), abs=1e-4)
+    assert runtime.expert_weights().shape == (2, 5)
+    np.testing.assert_allclose(runtime.expert_weights().sum(axis=1), 1, rtol=1e-5)
 
 
 def test_attention_is_torchs_own_between_norms_and_without_rotation() -> None:

@@ -63,7 +63,13 @@ def words(count, seed=0, letters=string.ascii_lowercase):
 
 tokens = st.integers(9, 10**9) | st.integers(9, 2000)
 times = st.floats(1, 200_000)
-machines = st.fixed_dictionaries({"device": st.sampled_from(["cpu", "cuda"]), "threads": st.integers(1, 128)})
+machines = st.fixed_dictionaries(
+    {
+        "device": st.sampled_from(["cpu", "cuda"]),
+        "threads": st.integers(1, 128),
+        "experts": st.sampled_from([None, None, 2, 8]),
+    }
+)
 budgets = (
     st.just({})
     | st.fixed_dictionaries({"seconds": times})
@@ -149,12 +155,30 @@ def test_the_plan_follows_what_the_machine_does_and_asks_it_rarely(train_tokens,
     assert loss(shape) <= 1.02 * min(loss(other) for other in list(asked))
 
 
+@settings(deadline=None)
 @given(budgets.filter(lambda budget: "steps" in budget or "epochs" in budget))
 def test_without_a_clock_the_machine_is_not_asked(budget):
     def speed(model, train, allowed):
         raise AssertionError
 
     assert plan(Request(**budget), machine=Machine(speed)) == plan(Request(**budget))
+
+
+def test_experts_cost_a_token_what_one_for_all_would():
+    dense, sparse = plan(Request(steps=100)), plan(Request(steps=100, experts=8, active=2))
+    model = sparse.model
+    assert (model.num_experts, model.num_experts_per_tok, model.model_type) == (8, 2, "qwen3_moe")
+    routers = model.num_hidden_layers * 8 * model.hidden_size
+    assert model.active_parameters == pytest.approx(dense.model.parameters + routers, rel=0.1)
+    assert model.parameters > 1.5 * dense.model.parameters
+    assert "2 of 8" in choice(sparse, "experts").value
+    assert plan(Request(steps=9, experts=2)).model.num_experts_per_tok == 2
+
+
+@pytest.mark.parametrize(("experts", "active"), [(4, 5), (None, 2)])
+def test_experts_that_cannot_be(experts, active):
+    with pytest.raises(LLMError, match="--active"):
+        Request(experts=experts, active=active)
 
 
 def test_operations_by_hand():

@@ -65,6 +65,20 @@ def test_from_every_step_a_run_goes_on_to_the_same_end(ready: Prepared) -> None:
         assert_same_end(whole, rest)
 
 
+def test_a_run_with_experts_goes_on_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "EVAL_SHARE", 1)
+    (tmp_path / "c.txt").write_text(TEXT, "utf-8")
+    request = Request(steps=12, batch_tokens=512, context=32, dropout=0.2, experts=4)
+    ready = prepare(request, read_corpus([str(tmp_path / "c.txt")]))
+    whole = run(ready, save=lambda: True)
+    states = [event for event in whole if isinstance(event, resume.State)]
+    for state in (states[0], states[6]):
+        assert_same_end(whole, run(ready, go_on=through_a_file(ready, state)))
+    assert isinstance(whole[-1], trainer.Done)
+    shares = whole[-1].checkpoint.record["expert_shares"]
+    assert [len(layer) for layer in shares] == [4, 4] and all(sum(s) == pytest.approx(1, abs=1e-3) for s in shares)
+
+
 @pytest.mark.parametrize("step", [1, 8, 9])
 def test_a_run_asked_to_stop_goes_on_as_if_it_had_not_been(ready: Prepared, step: int) -> None:
     """Though the stop brings a look at the held-out text that the whole run does not have."""
