@@ -8,18 +8,21 @@ missed, all at once, and may come back.
 Whatever runs the graph comes in as a Runtime. n, T, V = models, tokens, vocabulary.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.errors import LLMError
+from llmcli.sampler import probabilities
 
 Array = NDArray[np.float32]
 FORGETTING = 0.98  # a token's evidence counts so much less with each that follows
 REFRESH = 16  # tokens after which all models have read the text, and who is asked is settled anew
 LIGHTEST = 0.01  # who weighs less then is not asked
+IMPOSSIBLE = 1e-37  # the least probability that is told from none
 PREFILL = 128  # tokens whose distributions are held at once
 
 
@@ -39,20 +42,20 @@ class _Expert:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.evidence = [0.0]  # after 0, 1, ... tokens: their log-likelihood, with forgetting
-        self._last: tuple[int, Array] | None = None  # (tokens, log-probabilities [V] after them)
+        self._last: tuple[int, Array] | None = None  # (tokens, probabilities [V] after them)
 
     def read(self, ids: list[int], start: int) -> Array:
-        """Take in what it has not read of a text; the log-probabilities [T, V] after each of ids[start:]."""
+        """Take in what it has not read of a text; the probabilities [T, V] after each of ids[start:]."""
         have = self._runtime.length
         known = self._last[1] if self._last and self._last[0] == have else None
         if have and known is None:  # it went back: what came after the last token it keeps is not known any more
             have -= 1
             self._runtime.rewind(have)
-        rows = _log_softmax(self._runtime.logits(ids[have:]))
+        rows = probabilities(self._runtime.logits(ids[have:]))
         before = rows if known is None else np.concatenate([known[None], rows])
         first = have + (known is None)  # before[i] is what was expected after first + i tokens
         for at in range(len(self.evidence) - 1, len(ids)):  # the first token of a text says nothing
-            told = float(before[at - first, ids[at]]) if at else 0.0
+            told = math.log(max(before[at - first, ids[at]], IMPOSSIBLE)) if at else 0.0
             self.evidence.append(FORGETTING * self.evidence[-1] + told)
         self._last = len(ids), rows[-1].copy()
         return rows[start - len(ids) :]
@@ -101,7 +104,7 @@ class MixtureRuntime:
 
     def expert_weights(self) -> Array:
         """The weights [1, n] that the models have for what comes next; they sum to 1."""
-        return np.exp(self._log_weights(self.length))[None].astype(np.float32)
+        return self._weights(self.length, self.length)
 
     def score(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """How well windows ids [B, T + 1] are predicted, each from its own beginning: see runtime.py. What was taken
@@ -122,29 +125,19 @@ class MixtureRuntime:
         return nats, right
 
     def _take(self, ids: Sequence[int]) -> Array:
-        """Take in tokens; the mixture's log-probabilities [T, V] after each."""
+        """Take in tokens; the logarithms [T, V] of the mixture's probabilities after each."""
         start = self.length
         self._ids += ids
         everyone = len(ids) > 1 or self.length % REFRESH == 0
-        asked = [everyone or weight > -np.inf for weight in self._log_weights(start)]
-        told = [e.read(self._ids, start) if now else None for e, now in zip(self._experts, asked, strict=True)]
-        rows = np.empty((len(ids), next(found.shape[1] for found in told if found is not None)), np.float32)
-        for i in range(len(ids)):
-            weights = self._log_weights(start + 1 + i)
-            terms = [w + found[i] for w, found in zip(weights, told, strict=True) if w > -np.inf and found is not None]
-            rows[i] = terms[0] if len(terms) == 1 else np.logaddexp.reduce(terms)
-        return rows
+        asked = [everyone or weight > 0 for weight in self._weights(start, start)[0]]
+        told = {i: e.read(self._ids, start) for i, e in enumerate(self._experts) if asked[i]}
+        weights = self._weights(start + 1, self.length)
+        total = sum(weights[:, i, None] * found for i, found in told.items() if weights[:, i].any())
+        return np.log(np.maximum(total, IMPOSSIBLE))
 
-    def _log_weights(self, length: int) -> NDArray[np.float64]:
-        """Logarithms [n] of the weights after so many tokens; -inf for who is not asked."""
-        settled = length // REFRESH * REFRESH
-        before = _log_softmax(np.array([expert.evidence[settled] for expert in self._experts]))
-        asked = before >= np.log(LIGHTEST)
-        now = np.array([e.evidence[length] if ok else -np.inf for e, ok in zip(self._experts, asked, strict=True)])
-        return _log_softmax(now)
-
-
-def _log_softmax(x: NDArray[Any]) -> NDArray[Any]:
-    """Over the last dimension."""
-    x = x - x.max(axis=-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+    def _weights(self, first: int, last: int) -> Array:
+        """Those after `first` to `last` tokens, [T, n]; 0 for who is not asked."""
+        lengths = range(first, last + 1)
+        settled = np.array([[e.evidence[n // REFRESH * REFRESH] for e in self._experts] for n in lengths])
+        now = np.array([[e.evidence[n] if n < len(e.evidence) else -np.inf for e in self._experts] for n in lengths])
+        return probabilities(np.where(probabilities(settled) >= LIGHTEST, now, -np.inf)).astype(np.float32)

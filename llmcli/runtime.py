@@ -69,6 +69,10 @@ class _Experts:
         self.weights = np.zeros_like(shares)
         np.put_along_axis(self.weights, chosen, picked, axis=-1)
         y = np.zeros_like(x)
+        if len(x) == 1:
+            for expert, weight in zip(chosen[0].tolist(), picked[0], strict=True):
+                y += self.experts[expert](x) * weight
+            return y
         for expert in np.unique(chosen):
             tokens = np.flatnonzero(self.weights[:, expert])
             y[tokens] += self.experts[expert](x[tokens]) * self.weights[tokens, expert, None]
