@@ -16,19 +16,32 @@ import llmcli
 from llmcli.errors import LLMError
 from llmcli.tokenizer import Tokenizer
 from tests.reliability.malformed import MALFORMED, OTHERS, made
-from tests.reliability.runs import BESIDE, TEXT, end, invoke, measured, python, small_model, train, wait_until_kept
+from tests.reliability.runs import (
+    BESIDE,
+    KINDS,
+    TEXT,
+    end,
+    invoke,
+    measured,
+    python,
+    small_model,
+    train,
+    wait_until_kept,
+)
 
 
 def changed(where: Path, tries: int, change: Callable[[bytes, random.Random], bytes], *verbs: str) -> list[str]:
-    """What went wrong with the verbs on a small model whose bytes were changed: each has to succeed or to refuse in a
-    line, in less than a second."""
+    """What went wrong with the verbs on small models, of each kind of file in turn, whose bytes were changed: each has
+    to succeed or to refuse in a line, in less than a second."""
     path = where / "model.safetensors"
-    small_model(path)
-    whole = path.read_bytes()
+    wholes = []
+    for kind in KINDS:
+        small_model(path, kind)
+        wholes.append(path.read_bytes())
     rng = random.Random(8)
     failures = []
     for number in range(tries):
-        path.write_bytes(change(whole, rng))
+        path.write_bytes(change(wholes[number % len(wholes)], rng))
         for verb in verbs:
             began = time.process_time()
             answer = invoke(*VERBS[verb], str(path))

@@ -25,14 +25,26 @@ from tests.reliability.runs import (
 
 
 def killed_and_resumed(where: Path, tries: int) -> list[str]:
-    """R1, R2: kills at random instants; the file in the end is that of a run that never was killed."""
+    """R1, R2: kills at random instants; the file in the end is that of a run that never was killed. Of several tries
+    some are of a run with experts."""
+    failures = _killed_and_resumed(where, tries - tries // 3)
+    if tries // 3:
+        for name in names(where):
+            (where / name).unlink()
+        failures += _killed_and_resumed(where, tries // 3, "--experts", "3")
+    return failures
+
+
+def _killed_and_resumed(where: Path, tries: int, *options: str) -> list[str]:
     began = time.monotonic()
-    failures = [failure for failure in [wrong(train(where, steps=STEPS, output="whole.safetensors"), 0)] if failure]
+    failures = [
+        failure for failure in [wrong(train(where, *options, steps=STEPS, output="whole.safetensors"), 0)] if failure
+    ]
     longest = time.monotonic() - began
     rng = random.Random(tries)
     done = 0
     while done < tries:
-        process = train(where, steps=STEPS)
+        process = train(where, *options, steps=STEPS)
         try:
             process.wait(rng.uniform(0, longest))
         except subprocess.TimeoutExpired:
@@ -49,7 +61,7 @@ def killed_and_resumed(where: Path, tries: int) -> list[str]:
         failures += _same(where)
         (where / "model.safetensors").unlink(missing_ok=True)
     if not (where / "model.safetensors").exists():
-        failures += [failure for failure in [wrong(train(where, steps=STEPS), 0)] if failure] + _same(where)
+        failures += [failure for failure in [wrong(train(where, *options, steps=STEPS), 0)] if failure] + _same(where)
     if names(where) != ["c.txt", "model.safetensors", "whole.safetensors"]:
         failures.append(f"left behind: {names(where)}")
     return failures

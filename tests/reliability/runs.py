@@ -4,11 +4,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llmcli import mixture_file
 from llmcli.checkpoint import Checkpoint, save
 from llmcli.config import ModelConfig
 from llmcli.tokenizer import Tokenizer
@@ -93,12 +95,22 @@ def wrong(process: "subprocess.Popen[bytes]", *codes: int) -> str:
     return f"ended with {process.returncode}: {said.decode('utf-8', 'replace')[-300:]}"
 
 
-def small_model(path: Path) -> None:
+KINDS = ("dense", "experts", "mixture")  # of model files
+
+
+def small_model(path: Path, kind: str = "dense") -> None:
+    """Of random weights, in a file of one of KINDS."""
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
     config = ModelConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, 32)
+    if kind == "experts":
+        config = replace(config, model_type="qwen3_moe", num_experts=3, num_experts_per_tok=2)
     rng = np.random.default_rng(0)
     tensors = {name: rng.normal(0, 0.2, shape).astype("f4") for name, shape in config.tensor_shapes().items()}
-    save(path, Checkpoint(config, tokenizer.to_json(), tensors, {"steps": 0}))
+    model = Checkpoint(config, tokenizer.to_json(), tensors, {"steps": 0})
+    if kind == "mixture":
+        mixture_file.save(path, mixture_file.mixed({"one": model, "two": model}))
+    else:
+        save(path, model)
 
 
 def invoke(*words: str) -> Any:
