@@ -479,7 +479,7 @@ def _signals() -> Iterator[list[int]]:
         if caught:
             raise KeyboardInterrupt
         caught.append(number)
-        console.note("finishing this step and saving; once more to quit without")
+        console.note_at_once("finishing this step and saving; once more to quit without")
 
     kinds = [kind for name in ("SIGINT", "SIGTERM", "SIGHUP") if (kind := getattr(signal, name, None))]
     before = {kind: signal.signal(kind, catch) for kind in kinds}
