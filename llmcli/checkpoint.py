@@ -618,7 +618,7 @@ def _write(
         position = end
     metadata = {**metadata, "sha256": _ZEROS.decode()}
     header = json.dumps({"__metadata__": metadata, **entries}, ensure_ascii=False, separators=(",", ":")).encode(
-        "utf-8"
+        "utf-8", "replace"
     )
     header += b" " * (-len(header) % 8)
     start = len(header).to_bytes(8, "little")

@@ -346,7 +346,7 @@ def _provenance(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
     keys = ("name", "author", "organization", "license", "license.link", "description", "url", "source.url",
             "basename", "finetune", "size_label")  # fmt: skip
     told = {key: facts[f"general.{key}"] for key in keys if isinstance(facts.get(f"general.{key}"), str)}
-    return {"file": path.name, "form": "GGUF", **told}
+    return {"file": durable.name_of(path), "form": "GGUF", **told}
 
 
 def _decoder(path: Path, config: ModelConfig, permuted: bool) -> Callable[[TensorInfo], Iterator[NDArray[Any]]]:

@@ -69,11 +69,14 @@ def export(
     from llmcli import durable, gguf_file, hf_directory, importer
 
     model = importer.load(path)
-    refuse_overwriting(output, "export", [path], "the model to export")
+    refuse_overwriting(output, "export", [path], "the model to export", by="")
+    refuse_overwriting(output, "export", importer.files(path), "part of the model to export", by="")
     if to == "hf":
+        context_.with_resource(durable.locked(output))
+        durable.remove_stale(output)
         hf_directory.check_writable(output, force=force)
     else:
-        durable.check_writable(output, force=force)
+        durable.check_writable(output, force=force, by="")
     told = _told(model, path, name, licence)
     if quantize:
         _quantized(model, output, quantize, json_)
@@ -120,17 +123,20 @@ def _quantized(model: Any, output: Path, kind: str, json_: bool) -> None:
 
 def _told(model: Any, path: Path, name: str | None, licence: str | None) -> dict[str, str]:
     """What is said of the model, in the names that GGUF has for it."""
+    from llmcli import durable
+
     record, origin = model.record, model.record.get("imported")
     origin = origin if isinstance(origin, dict) else {}
     told = {
         "type": "model",
-        "name": name or origin.get("name") or path.resolve().stem,
+        "name": name or origin.get("name") or Path(durable.name_of(path.resolve())).stem,
         "license": licence or origin.get("license"),
         "author": origin.get("author"),
         "organization": origin.get("organization"),
         "description": _history(record, origin),
     }
-    return {key: value for key, value in told.items() if isinstance(value, str) and value}
+    texts = {key: value for key, value in told.items() if isinstance(value, str) and value}
+    return {key: value.encode("utf-8", "replace").decode("utf-8") for key, value in texts.items()}
 
 
 def _history(record: dict[str, Any], origin: dict[str, Any]) -> str:

@@ -263,12 +263,12 @@ def _plot(header: Any, output: Path, force: bool, json_: bool) -> None:
     kind = plot.kind(output)
     if output.resolve() == header.path.resolve():
         raise LLMError(f"{output} is the model itself; give the picture another name")
-    durable.check_writable(output, force=force)
+    durable.check_writable(output, force=force, by="")
     try:
         run = curve(_json(header, "training.json"))
     except LLMError as error:
         raise LLMError(f"{header.path}: {error}") from error
-    durable.write(output, [plot.draw(run, f"Training of {header.path.name}", kind)])
+    durable.write(output, [plot.draw(run, f"Training of {durable.name_of(header.path)}", kind)])
     if json_:
         console.result(json.dumps({"file": str(header.path), "plot": str(output)}, ensure_ascii=False))
     else:

@@ -47,6 +47,8 @@ def mix(
         raise LLMError(f"{same[0]} is named twice; name each model once")
     durable.check_writable(output, force=force)
     refuse_overwriting(output, "mixture", [Path(model) for model in models], "one of the models to mix")
+    parts = [file for model in models for file in importer.files(model)]
+    refuse_overwriting(output, "mixture", parts, "part of a model to mix")
     loaded = {}
     for model in models:
         found = importer.load_any(model)
@@ -79,4 +81,6 @@ def _name(path: Path) -> str:
     >>> _name(Path("a/cooking.safetensors"))
     'cooking'
     """
-    return path.resolve().stem
+    from llmcli import durable
+
+    return Path(durable.name_of(path.resolve())).stem

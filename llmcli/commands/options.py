@@ -161,10 +161,15 @@ def tokenizer_text(path: str, wanted: str = "a tokenizer.json") -> str:
         raise LLMError(f"--tokenizer {path} cannot be read as text: {error}") from error
 
 
-def refuse_overwriting(output: Path, made: str, inputs: Iterable[Path], what: str) -> None:
-    """A command never writes over what it reads."""
-    if any(path.resolve() == output.resolve() for path in inputs):
-        raise LLMError(f"{output} is {what}; give the {made} another name with -o")
+def refuse_overwriting(output: Path, made: str, inputs: Iterable[Path], what: str, by: str = " with -o") -> None:
+    """A command never writes over what it reads, nor replaces a directory that holds it."""
+    target = output.resolve()
+    for path in inputs:
+        found = path.resolve()
+        if found == target or (path.exists() and output.exists() and path.samefile(output)):
+            raise LLMError(f"{output} is {what}; give the {made} another name{by}")
+        if target in (*found.parents, *path.absolute().parents):
+            raise LLMError(f"{output} holds {path}, {what}; give the {made} another name{by}")
 
 
 def text_argument(given: str | None, what: str) -> str:

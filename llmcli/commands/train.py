@@ -236,6 +236,9 @@ def train(
         pattern = pattern.experts[0]
     if pattern:
         fixed["context"] = pattern.config.max_position_embeddings
+    for other in filter(None, (from_, like)):
+        refuse_overwriting(output, "model", [other], "the model to go on from" if from_ else "the model to be like")
+        refuse_overwriting(output, "model", importer.files(other), "part of a model that is read")
     text = read_corpus(corpus)
     note_left_out(text)
     held_out = _held_out(val, HELD_OUT)
@@ -254,7 +257,9 @@ def train(
 
     from llmcli import machine, trainer  # torch wakes up here
 
-    identity = _identity(context_, text, held_out, fixed["threads"], given, from_)
+    fingerprint = importer.fingerprint(from_) if from_ else ""
+    said = f"{durable.name_of(from_.resolve())} (sha256 {fingerprint[:16]})" if from_ else None
+    identity = _identity(context_, text, held_out, fixed["threads"], given, said)
     if stopped:
         resume.check_same(stopped, identity, beside)
         given = stopped.tokenizer_json
@@ -289,7 +294,9 @@ def train(
             console.note(f"{beside}: what a stopped run needs to go on; a dry run leaves it alone")
         return
     if base and from_:
-        ready.record["base"] = {"file": from_.name, "sha256": identity["--from"]}
+        ready.record["base"] = {"file": durable.name_of(from_.resolve()), "sha256": fingerprint}
+        if source := importer.source_hash(base):
+            ready.record["base"]["source_sha256"] = source
         ready.record.update({key: base.record[key] for key in ("imported",) if key in base.record})
     durable.check_space(output, 4 * ready.plan.model.parameters + len(ready.tokenizer.to_json()))
     prompt = _first_words(next(next(text.texts()))) if json_ or sys.stderr.isatty() else None
@@ -324,10 +331,10 @@ def train(
 
 
 def _identity(
-    context: typer.Context, text: Any, held_out: Any, threads: int, tokenizer: str | None, base: Path | None
+    context: typer.Context, text: Any, held_out: Any, threads: int, tokenizer: str | None, base: str | None
 ) -> dict[str, Any]:
     """What a run is a run of: a stopped one goes on only where all of it is the same."""
-    from llmcli import importer, trainer
+    from llmcli import trainer
 
     not_part = {
         "corpus",
@@ -351,7 +358,7 @@ def _identity(
     return {
         "the text": _fingerprint(text),
         "--val": held_out if isinstance(held_out, float) else _fingerprint(held_out),
-        "--from": base and importer.fingerprint(base),
+        "--from": base,
         "--tokenizer": kind if tokenizer is None else hashlib.sha256(tokenizer.encode("utf-8")).hexdigest(),
         "--threads": threads,
         **options,
