@@ -106,6 +106,19 @@ def test_a_broken_directory_is_told_in_one_line(directory: Path, name: str, chan
     assert "\n" not in str(caught.value)
 
 
+def test_a_config_that_cannot_be_run_names_no_option(directory: Path) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    for change, message in (
+        ({"head_dim": 7}, "head_dim must be even for rotary positions, found 7$"),
+        ({"num_key_value_heads": 3}, "3 key-value heads do not divide 4 heads$"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling without what it needs: a factor$"),
+    ):
+        (directory / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(LLMError, match=message) as caught:
+            importer.load(directory)
+        assert caught.value.exit_code == 1
+
+
 def test_pickles_are_refused(directory: Path) -> None:
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
     with pytest.raises(LLMError, match="Python pickles, which can run code"):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from llmcli import charts, console
-from llmcli.commands.options import JsonOption, QuietOption, refuse_overwriting, tokenizer_of
+from llmcli.commands.options import JsonOption, QuietOption, refuse_gguf, refuse_overwriting, tokenizer_of
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
 
@@ -40,6 +40,7 @@ def import_(
 
     if not output.name:
         raise LLMError("-o needs the name of a file: -o model.safetensors")
+    refuse_gguf(output)
     durable.check_writable(output, force=force)
     model = importer.load(source)
     refuse_overwriting(output, "new one", [Path(source)], "the model to import")

@@ -21,11 +21,12 @@ from llmcli.commands.options import (
     JsonOption,
     QuietOption,
     note_left_out,
+    refuse_gguf,
     refuse_overwriting,
     refuse_with,
     seconds,
+    tokenizer_file,
     tokenizer_of,
-    tokenizer_text,
     vocabulary_option,
 )
 from llmcli.config import DEFAULT_MODEL, TrainConfig, as_record
@@ -201,7 +202,7 @@ def train(
         refuse_with(context_, "--tokenizer FILE", "vocab_size")
     budget = seconds(time_) if time_ else None
 
-    from llmcli import durable, importer, resume
+    from llmcli import checkpoint, durable, importer, resume
     from llmcli.corpus import Corpus, read_corpus
     from llmcli.mixture_file import Mixture
     from llmcli.planner import HELD_OUT, Machine, Request, check_fits, prepare
@@ -216,9 +217,13 @@ def train(
     Request(**fixed)  # wishes at odds with each other are told before the work
     if not output.name:
         raise usage("-o needs the name of a file: -o model.safetensors")
+    refuse_gguf(output)
     beside = resume.path_beside(output)
     stopped = None
     if not dry_run:
+        for other in filter(None, (from_, like)):
+            refuse_overwriting(output, "model", [other], "the model to go on from" if from_ else "the model to be like")
+            refuse_overwriting(output, "model", importer.files(other), "part of a model that is read")
         durable.check_writable(output, force=True)
         context_.with_resource(durable.locked(output))
         for path in (output, beside):
@@ -236,9 +241,6 @@ def train(
         pattern = pattern.experts[0]
     if pattern:
         fixed["context"] = pattern.config.max_position_embeddings
-    for other in filter(None, (from_, like)):
-        refuse_overwriting(output, "model", [other], "the model to go on from" if from_ else "the model to be like")
-        refuse_overwriting(output, "model", importer.files(other), "part of a model that is read")
     text = read_corpus(corpus)
     note_left_out(text)
     held_out = _held_out(val, HELD_OUT)
@@ -252,8 +254,10 @@ def train(
         console.note(f"--threads {threads}: there are {_cores()} cores; more threads get in each other's way")
     alike = base or pattern
     given = alike.tokenizer_json if alike else None
+    whose = "that of the model to go on from" if base else "that of the model to be like" if pattern else ""
     if tokenizer not in ("bpe", "char"):
-        given = tokenizer_text(tokenizer, "bpe, char or a tokenizer.json")
+        given, _ = tokenizer_file(tokenizer, "bpe, char or a tokenizer.json")
+        whose = "that of the tokenizer given"
 
     from llmcli import machine, trainer  # torch wakes up here
 
@@ -280,6 +284,7 @@ def train(
             tokenizer=tokenizer_of(alike) if alike else Tokenizer.from_json(given) if given is not None else None,
             characters=tokenizer == "char",
             base=base.config if base else None,
+            whose=whose,
         )
     if stopped:
         check_fits(stopped.plan, machine.free_memory(stopped.plan.train.device))
@@ -325,6 +330,11 @@ def train(
                 _show(event, view, json_)
     if done.problem:
         raise LLMError(f"{done.problem}; the best weights before that, of step {done.best_step:,}, are in {output}")
+    few = sorted({checkpoint.TORCH_NAMES[kind] for kind in base.dtypes.values()}) if base and not adapter_only else []
+    if few and not json_:
+        console.note(
+            f"its weights are float32, those of {from_} {' and '.join(few)}: small steps are lost in fewer bits"
+        )
     _show_done(done, output, json_, baselines, verdict(record, baselines, again=_again(context_), model=_named(output)))
     if caught:
         raise typer.Exit(128 + caught[0])
