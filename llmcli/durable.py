@@ -104,14 +104,18 @@ def locked(path: Path) -> Iterator[None]:
 def remove_stale(path: Path) -> None:
     """Remove what killed writers of this file have left beside it; to be called by who has it locked."""
     target = _target(path)
-    for old in target.parent.glob(f".{glob.escape(target.name)}.*.old"):
-        if old.is_dir() and old.suffixes[-2:-1] and old.suffixes[-2][1:].isdecimal():  # `directory` was replacing it
-            with contextlib.suppress(OSError):  # where the new one is there, that stays
-                old.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
-    for temporary in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.*"):
+        number, _, end = left.name.removeprefix(f".{target.name}.").partition(".")
+        if not number.isdecimal():  # somebody else's, such as of a file with a longer name
+            continue
         with contextlib.suppress(OSError):
-            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+            if end == "old" and left.is_dir():  # what `directory` was replacing; where the new one is there, that stays
+                left.rename(target)
+        with contextlib.suppress(OSError):
+            if left.is_dir() and end in ("old", "tmp"):
+                shutil.rmtree(left)
+            elif end == "tmp":
+                left.unlink()
 
 
 def write(path: str | Path, parts: Iterable[Buffer], total: int | None = None) -> None:

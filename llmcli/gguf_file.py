@@ -123,7 +123,7 @@ def read_header(path: Path) -> Header:
                 return _translated(path, len(mapped), facts, infos, data_start, mapped)
             except LLMError as error:
                 raise LLMError(f"{path}: {error}") from error  # whatever it was to those who type options
-            except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+            except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
                 raise LLMError(f"{path} has a header that is not usable: {error}") from error
 
 
@@ -431,6 +431,10 @@ def _tokenizer(facts: dict[str, Any]) -> tuple[str, str | None]:
     found: dict[str, Any] = {"added_tokens": added}
     if model == "gpt2":
         name = facts.get("tokenizer.ggml.pre")
+        if name is None:
+            raise LLMError(
+                "it has no tokenizer.ggml.pre, which tells how words are cut; get a newer file of this model"
+            )
         if name not in _PRE:
             raise LLMError(f"its tokenizer cuts words as {name!r} does; {', '.join(_PRE)} are supported")
         found["normalizer"] = {"type": "NFC"} if _PRE[name] == "Qwen 2" else None

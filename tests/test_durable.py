@@ -463,11 +463,15 @@ def test_a_run_killed_between_the_two_moves_has_lost_nothing() -> None:
     Path("d").rename(".d.123.old")
     Path(".d.123.tmp").mkdir()
     Path(".d.notes.old").write_text("mine")
+    for name in (".d.v1.9.old", ".d.v1.9.tmp"):  # of another directory
+        Path(name).mkdir()
+    Path(".d.77.old").write_text("mine")
+    others = [".d.77.old", ".d.notes.old", ".d.v1.9.old", ".d.v1.9.tmp"]
     durable.remove_stale(Path("d"))
-    assert here() == [".d.notes.old", "d"] and Path("d/0").read_text() == "old"
+    assert here() == [*others, "d"] and Path("d/0").read_text() == "old"
     Path(".d.124.old").mkdir()  # killed after them
     durable.remove_stale(Path("d"))
-    assert here() == [".d.notes.old", "d"] and Path("d/0").read_text() == "old"
+    assert here() == [*others, "d"] and Path("d/0").read_text() == "old"
 
 
 def test_a_name_that_is_no_utf8_has_a_text() -> None:

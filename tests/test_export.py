@@ -115,7 +115,7 @@ def test_import_of_what_is_no_model(llm, source: str, message: str) -> None:
     [
         (-0.0016, "no cost can be measured"),
         (0.0004, "no cost can be measured"),
-        (0.0123, "it costs 0.0123 bits per byte"),
+        (0.0123, "it costs 0.0123 bits"),
     ],
 )
 def test_a_cost_below_nothing_is_none(tiny_model: Path, llm, monkeypatch, lost: float, said: str) -> None:

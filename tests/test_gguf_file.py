@@ -315,6 +315,7 @@ def without(*keys: str) -> dict[str, Any]:
     [
         (without("tokenizer.ggml.tokens"), "it has no tokenizer.ggml.tokens$"),
         (without("tokenizer.ggml.merges"), "it has no tokenizer.ggml.merges$"),
+        (without("tokenizer.ggml.pre"), "it has no tokenizer.ggml.pre, which"),
         (FACTS | {"tokenizer.ggml.model": "llama"}, "it has no tokenizer.ggml.scores$"),
         (FACTS | {"tokenizer.ggml.merges": "a b"}, "its tokenizer.ggml.merges is no list of str"),
         (FACTS | {"tokenizer.ggml.token_type": [1, 2]}, "300 tokens, but 2 entries in tokenizer.ggml.token_type"),
@@ -357,3 +358,11 @@ def test_what_is_called_gguf_should_be_one(tmp_path: Path, data: bytes, said: st
     (tmp_path / "m.gguf").write_bytes(data)
     with pytest.raises(LLMError, match=said):
         importer.load(tmp_path / "m.gguf")
+
+
+def test_rotary_positions_of_no_base_are_told_in_one_line(tmp_path: Path) -> None:
+    path, factors = tmp_path / "m.gguf", np.full(4, 8.0, "<f4").tobytes()
+    tensors = {"token_embd.weight": (0, (300, 32), bytes(300 * 32 * 4)), "rope_freqs.weight": (0, (4,), factors)}
+    path.write_bytes(by_hand(FACTS | {"llama.rope.freq_base": 0.0}, tensors))
+    with pytest.raises(LLMError, match="not usable"):
+        importer.load(path)

@@ -330,12 +330,12 @@ def train(
                 _show(event, view, json_)
     if done.problem:
         raise LLMError(f"{done.problem}; the best weights before that, of step {done.best_step:,}, are in {output}")
+    _show_done(done, output, json_, baselines, verdict(record, baselines, again=_again(context_), model=_named(output)))
     few = sorted({checkpoint.TORCH_NAMES[kind] for kind in base.dtypes.values()}) if base and not adapter_only else []
     if few and not json_:
         console.note(
             f"its weights are float32, those of {from_} {' and '.join(few)}: small steps are lost in fewer bits"
         )
-    _show_done(done, output, json_, baselines, verdict(record, baselines, again=_again(context_), model=_named(output)))
     if caught:
         raise typer.Exit(128 + caught[0])
 
