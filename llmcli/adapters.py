@@ -16,6 +16,7 @@ from llmcli.config import LORA_SCALE
 from llmcli.errors import LLMError
 
 _PREFIX = "base_model.model."  # PEFT's, before the name of a matrix
+_PEFT_FILE = "adapter_model.safetensors"
 
 
 def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoint) -> None:
@@ -43,6 +44,25 @@ def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoi
 
 def is_adapter(header: Header) -> bool:
     return any(name.startswith(_PREFIX) for name in header.tensors)
+
+
+def file_of(path: Path) -> Path:
+    """The file of adapters that is meant: PEFT saves them in a directory. Raises LLMError when there is none."""
+    file = path / _PEFT_FILE if path.is_dir() else path
+    if not file.exists():
+        raise LLMError(f"there is no file {file}; adapters are a .safetensors file, or a directory with {_PEFT_FILE}")
+    return file
+
+
+def learned_on(path: Path) -> tuple[str, list[str]]:
+    """(name, hashes) of the model that adapters of ours were learned on, as their record tells: its own, and that of
+    what it was imported from. No hash if none is told."""
+    try:
+        base = json.loads(read_header(path).metadata.get("training.json", "{}"))["base"]
+        hashes = [base[key] for key in ("sha256", "source_sha256") if isinstance(base.get(key), str)]
+        return str(base.get("file")), hashes
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return "", []
 
 
 class Merged(Mapping[str, NDArray[np.float32]]):
@@ -90,6 +110,8 @@ def _config(header: Header) -> dict[str, Any]:
     text = header.metadata.get("adapter_config.json")
     beside = header.path.with_name("adapter_config.json")
     try:
+        if text is None and beside.exists() and not beside.is_file():
+            raise LLMError(f"{beside} is not a regular file")
         found = json.loads(beside.read_text("utf-8") if text is None else text)
         right = found["peft_type"] == "LORA" and found["r"] > 0 and found["lora_alpha"] > 0
     except FileNotFoundError as error:

@@ -100,6 +100,7 @@ class Checkpoint:
     tokenizer_config_json: str = "{}"
     dtypes: Mapping[str, str] = field(default_factory=dict)  # F16 or BF16 where a tensor is kept so; else F32
     quantization: str | None = None  # "int8" or "int4" where the file keeps its matrices so
+    path: Path | None = None  # where it was read from
 
     @property
     def parameters(self) -> int:
@@ -217,10 +218,10 @@ def read_header(path: str | Path) -> Header:
         start = file.read(8)
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > min(HEADER_LIMIT, file_bytes - 8):
-            raise LLMError(f"{path} {_what_it_is(start, file_bytes, length)}")
+            raise LLMError(f"{path} {_what_it_is(start, file_bytes, length, _wanted(path))}")
         text = file.read(length)
     if len(text) != length or not text.startswith(b"{"):
-        raise LLMError(f"{path} is not a safetensors file: its header does not start with {{")
+        raise LLMError(f"{path} is not {_wanted(path)}: its header does not start with {{")
     try:
         found, metadata = _Scanner(text.decode("utf-8")).header()
         tensors = {name: _tensor_info(name, info, 8 + length) for name, info in found.items()}
@@ -276,6 +277,7 @@ def opened(header: Header) -> Checkpoint:
         metadata.get("tokenizer_config.json", "{}"),
         {name: t.dtype for name, t in header.tensors.items() if t.dtype in ("F16", "BF16") and kind is None},
         kind,
+        path,
     )
 
 
@@ -338,19 +340,42 @@ def reading(path: Path) -> Iterator[Any]:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             what = "a directory" if path.is_dir() else "not a regular file"
-            raise LLMError(f"{path} is {what}; name a .safetensors file")
+            raise LLMError(f"{path} is {what}; name {_wanted(path)}")
         with open(path, "rb") as file:
             yield file
     except FileNotFoundError as error:
-        raise LLMError(f"there is no file {path}; make one with: llm train corpus.txt -o {path}") from error
+        raise LLMError(_absent(path)) from error
     except OSError as error:
         raise LLMError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _what_it_is(start: bytes, file_bytes: int, length: int) -> str:
+def _absent(path: Path) -> str:
+    """Why a file is not there, and how to come by it."""
+    if path.is_symlink():
+        return f"{path} is a link to {path.readlink()}, which is not there"
+    if path.suffix.lower() == ".safetensors":
+        return f"there is no file {path}; make one with: llm train corpus.txt -o {path}"
+    if _HUB_NAME.fullmatch(str(path)) and not path.parent.exists() and path.suffix.lower() not in _SUFFIXES:
+        return (
+            f"there is no {path} here, and this program downloads nothing; if it is a model of the Hugging Face hub, "
+            f"get it first: hf download {path} --local-dir {path.name}"
+        )
+    return f"there is no file {path} and no such directory; name a .safetensors, a .gguf or a Hugging Face directory"
+
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_SUFFIXES = (".gguf", ".bin", ".pt", ".pth", ".json", ".txt")
+
+
+def _wanted(path: Path) -> str:
+    """What a file should be, by its name."""
+    return "a GGUF file" if path.suffix.lower() == ".gguf" else "a safetensors file"
+
+
+def _what_it_is(start: bytes, file_bytes: int, length: int, wanted: str) -> str:
     """Why eight bytes cannot begin a safetensors file, in words that help."""
     if file_bytes == 0:
-        return "is empty; a safetensors file is wanted"
+        return f"is empty; {wanted} is wanted"
     signs = (
         (b"PK\x03\x04", "is a PyTorch pickle or another zip archive"),
         (b"\x80", "is a Python pickle"),
@@ -360,10 +385,10 @@ def _what_it_is(start: bytes, file_bytes: int, length: int) -> str:
     )
     for sign, what in signs:
         if start.startswith(sign) and (length > HEADER_LIMIT or (file_bytes < 8 and sign.isascii())):
-            return f"{what}, not a safetensors file"
-    if file_bytes < 8 or length <= HEADER_LIMIT:
+            return f"{what}, not {wanted}"
+    if file_bytes < 8 or (length <= HEADER_LIMIT and "GGUF" not in wanted):
         return f"is cut off: its header needs {length + 8:,} bytes, the file has {file_bytes:,}"
-    return "is not a safetensors file"
+    return f"is not {wanted}"
 
 
 class _Scanner:
@@ -618,7 +643,7 @@ def _write(
         position = end
     metadata = {**metadata, "sha256": _ZEROS.decode()}
     header = json.dumps({"__metadata__": metadata, **entries}, ensure_ascii=False, separators=(",", ":")).encode(
-        "utf-8"
+        "utf-8", "replace"
     )
     header += b" " * (-len(header) % 8)
     start = len(header).to_bytes(8, "little")

@@ -107,22 +107,13 @@ class ModelConfig:
             if field.type is bool and type(value) is not bool:
                 raise usage(f"{field.name} must be true or false, found {value!r}")
         if self.num_attention_heads % self.num_key_value_heads:
-            raise usage(
-                f"{self.num_key_value_heads} key-value heads do not divide {self.num_attention_heads} heads; "
-                f"set --kv-heads to a divisor of --heads"
-            )
+            raise usage(f"{self.num_key_value_heads} key-value heads do not divide {self.num_attention_heads} heads")
         if self.head_dim % 2:
-            raise usage(
-                f"head_dim must be even for rotary positions, found {self.head_dim}; "
-                f"set --heads so that --width / --heads is even"
-            )
+            raise usage(f"head_dim must be even for rotary positions, found {self.head_dim}")
         if (self.model_type in EXPERT_NAMES) != (self.num_experts > 0):
             raise usage(f"a model of type {self.model_type} cannot have {self.num_experts} experts")
         if self.num_experts_per_tok > self.num_experts or (self.num_experts and not self.num_experts_per_tok):
-            raise usage(
-                f"of {self.num_experts} experts {self.num_experts_per_tok} cannot be active; set --active to 1 to "
-                f"{self.num_experts}"
-            )
+            raise usage(f"of {self.num_experts} experts {self.num_experts_per_tok} cannot be active")
         begin = () if self.bos_token_id is None else (self.bos_token_id,)
         for token in (self.eos_token_id, *self.other_end_ids, *begin):
             if type(token) is not int or not 0 <= token < self.vocab_size:
@@ -336,11 +327,11 @@ def _rope(found: Mapping[str, Any]) -> dict[str, Any]:
         return theta | {"rope_scaling": None}
     if kind not in list(ROPE_TYPES):
         raise LLMError(f"its config.json sets rope_scaling of type {kind!r}; this program runs {', '.join(ROPE_TYPES)}")
+    if told.get("factor") is None:
+        raise LLMError("its config.json has a rope_scaling without what it needs: a factor")
     known = {field.name for field in fields(RopeScaling)}
     try:
         scaling = RopeScaling(**{"rope_type": kind} | {key: told[key] for key in told if key in known})
-    except TypeError as error:
-        raise LLMError(f"its config.json has a rope_scaling without what it needs: {error}") from error
     except LLMError as error:
         raise LLMError(f"its config.json is not usable: {error}") from error
     return theta | {"rope_scaling": scaling}

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,6 +53,13 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Something that must be known, on stderr, though quiet."""
     print(visible(text), file=sys.stderr, flush=True)
+
+
+def note_at_once(text: str) -> None:
+    """A note from inside a signal handler: past the buffered stream, which may be in the middle of a line."""
+    if not _quiet:
+        with suppress(OSError, ValueError):  # nobody takes it, or the stream is no file
+            os.write(sys.stderr.fileno(), visible(f"{text}\n").encode("utf-8", "backslashreplace"))
 
 
 def progress(text: str) -> None:

@@ -18,20 +18,32 @@ from llmcli.errors import LLMError
 Buffer = bytes | memoryview
 
 
-def check_writable(path: str | Path, *, force: bool) -> None:
-    """Make sure, before the work, that `write` can put a file there. Raises LLMError if not."""
+def name_of(path: str | Path) -> str:
+    """The last part of a path as text that any file can hold: a name's bytes need not be UTF-8.
+
+    >>> name_of(os.fsdecode(b"there/hf\\xff"))
+    'hf\ufffd'
+    """
+    return os.fsencode(Path(path).name).decode("utf-8", "replace")
+
+
+def check_writable(path: str | Path, *, force: bool, by: str = " with -o") -> None:
+    """Make sure, before the work, that `write` can put a file there. Raises LLMError if not, which tells to give
+    another name `by` the option that there is."""
     path = Path(path)
     try:
         os.stat(path)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            raise LLMError(f"cannot write {str(path)[:80]}: {error.strerror}; give another name with -o") from error
+            raise LLMError(f"cannot write {str(path)[:80]}: {error.strerror}; give another name{by}") from error
     if path.is_dir():
-        raise LLMError(f"{path} is a directory; give a file name: -o {path / 'model.safetensors'}")
+        raise LLMError(
+            f"{path} is a directory; give a file name:{by.removeprefix(' with')} {path / 'model.safetensors'}"
+        )
     if path.exists() and not path.is_file():
-        raise LLMError(f"{path} is not a regular file; give another name with -o")
+        raise LLMError(f"{path} is not a regular file; give another name{by}")
     if path.exists() and not force:
-        raise LLMError(f"{path} exists already; add --force to replace it, or give another name with -o")
+        raise LLMError(f"{path} exists already; add --force to replace it, or give another name{by}")
     parent = _target(path).parent
     if not parent.is_dir():
         raise LLMError(f"there is no directory {parent}; make it first: mkdir -p {parent}")
@@ -49,7 +61,7 @@ def check_space(path: str | Path, size: int) -> None:
     if free < size:
         raise LLMError(
             f"the disk of {directory} has {free / 1e6:,.1f} MB left, {path} will take {size / 1e6:,.1f} MB; "
-            "free some, or name a file on another disk with -o"
+            "free some, or name a file on another disk"
         )
 
 
@@ -70,7 +82,7 @@ def locked(path: Path) -> Iterator[None]:
         try:
             descriptor = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise LLMError(f"cannot write {target}: {error.strerror}; give another name with -o") from error
+            raise LLMError(f"cannot write {target}: {error.strerror}; give another name") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(descriptor), beside.stat()):
@@ -79,7 +91,7 @@ def locked(path: Path) -> Iterator[None]:
             pass
         except BlockingIOError:
             os.close(descriptor)
-            raise LLMError(f"another run is making {path}; wait for it, end it, or give another name with -o") from None
+            raise LLMError(f"another run is making {path}; wait for it, end it, or give another name") from None
         os.close(descriptor)  # its last holder removed it meanwhile; perhaps another is there already
     try:
         yield
@@ -92,9 +104,18 @@ def locked(path: Path) -> Iterator[None]:
 def remove_stale(path: Path) -> None:
     """Remove what killed writers of this file have left beside it; to be called by who has it locked."""
     target = _target(path)
-    for temporary in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.*"):
+        number, _, end = left.name.removeprefix(f".{target.name}.").partition(".")
+        if not number.isdecimal():  # somebody else's, such as of a file with a longer name
+            continue
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            if end == "old" and left.is_dir():  # what `directory` was replacing; where the new one is there, that stays
+                left.rename(target)
+        with contextlib.suppress(OSError):
+            if left.is_dir() and end in ("old", "tmp"):
+                shutil.rmtree(left)
+            elif end == "tmp":
+                left.unlink()
 
 
 def write(path: str | Path, parts: Iterable[Buffer], total: int | None = None) -> None:
@@ -127,6 +148,40 @@ def write_by(path: str | Path, writer: Callable[[Path], None]) -> None:
         writer(temporary)
         _flush(descriptor)
         os.replace(temporary, target)
+    _flush_directory(target.parent)
+
+
+@contextlib.contextmanager
+def directory(path: Path) -> Iterator[Path]:
+    """A directory beside, to be filled under another name; then it takes the place of the one there as a whole.
+
+    Raises LLMError when the disk refuses; the old directory is then untouched. A run killed between the two moves has
+    left the old one aside; `remove_stale` brings it back.
+    """
+    target = _target(path)
+    temporary, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process that had our number
+        temporary.mkdir()
+        if target.exists():
+            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+        yield temporary
+        _flush_directory(temporary)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                target.rename(old)
+            temporary.rename(target)
+        except BaseException:
+            if not target.exists() and old.exists():
+                old.rename(target)
+            raise
+    except LLMError as error:
+        raise LLMError(str(error).replace(str(temporary), str(path)), error.exit_code) from error
+    except OSError as error:
+        raise LLMError(f"cannot write {path}: {error.strerror}; nothing there was changed") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
     _flush_directory(target.parent)
 
 

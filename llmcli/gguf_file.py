@@ -12,6 +12,7 @@ import math
 import mmap
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from llmcli import durable, tokenizer_json
 from llmcli.checkpoint import Checkpoint, Header, TensorInfo, reading
-from llmcli.config import ModelConfig, RopeScaling
+from llmcli.config import ModelConfig, RopeScaling, as_record
 from llmcli.errors import LLMError, usage
 
 MAGIC = b"GGUF"
@@ -32,6 +33,11 @@ TYPES = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
     7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
     13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 30: ("BF16", 1, 2),
+}  # fmt: skip
+_NOT_READ = {  # its other types, to name them
+    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S",
+    22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0",
+    35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
 }  # fmt: skip
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _TEXT, _LIST = 8, 9
@@ -72,6 +78,7 @@ _NAMES = {  # of tensors; the number of the layer goes where the brackets are
     },
 }
 _ROPE_FACTORS = "rope_freqs.weight"
+_OWN_ROPE = "llmcli.rope_scaling"  # a key of our own: by llama.cpp's keys it would scale a second time
 # llama.cpp's name of a way to cut words -> ours, tokenizer_json.PRE_TOKENIZERS; the first of each is written
 _PRE = {
     "gpt-2": "GPT-2", "smollm": "GPT-2, digits apart", "llama-bpe": "Llama 3", "qwen2": "Qwen 2",
@@ -89,6 +96,8 @@ _NORMAL, _CONTROL, _USER, _BYTE = 1, 3, 4, 6  # kinds of tokens
 
 def is_gguf(path: Path) -> bool:
     try:
+        if not path.is_file():  # to open a pipe would wait for ever
+            return False
         with open(path, "rb") as file:
             return file.read(4) == MAGIC
     except OSError:
@@ -106,14 +115,16 @@ def read_header(path: Path) -> Header:
             try:
                 facts, infos, data_start = _Scanner(mapped).header()
                 _check(infos, data_start, len(mapped))
+            except LLMError as error:
+                raise LLMError(f"{path}: {error}") from error
             except (ValueError, struct.error) as error:
                 raise LLMError(f"{path} is not a whole GGUF file: {error}") from error
             try:
                 return _translated(path, len(mapped), facts, infos, data_start, mapped)
             except LLMError as error:
-                raise LLMError(f"{path}: {error}", error.exit_code) from error
-            except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-                raise LLMError(f"{path} has a header that is not usable: {type(error).__name__} {error}") from error
+                raise LLMError(f"{path}: {error}") from error  # whatever it was to those who type options
+            except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
+                raise LLMError(f"{path} has a header that is not usable: {error}") from error
 
 
 class _Scanner:
@@ -149,7 +160,8 @@ class _Scanner:
                 raise ValueError(f"tensor {name[:100]!r} occurs twice")
             if kind not in TYPES:
                 known = ", ".join(type_name for type_name, _, _ in TYPES.values())
-                raise ValueError(f"tensor {name[:100]!r} is of GGML's type {kind}; {known} are supported")
+                its = _NOT_READ.get(kind, f"number {kind}")
+                raise LLMError(f"tensor {name[:100]} is of type {its}, which is not supported; {known} are")
             type_name, block, size = TYPES[kind]
             if math.prod(shape) % block or (shape and shape[-1] % block):
                 raise ValueError(f"tensor {name[:100]!r} is no whole number of {type_name} blocks")
@@ -280,16 +292,20 @@ def _config(facts: dict[str, Any], infos: dict[str, TensorInfo], factors: list[f
         found = facts.get(f"{kind}.{name}", otherwise)
         if found is None:
             raise LLMError(f"it has no {kind}.{name}")
+        if type(found) not in (int, float):
+            raise LLMError(f"its {kind}.{name} is {str(found)[:60]}; one number for all layers is wanted")
         return found
 
     if "token_embd.weight" not in infos or len(infos["token_embd.weight"].shape) != 2:
         raise LLMError("it has no token_embd.weight")
-    rope = fact("rope.scaling.type", "none")
+    rope = facts.get(f"{kind}.rope.scaling.type", "none")
     scaling = None
     if rope == "linear":
-        scaling = RopeScaling("linear", float(fact("rope.scaling.factor")))
+        scaling = RopeScaling("linear", _short(fact("rope.scaling.factor")))
     elif rope != "none":
         raise LLMError(f"its rotary positions are scaled by {rope!r}; linear and Llama 3's are supported")
+    if rope == "none" and factors:
+        scaling = _llama3(factors, fact("rope.freq_base", 10000.0), facts.get(_OWN_ROPE))
     heads, width = fact("attention.head_count"), fact("embedding_length")
     window = fact("attention.sliding_window", 0)
     context = fact("context_length")
@@ -314,7 +330,7 @@ def _config(facts: dict[str, Any], infos: dict[str, TensorInfo], factors: list[f
         model_type=_WITH_EXPERTS[kind] if experts else ARCHITECTURES[kind][0],
         num_experts=experts,
         num_experts_per_tok=fact("expert_used_count") if experts else 0,
-        rope_scaling=scaling or (_llama3(factors, fact("rope.freq_base", 10000.0)) if factors else None),
+        rope_scaling=scaling,
         other_end_ids=tuple(other for other in others if other != end),
     )
     return config
@@ -329,12 +345,16 @@ def _short(number: float) -> float:
     return float(str(np.float32(number)))
 
 
-def _llama3(factors: list[float], theta: float) -> RopeScaling:
-    """The rule of Llama 3.1 that gives these factors on wavelengths; a GGUF keeps only what comes of it."""
-    D = 2 * len(factors)
-    for original in (8192, 4096, 16384, 32768, 2048):
-        rule = RopeScaling("llama3", round(max(factors), 4), 1.0, 4.0, original)
-        plain = [theta ** (-2 * i / D) for i in range(len(factors))]
+def _llama3(factors: list[float], theta: float, told: Any) -> RopeScaling:
+    """The rule of Llama 3.1 that gives these factors on wavelengths. A GGUF keeps only what comes of it, so that it is
+    guessed, but where we wrote the file and it is `told`."""
+    rules = []
+    with suppress(ValueError, TypeError, RecursionError, LLMError):
+        rules.append(RopeScaling(**json.loads(told)))
+    with suppress(LLMError):  # not even numbers
+        rules += [RopeScaling("llama3", round(max(factors), 4), 1.0, 4.0, n) for n in (8192, 4096, 16384, 32768, 2048)]
+    plain = [theta ** (-2 * i / (2 * len(factors))) for i in range(len(factors))]
+    for rule in rules:
         if all(
             math.isclose(f / rule.scaled(f), factor, rel_tol=1e-3) for f, factor in zip(plain, factors, strict=True)
         ):
@@ -346,7 +366,7 @@ def _provenance(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
     keys = ("name", "author", "organization", "license", "license.link", "description", "url", "source.url",
             "basename", "finetune", "size_label")  # fmt: skip
     told = {key: facts[f"general.{key}"] for key in keys if isinstance(facts.get(f"general.{key}"), str)}
-    return {"file": path.name, "form": "GGUF", **told}
+    return {"file": durable.name_of(path), "form": "GGUF", **told}
 
 
 def _decoder(path: Path, config: ModelConfig, permuted: bool) -> Callable[[TensorInfo], Iterator[NDArray[Any]]]:
@@ -397,8 +417,10 @@ def _package(why: str) -> Any:
 
 def _tokenizer(facts: dict[str, Any]) -> tuple[str, str | None]:
     """(the text of a tokenizer.json, the control token that a text begins with)"""
-    model, tokens = facts.get("tokenizer.ggml.model"), facts["tokenizer.ggml.tokens"]
-    kinds = facts.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
+    model, tokens = facts.get("tokenizer.ggml.model"), _listed(facts, "tokens", str)
+    kinds = [_NORMAL] * len(tokens)
+    if "tokenizer.ggml.token_type" in facts:
+        kinds = _listed(facts, "token_type", int, len(tokens))
     tokens = _told_apart(tokens)
     added = [
         {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
@@ -409,11 +431,15 @@ def _tokenizer(facts: dict[str, Any]) -> tuple[str, str | None]:
     found: dict[str, Any] = {"added_tokens": added}
     if model == "gpt2":
         name = facts.get("tokenizer.ggml.pre")
+        if name is None:
+            raise LLMError(
+                "it has no tokenizer.ggml.pre, which tells how words are cut; get a newer file of this model"
+            )
         if name not in _PRE:
             raise LLMError(f"its tokenizer cuts words as {name!r} does; {', '.join(_PRE)} are supported")
         found["normalizer"] = {"type": "NFC"} if _PRE[name] == "Qwen 2" else None
         found["pre_tokenizer"] = tokenizer_json.PRE_TOKENIZERS[_PRE[name]]
-        merges = facts["tokenizer.ggml.merges"]
+        merges = _listed(facts, "merges", str)
         found["model"] = {
             "type": "BPE",
             "vocab": vocabulary,
@@ -421,7 +447,7 @@ def _tokenizer(facts: dict[str, Any]) -> tuple[str, str | None]:
             "ignore_merges": _PRE[name] == "Llama 3",
         }
     elif model == "llama":
-        merges = _merges(vocabulary, facts["tokenizer.ggml.scores"], kinds)
+        merges = _merges(vocabulary, _listed(facts, "scores", float, len(tokens)), kinds)
         found["model"] = {"type": "BPE", "vocab": vocabulary, "merges": merges, "byte_fallback": True}
         if facts.get("tokenizer.ggml.add_space_prefix", True):
             found["normalizer"] = tokenizer_json.space_first_normalizer()
@@ -438,9 +464,27 @@ def _tokenizer(facts: dict[str, Any]) -> tuple[str, str | None]:
     )
     if begins and "tokenizer.ggml.bos_token_id" in facts:
         number = facts["tokenizer.ggml.bos_token_id"]
-        start = tokens[number]
+        start = _token(tokens, number)
         found["post_processor"] = tokenizer_json.starting_with(start, number)
     return json.dumps(found, ensure_ascii=False), start
+
+
+def _listed(facts: dict[str, Any], name: str, kind: type, count: int | None = None) -> list[Any]:
+    """A list of the tokenizer. Raises LLMError when it is none, or not of `count`."""
+    found = facts.get(f"tokenizer.ggml.{name}")
+    if found is None:
+        raise LLMError(f"it has no tokenizer.ggml.{name}")
+    if not isinstance(found, list) or not all(type(value) is kind for value in found):
+        raise LLMError(f"its tokenizer.ggml.{name} is no list of {kind.__name__}")
+    if count is not None and len(found) != count:
+        raise LLMError(f"it has {count:,} tokens, but {len(found):,} entries in tokenizer.ggml.{name}")
+    return found
+
+
+def _token(tokens: list[str], number: Any) -> str:
+    if type(number) is not int or not 0 <= number < len(tokens):
+        raise LLMError(f"its token {str(number)[:60]} is none of its {len(tokens):,} tokens")
+    return tokens[number]
 
 
 def _told_apart(tokens: list[str]) -> list[str]:
@@ -467,13 +511,13 @@ def _merges(vocabulary: dict[str, int], scores: list[float], kinds: list[int]) -
 
 
 def _tokenizer_config(facts: dict[str, Any], config: ModelConfig, start: str | None) -> dict[str, Any]:
-    tokens = facts["tokenizer.ggml.tokens"]
+    tokens = _listed(facts, "tokens", str)
     first = facts.get("tokenizer.ggml.bos_token_id", config.eos_token_id)
     told = {
         "add_bos_token": start is not None,
-        "bos_token": tokens[first],
+        "bos_token": _token(tokens, first),
         "clean_up_tokenization_spaces": False,
-        "eos_token": tokens[config.eos_token_id],
+        "eos_token": _token(tokens, config.eos_token_id),
         "model_max_length": config.max_position_embeddings,
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
@@ -546,6 +590,8 @@ def _write_config(writer: Any, config: ModelConfig, gguf: Any) -> None:
     if config.rope_scaling and config.rope_scaling.rope_type == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(config.rope_scaling.factor)
+    elif config.rope_scaling:
+        writer.add_string(_OWN_ROPE, json.dumps(as_record(config.rope_scaling)))
 
 
 def _tensors(checkpoint: Checkpoint, kind: str, dtype: str) -> Iterator[tuple[str, NDArray[np.float32], str]]:

@@ -7,8 +7,9 @@ Knows numpy by way of the file's room, not torch.
 """
 
 import json
+import math
+import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,12 @@ from llmcli.checkpoint import Checkpoint, Header, TensorInfo
 from llmcli.errors import LLMError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+# what else is read, ...
+TEXTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+         "README.md")  # fmt: skip
+# ... and what transformers writes beside it
+_OLDER = ("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 LARGEST_TEXT = 100_000_000  # bytes of a JSON file beside the weights
 MOST_FILES = 1 << 12
 _NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$")  # tables that old files carry
@@ -77,6 +84,9 @@ def _files(directory: Path) -> list[Path]:
         names = list(dict.fromkeys(listed.values()))
         if len(names) > MOST_FILES or any(Path(name).name != name for name in names):
             raise LLMError(f"{directory / INDEX} names files that are not beside it")
+        for name in names:
+            if not (directory / name).exists():
+                raise LLMError(f"{directory / name} is missing: the download is not whole, get it again")
         return [directory / name for name in names]
     if (directory / WEIGHTS).exists():
         return [directory / WEIGHTS]
@@ -88,6 +98,11 @@ def _files(directory: Path) -> list[Path]:
                        "convert them to safetensors with transformers")  # fmt: skip
     what = f"{len(others)} .safetensors files but no {INDEX}" if others else f"no {WEIGHTS}"
     raise LLMError(f"{directory} has {what}")
+
+
+def files(directory: Path) -> list[Path]:
+    """All that a model in a directory is made of, and what would become a part of it if it were there."""
+    return [*(directory / name for name in (*TEXTS, INDEX, WEIGHTS)), *_files(directory)]
 
 
 def _text(path: Path) -> str:
@@ -109,6 +124,7 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(_text(path))
+        json.dumps(found, ensure_ascii=False).encode("utf-8")  # half a character, written as an escape, is no text
     except (ValueError, RecursionError) as error:
         raise LLMError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
@@ -118,7 +134,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _provenance(directory: Path) -> dict[str, Any]:
     """Where it comes from, for the record; its licence as the model card's first lines tell it."""
-    told: dict[str, Any] = {"file": directory.resolve().name, "form": "Hugging Face directory"}
+    told: dict[str, Any] = {"file": durable.name_of(directory.resolve()), "form": "Hugging Face directory"}
     card = directory / "README.md"
     if card.is_file() and card.stat().st_size < LARGEST_TEXT:
         start = card.read_text("utf-8", "replace")[:20_000]
@@ -139,28 +155,44 @@ def check_writable(directory: Path, *, force: bool) -> None:
     """Raises LLMError unless `write` may put a directory there."""
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise LLMError(f"{directory} is not a directory; give another name")
-    if directory.is_dir() and any(directory.iterdir()) and not force:
-        raise LLMError(f"{directory} has something in it; add --force to replace the model there, or name another")
-    if not directory.parent.is_dir():
+    if directory.is_dir():
+        there = sorted(directory.iterdir())
+        if there and not force:
+            raise LLMError(f"{directory} has something in it; add --force to replace the model there, or name another")
+        others = [file.name for file in there if not _is_of_a_model(file)]
+        if others:
+            raise LLMError(
+                f"{directory} has {others[0]} in it, which is no part of a model as it is written here, and would be "
+                "lost; move it away, or name another directory"
+            )
+        if (
+            os.path.ismount(directory)
+            or directory.resolve() in (here := Path.cwd()).parents
+            or directory.samefile(here)
+        ):
+            raise LLMError(
+                f"{directory} cannot be replaced as a whole: another disk is mounted there, or it is where you are; "
+                f"name another directory, such as {directory / 'model'}"
+            )
+    if not directory.resolve().parent.is_dir():
         raise LLMError(f"there is no directory {directory.parent}; make it first: mkdir -p {directory.parent}")
 
 
+def _is_of_a_model(file: Path) -> bool:
+    return not file.is_dir() and (file.name in (*TEXTS, *_OLDER, WEIGHTS, INDEX) or bool(_SHARD.fullmatch(file.name)))
+
+
 def write(directory: Path, model: Checkpoint, told: Mapping[str, str], card: str) -> None:
-    """Write a model as a directory; `told` goes into the weights' metadata, `card` becomes its README.md."""
+    """Write a model as a directory, old or new, never half; `told` goes into the weights' metadata, `card` becomes its
+    README.md. Raises LLMError when the disk refuses."""
     kinds = {model.dtypes.get(name, "F32") for name in model.config.tensor_shapes()}
     dtype = checkpoint.TORCH_NAMES[kinds.pop()] if len(kinds) == 1 else "float32"
     config = json.loads(model.config.to_json(dtype))
     ends = config["eos_token_id"]
     generation = {"bos_token_id": config["bos_token_id"], "eos_token_id": ends, "do_sample": True}
-    try:
-        directory.mkdir(exist_ok=True)
-        for shard in directory.glob("model-*-of-*.safetensors"):
-            shard.unlink()
-        (directory / INDEX).unlink(missing_ok=True)
-        if shutil.disk_usage(directory).free < 4 * model.config.parameters:
-            raise LLMError(f"the disk of {directory} has too little room for {model.config.parameters:,} parameters")
-    except OSError as error:
-        raise LLMError(f"cannot write {directory}: {error.strerror}") from error
+    sizes = {"F16": 2, "BF16": 2}
+    shapes = model.config.tensor_shapes().items()
+    durable.check_space(directory, sum(math.prod(s) * sizes.get(model.dtypes.get(n, ""), 4) for n, s in shapes))
     texts = {
         "config.json": json.dumps(config, indent=2),
         "generation_config.json": json.dumps(generation, indent=2),
@@ -168,6 +200,8 @@ def write(directory: Path, model: Checkpoint, told: Mapping[str, str], card: str
         "tokenizer_config.json": model.tokenizer_config_json,
         "README.md": card,
     }
-    for name, text in texts.items():
-        durable.write(directory / name, [text.encode("utf-8")])
-    checkpoint.save_weights(directory / WEIGHTS, model, told)
+    with durable.directory(directory) as place:
+        for name, text in texts.items():
+            durable.write(place / name, [text.encode("utf-8")])
+        checkpoint.save_weights(place / WEIGHTS, model, told)
+        check_writable(directory, force=True)  # somebody may have put something there meanwhile

@@ -40,6 +40,12 @@ def load_any(path: str | Path) -> Checkpoint | Mixture:
     return mixture_file.opened(header) if mixture_file.is_mixture(header) else checkpoint.load(path)
 
 
+def files(path: str | Path) -> list[Path]:
+    """What a model is read from. Raises LLMError."""
+    path = Path(path)
+    return hf_directory.files(path) if path.is_dir() else [path]
+
+
 def fingerprint(path: str | Path) -> str:
     """The sha256 of a model: that in its metadata, else of the files that hold its weights."""
     header = read_header(path)
@@ -51,6 +57,14 @@ def fingerprint(path: str | Path) -> str:
             while block := opened.read(checkpoint.BLOCK):
                 content.update(block)
     return content.hexdigest()
+
+
+def source_hash(model: Checkpoint) -> str | None:
+    """The fingerprint of what a model was imported from, while its weights are still the same."""
+    origin = model.record.get("imported")
+    changed = model.record.keys() & {"train", "adapter", "average_of"} or model.quantization
+    found = origin.get("sha256") if isinstance(origin, dict) and not changed else None
+    return found if isinstance(found, str) else None
 
 
 def was_imported(model: Checkpoint | Mixture) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli import checkpoint
+from llmcli import checkpoint, durable
 from llmcli.checkpoint import Checkpoint, Header
 from llmcli.errors import LLMError
 
@@ -108,7 +108,7 @@ def averaged(models: Mapping[str, Checkpoint]) -> Checkpoint:
     when their shapes differ."""
     tensors, first = Averaged(models), next(iter(models.values()))
     corpora = [document for model in models.values() for document in model.record.get("corpus", [])]
-    record: dict[str, Any] = {"average_of": [Path(name).name for name in models], "corpus": corpora}
+    record: dict[str, Any] = {"average_of": [durable.name_of(name) for name in models], "corpus": corpora}
     for model in models.values():
         record |= {key: model.record[key] for key in ("imported",) if key in model.record}
     return replace(first, tensors=tensors, record=record)

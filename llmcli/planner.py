@@ -197,11 +197,12 @@ def prepare(
     tokenizer: Tokenizer | None = None,
     characters: bool = False,
     base: ModelConfig | None = None,
+    whose: str = "that of the tokenizer given",
 ) -> Prepared:
     """Split the corpus, learn a tokenizer unless one is given, tokenize, plan.
 
     `held_out` is another corpus, or the share of this one to keep at its end. `characters` makes each character a
-    token. Raises LLMError when the corpus is too short.
+    token. `whose` says where a given tokenizer comes from. Raises LLMError when the corpus is too short.
     """
     most = _most_bytes(request)
     if isinstance(held_out, Corpus):
@@ -212,7 +213,7 @@ def prepare(
         held = corpus.spread(train_bytes, corpus.text_bytes, max(1, round(most * held_out)))
         held_bytes, from_where = corpus.text_bytes - train_bytes, f"the last {held_out:.3g} of the corpus"
     if tokenizer:
-        vocabulary = Choice("vocabulary", str(tokenizer.vocab_size), "that of the tokenizer given")
+        vocabulary = Choice("vocabulary", str(tokenizer.vocab_size), whose)
     else:
         tokenizer, vocabulary = learn_tokenizer(
             corpus, train_bytes, request.vocab_size,
@@ -636,6 +637,13 @@ def _model(request: Request, layers: int, width: int, context: int, vocab_size: 
     heads = request.heads or min(divisors, key=lambda n: abs(math.log(width / n / wanted)), default=1)
     if width % heads:
         raise usage(f"{heads} heads do not divide width {width}; give --heads a divisor of {width}")
+    if heads % (kv_heads := request.kv_heads or heads):
+        raise usage(f"{kv_heads} key-value heads do not divide {heads} heads; set --kv-heads to a divisor of --heads")
+    if width // heads % 2:
+        raise usage(
+            f"a head's width must be even for rotary positions, found {width // heads}; set --heads so that "
+            "--width / --heads is even"
+        )
     outweighs = vocab_size * width > 12 * layers * width**2
     active = min(request.active or ACTIVE, request.experts or 1)
     return ModelConfig(
@@ -645,7 +653,7 @@ def _model(request: Request, layers: int, width: int, context: int, vocab_size: 
         intermediate_size=max(32, round(width * 8 / 3 / active / 32) * 32),
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=request.kv_heads or heads,
+        num_key_value_heads=kv_heads,
         head_dim=width // heads,
         max_position_embeddings=context,
         tie_word_embeddings=outweighs if request.tie is None else request.tie,

@@ -60,6 +60,8 @@ def path_beside(model: Path) -> Path:
 def is_ours(path: Path) -> bool:
     """Whether a file is what a run left, be it damaged: nothing else may be replaced or removed."""
     try:
+        if not path.is_file():
+            return False
         with open(path, "rb") as file:
             return b'"llmcli.resume"' in file.read(MARKED)
     except OSError:

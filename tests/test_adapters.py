@@ -122,3 +122,43 @@ def test_options_at_odds_are_told(tiny_model: Path, llm, words: str, message: st
     Path("c.txt").write_text(TEXT)
     found = llm("train", "c.txt", "-o", "x.safetensors", *words.split())
     assert found.exit_code == 2 and message in found.stderr
+
+
+def test_adapters_that_meet_another_model_are_told(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
+    from tests.conftest import random_checkpoint
+
+    base = checkpoint.load(tiny_model)
+    checkpoint.save("other.safetensors", random_checkpoint(base.config, 1, base.tokenizer_json))
+    for source, warned in ((tiny_model, False), ("other.safetensors", True)):
+        found = llm("import", source, "--adapter", taught[1], "-o", "m.safetensors", "--force", "-q")
+        assert found.exit_code == 0
+        said = f"alone.safetensors was learned on model.safetensors (sha256 {importer.fingerprint(tiny_model)[:16]})"
+        assert (said in found.stderr and "other.safetensors is another model" in found.stderr) == warned
+
+
+def test_a_model_is_the_same_in_either_form(tiny_model: Path, llm) -> None:
+    Path("c.txt").write_text(TEXT)
+    for words in (
+        ("export", tiny_model, "there", "--to", "hf"),
+        ("import", "there", "-o", "ours.safetensors"),
+        ("train", "c.txt", "--from", "there", "--lora", 2, "--steps", 1, "--adapter-only", "-o", "1.safetensors"),
+        ("train", "c.txt", "--from", "ours.safetensors", "--lora", 2, "--steps", 1, "--adapter-only", "-o",
+         "2.safetensors"),
+    ):  # fmt: skip
+        assert llm(*words).exit_code == 0
+    for source in ("there", "ours.safetensors"):
+        for adapter in ("1.safetensors", "2.safetensors"):
+            found = llm("import", source, "--adapter", adapter, "-o", "m.safetensors", "--force")
+            assert found.exit_code == 0 and "another model" not in found.stderr
+
+
+def test_peft_saves_a_directory(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
+    Path("peft").mkdir()
+    missing = llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors")
+    assert missing.exit_code == 1 and "there is no file peft/adapter_model.safetensors" in missing.stderr
+    taught[1].rename("peft/adapter_model.safetensors")
+    assert llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors").exit_code == 0
+    before = Path("peft/adapter_model.safetensors").read_bytes()
+    over = llm("import", tiny_model, "--adapter", "peft", "-o", "peft/adapter_model.safetensors", "--force")
+    assert over.exit_code == 1 and "is the adapter to merge" in over.stderr
+    assert Path("peft/adapter_model.safetensors").read_bytes() == before

@@ -530,8 +530,8 @@ def test_a_directory_and_a_missing_file_are_told() -> None:
     Path("d").mkdir()
     with pytest.raises(LLMError, match="d is a directory"):
         read_header("d")
-    with pytest.raises(LLMError, match="no file nowhere; make one with: llm train"):
-        read_header("nowhere")
+    with pytest.raises(LLMError, match=r"no file nowhere.safetensors; make one with: llm train"):
+        read_header("nowhere.safetensors")
     saved()
     with pytest.raises(LLMError, match="cannot read"):
         read_header("m.safetensors/below")

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TEXT
+from conftest import TEXT, random_checkpoint
 from typer.testing import Result
+
+from llmcli import checkpoint, importer
 
 Llm = Callable[..., Result]
 
@@ -273,11 +275,11 @@ def test_going_on_from_a_model(llm: Llm) -> None:
     assert step["loss"] < 4.5  # ln(vocabulary) is over 5.6
 
 
-def interrupt(how: list[int], pause: float = 0.0) -> tuple[int, str]:
+def interrupt(how: list[int], pause: float = 0.0, more: tuple[str, ...] = ()) -> tuple[int, str]:
     """Start a long run, send signals once it takes steps; (exit code, stderr)."""
     Path("c.txt").write_text(TEXT * 5, "utf-8")
     run = subprocess.Popen(
-        [sys.executable, "-m", "llmcli", "train", "c.txt", "--steps", "100000", "--json"],
+        [sys.executable, "-m", "llmcli", "train", "c.txt", "--steps", "100000", "--json", *more],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert run.stdout is not None
@@ -630,3 +632,100 @@ def test_notes_to_a_closed_stderr_go_into_no_other_file() -> None:
     )
     subprocess.run(["sh", "-c", 'exec "$0" "$@" 2>&-', sys.executable, "-c", code], check=True)
     assert Path("other.txt").read_bytes() == b""
+
+
+@pytest.mark.parametrize("name", ["f.gguf", "q.safetensors", "pipe"])
+@pytest.mark.usefixtures("no_hang")
+def test_a_pipe_is_no_model(llm: Llm, name: str) -> None:
+    os.mkfifo(name)
+    for words in (("inspect", name), ("generate", "x", "-m", name), ("import", name, "-o", "m.safetensors")):
+        answer = llm(*words)
+        assert answer.exit_code == 1 and "is not a regular file" in answer.stderr
+
+
+@pytest.mark.usefixtures("no_hang")
+def test_a_pipe_where_a_run_would_be_kept_is_told(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    os.mkfifo("model.resume.safetensors")
+    assert "is somebody's file" in llm("train", "c.txt", "--steps", 1).stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no.safetensors", "make one with: llm train corpus.txt -o no.safetensors"),
+        ("HuggingFaceTB/SmolLM2-135M", "hf download HuggingFaceTB/SmolLM2-135M --local-dir SmolLM2-135M"),
+        ("nosuch/", "no file nosuch and no such directory; name a .safetensors"),
+        ("no.gguf", "no file no.gguf and no such directory"),
+        ("no/pytorch_model.bin", "no file no/pytorch_model.bin and no such directory"),
+        ("link.safetensors", "link.safetensors is a link to gone, which is not there"),
+    ],
+)
+def test_what_is_not_there_is_told_with_the_way_to_it(llm: Llm, name: str, said: str) -> None:
+    Path("link.safetensors").symlink_to("gone")
+    answer = llm("generate", "x", "-m", name)
+    assert answer.exit_code == 1 and said in answer.stderr
+    assert ("llm train" in answer.stderr) == (name == "no.safetensors")
+
+
+def test_a_file_is_named_after_what_it_holds(llm: Llm, tiny_model: Path) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    for words in (
+        ("import", tiny_model, "-o", "n.gguf"), ("train", "c.txt", "-o", "n.gguf", "--steps", 1),
+        ("mix", tiny_model, tiny_model, "-o", "n.GGUF"), ("export", tiny_model, "n.gguf", "--quantize", "int8"),
+    ):  # fmt: skip
+        answer = llm(*words)
+        assert answer.exit_code == 2 and "a .gguf is made by: llm export" in answer.stderr
+    answer = llm("export", tiny_model, "n.safetensors", "--to", "gguf")
+    assert answer.exit_code == 2 and "name it so: n.gguf" in answer.stderr
+    assert not [*Path().glob("n.*")]
+
+
+def test_a_tokenizer_that_cannot_be_used_is_told_with_its_file(llm: Llm, tiny_model: Path) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    Path("bad.json").write_text("{", "utf-8")
+    model = checkpoint.load(tiny_model)
+    model.tokenizer_json = "{"
+    checkpoint.save("bad.safetensors", model)
+    same = ("-o", "z.safetensors")
+    for words in (("generate", "x", "-m"), ("eval", "c.txt", "-m"), ("tokenize", "x", "-m"), ("import", *same)):
+        answer = llm(*words, "bad.safetensors")
+        assert answer.stderr.count("bad.safetensors: the tokenizer is not JSON") == 1
+    for words in (("tokenize", "x"), ("train", "c.txt", "--steps", 1, *same)):
+        assert "error: --tokenizer bad.json: the tokenizer is not" in llm(*words, "--tokenizer", "bad.json").stderr
+
+
+def test_the_plan_says_whose_tokenizer_it_is(llm: Llm, tiny_model: Path) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    assert llm("tokenize", "--train", "c.txt", "-o", "t.json").exit_code == 0
+    for words, said in (
+        (("--from", tiny_model), "that of the model to go on from"),
+        (("--like", tiny_model), "that of the model to be like"),
+        (("--tokenizer", "t.json"), "that of the tokenizer given"),
+    ):
+        assert said in llm("train", "c.txt", "--steps", 1, "--dry-run", *words).stdout
+
+
+def test_weights_that_become_float32_are_told(llm: Llm, tiny_model: Path) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    model = checkpoint.load(tiny_model)
+    model.dtypes = dict.fromkeys(model.config.tensor_shapes(), "BF16")
+    checkpoint.save("half.safetensors", model)
+    same = ("train", "c.txt", "--steps", 1, "--from")
+    said = "its weights are float32, those of half.safetensors bfloat16"
+    assert said in llm(*same, "half.safetensors", "-o", "a.safetensors").stderr
+    assert "float32, those" not in llm(*same, tiny_model, "-o", "b.safetensors").stderr
+    assert llm(*same, tiny_model, "--lora", 2, "--adapter-only", "-o", "c.safetensors").exit_code == 0
+    merged = llm("import", "half.safetensors", "--adapter", "c.safetensors", "-o", "d.safetensors")
+    assert said in merged.stderr
+
+
+def test_another_base_is_told_by_its_name(llm: Llm, tiny_model: Path) -> None:
+    base = checkpoint.load(tiny_model)
+    checkpoint.save("other.safetensors", random_checkpoint(base.config, 1, base.tokenizer_json))
+    hashes = [importer.fingerprint(name)[:16] for name in (tiny_model, "other.safetensors")]
+    same = ("--threads", "1", "-o", "m.safetensors")
+    assert interrupt([signal.SIGINT], more=("--from", str(tiny_model), *same))[0] == 130
+    again = llm("train", "c.txt", "--steps", 100000, "--json", "--from", "other.safetensors", *same)
+    said = f"--from was model.safetensors (sha256 {hashes[0]}), is other.safetensors (sha256 {hashes[1]})"
+    assert again.exit_code == 1 and said in again.stderr

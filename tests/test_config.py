@@ -67,7 +67,7 @@ def test_tying_must_be_true_or_false(value):
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 3), (2, 4), (1, 2)])
 def test_key_value_heads_must_divide_the_heads(heads, kv_heads):
-    with pytest.raises(LLMError, match="--kv-heads") as caught:
+    with pytest.raises(LLMError, match="key-value heads do not divide") as caught:
         replace(SMALL, num_attention_heads=heads, num_key_value_heads=kv_heads)
     assert caught.value.exit_code == 2
 

@@ -4,8 +4,10 @@ import io
 import os
 import pty
 import re
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -179,3 +181,30 @@ def test_quiet_drops_notes_and_keeps_errors(capsys: pytest.CaptureFixture[str]) 
     console.note("note")
     console.fail("broken\nin two lines")
     assert capsys.readouterr().err == "error: broken in two lines\n"
+
+
+def test_a_signal_in_the_middle_of_a_note_is_caught_and_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Python runs a handler between two steps of a stream's writing, where the stream cannot be written to again."""
+    from llmcli.commands.train import _signals
+
+    with open(tmp_path / "notes", "wb", buffering=0) as file:
+
+        class Interrupted(io.RawIOBase):
+            def writable(self) -> bool:
+                return True
+
+            def fileno(self) -> int:
+                return file.fileno()
+
+            def write(self, data: Any, /) -> int:
+                if not caught:
+                    signal.raise_signal(signal.SIGINT)
+                return file.write(data)
+
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BufferedWriter(Interrupted()), "utf-8"))
+        with _signals() as caught:
+            console.note("step 1")
+    assert caught == [signal.SIGINT]
+    assert sorted((tmp_path / "notes").read_text().splitlines()) == [
+        "finishing this step and saving; once more to quit without", "step 1",
+    ]  # fmt: skip

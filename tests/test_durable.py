@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -412,3 +413,66 @@ def test_a_disk_too_small_is_known_before(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(shutil, "disk_usage", unknown)
     durable.check_space("m.safetensors", 100 * free)
+
+
+# ---- directories
+
+
+def filled(text: str, size: int = 1) -> None:
+    with durable.directory(Path("d")) as place:
+        for i in range(size):
+            durable.write(place / f"{i}", [text.encode()])
+
+
+def test_a_directory_is_replaced_as_a_whole_and_nothing_is_left_beside() -> None:
+    filled("old", 3)
+    filled("new", 2)
+    assert here("d") == ["0", "1"] and Path("d/0").read_text() == "new" and here() == ["d"]
+
+
+def refuse_once(number: int, after: int, whole: Callable[..., Any]) -> Callable[..., Any]:
+    calls = iter(range(1000))
+    return lambda *args, **options: (
+        refuse(number)() if next(calls) == after else whole(*args, **options)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["mkdir", "rename", "write", "fsync", "replace"])
+@pytest.mark.parametrize("old", [False, True])
+def test_a_disk_that_fails_anywhere_leaves_the_old_directory(
+    monkeypatch: pytest.MonkeyPatch, name: str, old: bool
+) -> None:
+    if old:
+        filled("old", 3)
+    before = here()
+    for after in range(4):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, refuse_once(errno.ENOSPC, after, getattr(os, name)))
+            try:
+                filled("new", 2)
+            except LLMError as error:
+                assert re.match("cannot (write|flush) d", str(error)) and ".tmp" not in str(error)
+                assert here() == before and (not old or Path("d/2").read_text() == "old")
+            else:
+                assert after and here("d") == ["0", "1"]
+                break
+
+
+def test_a_run_killed_between_the_two_moves_has_lost_nothing() -> None:
+    filled("old")
+    Path("d").rename(".d.123.old")
+    Path(".d.123.tmp").mkdir()
+    Path(".d.notes.old").write_text("mine")
+    for name in (".d.v1.9.old", ".d.v1.9.tmp"):  # of another directory
+        Path(name).mkdir()
+    Path(".d.77.old").write_text("mine")
+    others = [".d.77.old", ".d.notes.old", ".d.v1.9.old", ".d.v1.9.tmp"]
+    durable.remove_stale(Path("d"))
+    assert here() == [*others, "d"] and Path("d/0").read_text() == "old"
+    Path(".d.124.old").mkdir()  # killed after them
+    durable.remove_stale(Path("d"))
+    assert here() == [*others, "d"] and Path("d/0").read_text() == "old"
+
+
+def test_a_name_that_is_no_utf8_has_a_text() -> None:
+    assert durable.name_of(os.fsdecode(b"a/hf\xff")) == "hf\ufffd" and durable.name_of("a/りんご.txt") == "りんご.txt"

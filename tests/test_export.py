@@ -108,3 +108,25 @@ def test_import_of_what_is_no_model(llm, source: str, message: str) -> None:
     found = llm("import", source, "-o", "m.safetensors")
     assert found.exit_code == 1 and re.search(message, found.stderr)
     assert not Path("m.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        (-0.0016, "no cost can be measured"),
+        (0.0004, "no cost can be measured"),
+        (0.0123, "it costs 0.0123 bits"),
+    ],
+)
+def test_a_cost_below_nothing_is_none(tiny_model: Path, llm, monkeypatch, lost: float, said: str) -> None:
+    monkeypatch.setattr("llmcli.recital.told_apart", lambda *_: lost)
+    found = llm("export", "small.safetensors", "--quantize", "int4")
+    assert found.exit_code == 0 and said in found.stderr and "-0.0" not in found.stderr
+
+
+def test_what_is_there_is_told_without_an_option_that_export_lacks(tiny_model: Path, llm) -> None:
+    Path("t.json").write_text("mine")
+    Path("d").mkdir()
+    for words in (("t.json", "--to", "tokenizer"), ("d", "--to", "tokenizer"), ("model.safetensors", "--to", "gguf")):
+        found = llm("export", *words)
+        assert found.exit_code == 1 and "name" in found.stderr and "-o" not in found.stderr

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llmcli import gguf_file, importer, tokenizer_json
 from llmcli.commands.options import tokenizer_of
-from llmcli.config import ModelConfig
+from llmcli.config import ModelConfig, RopeScaling
 from llmcli.errors import LLMError
 from llmcli.tokenizer import Tokenizer, _byte_level_alphabet
 from tests.conftest import random_checkpoint
@@ -272,3 +272,97 @@ def test_characters_are_written_as_llama_cpp_has_them(tmp_path: Path) -> None:
     model = random_checkpoint(ModelConfig(both.vocab_size, 64, 96, 2, 4, 2, 16, 40), tokenizer_json=both.to_json())
     with pytest.raises(LLMError, match="both a space and"):
         gguf_file.write(tmp_path / "b.gguf", model, "f32", {})
+
+
+LLAMA_3 = [
+    (10000.0, RopeScaling("llama3", 8.0, 1.0, 4.0, 1024)),
+    (500000.0, RopeScaling("llama3", 8.0, 1.0, 4.0, 32)),
+    (500000.0, RopeScaling("llama3", 32.0, 1.0, 2.0, 8192)),
+    (10000.0, RopeScaling("linear", 3.3)),
+]
+
+
+@pytest.mark.parametrize(("theta", "scaling"), LLAMA_3)
+def test_rotary_positions_that_we_write_are_read_exactly(tmp_path: Path, theta: float, scaling: RopeScaling) -> None:
+    gguf = pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
+    tokenizer = Tokenizer.train_bpe(["the cat sat on the mat " * 50], 280)
+    config = ModelConfig(
+        tokenizer.vocab_size, 64, 96, 2, 4, 2, 16, 40, rope_theta=theta, model_type="llama", rope_scaling=scaling
+    )
+    model = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
+    gguf_file.write(tmp_path / "m.gguf", model, "f32", {})
+    assert importer.load(tmp_path / "m.gguf").config == config
+    keys = set(gguf.GGUFReader(tmp_path / "m.gguf").fields)
+    assert scaling.rope_type == "linear" or "llama.rope.scaling.type" not in keys  # llama.cpp would scale twice
+
+
+@pytest.mark.parametrize("told", ["{}", "[", '{"rope_type": "llama3", "factor": 2.0}', '{"factor": []}', "[" * 99999])
+def test_what_does_not_give_the_factors_is_not_believed(told: str) -> None:
+    theta, scaling = 500000.0, RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
+    plain = [theta ** (-2 * i / 64) for i in range(32)]
+    factors = [f / scaling.scaled(f) for f in plain]
+    assert gguf_file._llama3(factors, theta, told) == scaling  # guessed, as of others' files
+    with pytest.raises(LLMError, match="not Llama 3's"):
+        gguf_file._llama3([factor**2 for factor in factors], theta, told)
+
+
+def without(*keys: str) -> dict[str, Any]:
+    return {key: found for key, found in FACTS.items() if key not in keys}
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        (without("tokenizer.ggml.tokens"), "it has no tokenizer.ggml.tokens$"),
+        (without("tokenizer.ggml.merges"), "it has no tokenizer.ggml.merges$"),
+        (without("tokenizer.ggml.pre"), "it has no tokenizer.ggml.pre, which"),
+        (FACTS | {"tokenizer.ggml.model": "llama"}, "it has no tokenizer.ggml.scores$"),
+        (FACTS | {"tokenizer.ggml.merges": "a b"}, "its tokenizer.ggml.merges is no list of str"),
+        (FACTS | {"tokenizer.ggml.token_type": [1, 2]}, "300 tokens, but 2 entries in tokenizer.ggml.token_type"),
+        (FACTS | {"tokenizer.ggml.tokens": TOKENS[:256], "tokenizer.ggml.token_type": [1] * 256,
+                  "tokenizer.ggml.eos_token_id": 299}, "its token 299 is none of its 256 tokens"),
+        (without("llama.attention.head_count"), "it has no llama.attention.head_count$"),
+        (FACTS | {"llama.attention.head_count": [4, 2]}, r"head_count is \[4, 2\]; one number for all layers"),
+        (FACTS | {"llama.context_length": "many"}, "context_length is many; one number"),
+        (FACTS | {"llama.attention.layer_norm_rms_epsilon": "small"}, "epsilon is small; one number"),
+        (FACTS | {"llama.attention.head_count_kv": 3}, "3 key-value heads do not divide 4 heads$"),
+        (FACTS | {"llama.attention.key_length": 7}, "head_dim must be even for rotary positions, found 7$"),
+    ],
+)  # fmt: skip
+def test_a_header_that_lacks_something_says_what(tmp_path: Path, facts: dict[str, Any], message: str, llm) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(by_hand(facts))
+    with pytest.raises(LLMError, match=message) as caught:
+        importer.load(path)
+    assert caught.value.exit_code == 1 and str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(("kind", "name"), [(20, "IQ4_NL"), (39, "MXFP4"), (99, "number 99")])
+def test_a_type_that_is_not_read_is_named(tmp_path: Path, kind: int, name: str) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(by_hand(FACTS, {"blk.0.ffn_up.weight": (kind, (1, 32), b"x" * 18)}))
+    with pytest.raises(LLMError, match=rf"m.gguf: tensor blk.0.ffn_up.weight is of type {name}, .*; F32, F16, .* are$"):
+        importer.load(path)
+
+
+def test_every_type_has_its_name() -> None:
+    gguf = pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
+    known = {number: name for number, (name, _, _) in gguf_file.TYPES.items()} | gguf_file._NOT_READ
+    assert {kind.value: kind.name for kind in gguf.GGMLQuantizationType}.items() <= known.items()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"), [(b"", "is empty; a GGUF file is wanted"), (b"no model at all", "is not a GGUF file")]
+)
+def test_what_is_called_gguf_should_be_one(tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / "m.gguf").write_bytes(data)
+    with pytest.raises(LLMError, match=said):
+        importer.load(tmp_path / "m.gguf")
+
+
+def test_rotary_positions_of_no_base_are_told_in_one_line(tmp_path: Path) -> None:
+    path, factors = tmp_path / "m.gguf", np.full(4, 8.0, "<f4").tobytes()
+    tensors = {"token_embd.weight": (0, (300, 32), bytes(300 * 32 * 4)), "rope_freqs.weight": (0, (4,), factors)}
+    path.write_bytes(by_hand(FACTS | {"llama.rope.freq_base": 0.0}, tensors))
+    with pytest.raises(LLMError, match="not usable"):
+        importer.load(path)

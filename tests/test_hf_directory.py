@@ -1,7 +1,10 @@
 """A Hugging Face directory: read as it comes, refused in one line when it is none, written whole."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +90,11 @@ def write(text: str):
         ("model.safetensors", Path.unlink, "has no model.safetensors"),
         ("model.safetensors", write("no"), "is cut off"),
         ("model.safetensors.index.json", write('{"weight_map": {"a": "../../etc/passwd"}}'), "not beside it"),
-        ("model.safetensors.index.json", write('{"weight_map": {"a": "b.safetensors"}}'), "no file .*b.safetensors"),
+        (
+            "model.safetensors.index.json",
+            write('{"weight_map": {"a": "b.safetensors"}}'),
+            "b.safetensors is missing: the download is not whole",
+        ),
         ("model.safetensors.index.json", write("{}"), "has no weight_map"),
         ("generation_config.json", write('{"eos_token_id": 10000}'), "is not below vocab_size"),
     ],
@@ -97,6 +104,19 @@ def test_a_broken_directory_is_told_in_one_line(directory: Path, name: str, chan
     with pytest.raises(LLMError, match=message) as caught:
         importer.load(directory)
     assert "\n" not in str(caught.value)
+
+
+def test_a_config_that_cannot_be_run_names_no_option(directory: Path) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    for change, message in (
+        ({"head_dim": 7}, "head_dim must be even for rotary positions, found 7$"),
+        ({"num_key_value_heads": 3}, "3 key-value heads do not divide 4 heads$"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling without what it needs: a factor$"),
+    ):
+        (directory / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(LLMError, match=message) as caught:
+            importer.load(directory)
+        assert caught.value.exit_code == 1
 
 
 def test_pickles_are_refused(directory: Path) -> None:
@@ -133,3 +153,108 @@ def test_export_keeps_what_is_there(directory: Path, tiny_model: Path, llm) -> N
     assert llm("export", tiny_model, directory, "--to", "hf", "--force", "-q").exit_code == 0
     assert llm("export", tiny_model, tiny_model, "--to", "hf").exit_code == 1
     assert llm("export", tiny_model, "no/where", "--to", "hf").exit_code == 1
+
+
+def inside(directory: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
+
+
+def test_a_disk_that_is_full_leaves_the_model_that_is_there(directory: Path, tiny_model: Path) -> None:
+    """`ulimit -f` refuses the weights, after config and tokenizer were written."""
+    before = inside(directory)
+    for target, found in ((directory, before), (directory.with_name("new"), None)):
+        command = f"ulimit -f 20; exec {sys.executable} -m llmcli export {tiny_model} {target} --to hf --force"
+        run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+        assert run.returncode == 1 and "nothing there was changed" in run.stderr and "Traceback" not in run.stderr
+        assert (inside(target) if target.exists() else None) == found
+    assert sorted(file.name for file in directory.parent.iterdir()) == ["model.safetensors", "there"]
+
+
+def test_what_an_older_model_had_beside_it_is_not_left_to_the_new_one(directory: Path, llm) -> None:
+    wanted = sorted(inside(directory))
+    for name in ("chat_template.jinja", "special_tokens_map.json", "model-00001-of-00002.safetensors"):
+        (directory / name).write_text("{{ of another model }}")
+    assert llm("export", directory, "--to", "hf", "--force").exit_code == 0
+    assert sorted(inside(directory)) == wanted
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "runs/"])
+def test_what_is_no_part_of_a_model_is_never_lost(directory: Path, name: str, llm) -> None:
+    (directory / name).mkdir() if name.endswith("/") else (directory / name).write_text("mine")
+    before = sorted(directory.iterdir())
+    found = llm("export", directory, "--to", "hf", "--force")
+    assert found.exit_code == 1 and f"has {name.rstrip('/')} in it" in found.stderr
+    assert sorted(directory.iterdir()) == before
+
+
+def test_where_one_is_cannot_be_replaced(tiny_model: Path, tmp_path: Path, monkeypatch, llm) -> None:
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    found = llm("export", tiny_model, ".", "--to", "hf", "--force")
+    assert found.exit_code == 1 and "where you are; name another directory, such as model" in found.stderr
+    assert llm("export", tiny_model, "model", "--to", "hf").exit_code == 0
+
+
+@pytest.fixture
+def shards(directory: Path) -> Path:
+    whole = importer.load(directory)
+    names = list(whole.config.tensor_shapes())
+    parts = {f"model-0000{i}-of-00002.safetensors": names[i - 1 :: 2] for i in (1, 2)}
+    for file, some in parts.items():
+        checkpoint.write_tensors(directory / file, {name: whole.tensors[name] for name in some}, {})
+    index = {"weight_map": {name: file for file, some in parts.items() for name in some}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    (directory / "model.safetensors").unlink()
+    return directory
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "config.json", "model.safetensors"])
+@pytest.mark.parametrize("words", ["--quantize int8", "--to gguf", "--to tokenizer", "import", "mix", "train"])
+def test_no_part_of_a_model_that_is_read_is_written_over(shards: Path, name: str, words: str, llm) -> None:
+    before, output = inside(shards), shards / name
+    Path("c.txt").write_text("The cat sat on the mat. " * 200)
+    Path("other").symlink_to(shards)
+    found = {
+        "import": lambda: llm("import", shards, "-o", output, "--force"),
+        "mix": lambda: llm("mix", shards, "model.safetensors", "-o", output, "--force"),
+        "train": lambda: llm("train", "c.txt", "--from", "other", "-o", output, "--force", "--steps", 1),
+    }.get(words, lambda: llm("export", shards, output, "--force", *words.split()))()
+    assert found.exit_code == 1 and "part of " in found.stderr and "another name" in found.stderr
+    assert ("with -o" in found.stderr) == (words in ("import", "mix", "train"))
+    assert inside(shards) == before
+
+
+def test_a_directory_that_holds_the_model_is_not_replaced(directory: Path, tiny_model: Path, llm) -> None:
+    before = tiny_model.read_bytes()
+    for output in (tiny_model.parent, "."):
+        found = llm("export", tiny_model, output, "--to", "hf", "--force")
+        assert found.exit_code == 1 and "holds" in found.stderr and "the model to export" in found.stderr
+    assert tiny_model.read_bytes() == before
+
+
+NO_UTF8 = os.fsdecode(b"hf\xff")
+
+
+def test_names_that_are_no_utf8_are_kept_with_marks(directory: Path, llm) -> None:
+    pytest.importorskip("gguf", reason="needs the extra gguf")
+    there = directory.rename(directory.with_name(NO_UTF8))
+    text = Path(os.fsdecode(b"text\xff.txt"))
+    text.write_text("The cat sat on the mat. " * 200)
+    assert llm("import", there, "-o", "a.safetensors").exit_code == 0
+    assert checkpoint.load("a.safetensors").record["imported"]["file"] == "hf\ufffd"
+    taught = llm("train", text, "--from", there, "-o", NO_UTF8 + ".safetensors", "--steps", 1)
+    assert taught.exit_code == 0, taught.stderr
+    record = checkpoint.load(NO_UTF8 + ".safetensors").record
+    assert record["base"]["file"] == "hf\ufffd" and record["corpus"][0]["name"] == "text\ufffd.txt"
+    for words in ((NO_UTF8 + ".gguf", "--to", "gguf"), (NO_UTF8 + "-2", "--to", "hf", "--name", NO_UTF8)):
+        run = subprocess.run([sys.executable, "-m", "llmcli", "export", there, *words], capture_output=True)
+        assert run.returncode == 0, run.stderr
+        assert llm("import", words[0], "-o", "b.safetensors", "--force").exit_code == 0
+    assert llm("mix", "a.safetensors", there, "-o", NO_UTF8 + "-3").exit_code == 0
+    assert llm("generate", "The", "-m", NO_UTF8 + "-3", "-n", 2).exit_code == 0
+
+
+def test_half_a_character_is_no_text(directory: Path, llm) -> None:
+    (directory / "tokenizer_config.json").write_text('{"chat_template": "\\ud800"}')
+    found = llm("import", directory, "-o", "a.safetensors")
+    assert found.exit_code == 1 and "tokenizer_config.json is not JSON" in found.stderr

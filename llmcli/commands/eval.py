@@ -121,8 +121,8 @@ def _results(
     from llmcli.evaluator import Figures, measure, passages, stride
 
     name = f"{path}, {quantize}" if quantize else str(path)
+    runtime, tokenizer = open_model(checkpoint, device, quantize)
     try:
-        runtime, tokenizer = open_model(checkpoint, device, quantize)
         total, parts = Figures(0.0, 0, 0), passages(text, start)
         step = stride(runtime.context)
         console.note(

@@ -16,11 +16,13 @@ from llmcli.commands.options import (
     QuietOption,
     model_path,
     open_model,
+    refuse_gguf,
     refuse_overwriting,
     refuse_with,
 )
 from llmcli.errors import LLMError, usage
 
+NOISE = 0.001  # bits per byte: what a model loses against itself over so few words may be this much by chance
 FORMS = ("hf", "gguf", "tokenizer")
 
 
@@ -68,12 +70,19 @@ def export(
     output, path = Path(names[-1]), model_path(names[0] if len(names) == 2 else None)
     from llmcli import durable, gguf_file, hf_directory, importer
 
+    if quantize:
+        refuse_gguf(output)
     model = importer.load(path)
-    refuse_overwriting(output, "export", [path], "the model to export")
+    refuse_overwriting(output, "export", [path], "the model to export", by="")
+    refuse_overwriting(output, "export", importer.files(path), "part of the model to export", by="")
+    if to == "gguf" and output.suffix.lower() == ".safetensors":
+        raise usage(f"{output}: --to gguf writes a .gguf; name it so: {output.with_suffix('.gguf')}")
     if to == "hf":
+        context_.with_resource(durable.locked(output))
+        durable.remove_stale(output)
         hf_directory.check_writable(output, force=force)
     else:
-        durable.check_writable(output, force=force)
+        durable.check_writable(output, force=force, by="")
     told = _told(model, path, name, licence)
     if quantize:
         _quantized(model, output, quantize, json_)
@@ -115,22 +124,26 @@ def _quantized(model: Any, output: Path, kind: str, json_: bool) -> None:
         console.result(json.dumps(answer, ensure_ascii=False))
     else:
         console.note(f"saved {output}: {charts.size(size)}")
-        console.note(f"it costs {lost:.4f} bits per byte of the model's own words; of another text: llm eval")
+        cost = f"it costs {lost:.4f} bits per byte" if lost >= NOISE else "no cost can be measured in bits per byte"
+        console.note(f"{cost} of the model's own words; of another text: llm eval")
 
 
 def _told(model: Any, path: Path, name: str | None, licence: str | None) -> dict[str, str]:
     """What is said of the model, in the names that GGUF has for it."""
+    from llmcli import durable
+
     record, origin = model.record, model.record.get("imported")
     origin = origin if isinstance(origin, dict) else {}
     told = {
         "type": "model",
-        "name": name or origin.get("name") or path.resolve().stem,
+        "name": name or origin.get("name") or Path(durable.name_of(path.resolve())).stem,
         "license": licence or origin.get("license"),
         "author": origin.get("author"),
         "organization": origin.get("organization"),
         "description": _history(record, origin),
     }
-    return {key: value for key, value in told.items() if isinstance(value, str) and value}
+    texts = {key: value for key, value in told.items() if isinstance(value, str) and value}
+    return {key: value.encode("utf-8", "replace").decode("utf-8") for key, value in texts.items()}
 
 
 def _history(record: dict[str, Any], origin: dict[str, Any]) -> str:

@@ -4,12 +4,12 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from llmcli import charts, console
-from llmcli.commands.options import JsonOption, QuietOption, tokenizer_of
+from llmcli.commands.options import JsonOption, QuietOption, refuse_gguf, refuse_overwriting, tokenizer_of
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
 
@@ -20,7 +20,10 @@ def import_(
         DEFAULT_MODEL
     ),
     adapter: Annotated[
-        Path | None, typer.Option("--adapter", metavar="FILE", help="Merge low-rank adapters in PEFT's naming into it.")
+        Path | None,
+        typer.Option(
+            "--adapter", metavar="FILE", help="Merge low-rank adapters in PEFT's naming into it: a file or directory."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
     json_: JsonOption = False,
@@ -37,17 +40,24 @@ def import_(
 
     if not output.name:
         raise LLMError("-o needs the name of a file: -o model.safetensors")
+    refuse_gguf(output)
     durable.check_writable(output, force=force)
     model = importer.load(source)
-    if Path(source).exists() and output.exists() and output.samefile(source):
-        raise LLMError(f"{output} is the model to import; give the new one another name with -o")
+    refuse_overwriting(output, "new one", [Path(source)], "the model to import")
+    refuse_overwriting(output, "new one", importer.files(source), "part of the model to import")
+    learned = adapters.file_of(adapter) if adapter is not None else None
+    if learned is not None:
+        refuse_overwriting(output, "model", [learned], "the adapter to merge")
+    few_bits = ""  # of weights that become float32
     tokenizer_of(model)  # one that cannot be used is told now
     origin = model.record.get("imported")
     if isinstance(origin, dict) and "train" not in model.record:
         origin.setdefault("sha256", importer.fingerprint(source))
-    if adapter is not None:
-        merged = adapters.Merged(model, adapter)
-        model = replace(model, tensors=merged, record=model.record | {"adapter": adapter.name}, dtypes={})
+    if learned is not None:
+        merged = adapters.Merged(model, learned)
+        _warn_of_another_base(model, source, learned)
+        few_bits = " and ".join(sorted({checkpoint.TORCH_NAMES[kind] for kind in model.dtypes.values()}))
+        model = replace(model, tensors=merged, record=model.record | {"adapter": durable.name_of(learned)}, dtypes={})
     sizes = {"F32": 4, "F16": 2, "BF16": 2}
     shapes = model.config.tensor_shapes()
     total = sum(math.prod(shape) * sizes[model.dtypes.get(name, "F32")] for name, shape in shapes.items())
@@ -59,6 +69,23 @@ def import_(
         console.result(json.dumps(answer, ensure_ascii=False))
     else:
         console.note(f"saved {output}: {charts.number(parameters)} parameters, {charts.size(output.stat().st_size)}")
+        if few_bits:
+            console.note(f"its weights are float32, those of {source} {few_bits}: what adapters add is small")
         licence = model.record.get("imported", {}).get("license")
         if licence:
             console.note(f"its licence: {licence}")
+
+
+def _warn_of_another_base(model: Any, source: str, adapter: Path) -> None:
+    """Adapters fit any model of the same shape, and are of use to the one that they were learned on."""
+    from llmcli import adapters, importer
+
+    name, wanted = adapters.learned_on(adapter)
+    if not wanted or importer.source_hash(model) in wanted:
+        return
+    found = importer.fingerprint(source)
+    if found not in wanted:
+        console.warn(
+            f"warning: {adapter} was learned on {name} (sha256 {wanted[0][:16]}), {source} is another model (sha256 "
+            f"{found[:16]}); what comes of it may be of no use"
+        )

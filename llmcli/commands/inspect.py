@@ -9,6 +9,7 @@ import typer
 
 from llmcli import charts, console
 from llmcli.commands.options import JsonOption, QuietOption, model_path, refuse_with
+from llmcli.config import ModelConfig, as_record
 from llmcli.errors import LLMError
 from llmcli.verdict import curve
 
@@ -126,8 +127,9 @@ def _overview(header: Any) -> None:
         names = ("architectures", "model_type", "num_experts", "num_local_experts", "num_experts_per_tok",
                  "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads",
                  "num_key_value_heads", "head_dim", "max_position_embeddings", "vocab_size", "tie_word_embeddings",
-                 "rope_theta")  # fmt: skip
-        console.pairs([(name, _plain(config[name])) for name in names if name in config])
+                 "rope_theta", "rope_scaling")  # fmt: skip
+        shown = config | _as_run(header.metadata["config.json"], config)
+        console.pairs([(name, _plain(shown[name])) for name in names if shown.get(name) is not None])
     if tokenizer:
         console.heading("tokenizer")
         kinds_said = {
@@ -174,6 +176,24 @@ def _mixture(config: dict[str, Any], training: dict[str, Any]) -> None:
         bits = told.get("bits_per_byte")
         rows.append((str(name), shape, ", ".join(corpus[:3]), f"{bits:.3f}" if isinstance(bits, float) else ""))
     console.table(("expert", "shape", "learned from", "held-out bits/byte"), rows, numbers=(3,), striped=True)
+
+
+def _as_run(text: str, config: dict[str, Any]) -> dict[str, Any]:
+    """What of a config this program runs otherwise than a key says, or under another key; {} where it runs nothing."""
+    try:
+        found = ModelConfig.from_json(text)
+    except LLMError:
+        return {}
+    context, told = found.max_position_embeddings, config.get("max_position_embeddings")
+    window = f"{context} of {told}, as far as its window reaches" if context != told else context
+    scaling = found.rope_scaling and as_record(found.rope_scaling)
+    if scaling and scaling["rope_type"] == "linear":
+        scaling = {key: scaling[key] for key in ("rope_type", "factor")}
+    return {
+        "max_position_embeddings": window,
+        "rope_theta": found.rope_theta,
+        "rope_scaling": ", ".join(f"{key} {value}" for key, value in scaling.items()) if scaling else None,
+    }
 
 
 def _picked(config: dict[str, Any]) -> str:
@@ -263,12 +283,12 @@ def _plot(header: Any, output: Path, force: bool, json_: bool) -> None:
     kind = plot.kind(output)
     if output.resolve() == header.path.resolve():
         raise LLMError(f"{output} is the model itself; give the picture another name")
-    durable.check_writable(output, force=force)
+    durable.check_writable(output, force=force, by="")
     try:
         run = curve(_json(header, "training.json"))
     except LLMError as error:
         raise LLMError(f"{header.path}: {error}") from error
-    durable.write(output, [plot.draw(run, f"Training of {header.path.name}", kind)])
+    durable.write(output, [plot.draw(run, f"Training of {durable.name_of(header.path)}", kind)])
     if json_:
         console.result(json.dumps({"file": str(header.path), "plot": str(output)}, ensure_ascii=False))
     else:

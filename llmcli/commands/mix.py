@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from llmcli import charts, console
-from llmcli.commands.options import JsonOption, QuietOption, refuse_overwriting
+from llmcli.commands.options import JsonOption, QuietOption, refuse_gguf, refuse_overwriting
 from llmcli.errors import LLMError, usage
 
 MIXTURE = "mixture.safetensors"
@@ -42,11 +42,14 @@ def mix(
         raise usage(f"at most {mixture_file.MOST_EXPERTS} models can be mixed, found {len(models)}")
     if not output.name:
         raise usage(f"-o needs the name of a file: -o {MIXTURE}")
+    refuse_gguf(output)
     same = [model for i, model in enumerate(models) if Path(model).resolve() in {Path(m).resolve() for m in models[:i]}]
     if same:
         raise LLMError(f"{same[0]} is named twice; name each model once")
     durable.check_writable(output, force=force)
     refuse_overwriting(output, "mixture", [Path(model) for model in models], "one of the models to mix")
+    parts = [file for model in models for file in importer.files(model)]
+    refuse_overwriting(output, "mixture", parts, "part of a model to mix")
     loaded = {}
     for model in models:
         found = importer.load_any(model)
@@ -79,4 +82,6 @@ def _name(path: Path) -> str:
     >>> _name(Path("a/cooking.safetensors"))
     'cooking'
     """
-    return path.resolve().stem
+    from llmcli import durable
+
+    return Path(durable.name_of(path.resolve())).stem

@@ -117,7 +117,10 @@ def tokenizer_of(checkpoint: "Checkpoint") -> Any:
 
     config = checkpoint.config
     ends = (config.eos_token_id, *config.other_end_ids)
-    return Tokenizer.from_json(checkpoint.tokenizer_json, most=config.vocab_size, ends=ends)
+    try:
+        return Tokenizer.from_json(checkpoint.tokenizer_json, most=config.vocab_size, ends=ends)
+    except LLMError as error:
+        raise LLMError(f"{checkpoint.path}: {error}" if checkpoint.path else str(error)) from error
 
 
 def note_left_out(corpus: "Corpus") -> None:
@@ -141,8 +144,10 @@ def refuse_with(context: typer.Context, option: str, *names: str, without: bool 
         raise usage(f"{' and '.join(typed)} {have} no effect {beside} {option}; leave {them} out")
 
 
-def tokenizer_text(path: str, wanted: str = "a tokenizer.json") -> str:
-    """The text of a tokenizer.json."""
+def tokenizer_file(path: str, wanted: str = "a tokenizer.json") -> tuple[str, Any]:
+    """(text, tokenizer) of a tokenizer.json."""
+    from llmcli.tokenizer import Tokenizer
+
     if not path:
         raise usage(f"--tokenizer is empty; give {wanted}")
     try:
@@ -154,17 +159,34 @@ def tokenizer_text(path: str, wanted: str = "a tokenizer.json") -> str:
             raise LLMError(
                 f"--tokenizer {path} has over {LARGEST_TOKENIZER:,} bytes, too many to be one; give {wanted}"
             )
-        return file.read_text("utf-8")
+        text = file.read_text("utf-8")
     except FileNotFoundError:
         raise LLMError(f"--tokenizer {path}: there is no such file; give {wanted}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise LLMError(f"--tokenizer {path} cannot be read as text: {error}") from error
+    try:
+        return text, Tokenizer.from_json(text)
+    except LLMError as error:
+        raise LLMError(f"--tokenizer {path}: {error}") from error
 
 
-def refuse_overwriting(output: Path, made: str, inputs: Iterable[Path], what: str) -> None:
-    """A command never writes over what it reads."""
-    if any(path.resolve() == output.resolve() for path in inputs):
-        raise LLMError(f"{output} is {what}; give the {made} another name with -o")
+def refuse_gguf(output: Path) -> None:
+    """A name must not promise another form than is written."""
+    if output.suffix.lower() == ".gguf":
+        raise usage(
+            f"{output}: a .safetensors file is written here; a .gguf is made by: llm export MODEL {output} --to gguf"
+        )
+
+
+def refuse_overwriting(output: Path, made: str, inputs: Iterable[Path], what: str, by: str = " with -o") -> None:
+    """A command never writes over what it reads, nor replaces a directory that holds it."""
+    target = output.resolve()
+    for path in inputs:
+        found = path.resolve()
+        if found == target or (path.exists() and output.exists() and path.samefile(output)):
+            raise LLMError(f"{output} is {what}; give the {made} another name{by}")
+        if target in (*found.parents, *path.absolute().parents):
+            raise LLMError(f"{output} holds {path}, {what}; give the {made} another name{by}")
 
 
 def text_argument(given: str | None, what: str) -> str:

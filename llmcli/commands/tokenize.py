@@ -15,8 +15,8 @@ from llmcli.commands.options import (
     refuse_overwriting,
     refuse_with,
     text_argument,
+    tokenizer_file,
     tokenizer_of,
-    tokenizer_text,
     vocabulary_option,
 )
 from llmcli.errors import usage
@@ -75,9 +75,7 @@ def tokenize(
 
 def _tokenizer(model: str | None, file: Path | None) -> Any:
     if file is not None:
-        from llmcli.tokenizer import Tokenizer
-
-        return Tokenizer.from_json(tokenizer_text(str(file)))
+        return tokenizer_file(str(file))[1]
     from llmcli.importer import load
 
     return tokenizer_of(load(model_path(model)))

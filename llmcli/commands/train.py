@@ -21,11 +21,12 @@ from llmcli.commands.options import (
     JsonOption,
     QuietOption,
     note_left_out,
+    refuse_gguf,
     refuse_overwriting,
     refuse_with,
     seconds,
+    tokenizer_file,
     tokenizer_of,
-    tokenizer_text,
     vocabulary_option,
 )
 from llmcli.config import DEFAULT_MODEL, TrainConfig, as_record
@@ -201,7 +202,7 @@ def train(
         refuse_with(context_, "--tokenizer FILE", "vocab_size")
     budget = seconds(time_) if time_ else None
 
-    from llmcli import durable, importer, resume
+    from llmcli import checkpoint, durable, importer, resume
     from llmcli.corpus import Corpus, read_corpus
     from llmcli.mixture_file import Mixture
     from llmcli.planner import HELD_OUT, Machine, Request, check_fits, prepare
@@ -216,9 +217,13 @@ def train(
     Request(**fixed)  # wishes at odds with each other are told before the work
     if not output.name:
         raise usage("-o needs the name of a file: -o model.safetensors")
+    refuse_gguf(output)
     beside = resume.path_beside(output)
     stopped = None
     if not dry_run:
+        for other in filter(None, (from_, like)):
+            refuse_overwriting(output, "model", [other], "the model to go on from" if from_ else "the model to be like")
+            refuse_overwriting(output, "model", importer.files(other), "part of a model that is read")
         durable.check_writable(output, force=True)
         context_.with_resource(durable.locked(output))
         for path in (output, beside):
@@ -249,12 +254,16 @@ def train(
         console.note(f"--threads {threads}: there are {_cores()} cores; more threads get in each other's way")
     alike = base or pattern
     given = alike.tokenizer_json if alike else None
+    whose = "that of the model to go on from" if base else "that of the model to be like" if pattern else ""
     if tokenizer not in ("bpe", "char"):
-        given = tokenizer_text(tokenizer, "bpe, char or a tokenizer.json")
+        given, _ = tokenizer_file(tokenizer, "bpe, char or a tokenizer.json")
+        whose = "that of the tokenizer given"
 
     from llmcli import machine, trainer  # torch wakes up here
 
-    identity = _identity(context_, text, held_out, fixed["threads"], given, from_)
+    fingerprint = importer.fingerprint(from_) if from_ else ""
+    said = f"{durable.name_of(from_.resolve())} (sha256 {fingerprint[:16]})" if from_ else None
+    identity = _identity(context_, text, held_out, fixed["threads"], given, said)
     if stopped:
         resume.check_same(stopped, identity, beside)
         given = stopped.tokenizer_json
@@ -275,6 +284,7 @@ def train(
             tokenizer=tokenizer_of(alike) if alike else Tokenizer.from_json(given) if given is not None else None,
             characters=tokenizer == "char",
             base=base.config if base else None,
+            whose=whose,
         )
     if stopped:
         check_fits(stopped.plan, machine.free_memory(stopped.plan.train.device))
@@ -289,7 +299,9 @@ def train(
             console.note(f"{beside}: what a stopped run needs to go on; a dry run leaves it alone")
         return
     if base and from_:
-        ready.record["base"] = {"file": from_.name, "sha256": identity["--from"]}
+        ready.record["base"] = {"file": durable.name_of(from_.resolve()), "sha256": fingerprint}
+        if source := importer.source_hash(base):
+            ready.record["base"]["source_sha256"] = source
         ready.record.update({key: base.record[key] for key in ("imported",) if key in base.record})
     durable.check_space(output, 4 * ready.plan.model.parameters + len(ready.tokenizer.to_json()))
     prompt = _first_words(next(next(text.texts()))) if json_ or sys.stderr.isatty() else None
@@ -319,15 +331,20 @@ def train(
     if done.problem:
         raise LLMError(f"{done.problem}; the best weights before that, of step {done.best_step:,}, are in {output}")
     _show_done(done, output, json_, baselines, verdict(record, baselines, again=_again(context_), model=_named(output)))
+    few = sorted({checkpoint.TORCH_NAMES[kind] for kind in base.dtypes.values()}) if base and not adapter_only else []
+    if few and not json_:
+        console.note(
+            f"its weights are float32, those of {from_} {' and '.join(few)}: small steps are lost in fewer bits"
+        )
     if caught:
         raise typer.Exit(128 + caught[0])
 
 
 def _identity(
-    context: typer.Context, text: Any, held_out: Any, threads: int, tokenizer: str | None, base: Path | None
+    context: typer.Context, text: Any, held_out: Any, threads: int, tokenizer: str | None, base: str | None
 ) -> dict[str, Any]:
     """What a run is a run of: a stopped one goes on only where all of it is the same."""
-    from llmcli import importer, trainer
+    from llmcli import trainer
 
     not_part = {
         "corpus",
@@ -351,7 +368,7 @@ def _identity(
     return {
         "the text": _fingerprint(text),
         "--val": held_out if isinstance(held_out, float) else _fingerprint(held_out),
-        "--from": base and importer.fingerprint(base),
+        "--from": base,
         "--tokenizer": kind if tokenizer is None else hashlib.sha256(tokenizer.encode("utf-8")).hexdigest(),
         "--threads": threads,
         **options,
@@ -479,7 +496,7 @@ def _signals() -> Iterator[list[int]]:
         if caught:
             raise KeyboardInterrupt
         caught.append(number)
-        console.note("finishing this step and saving; once more to quit without")
+        console.note_at_once("finishing this step and saving; once more to quit without")
 
     kinds = [kind for name in ("SIGINT", "SIGTERM", "SIGHUP") if (kind := getattr(signal, name, None))]
     before = {kind: signal.signal(kind, catch) for kind in kinds}
