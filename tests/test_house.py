@@ -29,7 +29,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "model",
         "optimizer",
     },
-    {"planner", "resume", "generator", "words", "evaluator", "inspector", "trainer", "recital", "plot"},
+    {"planner", "resume", "generator", "words", "evaluator", "inspector", "trainer", "recital", "plot", "explainer"},
     {"console"},
     {
         "commands.options",
