@@ -43,9 +43,7 @@ class Explanation:
     lens: Candidates  # [L + 1, N or 1, K]: what it would say after no layer, one, ... all, of each token or the last
     effects: NDArray[np.float64]  # [N] bits that leaving a token out takes from the likeliest answer; NaN: not tried
     surprises: NDArray[np.float64]  # [N] bits that each token cost after those before it; NaN: not known
-    logprobs: NDArray[
-        np.float64
-    ]  # [V] natural logarithms of the probabilities of the next token, as `generate` has them
+    logprobs: NDArray[np.float64]  # [V] natural logarithms of the next token's probabilities, as `generate` has them
 
     @property
     def probabilities(self) -> NDArray[np.float64]:

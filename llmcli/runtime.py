@@ -27,13 +27,13 @@ HEAD = 1 << 22  # logits held at once where many tokens are scored
 
 
 class Watcher(Protocol):
-    """Looks on while tokens are taken in, some [t] at a time; what it is given it must not change, nor keep uncopied."""
+    """Looks on while tokens are taken in, some [t] at a time; what it is given it must not change, nor keep as it is."""
 
     def states(self, x: Array) -> None:
         """The residual stream [t, C]: once before the first layer, then after each."""
 
     def attention(self, weights: Array) -> None:
-        """Of each layer in turn, how much each of the tokens looks at each of the S so far: [H, t, S]; rows sum to 1."""
+        """Of each layer in turn, how much each token looks at each of the S so far: [H, t, S]; rows sum to 1."""
 
 
 class _Layer:

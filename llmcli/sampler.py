@@ -25,9 +25,7 @@ class Sampler:
     def __call__(self, logits: Array, seen: Collection[int] = ()) -> tuple[int, float]:
         """Choose; raises LLMError when the logits are not numbers."""
         shifted, total = normalized(logits)
-        filtered = logits
-        for _, filtered in self.stages(logits, seen):
-            pass
+        *_, (_, filtered) = self.stages(logits, seen)
         token = int(filtered.argmax()) if self._config.temperature == 0 else self._draw(filtered)
         return token, float(shifted[token]) - total
 

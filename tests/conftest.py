@@ -14,9 +14,7 @@ from llmcli.checkpoint import Checkpoint, save
 from llmcli.config import ModelConfig
 from llmcli.tokenizer import Tokenizer
 
-if worker := os.environ.get(
-    "PYTEST_XDIST_WORKER"
-):  # each on a core of its own: two that share both wait for each other
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # each on a core of its own: two that share both wait for each other
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
