@@ -100,6 +100,42 @@ def shown(text: str) -> str:
     return visible(text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍"))
 
 
+def bits(entropy: float) -> str:
+    """An entropy in words.
+
+    >>> bits(2.0)
+    '2.00 bits unsure, as among 4.0 that are equally likely'
+    """
+    return f"{entropy:.2f} bits unsure, as among {2**entropy:,.1f} that are equally likely"
+
+
+def cut(text: str, columns: int) -> str:
+    """Text in a number of columns at most; its end is cut where it is longer.
+
+    >>> [cut("apple", 5), cut("リンゴを", 5)]
+    ['apple', 'リン…']
+    """
+    from rich.cells import cell_len, set_cell_size
+
+    return text if cell_len(text) <= columns else set_cell_size(text, columns - 1).rstrip() + "…"
+
+
+def one_line(text: str, columns: int) -> str:
+    """Text on one line, as `shown` but with its spaces, its beginning cut where it is longer than `columns`.
+
+    >>> one_line("I like\\n to eat", 7)
+    '…to eat'
+    """
+    from rich.cells import cell_len
+
+    text = shown(text).replace("·", " ")
+    if cell_len(text) <= columns:
+        return text
+    while cell_len(text) > columns - 1:
+        text = text[1:]
+    return f"…{text.lstrip()}"
+
+
 def colours(stream: Any) -> bool:
     """Whether a stream is a terminal that should get colours."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
@@ -165,6 +201,19 @@ def table(
     _console(stream).print(drawn)
 
 
+def chances(what: str, rows: Sequence[tuple[str, float]]) -> None:
+    """Names with their probabilities, as bars in a terminal."""
+    from llmcli import charts
+
+    room = min(60, max(10, width() - 38))
+    bars = [charts.bar(chance, room) if sys.stdout.isatty() else "" for _, chance in rows]
+    table(
+        (what, "probability", ""),
+        [(name, f"{chance:.3f}", bar) for (name, chance), bar in zip(rows, bars, strict=True)],
+        numbers=(1,),
+    )
+
+
 def heading(text: str) -> None:
     """A line above a part of a result."""
     bold, plain = ("\x1b[1m", "\x1b[0m") if colours(sys.stdout) else ("", "")
@@ -191,6 +240,16 @@ def tokens(names: Sequence[str], ids: Sequence[int]) -> None:
         used += cell + 1
     if used:
         result(f"{top}\n{bottom}", raw=True)
+
+
+def labelled(rows: Iterable[tuple[str, str]], most: int) -> None:
+    """Lines that each follow a label; labels take the same room, `most` columns at most, and are cut where longer."""
+    from rich.cells import cell_len, set_cell_size
+
+    rows = [(visible(label), line) for label, line in rows]
+    margin = min(most, max((cell_len(label) for label, _ in rows), default=0))
+    for label, line in rows:
+        result(f"{set_cell_size(cut(label, margin), margin)} {line}".rstrip())
 
 
 def pairs(rows: Iterable[tuple[str, str]]) -> None:

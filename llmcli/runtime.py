@@ -27,7 +27,7 @@ HEAD = 1 << 22  # logits held at once where many tokens are scored
 
 
 class Watcher(Protocol):
-    """Looks on while tokens are taken in, some [t] at a time; what it is given it must not change, nor keep as it is."""
+    """Looks on while tokens are taken in, some [t] at a time; it copies what it keeps and changes nothing."""
 
     def states(self, x: Array) -> None:
         """The residual stream [t, C]: once before the first layer, then after each."""

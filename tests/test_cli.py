@@ -30,7 +30,8 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "words", [["--help"], ["train", "--help"], ["generate", "The cat", "-n", "2"], ["generate", "The", "--next", "2"],
               ["inspect"], ["inspect", "--tensor", "model.norm.weight"], ["tokenize", "hi"], ["--version"],
-              ["eval", "c.txt", "--past", "c.txt"], ["import", "model.safetensors", "-o", "again.safetensors"],
+              ["eval", "c.txt", "--past", "c.txt"], ["explain", "The cat"], ["explain", "The cat", "--html", "page.html"],
+              ["import", "model.safetensors", "-o", "again.safetensors"],
               ["export", "there", "--to", "hf"], ["export", "model.gguf", "--to", "gguf"],
               ["generate", "The", "-n", "2", "--quantize", "int8"]],
 )  # fmt: skip

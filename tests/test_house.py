@@ -34,6 +34,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
     {
         "commands.options",
         "commands.eval",
+        "commands.explain",
         "commands.export",
         "commands.generate",
         "commands.import_",
