@@ -18,20 +18,22 @@ from llmcli.errors import LLMError
 Buffer = bytes | memoryview
 
 
-def check_writable(path: str | Path, *, force: bool) -> None:
-    """Make sure, before the work, that `write` can put a file there. Raises LLMError if not."""
+def check_writable(path: str | Path, *, force: bool, option: str = "-o") -> None:
+    """Make sure, before the work, that `write` can put a file there. Raises LLMError if not; `option` names files."""
     path = Path(path)
     try:
         os.stat(path)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            raise LLMError(f"cannot write {str(path)[:80]}: {error.strerror}; give another name with -o") from error
+            raise LLMError(
+                f"cannot write {str(path)[:80]}: {error.strerror}; give another name with {option}"
+            ) from error
     if path.is_dir():
-        raise LLMError(f"{path} is a directory; give a file name: -o {path / 'model.safetensors'}")
+        raise LLMError(f"{path} is a directory; give a file name: {option} {path / 'model.safetensors'}")
     if path.exists() and not path.is_file():
-        raise LLMError(f"{path} is not a regular file; give another name with -o")
+        raise LLMError(f"{path} is not a regular file; give another name with {option}")
     if path.exists() and not force:
-        raise LLMError(f"{path} exists already; add --force to replace it, or give another name with -o")
+        raise LLMError(f"{path} exists already; add --force to replace it, or give another name with {option}")
     parent = _target(path).parent
     if not parent.is_dir():
         raise LLMError(f"there is no directory {parent}; make it first: mkdir -p {parent}")

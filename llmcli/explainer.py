@@ -21,7 +21,8 @@ from llmcli.tokenizer import Tokenizer
 
 Array = NDArray[np.float32]
 MOST_TOKENS = 256  # looked at: attention grows with their square
-MOST_WORK = 6e10  # parameters x tokens when tokens are left out: a few seconds
+MOST_WORK = 3e10  # parameters x tokens when tokens are left out: a few seconds
+MOST_ASKED = 1e11  # products when the model is asked after every layer and token: some seconds
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def explain(
     """Look on while a model reads a prompt; `everywhere` asks what it would say after each token, not only the last.
 
     The prompt becomes tokens as `generate` makes them, its last word in the tokenizer's own spelling. Of more than the
-    context the model sees the end that `generate` keeps, of which the last MOST_TOKENS are looked at.
+    context the model sees the end that `generate` keeps, of which the last MOST_TOKENS are looked at (of a large model
+    `everywhere`, fewer: MOST_ASKED).
 
     Attention: the softmaxed scores of each head. The lens: the last norm and the head applied to the residual stream
     after each layer (nostalgebraist 2020). Effects: log2 p(likeliest | all tokens) - log2 p(it | all but one), where
@@ -81,7 +83,7 @@ def explain(
         logits = logits_after(runtime, ids[:end])
     shifted, total = normalized(logits[:used])
     seen = ids[len(ids) - runtime.length :]  # T
-    record = _Record(runtime, len(seen))
+    record = _Record(runtime, len(seen), _looked_at(runtime, len(seen), everywhere))
     runtime.rewind()
     runtime.watcher = record
     try:
@@ -105,12 +107,18 @@ def explain(
     )
 
 
-class _Record:
-    """Keeps what flows through the graph for the last MOST_TOKENS of T tokens that are taken in at once."""
+def _looked_at(runtime: Runtime, tokens: int, everywhere: bool) -> int:
+    """N: of so many tokens."""
+    config = runtime.config
+    products = (config.num_hidden_layers + 1) * config.vocab_size * config.hidden_size  # to ask after every layer
+    return min(tokens, MOST_TOKENS, max(1, int(MOST_ASKED / products)) if everywhere else MOST_TOKENS)
 
-    def __init__(self, runtime: Runtime, tokens: int) -> None:
+
+class _Record:
+    """Keeps what flows through the graph for the last `kept` of T tokens that are taken in at once."""
+
+    def __init__(self, runtime: Runtime, tokens: int, kept: int) -> None:
         config = runtime.config
-        kept = min(tokens, MOST_TOKENS)
         L, H = config.num_hidden_layers, config.num_attention_heads
         self.first = tokens - kept
         self.stream = np.zeros((L + 1, kept, config.hidden_size), np.float32)
@@ -145,7 +153,7 @@ def _lens(
     for depth in range(depths):
         logits = runtime.lens(record.stream[depth, first:])[:, :used]
         every = probabilities(logits)
-        top = np.argpartition(-every, K - 1, axis=-1)[:, :K] if used > K else np.tile(np.arange(used), (N - first, 1))
+        top = np.argpartition(every, used - K, axis=-1)[:, used - K :]
         order = np.take_along_axis(every, top, -1).argsort(axis=-1, kind="stable")[:, ::-1]
         found[depth] = np.take_along_axis(top, order, -1)
         chances[depth] = np.take_along_axis(every, found[depth], -1)

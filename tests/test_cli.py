@@ -30,7 +30,8 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "words", [["--help"], ["train", "--help"], ["generate", "The cat", "-n", "2"], ["generate", "The", "--next", "2"],
               ["inspect"], ["inspect", "--tensor", "model.norm.weight"], ["tokenize", "hi"], ["--version"],
-              ["eval", "c.txt", "--past", "c.txt"], ["explain", "The cat"], ["explain", "The cat", "--html", "page.html"],
+              ["eval", "c.txt", "--past", "c.txt"], ["explain", "The cat"],
+              ["explain", "The cat", "--html", "page.html"], ["inspect", "--html", "page.html"],
               ["import", "model.safetensors", "-o", "again.safetensors"],
               ["export", "there", "--to", "hf"], ["export", "model.gguf", "--to", "gguf"],
               ["generate", "The", "-n", "2", "--quantize", "int8"]],
@@ -397,7 +398,7 @@ WRONG = [
     (1, "inspect c.txt", "not a safetensors file"),
     (1, "inspect --tensor norm", "did you mean"),
     (2, "inspect --tensors --verify", "--tensors has no effect with --verify"),
-    (2, "inspect --force", "--force has no effect without --plot"),
+    (2, "inspect --force", "--force has no effect without --plot or --html"),
     (1, "inspect foreign.safetensors --verify", "no hash"),
     (1, "tokenize hi -m foreign.safetensors", "not a model made by this program"),
     (2, "tokenize --decode x", "--decode wants ids"),

@@ -121,6 +121,13 @@ def test_of_a_large_model_only_the_last_tokens_are_left_out(monkeypatch: pytest.
     np.testing.assert_allclose(found.effects[-3:], whole.effects[-3:])
 
 
+def test_of_a_large_model_fewer_tokens_are_asked_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explainer, "MOST_ASKED", 3.5 * 4 * 300 * 32)
+    found, _ = explained("The dog ate the hat.", everywhere=True)
+    assert len(found.ids) == 3 and found.lens.ids.shape[:2] == (4, 3) and found.earlier > 0
+    assert len(explained("The dog ate the hat.")[0].ids) == 3 + found.earlier
+
+
 # ---- the probabilities are those of generate
 
 

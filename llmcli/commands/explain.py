@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,7 +74,7 @@ def explain(
     if html is not None:
         if html.resolve() == path.resolve():
             raise LLMError(f"{html} is the model itself; give the page another name")
-        durable.check_writable(html, force=force)
+        durable.check_writable(html, force=force, option="--html")
     runtime, tokenizer = Runtime(checkpoint), tokenizer_of(checkpoint)
     literal = was_imported(checkpoint) if literal is None else literal
     found = explainer.explain(runtime, tokenizer, text, literal=literal, candidates=next_, everywhere=html is not None)

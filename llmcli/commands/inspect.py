@@ -29,7 +29,10 @@ def inspect(
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Draw the curve of its training as .svg, .png or .pdf."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the picture if it exists.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page for a browser instead.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the picture or page if it exists.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Check the tensors against the hash in the file.")] = False,
     json_: JsonOption = False,
     quiet: QuietOption = False,
@@ -42,14 +45,22 @@ def inspect(
     """
     from llmcli.importer import read_header
 
-    views = {"plot": plot is not None, "verify": verify, "tensor": tensor is not None, "tensors": tensors}
+    views = {
+        "plot": plot is not None,
+        "html": html is not None,
+        "verify": verify,
+        "tensor": tensor is not None,
+        "tensors": tensors,
+    }
     for view in (name for name, wanted in views.items() if wanted):
         refuse_with(context_, f"--{view}", *(other for other in views if other != view))
-    if plot is None:
-        refuse_with(context_, "--plot", "force", without=True)
+    if plot is None and html is None:
+        refuse_with(context_, "--plot or --html", "force", without=True)
     header = read_header(model_path(file))
     if plot is not None:
         _plot(header, plot, force, json_)
+    elif html is not None:
+        _page(header, html, force, json_)
     elif verify:
         _verify(header, json_)
     elif tensor is not None:
@@ -174,8 +185,8 @@ def _rows(part: Any, total: int, depth: int = 0) -> list[tuple[int, str, str, st
     return rows
 
 
-def _training(record: dict[str, Any]) -> None:
-    console.heading("training")
+def _record(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """The facts of a run, by name."""
     corpus = [d for d in record.get("corpus", []) if isinstance(d, dict)]
     names = ", ".join(str(d.get("name")) for d in corpus[:3]) + (
         f" and {len(corpus) - 3} more" if len(corpus) > 3 else ""
@@ -209,7 +220,12 @@ def _training(record: dict[str, Any]) -> None:
         )
     if versions:
         facts.append(("made with", ", ".join(f"{name} {version}" for name, version in versions.items())))
-    console.pairs(facts)
+    return facts
+
+
+def _training(record: dict[str, Any]) -> None:
+    console.heading("training")
+    console.pairs(_record(record))
     if record.get("curve", {}).get("step"):
         run = curve(record)
         marks = (run.held_out_steps, run.held_out)
@@ -225,13 +241,51 @@ def _training(record: dict[str, Any]) -> None:
             console.result(f"  {sentence}")
 
 
+def _page(header: Any, output: Path, force: bool, json_: bool) -> None:
+    from llmcli import durable, inspector, page
+
+    if output.resolve() == header.path.resolve():
+        raise LLMError(f"{output} is the model itself; give the page another name")
+    durable.check_writable(output, force=force, option="--html")
+    facts = _facts(header)
+    try:
+        run = curve(facts["training"])
+    except LLMError:
+        run = None  # a model that was not trained here
+    durable.write(output, [page.inspection(facts, inspector.parts(header), run, _told(header, facts))])
+    if json_:
+        console.result(json.dumps({"file": str(header.path), "page": str(output)}, ensure_ascii=False))
+    else:
+        console.note(f"wrote {output}; open it in a browser")
+
+
+def _told(header: Any, facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the page says beside map, curve and config."""
+    from llmcli import inspector
+
+    record, tokenizer = facts["training"], facts["tokenizer"]
+    told = [
+        ("form", header.form if not header.is_ours else "a model of llmcli"),
+        ("types", ", ".join(inspector.dtypes(header))),
+        ("sha256", str(facts["sha256"] or "not kept in the file")),
+    ]
+    if tokenizer:
+        told.append(("tokenizer", f"{tokenizer['kind']}, {tokenizer['vocab_size']:,} tokens"))
+    try:
+        told += _record(record) if record.keys() - {"imported"} else []
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise LLMError(f"{header.path}: its record of training is not one of ours ({error})") from error
+    told += [("verdict", str(sentence)) for sentence in record.get("verdict") or []]
+    return [*told, ("samples", "the record keeps no samples of what it said while it learned")]
+
+
 def _plot(header: Any, output: Path, force: bool, json_: bool) -> None:
     from llmcli import durable, plot
 
     kind = plot.kind(output)
     if output.resolve() == header.path.resolve():
         raise LLMError(f"{output} is the model itself; give the picture another name")
-    durable.check_writable(output, force=force)
+    durable.check_writable(output, force=force, option="--plot")
     try:
         run = curve(_json(header, "training.json"))
     except LLMError as error:
