@@ -34,6 +34,14 @@ def result(text: str = "", end: str = "\n", *, raw: bool = False) -> None:
     sys.stdout.flush()
 
 
+def paragraph(text: str) -> None:
+    """Words on as many lines as they need."""
+    import textwrap
+
+    for line in textwrap.wrap(text, width()):
+        result(line)
+
+
 def result_bytes(data: bytes) -> None:
     """Bytes on stdout as they are; in a terminal as visible text on a line of its own."""
     if sys.stdout.isatty():
@@ -203,15 +211,17 @@ def table(
 
 def chances(what: str, rows: Sequence[tuple[str, float]]) -> None:
     """Names with their probabilities, as bars in a terminal."""
+    room = min(60, max(10, width() - 38))
+    table(
+        (what, "probability", ""), [(name, f"{chance:.3f}", bar(chance, room)) for name, chance in rows], numbers=(1,)
+    )
+
+
+def bar(share: float, columns: int) -> str:
+    """A bar in a terminal, nothing where a program reads."""
     from llmcli import charts
 
-    room = min(60, max(10, width() - 38))
-    bars = [charts.bar(chance, room) if sys.stdout.isatty() else "" for _, chance in rows]
-    table(
-        (what, "probability", ""),
-        [(name, f"{chance:.3f}", bar) for (name, chance), bar in zip(rows, bars, strict=True)],
-        numbers=(1,),
-    )
+    return charts.bar(share, columns) if sys.stdout.isatty() else ""
 
 
 def heading(text: str) -> None:

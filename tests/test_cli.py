@@ -29,6 +29,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "words", [["--help"], ["train", "--help"], ["generate", "The cat", "-n", "2"], ["generate", "The", "--next", "2"],
+              ["generate", "The cat", "--steps", "2"],
               ["inspect"], ["inspect", "--tensor", "model.norm.weight"], ["tokenize", "hi"], ["--version"],
               ["eval", "c.txt", "--past", "c.txt"], ["explain", "The cat"],
               ["explain", "The cat", "--html", "page.html"], ["inspect", "--html", "page.html"],
@@ -104,7 +105,7 @@ def test_samples_are_several_and_differ(llm: Llm, tiny_model: Path) -> None:
 
 def test_next_json_has_the_shape_of_the_contract(llm: Llm, tiny_model: Path) -> None:
     found = json.loads(llm("generate", "The cat", "--next", 3, "--json").stdout)
-    assert set(found) == {"prompt", "next", "unexplored"} and len(found["next"]) == 3
+    assert set(found) == {"prompt", "next", "unexplored", "entropy_bits"} and len(found["next"]) == 3
     chances = [word["probability"] for word in found["next"]]
     assert chances == sorted(chances, reverse=True) and 0 <= found["unexplored"] <= 1
 
@@ -379,6 +380,9 @@ WRONG = [
     (2, "generate hi --seed -1", "--seed"),
     (2, "generate hi --next 0", "--next"),
     (2, "generate hi --next 2 -t 0 --seed 1", "--temperature and --seed have no effect with --next; leave them out"),
+    (2, "generate hi --steps 0", "--steps"),
+    (2, "generate hi --steps 3 -n 4 --color", "--max-tokens and --color have no effect with --steps; leave them out"),
+    (2, "generate hi --steps 3 --next 4", "--steps has no effect with --next"),
     (2, "generate I like to", "a text of several words needs quotes"),
     (2, "generate hi --device tpu", "--device"),
     (2, "generate hi --bogus", "--bogus"),

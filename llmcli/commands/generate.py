@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmcli import charts, console
+from llmcli import console
 from llmcli.commands.options import (
     DeviceOption,
     JsonOption,
@@ -76,6 +76,12 @@ def generate(
     next_: Annotated[
         int | None, typer.Option("--next", min=1, metavar="N", help="Show the N likeliest next words instead.")
     ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            "--steps", min=1, metavar="K", help="Walk K tokens: the candidates of each, what is cut, what is chosen."
+        ),
+    ] = None,
     literal: Annotated[
         bool | None,
         typer.Option(
@@ -97,8 +103,10 @@ def generate(
     if next_ is not None:
         refuse_with(
             context_, "--next", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed",
-            "stop", "samples", "literal", "color",
+            "stop", "samples", "literal", "color", "steps",
         )  # fmt: skip
+    if steps is not None:
+        refuse_with(context_, "--steps", "max_tokens", "stop", "samples", "color")
     if quantize:
         refuse_with(context_, "--quantize", "device")
     sampling = SamplingConfig(
@@ -123,6 +131,9 @@ def generate(
         console.note(f"the prompt has {length:,} tokens, the model sees {runtime.context:,}: only its end is used")
     if next_ is not None:
         _show_next(runtime, tokenizer, text, next_, json_)
+        return
+    if steps is not None:
+        _walk(runtime, tokenizer, text, replace(sampling, max_tokens=steps), literal, json_)
         return
     for number in range(samples):
         if samples > 1 and not json_:
@@ -172,7 +183,7 @@ def _write(
 
 
 def _show_next(runtime: Any, tokenizer: Any, prompt: str, count: int, json_: bool) -> None:
-    from llmcli.words import most_looks, next_words
+    from llmcli.words import UNEXPLORED, most_looks, next_words
 
     most = most_looks(runtime.config.parameters)
     found = next_words(runtime, tokenizer, prompt, most)
@@ -185,16 +196,103 @@ def _show_next(runtime: Any, tokenizer: Any, prompt: str, count: int, json_: boo
             | ({"continues": True} if word.continues else {})
             for word in words
         ]
-        answer = {"prompt": prompt, "next": listed, "unexplored": round(found.unexplored, 6)}
+        answer = {
+            "prompt": prompt,
+            "next": listed,
+            "unexplored": round(found.unexplored, 6),
+            "entropy_bits": round(found.entropy, 6),
+        }
         console.result(json.dumps(answer, ensure_ascii=False))
         return
     rows = [("…" * word.continues + console.shown(word.text), word.probability) for word in words]
     if others := found.words[count:]:
         rows.append((f"({len(others)} others)", sum(word.probability for word in others)))
     rows.append(("(unexplored)", found.unexplored))
-    bars = [charts.bar(chance, 40) for _, chance in rows] if sys.stdout.isatty() else [""] * len(rows)
+    if sys.stdout.isatty():
+        console.heading(f"{console.one_line(prompt, console.width() - 2)}▁")
+        least = "at least " if found.unexplored >= UNEXPLORED else ""
+        console.result(f"the next word: {least}{console.bits(found.entropy)}")
+    console.chances("next word", rows)
+
+
+def _walk(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, literal: bool, json_: bool) -> None:
+    from llmcli.walker import walk
+
+    steps, text = [], ""
+    for number, choice in enumerate(walk(runtime, tokenizer, prompt, sampling, literal=literal), 1):
+        steps.append(choice)
+        if not json_:
+            _show_choice(choice, number, prompt + text, tokenizer, sampling)
+        text += choice.text
+    if not json_:
+        console.heading(f"{console.one_line(prompt + text, console.width() - 1)}")
+        console.note(f"[seed {sampling.seed}]")
+        return
+
+    def facts(candidate: Any) -> dict[str, Any]:
+        return {
+            "id": candidate.id,
+            "text": tokenizer.label(candidate.id),
+            "probability": round(candidate.probability, 6),
+            "chance": round(candidate.chance, 6),
+            "cut_by": candidate.cut_by,
+        }
+
+    answer = {
+        "prompt": prompt,
+        "text": text,
+        "steps": [
+            {
+                "text": choice.text,
+                "chosen": facts(choice.chosen),
+                "candidates": [facts(candidate) for candidate in choice.candidates],
+                "left": choice.left,
+                "cuts": [{"by": c.by, "tokens": c.tokens, "probability": round(c.probability, 6)} for c in choice.cuts],
+                "entropy_bits": round(choice.entropy, 6),
+                "spelling": choice.spelling,
+            }
+            for choice in steps
+        ],
+        "finish_reason": steps[-1].finish_reason or "length",
+        "seed": sampling.seed,
+    }
+    console.result(json.dumps(answer, ensure_ascii=False))
+
+
+def _show_choice(choice: Any, number: int, text: str, tokenizer: Any, sampling: SamplingConfig) -> None:
+    """One step: the candidates with the model's probability and the chance that the settings leave, and why."""
+    console.heading(f"{number}  {console.one_line(text, console.width() - 6 - len(str(number)))}▁")
+    if choice.spelling:
+        console.result("the prompt's last word: of the tokens that agree with it one is chosen")
+    shown = list(choice.candidates)
+    if choice.chosen not in shown:
+        shown.append(choice.chosen)
+    room = min(40, max(8, console.width() - 50))
+    names = [console.cut(console.shown(tokenizer.label(c.id)), 16) for c in shown]
     console.table(
-        ("next word", "probability", ""),
-        [(name, f"{chance:.3f}", bar) for (name, chance), bar in zip(rows, bars, strict=True)],
-        numbers=(1,),
+        ("", "token", "model", "chance", ""),
+        [
+            (
+                "→" if c == choice.chosen else "",
+                name,
+                f"{c.probability:.3f}",
+                "" if c.cut_by else f"{c.chance:.3f}",
+                f"cut by {c.cut_by}" if c.cut_by else console.bar(c.chance, room),
+            )
+            for c, name in zip(shown, names, strict=True)
+        ],
+        numbers=(2, 3),
     )
+    settings = {"top-k": sampling.top_k, "top-p": sampling.top_p, "min-p": sampling.min_p}
+    why = [f"{choice.entropy:.2f} bits unsure"]
+    if sampling.repetition_penalty != 1:
+        why.append(f"repetition penalty {sampling.repetition_penalty:g}")
+    if sampling.temperature == 0:
+        why.append("temperature 0 takes the likeliest")
+    else:
+        why.append(f"temperature {sampling.temperature:g}")
+        for c in choice.cuts:
+            many = f"{c.tokens:,} token{'s' * (c.tokens != 1)} of {c.probability:.3f} together"
+            why.append(f"{c.by} {settings[c.by]:g} cuts {many}")
+        why.append(f"drawn from {choice.left:,}" if choice.left > 1 else "one is left")
+    console.paragraph("; ".join(why))
