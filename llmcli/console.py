@@ -157,6 +157,26 @@ def tint(text: str, probability: float) -> str:
     return _on((88, 130, 136, 100, 64, 28)[level], text)
 
 
+def surprises(tokens: Sequence[tuple[str, float]]) -> None:
+    """A text, each token on a background from none (expected) over yellow to red (many bits), its key below; where
+    there are no colours a line for each token: its bits and the token."""
+    if not colours(sys.stdout):
+        for text, cost in tokens:
+            result(f"{cost:.2f}\t{shown(text)}")
+        return
+    result("".join(_surprise(text, cost) for text, cost in tokens), raw=True)
+    key = zip(("below 1", "1 to 3", "3 to 6", "6 to 10", "10 and more"), (0, *_SURPRISES), strict=True)
+    result("\nbits: " + "".join(_surprise(f" {text} ", cost) for text, cost in key), raw=True)
+
+
+_SURPRISES = (1, 3, 6, 10)  # bits
+
+
+def _surprise(text: str, cost: float) -> str:
+    level = sum(cost >= limit for limit in _SURPRISES)
+    return _on((0, 58, 136, 130, 88)[level], text) if level else visible(text)
+
+
 def stripe(text: str, index: int) -> str:
     """Text on one of a few backgrounds in turn, so that neighbours can be told apart."""
     return _on((24, 22, 54, 58, 88)[index % 5], text)

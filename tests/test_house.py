@@ -37,6 +37,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "words",
         "explainer",
         "evaluator",
+        "surprise",
         "inspector",
         "trainer",
         "recital",
