@@ -177,6 +177,18 @@ def _surprise(text: str, cost: float) -> str:
     return _on((0, 58, 136, 130, 88)[level], text) if level else visible(text)
 
 
+def marked(text: str, spans: Iterable[tuple[int, int]]) -> None:
+    """A text with parts of it (first character, the one after the last) on a background; in brackets where there are
+    no colours. No line end."""
+    on = colours(sys.stdout)
+    end = 0
+    for first, last in spans:
+        result(text[end:first], end="")
+        result(_on(24, text[first:last]) if on else f"⟦{text[first:last]}⟧", end="", raw=on)
+        end = last
+    result(text[end:], end="")
+
+
 def stripe(text: str, index: int) -> str:
     """Text on one of a few backgrounds in turn, so that neighbours can be told apart."""
     return _on((24, 22, 54, 58, 88)[index % 5], text)

@@ -41,6 +41,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "inspector",
         "trainer",
         "recital",
+        "memory",
         "plot",
         "page",
     },

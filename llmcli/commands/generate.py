@@ -6,7 +6,8 @@ import secrets
 import sys
 import time
 from dataclasses import replace
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,11 +19,15 @@ from llmcli.commands.options import (
     QuantizeOption,
     QuietOption,
     model_path,
+    note_left_out,
     open_model,
     refuse_with,
     text_argument,
 )
 from llmcli.config import SamplingConfig
+
+if TYPE_CHECKING:
+    from llmcli.corpus import Corpus
 
 
 def generate(
@@ -91,6 +96,13 @@ def generate(
         ),
     ] = None,
     color: Annotated[bool, typer.Option("--color", help="Tint each token by its probability.")] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Mark what stands word for word in the text that the model learned from.")
+    ] = False,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option("--corpus", metavar="FILE", help="That text, where it is not found by itself (repeatable)."),
+    ] = None,
     quantize: QuantizeOption = None,
     device: DeviceOption = "cpu",
     json_: JsonOption = False,
@@ -103,10 +115,14 @@ def generate(
     if next_ is not None:
         refuse_with(
             context_, "--next", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed",
-            "stop", "samples", "literal", "color", "steps",
+            "stop", "samples", "literal", "color", "steps", "memory",
         )  # fmt: skip
     if steps is not None:
-        refuse_with(context_, "--steps", "max_tokens", "stop", "samples", "color")
+        refuse_with(context_, "--steps", "max_tokens", "stop", "samples", "color", "memory")
+    if memory:
+        refuse_with(context_, "--memory", "color")
+    else:
+        refuse_with(context_, "--memory", "corpus", without=True)
     if quantize:
         refuse_with(context_, "--quantize", "device")
     sampling = SamplingConfig(
@@ -124,6 +140,7 @@ def generate(
     from llmcli.importer import load, was_imported
 
     checkpoint = load(path)
+    known = _corpus(corpus, checkpoint, path) if memory else None
     runtime, tokenizer = open_model(checkpoint, device, quantize)
     literal = was_imported(checkpoint) if literal is None else literal
     length = len(tokenizer.encode(text))
@@ -138,11 +155,35 @@ def generate(
     for number in range(samples):
         if samples > 1 and not json_:
             console.note(f"--- {number + 1}")
-        _write(runtime, tokenizer, text, replace(sampling, seed=sampling.seed + number), literal, color, json_)
+        again = replace(sampling, seed=sampling.seed + number)
+        _write(runtime, tokenizer, text, again, literal, color, json_, known, checkpoint.record)
+
+
+def _corpus(names: list[str] | None, checkpoint: Any, path: Path) -> "Corpus":
+    """The text that the model learned from, or what was named as that."""
+    from llmcli.corpus import read_corpus
+    from llmcli.evaluator import learned_bytes
+    from llmcli.memory import find_corpus
+
+    if not names:
+        return find_corpus(checkpoint.record, path)
+    found = read_corpus(names)
+    note_left_out(found)
+    if learned_bytes(found, checkpoint.record) is None:
+        console.note(f"{', '.join(names)} is not the text that {path} says it learned from; all of it is searched")
+    return found
 
 
 def _write(
-    runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, literal: bool, color: bool, json_: bool
+    runtime: Any,
+    tokenizer: Any,
+    prompt: str,
+    sampling: SamplingConfig,
+    literal: bool,
+    color: bool,
+    json_: bool,
+    known: "Corpus | None",
+    record: dict[str, Any],
 ) -> None:
     from llmcli.generator import generate
 
@@ -158,15 +199,20 @@ def _write(
             tokens.append({"id": piece.id, "text": piece.text, "logprob": round(piece.logprob, 6)})
         text.append(piece.text)
         reason = piece.finish_reason
-        if not json_:
+        if not json_ and known is None:
             tinted = color and piece.id is not None
             console.result(
                 console.tint(piece.text, math.exp(piece.logprob)) if tinted else piece.text, end="", raw=tinted
             )
     taken = time.perf_counter() - began
     speed = (len(tokens) - 1) / (taken - first) if len(tokens) > 1 and taken > first else 0.0
+    found = None
+    if known is not None:
+        from llmcli.memory import remembered
+
+        found = remembered("".join(text), known, record)
     if json_:
-        answer = {
+        answer: dict[str, Any] = {
             "prompt": prompt,
             "text": "".join(text),
             "tokens": tokens,
@@ -175,11 +221,39 @@ def _write(
             "tokens_per_second": round(speed, 1),
             "seconds_to_first_token": round(first, 4),
         }
+        if known is not None and found is not None:
+            answer["memory"] = {
+                "corpus": [document.name for document in known.documents],
+                "searched_bytes": found.searched_bytes,
+                "share": round(found.share, 6),
+                "spans": [{"start": a, "end": b, "text": "".join(text)[a:b]} for a, b in found.spans],
+            }
         console.result(json.dumps(answer, ensure_ascii=False))
         return
+    if known is not None and found is not None:
+        console.marked("".join(text), found.spans)
     console.result()
+    if known is not None and found is not None:
+        _say_memory("".join(text), found, known)
     if sys.stdout.isatty():
         console.note(f"[{len(tokens)} tokens, {speed:,.0f} tokens/s, seed {sampling.seed}]")
+
+
+def _say_memory(text: str, found: Any, known: "Corpus") -> None:
+    from llmcli.recital import LENGTH
+
+    names = [document.name for document in known.documents]
+    where = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    if len(text) < LENGTH:
+        console.note(
+            f"{len(text)} characters are too few to tell; what is looked for has {LENGTH}: ask for more with -n"
+        )
+        return
+    longest = max((last - first for first, last in found.spans), default=0)
+    console.note(
+        f"{found.share:.0%} of its {len(text):,} characters stand word for word in {where}, in strings of at least "
+        f"{LENGTH}" + (f"; the longest marked part has {longest:,}" if longest else "")
+    )
 
 
 def _show_next(runtime: Any, tokenizer: Any, prompt: str, count: int, json_: bool) -> None:
