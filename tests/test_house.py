@@ -39,6 +39,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "evaluator",
         "surprise",
         "inspector",
+        "differ",
         "trainer",
         "recital",
         "memory",

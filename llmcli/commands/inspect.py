@@ -25,6 +25,13 @@ def inspect(
     tensor: Annotated[
         str | None, typer.Option("--tensor", metavar="NAME", help="Figures and a histogram of one tensor.")
     ] = None,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Show the parts with a histogram of their weights; reads the whole file.")
+    ] = False,
+    diff: Annotated[
+        str | None,
+        typer.Option("--diff", metavar="OTHER", help="Compare with another file: its tensors, config."),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Draw the curve of its training as .svg, .png or .pdf."),
@@ -39,7 +46,7 @@ def inspect(
 ) -> None:
     """Look into a model file: what it is, its parts, its training.
 
-    The header alone is read, so a file of any size answers at once.
+    The header alone is read, so a file of any size answers at once (but for --weights, --diff and --verify).
 
     Example: llm inspect model.safetensors
     """
@@ -51,6 +58,8 @@ def inspect(
         "verify": verify,
         "tensor": tensor is not None,
         "tensors": tensors,
+        "weights": weights,
+        "diff": diff is not None,
     }
     for view in (name for name, wanted in views.items() if wanted):
         refuse_with(context_, f"--{view}", *(other for other in views if other != view))
@@ -65,6 +74,10 @@ def inspect(
         _verify(header, json_)
     elif tensor is not None:
         _tensor(header, tensor, json_)
+    elif weights:
+        _weights(header, json_)
+    elif diff is not None:
+        _diff(header, read_header(model_path(diff)), json_)
     elif json_:
         console.result(json.dumps(_facts(header), ensure_ascii=False))
     elif tensors:
@@ -338,6 +351,102 @@ def _tensor(header: Any, name: str, json_: bool) -> None:
     console.result()
     for line in charts.histogram(found.counts, found.low, found.high, min(console.width(), 100) - 24):
         console.result(line)
+
+
+def _weights(header: Any, json_: bool) -> None:
+    """The parts with the figures of their tensors, those of one name in all layers together."""
+    from llmcli import inspector
+
+    found: list[tuple[int, Any, str, Any]] = []  # depth, part, its whole name, its figures
+
+    def look(part: Any, depth: int, path: str) -> None:
+        for inner in part.parts.values():
+            name = f"{path}.{inner.name}" if path else inner.name
+            console.progress(name)
+            found.append((depth, inner, name, inspector.figures(header, *inner.tensors) if inner.tensors else None))
+            look(inner, depth + 1, name)
+
+    try:
+        look(inspector.parts(header), 0, "")
+    finally:
+        console.progress("")
+    if json_:
+        listed = [
+            {
+                "name": name, "parameters": part.parameters, "tensors": len(part.tensors), "mean": _finite(values.mean),
+                "deviation": _finite(values.deviation), "min": _finite(values.low), "max": _finite(values.high),
+                "zeros": values.zeros, "not_finite": values.not_finite, "histogram": values.counts,
+            }
+            for _, part, name, values in found
+            if values
+        ]  # fmt: skip
+        console.result(json.dumps({"file": str(header.path), "parts": listed}, ensure_ascii=False))
+        return
+    wide = console.width() >= 110
+    rows = []
+    for depth, part, _, values in found:
+        many = f" x {part.copies}" if part.copies > 1 else ""
+        said = ""
+        if values and values.counts:
+            said = f"{charts.spark(values.counts)}  {values.deviation:<8.3g}"
+            said += f"  {values.low:+.3g} to {values.high:+.3g}" if wide else ""
+        elif values:
+            said = "no finite number"
+        rows.append((depth, part.name + many, charts.number(part.parameters), said))
+    console.result("weights from the lowest to the highest, and their deviation" + (", and extremes" if wide else ""))
+    console.tree(rows)
+
+
+def _diff(header: Any, other: Any, json_: bool) -> None:
+    from llmcli.differ import difference
+
+    try:
+        found = difference(header, other, lambda share: console.progress(f"{share:4.0%}  tensors"))
+    finally:
+        console.progress("")
+    if json_:
+        console.result(json.dumps({
+            "file": str(header.path), "other": str(other.path),
+            "config": {key: list(values) for key, values in found.config.items()},
+            "tokenizer": {key: list(values) for key, values in found.tokenizer.items()},
+            "shared_tokens": found.shared_tokens,
+            "tensors": [
+                {"name": t.name, "shape": list(t.shape), "distance": _finite(t.distance), "largest": _finite(t.largest)}
+                for t in found.tensors
+            ],
+            "reshaped": {name: [list(shape) for shape in shapes] for name, shapes in found.reshaped.items()},
+            "only_first": list(found.only_first), "only_other": list(found.only_other),
+        }, ensure_ascii=False))  # fmt: skip
+        return
+    console.result(f"{header.path} and {other.path}")
+    for what, unlike in (("config", found.config), ("tokenizer", found.tokenizer)):
+        console.heading(what)
+        if unlike:
+            rows = [(key, console.cut(_plain(a), 30), console.cut(_plain(b), 30)) for key, (a, b) in unlike.items()]
+            console.table(("", header.path.name, other.path.name), rows)
+        else:
+            console.result("  the same, as far as described" if what == "tokenizer" else "  the same")
+    if found.shared_tokens is not None:
+        console.result(f"  {found.shared_tokens:,} tokens write the same in both")
+    apart = [tensor for tensor in found.tensors if tensor.distance != 0]
+    console.heading("tensors: the norm of their difference, relative to the first")
+    most = max((tensor.distance for tensor in apart if math.isfinite(tensor.distance)), default=0.0)
+    left = max((len(tensor.name) + len(_shape(tensor.shape)) for tensor in apart), default=0)
+    room = min(60, console.width() - left - 26)
+    names, numbers = ["tensor", "shape", "distance"], [(t.name, _shape(t.shape), f"{t.distance:.4f}") for t in apart]
+    if apart and room > 4:
+        bars = [console.bar(t.distance / (most or 1), room) for t in apart]
+        console.table((*names, ""), [(*row, bar) for row, bar in zip(numbers, bars, strict=True)], numbers=(2,))
+    elif apart:
+        console.table(names, numbers, numbers=(2,))
+    if equal := len(found.tensors) - len(apart):
+        console.result(f"  {equal:,} tensors are equal")
+    for name, shapes in found.reshaped.items():
+        console.result(f"  {name}: {' and '.join(map(_shape, shapes))}")
+    for path, only in ((header.path, found.only_first), (other.path, found.only_other)):
+        if only:
+            more = f" and {len(only) - 3:,} more" if len(only) > 3 else ""
+            console.result(f"  only in {path}: {', '.join(only[:3])}{more}")
 
 
 def _finite(value: float) -> float | None:
