@@ -164,7 +164,8 @@ def surprises(tokens: Sequence[tuple[str, float]]) -> None:
         for text, cost in tokens:
             result(f"{cost:.2f}\t{shown(text)}")
         return
-    result("".join(_surprise(text, cost) for text, cost in tokens), raw=True)
+    text = "".join(_surprise(text, cost) for text, cost in tokens)
+    result(text, end="" if text.endswith("\n") else "\n", raw=True)
     key = zip(("below 1", "1 to 3", "3 to 6", "6 to 10", "10 and more"), (0, *_SURPRISES), strict=True)
     result("\nbits: " + "".join(_surprise(f" {text} ", cost) for text, cost in key), raw=True)
 
@@ -243,9 +244,12 @@ def table(
 
 def chances(what: str, rows: Sequence[tuple[str, float]]) -> None:
     """Names with their probabilities, as bars in a terminal."""
-    room = min(60, max(10, width() - 38))
+    from rich.cells import cell_len
+
+    shown = [(cut(name, max(12, width() // 3)), chance) for name, chance in rows] if sys.stdout.isatty() else rows
+    room = min(60, max(8, width() - 22 - max((cell_len(name) for name, _ in shown), default=0)))
     table(
-        (what, "probability", ""), [(name, f"{chance:.3f}", bar(chance, room)) for name, chance in rows], numbers=(1,)
+        (what, "probability", ""), [(name, f"{chance:.3f}", bar(chance, room)) for name, chance in shown], numbers=(1,)
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.generator import Prompt, logits_after
+from llmcli.generator import Prompt, agreeing, logits_after
 from llmcli.runtime import Runtime
 from llmcli.sampler import entropy, normalized, probabilities
 from llmcli.tokenizer import Tokenizer
@@ -38,6 +38,7 @@ class Explanation:
     """What a model made of a prompt."""
 
     ids: list[int]  # [N]
+    tail: str  # the prompt's end that is still to be spelled, by a token that goes beyond it; mostly ""
     cut: int  # tokens of the prompt before those that the model sees
     earlier: int  # tokens that it sees, T - N, before those looked at
     attention: Array  # [L, H, N, N]: how much a token (a row) looks at another; what is missing from 1 goes to earlier
@@ -66,9 +67,10 @@ def explain(
 ) -> Explanation:
     """Look on while a model reads a prompt; `everywhere` asks what it would say after each token, not only the last.
 
-    The prompt becomes tokens as `generate` makes them, its last word in the tokenizer's own spelling. Of more than the
-    context the model sees the end that `generate` keeps, of which the last MOST_TOKENS are looked at (of a large model
-    `everywhere`, fewer: MOST_ASKED).
+    The prompt becomes tokens as in `generate` at temperature 0: of one that is not literal the last word is spelled by
+    the likeliest tokens that agree with it, and where such a token goes beyond the prompt, it is the answer. Of more
+    than the context the model sees the end that `generate` keeps, of which the last MOST_TOKENS are looked at (of a
+    large model `everywhere`, fewer: MOST_ASKED).
 
     Attention: the softmaxed scores of each head. The lens: the last norm and the head applied to the residual stream
     after each layer (nostalgebraist 2020). Effects: log2 p(likeliest | all tokens) - log2 p(it | all but one), where
@@ -76,32 +78,43 @@ def explain(
     Surprises: -log2 p(token | those before). Raises LLMError for an empty prompt and damaged weights.
     """
     start = Prompt.of(prompt, tokenizer, literal=literal)
-    ids = start.ids + (tokenizer.encode(start.tail.decode("utf-8")) if start.tail else [])
-    used = len(tokenizer.token_bytes)
+    ids, tail, used = start.ids, start.tail, len(tokenizer.token_bytes)
+    allowed = np.ones(used, bool)  # what the next token may be
     runtime.rewind()
-    for end in range(len(start.ids), len(ids) + 1):
-        logits = logits_after(runtime, ids[:end])
-    shifted, total = normalized(logits[:used])
+    while True:
+        logits = logits_after(runtime, ids)[:used]
+        if tail:
+            allowed = agreeing(tokenizer, tail)
+            logits = np.where(allowed, logits, np.float32(-np.inf))
+        shifted, total = normalized(logits)
+        best = int(logits.argmax())
+        data = tokenizer.token_bytes[best]
+        if not tail or len(data) > len(tail):
+            break
+        ids, tail = [*ids, best], tail[len(data) :]
+        allowed = np.ones(used, bool)
     seen = ids[len(ids) - runtime.length :]  # T
     record = _Record(runtime, len(seen), _looked_at(runtime, len(seen), everywhere))
     runtime.rewind()
     runtime.watcher = record
     try:
-        logits = runtime.prefill(seen)
+        logits = np.where(allowed, runtime.prefill(seen)[:used], np.float32(-np.inf))
     finally:
         runtime.watcher = None
     looked_at = seen[record.first :]
-    lens, surprises = _lens(runtime, record, looked_at, used, candidates, everywhere)
+    lens, surprises = _lens(runtime, record, looked_at, allowed, candidates, everywhere)
     logprobs = shifted.astype(np.float64) - total
-    best = np.argsort(-logprobs, kind="stable")[: lens.ids.shape[-1]]
-    lens.ids[-1, -1], lens.probabilities[-1, -1] = best, np.exp(logprobs[best])  # as `generate` has them
+    top = np.argsort(-logprobs, kind="stable")[: lens.ids.shape[-1]]
+    lens.ids[-1, -1], lens.probabilities[-1, -1] = top, np.exp(logprobs[top])  # as `generate` has them
+    effects = _effects(runtime, seen, _logprob(logits, best), best, allowed)
     return Explanation(
         ids=looked_at,
+        tail=tail.decode("utf-8", "ignore"),
         cut=len(ids) - len(seen),
         earlier=record.first,
         attention=record.weights,
         lens=lens,
-        effects=_effects(runtime, seen, _logprob(logits[:used], int(best[0])), int(best[0]), used)[record.first :],
+        effects=effects[record.first :],
         surprises=surprises,
         logprobs=logprobs,
     )
@@ -141,17 +154,19 @@ class _Record:
 
 
 def _lens(
-    runtime: Runtime, record: _Record, ids: Sequence[int], used: int, most: int, everywhere: bool
+    runtime: Runtime, record: _Record, ids: Sequence[int], allowed: NDArray[np.bool_], most: int, everywhere: bool
 ) -> tuple[Candidates, NDArray[np.float64]]:
-    """What the model would say after each layer, and what each token cost it."""
+    """What the model would say after each layer, the last time only what is allowed, and what each token cost it."""
     depths, N, _ = record.stream.shape
     first = 0 if everywhere else N - 1
+    used = len(allowed)
     K = min(most, used)
     found = np.empty((depths, N - first, K), np.int64)
     chances = np.empty((depths, N - first, K), np.float32)
     surprises = np.full(N, np.nan)
     for depth in range(depths):
         logits = runtime.lens(record.stream[depth, first:])[:, :used]
+        logits[-1, ~allowed] = -np.inf
         every = probabilities(logits)
         top = np.argpartition(every, used - K, axis=-1)[:, used - K :]
         order = np.take_along_axis(every, top, -1).argsort(axis=-1, kind="stable")[:, ::-1]
@@ -162,7 +177,9 @@ def _lens(
     return Candidates(found, chances), surprises
 
 
-def _effects(runtime: Runtime, ids: Sequence[int], whole: float, answer: int, used: int) -> NDArray[np.float64]:
+def _effects(
+    runtime: Runtime, ids: Sequence[int], whole: float, answer: int, allowed: NDArray[np.bool_]
+) -> NDArray[np.float64]:
     """[T]: by how many bits `answer` is less likely without each token; the last first, since the cache before a gap
     is that of the whole prompt."""
     T = len(ids)
@@ -172,7 +189,8 @@ def _effects(runtime: Runtime, ids: Sequence[int], whole: float, answer: int, us
         kept = gap if gap < T - 1 else gap - 1  # something must be taken in to be asked what follows
         runtime.rewind(kept)
         logits = runtime.prefill(ids[gap + 1 :] if gap < T - 1 else ids[kept:gap])
-        effects[gap] = (whole - _logprob(logits[:used], answer)) / math.log(2)
+        logits = np.where(allowed, logits[: len(allowed)], np.float32(-np.inf))
+        effects[gap] = (whole - _logprob(logits, answer)) / math.log(2)
     return effects
 
 

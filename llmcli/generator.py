@@ -98,8 +98,7 @@ def _tokens(
     while count < sampling.max_tokens:
         logits = logits_after(runtime, ids)[: len(tokenizer.token_bytes)]  # a model may have rows that no token uses
         if tail:
-            fitting = np.fromiter((agrees(data, tail) for data in tokenizer.token_bytes), bool)
-            logits = np.where(fitting, logits, np.float32(-np.inf))
+            logits = np.where(agreeing(tokenizer, tail), logits, np.float32(-np.inf))
         token, logprob = sampler(logits, ids if sampling.repetition_penalty != 1 else ())
         if token in tokenizer.end_ids:
             reason = "stop"
@@ -112,6 +111,11 @@ def _tokens(
             count += 1
             yield Piece(token, decoder.feed(new), logprob)
     yield Piece(None, decoder.finish(), 0.0, reason)
+
+
+def agreeing(tokenizer: Tokenizer, tail: bytes) -> NDArray[np.bool_]:
+    """[V]: which tokens can stand where `tail` must come next."""
+    return np.fromiter((agrees(data, tail) for data in tokenizer.token_bytes), bool)
 
 
 def logits_after(runtime: Runtime, ids: Sequence[int]) -> NDArray[np.float32]:

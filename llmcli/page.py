@@ -47,6 +47,8 @@ def explanation(
     cut = N - kept
     if before := found.cut + found.earlier + cut:
         said.append(f"The last {kept:,} tokens of the prompt are shown; {before:,} stand before them.")
+    if found.tail:
+        said.append(f"The end of the prompt, “{_plain(found.tail)}”, is spelled by the answer itself.")
     rows = np.tril_indices(kept)
     shares = attention[:, :, cut:, cut:][:, :, rows[0], rows[1]]
     best = found.lens.ids[:, cut:], found.lens.probabilities[:, cut:]

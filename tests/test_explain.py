@@ -29,12 +29,13 @@ def few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_json_tells_what_the_explainer_found(llm: Llm, tiny_model: Path) -> None:
-    found = json.loads(llm("explain", "The cat", "--next", 3, "--json").stdout)
+    found = json.loads(llm("explain", "The cat", "--literal", "--next", 3, "--json").stdout)
     assert set(found) == {
-        "prompt", "tokens", "cut", "earlier", "attention", "lens", "next_tokens", "entropy_bits", "next", "unexplored"
+        "prompt", "tokens", "tail", "cut", "earlier", "attention", "lens", "next_tokens", "entropy_bits", "next",
+        "unexplored",
     }  # fmt: skip
     model = load(tiny_model)
-    truth = explain(Runtime(model), tokenizer_of(model), "The cat", literal=False, candidates=3)
+    truth = explain(Runtime(model), tokenizer_of(model), "The cat", literal=True, candidates=3)
     assert [token["id"] for token in found["tokens"]] == truth.ids
     assert "".join(token["text"] for token in found["tokens"]) == "The cat"
     np.testing.assert_allclose([token["effect_bits"] for token in found["tokens"]], truth.effects, atol=1e-6)
@@ -44,7 +45,7 @@ def test_json_tells_what_the_explainer_found(llm: Llm, tiny_model: Path) -> None
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-4)
     assert [row["layer"] for row in found["lens"]] == [0, 1, 2]
     assert [t["id"] for t in found["lens"][-1]["next_tokens"]] == [t["id"] for t in found["next_tokens"]]
-    one = json.loads(llm("explain", "The cat", "--layer", 2, "--head", 3, "--json").stdout)["attention"]
+    one = json.loads(llm("explain", "The cat", "--literal", "--layer", 2, "--head", 3, "--json").stdout)["attention"]
     assert (one["layers"], one["heads"]) == ([2], [3])
     np.testing.assert_allclose(one["weights"], truth.attention[1:2, 2:3], atol=1e-6)
 
@@ -91,7 +92,6 @@ def test_a_pipe_gets_no_colours_and_nothing_goes_to_stderr(llm: Llm, tiny_model:
     answer = llm("explain", "The cat")
     assert answer.exit_code == 0 and "\x1b" not in answer.stdout.replace("\x1b[1m", "").replace("\x1b[0m", "")
     assert answer.stderr == ""
-
 
 
 @pytest.mark.parametrize(

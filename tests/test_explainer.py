@@ -15,7 +15,7 @@ from llmcli.checkpoint import Checkpoint, load
 from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.errors import LLMError
 from llmcli.explainer import Explanation, explain
-from llmcli.generator import Prompt, generate
+from llmcli.generator import generate
 from llmcli.runtime import PREFILL, Runtime
 from llmcli.tokenizer import Tokenizer
 
@@ -132,36 +132,53 @@ def test_of_a_large_model_fewer_tokens_are_asked_everywhere(monkeypatch: pytest.
 
 
 class Spy:
-    """A sampler that keeps the logits it is asked about."""
+    """A sampler that takes the likeliest and keeps the logits it is asked about."""
 
-    def __init__(self, wanted: list[int]) -> None:
-        self.wanted, self.logits = iter(wanted), [np.zeros(0)]
+    def __init__(self) -> None:
+        self.logits: list[np.ndarray] = []
 
     def __call__(self, logits: np.ndarray, seen: object = ()) -> tuple[int, float]:
         self.logits.append(logits)
-        return next(self.wanted), 0.0
+        return int(logits.argmax()), 0.0
 
 
 @pytest.mark.parametrize("context", [16, 32, 200])
 @pytest.mark.parametrize("literal", [False, True])
-@pytest.mark.parametrize(
-    "prompt", ["T", "The cat sat on", "The dog ate the hat. " * 8 + "supercalifragilistic", "食べ"]
-)
+@pytest.mark.parametrize("prompt", ["T", "The cat sat on", "The dog ate the hat. " * 8 + "supercalifragil", "食べ"])
 def test_probabilities_are_those_of_generate_to_the_digit(prompt: str, literal: bool, context: int) -> None:
     model = random_checkpoint(replace(CONFIG, max_position_embeddings=context))
     found = explain(Runtime(model), TOKENIZER, prompt, literal=literal)
-    tail = Prompt.of(prompt, TOKENIZER, literal=literal).tail.decode()
-    spelled = TOKENIZER.encode(tail) if tail else []
-    spy = Spy([*spelled, 5])
+    spy = Spy()
     pieces: Iterator = generate(
         Runtime(model), TOKENIZER, prompt, SamplingConfig(max_tokens=1), literal=literal, sampler=spy
     )  # type: ignore[arg-type]
-    assert [piece.id for piece in pieces] == [5, None]
+    answer = next(pieces).id
     asked = spy.logits[-1]
     total = float(np.log(float(np.exp(asked - asked.max()).sum())))
     assert np.array_equal(found.logprobs, (asked - asked.max()).astype(np.float64) - total)
-    assert found.lens.ids[-1, -1, 0] == asked.argmax()
+    assert found.likeliest(1) == [answer] == [found.lens.ids[-1, -1, 0]]
     assert found.lens.probabilities[-1, -1, 0] == np.float32(np.exp(found.logprobs.max()))
+    assert literal is False or found.tail == ""
+
+
+def test_where_a_token_goes_beyond_the_prompt_it_is_the_answer() -> None:
+    """After "The do" the model knows " dog": it takes in "The", and says it with what is left of the others."""
+    model = random_checkpoint(CONFIG)
+    [dog] = TOKENIZER.encode(" dog")
+    head = model.tensors["lm_head.weight"]
+    row = head[dog].copy()
+    head[:] = 0
+    head[dog] = row
+    if Runtime(model).prefill(TOKENIZER.encode("The"))[dog] < 0:
+        head[dog] = -row
+    found = explain(Runtime(model), TOKENIZER, "The do", literal=False, candidates=3)
+    assert found.ids == TOKENIZER.encode("The") and found.tail == " do" and found.likeliest(1) == [dog]
+    fits = [i for i, data in enumerate(TOKENIZER.token_bytes) if data in (b" ", b" d") or data.startswith(b" do")]
+    assert np.flatnonzero(np.isfinite(found.logprobs)).tolist() == fits
+    assert found.probabilities.sum() == pytest.approx(1, abs=1e-6)
+    assert set(found.lens.ids[:, -1].ravel().tolist()) <= set(fits)
+    own = float(Runtime(model).prefill(TOKENIZER.encode("The"))[dog])
+    assert found.probabilities[dog] == pytest.approx(math.exp(own) / (math.exp(own) + len(fits) - 1), rel=1e-4)
 
 
 def test_of_a_prompt_longer_than_the_context_the_end_is_seen() -> None:

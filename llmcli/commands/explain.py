@@ -81,6 +81,8 @@ def explain(
     words = next_words(runtime, tokenizer, text, most_looks(config.parameters))
     if found.cut:
         console.note(f"{found.cut:,} tokens of the prompt do not fit the context of {config.max_position_embeddings:,}")
+    if found.tail:
+        console.note(f"{console.shown(found.tail)} is spelled by the answer itself; --literal reads it as it stands")
     if found.earlier:
         console.note(f"the last {len(found.ids):,} tokens are looked at, {found.earlier:,} stand before them")
     if checkpoint.quantization:
@@ -111,6 +113,7 @@ def _facts(
             {"id": token, "text": tokenizer.label(token), "effect_bits": None if math.isnan(bits) else round(bits, 6)}
             for token, bits in zip(found.ids, found.effects.tolist(), strict=True)
         ],
+        "tail": found.tail,
         "cut": found.cut,
         "earlier": found.earlier,
         "attention": {
@@ -171,7 +174,7 @@ def _attention(found: "Explanation", names: list[str], layer: int | None, head: 
         what, map_ = f"layer {layer} of {L}, mean of {H} heads", found.attention[layer - 1].mean(0)
     else:
         what, map_ = f"layer {layer} of {L}, head {head} of {H}", found.attention[layer - 1, head - 1]
-    console.heading(f"attention, {what}: each row is a token and looks at itself and what stands before it")
+    console.heading(f"attention, {what}: rows look at columns")
     fit = max(1, min(N, MOST_ROWS, (console.width() - LABEL - 8) // 2))
     if fit < N:
         console.result(f"(the last {fit} of {N} tokens; --html shows more, --json all)")
