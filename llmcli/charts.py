@@ -91,6 +91,48 @@ def bar(share: float, width: int) -> str:
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
+def signed_bar(value: float, most: float, width: int) -> str:
+    """A bar of |value| / most of the width: full for what is above zero, light for what is below.
+
+    >>> [signed_bar(2, 4, 8), signed_bar(-2, 4, 8), signed_bar(0, 0, 8)]
+    ['████', '░░░░', '']
+    """
+    share = abs(value) / most if most else 0.0
+    return bar(share, width) if value > 0 else "░" * round(share * width)
+
+
+def heat_map(shares: Sequence[Sequence[float]], first: int = 1) -> list[str]:
+    """A square of shares (0 to 1), of which each row reaches to the diagonal: two columns a cell, darker for more.
+
+    Two lines above number the columns from `first` on, tens over ones; then one line a row. HEAT explains the cells.
+
+    >>> heat_map([[1.0], [0.25, 0.75]])[2:]
+    ['██', '▒▒██']
+    """
+    numbers = range(first, first + len(shares))
+    tens = "".join(f"{n // 10 % 10 if n % 10 == 0 or (n == first and n > 9) else '':>2}" for n in numbers)
+    rows = ["".join(2 * _shade(share) for share in row[: i + 1]) for i, row in enumerate(shares)]
+    return [tens, "".join(f"{n % 10:>2}" for n in numbers), *rows]
+
+
+_SHADES = ((0.6, "█"), (0.3, "▓"), (0.1, "▒"), (0.03, "░"))
+HEAT = "██ 60% and more, ▓▓ 30%, ▒▒ 10%, ░░ 3%, ·· less"
+
+
+def _shade(share: float) -> str:
+    return next((shade for least, shade in _SHADES if share >= least), "·")
+
+
+def spark(counts: Sequence[int]) -> str:
+    """A histogram on one line, a character for each interval: the fullest is █, an empty one is blank.
+
+    >>> spark([0, 1, 4, 8, 0])
+    ' ▁▄█ '
+    """
+    most = max(counts, default=0) or 1
+    return "".join(" ▁▂▃▄▅▆▇█"[math.ceil(8 * count / most)] for count in counts)
+
+
 def histogram(counts: Sequence[int], low: float, high: float, width: int) -> list[str]:
     """One line for each of the equal intervals between low and high: where it starts, a bar, how many."""
     most = max(counts, default=0) or 1

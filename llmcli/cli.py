@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 import llmcli
 from llmcli import console
 from llmcli.commands.eval import eval_
+from llmcli.commands.explain import explain
 from llmcli.commands.export import export
 from llmcli.commands.generate import generate
 from llmcli.commands.import_ import import_
@@ -39,7 +40,7 @@ class Door(TyperGroup):
                 sys.exit(0)
             context = getattr(error, "ctx", None)
             path = context.command_path if context else "llm"
-            quotes = path.endswith(("generate", "tokenize")) and "unexpected extra argument" in message()
+            quotes = path.endswith(("generate", "explain", "tokenize")) and "unexpected extra argument" in message()
             advice = "a text of several words needs quotes" if quotes else f"see: {path} --help"
             console.fail(f"{message().rstrip('.')}; {advice}")
             sys.exit(2)
@@ -94,7 +95,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (train, generate, eval_, inspect, tokenize, mix, import_, export):
+for verb in (train, generate, eval_, explain, inspect, tokenize, mix, import_, export):
     app.command(verb.__name__.rstrip("_"), cls=Verb)(verb)
 
 

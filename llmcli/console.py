@@ -35,6 +35,14 @@ def result(text: str = "", end: str = "\n", *, raw: bool = False) -> None:
     sys.stdout.flush()
 
 
+def paragraph(text: str) -> None:
+    """Words on as many lines as they need."""
+    import textwrap
+
+    for line in textwrap.wrap(text, width()):
+        result(line)
+
+
 def result_bytes(data: bytes) -> None:
     """Bytes on stdout as they are; in a terminal as visible text on a line of its own."""
     if sys.stdout.isatty():
@@ -108,6 +116,42 @@ def shown(text: str) -> str:
     return visible(text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍"))
 
 
+def bits(entropy: float) -> str:
+    """An entropy in words.
+
+    >>> bits(2.0)
+    '2.00 bits unsure, as among 4.0 that are equally likely'
+    """
+    return f"{entropy:.2f} bits unsure, as among {2**entropy:,.1f} that are equally likely"
+
+
+def cut(text: str, columns: int) -> str:
+    """Text in a number of columns at most; its end is cut where it is longer.
+
+    >>> [cut("apple", 5), cut("リンゴを", 5)]
+    ['apple', 'リン…']
+    """
+    from rich.cells import cell_len, set_cell_size
+
+    return text if cell_len(text) <= columns else set_cell_size(text, columns - 1).rstrip() + "…"
+
+
+def one_line(text: str, columns: int) -> str:
+    """Text on one line, as `shown` but with its spaces, its beginning cut where it is longer than `columns`.
+
+    >>> one_line("I like\\n to eat", 7)
+    '…to eat'
+    """
+    from rich.cells import cell_len
+
+    text = shown(text).replace("·", " ")
+    if cell_len(text) <= columns:
+        return text
+    while cell_len(text) > columns - 1:
+        text = text[1:]
+    return f"…{text.lstrip()}"
+
+
 def colours(stream: Any) -> bool:
     """Whether a stream is a terminal that should get colours."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
@@ -119,6 +163,39 @@ def tint(text: str, probability: float) -> str:
     """Text on a background from red (unlikely) over yellow to green (likely); plain where colours are off."""
     level = sum(probability >= limit for limit in (0.02, 0.1, 0.3, 0.6, 0.9))
     return _on((88, 130, 136, 100, 64, 28)[level], text)
+
+
+def surprises(tokens: Sequence[tuple[str, float]]) -> None:
+    """A text, each token on a background from none (expected) over yellow to red (many bits), its key below; where
+    there are no colours a line for each token: its bits and the token."""
+    if not colours(sys.stdout):
+        for text, cost in tokens:
+            result(f"{cost:.2f}\t{shown(text)}")
+        return
+    text = "".join(_surprise(text, cost) for text, cost in tokens)
+    result(text, end="" if text.endswith("\n") else "\n", raw=True)
+    key = zip(("below 1", "1 to 3", "3 to 6", "6 to 10", "10 and more"), (0, *_SURPRISES), strict=True)
+    result("\nbits: " + "".join(_surprise(f" {text} ", cost) for text, cost in key), raw=True)
+
+
+_SURPRISES = (1, 3, 6, 10)  # bits
+
+
+def _surprise(text: str, cost: float) -> str:
+    level = sum(cost >= limit for limit in _SURPRISES)
+    return _on((0, 58, 136, 130, 88)[level], text) if level else visible(text)
+
+
+def marked(text: str, spans: Iterable[tuple[int, int]]) -> None:
+    """A text with parts of it (first character, the one after the last) on a background; in brackets where there are
+    no colours. No line end."""
+    on = colours(sys.stdout)
+    end = 0
+    for first, last in spans:
+        result(text[end:first], end="")
+        result(_on(24, text[first:last]) if on else f"⟦{text[first:last]}⟧", end="", raw=on)
+        end = last
+    result(text[end:], end="")
 
 
 STRIPES = (24, 22, 54, 58, 88, 30, 94, 60)  # of the 256 colours
@@ -184,6 +261,24 @@ def table(
     _console(stream).print(drawn)
 
 
+def chances(what: str, rows: Sequence[tuple[str, float]]) -> None:
+    """Names with their probabilities, as bars in a terminal."""
+    from rich.cells import cell_len
+
+    shown = [(cut(name, max(12, width() // 3)), chance) for name, chance in rows] if sys.stdout.isatty() else rows
+    room = min(60, max(8, width() - 22 - max((cell_len(name) for name, _ in shown), default=0)))
+    table(
+        (what, "probability", ""), [(name, f"{chance:.3f}", bar(chance, room)) for name, chance in shown], numbers=(1,)
+    )
+
+
+def bar(share: float, columns: int) -> str:
+    """A bar in a terminal, nothing where a program reads."""
+    from llmcli import charts
+
+    return charts.bar(share, columns) if sys.stdout.isatty() else ""
+
+
 def heading(text: str) -> None:
     """A line above a part of a result."""
     bold, plain = ("\x1b[1m", "\x1b[0m") if colours(sys.stdout) else ("", "")
@@ -210,6 +305,16 @@ def tokens(names: Sequence[str], ids: Sequence[int]) -> None:
         used += cell + 1
     if used:
         result(f"{top}\n{bottom}", raw=True)
+
+
+def labelled(rows: Iterable[tuple[str, str]], most: int) -> None:
+    """Lines that each follow a label; labels take the same room, `most` columns at most, and are cut where longer."""
+    from rich.cells import cell_len, set_cell_size
+
+    rows = [(visible(label), line) for label, line in rows]
+    margin = min(most, max((cell_len(label) for label, _ in rows), default=0))
+    for label, line in rows:
+        result(f"{set_cell_size(cut(label, margin), margin)} {line}".rstrip())
 
 
 def pairs(rows: Iterable[tuple[str, str]]) -> None:

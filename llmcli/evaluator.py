@@ -78,11 +78,13 @@ def evaluate(
     most_tokens: int | None = None,
     batch_tokens: int = 4096,
     tell: Callable[[float], None] = lambda share: None,
+    each: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
 ) -> Figures:
     """Score ids[1:], each given what stands before it; ids[0] is what the text starts from (the end-of-text id).
 
     `byte_lengths[i]` is the length of token i in bytes. With `most_tokens` about so many tokens are scored, in
-    windows spread evenly over the text. `tell` hears which share is done.
+    windows spread evenly over the text. `tell` hears which share is done, `each` the tokens counted and their nats, in
+    the order of the text.
     """
     nats, tokens, size, right = 0.0, 0, 0, 0
     windows = list(_windows(len(ids), context))
@@ -100,6 +102,7 @@ def evaluate(
         for row, (start, counted_from, end) in enumerate(batch):
             counted = slice(counted_from - start - 1, end - start - 1)
             nats += float(losses[row, counted].sum(dtype=np.float64))
+            each(ids[counted_from:end], losses[row, counted])
             right += int(hits[row, counted].sum())
             size += int(byte_lengths[ids[counted_from:end]].sum())
             tokens += end - counted_from
@@ -153,7 +156,11 @@ def passages(corpus: Corpus, start: int = 0) -> list[Passage]:
 
 
 def measure(
-    passage: Passage, model: Scorer, tokenizer: ByteEncoder, tell: Callable[[float], None] = lambda share: None
+    passage: Passage,
+    model: Scorer,
+    tokenizer: ByteEncoder,
+    tell: Callable[[float], None] = lambda share: None,
+    each: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
 ) -> Figures:
     """Every token of a passage, the first after what a document begins after: the end of another, or a control token.
 
@@ -178,7 +185,7 @@ def measure(
             f"byte would be wrong; bring the text into Unicode's form NFC first"
         )
     ids = np.concatenate([np.array([tokenizer.start_id], ids.dtype), ids])
-    figures = evaluate(ids, lengths, model.context, model.score, tell=tell)
+    figures = evaluate(ids, lengths, model.context, model.score, tell=tell, each=each)
     figures = replace(figures, bytes=figures.bytes - own)
     if not math.isfinite(figures.nats):
         raise LLMError("the model's answer is not a number: its weights are damaged (look: llm inspect --verify)")

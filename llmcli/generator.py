@@ -70,35 +70,35 @@ def agrees(token: bytes, tail: bytes) -> bool:
 
 
 def generate(
-    runtime: Runtime, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig, *, literal: bool = False
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    prompt: str,
+    sampling: SamplingConfig,
+    *,
+    literal: bool = False,
+    sampler: Sampler | None = None,
 ) -> Iterator[Piece]:
     """Continue a prompt, piece by piece. Never half a character, never any of a stop text.
 
     Of a prompt that is not `literal` the last word may be spelled anew and grow (see Prompt). Of a prompt longer than
-    the context the end is kept. When the context is full, its newer half is kept and the text goes on. Raises
-    LLMError for an empty prompt.
+    the context the end is kept. When the context is full, its newer half is kept and the text goes on. Another
+    `sampler` than that of `sampling` may choose. Raises LLMError for an empty prompt.
     """
-    pieces = _tokens(runtime, tokenizer, Prompt.of(prompt, tokenizer, literal=literal), sampling)
+    start = Prompt.of(prompt, tokenizer, literal=literal)
+    pieces = _tokens(runtime, tokenizer, start, sampling, sampler or Sampler(sampling))
     return _until(pieces, sampling.stop) if sampling.stop else pieces
 
 
-def _tokens(runtime: Runtime, tokenizer: Tokenizer, start: Prompt, sampling: SamplingConfig) -> Iterator[Piece]:
-    ids, tail = start.ids, start.tail
-    sampler, decoder = Sampler(sampling), StreamDecoder()
+def _tokens(
+    runtime: Runtime, tokenizer: Tokenizer, start: Prompt, sampling: SamplingConfig, sampler: Sampler
+) -> Iterator[Piece]:
+    ids, tail, decoder = start.ids, start.tail, StreamDecoder()
     runtime.rewind()
     reason, count = "length", 0
     while count < sampling.max_tokens:
-        if runtime.length == 0:
-            logits = runtime.prefill(ids[-runtime.context :])
-        elif runtime.length < runtime.context:
-            logits = runtime.step(ids[-1])
-        else:
-            runtime.rewind()
-            logits = runtime.prefill(ids[-max(1, runtime.context // 2) :])
-        logits = logits[: len(tokenizer.token_bytes)]  # a model may have rows that no token uses
+        logits = logits_after(runtime, ids)[: len(tokenizer.token_bytes)]  # a model may have rows that no token uses
         if tail:
-            fitting = np.fromiter((agrees(data, tail) for data in tokenizer.token_bytes), bool)
-            logits = np.where(fitting, logits, np.float32(-np.inf))
+            logits = np.where(agreeing(tokenizer, tail), logits, np.float32(-np.inf))
         token, logprob = sampler(logits, ids if sampling.repetition_penalty != 1 else ())
         if token in tokenizer.end_ids:
             reason = "stop"
@@ -111,6 +111,24 @@ def _tokens(runtime: Runtime, tokenizer: Tokenizer, start: Prompt, sampling: Sam
             count += 1
             yield Piece(token, decoder.feed(new), logprob)
     yield Piece(None, decoder.finish(), 0.0, reason)
+
+
+def agreeing(tokenizer: Tokenizer, tail: bytes) -> NDArray[np.bool_]:
+    """[V]: which tokens can stand where `tail` must come next."""
+    return np.fromiter((agrees(data, tail) for data in tokenizer.token_bytes), bool)
+
+
+def logits_after(runtime: Runtime, ids: Sequence[int]) -> NDArray[np.float32]:
+    """The logits [V] after tokens, of which the runtime has taken in all but the last, or none.
+
+    Of more than the context the end is taken; when the context is full, its newer half is kept.
+    """
+    if runtime.length == 0:
+        return runtime.prefill(ids[-runtime.context :])
+    if runtime.length < runtime.context:
+        return runtime.step(ids[-1])
+    runtime.rewind()
+    return runtime.prefill(ids[-max(1, runtime.context // 2) :])
 
 
 def _until(pieces: Iterator[Piece], stops: Sequence[str]) -> Iterator[Piece]:

@@ -1,10 +1,10 @@
 """A header -> what is in the file. Works for any safetensors file, ours or not, without reading tensors.
 
-Only `figures` of one tensor reads its values, a piece at a time.
+Only `figures` reads values, a piece at a time.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,11 +30,12 @@ class Part:
     copies: int = 0  # tensors of one pattern, or blocks in a numbered group
     shapes: Counter[tuple[int, ...]] = field(default_factory=Counter)
     parts: dict[str, "Part"] = field(default_factory=dict)
+    tensors: list[TensorInfo] = field(default_factory=list)  # of one pattern; none in a group
 
 
 @dataclass(frozen=True)
 class TensorFigures:
-    """What the values of one tensor look like."""
+    """What the values of a tensor, or of several, look like."""
 
     mean: float
     deviation: float
@@ -60,6 +61,7 @@ def parts(header: Header) -> Part:
             _count(here, tensor)
         here.copies += 1
         here.shapes[tensor.shape] += 1
+        here.tensors.append(tensor)
     _merge_numbers(root, blocks)
     _join_chains(root)
     return root
@@ -124,12 +126,13 @@ def tensor_named(header: Header, name: str) -> TensorInfo:
     raise LLMError(f"{header.path} has no tensor {name}; {hint}")
 
 
-def figures(header: Header, tensor: TensorInfo) -> TensorFigures:
-    """Mean, deviation, extremes, zeros and histogram of a tensor of any size, in three passes of bounded memory."""
+def figures(header: Header, *tensors: TensorInfo) -> TensorFigures:
+    """Mean, deviation, extremes, zeros and histogram of tensors of any size together, in three passes of bounded
+    memory."""
     import numpy as np
 
     count, zeros, bad, low, high = 0, 0, 0, np.inf, -np.inf
-    for finite, others in _finite(header, tensor):
+    for finite, others in _finite(header, tensors):
         bad += others
         if len(finite):
             count, zeros = count + len(finite), zeros + int((finite == 0).sum())
@@ -137,10 +140,10 @@ def figures(header: Header, tensor: TensorInfo) -> TensorFigures:
     if count == 0:
         return TensorFigures(np.nan, np.nan, np.nan, np.nan, 0, bad, [])
     unit = max(abs(low), abs(high)) or 1.0  # sums are taken in units of the largest, so that none overflows
-    mean = sum(float((finite / unit).sum()) for finite, _ in _finite(header, tensor)) / count
+    mean = sum(float((finite / unit).sum()) for finite, _ in _finite(header, tensors)) / count
     squares, counts = 0.0, np.zeros(HISTOGRAM_BINS, np.int64)
     span = high / unit - low / unit
-    for finite, _ in _finite(header, tensor):
+    for finite, _ in _finite(header, tensors):
         squares += float(((finite / unit - mean) ** 2).sum())
         place = (finite / unit - low / unit) / span if span else np.full(len(finite), 0.5)
         counts += np.bincount(
@@ -149,11 +152,12 @@ def figures(header: Header, tensor: TensorInfo) -> TensorFigures:
     return TensorFigures(mean * unit, (squares / count) ** 0.5 * unit, low, high, zeros, bad, counts.tolist())
 
 
-def _finite(header: Header, tensor: TensorInfo) -> "Iterator[tuple[NDArray[np.float64], int]]":
-    """The finite numbers of a tensor in pieces, and how many others were among them."""
+def _finite(header: Header, tensors: Sequence[TensorInfo]) -> "Iterator[tuple[NDArray[np.float64], int]]":
+    """The finite numbers of tensors in pieces, and how many others were among them."""
     import numpy as np
 
-    for values in read_values(header, tensor):
-        whole = values.astype(np.float64)
-        finite = whole[np.isfinite(whole)]
-        yield finite, len(whole) - len(finite)
+    for tensor in tensors:
+        for values in read_values(header, tensor):
+            whole = values.astype(np.float64)
+            finite = whole[np.isfinite(whole)]
+            yield finite, len(whole) - len(finite)

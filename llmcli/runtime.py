@@ -11,7 +11,7 @@ B = windows scored together.
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,16 @@ Attend = Callable[["_Layer", Array, Array, Array], Array]  # layer, q [T, H, D],
 PREFILL = 128  # tokens taken at once
 FEW = 6  # tokens that are quicker one by one than as a product of matrices
 HEAD = 1 << 22  # logits held at once where many tokens are scored
+
+
+class Watcher(Protocol):
+    """Looks on while tokens are taken in, some [t] at a time; it copies what it keeps and changes nothing."""
+
+    def states(self, x: Array) -> None:
+        """The residual stream [t, C]: once before the first layer, then after each."""
+
+    def attention(self, weights: Array) -> None:
+        """Of each layer in turn, how much each token looks at each of the S so far: [H, t, S]; rows sum to 1."""
 
 
 class _SwiGLU:
@@ -133,8 +143,11 @@ class _Layer:
 class Runtime:
     """A model ready to run: `prefill(ids)` and `step(id)` take tokens in and give the logits [V] of the next.
 
-    `length` is the number of tokens taken in so far, at most `context`; `rewind` forgets the last of them.
+    `length` is the number of tokens taken in so far, at most `context`; `rewind` forgets the last of them. A `watcher`
+    sees what flows through the graph.
     """
+
+    watcher: Watcher | None = None
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         config = checkpoint.config
@@ -159,6 +172,10 @@ class Runtime:
     def logits(self, ids: Sequence[int]) -> Array:
         """Take in tokens; the logits [T, V] after each of them."""
         return _product(self._states(ids), self._head)
+
+    def lens(self, states: Array) -> Array:
+        """What the model would say if the residual stream [T, C] stood so after its last layer: logits [T, V]."""
+        return _product(self._rms(states) * self._norm, self._head)
 
     def rewind(self, length: int = 0) -> None:
         """Forget all but the first `length` tokens."""
@@ -225,17 +242,19 @@ class Runtime:
         def attend(layer: _Layer, q: Array, k: Array, v: Array) -> Array:
             layer.keys[:, start:end] = k.swapaxes(0, 1)
             layer.values[:, start:end] = v.swapaxes(0, 1)
-            return _attention(q, layer.keys[:, :end], layer.values[:, :end])
+            return _attention(q, layer.keys[:, :end], layer.values[:, :end], self.watcher)
 
-        x = self._through(list(ids), self._turn[start:end], attend)
+        x = self._through(list(ids), self._turn[start:end], attend, self.watcher)
         self.length = end
         return x
 
-    def _through(self, ids: Any, turn: NDArray[np.complex64], attend: Attend) -> Array:
+    def _through(self, ids: Any, turn: NDArray[np.complex64], attend: Attend, watcher: Watcher | None = None) -> Array:
         """Tokens [T], each turned by its position's `turn` [T, 1, D/2], through all layers: hidden states [T, C]."""
         T, config = len(ids), self.config
         H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         x = self._embedding[ids]  # [T, C]
+        if watcher:
+            watcher.states(x)
         for layer in self._layers:
             qkv = _product(self._rms(x), layer.qkv)
             if layer.bias is not None:
@@ -247,6 +266,8 @@ class Runtime:
             qk = (qk.view(np.complex64) * turn).view(np.float32)
             x = x + _product(attend(layer, qk[:, :H], qk[:, H:], qkv[:, H + G :]), layer.o)
             x = x + layer.mlp(self._rms(x))
+            if watcher:
+                watcher.states(x)
         return x
 
     def _rms(self, x: Array) -> Array:
@@ -274,7 +295,7 @@ def _pair(heads: Array) -> Array:
     return heads
 
 
-def _attention(q: Array, keys: Array, values: Array) -> Array:
+def _attention(q: Array, keys: Array, values: Array, watcher: Watcher | None = None) -> Array:
     """What queries [T, H, D] of the last T positions find among keys and values [G, S, D] up to theirs: [T, H * D]."""
     T, H, D = q.shape
     G, S = keys.shape[:2]
@@ -284,6 +305,8 @@ def _attention(q: Array, keys: Array, values: Array) -> Array:
     weights -= weights.max(axis=-1, keepdims=True)
     np.exp(weights, out=weights)
     weights /= weights.sum(axis=-1, keepdims=True)
+    if watcher:
+        watcher.attention(weights.reshape(H, T, S))
     return (weights @ values).reshape(H, T, D).swapaxes(0, 1).reshape(T, H * D)
 
 

@@ -4,7 +4,7 @@ Filters are pure functions from logits to logits, in the order in which they app
 top-k, top-p, min-p. What is filtered out is -inf.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,20 +24,25 @@ class Sampler:
 
     def __call__(self, logits: Array, seen: Collection[int] = ()) -> tuple[int, float]:
         """Choose; raises LLMError when the logits are not numbers."""
-        highest = highest_of(logits)
+        shifted, total = normalized(logits)
+        *_, (_, filtered) = self.stages(logits, seen)
+        token = int(filtered.argmax()) if self._config.temperature == 0 else self._draw(filtered)
+        return token, float(shifted[token]) - total
+
+    def stages(self, logits: Array, seen: Collection[int] = ()) -> Iterator[tuple[str, Array]]:
+        """What each filter leaves of the logits, in the order in which they apply: (its name, logits)."""
         config = self._config
-        shifted = logits - np.float32(highest)
-        total = float(np.exp(shifted).sum())
-        filtered = repetition_penalty(logits, seen, config.repetition_penalty)
-        if config.temperature == 0:
-            token = int(filtered.argmax())
-        else:
-            filtered = temperature(filtered, config.temperature)
-            filtered = top_k(filtered, config.top_k)
-            filtered = top_p(filtered, config.top_p)
-            filtered = min_p(filtered, config.min_p)
-            token = self._draw(filtered)
-        return token, float(shifted[token]) - float(np.log(total))
+        logits = repetition_penalty(logits, seen, config.repetition_penalty)
+        yield "repetition-penalty", logits
+        if config.temperature == 0:  # the likeliest is taken
+            return
+        logits = temperature(logits, config.temperature)
+        yield "temperature", logits
+        logits = top_k(logits, config.top_k)
+        yield "top-k", logits
+        logits = top_p(logits, config.top_p)
+        yield "top-p", logits
+        yield "min-p", min_p(logits, config.min_p)
 
     def _draw(self, logits: Array) -> int:
         heap = np.exp(logits - logits.max()).cumsum(dtype=np.float64)
@@ -51,6 +56,23 @@ def highest_of(logits: Array) -> float:
     if not np.isfinite(highest):
         raise LLMError("the model's answer is not a number: its weights are damaged (look: llm inspect --verify)")
     return float(highest)
+
+
+def normalized(logits: Array) -> tuple[Array, float]:
+    """(logits less their highest, the logarithm of the sum of their exponentials): log p(i) is the first's i less the
+    second. Raises LLMError as `highest_of` does."""
+    shifted = logits - np.float32(highest_of(logits))
+    return shifted, float(np.log(float(np.exp(shifted).sum())))
+
+
+def entropy(chances: NDArray[np.floating]) -> float:
+    """How unsure probabilities are, in bits.
+
+    >>> entropy(np.array([0.5, 0.25, 0.25, 0]))
+    1.5
+    """
+    some = chances[chances > 0].astype(np.float64)
+    return float(-(some * np.log2(some)).sum()) + 0.0
 
 
 def probabilities(logits: Array) -> Array:

@@ -191,6 +191,11 @@ class Tokenizer:
             spelled[i] = b"" if added.special else added.content.encode("utf-8")
         return spelled
 
+    def label(self, token: int) -> str:
+        """A token that stands alone, as text: bytes of half a character as \\xe3, a control token by its name."""
+        data = self.token_bytes[token]
+        return data.decode("utf-8", "backslashreplace") if data else self._names[token]
+
     @cached_property
     def _ends_of_words(self) -> re.Pattern[str]:
         """Where a long text may be cut."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.generator import Prompt, Runtime, agrees
-from llmcli.sampler import highest_of, probabilities
+from llmcli.sampler import entropy, highest_of, probabilities
 from llmcli.tokenizer import StreamDecoder, Tokenizer
 
 UNEXPLORED = 0.001  # the search ends when less than this is left
@@ -49,6 +49,11 @@ class NextWords:
     words: tuple[NextWord, ...]
     unexplored: float
     looks: int  # times the model was asked
+
+    @property
+    def entropy(self) -> float:
+        """How unsure the next word is, in bits; the unexplored counts as one word, so it is this much at least."""
+        return entropy(np.array([*(word.probability for word in self.words), self.unexplored]))
 
 
 def most_looks(parameters: int) -> int:

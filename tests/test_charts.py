@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.charts import bar, curve, duration, histogram, number, size
+from llmcli.charts import bar, curve, duration, heat_map, histogram, number, signed_bar, size, spark
 
 # ---- curves
 
@@ -261,3 +261,22 @@ def test_size_says_bytes_as_people_do(count, expected):
 )
 def test_duration_says_times_as_people_do(seconds, expected):
     assert duration(seconds) == expected
+
+
+# ---- attention, effects, weights
+
+
+def test_a_heat_map_numbers_its_columns_and_darkens_with_the_share() -> None:
+    shares = [[1.0], [0.31, 0.69], [0.02, 0.05, 0.2]]
+    assert heat_map(shares, first=9) == ["   1  ", " 9 0 1", "██", "▓▓██", "··░░▒▒"]
+    rows = heat_map([[0.5] * 30] * 30)
+    assert [len(line) for line in rows] == [60, 60, *range(2, 62, 2)]
+    assert rows[0].split() == ["1", "2", "3"] and rows[0].index("1") == rows[1].index("0")
+
+
+def test_what_is_below_zero_is_a_light_bar() -> None:
+    assert [signed_bar(x, 2, 4) for x in (2, 1, 0, -1, -2)] == ["████", "██", "", "░░", "░░░░"]
+
+
+def test_a_spark_shows_the_fullest_interval_whole_and_an_empty_one_blank() -> None:
+    assert spark([0, 1, 50, 100, 1000]) == " ▁▁▁█" and spark([]) == "" and spark([0, 0]) == "  "

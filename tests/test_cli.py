@@ -31,8 +31,13 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "words", [["--help"], ["train", "--help"], ["generate", "The cat", "-n", "2"], ["generate", "The", "--next", "2"],
+              ["generate", "The cat", "--steps", "2"],
+              ["generate", "The", "-n", "2", "--memory", "--corpus", "c.txt"],
               ["inspect"], ["inspect", "--tensor", "model.norm.weight"], ["tokenize", "hi"], ["--version"],
-              ["eval", "c.txt", "--past", "c.txt"], ["import", "model.safetensors", "-o", "again.safetensors"],
+              ["eval", "c.txt", "--past", "c.txt"], ["eval", "c.txt", "--per-token"], ["explain", "The cat"],
+              ["explain", "The cat", "--html", "page.html"], ["inspect", "--html", "page.html"],
+              ["inspect", "--weights"], ["inspect", "--diff", "model.safetensors"],
+              ["import", "model.safetensors", "-o", "again.safetensors"],
               ["export", "there", "--to", "hf"], ["export", "model.gguf", "--to", "gguf"],
               ["generate", "The", "-n", "2", "--quantize", "int8"],
               ["generate", "The", "-n", "2", "-m", "mix.safetensors", "--experts"],
@@ -109,7 +114,7 @@ def test_samples_are_several_and_differ(llm: Llm, tiny_model: Path) -> None:
 
 def test_next_json_has_the_shape_of_the_contract(llm: Llm, tiny_model: Path) -> None:
     found = json.loads(llm("generate", "The cat", "--next", 3, "--json").stdout)
-    assert set(found) == {"prompt", "next", "unexplored"} and len(found["next"]) == 3
+    assert set(found) == {"prompt", "next", "unexplored", "entropy_bits"} and len(found["next"]) == 3
     chances = [word["probability"] for word in found["next"]]
     assert chances == sorted(chances, reverse=True) and 0 <= found["unexplored"] <= 1
 
@@ -384,6 +389,14 @@ WRONG = [
     (2, "generate hi --seed -1", "--seed"),
     (2, "generate hi --next 0", "--next"),
     (2, "generate hi --next 2 -t 0 --seed 1", "--temperature and --seed have no effect with --next; leave them out"),
+    (2, "generate hi --steps 0", "--steps"),
+    (2, "generate hi --steps 3 -n 4 --color", "--max-tokens and --color have no effect with --steps; leave them out"),
+    (2, "generate hi --steps 3 --next 4", "--steps has no effect with --next"),
+    (2, "generate hi --corpus c.txt", "--corpus has no effect without --memory"),
+    (2, "generate hi --memory --color", "--color has no effect with --memory"),
+    (2, "generate hi --memory --steps 2", "--memory has no effect with --steps"),
+    (1, "generate hi --memory", "does not say what text it learned from; name one with --corpus FILE"),
+    (1, "generate hi --memory --corpus nofile", "no file or directory nofile"),
     (2, "generate I like to", "a text of several words needs quotes"),
     (2, "generate hi --device tpu", "--device"),
     (2, "generate hi --bogus", "--bogus"),
@@ -399,11 +412,16 @@ WRONG = [
     (1, "eval c.txt --past nofile", "no file or directory nofile"),
     (1, "eval c.txt --past latin.txt", "byte 0xe9"),
     (2, "eval c.txt --device tpu", "--device"),
+    (2, "eval c.txt --per-token -m a -m b", "--per-token shows one model, found 2"),
+    (2, "eval c.txt --per-token --past c.txt", "--past has no effect with --per-token"),
     (1, "inspect nofile", "no file nofile"),
     (1, "inspect c.txt", "not a safetensors file"),
     (1, "inspect --tensor norm", "did you mean"),
+    (1, "inspect --diff nofile", "no file nofile"),
+    (2, "inspect --diff model.safetensors --weights", "--diff has no effect with --weights"),
+    (1, "inspect --diff c.txt", "not a safetensors"),
     (2, "inspect --tensors --verify", "--tensors has no effect with --verify"),
-    (2, "inspect --force", "--force has no effect without --plot"),
+    (2, "inspect --force", "--force has no effect without --plot or --html"),
     (1, "inspect foreign.safetensors --verify", "no hash"),
     (1, "tokenize hi -m foreign.safetensors", "not a model made by this program"),
     (2, "tokenize --decode x", "--decode wants ids"),

@@ -15,7 +15,8 @@ COMMANDS = sorted(
         (page, found[0].strip("`"))
         for page in PAGES
         for found in re.finditer(
-            r"\bllm (train|generate|eval|inspect|tokenize|mix|import|export)\b[^`\n|&]*", (ROOT / page).read_text("utf-8")
+            r"\bllm (train|generate|eval|inspect|tokenize|mix|import|export)\b[^`\n|&]*",
+            (ROOT / page).read_text("utf-8"),
         )
     }
 )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmcli import words
 from llmcli.errors import LLMError
 from llmcli.tokenizer import Tokenizer
-from llmcli.words import next_words
+from llmcli.words import NextWord, NextWords, next_words
 
 SURE = 1e-6  # logits are float32
 
@@ -386,3 +386,7 @@ def test_with_a_real_tokenizer_words_and_the_unexplored_rest_sum_to_1(prompt):
     assert all(word.probability > 0 for word in found.words)
     assert len(found.words) > 5
     assert found.looks == model.looks <= words.MOST_LOOKS
+
+
+def test_the_unexplored_counts_as_one_word_of_the_entropy() -> None:
+    assert NextWords((NextWord("a", 0.5), NextWord("b", 0.25)), 0.25, 1).entropy == pytest.approx(1.5)

@@ -1,6 +1,7 @@
 """`llm eval`: how well models predict a text."""
 
 import json
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,19 +18,22 @@ from llmcli.commands.options import (
     model_path,
     note_left_out,
     open_model,
+    refuse_with,
 )
 from llmcli.config import DEFAULT_MODEL
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
     from llmcli.checkpoint import Checkpoint
     from llmcli.corpus import Corpus
     from llmcli.mixture_file import Mixture
 
+MOST_SHOWN = 4_000  # tokens, in a terminal
 MOST_TEXT = 1 << 26  # bytes that the compressors code: they hold them in memory
 
 
 def eval_(
+    context_: typer.Context,
     texts: Annotated[
         list[str],
         typer.Argument(metavar="TEXT", help="Text files, directories, globs, or - for standard input; .gz too."),
@@ -47,6 +51,9 @@ def eval_(
     whole: Annotated[
         bool, typer.Option("--whole", help="Of a text that a model learned from measure all, not the held-out end.")
     ] = False,
+    per_token: Annotated[
+        bool, typer.Option("--per-token", help="Show what each token cost one model, and the most surprising passages.")
+    ] = False,
     quantize: QuantizeOption = None,
     device: DeviceOption = "cpu",
     json_: JsonOption = False,
@@ -62,12 +69,20 @@ def eval_(
     from llmcli.evaluator import held_out_from
     from llmcli.importer import load_any
 
+    if per_token:
+        refuse_with(context_, "--per-token", "past")
+        if len(model or ()) > 1:
+            raise usage(f"--per-token shows one model, found {len(model or ())}; name one with -m")
     models = {path: load_any(path) for path in (model_path(name) for name in model or (None,))}
     text = read_corpus(texts)
     note_left_out(text)
     before = read_corpus(past) if past else None
     start = 0 if whole else held_out_from(text, [record for found in models.values() for record in found.records])
     _say_what_is_known(text, models, start)
+    if per_token:
+        [(path, checkpoint)] = models.items()
+        _per_token(path, checkpoint, text, start, device, quantize, json_)
+        return
     ways = (None, quantize) if quantize else (None,)  # beside what it is as it is: what few bits cost
     results = [
         row
@@ -141,6 +156,98 @@ def _results(
         raise LLMError(f"{path}: {error}", error.exit_code) from error
     if len(parts) > 1:
         yield _row(name, None, total, runtime.context, step)
+
+
+def _per_token(
+    path: Path,
+    checkpoint: "Checkpoint | Mixture",
+    text: "Corpus",
+    start: int,
+    device: str,
+    quantize: str | None,
+    json_: bool,
+) -> None:
+    """Each document's tokens with their bits; the passages over all of them."""
+    import numpy as np
+
+    from llmcli.evaluator import Figures, measure, passages
+    from llmcli.surprise import most_surprising
+
+    ids: list[int] = []
+    bits: list[float] = []
+    firsts: list[int] = []  # of each document
+    names: list[str] = []
+    total = Figures(0.0, 0, 0)
+
+    def keep(some: Any, nats: Any) -> None:
+        ids.extend(some.tolist())
+        bits.extend((np.asarray(nats, np.float64) / math.log(2)).tolist())
+
+    try:
+        runtime, tokenizer = open_model(checkpoint, device, quantize)
+        for part in passages(text, start):
+            firsts.append(len(ids))
+            names.append(part.name)
+            try:
+                total += measure(part, runtime, tokenizer, partial(_tell, f"{path}  {part.name}"), keep)
+            finally:
+                console.progress("")
+    except LLMError as error:
+        raise LLMError(f"{path}: {error}", error.exit_code) from error
+    if not ids:
+        raise LLMError(f"there is nothing to measure after byte {start:,} of the text; add --whole")
+    dear = most_surprising(np.array(bits), breaks=firsts)
+    if json_:
+        answer = {
+            "model": str(path),
+            "files": [{"file": name, "first_token": first} for name, first in zip(names, firsts, strict=True)],
+            "from_byte": start,
+            "bits_per_byte": round(total.bits_per_byte, 6),
+            "tokens": [
+                {"id": token, "text": tokenizer.label(token), "bits": round(cost, 4)}
+                for token, cost in zip(ids, bits, strict=True)
+            ],
+            "most_surprising": [
+                {"first_token": place.start, "tokens": place.end - place.start, "bits": round(place.bits, 4),
+                 "text": tokenizer.decode(ids[place.start : place.end])}
+                for place in dear
+            ],
+        }  # fmt: skip
+        console.result(json.dumps(answer, ensure_ascii=False))
+        return
+    shown = min(len(ids), MOST_SHOWN)
+    if shown < len(ids):
+        console.note(f"the first {shown:,} of {len(ids):,} tokens are shown; --json has them all")
+    for number, first in enumerate(firsts):
+        last = min([*firsts[number + 1 :], len(ids)][0], shown)
+        if last > first:
+            if len(firsts) > 1:
+                console.heading(names[number])
+            console.surprises(_characters([tokenizer.token_bytes[i] for i in ids[first:last]], bits[first:last]))
+    console.heading(f"{total.bits_per_byte:.3f} bits a byte; the most surprising passages:")
+    rows = []
+    for place in dear:
+        passage = tokenizer.decode_bytes(ids[place.start : place.end]).decode("utf-8", "ignore")
+        each = place.bits / (place.end - place.start)
+        said = console.shown(passage).replace("·", " ")
+        rows.append((f"{place.bits:.1f}", f"{each:.2f}", f"{place.start + 1:,}", said))
+    console.table(("bits", "a token", "at token", "passage"), rows, numbers=(0, 1, 2))
+
+
+def _characters(tokens: list[bytes], bits: list[float]) -> list[tuple[str, float]]:
+    """What each token adds to the text, and its bits; tokens that share a character are one."""
+    from llmcli.tokenizer import StreamDecoder
+
+    decoder = StreamDecoder()
+    texts, waiting = [], 0.0
+    for data, cost in zip(tokens, bits, strict=True):
+        waiting += cost
+        if text := decoder.feed(data):
+            texts.append((text, waiting))
+            waiting = 0.0
+    if rest := decoder.finish():
+        texts.append((rest, waiting))
+    return texts
 
 
 def _tell(what: str, share: float) -> None:

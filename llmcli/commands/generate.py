@@ -7,11 +7,11 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli import charts, console
+from llmcli import console
 from llmcli.commands.options import (
     DeviceOption,
     JsonOption,
@@ -19,12 +19,16 @@ from llmcli.commands.options import (
     QuantizeOption,
     QuietOption,
     model_path,
+    note_left_out,
     open_model,
     refuse_with,
     text_argument,
 )
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
+
+if TYPE_CHECKING:
+    from llmcli.memory import Learned
 
 
 def generate(
@@ -78,6 +82,12 @@ def generate(
     next_: Annotated[
         int | None, typer.Option("--next", min=1, metavar="N", help="Show the N likeliest next words instead.")
     ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            "--steps", min=1, metavar="K", help="Walk K tokens: the candidates of each, what is cut, what is chosen."
+        ),
+    ] = None,
     literal: Annotated[
         bool | None,
         typer.Option(
@@ -91,6 +101,13 @@ def generate(
         bool,
         typer.Option("--experts", help="Tint each token by the expert that counted most for it; how often each did."),
     ] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Mark what stands word for word in the text that the model learned from.")
+    ] = False,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option("--corpus", metavar="FILE", help="That text, where it is not found by itself (repeatable)."),
+    ] = None,
     quantize: QuantizeOption = None,
     device: DeviceOption = "cpu",
     json_: JsonOption = False,
@@ -103,10 +120,16 @@ def generate(
     if next_ is not None:
         refuse_with(
             context_, "--next", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed",
-            "stop", "samples", "literal", "color", "experts",
+            "stop", "samples", "literal", "color", "steps", "memory", "experts",
         )  # fmt: skip
+    if steps is not None:
+        refuse_with(context_, "--steps", "max_tokens", "stop", "samples", "color", "memory", "experts")
     if experts:
-        refuse_with(context_, "--experts", "color", "device")
+        refuse_with(context_, "--experts", "color", "device", "memory")
+    if memory:
+        refuse_with(context_, "--memory", "color")
+    else:
+        refuse_with(context_, "--memory", "corpus", without=True)
     if quantize:
         refuse_with(context_, "--quantize", "device")
     sampling = SamplingConfig(
@@ -125,6 +148,7 @@ def generate(
 
     found = load_any(path)
     speakers = _Speakers(_experts_of(found, path)) if experts else None
+    known = _learned(corpus, found, path) if memory else None
     runtime, tokenizer = open_model(found, device, quantize)
     literal = was_imported(found) if literal is None else literal
     length = len(tokenizer.encode(text))
@@ -133,11 +157,14 @@ def generate(
     if next_ is not None:
         _show_next(runtime, tokenizer, found.parameters, text, next_, json_)
         return
+    if steps is not None:
+        _walk(runtime, tokenizer, text, replace(sampling, max_tokens=steps), literal, json_)
+        return
     for number in range(samples):
         if samples > 1 and not json_:
             console.note(f"--- {number + 1}")
         settings = replace(sampling, seed=sampling.seed + number)
-        _write(runtime, tokenizer, text, settings, literal, color, speakers, json_)
+        _write(runtime, tokenizer, text, settings, literal, color, speakers, json_, known)
     if speakers and not json_:
         speakers.show()
 
@@ -180,6 +207,21 @@ class _Speakers:
         )
 
 
+def _learned(names: list[str] | None, model: Any, path: Path) -> list["Learned"]:
+    """The text that the model, or each of a mixture, learned from, or what was named as that."""
+    from llmcli.corpus import read_corpus
+    from llmcli.evaluator import learned_bytes
+    from llmcli.memory import Learned, find_corpus
+
+    if not names:
+        return [Learned.of(find_corpus(record, path), [record]) for record in model.records]
+    found = read_corpus(names)
+    note_left_out(found)
+    if all(learned_bytes(found, record) is None for record in model.records):
+        console.note(f"{', '.join(names)} is not the text that {path} says it learned from; all of it is searched")
+    return [Learned.of(found, model.records)]
+
+
 def _write(
     runtime: Any,
     tokenizer: Any,
@@ -189,6 +231,7 @@ def _write(
     color: bool,
     speakers: _Speakers | None,
     json_: bool,
+    known: list["Learned"] | None,
 ) -> None:
     from llmcli.generator import generate
 
@@ -213,12 +256,17 @@ def _write(
             tokens.append(token)
         text.append(piece.text)
         reason = piece.finish_reason
-        if not json_:
+        if not json_ and known is None:
             console.result(shown, end="", raw=piece.id is not None and bool(color or speakers))
     taken = time.perf_counter() - began
     speed = (len(tokens) - 1) / (taken - first) if len(tokens) > 1 and taken > first else 0.0
+    found = None
+    if known is not None:
+        from llmcli.memory import remembered
+
+        found = remembered("".join(text), known)
     if json_:
-        answer = {
+        answer: dict[str, Any] = {
             "prompt": prompt,
             "text": "".join(text),
             "tokens": tokens,
@@ -227,15 +275,43 @@ def _write(
             "tokens_per_second": round(speed, 1),
             "seconds_to_first_token": round(first, 4),
         }
+        if known is not None and found is not None:
+            answer["memory"] = {
+                "corpus": [document.name for one in known for document in one.corpus.documents],
+                "searched_bytes": found.searched_bytes,
+                "share": round(found.share, 6),
+                "spans": [{"start": a, "end": b, "text": "".join(text)[a:b]} for a, b in found.spans],
+            }
         console.result(json.dumps(answer, ensure_ascii=False))
         return
+    if known is not None and found is not None:
+        console.marked("".join(text), found.spans)
     console.result()
+    if known is not None and found is not None:
+        _say_memory("".join(text), found, known)
     if sys.stdout.isatty():
         console.note(f"[{len(tokens)} tokens, {speed:,.0f} tokens/s, seed {sampling.seed}]")
 
 
+def _say_memory(text: str, found: Any, known: list["Learned"]) -> None:
+    from llmcli.recital import LENGTH
+
+    names = [document.name for one in known for document in one.corpus.documents]
+    where = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    if len(text) < LENGTH:
+        console.note(
+            f"{len(text)} characters are too few to tell; what is looked for has {LENGTH}: ask for more with -n"
+        )
+        return
+    longest = max((last - first for first, last in found.spans), default=0)
+    console.note(
+        f"{found.share:.0%} of its {len(text):,} characters stand word for word in {where}, in strings of at least "
+        f"{LENGTH}" + (f"; the longest marked part has {longest:,}" if longest else "")
+    )
+
+
 def _show_next(runtime: Any, tokenizer: Any, parameters: int, prompt: str, count: int, json_: bool) -> None:
-    from llmcli.words import most_looks, next_words
+    from llmcli.words import UNEXPLORED, most_looks, next_words
 
     most = most_looks(parameters)
     found = next_words(runtime, tokenizer, prompt, most)
@@ -248,16 +324,103 @@ def _show_next(runtime: Any, tokenizer: Any, parameters: int, prompt: str, count
             | ({"continues": True} if word.continues else {})
             for word in words
         ]
-        answer = {"prompt": prompt, "next": listed, "unexplored": round(found.unexplored, 6)}
+        answer = {
+            "prompt": prompt,
+            "next": listed,
+            "unexplored": round(found.unexplored, 6),
+            "entropy_bits": round(found.entropy, 6),
+        }
         console.result(json.dumps(answer, ensure_ascii=False))
         return
     rows = [("…" * word.continues + console.shown(word.text), word.probability) for word in words]
     if others := found.words[count:]:
         rows.append((f"({len(others)} others)", sum(word.probability for word in others)))
     rows.append(("(unexplored)", found.unexplored))
-    bars = [charts.bar(chance, 40) for _, chance in rows] if sys.stdout.isatty() else [""] * len(rows)
+    if sys.stdout.isatty():
+        console.heading(f"{console.one_line(prompt, console.width() - 2)}▁")
+        least = "at least " if found.unexplored >= UNEXPLORED else ""
+        console.result(f"the next word: {least}{console.bits(found.entropy)}")
+    console.chances("next word", rows)
+
+
+def _walk(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, literal: bool, json_: bool) -> None:
+    from llmcli.walker import walk
+
+    steps, text = [], ""
+    for number, choice in enumerate(walk(runtime, tokenizer, prompt, sampling, literal=literal), 1):
+        steps.append(choice)
+        if not json_:
+            _show_choice(choice, number, prompt + text, tokenizer, sampling)
+        text += choice.text
+    if not json_:
+        console.heading(f"{console.one_line(prompt + text, console.width() - 1)}")
+        console.note(f"[seed {sampling.seed}]")
+        return
+
+    def facts(candidate: Any) -> dict[str, Any]:
+        return {
+            "id": candidate.id,
+            "text": tokenizer.label(candidate.id),
+            "probability": round(candidate.probability, 6),
+            "chance": round(candidate.chance, 6),
+            "cut_by": candidate.cut_by,
+        }
+
+    answer = {
+        "prompt": prompt,
+        "text": text,
+        "steps": [
+            {
+                "text": choice.text,
+                "chosen": facts(choice.chosen),
+                "candidates": [facts(candidate) for candidate in choice.candidates],
+                "left": choice.left,
+                "cuts": [{"by": c.by, "tokens": c.tokens, "probability": round(c.probability, 6)} for c in choice.cuts],
+                "entropy_bits": round(choice.entropy, 6),
+                "spelling": choice.spelling,
+            }
+            for choice in steps
+        ],
+        "finish_reason": steps[-1].finish_reason or "length",
+        "seed": sampling.seed,
+    }
+    console.result(json.dumps(answer, ensure_ascii=False))
+
+
+def _show_choice(choice: Any, number: int, text: str, tokenizer: Any, sampling: SamplingConfig) -> None:
+    """One step: the candidates with the model's probability and the chance that the settings leave, and why."""
+    console.heading(f"{number}  {console.one_line(text, console.width() - 6 - len(str(number)))}▁")
+    if choice.spelling:
+        console.result("the prompt's last word: of the tokens that agree with it one is chosen")
+    shown = list(choice.candidates)
+    if choice.chosen not in shown:
+        shown.append(choice.chosen)
+    room = min(40, max(8, console.width() - 50))
+    names = [console.cut(console.shown(tokenizer.label(c.id)), 16) for c in shown]
     console.table(
-        ("next word", "probability", ""),
-        [(name, f"{chance:.3f}", bar) for (name, chance), bar in zip(rows, bars, strict=True)],
-        numbers=(1,),
+        ("", "token", "model", "chance", ""),
+        [
+            (
+                "→" if c == choice.chosen else "",
+                name,
+                f"{c.probability:.3f}",
+                "" if c.cut_by else f"{c.chance:.3f}",
+                f"cut by {c.cut_by}" if c.cut_by else console.bar(c.chance, room),
+            )
+            for c, name in zip(shown, names, strict=True)
+        ],
+        numbers=(2, 3),
     )
+    settings = {"top-k": sampling.top_k, "top-p": sampling.top_p, "min-p": sampling.min_p}
+    why = [f"{choice.entropy:.2f} bits unsure"]
+    if sampling.repetition_penalty != 1:
+        why.append(f"repetition penalty {sampling.repetition_penalty:g}")
+    if sampling.temperature == 0:
+        why.append("temperature 0 takes the likeliest")
+    else:
+        why.append(f"temperature {sampling.temperature:g}")
+        for c in choice.cuts:
+            many = f"{c.tokens:,} token{'s' * (c.tokens != 1)} of {c.probability:.3f} together"
+            why.append(f"{c.by} {settings[c.by]:g} cuts {many}")
+        why.append(f"drawn from {choice.left:,}" if choice.left > 1 else "one is left")
+    console.paragraph("; ".join(why))

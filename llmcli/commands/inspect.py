@@ -26,35 +26,59 @@ def inspect(
     tensor: Annotated[
         str | None, typer.Option("--tensor", metavar="NAME", help="Figures and a histogram of one tensor.")
     ] = None,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Show the parts with a histogram of their weights; reads the whole file.")
+    ] = False,
+    diff: Annotated[
+        str | None,
+        typer.Option("--diff", metavar="OTHER", help="Compare with another file: its tensors, config."),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Draw the curve of its training as .svg, .png or .pdf."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the picture if it exists.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page for a browser instead.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the picture or page if it exists.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Check the tensors against the hash in the file.")] = False,
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Look into a model file: what it is, its parts, its training.
 
-    The header alone is read, so a file of any size answers at once.
+    The header alone is read, so a file of any size answers at once (but for --weights, --diff and --verify).
 
     Example: llm inspect model.safetensors
     """
     from llmcli.importer import read_header
 
-    views = {"plot": plot is not None, "verify": verify, "tensor": tensor is not None, "tensors": tensors}
+    views = {
+        "plot": plot is not None,
+        "html": html is not None,
+        "verify": verify,
+        "tensor": tensor is not None,
+        "tensors": tensors,
+        "weights": weights,
+        "diff": diff is not None,
+    }
     for view in (name for name, wanted in views.items() if wanted):
         refuse_with(context_, f"--{view}", *(other for other in views if other != view))
-    if plot is None:
-        refuse_with(context_, "--plot", "force", without=True)
+    if plot is None and html is None:
+        refuse_with(context_, "--plot or --html", "force", without=True)
     header = read_header(model_path(file))
     if plot is not None:
         _plot(header, plot, force, json_)
+    elif html is not None:
+        _page(header, html, force, json_)
     elif verify:
         _verify(header, json_)
     elif tensor is not None:
         _tensor(header, tensor, json_)
+    elif weights:
+        _weights(header, json_)
+    elif diff is not None:
+        _diff(header, read_header(model_path(diff)), json_)
     elif json_:
         console.result(json.dumps(_facts(header), ensure_ascii=False))
     elif tensors:
@@ -224,8 +248,8 @@ def _rows(part: Any, total: int, depth: int = 0) -> list[tuple[int, str, str, st
     return rows
 
 
-def _training(record: dict[str, Any]) -> None:
-    console.heading("training")
+def _record(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """The facts of a run, by name."""
     corpus = [d for d in record.get("corpus", []) if isinstance(d, dict)]
     names = ", ".join(str(d.get("name")) for d in corpus[:3]) + (
         f" and {len(corpus) - 3} more" if len(corpus) > 3 else ""
@@ -261,7 +285,12 @@ def _training(record: dict[str, Any]) -> None:
         )
     if versions:
         facts.append(("made with", ", ".join(f"{name} {version}" for name, version in versions.items())))
-    console.pairs(facts)
+    return facts
+
+
+def _training(record: dict[str, Any]) -> None:
+    console.heading("training")
+    console.pairs(_record(record))
     if record.get("curve", {}).get("step"):
         run = curve(record)
         marks = (run.held_out_steps, run.held_out)
@@ -277,13 +306,51 @@ def _training(record: dict[str, Any]) -> None:
             console.result(f"  {sentence}")
 
 
+def _page(header: Any, output: Path, force: bool, json_: bool) -> None:
+    from llmcli import durable, inspector, page
+
+    if output.resolve() == header.path.resolve():
+        raise LLMError(f"{output} is the model itself; give the page another name")
+    durable.check_writable(output, force=force, by=" with --html")
+    facts = _facts(header)
+    try:
+        run = curve(facts["training"])
+    except LLMError:
+        run = None  # a model that was not trained here
+    durable.write(output, [page.inspection(facts, inspector.parts(header), run, _told(header, facts))])
+    if json_:
+        console.result(json.dumps({"file": str(header.path), "page": str(output)}, ensure_ascii=False))
+    else:
+        console.note(f"wrote {output}; open it in a browser")
+
+
+def _told(header: Any, facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the page says beside map, curve and config."""
+    from llmcli import inspector
+
+    record, tokenizer = facts["training"], facts["tokenizer"]
+    told = [
+        ("form", header.form if not header.is_ours else "a model of llmcli"),
+        ("types", ", ".join(inspector.dtypes(header))),
+        ("sha256", str(facts["sha256"] or "not kept in the file")),
+    ]
+    if tokenizer:
+        told.append(("tokenizer", f"{tokenizer['kind']}, {tokenizer['vocab_size']:,} tokens"))
+    try:
+        told += _record(record) if record.keys() - {"imported"} else []
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise LLMError(f"{header.path}: its record of training is not one of ours ({error})") from error
+    told += [("verdict", str(sentence)) for sentence in record.get("verdict") or []]
+    return [*told, ("samples", "the record keeps no samples of what it said while it learned")]
+
+
 def _plot(header: Any, output: Path, force: bool, json_: bool) -> None:
     from llmcli import durable, plot
 
     kind = plot.kind(output)
     if output.resolve() == header.path.resolve():
         raise LLMError(f"{output} is the model itself; give the picture another name")
-    durable.check_writable(output, force=force, by="")
+    durable.check_writable(output, force=force, by=" with --plot")
     try:
         run = curve(_json(header, "training.json"))
     except LLMError as error:
@@ -336,6 +403,102 @@ def _tensor(header: Any, name: str, json_: bool) -> None:
     console.result()
     for line in charts.histogram(found.counts, found.low, found.high, min(console.width(), 100) - 24):
         console.result(line)
+
+
+def _weights(header: Any, json_: bool) -> None:
+    """The parts with the figures of their tensors, those of one name in all layers together."""
+    from llmcli import inspector
+
+    found: list[tuple[int, Any, str, Any]] = []  # depth, part, its whole name, its figures
+
+    def look(part: Any, depth: int, path: str) -> None:
+        for inner in part.parts.values():
+            name = f"{path}.{inner.name}" if path else inner.name
+            console.progress(name)
+            found.append((depth, inner, name, inspector.figures(header, *inner.tensors) if inner.tensors else None))
+            look(inner, depth + 1, name)
+
+    try:
+        look(inspector.parts(header), 0, "")
+    finally:
+        console.progress("")
+    if json_:
+        listed = [
+            {
+                "name": name, "parameters": part.parameters, "tensors": len(part.tensors), "mean": _finite(values.mean),
+                "deviation": _finite(values.deviation), "min": _finite(values.low), "max": _finite(values.high),
+                "zeros": values.zeros, "not_finite": values.not_finite, "histogram": values.counts,
+            }
+            for _, part, name, values in found
+            if values
+        ]  # fmt: skip
+        console.result(json.dumps({"file": str(header.path), "parts": listed}, ensure_ascii=False))
+        return
+    wide = console.width() >= 110
+    rows = []
+    for depth, part, _, values in found:
+        many = f" x {part.copies}" if part.copies > 1 else ""
+        said = ""
+        if values and values.counts:
+            said = f"{charts.spark(values.counts)}  {values.deviation:<8.3g}"
+            said += f"  {values.low:+.3g} to {values.high:+.3g}" if wide else ""
+        elif values:
+            said = "no finite number"
+        rows.append((depth, part.name + many, charts.number(part.parameters), said))
+    console.result("weights from the lowest to the highest, and their deviation" + (", and extremes" if wide else ""))
+    console.tree(rows)
+
+
+def _diff(header: Any, other: Any, json_: bool) -> None:
+    from llmcli.differ import difference
+
+    try:
+        found = difference(header, other, lambda share: console.progress(f"{share:4.0%}  tensors"))
+    finally:
+        console.progress("")
+    if json_:
+        console.result(json.dumps({
+            "file": str(header.path), "other": str(other.path),
+            "config": {key: list(values) for key, values in found.config.items()},
+            "tokenizer": {key: list(values) for key, values in found.tokenizer.items()},
+            "shared_tokens": found.shared_tokens,
+            "tensors": [
+                {"name": t.name, "shape": list(t.shape), "distance": _finite(t.distance), "largest": _finite(t.largest)}
+                for t in found.tensors
+            ],
+            "reshaped": {name: [list(shape) for shape in shapes] for name, shapes in found.reshaped.items()},
+            "only_first": list(found.only_first), "only_other": list(found.only_other),
+        }, ensure_ascii=False))  # fmt: skip
+        return
+    console.result(f"{header.path} and {other.path}")
+    for what, unlike in (("config", found.config), ("tokenizer", found.tokenizer)):
+        console.heading(what)
+        if unlike:
+            rows = [(key, console.cut(_plain(a), 30), console.cut(_plain(b), 30)) for key, (a, b) in unlike.items()]
+            console.table(("", header.path.name, other.path.name), rows)
+        else:
+            console.result("  the same, as far as described" if what == "tokenizer" else "  the same")
+    if found.shared_tokens is not None:
+        console.result(f"  {found.shared_tokens:,} tokens write the same in both")
+    apart = [tensor for tensor in found.tensors if tensor.distance != 0]
+    console.heading("tensors: the norm of their difference, relative to the first")
+    most = max((tensor.distance for tensor in apart if math.isfinite(tensor.distance)), default=0.0)
+    left = max((len(tensor.name) + len(_shape(tensor.shape)) for tensor in apart), default=0)
+    room = min(60, console.width() - left - 26)
+    names, numbers = ["tensor", "shape", "distance"], [(t.name, _shape(t.shape), f"{t.distance:.4f}") for t in apart]
+    if apart and room > 4:
+        bars = [console.bar(t.distance / (most or 1), room) for t in apart]
+        console.table((*names, ""), [(*row, bar) for row, bar in zip(numbers, bars, strict=True)], numbers=(2,))
+    elif apart:
+        console.table(names, numbers, numbers=(2,))
+    if equal := len(found.tensors) - len(apart):
+        console.result(f"  {equal:,} tensors are equal")
+    for name, shapes in found.reshaped.items():
+        console.result(f"  {name}: {' and '.join(map(_shape, shapes))}")
+    for path, only in ((header.path, found.only_first), (other.path, found.only_other)):
+        if only:
+            more = f" and {len(only) - 3:,} more" if len(only) > 3 else ""
+            console.result(f"  only in {path}: {', '.join(only[:3])}{more}")
 
 
 def _finite(value: float) -> float | None:

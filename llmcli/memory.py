@@ -1,0 +1,93 @@
+"""A model's words -> which of them stand word for word in the text that it learned from; and where that text is.
+
+What counts is a string of at least recital.LENGTH characters, longer than almost any phrase that people happen to write
+twice. recital.py asks the same of a model as a whole.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmcli.corpus import Corpus, read_corpus
+from llmcli.errors import LLMError
+from llmcli.evaluator import learned_bytes
+from llmcli.recital import LENGTH, standing, strings
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What of a text stands in a corpus."""
+
+    spans: tuple[tuple[int, int], ...]  # (first character, the one after the last): all strings inside stand there
+    share: float  # of the characters, 0 to 1
+    searched_bytes: int
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A corpus and how many bytes of it, from its beginning, are searched."""
+
+    corpus: Corpus
+    end: int
+
+    @classmethod
+    def of(cls, corpus: Corpus, records: Iterable[dict[str, Any]]) -> "Learned":
+        """Of the corpus of a model's record only what the model learned from, not the rest; of any other all."""
+        ends = [end for record in records if (end := learned_bytes(corpus, record)) is not None]
+        return cls(corpus, ends[0] if ends else corpus.text_bytes)
+
+
+def remembered(text: str, learned: Sequence[Learned]) -> Memory:
+    """Mark a text."""
+    found = spans(text, itertools.chain.from_iterable(one.corpus.texts(0, one.end) for one in learned))
+    share = sum(last - first for first, last in found) / max(1, len(text))
+    return Memory(found, share, sum(one.end for one in learned))
+
+
+def spans(text: str, documents: Iterable[Iterable[str]]) -> tuple[tuple[int, int], ...]:
+    """Where strings of LENGTH characters stand in one of the documents; those that overlap are one span."""
+    wanted = list(strings([text]))
+    found = standing(set(wanted), documents)
+    covered = bytearray(len(text))
+    for start, string in enumerate(wanted):
+        if string in found:
+            covered[start : start + LENGTH] = b"\1" * LENGTH
+    edges = [i for i, (a, b) in enumerate(itertools.pairwise([0, *covered, 0])) if a != b]
+    return tuple(itertools.pairwise(edges))[::2]
+
+
+def find_corpus(record: dict[str, Any], model: Path) -> Corpus:
+    """The text of a model's record: by its names, from here or from beside the model, and by its very content (sha256).
+
+    Raises LLMError when the record names none, or one is not there as it was.
+    """
+    listed = record.get("corpus")
+    documents = [d for d in listed if isinstance(d, dict)] if isinstance(listed, list) else []
+    if not documents:
+        raise LLMError(f"{model} does not say what text it learned from; name one with --corpus FILE")
+    found = []
+    for document in documents:
+        name = str(document.get("name"))
+        path = next((path for path in _places(name, model) if _sha256(path) == document.get("sha256")), None)
+        if path is None:
+            raise LLMError(
+                f"{name[:200]}, which {model} learned from, is neither here nor beside it as it was; "
+                f"name it with --corpus FILE"
+            )
+        found.append(str(path))
+    return read_corpus(found)
+
+
+def _places(name: str, model: Path) -> list[Path]:
+    given = Path(name)
+    return list(dict.fromkeys([given, model.parent / given, Path(given.name), model.parent / given.name]))
+
+
+def _sha256(path: Path) -> str | None:
+    """Of the text in a file; None if it holds no text."""
+    try:
+        return read_corpus([str(path)]).documents[0].sha256 if path.is_file() else None
+    except (LLMError, OSError, ValueError):
+        return None

@@ -1,0 +1,30 @@
+"""Attention and the logit lens are those of transformers, for every kind of model."""
+
+import numpy as np
+
+from llmcli import importer
+from llmcli.commands.options import tokenizer_of
+from llmcli.explainer import explain
+from llmcli.runtime import Runtime
+
+
+def test_attention_and_the_lens_are_those_of_transformers(reference) -> None:
+    import torch
+    import transformers
+
+    checkpoint = importer.load(reference.directory)
+    found = explain(
+        Runtime(checkpoint), tokenizer_of(checkpoint), "def f(x): return the world", literal=True, everywhere=True
+    )
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        reference.directory, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    with torch.inference_mode():
+        theirs = model(torch.tensor([found.ids]), output_attentions=True, output_hidden_states=True)
+        attention = torch.stack(theirs.attentions)[:, 0].numpy()
+        streams = [model.lm_head(model.model.norm(states[0])) for states in theirs.hidden_states[:-1]]
+        chances = torch.stack([*streams, theirs.logits[0]]).softmax(-1).numpy()
+    np.testing.assert_allclose(found.attention, attention, atol=1e-4)
+    wanted = -np.sort(-chances, axis=-1)[..., : found.lens.ids.shape[-1]]
+    np.testing.assert_allclose(found.lens.probabilities, wanted, atol=1e-4)
+    np.testing.assert_allclose(np.take_along_axis(chances, found.lens.ids, -1), wanted, atol=1e-4)
