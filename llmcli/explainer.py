@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.generator import Prompt, agreeing, logits_after
+from llmcli.generator import Runtime as Answering
 from llmcli.runtime import Runtime
 from llmcli.sampler import entropy, normalized, probabilities
 from llmcli.tokenizer import Tokenizer
@@ -63,9 +64,17 @@ class Explanation:
 
 
 def explain(
-    runtime: Runtime, tokenizer: Tokenizer, prompt: str, *, literal: bool, candidates: int = 5, everywhere: bool = False
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    literal: bool,
+    candidates: int = 5,
+    everywhere: bool = False,
+    answering: Answering | None = None,
 ) -> Explanation:
     """Look on while a model reads a prompt; `everywhere` asks what it would say after each token, not only the last.
+    Of a mixture `answering` is the whole, which the last probabilities are of, and `runtime` one of its models.
 
     The prompt becomes tokens as in `generate` at temperature 0: of one that is not literal the last word is spelled by
     the likeliest tokens that agree with it, and where such a token goes beyond the prompt, it is the answer. Of more
@@ -80,9 +89,10 @@ def explain(
     start = Prompt.of(prompt, tokenizer, literal=literal)
     ids, tail, used = start.ids, start.tail, len(tokenizer.token_bytes)
     allowed = np.ones(used, bool)  # what the next token may be
-    runtime.rewind()
+    whole = answering or runtime
+    whole.rewind()
     while True:
-        logits = logits_after(runtime, ids)[:used]
+        logits = logits_after(whole, ids)[:used]
         if tail:
             allowed = agreeing(tokenizer, tail)
             logits = np.where(allowed, logits, np.float32(-np.inf))
@@ -93,7 +103,7 @@ def explain(
             break
         ids, tail = [*ids, best], tail[len(data) :]
         allowed = np.ones(used, bool)
-    seen = ids[len(ids) - runtime.length :]  # T
+    seen = ids[len(ids) - whole.length :]  # T
     record = _Record(runtime, len(seen), _looked_at(runtime, len(seen), everywhere))
     runtime.rewind()
     runtime.watcher = record
@@ -104,8 +114,9 @@ def explain(
     looked_at = seen[record.first :]
     lens, surprises = _lens(runtime, record, looked_at, allowed, candidates, everywhere)
     logprobs = shifted.astype(np.float64) - total
-    top = np.argsort(-logprobs, kind="stable")[: lens.ids.shape[-1]]
-    lens.ids[-1, -1], lens.probabilities[-1, -1] = top, np.exp(logprobs[top])  # as `generate` has them
+    if whole is runtime:
+        top = np.argsort(-logprobs, kind="stable")[: lens.ids.shape[-1]]
+        lens.ids[-1, -1], lens.probabilities[-1, -1] = top, np.exp(logprobs[top])  # as `generate` has them
     effects = _effects(runtime, seen, _logprob(logits, best), best, allowed)
     return Explanation(
         ids=looked_at,

@@ -81,6 +81,24 @@ def test_the_verbs_work_on_it(two, llm) -> None:
     assert llm("mix", *two, "c.safetensors", "-o", "three.safetensors").exit_code == 0
 
 
+def test_explained_is_the_heaviest_and_the_probabilities_are_the_mixtures(two, llm) -> None:
+    llm("mix", *two)
+    words = "The cat sat", "-m", "mixture.safetensors", "--json"
+    told = llm("explain", *words, "--literal")
+    assert told.exit_code == 0 and "a mixture of 2 models" in told.stderr, told.stderr
+    found = json.loads(told.stdout)
+    from llmcli.commands.options import open_model
+    from llmcli.mixture import MixtureRuntime
+
+    runtime, _ = open_model(importer.load_any("mixture.safetensors"), "cpu")
+    assert isinstance(runtime, MixtureRuntime)
+    chances = np.exp(runtime.prefill([token["id"] for token in found["tokens"]]).astype(np.float64))
+    for token in found["next_tokens"]:
+        assert token["probability"] == pytest.approx(chances[token["id"]], abs=2e-6)
+    layers = importer.load_any("mixture.safetensors").experts[runtime.expert_weights()[0].argmax()].config
+    assert len(found["attention"]["weights"]) == layers.num_hidden_layers
+
+
 def test_few_bits_of_a_mixture(two, llm) -> None:
     llm("mix", *two)
     Path("t.txt").write_text(TEXT[:500])

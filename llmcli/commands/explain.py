@@ -12,7 +12,9 @@ from llmcli.commands.options import JsonOption, ModelOption, QuietOption, model_
 from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
+    from llmcli.checkpoint import Checkpoint
     from llmcli.explainer import Explanation
+    from llmcli.mixture_file import Mixture
     from llmcli.words import NextWords
 
 LABEL = 14  # columns for a token beside a picture
@@ -59,11 +61,18 @@ def explain(
     text = text_argument(prompt, "prompt")
     from llmcli import durable, explainer
     from llmcli.commands.options import tokenizer_of
-    from llmcli.importer import load, was_imported
+    from llmcli.importer import load_any, was_imported
+    from llmcli.mixture_file import Mixture
     from llmcli.runtime import Runtime
     from llmcli.words import most_looks, next_words
 
-    checkpoint = load(path)
+    loaded = load_any(path)
+    literal = was_imported(loaded) if literal is None else literal
+    answering = None
+    if isinstance(loaded, Mixture):
+        answering, checkpoint = _heaviest(loaded, text, literal)
+    else:
+        checkpoint = loaded
     config = checkpoint.config
     for name, value, most in (
         ("--layer", layer, config.num_hidden_layers),
@@ -76,9 +85,10 @@ def explain(
             raise LLMError(f"{html} is the model itself; give the page another name")
         durable.check_writable(html, force=force, by=" with --html")
     runtime, tokenizer = Runtime(checkpoint), tokenizer_of(checkpoint)
-    literal = was_imported(checkpoint) if literal is None else literal
-    found = explainer.explain(runtime, tokenizer, text, literal=literal, candidates=next_, everywhere=html is not None)
-    words = next_words(runtime, tokenizer, text, most_looks(config.parameters))
+    found = explainer.explain(
+        runtime, tokenizer, text, literal=literal, candidates=next_, everywhere=html is not None, answering=answering
+    )
+    words = next_words(answering or runtime, tokenizer, text, most_looks(loaded.parameters))
     if found.cut:
         console.note(f"{found.cut:,} tokens of the prompt do not fit the context of {config.max_position_embeddings:,}")
     if found.tail:
@@ -100,6 +110,22 @@ def explain(
         console.result(json.dumps(answer, ensure_ascii=False))
     else:
         _show(found, tokenizer, text, words, layer, head, next_)
+
+
+def _heaviest(mixture: "Mixture", text: str, literal: bool) -> tuple[Any, "Checkpoint"]:
+    """(the mixture ready to run, which answers; the model in it that counts most after a prompt)"""
+    from llmcli.commands.options import open_model
+    from llmcli.generator import Prompt, logits_after
+
+    runtime, tokenizer = open_model(mixture, "cpu")
+    logits_after(runtime, Prompt.of(text, tokenizer, literal=literal).ids)
+    weights = runtime.expert_weights()[0].tolist()
+    most = weights.index(max(weights))
+    console.note(
+        f"a mixture of {len(weights)} models: shown is the way through {mixture.names[most]}, which counts "
+        f"{weights[most]:.3f} after this; the last probabilities are the mixture's"
+    )
+    return runtime, mixture.experts[most]
 
 
 def _facts(
