@@ -266,7 +266,7 @@ def chances(what: str, rows: Sequence[tuple[str, float]]) -> None:
     from rich.cells import cell_len
 
     shown = [(cut(name, max(12, width() // 3)), chance) for name, chance in rows] if sys.stdout.isatty() else rows
-    room = min(60, max(8, width() - 22 - max((cell_len(name) for name, _ in shown), default=0)))
+    room = min(60, max(8, width() - 22 - max(map(cell_len, [what, *(name for name, _ in shown)]))))
     table(
         (what, "probability", ""), [(name, f"{chance:.3f}", bar(chance, room)) for name, chance in shown], numbers=(1,)
     )

@@ -82,6 +82,7 @@ def test_version_and_help(llm: Llm) -> None:
         ["-h"],
         ["train", "-h"],
         ["generate", "-h"],
+        ["explain", "-h"],
         ["inspect", "-h"],
         ["tokenize", "-h"],
         ["eval", "-h"],

@@ -9,14 +9,14 @@ import pytest
 from typer.testing import Result
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "examples/README.md", "CONTRIBUTING.md"]
+PAGES = ["README.md", "examples/README.md", "examples/tour.md", "examples/tour.ja.md", "CONTRIBUTING.md"]
 COMMANDS = sorted(
     {
         (page, found[0].strip("`"))
         for page in PAGES
         for found in re.finditer(
-            r"\bllm (train|generate|eval|inspect|tokenize|mix|import|export)\b[^`\n|&]*",
-            (ROOT / page).read_text("utf-8"),
+            r"\bllm (train|generate|explain|eval|inspect|tokenize|mix|import|export)\b[^`\n|&]*",
+            re.sub("<!--.*?-->", "", (ROOT / page).read_text("utf-8"), flags=re.S),
         )
     }
 )

@@ -1,0 +1,74 @@
+"""The guided tours run as printed, in English and in Japanese, and one sees what they say."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TOURS = {name: (ROOT / "examples" / name).read_text("utf-8") for name in ("tour.md", "tour.ja.md")}
+
+
+def commands(tour: str) -> list[str]:
+    return [line.removeprefix("    $ ") for line in TOURS[tour].splitlines() if line.startswith("    $ ")]
+
+
+def walk(tour: str, place: Path) -> dict[str, str]:
+    """What each command of a tour prints, typed one after the other as in a fresh clone."""
+    (place / "examples").symlink_to(ROOT / "examples")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    found = {}
+    for command in commands(tour):
+        run = subprocess.run(
+            ["sh", "-c", command], cwd=place, env=os.environ | {"PATH": path}, capture_output=True, text=True,
+            encoding="utf-8", timeout=120,
+            preexec_fn=(lambda: os.sched_setaffinity(0, {core})) if core is not None else None,
+        )  # fmt: skip
+        assert run.returncode == 0 and "Traceback" not in run.stderr, f"{command}\n{run.stderr}"
+        assert run.stdout or "train" in command or "--html" in command, command
+        found[command] = run.stdout
+    return found
+
+
+def said(walked: dict[str, str], start: str) -> str:
+    return next(text for command, text in walked.items() if command.startswith(start))
+
+
+def bits_per_byte(table: str) -> dict[str, float]:
+    return {row[0]: float(row[1]) for row in (line.split("\t") for line in table.splitlines())}
+
+
+def test_one_sees_what_the_english_tour_says(tmp_path: Path) -> None:
+    walked = walk("tour.md", tmp_path)
+    assert said(walked, 'llm generate "I like to eat" --next').startswith("apple\t0.")
+    assert "apple" not in said(walked, 'llm generate "I like to drink"')
+    lens = said(walked, 'llm explain "The cat').split("logit lens")[1]
+    assert re.search(r"none\t·eat", lens) and re.search(r"\n1\t·sleep", lens)
+    kite = said(walked, 'llm explain "Anna')
+    assert re.search(r"\d\t\d\t4 ·kite\t0\.\d+", kite) and re.search(r"next token.*\n·kite\t0\.[5-9]", kite)
+    surprise = said(walked, "echo")
+    eat, stones = (float(re.search(rf"([\d.]+)\t·{token}\n", surprise)[1]) for token in ("eat", "s"))  # type: ignore[index]
+    assert eat < 3 < stones
+    figures = bits_per_byte(said(walked, "llm eval examples"))
+    assert figures["model.safetensors"] < figures["PPM, adapting"] < figures["small.safetensors"]
+    assert "⟦" in said(walked, 'llm generate "I like to" -n 40')
+
+
+def test_one_sees_what_the_japanese_tour_says(tmp_path: Path) -> None:
+    walked = walk("tour.ja.md", tmp_path)
+    assert said(walked, 'llm generate "私は毎朝" --next').startswith("リンゴ\t0.")
+    assert "リンゴ" not in said(walked, 'llm generate "私は毎晩"')
+    cat, park = (said(walked, f'llm explain "{start}').split("logit lens")[1] for start in ("猫", "私たち"))
+    assert re.search(r"\n2\t眠 0\.[5-9]", cat) and re.search(r"\n2\t[サ散野] ", park)
+    figures = bits_per_byte(said(walked, "llm eval examples"))
+    assert figures["model.safetensors"] < figures["xz"] < figures["small.safetensors"]
+    assert "⟦" in said(walked, 'llm generate "私は毎朝" -n 60')
+
+
+def test_the_tours_go_the_same_way() -> None:
+    english, japanese = ([line.split(".")[0] for line in text.splitlines() if line.startswith("## ")]
+                         for text in TOURS.values())  # fmt: skip
+    assert english == japanese == [f"## {number}" for number in range(1, 8)]
+    assert all(15 <= len(commands(tour)) <= 20 for tour in TOURS)
