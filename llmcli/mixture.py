@@ -19,9 +19,9 @@ from llmcli.errors import LLMError
 from llmcli.sampler import probabilities
 
 Array = NDArray[np.float32]
-FORGETTING = 0.98  # a token's evidence counts so much less with each that follows
-REFRESH = 16  # tokens after which all models have read the text, and who is asked is settled anew
-LIGHTEST = 0.01  # who weighs less then is not asked
+FORGETTING = 0.9  # a token's evidence counts so much less with each that follows: measured, tests/benchmarks/LOG.md
+REFRESH = 8  # tokens after which all models have read the text, and who is asked is settled anew
+LIGHTEST = 0.001  # who weighs less then is not asked
 IMPOSSIBLE = 1e-37  # the least probability that is told from none
 PREFILL = 128  # tokens whose distributions are held at once
 

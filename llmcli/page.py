@@ -86,10 +86,16 @@ def explanation(
     return _page("explain", title if len(title) <= LONGEST_TITLE else f"…{title[-LONGEST_TITLE:]}", data, told)
 
 
-def inspection(facts: dict[str, Any], part: "Part", curve: Curve | None, record: list[tuple[str, str]]) -> bytes:
+def inspection(
+    facts: dict[str, Any], part: "Part", curve: Curve | None, samples: Any, record: list[tuple[str, str]]
+) -> bytes:
     """The page of a file: `facts` as `inspect --json` has them, the tree of its parameters, the curve of its training
-    if it has one, and what else there is to say of it, (name, value) each."""
+    and what it said on the way if it has them, and what else there is to say of it, (name, value) each."""
+    texts = samples.get("texts") if isinstance(samples, dict) else None
+    pairs = [pair for pair in texts if isinstance(pair, list) and len(pair) == 2] if isinstance(texts, list) else []
     data = {
+        "prompt": str(samples.get("prompt", "")) if pairs else "",
+        "samples": [[str(step), str(text)] for step, text in pairs],
         "parameters": facts["parameters"],
         "map": _part(part, ""),
         "curve": curve and {

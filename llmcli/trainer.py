@@ -42,6 +42,7 @@ EVAL_EVERY = 0.05  # of the run, at least
 ALIKE = 0.002  # held-out figures that differ by less say nothing
 CURVE_POINTS = 300
 SAMPLE_TOKENS = 48
+SAMPLED = 20_000_000  # parameters up to which a run's samples are kept in its record: they are quick to make
 RAMP = ((0.2, 4), (0.5, 2))  # up to this progress windows are that much shorter
 SHORTEST_RAMP = 16  # tokens
 LONGEST_MEASURED = 4.0  # seconds after which two steps have to do to tell the speed
@@ -231,7 +232,7 @@ def train(
             model.load_learned(_under(go_on.arrays, "model."))
             best_adapters = _under(go_on.arrays, "adapters.") if settings.lora_rank else None
             optimizer.load_arrays(_under(go_on.arrays, "optimizer."))
-            curve = _Curve(go_on.arrays["losses"].tolist(), go_on.figures["evaluations"])
+            curve = _Curve(go_on.arrays["losses"].tolist(), go_on.figures["evaluations"], go_on.figures["samples"])
             at = _Position(**{field.name: go_on.figures[field.name] for field in fields(_Position)})
             at.check(settings)
             began, first_step = began - go_on.figures["seconds"], first_step - go_on.figures["trained_seconds"]
@@ -256,7 +257,9 @@ def train(
             at.best_bits = bits if at.best_bits is None else min(bits, at.best_bits)
         yield Evaluation(at.step, bits, is_best)
         if sample_prompt:
-            yield Sample(at.step, sample_prompt, _sample(config, weights, tokenizer, sample_prompt))
+            text = _sample(config, weights, tokenizer, sample_prompt)
+            curve.add_sample(at.step, text)
+            yield Sample(at.step, sample_prompt, text)
 
     def state() -> State:
         """All that the next step depends on."""
@@ -267,7 +270,12 @@ def train(
             {start + name: array for start, part in arrays.items() for name, array in part.items()}
             | {"losses": curve.losses()},
             as_record(at)
-            | {"evaluations": curve.evaluations(), "seconds": now - began, "trained_seconds": now - first_step},
+            | {
+                "evaluations": curve.evaluations(),
+                "samples": curve.samples(),
+                "seconds": now - began,
+                "trained_seconds": now - first_step,
+            },
         )
 
     if start and len(held_out) and not go_on:
@@ -332,6 +340,7 @@ def train(
         **({"expert_shares": measure.expert_shares} if measure.expert_shares else {}),
         "held_out_measured": figures and {"tokens": figures.tokens, "bytes": figures.bytes},
         "curve": curve.thinned(),
+        **({"samples": {"prompt": sample_prompt, "texts": curve.samples()}} if config.parameters <= SAMPLED else {}),
     }  # fmt: skip
     if settings.seconds is not None:
         record["clock"] = {
@@ -486,10 +495,16 @@ class _Measure:
 
 
 class _Curve:
-    """The losses of a run, thinned to a few hundred points as it grows."""
+    """The losses of a run, thinned to a few hundred points as it grows, and what the model said on the way."""
 
-    def __init__(self, losses: Sequence[float] = (), evaluations: Sequence[Sequence[Any]] = ()) -> None:
+    def __init__(
+        self,
+        losses: Sequence[float] = (),
+        evaluations: Sequence[Sequence[Any]] = (),
+        samples: Sequence[Sequence[Any]] = (),
+    ) -> None:
         self._losses = list(losses)
+        self._samples: list[tuple[int, str]] = [(step, text) for step, text in samples]
         self._evaluations: list[tuple[int, float]] = [(step, bits) for step, bits in evaluations]
 
     def losses(self) -> NDArray[np.float64]:
@@ -500,6 +515,13 @@ class _Curve:
 
     def add(self, loss: float) -> None:
         self._losses.append(loss)
+
+    def samples(self) -> list[tuple[int, str]]:
+        """(step, text), in order."""
+        return list(self._samples)
+
+    def add_sample(self, step: int, text: str) -> None:
+        self._samples.append((step, text))
 
     def add_evaluation(self, step: int, bits_per_byte: float) -> None:
         self._evaluations.append((step, bits_per_byte))

@@ -187,6 +187,7 @@ def test_hostile_text_is_shown_as_text(tmp_path: Path) -> None:
 
 
 RECORD = {
+    "samples": {"prompt": "The cat", "texts": [[1, "<b>"], [3, "sat\n"]]},
     "corpus": [{"name": "<b>りんご</b>.txt", "bytes": 300, "sha256": "0"}], "train_bytes": 200, "train_tokens": 100,
     "steps": 3, "verdict": ["<i>Good</i>"],
     "curve": {"step": [1, 2, 3], "loss": [5.0, 4.0, 3.0], "eval_step": [2, 3], "eval_bits_per_byte": [2.4, 2.2]},
@@ -213,10 +214,12 @@ def test_a_file_as_a_page(llm: Llm, trained: Path) -> None:
         return { said: document.getElementById("part").textContent, boxes: boxes.length,
           whole: top.reduce((sum, box) => sum + parseFloat(box.style.width), 0),
           rows: document.querySelectorAll("#parts tbody tr").length,
-          circles: document.querySelectorAll("#curve circle").length };
+          circles: document.querySelectorAll("#curve circle").length,
+          samples: [...document.querySelectorAll("#samples li")].map((one) => one.textContent) };
     """)  # fmt: skip
     assert re.match(r"model.layers × 2: [\d,]+ parameters, \d+\.\d%", found["said"])
     assert found["whole"] == pytest.approx(100) and found["rows"] == found["boxes"] > 10 and found["circles"] == 2
+    assert found["samples"] == ["step 1 The cat <b>", "step 3 The cat sat⏎"]
     best = "on held-out text the best was 2.200 at step 3"
     assert best in shown and "&lt;b&gt;りんご&lt;/b&gt;.txt" in shown and "&lt;i&gt;Good&lt;/i&gt;" in shown
     opened(Path("page.html"))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from llmcli import trainer
-from llmcli.config import ModelConfig, TrainConfig
+from llmcli.config import ModelConfig, SamplingConfig, TrainConfig
 from llmcli.corpus import read_corpus
 from llmcli.errors import LLMError
 from llmcli.evaluator import evaluate
+from llmcli.generator import generate
 from llmcli.planner import Prepared, Request, prepare
 from llmcli.runtime import Runtime
 from llmcli.tokenizer import Tokenizer
@@ -60,6 +61,24 @@ def test_the_same_run_gives_the_same_weights_and_another_seed_does_not(tmp_path:
     assert np.array_equal(first.checkpoint.tensors[name], again.checkpoint.tensors[name])
     assert first.checkpoint.record == again.checkpoint.record
     assert not np.array_equal(first.checkpoint.tensors[name], other.checkpoint.tensors[name])
+
+
+def test_what_it_said_on_the_way_is_kept_and_the_last_is_what_the_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "EVAL_SHARE", 1)
+    ready = prepared(tmp_path / "c.txt", dtype="float32")
+    events = run(ready, sample_prompt="Anna")
+    done = events[-1]
+    assert isinstance(done, trainer.Done)
+    kept = done.checkpoint.record["samples"]
+    assert kept["prompt"] == "Anna" and len(kept["texts"]) > 3
+    assert kept["texts"] == [(event.step, event.text) for event in events if isinstance(event, trainer.Sample)]
+    pieces = generate(
+        Runtime(done.checkpoint), ready.tokenizer, "Anna", SamplingConfig(max_tokens=trainer.SAMPLE_TOKENS)
+    )
+    assert done.best_step == 40 and kept["texts"][-1] == (40, "".join(piece.text for piece in pieces))
+    assert run(ready)[-1].checkpoint.record["samples"] == {"prompt": None, "texts": []}
 
 
 def test_dropout_changes_training(tmp_path: Path) -> None:

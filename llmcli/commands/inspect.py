@@ -300,6 +300,11 @@ def _training(record: dict[str, Any]) -> None:
             [(run.steps, run.training)], min(console.width(), 120), 12, marks=marks, settle=charts.SETTLE, legend=legend
         ):
             console.result(line)
+    samples = record.get("samples", {}).get("texts") or []
+    if samples:
+        console.heading(f"what it made of {record['samples']['prompt']!r} on the way")
+        some = dict.fromkeys((0, len(samples) // 3, 2 * len(samples) // 3, len(samples) - 1))
+        console.pairs([(f"step {samples[i][0]:,}", " ".join(samples[i][1].split())) for i in some])
     if record.get("verdict"):
         console.heading("verdict")
         for sentence in record["verdict"]:
@@ -317,7 +322,8 @@ def _page(header: Any, output: Path, force: bool, json_: bool) -> None:
         run = curve(facts["training"])
     except LLMError:
         run = None  # a model that was not trained here
-    durable.write(output, [page.inspection(facts, inspector.parts(header), run, _told(header, facts))])
+    samples = facts["training"].get("samples") or {}
+    durable.write(output, [page.inspection(facts, inspector.parts(header), run, samples, _told(header, facts))])
     if json_:
         console.result(json.dumps({"file": str(header.path), "page": str(output)}, ensure_ascii=False))
     else:

@@ -304,7 +304,7 @@ def train(
             ready.record["base"]["source_sha256"] = source
         ready.record.update({key: base.record[key] for key in ("imported",) if key in base.record})
     durable.check_space(output, 4 * ready.plan.model.parameters + len(ready.tokenizer.to_json()))
-    prompt = _first_words(next(next(text.texts()))) if json_ or sys.stderr.isatty() else None
+    prompt = _first_words(next(next(text.texts())))
     bytes_per_token = ready.record["read_bytes"] / len(ready.tokens)
     baselines = _baselines(text, held_out, ready.record, 0.03 * (ready.plan.train.seconds or 333.0))
     keeper = resume.Keeper(beside, identity, ready.plan, ready.tokenizer.to_json(), console.note)
@@ -326,7 +326,7 @@ def train(
                 if not done.interrupted:  # going on after a problem would end in the same
                     with suppress(OSError):  # the model is safe, wherever it went
                         beside.unlink()
-            else:
+            elif json_ or sys.stderr.isatty() or not isinstance(event, trainer.Sample):
                 _show(event, view, json_)
     if done.problem:
         raise LLMError(f"{done.problem}; the best weights before that, of step {done.best_step:,}, are in {output}")

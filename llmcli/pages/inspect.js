@@ -66,5 +66,9 @@ at("map").style.height = 2.1 * levels.length + "rem";
 at("parts").append(table("Parameters", ["part", "shape", "parameters", "share"], rows(data.map), [2, 3]));
 if (data.curve) drawCurve(data.curve);
 else at("curve-section").replaceChildren(make("h2", { id: "curve-title" }, "Training"), make("p", {}, "There is no curve of a training in this file."));
+for (const [step, text] of data.samples) {
+  at("samples").append(make("li", {}, make("b", {}, "step " + step), " ", make("i", {}, shown(data.prompt).replace(/·/g, " ")), " ", shown(text).replace(/·/g, " ")));
+}
+if (!data.samples.length) at("samples-section").remove();
 list("record", data.record);
 list("config", data.config);
