@@ -27,7 +27,7 @@ def walk(tour: str, place: Path) -> dict[str, str]:
             preexec_fn=(lambda: os.sched_setaffinity(0, {core})) if core is not None else None,
         )  # fmt: skip
         assert run.returncode == 0 and "Traceback" not in run.stderr, f"{command}\n{run.stderr}"
-        assert run.stdout or "train" in command or "--html" in command, command
+        assert run.stdout or "train" in command or "--html" in command or "mix" in command, command
         found[command] = run.stdout
     return found
 
@@ -54,6 +54,9 @@ def test_one_sees_what_the_english_tour_says(tmp_path: Path) -> None:
     figures = bits_per_byte(said(walked, "llm eval examples"))
     assert figures["model.safetensors"] < figures["PPM, adapting"] < figures["small.safetensors"]
     assert "⟦" in said(walked, 'llm generate "I like to" -n 40')
+    assert "2 of 4 experts" in said(walked, "llm inspect sparse")
+    mixed = bits_per_byte(said(walked, "llm eval examples/food.txt examples/stories.txt"))  # the last rows: of all
+    assert 2 * mixed["both.safetensors"] < min(mixed["model.safetensors"], mixed["other.safetensors"])
 
 
 def test_one_sees_what_the_japanese_tour_says(tmp_path: Path) -> None:
@@ -71,4 +74,4 @@ def test_the_tours_go_the_same_way() -> None:
     english, japanese = ([line.split(".")[0] for line in text.splitlines() if line.startswith("## ")]
                          for text in TOURS.values())  # fmt: skip
     assert english == japanese == [f"## {number}" for number in range(1, 8)]
-    assert all(15 <= len(commands(tour)) <= 20 for tour in TOURS)
+    assert all(15 <= len(commands(tour)) <= 26 for tour in TOURS)
