@@ -1,6 +1,11 @@
 """What several tests share: a place of one's own, a tiny model, the command without a process."""
 
 import os
+
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # a core for each, before libraries make a thread for each core
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,12 +18,6 @@ from llmcli import console
 from llmcli.checkpoint import Checkpoint, save
 from llmcli.config import ModelConfig
 from llmcli.tokenizer import Tokenizer
-
-if worker := os.environ.get(
-    "PYTEST_XDIST_WORKER"
-):  # each on a core of its own: two that share both wait for each other
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 TEXT = "The cat sat on the mat. The dog ate the hat.\nりんごを食べる。🍎\n" * 40
 

@@ -1,10 +1,11 @@
 """The guided tours run as printed, in English and in Japanese, and one sees what they say."""
 
-import os
 import re
-import subprocess
-import sys
+import shlex
+from collections.abc import Callable
 from pathlib import Path
+
+from typer.testing import Result
 
 ROOT = Path(__file__).parent.parent
 TOURS = {name: (ROOT / "examples" / name).read_text("utf-8") for name in ("tour.md", "tour.ja.md")}
@@ -14,19 +15,18 @@ def commands(tour: str) -> list[str]:
     return [line.removeprefix("    $ ") for line in TOURS[tour].splitlines() if line.startswith("    $ ")]
 
 
-def walk(tour: str, place: Path) -> dict[str, str]:
-    """What each command of a tour prints, typed one after the other as in a fresh clone."""
+def walk(tour: str, place: Path, llm: Callable[..., Result]) -> dict[str, str]:
+    """What each command of a tour prints, typed one after the other as in a fresh clone; all in this process, which
+    wakes torch up once."""
     (place / "examples").symlink_to(ROOT / "examples")
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     found = {}
     for command in commands(tour):
-        run = subprocess.run(
-            ["sh", "-c", command], cwd=place, env=os.environ | {"PATH": path}, capture_output=True, text=True,
-            encoding="utf-8", timeout=120,
-            preexec_fn=(lambda: os.sched_setaffinity(0, {core})) if core is not None else None,
-        )  # fmt: skip
-        assert run.returncode == 0 and "Traceback" not in run.stderr, f"{command}\n{run.stderr}"
+        *before, line = command.split(" | ")
+        stdin = shlex.split(before[0])[1] + "\n" if before else ""  # of an echo
+        name, *words = shlex.split(line)
+        assert name == "llm" and (not before or before[0].startswith("echo ")), command
+        run = llm(*words, stdin=stdin.encode())
+        assert run.exit_code == 0, f"{command}\n{run.stderr}"
         assert run.stdout or "train" in command or "--html" in command or "mix" in command, command
         found[command] = run.stdout
     return found
@@ -40,8 +40,8 @@ def bits_per_byte(table: str) -> dict[str, float]:
     return {row[0]: float(row[1]) for row in (line.split("\t") for line in table.splitlines())}
 
 
-def test_one_sees_what_the_english_tour_says(tmp_path: Path) -> None:
-    walked = walk("tour.md", tmp_path)
+def test_one_sees_what_the_english_tour_says(tmp_path: Path, llm: Callable[..., Result]) -> None:
+    walked = walk("tour.md", tmp_path, llm)
     assert said(walked, 'llm generate "I like to eat" --next').startswith("apple\t0.")
     assert "apple" not in said(walked, 'llm generate "I like to drink"')
     lens = said(walked, 'llm explain "The cat').split("logit lens")[1]
@@ -59,8 +59,8 @@ def test_one_sees_what_the_english_tour_says(tmp_path: Path) -> None:
     assert 2 * mixed["both.safetensors"] < min(mixed["model.safetensors"], mixed["other.safetensors"])
 
 
-def test_one_sees_what_the_japanese_tour_says(tmp_path: Path) -> None:
-    walked = walk("tour.ja.md", tmp_path)
+def test_one_sees_what_the_japanese_tour_says(tmp_path: Path, llm: Callable[..., Result]) -> None:
+    walked = walk("tour.ja.md", tmp_path, llm)
     assert said(walked, 'llm generate "私は毎朝" --next').startswith("リンゴ\t0.")
     assert "リンゴ" not in said(walked, 'llm generate "私は毎晩"')
     cat, park = (said(walked, f'llm explain "{start}').split("logit lens")[1] for start in ("猫", "私たち"))
