@@ -27,7 +27,9 @@ def load(path: str | Path) -> Checkpoint:
     """Open a model in any form. Tensors stay on disk until they are asked for. Raises LLMError."""
     found = load_any(path)
     if isinstance(found, Mixture):
-        raise LLMError(f"{path} is a mixture of models; here one of them is wanted: {', '.join(found.names)}")
+        raise LLMError(
+            f"{path} is a mixture of models; here the file of one of them is wanted: {', '.join(found.names)}"
+        )
     return found
 
 
@@ -67,6 +69,7 @@ def source_hash(model: Checkpoint) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def was_imported(model: Checkpoint | Mixture) -> bool:
-    """Whether it, or what it was taught from, comes from another program."""
-    return any("imported" in record for record in model.records)
+def takes_literally(model: Checkpoint | Mixture) -> bool:
+    """Whether a prompt's last word is taken as it stands, unless the user says: one from another program, or taught
+    from such a one, is asked so there; a mixture has to read a word before it knows whom to ask."""
+    return isinstance(model, Mixture) or "imported" in model.record

@@ -28,15 +28,27 @@ LONGEST_TITLE = 200  # characters of the prompt; its tokens stand below
 
 
 def explanation(
-    found: Explanation, tokenizer: Tokenizer, prompt: str, words: NextWords, count: int, model: str
+    found: Explanation,
+    tokenizer: Tokenizer,
+    prompt: str,
+    words: NextWords,
+    count: int,
+    model: str,
+    speaker: dict[str, Any] | None = None,
 ) -> bytes:
     """The page of an explanation, looked at everywhere; `count` words of the answer, as many as there are candidates.
+    Of a mixture `speaker` is the model in it that is shown, its name and weight.
 
     Weights are rounded to a 255th. Where those of all heads would make the page too large, it has the means of each
     layer's heads, and of fewer tokens where those are too large too; it says so.
     """
     L, H, N, _ = found.attention.shape
     said = [f"{model}: {L} layers of {H} heads."]
+    if speaker:
+        said.append(
+            f"This is a mixture: shown is the way through {_plain(speaker['name'])}, which counts "
+            f"{speaker['weight']:.3f} here; the answer is the mixture's."
+        )
     attention = found.attention
     if L * H * N * (N + 1) // 2 > MOST_ATTENTION:
         attention = attention.mean(1, keepdims=True)

@@ -58,6 +58,14 @@ def test_a_mixture_comes_back_as_it_was(two, llm) -> None:
 def test_the_verbs_work_on_it(two, llm) -> None:
     assert llm("mix", *two).exit_code == 0
     path = "mixture.safetensors"
+    assert llm("inspect", path, "--html", "file.html").exit_code == 0
+    page = Path("file.html").read_text("utf-8")
+    assert "expert a" in page and "from 1.txt" in page and "0 bytes" not in page
+    assert (
+        llm("tokenize", "The cat", "-m", path, "--ids").stdout
+        == llm("tokenize", "The cat", "-m", two[0], "--ids").stdout
+    )
+    assert llm("export", path, "tokenizer.json", "--to", "tokenizer").exit_code == 0
     shown = llm("inspect", path)
     assert shown.exit_code == 0 and "a\t2 layers, width 32\t1.txt\t2.500" in shown.stdout
     assert llm("inspect", path, "--verify").exit_code == 0
@@ -84,7 +92,7 @@ def test_the_verbs_work_on_it(two, llm) -> None:
 def test_explained_is_the_heaviest_and_the_probabilities_are_the_mixtures(two, llm) -> None:
     llm("mix", *two)
     words = "The cat sat", "-m", "mixture.safetensors", "--json"
-    told = llm("explain", *words, "--literal")
+    told = llm("explain", *words)
     assert told.exit_code == 0 and "a mixture of 2 models" in told.stderr, told.stderr
     found = json.loads(told.stdout)
     from llmcli.commands.options import open_model
@@ -95,7 +103,17 @@ def test_explained_is_the_heaviest_and_the_probabilities_are_the_mixtures(two, l
     chances = np.exp(runtime.prefill([token["id"] for token in found["tokens"]]).astype(np.float64))
     for token in found["next_tokens"]:
         assert token["probability"] == pytest.approx(chances[token["id"]], abs=2e-6)
-    layers = importer.load_any("mixture.safetensors").experts[runtime.expert_weights()[0].argmax()].config
+    most = int(runtime.expert_weights()[0].argmax())
+    assert found["expert"] == {
+        "name": "ab"[most],
+        "weight": pytest.approx(float(runtime.expert_weights()[0][most]), abs=1e-5),
+    }
+    said = json.loads(llm("generate", "The cat sat", "-m", "mixture.safetensors", "-n", 1, "-t", 0, "--json").stdout)
+    assert said["tokens"][0]["id"] == found["next_tokens"][0]["id"]
+    assert said["tokens"][0]["logprob"] == pytest.approx(found["next_tokens"][0]["logprob"], abs=1.1e-6)
+    assert llm("explain", *words[:3], "--html", "page.html").exit_code == 0
+    assert f"shown is the way through {found['expert']['name']}" in Path("page.html").read_text("utf-8")
+    layers = importer.load_any("mixture.safetensors").experts[most].config
     assert len(found["attention"]["weights"]) == layers.num_hidden_layers
 
 
@@ -115,7 +133,9 @@ def test_who_wants_one_model_says_so(two, llm, verb: str) -> None:
     words = verb.split()
     place = {"export": 1, "import": 1, "train": 3}[words[0]]
     found = llm(*words[:place], "mixture.safetensors", *words[place:])
-    assert found.exit_code == 1 and "is a mixture of models; here one of them is wanted: a, b" in found.stderr
+    assert (
+        found.exit_code == 1 and "is a mixture of models; here the file of one of them is wanted: a, b" in found.stderr
+    )
     assert not Path("x").exists() and not Path("y").exists()
 
 

@@ -12,7 +12,6 @@ from llmcli.commands.options import JsonOption, ModelOption, QuietOption, model_
 from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
-    from llmcli.checkpoint import Checkpoint
     from llmcli.explainer import Explanation
     from llmcli.mixture_file import Mixture
     from llmcli.words import NextWords
@@ -61,16 +60,17 @@ def explain(
     text = text_argument(prompt, "prompt")
     from llmcli import durable, explainer
     from llmcli.commands.options import tokenizer_of
-    from llmcli.importer import load_any, was_imported
+    from llmcli.importer import load_any, takes_literally
     from llmcli.mixture_file import Mixture
     from llmcli.runtime import Runtime
     from llmcli.words import most_looks, next_words
 
     loaded = load_any(path)
-    literal = was_imported(loaded) if literal is None else literal
-    answering = None
+    literal = takes_literally(loaded) if literal is None else literal
+    answering, speaker = None, None
     if isinstance(loaded, Mixture):
-        answering, checkpoint = _heaviest(loaded, text, literal)
+        answering, speaker = _heaviest(loaded, text, literal)
+        checkpoint = loaded.experts[loaded.names.index(speaker["name"])]
     else:
         checkpoint = loaded
     config = checkpoint.config
@@ -100,32 +100,33 @@ def explain(
     if html is not None:
         from llmcli import page
 
-        durable.write(html, [page.explanation(found, tokenizer, text, words, next_, path.name)])
+        durable.write(html, [page.explanation(found, tokenizer, text, words, next_, path.name, speaker)])
         if json_:
             console.result(json.dumps({"prompt": text, "page": str(html)}, ensure_ascii=False))
         else:
             console.note(f"wrote {html}; open it in a browser")
     elif json_:
-        answer = _facts(found, tokenizer, text, words, layer, head, next_)
+        answer = _facts(found, tokenizer, text, words, layer, head, next_) | ({"expert": speaker} if speaker else {})
         console.result(json.dumps(answer, ensure_ascii=False))
     else:
         _show(found, tokenizer, text, words, layer, head, next_)
 
 
-def _heaviest(mixture: "Mixture", text: str, literal: bool) -> tuple[Any, "Checkpoint"]:
-    """(the mixture ready to run, which answers; the model in it that counts most after a prompt)"""
+def _heaviest(mixture: "Mixture", text: str, literal: bool) -> tuple[Any, dict[str, Any]]:
+    """(the mixture ready to run, which answers; name and weight of the model in it that counts most for the answer)"""
+    from llmcli import explainer
     from llmcli.commands.options import open_model
-    from llmcli.generator import Prompt, logits_after
+    from llmcli.runtime import Runtime
 
     runtime, tokenizer = open_model(mixture, "cpu")
-    logits_after(runtime, Prompt.of(text, tokenizer, literal=literal).ids)
+    explainer.explain(Runtime(mixture.experts[0]), tokenizer, text, literal=literal, candidates=1, answering=runtime)
     weights = runtime.expert_weights()[0].tolist()
     most = weights.index(max(weights))
     console.note(
         f"a mixture of {len(weights)} models: shown is the way through {mixture.names[most]}, which counts "
         f"{weights[most]:.3f} after this; the last probabilities are the mixture's"
     )
-    return runtime, mixture.experts[most]
+    return runtime, {"name": mixture.names[most], "weight": round(weights[most], 6)}
 
 
 def _facts(

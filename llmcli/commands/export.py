@@ -69,10 +69,14 @@ def export(
         refuse_with(context_, "--to tokenizer" if to else "--quantize", "name", "licence")
     output, path = Path(names[-1]), model_path(names[0] if len(names) == 2 else None)
     from llmcli import durable, gguf_file, hf_directory, importer
+    from llmcli.mixture_file import Mixture
 
     if quantize:
         refuse_gguf(output)
-    model = importer.load(path)
+    loaded = importer.load_any(path)
+    if to == "tokenizer" and isinstance(loaded, Mixture):
+        loaded = loaded.experts[0]  # all have the same
+    model = importer.load(path) if isinstance(loaded, Mixture) else loaded
     refuse_overwriting(output, "export", [path], "the model to export", by="")
     refuse_overwriting(output, "export", importer.files(path), "part of the model to export", by="")
     if to == "gguf" and output.suffix.lower() == ".safetensors":
@@ -124,7 +128,7 @@ def _quantized(model: Any, output: Path, kind: str, json_: bool) -> None:
         console.result(json.dumps(answer, ensure_ascii=False))
     else:
         console.note(f"saved {output}: {charts.size(size)}")
-        cost = f"it costs {lost:.4f} bits per byte" if lost >= NOISE else "no cost can be measured in bits per byte"
+        cost = f"it costs {lost:.4f} bits per byte" if lost >= NOISE else f"it costs less than {NOISE} bits per byte"
         console.note(f"{cost} of the model's own words; of another text: llm eval")
 
 

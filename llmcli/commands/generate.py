@@ -93,7 +93,7 @@ def generate(
         typer.Option(
             "--literal/--no-literal",
             help="Take the prompt's last word as it stands, as other programs do, or let it grow; by default only "
-            "models from other programs are asked so.",
+            "models from other programs and mixtures are asked so.",
         ),
     ] = None,
     color: Annotated[bool, typer.Option("--color", help="Tint each token by its probability.")] = False,
@@ -144,13 +144,13 @@ def generate(
     )
     path = model_path(model)
     text = text_argument(prompt, "prompt")
-    from llmcli.importer import load_any, was_imported
+    from llmcli.importer import load_any, takes_literally
 
     found = load_any(path)
     speakers = _Speakers(_experts_of(found, path)) if experts else None
     known = _learned(corpus, found, path) if memory else None
     runtime, tokenizer = open_model(found, device, quantize)
-    literal = was_imported(found) if literal is None else literal
+    literal = takes_literally(found) if literal is None else literal
     length = len(tokenizer.encode(text))
     if length > runtime.context:
         console.note(f"the prompt has {length:,} tokens, the model sees {runtime.context:,}: only its end is used")

@@ -190,6 +190,12 @@ _OWN_KEYS = ("format", "llmcli", "config.json", "tokenizer.json", "tokenizer_con
 def _mixture(config: dict[str, Any], training: dict[str, Any]) -> None:
     """The models that answer together."""
     console.heading("experts")
+    columns = ("expert", "shape", "learned from", "held-out bits/byte")
+    console.table(columns, _members(config, training), numbers=(3,), striped=True)
+
+
+def _members(config: dict[str, Any], training: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Of each model of a mixture: name, shape, what it learned from, bits per byte."""
     rows = []
     for name, own, record in zip(config.get("names", []), config.get("experts", []), training["experts"], strict=False):
         told = record if isinstance(record, dict) else {}
@@ -199,7 +205,7 @@ def _mixture(config: dict[str, Any], training: dict[str, Any]) -> None:
         )
         bits = told.get("bits_per_byte")
         rows.append((str(name), shape, ", ".join(corpus[:3]), f"{bits:.3f}" if isinstance(bits, float) else ""))
-    console.table(("expert", "shape", "learned from", "held-out bits/byte"), rows, numbers=(3,), striped=True)
+    return rows
 
 
 def _as_run(text: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -342,12 +348,16 @@ def _told(header: Any, facts: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if tokenizer:
         told.append(("tokenizer", f"{tokenizer['kind']}, {tokenizer['vocab_size']:,} tokens"))
+    if isinstance(record.get("experts"), list):
+        for name, shape, corpus, bits in _members(facts["config"], record):
+            told.append((f"expert {name}", f"{shape}, from {corpus}" + (f", {bits} bits per byte" if bits else "")))
+        return told
     try:
         told += _record(record) if record.keys() - {"imported"} else []
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise LLMError(f"{header.path}: its record of training is not one of ours ({error})") from error
     told += [("verdict", str(sentence)) for sentence in record.get("verdict") or []]
-    return [*told, ("samples", "the record keeps no samples of what it said while it learned")]
+    return told
 
 
 def _plot(header: Any, output: Path, force: bool, json_: bool) -> None:

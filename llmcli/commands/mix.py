@@ -43,7 +43,9 @@ def mix(
     if not output.name:
         raise usage(f"-o needs the name of a file: -o {MIXTURE}")
     refuse_gguf(output)
-    same = [model for i, model in enumerate(models) if Path(model).resolve() in {Path(m).resolve() for m in models[:i]}]
+    if "" in models:
+        raise usage("the name of a model is empty; name the files to mix")
+    same = [m for i, m in enumerate(models) if any(_is(Path(m), Path(other)) for other in models[:i])]
     if same:
         raise LLMError(f"{same[0]} is named twice; name each model once")
     durable.check_writable(output, force=force)
@@ -61,6 +63,9 @@ def mix(
     mixture = mixture_file.mixed(loaded)
     if average:
         averaged = mixture_file.averaged(loaded)
+        starts = [model.record.get("base", {}).get("sha256") for model in loaded.values()]
+        if None in starts or len(set(starts)) > 1:
+            console.warn("their records do not say that they came from one model; else the mean of weights is no good")
         durable.check_space(output, 4 * averaged.parameters)
         checkpoint.save(output, averaged)
     else:
@@ -75,6 +80,11 @@ def mix(
     console.note(f"saved {output}: {what} of {len(models)} models, {charts.number(parameters)} parameters")
     if not average:
         console.note(f"see who speaks: llm generate TEXT -m {output} --experts")
+
+
+def _is(one: Path, other: Path) -> bool:
+    """Whether two names are of one file."""
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
 
 
 def _name(path: Path) -> str:

@@ -76,9 +76,11 @@ def tokenize(
 def _tokenizer(model: str | None, file: Path | None) -> Any:
     if file is not None:
         return tokenizer_file(str(file))[1]
-    from llmcli.importer import load
+    from llmcli.importer import load_any
+    from llmcli.mixture_file import Mixture
 
-    return tokenizer_of(load(model_path(model)))
+    found = load_any(model_path(model))
+    return tokenizer_of(found.experts[0] if isinstance(found, Mixture) else found)
 
 
 def _read(file: Path) -> str:
