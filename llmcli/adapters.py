@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.checkpoint import Checkpoint, Header, read_header, read_values, write_tensors
+from llmcli.checkpoint import Checkpoint, Header, read_header, read_tensor, write_tensors
 from llmcli.config import LORA_SCALE
 from llmcli.errors import LLMError
 
@@ -101,8 +101,7 @@ class Merged(Mapping[str, NDArray[np.float32]]):
         return len(self._base.tensors)
 
     def _array(self, name: str) -> NDArray[np.float32]:
-        tensor = self._header.tensors[name]
-        return np.concatenate([*read_values(self._header, tensor)]).astype(np.float32).reshape(tensor.shape)
+        return read_tensor(self._header, self._header.tensors[name]).astype(np.float32)
 
 
 def _config(header: Header) -> dict[str, Any]:

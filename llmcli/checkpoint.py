@@ -107,6 +107,22 @@ class Checkpoint:
         return self.config.parameters
 
     @property
+    def kinds(self) -> set[str]:
+        """The types of its tensors, as a file names them."""
+        return {self.dtypes.get(name, "F32") for name in self.config.tensor_shapes()}
+
+    @property
+    def torch_dtype(self) -> str:
+        """Of its weights, as config.json names it; float32 where there are several."""
+        kinds = self.kinds
+        return TORCH_NAMES[kinds.pop()] if len(kinds) == 1 else "float32"
+
+    @property
+    def shared(self) -> "Checkpoint":
+        """What has the tokenizer and the context: itself, where a mixture has several of the same."""
+        return self
+
+    @property
     def records(self) -> list[dict[str, Any]]:
         """Of its training: one, where a mixture has several."""
         return [self.record]
@@ -164,8 +180,7 @@ class TensorsOnDisk(Mapping[str, NDArray[np.float32]]):
         return Blocks(codes, scales, self._shapes[name][1])
 
     def _stored(self, name: str) -> NDArray[Any]:
-        tensor = self._header.tensors[name]
-        return np.concatenate([*read_values(self._header, tensor)]).reshape(tensor.shape)
+        return read_tensor(self._header, self._header.tensors[name])
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         found = self.blocks(name)
@@ -321,6 +336,11 @@ def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
             if tensor.dtype == "BF16":
                 values = (values.astype(np.uint32) << 16).view(np.float32)
             yield values
+
+
+def read_tensor(header: Header, tensor: TensorInfo) -> NDArray[Any]:
+    """A tensor at once, as `read_values` gives it."""
+    return np.concatenate([*read_values(header, tensor)]).reshape(tensor.shape)
 
 
 def digest(header: Header) -> str:
@@ -553,11 +573,10 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     One whose `quantization` is set is written in few bits.
     """
     shapes = checkpoint.config.tensor_shapes()
-    kinds = {checkpoint.dtypes.get(name, "F32") for name in shapes}
     metadata = {
         "format": "pt",
         "llmcli": str(FORMAT_VERSION),
-        "config.json": checkpoint.config.to_json(TORCH_NAMES[kinds.pop()] if len(kinds) == 1 else "float32"),
+        "config.json": checkpoint.config.to_json(checkpoint.torch_dtype),
         "tokenizer.json": checkpoint.tokenizer_json,
         "tokenizer_config.json": checkpoint.tokenizer_config_json,
         "training.json": json.dumps(checkpoint.record, ensure_ascii=False),

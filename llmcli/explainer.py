@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from llmcli.generator import Prompt, agreeing, logits_after
 from llmcli.generator import Runtime as Answering
 from llmcli.runtime import Runtime
-from llmcli.sampler import entropy, normalized, probabilities
+from llmcli.sampler import entropy, highest_of, normalized, probabilities
 from llmcli.tokenizer import Tokenizer
 
 Array = NDArray[np.float32]
@@ -63,6 +63,33 @@ class Explanation:
         return np.argsort(-self.logprobs, kind="stable")[:count].tolist()
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A prompt that a model has read, to where its answer begins."""
+
+    ids: list[int]
+    tail: bytes  # the prompt's end that the answer is still to spell
+    allowed: NDArray[np.bool_]  # [V]: what the next token may be
+    logits: Array  # [V], -inf where it may not be
+
+
+def ask(whole: Answering, tokenizer: Tokenizer, prompt: str, *, literal: bool) -> Asked:
+    """Let a model, or a mixture, read a prompt as `explain` says. Raises LLMError for an empty one and damaged
+    weights."""
+    start = Prompt.of(prompt, tokenizer, literal=literal)
+    ids, tail, used = start.ids, start.tail, len(tokenizer.token_bytes)
+    whole.rewind()
+    while True:
+        allowed = agreeing(tokenizer, tail) if tail else np.ones(used, bool)
+        logits = np.where(allowed, logits_after(whole, ids)[:used], np.float32(-np.inf))
+        highest_of(logits)  # or it is no answer
+        best = int(logits.argmax())
+        data = tokenizer.token_bytes[best]
+        if not tail or len(data) > len(tail):
+            return Asked(ids, tail, allowed, logits)
+        ids, tail = [*ids, best], tail[len(data) :]
+
+
 def explain(
     runtime: Runtime,
     tokenizer: Tokenizer,
@@ -86,23 +113,11 @@ def explain(
     the tokens after the gap move up by a position; of a large model only for the last tokens (MOST_WORK).
     Surprises: -log2 p(token | those before). Raises LLMError for an empty prompt and damaged weights.
     """
-    start = Prompt.of(prompt, tokenizer, literal=literal)
-    ids, tail, used = start.ids, start.tail, len(tokenizer.token_bytes)
-    allowed = np.ones(used, bool)  # what the next token may be
     whole = answering or runtime
-    whole.rewind()
-    while True:
-        logits = logits_after(whole, ids)[:used]
-        if tail:
-            allowed = agreeing(tokenizer, tail)
-            logits = np.where(allowed, logits, np.float32(-np.inf))
-        shifted, total = normalized(logits)
-        best = int(logits.argmax())
-        data = tokenizer.token_bytes[best]
-        if not tail or len(data) > len(tail):
-            break
-        ids, tail = [*ids, best], tail[len(data) :]
-        allowed = np.ones(used, bool)
+    asked = ask(whole, tokenizer, prompt, literal=literal)
+    ids, tail, allowed, used = asked.ids, asked.tail, asked.allowed, len(tokenizer.token_bytes)
+    shifted, total = normalized(asked.logits)
+    best = int(asked.logits.argmax())
     seen = ids[len(ids) - whole.length :]  # T
     record = _Record(runtime, len(seen), _looked_at(runtime, len(seen), everywhere))
     runtime.rewind()

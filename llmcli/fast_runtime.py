@@ -9,7 +9,7 @@ H, G, D = heads, key-value heads, head size; C, F = width, width inside the SwiG
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from llmcli.checkpoint import Checkpoint
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.quantized import BLOCK, Blocks
+from llmcli.runtime import costs
 
 Array = NDArray[np.float32]
 PREFILL = 256  # tokens taken at once
@@ -80,19 +81,9 @@ class FastRuntime:
 
     def prefill(self, ids: Sequence[int]) -> Array:
         """Take in tokens, at least one; the logits [V] of what follows the last."""
-        if not len(ids):
-            raise ValueError("at least one token is needed")
-        if self.length + len(ids) > self.context:
-            raise LLMError(f"{self.length + len(ids)} tokens do not fit the context of {self.context}")
-        self._make_room(self.length + len(ids))
-        if len(ids) == 1:
-            place = self._one
-        for first in range(0, len(ids), PREFILL):
-            some = ids[first : first + PREFILL]
-            place = self._one if len(some) == 1 else _Place(self, len(some))
-            place.take(some, self.length, self._cache)
-            self.length += len(some)
-        return place.logits()
+        for place in self._take(ids):
+            last = place
+        return last.logits()
 
     def step(self, token: int) -> Array:
         """Take in one token; the logits [V] of the next."""
@@ -100,17 +91,7 @@ class FastRuntime:
 
     def logits(self, ids: Sequence[int]) -> Array:
         """Take in tokens; the logits [T, V] after each of them."""
-        if self.length + len(ids) > self.context:
-            raise LLMError(f"{self.length + len(ids)} tokens do not fit the context of {self.context}")
-        self._make_room(self.length + len(ids))
-        found = []
-        for first in range(0, len(ids), PREFILL):
-            some = ids[first : first + PREFILL]
-            place = _Place(self, len(some))
-            place.take(some, self.length, self._cache)
-            self.length += len(some)
-            found.append(self._head.run(None, {"hidden": place.hidden})[0][0])
-        return np.concatenate(found)
+        return np.concatenate([place.every_logits() for place in self._take(ids)])
 
     def rewind(self, length: int = 0) -> None:
         """Forget all but the first `length` tokens."""
@@ -129,14 +110,23 @@ class FastRuntime:
                 some, targets = ids[b, first : min(T, first + rows)], ids[b, first + 1 : min(T, first + rows) + 1]
                 place = _Place(self, len(some))
                 place.take(some, first, cache)
-                logits = self._head.run(None, {"hidden": place.hidden})[0][0]
-                logits -= logits.max(axis=-1, keepdims=True)
-                right[b, first : first + rows] = logits.argmax(axis=-1) == targets
-                wanted = np.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
-                nats[b, first : first + rows] = (
-                    np.log(np.exp(logits, out=logits).sum(axis=-1, dtype=np.float64)) - wanted
-                )
+                now = slice(first, first + rows)
+                nats[b, now], right[b, now] = costs(place.every_logits(), targets)
         return nats, right
+
+    def _take(self, ids: Sequence[int]) -> "Iterator[_Place]":
+        """Tokens through all layers, some at a time: where each of these are."""
+        if not len(ids):
+            raise ValueError("at least one token is needed")
+        if self.length + len(ids) > self.context:
+            raise LLMError(f"{self.length + len(ids)} tokens do not fit the context of {self.context}")
+        self._make_room(self.length + len(ids))
+        for first in range(0, len(ids), PREFILL):
+            some = ids[first : first + PREFILL]
+            place = self._one if len(some) == 1 else _Place(self, len(some))
+            place.take(some, self.length, self._cache)
+            self.length += len(some)
+            yield place
 
     def _session(self, model: Any) -> Any:
         options = self._ort.SessionOptions()
@@ -200,6 +190,11 @@ class _Place:
         self._x[0] = embedding.rows(np.asarray(ids))
         self._past[0], self._total[0] = past + len(ids) - 1, past + len(ids)
         self._runtime._body.run_with_iobinding(self._body)
+
+    def every_logits(self) -> Array:
+        """Of what follows each token, [T, V]."""
+        found: Array = self._runtime._head.run(None, {"hidden": self.hidden})[0][0]
+        return found
 
     def logits(self) -> Array:
         """Of what follows the last token, [V]."""

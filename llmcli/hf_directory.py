@@ -185,9 +185,7 @@ def _is_of_a_model(file: Path) -> bool:
 def write(directory: Path, model: Checkpoint, told: Mapping[str, str], card: str) -> None:
     """Write a model as a directory, old or new, never half; `told` goes into the weights' metadata, `card` becomes its
     README.md. Raises LLMError when the disk refuses."""
-    kinds = {model.dtypes.get(name, "F32") for name in model.config.tensor_shapes()}
-    dtype = checkpoint.TORCH_NAMES[kinds.pop()] if len(kinds) == 1 else "float32"
-    config = json.loads(model.config.to_json(dtype))
+    config = json.loads(model.config.to_json(model.torch_dtype))
     ends = config["eos_token_id"]
     generation = {"bos_token_id": config["bos_token_id"], "eos_token_id": ends, "do_sample": True}
     sizes = {"F16": 2, "BF16": 2}

@@ -25,7 +25,11 @@ def read_header(path: str | Path) -> Header:
 
 def load(path: str | Path) -> Checkpoint:
     """Open a model in any form. Tensors stay on disk until they are asked for. Raises LLMError."""
-    found = load_any(path)
+    return single(load_any(path), path)
+
+
+def single(found: Checkpoint | Mixture, path: str | Path) -> Checkpoint:
+    """What was opened, where it is one model. Raises LLMError."""
     if isinstance(found, Mixture):
         raise LLMError(
             f"{path} is a mixture of models; here the file of one of them is wanted: {', '.join(found.names)}"

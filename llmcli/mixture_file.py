@@ -36,6 +36,11 @@ class Mixture:
         return sum(expert.parameters for expert in self.experts)
 
     @property
+    def shared(self) -> Checkpoint:
+        """One of them: what it has of tokenizer and context, all have."""
+        return self.experts[0]
+
+    @property
     def records(self) -> list[dict[str, Any]]:
         """Of each model's training."""
         return [expert.record for expert in self.experts]
@@ -59,7 +64,7 @@ def mixed(models: Mapping[str, Checkpoint]) -> Mixture:
         contexts = model.config.max_position_embeddings, first.config.max_position_embeddings
         if contexts[0] != contexts[1]:
             raise LLMError(f"{name} sees {contexts[0]:,} tokens at once, {first_name} {contexts[1]:,}; {hint}")
-        kinds = [" and ".join(sorted(_dtypes(m))) for m in (model, first)]
+        kinds = [" and ".join(sorted(m.kinds)) for m in (model, first)]
         if kinds[0] != kinds[1]:
             raise LLMError(f"{name} has weights in {kinds[0]}, {first_name} in {kinds[1]}; one type is wanted")
     return Mixture(tuple(models.values()), tuple(models))
@@ -70,10 +75,6 @@ def _same_tokenizer(one: Checkpoint, other: Checkpoint) -> bool:
     return one.tokenizer_json == other.tokenizer_json or json.loads(one.tokenizer_json) == json.loads(
         other.tokenizer_json
     )
-
-
-def _dtypes(model: Checkpoint) -> set[str]:
-    return {model.dtypes.get(name, "F32") for name in model.config.tensor_shapes()}
 
 
 class Averaged(Mapping[str, NDArray[np.float32]]):
@@ -162,8 +163,8 @@ def opened(header: Header) -> Mixture:
 
 def save(path: Path, mixture: Mixture) -> None:
     """Write it; its bytes are a function of the mixture alone. Raises LLMError when the disk refuses."""
-    first = mixture.experts[0]
-    configs = [json.loads(expert.config.to_json(*_torch_name(expert))) for expert in mixture.experts]
+    first = mixture.shared
+    configs = [json.loads(expert.config.to_json(expert.torch_dtype)) for expert in mixture.experts]
     metadata = {
         "config.json": json.dumps(
             {"model_type": MODEL_TYPE, "names": list(mixture.names), "experts": configs}, indent=2
@@ -173,8 +174,3 @@ def save(path: Path, mixture: Mixture) -> None:
         "training.json": json.dumps({"experts": mixture.records}, ensure_ascii=False),
     }
     checkpoint.save_joined(path, {f"experts.{i}.": expert for i, expert in enumerate(mixture.experts)}, metadata)
-
-
-def _torch_name(expert: Checkpoint) -> list[str]:
-    kinds = _dtypes(expert)
-    return [checkpoint.TORCH_NAMES[kinds.pop()]] if len(kinds) == 1 else []

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from llmcli import checkpoint
-from llmcli.checkpoint import digest, read_header, read_values, write_tensors
+from llmcli.checkpoint import digest, read_header, read_tensor, write_tensors
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.errors import LLMError
 from llmcli.planner import Choice, Plan
@@ -106,10 +105,7 @@ def load(path: Path) -> Stopped:
         asked = identity.get("--threads", settings.threads), identity.get("--steps", settings.steps)
         if asked != (settings.threads, settings.steps):
             raise ValueError("its plan is not that of its command")
-        arrays = {
-            name: np.concatenate([*read_values(header, tensor)]).reshape(tensor.shape)
-            for name, tensor in header.tensors.items()
-        }
+        arrays = {name: read_tensor(header, tensor) for name, tensor in header.tensors.items()}
         return Stopped(identity, plan, found["tokenizer.json"], State(arrays, json.loads(found["figures"])))
     except (AttributeError, KeyError, ValueError, TypeError, OverflowError, LLMError) as error:
         raise LLMError(f"{path} is damaged: {error}; begin anew with --force") from error

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from llmcli.checkpoint import Checkpoint
 from llmcli.errors import LLMError
+from llmcli.sampler import probabilities
 
 Array = NDArray[np.float32]
 Attend = Callable[["_Layer", Array, Array, Array], Array]  # layer, q [T, H, D], k, v [T, G, D] -> [T, H * D]
@@ -69,9 +70,7 @@ class _Experts:
 
     def __call__(self, x: Array) -> Array:
         """[T, C] -> [T, C]"""
-        logits = _product(x, self.router)
-        shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        shares /= shares.sum(axis=-1, keepdims=True)
+        shares = probabilities(_product(x, self.router))
         chosen = np.argsort(-shares, axis=-1, kind="stable")[:, : self.active]  # [T, active]
         picked = np.take_along_axis(shares, chosen, axis=-1)
         if self.normalize:
@@ -228,11 +227,7 @@ class Runtime:
         rows = max(1, HEAD // len(self._head))
         for start in range(0, B * T, rows):
             now = slice(start, start + rows)
-            logits = _product(x[now], self._head)
-            logits -= logits.max(axis=-1, keepdims=True)
-            right[now] = logits.argmax(axis=-1) == targets[now]
-            wanted = np.take_along_axis(logits, targets[now, None], axis=-1)[:, 0]
-            nats[now] = np.log(np.exp(logits, out=logits).sum(axis=-1, dtype=np.float64)) - wanted
+            nats[now], right[now] = costs(_product(x[now], self._head), targets[now])
         return nats.reshape(B, T), right.reshape(B, T)
 
     def _take(self, ids: Sequence[int]) -> Array:
@@ -286,6 +281,15 @@ class Runtime:
             room = max(length, 2 * len(self._turn), 64)
             angle = np.arange(room)[:, None, None] * np.array(self.config.rope_frequencies())
             self._turn = np.exp(1j * angle).astype(np.complex64)  # [room, 1, D/2]
+
+
+def costs(logits: Array, targets: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The nats that each of targets [N] costs under logits [N, V], which are overwritten, and whether it was the
+    likeliest."""
+    logits -= logits.max(axis=-1, keepdims=True)
+    right = logits.argmax(axis=-1) == targets
+    wanted = np.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+    return np.log(np.exp(logits, out=logits).sum(axis=-1, dtype=np.float64)) - wanted, right
 
 
 def _pair(heads: Array) -> Array:

@@ -26,6 +26,7 @@ from llmcli.errors import LLMError, usage
 if TYPE_CHECKING:
     from llmcli.checkpoint import Checkpoint
     from llmcli.corpus import Corpus
+    from llmcli.evaluator import Figures, Passage
     from llmcli.mixture_file import Mixture
 
 MOST_SHOWN = 4_000  # tokens, in a terminal
@@ -133,7 +134,7 @@ def _results(
     path: Path, checkpoint: "Checkpoint | Mixture", text: "Corpus", start: int, device: str, quantize: str | None
 ) -> Iterator[dict[str, Any]]:
     """A row for each document, and one for all together if there are several; its file is None."""
-    from llmcli.evaluator import Figures, measure, passages, stride
+    from llmcli.evaluator import Figures, passages, stride
 
     name = f"{path}, {quantize}" if quantize else str(path)
     runtime, tokenizer = open_model(checkpoint, device, quantize)
@@ -145,10 +146,7 @@ def _results(
             f"least {step:,} before it, or from all there are"
         )
         for part in parts:
-            try:
-                found = measure(part, runtime, tokenizer, partial(_tell, f"{name}  {part.name}"))
-            finally:
-                console.progress("")
+            found = _measured(part, name, runtime, tokenizer)
             total += found
             if found.tokens:
                 yield _row(name, part.name, found, runtime.context, step)
@@ -156,6 +154,16 @@ def _results(
         raise LLMError(f"{path}: {error}", error.exit_code) from error
     if len(parts) > 1:
         yield _row(name, None, total, runtime.context, step)
+
+
+def _measured(part: "Passage", name: str, runtime: Any, tokenizer: Any, *each: Any) -> "Figures":
+    """`measure` with its progress on stderr."""
+    from llmcli.evaluator import measure
+
+    try:
+        return measure(part, runtime, tokenizer, partial(_tell, f"{name}  {part.name}"), *each)
+    finally:
+        console.progress("")
 
 
 def _per_token(
@@ -170,7 +178,7 @@ def _per_token(
     """Each document's tokens with their bits; the passages over all of them."""
     import numpy as np
 
-    from llmcli.evaluator import Figures, measure, passages
+    from llmcli.evaluator import Figures, passages
     from llmcli.surprise import most_surprising
 
     ids: list[int] = []
@@ -188,10 +196,7 @@ def _per_token(
         for part in passages(text, start):
             firsts.append(len(ids))
             names.append(part.name)
-            try:
-                total += measure(part, runtime, tokenizer, partial(_tell, f"{path}  {part.name}"), keep)
-            finally:
-                console.progress("")
+            total += _measured(part, str(path), runtime, tokenizer, keep)
     except LLMError as error:
         raise LLMError(f"{path}: {error}", error.exit_code) from error
     if not ids:

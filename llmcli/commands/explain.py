@@ -116,10 +116,9 @@ def _heaviest(mixture: "Mixture", text: str, literal: bool) -> tuple[Any, dict[s
     """(the mixture ready to run, which answers; name and weight of the model in it that counts most for the answer)"""
     from llmcli import explainer
     from llmcli.commands.options import open_model
-    from llmcli.runtime import Runtime
 
     runtime, tokenizer = open_model(mixture, "cpu")
-    explainer.explain(Runtime(mixture.experts[0]), tokenizer, text, literal=literal, candidates=1, answering=runtime)
+    explainer.ask(runtime, tokenizer, text, literal=literal)
     weights = runtime.expert_weights()[0].tolist()
     most = weights.index(max(weights))
     console.note(

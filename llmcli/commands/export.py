@@ -69,14 +69,11 @@ def export(
         refuse_with(context_, "--to tokenizer" if to else "--quantize", "name", "licence")
     output, path = Path(names[-1]), model_path(names[0] if len(names) == 2 else None)
     from llmcli import durable, gguf_file, hf_directory, importer
-    from llmcli.mixture_file import Mixture
 
     if quantize:
         refuse_gguf(output)
     loaded = importer.load_any(path)
-    if to == "tokenizer" and isinstance(loaded, Mixture):
-        loaded = loaded.experts[0]  # all have the same
-    model = importer.load(path) if isinstance(loaded, Mixture) else loaded
+    model = loaded.shared if to == "tokenizer" else importer.single(loaded, path)
     refuse_overwriting(output, "export", [path], "the model to export", by="")
     refuse_overwriting(output, "export", importer.files(path), "part of the model to export", by="")
     if to == "gguf" and output.suffix.lower() == ".safetensors":

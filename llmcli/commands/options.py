@@ -85,7 +85,7 @@ def open_model(model: "Checkpoint | Mixture", device: str, quantize: str | None 
         from llmcli.mixture import MixtureRuntime
 
         runtimes = [_runtime(expert, device, quantize) for expert in model.experts]
-        return MixtureRuntime(runtimes), tokenizer_of(model.experts[0])
+        return MixtureRuntime(runtimes), tokenizer_of(model.shared)
     return _runtime(model, device, quantize), tokenizer_of(model)
 
 

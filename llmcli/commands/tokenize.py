@@ -77,10 +77,8 @@ def _tokenizer(model: str | None, file: Path | None) -> Any:
     if file is not None:
         return tokenizer_file(str(file))[1]
     from llmcli.importer import load_any
-    from llmcli.mixture_file import Mixture
 
-    found = load_any(model_path(model))
-    return tokenizer_of(found.experts[0] if isinstance(found, Mixture) else found)
+    return tokenizer_of(load_any(model_path(model)).shared)
 
 
 def _read(file: Path) -> str:

@@ -204,7 +204,6 @@ def train(
 
     from llmcli import checkpoint, durable, importer, resume
     from llmcli.corpus import Corpus, read_corpus
-    from llmcli.mixture_file import Mixture
     from llmcli.planner import HELD_OUT, Machine, Request, check_fits, prepare
     from llmcli.tokenizer import Tokenizer
 
@@ -236,9 +235,7 @@ def train(
         force = force or (stopped is not None and resume.is_saved_in(stopped, output))
         durable.check_writable(output, force=force)
     base = importer.load(from_) if from_ else None
-    pattern = importer.load_any(like) if like else None
-    if isinstance(pattern, Mixture):
-        pattern = pattern.experts[0]
+    pattern = importer.load_any(like).shared if like else None
     if pattern:
         fixed["context"] = pattern.config.max_position_embeddings
     text = read_corpus(corpus)

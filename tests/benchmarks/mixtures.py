@@ -13,6 +13,8 @@ import json
 import tempfile
 from pathlib import Path
 
+from llmcli import importer
+from llmcli.checkpoint import Checkpoint
 from llmcli.commands.options import seconds
 from tests.benchmarks.quality import llm
 
@@ -61,13 +63,9 @@ def row(model: str, texts: list[Path]) -> str:
     found = json.loads(llm("eval", *map(str, texts), "-m", model, "--whole", "--json", "-q")[0])["results"]
     by_file = {Path(one["file"]).name if one["file"] else "all": one["bits_per_byte"] for one in found}
     bits = [by_file[text.name] for text in texts] + [by_file["all"]]
-    facts = json.loads(llm("inspect", model, "--json", "-q")[0])
-    parameters, config = facts["parameters"], facts["config"]
-    active = parameters
-    if config.get("num_experts"):
-        asleep = config["num_experts"] - config["num_experts_per_tok"]
-        size = 3 * config["hidden_size"] * config["moe_intermediate_size"]
-        active -= asleep * config["num_hidden_layers"] * size
+    opened = importer.load_any(model)
+    parameters = opened.parameters
+    active = opened.config.active_parameters if isinstance(opened, Checkpoint) else parameters
     prompt = texts[0].read_text("utf-8")[:200]
     speeds = [
         json.loads(llm("generate", prompt, "-m", model, "-n", "200", "--seed", "1", "--json")[0])["tokens_per_second"]
