@@ -350,6 +350,7 @@ class TrainConfig:
     token_split: float = 0.0  # share of the tokens that are taken apart, until SPLIT_UNTIL
     calibration_tokens: int = 0  # taken evenly from the text: not learned from, they tell how sure to be
     weight_decay: float = 0.1
+    induction: bool = False  # fresh weights can copy: induction.py
     recipe: str = "muon"  # how weights move: one of RECIPES
     lora_rank: int = 0  # of the adapters that learn instead of the weights, with the recipe "lora"
     eval_tokens: int = 4096  # held-out tokens looked at now and then
@@ -372,6 +373,8 @@ class TrainConfig:
         counts = (self.steps, self.context, self.batch_size, self.calibration_tokens, self.eval_tokens, self.seed)
         if any(type(count) is not int for count in (*counts, self.threads)):
             raise usage(f"steps, context, batch, seed and threads must be whole numbers, found {counts}")
+        if type(self.induction) is not bool:
+            raise usage(f"induction must be true or false, found {self.induction!r}")
         if self.recipe not in RECIPES or type(self.lora_rank) is not int:
             raise usage(f"there is no recipe {self.recipe!r} with rank {self.lora_rank!r}")
         if (self.recipe == "lora") != (self.lora_rank > 0) or self.lora_rank < 0:

@@ -19,6 +19,7 @@ from llmcli import charts
 from llmcli.config import SCORES_KEPT, ModelConfig, TrainConfig
 from llmcli.corpus import Corpus, tokenize
 from llmcli.errors import LLMError, usage
+from llmcli.induction import has_room
 from llmcli.tokenizer import Tokenizer
 
 CALIBRATION_FROM = 6.0  # times through the text: from here on a part of it is kept for calibration ...
@@ -46,7 +47,9 @@ MEASURING_SHARE, MEASURING = 0.01, 3.0  # each takes this share of the run, so m
 MEMORY_SHARE = 0.8  # of what is free, that a plan may use
 ACTIVE = 2  # experts for each token, where the user does not say
 SMALLEST_BATCH_SHARE = 64  # a batch may become so many times smaller before a model is said not to fit
-SHORTEST_CONTEXT = 8
+SHORTEST_CONTEXT, LONG_CONTEXT = 8, 1024
+COPYING_TEXT, COPYING_FROM = 100_000, 90.0  # tokens of text and seconds of a core, from which on weights can copy
+COPYING_THETA = 1e6  # their rope_theta: most pairs of a head turn little within a window, and can tell tokens apart
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 512, 8192
 
 # layers x width, each up to twice the size of the one before; few layers first: they take the most steps a minute
@@ -316,14 +319,14 @@ def make_plan(
     """
     machine = machine or Machine(assumed_speed)
     budget = _budget(request, _most_epochs(request, base is not None))
-    context, context_reason = _context(request, budget, train_tokens, base)
+    context, context_reason = _context(request, train_tokens, base)
 
     most_epochs = _most_epochs(request, base is not None)
     divisor = 1  # of the batch, where memory is short
 
     def settings(model: ModelConfig, seen: float = 0.0) -> TrainConfig:
         """How to train a model that will see so many tokens."""
-        return _settings(request, model, seen, train_tokens, context, divisor, base is not None)
+        return _settings(request, model, seen, train_tokens, context, divisor, base)
 
     text = _Text(train_tokens, train_bytes or 3 * train_tokens)
     models = [base] if base else _models(request, text, context, vocab_size, eos_id)
@@ -367,6 +370,7 @@ def make_plan(
         ),
         *_experts_choice(model, kept if base else "as asked"),
         Choice("context", f"{context} tokens", context_reason),
+        *([Choice("start", "able to copy", "training finds that too late by itself")] if train.induction else []),
         Choice(
             "head",
             "tied to the embedding" if model.tie_word_embeddings else "separate",
@@ -422,7 +426,7 @@ def _settings(
     train_tokens: int,
     context: int,
     divisor: int,
-    goes_on: bool = False,
+    goes_on: ModelConfig | None = None,
 ) -> TrainConfig:
     """How to train a model that will see so many tokens, with a batch so many times smaller than is best; one that
     goes on from another if `goes_on`."""
@@ -442,13 +446,15 @@ def _settings(
     if epochs > LARGE_FROM and _layers(model) > max(LARGE, LARGE_FOR_TOKEN * train_tokens):
         dropout, split = LARGE_DROPOUT, LARGE_SPLIT
     return TrainConfig(
-        steps=request.steps or max(1, math.ceil((request.epochs or _most_epochs(request, goes_on)) * per_epoch)),
+        steps=request.steps
+        or max(1, math.ceil((request.epochs or _most_epochs(request, goes_on is not None)) * per_epoch)),
         seconds=_budget(request).seconds,
         context=context,
         batch_size=batch_size,
         lr=request.lr,
         dropout=dropout if request.dropout is None else request.dropout,
         token_split=split,
+        induction=_copies(request, train_tokens, goes_on) and has_room(model),
         recipe=recipe,
         lora_rank=request.lora,
         calibration_tokens=_calibration(train_tokens, context) if epochs > CALIBRATION_FROM and not request.lora else 0,
@@ -602,10 +608,23 @@ def _models(request: Request, text: _Text, context: int, vocab_size: int, eos_id
     """Every shape that this text can fill, the smallest first; one alone where the user fixed it."""
     shapes = [s for s in LADDER if 12 * s[0] * s[1] ** 2 <= ROOM * text.tokens**ROOM_POWER] or LADDER[:1]
     wanted = {(request.layers or layers, request.width or width): None for layers, width in shapes}
-    return [_model(request, layers, width, context, vocab_size, eos_id) for layers, width in wanted]
+    copies = _copies(request, text.tokens, None)
+    return [_model(request, layers, width, context, vocab_size, eos_id, copies) for layers, width in wanted]
 
 
-def _context(request: Request, budget: _Budget, train_tokens: int, base: ModelConfig | None) -> tuple[int, str]:
+def _copies(request: Request, train_tokens: int, base: ModelConfig | None) -> bool:
+    """Whether fresh weights get the circuit of induction.py, and long windows to use it in: measured to pay from some
+    text and some time on."""
+    hurried = request.device == "cpu" and _seconds(request) * request.threads < COPYING_FROM
+    return not base and train_tokens >= COPYING_TEXT and not hurried
+
+
+def _seconds(request: Request) -> float:
+    """Of the run; infinite where a number of steps ends it."""
+    return math.inf if request.steps or request.epochs else request.seconds or DEFAULT_SECONDS
+
+
+def _context(request: Request, train_tokens: int, base: ModelConfig | None) -> tuple[int, str]:
     longest = train_tokens - 1  # a window and the token after it
     if longest < SHORTEST_CONTEXT:
         raise LLMError(
@@ -621,8 +640,9 @@ def _context(request: Request, budget: _Budget, train_tokens: int, base: ModelCo
                 f"{request.context} needs {request.context + 1}; add more text or give --context {longest} or less"
             )
         return request.context, "as asked"
-    wanted = 512 if (budget.seconds or 0) > 1800 else 256 if train_tokens >= 100_000 else 128
-    reason = "far enough back for text of this size"
+    wanted, reason = 256 if train_tokens >= 100_000 else 128, "far enough back for text of this size"
+    if _copies(request, train_tokens, base):
+        wanted, reason = LONG_CONTEXT, "far enough back to find what stood there before"
     if base and base.max_position_embeddings >= 2 * FINE_TUNING_CONTEXT:
         wanted, reason = FINE_TUNING_CONTEXT, "far enough back to learn a new text from"
     elif base and base.max_position_embeddings < wanted:
@@ -631,7 +651,9 @@ def _context(request: Request, budget: _Budget, train_tokens: int, base: ModelCo
     return (quarter, "a quarter of this short text") if quarter < wanted else (wanted, reason)
 
 
-def _model(request: Request, layers: int, width: int, context: int, vocab_size: int, eos_id: int) -> ModelConfig:
+def _model(
+    request: Request, layers: int, width: int, context: int, vocab_size: int, eos_id: int, copies: bool
+) -> ModelConfig:
     wanted = 32 if width < 96 else 64  # dimensions of a head
     divisors = [heads for heads in range(1, width + 1) if width % (2 * heads) == 0]  # rotary positions need pairs
     heads = request.heads or min(divisors, key=lambda n: abs(math.log(width / n / wanted)), default=1)
@@ -656,6 +678,7 @@ def _model(request: Request, layers: int, width: int, context: int, vocab_size: 
         num_key_value_heads=kv_heads,
         head_dim=width // heads,
         max_position_embeddings=context,
+        rope_theta=COPYING_THETA if copies else ModelConfig.rope_theta,
         tie_word_embeddings=outweighs if request.tie is None else request.tie,
         eos_token_id=eos_id,
         model_type="qwen3_moe" if request.experts else "qwen3",

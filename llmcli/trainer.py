@@ -27,6 +27,7 @@ from llmcli.corpus import Batches
 from llmcli.errors import LLMError
 from llmcli.evaluator import Figures, evaluate
 from llmcli.generator import generate
+from llmcli.induction import with_induction
 from llmcli.model import LanguageModel, score, sharpness
 from llmcli.optimizer import Optimizer, rate
 from llmcli.planner import Plan
@@ -43,7 +44,8 @@ ALIKE = 0.002  # held-out figures that differ by less say nothing
 CURVE_POINTS = 300
 SAMPLE_TOKENS = 48
 SAMPLED = 20_000_000  # parameters up to which a run's samples are kept in its record: they are quick to make
-RAMP = ((0.2, 4), (0.5, 2))  # up to this progress windows are that much shorter
+RAMP = ((0.2, 4), (0.5, 2))  # up to this progress windows are that much shorter ...
+COPYING_RAMP = ((0.5, 2),)  # ... where weights can copy from the start: short windows have little to copy from
 SHORTEST_RAMP = 16  # tokens
 LONGEST_MEASURED = 4.0  # seconds after which two steps have to do to tell the speed
 COMPILE_FROM = 120.0  # seconds of a run
@@ -110,11 +112,12 @@ def versions() -> dict[str, str]:
     }
 
 
-def fresh_weights(config: ModelConfig, seed: int) -> dict[str, NDArray[np.float32]]:
-    """The tensors of step 0."""
+def fresh_weights(config: ModelConfig, seed: int, induction: bool = False) -> dict[str, NDArray[np.float32]]:
+    """The tensors of step 0; with the circuit of induction.py in them, if asked."""
     model = LanguageModel(config)
     model.initialize(torch.Generator().manual_seed(seed))
-    return model.to_arrays()
+    weights = model.to_arrays()
+    return with_induction(config, weights, seed) if induction else weights
 
 
 def measured_speed(config: ModelConfig, settings: TrainConfig, seconds: float) -> float:
@@ -182,7 +185,8 @@ def _context_at(progress: float, settings: TrainConfig) -> int:
     context = settings.context
     if settings.recipe in ("fine-tune", "lora"):
         return context
-    divisor = next((divisor for until, divisor in RAMP if progress < until), 1)
+    ramp = COPYING_RAMP if settings.induction else RAMP
+    divisor = next((divisor for until, divisor in ramp if progress < until), 1)
     return max(min(context, SHORTEST_RAMP), context // divisor)
 
 
@@ -213,7 +217,7 @@ def train(
     began = time.monotonic() if began is None else began
     _prepare_process(settings)
     model = _fresh_model(config, settings)
-    model.load_arrays(start.tensors if start else fresh_weights(config, settings.seed))
+    model.load_arrays(start.tensors if start else fresh_weights(config, settings.seed, settings.induction))
     optimizer = Optimizer(model, settings, config.hidden_size)
     _compile(model, settings)
     context = settings.context

@@ -30,6 +30,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "machine",
         "model",
         "optimizer",
+        "induction",
     },
     {
         "planner",

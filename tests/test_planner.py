@@ -211,10 +211,39 @@ def test_the_same_request_gives_the_same_plan():
 
 @pytest.mark.parametrize(
     ("train_tokens", "seconds", "expected"),
-    [(9, 60, 8), (40, 60, 8), (70, 60, 16), (1000, 60, 128), (100_000, 60, 256), (100_000, 3600, 512)],
+    [
+        (9, 60, 8),
+        (40, 60, 8),
+        (70, 60, 16),
+        (1000, 60, 128),
+        (100_000, 60, 256),
+        (100_000, 3600, 1024),
+        (99_999, 3600, 128),
+    ],
 )
 def test_contexts_fit_the_text(train_tokens, seconds, expected):
     assert plan(Request(seconds=seconds), train_tokens=train_tokens).train.context == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "train_tokens", "copies"),
+    [
+        ({"seconds": 300.0}, 1_000_000, True),
+        ({"seconds": 300.0}, 50_000, False),  # a short text
+        ({"seconds": 20.0}, 1_000_000, False),  # no time for long windows
+        ({"seconds": 20.0, "device": "cuda"}, 1_000_000, True),
+        ({"seconds": 300.0, "tie": True}, 1_000_000, False),  # no place for it
+        ({"seconds": 300.0, "layers": 1}, 1_000_000, False),
+        ({"steps": 10}, 1_000_000, True),
+    ],
+)
+def test_weights_can_copy_where_that_pays(asked, train_tokens, copies):
+    found = plan(Request(**asked), train_tokens=train_tokens)
+    assert found.train.induction is copies
+    assert [c.value for c in found.choices if c.name == "start"] == (["able to copy"] if copies else [])
+    if copies:
+        assert (found.train.context, found.model.rope_theta) == (1024, 1e6)
+    assert not plan(Request(seconds=300.0), train_tokens=train_tokens, base=BASE).train.induction
 
 
 # ---- what the user fixed
@@ -258,7 +287,7 @@ def test_epochs_give_as_many_steps_as_go_through_the_text_so_often(epochs):
         ({"context": 77}, "context", "77 tokens"),
         ({"tie": True}, "head", "tied to the embedding"),
         ({"tie": False}, "head", "separate"),
-        ({"batch_tokens": 1024}, "batch", "4 x 256 tokens"),
+        ({"batch_tokens": 2048}, "batch", "2 x 1024 tokens"),
         ({"dropout": 0.0}, "dropout", "0"),
         ({"dropout": 0.35}, "dropout", "0.35"),
     ],
@@ -614,7 +643,7 @@ def test_more_time_reads_no_less_text(seconds, threads):
 
 
 def test_where_memory_is_short_the_batch_becomes_smaller_before_a_model_is_refused():
-    wishes = {"seconds": 600.0, "layers": 4, "width": 256}
+    wishes = {"seconds": 600.0, "layers": 4, "width": 256, "context": 256}
     roomy = plan(Request(**wishes))
     smallest = memory_needed(roomy.model, replace(roomy.train, batch_size=1))
     tight = plan(Request(**wishes), machine=Machine(assumed_speed, 1.3 * smallest))

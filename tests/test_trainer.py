@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from llmcli import trainer
 from llmcli.config import ModelConfig, SamplingConfig, TrainConfig
@@ -13,6 +14,8 @@ from llmcli.corpus import read_corpus
 from llmcli.errors import LLMError
 from llmcli.evaluator import evaluate
 from llmcli.generator import generate
+from llmcli.induction import has_room, with_induction
+from llmcli.model import LanguageModel
 from llmcli.planner import Prepared, Request, prepare
 from llmcli.runtime import Runtime
 from llmcli.tokenizer import Tokenizer
@@ -216,6 +219,30 @@ def test_windows_grow(progress: float, context: int, wanted: int) -> None:
     settings = TrainConfig(steps=1, context=context)
     assert trainer._context_at(progress, settings) == wanted
     assert trainer._context_at(progress, replace(settings, recipe="fine-tune")) == context
+
+
+@pytest.mark.parametrize(
+    ("progress", "context", "wanted"),
+    [(0.0, 1024, 512), (0.49, 1024, 512), (0.5, 1024, 1024), (1.0, 1024, 1024), (0.0, 24, 16), (0.0, 8, 8)],
+)
+def test_windows_begin_long_where_weights_can_copy(progress: float, context: int, wanted: int) -> None:
+    assert trainer._context_at(progress, TrainConfig(steps=1, context=context, induction=True)) == wanted
+
+
+def test_weights_that_can_copy_are_what_a_run_begins_with(tmp_path: Path) -> None:
+    """The loss of the first step is that of the weights of step 0 with the circuit in them."""
+    ready = prepared(tmp_path / "c.txt", layers=2, width=64)
+    settings = replace(ready.plan.train, induction=True, dropout=0.0)
+    first = next(
+        e for e in run(replace(ready, plan=replace(ready.plan, train=settings))) if isinstance(e, trainer.Step)
+    )
+    model = LanguageModel(ready.plan.model)
+    model.load_arrays(
+        with_induction(ready.plan.model, trainer.fresh_weights(ready.plan.model, settings.seed), settings.seed)
+    )
+    ids = trainer._Source(ready.tokens, settings, ready.tokenizer).batch(0, 0.0)
+    assert has_room(ready.plan.model)
+    assert first.loss == pytest.approx(model.loss(torch.from_numpy(ids)).item(), rel=1e-5)
 
 
 def test_every_batch_has_the_same_number_of_tokens(tmp_path: Path) -> None:
