@@ -336,7 +336,7 @@ def test_little_text_seen_often_gets_dropout_and_much_text_does_not():
 
 @pytest.mark.parametrize(
     ("epochs", "train_tokens", "tokens"),
-    [(10.0, 200_000, 12 * 257), (10.0, 10_000_000, 31 * 257), (10.0, 50_000, 0), (2.0, 200_000, 0)],
+    [(10.0, 200_000, 3 * 1025), (10.0, 10_000_000, 7 * 1025), (10.0, 50_000, 0), (2.0, 200_000, 0)],
 )  # a 64th of the text in whole windows with the token after each, at most 8,192, of little text none
 def test_of_text_seen_often_some_is_set_aside(epochs, train_tokens, tokens):
     assert plan(Request(epochs=epochs), train_tokens=train_tokens).train.calibration_tokens == tokens
