@@ -91,12 +91,10 @@ def with_induction(config: ModelConfig, weights: Mapping[str, Array], seed: int)
     for gain in gains:
         gain[slow] = SHARP
     q[:D], k[:D], v[:D] = 0, 0, 0
-    for n, place in enumerate(codes):
+    recent = [(token, to_code), *((place, np.eye(code)) for place in codes)]  # this token and those before it
+    for n, ((part, read), place) in enumerate(zip(recent, codes, strict=False)):
         rows = slow[n * code : (n + 1) * code]
-        if n == 0:
-            q[rows, token] = FIRM * to_code
-        else:
-            q[rows, codes[n - 1]] = FIRM * np.eye(code)
+        q[rows, part] = FIRM * read
         k[rows, place] = FIRM * np.eye(code)
     v[:copy, token] = to_copy
     o[copied, :copy] = np.eye(copy)

@@ -253,11 +253,17 @@ def prepare(
 def _most_bytes(request: Request) -> int:
     """Of text that can be gone through in the time there is: of more the rest would be read and cut into tokens, which
     takes time too, and never seen."""
-    if request.steps or request.epochs:
+    work = _core_seconds(request)
+    if math.isinf(work):
         return sys.maxsize
-    work = (request.seconds or DEFAULT_SECONDS) * request.threads
     pace = 30 * TIMELY if request.device == "cuda" else TIMELY
     return max(LEAST_BYTES, int(pace * work**TIMELY_POWER))
+
+
+def _core_seconds(request: Request) -> float:
+    """Of the run; infinite where a number of steps ends it."""
+    counted = request.steps or request.epochs
+    return math.inf if counted else (request.seconds or DEFAULT_SECONDS) * request.threads
 
 
 def _spelled(tokens: NDArray[np.unsignedinteger], tokenizer: Tokenizer) -> int:
@@ -268,9 +274,9 @@ def _spelled(tokens: NDArray[np.unsignedinteger], tokenizer: Tokenizer) -> int:
 
 def _most_tokens(request: Request) -> int:
     """Of a vocabulary, in the time there is: what is spent on the head is not spent on the layers."""
-    if request.steps or request.epochs or request.device == "cuda":
+    work = _core_seconds(request)
+    if math.isinf(work) or request.device == "cuda":
         return LARGEST_VOCABULARY
-    work = request.threads * (request.seconds or DEFAULT_SECONDS)
     return _power_of_two(170 * math.sqrt(work), SMALLEST_VOCABULARY, LARGEST_VOCABULARY)
 
 
@@ -319,17 +325,18 @@ def make_plan(
     """
     machine = machine or Machine(assumed_speed)
     budget = _budget(request, _most_epochs(request, base is not None))
-    context, context_reason = _context(request, train_tokens, base)
+    copies = not base and _copies(request, train_tokens)
+    context, context_reason = _context(request, train_tokens, copies, base)
 
     most_epochs = _most_epochs(request, base is not None)
     divisor = 1  # of the batch, where memory is short
 
     def settings(model: ModelConfig, seen: float = 0.0) -> TrainConfig:
         """How to train a model that will see so many tokens."""
-        return _settings(request, model, seen, train_tokens, context, divisor, base)
+        return _settings(request, model, seen, train_tokens, context, divisor, copies, base is not None)
 
     text = _Text(train_tokens, train_bytes or 3 * train_tokens)
-    models = [base] if base else _models(request, text, context, vocab_size, eos_id)
+    models = [base] if base else _models(request, text, context, vocab_size, eos_id, copies)
 
     def needed(model: ModelConfig) -> float:
         """Bytes, at the largest batch that may come of it: four times as fast as assumed."""
@@ -426,7 +433,8 @@ def _settings(
     train_tokens: int,
     context: int,
     divisor: int,
-    goes_on: ModelConfig | None = None,
+    copies: bool,
+    goes_on: bool,
 ) -> TrainConfig:
     """How to train a model that will see so many tokens, with a batch so many times smaller than is best; one that
     goes on from another if `goes_on`."""
@@ -446,15 +454,14 @@ def _settings(
     if epochs > LARGE_FROM and _layers(model) > max(LARGE, LARGE_FOR_TOKEN * train_tokens):
         dropout, split = LARGE_DROPOUT, LARGE_SPLIT
     return TrainConfig(
-        steps=request.steps
-        or max(1, math.ceil((request.epochs or _most_epochs(request, goes_on is not None)) * per_epoch)),
+        steps=request.steps or max(1, math.ceil((request.epochs or _most_epochs(request, goes_on)) * per_epoch)),
         seconds=_budget(request).seconds,
         context=context,
         batch_size=batch_size,
         lr=request.lr,
         dropout=dropout if request.dropout is None else request.dropout,
         token_split=split,
-        induction=_copies(request, train_tokens, goes_on) and has_room(model),
+        induction=copies and has_room(model),
         recipe=recipe,
         lora_rank=request.lora,
         calibration_tokens=_calibration(train_tokens, context) if epochs > CALIBRATION_FROM and not request.lora else 0,
@@ -604,27 +611,23 @@ def _budget(request: Request, most_epochs: float = MOST_EPOCHS) -> _Budget:
     return _Budget(request.seconds or DEFAULT_SECONDS, reason)
 
 
-def _models(request: Request, text: _Text, context: int, vocab_size: int, eos_id: int) -> list[ModelConfig]:
+def _models(
+    request: Request, text: _Text, context: int, vocab_size: int, eos_id: int, copies: bool
+) -> list[ModelConfig]:
     """Every shape that this text can fill, the smallest first; one alone where the user fixed it."""
     shapes = [s for s in LADDER if 12 * s[0] * s[1] ** 2 <= ROOM * text.tokens**ROOM_POWER] or LADDER[:1]
     wanted = {(request.layers or layers, request.width or width): None for layers, width in shapes}
-    copies = _copies(request, text.tokens, None)
     return [_model(request, layers, width, context, vocab_size, eos_id, copies) for layers, width in wanted]
 
 
-def _copies(request: Request, train_tokens: int, base: ModelConfig | None) -> bool:
+def _copies(request: Request, train_tokens: int) -> bool:
     """Whether fresh weights get the circuit of induction.py, and long windows to use it in: measured to pay from some
     text and some time on."""
-    hurried = request.device == "cpu" and _seconds(request) * request.threads < COPYING_FROM
-    return not base and train_tokens >= COPYING_TEXT and not hurried
+    hurried = request.device == "cpu" and _core_seconds(request) < COPYING_FROM
+    return train_tokens >= COPYING_TEXT and not hurried
 
 
-def _seconds(request: Request) -> float:
-    """Of the run; infinite where a number of steps ends it."""
-    return math.inf if request.steps or request.epochs else request.seconds or DEFAULT_SECONDS
-
-
-def _context(request: Request, train_tokens: int, base: ModelConfig | None) -> tuple[int, str]:
+def _context(request: Request, train_tokens: int, copies: bool, base: ModelConfig | None) -> tuple[int, str]:
     longest = train_tokens - 1  # a window and the token after it
     if longest < SHORTEST_CONTEXT:
         raise LLMError(
@@ -641,7 +644,7 @@ def _context(request: Request, train_tokens: int, base: ModelConfig | None) -> t
             )
         return request.context, "as asked"
     wanted, reason = 256 if train_tokens >= 100_000 else 128, "far enough back for text of this size"
-    if _copies(request, train_tokens, base):
+    if copies:
         wanted, reason = LONG_CONTEXT, "far enough back to find what stood there before"
     if base and base.max_position_embeddings >= 2 * FINE_TUNING_CONTEXT:
         wanted, reason = FINE_TUNING_CONTEXT, "far enough back to learn a new text from"
