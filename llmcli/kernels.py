@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 ROWS = 512  # of logits computed at once: they stay in the cache, and V may be large
-QUERIES = 64  # of each head taken at once: they see little that they must not, and their scores stay in the cache
+QUERIES = 128  # of each head taken at once: fewer copy keys and values more often, more see what they must not
 
 
 class _Normalize(torch.autograd.Function):
