@@ -27,19 +27,20 @@ def name_of(path: str | Path) -> str:
     return os.fsencode(Path(path).name).decode("utf-8", "replace")
 
 
-def check_writable(path: str | Path, *, force: bool, by: str = " with -o") -> None:
+def check_writable(path: str | Path, *, force: bool, by: str = " with -o", example: str = "model.safetensors") -> None:
     """Make sure, before the work, that `write` can put a file there. Raises LLMError if not, which tells to give
-    another name `by` the option that there is."""
+    another name, like `example`, `by` the option that there is."""
     path = Path(path)
+    option = by.removeprefix(" with")
+    if str(path) == "-":
+        raise LLMError(f"a file is wanted, found -, which is standard output; give its name:{option} {example}")
     try:
         os.stat(path)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
             raise LLMError(f"cannot write {str(path)[:80]}: {error.strerror}; give another name{by}") from error
     if path.is_dir():
-        raise LLMError(
-            f"{path} is a directory; give a file name:{by.removeprefix(' with')} {path / 'model.safetensors'}"
-        )
+        raise LLMError(f"{path} is a directory; give a file name:{option} {path / example}")
     if path.exists() and not path.is_file():
         raise LLMError(f"{path} is not a regular file; give another name{by}")
     if path.exists() and not force:

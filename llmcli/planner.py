@@ -7,7 +7,7 @@ the same command gives the same plan. `prepare` walks from the corpus to all tha
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli import charts
-from llmcli.config import SCORES_KEPT, ModelConfig, TrainConfig
+from llmcli.config import ModelConfig, TrainConfig
 from llmcli.corpus import Corpus, tokenize
 from llmcli.errors import LLMError, usage
+from llmcli.forecast import Machine, Text, assumed_speed, choose, layer_parameters, memory_needed, seen_by_count
 from llmcli.induction import has_room
 from llmcli.tokenizer import Tokenizer
 
@@ -38,12 +39,7 @@ TIMELY, TIMELY_POWER, LEAST_BYTES = 4e5, 0.6, 1_000_000
 FINE_TUNING_EPOCHS = 2.0  # times that a model goes through the text which it is taught after another
 FINE_TUNING_CONTEXT = 512
 MOST_EPOCHS = 20.0  # beyond this a model of any size here only memorises
-TOKENS_PER_PARAMETER = 1.2  # where steps or epochs are given: tokens seen per parameter of the layers
 ROOM, ROOM_POWER = 0.006, 1.6  # ROOM * tokens ** ROOM_POWER: beyond so many parameters a text cannot fill a model
-REPEATS = 3.0  # times through the text, about, after which text seen again no longer counts
-TRAINING_SHARE = 0.9  # of the time; the rest goes into reading, planning, looking at held-out text and saving
-MEASUREMENTS = 3  # of shapes at most, before a plan is made
-MEASURING_SHARE, MEASURING = 0.01, 3.0  # each takes this share of the run, so many seconds at most
 MEMORY_SHARE = 0.8  # of what is free, that a plan may use
 ACTIVE = 2  # experts for each token, where the user does not say
 SMALLEST_BATCH_SHARE = 64  # a batch may become so many times smaller before a model is said not to fit
@@ -106,45 +102,6 @@ class Request:
             raise usage("--lora learns by adamw; leave --optimizer out")
         if self.width is not None and self.heads is not None and self.width % self.heads:
             raise usage(f"--heads {self.heads} does not divide --width {self.width}")
-
-
-Speed = Callable[[ModelConfig, TrainConfig, float], float]  # tokens a second in training, found in so many seconds
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where a plan will run."""
-
-    speed: Speed
-    memory: float = math.inf  # bytes that are free
-
-
-def assumed_speed(model: ModelConfig, train: TrainConfig, seconds: float = 0.0) -> float:
-    """Tokens a second without measuring: narrow matrices run further below the machine's peak."""
-    peak = 2e14 if train.device == "cuda" else 5e10 * train.threads
-    half = 600 if train.device == "cuda" else 100  # the width that runs at half of the peak
-    return peak * model.hidden_size / (model.hidden_size + half) / operations(model, train.context)
-
-
-def operations(model: ModelConfig, context: int) -> float:
-    """Floating-point operations for a token in training: 6 for each weight of a matrix product (arXiv:2001.08361,
-    section 2.1), and as many for each pair of a query and a key, of which half lie in the future."""
-    shapes = model.tensor_shapes()
-    embedding = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
-    asleep = model.parameters - model.active_parameters
-    products = sum(math.prod(shape) for shape in shapes.values() if len(shape) == 2) - embedding - asleep
-    attention = context * model.num_attention_heads * model.head_dim * model.num_hidden_layers
-    return 6.0 * (products + attention)
-
-
-def memory_needed(model: ModelConfig, train: TrainConfig) -> float:
-    """Bytes that training takes, about: for each weight itself, its gradient, what the optimizer remembers, the best
-    so far and a copy on its way to the file; for each token of a batch what is kept for the way back."""
-    scores = model.num_attention_heads * min(train.context, SCORES_KEPT) // 3  # what the tokens saw of each other
-    each = 4 * model.intermediate_size + (4 * model.hidden_size if model.num_experts else 0)
-    per_layer = 12 * model.hidden_size + each * max(1, model.num_experts_per_tok) + scores
-    per_token = model.num_hidden_layers * per_layer + model.vocab_size
-    return 24.0 * model.parameters + 6.0 * per_token * train.context * train.batch_size + 3e8
 
 
 @dataclass(frozen=True)
@@ -325,7 +282,8 @@ def make_plan(
     """
     machine = machine or Machine(assumed_speed)
     budget = _budget(request, _most_epochs(request, base is not None))
-    copies = not base and _copies(request, train_tokens)
+    text = Text(train_tokens, train_bytes or 3 * train_tokens)
+    copies = not base and _copies(request, text, vocab_size, eos_id)
     context, context_reason = _context(request, train_tokens, copies, base)
 
     most_epochs = _most_epochs(request, base is not None)
@@ -335,13 +293,12 @@ def make_plan(
         """How to train a model that will see so many tokens."""
         return _settings(request, model, seen, train_tokens, context, divisor, copies, base is not None)
 
-    text = _Text(train_tokens, train_bytes or 3 * train_tokens)
     models = [base] if base else _models(request, text, context, vocab_size, eos_id, copies)
 
     def needed(model: ModelConfig) -> float:
         """Bytes, at the largest batch that may come of it: four times as fast as assumed."""
         faster = 4 * (budget.seconds or 0.0) * assumed_speed(model, settings(model))
-        seen = min(faster, most_epochs * train_tokens) or _seen_by_count(settings(model))
+        seen = min(faster, most_epochs * train_tokens) or seen_by_count(settings(model))
         return memory_needed(model, settings(model, seen))
 
     def fitting() -> list[ModelConfig]:
@@ -354,7 +311,7 @@ def make_plan(
             f"training {models[0].parameters:,} parameters needs about {needed(models[0]) / 1e9:,.1f} GB of memory, "
             f"{machine.memory / 1e9:,.1f} GB are free here; give a smaller --width, --batch-tokens or fewer --layers"
         )
-    model, seen, speed = _choose(here, budget, text, settings, machine, most_epochs)
+    model, seen, speed = choose(here, budget.seconds, text, settings, machine, most_epochs)
     train = settings(model, seen)
     epochs = seen / train_tokens
     per_epoch = train_tokens / (train.batch_size * context)
@@ -451,7 +408,7 @@ def _settings(
     per_epoch = train_tokens / (batch_size * context)
     epochs = seen / train_tokens
     dropout, split = _by_epochs(DROPOUT, epochs), _by_epochs(TOKEN_SPLIT, epochs)
-    if epochs > LARGE_FROM and _layers(model) > max(LARGE, LARGE_FOR_TOKEN * train_tokens):
+    if epochs > LARGE_FROM and layer_parameters(model) > max(LARGE, LARGE_FOR_TOKEN * train_tokens):
         dropout, split = LARGE_DROPOUT, LARGE_SPLIT
     return TrainConfig(
         steps=request.steps or max(1, math.ceil((request.epochs or _most_epochs(request, goes_on)) * per_epoch)),
@@ -495,72 +452,6 @@ def _by_epochs(steps: Sequence[tuple[float, float]], epochs: float) -> float:
     return next(rate for most, rate in steps if epochs <= most)
 
 
-@dataclass(frozen=True)
-class _Text:
-    """What there is to learn from."""
-
-    tokens: int
-    bytes: int
-
-
-def expected_loss(parameters: float, seen: float, text_tokens: int, text_bytes: int) -> float:
-    """How good a model will be, for ranking shapes only: what its size costs and what its few tokens cost.
-
-    Exponents as in nanochat's fits of 2026 (compute-optimal parameters grow as compute^0.52), constants so that they
-    give its optimum; a token stands for the bytes it holds, and one seen again counts less each time, as in
-    arXiv:2305.16264, equation 5, but sooner: measured on a megabyte, REPEATS = 3 instead of its 15.4.
-    """
-    epochs = seen / text_tokens
-    worth = seen if epochs <= 1 else text_tokens * (1 + REPEATS * (1 - math.exp(-(epochs - 1) / REPEATS)))
-    worth *= text_bytes / text_tokens / 3.3
-    return 0.237 / parameters**0.34 + 1 / max(worth, 1.0) ** 0.374
-
-
-def _choose(
-    models: Sequence[ModelConfig],
-    budget: "_Budget",
-    text: _Text,
-    settings: Callable[..., TrainConfig],
-    machine: Machine,
-    most_epochs: float = MOST_EPOCHS,
-) -> tuple[ModelConfig, float, float]:
-    """(model, tokens it will see, tokens a second or 0 where the clock has no say)
-
-    Without a clock: the largest model that sees enough tokens. With one: the shape with the least expected loss at the
-    speed measured; what one shape runs at corrects what is assumed of the others.
-    """
-    if budget.seconds is None:
-        seen = _seen_by_count(settings(models[0]))
-        fitting = [m for m in models if _layers(m) <= seen / TOKENS_PER_PARAMETER]
-        return (fitting or models[:1])[-1], seen, 0.0
-    seconds, most = TRAINING_SHARE * budget.seconds, most_epochs * text.tokens
-    assumed = [assumed_speed(m, settings(m)) for m in models]
-    measured: dict[int, float] = {}
-    scale = 1.0
-
-    def seen_by(i: int) -> float:
-        return min(most, seconds * measured.get(i, scale * assumed[i]))
-
-    def loss(i: int) -> float:
-        size = math.sqrt(models[i].parameters * models[i].active_parameters)  # between the two, with experts
-        return expected_loss(size, seen_by(i), text.tokens, text.bytes)
-
-    for _ in range(MEASUREMENTS):
-        i = min(range(len(models)), key=loss)
-        if i in measured:
-            break
-        run = seen_by(i) / (scale * assumed[i])  # seconds; a small text is gone through long before the time is up
-        measured[i] = machine.speed(models[i], settings(models[i], seen_by(i)), min(MEASURING, MEASURING_SHARE * run))
-        scale = measured[i] / assumed[i]
-    i = min(measured, key=loss)
-    return models[i], seen_by(i), measured[i]
-
-
-def _seen_by_count(train: TrainConfig) -> float:
-    """Tokens, where the number of steps is what ends the run."""
-    return float(train.steps * train.context * train.batch_size)
-
-
 _LEARNING = {
     "muon": "Muon, AdamW",
     "adamw": "AdamW",
@@ -573,11 +464,6 @@ _WHY_SO = {
     "fine-tune": "so that little is lost of what the model knows",
     "lora": "as asked; the model's own weights stay as they are",
 }
-
-
-def _layers(model: ModelConfig) -> int:
-    """Parameters of the layers, about: 12 for each square of the width."""
-    return 12 * model.num_hidden_layers * model.hidden_size**2
 
 
 def _why_not_larger(model: ModelConfig, here: Sequence[ModelConfig], models: Sequence[ModelConfig]) -> str:
@@ -612,7 +498,7 @@ def _budget(request: Request, most_epochs: float = MOST_EPOCHS) -> _Budget:
 
 
 def _models(
-    request: Request, text: _Text, context: int, vocab_size: int, eos_id: int, copies: bool
+    request: Request, text: Text, context: int, vocab_size: int, eos_id: int, copies: bool
 ) -> list[ModelConfig]:
     """Every shape that this text can fill, the smallest first; one alone where the user fixed it."""
     shapes = [s for s in LADDER if 12 * s[0] * s[1] ** 2 <= ROOM * text.tokens**ROOM_POWER] or LADDER[:1]
@@ -620,11 +506,13 @@ def _models(
     return [_model(request, layers, width, context, vocab_size, eos_id, copies) for layers, width in wanted]
 
 
-def _copies(request: Request, train_tokens: int) -> bool:
+def _copies(request: Request, text: Text, vocab_size: int, eos_id: int) -> bool:
     """Whether fresh weights get the circuit of induction.py, and long windows to use it in: measured to pay from some
-    text and some time on."""
+    text and some time on, and of no use where no model has room for it."""
     hurried = request.device == "cpu" and _core_seconds(request) < COPYING_FROM
-    return train_tokens >= COPYING_TEXT and not hurried
+    if hurried or text.tokens < COPYING_TEXT:
+        return False
+    return any(has_room(model) for model in _models(request, text, LONG_CONTEXT, vocab_size, eos_id, True))
 
 
 def _context(request: Request, train_tokens: int, copies: bool, base: ModelConfig | None) -> tuple[int, str]:

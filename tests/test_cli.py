@@ -734,8 +734,11 @@ def test_weights_that_become_float32_are_told(llm: Llm, tiny_model: Path) -> Non
     said = "its weights are float32, those of half.safetensors bfloat16"
     assert said in llm(*same, "half.safetensors", "-o", "a.safetensors").stderr
     assert "float32, those" not in llm(*same, tiny_model, "-o", "b.safetensors").stderr
-    assert llm(*same, tiny_model, "--lora", 2, "--adapter-only", "-o", "c.safetensors").exit_code == 0
-    merged = llm("import", "half.safetensors", "--adapter", "c.safetensors", "-o", "d.safetensors")
+    alone = llm(*same, "half.safetensors", "--lora", 2, "--adapter-only", "-o", "c.safetensors")
+    assert "Ask it" not in alone.stderr  # adapters alone cannot answer
+    typed = alone.stderr.split("Merge it with its model, then ask that: llm ")[1].split("\n")[0]
+    assert typed == "import half.safetensors --adapter c.safetensors -o merged.safetensors"
+    merged = llm(*typed.split())
     assert said in merged.stderr
 
 

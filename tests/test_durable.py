@@ -300,7 +300,15 @@ def test_a_directory_is_no_place_for_a_file(force: bool) -> None:
     Path("d").mkdir()
     with pytest.raises(LLMError, match=r"d is a directory; .* -o d/model\.safetensors"):
         durable.check_writable("d", force=force)
+    with pytest.raises(LLMError, match=r"d is a directory; .* --html d/page\.html"):
+        durable.check_writable("d", force=force, by=" with --html", example="page.html")
     assert here("d") == []
+
+
+def test_standard_output_is_no_place_for_a_file() -> None:
+    with pytest.raises(LLMError, match=r"found -, which is standard output; .* -o model\.safetensors"):
+        durable.check_writable("-", force=True)
+    assert here() == []
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -33,6 +33,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "induction",
     },
     {
+        "forecast",
         "planner",
         "resume",
         "generator",

@@ -322,7 +322,7 @@ def _page(header: Any, output: Path, force: bool, json_: bool) -> None:
 
     if output.resolve() == header.path.resolve():
         raise LLMError(f"{output} is the model itself; give the page another name")
-    durable.check_writable(output, force=force, by=" with --html")
+    durable.check_writable(output, force=force, by=" with --html", example="page.html")
     facts = _facts(header)
     try:
         run = curve(facts["training"])
@@ -366,7 +366,7 @@ def _plot(header: Any, output: Path, force: bool, json_: bool) -> None:
     kind = plot.kind(output)
     if output.resolve() == header.path.resolve():
         raise LLMError(f"{output} is the model itself; give the picture another name")
-    durable.check_writable(output, force=force, by=" with --plot")
+    durable.check_writable(output, force=force, by=" with --plot", example="loss.svg")
     try:
         run = curve(_json(header, "training.json"))
     except LLMError as error:

@@ -327,7 +327,11 @@ def train(
                 _show(event, view, json_)
     if done.problem:
         raise LLMError(f"{done.problem}; the best weights before that, of step {done.best_step:,}, are in {output}")
-    _show_done(done, output, json_, baselines, verdict(record, baselines, again=_again(context_), model=_named(output)))
+    said = verdict(record, baselines, again=_again(context_), model=None if adapter_only else _named(output))
+    if adapter_only:
+        merge = shlex.join(["llm", "import", str(from_), "--adapter", str(output), "-o", "merged.safetensors"])
+        said.append(f"Merge it with its model, then ask that: {merge}")
+    _show_done(done, output, json_, baselines, said)
     few = sorted({checkpoint.TORCH_NAMES[kind] for kind in base.dtypes.values()}) if base and not adapter_only else []
     if few and not json_:
         console.note(

@@ -3,8 +3,9 @@
     python -m tests.benchmarks.throughput [--dtype float32|bfloat16] [--threads N]
 
 Real steps (forward, backward, optimizer) of the shapes that plans have. Useful operations are counted as
-planner.operations does: 6 for each weight of a product and each visible pair of query and key. The peak is the best
-product of two 2048 x 2048 matrices in the same type, measured just before and after each shape, in the same run.
+forecast.operations does: 6 for each weight of a product and each visible pair of query and key. The longest and the
+shortest windows of a run take turns, those of weights that can copy. The peak is the best product of two 2048 x 2048
+matrices in the same type, measured just before and after each shape, in the same run.
 """
 
 import argparse
@@ -14,12 +15,12 @@ import time
 import torch
 
 from llmcli.config import ModelConfig, TrainConfig
+from llmcli.forecast import operations
 from llmcli.machine import pick_dtype
-from llmcli.planner import operations
 from llmcli.trainer import _context_at, measured_speed
 
 SHAPES = ((2, 96, 2), (2, 128, 2), (4, 128, 2), (4, 192, 3), (4, 256, 4), (6, 256, 4))  # layers, width, heads
-CONTEXT = 256
+CONTEXT = 1024
 
 
 def peak(dtype: str) -> float:
@@ -46,15 +47,15 @@ def main() -> None:
     for layers, width, heads in SHAPES:
         inside = round(width * 8 / 3 / 32) * 32
         model = ModelConfig(1024, width, inside, layers, heads, heads, width // heads, CONTEXT)
-        for batch_size in (8, 16):
+        for batch_size in (2, 4):
             settings = TrainConfig(
-                steps=100, context=CONTEXT, batch_size=batch_size, dtype=dtype, threads=options.threads
+                steps=100, context=CONTEXT, batch_size=batch_size, dtype=dtype, threads=options.threads, induction=True
             )
             best = peak(dtype)
             speeds = [measured_speed(model, settings, options.seconds) for _ in range(3)]
             best, speed = max(best, peak(dtype)), statistics.median(speeds)
-            # half of the tokens are in the windows that a run begins with
-            useful = speed * (operations(model, CONTEXT) + operations(model, _context_at(0.0, CONTEXT))) / 2
+            # measured_speed takes as many tokens in the windows that a run begins with as in those that it ends with
+            useful = speed * (operations(model, CONTEXT) + operations(model, _context_at(0.0, settings))) / 2
             print(
                 f"| {layers} x {width} | {batch_size * CONTEXT:,} | {speed:,.0f} | {useful / 1e9:.0f} | "
                 f"{best / 1e9:.0f} | {useful / best:.0%} |",
