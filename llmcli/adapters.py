@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.checkpoint import Checkpoint, Header, read_header, read_tensor, write_tensors
+from llmcli.checkpoint import Checkpoint
 from llmcli.config import LORA_SCALE
 from llmcli.errors import LLMError
+from llmcli.safetensors_file import Header, read_header, read_tensor, write_tensors
 
 _PREFIX = "base_model.model."  # PEFT's, before the name of a matrix
 _PEFT_FILE = "adapter_model.safetensors"

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.checkpoint import Header, opened, read_values
+from llmcli.checkpoint import opened
 from llmcli.errors import LLMError
+from llmcli.safetensors_file import Header, read_values
 from llmcli.tokenizer import Tokenizer
 from llmcli.tokenizer_json import describe
 

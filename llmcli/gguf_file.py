@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli import durable, tokenizer_json
-from llmcli.checkpoint import Checkpoint, Header, TensorInfo, reading
+from llmcli.checkpoint import Checkpoint
 from llmcli.config import ModelConfig, RopeScaling, as_record
 from llmcli.errors import LLMError, usage
+from llmcli.safetensors_file import Header, TensorInfo, reading
 
 MAGIC = b"GGUF"
 MOST_THINGS = 1 << 17  # tensors, and keys, in a file

@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmcli import checkpoint, durable
-from llmcli.checkpoint import Checkpoint, Header, TensorInfo
+from llmcli import checkpoint, durable, safetensors_file
+from llmcli.checkpoint import Checkpoint
 from llmcli.errors import LLMError
+from llmcli.safetensors_file import Header, TensorInfo
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # what else is read, ...
@@ -59,7 +60,7 @@ def read_header(directory: Path) -> Header:
         config["eos_token_id"] = list(dict.fromkeys(end for end in listed if end is not None))
         texts["config.json"] = json.dumps(config)
     texts["training.json"] = json.dumps({"imported": _provenance(directory)}, ensure_ascii=False)
-    headers = [checkpoint.read_header(path) for path in _files(directory)]
+    headers = [safetensors_file.read_header(path) for path in _files(directory)]
     tied = bool(config.get("tie_word_embeddings"))
     tensors: dict[str, TensorInfo] = {}
     for header in headers:

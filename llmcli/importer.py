@@ -7,10 +7,11 @@ model does not know which it was.
 import hashlib
 from pathlib import Path
 
-from llmcli import checkpoint, gguf_file, hf_directory, mixture_file
-from llmcli.checkpoint import Checkpoint, Header
+from llmcli import checkpoint, gguf_file, hf_directory, mixture_file, safetensors_file
+from llmcli.checkpoint import Checkpoint
 from llmcli.errors import LLMError
 from llmcli.mixture_file import Mixture
+from llmcli.safetensors_file import Header
 
 
 def read_header(path: str | Path) -> Header:
@@ -20,7 +21,7 @@ def read_header(path: str | Path) -> Header:
         return hf_directory.read_header(path)
     if gguf_file.is_gguf(path):
         return gguf_file.read_header(path)
-    return checkpoint.read_header(path)
+    return safetensors_file.read_header(path)
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -42,7 +43,7 @@ def load_any(path: str | Path) -> Checkpoint | Mixture:
     path = Path(path)
     if path.is_dir() or gguf_file.is_gguf(path):
         return checkpoint.opened(read_header(path))
-    header = checkpoint.read_header(path)
+    header = safetensors_file.read_header(path)
     return mixture_file.opened(header) if mixture_file.is_mixture(header) else checkpoint.load(path)
 
 
@@ -59,8 +60,8 @@ def fingerprint(path: str | Path) -> str:
         return header.metadata["sha256"]
     content = hashlib.sha256()
     for file in dict.fromkeys(tensor.path or header.path for tensor in header.tensors.values()):
-        with checkpoint.reading(file) as opened:
-            while block := opened.read(checkpoint.BLOCK):
+        with safetensors_file.reading(file) as opened:
+            while block := opened.read(safetensors_file.BLOCK):
                 content.update(block)
     return content.hexdigest()
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llmcli.checkpoint import Header, TensorInfo, read_values
 from llmcli.errors import LLMError
+from llmcli.safetensors_file import Header, TensorInfo, read_values
 
 if TYPE_CHECKING:
     import numpy as np

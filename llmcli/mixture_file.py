@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli import checkpoint, durable
-from llmcli.checkpoint import Checkpoint, Header
+from llmcli.checkpoint import Checkpoint
 from llmcli.errors import LLMError
+from llmcli.safetensors_file import Header, TensorInfo
 
 MODEL_TYPE = "llmcli_mixture"  # in its config.json
 MOST_EXPERTS = 256
@@ -145,7 +146,7 @@ def opened(header: Header) -> Mixture:
             raise ValueError("the names of its experts are none")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise LLMError(f"{path} is a mixture whose config.json or training.json is damaged: {error}") from error
-    parts: list[dict[str, checkpoint.TensorInfo]] = [{} for _ in configs]
+    parts: list[dict[str, TensorInfo]] = [{} for _ in configs]
     for name, tensor in header.tensors.items():
         start, _, rest = name.partition(".")
         number, _, inner = rest.partition(".")

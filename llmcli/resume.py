@@ -15,10 +15,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from llmcli import checkpoint
-from llmcli.checkpoint import digest, read_header, read_tensor, write_tensors
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.errors import LLMError
 from llmcli.planner import Choice, Plan
+from llmcli.safetensors_file import digest, read_header, read_tensor, write_tensors
 
 FORMAT_VERSION = "1"
 FIRST_KEPT, MOST_APART = 2.0, 60.0  # seconds: when, and how far apart, a running run is written down ...

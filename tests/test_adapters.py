@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmcli import adapters, checkpoint, importer
+from llmcli import adapters, checkpoint, importer, safetensors_file
 from llmcli.config import LORA_SCALE
 from llmcli.errors import LLMError
 
@@ -25,7 +25,7 @@ def taught(tiny_model: Path, llm) -> tuple[Path, Path]:
 
 def test_merged_is_base_plus_adapters(taught: tuple[Path, Path], tiny_model: Path) -> None:
     base, merged = checkpoint.load(tiny_model), checkpoint.load(taught[0])
-    header = checkpoint.read_header(taught[1])
+    header = safetensors_file.read_header(taught[1])
     pair = {}
     changed = 0
     for name in base.config.tensor_shapes():
@@ -34,7 +34,7 @@ def test_merged_is_base_plus_adapters(taught: tuple[Path, Path], tiny_model: Pat
         if start + "A.weight" in header.tensors:
             for part in "AB":
                 tensor = header.tensors[f"{start}{part}.weight"]
-                pair[part] = np.concatenate([*checkpoint.read_values(header, tensor)]).reshape(tensor.shape)
+                pair[part] = np.concatenate([*safetensors_file.read_values(header, tensor)]).reshape(tensor.shape)
             assert pair["A"].shape[0] == pair["B"].shape[1] == 4
             assert np.abs(pair["B"]).max() > 0  # it has learned
             wanted = wanted + LORA_SCALE * pair["B"] @ pair["A"]
@@ -52,7 +52,7 @@ def test_the_run_says_what_came_of_it(taught: tuple[Path, Path], tiny_model: Pat
 
 
 def test_the_file_says_what_peft_wants_to_know(taught: tuple[Path, Path]) -> None:
-    header = checkpoint.read_header(taught[1])
+    header = safetensors_file.read_header(taught[1])
     found = json.loads(header.metadata["adapter_config.json"])
     assert (found["peft_type"], found["task_type"], found["r"]) == ("LORA", "CAUSAL_LM", 4)
     assert found["lora_alpha"] == 4 * LORA_SCALE

@@ -15,8 +15,9 @@ from safetensors.numpy import save_file
 from test_console import OURS, in_a_terminal
 from typer.testing import Result
 
-from llmcli.checkpoint import load, read_header, save
+from llmcli.checkpoint import load, save
 from llmcli.differ import difference
+from llmcli.safetensors_file import read_header
 from llmcli.tokenizer import Tokenizer
 
 Llm = Callable[..., Result]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmcli import checkpoint, hf_directory, importer
+from llmcli import checkpoint, hf_directory, importer, safetensors_file
 from llmcli.errors import LLMError
 
 
@@ -34,7 +34,7 @@ def test_shards_are_one_model(directory: Path) -> None:
     names = list(whole.config.tensor_shapes())
     parts = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
     for file, some in parts.items():
-        checkpoint.write_tensors(directory / file, {name: whole.tensors[name] for name in some}, {})
+        safetensors_file.write_tensors(directory / file, {name: whole.tensors[name] for name in some}, {})
     index = {"weight_map": {name: file for file, some in parts.items() for name in some}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     wanted = {name: whole.tensors[name] for name in names}
@@ -48,14 +48,14 @@ def test_what_a_model_needs_not_is_passed_over(directory: Path) -> None:
     whole = importer.load(directory)
     tensors = {name: whole.tensors[name] for name in whole.config.tensor_shapes()}
     extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
-    checkpoint.write_tensors(directory / "model.safetensors", tensors | extra, {})
+    safetensors_file.write_tensors(directory / "model.safetensors", tensors | extra, {})
     assert set(importer.load(directory).tensors) == set(tensors)
 
 
 def test_a_head_that_is_not_there_is_the_embedding(directory: Path) -> None:
     whole = importer.load(directory)
     tensors = {name: whole.tensors[name] for name in whole.config.tensor_shapes() if name != "lm_head.weight"}
-    checkpoint.write_tensors(directory / "model.safetensors", tensors, {})
+    safetensors_file.write_tensors(directory / "model.safetensors", tensors, {})
     config = json.loads((directory / "config.json").read_text())
     del config["tie_word_embeddings"]
     (directory / "config.json").write_text(json.dumps(config))
@@ -201,7 +201,7 @@ def shards(directory: Path) -> Path:
     names = list(whole.config.tensor_shapes())
     parts = {f"model-0000{i}-of-00002.safetensors": names[i - 1 :: 2] for i in (1, 2)}
     for file, some in parts.items():
-        checkpoint.write_tensors(directory / file, {name: whole.tensors[name] for name in some}, {})
+        safetensors_file.write_tensors(directory / file, {name: whole.tensors[name] for name in some}, {})
     index = {"weight_map": {name: file for file, some in parts.items() for name in some}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     (directory / "model.safetensors").unlink()

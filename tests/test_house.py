@@ -12,6 +12,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
     {
         "durable",
         "compressors",
+        "safetensors_file",
         "checkpoint",
         "gguf_file",
         "hf_directory",

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli import checkpoint
-from llmcli.checkpoint import DTYPE_BYTES, Header, TensorInfo, read_header
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.inspector import HISTOGRAM_BINS, dtypes, figures, parts, tensor_named
+from llmcli.safetensors_file import DTYPE_BYTES, Header, TensorInfo, read_header
 
 CONFIG = ModelConfig(10, 4, 6, 3, 2, 1, 2, 16)
 

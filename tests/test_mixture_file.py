@@ -9,9 +9,10 @@ import pytest
 from conftest import TEXT, random_checkpoint
 
 from llmcli import checkpoint, importer, mixture_file
-from llmcli.checkpoint import Checkpoint, read_header, save
+from llmcli.checkpoint import Checkpoint, save
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
+from llmcli.safetensors_file import read_header
 from llmcli.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.train_bpe([TEXT], 300)

@@ -36,7 +36,7 @@ def import_(
 
     Example: llm import SmolLM2-135M/ -o smol.safetensors
     """
-    from llmcli import adapters, checkpoint, durable, importer
+    from llmcli import adapters, checkpoint, durable, importer, safetensors_file
 
     if not output.name:
         raise LLMError("-o needs the name of a file: -o model.safetensors")
@@ -56,7 +56,7 @@ def import_(
     if learned is not None:
         merged = adapters.Merged(model, learned)
         _warn_of_another_base(model, source, learned)
-        few_bits = " and ".join(sorted({checkpoint.TORCH_NAMES[kind] for kind in model.dtypes.values()}))
+        few_bits = " and ".join(sorted({safetensors_file.TORCH_NAMES[kind] for kind in model.dtypes.values()}))
         model = replace(model, tensors=merged, record=model.record | {"adapter": durable.name_of(learned)}, dtypes={})
     sizes = {"F32": 4, "F16": 2, "BF16": 2}
     shapes = model.config.tensor_shapes()

@@ -379,7 +379,7 @@ def _plot(header: Any, output: Path, force: bool, json_: bool) -> None:
 
 
 def _verify(header: Any, json_: bool) -> None:
-    from llmcli.checkpoint import digest
+    from llmcli.safetensors_file import digest
 
     wanted = header.metadata.get("sha256")
     if wanted is None:

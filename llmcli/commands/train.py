@@ -202,7 +202,7 @@ def train(
         refuse_with(context_, "--tokenizer FILE", "vocab_size")
     budget = seconds(time_) if time_ else None
 
-    from llmcli import checkpoint, durable, importer, resume
+    from llmcli import durable, importer, resume, safetensors_file
     from llmcli.corpus import Corpus, read_corpus
     from llmcli.planner import HELD_OUT, Machine, Request, check_fits, prepare
     from llmcli.tokenizer import Tokenizer
@@ -327,12 +327,13 @@ def train(
                 _show(event, view, json_)
     if done.problem:
         raise LLMError(f"{done.problem}; the best weights before that, of step {done.best_step:,}, are in {output}")
-    said = verdict(record, baselines, again=_again(context_), model=None if adapter_only else _named(output))
+    sentences = verdict(record, baselines, again=_again(context_), model=None if adapter_only else _named(output))
     if adapter_only:
         merge = shlex.join(["llm", "import", str(from_), "--adapter", str(output), "-o", "merged.safetensors"])
-        said.append(f"Merge it with its model, then ask that: {merge}")
-    _show_done(done, output, json_, baselines, said)
-    few = sorted({checkpoint.TORCH_NAMES[kind] for kind in base.dtypes.values()}) if base and not adapter_only else []
+        sentences.append(f"Merge it with its model, then ask that: {merge}")
+    _show_done(done, output, json_, baselines, sentences)
+    kinds = base.dtypes.values() if base and not adapter_only else ()
+    few = sorted({safetensors_file.TORCH_NAMES[kind] for kind in kinds})
     if few and not json_:
         console.note(
             f"its weights are float32, those of {from_} {' and '.join(few)}: small steps are lost in fewer bits"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmcli import checkpoint, importer
+from llmcli import importer, safetensors_file
 from llmcli.runtime import Runtime
 
 
@@ -23,7 +23,7 @@ def test_peft_reads_our_adapters(reference, tmp_path: Path, llm) -> None:
     alone = tmp_path / "adapter" / "adapter_model.safetensors"
     assert llm(*same, "--threads", 1, "-o", alone, "--adapter-only").exit_code == 0
     assert llm(*same, "--threads", 1, "-o", "merged.safetensors").exit_code == 0
-    config = json.loads(checkpoint.read_header(alone).metadata["adapter_config.json"])
+    config = json.loads(safetensors_file.read_header(alone).metadata["adapter_config.json"])
     (alone.parent / "adapter_config.json").write_text(json.dumps(config))
     base = transformers.AutoModelForCausalLM.from_pretrained(reference.directory, dtype=torch.float32)
     theirs = peft.PeftModel.from_pretrained(base, alone.parent).eval()

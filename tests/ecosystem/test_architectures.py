@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from llmcli import importer
-from llmcli.checkpoint import read_header
 from llmcli.commands.options import tokenizer_of
 from llmcli.config import SamplingConfig
 from llmcli.generator import generate
 from llmcli.runtime import Runtime
+from llmcli.safetensors_file import read_header
 
 PROMPTS = ("the world", "12345 + 1", "私は東京で", "def f(x):\n    return")
 GREEDY = 20

@@ -6,6 +6,7 @@ import json
 import pickle
 import struct
 import zipfile
+from pathlib import Path
 from typing import Any
 
 
@@ -17,6 +18,13 @@ def made(header: Any, body: bytes = b"") -> bytes:
     """A file made by hand: eight bytes of length, the header, the tensors."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + body
+
+
+def put(header: Any, body: bytes = b"", name: str = "x.safetensors") -> Path:
+    """Such a file on disk."""
+    path = Path(name)
+    path.write_bytes(made(header, body))
+    return path
 
 
 def zipped() -> bytes:
