@@ -1,8 +1,8 @@
 """The file of llama.cpp, Ollama and LM Studio: read as a header in this program's terms, and written.
 
-A GGUF names its tensors, its config and its tokenizer in a way of its own; here they become Hugging Face's, so that
-no other room knows of it. Its header is read here, step by step and bounded, since strangers write such files; the
-`gguf` package, an extra, knows the block-quantized types and writes.
+A GGUF names its tensors and its config in a way of its own; here they become Hugging Face's, so that no other room
+knows of it (of its tokenizer `gguf_tokenizer` does). Its header is read here, step by step and bounded, since
+strangers write such files; the `gguf` package, an extra, knows the block-quantized types and writes.
 
 Knows numpy, not torch. Format: GGUF version 2 and 3, ggml's docs/gguf.md.
 """
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli import durable, tokenizer_json
+from llmcli import durable, gguf_tokenizer
 from llmcli.checkpoint import Checkpoint
 from llmcli.config import ModelConfig, RopeScaling, as_record
 from llmcli.errors import LLMError, usage
@@ -80,18 +80,6 @@ _NAMES = {  # of tensors; the number of the layer goes where the brackets are
 }
 _ROPE_FACTORS = "rope_freqs.weight"
 _OWN_ROPE = "llmcli.rope_scaling"  # a key of our own: by llama.cpp's keys it would scale a second time
-# llama.cpp's name of a way to cut words -> ours, tokenizer_json.PRE_TOKENIZERS; the first of each is written
-_PRE = {
-    "gpt-2": "GPT-2", "smollm": "GPT-2, digits apart", "llama-bpe": "Llama 3", "qwen2": "Qwen 2",
-    "phi-2": "GPT-2", "olmo": "GPT-2", "jais": "GPT-2", "roberta-bpe": "GPT-2",
-    "starcoder": "GPT-2, digits apart", "refact": "GPT-2, digits apart", "command-r": "GPT-2, digits apart",
-    "codeshell": "GPT-2, digits apart",
-    "llama3": "Llama 3", "llama-v3": "Llama 3", "dbrx": "Llama 3", "smaug-bpe": "Llama 3",
-    "deepseek-r1-qwen": "Qwen 2",
-}  # fmt: skip
-_NORMAL, _CONTROL, _USER, _BYTE = 1, 3, 4, 6  # kinds of tokens
-
-
 # ---- reading
 
 
@@ -243,11 +231,13 @@ def _translated(
         if theirs in infos:
             names.pop(theirs, None)
             names[ours] = infos[theirs] if part is None else _part(infos[theirs], part, config.num_experts)
-    tokenizer, start = _tokenizer(facts)
+    tokenizer, start = gguf_tokenizer.read(facts)
     metadata = {
         "config.json": config.to_json(),
         "tokenizer.json": tokenizer,
-        "tokenizer_config.json": json.dumps(_tokenizer_config(facts, config, start), ensure_ascii=False, indent=2),
+        "tokenizer_config.json": json.dumps(
+            gguf_tokenizer.config_of(facts, config, start), ensure_ascii=False, indent=2
+        ),
         "training.json": json.dumps({"imported": _provenance(path, facts)}, ensure_ascii=False),
     }
     tensors = {name: TensorInfo(name, info.dtype, info.shape, info.start, info.end) for name, info in names.items()}
@@ -413,119 +403,6 @@ def _package(why: str) -> Any:
     return gguf
 
 
-# ---- its tokenizer
-
-
-def _tokenizer(facts: dict[str, Any]) -> tuple[str, str | None]:
-    """(the text of a tokenizer.json, the control token that a text begins with)"""
-    model, tokens = facts.get("tokenizer.ggml.model"), _listed(facts, "tokens", str)
-    kinds = [_NORMAL] * len(tokens)
-    if "tokenizer.ggml.token_type" in facts:
-        kinds = _listed(facts, "token_type", int, len(tokens))
-    tokens = _told_apart(tokens)
-    added = [
-        {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-         "special": kind == _CONTROL}
-        for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind in (_CONTROL, _USER)
-    ]  # fmt: skip
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    found: dict[str, Any] = {"added_tokens": added}
-    if model == "gpt2":
-        name = facts.get("tokenizer.ggml.pre")
-        if name is None:
-            raise LLMError(
-                "it has no tokenizer.ggml.pre, which tells how words are cut; get a newer file of this model"
-            )
-        if name not in _PRE:
-            raise LLMError(f"its tokenizer cuts words as {name!r} does; {', '.join(_PRE)} are supported")
-        found["normalizer"] = {"type": "NFC"} if _PRE[name] == "Qwen 2" else None
-        found["pre_tokenizer"] = tokenizer_json.PRE_TOKENIZERS[_PRE[name]]
-        merges = _listed(facts, "merges", str)
-        found["model"] = {
-            "type": "BPE",
-            "vocab": vocabulary,
-            "merges": merges,
-            "ignore_merges": _PRE[name] == "Llama 3",
-        }
-    elif model == "llama":
-        merges = _merges(vocabulary, _listed(facts, "scores", float, len(tokens)), kinds)
-        found["model"] = {"type": "BPE", "vocab": vocabulary, "merges": merges, "byte_fallback": True}
-        if facts.get("tokenizer.ggml.add_space_prefix", True):
-            found["normalizer"] = tokenizer_json.space_first_normalizer()
-        else:
-            found["normalizer"] = tokenizer_json.space_first_normalizer()["normalizers"][1]
-        if not merges:  # a token for each character; spaces are what they are
-            spelled = {" " if token == tokenizer_json.SPACE else token: i for token, i in vocabulary.items()}
-            found = {"added_tokens": added, "model": found["model"] | {"vocab": spelled}}
-    else:
-        raise LLMError(f"its tokenizer is of kind {model!r}; gpt2 and llama are supported")
-    start = None
-    begins = facts.get(
-        "tokenizer.ggml.add_bos_token", model == "llama" or facts.get("tokenizer.ggml.pre") == "llama-bpe"
-    )
-    if begins and "tokenizer.ggml.bos_token_id" in facts:
-        number = facts["tokenizer.ggml.bos_token_id"]
-        start = _token(tokens, number)
-        found["post_processor"] = tokenizer_json.starting_with(start, number)
-    return json.dumps(found, ensure_ascii=False), start
-
-
-def _listed(facts: dict[str, Any], name: str, kind: type, count: int | None = None) -> list[Any]:
-    """A list of the tokenizer. Raises LLMError when it is none, or not of `count`."""
-    found = facts.get(f"tokenizer.ggml.{name}")
-    if found is None:
-        raise LLMError(f"it has no tokenizer.ggml.{name}")
-    if not isinstance(found, list) or not all(type(value) is kind for value in found):
-        raise LLMError(f"its tokenizer.ggml.{name} is no list of {kind.__name__}")
-    if count is not None and len(found) != count:
-        raise LLMError(f"it has {count:,} tokens, but {len(found):,} entries in tokenizer.ggml.{name}")
-    return found
-
-
-def _token(tokens: list[str], number: Any) -> str:
-    if type(number) is not int or not 0 <= number < len(tokens):
-        raise LLMError(f"its token {str(number)[:60]} is none of its {len(tokens):,} tokens")
-    return tokens[number]
-
-
-def _told_apart(tokens: list[str]) -> list[str]:
-    """Names that occur twice (filling at the vocabulary's end, tokens that were no text) become names of their own."""
-    seen: set[str] = set()
-    apart = []
-    for i, token in enumerate(tokens):
-        apart.append(token if token not in seen and token else f"<unused {i}>")
-        seen.add(token)
-    return apart
-
-
-def _merges(vocabulary: dict[str, int], scores: list[float], kinds: list[int]) -> list[list[str]]:
-    """What SentencePiece's scores say as a list of merges: the best first, each into a token from two others."""
-    found = []
-    for token, i in vocabulary.items():
-        if kinds[i] != _NORMAL:
-            continue
-        for cut in range(1, len(token)):
-            left, right = token[:cut], token[cut:]
-            if left in vocabulary and right in vocabulary:
-                found.append((-scores[i], i, -len(left), [left, right]))
-    return [pair for *_, pair in sorted(found, key=lambda entry: entry[:3])]
-
-
-def _tokenizer_config(facts: dict[str, Any], config: ModelConfig, start: str | None) -> dict[str, Any]:
-    tokens = _listed(facts, "tokens", str)
-    first = facts.get("tokenizer.ggml.bos_token_id", config.eos_token_id)
-    told = {
-        "add_bos_token": start is not None,
-        "bos_token": _token(tokens, first),
-        "clean_up_tokenization_spaces": False,
-        "eos_token": _token(tokens, config.eos_token_id),
-        "model_max_length": config.max_position_embeddings,
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    }
-    template = facts.get("tokenizer.chat_template")
-    return told | ({"chat_template": template} if isinstance(template, str) else {})
-
-
 # ---- writing
 
 
@@ -540,7 +417,7 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, told: Mapping[str, str
     kind = _WRITTEN_AS[config.model_type]
     if not config.norm_topk_prob:
         raise LLMError("what the experts of a token count does not sum to 1 in this model, as llama.cpp has it")
-    tokenizer = _tokenizer_facts(json.loads(checkpoint.tokenizer_json), config, gguf)
+    tokenizer = gguf_tokenizer.facts_of(json.loads(checkpoint.tokenizer_json), config)
 
     def fill(place: Path) -> None:
         writer = gguf.GGUFWriter(place, kind)
@@ -642,59 +519,3 @@ def _chat_template(checkpoint: Checkpoint) -> str:
     except (ValueError, AttributeError):
         return ""
     return found if isinstance(found, str) else ""
-
-
-def _tokenizer_facts(found: dict[str, Any], config: ModelConfig, gguf: Any) -> list[tuple[str, Any]]:
-    """(method of the writer, value), of a tokenizer.json. Raises LLMError for one that llama.cpp cannot run."""
-    kind, problem = tokenizer_json.kind_and_problem(found)
-    if problem:
-        raise LLMError(f"the tokenizer {problem}, which llama.cpp cannot run")
-    vocabulary, added = found["model"]["vocab"], found.get("added_tokens") or []
-    tokens = [f"<unused {i}>" for i in range(config.vocab_size)]
-    kinds = [int(gguf.TokenType.UNUSED)] * config.vocab_size
-    for token, i in vocabulary.items():
-        is_byte = kind != "bpe" and len(token) == 6 and token.startswith("<0x")
-        tokens[i], kinds[i] = token, _BYTE if is_byte else _NORMAL
-    for entry in added:
-        tokens[entry["id"]] = entry["content"]
-        kinds[entry["id"]] = _CONTROL if entry.get("special") else _USER
-    facts: list[tuple[str, Any]] = []
-    if kind == "bpe":
-        name = tokenizer_json.pre_tokenizer_name(found.get("pre_tokenizer"))
-        pre = next((theirs for theirs, ours in _PRE.items() if ours == name), None)
-        if pre is None:
-            raise LLMError("the tokenizer cuts words in a way that llama.cpp has no name for; use --to hf instead")
-        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in found["model"].get("merges") or []]
-        facts += [("add_tokenizer_model", "gpt2"), ("add_tokenizer_pre", pre), ("add_token_merges", merges)]
-    else:
-        scores, tokens = _scores(found["model"], kind, tokens)
-        space_first = "Prepend" in json.dumps(found.get("normalizer"))
-        facts += [
-            ("add_tokenizer_model", "llama"), ("add_tokenizer_pre", "default"), ("add_token_scores", scores),
-            ("add_add_space_prefix", space_first),
-        ]  # fmt: skip
-    start = tokenizer_json.start_of(found.get("post_processor"))
-    bos = config.eos_token_id if config.bos_token_id is None else config.bos_token_id
-    facts += [
-        ("add_token_list", tokens),
-        ("add_token_types", kinds),
-        ("add_bos_token_id", tokens.index(start) if start in tokens else bos),
-        ("add_eos_token_id", config.eos_token_id),
-        ("add_add_bos_token", start in tokens),
-        ("add_add_eos_token", False),
-    ]
-    return facts
-
-
-def _scores(model: dict[str, Any], kind: str, tokens: list[str]) -> tuple[list[float], list[str]]:
-    """(scores, tokens) for llama.cpp's SentencePiece: what is merged first has the highest score."""
-    if kind == "char":
-        if " " in tokens and tokenizer_json.SPACE in tokens:
-            raise LLMError(f"the vocabulary has both a space and {tokenizer_json.SPACE}, which llama.cpp takes for one")
-        return [0.0] * len(tokens), [tokenizer_json.SPACE if token == " " else token for token in tokens]
-    places = {token: i for i, token in enumerate(tokens)}
-    scores = [-1e6] * len(tokens)
-    for rank, merge in reversed(list(enumerate(model["merges"]))):
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        scores[places[left + right]] = -float(rank)
-    return scores, tokens

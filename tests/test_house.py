@@ -14,6 +14,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "compressors",
         "safetensors_file",
         "checkpoint",
+        "gguf_tokenizer",
         "gguf_file",
         "hf_directory",
         "importer",
@@ -68,7 +69,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 TORCH = {"kernels", "machine", "model", "optimizer", "trainer"}
-STANDARD_ONLY = {"errors", "config", "charts", "durable", "compressors", "verdict", "tokenizer_json"}
+STANDARD_ONLY = {"errors", "config", "charts", "durable", "compressors", "verdict", "tokenizer_json", "gguf_tokenizer"}
 
 
 def rooms() -> dict[str, Path]:
