@@ -147,7 +147,7 @@ def load(path: str | Path) -> Checkpoint:
     """Open a model of ours. Tensors stay on disk until they are asked for.
 
     Raises LLMError when the file is damaged, not ours, of a later format, or its tensors are not those that its
-    config demands. The hash of a large file is not checked here (see `digest`).
+    config demands. The hash of a large file is not checked here (see `safetensors_file.digest`).
     """
     header = read_header(path)
     if any(name.startswith("base_model.model.") for name in header.tensors):

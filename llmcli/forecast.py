@@ -14,6 +14,7 @@ TOKENS_PER_PARAMETER = 1.2  # where steps or epochs are given: tokens seen per p
 REPEATS = 3.0  # times through the text, about, after which text seen again no longer counts
 TRAINING_SHARE = 0.9  # of the time; the rest goes into reading, planning, looking at held-out text and saving
 MEASUREMENTS = 3  # of shapes at most, before a plan is made
+VALUES_AT_ONCE = 1 << 22  # layers x width x tokens of a batch: more at once take memory and are hardly faster
 MEASURING_SHARE, MEASURING = 0.01, 3.0  # each takes this share of the run, so many seconds at most
 
 Speed = Callable[[ModelConfig, TrainConfig, float], float]  # tokens a second in training, found in so many seconds
@@ -45,14 +46,23 @@ def operations(model: ModelConfig, context: int) -> float:
     return 6.0 * (products + attention)
 
 
+def parts(model: ModelConfig, train: TrainConfig) -> int:
+    """In how many parts a batch goes through the graph of a processor, one after the other."""
+    if train.device != "cpu":
+        return 1
+    values = model.num_hidden_layers * model.hidden_size * train.context * train.batch_size
+    return min(train.batch_size, -(-values // VALUES_AT_ONCE))
+
+
 def memory_needed(model: ModelConfig, train: TrainConfig) -> float:
     """Bytes that training takes, about: for each weight itself, its gradient, what the optimizer remembers, the best
-    so far and a copy on its way to the file; for each token of a batch what is kept for the way back."""
+    so far and a copy on its way to the file; for each token of a part of a batch what is kept for the way back."""
     scores = model.num_attention_heads * min(train.context, SCORES_KEPT) // 3  # what the tokens saw of each other
     each = 4 * model.intermediate_size + (4 * model.hidden_size if model.num_experts else 0)
     per_layer = 12 * model.hidden_size + each * max(1, model.num_experts_per_tok) + scores
     per_token = model.num_hidden_layers * per_layer + model.vocab_size
-    return 24.0 * model.parameters + 6.0 * per_token * train.context * train.batch_size + 3e8
+    at_once = train.context * -(-train.batch_size // parts(model, train))
+    return 24.0 * model.parameters + 6.0 * per_token * at_once + 3e8
 
 
 def layer_parameters(model: ModelConfig) -> int:

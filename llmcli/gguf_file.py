@@ -371,8 +371,10 @@ def _decoder(path: Path, config: ModelConfig, permuted: bool) -> Callable[[Tenso
         if len(data) != tensor.end - tensor.start:
             raise LLMError(f"{path} ends inside {tensor.name}; it was cut off while being read")
         values = _dequantized(data, tensor).reshape(tensor.shape)
-        part = tensor.name.split(".")[-2]
+        part = tensor.name.rpartition(".")[0].rpartition(".")[2]
         if permuted and part in heads and tensor.name.startswith("model.layers."):
+            if not tensor.shape or tensor.shape[0] % (2 * heads[part]):
+                raise LLMError(f"{path}: {tensor.name} of shape {list(tensor.shape)} does not fit {heads[part]} heads")
             rows, inner = tensor.shape[0], tensor.shape[1:]
             values = values.reshape(heads[part], rows // heads[part] // 2, 2, *inner).swapaxes(1, 2)
         yield values.reshape(-1)

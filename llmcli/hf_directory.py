@@ -3,7 +3,7 @@
 config.json, tokenizer.json and the weights in one .safetensors or in several with an index. transformers and all that
 build on it read what is written here, with no code of ours.
 
-Knows numpy by way of the file's room, not torch.
+Knows neither numpy nor torch.
 """
 
 import json

@@ -252,11 +252,13 @@ class Dropout:
     def __init__(self, rate: float) -> None:
         self._drop = round(rate * 256)
         self._rng = np.random.Generator(np.random.SFC64(0))
+        self._elsewhere: torch.Generator | None = None  # on another device
 
     def seed(self, seed: int, step: int) -> None:
         """Masks from here on are a function of these."""
         if self._drop:
             self._rng = np.random.Generator(np.random.SFC64([seed, step]))
+            self._elsewhere = None
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         """x + dropout(y)"""
@@ -267,7 +269,9 @@ class Dropout:
     def _mask(self, like: Tensor) -> Tensor:
         """1 / (1 - rate) where a value stays, 0 where it goes."""
         if like.device.type != "cpu":
-            kept = torch.rand_like(like, dtype=torch.float32) >= self._drop / 256
+            if self._elsewhere is None:
+                self._elsewhere = torch.Generator(like.device).manual_seed(int(self._rng.integers(2**62)))
+            kept = torch.rand(like.shape, generator=self._elsewhere, device=like.device) >= self._drop / 256
         else:
             count = like.numel()
             words = self._rng.integers(0, 2**64, -(-count // 8), np.uint64)

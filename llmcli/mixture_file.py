@@ -3,7 +3,7 @@
 A safetensors file with each model's tensors under `experts.0.`, `experts.1.`, ...; its config.json lists theirs, its
 training.json their records. All share one tokenizer. mixture.py says how they answer.
 
-Knows numpy by way of the file's room, not torch.
+Knows numpy, not torch.
 """
 
 import json

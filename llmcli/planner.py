@@ -47,6 +47,7 @@ SHORTEST_CONTEXT, LONG_CONTEXT = 8, 1024
 COPYING_TEXT, COPYING_FROM = 100_000, 90.0  # tokens of text and seconds of a core, from which on weights can copy
 COPYING_THETA = 1e6  # their rope_theta: most pairs of a head turn little within a window, and can tell tokens apart
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 512, 8192
+ASKED = "as asked"  # the reason for what the user fixed
 
 # layers x width, each up to twice the size of the one before; few layers first: they take the most steps a minute
 LADDER = (
@@ -68,6 +69,7 @@ class Request:
     heads: int | None = None
     kv_heads: int | None = None
     context: int | None = None
+    context_reason: str = ASKED
     tie: bool | None = None
     batch_tokens: int | None = None
     dropout: float | None = None
@@ -125,10 +127,11 @@ class Plan:
 def check_fits(plan: Plan, memory: float) -> None:
     """Raises LLMError where a plan made earlier does not fit into the memory that is free now."""
     needed = memory_needed(plan.model, plan.train)
+    smaller = "--context" if plan.train.recipe in ("fine-tune", "lora") else "--width"
     if needed > memory:
         raise LLMError(
             f"to go on takes about {needed / 1e9:,.1f} GB of memory, {memory / 1e9:,.1f} GB are free here; free some, "
-            "or begin anew with --force and a smaller --width or --batch-tokens"
+            f"or begin anew with --force and a smaller {smaller} or --batch-tokens"
         )
 
 
@@ -258,8 +261,10 @@ def learn_tokenizer(
     wanted = vocab_size or min(by_text, most)
     tokenizer = Tokenizer.train_bpe(text, wanted)
     reason = "a token for each 1,000 bytes of text, about" if by_text <= most else "what the time allows"
+    if wanted == SMALLEST_VOCABULARY >= train_bytes / 1000:
+        reason = "as few as pay: the text is short"
     if vocab_size:
-        reason = "as asked"
+        reason = ASKED
     if tokenizer.vocab_size < wanted:
         reason = "the text has no more pairs to merge"
     return tokenizer, Choice("vocabulary", str(tokenizer.vocab_size), reason)
@@ -280,10 +285,27 @@ def make_plan(
     `machine` is asked only where the clock decides. Raises LLMError when the corpus is too short, when no model fits
     into memory, or when the user's wishes contradict each other.
     """
-    machine = machine or Machine(assumed_speed)
-    budget = _budget(request, _most_epochs(request, base is not None))
     text = Text(train_tokens, train_bytes or 3 * train_tokens)
+    machine = machine or Machine(assumed_speed)
     copies = not base and _copies(request, text, vocab_size, eos_id)
+    found = _plan(request, text, vocab_size, eos_id, base, machine, copies)
+    if copies and not found.train.induction:  # the shape that is best has no room to copy
+        found = _plan(request, text, vocab_size, eos_id, base, machine, False)
+    return found
+
+
+def _plan(
+    request: Request,
+    text: Text,
+    vocab_size: int,
+    eos_id: int,
+    base: ModelConfig | None,
+    machine: Machine,
+    copies: bool,
+) -> Plan:
+    """The plan with weights that can copy, and the windows for it, or without."""
+    train_tokens = text.tokens
+    budget = _budget(request, _most_epochs(request, base is not None))
     context, context_reason = _context(request, train_tokens, copies, base)
 
     most_epochs = _most_epochs(request, base is not None)
@@ -307,17 +329,18 @@ def make_plan(
     while not (here := fitting()) and divisor < SMALLEST_BATCH_SHARE and not request.batch_tokens:
         divisor *= 2
     if not here:
+        smaller = "--batch-tokens or --context" if base else "--width, --batch-tokens or fewer --layers"
         raise LLMError(
             f"training {models[0].parameters:,} parameters needs about {needed(models[0]) / 1e9:,.1f} GB of memory, "
-            f"{machine.memory / 1e9:,.1f} GB are free here; give a smaller --width, --batch-tokens or fewer --layers"
+            f"{machine.memory / 1e9:,.1f} GB are free here; give a smaller {smaller}"
         )
     model, seen, speed = choose(here, budget.seconds, text, settings, machine, most_epochs)
     train = settings(model, seen)
+    seen = seen if budget.seconds else seen_by_count(train)
     epochs = seen / train_tokens
     per_epoch = train_tokens / (train.batch_size * context)
-    often = request.epochs or most_epochs
     kept = "kept from the model to go on from"
-    asked_size = "as asked" if request.layers or request.width else ""
+    asked_size = ASKED if request.layers or request.width else ""
     size_reason = kept if base else asked_size or _why_not_larger(model, here, models)
     against = "against learning by heart" if train.dropout else "no need"
     weight = "large" if model.tie_word_embeddings else "small"
@@ -332,7 +355,7 @@ def make_plan(
             f"{model.num_hidden_layers} layers, width {model.hidden_size}, {model.num_attention_heads} heads",
             kept if base else pace,
         ),
-        *_experts_choice(model, kept if base else "as asked"),
+        *_experts_choice(model, kept if base else ASKED),
         Choice("context", f"{context} tokens", context_reason),
         *([Choice("start", "able to copy", "training finds that too late by itself")] if train.induction else []),
         Choice(
@@ -353,7 +376,7 @@ def make_plan(
             or f"{train.steps / per_epoch:.3g} times through the text"
             + (
                 "; beyond that it only memorises"
-                if train.steps / per_epoch >= 0.99 * often and not request.epochs
+                if train.steps / per_epoch >= 0.99 * most_epochs and not request.epochs
                 else ""
             ),
         ),
@@ -372,6 +395,8 @@ def make_plan(
             f"{train.calibration_tokens:,} tokens set aside" if train.calibration_tokens else "none",
             "to tell how sure to be of text not seen"
             if train.calibration_tokens
+            else "adapters alone learn"
+            if request.lora
             else "the text is short"
             if epochs > CALIBRATION_FROM
             else "text is seen rarely",
@@ -403,9 +428,11 @@ def _settings(
     elif request.device == "cuda":
         wanted = _power_of_two(seen / 2500, 16384, 262_144)
     else:
-        wanted = _power_of_two(1.45 * math.sqrt(seen), 1024, 16384)
+        wanted = _power_of_two(1.6 * math.sqrt(seen), 1024, 16384)
     batch_size = max(1, min(wanted, train_tokens) // context // divisor)
     per_epoch = train_tokens / (batch_size * context)
+    if request.steps:
+        seen = float(request.steps * batch_size * context)
     epochs = seen / train_tokens
     dropout, split = _by_epochs(DROPOUT, epochs), _by_epochs(TOKEN_SPLIT, epochs)
     if epochs > LARGE_FROM and layer_parameters(model) > max(LARGE, LARGE_FOR_TOKEN * train_tokens):
@@ -460,7 +487,7 @@ _LEARNING = {
 }
 _WHY_SO = {
     "muon": "matrices by Muon, the rest by AdamW: learns most per minute",
-    "adamw": "as asked",
+    "adamw": ASKED,
     "fine-tune": "so that little is lost of what the model knows",
     "lora": "as asked; the model's own weights stay as they are",
 }
@@ -481,7 +508,7 @@ def _experts_choice(model: ModelConfig, reason: str) -> list[Choice]:
 
 def _asked(value: object) -> str:
     """The reason for what the user fixed; "" where the plan decides."""
-    return "" if value is None else "as asked"
+    return "" if value is None else ASKED
 
 
 @dataclass(frozen=True)
@@ -492,7 +519,7 @@ class _Budget:
 
 def _budget(request: Request, most_epochs: float = MOST_EPOCHS) -> _Budget:
     if request.steps or request.epochs:
-        return _Budget(None, "as asked")
+        return _Budget(None, ASKED)
     reason = _asked(request.seconds) or f"or {most_epochs:g} times through the text"
     return _Budget(request.seconds or DEFAULT_SECONDS, reason)
 
@@ -518,19 +545,21 @@ def _copies(request: Request, text: Text, vocab_size: int, eos_id: int) -> bool:
 def _context(request: Request, train_tokens: int, copies: bool, base: ModelConfig | None) -> tuple[int, str]:
     longest = train_tokens - 1  # a window and the token after it
     if longest < SHORTEST_CONTEXT:
+        smaller = "" if base else ", or give --vocab-size 257 or --tokenizer char if it repeats itself"
         raise LLMError(
             f"the corpus is too short: {train_tokens} tokens to learn from, {SHORTEST_CONTEXT + 1} needed at least; "
-            f"add more text, or give --vocab-size 257 or --tokenizer char if it repeats itself"
+            f"add more text{smaller}"
         )
     if request.context is not None:
         if base and request.context > base.max_position_embeddings:
             raise usage(f"--context {request.context} is longer than the base model's {base.max_position_embeddings}")
         if request.context > longest:
+            shorter = f" or give --context {longest} or less" if request.context_reason == ASKED else ""
             raise LLMError(
                 f"the corpus is shorter than a context: {train_tokens} tokens to learn from, --context "
-                f"{request.context} needs {request.context + 1}; add more text or give --context {longest} or less"
+                f"{request.context} needs {request.context + 1}; add more text{shorter}"
             )
-        return request.context, "as asked"
+        return request.context, request.context_reason
     wanted, reason = 256 if train_tokens >= 100_000 else 128, "far enough back for text of this size"
     if copies:
         wanted, reason = LONG_CONTEXT, "far enough back to find what stood there before"
@@ -552,6 +581,8 @@ def _model(
         raise usage(f"{heads} heads do not divide width {width}; give --heads a divisor of {width}")
     if heads % (kv_heads := request.kv_heads or heads):
         raise usage(f"{kv_heads} key-value heads do not divide {heads} heads; set --kv-heads to a divisor of --heads")
+    if width % 2:
+        raise usage(f"--width must be even for rotary positions, found {width}")
     if width // heads % 2:
         raise usage(
             f"a head's width must be even for rotary positions, found {width // heads}; set --heads so that "

@@ -14,7 +14,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from llmcli import checkpoint
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.errors import LLMError
 from llmcli.planner import Choice, Plan
@@ -114,10 +113,12 @@ def load(path: Path) -> Stopped:
 def is_saved_in(stopped: Stopped, model: Path) -> bool:
     """Whether a model is what the stopped run has saved, when it was stopped or just before it was killed."""
     try:
-        found = checkpoint.load(model)
-    except LLMError:
+        told = read_header(model).metadata
+        record = json.loads(told["training.json"])
+        tokenizer_json = told.get("tokenizer.json", stopped.tokenizer_json)  # adapters alone have none
+        return bool(record["train"] == as_record(stopped.plan.train) and tokenizer_json == stopped.tokenizer_json)
+    except (LLMError, KeyError, TypeError, ValueError, RecursionError):
         return False
-    return found.record.get("train") == as_record(stopped.plan.train) and found.tokenizer_json == stopped.tokenizer_json
 
 
 class Keeper:

@@ -136,7 +136,8 @@ def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
 
 def read_tensor(header: Header, tensor: TensorInfo) -> NDArray[Any]:
     """A tensor at once, as `read_values` gives it."""
-    return np.concatenate([*read_values(header, tensor)]).reshape(tensor.shape)
+    found = [*read_values(header, tensor)]
+    return (np.concatenate(found) if found else np.zeros(0, np.float32)).reshape(tensor.shape)
 
 
 def read_into(header: Header, tensor: TensorInfo, out: NDArray[np.float32]) -> None:
@@ -172,7 +173,7 @@ def digest(header: Header) -> str:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[Any]:
-    """The file open for unbuffered-size reads; the operating system's refusals become one line."""
+    """The file, open to be read; the operating system's refusals become one line."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             what = "a directory" if path.is_dir() else "not a regular file"

@@ -26,6 +26,7 @@ from llmcli.config import ModelConfig, SamplingConfig, TrainConfig, as_record
 from llmcli.corpus import Batches
 from llmcli.errors import LLMError
 from llmcli.evaluator import Figures, evaluate
+from llmcli.forecast import parts
 from llmcli.generator import generate
 from llmcli.induction import with_induction
 from llmcli.model import LanguageModel, score, sharpness
@@ -136,13 +137,24 @@ def measured_speed(config: ModelConfig, settings: TrainConfig, seconds: float) -
         size = (max(1, settings.batch_size * settings.context // context), context + 1)
         start = time.perf_counter()
         model.train()
-        model.loss(torch.from_numpy(rng.integers(config.vocab_size, size=size)).to(settings.device)).backward()
+        ids = torch.from_numpy(rng.integers(config.vocab_size, size=size)).to(settings.device)
+        _loss_and_gradients(model, ids, parts(config, settings))
         optimizer.step(0.5)
         if settings.device == "cuda":
             torch.cuda.synchronize()
         times.append((time.perf_counter() - start) / (size[0] * context))
     late = times[2:] if len(times) >= 4 else times[-2:]
     return 2 / float(np.median(late[::2]) + np.median(late[1::2]))
+
+
+def _loss_and_gradients(model: LanguageModel, ids: torch.Tensor, parts: int) -> torch.Tensor:
+    """The loss of a batch of windows, which goes through the graph in parts; its gradients are left in the model."""
+    total = torch.zeros((), device=ids.device)
+    for part in ids.chunk(parts):
+        loss = model.loss(part) * (len(part) / len(ids))
+        loss.backward()
+        total += loss.detach()
+    return total
 
 
 def _prepare_process(settings: TrainConfig) -> None:
@@ -284,12 +296,12 @@ def train(
 
     if start and len(held_out) and not go_on:
         yield from look()  # a run that only makes it worse ends with what it began with
+    now = time.monotonic()
     while at.progress < 1 and not interrupted:
         model.dropout.seed(settings.seed, at.step)
         model.train()
         ids = torch.from_numpy(batches.batch(at.step, at.progress)).to(settings.device)
-        loss = model.loss(ids)
-        loss.backward()
+        loss = _loss_and_gradients(model, ids, parts(config, settings))
         optimizer.step(at.progress)
         value = loss.item()
         if not math.isfinite(value):
@@ -337,7 +349,8 @@ def train(
         "best_step": at.best_step,
         "tokens": at.step * step_tokens,
         "epochs": round(at.step * step_tokens / len(tokens), 4),
-        "interrupted": interrupted or bool(problem),
+        "interrupted": interrupted,
+        **({"problem": problem} if problem else {}),
         "bits_per_byte": figures and round(figures.bits_per_byte, 6),
         **({"bits_per_byte_before": round(before.bits_per_byte, 6)} if before else {}),
         "sharpness": at.best_factor,

@@ -65,14 +65,14 @@ def verdict(
 
     The rules, in order:
     1. Bits per byte on held-out text, beside the baselines, and which are not beaten.
-    2. An interrupted run is told so.
+    2. A run that was interrupted, or that ended in a problem, is told so.
     3. Short of text: the held-out figure rose by WORSE after the best weights, or after SEEN_OFTEN times through the
        text it is GAP times the training figure (the mean of the last tenth). Then more text would help.
     4. Still improving: the best weights are the last, and their held-out figure is better by IMPROVING than the one
        at half the run; with fewer than two such figures the training figure is. What the last doubling of the time
        brought, the next brings about again, so more time would help; where the plan's times through the text ended
-       the run before its time, more text would. Not said when the training figure is all there is and 5 holds: then
-       it falls because the text is learned by heart.
+       the run before its time, more text would, and is not said twice where 3 holds. Nor when the training figure is
+       all there is and 5 holds: then it falls because the text is learned by heart.
     5. By heart: the share of its strings that stand in the training text is BY_HEART above that of held-out text, or
        above ALONE_BY_HEART where there is none.
     6. None of 2 to 5: it has learned what it can.
@@ -82,7 +82,7 @@ def verdict(
     blind = not read.held_out and by_heart
     short = _short_of_text(record, read)
     found = [
-        *_interrupted(record),
+        *_ended_early(record),
         *short,
         *([] if blind or (short and _went_through(record)) else _improving(record, read, again)),
         *by_heart,
@@ -112,7 +112,9 @@ def _beaten(bits: float, baselines: Sequence[tuple[str, float]]) -> str:
     return f"all but {ahead[0]}" if len(ahead) == 1 else f"only {' and '.join(beaten)}"
 
 
-def _interrupted(record: Mapping[str, Any]) -> list[str]:
+def _ended_early(record: Mapping[str, Any]) -> list[str]:
+    if record.get("problem"):
+        return [f"It ended early: {record['problem']}."]
     if not record.get("interrupted"):
         return []
     return [f"It was interrupted at step {record['steps']:,}; the same command goes on from there."]
@@ -138,7 +140,7 @@ def _short_of_text(record: Mapping[str, Any], read: Curve) -> list[str]:
 
 
 def _improving(record: Mapping[str, Any], read: Curve, again: str | None) -> list[str]:
-    if record.get("interrupted") or record["best_step"] < record["steps"]:
+    if record.get("problem") or record.get("interrupted") or record["best_step"] < record["steps"]:
         return []
     held_out = len(read.held_out) > 1
     steps, bits = (read.held_out_steps, read.held_out) if held_out else (read.steps, read.training)

@@ -1,6 +1,7 @@
 """A GGUF written by hand, byte for byte: what is read from it, and what is refused in one line."""
 
 import json
+import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -358,6 +359,15 @@ def test_what_is_called_gguf_should_be_one(tmp_path: Path, data: bytes, said: st
     (tmp_path / "m.gguf").write_bytes(data)
     with pytest.raises(LLMError, match=said):
         importer.load(tmp_path / "m.gguf")
+
+
+def test_a_tensor_of_no_known_name_is_looked_into(tmp_path: Path, llm) -> None:
+    names = {"token_embd.weight": (300, 32), "odd": (2, 4), "blk.0.attn_q.weight": (3, 32)}
+    tensors = {name: (0, shape, bytes(4 * math.prod(shape))) for name, shape in names.items()}
+    (tmp_path / "m.gguf").write_bytes(by_hand(FACTS, tensors))
+    assert llm("inspect", tmp_path / "m.gguf", "--tensor", "odd").exit_code == 0
+    answer = llm("inspect", tmp_path / "m.gguf", "--tensor", "model.layers.0.self_attn.q_proj.weight")
+    assert answer.exit_code == 1 and "does not fit" in answer.stderr and answer.stderr.count("\n") == 1
 
 
 def test_rotary_positions_of_no_base_are_told_in_one_line(tmp_path: Path) -> None:

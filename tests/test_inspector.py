@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli import checkpoint
+from llmcli import safetensors_file
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.inspector import HISTOGRAM_BINS, dtypes, figures, parts, tensor_named
@@ -308,7 +308,7 @@ def test_without_a_finite_number_there_are_no_figures(tmp_path, values, not_fini
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60), st.sampled_from([4, 12, 64]))
 def test_figures_read_in_pieces_are_those_of_the_whole(tmp_path_factory, values, block):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "BLOCK", block)
+        patch.setattr(safetensors_file, "BLOCK", block)
         found = figures_of(tmp_path_factory.getbasetemp(), "F32", values)
     whole = np.array(values, np.float64)
     assert found.mean == pytest.approx(whole.mean(), abs=1e-6)

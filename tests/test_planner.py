@@ -218,6 +218,15 @@ def test_weights_can_copy_where_that_pays(asked, train_tokens, copies):
     assert not plan(Request(seconds=300.0), train_tokens=train_tokens, base=BASE).train.induction
 
 
+def test_a_shape_without_room_to_copy_has_no_long_windows():
+    """Beside so large a vocabulary a small model's head is tied; a large one's is not."""
+    small = plan(Request(steps=10), train_tokens=5_000_000, vocab_size=8192)
+    assert small.model.tie_word_embeddings and not small.train.induction
+    assert (small.train.context, small.model.rope_theta) == (256, 1e4)
+    large = plan(Request(steps=10**6), train_tokens=5_000_000, vocab_size=8192)
+    assert large.train.induction and (large.train.context, large.model.rope_theta) == (1024, 1e6)
+
+
 # ---- what the user fixed
 
 
@@ -226,6 +235,15 @@ def test_steps_give_exactly_these_steps_and_no_clock():
     assert (found.train.steps, found.train.seconds) == (123, None)
     assert (choice(found, "budget").value, choice(found, "budget").reason) == ("123 steps", "as asked")
     assert (choice(found, "steps").value, choice(found, "steps").reason) == ("123", "as asked")
+
+
+@pytest.mark.parametrize("steps", [10, 1000, 20_000])
+def test_a_plan_counts_the_tokens_that_its_steps_take(steps):
+    found = plan(Request(steps=steps))
+    tokens = steps * found.train.batch_size * found.train.context
+    assert choice(found, "shape").reason == f"{tokens:,} tokens in all"
+    assert choice(found, "dropout").reason.startswith(f"about {tokens / 200_000:.1f} times through the text")
+    assert (found.train.dropout > 0) == (tokens / 200_000 > planner.DROPOUT[0][0])
 
 
 def test_time_gives_a_clock_and_an_upper_limit_of_steps():
@@ -352,6 +370,7 @@ def test_wishes_at_odds_are_told_before_anything_is_read(asked, message):
         ({"width": 64, "heads": 4, "kv_heads": 3}, "--kv-heads"),
         ({"width": 64, "heads": 2, "kv_heads": 4}, "--kv-heads"),
         ({"width": 66, "heads": 2}, "even"),
+        ({"width": 101}, "--width must be even for rotary positions, found 101"),
         ({"dropout": 1.0}, "--dropout"),
         ({"lr": 0.0}, "--lr"),
     ],
@@ -369,6 +388,8 @@ def test_a_width_alone_gets_heads_that_divide_it(width):
 
 
 def test_a_context_longer_than_the_text_is_told_with_the_longest_that_fits():
+    with pytest.raises(LLMError, match=r"--context 500 needs 501; add more text$"):
+        plan(Request(context=500, context_reason="another's"), train_tokens=500)
     with pytest.raises(LLMError, match="--context 500 needs 501") as caught:
         plan(Request(context=500), train_tokens=500)
     assert "--context 499 or less" in str(caught.value)

@@ -13,7 +13,7 @@ from llmcli import resume, trainer
 from llmcli.corpus import read_corpus
 from llmcli.errors import LLMError
 from llmcli.planner import Prepared, Request, check_fits, prepare
-from tests.reliability.runs import BESIDE, OPTIONS, TEXT, end, train, wait_until_kept
+from tests.reliability.runs import BESIDE, OPTIONS, TEXT, end, kept, train, wait_until_kept
 
 Llm = Callable[..., Result]
 HERE = Path()
@@ -152,7 +152,7 @@ def test_a_plan_that_is_none_is_told(ready: Prepared, change: dict[str, object])
 
 def test_a_plan_too_large_for_what_is_free_now_is_told(ready: Prepared) -> None:
     check_fits(ready.plan, 1e12)
-    large = replace(ready.plan, train=replace(ready.plan.train, batch_size=10**12))
+    large = replace(ready.plan, train=replace(ready.plan.train, context=10**12))
     with pytest.raises(LLMError, match=r"to go on takes about .* GB of memory, 1,000\.0 GB are free here"):
         check_fits(large, 1e12)
 
@@ -198,6 +198,18 @@ def test_killed_between_the_model_and_the_end_it_goes_on_to_the_same_model() -> 
     again = train(HERE, steps=5)
     assert end(again) == b"" and again.returncode == 0
     assert Path("model.safetensors").read_bytes() == before and not Path(BESIDE).exists()
+
+
+def test_adapters_alone_go_on_where_they_were_stopped(tiny_model: Path) -> None:
+    tiny_model.rename("base.safetensors")
+    before = 0
+    for _ in range(2):
+        process = train(HERE, "--from", "base.safetensors", "--lora", "2", "--adapter-only", steps=4000)
+        wait_until_kept(process, HERE, before)
+        said = end(process, signal.SIGINT)
+        assert process.returncode == 130, said
+        assert Path("model.safetensors").exists()
+        before = kept(HERE)
 
 
 def test_another_command_does_not_go_on_silently(llm: Llm) -> None:

@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from llmcli.checkpoint import load
 from llmcli.errors import LLMError
-from llmcli.safetensors_file import digest, read_header, read_values
+from llmcli.safetensors_file import digest, read_header, read_tensor, read_values
 from tests.reliability.malformed import FOUR, MALFORMED, ONE, put, tensor
 
 
@@ -30,6 +30,11 @@ def test_any_plain_type_is_read_by_value(dtype: str, code: str, values: list[Any
     data = struct.pack(f"<2{code}", *values)
     header = read_header(put({"a": tensor("U8", [3], 0, 3), "b": tensor(dtype, [2], 3, 3 + len(data))}, b"abc" + data))
     assert [v for piece in read_values(header, header.tensors["b"]) for v in piece.tolist()] == values
+
+
+def test_a_tensor_without_elements_is_read() -> None:
+    header = read_header(put({"a": tensor("F32", [0, 3], 0, 0)}))
+    assert read_tensor(header, header.tensors["a"]).shape == (0, 3)
 
 
 def test_a_type_that_numpy_lacks_is_named() -> None:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,10 +113,34 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path: Path, monkeypatch: pyt
         assert np.array_equal(done.checkpoint.tensors[name], array)
 
 
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_a_batch_in_parts_gives_the_loss_and_gradients_of_the_whole(parts: int) -> None:
+    found = []
+    for n in (1, parts):
+        model = LanguageModel(ModelConfig(50, 16, 32, 2, 2, 2, 8, 12))
+        model.initialize(torch.Generator().manual_seed(0))
+        ids = torch.from_numpy(np.random.default_rng(1).integers(50, size=(5, 13)))
+        loss = trainer._loss_and_gradients(model, ids, n)
+        found.append((loss, [p.grad for p in model.parameters()]))
+    torch.testing.assert_close(*found)
+
+
 def test_of_two_alike_the_later_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "ALIKE", 10.0)
-    done = run(prepared(tmp_path / "c.txt", steps=8))[-1]
-    assert isinstance(done, trainer.Done) and done.best_step == 8
+    """The last of three looks is worse than the second by less than says anything, then by more."""
+    real = trainer._Measure.now
+    monkeypatch.setattr(trainer, "EVAL_SHARE", 0)
+    monkeypatch.setattr(trainer, "EVAL_EVERY", 0.3)
+    for last, best in ((2.0 * (1 + 0.9 * trainer.ALIKE), 10), (2.0 * (1 + 1.1 * trainer.ALIKE), 9)):
+        looks = iter([3.0, 2.5, 2.0, last])
+
+        def now(self: trainer._Measure, looks: Any = looks) -> object:
+            figures = real(self)
+            object.__setattr__(figures, "nats", next(looks) * math.log(2) * figures.bytes)
+            return figures
+
+        monkeypatch.setattr(trainer._Measure, "now", now)
+        done = run(prepared(tmp_path / "c.txt", steps=10))[-1]
+        assert isinstance(done, trainer.Done) and done.best_step == best
 
 
 def test_calibration_is_a_factor_on_the_last_gain_and_its_text_is_not_learned_from(tmp_path: Path) -> None:
@@ -169,7 +194,8 @@ def test_a_loss_that_becomes_no_number_ends_with_the_best_weights_so_far(
     done = events[-1]
     assert isinstance(done, trainer.Done)
     assert done.problem == "the loss is no longer a number at step 31; lower the learning rate: --lr 0.25 --force"
-    assert (done.step, done.checkpoint.record["steps"], done.checkpoint.record["interrupted"]) == (30, 30, True)
+    record = done.checkpoint.record
+    assert (done.step, record["steps"], record["interrupted"], record["problem"]) == (30, 30, False, done.problem)
     assert 0 < done.best_step <= 30
     assert all(np.isfinite(array).all() for array in done.checkpoint.tensors.values())
     looks = [event for event in events if isinstance(event, trainer.Evaluation)]

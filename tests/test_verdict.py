@@ -128,6 +128,11 @@ def test_an_interrupted_run_should_end() -> None:
     ]
 
 
+def test_a_run_that_ended_in_a_problem_does_not_go_on_from_there() -> None:
+    told = verdict(looks(2.0, 1.5, 1.2, 1.0, problem="the loss is no longer a number at step 101"))
+    assert told[1:] == ["It ended early: the loss is no longer a number at step 101."]
+
+
 # ---- more text
 
 

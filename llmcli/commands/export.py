@@ -19,6 +19,7 @@ from llmcli.commands.options import (
     refuse_gguf,
     refuse_overwriting,
     refuse_with,
+    tokenizer_of,
 )
 from llmcli.errors import LLMError, usage
 
@@ -83,7 +84,8 @@ def export(
         durable.remove_stale(output)
         hf_directory.check_writable(output, force=force)
     else:
-        durable.check_writable(output, force=force, by="")
+        example = {"gguf": "model.gguf", "tokenizer": "tokenizer.json"}.get(to or "", "model.safetensors")
+        durable.check_writable(output, force=force, by="", example=example)
     told = _told(model, path, name, licence)
     if quantize:
         _quantized(model, output, quantize, json_)
@@ -96,6 +98,7 @@ def export(
         kinds = {
             model.dtypes.get(tensor, "F32") for tensor, shape in model.config.tensor_shapes().items() if len(shape) > 1
         }
+        tokenizer_of(model)  # a broken one is told before
         gguf_file.write(output, model, dtype or (kinds.pop().lower() if len(kinds) == 1 else "f32"), told)
     size = sum(file.stat().st_size for file in (output.iterdir() if output.is_dir() else [output]))
     if json_:

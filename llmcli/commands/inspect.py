@@ -41,13 +41,13 @@ def inspect(
         Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page for a browser instead.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the picture or page if it exists.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Check the tensors against the hash in the file.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the file against the hash in it.")] = False,
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Look into a model file: what it is, its parts, its training.
 
-    The header alone is read, so a file of any size answers at once (but for --weights, --diff and --verify).
+    The header alone is read, so a file of any size answers at once (but for --tensor, --weights, --diff and --verify).
 
     Example: llm inspect model.safetensors
     """
@@ -386,7 +386,7 @@ def _verify(header: Any, json_: bool) -> None:
         raise LLMError(f"{header.path} carries no hash to verify; files made by llmcli do")
     found = digest(header)
     if found != wanted:
-        raise LLMError(f"{header.path} is damaged: its tensors hash to {found[:16]}..., the file says {wanted[:16]}...")
+        raise LLMError(f"{header.path} is damaged: it hashes to {found[:16]}..., the file says {wanted[:16]}...")
     if json_:
         console.result(json.dumps({"file": str(header.path), "sha256": found, "verified": True}))
     else:

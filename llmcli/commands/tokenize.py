@@ -92,7 +92,7 @@ def _train(corpus: list[str], vocab_size: int | None, char: bool, output: Path, 
     from llmcli.corpus import read_corpus
     from llmcli.planner import learn_tokenizer
 
-    durable.check_writable(output, force=force)
+    durable.check_writable(output, force=force, example="tokenizer.json")
     text = read_corpus(corpus)
     refuse_overwriting(output, "tokenizer", [document.path for document in text.documents], "the text to learn from")
     learned, _ = learn_tokenizer(text, text.text_bytes, vocab_size, characters=char)

@@ -238,6 +238,7 @@ def train(
     pattern = importer.load_any(like).shared if like else None
     if pattern:
         fixed["context"] = pattern.config.max_position_embeddings
+        fixed["context_reason"] = "that of the model to be like"
     text = read_corpus(corpus)
     note_left_out(text)
     held_out = _held_out(val, HELD_OUT)
@@ -331,7 +332,9 @@ def train(
     if adapter_only:
         merge = shlex.join(["llm", "import", str(from_), "--adapter", str(output), "-o", "merged.safetensors"])
         sentences.append(f"Merge it with its model, then ask that: {merge}")
-    _show_done(done, output, json_, baselines, sentences)
+    alone = (done.adapters or {}).values() if adapter_only else None
+    learned = done.checkpoint.parameters if alone is None else sum(array.size for array in alone)
+    _show_done(done, output, learned, json_, baselines, sentences)
     kinds = base.dtypes.values() if base and not adapter_only else ()
     few = sorted({safetensors_file.TORCH_NAMES[kind] for kind in kinds})
     if few and not json_:
@@ -531,13 +534,14 @@ def _show(event: Any, view: console.TrainingView, json_: bool) -> None:
         view.sample(event.prompt, event.text)
 
 
-def _show_done(done: Any, output: Path, json_: bool, baselines: list[tuple[str, float]], sentences: list[str]) -> None:
+def _show_done(
+    done: Any, output: Path, parameters: int, json_: bool, baselines: list[tuple[str, float]], sentences: list[str]
+) -> None:
     bits = done.figures.bits_per_byte if done.figures else None
-    config = done.checkpoint.config
     if json_:
         _event(
             "done", file=str(output), steps=done.step, seconds=round(done.seconds, 2), bits_per_byte=bits,
-            parameters=config.parameters, best_step=done.best_step, interrupted=done.interrupted,
+            parameters=parameters, best_step=done.best_step, interrupted=done.interrupted,
             bits_per_byte_before=done.before.bits_per_byte if done.before else None,
             baselines=[{"name": name, "bits_per_byte": found} for name, found in baselines],
             memorised=done.checkpoint.record["memorised"], verdict=sentences,
@@ -546,7 +550,7 @@ def _show_done(done: Any, output: Path, json_: bool, baselines: list[tuple[str, 
     verb = "interrupted: saved what there is in" if done.interrupted else "saved"
     best = f" (best weights: step {done.best_step:,})" if done.best_step != done.step else ""
     console.note(
-        f"{verb} {output}: {charts.number(config.parameters)} parameters, {done.step:,} steps{best}, "
+        f"{verb} {output}: {charts.number(parameters)} parameters, {done.step:,} steps{best}, "
         f"{charts.duration(done.seconds)}"
     )
     if done.before and bits is not None:
