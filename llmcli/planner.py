@@ -305,10 +305,9 @@ def _plan(
 ) -> Plan:
     """The plan with weights that can copy, and the windows for it, or without."""
     train_tokens = text.tokens
-    budget = _budget(request, _most_epochs(request, base is not None))
-    context, context_reason = _context(request, train_tokens, copies, base)
-
     most_epochs = _most_epochs(request, base is not None)
+    budget = _budget(request, most_epochs)
+    context, context_reason = _context(request, train_tokens, copies, base)
     divisor = 1  # of the batch, where memory is short
 
     def settings(model: ModelConfig, seen: float = 0.0) -> TrainConfig:

@@ -14,6 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from llmcli.checkpoint import check_hash
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.errors import LLMError
 from llmcli.planner import Choice, Plan
@@ -113,7 +114,9 @@ def load(path: Path) -> Stopped:
 def is_saved_in(stopped: Stopped, model: Path) -> bool:
     """Whether a model is what the stopped run has saved, when it was stopped or just before it was killed."""
     try:
-        told = read_header(model).metadata
+        header = read_header(model)
+        check_hash(header)
+        told = header.metadata
         record = json.loads(told["training.json"])
         tokenizer_json = told.get("tokenizer.json", stopped.tokenizer_json)  # adapters alone have none
         return bool(record["train"] == as_record(stopped.plan.train) and tokenizer_json == stopped.tokenizer_json)

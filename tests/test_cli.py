@@ -707,15 +707,10 @@ def test_a_tokenizer_that_cannot_be_used_is_told_with_its_file(llm: Llm, tiny_mo
     model.tokenizer_json = "{"
     checkpoint.save("bad.safetensors", model)
     same = ("-o", "z.safetensors")
-    to_gguf = ("export", "z.gguf", "--to", "gguf")
-    for words in (
-        ("generate", "x", "-m"),
-        ("eval", "c.txt", "-m"),
-        ("tokenize", "x", "-m"),
-        ("import", *same),
-        to_gguf,
-    ):
-        answer = llm(words[0], "bad.safetensors", *words[1:]) if words is to_gguf else llm(*words, "bad.safetensors")
+    bad = "bad.safetensors"
+    asked = (("generate", "x", "-m", bad), ("eval", "c.txt", "-m", bad), ("tokenize", "x", "-m", bad))
+    for words in (*asked, ("import", *same, bad), ("export", bad, "z.gguf", "--to", "gguf")):
+        answer = llm(*words)
         assert answer.stderr.count("bad.safetensors: the tokenizer is not JSON") == 1
     for words in (("tokenize", "x"), ("train", "c.txt", "--steps", 1, *same)):
         assert "error: --tokenizer bad.json: the tokenizer is not" in llm(*words, "--tokenizer", "bad.json").stderr

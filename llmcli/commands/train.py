@@ -332,9 +332,10 @@ def train(
     if adapter_only:
         merge = shlex.join(["llm", "import", str(from_), "--adapter", str(output), "-o", "merged.safetensors"])
         sentences.append(f"Merge it with its model, then ask that: {merge}")
-    alone = (done.adapters or {}).values() if adapter_only else None
-    learned = done.checkpoint.parameters if alone is None else sum(array.size for array in alone)
-    _show_done(done, output, learned, json_, baselines, sentences)
+    parameters = done.checkpoint.parameters
+    if adapter_only:
+        parameters = sum(array.size for array in (done.adapters or {}).values())
+    _show_done(done, output, parameters, json_, baselines, sentences)
     kinds = base.dtypes.values() if base and not adapter_only else ()
     few = sorted({safetensors_file.TORCH_NAMES[kind] for kind in kinds})
     if few and not json_:
