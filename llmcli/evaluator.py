@@ -6,7 +6,7 @@ room's business: torch and numpy both serve. Whether a model learned from a text
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from llmcli.errors import LLMError
 
 # ids [B, T + 1] -> for each of ids[:, 1:], [B, T] both: its nats, and whether it was the likeliest
 Score = Callable[[NDArray[np.int64]], tuple[NDArray[np.floating], NDArray[np.bool_]]]
+Window = tuple[int, int, int]  # start, first position counted, end
 
 
 class Scorer(Protocol):
@@ -86,12 +87,26 @@ def evaluate(
     windows spread evenly over the text. `tell` hears which share is done, `each` the tokens counted and their nats, in
     the order of the text.
     """
-    nats, tokens, size, right = 0.0, 0, 0, 0
-    windows = list(_windows(len(ids), context))
-    if most_tokens is not None and len(windows) * stride(context) > most_tokens:
-        keep = max(1, most_tokens // stride(context))
-        windows = [windows[round(i)] for i in np.linspace(0, len(windows) - 1, keep)]
-    rows = max(1, batch_tokens // context)
+    windows = select_windows(len(ids), context, most_tokens)
+    figures, done = Figures(0.0, 0, 0), 0
+    for some, counted in evaluate_windows(ids, byte_lengths, windows, score, batch_tokens=batch_tokens, each=each):
+        figures, done = figures + counted, done + len(some)
+        tell(done / len(windows))
+    return figures
+
+
+def evaluate_windows(
+    ids: NDArray[np.integer],
+    byte_lengths: NDArray[np.integer],
+    windows: Sequence[Window],
+    score: Score,
+    *,
+    batch_tokens: int = 4096,
+    each: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
+) -> Iterator[tuple[Sequence[Window], Figures]]:
+    """The figures of some windows at a time, `batch_tokens` tokens or one window; so a caller can stop in between."""
+    longest = max((end - start for start, _, end in windows), default=1) - 1
+    rows = max(1, batch_tokens // max(1, longest))
     for first in range(0, len(windows), rows):
         batch = windows[first : first + rows]
         width = max(end - start for start, _, end in batch)
@@ -99,15 +114,39 @@ def evaluate(
         for row, (start, _, end) in enumerate(batch):
             block[row, : end - start] = ids[start:end]
         losses, hits = score(block)
+        figures = Figures(0.0, 0, 0)
         for row, (start, counted_from, end) in enumerate(batch):
             counted = slice(counted_from - start - 1, end - start - 1)
-            nats += float(losses[row, counted].sum(dtype=np.float64))
-            each(ids[counted_from:end], losses[row, counted])
-            right += int(hits[row, counted].sum())
-            size += int(byte_lengths[ids[counted_from:end]].sum())
-            tokens += end - counted_from
-        tell(min(1.0, (first + rows) / len(windows)))
-    return Figures(nats, tokens, size, right)
+            targets = ids[counted_from:end]
+            each(targets, losses[row, counted])
+            figures += Figures(
+                float(losses[row, counted].sum(dtype=np.float64)),
+                len(targets),
+                int(byte_lengths[targets].sum()),
+                int(hits[row, counted].sum()),
+            )
+        yield batch, figures
+
+
+def select_windows(count: int, context: int, most_tokens: int | None = None) -> list[Window]:
+    """The windows that a text of `count` ids is scored in; with `most_tokens` some of them, spread evenly."""
+    windows = list(_windows(count, context))
+    if most_tokens is not None and len(windows) * stride(context) > most_tokens:
+        keep = max(1, most_tokens // stride(context))
+        windows = [windows[round(i)] for i in np.linspace(0, len(windows) - 1, keep)]
+    return windows
+
+
+def scattered(windows: Sequence[Window]) -> list[Window]:
+    """The same windows in an order in which any number of the first are spread over the text: steps of the golden ratio
+    (a low-discrepancy sequence).
+
+    >>> scattered([(i, i, i) for i in range(5)])[:3]
+    [(0, 0, 0), (3, 3, 3), (1, 1, 1)]
+    """
+    golden = (math.sqrt(5) - 1) / 2
+    order = sorted(range(len(windows)), key=lambda i: i * golden % 1.0)  # the inverse permutation is spread as well
+    return [windows[i] for i in np.argsort(order, kind="stable")]
 
 
 def stride(context: int) -> int:
@@ -115,7 +154,7 @@ def stride(context: int) -> int:
     return max(1, context // 2)
 
 
-def _windows(count: int, context: int) -> Iterator[tuple[int, int, int]]:
+def _windows(count: int, context: int) -> Iterator[Window]:
     """(start, first position counted, end) of each window; every position from 1 on is counted exactly once.
 
     >>> list(_windows(8, 4))

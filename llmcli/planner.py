@@ -433,17 +433,15 @@ def _settings(
     if request.steps:
         seen = float(request.steps * batch_size * context)
     epochs = seen / train_tokens
-    dropout, split = _by_epochs(DROPOUT, epochs), _by_epochs(TOKEN_SPLIT, epochs)
-    if epochs > LARGE_FROM and layer_parameters(model) > max(LARGE, LARGE_FOR_TOKEN * train_tokens):
-        dropout, split = LARGE_DROPOUT, LARGE_SPLIT
+    regularized = regularization(request, model, train_tokens, epochs)
     return TrainConfig(
         steps=request.steps or max(1, math.ceil((request.epochs or _most_epochs(request, goes_on)) * per_epoch)),
         seconds=_budget(request).seconds,
         context=context,
         batch_size=batch_size,
         lr=request.lr,
-        dropout=dropout if request.dropout is None else request.dropout,
-        token_split=split,
+        dropout=regularized.dropout,
+        token_split=regularized.token_split,
         induction=copies and has_room(model),
         recipe=recipe,
         lora_rank=request.lora,
@@ -454,6 +452,22 @@ def _settings(
         dtype=request.dtype,
         threads=request.threads,
     )
+
+
+@dataclass(frozen=True)
+class Regularization:
+    """What reduces overfitting, as shares of the activations and of the tokens."""
+
+    dropout: float
+    token_split: float  # BPE-dropout
+
+
+def regularization(request: Request, model: ModelConfig, train_tokens: int, epochs: float) -> Regularization:
+    """For a run that goes through the text so many times."""
+    dropout, split = _by_epochs(DROPOUT, epochs), _by_epochs(TOKEN_SPLIT, epochs)
+    if epochs > LARGE_FROM and layer_parameters(model) > max(LARGE, LARGE_FOR_TOKEN * train_tokens):
+        dropout, split = LARGE_DROPOUT, LARGE_SPLIT
+    return Regularization(dropout if request.dropout is None else request.dropout, split)
 
 
 def _calibration(train_tokens: int, context: int) -> int:

@@ -98,8 +98,8 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path: Path, monkeypatch: pyt
     kept = {}
     real = trainer._Measure.now
 
-    def now(self: trainer._Measure) -> object:
-        figures = real(self)
+    def now(self: trainer._Measure, *limit: Any) -> object:
+        figures = real(self, *limit)
         object.__setattr__(figures, "nats", next(looks) * math.log(2) * figures.bytes)
         kept[len(kept)] = self._model.to_arrays()
         return figures
@@ -133,8 +133,8 @@ def test_of_two_alike_the_later_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
     for last, best in ((2.0 * (1 + 0.9 * trainer.ALIKE), 10), (2.0 * (1 + 1.1 * trainer.ALIKE), 9)):
         looks = iter([3.0, 2.5, 2.0, last])
 
-        def now(self: trainer._Measure, looks: Any = looks) -> object:
-            figures = real(self)
+        def now(self: trainer._Measure, *limit: Any, looks: Any = looks) -> object:
+            figures = real(self, *limit)
             object.__setattr__(figures, "nats", next(looks) * math.log(2) * figures.bytes)
             return figures
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -204,7 +205,7 @@ def train(
 
     from llmcli import durable, importer, resume, safetensors_file
     from llmcli.corpus import Corpus, read_corpus
-    from llmcli.planner import HELD_OUT, Machine, Request, check_fits, prepare
+    from llmcli.planner import HELD_OUT, Machine, Request, check_fits, prepare, regularization
     from llmcli.tokenizer import Tokenizer
 
     fixed: dict[str, Any] = {
@@ -262,6 +263,8 @@ def train(
     fingerprint = importer.fingerprint(from_) if from_ else ""
     said = f"{durable.name_of(from_.resolve())} (sha256 {fingerprint[:16]})" if from_ else None
     identity = _identity(context_, text, held_out, fixed["threads"], given, said)
+    # with --threads their number stays; so it does where steps decide, since the bytes of the model depend on it
+    tuner = None if threads or steps or epochs else trainer.thread_tuner(fixed["threads"])
     if stopped:
         resume.check_same(stopped, identity, beside)
         given = stopped.tokenizer_json
@@ -272,7 +275,7 @@ def train(
         device = machine.pick_device(device)
         dtype, why = machine.pick_dtype(dtype, device, fixed["threads"])
         request = Request(**fixed, device=device, dtype=dtype, machine_reason=why)
-        here = Machine(trainer.measured_speed, machine.free_memory(device))
+        here = Machine(partial(trainer.measured_speed, tuner=tuner), machine.free_memory(device))
     with machine.memory_told():
         ready = prepare(
             request,
@@ -311,6 +314,7 @@ def train(
             ready.plan, ready.tokenizer, base, ready.tokens, ready.held_out, ready.record,
             sample_prompt=prompt, began=began, spare=_afterwards(ready.plan.model.parameters),
             stop=lambda: bool(caught), save=keeper.due, go_on=stopped.state if stopped else None,
+            regularize=partial(regularization, request, ready.plan.model, len(ready.tokens)), tuner=tuner,
         )  # fmt: skip
         for event in events:
             if isinstance(event, resume.State):
