@@ -16,26 +16,26 @@ TRIAL_STEPS = 2  # measured in a trial, after one step to warm up
 GAIN = 0.95  # of the present pace, that a trial must be below
 HOPELESS = 1.8  # times the present pace: a trial ends after its first step
 SLOWER = 1.25  # times the best pace with this number of threads: something else is running, try fewer at once
-SHORTEST_PAUSE, LONGEST_PAUSE = 4.0, 32.0  # seconds between trials; doubled after each that brought nothing
-FEWER_PAUSE = 128.0  # the longest pause while all threads are in use: a slower pace begins a trial at once
+SHORTEST_PAUSE, LONGEST_PAUSE = 4.0, 32.0  # seconds between rounds of trials; doubled after each that brought nothing
+LEAST_SHARE = 25  # times as long as a round took, a pause lasts at least
+ALL_IN_USE = 4.0  # times as long while all threads are in use: a slower pace begins a round at once
 
 
 class ThreadTuner:
-    """Chooses `threads` for the next step, at most `most`."""
+    """Chooses `threads` for the next step, at most `most`; `use` is called with it."""
 
     def __init__(self, most: int, use: Callable[[int], None] = lambda threads: None) -> None:
-        self._ladder = thread_counts(most)
+        self._counts = thread_counts(most)
         self._use = use
-        self._at = 0  # on the ladder: the present number of threads
-        self._trial: int | None = None  # on the ladder: the number that is being tried
+        self._at = 0  # in _counts: the present number of threads
+        self._trial: int | None = None  # in _counts: the number that is being tried
         self._trial_paces: list[float] = []
-        self._up_next = False  # whether the next trial is of more threads
-        self._forget()
+        self._begin_with_this()
         use(self.threads)
 
     @property
     def threads(self) -> int:
-        return self._ladder[self._at if self._trial is None else self._trial]
+        return self._counts[self._at if self._trial is None else self._trial]
 
     @property
     def trying(self) -> bool:
@@ -47,6 +47,7 @@ class ThreadTuner:
         if self._trial is None:
             self._add_usual_step(pace, seconds)
         else:
+            self._round_seconds += seconds
             self._add_trial_step(pace)
         self._use(self.threads)
 
@@ -57,33 +58,31 @@ class ThreadTuner:
         self._best = float("inf")
         self._use(self.threads)
 
-    def _forget(self) -> None:
+    def _begin_with_this(self) -> None:
+        """A round of trials follows as soon as the pace with the present number of threads is known."""
         self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
         self._best = float("inf")  # pace with the present number of threads
-        self._steps = 0
-        self._since_trial, self._pause = 0.0, 0.0
+        self._to_try, self._round_seconds = self._others(), 0.0
+        self._resting, self._pause = 0.0, SHORTEST_PAUSE / 2  # seconds since the last trial, and until the next round
+
+    def _others(self) -> list[int]:
+        """The other numbers of threads, the next ones first."""
+        return sorted((i for i in range(len(self._counts)) if i != self._at), key=lambda i: abs(i - self._at))
 
     def _add_usual_step(self, pace: float, seconds: float) -> None:
         self._recent.append(pace)
-        self._steps += 1
-        self._since_trial += seconds
-        if len(self._ladder) == 1 or len(self._recent) < FIRST_TRIAL:
+        self._resting += seconds
+        if len(self._counts) == 1 or len(self._recent) < FIRST_TRIAL:
             return
         present = statistics.median(self._recent)
         self._best = min(self._best, present)
-        slower = present > SLOWER * self._best and self._at + 1 < len(self._ladder)
-        if slower or self._since_trial >= self._pause:
-            self._begin_trial(up=self._up_next and not slower)
-            if slower:
-                self._best, self._pause = present, SHORTEST_PAUSE
-
-    def _begin_trial(self, up: bool) -> None:
-        if (up and self._at > 0) or self._at + 1 == len(self._ladder):
-            self._trial = self._at - 1
-        else:
-            self._trial = self._at + 1
-        self._trial_paces = []
-        self._since_trial = 0.0
+        if present > SLOWER * self._best and not self._to_try:
+            self._to_try = [i for i in self._others() if i > self._at]
+            self._best, self._pause = present, SHORTEST_PAUSE / 2
+        elif self._resting >= self._pause * (1.0 if self._at else ALL_IN_USE):
+            self._to_try = self._to_try or self._others()
+        if self._to_try:
+            self._trial, self._trial_paces, self._resting = self._to_try.pop(0), [], 0.0
 
     def _add_trial_step(self, pace: float) -> None:
         present = statistics.median(self._recent)
@@ -91,14 +90,12 @@ class ThreadTuner:
         measured = self._trial_paces[1:]
         if pace < HOPELESS * present and len(measured) < TRIAL_STEPS:
             return
-        assert self._trial is not None
-        went_up = self._trial < self._at
-        if measured and statistics.median(measured) < GAIN * present:
-            self._at, self._up_next = self._trial, went_up  # and try on in the same direction
-            self._forget()
-        else:
-            self._up_next = not went_up
-            self._pause = min(max(SHORTEST_PAUSE, 2 * self._pause), LONGEST_PAUSE if self._at else FEWER_PAUSE)
+        if self._trial is not None and measured and statistics.median(measured) < GAIN * present:
+            self._at = self._trial
+            self._begin_with_this()
+        elif not self._to_try:  # the round brought nothing
+            self._pause = max(min(2 * self._pause, LONGEST_PAUSE), LEAST_SHARE * self._round_seconds)
+            self._round_seconds = 0.0
         self._trial = None
 
 

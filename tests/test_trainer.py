@@ -1,7 +1,9 @@
 """Training as a function: it learns, it repeats itself, it keeps the best, it can be stopped."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from llmcli.evaluator import evaluate
 from llmcli.generator import generate
 from llmcli.induction import has_room, with_induction
 from llmcli.model import LanguageModel
-from llmcli.planner import Prepared, Request, prepare
+from llmcli.planner import Prepared, Regularization, Request, prepare, regularization
 from llmcli.runtime import Runtime
 from llmcli.tokenizer import Tokenizer
 
@@ -295,9 +297,75 @@ def test_a_speed_is_measured_and_wider_is_slower() -> None:
     assert 0 < speed(512) < speed(16)
 
 
-def test_the_clock_is_shared_between_training_and_what_comes_after(tmp_path: Path) -> None:
-    """With two seconds spare of three, training ends after about one."""
-    ready = prepared(tmp_path / "c.txt", steps=None, seconds=3.0)
-    done = run(ready, spare=2.0)[-1]
+class Simulated:
+    """A machine with a clock of its own: steps and evaluations only let it pass, at a speed that changes."""
+
+    def __init__(self, speed: Callable[[float], float], slow_look: int = 0) -> None:
+        self.time, self.speed, self.slow_look, self.looks = 0.0, speed, slow_look, 0
+
+    def step(self, model: LanguageModel, ids: torch.Tensor, *_: object) -> torch.Tensor:
+        self.time += ids.shape[0] * (ids.shape[1] - 1) / self.speed(self.time)
+        return torch.tensor(1.0)
+
+    def score(self, model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.looks += 1
+        slower = 30.0 if self.looks == self.slow_look else 1.0
+        tokens = ids.shape[0] * (ids.shape[1] - 1)
+        self.time += slower * tokens / (3 * self.speed(self.time))
+        return np.ones((ids.shape[0], ids.shape[1] - 1)), np.ones((ids.shape[0], ids.shape[1] - 1), bool)
+
+
+@pytest.mark.parametrize(
+    ("speed", "slow_look"),
+    [
+        pytest.param(lambda time: 90.0, 0, id="constant"),
+        pytest.param(lambda time: 90.0 if time < 100 else 30.0, 0, id="slower from half of it on"),
+        pytest.param(lambda time: 30.0 if time < 100 else 90.0, 0, id="faster from half of it on"),
+        pytest.param(lambda time: 90.0 if time < 180 else 30.0, 0, id="slower near the end"),
+        pytest.param(lambda time: 90.0 if time // 20 % 2 else 30.0, 0, id="slower now and then"),
+        pytest.param(lambda time: 90.0, 9, id="one slow evaluation"),
+    ],
+)
+def test_a_timed_run_ends_on_time_with_the_regularization_of_what_it_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speed: Callable[[float], float], slow_look: int
+) -> None:
+    ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
+    machine = Simulated(speed, slow_look)
+    monkeypatch.setattr(trainer, "_loss_and_gradients", machine.step)
+    monkeypatch.setattr(trainer, "score", machine.score)
+    planned = replace(ready.plan.train, steps=10**9, dropout=0.2, token_split=0.15, eval_tokens=64)
+    request = Request(seconds=200.0)
+    events = run(
+        replace(ready, plan=replace(ready.plan, train=planned)),
+        began=0.0,
+        spare=2.0,
+        now=lambda: machine.time,
+        regularize=partial(regularization, request, ready.plan.model, len(ready.tokens)),
+    )
+    done = events[-1]
+    assert isinstance(done, trainer.Done) and done.figures
+    after = 2 * max(map(speed, range(200))) / speed(done.seconds)
+    assert 0.97 * 200 <= done.seconds + after <= 1.03 * 200
+    rates = [event.rate for event in events if isinstance(event, trainer.Step)]
+    assert max(rates) == 1.0 and rates[-1] < 0.02  # the schedule came to its end
+    steps = [event for event in events if isinstance(event, trainer.Step)]
+    epochs = steps[-1].epoch
+    _, expected, dropout, split = done.checkpoint.record["regularization"][-1]
+    assert expected == pytest.approx(epochs, rel=0.5)
+    right = {
+        regularization(request, ready.plan.model, len(ready.tokens), share * epochs) for share in (0.85, 1.0, 1.15)
+    }
+    assert Regularization(dropout, split) in right
+
+
+def test_the_clock_is_shared_between_training_and_what_comes_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 150 seconds spare of 200, training ends after about 50."""
+    ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
+    machine = Simulated(lambda time: 30.0)
+    monkeypatch.setattr(trainer, "_loss_and_gradients", machine.step)
+    monkeypatch.setattr(trainer, "score", machine.score)
+    done = run(ready, began=0.0, spare=150.0, now=lambda: machine.time)[-1]
     assert isinstance(done, trainer.Done)
-    assert done.step == ready.plan.train.steps or 0.5 < done.seconds < 2.9
+    assert 45 < done.seconds < 52
