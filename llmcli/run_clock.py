@@ -10,6 +10,7 @@ from collections import deque
 
 RECENT_STEPS = 12  # whose speed counts as the present speed
 LARGEST_RESERVE = 0.4  # of the run, for the evaluations at its end; beyond that they measure fewer tokens
+ASSUMED_COST = 0.4  # of evaluating a token against training on it, before the first evaluation: a third by operations
 LARGEST_SLOWDOWN = 4.0  # that the work after training is expected to suffer
 
 
@@ -55,7 +56,7 @@ class RunClock:
 
         The median of all evaluations so far counts: a single slow one must not end a run early.
         """
-        cost = statistics.median(self._evaluation_costs) if self._evaluation_costs else 0.0
+        cost = statistics.median(self._evaluation_costs or [ASSUMED_COST])
         reserve = min(cost * self.pace * evaluated_at_end, LARGEST_RESERVE * self.seconds)
         return max(0.0, self.deadline - reserve - elapsed)
 

@@ -1,4 +1,4 @@
-"""What another busy program costs a run: `llm train CORPUS --time T` alone, beside one, and beside one half of the time.
+"""What another busy program costs: `llm train CORPUS --time T` alone, beside one, and beside one half of the time.
 
     python -m tests.benchmarks.busy CORPUS [--time 60s] [--seeds 1] [--threads N]
 
