@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli.config import EVALUATION_CONTEXT
 from llmcli.corpus import BLOCK, Corpus, Encoder, tokenize
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, usage
 
 # ids [B, T + 1] -> for each of ids[:, 1:], [B, T] both: its nats, and whether it was the likeliest
 Score = Callable[[NDArray[np.int64]], tuple[NDArray[np.floating], NDArray[np.bool_]]]
@@ -149,6 +150,20 @@ def scattered(windows: Sequence[Window]) -> list[Window]:
     return [windows[i] for i in np.argsort(order, kind="stable")]
 
 
+def evaluation_context(longest: int, wanted: int | None = None) -> int:
+    """Tokens that a model sees at once when it is evaluated: as wanted, or EVALUATION_CONTEXT at most, since the time
+    for attention grows with the square. Raises LLMError where more are wanted than the model's `longest`.
+
+    >>> evaluation_context(1024), evaluation_context(131_072), evaluation_context(131_072, 4096)
+    (1024, 2048, 4096)
+    """
+    if wanted is None:
+        return min(longest, EVALUATION_CONTEXT)
+    if wanted > longest:
+        raise usage(f"--context {wanted} is longer than the model's context of {longest:,} tokens; give that or less")
+    return wanted
+
+
 def stride(context: int) -> int:
     """By how many tokens a window moves on; so many at least stand before each that is counted."""
     return max(1, context // 2)
@@ -200,11 +215,14 @@ def measure(
     tokenizer: ByteEncoder,
     tell: Callable[[float], None] = lambda share: None,
     each: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
+    *,
+    context: int | None = None,
 ) -> Figures:
     """Every token of a passage, the first after what a document begins after: the end of another, or a control token.
 
-    Memory holds two to four bytes for each token. Raises LLMError when the tokenizer changes the text, since then
-    tokens and bytes are not of the same text, or the model's answer is not a number.
+    The model sees `context` tokens at once, or else as many as `evaluation_context` says. Memory holds two to four
+    bytes for each token. Raises LLMError when the tokenizer changes the text, since then tokens and bytes are not of
+    the same text, or the model's answer is not a number.
     """
     size = 0
 
@@ -224,7 +242,8 @@ def measure(
             f"byte would be wrong; bring the text into Unicode's form NFC first"
         )
     ids = np.concatenate([np.array([tokenizer.start_id], ids.dtype), ids])
-    figures = evaluate(ids, lengths, model.context, model.score, tell=tell, each=each)
+    context = context or evaluation_context(model.context)
+    figures = evaluate(ids, lengths, context, model.score, tell=tell, each=each)
     figures = replace(figures, bytes=figures.bytes - own)
     if not math.isfinite(figures.nats):
         raise LLMError("the model's answer is not a number: its weights are damaged (look: llm inspect --verify)")

@@ -308,6 +308,8 @@ def train(
             yield run.state()
         if interrupted and not due and len(held_out):
             yield from run.evaluate(hurried=True)
+    if interrupted and not at.step:
+        raise LLMError("stopped before the first training step was finished; no model was written")
     if at.progress >= 1 and run.end_takes_long():
         yield run.state()  # so that nothing is lost with the evaluations at the end
     if at.progress >= 1 and at.evaluated_step < at.step and len(held_out):

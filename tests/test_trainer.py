@@ -12,17 +12,19 @@ import pytest
 import torch
 
 from llmcli import trainer
-from llmcli.config import ModelConfig, SamplingConfig, TrainConfig
+from llmcli.checkpoint import Checkpoint
+from llmcli.config import EVALUATION_CONTEXT, ModelConfig, SamplingConfig, TrainConfig
 from llmcli.corpus import read_corpus
 from llmcli.errors import LLMError
 from llmcli.evaluator import evaluate
 from llmcli.generator import generate
 from llmcli.induction import has_room, with_induction
 from llmcli.model import LanguageModel
-from llmcli.planner import Prepared, Regularization, Request, prepare, regularization
+from llmcli.planner import Prepared, Regularization, Request, make_plan, prepare, regularization
 from llmcli.runtime import Runtime
 from llmcli.tokenizer import Tokenizer
 
+BYTES = Tokenizer.train_bpe(["a"], 257)  # one token for each byte
 LINES = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "Cleo") for b in ("tea", "milk", "rice", "bread")) * 30
 
 
@@ -309,7 +311,7 @@ class Simulated:
 
     def score(self, model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self.looks += 1
-        slower = 30.0 if self.looks == self.slow_look else 1.0
+        slower = 30.0 if self.looks == self.slow_look else 10.0 if self.slow_look < 0 else 1.0
         tokens = ids.shape[0] * (ids.shape[1] - 1)
         self.time += slower * tokens / (3 * self.speed(self.time))
         return np.ones((ids.shape[0], ids.shape[1] - 1)), np.ones((ids.shape[0], ids.shape[1] - 1), bool)
@@ -324,6 +326,7 @@ class Simulated:
         pytest.param(lambda time: 90.0 if time < 180 else 30.0, 0, id="slower near the end"),
         pytest.param(lambda time: 90.0 if time // 20 % 2 else 30.0, 0, id="slower now and then"),
         pytest.param(lambda time: 90.0, 9, id="one slow evaluation"),
+        pytest.param(lambda time: 90.0, -1, id="every evaluation is slow"),
     ],
 )
 def test_a_timed_run_ends_on_time_with_the_regularization_of_what_it_saw(
@@ -368,4 +371,79 @@ def test_the_clock_is_shared_between_training_and_what_comes_after(
     monkeypatch.setattr(trainer, "score", machine.score)
     done = run(ready, began=0.0, spare=150.0, now=lambda: machine.time)[-1]
     assert isinstance(done, trainer.Done)
-    assert 45 < done.seconds < 52
+    assert 45 < done.seconds < 50 + 2 * 64 / 30  # two steps
+
+
+def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_stated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after fine-tuning a model of 131,072 positions no window is longer than EVALUATION_CONTEXT."""
+    long = ModelConfig(300, 16, 32, 1, 1, 1, 16, 131_072)
+    model = LanguageModel(long)
+    model.initialize(torch.Generator().manual_seed(0))
+    base = Checkpoint(long, BYTES.to_json(), model.to_arrays(), {})
+    tokens = np.random.default_rng(0).integers(256, size=12_000).astype(np.uint16)
+    plan = make_plan(Request(steps=2, batch_tokens=64), train_tokens=len(tokens), vocab_size=300, eos_id=0, base=long)
+    lengths, real = [], trainer.score
+    monkeypatch.setattr(trainer, "score", lambda model, ids: lengths.append(ids.shape[1] - 1) or real(model, ids))
+    done = list(trainer.train(plan, BYTES, base, tokens, tokens, {}))[-1]
+    assert isinstance(done, trainer.Done) and done.figures and done.before
+    assert max(lengths) == EVALUATION_CONTEXT
+    assert done.checkpoint.record["held_out_measured"]["context"] == EVALUATION_CONTEXT
+    assert (done.before.tokens, done.before.bytes) == (done.figures.tokens, done.figures.bytes)
+
+
+class Ticking:
+    """A clock of which each look takes two seconds."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def __call__(self) -> float:
+        self.time += 2.0
+        return self.time
+
+
+def test_a_step_that_takes_long_is_given_up_when_the_run_is_stopped(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt")
+    stopping = iter([False] * 20 + [True] * 1000)
+    events = []
+    with pytest.raises(LLMError, match="stopped before the first training step was finished; no model was written"):
+        for event in trainer.train(
+            ready.plan, ready.tokenizer, None, ready.tokens, ready.held_out, ready.record,
+            stop=lambda: True, now=Ticking(),
+        ):  # fmt: skip
+            events.append(event)
+    assert [type(event) for event in events] == [trainer.State]  # with which it can go on
+    events = run(ready, stop=lambda: next(stopping), now=Ticking())
+    steps = [event for event in events if isinstance(event, trainer.Step)]
+    (state,) = [event for event in events if isinstance(event, trainer.State)]
+    done = events[-1]
+    assert isinstance(done, trainer.Done) and done.interrupted
+    assert 0 < len(steps) < 40 and state.step == done.step == len(steps)
+    again = run(ready, go_on=state)[-1]
+    assert isinstance(again, trainer.Done)
+    whole = run(ready)[-1]
+    assert isinstance(whole, trainer.Done)
+    for name, array in whole.checkpoint.tensors.items():  # what was given up left no trace
+        assert np.array_equal(again.checkpoint.tensors[name], array)
+
+
+def test_a_time_that_ends_within_the_first_step_is_an_error(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt", steps=None, seconds=5.0)
+    with pytest.raises(LLMError, match=r"no training step could be finished in --time 5s .* give more time"):
+        run(ready, now=Ticking(), began=0.0)
+
+
+def test_the_state_is_kept_before_evaluations_that_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = prepared(tmp_path / "c.txt", steps=3)
+    assert not [event for event in run(ready) if isinstance(event, trainer.State)]
+    monkeypatch.setattr(trainer, "LONG_EVALUATION", 0)
+    events = run(ready)
+    (state,) = [event for event in events if isinstance(event, trainer.State)]
+    assert state.step == 3
+    again, whole = run(ready, go_on=state)[-1], events[-1]
+    assert isinstance(again, trainer.Done) and isinstance(whole, trainer.Done)
+    assert again.checkpoint.record == whole.checkpoint.record
+    for name, array in whole.checkpoint.tensors.items():
+        assert np.array_equal(again.checkpoint.tensors[name], array)

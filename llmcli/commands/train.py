@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -295,6 +295,8 @@ def train(
         console.note(f"{beside}: the run that stopped is given up, as --force says")
         beside.unlink()
     _show_plan(ready.plan, dry_run, json_)
+    if ready.plan.warning:
+        console.warn(ready.plan.warning)
     if dry_run:
         if beside.exists():
             console.note(f"{beside}: what a stopped run needs to go on; a dry run leaves it alone")
@@ -316,7 +318,7 @@ def train(
             stop=lambda: bool(caught), save=keeper.due, go_on=stopped.state if stopped else None,
             regularize=partial(regularization, request, ready.plan.model, len(ready.tokens)), tuner=tuner,
         )  # fmt: skip
-        for event in events:
+        for event in _ending_as_asked(events, caught):
             if isinstance(event, resume.State):
                 keeper.keep(event)
             elif isinstance(event, trainer.Done):
@@ -515,6 +517,16 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
+
+
+def _ending_as_asked(events: Iterator[Any], caught: Sequence[int]) -> Iterator[Any]:
+    """The events of a run; an error after a signal ends with the exit code of that signal."""
+    try:
+        yield from events
+    except LLMError as error:
+        if caught:
+            raise LLMError(str(error), 128 + caught[0]) from error
+        raise
 
 
 def _show_plan(plan: Any, is_result: bool, json_: bool) -> None:

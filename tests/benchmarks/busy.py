@@ -1,9 +1,9 @@
 """What another busy program costs: `llm train CORPUS --time T` alone, beside one, and beside one half of the time.
 
-    python -m tests.benchmarks.busy CORPUS [--time 60s] [--seeds 1] [--threads N]
+    python -m tests.benchmarks.busy CORPUS [--time 60s] [--seeds 1] [options of llm train]
 
 Each run is the command itself in a process of its own; the other program is a loop in Python. Printed for each run: the
-tokens per second in training, their share of those of the run alone, the time that the command took and its share of T,
+parameters, the tokens per second in training, their share of those of the run alone, the time that the command took and its share of T,
 and the held-out bits per byte by `llm eval`.
 """
 
@@ -50,30 +50,31 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--time", default="60s")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--threads")
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
-    options = parser.parse_args()
+    options, others = parser.parse_known_args()
     budget = seconds(options.time)
     alone = 0.0
-    print("| the other program runs | tokens/s | of alone | seconds | of the budget | bits per byte | changes |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| the other program runs | parameters | tokens/s | of alone | seconds | of the budget | bits per byte | changes |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for name in options.scenarios.split(","):
         start, end = SCENARIOS[name]
         for seed in range(options.seeds):
             with tempfile.TemporaryDirectory() as directory:
                 model = f"{directory}/model.safetensors"
-                arguments = ["--time", options.time, "--seed", str(seed), "-o", model, "-q"]
-                arguments += ["--threads", options.threads] if options.threads else []
+                arguments = ["--time", options.time, "--seed", str(seed), "-o", model, "-q", *others]
                 with busy(start * budget, end * budget + 30 * (end == 1.0 > start)):
                     began = time.monotonic()
                     llm("train", str(options.corpus), *arguments)
                     took = time.monotonic() - began
-                record = json.loads(llm("inspect", model, "--json")[0])["training"]
+                found = json.loads(llm("inspect", model, "--json")[0])
+                record = found["training"]
                 bits = json.loads(llm("eval", str(options.corpus), "-m", model, "--json", "-q")[0])
             speed = record["clock"]["tokens_per_second"]
             alone = alone or speed
             row = [
-                name, f"{speed:,.0f}", f"{speed / alone:.0%}", f"{took:.1f}", f"{took / budget:.1%}",
+                name, f"{found['parameters']:,}", f"{speed:,.0f}", f"{speed / alone:.0%}", f"{took:.1f}", f"{took / budget:.1%}",
                 f"{bits['results'][0]['bits_per_byte']:.3f}", str(record.get("regularization", [])),
             ]  # fmt: skip
             print(f"| {' | '.join(row)} |", flush=True)
