@@ -3,8 +3,9 @@
     python -m tests.benchmarks.busy CORPUS [--time 60s] [--seeds 1] [options of llm train]
 
 Each run is the command itself in a process of its own; the other program is a loop in Python. Printed for each run: the
-parameters, the tokens per second in training, their share of those of the run alone, the time that the command took and its share of T,
-and the held-out bits per byte by `llm eval`.
+parameters, the tokens per second in training, their share of those of the run alone, the time that the command took and
+its share of T, the held-out bits per byte by `llm eval`, and the changes of regularization (step, expected epochs,
+dropout, BPE-dropout).
 """
 
 import argparse
@@ -74,7 +75,8 @@ def main() -> None:
             speed = record["clock"]["tokens_per_second"]
             alone = alone or speed
             row = [
-                name, f"{found['parameters']:,}", f"{speed:,.0f}", f"{speed / alone:.0%}", f"{took:.1f}", f"{took / budget:.1%}",
+                name, f"{found['parameters']:,}", f"{speed:,.0f}", f"{speed / alone:.0%}",
+                f"{took:.1f}", f"{took / budget:.1%}",
                 f"{bits['results'][0]['bits_per_byte']:.3f}", str(record.get("regularization", [])),
             ]  # fmt: skip
             print(f"| {' | '.join(row)} |", flush=True)
