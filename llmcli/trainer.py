@@ -48,7 +48,7 @@ CURVE_POINTS = 300
 SAMPLE_TOKENS = 48
 SAMPLED = 20_000_000  # parameters up to which a run's samples are kept in its record: they are quick to make ...
 LARGEST_SAMPLED = 200_000_000  # ... and up to which samples are generated at all
-EVALUATED_AT_ONCE = 4096  # tokens
+EVALUATED_AT_ONCE, EVALUATED_WORK = 4096, 1e11  # tokens at most, and parameters x tokens, between looks at the clock
 LONG_EVALUATION = 5e11  # operations: some seconds on a few cores
 FIRST_LOOK_SHARE = 0.1  # of the run at most, for the evaluation of the model that it goes on from
 STEP_PATIENCE = 1.0  # seconds that a step or an evaluation may go on after Ctrl-C
@@ -469,11 +469,12 @@ class _Run:
         if self._stop():
             return
         self.at.progress = 1.0
-        if not self.at.step:
-            seconds = self._plan.train.seconds or 0.0
+        if self._clock and not self.at.step:
+            before, after = began - self._began, self._clock.seconds - self._clock.deadline
             raise LLMError(
-                f"no training step could be finished in --time {seconds:g}s (one takes more than "
-                f"{self._now() - began:,.0f} s here); give more time, or a smaller --context or model"
+                f"no training step could be finished in --time {self._clock.seconds:g}s: what comes before it took "
+                f"{before:,.0f} s, evaluating and saving need {after:,.0f} s and a step more than "
+                f"{self._now() - began:,.0f} s; give more time, or a smaller --context or model"
             )
 
     # ---- evaluations
@@ -762,7 +763,7 @@ class _Measure:
         self._model, self._models_at_end = model, 2 if start else 1
         self._ids = np.concatenate([[tokenizer.start_id], held_out]).astype(np.int64)
         self._lengths = np.array([len(data) for data in tokenizer.token_bytes])
-        self._timed = settings.seconds is not None
+        self._timed, self._context = settings.seconds is not None, settings.context
         self.tokens = min(settings.eval_tokens, len(held_out))
         self._windows = self._select(settings.context, self.tokens)
         self.final_context = min(model.config.max_position_embeddings, max(EVALUATION_CONTEXT, settings.context))
@@ -787,8 +788,11 @@ class _Measure:
         hurried: bool,
     ) -> Figures | None:
         """Of the weights that a file holds, with products in float32 and the context that those who use the file have
-        (EVALUATION_CONTEXT at most), on as much as `limit` allows. None if `watch` cut the first windows short."""
+        (EVALUATION_CONTEXT at most; that of training if `hurried`), on as much as `limit` allows. None if `watch` cut
+        the first windows short."""
         tokens = self.tokens if hurried else self._final_tokens(trained)
+        if hurried:
+            self.final_context = self._context
         self._final_windows = self._select(self.final_context, tokens)
         exact = self._exact(weights)
         with watch(exact):
@@ -835,7 +839,7 @@ class _Measure:
         `or_less` being cut short is no error."""
         model.eval()
         total, done = Figures(0.0, 0, 0), 0
-        batch_tokens = EVALUATED_AT_ONCE if model.config.parameters <= LARGEST_SAMPLED else 1
+        batch_tokens = int(min(EVALUATED_AT_ONCE, EVALUATED_WORK / model.config.parameters))
         batches = evaluate_windows(self._ids, self._lengths, windows, partial(score, model), batch_tokens=batch_tokens)
         try:
             for some, figures in batches:
