@@ -216,9 +216,10 @@ def check_hash(header: Header) -> None:
 
 def _check_tensors(header: Header, config: ModelConfig, kind: str | None = None) -> None:
     """The file must hold exactly the tensors that its config demands."""
-    if config.num_hidden_layers > len(header.tensors):  # before listing the names of a billion layers
+    if config.swiglus > len(header.tensors):  # before the names of a billion layers or experts are listed
+        experts = f" of {config.num_experts:,} experts" if config.num_experts else ""
         raise LLMError(
-            f"{header.path}: its config wants {config.num_hidden_layers:,} layers, the file has fewer tensors"
+            f"{header.path}: its config wants {config.num_hidden_layers:,} layers{experts}, the file has fewer tensors"
         )
     wanted = quantized.stored_shapes(config, kind)
     for name, (dtype, shape) in wanted.items():

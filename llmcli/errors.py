@@ -1,5 +1,7 @@
 """The one error a user can meet. It says what was found, what was wanted and what to type."""
 
+from typing import Any
+
 
 class LLMError(Exception):
     """A problem that the user can act on; the door prints it as one line and exits with `exit_code`.
@@ -20,3 +22,18 @@ def usage(message: str) -> LLMError:
     2
     """
     return LLMError(message, exit_code=2)
+
+
+def brief(value: Any, most: int = 60) -> str:
+    """A value from a file as it may stand in a message.
+
+    >>> brief([1, "a"]), brief("x" * 99, 10)
+    ("[1, 'a']", "'xxxxxxxx…")
+    """
+    text = repr(value[:most] if isinstance(value, str) else value) if not isinstance(value, int) else _digits(value)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _digits(number: int) -> str:
+    """A whole number, or how long it is where Python would refuse to write it."""
+    return str(number) if number.bit_length() < 1000 else f"a number of {number.bit_length()} bits"
