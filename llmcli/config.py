@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from llmcli.errors import LLMError, brief, usage
+from llmcli.metadata import document
 
 KINDS = ("int8", "int4")  # of weights in few bits
 DEFAULT_MODEL = "model.safetensors"  # what `train` writes and every other verb reads
@@ -261,22 +262,17 @@ class ModelConfig:
         Where a model looks back through a sliding window, the context is no longer than that: within it the graph is
         the same.
         """
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise LLMError(f"its config.json is not JSON: {error}") from error
-        if not isinstance(found, dict):
-            raise LLMError("its config.json is not an object")
+        found = document(text, "config.json")
         if found.get("model_type") not in list(ARCHITECTURES):
             raise LLMError(
-                f"its config.json says model_type {found.get('model_type')!r}; this program runs "
+                f"its config.json says model_type {brief(found.get('model_type'))}; this program runs "
                 f"{', '.join(ARCHITECTURES)}"
             )
         unsupported = [key for key in ("attention_bias", "mlp_bias", "quantization_config") if found.get(key)]
         if unsupported:
             raise LLMError(f"its config.json sets {unsupported[0]}, which this program does not run")
         if found.get("hidden_act", "silu") != "silu":
-            raise LLMError(f"its config.json sets hidden_act {found['hidden_act']!r}; this program runs 'silu'")
+            raise LLMError(f"its config.json sets hidden_act {brief(found['hidden_act'])}; this program runs 'silu'")
         values = {key: value for key, value in found.items() if value is not None}
         for key, reads in (("num_key_value_heads", ("num_attention_heads",)), ("head_dim", _HEAD_DIM)):
             if key not in values and all(type(values.get(name)) is int for name in reads):
@@ -345,7 +341,9 @@ def _rope(found: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "default":
         return theta | {"rope_scaling": None}
     if kind not in list(ROPE_TYPES):
-        raise LLMError(f"its config.json sets rope_scaling of type {kind!r}; this program runs {', '.join(ROPE_TYPES)}")
+        raise LLMError(
+            f"its config.json sets rope_scaling of type {brief(kind)}; this program runs {', '.join(ROPE_TYPES)}"
+        )
     if told.get("factor") is None:
         raise LLMError("its config.json has a rope_scaling without what it needs: a factor")
     known = {field.name for field in fields(RopeScaling)}

@@ -1,5 +1,6 @@
 """The one error a user can meet. It says what was found, what was wanted and what to type."""
 
+import reprlib
 from typing import Any
 
 
@@ -30,10 +31,10 @@ def brief(value: Any, most: int = 60) -> str:
     >>> brief([1, "a"]), brief("x" * 99, 10)
     ("[1, 'a']", "'xxxxxxxx…")
     """
-    text = repr(value[:most] if isinstance(value, str) else value) if not isinstance(value, int) else _digits(value)
+    if isinstance(value, str):
+        text = repr(value[:most])
+    elif isinstance(value, int) and value.bit_length() > 1000:  # Python refuses to write very long ones
+        text = f"a number of {value.bit_length()} bits"
+    else:
+        text = reprlib.repr(value)  # of anything, however large or deep
     return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _digits(number: int) -> str:
-    """A whole number, or how long it is where Python would refuse to write it."""
-    return str(number) if number.bit_length() < 1000 else f"a number of {number.bit_length()} bits"

@@ -23,6 +23,7 @@ from llmcli import durable, gguf_tokenizer
 from llmcli.checkpoint import Checkpoint
 from llmcli.config import ModelConfig, RopeScaling, as_record
 from llmcli.errors import LLMError, usage
+from llmcli.metadata import document
 from llmcli.safetensors_file import Header, TensorInfo, reading
 
 MAGIC = b"GGUF"
@@ -544,8 +545,5 @@ def _written_type(dtype: str, values: NDArray[np.float32], name: str) -> str:
 
 
 def _chat_template(checkpoint: Checkpoint) -> str:
-    try:
-        found = json.loads(checkpoint.tokenizer_config_json).get("chat_template")
-    except (ValueError, AttributeError):
-        return ""
+    found = document(checkpoint.tokenizer_config_json, "tokenizer_config.json").get("chat_template")
     return found if isinstance(found, str) else ""

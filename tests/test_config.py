@@ -156,7 +156,7 @@ def test_keys_that_the_program_does_not_know_are_passed_over():
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling of type 'yarn'"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling without what it needs"),
         ({"rope_scaling": {"type": "linear", "factor": -1}}, "rope_scaling must hold positive numbers"),
-        ({"rope_scaling": [1]}, "rope_scaling that is none"),
+        ({"rope_scaling": [1]}, r"rope_scaling is \[1\]; an object or null is wanted"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0}}, "low_freq_factor"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"mlp_bias": True}, "mlp_bias"),
