@@ -7,9 +7,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import cached_property
 from typing import Any
 
-from llmcli.errors import LLMError, usage
+from llmcli.errors import LLMError, brief, usage
+from llmcli.metadata import document
 
 KINDS = ("int8", "int4")  # of weights in few bits
 DEFAULT_MODEL = "model.safetensors"  # what `train` writes and every other verb reads
@@ -36,6 +38,12 @@ RECIPES = ("muon", "adamw", "fine-tune", "lora")  # optimizer.py says what each 
 LORA_SCALE = 2.0  # of what an adapter adds: alpha over rank, as PEFT calls them
 EVALUATION_CONTEXT = 2048  # tokens that a model sees at most when it is evaluated, unless asked otherwise
 SCORES_KEPT = 1024  # tokens of a window up to which a processor learns faster by keeping what each token saw of each
+LARGEST_COUNT = (1 << 31) - 1  # in a config: what every program that reads one can hold
+
+
+def _is_usable(value: Any) -> bool:
+    """Whether a value is a number that float32 can hold and divide by."""
+    return type(value) in (int, float) and 1e-30 <= value <= 1e30
 
 
 @dataclass(frozen=True)
@@ -54,10 +62,10 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         if self.rope_type not in ROPE_TYPES:
-            raise usage(f"rope_scaling is of type {self.rope_type!r}; this program runs {', '.join(ROPE_TYPES)}")
+            raise usage(f"rope_scaling is of type {brief(self.rope_type)}; this program runs {', '.join(ROPE_TYPES)}")
         numbers = (self.factor, self.low_freq_factor, self.high_freq_factor, self.original_max_position_embeddings)
-        if not all(type(number) in (int, float) and 0 < number < math.inf for number in numbers):
-            raise usage(f"rope_scaling must hold positive numbers, found {numbers}")
+        if not all(map(_is_usable, numbers)):
+            raise usage(f"rope_scaling must hold positive numbers from 1e-30 to 1e30, found {brief(numbers)}")
         if self.low_freq_factor >= self.high_freq_factor:
             raise usage("rope_scaling: low_freq_factor must be below high_freq_factor")
 
@@ -102,11 +110,13 @@ class ModelConfig:
             value = getattr(self, field.name)
             least = 0 if field.name in ("eos_token_id", "num_experts", "num_experts_per_tok") else 1
             if field.type is int and (type(value) is not int or value < least):
-                raise usage(f"{field.name} must be a whole number of at least {least}, found {value!r}")
-            if field.type is float and not (type(value) in (int, float) and 0 < value < math.inf):
-                raise usage(f"{field.name} must be a positive number, found {value!r}")
+                raise usage(f"{field.name} must be a whole number of at least {least}, found {brief(value)}")
+            if field.type is int and value > LARGEST_COUNT:
+                raise usage(f"{field.name} must be at most {LARGEST_COUNT:,}, found {brief(value)}")
+            if field.type is float and not _is_usable(value):
+                raise usage(f"{field.name} must be a positive number from 1e-30 to 1e30, found {brief(value)}")
             if field.type is bool and type(value) is not bool:
-                raise usage(f"{field.name} must be true or false, found {value!r}")
+                raise usage(f"{field.name} must be true or false, found {brief(value)}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise usage(f"{self.num_key_value_heads} key-value heads do not divide {self.num_attention_heads} heads")
         if self.head_dim % 2:
@@ -118,7 +128,7 @@ class ModelConfig:
         begin = () if self.bos_token_id is None else (self.bos_token_id,)
         for token in (self.eos_token_id, *self.other_end_ids, *begin):
             if type(token) is not int or not 0 <= token < self.vocab_size:
-                raise usage(f"eos_token_id {token!r} is not below vocab_size {self.vocab_size}")
+                raise usage(f"eos_token_id {brief(token)} is not below vocab_size {self.vocab_size}")
 
     @property
     def qk_norm(self) -> bool:
@@ -136,11 +146,16 @@ class ModelConfig:
         plain = [self.rope_theta ** (-2 * i / self.head_dim) for i in range(self.head_dim // 2)]
         return [self.rope_scaling.scaled(frequency) for frequency in plain] if self.rope_scaling else plain
 
-    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+    def tensor_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Every tensor of the file, in the order of the graph: Hugging Face's name -> shape.
 
-        The truth that the torch graph, the numpy graph and the reader of files are all held against.
+        The truth that the torch graph, the numpy graph and the reader of files are all held against. Made once, however
+        often it is asked for.
         """
+        return self._tensor_shapes
+
+    @cached_property
+    def _tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         d, ff = self.hidden_size, self.intermediate_size
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, d)}
@@ -178,6 +193,11 @@ class ModelConfig:
             return [(f"{start}mlp.gate_proj.weight", f"{start}mlp.up_proj.weight", f"{start}mlp.down_proj.weight")]
         _, gate, up, down = (f"{start}{name}.weight" for name in EXPERT_NAMES[self.model_type])
         return [(gate.format(e), up.format(e), down.format(e)) for e in range(self.num_experts)]
+
+    @property
+    def swiglus(self) -> int:
+        """SwiGLUs in all layers together, each of three tensors."""
+        return self.num_hidden_layers * max(1, self.num_experts)
 
     @property
     def parameters(self) -> int:
@@ -243,22 +263,17 @@ class ModelConfig:
         Where a model looks back through a sliding window, the context is no longer than that: within it the graph is
         the same.
         """
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise LLMError(f"its config.json is not JSON: {error}") from error
-        if not isinstance(found, dict):
-            raise LLMError("its config.json is not an object")
+        found = document(text, "config.json")
         if found.get("model_type") not in list(ARCHITECTURES):
             raise LLMError(
-                f"its config.json says model_type {found.get('model_type')!r}; this program runs "
+                f"its config.json says model_type {brief(found.get('model_type'))}; this program runs "
                 f"{', '.join(ARCHITECTURES)}"
             )
         unsupported = [key for key in ("attention_bias", "mlp_bias", "quantization_config") if found.get(key)]
         if unsupported:
             raise LLMError(f"its config.json sets {unsupported[0]}, which this program does not run")
         if found.get("hidden_act", "silu") != "silu":
-            raise LLMError(f"its config.json sets hidden_act {found['hidden_act']!r}; this program runs 'silu'")
+            raise LLMError(f"its config.json sets hidden_act {brief(found['hidden_act'])}; this program runs 'silu'")
         values = {key: value for key, value in found.items() if value is not None}
         for key, reads in (("num_key_value_heads", ("num_attention_heads",)), ("head_dim", _HEAD_DIM)):
             if key not in values and all(type(values.get(name)) is int for name in reads):
@@ -327,7 +342,9 @@ def _rope(found: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "default":
         return theta | {"rope_scaling": None}
     if kind not in list(ROPE_TYPES):
-        raise LLMError(f"its config.json sets rope_scaling of type {kind!r}; this program runs {', '.join(ROPE_TYPES)}")
+        raise LLMError(
+            f"its config.json sets rope_scaling of type {brief(kind)}; this program runs {', '.join(ROPE_TYPES)}"
+        )
     if told.get("factor") is None:
         raise LLMError("its config.json has a rope_scaling without what it needs: a factor")
     known = {field.name for field in fields(RopeScaling)}

@@ -1,5 +1,8 @@
 """The one error a user can meet. It says what was found, what was wanted and what to type."""
 
+import reprlib
+from typing import Any
+
 
 class LLMError(Exception):
     """A problem that the user can act on; the door prints it as one line and exits with `exit_code`.
@@ -20,3 +23,18 @@ def usage(message: str) -> LLMError:
     2
     """
     return LLMError(message, exit_code=2)
+
+
+def brief(value: Any, most: int = 60) -> str:
+    """A value from a file as it may stand in a message.
+
+    >>> brief([1, "a"]), brief("x" * 99, 10)
+    ("[1, 'a']", "'xxxxxxxx…")
+    """
+    if isinstance(value, str):
+        text = repr(value[:most])
+    elif isinstance(value, int) and value.bit_length() > 1000:  # Python refuses to write very long ones
+        text = f"a number of {value.bit_length()} bits"
+    else:
+        text = reprlib.repr(value)  # of anything, however large or deep
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterable
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -637,3 +638,25 @@ def test_parts_are_the_merges_and_spell_their_token() -> None:
 
 def test_characters_have_no_parts() -> None:
     assert set(Tokenizer.train_char(["りんごを食べる"]).parts) == {(-1, -1)}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """A pre-tokenizer inside so many sequences."""
+    found: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    for _ in range(depth):
+        found = {"type": "Sequence", "pretokenizers": [found]}
+    return found
+
+
+@pytest.mark.parametrize(
+    "cutter",
+    [nested(100), nested(400), {"type": "Sequence", "pretokenizers": [nested(0)] * 100_000},
+     {"type": "Sequence", "pretokenizers": [nested(1)] * 40}, {"type": []}, {"type": {}}, [], [{}], {}],
+    ids=["deep", "deeper", "many", "many in sequences", "a list", "an object", "nothing", "a list of one", "no type"],
+)  # fmt: skip
+def test_a_pre_tokenizer_of_no_known_kind_or_of_many_steps_is_refused(cutter: Any) -> None:
+    made = json.loads(Tokenizer.train_bpe(["the cat sat on the mat " * 9], 260).to_json())
+    with pytest.raises(LLMError, match=r"the tokenizer (is not byte-level|cuts words with)") as caught:
+        Tokenizer.from_json(json.dumps(made | {"pre_tokenizer": cutter}))
+    assert len(str(caught.value)) < 200
+    assert Tokenizer.from_json(json.dumps(made | {"pre_tokenizer": nested(9)})).encode("the cat")

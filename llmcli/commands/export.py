@@ -136,8 +136,7 @@ def _told(model: Any, path: Path, name: str | None, licence: str | None) -> dict
     """What is said of the model, in the names that GGUF has for it."""
     from llmcli import durable
 
-    record, origin = model.record, model.record.get("imported")
-    origin = origin if isinstance(origin, dict) else {}
+    record, origin = model.record, model.record.get("imported", {})
     told = {
         "type": "model",
         "name": name or origin.get("name") or Path(durable.name_of(path.resolve())).stem,
@@ -152,7 +151,7 @@ def _told(model: Any, path: Path, name: str | None, licence: str | None) -> dict
 
 def _history(record: dict[str, Any], origin: dict[str, Any]) -> str:
     """Where it comes from, in a sentence or two."""
-    corpus = [d for d in record.get("corpus") or [] if isinstance(d, dict)]
+    corpus = record.get("corpus", [])
     said = []
     if origin:
         said.append(f"Imported from {origin.get('file')} ({origin.get('form')}).")

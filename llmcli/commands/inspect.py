@@ -11,6 +11,7 @@ from llmcli import charts, console
 from llmcli.commands.options import JsonOption, QuietOption, model_path, refuse_with
 from llmcli.config import ModelConfig, as_record
 from llmcli.errors import LLMError
+from llmcli.metadata import document
 from llmcli.verdict import curve
 
 
@@ -113,6 +114,14 @@ def _json(header: Any, key: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _record_of(header: Any) -> dict[str, Any]:
+    """The record of training, its types checked; {} if there is none. Raises LLMError when it is not one of ours."""
+    try:
+        return document(header.metadata.get("training.json", "{}"), "training.json")
+    except LLMError as error:
+        raise LLMError(f"{header.path}: {error}") from error
+
+
 def _tokenizer(header: Any) -> dict[str, Any]:
     if "tokenizer.json" not in header.metadata:
         return {}
@@ -175,35 +184,37 @@ def _overview(header: Any) -> None:
     if others:
         console.heading("metadata")
         console.pairs([(key[:60], header.metadata[key][:200]) for key in others[:20]])
-    if isinstance(training.get("experts"), list):
-        _mixture(config, training)
+    training = _record_of(header)
+    if "experts" in training:
+        _mixture(header, training)
     elif training.keys() - {"imported"}:
         try:
             _training(training)
-        except (TypeError, ValueError, KeyError, AttributeError, LLMError) as error:
-            raise LLMError(f"{header.path}: its record of training is not one of ours ({error})") from error
+        except LLMError as error:
+            raise LLMError(f"{header.path}: {error}") from error
 
 
 _OWN_KEYS = ("format", "llmcli", "config.json", "tokenizer.json", "tokenizer_config.json", "training.json", "sha256")
 
 
-def _mixture(config: dict[str, Any], training: dict[str, Any]) -> None:
+def _mixture(header: Any, training: dict[str, Any]) -> None:
     """The models that answer together."""
     console.heading("experts")
     columns = ("expert", "shape", "learned from", "held-out bits/byte")
-    console.table(columns, _members(config, training), numbers=(3,), striped=True)
+    console.table(columns, _members(header, training), numbers=(3,), striped=True)
 
 
-def _members(config: dict[str, Any], training: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Of each model of a mixture: name, shape, what it learned from, bits per byte."""
+def _members(header: Any, training: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Of each model of a mixture: name, shape, what it learned from, bits per byte. Raises LLMError."""
+    try:
+        config = document(header.metadata.get("config.json", "{}"), "config.json of a mixture", "its config.json")
+    except LLMError as error:
+        raise LLMError(f"{header.path}: {error}") from error
     rows = []
-    for name, own, record in zip(config.get("names", []), config.get("experts", []), training["experts"], strict=False):
-        told = record if isinstance(record, dict) else {}
-        corpus = [str(d.get("name")) for d in told.get("corpus", []) if isinstance(d, dict)]
-        shape = (
-            f"{own.get('num_hidden_layers')} layers, width {own.get('hidden_size')}" if isinstance(own, dict) else ""
-        )
-        bits = told.get("bits_per_byte")
+    for name, own, record in zip(config["names"], config["experts"], training["experts"], strict=False):
+        corpus = [str(d.get("name")) for d in record.get("corpus", [])]
+        shape = f"{own.get('num_hidden_layers')} layers, width {own.get('hidden_size')}"
+        bits = record.get("bits_per_byte")
         rows.append((str(name), shape, ", ".join(corpus[:3]), f"{bits:.3f}" if isinstance(bits, float) else ""))
     return rows
 
@@ -256,7 +267,7 @@ def _rows(part: Any, total: int, depth: int = 0) -> list[tuple[int, str, str, st
 
 def _record(record: dict[str, Any]) -> list[tuple[str, str]]:
     """The facts of a run, by name."""
-    corpus = [d for d in record.get("corpus", []) if isinstance(d, dict)]
+    corpus = record.get("corpus", [])
     names = ", ".join(str(d.get("name")) for d in corpus[:3]) + (
         f" and {len(corpus) - 3} more" if len(corpus) > 3 else ""
     )
@@ -308,7 +319,7 @@ def _training(record: dict[str, Any]) -> None:
             console.result(line)
     samples = record.get("samples", {}).get("texts") or []
     if samples:
-        console.heading(f"what it made of {record['samples']['prompt']!r} on the way")
+        console.heading(f"what it made of {record['samples'].get('prompt', '')!r} on the way")
         some = dict.fromkeys((0, len(samples) // 3, 2 * len(samples) // 3, len(samples) - 1))
         console.pairs([(f"step {samples[i][0]:,}", " ".join(samples[i][1].split())) for i in some])
     if record.get("verdict"):
@@ -323,12 +334,12 @@ def _page(header: Any, output: Path, force: bool, json_: bool) -> None:
     if output.resolve() == header.path.resolve():
         raise LLMError(f"{output} is the model itself; give the page another name")
     durable.check_writable(output, force=force, by=" with --html", example="page.html")
-    facts = _facts(header)
+    facts = _facts(header) | {"training": _record_of(header)}
     try:
         run = curve(facts["training"])
     except LLMError:
         run = None  # a model that was not trained here
-    samples = facts["training"].get("samples") or {}
+    samples = facts["training"].get("samples", {})
     durable.write(output, [page.inspection(facts, inspector.parts(header), run, samples, _told(header, facts))])
     if json_:
         console.result(json.dumps({"file": str(header.path), "page": str(output)}, ensure_ascii=False))
@@ -348,15 +359,12 @@ def _told(header: Any, facts: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if tokenizer:
         told.append(("tokenizer", f"{tokenizer['kind']}, {tokenizer['vocab_size']:,} tokens"))
-    if isinstance(record.get("experts"), list):
-        for name, shape, corpus, bits in _members(facts["config"], record):
+    if "experts" in record:
+        for name, shape, corpus, bits in _members(header, record):
             told.append((f"expert {name}", f"{shape}, from {corpus}" + (f", {bits} bits per byte" if bits else "")))
         return told
-    try:
-        told += _record(record) if record.keys() - {"imported"} else []
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise LLMError(f"{header.path}: its record of training is not one of ours ({error})") from error
-    told += [("verdict", str(sentence)) for sentence in record.get("verdict") or []]
+    told += _record(record) if record.keys() - {"imported"} else []
+    told += [("verdict", sentence) for sentence in record.get("verdict", ())]
     return told
 
 
@@ -368,7 +376,7 @@ def _plot(header: Any, output: Path, force: bool, json_: bool) -> None:
         raise LLMError(f"{output} is the model itself; give the picture another name")
     durable.check_writable(output, force=force, by=" with --plot", example="loss.svg")
     try:
-        run = curve(_json(header, "training.json"))
+        run = curve(_record_of(header))
     except LLMError as error:
         raise LLMError(f"{header.path}: {error}") from error
     durable.write(output, [plot.draw(run, f"Training of {durable.name_of(header.path)}", kind)])

@@ -249,6 +249,7 @@ def tokenizer_bombs(where: Path, tries: int) -> list[str]:
         "a pattern that never ends": split({"Regex": "(a+)+$"}),
         "a pattern that is none": split({"Regex": "(["}),
         "a pattern of 1 MB": split({"Regex": "(" * 500_000 + ")" * 500_000}),
+        "a million steps": {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [cutter] * 1_000_000}},
         "a split by nothing": split({"String": ""}),
         "a split that removes": split({"String": "a"}, "Removed"),
         "padding": {"padding": fixed | {"pad_type_id": 0, "pad_token": "x"}},
