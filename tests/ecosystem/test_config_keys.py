@@ -18,6 +18,7 @@ from llmcli import importer
 from llmcli.config import ARCHITECTURES, ModelConfig
 from llmcli.errors import LLMError
 from llmcli.runtime import Runtime
+from llmcli.safetensors_file import read_header, read_tensor, write_tensors
 
 FULL = bool(os.environ.get("LLMCLI_FULL"))  # tied models too: twice as long
 TOKENS = 40  # in the window that is compared
@@ -227,3 +228,56 @@ def test_each_key_is_run_as_transformers_does_or_refused(kind: str, tied: bool, 
     assert not other, "\n".join(map(str, other))
     assert run > 60
     assert {"rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta"} <= told  # what is compared can differ
+
+
+def directory_of(kind: str, directory: Path, **more: Any) -> Path:
+    import transformers
+
+    own = transformers.CONFIG_MAPPING[kind](**SHAPE | MORE.get(kind, {}), **more)
+    Built(json.loads(own.to_json_string()), directory)
+    (directory / "tokenizer.json").write_text("{}", "utf-8")
+    return directory
+
+
+def logits_of_both(directory: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(ours, those of transformers) of what is in a directory."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    with torch.inference_mode():
+        return Runtime(importer.load(directory)).logits(IDS), model(torch.tensor([IDS])).logits[0].numpy()
+
+
+@pytest.mark.parametrize("kind", ["llama", "mixtral", "qwen3"])
+def test_a_head_in_the_file_of_a_tied_model_counts_as_in_transformers(kind: str, tmp_path: Path) -> None:
+    directory = directory_of(kind, tmp_path / "m")
+    config = json.loads((directory / "config.json").read_text("utf-8"))
+    (directory / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}), "utf-8")
+    other = logits_of_both(directory)
+    np.testing.assert_allclose(*other, atol=1e-4)
+    header = importer.read_header(directory)
+    tensors = {name: read_tensor(header, tensor) for name, tensor in header.tensors.items()}
+    write_tensors(
+        directory / "model.safetensors", tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]},
+        {"format": "pt"},
+    )  # fmt: skip
+    same = logits_of_both(directory)
+    np.testing.assert_allclose(*same, atol=1e-4)
+    assert np.abs(same[0] - other[0]).max() > 1 and importer.load(directory).config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3_moe"])
+def test_a_base_model_of_transformers(kind: str, tmp_path: Path) -> None:
+    """Saved by AutoModel: tensors without "model.", and no head."""
+    import transformers
+
+    for tied in (True, False):
+        directory = directory_of(kind, tmp_path / f"m{tied}", tie_word_embeddings=tied)
+        base = transformers.AutoModel.from_pretrained(directory)
+        base.save_pretrained(tmp_path / f"base{tied}")
+        (tmp_path / f"base{tied}" / "tokenizer.json").write_text("{}", "utf-8")
+        assert "embed_tokens.weight" in read_header(tmp_path / f"base{tied}" / "model.safetensors").tensors
+    np.testing.assert_allclose(*logits_of_both(tmp_path / "baseTrue"), atol=1e-4)
+    with pytest.raises(LLMError, match="no output head"):
+        importer.load(tmp_path / "baseFalse")
