@@ -70,6 +70,7 @@ class Header:
     metadata: dict[str, str]
     form: str = "safetensors file"
     decode: Callable[[TensorInfo], Iterator[NDArray[Any]]] | None = None  # for a form with types of its own
+    problem: str = ""  # why this program can show the file but not run it, if so
 
     @property
     def parameters(self) -> int:
@@ -158,6 +159,28 @@ def read_into(header: Header, tensor: TensorInfo, out: NDArray[np.float32]) -> N
             if not count:
                 raise LLMError(f"{header.path} ends inside {tensor.name}; it was cut off while being read")
             done += count
+
+
+def equal(first: TensorInfo, other: TensorInfo) -> bool:
+    """Whether two tensors, each with the path of its file, hold the same numbers. Reads up to the first block that
+    differs."""
+    assert first.path is not None and other.path is not None
+    if first.shape != other.shape:
+        return False
+    if first.dtype != other.dtype:
+        values = (read_tensor(Header(t.path, 0, 0, {}, {}), t) for t in (first, other) if t.path)
+        return bool(np.equal(*values).all())
+    with reading(first.path) as one, reading(other.path) as two:
+        one.seek(first.start)
+        two.seek(other.start)
+        left = first.end - first.start
+        while left:
+            size = min(BLOCK, left)
+            data = one.read(size)
+            if len(data) != size or data != two.read(size):
+                return False
+            left -= size
+    return True
 
 
 def digest(header: Header) -> str:
