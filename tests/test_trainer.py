@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -287,17 +288,35 @@ def test_near_the_end_every_token_is_whole(tmp_path: Path) -> None:
     assert np.array_equal(plain.batch(3, 0.9), split.batch(3, 0.9))
 
 
-def test_a_speed_is_measured_and_wider_is_slower() -> None:
-    def speed(width: int) -> float:
-        config = ModelConfig(300, width, 2 * width, 2, 2, 2, width // 2, 32)
-        return trainer.measured_speed(config, TrainConfig(steps=1, context=32, batch_size=16), 0.0)
+def simulate_clock(monkeypatch: pytest.MonkeyPatch, seconds_per_token: float) -> None:
+    """A clock that only steps of training move, by so much for each of their tokens."""
+    now = [100.0]
+    real = trainer._loss_and_gradients
 
-    assert 0 < speed(512) < speed(16)
+    def step(model: LanguageModel, ids: torch.Tensor, parts: int) -> torch.Tensor:
+        now[0] += ids[:, 1:].numel() * seconds_per_token
+        return real(model, ids, parts)
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0])
+    monkeypatch.setattr(trainer, "_loss_and_gradients", step)
+    monkeypatch.setattr(trainer, "time", clock)
 
 
-def test_the_clock_is_shared_between_training_and_what_comes_after(tmp_path: Path) -> None:
-    """With two seconds spare of three, training ends after about one."""
+def test_a_speed_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulate_clock(monkeypatch, seconds_per_token=1 / 4096)
+    config = ModelConfig(300, 16, 32, 2, 2, 2, 8, 32)
+    found = trainer.measured_speed(config, TrainConfig(steps=1, context=32, batch_size=16), 0.0)
+    assert found == pytest.approx(4096)
+
+
+def test_the_clock_is_shared_between_training_and_what_comes_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two seconds spare of three, training ends after one: eight steps of an eighth."""
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=3.0)
+    settings = replace(ready.plan.train, steps=1000, calibration_tokens=0)
+    ready = replace(ready, plan=replace(ready.plan, train=settings))
+    simulate_clock(monkeypatch, seconds_per_token=1 / 8 / (settings.batch_size * settings.context))
     done = run(ready, spare=2.0)[-1]
     assert isinstance(done, trainer.Done)
-    assert done.step == ready.plan.train.steps or 0.5 < done.seconds < 2.9
+    assert (done.step, done.seconds) == (8, 1.0)
