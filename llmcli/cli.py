@@ -25,6 +25,8 @@ from llmcli.commands.tokenize import tokenize
 from llmcli.commands.train import train
 from llmcli.errors import LLMError
 
+OUTPUT = "the output"  # what errors of standard output name
+
 
 class Door(TyperGroup):
     """Runs a verb; what it raises becomes one line on stderr and an exit code."""
@@ -151,7 +153,7 @@ class _Output(io.FileIO):
             return super().write(data)
         except OSError as error:
             closed = durable.WINDOWS and error.errno == errno.EINVAL  # what it says of a pipe whose reader has gone
-            raise OSError(errno.EPIPE if closed else error.errno, error.strerror, "the output") from error
+            raise OSError(errno.EPIPE if closed else error.errno, error.strerror, OUTPUT) from error
 
 
 class _Lossy(io.FileIO):
@@ -169,10 +171,11 @@ def _terminated(number: int, _: object) -> NoReturn:
 
 
 def _fail_by_system(error: OSError) -> None:
-    """Say what the system refused, but where the reader of the result has gone; nothing more is written there."""
+    """Say what the system refused, but for a result whose reader has gone; a refused output is written no more."""
     if error.errno != errno.EPIPE:
         console.fail(_explained(error))
-    _drop_output()
+    if error.errno == errno.EPIPE or error.filename == OUTPUT:
+        _drop_output()
 
 
 def _explained(error: OSError) -> str:
