@@ -126,6 +126,8 @@ def main() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
         elif mode == "w":
             setattr(sys, name, _utf8(getattr(sys, name), _Output if name == "stdout" else _Lossy))
+    if durable.WINDOWS:
+        _enable_escape_codes()
     kinds = ending_signals()
     for kind in kinds:
         signal.signal(kind, _terminated)
@@ -143,6 +145,19 @@ def _utf8(stream: Any, kind: type[io.FileIO]) -> Any:
         return stream
     file = io.BufferedWriter(kind(stream.fileno(), "w", closefd=False))
     return io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="\n", line_buffering=True)
+
+
+def _enable_escape_codes() -> None:
+    """Have the consoles of Windows take colours, as its documentation says; where one cannot, there are none."""
+    import ctypes
+
+    kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
+    kernel.GetStdHandle.restype = ctypes.c_void_p
+    for stream in (-11, -12):  # STD_OUTPUT_HANDLE, STD_ERROR_HANDLE
+        handle, mode = ctypes.c_void_p(kernel.GetStdHandle(stream)), ctypes.c_uint32()
+        is_console = kernel.GetConsoleMode(handle, ctypes.byref(mode))
+        if is_console and not kernel.SetConsoleMode(handle, mode.value | 4):  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
+            os.environ["NO_COLOR"] = "1"
 
 
 class _Output(io.FileIO):

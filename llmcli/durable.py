@@ -136,8 +136,8 @@ def locked(path: Path) -> Iterator[str]:
             raise LLMError(f"cannot write {target}: {error.strerror}; give another name") from error
         try:
             problem = _lock(descriptor)
-            if problem or os.path.samestat(os.fstat(descriptor), beside.stat()):
-                break
+            if problem or WINDOWS or os.path.samestat(os.fstat(descriptor), beside.stat()):
+                break  # on Windows nobody can have removed it
         except FileNotFoundError:
             pass
         except BlockingIOError:

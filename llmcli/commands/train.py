@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import json
 import os
-import shlex
 import signal
 import sys
 import tempfile
@@ -32,7 +31,7 @@ from llmcli.commands.options import (
     vocabulary_option,
 )
 from llmcli.config import DEFAULT_MODEL, TrainConfig, as_record
-from llmcli.errors import LLMError, usage
+from llmcli.errors import LLMError, command_line, usage
 from llmcli.verdict import verdict
 
 SIZE = "Size of the model"
@@ -345,7 +344,7 @@ def train(
         raise LLMError(f"{done.problem}; the best weights before that, of step {done.best_step:,}, are in {output}")
     sentences = verdict(record, baselines, again=_again(context_), model=None if adapter_only else _named(output))
     if adapter_only:
-        merge = shlex.join(["llm", "import", str(from_), "--adapter", str(output), "-o", "merged.safetensors"])
+        merge = command_line(["llm", "import", str(from_), "--adapter", str(output), "-o", "merged.safetensors"])
         sentences.append(f"Merge it with its model, then ask that: {merge}")
     parameters = done.checkpoint.parameters
     if adapter_only:
@@ -440,7 +439,7 @@ def _again(context: typer.Context) -> str:
             words.append((param.opts if value else param.secondary_opts)[0])
         else:
             words += [param.opts[0], str(value)]
-    return shlex.join([*words, "--force"])
+    return command_line([*words, "--force"])
 
 
 def _named(output: Path) -> str:
