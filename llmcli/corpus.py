@@ -15,6 +15,7 @@ import os
 import stat
 import sys
 import tempfile
+import weakref
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator
@@ -52,7 +53,7 @@ class Document:
     encoding: str
     text_bytes: int  # its text in UTF-8, in bytes, without a byte-order mark
     sha256: str  # of that
-    keep: object = field(default=None, repr=False, compare=False)  # holds a temporary file open
+    keep: object = field(default=None, repr=False, compare=False)  # keeps a temporary file there
     offset: int | None = None  # of the text in the file, where the file holds it as it is: UTF-8, not packed
 
     def text(self, start: int = 0, end: int | None = None) -> Iterator[str]:
@@ -122,8 +123,8 @@ def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None) -> Corpus:
     for name, path, named in _find(names):
         keep = None
         if name == "-":
-            keep = _spool(stdin or sys.stdin.buffer)
-            path = Path(keep.name)
+            keep = _Spooled(stdin or sys.stdin.buffer)
+            path = keep.path
         if path.resolve() in seen:
             skipped.append(f"{name} was named before; it is read once")
             continue
@@ -172,13 +173,23 @@ def _find(names: Iterable[str]) -> Iterator[tuple[str, Path, bool]]:
             raise LLMError(f"there is no file or directory {name}")
 
 
-def _spool(source: IO[bytes]) -> IO[bytes]:
-    """A stream that can be read only once, as a temporary file that can be read again."""
-    spool = tempfile.NamedTemporaryFile(prefix="llmcli-")  # noqa: SIM115 (lives as long as its Document)
-    while block := source.read(BLOCK):
-        spool.write(block)
-    spool.flush()
-    return spool
+class _Spooled:
+    """A stream that can be read only once, as a temporary file that can be read again; it is removed with this object.
+    The file is closed meanwhile: Windows opens no temporary file twice. Raises LLMError when the disk is full."""
+
+    def __init__(self, source: IO[bytes]) -> None:
+        try:
+            descriptor, name = tempfile.mkstemp(prefix="llmcli-")
+            self.path = Path(name)
+            weakref.finalize(self, self.path.unlink, missing_ok=True)
+            with open(descriptor, "wb") as spool:
+                while block := source.read(BLOCK):
+                    spool.write(block)
+        except OSError as error:
+            where = tempfile.gettempdir()
+            raise LLMError(
+                f"cannot keep standard input in {where}: {error.strerror}; set TMPDIR to a roomier disk"
+            ) from error
 
 
 def _check(name: str, path: Path, keep: object) -> Document:

@@ -1,6 +1,9 @@
 """The one error a user can meet. It says what was found, what was wanted and what to type."""
 
+import os
 import reprlib
+import shlex
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -14,6 +17,21 @@ class LLMError(Exception):
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def command_line(words: Sequence[str], *, windows: bool = os.name == "nt") -> str:
+    """A command to type: its words, in quotes where the shell of this system needs them.
+
+    >>> command_line(["llm", "inspect", "my model"], windows=False)
+    "llm inspect 'my model'"
+    >>> command_line(["llm", "inspect", "my model"], windows=True)
+    'llm inspect "my model"'
+    """
+    if not windows:
+        return shlex.join(words)
+    import subprocess
+
+    return subprocess.list2cmdline(words)
 
 
 def usage(message: str) -> LLMError:

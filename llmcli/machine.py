@@ -24,6 +24,17 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
+def check_dtype(dtype: str, device: str) -> None:
+    """Raises LLMError when this computer cannot multiply matrices of that type on that device."""
+    pick_device(device)
+    try:
+        x = torch.ones(8, 8, dtype=getattr(torch, dtype), device=device)
+        (x @ x).sum().item()
+    except (RuntimeError, TypeError, AssertionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
+        raise LLMError(f"{device} cannot calculate in {dtype} here ({reason}); use --dtype float32") from error
+
+
 def pick_dtype(wanted: str, device: str, threads: int) -> tuple[str, str]:
     """(type, why). "auto" is bfloat16 where the machine can and a product takes less time in it than in float32."""
     if wanted != "auto":

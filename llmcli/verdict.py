@@ -5,12 +5,11 @@ models or files, and never prints.
 """
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, command_line
 
 IMPROVING = 0.03  # the second half of the run lowered the held-out figure by this share: twice the run would again
 WORSE = 0.02  # it rose by this share after the best weights
@@ -195,7 +194,7 @@ def _by_heart(memorised: Mapping[str, Any] | None) -> list[str]:
 
 
 def _next(model: str) -> str:
-    file = f" {shlex.quote(model)}" if model else ""
+    file = f" {command_line([model])}" if model else ""
     option = f" -m{file}" if model else ""
     return f'Ask it: llm generate "..."{option}; look into it: llm inspect{file}'
 

@@ -18,11 +18,12 @@ from typer.testing import Result
 from llmcli import checkpoint, importer
 
 Llm = Callable[..., Result]
+HANG = 600  # seconds after which a process that should have ended hangs, on the slowest machine
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, timeout=HANG
     )
 
 
@@ -295,7 +296,7 @@ def interrupt(how: list[int], pause: float = 0.0, more: tuple[str, ...] = ()) ->
     for number in how:
         run.send_signal(number)
         time.sleep(pause)
-    _, errors = run.communicate(timeout=60)
+    _, errors = run.communicate(timeout=HANG)
     return run.returncode, errors
 
 

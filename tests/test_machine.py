@@ -78,3 +78,20 @@ def test_torch_is_understood() -> None:
     """Nobody has 2^60 numbers."""
     with pytest.raises(LLMError, match="out of memory"), machine.memory_told():
         torch.empty(1 << 60)
+
+
+def test_a_device_or_type_that_cannot_calculate_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for dtype in ("float32", "bfloat16"):
+        machine.check_dtype(dtype, "cpu")
+    with pytest.raises(LLMError, match="finds no cuda device here; use --device cpu"):
+        machine.check_dtype("float32", "cuda")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError('"addmm" not implemented for BFloat16\nand a lot more')
+
+    monkeypatch.setattr(torch, "ones", refuse)
+    with pytest.raises(LLMError, match=r"^cpu cannot calculate in bfloat16 here \(.*BFloat16\); use --dtype float32$"):
+        machine.check_dtype("bfloat16", "cpu")
+    monkeypatch.setattr(machine, "pick_device", lambda device: device)  # a driver that is there and does not work
+    with pytest.raises(LLMError, match=r"^cuda cannot calculate in float32 here"):
+        machine.check_dtype("float32", "cuda")

@@ -58,7 +58,7 @@ def opened(path: Path, fragment: str = "", script: str = "", width: int = 1200) 
         [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
          f"--window-size={width},900", "--virtual-time-budget=2000", f"--user-data-dir={path.parent / 'profile'}",
          f"{path.resolve().as_uri()}{fragment}"],
-        capture_output=True, text=True, timeout=60, encoding="utf-8",
+        capture_output=True, text=True, timeout=600, encoding="utf-8",
     )  # fmt: skip
     assert "CONSOLE" not in run.stderr, run.stderr
     found = re.search(r'data-result="([^"]*)"', run.stdout)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -291,12 +292,25 @@ def test_near_the_end_every_token_is_whole(tmp_path: Path) -> None:
     assert np.array_equal(plain.batch(3, 0.9), split.batch(3, 0.9))
 
 
-def test_a_speed_is_measured_and_wider_is_slower() -> None:
-    def speed(width: int) -> float:
-        config = ModelConfig(300, width, 2 * width, 2, 2, 2, width // 2, 32)
-        return trainer.measured_speed(config, TrainConfig(steps=1, context=32, batch_size=16), 0.0)
+def simulate_clock(monkeypatch: pytest.MonkeyPatch, seconds_per_token: float) -> None:
+    """A clock that only steps of training move, by so much for each of their tokens."""
+    now = [100.0]
+    real = trainer._loss_and_gradients
 
-    assert 0 < speed(512) < speed(16)
+    def step(model: LanguageModel, ids: torch.Tensor, parts: int, *_: object) -> torch.Tensor:
+        now[0] += ids[:, 1:].numel() * seconds_per_token
+        return real(model, ids, parts)
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0])
+    monkeypatch.setattr(trainer, "_loss_and_gradients", step)
+    monkeypatch.setattr(trainer, "time", clock)
+
+
+def test_a_speed_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulate_clock(monkeypatch, seconds_per_token=1 / 4096)
+    config = ModelConfig(300, 16, 32, 2, 2, 2, 8, 32)
+    found = trainer.measured_speed(config, TrainConfig(steps=1, context=32, batch_size=16), 0.0)
+    assert found == pytest.approx(4096)
 
 
 class Simulated:

@@ -1,7 +1,6 @@
 """`llm export`: hand a model to other programs."""
 
 import json
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +20,7 @@ from llmcli.commands.options import (
     refuse_with,
     tokenizer_of,
 )
-from llmcli.errors import LLMError, usage
+from llmcli.errors import LLMError, command_line, usage
 
 NOISE = 0.001  # bits per byte: what a model loses against itself over so few words may be this much by chance
 FORMS = ("hf", "gguf", "tokenizer")
@@ -63,7 +62,7 @@ def export(
     if to not in (None, *FORMS):
         raise usage(f"--to must be {', '.join(FORMS)}, found {to}")
     if len(names) > 2:
-        raise usage(f"one model and one output are wanted, found {len(names)} names: {shlex.join(names)}")
+        raise usage(f"one model and one output are wanted, found {len(names)} names: {command_line(names)}")
     if to != "gguf":
         refuse_with(context_, "--to gguf", "dtype", without=True)
     if to in (None, "tokenizer"):

@@ -1,9 +1,9 @@
 """`llm train`: text in, one file out."""
 
 import hashlib
+import itertools
 import json
 import os
-import shlex
 import signal
 import sys
 import tempfile
@@ -21,6 +21,7 @@ from llmcli import charts, console
 from llmcli.commands.options import (
     JsonOption,
     QuietOption,
+    ending_signals,
     note_left_out,
     refuse_gguf,
     refuse_overwriting,
@@ -31,7 +32,7 @@ from llmcli.commands.options import (
     vocabulary_option,
 )
 from llmcli.config import DEFAULT_MODEL, TrainConfig, as_record
-from llmcli.errors import LLMError, usage
+from llmcli.errors import LLMError, command_line, usage
 from llmcli.verdict import verdict
 
 SIZE = "Size of the model"
@@ -39,6 +40,7 @@ TEXT = "Text and tokens"
 RUN = "How to learn"
 AFTERWARDS = 0.6  # seconds that the verdict and saving take, and for each million parameters:
 AFTERWARDS_MILLION = 0.06
+SAME_REQUEST = 0.5  # seconds within which a second signal is the first one again
 
 
 def train(
@@ -218,6 +220,7 @@ def train(
     if not output.name:
         raise usage("-o needs the name of a file: -o model.safetensors")
     refuse_gguf(output)
+    resume.check_name(output)
     beside = resume.path_beside(output)
     stopped = None
     if not dry_run:
@@ -225,16 +228,17 @@ def train(
             refuse_overwriting(output, "model", [other], "the model to go on from" if from_ else "the model to be like")
             refuse_overwriting(output, "model", importer.files(other), "part of a model that is read")
         durable.check_writable(output, force=True)
-        context_.with_resource(durable.locked(output))
-        for path in (output, beside):
-            durable.remove_stale(path)
+        if problem := context_.with_resource(durable.locked(output)):
+            console.note(f"{output} cannot be locked here ({problem}): see to it that no other run writes it")
+        else:
+            for path in (output, beside):
+                durable.remove_stale(path)
         if beside.exists() and not resume.is_ours(beside):
             raise LLMError(
                 f"{beside}, where the run would be kept, is somebody's file; move it away, or give another -o"
             )
         stopped = resume.load(beside) if beside.exists() and not force else None
-        force = force or (stopped is not None and resume.is_saved_in(stopped, output))
-        durable.check_writable(output, force=force)
+        durable.check_writable(output, force=_may_replace(output, force, stopped))
     base = importer.load(from_) if from_ else None
     pattern = importer.load_any(like).shared if like else None
     if pattern:
@@ -267,6 +271,7 @@ def train(
     tuner = None if threads or steps or epochs else trainer.thread_tuner(fixed["threads"])
     if stopped:
         resume.check_same(stopped, identity, beside)
+        _check_device(stopped, beside)
         given = stopped.tokenizer_json
         settings = stopped.plan.train
         request = Request(**fixed, device=settings.device, dtype=settings.dtype)
@@ -274,6 +279,7 @@ def train(
     else:
         device = machine.pick_device(device)
         dtype, why = machine.pick_dtype(dtype, device, fixed["threads"])
+        machine.check_dtype(dtype, device)
         request = Request(**fixed, device=device, dtype=dtype, machine_reason=why)
         here = Machine(partial(trainer.measured_speed, tuner=tuner), machine.free_memory(device))
     with machine.memory_told():
@@ -293,7 +299,8 @@ def train(
         console.note(f"{beside}: going on from step {stopped.state.step:,} of the run that stopped")
     elif beside.exists() and not dry_run:
         console.note(f"{beside}: the run that stopped is given up, as --force says")
-        beside.unlink()
+        with suppress(FileNotFoundError):
+            beside.unlink()
     _show_plan(ready.plan, dry_run, json_)
     if ready.plan.warning:
         console.warn(ready.plan.warning)
@@ -310,12 +317,13 @@ def train(
     prompt = _first_words(next(next(text.texts())))
     bytes_per_token = ready.record["read_bytes"] / len(ready.tokens)
     baselines = _baselines(text, held_out, ready.record, 0.03 * (ready.plan.train.seconds or 333.0))
+    unread: OSError | None = None
     keeper = resume.Keeper(beside, identity, ready.plan, ready.tokenizer.to_json(), console.note)
     with _signals() as caught, console.TrainingView(bytes_per_token, still=json_) as view, machine.memory_told():
         events = trainer.train(
             ready.plan, ready.tokenizer, base, ready.tokens, ready.held_out, ready.record,
             sample_prompt=prompt, began=began, spare=_afterwards(ready.plan.model.parameters),
-            stop=lambda: bool(caught), save=keeper.due, go_on=stopped.state if stopped else None,
+            stop=lambda: bool(caught or unread), save=keeper.due, go_on=stopped.state if stopped else None,
             regularize=partial(regularization, request, ready.plan.model, len(ready.tokens)), tuner=tuner,
         )  # fmt: skip
         for event in _ending_as_asked(events, caught):
@@ -326,17 +334,23 @@ def train(
                 record = done.checkpoint.record
                 record["memorised"] = None if caught or done.problem else _memorised(done.checkpoint, ready, text, seed)
                 record["verdict"] = verdict(record, baselines)
-                output = _save(output, done, force, adapter_only)
-                if not done.interrupted:  # going on after a problem would end in the same
+                output = _save(output, done, beside, adapter_only, replace=_may_replace(output, force, stopped))
+                if not done.interrupted and resume.is_ours(beside):  # going on after a problem would end in the same
                     with suppress(OSError):  # the model is safe, wherever it went
                         beside.unlink()
             elif json_ or sys.stderr.isatty() or not isinstance(event, trainer.Sample):
-                _show(event, view, json_)
+                try:
+                    _show(event, view, json_)
+                except OSError as error:  # nobody reads the events, or their disk is full: the model is not lost by it
+                    unread = unread or error
+    if unread:
+        console.note(f"the events could not be written any more; saved what there is in {output}")
+        raise unread
     if done.problem:
         raise LLMError(f"{done.problem}; the best weights before that, of step {done.best_step:,}, are in {output}")
     sentences = verdict(record, baselines, again=_again(context_), model=None if adapter_only else _named(output))
     if adapter_only:
-        merge = shlex.join(["llm", "import", str(from_), "--adapter", str(output), "-o", "merged.safetensors"])
+        merge = command_line(["llm", "import", str(from_), "--adapter", str(output), "-o", "merged.safetensors"])
         sentences.append(f"Merge it with its model, then ask that: {merge}")
     parameters = done.checkpoint.parameters
     if adapter_only:
@@ -390,10 +404,9 @@ def _identity(
 
 def _fingerprint(corpus: Any) -> str:
     """Of the bytes of a corpus and the names of its files."""
-    names = [[Path(document.name).name, document.sha256] for document in corpus.documents]
-    found = hashlib.sha256(json.dumps(names).encode("utf-8")).hexdigest()
-    files = "1 file" if len(names) == 1 else f"{len(names):,} files"
-    return f"{files} of {corpus.text_bytes:,} bytes (sha256 {found[:16]})"
+    from llmcli.resume import text_fingerprint
+
+    return text_fingerprint((Path(d.name).name, d.text_bytes, d.sha256) for d in corpus.documents)
 
 
 def _baselines(text: Any, held_out: Any, record: dict[str, Any], seconds: float) -> list[tuple[str, float]]:
@@ -413,7 +426,7 @@ def _memorised(checkpoint: Any, ready: Any, text: Any, seed: int) -> dict[str, A
 
     try:
         found = recite(checkpoint, ready.tokenizer, ready.held_out, ready.read_from(text), seed)
-    except LLMError as error:  # the text has gone meanwhile; the model must not be lost with it
+    except Exception as error:  # the text has gone, or no memory is left: the model must not be lost with it
         console.note(f"what it knows by heart cannot be told: {error}")
         return None
     return as_record(found) if found else None
@@ -432,7 +445,7 @@ def _again(context: typer.Context) -> str:
             words.append((param.opts if value else param.secondary_opts)[0])
         else:
             words += [param.opts[0], str(value)]
-    return shlex.join([*words, "--force"])
+    return command_line([*words, "--force"])
 
 
 def _named(output: Path) -> str:
@@ -444,10 +457,36 @@ def _afterwards(parameters: int) -> float:
     return AFTERWARDS + AFTERWARDS_MILLION * parameters / 1e6
 
 
-def _save(output: Path, done: Any, force: bool, adapter_only: bool) -> Path:
-    """Write the model where it was wanted, else, rather than lose it, where there is room; the place it went to."""
+def _may_replace(output: Path, force: bool, stopped: Any) -> bool:
+    """Whether what is there, if anything, may be written over: by --force, or as what the stopped run left, unchanged
+    to the last byte."""
+    from llmcli.resume import is_saved_in
+
+    return force or not output.exists() or (stopped is not None and is_saved_in(stopped, output))
+
+
+def _check_device(stopped: Any, beside: Path) -> None:
+    """Raises LLMError when a stopped run cannot go on with what this computer has."""
+    from llmcli import machine
+
+    settings = stopped.plan.train
+    try:
+        machine.check_dtype(settings.dtype, settings.device)
+    except LLMError as error:
+        raise LLMError(
+            f"{beside} is of a run on {settings.device} in {settings.dtype}, which cannot go on here: {error}; go on "
+            "where that is possible, or begin anew with --force"
+        ) from error
+
+
+def _save(output: Path, done: Any, beside: Path, adapter_only: bool, *, replace: bool) -> Path:
+    """Write the model where it was wanted, else, rather than lose it, where that can be done; the place it went to.
+
+    What is at `output` is left alone unless `replace`.
+    """
     from llmcli import adapters
     from llmcli.checkpoint import save
+    from llmcli.resume import is_ours
 
     def write(place: Path) -> None:
         if adapter_only:
@@ -456,16 +495,26 @@ def _save(output: Path, done: Any, force: bool, adapter_only: bool) -> Path:
             save(place, done.checkpoint)
 
     place = output
-    if output.exists() and not force:  # it was not there when the run began
-        place = next(p for n in range(2, 1000) if not (p := output.with_stem(f"{output.stem}-{n}")).exists())
-        console.warn(f"{output} was made by somebody else meanwhile; it is left alone, the model goes to {place}")
+    if not replace:  # it is not what was there when the run began
+        place = next(p for n in itertools.count(2) if not (p := output.with_stem(f"{output.stem}-{n}")).exists())
+        console.warn(f"{output} was written by another program during the run and is kept; the model goes to {place}")
     try:
         write(place)
+        return place
     except LLMError as error:
-        place = Path(tempfile.mkdtemp(prefix="llmcli-")) / output.name
-        write(place)
-        console.warn(f"{error}; so the model went to {place}")
-    return place
+        problem = error
+    for directory in (None, os.path.expanduser("~")):  # noqa: PTH111 (it never fails)
+        with suppress(LLMError, OSError):
+            refuge = Path(tempfile.mkdtemp(prefix="llmcli-", dir=directory))
+            try:
+                write(refuge / output.name)
+            except BaseException:
+                refuge.rmdir()
+                raise
+            console.warn(f"{problem}; so the model went to {refuge / output.name}")
+            return refuge / output.name
+    kept = f"; make room and type the same command: it goes on from {beside}" if is_ours(beside) else ""
+    raise LLMError(f"{problem}; no other place took the model either{kept}") from problem
 
 
 def _cores() -> int:
@@ -501,17 +550,25 @@ def _first_words(text: str, longest: int = 24) -> str:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT, SIGTERM and SIGHUP, so that the run can end well; a second one ends it at once."""
+    """Collects SIGINT and its like, so that the run can end well; a later second one ends it at once.
+
+    One request often comes as two signals: `timeout` sends it to the process and to its group, a closed terminal by the
+    shell and by the system.
+    """
     caught: list[int] = []
+    first = 0.0  # when
 
     def catch(number: int, _: Any) -> None:
-        if caught:
+        nonlocal first
+        now = time.monotonic()
+        if not caught:
+            first = now
+            caught.append(number)
+            console.note_at_once("finishing this step and saving; once more to quit without")
+        elif now - first >= SAME_REQUEST:
             raise KeyboardInterrupt
-        caught.append(number)
-        console.note_at_once("finishing this step and saving; once more to quit without")
 
-    kinds = [kind for name in ("SIGINT", "SIGTERM", "SIGHUP") if (kind := getattr(signal, name, None))]
-    before = {kind: signal.signal(kind, catch) for kind in kinds}
+    before = {kind: signal.signal(kind, catch) for kind in (signal.SIGINT, *ending_signals())}
     try:
         yield caught
     finally:
