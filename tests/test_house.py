@@ -29,6 +29,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "sampler",
         "runtime",
         "kernels",
+        "cgroups",
         "machine",
         "model",
         "optimizer",
@@ -70,6 +71,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 TORCH = {"kernels", "machine", "model", "optimizer", "trainer"}
 STANDARD_ONLY = {"errors", "config", "charts", "durable", "compressors", "verdict", "tokenizer_json", "gguf_tokenizer"}
+STANDARD_ONLY |= {"cgroups"}
 
 
 def rooms() -> dict[str, Path]:
