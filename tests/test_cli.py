@@ -345,6 +345,8 @@ WRONG = [
     (1, "train latin.txt", "byte 0xe9 at position 3"),
     (1, "train nul.txt", "zero byte at position 1"),
     (1, "train c.txt --context 9000", "shorter than a context"),
+    (2, "train c.txt --width 1000000000", "--width"),
+    (1, "train c.txt --width 1000000", "GB are free here"),
     (1, "train c.txt -o nowhere/m.safetensors", "no directory"),
     (1, "train c.txt -o binaries", "is a directory"),
     (1, "train c.txt -o model.safetensors", "exists already; add --force"),

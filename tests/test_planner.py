@@ -411,6 +411,17 @@ def test_a_context_longer_than_that_of_the_model_to_go_on_from_is_wrong_usage():
     assert plan(Request(context=64), base=BASE).train.context == 64
 
 
+@pytest.mark.parametrize("width", [2, 6, 30, 97, 128, 1000, 4096, 999_998])
+def test_a_width_is_divided_as_a_search_through_all_numbers_would(width):
+    assert planner._divisors(width) == [n for n in range(1, width + 1) if width % n == 0]
+
+
+def test_a_width_beyond_all_machines_is_told_at_once(no_hang):
+    """2 * 10^12 numbers are not tried one after another."""
+    with pytest.raises(LLMError, match=r"needs about .* GB of memory"):
+        plan(Request(width=2 * 10**12), machine=Machine(assumed_speed, 1e9))
+
+
 # ---- from a corpus to all that training needs
 
 
@@ -504,6 +515,18 @@ def test_a_tokenizer_that_is_given_is_taken(tmp_path):
     assert ready.tokenizer is given_one
     assert ready.plan.model.vocab_size == given_one.vocab_size
     assert choice(ready.plan, "vocabulary").reason == "that of the tokenizer given"
+
+
+@pytest.mark.parametrize("text", ["a" * 300_000, "👨\u200d👩\u200d👧\u200d👦" * 5000], ids=["a", "emoji"])
+def test_a_text_that_repeats_itself_is_not_called_short(tmp_path, text):
+    """With tokens of any length these were 9 and 6 tokens, "too short"."""
+    ready = prepare(Request(steps=5), corpus_of(tmp_path, text))
+    assert len(ready.tokens) > 1000 and ready.plan.train.context >= 64
+
+
+def test_a_corpus_too_short_is_told_with_its_bytes(tmp_path):
+    with pytest.raises(LLMError, match=r"too short: 5 tokens \(90 bytes\) to learn from, 9 needed .*--tokenizer char"):
+        prepare(Request(steps=5), corpus_of(tmp_path, "a" * 100))
 
 
 def test_a_corpus_too_short_is_told_through_prepare(tmp_path):
