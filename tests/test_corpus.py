@@ -11,6 +11,7 @@ import random
 import re
 import sys
 import tempfile
+import weakref
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -343,13 +344,118 @@ def test_bad_bytes_in_standard_input_are_told_as_such() -> None:
         read_corpus(["-"], io.BytesIO(b""))
 
 
-def test_the_copy_of_standard_input_goes_with_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    corpus = read_corpus(["-"], io.BytesIO(b"abc"))
-    assert joined(corpus) == "abc"
-    assert len(list(tmp_path.iterdir())) <= 1
+@pytest.mark.skipif(os.name == "nt", reason="a file in use has a name there, and goes when it is closed")
+@pytest.mark.parametrize("kind", ENCODINGS)
+def test_a_copy_has_no_name_so_that_a_killed_run_leaves_none(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", "tmp")
+    name, data = ENCODINGS[kind]
+    corpora = [read_corpus(["-"], io.BytesIO(data)), read_corpus([put(name, data)])]
+    assert [joined(corpus) for corpus in corpora] == [SAMPLE] * 2
+    assert list(Path("tmp").iterdir()) == []
+
+
+def test_a_copy_is_closed_with_the_last_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = []
+    real = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: files.append(real(**options)) or files[-1])
+    corpus = read_corpus([put(f"{n}.gz", gzip.compress(b"text")) for n in range(50)])
+    assert len(files) == 1  # for fifty documents: open files are scarce
+    [file] = files
+    closed = weakref.ref(file)
+    del file, files[:]
+    assert joined(corpus) == "text" * 50
     del corpus
-    assert list(tmp_path.iterdir()) == []
+    assert closed() is None
+
+
+def test_plain_text_has_no_copy() -> None:
+    corpus = read_corpus([put("a", UTF8), put("b", codecs.BOM_UTF8 + UTF8)])
+    assert [document.copy for document in corpus.documents] == [None, None]
+
+
+class Full(io.BytesIO):
+    def write(self, _: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("names", [["a.gz"], ["d"], ["-"]], ids=str)
+def test_a_full_disk_for_the_copy_is_told_with_the_way_out(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the file lies in a directory, and would be left out if it were no text."""
+    put("a.gz", PACKED)
+    put("d/a.gz", PACKED)
+    put("d/b.txt", b"text")
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Full())
+    with pytest.raises(LLMError, match=f"decoded text in {re.escape(tempfile.gettempdir())}: No space left.*TMPDIR"):
+        read_corpus(names, io.BytesIO(b"text"))
+
+
+def test_no_place_for_temporary_files_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: nowhere())
+    with pytest.raises(LLMError, match=r"in a temporary directory: No usable.*TMPDIR"):
+        read_corpus([put("a.gz", PACKED)])
+    with pytest.raises(LLMError, match=r"the tokens in a temporary directory: No usable.*TMPDIR"):
+        tokenize(iter([iter(["abc"])]), BPE)
+
+
+def test_what_turned_out_to_be_no_text_leaves_nothing_in_the_copy() -> None:
+    put("d/a.gz", gzip.compress(b"first "))
+    put("d/b.gz", gzip.compress(b"x" * 5000 + b"\xff"))
+    put("d/c.gz", PACKED[: len(PACKED) // 2])
+    put("d/d.gz", gzip.compress(b"last"))
+    corpus = read_corpus(["d"])
+    assert (names(corpus), joined(corpus)) == (["d/a.gz", "d/d.gz"], "first last")
+    assert corpus.documents[0].copy is not None and corpus.documents[0].copy.size == len("first last")
+
+
+# ---- one pass
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Collects how many bytes each reading gave: of packed files, and of the files themselves."""
+    sizes: list[int] = []
+    real_gzip, real_read = gzip.GzipFile.read, module._read
+
+    def read(self: gzip.GzipFile, size: int = -1) -> bytes:
+        data = real_gzip(self, size)
+        sizes.append(len(data))
+        return data
+
+    def read_plain(file: io.BufferedReader, size: int, name: str) -> bytes:
+        data = real_read(file, size, name)
+        if not isinstance(file, gzip.GzipFile):
+            sizes.append(len(data))
+        return data
+
+    monkeypatch.setattr(gzip.GzipFile, "read", read)
+    monkeypatch.setattr(module, "_read", read_plain)
+    return sizes
+
+
+@pytest.mark.parametrize("kind", ["gzip", "UTF-16", "gzip of UTF-16"])
+def test_a_text_that_must_be_decoded_is_decoded_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often parts of it are read afterwards; each part is that of the plain text."""
+    text = "".join(f"{n}りんご🍎é\n" for n in range(20_000))
+    data = {"gzip": text.encode(), "UTF-16": text.encode("utf-16"), "gzip of UTF-16": text.encode("utf-16")}[kind]
+    sizes = counted(monkeypatch)
+    corpus = read_corpus([put("a", gzip.compress(data) if "gzip" in kind else data)])
+    parts = [list(map("".join, corpus.spread(1000, 300_000, most))) for most in (5000, 20_000, 299_000)]
+    corpus.data(0, 200_000)
+    assert sum(sizes) == len(data)
+    plain = read_corpus([put("plain", text.encode())])
+    assert parts == [list(map("".join, plain.spread(1000, 300_000, most))) for most in (5000, 20_000, 299_000)]
+    assert joined(corpus) == text and corpus.documents[0].sha256 == plain.documents[0].sha256
+
+
+def test_of_a_part_no_more_is_read_than_the_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = read_corpus([put("a", b"x" * 5_000_000)])
+    sizes = counted(monkeypatch)
+    assert sum(len("".join(part)) for part in corpus.spread(0, 5_000_000, 6400)) == 6400
+    assert sum(sizes) <= 64 * (100 + 3 + 4)
 
 
 # ---- positions
@@ -488,10 +594,6 @@ def test_two_bytes_hold_a_token_up_to_65536_of_them(size: int, dtype: type) -> N
 
 
 def test_a_full_disk_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full(io.BytesIO):
-        def write(self, _: object) -> int:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Full())
     with pytest.raises(LLMError, match=f"{re.escape(tempfile.gettempdir())}: No space left.*TMPDIR"):
         tokenize(iter([iter(["abc"])]), BPE)

@@ -1,5 +1,6 @@
 """Plans: they can be trained, keep what the user fixed and tell contradictions; text is split to the byte."""
 
+import gzip
 import random
 import string
 from dataclasses import replace
@@ -447,6 +448,31 @@ def test_no_character_is_cut_or_lost_between_the_parts(tmp_path):
         first, last = (ready.tokenizer.decode(part.tolist()) for part in (ready.tokens, ready.held_out))
         assert first + last == text
         assert len(last.encode()) == pytest.approx(len(text.encode()) * share, abs=4)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "UTF-16"])
+@pytest.mark.parametrize("budget", [{"seconds": 1.0}, {"steps": 5}], ids=str)
+def test_a_packed_text_is_prepared_as_the_plain_one_is_in_one_decoding(tmp_path, monkeypatch, kind, budget):
+    """With a clock parts of it are taken, for the tokenizer, the tokens and the held-out ones; with steps all of it."""
+    monkeypatch.setattr(planner, "LEAST_BYTES", 5000)
+    monkeypatch.setattr(planner, "TIMELY", 5000.0)
+    text = words(20_000) + words(3000, 1, "りんごé🍎")
+    (tmp_path / "packed").mkdir()
+    path = tmp_path / "packed" / "0.txt"  # the name as in the record
+    path.write_bytes(gzip.compress(text.encode()) if kind == "gzip" else text.encode("utf-16"))
+    decoded = []
+    real = gzip.GzipFile.read
+    monkeypatch.setattr(
+        gzip.GzipFile, "read", lambda self, size=-1: decoded.append(len(data := real(self, size))) or data
+    )
+    plain = prepare(Request(**budget), corpus_of(tmp_path, text))
+    packed = prepare(Request(**budget), read_corpus([str(path)]))
+    assert sum(decoded) == (len(text.encode()) if kind == "gzip" else 0)
+    assert packed.record == plain.record and packed.plan == plain.plan
+    assert (plain.record["read_bytes"] < plain.record["train_bytes"]) == ("seconds" in budget)
+    assert packed.tokenizer.to_json() == plain.tokenizer.to_json()
+    assert packed.tokens.tolist() == plain.tokens.tolist()
+    assert packed.held_out.tolist() == plain.held_out.tolist()
 
 
 def test_another_corpus_can_be_held_out_whole(tmp_path):
