@@ -187,18 +187,19 @@ class Corpus:
 # ---- finding and checking
 
 
-def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None) -> Corpus:
+def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, copy: TextCopy | None = None) -> Corpus:
     """Find and check every file: names of files, directories (all text files inside), globs, or "-".
 
     Each is read through once: UTF-8 with or without a byte-order mark, UTF-16 with one, and either in .gz. What is not
-    plain UTF-8 in a file is copied as such into a temporary file, where any part of it can be read without the rest.
+    plain UTF-8 in a file is copied as such into a temporary file, where any part of it can be read without the rest;
+    several calls may share this `copy`.
     A file that is no text raises LLMError when it was named, and is listed in `skipped` when a directory held it.
     """
     names = list(names)
     documents: list[Document] = []
     skipped: list[str] = []
     seen: set[Path] = set()
-    copy = TextCopy()
+    copy = copy or TextCopy()
     for name, path, named in _find(names):
         if path.resolve() in seen:
             skipped.append(f"{name} was named before; it is read once")
