@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from llmcli import charts
 from llmcli.config import ModelConfig, TrainConfig
-from llmcli.corpus import Corpus, tokenize
+from llmcli.corpus import BLOCK, Corpus, tokenize
 from llmcli.errors import LLMError, usage
 from llmcli.forecast import Machine, Text, assumed_speed, choose, layer_parameters, memory_needed, seen_by_count
 from llmcli.induction import has_room
@@ -229,7 +229,7 @@ def _core_seconds(request: Request) -> float:
 def _spelled(tokens: NDArray[np.unsignedinteger], tokenizer: Tokenizer) -> int:
     """Bytes of text in tokens."""
     lengths = np.array([len(data) for data in tokenizer.token_bytes])
-    return int(np.bincount(tokens, minlength=len(lengths)) @ lengths)
+    return sum(int(lengths[tokens[first : first + BLOCK]].sum()) for first in range(0, len(tokens), BLOCK))
 
 
 def _most_tokens(request: Request) -> int:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import llmcli
 from llmcli.checkpoint import Checkpoint
 from llmcli.config import ModelConfig, SamplingConfig, TrainConfig, as_record
-from llmcli.corpus import Batches
+from llmcli.corpus import Batches, Preceded, Tokens, Without
 from llmcli.errors import LLMError
 from llmcli.evaluator import Figures, evaluate
 from llmcli.forecast import parts
@@ -199,14 +199,15 @@ def _context_at(progress: float, settings: TrainConfig) -> int:
         return context
     ramp = COPYING_RAMP if settings.induction else RAMP
     divisor = next((divisor for until, divisor in ramp if progress < until), 1)
-    return max(min(context, SHORTEST_RAMP), context // divisor)
+    shortest = max(min(context, SHORTEST_RAMP), context // divisor)
+    return next(length for length in range(shortest, context + 1) if context % length == 0)  # whole blocks of windows
 
 
 def train(
     plan: Plan,
     tokenizer: Tokenizer,
     start: Checkpoint | None,
-    tokens: NDArray[np.unsignedinteger],
+    tokens: Tokens,
     held_out: NDArray[np.unsignedinteger],
     record: dict[str, Any],
     *,
@@ -407,30 +408,26 @@ def _under(arrays: Mapping[str, NDArray[Any]], start: str) -> dict[str, NDArray[
 class _Source:
     """Batches of the same number of tokens, in windows that grow; near the end every token is whole."""
 
-    def __init__(self, tokens: NDArray[np.unsignedinteger], settings: TrainConfig, tokenizer: Tokenizer) -> None:
-        self._tokens, self._settings = tokens, settings
-        self._parts = np.array(tokenizer.parts) if settings.token_split else None
+    def __init__(self, tokens: Tokens, settings: TrainConfig, tokenizer: Tokenizer) -> None:
+        self._settings = settings
+        parts = np.array(tokenizer.parts) if settings.token_split else None
+        self._batches = Batches(tokens, settings.context, settings.batch_size, settings.seed, parts)
 
     def batch(self, step: int, progress: float) -> NDArray[np.int64]:
-        """ids [B, T + 1]"""
-        settings = self._settings
-        context = _context_at(progress, settings)
-        split = settings.token_split if progress < SPLIT_UNTIL else 0.0
-        rows = settings.batch_size * settings.context // context
-        return Batches(self._tokens, context, rows, settings.seed, split, self._parts).batch(step)
+        """ids [rows, window + 1]"""
+        split = self._settings.token_split if progress < SPLIT_UNTIL else 0.0
+        return self._batches.batch(step, _context_at(progress, self._settings), split)
 
 
-def _set_aside(
-    tokens: NDArray[np.unsignedinteger], count: int, context: int
-) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
+def _set_aside(tokens: Tokens, count: int, context: int) -> tuple[Tokens, NDArray[np.int64]]:
     """(what is learned from, windows [B, context + 1] of about `count` tokens that are not), taken evenly from the
     text: its end alone may hold what the rest does not, the names of a last chapter."""
     windows = count // (context + 1)
     if not windows:
         return tokens, np.empty((0, context + 1), np.int64)
     starts = ((np.arange(windows) + 0.5) / windows * (len(tokens) - context - 1)).astype(np.int64)
-    places = starts[:, None] + np.arange(context + 1)
-    return np.delete(tokens, places.ravel()), tokens[places].astype(np.int64)
+    aside = tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64)
+    return Without(tokens, starts, context + 1), aside
 
 
 class _Calibration:
@@ -474,7 +471,7 @@ class _Measure:
         start: Checkpoint | None = None,
     ) -> None:
         self._model, self._looks = model, 2 if start else 1
-        self._ids = np.concatenate([[tokenizer.start_id], held_out]).astype(np.int64)
+        self._ids = Preceded(tokenizer.start_id, held_out)
         self._lengths = np.array([len(data) for data in tokenizer.token_bytes])
         self._context = settings.context
         self._seconds_per_token = 0.0

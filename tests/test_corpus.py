@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli import corpus as module
-from llmcli.corpus import Batches, Corpus, read_corpus, tokenize
+from llmcli.corpus import Batches, Corpus, Preceded, Without, read_corpus, tokenize
 from llmcli.errors import LLMError
 from llmcli.tokenizer import Tokenizer
 
@@ -623,7 +623,7 @@ def test_a_batch_is_slices_of_the_tokens_and_depends_on_seed_and_step_alone(
     found = batches.batch(step)
     assert found.shape == (batch_size, context + 1)
     assert found.dtype == np.int64
-    assert (found == found[:, :1] + np.arange(context + 1)).all()
+    assert (found == (found[:, :1] + np.arange(context + 1)) % len(tokens)).all()
     assert found.min() >= 0
     assert found.max() < len(tokens)
     batches.batch(step + 1)
@@ -636,38 +636,100 @@ def starts(batches: Batches, first: int, count: int) -> list[int]:
     return [int(batches.batch(step)[0, 0]) for step in range(first, first + count)]
 
 
-@pytest.mark.parametrize(
-    ("length", "context", "windows"), [(100, 7, 13), (101, 10, 9), (41, 1, 40), (64, 8, 7), (9, 8, 1), (24, 8, 2)]
-)
-def test_an_epoch_visits_each_window_once(length: int, context: int, windows: int) -> None:
-    batches = Batches(counting(length), context, 1, seed=5)
-    assert batches.windows == windows
-    for epoch in range(3):
-        visited = sorted(starts(batches, epoch * windows, windows))
-        assert visited == list(range(visited[0], visited[0] + windows * context, context))
-        assert visited[-1] + context < length
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), window=st.sampled_from([1, 2, 3, 5]), cuts=st.sampled_from([1, 2, 4, 6]))
+def test_an_epoch_has_each_token_as_a_target_once_whatever_the_windows(
+    data: st.DataObject, window: int, cuts: int
+) -> None:
+    """Up to a rest that fills no block; the length of the windows is drawn anew for each step."""
+    context = window * cuts
+    tokens = data.draw(st.integers(context + 1, 12 * context))
+    batch_size = data.draw(st.integers(1, 5))
+    batches = Batches(counting(tokens), context, batch_size, seed=data.draw(st.integers(0, 99)))
+    lengths = [length for length in range(1, context + 1) if context % length == 0]
+    targets: list[int] = []
+    steps = 3 * batches.blocks  # so that epochs end where steps do, after batch_size of them or sooner
+    for step in range(steps):
+        found = batches.batch(step, data.draw(st.sampled_from(lengths)))
+        assert found[:, 1:].size == batch_size * context  # every batch has the same number of tokens
+        assert ((found[:, 1:] - found[:, :-1]) % tokens == 1).all()  # neighbours, the last and the first too
+        targets += found[:, 1:].ravel().tolist()
+    per_epoch = batches.blocks * context
+    assert tokens - context < per_epoch <= tokens
+    for first in range(0, len(targets), per_epoch):
+        epoch = targets[first : first + per_epoch]
+        assert len(set(epoch)) == len(epoch) == per_epoch
+
+
+def test_what_an_epoch_leaves_out_is_elsewhere_in_the_next() -> None:
+    batches = Batches(counting(103), 10, 1, seed=4)
+    left = []
+    for epoch in range(20):
+        seen = {int(t) for step in range(10) for t in batches.batch(10 * epoch + step)[0, 1:]}
+        left.append(frozenset(range(103)) - seen)
+    assert {len(rest) for rest in left} == {3} and len(set(left)) > 10
+
+
+def test_short_windows_are_the_blocks_cut() -> None:
+    batches = Batches(counting(1000), 12, 3, seed=8)
+    for step in (0, 5, 27, 28, 200):
+        blocks = batches.batch(step)
+        for window in (1, 2, 4, 6):
+            cut = batches.batch(step, window)
+            assert cut.shape == (36 // window, window + 1)
+            assert np.array_equal(cut[:, :-1].reshape(3, 12), blocks[:, :-1])
+            assert np.array_equal(cut[:, 1:].reshape(3, 12), blocks[:, 1:])
+    with pytest.raises(ValueError, match="5 tokens do not fill blocks of 12"):
+        batches.batch(0, 5)
 
 
 def test_epochs_and_seeds_have_orders_and_offsets_of_their_own() -> None:
     batches = Batches(counting(1000), 10, 1, seed=1)
-    epochs = [starts(batches, epoch * batches.windows, batches.windows) for epoch in range(6)]
+    epochs = [starts(batches, epoch * batches.blocks, batches.blocks) for epoch in range(6)]
     assert len({tuple(visit) for visit in epochs}) == 6
     assert len({min(visit) for visit in epochs}) > 1
-    assert starts(Batches(counting(1000), 10, 1, seed=2), 0, batches.windows) not in epochs
+    assert starts(Batches(counting(1000), 10, 1, seed=2), 0, batches.blocks) not in epochs
     assert epochs[0] != sorted(epochs[0])
 
 
 def test_the_size_of_a_batch_does_not_change_the_visits() -> None:
-    one, four = Batches(counting(90), 8, 1, seed=3), Batches(counting(90), 8, 4, seed=3)
-    assert one.windows == 10  # so the third batch of four goes over into the next epoch
+    one, four = Batches(counting(87), 8, 1, seed=3), Batches(counting(87), 8, 4, seed=3)
+    assert one.blocks == 10  # so the third batch of four goes over into the next epoch
     assert [int(start) for step in range(5) for start in four.batch(step)[:, 0]] == starts(one, 0, 20)
 
 
 @pytest.mark.parametrize("context", [1, 2, 8])
 def test_the_least_text_for_a_window_is_one_token_more_than_the_context(context: int) -> None:
     batches = Batches(counting(context + 1), context, 3, seed=0)
+    text = [*range(context + 1)]
+    turned = [text[n:] + text[:n] for n in range(context + 1)]
     for step in range(4):
-        assert batches.batch(step).tolist() == [list(range(context + 1))] * 3
+        assert all(row in turned for row in batches.batch(step).tolist())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), st.integers(1, 6), st.integers(0, 5))
+def test_tokens_without_some_runs_are_those_that_remain(data: st.DataObject, width: int, runs: int) -> None:
+    gaps = data.draw(st.lists(st.integers(0, 9), min_size=runs + 1, max_size=runs + 1))
+    firsts = np.cumsum(gaps[:-1], dtype=np.int64) + width * np.arange(runs)
+    tokens = counting(sum(gaps) + width * runs + 1)
+    wanted = np.delete(tokens, (firsts[:, None] + np.arange(width)).ravel())
+    found = Without(tokens, firsts, width)
+    assert len(found) == len(wanted)
+    assert found[np.arange(len(wanted))].tolist() == wanted.tolist()
+    places = np.random.default_rng(0).integers(len(wanted), size=(4, 3))
+    assert np.array_equal(found[places], wanted[places])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 20), st.integers(0, 22), st.integers(0, 22))
+def test_a_token_before_others_is_the_first_of_their_slices(count: int, start: int, stop: int) -> None:
+    tokens = counting(count) + np.uint16(100)
+    whole = np.concatenate([[7], tokens])
+    found = Preceded(7, tokens)
+    assert len(found) == len(whole)
+    assert found[start:stop].tolist() == whole[start:stop].tolist()
+    assert found[start:stop].dtype == tokens.dtype
 
 
 def test_mapped_tokens_give_the_same_batches_as_those_in_memory() -> None:
@@ -711,7 +773,9 @@ def test_the_share_taken_apart_is_the_one_asked_for() -> None:
 def test_batches_take_apart_the_same_tokens_for_the_same_seed_and_step() -> None:
     tokens = np.tile(np.array([4, 3, 0, 5, 1, 2], np.uint16), 40)
     plain = Batches(tokens, 16, 2, 7)
-    split = Batches(tokens, 16, 2, 7, 0.5, PARTS)
-    assert np.array_equal(split.batch(3), Batches(tokens, 16, 2, 7, 0.5, PARTS).batch(3))
-    assert not np.array_equal(split.batch(3), plain.batch(3))
-    assert not np.array_equal(split.batch(3), Batches(tokens, 16, 2, 8, 0.5, PARTS).batch(3))
+    split = Batches(tokens, 16, 2, 7, PARTS)
+    found = split.batch(3, 8, 0.5)
+    assert found.shape == (4, 9)
+    assert np.array_equal(found, Batches(tokens, 16, 2, 7, PARTS).batch(3, 8, 0.5))
+    assert not np.array_equal(found, split.batch(3, 8)) and np.array_equal(split.batch(3, 8), plain.batch(3, 8))
+    assert not np.array_equal(found, Batches(tokens, 16, 2, 8, PARTS).batch(3, 8, 0.5))
