@@ -25,6 +25,8 @@ from llmcli.errors import LLMError, usage
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the end of a document; always id 0 in tokenizers made here
 SMALLEST_VOCABULARY = 257  # 256 bytes and the end of text
 LONGEST_TAIL = 200  # characters at the end of a prompt in which its last word is looked for
+LONGEST_TOKEN = 63  # bytes of a learned token: longer ones are boilerplate, and leave few tokens of a short text
+LONGEST_WORD = 256  # characters of a pre-token that a tokenizer is trained on
 PIECE = 1 << 16  # characters encoded at once; an Encoding costs about 200 bytes a token
 # bytes that hardly any text has: control characters, and what begins characters that are none
 RARE = {*range(9), 11, 12, *range(14, 32), 127, 0xC0, 0xC1, *range(0xF1, 0x100)}
@@ -50,7 +52,8 @@ class Tokenizer:
         """Byte-level byte-pair encoding (Sennrich et al. 2016; GPT-2 section 2.2) with GPT-2's pre-tokenizer.
 
         The vocabulary is the end of text, the 256 bytes, then merges in the order they were learned; it can end
-        up smaller than `vocab_size` when the text has no more pairs to merge.
+        up smaller than `vocab_size` when the text has no more pairs to merge. No token is longer than
+        LONGEST_TOKEN bytes.
         """
         if vocab_size < SMALLEST_VOCABULARY:
             raise usage(
@@ -58,7 +61,7 @@ class Tokenizer:
                 f"found {vocab_size}"
             )
         inner = tokenizers.Tokenizer(models.BPE())
-        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        inner.pre_tokenizer = _pre_tokenizer_for_training()
         inner.decoder = _decoder("bpe")
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
@@ -66,8 +69,10 @@ class Tokenizer:
             special_tokens=[END_OF_TEXT],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
+            max_token_length=LONGEST_TOKEN + 1,  # the library stays below its limit
         )
         inner.train_from_iterator(_pieces(texts), trainer)
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         return cls(inner)
 
     @classmethod
@@ -293,6 +298,17 @@ class Tokenizer:
                 raise LLMError(f"there is no token {i}; this vocabulary has 0 to {len(table) - 1}")
             parts.append(table[i])
         return b"".join(parts).removeprefix(b" " if self.space_first else b"")
+
+
+def _pre_tokenizer_for_training() -> Any:
+    """GPT-2's pre-tokenizer, but it cuts pre-tokens of more than LONGEST_WORD characters.
+
+    Training takes time with the square of a pre-token's length, and 300 kB of one letter are a single pre-token.
+    Ordinary text has none that long and gives the same vocabulary. Encoding is fast at any length and does not cut.
+    """
+    pattern = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}{1,N}| ?\p{N}{1,N}| ?[^\s\p{L}\p{N}]{1,N}|\s{1,N}(?!\S)|\s{1,N}"
+    split = pre_tokenizers.Split(tokenizers.Regex(pattern.replace("{1,N}", f"{{1,{LONGEST_WORD}}}")), "isolated")
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def _after_space(texts: Iterable[str]) -> Iterator[str]:

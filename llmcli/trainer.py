@@ -11,8 +11,8 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from functools import cached_property, lru_cache, partial
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import llmcli
 from llmcli.checkpoint import Checkpoint
 from llmcli.config import EVALUATION_CONTEXT, ModelConfig, SamplingConfig, TrainConfig, as_record
-from llmcli.corpus import Batches
+from llmcli.corpus import Batches, Preceded, Tokens, Without
 from llmcli.errors import LLMError
 from llmcli.evaluator import Figures, Window, evaluate_windows, scattered, select_windows
 from llmcli.forecast import parts
@@ -258,14 +258,15 @@ def _context_at(progress: float, settings: TrainConfig) -> int:
         return context
     ramp = COPYING_RAMP if settings.induction else RAMP
     divisor = next((divisor for until, divisor in ramp if progress < until), 1)
-    return max(min(context, SHORTEST_RAMP), context // divisor)
+    shortest = max(min(context, SHORTEST_RAMP), context // divisor)
+    return next(length for length in range(shortest, context + 1) if context % length == 0)  # whole blocks of windows
 
 
 def train(
     plan: Plan,
     tokenizer: Tokenizer,
     start: Checkpoint | None,
-    tokens: NDArray[np.unsignedinteger],
+    tokens: Tokens,
     held_out: NDArray[np.unsignedinteger],
     record: dict[str, Any],
     *,
@@ -329,7 +330,7 @@ class _Run:
         plan: Plan,
         tokenizer: Tokenizer,
         start: Checkpoint | None,
-        tokens: NDArray[np.unsignedinteger],
+        tokens: Tokens,
         held_out: NDArray[np.unsignedinteger],
         sample_prompt: str | None,
         stop: Callable[[], bool],
@@ -686,34 +687,28 @@ def _under(arrays: Mapping[str, NDArray[Any]], start: str) -> dict[str, NDArray[
 class _Source:
     """Batches of the same number of tokens, in windows that grow; near the end every token is whole."""
 
-    def __init__(self, tokens: NDArray[np.unsignedinteger], settings: TrainConfig, tokenizer: Tokenizer) -> None:
-        self._tokens, self._settings = tokens, settings
-        self._tokenizer = tokenizer
-
-    @cached_property
-    def _parts(self) -> NDArray[np.int64]:
-        return np.array(self._tokenizer.parts)
+    def __init__(self, tokens: Tokens, settings: TrainConfig, tokenizer: Tokenizer) -> None:
+        self._settings, self._tokenizer = settings, tokenizer
+        self._batches = Batches(tokens, settings.context, settings.batch_size, settings.seed)
 
     def batch(self, step: int, progress: float, token_split: float | None = None) -> NDArray[np.int64]:
-        """ids [B, T + 1]; with another share of BPE-dropout than the settings have, if given."""
-        settings = self._settings
-        context = _context_at(progress, settings)
-        split = (settings.token_split if token_split is None else token_split) if progress < SPLIT_UNTIL else 0.0
-        rows = settings.batch_size * settings.context // context
-        return Batches(self._tokens, context, rows, settings.seed, split, self._parts if split else None).batch(step)
+        """ids [rows, window + 1]; with another share of BPE-dropout than the settings have, if given."""
+        split = self._settings.token_split if token_split is None else token_split
+        split = split if progress < SPLIT_UNTIL else 0.0
+        if split and self._batches.parts is None:
+            self._batches = replace(self._batches, parts=np.array(self._tokenizer.parts))
+        return self._batches.batch(step, _context_at(progress, self._settings), split)
 
 
-def _set_aside(
-    tokens: NDArray[np.unsignedinteger], count: int, context: int
-) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
+def _set_aside(tokens: Tokens, count: int, context: int) -> tuple[Tokens, NDArray[np.int64]]:
     """(what is learned from, windows [B, context + 1] of about `count` tokens that are not), taken evenly from the
     text: its end alone may hold what the rest does not, the names of a last chapter."""
     windows = count // (context + 1)
     if not windows:
         return tokens, np.empty((0, context + 1), np.int64)
     starts = ((np.arange(windows) + 0.5) / windows * (len(tokens) - context - 1)).astype(np.int64)
-    places = starts[:, None] + np.arange(context + 1)
-    return np.delete(tokens, places.ravel()), tokens[places].astype(np.int64)
+    aside = tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64)
+    return Without(tokens, starts, context + 1), aside
 
 
 class _Calibration:
@@ -756,12 +751,12 @@ class _Measure:
         self,
         model: LanguageModel,
         tokenizer: Tokenizer,
-        held_out: NDArray[Any],
+        held_out: NDArray[np.unsignedinteger],
         settings: TrainConfig,
         start: Checkpoint | None = None,
     ) -> None:
         self._model, self._models_at_end = model, 2 if start else 1
-        self._ids = np.concatenate([[tokenizer.start_id], held_out]).astype(np.int64)
+        self._ids = Preceded(tokenizer.start_id, held_out)
         self._lengths = np.array([len(data) for data in tokenizer.token_bytes])
         self._timed, self._context = settings.seconds is not None, settings.context
         self.tokens = min(settings.eval_tokens, len(held_out))
@@ -849,7 +844,7 @@ class _Measure:
         except _CutShortError:
             if not or_less:
                 raise
-        return total, windows[:done]
+        return total, windows if done == len(windows) else [windows[i] for i in range(done)]
 
 
 class _Curve:

@@ -1,5 +1,6 @@
 """The door: JSON shapes, exit codes, one clear line for whatever a user can get wrong, what is imported when."""
 
+import gzip
 import json
 import math
 import os
@@ -251,6 +252,20 @@ def test_the_same_run_gives_the_same_bytes(llm: Llm) -> None:
     assert a == b and a != c
 
 
+def test_the_model_of_a_packed_text_is_that_of_the_plain_one(llm: Llm) -> None:
+    texts = {"plain": TEXT.encode("utf-8"), "gz": gzip.compress(TEXT.encode("utf-8")), "wide": TEXT.encode("utf-16")}
+    for name, data in texts.items():
+        Path(name).mkdir()
+        Path(name, "c.txt").write_bytes(data)
+        assert llm("train", f"{name}/c.txt", "--steps", 2, "--threads", 1, "-o", f"{name}.safetensors").exit_code == 0
+    answer = llm("train", "-", "--steps", 2, "--threads", 1, "-o", "stdin.safetensors", stdin=texts["gz"])
+    assert answer.exit_code == 0
+    plain, packed, wide = (Path(f"{name}.safetensors").read_bytes() for name in texts)
+    assert plain == packed == wide
+    curves = [checkpoint.load(Path(f"{name}.safetensors")).record["curve"] for name in ("stdin", "gz")]
+    assert curves[0] == curves[1]
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     answer = llm("train", "c.txt", "--dry-run")
@@ -346,6 +361,8 @@ WRONG = [
     (1, "train latin.txt", "byte 0xe9 at position 3"),
     (1, "train nul.txt", "zero byte at position 1"),
     (1, "train c.txt --context 9000", "shorter than a context"),
+    (2, "train c.txt --width 1000000000", "--width"),
+    (1, "train c.txt --width 1000000", "GB are free here"),
     (1, "train c.txt -o nowhere/m.safetensors", "no directory"),
     (1, "train c.txt -o binaries", "is a directory"),
     (1, "train c.txt -o model.safetensors", "exists already; add --force"),

@@ -29,6 +29,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "sampler",
         "runtime",
         "kernels",
+        "cgroups",
         "machine",
         "model",
         "optimizer",
@@ -74,6 +75,7 @@ TORCH = {"kernels", "machine", "model", "optimizer", "trainer"}
 STANDARD_ONLY = {
     "errors", "config", "metadata", "charts", "durable", "compressors", "verdict", "tokenizer_json", "gguf_tokenizer",
 }  # fmt: skip
+STANDARD_ONLY |= {"cgroups"}
 
 
 def rooms() -> dict[str, Path]:

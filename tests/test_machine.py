@@ -1,10 +1,8 @@
 """What this computer can do, and what is said when it cannot."""
 
-import math
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,15 +23,6 @@ def test_the_type_of_products_is_as_asked_or_the_faster(monkeypatch: pytest.Monk
 
 def test_memory_is_found() -> None:
     assert 1e8 < machine.free_memory("cpu") < 1e14
-
-
-def test_a_container_has_what_its_group_has_left(tmp_path: Path) -> None:
-    assert machine._group_memory(tmp_path) == math.inf
-    (tmp_path / "memory.max").write_text("3000\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    assert machine._group_memory(tmp_path) == 2000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert machine._group_memory(tmp_path) == math.inf
 
 
 def test_a_limit_on_the_process_is_seen() -> None:

@@ -1,6 +1,7 @@
 """Training as a function: it learns, it repeats itself, it keeps the best, it can be stopped."""
 
 import math
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -244,8 +245,9 @@ def test_the_curve_is_thinned_to_means() -> None:
 
 @pytest.mark.parametrize(
     ("progress", "context", "wanted"),
-    [(0.0, 256, 64), (0.19, 256, 64), (0.2, 256, 128), (0.5, 256, 256), (1.0, 256, 256), (0.0, 32, 16), (0.0, 8, 8)],
-)
+    [(0.0, 256, 64), (0.19, 256, 64), (0.2, 256, 128), (0.5, 256, 256), (1.0, 256, 256), (0.0, 32, 16), (0.0, 8, 8),
+     (0.0, 100, 25), (0.0, 90, 30), (0.2, 90, 45), (0.0, 77, 77), (0.3, 77, 77)],
+)  # fmt: skip
 def test_windows_grow(progress: float, context: int, wanted: int) -> None:
     settings = TrainConfig(steps=1, context=context)
     assert trainer._context_at(progress, settings) == wanted
@@ -254,8 +256,9 @@ def test_windows_grow(progress: float, context: int, wanted: int) -> None:
 
 @pytest.mark.parametrize(
     ("progress", "context", "wanted"),
-    [(0.0, 1024, 512), (0.49, 1024, 512), (0.5, 1024, 1024), (1.0, 1024, 1024), (0.0, 24, 16), (0.0, 8, 8)],
-)
+    [(0.0, 1024, 512), (0.49, 1024, 512), (0.5, 1024, 1024), (1.0, 1024, 1024), (0.0, 32, 16), (0.0, 24, 24),
+     (0.0, 8, 8)],
+)  # fmt: skip
 def test_windows_begin_long_where_weights_can_copy(progress: float, context: int, wanted: int) -> None:
     assert trainer._context_at(progress, TrainConfig(steps=1, context=context, induction=True)) == wanted
 
@@ -281,6 +284,41 @@ def test_every_batch_has_the_same_number_of_tokens(tmp_path: Path) -> None:
     source = trainer._Source(ready.tokens, ready.plan.train, ready.tokenizer)
     shapes = [source.batch(3, progress).shape for progress in (0.0, 0.3, 0.9)]
     assert shapes == [(32, 17), (16, 33), (8, 65)]
+
+
+def test_a_run_goes_through_its_text_token_by_token_while_windows_grow(tmp_path: Path) -> None:
+    """All targets of a run of three epochs whose windows are of three lengths, epoch by epoch."""
+    ready = prepared(tmp_path / "c.txt", context=64)
+    tokens = np.arange(1000, dtype=np.uint16)
+    settings = replace(ready.plan.train, batch_size=5, steps=9, token_split=0.0)
+    source = trainer._Source(tokens, settings, ready.tokenizer)
+    progress = [0.0, 0.1, 0.2, 0.21, 0.4, 0.5, 0.6, 0.8, 1.0]
+    batches = [source.batch(step, done) for step, done in enumerate(progress)]
+    assert {batch.shape for batch in batches} == {(20, 17), (10, 33), (5, 65)}
+    targets = np.concatenate([batch[:, 1:].ravel() for batch in batches]).reshape(3, -1)
+    assert targets.shape[1] == 960  # of 1,000: fifteen blocks
+    assert [len(set(epoch.tolist())) for epoch in targets] == [960] * 3
+
+
+def test_the_text_is_not_held_in_memory(tmp_path: Path) -> None:
+    """What is made of 10 MB of mapped tokens takes a tenth of that: tokens set aside, batches, held-out figures."""
+    ready = prepared(tmp_path / "c.txt", layers=1, width=32)
+    settings = replace(ready.plan.train, context=256, batch_size=2)
+    model = LanguageModel(replace(ready.plan.model, max_position_embeddings=256))
+    np.zeros(5_000_000, np.uint16).tofile(tmp_path / "tokens")
+    tokens = np.memmap(tmp_path / "tokens", np.uint16, "r")
+    tracemalloc.start()
+    try:
+        learned, aside = trainer._set_aside(tokens, 8192, 256)
+        source = trainer._Source(learned, settings, ready.tokenizer)
+        assert source.batch(0, 0.0).size + source.batch(10**6, 1.0).size > 1000
+        measure = trainer._Measure(model, ready.tokenizer, tokens, settings)
+        assert measure.now().tokens >= settings.eval_tokens
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(learned) + aside.size == len(tokens)
+    assert peak < 1_000_000
 
 
 def test_near_the_end_every_token_is_whole(tmp_path: Path) -> None:

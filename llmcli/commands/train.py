@@ -105,7 +105,12 @@ def train(
     width: Annotated[
         int | None,
         typer.Option(
-            "--width", metavar="N", min=2, help="Numbers that stand for a token between blocks.", rich_help_panel=SIZE
+            "--width",
+            metavar="N",
+            min=2,
+            max=1_000_000,
+            help="Numbers that stand for a token between blocks.",
+            rich_help_panel=SIZE,
         ),
     ] = None,
     heads: Annotated[
