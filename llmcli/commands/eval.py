@@ -142,8 +142,8 @@ def _results(
         total, parts = Figures(0.0, 0, 0), passages(text, start)
         step = stride(runtime.context)
         console.note(
-            f"{name}: windows of {runtime.context:,} tokens, each {step:,} further on; every token is told from at "
-            f"least {step:,} before it, or from all there are"
+            f"{name}: windows of {runtime.context:,} tokens, each {step:,} further on; every token is predicted from "
+            f"at least {step:,} before it, or from all there are"
         )
         for part in parts:
             found = _measured(part, name, runtime, tokenizer)
