@@ -55,6 +55,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
     {"console"},
     {
         "commands.options",
+        "commands.suggestions",
         "commands.eval",
         "commands.explain",
         "commands.export",
