@@ -34,6 +34,7 @@ EXPERT_NAMES = {  # of the kinds with experts: a layer's (router; an expert's ga
 ROPE_TYPES = ("linear", "llama3")
 RECIPES = ("muon", "adamw", "fine-tune", "lora")  # optimizer.py says what each does
 LORA_SCALE = 2.0  # of what an adapter adds: alpha over rank, as PEFT calls them
+EVALUATION_CONTEXT = 2048  # tokens that a model sees at most when it is evaluated, unless asked otherwise
 SCORES_KEPT = 1024  # tokens of a window up to which a processor learns faster by keeping what each token saw of each
 
 

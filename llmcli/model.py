@@ -9,7 +9,7 @@ B, T, C = batch, time, width; H, G, D = heads, key-value heads, head size; V = v
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -270,6 +270,7 @@ class LanguageModel(nn.Module):
 
     cos: Tensor
     sin: Tensor
+    between_layers: Callable[[], None] | None = None  # called before each layer; it may raise to end the pass
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -302,6 +303,8 @@ class LanguageModel(nn.Module):
         end = start + ids.shape[1]
         x = self.model.embed_tokens(ids).to(self.dtype)  # [B, T, C]
         for i, layer in enumerate(self.model.layers):
+            if self.between_layers:
+                self.between_layers()
             x = layer(x, self.cos[start:end], self.sin[start:end], caches[i] if caches else None)
         return normalize(x, self.config.rms_norm_eps)
 

@@ -8,7 +8,7 @@ the same command gives the same plan. `prepare` walks from the corpus to all tha
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ MOST_EPOCHS = 20.0  # beyond this a model of any size here only memorises
 ROOM, ROOM_POWER = 0.006, 1.6  # ROOM * tokens ** ROOM_POWER: beyond so many parameters a text cannot fill a model
 MEMORY_SHARE = 0.8  # of what is free, that a plan may use
 ACTIVE = 2  # experts for each token, where the user does not say
+LEAST_STEPS = 10  # that a time limit should leave
 SMALLEST_BATCH_SHARE = 64  # a batch may become so many times smaller before a model is said not to fit
 SHORTEST_CONTEXT, LONG_CONTEXT = 8, 1024
 COPYING_TEXT, COPYING_FROM = 100_000, 90.0  # tokens of text and seconds of a core, from which on weights can copy
@@ -122,6 +123,7 @@ class Plan:
     model: ModelConfig
     train: TrainConfig
     choices: tuple[Choice, ...]
+    warning: str = ""  # why the run will not learn much
 
 
 def check_fits(plan: Plan, memory: float) -> None:
@@ -206,7 +208,7 @@ def prepare(
         "train_tokens": len(tokens),
         "held_out": {"bytes": held_bytes, "tokens": len(held_tokens), "from": from_where},
     }
-    plan = Plan(plan.model, plan.train, (text, vocabulary, *plan.choices))
+    plan = replace(plan, choices=(text, vocabulary, *plan.choices))
     return Prepared(plan, tokenizer, tokens, held_tokens, record, most)
 
 
@@ -409,7 +411,17 @@ def _plan(
         Choice("learning rate", _rates(train, model), _rates_reason(train)),
         Choice("machine", f"{request.device}, {request.threads} threads, {request.dtype}", request.machine_reason),
     )
-    return Plan(model, train, choices)
+    return Plan(model, train, choices, _too_few_steps(budget.seconds, seen / (train.batch_size * context), base))
+
+
+def _too_few_steps(seconds: float | None, steps: float, base: ModelConfig | None) -> str:
+    """A warning if a time limit leaves fewer steps than teach a model anything."""
+    if seconds is None or steps >= LEAST_STEPS:
+        return ""
+    smaller = "--context" if base else "--context, --width or --layers"
+    enough = charts.duration(math.ceil(seconds * LEAST_STEPS / max(steps, 0.01))).replace(" ", "")
+    found = "less than one step fits" if steps < 1 else f"only about {steps:.0f} steps fit"
+    return f"{found} into {charts.duration(seconds)}; give --time {enough} or more, or a smaller {smaller}"
 
 
 def _settings(
@@ -433,22 +445,22 @@ def _settings(
         wanted = _power_of_two(seen / 2500, 16384, 262_144)
     else:
         wanted = _power_of_two(1.6 * math.sqrt(seen), 1024, 16384)
+        if seen and not (request.steps or request.epochs):
+            wanted = min(wanted, int(seen / LEAST_STEPS))
     batch_size = max(1, min(wanted, train_tokens) // context // divisor)
     per_epoch = train_tokens / (batch_size * context)
     if request.steps:
         seen = float(request.steps * batch_size * context)
     epochs = seen / train_tokens
-    dropout, split = _by_epochs(DROPOUT, epochs), _by_epochs(TOKEN_SPLIT, epochs)
-    if epochs > LARGE_FROM and layer_parameters(model) > max(LARGE, LARGE_FOR_TOKEN * train_tokens):
-        dropout, split = LARGE_DROPOUT, LARGE_SPLIT
+    regularized = regularization(request, model, train_tokens, epochs)
     return TrainConfig(
         steps=request.steps or max(1, math.ceil((request.epochs or _most_epochs(request, goes_on)) * per_epoch)),
         seconds=_budget(request).seconds,
         context=context,
         batch_size=batch_size,
         lr=request.lr,
-        dropout=dropout if request.dropout is None else request.dropout,
-        token_split=split,
+        dropout=regularized.dropout,
+        token_split=regularized.token_split,
         induction=copies and has_room(model),
         recipe=recipe,
         lora_rank=request.lora,
@@ -459,6 +471,22 @@ def _settings(
         dtype=request.dtype,
         threads=request.threads,
     )
+
+
+@dataclass(frozen=True)
+class Regularization:
+    """What reduces overfitting, as shares of the activations and of the tokens."""
+
+    dropout: float
+    token_split: float  # BPE-dropout
+
+
+def regularization(request: Request, model: ModelConfig, train_tokens: int, epochs: float) -> Regularization:
+    """For a run that goes through the text so many times."""
+    dropout, split = _by_epochs(DROPOUT, epochs), _by_epochs(TOKEN_SPLIT, epochs)
+    if epochs > LARGE_FROM and layer_parameters(model) > max(LARGE, LARGE_FOR_TOKEN * train_tokens):
+        dropout, split = LARGE_DROPOUT, LARGE_SPLIT
+    return Regularization(dropout if request.dropout is None else request.dropout, split)
 
 
 def _calibration(train_tokens: int, context: int) -> int:
@@ -518,9 +546,9 @@ def summary(plan: Plan) -> list[Choice]:
     train = plan.train
     by_name = {choice.name: choice for choice in plan.choices}
     length = by_name["steps"].value + f" steps of {by_name['batch'].value}"
-    regularization = [f"dropout {train.dropout:g}"]
+    against_overfitting = [f"dropout {train.dropout:g}"]
     if train.token_split:
-        regularization.append(f"BPE-dropout {train.token_split:.0%}")
+        against_overfitting.append(f"BPE-dropout {train.token_split:.0%}")
     return [
         by_name["text"],
         Choice("vocabulary", f"{by_name['vocabulary'].value} tokens", by_name["vocabulary"].reason),
@@ -530,7 +558,7 @@ def summary(plan: Plan) -> list[Choice]:
             f"{by_name['budget'].value}, {length}" if train.seconds else length,
             by_name["steps"].reason,
         ),
-        Choice("regularization", ", ".join(regularization), by_name["dropout"].reason),
+        Choice("regularization", ", ".join(against_overfitting), by_name["dropout"].reason),
         *([] if train.lr == 1 else [by_name["learning rate"]]),
     ]
 

@@ -38,6 +38,8 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "forecast",
         "planner",
         "resume",
+        "run_clock",
+        "thread_tuner",
         "generator",
         "walker",
         "words",

@@ -44,6 +44,33 @@ def words(count, seed=0, letters=string.ascii_lowercase):
     return " ".join(rng.choices(known, k=count)) + "\n"
 
 
+# ---- a time limit that leaves few steps
+
+LONG = replace(BASE, max_position_embeddings=8192)
+
+
+def test_a_slow_machine_gets_smaller_batches_so_that_there_are_ten_steps() -> None:
+    found = plan(
+        Request(seconds=120), base=replace(BASE, max_position_embeddings=8192), machine=Machine(lambda *_: 60.0)
+    )
+    tokens = found.train.batch_size * found.train.context
+    assert tokens == 512  # one window
+    assert 10 <= 0.9 * 120 * 60 / tokens < 20
+    assert not found.warning
+
+
+def test_a_time_that_leaves_fewer_steps_is_warned_of_before_the_run() -> None:
+    found = plan(
+        Request(seconds=120), base=replace(BASE, max_position_embeddings=8192), machine=Machine(lambda *_: 10.0)
+    )
+    assert found.warning == "only about 2 steps fit into 2m; give --time 9m29s or more, or a smaller --context"
+    found = plan(
+        Request(seconds=120), base=replace(BASE, max_position_embeddings=8192), machine=Machine(lambda *_: 1.0)
+    )
+    assert found.warning.startswith("less than one step fits into 2m; give --time 1h34m49s or more")
+    assert not plan(Request(steps=2)).warning
+
+
 # ---- any plan can be trained
 
 tokens = st.integers(9, 10**9) | st.integers(9, 2000)

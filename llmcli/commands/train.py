@@ -8,9 +8,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -218,7 +219,7 @@ def train(
 
     from llmcli import durable, importer, resume, safetensors_file
     from llmcli.corpus import Corpus, read_corpus
-    from llmcli.planner import HELD_OUT, Machine, Request, check_fits, prepare
+    from llmcli.planner import HELD_OUT, Machine, Request, check_fits, prepare, regularization
     from llmcli.tokenizer import Tokenizer
 
     fixed: dict[str, Any] = {
@@ -276,6 +277,8 @@ def train(
     fingerprint = importer.fingerprint(from_) if from_ else ""
     said = f"{durable.name_of(from_.resolve())} (sha256 {fingerprint[:16]})" if from_ else None
     identity = _identity(context_, text, held_out, fixed["threads"], given, said, lr_scale)
+    # with --threads their number stays; so it does where steps decide, since the bytes of the model depend on it
+    tuner = None if threads or steps or epochs else trainer.thread_tuner(fixed["threads"])
     if stopped:
         resume.check_same(stopped, identity, beside)
         given = stopped.tokenizer_json
@@ -286,7 +289,7 @@ def train(
         device = machine.pick_device(device)
         dtype, why = machine.pick_dtype(dtype, device, fixed["threads"])
         request = Request(**fixed, device=device, dtype=dtype, machine_reason=why)
-        here = Machine(trainer.measured_speed, machine.free_memory(device))
+        here = Machine(partial(trainer.measured_speed, tuner=tuner), machine.free_memory(device))
     with machine.memory_told():
         ready = prepare(
             request,
@@ -306,6 +309,8 @@ def train(
         console.note(f"{beside}: the run that stopped is given up, as --force says")
         beside.unlink()
     _show_plan(ready.plan, dry_run, json_)
+    if ready.plan.warning:
+        console.warn(ready.plan.warning)
     if dry_run:
         if beside.exists():
             console.note(f"{beside}: what a stopped run needs to go on; a dry run leaves it alone")
@@ -325,8 +330,9 @@ def train(
             ready.plan, ready.tokenizer, base, ready.tokens, ready.held_out, ready.record,
             sample_prompt=prompt, began=began, spare=_afterwards(ready.plan.model.parameters),
             stop=lambda: bool(caught), save=keeper.due, go_on=stopped.state if stopped else None,
+            regularize=partial(regularization, request, ready.plan.model, len(ready.tokens)), tuner=tuner,
         )  # fmt: skip
-        for event in events:
+        for event in _ending_as_asked(events, caught):
             if isinstance(event, resume.State):
                 keeper.keep(event)
             elif isinstance(event, trainer.Done):
@@ -550,6 +556,16 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
+
+
+def _ending_as_asked(events: Iterator[Any], caught: Sequence[int]) -> Iterator[Any]:
+    """The events of a run; an error after a signal ends with the exit code of that signal."""
+    try:
+        yield from events
+    except LLMError as error:
+        if caught:
+            raise LLMError(str(error), 128 + caught[0]) from error
+        raise
 
 
 def _show_plan(plan: Any, is_result: bool, json_: bool) -> None:
