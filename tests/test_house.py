@@ -24,6 +24,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "quantized",
         "fast_runtime",
         "corpus",
+        "file_types",
         "tokenizer_json",
         "tokenizer",
         "sampler",
@@ -72,7 +73,17 @@ FLOORS = [  # from the words at the bottom to the door at the top
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 TORCH = {"kernels", "machine", "model", "optimizer", "trainer"}
-STANDARD_ONLY = {"errors", "config", "charts", "durable", "compressors", "verdict", "tokenizer_json", "gguf_tokenizer"}
+STANDARD_ONLY = {
+    "errors",
+    "config",
+    "charts",
+    "durable",
+    "compressors",
+    "verdict",
+    "tokenizer_json",
+    "gguf_tokenizer",
+    "file_types",
+}
 
 
 def rooms() -> dict[str, Path]:

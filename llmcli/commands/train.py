@@ -22,6 +22,7 @@ from llmcli.commands.options import (
     JsonOption,
     QuietOption,
     note_left_out,
+    note_structured,
     refuse_gguf,
     refuse_overwriting,
     refuse_with,
@@ -256,6 +257,7 @@ def train(
         fixed["context_reason"] = "that of the model to be like"
     text = read_corpus(corpus)
     note_left_out(text)
+    note_structured(text)
     held_out = _held_out(val, HELD_OUT)
     inputs = [*text.documents, *(held_out.documents if isinstance(held_out, Corpus) else ())]
     refuse_overwriting(output, "model", [document.path for document in inputs], "the text to learn from")
