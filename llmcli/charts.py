@@ -82,12 +82,12 @@ def _below(start: Point, end: Point, high: float) -> tuple[Point, Point] | None:
 
 
 def bar(share: float, width: int) -> str:
-    """A bar of `share` (0 to 1) of `width` characters, to an eighth of a character.
+    """A bar of `share` (0 to 1) of `width` characters, to an eighth of a character; none where there is no width.
 
-    >>> [bar(0.5, 4), bar(0.28, 4), bar(0, 4)]
-    ['██', '█▏', '']
+    >>> [bar(0.5, 4), bar(0.28, 4), bar(0, 4), bar(0.28, -4)]
+    ['██', '█▏', '', '']
     """
-    eighths = round(max(0.0, min(1.0, share)) * width * 8)
+    eighths = round(max(0.0, min(1.0, share)) * max(0, width) * 8)
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 

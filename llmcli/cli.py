@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import llmcli
 from llmcli import console, durable
+from llmcli.commands import suggestions
 from llmcli.commands.eval import eval_
 from llmcli.commands.explain import explain
 from llmcli.commands.export import export
@@ -23,7 +24,7 @@ from llmcli.commands.mix import mix
 from llmcli.commands.options import ending_signals
 from llmcli.commands.tokenize import tokenize
 from llmcli.commands.train import train
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, usage
 
 OUTPUT = "the output"  # what errors of standard output name
 
@@ -41,6 +42,7 @@ class Door(TyperGroup):
 
     def _exit_code(self, *args: Any, **extra: Any) -> int:
         """Wrong usage that the command-line library finds is told like every other error."""
+        words = list(next(iter(args), extra.get("args")) or sys.argv[1:])
         try:
             code = super().main(*args, **extra | {"standalone_mode": False})
         except Exception as error:
@@ -51,12 +53,25 @@ class Door(TyperGroup):
                 console.result(message())
                 return 0
             context = getattr(error, "ctx", None)
+            unknown = error.option_name if type(error).__name__ == "NoSuchOption" else None  # type: ignore[attr-defined]
+            if context and (hint := _option_hint(context, unknown, words)):
+                console.fail(hint)
+                return 2
             path = context.command_path if context else "llm"
             quotes = path.endswith(("generate", "explain", "tokenize")) and "unexpected extra argument" in message()
             advice = "a text of several words needs quotes" if quotes else f"see: {path} --help"
             console.fail(f"{message().rstrip('.')}; {advice}")
             return 2
         return code if isinstance(code, int) else 0
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """A subcommand that does not exist is answered with where the same is done here."""
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise usage(suggestions.command_hint(args[0], self.shown_commands()))
+        return super().resolve_command(ctx, args)
+
+    def shown_commands(self) -> list[str]:
+        return [name for name, command in self.commands.items() if not command.hidden]
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -73,6 +88,22 @@ class Door(TyperGroup):
         except OSError as error:
             _fail_by_system(error)
             raise typer.Exit(1) from error
+
+
+def _option_hint(context: Any, unknown: str | None, words: list[str]) -> str | None:
+    """What to say of an option that does not exist, or else of a long one with one dash among the words of a command
+    that was not understood; None where neither is the reason."""
+    group = (context.parent or context).command
+    options = {
+        command: [option for param in group.commands[command].params for option in (*param.opts, *param.secondary_opts)]
+        for command in group.shown_commands()
+    }
+    command = context.info_name
+    if context.parent is None:
+        return suggestions.top_option_hint(unknown, options) if unknown else None
+    if hint := suggestions.misspelled_long_option(command, words, options):
+        return hint
+    return suggestions.option_hint(command, unknown, options) if unknown else None
 
 
 class Verb(TyperCommand):
@@ -106,8 +137,31 @@ for verb in (train, generate, eval_, explain, inspect, tokenize, mix, import_, e
 
 def _version(wanted: bool) -> None:
     if wanted:
-        console.result(f"llmcli {llmcli.__version__}")
+        version()
         raise typer.Exit()
+
+
+@app.command(hidden=True)
+def version() -> None:
+    """Print the version."""
+    console.result(f"llmcli {llmcli.__version__}")
+
+
+@app.command("help", hidden=True)
+def help_(
+    context: typer.Context,
+    command: Annotated[str | None, typer.Argument(metavar="COMMAND", help="A subcommand.")] = None,
+) -> None:
+    """Print the help of llm, or of a subcommand."""
+    top: Any = context.parent
+    if command is None:
+        console.result(top.get_help())
+        return
+    found = top.command.get_command(top, command)
+    if found is None:
+        raise usage(suggestions.command_hint(command, top.command.shown_commands()))
+    with typer.Context(found, info_name=command, parent=top) as inner:
+        console.result(found.get_help(inner))
 
 
 @app.callback()

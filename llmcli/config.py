@@ -433,6 +433,29 @@ def _slides(found: Mapping[str, Any], layers: int) -> bool:
     return slides
 
 
+# Peak learning rates by recipe and by what they move: measured, tests/benchmarks/LOG.md
+MUON_LR = 0.03  # matrices inside the layers
+EMBEDDING_LR = 0.05
+HEAD_LR = 0.003  # and an embedding that is the head, too
+GAIN_LR = 0.003
+ADAMW_LR = 0.003
+FINE_TUNING_LR = 0.1  # over the width: 1.7e-4 for 576, 5e-5 for 2,048
+LORA_LR = 0.6  # over the width
+
+
+def learning_rates(recipe: str, width: int, tied: bool) -> dict[str, float]:
+    """The peak learning rates of a recipe: of all parameters ("all", by AdamW), or of "matrices" (by Muon) and of
+    "embedding", "head" and "gains" (by AdamW). `width` is the hidden size, `tied` whether head and embedding are one.
+
+    >>> learning_rates("fine-tune", 1000, tied=True)
+    {'all': 0.0001}
+    """
+    alone = {"adamw": ADAMW_LR, "fine-tune": FINE_TUNING_LR / width, "lora": LORA_LR / width}.get(recipe)
+    if alone is not None:
+        return {"all": alone}
+    return {"matrices": MUON_LR, "embedding": HEAD_LR if tied else EMBEDDING_LR, "head": HEAD_LR, "gains": GAIN_LR}
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How to train: everything that, with the corpus, decides the weights."""
@@ -463,7 +486,7 @@ class TrainConfig:
         if not 0 <= self.dropout < 1:
             raise usage(f"--dropout must be at least 0 and below 1, found {self.dropout}")
         if not 0 < self.lr <= 1e12:
-            raise usage(f"--lr must be a positive number of at most 1e12, found {self.lr}")
+            raise usage(f"--lr-scale must be a positive number of at most 1e12, found {self.lr}")
         if self.batch_size < 1 or self.context < 1 or not 1 <= self.threads <= 1024 or self.seed < 0:
             raise usage("batch, context and threads must be at least 1 (1,024 threads at most), the seed at least 0")
         counts = (self.steps, self.context, self.batch_size, self.calibration_tokens, self.eval_tokens, self.seed)

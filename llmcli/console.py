@@ -3,11 +3,12 @@
 rich is imported when something is drawn with it, so that a plain answer starts at once.
 """
 
+import itertools
 import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +36,9 @@ def result(text: str = "", end: str = "\n", *, raw: bool = False) -> None:
     sys.stdout.flush()
 
 
-def paragraph(text: str) -> None:
-    """Words on as many lines as they need."""
-    import textwrap
-
-    for line in textwrap.wrap(text, width()):
+def paragraph(text: str, indent: int = 0) -> None:
+    """Prose on stdout: wrapped in a terminal, one line where a program reads."""
+    for line in _fitted(text, sys.stdout, indent, indent):
         result(line)
 
 
@@ -59,8 +58,9 @@ def note(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Something that must be known, on stderr, though quiet."""
-    print(visible(text), file=sys.stderr, flush=True)
+    """Something that must be known, on stderr, though quiet; wrapped in a terminal."""
+    for line in _fitted(text, sys.stderr):
+        print(visible(line), file=sys.stderr, flush=True)
 
 
 def note_at_once(text: str) -> None:
@@ -84,10 +84,11 @@ def prompt(text: str) -> None:
 
 
 def fail(text: str) -> None:
-    """The one line of an error, on stderr."""
-    line = visible(" ".join(text.split()))
+    """The one line of an error, on stderr; wrapped in a terminal."""
     red, plain = ("\x1b[31m", "\x1b[0m") if colours(sys.stderr) else ("", "")
-    print(f"{red}error:{plain} {line}", file=sys.stderr, flush=True)
+    for line in _fitted("error: " + " ".join(text.split()), sys.stderr):
+        shown = visible(line)
+        print(f"{red}error:{plain}{shown[6:]}" if shown.startswith("error:") else shown, file=sys.stderr, flush=True)
 
 
 def visible(text: str) -> str:
@@ -133,23 +134,27 @@ def cut(text: str, columns: int) -> str:
     """
     from rich.cells import cell_len, set_cell_size
 
-    return text if cell_len(text) <= columns else set_cell_size(text, columns - 1).rstrip() + "…"
+    if cell_len(text) <= columns:
+        return text
+    return set_cell_size(text, columns - 1).rstrip() + "…" if columns > 0 else ""
 
 
 def one_line(text: str, columns: int) -> str:
-    """Text on one line, as `shown` but with its spaces, its beginning cut where it is longer than `columns`.
+    """Text on one line, as `shown` but with its spaces, its beginning cut where it is longer than `columns`; no text
+    where there is no column.
 
-    >>> one_line("I like\\n to eat", 7)
-    '…to eat'
+    >>> [one_line("I like\\n to eat", columns) for columns in (7, 1, 0)]
+    ['…to eat', '…', '']
     """
     from rich.cells import cell_len
 
     text = shown(text).replace("·", " ")
     if cell_len(text) <= columns:
         return text
-    while cell_len(text) > columns - 1:
-        text = text[1:]
-    return f"…{text.lstrip()}"
+    start, left = len(text), columns - 1  # columns left before text[start:]
+    while start > 0 and (size := cell_len(text[start - 1])) <= left:
+        start, left = start - 1, left - size
+    return f"…{text[start:].lstrip()}" if columns > 0 else ""
 
 
 def colours(stream: Any) -> bool:
@@ -215,12 +220,102 @@ def _on(background: int, text: str) -> str:
     return start + text.replace("\n", f"{plain}\n{start}") + plain
 
 
+# ---- prose in the columns of a terminal
+
+
+def width(stream: Any = None) -> int:
+    """Columns of the terminal that a stream (by default stdout) is, 80 where there is none; $COLUMNS overrides it."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    for place in (sys.stdout if stream is None else stream, sys.stdin, sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # no terminal, or no file at all
+            if columns := os.get_terminal_size(place.fileno()).columns:
+                return columns
+    return 80
+
+
+def wrapped(text: str, columns: int, indent: int = 0, hanging: int = 0) -> list[str]:
+    """Text as lines of at most `columns` columns, the first indented by `indent`, the others by `hanging`.
+
+    Lines are broken between words, and between characters where a script has no spaces. What must not be broken stands
+    on a line of its own where it is longer than a line, so that it can be copied: a word, a path, a command to type.
+
+    >>> wrapped("It was still improving; more time would help: llm train a.txt --time 10m", 30)
+    ['It was still improving; more', 'time would help:', 'llm train a.txt --time 10m']
+    >>> wrapped("私は毎朝リンゴを食べます。", 12)
+    ['私は毎朝リン', 'ゴを食べま', 'す。']
+    """
+    from rich.cells import cell_len
+
+    lines, line, used, begun = [], " " * indent, indent, False
+    for space, unit in _units(text):
+        size = cell_len(unit)
+        if begun and used + len(space) + size > columns:
+            lines.append(line)
+            line, used, begun = " " * hanging, hanging, False
+        if begun or not lines:
+            line, used = line + space, used + len(space)
+        line, used, begun = line + unit, used + size, True
+    return [*lines, line] if begun else [*lines, ""]
+
+
+# command lines in our sentences: after a colon, up to the end of the clause
+_COMMAND = re.compile(
+    r"(?<=: )(?:bzip2|curl|hf|iconv|jq|llm|mkdir|ollama|pandoc|pdftotext|pip|tar|tesseract|unzip|xz|zstd) "
+    r".+?(?:[;,)](?=\s)|$)"
+)
+_CLOSING = frozenset("、。，．・：；？！」』）］｝〉》】〕…ーぁぃぅぇぉっゃゅょァィゥェォッャュョ々")  # begin no line
+_OPENING = frozenset("「『（［｛〈《【〔")  # end no line
+
+
+def _units(text: str) -> Iterator[tuple[str, str]]:
+    """What stays in one piece, in order, each after the white space before it."""
+    position = 0
+    for command in [*_COMMAND.finditer(text), None]:
+        for word in re.finditer(r"(\s*)(\S+)", text[position : command.start() if command else len(text)]):
+            space = word[1]
+            for unit in _breakable(word[2]):
+                yield space, unit
+                space = ""
+        if command:
+            yield " ", command[0]
+            position = command.end()
+
+
+def _breakable(word: str) -> list[str]:
+    """A word in the parts between which a line may end: at wide characters, though not before punctuation that closes
+    and not after punctuation that opens."""
+    if word.isascii():
+        return [word]
+    from unicodedata import combining, east_asian_width
+
+    units = [word[0]]
+    for before, character in itertools.pairwise(word):
+        wide = any(east_asian_width(c) in "WF" for c in (before, character))
+        joined = combining(character) or "\u200d" in (before, character) or "\ufe00" <= character <= "\ufe0f"
+        if wide and not joined and character not in _CLOSING and before not in _OPENING:
+            units.append(character)
+        else:
+            units[-1] += character
+    return units
+
+
+def _fitted(text: str, stream: Any, indent: int = 0, hanging: int = 0) -> list[str]:
+    """The lines of a text as a stream shows them: wrapped where it is a terminal."""
+    columns = width(stream) if stream.isatty() else math.inf
+    return [
+        part
+        for line in text.split("\n")
+        for part in (
+            [" " * indent + line]
+            if 2 * len(line) + indent <= columns  # fits, however wide its characters are
+            else wrapped(line, int(columns), indent, hanging)
+        )
+    ]
+
+
 # ---- drawn with rich
-
-
-def width() -> int:
-    """Columns of the terminal, 80 where there is none."""
-    return _console(sys.stdout).width
 
 
 def _console(stream: Any) -> "Console":
@@ -237,13 +332,13 @@ def table(
     to_stderr: bool = False,
     striped: bool = False,
 ) -> None:
-    """A table: drawn in a terminal, tab-separated where a program reads. `numbers` are columns to align right; what
-    stands first in row i of a `striped` one has the colour of stripe(..., i)."""
+    """A table: drawn in a terminal, tab-separated under a line of its column names where a program reads. `numbers` are
+    columns to align right; what stands first in row i of a `striped` one has the colour of stripe(..., i)."""
     stream = sys.stderr if to_stderr else sys.stdout
     if to_stderr and _quiet:
         return
     if not stream.isatty():
-        for row in rows:
+        for row in (columns, *rows):
             print("\t".join(visible(cell) for cell in row).rstrip("\t"), file=stream)
         stream.flush()
         return
@@ -282,7 +377,9 @@ def bar(share: float, columns: int) -> str:
 def heading(text: str) -> None:
     """A line above a part of a result."""
     bold, plain = ("\x1b[1m", "\x1b[0m") if colours(sys.stdout) else ("", "")
-    result(f"\n{bold}{visible(text)}{plain}", raw=True)
+    result()
+    for line in _fitted(text, sys.stdout):
+        result(f"{bold}{visible(line)}{plain}", raw=True)
 
 
 def tokens(names: Sequence[str], ids: Sequence[int]) -> None:
@@ -318,26 +415,51 @@ def labelled(rows: Iterable[tuple[str, str]], most: int) -> None:
 
 
 def pairs(rows: Iterable[tuple[str, str]]) -> None:
-    """Names and what they stand for, under each other."""
-    rows = list(rows)
-    margin = max((len(name) for name, _ in rows), default=0)
-    for name, value in rows:
-        result(f"  {visible(name):<{margin}}  {visible(value)}")
+    """Names and what they stand for, under each other; long values go on under their beginning in a terminal."""
+    lines = pair_lines(rows, sys.stdout)
+    for line in lines:
+        result(line)
+
+
+_VALUE = 24  # columns that a value needs to stand beside the longest name
+
+
+def pair_lines(rows: Iterable[tuple[str, str]], stream: Any) -> list[str]:
+    """The lines of `pairs` as a stream shows them."""
+    from rich.cells import cell_len
+
+    rows = [(visible(name), visible(value)) for name, value in rows]
+    margin = max((cell_len(name) for name, _ in rows), default=0) + 4
+    hanging = margin if margin + _VALUE <= width(stream) else 4
+    return [
+        line
+        for name, value in rows
+        for line in _fitted(f"  {name}{' ' * (margin - 2 - cell_len(name))}{value}", stream, 0, hanging)
+    ]
 
 
 def tree(rows: Sequence[tuple[int, str, str, str]]) -> None:
-    """Rows of (depth, name, what, figures) as a tree whose columns stand under each other."""
+    """Rows of (depth, name, what, figures) as a tree whose columns stand under each other; in a narrow terminal without
+    `what`, and with names cut."""
+    from rich.cells import cell_len
+
     lines = []
     for i, (depth, name, what, figures) in enumerate(rows):
         rails = ""
         for level in range(depth + 1):
             later = next((d for d, *_ in rows[i + 1 :] if d <= level), -1) == level
             rails += ("├─ " if later else "└─ ") if level == depth else ("│  " if later else "   ")
-        lines.append((rails + visible(name)[:80], visible(what), visible(figures)))
-    left = max((len(line[0]) for line in lines), default=0)
-    right = max((len(line[1]) for line in lines), default=0)
+        lines.append((rails + visible(name)[:80], visible(what), f"{visible(figures):>18}"))
+    left, middle, right = (max((cell_len(line[i]) for line in lines), default=0) for i in range(3))
+    columns = width() if sys.stdout.isatty() else math.inf
+    if left + middle + right + 4 > columns:
+        lines = [(name, "", figures.strip()) for name, _, figures in lines]
+        middle, right = 0, max(len(figures) for _, _, figures in lines)
+        left = min(left, max(8, int(columns) - right - 3))
+        lines = [(cut(name, left), "", f"{figures:>{right}}") for name, _, figures in lines]
     for name, what, figures in lines:
-        result(f"{name:<{left}}  {what:>{right}}  {figures:>18}".rstrip())
+        gap = "  " if middle else ""
+        result(f"{name}{' ' * (left - cell_len(name))}{gap}{what:>{middle}}  {figures}".rstrip())
 
 
 class TrainingView:

@@ -30,6 +30,7 @@ from typing import IO, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli import file_types
 from llmcli.errors import LLMError
 
 BLOCK = 1 << 20  # bytes read at once
@@ -210,15 +211,33 @@ def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, copy: Text
             stream = (stdin or sys.stdin.buffer) if name == "-" else None
             documents.append(_check(shown, path, stream, copy))
         except LLMError as error:
-            if named or isinstance(error, TemporaryFileError):
+            if isinstance(error, TemporaryFileError):
                 raise
-            skipped.append(str(error))
+            said = None if stream else _what_it_is(shown, path)
+            if named:
+                raise LLMError(said or str(error), error.exit_code) from error
+            skipped.append(said or str(error))
     if not documents:
         inside = f" ({len(skipped)} files there are no text; the first: {skipped[0]})" if skipped else ""
         raise LLMError(f"no text found in {', '.join(names)}{inside}; name a text file to learn from")
     if not any(document.text_bytes for document in documents):
         raise LLMError(f"{documents[0].name} is empty; a corpus needs some text")
     return Corpus(tuple(d for d in documents if d.text_bytes), tuple(skipped))
+
+
+def _what_it_is(name: str, path: Path) -> str | None:
+    """Of a file that could not be read as text: what it is and how to get its text, where it is recognised."""
+    try:
+        if not path.is_file():
+            return None
+        with _open(name, path) as file, _unpacked(name, file) as (unpacked, packed):
+            start = unpacked.read(file_types.START)
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - file_types.END))
+            end = file.read(file_types.END)
+    except (OSError, EOFError, zlib.error, LLMError):
+        return None
+    return file_types.not_text(name, start, end, packed)
 
 
 def _find(names: Iterable[str]) -> Iterator[tuple[str, Path, bool]]:
@@ -247,7 +266,8 @@ def _find(names: Iterable[str]) -> Iterator[tuple[str, Path, bool]]:
                 raise LLMError(f"nothing matches {name}; name a text file, a directory or a pattern")
             yield from _find(found)
         else:
-            raise LLMError(f"there is no file or directory {name}")
+            download = f"; this program downloads nothing, get it first: curl -LO {name}" if "://" in name else ""
+            raise LLMError(f"there is no file or directory {name}{download}")
 
 
 def _check(name: str, path: Path, stream: IO[bytes] | None, copy: TextCopy) -> Document:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli import charts
-from llmcli.config import ModelConfig, TrainConfig
+from llmcli.config import ModelConfig, TrainConfig, learning_rates
 from llmcli.corpus import BLOCK, Corpus, tokenize
 from llmcli.errors import LLMError, usage
 from llmcli.forecast import Machine, Text, assumed_speed, choose, layer_parameters, memory_needed, seen_by_count
@@ -47,6 +47,7 @@ SMALLEST_BATCH_SHARE = 64  # a batch may become so many times smaller before a m
 SHORTEST_CONTEXT, LONG_CONTEXT = 8, 1024
 COPYING_TEXT, COPYING_FROM = 100_000, 90.0  # tokens of text and seconds of a core, from which on weights can copy
 COPYING_THETA = 1e6  # their rope_theta: most pairs of a head turn little within a window, and can tell tokens apart
+LARGEST_WIDTH = 1 << 20
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 512, 8192
 ASKED = "as asked"  # the reason for what the user fixed
 
@@ -103,6 +104,8 @@ class Request:
             raise usage(f"--active {self.active} of --experts {self.experts} cannot be; give 1 to {self.experts}")
         if self.lora and self.optimizer == "muon":
             raise usage("--lora learns by adamw; leave --optimizer out")
+        if self.width is not None and self.width > LARGEST_WIDTH:
+            raise usage(f"--width must be at most {LARGEST_WIDTH:,}, found {self.width:,}")
         if self.width is not None and self.heads is not None and self.width % self.heads:
             raise usage(f"--heads {self.heads} does not divide --width {self.width}")
 
@@ -343,7 +346,7 @@ def _plan(
     kept = "kept from the model to go on from"
     asked_size = ASKED if request.layers or request.width else ""
     size_reason = kept if base else asked_size or _why_not_larger(model, here, models)
-    against = "against learning by heart" if train.dropout else "no need"
+    against = "to reduce overfitting" if train.dropout else "too few to need it"
     weight = "large" if model.tie_word_embeddings else "small"
     pace = f"{speed:,.0f} tokens a second here, {seen:,.0f} in all" if speed else f"{seen:,.0f} tokens in all"
     choices = (
@@ -358,7 +361,11 @@ def _plan(
         ),
         *_experts_choice(model, kept if base else ASKED),
         Choice("context", f"{context} tokens", context_reason),
-        *([Choice("start", "able to copy", "training finds that too late by itself")] if train.induction else []),
+        *(
+            [Choice("start", "able to copy", "initialization: induction heads; too slow to emerge in short runs")]
+            if train.induction
+            else []
+        ),
         Choice(
             "head",
             "tied to the embedding" if model.tie_word_embeddings else "separate",
@@ -368,7 +375,7 @@ def _plan(
             "batch",
             f"{train.batch_size} x {context} tokens",
             _asked(request.batch_tokens)
-            or ("what fits into memory" if divisor > 1 else "small batches teach most per minute"),
+            or ("what fits into memory" if divisor > 1 else "small batches converge fastest in wall-clock time"),
         ),
         Choice(
             "steps",
@@ -376,7 +383,7 @@ def _plan(
             _asked(request.steps)
             or f"{train.steps / per_epoch:.3g} times through the text"
             + (
-                "; beyond that it only memorises"
+                "; more than that only memorizes it"
                 if train.steps / per_epoch >= 0.99 * most_epochs and not request.epochs
                 else ""
             ),
@@ -388,13 +395,13 @@ def _plan(
         ),
         Choice(
             "tokens",
-            f"{train.token_split:.0%} taken apart" if train.token_split else "whole",
-            "others each time, so that text seen again looks new" if train.token_split else "text is seen rarely",
+            f"BPE-dropout {train.token_split:.0%}" if train.token_split else "whole",
+            "other tokens each time, so that text seen again looks new" if train.token_split else "text is seen rarely",
         ),
         Choice(
             "calibration",
-            f"{train.calibration_tokens:,} tokens set aside" if train.calibration_tokens else "none",
-            "to tell how sure to be of text not seen"
+            f"{train.calibration_tokens:,} tokens" if train.calibration_tokens else "none",
+            "held out for temperature calibration"
             if train.calibration_tokens
             else "adapters alone learn"
             if request.lora
@@ -402,8 +409,9 @@ def _plan(
             if epochs > CALIBRATION_FROM
             else "text is seen rarely",
         ),
-        Choice("weight decay", f"{train.weight_decay:g}", "more of it did not help, however often the text was seen"),
+        Choice("weight decay", f"{train.weight_decay:g}", "higher values did not help at any epoch count"),
         Choice("learning", _LEARNING[train.recipe].format(rank=train.lora_rank), _WHY_SO[train.recipe]),
+        Choice("learning rate", _rates(train, model), _rates_reason(train)),
         Choice("machine", f"{request.device}, {request.threads} threads, {request.dtype}", request.machine_reason),
     )
     return Plan(model, train, choices, _too_few_steps(budget.seconds, seen / (train.batch_size * context), base))
@@ -513,17 +521,55 @@ _LEARNING = {
     "lora": "adapters of rank {rank}, AdamW",
 }
 _WHY_SO = {
-    "muon": "matrices by Muon, the rest by AdamW: learns most per minute",
+    "muon": "matrices by Muon, the rest by AdamW: lowest loss for the time",
     "adamw": ASKED,
-    "fine-tune": "so that little is lost of what the model knows",
+    "fine-tune": "to limit catastrophic forgetting",
     "lora": "as asked; the model's own weights stay as they are",
 }
 
 
+def _rates(train: TrainConfig, model: ModelConfig) -> str:
+    """The peak learning rates of a run."""
+    found = learning_rates(train.recipe, model.hidden_size, model.tie_word_embeddings)
+    peak = {what: f"{train.lr * rate:.3g}" for what, rate in found.items()}
+    if "all" in peak:
+        return f"AdamW {peak['all']}"
+    embedding = "" if peak["embedding"] == peak["gains"] else f" (embedding {peak['embedding']})"
+    return f"Muon {peak['matrices']}, AdamW {peak['gains']}{embedding}"
+
+
+def _rates_reason(train: TrainConfig) -> str:
+    recipe = "the recipe's peak rates" if train.lr == 1 else f"{train.lr:g} times the recipe's peak rates, {ASKED}"
+    return f"{recipe}; they fall linearly to 0 at the end"
+
+
+def summary(plan: Plan) -> list[Choice]:
+    """The plan in five lines: data, tokenizer, model, length, regularization; and the learning rates where they are
+    not the recipe's."""
+    train = plan.train
+    by_name = {choice.name: choice for choice in plan.choices}
+    length = by_name["steps"].value + f" steps of {by_name['batch'].value}"
+    against_overfitting = [f"dropout {train.dropout:g}"]
+    if train.token_split:
+        against_overfitting.append(f"BPE-dropout {train.token_split:.0%}")
+    return [
+        by_name["text"],
+        Choice("vocabulary", f"{by_name['vocabulary'].value} tokens", by_name["vocabulary"].reason),
+        Choice("model", f"{by_name['size'].value}: {by_name['shape'].value}", by_name["size"].reason),
+        Choice(
+            "training",
+            f"{by_name['budget'].value}, {length}" if train.seconds else length,
+            by_name["steps"].reason,
+        ),
+        Choice("regularization", ", ".join(against_overfitting), by_name["dropout"].reason),
+        *([] if train.lr == 1 else [by_name["learning rate"]]),
+    ]
+
+
 def _why_not_larger(model: ModelConfig, here: Sequence[ModelConfig], models: Sequence[ModelConfig]) -> str:
     if model is not here[-1]:
-        return "what the budget can teach"
-    return "what this text can fill" if len(here) == len(models) else "what fits into memory"
+        return "best size for the time budget"
+    return "largest size this much data supports" if len(here) == len(models) else "what fits into memory"
 
 
 def _experts_choice(model: ModelConfig, reason: str) -> list[Choice]:

@@ -638,7 +638,7 @@ class _Run:
 
 def _exploded(step: int, settings: TrainConfig) -> str:
     lower = min(settings.lr / 4, 0.5)
-    return f"the loss is no longer a number at step {step}; lower the learning rate: --lr {lower:g} --force"
+    return f"the loss is no longer a number at step {step}; lower the learning rate: --lr-scale {lower:g} --force"
 
 
 @dataclass

@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TEXT, random_checkpoint
+from test_console import OURS, in_a_terminal
 from typer.testing import Result
 
 from llmcli import checkpoint, importer
@@ -151,7 +153,7 @@ def test_inspect_json_has_the_shape_of_the_contract(llm: Llm, tiny_model: Path) 
 def test_inspect_shows_parts_tensors_figures_and_the_hash(llm: Llm, tiny_model: Path) -> None:
     overview = llm("inspect").stdout
     assert "layers x 2" in overview and "q_proj.weight" in overview and "hidden_size" in overview
-    assert len(llm("inspect", "--tensors").stdout.splitlines()) == 25
+    assert len(llm("inspect", "--tensors").stdout.splitlines()) == 1 + 25
     one = json.loads(llm("inspect", "--tensor", "model.norm.weight", "--json").stdout)
     assert one["shape"] == [32] and 0.5 <= one["min"] <= one["mean"] <= one["max"] <= 1.5
     assert llm("inspect", "--verify").exit_code == 0
@@ -275,6 +277,38 @@ def test_dry_run_prints_the_plan_and_writes_nothing(llm: Llm) -> None:
     assert not Path("model.safetensors").exists()
 
 
+def test_learning_rates_are_scaled_shown_and_kept(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+
+    def plan(*words: object) -> dict[str, str]:
+        answer = llm("train", "c.txt", "--steps", 2, "--tie", "--dry-run", *words)
+        assert answer.exit_code == 0
+        return {row[0]: row[1] for row in (line.split("\t") for line in answer.stdout.splitlines())}
+
+    assert plan()["learning rate"] == "Muon 0.03, AdamW 0.003"
+    assert plan("--lr", 0.5)["learning rate"] == plan("--lr-scale", 0.5)["learning rate"] == "Muon 0.015, AdamW 0.0015"
+    small = llm("train", "c.txt", "--steps", 2, "--lr-scale", "3e-4", "--threads", 1)  # explicit, so it is done
+    assert small.exit_code == 0 and "the model will hardly learn anything" in small.stderr
+    assert json.loads(llm("inspect", "--json").stdout)["training"]["train"]["lr"] == 0.0003
+    again = llm("train", "c.txt", "--steps", 2, "--lr", 0.5, "--threads", 1, "--force").stderr
+    assert "hardly learn" not in again
+
+
+def test_in_a_terminal_the_plan_is_five_lines(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    shown = in_a_terminal("train", "c.txt", "--steps", "2", "--threads", "1", "--seed", "1")
+    plan = OURS.sub("", shown).split("--dry-run shows every choice")[0].splitlines()
+    names = [line.split()[0] for line in plan if re.match(r"  \w", line)]
+    assert names == ["text", "vocabulary", "model", "training", "regularization"]
+    assert len(plan) <= 9 and max(map(len, plan)) <= 80
+    everything = llm("train", "c.txt", "--steps", 2, "--threads", 1, "--seed", 1, "--dry-run").stdout.splitlines()
+    kept = json.loads(llm("inspect", "--json").stdout)["training"]["plan"]
+    assert everything == ["choice\tvalue\treason", *("\t".join(choice.values()) for choice in kept)]
+    assert len(kept) > 12
+    events = llm("train", "c.txt", "--steps", 2, "--threads", 1, "--seed", 1, "--json", "--force").stdout
+    assert json.loads(events.splitlines()[0])["choices"] == kept
+
+
 def test_every_size_option_takes_effect(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     words = (
@@ -388,7 +422,10 @@ WRONG = [
     (2, "train c.txt --dtype int8", "--dtype"),
     (1, "train c.txt --from foreign.safetensors", "not a model made by this program"),
     (2, "train c.txt --from model.safetensors --width 64", "--from keeps"),
-    *[(2, f"train c.txt --lr {value}", "--lr") for value in (0, -1, *NOT_FINITE)],
+    *[(2, f"train c.txt --{name} {value}", "--lr-scale must be a positive number")
+      for name in ("lr", "lr-scale") for value in (0, -1, *NOT_FINITE)],
+    (2, "train c.txt --lr 3e-4", "--lr 0.0003 looks like a learning rate, but it multiplies the recipe's own rates"),
+    (2, "train c.txt --lr 0.5 --lr-scale 0.5", "--lr-scale has no effect with --lr"),
     (1, "generate hi -m nofile", "no file nofile"),
     (1, "generate hi -m cut.safetensors", "cut off"),
     (1, "generate hi -m short.safetensors", "cut off"),

@@ -107,6 +107,7 @@ def test_models_side_by_side_documents_and_a_total(llm: Llm) -> None:
     assert total["bytes"] == 57 and total["tokens"] == 57
     assert total["bits_per_byte"] == pytest.approx(sum(p["bits_per_byte"] * p["bytes"] for p in parts) / 57, abs=1e-5)
     table = [line.split("\t") for line in llm("eval", "d", "-m", "u.safetensors", "-q").stdout.splitlines()]
+    assert table.pop(0) == ["model", "bits/byte", "perplexity", "accuracy", "tokens", "bytes", "text"]
     assert [row[0] for row in table[:3]] == ["u.safetensors"] * 3
     assert [row[-1] for row in table] == ["d/1.txt", "d/2.txt", "all", "all", "all"]
     assert table[2][1:6] == ["8.006", "257.00", "0.000", "57", "57"]
@@ -117,7 +118,7 @@ def test_text_comes_from_standard_input_too(llm: Llm, tiny_model: Path) -> None:
     assert answer.exit_code == 0 and answer.stderr.startswith(
         "model.safetensors: context windows of 32 tokens, 16 apart"
     )
-    name, bits, perplexity, accuracy, tokens, size = answer.stdout.splitlines()[0].split("\t")
+    name, bits, perplexity, accuracy, tokens, size = answer.stdout.splitlines()[1].split("\t")
     assert name == "model.safetensors" and size == "12" and float(bits) > 0 and float(perplexity) > 1
     assert 0 <= float(accuracy) <= 1 and 0 < int(tokens) <= 12
 

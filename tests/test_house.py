@@ -24,6 +24,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "quantized",
         "fast_runtime",
         "corpus",
+        "file_types",
         "tokenizer_json",
         "tokenizer",
         "sampler",
@@ -58,6 +59,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
     {"console"},
     {
         "commands.options",
+        "commands.suggestions",
         "commands.eval",
         "commands.explain",
         "commands.export",
@@ -76,6 +78,7 @@ STANDARD_ONLY = {
     "errors", "config", "metadata", "charts", "durable", "compressors", "verdict", "tokenizer_json", "gguf_tokenizer",
 }  # fmt: skip
 STANDARD_ONLY |= {"cgroups"}
+STANDARD_ONLY |= {"file_types"}
 
 
 def rooms() -> dict[str, Path]:

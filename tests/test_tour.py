@@ -39,12 +39,14 @@ def said(walked: dict[str, str], start: str) -> str:
 
 
 def bits_per_byte(table: str) -> dict[str, float]:
-    return {row[0]: float(row[1]) for row in (line.split("\t") for line in table.splitlines())}
+    header, *rows = (line.split("\t") for line in table.splitlines())
+    assert header[:2] == ["model", "bits/byte"]
+    return {row[0]: float(row[1]) for row in rows}
 
 
 def test_one_sees_what_the_english_tour_says(tmp_path: Path, llm: Callable[..., Result]) -> None:
     walked = walk("tour.md", tmp_path, llm)
-    assert said(walked, 'llm generate "I like to eat" --next').startswith("apple\t0.")
+    assert said(walked, 'llm generate "I like to eat" --next').startswith("next word\tprobability\napple\t0.")
     assert "apple" not in said(walked, 'llm generate "I like to drink"')
     lens = said(walked, 'llm explain "The cat').split("logit lens")[1]
     assert re.search(r"none\t·eat", lens) and re.search(r"\n1\t·sleep", lens)
@@ -64,7 +66,7 @@ def test_one_sees_what_the_english_tour_says(tmp_path: Path, llm: Callable[..., 
 @pytest.mark.skipif(not os.environ.get("LLMCLI_FULL"), reason="takes 40 s; LLMCLI_FULL=1 walks it too")
 def test_one_sees_what_the_japanese_tour_says(tmp_path: Path, llm: Callable[..., Result]) -> None:
     walked = walk("tour.ja.md", tmp_path, llm)
-    assert said(walked, 'llm generate "私は毎朝" --next').startswith("リンゴ\t0.")
+    assert said(walked, 'llm generate "私は毎朝" --next').startswith("next word\tprobability\nリンゴ\t0.")
     assert "リンゴ" not in said(walked, 'llm generate "私は毎晩"')
     cat, park = (said(walked, f'llm explain "{start}').split("logit lens")[1] for start in ("猫", "私たち"))
     assert re.search(r"\n2\t眠 0\.[5-9]", cat) and re.search(r"\n2\t[サ散野] ", park)

@@ -183,7 +183,9 @@ def test_without_held_out_text_the_last_weights_are_kept(tmp_path: Path) -> None
 
 def test_a_loss_that_is_no_number_stops_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer.LanguageModel, "loss", lambda self, ids: self.model.norm.weight.sum() * float("nan"))
-    with pytest.raises(LLMError, match=r"no longer a number at step 1; lower the learning rate: --lr 0.25 --force"):
+    with pytest.raises(
+        LLMError, match=r"no longer a number at step 1; lower the learning rate: --lr-scale 0.25 --force"
+    ):
         run(prepared(tmp_path / "c.txt"))
 
 
@@ -199,7 +201,7 @@ def test_a_loss_that_becomes_no_number_ends_with_the_best_weights_so_far(
     events = run(ready)
     done = events[-1]
     assert isinstance(done, trainer.Done)
-    assert done.problem == "the loss is no longer a number at step 31; lower the learning rate: --lr 0.25 --force"
+    assert done.problem == "the loss is no longer a number at step 31; lower the learning rate: --lr-scale 0.25 --force"
     record = done.checkpoint.record
     assert (done.step, record["steps"], record["interrupted"], record["problem"]) == (30, 30, False, done.problem)
     assert 0 < done.best_step <= 30

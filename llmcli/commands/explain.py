@@ -203,14 +203,14 @@ def _attention(found: "Explanation", names: list[str], layer: int | None, head: 
     console.heading(f"attention, {what}: rows look at columns")
     fit = max(1, min(N, MOST_ROWS, (console.width() - LABEL - 8) // 2))
     if fit < N:
-        console.result(f"(the last {fit} of {N} tokens; --html shows more, --json all)")
+        console.paragraph(f"(the last {fit} of {N} tokens; --html shows more, --json all)")
     first = N - fit + 1
     top, ones, *rows = charts.heat_map(map_[-fit:, -fit:].tolist(), first)
     digits = len(str(N))
     labels = [f"{i:>{digits}} {names[i - 1]}" for i in range(first, N + 1)]
     above = [top, ones] if top.strip() else [ones]
     console.labelled([*(("", line) for line in above), *zip(labels, rows, strict=True)], LABEL + digits + 1)
-    console.result(charts.HEAT)
+    console.paragraph(charts.HEAT)
     ranked = sorted(
         ((float(share), i + 1, j + 1, int(share_at)) for i in range(L) for j in range(H)
          for share_at in [found.attention[i, j, -1].argmax()] for share in [found.attention[i, j, -1, share_at]]),
@@ -251,7 +251,7 @@ def _effects(found: "Explanation", tokenizer: Any, names: list[str]) -> None:
     answer = console.shown(tokenizer.label(found.likeliest(1)[0]))
     console.heading(f"what each token does for {answer}: bits it loses when the token is left out")
     if len(tried) < len(names):
-        console.result(f"(of a model of this size the last {len(tried)} tokens alone are left out)")
+        console.paragraph(f"(of a model of this size the last {len(tried)} tokens alone are left out)")
     most = max(abs(bits) for _, bits in tried)
     room = min(60, console.width() - LABEL - len(str(len(names))) - 12)
     console.labelled(

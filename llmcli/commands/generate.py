@@ -383,7 +383,7 @@ def _show_next(runtime: Any, tokenizer: Any, parameters: int, prompt: str, count
     if sys.stdout.isatty():
         console.heading(f"{console.one_line(prompt, console.width() - 2)}▁")
         least = "at least " if found.unexplored >= UNEXPLORED else ""
-        console.result(f"the next word: {least}{console.bits(found.entropy)}")
+        console.paragraph(f"the next word: {least}{console.bits(found.entropy)}")
     console.chances("next word", rows)
 
 
@@ -435,7 +435,7 @@ def _show_choice(choice: Any, number: int, text: str, tokenizer: Any, sampling: 
     """One step: the candidates with the model's probability and the chance that the settings leave, and why."""
     console.heading(f"{number}  {console.one_line(text, console.width() - 6 - len(str(number)))}▁")
     if choice.spelling:
-        console.result("the prompt's last word: of the tokens that agree with it one is chosen")
+        console.paragraph("the prompt's last word: of the tokens that agree with it one is chosen")
     shown = list(choice.candidates)
     if choice.chosen not in shown:
         shown.append(choice.chosen)

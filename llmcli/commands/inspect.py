@@ -14,6 +14,8 @@ from llmcli.errors import LLMError
 from llmcli.metadata import document
 from llmcli.verdict import curve
 
+NARROWEST_CURVE = 30  # columns
+
 
 def inspect(
     context_: typer.Context,
@@ -144,13 +146,13 @@ def _overview(header: Any) -> None:
     if header.is_ours:
         taught = "taught" if training.get("train") else "brought in"
         what = f"a model {taught} by llmcli from a {origin.get('form')}" if origin else "a model made by llmcli"
-    console.result(f"{header.path}: {what}")
-    console.result(
+    console.paragraph(f"{header.path}: {what}")
+    console.paragraph(
         f"{charts.number(header.parameters)} parameters ({header.parameters:,}) in {len(header.tensors):,} tensors, "
         f"{kinds or 'empty'}, {charts.size(header.file_bytes)}"
     )
     if active := inspector.active_parameters(header, config):
-        console.result(
+        console.paragraph(
             f"{charts.number(active)} of them are active for a token: {_picked(config)} experts in each layer"
         )
     console.heading("parameters")
@@ -308,7 +310,7 @@ def _record(record: dict[str, Any]) -> list[tuple[str, str]]:
 def _training(record: dict[str, Any]) -> None:
     console.heading("training")
     console.pairs(_record(record))
-    if record.get("curve", {}).get("step"):
+    if record.get("curve", {}).get("step") and console.width() >= NARROWEST_CURVE:
         run = curve(record)
         marks = (run.held_out_steps, run.held_out)
         legend = f"⠒⠒ training  {charts.MARK} held-out" if run.held_out else ""
@@ -325,7 +327,7 @@ def _training(record: dict[str, Any]) -> None:
     if record.get("verdict"):
         console.heading("verdict")
         for sentence in record["verdict"]:
-            console.result(f"  {sentence}")
+            console.paragraph(sentence, indent=2)
 
 
 def _page(header: Any, output: Path, force: bool, json_: bool) -> None:
@@ -398,7 +400,7 @@ def _verify(header: Any, json_: bool) -> None:
     if json_:
         console.result(json.dumps({"file": str(header.path), "sha256": found, "verified": True}))
     else:
-        console.result(f"{header.path}: it is what was written (sha256 {found})")
+        console.paragraph(f"{header.path}: it is what was written (sha256 {found})")
 
 
 def _tensor(header: Any, name: str, json_: bool) -> None:
@@ -414,7 +416,7 @@ def _tensor(header: Any, name: str, json_: bool) -> None:
             "zeros": found.zeros, "not_finite": found.not_finite, "histogram": found.counts,
         }))  # fmt: skip
         return
-    console.result(f"{tensor.name}: {_shape(tensor.shape)}, {tensor.dtype}, {tensor.size:,} numbers")
+    console.paragraph(f"{tensor.name}: {_shape(tensor.shape)}, {tensor.dtype}, {tensor.size:,} numbers")
     console.pairs([
         ("mean", f"{found.mean:+.6g}"),
         ("deviation", f"{found.deviation:.6g}"),
@@ -469,7 +471,9 @@ def _weights(header: Any, json_: bool) -> None:
         elif values:
             said = "no finite number"
         rows.append((depth, part.name + many, charts.number(part.parameters), said))
-    console.result("weights from the lowest to the highest, and their deviation" + (", and extremes" if wide else ""))
+    console.paragraph(
+        "weights from the lowest to the highest, and their deviation" + (", and extremes" if wide else "")
+    )
     console.tree(rows)
 
 
@@ -494,16 +498,16 @@ def _diff(header: Any, other: Any, json_: bool) -> None:
             "only_first": list(found.only_first), "only_other": list(found.only_other),
         }, ensure_ascii=False))  # fmt: skip
         return
-    console.result(f"{header.path} and {other.path}")
+    console.paragraph(f"{header.path} and {other.path}")
     for what, unlike in (("config", found.config), ("tokenizer", found.tokenizer)):
         console.heading(what)
         if unlike:
             rows = [(key, console.cut(_plain(a), 30), console.cut(_plain(b), 30)) for key, (a, b) in unlike.items()]
             console.table(("", header.path.name, other.path.name), rows)
         else:
-            console.result("  the same, as far as described" if what == "tokenizer" else "  the same")
+            console.paragraph("the same, as far as described" if what == "tokenizer" else "the same", indent=2)
     if found.shared_tokens is not None:
-        console.result(f"  {found.shared_tokens:,} tokens write the same in both")
+        console.paragraph(f"{found.shared_tokens:,} tokens write the same in both", indent=2)
     apart = [tensor for tensor in found.tensors if tensor.distance != 0]
     console.heading("tensors: the norm of their difference, relative to the first")
     most = max((tensor.distance for tensor in apart if math.isfinite(tensor.distance)), default=0.0)
@@ -518,11 +522,11 @@ def _diff(header: Any, other: Any, json_: bool) -> None:
     if equal := len(found.tensors) - len(apart):
         console.result(f"  {equal:,} tensors are equal")
     for name, shapes in found.reshaped.items():
-        console.result(f"  {name}: {' and '.join(map(_shape, shapes))}")
+        console.paragraph(f"{name}: {' and '.join(map(_shape, shapes))}", indent=2)
     for path, only in ((header.path, found.only_first), (other.path, found.only_other)):
         if only:
             more = f" and {len(only) - 3:,} more" if len(only) > 3 else ""
-            console.result(f"  only in {path}: {', '.join(only[:3])}{more}")
+            console.paragraph(f"only in {path}: {', '.join(only[:3])}{more}", indent=2)
 
 
 def _finite(value: float) -> float | None:

@@ -23,6 +23,7 @@ from llmcli.commands.options import (
     QuietOption,
     ending_signals,
     note_left_out,
+    note_structured,
     refuse_gguf,
     refuse_overwriting,
     refuse_with,
@@ -31,13 +32,14 @@ from llmcli.commands.options import (
     tokenizer_of,
     vocabulary_option,
 )
-from llmcli.config import DEFAULT_MODEL, TrainConfig, as_record
+from llmcli.config import ADAMW_LR, DEFAULT_MODEL, MUON_LR, TrainConfig, as_record
 from llmcli.errors import LLMError, command_line, usage
 from llmcli.verdict import verdict
 
 SIZE = "Size of the model"
 TEXT = "Text and tokens"
 RUN = "How to learn"
+SMALL_SCALE = 0.01  # a factor of learning rates below this is more likely meant as a learning rate
 AFTERWARDS = 0.6  # seconds that the verdict and saving take, and for each million parameters:
 AFTERWARDS_MILLION = 0.06
 SAME_REQUEST = 0.5  # seconds within which a second signal is the first one again
@@ -156,9 +158,19 @@ def train(
     batch_tokens: Annotated[
         int | None, typer.Option("--batch-tokens", metavar="N", min=1, help="Tokens in a step.", rich_help_panel=RUN)
     ] = None,
-    lr: Annotated[
-        float, typer.Option("--lr", metavar="X", help="Multiplies the recipe's learning rates.", rich_help_panel=RUN)
+    lr_scale: Annotated[
+        float,
+        typer.Option("--lr-scale", metavar="X", help="Multiply the recipe's learning rates by X.", rich_help_panel=RUN),
     ] = TrainConfig.lr,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            "--lr",
+            metavar="X",
+            help="Another name for --lr-scale: a factor, not a learning rate.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     optimizer: Annotated[
         str | None, typer.Option("--optimizer", metavar="muon|adamw", help="How weights move.", rich_help_panel=RUN)
     ] = None,
@@ -209,6 +221,9 @@ def train(
     if tokenizer not in ("bpe", "char"):
         refuse_with(context_, "--tokenizer FILE", "vocab_size")
     budget = seconds(time_) if time_ else None
+    if lr is not None:
+        refuse_with(context_, "--lr", "lr_scale")
+    lr_scale = _learning_rate_scale(lr_scale, lr)
 
     from llmcli import durable, importer, resume, safetensors_file
     from llmcli.corpus import Corpus, read_corpus
@@ -218,7 +233,7 @@ def train(
     fixed: dict[str, Any] = {
         "seconds": budget, "steps": steps, "epochs": epochs, "vocab_size": vocab_size, "layers": layers, "width": width,
         "heads": heads, "kv_heads": kv_heads, "context": context, "tie": tie, "batch_tokens": batch_tokens,
-        "dropout": dropout, "lr": lr, "seed": seed, "threads": threads or _cores(), "optimizer": optimizer,
+        "dropout": dropout, "lr": lr_scale, "seed": seed, "threads": threads or _cores(), "optimizer": optimizer,
         "lora": lora or 0, "experts": experts, "active": active,
     }  # fmt: skip
     Request(**fixed)  # wishes at odds with each other are told before the work
@@ -251,6 +266,7 @@ def train(
         fixed["context_reason"] = "that of the model to be like"
     text = read_corpus(corpus)
     note_left_out(text)
+    note_structured(text)
     held_out = _held_out(val, HELD_OUT)
     inputs = [*text.documents, *(held_out.documents if isinstance(held_out, Corpus) else ())]
     refuse_overwriting(output, "model", [document.path for document in inputs], "the text to learn from")
@@ -271,7 +287,7 @@ def train(
 
     fingerprint = importer.fingerprint(from_) if from_ else ""
     said = f"{durable.name_of(from_.resolve())} (sha256 {fingerprint[:16]})" if from_ else None
-    identity = _identity(context_, text, held_out, fixed["threads"], given, said)
+    identity = _identity(context_, text, held_out, fixed["threads"], given, said, lr_scale)
     # with --threads their number stays; so it does where steps decide, since the bytes of the model depend on it
     tuner = None if threads or steps or epochs else trainer.thread_tuner(fixed["threads"])
     if stopped:
@@ -371,8 +387,30 @@ def train(
         raise typer.Exit(128 + caught[0])
 
 
+def _learning_rate_scale(scale: float, alias: float | None) -> float:
+    """The factor of --lr-scale or its alias --lr. Other programs take a learning rate by the name --lr: one that looks
+    like that is refused, for as a factor it would ruin the run."""
+    found = scale if alias is None else alias
+    if not 0 < found < SMALL_SCALE:
+        return found
+    if alias is not None:
+        raise usage(
+            f"--lr {alias:g} looks like a learning rate, but it multiplies the recipe's own rates, which are "
+            f"{MUON_LR:g} for Muon and {ADAMW_LR:g} for AdamW in a new model; leave it out to use them, give "
+            f"--lr-scale 0.5 to halve them, or --lr-scale {alias:g} if you mean that factor"
+        )
+    console.warn(f"--lr-scale {found:g} multiplies the learning rates: the model will hardly learn anything")
+    return found
+
+
 def _identity(
-    context: typer.Context, text: Any, held_out: Any, threads: int, tokenizer: str | None, base: str | None
+    context: typer.Context,
+    text: Any,
+    held_out: Any,
+    threads: int,
+    tokenizer: str | None,
+    base: str | None,
+    lr_scale: float,
 ) -> dict[str, Any]:
     """What a run is a run of: a stopped one goes on only where all of it is the same."""
     from llmcli import trainer
@@ -389,6 +427,8 @@ def _identity(
         "from_",
         "like",
         "tokenizer",
+        "lr_scale",
+        "lr",
     }
     options = {
         param.opts[0]: context.params[param.name]
@@ -402,6 +442,7 @@ def _identity(
         "--from": base,
         "--tokenizer": kind if tokenizer is None else hashlib.sha256(tokenizer.encode("utf-8")).hexdigest(),
         "--threads": threads,
+        "--lr-scale": lr_scale,
         **options,
         **{f"the version of {name}": version for name, version in trainer.versions().items()},
     }
@@ -596,7 +637,15 @@ def _show_plan(plan: Any, is_result: bool, json_: bool) -> None:
         choices = [as_record(choice) for choice in plan.choices]
         _event("plan", choices=choices, config=json.loads(plan.model.to_json()), train=as_record(plan.train))
         return
-    console.table(("", "plan", "because"), [(c.name, c.value, c.reason) for c in plan.choices], to_stderr=not is_result)
+    if is_result or not sys.stderr.isatty():
+        rows = [(c.name, c.value, c.reason) for c in plan.choices]
+        console.table(("choice", "value", "reason"), rows, to_stderr=not is_result)
+        return
+    from llmcli.planner import summary
+
+    shown = [(c.name, f"{c.value} ({c.reason})") for c in summary(plan)]
+    for line in console.pair_lines([*shown, ("", "--dry-run shows every choice")], sys.stderr):
+        console.note(line)
 
 
 def _show(event: Any, view: console.TrainingView, json_: bool) -> None:
