@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [  # from the words at the bottom to the door at the top
-    {"errors", "config", "charts", "verdict"},
+    {"errors", "config", "charts", "prompts", "verdict"},
     {
         "durable",
         "compressors",
@@ -69,7 +69,9 @@ FLOORS = [  # from the words at the bottom to the door at the top
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 TORCH = {"kernels", "machine", "model", "optimizer", "trainer"}
-STANDARD_ONLY = {"errors", "config", "charts", "durable", "compressors", "verdict", "tokenizer_json", "gguf_tokenizer"}
+STANDARD_ONLY = {
+    "errors", "config", "charts", "durable", "compressors", "prompts", "verdict", "tokenizer_json", "gguf_tokenizer",
+}  # fmt: skip
 
 
 def rooms() -> dict[str, Path]:

@@ -31,6 +31,7 @@ from llmcli.commands.options import (
 )
 from llmcli.config import DEFAULT_MODEL, TrainConfig, as_record
 from llmcli.errors import LLMError, usage
+from llmcli.prompts import example_prompt
 from llmcli.verdict import verdict
 
 SIZE = "Size of the model"
@@ -38,6 +39,7 @@ TEXT = "Text and tokens"
 RUN = "How to learn"
 AFTERWARDS = 0.6  # seconds that the verdict and saving take, and for each million parameters:
 AFTERWARDS_MILLION = 0.06
+PROMPT_TOKENS = 4_000  # at the beginning of a text, in which a prompt is looked for
 
 
 def train(
@@ -218,7 +220,7 @@ def train(
         raise usage("-o needs the name of a file: -o model.safetensors")
     refuse_gguf(output)
     beside = resume.path_beside(output)
-    stopped = None
+    stopped, keep = None, False
     if not dry_run:
         for other in filter(None, (from_, like)):
             refuse_overwriting(output, "model", [other], "the model to go on from" if from_ else "the model to be like")
@@ -233,7 +235,10 @@ def train(
             )
         stopped = resume.load(beside) if beside.exists() and not force else None
         force = force or (stopped is not None and resume.is_saved_in(stopped, output))
-        durable.check_writable(output, force=force)
+        keep = not force and _is_kept(context_, output)
+        durable.check_writable(output, force=force or keep)
+        if keep:
+            console.note(f"{output} exists already; it will be kept under another name (-o names the new model)")
     base = importer.load(from_) if from_ else None
     pattern = importer.load_any(like).shared if like else None
     if pattern:
@@ -320,7 +325,7 @@ def train(
                 record = done.checkpoint.record
                 record["memorised"] = None if caught or done.problem else _memorised(done.checkpoint, ready, text, seed)
                 record["verdict"] = verdict(record, baselines)
-                output = _save(output, done, force, adapter_only)
+                output = _save(output, done, force, keep, adapter_only)
                 if not done.interrupted:  # going on after a problem would end in the same
                     with suppress(OSError):  # the model is safe, wherever it went
                         beside.unlink()
@@ -328,10 +333,18 @@ def train(
                 _show(event, view, json_)
     if done.problem:
         raise LLMError(f"{done.problem}; the best weights before that, of step {done.best_step:,}, are in {output}")
-    sentences = verdict(record, baselines, again=_again(context_), model=None if adapter_only else _named(output))
+    sentences = verdict(
+        record,
+        baselines,
+        again=_again(context_),
+        seconds=done.seconds,
+        model=None if adapter_only else _named(output),
+        prompt=_prompt(ready),
+        chats=_chats(done.checkpoint),
+    )
     if adapter_only:
         merge = shlex.join(["llm", "import", str(from_), "--adapter", str(output), "-o", "merged.safetensors"])
-        sentences.append(f"Merge it with its model, then ask that: {merge}")
+        sentences.append(f"Merge the adapters into their model, then use that: {merge}")
     parameters = done.checkpoint.parameters
     if adapter_only:
         parameters = sum(array.size for array in (done.adapters or {}).values())
@@ -438,9 +451,47 @@ def _afterwards(parameters: int) -> float:
     return AFTERWARDS + AFTERWARDS_MILLION * parameters / 1e6
 
 
-def _save(output: Path, done: Any, force: bool, adapter_only: bool) -> Path:
-    """Write the model where it was wanted, else, rather than lose it, where there is room; the place it went to."""
-    from llmcli import adapters
+def _prompt(ready: Any) -> str | None:
+    """The beginning of a sentence of the held-out text, or else of the training text, to try the model with."""
+    for ids, starts_inside in ((ready.held_out, True), (ready.tokens, False)):
+        documents: list[list[int]] = [[]]
+        for token in ids[:PROMPT_TOKENS].tolist():
+            if token == ready.tokenizer.eos_id:
+                documents.append([])
+            else:
+                documents[-1].append(token)
+        text = "\n".join(map(ready.tokenizer.decode, documents))
+        if prompt := example_prompt(text, starts_inside=starts_inside):
+            return prompt
+    return None
+
+
+def _chats(checkpoint: Any) -> bool:
+    """Whether the model has a chat template: then it was trained to answer."""
+    try:
+        return bool(json.loads(checkpoint.tokenizer_config_json or "{}").get("chat_template"))
+    except (ValueError, AttributeError):
+        return False
+
+
+def _is_kept(context: typer.Context, output: Path) -> bool:
+    """Whether the file that stands where the new model goes gets another name then: a model of ours under the name that
+    a model has where none is given. Whoever gives a name wants that name, and is asked for --force."""
+    from llmcli import importer
+
+    source = context.get_parameter_source("output")
+    if source is None or source.name != "DEFAULT" or output.is_symlink() or not output.is_file():
+        return False
+    try:
+        return bool(importer.read_header(output).is_ours)
+    except LLMError:
+        return False
+
+
+def _save(output: Path, done: Any, force: bool, keep: bool, adapter_only: bool) -> Path:
+    """Write the model where it was wanted, else, rather than lose it, where there is room; the place it went to. With
+    `keep` the file that stands there gets another name."""
+    from llmcli import adapters, durable
     from llmcli.checkpoint import save
 
     def write(place: Path) -> None:
@@ -450,6 +501,12 @@ def _save(output: Path, done: Any, force: bool, adapter_only: bool) -> Path:
             save(place, done.checkpoint)
 
     place = output
+    if keep and output.exists():
+        try:
+            console.note(f"the former {output} is kept as {durable.set_aside(output)}")
+            force = True  # that name is free now, or of a file that has another
+        except LLMError as error:
+            console.warn(str(error))
     if output.exists() and not force:  # it was not there when the run began
         place = next(p for n in range(2, 1000) if not (p := output.with_stem(f"{output.stem}-{n}")).exists())
         console.warn(f"{output} was made by somebody else meanwhile; it is left alone, the model goes to {place}")
