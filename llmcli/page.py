@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmcli.charts import SETTLE
+from llmcli.charts import BITS_PER_BYTE_DIGITS, SETTLE, bits_per_byte
 from llmcli.explainer import Explanation
 from llmcli.tokenizer import Tokenizer
 from llmcli.verdict import Curve
@@ -114,7 +114,8 @@ def inspection(
             "steps": curve.steps,
             "training": [round(bits, 4) for bits in curve.training],
             "held_out_steps": curve.held_out_steps,
-            "held_out": [round(bits, 4) for bits in curve.held_out],
+            "held_out": [round(bits, BITS_PER_BYTE_DIGITS) for bits in curve.held_out],
+            "said": _course(curve),
         },
         "settle": SETTLE,
         "record": record,
@@ -123,6 +124,20 @@ def inspection(
     tensors = len(facts["tensors"])
     summary = f"{facts['parameters']:,} parameters in {tensors:,} tensors, {facts['bytes']:,} bytes."
     return _page("inspect", facts["file"], data, {"summary": summary})
+
+
+def _course(curve: Curve) -> str:
+    """The sentence under the picture of a run."""
+    first, last = (bits_per_byte(bits) for bits in (curve.training[0], curve.training[-1]))
+    steps = max([*curve.steps, *curve.held_out_steps])
+    said = f"Training went from {first} to {last} bits per byte in {steps:,} steps"
+    if not curve.held_out:
+        return f"{said}."
+    best = min(curve.held_out)
+    return (
+        f"{said}; the best interim figure for held-out text was {bits_per_byte(best)} at step "
+        f"{curve.held_out_steps[curve.held_out.index(best)]:,}. The final figure is in the record."
+    )
 
 
 def _part(part: "Part", path: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmcli import charts
 from llmcli.errors import LLMError
 from llmcli.prompts import quoted
 
@@ -112,10 +113,11 @@ def _how_good(record: Mapping[str, Any], baselines: Sequence[tuple[str, float]])
         return "No text was held out, so nothing says how well the model predicts text it has not seen."
     measured, held_out = record["held_out_measured"]["bytes"], record.get("held_out", {}).get("bytes", 0)
     part = f"{measured:,} of its {held_out:,}" if measured < held_out else f"its {measured:,}"
-    said = f"Held-out text: {bits:.3f} bits per byte at the end (lower is better), on {part} bytes, in float32."
+    figure = charts.bits_per_byte(bits)
+    said = f"Held-out text: {figure} bits per byte at the end (lower is better), on {part} bytes, in float32."
     if not baselines:
         return said
-    beside = "; ".join(f"{name} {other:.3f}" for name, other in baselines)
+    beside = "; ".join(f"{name} {charts.bits_per_byte(other)}" for name, other in baselines)
     return f"{said} Compressors on the same text: {beside}. It beats {_beaten(bits, baselines)}."
 
 
@@ -224,22 +226,23 @@ def _short_of_text(record: Mapping[str, Any], read: Curve) -> str:
     if not read.held_out:
         return ""
     best, last, best_step = min(read.held_out), read.held_out[-1], record["best_step"]
+    lowest, at_end = charts.bits_per_byte(best), charts.bits_per_byte(last)
     if best_step < record["steps"] and last > best * (1 + WORSE):
         if best_step == 0:
             return (
-                f"No step improved on the base model ({best:.3f} bits per byte of held-out text, {last:.3f} at the "
+                f"No step improved on the base model ({lowest} bits per byte of held-out text, {at_end} at the "
                 f"end), so its weights are kept: a lower learning rate or more text would help."
             )
         return (
-            f"Overfitting after step {best_step:,}: from there the figure for held-out text rose from {best:.3f} to "
-            f"{last:.3f}, so the weights of that step are kept. More text would help."
+            f"Overfitting after step {best_step:,}: from there the figure for held-out text rose from {lowest} to "
+            f"{at_end}, so the weights of that step are kept. More text would help."
         )
     training = _mean_of_last_tenth(read.training)
     epochs = record.get("epochs", 0.0)
     if epochs >= SEEN_OFTEN and last >= GAP * training:
         return (
-            f"Overfitting: after {_epochs(epochs)} the model predicts its training text at {training:.3f} bits per "
-            f"byte, held-out text at {last:.3f}. More text would help."
+            f"Overfitting: after {_epochs(epochs)} the model predicts its training text at "
+            f"{charts.bits_per_byte(training)} bits per byte, held-out text at {at_end}. More text would help."
         )
     return ""
 

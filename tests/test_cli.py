@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -222,7 +223,10 @@ def test_the_end_of_a_run_says_what_would_help_and_the_file_remembers(llm: Llm) 
     assert record["memorised"] == done["memorised"]
     assert record["verdict"] == [said[0], said[1].split(": llm")[0] + "."]
     shown = llm("inspect", "my model.safetensors").stdout
-    assert "verdict" in shown and "by heart" in shown and "⠒⠒ training  o held-out" in shown
+    assert "summary" in shown and "memorization" in shown and "⠒⠒ training  o held-out (interim)" in shown
+    assert re.search(
+        rf"held-out +{record['bits_per_byte']:.3f} bits per byte at the end, on [\d,]+ bytes, in float32", shown
+    )
 
 
 def test_a_model_under_the_name_of_those_without_one_is_kept(llm: Llm) -> None:
@@ -269,7 +273,7 @@ def test_a_text_that_has_gone_does_not_cost_the_model(llm: Llm, monkeypatch: pyt
     monkeypatch.setattr(trainer, "train", train)
     Path("c.txt").write_text(TEXT, "utf-8")
     answer = llm("train", "c.txt", "--steps", 1)
-    assert answer.exit_code == 0 and "what it knows by heart cannot be told: " in answer.stderr
+    assert answer.exit_code == 0 and "memorization could not be measured: " in answer.stderr
     assert llm("inspect", "--verify").exit_code == 0
 
 

@@ -421,7 +421,7 @@ def _memorised(checkpoint: Any, ready: Any, text: Any, seed: int) -> dict[str, A
     try:
         found = recite(checkpoint, ready.tokenizer, ready.held_out, ready.read_from(text), seed)
     except LLMError as error:  # the text has gone meanwhile; the model must not be lost with it
-        console.note(f"what it knows by heart cannot be told: {error}")
+        console.note(f"memorization could not be measured: {error}")
         return None
     return as_record(found) if found else None
 
@@ -613,7 +613,10 @@ def _show_done(
     )
     if done.before and bits is not None:
         kept = "; nothing that was tried was better, so it is as it was" if done.best_step == 0 else ""
-        console.note(f"held-out bits per byte: {done.before.bits_per_byte:.3f} before, {bits:.3f} after{kept}")
+        before, after = (
+            charts.bits_per_byte(done.checkpoint.record[key]) for key in ("bits_per_byte_before", "bits_per_byte")
+        )
+        console.note(f"held-out bits per byte: {before} before, {after} after{kept}")
     for sentence in sentences:
         console.note(sentence)
 
