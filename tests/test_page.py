@@ -1,6 +1,7 @@
 """The pages in a real browser: no error, what one points at is shown, hostile text stays text; and their size."""
 
 import base64
+import decimal
 import html
 import json
 import re
@@ -10,19 +11,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import TEXT, random_checkpoint
 from typer.testing import Result
 
-from llmcli import explainer, page
+from llmcli import console, explainer, page
 from llmcli import words as words_module
 from llmcli.checkpoint import load, save
 from llmcli.config import ModelConfig
 from llmcli.explainer import Explanation, explain
 from llmcli.runtime import Runtime
 from llmcli.tokenizer import Tokenizer
+from llmcli.verdict import Curve
 from llmcli.words import NextWord, NextWords
 
 Llm = Callable[..., Result]
@@ -102,6 +105,45 @@ def test_attention_is_kept_to_a_255th_and_all_else_is_exact(explanation: Path) -
     assert texts == [[[tokenizer().label(i) for i in row] for row in depth] for depth in found.lens.ids.tolist()]
     assert data["words"] == [["hat", 0.75]] and data["effects"] == found.effects.tolist()
     assert data["surprises"] == [None, *found.surprises.tolist()[1:]]
+
+
+def to_fixed(value: float, digits: int) -> str:
+    """JavaScript's toFixed: of the exact value, halves upwards."""
+    return str(decimal.Decimal(value).quantize(decimal.Decimal(1).scaleb(-digits), decimal.ROUND_HALF_UP))
+
+
+def test_terminal_and_page_have_the_same_figures(llm: Llm, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An effect of 0.0749 was 0.07 in the terminal, and 0.08 on the page, which rounded 0.075."""
+    real = explainer.explain
+    effects = [0.0749, -0.0051, 2.0049, 0.00499, -1.23499, 0.99951]
+    chances = [0.37249, 0.08549, 0.00049, 0.1234999]
+
+    def explain_as_told(*values: Any, **options: Any) -> Explanation:
+        found = real(*values, **options)
+        lens = replace(found.lens, probabilities=found.lens.probabilities.copy())
+        lens.probabilities[..., :4] = chances
+        return replace(found, effects=np.resize(effects, len(found.ids)), lens=lens)
+
+    monkeypatch.setattr(explainer, "explain", explain_as_told)
+    terminal = llm("explain", "The cat sat on the mat.").stdout
+    assert llm("explain", "The cat sat on the mat.", "--html", "page.html").exit_code == 0
+    data = data_of(Path("page.html").read_text("utf-8"))
+    shown = re.findall(r"^ *\d+ \S+ +([+-]\d+\.\d\d)", terminal, re.M)
+    assert shown == [("+" if bits >= 0 else "") + to_fixed(bits, 2) for bits in data["effects"]] and "+0.07" in shown
+    [cells] = re.findall(r"^2\t(.*)$", terminal.split("logit lens")[1].split("\n\n")[0], re.M)
+    lens = [to_fixed(chance, 3) for _, chance in data["lens"][2][-1]]
+    assert [cell.split()[-1] for cell in cells.split("\t")] == lens[: len(cells.split("\t"))]
+    answers = dict(re.findall(r"^(\S+)\t(0\.\d{3})", terminal.split("next token: entropy")[1].split("\n\n")[0], re.M))
+    for text, chance in data["next"]:
+        assert answers[console.shown(text)] == to_fixed(chance, 3)
+
+
+def test_the_curve_of_a_run_is_told_once() -> None:
+    said = page._course(Curve([1, 2000], [5.0, 0.2134999], [2, 1140], [0.5, 0.213499]))
+    assert said == (
+        "Training went from 5.000 to 0.213 bits per byte in 2,000 steps; the best interim figure for held-out text was "
+        "0.213 at step 1,140. The final figure is in the record."
+    )
 
 
 def test_a_page_of_200_tokens_6_layers_and_8_heads_stays_under_2_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +402,7 @@ def test_a_file_as_a_page(llm: Llm, trained: Path) -> None:
     assert re.match(r"model.layers × 2: [\d,]+ parameters, \d+\.\d%", found["said"])
     assert found["whole"] == pytest.approx(100) and found["rows"] == found["boxes"] > 10 and found["circles"] == 2
     assert found["samples"] == ["step 1 The cat <b>", "step 3 The cat sat⏎"]
-    best = "on held-out text the best was 2.200 at step 3"
+    best = "the best interim figure for held-out text was 2.200 at step 3"
     assert best in shown and "&lt;b&gt;りんご&lt;/b&gt;.txt" in shown and "&lt;i&gt;Good&lt;/i&gt;" in shown
     opened(Path("page.html"))
 
