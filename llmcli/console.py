@@ -42,6 +42,17 @@ def paragraph(text: str, indent: int = 0) -> None:
         result(line)
 
 
+def caption(text: str) -> None:
+    """What the figure above means, dim, in a terminal; nothing where a program reads, or if quiet."""
+    if _quiet or not sys.stdout.isatty():
+        return
+    import textwrap
+
+    dim, plain = ("\x1b[2m", "\x1b[0m") if colours(sys.stdout) else ("", "")
+    for line in textwrap.wrap(visible(text), width()):
+        result(f"{dim}{line}{plain}", raw=True)
+
+
 def result_bytes(data: bytes) -> None:
     """Bytes on stdout as they are; in a terminal as visible text on a line of its own."""
     if sys.stdout.isatty():
@@ -117,15 +128,6 @@ def shown(text: str) -> str:
     return visible(text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍"))
 
 
-def bits(entropy: float) -> str:
-    """An entropy in words.
-
-    >>> bits(2.0)
-    '2.00 bits unsure, as among 4.0 that are equally likely'
-    """
-    return f"{entropy:.2f} bits unsure, as among {2**entropy:,.1f} that are equally likely"
-
-
 def cut(text: str, columns: int) -> str:
     """Text in a number of columns at most; its end is cut where it is longer.
 
@@ -166,8 +168,19 @@ def colours(stream: Any) -> bool:
 
 def tint(text: str, probability: float) -> str:
     """Text on a background from red (unlikely) over yellow to green (likely); plain where colours are off."""
-    level = sum(probability >= limit for limit in (0.02, 0.1, 0.3, 0.6, 0.9))
-    return _on((88, 130, 136, 100, 64, 28)[level], text)
+    return _on(_TINTS[sum(probability >= limit for limit in _LIKELY)], text)
+
+
+_LIKELY = (0.02, 0.1, 0.3, 0.6, 0.9)
+_TINTS = (88, 130, 136, 100, 64, 28)  # of the 256 colours
+
+
+def tint_key() -> None:
+    """What the backgrounds of `tint` mean, on stderr, where somebody saw them."""
+    if sys.stdout.isatty() and colours(sys.stdout) and colours(sys.stderr) and not _quiet:
+        names = ("<2%", *(f"{100 * low:.0f}-{high:.0%}" for low, high in itertools.pairwise(_LIKELY)), "≥90%")
+        key = "".join(_on(colour, f" {name} ") for name, colour in zip(names, _TINTS, strict=True))
+        print(f"probability of each token: {key}", file=sys.stderr, flush=True)
 
 
 def surprises(tokens: Sequence[tuple[str, float]]) -> None:
@@ -360,10 +373,14 @@ def chances(what: str, rows: Sequence[tuple[str, float]]) -> None:
     """Names with their probabilities, as bars in a terminal."""
     from rich.cells import cell_len
 
+    from llmcli import charts
+
     shown = [(cut(name, max(12, width() // 3)), chance) for name, chance in rows] if sys.stdout.isatty() else rows
     room = min(60, max(8, width() - 22 - max(map(cell_len, [what, *(name for name, _ in shown)]))))
     table(
-        (what, "probability", ""), [(name, f"{chance:.3f}", bar(chance, room)) for name, chance in shown], numbers=(1,)
+        (what, "probability", ""),
+        [(name, charts.probability(chance), bar(chance, room)) for name, chance in shown],
+        numbers=(1,),
     )
 
 
@@ -528,7 +545,7 @@ class TrainingView:
             note(self._line())
 
     def evaluation(self, step: int, bits_per_byte: float) -> None:
-        """The held-out text was looked at."""
+        """The held-out text was evaluated: an interim figure, mostly of a part of it."""
         self._evaluations.append((step, bits_per_byte))
 
     def sample(self, prompt: str, text: str) -> None:
@@ -536,8 +553,12 @@ class TrainingView:
         self._sample = shown(prompt).replace("·", " "), shown(text).replace("·", " ")
 
     def _line(self) -> str:
+        from llmcli import charts
+
         last = self._last
-        held = f"  held-out {self._evaluations[-1][1]:.3f} bits/byte" if self._evaluations else ""
+        held = ""
+        if self._evaluations:
+            held = f"  held-out (interim) {charts.bits_per_byte(self._evaluations[-1][1])} bits/byte"
         return (
             f"{last['progress']:4.0%}  step {last['step']:,}  {_clock(last['left'])} left  "
             f"{last['speed']:,.0f} tokens/s  loss {self._loss:.3f}{held}"
@@ -546,6 +567,8 @@ class TrainingView:
     def _draw(self) -> Any:
         from rich.console import Group
         from rich.text import Text
+
+        from llmcli import charts
 
         if not self._last or not self._live:
             return Text("")
@@ -557,7 +580,7 @@ class TrainingView:
         drawn = [
             Text.assemble(("━" * filled, "green"), ("─" * (bar_width - filled), "bright_black"), f" {figures}"),
             Text(f"step {last['step']:,}  epoch {last['epoch']:.1f}  loss {self._loss:.3f} nats/token"),
-            Text(f"bits per byte: training {self._loss * self._bits:.3f}{self._held_out()}"),
+            Text(f"bits per byte: training {charts.bits_per_byte(self._loss * self._bits)}{self._held_out()}"),
         ]
         sample = self._wrapped_sample(columns, 4 if rows >= 20 else 2)
         # one row stays free for the cursor, one is the chart's axis, and the plan above need not leave the screen
@@ -569,10 +592,13 @@ class TrainingView:
         return Group(*(drawn + sample)[: max(1, rows - 1)])
 
     def _held_out(self) -> str:
+        from llmcli import charts
+
         if not self._evaluations:
             return ""
-        step, bits = min(self._evaluations, key=lambda found: found[1])
-        return f"  held-out {self._evaluations[-1][1]:.3f}  best {bits:.3f} (step {step:,})"
+        step, best = min(self._evaluations, key=lambda found: found[1])
+        now = charts.bits_per_byte(self._evaluations[-1][1])
+        return f"  held-out (interim) {now}  best {charts.bits_per_byte(best)} (step {step:,})"
 
     def _chart(self, columns: int, height: int) -> list[Any]:
         from rich.text import Text
@@ -580,7 +606,9 @@ class TrainingView:
         from llmcli import charts
 
         marks = [s for s, _ in self._evaluations], [bits for _, bits in self._evaluations]
-        legend = f"bits per byte: ⠒⠒ training  {charts.MARK} held-out" if self._evaluations else "bits per byte"
+        legend = "bits per byte"
+        if self._evaluations:
+            legend += f": ⠒⠒ training  {charts.MARK} held-out (interim)"
         lines = charts.curve([self._curve.points()], columns, height, marks=marks, settle=charts.SETTLE, legend=legend)
         drawn = []
         for line in lines[:-1]:

@@ -8,6 +8,7 @@ flushed. A step that a file system or operating system does not have is left out
 import contextlib
 import errno
 import glob
+import itertools
 import math
 import os
 import shutil
@@ -232,6 +233,31 @@ def write_by(path: str | Path, writer: Callable[[Path], None]) -> None:
     with _beside(target, moves=True) as (_, temporary):
         writer(temporary)
     _flush_directory(target.parent)
+
+
+def set_aside(path: Path) -> Path:
+    """Give a file another name beside it, the first that is free of `model-1.safetensors`, `model-2.safetensors` and so
+    on, and return that; `write` may then replace what stands at `path`.
+
+    Where the system has hard links the file also keeps its name until then, so that it never has none. Raises LLMError
+    when the disk refuses; the file then has its name still.
+    """
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(1))
+    for place in numbered:
+        try:
+            os.link(path, place)
+        except FileExistsError:
+            continue
+        except OSError:  # no hard links here
+            if os.path.lexists(place):
+                continue
+            try:
+                path.rename(place)
+            except OSError as error:
+                raise LLMError(f"cannot rename {path} to {place}: {error.strerror}; it stays") from error
+        _flush_directory(place.absolute().parent)
+        return place
+    raise AssertionError("numbers do not end")
 
 
 @contextlib.contextmanager

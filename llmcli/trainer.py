@@ -502,7 +502,7 @@ class _Run:
                 weights = self.model.to_arrays()
         except _CutShortError:
             return
-        bits = figures.bits_per_byte
+        bits = round(figures.bits_per_byte, 6)  # as the record has it: whoever shows it rounds once
         at.evaluated_step, at.evaluated_progress = at.step, at.progress
         self._curve.add_evaluation(at.step, bits)
         # of two alike the later is better: its steps were smaller
@@ -887,7 +887,7 @@ class _Curve:
             "step": [min(end, len(self._losses)) for end in ends],
             "loss": [round(float(np.mean(self._losses[end - width : end])), 4) for end in ends],
             "eval_step": [step for step, _ in self._evaluations],
-            "eval_bits_per_byte": [round(bits, 4) for _, bits in self._evaluations],
+            "eval_bits_per_byte": [bits for _, bits in self._evaluations],
         }
 
 

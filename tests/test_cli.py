@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -205,15 +206,17 @@ def test_the_end_of_a_run_says_what_would_help_and_the_file_remembers(llm: Llm) 
     words = ["train", "c.txt", "--steps", 4, "--no-tie", "--context", 16, "-o", "my model.safetensors", "--threads", 1]
     answer = llm(*words)
     assert answer.exit_code == 0 and answer.stdout == ""
-    said = answer.stderr.splitlines()[-3:]
-    assert said[0].startswith("Held-out text: ") and "measured on" in said[0]
-    assert said[1] == (
-        "It was still improving at the end; more time would help: "
-        "llm train c.txt -o 'my model.safetensors' --context 16 --no-tie --threads 1 --force --steps 8"
+    said = answer.stderr.splitlines()[-4:]
+    assert said[0].startswith("Held-out text: ") and "bits per byte at the end" in said[0]
+    assert said[1].startswith("Barely started: 4 steps") and said[1].endswith(
+        " Train longer: llm train c.txt -o 'my model.safetensors' --context 16 --no-tie --threads 1 --force --time 5m"
     )
-    assert said[2] == (
-        "Ask it: llm generate \"...\" -m 'my model.safetensors'; look into it: llm inspect 'my model.safetensors'"
-    )
+    assert said[2:] == [
+        "Try it: llm generate \"The dog ate the\" -m 'my model.safetensors'",
+        "The model continues a text; it does not answer questions. What is in the file: "
+        "llm inspect 'my model.safetensors'",
+    ]
+    assert llm(*shlex.split(said[2].split(": llm ")[1]), "-n", 3).exit_code == 0
     done = json.loads(llm(*words, "--force", "--json").stdout.splitlines()[-1])
     assert done["verdict"] == said
     assert [found["name"] for found in done["baselines"]] == ["xz", "PPM, adapting", "PPM, static"]
@@ -221,9 +224,44 @@ def test_the_end_of_a_run_says_what_would_help_and_the_file_remembers(llm: Llm) 
     assert set(done["memorised"]) == {"share", "strings", "held_out_share", "searched_bytes"}
     record = json.loads(llm("inspect", "my model.safetensors", "--json").stdout)["training"]
     assert record["memorised"] == done["memorised"]
-    assert record["verdict"] == [said[0], "It was still improving at the end; more time would help."]
+    assert record["verdict"] == [said[0], said[1].split(": llm")[0] + "."]
     shown = llm("inspect", "my model.safetensors").stdout
-    assert "verdict" in shown and "by heart" in shown and "⠒⠒ training  o held-out" in shown
+    assert "summary" in shown and "memorization" in shown and "⠒⠒ training  o held-out (interim)" in shown
+    assert re.search(
+        rf"held-out +{record['bits_per_byte']:.3f} bits per byte at the end, on [\d,]+ bytes, in float32", shown
+    )
+
+
+def test_a_model_under_the_name_of_those_without_one_is_kept(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    runs = []
+    for seed in (1, 2, 3):
+        answer = llm("train", "c.txt", "--steps", 2, "--seed", seed)
+        assert answer.exit_code == 0, answer.stderr
+        runs.append(Path("model.safetensors").read_bytes())
+    assert "the former model.safetensors is kept as model-2.safetensors" in answer.stderr
+    assert [Path(f"model-{number}.safetensors").read_bytes() for number in (1, 2)] == runs[:2]
+    assert llm("train", "c.txt", "--steps", 2, "--force").exit_code == 0
+    assert sorted(path.name for path in Path().glob("*.safetensors")) == [
+        "model-1.safetensors",
+        "model-2.safetensors",
+        "model.safetensors",
+    ]
+    answer = llm("train", "c.txt", "--steps", 2, "-o", "model.safetensors")  # who gives a name wants that name
+    assert answer.exit_code == 1 and "exists already; add --force" in answer.stderr
+
+
+def test_a_file_of_another_program_is_not_renamed(llm: Llm) -> None:
+    from safetensors.numpy import save_file
+
+    Path("c.txt").write_text(TEXT, "utf-8")
+    for write in (lambda name: save_file({"a": np.zeros(3)}, name), lambda name: Path(name).write_text("notes")):
+        write("model.safetensors")
+        before = Path("model.safetensors").read_bytes()
+        answer = llm("train", "c.txt", "--steps", 2)
+        assert answer.exit_code == 1 and "exists already; add --force" in answer.stderr
+        assert Path("model.safetensors").read_bytes() == before
+        assert {path.name for path in Path().iterdir()} == {"c.txt", "model.safetensors"}
 
 
 def test_a_text_that_has_gone_does_not_cost_the_model(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +276,7 @@ def test_a_text_that_has_gone_does_not_cost_the_model(llm: Llm, monkeypatch: pyt
     monkeypatch.setattr(trainer, "train", train)
     Path("c.txt").write_text(TEXT, "utf-8")
     answer = llm("train", "c.txt", "--steps", 1)
-    assert answer.exit_code == 0 and "what it knows by heart cannot be told: " in answer.stderr
+    assert answer.exit_code == 0 and "memorization could not be measured: " in answer.stderr
     assert llm("inspect", "--verify").exit_code == 0
 
 
@@ -793,8 +831,8 @@ def test_weights_that_become_float32_are_told(llm: Llm, tiny_model: Path) -> Non
     assert said in llm(*same, "half.safetensors", "-o", "a.safetensors").stderr
     assert "float32, those" not in llm(*same, tiny_model, "-o", "b.safetensors").stderr
     alone = llm(*same, "half.safetensors", "--lora", 2, "--adapter-only", "-o", "c.safetensors")
-    assert "Ask it" not in alone.stderr  # adapters alone cannot answer
-    typed = alone.stderr.split("Merge it with its model, then ask that: llm ")[1].split("\n")[0]
+    assert "Try it" not in alone.stderr  # adapters alone cannot answer
+    typed = alone.stderr.split("Merge the adapters into their model, then use that: llm ")[1].split("\n")[0]
     assert typed == "import half.safetensors --adapter c.safetensors -o merged.safetensors"
     merged = llm(*typed.split())
     assert said in merged.stderr

@@ -561,3 +561,46 @@ def test_a_run_killed_between_the_two_moves_has_lost_nothing() -> None:
 
 def test_a_name_that_is_no_utf8_has_a_text() -> None:
     assert durable.name_of(os.fsdecode(b"a/hf\xff")) == "hf\ufffd" and durable.name_of("a/りんご.txt") == "りんご.txt"
+
+
+# ---- another name
+
+
+def files(here: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in here.iterdir()}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_set_aside_gets_the_first_free_number(
+    own_directory: Path, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not links:
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EPERM, "no hard links")
+
+        monkeypatch.setattr(os, "link", refuse)
+    path = Path("model.safetensors")
+    Path("model-2.safetensors").write_text("somebody's")
+    for number, text in ((1, "a"), (3, "b"), (4, "c")):
+        path.write_text(text) if not path.exists() else durable.write(path, [text.encode()])
+        assert durable.set_aside(path) == Path(f"model-{number}.safetensors")
+        assert path.exists() == links
+    assert files(own_directory) == {
+        **({"model.safetensors": "c"} if links else {}),
+        "model-1.safetensors": "a", "model-2.safetensors": "somebody's", "model-3.safetensors": "b",
+        "model-4.safetensors": "c",
+    }  # fmt: skip
+
+
+def test_a_file_that_cannot_be_set_aside_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(Path, "rename", refuse)
+    path = Path("model.safetensors")
+    path.write_text("a")
+    with pytest.raises(LLMError, match=r"cannot rename model.safetensors to model-1.safetensors: Read-only"):
+        durable.set_aside(path)
+    assert path.read_text() == "a"

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [  # from the words at the bottom to the door at the top
-    {"errors", "config", "charts", "metadata", "verdict"},
+    {"errors", "config", "charts", "metadata", "prompts", "verdict"},
     {
         "durable",
         "compressors",
@@ -79,6 +79,7 @@ STANDARD_ONLY = {
 }  # fmt: skip
 STANDARD_ONLY |= {"cgroups"}
 STANDARD_ONLY |= {"file_types"}
+STANDARD_ONLY |= {"prompts"}
 
 
 def rooms() -> dict[str, Path]:

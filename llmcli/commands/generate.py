@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli import console
+from llmcli import charts, console
 from llmcli.commands.options import (
     DeviceOption,
     JsonOption,
@@ -171,6 +171,8 @@ def generate(
             _finish(written[-1], json_)
     if known is not None:
         _finish_marked(written, known, json_)
+    if color and not json_:
+        console.tint_key()
     if speakers and not json_:
         speakers.show()
 
@@ -210,6 +212,9 @@ class _Speakers:
         ]
         console.table(
             ("expert", "tokens", "share", "mean weight"), rows, numbers=(1, 2, 3), to_stderr=True, striped=True
+        )
+        console.caption(
+            "tokens: those for which the expert had the largest weight. mean weight: its average share in the answer."
         )
 
 
@@ -382,9 +387,13 @@ def _show_next(runtime: Any, tokenizer: Any, parameters: int, prompt: str, count
     rows.append(("(unexplored)", found.unexplored))
     if sys.stdout.isatty():
         console.heading(f"{console.one_line(prompt, console.width() - 2)}▁")
-        least = "at least " if found.unexplored >= UNEXPLORED else ""
-        console.paragraph(f"the next word: {least}{console.bits(found.entropy)}")
+        at_least = found.unexplored >= UNEXPLORED
+        console.paragraph(f"next word: {charts.entropy(found.entropy, at_least=at_least)}")
     console.chances("next word", rows)
+    console.caption(
+        f"{charts.choice(found.entropy, 'words')} The probability of a word is the sum over the ways to spell it; "
+        f"unexplored is that of words that were not followed to their end."
+    )
 
 
 def _walk(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, literal: bool, json_: bool) -> None:
@@ -398,6 +407,10 @@ def _walk(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, l
         text += choice.text
     if not json_:
         console.heading(f"{console.one_line(prompt + text, console.width() - 1)}")
+        console.caption(
+            "model: the probability that the model gives a token. chance: that with which it is drawn, after "
+            "temperature and cuts. An entropy of 1 bit is a choice between 2 equally likely tokens, of 3 bits among 8."
+        )
         console.note(f"[seed {sampling.seed}]")
         return
 
@@ -456,7 +469,7 @@ def _show_choice(choice: Any, number: int, text: str, tokenizer: Any, sampling: 
         numbers=(2, 3),
     )
     settings = {"top-k": sampling.top_k, "top-p": sampling.top_p, "min-p": sampling.min_p}
-    why = [f"{choice.entropy:.2f} bits unsure"]
+    why = [f"entropy {charts.bits(choice.entropy)} bits"]
     if sampling.repetition_penalty != 1:
         why.append(f"repetition penalty {sampling.repetition_penalty:g}")
     if sampling.temperature == 0:

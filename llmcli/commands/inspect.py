@@ -217,7 +217,9 @@ def _members(header: Any, training: dict[str, Any]) -> list[tuple[str, str, str,
         corpus = [str(d.get("name")) for d in record.get("corpus", [])]
         shape = f"{own.get('num_hidden_layers')} layers, width {own.get('hidden_size')}"
         bits = record.get("bits_per_byte")
-        rows.append((str(name), shape, ", ".join(corpus[:3]), f"{bits:.3f}" if isinstance(bits, float) else ""))
+        rows.append(
+            (str(name), shape, ", ".join(corpus[:3]), charts.bits_per_byte(bits) if isinstance(bits, float) else "")
+        )
     return rows
 
 
@@ -274,20 +276,21 @@ def _record(record: dict[str, Any]) -> list[tuple[str, str]]:
         f" and {len(corpus) - 3} more" if len(corpus) > 3 else ""
     )
     size = sum(d.get("bytes", 0) for d in corpus)
-    bits, clock = record.get("bits_per_byte"), record.get("clock", {})
+    clock = record.get("clock", {})
     facts = [
         ("corpus", f"{names}, {size:,} bytes"),
         ("steps", f"{record.get('steps', 0):,} ({record.get('epochs', 0):.2f} times through the text)"
                   + (", interrupted" if record.get("interrupted") else "")),
         ("best at", f"step {record.get('best_step', 0):,}"),
-        ("held-out", (f"{bits:.3f} bits per byte" if bits else "not measured")
-                     + (f", {record['bits_per_byte_before']:.3f} before" if "bits_per_byte_before" in record else "")),
+        ("held-out", _final(record)),
     ]  # fmt: skip
     recital = record.get("memorised")
     if recital:
         new = recital["held_out_share"]
-        beside = "" if new is None else f", {new:.0%} of those of the held-out text"
-        facts.append(("by heart", f"{recital['share']:.0%} of its 30-character strings stand in its text{beside}"))
+        beside = "" if new is None else f" (held-out text: {new:.0%})"
+        facts.append(
+            ("memorization", f"{recital['share']:.0%} of its 30-character strings occur in its training text{beside}")
+        )
     for layer, shares in enumerate(record.get("expert_shares", [])):
         facts.append((f"experts of layer {layer}", " ".join(f"{share:.1%}" for share in shares)))
     if clock:
@@ -307,25 +310,42 @@ def _record(record: dict[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
+def _final(record: dict[str, Any]) -> str:
+    """The figure of the end of a run, and what it is of: those of its curve are interim, mostly of less text."""
+    bits = record.get("bits_per_byte")
+    if not bits:
+        return "not measured"
+    measured = record.get("held_out_measured")
+    of = f" at the end, on {measured['bytes']:,} bytes, in float32" if measured else ""
+    before = record.get("bits_per_byte_before")
+    return f"{charts.bits_per_byte(bits)} bits per byte{of}" + (
+        f"; {charts.bits_per_byte(before)} before" if before else ""
+    )
+
+
 def _training(record: dict[str, Any]) -> None:
     console.heading("training")
     console.pairs(_record(record))
     if record.get("curve", {}).get("step") and console.width() >= NARROWEST_CURVE:
         run = curve(record)
         marks = (run.held_out_steps, run.held_out)
-        legend = f"⠒⠒ training  {charts.MARK} held-out" if run.held_out else ""
+        legend = f"⠒⠒ training  {charts.MARK} held-out (interim)" if run.held_out else ""
         console.heading("bits per byte by step")
         for line in charts.curve(
             [(run.steps, run.training)], min(console.width(), 120), 12, marks=marks, settle=charts.SETTLE, legend=legend
         ):
             console.result(line)
+        console.caption(
+            "Lower is better. Interim figures: on the training text as the run saw it, and on a part of the held-out "
+            "text. Where the training figure falls and the held-out one does not, the model overfits."
+        )
     samples = record.get("samples", {}).get("texts") or []
     if samples:
         console.heading(f"what it made of {record['samples'].get('prompt', '')!r} on the way")
         some = dict.fromkeys((0, len(samples) // 3, 2 * len(samples) // 3, len(samples) - 1))
         console.pairs([(f"step {samples[i][0]:,}", " ".join(samples[i][1].split())) for i in some])
     if record.get("verdict"):
-        console.heading("verdict")
+        console.heading("summary")
         for sentence in record["verdict"]:
             console.paragraph(sentence, indent=2)
 
@@ -366,7 +386,7 @@ def _told(header: Any, facts: dict[str, Any]) -> list[tuple[str, str]]:
             told.append((f"expert {name}", f"{shape}, from {corpus}" + (f", {bits} bits per byte" if bits else "")))
         return told
     told += _record(record) if record.keys() - {"imported"} else []
-    told += [("verdict", sentence) for sentence in record.get("verdict", ())]
+    told += [("summary", sentence) for sentence in record.get("verdict", ())]
     return told
 
 
@@ -475,6 +495,7 @@ def _weights(header: Any, json_: bool) -> None:
         "weights from the lowest to the highest, and their deviation" + (", and extremes" if wide else "")
     )
     console.tree(rows)
+    console.caption("Each row of blocks is a histogram of a part's weights; the number is their standard deviation.")
 
 
 def _diff(header: Any, other: Any, json_: bool) -> None:

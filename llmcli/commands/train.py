@@ -34,6 +34,7 @@ from llmcli.commands.options import (
 )
 from llmcli.config import ADAMW_LR, DEFAULT_MODEL, MUON_LR, TrainConfig, as_record
 from llmcli.errors import LLMError, command_line, usage
+from llmcli.prompts import example_prompt
 from llmcli.verdict import verdict
 
 SIZE = "Size of the model"
@@ -43,6 +44,7 @@ SMALL_SCALE = 0.01  # a factor of learning rates below this is more likely meant
 AFTERWARDS = 0.6  # seconds that the verdict and saving take, and for each million parameters:
 AFTERWARDS_MILLION = 0.06
 SAME_REQUEST = 0.5  # seconds within which a second signal is the first one again
+PROMPT_TOKENS = 4_000  # at the beginning of a text, in which a prompt is looked for
 
 
 def train(
@@ -242,7 +244,7 @@ def train(
     refuse_gguf(output)
     resume.check_name(output)
     beside = resume.path_beside(output)
-    stopped = None
+    stopped, keep = None, False
     if not dry_run:
         for other in filter(None, (from_, like)):
             refuse_overwriting(output, "model", [other], "the model to go on from" if from_ else "the model to be like")
@@ -258,7 +260,11 @@ def train(
                 f"{beside}, where the run would be kept, is somebody's file; move it away, or give another -o"
             )
         stopped = resume.load(beside) if beside.exists() and not force else None
-        durable.check_writable(output, force=_may_replace(output, force, stopped))
+        replaceable = _may_replace(output, force, stopped)
+        keep = not replaceable and _is_kept(context_, output)
+        durable.check_writable(output, force=replaceable or keep)
+        if keep:
+            console.note(f"{output} exists already; it will be kept under another name (-o names the new model)")
     base = importer.load(from_) if from_ else None
     pattern = importer.load_any(like).shared if like else None
     if pattern:
@@ -355,7 +361,9 @@ def train(
                 record = done.checkpoint.record
                 record["memorised"] = None if caught or done.problem else _memorised(done.checkpoint, ready, text, seed)
                 record["verdict"] = verdict(record, baselines)
-                output = _save(output, done, beside, adapter_only, replace=_may_replace(output, force, stopped))
+                output = _save(
+                    output, done, beside, adapter_only, replace=_may_replace(output, force, stopped), keep=keep
+                )
                 if not done.interrupted and resume.is_ours(beside):  # going on after a problem would end in the same
                     with suppress(OSError):  # the model is safe, wherever it went
                         beside.unlink()
@@ -369,10 +377,18 @@ def train(
         raise unread
     if done.problem:
         raise LLMError(f"{done.problem}; the best weights before that, of step {done.best_step:,}, are in {output}")
-    sentences = verdict(record, baselines, again=_again(context_), model=None if adapter_only else _named(output))
+    sentences = verdict(
+        record,
+        baselines,
+        again=_again(context_),
+        seconds=done.seconds,
+        model=None if adapter_only else _named(output),
+        prompt=_prompt(ready),
+        chats=_chats(done.checkpoint),
+    )
     if adapter_only:
         merge = command_line(["llm", "import", str(from_), "--adapter", str(output), "-o", "merged.safetensors"])
-        sentences.append(f"Merge it with its model, then ask that: {merge}")
+        sentences.append(f"Merge the adapters into their model, then use that: {merge}")
     parameters = done.checkpoint.parameters
     if adapter_only:
         parameters = sum(array.size for array in (done.adapters or {}).values())
@@ -473,7 +489,7 @@ def _memorised(checkpoint: Any, ready: Any, text: Any, seed: int) -> dict[str, A
     try:
         found = recite(checkpoint, ready.tokenizer, ready.held_out, ready.read_from(text), seed)
     except Exception as error:  # the text has gone, or no memory is left: the model must not be lost with it
-        console.note(f"what it knows by heart cannot be told: {error}")
+        console.note(f"memorization could not be measured: {error}")
         return None
     return as_record(found) if found else None
 
@@ -525,12 +541,49 @@ def _check_device(stopped: Any, beside: Path) -> None:
         ) from error
 
 
-def _save(output: Path, done: Any, beside: Path, adapter_only: bool, *, replace: bool) -> Path:
+def _prompt(ready: Any) -> str | None:
+    """The beginning of a sentence of the held-out text, or else of the training text, to try the model with."""
+    for ids, starts_inside in ((ready.held_out, True), (ready.tokens, False)):
+        documents: list[list[int]] = [[]]
+        for token in ids[:PROMPT_TOKENS].tolist():
+            if token == ready.tokenizer.eos_id:
+                documents.append([])
+            else:
+                documents[-1].append(token)
+        text = "\n".join(map(ready.tokenizer.decode, documents))
+        if prompt := example_prompt(text, starts_inside=starts_inside):
+            return prompt
+    return None
+
+
+def _chats(checkpoint: Any) -> bool:
+    """Whether the model has a chat template: then it was trained to answer."""
+    try:
+        return bool(json.loads(checkpoint.tokenizer_config_json or "{}").get("chat_template"))
+    except (ValueError, AttributeError):
+        return False
+
+
+def _is_kept(context: typer.Context, output: Path) -> bool:
+    """Whether the file that stands where the new model goes gets another name then: a model of ours under the name that
+    a model has where none is given. Whoever gives a name wants that name, and is asked for --force."""
+    from llmcli import importer
+
+    source = context.get_parameter_source("output")
+    if source is None or source.name != "DEFAULT" or output.is_symlink() or not output.is_file():
+        return False
+    try:
+        return bool(importer.read_header(output).is_ours)
+    except LLMError:
+        return False
+
+
+def _save(output: Path, done: Any, beside: Path, adapter_only: bool, *, replace: bool, keep: bool) -> Path:
     """Write the model where it was wanted, else, rather than lose it, where that can be done; the place it went to.
 
-    What is at `output` is left alone unless `replace`.
+    What is at `output` is left alone unless `replace`; with `keep` it gets another name first.
     """
-    from llmcli import adapters
+    from llmcli import adapters, durable
     from llmcli.checkpoint import save
     from llmcli.resume import is_ours
 
@@ -541,6 +594,12 @@ def _save(output: Path, done: Any, beside: Path, adapter_only: bool, *, replace:
             save(place, done.checkpoint)
 
     place = output
+    if keep and not replace:
+        try:
+            console.note(f"the former {output} is kept as {durable.set_aside(output)}")
+            replace = True  # what stands there has another name now
+        except LLMError as error:
+            console.warn(str(error))
     if not replace:  # it is not what was there when the run began
         place = next(p for n in itertools.count(2) if not (p := output.with_stem(f"{output.stem}-{n}")).exists())
         console.warn(f"{output} was written by another program during the run and is kept; the model goes to {place}")
@@ -683,7 +742,10 @@ def _show_done(
     )
     if done.before and bits is not None:
         kept = "; nothing that was tried was better, so it is as it was" if done.best_step == 0 else ""
-        console.note(f"held-out bits per byte: {done.before.bits_per_byte:.3f} before, {bits:.3f} after{kept}")
+        before, after = (
+            charts.bits_per_byte(done.checkpoint.record[key]) for key in ("bits_per_byte_before", "bits_per_byte")
+        )
+        console.note(f"held-out bits per byte: {before} before, {after} after{kept}")
     for sentence in sentences:
         console.note(sentence)
 
