@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [  # from the words at the bottom to the door at the top
-    {"errors", "config", "charts", "verdict"},
+    {"errors", "config", "charts", "characters", "verdict"},
     {
         "durable",
         "compressors",
@@ -27,6 +27,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "tokenizer_json",
         "tokenizer",
         "sampler",
+        "vocabulary",
         "runtime",
         "kernels",
         "machine",
@@ -38,6 +39,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "forecast",
         "planner",
         "resume",
+        "prompt",
         "generator",
         "walker",
         "words",
