@@ -21,6 +21,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from llmcli import tokenizer_json
 from llmcli.errors import LLMError, usage
+from llmcli.vocabulary import Vocabulary
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the end of a document; always id 0 in tokenizers made here
 SMALLEST_VOCABULARY = 257  # 256 bytes and the end of text
@@ -37,9 +38,15 @@ class Tokenizer:
     """A vocabulary with its rules; `to_json()` is the text of a tokenizer.json."""
 
     def __init__(
-        self, inner: tokenizers.Tokenizer, start: str | None = None, space_first: bool = False, ends: Iterable[int] = ()
+        self,
+        inner: tokenizers.Tokenizer,
+        start: str | None = None,
+        space_first: bool = False,
+        ends: Iterable[int] = (),
+        seen_bytes: bytes | None = None,
     ) -> None:
         self._start, self.space_first, self._ends = start, space_first, frozenset(ends)
+        self.seen_bytes = seen_bytes  # those of the text that its model was trained on; None: not known
         inner.no_padding()
         inner.no_truncation()
         inner.encode_special_tokens = True  # "<|endoftext|>" typed by a user is text, not the control token
@@ -101,11 +108,13 @@ class Tokenizer:
         return cls(inner)
 
     @classmethod
-    def from_json(cls, text: str, most: int | None = None, ends: Iterable[int] = ()) -> "Tokenizer":
+    def from_json(
+        cls, text: str, most: int | None = None, ends: Iterable[int] = (), seen_bytes: bytes | None = None
+    ) -> "Tokenizer":
         """Read a tokenizer.json: a BPE that is byte-level or has byte fallback. Raises LLMError for anything else.
 
         With `most` also for one of more tokens than that: those of the model it belongs to. `ends` are the tokens that
-        end a text, to that model.
+        end a text, to that model; `seen_bytes` those that its training text has, None where they are not known.
         """
         found = tokenizer_json.checked(text)
         try:
@@ -115,7 +124,7 @@ class Tokenizer:
                 raise
             raise LLMError(f"the tokenizer could not be read: {error}") from error
         inner.decoder = _decoder(found.kind)
-        tokenizer = cls(inner, found.start, found.space_first, ends)
+        tokenizer = cls(inner, found.start, found.space_first, ends, seen_bytes)
         if most is not None and tokenizer.vocab_size > most:
             raise LLMError(f"the tokenizer has {tokenizer.vocab_size} tokens, its model only {most}")
         missing = set(tokenizer._missing) - RARE
@@ -196,6 +205,11 @@ class Tokenizer:
             spelled[i] = b"" if added.special else added.content.encode("utf-8")
         return spelled
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The bytes of all tokens, indexed."""
+        return Vocabulary(self.token_bytes, self.seen_bytes)
+
     def label(self, token: int) -> str:
         """A token that stands alone, as text: bytes of half a character as \\xe3, a control token by its name."""
         data = self.token_bytes[token]
@@ -245,17 +259,19 @@ class Tokenizer:
         return [i for ids in self.encode_stream([text]) for i in ids]
 
     def split_last(self, text: str) -> tuple[str, str]:
-        """(head, tail): the last word of a text, as the pre-tokenizer cuts words, apart from what stands before it.
+        """(head, tail): the last word of a text, as tokens are cut, apart from what stands before it.
 
         Tokens never cross the cut but may go on beyond the text's end: after "I like to ea" stands one of " eat".
-        The tail is "" where no token is longer than a character, or the last word is very long.
+        The tail is "" where no token is longer than a character; of a very long word it is the end.
         """
-        if self.kind != "bpe" or not text:
+        if self.kind == "char" or not text:
             return text, ""
         end = text[-LONGEST_TAIL:]
-        word = self._inner.pre_tokenizer.pre_tokenize_str(end)[-1][1]
-        tail = end[word[0] :]
-        return (text, "") if len(tail) == LONGEST_TAIL else (text[: len(text) - len(tail)], tail)
+        if self.kind == "spm":  # SentencePiece's tokens begin with spaces and end before the next
+            tail = _LAST_WORD.search(end)[0]  # type: ignore[index]  # it matches any text
+        else:
+            tail = end[self._inner.pre_tokenizer.pre_tokenize_str(end)[-1][1][0] :]
+        return text[: len(text) - len(tail)], tail
 
     def encode_stream(self, texts: Iterable[str]) -> Iterator[array]:
         """The ids of one long text that comes in parts, as arrays of bounded size.
@@ -371,6 +387,7 @@ def _cut(text: str, low: int, high: int, where: re.Pattern[str]) -> int:
     return found.start() if found else high
 
 
+_LAST_WORD = re.compile(r"\s*\S*\Z")
 _WORD_END = re.compile(r"(?<=\S)[ \n]")
 _LINE_END = re.compile(r"(?<=\S) |(?<=\n)(?=\S)")  # in the patterns of Llama 3 and Qwen 2 a sign takes line ends along
 

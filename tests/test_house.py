@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [  # from the words at the bottom to the door at the top
-    {"errors", "config", "charts", "metadata", "prompts", "verdict"},
+    {"errors", "config", "characters", "charts", "metadata", "prompts", "verdict"},
     {
         "durable",
         "compressors",
@@ -28,6 +28,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "tokenizer_json",
         "tokenizer",
         "sampler",
+        "vocabulary",
         "runtime",
         "kernels",
         "cgroups",
@@ -42,6 +43,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "resume",
         "run_clock",
         "thread_tuner",
+        "prompt",
         "generator",
         "walker",
         "words",
