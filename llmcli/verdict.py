@@ -108,12 +108,16 @@ def verdict(
 
 def _how_good(record: Mapping[str, Any], baselines: Sequence[tuple[str, float]]) -> str:
     bits = record.get("bits_per_byte")
+    held_out = record.get("held_out", {}).get("bytes", 0)
+    if bits is None and held_out:
+        return "The held-out text was not measured at the end, since that would have taken too long: use llm eval."
     if bits is None:
         return "No text was held out, so nothing says how well the model predicts text it has not seen."
-    measured, held_out = record["held_out_measured"]["bytes"], record.get("held_out", {}).get("bytes", 0)
+    measured, context = record["held_out_measured"]["bytes"], record["held_out_measured"].get("context")
     part = f"{measured:,} of its {held_out:,}" if measured < held_out else f"its {measured:,}"
     figure = charts.bits_per_byte(bits)
-    said = f"Held-out text: {figure} bits per byte at the end (lower is better), on {part} bytes, in float32."
+    seen = f" and a context of {context:,} tokens" if context else ""
+    said = f"Held-out text: {figure} bits per byte at the end (lower is better), on {part} bytes, in float32{seen}."
     if not baselines:
         return said
     beside = "; ".join(f"{name} {charts.bits_per_byte(other)}" for name, other in baselines)

@@ -144,11 +144,19 @@ def interrupted(output: str = str(MODEL)) -> None:
 
 
 def test_a_changed_model_is_not_written_over_without_force(llm: Llm) -> None:
+    interrupted("named.safetensors")
+    changed = flip_a_bit(Path("named.safetensors"))
+    answer = llm("train", "c.txt", *OPTIONS, "--steps", 12, "-o", "named.safetensors")
+    assert answer.exit_code == 1 and "named.safetensors exists already; add --force" in answer.stderr
+    assert Path("named.safetensors").read_bytes() == changed
+
+
+def test_a_changed_model_under_the_default_name_gets_another(llm: Llm) -> None:
     interrupted()
     changed = flip_a_bit(MODEL)
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 12)
-    assert answer.exit_code == 1 and "model.safetensors exists already; add --force" in answer.stderr
-    assert MODEL.read_bytes() == changed
+    assert answer.exit_code == 0 and "kept as model-1.safetensors" in answer.stderr
+    assert Path("model-1.safetensors").read_bytes() == changed != MODEL.read_bytes()
 
 
 CHANGED_MEANWHILE = """
@@ -235,7 +243,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def save(done: SimpleNamespace, output: Path, *, replace: bool = True) -> Path:
-    return command._save(output, done, resume.path_beside(output), False, replace=replace)
+    return command._save(output, done, resume.path_beside(output), False, replace=replace, keep=False)
 
 
 def found(directory: Path) -> list[Path]:

@@ -73,11 +73,19 @@ def test_beside_compressors(ours: float, said: str) -> None:
 
 
 def test_without_held_out_text() -> None:
-    bare = record(bits_per_byte=None, curve=record()["curve"] | {"eval_step": [], "eval_bits_per_byte": []})
+    curve = record()["curve"] | {"eval_step": [], "eval_bits_per_byte": []}
+    bare = record(bits_per_byte=None, held_out={"bytes": 0}, curve=curve)
     assert verdict(bare, [("xz", 3.0)]) == [
         "No text was held out, so nothing says how well the model predicts text it has not seen.",
         LEVEL_ALONE,
     ]
+
+
+def test_a_context_that_was_capped_and_a_text_that_was_not_measured_are_told() -> None:
+    capped = verdict(record(held_out_measured={"bytes": 500, "context": 2048}))[0]
+    assert capped == FINAL.replace("in float32.", "in float32 and a context of 2,048 tokens.")
+    unmeasured = verdict(record(bits_per_byte=None, held_out_measured=None))[0]
+    assert unmeasured.startswith("The held-out text was not measured at the end")
 
 
 # ---- barely started
