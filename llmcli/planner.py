@@ -47,7 +47,6 @@ SMALLEST_BATCH_SHARE = 64  # a batch may become so many times smaller before a m
 SHORTEST_CONTEXT, LONG_CONTEXT = 8, 1024
 COPYING_TEXT, COPYING_FROM = 100_000, 90.0  # tokens of text and seconds of a core, from which on weights can copy
 COPYING_THETA = 1e6  # their rope_theta: most pairs of a head turn little within a window, and can tell tokens apart
-LARGEST_WIDTH = 1 << 20
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 512, 8192
 ASKED = "as asked"  # the reason for what the user fixed
 
@@ -104,8 +103,6 @@ class Request:
             raise usage(f"--active {self.active} of --experts {self.experts} cannot be; give 1 to {self.experts}")
         if self.lora and self.optimizer == "muon":
             raise usage("--lora learns by adamw; leave --optimizer out")
-        if self.width is not None and self.width > LARGEST_WIDTH:
-            raise usage(f"--width must be at most {LARGEST_WIDTH:,}, found {self.width:,}")
         if self.width is not None and self.heads is not None and self.width % self.heads:
             raise usage(f"--heads {self.heads} does not divide --width {self.width}")
 

@@ -447,9 +447,7 @@ def test_a_width_is_divided_as_a_search_through_all_numbers_would(width):
 def test_a_width_beyond_all_machines_is_told_at_once(no_hang):
     """Its divisors are not tried one after another."""
     with pytest.raises(LLMError, match=r"needs about .* GB of memory"):
-        plan(Request(width=planner.LARGEST_WIDTH), machine=Machine(assumed_speed, 1e9))
-    with pytest.raises(LLMError, match="--width must be at most 1,048,576, found 2,000,000,000,000"):
-        Request(width=2 * 10**12)
+        plan(Request(width=500_000_000), machine=Machine(assumed_speed, 1e9))
 
 
 # ---- from a corpus to all that training needs
