@@ -147,8 +147,12 @@ def test_a_changed_model_is_not_written_over_without_force(llm: Llm) -> None:
     interrupted()
     changed = flip_a_bit(MODEL)
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 12)
-    assert answer.exit_code == 1 and "model.safetensors exists already; add --force" in answer.stderr
+    assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
+    assert "is not what the run that stopped at step 5 saved" in answer.stderr and "move it away" in answer.stderr
     assert MODEL.read_bytes() == changed
+    MODEL.rename("changed.safetensors")  # as the line says
+    assert llm("train", "c.txt", *OPTIONS, "--steps", 12).exit_code == 0
+    assert checkpoint.load(MODEL).record["steps"] == 12 and Path("changed.safetensors").read_bytes() == changed
 
 
 CHANGED_MEANWHILE = """

@@ -237,7 +237,13 @@ def train(
                 f"{beside}, where the run would be kept, is somebody's file; move it away, or give another -o"
             )
         stopped = resume.load(beside) if beside.exists() and not force else None
-        durable.check_writable(output, force=_may_replace(output, force, stopped))
+        may_replace = _may_replace(output, force, stopped)
+        if stopped and not may_replace:
+            raise LLMError(
+                f"{output} is not what the run that stopped at step {stopped.state.step:,} saved, and is kept; move it "
+                "away to go on from there, begin anew with --force, or give another -o"
+            )
+        durable.check_writable(output, force=may_replace)
     base = importer.load(from_) if from_ else None
     pattern = importer.load_any(like).shared if like else None
     if pattern:
