@@ -144,19 +144,15 @@ def interrupted(output: str = str(MODEL)) -> None:
 
 
 def test_a_changed_model_is_not_written_over_without_force(llm: Llm) -> None:
-    interrupted("named.safetensors")
-    changed = flip_a_bit(Path("named.safetensors"))
-    answer = llm("train", "c.txt", *OPTIONS, "--steps", 12, "-o", "named.safetensors")
-    assert answer.exit_code == 1 and "named.safetensors exists already; add --force" in answer.stderr
-    assert Path("named.safetensors").read_bytes() == changed
-
-
-def test_a_changed_model_under_the_default_name_gets_another(llm: Llm) -> None:
     interrupted()
     changed = flip_a_bit(MODEL)
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 12)
-    assert answer.exit_code == 0 and "kept as model-1.safetensors" in answer.stderr
-    assert Path("model-1.safetensors").read_bytes() == changed != MODEL.read_bytes()
+    assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
+    assert "is not what the run that stopped at step 5 saved" in answer.stderr and "move it away" in answer.stderr
+    assert MODEL.read_bytes() == changed
+    MODEL.rename("changed.safetensors")  # as the line says
+    assert llm("train", "c.txt", *OPTIONS, "--steps", 12).exit_code == 0
+    assert checkpoint.load(MODEL).record["steps"] == 12 and Path("changed.safetensors").read_bytes() == changed
 
 
 CHANGED_MEANWHILE = """

@@ -79,8 +79,10 @@ def export(
     if to == "gguf" and output.suffix.lower() == ".safetensors":
         raise usage(f"{output}: --to gguf writes a .gguf; name it so: {output.with_suffix('.gguf')}")
     if to == "hf":
-        context_.with_resource(durable.locked(output))
-        durable.remove_stale(output)
+        if problem := context_.with_resource(durable.locked(output)):
+            console.note(f"{output} cannot be locked here ({problem}): see to it that nothing else writes it")
+        else:
+            durable.remove_stale(output)
         hf_directory.check_writable(output, force=force)
     else:
         example = {"gguf": "model.gguf", "tokenizer": "tokenizer.json"}.get(to or "", "model.safetensors")

@@ -261,6 +261,11 @@ def train(
             )
         stopped = resume.load(beside) if beside.exists() and not force else None
         replaceable = _may_replace(output, force, stopped)
+        if stopped and not replaceable:
+            raise LLMError(
+                f"{output} is not what the run that stopped at step {stopped.state.step:,} saved, and is kept; move it "
+                "away to go on from there, begin anew with --force, or give another -o"
+            )
         keep = not replaceable and _is_kept(context_, output)
         durable.check_writable(output, force=replaceable or keep)
         if keep:
