@@ -90,8 +90,8 @@ def explanation(
     answer = tokenizer.label(answers[0])
     texts = {
         "summary": " ".join(notes),
-        "effects-hint": f"Bits by which “{_plain(answer).strip() or answer}” becomes less likely when the token is "
-        "left out. Plus: the token makes it more likely. Minus, in the other colour: the token makes it less likely."
+        "effects-hint": f"Bits by which “{_plain(answer).strip() or answer}”, the most likely next token, becomes less "
+        "likely when a token is left out. Plus: the token makes it more likely. Minus (the other colour): less likely."
         + (" Only the last tokens were tried." if None in data["effects"] and kept > 1 else ""),
         "unsure": f"The entropy of the next token is {found.entropy:.2f} bits: the model is as uncertain as if it "
         f"chose among {2**found.entropy:,.1f} equally likely tokens.",

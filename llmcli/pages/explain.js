@@ -62,7 +62,7 @@ function draw() {
   at("after").textContent = `Predicted after ${here}`;
   const facts = [];
   if (data.surprises[t] !== null) facts.push(`Surprisal ${bits(data.surprises[t])} bits: how unexpected it was after the tokens before it.`);
-  if (data.effects[t] !== null) facts.push(`Without it, the answer “${spoken(data.next[0][0])}” would be ${bits(data.effects[t])} bits ${data.effects[t] < 0 ? "more" : "less"} likely.`);
+  if (data.effects[t] !== null) facts.push(`Without it, the next token “${spoken(data.next[0][0])}” would be ${bits(data.effects[t])} bits ${data.effects[t] < 0 ? "more" : "less"} likely.`);
   at("facts").textContent = facts.join(" ");
   probabilities(at("candidates"), best.map(([text, chance]) => [token(text), chance]));
   at("said").textContent = `T${here.slice(1)}. Next: ` +
