@@ -165,6 +165,8 @@ def load(path: str | Path) -> Checkpoint:
 def opened(header: Header) -> Checkpoint:
     """The model that a header describes. Raises LLMError as `load` does."""
     path, metadata = header.path, header.metadata
+    if header.problem:
+        raise LLMError(f"{path}: {header.problem}")
     check_version(header)
     missing = [key for key in ("config.json", "tokenizer.json", "training.json") if key not in metadata]
     if missing:
