@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli import durable
 from llmcli.checkpoint import Checkpoint
 from llmcli.config import LORA_SCALE
 from llmcli.errors import LLMError
@@ -18,12 +19,13 @@ from llmcli.metadata import document
 from llmcli.safetensors_file import Header, read_header, read_tensor, write_tensors
 
 _PREFIX = "base_model.model."  # PEFT's, before the name of a matrix
-_PEFT_FILE = "adapter_model.safetensors"
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a directory of PEFT's
 
 
 def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoint) -> None:
     """Write what a model learned in its adapters, `x.adapter.lora_A` [rank, inputs] and `x.adapter.lora_B` [outputs,
-    rank] for each matrix x; beside them, in the metadata, PEFT's adapter_config.json and the record."""
+    rank] for each matrix x; beside them, in the metadata, PEFT's adapter_config.json and the record. A file of the name
+    that PEFT gives it gets that config as a file beside it too, so that PEFT opens the directory."""
     named = {_PREFIX + name.replace(".adapter.", ".") + ".weight": array for name, array in adapters.items()}
     rank = min(array.shape[0] for name, array in adapters.items() if name.endswith("lora_A"))
     config = {
@@ -38,10 +40,12 @@ def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoi
     }
     metadata = {
         "format": "pt",
-        "adapter_config.json": json.dumps(config, indent=2),
+        PEFT_CONFIG: json.dumps(config, indent=2),
         "training.json": json.dumps(base.record, ensure_ascii=False),
     }
     write_tensors(path, named, metadata)
+    if path.name == PEFT_FILE:
+        durable.write(path.with_name(PEFT_CONFIG), [metadata[PEFT_CONFIG].encode("utf-8")])
 
 
 def is_adapter(header: Header) -> bool:
@@ -50,9 +54,9 @@ def is_adapter(header: Header) -> bool:
 
 def file_of(path: Path) -> Path:
     """The file of adapters that is meant: PEFT saves them in a directory. Raises LLMError when there is none."""
-    file = path / _PEFT_FILE if path.is_dir() else path
+    file = path / PEFT_FILE if path.is_dir() else path
     if not file.exists():
-        raise LLMError(f"there is no file {file}; adapters are a .safetensors file, or a directory with {_PEFT_FILE}")
+        raise LLMError(f"there is no file {file}; adapters are a .safetensors file, or a directory with {PEFT_FILE}")
     return file
 
 

@@ -44,6 +44,13 @@ _NOT_READ = {  # its other types, to name them
     22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0",
     35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
 }  # fmt: skip
+_SHOWN = {  # ... and the numbers in a block and bytes of a block of those, to show what is in a file
+    "Q8_1": (32, 40), "Q8_K": (256, 292), "IQ2_XXS": (256, 66), "IQ2_XS": (256, 74), "IQ3_XXS": (256, 98),
+    "IQ1_S": (256, 50), "IQ4_NL": (32, 18), "IQ3_S": (256, 110), "IQ2_S": (256, 82), "IQ4_XS": (256, 136),
+    "I8": (1, 1), "I16": (1, 2), "I32": (1, 4), "I64": (1, 8), "F64": (1, 8), "IQ1_M": (256, 56), "TQ1_0": (256, 54),
+    "TQ2_0": (256, 66), "MXFP4": (32, 17), "NVFP4": (64, 36), "Q1_0": (128, 18),
+}  # fmt: skip
+_NUMPY = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _TEXT, _LIST = 8, 9
 # GGUF's name of an architecture -> (transformers' model_type, whether rows of q and k are in its own order)
@@ -98,7 +105,8 @@ def is_gguf(path: Path) -> bool:
 
 
 def read_header(path: Path) -> Header:
-    """What a GGUF says of itself, in the terms of our own file. Raises LLMError when it is damaged or not supported."""
+    """What a GGUF says of itself, in the terms of our own file; of a model that is not run here in its own terms, with
+    the `problem`. Raises LLMError when it is damaged."""
     with reading(path) as file:
         try:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -106,18 +114,22 @@ def read_header(path: Path) -> Header:
             raise LLMError(f"cannot read {path}: {error}") from error
         with mapped:
             try:
-                facts, infos, data_start = _Scanner(mapped).header()
+                scanner = _Scanner(mapped)
+                facts, infos, data_start = scanner.header()
                 _check(infos, data_start, len(mapped))
             except LLMError as error:
                 raise LLMError(f"{path}: {error}") from error
             except (ValueError, struct.error) as error:
                 raise LLMError(f"{path} is not a whole GGUF file: {error}") from error
+            problem = scanner.problem if facts.get("general.architecture") in ARCHITECTURES else ""
             try:
-                return _translated(path, len(mapped), facts, infos, data_start, mapped)
+                if not problem:
+                    return _translated(path, len(mapped), facts, dict(infos), data_start, mapped)
             except LLMError as error:
-                raise LLMError(f"{path}: {error}") from error  # whatever it was to those who type options
+                problem = str(error)
             except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
                 raise LLMError(f"{path} has a header that is not usable: {error}") from error
+            return _as_it_stands(path, len(mapped), facts, infos, data_start, problem)
 
 
 class _Scanner:
@@ -127,6 +139,7 @@ class _Scanner:
         self._data, self._at = data, 4
         self._end = min(len(data), HEADER_LIMIT)
         self._entries = 0
+        self.problem = ""  # a type that is not read
 
     def header(self) -> tuple[dict[str, Any], dict[str, TensorInfo], int]:
         """(keys, tensors under GGUF's own names, where the tensors begin)"""
@@ -156,8 +169,11 @@ class _Scanner:
             if kind not in TYPES:
                 known = ", ".join(type_name for type_name, _, _ in TYPES.values())
                 its = _NOT_READ.get(kind, f"number {kind}")
-                raise LLMError(f"tensor {name[:100]} is of type {its}, which is not supported; {known} are")
-            type_name, block, size = TYPES[kind]
+                said = f"tensor {name[:100]} is of type {its}, which is not supported; {known} are"
+                if its not in _SHOWN:
+                    raise LLMError(said)
+                self.problem = self.problem or said
+            type_name, block, size = TYPES[kind] if kind in TYPES else (_NOT_READ[kind], *_SHOWN[_NOT_READ[kind]])
             if math.prod(shape) % block or (shape and shape[-1] % block):
                 raise ValueError(f"tensor {name[:100]!r} is no whole number of {type_name} blocks")
             begin = start + offset
@@ -272,6 +288,38 @@ def _check_counts(config: ModelConfig, infos: Mapping[str, TensorInfo]) -> None:
             f"it claims {config.num_hidden_layers:,} layers of {config.num_experts:,} experts, "
             "the file has fewer tensors"
         )
+
+
+# GGUF's keys of a config -> Hugging Face's
+_CONFIG_KEYS = {
+    "block_count": "num_hidden_layers", "embedding_length": "hidden_size", "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads", "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim", "context_length": "max_position_embeddings", "expert_count": "num_experts",
+    "expert_used_count": "num_experts_per_tok", "rope.freq_base": "rope_theta",
+}  # fmt: skip
+
+
+def _as_it_stands(
+    path: Path, file_bytes: int, facts: dict[str, Any], infos: dict[str, TensorInfo], data_start: int, problem: str
+) -> Header:
+    """The header of a model that is not run here, with GGUF's own names of tensors and keys."""
+    kind = str(facts.get("general.architecture", "not named"))
+    known = {f"{kind}.{theirs}": ours for theirs, ours in _CONFIG_KEYS.items()}
+    config = {"model_type": kind} | {ours: facts[key] for key, ours in known.items() if key in facts}
+    tokens = facts.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, list):
+        config["vocab_size"] = len(tokens)
+    others = {
+        key: f"{len(found):,} entries" if isinstance(found, list) else str(found)
+        for key, found in facts.items()
+        if key not in known and not key.startswith("general.") and "." in key and not key.endswith(".json")
+    }  # no key that our own files have
+    metadata = others | {
+        "config.json": json.dumps(config),
+        "training.json": json.dumps({"imported": _provenance(path, facts)}, ensure_ascii=False),
+    }
+    decode = _decoder(path, None, permuted=False)
+    return Header(path, file_bytes, data_start, infos, metadata, "GGUF file", decode, problem)
 
 
 def _our_name(name: str) -> str:
@@ -389,9 +437,9 @@ def _provenance(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
     return {"file": durable.name_of(path), "form": "GGUF", **told}
 
 
-def _decoder(path: Path, config: ModelConfig, permuted: bool) -> Callable[[TensorInfo], Iterator[NDArray[Any]]]:
+def _decoder(path: Path, config: ModelConfig | None, permuted: bool) -> Callable[[TensorInfo], Iterator[NDArray[Any]]]:
     """How the values of a tensor are read: flat, as float32."""
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads} if config else {}
 
     def decode(tensor: TensorInfo) -> Iterator[NDArray[Any]]:
         with reading(path) as file:
@@ -412,18 +460,19 @@ def _decoder(path: Path, config: ModelConfig, permuted: bool) -> Callable[[Tenso
 
 
 def _dequantized(data: bytes, tensor: TensorInfo) -> NDArray[np.float32]:
-    if tensor.dtype == "F32":
-        return np.frombuffer(data, "<f4")
-    if tensor.dtype == "F16":
-        return np.frombuffer(data, "<f2").astype(np.float32)
+    if tensor.dtype in _NUMPY:
+        return np.frombuffer(data, _NUMPY[tensor.dtype]).astype(np.float32, copy=False)
     if tensor.dtype == "BF16":
         return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
     gguf = _package(f"to read {tensor.dtype}")
     kind = gguf.GGMLQuantizationType[tensor.dtype]
     block, size = gguf.GGML_QUANT_SIZES[kind]
     rows = np.frombuffer(data, np.uint8).reshape(-1, tensor.shape[-1] // block * size)
-    with np.errstate(all="ignore"):  # a damaged scale gives what it gives
-        return gguf.quants.dequantize(rows, kind)
+    try:
+        with np.errstate(all="ignore"):  # a damaged scale gives what it gives
+            return gguf.quants.dequantize(rows, kind)
+    except NotImplementedError as error:
+        raise LLMError(f"{tensor.name[:100]} is of type {tensor.dtype}, whose values are not read") from error
 
 
 def _package(why: str) -> Any:

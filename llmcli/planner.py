@@ -343,7 +343,7 @@ def _plan(
     kept = "kept from the model to go on from"
     asked_size = ASKED if request.layers or request.width else ""
     size_reason = kept if base else asked_size or _why_not_larger(model, here, models)
-    against = "to reduce overfitting" if train.dropout else "too few to need it"
+    against = "to reduce overfitting" if train.dropout else "not needed"
     weight = "large" if model.tie_word_embeddings else "small"
     pace = f"{speed:,.0f} tokens a second here, {seen:,.0f} in all" if speed else f"{seen:,.0f} tokens in all"
     choices = (

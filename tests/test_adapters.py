@@ -66,6 +66,38 @@ def test_import_merges_them(taught: tuple[Path, Path], tiny_model: Path, llm) ->
         np.testing.assert_allclose(one.tensors[name], two.tensors[name], atol=1e-6)
 
 
+def test_a_directory_has_the_two_files_of_peft(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
+    same = ("train", "c.txt", "--from", tiny_model, "--lora", 4, "--steps", 12, "--context", 16, "--threads", 1)
+    made = llm(*same, "--adapter-only", "-o", "adapter")
+    assert made.exit_code == 0 and "--adapter adapter/adapter_model.safetensors" in made.stderr
+    names = {file.name for file in Path("adapter").iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors"}
+    assert Path("adapter/adapter_model.safetensors").read_bytes() == taught[1].read_bytes()
+    header = safetensors_file.read_header("adapter/adapter_model.safetensors")
+    assert Path("adapter/adapter_config.json").read_text("utf-8") == header.metadata["adapter_config.json"]
+    assert llm("import", tiny_model, "--adapter", "adapter", "-o", "again.safetensors").exit_code == 0
+    assert "exists already" in llm(*same, "--adapter-only", "-o", "adapter").stderr
+    assert llm(*same, "--adapter-only", "-o", "adapter/", "--force", "-q").exit_code == 0
+
+
+def test_a_directory_for_adapters_is_made_only_for_what_comes_into_it(tiny_model: Path, llm) -> None:
+    Path("c.txt").write_text(TEXT)
+    same = ("train", "c.txt", "--from", tiny_model, "--lora", 2, "--steps", 1, "--threads", 1, "--adapter-only")
+    assert llm(*same, "-o", "new", "--dry-run").exit_code == 0
+    assert llm(*same, "-o", "new", "--context", 9000).exit_code == 2
+    assert not Path("new").exists()
+    missing = llm(*same, "-o", "no/where")
+    assert missing.exit_code == 1 and "make it first: mkdir -p no" in missing.stderr
+    Path("file").write_text("mine")
+    taken = llm(*same, "-o", "file", "--force")
+    assert taken.exit_code == 1 and "file is a file; give a name that ends in .safetensors" in taken.stderr
+    Path("there").mkdir()
+    Path("there/adapter_config.json").write_text("mine")
+    kept = llm(*same, "-o", "there")
+    assert kept.exit_code == 1 and "there/adapter_config.json exists already" in kept.stderr
+    assert Path("there/adapter_config.json").read_text() == Path("file").read_text() == "mine"
+
+
 def test_adapters_are_no_model(taught: tuple[Path, Path], llm) -> None:
     found = llm("generate", "The", "-m", taught[1])
     assert found.exit_code == 1 and "llm import MODEL --adapter" in found.stderr

@@ -772,6 +772,15 @@ def test_a_pipe_where_a_run_would_be_kept_is_told(llm: Llm) -> None:
         ("no.gguf", "no file no.gguf and no such directory"),
         ("no/pytorch_model.bin", "no file no/pytorch_model.bin and no such directory"),
         ("link.safetensors", "link.safetensors is a link to gone, which is not there"),
+        ("gpt2", "a model of that name would not run here: Llama, Mistral, SmolLM2, Qwen2, Qwen3 and Mixtral do"),
+        ("llama3.2:1b", "does not download by such names; get a .gguf or a Hugging Face directory"),
+        ("hf.co/x/y", "get it first: hf download x/y --local-dir y"),
+        ("hf://a/b", "get it first: hf download a/b --local-dir b"),
+        ("hf:a/b", "get it first: hf download a/b --local-dir b"),
+        ("https://huggingface.co/HuggingFaceTB/SmolLM2-135M", "hf download HuggingFaceTB/SmolLM2-135M --local-dir"),
+        ("https://huggingface.co/a/b/resolve/main/m-q4.gguf", "hf download a/b m-q4.gguf --local-dir b"),
+        ("https://huggingface.co/a/b/blob/main/m.safetensors", "hf download a/b m.safetensors --local-dir b"),
+        ("https://example.org/m.gguf", "downloads nothing; get it first: curl -LO https://example.org/m.gguf"),
     ],
 )
 def test_what_is_not_there_is_told_with_the_way_to_it(llm: Llm, name: str, said: str) -> None:

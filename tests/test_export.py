@@ -17,7 +17,9 @@ from llmcli import checkpoint, importer
         ("a b c --to hf", "one model and one output are wanted, found 3 names"),
         ("out --to hf --quantize int8", "--quantize writes a file of ours"),
         ("out --quantize int2", "--quantize must be int8 or int4"),
-        ("out --to hf --dtype f16", "--dtype has no effect without --to gguf"),
+        ("out --to tokenizer --dtype f16", "--dtype has no effect without --to gguf or --to hf"),
+        ("out --to hf --dtype q8_0", "--dtype must be f32, f16, bf16 with --to hf, found q8_0; for quantized weights"),
+        ("out --to hf --dtype int8", "--dtype must be f32, f16, bf16 with --to hf, found int8"),
         ("out --to tokenizer --name x", "--name has no effect with --to tokenizer"),
     ],
 )
@@ -38,6 +40,23 @@ def test_the_tokenizer_alone(tiny_model: Path, llm) -> None:
     assert Path("t.json").read_text("utf-8") == checkpoint.load(tiny_model).tokenizer_json
     again = llm("export", "t.json", "--to", "tokenizer")
     assert again.exit_code == 1 and "--force" in again.stderr
+
+
+@pytest.mark.parametrize(("dtype", "name"), [("f32", "float32"), ("f16", "float16"), ("bf16", "bfloat16")])
+def test_a_directory_has_the_type_that_was_asked_for(tiny_model: Path, llm, dtype: str, name: str) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file
+
+    assert llm("export", "d", "--to", "hf", "--dtype", dtype).exit_code == 0
+    found, before = load_file("d/model.safetensors"), load_file(tiny_model)
+    assert found.keys() == before.keys()
+    for key, tensor in found.items():
+        assert tensor.dtype == getattr(torch, name) and torch.equal(tensor, before[key].to(tensor.dtype))
+    config = json.loads(Path("d/config.json").read_text("utf-8"))
+    assert config.get("dtype", config.get("torch_dtype")) == name
+    assert llm("generate", "The cat", "-m", "d", "-n", 3, "-t", 0).exit_code == 0
+    assert llm("export", "d", "again", "--to", "hf").exit_code == 0  # its own type, where none is asked for
+    assert load_file("again/model.safetensors")["model.norm.weight"].dtype == getattr(torch, name)
 
 
 def test_a_model_is_never_written_over(tiny_model: Path, llm) -> None:

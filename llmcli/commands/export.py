@@ -24,6 +24,7 @@ from llmcli.errors import LLMError, command_line, usage
 
 NOISE = 0.001  # bits per byte: what a model loses against itself over so few words may be this much by chance
 FORMS = ("hf", "gguf", "tokenizer")
+HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # as a safetensors file names them
 
 
 def export(
@@ -40,7 +41,11 @@ def export(
     quantize: QuantizeOption = None,
     dtype: Annotated[
         str | None,
-        typer.Option("--dtype", metavar="f32|f16|bf16|q8_0|q4_0", help="With gguf: of the matrices; else as they are."),
+        typer.Option(
+            "--dtype",
+            metavar="f32|f16|bf16|q8_0|q4_0",
+            help="Data type of the weights (q8_0, q4_0: gguf only); default: as in the model.",
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="TEXT", help="What the model is called.")] = None,
     licence: Annotated[
@@ -63,8 +68,11 @@ def export(
         raise usage(f"--to must be {', '.join(FORMS)}, found {to}")
     if len(names) > 2:
         raise usage(f"one model and one output are wanted, found {len(names)} names: {command_line(names)}")
-    if to != "gguf":
-        refuse_with(context_, "--to gguf", "dtype", without=True)
+    if to not in ("gguf", "hf"):
+        refuse_with(context_, "--to gguf or --to hf", "dtype", without=True)
+    if to == "hf" and dtype is not None and dtype not in HF_DTYPES:
+        quantized = "; for quantized weights: --to gguf" if dtype.startswith("q") else ""
+        raise usage(f"--dtype must be {', '.join(HF_DTYPES)} with --to hf, found {dtype}{quantized}")
     if to in (None, "tokenizer"):
         refuse_with(context_, "--to tokenizer" if to else "--quantize", "name", "licence")
     output, path = Path(names[-1]), model_path(names[0] if len(names) == 2 else None)
@@ -94,6 +102,8 @@ def export(
     if to == "tokenizer":
         durable.write(output, [model.tokenizer_json.encode("utf-8")])
     elif to == "hf":
+        if dtype:
+            model = replace(model, dtypes=dict.fromkeys(model.config.tensor_shapes(), HF_DTYPES[dtype]))
         hf_directory.write(output, model, {key: value for key, value in told.items() if value}, _card(model, told))
     else:
         kinds = {

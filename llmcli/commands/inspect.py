@@ -104,6 +104,7 @@ def _facts(header: Any) -> dict[str, Any]:
         "tokenizer": _tokenizer(header),
         "training": _json(header, "training.json"),
         "sha256": header.metadata.get("sha256"),
+        **({"problem": header.problem} if header.problem else {}),
     }
 
 
@@ -151,6 +152,8 @@ def _overview(header: Any) -> None:
         f"{charts.number(header.parameters)} parameters ({header.parameters:,}) in {len(header.tensors):,} tensors, "
         f"{kinds or 'empty'}, {charts.size(header.file_bytes)}"
     )
+    if header.problem:
+        console.paragraph(f"llm can show it but not run it: {header.problem}")
     if active := inspector.active_parameters(header, config):
         console.paragraph(
             f"{charts.number(active)} of them are active for a token: {_picked(config)} experts in each layer"
@@ -163,7 +166,7 @@ def _overview(header: Any) -> None:
                  "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads",
                  "num_key_value_heads", "head_dim", "max_position_embeddings", "vocab_size", "tie_word_embeddings",
                  "rope_theta", "rope_scaling")  # fmt: skip
-        shown = config | _as_run(header.metadata["config.json"], config)
+        shown = config if header.problem else config | _as_run(header.metadata["config.json"], config)
         console.pairs([(name, _plain(shown[name])) for name in names if shown.get(name) is not None])
     if tokenizer:
         console.heading("tokenizer")
@@ -379,6 +382,8 @@ def _told(header: Any, facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("types", ", ".join(inspector.dtypes(header))),
         ("sha256", str(facts["sha256"] or "not kept in the file")),
     ]
+    if header.problem:
+        told.append(("not run here", header.problem))
     if tokenizer:
         told.append(("tokenizer", f"{tokenizer['kind']}, {tokenizer['vocab_size']:,} tokens"))
     if "experts" in record:

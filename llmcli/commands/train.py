@@ -37,9 +37,9 @@ from llmcli.errors import LLMError, command_line, usage
 from llmcli.prompts import example_prompt
 from llmcli.verdict import verdict
 
-SIZE = "Size of the model"
+SIZE = "Model size"
 TEXT = "Text and tokens"
-RUN = "How to learn"
+RUN = "Training"
 SMALL_SCALE = 0.01  # a factor of learning rates below this is more likely meant as a learning rate
 AFTERWARDS = 0.6  # seconds that the verdict and saving take, and for each million parameters:
 AFTERWARDS_MILLION = 0.06
@@ -56,55 +56,63 @@ def train(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The model to write.")] = Path(
         DEFAULT_MODEL
     ),
-    time_: Annotated[str | None, typer.Option("--time", metavar="TIME", help="How long to take: 90s, 5m, 2h.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="N", min=1, help="How many steps to take.")] = None,
+    time_: Annotated[
+        str | None, typer.Option("--time", metavar="TIME", help="Time budget: 90s, 5m, 2h (default 5m).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", min=1, help="Number of training steps.")] = None,
     epochs: Annotated[
-        float | None, typer.Option("--epochs", metavar="X", help="How often to go through the text.")
+        float | None, typer.Option("--epochs", metavar="X", help="Number of passes over the text.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
     from_: Annotated[
         Path | None,
-        typer.Option("--from", metavar="FILE", help="Teach this model: ours, a .gguf or a Hugging Face directory."),
+        typer.Option("--from", metavar="FILE", help="Fine-tune this model: ours, a .gguf or a Hugging Face directory."),
     ] = None,
     like: Annotated[
         Path | None,
-        typer.Option("--like", metavar="FILE", help="Take this model's tokenizer and context, to be mixed with it."),
+        typer.Option(
+            "--like", metavar="FILE", help="Use this model's tokenizer and context length, to mix both later."
+        ),
     ] = None,
     lora: Annotated[
         int | None,
         typer.Option(
-            "--lora", metavar="RANK", min=1, max=1024, help="With --from: learn low-rank adapters, then merge them."
+            "--lora", metavar="RANK", min=1, max=1024, help="With --from: train low-rank adapters, then merge them."
         ),
     ] = None,
     adapter_only: Annotated[
-        bool, typer.Option("--adapter-only", help="With --lora: write the adapters alone, in PEFT's naming.")
+        bool,
+        typer.Option(
+            "--adapter-only",
+            help="With --lora: write only the adapters; with -o DIR as a directory that PEFT can load.",
+        ),
     ] = False,
     tokenizer: Annotated[
         str,
         typer.Option(
             "--tokenizer",
             metavar="bpe|char|FILE",
-            help="Learn one (bpe, char), or take a tokenizer.json.",
+            help="Train one (bpe, char), or use a tokenizer.json.",
             rich_help_panel=TEXT,
         ),
     ] = "bpe",
     vocab_size: Annotated[
         int | None,
-        vocabulary_option("Tokens in the vocabulary.", TEXT),
+        vocabulary_option("Vocabulary size, in tokens.", TEXT),
     ] = None,
     val: Annotated[
         str | None,
         typer.Option(
             "--val",
             metavar="FILE|SHARE",
-            help="Text to be judged by: a file, or a share of the corpus's end (0.1).",
+            help="Validation file, or fraction of the corpus at its end (default 0.1).",
             rich_help_panel=TEXT,
         ),
     ] = None,
     layers: Annotated[
         int | None,
-        typer.Option("--layers", metavar="N", min=1, max=1024, help="Blocks one after another.", rich_help_panel=SIZE),
+        typer.Option("--layers", metavar="N", min=1, max=1024, help="Transformer layers.", rich_help_panel=SIZE),
     ] = None,
     width: Annotated[
         int | None,
@@ -113,14 +121,14 @@ def train(
             metavar="N",
             min=2,
             max=1_000_000,
-            help="Numbers that stand for a token between blocks.",
+            help="Hidden size (embedding width) of the model.",
             rich_help_panel=SIZE,
         ),
     ] = None,
     heads: Annotated[
         int | None,
         typer.Option(
-            "--heads", metavar="N", min=1, help="Heads of attention: a divisor of --width.", rich_help_panel=SIZE
+            "--heads", metavar="N", min=1, help="Attention heads: a divisor of --width.", rich_help_panel=SIZE
         ),
     ] = None,
     kv_heads: Annotated[
@@ -129,7 +137,7 @@ def train(
             "--kv-heads",
             metavar="N",
             min=1,
-            help="Heads of keys and values: a divisor of --heads.",
+            help="Key and value heads: a divisor of --heads.",
             rich_help_panel=SIZE,
         ),
     ] = None,
@@ -140,25 +148,25 @@ def train(
             metavar="N",
             min=2,
             max=1024,
-            help="Experts in each layer, of which a router picks a few for each token.",
+            help="Experts per layer; a router picks a few of them for each token.",
             rich_help_panel=SIZE,
         ),
     ] = None,
     active: Annotated[
         int | None,
-        typer.Option(
-            "--active", metavar="N", min=1, help="Experts that a token goes through; else 2.", rich_help_panel=SIZE
-        ),
+        typer.Option("--active", metavar="N", min=1, help="Experts per token (default 2).", rich_help_panel=SIZE),
     ] = None,
     context: Annotated[
-        int | None, typer.Option("--context", metavar="N", min=1, help="Tokens seen at once.", rich_help_panel=SIZE)
+        int | None,
+        typer.Option("--context", metavar="N", min=1, help="Context length, in tokens.", rich_help_panel=SIZE),
     ] = None,
     tie: Annotated[
         bool | None,
-        typer.Option("--tie/--no-tie", help="One matrix for reading and writing tokens, or two.", rich_help_panel=SIZE),
+        typer.Option("--tie/--no-tie", help="Tie input and output embeddings.", rich_help_panel=SIZE),
     ] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option("--batch-tokens", metavar="N", min=1, help="Tokens in a step.", rich_help_panel=RUN)
+        int | None,
+        typer.Option("--batch-tokens", metavar="N", min=1, help="Batch size, in tokens.", rich_help_panel=RUN),
     ] = None,
     lr_scale: Annotated[
         float,
@@ -174,26 +182,26 @@ def train(
         ),
     ] = None,
     optimizer: Annotated[
-        str | None, typer.Option("--optimizer", metavar="muon|adamw", help="How weights move.", rich_help_panel=RUN)
+        str | None, typer.Option("--optimizer", metavar="muon|adamw", help="Optimizer.", rich_help_panel=RUN)
     ] = None,
     dropout: Annotated[
-        float | None, typer.Option("--dropout", metavar="X", help="Against learning by heart.", rich_help_panel=RUN)
+        float | None, typer.Option("--dropout", metavar="X", help="Dropout rate (0 to 1).", rich_help_panel=RUN)
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(
-            "--seed", metavar="N", min=0, max=2**31 - 1, help="Everything random comes from it.", rich_help_panel=RUN
-        ),
+        typer.Option("--seed", metavar="N", min=0, max=2**31 - 1, help="Random seed.", rich_help_panel=RUN),
     ] = TrainConfig.seed,
     device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|mps", rich_help_panel=RUN)] = "auto",
     dtype: Annotated[
         str,
-        typer.Option("--dtype", metavar="auto|float32|bfloat16", help="Of the matrix products.", rich_help_panel=RUN),
+        typer.Option(
+            "--dtype", metavar="auto|float32|bfloat16", help="Data type of matrix products.", rich_help_panel=RUN
+        ),
     ] = "auto",
     threads: Annotated[
         int | None,
         typer.Option(
-            "--threads", metavar="N", min=1, max=1024, help="Processor cores to use; else all.", rich_help_panel=RUN
+            "--threads", metavar="N", min=1, max=1024, help="CPU threads (default: all cores).", rich_help_panel=RUN
         ),
     ] = None,
     json_: JsonOption = False,
@@ -242,6 +250,8 @@ def train(
     if not output.name:
         raise usage("-o needs the name of a file: -o model.safetensors")
     refuse_gguf(output)
+    if adapter_only:
+        output = _adapter_file(context_, output, force, dry_run)
     resume.check_name(output)
     beside = resume.path_beside(output)
     stopped, keep = None, False
@@ -406,6 +416,41 @@ def train(
         )
     if caught:
         raise typer.Exit(128 + caught[0])
+
+
+def _adapter_file(context: typer.Context, output: Path, force: bool, dry_run: bool) -> Path:
+    """The file to write adapters to: the name itself if it ends in .safetensors, else that of PEFT in a directory,
+    which is made if it is not there."""
+    from llmcli import adapters, durable
+
+    if output.suffix.lower() == ".safetensors" and not output.is_dir():
+        return output
+    if output.exists() and not output.is_dir():
+        raise LLMError(f"{output} is a file; give a name that ends in .safetensors, or a directory for PEFT")
+    found = output / adapters.PEFT_FILE
+    if dry_run:
+        return found
+    if not output.is_dir():
+        context.with_resource(_new_directory(output))
+    if not found.exists():
+        durable.check_writable(output / adapters.PEFT_CONFIG, force=force, example=adapters.PEFT_CONFIG)
+    return found
+
+
+@contextmanager
+def _new_directory(path: Path) -> Iterator[None]:
+    """Make a directory, which is removed if nothing comes into it."""
+    try:
+        path.mkdir()
+    except FileNotFoundError:
+        raise LLMError(f"there is no directory {path.parent}; make it first: mkdir -p {path.parent}") from None
+    except OSError as error:
+        raise LLMError(f"cannot make the directory {path}: {error.strerror}; give another name with -o") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # what was written stays
+            path.rmdir()
 
 
 def _learning_rate_scale(scale: float, alias: float | None) -> float:

@@ -1,12 +1,11 @@
 """Adapters made here, read by PEFT itself."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from llmcli import importer, safetensors_file
+from llmcli import importer
 from llmcli.runtime import Runtime
 
 
@@ -19,14 +18,11 @@ def test_peft_reads_our_adapters(reference, tmp_path: Path, llm) -> None:
         pytest.skip("one kind is enough")
     Path("c.txt").write_text("The dog ate the hat. The cat sat on the mat.\n" * 60)
     same = ("train", "c.txt", "--from", reference.directory, "--lora", 4, "--steps", 12, "-q", "--context", 16)
-    (tmp_path / "adapter").mkdir()
-    alone = tmp_path / "adapter" / "adapter_model.safetensors"
+    alone = tmp_path / "adapter"
     assert llm(*same, "--threads", 1, "-o", alone, "--adapter-only").exit_code == 0
     assert llm(*same, "--threads", 1, "-o", "merged.safetensors").exit_code == 0
-    config = json.loads(safetensors_file.read_header(alone).metadata["adapter_config.json"])
-    (alone.parent / "adapter_config.json").write_text(json.dumps(config))
     base = transformers.AutoModelForCausalLM.from_pretrained(reference.directory, dtype=torch.float32)
-    theirs = peft.PeftModel.from_pretrained(base, alone.parent).eval()
+    theirs = peft.PeftModel.from_pretrained(base, alone).eval()
     ids = list(range(2, 40))
     with torch.inference_mode():
         wanted = theirs(torch.tensor([ids])).logits[0].numpy()
