@@ -500,16 +500,18 @@ def _save(output: Path, done: Any, force: bool, keep: bool, adapter_only: bool) 
         else:
             save(place, done.checkpoint)
 
-    place = output
-    if keep and output.exists():
-        try:
-            console.note(f"the former {output} is kept as {durable.set_aside(output)}")
-            force = True  # that name is free now, or of a file that has another
-        except LLMError as error:
-            console.warn(str(error))
-    if output.exists() and not force:  # it was not there when the run began
+    place, taken = output, ""
+    if output.exists() and not force:
+        taken = f"{output} was created by another process during the run"
+        if keep:
+            try:
+                console.note(f"the former {output} is kept as {durable.set_aside(output)}")
+                taken = ""
+            except LLMError as error:
+                taken = str(error)
+    if taken:
         place = next(p for n in range(2, 1000) if not (p := output.with_stem(f"{output.stem}-{n}")).exists())
-        console.warn(f"{output} was made by somebody else meanwhile; it is left alone, the model goes to {place}")
+        console.warn(f"{taken}; it is left alone, the model goes to {place}")
     try:
         write(place)
     except LLMError as error:
