@@ -254,7 +254,7 @@ def set_aside(path: Path) -> Path:
             try:
                 path.rename(place)
             except OSError as error:
-                raise LLMError(f"cannot rename {path} to {place}: {error.strerror}; it stays") from error
+                raise LLMError(f"cannot rename {path} to {place}: {error.strerror}") from error
         _flush_directory(place.absolute().parent)
         return place
     raise AssertionError("numbers do not end")

@@ -19,7 +19,8 @@ from conftest import TEXT, random_checkpoint
 from test_console import OURS, in_a_terminal
 from typer.testing import Result
 
-from llmcli import checkpoint, importer
+from llmcli import checkpoint, durable, importer
+from llmcli.errors import LLMError
 
 Llm = Callable[..., Result]
 HANG = 600  # seconds after which a process that should have ended hangs, on the slowest machine
@@ -217,13 +218,15 @@ def test_the_end_of_a_run_says_what_would_help_and_the_file_remembers(llm: Llm) 
         "llm inspect 'my model.safetensors'",
     ]
     assert llm(*shlex.split(said[2].split(": llm ")[1]), "-n", 3).exit_code == 0
-    done = json.loads(llm(*words, "--force", "--json").stdout.splitlines()[-1])
+    *events, done = map(json.loads, llm(*words, "--force", "--json").stdout.splitlines())
     assert done["verdict"] == said
     assert [found["name"] for found in done["baselines"]] == ["xz", "PPM, adapting", "PPM, static"]
     assert all(f"{found['name']} {found['bits_per_byte']:.3f}" in said[0] for found in done["baselines"])
     assert set(done["memorised"]) == {"share", "strings", "held_out_share", "searched_bytes"}
     record = json.loads(llm("inspect", "my model.safetensors", "--json").stdout)["training"]
     assert record["memorised"] == done["memorised"]
+    interim = [event["bits_per_byte"] for event in events if event["event"] == "eval"]
+    assert interim and record["curve"]["eval_bits_per_byte"] == interim  # the same numbers, not rounded once more
     assert record["verdict"] == [said[0], said[1].split(": llm")[0] + "."]
     shown = llm("inspect", "my model.safetensors").stdout
     assert "summary" in shown and "memorization" in shown and "⠒⠒ training  o held-out (interim)" in shown
@@ -249,6 +252,19 @@ def test_a_model_under_the_name_of_those_without_one_is_kept(llm: Llm) -> None:
     ]
     answer = llm("train", "c.txt", "--steps", 2, "-o", "model.safetensors")  # who gives a name wants that name
     assert answer.exit_code == 1 and "exists already; add --force" in answer.stderr
+
+
+def test_a_model_that_cannot_be_kept_is_left_alone(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> Path:
+        raise LLMError(f"cannot rename {path} to model-1.safetensors: Read-only file system")
+
+    Path("c.txt").write_text(TEXT, "utf-8")
+    assert llm("train", "c.txt", "--steps", 1).exit_code == 0
+    before = Path("model.safetensors").read_bytes()
+    monkeypatch.setattr(durable, "set_aside", refuse)
+    answer = llm("train", "c.txt", "--steps", 1, "--seed", 2)
+    assert answer.exit_code == 0 and "Read-only file system; it is left alone" in answer.stderr
+    assert Path("model.safetensors").read_bytes() == before and llm("inspect", "model-2.safetensors").exit_code == 0
 
 
 def test_a_file_of_another_program_is_not_renamed(llm: Llm) -> None:

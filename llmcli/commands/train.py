@@ -644,15 +644,16 @@ def _save(output: Path, done: Any, beside: Path, adapter_only: bool, *, replace:
             save(place, done.checkpoint)
 
     place = output
-    if keep and not replace:
+    taken = "" if replace else f"{output} was written by another program during the run and is kept"
+    if taken and keep:
         try:
             console.note(f"the former {output} is kept as {durable.set_aside(output)}")
-            replace = True  # what stands there has another name now
+            taken = ""
         except LLMError as error:
-            console.warn(str(error))
-    if not replace:  # it is not what was there when the run began
+            taken = str(error)
+    if taken:
         place = next(p for n in itertools.count(2) if not (p := output.with_stem(f"{output.stem}-{n}")).exists())
-        console.warn(f"{output} was written by another program during the run and is kept; the model goes to {place}")
+        console.warn(f"{taken}; the model goes to {place}")
     try:
         write(place)
         return place
