@@ -1,6 +1,5 @@
 """`llm generate`: the file answers."""
 
-import json
 import math
 import secrets
 import sys
@@ -257,7 +256,7 @@ def _write(
         text.append(piece.text)
         reason = piece.finish_reason
         if not json_ and known is None:
-            console.result(shown, end="", raw=piece.id is not None and bool(color or speakers))
+            console.verbatim(shown, raw=piece.id is not None and bool(color or speakers))
     taken = time.perf_counter() - began
     speed = (len(tokens) - 1) / (taken - first) if len(tokens) > 1 and taken > first else 0.0
     found = None
@@ -282,7 +281,7 @@ def _write(
                 "share": round(found.share, 6),
                 "spans": [{"start": a, "end": b, "text": "".join(text)[a:b]} for a, b in found.spans],
             }
-        console.result(json.dumps(answer, ensure_ascii=False))
+        console.json_result(answer)
         return
     if known is not None and found is not None:
         console.marked("".join(text), found.spans)
@@ -330,7 +329,7 @@ def _show_next(runtime: Any, tokenizer: Any, parameters: int, prompt: str, count
             "unexplored": round(found.unexplored, 6),
             "entropy_bits": round(found.entropy, 6),
         }
-        console.result(json.dumps(answer, ensure_ascii=False))
+        console.json_result(answer)
         return
     rows = [("…" * word.continues + console.shown(word.text), word.probability) for word in words]
     if others := found.words[count:]:
@@ -384,7 +383,7 @@ def _walk(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, l
         "finish_reason": steps[-1].finish_reason or "length",
         "seed": sampling.seed,
     }
-    console.result(json.dumps(answer, ensure_ascii=False))
+    console.json_result(answer)
 
 
 def _show_choice(choice: Any, number: int, text: str, tokenizer: Any, sampling: SamplingConfig) -> None:
