@@ -1,9 +1,14 @@
 """How things look; the only room that knows rich. Results go to stdout, everything else to stderr.
 
+Whatever the program says goes out here, and what comes from outside (names of files and tensors, metadata, tokens) can
+command no terminal and break no line: `inline` marks it, in a terminal and in a pipe. Two things keep their bytes where
+a program reads them: the text that a model wrote (`verbatim`), and JSON, whose escapes stand for the same characters.
+
 rich is imported when something is drawn with it, so that a plain answer starts at once.
 """
 
 import itertools
+import json
 import math
 import os
 import re
@@ -15,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+LONGEST_ERROR = 2_000  # characters: a file may have put far more into it
 _quiet = False
 
 
@@ -27,12 +33,39 @@ def be_quiet(quiet: bool) -> None:
 # ---- plain text
 
 
-def result(text: str = "", end: str = "\n", *, raw: bool = False) -> None:
-    """A result on stdout, at once. In a terminal, control characters show as visible marks.
+def result(line: str = "", *, raw: bool = False) -> None:
+    """A line of a result on stdout, at once; control characters, also line ends, show as visible marks.
 
-    `raw` is for our own colours; what came from elsewhere in such a text was made visible before.
+    `raw` is for our own colours and layout; what came from elsewhere in such a line was made visible before.
     """
-    sys.stdout.write((visible(text) if sys.stdout.isatty() and not raw else text) + end)
+    _write((line if raw else inline(line)) + "\n")
+
+
+def verbatim(text: str, end: str = "", *, raw: bool = False) -> None:
+    """Text that a model or a user wrote, on stdout, at once: as it is where a program reads; in a terminal its control
+    characters show as visible marks. `raw` as above."""
+    _write((visible(text) if sys.stdout.isatty() and not raw else text) + end)
+
+
+def json_result(value: Any) -> None:
+    """A result on stdout as a line of JSON: what is no number is null, and what could command a terminal is escaped."""
+    try:
+        line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        line = json.dumps(_without_nan(value), ensure_ascii=False)
+    _write(_UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write(data: str) -> None:
+    sys.stdout.write(data)
     sys.stdout.flush()
 
 
@@ -49,14 +82,14 @@ def caption(text: str) -> None:
     import textwrap
 
     dim, plain = ("\x1b[2m", "\x1b[0m") if colours(sys.stdout) else ("", "")
-    for line in textwrap.wrap(visible(text), width()):
+    for line in textwrap.wrap(inline(text), width()):
         result(f"{dim}{line}{plain}", raw=True)
 
 
 def result_bytes(data: bytes) -> None:
     """Bytes on stdout as they are; in a terminal as visible text on a line of its own."""
     if sys.stdout.isatty():
-        result(data.decode("utf-8", "replace"))
+        verbatim(data.decode("utf-8", "replace"), end="\n")
     else:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -70,21 +103,21 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """Something that must be known, on stderr, though quiet; wrapped in a terminal."""
-    for line in _fitted(text, sys.stderr):
-        print(visible(line), file=sys.stderr, flush=True)
+    for line in _fitted(inline(text), sys.stderr):
+        print(line, file=sys.stderr, flush=True)
 
 
 def note_at_once(text: str) -> None:
     """A note from inside a signal handler: past the buffered stream, which may be in the middle of a line."""
     if not _quiet:
         with suppress(OSError, ValueError):  # nobody takes it, or the stream is no file
-            os.write(sys.stderr.fileno(), visible(f"{text}\n").encode("utf-8", "backslashreplace"))
+            os.write(sys.stderr.fileno(), f"{inline(text)}\n".encode("utf-8", "backslashreplace"))
 
 
 def progress(text: str) -> None:
     """A line in a terminal that the next one replaces; "" takes it away."""
     if sys.stderr.isatty() and not _quiet:
-        print(f"\r\x1b[K{visible(text)}", file=sys.stderr, end="", flush=True)
+        print(f"\r\x1b[K{inline(text)}", file=sys.stderr, end="", flush=True)
 
 
 def prompt(text: str) -> None:
@@ -96,9 +129,10 @@ def prompt(text: str) -> None:
 
 def fail(text: str) -> None:
     """The one line of an error, on stderr; wrapped in a terminal."""
+    text = " ".join(text.split())
+    text = text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]}…"
     red, plain = ("\x1b[31m", "\x1b[0m") if colours(sys.stderr) else ("", "")
-    for line in _fitted("error: " + " ".join(text.split()), sys.stderr):
-        shown = visible(line)
+    for shown in _fitted(f"error: {inline(text)}", sys.stderr):
         print(f"{red}error:{plain}{shown[6:]}" if shown.startswith("error:") else shown, file=sys.stderr, flush=True)
 
 
@@ -111,11 +145,25 @@ def visible(text: str) -> str:
     return _UNSAFE.sub(_mark, text)
 
 
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+def inline(text: str) -> str:
+    """As `visible`, and on one line: line ends and tabs become marks too.
+
+    >>> inline("a\\x1b[31mb\\u202e\\tc\\n")
+    'a␛[31mb⟨U+202E⟩␉c␊'
+    """
+    return _UNSAFE_IN_LINE.sub(_mark, text)
+
+
+_COMMANDS = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_UNSAFE = re.compile(f"[{_COMMANDS}]")
+_UNSAFE_IN_LINE = re.compile(f"[{_COMMANDS}\t\n\u2028\u2029]")
+_UNSAFE_IN_JSON = re.compile(f"[{_COMMANDS}\u2028\u2029]")  # outside of its texts JSON has none of them
 
 
 def _mark(found: re.Match[str]) -> str:
     code = ord(found[0])
+    if 0xD800 <= code <= 0xDFFF:  # a byte of a file's name that is no UTF-8, as Python keeps it
+        return f"\\u{code:04x}"
     return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
 
 
@@ -188,10 +236,10 @@ def surprises(tokens: Sequence[tuple[str, float]]) -> None:
     there are no colours a line for each token: its bits and the token."""
     if not colours(sys.stdout):
         for text, cost in tokens:
-            result(f"{cost:.2f}\t{shown(text)}")
+            _row((f"{cost:.2f}", shown(text)), sys.stdout)
         return
-    text = "".join(_surprise(text, cost) for text, cost in tokens)
-    result(text, end="" if text.endswith("\n") else "\n", raw=True)
+    drawn = "".join(_surprise(text, cost) for text, cost in tokens)
+    verbatim(drawn, end="" if drawn.endswith("\n") else "\n", raw=True)
     key = zip(("below 1", "1 to 3", "3 to 6", "6 to 10", "10 and more"), (0, *_SURPRISES), strict=True)
     result("\nbits: " + "".join(_surprise(f" {text} ", cost) for text, cost in key), raw=True)
 
@@ -210,10 +258,10 @@ def marked(text: str, spans: Iterable[tuple[int, int]]) -> None:
     on = colours(sys.stdout)
     end = 0
     for first, last in spans:
-        result(text[end:first], end="")
-        result(_on(24, text[first:last]) if on else f"⟦{text[first:last]}⟧", end="", raw=on)
+        verbatim(text[end:first])
+        verbatim(_on(24, text[first:last]) if on else f"⟦{text[first:last]}⟧", raw=on)
         end = last
-    result(text[end:], end="")
+    verbatim(text[end:])
 
 
 STRIPES = (24, 22, 54, 58, 88, 30, 94, 60)  # of the 256 colours
@@ -352,7 +400,7 @@ def table(
         return
     if not stream.isatty():
         for row in (columns, *rows):
-            print("\t".join(visible(cell) for cell in row).rstrip("\t"), file=stream)
+            _row(row, stream)
         stream.flush()
         return
     from rich import box
@@ -361,12 +409,17 @@ def table(
 
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
-        drawn.add_column(name, justify="right" if i in numbers else "left", overflow="fold")
+        drawn.add_column(inline(name), justify="right" if i in numbers else "left", overflow="fold")
     for i, row in enumerate(rows):
         style = f"color(255) on color({STRIPES[i % len(STRIPES)]})" if striped else ""
-        first, *others = (visible(cell) for cell in row)
+        first, *others = map(inline, row)
         drawn.add_row(Text(first, style), *map(Text, others))
     _console(stream).print(drawn)
+
+
+def _row(cells: Iterable[str], stream: Any) -> None:
+    """Cells on a line, tab-separated, where a program reads."""
+    print("\t".join(map(inline, cells)).rstrip("\t"), file=stream, flush=True)
 
 
 def chances(what: str, rows: Sequence[tuple[str, float]]) -> None:
@@ -395,15 +448,15 @@ def heading(text: str) -> None:
     """A line above a part of a result."""
     bold, plain = ("\x1b[1m", "\x1b[0m") if colours(sys.stdout) else ("", "")
     result()
-    for line in _fitted(text, sys.stdout):
-        result(f"{bold}{visible(line)}{plain}", raw=True)
+    for line in _fitted(inline(text), sys.stdout):
+        result(f"{bold}{line}{plain}", raw=True)
 
 
 def tokens(names: Sequence[str], ids: Sequence[int]) -> None:
     """Tokens side by side, each over its id, as many to a line as fit; a line for each where a program reads."""
     if not sys.stdout.isatty():
         for name, token in zip(names, ids, strict=True):
-            result(f"{token}\t{name}")
+            _row((str(token), name), sys.stdout)
         return
     from rich.cells import cell_len
 
@@ -425,7 +478,7 @@ def labelled(rows: Iterable[tuple[str, str]], most: int) -> None:
     """Lines that each follow a label; labels take the same room, `most` columns at most, and are cut where longer."""
     from rich.cells import cell_len, set_cell_size
 
-    rows = [(visible(label), line) for label, line in rows]
+    rows = [(inline(label), line) for label, line in rows]
     margin = min(most, max((cell_len(label) for label, _ in rows), default=0))
     for label, line in rows:
         result(f"{set_cell_size(cut(label, margin), margin)} {line}".rstrip())
@@ -445,7 +498,7 @@ def pair_lines(rows: Iterable[tuple[str, str]], stream: Any) -> list[str]:
     """The lines of `pairs` as a stream shows them."""
     from rich.cells import cell_len
 
-    rows = [(visible(name), visible(value)) for name, value in rows]
+    rows = [(inline(name), inline(value)) for name, value in rows]
     margin = max((cell_len(name) for name, _ in rows), default=0) + 4
     hanging = margin if margin + _VALUE <= width(stream) else 4
     return [
@@ -466,7 +519,7 @@ def tree(rows: Sequence[tuple[int, str, str, str]]) -> None:
         for level in range(depth + 1):
             later = next((d for d, *_ in rows[i + 1 :] if d <= level), -1) == level
             rails += ("├─ " if later else "└─ ") if level == depth else ("│  " if later else "   ")
-        lines.append((rails + visible(name)[:80], visible(what), f"{visible(figures):>18}"))
+        lines.append((rails + inline(name)[:80], inline(what), f"{inline(figures):>18}"))
     left, middle, right = (max((cell_len(line[i]) for line in lines), default=0) for i in range(3))
     columns = width() if sys.stdout.isatty() else math.inf
     if left + middle + right + 4 > columns:

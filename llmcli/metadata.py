@@ -14,6 +14,7 @@ from typing import Any
 from llmcli.errors import LLMError, brief
 
 LARGEST = (1 << 53) - 1  # of whole numbers: what every JSON reader keeps exact
+DEEPEST = 100  # lists and objects one in another
 
 
 class Complete(dict[str, Any]):
@@ -110,14 +111,30 @@ def document(text: str, name: str, said: str = "") -> dict[str, Any]:
     Raises LLMError when it is not JSON, not such an object, or holds half a character, which no file can."""
     said = said or f"its {name}"
     try:
-        found = json.loads(text)
+        found = parsed(text)
         json.dumps(found, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise LLMError(f"{said} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise LLMError(f"{said} is not an object")
     if fault := problem(found, SHAPES[name]):
         raise LLMError(f"{said} is not usable: {fault}")
+    return found
+
+
+def parsed(text: str) -> Any:
+    """What a JSON text says. Raises ValueError when it is none, or nested deeper than anything that is meant."""
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    level, depth = [found] if isinstance(found, dict | list) else [], 0
+    while level:
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+        level = [inner for inner in level if isinstance(inner, dict | list)]
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} deep")
     return found
 
 

@@ -125,7 +125,7 @@ def inspection(
     }  # fmt: skip
     tensors = len(facts["tensors"])
     summary = f"{facts['parameters']:,} parameters in {tensors:,} tensors, {facts['bytes']:,} bytes."
-    return _page("inspect", facts["file"], data, {"summary": summary})
+    return _page("inspect", _plain(facts["file"]), data, {"summary": summary})
 
 
 def _course(curve: Curve) -> str:

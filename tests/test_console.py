@@ -71,9 +71,14 @@ def test_no_color_and_a_dumb_terminal_are_plain(tiny_model: Path) -> None:
     assert "\x1b[48" not in in_a_terminal("generate", "The cat", "-n", "5", "--color", "--seed", "1", TERM="dumb")
 
 
-def test_a_pipe_gets_the_characters_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    console.result("a\x1b[31mb")
+def test_a_pipe_gets_the_characters_of_a_text_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    console.verbatim("a\x1b[31mb\n")
     assert capsys.readouterr().out == "a\x1b[31mb\n"
+
+
+def test_a_line_of_ours_has_no_control_characters_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    console.result("a\x1b[31mb\nc")
+    assert capsys.readouterr().out == "a␛[31mb␊c\n"
 
 
 def test_a_likely_token_is_greener_than_an_unlikely_one(monkeypatch: pytest.MonkeyPatch) -> None:

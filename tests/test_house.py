@@ -151,6 +151,19 @@ def test_rooms_below_the_hall_never_print() -> None:
             assert not any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls), room
 
 
+def test_all_that_is_said_goes_out_through_the_console() -> None:
+    """There, and nowhere else, what comes from outside is made harmless; JSON has a way of its own, since marks in it
+    would be other text."""
+    for room, file in rooms().items():
+        if room in ("console", "cli"):
+            continue
+        source = file.read_text("utf-8")
+        assert not re.search(r"\bprint\(|\.(stdout|stderr)\.(write|buffer\.write)\(|\becho\(", source), room
+        for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+            if isinstance(call.func, ast.Attribute) and call.func.attr in ("result", "verbatim", "note"):
+                assert "json.dumps" not in ast.unparse(call), f"{room}: use console.json_result"
+
+
 def test_nothing_unpickles_or_evaluates() -> None:
     for file in rooms().values():
         assert not re.search(

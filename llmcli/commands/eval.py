@@ -1,6 +1,5 @@
 """`llm eval`: how well models predict a text."""
 
-import json
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -107,7 +106,7 @@ def eval_(
     baselines = _baselines(files[-1], text, start, before)
     if json_:
         answer = {"results": results, "baselines": baselines, "from_byte": start}
-        console.result(json.dumps(answer, ensure_ascii=False))
+        console.json_result(answer)
         return
     rows: list[tuple[str, ...]] = [
         (row["model"], charts.bits_per_byte(row["bits_per_byte"]), f"{row['perplexity']:.2f}", f"{row['accuracy']:.3f}",
@@ -242,7 +241,7 @@ def _per_token(
                 for place in dear
             ],
         }  # fmt: skip
-        console.result(json.dumps(answer, ensure_ascii=False))
+        console.json_result(answer)
         return
     shown = min(len(ids), MOST_SHOWN)
     if shown < len(ids):

@@ -1,6 +1,5 @@
 """`llm explain`: how the file comes to its answer."""
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -102,12 +101,12 @@ def explain(
 
         durable.write(html, [page.explanation(found, tokenizer, text, words, next_, path.name, speaker)])
         if json_:
-            console.result(json.dumps({"prompt": text, "page": str(html)}, ensure_ascii=False))
+            console.json_result({"prompt": text, "page": str(html)})
         else:
             console.note(f"wrote {html}; open it in a browser")
     elif json_:
         answer = _facts(found, tokenizer, text, words, layer, head, next_) | ({"expert": speaker} if speaker else {})
-        console.result(json.dumps(answer, ensure_ascii=False))
+        console.json_result(answer)
     else:
         _show(found, tokenizer, text, words, layer, head, next_)
 

@@ -113,7 +113,7 @@ def export(
         gguf_file.write(output, model, dtype or (kinds.pop().lower() if len(kinds) == 1 else "f32"), told)
     size = sum(file.stat().st_size for file in (output.iterdir() if output.is_dir() else [output]))
     if json_:
-        console.result(json.dumps({"file": str(output), "to": to, "bytes": size}, ensure_ascii=False))
+        console.json_result({"file": str(output), "to": to, "bytes": size})
         return
     console.note(f"saved {output}: {charts.size(size)}")
     if to == "gguf":
@@ -136,7 +136,7 @@ def _quantized(model: Any, output: Path, kind: str, json_: bool) -> None:
     lost = told_apart(Runtime(model), few, tokenizer)
     if json_:
         answer = {"file": str(output), "quantize": kind, "bytes": size, "bits_per_byte_lost": lost}
-        console.result(json.dumps(answer, ensure_ascii=False))
+        console.json_result(answer)
     else:
         console.note(f"saved {output}: {charts.size(size)}")
         cost = f"it costs {lost:.4f} bits per byte" if lost >= NOISE else f"it costs less than {NOISE} bits per byte"

@@ -1,6 +1,5 @@
 """`llm generate`: the file answers."""
 
-import json
 import math
 import secrets
 import sys
@@ -281,7 +280,7 @@ def _write(
         text.append(piece.text)
         reason = piece.finish_reason
         if shown:
-            console.result(appearance, end="", raw=piece.id is not None and bool(color or speakers))
+            console.verbatim(appearance, raw=piece.id is not None and bool(color or speakers))
     taken = time.perf_counter() - began
     speed = (len(tokens) - 1) / (taken - first) if len(tokens) > 1 and taken > first else 0.0
     return _Written(prompt, "".join(text), tokens, reason, sampling.seed, speed, first)
@@ -295,7 +294,7 @@ def _show_prompt(prompt: str) -> None:
 def _finish(written: _Written, json_: bool) -> None:
     """End a text that was shown, or show it as JSON."""
     if json_:
-        console.result(json.dumps(_answer(written), ensure_ascii=False))
+        console.json_result(_answer(written))
         return
     console.result()
     _say_speed(written)
@@ -314,7 +313,7 @@ def _finish_marked(written: list[_Written], known: list["Learned"], json_: bool)
                 "share": round(found.share, 6),
                 "spans": [{"start": a, "end": b, "text": one.text[a:b]} for a, b in found.spans],
             }
-            console.result(json.dumps(_answer(one) | {"memory": memory}, ensure_ascii=False))
+            console.json_result(_answer(one) | {"memory": memory})
             continue
         if len(written) > 1:
             console.note(f"--- {number}")
@@ -379,7 +378,7 @@ def _show_next(runtime: Any, tokenizer: Any, parameters: int, prompt: str, count
             "unexplored": round(found.unexplored, 6),
             "entropy_bits": round(found.entropy, 6),
         }
-        console.result(json.dumps(answer, ensure_ascii=False))
+        console.json_result(answer)
         return
     rows = [("…" * word.continues + console.shown(word.text), word.probability) for word in words]
     if others := found.words[count:]:
@@ -441,7 +440,7 @@ def _walk(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, l
         "finish_reason": steps[-1].finish_reason or "length",
         "seed": sampling.seed,
     }
-    console.result(json.dumps(answer, ensure_ascii=False))
+    console.json_result(answer)
 
 
 def _show_choice(choice: Any, number: int, text: str, tokenizer: Any, sampling: SamplingConfig) -> None:

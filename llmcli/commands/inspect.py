@@ -1,6 +1,5 @@
 """`llm inspect`: what is in the file."""
 
-import json
 import math
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ from llmcli import charts, console
 from llmcli.commands.options import JsonOption, QuietOption, model_path, refuse_with
 from llmcli.config import ModelConfig, as_record
 from llmcli.errors import LLMError
-from llmcli.metadata import document
+from llmcli.metadata import document, parsed
 from llmcli.verdict import curve
 
 NARROWEST_CURVE = 30  # columns
@@ -83,7 +82,7 @@ def inspect(
     elif diff is not None:
         _diff(header, read_header(model_path(diff)), json_)
     elif json_:
-        console.result(json.dumps(_facts(header), ensure_ascii=False))
+        console.json_result(_facts(header))
     elif tensors:
         rows = [(t.name, t.dtype, _shape(t.shape), f"{t.size:,}") for t in header.tensors.values()]
         console.table(("tensor", "type", "shape", "parameters"), rows, numbers=(3,))
@@ -110,8 +109,8 @@ def _facts(header: Any) -> dict[str, Any]:
 
 def _json(header: Any, key: str) -> dict[str, Any]:
     try:
-        found = json.loads(header.metadata.get(key, "{}"))
-    except (ValueError, RecursionError):
+        found = parsed(header.metadata.get(key, "{}"))
+    except ValueError:
         console.note(f"its {key} is not JSON and is left out here")
         return {}
     return found if isinstance(found, dict) else {}
@@ -367,7 +366,7 @@ def _page(header: Any, output: Path, force: bool, json_: bool) -> None:
     samples = facts["training"].get("samples", {})
     durable.write(output, [page.inspection(facts, inspector.parts(header), run, samples, _told(header, facts))])
     if json_:
-        console.result(json.dumps({"file": str(header.path), "page": str(output)}, ensure_ascii=False))
+        console.json_result({"file": str(header.path), "page": str(output)})
     else:
         console.note(f"wrote {output}; open it in a browser")
 
@@ -408,7 +407,7 @@ def _plot(header: Any, output: Path, force: bool, json_: bool) -> None:
         raise LLMError(f"{header.path}: {error}") from error
     durable.write(output, [plot.draw(run, f"Training of {durable.name_of(header.path)}", kind)])
     if json_:
-        console.result(json.dumps({"file": str(header.path), "plot": str(output)}, ensure_ascii=False))
+        console.json_result({"file": str(header.path), "plot": str(output)})
     else:
         console.note(f"drew {output}")
 
@@ -423,7 +422,7 @@ def _verify(header: Any, json_: bool) -> None:
     if found != wanted:
         raise LLMError(f"{header.path} is damaged: it hashes to {found[:16]}..., the file says {wanted[:16]}...")
     if json_:
-        console.result(json.dumps({"file": str(header.path), "sha256": found, "verified": True}))
+        console.json_result({"file": str(header.path), "sha256": found, "verified": True})
     else:
         console.paragraph(f"{header.path}: it is what was written (sha256 {found})")
 
@@ -434,12 +433,12 @@ def _tensor(header: Any, name: str, json_: bool) -> None:
     tensor = inspector.tensor_named(header, name)
     found = inspector.figures(header, tensor)
     if json_:
-        console.result(json.dumps({
+        console.json_result({
             "name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape),
             "mean": _finite(found.mean), "deviation": _finite(found.deviation),
             "min": _finite(found.low), "max": _finite(found.high),
             "zeros": found.zeros, "not_finite": found.not_finite, "histogram": found.counts,
-        }))  # fmt: skip
+        })  # fmt: skip
         return
     console.paragraph(f"{tensor.name}: {_shape(tensor.shape)}, {tensor.dtype}, {tensor.size:,} numbers")
     console.pairs([
@@ -483,7 +482,7 @@ def _weights(header: Any, json_: bool) -> None:
             for _, part, name, values in found
             if values
         ]  # fmt: skip
-        console.result(json.dumps({"file": str(header.path), "parts": listed}, ensure_ascii=False))
+        console.json_result({"file": str(header.path), "parts": listed})
         return
     wide = console.width() >= 110
     rows = []
@@ -511,7 +510,7 @@ def _diff(header: Any, other: Any, json_: bool) -> None:
     finally:
         console.progress("")
     if json_:
-        console.result(json.dumps({
+        console.json_result({
             "file": str(header.path), "other": str(other.path),
             "config": {key: list(values) for key, values in found.config.items()},
             "tokenizer": {key: list(values) for key, values in found.tokenizer.items()},
@@ -522,7 +521,7 @@ def _diff(header: Any, other: Any, json_: bool) -> None:
             ],
             "reshaped": {name: [list(shape) for shape in shapes] for name, shapes in found.reshaped.items()},
             "only_first": list(found.only_first), "only_other": list(found.only_other),
-        }, ensure_ascii=False))  # fmt: skip
+        })  # fmt: skip
         return
     console.paragraph(f"{header.path} and {other.path}")
     for what, unlike in (("config", found.config), ("tokenizer", found.tokenizer)):

@@ -802,4 +802,4 @@ def _show_done(
 
 
 def _event(kind: str, **values: Any) -> None:
-    console.result(json.dumps({"event": kind, **values}, ensure_ascii=False))
+    console.json_result({"event": kind, **values})
