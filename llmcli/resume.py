@@ -7,6 +7,7 @@ torch; who trains says what a state is.
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -191,7 +192,7 @@ class Keeper:
         """A disk that refuses is told once; the run goes on."""
         began = time.monotonic()
         try:
-            if self._path.exists() and not is_ours(self._path):
+            if os.path.exists(self._path) and not is_ours(self._path):  # noqa: PTH110 (Path.exists may raise)
                 raise LLMError(f"{self._path} was made by another program meanwhile; it is left alone")
             save(self._path, Stopped(self._identity, self._plan, self._tokenizer_json, state))
         except LLMError as error:

@@ -270,10 +270,10 @@ def test_where_the_first_two_places_refuse_the_home_directory_takes_it(
 ) -> None:
     real = os.open
 
-    def refuse(path: Any, flags: int, *more: Any) -> int:
+    def refuse(path: Any, flags: int, *more: Any, **named: Any) -> int:
         if flags & os.O_CREAT and "home" not in str(path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-        return real(path, flags, *more)
+        return real(path, flags, *more, **named)
 
     monkeypatch.setattr(os, "open", refuse)
     place = save(done, MODEL)
@@ -293,6 +293,28 @@ def test_where_every_place_refuses_the_line_says_how_to_go_on(
         with pytest.raises(LLMError, match=rf"No space left.*type the same command: it goes on from {BESIDE}"):
             save(done, MODEL)
     assert found(elsewhere) == [] and not MODEL.exists()
+
+
+def test_a_directory_that_may_no_longer_be_looked_into_loses_nothing(
+    done: SimpleNamespace, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.stat
+
+    def refuse(path: Any, *more: Any, **named: Any) -> Any:
+        if "closed" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path, *more, **named)
+
+    Path("closed").mkdir()
+    stopped = saved_by("small", Path("other.safetensors"))
+    told: list[str] = []
+    output = Path("closed/m.safetensors")
+    beside = resume.path_beside(output)
+    monkeypatch.setattr(os, "stat", refuse)
+    resume.Keeper(beside, {}, stopped.plan, "{}", told.append).keep(stopped.state)
+    assert len(told) == 1 and "Permission denied" in told[0]
+    replace_it = command._may_replace(output, False, None)
+    assert [command._save(output, done, beside, False, replace=replace_it)] == found(elsewhere)
 
 
 def test_a_file_that_came_meanwhile_is_kept(done: SimpleNamespace) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -574,7 +575,8 @@ def _may_replace(output: Path, force: bool, stopped: Any) -> bool:
     to the last byte."""
     from llmcli.resume import is_saved_in
 
-    return force or not output.exists() or (stopped is not None and is_saved_in(stopped, output))
+    there = os.path.exists(output)  # noqa: PTH110 (Path.exists raises where the directory may not be looked into)
+    return force or not there or (stopped is not None and is_saved_in(stopped, output))
 
 
 def _check_device(stopped: Any, beside: Path) -> None:
@@ -665,7 +667,7 @@ def _save(output: Path, done: Any, beside: Path, adapter_only: bool, *, replace:
             try:
                 write(refuge / output.name)
             except BaseException:
-                refuge.rmdir()
+                shutil.rmtree(refuge, ignore_errors=True)
                 raise
             console.warn(f"{problem}; so the model went to {refuge / output.name}")
             return refuge / output.name
