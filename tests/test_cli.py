@@ -854,9 +854,11 @@ def test_weights_that_become_float32_are_told(llm: Llm, tiny_model: Path) -> Non
     same = ("train", "c.txt", "--steps", 1, "--from")
     said = "its weights are float32, those of half.safetensors bfloat16"
     assert said in llm(*same, "half.safetensors", "-o", "a.safetensors").stderr
-    assert "float32, those" not in llm(*same, tiny_model, "-o", "b.safetensors").stderr
+    other = llm(*same, tiny_model, "-o", "b.safetensors").stderr
+    assert "float32, those" not in other and "Barely started: 1 step" in other and "levelled off" not in other
     alone = llm(*same, "half.safetensors", "--lora", 2, "--adapter-only", "-o", "c.safetensors")
     assert "Try it" not in alone.stderr  # adapters alone cannot answer
+    assert "Barely started: 1 step" in alone.stderr and "levelled off" not in alone.stderr
     typed = alone.stderr.split("Merge the adapters into their model, then use that: llm ")[1].split("\n")[0]
     assert typed == "import half.safetensors --adapter c.safetensors -o merged.safetensors"
     merged = llm(*typed.split())

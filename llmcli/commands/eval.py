@@ -121,9 +121,9 @@ def eval_(
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     console.table(columns, rows, numbers=(1, 2, 3, 4, 5))
     console.caption(
-        "bits/byte: to tell the next byte of the text, on average; lower is better, 8 is no knowledge, and it compares "
-        "any models. perplexity: as uncertain as a choice among so many equally likely tokens. accuracy: share of the "
-        "tokens that were the model's first guess."
+        "bits/byte: lower is better, 8 is no knowledge; it compares any models. perplexity: as uncertain as a choice "
+        "among so many equally likely tokens; it compares models with one tokenizer. accuracy: share of the tokens "
+        "that were the model's first guess."
     )
 
 

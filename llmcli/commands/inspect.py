@@ -338,8 +338,8 @@ def _training(record: dict[str, Any]) -> None:
         ):
             console.result(line)
         console.caption(
-            "Lower is better. Interim figures: on the training text as the run saw it, and on a part of the held-out "
-            "text. Where the training figure falls and the held-out one does not, the model overfits."
+            "Lower is better. The figures are interim: of the training text as the run saw it, and mostly of a part of "
+            "the held-out text. Where the training figure falls and the held-out one does not, the model overfits."
         )
     samples = record.get("samples", {}).get("texts") or []
     if samples:
