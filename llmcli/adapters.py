@@ -15,6 +15,7 @@ from llmcli import durable
 from llmcli.checkpoint import Checkpoint
 from llmcli.config import LORA_SCALE
 from llmcli.errors import LLMError
+from llmcli.metadata import document
 from llmcli.safetensors_file import Header, read_header, read_tensor, write_tensors
 
 _PREFIX = "base_model.model."  # PEFT's, before the name of a matrix
@@ -63,10 +64,9 @@ def learned_on(path: Path) -> tuple[str, list[str]]:
     """(name, hashes) of the model that adapters of ours were learned on, as their record tells: its own, and that of
     what it was imported from. No hash if none is told."""
     try:
-        base = json.loads(read_header(path).metadata.get("training.json", "{}"))["base"]
-        hashes = [base[key] for key in ("sha256", "source_sha256") if isinstance(base.get(key), str)]
-        return str(base.get("file")), hashes
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        base = document(read_header(path).metadata.get("training.json", "{}"), "training.json")["base"]
+        return str(base.get("file")), [base[key] for key in ("sha256", "source_sha256") if key in base]
+    except (LLMError, KeyError):
         return "", []
 
 
@@ -116,13 +116,14 @@ def _config(header: Header) -> dict[str, Any]:
     try:
         if text is None and beside.exists() and not beside.is_file():
             raise LLMError(f"{beside} is not a regular file")
-        found = json.loads(beside.read_text("utf-8") if text is None else text)
-        right = found["peft_type"] == "LORA" and found["r"] > 0 and found["lora_alpha"] > 0
+        found = document(beside.read_text("utf-8") if text is None else text, "adapter_config.json")
     except FileNotFoundError as error:
         raise LLMError(f"{header.path} has no adapter_config.json, in its metadata or beside it") from error
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except LLMError as error:
+        raise LLMError(f"{header.path}: {error}") from error
+    except (OSError, ValueError) as error:
         raise LLMError(f"{header.path}: its adapter_config.json cannot be read: {error}") from error
     unsupported = [key for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if found.get(key)]
-    if not right or unsupported:
+    if found["peft_type"] != "LORA" or unsupported:
         raise LLMError(f"{header.path}: its adapter_config.json asks for more than plain LoRA {unsupported}")
     return found

@@ -6,10 +6,12 @@ Knows nothing of files, tokens or tensors: standard library only.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
-from llmcli.errors import LLMError, usage
+from llmcli.errors import LLMError, brief, usage
+from llmcli.metadata import document
 
 KINDS = ("int8", "int4")  # of weights in few bits
 DEFAULT_MODEL = "model.safetensors"  # what `train` writes and every other verb reads
@@ -31,11 +33,37 @@ EXPERT_NAMES = {  # of the kinds with experts: a layer's (router; an expert's ga
         "block_sparse_moe.experts.{}.w2",
     ),
 }
+# what transformers takes for a key that a config.json leaves out, where that is not the same for all architectures;
+# sizes of tensors are no guess, since the tensors must agree
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {"eos_token_id": 2, "bos_token_id": 1},
+    "mistral": {"eos_token_id": 2, "bos_token_id": 1, "num_key_value_heads": 8, "sliding_window": 4096},
+    "mixtral": {
+        "eos_token_id": 2, "bos_token_id": 1, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6,
+    },
+    "qwen2": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28},
+    "qwen3": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28, "head_dim": 128},
+    "qwen3_moe": {"num_key_value_heads": 4, "sliding_window": 4096},
+}  # fmt: skip
+# keys that change the graph when they are set, and the architectures that read them
+UNSUPPORTED = {
+    "attention_bias": ("llama", "qwen3", "qwen3_moe"),
+    "mlp_bias": ("llama",),
+    "quantization_config": tuple(ARCHITECTURES),
+    "per_layer_config": tuple(ARCHITECTURES),
+    "attention_chunk_size": tuple(ARCHITECTURES),
+}
 ROPE_TYPES = ("linear", "llama3")
 RECIPES = ("muon", "adamw", "fine-tune", "lora")  # optimizer.py says what each does
 LORA_SCALE = 2.0  # of what an adapter adds: alpha over rank, as PEFT calls them
 EVALUATION_CONTEXT = 2048  # tokens that a model sees at most when it is evaluated, unless asked otherwise
 SCORES_KEPT = 1024  # tokens of a window up to which a processor learns faster by keeping what each token saw of each
+LARGEST_COUNT = (1 << 31) - 1  # in a config: what every program that reads one can hold
+
+
+def _is_usable(value: Any) -> bool:
+    """Whether a value is a number that float32 can hold and divide by."""
+    return type(value) in (int, float) and 1e-30 <= value <= 1e30
 
 
 @dataclass(frozen=True)
@@ -54,10 +82,10 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         if self.rope_type not in ROPE_TYPES:
-            raise usage(f"rope_scaling is of type {self.rope_type!r}; this program runs {', '.join(ROPE_TYPES)}")
+            raise usage(f"rope_scaling is of type {brief(self.rope_type)}; this program runs {', '.join(ROPE_TYPES)}")
         numbers = (self.factor, self.low_freq_factor, self.high_freq_factor, self.original_max_position_embeddings)
-        if not all(type(number) in (int, float) and 0 < number < math.inf for number in numbers):
-            raise usage(f"rope_scaling must hold positive numbers, found {numbers}")
+        if not all(map(_is_usable, numbers)):
+            raise usage(f"rope_scaling must hold positive numbers from 1e-30 to 1e30, found {brief(numbers)}")
         if self.low_freq_factor >= self.high_freq_factor:
             raise usage("rope_scaling: low_freq_factor must be below high_freq_factor")
 
@@ -102,11 +130,13 @@ class ModelConfig:
             value = getattr(self, field.name)
             least = 0 if field.name in ("eos_token_id", "num_experts", "num_experts_per_tok") else 1
             if field.type is int and (type(value) is not int or value < least):
-                raise usage(f"{field.name} must be a whole number of at least {least}, found {value!r}")
-            if field.type is float and not (type(value) in (int, float) and 0 < value < math.inf):
-                raise usage(f"{field.name} must be a positive number, found {value!r}")
+                raise usage(f"{field.name} must be a whole number of at least {least}, found {brief(value)}")
+            if field.type is int and value > LARGEST_COUNT:
+                raise usage(f"{field.name} must be at most {LARGEST_COUNT:,}, found {brief(value)}")
+            if field.type is float and not _is_usable(value):
+                raise usage(f"{field.name} must be a positive number from 1e-30 to 1e30, found {brief(value)}")
             if field.type is bool and type(value) is not bool:
-                raise usage(f"{field.name} must be true or false, found {value!r}")
+                raise usage(f"{field.name} must be true or false, found {brief(value)}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise usage(f"{self.num_key_value_heads} key-value heads do not divide {self.num_attention_heads} heads")
         if self.head_dim % 2:
@@ -118,7 +148,7 @@ class ModelConfig:
         begin = () if self.bos_token_id is None else (self.bos_token_id,)
         for token in (self.eos_token_id, *self.other_end_ids, *begin):
             if type(token) is not int or not 0 <= token < self.vocab_size:
-                raise usage(f"eos_token_id {token!r} is not below vocab_size {self.vocab_size}")
+                raise usage(f"eos_token_id {brief(token)} is not below vocab_size {self.vocab_size}")
 
     @property
     def qk_norm(self) -> bool:
@@ -136,11 +166,16 @@ class ModelConfig:
         plain = [self.rope_theta ** (-2 * i / self.head_dim) for i in range(self.head_dim // 2)]
         return [self.rope_scaling.scaled(frequency) for frequency in plain] if self.rope_scaling else plain
 
-    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+    def tensor_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Every tensor of the file, in the order of the graph: Hugging Face's name -> shape.
 
-        The truth that the torch graph, the numpy graph and the reader of files are all held against.
+        The truth that the torch graph, the numpy graph and the reader of files are all held against. Made once, however
+        often it is asked for.
         """
+        return self._tensor_shapes
+
+    @cached_property
+    def _tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         d, ff = self.hidden_size, self.intermediate_size
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, d)}
@@ -178,6 +213,11 @@ class ModelConfig:
             return [(f"{start}mlp.gate_proj.weight", f"{start}mlp.up_proj.weight", f"{start}mlp.down_proj.weight")]
         _, gate, up, down = (f"{start}{name}.weight" for name in EXPERT_NAMES[self.model_type])
         return [(gate.format(e), up.format(e), down.format(e)) for e in range(self.num_experts)]
+
+    @property
+    def swiglus(self) -> int:
+        """SwiGLUs in all layers together, each of three tensors."""
+        return self.num_hidden_layers * max(1, self.num_experts)
 
     @property
     def parameters(self) -> int:
@@ -243,22 +283,9 @@ class ModelConfig:
         Where a model looks back through a sliding window, the context is no longer than that: within it the graph is
         the same.
         """
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise LLMError(f"its config.json is not JSON: {error}") from error
-        if not isinstance(found, dict):
-            raise LLMError("its config.json is not an object")
-        if found.get("model_type") not in list(ARCHITECTURES):
-            raise LLMError(
-                f"its config.json says model_type {found.get('model_type')!r}; this program runs "
-                f"{', '.join(ARCHITECTURES)}"
-            )
-        unsupported = [key for key in ("attention_bias", "mlp_bias", "quantization_config") if found.get(key)]
-        if unsupported:
-            raise LLMError(f"its config.json sets {unsupported[0]}, which this program does not run")
-        if found.get("hidden_act", "silu") != "silu":
-            raise LLMError(f"its config.json sets hidden_act {found['hidden_act']!r}; this program runs 'silu'")
+        found = document(text, "config.json")
+        _check_supported(found)
+        found = DEFAULTS[found["model_type"]] | found
         values = {key: value for key, value in found.items() if value is not None}
         for key, reads in (("num_key_value_heads", ("num_attention_heads",)), ("head_dim", _HEAD_DIM)):
             if key not in values and all(type(values.get(name)) is int for name in reads):
@@ -267,18 +294,35 @@ class ModelConfig:
         values |= _ends(values)
         values |= _rope(values)
         values |= _experts(values)
-        window = values.get("sliding_window")
-        slides = values.get("model_type") == "mistral" or values.get("use_sliding_window")
-        if slides and type(window) is int and type(values.get("max_position_embeddings")) is int:
-            values["max_position_embeddings"] = min(window, values["max_position_embeddings"])
         missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in values]
         if missing:
             raise LLMError(f"its config.json has no {missing[0]}")
         try:
             known = {field.name for field in fields(cls)}
-            return cls(**{key: value for key, value in values.items() if key in known})
+            config = cls(**{key: value for key, value in values.items() if key in known})
         except LLMError as error:
             raise LLMError(f"its config.json is not usable: {error}") from error
+        window = _sliding_window(found, config.num_hidden_layers)
+        if window is None or window >= config.max_position_embeddings:
+            return config
+        return replace(config, max_position_embeddings=window)
+
+
+def _check_supported(found: Mapping[str, Any]) -> None:
+    """Raises LLMError for a config of another graph than that of the decoders here."""
+    if found.get("model_type") not in list(ARCHITECTURES):
+        raise LLMError(
+            f"its config.json says model_type {brief(found.get('model_type'))}; this program runs "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    kind = found["model_type"]
+    unsupported = [key for key, readers in UNSUPPORTED.items() if kind in readers and found.get(key)]
+    if unsupported:
+        raise LLMError(f"its config.json sets {unsupported[0]}, which this program does not run")
+    if found.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
+        raise LLMError(f"its config.json sets hidden_act {brief(found['hidden_act'])}; this program runs 'silu'")
+    if not found.get("is_causal", True):
+        raise LLMError("its config.json sets is_causal to false; this program runs causal attention")
 
 
 _HEAD_DIM = ("hidden_size", "num_attention_heads")
@@ -318,24 +362,75 @@ def _experts(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _rope(found: Mapping[str, Any]) -> dict[str, Any]:
     """The rotary positions, as a config.json has them in rope_theta and rope_scaling, or, from transformers 5 on, both
-    in rope_parameters."""
-    told = found.get("rope_parameters") or found.get("rope_scaling") or {}
+    in rope_parameters. As there, a rope_scaling counts before rope_parameters, and a rope_theta inside before one
+    outside."""
+    told = found.get("rope_scaling") or found.get("rope_parameters") or {}
     if not isinstance(told, Mapping):
         raise LLMError(f"its config.json has a rope_scaling that is none: {told!r}"[:200])
+    if any(isinstance(value, Mapping) for value in told.values()):
+        raise LLMError("its config.json has rope_parameters by type of layer; one for all layers is run here")
+    share = told.get("partial_rotary_factor", found.get("partial_rotary_factor"))
+    if share not in (None, 1):
+        raise LLMError(f"its config.json sets partial_rotary_factor to {share!r}; this program runs 1"[:200])
     theta = {"rope_theta": told["rope_theta"]} if "rope_theta" in told else {}
     kind = told.get("rope_type", told.get("type", "default"))
     if kind == "default":
         return theta | {"rope_scaling": None}
     if kind not in list(ROPE_TYPES):
-        raise LLMError(f"its config.json sets rope_scaling of type {kind!r}; this program runs {', '.join(ROPE_TYPES)}")
-    if told.get("factor") is None:
-        raise LLMError("its config.json has a rope_scaling without what it needs: a factor")
-    known = {field.name for field in fields(RopeScaling)}
+        raise LLMError(
+            f"its config.json sets rope_scaling of type {brief(kind)}; this program runs {', '.join(ROPE_TYPES)}"
+        )
+    known = {key: told[key] for key in _ROPE_KEYS[kind] if told.get(key) is not None}
+    if kind == "llama3":
+        original = "original_max_position_embeddings"
+        length = found.get(original, known.get(original, found.get("max_position_embeddings")))
+        known |= {original: length} if length is not None else {}
+    if missing := [key for key in _ROPE_KEYS[kind] if key not in known]:
+        raise LLMError(f"its config.json has a rope_scaling without what it needs: a {missing[0]}")
     try:
-        scaling = RopeScaling(**{"rope_type": kind} | {key: told[key] for key in told if key in known})
+        scaling = RopeScaling(rope_type=kind, **known)
     except LLMError as error:
         raise LLMError(f"its config.json is not usable: {error}") from error
     return theta | {"rope_scaling": scaling}
+
+
+_ROPE_KEYS = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+
+
+def _sliding_window(found: Mapping[str, Any], layers: int) -> int | None:
+    """How many tokens a layer sees at most, itself among them; None where none has such a limit. As transformers
+    reads it: null is not the same as left out."""
+    kind, window = found["model_type"], found.get("sliding_window")
+    if kind.startswith("qwen") and not found.get("use_sliding_window"):
+        window = None
+    if kind in ("qwen2", "qwen3") and not _slides(found, layers):
+        return None
+    if window is not None and (type(window) is not int or window < 1):
+        raise LLMError(
+            f"its config.json sets sliding_window to {window!r}; a number of tokens, or null, is wanted"[:200]
+        )
+    return window
+
+
+def _slides(found: Mapping[str, Any], layers: int) -> bool:
+    """Whether a layer of Qwen 2 or 3 has a sliding window: its config lists the types of the layers, or tells from
+    which layer on. Raises LLMError for other types."""
+    types = found.get("layer_types")
+    if types is None:
+        first = found["max_window_layers"]
+        if type(first) is not int:
+            raise LLMError(f"its config.json sets max_window_layers to {first!r}; a number of layers is wanted"[:200])
+        return bool(found.get("use_sliding_window")) and found.get("sliding_window") is not None and first < layers
+    known = ("full_attention", "attention", "sliding_attention")  # the second is an old name of the first
+    if not isinstance(types, list) or len(types) != layers or any(one not in known for one in types):
+        raise LLMError(f"its config.json has layer_types that are not run here: {types!r}"[:200])
+    slides = "sliding_attention" in types
+    if slides and not (found.get("use_sliding_window") and found.get("sliding_window") is not None):
+        raise LLMError("its config.json has layers with sliding_attention, but no sliding_window in use")
+    return slides
 
 
 # Peak learning rates by recipe and by what they move: measured, tests/benchmarks/LOG.md

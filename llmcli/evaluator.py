@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import EVALUATION_CONTEXT
-from llmcli.corpus import BLOCK, Corpus, Encoder, tokenize
+from llmcli.corpus import BLOCK, Corpus, Encoder, Preceded, tokenize
 from llmcli.errors import LLMError, usage
 
 # ids [B, T + 1] -> for each of ids[:, 1:], [B, T] both: its nats, and whether it was the likeliest
@@ -72,7 +72,7 @@ class Figures:
 
 
 def evaluate(
-    ids: NDArray[np.integer],
+    ids: NDArray[np.integer] | Preceded,
     byte_lengths: NDArray[np.integer],
     context: int,
     score: Score,
@@ -97,7 +97,7 @@ def evaluate(
 
 
 def evaluate_windows(
-    ids: NDArray[np.integer],
+    ids: NDArray[np.integer] | Preceded,
     byte_lengths: NDArray[np.integer],
     windows: Sequence[Window],
     score: Score,
@@ -109,7 +109,7 @@ def evaluate_windows(
     longest = max((end - start for start, _, end in windows), default=1) - 1
     rows = max(1, batch_tokens // max(1, longest))
     for first in range(0, len(windows), rows):
-        batch = windows[first : first + rows]
+        batch = [windows[i] for i in range(first, min(first + rows, len(windows)))]
         width = max(end - start for start, _, end in batch)
         block = np.zeros((len(batch), width), np.int64)  # short windows are filled up on the right, never scored
         for row, (start, _, end) in enumerate(batch):
@@ -129,12 +129,12 @@ def evaluate_windows(
         yield batch, figures
 
 
-def select_windows(count: int, context: int, most_tokens: int | None = None) -> list[Window]:
+def select_windows(count: int, context: int, most_tokens: int | None = None) -> Sequence[Window]:
     """The windows that a text of `count` ids is scored in; with `most_tokens` some of them, spread evenly."""
-    windows = list(_windows(count, context))
+    windows = _Windows(count, context)
     if most_tokens is not None and len(windows) * stride(context) > most_tokens:
         keep = max(1, most_tokens // stride(context))
-        windows = [windows[round(i)] for i in np.linspace(0, len(windows) - 1, keep)]
+        return [windows[round(i)] for i in np.linspace(0, len(windows) - 1, keep)]
     return windows
 
 
@@ -169,17 +169,28 @@ def stride(context: int) -> int:
     return max(1, context // 2)
 
 
-def _windows(count: int, context: int) -> Iterator[Window]:
-    """(start, first position counted, end) of each window; every position from 1 on is counted exactly once.
+class _Windows(Sequence[Window]):
+    """(start, first position counted, end) of each window; every position from 1 on is counted exactly once. None is
+    held in memory.
 
-    >>> list(_windows(8, 4))
+    >>> list(_Windows(8, 4))
     [(0, 1, 5), (2, 5, 7), (3, 7, 8)]
     """
-    counted = 1
-    while counted < count:
-        end = min(count, counted + (context if counted == 1 else stride(context)))
-        yield max(0, end - context - 1), counted, end
-        counted = end
+
+    def __init__(self, count: int, context: int) -> None:
+        """Of a text of `count` tokens."""
+        self._count, self._context = count, context
+
+    def __len__(self) -> int:
+        after_first = max(0, self._count - 1 - self._context)
+        return -(-after_first // stride(self._context)) + (self._count > 1)
+
+    def __getitem__(self, index: int) -> tuple[int, int, int]:  # type: ignore[override]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        counted = 1 if index == 0 else 1 + self._context + (index - 1) * stride(self._context)
+        end = min(self._count, counted + (self._context if index == 0 else stride(self._context)))
+        return max(0, end - self._context - 1), counted, end
 
 
 # ---- texts on disk
@@ -220,9 +231,9 @@ def measure(
 ) -> Figures:
     """Every token of a passage, the first after what a document begins after: the end of another, or a control token.
 
-    The model sees `context` tokens at once, or else as many as `evaluation_context` says. Memory holds two to four
-    bytes for each token. Raises LLMError when the tokenizer changes the text, since then tokens and bytes are not of
-    the same text, or the model's answer is not a number.
+    The model sees `context` tokens at once, or else as many as `evaluation_context` says. Raises LLMError when the
+    tokenizer changes the text, since then tokens and bytes are not of the same text, or the model's answer is not a
+    number.
     """
     size = 0
 
@@ -241,9 +252,8 @@ def measure(
             f"the tokenizer changes {passage.name}: {size:,} bytes of text become {spelled:,} in tokens, so bits per "
             f"byte would be wrong; bring the text into Unicode's form NFC first"
         )
-    ids = np.concatenate([np.array([tokenizer.start_id], ids.dtype), ids])
     context = context or evaluation_context(model.context)
-    figures = evaluate(ids, lengths, context, model.score, tell=tell, each=each)
+    figures = evaluate(Preceded(tokenizer.start_id, ids), lengths, context, model.score, tell=tell, each=each)
     figures = replace(figures, bytes=figures.bytes - own)
     if not math.isfinite(figures.nats):
         raise LLMError("the model's answer is not a number: its weights are damaged (look: llm inspect --verify)")

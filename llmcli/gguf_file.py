@@ -23,11 +23,15 @@ from llmcli import durable, gguf_tokenizer
 from llmcli.checkpoint import Checkpoint
 from llmcli.config import ModelConfig, RopeScaling, as_record
 from llmcli.errors import LLMError, usage
+from llmcli.metadata import document
 from llmcli.safetensors_file import Header, TensorInfo, reading
 
 MAGIC = b"GGUF"
 MOST_THINGS = 1 << 17  # tensors, and keys, in a file
+HEADER_LIMIT = 100_000_000  # bytes: several times the longest that is known
 LONGEST = 1 << 24  # bytes of a text in the header
+MOST_ENTRIES = 1 << 24  # of all lists in the header together
+MOST_FREQUENCIES = 1 << 16  # of rotary positions in a head
 DTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")  # that are written
 # GGML's number of a type -> (name, numbers in a block, bytes of a block)
 TYPES = {
@@ -133,6 +137,8 @@ class _Scanner:
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data, self._at = data, 4
+        self._end = min(len(data), HEADER_LIMIT)
+        self._entries = 0
         self.problem = ""  # a type that is not read
 
     def header(self) -> tuple[dict[str, Any], dict[str, TensorInfo], int]:
@@ -176,11 +182,17 @@ class _Scanner:
 
     def _number(self, form: str) -> Any:
         size = struct.calcsize(form)
-        if self._at + size > len(self._data):
-            raise ValueError("it is cut off inside its header")
+        self._need(size)
         (found,) = struct.unpack_from(form, self._data, self._at)
         self._at += size
         return found
+
+    def _need(self, size: int) -> None:
+        """Raises ValueError unless so many bytes of the header follow."""
+        if size > len(self._data) - self._at:
+            raise ValueError("it is cut off inside its header")
+        if size > self._end - self._at:
+            raise ValueError(f"its header has more than {HEADER_LIMIT:,} bytes")
 
     def _count(self) -> int:
         found = self._number("<Q")
@@ -190,8 +202,9 @@ class _Scanner:
 
     def _text(self) -> str:
         length = self._number("<Q")
-        if length > min(LONGEST, len(self._data) - self._at):
-            raise ValueError("it is cut off inside its header")
+        self._need(length)
+        if length > LONGEST:
+            raise ValueError(f"a text in its header has {length:,} bytes")
         found = self._data[self._at : self._at + length]
         self._at += length
         return found.decode("utf-8", "replace")
@@ -204,12 +217,12 @@ class _Scanner:
         if kind != _LIST or depth > 2:
             raise ValueError(f"a value in its header is of kind {kind}")
         inner, count = self._number("<I"), self._number("<Q")
-        if count > len(self._data) - self._at:
-            raise ValueError("it is cut off inside its header")
+        size = struct.calcsize(_SCALARS.get(inner, "<Q"))  # a text or a list begins with its length
+        self._need(count * size)
+        self._entries += count
+        if self._entries > MOST_ENTRIES:
+            raise ValueError(f"the lists in its header have more than {MOST_ENTRIES:,} entries")
         if inner in _SCALARS:
-            size = struct.calcsize(_SCALARS[inner])
-            if count * size > len(self._data) - self._at:
-                raise ValueError("it is cut off inside its header")
             found = np.frombuffer(self._data, _SCALARS[inner], count, self._at).tolist()
             self._at += count * size
             return found
@@ -240,8 +253,11 @@ def _translated(
         found = infos.pop(_ROPE_FACTORS)
         if found.dtype != "F32":
             raise LLMError(f"its {_ROPE_FACTORS} is {found.dtype}; F32 is wanted")
+        if found.size > MOST_FREQUENCIES:
+            raise LLMError(f"its {_ROPE_FACTORS} has {found.size:,} numbers; half as many as a head has are wanted")
         factors = np.frombuffer(mapped, "<f4", found.size, found.start).tolist()
     config = _config(facts, infos, factors)
+    _check_counts(config, infos)
     names = {_our_name(name): info for name, info in infos.items()}
     for ours, theirs, part in _experts(config):
         if theirs in infos:
@@ -259,6 +275,19 @@ def _translated(
     tensors = {name: TensorInfo(name, info.dtype, info.shape, info.start, info.end) for name, info in names.items()}
     decode = _decoder(path, config, permuted=ARCHITECTURES[kind][1])
     return Header(path, file_bytes, data_start, tensors, metadata, "GGUF file", decode)
+
+
+def _check_counts(config: ModelConfig, infos: Mapping[str, TensorInfo]) -> None:
+    """Raises LLMError for more layers or experts than the file has tensors for: before their names are listed."""
+    if config.num_hidden_layers > len(infos):
+        raise LLMError(f"it claims {config.num_hidden_layers:,} layers, the file has {len(infos):,} tensors")
+    stacks = (infos[stack] for pattern in _STACKS if (stack := pattern.format(0)) in infos)
+    most = max([len(infos), *(stack.shape[0] for stack in stacks if stack.shape)])
+    if config.num_experts > most or config.swiglus > MOST_THINGS:
+        raise LLMError(
+            f"it claims {config.num_hidden_layers:,} layers of {config.num_experts:,} experts, "
+            "the file has fewer tensors"
+        )
 
 
 # GGUF's keys of a config -> Hugging Face's
@@ -565,8 +594,5 @@ def _written_type(dtype: str, values: NDArray[np.float32], name: str) -> str:
 
 
 def _chat_template(checkpoint: Checkpoint) -> str:
-    try:
-        found = json.loads(checkpoint.tokenizer_config_json).get("chat_template")
-    except (ValueError, AttributeError):
-        return ""
+    found = document(checkpoint.tokenizer_config_json, "tokenizer_config.json").get("chat_template")
     return found if isinstance(found, str) else ""

@@ -18,6 +18,7 @@ from typing import Any
 from llmcli import checkpoint, durable, safetensors_file
 from llmcli.checkpoint import Checkpoint
 from llmcli.errors import LLMError
+from llmcli.metadata import document
 from llmcli.safetensors_file import Header, TensorInfo
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -59,21 +60,70 @@ def read_header(directory: Path) -> Header:
         listed = [*(own if isinstance(own, list) else [own]), *(ends if isinstance(ends, list) else [ends])]
         config["eos_token_id"] = list(dict.fromkeys(end for end in listed if end is not None))
         texts["config.json"] = json.dumps(config)
+    elif config.get("eos_token_id") is None and (end := _end_of_text(told, texts["tokenizer.json"])) is not None:
+        config["eos_token_id"] = end
+        texts["config.json"] = json.dumps(config)
     texts["training.json"] = json.dumps({"imported": _provenance(directory)}, ensure_ascii=False)
     headers = [safetensors_file.read_header(path) for path in _files(directory)]
-    tied = bool(config.get("tie_word_embeddings"))
     tensors: dict[str, TensorInfo] = {}
     for header in headers:
         for name, tensor in header.tensors.items():
-            if _NOT_WEIGHTS.search(name) or (tied and name == "lm_head.weight"):
+            if _NOT_WEIGHTS.search(name):
                 continue
             if name in tensors:
                 raise LLMError(f"{directory}: tensor {name[:100]} is in two of its files")
             tensors[name] = replace(tensor, path=header.path)
-    if "tie_word_embeddings" not in config and "lm_head.weight" not in tensors:
-        texts["config.json"] = json.dumps(config | {"tie_word_embeddings": True})
+    tensors = _of_a_language_model(tensors)
+    tied = _is_tied(config, tensors)
+    told_tied = config.get("tie_word_embeddings", False)
+    if type(told_tied) is bool and tied != told_tied:
+        texts["config.json"] = json.dumps(config | {"tie_word_embeddings": tied})
+    problem = ""
+    if tied:
+        head = tensors.pop(_HEAD, None)
+        if head is not None:
+            tensors.setdefault(_EMBEDDING, head)
+    elif _HEAD not in tensors:
+        problem = (
+            f"it has no output head ({_HEAD}), as a base model or a classifier, and its embeddings are not tied, so it "
+            "cannot continue text; get the model for causal language modeling"
+        )
     size = sum(header.file_bytes for header in headers)
-    return Header(directory, size, 0, tensors, texts, "Hugging Face directory")
+    return Header(directory, size, 0, tensors, texts, "Hugging Face directory", problem=problem)
+
+
+def _end_of_text(told: Mapping[str, Any], tokenizer: str) -> int | None:
+    """The token that tokenizer_config.json calls eos_token, for a model whose configs name none; None if there is no
+    such token."""
+    named = told.get("eos_token")
+    wanted = named.get("content") if isinstance(named, dict) else named
+    try:
+        added = [(entry["content"], entry["id"]) for entry in json.loads(tokenizer)["added_tokens"]]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None  # whoever opens the tokenizer says what is wrong with it
+    return next((number for content, number in added if content == wanted and type(number) is int), None)
+
+
+_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+
+def _of_a_language_model(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The tensors under the names of a model with a head: those of a base model (transformers' AutoModel) lack the
+    beginning "model."."""
+    if _EMBEDDING.removeprefix("model.") not in tensors or any(name.startswith("model.") for name in tensors):
+        return tensors
+    names = {name: name if name == _HEAD else f"model.{name}" for name in tensors}
+    return {names[name]: replace(tensor, name=names[name]) for name, tensor in tensors.items()}
+
+
+def _is_tied(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether one matrix reads and writes tokens. Where the config says so but the files hold two matrices that differ,
+    both are used, as transformers does."""
+    if "tie_word_embeddings" not in config:
+        return _HEAD not in tensors
+    if not config["tie_word_embeddings"] or not {_HEAD, _EMBEDDING} <= tensors.keys():
+        return bool(config["tie_word_embeddings"])
+    return safetensors_file.equal(tensors[_HEAD], tensors[_EMBEDDING])
 
 
 def _files(directory: Path) -> list[Path]:
@@ -123,14 +173,7 @@ def _json(path: Path) -> dict[str, Any]:
     """What a JSON file says; {} if it is not there."""
     if not path.exists():
         return {}
-    try:
-        found = json.loads(_text(path))
-        json.dumps(found, ensure_ascii=False).encode("utf-8")  # half a character, written as an escape, is no text
-    except (ValueError, RecursionError) as error:
-        raise LLMError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise LLMError(f"{path} is not an object")
-    return found
+    return document(_text(path), path.name, str(path))
 
 
 def _provenance(directory: Path) -> dict[str, Any]:

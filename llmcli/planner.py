@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from llmcli import charts
 from llmcli.config import ModelConfig, TrainConfig, learning_rates
-from llmcli.corpus import Corpus, tokenize
+from llmcli.corpus import BLOCK, Corpus, tokenize
 from llmcli.errors import LLMError, usage
 from llmcli.forecast import Machine, Text, assumed_speed, choose, layer_parameters, memory_needed, seen_by_count
 from llmcli.induction import has_room
@@ -231,7 +231,7 @@ def _core_seconds(request: Request) -> float:
 def _spelled(tokens: NDArray[np.unsignedinteger], tokenizer: Tokenizer) -> int:
     """Bytes of text in tokens."""
     lengths = np.array([len(data) for data in tokenizer.token_bytes])
-    return int(np.bincount(tokens, minlength=len(lengths)) @ lengths)
+    return sum(int(lengths[tokens[first : first + BLOCK]].sum()) for first in range(0, len(tokens), BLOCK))
 
 
 def _most_tokens(request: Request) -> int:
@@ -309,7 +309,7 @@ def _plan(
     train_tokens = text.tokens
     most_epochs = _most_epochs(request, base is not None)
     budget = _budget(request, most_epochs)
-    context, context_reason = _context(request, train_tokens, copies, base)
+    context, context_reason = _context(request, text, copies, base)
     divisor = 1  # of the batch, where memory is short
 
     def settings(model: ModelConfig, seen: float = 0.0) -> TrainConfig:
@@ -612,13 +612,14 @@ def _copies(request: Request, text: Text, vocab_size: int, eos_id: int) -> bool:
     return any(has_room(model) for model in _models(request, text, LONG_CONTEXT, vocab_size, eos_id, True))
 
 
-def _context(request: Request, train_tokens: int, copies: bool, base: ModelConfig | None) -> tuple[int, str]:
+def _context(request: Request, text: Text, copies: bool, base: ModelConfig | None) -> tuple[int, str]:
+    train_tokens = text.tokens
     longest = train_tokens - 1  # a window and the token after it
     if longest < SHORTEST_CONTEXT:
         smaller = "" if base else ", or give --vocab-size 257 or --tokenizer char if it repeats itself"
         raise LLMError(
-            f"the corpus is too short: {train_tokens} tokens to learn from, {SHORTEST_CONTEXT + 1} needed at least; "
-            f"add more text{smaller}"
+            f"the corpus is too short: {train_tokens} tokens ({text.bytes:,} bytes) to learn from, "
+            f"{SHORTEST_CONTEXT + 1} needed at least; add more text{smaller}"
         )
     if request.context is not None:
         if base and request.context > base.max_position_embeddings:
@@ -641,12 +642,22 @@ def _context(request: Request, train_tokens: int, copies: bool, base: ModelConfi
     return (quarter, "a quarter of this short text") if quarter < wanted else (wanted, reason)
 
 
+def _divisors(number: int) -> list[int]:
+    """All of them, in order.
+
+    >>> _divisors(12)
+    [1, 2, 3, 4, 6, 12]
+    """
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
+
+
 def _model(
     request: Request, layers: int, width: int, context: int, vocab_size: int, eos_id: int, copies: bool
 ) -> ModelConfig:
     wanted = 32 if width < 96 else 64  # dimensions of a head
-    divisors = [heads for heads in range(1, width + 1) if width % (2 * heads) == 0]  # rotary positions need pairs
-    heads = request.heads or min(divisors, key=lambda n: abs(math.log(width / n / wanted)), default=1)
+    possible = _divisors(width // 2) if width % 2 == 0 else []  # rotary positions need pairs
+    heads = request.heads or min(possible, key=lambda n: abs(math.log(width / n / wanted)), default=1)
     if width % heads:
         raise usage(f"{heads} heads do not divide width {width}; give --heads a divisor of {width}")
     if heads % (kv_heads := request.kv_heads or heads):

@@ -11,8 +11,8 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from functools import cached_property, lru_cache, partial
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import llmcli
 from llmcli.checkpoint import Checkpoint
 from llmcli.config import EVALUATION_CONTEXT, ModelConfig, SamplingConfig, TrainConfig, as_record
-from llmcli.corpus import Batches
+from llmcli.corpus import Batches, Preceded, Tokens, Without
 from llmcli.errors import LLMError
 from llmcli.evaluator import Figures, Window, evaluate_windows, scattered, select_windows
 from llmcli.forecast import parts
@@ -48,7 +48,7 @@ CURVE_POINTS = 300
 SAMPLE_TOKENS = 48
 SAMPLED = 20_000_000  # parameters up to which a run's samples are kept in its record: they are quick to make ...
 LARGEST_SAMPLED = 200_000_000  # ... and up to which samples are generated at all
-EVALUATED_AT_ONCE = 4096  # tokens
+EVALUATED_AT_ONCE, EVALUATED_WORK = 4096, 1e11  # tokens at most, and parameters x tokens, between looks at the clock
 LONG_EVALUATION = 5e11  # operations: some seconds on a few cores
 FIRST_LOOK_SHARE = 0.1  # of the run at most, for the evaluation of the model that it goes on from
 STEP_PATIENCE = 1.0  # seconds that a step or an evaluation may go on after Ctrl-C
@@ -258,14 +258,15 @@ def _context_at(progress: float, settings: TrainConfig) -> int:
         return context
     ramp = COPYING_RAMP if settings.induction else RAMP
     divisor = next((divisor for until, divisor in ramp if progress < until), 1)
-    return max(min(context, SHORTEST_RAMP), context // divisor)
+    shortest = max(min(context, SHORTEST_RAMP), context // divisor)
+    return next(length for length in range(shortest, context + 1) if context % length == 0)  # whole blocks of windows
 
 
 def train(
     plan: Plan,
     tokenizer: Tokenizer,
     start: Checkpoint | None,
-    tokens: NDArray[np.unsignedinteger],
+    tokens: Tokens,
     held_out: NDArray[np.unsignedinteger],
     record: dict[str, Any],
     *,
@@ -329,7 +330,7 @@ class _Run:
         plan: Plan,
         tokenizer: Tokenizer,
         start: Checkpoint | None,
-        tokens: NDArray[np.unsignedinteger],
+        tokens: Tokens,
         held_out: NDArray[np.unsignedinteger],
         sample_prompt: str | None,
         stop: Callable[[], bool],
@@ -469,11 +470,12 @@ class _Run:
         if self._stop():
             return
         self.at.progress = 1.0
-        if not self.at.step:
-            seconds = self._plan.train.seconds or 0.0
+        if self._clock and not self.at.step:
+            before, after = began - self._began, self._clock.seconds - self._clock.deadline
             raise LLMError(
-                f"no training step could be finished in --time {seconds:g}s (one takes more than "
-                f"{self._now() - began:,.0f} s here); give more time, or a smaller --context or model"
+                f"no training step could be finished in --time {self._clock.seconds:g}s: what comes before it took "
+                f"{before:,.0f} s, evaluating and saving need {after:,.0f} s and a step more than "
+                f"{self._now() - began:,.0f} s; give more time, or a smaller --context or model"
             )
 
     # ---- evaluations
@@ -500,7 +502,7 @@ class _Run:
                 weights = self.model.to_arrays()
         except _CutShortError:
             return
-        bits = figures.bits_per_byte
+        bits = round(figures.bits_per_byte, 6)  # as the record has it: whoever shows it rounds once
         at.evaluated_step, at.evaluated_progress = at.step, at.progress
         self._curve.add_evaluation(at.step, bits)
         # of two alike the later is better: its steps were smaller
@@ -685,34 +687,28 @@ def _under(arrays: Mapping[str, NDArray[Any]], start: str) -> dict[str, NDArray[
 class _Source:
     """Batches of the same number of tokens, in windows that grow; near the end every token is whole."""
 
-    def __init__(self, tokens: NDArray[np.unsignedinteger], settings: TrainConfig, tokenizer: Tokenizer) -> None:
-        self._tokens, self._settings = tokens, settings
-        self._tokenizer = tokenizer
-
-    @cached_property
-    def _parts(self) -> NDArray[np.int64]:
-        return np.array(self._tokenizer.parts)
+    def __init__(self, tokens: Tokens, settings: TrainConfig, tokenizer: Tokenizer) -> None:
+        self._settings, self._tokenizer = settings, tokenizer
+        self._batches = Batches(tokens, settings.context, settings.batch_size, settings.seed)
 
     def batch(self, step: int, progress: float, token_split: float | None = None) -> NDArray[np.int64]:
-        """ids [B, T + 1]; with another share of BPE-dropout than the settings have, if given."""
-        settings = self._settings
-        context = _context_at(progress, settings)
-        split = (settings.token_split if token_split is None else token_split) if progress < SPLIT_UNTIL else 0.0
-        rows = settings.batch_size * settings.context // context
-        return Batches(self._tokens, context, rows, settings.seed, split, self._parts if split else None).batch(step)
+        """ids [rows, window + 1]; with another share of BPE-dropout than the settings have, if given."""
+        split = self._settings.token_split if token_split is None else token_split
+        split = split if progress < SPLIT_UNTIL else 0.0
+        if split and self._batches.parts is None:
+            self._batches = replace(self._batches, parts=np.array(self._tokenizer.parts))
+        return self._batches.batch(step, _context_at(progress, self._settings), split)
 
 
-def _set_aside(
-    tokens: NDArray[np.unsignedinteger], count: int, context: int
-) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
+def _set_aside(tokens: Tokens, count: int, context: int) -> tuple[Tokens, NDArray[np.int64]]:
     """(what is learned from, windows [B, context + 1] of about `count` tokens that are not), taken evenly from the
     text: its end alone may hold what the rest does not, the names of a last chapter."""
     windows = count // (context + 1)
     if not windows:
         return tokens, np.empty((0, context + 1), np.int64)
     starts = ((np.arange(windows) + 0.5) / windows * (len(tokens) - context - 1)).astype(np.int64)
-    places = starts[:, None] + np.arange(context + 1)
-    return np.delete(tokens, places.ravel()), tokens[places].astype(np.int64)
+    aside = tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64)
+    return Without(tokens, starts, context + 1), aside
 
 
 class _Calibration:
@@ -755,14 +751,14 @@ class _Measure:
         self,
         model: LanguageModel,
         tokenizer: Tokenizer,
-        held_out: NDArray[Any],
+        held_out: NDArray[np.unsignedinteger],
         settings: TrainConfig,
         start: Checkpoint | None = None,
     ) -> None:
         self._model, self._models_at_end = model, 2 if start else 1
-        self._ids = np.concatenate([[tokenizer.start_id], held_out]).astype(np.int64)
+        self._ids = Preceded(tokenizer.start_id, held_out)
         self._lengths = np.array([len(data) for data in tokenizer.token_bytes])
-        self._timed = settings.seconds is not None
+        self._timed, self._context = settings.seconds is not None, settings.context
         self.tokens = min(settings.eval_tokens, len(held_out))
         self._windows = self._select(settings.context, self.tokens)
         self.final_context = min(model.config.max_position_embeddings, max(EVALUATION_CONTEXT, settings.context))
@@ -787,8 +783,11 @@ class _Measure:
         hurried: bool,
     ) -> Figures | None:
         """Of the weights that a file holds, with products in float32 and the context that those who use the file have
-        (EVALUATION_CONTEXT at most), on as much as `limit` allows. None if `watch` cut the first windows short."""
+        (EVALUATION_CONTEXT at most; that of training if `hurried`), on as much as `limit` allows. None if `watch` cut
+        the first windows short."""
         tokens = self.tokens if hurried else self._final_tokens(trained)
+        if hurried:
+            self.final_context = self._context
         self._final_windows = self._select(self.final_context, tokens)
         exact = self._exact(weights)
         with watch(exact):
@@ -835,7 +834,7 @@ class _Measure:
         `or_less` being cut short is no error."""
         model.eval()
         total, done = Figures(0.0, 0, 0), 0
-        batch_tokens = EVALUATED_AT_ONCE if model.config.parameters <= LARGEST_SAMPLED else 1
+        batch_tokens = int(min(EVALUATED_AT_ONCE, EVALUATED_WORK / model.config.parameters))
         batches = evaluate_windows(self._ids, self._lengths, windows, partial(score, model), batch_tokens=batch_tokens)
         try:
             for some, figures in batches:
@@ -845,7 +844,7 @@ class _Measure:
         except _CutShortError:
             if not or_less:
                 raise
-        return total, windows[:done]
+        return total, windows if done == len(windows) else [windows[i] for i in range(done)]
 
 
 class _Curve:
@@ -888,7 +887,7 @@ class _Curve:
             "step": [min(end, len(self._losses)) for end in ends],
             "loss": [round(float(np.mean(self._losses[end - width : end])), 4) for end in ends],
             "eval_step": [step for step, _ in self._evaluations],
-            "eval_bits_per_byte": [round(bits, 4) for _, bits in self._evaluations],
+            "eval_bits_per_byte": [bits for _, bits in self._evaluations],
         }
 
 

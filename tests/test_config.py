@@ -112,13 +112,13 @@ def test_parameters_counted_by_hand():
 
 
 def model_configs():
-    sizes = st.integers(1, 1 << 40)
+    sizes = st.integers(1, 1 << 24)
     return st.builds(
         lambda vocab, width, inner, layers, groups, per_group, half, context, tie, eps, theta, eos: ModelConfig(
             vocab, width, inner, layers, groups * per_group, groups, 2 * half, context, tie, eps, theta, eos % vocab
         ),
         sizes, sizes, sizes, sizes, sizes, st.integers(1, 64), sizes, sizes, st.booleans(),
-        st.floats(1e-12, 1e-2), st.floats(1.0, 1e9), st.integers(0, 1 << 40),
+        st.floats(1e-12, 1e-2), st.floats(1.0, 1e9), st.integers(0, 1 << 30),
     )  # fmt: skip
 
 
@@ -156,10 +156,26 @@ def test_keys_that_the_program_does_not_know_are_passed_over():
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling of type 'yarn'"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling without what it needs"),
         ({"rope_scaling": {"type": "linear", "factor": -1}}, "rope_scaling must hold positive numbers"),
-        ({"rope_scaling": [1]}, "rope_scaling that is none"),
-        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0}}, "low_freq_factor"),
+        ({"rope_scaling": [1]}, r"rope_scaling is \[1\]; an object or null is wanted"),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0}},
+            "needs: a high_freq_factor",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}},
+            "low_freq_factor must be below",
+        ),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"mlp_bias": True}, "mlp_bias"),
+        ({"model_type": "llama", "mlp_bias": True}, "mlp_bias"),
+        ({"per_layer_config": {"0": {}}}, "per_layer_config"),
+        ({"attention_chunk_size": 8}, "attention_chunk_size"),
+        ({"is_causal": False}, "is_causal"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor to 0.5"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "by type of layer"),
+        ({"use_sliding_window": True, "sliding_window": "8", "max_window_layers": 0}, "sliding_window to '8'"),
+        ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": "1"}, "max_window_layers to '1'"),
+        ({"layer_types": ["full_attention"]}, "layer_types that are not run"),
+        ({"layer_types": ["sliding_attention"] * 2}, "but no sliding_window in use"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"attention_bias": True}, "attention_bias"),
         ({"hidden_size": 0}, "hidden_size"),
@@ -338,19 +354,82 @@ def test_a_record_holds_every_field_in_order():
 # ---- the configs of other models
 
 
+LEFT_OUT = "left out"
+
+
 def told(**values):
     """A config as a directory of another program has it."""
     own = {
         "model_type": "llama", "vocab_size": 10, "hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "max_position_embeddings": 100,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 100,
     }  # fmt: skip
-    return ModelConfig.from_json(json.dumps(own | values))
+    return ModelConfig.from_json(json.dumps({key: value for key, value in (own | values).items() if value != LEFT_OUT}))
 
 
 def test_what_old_configs_leave_out():
     found = told(num_key_value_heads=None, head_dim=None)
     assert (found.num_key_value_heads, found.head_dim, found.rope_theta) == (2, 4, 10000.0)
     assert not (found.tie_word_embeddings or found.qk_norm or found.qkv_bias)
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("llama", {"rope_theta": 1e4, "rms_norm_eps": 1e-6, "eos_token_id": 2, "bos_token_id": 1}),
+        ("mistral", {"rope_theta": 1e4, "rms_norm_eps": 1e-6, "eos_token_id": 2, "bos_token_id": 1}),
+        ("mixtral", {"rope_theta": 1e6, "rms_norm_eps": 1e-5, "eos_token_id": 2, "bos_token_id": 1}),
+        ("qwen2", {"rope_theta": 1e4, "rms_norm_eps": 1e-6, "bos_token_id": None}),
+        ("qwen3", {"rope_theta": 1e4, "rms_norm_eps": 1e-6, "head_dim": 128}),
+        ("qwen3_moe", {"rope_theta": 1e4, "rms_norm_eps": 1e-6, "norm_topk_prob": False, "head_dim": 4}),
+    ],
+)
+def test_defaults_go_by_architecture_as_in_transformers(kind, found):
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 6}
+    config = told(model_type=kind, **(experts if kind in ("mixtral", "qwen3_moe") else {}))
+    assert {key: getattr(config, key) for key in found} == found
+
+
+def test_key_value_heads_that_are_left_out_are_not_those_that_are_null():
+    assert told(num_key_value_heads=LEFT_OUT).num_key_value_heads == 2
+    assert told(model_type="mistral", num_key_value_heads=None).num_key_value_heads == 2
+    assert (
+        told(
+            model_type="mistral", num_key_value_heads=LEFT_OUT, num_attention_heads=8, hidden_size=16
+        ).num_key_value_heads
+        == 8
+    )
+
+
+def test_swish_is_silu():
+    assert told(hidden_act="swish") == told(hidden_act="silu") == told()
+
+
+def test_a_bias_that_the_architecture_does_not_read_is_none():
+    assert told(model_type="qwen2", attention_bias=True) == told(model_type="qwen2")
+    assert told(model_type="mistral", mlp_bias=True) == told(model_type="mistral")
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("values", "original"),
+    [
+        ({"rope_scaling": LLAMA3}, 100),  # as long as the model's
+        ({"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 50}}, 50),
+        ({"rope_scaling": LLAMA3, "original_max_position_embeddings": 25}, 25),
+        ({"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 50},
+          "original_max_position_embeddings": 25}, 25),
+        ({"rope_parameters": LLAMA3, "model_type": "mistral", "sliding_window": 30}, 100),
+    ],
+)  # fmt: skip
+def test_where_the_original_length_is_found(values, original):
+    assert told(**values).rope_scaling == RopeScaling("llama3", 8.0, 1.0, 4.0, original)
+
+
+def test_a_rope_scaling_counts_before_rope_parameters():
+    found = told(rope_scaling={"type": "linear", "factor": 2.0}, rope_parameters=LLAMA3 | {"rope_theta": 7.0})
+    assert found.rope_scaling == RopeScaling("linear", 2.0) and found.rope_theta == 10000.0
 
 
 def test_the_kind_decides_what_attention_has():
@@ -405,9 +484,21 @@ def test_scaled_configs_come_back_as_they_were():
         ({"model_type": "mistral", "sliding_window": 30}, 30),
         ({"model_type": "mistral", "sliding_window": None}, 100),
         ({"model_type": "qwen2", "sliding_window": 30, "use_sliding_window": False}, 100),
-        ({"model_type": "qwen2", "sliding_window": 30, "use_sliding_window": True}, 30),
+        ({"model_type": "qwen2", "sliding_window": 30, "use_sliding_window": True, "max_window_layers": 0}, 30),
         ({"model_type": "mistral", "sliding_window": 300}, 100),
+        ({"model_type": "mistral", "max_position_embeddings": 10000}, 4096),  # the default of transformers
+        ({"model_type": "mistral", "max_position_embeddings": 10000, "sliding_window": None}, 10000),
+        ({"model_type": "llama", "sliding_window": 30}, 30),  # no limit in its graph, but in its cache
+        ({"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 30}, 30),
+        ({"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 100}, 100),
+        # no layer slides
+        ({"model_type": "qwen2", "sliding_window": 30, "use_sliding_window": True, "max_window_layers": 1}, 100),
+        ({"model_type": "qwen3", "sliding_window": 30, "use_sliding_window": True}, 100),
+        ({"model_type": "qwen2", "sliding_window": 30, "use_sliding_window": True, "max_window_layers": 0,
+          "layer_types": ["full_attention"]}, 100),
+        ({"model_type": "qwen3", "sliding_window": 30, "use_sliding_window": True,
+          "layer_types": ["sliding_attention"]}, 30),
     ],
-)
+)  # fmt: skip
 def test_within_a_sliding_window_the_graph_is_the_same(values, context):
     assert told(**values).max_position_embeddings == context

@@ -5,14 +5,17 @@ import os
 import pty
 import re
 import signal
+import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import Result
 
 from llmcli import console
 
@@ -68,9 +71,14 @@ def test_no_color_and_a_dumb_terminal_are_plain(tiny_model: Path) -> None:
     assert "\x1b[48" not in in_a_terminal("generate", "The cat", "-n", "5", "--color", "--seed", "1", TERM="dumb")
 
 
-def test_a_pipe_gets_the_characters_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    console.result("a\x1b[31mb")
+def test_a_pipe_gets_the_characters_of_a_text_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    console.verbatim("a\x1b[31mb\n")
     assert capsys.readouterr().out == "a\x1b[31mb\n"
+
+
+def test_a_line_of_ours_has_no_control_characters_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    console.result("a\x1b[31mb\nc")
+    assert capsys.readouterr().out == "a␛[31mb␊c\n"
 
 
 def test_a_likely_token_is_greener_than_an_unlikely_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +272,7 @@ def test_the_view_of_a_run_fits_the_terminal_and_gives_it_back(
         chart = [line for line in last if "│" in line and "りんご" not in line]
         assert len(chart) >= 5 and max(map(len, chart)) <= columns
         assert sum(line.count("o") for line in chart) >= 5
-        assert "held-out 2.010  best 2.010 (step 100)" in "\n".join(last)
+        assert "held-out (interim) 2.010  best 2.010 (step 100)" in "\n".join(last)
         assert any(line.startswith("りんご│") for line in last) and last[-1].endswith("…")
 
 
@@ -341,3 +349,57 @@ def test_a_signal_in_the_middle_of_a_note_is_caught_and_told(monkeypatch: pytest
     assert sorted((tmp_path / "notes").read_text().splitlines()) == [
         "finishing this step and saving; once more to quit without", "step 1",
     ]  # fmt: skip
+
+
+# ---- what explains a figure to a learner
+
+
+def test_colours_have_a_key_for_those_who_see_them(tiny_model: Path) -> None:
+    shown = in_a_terminal("generate", "The cat", "-n", "5", "--color", "--samples", "2")
+    assert shown.count("probability of each token: ") == 1
+    key = shown.split("probability of each token: ")[1].split("\r\n")[0]
+    for name, colour in zip(("<2%", "2-10%", "10-30%", "30-60%", "60-90%", "≥90%"), console._TINTS, strict=True):
+        assert f"\x1b[48;5;{colour};38;5;255m {name} " in key
+    assert len("probability of each token: " + OURS.sub("", key)) <= 80
+    for words, environment in ((["-q"], {}), ([], {"NO_COLOR": "1"}), (["--json"], {})):
+        told = in_a_terminal("generate", "The cat", "-n", "5", "--color", *words, **environment)
+        assert "probability of each token" not in told
+
+
+def test_a_pipe_gets_neither_key_nor_captions(llm: Callable[..., Result], tiny_model: Path) -> None:
+    for colour in ("", "1"):
+        run = subprocess.run(
+            [sys.executable, "-m", "llmcli", "generate", "The cat", "-n", "5", "--color", "--seed", "1"],
+            env=os.environ | {"FORCE_COLOR": colour}, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert run.returncode == 0 and run.stderr == "" and "probability of each" not in run.stdout
+    Path("c.txt").write_text("The cat sat on the mat.")
+    for words in LEARNERS:
+        plain = llm(*words).stdout
+        assert plain and not any(caption in plain.replace("\n", " ") for caption in LEARNERS[words])
+
+
+LEARNERS = {
+    ("generate", "The cat", "--next", "3"): ("As uncertain as a choice among", "sum over the ways to spell it;"),
+    ("generate", "The cat", "--steps", "2"): ("the probability that the model gives a token",),
+    ("explain", "The cat"): ("A row is a token", "half as likely", "if it ended after this layer", "add up to 1",
+                             "over the ways to spell it."),
+    ("eval", "c.txt"): ("lower is better, 8 is no knowledge", "first guess"),
+    ("eval", "c.txt", "--per-token"): ("1/2 costs 1 bit",),
+    ("inspect", "--weights"): ("a histogram of a part's weights",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", LEARNERS)
+def test_a_sentence_under_each_figure_says_what_it_means(tiny_model: Path, words: tuple[str, ...]) -> None:
+    from rich.cells import cell_len
+
+    Path("c.txt").write_text("The cat sat on the mat.")
+    drawn = in_a_terminal(*words)
+    shown = OURS.sub("", drawn)
+    dim = re.findall(r"\x1b\[2m(.*?)\x1b\[0m", drawn)
+    assert dim and all(cell_len(line) <= 80 for line in dim)
+    for caption in LEARNERS[words]:
+        assert caption in re.sub(r" *\r\n", " ", shown), caption
+    quiet = OURS.sub("", in_a_terminal(*words, "-q"))
+    assert not any(caption in re.sub(r" *\r\n", " ", quiet) for caption in LEARNERS[words])

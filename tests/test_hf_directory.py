@@ -62,6 +62,77 @@ def test_a_head_that_is_not_there_is_the_embedding(directory: Path) -> None:
     assert importer.load(directory).config.tie_word_embeddings
 
 
+def changed_config(directory: Path, **values) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({k: v for k, v in (config | values).items() if v != "left out"}))
+
+
+def weights_of(directory: Path) -> dict[str, np.ndarray]:
+    model = importer.load(directory)
+    return {name: np.array(model.tensors[name]) for name in model.config.tensor_shapes()}
+
+
+@pytest.mark.parametrize("type_name", ["F32", "F16"])
+def test_a_second_matrix_counts_only_where_it_is_another(directory: Path, type_name: str) -> None:
+    """As transformers: tie_word_embeddings, but a head in the file that is not the embedding."""
+    tensors = weights_of(directory)
+    embedding = tensors["model.embed_tokens.weight"]
+    embedding[...] = embedding.astype(np.float16)  # so that both types can hold it
+    tensors["lm_head.weight"] = embedding.copy()
+    shapes = {name: array.shape for name, array in tensors.items()}
+    types = {name: type_name if name == "lm_head.weight" else "F32" for name in tensors}
+
+    def written() -> checkpoint.Checkpoint:
+        safetensors_file.write(directory / "model.safetensors", tensors, shapes, types, {"format": "pt"})
+        return importer.load(directory)
+
+    changed_config(directory, tie_word_embeddings=True)
+    assert written().config.tie_word_embeddings
+    tensors["lm_head.weight"][-1, -1] = 1
+    found = written()
+    assert not found.config.tie_word_embeddings
+    np.testing.assert_array_equal(found.tensors["lm_head.weight"], tensors["lm_head.weight"])
+    np.testing.assert_array_equal(found.tensors["model.embed_tokens.weight"], embedding)
+
+
+def test_a_head_without_an_embedding_is_both(directory: Path) -> None:
+    tensors = weights_of(directory)
+    wanted = tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    safetensors_file.write_tensors(directory / "model.safetensors", tensors, {})
+    changed_config(directory, tie_word_embeddings=True)
+    np.testing.assert_array_equal(importer.load(directory).tensors["model.embed_tokens.weight"], wanted)
+
+
+def test_a_base_model_with_tied_embeddings_is_the_model(directory: Path, llm) -> None:
+    wanted = weights_of(directory)
+    wanted.pop("lm_head.weight", None)
+    base = {name.removeprefix("model."): array for name, array in wanted.items()}
+    safetensors_file.write_tensors(directory / "model.safetensors", base, {})
+    changed_config(directory, tie_word_embeddings=True, architectures=["Qwen3Model"])
+    found = importer.load(directory)
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found.tensors[name], array)
+    changed_config(directory, tie_word_embeddings=False)
+    with pytest.raises(LLMError, match=r"has no output head \(lm_head.weight\), as a base model"):
+        importer.load(directory)
+    shown = llm("inspect", directory)
+    assert shown.exit_code == 0 and "a Hugging Face directory" in shown.stdout
+
+
+def test_an_end_of_text_that_only_the_tokenizer_names(directory: Path) -> None:
+    changed_config(directory, eos_token_id="left out")
+    (directory / "generation_config.json").unlink()
+    tokenizer = json.loads((directory / "tokenizer.json").read_text("utf-8"))
+    assert importer.load(directory).config.eos_token_id == tokenizer["added_tokens"][0]["id"]
+    tokenizer["added_tokens"][0]["content"] = "<|another|>"
+    added = tokenizer["added_tokens"][0] | {"id": 7, "content": "<|end|>"}
+    (directory / "tokenizer.json").write_text(
+        json.dumps(tokenizer | {"added_tokens": [*tokenizer["added_tokens"], added]})
+    )
+    (directory / "tokenizer_config.json").write_text('{"eos_token": {"content": "<|end|>"}}')
+    assert importer.load(directory).config.eos_token_id == 7
+
+
 def test_ends_and_chat_template_are_taken_from_where_they_stand(directory: Path) -> None:
     (directory / "generation_config.json").write_text('{"eos_token_id": [0, 7, 9]}')
     (directory / "chat_template.jinja").write_text("{{ messages }}")
@@ -160,10 +231,11 @@ def inside(directory: Path) -> dict[str, bytes]:
 
 
 def test_a_disk_that_is_full_leaves_the_model_that_is_there(directory: Path, tiny_model: Path) -> None:
-    """`ulimit -f` refuses the weights, after config and tokenizer were written."""
+    """`ulimit -f`, which is not known before here, refuses the weights, after config and tokenizer were written."""
     before = inside(directory)
+    code = "from llmcli import cli, durable; durable._largest_file = lambda: 1e12; cli.main()"
     for target, found in ((directory, before), (directory.with_name("new"), None)):
-        command = f"ulimit -f 20; exec {sys.executable} -m llmcli export {tiny_model} {target} --to hf --force"
+        command = f"ulimit -f 20; exec {sys.executable} -c '{code}' export {tiny_model} {target} --to hf --force"
         run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
         assert run.returncode == 1 and "nothing there was changed" in run.stderr and "Traceback" not in run.stderr
         assert (inside(target) if target.exists() else None) == found

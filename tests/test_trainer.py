@@ -1,10 +1,12 @@
 """Training as a function: it learns, it repeats itself, it keeps the best, it can be stopped."""
 
 import math
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -245,8 +247,9 @@ def test_the_curve_is_thinned_to_means() -> None:
 
 @pytest.mark.parametrize(
     ("progress", "context", "wanted"),
-    [(0.0, 256, 64), (0.19, 256, 64), (0.2, 256, 128), (0.5, 256, 256), (1.0, 256, 256), (0.0, 32, 16), (0.0, 8, 8)],
-)
+    [(0.0, 256, 64), (0.19, 256, 64), (0.2, 256, 128), (0.5, 256, 256), (1.0, 256, 256), (0.0, 32, 16), (0.0, 8, 8),
+     (0.0, 100, 25), (0.0, 90, 30), (0.2, 90, 45), (0.0, 77, 77), (0.3, 77, 77)],
+)  # fmt: skip
 def test_windows_grow(progress: float, context: int, wanted: int) -> None:
     settings = TrainConfig(steps=1, context=context)
     assert trainer._context_at(progress, settings) == wanted
@@ -255,8 +258,9 @@ def test_windows_grow(progress: float, context: int, wanted: int) -> None:
 
 @pytest.mark.parametrize(
     ("progress", "context", "wanted"),
-    [(0.0, 1024, 512), (0.49, 1024, 512), (0.5, 1024, 1024), (1.0, 1024, 1024), (0.0, 24, 16), (0.0, 8, 8)],
-)
+    [(0.0, 1024, 512), (0.49, 1024, 512), (0.5, 1024, 1024), (1.0, 1024, 1024), (0.0, 32, 16), (0.0, 24, 24),
+     (0.0, 8, 8)],
+)  # fmt: skip
 def test_windows_begin_long_where_weights_can_copy(progress: float, context: int, wanted: int) -> None:
     assert trainer._context_at(progress, TrainConfig(steps=1, context=context, induction=True)) == wanted
 
@@ -284,6 +288,41 @@ def test_every_batch_has_the_same_number_of_tokens(tmp_path: Path) -> None:
     assert shapes == [(32, 17), (16, 33), (8, 65)]
 
 
+def test_a_run_goes_through_its_text_token_by_token_while_windows_grow(tmp_path: Path) -> None:
+    """All targets of a run of three epochs whose windows are of three lengths, epoch by epoch."""
+    ready = prepared(tmp_path / "c.txt", context=64)
+    tokens = np.arange(1000, dtype=np.uint16)
+    settings = replace(ready.plan.train, batch_size=5, steps=9, token_split=0.0)
+    source = trainer._Source(tokens, settings, ready.tokenizer)
+    progress = [0.0, 0.1, 0.2, 0.21, 0.4, 0.5, 0.6, 0.8, 1.0]
+    batches = [source.batch(step, done) for step, done in enumerate(progress)]
+    assert {batch.shape for batch in batches} == {(20, 17), (10, 33), (5, 65)}
+    targets = np.concatenate([batch[:, 1:].ravel() for batch in batches]).reshape(3, -1)
+    assert targets.shape[1] == 960  # of 1,000: fifteen blocks
+    assert [len(set(epoch.tolist())) for epoch in targets] == [960] * 3
+
+
+def test_the_text_is_not_held_in_memory(tmp_path: Path) -> None:
+    """What is made of 10 MB of mapped tokens takes a tenth of that: tokens set aside, batches, held-out figures."""
+    ready = prepared(tmp_path / "c.txt", layers=1, width=32)
+    settings = replace(ready.plan.train, context=256, batch_size=2)
+    model = LanguageModel(replace(ready.plan.model, max_position_embeddings=256))
+    np.zeros(5_000_000, np.uint16).tofile(tmp_path / "tokens")
+    tokens = np.memmap(tmp_path / "tokens", np.uint16, "r")
+    tracemalloc.start()
+    try:
+        learned, aside = trainer._set_aside(tokens, 8192, 256)
+        source = trainer._Source(learned, settings, ready.tokenizer)
+        assert source.batch(0, 0.0).size + source.batch(10**6, 1.0).size > 1000
+        measure = trainer._Measure(model, ready.tokenizer, tokens, settings)
+        assert measure.now().tokens >= settings.eval_tokens
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(learned) + aside.size == len(tokens)
+    assert peak < 1_000_000
+
+
 def test_near_the_end_every_token_is_whole(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt")
     settings = replace(ready.plan.train, token_split=0.5)
@@ -293,12 +332,25 @@ def test_near_the_end_every_token_is_whole(tmp_path: Path) -> None:
     assert np.array_equal(plain.batch(3, 0.9), split.batch(3, 0.9))
 
 
-def test_a_speed_is_measured_and_wider_is_slower() -> None:
-    def speed(width: int) -> float:
-        config = ModelConfig(300, width, 2 * width, 2, 2, 2, width // 2, 32)
-        return trainer.measured_speed(config, TrainConfig(steps=1, context=32, batch_size=16), 0.0)
+def simulate_clock(monkeypatch: pytest.MonkeyPatch, seconds_per_token: float) -> None:
+    """A clock that only steps of training move, by so much for each of their tokens."""
+    now = [100.0]
+    real = trainer._loss_and_gradients
 
-    assert 0 < speed(512) < speed(16)
+    def step(model: LanguageModel, ids: torch.Tensor, parts: int, *_: object) -> torch.Tensor:
+        now[0] += ids[:, 1:].numel() * seconds_per_token
+        return real(model, ids, parts)
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0])
+    monkeypatch.setattr(trainer, "_loss_and_gradients", step)
+    monkeypatch.setattr(trainer, "time", clock)
+
+
+def test_a_speed_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulate_clock(monkeypatch, seconds_per_token=1 / 4096)
+    config = ModelConfig(300, 16, 32, 2, 2, 2, 8, 32)
+    found = trainer.measured_speed(config, TrainConfig(steps=1, context=32, batch_size=16), 0.0)
+    assert found == pytest.approx(4096)
 
 
 class Simulated:
@@ -433,7 +485,7 @@ def test_a_step_that_takes_long_is_given_up_when_the_run_is_stopped(tmp_path: Pa
 
 def test_a_time_that_ends_within_the_first_step_is_an_error(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=5.0)
-    with pytest.raises(LLMError, match=r"no training step could be finished in --time 5s .* give more time"):
+    with pytest.raises(LLMError, match=r"no training step could be finished in --time 5s: .*; give more time"):
         run(ready, now=Ticking(), began=0.0)
 
 

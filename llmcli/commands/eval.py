@@ -1,6 +1,5 @@
 """`llm eval`: how well models predict a text."""
 
-import json
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli import console
+from llmcli import charts, console
 from llmcli.commands.options import (
     DeviceOption,
     JsonOption,
@@ -107,20 +106,25 @@ def eval_(
     baselines = _baselines(files[-1], text, start, before)
     if json_:
         answer = {"results": results, "baselines": baselines, "from_byte": start}
-        console.result(json.dumps(answer, ensure_ascii=False))
+        console.json_result(answer)
         return
     rows: list[tuple[str, ...]] = [
-        (row["model"], f"{row['bits_per_byte']:.3f}", f"{row['perplexity']:.2f}", f"{row['accuracy']:.3f}",
+        (row["model"], charts.bits_per_byte(row["bits_per_byte"]), f"{row['perplexity']:.2f}", f"{row['accuracy']:.3f}",
          str(row["tokens"]), str(row["bytes"]), row["file"] or "all")
         for row in results
     ] + [
-        (row["name"], f"{row['bits_per_byte']:.3f}", "", "", "", str(row["bytes"]), row["file"] or "all")
+        (row["name"], charts.bits_per_byte(row["bits_per_byte"]), "", "", "", str(row["bytes"]), row["file"] or "all")
         for row in baselines
     ]  # fmt: skip
     columns: tuple[str, ...] = ("model", "bits/byte", "perplexity", "accuracy", "tokens", "bytes", "text")
     if len(files) == 1:  # one text needs no name
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     console.table(columns, rows, numbers=(1, 2, 3, 4, 5))
+    console.caption(
+        "bits/byte: to tell the next byte of the text, on average; lower is better, 8 is no knowledge, and it compares "
+        "any models. perplexity: as uncertain as a choice among so many equally likely tokens. accuracy: share of the "
+        "tokens that were the model's first guess."
+    )
 
 
 def _say_what_is_known(text: "Corpus", models: dict[Path, "Checkpoint | Mixture"], start: int) -> None:
@@ -237,7 +241,7 @@ def _per_token(
                 for place in dear
             ],
         }  # fmt: skip
-        console.result(json.dumps(answer, ensure_ascii=False))
+        console.json_result(answer)
         return
     shown = min(len(ids), MOST_SHOWN)
     if shown < len(ids):
@@ -248,7 +252,7 @@ def _per_token(
             if len(firsts) > 1:
                 console.heading(names[number])
             console.surprises(_characters([tokenizer.token_bytes[i] for i in ids[first:last]], bits[first:last]))
-    console.heading(f"{total.bits_per_byte:.3f} bits a byte; the most surprising passages:")
+    console.heading(f"{charts.bits_per_byte(total.bits_per_byte)} bits per byte; the most surprising passages:")
     rows = []
     for place in dear:
         passage = tokenizer.decode_bytes(ids[place.start : place.end]).decode("utf-8", "ignore")
@@ -256,6 +260,7 @@ def _per_token(
         said = console.shown(passage).replace("·", " ")
         rows.append((f"{place.bits:.1f}", f"{each:.2f}", f"{place.start + 1:,}", said))
     console.table(("bits", "a token", "at token", "passage"), rows, numbers=(0, 1, 2))
+    console.caption("A token that the model gave probability 1/2 costs 1 bit, 1/4 costs 2 bits, 1/1024 costs 10 bits.")
 
 
 def _characters(tokens: list[bytes], bits: list[float]) -> list[tuple[str, float]]:

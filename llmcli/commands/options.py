@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import signal
 import stat
 import sys
 from collections.abc import Iterable
@@ -200,6 +201,14 @@ def refuse_overwriting(output: Path, made: str, inputs: Iterable[Path], what: st
             raise LLMError(f"{output} is {what}; give the {made} another name{by}")
         if target in (*found.parents, *path.absolute().parents):
             raise LLMError(f"{output} holds {path}, {what}; give the {made} another name{by}")
+
+
+def ending_signals() -> list[signal.Signals]:
+    """The signals of this system, Ctrl-C aside, that ask a process to end; without those that whoever started it has it
+    ignore, as nohup does."""
+    names = ("SIGTERM", "SIGHUP", "SIGBREAK")  # the last is Ctrl-Break and a closed window on Windows
+    found = [kind for name in names if (kind := getattr(signal, name, None)) is not None]
+    return [kind for kind in found if signal.getsignal(kind) is not signal.SIG_IGN]
 
 
 def text_argument(given: str | None, what: str) -> str:

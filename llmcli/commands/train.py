@@ -1,9 +1,9 @@
 """`llm train`: text in, one file out."""
 
 import hashlib
+import itertools
 import json
 import os
-import shlex
 import signal
 import sys
 import tempfile
@@ -21,6 +21,7 @@ from llmcli import charts, console
 from llmcli.commands.options import (
     JsonOption,
     QuietOption,
+    ending_signals,
     note_left_out,
     note_structured,
     refuse_gguf,
@@ -32,7 +33,8 @@ from llmcli.commands.options import (
     vocabulary_option,
 )
 from llmcli.config import ADAMW_LR, DEFAULT_MODEL, MUON_LR, TrainConfig, as_record
-from llmcli.errors import LLMError, usage
+from llmcli.errors import LLMError, command_line, usage
+from llmcli.prompts import example_prompt
 from llmcli.verdict import verdict
 
 SIZE = "Model size"
@@ -41,6 +43,8 @@ RUN = "Training"
 SMALL_SCALE = 0.01  # a factor of learning rates below this is more likely meant as a learning rate
 AFTERWARDS = 0.6  # seconds that the verdict and saving take, and for each million parameters:
 AFTERWARDS_MILLION = 0.06
+SAME_REQUEST = 0.5  # seconds within which a second signal is the first one again
+PROMPT_TOKENS = 4_000  # at the beginning of a text, in which a prompt is looked for
 
 
 def train(
@@ -113,7 +117,12 @@ def train(
     width: Annotated[
         int | None,
         typer.Option(
-            "--width", metavar="N", min=2, help="Hidden size (embedding width) of the model.", rich_help_panel=SIZE
+            "--width",
+            metavar="N",
+            min=2,
+            max=1_000_000,
+            help="Hidden size (embedding width) of the model.",
+            rich_help_panel=SIZE,
         ),
     ] = None,
     heads: Annotated[
@@ -243,23 +252,34 @@ def train(
     refuse_gguf(output)
     if adapter_only:
         output = _adapter_file(context_, output, force, dry_run)
+    resume.check_name(output)
     beside = resume.path_beside(output)
-    stopped = None
+    stopped, keep = None, False
     if not dry_run:
         for other in filter(None, (from_, like)):
             refuse_overwriting(output, "model", [other], "the model to go on from" if from_ else "the model to be like")
             refuse_overwriting(output, "model", importer.files(other), "part of a model that is read")
         durable.check_writable(output, force=True)
-        context_.with_resource(durable.locked(output))
-        for path in (output, beside):
-            durable.remove_stale(path)
+        if problem := context_.with_resource(durable.locked(output)):
+            console.note(f"{output} cannot be locked here ({problem}): see to it that no other run writes it")
+        else:
+            for path in (output, beside):
+                durable.remove_stale(path)
         if beside.exists() and not resume.is_ours(beside):
             raise LLMError(
                 f"{beside}, where the run would be kept, is somebody's file; move it away, or give another -o"
             )
         stopped = resume.load(beside) if beside.exists() and not force else None
-        force = force or (stopped is not None and resume.is_saved_in(stopped, output))
-        durable.check_writable(output, force=force)
+        replaceable = _may_replace(output, force, stopped)
+        if stopped and not replaceable:
+            raise LLMError(
+                f"{output} is not what the run that stopped at step {stopped.state.step:,} saved, and is kept; move it "
+                "away to go on from there, begin anew with --force, or give another -o"
+            )
+        keep = not replaceable and _is_kept(context_, output)
+        durable.check_writable(output, force=replaceable or keep)
+        if keep:
+            console.note(f"{output} exists already; it will be kept under another name (-o names the new model)")
     base = importer.load(from_) if from_ else None
     pattern = importer.load_any(like).shared if like else None
     if pattern:
@@ -293,6 +313,7 @@ def train(
     tuner = None if threads or steps or epochs else trainer.thread_tuner(fixed["threads"])
     if stopped:
         resume.check_same(stopped, identity, beside)
+        _check_device(stopped, beside)
         given = stopped.tokenizer_json
         settings = stopped.plan.train
         request = Request(**fixed, device=settings.device, dtype=settings.dtype)
@@ -300,6 +321,7 @@ def train(
     else:
         device = machine.pick_device(device)
         dtype, why = machine.pick_dtype(dtype, device, fixed["threads"])
+        machine.check_dtype(dtype, device)
         request = Request(**fixed, device=device, dtype=dtype, machine_reason=why)
         here = Machine(partial(trainer.measured_speed, tuner=tuner), machine.free_memory(device))
     with machine.memory_told():
@@ -319,7 +341,8 @@ def train(
         console.note(f"{beside}: going on from step {stopped.state.step:,} of the run that stopped")
     elif beside.exists() and not dry_run:
         console.note(f"{beside}: the run that stopped is given up, as --force says")
-        beside.unlink()
+        with suppress(FileNotFoundError):
+            beside.unlink()
     _show_plan(ready.plan, dry_run, json_)
     if ready.plan.warning:
         console.warn(ready.plan.warning)
@@ -336,12 +359,13 @@ def train(
     prompt = _first_words(next(next(text.texts())))
     bytes_per_token = ready.record["read_bytes"] / len(ready.tokens)
     baselines = _baselines(text, held_out, ready.record, 0.03 * (ready.plan.train.seconds or 333.0))
+    unread: OSError | None = None
     keeper = resume.Keeper(beside, identity, ready.plan, ready.tokenizer.to_json(), console.note)
     with _signals() as caught, console.TrainingView(bytes_per_token, still=json_) as view, machine.memory_told():
         events = trainer.train(
             ready.plan, ready.tokenizer, base, ready.tokens, ready.held_out, ready.record,
             sample_prompt=prompt, began=began, spare=_afterwards(ready.plan.model.parameters),
-            stop=lambda: bool(caught), save=keeper.due, go_on=stopped.state if stopped else None,
+            stop=lambda: bool(caught or unread), save=keeper.due, go_on=stopped.state if stopped else None,
             regularize=partial(regularization, request, ready.plan.model, len(ready.tokens)), tuner=tuner,
         )  # fmt: skip
         for event in _ending_as_asked(events, caught):
@@ -352,18 +376,34 @@ def train(
                 record = done.checkpoint.record
                 record["memorised"] = None if caught or done.problem else _memorised(done.checkpoint, ready, text, seed)
                 record["verdict"] = verdict(record, baselines)
-                output = _save(output, done, force, adapter_only)
-                if not done.interrupted:  # going on after a problem would end in the same
+                output = _save(
+                    output, done, beside, adapter_only, replace=_may_replace(output, force, stopped), keep=keep
+                )
+                if not done.interrupted and resume.is_ours(beside):  # going on after a problem would end in the same
                     with suppress(OSError):  # the model is safe, wherever it went
                         beside.unlink()
             elif json_ or sys.stderr.isatty() or not isinstance(event, trainer.Sample):
-                _show(event, view, json_)
+                try:
+                    _show(event, view, json_)
+                except OSError as error:  # nobody reads the events, or their disk is full: the model is not lost by it
+                    unread = unread or error
+    if unread:
+        console.note(f"the events could not be written any more; saved what there is in {output}")
+        raise unread
     if done.problem:
         raise LLMError(f"{done.problem}; the best weights before that, of step {done.best_step:,}, are in {output}")
-    sentences = verdict(record, baselines, again=_again(context_), model=None if adapter_only else _named(output))
+    sentences = verdict(
+        record,
+        baselines,
+        again=_again(context_),
+        seconds=done.seconds,
+        model=None if adapter_only else _named(output),
+        prompt=_prompt(ready),
+        chats=_chats(done.checkpoint),
+    )
     if adapter_only:
-        merge = shlex.join(["llm", "import", str(from_), "--adapter", str(output), "-o", "merged.safetensors"])
-        sentences.append(f"Merge it with its model, then ask that: {merge}")
+        merge = command_line(["llm", "import", str(from_), "--adapter", str(output), "-o", "merged.safetensors"])
+        sentences.append(f"Merge the adapters into their model, then use that: {merge}")
     parameters = done.checkpoint.parameters
     if adapter_only:
         parameters = sum(array.size for array in (done.adapters or {}).values())
@@ -476,10 +516,9 @@ def _identity(
 
 def _fingerprint(corpus: Any) -> str:
     """Of the bytes of a corpus and the names of its files."""
-    names = [[Path(document.name).name, document.sha256] for document in corpus.documents]
-    found = hashlib.sha256(json.dumps(names).encode("utf-8")).hexdigest()
-    files = "1 file" if len(names) == 1 else f"{len(names):,} files"
-    return f"{files} of {corpus.text_bytes:,} bytes (sha256 {found[:16]})"
+    from llmcli.resume import text_fingerprint
+
+    return text_fingerprint((Path(d.name).name, d.text_bytes, d.sha256) for d in corpus.documents)
 
 
 def _baselines(text: Any, held_out: Any, record: dict[str, Any], seconds: float) -> list[tuple[str, float]]:
@@ -499,8 +538,8 @@ def _memorised(checkpoint: Any, ready: Any, text: Any, seed: int) -> dict[str, A
 
     try:
         found = recite(checkpoint, ready.tokenizer, ready.held_out, ready.read_from(text), seed)
-    except LLMError as error:  # the text has gone meanwhile; the model must not be lost with it
-        console.note(f"what it knows by heart cannot be told: {error}")
+    except Exception as error:  # the text has gone, or no memory is left: the model must not be lost with it
+        console.note(f"memorization could not be measured: {error}")
         return None
     return as_record(found) if found else None
 
@@ -518,7 +557,7 @@ def _again(context: typer.Context) -> str:
             words.append((param.opts if value else param.secondary_opts)[0])
         else:
             words += [param.opts[0], str(value)]
-    return shlex.join([*words, "--force"])
+    return command_line([*words, "--force"])
 
 
 def _named(output: Path) -> str:
@@ -530,10 +569,73 @@ def _afterwards(parameters: int) -> float:
     return AFTERWARDS + AFTERWARDS_MILLION * parameters / 1e6
 
 
-def _save(output: Path, done: Any, force: bool, adapter_only: bool) -> Path:
-    """Write the model where it was wanted, else, rather than lose it, where there is room; the place it went to."""
-    from llmcli import adapters
+def _may_replace(output: Path, force: bool, stopped: Any) -> bool:
+    """Whether what is there, if anything, may be written over: by --force, or as what the stopped run left, unchanged
+    to the last byte."""
+    from llmcli.resume import is_saved_in
+
+    return force or not output.exists() or (stopped is not None and is_saved_in(stopped, output))
+
+
+def _check_device(stopped: Any, beside: Path) -> None:
+    """Raises LLMError when a stopped run cannot go on with what this computer has."""
+    from llmcli import machine
+
+    settings = stopped.plan.train
+    try:
+        machine.check_dtype(settings.dtype, settings.device)
+    except LLMError as error:
+        raise LLMError(
+            f"{beside} is of a run on {settings.device} in {settings.dtype}, which cannot go on here: {error}; go on "
+            "where that is possible, or begin anew with --force"
+        ) from error
+
+
+def _prompt(ready: Any) -> str | None:
+    """The beginning of a sentence of the held-out text, or else of the training text, to try the model with."""
+    for ids, starts_inside in ((ready.held_out, True), (ready.tokens, False)):
+        documents: list[list[int]] = [[]]
+        for token in ids[:PROMPT_TOKENS].tolist():
+            if token == ready.tokenizer.eos_id:
+                documents.append([])
+            else:
+                documents[-1].append(token)
+        text = "\n".join(map(ready.tokenizer.decode, documents))
+        if prompt := example_prompt(text, starts_inside=starts_inside):
+            return prompt
+    return None
+
+
+def _chats(checkpoint: Any) -> bool:
+    """Whether the model has a chat template: then it was trained to answer."""
+    try:
+        return bool(json.loads(checkpoint.tokenizer_config_json or "{}").get("chat_template"))
+    except (ValueError, AttributeError):
+        return False
+
+
+def _is_kept(context: typer.Context, output: Path) -> bool:
+    """Whether the file that stands where the new model goes gets another name then: a model of ours under the name that
+    a model has where none is given. Whoever gives a name wants that name, and is asked for --force."""
+    from llmcli import importer
+
+    source = context.get_parameter_source("output")
+    if source is None or source.name != "DEFAULT" or output.is_symlink() or not output.is_file():
+        return False
+    try:
+        return bool(importer.read_header(output).is_ours)
+    except LLMError:
+        return False
+
+
+def _save(output: Path, done: Any, beside: Path, adapter_only: bool, *, replace: bool, keep: bool) -> Path:
+    """Write the model where it was wanted, else, rather than lose it, where that can be done; the place it went to.
+
+    What is at `output` is left alone unless `replace`; with `keep` it gets another name first.
+    """
+    from llmcli import adapters, durable
     from llmcli.checkpoint import save
+    from llmcli.resume import is_ours
 
     def write(place: Path) -> None:
         if adapter_only:
@@ -542,16 +644,33 @@ def _save(output: Path, done: Any, force: bool, adapter_only: bool) -> Path:
             save(place, done.checkpoint)
 
     place = output
-    if output.exists() and not force:  # it was not there when the run began
-        place = next(p for n in range(2, 1000) if not (p := output.with_stem(f"{output.stem}-{n}")).exists())
-        console.warn(f"{output} was made by somebody else meanwhile; it is left alone, the model goes to {place}")
+    taken = "" if replace else f"{output} was written by another program during the run and is kept"
+    if taken and keep:
+        try:
+            console.note(f"the former {output} is kept as {durable.set_aside(output)}")
+            taken = ""
+        except LLMError as error:
+            taken = str(error)
+    if taken:
+        place = next(p for n in itertools.count(2) if not (p := output.with_stem(f"{output.stem}-{n}")).exists())
+        console.warn(f"{taken}; the model goes to {place}")
     try:
         write(place)
+        return place
     except LLMError as error:
-        place = Path(tempfile.mkdtemp(prefix="llmcli-")) / output.name
-        write(place)
-        console.warn(f"{error}; so the model went to {place}")
-    return place
+        problem = error
+    for directory in (None, os.path.expanduser("~")):  # noqa: PTH111 (it never fails)
+        with suppress(LLMError, OSError):
+            refuge = Path(tempfile.mkdtemp(prefix="llmcli-", dir=directory))
+            try:
+                write(refuge / output.name)
+            except BaseException:
+                refuge.rmdir()
+                raise
+            console.warn(f"{problem}; so the model went to {refuge / output.name}")
+            return refuge / output.name
+    kept = f"; make room and type the same command: it goes on from {beside}" if is_ours(beside) else ""
+    raise LLMError(f"{problem}; no other place took the model either{kept}") from problem
 
 
 def _cores() -> int:
@@ -587,17 +706,25 @@ def _first_words(text: str, longest: int = 24) -> str:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT, SIGTERM and SIGHUP, so that the run can end well; a second one ends it at once."""
+    """Collects SIGINT and its like, so that the run can end well; a later second one ends it at once.
+
+    One request often comes as two signals: `timeout` sends it to the process and to its group, a closed terminal by the
+    shell and by the system.
+    """
     caught: list[int] = []
+    first = 0.0  # when
 
     def catch(number: int, _: Any) -> None:
-        if caught:
+        nonlocal first
+        now = time.monotonic()
+        if not caught:
+            first = now
+            caught.append(number)
+            console.note_at_once("finishing this step and saving; once more to quit without")
+        elif now - first >= SAME_REQUEST:
             raise KeyboardInterrupt
-        caught.append(number)
-        console.note_at_once("finishing this step and saving; once more to quit without")
 
-    kinds = [kind for name in ("SIGINT", "SIGTERM", "SIGHUP") if (kind := getattr(signal, name, None))]
-    before = {kind: signal.signal(kind, catch) for kind in kinds}
+    before = {kind: signal.signal(kind, catch) for kind in (signal.SIGINT, *ending_signals())}
     try:
         yield caught
     finally:
@@ -666,10 +793,13 @@ def _show_done(
     )
     if done.before and bits is not None:
         kept = "; nothing that was tried was better, so it is as it was" if done.best_step == 0 else ""
-        console.note(f"held-out bits per byte: {done.before.bits_per_byte:.3f} before, {bits:.3f} after{kept}")
+        before, after = (
+            charts.bits_per_byte(done.checkpoint.record[key]) for key in ("bits_per_byte_before", "bits_per_byte")
+        )
+        console.note(f"held-out bits per byte: {before} before, {after} after{kept}")
     for sentence in sentences:
         console.note(sentence)
 
 
 def _event(kind: str, **values: Any) -> None:
-    console.result(json.dumps({"event": kind, **values}, ensure_ascii=False))
+    console.json_result({"event": kind, **values})

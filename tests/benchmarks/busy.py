@@ -55,9 +55,7 @@ def main() -> None:
     options, others = parser.parse_known_args()
     budget = seconds(options.time)
     alone = 0.0
-    print(
-        "| the other program runs | parameters | tokens/s | of alone | seconds | of the budget | bits per byte | changes |"
-    )
+    print("| busy | parameters | tokens/s | of alone | seconds | of the budget | bits per byte | changes |")
     print("|---|---|---|---|---|---|---|---|")
     for name in options.scenarios.split(","):
         start, end = SCENARIOS[name]

@@ -1,0 +1,283 @@
+"""Every key of a config.json, left out or changed: what we run is what transformers runs, or it is refused.
+
+A tiny model of each architecture is built by transformers from the changed config, and read by us from a directory with
+that very config.json. Equal logits or one clear line; never other logits.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmcli import importer
+from llmcli.config import ARCHITECTURES, ModelConfig
+from llmcli.errors import LLMError
+from llmcli.runtime import Runtime
+from llmcli.safetensors_file import read_header, read_tensor, write_tensors
+
+FULL = bool(os.environ.get("LLMCLI_FULL"))  # tied models too: twice as long
+TOKENS = 40  # in the window that is compared
+SHAPE: dict[str, Any] = {
+    "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 48, "bos_token_id": 0, "eos_token_id": 1,
+}  # fmt: skip
+MORE: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3": {"head_dim": 8},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8},
+}
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 24,
+}  # fmt: skip
+DELETED = object()
+
+
+def without(rules: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in rules.items() if key not in keys}
+
+
+# what each key is changed to; keys that a config of that architecture does not have are added
+VALUES: dict[str, list[Any]] = {
+    "attention_bias": [True, False, None],
+    "attention_chunk_size": [8],
+    "attention_dropout": [0.5],
+    "bos_token_id": [3, None, DELETED],
+    "chunk_size_feed_forward": [4],
+    "decoder_sparse_step": [2, 3],
+    "eos_token_id": [3, [3, 5], None],
+    "head_dim": [4, 8, 6, None, DELETED],
+    "hidden_act": ["silu", "swish", "gelu", "relu", "gelu_pytorch_tanh", None],
+    "hidden_size": [32],
+    "initializer_range": [0.5],
+    "intermediate_size": [48],
+    "is_causal": [False, True, None],
+    "is_decoder": [False],
+    "is_encoder_decoder": [True],
+    "layer_types": [
+        DELETED, None, ["full_attention"] * 2, ["sliding_attention"] * 2, ["full_attention", "sliding_attention"],
+        ["full_attention"], ["chunked_attention"] * 2, ["attention"] * 2, "full_attention",
+    ],
+    "logit_scale": [2.0],
+    "max_position_embeddings": [20, 4096],
+    "max_window_layers": [0, 1, 2, None, DELETED],
+    "mlp_bias": [True, False],
+    "mlp_only_layers": [[], [0], [5], None],
+    "moe_intermediate_size": [16],
+    "norm_topk_prob": [True, False, DELETED],
+    "num_attention_heads": [2, 8],
+    "num_experts": [3, 8],
+    "num_experts_per_tok": [1, 3, DELETED],
+    "num_hidden_layers": [1, 3],
+    "num_key_value_heads": [1, 4, None, DELETED],
+    "num_local_experts": [3, 8],
+    "original_max_position_embeddings": [24],
+    "output_router_logits": [True],
+    "pad_token_id": [3],
+    "partial_rotary_factor": [0.5, 1.0],
+    "per_layer_config": [{"0": {"rms_norm_eps": 0.1}}, {"1": {"sliding_window": 4}}, {}, None],
+    "pretraining_tp": [2],
+    "qk_layernorm": [True],
+    "rms_norm_eps": [0.1, 1e-5, DELETED],
+    "rope_parameters": [
+        DELETED, None, {}, {"rope_theta": 100.0}, {"rope_type": "default", "rope_theta": 100.0},
+        {"rope_type": "linear", "factor": 3.0}, {"rope_type": "linear", "factor": 3.0, "rope_theta": 50},
+        {"rope_type": "linear", "factor": 0.5, "rope_theta": 50.0}, {"rope_type": "linear"},
+        {"type": "linear", "factor": 2.0, "rope_theta": 20.0}, {"rope_type": "linear", "type": "yarn", "factor": 2.0},
+        {**LLAMA3, "rope_theta": 1e4}, LLAMA3, without(LLAMA3, "original_max_position_embeddings"),
+        without(LLAMA3, "low_freq_factor"), without(LLAMA3, "high_freq_factor"), without(LLAMA3, "factor"),
+        {**LLAMA3, "factor": 0.5}, {**LLAMA3, "low_freq_factor": 4.0}, {**LLAMA3, "attention_factor": 2.0},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 12},
+        {"rope_type": "dynamic", "factor": 2.0},
+        {"rope_type": "longrope", "factor": 2.0, "short_factor": [1.0, 2.0], "long_factor": [2.0, 3.0]},
+        {"rope_type": "proportional"}, {"rope_type": None}, {"rope_type": "nonsense"},
+        {"rope_type": "default", "partial_rotary_factor": 0.5},
+        {"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5},
+        {"full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+        {"full_attention": {"rope_type": "default", "rope_theta": 1e2}, "sliding_attention": {"rope_theta": 10.0}},
+        [LLAMA3], "linear",
+    ],
+    "rope_scaling": [
+        None, {}, {"type": "linear", "factor": 3.0}, {"rope_type": "linear", "factor": 3.0},
+        {"type": "linear", "rope_type": "default", "factor": 3.0}, LLAMA3,
+        without(LLAMA3, "original_max_position_embeddings"), {"type": "yarn", "factor": 4.0},
+        {"type": "dynamic", "factor": 4.0}, {"type": "su", "factor": 4.0}, {"factor": 4.0}, {"mrope_section": [1, 1]},
+    ],
+    "rope_theta": [100, 1e6, None],
+    "router_aux_loss_coef": [0.5],
+    "router_jitter_noise": [0.5],
+    "sliding_window": [8, 39, 40, 48, 100, 0, None, "8", 8.0, DELETED],
+    "tie_word_embeddings": [True, False],
+    "use_bidirectional_attention": [True],
+    "use_cache": [False],
+    "use_sliding_window": [True, None],
+    "vocab_size": [64],
+}  # fmt: skip
+TOGETHER: list[dict[str, Any]] = [
+    {"rope_scaling": {"type": "linear", "factor": 3.0}, "rope_parameters": DELETED, "rope_theta": 100.0},
+    {"rope_scaling": LLAMA3, "rope_parameters": DELETED, "rope_theta": 1e5},
+    {"rope_scaling": LLAMA3, "rope_parameters": DELETED, "original_max_position_embeddings": 12},
+    {"rope_parameters": DELETED, "rope_theta": 300.0, "rope_scaling": None},
+    {"rope_parameters": {**LLAMA3, "rope_theta": 10.0}, "rope_theta": 300.0},
+    {"rope_parameters": LLAMA3, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    {"rope_parameters": LLAMA3, "original_max_position_embeddings": 12},
+    {"rope_parameters": DELETED, "rms_norm_eps": DELETED},
+    *({"use_sliding_window": True, "sliding_window": window, "layer_types": types, "max_window_layers": layers}
+      for window in (8, None) for types in (DELETED, ["full_attention"] * 2, ["sliding_attention", "full_attention"])
+      for layers in (0, 1, 2, 28)),
+    {"use_sliding_window": False, "sliding_window": 8, "layer_types": DELETED, "max_window_layers": 0},
+    {"use_sliding_window": True, "sliding_window": DELETED, "layer_types": DELETED, "max_window_layers": 0},
+    {"norm_topk_prob": True, "num_experts_per_tok": 3},
+]  # fmt: skip
+# left out or changed as above, these change what transformers answers (where the architecture reads them)
+TELLING = {
+    "hidden_act", "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta", "is_causal", "num_experts_per_tok",
+    "norm_topk_prob", "sliding_window",
+}  # fmt: skip
+
+
+def changes(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What is changed at once: each key left out, each key set to each of its values, some together."""
+    yield {}
+    for key in config:
+        yield {key: DELETED}
+    for key, values in VALUES.items():
+        yield from ({key: value} for value in values if value is not DELETED or key not in config)
+    yield from TOGETHER
+
+
+def applied(config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in (config | change).items() if value is not DELETED}
+
+
+class Built:
+    """What transformers makes of a config: its answer, and a directory with its weights."""
+
+    def __init__(self, config: dict[str, Any], directory: Path) -> None:
+        """Raises whatever transformers raises."""
+        import torch
+        import transformers
+
+        own = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(json.loads(json.dumps(config)))
+        model = transformers.AutoModelForCausalLM.from_config(own, dtype=torch.float32).eval()
+        with torch.no_grad():
+            for name, weight in model.named_parameters():  # the same for the same name and shape, whatever the config
+                generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+                if weight.ndim == 1 and not name.endswith("bias"):
+                    weight.uniform_(0.5, 1.5, generator=generator)
+                else:
+                    weight.normal_(0, 0.3, generator=generator)
+        with torch.inference_mode():
+            self.logits = model(torch.tensor([IDS])).logits[0].numpy()
+        model.save_pretrained(directory)
+
+
+IDS = np.random.default_rng(0).integers(0, SHAPE["vocab_size"], TOKENS).tolist()
+
+
+def own_logits(config: dict[str, Any], directory: Path) -> tuple[ModelConfig, np.ndarray]:
+    """(what we make of it, our answer, as far as our context reaches). Raises LLMError."""
+    (directory / "config.json").write_text(json.dumps(config), "utf-8")
+    (directory / "tokenizer.json").write_text("{}", "utf-8")
+    checkpoint = importer.load(directory)
+    runtime = Runtime(checkpoint)
+    return checkpoint.config, runtime.logits(IDS[: runtime.context])
+
+
+@pytest.mark.parametrize("tied", [False, True] if FULL else [False])
+@pytest.mark.parametrize("kind", list(ARCHITECTURES))
+def test_each_key_is_run_as_transformers_does_or_refused(kind: str, tied: bool, tmp_path: Path) -> None:
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    own = transformers.CONFIG_MAPPING[kind](**SHAPE | MORE.get(kind, {}), tie_word_embeddings=tied)
+    base = json.loads(own.to_json_string())
+    other, run, told = [], 0, set()
+    before: np.ndarray | None = None
+    for number, change in enumerate(changes(base)):
+        config = applied(base, change)
+        if config.get("model_type") != kind or (tied and config.get("tie_word_embeddings") is not True):
+            continue  # another architecture; random weights where none are stored
+        directory = tmp_path / str(number)
+        try:
+            theirs = Built(config, directory).logits
+        except Exception:  # transformers cannot, in one of its many ways
+            theirs = None
+        directory.mkdir(exist_ok=True)
+        try:
+            found, logits = own_logits(config, directory)
+        except LLMError as error:
+            assert "\n" not in str(error), change
+            assert change, error
+            continue
+        if theirs is None:
+            continue
+        run += 1
+        before = theirs if before is None else before
+        if before.shape == theirs.shape and np.abs(before - theirs).max() > 1e-3:
+            told |= change.keys()
+        if len(logits) < 1 or np.abs(logits - theirs[: len(logits)]).max() > 1e-4:
+            other.append(applied({}, change) | {key: "left out" for key, v in change.items() if v is DELETED})
+        assert ModelConfig.from_json(found.to_json()) == found, change
+    assert not other, "\n".join(map(str, other))
+    assert run > 60
+    assert {"rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta"} <= told  # what is compared can differ
+
+
+def directory_of(kind: str, directory: Path, **more: Any) -> Path:
+    import transformers
+
+    own = transformers.CONFIG_MAPPING[kind](**SHAPE | MORE.get(kind, {}), **more)
+    Built(json.loads(own.to_json_string()), directory)
+    (directory / "tokenizer.json").write_text("{}", "utf-8")
+    return directory
+
+
+def logits_of_both(directory: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(ours, those of transformers) of what is in a directory."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    with torch.inference_mode():
+        return Runtime(importer.load(directory)).logits(IDS), model(torch.tensor([IDS])).logits[0].numpy()
+
+
+@pytest.mark.parametrize("kind", ["llama", "mixtral", "qwen3"])
+def test_a_head_in_the_file_of_a_tied_model_counts_as_in_transformers(kind: str, tmp_path: Path) -> None:
+    directory = directory_of(kind, tmp_path / "m")
+    config = json.loads((directory / "config.json").read_text("utf-8"))
+    (directory / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}), "utf-8")
+    other = logits_of_both(directory)
+    np.testing.assert_allclose(*other, atol=1e-4)
+    header = importer.read_header(directory)
+    tensors = {name: read_tensor(header, tensor) for name, tensor in header.tensors.items()}
+    write_tensors(
+        directory / "model.safetensors", tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]},
+        {"format": "pt"},
+    )  # fmt: skip
+    same = logits_of_both(directory)
+    np.testing.assert_allclose(*same, atol=1e-4)
+    assert np.abs(same[0] - other[0]).max() > 1 and importer.load(directory).config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3_moe"])
+def test_a_base_model_of_transformers(kind: str, tmp_path: Path) -> None:
+    """Saved by AutoModel: tensors without "model.", and no head."""
+    import transformers
+
+    for tied in (True, False):
+        directory = directory_of(kind, tmp_path / f"m{tied}", tie_word_embeddings=tied)
+        base = transformers.AutoModel.from_pretrained(directory)
+        base.save_pretrained(tmp_path / f"base{tied}")
+        (tmp_path / f"base{tied}" / "tokenizer.json").write_text("{}", "utf-8")
+        assert "embed_tokens.weight" in read_header(tmp_path / f"base{tied}" / "model.safetensors").tensors
+    np.testing.assert_allclose(*logits_of_both(tmp_path / "baseTrue"), atol=1e-4)
+    with pytest.raises(LLMError, match="no output head"):
+        importer.load(tmp_path / "baseFalse")
