@@ -394,7 +394,8 @@ def table(
     striped: bool = False,
 ) -> None:
     """A table: drawn in a terminal, tab-separated under a line of its column names where a program reads. `numbers` are
-    columns to align right; what stands first in row i of a `striped` one has the colour of stripe(..., i)."""
+    columns to align right, which are never broken; what stands first in row i of a `striped` one has the colour of
+    stripe(..., i). In a terminal too narrow for it, each row is a list of its cells."""
     stream = sys.stderr if to_stderr else sys.stdout
     if to_stderr and _quiet:
         return
@@ -404,17 +405,31 @@ def table(
         stream.flush()
         return
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
+    cells = [[inline(cell) for cell in row] for row in rows]
+    widest = [max(cell_len(row[i]) for row in [[*map(inline, columns)], *cells]) for i in range(len(columns))]
+    least = sum(size if i in numbers else min(size, _NARROWEST) for i, size in enumerate(widest)) + 3 * len(columns)
+    if numbers and least > width(stream):
+        for row in cells:
+            named = [(name, cell) for name, cell in zip(columns, row, strict=True) if cell]
+            for line in [*pair_lines(named, stream), ""]:
+                print(line, file=stream, flush=True)
+        return
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
-        drawn.add_column(inline(name), justify="right" if i in numbers else "left", overflow="fold")
-    for i, row in enumerate(rows):
+        drawn.add_column(
+            inline(name), justify="right" if i in numbers else "left", overflow="fold", no_wrap=i in numbers
+        )
+    for i, row in enumerate(cells):
         style = f"color(255) on color({STRIPES[i % len(STRIPES)]})" if striped else ""
-        first, *others = map(inline, row)
-        drawn.add_row(Text(first, style), *map(Text, others))
+        drawn.add_row(Text(row[0], style), *map(Text, row[1:]))
     _console(stream).print(drawn)
+
+
+_NARROWEST = 12  # columns into which a column of text is folded, rather than that no table is drawn
 
 
 def _row(cells: Iterable[str], stream: Any) -> None:

@@ -216,6 +216,18 @@ def test_prose_is_wrapped_in_a_terminal_and_one_line_elsewhere(
     assert any(re.match(r"            \S", line) for line in lines)
 
 
+@pytest.mark.parametrize("columns", [*range(1, 60), 80])
+def test_a_number_in_a_table_is_never_broken(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    screen = terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    names = ("model", "bits/byte", "perplexity", "tokens")
+    console.table(names, [("model.safetensors", "0.300", "1.98", "5600"), ("xz", "0.381", "", "")], numbers=(1, 2, 3))
+    shown = OURS.sub("", screen.getvalue())
+    for word in ("0.300", "1.98", "5600", "0.381", "bits/byte"):
+        assert word in shown.split(), shown
+    assert columns < 32 or max(map(len, shown.splitlines())) <= columns
+
+
 def test_a_table_in_a_pipe_begins_with_the_names_of_its_columns(capsys: pytest.CaptureFixture[str]) -> None:
     console.table(("model", "bits/byte"), [("a", "1.000")], numbers=(1,))
     console.chances("next word", [("apple", 0.375)])

@@ -528,7 +528,7 @@ def _diff(header: Any, other: Any, json_: bool) -> None:
         console.heading(what)
         if unlike:
             rows = [(key, console.cut(_plain(a), 30), console.cut(_plain(b), 30)) for key, (a, b) in unlike.items()]
-            console.table(("", header.path.name, other.path.name), rows)
+            console.table(("key", header.path.name, other.path.name), rows)
         else:
             console.paragraph("the same, as far as described" if what == "tokenizer" else "the same", indent=2)
     if found.shared_tokens is not None:
