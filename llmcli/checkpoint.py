@@ -5,7 +5,7 @@ tokenizer, which travels as text.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,17 @@ from llmcli.safetensors_file import TORCH_NAMES, Header, digest, read_header, re
 
 FORMAT_VERSION = 1
 HASHED_ON_LOAD = 1 << 24  # bytes of a file whose hash is checked whenever it is opened: that takes 10 ms at most
+
+
+def seen_bytes(records: Iterable[dict[str, Any]]) -> bytes | None:
+    """The byte values of the text that any of several models was trained on; None where a record does not tell."""
+    found: set[int] = set()
+    for record in records:
+        try:
+            found |= set(bytes.fromhex(record["seen_bytes"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+    return bytes(sorted(found)) or None
 
 
 @dataclass
@@ -64,6 +75,11 @@ class Checkpoint:
     def records(self) -> list[dict[str, Any]]:
         """Of its training: one, where a mixture has several."""
         return [self.record]
+
+    @property
+    def seen_bytes(self) -> bytes | None:
+        """The byte values of the text that it was trained on; None where the record does not tell."""
+        return seen_bytes(self.records)
 
     def blocks(self, name: str, kind: str | None) -> Blocks | None:
         """A matrix in few bits: as the file has it, or quantized now; None if that kind keeps it as it is."""

@@ -60,8 +60,9 @@ class Explanation:
         return entropy(self.probabilities / self.probabilities.sum())
 
     def likeliest(self, count: int) -> list[int]:
-        """The likeliest next tokens."""
-        return np.argsort(-self.logprobs, kind="stable")[:count].tolist()
+        """The likeliest next tokens, of those that are possible."""
+        ranked = np.argsort(-self.logprobs, kind="stable")[:count].tolist()
+        return [token for token in ranked if np.isfinite(self.logprobs[token])]
 
 
 @dataclass(frozen=True)

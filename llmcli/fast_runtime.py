@@ -79,6 +79,10 @@ class FastRuntime:
         self._cache: list[Any] = []  # keys, then values, of each layer: [1, G, room, D]
         self._make_room(1)
 
+    @property
+    def parameters(self) -> int:
+        return self.config.parameters
+
     def prefill(self, ids: Sequence[int]) -> Array:
         """Take in tokens, at least one; the logits [V] of what follows the last."""
         for place in self._take(ids):

@@ -32,6 +32,8 @@ class Runtime(Protocol):
     context: int
     length: int
 
+    @property
+    def parameters(self) -> int: ...
     def logits(self, ids: Sequence[int]) -> Array: ...
     def rewind(self, length: int = 0) -> None: ...
 
@@ -60,6 +62,10 @@ class _Expert:
         self._last = len(ids), rows[-1].copy()
         return rows[start - len(ids) :]
 
+    @property
+    def parameters(self) -> int:
+        return self._runtime.parameters
+
     def rewind(self, length: int) -> None:
         self._runtime.rewind(min(length, self._runtime.length))
         del self.evidence[length + 1 :]
@@ -75,6 +81,11 @@ class MixtureRuntime:
         self.context = runtimes[0].context
         self._experts = [_Expert(runtime) for runtime in runtimes]
         self._ids: list[int] = []
+
+    @property
+    def parameters(self) -> int:
+        """Of all its models."""
+        return sum(expert.parameters for expert in self._experts)
 
     @property
     def length(self) -> int:

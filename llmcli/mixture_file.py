@@ -47,6 +47,11 @@ class Mixture:
         """Of each model's training."""
         return [expert.record for expert in self.experts]
 
+    @property
+    def seen_bytes(self) -> bytes | None:
+        """The byte values of the text that any of them was trained on; None where that is not known of all."""
+        return checkpoint.seen_bytes(self.records)
+
 
 def mixed(models: Mapping[str, Checkpoint]) -> Mixture:
     """Models by name as one mixture. Raises LLMError when they cannot answer together."""
@@ -112,6 +117,8 @@ def averaged(models: Mapping[str, Checkpoint]) -> Checkpoint:
     tensors, first = Averaged(models), next(iter(models.values()))
     corpora = [document for model in models.values() for document in model.record.get("corpus", [])]
     record: dict[str, Any] = {"average_of": [durable.name_of(name) for name in models], "corpus": corpora}
+    if seen := checkpoint.seen_bytes(model.record for model in models.values()):
+        record["seen_bytes"] = seen.hex()
     for model in models.values():
         record |= {key: model.record[key] for key in ("imported",) if key in model.record}
     return replace(first, tensors=tensors, record=record)

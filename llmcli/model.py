@@ -423,6 +423,10 @@ class TorchRuntime:
         self._model.to(device).eval()
         self._caches = [Cache() for _ in range(self.config.num_hidden_layers)]
 
+    @property
+    def parameters(self) -> int:
+        return self.config.parameters
+
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Take in tokens, at least one; the logits [V] of what follows the last."""

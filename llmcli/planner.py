@@ -187,6 +187,7 @@ def prepare(
     tokens = tokenize(corpus.spread(0, train_bytes, most), tokenizer)
     held_tokens = tokenize(held, tokenizer)
     read_bytes = train_bytes if train_bytes <= most else _spelled(tokens, tokenizer)
+    seen_bytes = _seen_bytes(tokens, tokenizer, base is not None)
     plan = make_plan(
         request,
         train_tokens=len(tokens),
@@ -207,9 +208,22 @@ def prepare(
         "read_bytes": read_bytes,  # of them
         "train_tokens": len(tokens),
         "held_out": {"bytes": held_bytes, "tokens": len(held_tokens), "from": from_where},
+        **({"seen_bytes": seen_bytes.hex()} if seen_bytes else {}),
     }
     plan = replace(plan, choices=(text, vocabulary, *plan.choices))
-    return Prepared(plan, tokenizer, tokens, held_tokens, record, most)
+    return Prepared(plan, tokenizer.with_seen_bytes(seen_bytes), tokens, held_tokens, record, most)
+
+
+def _seen_bytes(tokens: NDArray[np.unsignedinteger], tokenizer: Tokenizer, goes_on: bool) -> bytes | None:
+    """The byte values of the text to learn from; of a model that goes on from another those of its text too. None where
+    these are not known."""
+    before = tokenizer.seen_bytes if goes_on else b""
+    if before is None:
+        return None
+    used = np.zeros(tokenizer.vocab_size, bool)
+    for first in range(0, len(tokens), BLOCK):
+        used[tokens[first : first + BLOCK]] = True
+    return bytes(sorted({*before, *b"".join(tokenizer.token_bytes[i] for i in np.flatnonzero(used))}))
 
 
 def _most_bytes(request: Request) -> int:

@@ -28,7 +28,8 @@ from llmcli.tokenizer import Tokenizer
 from llmcli.vocabulary import START, Vocabulary
 
 RESPLIT = 3  # tokens at a prompt's end that are split anew: one more gains nothing, one fewer loses (LOG.md)
-EVALUATIONS = 8  # of the model for other ways to split them, when text is generated
+EVALUATIONS = 8  # of the model for other ways to split them, when text is generated; of a large one fewer:
+WORK = 150_000_000  # evaluations x parameters, so that they take no longer than the prompt itself
 NEGLIGIBLE = 1e-3  # a way that is less likely than this share of those known is not followed then
 # People end a prompt at a word's end more often than a cut at random would. Going on inside a prompt's last word counts
 # so much less than in the text; measured on prompts that do and that don't end there (tests/benchmarks/LOG.md).
@@ -45,6 +46,8 @@ class Runtime(Protocol):
     def context(self) -> int: ...  # tokens that it can hold
     @property
     def length(self) -> int: ...  # tokens that it has taken in
+    @property
+    def parameters(self) -> int: ...
     def prefill(self, ids: Sequence[int]) -> Array: ...  # [V]
     def step(self, token: int) -> Array: ...  # [V]
     def logits(self, ids: Sequence[int]) -> Array: ...  # [T, V], after each
@@ -180,9 +183,10 @@ class Opening:
     def _sum(self) -> None:
         V = len(self._found.vocabulary)
         chances = np.zeros(max([V, *(entry + 1 for entry in self._entries)]))
+        self.tokens, likeliest = np.arange(len(chances)), np.zeros(len(chances))
         for row in self._rows:
             chances[:V] += row
-        self.tokens, likeliest = np.arange(len(chances)), chances.copy()
+            likeliest[:V] = np.maximum(likeliest[:V], row)
         for way, entry in zip(self._passing, self._entries, strict=True):
             chances[entry] += way.probability
             if way.probability > likeliest[entry]:
@@ -198,14 +202,17 @@ def read(
     tokenizer: Tokenizer,
     prompt: Prompt,
     *,
-    most: int = 2 + EVALUATIONS,
+    most: int | None = None,
     negligible: float = NEGLIGIBLE,
     room: int = 0,
 ) -> Opening:
     """Let a model read a prompt, of a long one the end that leaves `room` tokens of the context free.
 
-    The model is evaluated `most` times at most, at least twice. Raises LLMError for damaged weights.
+    The model is evaluated `most` times at most, at least twice; else as often as EVALUATIONS and WORK say. Raises
+    LLMError for damaged weights.
     """
+    if most is None:
+        most = 2 + min(EVALUATIONS, WORK // max(1, runtime.parameters))
     space = max(1, runtime.context - room)
     tail = prompt.tail[max(0, len(prompt.tail) - (space - 1)) :] if space > 1 else []
     head = prompt.ids[: len(prompt.ids) - len(tail)]

@@ -163,6 +163,10 @@ class Runtime:
         self._eps = np.float32(config.rms_norm_eps)
         self._turn = np.zeros((0, 1, config.head_dim // 2), np.complex64)
 
+    @property
+    def parameters(self) -> int:
+        return self.config.parameters
+
     def prefill(self, ids: Sequence[int]) -> Array:
         """Take in tokens, at least one; the logits [V] of what follows the last."""
         return np.vecdot(self._head, self._states(ids)[-1])

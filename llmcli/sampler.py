@@ -5,6 +5,7 @@ top-k, top-p, min-p. What is filtered out is -inf.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
 
 Array = NDArray[np.float32]
+Floats = TypeVar("Floats", bound=np.floating)
 Ids = Collection[int] | NDArray[np.int64]
 
 
@@ -92,7 +94,7 @@ def entropy(chances: NDArray[np.floating]) -> float:
     return float(-(some * np.log2(some)).sum()) + 0.0
 
 
-def probabilities(logits: Array) -> Array:
+def probabilities(logits: NDArray[Floats]) -> NDArray[Floats]:
     """softmax(logits), over the last dimension."""
     heap = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return heap / heap.sum(axis=-1, keepdims=True)

@@ -8,6 +8,7 @@ Knows nothing of models or files on disk.
 """
 
 import codecs
+import copy
 import json
 import re
 from array import array
@@ -209,6 +210,13 @@ class Tokenizer:
     def vocabulary(self) -> Vocabulary:
         """The bytes of all tokens, indexed."""
         return Vocabulary(self.token_bytes, self.seen_bytes)
+
+    def with_seen_bytes(self, seen_bytes: bytes | None) -> "Tokenizer":
+        """The same, of a model whose training text has these byte values; None where they are not known."""
+        known = copy.copy(self)
+        known.__dict__.pop("vocabulary", None)
+        known.seen_bytes = seen_bytes
+        return known
 
     def label(self, token: int) -> str:
         """A token that stands alone, as text: bytes of half a character as \\xe3, a control token by its name."""

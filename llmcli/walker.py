@@ -80,7 +80,7 @@ class _Watched(Sampler):
         if self._config.temperature == 0:
             chances = np.zeros_like(chances)
             chances[token], left = 1, 1
-        ranked = [int(i) for i in np.argsort(-own, kind="stable")[: self._shown] if np.isfinite(logits[i])]
+        ranked = [int(i) for i in np.argsort(-own, kind="stable") if np.isfinite(logits[i])][: self._shown]
 
         def candidate(i: int) -> Candidate:
             shown = i if tokens is None else int(tokens[i])

@@ -81,9 +81,9 @@ def next_words(runtime: Runtime, tokenizer: Tokenizer, text: str, most: int | No
         if len(path) <= opening.space:
             allowed = tokenizer.vocabulary.allowed(max(START, state_after(spelled)))
             logits = opening.logits_after(path).astype(np.float64)
-            if allowed is not None and np.isfinite(logits[allowed]).any():
+            if allowed is not None:
                 logits[~allowed] = -np.inf
-            chances = chance * probabilities(logits)
+            chances = chance * probabilities(logits) if np.isfinite(logits).any() else np.zeros(len(logits))
             for token in (chances >= LEAST).nonzero()[0].tolist():
                 search.add(float(chances[token]), (*path, token), spelled + tokenizer.token_bytes[token])
     return search.result(opening.evaluations)

@@ -16,8 +16,11 @@ from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.errors import LLMError
 from llmcli.explainer import Explanation, explain
 from llmcli.generator import generate
+from llmcli.prompt import INSIDE_WORD
 from llmcli.runtime import PREFILL, Runtime
+from llmcli.sampler import Sampler, probabilities
 from llmcli.tokenizer import Tokenizer
+from llmcli.vocabulary import START
 
 TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
 CONFIG = ModelConfig(300, 32, 64, 3, 4, 2, 8, 2 * PREFILL + 40)
@@ -78,8 +81,13 @@ def test_attention_and_the_lens_are_those_of_torch(words: int, tied: bool) -> No
     np.testing.assert_allclose(found.attention, attention.numpy(), atol=1e-4)
     chances = lens.softmax(-1)
     top = chances.topk(8)
-    np.testing.assert_allclose(found.lens.probabilities, top.values.numpy(), atol=1e-4)
-    np.testing.assert_allclose(np.take_along_axis(chances.numpy(), found.lens.ids, -1), top.values.numpy(), atol=1e-4)
+    np.testing.assert_allclose(found.lens.probabilities[:-1], top.values.numpy()[:-1], atol=1e-4)
+    np.testing.assert_allclose(found.lens.probabilities[-1, :-1], top.values.numpy()[-1, :-1], atol=1e-4)
+    np.testing.assert_allclose(
+        np.take_along_axis(chances.numpy(), found.lens.ids, -1), found.lens.probabilities, atol=1e-4
+    )
+    answer = torch.where(torch.from_numpy(TOKENIZER.vocabulary.allowed(START)), chances[-1, -1], 0).topk(8)
+    np.testing.assert_allclose(found.lens.probabilities[-1, -1], answer.values.numpy(), atol=1e-4)
     bits = -lens[-1].log_softmax(-1)[range(N - 1), found.ids[1:]].numpy() / math.log(2)
     np.testing.assert_allclose(found.surprises[1:], bits, atol=1e-3)
     assert np.isnan(found.surprises[0])
@@ -131,15 +139,16 @@ def test_of_a_large_model_fewer_tokens_are_asked_everywhere(monkeypatch: pytest.
 # ---- the probabilities are those of generate
 
 
-class Spy:
-    """A sampler that takes the likeliest and keeps the logits it is asked about."""
+class Spy(Sampler):
+    """Keeps what it is asked about."""
 
     def __init__(self) -> None:
-        self.logits: list[np.ndarray] = []
+        super().__init__(SamplingConfig(temperature=0.0))
+        self.asked: list[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]] = []
 
-    def __call__(self, logits: np.ndarray, seen: object = ()) -> tuple[int, float]:
-        self.logits.append(logits)
-        return int(logits.argmax()), 0.0
+    def __call__(self, logits, seen=(), *, own=None, tokens=None):
+        self.asked.append((logits, own, tokens))
+        return super().__call__(logits, seen, own=own, tokens=tokens)
 
 
 @pytest.mark.parametrize("context", [16, 32, 200])
@@ -153,16 +162,20 @@ def test_probabilities_are_those_of_generate_to_the_digit(prompt: str, literal: 
         Runtime(model), TOKENIZER, prompt, SamplingConfig(max_tokens=1), literal=literal, sampler=spy
     )  # type: ignore[arg-type]
     answer = next(pieces).id
-    asked = spy.logits[-1]
+    [(logits, own, tokens)] = spy.asked
+    asked = logits if own is None else own
     total = float(np.log(float(np.exp(asked - asked.max()).sum())))
-    assert np.array_equal(found.logprobs, (asked - asked.max()).astype(np.float64) - total)
+    logprobs = np.where(np.isneginf(logits), -np.inf, (asked - asked.max()).astype(np.float64) - total)
+    wanted = np.full(300, -np.inf)
+    np.logaddexp.at(wanted, range(300) if tokens is None else tokens, logprobs)
+    assert np.array_equal(found.logprobs, wanted)
     assert found.likeliest(1) == [answer] == [found.lens.ids[-1, -1, 0]]
     assert found.lens.probabilities[-1, -1, 0] == np.float32(np.exp(found.logprobs.max()))
     assert literal is False or found.tail == ""
 
 
 def test_where_a_token_goes_beyond_the_prompt_it_is_the_answer() -> None:
-    """After "The do" the model knows " dog": it takes in "The", and says it with what is left of the others."""
+    """After "The do" the model knows " dog": it takes in "The", and what it says then includes the prompt's end."""
     model = random_checkpoint(CONFIG)
     [dog] = TOKENIZER.encode(" dog")
     head = model.tensors["lm_head.weight"]
@@ -173,12 +186,28 @@ def test_where_a_token_goes_beyond_the_prompt_it_is_the_answer() -> None:
         head[dog] = -row
     found = explain(Runtime(model), TOKENIZER, "The do", literal=False, candidates=3)
     assert found.ids == TOKENIZER.encode("The") and found.tail == " do" and found.likeliest(1) == [dog]
-    fits = [i for i, data in enumerate(TOKENIZER.token_bytes) if data in (b" ", b" d") or data.startswith(b" do")]
-    assert np.flatnonzero(np.isfinite(found.logprobs)).tolist() == fits
     assert found.probabilities.sum() == pytest.approx(1, abs=1e-6)
-    assert set(found.lens.ids[:, -1].ravel().tolist()) <= set(fits)
-    own = float(Runtime(model).prefill(TOKENIZER.encode("The"))[dog])
-    assert found.probabilities[dog] == pytest.approx(math.exp(own) / (math.exp(own) + len(fits) - 1), rel=1e-4)
+    table = TOKENIZER.token_bytes
+    fits = [i for i, data in enumerate(table) if data in (b" ", b" d") or data.startswith(b" do")]
+    assert set(found.lens.ids[:-1, -1].ravel().tolist()) <= set(fits)
+
+    def chances(*path: int) -> np.ndarray:
+        return probabilities(Runtime(model).prefill([*TOKENIZER.encode("The"), *path]))
+
+    def paths(rest: bytes) -> Iterator[list[int]]:
+        """Every way to spell it."""
+        for i, data in enumerate(table):
+            if data and rest.startswith(data):
+                yield from ([i, *more] for more in (paths(rest[len(data) :]) if data != rest else [[]]))
+
+    beyond = chances()[dog] * INSIDE_WORD
+    allowed = TOKENIZER.vocabulary.allowed(START) * np.where(TOKENIZER.vocabulary.begins_with_letter, INSIDE_WORD, 1)
+    ends = 0.0
+    for path in paths(b" do"):
+        spelled = math.prod(float(chances(*path[:n])[path[n]]) for n in range(len(path)))
+        ends += spelled * float((chances(*path) * allowed).sum())
+    # what has less than a thousandth of what is known is not followed
+    assert found.probabilities[dog] == pytest.approx(beyond / (beyond + ends), rel=1e-2)
 
 
 def test_of_a_prompt_longer_than_the_context_the_end_is_seen() -> None:
@@ -209,4 +238,6 @@ def test_the_entropy_of_equal_chances_is_the_logarithm_of_their_number() -> None
     model = random_checkpoint(CONFIG)
     model.tensors["lm_head.weight"][:] = 0
     found = explain(Runtime(model), TOKENIZER, "The cat", literal=True)
-    assert found.entropy == pytest.approx(math.log2(300)) and found.likeliest(3) == [0, 1, 2]
+    allowed = TOKENIZER.vocabulary.allowed(START)
+    assert found.entropy == pytest.approx(math.log2(allowed.sum()))
+    assert found.likeliest(3) == np.flatnonzero(allowed)[:3].tolist()

@@ -547,6 +547,7 @@ def test_the_record_says_what_was_learned_from(tmp_path):
         "read_bytes": size - round(size / 10),
         "train_tokens": len(ready.tokens),
         "held_out": {"bytes": round(size / 10), "tokens": len(ready.held_out), "from": "the last 0.1 of the corpus"},
+        "seen_bytes": bytes(sorted(set((first + second)[: size - round(size / 10)].encode()))).hex(),
     }
     assert [chosen.name for chosen in ready.plan.choices][:3] == ["text", "vocabulary", "budget"]
     assert f"{size:,} bytes" == choice(ready.plan, "text").value
@@ -565,7 +566,7 @@ def test_the_same_corpus_and_request_give_the_same_of_everything(tmp_path):
 def test_a_tokenizer_that_is_given_is_taken(tmp_path):
     given_one = Tokenizer.train_char(["abc"])
     ready = prepare(Request(steps=5), corpus_of(tmp_path, words(200)), tokenizer=given_one)
-    assert ready.tokenizer is given_one
+    assert ready.tokenizer.to_json() == given_one.to_json()
     assert ready.plan.model.vocab_size == given_one.vocab_size
     assert choice(ready.plan, "vocabulary").reason == "that of the tokenizer given"
 
@@ -580,6 +581,18 @@ def test_a_text_that_repeats_itself_is_not_called_short(tmp_path, text):
 def test_a_corpus_too_short_is_told_with_its_bytes(tmp_path):
     with pytest.raises(LLMError, match=r"too short: 5 tokens \(90 bytes\) to learn from, 9 needed .*--tokenizer char"):
         prepare(Request(steps=5), corpus_of(tmp_path, "a" * 100))
+
+
+@pytest.mark.parametrize(
+    ("before", "goes_on", "expected"),
+    [(None, False, b" ab"), (b"xy", False, b" ab"), (b"xy", True, b" abxy"), (None, True, None)],
+)
+def test_the_bytes_of_the_text_are_kept_with_those_of_a_base_model(tmp_path, before, goes_on, expected):
+    tokenizer = Tokenizer.train_bpe(["ab xy"], 257).with_seen_bytes(before)
+    base = ModelConfig(257, 32, 64, 2, 4, 2, 8, 32) if goes_on else None
+    ready = prepare(Request(steps=5), corpus_of(tmp_path, "ab ba " * 300), tokenizer=tokenizer, base=base)
+    assert ready.tokenizer.seen_bytes == expected
+    assert ready.record.get("seen_bytes") == (expected.hex() if expected else None)
 
 
 def test_a_corpus_too_short_is_told_through_prepare(tmp_path):

@@ -24,7 +24,7 @@ from llmcli.vocabulary import Vocabulary
 from llmcli.words import next_words
 
 TOKENS = [b"", b"\n", b" ", b"a", b"b", b" a", b"ab", b"ba", b" ab", b"aba", b".", b" b", b"b."]
-LENGTH = 6  # tokens after which every text ends
+LENGTH = 5  # tokens after which every text ends
 
 
 class Table:
@@ -54,6 +54,8 @@ def row(seed: int, taken: tuple[int, ...]) -> np.ndarray:
 
 class Model:
     """A runtime of which every probability is known; counts how often it is evaluated."""
+
+    parameters = 1
 
     def __init__(self, seed: int, context: int = 50) -> None:
         self.seed, self.context, self.evaluations = seed, context, 0
@@ -238,6 +240,17 @@ def test_the_model_is_evaluated_no_more_often_than_allowed(most: int) -> None:
     for way in opening.ways(0):  # what was found is a lower bound
         true = {w.tokens: w.probability for w in full.ways(0)}[way.tokens]
         assert way.probability * (1 - opening.unexplored) <= true + 1e-9
+
+
+@pytest.mark.parametrize(("parameters", "most"), [(10**6, 2 + prompts.EVALUATIONS), (135 * 10**6, 3), (10**9, 2)])
+def test_a_large_model_is_evaluated_less_often(parameters: int, most: int) -> None:
+    class Large(Model):
+        pass
+
+    Large.parameters = parameters
+    model = Large(0)
+    read(model, Table(), Prompt.of("b abab", Table()), negligible=0)  # type: ignore[arg-type]
+    assert model.evaluations == most
 
 
 @pytest.mark.parametrize("most", [5, 20, 50])

@@ -268,7 +268,7 @@ class Table:
 class Same:
     """A model that says the same whatever came before."""
 
-    context, length = 100, 0
+    context, length, parameters = 100, 0, 1
 
     def prefill(self, ids):
         return vector(-INF, 2.0, 1.7, 1.4, 1.0)

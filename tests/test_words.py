@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llmcli import words
 from llmcli.errors import LLMError
+from llmcli.prompt import INSIDE_WORD
 from llmcli.tokenizer import Tokenizer
 from llmcli.vocabulary import Vocabulary
 from llmcli.words import NextWord, NextWords, next_words
@@ -27,6 +28,8 @@ class Tree:
     def __init__(self, context, vocab_size, after, prompt_length=1):
         self.context, self.vocab_size, self.after, self.prompt_length = context, vocab_size, after, prompt_length
         self.taken, self.looks, self.first = [], 0, None
+
+    parameters = 1
 
     @property
     def length(self):
@@ -56,7 +59,8 @@ class Tree:
 
 
 class Table:
-    """A tokenizer that is a table: id 0 ends the text; a prompt becomes the one token 1, but for its last `tail`."""
+    """A tokenizer that is a table: id 0 ends the text; each character of a prompt becomes token 1, but for its last
+    `tail`, which the longest tokens spell that fit."""
 
     eos_id, end_ids, start_ids = 0, frozenset({0}), []
 
@@ -66,7 +70,14 @@ class Table:
         self._tail = tail
 
     def encode(self, text):
-        return [1] * len(text)
+        ids, data = [1] * (len(text) - len(self._tail)), self._tail.encode()
+        while data:
+            ids.append(max((i for i, t in enumerate(self.token_bytes) if t and data.startswith(t)), key=self._length))
+            data = data[self._length(ids[-1]) :]
+        return ids
+
+    def _length(self, i):
+        return len(self.token_bytes[i])
 
     def split_last(self, text):
         return text[: len(text) - len(self._tail)], self._tail
@@ -268,8 +279,18 @@ def test_the_end_of_text_ends_a_word(text, word):
     assert first_word(text, ends=True) == word
 
 
-def test_bytes_that_are_no_text_end_a_word():
-    assert first_word(b"app\xffle.") == "app"
+def test_bytes_that_are_no_text_are_never_part_of_a_word():
+    model = Tree(50, 5, lambda path: {2: 0.25, 3: 0.5, 4: 0.25} if len(path) < 3 else {0: 1.0})
+    found = next_words(model, Table([".", "a", b"\xff", " "]), ".")
+    # of the eight texts of three tokens " " and "a"
+    assert shares(found) == pytest.approx({"a": 4 / 8, "aa": 2 / 8, "aaa": 1 / 8, "<end>": 1 / 8}, abs=SURE)
+    assert found.unexplored == pytest.approx(0, abs=SURE)
+
+
+def test_where_a_model_gives_no_probability_to_text_it_is_unexplored():
+    model = Tree(50, 4, lambda path: {2: 1.0} if len(path) < 3 else {3: 1.0})
+    found = next_words(model, Table([".", "a", b"\xff"]), ".")
+    assert found.words == () and found.unexplored == pytest.approx(1)
 
 
 # ---- what is not followed to its end
@@ -362,8 +383,9 @@ def test_a_prompt_cut_inside_a_token_is_searched_from_before_its_last_word():
         prompt="x ap",
         tail=" ap",
     )
-    total = 0.2 + 0.1 + 0.1 * 0.5  # what agrees with the prompt
-    expected = {"ple": (0.2 + 0.05) / total, "t": 0.05 / total, "e": 0.05 / total}
+    inside, after = 0.2 + 0.05 + 0.05, 0.05  # what makes the last word longer, and what does not
+    total = inside * INSIDE_WORD + after
+    expected = {"ple": 0.25 * INSIDE_WORD / total, "t": 0.05 * INSIDE_WORD / total, "e": after / total}
     assert shares(found) == pytest.approx(expected, abs=SURE)
     assert {word.text: word.continues for word in found.words} == {"ple": True, "t": True, "e": False}
     assert found.unexplored == pytest.approx(0, abs=SURE)

@@ -83,7 +83,7 @@ def explain(
         if html.resolve() == path.resolve():
             raise LLMError(f"{html} is the model itself; give the page another name")
         durable.check_writable(html, force=force, by=" with --html", example="page.html")
-    runtime, tokenizer = Runtime(checkpoint), tokenizer_of(checkpoint)
+    runtime, tokenizer = Runtime(checkpoint), tokenizer_of(loaded)
     found = explainer.explain(
         runtime, tokenizer, text, literal=literal, candidates=next_, everywhere=html is not None, answering=answering
     )

@@ -87,7 +87,7 @@ def open_model(model: "Checkpoint | Mixture", device: str, quantize: str | None 
         from llmcli.mixture import MixtureRuntime
 
         runtimes = [_runtime(expert, device, quantize) for expert in model.experts]
-        return MixtureRuntime(runtimes), tokenizer_of(model.shared)
+        return MixtureRuntime(runtimes), tokenizer_of(model)
     return _runtime(model, device, quantize), tokenizer_of(model)
 
 
@@ -113,14 +113,17 @@ def _runtime(checkpoint: "Checkpoint", device: str, quantize: str | None) -> Any
     return TorchRuntime(checkpoint, pick_device(device))
 
 
-def tokenizer_of(checkpoint: "Checkpoint") -> Any:
+def tokenizer_of(model: "Checkpoint | Mixture") -> Any:
     """The tokenizer in a model."""
     from llmcli.tokenizer import Tokenizer
 
+    checkpoint = model.shared
     config = checkpoint.config
     ends = (config.eos_token_id, *config.other_end_ids)
     try:
-        return Tokenizer.from_json(checkpoint.tokenizer_json, most=config.vocab_size, ends=ends)
+        return Tokenizer.from_json(
+            checkpoint.tokenizer_json, most=config.vocab_size, ends=ends, seen_bytes=model.seen_bytes
+        )
     except LLMError as error:
         raise LLMError(f"{checkpoint.path}: {error}" if checkpoint.path else str(error)) from error
 
