@@ -3,6 +3,7 @@
 Knows numpy, not torch. LoRA: arXiv:2106.09685, section 4.1.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,13 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli import durable
 from llmcli.checkpoint import Checkpoint
 from llmcli.config import LORA_SCALE
 from llmcli.errors import LLMError
 from llmcli.safetensors_file import Header, read_header, read_tensor, write_tensors
 
 _PREFIX = "base_model.model."  # PEFT's, before the name of a matrix
-_PEFT_FILE = "adapter_model.safetensors"
+_PEFT_FILE, _PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a directory, as PEFT saves them
+# keys of PEFT's config that change what an adapter adds
+_UNSUPPORTED = (
+    "use_dora", "use_rslora", "use_qalora", "rank_pattern", "alpha_pattern", "layer_replication",
+    "alora_invocation_tokens", "trainable_token_indices",
+)  # fmt: skip
+_INTO_THE_BASE = ("pissa", "olora", "corda", "loftq")  # initial weights that PEFT takes out of the base
 
 
 def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoint) -> None:
@@ -37,10 +45,46 @@ def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoi
     }
     metadata = {
         "format": "pt",
-        "adapter_config.json": json.dumps(config, indent=2),
+        _PEFT_CONFIG: json.dumps(config, indent=2),
         "training.json": json.dumps(base.record, ensure_ascii=False),
     }
     write_tensors(path, named, metadata)
+
+
+def in_directory(output: Path) -> bool:
+    """Whether adapters go there as PEFT has them, two files in a directory: all but a name that ends in
+    .safetensors."""
+    return output.suffix.lower() != ".safetensors"
+
+
+@contextlib.contextmanager
+def directory(path: Path, *, force: bool) -> Iterator[None]:
+    """Makes the directory for PEFT's files, and removes it at the end if nothing came into it. Raises LLMError when
+    something else is there."""
+    if path.exists() and not path.is_dir():
+        raise LLMError(f"{path} is a file; name a directory for the adapters, or a file that ends in .safetensors")
+    if (path / _PEFT_CONFIG).exists() and not file_in(path).exists() and not force:
+        raise LLMError(f"{path / _PEFT_CONFIG} exists already; add --force to replace it, or give another name with -o")
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        hint = f"; make it first: mkdir -p {path.parent}" if not path.parent.is_dir() else ""
+        raise LLMError(f"cannot make the directory {path}: {error.strerror}{hint}") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.rmdir()
+
+
+def file_in(path: Path) -> Path:
+    """PEFT's file of adapters in a directory."""
+    return path / _PEFT_FILE
+
+
+def save_config(file: Path) -> None:
+    """Write adapter_config.json beside a file of adapters that `save` wrote. Raises LLMError when the disk refuses."""
+    durable.write(file.with_name(_PEFT_CONFIG), [read_header(file).metadata[_PEFT_CONFIG].encode("utf-8")])
 
 
 def is_adapter(header: Header) -> bool:
@@ -49,7 +93,7 @@ def is_adapter(header: Header) -> bool:
 
 def file_of(path: Path) -> Path:
     """The file of adapters that is meant: PEFT saves them in a directory. Raises LLMError when there is none."""
-    file = path / _PEFT_FILE if path.is_dir() else path
+    file = file_in(path) if path.is_dir() else path
     if not file.exists():
         raise LLMError(f"there is no file {file}; adapters are a .safetensors file, or a directory with {_PEFT_FILE}")
     return file
@@ -107,8 +151,8 @@ class Merged(Mapping[str, NDArray[np.float32]]):
 
 def _config(header: Header) -> dict[str, Any]:
     """PEFT's adapter_config.json, from the metadata or from beside the file."""
-    text = header.metadata.get("adapter_config.json")
-    beside = header.path.with_name("adapter_config.json")
+    text = header.metadata.get(_PEFT_CONFIG)
+    beside = header.path.with_name(_PEFT_CONFIG)
     try:
         if text is None and beside.exists() and not beside.is_file():
             raise LLMError(f"{beside} is not a regular file")
@@ -118,7 +162,9 @@ def _config(header: Header) -> dict[str, Any]:
         raise LLMError(f"{header.path} has no adapter_config.json, in its metadata or beside it") from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise LLMError(f"{header.path}: its adapter_config.json cannot be read: {error}") from error
-    unsupported = [key for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if found.get(key)]
+    unsupported = [key for key in _UNSUPPORTED if found.get(key)]
+    if str(found.get("init_lora_weights")).startswith(_INTO_THE_BASE):
+        unsupported.append("init_lora_weights")
     if not right or unsupported:
         raise LLMError(f"{header.path}: its adapter_config.json asks for more than plain LoRA {unsupported}")
     return found

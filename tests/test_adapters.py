@@ -152,6 +152,68 @@ def test_a_model_is_the_same_in_either_form(tiny_model: Path, llm) -> None:
             assert found.exit_code == 0 and "another model" not in found.stderr
 
 
+def inside(directory: str) -> list[str]:
+    return sorted(file.name for file in Path(directory).iterdir())
+
+
+def test_a_directory_gets_the_two_files_of_peft(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
+    same = ("train", "c.txt", "--from", tiny_model, "--lora", 4, "--steps", 12, "--context", 16, "--threads", 1)
+    run = llm(*same, "--adapter-only", "-o", "both")
+    assert run.exit_code == 0 and "--adapter both" in run.stderr and "from_pretrained(model, 'both')" in run.stderr
+    assert inside("both") == ["adapter_config.json", "adapter_model.safetensors"]
+    assert Path("both/adapter_model.safetensors").read_bytes() == taught[1].read_bytes()
+    told = safetensors_file.read_header(taught[1]).metadata["adapter_config.json"]
+    assert Path("both/adapter_config.json").read_text("utf-8") == told
+    assert llm("import", tiny_model, "--adapter", "both", "-o", "again.safetensors").exit_code == 0
+    one, two = checkpoint.load(taught[0]), checkpoint.load("again.safetensors")
+    for name in one.config.tensor_shapes():
+        np.testing.assert_allclose(one.tensors[name], two.tensors[name], atol=1e-6)
+    again = llm(*same, "--adapter-only", "-o", "both")
+    assert again.exit_code == 1 and "both/adapter_model.safetensors exists already; add --force" in again.stderr
+    assert llm(*same, "--adapter-only", "-o", "both", "--force").exit_code == 0
+    assert inside("both") == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_a_directory_for_adapters_that_cannot_be(tiny_model: Path, llm) -> None:
+    Path("c.txt").write_text(TEXT)
+    same = ("train", "c.txt", "--from", tiny_model, "--lora", 2, "--steps", 1, "--adapter-only", "-o")
+    Path("file").write_text("mine")
+    found = llm(*same, "file")
+    assert found.exit_code == 1 and "file is a file; name a directory" in found.stderr
+    assert Path("file").read_text() == "mine"
+    found = llm(*same, "no/such")
+    assert found.exit_code == 1 and "mkdir -p no" in found.stderr
+    Path("there").mkdir()
+    Path("there/adapter_config.json").write_text("mine")
+    found = llm(*same, "there")
+    assert found.exit_code == 1 and "there/adapter_config.json exists already" in found.stderr
+    assert Path("there/adapter_config.json").read_text() == "mine"
+    assert llm(*same, "new", "--dry-run").exit_code == 0 and not Path("new").exists()
+    found = llm("train", "gone.txt", *same[2:], "new")
+    assert found.exit_code == 1 and not Path("new").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"use_dora": True}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 8}}, {"alpha_pattern": {"q_proj": 8}},
+        {"init_lora_weights": "pissa_niter_4"}, {"init_lora_weights": "olora"}, {"layer_replication": [[0, 1], [0, 2]]},
+        {"alora_invocation_tokens": [1, 2]}, {"trainable_token_indices": [3]}, {"peft_type": "IA3"},
+    ],
+)  # fmt: skip
+def test_adapters_of_another_kind_are_refused(taught: tuple[Path, Path], tiny_model: Path, llm, change) -> None:
+    header = safetensors_file.read_header(taught[1])
+    tensors = {name: safetensors_file.read_tensor(header, tensor) for name, tensor in header.tensors.items()}
+    Path("peft").mkdir()
+    safetensors_file.write_tensors("peft/adapter_model.safetensors", tensors, {"format": "pt"})
+    config = json.loads(header.metadata["adapter_config.json"])
+    Path("peft/adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": "gaussian"}))
+    assert llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors").exit_code == 0
+    Path("peft/adapter_config.json").write_text(json.dumps(config | change))
+    found = llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors", "--force")
+    assert found.exit_code == 1 and "more than plain LoRA" in found.stderr
+
+
 def test_peft_saves_a_directory(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
     Path("peft").mkdir()
     missing = llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors")

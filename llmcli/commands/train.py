@@ -71,7 +71,11 @@ def train(
         ),
     ] = None,
     adapter_only: Annotated[
-        bool, typer.Option("--adapter-only", help="With --lora: write the adapters alone, in PEFT's naming.")
+        bool,
+        typer.Option(
+            "--adapter-only",
+            help="With --lora: write the adapters alone: -o X.safetensors, or -o DIR for PEFT's two files.",
+        ),
     ] = False,
     tokenizer: Annotated[
         str,
@@ -202,7 +206,7 @@ def train(
         refuse_with(context_, "--tokenizer FILE", "vocab_size")
     budget = seconds(time_) if time_ else None
 
-    from llmcli import durable, importer, resume, safetensors_file
+    from llmcli import adapters, durable, importer, resume, safetensors_file
     from llmcli.corpus import Corpus, read_corpus
     from llmcli.planner import HELD_OUT, Machine, Request, check_fits, prepare
     from llmcli.tokenizer import Tokenizer
@@ -217,6 +221,11 @@ def train(
     if not output.name:
         raise usage("-o needs the name of a file: -o model.safetensors")
     refuse_gguf(output)
+    for_peft = output if adapter_only and adapters.in_directory(output) else None
+    if for_peft:
+        output = adapters.file_in(for_peft)
+        if not dry_run:
+            context_.with_resource(adapters.directory(for_peft, force=force))
     beside = resume.path_beside(output)
     stopped = None
     if not dry_run:
@@ -321,6 +330,8 @@ def train(
                 record["memorised"] = None if caught or done.problem else _memorised(done.checkpoint, ready, text, seed)
                 record["verdict"] = verdict(record, baselines)
                 output = _save(output, done, force, adapter_only)
+                if for_peft:
+                    adapters.save_config(output)
                 if not done.interrupted:  # going on after a problem would end in the same
                     with suppress(OSError):  # the model is safe, wherever it went
                         beside.unlink()
@@ -330,8 +341,12 @@ def train(
         raise LLMError(f"{done.problem}; the best weights before that, of step {done.best_step:,}, are in {output}")
     sentences = verdict(record, baselines, again=_again(context_), model=None if adapter_only else _named(output))
     if adapter_only:
-        merge = shlex.join(["llm", "import", str(from_), "--adapter", str(output), "-o", "merged.safetensors"])
+        merge = shlex.join(
+            ["llm", "import", str(from_), "--adapter", str(for_peft or output), "-o", "merged.safetensors"]
+        )
         sentences.append(f"Merge it with its model, then ask that: {merge}")
+        if for_peft:
+            sentences.append(f"In Python: peft.PeftModel.from_pretrained(model, {str(for_peft)!r})")
     parameters = done.checkpoint.parameters
     if adapter_only:
         parameters = sum(array.size for array in (done.adapters or {}).values())

@@ -1,12 +1,11 @@
 """Adapters made here, read by PEFT itself."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from llmcli import importer, safetensors_file
+from llmcli import importer
 from llmcli.runtime import Runtime
 
 
@@ -19,17 +18,35 @@ def test_peft_reads_our_adapters(reference, tmp_path: Path, llm) -> None:
         pytest.skip("one kind is enough")
     Path("c.txt").write_text("The dog ate the hat. The cat sat on the mat.\n" * 60)
     same = ("train", "c.txt", "--from", reference.directory, "--lora", 4, "--steps", 12, "-q", "--context", 16)
-    (tmp_path / "adapter").mkdir()
-    alone = tmp_path / "adapter" / "adapter_model.safetensors"
+    alone = tmp_path / "adapter"
     assert llm(*same, "--threads", 1, "-o", alone, "--adapter-only").exit_code == 0
     assert llm(*same, "--threads", 1, "-o", "merged.safetensors").exit_code == 0
-    config = json.loads(safetensors_file.read_header(alone).metadata["adapter_config.json"])
-    (alone.parent / "adapter_config.json").write_text(json.dumps(config))
     base = transformers.AutoModelForCausalLM.from_pretrained(reference.directory, dtype=torch.float32)
-    theirs = peft.PeftModel.from_pretrained(base, alone.parent).eval()
+    theirs = peft.PeftModel.from_pretrained(base, alone).eval()
     ids = list(range(2, 40))
     with torch.inference_mode():
         wanted = theirs(torch.tensor([ids])).logits[0].numpy()
     found = Runtime(importer.load("merged.safetensors")).logits(ids)
     np.testing.assert_allclose(found, wanted, atol=1e-4)
     assert np.abs(wanted - reference.logits(ids)).max() > 0.01  # it has learned something
+
+
+def test_we_read_what_peft_saves(reference, tmp_path: Path, llm) -> None:
+    peft = pytest.importorskip("peft", reason="needs peft: pip install -e '.[ecosystem]'")
+    import torch
+    import transformers
+
+    if reference.directory.name.rstrip("0123456789") != "qwen3":
+        pytest.skip("one kind is enough")
+    base = transformers.AutoModelForCausalLM.from_pretrained(reference.directory, dtype=torch.float32)
+    torch.manual_seed(0)
+    settings = peft.LoraConfig(r=3, lora_alpha=7, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    theirs = peft.get_peft_model(base, settings).eval()
+    theirs.save_pretrained(tmp_path / "peft")
+    found = llm("import", reference.directory, "--adapter", tmp_path / "peft", "-o", "merged.safetensors")
+    assert found.exit_code == 0, found.stderr
+    ids = list(range(2, 40))
+    with torch.inference_mode():
+        wanted = theirs(torch.tensor([ids])).logits[0].numpy()
+    np.testing.assert_allclose(Runtime(importer.load("merged.safetensors")).logits(ids), wanted, atol=1e-4)
+    assert np.abs(wanted - reference.logits(ids)).max() > 0.01
