@@ -17,7 +17,8 @@ from llmcli import checkpoint, importer
         ("a b c --to hf", "one model and one output are wanted, found 3 names"),
         ("out --to hf --quantize int8", "--quantize writes a file of ours"),
         ("out --quantize int2", "--quantize must be int8 or int4"),
-        ("out --to hf --dtype f16", "--dtype has no effect without --to gguf"),
+        ("out --to tokenizer --dtype f16", "--dtype has no effect without --to gguf or hf"),
+        ("out --to hf --dtype q8_0", "--dtype must be f32, f16, bf16 with --to hf, found q8_0"),
         ("out --to tokenizer --name x", "--name has no effect with --to tokenizer"),
     ],
 )
@@ -48,6 +49,34 @@ def test_a_model_is_never_written_over(tiny_model: Path, llm) -> None:
     found = llm("import", tiny_model, "-o", tiny_model, "--force")
     assert found.exit_code == 1 and "is the model to import" in found.stderr
     assert tiny_model.read_bytes() == before
+
+
+@pytest.mark.parametrize(("dtype", "stored", "named"), [("bf16", "BF16", "bfloat16"), ("f16", "F16", "float16"),
+                                                        ("f32", "F32", "float32")])  # fmt: skip
+def test_a_directory_of_another_type(tiny_model: Path, llm, dtype: str, stored: str, named: str) -> None:
+    import torch
+
+    assert llm("export", "there", "--to", "hf", "--dtype", dtype).exit_code == 0
+    header = importer.read_header("there")
+    assert {tensor.dtype for tensor in header.tensors.values()} == {stored}
+    assert json.loads(Path("there/config.json").read_text("utf-8"))["torch_dtype"] == named
+    before, after = checkpoint.load(tiny_model), importer.load("there")
+    for name in before.config.tensor_shapes():
+        wanted = torch.from_numpy(np.array(before.tensors[name])).to(getattr(torch, named)).float().numpy()
+        np.testing.assert_array_equal(after.tensors[name], wanted)  # rounded as torch rounds
+    assert llm("export", "there", "again", "--to", "hf", "--dtype", "f32").exit_code == 0
+    assert {tensor.dtype for tensor in importer.read_header("again").tensors.values()} == {"F32"}
+
+
+def test_what_float16_cannot_hold_is_told(tiny_model: Path, llm) -> None:
+    model = checkpoint.load(tiny_model)
+    tensors = {name: np.array(model.tensors[name]) for name in model.config.tensor_shapes()}
+    tensors["model.norm.weight"][3] = -70000
+    model.tensors = tensors
+    checkpoint.save("big.safetensors", model)
+    found = llm("export", "big.safetensors", "there", "--to", "hf", "--dtype", "f16")
+    assert found.exit_code == 1 and "model.norm.weight holds 70000, float16 at most 65,504" in found.stderr
+    assert not Path("there").exists()
 
 
 def test_gguf_says_what_to_paste_for_ollama(tiny_model: Path, llm) -> None:

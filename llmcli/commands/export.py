@@ -25,6 +25,8 @@ from llmcli.errors import LLMError, usage
 
 NOISE = 0.001  # bits per byte: what a model loses against itself over so few words may be this much by chance
 FORMS = ("hf", "gguf", "tokenizer")
+HF_TYPES = ("f32", "f16", "bf16")
+LARGEST_F16 = 65504.0
 
 
 def export(
@@ -41,7 +43,11 @@ def export(
     quantize: QuantizeOption = None,
     dtype: Annotated[
         str | None,
-        typer.Option("--dtype", metavar="f32|f16|bf16|q8_0|q4_0", help="With gguf: of the matrices; else as they are."),
+        typer.Option(
+            "--dtype",
+            metavar="f32|f16|bf16|q8_0|q4_0",
+            help="Type of the weights, with gguf of the matrices; else as they are. With hf: f32, f16 or bf16.",
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="TEXT", help="What the model is called.")] = None,
     licence: Annotated[
@@ -64,8 +70,10 @@ def export(
         raise usage(f"--to must be {', '.join(FORMS)}, found {to}")
     if len(names) > 2:
         raise usage(f"one model and one output are wanted, found {len(names)} names: {shlex.join(names)}")
-    if to != "gguf":
-        refuse_with(context_, "--to gguf", "dtype", without=True)
+    if to not in ("gguf", "hf"):
+        refuse_with(context_, "--to gguf or hf", "dtype", without=True)
+    if to == "hf" and dtype is not None and dtype not in HF_TYPES:
+        raise usage(f"--dtype must be {', '.join(HF_TYPES)} with --to hf, found {dtype}")
     if to in (None, "tokenizer"):
         refuse_with(context_, "--to tokenizer" if to else "--quantize", "name", "licence")
     output, path = Path(names[-1]), model_path(names[0] if len(names) == 2 else None)
@@ -93,6 +101,8 @@ def export(
     if to == "tokenizer":
         durable.write(output, [model.tokenizer_json.encode("utf-8")])
     elif to == "hf":
+        if dtype is not None:
+            model = _in_type(model, dtype)
         hf_directory.write(output, model, {key: value for key, value in told.items() if value}, _card(model, told))
     else:
         kinds = {
@@ -130,6 +140,21 @@ def _quantized(model: Any, output: Path, kind: str, json_: bool) -> None:
         console.note(f"saved {output}: {charts.size(size)}")
         cost = f"it costs {lost:.4f} bits per byte" if lost >= NOISE else f"it costs less than {NOISE} bits per byte"
         console.note(f"{cost} of the model's own words; of another text: llm eval")
+
+
+def _in_type(model: Any, dtype: str) -> Any:
+    """The same model with weights of one type. Raises LLMError when float16 cannot hold one."""
+    import numpy as np
+
+    names = list(model.config.tensor_shapes())
+    if dtype == "f16":
+        for name in names:
+            largest = float(np.abs(model.tensors[name]).max(initial=0.0))
+            if LARGEST_F16 < largest < float("inf"):
+                raise LLMError(
+                    f"{name} holds {largest:.6g}, float16 at most {LARGEST_F16:,.0f}; export with --dtype bf16"
+                )
+    return replace(model, dtypes={name: dtype.upper() for name in names})
 
 
 def _told(model: Any, path: Path, name: str | None, licence: str | None) -> dict[str, str]:
