@@ -35,11 +35,13 @@ TYPES = {
     7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
     13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 30: ("BF16", 1, 2),
 }  # fmt: skip
-_NOT_READ = {  # its other types, to name them
-    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S",
-    22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0",
-    35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
+_SHOWN_ONLY = {  # its other types, of which a file may be shown but no model is run
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1),
+    25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56),
+    34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }  # fmt: skip
+_PLAIN = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}  # in numpy
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _TEXT, _LIST = 8, 9
 # GGUF's name of an architecture -> (transformers' model_type, whether rows of q and k are in its own order)
@@ -94,7 +96,8 @@ def is_gguf(path: Path) -> bool:
 
 
 def read_header(path: Path) -> Header:
-    """What a GGUF says of itself, in the terms of our own file. Raises LLMError when it is damaged or not supported."""
+    """What a GGUF says of itself, in the terms of our own file; in its own terms, with the problem, where it holds
+    something that is not run here. Raises LLMError when it is damaged."""
     with reading(path) as file:
         try:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -109,11 +112,15 @@ def read_header(path: Path) -> Header:
             except (ValueError, struct.error) as error:
                 raise LLMError(f"{path} is not a whole GGUF file: {error}") from error
             try:
-                return _translated(path, len(mapped), facts, infos, data_start, mapped)
+                return _translated(path, len(mapped), facts, dict(infos), data_start, mapped)
             except LLMError as error:
-                raise LLMError(f"{path}: {error}") from error  # whatever it was to those who type options
+                problem = str(error)
             except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
-                raise LLMError(f"{path} has a header that is not usable: {error}") from error
+                problem = f"it has a header that is not usable: {error}"
+            return Header(
+                path, len(mapped), data_start, infos, {"config.json": _shown(facts)}, "GGUF file", _decoder(path, {}),
+                problem,
+            )  # fmt: skip
 
 
 class _Scanner:
@@ -147,11 +154,9 @@ class _Scanner:
         for name, shape, kind, offset in places:
             if name in infos:
                 raise ValueError(f"tensor {name[:100]!r} occurs twice")
-            if kind not in TYPES:
-                known = ", ".join(type_name for type_name, _, _ in TYPES.values())
-                its = _NOT_READ.get(kind, f"number {kind}")
-                raise LLMError(f"tensor {name[:100]} is of type {its}, which is not supported; {known} are")
-            type_name, block, size = TYPES[kind]
+            if kind not in TYPES | _SHOWN_ONLY:
+                raise LLMError(f"tensor {name[:100]} is of type number {kind}, which is not supported; {_names()} are")
+            type_name, block, size = (TYPES | _SHOWN_ONLY)[kind]
             if math.prod(shape) % block or (shape and shape[-1] % block):
                 raise ValueError(f"tensor {name[:100]!r} is no whole number of {type_name} blocks")
             begin = start + offset
@@ -200,6 +205,11 @@ class _Scanner:
         return [self._value(inner, depth + 1) for _ in range(count)]
 
 
+def _names() -> str:
+    """Of the types that a model may have."""
+    return ", ".join(name for name, _, _ in TYPES.values())
+
+
 def _check(infos: Mapping[str, TensorInfo], data_start: int, file_bytes: int) -> None:
     position = data_start
     for tensor in sorted(infos.values(), key=lambda tensor: tensor.start):
@@ -214,11 +224,15 @@ def _translated(
     path: Path, file_bytes: int, facts: dict[str, Any], infos: dict[str, TensorInfo], data_start: int, mapped: Any
 ) -> Header:
     """The header in Hugging Face's names."""
+    _check_model(facts)
     kind = facts.get("general.architecture")
-    if kind not in ARCHITECTURES:
+    if kind not in list(ARCHITECTURES):
         raise LLMError(f"it is of architecture {kind!r}; this program runs {', '.join(ARCHITECTURES)}")
     if facts.get(f"{kind}.expert_count") and kind not in _WITH_EXPERTS:
         raise LLMError(f"it is of architecture {kind!r} with experts; with them {', '.join(_WITH_EXPERTS)} are run")
+    for info in infos.values():
+        if info.dtype not in [name for name, _, _ in TYPES.values()]:
+            raise LLMError(f"tensor {info.name[:100]} is of type {info.dtype}, which is not supported; {_names()} are")
     factors = None
     if _ROPE_FACTORS in infos:
         found = infos.pop(_ROPE_FACTORS)
@@ -241,8 +255,31 @@ def _translated(
         "training.json": json.dumps({"imported": _provenance(path, facts)}, ensure_ascii=False),
     }
     tensors = {name: TensorInfo(name, info.dtype, info.shape, info.start, info.end) for name, info in names.items()}
-    decode = _decoder(path, config, permuted=ARCHITECTURES[kind][1])
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    decode = _decoder(path, heads if ARCHITECTURES[kind][1] else {})
     return Header(path, file_bytes, data_start, tensors, metadata, "GGUF file", decode)
+
+
+def _check_model(facts: Mapping[str, Any]) -> None:
+    """Raises LLMError for a file that holds no whole model."""
+    kind, parts = facts.get("general.type", "model"), facts.get("split.count", 1)
+    if kind != "model":
+        hint = "; merge an adapter from its PEFT files: llm import MODEL --adapter DIR" if kind == "adapter" else ""
+        raise LLMError(f"it holds no model: its general.type is {str(kind)[:60]!r}{hint}")
+    if parts not in (0, 1):
+        raise LLMError(
+            f"it is one of the {str(parts)[:20]} files of a model; join them first: llama-gguf-split --merge "
+            "FIRST.gguf JOINED.gguf"
+        )
+
+
+def _shown(facts: Mapping[str, Any]) -> str:
+    """The keys of a file that is not run here, as JSON; of lists their length."""
+    return json.dumps({
+        key: f"{len(value):,} entries" if isinstance(value, list) else value[:200] if isinstance(value, str) else value
+        for key, value in facts.items()
+        if not isinstance(value, float) or math.isfinite(value)
+    })  # fmt: skip
 
 
 def _our_name(name: str) -> str:
@@ -289,29 +326,23 @@ def _config(facts: dict[str, Any], infos: dict[str, TensorInfo], factors: list[f
 
     if "token_embd.weight" not in infos or len(infos["token_embd.weight"].shape) != 2:
         raise LLMError("it has no token_embd.weight")
-    rope = facts.get(f"{kind}.rope.scaling.type", "none")
-    scaling = None
-    if rope == "linear":
-        scaling = RopeScaling("linear", _short(fact("rope.scaling.factor")))
-    elif rope != "none":
-        raise LLMError(f"its rotary positions are scaled by {rope!r}; linear and Llama 3's are supported")
-    if rope == "none" and factors:
-        scaling = _llama3(factors, fact("rope.freq_base", 10000.0), facts.get(_OWN_ROPE))
     heads, width = fact("attention.head_count"), fact("embedding_length")
     window = fact("attention.sliding_window", 0)
     context = fact("context_length")
-    end = facts.get("tokenizer.ggml.eos_token_id", 0)
+    _, end = gguf_tokenizer.ends(facts)
     others = [facts[key] for key in ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id") if key in facts]
     experts = fact("expert_count", 0)
     inner = "expert_feed_forward_length" if kind == "qwen3moe" else "feed_forward_length"
-    config = ModelConfig(
+    head_dim = fact("attention.key_length", width // max(1, heads))
+    _check_neutral(facts, head_dim)
+    return ModelConfig(
         vocab_size=infos["token_embd.weight"].shape[0],
         hidden_size=width,
         intermediate_size=fact(inner),
         num_hidden_layers=fact("block_count"),
         num_attention_heads=heads,
         num_key_value_heads=fact("attention.head_count_kv", heads),
-        head_dim=fact("attention.key_length", width // max(1, heads)),
+        head_dim=head_dim,
         max_position_embeddings=min(window, context) if window else context,
         tie_word_embeddings="output.weight" not in infos,
         rms_norm_eps=_short(fact("attention.layer_norm_rms_epsilon")),
@@ -321,10 +352,89 @@ def _config(facts: dict[str, Any], infos: dict[str, TensorInfo], factors: list[f
         model_type=_WITH_EXPERTS[kind] if experts else ARCHITECTURES[kind][0],
         num_experts=experts,
         num_experts_per_tok=fact("expert_used_count") if experts else 0,
-        rope_scaling=scaling,
+        rope_scaling=_rope_scaling(facts, factors, head_dim),
         other_end_ids=tuple(other for other in others if other != end),
     )
-    return config
+
+
+# Keys that change what a model computes, and the values at which they do not. llama.cpp reads some of them for other
+# architectures only; here their documented meaning counts, so that no file is run other than it says.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "activation_sparsity_scale": (0,),
+    "attention.causal": (True,),
+    "attention.clamp_kqv": (0,),
+    "attention.indexer.top_k": (0,),
+    "attention.key_length_mla": (0,),
+    "attention.max_alibi_bias": (0,),
+    "attention.output_scale": (0, 1),
+    "attention.shared_kv_layers": (0,),
+    "attention.temperature_length": (0,),
+    "attention.temperature_scale": (0, 1),
+    "attention.value_length_mla": (0,),
+    "attn_logit_softcapping": (0,),
+    "embedding_scale": (0, 1),
+    "final_logit_softcapping": (0,),
+    "full_attention_interval": (0, 1),
+    "leading_dense_block_count": (0,),
+    "logit_scale": (0, 1),
+    "n_deepstack_layers": (0,),
+    "nextn_predict_layers": (0,),
+    "residual_scale": (0, 1),
+    "rope.dimension_sections": (0,),
+    "rope.scaling.alpha": (0, 1),
+    "rope.scaling.attn_factor": (1,),
+    "router_logit_softcapping": (0,),
+    "swiglu_clamp_exp": (0,),
+    "swiglu_clamp_shexp": (0,),
+    "use_parallel_residual": (False,),
+}
+_NEUTRAL_EXPERTS: dict[str, tuple[Any, ...]] = {
+    "expert_gating_func": (0, 1),  # not told, or softmax
+    "expert_group_count": (0, 1),
+    "expert_group_scale": (0, 1),
+    "expert_group_used_count": (0, 1),
+    "expert_shared_count": (0,),
+    "expert_weights_norm": (True,),
+    "expert_weights_scale": (0, 1),
+    "experts_per_group": (0, 1),
+    "interleave_moe_layer_step": (0, 1),
+    "moe_every_n_layers": (0, 1),
+    "moe_latent_size": (0,),
+}
+
+
+def _check_neutral(facts: Mapping[str, Any], head_dim: float) -> None:
+    """Raises LLMError for a key that asks for something else than what is run here."""
+    kind = facts["general.architecture"]
+    allowed = _NEUTRAL | (_NEUTRAL_EXPERTS if facts.get(f"{kind}.expert_count") else {})
+    allowed = allowed | {"attention.value_length": (head_dim,), "rope.dimension_count": (head_dim,)}
+    for name, values in allowed.items():
+        found = facts.get(f"{kind}.{name}", values[0])
+        if any(one not in values for one in (found if isinstance(found, list) else [found])):
+            raise LLMError(f"it sets {kind}.{name} to {str(found)[:60]}, which is not run here; {values[-1]} is")
+    scale = facts.get(f"{kind}.attention.scale")
+    if scale and not math.isclose(scale, head_dim**-0.5, rel_tol=1e-6):
+        raise LLMError(f"it sets {kind}.attention.scale to {str(scale)[:60]}; 1 / sqrt({head_dim}) is run here")
+
+
+def _rope_scaling(facts: Mapping[str, Any], factors: list[float] | None, head_dim: int) -> RopeScaling | None:
+    """How rotary positions are scaled: by a factor, under the new name or the old one, of type linear where no type is
+    told, as in llama.cpp; or by a tensor of `factors`. Raises LLMError for other types."""
+    kind = facts["general.architecture"]
+    rope = facts.get(f"{kind}.rope.scaling.type", "linear")
+    if rope not in ("none", "linear"):
+        raise LLMError(f"its rotary positions are scaled by {str(rope)[:60]!r}; linear and Llama 3's are supported")
+    factor = facts.get(f"{kind}.rope.scaling.factor", facts.get(f"{kind}.rope.scale_linear", 0)) or 1
+    if type(factor) not in (int, float):
+        raise LLMError(f"its rotary positions are scaled by a factor of {str(factor)[:60]}; a number is wanted")
+    scales = rope == "linear" and factor != 1
+    if scales and factors:
+        raise LLMError(f"its rotary positions are scaled twice, by {factor} and by {_ROPE_FACTORS}; one is supported")
+    if factors:
+        if len(factors) != head_dim // 2:
+            raise LLMError(f"its {_ROPE_FACTORS} has {len(factors):,} numbers, {head_dim // 2:,} are wanted")
+        return _llama3(factors, facts.get(f"{kind}.rope.freq_base", 10000.0), facts.get(_OWN_ROPE))
+    return RopeScaling("linear", _short(factor)) if scales else None
 
 
 def _other(token: Any, end: int) -> int | None:
@@ -347,7 +457,7 @@ def _llama3(factors: list[float], theta: float, told: Any) -> RopeScaling:
     plain = [theta ** (-2 * i / (2 * len(factors))) for i in range(len(factors))]
     for rule in rules:
         if all(
-            math.isclose(f / rule.scaled(f), factor, rel_tol=1e-3) for f, factor in zip(plain, factors, strict=True)
+            math.isclose(f / rule.scaled(f), factor, rel_tol=1e-5) for f, factor in zip(plain, factors, strict=True)
         ):
             return rule
     raise LLMError("its rotary positions are scaled in a way that is not Llama 3's")
@@ -360,9 +470,9 @@ def _provenance(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
     return {"file": durable.name_of(path), "form": "GGUF", **told}
 
 
-def _decoder(path: Path, config: ModelConfig, permuted: bool) -> Callable[[TensorInfo], Iterator[NDArray[Any]]]:
-    """How the values of a tensor are read: flat, as float32."""
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+def _decoder(path: Path, heads: Mapping[str, int]) -> Callable[[TensorInfo], Iterator[NDArray[Any]]]:
+    """How the values of a tensor are read: flat, as float32. `heads`: of the matrices whose rows are in llama.cpp's
+    own order."""
 
     def decode(tensor: TensorInfo) -> Iterator[NDArray[Any]]:
         with reading(path) as file:
@@ -372,7 +482,7 @@ def _decoder(path: Path, config: ModelConfig, permuted: bool) -> Callable[[Tenso
             raise LLMError(f"{path} ends inside {tensor.name}; it was cut off while being read")
         values = _dequantized(data, tensor).reshape(tensor.shape)
         part = tensor.name.rpartition(".")[0].rpartition(".")[2]
-        if permuted and part in heads and tensor.name.startswith("model.layers."):
+        if part in heads and tensor.name.startswith("model.layers."):
             if not tensor.shape or tensor.shape[0] % (2 * heads[part]):
                 raise LLMError(f"{path}: {tensor.name} of shape {list(tensor.shape)} does not fit {heads[part]} heads")
             rows, inner = tensor.shape[0], tensor.shape[1:]
@@ -383,18 +493,19 @@ def _decoder(path: Path, config: ModelConfig, permuted: bool) -> Callable[[Tenso
 
 
 def _dequantized(data: bytes, tensor: TensorInfo) -> NDArray[np.float32]:
-    if tensor.dtype == "F32":
-        return np.frombuffer(data, "<f4")
-    if tensor.dtype == "F16":
-        return np.frombuffer(data, "<f2").astype(np.float32)
+    if tensor.dtype in _PLAIN:
+        return np.frombuffer(data, _PLAIN[tensor.dtype]).astype(np.float32, copy=False)
     if tensor.dtype == "BF16":
         return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
     gguf = _package(f"to read {tensor.dtype}")
     kind = gguf.GGMLQuantizationType[tensor.dtype]
     block, size = gguf.GGML_QUANT_SIZES[kind]
     rows = np.frombuffer(data, np.uint8).reshape(-1, tensor.shape[-1] // block * size)
-    with np.errstate(all="ignore"):  # a damaged scale gives what it gives
-        return gguf.quants.dequantize(rows, kind)
+    try:
+        with np.errstate(all="ignore"):  # a damaged scale gives what it gives
+            return gguf.quants.dequantize(rows, kind)
+    except NotImplementedError as error:
+        raise LLMError(f"the values of {tensor.name[:100]}, of type {tensor.dtype}, cannot be read") from error
 
 
 def _package(why: str) -> Any:
@@ -419,6 +530,11 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, told: Mapping[str, str
     kind = _WRITTEN_AS[config.model_type]
     if not config.norm_topk_prob:
         raise LLMError("what the experts of a token count does not sum to 1 in this model, as llama.cpp has it")
+    if config.rope_scaling and config.rope_scaling.rope_type == "llama3" and kind != "llama":
+        raise LLMError(
+            f"llama.cpp runs Llama 3's scaling of rotary positions in models of type llama only, not "
+            f"{config.model_type}; use --to hf instead"
+        )
     tokenizer = gguf_tokenizer.facts_of(json.loads(checkpoint.tokenizer_json), config)
 
     def fill(place: Path) -> None:

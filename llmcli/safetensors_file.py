@@ -215,15 +215,20 @@ def _absent(path: Path) -> str:
         return f"{path} is a link to {path.readlink()}, which is not there"
     if path.suffix.lower() == ".safetensors":
         return f"there is no file {path}; make one with: llm train corpus.txt -o {path}"
-    if _HUB_NAME.fullmatch(str(path)) and not path.parent.exists() and path.suffix.lower() not in _SUFFIXES:
+    hub = _HUB_NAME.fullmatch(str(path))
+    if hub and not path.parent.exists() and path.suffix.lower() not in _SUFFIXES:
         return (
             f"there is no {path} here, and this program downloads nothing; if it is a model of the Hugging Face hub, "
-            f"get it first: hf download {path} --local-dir {path.name}"
+            f"get it first: hf download {hub[1]} --local-dir {hub[2]}"
         )
     return f"there is no file {path} and no such directory; name a .safetensors, a .gguf or a Hugging Face directory"
 
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# owner/name, also as addresses have it: hf.co/owner/name, with a tag of Ollama, hf://owner/name, whose slashes a path
+# makes one
+_HUB_NAME = re.compile(
+    r"(?:(?:https?:/)?(?:www\.)?(?:hf\.co|huggingface\.co)/|hf:/)?([\w-][\w.-]*/([\w-][\w.-]*))(?::[\w.-]+)?"
+)
 _SUFFIXES = (".gguf", ".bin", ".pt", ".pth", ".json", ".txt")
 
 

@@ -101,6 +101,7 @@ def _facts(header: Any) -> dict[str, Any]:
         "tokenizer": _tokenizer(header),
         "training": _json(header, "training.json"),
         "sha256": header.metadata.get("sha256"),
+        **({"problem": header.problem} if header.problem else {}),
     }
 
 
@@ -140,6 +141,8 @@ def _overview(header: Any) -> None:
         f"{charts.number(header.parameters)} parameters ({header.parameters:,}) in {len(header.tensors):,} tensors, "
         f"{kinds or 'empty'}, {charts.size(header.file_bytes)}"
     )
+    if header.problem:
+        console.result(f"this program shows it and cannot run it: {header.problem}")
     if active := inspector.active_parameters(header, config):
         console.result(
             f"{charts.number(active)} of them are active for a token: {_picked(config)} experts in each layer"
@@ -153,7 +156,8 @@ def _overview(header: Any) -> None:
                  "num_key_value_heads", "head_dim", "max_position_embeddings", "vocab_size", "tie_word_embeddings",
                  "rope_theta", "rope_scaling")  # fmt: skip
         shown = config | _as_run(header.metadata["config.json"], config)
-        console.pairs([(name, _plain(shown[name])) for name in names if shown.get(name) is not None])
+        known = [name for name in names if shown.get(name) is not None]  # none in a GGUF that is not run here
+        console.pairs([(name, _plain(shown[name])) for name in known or [*shown][:60]])
     if tokenizer:
         console.heading("tokenizer")
         kinds_said = {
