@@ -116,7 +116,7 @@ def test_llama_cpp_says_the_same_of_our_export(smollm2, tmp_path, ours, llm):
 
     path = tmp_path / "smol.gguf"
     assert llm("export", smollm2, path, "--to", "gguf", "--dtype", "f32").exit_code == 0
-    model = LlamaCpp(path, context=256, threads=2)
+    model = LlamaCpp(path, context=256)
     _, tokenizer = ours
     for prompt in PROMPTS if FULL else PROMPTS[:2]:
         assert model.text(prompt, TOKENS) == tokenizer.decode(continued(ours, prompt, TOKENS)), prompt
