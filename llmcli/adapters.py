@@ -3,7 +3,6 @@
 Knows numpy, not torch. LoRA: arXiv:2106.09685, section 4.1.
 """
 
-import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,10 +15,11 @@ from llmcli import durable
 from llmcli.checkpoint import Checkpoint
 from llmcli.config import LORA_SCALE
 from llmcli.errors import LLMError
+from llmcli.metadata import document
 from llmcli.safetensors_file import Header, read_header, read_tensor, write_tensors
 
 _PREFIX = "base_model.model."  # PEFT's, before the name of a matrix
-_PEFT_FILE, _PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a directory, as PEFT saves them
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a directory of PEFT's
 # keys of PEFT's config that change what an adapter adds
 _UNSUPPORTED = (
     "use_dora", "use_rslora", "use_qalora", "rank_pattern", "alpha_pattern", "layer_replication",
@@ -30,7 +30,8 @@ _INTO_THE_BASE = ("pissa", "olora", "corda", "loftq")  # initial weights that PE
 
 def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoint) -> None:
     """Write what a model learned in its adapters, `x.adapter.lora_A` [rank, inputs] and `x.adapter.lora_B` [outputs,
-    rank] for each matrix x; beside them, in the metadata, PEFT's adapter_config.json and the record."""
+    rank] for each matrix x; beside them, in the metadata, PEFT's adapter_config.json and the record. A file of the name
+    that PEFT gives it gets that config as a file beside it too, so that PEFT opens the directory."""
     named = {_PREFIX + name.replace(".adapter.", ".") + ".weight": array for name, array in adapters.items()}
     rank = min(array.shape[0] for name, array in adapters.items() if name.endswith("lora_A"))
     config = {
@@ -45,46 +46,12 @@ def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoi
     }
     metadata = {
         "format": "pt",
-        _PEFT_CONFIG: json.dumps(config, indent=2),
+        PEFT_CONFIG: json.dumps(config, indent=2),
         "training.json": json.dumps(base.record, ensure_ascii=False),
     }
     write_tensors(path, named, metadata)
-
-
-def in_directory(output: Path) -> bool:
-    """Whether adapters go there as PEFT has them, two files in a directory: all but a name that ends in
-    .safetensors."""
-    return output.suffix.lower() != ".safetensors"
-
-
-@contextlib.contextmanager
-def directory(path: Path, *, force: bool) -> Iterator[None]:
-    """Makes the directory for PEFT's files, and removes it at the end if nothing came into it. Raises LLMError when
-    something else is there."""
-    if path.exists() and not path.is_dir():
-        raise LLMError(f"{path} is a file; name a directory for the adapters, or a file that ends in .safetensors")
-    if (path / _PEFT_CONFIG).exists() and not file_in(path).exists() and not force:
-        raise LLMError(f"{path / _PEFT_CONFIG} exists already; add --force to replace it, or give another name with -o")
-    try:
-        path.mkdir(exist_ok=True)
-    except OSError as error:
-        hint = f"; make it first: mkdir -p {path.parent}" if not path.parent.is_dir() else ""
-        raise LLMError(f"cannot make the directory {path}: {error.strerror}{hint}") from error
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            path.rmdir()
-
-
-def file_in(path: Path) -> Path:
-    """PEFT's file of adapters in a directory."""
-    return path / _PEFT_FILE
-
-
-def save_config(file: Path) -> None:
-    """Write adapter_config.json beside a file of adapters that `save` wrote. Raises LLMError when the disk refuses."""
-    durable.write(file.with_name(_PEFT_CONFIG), [read_header(file).metadata[_PEFT_CONFIG].encode("utf-8")])
+    if path.name == PEFT_FILE:
+        durable.write(path.with_name(PEFT_CONFIG), [metadata[PEFT_CONFIG].encode("utf-8")])
 
 
 def is_adapter(header: Header) -> bool:
@@ -93,9 +60,9 @@ def is_adapter(header: Header) -> bool:
 
 def file_of(path: Path) -> Path:
     """The file of adapters that is meant: PEFT saves them in a directory. Raises LLMError when there is none."""
-    file = file_in(path) if path.is_dir() else path
+    file = path / PEFT_FILE if path.is_dir() else path
     if not file.exists():
-        raise LLMError(f"there is no file {file}; adapters are a .safetensors file, or a directory with {_PEFT_FILE}")
+        raise LLMError(f"there is no file {file}; adapters are a .safetensors file, or a directory with {PEFT_FILE}")
     return file
 
 
@@ -103,10 +70,9 @@ def learned_on(path: Path) -> tuple[str, list[str]]:
     """(name, hashes) of the model that adapters of ours were learned on, as their record tells: its own, and that of
     what it was imported from. No hash if none is told."""
     try:
-        base = json.loads(read_header(path).metadata.get("training.json", "{}"))["base"]
-        hashes = [base[key] for key in ("sha256", "source_sha256") if isinstance(base.get(key), str)]
-        return str(base.get("file")), hashes
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        base = document(read_header(path).metadata.get("training.json", "{}"), "training.json")["base"]
+        return str(base.get("file")), [base[key] for key in ("sha256", "source_sha256") if key in base]
+    except (LLMError, KeyError):
         return "", []
 
 
@@ -151,20 +117,21 @@ class Merged(Mapping[str, NDArray[np.float32]]):
 
 def _config(header: Header) -> dict[str, Any]:
     """PEFT's adapter_config.json, from the metadata or from beside the file."""
-    text = header.metadata.get(_PEFT_CONFIG)
-    beside = header.path.with_name(_PEFT_CONFIG)
+    text = header.metadata.get("adapter_config.json")
+    beside = header.path.with_name("adapter_config.json")
     try:
         if text is None and beside.exists() and not beside.is_file():
             raise LLMError(f"{beside} is not a regular file")
-        found = json.loads(beside.read_text("utf-8") if text is None else text)
-        right = found["peft_type"] == "LORA" and found["r"] > 0 and found["lora_alpha"] > 0
+        found = document(beside.read_text("utf-8") if text is None else text, "adapter_config.json")
     except FileNotFoundError as error:
         raise LLMError(f"{header.path} has no adapter_config.json, in its metadata or beside it") from error
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except LLMError as error:
+        raise LLMError(f"{header.path}: {error}") from error
+    except (OSError, ValueError) as error:
         raise LLMError(f"{header.path}: its adapter_config.json cannot be read: {error}") from error
     unsupported = [key for key in _UNSUPPORTED if found.get(key)]
     if str(found.get("init_lora_weights")).startswith(_INTO_THE_BASE):
         unsupported.append("init_lora_weights")
-    if not right or unsupported:
+    if found["peft_type"] != "LORA" or unsupported:
         raise LLMError(f"{header.path}: its adapter_config.json asks for more than plain LoRA {unsupported}")
     return found

@@ -82,12 +82,12 @@ def _below(start: Point, end: Point, high: float) -> tuple[Point, Point] | None:
 
 
 def bar(share: float, width: int) -> str:
-    """A bar of `share` (0 to 1) of `width` characters, to an eighth of a character.
+    """A bar of `share` (0 to 1) of `width` characters, to an eighth of a character; none where there is no width.
 
-    >>> [bar(0.5, 4), bar(0.28, 4), bar(0, 4)]
-    ['██', '█▏', '']
+    >>> [bar(0.5, 4), bar(0.28, 4), bar(0, 4), bar(0.28, -4)]
+    ['██', '█▏', '', '']
     """
-    eighths = round(max(0.0, min(1.0, share)) * width * 8)
+    eighths = round(max(0.0, min(1.0, share)) * max(0, width) * 8)
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
@@ -142,6 +142,56 @@ def histogram(counts: Sequence[int], low: float, high: float, width: int) -> lis
     return [
         f"{start:>{margin}} │{bar(count / most, width)} {count:,}" for start, count in zip(starts, counts, strict=True)
     ]
+
+
+PROBABILITY_DIGITS = 3  # after the point, wherever a person reads a probability: terminal and page show the same
+BITS_DIGITS = 2  # of an entropy, of what a token costs, of an effect
+BITS_PER_BYTE_DIGITS = 3
+
+
+def probability(value: float) -> str:
+    """
+    >>> probability(0.37249)
+    '0.372'
+    """
+    return f"{value:.{PROBABILITY_DIGITS}f}"
+
+
+def bits(value: float, *, signed: bool = False) -> str:
+    """
+    >>> bits(2.8151), bits(0.0749, signed=True)
+    ('2.82', '+0.07')
+    """
+    return f"{value:{'+' if signed else ''}.{BITS_DIGITS}f}"
+
+
+def bits_per_byte(value: float) -> str:
+    """
+    >>> bits_per_byte(0.21349)
+    '0.213'
+    """
+    return f"{value:.{BITS_PER_BYTE_DIGITS}f}"
+
+
+def entropy(value: float, *, at_least: bool = False) -> str:
+    """An entropy in bits, and as the number of equally likely things to choose from.
+
+    >>> entropy(2.82)
+    'entropy 2.82 bits (perplexity 7.1)'
+    """
+    return f"entropy {'at least ' * at_least}{bits(value)} bits (perplexity {2.0 ** min(value, 64.0):,.1f})"
+
+
+def choice(value: float, what: str) -> str:
+    """What an entropy in bits means.
+
+    >>> [choice(bits, "words") for bits in (2.82, 0.1)]
+    ['As uncertain as a choice among 7 equally likely words.', 'Hardly any choice: one of the words is nearly certain.']
+    """
+    many = round(2.0 ** min(value, 64.0))
+    if many < 2:
+        return f"Hardly any choice: one of the {what} is nearly certain."
+    return f"As uncertain as a choice among {many:,} equally likely {what}."
 
 
 def number(value: float) -> str:

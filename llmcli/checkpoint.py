@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from llmcli import quantized
 from llmcli.config import KINDS, ModelConfig
 from llmcli.errors import LLMError
+from llmcli.metadata import document
 from llmcli.quantized import Blocks
 from llmcli.safetensors_file import TORCH_NAMES, Header, digest, read_header, read_into, read_tensor, write
 
@@ -173,11 +174,10 @@ def opened(header: Header) -> Checkpoint:
         raise LLMError(f"{path} has no {missing[0]} in its metadata; it is damaged")
     try:
         config = ModelConfig.from_json(metadata["config.json"])
-        record = json.loads(metadata["training.json"])
+        record = document(metadata["training.json"], "training.json")
+        document(metadata.get("tokenizer_config.json", "{}"), "tokenizer_config.json")
     except LLMError as error:
         raise LLMError(f"{path}: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise LLMError(f"{path}: its training.json is not JSON: {error}") from error
     kind = metadata.get("quantization")
     if kind is not None and kind not in KINDS:
         raise LLMError(f"{path}: it is quantized as {kind[:20]!r}; {', '.join(KINDS)} are supported")
@@ -187,7 +187,7 @@ def opened(header: Header) -> Checkpoint:
         config,
         metadata["tokenizer.json"],
         TensorsOnDisk(header, config.tensor_shapes()),
-        record if isinstance(record, dict) else {},
+        record,
         metadata.get("tokenizer_config.json", "{}"),
         {name: t.dtype for name, t in header.tensors.items() if t.dtype in ("F16", "BF16") and kind is None},
         kind,
@@ -218,9 +218,10 @@ def check_hash(header: Header) -> None:
 
 def _check_tensors(header: Header, config: ModelConfig, kind: str | None = None) -> None:
     """The file must hold exactly the tensors that its config demands."""
-    if config.num_hidden_layers > len(header.tensors):  # before listing the names of a billion layers
+    if config.swiglus > len(header.tensors):  # before the names of a billion layers or experts are listed
+        experts = f" of {config.num_experts:,} experts" if config.num_experts else ""
         raise LLMError(
-            f"{header.path}: its config wants {config.num_hidden_layers:,} layers, the file has fewer tensors"
+            f"{header.path}: its config wants {config.num_hidden_layers:,} layers{experts}, the file has fewer tensors"
         )
     wanted = quantized.stored_shapes(config, kind)
     for name, (dtype, shape) in wanted.items():

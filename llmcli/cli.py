@@ -5,13 +5,15 @@ import io
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 import llmcli
-from llmcli import console
+from llmcli import console, durable
+from llmcli.commands import suggestions
 from llmcli.commands.eval import eval_
 from llmcli.commands.explain import explain
 from llmcli.commands.export import export
@@ -19,16 +21,28 @@ from llmcli.commands.generate import generate
 from llmcli.commands.import_ import import_
 from llmcli.commands.inspect import inspect
 from llmcli.commands.mix import mix
+from llmcli.commands.options import ending_signals
 from llmcli.commands.tokenize import tokenize
 from llmcli.commands.train import train
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, usage
+
+OUTPUT = "the output"  # what errors of standard output name
 
 
 class Door(TyperGroup):
     """Runs a verb; what it raises becomes one line on stderr and an exit code."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
+        """Ends the process; also what goes wrong outside of a verb, as where help is printed, is one line."""
+        try:
+            sys.exit(self._exit_code(*args, **extra))
+        except OSError as error:
+            _fail_by_system(error)
+            sys.exit(1)
+
+    def _exit_code(self, *args: Any, **extra: Any) -> int:
         """Wrong usage that the command-line library finds is told like every other error."""
+        words = list(next(iter(args), extra.get("args")) or sys.argv[1:])
         try:
             code = super().main(*args, **extra | {"standalone_mode": False})
         except Exception as error:
@@ -36,15 +50,28 @@ class Door(TyperGroup):
             if message is None:
                 raise
             if type(error).__name__ == "NoArgsIsHelpError":
-                print(message())
-                sys.exit(0)
+                console.result(message())
+                return 0
             context = getattr(error, "ctx", None)
+            unknown = error.option_name if type(error).__name__ == "NoSuchOption" else None  # type: ignore[attr-defined]
+            if context and (hint := _option_hint(context, unknown, words)):
+                console.fail(hint)
+                return 2
             path = context.command_path if context else "llm"
             quotes = path.endswith(("generate", "explain", "tokenize")) and "unexpected extra argument" in message()
             advice = "a text of several words needs quotes" if quotes else f"see: {path} --help"
             console.fail(f"{message().rstrip('.')}; {advice}")
-            sys.exit(2)
-        sys.exit(code if isinstance(code, int) else 0)
+            return 2
+        return code if isinstance(code, int) else 0
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """A subcommand that does not exist is answered with where the same is done here."""
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise usage(suggestions.command_hint(args[0], self.shown_commands()))
+        return super().resolve_command(ctx, args)
+
+    def shown_commands(self) -> list[str]:
+        return [name for name, command in self.commands.items() if not command.hidden]
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -58,16 +85,25 @@ class Door(TyperGroup):
         except MemoryError as error:
             console.fail("out of memory; take a smaller model, batch or context")
             raise typer.Exit(1) from error
-        except BrokenPipeError as error:  # who read the result has gone: no words
-            _drop_output()
-            raise typer.Exit(1) from error
         except OSError as error:
-            if error.errno == errno.EPIPE:
-                _drop_output()
-            else:
-                console.fail(f"{error.filename or 'the output'}: {error.strerror or error}")
-                _drop_output()
+            _fail_by_system(error)
             raise typer.Exit(1) from error
+
+
+def _option_hint(context: Any, unknown: str | None, words: list[str]) -> str | None:
+    """What to say of an option that does not exist, or else of a long one with one dash among the words of a command
+    that was not understood; None where neither is the reason."""
+    group = (context.parent or context).command
+    options = {
+        command: [option for param in group.commands[command].params for option in (*param.opts, *param.secondary_opts)]
+        for command in group.shown_commands()
+    }
+    command = context.info_name
+    if context.parent is None:
+        return suggestions.top_option_hint(unknown, options) if unknown else None
+    if hint := suggestions.misspelled_long_option(command, words, options):
+        return hint
+    return suggestions.option_hint(command, unknown, options) if unknown else None
 
 
 class Verb(TyperCommand):
@@ -101,8 +137,31 @@ for verb in (train, generate, eval_, explain, inspect, tokenize, mix, import_, e
 
 def _version(wanted: bool) -> None:
     if wanted:
-        console.result(f"llmcli {llmcli.__version__}")
+        version()
         raise typer.Exit()
+
+
+@app.command(hidden=True)
+def version() -> None:
+    """Print the version."""
+    console.result(f"llmcli {llmcli.__version__}")
+
+
+@app.command("help", hidden=True)
+def help_(
+    context: typer.Context,
+    command: Annotated[str | None, typer.Argument(metavar="COMMAND", help="A subcommand.")] = None,
+) -> None:
+    """Print the help of llm, or of a subcommand."""
+    top: Any = context.parent
+    if command is None:
+        console.result(top.get_help())
+        return
+    found = top.command.get_command(top, command)
+    if found is None:
+        raise usage(suggestions.command_hint(command, top.command.shown_commands()))
+    with typer.Context(found, info_name=command, parent=top) as inner:
+        console.result(found.get_help(inner))
 
 
 @app.callback()
@@ -116,14 +175,14 @@ def _top(
 
 def main() -> None:
     """The installed command."""
-    if sys.stderr is not None:
-        notes = io.BufferedWriter(_Lossy(sys.stderr.fileno(), "w", closefd=False))
-        sys.stderr = io.TextIOWrapper(notes, "utf-8", "backslashreplace", line_buffering=True)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
-    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-    kinds = [kind for name in ("SIGTERM", "SIGHUP") if (kind := getattr(signal, name, None))]
+        elif mode == "w":
+            setattr(sys, name, _utf8(getattr(sys, name), _Output if name == "stdout" else _Lossy))
+    if durable.WINDOWS:
+        _enable_escape_codes()
+    kinds = ending_signals()
     for kind in kinds:
         signal.signal(kind, _terminated)
     try:
@@ -131,6 +190,39 @@ def main() -> None:
     finally:
         for kind in (*kinds, signal.SIGINT):  # it ends already: no signal may break into that
             signal.signal(kind, signal.SIG_IGN)
+
+
+def _utf8(stream: Any, kind: type[io.FileIO]) -> Any:
+    """A standard stream that writes UTF-8, with line ends as they are, whatever the locale, to a file of this kind."""
+    if durable.WINDOWS and stream.isatty():  # a console there takes text, not bytes
+        stream.reconfigure(errors="backslashreplace")
+        return stream
+    file = io.BufferedWriter(kind(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="\n", line_buffering=True)
+
+
+def _enable_escape_codes() -> None:
+    """Have the consoles of Windows take colours, as its documentation says; where one cannot, there are none."""
+    import ctypes
+
+    kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
+    kernel.GetStdHandle.restype = ctypes.c_void_p
+    for stream in (-11, -12):  # STD_OUTPUT_HANDLE, STD_ERROR_HANDLE
+        handle, mode = ctypes.c_void_p(kernel.GetStdHandle(stream)), ctypes.c_uint32()
+        is_console = kernel.GetConsoleMode(handle, ctypes.byref(mode))
+        if is_console and not kernel.SetConsoleMode(handle, mode.value | 4):  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
+            os.environ["NO_COLOR"] = "1"
+
+
+class _Output(io.FileIO):
+    """Standard output; errors say that it could not be written, and so do not look like those of other files."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            closed = durable.WINDOWS and error.errno == errno.EINVAL  # what it says of a pipe whose reader has gone
+            raise OSError(errno.EPIPE if closed else error.errno, error.strerror, OUTPUT) from error
 
 
 class _Lossy(io.FileIO):
@@ -145,6 +237,25 @@ class _Lossy(io.FileIO):
 
 def _terminated(number: int, _: object) -> NoReturn:
     raise SystemExit(128 + number)
+
+
+def _fail_by_system(error: OSError) -> None:
+    """Say what the system refused, but for a result whose reader has gone; a refused output is written no more."""
+    if error.errno != errno.EPIPE:
+        console.fail(_explained(error))
+    if error.errno == errno.EPIPE or error.filename == OUTPUT:
+        _drop_output()
+
+
+def _explained(error: OSError) -> str:
+    """What the system refused, in a line."""
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror or error}"
+    try:
+        Path.cwd()
+    except OSError:
+        return "the working directory is no longer there; go to another: cd DIRECTORY"
+    return f"the operating system refused: {error.strerror or error}"
 
 
 def _drop_output() -> None:

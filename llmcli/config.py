@@ -7,9 +7,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
-from llmcli.errors import LLMError, usage
+from llmcli.errors import LLMError, brief, usage
+from llmcli.metadata import document
 
 KINDS = ("int8", "int4")  # of weights in few bits
 DEFAULT_MODEL = "model.safetensors"  # what `train` writes and every other verb reads
@@ -54,7 +56,14 @@ UNSUPPORTED = {
 ROPE_TYPES = ("linear", "llama3")
 RECIPES = ("muon", "adamw", "fine-tune", "lora")  # optimizer.py says what each does
 LORA_SCALE = 2.0  # of what an adapter adds: alpha over rank, as PEFT calls them
+EVALUATION_CONTEXT = 2048  # tokens that a model sees at most when it is evaluated, unless asked otherwise
 SCORES_KEPT = 1024  # tokens of a window up to which a processor learns faster by keeping what each token saw of each
+LARGEST_COUNT = (1 << 31) - 1  # in a config: what every program that reads one can hold
+
+
+def _is_usable(value: Any) -> bool:
+    """Whether a value is a number that float32 can hold and divide by."""
+    return type(value) in (int, float) and 1e-30 <= value <= 1e30
 
 
 @dataclass(frozen=True)
@@ -73,10 +82,10 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         if self.rope_type not in ROPE_TYPES:
-            raise usage(f"rope_scaling is of type {self.rope_type!r}; this program runs {', '.join(ROPE_TYPES)}")
+            raise usage(f"rope_scaling is of type {brief(self.rope_type)}; this program runs {', '.join(ROPE_TYPES)}")
         numbers = (self.factor, self.low_freq_factor, self.high_freq_factor, self.original_max_position_embeddings)
-        if not all(type(number) in (int, float) and 0 < number < math.inf for number in numbers):
-            raise usage(f"rope_scaling must hold positive numbers, found {numbers}")
+        if not all(map(_is_usable, numbers)):
+            raise usage(f"rope_scaling must hold positive numbers from 1e-30 to 1e30, found {brief(numbers)}")
         if self.low_freq_factor >= self.high_freq_factor:
             raise usage("rope_scaling: low_freq_factor must be below high_freq_factor")
 
@@ -121,11 +130,13 @@ class ModelConfig:
             value = getattr(self, field.name)
             least = 0 if field.name in ("eos_token_id", "num_experts", "num_experts_per_tok") else 1
             if field.type is int and (type(value) is not int or value < least):
-                raise usage(f"{field.name} must be a whole number of at least {least}, found {value!r}")
-            if field.type is float and not (type(value) in (int, float) and 0 < value < math.inf):
-                raise usage(f"{field.name} must be a positive number, found {value!r}")
+                raise usage(f"{field.name} must be a whole number of at least {least}, found {brief(value)}")
+            if field.type is int and value > LARGEST_COUNT:
+                raise usage(f"{field.name} must be at most {LARGEST_COUNT:,}, found {brief(value)}")
+            if field.type is float and not _is_usable(value):
+                raise usage(f"{field.name} must be a positive number from 1e-30 to 1e30, found {brief(value)}")
             if field.type is bool and type(value) is not bool:
-                raise usage(f"{field.name} must be true or false, found {value!r}")
+                raise usage(f"{field.name} must be true or false, found {brief(value)}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise usage(f"{self.num_key_value_heads} key-value heads do not divide {self.num_attention_heads} heads")
         if self.head_dim % 2:
@@ -137,7 +148,7 @@ class ModelConfig:
         begin = () if self.bos_token_id is None else (self.bos_token_id,)
         for token in (self.eos_token_id, *self.other_end_ids, *begin):
             if type(token) is not int or not 0 <= token < self.vocab_size:
-                raise usage(f"eos_token_id {token!r} is not below vocab_size {self.vocab_size}")
+                raise usage(f"eos_token_id {brief(token)} is not below vocab_size {self.vocab_size}")
 
     @property
     def qk_norm(self) -> bool:
@@ -155,11 +166,16 @@ class ModelConfig:
         plain = [self.rope_theta ** (-2 * i / self.head_dim) for i in range(self.head_dim // 2)]
         return [self.rope_scaling.scaled(frequency) for frequency in plain] if self.rope_scaling else plain
 
-    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+    def tensor_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Every tensor of the file, in the order of the graph: Hugging Face's name -> shape.
 
-        The truth that the torch graph, the numpy graph and the reader of files are all held against.
+        The truth that the torch graph, the numpy graph and the reader of files are all held against. Made once, however
+        often it is asked for.
         """
+        return self._tensor_shapes
+
+    @cached_property
+    def _tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         d, ff = self.hidden_size, self.intermediate_size
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, d)}
@@ -197,6 +213,11 @@ class ModelConfig:
             return [(f"{start}mlp.gate_proj.weight", f"{start}mlp.up_proj.weight", f"{start}mlp.down_proj.weight")]
         _, gate, up, down = (f"{start}{name}.weight" for name in EXPERT_NAMES[self.model_type])
         return [(gate.format(e), up.format(e), down.format(e)) for e in range(self.num_experts)]
+
+    @property
+    def swiglus(self) -> int:
+        """SwiGLUs in all layers together, each of three tensors."""
+        return self.num_hidden_layers * max(1, self.num_experts)
 
     @property
     def parameters(self) -> int:
@@ -262,12 +283,7 @@ class ModelConfig:
         Where a model looks back through a sliding window, the context is no longer than that: within it the graph is
         the same.
         """
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise LLMError(f"its config.json is not JSON: {error}") from error
-        if not isinstance(found, dict):
-            raise LLMError("its config.json is not an object")
+        found = document(text, "config.json")
         _check_supported(found)
         found = DEFAULTS[found["model_type"]] | found
         values = {key: value for key, value in found.items() if value is not None}
@@ -296,14 +312,15 @@ def _check_supported(found: Mapping[str, Any]) -> None:
     """Raises LLMError for a config of another graph than that of the decoders here."""
     if found.get("model_type") not in list(ARCHITECTURES):
         raise LLMError(
-            f"its config.json says model_type {found.get('model_type')!r}; this program runs {', '.join(ARCHITECTURES)}"
+            f"its config.json says model_type {brief(found.get('model_type'))}; this program runs "
+            f"{', '.join(ARCHITECTURES)}"
         )
     kind = found["model_type"]
     unsupported = [key for key, readers in UNSUPPORTED.items() if kind in readers and found.get(key)]
     if unsupported:
         raise LLMError(f"its config.json sets {unsupported[0]}, which this program does not run")
     if found.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
-        raise LLMError(f"its config.json sets hidden_act {found['hidden_act']!r}; this program runs 'silu'")
+        raise LLMError(f"its config.json sets hidden_act {brief(found['hidden_act'])}; this program runs 'silu'")
     if not found.get("is_causal", True):
         raise LLMError("its config.json sets is_causal to false; this program runs causal attention")
 
@@ -360,7 +377,9 @@ def _rope(found: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "default":
         return theta | {"rope_scaling": None}
     if kind not in list(ROPE_TYPES):
-        raise LLMError(f"its config.json sets rope_scaling of type {kind!r}; this program runs {', '.join(ROPE_TYPES)}")
+        raise LLMError(
+            f"its config.json sets rope_scaling of type {brief(kind)}; this program runs {', '.join(ROPE_TYPES)}"
+        )
     known = {key: told[key] for key in _ROPE_KEYS[kind] if told.get(key) is not None}
     if kind == "llama3":
         original = "original_max_position_embeddings"
@@ -414,6 +433,29 @@ def _slides(found: Mapping[str, Any], layers: int) -> bool:
     return slides
 
 
+# Peak learning rates by recipe and by what they move: measured, tests/benchmarks/LOG.md
+MUON_LR = 0.03  # matrices inside the layers
+EMBEDDING_LR = 0.05
+HEAD_LR = 0.003  # and an embedding that is the head, too
+GAIN_LR = 0.003
+ADAMW_LR = 0.003
+FINE_TUNING_LR = 0.1  # over the width: 1.7e-4 for 576, 5e-5 for 2,048
+LORA_LR = 0.6  # over the width
+
+
+def learning_rates(recipe: str, width: int, tied: bool) -> dict[str, float]:
+    """The peak learning rates of a recipe: of all parameters ("all", by AdamW), or of "matrices" (by Muon) and of
+    "embedding", "head" and "gains" (by AdamW). `width` is the hidden size, `tied` whether head and embedding are one.
+
+    >>> learning_rates("fine-tune", 1000, tied=True)
+    {'all': 0.0001}
+    """
+    alone = {"adamw": ADAMW_LR, "fine-tune": FINE_TUNING_LR / width, "lora": LORA_LR / width}.get(recipe)
+    if alone is not None:
+        return {"all": alone}
+    return {"matrices": MUON_LR, "embedding": HEAD_LR if tied else EMBEDDING_LR, "head": HEAD_LR, "gains": GAIN_LR}
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How to train: everything that, with the corpus, decides the weights."""
@@ -444,7 +486,7 @@ class TrainConfig:
         if not 0 <= self.dropout < 1:
             raise usage(f"--dropout must be at least 0 and below 1, found {self.dropout}")
         if not 0 < self.lr <= 1e12:
-            raise usage(f"--lr must be a positive number of at most 1e12, found {self.lr}")
+            raise usage(f"--lr-scale must be a positive number of at most 1e12, found {self.lr}")
         if self.batch_size < 1 or self.context < 1 or not 1 <= self.threads <= 1024 or self.seed < 0:
             raise usage("batch, context and threads must be at least 1 (1,024 threads at most), the seed at least 0")
         counts = (self.steps, self.context, self.batch_size, self.calibration_tokens, self.eval_tokens, self.seed)

@@ -1,19 +1,26 @@
 """How things look; the only room that knows rich. Results go to stdout, everything else to stderr.
 
+Whatever the program says goes out here, and what comes from outside (names of files and tensors, metadata, tokens) can
+command no terminal and break no line: `inline` marks it, in a terminal and in a pipe. Two things keep their bytes where
+a program reads them: the text that a model wrote (`verbatim`), and JSON, whose escapes stand for the same characters.
+
 rich is imported when something is drawn with it, so that a plain answer starts at once.
 """
 
+import itertools
+import json
 import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+LONGEST_ERROR = 2_000  # characters: a file may have put far more into it
 _quiet = False
 
 
@@ -26,27 +33,63 @@ def be_quiet(quiet: bool) -> None:
 # ---- plain text
 
 
-def result(text: str = "", end: str = "\n", *, raw: bool = False) -> None:
-    """A result on stdout, at once. In a terminal, control characters show as visible marks.
+def result(line: str = "", *, raw: bool = False) -> None:
+    """A line of a result on stdout, at once; control characters, also line ends, show as visible marks.
 
-    `raw` is for our own colours; what came from elsewhere in such a text was made visible before.
+    `raw` is for our own colours and layout; what came from elsewhere in such a line was made visible before.
     """
-    sys.stdout.write((visible(text) if sys.stdout.isatty() and not raw else text) + end)
+    _write((line if raw else inline(line)) + "\n")
+
+
+def verbatim(text: str, end: str = "", *, raw: bool = False) -> None:
+    """Text that a model or a user wrote, on stdout, at once: as it is where a program reads; in a terminal its control
+    characters show as visible marks. `raw` as above."""
+    _write((visible(text) if sys.stdout.isatty() and not raw else text) + end)
+
+
+def json_result(value: Any) -> None:
+    """A result on stdout as a line of JSON: what is no number is null, and what could command a terminal is escaped."""
+    try:
+        line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        line = json.dumps(_without_nan(value), ensure_ascii=False)
+    _write(_UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write(data: str) -> None:
+    sys.stdout.write(data)
     sys.stdout.flush()
 
 
-def paragraph(text: str) -> None:
-    """Words on as many lines as they need."""
+def paragraph(text: str, indent: int = 0) -> None:
+    """Prose on stdout: wrapped in a terminal, one line where a program reads."""
+    for line in _fitted(text, sys.stdout, indent, indent):
+        result(line)
+
+
+def caption(text: str) -> None:
+    """What the figure above means, dim, in a terminal; nothing where a program reads, or if quiet."""
+    if _quiet or not sys.stdout.isatty():
+        return
     import textwrap
 
-    for line in textwrap.wrap(text, width()):
-        result(line)
+    dim, plain = ("\x1b[2m", "\x1b[0m") if colours(sys.stdout) else ("", "")
+    for line in textwrap.wrap(inline(text), width()):
+        result(f"{dim}{line}{plain}", raw=True)
 
 
 def result_bytes(data: bytes) -> None:
     """Bytes on stdout as they are; in a terminal as visible text on a line of its own."""
     if sys.stdout.isatty():
-        result(data.decode("utf-8", "replace"))
+        verbatim(data.decode("utf-8", "replace"), end="\n")
     else:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -59,21 +102,22 @@ def note(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Something that must be known, on stderr, though quiet."""
-    print(visible(text), file=sys.stderr, flush=True)
+    """Something that must be known, on stderr, though quiet; wrapped in a terminal."""
+    for line in _fitted(inline(text), sys.stderr):
+        print(line, file=sys.stderr, flush=True)
 
 
 def note_at_once(text: str) -> None:
     """A note from inside a signal handler: past the buffered stream, which may be in the middle of a line."""
     if not _quiet:
         with suppress(OSError, ValueError):  # nobody takes it, or the stream is no file
-            os.write(sys.stderr.fileno(), visible(f"{text}\n").encode("utf-8", "backslashreplace"))
+            os.write(sys.stderr.fileno(), f"{inline(text)}\n".encode("utf-8", "backslashreplace"))
 
 
 def progress(text: str) -> None:
     """A line in a terminal that the next one replaces; "" takes it away."""
     if sys.stderr.isatty() and not _quiet:
-        print(f"\r\x1b[K{visible(text)}", file=sys.stderr, end="", flush=True)
+        print(f"\r\x1b[K{inline(text)}", file=sys.stderr, end="", flush=True)
 
 
 def prompt(text: str) -> None:
@@ -84,10 +128,12 @@ def prompt(text: str) -> None:
 
 
 def fail(text: str) -> None:
-    """The one line of an error, on stderr."""
-    line = visible(" ".join(text.split()))
+    """The one line of an error, on stderr; wrapped in a terminal."""
+    text = " ".join(text.split())
+    text = text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]}…"
     red, plain = ("\x1b[31m", "\x1b[0m") if colours(sys.stderr) else ("", "")
-    print(f"{red}error:{plain} {line}", file=sys.stderr, flush=True)
+    for shown in _fitted(f"error: {inline(text)}", sys.stderr):
+        print(f"{red}error:{plain}{shown[6:]}" if shown.startswith("error:") else shown, file=sys.stderr, flush=True)
 
 
 def visible(text: str) -> str:
@@ -99,11 +145,25 @@ def visible(text: str) -> str:
     return _UNSAFE.sub(_mark, text)
 
 
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+def inline(text: str) -> str:
+    """As `visible`, and on one line: line ends and tabs become marks too.
+
+    >>> inline("a\\x1b[31mb\\u202e\\tc\\n")
+    'a␛[31mb⟨U+202E⟩␉c␊'
+    """
+    return _UNSAFE_IN_LINE.sub(_mark, text)
+
+
+_COMMANDS = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_UNSAFE = re.compile(f"[{_COMMANDS}]")
+_UNSAFE_IN_LINE = re.compile(f"[{_COMMANDS}\t\n\u2028\u2029]")
+_UNSAFE_IN_JSON = re.compile(f"[{_COMMANDS}\u2028\u2029]")  # outside of its texts JSON has none of them
 
 
 def _mark(found: re.Match[str]) -> str:
     code = ord(found[0])
+    if 0xD800 <= code <= 0xDFFF:  # a byte of a file's name that is no UTF-8, as Python keeps it
+        return f"\\u{code:04x}"
     return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
 
 
@@ -116,15 +176,6 @@ def shown(text: str) -> str:
     return visible(text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍"))
 
 
-def bits(entropy: float) -> str:
-    """An entropy in words.
-
-    >>> bits(2.0)
-    '2.00 bits unsure, as among 4.0 that are equally likely'
-    """
-    return f"{entropy:.2f} bits unsure, as among {2**entropy:,.1f} that are equally likely"
-
-
 def cut(text: str, columns: int) -> str:
     """Text in a number of columns at most; its end is cut where it is longer.
 
@@ -133,23 +184,27 @@ def cut(text: str, columns: int) -> str:
     """
     from rich.cells import cell_len, set_cell_size
 
-    return text if cell_len(text) <= columns else set_cell_size(text, columns - 1).rstrip() + "…"
+    if cell_len(text) <= columns:
+        return text
+    return set_cell_size(text, columns - 1).rstrip() + "…" if columns > 0 else ""
 
 
 def one_line(text: str, columns: int) -> str:
-    """Text on one line, as `shown` but with its spaces, its beginning cut where it is longer than `columns`.
+    """Text on one line, as `shown` but with its spaces, its beginning cut where it is longer than `columns`; no text
+    where there is no column.
 
-    >>> one_line("I like\\n to eat", 7)
-    '…to eat'
+    >>> [one_line("I like\\n to eat", columns) for columns in (7, 1, 0)]
+    ['…to eat', '…', '']
     """
     from rich.cells import cell_len
 
     text = shown(text).replace("·", " ")
     if cell_len(text) <= columns:
         return text
-    while cell_len(text) > columns - 1:
-        text = text[1:]
-    return f"…{text.lstrip()}"
+    start, left = len(text), columns - 1  # columns left before text[start:]
+    while start > 0 and (size := cell_len(text[start - 1])) <= left:
+        start, left = start - 1, left - size
+    return f"…{text[start:].lstrip()}" if columns > 0 else ""
 
 
 def colours(stream: Any) -> bool:
@@ -161,8 +216,19 @@ def colours(stream: Any) -> bool:
 
 def tint(text: str, probability: float) -> str:
     """Text on a background from red (unlikely) over yellow to green (likely); plain where colours are off."""
-    level = sum(probability >= limit for limit in (0.02, 0.1, 0.3, 0.6, 0.9))
-    return _on((88, 130, 136, 100, 64, 28)[level], text)
+    return _on(_TINTS[sum(probability >= limit for limit in _LIKELY)], text)
+
+
+_LIKELY = (0.02, 0.1, 0.3, 0.6, 0.9)
+_TINTS = (88, 130, 136, 100, 64, 28)  # of the 256 colours
+
+
+def tint_key() -> None:
+    """What the backgrounds of `tint` mean, on stderr, where somebody saw them."""
+    if sys.stdout.isatty() and colours(sys.stdout) and colours(sys.stderr) and not _quiet:
+        names = ("<2%", *(f"{100 * low:.0f}-{high:.0%}" for low, high in itertools.pairwise(_LIKELY)), "≥90%")
+        key = "".join(_on(colour, f" {name} ") for name, colour in zip(names, _TINTS, strict=True))
+        print(f"probability of each token: {key}", file=sys.stderr, flush=True)
 
 
 def surprises(tokens: Sequence[tuple[str, float]]) -> None:
@@ -170,10 +236,10 @@ def surprises(tokens: Sequence[tuple[str, float]]) -> None:
     there are no colours a line for each token: its bits and the token."""
     if not colours(sys.stdout):
         for text, cost in tokens:
-            result(f"{cost:.2f}\t{shown(text)}")
+            _row((f"{cost:.2f}", shown(text)), sys.stdout)
         return
-    text = "".join(_surprise(text, cost) for text, cost in tokens)
-    result(text, end="" if text.endswith("\n") else "\n", raw=True)
+    drawn = "".join(_surprise(text, cost) for text, cost in tokens)
+    verbatim(drawn, end="" if drawn.endswith("\n") else "\n", raw=True)
     key = zip(("below 1", "1 to 3", "3 to 6", "6 to 10", "10 and more"), (0, *_SURPRISES), strict=True)
     result("\nbits: " + "".join(_surprise(f" {text} ", cost) for text, cost in key), raw=True)
 
@@ -192,10 +258,10 @@ def marked(text: str, spans: Iterable[tuple[int, int]]) -> None:
     on = colours(sys.stdout)
     end = 0
     for first, last in spans:
-        result(text[end:first], end="")
-        result(_on(24, text[first:last]) if on else f"⟦{text[first:last]}⟧", end="", raw=on)
+        verbatim(text[end:first])
+        verbatim(_on(24, text[first:last]) if on else f"⟦{text[first:last]}⟧", raw=on)
         end = last
-    result(text[end:], end="")
+    verbatim(text[end:])
 
 
 STRIPES = (24, 22, 54, 58, 88, 30, 94, 60)  # of the 256 colours
@@ -215,12 +281,102 @@ def _on(background: int, text: str) -> str:
     return start + text.replace("\n", f"{plain}\n{start}") + plain
 
 
+# ---- prose in the columns of a terminal
+
+
+def width(stream: Any = None) -> int:
+    """Columns of the terminal that a stream (by default stdout) is, 80 where there is none; $COLUMNS overrides it."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    for place in (sys.stdout if stream is None else stream, sys.stdin, sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # no terminal, or no file at all
+            if columns := os.get_terminal_size(place.fileno()).columns:
+                return columns
+    return 80
+
+
+def wrapped(text: str, columns: int, indent: int = 0, hanging: int = 0) -> list[str]:
+    """Text as lines of at most `columns` columns, the first indented by `indent`, the others by `hanging`.
+
+    Lines are broken between words, and between characters where a script has no spaces. What must not be broken stands
+    on a line of its own where it is longer than a line, so that it can be copied: a word, a path, a command to type.
+
+    >>> wrapped("It was still improving; more time would help: llm train a.txt --time 10m", 30)
+    ['It was still improving; more', 'time would help:', 'llm train a.txt --time 10m']
+    >>> wrapped("私は毎朝リンゴを食べます。", 12)
+    ['私は毎朝リン', 'ゴを食べま', 'す。']
+    """
+    from rich.cells import cell_len
+
+    lines, line, used, begun = [], " " * indent, indent, False
+    for space, unit in _units(text):
+        size = cell_len(unit)
+        if begun and used + len(space) + size > columns:
+            lines.append(line)
+            line, used, begun = " " * hanging, hanging, False
+        if begun or not lines:
+            line, used = line + space, used + len(space)
+        line, used, begun = line + unit, used + size, True
+    return [*lines, line] if begun else [*lines, ""]
+
+
+# command lines in our sentences: after a colon, up to the end of the clause
+_COMMAND = re.compile(
+    r"(?<=: )(?:bzip2|curl|hf|iconv|jq|llm|mkdir|ollama|pandoc|pdftotext|pip|tar|tesseract|unzip|xz|zstd) "
+    r".+?(?:[;,)](?=\s)|$)"
+)
+_CLOSING = frozenset("、。，．・：；？！」』）］｝〉》】〕…ーぁぃぅぇぉっゃゅょァィゥェォッャュョ々")  # begin no line
+_OPENING = frozenset("「『（［｛〈《【〔")  # end no line
+
+
+def _units(text: str) -> Iterator[tuple[str, str]]:
+    """What stays in one piece, in order, each after the white space before it."""
+    position = 0
+    for command in [*_COMMAND.finditer(text), None]:
+        for word in re.finditer(r"(\s*)(\S+)", text[position : command.start() if command else len(text)]):
+            space = word[1]
+            for unit in _breakable(word[2]):
+                yield space, unit
+                space = ""
+        if command:
+            yield " ", command[0]
+            position = command.end()
+
+
+def _breakable(word: str) -> list[str]:
+    """A word in the parts between which a line may end: at wide characters, though not before punctuation that closes
+    and not after punctuation that opens."""
+    if word.isascii():
+        return [word]
+    from unicodedata import combining, east_asian_width
+
+    units = [word[0]]
+    for before, character in itertools.pairwise(word):
+        wide = any(east_asian_width(c) in "WF" for c in (before, character))
+        joined = combining(character) or "\u200d" in (before, character) or "\ufe00" <= character <= "\ufe0f"
+        if wide and not joined and character not in _CLOSING and before not in _OPENING:
+            units.append(character)
+        else:
+            units[-1] += character
+    return units
+
+
+def _fitted(text: str, stream: Any, indent: int = 0, hanging: int = 0) -> list[str]:
+    """The lines of a text as a stream shows them: wrapped where it is a terminal."""
+    columns = width(stream) if stream.isatty() else math.inf
+    return [
+        part
+        for line in text.split("\n")
+        for part in (
+            [" " * indent + line]
+            if 2 * len(line) + indent <= columns  # fits, however wide its characters are
+            else wrapped(line, int(columns), indent, hanging)
+        )
+    ]
+
+
 # ---- drawn with rich
-
-
-def width() -> int:
-    """Columns of the terminal, 80 where there is none."""
-    return _console(sys.stdout).width
 
 
 def _console(stream: Any) -> "Console":
@@ -237,14 +393,14 @@ def table(
     to_stderr: bool = False,
     striped: bool = False,
 ) -> None:
-    """A table: drawn in a terminal, tab-separated where a program reads. `numbers` are columns to align right; what
-    stands first in row i of a `striped` one has the colour of stripe(..., i)."""
+    """A table: drawn in a terminal, tab-separated under a line of its column names where a program reads. `numbers` are
+    columns to align right; what stands first in row i of a `striped` one has the colour of stripe(..., i)."""
     stream = sys.stderr if to_stderr else sys.stdout
     if to_stderr and _quiet:
         return
     if not stream.isatty():
-        for row in rows:
-            print("\t".join(visible(cell) for cell in row).rstrip("\t"), file=stream)
+        for row in (columns, *rows):
+            _row(row, stream)
         stream.flush()
         return
     from rich import box
@@ -253,22 +409,31 @@ def table(
 
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
-        drawn.add_column(name, justify="right" if i in numbers else "left", overflow="fold")
+        drawn.add_column(inline(name), justify="right" if i in numbers else "left", overflow="fold")
     for i, row in enumerate(rows):
         style = f"color(255) on color({STRIPES[i % len(STRIPES)]})" if striped else ""
-        first, *others = (visible(cell) for cell in row)
+        first, *others = map(inline, row)
         drawn.add_row(Text(first, style), *map(Text, others))
     _console(stream).print(drawn)
+
+
+def _row(cells: Iterable[str], stream: Any) -> None:
+    """Cells on a line, tab-separated, where a program reads."""
+    print("\t".join(map(inline, cells)).rstrip("\t"), file=stream, flush=True)
 
 
 def chances(what: str, rows: Sequence[tuple[str, float]]) -> None:
     """Names with their probabilities, as bars in a terminal."""
     from rich.cells import cell_len
 
+    from llmcli import charts
+
     shown = [(cut(name, max(12, width() // 3)), chance) for name, chance in rows] if sys.stdout.isatty() else rows
     room = min(60, max(8, width() - 22 - max(map(cell_len, [what, *(name for name, _ in shown)]))))
     table(
-        (what, "probability", ""), [(name, f"{chance:.3f}", bar(chance, room)) for name, chance in shown], numbers=(1,)
+        (what, "probability", ""),
+        [(name, charts.probability(chance), bar(chance, room)) for name, chance in shown],
+        numbers=(1,),
     )
 
 
@@ -282,14 +447,16 @@ def bar(share: float, columns: int) -> str:
 def heading(text: str) -> None:
     """A line above a part of a result."""
     bold, plain = ("\x1b[1m", "\x1b[0m") if colours(sys.stdout) else ("", "")
-    result(f"\n{bold}{visible(text)}{plain}", raw=True)
+    result()
+    for line in _fitted(inline(text), sys.stdout):
+        result(f"{bold}{line}{plain}", raw=True)
 
 
 def tokens(names: Sequence[str], ids: Sequence[int]) -> None:
     """Tokens side by side, each over its id, as many to a line as fit; a line for each where a program reads."""
     if not sys.stdout.isatty():
         for name, token in zip(names, ids, strict=True):
-            result(f"{token}\t{name}")
+            _row((str(token), name), sys.stdout)
         return
     from rich.cells import cell_len
 
@@ -311,33 +478,58 @@ def labelled(rows: Iterable[tuple[str, str]], most: int) -> None:
     """Lines that each follow a label; labels take the same room, `most` columns at most, and are cut where longer."""
     from rich.cells import cell_len, set_cell_size
 
-    rows = [(visible(label), line) for label, line in rows]
+    rows = [(inline(label), line) for label, line in rows]
     margin = min(most, max((cell_len(label) for label, _ in rows), default=0))
     for label, line in rows:
         result(f"{set_cell_size(cut(label, margin), margin)} {line}".rstrip())
 
 
 def pairs(rows: Iterable[tuple[str, str]]) -> None:
-    """Names and what they stand for, under each other."""
-    rows = list(rows)
-    margin = max((len(name) for name, _ in rows), default=0)
-    for name, value in rows:
-        result(f"  {visible(name):<{margin}}  {visible(value)}")
+    """Names and what they stand for, under each other; long values go on under their beginning in a terminal."""
+    lines = pair_lines(rows, sys.stdout)
+    for line in lines:
+        result(line)
+
+
+_VALUE = 24  # columns that a value needs to stand beside the longest name
+
+
+def pair_lines(rows: Iterable[tuple[str, str]], stream: Any) -> list[str]:
+    """The lines of `pairs` as a stream shows them."""
+    from rich.cells import cell_len
+
+    rows = [(inline(name), inline(value)) for name, value in rows]
+    margin = max((cell_len(name) for name, _ in rows), default=0) + 4
+    hanging = margin if margin + _VALUE <= width(stream) else 4
+    return [
+        line
+        for name, value in rows
+        for line in _fitted(f"  {name}{' ' * (margin - 2 - cell_len(name))}{value}", stream, 0, hanging)
+    ]
 
 
 def tree(rows: Sequence[tuple[int, str, str, str]]) -> None:
-    """Rows of (depth, name, what, figures) as a tree whose columns stand under each other."""
+    """Rows of (depth, name, what, figures) as a tree whose columns stand under each other; in a narrow terminal without
+    `what`, and with names cut."""
+    from rich.cells import cell_len
+
     lines = []
     for i, (depth, name, what, figures) in enumerate(rows):
         rails = ""
         for level in range(depth + 1):
             later = next((d for d, *_ in rows[i + 1 :] if d <= level), -1) == level
             rails += ("├─ " if later else "└─ ") if level == depth else ("│  " if later else "   ")
-        lines.append((rails + visible(name)[:80], visible(what), visible(figures)))
-    left = max((len(line[0]) for line in lines), default=0)
-    right = max((len(line[1]) for line in lines), default=0)
+        lines.append((rails + inline(name)[:80], inline(what), f"{inline(figures):>18}"))
+    left, middle, right = (max((cell_len(line[i]) for line in lines), default=0) for i in range(3))
+    columns = width() if sys.stdout.isatty() else math.inf
+    if left + middle + right + 4 > columns:
+        lines = [(name, "", figures.strip()) for name, _, figures in lines]
+        middle, right = 0, max(len(figures) for _, _, figures in lines)
+        left = min(left, max(8, int(columns) - right - 3))
+        lines = [(cut(name, left), "", f"{figures:>{right}}") for name, _, figures in lines]
     for name, what, figures in lines:
-        result(f"{name:<{left}}  {what:>{right}}  {figures:>18}".rstrip())
+        gap = "  " if middle else ""
+        result(f"{name}{' ' * (left - cell_len(name))}{gap}{what:>{middle}}  {figures}".rstrip())
 
 
 class TrainingView:
@@ -406,7 +598,7 @@ class TrainingView:
             note(self._line())
 
     def evaluation(self, step: int, bits_per_byte: float) -> None:
-        """The held-out text was looked at."""
+        """The held-out text was evaluated: an interim figure, mostly of a part of it."""
         self._evaluations.append((step, bits_per_byte))
 
     def sample(self, prompt: str, text: str) -> None:
@@ -414,8 +606,12 @@ class TrainingView:
         self._sample = shown(prompt).replace("·", " "), shown(text).replace("·", " ")
 
     def _line(self) -> str:
+        from llmcli import charts
+
         last = self._last
-        held = f"  held-out {self._evaluations[-1][1]:.3f} bits/byte" if self._evaluations else ""
+        held = ""
+        if self._evaluations:
+            held = f"  held-out (interim) {charts.bits_per_byte(self._evaluations[-1][1])} bits/byte"
         return (
             f"{last['progress']:4.0%}  step {last['step']:,}  {_clock(last['left'])} left  "
             f"{last['speed']:,.0f} tokens/s  loss {self._loss:.3f}{held}"
@@ -424,6 +620,8 @@ class TrainingView:
     def _draw(self) -> Any:
         from rich.console import Group
         from rich.text import Text
+
+        from llmcli import charts
 
         if not self._last or not self._live:
             return Text("")
@@ -435,7 +633,7 @@ class TrainingView:
         drawn = [
             Text.assemble(("━" * filled, "green"), ("─" * (bar_width - filled), "bright_black"), f" {figures}"),
             Text(f"step {last['step']:,}  epoch {last['epoch']:.1f}  loss {self._loss:.3f} nats/token"),
-            Text(f"bits per byte: training {self._loss * self._bits:.3f}{self._held_out()}"),
+            Text(f"bits per byte: training {charts.bits_per_byte(self._loss * self._bits)}{self._held_out()}"),
         ]
         sample = self._wrapped_sample(columns, 4 if rows >= 20 else 2)
         # one row stays free for the cursor, one is the chart's axis, and the plan above need not leave the screen
@@ -447,10 +645,13 @@ class TrainingView:
         return Group(*(drawn + sample)[: max(1, rows - 1)])
 
     def _held_out(self) -> str:
+        from llmcli import charts
+
         if not self._evaluations:
             return ""
-        step, bits = min(self._evaluations, key=lambda found: found[1])
-        return f"  held-out {self._evaluations[-1][1]:.3f}  best {bits:.3f} (step {step:,})"
+        step, best = min(self._evaluations, key=lambda found: found[1])
+        now = charts.bits_per_byte(self._evaluations[-1][1])
+        return f"  held-out (interim) {now}  best {charts.bits_per_byte(best)} (step {step:,})"
 
     def _chart(self, columns: int, height: int) -> list[Any]:
         from rich.text import Text
@@ -458,7 +659,9 @@ class TrainingView:
         from llmcli import charts
 
         marks = [s for s, _ in self._evaluations], [bits for _, bits in self._evaluations]
-        legend = f"bits per byte: ⠒⠒ training  {charts.MARK} held-out" if self._evaluations else "bits per byte"
+        legend = "bits per byte"
+        if self._evaluations:
+            legend += f": ⠒⠒ training  {charts.MARK} held-out (interim)"
         lines = charts.curve([self._curve.points()], columns, height, marks=marks, settle=charts.SETTLE, legend=legend)
         drawn = []
         for line in lines[:-1]:

@@ -4,7 +4,6 @@ A distance is relative: the Frobenius norm of the difference over that of the fi
 far as zero is, about 1.4 what two unrelated tensors of one size are apart. One tensor of each is held at a time.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from llmcli.checkpoint import opened
 from llmcli.errors import LLMError
+from llmcli.metadata import parsed
 from llmcli.safetensors_file import Header, read_values
 from llmcli.tokenizer import Tokenizer
 from llmcli.tokenizer_json import describe
@@ -90,8 +90,8 @@ def _distance(name: str, shape: Shape, first: NDArray[Any], other: NDArray[Any])
 
 def _config(header: Header) -> dict[str, Any]:
     try:
-        found = json.loads(header.metadata.get("config.json", "{}"))
-    except (ValueError, RecursionError):
+        found = parsed(header.metadata.get("config.json", "{}"))
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -1,21 +1,31 @@
 """Bytes -> disk, so that a file is the old one or the new one, never half.
 
 The steps are those of careful backup programs: a temporary file beside the target, its space taken first, written,
-its length checked, flushed to disk, given the mode of the file it replaces, moved into place, the directory flushed.
+its length checked, flushed to disk, given the mode of the file it replaces, closed, moved into place, the directory
+flushed. A step that a file system or operating system does not have is left out; one that fails is an error.
 """
 
 import contextlib
 import errno
 import glob
+import itertools
+import math
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from llmcli.errors import LLMError
 
 Buffer = bytes | memoryview
+WINDOWS = os.name == "nt"
+_BINARY = getattr(os, "O_BINARY", 0)  # without it Windows writes two bytes for each line feed
+_NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTTY, *(getattr(errno, n) for n in ("ENOTSUP", "EOPNOTSUPP"))}
+_HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}  # how systems say that a file is locked
+MOVE_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between tries to move a file on Windows
 
 
 def name_of(path: str | Path) -> str:
@@ -32,6 +42,8 @@ def check_writable(path: str | Path, *, force: bool, by: str = " with -o", examp
     another name, like `example`, `by` the option that there is."""
     path = Path(path)
     option = by.removeprefix(" with")
+    if WINDOWS and (problem := windows_name_problem(path.name)):
+        raise LLMError(f"cannot write {path}: {problem}; give another name{by}")
     if str(path) == "-":
         raise LLMError(f"a file is wanted, found -, which is standard output; give its name:{option} {example}")
     try:
@@ -45,16 +57,48 @@ def check_writable(path: str | Path, *, force: bool, by: str = " with -o", examp
         raise LLMError(f"{path} is not a regular file; give another name{by}")
     if path.exists() and not force:
         raise LLMError(f"{path} exists already; add --force to replace it, or give another name{by}")
-    parent = _target(path).parent
-    if not parent.is_dir():
-        raise LLMError(f"there is no directory {parent}; make it first: mkdir -p {parent}")
-    with _beside(_target(path)):
-        pass
+    if WINDOWS and path.exists() and not path.stat().st_mode & stat.S_IWRITE:
+        raise LLMError(f"{path} is read-only; allow writing: attrib -R {path}, or give another name{by}")
+    target = _target(path)
+    if not target.parent.is_dir():
+        raise LLMError(f"there is no directory {target.parent}; make it first: mkdir -p {target.parent}")
+    with _beside(target) as (descriptor, _):  # every step of `write` but the move
+        _reserve(descriptor, 1)
+        os.write(descriptor, b"0")
+        _flush(descriptor)
+    _flush_directory(target.parent)
+
+
+def windows_name_problem(name: str) -> str:
+    """Why Windows cannot keep a file of this name, or would write to something else; "" for other names.
+
+    >>> windows_name_problem("model.safetensors"), windows_name_problem("nul.safetensors")
+    ('', 'NUL is the name of a device on Windows')
+    """
+    device = name.split(".")[0].rstrip(" ").upper()
+    if device in _DEVICES:
+        return f"{device} is the name of a device on Windows"
+    if bad := next((c for c in name if c in '<>:"/\\|?*' or ord(c) < 32), ""):
+        return f"Windows allows no {bad!r} in the name of a file"
+    return "Windows allows no dot or space at the end of a name" if name.endswith((".", " ")) else ""
+
+
+_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
+_DEVICES |= {f"{port}{number}" for port in ("COM", "LPT") for number in "123456789¹²³"}
 
 
 def check_space(path: str | Path, size: int) -> None:
-    """Make sure, before the work, that the disk has room for so many bytes more. Raises LLMError if not."""
+    """Make sure, before the work, that a file of so many bytes may be written and that the disk has room for it.
+
+    Raises LLMError if not.
+    """
     directory = _target(Path(path)).parent
+    most = _largest_file()
+    if most < size:
+        raise LLMError(
+            f"a file may have {most / 1e6:,.1f} MB here (ulimit -f), {path} will take {size / 1e6:,.1f} MB; "
+            "raise the limit: ulimit -f unlimited"
+        )
     try:
         free = shutil.disk_usage(directory).free
     except OSError:
@@ -66,28 +110,35 @@ def check_space(path: str | Path, size: int) -> None:
         )
 
 
+def _largest_file() -> float:
+    """Bytes that a file of this process may have, as far as the system tells."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if most != resource.RLIM_INFINITY:
+            return float(most)
+    return math.inf
+
+
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[str]:
     """Nobody else may hold this while we do; the system frees it when we end, however that comes about.
 
-    Raises LLMError when somebody holds it. Where the system has no such locks nothing is held.
+    Yields "" or, where the file system or the operating system has no locks, why nothing is held. Raises LLMError when
+    somebody else holds it.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
     target = _target(path)
     beside = target.with_name(f".{target.name}.lock")
     while True:
         try:
-            descriptor = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | _BINARY, 0o666)
         except OSError as error:
             raise LLMError(f"cannot write {target}: {error.strerror}; give another name") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), beside.stat()):
-                break
+            problem = _lock(descriptor)
+            if problem or WINDOWS or os.path.samestat(os.fstat(descriptor), beside.stat()):
+                break  # on Windows nobody can have removed it
         except FileNotFoundError:
             pass
         except BlockingIOError:
@@ -95,11 +146,47 @@ def locked(path: Path) -> Iterator[None]:
             raise LLMError(f"another run is making {path}; wait for it, end it, or give another name") from None
         os.close(descriptor)  # its last holder removed it meanwhile; perhaps another is there already
     try:
-        yield
+        yield problem
     finally:
+        if WINDOWS:  # an open file cannot be removed there, nor one that the next holder has open
+            os.close(descriptor)
         with contextlib.suppress(OSError):
             os.unlink(beside)
-        os.close(descriptor)
+        if not WINDOWS:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> str:
+    """Lock an open file for this process: "", or why there are no locks here. Raises BlockingIOError when another
+    process has it locked."""
+    try:
+        import fcntl
+    except ImportError:
+        return _lock_by_msvcrt(descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return _why_not_locked(error)
+    return ""
+
+
+def _lock_by_msvcrt(descriptor: int) -> str:
+    """The same on Windows, where a range of bytes is locked."""
+    try:
+        import msvcrt
+    except ImportError:
+        return "this system has no file locks"
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    except OSError as error:
+        return _why_not_locked(error)
+    return ""
+
+
+def _why_not_locked(error: OSError) -> str:
+    if error.errno in _HELD:
+        raise BlockingIOError(error.errno, error.strerror) from error
+    return error.strerror or str(error)
 
 
 def remove_stale(path: Path) -> None:
@@ -129,7 +216,7 @@ def write(path: str | Path, parts: Iterable[Buffer], total: int | None = None) -
     if total is None:
         parts = list(parts)
         total = sum(len(part) for part in parts)
-    with _beside(target) as (descriptor, temporary):
+    with _beside(target, moves=True) as (descriptor, _):
         _reserve(descriptor, total)
         for part in parts:
             left = memoryview(part)
@@ -137,19 +224,40 @@ def write(path: str | Path, parts: Iterable[Buffer], total: int | None = None) -
                 left = left[os.write(descriptor, left[: 1 << 30]) :]
         if os.lseek(descriptor, 0, os.SEEK_CUR) != total or os.fstat(descriptor).st_size != total:
             raise OSError(errno.EIO, "fewer bytes arrived than were written")
-        _flush(descriptor)
-        os.replace(temporary, target)
     _flush_directory(target.parent)
 
 
 def write_by(path: str | Path, writer: Callable[[Path], None]) -> None:
     """Put a file there that `writer` writes under another name. Raises LLMError as `write` does."""
     target = _target(Path(path))
-    with _beside(target) as (descriptor, temporary):
+    with _beside(target, moves=True) as (_, temporary):
         writer(temporary)
-        _flush(descriptor)
-        os.replace(temporary, target)
     _flush_directory(target.parent)
+
+
+def set_aside(path: Path) -> Path:
+    """Give a file another name beside it, the first that is free of `model-1.safetensors`, `model-2.safetensors` and so
+    on, and return that; `write` may then replace what stands at `path`.
+
+    Where the system has hard links the file also keeps its name until then, so that it never has none. Raises LLMError
+    when the disk refuses; the file then has its name still.
+    """
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(1))
+    for place in numbered:
+        try:
+            os.link(path, place)
+        except FileExistsError:
+            continue
+        except OSError:  # no hard links here
+            if os.path.lexists(place):
+                continue
+            try:
+                path.rename(place)
+            except OSError as error:
+                raise LLMError(f"cannot rename {path} to {place}: {error.strerror}") from error
+        _flush_directory(place.absolute().parent)
+        return place
+    raise AssertionError("numbers do not end")
 
 
 @contextlib.contextmanager
@@ -170,8 +278,8 @@ def directory(path: Path) -> Iterator[Path]:
         _flush_directory(temporary)
         try:
             with contextlib.suppress(FileNotFoundError):
-                target.rename(old)
-            temporary.rename(target)
+                _move(target, old, os.rename)
+            _move(temporary, target, os.rename)
         except BaseException:
             if not target.exists() and old.exists():
                 old.rename(target)
@@ -187,64 +295,108 @@ def directory(path: Path) -> Iterator[Path]:
 
 
 def _target(path: Path) -> Path:
-    """Where the bytes go: behind symbolic links, which stay."""
-    return Path(os.path.realpath(path))
+    """Where the bytes go: behind symbolic links, which stay. Raises LLMError."""
+    try:
+        return Path(os.path.realpath(path))
+    except OSError as error:  # such as a name relative to a working directory that was removed
+        raise LLMError(f"cannot write {path}: {error.strerror}; give the name of a directory that exists") from error
 
 
 @contextlib.contextmanager
-def _beside(target: Path) -> Iterator[tuple[int, Path]]:
-    """A new temporary file next to `target` (descriptor, path), gone afterwards unless it was moved."""
+def _beside(target: Path, *, moves: bool = False) -> Iterator[tuple[int, Path]]:
+    """A new temporary file next to `target` (descriptor, path), open to be written. In the end it is flushed and moved
+    into place if it `moves`, else removed, as it is after an error."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    descriptor = -1
+    descriptor, created = -1, False
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)  # left by a killed process that had our number
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        if target.exists():
-            old = target.stat()
-            with contextlib.suppress(OSError):  # only the administrator can give files away
-                os.fchown(descriptor, old.st_uid, old.st_gid)
-            os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+        created = True
+        _keep_owner_and_mode(target, descriptor)
         yield descriptor, temporary
+        if moves:
+            _flush(descriptor)
+            done, descriptor = descriptor, -1
+            os.close(done)  # first: network file systems tell late errors here, and Windows moves no open file
+            _move(temporary, target, os.replace)
     except OSError as error:
         raise LLMError(f"cannot write {target}: {error.strerror}; nothing there was changed") from error
     finally:
         if descriptor >= 0:
-            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        if created:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
 
 
+def _keep_owner_and_mode(old: Path, descriptor: int) -> None:
+    """Give a new file what the one that it replaces has, if there is one, as far as the system has such things."""
+    if not old.exists():
+        return
+    found = old.stat()
+    if hasattr(os, "fchown"):
+        with contextlib.suppress(OSError):  # only the administrator can give files away
+            os.fchown(descriptor, found.st_uid, found.st_gid)
+    if hasattr(os, "fchmod"):
+        os.fchmod(descriptor, stat.S_IMODE(found.st_mode))
+
+
+def _move(source: Path, target: Path, call: Callable[[Path, Path], None]) -> None:
+    """Rename by `call`. On Windows a program that has one of the files open forbids it, and those that look at every
+    new file (search, virus scanners) have it open for a moment: there it is tried for a few seconds."""
+    for pause in MOVE_PAUSES if WINDOWS else ():
+        try:
+            return call(source, target)
+        except PermissionError:
+            time.sleep(pause)
+    call(source, target)
+
+
 def _reserve(descriptor: int, size: int) -> None:
-    """Take the disk space first, where the system can: a full disk is known before anything is written."""
+    """Take the disk space first, where the system can: a full disk is known before anything is written. Any other
+    error says that this file system, sandbox or kernel cannot do it, and nothing of the disk."""
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(descriptor, 0, size)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            if error.errno in _NO_SPACE:
                 raise
 
 
 def _flush(descriptor: int) -> None:
-    """Bytes to the disk itself; macOS has a call of its own for that."""
+    """Bytes to the disk itself; macOS has a call of its own for that, which its network file systems lack."""
     try:
         from fcntl import F_FULLFSYNC, fcntl  # type: ignore[attr-defined,unused-ignore]
     except ImportError:
-        os.fsync(descriptor)
+        pass
     else:
-        fcntl(descriptor, F_FULLFSYNC)
+        if _is_supported(lambda: fcntl(descriptor, F_FULLFSYNC)):
+            return
+    _is_supported(lambda: os.fsync(descriptor))
+
+
+def _is_supported(call: Callable[[], object]) -> bool:
+    """Make a call of the system; False where it says that it has no such thing. Other errors are raised."""
+    try:
+        call()
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return False
+    return True
 
 
 def _flush_directory(directory: Path) -> None:
-    """Make the new name durable, where the system can."""
+    """Make the new name durable, where the system can: Windows opens no directory."""
     try:
         descriptor = os.open(directory, os.O_RDONLY)
     except OSError:
         return
     try:
-        os.fsync(descriptor)
+        _is_supported(lambda: os.fsync(descriptor))
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise LLMError(f"cannot flush {directory}: {error.strerror}") from error
+        raise LLMError(f"cannot flush {directory}: {error.strerror}") from error
     finally:
         os.close(descriptor)

@@ -6,18 +6,20 @@ room's business: torch and numpy both serve. Whether a model learned from a text
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.corpus import BLOCK, Corpus, Encoder, tokenize
-from llmcli.errors import LLMError
+from llmcli.config import EVALUATION_CONTEXT
+from llmcli.corpus import BLOCK, Corpus, Encoder, Preceded, tokenize
+from llmcli.errors import LLMError, usage
 
 # ids [B, T + 1] -> for each of ids[:, 1:], [B, T] both: its nats, and whether it was the likeliest
 Score = Callable[[NDArray[np.int64]], tuple[NDArray[np.floating], NDArray[np.bool_]]]
+Window = tuple[int, int, int]  # start, first position counted, end
 
 
 class Scorer(Protocol):
@@ -70,7 +72,7 @@ class Figures:
 
 
 def evaluate(
-    ids: NDArray[np.integer],
+    ids: NDArray[np.integer] | Preceded,
     byte_lengths: NDArray[np.integer],
     context: int,
     score: Score,
@@ -86,28 +88,80 @@ def evaluate(
     windows spread evenly over the text. `tell` hears which share is done, `each` the tokens counted and their nats, in
     the order of the text.
     """
-    nats, tokens, size, right = 0.0, 0, 0, 0
-    windows = list(_windows(len(ids), context))
-    if most_tokens is not None and len(windows) * stride(context) > most_tokens:
-        keep = max(1, most_tokens // stride(context))
-        windows = [windows[round(i)] for i in np.linspace(0, len(windows) - 1, keep)]
-    rows = max(1, batch_tokens // context)
+    windows = select_windows(len(ids), context, most_tokens)
+    figures, done = Figures(0.0, 0, 0), 0
+    for some, counted in evaluate_windows(ids, byte_lengths, windows, score, batch_tokens=batch_tokens, each=each):
+        figures, done = figures + counted, done + len(some)
+        tell(done / len(windows))
+    return figures
+
+
+def evaluate_windows(
+    ids: NDArray[np.integer] | Preceded,
+    byte_lengths: NDArray[np.integer],
+    windows: Sequence[Window],
+    score: Score,
+    *,
+    batch_tokens: int = 4096,
+    each: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
+) -> Iterator[tuple[Sequence[Window], Figures]]:
+    """The figures of some windows at a time, `batch_tokens` tokens or one window; so a caller can stop in between."""
+    longest = max((end - start for start, _, end in windows), default=1) - 1
+    rows = max(1, batch_tokens // max(1, longest))
     for first in range(0, len(windows), rows):
-        batch = windows[first : first + rows]
+        batch = [windows[i] for i in range(first, min(first + rows, len(windows)))]
         width = max(end - start for start, _, end in batch)
         block = np.zeros((len(batch), width), np.int64)  # short windows are filled up on the right, never scored
         for row, (start, _, end) in enumerate(batch):
             block[row, : end - start] = ids[start:end]
         losses, hits = score(block)
+        figures = Figures(0.0, 0, 0)
         for row, (start, counted_from, end) in enumerate(batch):
             counted = slice(counted_from - start - 1, end - start - 1)
-            nats += float(losses[row, counted].sum(dtype=np.float64))
-            each(ids[counted_from:end], losses[row, counted])
-            right += int(hits[row, counted].sum())
-            size += int(byte_lengths[ids[counted_from:end]].sum())
-            tokens += end - counted_from
-        tell(min(1.0, (first + rows) / len(windows)))
-    return Figures(nats, tokens, size, right)
+            targets = ids[counted_from:end]
+            each(targets, losses[row, counted])
+            figures += Figures(
+                float(losses[row, counted].sum(dtype=np.float64)),
+                len(targets),
+                int(byte_lengths[targets].sum()),
+                int(hits[row, counted].sum()),
+            )
+        yield batch, figures
+
+
+def select_windows(count: int, context: int, most_tokens: int | None = None) -> Sequence[Window]:
+    """The windows that a text of `count` ids is scored in; with `most_tokens` some of them, spread evenly."""
+    windows = _Windows(count, context)
+    if most_tokens is not None and len(windows) * stride(context) > most_tokens:
+        keep = max(1, most_tokens // stride(context))
+        return [windows[round(i)] for i in np.linspace(0, len(windows) - 1, keep)]
+    return windows
+
+
+def scattered(windows: Sequence[Window]) -> list[Window]:
+    """The same windows in an order in which any number of the first are spread over the text: steps of the golden ratio
+    (a low-discrepancy sequence).
+
+    >>> scattered([(i, i, i) for i in range(5)])[:3]
+    [(0, 0, 0), (3, 3, 3), (1, 1, 1)]
+    """
+    golden = (math.sqrt(5) - 1) / 2
+    order = sorted(range(len(windows)), key=lambda i: i * golden % 1.0)  # the inverse permutation is spread as well
+    return [windows[i] for i in np.argsort(order, kind="stable")]
+
+
+def evaluation_context(longest: int, wanted: int | None = None) -> int:
+    """Tokens that a model sees at once when it is evaluated: as wanted, or EVALUATION_CONTEXT at most, since the time
+    for attention grows with the square. Raises LLMError where more are wanted than the model's `longest`.
+
+    >>> evaluation_context(1024), evaluation_context(131_072), evaluation_context(131_072, 4096)
+    (1024, 2048, 4096)
+    """
+    if wanted is None:
+        return min(longest, EVALUATION_CONTEXT)
+    if wanted > longest:
+        raise usage(f"--context {wanted} is longer than the model's context of {longest:,} tokens; give that or less")
+    return wanted
 
 
 def stride(context: int) -> int:
@@ -115,17 +169,28 @@ def stride(context: int) -> int:
     return max(1, context // 2)
 
 
-def _windows(count: int, context: int) -> Iterator[tuple[int, int, int]]:
-    """(start, first position counted, end) of each window; every position from 1 on is counted exactly once.
+class _Windows(Sequence[Window]):
+    """(start, first position counted, end) of each window; every position from 1 on is counted exactly once. None is
+    held in memory.
 
-    >>> list(_windows(8, 4))
+    >>> list(_Windows(8, 4))
     [(0, 1, 5), (2, 5, 7), (3, 7, 8)]
     """
-    counted = 1
-    while counted < count:
-        end = min(count, counted + (context if counted == 1 else stride(context)))
-        yield max(0, end - context - 1), counted, end
-        counted = end
+
+    def __init__(self, count: int, context: int) -> None:
+        """Of a text of `count` tokens."""
+        self._count, self._context = count, context
+
+    def __len__(self) -> int:
+        after_first = max(0, self._count - 1 - self._context)
+        return -(-after_first // stride(self._context)) + (self._count > 1)
+
+    def __getitem__(self, index: int) -> tuple[int, int, int]:  # type: ignore[override]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        counted = 1 if index == 0 else 1 + self._context + (index - 1) * stride(self._context)
+        end = min(self._count, counted + (self._context if index == 0 else stride(self._context)))
+        return max(0, end - self._context - 1), counted, end
 
 
 # ---- texts on disk
@@ -161,11 +226,14 @@ def measure(
     tokenizer: ByteEncoder,
     tell: Callable[[float], None] = lambda share: None,
     each: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
+    *,
+    context: int | None = None,
 ) -> Figures:
     """Every token of a passage, the first after what a document begins after: the end of another, or a control token.
 
-    Memory holds two to four bytes for each token. Raises LLMError when the tokenizer changes the text, since then
-    tokens and bytes are not of the same text, or the model's answer is not a number.
+    The model sees `context` tokens at once, or else as many as `evaluation_context` says. Raises LLMError when the
+    tokenizer changes the text, since then tokens and bytes are not of the same text, or the model's answer is not a
+    number.
     """
     size = 0
 
@@ -184,8 +252,8 @@ def measure(
             f"the tokenizer changes {passage.name}: {size:,} bytes of text become {spelled:,} in tokens, so bits per "
             f"byte would be wrong; bring the text into Unicode's form NFC first"
         )
-    ids = np.concatenate([np.array([tokenizer.start_id], ids.dtype), ids])
-    figures = evaluate(ids, lengths, model.context, model.score, tell=tell, each=each)
+    context = context or evaluation_context(model.context)
+    figures = evaluate(Preceded(tokenizer.start_id, ids), lengths, context, model.score, tell=tell, each=each)
     figures = replace(figures, bytes=figures.bytes - own)
     if not math.isfinite(figures.nats):
         raise LLMError("the model's answer is not a number: its weights are damaged (look: llm inspect --verify)")

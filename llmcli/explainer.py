@@ -1,6 +1,6 @@
 """Prompt -> what flows through the graph on the way to the answer.
 
-The tokens go the way that `generate` sends them, so the last probabilities are its, to the digit. Then they go through
+The prompt is read as `generate` reads it, so the last probabilities are its, to the digit. Then its tokens go through
 the same graph once more while a watcher looks on. numpy only, never torch; knows no terminal and no page.
 
 L, H, C, V = layers, heads, width, vocabulary; T = tokens that the model sees; N = the last of them, looked at here;
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.generator import Prompt, agreeing, logits_after
-from llmcli.generator import Runtime as Answering
+from llmcli.prompt import Prompt, read
+from llmcli.prompt import Runtime as Answering
 from llmcli.runtime import Runtime
-from llmcli.sampler import entropy, highest_of, normalized, probabilities
+from llmcli.sampler import entropy, normalized, probabilities
 from llmcli.tokenizer import Tokenizer
 
 Array = NDArray[np.float32]
@@ -39,14 +39,15 @@ class Explanation:
     """What a model made of a prompt."""
 
     ids: list[int]  # [N]
-    tail: str  # the prompt's end that is still to be spelled, by a token that goes beyond it; mostly ""
+    tail: str  # the prompt's end that the answer's first token writes too, since it begins before; mostly ""
     cut: int  # tokens of the prompt before those that the model sees
     earlier: int  # tokens that it sees, T - N, before those looked at
     attention: Array  # [L, H, N, N]: how much a token (a row) looks at another; what is missing from 1 goes to earlier
     lens: Candidates  # [L + 1, N or 1, K]: what it would say after no layer, one, ... all, of each token or the last
     effects: NDArray[np.float64]  # [N] bits that leaving a token out takes from the likeliest answer; NaN: not tried
     surprises: NDArray[np.float64]  # [N] bits that each token cost after those before it; NaN: not known
-    logprobs: NDArray[np.float64]  # [V] natural logarithms of the next token's probabilities, as `generate` has them
+    logprobs: NDArray[np.float64]  # [V] natural logarithms of the next token's probabilities, as `generate` has them;
+    # -inf where it never writes the token: bytes that are no UTF-8, or did not stand in the training text
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
@@ -56,7 +57,7 @@ class Explanation:
     @property
     def entropy(self) -> float:
         """Of the next token, in bits."""
-        return entropy(self.probabilities)
+        return entropy(self.probabilities / self.probabilities.sum())
 
     def likeliest(self, count: int) -> list[int]:
         """The likeliest next tokens."""
@@ -68,26 +69,31 @@ class Asked:
     """A prompt that a model has read, to where its answer begins."""
 
     ids: list[int]
-    tail: bytes  # the prompt's end that the answer is still to spell
+    tail: bytes  # the prompt's end that the answer's first token is still to write
     allowed: NDArray[np.bool_]  # [V]: what the next token may be
-    logits: Array  # [V], -inf where it may not be
+    logprobs: NDArray[np.float64]  # [V], -inf where it may not be
+    answer: int  # the likeliest token
 
 
 def ask(whole: Answering, tokenizer: Tokenizer, prompt: str, *, literal: bool) -> Asked:
     """Let a model, or a mixture, read a prompt as `explain` says. Raises LLMError for an empty one and damaged
     weights."""
-    start = Prompt.of(prompt, tokenizer, literal=literal)
-    ids, tail, used = start.ids, start.tail, len(tokenizer.token_bytes)
-    whole.rewind()
-    while True:
-        allowed = agreeing(tokenizer, tail) if tail else np.ones(used, bool)
-        logits = np.where(allowed, logits_after(whole, ids)[:used], np.float32(-np.inf))
-        highest_of(logits)  # or it is no answer
-        best = int(logits.argmax())
-        data = tokenizer.token_bytes[best]
-        if not tail or len(data) > len(tail):
-            return Asked(ids, tail, allowed, logits)
-        ids, tail = [*ids, best], tail[len(data) :]
+    vocabulary = tokenizer.vocabulary
+    opening = read(whole, tokenizer, Prompt.of(prompt, tokenizer, literal=literal))
+    way = opening.ways_of(int(opening.logits.argmax()))[0]
+    answer = way.tokens[-1]
+    data = vocabulary.token_bytes[answer]
+    tail = data[: len(data) - len(way.new)]
+    shifted, total = normalized(opening.logits if opening.own is None else opening.own)
+    logprobs = np.where(np.isneginf(opening.logits), -np.inf, shifted.astype(np.float64) - total)
+    if opening.tokens is not None:
+        entries, logprobs = logprobs, np.full(len(vocabulary), -np.inf)
+        np.logaddexp.at(logprobs, opening.tokens, entries)
+    allowed = np.ones(len(vocabulary), bool)
+    if tail:
+        allowed[:] = False
+        allowed[vocabulary.within(tail) + vocabulary.beyond(tail)] = True
+    return Asked(opening.take(way), tail, allowed, logprobs, answer)
 
 
 def explain(
@@ -103,10 +109,10 @@ def explain(
     """Look on while a model reads a prompt; `everywhere` asks what it would say after each token, not only the last.
     Of a mixture `answering` is the whole, which the last probabilities are of, and `runtime` one of its models.
 
-    The prompt becomes tokens as in `generate` at temperature 0: of one that is not literal the last word is spelled by
-    the likeliest tokens that agree with it, and where such a token goes beyond the prompt, it is the answer. Of more
-    than the context the model sees the end that `generate` keeps, of which the last MOST_TOKENS are looked at (of a
-    large model `everywhere`, fewer: MOST_ASKED).
+    The last probabilities are those that `generate` chooses from, summed over the ways to split the prompt's end into
+    tokens; the graph is followed on the likeliest of these ways. Where its last token goes beyond the prompt, that is
+    the answer. Of more than the context the model sees the end that `generate` keeps, of which the last MOST_TOKENS are
+    looked at (of a large model `everywhere`, fewer: MOST_ASKED).
 
     Attention: the softmaxed scores of each head. The lens: the last norm and the head applied to the residual stream
     after each layer (nostalgebraist 2020). Effects: log2 p(likeliest | all tokens) - log2 p(it | all but one), where
@@ -116,8 +122,7 @@ def explain(
     whole = answering or runtime
     asked = ask(whole, tokenizer, prompt, literal=literal)
     ids, tail, allowed, used = asked.ids, asked.tail, asked.allowed, len(tokenizer.token_bytes)
-    shifted, total = normalized(asked.logits)
-    best = int(asked.logits.argmax())
+    logprobs, best = asked.logprobs, asked.answer
     seen = ids[len(ids) - whole.length :]  # T
     record = _Record(runtime, len(seen), _looked_at(runtime, len(seen), everywhere))
     runtime.rewind()
@@ -128,7 +133,6 @@ def explain(
         runtime.watcher = None
     looked_at = seen[record.first :]
     lens, surprises = _lens(runtime, record, looked_at, allowed, candidates, everywhere)
-    logprobs = shifted.astype(np.float64) - total
     if whole is runtime:
         top = np.argsort(-logprobs, kind="stable")[: lens.ids.shape[-1]]
         lens.ids[-1, -1], lens.probabilities[-1, -1] = top, np.exp(logprobs[top])  # as `generate` has them

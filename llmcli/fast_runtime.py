@@ -75,7 +75,7 @@ class FastRuntime:
         assert self._embedding is not None and head is not None
         self._body = self._session(_body(checkpoint, kind))
         self._head = self._session(_head(head))
-        self._one = _Place(self, 1)
+        self.rotary: list[Any] = []  # cos and sin of the positions used so far: [positions, D/2]
         self._cache: list[Any] = []  # keys, then values, of each layer: [1, G, room, D]
         self._make_room(1)
 
@@ -147,9 +147,22 @@ class FastRuntime:
             self._one = _Place(self, 1)
 
     def _new_cache(self, room: int) -> list[Any]:
+        """Empty keys and values for `room` tokens, which the rotary tables then reach too."""
+        self._grow_rotary_tables(room)
         G, D = self.config.num_key_value_heads, self.config.head_dim
         count = 2 * self.config.num_hidden_layers
         return [self._ort.OrtValue.ortvalue_from_numpy(np.zeros((1, G, room, D), np.float32)) for _ in range(count)]
+
+    def _grow_rotary_tables(self, length: int) -> None:
+        """Let cos and sin [positions, D/2] reach `length` positions. They grow by doubling with the positions that are
+        used: a config may claim far more of them than anybody will use."""
+        known = self.rotary[0].shape()[0] if self.rotary else 0
+        if length <= known:
+            return
+        positions = np.arange(min(self.context, max(length, 2 * known, 128)))
+        angles = positions[:, None] * np.array(self.config.rope_frequencies())
+        value = self._ort.OrtValue.ortvalue_from_numpy
+        self.rotary = [value(table(angles).astype(np.float32)) for table in (np.cos, np.sin)]
 
 
 class _Place:
@@ -184,6 +197,8 @@ class _Place:
                 for name, bound in ((f"keys.{i}", key), (f"values.{i}", value)):
                     self._body.bind_ortvalue_input(name, bound)
                     self._body.bind_ortvalue_output(f"{name}.now", bound)
+            for name, table in zip(("cos", "sin"), self._runtime.rotary, strict=True):
+                self._body.bind_ortvalue_input(name, table)
             self._cache = cache
         embedding = self._runtime._embedding
         assert embedding is not None
@@ -284,8 +299,7 @@ def _body(checkpoint: Checkpoint, kind: str) -> bytes:
     graph = _Graph()
     x = graph.input("x", [1, "T", C])
     past, total = graph.input("past", [1], whole=True), graph.input("total", [1], whole=True)
-    angle = np.arange(config.max_position_embeddings)[:, None] * np.array(config.rope_frequencies())
-    cos, sin = graph.constant(np.cos(angle).astype(np.float32)), graph.constant(np.sin(angle).astype(np.float32))
+    cos, sin = graph.input("cos", ["positions", D // 2]), graph.input("sin", ["positions", D // 2])
     normed = graph.norm(x, tensors["model.layers.0.input_layernorm.weight"], eps, "first")
     for i in range(layers):
         name = f"model.layers.{i}."

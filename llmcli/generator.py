@@ -1,72 +1,32 @@
 """Prompt -> pieces of text. The one loop that every caller consumes: generate, training samples, tests.
 
-Whatever runs the graph comes in as a Runtime; numpy's is runtime.py, torch's is in model.py.
+Whatever runs the graph comes in as a Runtime; numpy's is runtime.py, torch's is in model.py. The first token is chosen
+from what prompt.py says, which sums over the ways to split the prompt's end into tokens.
 """
 
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
-from llmcli.errors import LLMError
-from llmcli.sampler import Sampler
+from llmcli.prompt import Prompt, Runtime, read
+from llmcli.sampler import Sampler, Seen
 from llmcli.tokenizer import StreamDecoder, Tokenizer
-
-
-class Runtime(Protocol):
-    """A model that takes tokens in and says what comes next."""
-
-    context: int  # tokens it has room for
-    length: int  # tokens it has taken in
-
-    def prefill(self, ids: Sequence[int]) -> NDArray[np.float32]: ...
-    def step(self, token: int) -> NDArray[np.float32]: ...
-    def rewind(self, length: int = 0) -> None: ...
+from llmcli.vocabulary import START, state_after
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A token and the text that it completes; the last piece has no token, the rest of the text and the reason."""
+    """A token and the text that it completes; the last piece has no token and the reason."""
 
     id: int | None
     text: str  # "" while a character is incomplete; all pieces joined are the whole text
-    logprob: float  # natural logarithm of the model's own probability, whatever the sampling
+    logprob: float  # natural logarithm of the model's own probability, whatever the sampling; of the first token
+    # given the prompt's text, however that is split into tokens
     finish_reason: str | None = None  # "stop" (a stop text, or the end of the document) or "length"
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt as tokens up to its last word, and that word's bytes, which the model spells itself.
-
-    A text's end cuts through tokens: after "I like to ea" the model knows " eat", not " ea" and then "t"; Japanese is
-    cut anywhere. So the last word is taken back, and of the tokens that agree with it the model chooses.
-    """
-
-    ids: list[int]
-    tail: bytes
-
-    @classmethod
-    def of(cls, text: str, tokenizer: Tokenizer, *, literal: bool = False) -> "Prompt":
-        """A `literal` one is all tokens, as other programs take it. Raises LLMError for an empty prompt."""
-        if not text:
-            raise LLMError('the prompt is empty; give some text to go on from: llm generate "Once upon a time"')
-        head, tail = (text, "") if literal else tokenizer.split_last(text)
-        # a text begins like a line, where nothing else begins it
-        ids = tokenizer.start_ids + tokenizer.encode(head or ("" if tokenizer.start_ids else "\n"))
-        return cls(ids, tail.encode("utf-8"))
-
-
-def agrees(token: bytes, tail: bytes) -> bool:
-    """Whether a token can stand where `tail` must come next.
-
-    >>> [agrees(t, b" ea") for t in (b" eat", b" e", b" to", b"")]
-    [True, True, False, False]
-    """
-    return bool(token) and (token.startswith(tail) or tail.startswith(token))
 
 
 def generate(
@@ -80,42 +40,52 @@ def generate(
 ) -> Iterator[Piece]:
     """Continue a prompt, piece by piece. Never half a character, never any of a stop text.
 
-    Of a prompt that is not `literal` the last word may be spelled anew and grow (see Prompt). Of a prompt longer than
-    the context the end is kept. When the context is full, its newer half is kept and the text goes on. Another
-    `sampler` than that of `sampling` may choose. Raises LLMError for an empty prompt.
+    A prompt that is not `literal` may have its last tokens split anew, and its last word may grow (see prompt.py). Of a
+    prompt longer than the context the end is kept. When the context is full, its newer half is kept and the text goes
+    on. Another `sampler` than that of `sampling` may choose. Raises LLMError for an empty prompt.
     """
-    start = Prompt.of(prompt, tokenizer, literal=literal)
-    pieces = _tokens(runtime, tokenizer, start, sampling, sampler or Sampler(sampling))
+    known = Prompt.of(prompt, tokenizer, literal=literal)
+    pieces = _tokens(runtime, tokenizer, known, sampling, sampler or Sampler(sampling))
     return _until(pieces, sampling.stop) if sampling.stop else pieces
 
 
 def _tokens(
-    runtime: Runtime, tokenizer: Tokenizer, start: Prompt, sampling: SamplingConfig, sampler: Sampler
+    runtime: Runtime, tokenizer: Tokenizer, prompt: Prompt, sampling: SamplingConfig, sampler: Sampler
 ) -> Iterator[Piece]:
-    ids, tail, decoder = start.ids, start.tail, StreamDecoder()
-    runtime.rewind()
-    reason, count = "length", 0
-    while count < sampling.max_tokens:
-        logits = logits_after(runtime, ids)[: len(tokenizer.token_bytes)]  # a model may have rows that no token uses
-        if tail:
-            logits = np.where(agreeing(tokenizer, tail), logits, np.float32(-np.inf))
-        token, logprob = sampler(logits, ids if sampling.repetition_penalty != 1 else ())
+    vocabulary, decoder, state, reason = tokenizer.vocabulary, StreamDecoder(), START, "length"
+    ids, seen = list(prompt.ids), Seen()
+    if sampling.repetition_penalty != 1:
+        seen = Seen(ids)
+    for number in range(sampling.max_tokens):
+        if number == 0:
+            ids, token, logprob, new = _first(runtime, tokenizer, prompt, sampler, seen)
+            after = state_after(new)
+        else:
+            own = logits_after(runtime, ids)[: len(vocabulary)]  # a model may have rows that no token uses
+            allowed = vocabulary.allowed(state)
+            logits = own if allowed is None else np.where(allowed, own, np.float32(-np.inf))
+            token, logprob = sampler(logits, seen.ids(), own=own)
+            new, after = vocabulary.token_bytes[token], vocabulary.state_after(token, state)
         if token in tokenizer.end_ids:
             reason = "stop"
             break
         ids.append(token)
-        data = tokenizer.token_bytes[token]
-        chosen = len(data) > len(tail) or not tail  # else it only spells the prompt
-        new, tail = data[len(tail) :], tail[len(data) :]
-        if chosen:
-            count += 1
-            yield Piece(token, decoder.feed(new), logprob)
-    yield Piece(None, decoder.finish(), 0.0, reason)
+        if sampling.repetition_penalty != 1:
+            seen.add(token)
+        state = after
+        yield Piece(token, decoder.feed(new), logprob)
+    yield Piece(None, "", 0.0, reason)  # bytes of a character that did not become whole are not written
 
 
-def agreeing(tokenizer: Tokenizer, tail: bytes) -> NDArray[np.bool_]:
-    """[V]: which tokens can stand where `tail` must come next."""
-    return np.fromiter((agrees(data, tail) for data in tokenizer.token_bytes), bool)
+def _first(
+    runtime: Runtime, tokenizer: Tokenizer, prompt: Prompt, sampler: Sampler, seen: Seen
+) -> tuple[list[int], int, float, bytes]:
+    """(the tokens before the first one, that, its log probability given the prompt's text, what it writes after it)"""
+    opening = read(runtime, tokenizer, prompt)
+    entry, logprob = sampler(opening.logits, seen.ids(), own=opening.own, tokens=opening.tokens)
+    ways = opening.ways_of(entry)
+    way = ways[sampler.pick([way.probability for way in ways])]
+    return opening.take(way), way.tokens[-1], logprob, way.new
 
 
 def logits_after(runtime: Runtime, ids: Sequence[int]) -> NDArray[np.float32]:

@@ -23,11 +23,15 @@ from llmcli import durable, gguf_tokenizer
 from llmcli.checkpoint import Checkpoint
 from llmcli.config import ModelConfig, RopeScaling, as_record
 from llmcli.errors import LLMError, usage
+from llmcli.metadata import document
 from llmcli.safetensors_file import Header, TensorInfo, reading
 
 MAGIC = b"GGUF"
 MOST_THINGS = 1 << 17  # tensors, and keys, in a file
+HEADER_LIMIT = 100_000_000  # bytes: several times the longest that is known
 LONGEST = 1 << 24  # bytes of a text in the header
+MOST_ENTRIES = 1 << 24  # of all lists in the header together
+MOST_FREQUENCIES = 1 << 16  # of rotary positions in a head
 DTYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")  # that are written
 # GGML's number of a type -> (name, numbers in a block, bytes of a block)
 TYPES = {
@@ -35,13 +39,18 @@ TYPES = {
     7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
     13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 30: ("BF16", 1, 2),
 }  # fmt: skip
-_SHOWN_ONLY = {  # its other types, of which a file may be shown but no model is run
-    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1),
-    25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56),
-    34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
+_NOT_READ = {  # its other types, to name them
+    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S",
+    22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0",
+    35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
 }  # fmt: skip
-_PLAIN = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}  # in numpy
+_SHOWN = {  # ... and the numbers in a block and bytes of a block of those, to show what is in a file
+    "Q8_1": (32, 40), "Q8_K": (256, 292), "IQ2_XXS": (256, 66), "IQ2_XS": (256, 74), "IQ3_XXS": (256, 98),
+    "IQ1_S": (256, 50), "IQ4_NL": (32, 18), "IQ3_S": (256, 110), "IQ2_S": (256, 82), "IQ4_XS": (256, 136),
+    "I8": (1, 1), "I16": (1, 2), "I32": (1, 4), "I64": (1, 8), "F64": (1, 8), "IQ1_M": (256, 56), "TQ1_0": (256, 54),
+    "TQ2_0": (256, 66), "MXFP4": (32, 17), "NVFP4": (64, 36), "Q1_0": (128, 18),
+}  # fmt: skip
+_NUMPY = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _TEXT, _LIST = 8, 9
 # GGUF's name of an architecture -> (transformers' model_type, whether rows of q and k are in its own order)
@@ -96,8 +105,8 @@ def is_gguf(path: Path) -> bool:
 
 
 def read_header(path: Path) -> Header:
-    """What a GGUF says of itself, in the terms of our own file; in its own terms, with the problem, where it holds
-    something that is not run here. Raises LLMError when it is damaged."""
+    """What a GGUF says of itself, in the terms of our own file; of a model that is not run here in its own terms, with
+    the `problem`. Raises LLMError when it is damaged."""
     with reading(path) as file:
         try:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -105,22 +114,22 @@ def read_header(path: Path) -> Header:
             raise LLMError(f"cannot read {path}: {error}") from error
         with mapped:
             try:
-                facts, infos, data_start = _Scanner(mapped).header()
+                scanner = _Scanner(mapped)
+                facts, infos, data_start = scanner.header()
                 _check(infos, data_start, len(mapped))
             except LLMError as error:
                 raise LLMError(f"{path}: {error}") from error
             except (ValueError, struct.error) as error:
                 raise LLMError(f"{path} is not a whole GGUF file: {error}") from error
+            problem = scanner.problem if facts.get("general.architecture") in list(ARCHITECTURES) else ""
             try:
-                return _translated(path, len(mapped), facts, dict(infos), data_start, mapped)
+                if not problem:
+                    return _translated(path, len(mapped), facts, dict(infos), data_start, mapped)
             except LLMError as error:
                 problem = str(error)
             except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
-                problem = f"it has a header that is not usable: {error}"
-            return Header(
-                path, len(mapped), data_start, infos, {"config.json": _shown(facts)}, "GGUF file", _decoder(path, {}),
-                problem,
-            )  # fmt: skip
+                raise LLMError(f"{path} has a header that is not usable: {error}") from error
+            return _as_it_stands(path, len(mapped), facts, infos, data_start, problem)
 
 
 class _Scanner:
@@ -128,6 +137,9 @@ class _Scanner:
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data, self._at = data, 4
+        self._end = min(len(data), HEADER_LIMIT)
+        self._entries = 0
+        self.problem = ""  # a type that is not read
 
     def header(self) -> tuple[dict[str, Any], dict[str, TensorInfo], int]:
         """(keys, tensors under GGUF's own names, where the tensors begin)"""
@@ -154,9 +166,14 @@ class _Scanner:
         for name, shape, kind, offset in places:
             if name in infos:
                 raise ValueError(f"tensor {name[:100]!r} occurs twice")
-            if kind not in TYPES | _SHOWN_ONLY:
-                raise LLMError(f"tensor {name[:100]} is of type number {kind}, which is not supported; {_names()} are")
-            type_name, block, size = (TYPES | _SHOWN_ONLY)[kind]
+            if kind not in TYPES:
+                known = ", ".join(type_name for type_name, _, _ in TYPES.values())
+                its = _NOT_READ.get(kind, f"number {kind}")
+                said = f"tensor {name[:100]} is of type {its}, which is not supported; {known} are"
+                if its not in _SHOWN:
+                    raise LLMError(said)
+                self.problem = self.problem or said
+            type_name, block, size = TYPES[kind] if kind in TYPES else (_NOT_READ[kind], *_SHOWN[_NOT_READ[kind]])
             if math.prod(shape) % block or (shape and shape[-1] % block):
                 raise ValueError(f"tensor {name[:100]!r} is no whole number of {type_name} blocks")
             begin = start + offset
@@ -165,11 +182,17 @@ class _Scanner:
 
     def _number(self, form: str) -> Any:
         size = struct.calcsize(form)
-        if self._at + size > len(self._data):
-            raise ValueError("it is cut off inside its header")
+        self._need(size)
         (found,) = struct.unpack_from(form, self._data, self._at)
         self._at += size
         return found
+
+    def _need(self, size: int) -> None:
+        """Raises ValueError unless so many bytes of the header follow."""
+        if size > len(self._data) - self._at:
+            raise ValueError("it is cut off inside its header")
+        if size > self._end - self._at:
+            raise ValueError(f"its header has more than {HEADER_LIMIT:,} bytes")
 
     def _count(self) -> int:
         found = self._number("<Q")
@@ -179,8 +202,9 @@ class _Scanner:
 
     def _text(self) -> str:
         length = self._number("<Q")
-        if length > min(LONGEST, len(self._data) - self._at):
-            raise ValueError("it is cut off inside its header")
+        self._need(length)
+        if length > LONGEST:
+            raise ValueError(f"a text in its header has {length:,} bytes")
         found = self._data[self._at : self._at + length]
         self._at += length
         return found.decode("utf-8", "replace")
@@ -193,21 +217,16 @@ class _Scanner:
         if kind != _LIST or depth > 2:
             raise ValueError(f"a value in its header is of kind {kind}")
         inner, count = self._number("<I"), self._number("<Q")
-        if count > len(self._data) - self._at:
-            raise ValueError("it is cut off inside its header")
+        size = struct.calcsize(_SCALARS.get(inner, "<Q"))  # a text or a list begins with its length
+        self._need(count * size)
+        self._entries += count
+        if self._entries > MOST_ENTRIES:
+            raise ValueError(f"the lists in its header have more than {MOST_ENTRIES:,} entries")
         if inner in _SCALARS:
-            size = struct.calcsize(_SCALARS[inner])
-            if count * size > len(self._data) - self._at:
-                raise ValueError("it is cut off inside its header")
             found = np.frombuffer(self._data, _SCALARS[inner], count, self._at).tolist()
             self._at += count * size
             return found
         return [self._value(inner, depth + 1) for _ in range(count)]
-
-
-def _names() -> str:
-    """Of the types that a model may have."""
-    return ", ".join(name for name, _, _ in TYPES.values())
 
 
 def _check(infos: Mapping[str, TensorInfo], data_start: int, file_bytes: int) -> None:
@@ -230,16 +249,16 @@ def _translated(
         raise LLMError(f"it is of architecture {kind!r}; this program runs {', '.join(ARCHITECTURES)}")
     if facts.get(f"{kind}.expert_count") and kind not in _WITH_EXPERTS:
         raise LLMError(f"it is of architecture {kind!r} with experts; with them {', '.join(_WITH_EXPERTS)} are run")
-    for info in infos.values():
-        if info.dtype not in [name for name, _, _ in TYPES.values()]:
-            raise LLMError(f"tensor {info.name[:100]} is of type {info.dtype}, which is not supported; {_names()} are")
     factors = None
     if _ROPE_FACTORS in infos:
         found = infos.pop(_ROPE_FACTORS)
         if found.dtype != "F32":
             raise LLMError(f"its {_ROPE_FACTORS} is {found.dtype}; F32 is wanted")
+        if found.size > MOST_FREQUENCIES:
+            raise LLMError(f"its {_ROPE_FACTORS} has {found.size:,} numbers; half as many as a head has are wanted")
         factors = np.frombuffer(mapped, "<f4", found.size, found.start).tolist()
     config = _config(facts, infos, factors)
+    _check_counts(config, infos)
     names = {_our_name(name): info for name, info in infos.items()}
     for ours, theirs, part in _experts(config):
         if theirs in infos:
@@ -255,8 +274,7 @@ def _translated(
         "training.json": json.dumps({"imported": _provenance(path, facts)}, ensure_ascii=False),
     }
     tensors = {name: TensorInfo(name, info.dtype, info.shape, info.start, info.end) for name, info in names.items()}
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    decode = _decoder(path, heads if ARCHITECTURES[kind][1] else {})
+    decode = _decoder(path, config, permuted=ARCHITECTURES[kind][1])
     return Header(path, file_bytes, data_start, tensors, metadata, "GGUF file", decode)
 
 
@@ -273,13 +291,49 @@ def _check_model(facts: Mapping[str, Any]) -> None:
         )
 
 
-def _shown(facts: Mapping[str, Any]) -> str:
-    """The keys of a file that is not run here, as JSON; of lists their length."""
-    return json.dumps({
-        key: f"{len(value):,} entries" if isinstance(value, list) else value[:200] if isinstance(value, str) else value
-        for key, value in facts.items()
-        if not isinstance(value, float) or math.isfinite(value)
-    })  # fmt: skip
+def _check_counts(config: ModelConfig, infos: Mapping[str, TensorInfo]) -> None:
+    """Raises LLMError for more layers or experts than the file has tensors for: before their names are listed."""
+    if config.num_hidden_layers > len(infos):
+        raise LLMError(f"it claims {config.num_hidden_layers:,} layers, the file has {len(infos):,} tensors")
+    stacks = (infos[stack] for pattern in _STACKS if (stack := pattern.format(0)) in infos)
+    most = max([len(infos), *(stack.shape[0] for stack in stacks if stack.shape)])
+    if config.num_experts > most or config.swiglus > MOST_THINGS:
+        raise LLMError(
+            f"it claims {config.num_hidden_layers:,} layers of {config.num_experts:,} experts, "
+            "the file has fewer tensors"
+        )
+
+
+# GGUF's keys of a config -> Hugging Face's
+_CONFIG_KEYS = {
+    "block_count": "num_hidden_layers", "embedding_length": "hidden_size", "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads", "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim", "context_length": "max_position_embeddings", "expert_count": "num_experts",
+    "expert_used_count": "num_experts_per_tok", "rope.freq_base": "rope_theta",
+}  # fmt: skip
+
+
+def _as_it_stands(
+    path: Path, file_bytes: int, facts: dict[str, Any], infos: dict[str, TensorInfo], data_start: int, problem: str
+) -> Header:
+    """The header of a model that is not run here, with GGUF's own names of tensors and keys."""
+    kind = str(facts.get("general.architecture", "not named"))
+    known = {f"{kind}.{theirs}": ours for theirs, ours in _CONFIG_KEYS.items()}
+    config = {"model_type": kind} | {ours: facts[key] for key, ours in known.items() if key in facts}
+    tokens = facts.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, list):
+        config["vocab_size"] = len(tokens)
+    others = {
+        key: f"{len(found):,} entries" if isinstance(found, list) else str(found)
+        for key, found in facts.items()
+        if key not in known and not key.startswith("general.") and "." in key and not key.endswith(".json")
+    }  # no key that our own files have
+    metadata = others | {
+        "config.json": json.dumps(config),
+        "training.json": json.dumps({"imported": _provenance(path, facts)}, ensure_ascii=False),
+    }
+    decode = _decoder(path, None, permuted=False)
+    return Header(path, file_bytes, data_start, infos, metadata, "GGUF file", decode, problem)
 
 
 def _our_name(name: str) -> str:
@@ -470,9 +524,9 @@ def _provenance(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
     return {"file": durable.name_of(path), "form": "GGUF", **told}
 
 
-def _decoder(path: Path, heads: Mapping[str, int]) -> Callable[[TensorInfo], Iterator[NDArray[Any]]]:
-    """How the values of a tensor are read: flat, as float32. `heads`: of the matrices whose rows are in llama.cpp's
-    own order."""
+def _decoder(path: Path, config: ModelConfig | None, permuted: bool) -> Callable[[TensorInfo], Iterator[NDArray[Any]]]:
+    """How the values of a tensor are read: flat, as float32."""
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads} if config else {}
 
     def decode(tensor: TensorInfo) -> Iterator[NDArray[Any]]:
         with reading(path) as file:
@@ -482,7 +536,7 @@ def _decoder(path: Path, heads: Mapping[str, int]) -> Callable[[TensorInfo], Ite
             raise LLMError(f"{path} ends inside {tensor.name}; it was cut off while being read")
         values = _dequantized(data, tensor).reshape(tensor.shape)
         part = tensor.name.rpartition(".")[0].rpartition(".")[2]
-        if part in heads and tensor.name.startswith("model.layers."):
+        if permuted and part in heads and tensor.name.startswith("model.layers."):
             if not tensor.shape or tensor.shape[0] % (2 * heads[part]):
                 raise LLMError(f"{path}: {tensor.name} of shape {list(tensor.shape)} does not fit {heads[part]} heads")
             rows, inner = tensor.shape[0], tensor.shape[1:]
@@ -493,8 +547,8 @@ def _decoder(path: Path, heads: Mapping[str, int]) -> Callable[[TensorInfo], Ite
 
 
 def _dequantized(data: bytes, tensor: TensorInfo) -> NDArray[np.float32]:
-    if tensor.dtype in _PLAIN:
-        return np.frombuffer(data, _PLAIN[tensor.dtype]).astype(np.float32, copy=False)
+    if tensor.dtype in _NUMPY:
+        return np.frombuffer(data, _NUMPY[tensor.dtype]).astype(np.float32, copy=False)
     if tensor.dtype == "BF16":
         return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
     gguf = _package(f"to read {tensor.dtype}")
@@ -505,7 +559,7 @@ def _dequantized(data: bytes, tensor: TensorInfo) -> NDArray[np.float32]:
         with np.errstate(all="ignore"):  # a damaged scale gives what it gives
             return gguf.quants.dequantize(rows, kind)
     except NotImplementedError as error:
-        raise LLMError(f"the values of {tensor.name[:100]}, of type {tensor.dtype}, cannot be read") from error
+        raise LLMError(f"{tensor.name[:100]} is of type {tensor.dtype}, whose values are not read") from error
 
 
 def _package(why: str) -> Any:
@@ -632,8 +686,5 @@ def _written_type(dtype: str, values: NDArray[np.float32], name: str) -> str:
 
 
 def _chat_template(checkpoint: Checkpoint) -> str:
-    try:
-        found = json.loads(checkpoint.tokenizer_config_json).get("chat_template")
-    except (ValueError, AttributeError):
-        return ""
+    found = document(checkpoint.tokenizer_config_json, "tokenizer_config.json").get("chat_template")
     return found if isinstance(found, str) else ""

@@ -29,6 +29,12 @@ def read(facts: dict[str, Any]) -> tuple[str, str | None]:
     """(the text of a tokenizer.json, the control token that a text begins with). Raises LLMError for kinds unknown
     here."""
     model, tokens = facts.get("tokenizer.ggml.model"), _listed(facts, "tokens", str)
+    longest = max(map(len, tokens), default=0)
+    if longest > tokenizer_json.LONGEST_TOKEN:
+        raise LLMError(
+            f"its token {max(range(len(tokens)), key=lambda i: len(tokens[i]))} has {longest:,} characters; tokens of "
+            f"at most {tokenizer_json.LONGEST_TOKEN:,} are read"
+        )
     kinds = [_NORMAL] * len(tokens)
     if "tokenizer.ggml.token_type" in facts:
         kinds = _listed(facts, "token_type", int, len(tokens))
@@ -113,16 +119,39 @@ def _told_apart(tokens: list[str]) -> list[str]:
 
 
 def _merges(vocabulary: dict[str, int], scores: list[float], kinds: list[int]) -> list[list[str]]:
-    """What SentencePiece's scores say as a list of merges: the best first, each into a token from two others."""
-    found = []
+    """What SentencePiece's scores say as a list of merges: the best first, each into a token from two others. Raises
+    LLMError when they are longer together than any tokenizer that is read here.
+
+    Takes time in proportion to the vocabulary's characters and to the merges that are found, not to all the places
+    where a token could be cut.
+    """
+    beginnings = _beginnings(vocabulary)
+    endings = _beginnings({token[::-1]: i for token, i in vocabulary.items()})
+    found, size = [], 0
     for token, i in vocabulary.items():
         if kinds[i] != _NORMAL:
             continue
-        for cut in range(1, len(token)):
-            left, right = token[:cut], token[cut:]
-            if left in vocabulary and right in vocabulary:
-                found.append((-scores[i], i, -len(left), [left, right]))
+        cuts = {len(token) - length for length in endings[i]}.intersection(beginnings[i])
+        size += len(cuts) * len(token)
+        if size > tokenizer_json.LONGEST:
+            raise LLMError(f"the merges of its tokenizer have more than {tokenizer_json.LONGEST:,} characters")
+        found += [(-scores[i], i, -cut, [token[:cut], token[cut:]]) for cut in cuts]
     return [pair for *_, pair in sorted(found, key=lambda entry: entry[:3])]
+
+
+def _beginnings(vocabulary: dict[str, int]) -> dict[int, list[int]]:
+    """For each token, by its id, the lengths of the shorter tokens that it begins with.
+
+    >>> _beginnings({"ab": 0, "abc": 1, "a": 2, "b": 3})
+    {2: [], 0: [1], 1: [1, 2], 3: []}
+    """
+    found, path = {}, [""]  # path: the tokens that each begin the next
+    for token in sorted(vocabulary):  # whatever begins with a token follows it at once
+        while not token.startswith(path[-1]):
+            path.pop()
+        found[vocabulary[token]] = [len(beginning) for beginning in path[1:]]
+        path.append(token)
+    return found
 
 
 def config_of(facts: dict[str, Any], config: ModelConfig, start: str | None) -> dict[str, Any]:

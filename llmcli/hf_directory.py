@@ -18,6 +18,7 @@ from typing import Any
 from llmcli import checkpoint, durable, safetensors_file
 from llmcli.checkpoint import Checkpoint
 from llmcli.errors import LLMError
+from llmcli.metadata import document
 from llmcli.safetensors_file import Header, TensorInfo
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -172,14 +173,7 @@ def _json(path: Path) -> dict[str, Any]:
     """What a JSON file says; {} if it is not there."""
     if not path.exists():
         return {}
-    try:
-        found = json.loads(_text(path))
-        json.dumps(found, ensure_ascii=False).encode("utf-8")  # half a character, written as an escape, is no text
-    except (ValueError, RecursionError) as error:
-        raise LLMError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise LLMError(f"{path} is not an object")
-    return found
+    return document(_text(path), path.name, str(path))
 
 
 def _provenance(directory: Path) -> dict[str, Any]:

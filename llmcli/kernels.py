@@ -250,9 +250,12 @@ class Dropout:
     each value; here numpy draws a byte for each, twenty times as fast. So the rate is a whole number of 256ths."""
 
     def __init__(self, rate: float) -> None:
-        self._drop = round(rate * 256)
+        self.set_rate(rate)
         self._rng = np.random.Generator(np.random.SFC64(0))
         self._elsewhere: torch.Generator | None = None  # on another device
+
+    def set_rate(self, rate: float) -> None:
+        self._drop = round(rate * 256)
 
     def seed(self, seed: int, step: int) -> None:
         """Masks from here on are a function of these."""

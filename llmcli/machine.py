@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from llmcli.cgroups import available_memory
 from llmcli.errors import LLMError
 
 OUT_OF_MEMORY = ("not enough memory", "out of memory", "allocate memory", "std::bad_alloc")  # how torch says it
@@ -22,6 +23,17 @@ def pick_device(wanted: str) -> str:
     if not here[wanted]:
         raise LLMError(f"torch {torch.__version__} finds no {wanted} device here; use --device cpu or auto")
     return wanted
+
+
+def check_dtype(dtype: str, device: str) -> None:
+    """Raises LLMError when this computer cannot multiply matrices of that type on that device."""
+    pick_device(device)
+    try:
+        x = torch.ones(8, 8, dtype=getattr(torch, dtype), device=device)
+        (x @ x).sum().item()
+    except (RuntimeError, TypeError, AssertionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
+        raise LLMError(f"{device} cannot calculate in {dtype} here ({reason}); use --dtype float32") from error
 
 
 def pick_dtype(wanted: str, device: str, threads: int) -> tuple[str, str]:
@@ -56,7 +68,7 @@ def free_memory(device: str) -> float:
     it lets this one have, as far as it tells."""
     if device == "cuda":
         return float(torch.cuda.mem_get_info()[0])
-    return min(_system_memory(), _group_memory(), _process_memory())
+    return min(_system_memory(), available_memory(), _process_memory())
 
 
 def _system_memory() -> float:
@@ -65,14 +77,6 @@ def _system_memory() -> float:
         return 1024.0 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
     with contextlib.suppress(AttributeError, OSError, ValueError):
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return math.inf
-
-
-def _group_memory(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """What a container has left (Linux control groups, version 2, seen from inside)."""
-    with contextlib.suppress(OSError, ValueError):
-        most, used = ((root / name).read_text("ascii").strip() for name in ("memory.max", "memory.current"))
-        return float(most) - float(used) if most != "max" else math.inf
     return math.inf
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmcli.corpus import Corpus, read_corpus
+from llmcli.corpus import Corpus, Document, TemporaryFileError, TextCopy, read_corpus
 from llmcli.errors import LLMError
 from llmcli.evaluator import learned_bytes
 from llmcli.recital import LENGTH, standing, strings
@@ -39,19 +39,26 @@ class Learned:
         return cls(corpus, ends[0] if ends else corpus.text_bytes)
 
 
-def remembered(text: str, learned: Sequence[Learned]) -> Memory:
-    """Mark a text."""
-    found = spans(text, itertools.chain.from_iterable(one.corpus.texts(0, one.end) for one in learned))
-    share = sum(last - first for first, last in found) / max(1, len(text))
-    return Memory(found, share, sum(one.end for one in learned))
+def remembered(texts: Sequence[str], learned: Sequence[Learned]) -> list[Memory]:
+    """What of each text stands in the corpora, which are read once for all of them."""
+    found = spans(texts, itertools.chain.from_iterable(one.corpus.texts(0, one.end) for one in learned))
+    searched = sum(one.end for one in learned)
+    return [
+        Memory(marked, sum(last - first for first, last in marked) / max(1, len(text)), searched)
+        for text, marked in zip(texts, found, strict=True)
+    ]
 
 
-def spans(text: str, documents: Iterable[Iterable[str]]) -> tuple[tuple[int, int], ...]:
-    """Where strings of LENGTH characters stand in one of the documents; those that overlap are one span."""
-    wanted = list(strings([text]))
-    found = standing(set(wanted), documents)
+def spans(texts: Sequence[str], documents: Iterable[Iterable[str]]) -> list[tuple[tuple[int, int], ...]]:
+    """Where in each text strings of LENGTH characters stand that are in one of the documents; those that overlap are
+    one span."""
+    found = standing(set(strings(texts)), documents)
+    return [_spans(text, found) for text in texts]
+
+
+def _spans(text: str, found: set[str]) -> tuple[tuple[int, int], ...]:
     covered = bytearray(len(text))
-    for start, string in enumerate(wanted):
+    for start, string in enumerate(strings([text])):
         if string in found:
             covered[start : start + LENGTH] = b"\1" * LENGTH
     edges = [i for i, (a, b) in enumerate(itertools.pairwise([0, *covered, 0])) if a != b]
@@ -67,17 +74,19 @@ def find_corpus(record: dict[str, Any], model: Path) -> Corpus:
     documents = [d for d in listed if isinstance(d, dict)] if isinstance(listed, list) else []
     if not documents:
         raise LLMError(f"{model} does not say what text it learned from; name one with --corpus FILE")
-    found = []
+    found: dict[Path, Document] = {}
+    copy = TextCopy()
     for document in documents:
         name = str(document.get("name"))
-        path = next((path for path in _places(name, model) if _sha256(path) == document.get("sha256")), None)
-        if path is None:
+        there = (_document(path, copy) for path in _places(name, model))
+        match = next((one for one in there if one and one.sha256 == document.get("sha256")), None)
+        if match is None:
             raise LLMError(
                 f"{name[:200]}, which {model} learned from, is neither here nor beside it as it was; "
                 f"name it with --corpus FILE"
             )
-        found.append(str(path))
-    return read_corpus(found)
+        found.setdefault(match.path.resolve(), match)
+    return Corpus(tuple(found.values()))
 
 
 def _places(name: str, model: Path) -> list[Path]:
@@ -85,9 +94,11 @@ def _places(name: str, model: Path) -> list[Path]:
     return list(dict.fromkeys([given, model.parent / given, Path(given.name), model.parent / given.name]))
 
 
-def _sha256(path: Path) -> str | None:
-    """Of the text in a file; None if it holds no text."""
+def _document(path: Path, copy: TextCopy) -> Document | None:
+    """A file that was read through; None if it holds no text."""
     try:
-        return read_corpus([str(path)]).documents[0].sha256 if path.is_file() else None
+        return read_corpus([str(path)], copy=copy).documents[0] if path.is_file() else None
+    except TemporaryFileError:
+        raise
     except (LLMError, OSError, ValueError):
         return None

@@ -95,6 +95,12 @@ class MixtureRuntime:
         """Take in one token; the log-probabilities [V] of the next."""
         return self.prefill((token,))
 
+    def logits(self, ids: Sequence[int]) -> Array:
+        """Take in tokens; the log-probabilities [T, V] after each of them."""
+        if self.length + len(ids) > self.context:
+            raise LLMError(f"{self.length + len(ids)} tokens do not fit the context of {self.context}")
+        return np.concatenate([self._take(ids[first : first + PREFILL]) for first in range(0, len(ids), PREFILL)])
+
     def rewind(self, length: int = 0) -> None:
         """Forget all but the first `length` tokens."""
         if length < len(self._ids):

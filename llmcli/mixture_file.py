@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from llmcli import checkpoint, durable
 from llmcli.checkpoint import Checkpoint
 from llmcli.errors import LLMError
+from llmcli.metadata import document
 from llmcli.safetensors_file import Header, TensorInfo
 
 MODEL_TYPE = "llmcli_mixture"  # in its config.json
@@ -137,14 +138,14 @@ def opened(header: Header) -> Mixture:
     path, metadata = header.path, header.metadata
     checkpoint.check_version(header)
     try:
-        config, record = json.loads(metadata["config.json"]), json.loads(metadata["training.json"])
+        config = document(metadata["config.json"], "config.json of a mixture", "its config.json")
+        record = document(metadata["training.json"], "training.json of a mixture", "its training.json")
         configs, names, records = config["experts"], config["names"], record["experts"]
-        right = all(isinstance(part, list) for part in (configs, names, records))
-        if not right or not 2 <= len(configs) == len(names) == len(records) <= MOST_EXPERTS:
+        if not 2 <= len(configs) == len(names) == len(records) <= MOST_EXPERTS:
             raise ValueError("its experts, their names and their records are not as many")
-        if not all(isinstance(name, str) and 0 < len(name) <= LONGEST_NAME for name in names):
+        if not all(0 < len(name) <= LONGEST_NAME for name in names):
             raise ValueError("the names of its experts are none")
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, ValueError, LLMError) as error:
         raise LLMError(f"{path} is a mixture whose config.json or training.json is damaged: {error}") from error
     parts: list[dict[str, TensorInfo]] = [{} for _ in configs]
     for name, tensor in header.tensors.items():

@@ -9,7 +9,7 @@ B, T, C = batch, time, width; H, G, D = heads, key-value heads, head size; V = v
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -270,6 +270,7 @@ class LanguageModel(nn.Module):
 
     cos: Tensor
     sin: Tensor
+    between_layers: Callable[[], None] | None = None  # called before each layer; it may raise to end the pass
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -280,9 +281,9 @@ class LanguageModel(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self._stacked = _stacked_names(config)
-        cos, sin = rotary_tables(config, config.max_position_embeddings)
-        self.register_buffer("cos", cos[:, None].to(dtype), persistent=False)  # [T, 1, D]
-        self.register_buffer("sin", sin[:, None].to(dtype), persistent=False)
+        empty = torch.empty(0, 1, config.head_dim, dtype=dtype)
+        self.register_buffer("cos", empty, persistent=False)  # [positions used so far, 1, D]
+        self.register_buffer("sin", empty.clone(), persistent=False)
 
     def forward(self, ids: Tensor, caches: "Sequence[Cache] | None" = None) -> Tensor:
         return F.linear(self._stream(ids, caches), self._head())
@@ -300,10 +301,24 @@ class LanguageModel(nn.Module):
         """What the head reads, [B, T, C], without the last norm's gain."""
         start = caches[0].length if caches else 0
         end = start + ids.shape[1]
+        self._grow_rotary_tables(end)
         x = self.model.embed_tokens(ids).to(self.dtype)  # [B, T, C]
         for i, layer in enumerate(self.model.layers):
+            if self.between_layers:
+                self.between_layers()
             x = layer(x, self.cos[start:end], self.sin[start:end], caches[i] if caches else None)
         return normalize(x, self.config.rms_norm_eps)
+
+    def _grow_rotary_tables(self, length: int) -> None:
+        """Let the rotary tables hold `length` positions. They grow by doubling with the positions that are used: a
+        config may claim far more of them than anybody will use."""
+        if length <= len(self.cos):
+            return
+        room = max(length, 2 * len(self.cos), 64)
+        with torch.inference_mode(False):  # tables made while scoring serve training too
+            self.cos, self.sin = (
+                table[:, None].to(self.cos.device, self.dtype) for table in rotary_tables(self.config, room)
+            )
 
     def _head(self) -> Tensor:
         head = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight

@@ -17,15 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from llmcli.config import TrainConfig
+from llmcli.config import TrainConfig, learning_rates
 
-MUON_LR = 0.03
-EMBEDDING_LR = 0.05
-HEAD_LR = 0.003
-GAIN_LR = 0.003
-ADAMW_LR = 0.003
-FINE_TUNING_LR = 0.1  # over the width: 1.7e-4 for 576, 5e-5 for 2,048
-LORA_LR = 0.6  # over the width
 ROUTER = "mlp.gate.weight"  # what ends the name of a matrix that moves like a gain
 WARMUP = 0.01  # of the run
 DECAY = 0.6  # the last part of the run, in which the rate falls linearly to LAST
@@ -87,21 +80,22 @@ class Optimizer:
         self._dtype = getattr(torch, config.dtype)  # of Muon's products
         matrices: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
         groups: dict[float, list[nn.Parameter]] = defaultdict(list)
-        alone = {"adamw": ADAMW_LR, "fine-tune": FINE_TUNING_LR / width, "lora": LORA_LR / width}.get(config.recipe)
+        tied = not any(name == "lm_head.weight" for name, _ in model.named_parameters())
+        rates = learning_rates(config.recipe, width, tied)
+        self._muon_lr = rates.get("matrices", 0.0)
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
-            if alone is not None:
-                groups[alone].append(parameter)
+            if "all" in rates:
+                groups[rates["all"]].append(parameter)
             elif name.endswith("embed_tokens.weight"):
-                tied = not any(other == "lm_head.weight" for other, _ in model.named_parameters())
-                groups[HEAD_LR if tied else EMBEDDING_LR].append(parameter)
+                groups[rates["embedding"]].append(parameter)
             elif name == "lm_head.weight":
-                groups[HEAD_LR].append(parameter)
+                groups[rates["head"]].append(parameter)
             elif parameter.ndim >= 2 and not name.endswith(ROUTER):
                 matrices[parameter.shape].append(parameter)
             else:
-                groups[GAIN_LR].append(parameter)
+                groups[rates["gains"]].append(parameter)
         self._matrices = list(matrices.values())
         self._momenta = [torch.zeros(len(same), *same[0].shape, device=same[0].device) for same in self._matrices]
         self._adamw = torch.optim.AdamW(
@@ -119,7 +113,7 @@ class Optimizer:
             group["lr"] = group["base"] * scale
         self._adamw.step()
         self._adamw.zero_grad(set_to_none=True)
-        self._muon(MUON_LR * scale, momentum(progress))
+        self._muon(self._muon_lr * scale, momentum(progress))
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """A copy of what it remembers, by name."""

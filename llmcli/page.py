@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmcli.charts import SETTLE
+from llmcli.charts import BITS_PER_BYTE_DIGITS, SETTLE, bits_per_byte
 from llmcli.explainer import Explanation
 from llmcli.tokenizer import Tokenizer
 from llmcli.verdict import Curve
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from llmcli.inspector import Part
 
 MOST_ATTENTION = 1_300_000  # bytes, a byte a weight: the page of 200 tokens, 6 layers and 8 heads has 964,800
-BITS, SHARES = 3, 5  # digits
 LONGEST_TITLE = 200  # characters of the prompt; its tokens stand below
 
 
@@ -39,28 +38,29 @@ def explanation(
     """The page of an explanation, looked at everywhere; `count` words of the answer, as many as there are candidates.
     Of a mixture `speaker` is the model in it that is shown, its name and weight.
 
-    Weights are rounded to a 255th. Where those of all heads would make the page too large, it has the means of each
-    layer's heads, and of fewer tokens where those are too large too; it says so.
+    Attention weights are rounded to a 255th. Where those of all heads would make the page too large, it has the means
+    of each layer's heads, and of fewer tokens where those are too large too; it says so. All other figures are exact:
+    the page rounds them once, when it shows them.
     """
     L, H, N, _ = found.attention.shape
-    said = [f"{model}: {L} layers of {H} heads."]
+    notes = [f"Model: {model}, {_counted(L, 'layer')} with {_counted(H, 'attention head')} each."]
     if speaker:
-        said.append(
-            f"This is a mixture: shown is the way through {_plain(speaker['name'])}, which counts "
-            f"{speaker['weight']:.3f} here; the answer is the mixture's."
+        notes.append(
+            f"This is a mixture of models: shown is {_plain(speaker['name'])}, whose weight is {speaker['weight']:.3f} "
+            f"here; the answer is the mixture's."
         )
     attention = found.attention
     if L * H * N * (N + 1) // 2 > MOST_ATTENTION:
         attention = attention.mean(1, keepdims=True)
-        said.append("Heads are not told apart: for so many tokens only the mean of each layer's heads is kept.")
+        notes.append("For this many tokens only the mean of each layer's heads is kept, not every head.")
     kept = N
     while attention.shape[0] * attention.shape[1] * kept * (kept + 1) // 2 > MOST_ATTENTION:
         kept = kept * 9 // 10
     cut = N - kept
     if before := found.cut + found.earlier + cut:
-        said.append(f"The last {kept:,} tokens of the prompt are shown; {before:,} stand before them.")
+        notes.append(f"The last {kept:,} tokens of the prompt are shown; {before:,} stand before them.")
     if found.tail:
-        said.append(f"The end of the prompt, “{_plain(found.tail)}”, is spelled by the answer itself.")
+        notes.append(f"The end of the prompt, “{_plain(found.tail)}”, is part of the first token of the answer.")
     rows = np.tril_indices(kept)
     shares = attention[:, :, cut:, cut:][:, :, rows[0], rows[1]]
     best = found.lens.ids[:, cut:], found.lens.probabilities[:, cut:]
@@ -70,32 +70,34 @@ def explanation(
     data = {
         "tokens": [tokenizer.label(token) for token in found.ids[cut:]],
         "ids": found.ids[cut:],
-        "surprises": _rounded(found.surprises[cut:], BITS),
-        "effects": _rounded(found.effects[cut:], BITS),
+        "surprises": _known(found.surprises[cut:]),
+        "effects": _known(found.effects[cut:]),
         "layers": L,
         "heads": attention.shape[1],
         "attention": base64.b64encode(np.rint(shares * 255).astype(np.uint8).tobytes()).decode(),
         "texts": [tokenizer.label(int(token)) for token in used],
         "lens": [
             [
-                [[place[token], round(chance, SHARES)] for token, chance in zip(*pair, strict=True)]
+                [[place[token], chance] for token, chance in zip(*pair, strict=True)]
                 for pair in zip(ids.tolist(), chances.tolist(), strict=True)
             ]
             for ids, chances in zip(*best, strict=True)
         ],
-        "next": [[tokenizer.label(token), round(float(found.probabilities[token]), 6)] for token in answers],
-        "words": [[word.text, round(word.probability, 6)] for word in words.words[:count]],
+        "next": [[tokenizer.label(token), float(found.probabilities[token])] for token in answers],
+        "words": [[word.text, word.probability] for word in words.words[:count]],
+        "continues": [word.continues for word in words.words[:count]],
     }
-    answer = data["next"][0][0]
-    told = {
-        "summary": " ".join(said),
-        "effects-hint": f"Bits by which “{_plain(answer).strip() or answer}” is less likely without the token. "
-        "Colour and sign tell a token that speaks for it from one that speaks against it."
-        + (" Of a model of this size only the last are left out." if None in data["effects"] and kept > 1 else ""),
-        "unsure": f"{found.entropy:.2f} bits unsure, as among {2**found.entropy:,.1f} tokens that are equally likely.",
+    answer = tokenizer.label(answers[0])
+    texts = {
+        "summary": " ".join(notes),
+        "effects-hint": f"Bits by which “{_plain(answer).strip() or answer}”, the most likely next token, becomes less "
+        "likely when a token is left out. Plus: the token makes it more likely. Minus (the other colour): less likely."
+        + (" Only the last tokens were tried." if None in data["effects"] and kept > 1 else ""),
+        "unsure": f"The entropy of the next token is {found.entropy:.2f} bits: the model is as uncertain as if it "
+        f"chose among {2**found.entropy:,.1f} equally likely tokens.",
     }
     title = _plain(prompt)
-    return _page("explain", title if len(title) <= LONGEST_TITLE else f"…{title[-LONGEST_TITLE:]}", data, told)
+    return _page("explain", title if len(title) <= LONGEST_TITLE else f"…{title[-LONGEST_TITLE:]}", data, texts)
 
 
 def inspection(
@@ -114,7 +116,8 @@ def inspection(
             "steps": curve.steps,
             "training": [round(bits, 4) for bits in curve.training],
             "held_out_steps": curve.held_out_steps,
-            "held_out": [round(bits, 4) for bits in curve.held_out],
+            "held_out": [round(bits, BITS_PER_BYTE_DIGITS) for bits in curve.held_out],
+            "said": _course(curve),
         },
         "settle": SETTLE,
         "record": record,
@@ -122,7 +125,21 @@ def inspection(
     }  # fmt: skip
     tensors = len(facts["tensors"])
     summary = f"{facts['parameters']:,} parameters in {tensors:,} tensors, {facts['bytes']:,} bytes."
-    return _page("inspect", facts["file"], data, {"summary": summary})
+    return _page("inspect", _plain(facts["file"]), data, {"summary": summary})
+
+
+def _course(curve: Curve) -> str:
+    """The sentence under the picture of a run."""
+    first, last = (bits_per_byte(bits) for bits in (curve.training[0], curve.training[-1]))
+    steps = max([*curve.steps, *curve.held_out_steps])
+    said = f"Training went from {first} to {last} bits per byte in {steps:,} steps"
+    if not curve.held_out:
+        return f"{said}."
+    best = min(curve.held_out)
+    return (
+        f"{said}; the best interim figure for held-out text was {bits_per_byte(best)} at step "
+        f"{curve.held_out_steps[curve.held_out.index(best)]:,}. The final figure is in the record."
+    )
 
 
 def _part(part: "Part", path: str) -> dict[str, Any]:
@@ -134,9 +151,17 @@ def _part(part: "Part", path: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _rounded(values: "np.ndarray[Any, Any]", digits: int) -> list[float | None]:
+def _known(values: "np.ndarray[Any, Any]") -> list[float | None]:
     """JSON has no NaN."""
-    return [None if np.isnan(value) else round(value, digits) for value in values.tolist()]
+    return [None if np.isnan(value) else value for value in values.tolist()]
+
+
+def _counted(count: int, what: str) -> str:
+    """
+    >>> [_counted(1, "layer"), _counted(30, "layer")]
+    ['1 layer', '30 layers']
+    """
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _plain(text: str) -> str:
@@ -144,14 +169,14 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _page(kind: str, title: str, data: dict[str, Any], told: dict[str, str]) -> bytes:
-    """The file. `told` are texts by the id of the element that they go into."""
-    rooms = files("llmcli") / "pages"
+def _page(kind: str, title: str, data: dict[str, Any], texts: dict[str, str]) -> bytes:
+    """The file. `texts` by the id of the element that they go into."""
+    pages = files("llmcli") / "pages"
     style, body, *parts = (
-        (rooms / name).read_text("utf-8") for name in ("page.css", f"{kind}.html", "shared.js", f"{kind}.js")
+        (pages / name).read_text("utf-8") for name in ("page.css", f"{kind}.html", "shared.js", f"{kind}.js")
     )
     program = "\n".join(parts)
-    for name, text in told.items():
+    for name, text in texts.items():
         marked = f'id="{name}"></'
         assert body.count(marked) == 1, name
         body = body.replace(marked, f'id="{name}">{html.escape(text)}</')
@@ -167,7 +192,7 @@ def _page(kind: str, title: str, data: dict[str, Any], told: dict[str, str]) -> 
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n"
-        f'<h1 dir="auto">{html.escape(title)}</h1>\n{body}</main>\n'
+        f'<h1 id="title" dir="auto">{html.escape(title)}</h1>\n{body}</main>\n'
         f'<script type="application/json" id="data">{text}</script>\n<script>{program}</script>\n</body>\n</html>\n'
     ).encode("utf-8", "backslashreplace")
 

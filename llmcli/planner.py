@@ -8,7 +8,7 @@ the same command gives the same plan. `prepare` walks from the corpus to all tha
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli import charts
-from llmcli.config import ModelConfig, TrainConfig
-from llmcli.corpus import Corpus, tokenize
+from llmcli.config import ModelConfig, TrainConfig, learning_rates
+from llmcli.corpus import BLOCK, Corpus, tokenize
 from llmcli.errors import LLMError, usage
 from llmcli.forecast import Machine, Text, assumed_speed, choose, layer_parameters, memory_needed, seen_by_count
 from llmcli.induction import has_room
@@ -42,6 +42,7 @@ MOST_EPOCHS = 20.0  # beyond this a model of any size here only memorises
 ROOM, ROOM_POWER = 0.006, 1.6  # ROOM * tokens ** ROOM_POWER: beyond so many parameters a text cannot fill a model
 MEMORY_SHARE = 0.8  # of what is free, that a plan may use
 ACTIVE = 2  # experts for each token, where the user does not say
+LEAST_STEPS = 10  # that a time limit should leave
 SMALLEST_BATCH_SHARE = 64  # a batch may become so many times smaller before a model is said not to fit
 SHORTEST_CONTEXT, LONG_CONTEXT = 8, 1024
 COPYING_TEXT, COPYING_FROM = 100_000, 90.0  # tokens of text and seconds of a core, from which on weights can copy
@@ -122,6 +123,7 @@ class Plan:
     model: ModelConfig
     train: TrainConfig
     choices: tuple[Choice, ...]
+    warning: str = ""  # why the run will not learn much
 
 
 def check_fits(plan: Plan, memory: float) -> None:
@@ -206,7 +208,7 @@ def prepare(
         "train_tokens": len(tokens),
         "held_out": {"bytes": held_bytes, "tokens": len(held_tokens), "from": from_where},
     }
-    plan = Plan(plan.model, plan.train, (text, vocabulary, *plan.choices))
+    plan = replace(plan, choices=(text, vocabulary, *plan.choices))
     return Prepared(plan, tokenizer, tokens, held_tokens, record, most)
 
 
@@ -229,7 +231,7 @@ def _core_seconds(request: Request) -> float:
 def _spelled(tokens: NDArray[np.unsignedinteger], tokenizer: Tokenizer) -> int:
     """Bytes of text in tokens."""
     lengths = np.array([len(data) for data in tokenizer.token_bytes])
-    return int(np.bincount(tokens, minlength=len(lengths)) @ lengths)
+    return sum(int(lengths[tokens[first : first + BLOCK]].sum()) for first in range(0, len(tokens), BLOCK))
 
 
 def _most_tokens(request: Request) -> int:
@@ -307,7 +309,7 @@ def _plan(
     train_tokens = text.tokens
     most_epochs = _most_epochs(request, base is not None)
     budget = _budget(request, most_epochs)
-    context, context_reason = _context(request, train_tokens, copies, base)
+    context, context_reason = _context(request, text, copies, base)
     divisor = 1  # of the batch, where memory is short
 
     def settings(model: ModelConfig, seen: float = 0.0) -> TrainConfig:
@@ -341,7 +343,7 @@ def _plan(
     kept = "kept from the model to go on from"
     asked_size = ASKED if request.layers or request.width else ""
     size_reason = kept if base else asked_size or _why_not_larger(model, here, models)
-    against = "against learning by heart" if train.dropout else "no need"
+    against = "to reduce overfitting" if train.dropout else "not needed"
     weight = "large" if model.tie_word_embeddings else "small"
     pace = f"{speed:,.0f} tokens a second here, {seen:,.0f} in all" if speed else f"{seen:,.0f} tokens in all"
     choices = (
@@ -356,7 +358,11 @@ def _plan(
         ),
         *_experts_choice(model, kept if base else ASKED),
         Choice("context", f"{context} tokens", context_reason),
-        *([Choice("start", "able to copy", "training finds that too late by itself")] if train.induction else []),
+        *(
+            [Choice("start", "able to copy", "initialization: induction heads; too slow to emerge in short runs")]
+            if train.induction
+            else []
+        ),
         Choice(
             "head",
             "tied to the embedding" if model.tie_word_embeddings else "separate",
@@ -366,7 +372,7 @@ def _plan(
             "batch",
             f"{train.batch_size} x {context} tokens",
             _asked(request.batch_tokens)
-            or ("what fits into memory" if divisor > 1 else "small batches teach most per minute"),
+            or ("what fits into memory" if divisor > 1 else "small batches converge fastest in wall-clock time"),
         ),
         Choice(
             "steps",
@@ -374,7 +380,7 @@ def _plan(
             _asked(request.steps)
             or f"{train.steps / per_epoch:.3g} times through the text"
             + (
-                "; beyond that it only memorises"
+                "; more than that only memorizes it"
                 if train.steps / per_epoch >= 0.99 * most_epochs and not request.epochs
                 else ""
             ),
@@ -386,13 +392,13 @@ def _plan(
         ),
         Choice(
             "tokens",
-            f"{train.token_split:.0%} taken apart" if train.token_split else "whole",
-            "others each time, so that text seen again looks new" if train.token_split else "text is seen rarely",
+            f"BPE-dropout {train.token_split:.0%}" if train.token_split else "whole",
+            "other tokens each time, so that text seen again looks new" if train.token_split else "text is seen rarely",
         ),
         Choice(
             "calibration",
-            f"{train.calibration_tokens:,} tokens set aside" if train.calibration_tokens else "none",
-            "to tell how sure to be of text not seen"
+            f"{train.calibration_tokens:,} tokens" if train.calibration_tokens else "none",
+            "held out for temperature calibration"
             if train.calibration_tokens
             else "adapters alone learn"
             if request.lora
@@ -400,11 +406,22 @@ def _plan(
             if epochs > CALIBRATION_FROM
             else "text is seen rarely",
         ),
-        Choice("weight decay", f"{train.weight_decay:g}", "more of it did not help, however often the text was seen"),
+        Choice("weight decay", f"{train.weight_decay:g}", "higher values did not help at any epoch count"),
         Choice("learning", _LEARNING[train.recipe].format(rank=train.lora_rank), _WHY_SO[train.recipe]),
+        Choice("learning rate", _rates(train, model), _rates_reason(train)),
         Choice("machine", f"{request.device}, {request.threads} threads, {request.dtype}", request.machine_reason),
     )
-    return Plan(model, train, choices)
+    return Plan(model, train, choices, _too_few_steps(budget.seconds, seen / (train.batch_size * context), base))
+
+
+def _too_few_steps(seconds: float | None, steps: float, base: ModelConfig | None) -> str:
+    """A warning if a time limit leaves fewer steps than teach a model anything."""
+    if seconds is None or steps >= LEAST_STEPS:
+        return ""
+    smaller = "--context" if base else "--context, --width or --layers"
+    enough = charts.duration(math.ceil(seconds * LEAST_STEPS / max(steps, 0.01))).replace(" ", "")
+    found = "less than one step fits" if steps < 1 else f"only about {steps:.0f} steps fit"
+    return f"{found} into {charts.duration(seconds)}; give --time {enough} or more, or a smaller {smaller}"
 
 
 def _settings(
@@ -428,22 +445,22 @@ def _settings(
         wanted = _power_of_two(seen / 2500, 16384, 262_144)
     else:
         wanted = _power_of_two(1.6 * math.sqrt(seen), 1024, 16384)
+        if seen and not (request.steps or request.epochs):
+            wanted = min(wanted, int(seen / LEAST_STEPS))
     batch_size = max(1, min(wanted, train_tokens) // context // divisor)
     per_epoch = train_tokens / (batch_size * context)
     if request.steps:
         seen = float(request.steps * batch_size * context)
     epochs = seen / train_tokens
-    dropout, split = _by_epochs(DROPOUT, epochs), _by_epochs(TOKEN_SPLIT, epochs)
-    if epochs > LARGE_FROM and layer_parameters(model) > max(LARGE, LARGE_FOR_TOKEN * train_tokens):
-        dropout, split = LARGE_DROPOUT, LARGE_SPLIT
+    regularized = regularization(request, model, train_tokens, epochs)
     return TrainConfig(
         steps=request.steps or max(1, math.ceil((request.epochs or _most_epochs(request, goes_on)) * per_epoch)),
         seconds=_budget(request).seconds,
         context=context,
         batch_size=batch_size,
         lr=request.lr,
-        dropout=dropout if request.dropout is None else request.dropout,
-        token_split=split,
+        dropout=regularized.dropout,
+        token_split=regularized.token_split,
         induction=copies and has_room(model),
         recipe=recipe,
         lora_rank=request.lora,
@@ -454,6 +471,22 @@ def _settings(
         dtype=request.dtype,
         threads=request.threads,
     )
+
+
+@dataclass(frozen=True)
+class Regularization:
+    """What reduces overfitting, as shares of the activations and of the tokens."""
+
+    dropout: float
+    token_split: float  # BPE-dropout
+
+
+def regularization(request: Request, model: ModelConfig, train_tokens: int, epochs: float) -> Regularization:
+    """For a run that goes through the text so many times."""
+    dropout, split = _by_epochs(DROPOUT, epochs), _by_epochs(TOKEN_SPLIT, epochs)
+    if epochs > LARGE_FROM and layer_parameters(model) > max(LARGE, LARGE_FOR_TOKEN * train_tokens):
+        dropout, split = LARGE_DROPOUT, LARGE_SPLIT
+    return Regularization(dropout if request.dropout is None else request.dropout, split)
 
 
 def _calibration(train_tokens: int, context: int) -> int:
@@ -485,17 +518,55 @@ _LEARNING = {
     "lora": "adapters of rank {rank}, AdamW",
 }
 _WHY_SO = {
-    "muon": "matrices by Muon, the rest by AdamW: learns most per minute",
+    "muon": "matrices by Muon, the rest by AdamW: lowest loss for the time",
     "adamw": ASKED,
-    "fine-tune": "so that little is lost of what the model knows",
+    "fine-tune": "to limit catastrophic forgetting",
     "lora": "as asked; the model's own weights stay as they are",
 }
 
 
+def _rates(train: TrainConfig, model: ModelConfig) -> str:
+    """The peak learning rates of a run."""
+    found = learning_rates(train.recipe, model.hidden_size, model.tie_word_embeddings)
+    peak = {what: f"{train.lr * rate:.3g}" for what, rate in found.items()}
+    if "all" in peak:
+        return f"AdamW {peak['all']}"
+    embedding = "" if peak["embedding"] == peak["gains"] else f" (embedding {peak['embedding']})"
+    return f"Muon {peak['matrices']}, AdamW {peak['gains']}{embedding}"
+
+
+def _rates_reason(train: TrainConfig) -> str:
+    recipe = "the recipe's peak rates" if train.lr == 1 else f"{train.lr:g} times the recipe's peak rates, {ASKED}"
+    return f"{recipe}; they fall linearly to 0 at the end"
+
+
+def summary(plan: Plan) -> list[Choice]:
+    """The plan in five lines: data, tokenizer, model, length, regularization; and the learning rates where they are
+    not the recipe's."""
+    train = plan.train
+    by_name = {choice.name: choice for choice in plan.choices}
+    length = by_name["steps"].value + f" steps of {by_name['batch'].value}"
+    against_overfitting = [f"dropout {train.dropout:g}"]
+    if train.token_split:
+        against_overfitting.append(f"BPE-dropout {train.token_split:.0%}")
+    return [
+        by_name["text"],
+        Choice("vocabulary", f"{by_name['vocabulary'].value} tokens", by_name["vocabulary"].reason),
+        Choice("model", f"{by_name['size'].value}: {by_name['shape'].value}", by_name["size"].reason),
+        Choice(
+            "training",
+            f"{by_name['budget'].value}, {length}" if train.seconds else length,
+            by_name["steps"].reason,
+        ),
+        Choice("regularization", ", ".join(against_overfitting), by_name["dropout"].reason),
+        *([] if train.lr == 1 else [by_name["learning rate"]]),
+    ]
+
+
 def _why_not_larger(model: ModelConfig, here: Sequence[ModelConfig], models: Sequence[ModelConfig]) -> str:
     if model is not here[-1]:
-        return "what the budget can teach"
-    return "what this text can fill" if len(here) == len(models) else "what fits into memory"
+        return "best size for the time budget"
+    return "largest size this much data supports" if len(here) == len(models) else "what fits into memory"
 
 
 def _experts_choice(model: ModelConfig, reason: str) -> list[Choice]:
@@ -541,13 +612,14 @@ def _copies(request: Request, text: Text, vocab_size: int, eos_id: int) -> bool:
     return any(has_room(model) for model in _models(request, text, LONG_CONTEXT, vocab_size, eos_id, True))
 
 
-def _context(request: Request, train_tokens: int, copies: bool, base: ModelConfig | None) -> tuple[int, str]:
+def _context(request: Request, text: Text, copies: bool, base: ModelConfig | None) -> tuple[int, str]:
+    train_tokens = text.tokens
     longest = train_tokens - 1  # a window and the token after it
     if longest < SHORTEST_CONTEXT:
         smaller = "" if base else ", or give --vocab-size 257 or --tokenizer char if it repeats itself"
         raise LLMError(
-            f"the corpus is too short: {train_tokens} tokens to learn from, {SHORTEST_CONTEXT + 1} needed at least; "
-            f"add more text{smaller}"
+            f"the corpus is too short: {train_tokens} tokens ({text.bytes:,} bytes) to learn from, "
+            f"{SHORTEST_CONTEXT + 1} needed at least; add more text{smaller}"
         )
     if request.context is not None:
         if base and request.context > base.max_position_embeddings:
@@ -570,12 +642,22 @@ def _context(request: Request, train_tokens: int, copies: bool, base: ModelConfi
     return (quarter, "a quarter of this short text") if quarter < wanted else (wanted, reason)
 
 
+def _divisors(number: int) -> list[int]:
+    """All of them, in order.
+
+    >>> _divisors(12)
+    [1, 2, 3, 4, 6, 12]
+    """
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
+
+
 def _model(
     request: Request, layers: int, width: int, context: int, vocab_size: int, eos_id: int, copies: bool
 ) -> ModelConfig:
     wanted = 32 if width < 96 else 64  # dimensions of a head
-    divisors = [heads for heads in range(1, width + 1) if width % (2 * heads) == 0]  # rotary positions need pairs
-    heads = request.heads or min(divisors, key=lambda n: abs(math.log(width / n / wanted)), default=1)
+    possible = _divisors(width // 2) if width % 2 == 0 else []  # rotary positions need pairs
+    heads = request.heads or min(possible, key=lambda n: abs(math.log(width / n / wanted)), default=1)
     if width % heads:
         raise usage(f"{heads} heads do not divide width {width}; give --heads a divisor of {width}")
     if heads % (kv_heads := request.kv_heads or heads):

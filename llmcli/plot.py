@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from llmcli.charts import SETTLE
+from llmcli import charts
 from llmcli.errors import LLMError
 from llmcli.verdict import Curve
 
@@ -48,16 +48,18 @@ def draw(curve: Curve, title: str, kind: str) -> bytes:
         if curve.held_out:
             axes.plot(
                 curve.held_out_steps, curve.held_out, color=HELD_OUT, linewidth=1.4, linestyle="--", marker="o",
-                markersize=4.5, markerfacecolor="white", label="held-out text",
+                markersize=4.5, markerfacecolor="white", label="held-out text (interim)",
             )  # fmt: skip
             best = min(curve.held_out)
-            axes.axhline(best, color=HELD_OUT, linewidth=0.8, linestyle=":", label=f"best: {best:.3f}")
+            axes.axhline(
+                best, color=HELD_OUT, linewidth=0.8, linestyle=":", label=f"best: {charts.bits_per_byte(best)}"
+            )
         low, high = _range(curve)
         axes.set_ylim(low - 0.06 * (high - low), high + 0.02 * (high - low))
         axes.set_xlim(0, max(curve.steps) * 1.02)
         axes.set_title(_plain(title), loc="left", fontsize=11)
         axes.set_xlabel("step")
-        axes.set_ylabel("bits per byte (less is better)")
+        axes.set_ylabel("bits per byte (lower is better)")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.legend(frameon=False)
         data = io.BytesIO()
@@ -68,9 +70,9 @@ def draw(curve: Curve, title: str, kind: str) -> bytes:
 
 
 def _range(curve: Curve) -> tuple[float, float]:
-    """The lowest value, and the highest after the first SETTLE of the steps; apart where they are the same."""
+    """The lowest value, and the highest after the first charts.SETTLE of the steps; apart where they are the same."""
     points = [*zip(curve.steps, curve.training, strict=True), *zip(curve.held_out_steps, curve.held_out, strict=True)]
-    start = min(step for step, _ in points) + SETTLE * (
+    start = min(step for step, _ in points) + charts.SETTLE * (
         max(step for step, _ in points) - min(step for step, _ in points)
     )
     low, high = min(bits for _, bits in points), max(bits for step, bits in points if step >= start)

@@ -5,25 +5,27 @@ after a step. Data order and dropout are functions of (seed, step), so that no r
 torch; who trains says what a state is.
 """
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from llmcli.checkpoint import check_hash
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.errors import LLMError
 from llmcli.planner import Choice, Plan
-from llmcli.safetensors_file import digest, read_header, read_tensor, write_tensors
+from llmcli.safetensors_file import Header, digest, read_header, read_tensor, write_tensors
 
 FORMAT_VERSION = "1"
 FIRST_KEPT, MOST_APART = 2.0, 60.0  # seconds: when, and how far apart, a running run is written down ...
 MARKED = 1 << 16  # bytes at the beginning of such a file that tell what it is
 KEPT_SHARE = 50  # ... and at least so many times as far apart as that takes
+ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a directory of PEFT's
+_MODEL, _ENDS = ".safetensors", (".resume.safetensors", ".resume")  # of the names of models, and of files kept here
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,22 @@ class Stopped:
 
 
 def path_beside(model: Path) -> Path:
+    """Where what a run that makes `model` needs is kept: beside the file itself, where that is a symbolic link's, and
+    under a name that no other model's run has.
+
+    >>> path_beside(Path("a/model.safetensors")).name, path_beside(Path("a/model")).name
+    ('model.resume.safetensors', 'model.resume')
     """
-    >>> path_beside(Path("a/model.safetensors")).name
-    'model.resume.safetensors'
-    """
-    return model.with_name(f"{model.name.removesuffix('.safetensors')}.resume.safetensors")
+    model = model.resolve() if model.is_symlink() else model
+    with_suffix, without = _ENDS
+    name = model.name.removesuffix(_MODEL)
+    return model.with_name(name + (with_suffix if model.name.endswith(_MODEL) else without))
+
+
+def check_name(model: Path) -> None:
+    """Raises LLMError for the name of a model that a run of another one may use for what it keeps."""
+    if model.name.endswith(_ENDS):
+        raise LLMError(f"{model}: such names are those of what stopped runs need to go on; give another -o")
 
 
 def is_ours(path: Path) -> bool:
@@ -111,17 +124,53 @@ def load(path: Path) -> Stopped:
         raise LLMError(f"{path} is damaged: {error}; begin anew with --force") from error
 
 
+def text_fingerprint(documents: Iterable[tuple[str, int, str]]) -> str:
+    """What stands for a text in the identity of a run; its documents are (name of the file, bytes, sha256)."""
+    documents = list(documents)
+    names = json.dumps([[name, sha256] for name, _, sha256 in documents])
+    files = "1 file" if len(documents) == 1 else f"{len(documents):,} files"
+    size = sum(size for _, size, _ in documents)
+    return f"{files} of {size:,} bytes (sha256 {hashlib.sha256(names.encode('utf-8')).hexdigest()[:16]})"
+
+
 def is_saved_in(stopped: Stopped, model: Path) -> bool:
-    """Whether a model is what the stopped run has saved, when it was stopped or just before it was killed."""
+    """Whether a model, or adapters alone (a file, or PEFT's directory), is what the stopped run has saved when it was
+    stopped, or just before it was killed, and has not been changed since: the whole of it is read, whatever its
+    size."""
     try:
-        header = read_header(model)
-        check_hash(header)
-        told = header.metadata
-        record = json.loads(told["training.json"])
-        tokenizer_json = told.get("tokenizer.json", stopped.tokenizer_json)  # adapters alone have none
-        return bool(record["train"] == as_record(stopped.plan.train) and tokenizer_json == stopped.tokenizer_json)
-    except (LLMError, KeyError, TypeError, ValueError, RecursionError):
+        header = read_header(model / ADAPTER_FILE if model.is_dir() else model)
+        return _is_of(stopped, header.metadata) and _is_unchanged(header) and _holds_no_more(model, header.metadata)
+    except (LLMError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return False
+
+
+def _is_of(stopped: Stopped, metadata: Mapping[str, str]) -> bool:
+    """Whether a run, by what a file says of its own origin, is this one."""
+    record, identity = json.loads(metadata["training.json"]), stopped.identity
+    documents = [(d["name"], d["bytes"], d["sha256"]) for d in record["corpus"]]
+    base, named = record.get("base"), str(identity.get("--from") or "")
+    return bool(
+        record["train"] == as_record(stopped.plan.train)
+        and metadata.get("tokenizer.json", stopped.tokenizer_json) == stopped.tokenizer_json  # adapters have none
+        and text_fingerprint(documents) == identity.get("the text")
+        and (base is None) == (not named)
+        and (base is None or base["sha256"][:16] in named)
+        and not record.keys() & {"adapter", "average_of"}  # what other commands make of a model
+        and "quantization" not in metadata
+    )
+
+
+def _is_unchanged(header: Header) -> bool:
+    return digest(header) == header.metadata["sha256"]
+
+
+def _holds_no_more(model: Path, metadata: Mapping[str, str]) -> bool:
+    """Whether a directory has the file of adapters, their config as that file has it, and nothing else."""
+    if not model.is_dir():
+        return True
+    config = model / ADAPTER_CONFIG
+    names = {path.name for path in model.iterdir()}
+    return names == {ADAPTER_FILE, ADAPTER_CONFIG} and config.read_text("utf-8") == metadata[ADAPTER_CONFIG]
 
 
 class Keeper:
@@ -142,6 +191,8 @@ class Keeper:
         """A disk that refuses is told once; the run goes on."""
         began = time.monotonic()
         try:
+            if self._path.exists() and not is_ours(self._path):
+                raise LLMError(f"{self._path} was made by another program meanwhile; it is left alone")
             save(self._path, Stopped(self._identity, self._plan, self._tokenizer_json, state))
         except LLMError as error:
             if self._tell:

@@ -41,9 +41,10 @@ class _SwiGLU:
     """silu(gate x) * (up x), brought back to the width by down (arXiv:2002.05202). The gain of the norm before it is
     multiplied into its matrices."""
 
-    def __init__(self, checkpoint: Checkpoint, layer: int, expert: int = 0) -> None:
+    def __init__(self, checkpoint: Checkpoint, layer: int, names: tuple[str, str, str]) -> None:
+        """`names` of its tensors: gate, up, down."""
         C, F = checkpoint.config.hidden_size, checkpoint.config.intermediate_size
-        gate, up, down = checkpoint.config.swiglu_names(layer)[expert]
+        gate, up, down = names
         self.gate_up = np.empty((2 * F, C), np.float32)
         checkpoint.read(gate, self.gate_up[:F])
         checkpoint.read(up, self.gate_up[F:])
@@ -63,7 +64,7 @@ class _Experts:
 
     def __init__(self, checkpoint: Checkpoint, layer: int) -> None:
         config = checkpoint.config
-        self.experts = [_SwiGLU(checkpoint, layer, expert) for expert in range(config.num_experts)]
+        self.experts = [_SwiGLU(checkpoint, layer, names) for names in config.swiglu_names(layer)]
         self.router = _read(checkpoint, config.router_name(layer)) * _gain(checkpoint, layer)
         self.active, self.normalize = config.num_experts_per_tok, config.norm_topk_prob
         self.weights = np.zeros((0, config.num_experts), np.float32)  # [T, experts] of the tokens taken in last
@@ -122,7 +123,9 @@ class _Layer:
             self.bias[: H * D] *= scale
         self.o = _read(checkpoint, name + "self_attn.o_proj.weight")
         self.mlp: _SwiGLU | _Experts = (
-            _SwiGLU(checkpoint, index) if not config.num_experts else _Experts(checkpoint, index)
+            _Experts(checkpoint, index)
+            if config.num_experts
+            else _SwiGLU(checkpoint, index, config.swiglu_names(index)[0])
         )
         self.keys = np.zeros((G, 0, D), np.float32)
         self.values = np.zeros((G, 0, D), np.float32)

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shlex
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -211,24 +212,55 @@ def reading(path: Path) -> Iterator[Any]:
 
 def _absent(path: Path) -> str:
     """Why a file is not there, and how to come by it."""
+    if address := _ADDRESS.match(str(path)):
+        return _download(path, address)
     if path.is_symlink():
         return f"{path} is a link to {path.readlink()}, which is not there"
     if path.suffix.lower() == ".safetensors":
         return f"there is no file {path}; make one with: llm train corpus.txt -o {path}"
-    hub = _HUB_NAME.fullmatch(str(path))
-    if hub and not path.parent.exists() and path.suffix.lower() not in _SUFFIXES:
+    if _HUB_NAME.fullmatch(str(path)) and not path.parent.exists() and path.suffix.lower() not in _SUFFIXES:
         return (
             f"there is no {path} here, and this program downloads nothing; if it is a model of the Hugging Face hub, "
-            f"get it first: hf download {hub[1]} --local-dir {hub[2]}"
+            f"get it first: hf download {path} --local-dir {path.name}"
+        )
+    if str(path).lower() in _NOT_RUN:
+        return (
+            f"there is no file {path}, and a model of that name would not run here: Llama, Mistral, SmolLM2, Qwen2, "
+            f"Qwen3 and Mixtral do, {_SMALL}"
+        )
+    if ":" in path.name and path.suffix.lower() not in _SUFFIXES:  # llama3.2:1b
+        return (
+            f"there is no file {path}, and this program does not download by such names; get a .gguf or a Hugging Face "
+            f"directory, {_SMALL}"
         )
     return f"there is no file {path} and no such directory; name a .safetensors, a .gguf or a Hugging Face directory"
 
 
-# owner/name, also as addresses have it: hf.co/owner/name, with a tag of Ollama, hf://owner/name, whose slashes a path
-# makes one
-_HUB_NAME = re.compile(
-    r"(?:(?:https?:/)?(?:www\.)?(?:hf\.co|huggingface\.co)/|hf:/)?([\w-][\w.-]*/([\w-][\w.-]*))(?::[\w.-]+)?"
+def _download(path: Path, address: re.Match[str]) -> str:
+    """What to type for an address on the Hugging Face hub, or anywhere else."""
+    start = f"{path} is an address, and this program downloads nothing; get it first: "
+    hub, owner, name, rest = address["hub"], address["owner"], address["name"], address["rest"]
+    if hub and owner and name:
+        file = re.match(r"/(?:resolve|blob)/[^/]+/(.+)$", rest or "")
+        one = f" {shlex.quote(file[1])}" if file else ""
+        return f"{start}hf download {shlex.quote(f'{owner}/{name}')}{one} --local-dir {shlex.quote(name)}"
+    if hub:
+        return f"{start}hf download OWNER/NAME --local-dir NAME"
+    return f"{start}curl -LO {shlex.quote(re.sub(':/+', '://', str(path), count=1))}"
+
+
+# hf://owner/name, hf:owner/name, hf.co/owner/name, https://huggingface.co/owner/name/..., https://anywhere/else
+_ADDRESS = re.compile(
+    r"(?:(?P<hub>hf:/*(?:models/)?|(?:https?:/+)?(?:www\.)?(?:hf\.co|huggingface\.co)/)(?P<owner>[\w-][\w.-]*)/"
+    r"(?P<name>[\w-][\w.-]*)(?P<rest>/.*)?|https?:/+.)"
 )
+_SMALL = "for example: hf download HuggingFaceTB/SmolLM2-135M --local-dir SmolLM2-135M"
+# models that people name as in a tutorial, and that have another architecture or are on somebody's server
+_NOT_RUN = frozenset(
+    ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2", "openai-gpt", "gpt-2", "gpt-3", "gpt-3.5-turbo",
+     "gpt-4", "gpt-4o", "gpt-4o-mini", "gpt-5", "claude", "gemini", "bert", "bert-base-uncased", "t5-small", "t5-base")
+)  # fmt: skip
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _SUFFIXES = (".gguf", ".bin", ".pt", ".pth", ".json", ".txt")
 
 

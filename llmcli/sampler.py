@@ -4,7 +4,7 @@ Filters are pure functions from logits to logits, in the order in which they app
 top-k, top-p, min-p. What is filtered out is -inf.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,25 +13,42 @@ from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
 
 Array = NDArray[np.float32]
+Ids = Collection[int] | NDArray[np.int64]
 
 
 class Sampler:
-    """`sampler(logits [V], seen ids)` -> (id, its log probability under the model itself)."""
+    """`sampler(logits [V], seen ids)` -> (id, its log probability under the model itself).
+
+    Where -inf stands in the logits nothing is chosen; `own` are then the model's own logits. Entries can stand for
+    other tokens than their own number: `tokens` [V].
+    """
 
     def __init__(self, config: SamplingConfig) -> None:
         self._config = config
         self._rng = np.random.default_rng(config.seed)
 
-    def __call__(self, logits: Array, seen: Collection[int] = ()) -> tuple[int, float]:
+    def __call__(
+        self, logits: Array, seen: Ids = (), *, own: Array | None = None, tokens: NDArray[np.int64] | None = None
+    ) -> tuple[int, float]:
         """Choose; raises LLMError when the logits are not numbers."""
-        shifted, total = normalized(logits)
-        *_, (_, filtered) = self.stages(logits, seen)
+        shifted, total = normalized(logits if own is None else own)
+        *_, (_, filtered) = self.stages(logits, seen, tokens)
         token = int(filtered.argmax()) if self._config.temperature == 0 else self._draw(filtered)
         return token, float(shifted[token]) - total
 
-    def stages(self, logits: Array, seen: Collection[int] = ()) -> Iterator[tuple[str, Array]]:
+    def pick(self, weights: Sequence[float]) -> int:
+        """One of several that all mean the same, by their weights; the greatest at temperature 0."""
+        if self._config.temperature == 0 or len(weights) == 1:
+            return int(np.argmax(weights))
+        return self._draw(np.log(np.array(weights, np.float64)).astype(np.float32))
+
+    def stages(
+        self, logits: Array, seen: Ids = (), tokens: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[str, Array]]:
         """What each filter leaves of the logits, in the order in which they apply: (its name, logits)."""
         config = self._config
+        if tokens is not None and config.repetition_penalty != 1:
+            seen = np.flatnonzero(np.isin(tokens, as_array(seen)))
         logits = repetition_penalty(logits, seen, config.repetition_penalty)
         yield "repetition-penalty", logits
         if config.temperature == 0:  # the likeliest is taken
@@ -81,12 +98,38 @@ def probabilities(logits: Array) -> Array:
     return heap / heap.sum(axis=-1, keepdims=True)
 
 
-def repetition_penalty(logits: Array, seen: Collection[int], penalty: float) -> Array:
+class Seen:
+    """The tokens of a text that grows, each once; adding one costs the same however long the text is."""
+
+    def __init__(self, ids: Iterable[int] = ()) -> None:
+        self._known: set[int] = set()
+        self._ids = np.empty(64, np.int64)
+        for token in ids:
+            self.add(token)
+
+    def add(self, token: int) -> None:
+        if token in self._known:
+            return
+        if len(self._known) == len(self._ids):
+            self._ids = np.concatenate([self._ids, np.empty_like(self._ids)])
+        self._ids[len(self._known)] = token
+        self._known.add(token)
+
+    def ids(self) -> NDArray[np.int64]:
+        """In the order in which they came; a view."""
+        return self._ids[: len(self._known)]
+
+
+def as_array(ids: Ids) -> NDArray[np.int64]:
+    """Distinct token ids; those of an array are taken to be distinct."""
+    return ids if isinstance(ids, np.ndarray) else np.fromiter(set(ids), np.int64)
+
+
+def repetition_penalty(logits: Array, seen: Ids, penalty: float) -> Array:
     """Make tokens that were seen less likely: positive logits divided, negative ones multiplied (CTRL, section 4.1)."""
-    if penalty == 1 or not seen:
+    if penalty == 1 or not len(seen):
         return logits
-    logits = logits.copy()
-    ids = np.fromiter(set(seen), np.int64)
+    logits, ids = logits.copy(), as_array(seen)
     found = logits[ids]
     logits[ids] = np.where(found > 0, found / penalty, found * penalty)
     return logits

@@ -21,10 +21,13 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from llmcli import tokenizer_json
 from llmcli.errors import LLMError, usage
+from llmcli.vocabulary import Vocabulary
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the end of a document; always id 0 in tokenizers made here
 SMALLEST_VOCABULARY = 257  # 256 bytes and the end of text
 LONGEST_TAIL = 200  # characters at the end of a prompt in which its last word is looked for
+LONGEST_TOKEN = 63  # bytes of a learned token: longer ones are boilerplate, and leave few tokens of a short text
+LONGEST_WORD = 256  # characters of a pre-token that a tokenizer is trained on
 PIECE = 1 << 16  # characters encoded at once; an Encoding costs about 200 bytes a token
 # bytes that hardly any text has: control characters, and what begins characters that are none
 RARE = {*range(9), 11, 12, *range(14, 32), 127, 0xC0, 0xC1, *range(0xF1, 0x100)}
@@ -35,9 +38,15 @@ class Tokenizer:
     """A vocabulary with its rules; `to_json()` is the text of a tokenizer.json."""
 
     def __init__(
-        self, inner: tokenizers.Tokenizer, start: str | None = None, space_first: bool = False, ends: Iterable[int] = ()
+        self,
+        inner: tokenizers.Tokenizer,
+        start: str | None = None,
+        space_first: bool = False,
+        ends: Iterable[int] = (),
+        seen_bytes: bytes | None = None,
     ) -> None:
         self._start, self.space_first, self._ends = start, space_first, frozenset(ends)
+        self.seen_bytes = seen_bytes  # those of the text that its model was trained on; None: not known
         inner.no_padding()
         inner.no_truncation()
         inner.encode_special_tokens = True  # "<|endoftext|>" typed by a user is text, not the control token
@@ -50,7 +59,8 @@ class Tokenizer:
         """Byte-level byte-pair encoding (Sennrich et al. 2016; GPT-2 section 2.2) with GPT-2's pre-tokenizer.
 
         The vocabulary is the end of text, the 256 bytes, then merges in the order they were learned; it can end
-        up smaller than `vocab_size` when the text has no more pairs to merge.
+        up smaller than `vocab_size` when the text has no more pairs to merge. No token is longer than
+        LONGEST_TOKEN bytes.
         """
         if vocab_size < SMALLEST_VOCABULARY:
             raise usage(
@@ -58,7 +68,7 @@ class Tokenizer:
                 f"found {vocab_size}"
             )
         inner = tokenizers.Tokenizer(models.BPE())
-        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        inner.pre_tokenizer = _pre_tokenizer_for_training()
         inner.decoder = _decoder("bpe")
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
@@ -66,8 +76,10 @@ class Tokenizer:
             special_tokens=[END_OF_TEXT],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
+            max_token_length=LONGEST_TOKEN + 1,  # the library stays below its limit
         )
         inner.train_from_iterator(_pieces(texts), trainer)
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         return cls(inner)
 
     @classmethod
@@ -96,11 +108,13 @@ class Tokenizer:
         return cls(inner)
 
     @classmethod
-    def from_json(cls, text: str, most: int | None = None, ends: Iterable[int] = ()) -> "Tokenizer":
+    def from_json(
+        cls, text: str, most: int | None = None, ends: Iterable[int] = (), seen_bytes: bytes | None = None
+    ) -> "Tokenizer":
         """Read a tokenizer.json: a BPE that is byte-level or has byte fallback. Raises LLMError for anything else.
 
         With `most` also for one of more tokens than that: those of the model it belongs to. `ends` are the tokens that
-        end a text, to that model.
+        end a text, to that model; `seen_bytes` those that its training text has, None where they are not known.
         """
         found = tokenizer_json.checked(text)
         try:
@@ -110,7 +124,7 @@ class Tokenizer:
                 raise
             raise LLMError(f"the tokenizer could not be read: {error}") from error
         inner.decoder = _decoder(found.kind)
-        tokenizer = cls(inner, found.start, found.space_first, ends)
+        tokenizer = cls(inner, found.start, found.space_first, ends, seen_bytes)
         if most is not None and tokenizer.vocab_size > most:
             raise LLMError(f"the tokenizer has {tokenizer.vocab_size} tokens, its model only {most}")
         missing = set(tokenizer._missing) - RARE
@@ -191,6 +205,11 @@ class Tokenizer:
             spelled[i] = b"" if added.special else added.content.encode("utf-8")
         return spelled
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The bytes of all tokens, indexed."""
+        return Vocabulary(self.token_bytes, self.seen_bytes)
+
     def label(self, token: int) -> str:
         """A token that stands alone, as text: bytes of half a character as \\xe3, a control token by its name."""
         data = self.token_bytes[token]
@@ -240,17 +259,19 @@ class Tokenizer:
         return [i for ids in self.encode_stream([text]) for i in ids]
 
     def split_last(self, text: str) -> tuple[str, str]:
-        """(head, tail): the last word of a text, as the pre-tokenizer cuts words, apart from what stands before it.
+        """(head, tail): the last word of a text, as tokens are cut, apart from what stands before it.
 
         Tokens never cross the cut but may go on beyond the text's end: after "I like to ea" stands one of " eat".
-        The tail is "" where no token is longer than a character, or the last word is very long.
+        The tail is "" where no token is longer than a character; of a very long word it is the end.
         """
-        if self.kind != "bpe" or not text:
+        if self.kind == "char" or not text:
             return text, ""
         end = text[-LONGEST_TAIL:]
-        word = self._inner.pre_tokenizer.pre_tokenize_str(end)[-1][1]
-        tail = end[word[0] :]
-        return (text, "") if len(tail) == LONGEST_TAIL else (text[: len(text) - len(tail)], tail)
+        if self.kind == "spm":  # SentencePiece's tokens begin with spaces and end before the next
+            tail = _LAST_WORD.search(end)[0]  # type: ignore[index]  # it matches any text
+        else:
+            tail = end[self._inner.pre_tokenizer.pre_tokenize_str(end)[-1][1][0] :]
+        return text[: len(text) - len(tail)], tail
 
     def encode_stream(self, texts: Iterable[str]) -> Iterator[array]:
         """The ids of one long text that comes in parts, as arrays of bounded size.
@@ -293,6 +314,17 @@ class Tokenizer:
                 raise LLMError(f"there is no token {i}; this vocabulary has 0 to {len(table) - 1}")
             parts.append(table[i])
         return b"".join(parts).removeprefix(b" " if self.space_first else b"")
+
+
+def _pre_tokenizer_for_training() -> Any:
+    """GPT-2's pre-tokenizer, but it cuts pre-tokens of more than LONGEST_WORD characters.
+
+    Training takes time with the square of a pre-token's length, and 300 kB of one letter are a single pre-token.
+    Ordinary text has none that long and gives the same vocabulary. Encoding is fast at any length and does not cut.
+    """
+    pattern = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}{1,N}| ?\p{N}{1,N}| ?[^\s\p{L}\p{N}]{1,N}|\s{1,N}(?!\S)|\s{1,N}"
+    split = pre_tokenizers.Split(tokenizers.Regex(pattern.replace("{1,N}", f"{{1,{LONGEST_WORD}}}")), "isolated")
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def _after_space(texts: Iterable[str]) -> Iterator[str]:
@@ -355,6 +387,7 @@ def _cut(text: str, low: int, high: int, where: re.Pattern[str]) -> int:
     return found.start() if found else high
 
 
+_LAST_WORD = re.compile(r"\s*\S*\Z")
 _WORD_END = re.compile(r"(?<=\S)[ \n]")
 _LINE_END = re.compile(r"(?<=\S) |(?<=\n)(?=\S)")  # in the patterns of Llama 3 and Qwen 2 a sign takes line ends along
 

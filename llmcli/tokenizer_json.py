@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, brief
 
 LONGEST = 1 << 25  # characters of JSON: twice the largest vocabularies known
 LONGEST_TOKEN = 1024  # characters of a token that is taken as a whole
 MOST_ADDED = 1 << 14
+MOST_STEPS = 64  # of a pre-tokenizer or the like, Sequences counted: ten times as many as any that is known has
 # how words are cut, apart from GPT-2's way, which the library has built in
 PATTERNS = {
     "GPT-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
@@ -193,10 +194,10 @@ def kind_and_problem(found: Any) -> tuple[str, str]:
         return "?", "has no model"
     model, normalizer, added = found["model"], found.get("normalizer"), found.get("added_tokens") or []
     if model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
-        return "?", f"is of type {model.get('type')!r}"
+        return "?", f"is of type {brief(model.get('type'))}"
     sentencepiece = bool(model.get("byte_fallback") and model.get("merges")) and _is_sentencepiece(found)
     if normalizer is not None and not sentencepiece and _kinds(normalizer) != ["NFC"]:
-        return "?", f"changes the text with a {'/'.join(_kinds(normalizer)) or 'strange'} normalizer"
+        return "?", f"changes the text with a {'/'.join(_kinds(normalizer))[:60] or 'strange'} normalizer"
     if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
         return "?", "uses dropout, or marks the parts of words"
     vocabulary, merges = model["vocab"], model.get("merges") or []
@@ -210,11 +211,11 @@ def kind_and_problem(found: Any) -> tuple[str, str]:
         plain = model.get("byte_fallback") and not model.get("merges")
         return ("char", "") if plain else ("?", "is not byte-level")
     steps = list(_steps(found["pre_tokenizer"]))
-    kinds = [step.get("type") for step in steps]
+    kinds = [str(step.get("type")) for step in steps]
     if "ByteLevel" not in kinds:
         return "?", "is not byte-level"
     if not set(kinds) <= {"ByteLevel", "Split", "Digits", "Punctuation"}:
-        return "?", f"cuts words with {', '.join(map(str, kinds))}"
+        return "?", f"cuts words with {', '.join(kinds)[:60]}"
     if any(step.get("behavior") == "Removed" or step.get("add_prefix_space") for step in steps):
         return "?", "adds or removes white space"
     if any(step["type"] == "Split" and not _is_known(step.get("pattern")) for step in steps):
@@ -246,15 +247,22 @@ def _is_known(pattern: Any) -> bool:
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """The parts of a pre-tokenizer, normalizer or post-processor, those inside a Sequence one by one."""
-    if not isinstance(part, dict):
+    """The parts of a pre-tokenizer, normalizer or post-processor, those inside a Sequence one by one; one of the type
+    "strange" for what is none, and in place of the rest where there are more than MOST_STEPS."""
+    waiting = [part]
+    for _ in range(MOST_STEPS):
+        if not waiting:
+            return
+        now = waiting.pop()
+        if not isinstance(now, dict):
+            yield {"type": "strange"}
+        elif now.get("type") == "Sequence":
+            inner = now.get("pretokenizers", now.get("normalizers", now.get("processors")))
+            waiting += reversed(inner[: MOST_STEPS + 1]) if isinstance(inner, list) else [None]
+        else:
+            yield now
+    if waiting:
         yield {"type": "strange"}
-    elif part.get("type") == "Sequence":
-        inner = part.get("pretokenizers", part.get("normalizers", part.get("processors")))
-        for step in inner if isinstance(inner, list) else [None]:
-            yield from _steps(step)
-    else:
-        yield part
 
 
 def _kinds(part: Any) -> list[str]:

@@ -11,7 +11,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -22,18 +22,20 @@ from numpy.typing import NDArray
 
 import llmcli
 from llmcli.checkpoint import Checkpoint
-from llmcli.config import ModelConfig, SamplingConfig, TrainConfig, as_record
-from llmcli.corpus import Batches
+from llmcli.config import EVALUATION_CONTEXT, ModelConfig, SamplingConfig, TrainConfig, as_record
+from llmcli.corpus import Batches, Preceded, Tokens, Without
 from llmcli.errors import LLMError
-from llmcli.evaluator import Figures, evaluate
+from llmcli.evaluator import Figures, Window, evaluate_windows, scattered, select_windows
 from llmcli.forecast import parts
 from llmcli.generator import generate
 from llmcli.induction import with_induction
 from llmcli.model import LanguageModel, score, sharpness
 from llmcli.optimizer import Optimizer, rate
-from llmcli.planner import Plan
+from llmcli.planner import Plan, Regularization
 from llmcli.resume import State
+from llmcli.run_clock import RunClock
 from llmcli.runtime import Runtime
+from llmcli.thread_tuner import ThreadTuner
 from llmcli.tokenizer import Tokenizer
 
 EVAL_SHARE = 24  # tokens trained on for each held-out one that is looked at on the way, at least
@@ -44,7 +46,15 @@ EVAL_EVERY = 0.05  # of the run, at least
 ALIKE = 0.002  # held-out figures that differ by less say nothing
 CURVE_POINTS = 300
 SAMPLE_TOKENS = 48
-SAMPLED = 20_000_000  # parameters up to which a run's samples are kept in its record: they are quick to make
+SAMPLED = 20_000_000  # parameters up to which a run's samples are kept in its record: they are quick to make ...
+LARGEST_SAMPLED = 200_000_000  # ... and up to which samples are generated at all
+EVALUATED_AT_ONCE, EVALUATED_WORK = 4096, 1e11  # tokens at most, and parameters x tokens, between looks at the clock
+LONG_EVALUATION = 5e11  # operations: some seconds on a few cores
+FIRST_LOOK_SHARE = 0.1  # of the run at most, for the evaluation of the model that it goes on from
+STEP_PATIENCE = 1.0  # seconds that a step or an evaluation may go on after Ctrl-C
+HURRIED_SECONDS = 3.0  # for each of the evaluations that an interrupted run ends with
+REGULARIZE_EVERY = 0.02  # of the run
+EPOCHS_MARGIN = 0.05  # by which the expected number of epochs must lie beyond a threshold of regularization
 RAMP = ((0.2, 4), (0.5, 2))  # up to this progress windows are that much shorter ...
 COPYING_RAMP = ((0.5, 2),)  # ... where weights can copy from the start: short windows have little to copy from
 SHORTEST_RAMP = 16  # tokens
@@ -121,40 +131,89 @@ def fresh_weights(config: ModelConfig, seed: int, induction: bool = False) -> di
     return with_induction(config, weights, seed) if induction else weights
 
 
-def measured_speed(config: ModelConfig, settings: TrainConfig, seconds: float) -> float:
-    """Tokens a second in training, by a few real steps on made-up text that take about so many seconds."""
+def measured_speed(
+    config: ModelConfig, settings: TrainConfig, seconds: float, tuner: ThreadTuner | None = None
+) -> float:
+    """Tokens per second in training, by a few real steps on random tokens that take about so many seconds.
+
+    A `tuner` may change the number of threads between the steps; the speed is that of its choice.
+    """
     _prepare_process(settings)
     model = _fresh_model(config, settings)
     model.initialize(torch.Generator().manual_seed(0))
+    model.train()
     optimizer = Optimizer(model, settings, config.hidden_size)
     rng = np.random.default_rng(0)
-    shortest = _context_at(0.0, settings)
-    times: list[float] = []  # seconds for a token
+    tuner = tuner or ThreadTuner(1)
+    tuner.new_shape()
+    contexts = (_context_at(0.0, settings), settings.context)  # the shortest and the longest windows take turns
+    paces: list[tuple[int, int, float]] = []  # (context, threads, seconds per token)
     began = time.perf_counter()
-    # the first steps are slower than the rest; the longest and the shortest windows of a run take turns
-    while len(times) < 2 or time.perf_counter() - began < (seconds if len(times) >= 4 else LONGEST_MEASURED):
-        context = settings.context if len(times) % 2 else shortest
+    # the first steps are slower than the rest
+    while len(paces) < 2 or (
+        time.perf_counter() - began < (seconds if len(paces) >= 4 and not tuner.trying else LONGEST_MEASURED)
+    ):
+        context = contexts[len(paces) % 2]
         size = (max(1, settings.batch_size * settings.context // context), context + 1)
-        start = time.perf_counter()
-        model.train()
         ids = torch.from_numpy(rng.integers(config.vocab_size, size=size)).to(settings.device)
-        _loss_and_gradients(model, ids, parts(config, settings))
-        optimizer.step(0.5)
-        if settings.device == "cuda":
-            torch.cuda.synchronize()
-        times.append((time.perf_counter() - start) / (size[0] * context))
-    late = times[2:] if len(times) >= 4 else times[-2:]
-    return 2 / float(np.median(late[::2]) + np.median(late[1::2]))
+        threads, tokens = tuner.threads, size[0] * context
+        pace = _measured_pace(model, optimizer, ids, settings, time.perf_counter() - began)
+        paces.append((context, threads, pace))
+        tuner.add_step(pace * tokens, tokens)
+        if pace * tokens > LONGEST_MEASURED:
+            break
+    chosen = [(context, pace) for context, threads, pace in paces if threads == tuner.threads] or [
+        (context, pace) for context, _, pace in paces
+    ]
+    late = chosen[2:] if len(chosen) >= 4 else chosen[-2:]
+    medians = [float(np.median([pace for c, pace in late if c == context])) for context in {c for c, _ in late}]
+    return len(medians) / sum(medians)
 
 
-def _loss_and_gradients(model: LanguageModel, ids: torch.Tensor, parts: int) -> torch.Tensor:
-    """The loss of a batch of windows, which goes through the graph in parts; its gradients are left in the model."""
+def _measured_pace(
+    model: LanguageModel, optimizer: Optimizer, ids: torch.Tensor, settings: TrainConfig, spent: float
+) -> float:
+    """Seconds per token of a step; of one that would take longer than LONGEST_MEASURED only a part is run."""
+    began = time.perf_counter()
+    done = 0
+    for part in ids.chunk(parts(model.config, settings)):
+        _loss_and_gradients(model, part, 1)
+        done += part.shape[0] * (part.shape[1] - 1)
+        if spent + time.perf_counter() - began > LONGEST_MEASURED:
+            break
+    _synchronize(settings.device)
+    forward_backward = time.perf_counter() - began
+    optimizer.step(0.5)
+    _synchronize(settings.device)
+    moved = time.perf_counter() - began - forward_backward
+    return forward_backward / done + moved / (ids.shape[0] * (ids.shape[1] - 1))
+
+
+def _synchronize(device: str) -> None:
+    """Wait until the device has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+def _loss_and_gradients(
+    model: LanguageModel, ids: torch.Tensor, parts: int, check: Callable[[], None] = lambda: None
+) -> torch.Tensor:
+    """The loss of a batch of windows, which goes through the graph in micro-batches; its gradients are left in the
+    model. `check` is called between them and may raise."""
     total = torch.zeros((), device=ids.device)
     for part in ids.chunk(parts):
+        check()
         loss = model.loss(part) * (len(part) / len(ids))
         loss.backward()
         total += loss.detach()
     return total
+
+
+def thread_tuner(threads: int) -> ThreadTuner:
+    """One that sets the threads of torch, at most so many."""
+    return ThreadTuner(threads, torch.set_num_threads)
 
 
 def _prepare_process(settings: TrainConfig) -> None:
@@ -199,14 +258,15 @@ def _context_at(progress: float, settings: TrainConfig) -> int:
         return context
     ramp = COPYING_RAMP if settings.induction else RAMP
     divisor = next((divisor for until, divisor in ramp if progress < until), 1)
-    return max(min(context, SHORTEST_RAMP), context // divisor)
+    shortest = max(min(context, SHORTEST_RAMP), context // divisor)
+    return next(length for length in range(shortest, context + 1) if context % length == 0)  # whole blocks of windows
 
 
 def train(
     plan: Plan,
     tokenizer: Tokenizer,
     start: Checkpoint | None,
-    tokens: NDArray[np.unsignedinteger],
+    tokens: Tokens,
     held_out: NDArray[np.unsignedinteger],
     record: dict[str, Any],
     *,
@@ -216,162 +276,369 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     save: Callable[[], bool] = lambda: False,
     go_on: State | None = None,
+    regularize: Callable[[float], Regularization] | None = None,
+    tuner: ThreadTuner | None = None,
+    now: Callable[[], float] = time.monotonic,
 ) -> Iterator[Event]:
     """Train on `tokens` by the plan, from `start` or from fresh weights; `record` is what to say of the corpus.
 
-    `began` is the time.monotonic() from which the plan's seconds count, `spare` are those of them that the caller
-    needs afterwards. `stop` is asked after every step; when it says yes the run ends early with what there is.
-    `save` is asked too; when it says yes, and at an early end, a State is yielded, with which as `go_on` another call
-    goes on to the very same weights. When the loss is no longer a number the run ends with the best weights so far,
-    or, if there are none yet, in an LLMError.
+    `began` is the time of the clock `now` from which the plan's seconds count, `spare` are those of them that the
+    caller needs afterwards. `stop` is asked after every step, and within one that takes long; when it says yes the run
+    ends early with what there is. `save` is asked too; when it says yes, and before evaluations that may take long, a
+    State is yielded, with which as `go_on` another call goes on to the very same weights. When the loss is no longer a
+    number the run ends with the best weights so far, or, if there are none yet, in an LLMError.
+
+    Where a clock ends the run, `regularize` (epochs -> dropout and BPE-dropout) is asked again as the number of epochs
+    that the run will see becomes clear, and `tuner` chooses the number of threads from step to step.
     """
-    config, settings = plan.model, plan.train
-    began = time.monotonic() if began is None else began
-    _prepare_process(settings)
-    model = _fresh_model(config, settings)
-    model.load_arrays(start.tensors if start else fresh_weights(config, settings.seed, settings.induction))
-    optimizer = Optimizer(model, settings, config.hidden_size)
-    _compile(model, settings)
-    context = settings.context
-    tokens, aside = _set_aside(tokens, settings.calibration_tokens, context)
-    batches = _Source(tokens, settings, tokenizer)
-    calibration = _Calibration(model, aside)
-    measure = _Measure(model, tokenizer, held_out, settings, start)
-    curve = _Curve()
-    best, at, interrupted, problem = model.to_arrays(), _Position(), False, ""
-    best_adapters = model.learned_arrays() if settings.lora_rank else None
-    step_tokens = settings.batch_size * context
-    first_step = time.monotonic()
-    if go_on:
+    run = _Run(plan, tokenizer, start, tokens, held_out, sample_prompt, stop, regularize, tuner, now)
+    run.begin(now() if began is None else began, spare, go_on)
+    at = run.at
+    if start and len(held_out) and not go_on:
+        yield from run.evaluate()  # a run that only makes it worse ends with what it began with
+    interrupted = False
+    while at.progress < 1 and not interrupted and not run.problem:
+        step = run.step()
+        if step:
+            yield step
+        interrupted = stop() and not run.problem
+        due = bool(step) and run.evaluation_due()
+        if due:
+            yield from run.evaluate()
+        if at.progress < 1 and (save() or interrupted):  # before a look that a run without an end here would not have
+            yield run.state()
+        if interrupted and not due and len(held_out):
+            yield from run.evaluate(hurried=True)
+    if interrupted and not at.step:
+        raise LLMError("stopped before the first training step was finished; no model was written")
+    if at.progress >= 1 and run.end_takes_long():
+        yield run.state()  # so that nothing is lost with the evaluations at the end
+    if at.progress >= 1 and at.evaluated_step < at.step and len(held_out):
+        yield from run.evaluate(hurried=interrupted)  # the last step was cut short, or the run was killed just here
+    yield run.finish(record, interrupted)
+
+
+class _CutShortError(Exception):
+    """Raised inside a step or an evaluation that takes too long."""
+
+
+class _Run:
+    """A run between two steps: the weights, the optimizer, where it stands, and the best weights so far."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        tokenizer: Tokenizer,
+        start: Checkpoint | None,
+        tokens: Tokens,
+        held_out: NDArray[np.unsignedinteger],
+        sample_prompt: str | None,
+        stop: Callable[[], bool],
+        regularize: Callable[[float], Regularization] | None,
+        tuner: ThreadTuner | None,
+        now: Callable[[], float],
+    ) -> None:
+        self._plan, self._tokenizer, self._start, self._sample_prompt = plan, tokenizer, start, sample_prompt
+        self._stop, self._now = stop, now
+        settings = plan.train
+        _prepare_process(settings)
+        self.model = _fresh_model(plan.model, settings)
+        fresh = None if start else fresh_weights(plan.model, settings.seed, settings.induction)
+        self.model.load_arrays(start.tensors if start else fresh or {})
+        self._optimizer = Optimizer(self.model, settings, plan.model.hidden_size)
+        _compile(self.model, settings)
+        learned, aside = _set_aside(tokens, settings.calibration_tokens, settings.context)
+        self._tokens = len(learned)
+        self._source = _Source(learned, settings, tokenizer)
+        self._calibration = _Calibration(self.model, aside)
+        self._measure = _Measure(self.model, tokenizer, held_out, settings, start)
+        self._curve = _Curve()
+        self.at = _Position(dropout=settings.dropout, token_split=settings.token_split)
+        self._best = self.model.to_arrays()
+        self._best_adapters = self.model.learned_arrays() if settings.lora_rank else None
+        timed = settings.seconds is not None
+        self._regularize = regularize if timed else None
+        self._tuner = (tuner if timed else None) or ThreadTuner(1)
+        self._context = 0  # of the last step
+        self.problem = ""
+
+    # ---- the clock
+
+    def begin(self, began: float, spare: float, go_on: State | None) -> None:
+        """Start the clock, or go on from a stopped run."""
+        self._began, self._first_step = began, self._now()
+        if go_on:
+            self._restore(go_on)
+        seconds = self._plan.train.seconds
+        started = self._first_step - self._began
+        self._clock = None if seconds is None else RunClock(seconds, spare, started)
+
+    @property
+    def _elapsed(self) -> float:
+        return self._now() - self._began
+
+    def _progress(self) -> float:
+        """0 to 1 of the run, by its steps or by the clock."""
+        progress = self.at.step / self._plan.train.steps
+        if self._clock:
+            progress = max(progress, self._clock.progress(self._elapsed, self._tokens_at_end()))
+        return progress
+
+    def _tokens_at_end(self) -> float:
+        """The evaluations at the end, as so many tokens evaluated with the products of training."""
+        return self._measure.tokens_at_end(self.at.step * self._step_tokens) + self._calibration.tokens
+
+    @property
+    def _step_tokens(self) -> int:
+        return self._plan.train.batch_size * self._plan.train.context
+
+    def _follow_clock(self) -> None:
+        """Regularize for the number of epochs that the run will see at its present speed."""
+        at = self.at
+        if not self._clock or not self._regularize or at.progress < at.regularized_progress + REGULARIZE_EVERY:
+            return
+        at.regularized_progress = at.progress
+        seen = at.step * self._step_tokens
+        expected = self._clock.expected_tokens(self._elapsed, seen, self._tokens_at_end())
+        epochs = min(expected, self._plan.train.steps * self._step_tokens) / self._tokens
+        present = Regularization(at.dropout, at.token_split)
+        if present in (self._regularize(epochs / (1 + EPOCHS_MARGIN)), self._regularize(epochs * (1 + EPOCHS_MARGIN))):
+            return
+        wanted = self._regularize(epochs)
+        at.dropout, at.token_split = wanted.dropout, wanted.token_split
+        at.regularizations.append([at.step, round(epochs, 2), wanted.dropout, wanted.token_split])
+
+    @contextlib.contextmanager
+    def _interruptible(self, model: LanguageModel, patience: float, deadline: float = math.inf) -> Iterator[None]:
+        """Inside, the model raises _CutShortError between two layers: when `stop` says yes and `patience` seconds are
+        over, or at the `deadline`, in seconds since the run began."""
+        began = self._now()
+
+        def check() -> None:
+            now = self._now()
+            if now - self._began > deadline or (now - began > patience and self._stop()):
+                raise _CutShortError
+
+        model.between_layers = check
         try:
-            best = _under(go_on.arrays, "best.")
-            model.load_learned(_under(go_on.arrays, "model."))
-            best_adapters = _under(go_on.arrays, "adapters.") if settings.lora_rank else None
-            optimizer.load_arrays(_under(go_on.arrays, "optimizer."))
-            curve = _Curve(go_on.arrays["losses"].tolist(), go_on.figures["evaluations"], go_on.figures["samples"])
-            at = _Position(**{field.name: go_on.figures[field.name] for field in fields(_Position)})
-            at.check(settings)
-            began, first_step = began - go_on.figures["seconds"], first_step - go_on.figures["trained_seconds"]
+            yield
+        finally:
+            model.between_layers = None
+
+    # ---- steps
+
+    def step(self) -> Step | None:
+        """Take a step. None when it could not be finished: `problem` says why, or the time is over."""
+        at, settings = self.at, self._plan.train
+        began = self._now()
+        self.model.dropout.set_rate(at.dropout)
+        self.model.dropout.seed(settings.seed, at.step)
+        self.model.train()
+        block = self._source.batch(at.step, at.progress, at.token_split)
+        if block.shape[1] != self._context:
+            self._context = block.shape[1]
+            self._tuner.new_shape()
+        ids = torch.from_numpy(block).to(settings.device)
+        try:
+            with self._interruptible(self.model, STEP_PATIENCE, self._clock.deadline if self._clock else math.inf):
+                loss = _loss_and_gradients(self.model, ids, parts(self._plan.model, settings))
+        except _CutShortError:
+            self._cut_step(began)
+            return None
+        self._optimizer.step(at.progress)
+        value = loss.item()
+        if not math.isfinite(value):
+            self.problem = _exploded(at.step + 1, settings)
+            return None
+        at.step += 1
+        seconds = self._now() - began
+        if self._clock:
+            self._clock.add_step(seconds, self._step_tokens)
+            self._tuner.add_step(seconds, self._step_tokens)
+        at.progress = self._progress()
+        self._follow_clock()
+        self._curve.add(value)
+        seen, now = at.step * self._step_tokens, self._now()
+        return Step(
+            at.step, min(1.0, at.progress), value, seen, seen / self._tokens, rate(at.progress), now - self._began,
+            seen / max(1e-9, now - self._first_step),
+        )  # fmt: skip
+
+    def _cut_step(self, began: float) -> None:
+        """A step was given up: drop its gradients. Raises LLMError if it was the first of a run without an end."""
+        self.model.zero_grad(set_to_none=True)
+        if self._stop():
+            return
+        self.at.progress = 1.0
+        if self._clock and not self.at.step:
+            before, after = began - self._began, self._clock.seconds - self._clock.deadline
+            raise LLMError(
+                f"no training step could be finished in --time {self._clock.seconds:g}s: what comes before it took "
+                f"{before:,.0f} s, evaluating and saving need {after:,.0f} s and a step more than "
+                f"{self._now() - began:,.0f} s; give more time, or a smaller --context or model"
+            )
+
+    # ---- evaluations
+
+    def evaluation_due(self) -> bool:
+        """Whether so much has been trained since the last one that another costs little, or the run is over."""
+        at = self.at
+        if not self._measure.tokens:
+            return False
+        trained = (at.step - at.evaluated_step) * self._step_tokens
+        apart = trained >= EVAL_SHARE * self._measure.tokens and at.progress - at.evaluated_progress >= EVAL_EVERY
+        return apart or at.progress >= 1
+
+    def evaluate(self, hurried: bool = False) -> Iterator[Event]:
+        """Measure the held-out text; the best weights so far are kept. A measurement that is cut short says nothing."""
+        at = self.at
+        patience = HURRIED_SECONDS if hurried else STEP_PATIENCE
+        try:
+            with self._interruptible(self.model, patience), self._calibration.applied() as factor:
+                self._time_evaluation(self._calibration.seconds, self._calibration.tokens)
+                began, limit = self._now(), self._first_look_limit()
+                figures = self._measure.now(began + limit, self._now)
+                self._time_evaluation(self._now() - began, figures.tokens)
+                weights = self.model.to_arrays()
+        except _CutShortError:
+            return
+        bits = round(figures.bits_per_byte, 6)  # as the record has it: whoever shows it rounds once
+        at.evaluated_step, at.evaluated_progress = at.step, at.progress
+        self._curve.add_evaluation(at.step, bits)
+        # of two alike the later is better: its steps were smaller
+        is_best = math.isfinite(bits) and (at.best_bits is None or bits <= at.best_bits * (1 + ALIKE))
+        if is_best:
+            self._best, at.best_step, at.best_factor = weights, at.step, factor
+            self._best_adapters = self.model.learned_arrays() if self._plan.train.lora_rank else None
+            at.best_bits = bits if at.best_bits is None else min(bits, at.best_bits)
+        yield Evaluation(at.step, bits, is_best)
+        if self._sample_prompt and self._plan.model.parameters <= LARGEST_SAMPLED:
+            text = _sample(self._plan.model, weights, self._tokenizer, self._sample_prompt)
+            self._curve.add_sample(at.step, text)
+            yield Sample(at.step, self._sample_prompt, text)
+
+    def _first_look_limit(self) -> float:
+        """Seconds for the evaluation before the first step: a share of the run. The later ones are as long."""
+        seconds = self._plan.train.seconds
+        return math.inf if self.at.step or seconds is None else FIRST_LOOK_SHARE * seconds
+
+    def _time_evaluation(self, seconds: float, tokens: int) -> None:
+        if self._clock:
+            self._clock.add_evaluation(seconds, tokens)
+
+    def end_takes_long(self) -> bool:
+        """Whether the evaluations at the end take more than a few seconds, so that the state should be kept first."""
+        return 2 * self._plan.model.parameters * self._tokens_at_end() > LONG_EVALUATION
+
+    # ---- the state of a stopped run
+
+    def state(self) -> State:
+        """All that the next step depends on."""
+        arrays = {"model.": self.model.learned_arrays(), "best.": self._best, "optimizer.": self._optimizer.to_arrays()}
+        arrays |= {"adapters.": self._best_adapters} if self._best_adapters is not None else {}
+        now = self._now()
+        return State(
+            {start + name: array for start, part in arrays.items() for name, array in part.items()}
+            | {"losses": self._curve.losses()},
+            as_record(self.at)
+            | {
+                "evaluations": self._curve.evaluations(),
+                "samples": self._curve.samples(),
+                "seconds": now - self._began,
+                "trained_seconds": now - self._first_step,
+            },
+        )
+
+    def _restore(self, state: State) -> None:
+        """Take what `state` gave. Raises LLMError when it is of another run."""
+        arrays, figures = state.arrays, state.figures
+        try:
+            self._best = _under(arrays, "best.")
+            self.model.load_learned(_under(arrays, "model."))
+            self._best_adapters = _under(arrays, "adapters.") if self._plan.train.lora_rank else None
+            self._optimizer.load_arrays(_under(arrays, "optimizer."))
+            self._curve = _Curve(arrays["losses"].tolist(), figures["evaluations"], figures["samples"])
+            self.at.restore({field.name: figures[field.name] for field in fields(_Position)}, self._plan.train)
+            self._began -= figures["seconds"]
+            self._first_step -= figures["trained_seconds"]
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise LLMError(
                 f"the stopped run left other values than its plan has ({error}); begin anew with --force"
             ) from error
 
-    def look() -> Iterator[Event]:
-        """At the held-out text; the best weights so far are kept."""
-        nonlocal best, best_adapters
-        with calibration.applied() as factor:
-            bits = measure.now().bits_per_byte
-            weights = model.to_arrays()
-        at.evaluated_step, at.evaluated_progress = at.step, at.progress
-        curve.add_evaluation(at.step, bits)
-        # of two alike the later is better: its steps were smaller
-        is_best = math.isfinite(bits) and (at.best_bits is None or bits <= at.best_bits * (1 + ALIKE))
-        if is_best:
-            best, at.best_step, at.best_factor = weights, at.step, factor
-            best_adapters = model.learned_arrays() if settings.lora_rank else None
-            at.best_bits = bits if at.best_bits is None else min(bits, at.best_bits)
-        yield Evaluation(at.step, bits, is_best)
-        if sample_prompt:
-            text = _sample(config, weights, tokenizer, sample_prompt)
-            curve.add_sample(at.step, text)
-            yield Sample(at.step, sample_prompt, text)
+    # ---- the end
 
-    def state() -> State:
-        """All that the next step depends on."""
-        arrays = {"model.": model.learned_arrays(), "best.": best, "optimizer.": optimizer.to_arrays()}
-        arrays |= {"adapters.": best_adapters} if best_adapters is not None else {}
-        now = time.monotonic()
-        return State(
-            {start + name: array for start, part in arrays.items() for name, array in part.items()}
-            | {"losses": curve.losses()},
-            as_record(at)
-            | {
-                "evaluations": curve.evaluations(),
-                "samples": curve.samples(),
-                "seconds": now - began,
-                "trained_seconds": now - first_step,
-            },
+    def finish(self, record: dict[str, Any], interrupted: bool) -> Done:
+        """Measure the best weights as those who use the file have them; what came of the run."""
+        at = self.at
+        if at.best_bits is None:
+            with self._calibration.applied() as at.best_factor:
+                self._best, at.best_step = self.model.to_arrays(), at.step
+            if self.problem or not all(np.isfinite(array).all() for array in self._best.values()):
+                raise LLMError(self.problem or _exploded(at.step, self._plan.train))
+        now = self._now()
+        figures, before = self._final_figures(interrupted or bool(self.problem))
+        seconds = self._elapsed
+        record = copy.deepcopy(record) | self._record(interrupted, figures, before)
+        if self._clock:
+            record["clock"] = {
+                "seconds": round(seconds, 2),
+                "tokens_per_second": round(at.step * self._step_tokens / (now - self._first_step)),
+            }
+        config, tokenizer, start = self._plan.model, self._tokenizer, self._start
+        told = start.tokenizer_config_json if start else tokenizer.to_config_json(config.max_position_embeddings)
+        checkpoint = Checkpoint(config, tokenizer.to_json(), self._best, record, told)
+        return Done(
+            checkpoint, at.step, at.best_step, seconds, figures, interrupted, self.problem, before, self._best_adapters
         )
 
-    if start and len(held_out) and not go_on:
-        yield from look()  # a run that only makes it worse ends with what it began with
-    now = time.monotonic()
-    while at.progress < 1 and not interrupted:
-        model.dropout.seed(settings.seed, at.step)
-        model.train()
-        ids = torch.from_numpy(batches.batch(at.step, at.progress)).to(settings.device)
-        loss = _loss_and_gradients(model, ids, parts(config, settings))
-        optimizer.step(at.progress)
-        value = loss.item()
-        if not math.isfinite(value):
-            problem = _exploded(at.step + 1, settings)
-            break
-        at.step += 1
-        now = time.monotonic()
-        at.progress = at.step / settings.steps
-        if settings.seconds is not None:
-            left = settings.seconds - spare - (now - began) - measure.seconds_at_end(at.step * step_tokens)
-            left -= calibration.seconds
-            at.progress = max(at.progress, 1 - max(0.0, left) / (max(0.0, left) + now - first_step))
-        interrupted = stop()
-        curve.add(value)
-        seen = at.step * step_tokens
-        yield Step(
-            at.step, min(1.0, at.progress), value, seen, seen / len(tokens), rate(at.progress), now - began,
-            seen / max(1e-9, now - first_step),
-        )  # fmt: skip
-        due = (at.step - at.evaluated_step) * step_tokens >= EVAL_SHARE * measure.tokens
-        due = due and at.progress - at.evaluated_progress >= EVAL_EVERY
-        due = bool(len(held_out)) and (due or at.progress >= 1)
-        if due:
-            yield from look()
-        if at.progress < 1 and (save() or interrupted):  # before a look that a run without an end here would not have
-            yield state()
-        if interrupted and not due and len(held_out):
-            yield from look()
-    if at.best_bits is None:
-        with calibration.applied() as at.best_factor:
-            best, at.best_step = model.to_arrays(), at.step
-        if problem or not all(np.isfinite(array).all() for array in best.values()):
-            raise LLMError(problem or _exploded(at.step, settings))
-    figures = before = None
-    if len(held_out):
-        hurried = interrupted or bool(problem)
-        before = measure.at_end(start.tensors, at.step * step_tokens, hurried) if start else None
-        figures = measure.at_end(best, at.step * step_tokens, hurried)
-    seconds = time.monotonic() - began
-    record = copy.deepcopy(record) | {
-        "versions": versions(),
-        "plan": [as_record(choice) for choice in plan.choices],
-        "train": as_record(settings),
-        "steps": at.step,
-        "best_step": at.best_step,
-        "tokens": at.step * step_tokens,
-        "epochs": round(at.step * step_tokens / len(tokens), 4),
-        "interrupted": interrupted,
-        **({"problem": problem} if problem else {}),
-        "bits_per_byte": figures and round(figures.bits_per_byte, 6),
-        **({"bits_per_byte_before": round(before.bits_per_byte, 6)} if before else {}),
-        "sharpness": at.best_factor,
-        **({"expert_shares": measure.expert_shares} if measure.expert_shares else {}),
-        "held_out_measured": figures and {"tokens": figures.tokens, "bytes": figures.bytes},
-        "curve": curve.thinned(),
-        **({"samples": {"prompt": sample_prompt, "texts": curve.samples()}} if config.parameters <= SAMPLED else {}),
-    }  # fmt: skip
-    if settings.seconds is not None:
-        record["clock"] = {
-            "seconds": round(seconds, 2),
-            "tokens_per_second": round(at.step * step_tokens / (now - first_step)),
+    def _final_figures(self, hurried: bool) -> tuple[Figures | None, Figures | None]:
+        """(of the best weights, of the weights that the run went on from) on the same part of the held-out text."""
+        if not self._measure.tokens:
+            return None, None
+        trained, limit = self.at.step * self._step_tokens, math.inf
+        if self._clock:
+            left = max(0.0, self._clock.deadline - self._elapsed)
+            limit = self._now() + (left / 2 if self._start else left)
+        if hurried:
+            limit = min(limit, self._now() + HURRIED_SECONDS)
+        measure, watch = self._measure, partial(self._interruptible, patience=HURRIED_SECONDS)
+        figures = measure.at_end(self._best, trained, limit, self._now, watch, hurried=hurried)
+        if not self._start or figures is None:
+            return figures, None
+        return figures, measure.again_at_end(self._start.tensors, watch)
+
+    def _record(self, interrupted: bool, figures: Figures | None, before: Figures | None) -> dict[str, Any]:
+        """What to say of the run in the file."""
+        at, settings, tokens = self.at, self._plan.train, self.at.step * self._step_tokens
+        measured = figures and {"tokens": figures.tokens, "bytes": figures.bytes}
+        if measured and self._measure.final_context < self._plan.model.max_position_embeddings:
+            measured["context"] = self._measure.final_context
+        samples = {"prompt": self._sample_prompt, "texts": self._curve.samples()}
+        return {
+            "versions": versions(),
+            "plan": [as_record(choice) for choice in self._plan.choices],
+            "train": as_record(settings),
+            "steps": at.step,
+            "best_step": at.best_step,
+            "tokens": tokens,
+            "epochs": round(tokens / self._tokens, 4),
+            "interrupted": interrupted,
+            **({"problem": self.problem} if self.problem else {}),
+            **({"regularization": at.regularizations} if at.regularizations else {}),
+            "bits_per_byte": figures and round(figures.bits_per_byte, 6),
+            **({"bits_per_byte_before": round(before.bits_per_byte, 6)} if before else {}),
+            "sharpness": at.best_factor,
+            **({"expert_shares": self._measure.expert_shares} if self._measure.expert_shares else {}),
+            "held_out_measured": measured,
+            "curve": self._curve.thinned(),
+            **({"samples": samples} if self._plan.model.parameters <= SAMPLED else {}),
         }
-    told = start.tokenizer_config_json if start else tokenizer.to_config_json(config.max_position_embeddings)
-    checkpoint = Checkpoint(config, tokenizer.to_json(), best, record, told)
-    yield Done(checkpoint, at.step, at.best_step, seconds, figures, interrupted, problem, before, best_adapters)
 
 
 def _exploded(step: int, settings: TrainConfig) -> str:
     lower = min(settings.lr / 4, 0.5)
-    return f"the loss is no longer a number at step {step}; lower the learning rate: --lr {lower:g} --force"
+    return f"the loss is no longer a number at step {step}; lower the learning rate: --lr-scale {lower:g} --force"
 
 
 @dataclass
@@ -385,9 +652,18 @@ class _Position:
     best_step: int = 0
     best_bits: float | None = None  # per byte of held-out text; None before the first look
     best_factor: float = 1.0  # on the logits, of the best weights
+    dropout: float = 0.0
+    token_split: float = 0.0  # BPE-dropout
+    regularized_progress: float = 0.0  # when these two were last chosen
+    regularizations: list[list[float]] = field(default_factory=list)  # (step, epochs, dropout, BPE-dropout) of changes
 
-    def check(self, settings: TrainConfig) -> None:
-        """Raises ValueError or TypeError where no run could stand."""
+    def restore(self, figures: Mapping[str, Any], settings: TrainConfig) -> None:
+        """Take the fields of a stopped run. Raises ValueError or TypeError where no run could stand."""
+        for name, value in figures.items():
+            setattr(self, name, value)
+        self._check(settings)
+
+    def _check(self, settings: TrainConfig) -> None:
         right = (
             all(type(step) is int for step in (self.step, self.best_step, self.evaluated_step))
             and 0 <= self.best_step <= self.step <= settings.steps
@@ -395,6 +671,10 @@ class _Position:
             and 0 <= self.evaluated_progress <= self.progress < math.inf
             and 0 < self.best_factor < math.inf
             and 0 <= (self.best_bits or 0.0) < math.inf
+            and 0 <= self.dropout < 1
+            and 0 <= self.token_split <= 1
+            and 0 <= self.regularized_progress < math.inf
+            and isinstance(self.regularizations, list)
         )
         if not right:
             raise ValueError(str(self))
@@ -407,30 +687,28 @@ def _under(arrays: Mapping[str, NDArray[Any]], start: str) -> dict[str, NDArray[
 class _Source:
     """Batches of the same number of tokens, in windows that grow; near the end every token is whole."""
 
-    def __init__(self, tokens: NDArray[np.unsignedinteger], settings: TrainConfig, tokenizer: Tokenizer) -> None:
-        self._tokens, self._settings = tokens, settings
-        self._parts = np.array(tokenizer.parts) if settings.token_split else None
+    def __init__(self, tokens: Tokens, settings: TrainConfig, tokenizer: Tokenizer) -> None:
+        self._settings, self._tokenizer = settings, tokenizer
+        self._batches = Batches(tokens, settings.context, settings.batch_size, settings.seed)
 
-    def batch(self, step: int, progress: float) -> NDArray[np.int64]:
-        """ids [B, T + 1]"""
-        settings = self._settings
-        context = _context_at(progress, settings)
-        split = settings.token_split if progress < SPLIT_UNTIL else 0.0
-        rows = settings.batch_size * settings.context // context
-        return Batches(self._tokens, context, rows, settings.seed, split, self._parts).batch(step)
+    def batch(self, step: int, progress: float, token_split: float | None = None) -> NDArray[np.int64]:
+        """ids [rows, window + 1]; with another share of BPE-dropout than the settings have, if given."""
+        split = self._settings.token_split if token_split is None else token_split
+        split = split if progress < SPLIT_UNTIL else 0.0
+        if split and self._batches.parts is None:
+            self._batches = replace(self._batches, parts=np.array(self._tokenizer.parts))
+        return self._batches.batch(step, _context_at(progress, self._settings), split)
 
 
-def _set_aside(
-    tokens: NDArray[np.unsignedinteger], count: int, context: int
-) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
+def _set_aside(tokens: Tokens, count: int, context: int) -> tuple[Tokens, NDArray[np.int64]]:
     """(what is learned from, windows [B, context + 1] of about `count` tokens that are not), taken evenly from the
     text: its end alone may hold what the rest does not, the names of a last chapter."""
     windows = count // (context + 1)
     if not windows:
         return tokens, np.empty((0, context + 1), np.int64)
     starts = ((np.arange(windows) + 0.5) / windows * (len(tokens) - context - 1)).astype(np.int64)
-    places = starts[:, None] + np.arange(context + 1)
-    return np.delete(tokens, places.ravel()), tokens[places].astype(np.int64)
+    aside = tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64)
+    return Without(tokens, starts, context + 1), aside
 
 
 class _Calibration:
@@ -439,6 +717,7 @@ class _Calibration:
 
     def __init__(self, model: LanguageModel, ids: NDArray[np.int64]) -> None:
         self._model, self._ids = model, ids
+        self.tokens = ids.size
         self.seconds = 0.0  # that it took the last time
 
     @contextlib.contextmanager
@@ -462,53 +741,110 @@ class _Calibration:
                 gain.copy_(before)
 
 
+Watch = Callable[[LanguageModel], contextlib.AbstractContextManager[None]]
+
+
 class _Measure:
-    """Looks at the held-out text with the model as it is."""
+    """Evaluates the held-out text."""
 
     def __init__(
         self,
         model: LanguageModel,
         tokenizer: Tokenizer,
-        held_out: NDArray[Any],
+        held_out: NDArray[np.unsignedinteger],
         settings: TrainConfig,
         start: Checkpoint | None = None,
     ) -> None:
-        self._model, self._looks = model, 2 if start else 1
-        self._ids = np.concatenate([[tokenizer.start_id], held_out]).astype(np.int64)
+        self._model, self._models_at_end = model, 2 if start else 1
+        self._ids = Preceded(tokenizer.start_id, held_out)
         self._lengths = np.array([len(data) for data in tokenizer.token_bytes])
-        self._context = settings.context
-        self._seconds_per_token = 0.0
+        self._timed, self._context = settings.seconds is not None, settings.context
         self.tokens = min(settings.eval_tokens, len(held_out))
+        self._windows = self._select(settings.context, self.tokens)
+        self.final_context = min(model.config.max_position_embeddings, max(EVALUATION_CONTEXT, settings.context))
+        self._final_windows: Sequence[Window] = ()
         self.expert_shares: list[list[float]] = []  # of the held-out tokens, at the end: [layers][experts]
 
-    def now(self) -> Figures:
-        began = time.monotonic()
-        figures = self._evaluate(self._model, self.tokens, self._context)
-        self._seconds_per_token = (time.monotonic() - began) / max(1, figures.tokens)
+    def now(self, limit: float = math.inf, clock: Callable[[], float] = time.monotonic) -> Figures:
+        """Of the model as it is. If one was cut short at `limit`, a time of `clock`, the later ones are as short."""
+        figures, windows = self._evaluate(self._model, self._windows, limit, clock)
+        if len(windows) < len(self._windows):
+            self._windows, self.tokens = windows, figures.tokens
         return figures
 
-    def at_end(self, weights: Mapping[str, NDArray[np.float32]], trained: int, hurried: bool) -> Figures:
-        """Of the weights that a file holds, with products in float32 and all the context that the model has room for,
-        as those who use the file have them."""
-        exact = LanguageModel(self._model.config).to(self._model.cos.device)
-        exact.load_arrays(weights)
-        context = self._model.config.max_position_embeddings
-        figures = self._evaluate(exact, self.tokens if hurried else self._final_tokens(trained), context)
+    def at_end(
+        self,
+        weights: Mapping[str, NDArray[np.float32]],
+        trained: int,
+        limit: float,
+        clock: Callable[[], float],
+        watch: Watch,
+        *,
+        hurried: bool,
+    ) -> Figures | None:
+        """Of the weights that a file holds, with products in float32 and the context that those who use the file have
+        (EVALUATION_CONTEXT at most; that of training if `hurried`), on as much as `limit` allows. None if `watch` cut
+        the first windows short."""
+        tokens = self.tokens if hurried else self._final_tokens(trained)
+        if hurried:
+            self.final_context = self._context
+        self._final_windows = self._select(self.final_context, tokens)
+        exact = self._exact(weights)
+        with watch(exact):
+            figures, self._final_windows = self._evaluate(exact, self._final_windows, limit, clock, or_less=True)
         self.expert_shares = exact.expert_shares()
-        return figures
+        return figures if self._final_windows else None
 
-    def seconds_at_end(self, trained: int) -> float:
-        """What `now` and `at_end` will take together when the run ends, as far as known."""
+    def again_at_end(self, weights: Mapping[str, NDArray[np.float32]], watch: Watch) -> Figures | None:
+        """Of other weights, on the same windows. None if `watch` cut that short."""
+        exact = self._exact(weights)
+        with watch(exact):
+            figures, windows = self._evaluate(exact, self._final_windows, or_less=True)
+        return figures if len(windows) == len(self._final_windows) else None
+
+    def tokens_at_end(self, trained: int) -> float:
+        """What `now` and `at_end` will cost together when the run ends, in tokens of `now`."""
         exact = 1 if self._model.dtype is torch.float32 else EXACT_COST
-        return (self._looks * exact * self._final_tokens(trained) + self.tokens) * self._seconds_per_token
+        return self._models_at_end * exact * self._final_tokens(trained) + self.tokens
 
     def _final_tokens(self, trained: int) -> int:
         affordable = max(min(FINAL_EVAL_TOKENS, trained // 6), trained // FINAL_EVAL_SHARE)
         return min(max(affordable, self.tokens), len(self._ids))
 
-    def _evaluate(self, model: LanguageModel, most_tokens: int, context: int) -> Figures:
+    def _select(self, context: int, most_tokens: int) -> Sequence[Window]:
+        """Windows spread over the text; where a clock may cut them short, the first of them are spread as well."""
+        windows = select_windows(len(self._ids), context, most_tokens)
+        return scattered(windows) if self._timed else windows
+
+    def _exact(self, weights: Mapping[str, NDArray[np.float32]]) -> LanguageModel:
+        exact = LanguageModel(self._model.config).to(self._model.cos.device)
+        exact.load_arrays(weights)
+        return exact
+
+    def _evaluate(
+        self,
+        model: LanguageModel,
+        windows: Sequence[Window],
+        limit: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        or_less: bool = False,
+    ) -> tuple[Figures, Sequence[Window]]:
+        """The figures of the windows, of the first few at least, until `limit`; and which windows these are. With
+        `or_less` being cut short is no error."""
         model.eval()
-        return evaluate(self._ids, self._lengths, context, partial(score, model), most_tokens=most_tokens)
+        total, done = Figures(0.0, 0, 0), 0
+        batch_tokens = int(min(EVALUATED_AT_ONCE, EVALUATED_WORK / model.config.parameters))
+        batches = evaluate_windows(self._ids, self._lengths, windows, partial(score, model), batch_tokens=batch_tokens)
+        try:
+            for some, figures in batches:
+                total, done = total + figures, done + len(some)
+                if clock() > limit:
+                    break
+        except _CutShortError:
+            if not or_less:
+                raise
+        return total, windows if done == len(windows) else [windows[i] for i in range(done)]
 
 
 class _Curve:
@@ -551,7 +887,7 @@ class _Curve:
             "step": [min(end, len(self._losses)) for end in ends],
             "loss": [round(float(np.mean(self._losses[end - width : end])), 4) for end in ends],
             "eval_step": [step for step, _ in self._evaluations],
-            "eval_bits_per_byte": [round(bits, 4) for _, bits in self._evaluations],
+            "eval_bits_per_byte": [bits for _, bits in self._evaluations],
         }
 
 

@@ -3,15 +3,16 @@
 The loop is generator.py's and the choice sampler.py's; here somebody takes notes of it.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
-from llmcli.generator import Runtime, generate
-from llmcli.sampler import Sampler, entropy, probabilities
+from llmcli.generator import generate
+from llmcli.prompt import Runtime
+from llmcli.sampler import Array, Ids, Sampler, entropy, probabilities
 from llmcli.tokenizer import Tokenizer
 
 
@@ -20,7 +21,7 @@ class Candidate:
     """A token that could be chosen."""
 
     id: int
-    probability: float  # the model's own; while the prompt's last word is spelled, among the tokens that agree with it
+    probability: float  # the model's own; of the first token given the prompt's text, however that is split into tokens
     chance: float  # of being chosen, after temperature and filters
     cut_by: str | None = None  # the filter that let it no longer be chosen
 
@@ -43,8 +44,8 @@ class Choice:
     left: int  # tokens that could be chosen
     cuts: tuple[Cut, ...]
     entropy: float  # of the model's own probabilities, in bits
-    spelling: bool  # only what agrees with the prompt's last word could be chosen
-    text: str = ""  # what it adds to the text; "" while it only spells the prompt, or a character is incomplete
+    spelling: bool  # several ways to split the prompt's end into tokens were summed; a token may begin inside it
+    text: str = ""  # what it adds to the text; "" while a character is incomplete
     finish_reason: str | None = None  # "stop" where the end of the document was chosen
 
 
@@ -56,12 +57,19 @@ class _Watched(Sampler):
         self._shown = candidates
         self.choices: list[Choice] = []  # not yet told
 
-    def __call__(self, logits: NDArray[np.float32], seen: Collection[int] = ()) -> tuple[int, float]:
-        token, logprob = super().__call__(logits, seen)
-        own = probabilities(logits)
+    def __call__(
+        self,
+        logits: Array,
+        seen: Ids = (),
+        *,
+        own: Array | None = None,
+        tokens: NDArray[np.int64] | None = None,
+    ) -> tuple[int, float]:
+        token, logprob = super().__call__(logits, seen, own=own, tokens=tokens)
+        own = probabilities(logits if own is None else own)
         cut_by: dict[int, str] = {}
         cuts, before = [], logits
-        for name, after in self.stages(logits, seen):
+        for name, after in self.stages(logits, seen, tokens):
             gone = np.flatnonzero(np.isneginf(after) & ~np.isneginf(before)).tolist()
             if gone:
                 cuts.append(Cut(name, len(gone), float(own[gone].sum())))
@@ -75,7 +83,8 @@ class _Watched(Sampler):
         ranked = [int(i) for i in np.argsort(-own, kind="stable")[: self._shown] if np.isfinite(logits[i])]
 
         def candidate(i: int) -> Candidate:
-            return Candidate(i, float(own[i]), float(chances[i]), cut_by.get(i))
+            shown = i if tokens is None else int(tokens[i])
+            return Candidate(shown, float(own[i]), float(chances[i]), cut_by.get(i))
 
         self.choices.append(
             Choice(
@@ -84,7 +93,7 @@ class _Watched(Sampler):
                 left=left,
                 cuts=tuple(cuts),
                 entropy=entropy(own),
-                spelling=bool(np.isneginf(logits).any()),
+                spelling=tokens is not None,
             )
         )
         return token, logprob
@@ -99,12 +108,13 @@ def walk(
     literal: bool = False,
     candidates: int = 5,
 ) -> Iterator[Choice]:
-    """The steps of `generate` with the same values, `candidates` shown at each; first those that spell the prompt's
-    last word. Stop texts are not looked for. Raises LLMError as `generate` does."""
+    """The steps of `generate` with the same values, `candidates` shown at each. Stop texts are not looked for. Raises
+    LLMError as `generate` does."""
     sampler = _Watched(sampling, candidates)
     sampling = replace(sampling, stop=())
     for piece in generate(runtime, tokenizer, prompt, sampling, literal=literal, sampler=sampler):
         choices, sampler.choices = sampler.choices, []
-        yield from choices[:-1]
-        for last in choices[-1:]:
-            yield replace(last, text=piece.text, finish_reason=piece.finish_reason)
+        for choice in choices:  # one, or none where a limit ended the text
+            chosen = choice.chosen if piece.id is None else replace(choice.chosen, id=piece.id)
+            shown = tuple(chosen if c == choice.chosen else c for c in choice.candidates)
+            yield replace(choice, chosen=chosen, candidates=shown, text=piece.text, finish_reason=piece.finish_reason)

@@ -2,7 +2,7 @@
 
 A model gives probabilities of tokens, and a word may be spelled in many ways: " apple", or " app" + "le". Best-first
 search follows the likeliest spellings until each has left its word, and sums over those of the same word. What was
-not followed to its end is told as the unexplored rest, so every probability is exact from below.
+not followed to its end is the unexplored rest, so every probability is a lower bound, and all sum to 1 with the rest.
 
 A word is a run of letters, digits and marks; Chinese characters, hiragana and katakana each make runs of their own,
 since no space parts their words; any other character, and a line's end, is a word by itself.
@@ -11,26 +11,23 @@ since no space parts their words; any other character, and a line's end, is a wo
 import heapq
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from llmcli.generator import Prompt, Runtime, agrees
-from llmcli.sampler import entropy, highest_of, probabilities
+from llmcli.characters import kind_of_run
+from llmcli.prompt import Path, Prompt, Runtime, read
+from llmcli.sampler import entropy, probabilities
 from llmcli.tokenizer import StreamDecoder, Tokenizer
+from llmcli.vocabulary import START, state_after
 
 UNEXPLORED = 0.001  # the search ends when less than this is left
 MOST_LOOKS, LEAST_LOOKS = 1000, 50  # or after asking the model so many times; a large one fewer times:
 MOST_WORK = 2e10  # looks x parameters
-SPELLINGS = 4  # ways to reach each byte of the text's last word that are followed
+OPENING_SHARE = 4  # one in so many of them is for the ways to split the prompt's end
 LONGEST_WORD = 16  # tokens of the context kept free for the word
 END = "<end>"  # stands for the end of the document
 LEAST = 1e-7  # a spelling less likely than this is left unexplored
-
-
-Path = tuple[int, ...]  # tokens
 
 
 @dataclass(frozen=True)
@@ -69,87 +66,61 @@ def next_words(runtime: Runtime, tokenizer: Tokenizer, text: str, most: int | No
     """The words that may follow a text, at temperature 1; the model is asked `most` times at most, else MOST_LOOKS.
     Raises LLMError for an empty one.
 
-    The search begins before the text's last word and follows what agrees with it, so the ways to spell that are
-    summed over too; probabilities are given the whole text.
+    The first tokens are those that `generate` chooses from (prompt.py), so probabilities are given the text, however
+    its last word is split into tokens.
     """
+    most = max(2, MOST_LOOKS if most is None else most)
     prompt = Prompt.of(text, tokenizer)
-    ids = prompt.ids[-max(1, runtime.context - LONGEST_WORD) :]
-    runtime.rewind()
-    logits = runtime.prefill(ids)
-    looks = 1
-    in_word = _kind(text[-1]) == "letters"
-    found: dict[tuple[str, bool], float] = defaultdict(float)  # (word, does it go on with the text's last?)
-    heap: list[tuple[float, Path, bytes]] = []  # (-probability, tokens, what they write after the text)
-    told, given_up = 0.0, 0.0  # probabilities of `found`, and of what is not followed
+    opening = read(runtime, tokenizer, prompt, most=max(2, most // OPENING_SHARE), negligible=LEAST, room=LONGEST_WORD)
+    search = _Search(tokenizer, in_word=kind_of_run(text[-1]) == "letters")
+    known = 1 - opening.unexplored
+    for way in opening.ways(LEAST):
+        search.add(way.probability * known, way.tokens, way.new)
+    while opening.evaluations < most and search.is_worth_it():
+        chance, path, spelled = search.pop()
+        if len(path) <= opening.space:
+            allowed = tokenizer.vocabulary.allowed(max(START, state_after(spelled)))
+            logits = opening.logits_after(path).astype(np.float64)
+            if allowed is not None and np.isfinite(logits[allowed]).any():
+                logits[~allowed] = -np.inf
+            chances = chance * probabilities(logits)
+            for token in (chances >= LEAST).nonzero()[0].tolist():
+                search.add(float(chances[token]), (*path, token), spelled + tokenizer.token_bytes[token])
+    return search.result(opening.evaluations)
 
-    def ask(path: Path) -> NDArray[np.float64]:
-        """Probabilities of the token after a path; those of the empty path are known."""
-        nonlocal logits, looks
-        if path:
-            runtime.rewind(len(ids))
-            logits = runtime.prefill(path)
-            looks += 1
-        highest_of(logits)  # or it is no answer
-        return np.asarray(probabilities(logits[: len(tokenizer.token_bytes)]), np.float64)
 
-    def put(chance: float, path: Path, new: bytes) -> None:
-        """A spelling that goes beyond the text: a word if it is whole, else to be followed."""
-        nonlocal told
-        word = _first_word(new, ended=bool(path) and path[-1] in tokenizer.end_ids)
+class _Search:
+    """Best-first search for first words."""
+
+    def __init__(self, tokenizer: Tokenizer, in_word: bool) -> None:
+        self._end_ids, self._in_word = tokenizer.end_ids, in_word
+        self._found: dict[tuple[str, bool], float] = defaultdict(float)  # (word, does it go on with the text's last?)
+        self._known = 0.0  # their probabilities' sum
+        self._open: list[tuple[float, Path, bytes]] = []  # heap: (-probability, tokens, what they write after the text)
+
+    def add(self, chance: float, path: Path, new: bytes) -> None:
+        """A way to go on: a word if it is whole, else to be followed."""
+        word = _first_word(new, ended=path[-1] in self._end_ids)
         if word is None:
-            heapq.heappush(heap, (-chance, path, new))
+            heapq.heappush(self._open, (-chance, path, new))
         else:
-            continues = in_word and _kind(word[0]) == "letters" and new.startswith(word[0].encode())
-            found[word, continues] += chance
-            told += chance
+            continues = self._in_word and kind_of_run(word[0]) == "letters" and new.startswith(word[0].encode())
+            self._found[word, continues] += chance
+            self._known += chance
 
-    if prompt.tail:
-        for chance, path, new in _spellings(prompt.tail, ask, tokenizer.token_bytes, runtime.context - len(ids)):
-            put(chance, path, new)
-    else:
-        put(1.0, (), b"")
-    waiting = -sum(node[0] for node in heap)
-    most = MOST_LOOKS if most is None else most
-    while heap and looks < most and waiting + given_up >= UNEXPLORED:
-        negative, path, spelled = heapq.heappop(heap)
-        if len(ids) + len(path) > runtime.context:
-            given_up -= negative
-        else:
-            chances = ask(path) * -negative
-            likely = (chances >= LEAST).nonzero()[0].tolist()
-            given_up += float(chances.sum() - chances[likely].sum())
-            for token in likely:
-                put(float(chances[token]), (*path, token), spelled + tokenizer.token_bytes[token])
-        waiting = -sum(node[0] for node in heap)
-    ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-    words = tuple(NextWord(word, chance, continues) for (word, continues), chance in ranked)
-    return NextWords(words, max(0.0, waiting + given_up), looks)
+    def is_worth_it(self) -> bool:
+        """Whether there is something to follow, and enough is not known."""
+        return bool(self._open) and 1 - self._known >= UNEXPLORED
 
+    def pop(self) -> tuple[float, Path, bytes]:
+        """The likeliest to follow: (probability, tokens, what they write)."""
+        negative, path, new = heapq.heappop(self._open)
+        return -negative, path, new
 
-def _spellings(
-    tail: bytes, ask: Callable[[Path], NDArray[np.float64]], table: list[bytes], room: int
-) -> list[tuple[float, Path, bytes]]:
-    """Ways to spell a text's last word: (probability given the word, tokens, what they write beyond it).
-
-    From each byte of the word on, the SPELLINGS likeliest ways to get there are followed, so that an unlikely word
-    is spelled as surely as a likely one.
-    """
-    reached: dict[int, list[tuple[float, Path]]] = defaultdict(list, {0: [(1.0, ())]})  # by bytes spelled
-    whole: list[tuple[float, Path, bytes]] = []
-    for done in range(len(tail)):
-        for chance, path in sorted(reached[done], reverse=True)[:SPELLINGS]:
-            if len(path) >= room:
-                continue
-            chances, rest = ask(path) * chance, tail[done:]
-            for token, data in enumerate(table):
-                if agrees(data, rest):
-                    step = (float(chances[token]), (*path, token))
-                    if len(data) < len(rest):
-                        reached[done + len(data)].append(step)
-                    else:
-                        whole.append((*step, data[len(rest) :]))
-    total = sum(chance for chance, _, _ in whole)
-    return [(chance / total, path, new) for chance, path, new in whole if chance >= LEAST * total] if total else []
+    def result(self, looks: int) -> NextWords:
+        ranked = sorted(self._found.items(), key=lambda item: (-item[1], item[0]))
+        words = tuple(NextWord(word, chance, continues) for (word, continues), chance in ranked)
+        return NextWords(words, max(0.0, 1 - self._known), looks)
 
 
 def _first_word(spelled: bytes, *, ended: bool) -> str | None:
@@ -161,7 +132,7 @@ def _first_word(spelled: bytes, *, ended: bool) -> str | None:
     text = StreamDecoder().feed(spelled).lstrip(" \t\u3000")  # a character half spelled is not there yet
     if not text:
         return END if ended else None
-    kind = _kind(text[0])
+    kind = kind_of_run(text[0])
     if kind == "single":
         return text[0]
     end = next((i for i in range(1, len(text)) if not _continues(text, i, kind)), None)
@@ -170,24 +141,6 @@ def _first_word(spelled: bytes, *, ended: bool) -> str | None:
 
 def _continues(text: str, i: int, kind: str) -> bool:
     c = text[i]
-    if _kind(c) == kind or unicodedata.category(c)[0] == "M" or (kind == "katakana" and c == "ー"):
+    if kind_of_run(c) == kind or unicodedata.category(c)[0] == "M" or (kind == "katakana" and c == "ー"):
         return True
-    return kind == "letters" and c in "'’" and (i + 1 == len(text) or _kind(text[i + 1]) == "letters")
-
-
-def _kind(c: str) -> str:
-    """The kind of run a character belongs to; "single" for those that stand alone."""
-    for kind, ranges in _RUNS.items():
-        if any(low <= c <= high for low, high in ranges):
-            return kind
-    return "letters" if c.isalnum() or c == "_" or unicodedata.category(c)[0] == "M" else "single"
-
-
-_RUNS = {  # Unicode blocks; the first that holds a character counts
-    "han": [
-        ("\u3005", "\u3007"), ("\u3400", "\u4dbf"), ("\u4e00", "\u9fff"), ("\uf900", "\ufaff"),
-        ("\U00020000", "\U0003ffff"),
-    ],
-    "hiragana": [("\u3041", "\u309f")],
-    "katakana": [("\u30a1", "\u30fa"), ("\u30fc", "\u30ff"), ("\u31f0", "\u31ff"), ("\uff66", "\uff9f")],
-}  # fmt: skip
+    return kind == "letters" and c in "'’" and (i + 1 == len(text) or kind_of_run(text[i + 1]) == "letters")

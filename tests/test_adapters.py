@@ -66,6 +66,38 @@ def test_import_merges_them(taught: tuple[Path, Path], tiny_model: Path, llm) ->
         np.testing.assert_allclose(one.tensors[name], two.tensors[name], atol=1e-6)
 
 
+def test_a_directory_has_the_two_files_of_peft(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
+    same = ("train", "c.txt", "--from", tiny_model, "--lora", 4, "--steps", 12, "--context", 16, "--threads", 1)
+    made = llm(*same, "--adapter-only", "-o", "adapter")
+    assert made.exit_code == 0 and "--adapter adapter/adapter_model.safetensors" in made.stderr
+    names = {file.name for file in Path("adapter").iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors"}
+    assert Path("adapter/adapter_model.safetensors").read_bytes() == taught[1].read_bytes()
+    header = safetensors_file.read_header("adapter/adapter_model.safetensors")
+    assert Path("adapter/adapter_config.json").read_text("utf-8") == header.metadata["adapter_config.json"]
+    assert llm("import", tiny_model, "--adapter", "adapter", "-o", "again.safetensors").exit_code == 0
+    assert "exists already" in llm(*same, "--adapter-only", "-o", "adapter").stderr
+    assert llm(*same, "--adapter-only", "-o", "adapter/", "--force", "-q").exit_code == 0
+
+
+def test_a_directory_for_adapters_is_made_only_for_what_comes_into_it(tiny_model: Path, llm) -> None:
+    Path("c.txt").write_text(TEXT)
+    same = ("train", "c.txt", "--from", tiny_model, "--lora", 2, "--steps", 1, "--threads", 1, "--adapter-only")
+    assert llm(*same, "-o", "new", "--dry-run").exit_code == 0
+    assert llm(*same, "-o", "new", "--context", 9000).exit_code == 2
+    assert not Path("new").exists()
+    missing = llm(*same, "-o", "no/where")
+    assert missing.exit_code == 1 and "make it first: mkdir -p no" in missing.stderr
+    Path("file").write_text("mine")
+    taken = llm(*same, "-o", "file", "--force")
+    assert taken.exit_code == 1 and "file is a file; give a name that ends in .safetensors" in taken.stderr
+    Path("there").mkdir()
+    Path("there/adapter_config.json").write_text("mine")
+    kept = llm(*same, "-o", "there")
+    assert kept.exit_code == 1 and "there/adapter_config.json exists already" in kept.stderr
+    assert Path("there/adapter_config.json").read_text() == Path("file").read_text() == "mine"
+
+
 def test_adapters_are_no_model(taught: tuple[Path, Path], llm) -> None:
     found = llm("generate", "The", "-m", taught[1])
     assert found.exit_code == 1 and "llm import MODEL --adapter" in found.stderr
@@ -150,47 +182,6 @@ def test_a_model_is_the_same_in_either_form(tiny_model: Path, llm) -> None:
         for adapter in ("1.safetensors", "2.safetensors"):
             found = llm("import", source, "--adapter", adapter, "-o", "m.safetensors", "--force")
             assert found.exit_code == 0 and "another model" not in found.stderr
-
-
-def inside(directory: str) -> list[str]:
-    return sorted(file.name for file in Path(directory).iterdir())
-
-
-def test_a_directory_gets_the_two_files_of_peft(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
-    same = ("train", "c.txt", "--from", tiny_model, "--lora", 4, "--steps", 12, "--context", 16, "--threads", 1)
-    run = llm(*same, "--adapter-only", "-o", "both")
-    assert run.exit_code == 0 and "--adapter both" in run.stderr and "from_pretrained(model, 'both')" in run.stderr
-    assert inside("both") == ["adapter_config.json", "adapter_model.safetensors"]
-    assert Path("both/adapter_model.safetensors").read_bytes() == taught[1].read_bytes()
-    told = safetensors_file.read_header(taught[1]).metadata["adapter_config.json"]
-    assert Path("both/adapter_config.json").read_text("utf-8") == told
-    assert llm("import", tiny_model, "--adapter", "both", "-o", "again.safetensors").exit_code == 0
-    one, two = checkpoint.load(taught[0]), checkpoint.load("again.safetensors")
-    for name in one.config.tensor_shapes():
-        np.testing.assert_allclose(one.tensors[name], two.tensors[name], atol=1e-6)
-    again = llm(*same, "--adapter-only", "-o", "both")
-    assert again.exit_code == 1 and "both/adapter_model.safetensors exists already; add --force" in again.stderr
-    assert llm(*same, "--adapter-only", "-o", "both", "--force").exit_code == 0
-    assert inside("both") == ["adapter_config.json", "adapter_model.safetensors"]
-
-
-def test_a_directory_for_adapters_that_cannot_be(tiny_model: Path, llm) -> None:
-    Path("c.txt").write_text(TEXT)
-    same = ("train", "c.txt", "--from", tiny_model, "--lora", 2, "--steps", 1, "--adapter-only", "-o")
-    Path("file").write_text("mine")
-    found = llm(*same, "file")
-    assert found.exit_code == 1 and "file is a file; name a directory" in found.stderr
-    assert Path("file").read_text() == "mine"
-    found = llm(*same, "no/such")
-    assert found.exit_code == 1 and "mkdir -p no" in found.stderr
-    Path("there").mkdir()
-    Path("there/adapter_config.json").write_text("mine")
-    found = llm(*same, "there")
-    assert found.exit_code == 1 and "there/adapter_config.json exists already" in found.stderr
-    assert Path("there/adapter_config.json").read_text() == "mine"
-    assert llm(*same, "new", "--dry-run").exit_code == 0 and not Path("new").exists()
-    found = llm("train", "gone.txt", *same[2:], "new")
-    assert found.exit_code == 1 and not Path("new").exists()
 
 
 @pytest.mark.parametrize(

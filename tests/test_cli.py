@@ -1,8 +1,11 @@
 """The door: JSON shapes, exit codes, one clear line for whatever a user can get wrong, what is imported when."""
 
+import gzip
 import json
 import math
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,16 +16,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TEXT, random_checkpoint
+from test_console import OURS, in_a_terminal
 from typer.testing import Result
 
-from llmcli import checkpoint, importer
+from llmcli import checkpoint, durable, importer
+from llmcli.errors import LLMError
 
 Llm = Callable[..., Result]
+HANG = 600  # seconds after which a process that should have ended hangs, on the slowest machine
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, timeout=HANG
     )
 
 
@@ -149,7 +155,7 @@ def test_inspect_json_has_the_shape_of_the_contract(llm: Llm, tiny_model: Path) 
 def test_inspect_shows_parts_tensors_figures_and_the_hash(llm: Llm, tiny_model: Path) -> None:
     overview = llm("inspect").stdout
     assert "layers x 2" in overview and "q_proj.weight" in overview and "hidden_size" in overview
-    assert len(llm("inspect", "--tensors").stdout.splitlines()) == 25
+    assert len(llm("inspect", "--tensors").stdout.splitlines()) == 1 + 25
     one = json.loads(llm("inspect", "--tensor", "model.norm.weight", "--json").stdout)
     assert one["shape"] == [32] and 0.5 <= one["min"] <= one["mean"] <= one["max"] <= 1.5
     assert llm("inspect", "--verify").exit_code == 0
@@ -201,25 +207,77 @@ def test_the_end_of_a_run_says_what_would_help_and_the_file_remembers(llm: Llm) 
     words = ["train", "c.txt", "--steps", 4, "--no-tie", "--context", 16, "-o", "my model.safetensors", "--threads", 1]
     answer = llm(*words)
     assert answer.exit_code == 0 and answer.stdout == ""
-    said = answer.stderr.splitlines()[-3:]
-    assert said[0].startswith("Held-out text: ") and "measured on" in said[0]
-    assert said[1] == (
-        "It was still improving at the end; more time would help: "
-        "llm train c.txt -o 'my model.safetensors' --context 16 --no-tie --threads 1 --force --steps 8"
+    said = answer.stderr.splitlines()[-4:]
+    assert said[0].startswith("Held-out text: ") and "bits per byte at the end" in said[0]
+    assert said[1].startswith("Barely started: 4 steps") and said[1].endswith(
+        " Train longer: llm train c.txt -o 'my model.safetensors' --context 16 --no-tie --threads 1 --force --time 5m"
     )
-    assert said[2] == (
-        "Ask it: llm generate \"...\" -m 'my model.safetensors'; look into it: llm inspect 'my model.safetensors'"
-    )
-    done = json.loads(llm(*words, "--force", "--json").stdout.splitlines()[-1])
+    assert said[2:] == [
+        "Try it: llm generate \"The dog ate the\" -m 'my model.safetensors'",
+        "The model continues a text; it does not answer questions. What is in the file: "
+        "llm inspect 'my model.safetensors'",
+    ]
+    assert llm(*shlex.split(said[2].split(": llm ")[1]), "-n", 3).exit_code == 0
+    *events, done = map(json.loads, llm(*words, "--force", "--json").stdout.splitlines())
     assert done["verdict"] == said
     assert [found["name"] for found in done["baselines"]] == ["xz", "PPM, adapting", "PPM, static"]
     assert all(f"{found['name']} {found['bits_per_byte']:.3f}" in said[0] for found in done["baselines"])
     assert set(done["memorised"]) == {"share", "strings", "held_out_share", "searched_bytes"}
     record = json.loads(llm("inspect", "my model.safetensors", "--json").stdout)["training"]
     assert record["memorised"] == done["memorised"]
-    assert record["verdict"] == [said[0], "It was still improving at the end; more time would help."]
+    interim = [event["bits_per_byte"] for event in events if event["event"] == "eval"]
+    assert interim and record["curve"]["eval_bits_per_byte"] == interim  # the same numbers, not rounded once more
+    assert record["verdict"] == [said[0], said[1].split(": llm")[0] + "."]
     shown = llm("inspect", "my model.safetensors").stdout
-    assert "verdict" in shown and "by heart" in shown and "⠒⠒ training  o held-out" in shown
+    assert "summary" in shown and "memorization" in shown and "⠒⠒ training  o held-out (interim)" in shown
+    assert re.search(
+        rf"held-out +{record['bits_per_byte']:.3f} bits per byte at the end, on [\d,]+ bytes, in float32", shown
+    )
+
+
+def test_a_model_under_the_name_of_those_without_one_is_kept(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    runs = []
+    for seed in (1, 2, 3):
+        answer = llm("train", "c.txt", "--steps", 2, "--seed", seed)
+        assert answer.exit_code == 0, answer.stderr
+        runs.append(Path("model.safetensors").read_bytes())
+    assert "the former model.safetensors is kept as model-2.safetensors" in answer.stderr
+    assert [Path(f"model-{number}.safetensors").read_bytes() for number in (1, 2)] == runs[:2]
+    assert llm("train", "c.txt", "--steps", 2, "--force").exit_code == 0
+    assert sorted(path.name for path in Path().glob("*.safetensors")) == [
+        "model-1.safetensors",
+        "model-2.safetensors",
+        "model.safetensors",
+    ]
+    answer = llm("train", "c.txt", "--steps", 2, "-o", "model.safetensors")  # who gives a name wants that name
+    assert answer.exit_code == 1 and "exists already; add --force" in answer.stderr
+
+
+def test_a_model_that_cannot_be_kept_is_left_alone(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> Path:
+        raise LLMError(f"cannot rename {path} to model-1.safetensors: Read-only file system")
+
+    Path("c.txt").write_text(TEXT, "utf-8")
+    assert llm("train", "c.txt", "--steps", 1).exit_code == 0
+    before = Path("model.safetensors").read_bytes()
+    monkeypatch.setattr(durable, "set_aside", refuse)
+    answer = llm("train", "c.txt", "--steps", 1, "--seed", 2)
+    assert answer.exit_code == 0 and "Read-only file system; it is left alone" in answer.stderr
+    assert Path("model.safetensors").read_bytes() == before and llm("inspect", "model-2.safetensors").exit_code == 0
+
+
+def test_a_file_of_another_program_is_not_renamed(llm: Llm) -> None:
+    from safetensors.numpy import save_file
+
+    Path("c.txt").write_text(TEXT, "utf-8")
+    for write in (lambda name: save_file({"a": np.zeros(3)}, name), lambda name: Path(name).write_text("notes")):
+        write("model.safetensors")
+        before = Path("model.safetensors").read_bytes()
+        answer = llm("train", "c.txt", "--steps", 2)
+        assert answer.exit_code == 1 and "exists already; add --force" in answer.stderr
+        assert Path("model.safetensors").read_bytes() == before
+        assert {path.name for path in Path().iterdir()} == {"c.txt", "model.safetensors"}
 
 
 def test_a_text_that_has_gone_does_not_cost_the_model(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +292,7 @@ def test_a_text_that_has_gone_does_not_cost_the_model(llm: Llm, monkeypatch: pyt
     monkeypatch.setattr(trainer, "train", train)
     Path("c.txt").write_text(TEXT, "utf-8")
     answer = llm("train", "c.txt", "--steps", 1)
-    assert answer.exit_code == 0 and "what it knows by heart cannot be told: " in answer.stderr
+    assert answer.exit_code == 0 and "memorization could not be measured: " in answer.stderr
     assert llm("inspect", "--verify").exit_code == 0
 
 
@@ -250,6 +308,20 @@ def test_the_same_run_gives_the_same_bytes(llm: Llm) -> None:
     assert a == b and a != c
 
 
+def test_the_model_of_a_packed_text_is_that_of_the_plain_one(llm: Llm) -> None:
+    texts = {"plain": TEXT.encode("utf-8"), "gz": gzip.compress(TEXT.encode("utf-8")), "wide": TEXT.encode("utf-16")}
+    for name, data in texts.items():
+        Path(name).mkdir()
+        Path(name, "c.txt").write_bytes(data)
+        assert llm("train", f"{name}/c.txt", "--steps", 2, "--threads", 1, "-o", f"{name}.safetensors").exit_code == 0
+    answer = llm("train", "-", "--steps", 2, "--threads", 1, "-o", "stdin.safetensors", stdin=texts["gz"])
+    assert answer.exit_code == 0
+    plain, packed, wide = (Path(f"{name}.safetensors").read_bytes() for name in texts)
+    assert plain == packed == wide
+    curves = [checkpoint.load(Path(f"{name}.safetensors")).record["curve"] for name in ("stdin", "gz")]
+    assert curves[0] == curves[1]
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     answer = llm("train", "c.txt", "--dry-run")
@@ -257,6 +329,38 @@ def test_dry_run_prints_the_plan_and_writes_nothing(llm: Llm) -> None:
     for word in ("vocabulary", "budget", "size", "context", "batch", "steps", "dropout"):
         assert word in answer.stdout
     assert not Path("model.safetensors").exists()
+
+
+def test_learning_rates_are_scaled_shown_and_kept(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+
+    def plan(*words: object) -> dict[str, str]:
+        answer = llm("train", "c.txt", "--steps", 2, "--tie", "--dry-run", *words)
+        assert answer.exit_code == 0
+        return {row[0]: row[1] for row in (line.split("\t") for line in answer.stdout.splitlines())}
+
+    assert plan()["learning rate"] == "Muon 0.03, AdamW 0.003"
+    assert plan("--lr", 0.5)["learning rate"] == plan("--lr-scale", 0.5)["learning rate"] == "Muon 0.015, AdamW 0.0015"
+    small = llm("train", "c.txt", "--steps", 2, "--lr-scale", "3e-4", "--threads", 1)  # explicit, so it is done
+    assert small.exit_code == 0 and "the model will hardly learn anything" in small.stderr
+    assert json.loads(llm("inspect", "--json").stdout)["training"]["train"]["lr"] == 0.0003
+    again = llm("train", "c.txt", "--steps", 2, "--lr", 0.5, "--threads", 1, "--force").stderr
+    assert "hardly learn" not in again
+
+
+def test_in_a_terminal_the_plan_is_five_lines(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    shown = in_a_terminal("train", "c.txt", "--steps", "2", "--threads", "1", "--seed", "1")
+    plan = OURS.sub("", shown).split("--dry-run shows every choice")[0].splitlines()
+    names = [line.split()[0] for line in plan if re.match(r"  \w", line)]
+    assert names == ["text", "vocabulary", "model", "training", "regularization"]
+    assert len(plan) <= 9 and max(map(len, plan)) <= 80
+    everything = llm("train", "c.txt", "--steps", 2, "--threads", 1, "--seed", 1, "--dry-run").stdout.splitlines()
+    kept = json.loads(llm("inspect", "--json").stdout)["training"]["plan"]
+    assert everything == ["choice\tvalue\treason", *("\t".join(choice.values()) for choice in kept)]
+    assert len(kept) > 12
+    events = llm("train", "c.txt", "--steps", 2, "--threads", 1, "--seed", 1, "--json", "--force").stdout
+    assert json.loads(events.splitlines()[0])["choices"] == kept
 
 
 def test_every_size_option_takes_effect(llm: Llm) -> None:
@@ -295,7 +399,7 @@ def interrupt(how: list[int], pause: float = 0.0, more: tuple[str, ...] = ()) ->
     for number in how:
         run.send_signal(number)
         time.sleep(pause)
-    _, errors = run.communicate(timeout=60)
+    _, errors = run.communicate(timeout=HANG)
     return run.returncode, errors
 
 
@@ -345,6 +449,8 @@ WRONG = [
     (1, "train latin.txt", "byte 0xe9 at position 3"),
     (1, "train nul.txt", "zero byte at position 1"),
     (1, "train c.txt --context 9000", "shorter than a context"),
+    (2, "train c.txt --width 1000000000", "--width"),
+    (1, "train c.txt --width 1000000", "GB are free here"),
     (1, "train c.txt -o nowhere/m.safetensors", "no directory"),
     (1, "train c.txt -o binaries", "is a directory"),
     (1, "train c.txt -o model.safetensors", "exists already; add --force"),
@@ -370,7 +476,10 @@ WRONG = [
     (2, "train c.txt --dtype int8", "--dtype"),
     (1, "train c.txt --from foreign.safetensors", "not a model made by this program"),
     (2, "train c.txt --from model.safetensors --width 64", "--from keeps"),
-    *[(2, f"train c.txt --lr {value}", "--lr") for value in (0, -1, *NOT_FINITE)],
+    *[(2, f"train c.txt --{name} {value}", "--lr-scale must be a positive number")
+      for name in ("lr", "lr-scale") for value in (0, -1, *NOT_FINITE)],
+    (2, "train c.txt --lr 3e-4", "--lr 0.0003 looks like a learning rate, but it multiplies the recipe's own rates"),
+    (2, "train c.txt --lr 0.5 --lr-scale 0.5", "--lr-scale has no effect with --lr"),
     (1, "generate hi -m nofile", "no file nofile"),
     (1, "generate hi -m cut.safetensors", "cut off"),
     (1, "generate hi -m short.safetensors", "cut off"),
@@ -495,8 +604,9 @@ def write_unhashed(
 def test_a_record_of_another_shape_is_told(llm: Llm, tiny_model: Path, record: str) -> None:
     write_unhashed(tiny_model, {"training.json": record})
     answer = llm("inspect")
-    assert answer.exit_code == 1 and "its record of training is not one of ours" in answer.stderr
-    assert llm("generate", "The cat", "-n", 1).exit_code == 0
+    assert answer.exit_code == 1 and "its training.json is not usable: " in answer.stderr
+    assert llm("generate", "The cat", "-n", 1).stderr == answer.stderr
+    assert llm("inspect", "--tensors").exit_code == 0
 
 
 def test_the_model_may_be_named_by_the_environment(llm: Llm, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -674,15 +784,20 @@ def test_a_pipe_where_a_run_would_be_kept_is_told(llm: Llm) -> None:
     [
         ("no.safetensors", "make one with: llm train corpus.txt -o no.safetensors"),
         ("HuggingFaceTB/SmolLM2-135M", "hf download HuggingFaceTB/SmolLM2-135M --local-dir SmolLM2-135M"),
-        ("hf.co/x/y", "hf download x/y --local-dir y"),
         ("hf.co/x/y-1.7B-GGUF:Q4_K_M", "hf download x/y-1.7B-GGUF --local-dir y-1.7B-GGUF"),
-        ("hf://a/b", "hf download a/b --local-dir b"),
-        ("https://huggingface.co/a/b", "hf download a/b --local-dir b"),
-        ("hf.co/x/y/z", "no file hf.co/x/y/z and no such directory"),
         ("nosuch/", "no file nosuch and no such directory; name a .safetensors"),
         ("no.gguf", "no file no.gguf and no such directory"),
         ("no/pytorch_model.bin", "no file no/pytorch_model.bin and no such directory"),
         ("link.safetensors", "link.safetensors is a link to gone, which is not there"),
+        ("gpt2", "a model of that name would not run here: Llama, Mistral, SmolLM2, Qwen2, Qwen3 and Mixtral do"),
+        ("llama3.2:1b", "does not download by such names; get a .gguf or a Hugging Face directory"),
+        ("hf.co/x/y", "get it first: hf download x/y --local-dir y"),
+        ("hf://a/b", "get it first: hf download a/b --local-dir b"),
+        ("hf:a/b", "get it first: hf download a/b --local-dir b"),
+        ("https://huggingface.co/HuggingFaceTB/SmolLM2-135M", "hf download HuggingFaceTB/SmolLM2-135M --local-dir"),
+        ("https://huggingface.co/a/b/resolve/main/m-q4.gguf", "hf download a/b m-q4.gguf --local-dir b"),
+        ("https://huggingface.co/a/b/blob/main/m.safetensors", "hf download a/b m.safetensors --local-dir b"),
+        ("https://example.org/m.gguf", "downloads nothing; get it first: curl -LO https://example.org/m.gguf"),
     ],
 )
 def test_what_is_not_there_is_told_with_the_way_to_it(llm: Llm, name: str, said: str) -> None:
@@ -742,8 +857,8 @@ def test_weights_that_become_float32_are_told(llm: Llm, tiny_model: Path) -> Non
     assert said in llm(*same, "half.safetensors", "-o", "a.safetensors").stderr
     assert "float32, those" not in llm(*same, tiny_model, "-o", "b.safetensors").stderr
     alone = llm(*same, "half.safetensors", "--lora", 2, "--adapter-only", "-o", "c.safetensors")
-    assert "Ask it" not in alone.stderr  # adapters alone cannot answer
-    typed = alone.stderr.split("Merge it with its model, then ask that: llm ")[1].split("\n")[0]
+    assert "Try it" not in alone.stderr  # adapters alone cannot answer
+    typed = alone.stderr.split("Merge the adapters into their model, then use that: llm ")[1].split("\n")[0]
     assert typed == "import half.safetensors --adapter c.safetensors -o merged.safetensors"
     merged = llm(*typed.split())
     assert said in merged.stderr

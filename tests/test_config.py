@@ -112,13 +112,13 @@ def test_parameters_counted_by_hand():
 
 
 def model_configs():
-    sizes = st.integers(1, 1 << 40)
+    sizes = st.integers(1, 1 << 24)
     return st.builds(
         lambda vocab, width, inner, layers, groups, per_group, half, context, tie, eps, theta, eos: ModelConfig(
             vocab, width, inner, layers, groups * per_group, groups, 2 * half, context, tie, eps, theta, eos % vocab
         ),
         sizes, sizes, sizes, sizes, sizes, st.integers(1, 64), sizes, sizes, st.booleans(),
-        st.floats(1e-12, 1e-2), st.floats(1.0, 1e9), st.integers(0, 1 << 40),
+        st.floats(1e-12, 1e-2), st.floats(1.0, 1e9), st.integers(0, 1 << 30),
     )  # fmt: skip
 
 
@@ -156,7 +156,7 @@ def test_keys_that_the_program_does_not_know_are_passed_over():
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling of type 'yarn'"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling without what it needs"),
         ({"rope_scaling": {"type": "linear", "factor": -1}}, "rope_scaling must hold positive numbers"),
-        ({"rope_scaling": [1]}, "rope_scaling that is none"),
+        ({"rope_scaling": [1]}, r"rope_scaling is \[1\]; an object or null is wanted"),
         (
             {"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0}},
             "needs: a high_freq_factor",

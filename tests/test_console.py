@@ -5,11 +5,17 @@ import os
 import pty
 import re
 import signal
+import subprocess
 import sys
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import Result
 
 from llmcli import console
 
@@ -65,9 +71,14 @@ def test_no_color_and_a_dumb_terminal_are_plain(tiny_model: Path) -> None:
     assert "\x1b[48" not in in_a_terminal("generate", "The cat", "-n", "5", "--color", "--seed", "1", TERM="dumb")
 
 
-def test_a_pipe_gets_the_characters_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    console.result("a\x1b[31mb")
+def test_a_pipe_gets_the_characters_of_a_text_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    console.verbatim("a\x1b[31mb\n")
     assert capsys.readouterr().out == "a\x1b[31mb\n"
+
+
+def test_a_line_of_ours_has_no_control_characters_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    console.result("a\x1b[31mb\nc")
+    assert capsys.readouterr().out == "a␛[31mb␊c\n"
 
 
 def test_a_likely_token_is_greener_than_an_unlikely_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +106,122 @@ def test_a_tree_draws_its_rails(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.split("\n")[:4] == ["├─ a", "│  ├─ b", "│  └─ c", "└─ d"]
 
 
+# ---- any number of columns
+
+
+def shown_at(monkeypatch: pytest.MonkeyPatch, columns: int, *words: str) -> str:
+    """What a command shows in a terminal of so many columns, its notes among the rest, without colours."""
+    from llmcli.cli import app
+
+    screen = terminal(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit) as end:
+        app(list(words))
+    assert not end.value.code, screen.getvalue()
+    return OURS.sub("", screen.getvalue())
+
+
+@pytest.mark.usefixtures("no_hang")
+@pytest.mark.parametrize("columns", [*range(1, 21), 39])
+def test_every_command_ends_at_any_width(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, columns: int) -> None:
+    from conftest import TEXT
+
+    monkeypatch.setattr("llmcli.words.most_looks", lambda parameters: 3)  # what is shown counts here, not what is found
+    Path("c.txt").write_text(TEXT, "utf-8")
+    for words in (
+        ["generate", "The cat sat 猫", "--steps", "2", "--seed", "1"],
+        ["generate", "The cat", "--next", "3"],
+        ["explain", "The cat sat"],
+        ["explain", "The cat sat", "--layer", "1"],
+        ["inspect"],
+        ["inspect", "--tensors"],
+        ["inspect", "--tensor", "model.norm.weight"],
+        ["inspect", "--weights"],
+        ["inspect", "--diff", "model.safetensors"],
+        ["eval", "c.txt", "--per-token"],
+        ["eval", "c.txt"],
+        ["tokenize", "The cat りんご"],
+    ):
+        assert shown_at(monkeypatch, columns, *words)
+
+
+@pytest.mark.parametrize("columns", range(-2, 21))
+@pytest.mark.parametrize("text", ["", "apple pie\n", "りんごを食べる", "🍎 が"])
+def test_text_is_cut_to_any_number_of_columns(columns: int, text: str) -> None:
+    from rich.cells import cell_len
+
+    line = console.one_line(text, columns)
+    assert cell_len(line) <= max(0, columns) and "\n" not in line
+    whole = console.shown(text).replace("·", " ")
+    assert line == whole or columns < 1 or (line[0] == "…" and whole.endswith(line[1:]))
+    assert cell_len(console.cut(text.strip(), columns)) <= max(0, columns)
+
+
+@given(st.lists(st.text("abé-/,", min_size=1, max_size=50)), st.integers(10, 60), st.integers(0, 6), st.integers(0, 6))
+def test_words_wrap_as_the_standard_library_wraps_them(words: list[str], columns: int, first: int, later: int) -> None:
+    text = " ".join(words)
+    wanted = textwrap.wrap(
+        text, columns, initial_indent=" " * first, subsequent_indent=" " * later, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    assert console.wrapped(text, columns, first, later) == (wanted or [""])
+
+
+@given(st.text("私毎🍎ガ、。「」e\u0301\u3099"), st.integers(1, 40))
+def test_text_without_spaces_wraps_by_the_columns_it_takes(text: str, columns: int) -> None:
+    from rich.cells import cell_len
+
+    lines = console.wrapped(text, columns)
+    assert "".join(lines) == text
+    for line in lines[1:]:
+        assert line[0] not in "、。」\u0301\u3099"
+    for line in lines[:-1]:
+        assert line[-1] != "「"
+    for line in lines:
+        assert cell_len(line) <= columns or re.fullmatch("「*(.|e[e\u0301]*)[、。」\u0301\u3099]*", line)
+
+
+def test_a_command_to_type_is_not_broken() -> None:
+    command = "llm train c.txt -o 'my model.safetensors' --context 16 --no-tie --threads 1 --force --steps 8"
+    lines = console.wrapped(f"It was still improving; more time would help: {command}", 40)
+    assert lines[-1] == command and all(len(line) <= 40 for line in lines[:-1])
+    asked = 'Ask it: llm generate "..." -m x.safetensors; look into it: llm inspect x.safetensors'
+    assert console.wrapped(asked, 50) == [
+        'Ask it: llm generate "..." -m x.safetensors; look', "into it: llm inspect x.safetensors",
+    ]  # fmt: skip
+
+
+def test_prose_is_wrapped_in_a_terminal_and_one_line_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "every token is predicted from at least 512 tokens before it, or from all there are. " * 2
+    console.note(text.strip())
+    console.paragraph(text.strip())
+    console.pairs([("held-out", text.strip())])
+    piped = capsys.readouterr()
+    assert piped.err == piped.out.splitlines()[0] + "\n" and len(piped.out.splitlines()) == 2
+    screen = terminal(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "50")
+    console.note(text)
+    console.paragraph(text)
+    console.pairs([("held-out", text)])
+    console.heading(text)
+    console.fail(text)
+    lines = OURS.sub("", screen.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 50 and len(lines) > 18
+    assert set(" ".join(lines).split()) == {"held-out", "error:", *text.split()}
+    assert any(re.match(r"  held-out  every", line) for line in lines)
+    assert any(re.match(r"            \S", line) for line in lines)
+
+
+def test_a_table_in_a_pipe_begins_with_the_names_of_its_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    console.table(("model", "bits/byte"), [("a", "1.000")], numbers=(1,))
+    console.chances("next word", [("apple", 0.375)])
+    assert capsys.readouterr().out == "model\tbits/byte\na\t1.000\nnext word\tprobability\napple\t0.375\n"
+
+
 # ---- a run
 
 
@@ -110,7 +237,9 @@ def run(view: console.TrainingView, steps: int, seconds: float) -> None:
             view.sample("りんご", "を食べる\n" * 900)
 
 
-@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (200, 50), (80, 15), (80, 8), (40, 4), (20, 2), (500, 100)])
+@pytest.mark.parametrize(
+    ("columns", "rows"), [(80, 24), (200, 50), (80, 15), (80, 8), (40, 4), (500, 100), *[(n, 2) for n in range(1, 21)]]
+)
 def test_the_view_of_a_run_fits_the_terminal_and_gives_it_back(
     monkeypatch: pytest.MonkeyPatch, columns: int, rows: int
 ) -> None:
@@ -131,7 +260,7 @@ def test_the_view_of_a_run_fits_the_terminal_and_gives_it_back(
         chart = [line for line in last if "│" in line and "りんご" not in line]
         assert len(chart) >= 5 and max(map(len, chart)) <= columns
         assert sum(line.count("o") for line in chart) >= 5
-        assert "held-out 2.010  best 2.010 (step 100)" in "\n".join(last)
+        assert "held-out (interim) 2.010  best 2.010 (step 100)" in "\n".join(last)
         assert any(line.startswith("りんご│") for line in last) and last[-1].endswith("…")
 
 
@@ -208,3 +337,57 @@ def test_a_signal_in_the_middle_of_a_note_is_caught_and_told(monkeypatch: pytest
     assert sorted((tmp_path / "notes").read_text().splitlines()) == [
         "finishing this step and saving; once more to quit without", "step 1",
     ]  # fmt: skip
+
+
+# ---- what explains a figure to a learner
+
+
+def test_colours_have_a_key_for_those_who_see_them(tiny_model: Path) -> None:
+    shown = in_a_terminal("generate", "The cat", "-n", "5", "--color", "--samples", "2")
+    assert shown.count("probability of each token: ") == 1
+    key = shown.split("probability of each token: ")[1].split("\r\n")[0]
+    for name, colour in zip(("<2%", "2-10%", "10-30%", "30-60%", "60-90%", "≥90%"), console._TINTS, strict=True):
+        assert f"\x1b[48;5;{colour};38;5;255m {name} " in key
+    assert len("probability of each token: " + OURS.sub("", key)) <= 80
+    for words, environment in ((["-q"], {}), ([], {"NO_COLOR": "1"}), (["--json"], {})):
+        told = in_a_terminal("generate", "The cat", "-n", "5", "--color", *words, **environment)
+        assert "probability of each token" not in told
+
+
+def test_a_pipe_gets_neither_key_nor_captions(llm: Callable[..., Result], tiny_model: Path) -> None:
+    for colour in ("", "1"):
+        run = subprocess.run(
+            [sys.executable, "-m", "llmcli", "generate", "The cat", "-n", "5", "--color", "--seed", "1"],
+            env=os.environ | {"FORCE_COLOR": colour}, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert run.returncode == 0 and run.stderr == "" and "probability of each" not in run.stdout
+    Path("c.txt").write_text("The cat sat on the mat.")
+    for words in LEARNERS:
+        plain = llm(*words).stdout
+        assert plain and not any(caption in plain.replace("\n", " ") for caption in LEARNERS[words])
+
+
+LEARNERS = {
+    ("generate", "The cat", "--next", "3"): ("As uncertain as a choice among", "sum over the ways to spell it;"),
+    ("generate", "The cat", "--steps", "2"): ("the probability that the model gives a token",),
+    ("explain", "The cat"): ("A row is a token", "half as likely", "if it ended after this layer", "add up to 1",
+                             "over the ways to spell it."),
+    ("eval", "c.txt"): ("lower is better, 8 is no knowledge", "first guess"),
+    ("eval", "c.txt", "--per-token"): ("1/2 costs 1 bit",),
+    ("inspect", "--weights"): ("a histogram of a part's weights",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", LEARNERS)
+def test_a_sentence_under_each_figure_says_what_it_means(tiny_model: Path, words: tuple[str, ...]) -> None:
+    from rich.cells import cell_len
+
+    Path("c.txt").write_text("The cat sat on the mat.")
+    drawn = in_a_terminal(*words)
+    shown = OURS.sub("", drawn)
+    dim = re.findall(r"\x1b\[2m(.*?)\x1b\[0m", drawn)
+    assert dim and all(cell_len(line) <= 80 for line in dim)
+    for caption in LEARNERS[words]:
+        assert caption in re.sub(r" *\r\n", " ", shown), caption
+    quiet = OURS.sub("", in_a_terminal(*words, "-q"))
+    assert not any(caption in re.sub(r" *\r\n", " ", quiet) for caption in LEARNERS[words])

@@ -198,7 +198,9 @@ def test_being_interrupted_leaves_what_was_there_and_nothing_else(monkeypatch: p
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no posix_fallocate here")
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+@pytest.mark.parametrize(
+    "number", [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.ENODEV, errno.EBADF, errno.EINTR]
+)
 def test_a_file_system_that_cannot_reserve_space_is_written_anyway(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +208,38 @@ def test_a_file_system_that_cannot_reserve_space_is_written_anyway(
         patch.setattr(os, "posix_fallocate", refuse(number))
         durable.write("f", [NEW])
     assert Path("f").read_bytes() == NEW
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no posix_fallocate here")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_disk_without_the_space_is_not_written(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", refuse(number))
+        with pytest.raises(LLMError, match=os.strerror(number)):
+            durable.write("f", [NEW])
+    assert here() == []
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_that_cannot_flush_at_all_is_fine(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse(number))
+        durable.check_writable("f", force=False)
+        durable.write("f", [NEW])
+    assert Path("f").read_bytes() == NEW
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOTTY, errno.EINVAL])
+def test_a_network_disk_of_macos_is_flushed_as_elsewhere(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses the call that macOS has for its own disks."""
+    import fcntl
+
+    flushed: list[int] = []
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", refuse(number))
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    durable.write("f", [NEW])
+    assert len(flushed) == 2  # the file and its directory
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
@@ -343,6 +377,17 @@ def test_a_directory_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> No
             durable.check_writable("f", force=False)
 
 
+@pytest.mark.parametrize("call", ["posix_fallocate", "write", "fsync"])
+def test_what_a_save_would_meet_is_met_before_the_work(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(os, call):
+        pytest.skip("this step does not happen here")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refuse(errno.ENOSPC))
+        with pytest.raises(LLMError, match=r"cannot write .*f: No space"):
+            durable.check_writable("f", force=False)
+    assert here() == []
+
+
 @contextlib.contextmanager
 def as_nobody() -> Iterator[None]:
     """Without root's rights, which no mode refuses."""
@@ -385,6 +430,28 @@ def test_of_two_holders_the_second_is_told_and_nothing_is_left() -> None:
     assert here() == []
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM])
+def test_where_files_cannot_be_locked_the_work_is_done_without(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", refuse(number))
+        with durable.locked(Path("f")) as problem:
+            assert problem == os.strerror(number)
+    with durable.locked(Path("f")) as problem:
+        assert problem == ""
+    assert here() == [] and open_descriptors() == before
+
+
+@pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
+def test_a_lock_that_is_held_is_told_however_the_system_says_so(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", refuse(number))
+        with pytest.raises(LLMError, match="another run is making f"), durable.locked(Path("f")):
+            pass
+    assert open_descriptors() == before
+
+
 def test_a_lock_is_freed_when_its_holder_is_killed() -> None:
     code = "import time; from pathlib import Path; from llmcli import durable\n"
     code += "with durable.locked(Path('f')): print('here', flush=True); time.sleep(60)"
@@ -421,6 +488,16 @@ def test_a_disk_too_small_is_known_before(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(shutil, "disk_usage", unknown)
     durable.check_space("m.safetensors", 100 * free)
+
+
+def test_a_limit_on_the_size_of_files_is_known_before() -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))\n"
+        "from llmcli import durable; durable.check_space('m.safetensors', 4_000_000)\n"
+        "durable.check_space('m.safetensors', 6_000_000)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "LLMError: a file may have 5.0 MB here (ulimit -f), m.safetensors will take 6.0 MB; raise" in run.stderr
 
 
 # ---- directories
@@ -484,3 +561,46 @@ def test_a_run_killed_between_the_two_moves_has_lost_nothing() -> None:
 
 def test_a_name_that_is_no_utf8_has_a_text() -> None:
     assert durable.name_of(os.fsdecode(b"a/hf\xff")) == "hf\ufffd" and durable.name_of("a/りんご.txt") == "りんご.txt"
+
+
+# ---- another name
+
+
+def files(here: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in here.iterdir()}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_set_aside_gets_the_first_free_number(
+    own_directory: Path, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not links:
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EPERM, "no hard links")
+
+        monkeypatch.setattr(os, "link", refuse)
+    path = Path("model.safetensors")
+    Path("model-2.safetensors").write_text("somebody's")
+    for number, text in ((1, "a"), (3, "b"), (4, "c")):
+        path.write_text(text) if not path.exists() else durable.write(path, [text.encode()])
+        assert durable.set_aside(path) == Path(f"model-{number}.safetensors")
+        assert path.exists() == links
+    assert files(own_directory) == {
+        **({"model.safetensors": "c"} if links else {}),
+        "model-1.safetensors": "a", "model-2.safetensors": "somebody's", "model-3.safetensors": "b",
+        "model-4.safetensors": "c",
+    }  # fmt: skip
+
+
+def test_a_file_that_cannot_be_set_aside_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(Path, "rename", refuse)
+    path = Path("model.safetensors")
+    path.write_text("a")
+    with pytest.raises(LLMError, match=r"cannot rename model.safetensors to model-1.safetensors: Read-only"):
+        durable.set_aside(path)
+    assert path.read_text() == "a"

@@ -107,6 +107,7 @@ def test_models_side_by_side_documents_and_a_total(llm: Llm) -> None:
     assert total["bytes"] == 57 and total["tokens"] == 57
     assert total["bits_per_byte"] == pytest.approx(sum(p["bits_per_byte"] * p["bytes"] for p in parts) / 57, abs=1e-5)
     table = [line.split("\t") for line in llm("eval", "d", "-m", "u.safetensors", "-q").stdout.splitlines()]
+    assert table.pop(0) == ["model", "bits/byte", "perplexity", "accuracy", "tokens", "bytes", "text"]
     assert [row[0] for row in table[:3]] == ["u.safetensors"] * 3
     assert [row[-1] for row in table] == ["d/1.txt", "d/2.txt", "all", "all", "all"]
     assert table[2][1:6] == ["8.006", "257.00", "0.000", "57", "57"]
@@ -114,8 +115,10 @@ def test_models_side_by_side_documents_and_a_total(llm: Llm) -> None:
 
 def test_text_comes_from_standard_input_too(llm: Llm, tiny_model: Path) -> None:
     answer = llm("eval", "-", stdin=b"The cat sat.")
-    assert answer.exit_code == 0 and answer.stderr.startswith("model.safetensors: windows of 32 tokens, each 16")
-    name, bits, perplexity, accuracy, tokens, size = answer.stdout.splitlines()[0].split("\t")
+    assert answer.exit_code == 0 and answer.stderr.startswith(
+        "model.safetensors: context windows of 32 tokens, 16 apart"
+    )
+    name, bits, perplexity, accuracy, tokens, size = answer.stdout.splitlines()[1].split("\t")
     assert name == "model.safetensors" and size == "12" and float(bits) > 0 and float(perplexity) > 1
     assert 0 <= float(accuracy) <= 1 and 0 < int(tokens) <= 12
 
@@ -202,3 +205,24 @@ def test_a_tokenizer_that_does_not_fit_is_told_with_its_model(llm: Llm, tiny_mod
         answer = llm("eval", "t.txt", "-m", "model.safetensors", "-m", "bad.safetensors", "-q")
         assert answer.exit_code == 1 and answer.stdout == "" and answer.stderr.count("\n") == 1
         assert answer.stderr.startswith("error: bad.safetensors: ") and said in answer.stderr
+
+
+def test_a_shorter_context_can_be_asked_for_and_a_longer_one_is_refused(llm: Llm) -> None:
+    bigram_model("model.safetensors", successor())
+    Path("t.txt").write_text("abcdefgh" * 10)
+    [whole] = figures(llm("eval", "t.txt", "--json"))["results"]
+    [short] = figures(llm("eval", "t.txt", "--json", "--context", "4"))["results"]
+    assert (short["context"], short["stride"]) == (4, 2)
+    assert short["bits_per_byte"] == pytest.approx(whole["bits_per_byte"])  # a bigram model needs one token
+    refused = llm("eval", "t.txt", "--context", "17")
+    assert refused.exit_code == 2
+    assert "--context 17 is longer than the model's context of 16 tokens; give that or less" in refused.stderr
+
+
+def test_a_long_context_is_capped_and_that_is_said(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmcli.evaluator.EVALUATION_CONTEXT", 8)
+    bigram_model("model.safetensors", UNIFORM)
+    Path("t.txt").write_text("abcdefgh" * 10)
+    answer = llm("eval", "t.txt", "--json")
+    assert figures(answer)["results"][0]["context"] == 8
+    assert "context windows of 8 tokens (of 16; --context changes it)" in answer.stderr

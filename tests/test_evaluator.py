@@ -13,7 +13,7 @@ from llmcli.corpus import read_corpus
 from llmcli.errors import LLMError
 from llmcli.evaluator import (
     Figures,
-    _windows,
+    _Windows,
     evaluate,
     held_out_from,
     learned_bytes,
@@ -49,7 +49,7 @@ ids_of = st.lists(st.integers(0, 4), min_size=0, max_size=90).map(lambda ids: np
 @given(st.integers(0, 400), st.integers(1, 40))
 def test_windows_count_every_position_once_with_half_a_context_before_it(count, context):
     counted = []
-    for number, (start, first, end) in enumerate(_windows(count, context)):
+    for number, (start, first, end) in enumerate(_Windows(count, context)):
         assert 0 <= start < first < end <= count
         assert end - start <= context + 1
         if number:
@@ -71,7 +71,7 @@ def test_windows_count_every_position_once_with_half_a_context_before_it(count, 
     ],
 )
 def test_windows_of_small_texts(count, context, expected):
-    assert list(_windows(count, context)) == expected
+    assert list(_Windows(count, context)) == expected
 
 
 def test_bits_per_byte_by_hand():
@@ -154,6 +154,21 @@ def test_with_most_tokens_the_windows_are_spread_from_the_beginning_to_the_end()
 def test_most_tokens_beyond_the_text_scores_all_of_it():
     ids = np.arange(77) % 5
     assert evaluate(ids, LENGTHS, 8, by_token, most_tokens=10_000) == evaluate(ids, LENGTHS, 8, by_token)
+
+
+class Endless:
+    """Ids of a text far larger than memory, made where they are asked for."""
+
+    def __len__(self):
+        return 10**13
+
+    def __getitem__(self, span):
+        return np.arange(span.start, span.stop) % 5
+
+
+def test_what_is_scored_of_a_text_decides_the_work_not_its_length(no_hang):
+    found = evaluate(Endless(), LENGTHS, 8, by_token, most_tokens=1000)
+    assert 1000 <= found.tokens <= 1008
 
 
 @pytest.mark.parametrize("ids", [[], [0]])

@@ -99,3 +99,17 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(LLMError, match=r"pip install 'llmcli\[fast\]'"):
         FastRuntime(random_checkpoint(QWEN3), "int8")
+
+
+@needed
+def test_rotary_tables_grow_with_what_is_used() -> None:
+    """A config may claim a billion positions; the tables hold those that were used, and the answer is the same."""
+    model = random_checkpoint(QWEN3)
+    fast = FastRuntime(model, "int8")
+    claimed = FastRuntime(replace(model, config=replace(QWEN3, max_position_embeddings=10**9)), "int8")
+    for first, last in ((0, 1), (1, 120), (120, 121), (121, 400)):
+        np.testing.assert_array_equal(claimed.prefill(IDS[first:last]), fast.prefill(IDS[first:last]))
+    assert [table.shape()[0] for table in claimed.rotary] == [400, 400]
+    window = np.array([IDS[:351]])
+    np.testing.assert_array_equal(claimed.score(window)[0], fast.score(window)[0])
+    np.testing.assert_array_equal(claimed.step(7), fast.step(7))

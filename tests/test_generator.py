@@ -11,6 +11,7 @@ from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
 from llmcli.generator import Piece, generate
 from llmcli.tokenizer import Tokenizer
+from llmcli.vocabulary import Vocabulary
 
 SAMPLE = "the cat sat on the mat, the cat ate. りんごを食べる。日本語 🍎👨‍👩‍👧 naïve\n" * 8
 BPE = Tokenizer.train_bpe([SAMPLE], 320)
@@ -38,6 +39,9 @@ class Model:
     def step(self, token):
         return self._take([token])
 
+    def logits(self, ids):
+        return np.stack([self._take([token]) for token in ids])
+
     def rewind(self, length=0):
         del self.taken[length:]
 
@@ -56,6 +60,7 @@ class Table:
 
     def __init__(self, *written):
         self.token_bytes = [b"", *written]
+        self.vocabulary = Vocabulary(self.token_bytes)
 
     def encode(self, text):
         return [int(c) for c in text]
@@ -75,6 +80,7 @@ class Whole:
     def __init__(self, inner):
         self.end_ids = inner.end_ids
         self.token_bytes, self.eos_id, self.encode = inner.token_bytes, inner.eos_id, inner.encode
+        self.vocabulary = inner.vocabulary
 
     def split_last(self, text):
         return text, ""

@@ -403,42 +403,6 @@ def test_scaling_of_llama_3_that_llama_cpp_would_not_load_is_not_written(tmp_pat
         gguf_file.write(tmp_path / "m.gguf", random_checkpoint(config), "f32", {})
 
 
-GEMMA = {"gemma3" + key[5:] if key.startswith("llama.") else key: value for key, value in FACTS.items()}
-GEMMA |= {"general.architecture": "gemma3", "tokenizer.ggml.model": "t5", "gemma3.attention.sliding_window": 512}
-
-
-def test_a_file_of_any_architecture_is_shown_and_not_run(tmp_path: Path, llm) -> None:
-    path = tmp_path / "gemma.gguf"
-    plain = MODEL.tensors["model.embed_tokens.weight"]
-    tensors = {
-        "token_embd.weight": (0, plain.shape, plain.tobytes()),
-        **{f"blk.{i}.post_ffw_norm.weight": (0, (32,), np.ones(32, "<f4").tobytes()) for i in range(2)},
-        "blk.0.ffn_up.weight": (20, (1, 32), bytes(18)),  # IQ4_NL, which is never run
-    }
-    path.write_bytes(by_hand(GEMMA, tensors))
-    shown = llm("inspect", path)
-    assert shown.exit_code == 0, shown.stderr
-    said = " ".join(shown.stdout.split())
-    for words in ("a GGUF file", "architecture 'gemma3'", "cannot run it", "gemma3.block_count 1", "blk x 2",
-                  "tokenizer.ggml.tokens 300 entries", "IQ4_NL", "By hand"):  # fmt: skip
-        assert words in said, words
-    answer = json.loads(llm("inspect", path, "--json").stdout)
-    assert answer["config"]["gemma3.attention.sliding_window"] == 512 and "gemma3" in answer["problem"]
-    assert answer["parameters"] == plain.size + 64 + 32
-    for words in (["--tensors"], ["--tensor", "token_embd.weight"], ["--html", tmp_path / "page.html"]):
-        assert llm("inspect", path, *words).exit_code == 0, words
-    assert f"{plain.max():+.6g}" in llm("inspect", path, "--tensor", "token_embd.weight").stdout
-    assert llm("inspect", path, "--diff", path).exit_code == 0
-    for words in (
-        ["generate", "x", "-m", path],
-        ["import", path, "-o", "o.safetensors"],
-        ["export", path, "o", "--to", "hf"],
-    ):
-        run = llm(*words)
-        assert run.exit_code == 1 and "architecture 'gemma3'; this program runs llama" in run.stderr, words
-        assert run.stderr.count("\n") == 1
-
-
 def without(*keys: str) -> dict[str, Any]:
     return {key: found for key, found in FACTS.items() if key not in keys}
 
@@ -479,12 +443,80 @@ def test_a_type_that_is_not_read_is_named(tmp_path: Path, kind: int, name: str) 
         importer.load(path)
 
 
+FOREIGN: dict[str, Any] = {
+    "general.architecture": "gemma3", "general.name": "By hand", "gemma3.block_count": 2, "gemma3.context_length": 40,
+    "gemma3.embedding_length": 32, "gemma3.attention.head_count": [4, 2], "gemma3.attention.sliding_window": 16,
+    "tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": TOKENS, "llmcli": "9", "tokenizer.json": "{",
+}  # fmt: skip
+FOREIGN_TENSORS = {
+    "token_embd.weight": (0, (300, 32), np.arange(9600, dtype="<f4").tobytes()),
+    "blk.0.attn_q.weight": (20, (4, 64), bytes([0x00, 0x3C, *range(0, 256, 16)] * 8)),  # IQ4_NL, of scale 1
+    "blk.0.post_ffw_norm.weight": (1, (32,), np.ones(32, "<f2").tobytes()),
+    "blk.0.ffn_up.weight": (39, (2, 32), bytes(34)),  # MXFP4
+    "odd.weight": (26, (3,), np.array([1, -2, 7], "<i4").tobytes()),
+}
+
+
+def test_inspect_shows_a_file_of_any_architecture_and_type(tmp_path: Path, llm) -> None:
+    gguf = pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
+    path = tmp_path / "m.gguf"
+    path.write_bytes(by_hand(FOREIGN, FOREIGN_TENSORS))
+    truth = {
+        t.name: (t.tensor_type.name, [int(n) for n in reversed(t.shape)], int(t.n_bytes))
+        for t in gguf.GGUFReader(path).tensors
+    }
+    answer = llm("inspect", path, "--json")
+    assert answer.exit_code == 0, answer.stderr
+    found = json.loads(answer.stdout)
+    assert {t["name"]: (t["dtype"], t["shape"], t["bytes"]) for t in found["tensors"]} == truth
+    assert found["problem"] == "it is of architecture 'gemma3'; this program runs llama, qwen2, qwen3, qwen3moe"
+    assert found["config"] == {
+        "model_type": "gemma3", "num_hidden_layers": 2, "max_position_embeddings": 40, "hidden_size": 32,
+        "num_attention_heads": [4, 2], "vocab_size": 300,
+    }  # fmt: skip
+    assert found["tokenizer"] == {} and found["sha256"] is None
+    shown = llm("inspect", path).stdout
+    for said in ("m.gguf: a GGUF file", "can show it but not run it: it is of architecture 'gemma3'", "By hand",
+                 "gemma3.attention.sliding_window", "300 entries"):  # fmt: skip
+        assert said in shown
+    numbers = json.loads(llm("inspect", path, "--tensor", "odd.weight", "--json").stdout)
+    assert (numbers["min"], numbers["max"], numbers["mean"]) == pytest.approx((-2, 7, 2))
+    rows = np.frombuffer(FOREIGN_TENSORS["blk.0.attn_q.weight"][2], np.uint8).reshape(4, 36)
+    wanted = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType.IQ4_NL)
+    numbers = json.loads(llm("inspect", path, "--tensor", "blk.0.attn_q.weight", "--json").stdout)
+    assert numbers["max"] == pytest.approx(float(wanted.max())) and numbers["mean"] == pytest.approx(wanted.mean())
+    assert (
+        llm("inspect", path, "--html", "page.html").exit_code == 0 and "not run here" in Path("page.html").read_text()
+    )
+    for words in (["generate", "x", "-m", path], ["import", path, "-o", "x.safetensors"], ["explain", "x", "-m", path]):
+        refused = llm(*words)
+        assert refused.exit_code == 1 and "architecture 'gemma3'" in refused.stderr and refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("facts", "problem"),
+    [
+        ({"general.architecture": "gpt2"}, "it is of architecture 'gpt2'"),
+        ({"llama.rope.scaling.type": "yarn"}, "its rotary positions are scaled by 'yarn'"),
+        ({"tokenizer.ggml.pre": "falcon"}, "cuts words as 'falcon' does"),
+    ],
+)
+def test_inspect_says_why_a_file_is_not_run(tmp_path: Path, facts: dict[str, Any], problem: str, llm) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(by_hand(FACTS | facts))
+    found = json.loads(llm("inspect", path, "--json").stdout)
+    assert problem in found["problem"] and {tensor["name"] for tensor in found["tensors"]} == set(THEIRS)
+    path.write_bytes(by_hand())
+    assert "problem" not in json.loads(llm("inspect", path, "--json").stdout)
+
+
 def test_every_type_has_its_name() -> None:
     gguf = pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
-    known = gguf_file.TYPES | gguf_file._SHOWN_ONLY
-    wanted = {kind.value: (kind.name, *gguf.GGML_QUANT_SIZES[kind]) for kind in gguf.GGMLQuantizationType}
-    del wanted[9], wanted[15]  # Q8_1 and Q8_K: of values in the course of a product, never in a file
-    assert wanted.items() <= known.items()
+    known = {number: name for number, (name, _, _) in gguf_file.TYPES.items()} | gguf_file._NOT_READ
+    assert {kind.value: kind.name for kind in gguf.GGMLQuantizationType}.items() <= known.items()
+    sizes = {name: (block, size) for name, block, size in gguf_file.TYPES.values()} | gguf_file._SHOWN
+    theirs = {kind.name: gguf.GGML_QUANT_SIZES[kind] for kind in gguf.GGMLQuantizationType}
+    assert theirs.items() <= sizes.items()
 
 
 @pytest.mark.parametrize(

@@ -231,10 +231,11 @@ def inside(directory: Path) -> dict[str, bytes]:
 
 
 def test_a_disk_that_is_full_leaves_the_model_that_is_there(directory: Path, tiny_model: Path) -> None:
-    """`ulimit -f` refuses the weights, after config and tokenizer were written."""
+    """`ulimit -f`, which is not known before here, refuses the weights, after config and tokenizer were written."""
     before = inside(directory)
+    code = "from llmcli import cli, durable; durable._largest_file = lambda: 1e12; cli.main()"
     for target, found in ((directory, before), (directory.with_name("new"), None)):
-        command = f"ulimit -f 20; exec {sys.executable} -m llmcli export {tiny_model} {target} --to hf --force"
+        command = f"ulimit -f 20; exec {sys.executable} -c '{code}' export {tiny_model} {target} --to hf --force"
         run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
         assert run.returncode == 1 and "nothing there was changed" in run.stderr and "Traceback" not in run.stderr
         assert (inside(target) if target.exists() else None) == found

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [  # from the words at the bottom to the door at the top
-    {"errors", "config", "charts", "verdict"},
+    {"errors", "config", "characters", "charts", "metadata", "prompts", "verdict"},
     {
         "durable",
         "compressors",
@@ -24,11 +24,14 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "quantized",
         "fast_runtime",
         "corpus",
+        "file_types",
         "tokenizer_json",
         "tokenizer",
         "sampler",
+        "vocabulary",
         "runtime",
         "kernels",
+        "cgroups",
         "machine",
         "model",
         "optimizer",
@@ -38,6 +41,9 @@ FLOORS = [  # from the words at the bottom to the door at the top
         "forecast",
         "planner",
         "resume",
+        "run_clock",
+        "thread_tuner",
+        "prompt",
         "generator",
         "walker",
         "words",
@@ -55,6 +61,7 @@ FLOORS = [  # from the words at the bottom to the door at the top
     {"console"},
     {
         "commands.options",
+        "commands.suggestions",
         "commands.eval",
         "commands.explain",
         "commands.export",
@@ -69,7 +76,12 @@ FLOORS = [  # from the words at the bottom to the door at the top
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 TORCH = {"kernels", "machine", "model", "optimizer", "trainer"}
-STANDARD_ONLY = {"errors", "config", "charts", "durable", "compressors", "verdict", "tokenizer_json", "gguf_tokenizer"}
+STANDARD_ONLY = {
+    "errors", "config", "metadata", "charts", "durable", "compressors", "verdict", "tokenizer_json", "gguf_tokenizer",
+}  # fmt: skip
+STANDARD_ONLY |= {"cgroups"}
+STANDARD_ONLY |= {"file_types"}
+STANDARD_ONLY |= {"prompts"}
 
 
 def rooms() -> dict[str, Path]:
@@ -137,6 +149,19 @@ def test_rooms_below_the_hall_never_print() -> None:
         if FLOOR[room] < FLOOR["console"]:
             calls = [n for n in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(n, ast.Call)]
             assert not any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls), room
+
+
+def test_all_that_is_said_goes_out_through_the_console() -> None:
+    """There, and nowhere else, what comes from outside is made harmless; JSON has a way of its own, since marks in it
+    would be other text."""
+    for room, file in rooms().items():
+        if room in ("console", "cli"):
+            continue
+        source = file.read_text("utf-8")
+        assert not re.search(r"\bprint\(|\.(stdout|stderr)\.(write|buffer\.write)\(|\becho\(", source), room
+        for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+            if isinstance(call.func, ast.Attribute) and call.func.attr in ("result", "verbatim", "note"):
+                assert "json.dumps" not in ast.unparse(call), f"{room}: use console.json_result"
 
 
 def test_nothing_unpickles_or_evaluates() -> None:

@@ -1,10 +1,8 @@
 """What this computer can do, and what is said when it cannot."""
 
-import math
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,15 +23,6 @@ def test_the_type_of_products_is_as_asked_or_the_faster(monkeypatch: pytest.Monk
 
 def test_memory_is_found() -> None:
     assert 1e8 < machine.free_memory("cpu") < 1e14
-
-
-def test_a_container_has_what_its_group_has_left(tmp_path: Path) -> None:
-    assert machine._group_memory(tmp_path) == math.inf
-    (tmp_path / "memory.max").write_text("3000\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    assert machine._group_memory(tmp_path) == 2000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert machine._group_memory(tmp_path) == math.inf
 
 
 def test_a_limit_on_the_process_is_seen() -> None:
@@ -78,3 +67,20 @@ def test_torch_is_understood() -> None:
     """Nobody has 2^60 numbers."""
     with pytest.raises(LLMError, match="out of memory"), machine.memory_told():
         torch.empty(1 << 60)
+
+
+def test_a_device_or_type_that_cannot_calculate_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for dtype in ("float32", "bfloat16"):
+        machine.check_dtype(dtype, "cpu")
+    with pytest.raises(LLMError, match="finds no cuda device here; use --device cpu"):
+        machine.check_dtype("float32", "cuda")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError('"addmm" not implemented for BFloat16\nand a lot more')
+
+    monkeypatch.setattr(torch, "ones", refuse)
+    with pytest.raises(LLMError, match=r"^cpu cannot calculate in bfloat16 here \(.*BFloat16\); use --dtype float32$"):
+        machine.check_dtype("bfloat16", "cpu")
+    monkeypatch.setattr(machine, "pick_device", lambda device: device)  # a driver that is there and does not work
+    with pytest.raises(LLMError, match=r"^cuda cannot calculate in float32 here"):
+        machine.check_dtype("float32", "cuda")

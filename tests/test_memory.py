@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from test_console import in_a_terminal
 from typer.testing import Result
 
+from llmcli import corpus
 from llmcli.checkpoint import load, save
-from llmcli.corpus import read_corpus
+from llmcli.corpus import Corpus, read_corpus
 from llmcli.errors import LLMError
 from llmcli.memory import Learned, find_corpus, remembered, spans
 from llmcli.recital import LENGTH
@@ -32,7 +33,8 @@ def test_spans_are_those_of_a_search_character_by_character(parts: list[tuple[in
     covered = {
         i + k for i in range(len(text) - LENGTH + 1) if text[i : i + LENGTH] in LEARNED for k in range(LENGTH)
     }  # fmt: skip
-    found = spans(text, [[LEARNED[:77], LEARNED[77:]]])
+    [found, none] = spans([text, ""], [[LEARNED[:77], LEARNED[77:]]])
+    assert none == ()
     assert {i for first, last in found for i in range(first, last)} == covered
     assert all(first < last and last - first >= LENGTH for first, last in found)
     assert all(a[1] < b[0] for a, b in itertools.pairwise(found))
@@ -50,9 +52,9 @@ def test_only_what_the_model_learned_from_is_searched() -> None:
     Path("c.txt").write_text("a" * 50 + "b" * 50)
     corpus = read_corpus(["c.txt"])
     text = "a" * 40 + "|" + "b" * 40
-    found = remembered(text, [Learned.of(corpus, [record("c.txt", "a" * 50 + "b" * 50, 50)])])
+    [found] = remembered([text], [Learned.of(corpus, [record("c.txt", "a" * 50 + "b" * 50, 50)])])
     assert (found.spans, found.searched_bytes) == (((0, 40),), 50) and found.share == pytest.approx(40 / 81)
-    assert remembered(text, [Learned.of(corpus, [{}])]).spans == ((0, 40), (41, 81))
+    assert remembered([text], [Learned.of(corpus, [{}])])[0].spans == ((0, 40), (41, 81))
 
 
 @pytest.mark.parametrize("place", ["c.txt", "texts/c.txt", "there/c.txt", "there/texts/c.txt"])
@@ -76,6 +78,18 @@ def test_a_text_that_is_gone_or_another_now_is_told(text: str | None) -> None:
 def test_a_record_without_a_text_is_told(found: dict) -> None:
     with pytest.raises(LLMError, match="does not say what text it learned from"):
         find_corpus(found, Path("m.safetensors"))
+
+
+def test_several_texts_are_marked_as_each_alone_in_one_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("c.txt").write_text(LEARNED * 3, "utf-8")
+    learned = [Learned.of(read_corpus(["c.txt"]), [])]
+    texts = [LEARNED[5:50] + "?" + LEARNED[60:99], "", LEARNED[20:], "short", LEARNED[5:50]]
+    alone = [remembered([text], learned)[0] for text in texts]
+    reads = []
+    real = Corpus.texts
+    monkeypatch.setattr(Corpus, "texts", lambda self, *words: reads.append(words) or real(self, *words))
+    assert remembered(texts, learned) == alone
+    assert len(reads) == 1
 
 
 # ---- the command
@@ -105,6 +119,25 @@ def test_json_has_the_spans(llm: Llm, parrot: str) -> None:
     assert memory["share"] == pytest.approx(
         sum(span["end"] - span["start"] for span in memory["spans"]) / len(found["text"]), abs=1e-6
     )
+
+
+def test_samples_read_the_text_as_often_as_one_does(llm: Llm, parrot: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once to see that it is the one of the record, once to search it; each answer is the one alone."""
+    words = ("generate", "The cat", "-n", 60, "--memory", "--json", "--seed")
+    alone = [json.loads(llm(*words, seed).stdout) for seed in (1, 2, 3)]
+    sizes = []
+    real = corpus._read
+    monkeypatch.setattr(corpus, "_read", lambda *given: sizes.append(len(data := real(*given))) or data)
+    found = [json.loads(line) for line in llm(*words, 1, "--samples", 3).stdout.splitlines()]
+    assert sum(sizes) == 2 * Path("c.txt").stat().st_size
+    for one, other in zip(found, alone, strict=True):
+        same = {key for key in one if not key.startswith(("seconds", "tokens_per"))}
+        assert {key: one[key] for key in same} == {key: other[key] for key in same}
+    assert found[0]["memory"]["spans"]
+    plain = llm("generate", "The cat", "-n", 60, "--memory", "--seed", 1, "--samples", 3)
+    marked = "".join(f["text"] for f in found)
+    assert plain.stdout.replace("⟦", "").replace("⟧", "").replace("\n", "") == marked.replace("\n", "")
+    assert [line for line in plain.stderr.splitlines() if line.startswith("---")] == ["--- 1", "--- 2", "--- 3"]
 
 
 def test_what_is_known_by_heart_is_marked(llm: Llm) -> None:

@@ -76,6 +76,7 @@ def test_the_verbs_work_on_it(two, llm) -> None:
     spoken = llm("generate", "The cat", "-m", path, "-n", 5, "--seed", 1, "--experts")
     assert spoken.exit_code == 0 and spoken.stdout == told["text"] + "\n"
     rows = [line.split("\t") for line in spoken.stderr.splitlines()]
+    assert rows.pop(0) == ["expert", "tokens", "share", "mean weight"]
     assert [row[0] for row in rows] == ["a", "b"] and sum(int(row[1]) for row in rows) == len(told["tokens"])
     following = json.loads(llm("generate", "The cat", "-m", path, "--next", 3, "--json").stdout)
     assert sum(w["probability"] for w in following["next"]) + following["unexplored"] <= 1.00001

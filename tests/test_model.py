@@ -1,6 +1,7 @@
 """The graph in torch against the papers' formulas written out, and the numpy graph against it."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -294,3 +295,23 @@ def test_the_sharpest_sight_is_found(scale: float) -> None:
         return losses
 
     assert nats(found) <= min(nats(found - 0.03), nats(found + 0.03)) or found in (SHARPNESS[0], SHARPNESS[-1])
+
+
+def test_rotary_tables_grow_with_what_is_used() -> None:
+    """A config may claim a billion positions; the tables hold those that were used, and the same values."""
+    model, _ = torch_model(SHAPES["untied"])
+    claimed = LanguageModel(replace(SHAPES["untied"], max_position_embeddings=10**9))
+    claimed.load_state_dict(model.state_dict())
+    assert len(claimed.cos) == len(claimed.sin) == 0
+    ids = torch.randint(300, (2, 40), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        assert torch.equal(claimed(ids), model(ids))
+    assert len(claimed.cos) == 64
+    score(claimed, np.zeros((1, 101), np.int64))  # in inference mode; what it has made serves training too
+    assert len(claimed.cos) == 128
+    claimed.loss(torch.zeros(1, 100, dtype=torch.int64)).backward()
+    whole = rotary_tables(claimed.config, 5000)
+    for length in (1, 63, 64, 127, 500):
+        assert all(
+            torch.equal(a[:length], b) for a, b in zip(whole, rotary_tables(claimed.config, length), strict=True)
+        )

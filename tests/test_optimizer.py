@@ -1,12 +1,15 @@
 """Update rules against torch's own, the singular value decomposition and arithmetic by hand."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
-from llmcli.config import ModelConfig, TrainConfig
+from llmcli.config import MUON_LR, ModelConfig, TrainConfig
 from llmcli.model import LanguageModel
-from llmcli.optimizer import DECAY, MUON_LR, WARMUP, Optimizer, momentum, orthogonalize, rate
+from llmcli.optimizer import DECAY, WARMUP, Optimizer, momentum, orthogonalize, rate
+from llmcli.planner import _rates
 
 
 @pytest.mark.parametrize(
@@ -16,6 +19,36 @@ from llmcli.optimizer import DECAY, MUON_LR, WARMUP, Optimizer, momentum, orthog
 def test_rate_rises_stays_and_falls_linearly(progress: float, wanted: float) -> None:
     assert DECAY == 0.6
     assert rate(progress) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("recipe", ["muon", "adamw", "fine-tune"])
+def test_the_rates_of_the_plan_are_those_that_move_the_weights(recipe: str, tied: bool) -> None:
+    model = LanguageModel(ModelConfig(60, 16, 32, 1, 2, 2, 8, 16, tie_word_embeddings=tied))
+    train = TrainConfig(steps=1, recipe=recipe, lr=0.5)
+    optimizer = Optimizer(model, train, width=16)
+    model.loss(torch.randint(0, 60, (2, 9))).backward()
+    moved: list[float] = []
+    optimizer._muon = lambda lr, beta: moved.append(lr)  # type: ignore[method-assign]
+    optimizer.step(0.2)  # between the warm-up and the decay
+    by_adamw = {
+        name: next(
+            group["lr"] for group in optimizer._adamw.param_groups if any(p is parameter for p in group["params"])
+        )
+        for name, parameter in model.named_parameters()
+        if any(p is parameter for p in optimizer._adamw_parameters())
+    }
+    shown = _rates(train, model.config)
+    figures = [float(figure) for figure in re.findall(r"[\d.]+(?:e-\d+)?", shown)]
+    if recipe == "muon":
+        wanted = [moved[0], by_adamw["model.norm.weight"]]
+        if not tied:
+            wanted.append(by_adamw["model.embed_tokens.weight"])
+            assert by_adamw["lm_head.weight"] == by_adamw["model.norm.weight"]
+    else:
+        wanted = [by_adamw["model.norm.weight"]]
+        assert len(set(by_adamw.values())) == 1 and len(by_adamw) == len(list(model.parameters()))
+    assert figures == pytest.approx(wanted, rel=0.005)
 
 
 def test_momentum_rises_from_085_to_095() -> None:

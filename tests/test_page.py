@@ -1,31 +1,38 @@
 """The pages in a real browser: no error, what one points at is shown, hostile text stays text; and their size."""
 
 import base64
+import decimal
 import html
 import json
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import TEXT, random_checkpoint
 from typer.testing import Result
 
-from llmcli import explainer, page
+from llmcli import console, explainer, page
 from llmcli import words as words_module
 from llmcli.checkpoint import load, save
 from llmcli.config import ModelConfig
 from llmcli.explainer import Explanation, explain
 from llmcli.runtime import Runtime
 from llmcli.tokenizer import Tokenizer
+from llmcli.verdict import Curve
 from llmcli.words import NextWord, NextWords
 
 Llm = Callable[..., Result]
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 in_a_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt install chromium")
+LONG = "The cat sat on the mat. The dog ate the hat. The cat ate the dog"  # 18 tokens
+DEEP = ModelConfig(300, 36, 64, 30, 9, 3, 4, 64)  # of as many layers and heads as SmolLM2 135M
 WORDS = NextWords((NextWord("hat", 0.75),), 0.25, 1)
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)> &lt; <!-- \x1b[31m \u202e abc \u2028"\\'
 
@@ -46,19 +53,29 @@ def data_of(text: str) -> dict:
 def opened(path: Path, fragment: str = "", script: str = "", width: int = 1200) -> tuple[str, dict]:
     """The document after it has run, and what `script` returned. Fails on anything that the browser complains of.
 
-    A script needs the page without its policy, which lets nothing but its own program run.
+    A script needs the page without its policy, which lets nothing but its own program run. No window is narrower than
+    500 pixels, so a narrower page is a frame in one.
     """
     if script:
         text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", path.read_text("utf-8"))
         result = f"document.body.dataset.result = JSON.stringify((() => {{ {script} }})());"
         path = path.with_name("driven.html")
         path.write_text(text.replace("</body>", f"<script>{result}</script></body>"), "utf-8")
+    address = path.resolve().as_uri() + fragment
+    if script and width < 500:
+        frame = path.with_name("frame.html")
+        frame.write_text(
+            f'<iframe src="{address}" style="width: {width}px; height: 900px; border: 0"></iframe>\n<script>onload = '
+            "() => Object.assign(document.body.dataset, frames[0].document.body.dataset)</script>",
+            "utf-8",
+        )
+        address = frame.resolve().as_uri()
     assert BROWSER
     run = subprocess.run(
         [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
          f"--window-size={width},900", "--virtual-time-budget=2000", f"--user-data-dir={path.parent / 'profile'}",
-         f"{path.resolve().as_uri()}{fragment}"],
-        capture_output=True, text=True, timeout=60, encoding="utf-8",
+         "--allow-file-access-from-files", address],
+        capture_output=True, text=True, timeout=600, encoding="utf-8",
     )  # fmt: skip
     assert "CONSOLE" not in run.stderr, run.stderr
     found = re.search(r'data-result="([^"]*)"', run.stdout)
@@ -76,17 +93,57 @@ def explanation(tmp_path: Path) -> Path:
 # ---- what the file holds
 
 
-def test_attention_is_kept_to_a_255th_and_the_lens_to_five_digits(explanation: Path) -> None:
+def test_attention_is_kept_to_a_255th_and_all_else_is_exact(explanation: Path) -> None:
     found, data = explained("The cat sat on the mat."), data_of(explanation.read_text("utf-8"))
     L, H, N, _ = found.attention.shape
     bytes_ = np.frombuffer(base64.b64decode(data["attention"]), np.uint8).reshape(L, H, -1) / 255
     rows, columns = np.tril_indices(N)
     np.testing.assert_allclose(bytes_, found.attention[:, :, rows, columns], atol=0.5 / 255 + 1e-6)
     chances = np.array([[[chance for _, chance in row] for row in depth] for depth in data["lens"]])
-    np.testing.assert_allclose(chances, found.lens.probabilities, atol=1e-5)
+    np.testing.assert_array_equal(chances, found.lens.probabilities)
     texts = [[[data["texts"][which] for which, _ in row] for row in depth] for depth in data["lens"]]
     assert texts == [[[tokenizer().label(i) for i in row] for row in depth] for depth in found.lens.ids.tolist()]
-    assert data["words"] == [["hat", 0.75]] and data["effects"] == [round(bits, 3) for bits in found.effects]
+    assert data["words"] == [["hat", 0.75]] and data["effects"] == found.effects.tolist()
+    assert data["surprises"] == [None, *found.surprises.tolist()[1:]]
+
+
+def to_fixed(value: float, digits: int) -> str:
+    """JavaScript's toFixed: of the exact value, halves upwards."""
+    return str(decimal.Decimal(value).quantize(decimal.Decimal(1).scaleb(-digits), decimal.ROUND_HALF_UP))
+
+
+def test_terminal_and_page_have_the_same_figures(llm: Llm, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An effect of 0.0749 was 0.07 in the terminal, and 0.08 on the page, which rounded 0.075."""
+    real = explainer.explain
+    effects = [0.0749, -0.0051, 2.0049, 0.00499, -1.23499, 0.99951]
+    chances = [0.37249, 0.08549, 0.00049, 0.1234999]
+
+    def explain_as_told(*values: Any, **options: Any) -> Explanation:
+        found = real(*values, **options)
+        lens = replace(found.lens, probabilities=found.lens.probabilities.copy())
+        lens.probabilities[..., :4] = chances
+        return replace(found, effects=np.resize(effects, len(found.ids)), lens=lens)
+
+    monkeypatch.setattr(explainer, "explain", explain_as_told)
+    terminal = llm("explain", "The cat sat on the mat.").stdout
+    assert llm("explain", "The cat sat on the mat.", "--html", "page.html").exit_code == 0
+    data = data_of(Path("page.html").read_text("utf-8"))
+    shown = re.findall(r"^ *\d+ \S+ +([+-]\d+\.\d\d)", terminal, re.M)
+    assert shown == [("+" if bits >= 0 else "") + to_fixed(bits, 2) for bits in data["effects"]] and "+0.07" in shown
+    [cells] = re.findall(r"^2\t(.*)$", terminal.split("logit lens")[1].split("\n\n")[0], re.M)
+    lens = [to_fixed(chance, 3) for _, chance in data["lens"][2][-1]]
+    assert [cell.split()[-1] for cell in cells.split("\t")] == lens[: len(cells.split("\t"))]
+    answers = dict(re.findall(r"^(\S+)\t(0\.\d{3})", terminal.split("next token: entropy")[1].split("\n\n")[0], re.M))
+    for text, chance in data["next"]:
+        assert answers[console.shown(text)] == to_fixed(chance, 3)
+
+
+def test_the_curve_of_a_run_is_told_once() -> None:
+    said = page._course(Curve([1, 2000], [5.0, 0.2134999], [2, 1140], [0.5, 0.213499]))
+    assert said == (
+        "Training went from 5.000 to 0.213 bits per byte in 2,000 steps; the best interim figure for held-out text was "
+        "0.213 at step 1,140. The final figure is in the record."
+    )
 
 
 def test_a_page_of_200_tokens_6_layers_and_8_heads_stays_under_2_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +174,12 @@ def test_nothing_is_loaded_from_elsewhere(explanation: Path) -> None:
     assert set(re.findall(r"https?://[^\s\"'`)]+", text)) == {"http://www.w3.org/2000/svg"}
 
 
+def test_the_answer_comes_first(explanation: Path) -> None:
+    text = explanation.read_text("utf-8")
+    places = [text.index(f'id="{name}"') for name in ("title", "words", "next", "strip", "grid", "effects", "layers")]
+    assert places == sorted(places)
+
+
 # ---- in a browser
 
 
@@ -130,6 +193,102 @@ def test_the_address_says_what_is_shown(explanation: Path) -> None:
     assert said.startswith("Token 3, sat. Next: ") and label in html.unescape(said)
     assert "layer 2 of 2, head 1 of 4" in shown
     assert shown.count("<path ") == sum(share >= 0.01 for share in found.attention[1, 0, 2, :2])
+
+
+@in_a_browser
+def test_the_answer_stands_beside_the_prompt_and_what_is_left_is_shown(explanation: Path, tmp_path: Path) -> None:
+    script = """
+        const rows = (id) => [...document.querySelectorAll(`#${id} li`)].map((row) => row.textContent);
+        return { title: document.getElementById("title").textContent, words: rows("words"),
+          shares: [...document.querySelectorAll("#next .figure")].map((node) => parseFloat(node.textContent)) };
+    """
+    _, found = opened(explanation, script=script)
+    assert found["title"] == "The cat sat on the mat. hat" and found["words"] == ["hat75.0%", "all others25.0%"]
+    assert len(found["shares"]) == 6 and sum(found["shares"]) == pytest.approx(100, abs=0.31)
+    path = tmp_path / "joined.html"
+    words = NextWords((NextWord("s", 0.5, continues=True),), 0.5, 1)
+    path.write_bytes(page.explanation(explained("The cat"), tokenizer(), "The cat", words, 5, "m"))
+    assert opened(path, script=script)[1]["words"] == ["…s50.0%", "all others50.0%"]
+    path.write_bytes(page.explanation(explained("The cat"), tokenizer(), "The cat", NextWords((), 1.0, 1), 5, "m"))
+    assert opened(path, script=script)[1]["words"] == ["all others100.0%"]
+
+
+@in_a_browser
+def test_figures_are_those_of_the_terminal(tmp_path: Path) -> None:
+    """Rounded once, from the same number: 0.08496 is +0.08, also if 0.085 would be +0.09."""
+    found, path = explained("The cat sat on the mat."), tmp_path / "figures.html"
+    effects = np.array([0.08496, -0.08496, 12.4549, 1.0049999, 0.004, -0.004, 3.14159])
+    lens = found.lens
+    lens.probabilities[-1, -1] = [0.4004996, 0.2504996, 0.1004996, 0.0504996, 0.0004996]
+    found = replace(found, effects=effects, lens=lens)
+    path.write_bytes(page.explanation(found, tokenizer(), "The cat sat on the mat.", WORDS, 5, "m"))
+    _, shown = opened(path, script="""
+        const figures = (id) => [...document.querySelectorAll(`#${id} .figure`)].map((node) => node.textContent);
+        return { effects: figures("effects"), lens: figures("candidates") };
+    """)  # fmt: skip
+    terminal = [f"{bits:+.2f}".replace("-", "−").replace("+0.00", "0.00").replace("−0.00", "0.00") for bits in effects]
+    assert shown["effects"] == terminal
+    assert shown["lens"][:5] == [f"{100 * float(f'{chance:.3f}'):.1f}%" for chance in lens.probabilities[-1, -1]]
+
+
+@in_a_browser
+def test_the_strongest_five_arcs_unless_all_are_asked_for(tmp_path: Path) -> None:
+    path, found = tmp_path / "arcs.html", explained(LONG)
+    last = found.attention.mean((0, 1))[-1, :-1]
+    assert (last >= 0.011).sum() > 5
+    path.write_bytes(page.explanation(found, tokenizer(), LONG, WORDS, 5, "m"))
+    _, shown = opened(path, script="""
+        const weights = [...document.querySelectorAll("#strip .weight")];
+        const marked = () => weights.flatMap((node, i) => node.textContent ? [i] : []);
+        const seen = () => [document.querySelectorAll("#lines path").length, marked(), location.hash];
+        const before = seen(), arcs = document.getElementById("arcs");
+        arcs.value = "all"; arcs.dispatchEvent(new Event("change"));
+        return { before, after: seen(), options: [...arcs.options].map((option) => option.textContent) };
+    """)  # fmt: skip
+    assert shown["before"][0] == 5 and shown["options"] == ["strongest 5", "all"]
+    assert shown["before"][1] == sorted([*np.argsort(-last)[:5].tolist(), len(last)])
+    assert (last >= 0.0101).sum() <= shown["after"][0] <= (last >= 0.0099).sum()
+    assert shown["after"][2] == shown["before"][2] + "&arcs=all"
+    assert opened(path, "#token=9&arcs=all")[0].count("<path ") > 5
+
+
+@in_a_browser
+def test_layers_beyond_eight_are_folded(tmp_path: Path) -> None:
+    path, found = tmp_path / "deep.html", explained("The cat sat", DEEP)
+    path.write_bytes(page.explanation(found, tokenizer(), "The cat sat", WORDS, 5, "m"))
+    _, shown = opened(path, script="""
+        const rows = (id) => [...document.querySelectorAll(`#${id} tbody th`)].map((node) => node.textContent);
+        const fold = (name) => document.querySelector(`[data-place="fold-${name}"]`);
+        const seen = () => [rows("layers"), rows("grid"), fold("grid").textContent, fold("grid").ariaExpanded];
+        const folded = seen(), layer = document.getElementById("layer");
+        layer.value = "3"; layer.dispatchEvent(new Event("change"));
+        const chosen = seen();
+        fold("grid").focus(); document.activeElement.click();
+        const focus = document.activeElement.dataset.place, open = seen(), hash = location.hash;
+        fold("layers").click();
+        return { folded, chosen, open, focus, hash, again: seen() };
+    """)  # fmt: skip
+    last, every = [str(n) for n in range(23, 31)], [str(n) for n in range(1, 31)]
+    assert shown["folded"] == [["none", *last], last, "Show layers 1 to 22", "false"]
+    assert shown["chosen"][:2] == [["none", "3", *last], ["3", *last]] == shown["again"][:2]
+    assert shown["open"] == [["none", *every], every, "Hide layers 1 to 22", "true"]
+    assert shown["focus"] == "fold-grid" and shown["hash"].endswith("&layers=all")
+    assert ">Hide layers 1 to 22<" in opened(path, "#layers=all")[0]
+
+
+@in_a_browser
+def test_of_many_tokens_the_strongest_effects_are_shown(tmp_path: Path) -> None:
+    path = tmp_path / "many.html"
+    found = replace(explained(" cat" * 40), effects=np.random.default_rng(0).normal(0, 1, 40))
+    path.write_bytes(page.explanation(found, tokenizer(), " cat" * 40, WORDS, 5, "m"))
+    _, shown = opened(path, script="""
+        const rows = () => [...document.querySelectorAll("#effects .token")].map((node) => parseInt(node.textContent));
+        const fold = document.getElementById("effects-fold"), few = rows(), name = fold.textContent;
+        fold.click();
+        return { few, name, all: rows() };
+    """)  # fmt: skip
+    assert shown["few"] == sorted((np.argsort(-np.abs(found.effects))[:12] + 1).tolist())
+    assert shown["name"] == "Show all 40 tokens" and shown["all"] == list(range(1, 41))
 
 
 @in_a_browser
@@ -161,13 +320,36 @@ def test_tokens_answer_to_pointer_and_keys(explanation: Path) -> None:
 
 @in_a_browser
 @pytest.mark.parametrize("width", [400, 1200])
-def test_nothing_is_wider_than_the_window(explanation: Path, width: int) -> None:
-    _, found = opened(explanation, width=width, script="""
-        return { page: document.documentElement.scrollWidth, window: innerWidth,
+@pytest.mark.parametrize("config", [None, DEEP], ids=["2 layers", "30 layers"])
+def test_every_width_is_readable(tmp_path: Path, width: int, config: ModelConfig | None) -> None:
+    """18 tokens, whole and apart from each other, centred, in letters no smaller than those of the text."""
+    path, found = tmp_path / "wide.html", explained(LONG, config)
+    assert len(found.ids) == 18
+    path.write_bytes(page.explanation(found, tokenizer(), LONG, WORDS, 5, "m"))
+    _, shown = opened(path, "#layers=all", width=width, script="""
+        const box = (node) => { const b = node.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]; };
+        const nodes = [...document.querySelectorAll("#strip .token")];
+        return { page: document.documentElement.scrollWidth, window: innerWidth, boxes: nodes.map(box),
+          strip: box(document.getElementById("strip")), size: parseFloat(getComputedStyle(nodes[0]).fontSize),
+          cut: nodes.filter((node) => node.scrollWidth > node.clientWidth + 1).length,
           named: [...document.querySelectorAll("button, select, [role=region]")].every((node) =>
-            node.getAttribute("aria-label") || node.labels?.length || node.textContent) };
+            ["aria-label", "aria-labelledby"].some((name) => node.hasAttribute(name)) || node.labels?.length ||
+            node.textContent) };
     """)  # fmt: skip
-    assert found["page"] <= found["window"] and found["named"]
+    assert (
+        shown["window"] == width
+        and shown["page"] <= width
+        and shown["named"]
+        and shown["cut"] == 0
+        and shown["size"] >= 16
+    )
+    rows: dict[float, list[list[float]]] = {}
+    for left, top, right, bottom in shown["boxes"]:
+        assert shown["strip"][0] - 1 <= left < right <= shown["strip"][2] + 1 and bottom - top >= 24
+        rows.setdefault(top, []).append([left, right])
+    for row in rows.values():
+        assert all(a[1] < b[0] for a, b in pairwise(row))
+        assert row[0][0] - shown["strip"][0] == pytest.approx(shown["strip"][2] - row[-1][1], abs=2)
 
 
 @in_a_browser
@@ -220,7 +402,7 @@ def test_a_file_as_a_page(llm: Llm, trained: Path) -> None:
     assert re.match(r"model.layers × 2: [\d,]+ parameters, \d+\.\d%", found["said"])
     assert found["whole"] == pytest.approx(100) and found["rows"] == found["boxes"] > 10 and found["circles"] == 2
     assert found["samples"] == ["step 1 The cat <b>", "step 3 The cat sat⏎"]
-    best = "on held-out text the best was 2.200 at step 3"
+    best = "the best interim figure for held-out text was 2.200 at step 3"
     assert best in shown and "&lt;b&gt;りんご&lt;/b&gt;.txt" in shown and "&lt;i&gt;Good&lt;/i&gt;" in shown
     opened(Path("page.html"))
 

@@ -1,5 +1,6 @@
 """Plans: they can be trained, keep what the user fixed and tell contradictions; text is split to the byte."""
 
+import gzip
 import random
 import string
 from dataclasses import replace
@@ -42,6 +43,33 @@ def words(count, seed=0, letters=string.ascii_lowercase):
     rng = random.Random(seed)
     known = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(200)]
     return " ".join(rng.choices(known, k=count)) + "\n"
+
+
+# ---- a time limit that leaves few steps
+
+LONG = replace(BASE, max_position_embeddings=8192)
+
+
+def test_a_slow_machine_gets_smaller_batches_so_that_there_are_ten_steps() -> None:
+    found = plan(
+        Request(seconds=120), base=replace(BASE, max_position_embeddings=8192), machine=Machine(lambda *_: 60.0)
+    )
+    tokens = found.train.batch_size * found.train.context
+    assert tokens == 512  # one window
+    assert 10 <= 0.9 * 120 * 60 / tokens < 20
+    assert not found.warning
+
+
+def test_a_time_that_leaves_fewer_steps_is_warned_of_before_the_run() -> None:
+    found = plan(
+        Request(seconds=120), base=replace(BASE, max_position_embeddings=8192), machine=Machine(lambda *_: 10.0)
+    )
+    assert found.warning == "only about 2 steps fit into 2m; give --time 9m29s or more, or a smaller --context"
+    found = plan(
+        Request(seconds=120), base=replace(BASE, max_position_embeddings=8192), machine=Machine(lambda *_: 1.0)
+    )
+    assert found.warning.startswith("less than one step fits into 2m; give --time 1h34m49s or more")
+    assert not plan(Request(steps=2)).warning
 
 
 # ---- any plan can be trained
@@ -411,6 +439,17 @@ def test_a_context_longer_than_that_of_the_model_to_go_on_from_is_wrong_usage():
     assert plan(Request(context=64), base=BASE).train.context == 64
 
 
+@pytest.mark.parametrize("width", [2, 6, 30, 97, 128, 1000, 4096, 999_998])
+def test_a_width_is_divided_as_a_search_through_all_numbers_would(width):
+    assert planner._divisors(width) == [n for n in range(1, width + 1) if width % n == 0]
+
+
+def test_a_width_beyond_all_machines_is_told_at_once(no_hang):
+    """Its divisors are not tried one after another."""
+    with pytest.raises(LLMError, match=r"needs about .* GB of memory"):
+        plan(Request(width=500_000_000), machine=Machine(assumed_speed, 1e9))
+
+
 # ---- from a corpus to all that training needs
 
 
@@ -436,6 +475,31 @@ def test_no_character_is_cut_or_lost_between_the_parts(tmp_path):
         first, last = (ready.tokenizer.decode(part.tolist()) for part in (ready.tokens, ready.held_out))
         assert first + last == text
         assert len(last.encode()) == pytest.approx(len(text.encode()) * share, abs=4)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "UTF-16"])
+@pytest.mark.parametrize("budget", [{"seconds": 1.0}, {"steps": 5}], ids=str)
+def test_a_packed_text_is_prepared_as_the_plain_one_is_in_one_decoding(tmp_path, monkeypatch, kind, budget):
+    """With a clock parts of it are taken, for the tokenizer, the tokens and the held-out ones; with steps all of it."""
+    monkeypatch.setattr(planner, "LEAST_BYTES", 5000)
+    monkeypatch.setattr(planner, "TIMELY", 5000.0)
+    text = words(20_000) + words(3000, 1, "りんごé🍎")
+    (tmp_path / "packed").mkdir()
+    path = tmp_path / "packed" / "0.txt"  # the name as in the record
+    path.write_bytes(gzip.compress(text.encode()) if kind == "gzip" else text.encode("utf-16"))
+    decoded = []
+    real = gzip.GzipFile.read
+    monkeypatch.setattr(
+        gzip.GzipFile, "read", lambda self, size=-1: decoded.append(len(data := real(self, size))) or data
+    )
+    plain = prepare(Request(**budget), corpus_of(tmp_path, text))
+    packed = prepare(Request(**budget), read_corpus([str(path)]))
+    assert sum(decoded) == (len(text.encode()) if kind == "gzip" else 0)
+    assert packed.record == plain.record and packed.plan == plain.plan
+    assert (plain.record["read_bytes"] < plain.record["train_bytes"]) == ("seconds" in budget)
+    assert packed.tokenizer.to_json() == plain.tokenizer.to_json()
+    assert packed.tokens.tolist() == plain.tokens.tolist()
+    assert packed.held_out.tolist() == plain.held_out.tolist()
 
 
 def test_another_corpus_can_be_held_out_whole(tmp_path):
@@ -504,6 +568,18 @@ def test_a_tokenizer_that_is_given_is_taken(tmp_path):
     assert ready.tokenizer is given_one
     assert ready.plan.model.vocab_size == given_one.vocab_size
     assert choice(ready.plan, "vocabulary").reason == "that of the tokenizer given"
+
+
+@pytest.mark.parametrize("text", ["a" * 300_000, "👨\u200d👩\u200d👧\u200d👦" * 5000], ids=["a", "emoji"])
+def test_a_text_that_repeats_itself_is_not_called_short(tmp_path, text):
+    """With tokens of any length these were 9 and 6 tokens, "too short"."""
+    ready = prepare(Request(steps=5), corpus_of(tmp_path, text))
+    assert len(ready.tokens) > 1000 and ready.plan.train.context >= 64
+
+
+def test_a_corpus_too_short_is_told_with_its_bytes(tmp_path):
+    with pytest.raises(LLMError, match=r"too short: 5 tokens \(90 bytes\) to learn from, 9 needed .*--tokenizer char"):
+        prepare(Request(steps=5), corpus_of(tmp_path, "a" * 100))
 
 
 def test_a_corpus_too_short_is_told_through_prepare(tmp_path):

@@ -38,7 +38,7 @@ def test_every_option_that_is_shown_exists(llm: Callable[..., Result], page: str
 def test_the_files_that_are_shown_exist() -> None:
     for page in PAGES:
         text = (ROOT / page).read_text("utf-8")
-        for link in re.findall(r"\]\(([^)#]+)\)", text):
+        for link in re.findall(r"\]\(([^)#]+)\)", text) + re.findall(r'srcset="([^"]+)"', text):
             assert link.startswith("https://") or (ROOT / page).parent.joinpath(link).exists(), link
         for example in re.findall(r"\bexamples/[\w.]+\.txt", text):
             assert (ROOT / example).exists(), example

@@ -96,7 +96,7 @@ def test_time_already_used_counts(ready: Prepared) -> None:
     (state,) = (event for event in run(timed, stop=lambda: next(asked)) if isinstance(event, resume.State))
     late = replace(state, figures=state.figures | {"seconds": 999.9999, "trained_seconds": 990.0})
     done = run(timed, go_on=late)[-1]
-    assert isinstance(done, trainer.Done) and not done.interrupted and done.step == 3  # one more step, then time is up
+    assert isinstance(done, trainer.Done) and not done.interrupted and done.step == 2  # another would end too late
     assert done.seconds > 999
 
 
@@ -228,7 +228,7 @@ def test_another_command_does_not_go_on_silently(llm: Llm) -> None:
 
     assert "--steps was 4000, is 4001; give the same to go on, --force to begin anew" in told("--steps", "4001")
     assert "--threads was 1, is 2" in told("--threads", "2", "-q")
-    assert "--lr was 1.0, is 0.5" in told("--lr", "0.5")
+    assert "--lr-scale was 1.0, is 0.5" in told("--lr", "0.5")
     Path("c.txt").write_text(TEXT[:-1] + "!", "utf-8")
     assert "the text was 1 file of" in told()
     Path("c.txt").write_text(TEXT, "utf-8")

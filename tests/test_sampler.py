@@ -13,6 +13,7 @@ from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
 from llmcli.generator import generate
 from llmcli.sampler import Sampler, min_p, probabilities, repetition_penalty, temperature, top_k, top_p
+from llmcli.vocabulary import Vocabulary
 
 INF = math.inf
 PLAIN = SamplingConfig(temperature=1.0, min_p=0.0)  # no filter at all: the model's own probabilities
@@ -254,6 +255,7 @@ class Table:
     """A tokenizer of four letters; id 0 ends the text."""
 
     token_bytes = (b"", b"a", b"b", b"c", b"d")
+    vocabulary = Vocabulary(token_bytes)
     eos_id, end_ids, start_ids = 0, frozenset({0}), []
 
     def encode(self, text):
@@ -270,6 +272,9 @@ class Same:
 
     def prefill(self, ids):
         return vector(-INF, 2.0, 1.7, 1.4, 1.0)
+
+    def logits(self, ids):
+        return np.stack([self.prefill(ids)] * len(ids))
 
     def step(self, token):
         return self.prefill([token])

@@ -20,7 +20,7 @@ def llm(*words: str, where: Path) -> subprocess.CompletedProcess[str]:
     """The installed command, in a directory."""
     command = shutil.which("llm", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     assert command, "the project is not installed: pip install -e '.[test]'"
-    return subprocess.run([command, *words], cwd=where, capture_output=True, text=True, timeout=280)
+    return subprocess.run([command, *words], cwd=where, capture_output=True, text=True, timeout=900)
 
 
 def true_frequencies(corpus: str, start: str, end: str) -> dict[str, float]:

@@ -4,6 +4,8 @@ import itertools
 import json
 import random
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -11,7 +13,7 @@ import tokenizers
 from conftest import TEXT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import decoders, models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from llmcli import tokenizer as module
 from llmcli.errors import LLMError
@@ -281,6 +283,62 @@ def test_a_vocabulary_of_257_is_bytes_and_the_end_of_text(train) -> None:
 
 def test_a_text_with_few_pairs_ends_with_a_smaller_vocabulary() -> None:
     assert Tokenizer.train_bpe(["aa aa"], 5000).vocab_size == 258  # "aa" twice; " aa" only once
+
+
+FAMILY = "👨\u200d👩\u200d👧\u200d👦"
+
+
+REPEATED = ["a" * 300_000, FAMILY * 5000, " " * 100_000, "ab" * 50_000, "=" * 99_999, "あ" * 50_000]
+
+
+@pytest.mark.parametrize("text", REPEATED, ids=lambda text: text[:2])
+def test_no_token_is_so_long_that_it_swallows_a_text_that_repeats_itself(text: str, no_hang: None) -> None:
+    tokenizer = Tokenizer.train_bpe([text], 8192)
+    assert max(map(len, tokenizer.token_bytes)) <= module.LONGEST_TOKEN == 63
+    ids = tokenizer.encode(text)
+    assert len(text.encode()) / 63 <= len(ids) <= len(text.encode()) / 25  # and yet merged well
+    assert tokenizer.decode(ids) == text
+
+
+def test_no_word_is_so_long_that_learning_from_it_takes_its_square() -> None:
+    """The work is the sum of the squares of the words' lengths: for all of Unicode once a thousandth of what it was."""
+    unicode = "".join(chr(code) for code in range(1, 0x110000) if not 0xD800 <= code < 0xE000)
+
+    def work(pre_tokenizer: pre_tokenizers.PreTokenizer, text: str) -> int:
+        return sum(len(word) ** 2 for word, _ in pre_tokenizer.pre_tokenize_str(text))
+
+    cut, gpt2 = module._pre_tokenizer_for_training(), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    longest = 4 * module.LONGEST_WORD + 1  # bytes of so many characters, with a space before them
+    for text in (unicode, "a" * 300_000, FAMILY * 5000, "\n" * 3000 + " x"):
+        words = [word for word, _ in cut.pre_tokenize_str(text)]
+        assert "".join(words) == "".join(word for word, _ in gpt2.pre_tokenize_str(text))
+        assert max(map(len, words)) <= longest
+    assert 1000 * work(cut, unicode) < work(gpt2, unicode)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(["don't", "I'll", " ", "\n", "\t", "12", "x", "Ω", "り", "é", "!?", "🍎", "\u0301"])))
+def test_words_to_learn_from_are_gpt2s(parts: list[str]) -> None:
+    text = "".join(parts)
+    words, wanted = (
+        pre_tokenizer.pre_tokenize_str(text)
+        for pre_tokenizer in (module._pre_tokenizer_for_training(), pre_tokenizers.ByteLevel(add_prefix_space=False))
+    )
+    assert words == wanted
+
+
+def test_of_ordinary_text_the_library_learns_the_same_vocabulary() -> None:
+    text = TEXT + "".join(path.read_text("utf-8") for path in sorted(Path(__file__).parent.glob("test_c*.py")))
+    inner = tokenizers.Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=900, min_frequency=2, special_tokens=[END_OF_TEXT], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    inner.train_from_iterator([text], trainer)
+    found, wanted = json.loads(Tokenizer.train_bpe([text], 900).to_json()), json.loads(inner.to_str())
+    assert found["model"] == wanted["model"]
+    assert found["pre_tokenizer"] == wanted["pre_tokenizer"]
 
 
 def test_pre_tokenizer_is_gpt2s() -> None:
@@ -637,3 +695,25 @@ def test_parts_are_the_merges_and_spell_their_token() -> None:
 
 def test_characters_have_no_parts() -> None:
     assert set(Tokenizer.train_char(["りんごを食べる"]).parts) == {(-1, -1)}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """A pre-tokenizer inside so many sequences."""
+    found: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    for _ in range(depth):
+        found = {"type": "Sequence", "pretokenizers": [found]}
+    return found
+
+
+@pytest.mark.parametrize(
+    "cutter",
+    [nested(100), nested(400), {"type": "Sequence", "pretokenizers": [nested(0)] * 100_000},
+     {"type": "Sequence", "pretokenizers": [nested(1)] * 40}, {"type": []}, {"type": {}}, [], [{}], {}],
+    ids=["deep", "deeper", "many", "many in sequences", "a list", "an object", "nothing", "a list of one", "no type"],
+)  # fmt: skip
+def test_a_pre_tokenizer_of_no_known_kind_or_of_many_steps_is_refused(cutter: Any) -> None:
+    made = json.loads(Tokenizer.train_bpe(["the cat sat on the mat " * 9], 260).to_json())
+    with pytest.raises(LLMError, match=r"the tokenizer (is not byte-level|cuts words with)") as caught:
+        Tokenizer.from_json(json.dumps(made | {"pre_tokenizer": cutter}))
+    assert len(str(caught.value)) < 200
+    assert Tokenizer.from_json(json.dumps(made | {"pre_tokenizer": nested(9)})).encode("the cat")

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,12 +40,14 @@ def said(walked: dict[str, str], start: str) -> str:
 
 
 def bits_per_byte(table: str) -> dict[str, float]:
-    return {row[0]: float(row[1]) for row in (line.split("\t") for line in table.splitlines())}
+    header, *rows = (line.split("\t") for line in table.splitlines())
+    assert header[:2] == ["model", "bits/byte"]
+    return {row[0]: float(row[1]) for row in rows}
 
 
 def test_one_sees_what_the_english_tour_says(tmp_path: Path, llm: Callable[..., Result]) -> None:
     walked = walk("tour.md", tmp_path, llm)
-    assert said(walked, 'llm generate "I like to eat" --next').startswith("apple\t0.")
+    assert said(walked, 'llm generate "I like to eat" --next').startswith("next word\tprobability\napple\t0.")
     assert "apple" not in said(walked, 'llm generate "I like to drink"')
     lens = said(walked, 'llm explain "The cat').split("logit lens")[1]
     assert re.search(r"none\t·eat", lens) and re.search(r"\n1\t·sleep", lens)
@@ -64,7 +67,7 @@ def test_one_sees_what_the_english_tour_says(tmp_path: Path, llm: Callable[..., 
 @pytest.mark.skipif(not os.environ.get("LLMCLI_FULL"), reason="takes 40 s; LLMCLI_FULL=1 walks it too")
 def test_one_sees_what_the_japanese_tour_says(tmp_path: Path, llm: Callable[..., Result]) -> None:
     walked = walk("tour.ja.md", tmp_path, llm)
-    assert said(walked, 'llm generate "私は毎朝" --next').startswith("リンゴ\t0.")
+    assert said(walked, 'llm generate "私は毎朝" --next').startswith("next word\tprobability\nリンゴ\t0.")
     assert "リンゴ" not in said(walked, 'llm generate "私は毎晩"')
     cat, park = (said(walked, f'llm explain "{start}').split("logit lens")[1] for start in ("猫", "私たち"))
     assert re.search(r"\n2\t眠 0\.[5-9]", cat) and re.search(r"\n2\t[サ散野] ", park)
@@ -79,3 +82,44 @@ def test_the_tours_go_the_same_way() -> None:
                          for text in TOURS.values())  # fmt: skip
     assert english == japanese == [f"## {number}" for number in range(1, 8)]
     assert all(15 <= len(commands(tour)) <= 26 for tour in TOURS)
+
+
+# ---- the Japanese
+
+
+PROSE = [line for line in TOURS["tour.ja.md"].splitlines() if line and not line.startswith(("    ", "#"))]
+POLITE = re.compile(r"(です|ます|でした|ました|ません|ましょう|でしょう|ください)か?$")
+
+
+def test_a_japanese_paragraph_is_one_line() -> None:
+    """A line's end inside a paragraph is shown as a space, which Japanese does not have."""
+    lines = TOURS["tour.ja.md"].splitlines()
+    prose = [bool(line) and not line.startswith("    ") for line in lines]
+    assert not any(a and b for a, b in pairwise(prose)), "two lines of prose follow each other"
+
+
+def test_japanese_sentences_are_all_polite() -> None:
+    """です and ます throughout."""
+    for line in PROSE:
+        plain = re.sub("（[^（）]*）|「[^「」]*」", "", line)
+        for sentence in filter(None, re.split("。|！|？", plain)):
+            assert POLITE.search(sentence), sentence
+
+
+def test_japanese_terms_are_those_of_the_field() -> None:
+    text = TOURS["tour.ja.md"]
+    terms = ("1バイトあたりのビット数", "アテンション（注意機構）", "検証データ", "語彙", "埋め込み", "確率分布")
+    for term in (*terms, "過学習", "層", "学習", "推論"):
+        assert term in text, term
+    for wrong in ("毎バイト", "注意(", "数字", "専門家", "(", ")"):
+        prose = re.sub(r"`[^`]*`|\[[^]]*\]\([^)]*\)", "", "\n".join(PROSE))
+        assert wrong not in prose, wrong
+
+
+def test_the_columns_of_every_table_are_explained_in_japanese() -> None:
+    explained = set(re.findall("`([^`]+)`", "\n".join(PROSE)))
+    heads = [line for line in TOURS["tour.ja.md"].splitlines()
+             if re.match(r"     +(next word|token|layer|after layer|model|expert)  .*[a-z]$", line)]  # fmt: skip
+    names = {name for head in heads for name in re.split("  +", head.strip())} - {"..."}
+    assert {"next word", "chance", "looks at", "likeliest", "bits/byte", "mean weight", "text"} <= names
+    assert names <= explained, names - explained

@@ -1,8 +1,12 @@
 """Training as a function: it learns, it repeats itself, it keeps the best, it can be stopped."""
 
 import math
+import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,17 +14,19 @@ import pytest
 import torch
 
 from llmcli import trainer
-from llmcli.config import ModelConfig, SamplingConfig, TrainConfig
+from llmcli.checkpoint import Checkpoint
+from llmcli.config import EVALUATION_CONTEXT, ModelConfig, SamplingConfig, TrainConfig
 from llmcli.corpus import read_corpus
 from llmcli.errors import LLMError
 from llmcli.evaluator import evaluate
 from llmcli.generator import generate
 from llmcli.induction import has_room, with_induction
 from llmcli.model import LanguageModel
-from llmcli.planner import Prepared, Request, prepare
+from llmcli.planner import Prepared, Regularization, Request, make_plan, prepare, regularization
 from llmcli.runtime import Runtime
 from llmcli.tokenizer import Tokenizer
 
+BYTES = Tokenizer.train_bpe(["a"], 257)  # one token for each byte
 LINES = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "Cleo") for b in ("tea", "milk", "rice", "bread")) * 30
 
 
@@ -98,8 +104,8 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path: Path, monkeypatch: pyt
     kept = {}
     real = trainer._Measure.now
 
-    def now(self: trainer._Measure) -> object:
-        figures = real(self)
+    def now(self: trainer._Measure, *limit: Any) -> object:
+        figures = real(self, *limit)
         object.__setattr__(figures, "nats", next(looks) * math.log(2) * figures.bytes)
         kept[len(kept)] = self._model.to_arrays()
         return figures
@@ -133,8 +139,8 @@ def test_of_two_alike_the_later_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
     for last, best in ((2.0 * (1 + 0.9 * trainer.ALIKE), 10), (2.0 * (1 + 1.1 * trainer.ALIKE), 9)):
         looks = iter([3.0, 2.5, 2.0, last])
 
-        def now(self: trainer._Measure, looks: Any = looks) -> object:
-            figures = real(self)
+        def now(self: trainer._Measure, *limit: Any, looks: Any = looks) -> object:
+            figures = real(self, *limit)
             object.__setattr__(figures, "nats", next(looks) * math.log(2) * figures.bytes)
             return figures
 
@@ -177,7 +183,9 @@ def test_without_held_out_text_the_last_weights_are_kept(tmp_path: Path) -> None
 
 def test_a_loss_that_is_no_number_stops_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer.LanguageModel, "loss", lambda self, ids: self.model.norm.weight.sum() * float("nan"))
-    with pytest.raises(LLMError, match=r"no longer a number at step 1; lower the learning rate: --lr 0.25 --force"):
+    with pytest.raises(
+        LLMError, match=r"no longer a number at step 1; lower the learning rate: --lr-scale 0.25 --force"
+    ):
         run(prepared(tmp_path / "c.txt"))
 
 
@@ -193,7 +201,7 @@ def test_a_loss_that_becomes_no_number_ends_with_the_best_weights_so_far(
     events = run(ready)
     done = events[-1]
     assert isinstance(done, trainer.Done)
-    assert done.problem == "the loss is no longer a number at step 31; lower the learning rate: --lr 0.25 --force"
+    assert done.problem == "the loss is no longer a number at step 31; lower the learning rate: --lr-scale 0.25 --force"
     record = done.checkpoint.record
     assert (done.step, record["steps"], record["interrupted"], record["problem"]) == (30, 30, False, done.problem)
     assert 0 < done.best_step <= 30
@@ -239,8 +247,9 @@ def test_the_curve_is_thinned_to_means() -> None:
 
 @pytest.mark.parametrize(
     ("progress", "context", "wanted"),
-    [(0.0, 256, 64), (0.19, 256, 64), (0.2, 256, 128), (0.5, 256, 256), (1.0, 256, 256), (0.0, 32, 16), (0.0, 8, 8)],
-)
+    [(0.0, 256, 64), (0.19, 256, 64), (0.2, 256, 128), (0.5, 256, 256), (1.0, 256, 256), (0.0, 32, 16), (0.0, 8, 8),
+     (0.0, 100, 25), (0.0, 90, 30), (0.2, 90, 45), (0.0, 77, 77), (0.3, 77, 77)],
+)  # fmt: skip
 def test_windows_grow(progress: float, context: int, wanted: int) -> None:
     settings = TrainConfig(steps=1, context=context)
     assert trainer._context_at(progress, settings) == wanted
@@ -249,8 +258,9 @@ def test_windows_grow(progress: float, context: int, wanted: int) -> None:
 
 @pytest.mark.parametrize(
     ("progress", "context", "wanted"),
-    [(0.0, 1024, 512), (0.49, 1024, 512), (0.5, 1024, 1024), (1.0, 1024, 1024), (0.0, 24, 16), (0.0, 8, 8)],
-)
+    [(0.0, 1024, 512), (0.49, 1024, 512), (0.5, 1024, 1024), (1.0, 1024, 1024), (0.0, 32, 16), (0.0, 24, 24),
+     (0.0, 8, 8)],
+)  # fmt: skip
 def test_windows_begin_long_where_weights_can_copy(progress: float, context: int, wanted: int) -> None:
     assert trainer._context_at(progress, TrainConfig(steps=1, context=context, induction=True)) == wanted
 
@@ -278,6 +288,41 @@ def test_every_batch_has_the_same_number_of_tokens(tmp_path: Path) -> None:
     assert shapes == [(32, 17), (16, 33), (8, 65)]
 
 
+def test_a_run_goes_through_its_text_token_by_token_while_windows_grow(tmp_path: Path) -> None:
+    """All targets of a run of three epochs whose windows are of three lengths, epoch by epoch."""
+    ready = prepared(tmp_path / "c.txt", context=64)
+    tokens = np.arange(1000, dtype=np.uint16)
+    settings = replace(ready.plan.train, batch_size=5, steps=9, token_split=0.0)
+    source = trainer._Source(tokens, settings, ready.tokenizer)
+    progress = [0.0, 0.1, 0.2, 0.21, 0.4, 0.5, 0.6, 0.8, 1.0]
+    batches = [source.batch(step, done) for step, done in enumerate(progress)]
+    assert {batch.shape for batch in batches} == {(20, 17), (10, 33), (5, 65)}
+    targets = np.concatenate([batch[:, 1:].ravel() for batch in batches]).reshape(3, -1)
+    assert targets.shape[1] == 960  # of 1,000: fifteen blocks
+    assert [len(set(epoch.tolist())) for epoch in targets] == [960] * 3
+
+
+def test_the_text_is_not_held_in_memory(tmp_path: Path) -> None:
+    """What is made of 10 MB of mapped tokens takes a tenth of that: tokens set aside, batches, held-out figures."""
+    ready = prepared(tmp_path / "c.txt", layers=1, width=32)
+    settings = replace(ready.plan.train, context=256, batch_size=2)
+    model = LanguageModel(replace(ready.plan.model, max_position_embeddings=256))
+    np.zeros(5_000_000, np.uint16).tofile(tmp_path / "tokens")
+    tokens = np.memmap(tmp_path / "tokens", np.uint16, "r")
+    tracemalloc.start()
+    try:
+        learned, aside = trainer._set_aside(tokens, 8192, 256)
+        source = trainer._Source(learned, settings, ready.tokenizer)
+        assert source.batch(0, 0.0).size + source.batch(10**6, 1.0).size > 1000
+        measure = trainer._Measure(model, ready.tokenizer, tokens, settings)
+        assert measure.now().tokens >= settings.eval_tokens
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(learned) + aside.size == len(tokens)
+    assert peak < 1_000_000
+
+
 def test_near_the_end_every_token_is_whole(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt")
     settings = replace(ready.plan.train, token_split=0.5)
@@ -287,17 +332,172 @@ def test_near_the_end_every_token_is_whole(tmp_path: Path) -> None:
     assert np.array_equal(plain.batch(3, 0.9), split.batch(3, 0.9))
 
 
-def test_a_speed_is_measured_and_wider_is_slower() -> None:
-    def speed(width: int) -> float:
-        config = ModelConfig(300, width, 2 * width, 2, 2, 2, width // 2, 32)
-        return trainer.measured_speed(config, TrainConfig(steps=1, context=32, batch_size=16), 0.0)
+def simulate_clock(monkeypatch: pytest.MonkeyPatch, seconds_per_token: float) -> None:
+    """A clock that only steps of training move, by so much for each of their tokens."""
+    now = [100.0]
+    real = trainer._loss_and_gradients
 
-    assert 0 < speed(512) < speed(16)
+    def step(model: LanguageModel, ids: torch.Tensor, parts: int, *_: object) -> torch.Tensor:
+        now[0] += ids[:, 1:].numel() * seconds_per_token
+        return real(model, ids, parts)
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0])
+    monkeypatch.setattr(trainer, "_loss_and_gradients", step)
+    monkeypatch.setattr(trainer, "time", clock)
 
 
-def test_the_clock_is_shared_between_training_and_what_comes_after(tmp_path: Path) -> None:
-    """With two seconds spare of three, training ends after about one."""
-    ready = prepared(tmp_path / "c.txt", steps=None, seconds=3.0)
-    done = run(ready, spare=2.0)[-1]
+def test_a_speed_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulate_clock(monkeypatch, seconds_per_token=1 / 4096)
+    config = ModelConfig(300, 16, 32, 2, 2, 2, 8, 32)
+    found = trainer.measured_speed(config, TrainConfig(steps=1, context=32, batch_size=16), 0.0)
+    assert found == pytest.approx(4096)
+
+
+class Simulated:
+    """A machine with a clock of its own: steps and evaluations only let it pass, at a speed that changes."""
+
+    def __init__(self, speed: Callable[[float], float], slow_look: int = 0) -> None:
+        self.time, self.speed, self.slow_look, self.looks = 0.0, speed, slow_look, 0
+
+    def step(self, model: LanguageModel, ids: torch.Tensor, *_: object) -> torch.Tensor:
+        self.time += ids.shape[0] * (ids.shape[1] - 1) / self.speed(self.time)
+        return torch.tensor(1.0)
+
+    def score(self, model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.looks += 1
+        slower = 30.0 if self.looks == self.slow_look else 10.0 if self.slow_look < 0 else 1.0
+        tokens = ids.shape[0] * (ids.shape[1] - 1)
+        self.time += slower * tokens / (3 * self.speed(self.time))
+        return np.ones((ids.shape[0], ids.shape[1] - 1)), np.ones((ids.shape[0], ids.shape[1] - 1), bool)
+
+
+@pytest.mark.parametrize(
+    ("speed", "slow_look"),
+    [
+        pytest.param(lambda time: 90.0, 0, id="constant"),
+        pytest.param(lambda time: 90.0 if time < 100 else 30.0, 0, id="slower from half of it on"),
+        pytest.param(lambda time: 30.0 if time < 100 else 90.0, 0, id="faster from half of it on"),
+        pytest.param(lambda time: 90.0 if time < 180 else 30.0, 0, id="slower near the end"),
+        pytest.param(lambda time: 90.0 if time // 20 % 2 else 30.0, 0, id="slower now and then"),
+        pytest.param(lambda time: 90.0, 9, id="one slow evaluation"),
+        pytest.param(lambda time: 90.0, -1, id="every evaluation is slow"),
+    ],
+)
+def test_a_timed_run_ends_on_time_with_the_regularization_of_what_it_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speed: Callable[[float], float], slow_look: int
+) -> None:
+    ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
+    machine = Simulated(speed, slow_look)
+    monkeypatch.setattr(trainer, "_loss_and_gradients", machine.step)
+    monkeypatch.setattr(trainer, "score", machine.score)
+    planned = replace(ready.plan.train, steps=10**9, dropout=0.2, token_split=0.15, eval_tokens=64)
+    request = Request(seconds=200.0)
+    events = run(
+        replace(ready, plan=replace(ready.plan, train=planned)),
+        began=0.0,
+        spare=2.0,
+        now=lambda: machine.time,
+        regularize=partial(regularization, request, ready.plan.model, len(ready.tokens)),
+    )
+    done = events[-1]
+    assert isinstance(done, trainer.Done) and done.figures
+    after = 2 * max(map(speed, range(200))) / speed(done.seconds)
+    assert 0.97 * 200 <= done.seconds + after <= 1.03 * 200
+    rates = [event.rate for event in events if isinstance(event, trainer.Step)]
+    assert max(rates) == 1.0 and rates[-1] < 0.02  # the schedule came to its end
+    steps = [event for event in events if isinstance(event, trainer.Step)]
+    epochs = steps[-1].epoch
+    _, expected, dropout, split = done.checkpoint.record["regularization"][-1]
+    assert expected == pytest.approx(epochs, rel=0.5)
+    right = {
+        regularization(request, ready.plan.model, len(ready.tokens), share * epochs) for share in (0.85, 1.0, 1.15)
+    }
+    assert Regularization(dropout, split) in right
+
+
+def test_the_clock_is_shared_between_training_and_what_comes_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 150 seconds spare of 200, training ends after about 50."""
+    ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
+    machine = Simulated(lambda time: 30.0)
+    monkeypatch.setattr(trainer, "_loss_and_gradients", machine.step)
+    monkeypatch.setattr(trainer, "score", machine.score)
+    done = run(ready, began=0.0, spare=150.0, now=lambda: machine.time)[-1]
     assert isinstance(done, trainer.Done)
-    assert done.step == ready.plan.train.steps or 0.5 < done.seconds < 2.9
+    assert 45 < done.seconds < 50 + 2 * 64 / 30  # two steps
+
+
+def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_stated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after fine-tuning a model of 131,072 positions no window is longer than EVALUATION_CONTEXT."""
+    long = ModelConfig(300, 16, 32, 1, 1, 1, 16, 131_072)
+    model = LanguageModel(long)
+    model.initialize(torch.Generator().manual_seed(0))
+    base = Checkpoint(long, BYTES.to_json(), model.to_arrays(), {})
+    tokens = np.random.default_rng(0).integers(256, size=12_000).astype(np.uint16)
+    plan = make_plan(Request(steps=2, batch_tokens=64), train_tokens=len(tokens), vocab_size=300, eos_id=0, base=long)
+    lengths, real = [], trainer.score
+    monkeypatch.setattr(trainer, "score", lambda model, ids: lengths.append(ids.shape[1] - 1) or real(model, ids))
+    done = list(trainer.train(plan, BYTES, base, tokens, tokens, {}))[-1]
+    assert isinstance(done, trainer.Done) and done.figures and done.before
+    assert max(lengths) == EVALUATION_CONTEXT
+    assert done.checkpoint.record["held_out_measured"]["context"] == EVALUATION_CONTEXT
+    assert (done.before.tokens, done.before.bytes) == (done.figures.tokens, done.figures.bytes)
+
+
+class Ticking:
+    """A clock of which each look takes two seconds."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def __call__(self) -> float:
+        self.time += 2.0
+        return self.time
+
+
+def test_a_step_that_takes_long_is_given_up_when_the_run_is_stopped(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt")
+    stopping = iter([False] * 20 + [True] * 1000)
+    events = []
+    with pytest.raises(LLMError, match="stopped before the first training step was finished; no model was written"):
+        for event in trainer.train(
+            ready.plan, ready.tokenizer, None, ready.tokens, ready.held_out, ready.record,
+            stop=lambda: True, now=Ticking(),
+        ):  # fmt: skip
+            events.append(event)
+    assert [type(event) for event in events] == [trainer.State]  # with which it can go on
+    events = run(ready, stop=lambda: next(stopping), now=Ticking())
+    steps = [event for event in events if isinstance(event, trainer.Step)]
+    (state,) = [event for event in events if isinstance(event, trainer.State)]
+    done = events[-1]
+    assert isinstance(done, trainer.Done) and done.interrupted
+    assert 0 < len(steps) < 40 and state.step == done.step == len(steps)
+    again = run(ready, go_on=state)[-1]
+    assert isinstance(again, trainer.Done)
+    whole = run(ready)[-1]
+    assert isinstance(whole, trainer.Done)
+    for name, array in whole.checkpoint.tensors.items():  # what was given up left no trace
+        assert np.array_equal(again.checkpoint.tensors[name], array)
+
+
+def test_a_time_that_ends_within_the_first_step_is_an_error(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt", steps=None, seconds=5.0)
+    with pytest.raises(LLMError, match=r"no training step could be finished in --time 5s: .*; give more time"):
+        run(ready, now=Ticking(), began=0.0)
+
+
+def test_the_state_is_kept_before_evaluations_that_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = prepared(tmp_path / "c.txt", steps=3)
+    assert not [event for event in run(ready) if isinstance(event, trainer.State)]
+    monkeypatch.setattr(trainer, "LONG_EVALUATION", 0)
+    events = run(ready)
+    (state,) = [event for event in events if isinstance(event, trainer.State)]
+    assert state.step == 3
+    again, whole = run(ready, go_on=state)[-1], events[-1]
+    assert isinstance(again, trainer.Done) and isinstance(whole, trainer.Done)
+    assert again.checkpoint.record == whole.checkpoint.record
+    for name, array in whole.checkpoint.tensors.items():
+        assert np.array_equal(again.checkpoint.tensors[name], array)

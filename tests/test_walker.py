@@ -105,4 +105,4 @@ def test_the_picture_fits_and_says_why(tiny_model: Path) -> None:
 
 def test_next_shows_the_prompt_bars_and_the_entropy(tiny_model: Path) -> None:
     shown = OURS.sub("", in_a_terminal("generate", "The cat", "--next", "3"))
-    assert "The cat▁" in shown and "█" in shown and "the next word: at least" in shown and "bits unsure" in shown
+    assert "The cat▁" in shown and "█" in shown and "next word: entropy at least" in shown and "perplexity" in shown

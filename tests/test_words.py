@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from llmcli import words
 from llmcli.errors import LLMError
 from llmcli.tokenizer import Tokenizer
+from llmcli.vocabulary import Vocabulary
 from llmcli.words import NextWord, NextWords, next_words
 
 SURE = 1e-6  # logits are float32
@@ -46,6 +47,10 @@ class Tree:
     def step(self, token):
         return self.prefill([token])
 
+    def logits(self, ids):
+        self.looks -= len(ids) - 1
+        return np.stack([self.prefill([token]) for token in ids])
+
     def rewind(self, length=0):
         del self.taken[length:]
 
@@ -57,6 +62,7 @@ class Table:
 
     def __init__(self, written, tail=""):
         self.token_bytes = [b"", *(text if isinstance(text, bytes) else text.encode() for text in written)]
+        self.vocabulary = Vocabulary(self.token_bytes)
         self._tail = tail
 
     def encode(self, text):

@@ -1,6 +1,5 @@
 """`llm eval`: how well models predict a text."""
 
-import json
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli import console
+from llmcli import charts, console
 from llmcli.commands.options import (
     DeviceOption,
     JsonOption,
@@ -20,7 +19,7 @@ from llmcli.commands.options import (
     open_model,
     refuse_with,
 )
-from llmcli.config import DEFAULT_MODEL
+from llmcli.config import DEFAULT_MODEL, EVALUATION_CONTEXT
 from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
@@ -55,6 +54,15 @@ def eval_(
     per_token: Annotated[
         bool, typer.Option("--per-token", help="Show what each token cost one model, and the most surprising passages.")
     ] = False,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            "--context",
+            metavar="N",
+            min=2,
+            help=f"Tokens that the model sees at once; else its context length, {EVALUATION_CONTEXT} at most.",
+        ),
+    ] = None,
     quantize: QuantizeOption = None,
     device: DeviceOption = "cpu",
     json_: JsonOption = False,
@@ -82,14 +90,14 @@ def eval_(
     _say_what_is_known(text, models, start)
     if per_token:
         [(path, checkpoint)] = models.items()
-        _per_token(path, checkpoint, text, start, device, quantize, json_)
+        _per_token(path, checkpoint, text, start, device, quantize, context, json_)
         return
     ways = (None, quantize) if quantize else (None,)  # beside what it is as it is: what few bits cost
     results = [
         row
         for path, checkpoint in models.items()
         for way in ways
-        for row in _results(path, checkpoint, text, start, device, way)
+        for row in _results(path, checkpoint, text, start, device, way, context)
     ]
     if not results:
         raise LLMError(f"there is nothing to measure after byte {start:,} of the text; add --whole")
@@ -98,20 +106,25 @@ def eval_(
     baselines = _baselines(files[-1], text, start, before)
     if json_:
         answer = {"results": results, "baselines": baselines, "from_byte": start}
-        console.result(json.dumps(answer, ensure_ascii=False))
+        console.json_result(answer)
         return
     rows: list[tuple[str, ...]] = [
-        (row["model"], f"{row['bits_per_byte']:.3f}", f"{row['perplexity']:.2f}", f"{row['accuracy']:.3f}",
+        (row["model"], charts.bits_per_byte(row["bits_per_byte"]), f"{row['perplexity']:.2f}", f"{row['accuracy']:.3f}",
          str(row["tokens"]), str(row["bytes"]), row["file"] or "all")
         for row in results
     ] + [
-        (row["name"], f"{row['bits_per_byte']:.3f}", "", "", "", str(row["bytes"]), row["file"] or "all")
+        (row["name"], charts.bits_per_byte(row["bits_per_byte"]), "", "", "", str(row["bytes"]), row["file"] or "all")
         for row in baselines
     ]  # fmt: skip
     columns: tuple[str, ...] = ("model", "bits/byte", "perplexity", "accuracy", "tokens", "bytes", "text")
     if len(files) == 1:  # one text needs no name
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     console.table(columns, rows, numbers=(1, 2, 3, 4, 5))
+    console.caption(
+        "bits/byte: to tell the next byte of the text, on average; lower is better, 8 is no knowledge, and it compares "
+        "any models. perplexity: as uncertain as a choice among so many equally likely tokens. accuracy: share of the "
+        "tokens that were the model's first guess."
+    )
 
 
 def _say_what_is_known(text: "Corpus", models: dict[Path, "Checkpoint | Mixture"], start: int) -> None:
@@ -131,37 +144,45 @@ def _say_what_is_known(text: "Corpus", models: dict[Path, "Checkpoint | Mixture"
 
 
 def _results(
-    path: Path, checkpoint: "Checkpoint | Mixture", text: "Corpus", start: int, device: str, quantize: str | None
+    path: Path,
+    checkpoint: "Checkpoint | Mixture",
+    text: "Corpus",
+    start: int,
+    device: str,
+    quantize: str | None,
+    context: int | None,
 ) -> Iterator[dict[str, Any]]:
     """A row for each document, and one for all together if there are several; its file is None."""
-    from llmcli.evaluator import Figures, passages, stride
+    from llmcli.evaluator import Figures, evaluation_context, passages, stride
 
     name = f"{path}, {quantize}" if quantize else str(path)
     runtime, tokenizer = open_model(checkpoint, device, quantize)
     try:
         total, parts = Figures(0.0, 0, 0), passages(text, start)
-        step = stride(runtime.context)
+        context = evaluation_context(runtime.context, context)
+        step = stride(context)
+        longer = f" (of {runtime.context:,}; --context changes it)" if context < runtime.context else ""
         console.note(
-            f"{name}: windows of {runtime.context:,} tokens, each {step:,} further on; every token is told from at "
-            f"least {step:,} before it, or from all there are"
+            f"{name}: context windows of {context:,} tokens{longer}, {step:,} apart; every token is predicted from at "
+            f"least {step:,} tokens before it, or from all there are"
         )
         for part in parts:
-            found = _measured(part, name, runtime, tokenizer)
+            found = _measured(part, name, runtime, tokenizer, context)
             total += found
             if found.tokens:
-                yield _row(name, part.name, found, runtime.context, step)
+                yield _row(name, part.name, found, context, step)
     except LLMError as error:
         raise LLMError(f"{path}: {error}", error.exit_code) from error
     if len(parts) > 1:
-        yield _row(name, None, total, runtime.context, step)
+        yield _row(name, None, total, context, step)
 
 
-def _measured(part: "Passage", name: str, runtime: Any, tokenizer: Any, *each: Any) -> "Figures":
+def _measured(part: "Passage", name: str, runtime: Any, tokenizer: Any, context: int, *each: Any) -> "Figures":
     """`measure` with its progress on stderr."""
     from llmcli.evaluator import measure
 
     try:
-        return measure(part, runtime, tokenizer, partial(_tell, f"{name}  {part.name}"), *each)
+        return measure(part, runtime, tokenizer, partial(_tell, f"{name}  {part.name}"), *each, context=context)
     finally:
         console.progress("")
 
@@ -173,12 +194,13 @@ def _per_token(
     start: int,
     device: str,
     quantize: str | None,
+    context: int | None,
     json_: bool,
 ) -> None:
     """Each document's tokens with their bits; the passages over all of them."""
     import numpy as np
 
-    from llmcli.evaluator import Figures, passages
+    from llmcli.evaluator import Figures, evaluation_context, passages
     from llmcli.surprise import most_surprising
 
     ids: list[int] = []
@@ -193,10 +215,11 @@ def _per_token(
 
     try:
         runtime, tokenizer = open_model(checkpoint, device, quantize)
+        context = evaluation_context(runtime.context, context)
         for part in passages(text, start):
             firsts.append(len(ids))
             names.append(part.name)
-            total += _measured(part, str(path), runtime, tokenizer, keep)
+            total += _measured(part, str(path), runtime, tokenizer, context, keep)
     except LLMError as error:
         raise LLMError(f"{path}: {error}", error.exit_code) from error
     if not ids:
@@ -218,7 +241,7 @@ def _per_token(
                 for place in dear
             ],
         }  # fmt: skip
-        console.result(json.dumps(answer, ensure_ascii=False))
+        console.json_result(answer)
         return
     shown = min(len(ids), MOST_SHOWN)
     if shown < len(ids):
@@ -229,7 +252,7 @@ def _per_token(
             if len(firsts) > 1:
                 console.heading(names[number])
             console.surprises(_characters([tokenizer.token_bytes[i] for i in ids[first:last]], bits[first:last]))
-    console.heading(f"{total.bits_per_byte:.3f} bits a byte; the most surprising passages:")
+    console.heading(f"{charts.bits_per_byte(total.bits_per_byte)} bits per byte; the most surprising passages:")
     rows = []
     for place in dear:
         passage = tokenizer.decode_bytes(ids[place.start : place.end]).decode("utf-8", "ignore")
@@ -237,6 +260,7 @@ def _per_token(
         said = console.shown(passage).replace("·", " ")
         rows.append((f"{place.bits:.1f}", f"{each:.2f}", f"{place.start + 1:,}", said))
     console.table(("bits", "a token", "at token", "passage"), rows, numbers=(0, 1, 2))
+    console.caption("A token that the model gave probability 1/2 costs 1 bit, 1/4 costs 2 bits, 1/1024 costs 10 bits.")
 
 
 def _characters(tokens: list[bytes], bits: list[float]) -> list[tuple[str, float]]:

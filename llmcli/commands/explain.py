@@ -1,6 +1,5 @@
 """`llm explain`: how the file comes to its answer."""
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -102,12 +101,12 @@ def explain(
 
         durable.write(html, [page.explanation(found, tokenizer, text, words, next_, path.name, speaker)])
         if json_:
-            console.result(json.dumps({"prompt": text, "page": str(html)}, ensure_ascii=False))
+            console.json_result({"prompt": text, "page": str(html)})
         else:
             console.note(f"wrote {html}; open it in a browser")
     elif json_:
         answer = _facts(found, tokenizer, text, words, layer, head, next_) | ({"expert": speaker} if speaker else {})
-        console.result(json.dumps(answer, ensure_ascii=False))
+        console.json_result(answer)
     else:
         _show(found, tokenizer, text, words, layer, head, next_)
 
@@ -182,14 +181,19 @@ def _show(
     _lens(found, tokenizer)
     _effects(found, tokenizer, names)
     answers = found.likeliest(count)
-    console.heading(f"next token: {console.bits(found.entropy)}")
+    console.heading(f"next token: {charts.entropy(found.entropy)}")
     console.chances("next token", [
         (console.shown(tokenizer.label(token)), math.exp(found.logprobs[token])) for token in answers
     ])  # fmt: skip
+    console.caption(charts.choice(found.entropy, "tokens"))
     console.heading("next word, over all the ways to spell it")
     console.chances("next word", [
         ("…" * word.continues + console.shown(word.text), word.probability) for word in words.words[:count]
     ])  # fmt: skip
+    console.caption(
+        "A word may be spelled by several tokens; its probability is the sum over the ways to spell it. `llm generate` "
+        "draws from these probabilities."
+    )
 
 
 def _attention(found: "Explanation", names: list[str], layer: int | None, head: int | None) -> None:
@@ -203,14 +207,18 @@ def _attention(found: "Explanation", names: list[str], layer: int | None, head: 
     console.heading(f"attention, {what}: rows look at columns")
     fit = max(1, min(N, MOST_ROWS, (console.width() - LABEL - 8) // 2))
     if fit < N:
-        console.result(f"(the last {fit} of {N} tokens; --html shows more, --json all)")
+        console.paragraph(f"(the last {fit} of {N} tokens; --html shows more, --json all)")
     first = N - fit + 1
     top, ones, *rows = charts.heat_map(map_[-fit:, -fit:].tolist(), first)
     digits = len(str(N))
     labels = [f"{i:>{digits}} {names[i - 1]}" for i in range(first, N + 1)]
     above = [top, ones] if top.strip() else [ones]
     console.labelled([*(("", line) for line in above), *zip(labels, rows, strict=True)], LABEL + digits + 1)
-    console.result(charts.HEAT)
+    console.paragraph(charts.HEAT)
+    console.caption(
+        "A row is a token, and the dark cells in it are the tokens before it from which it takes information. Much "
+        "attention to the first token often means: nothing needed here."
+    )
     ranked = sorted(
         ((float(share), i + 1, j + 1, int(share_at)) for i in range(L) for j in range(H)
          for share_at in [found.attention[i, j, -1].argmax()] for share in [found.attention[i, j, -1, share_at]]),
@@ -220,9 +228,10 @@ def _attention(found: "Explanation", names: list[str], layer: int | None, head: 
         console.heading(f"heads that look hardest from the last token, {names[-1]}")
         console.table(
             ("layer", "head", "looks at", "share"),
-            [(str(i), str(j), f"{at + 1} {names[at]}", f"{share:.3f}") for share, i, j, at in ranked],
+            [(str(i), str(j), f"{at + 1} {names[at]}", charts.probability(share)) for share, i, j, at in ranked],
             numbers=(0, 1, 3),
         )
+        console.caption("Each head takes its information where it looks; the shares of a head add up to 1.")
 
 
 def _lens(found: "Explanation", tokenizer: Any) -> None:
@@ -232,7 +241,7 @@ def _lens(found: "Explanation", tokenizer: Any) -> None:
     rows = []
     for depth in range(depths):
         cells = [
-            f"{console.cut(console.shown(tokenizer.label(token)), 12)} {chance:.3f}"
+            f"{console.cut(console.shown(tokenizer.label(token)), 12)} {charts.probability(chance)}"
             for token, chance in zip(
                 found.lens.ids[depth, -1, :fit].tolist(),
                 found.lens.probabilities[depth, -1, :fit].tolist(),
@@ -242,6 +251,9 @@ def _lens(found: "Explanation", tokenizer: Any) -> None:
         rows.append(("none" if depth == 0 else str(depth), *cells))
     ranks = [{1: "likeliest", 2: "second", 3: "third"}.get(i, f"{i}th") for i in range(1, fit + 1)]
     console.table(("after layer", *ranks), rows, numbers=(0,))
+    console.caption(
+        "What the model would answer if it ended after this layer: where in the model the answer comes about."
+    )
 
 
 def _effects(found: "Explanation", tokenizer: Any, names: list[str]) -> None:
@@ -251,11 +263,15 @@ def _effects(found: "Explanation", tokenizer: Any, names: list[str]) -> None:
     answer = console.shown(tokenizer.label(found.likeliest(1)[0]))
     console.heading(f"what each token does for {answer}: bits it loses when the token is left out")
     if len(tried) < len(names):
-        console.result(f"(of a model of this size the last {len(tried)} tokens alone are left out)")
+        console.paragraph(f"(of a model of this size the last {len(tried)} tokens alone are left out)")
     most = max(abs(bits) for _, bits in tried)
     room = min(60, console.width() - LABEL - len(str(len(names))) - 12)
     console.labelled(
-        [(f"{i + 1:>{len(str(len(names)))}} {names[i]}", f"{bits:+7.2f} {charts.signed_bar(bits, most, room)}")
+        [(f"{i + 1:>{len(str(len(names)))}} {names[i]}",
+          f"{charts.bits(bits, signed=True):>7} {charts.signed_bar(bits, most, room)}")
          for i, bits in tried],
         LABEL + len(str(len(names))) + 1,
     )  # fmt: skip
+    console.caption(
+        f"+1.00: without the token {answer} is half as likely, so the token speaks for it; below 0 it speaks against."
+    )

@@ -1,7 +1,6 @@
 """`llm export`: hand a model to other programs."""
 
 import json
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,12 +20,12 @@ from llmcli.commands.options import (
     refuse_with,
     tokenizer_of,
 )
-from llmcli.errors import LLMError, usage
+from llmcli.errors import LLMError, command_line, usage
 
 NOISE = 0.001  # bits per byte: what a model loses against itself over so few words may be this much by chance
 FORMS = ("hf", "gguf", "tokenizer")
-HF_TYPES = ("f32", "f16", "bf16")
 LARGEST_F16 = 65504.0
+HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # as a safetensors file names them
 
 
 def export(
@@ -46,7 +45,7 @@ def export(
         typer.Option(
             "--dtype",
             metavar="f32|f16|bf16|q8_0|q4_0",
-            help="Type of the weights, with gguf of the matrices; else as they are. With hf: f32, f16 or bf16.",
+            help="Data type of the weights (q8_0, q4_0: gguf only); default: as in the model.",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="TEXT", help="What the model is called.")] = None,
@@ -69,11 +68,12 @@ def export(
     if to not in (None, *FORMS):
         raise usage(f"--to must be {', '.join(FORMS)}, found {to}")
     if len(names) > 2:
-        raise usage(f"one model and one output are wanted, found {len(names)} names: {shlex.join(names)}")
+        raise usage(f"one model and one output are wanted, found {len(names)} names: {command_line(names)}")
     if to not in ("gguf", "hf"):
-        refuse_with(context_, "--to gguf or hf", "dtype", without=True)
-    if to == "hf" and dtype is not None and dtype not in HF_TYPES:
-        raise usage(f"--dtype must be {', '.join(HF_TYPES)} with --to hf, found {dtype}")
+        refuse_with(context_, "--to gguf or --to hf", "dtype", without=True)
+    if to == "hf" and dtype is not None and dtype not in HF_DTYPES:
+        quantized = "; for quantized weights: --to gguf" if dtype.startswith("q") else ""
+        raise usage(f"--dtype must be {', '.join(HF_DTYPES)} with --to hf, found {dtype}{quantized}")
     if to in (None, "tokenizer"):
         refuse_with(context_, "--to tokenizer" if to else "--quantize", "name", "licence")
     output, path = Path(names[-1]), model_path(names[0] if len(names) == 2 else None)
@@ -88,8 +88,10 @@ def export(
     if to == "gguf" and output.suffix.lower() == ".safetensors":
         raise usage(f"{output}: --to gguf writes a .gguf; name it so: {output.with_suffix('.gguf')}")
     if to == "hf":
-        context_.with_resource(durable.locked(output))
-        durable.remove_stale(output)
+        if problem := context_.with_resource(durable.locked(output)):
+            console.note(f"{output} cannot be locked here ({problem}): see to it that nothing else writes it")
+        else:
+            durable.remove_stale(output)
         hf_directory.check_writable(output, force=force)
     else:
         example = {"gguf": "model.gguf", "tokenizer": "tokenizer.json"}.get(to or "", "model.safetensors")
@@ -101,8 +103,8 @@ def export(
     if to == "tokenizer":
         durable.write(output, [model.tokenizer_json.encode("utf-8")])
     elif to == "hf":
-        if dtype is not None:
-            model = _in_type(model, dtype)
+        if dtype:
+            model = _in_type(model, HF_DTYPES[dtype])
         hf_directory.write(output, model, {key: value for key, value in told.items() if value}, _card(model, told))
     else:
         kinds = {
@@ -112,7 +114,7 @@ def export(
         gguf_file.write(output, model, dtype or (kinds.pop().lower() if len(kinds) == 1 else "f32"), told)
     size = sum(file.stat().st_size for file in (output.iterdir() if output.is_dir() else [output]))
     if json_:
-        console.result(json.dumps({"file": str(output), "to": to, "bytes": size}, ensure_ascii=False))
+        console.json_result({"file": str(output), "to": to, "bytes": size})
         return
     console.note(f"saved {output}: {charts.size(size)}")
     if to == "gguf":
@@ -135,7 +137,7 @@ def _quantized(model: Any, output: Path, kind: str, json_: bool) -> None:
     lost = told_apart(Runtime(model), few, tokenizer)
     if json_:
         answer = {"file": str(output), "quantize": kind, "bytes": size, "bits_per_byte_lost": lost}
-        console.result(json.dumps(answer, ensure_ascii=False))
+        console.json_result(answer)
     else:
         console.note(f"saved {output}: {charts.size(size)}")
         cost = f"it costs {lost:.4f} bits per byte" if lost >= NOISE else f"it costs less than {NOISE} bits per byte"
@@ -147,22 +149,18 @@ def _in_type(model: Any, dtype: str) -> Any:
     import numpy as np
 
     names = list(model.config.tensor_shapes())
-    if dtype == "f16":
-        for name in names:
-            largest = float(np.abs(model.tensors[name]).max(initial=0.0))
-            if LARGEST_F16 < largest < float("inf"):
-                raise LLMError(
-                    f"{name} holds {largest:.6g}, float16 at most {LARGEST_F16:,.0f}; export with --dtype bf16"
-                )
-    return replace(model, dtypes={name: dtype.upper() for name in names})
+    for name in names if dtype == "F16" else ():
+        largest = float(np.abs(model.tensors[name]).max(initial=0.0))
+        if LARGEST_F16 < largest < float("inf"):
+            raise LLMError(f"{name} holds {largest:.6g}, float16 at most {LARGEST_F16:,.0f}; export with --dtype bf16")
+    return replace(model, dtypes=dict.fromkeys(names, dtype))
 
 
 def _told(model: Any, path: Path, name: str | None, licence: str | None) -> dict[str, str]:
     """What is said of the model, in the names that GGUF has for it."""
     from llmcli import durable
 
-    record, origin = model.record, model.record.get("imported")
-    origin = origin if isinstance(origin, dict) else {}
+    record, origin = model.record, model.record.get("imported", {})
     told = {
         "type": "model",
         "name": name or origin.get("name") or Path(durable.name_of(path.resolve())).stem,
@@ -177,7 +175,7 @@ def _told(model: Any, path: Path, name: str | None, licence: str | None) -> dict
 
 def _history(record: dict[str, Any], origin: dict[str, Any]) -> str:
     """Where it comes from, in a sentence or two."""
-    corpus = [d for d in record.get("corpus") or [] if isinstance(d, dict)]
+    corpus = record.get("corpus", [])
     said = []
     if origin:
         said.append(f"Imported from {origin.get('file')} ({origin.get('form')}).")

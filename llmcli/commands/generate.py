@@ -1,17 +1,16 @@
 """`llm generate`: the file answers."""
 
-import json
 import math
 import secrets
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli import console
+from llmcli import charts, console
 from llmcli.commands.options import (
     DeviceOption,
     JsonOption,
@@ -160,11 +159,19 @@ def generate(
     if steps is not None:
         _walk(runtime, tokenizer, text, replace(sampling, max_tokens=steps), literal, json_)
         return
+    written = []
     for number in range(samples):
-        if samples > 1 and not json_:
+        if samples > 1 and not json_ and known is None:
             console.note(f"--- {number + 1}")
         settings = replace(sampling, seed=sampling.seed + number)
-        _write(runtime, tokenizer, text, settings, literal, color, speakers, json_, known)
+        shown = not json_ and known is None  # what is to be marked is shown when it has been looked for
+        written.append(_write(runtime, tokenizer, text, settings, literal, color, speakers, shown))
+        if known is None:
+            _finish(written[-1], json_)
+    if known is not None:
+        _finish_marked(written, known, json_)
+    if color and not json_:
+        console.tint_key()
     if speakers and not json_:
         speakers.show()
 
@@ -205,6 +212,9 @@ class _Speakers:
         console.table(
             ("expert", "tokens", "share", "mean weight"), rows, numbers=(1, 2, 3), to_stderr=True, striped=True
         )
+        console.caption(
+            "tokens: those for which the expert had the largest weight. mean weight: its average share in the answer."
+        )
 
 
 def _learned(names: list[str] | None, model: Any, path: Path) -> list["Learned"]:
@@ -222,6 +232,19 @@ def _learned(names: list[str] | None, model: Any, path: Path) -> list["Learned"]
     return [Learned.of(found, model.records)]
 
 
+@dataclass(frozen=True)
+class _Written:
+    """What the model wrote."""
+
+    prompt: str
+    text: str
+    tokens: list[dict[str, Any]]
+    finish_reason: str | None
+    seed: int
+    tokens_per_second: float
+    seconds_to_first_token: float
+
+
 def _write(
     runtime: Any,
     tokenizer: Any,
@@ -230,67 +253,92 @@ def _write(
     literal: bool,
     color: bool,
     speakers: _Speakers | None,
-    json_: bool,
-    known: list["Learned"] | None,
-) -> None:
+    shown: bool,
+) -> _Written:
+    """Let the model write; if `shown`, each piece appears as it comes."""
     from llmcli.generator import generate
 
     began = time.perf_counter()
     first, tokens, text = math.nan, [], []
     reason = None
-    if not json_ and sys.stdout.isatty() and sys.stderr.isatty():
-        console.prompt(prompt)
+    if shown:
+        _show_prompt(prompt)
     for piece in generate(runtime, tokenizer, prompt, sampling, literal=literal):
         if math.isnan(first):
             first = time.perf_counter() - began
-        shown = piece.text
+        appearance = piece.text
         if piece.id is not None:
             token: dict[str, Any] = {"id": piece.id, "text": piece.text, "logprob": round(piece.logprob, 6)}
             if speakers:
                 weights = speakers.heard(runtime)
                 most = weights.index(max(weights))
                 token["experts"] = {n: round(w, 4) for n, w in zip(speakers.names, weights, strict=True) if w > 0}
-                shown = console.stripe(piece.text, most)
+                appearance = console.stripe(piece.text, most)
             elif color:
-                shown = console.tint(piece.text, math.exp(piece.logprob))
+                appearance = console.tint(piece.text, math.exp(piece.logprob))
             tokens.append(token)
         text.append(piece.text)
         reason = piece.finish_reason
-        if not json_ and known is None:
-            console.result(shown, end="", raw=piece.id is not None and bool(color or speakers))
+        if shown:
+            console.verbatim(appearance, raw=piece.id is not None and bool(color or speakers))
     taken = time.perf_counter() - began
     speed = (len(tokens) - 1) / (taken - first) if len(tokens) > 1 and taken > first else 0.0
-    found = None
-    if known is not None:
-        from llmcli.memory import remembered
+    return _Written(prompt, "".join(text), tokens, reason, sampling.seed, speed, first)
 
-        found = remembered("".join(text), known)
+
+def _show_prompt(prompt: str) -> None:
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        console.prompt(prompt)
+
+
+def _finish(written: _Written, json_: bool) -> None:
+    """End a text that was shown, or show it as JSON."""
     if json_:
-        answer: dict[str, Any] = {
-            "prompt": prompt,
-            "text": "".join(text),
-            "tokens": tokens,
-            "finish_reason": reason,
-            "seed": sampling.seed,
-            "tokens_per_second": round(speed, 1),
-            "seconds_to_first_token": round(first, 4),
-        }
-        if known is not None and found is not None:
-            answer["memory"] = {
-                "corpus": [document.name for one in known for document in one.corpus.documents],
+        console.json_result(_answer(written))
+        return
+    console.result()
+    _say_speed(written)
+
+
+def _finish_marked(written: list[_Written], known: list["Learned"], json_: bool) -> None:
+    """Show texts with what stands in the text that was learned, which is searched once for all of them."""
+    from llmcli.memory import remembered
+
+    memories = remembered([one.text for one in written], known)
+    for number, (one, found) in enumerate(zip(written, memories, strict=True), 1):
+        if json_:
+            memory = {
+                "corpus": [document.name for corpus in known for document in corpus.corpus.documents],
                 "searched_bytes": found.searched_bytes,
                 "share": round(found.share, 6),
-                "spans": [{"start": a, "end": b, "text": "".join(text)[a:b]} for a, b in found.spans],
+                "spans": [{"start": a, "end": b, "text": one.text[a:b]} for a, b in found.spans],
             }
-        console.result(json.dumps(answer, ensure_ascii=False))
-        return
-    if known is not None and found is not None:
-        console.marked("".join(text), found.spans)
-    console.result()
-    if known is not None and found is not None:
-        _say_memory("".join(text), found, known)
+            console.json_result(_answer(one) | {"memory": memory})
+            continue
+        if len(written) > 1:
+            console.note(f"--- {number}")
+        _show_prompt(one.prompt)
+        console.marked(one.text, found.spans)
+        console.result()
+        _say_memory(one.text, found, known)
+        _say_speed(one)
+
+
+def _answer(written: _Written) -> dict[str, Any]:
+    return {
+        "prompt": written.prompt,
+        "text": written.text,
+        "tokens": written.tokens,
+        "finish_reason": written.finish_reason,
+        "seed": written.seed,
+        "tokens_per_second": round(written.tokens_per_second, 1),
+        "seconds_to_first_token": round(written.seconds_to_first_token, 4),
+    }
+
+
+def _say_speed(written: _Written) -> None:
     if sys.stdout.isatty():
-        console.note(f"[{len(tokens)} tokens, {speed:,.0f} tokens/s, seed {sampling.seed}]")
+        console.note(f"[{len(written.tokens)} tokens, {written.tokens_per_second:,.0f} tokens/s, seed {written.seed}]")
 
 
 def _say_memory(text: str, found: Any, known: list["Learned"]) -> None:
@@ -330,7 +378,7 @@ def _show_next(runtime: Any, tokenizer: Any, parameters: int, prompt: str, count
             "unexplored": round(found.unexplored, 6),
             "entropy_bits": round(found.entropy, 6),
         }
-        console.result(json.dumps(answer, ensure_ascii=False))
+        console.json_result(answer)
         return
     rows = [("…" * word.continues + console.shown(word.text), word.probability) for word in words]
     if others := found.words[count:]:
@@ -338,9 +386,13 @@ def _show_next(runtime: Any, tokenizer: Any, parameters: int, prompt: str, count
     rows.append(("(unexplored)", found.unexplored))
     if sys.stdout.isatty():
         console.heading(f"{console.one_line(prompt, console.width() - 2)}▁")
-        least = "at least " if found.unexplored >= UNEXPLORED else ""
-        console.result(f"the next word: {least}{console.bits(found.entropy)}")
+        at_least = found.unexplored >= UNEXPLORED
+        console.paragraph(f"next word: {charts.entropy(found.entropy, at_least=at_least)}")
     console.chances("next word", rows)
+    console.caption(
+        f"{charts.choice(found.entropy, 'words')} The probability of a word is the sum over the ways to spell it; "
+        f"unexplored is that of words that were not followed to their end."
+    )
 
 
 def _walk(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, literal: bool, json_: bool) -> None:
@@ -354,6 +406,10 @@ def _walk(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, l
         text += choice.text
     if not json_:
         console.heading(f"{console.one_line(prompt + text, console.width() - 1)}")
+        console.caption(
+            "model: the probability that the model gives a token. chance: that with which it is drawn, after "
+            "temperature and cuts. An entropy of 1 bit is a choice between 2 equally likely tokens, of 3 bits among 8."
+        )
         console.note(f"[seed {sampling.seed}]")
         return
 
@@ -384,14 +440,14 @@ def _walk(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, l
         "finish_reason": steps[-1].finish_reason or "length",
         "seed": sampling.seed,
     }
-    console.result(json.dumps(answer, ensure_ascii=False))
+    console.json_result(answer)
 
 
 def _show_choice(choice: Any, number: int, text: str, tokenizer: Any, sampling: SamplingConfig) -> None:
     """One step: the candidates with the model's probability and the chance that the settings leave, and why."""
     console.heading(f"{number}  {console.one_line(text, console.width() - 6 - len(str(number)))}▁")
     if choice.spelling:
-        console.result("the prompt's last word: of the tokens that agree with it one is chosen")
+        console.paragraph("the prompt's last word: of the tokens that agree with it one is chosen")
     shown = list(choice.candidates)
     if choice.chosen not in shown:
         shown.append(choice.chosen)
@@ -412,7 +468,7 @@ def _show_choice(choice: Any, number: int, text: str, tokenizer: Any, sampling: 
         numbers=(2, 3),
     )
     settings = {"top-k": sampling.top_k, "top-p": sampling.top_p, "min-p": sampling.min_p}
-    why = [f"{choice.entropy:.2f} bits unsure"]
+    why = [f"entropy {charts.bits(choice.entropy)} bits"]
     if sampling.repetition_penalty != 1:
         why.append(f"repetition penalty {sampling.repetition_penalty:g}")
     if sampling.temperature == 0:

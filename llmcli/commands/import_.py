@@ -1,6 +1,5 @@
 """`llm import`: a model of another program becomes one file of ours."""
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +65,7 @@ def import_(
     parameters = model.config.parameters
     if json_:
         answer = {"file": str(output), "parameters": parameters, "imported": model.record.get("imported", {})}
-        console.result(json.dumps(answer, ensure_ascii=False))
+        console.json_result(answer)
     else:
         console.note(f"saved {output}: {charts.number(parameters)} parameters, {charts.size(output.stat().st_size)}")
         if few_bits:

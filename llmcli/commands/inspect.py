@@ -1,6 +1,5 @@
 """`llm inspect`: what is in the file."""
 
-import json
 import math
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,10 @@ from llmcli import charts, console
 from llmcli.commands.options import JsonOption, QuietOption, model_path, refuse_with
 from llmcli.config import ModelConfig, as_record
 from llmcli.errors import LLMError
+from llmcli.metadata import document, parsed
 from llmcli.verdict import curve
+
+NARROWEST_CURVE = 30  # columns
 
 
 def inspect(
@@ -80,7 +82,7 @@ def inspect(
     elif diff is not None:
         _diff(header, read_header(model_path(diff)), json_)
     elif json_:
-        console.result(json.dumps(_facts(header), ensure_ascii=False))
+        console.json_result(_facts(header))
     elif tensors:
         rows = [(t.name, t.dtype, _shape(t.shape), f"{t.size:,}") for t in header.tensors.values()]
         console.table(("tensor", "type", "shape", "parameters"), rows, numbers=(3,))
@@ -107,11 +109,19 @@ def _facts(header: Any) -> dict[str, Any]:
 
 def _json(header: Any, key: str) -> dict[str, Any]:
     try:
-        found = json.loads(header.metadata.get(key, "{}"))
-    except (ValueError, RecursionError):
+        found = parsed(header.metadata.get(key, "{}"))
+    except ValueError:
         console.note(f"its {key} is not JSON and is left out here")
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _record_of(header: Any) -> dict[str, Any]:
+    """The record of training, its types checked; {} if there is none. Raises LLMError when it is not one of ours."""
+    try:
+        return document(header.metadata.get("training.json", "{}"), "training.json")
+    except LLMError as error:
+        raise LLMError(f"{header.path}: {error}") from error
 
 
 def _tokenizer(header: Any) -> dict[str, Any]:
@@ -136,15 +146,15 @@ def _overview(header: Any) -> None:
     if header.is_ours:
         taught = "taught" if training.get("train") else "brought in"
         what = f"a model {taught} by llmcli from a {origin.get('form')}" if origin else "a model made by llmcli"
-    console.result(f"{header.path}: {what}")
-    console.result(
+    console.paragraph(f"{header.path}: {what}")
+    console.paragraph(
         f"{charts.number(header.parameters)} parameters ({header.parameters:,}) in {len(header.tensors):,} tensors, "
         f"{kinds or 'empty'}, {charts.size(header.file_bytes)}"
     )
     if header.problem:
-        console.result(f"this program shows it and cannot run it: {header.problem}")
+        console.paragraph(f"llm can show it but not run it: {header.problem}")
     if active := inspector.active_parameters(header, config):
-        console.result(
+        console.paragraph(
             f"{charts.number(active)} of them are active for a token: {_picked(config)} experts in each layer"
         )
     console.heading("parameters")
@@ -155,9 +165,8 @@ def _overview(header: Any) -> None:
                  "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads",
                  "num_key_value_heads", "head_dim", "max_position_embeddings", "vocab_size", "tie_word_embeddings",
                  "rope_theta", "rope_scaling")  # fmt: skip
-        shown = config | _as_run(header.metadata["config.json"], config)
-        known = [name for name in names if shown.get(name) is not None]  # none in a GGUF that is not run here
-        console.pairs([(name, _plain(shown[name])) for name in known or [*shown][:60]])
+        shown = config if header.problem else config | _as_run(header.metadata["config.json"], config)
+        console.pairs([(name, _plain(shown[name])) for name in names if shown.get(name) is not None])
     if tokenizer:
         console.heading("tokenizer")
         kinds_said = {
@@ -179,36 +188,40 @@ def _overview(header: Any) -> None:
     if others:
         console.heading("metadata")
         console.pairs([(key[:60], header.metadata[key][:200]) for key in others[:20]])
-    if isinstance(training.get("experts"), list):
-        _mixture(config, training)
+    training = _record_of(header)
+    if "experts" in training:
+        _mixture(header, training)
     elif training.keys() - {"imported"}:
         try:
             _training(training)
-        except (TypeError, ValueError, KeyError, AttributeError, LLMError) as error:
-            raise LLMError(f"{header.path}: its record of training is not one of ours ({error})") from error
+        except LLMError as error:
+            raise LLMError(f"{header.path}: {error}") from error
 
 
 _OWN_KEYS = ("format", "llmcli", "config.json", "tokenizer.json", "tokenizer_config.json", "training.json", "sha256")
 
 
-def _mixture(config: dict[str, Any], training: dict[str, Any]) -> None:
+def _mixture(header: Any, training: dict[str, Any]) -> None:
     """The models that answer together."""
     console.heading("experts")
     columns = ("expert", "shape", "learned from", "held-out bits/byte")
-    console.table(columns, _members(config, training), numbers=(3,), striped=True)
+    console.table(columns, _members(header, training), numbers=(3,), striped=True)
 
 
-def _members(config: dict[str, Any], training: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Of each model of a mixture: name, shape, what it learned from, bits per byte."""
+def _members(header: Any, training: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Of each model of a mixture: name, shape, what it learned from, bits per byte. Raises LLMError."""
+    try:
+        config = document(header.metadata.get("config.json", "{}"), "config.json of a mixture", "its config.json")
+    except LLMError as error:
+        raise LLMError(f"{header.path}: {error}") from error
     rows = []
-    for name, own, record in zip(config.get("names", []), config.get("experts", []), training["experts"], strict=False):
-        told = record if isinstance(record, dict) else {}
-        corpus = [str(d.get("name")) for d in told.get("corpus", []) if isinstance(d, dict)]
-        shape = (
-            f"{own.get('num_hidden_layers')} layers, width {own.get('hidden_size')}" if isinstance(own, dict) else ""
+    for name, own, record in zip(config["names"], config["experts"], training["experts"], strict=False):
+        corpus = [str(d.get("name")) for d in record.get("corpus", [])]
+        shape = f"{own.get('num_hidden_layers')} layers, width {own.get('hidden_size')}"
+        bits = record.get("bits_per_byte")
+        rows.append(
+            (str(name), shape, ", ".join(corpus[:3]), charts.bits_per_byte(bits) if isinstance(bits, float) else "")
         )
-        bits = told.get("bits_per_byte")
-        rows.append((str(name), shape, ", ".join(corpus[:3]), f"{bits:.3f}" if isinstance(bits, float) else ""))
     return rows
 
 
@@ -260,25 +273,26 @@ def _rows(part: Any, total: int, depth: int = 0) -> list[tuple[int, str, str, st
 
 def _record(record: dict[str, Any]) -> list[tuple[str, str]]:
     """The facts of a run, by name."""
-    corpus = [d for d in record.get("corpus", []) if isinstance(d, dict)]
+    corpus = record.get("corpus", [])
     names = ", ".join(str(d.get("name")) for d in corpus[:3]) + (
         f" and {len(corpus) - 3} more" if len(corpus) > 3 else ""
     )
     size = sum(d.get("bytes", 0) for d in corpus)
-    bits, clock = record.get("bits_per_byte"), record.get("clock", {})
+    clock = record.get("clock", {})
     facts = [
         ("corpus", f"{names}, {size:,} bytes"),
         ("steps", f"{record.get('steps', 0):,} ({record.get('epochs', 0):.2f} times through the text)"
                   + (", interrupted" if record.get("interrupted") else "")),
         ("best at", f"step {record.get('best_step', 0):,}"),
-        ("held-out", (f"{bits:.3f} bits per byte" if bits else "not measured")
-                     + (f", {record['bits_per_byte_before']:.3f} before" if "bits_per_byte_before" in record else "")),
+        ("held-out", _final(record)),
     ]  # fmt: skip
     recital = record.get("memorised")
     if recital:
         new = recital["held_out_share"]
-        beside = "" if new is None else f", {new:.0%} of those of the held-out text"
-        facts.append(("by heart", f"{recital['share']:.0%} of its 30-character strings stand in its text{beside}"))
+        beside = "" if new is None else f" (held-out text: {new:.0%})"
+        facts.append(
+            ("memorization", f"{recital['share']:.0%} of its 30-character strings occur in its training text{beside}")
+        )
     for layer, shares in enumerate(record.get("expert_shares", [])):
         facts.append((f"experts of layer {layer}", " ".join(f"{share:.1%}" for share in shares)))
     if clock:
@@ -298,27 +312,44 @@ def _record(record: dict[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
+def _final(record: dict[str, Any]) -> str:
+    """The figure of the end of a run, and what it is of: those of its curve are interim, mostly of less text."""
+    bits = record.get("bits_per_byte")
+    if not bits:
+        return "not measured"
+    measured = record.get("held_out_measured")
+    of = f" at the end, on {measured['bytes']:,} bytes, in float32" if measured else ""
+    before = record.get("bits_per_byte_before")
+    return f"{charts.bits_per_byte(bits)} bits per byte{of}" + (
+        f"; {charts.bits_per_byte(before)} before" if before else ""
+    )
+
+
 def _training(record: dict[str, Any]) -> None:
     console.heading("training")
     console.pairs(_record(record))
-    if record.get("curve", {}).get("step"):
+    if record.get("curve", {}).get("step") and console.width() >= NARROWEST_CURVE:
         run = curve(record)
         marks = (run.held_out_steps, run.held_out)
-        legend = f"⠒⠒ training  {charts.MARK} held-out" if run.held_out else ""
+        legend = f"⠒⠒ training  {charts.MARK} held-out (interim)" if run.held_out else ""
         console.heading("bits per byte by step")
         for line in charts.curve(
             [(run.steps, run.training)], min(console.width(), 120), 12, marks=marks, settle=charts.SETTLE, legend=legend
         ):
             console.result(line)
+        console.caption(
+            "Lower is better. Interim figures: on the training text as the run saw it, and on a part of the held-out "
+            "text. Where the training figure falls and the held-out one does not, the model overfits."
+        )
     samples = record.get("samples", {}).get("texts") or []
     if samples:
-        console.heading(f"what it made of {record['samples']['prompt']!r} on the way")
+        console.heading(f"what it made of {record['samples'].get('prompt', '')!r} on the way")
         some = dict.fromkeys((0, len(samples) // 3, 2 * len(samples) // 3, len(samples) - 1))
         console.pairs([(f"step {samples[i][0]:,}", " ".join(samples[i][1].split())) for i in some])
     if record.get("verdict"):
-        console.heading("verdict")
+        console.heading("summary")
         for sentence in record["verdict"]:
-            console.result(f"  {sentence}")
+            console.paragraph(sentence, indent=2)
 
 
 def _page(header: Any, output: Path, force: bool, json_: bool) -> None:
@@ -327,15 +358,15 @@ def _page(header: Any, output: Path, force: bool, json_: bool) -> None:
     if output.resolve() == header.path.resolve():
         raise LLMError(f"{output} is the model itself; give the page another name")
     durable.check_writable(output, force=force, by=" with --html", example="page.html")
-    facts = _facts(header)
+    facts = _facts(header) | {"training": _record_of(header)}
     try:
         run = curve(facts["training"])
     except LLMError:
         run = None  # a model that was not trained here
-    samples = facts["training"].get("samples") or {}
+    samples = facts["training"].get("samples", {})
     durable.write(output, [page.inspection(facts, inspector.parts(header), run, samples, _told(header, facts))])
     if json_:
-        console.result(json.dumps({"file": str(header.path), "page": str(output)}, ensure_ascii=False))
+        console.json_result({"file": str(header.path), "page": str(output)})
     else:
         console.note(f"wrote {output}; open it in a browser")
 
@@ -350,17 +381,16 @@ def _told(header: Any, facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("types", ", ".join(inspector.dtypes(header))),
         ("sha256", str(facts["sha256"] or "not kept in the file")),
     ]
+    if header.problem:
+        told.append(("not run here", header.problem))
     if tokenizer:
         told.append(("tokenizer", f"{tokenizer['kind']}, {tokenizer['vocab_size']:,} tokens"))
-    if isinstance(record.get("experts"), list):
-        for name, shape, corpus, bits in _members(facts["config"], record):
+    if "experts" in record:
+        for name, shape, corpus, bits in _members(header, record):
             told.append((f"expert {name}", f"{shape}, from {corpus}" + (f", {bits} bits per byte" if bits else "")))
         return told
-    try:
-        told += _record(record) if record.keys() - {"imported"} else []
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise LLMError(f"{header.path}: its record of training is not one of ours ({error})") from error
-    told += [("verdict", str(sentence)) for sentence in record.get("verdict") or []]
+    told += _record(record) if record.keys() - {"imported"} else []
+    told += [("summary", sentence) for sentence in record.get("verdict", ())]
     return told
 
 
@@ -372,12 +402,12 @@ def _plot(header: Any, output: Path, force: bool, json_: bool) -> None:
         raise LLMError(f"{output} is the model itself; give the picture another name")
     durable.check_writable(output, force=force, by=" with --plot", example="loss.svg")
     try:
-        run = curve(_json(header, "training.json"))
+        run = curve(_record_of(header))
     except LLMError as error:
         raise LLMError(f"{header.path}: {error}") from error
     durable.write(output, [plot.draw(run, f"Training of {durable.name_of(header.path)}", kind)])
     if json_:
-        console.result(json.dumps({"file": str(header.path), "plot": str(output)}, ensure_ascii=False))
+        console.json_result({"file": str(header.path), "plot": str(output)})
     else:
         console.note(f"drew {output}")
 
@@ -392,9 +422,9 @@ def _verify(header: Any, json_: bool) -> None:
     if found != wanted:
         raise LLMError(f"{header.path} is damaged: it hashes to {found[:16]}..., the file says {wanted[:16]}...")
     if json_:
-        console.result(json.dumps({"file": str(header.path), "sha256": found, "verified": True}))
+        console.json_result({"file": str(header.path), "sha256": found, "verified": True})
     else:
-        console.result(f"{header.path}: it is what was written (sha256 {found})")
+        console.paragraph(f"{header.path}: it is what was written (sha256 {found})")
 
 
 def _tensor(header: Any, name: str, json_: bool) -> None:
@@ -403,14 +433,14 @@ def _tensor(header: Any, name: str, json_: bool) -> None:
     tensor = inspector.tensor_named(header, name)
     found = inspector.figures(header, tensor)
     if json_:
-        console.result(json.dumps({
+        console.json_result({
             "name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape),
             "mean": _finite(found.mean), "deviation": _finite(found.deviation),
             "min": _finite(found.low), "max": _finite(found.high),
             "zeros": found.zeros, "not_finite": found.not_finite, "histogram": found.counts,
-        }))  # fmt: skip
+        })  # fmt: skip
         return
-    console.result(f"{tensor.name}: {_shape(tensor.shape)}, {tensor.dtype}, {tensor.size:,} numbers")
+    console.paragraph(f"{tensor.name}: {_shape(tensor.shape)}, {tensor.dtype}, {tensor.size:,} numbers")
     console.pairs([
         ("mean", f"{found.mean:+.6g}"),
         ("deviation", f"{found.deviation:.6g}"),
@@ -452,7 +482,7 @@ def _weights(header: Any, json_: bool) -> None:
             for _, part, name, values in found
             if values
         ]  # fmt: skip
-        console.result(json.dumps({"file": str(header.path), "parts": listed}, ensure_ascii=False))
+        console.json_result({"file": str(header.path), "parts": listed})
         return
     wide = console.width() >= 110
     rows = []
@@ -465,8 +495,11 @@ def _weights(header: Any, json_: bool) -> None:
         elif values:
             said = "no finite number"
         rows.append((depth, part.name + many, charts.number(part.parameters), said))
-    console.result("weights from the lowest to the highest, and their deviation" + (", and extremes" if wide else ""))
+    console.paragraph(
+        "weights from the lowest to the highest, and their deviation" + (", and extremes" if wide else "")
+    )
     console.tree(rows)
+    console.caption("Each row of blocks is a histogram of a part's weights; the number is their standard deviation.")
 
 
 def _diff(header: Any, other: Any, json_: bool) -> None:
@@ -477,7 +510,7 @@ def _diff(header: Any, other: Any, json_: bool) -> None:
     finally:
         console.progress("")
     if json_:
-        console.result(json.dumps({
+        console.json_result({
             "file": str(header.path), "other": str(other.path),
             "config": {key: list(values) for key, values in found.config.items()},
             "tokenizer": {key: list(values) for key, values in found.tokenizer.items()},
@@ -488,18 +521,18 @@ def _diff(header: Any, other: Any, json_: bool) -> None:
             ],
             "reshaped": {name: [list(shape) for shape in shapes] for name, shapes in found.reshaped.items()},
             "only_first": list(found.only_first), "only_other": list(found.only_other),
-        }, ensure_ascii=False))  # fmt: skip
+        })  # fmt: skip
         return
-    console.result(f"{header.path} and {other.path}")
+    console.paragraph(f"{header.path} and {other.path}")
     for what, unlike in (("config", found.config), ("tokenizer", found.tokenizer)):
         console.heading(what)
         if unlike:
             rows = [(key, console.cut(_plain(a), 30), console.cut(_plain(b), 30)) for key, (a, b) in unlike.items()]
             console.table(("", header.path.name, other.path.name), rows)
         else:
-            console.result("  the same, as far as described" if what == "tokenizer" else "  the same")
+            console.paragraph("the same, as far as described" if what == "tokenizer" else "the same", indent=2)
     if found.shared_tokens is not None:
-        console.result(f"  {found.shared_tokens:,} tokens write the same in both")
+        console.paragraph(f"{found.shared_tokens:,} tokens write the same in both", indent=2)
     apart = [tensor for tensor in found.tensors if tensor.distance != 0]
     console.heading("tensors: the norm of their difference, relative to the first")
     most = max((tensor.distance for tensor in apart if math.isfinite(tensor.distance)), default=0.0)
@@ -514,11 +547,11 @@ def _diff(header: Any, other: Any, json_: bool) -> None:
     if equal := len(found.tensors) - len(apart):
         console.result(f"  {equal:,} tensors are equal")
     for name, shapes in found.reshaped.items():
-        console.result(f"  {name}: {' and '.join(map(_shape, shapes))}")
+        console.paragraph(f"{name}: {' and '.join(map(_shape, shapes))}", indent=2)
     for path, only in ((header.path, found.only_first), (other.path, found.only_other)):
         if only:
             more = f" and {len(only) - 3:,} more" if len(only) > 3 else ""
-            console.result(f"  only in {path}: {', '.join(only[:3])}{more}")
+            console.paragraph(f"only in {path}: {', '.join(only[:3])}{more}", indent=2)
 
 
 def _finite(value: float) -> float | None:

@@ -1,6 +1,5 @@
 """`llm mix`: several models, one answer."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -74,7 +73,7 @@ def mix(
     parameters = averaged.parameters if average else mixture.parameters
     if json_:
         answer = {"file": str(output), "models": models, "average": average, "parameters": parameters}
-        console.result(json.dumps(answer, ensure_ascii=False))
+        console.json_result(answer)
         return
     what = "the average" if average else "a mixture"
     console.note(f"saved {output}: {what} of {len(models)} models, {charts.number(parameters)} parameters")

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import signal
 import stat
 import sys
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from llmcli.mixture_file import Mixture
 
 LARGEST_TOKENIZER = 100_000_000  # bytes of a tokenizer.json: three times the largest that are published
+STRUCTURE_BYTES, STRUCTURE_FILES = 1 << 16, 256  # of each file, and files, in which JSON is looked for
 LARGEST_VOCABULARY = 1_000_000  # tokens to learn: four times the largest of published models
 
 
@@ -131,6 +133,18 @@ def note_left_out(corpus: "Corpus") -> None:
         console.note(f"left out: {len(corpus.skipped) - 5} more files")
 
 
+def note_structured(corpus: "Corpus") -> None:
+    """Say which files are JSON or JSON Lines, whose keys and braces are learned with the text."""
+    from llmcli import file_types
+
+    beginnings = (
+        (document.name, "".join(document.text(0, STRUCTURE_BYTES)), document.text_bytes <= STRUCTURE_BYTES)
+        for document in corpus.documents[:STRUCTURE_FILES]
+    )
+    for line in file_types.notes(beginnings):
+        console.note(line)
+
+
 def refuse_with(context: typer.Context, option: str, *names: str, without: bool = False) -> None:
     """Refuse parameters, by their names, that say nothing with `option` (or `without` it) and yet were typed."""
     typed = [
@@ -189,6 +203,14 @@ def refuse_overwriting(output: Path, made: str, inputs: Iterable[Path], what: st
             raise LLMError(f"{output} holds {path}, {what}; give the {made} another name{by}")
 
 
+def ending_signals() -> list[signal.Signals]:
+    """The signals of this system, Ctrl-C aside, that ask a process to end; without those that whoever started it has it
+    ignore, as nohup does."""
+    names = ("SIGTERM", "SIGHUP", "SIGBREAK")  # the last is Ctrl-Break and a closed window on Windows
+    found = [kind for name in names if (kind := getattr(signal, name, None)) is not None]
+    return [kind for kind in found if signal.getsignal(kind) is not signal.SIG_IGN]
+
+
 def text_argument(given: str | None, what: str) -> str:
     """The text given, or standard input for "-" and where it is no terminal. Raises LLMError when it is no text."""
     if given is None and sys.stdin.isatty():
@@ -198,6 +220,10 @@ def text_argument(given: str | None, what: str) -> str:
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
+            from llmcli import file_types
+
+            if said := file_types.not_text("standard input", data[: file_types.START], data[-file_types.END :]):
+                raise LLMError(said) from error
             raise LLMError(
                 f"the {what} is not UTF-8 text: byte 0x{data[error.start]:02x} at position {error.start:,}; "
                 f"convert it first: iconv -f ENCODING -t UTF-8"

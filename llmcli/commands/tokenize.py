@@ -1,6 +1,5 @@
 """`llm tokenize`: see what the model sees."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -123,7 +122,7 @@ def _show(tokenizer: Any, text: str, ids: bool, json_: bool) -> None:
     size = len(text.encode("utf-8"))
     if json_:
         tokens = [tokenizer.decode([i]) for i in found]
-        console.result(json.dumps({"ids": found, "tokens": tokens, "bytes": size}, ensure_ascii=False))
+        console.json_result({"ids": found, "tokens": tokens, "bytes": size})
         return
     if ids:
         console.result(" ".join(map(str, found)))

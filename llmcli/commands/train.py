@@ -1,16 +1,17 @@
 """`llm train`: text in, one file out."""
 
 import hashlib
+import itertools
 import json
 import os
-import shlex
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,9 @@ from llmcli import charts, console
 from llmcli.commands.options import (
     JsonOption,
     QuietOption,
+    ending_signals,
     note_left_out,
+    note_structured,
     refuse_gguf,
     refuse_overwriting,
     refuse_with,
@@ -29,15 +32,19 @@ from llmcli.commands.options import (
     tokenizer_of,
     vocabulary_option,
 )
-from llmcli.config import DEFAULT_MODEL, TrainConfig, as_record
-from llmcli.errors import LLMError, usage
+from llmcli.config import ADAMW_LR, DEFAULT_MODEL, MUON_LR, TrainConfig, as_record
+from llmcli.errors import LLMError, command_line, usage
+from llmcli.prompts import example_prompt
 from llmcli.verdict import verdict
 
-SIZE = "Size of the model"
+SIZE = "Model size"
 TEXT = "Text and tokens"
-RUN = "How to learn"
+RUN = "Training"
+SMALL_SCALE = 0.01  # a factor of learning rates below this is more likely meant as a learning rate
 AFTERWARDS = 0.6  # seconds that the verdict and saving take, and for each million parameters:
 AFTERWARDS_MILLION = 0.06
+SAME_REQUEST = 0.5  # seconds within which a second signal is the first one again
+PROMPT_TOKENS = 4_000  # at the beginning of a text, in which a prompt is looked for
 
 
 def train(
@@ -49,32 +56,36 @@ def train(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The model to write.")] = Path(
         DEFAULT_MODEL
     ),
-    time_: Annotated[str | None, typer.Option("--time", metavar="TIME", help="How long to take: 90s, 5m, 2h.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="N", min=1, help="How many steps to take.")] = None,
+    time_: Annotated[
+        str | None, typer.Option("--time", metavar="TIME", help="Time budget: 90s, 5m, 2h (default 5m).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", min=1, help="Number of training steps.")] = None,
     epochs: Annotated[
-        float | None, typer.Option("--epochs", metavar="X", help="How often to go through the text.")
+        float | None, typer.Option("--epochs", metavar="X", help="Number of passes over the text.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
     from_: Annotated[
         Path | None,
-        typer.Option("--from", metavar="FILE", help="Teach this model: ours, a .gguf or a Hugging Face directory."),
+        typer.Option("--from", metavar="FILE", help="Fine-tune this model: ours, a .gguf or a Hugging Face directory."),
     ] = None,
     like: Annotated[
         Path | None,
-        typer.Option("--like", metavar="FILE", help="Take this model's tokenizer and context, to be mixed with it."),
+        typer.Option(
+            "--like", metavar="FILE", help="Use this model's tokenizer and context length, to mix both later."
+        ),
     ] = None,
     lora: Annotated[
         int | None,
         typer.Option(
-            "--lora", metavar="RANK", min=1, max=1024, help="With --from: learn low-rank adapters, then merge them."
+            "--lora", metavar="RANK", min=1, max=1024, help="With --from: train low-rank adapters, then merge them."
         ),
     ] = None,
     adapter_only: Annotated[
         bool,
         typer.Option(
             "--adapter-only",
-            help="With --lora: write the adapters alone: -o X.safetensors, or -o DIR for PEFT's two files.",
+            help="With --lora: write only the adapters; with -o DIR as a directory that PEFT can load.",
         ),
     ] = False,
     tokenizer: Annotated[
@@ -82,37 +93,42 @@ def train(
         typer.Option(
             "--tokenizer",
             metavar="bpe|char|FILE",
-            help="Learn one (bpe, char), or take a tokenizer.json.",
+            help="Train one (bpe, char), or use a tokenizer.json.",
             rich_help_panel=TEXT,
         ),
     ] = "bpe",
     vocab_size: Annotated[
         int | None,
-        vocabulary_option("Tokens in the vocabulary.", TEXT),
+        vocabulary_option("Vocabulary size, in tokens.", TEXT),
     ] = None,
     val: Annotated[
         str | None,
         typer.Option(
             "--val",
             metavar="FILE|SHARE",
-            help="Text to be judged by: a file, or a share of the corpus's end (0.1).",
+            help="Validation file, or fraction of the corpus at its end (default 0.1).",
             rich_help_panel=TEXT,
         ),
     ] = None,
     layers: Annotated[
         int | None,
-        typer.Option("--layers", metavar="N", min=1, max=1024, help="Blocks one after another.", rich_help_panel=SIZE),
+        typer.Option("--layers", metavar="N", min=1, max=1024, help="Transformer layers.", rich_help_panel=SIZE),
     ] = None,
     width: Annotated[
         int | None,
         typer.Option(
-            "--width", metavar="N", min=2, help="Numbers that stand for a token between blocks.", rich_help_panel=SIZE
+            "--width",
+            metavar="N",
+            min=2,
+            max=1_000_000,
+            help="Hidden size (embedding width) of the model.",
+            rich_help_panel=SIZE,
         ),
     ] = None,
     heads: Annotated[
         int | None,
         typer.Option(
-            "--heads", metavar="N", min=1, help="Heads of attention: a divisor of --width.", rich_help_panel=SIZE
+            "--heads", metavar="N", min=1, help="Attention heads: a divisor of --width.", rich_help_panel=SIZE
         ),
     ] = None,
     kv_heads: Annotated[
@@ -121,7 +137,7 @@ def train(
             "--kv-heads",
             metavar="N",
             min=1,
-            help="Heads of keys and values: a divisor of --heads.",
+            help="Key and value heads: a divisor of --heads.",
             rich_help_panel=SIZE,
         ),
     ] = None,
@@ -132,50 +148,60 @@ def train(
             metavar="N",
             min=2,
             max=1024,
-            help="Experts in each layer, of which a router picks a few for each token.",
+            help="Experts per layer; a router picks a few of them for each token.",
             rich_help_panel=SIZE,
         ),
     ] = None,
     active: Annotated[
         int | None,
-        typer.Option(
-            "--active", metavar="N", min=1, help="Experts that a token goes through; else 2.", rich_help_panel=SIZE
-        ),
+        typer.Option("--active", metavar="N", min=1, help="Experts per token (default 2).", rich_help_panel=SIZE),
     ] = None,
     context: Annotated[
-        int | None, typer.Option("--context", metavar="N", min=1, help="Tokens seen at once.", rich_help_panel=SIZE)
+        int | None,
+        typer.Option("--context", metavar="N", min=1, help="Context length, in tokens.", rich_help_panel=SIZE),
     ] = None,
     tie: Annotated[
         bool | None,
-        typer.Option("--tie/--no-tie", help="One matrix for reading and writing tokens, or two.", rich_help_panel=SIZE),
+        typer.Option("--tie/--no-tie", help="Tie input and output embeddings.", rich_help_panel=SIZE),
     ] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option("--batch-tokens", metavar="N", min=1, help="Tokens in a step.", rich_help_panel=RUN)
+        int | None,
+        typer.Option("--batch-tokens", metavar="N", min=1, help="Batch size, in tokens.", rich_help_panel=RUN),
     ] = None,
-    lr: Annotated[
-        float, typer.Option("--lr", metavar="X", help="Multiplies the recipe's learning rates.", rich_help_panel=RUN)
+    lr_scale: Annotated[
+        float,
+        typer.Option("--lr-scale", metavar="X", help="Multiply the recipe's learning rates by X.", rich_help_panel=RUN),
     ] = TrainConfig.lr,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            "--lr",
+            metavar="X",
+            help="Another name for --lr-scale: a factor, not a learning rate.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     optimizer: Annotated[
-        str | None, typer.Option("--optimizer", metavar="muon|adamw", help="How weights move.", rich_help_panel=RUN)
+        str | None, typer.Option("--optimizer", metavar="muon|adamw", help="Optimizer.", rich_help_panel=RUN)
     ] = None,
     dropout: Annotated[
-        float | None, typer.Option("--dropout", metavar="X", help="Against learning by heart.", rich_help_panel=RUN)
+        float | None, typer.Option("--dropout", metavar="X", help="Dropout rate (0 to 1).", rich_help_panel=RUN)
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(
-            "--seed", metavar="N", min=0, max=2**31 - 1, help="Everything random comes from it.", rich_help_panel=RUN
-        ),
+        typer.Option("--seed", metavar="N", min=0, max=2**31 - 1, help="Random seed.", rich_help_panel=RUN),
     ] = TrainConfig.seed,
     device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|mps", rich_help_panel=RUN)] = "auto",
     dtype: Annotated[
         str,
-        typer.Option("--dtype", metavar="auto|float32|bfloat16", help="Of the matrix products.", rich_help_panel=RUN),
+        typer.Option(
+            "--dtype", metavar="auto|float32|bfloat16", help="Data type of matrix products.", rich_help_panel=RUN
+        ),
     ] = "auto",
     threads: Annotated[
         int | None,
         typer.Option(
-            "--threads", metavar="N", min=1, max=1024, help="Processor cores to use; else all.", rich_help_panel=RUN
+            "--threads", metavar="N", min=1, max=1024, help="CPU threads (default: all cores).", rich_help_panel=RUN
         ),
     ] = None,
     json_: JsonOption = False,
@@ -205,44 +231,55 @@ def train(
     if tokenizer not in ("bpe", "char"):
         refuse_with(context_, "--tokenizer FILE", "vocab_size")
     budget = seconds(time_) if time_ else None
+    if lr is not None:
+        refuse_with(context_, "--lr", "lr_scale")
+    lr_scale = _learning_rate_scale(lr_scale, lr)
 
-    from llmcli import adapters, durable, importer, resume, safetensors_file
+    from llmcli import durable, importer, resume, safetensors_file
     from llmcli.corpus import Corpus, read_corpus
-    from llmcli.planner import HELD_OUT, Machine, Request, check_fits, prepare
+    from llmcli.planner import HELD_OUT, Machine, Request, check_fits, prepare, regularization
     from llmcli.tokenizer import Tokenizer
 
     fixed: dict[str, Any] = {
         "seconds": budget, "steps": steps, "epochs": epochs, "vocab_size": vocab_size, "layers": layers, "width": width,
         "heads": heads, "kv_heads": kv_heads, "context": context, "tie": tie, "batch_tokens": batch_tokens,
-        "dropout": dropout, "lr": lr, "seed": seed, "threads": threads or _cores(), "optimizer": optimizer,
+        "dropout": dropout, "lr": lr_scale, "seed": seed, "threads": threads or _cores(), "optimizer": optimizer,
         "lora": lora or 0, "experts": experts, "active": active,
     }  # fmt: skip
     Request(**fixed)  # wishes at odds with each other are told before the work
     if not output.name:
         raise usage("-o needs the name of a file: -o model.safetensors")
     refuse_gguf(output)
-    for_peft = output if adapter_only and adapters.in_directory(output) else None
-    if for_peft:
-        output = adapters.file_in(for_peft)
-        if not dry_run:
-            context_.with_resource(adapters.directory(for_peft, force=force))
+    if adapter_only:
+        output = _adapter_file(context_, output, force, dry_run)
+    resume.check_name(output)
     beside = resume.path_beside(output)
-    stopped = None
+    stopped, keep = None, False
     if not dry_run:
         for other in filter(None, (from_, like)):
             refuse_overwriting(output, "model", [other], "the model to go on from" if from_ else "the model to be like")
             refuse_overwriting(output, "model", importer.files(other), "part of a model that is read")
         durable.check_writable(output, force=True)
-        context_.with_resource(durable.locked(output))
-        for path in (output, beside):
-            durable.remove_stale(path)
+        if problem := context_.with_resource(durable.locked(output)):
+            console.note(f"{output} cannot be locked here ({problem}): see to it that no other run writes it")
+        else:
+            for path in (output, beside):
+                durable.remove_stale(path)
         if beside.exists() and not resume.is_ours(beside):
             raise LLMError(
                 f"{beside}, where the run would be kept, is somebody's file; move it away, or give another -o"
             )
         stopped = resume.load(beside) if beside.exists() and not force else None
-        force = force or (stopped is not None and resume.is_saved_in(stopped, output))
-        durable.check_writable(output, force=force)
+        replaceable = _may_replace(output, force, stopped)
+        if stopped and not replaceable:
+            raise LLMError(
+                f"{output} is not what the run that stopped at step {stopped.state.step:,} saved, and is kept; move it "
+                "away to go on from there, begin anew with --force, or give another -o"
+            )
+        keep = not replaceable and _is_kept(context_, output)
+        durable.check_writable(output, force=replaceable or keep)
+        if keep:
+            console.note(f"{output} exists already; it will be kept under another name (-o names the new model)")
     base = importer.load(from_) if from_ else None
     pattern = importer.load_any(like).shared if like else None
     if pattern:
@@ -250,6 +287,7 @@ def train(
         fixed["context_reason"] = "that of the model to be like"
     text = read_corpus(corpus)
     note_left_out(text)
+    note_structured(text)
     held_out = _held_out(val, HELD_OUT)
     inputs = [*text.documents, *(held_out.documents if isinstance(held_out, Corpus) else ())]
     refuse_overwriting(output, "model", [document.path for document in inputs], "the text to learn from")
@@ -270,9 +308,12 @@ def train(
 
     fingerprint = importer.fingerprint(from_) if from_ else ""
     said = f"{durable.name_of(from_.resolve())} (sha256 {fingerprint[:16]})" if from_ else None
-    identity = _identity(context_, text, held_out, fixed["threads"], given, said)
+    identity = _identity(context_, text, held_out, fixed["threads"], given, said, lr_scale)
+    # with --threads their number stays; so it does where steps decide, since the bytes of the model depend on it
+    tuner = None if threads or steps or epochs else trainer.thread_tuner(fixed["threads"])
     if stopped:
         resume.check_same(stopped, identity, beside)
+        _check_device(stopped, beside)
         given = stopped.tokenizer_json
         settings = stopped.plan.train
         request = Request(**fixed, device=settings.device, dtype=settings.dtype)
@@ -280,8 +321,9 @@ def train(
     else:
         device = machine.pick_device(device)
         dtype, why = machine.pick_dtype(dtype, device, fixed["threads"])
+        machine.check_dtype(dtype, device)
         request = Request(**fixed, device=device, dtype=dtype, machine_reason=why)
-        here = Machine(trainer.measured_speed, machine.free_memory(device))
+        here = Machine(partial(trainer.measured_speed, tuner=tuner), machine.free_memory(device))
     with machine.memory_told():
         ready = prepare(
             request,
@@ -299,8 +341,11 @@ def train(
         console.note(f"{beside}: going on from step {stopped.state.step:,} of the run that stopped")
     elif beside.exists() and not dry_run:
         console.note(f"{beside}: the run that stopped is given up, as --force says")
-        beside.unlink()
+        with suppress(FileNotFoundError):
+            beside.unlink()
     _show_plan(ready.plan, dry_run, json_)
+    if ready.plan.warning:
+        console.warn(ready.plan.warning)
     if dry_run:
         if beside.exists():
             console.note(f"{beside}: what a stopped run needs to go on; a dry run leaves it alone")
@@ -314,14 +359,16 @@ def train(
     prompt = _first_words(next(next(text.texts())))
     bytes_per_token = ready.record["read_bytes"] / len(ready.tokens)
     baselines = _baselines(text, held_out, ready.record, 0.03 * (ready.plan.train.seconds or 333.0))
+    unread: OSError | None = None
     keeper = resume.Keeper(beside, identity, ready.plan, ready.tokenizer.to_json(), console.note)
     with _signals() as caught, console.TrainingView(bytes_per_token, still=json_) as view, machine.memory_told():
         events = trainer.train(
             ready.plan, ready.tokenizer, base, ready.tokens, ready.held_out, ready.record,
             sample_prompt=prompt, began=began, spare=_afterwards(ready.plan.model.parameters),
-            stop=lambda: bool(caught), save=keeper.due, go_on=stopped.state if stopped else None,
+            stop=lambda: bool(caught or unread), save=keeper.due, go_on=stopped.state if stopped else None,
+            regularize=partial(regularization, request, ready.plan.model, len(ready.tokens)), tuner=tuner,
         )  # fmt: skip
-        for event in events:
+        for event in _ending_as_asked(events, caught):
             if isinstance(event, resume.State):
                 keeper.keep(event)
             elif isinstance(event, trainer.Done):
@@ -329,24 +376,34 @@ def train(
                 record = done.checkpoint.record
                 record["memorised"] = None if caught or done.problem else _memorised(done.checkpoint, ready, text, seed)
                 record["verdict"] = verdict(record, baselines)
-                output = _save(output, done, force, adapter_only)
-                if for_peft:
-                    adapters.save_config(output)
-                if not done.interrupted:  # going on after a problem would end in the same
+                output = _save(
+                    output, done, beside, adapter_only, replace=_may_replace(output, force, stopped), keep=keep
+                )
+                if not done.interrupted and resume.is_ours(beside):  # going on after a problem would end in the same
                     with suppress(OSError):  # the model is safe, wherever it went
                         beside.unlink()
             elif json_ or sys.stderr.isatty() or not isinstance(event, trainer.Sample):
-                _show(event, view, json_)
+                try:
+                    _show(event, view, json_)
+                except OSError as error:  # nobody reads the events, or their disk is full: the model is not lost by it
+                    unread = unread or error
+    if unread:
+        console.note(f"the events could not be written any more; saved what there is in {output}")
+        raise unread
     if done.problem:
         raise LLMError(f"{done.problem}; the best weights before that, of step {done.best_step:,}, are in {output}")
-    sentences = verdict(record, baselines, again=_again(context_), model=None if adapter_only else _named(output))
+    sentences = verdict(
+        record,
+        baselines,
+        again=_again(context_),
+        seconds=done.seconds,
+        model=None if adapter_only else _named(output),
+        prompt=_prompt(ready),
+        chats=_chats(done.checkpoint),
+    )
     if adapter_only:
-        merge = shlex.join(
-            ["llm", "import", str(from_), "--adapter", str(for_peft or output), "-o", "merged.safetensors"]
-        )
-        sentences.append(f"Merge it with its model, then ask that: {merge}")
-        if for_peft:
-            sentences.append(f"In Python: peft.PeftModel.from_pretrained(model, {str(for_peft)!r})")
+        merge = command_line(["llm", "import", str(from_), "--adapter", str(output), "-o", "merged.safetensors"])
+        sentences.append(f"Merge the adapters into their model, then use that: {merge}")
     parameters = done.checkpoint.parameters
     if adapter_only:
         parameters = sum(array.size for array in (done.adapters or {}).values())
@@ -361,8 +418,65 @@ def train(
         raise typer.Exit(128 + caught[0])
 
 
+def _adapter_file(context: typer.Context, output: Path, force: bool, dry_run: bool) -> Path:
+    """The file to write adapters to: the name itself if it ends in .safetensors, else that of PEFT in a directory,
+    which is made if it is not there."""
+    from llmcli import adapters, durable
+
+    if output.suffix.lower() == ".safetensors" and not output.is_dir():
+        return output
+    if output.exists() and not output.is_dir():
+        raise LLMError(f"{output} is a file; give a name that ends in .safetensors, or a directory for PEFT")
+    found = output / adapters.PEFT_FILE
+    if dry_run:
+        return found
+    if not output.is_dir():
+        context.with_resource(_new_directory(output))
+    if not found.exists():
+        durable.check_writable(output / adapters.PEFT_CONFIG, force=force, example=adapters.PEFT_CONFIG)
+    return found
+
+
+@contextmanager
+def _new_directory(path: Path) -> Iterator[None]:
+    """Make a directory, which is removed if nothing comes into it."""
+    try:
+        path.mkdir()
+    except FileNotFoundError:
+        raise LLMError(f"there is no directory {path.parent}; make it first: mkdir -p {path.parent}") from None
+    except OSError as error:
+        raise LLMError(f"cannot make the directory {path}: {error.strerror}; give another name with -o") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # what was written stays
+            path.rmdir()
+
+
+def _learning_rate_scale(scale: float, alias: float | None) -> float:
+    """The factor of --lr-scale or its alias --lr. Other programs take a learning rate by the name --lr: one that looks
+    like that is refused, for as a factor it would ruin the run."""
+    found = scale if alias is None else alias
+    if not 0 < found < SMALL_SCALE:
+        return found
+    if alias is not None:
+        raise usage(
+            f"--lr {alias:g} looks like a learning rate, but it multiplies the recipe's own rates, which are "
+            f"{MUON_LR:g} for Muon and {ADAMW_LR:g} for AdamW in a new model; leave it out to use them, give "
+            f"--lr-scale 0.5 to halve them, or --lr-scale {alias:g} if you mean that factor"
+        )
+    console.warn(f"--lr-scale {found:g} multiplies the learning rates: the model will hardly learn anything")
+    return found
+
+
 def _identity(
-    context: typer.Context, text: Any, held_out: Any, threads: int, tokenizer: str | None, base: str | None
+    context: typer.Context,
+    text: Any,
+    held_out: Any,
+    threads: int,
+    tokenizer: str | None,
+    base: str | None,
+    lr_scale: float,
 ) -> dict[str, Any]:
     """What a run is a run of: a stopped one goes on only where all of it is the same."""
     from llmcli import trainer
@@ -379,6 +493,8 @@ def _identity(
         "from_",
         "like",
         "tokenizer",
+        "lr_scale",
+        "lr",
     }
     options = {
         param.opts[0]: context.params[param.name]
@@ -392,6 +508,7 @@ def _identity(
         "--from": base,
         "--tokenizer": kind if tokenizer is None else hashlib.sha256(tokenizer.encode("utf-8")).hexdigest(),
         "--threads": threads,
+        "--lr-scale": lr_scale,
         **options,
         **{f"the version of {name}": version for name, version in trainer.versions().items()},
     }
@@ -399,10 +516,9 @@ def _identity(
 
 def _fingerprint(corpus: Any) -> str:
     """Of the bytes of a corpus and the names of its files."""
-    names = [[Path(document.name).name, document.sha256] for document in corpus.documents]
-    found = hashlib.sha256(json.dumps(names).encode("utf-8")).hexdigest()
-    files = "1 file" if len(names) == 1 else f"{len(names):,} files"
-    return f"{files} of {corpus.text_bytes:,} bytes (sha256 {found[:16]})"
+    from llmcli.resume import text_fingerprint
+
+    return text_fingerprint((Path(d.name).name, d.text_bytes, d.sha256) for d in corpus.documents)
 
 
 def _baselines(text: Any, held_out: Any, record: dict[str, Any], seconds: float) -> list[tuple[str, float]]:
@@ -422,8 +538,8 @@ def _memorised(checkpoint: Any, ready: Any, text: Any, seed: int) -> dict[str, A
 
     try:
         found = recite(checkpoint, ready.tokenizer, ready.held_out, ready.read_from(text), seed)
-    except LLMError as error:  # the text has gone meanwhile; the model must not be lost with it
-        console.note(f"what it knows by heart cannot be told: {error}")
+    except Exception as error:  # the text has gone, or no memory is left: the model must not be lost with it
+        console.note(f"memorization could not be measured: {error}")
         return None
     return as_record(found) if found else None
 
@@ -441,7 +557,7 @@ def _again(context: typer.Context) -> str:
             words.append((param.opts if value else param.secondary_opts)[0])
         else:
             words += [param.opts[0], str(value)]
-    return shlex.join([*words, "--force"])
+    return command_line([*words, "--force"])
 
 
 def _named(output: Path) -> str:
@@ -453,10 +569,73 @@ def _afterwards(parameters: int) -> float:
     return AFTERWARDS + AFTERWARDS_MILLION * parameters / 1e6
 
 
-def _save(output: Path, done: Any, force: bool, adapter_only: bool) -> Path:
-    """Write the model where it was wanted, else, rather than lose it, where there is room; the place it went to."""
-    from llmcli import adapters
+def _may_replace(output: Path, force: bool, stopped: Any) -> bool:
+    """Whether what is there, if anything, may be written over: by --force, or as what the stopped run left, unchanged
+    to the last byte."""
+    from llmcli.resume import is_saved_in
+
+    return force or not output.exists() or (stopped is not None and is_saved_in(stopped, output))
+
+
+def _check_device(stopped: Any, beside: Path) -> None:
+    """Raises LLMError when a stopped run cannot go on with what this computer has."""
+    from llmcli import machine
+
+    settings = stopped.plan.train
+    try:
+        machine.check_dtype(settings.dtype, settings.device)
+    except LLMError as error:
+        raise LLMError(
+            f"{beside} is of a run on {settings.device} in {settings.dtype}, which cannot go on here: {error}; go on "
+            "where that is possible, or begin anew with --force"
+        ) from error
+
+
+def _prompt(ready: Any) -> str | None:
+    """The beginning of a sentence of the held-out text, or else of the training text, to try the model with."""
+    for ids, starts_inside in ((ready.held_out, True), (ready.tokens, False)):
+        documents: list[list[int]] = [[]]
+        for token in ids[:PROMPT_TOKENS].tolist():
+            if token == ready.tokenizer.eos_id:
+                documents.append([])
+            else:
+                documents[-1].append(token)
+        text = "\n".join(map(ready.tokenizer.decode, documents))
+        if prompt := example_prompt(text, starts_inside=starts_inside):
+            return prompt
+    return None
+
+
+def _chats(checkpoint: Any) -> bool:
+    """Whether the model has a chat template: then it was trained to answer."""
+    try:
+        return bool(json.loads(checkpoint.tokenizer_config_json or "{}").get("chat_template"))
+    except (ValueError, AttributeError):
+        return False
+
+
+def _is_kept(context: typer.Context, output: Path) -> bool:
+    """Whether the file that stands where the new model goes gets another name then: a model of ours under the name that
+    a model has where none is given. Whoever gives a name wants that name, and is asked for --force."""
+    from llmcli import importer
+
+    source = context.get_parameter_source("output")
+    if source is None or source.name != "DEFAULT" or output.is_symlink() or not output.is_file():
+        return False
+    try:
+        return bool(importer.read_header(output).is_ours)
+    except LLMError:
+        return False
+
+
+def _save(output: Path, done: Any, beside: Path, adapter_only: bool, *, replace: bool, keep: bool) -> Path:
+    """Write the model where it was wanted, else, rather than lose it, where that can be done; the place it went to.
+
+    What is at `output` is left alone unless `replace`; with `keep` it gets another name first.
+    """
+    from llmcli import adapters, durable
     from llmcli.checkpoint import save
+    from llmcli.resume import is_ours
 
     def write(place: Path) -> None:
         if adapter_only:
@@ -465,16 +644,33 @@ def _save(output: Path, done: Any, force: bool, adapter_only: bool) -> Path:
             save(place, done.checkpoint)
 
     place = output
-    if output.exists() and not force:  # it was not there when the run began
-        place = next(p for n in range(2, 1000) if not (p := output.with_stem(f"{output.stem}-{n}")).exists())
-        console.warn(f"{output} was made by somebody else meanwhile; it is left alone, the model goes to {place}")
+    taken = "" if replace else f"{output} was written by another program during the run and is kept"
+    if taken and keep:
+        try:
+            console.note(f"the former {output} is kept as {durable.set_aside(output)}")
+            taken = ""
+        except LLMError as error:
+            taken = str(error)
+    if taken:
+        place = next(p for n in itertools.count(2) if not (p := output.with_stem(f"{output.stem}-{n}")).exists())
+        console.warn(f"{taken}; the model goes to {place}")
     try:
         write(place)
+        return place
     except LLMError as error:
-        place = Path(tempfile.mkdtemp(prefix="llmcli-")) / output.name
-        write(place)
-        console.warn(f"{error}; so the model went to {place}")
-    return place
+        problem = error
+    for directory in (None, os.path.expanduser("~")):  # noqa: PTH111 (it never fails)
+        with suppress(LLMError, OSError):
+            refuge = Path(tempfile.mkdtemp(prefix="llmcli-", dir=directory))
+            try:
+                write(refuge / output.name)
+            except BaseException:
+                refuge.rmdir()
+                raise
+            console.warn(f"{problem}; so the model went to {refuge / output.name}")
+            return refuge / output.name
+    kept = f"; make room and type the same command: it goes on from {beside}" if is_ours(beside) else ""
+    raise LLMError(f"{problem}; no other place took the model either{kept}") from problem
 
 
 def _cores() -> int:
@@ -510,17 +706,25 @@ def _first_words(text: str, longest: int = 24) -> str:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT, SIGTERM and SIGHUP, so that the run can end well; a second one ends it at once."""
+    """Collects SIGINT and its like, so that the run can end well; a later second one ends it at once.
+
+    One request often comes as two signals: `timeout` sends it to the process and to its group, a closed terminal by the
+    shell and by the system.
+    """
     caught: list[int] = []
+    first = 0.0  # when
 
     def catch(number: int, _: Any) -> None:
-        if caught:
+        nonlocal first
+        now = time.monotonic()
+        if not caught:
+            first = now
+            caught.append(number)
+            console.note_at_once("finishing this step and saving; once more to quit without")
+        elif now - first >= SAME_REQUEST:
             raise KeyboardInterrupt
-        caught.append(number)
-        console.note_at_once("finishing this step and saving; once more to quit without")
 
-    kinds = [kind for name in ("SIGINT", "SIGTERM", "SIGHUP") if (kind := getattr(signal, name, None))]
-    before = {kind: signal.signal(kind, catch) for kind in kinds}
+    before = {kind: signal.signal(kind, catch) for kind in (signal.SIGINT, *ending_signals())}
     try:
         yield caught
     finally:
@@ -528,12 +732,30 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(kind, handler)
 
 
+def _ending_as_asked(events: Iterator[Any], caught: Sequence[int]) -> Iterator[Any]:
+    """The events of a run; an error after a signal ends with the exit code of that signal."""
+    try:
+        yield from events
+    except LLMError as error:
+        if caught:
+            raise LLMError(str(error), 128 + caught[0]) from error
+        raise
+
+
 def _show_plan(plan: Any, is_result: bool, json_: bool) -> None:
     if json_:
         choices = [as_record(choice) for choice in plan.choices]
         _event("plan", choices=choices, config=json.loads(plan.model.to_json()), train=as_record(plan.train))
         return
-    console.table(("", "plan", "because"), [(c.name, c.value, c.reason) for c in plan.choices], to_stderr=not is_result)
+    if is_result or not sys.stderr.isatty():
+        rows = [(c.name, c.value, c.reason) for c in plan.choices]
+        console.table(("choice", "value", "reason"), rows, to_stderr=not is_result)
+        return
+    from llmcli.planner import summary
+
+    shown = [(c.name, f"{c.value} ({c.reason})") for c in summary(plan)]
+    for line in console.pair_lines([*shown, ("", "--dry-run shows every choice")], sys.stderr):
+        console.note(line)
 
 
 def _show(event: Any, view: console.TrainingView, json_: bool) -> None:
@@ -571,10 +793,13 @@ def _show_done(
     )
     if done.before and bits is not None:
         kept = "; nothing that was tried was better, so it is as it was" if done.best_step == 0 else ""
-        console.note(f"held-out bits per byte: {done.before.bits_per_byte:.3f} before, {bits:.3f} after{kept}")
+        before, after = (
+            charts.bits_per_byte(done.checkpoint.record[key]) for key in ("bits_per_byte_before", "bits_per_byte")
+        )
+        console.note(f"held-out bits per byte: {before} before, {after} after{kept}")
     for sentence in sentences:
         console.note(sentence)
 
 
 def _event(kind: str, **values: Any) -> None:
-    console.result(json.dumps({"event": kind, **values}, ensure_ascii=False))
+    console.json_result({"event": kind, **values})

@@ -30,7 +30,7 @@ function rows(part, depth = 0) {
     ...rows(inner, depth + 1)]);
 }
 
-function drawCurve({ steps, training, held_out_steps: heldSteps, held_out: held }) {
+function drawCurve({ steps, training, held_out_steps: heldSteps, held_out: held, said }) {
   const W = Math.max(320, Math.min(900, at("curve").clientWidth || 900)), height = 0.4 * W + 60, left = 56, right = 12, top = 12, bottom = 34;
   const first = Math.min(...steps), last = Math.max(...steps, ...heldSteps);
   const settled = [...steps.map((s, i) => [s, training[i]]), ...heldSteps.map((s, i) => [s, held[i]])];
@@ -39,9 +39,6 @@ function drawCurve({ steps, training, held_out_steps: heldSteps, held_out: held 
   if (!(high > low)) high = low + 1;
   const x = (s) => left + ((s - first) / (last - first || 1)) * (W - left - right);
   const y = (b) => top + (1 - (b - low) / (high - low)) * (height - top - bottom);
-  const best = held.length ? Math.min(...held) : null;
-  const said = `Training went from ${training[0].toFixed(2)} to ${training.at(-1).toFixed(2)} bits per byte in ${last.toLocaleString("en")} steps` +
-    (held.length ? `; on held-out text the best was ${best.toFixed(3)} at step ${heldSteps[held.indexOf(best)].toLocaleString("en")}.` : ".");
   const svg = make("svg", { viewBox: `0 0 ${W} ${height}`, role: "img", "aria-label": said });
   for (let i = 0; i <= 4; i++) {
     const b = low + ((high - low) * i) / 4, s = first + ((last - first) * i) / 4;
@@ -54,10 +51,10 @@ function drawCurve({ steps, training, held_out_steps: heldSteps, held_out: held 
     line(steps, training, "training"), line(heldSteps, held, "held"),
     ...heldSteps.flatMap((s, i) => held[i] > high ? [] : make("circle", { cx: x(s), cy: y(held[i]), r: 4 }, make("title", {}, `step ${s}: ${held[i].toFixed(3)}`))));
   at("curve").append(make("p", { class: "legend" }, make("span", {}, make("i"), " training"),
-    ...(held.length ? [make("span", {}, make("i", { class: "held" }), " held-out text")] : []), make("span", {}, "bits per byte by step")),
+    ...(held.length ? [make("span", {}, make("i", { class: "held" }), " held-out text (interim)")] : []), make("span", {}, "bits per byte by step")),
     svg, make("p", {}, said));
   at("points").append(table("Bits per byte", ["step", "training"], steps.map((s, i) => [s, training[i].toFixed(4)]), [0, 1]),
-    table("Held-out text", ["step", "bits per byte"], heldSteps.map((s, i) => [s, held[i].toFixed(4)]), [0, 1]));
+    table("Held-out text", ["step", "bits per byte"], heldSteps.map((s, i) => [s, held[i].toFixed(3)]), [0, 1]));
 }
 
 const list = (id, pairs) => at(id).append(...pairs.flatMap(([name, value]) => [make("dt", {}, shown(name).replace(/·/g, " ")), make("dd", {}, shown(value).replace(/·/g, " "))]));

@@ -19,21 +19,29 @@ function shown(text) {
 }
 const spoken = (text) => shown(text).replace(/·/g, " ").trim() || { " ": "space", "\n": "line end" }[text] || shown(text);
 const percent = (share) => (100 * share).toFixed(1) + "%";
-const token = (text) => make("span", { class: "token" }, shown(text));
+const token = (text) => make("span", { class: "token" }, marked(text));
+
+// A token whose marks for white space are fainter than its letters.
+function marked(text) {
+  const parts = document.createDocumentFragment();
+  parts.append(...shown(text).split(/([·⏎⇥␍]+)/).filter(Boolean).map((part) =>
+    /^[·⏎⇥␍]/.test(part) ? make("span", { class: "mark" }, part) : part));
+  return parts;
+}
 
 function table(caption, names, rows, numbers = []) {
   const kind = (i) => (numbers.includes(i) ? { class: "number" } : {});
   return make("table", {}, make("caption", {}, caption),
     make("thead", {}, make("tr", {}, ...names.map((name, i) => make("th", { scope: "col", ...kind(i) }, name)))),
-    make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((cell, i) =>
+    make("tbody", {}, ...rows.map((row) => row instanceof Node ? row : make("tr", {}, ...row.map((cell, i) =>
       make(i ? "td" : "th", { ...(i ? {} : { scope: "row" }), ...kind(i) }, cell))))));
 }
 
-// Rows of [text, what to say of it, share of the whole width, is it against?].
+// Rows of [name, figure, share of the whole width, class of the bar].
 function bars(list, rows) {
-  list.replaceChildren(...rows.map(([text, figure, share, against]) => {
-    const bar = make("div", { class: against ? "bar against" : "bar" });
+  list.replaceChildren(...rows.map(([name, figure, share, kind]) => {
+    const bar = make("div", { class: kind ? "bar " + kind : "bar" });
     bar.style.width = 100 * share + "%";
-    return make("li", {}, token(text), make("span", { class: "figure" }, figure), bar);
+    return make("li", {}, name, make("span", { class: "figure" }, figure), make("div", { class: "track" }, bar));
   }));
 }

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from llmcli.checkpoint import load, save
-from tests.reliability.runs import end, names, python, small_model, train
+from tests.reliability.runs import HANG, end, names, python, small_model, train
 
 KILLED_SAVE = """
 import os, signal, sys
@@ -99,7 +99,7 @@ print(*calls, sep=", ")
 def order_of_a_save(where: Path, tries: int) -> list[str]:
     """R4: space is taken, the file flushed, moved into place, the directory flushed, in this order."""
     small_model(where / "new.safetensors")
-    calls = python(where, ORDER).communicate(timeout=60)[0].decode().strip()
+    calls = python(where, ORDER).communicate(timeout=HANG)[0].decode().strip()
     return [] if calls == "take space, flush file, move, flush directory" else [f"in this order: {calls}"]
 
 

@@ -27,7 +27,7 @@ ROWS = {
     "R4": Row("space, flush, move, flush: in this order", disks.order_of_a_save),
     "R5": Row("full disks, limits, I/O errors: the old file, nothing left, one line", disks.refusing_disks),
     "R6": Row("what killed runs left is removed by the next", kills.stale_files_go, 3, 3),
-    "R7": Row("signals, Ctrl-C also twice at once: saved within 5 s, the right code", kills.signals, 1, 63),
+    "R7": Row("signals, also twice at once: the model of that very step, the right code", kills.signals, 1, 63),
     "R8": Row("single flipped bits, all found", files.flipped_bits, 100, 1000),
     "R9": Row("two runs on one output: one runs, a kill frees it", kills.two_runs, 1, 5),
     "R10": Row("mode, owner, link and mask are kept", disks.kept_places),

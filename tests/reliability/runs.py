@@ -16,6 +16,7 @@ from llmcli.config import ModelConfig
 from llmcli.tokenizer import Tokenizer
 
 STEPS = 100
+HANG = 600  # seconds after which a process that should have ended hangs, on the slowest machine
 
 TEXT = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "りんご") for b in ("tea", "milk", "rice", "bread🍎")) * 30
 OPTIONS = ["--batch-tokens", "512", "--context", "32", "--threads", "1", "--dropout", "0.2"]
@@ -33,25 +34,55 @@ def python(where: Path, code: str, *words: str) -> "subprocess.Popen[bytes]":
 
 
 MEASURED = """
-import atexit, os, re, sys
+import atexit, re, sys
+
+calls = 0
+
+def count(frame, event, _):
+    global calls
+    calls += event in ("call", "c_call")
 
 def used():
+    sys.setprofile(None)
     with open("/proc/self/status") as status:  # what wait4 tells counts the memory of whoever started us
         most = re.search(r"VmHWM:\\s*(\\d+)", status.read())[1]
-    print(f"\\n{int(most) / 1024:.0f} {sum(os.times()[:2]):.2f}", file=sys.stderr)
+    print(f"\\n{int(most) / 1024:.0f} {calls}", file=sys.stderr)
 
+counted = sys.argv.pop(1) == "counted"
 atexit.register(used)
 from llmcli.cli import main
+if counted:
+    sys.setprofile(count)
 main()
 """
 
 
-def measured(where: Path, *words: str) -> tuple[int, str, float, float]:
-    """(exit code, what it said on stderr, megabytes at most, seconds of the processor) of a command."""
-    process = python(where, MEASURED, *words)
+def measured(where: Path, *words: str, counted: bool = False) -> tuple[int, str, float, int]:
+    """(exit code, what it said on stderr, megabytes at most, calls of functions if they are `counted`) of a command."""
+    process = python(where, MEASURED, "counted" if counted else "", *words)
     said, _, figures = end(process).decode("utf-8", "replace").rstrip("\n").rpartition("\n")
-    megabytes, seconds = figures.split()
-    return process.returncode, said, float(megabytes), float(seconds)
+    megabytes, calls = figures.split()
+    return process.returncode, said, float(megabytes), int(calls)
+
+
+class Calls:
+    """Counts the calls of functions, Python's own and C's, that happen inside a `with`: what an answer costs, without a
+    clock. Raises AssertionError where there are so many that there may be no end."""
+
+    endless = 100_000_000
+
+    def __enter__(self) -> "Calls":
+        self.number = 0
+        sys.setprofile(self._count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _count(self, _: object, event: str, __: object) -> None:
+        self.number += event in ("call", "c_call")
+        if self.number > self.endless:
+            raise AssertionError(f"more than {self.endless:,} calls of functions")
 
 
 def train(
@@ -70,7 +101,7 @@ def kept(where: Path) -> int:
 
 def wait_until_kept(process: "subprocess.Popen[bytes]", where: Path, before: int = 0) -> None:
     """Until the run has written itself down anew, or has ended."""
-    for _ in range(3000):
+    for _ in range(100 * HANG):
         if kept(where) not in (0, before) or process.poll() is not None:
             return
         time.sleep(0.01)
@@ -80,7 +111,7 @@ def end(process: "subprocess.Popen[bytes]", how: signal.Signals | None = None) -
     """Send the signal, wait; what it said on stderr."""
     if how is not None:
         process.send_signal(how)
-    return process.communicate(timeout=300)[1]
+    return process.communicate(timeout=HANG)[1]
 
 
 def names(where: Path) -> list[str]:

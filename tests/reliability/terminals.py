@@ -11,7 +11,7 @@ import numpy as np
 from llmcli.checkpoint import Checkpoint, load, save
 from llmcli.config import ModelConfig
 from llmcli.tokenizer import Tokenizer
-from tests.reliability.runs import invoke, small_model
+from tests.reliability.runs import HANG, invoke, small_model
 
 NUMBERS = ("0", "-1", "1e-320", "1e308", "nan", "inf", "-inf", "1e400", "x", "")
 WHOLE = ("0", "-1", "1000000000", "99999999999999999999", "1.5", "nan", "x", "")
@@ -52,7 +52,7 @@ def long_prompts(where: Path, tries: int) -> list[str]:
     for length in (0, 1, context - 1, context, context + 1, 10 * context, 10_000_000):
         run = subprocess.run(
             [sys.executable, "-m", "llmcli", "generate", "-", "-n", "3", "-m", str(path)],
-            input=b"\xc3\xa9"[:length] if length < 2 else b"q" * length, capture_output=True, timeout=120,
+            input=b"\xc3\xa9"[:length] if length < 2 else b"q" * length, capture_output=True, timeout=HANG,
         )  # fmt: skip
         wanted = 0 if length > 1 else 1
         line = run.stderr.count(b"\n") <= 1 and b"Traceback" not in run.stderr
@@ -84,7 +84,7 @@ def pipes(where: Path, tries: int) -> list[str]:
     for name, (line, codes, words) in PIPES.items():
         run = subprocess.run(
             ["bash", "-c", line],
-            cwd=where, env=os.environ | {"LLM": f"{sys.executable} -m llmcli"}, capture_output=True, timeout=60,
+            cwd=where, env=os.environ | {"LLM": f"{sys.executable} -m llmcli"}, capture_output=True, timeout=HANG,
         )  # fmt: skip
         quiet = words or not run.stderr
         if run.returncode not in codes or not quiet or b"Traceback" in run.stderr or b"\x1b[" in run.stdout:
@@ -146,5 +146,5 @@ def _in_terminal(where: Path, words: list[str]) -> bytes:
             break
         seen += data
     os.close(ours)
-    run.wait(60)
+    run.wait(HANG)
     return seen

@@ -74,6 +74,8 @@ GOOD: dict[str, bytes] = {
     "bidirectional": "\u202eabc\u202c ".encode() * 40,
     "combining": "e\u0301a\u0308\u0323".encode() * 60,
     "private and unassigned": "\ue000\U0010ffff\ufffe\ufdd0 ".encode() * 40,
+    "one letter": b"a" * 5000,
+    "white space only": b" \n\t" * 400,
     "code": b"def f(x):\n\treturn {x: [1, 2]}\n" * 30,
 }
 BAD: dict[str, bytes] = {
@@ -81,8 +83,6 @@ BAD: dict[str, bytes] = {
     "a mark alone": codecs.BOM_UTF8,
     "one letter alone": b"a",
     "a few letters": b"abc",
-    "one letter, which becomes a few tokens": b"a" * 5000,
-    "white space only, which becomes a few tokens": b" \n\t" * 400,
     "NUL": b"text\0text" * 99,
     "Latin-1": "naïve café ".encode("latin-1") * 99,
     "Shift-JIS": "りんご".encode("shift-jis") * 99,

@@ -1,0 +1,372 @@
+"""What to say when a subcommand or an option does not exist: where the same thing is done here.
+
+People bring the names of other programs along (Ollama, llama.cpp, mlx-lm, transformers, nanoGPT, simonw's llm). The
+tables list those that mean something else than a typing error, which difflib finds.
+"""
+
+import difflib
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+_GENERATE = 'to continue a text: llm generate "Once upon a time" -m FILE'
+_INSPECT = "to look into a model file: llm inspect FILE"
+_FILES = "models are plain files here: ls *.safetensors *.gguf; to look into one: llm inspect FILE"
+_EVAL = "to measure how well a model predicts a text: llm eval TEXT -m FILE"
+_DOWNLOAD = (
+    "this program downloads nothing; get a model with: hf download OWNER/NAME --local-dir NAME; then: "
+    "llm import NAME -o FILE"
+)
+_QUANTIZE = (
+    "for quantized weights: llm export MODEL FILE --quantize int8, or llm export MODEL FILE.gguf --to gguf --dtype q8_0"
+)
+_CONVERT = "to convert: llm import SOURCE -o FILE.safetensors, or llm export MODEL OUTPUT --to gguf (or --to hf)"
+_FINE_TUNE = "to fine-tune: llm train TEXT --from MODEL -o FILE (--lora 8 for low-rank adapters)"
+_CHAT = f"there is no chat yet; {_GENERATE}"
+_SERVE = "there is no server yet; for the one of llama.cpp or Ollama: llm export MODEL FILE.gguf --to gguf"
+_TOKENIZE = 'to see the tokens of a text: llm tokenize "I like to eat"'
+_OTHER_LLM = (
+    "that is a command of another program called llm (llm.datasette.io); this one is llmcli, and is also installed "
+    "under that name"
+)
+
+# subcommands of other programs, and what does the same here
+COMMANDS: dict[str, str] = {
+    **dict.fromkeys(("chat", "repl", "interactive", "talk"), _CHAT),
+    **dict.fromkeys(("serve", "server", "start", "api", "web", "ui"), _SERVE),
+    **dict.fromkeys(
+        ("run", "prompt", "ask", "complete", "completion", "predict", "infer", "inference", "sample", "gen", "write"),
+        _GENERATE,
+    ),
+    **dict.fromkeys(("show", "info", "view", "describe", "cat", "head", "summary", "stats", "look"), _INSPECT),
+    **dict.fromkeys(("ls", "list"), _FILES),
+    **dict.fromkeys(("ps", "stop", "kill"), "nothing runs in the background here: Ctrl-C ends a command"),
+    **dict.fromkeys(("rm", "remove", "delete"), "models are plain files here: rm FILE"),
+    **dict.fromkeys(("cp", "copy", "mv", "rename"), "models are plain files here: cp FILE OTHER"),
+    **dict.fromkeys(("pull", "download", "get", "fetch", "search"), _DOWNLOAD),
+    **dict.fromkeys(
+        ("push", "upload", "publish"),
+        "this program uploads nothing; for the Hugging Face hub: llm export MODEL DIRECTORY --to hf; then: "
+        "hf upload OWNER/NAME DIRECTORY",
+    ),
+    **dict.fromkeys(("quantize", "quantise", "compress"), _QUANTIZE),
+    **dict.fromkeys(("convert", "save"), _CONVERT),
+    **dict.fromkeys(("load", "open"), "to make one file of a published model: llm import SOURCE -o FILE.safetensors"),
+    "create": "to make a model of a text: llm train TEXT; for Ollama's Modelfile: llm export MODEL FILE.gguf --to gguf",
+    **dict.fromkeys(("perplexity", "ppl", "evaluate", "test", "score", "measure", "validate", "loss"), _EVAL),
+    **dict.fromkeys(("bench", "benchmark", "speed"), f"generate shows tokens per second in a terminal; {_EVAL}"),
+    **dict.fromkeys(("finetune", "fine-tune", "fine_tune", "tune", "sft", "lora", "adapt"), _FINE_TUNE),
+    **dict.fromkeys(("pretrain", "fit", "learn", "build", "make"), "to train a model: llm train TEXT"),
+    **dict.fromkeys(("resume", "continue"), "to resume a run that was stopped, type the same llm train command again"),
+    **dict.fromkeys(("encode", "decode", "detokenize", "tokens", "tokenizer", "count"), _TOKENIZE),
+    **dict.fromkeys(("merge", "fuse"), "to merge adapters: llm import MODEL --adapter FILE; models: llm mix A B"),
+    **dict.fromkeys(("average", "ensemble", "combine", "blend"), "to combine models: llm mix A B (--average)"),
+    **dict.fromkeys(("compare", "diff"), "to compare two files: llm inspect FILE --diff OTHER"),
+    **dict.fromkeys(("verify", "check"), "to check a file against its hash: llm inspect FILE --verify"),
+    **dict.fromkeys(("plot", "curve"), "to draw a training curve: llm inspect FILE --plot loss.svg"),
+    **dict.fromkeys(("attention", "visualize", "visualise", "why"), "to see what a model does: llm explain TEXT"),
+    **dict.fromkeys(("embed", "embeddings"), "there are no embeddings of texts; to see token ids: llm tokenize TEXT"),
+    **dict.fromkeys(("rl", "dpo", "rlhf", "ppo", "grpo"), f"there is no preference training; {_FINE_TUNE}"),
+    **dict.fromkeys(
+        ("keys", "models", "templates", "plugins", "logs", "install", "uninstall", "aliases", "fragments", "schemas",
+         "collections", "similar", "tools", "openai"), _OTHER_LLM,
+    ),
+    **dict.fromkeys(("update", "upgrade"), "to update: pip install --upgrade llmcli"),
+    "config": "there is no configuration file; options are given on the command line",
+}  # fmt: skip
+
+_POSITIONAL_TEXT = "the text is given without an option: llm train TEXT"
+_SCALE = "--lr-scale X, which multiplies the recipe's learning rates"
+_BATCH = "--batch-tokens N, the batch size in tokens (sequences x context)"
+_RECIPE = "the recipe decides that; what it decided is in the plan: llm train TEXT --dry-run"
+
+# options of other programs, by subcommand: what to give here; a text that begins with "-" follows "did you mean"
+OPTIONS: dict[str, dict[str, str]] = {
+    "train": {
+        **dict.fromkeys(
+            ("--hidden-size", "--hidden-dim", "--hidden", "--n-embd", "--n-embed", "--d-model", "--dim", "--embed-dim",
+             "--embedding-dim", "--embedding-size", "--model-dim", "--embedding-length", "--n-embedding"),
+            "--width N, the hidden size",
+        ),
+        **dict.fromkeys(
+            ("--n-layer", "--n-layers", "--num-layers", "--num-layer", "--num-hidden-layers", "--depth",
+             "--block-count", "--num-blocks", "--blocks"), "--layers N",
+        ),
+        **dict.fromkeys(
+            ("--n-head", "--n-heads", "--num-heads", "--num-attention-heads", "--attention-heads", "--head-count"),
+            "--heads N",
+        ),
+        **dict.fromkeys(
+            ("--n-kv-head", "--n-kv-heads", "--num-kv-heads", "--num-key-value-heads", "--kv-head-count"),
+            "--kv-heads N",
+        ),
+        **dict.fromkeys(
+            ("--block-size", "--seq-len", "--seq-length", "--sequence-length", "--sequence-len", "--max-seq-len",
+             "--max-seq-length", "--max-sequence-length", "--context-length", "--context-size", "--context-window",
+             "--ctx-size", "--ctx", "--n-ctx", "--max-length", "--max-position-embeddings", "--window"),
+            "--context N, in tokens",
+        ),
+        **dict.fromkeys(
+            ("--batch-size", "--batch", "--micro-batch-size", "--device-batch-size", "--total-batch-size",
+             "--per-device-train-batch-size", "--train-batch-size", "--global-batch-size", "-b"), _BATCH,
+        ),
+        **dict.fromkeys(("--learning-rate", "--lr-rate", "--max-lr", "--peak-lr", "--base-lr", "-lr"), _SCALE),
+        **dict.fromkeys(
+            ("--max-iters", "--iters", "--iterations", "--num-iterations", "--max-steps", "--num-steps",
+             "--total-steps", "--train-steps", "--num-train-steps", "--n-steps"), "--steps N",
+        ),
+        **dict.fromkeys(("--epoch", "--num-epochs", "--num-train-epochs", "--n-epochs", "--max-epochs"), "--epochs X"),
+        **dict.fromkeys(
+            ("--max-time", "--duration", "--budget", "--time-limit", "--max-minutes", "--minutes", "--seconds",
+             "--hours", "--timeout"), "--time 5m",
+        ),
+        **dict.fromkeys(
+            ("--out", "--out-dir", "--output-dir", "--output-file", "--save", "--save-dir", "--save-path",
+             "--save-model", "--out-file", "--checkpoint-dir", "--model-out"), "--output FILE",
+        ),
+        **dict.fromkeys(
+            ("--model", "-m", "--base-model", "--base", "--model-name-or-path", "--model-path", "--init-from",
+             "--pretrained", "--finetune", "--fine-tune", "--checkpoint", "--ckpt", "--load", "--weights"),
+            "--from FILE, to fine-tune that model",
+        ),
+        **dict.fromkeys(
+            ("--resume", "--resume-from", "--resume-from-checkpoint", "--continue", "--restart"),
+            "a run that was stopped resumes by itself: type the same command again",
+        ),
+        **dict.fromkeys(
+            ("--data", "--dataset", "--data-path", "--data-dir", "--train-file", "--train-data", "--corpus", "--file",
+             "--text", "--input", "--input-file", "--train"), _POSITIONAL_TEXT,
+        ),
+        **dict.fromkeys(
+            ("--val-file", "--validation", "--validation-file", "--val-data", "--eval-file", "--val-split",
+             "--validation-split", "--val-fraction", "--test-size", "--valid", "--eval", "--held-out", "--test"),
+            "--val FILE, or --val 0.1 for the last tenth of the text",
+        ),
+        **dict.fromkeys(("--lora-r", "--lora-rank", "--rank", "-r", "--adapter", "--peft", "--qlora"), "--lora RANK"),
+        **dict.fromkeys(("--num-experts", "--n-experts", "--num-local-experts", "--moe"), "--experts N"),
+        **dict.fromkeys(("--num-experts-per-tok", "--active-experts", "--experts-per-token", "--expert-top-k"),
+                        "--active N"),
+        **dict.fromkeys(("--random-seed", "--rng-seed", "--random-state", "-s"), "--seed N"),
+        **dict.fromkeys(("--num-threads", "--n-threads", "--cores", "--cpus", "--num-workers", "--jobs", "-j", "-t"),
+                        "--threads N"),
+        **dict.fromkeys(("--tie-embeddings", "--tie-word-embeddings", "--weight-tying", "--tied"), "--tie or --no-tie"),
+        **dict.fromkeys(("--dropout-rate", "--attention-dropout", "--attn-dropout", "--resid-dropout",
+                         "--lora-dropout"), "--dropout X"),
+        **dict.fromkeys(("--precision", "--torch-dtype", "--mixed-precision", "--amp", "--type"),
+                        "--dtype bfloat16 or --dtype float32"),
+        **dict.fromkeys(("--bf16", "--fp16", "--bfloat16", "--half"), "--dtype bfloat16"),
+        **dict.fromkeys(("--fp32", "--float32"), "--dtype float32"),
+        **dict.fromkeys(("--vocab", "--vocabulary", "--vocabulary-size", "--n-vocab"), "--vocab-size N"),
+        **dict.fromkeys(("--tokenizer-file", "--tokenizer-path", "--tokenizer-name"), "--tokenizer FILE"),
+        **dict.fromkeys(("--char", "--character", "--char-level"), "--tokenizer char"),
+        **dict.fromkeys(("--optim", "--opt"), "--optimizer muon or --optimizer adamw"),
+        **dict.fromkeys(("--adam", "--adamw"), "--optimizer adamw"),
+        **dict.fromkeys(
+            ("--weight-decay", "--wd", "--warmup", "--warmup-steps", "--warmup-iters", "--warmup-ratio", "--grad-clip",
+             "--max-grad-norm", "--min-lr", "--lr-scheduler-type", "--lr-schedule", "--scheduler", "--beta1", "--beta2",
+             "--betas", "--momentum", "--label-smoothing", "--gradient-checkpointing", "--activation", "--rope-theta",
+             "--eval-interval", "--eval-steps", "--eval-iters", "--decay-lr", "--lora-alpha", "--alpha"), _RECIPE,
+        ),
+        **dict.fromkeys(("--gradient-accumulation-steps", "--grad-accum", "--accumulation-steps"), _BATCH),
+        **dict.fromkeys(("--save-every", "--save-steps", "--save-interval", "--checkpoint-every", "--save-freq"),
+                        "what a stopped run needs to resume is kept beside the model by itself"),
+        **dict.fromkeys(("--wandb", "--report-to", "--tensorboard", "--log-dir", "--logging-steps", "--log-interval",
+                         "--log"), "--json, which prints every step as an event"),
+        **dict.fromkeys(("--compile", "--no-compile", "--flash-attn", "--flash-attention"),
+                        "what is fastest on this machine is used as it is"),
+    },
+    "generate": {
+        **dict.fromkeys(
+            ("--max-length", "--length", "--tokens", "--num-tokens", "--n-tokens", "--num-predict", "--max-new",
+             "--max-output-tokens", "--max-completion-tokens", "--max-gen-len", "--limit"), "--max-tokens N",
+        ),
+        **dict.fromkeys(("--greedy", "--no-sample", "--do-sample", "--deterministic", "--argmax"),
+                        "--temperature 0, which always takes the likeliest token"),
+        **dict.fromkeys(("--num-beams", "--beams", "--beam", "--beam-size", "--beam-width"),
+                        "there is no beam search; --temperature 0 always takes the likeliest token"),
+        **dict.fromkeys(("--num-return-sequences", "--n-samples", "--best-of", "--count", "-N"), "--samples N"),
+        **dict.fromkeys(("--prompt", "--text", "--input", "--query", "--start", "--p"),
+                        'the prompt is given without an option: llm generate "Once upon a time"'),
+        **dict.fromkeys(("--file", "--prompt-file", "-f", "--input-file"),
+                        "a prompt is read from standard input: llm generate - < FILE"),
+        **dict.fromkeys(("--logprobs", "--top-logprobs", "--probs", "--probabilities", "--n-probs"),
+                        "--json, which has the log probability of each token, or --next N"),
+        **dict.fromkeys(("--top-n", "--candidates", "--next-words", "--predict"), "--next N"),
+        **dict.fromkeys(("--frequency-penalty", "--presence-penalty", "--rep-penalty", "--repeat-last-n"),
+                        "--repetition-penalty X"),
+        **dict.fromkeys(("--stop-sequence", "--stop-sequences", "--stop-token", "--stop-string", "--stop-strings",
+                         "--eos", "--until"), "--stop TEXT"),
+        **dict.fromkeys(("--load-in-8bit", "--int8", "--8bit", "--quant", "--quantise", "--q8-0"), "--quantize int8"),
+        **dict.fromkeys(("--load-in-4bit", "--int4", "--4bit", "--q4-0"), "--quantize int4"),
+        **dict.fromkeys(("--interactive", "-i", "--chat", "--conversation", "-cnv", "--system", "--system-prompt",
+                         "--chat-template"), "there is no chat yet; the model continues the prompt as it stands"),
+        **dict.fromkeys(("--stream", "--streaming"), "text is streamed anyway, token by token"),
+        **dict.fromkeys(("--no-stream", "--verbose-prompt"), "--json, which prints everything at the end"),
+        **dict.fromkeys(("--adapter", "--adapter-path", "--lora"),
+                        "adapters are merged into a model first: llm import MODEL --adapter FILE"),
+        **dict.fromkeys(("--typical-p", "--typical", "--mirostat", "--tfs", "--dry-multiplier", "--xtc"),
+                        "there is no such sampler; --top-k, --top-p and --min-p are"),
+        **dict.fromkeys(("--ctx-size", "--n-ctx", "--context", "--ctx"),
+                        "the context is that of the model: llm inspect FILE"),
+        **dict.fromkeys(("--probability", "--colour", "--highlight", "--show-probs"), "--color"),
+    },
+    "eval": {
+        **dict.fromkeys(("--text", "--file", "--data", "--dataset", "--input", "--corpus", "-f", "--test"),
+                        "the text is given without an option: llm eval TEXT"),
+        **dict.fromkeys(("--tasks", "--task", "--mmlu", "--benchmark"),
+                        "there are no benchmark tasks; how well a model predicts a text is measured: llm eval TEXT"),
+        **dict.fromkeys(("--surprise", "--tokens", "--each"), "--per-token"),
+        **dict.fromkeys(("--all", "--full"), "--whole"),
+        **dict.fromkeys(("--baseline", "--train-file", "--prior"), "--past FILE"),
+    },
+    "explain": {
+        **dict.fromkeys(("--prompt", "--text", "--input"),
+                        'the prompt is given without an option: llm explain "I like to eat"'),
+        **dict.fromkeys(("--output", "-o", "--out", "--page", "--save"), "--html FILE"),
+    },
+    "inspect": {
+        **dict.fromkeys(("--model", "-m", "--file", "--path"),
+                        "the model is given without an option: llm inspect FILE"),
+        **dict.fromkeys(("--keys", "--layers", "--names", "--list", "-v", "--verbose", "--all"), "--tensors"),
+        **dict.fromkeys(("--config", "--metadata", "--header"), "--json, which has all of it"),
+        **dict.fromkeys(("--hash", "--check", "--sha256"), "--verify"),
+        **dict.fromkeys(("--histogram", "--stats", "--figures"), "--weights, or --tensor NAME"),
+        **dict.fromkeys(("--curve", "--loss"), "--plot loss.svg"),
+        **dict.fromkeys(("--compare",), "--diff OTHER"),
+    },
+    "tokenize": {
+        **dict.fromkeys(("--text", "--input", "--prompt"), 'the text is given without an option: llm tokenize "TEXT"'),
+        **dict.fromkeys(("--detokenize", "--reverse", "-d"), "--decode"),
+        **dict.fromkeys(("--vocab", "--vocabulary-size", "--size"), "--vocab-size N, with --train"),
+        **dict.fromkeys(("--corpus", "--learn", "--fit"), "--train CORPUS"),
+        **dict.fromkeys(("--count",), "the number of tokens is printed below them, on standard error"),
+    },
+    "export": {
+        **dict.fromkeys(("--format", "-f", "--target", "--form"), "--to gguf, --to hf or --to tokenizer"),
+        **dict.fromkeys(("--outtype", "--type", "--precision", "--torch-dtype", "--quant", "-q4"),
+                        "--dtype f32, f16, bf16, q8_0 or q4_0"),
+        **dict.fromkeys(("--output", "-o", "--out", "--outfile", "--output-dir"),
+                        "the output is the last name: llm export MODEL OUTPUT --to gguf"),
+        **dict.fromkeys(("--model", "-m", "--input"), "the model is the first name: llm export MODEL OUTPUT --to gguf"),
+        **dict.fromkeys(("--gguf",), "--to gguf"),
+        **dict.fromkeys(("--hf", "--huggingface", "--transformers"), "--to hf"),
+        **dict.fromkeys(("--licence",), "--license TEXT"),
+    },
+    "import": {
+        **dict.fromkeys(("--model", "-m", "--input", "--source", "--from"),
+                        "the model is given without an option: llm import SOURCE -o FILE"),
+        **dict.fromkeys(("--lora", "--adapter-path", "--peft"), "--adapter FILE"),
+        **dict.fromkeys(("--out", "--outfile", "--output-dir"), "--output FILE"),
+    },
+    "mix": {
+        **dict.fromkeys(("--mean", "--merge", "--linear", "--soup"), "--average"),
+        **dict.fromkeys(("--out", "--outfile"), "--output FILE"),
+        **dict.fromkeys(("--model", "-m", "--models"), "the models are given without an option: llm mix A B -o FILE"),
+    },
+}  # fmt: skip
+
+# ... that mean the same everywhere, where a subcommand has the option named
+_EVERYWHERE: dict[str, str] = {
+    **dict.fromkeys(("--gpu", "--cuda", "--use-cuda", "--gpus", "--n-gpu-layers", "--gpu-layers", "-ngl"),
+                    "--device cuda"),
+    **dict.fromkeys(("--cpu", "--no-cuda", "--no-gpu"), "--device cpu"),
+    **dict.fromkeys(("--mps", "--metal"), "--device mps"),
+    **dict.fromkeys(("--overwrite", "-f", "-y", "--yes", "--replace", "--clobber"), "--force"),
+    **dict.fromkeys(("--model-path", "--ckpt", "--checkpoint", "--model-file", "--weights"), "--model FILE"),
+    **dict.fromkeys(("--silent", "--no-progress", "--log-level"), "--quiet"),
+    **dict.fromkeys(("--out", "--out-file", "--output-file"), "--output FILE"),
+    **dict.fromkeys(("--plan", "--preview", "-n", "--simulate"), "--dry-run"),
+}  # fmt: skip
+_VERBOSE = ("--verbose", "-v", "--debug", "--trace")
+
+
+def command_hint(name: str, known: Sequence[str]) -> str:
+    """One line for a subcommand that does not exist.
+
+    >>> command_hint("trian", ["train", "generate"])
+    'there is no command trian; did you mean: llm train? see: llm --help'
+    """
+    shown = name if len(name) <= 60 else name[:60] + "..."
+    key = name.strip().lower()
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    if key in known:
+        close = [key]
+    hint = COMMANDS.get(key, "")
+    if hint.startswith("there is no"):
+        return hint
+    if hint:
+        return f"there is no command {shown}; {hint}"
+    if not close and (alike := difflib.get_close_matches(key, COMMANDS, n=1, cutoff=0.85)):
+        return f"there is no command {shown}; {COMMANDS[alike[0]]}"
+    if close:
+        return f"there is no command {shown}; did you mean: llm {close[0]}? see: llm --help"
+    if any(character.isspace() for character in name):
+        return f"there is no command {shlex.quote(shown)}; to continue a text: llm generate {shlex.quote(shown)}"
+    if Path(name).exists():
+        file = shlex.quote(shown)
+        if name.lower().endswith((".safetensors", ".gguf")):
+            return f"{file} is a file, not a command; to look into it: llm inspect {file}"
+        return f"{file} is a file, not a command; to train a model on it: llm train {file}"
+    return f"there is no command {shown}; these are: {', '.join(known)}; see: llm --help"
+
+
+def top_option_hint(name: str, options: Mapping[str, Iterable[str]]) -> str:
+    """One line for an option before the subcommand that does not stand there.
+
+    >>> top_option_hint("--time", {"train": ["--time"]})
+    'llm has no option --time; options stand after the subcommand: llm train --time; see: llm --help'
+    """
+    shown = name if len(name) <= 60 else name[:60] + "..."
+    if name in ("-v", "-V", "--ver", "-version"):
+        return f"llm has no option {shown}; did you mean --version? see: llm --help"
+    owner = next((command for command, own in options.items() if name in own), None)
+    where = f"options stand after the subcommand: llm {owner} {shown}; " if owner else ""
+    return f"llm has no option {shown}; {where}see: llm --help"
+
+
+def misspelled_long_option(command: str, words: Sequence[str], options: Mapping[str, Iterable[str]]) -> str | None:
+    """The hint for a long option that was written with one dash, as other programs take it: -temp is read as -t emp.
+
+    >>> misspelled_long_option("generate", ["x", "-temp", "0"], {"generate": ["-t", "--temp"]})
+    'llm generate has no option -temp; did you mean --temp? see: llm generate --help'
+    """
+    own = set(options.get(command, ()))
+    for word in words:
+        key = word.split("=")[0]
+        known = f"-{key}" in own or key in OPTIONS.get(command, {}) or key in _EVERYWHERE
+        if re.fullmatch(r"-[A-Za-z]{2}[\w-]*", key) and known:
+            return option_hint(command, key, options)
+    return None
+
+
+def option_hint(command: str, name: str, options: Mapping[str, Iterable[str]]) -> str:
+    """One line for an option that a subcommand does not have; `options` are those of every subcommand.
+
+    >>> option_hint("train", "--hidden_size", {"train": ["--width", "--layers"]})
+    'llm train has no option --hidden_size; did you mean --width N, the hidden size? see: llm train --help'
+    """
+    own = list(options.get(command, ()))
+    shown = name if len(name) <= 60 else name[:60] + "..."
+    start, see = f"llm {command} has no option {shown}", f"see: llm {command} --help"
+    key = name.split("=")[0].replace("_", "-")
+    key = key if len(key) == 2 else key.lower()
+    if not key.startswith("--") and len(key) > 2 and f"-{key}" in own:  # -temp
+        key = f"-{key}"
+    if key in own:
+        return f"{start}; did you mean {key}? {see}"
+    hint = OPTIONS.get(command, {}).get(key) or OPTIONS.get(command, {}).get(f"-{key}")
+    if hint is None and key in _EVERYWHERE and _EVERYWHERE[key].split()[0] in own:
+        hint = _EVERYWHERE[key]
+    if hint is None and key in _VERBOSE:
+        hint = "progress and notes are written to standard error as it is; --quiet leaves them out"
+    if hint is not None:
+        return f"{start}; did you mean {hint}? {see}" if hint.startswith("-") else f"{start}; {hint}; {see}"
+    if key.startswith("--"):
+        if elsewhere := [f"llm {other}" for other, found in options.items() if other != command and key in found]:
+            close = difflib.get_close_matches(key, own, n=1, cutoff=0.85)
+            also = f"; did you mean {close[0]}?" if close else ""
+            return f"{start}, {' and '.join(elsewhere[:3])} {'has' if len(elsewhere) == 1 else 'have'}{also}; {see}"
+        if close := difflib.get_close_matches(key, [o for o in own if o.startswith("--")], n=1, cutoff=0.7):
+            return f"{start}; did you mean {close[0]}? {see}"
+    return f"{start}; {see}"

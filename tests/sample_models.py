@@ -1,0 +1,40 @@
+"""Small models that were really trained, in every form there is, for tests that change or rename them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+
+def run(*words: object) -> Any:
+    """The command in this process: exit_code, stdout, stderr, exception."""
+    from llmcli.cli import app
+
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def make_models(where: Path) -> Path:
+    """Fill a directory: a text, a model of it, one with experts, one to be mixed with the first, adapters of it, the
+    mixture, a Hugging Face directory, a tokenizer. The same directory."""
+    here = Path.cwd()
+    os.chdir(where)
+    try:
+        Path("c.txt").write_text("The cat sat on the mat. The dog ate the hat.\n" * 150)
+        shape = ("--layers", 1, "--width", 16, "--threads", 1)
+        small = (*shape, "--vocab-size", 270, "--context", 16, "--batch-tokens", 64)
+        for command in (
+            ("train", "c.txt", "-o", "m.safetensors", "--steps", 3, *small),
+            ("train", "c.txt", "-o", "sparse.safetensors", "--steps", 2, "--experts", 2, *small),
+            ("train", "c.txt", "-o", "other.safetensors", "--like", "m.safetensors", "--steps", 1, *shape),
+            ("train", "c.txt", "-o", "a.safetensors", "--from", "m.safetensors", "--lora", 1, "--steps", 1,
+             "--adapter-only", "--threads", 1),
+            ("mix", "m.safetensors", "other.safetensors", "-o", "mixture.safetensors"),
+            ("export", "m.safetensors", "hf", "--to", "hf"),
+            ("export", "m.safetensors", "tokenizer.json", "--to", "tokenizer"),
+        ):  # fmt: skip
+            answer = run(*command)
+            assert answer.exit_code == 0, answer.stderr
+    finally:
+        os.chdir(here)
+    return where

@@ -1,0 +1,156 @@
+"""The script that draws the README's picture: the same text of a terminal gives the same picture, with all the text."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+ROOT = Path(__file__).parent.parent
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def _script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("draw_terminal", ROOT / "examples" / "draw_terminal.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+draw = _script()
+
+
+def shown(received: str, columns: int = 20) -> list[str]:
+    return ["".join(cell.text for cell in row) for row in draw.screen(received, columns)]
+
+
+def elements(received: str, name: str) -> list[ElementTree.Element]:
+    return ElementTree.fromstring(draw.svg(draw.screen(received), draw.LIGHT, "title")).findall(f".//{SVG}{name}")
+
+
+# ---- what stands on the screen
+
+
+@given(st.lists(st.text("abc <&\"'語リ│█⠒", max_size=10), max_size=6))
+def test_plain_text_stands_as_it_was_written(lines: list[str]) -> None:
+    rows = [line.rstrip(" ") for line in lines]
+    assert "\n".join(shown("\r\n".join(lines))).strip("\n") == "\n".join(rows).strip("\n")
+
+
+@pytest.mark.parametrize(
+    ("received", "rows"),
+    [
+        ("50%\r100%\r\ndone", ["100%", "done"]),
+        ("a long line\r\x1b[Kshort", ["short"]),
+        ("one\r\ntwo\r\nthree\x1b[2A\r\x1b[2KONE\x1b[1B\r\x1b[2KTWO\r\n\r\n", ["ONE", "TWO", "three"]),  # rich's Live
+        ("abcdef\x1b[3D\x1b[1Kx", ["   xef"]),
+        ("one\r\ntwo\r\nthree\x1b[2A\r\x1b[Jx", ["x"]),
+        ("abc\x1b[1GX\x1b[2CY", ["XbcY"]),
+        ("\x1b[?25l\x1b]0;title\x07\x1b[1mbold\x1b[0m\x1b[?25h", ["bold"]),
+        ("a" * 25, ["a" * 20, "a" * 5]),
+        ("a" * 19 + "語", ["a" * 19, "語"]),
+        ("e\u0301a", ["e\u0301a"]),
+        ("\r\n \r\nx \r\n\r\n", ["x"]),
+    ],
+)
+def test_the_screen_follows_the_sequences(received: str, rows: list[str]) -> None:
+    assert shown(received) == rows
+
+
+def test_styles_follow_the_sequences() -> None:
+    row = draw.screen("a\x1b[1;32mb\x1b[22;94mc\x1b[38;5;64;48;2;1;2;255md\x1b[39;49;2;3me\x1b[23;103mf\x1b[mg")[0]
+    Style = draw.Style
+    assert [cell.style for cell in row] == [
+        Style(), Style(2, bold=True), Style(12), Style(64, "#0102ff"), Style(dim=True, italic=True),
+        Style(None, 11, dim=True), Style(),
+    ]  # fmt: skip
+
+
+def test_what_follows_the_last_row_wanted_is_left_out() -> None:
+    rows = draw.session([("llm a", "saved x\r\nmore", "saved "), ("llm b", "1\r\n2", "saved "), ("llm c", "3", None)])
+    text = ["".join(cell.text for cell in row) for row in rows]
+    assert text == ["$ llm a", "saved x", "", "$ llm b", "1", "2", "", "$ llm c", "3"]
+
+
+# ---- the picture
+
+RECEIVED = (
+    ' \x1b[1mplan\x1b[0m     because\r\n ────────\r\n budget  5m <b>&"\r\n'
+    "\x1b[32m━━━━\x1b[0m\x1b[90m──\x1b[0m 66%\r\n0.2 │\x1b[36m⠑⢄\x1b[0m\r\n"
+    "リンゴ  0.4 ██▌\r\n\x1b[48;5;28;38;5;255mok\x1b[0m"
+)
+
+
+@pytest.mark.parametrize("theme", ["LIGHT", "DARK"])
+def test_a_picture_holds_all_the_text_and_is_the_same_each_time(theme: str) -> None:
+    rows = draw.screen(RECEIVED)
+    picture = draw.svg(rows, getattr(draw, theme), "a <title>")
+    assert picture == draw.svg(draw.screen(RECEIVED), getattr(draw, theme), "a <title>")
+    root = ElementTree.fromstring(picture)
+    assert root.find(f"{SVG}title").text == "a <title>"  # type: ignore[union-attr]
+    assert root.find(f"{SVG}desc").text == "\n".join(shown(RECEIVED, 80))  # type: ignore[union-attr]
+    drawn = [text.text for text in root.iter(f"{SVG}text")]
+    assert drawn == ["plan", "because", "budget", '5m <b>&"', "66%", "0.2", "リンゴ", "0.4", "ok"]
+    assert not re.search("url|href|@import|@font-face|script", picture)
+    assert set(re.findall(r"https?://[^\s\"]+", picture)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_the_themes_differ_in_nothing_but_colours() -> None:
+    rows = draw.screen(RECEIVED)
+    light, dark = (re.sub("#[0-9a-f]{6}", "#", draw.svg(rows, theme, "t")) for theme in (draw.LIGHT, draw.DARK))
+    assert light == dark
+
+
+def test_letters_keep_their_columns_whatever_the_font() -> None:
+    for text in elements(RECEIVED, "text"):
+        row = next(line for line in shown(RECEIVED, 80) if text.text and text.text in line)
+        column = cell_len(row[: row.index(text.text or "")])
+        assert float(text.get("x", 0)) == pytest.approx(draw.MARGIN + column * draw.CELL, abs=0.01)
+        assert float(text.get("textLength", 0)) == pytest.approx(cell_len(text.text or "") * draw.CELL, abs=0.01)
+
+
+def test_bars_rules_and_dots_are_drawn_to_scale() -> None:
+    bars = [float(bar.get("width", 0)) / draw.CELL for bar in elements("███▌\r\n▏\r\n██", "rect")[1:]]
+    assert bars == pytest.approx([3.5, 0.125, 2], abs=0.002)
+    rule, rest = elements("\x1b[32m━━━\x1b[0m\x1b[90m──", "rect")[1:]
+    assert (rule.get("fill"), rest.get("fill")) == (draw.LIGHT.colours[2], draw.LIGHT.colours[8])
+    assert float(rest.get("x", 0)) == pytest.approx(draw.MARGIN + 3 * draw.CELL)
+    dots = re.findall(r"M([\d.]+) ([\d.]+)h0", elements("⠑⢄", "path")[0].get("d", ""))  # dots 1, 5; 3, 8
+    places = [((float(x) - draw.MARGIN) / draw.CELL, (float(y) - draw.MARGIN) / draw.LINE) for x, y in dots]
+    want = [(0.25, 0.125), (0.75, 0.375), (1.25, 0.625), (1.75, 0.875)]
+    assert [axis for place in places for axis in place] == pytest.approx([axis for p in want for axis in p], abs=0.002)
+
+
+def test_the_pictures_of_the_readme_are_of_its_commands() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    names = re.search(
+        r'<picture><source media="\(prefers-color-scheme: dark\)" srcset="([^"]+)">!\[[^]]+\]\(([^)]+)\)</picture>',
+        readme,
+    )
+    assert names and [*names.groups()] == ["examples/first-picture-dark.svg", "examples/first-picture.svg"]
+    texts = [ElementTree.parse(ROOT / name).find(f"{SVG}desc").text or "" for name in names.groups()]  # type: ignore[union-attr]
+    assert texts[0] == texts[1]
+    for command, _ in draw.COMMANDS:
+        assert f"$ {command}\n" in texts[0] and command in readme
+    assert re.search(r"\n apple +0\.\d+", texts[0]) and "\nsaved model.safetensors" in texts[0]
+
+
+# ---- the run
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_commands_run_in_a_terminal(tmp_path: Path) -> None:
+    code = "import os, sys; print(sys.stdout.isatty(), *os.get_terminal_size(), os.environ['TERM'], os.getcwd())"
+    received = draw.record(f'"{sys.executable}" -c "{code}"', tmp_path)
+    assert received == f"True 80 40 xterm-256color {tmp_path.resolve()}\r\n"
+    with pytest.raises(subprocess.CalledProcessError):
+        draw.record("exit 3", tmp_path)

@@ -1,0 +1,363 @@
+"""Windows, as Python's documentation tells of it: simulated, so that these tests run on Linux.
+
+What it lacks is taken away; what is open there can neither be moved nor removed.
+"""
+
+import ast
+import ctypes
+import errno
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+import llmcli
+from llmcli import checkpoint, cli, durable, resume
+from llmcli.commands.options import ending_signals
+from llmcli.corpus import read_corpus
+from llmcli.errors import LLMError, command_line
+from llmcli.model import LanguageModel
+from tests.reliability.runs import OPTIONS, TEXT
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the simulation needs /proc")
+Llm = Callable[..., Result]
+SOURCES = sorted(Path(llmcli.__file__).parent.rglob("*.py"))
+BINARY = 0x8000  # O_BINARY there
+ABSENT = ("fchmod", "fchown", "posix_fallocate", "sched_getaffinity", "sysconf", "geteuid", "getuid", "mkfifo", "fork")
+MODULES = ("fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog")
+
+
+def is_open(path: Any) -> bool:
+    """Whether this process has a file open, or mapped."""
+    found = {str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()}
+    mapped = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line}
+    return os.path.abspath(path) in found | mapped
+
+
+class Windows:
+    """The calls of the system as Windows has them. `busy` is the number of times that a file which another program has
+    open for a moment still refuses to be replaced."""
+
+    def __init__(self) -> None:
+        self.busy = 0
+        self.real = {name: getattr(os, name) for name in ("open", "replace", "rename", "unlink")}
+
+    def open(self, path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            return int(self.real["open"](path, flags, *more, **named))
+        if Path(os.fsdecode(path)).is_dir():
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        ours = str(path).startswith(str(Path.cwd()))
+        assert flags & BINARY or not ours or not flags & (os.O_WRONLY | os.O_RDWR), f"{path} is opened as text"
+        return int(self.real["open"](path, flags & ~BINARY, *more, **named))
+
+    def replace(self, source: Any, target: Any) -> None:
+        if self.busy:
+            self.busy -= 1
+            raise PermissionError(errno.EACCES, "The process cannot access the file", target)
+        self._check(source)
+        self._check(target)
+        if Path(target).exists() and not os.stat(target).st_mode & 0o200:
+            raise PermissionError(errno.EACCES, "Access is denied", target)
+        self.real["replace"](source, target)
+
+    def rename(self, source: Any, target: Any) -> None:
+        if Path(target).exists():
+            raise FileExistsError(errno.EEXIST, "File exists", target)
+        self._check(source)
+        self.real["rename"](source, target)
+
+    def unlink(self, path: Any, **named: Any) -> None:
+        self._check(path)
+        self.real["unlink"](path, **named)
+
+    def _check(self, path: Any) -> None:
+        if is_open(path):
+            raise PermissionError(errno.EACCES, "The process cannot access the file", path)
+
+
+def locks() -> SimpleNamespace:
+    """The module msvcrt, as far as we need it."""
+    import fcntl
+
+    def locking(descriptor: int, mode: int, count: int) -> None:
+        assert (mode, count) == (2, 1)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PermissionError(errno.EACCES, "Permission denied") from None
+
+    return SimpleNamespace(LK_NBLCK=2, locking=locking)
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> Windows:
+    system = Windows()
+    monkeypatch.setattr(durable, "WINDOWS", True)
+    monkeypatch.setattr(durable, "_BINARY", BINARY)
+    monkeypatch.setattr(durable, "MOVE_PAUSES", (0.0,) * 5)
+    monkeypatch.setattr(shutil, "_use_fd_functions", False)
+    monkeypatch.setitem(sys.modules, "msvcrt", locks())
+    for module in MODULES:
+        monkeypatch.setitem(sys.modules, module, None)
+    for name in ABSENT:
+        monkeypatch.delattr(os, name)
+    for name in system.real:
+        monkeypatch.setattr(os, name, getattr(system, name))
+    before = signal.getsignal(signal.SIGUSR1)
+    monkeypatch.delattr(signal, "SIGHUP")
+    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
+    yield system  # type: ignore[misc]
+    signal.signal(signal.SIGUSR1, before)
+
+
+def names() -> list[str]:
+    return sorted(path.name for path in Path().iterdir())
+
+
+# ---- files
+
+
+def test_a_file_is_written_and_replaced(windows: Windows) -> None:
+    for data in (b"one\r\n\n", b"two" * 1000):
+        durable.check_writable("f", force=True)
+        durable.write("f", [data])
+        assert Path("f").read_bytes() == data
+    durable.write_by("f", lambda place: place.write_bytes(b"three") and None)
+    assert Path("f").read_bytes() == b"three" and names() == ["f"]
+
+
+def test_a_directory_is_written_and_replaced(windows: Windows) -> None:
+    for text in ("one", "two"):
+        with durable.directory(Path("d")) as place:
+            durable.write(place / "f", [text.encode()])
+        assert Path("d/f").read_text() == text and names() == ["d"]
+
+
+@pytest.mark.parametrize("times", [1, 4])
+def test_a_file_that_is_busy_for_a_moment_is_replaced(windows: Windows, times: int) -> None:
+    durable.write("f", [b"old"])
+    windows.busy = times
+    durable.write("f", [b"new"])
+    assert windows.busy == 0 and Path("f").read_bytes() == b"new"
+
+
+def test_a_file_that_stays_busy_stays(windows: Windows) -> None:
+    durable.write("f", [b"old"])
+    with open("f", "rb") as reader, pytest.raises(LLMError, match="cannot access the file; nothing there was changed"):
+        reader.read(1)
+        durable.write("f", [b"new"])
+    assert Path("f").read_bytes() == b"old" and names() == ["f"]
+
+
+def test_a_file_that_cannot_be_replaced_is_told_before(windows: Windows) -> None:
+    Path("f").write_bytes(b"old")
+    Path("f").chmod(0o444)
+    with pytest.raises(LLMError, match="f is read-only; allow writing: attrib -R f"):
+        durable.check_writable("f", force=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("NUL", "device"), ("nul.safetensors", "device"), ("Com1.x.y", "device"), ("aux ", "device"),
+        ("a:b", "':'"), ("a*", "'\\*'"), ("a?", "'\\?'"), ("a\tb", "'\\\\t'"), ("a|b", "'\\|'"),
+        ("a.", "end"), ("a ", "end"),
+    ],
+)  # fmt: skip
+def test_names_that_windows_does_not_take_are_told_before(windows: Windows, name: str, problem: str) -> None:
+    with pytest.raises(LLMError, match=rf"Windows.*; give another name with -o|{problem}.*Windows"):
+        durable.check_writable(name, force=False)
+    assert re.search(problem, durable.windows_name_problem(name))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "null", "com", "com10", "りんご.gguf", ".hidden", "a b.c"])
+def test_other_names_are_fine(windows: Windows, name: str) -> None:
+    durable.check_writable(name, force=False)
+    durable.write(name, [b"x"])
+    assert names() == [name]
+
+
+def test_of_two_runs_one_is_refused(windows: Windows) -> None:
+    for _ in range(2):
+        with durable.locked(Path("f")) as problem:
+            assert problem == ""
+            with pytest.raises(LLMError, match="another run is making f"), durable.locked(Path("f")):
+                pass
+        assert names() == []
+
+
+def test_a_system_without_any_locks_says_so(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "msvcrt", None)
+    with durable.locked(Path("f")) as problem:
+        assert problem == "this system has no file locks"
+    assert names() == []
+
+
+def test_standard_input_is_read_twice(windows: Windows, tmp_path: Path) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text(TEXT, "utf-8")
+    with open(source, "rb") as stdin:
+        corpus = read_corpus(["-"], stdin)
+    path = corpus.documents[0].path
+    assert not is_open(path) and corpus.data() == corpus.data() == TEXT.encode()
+    del corpus
+    assert not path.exists()
+
+
+# ---- the command
+
+
+def test_a_run_is_made_stopped_and_gone_on_with(windows: Windows, llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    words = ["train", "c.txt", *OPTIONS, "--steps", 12]
+    assert llm(*words, "-o", "whole.safetensors").exit_code == 0
+    real, steps = LanguageModel.loss, []
+
+    def loss(self: LanguageModel, ids: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 5:
+            signal.raise_signal(signal.SIGUSR1)  # Ctrl-Break
+        return real(self, ids)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "loss", loss)
+        answer = llm(*words)
+    assert answer.exit_code == 128 + signal.SIGUSR1, answer.stderr
+    assert names() == ["c.txt", "model.resume.safetensors", "model.safetensors", "whole.safetensors"]
+    assert checkpoint.load("model.safetensors").record["steps"] == 5
+    answer = llm(*words)
+    assert answer.exit_code == 0, answer.stderr
+    assert names() == ["c.txt", "model.safetensors", "whole.safetensors"]
+    assert Path("model.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()
+
+
+def test_other_commands_write_too(windows: Windows, llm: Llm, tiny_model: Path) -> None:
+    for words in (
+        ["export", "model.safetensors", "hf", "--to", "hf"],
+        ["export", "model.safetensors", "q.safetensors", "--quantize", "int8"],
+        ["import", "hf", "-o", "again.safetensors"],
+        ["mix", "model.safetensors", "again.safetensors", "-o", "mix.safetensors"],
+        ["explain", "The cat", "--html", "page.html"],
+        ["inspect", "--html", "inspect.html"],
+    ):
+        answer = llm(*words)
+        assert answer.exit_code == 0, answer.stderr
+    assert all(not name.startswith(".") for name in names())
+
+
+def test_the_signals_of_windows_end_a_run(windows: Windows) -> None:
+    assert ending_signals() == [signal.SIGTERM, signal.SIGUSR1]  # the latter stands for SIGBREAK
+
+
+def test_a_stopped_run_that_is_gone_on_with_has_no_file_open(windows: Windows, llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    assert llm("train", "c.txt", *OPTIONS, "--steps", 1).exit_code == 0
+    header = resume.read_header(Path("model.safetensors"))
+    assert not is_open(header.path)
+
+
+# ---- the console
+
+
+class Console:
+    """kernel32, as far as colours need it."""
+
+    def __init__(self, *, is_console: bool, takes_colours: bool) -> None:
+        self.is_console, self.takes_colours = is_console, takes_colours
+        self.modes: list[int] = []
+        self.GetStdHandle = lambda stream: stream  # an object, as its type of result is set
+
+    def GetConsoleMode(self, handle: Any, mode: Any) -> int:  # noqa: N802
+        mode._obj.value = 3
+        return int(self.is_console)
+
+    def SetConsoleMode(self, handle: Any, mode: int) -> int:  # noqa: N802
+        self.modes.append(mode)
+        return int(self.takes_colours)
+
+
+@pytest.mark.parametrize(
+    ("is_console", "takes_colours", "modes", "plain"),
+    [(True, True, [7, 7], False), (True, False, [7, 7], True), (False, False, [], False)],
+)
+def test_colours_are_turned_on_or_left_out(
+    is_console: bool, takes_colours: bool, modes: list[int], plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = Console(is_console=is_console, takes_colours=takes_colours)
+    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
+    monkeypatch.setenv("NO_COLOR", "")
+    cli._enable_escape_codes()
+    assert kernel.modes == modes and bool(os.environ["NO_COLOR"]) == plain
+
+
+def test_a_pipe_whose_reader_has_gone_is_known_by_what_windows_says(windows: Windows) -> None:
+    descriptor = os.eventfd(0)  # a file that says EINVAL to a short text
+    with cli._Output(descriptor, "w") as output, pytest.raises(BrokenPipeError):
+        output.write(b"x")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp437", "ascii"])
+def test_what_does_not_fit_a_code_page_is_written_all_the_same(encoding: str, tiny_model: Path) -> None:
+    """Where Windows writes to a pipe or a file, in the code page of the country."""
+    environment = os.environ | {"PYTHONUTF8": "0", "PYTHONIOENCODING": encoding}
+    for words in (["tokenize", "りんご 🍎"], ["inspect"], ["generate", "りんご", "-n", "3"], ["inspect", "りんご"]):
+        run = subprocess.run([sys.executable, "-m", "llmcli", *words], capture_output=True, env=environment)
+        assert b"Traceback" not in run.stderr and run.returncode == (words[-1] == "りんご" and words[0] == "inspect")
+        run.stdout.decode("utf-8"), run.stderr.decode("utf-8")
+        assert b"\\u" not in run.stdout + run.stderr and b"?" not in run.stdout
+
+
+def test_commands_to_type_are_quoted_for_its_shells() -> None:
+    words = ["llm", "train", "my text.txt", "-o", "C:\\models\\m.safetensors"]
+    assert command_line(words, windows=True) == 'llm train "my text.txt" -o C:\\models\\m.safetensors'
+    assert command_line(words, windows=False) == "llm train 'my text.txt' -o 'C:\\models\\m.safetensors'"
+
+
+# ---- the source
+
+
+def test_no_text_is_read_or_written_in_the_encoding_of_the_country() -> None:
+    """In UTF-8, or with bytes: never as the locale says."""
+    for source in SOURCES:
+        for call in (n for n in ast.walk(ast.parse(source.read_text("utf-8"))) if isinstance(n, ast.Call)):
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            named = {keyword.arg for keyword in call.keywords}
+            where = f"{source.name}, line {call.lineno}"
+            if name == "read_text":
+                assert call.args or "encoding" in named, where
+            if name == "write_text":
+                assert len(call.args) > 1 or "encoding" in named, where
+            if name == "open" and isinstance(call.func, ast.Name):
+                modes = [a.value for a in call.args[1:] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+                assert "encoding" in named or any("b" in mode for mode in modes), where
+
+
+def test_what_windows_does_not_have_is_used_only_where_it_is_there() -> None:
+    for source in SOURCES:
+        text = source.read_text("utf-8")
+        tree = ast.parse(text)
+        guarded = {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Try | ast.With) and re.search("ImportError|AttributeError", ast.unparse(node))
+            for inner in ast.walk(node)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                modules = {getattr(node, "module", None), *(alias.name for alias in node.names)}
+                assert not modules & set(MODULES) or id(node) in guarded, f"{source.name}, line {node.lineno}"
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "os" and node.attr in ABSENT:
+                sure = f'hasattr(os, "{node.attr}")' in text or id(node) in guarded
+                assert sure, f"{source.name}, line {node.lineno}"
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "signal":
+                assert node.attr in {"signal", "getsignal", "Signals", "SIGINT", "SIGTERM", "SIG_IGN"}, source.name
