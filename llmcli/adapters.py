@@ -20,6 +20,12 @@ from llmcli.safetensors_file import Header, read_header, read_tensor, write_tens
 
 _PREFIX = "base_model.model."  # PEFT's, before the name of a matrix
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a directory of PEFT's
+# keys of PEFT's config that change what an adapter adds
+_UNSUPPORTED = (
+    "use_dora", "use_rslora", "use_qalora", "rank_pattern", "alpha_pattern", "layer_replication",
+    "alora_invocation_tokens", "trainable_token_indices",
+)  # fmt: skip
+_INTO_THE_BASE = ("pissa", "olora", "corda", "loftq")  # initial weights that PEFT takes out of the base
 
 
 def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoint) -> None:
@@ -123,7 +129,9 @@ def _config(header: Header) -> dict[str, Any]:
         raise LLMError(f"{header.path}: {error}") from error
     except (OSError, ValueError) as error:
         raise LLMError(f"{header.path}: its adapter_config.json cannot be read: {error}") from error
-    unsupported = [key for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if found.get(key)]
+    unsupported = [key for key in _UNSUPPORTED if found.get(key)]
+    if str(found.get("init_lora_weights")).startswith(_INTO_THE_BASE):
+        unsupported.append("init_lora_weights")
     if found["peft_type"] != "LORA" or unsupported:
         raise LLMError(f"{header.path}: its adapter_config.json asks for more than plain LoRA {unsupported}")
     return found

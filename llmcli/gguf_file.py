@@ -121,7 +121,7 @@ def read_header(path: Path) -> Header:
                 raise LLMError(f"{path}: {error}") from error
             except (ValueError, struct.error) as error:
                 raise LLMError(f"{path} is not a whole GGUF file: {error}") from error
-            problem = scanner.problem if facts.get("general.architecture") in ARCHITECTURES else ""
+            problem = scanner.problem if facts.get("general.architecture") in list(ARCHITECTURES) else ""
             try:
                 if not problem:
                     return _translated(path, len(mapped), facts, dict(infos), data_start, mapped)
@@ -243,8 +243,9 @@ def _translated(
     path: Path, file_bytes: int, facts: dict[str, Any], infos: dict[str, TensorInfo], data_start: int, mapped: Any
 ) -> Header:
     """The header in Hugging Face's names."""
+    _check_model(facts)
     kind = facts.get("general.architecture")
-    if kind not in ARCHITECTURES:
+    if kind not in list(ARCHITECTURES):
         raise LLMError(f"it is of architecture {kind!r}; this program runs {', '.join(ARCHITECTURES)}")
     if facts.get(f"{kind}.expert_count") and kind not in _WITH_EXPERTS:
         raise LLMError(f"it is of architecture {kind!r} with experts; with them {', '.join(_WITH_EXPERTS)} are run")
@@ -275,6 +276,19 @@ def _translated(
     tensors = {name: TensorInfo(name, info.dtype, info.shape, info.start, info.end) for name, info in names.items()}
     decode = _decoder(path, config, permuted=ARCHITECTURES[kind][1])
     return Header(path, file_bytes, data_start, tensors, metadata, "GGUF file", decode)
+
+
+def _check_model(facts: Mapping[str, Any]) -> None:
+    """Raises LLMError for a file that holds no whole model."""
+    kind, parts = facts.get("general.type", "model"), facts.get("split.count", 1)
+    if kind != "model":
+        hint = "; merge an adapter from its PEFT files: llm import MODEL --adapter DIR" if kind == "adapter" else ""
+        raise LLMError(f"it holds no model: its general.type is {str(kind)[:60]!r}{hint}")
+    if parts not in (0, 1):
+        raise LLMError(
+            f"it is one of the {str(parts)[:20]} files of a model; join them first: llama-gguf-split --merge "
+            "FIRST.gguf JOINED.gguf"
+        )
 
 
 def _check_counts(config: ModelConfig, infos: Mapping[str, TensorInfo]) -> None:
@@ -366,29 +380,23 @@ def _config(facts: dict[str, Any], infos: dict[str, TensorInfo], factors: list[f
 
     if "token_embd.weight" not in infos or len(infos["token_embd.weight"].shape) != 2:
         raise LLMError("it has no token_embd.weight")
-    rope = facts.get(f"{kind}.rope.scaling.type", "none")
-    scaling = None
-    if rope == "linear":
-        scaling = RopeScaling("linear", _short(fact("rope.scaling.factor")))
-    elif rope != "none":
-        raise LLMError(f"its rotary positions are scaled by {rope!r}; linear and Llama 3's are supported")
-    if rope == "none" and factors:
-        scaling = _llama3(factors, fact("rope.freq_base", 10000.0), facts.get(_OWN_ROPE))
     heads, width = fact("attention.head_count"), fact("embedding_length")
     window = fact("attention.sliding_window", 0)
     context = fact("context_length")
-    end = facts.get("tokenizer.ggml.eos_token_id", 0)
+    _, end = gguf_tokenizer.ends(facts)
     others = [facts[key] for key in ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id") if key in facts]
     experts = fact("expert_count", 0)
     inner = "expert_feed_forward_length" if kind == "qwen3moe" else "feed_forward_length"
-    config = ModelConfig(
+    head_dim = fact("attention.key_length", width // max(1, heads))
+    _check_neutral(facts, head_dim)
+    return ModelConfig(
         vocab_size=infos["token_embd.weight"].shape[0],
         hidden_size=width,
         intermediate_size=fact(inner),
         num_hidden_layers=fact("block_count"),
         num_attention_heads=heads,
         num_key_value_heads=fact("attention.head_count_kv", heads),
-        head_dim=fact("attention.key_length", width // max(1, heads)),
+        head_dim=head_dim,
         max_position_embeddings=min(window, context) if window else context,
         tie_word_embeddings="output.weight" not in infos,
         rms_norm_eps=_short(fact("attention.layer_norm_rms_epsilon")),
@@ -398,10 +406,89 @@ def _config(facts: dict[str, Any], infos: dict[str, TensorInfo], factors: list[f
         model_type=_WITH_EXPERTS[kind] if experts else ARCHITECTURES[kind][0],
         num_experts=experts,
         num_experts_per_tok=fact("expert_used_count") if experts else 0,
-        rope_scaling=scaling,
+        rope_scaling=_rope_scaling(facts, factors, head_dim),
         other_end_ids=tuple(other for other in others if other != end),
     )
-    return config
+
+
+# Keys that change what a model computes, and the values at which they do not. llama.cpp reads some of them for other
+# architectures only; here their documented meaning counts, so that no file is run other than it says.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "activation_sparsity_scale": (0,),
+    "attention.causal": (True,),
+    "attention.clamp_kqv": (0,),
+    "attention.indexer.top_k": (0,),
+    "attention.key_length_mla": (0,),
+    "attention.max_alibi_bias": (0,),
+    "attention.output_scale": (0, 1),
+    "attention.shared_kv_layers": (0,),
+    "attention.temperature_length": (0,),
+    "attention.temperature_scale": (0, 1),
+    "attention.value_length_mla": (0,),
+    "attn_logit_softcapping": (0,),
+    "embedding_scale": (0, 1),
+    "final_logit_softcapping": (0,),
+    "full_attention_interval": (0, 1),
+    "leading_dense_block_count": (0,),
+    "logit_scale": (0, 1),
+    "n_deepstack_layers": (0,),
+    "nextn_predict_layers": (0,),
+    "residual_scale": (0, 1),
+    "rope.dimension_sections": (0,),
+    "rope.scaling.alpha": (0, 1),
+    "rope.scaling.attn_factor": (1,),
+    "router_logit_softcapping": (0,),
+    "swiglu_clamp_exp": (0,),
+    "swiglu_clamp_shexp": (0,),
+    "use_parallel_residual": (False,),
+}
+_NEUTRAL_EXPERTS: dict[str, tuple[Any, ...]] = {
+    "expert_gating_func": (0, 1),  # not told, or softmax
+    "expert_group_count": (0, 1),
+    "expert_group_scale": (0, 1),
+    "expert_group_used_count": (0, 1),
+    "expert_shared_count": (0,),
+    "expert_weights_norm": (True,),
+    "expert_weights_scale": (0, 1),
+    "experts_per_group": (0, 1),
+    "interleave_moe_layer_step": (0, 1),
+    "moe_every_n_layers": (0, 1),
+    "moe_latent_size": (0,),
+}
+
+
+def _check_neutral(facts: Mapping[str, Any], head_dim: float) -> None:
+    """Raises LLMError for a key that asks for something else than what is run here."""
+    kind = facts["general.architecture"]
+    allowed = _NEUTRAL | (_NEUTRAL_EXPERTS if facts.get(f"{kind}.expert_count") else {})
+    allowed = allowed | {"attention.value_length": (head_dim,), "rope.dimension_count": (head_dim,)}
+    for name, values in allowed.items():
+        found = facts.get(f"{kind}.{name}", values[0])
+        if any(one not in values for one in (found if isinstance(found, list) else [found])):
+            raise LLMError(f"it sets {kind}.{name} to {str(found)[:60]}, which is not run here; {values[-1]} is")
+    scale = facts.get(f"{kind}.attention.scale")
+    if scale and not math.isclose(scale, head_dim**-0.5, rel_tol=1e-6):
+        raise LLMError(f"it sets {kind}.attention.scale to {str(scale)[:60]}; 1 / sqrt({head_dim}) is run here")
+
+
+def _rope_scaling(facts: Mapping[str, Any], factors: list[float] | None, head_dim: int) -> RopeScaling | None:
+    """How rotary positions are scaled: by a factor, under the new name or the old one, of type linear where no type is
+    told, as in llama.cpp; or by a tensor of `factors`. Raises LLMError for other types."""
+    kind = facts["general.architecture"]
+    rope = facts.get(f"{kind}.rope.scaling.type", "linear")
+    if rope not in ("none", "linear"):
+        raise LLMError(f"its rotary positions are scaled by {str(rope)[:60]!r}; linear and Llama 3's are supported")
+    factor = facts.get(f"{kind}.rope.scaling.factor", facts.get(f"{kind}.rope.scale_linear", 0)) or 1
+    if type(factor) not in (int, float):
+        raise LLMError(f"its rotary positions are scaled by a factor of {str(factor)[:60]}; a number is wanted")
+    scales = rope == "linear" and factor != 1
+    if scales and factors:
+        raise LLMError(f"its rotary positions are scaled twice, by {factor} and by {_ROPE_FACTORS}; one is supported")
+    if factors:
+        if len(factors) != head_dim // 2:
+            raise LLMError(f"its {_ROPE_FACTORS} has {len(factors):,} numbers, {head_dim // 2:,} are wanted")
+        return _llama3(factors, facts.get(f"{kind}.rope.freq_base", 10000.0), facts.get(_OWN_ROPE))
+    return RopeScaling("linear", _short(factor)) if scales else None
 
 
 def _other(token: Any, end: int) -> int | None:
@@ -424,7 +511,7 @@ def _llama3(factors: list[float], theta: float, told: Any) -> RopeScaling:
     plain = [theta ** (-2 * i / (2 * len(factors))) for i in range(len(factors))]
     for rule in rules:
         if all(
-            math.isclose(f / rule.scaled(f), factor, rel_tol=1e-3) for f, factor in zip(plain, factors, strict=True)
+            math.isclose(f / rule.scaled(f), factor, rel_tol=1e-5) for f, factor in zip(plain, factors, strict=True)
         ):
             return rule
     raise LLMError("its rotary positions are scaled in a way that is not Llama 3's")
@@ -497,6 +584,11 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, told: Mapping[str, str
     kind = _WRITTEN_AS[config.model_type]
     if not config.norm_topk_prob:
         raise LLMError("what the experts of a token count does not sum to 1 in this model, as llama.cpp has it")
+    if config.rope_scaling and config.rope_scaling.rope_type == "llama3" and kind != "llama":
+        raise LLMError(
+            f"llama.cpp runs Llama 3's scaling of rotary positions in models of type llama only, not "
+            f"{config.model_type}; use --to hf instead"
+        )
     tokenizer = gguf_tokenizer.facts_of(json.loads(checkpoint.tokenizer_json), config)
 
     def fill(place: Path) -> None:

@@ -5,6 +5,7 @@ merges. What cannot be said in the other's terms is refused. Standard library on
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from llmcli import tokenizer_json
@@ -20,6 +21,7 @@ _PRE = {
     "llama3": "Llama 3", "llama-v3": "Llama 3", "dbrx": "Llama 3", "smaug-bpe": "Llama 3",
     "deepseek-r1-qwen": "Qwen 2",
 }  # fmt: skip
+_LLAMA_3 = ("llama-bpe", "llama3", "llama-v3")  # those that also begin a text, and take whole words as they are
 _NORMAL, _CONTROL, _USER, _UNUSED, _BYTE = 1, 3, 4, 5, 6  # kinds of tokens
 
 
@@ -59,7 +61,7 @@ def read(facts: dict[str, Any]) -> tuple[str, str | None]:
             "type": "BPE",
             "vocab": vocabulary,
             "merges": merges,
-            "ignore_merges": _PRE[name] == "Llama 3",
+            "ignore_merges": name in _LLAMA_3,
         }
     elif model == "llama":
         merges = _merges(vocabulary, _listed(facts, "scores", float, len(tokens)), kinds)
@@ -74,14 +76,18 @@ def read(facts: dict[str, Any]) -> tuple[str, str | None]:
     else:
         raise LLMError(f"its tokenizer is of kind {model!r}; gpt2 and llama are supported")
     start = None
-    begins = facts.get(
-        "tokenizer.ggml.add_bos_token", model == "llama" or facts.get("tokenizer.ggml.pre") == "llama-bpe"
-    )
-    if begins and "tokenizer.ggml.bos_token_id" in facts:
-        number = facts["tokenizer.ggml.bos_token_id"]
+    begins = facts.get("tokenizer.ggml.add_bos_token", model == "llama" or facts.get("tokenizer.ggml.pre") in _LLAMA_3)
+    if begins:
+        number, _ = ends(facts)
         start = _token(tokens, number)
         found["post_processor"] = tokenizer_json.starting_with(start, number)
     return json.dumps(found, ensure_ascii=False), start
+
+
+def ends(facts: Mapping[str, Any]) -> tuple[Any, Any]:
+    """(the token that begins a text, the one that ends it); where the file names none, those of llama.cpp."""
+    begin, end = (11, 11) if facts.get("tokenizer.ggml.model") == "gpt2" else (1, 2)
+    return facts.get("tokenizer.ggml.bos_token_id", begin), facts.get("tokenizer.ggml.eos_token_id", end)
 
 
 def _listed(facts: dict[str, Any], name: str, kind: type, count: int | None = None) -> list[Any]:

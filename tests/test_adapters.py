@@ -184,6 +184,27 @@ def test_a_model_is_the_same_in_either_form(tiny_model: Path, llm) -> None:
             assert found.exit_code == 0 and "another model" not in found.stderr
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"use_dora": True}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 8}}, {"alpha_pattern": {"q_proj": 8}},
+        {"init_lora_weights": "pissa_niter_4"}, {"init_lora_weights": "olora"}, {"layer_replication": [[0, 1], [0, 2]]},
+        {"alora_invocation_tokens": [1, 2]}, {"trainable_token_indices": [3]}, {"peft_type": "IA3"},
+    ],
+)  # fmt: skip
+def test_adapters_of_another_kind_are_refused(taught: tuple[Path, Path], tiny_model: Path, llm, change) -> None:
+    header = safetensors_file.read_header(taught[1])
+    tensors = {name: safetensors_file.read_tensor(header, tensor) for name, tensor in header.tensors.items()}
+    Path("peft").mkdir()
+    safetensors_file.write_tensors("peft/adapter_model.safetensors", tensors, {"format": "pt"})
+    config = json.loads(header.metadata["adapter_config.json"])
+    Path("peft/adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": "gaussian"}))
+    assert llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors").exit_code == 0
+    Path("peft/adapter_config.json").write_text(json.dumps(config | change))
+    found = llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors", "--force")
+    assert found.exit_code == 1 and "more than plain LoRA" in found.stderr
+
+
 def test_peft_saves_a_directory(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
     Path("peft").mkdir()
     missing = llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors")

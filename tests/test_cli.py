@@ -784,6 +784,7 @@ def test_a_pipe_where_a_run_would_be_kept_is_told(llm: Llm) -> None:
     [
         ("no.safetensors", "make one with: llm train corpus.txt -o no.safetensors"),
         ("HuggingFaceTB/SmolLM2-135M", "hf download HuggingFaceTB/SmolLM2-135M --local-dir SmolLM2-135M"),
+        ("hf.co/x/y-1.7B-GGUF:Q4_K_M", "hf download x/y-1.7B-GGUF --local-dir y-1.7B-GGUF"),
         ("nosuch/", "no file nosuch and no such directory; name a .safetensors"),
         ("no.gguf", "no file no.gguf and no such directory"),
         ("no/pytorch_model.bin", "no file no/pytorch_model.bin and no such directory"),

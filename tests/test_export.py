@@ -69,6 +69,17 @@ def test_a_model_is_never_written_over(tiny_model: Path, llm) -> None:
     assert tiny_model.read_bytes() == before
 
 
+def test_what_float16_cannot_hold_is_told(tiny_model: Path, llm) -> None:
+    model = checkpoint.load(tiny_model)
+    tensors = {name: np.array(model.tensors[name]) for name in model.config.tensor_shapes()}
+    tensors["model.norm.weight"][3] = -70000
+    model.tensors = tensors
+    checkpoint.save("big.safetensors", model)
+    found = llm("export", "big.safetensors", "there", "--to", "hf", "--dtype", "f16")
+    assert found.exit_code == 1 and "model.norm.weight holds 70000, float16 at most 65,504" in found.stderr
+    assert not Path("there").exists()
+
+
 def test_gguf_says_what_to_paste_for_ollama(tiny_model: Path, llm) -> None:
     pytest.importorskip("gguf", reason="needs the extra gguf")
     found = llm("export", "m.gguf", "--to", "gguf", "--license", "mit", "--name", "Cat")

@@ -188,6 +188,21 @@ def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
         ({"tokenizer.ggml.eos_token_id": 300}, "not below vocab_size"),
         ({"tokenizer.ggml.tokens": ["a"]}, "header that is not usable|token"),
         ({"general.alignment": 0}, "alignment is 0"),
+        ({"general.type": "adapter"}, "holds no model: its general.type is 'adapter'; merge an adapter"),
+        ({"general.type": "mmproj"}, "holds no model: its general.type is 'mmproj'$"),
+        ({"split.count": 2}, "one of the 2 files of a model; join them first: llama-gguf-split --merge"),
+        ({"llama.rope.dimension_count": 4}, "sets llama.rope.dimension_count to 4, which is not run here; 8 is"),
+        ({"llama.attention.value_length": 16}, "sets llama.attention.value_length to 16"),
+        ({"llama.logit_scale": 2.0}, "sets llama.logit_scale to 2.0"),
+        ({"llama.attention.causal": False}, "sets llama.attention.causal to False"),
+        ({"llama.attention.scale": 0.5}, r"sets llama.attention.scale to 0.5; 1 / sqrt\(8\) is run here"),
+        ({"llama.final_logit_softcapping": 30.0}, "sets llama.final_logit_softcapping to 30.0"),
+        ({"llama.rope.scaling.attn_factor": 1.5}, "sets llama.rope.scaling.attn_factor to 1.5"),
+        ({"llama.rope.dimension_sections": [2, 2, 0, 0]}, "sets llama.rope.dimension_sections to"),
+        ({"llama.rope.scaling.factor": "4"}, "by a factor of 4; a number is wanted"),
+        ({"llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_gating_func": 2}, "expert_gating_func"),
+        ({"llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_weights_norm": False}, "weights_norm"),
+        ({"llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_weights_scale": 2.5}, "weights_scale"),
     ],
 )
 def test_what_is_not_supported_says_what_it_is(tmp_path: Path, facts: dict[str, Any], message: str) -> None:
@@ -307,6 +322,87 @@ def test_what_does_not_give_the_factors_is_not_believed(told: str) -> None:
         gguf_file._llama3([factor**2 for factor in factors], theta, told)
 
 
+def test_tokens_that_the_file_does_not_name_are_those_of_llama_cpp(tmp_path: Path) -> None:
+    """Of a tokenizer like GPT-2's 11 both, of SentencePiece's 1 and 2; Llama 3's begin a text without being asked."""
+    path = tmp_path / "m.gguf"
+    for changes, ends, start in (
+        ({"tokenizer.ggml.eos_token_id": LEFT_OUT}, 11, []),
+        ({"tokenizer.ggml.bos_token_id": LEFT_OUT, "tokenizer.ggml.add_bos_token": True,
+          "tokenizer.ggml.token_type": [3, 3, *[1] * 9, 3, *[1] * 288]}, 1, [11]),
+        ({"tokenizer.ggml.pre": "llama3"}, 1, [0]),
+        ({"tokenizer.ggml.pre": "dbrx"}, 1, []),
+        ({"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": [0.0] * 300,
+          "tokenizer.ggml.bos_token_id": LEFT_OUT, "tokenizer.ggml.eos_token_id": LEFT_OUT}, 2, [1]),
+    ):  # fmt: skip
+        path.write_bytes(by_hand({key: value for key, value in (FACTS | changes).items() if value != LEFT_OUT}))
+        found = importer.load(path)
+        assert (found.config.eos_token_id, tokenizer_of(found).start_ids) == (ends, start), changes
+        whole = json.loads(found.tokenizer_json)["model"].get("ignore_merges", False)
+        assert whole == (changes.get("tokenizer.ggml.pre") == "llama3")
+
+
+LEFT_OUT = "left out"
+
+
+@pytest.mark.parametrize(
+    ("facts", "factor"),
+    [
+        ({"llama.rope.scaling.factor": 4.0}, 4.0),  # as in llama.cpp, linear where no type is told
+        ({"llama.rope.scale_linear": 4.0}, 4.0),  # the old name
+        ({"llama.rope.scaling.factor": 2.0, "llama.rope.scale_linear": 4.0}, 2.0),
+        ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}, 4.0),
+        ({"llama.rope.scaling.type": "linear"}, None),
+        ({"llama.rope.scaling.factor": 0.0, "llama.rope.scale_linear": 4.0}, None),
+        ({"llama.rope.scaling.factor": 1.0}, None),
+        ({"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0}, None),
+    ],
+)
+def test_a_factor_of_rotary_positions_in_any_spelling(tmp_path: Path, facts: dict[str, Any], factor: float) -> None:
+    (tmp_path / "m.gguf").write_bytes(by_hand(FACTS | facts))
+    wanted = RopeScaling("linear", factor) if factor else None
+    assert importer.load(tmp_path / "m.gguf").config.rope_scaling == wanted
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"llama.logit_scale": 1.0, "llama.attention.causal": True, "llama.rope.dimension_count": 8},
+        {"llama.attention.value_length": 8, "llama.attention.scale": float(np.float32(8**-0.5))},
+        {"llama.expert_weights_norm": False, "llama.expert_gating_func": 2},  # of experts, of which there are none
+        {"general.type": "model", "split.count": 1, "split.no": 0, "llama.pooling_type": 3},
+        {"llama.rope.dimension_sections": [0, 0, 0, 0], "llama.rope.scaling.finetuned": True},
+    ],
+)
+def test_keys_that_change_nothing_are_passed_over(tmp_path: Path, facts: dict[str, Any]) -> None:
+    (tmp_path / "m.gguf").write_bytes(by_hand())
+    wanted = importer.load(tmp_path / "m.gguf").config
+    (tmp_path / "m.gguf").write_bytes(by_hand(FACTS | facts))
+    assert importer.load(tmp_path / "m.gguf").config == wanted
+
+
+def with_factors(factors: list[float]) -> dict[str, Any]:
+    row = np.array(factors, "<f4")
+    embedding = 0, (300, 32), MODEL.tensors["model.embed_tokens.weight"].tobytes()
+    return {"token_embd.weight": embedding, "rope_freqs.weight": (0, row.shape, row.tobytes())}
+
+
+def test_rotary_positions_that_are_scaled_twice_or_by_too_few_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(by_hand(FACTS | {"llama.rope.scaling.factor": 2.0}, with_factors([1.0, 1.0, 8.0, 8.0])))
+    with pytest.raises(LLMError, match=r"are scaled twice, by 2.0 and by rope_freqs.weight"):
+        importer.load(path)
+    path.write_bytes(by_hand(FACTS, with_factors([8.0, 8.0])))
+    with pytest.raises(LLMError, match=r"rope_freqs.weight has 2 numbers, 4 are wanted"):
+        importer.load(path)
+
+
+def test_scaling_of_llama_3_that_llama_cpp_would_not_load_is_not_written(tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
+    config = ModelConfig(300, 32, 64, 1, 4, 2, 8, 40, rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 32))
+    with pytest.raises(LLMError, match="in models of type llama only, not qwen3; use --to hf"):
+        gguf_file.write(tmp_path / "m.gguf", random_checkpoint(config), "f32", {})
+
+
 def without(*keys: str) -> dict[str, Any]:
     return {key: found for key, found in FACTS.items() if key not in keys}
 
@@ -341,7 +437,8 @@ def test_a_header_that_lacks_something_says_what(tmp_path: Path, facts: dict[str
 @pytest.mark.parametrize(("kind", "name"), [(20, "IQ4_NL"), (39, "MXFP4"), (99, "number 99")])
 def test_a_type_that_is_not_read_is_named(tmp_path: Path, kind: int, name: str) -> None:
     path = tmp_path / "m.gguf"
-    path.write_bytes(by_hand(FACTS, {"blk.0.ffn_up.weight": (kind, (1, 32), b"x" * 18)}))
+    row = b"x" * (17 if kind == 39 else 18)
+    path.write_bytes(by_hand(FACTS, {"blk.0.ffn_up.weight": (kind, (1, 32), row)}))
     with pytest.raises(LLMError, match=rf"m.gguf: tensor blk.0.ffn_up.weight is of type {name}, .*; F32, F16, .* are$"):
         importer.load(path)
 

@@ -24,6 +24,7 @@ from llmcli.errors import LLMError, command_line, usage
 
 NOISE = 0.001  # bits per byte: what a model loses against itself over so few words may be this much by chance
 FORMS = ("hf", "gguf", "tokenizer")
+LARGEST_F16 = 65504.0
 HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # as a safetensors file names them
 
 
@@ -103,7 +104,7 @@ def export(
         durable.write(output, [model.tokenizer_json.encode("utf-8")])
     elif to == "hf":
         if dtype:
-            model = replace(model, dtypes=dict.fromkeys(model.config.tensor_shapes(), HF_DTYPES[dtype]))
+            model = _in_type(model, HF_DTYPES[dtype])
         hf_directory.write(output, model, {key: value for key, value in told.items() if value}, _card(model, told))
     else:
         kinds = {
@@ -141,6 +142,18 @@ def _quantized(model: Any, output: Path, kind: str, json_: bool) -> None:
         console.note(f"saved {output}: {charts.size(size)}")
         cost = f"it costs {lost:.4f} bits per byte" if lost >= NOISE else f"it costs less than {NOISE} bits per byte"
         console.note(f"{cost} of the model's own words; of another text: llm eval")
+
+
+def _in_type(model: Any, dtype: str) -> Any:
+    """The same model with weights of one type. Raises LLMError when float16 cannot hold one."""
+    import numpy as np
+
+    names = list(model.config.tensor_shapes())
+    for name in names if dtype == "F16" else ():
+        largest = float(np.abs(model.tensors[name]).max(initial=0.0))
+        if LARGEST_F16 < largest < float("inf"):
+            raise LLMError(f"{name} holds {largest:.6g}, float16 at most {LARGEST_F16:,.0f}; export with --dtype bf16")
+    return replace(model, dtypes=dict.fromkeys(names, dtype))
 
 
 def _told(model: Any, path: Path, name: str | None, licence: str | None) -> dict[str, str]:

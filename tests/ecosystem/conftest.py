@@ -114,7 +114,8 @@ def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 class LlamaCpp:
-    """A GGUF in llama.cpp; temperature 0."""
+    """A GGUF in llama.cpp; temperature 0. One thread: several wait for each other by spinning, which on a busy machine
+    makes seconds out of milliseconds."""
 
     def __init__(self, path: Path, context: int = 64) -> None:
         import xllamacpp
@@ -125,7 +126,7 @@ class LlamaCpp:
         params.verbosity = -1
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32  # else it rounds to float16
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
         self._server = xllamacpp.Server(params)
 
     def ask(self, prompt: str | list[int], count: int, **more: Any) -> dict[str, Any]:

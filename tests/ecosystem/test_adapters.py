@@ -29,3 +29,24 @@ def test_peft_reads_our_adapters(reference, tmp_path: Path, llm) -> None:
     found = Runtime(importer.load("merged.safetensors")).logits(ids)
     np.testing.assert_allclose(found, wanted, atol=1e-4)
     assert np.abs(wanted - reference.logits(ids)).max() > 0.01  # it has learned something
+
+
+def test_we_read_what_peft_saves(reference, tmp_path: Path, llm) -> None:
+    peft = pytest.importorskip("peft", reason="needs peft: pip install -e '.[ecosystem]'")
+    import torch
+    import transformers
+
+    if reference.directory.name.rstrip("0123456789") != "qwen3":
+        pytest.skip("one kind is enough")
+    base = transformers.AutoModelForCausalLM.from_pretrained(reference.directory, dtype=torch.float32)
+    torch.manual_seed(0)
+    settings = peft.LoraConfig(r=3, lora_alpha=7, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    theirs = peft.get_peft_model(base, settings).eval()
+    theirs.save_pretrained(tmp_path / "peft")
+    found = llm("import", reference.directory, "--adapter", tmp_path / "peft", "-o", "merged.safetensors")
+    assert found.exit_code == 0, found.stderr
+    ids = list(range(2, 40))
+    with torch.inference_mode():
+        wanted = theirs(torch.tensor([ids])).logits[0].numpy()
+    np.testing.assert_allclose(Runtime(importer.load("merged.safetensors")).logits(ids), wanted, atol=1e-4)
+    assert np.abs(wanted - reference.logits(ids)).max() > 0.01

@@ -114,6 +114,18 @@ def test_halves_stay_halves(reference, tmp_path, llm, dtype):
         assert two.dtype == one.dtype and torch.equal(one, two)
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_a_directory_in_halves_is_what_transformers_makes_of_the_model(reference, tmp_path, llm, dtype):
+    import torch
+    import transformers
+
+    assert llm("export", reference.directory, tmp_path / "halves", "--to", "hf", "--dtype", dtype).exit_code == 0
+    opened = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "halves", dtype="auto")
+    assert opened.dtype == {"bf16": torch.bfloat16, "f16": torch.float16}[dtype]
+    for (name, weight), (_, whole) in zip(opened.named_parameters(), reference.model.named_parameters(), strict=True):
+        assert torch.equal(weight, whole.to(opened.dtype)), name
+
+
 def test_gguf_is_the_same_model(reference, tmp_path, llm):
     from tests.ecosystem.conftest import LlamaCpp
 

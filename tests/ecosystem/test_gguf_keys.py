@@ -1,0 +1,172 @@
+"""The keys of a GGUF, left out or changed: what we run is what llama.cpp runs, or it is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmcli import gguf_file, importer
+from llmcli.config import ModelConfig
+from llmcli.errors import LLMError
+from llmcli.runtime import Runtime
+from llmcli.tokenizer import Tokenizer
+from tests.conftest import random_checkpoint
+
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True}
+KINDS: dict[str, dict[str, Any]] = {"llama": {}, "mixtral": EXPERTS, "qwen2": {}, "qwen3": {}, "qwen3_moe": EXPERTS}
+PROMPT = 30  # tokens
+LEFT_OUT = None
+# as the file of that architecture has them, without its name before; what llama.cpp answers must change where told
+CASES: list[tuple[dict[str, Any], bool]] = [
+    ({}, False),
+    ({"rope.scaling.factor": 4.0}, True),  # of no type: linear
+    ({"rope.scale_linear": 4.0}, True),  # the old name
+    ({"rope.scaling.factor": 2.0, "rope.scale_linear": 4.0}, True),
+    ({"rope.scaling.factor": 0.0, "rope.scale_linear": 4.0}, False),
+    ({"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}, True),
+    ({"rope.scaling.type": "linear", "rope.scale_linear": 4.0}, True),
+    ({"rope.scaling.type": "linear"}, False),
+    ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, False),
+    ({"rope.freq_base": 100.0}, True),
+    ({"rope.freq_base": LEFT_OUT}, False),  # 10,000
+    ({"rope.dimension_count": LEFT_OUT, "attention.key_length": LEFT_OUT, "attention.value_length": LEFT_OUT}, False),
+    ({"attention.layer_norm_rms_epsilon": 0.1}, True),
+    ({"split.count": ("UINT16", 1)}, False),
+    ({"general.type": LEFT_OUT}, False),
+]
+REFUSED: list[dict[str, Any]] = [  # by llama.cpp too, or it answers otherwise: tried in tests/test_gguf_file.py
+    {"rope.dimension_count": 8}, {"attention.value_length": 8}, {"attention.causal": False},
+    {"rope.scaling.attn_factor": 2.0}, {"attention.layer_norm_rms_epsilon": LEFT_OUT},
+    {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, {"split.count": ("UINT16", 2)},
+    {"general.type": "adapter"}, {"nextn_predict_layers": 1},
+]  # fmt: skip
+
+
+def rewritten(source: Path, target: Path, change: dict[str, Any]) -> Path:
+    """The same file with keys changed or left out."""
+    import gguf
+
+    reader = gguf.GGUFReader(source)
+    kind = reader.fields["general.architecture"].contents()
+    change = {key if key.partition(".")[0] in ("general", "split") else f"{kind}.{key}": v for key, v in change.items()}
+    writer = gguf.GGUFWriter(target, kind)
+    types = {bool: "BOOL", int: "UINT32", float: "FLOAT32", str: "STRING"}
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture" and key not in change:
+            inner = field.types[1] if len(field.types) > 1 else None
+            writer.add_key_value(key, field.contents(), field.types[0], inner)
+    for key, value in change.items():
+        if isinstance(value, list):
+            writer.add_array(key, value)
+        elif value is not LEFT_OUT:
+            name, value = value if isinstance(value, tuple) else (types[type(value)], value)
+            writer.add_key_value(key, value, getattr(gguf.GGUFValueType, name))
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokenizer = Tokenizer.train_bpe(["the cat sat on the mat " * 50], 280)
+    config = ModelConfig(
+        tokenizer.vocab_size, 64, 96, 2, 4, 2, 16, 64, model_type=request.param, **KINDS[request.param]
+    )
+    path = tmp_path_factory.mktemp(request.param) / "base.gguf"
+    gguf_file.write(path, random_checkpoint(config, tokenizer_json=tokenizer.to_json()), "f32", {"type": "model"})
+    return path
+
+
+IDS = np.random.default_rng(1).integers(2, 257, 2 * PROMPT).tolist()
+
+
+def answers(path: Path) -> tuple[dict[int, float], dict[int, float]]:
+    """(llama.cpp's five likeliest next tokens and their log probabilities, ours of those)."""
+    from tests.ecosystem.conftest import LlamaCpp
+
+    theirs = LlamaCpp(path)
+    for start in range(PROMPT):  # llama.cpp does not tell of a token that ends the text or is part of a character
+        ids = IDS[start : start + PROMPT]
+        if found := theirs.chosen(ids, 1):
+            break
+    logits = Runtime(importer.load(path)).prefill(ids)
+    own = logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+    wanted = {entry["id"]: float(entry["logprob"]) for entry in found[0]["top_logprobs"]}
+    return wanted, {token: float(own[token]) for token in wanted}
+
+
+def test_each_key_is_run_as_llama_cpp_does(base: Path, tmp_path: Path) -> None:
+    plain, _ = answers(base)
+    for number, (change, changes) in enumerate(CASES):
+        theirs, own = answers(rewritten(base, tmp_path / f"{number}.gguf", change))
+        assert own == pytest.approx(theirs, abs=1e-3), change
+        assert (theirs != pytest.approx(plain, abs=1e-3)) == changes, change
+
+
+def test_what_it_runs_otherwise_is_refused(base: Path, tmp_path: Path) -> None:
+    for number, change in enumerate(REFUSED):
+        path = rewritten(base, tmp_path / f"{number}.gguf", change)
+        with pytest.raises(LLMError) as caught:
+            importer.load(path)
+        assert "\n" not in str(caught.value) and str(path) in str(caught.value), change
+
+
+def keys_of(group: Any) -> list[str]:
+    """All keys by architecture that the gguf package knows."""
+    found = []
+    for name, value in vars(group).items():
+        if isinstance(value, type):
+            found += keys_of(value)
+        elif (
+            isinstance(value, str)
+            and not name.startswith("__")
+            and value.startswith("{arch}.")
+            and "{" not in value[6:]
+        ):
+            found.append(value.removeprefix("{arch}."))
+    return found
+
+
+def test_every_other_key_is_refused_or_changes_nothing(base: Path, tmp_path: Path) -> None:
+    """Each alone, to see whether it is refused; those that are not, all together in llama.cpp."""
+    import gguf
+
+    own = {key.partition(".")[2] for key in gguf.GGUFReader(base).fields}
+    passed: dict[str, Any] = {}
+    for key in dict.fromkeys(keys_of(gguf.Keys)):
+        if key in own or key.startswith(("rope.scaling.factor", "rope.scaling.type", "attention.sliding_window")):
+            continue
+        value = {"tensor_data_layout": "x", "rope.scaling.finetuned": True}.get(key, 3)
+        try:
+            importer.load(rewritten(base, tmp_path / "one.gguf", {key: value}))
+        except LLMError as error:
+            assert key in str(error) or key == "expert_count"
+        else:
+            passed[key] = value
+    refused = {"logit_scale", "attention.causal", "attention.scale", "final_logit_softcapping", "rope.scaling.alpha"}
+    assert not refused & passed.keys() and "pooling_type" in passed
+    for key in ("expert_used_count", "expert_group_count"):  # of a model without experts: llama.cpp ends the process
+        passed.pop(key, None)
+    theirs, found = answers(rewritten(base, tmp_path / "all.gguf", passed))
+    assert found == pytest.approx(theirs, abs=1e-3)
+    assert theirs == pytest.approx(answers(base)[0], abs=1e-3)
+
+
+@pytest.mark.parametrize("sizes", [{"attention.sliding_window": 8}, {"attention.sliding_window": 0}])
+def test_within_a_window_the_answer_is_that_without(base: Path, tmp_path: Path, sizes: dict[str, int]) -> None:
+    model = importer.load(rewritten(base, tmp_path / "m.gguf", sizes))
+    assert model.config.max_position_embeddings == (sizes["attention.sliding_window"] or 64)
+    np.testing.assert_array_equal(Runtime(model).prefill(IDS[:8]), Runtime(importer.load(base)).prefill(IDS[:8]))
+
+
+def test_a_file_that_is_refused_is_shown(base: Path, tmp_path: Path, llm) -> None:
+    path = rewritten(base, tmp_path / "m.gguf", {"logit_scale": 2.0})
+    shown = llm("inspect", path)
+    assert shown.exit_code == 0 and "logit_scale to 2.0, which is not run here" in " ".join(shown.stdout.split())
+    assert json.loads(llm("inspect", path, "--json").stdout)["problem"].startswith("it sets ")
