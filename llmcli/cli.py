@@ -155,13 +155,13 @@ def help_(
     """Print the help of llm, or of a subcommand."""
     top: Any = context.parent
     if command is None:
-        console.result(top.get_help())
+        console.result(top.get_help(), raw=True)
         return
     found = top.command.get_command(top, command)
     if found is None:
         raise usage(suggestions.command_hint(command, top.command.shown_commands()))
     with typer.Context(found, info_name=command, parent=top) as inner:
-        console.result(found.get_help(inner))
+        console.result(found.get_help(inner), raw=True)
 
 
 @app.callback()

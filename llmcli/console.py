@@ -71,18 +71,16 @@ def _write(data: str) -> None:
 
 def paragraph(text: str, indent: int = 0) -> None:
     """Prose on stdout: wrapped in a terminal, one line where a program reads."""
-    for line in _fitted(text, sys.stdout, indent, indent):
-        result(line)
+    for line in _fitted(inline(text), sys.stdout, indent, indent):
+        result(line, raw=True)
 
 
 def caption(text: str) -> None:
     """What the figure above means, dim, in a terminal; nothing where a program reads, or if quiet."""
     if _quiet or not sys.stdout.isatty():
         return
-    import textwrap
-
     dim, plain = ("\x1b[2m", "\x1b[0m") if colours(sys.stdout) else ("", "")
-    for line in textwrap.wrap(inline(text), width()):
+    for line in _fitted(inline(text), sys.stdout):
         result(f"{dim}{line}{plain}", raw=True)
 
 
@@ -363,17 +361,11 @@ def _breakable(word: str) -> list[str]:
 
 
 def _fitted(text: str, stream: Any, indent: int = 0, hanging: int = 0) -> list[str]:
-    """The lines of a text as a stream shows them: wrapped where it is a terminal."""
+    """The lines of a text without line ends as a stream shows them: wrapped where it is a terminal."""
     columns = width(stream) if stream.isatty() else math.inf
-    return [
-        part
-        for line in text.split("\n")
-        for part in (
-            [" " * indent + line]
-            if 2 * len(line) + indent <= columns  # fits, however wide its characters are
-            else wrapped(line, int(columns), indent, hanging)
-        )
-    ]
+    if 2 * len(text) + indent <= columns:  # it fits, however wide its characters are
+        return [" " * indent + text]
+    return wrapped(text, int(columns), indent, hanging)
 
 
 # ---- drawn with rich

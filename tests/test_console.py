@@ -216,6 +216,24 @@ def test_prose_is_wrapped_in_a_terminal_and_one_line_elsewhere(
     assert any(re.match(r"            \S", line) for line in lines)
 
 
+@pytest.mark.parametrize("columns", [30, 80])
+def test_no_prose_takes_a_line_end_from_a_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    """What is said of a file named with a line end is not more lines than it takes, in a pipe and in a terminal."""
+    show = console.paragraph, console.note, console.heading, console.caption, lambda text: console.pairs([(text, text)])
+    for each in show:
+        each("a\nb: not made by llmcli")
+    piped = capsys.readouterr()
+    assert (piped.out + piped.err).count("\n") == 5  # a heading has an empty line before it; a caption is not shown
+    screen = terminal(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for each in show:
+        each("a\nb: not made by llmcli")
+    assert "a\n" not in screen.getvalue() and screen.getvalue().count("a␊b") == 6
+
+
 @pytest.mark.parametrize("columns", [*range(1, 60), 80])
 def test_a_number_in_a_table_is_never_broken(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     screen = terminal(monkeypatch)
