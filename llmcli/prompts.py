@@ -48,8 +48,8 @@ def example_prompt(text: str, *, starts_inside: bool = False) -> str | None:
 def quoted(text: str) -> str:
     """A text as one word of a shell command; in double quotes, which every shell knows, where nothing in it is special.
 
-    >>> print(quoted("I like to eat"), quoted("It's $5"))
-    "I like to eat" 'It'"'"'s $5'
+    >>> quoted("I like to eat"), quoted("for $5")
+    ('"I like to eat"', "'for $5'")
     """
     return shlex.quote(text) if _SPECIAL.intersection(text) - {"'"} or not text else f'"{text}"'
 

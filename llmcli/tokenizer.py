@@ -47,6 +47,7 @@ class Tokenizer:
         seen_bytes: bytes | None = None,
     ) -> None:
         self._start, self.space_first, self._ends = start, space_first, frozenset(ends)
+        self.imported = False  # from another program, with its model
         self.seen_bytes = seen_bytes  # those of the text that its model was trained on; None: not known
         inner.no_padding()
         inner.no_truncation()
@@ -209,7 +210,7 @@ class Tokenizer:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The bytes of all tokens, indexed."""
-        return Vocabulary(self.token_bytes, self.seen_bytes)
+        return Vocabulary(self.token_bytes, self.seen_bytes, unrestricted=self.imported)
 
     def with_seen_bytes(self, seen_bytes: bytes | None) -> "Tokenizer":
         """The same, of a model whose training text has these byte values; None where they are not known."""

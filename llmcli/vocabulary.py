@@ -2,7 +2,7 @@
 
 Two rules say what a model may write. The text stays valid UTF-8: training text is, so a token that breaks a character
 can only come from probability that training did not take away. And where it is known which bytes the training text
-has, no other byte is written.
+has, no other byte is written. An imported model, of whose text nothing is known, writes what it writes elsewhere.
 
 V = tokens in the vocabulary.
 """
@@ -43,10 +43,15 @@ def state_after(data: bytes, state: int = START) -> int:
 
 
 class Vocabulary:
-    """The bytes of each token, b"" for control tokens; `seen_bytes` are those of the training text, None: unknown."""
+    """The bytes of each token, b"" for control tokens; `seen_bytes` are those of the training text, None: unknown.
 
-    def __init__(self, token_bytes: Sequence[bytes], seen_bytes: bytes | None = None) -> None:
-        self.token_bytes = token_bytes
+    With `unrestricted` any token may be written.
+    """
+
+    def __init__(
+        self, token_bytes: Sequence[bytes], seen_bytes: bytes | None = None, *, unrestricted: bool = False
+    ) -> None:
+        self.token_bytes, self._unrestricted = token_bytes, unrestricted
         self._unseen = b"" if seen_bytes is None else bytes(set(range(256)) - set(seen_bytes))
 
     def __len__(self) -> int:
@@ -71,17 +76,19 @@ class Vocabulary:
 
     def may_write(self, data: bytes, state: int = START) -> bool:
         """Whether bytes keep the text valid, and all stood in the training text."""
-        return state_after(data, state) != INVALID and not self._has_unseen(data)
+        return self._unrestricted or (state_after(data, state) != INVALID and not self._has_unseen(data))
 
     def allowed(self, state: int) -> NDArray[np.bool_] | None:
         """[V]: the tokens that may come next. None where all may, or none could."""
+        if self._unrestricted:
+            return None
         if state not in self._allowed:
             self._allowed[state] = self._allowed_after(state)
         return self._allowed[state]
 
     def state_after(self, token: int, state: int) -> int:
         """The state after a token; bytes that are no UTF-8 are taken for a character."""
-        if state == START and token not in self._incomplete:
+        if self._unrestricted or (state == START and token not in self._incomplete):
             return START
         return max(START, state_after(self.token_bytes[token], state))
 

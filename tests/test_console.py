@@ -179,7 +179,9 @@ def test_text_without_spaces_wraps_by_the_columns_it_takes(text: str, columns: i
     for line in lines[:-1]:
         assert line[-1] != "「"
     for line in lines:
-        assert cell_len(line) <= columns or re.fullmatch("「*(.|e[e\u0301]*)[、。」\u0301\u3099]*", line)
+        assert cell_len(line) <= columns or re.fullmatch(
+            "「*(.|[、。」\u0301\u3099]*e[e\u0301]*)[、。」\u0301\u3099]*", line
+        )
 
 
 def test_a_command_to_type_is_not_broken() -> None:

@@ -114,7 +114,7 @@ def test_explained_is_the_heaviest_and_the_probabilities_are_the_mixtures(two, l
     assert said["tokens"][0]["id"] == found["next_tokens"][0]["id"]
     assert said["tokens"][0]["logprob"] == pytest.approx(found["next_tokens"][0]["logprob"], abs=1.1e-6)
     assert llm("explain", *words[:3], "--html", "page.html").exit_code == 0
-    assert f"shown is the way through {found['expert']['name']}" in Path("page.html").read_text("utf-8")
+    assert f"This is a mixture of models: shown is {found['expert']['name']}" in Path("page.html").read_text("utf-8")
     layers = importer.load_any("mixture.safetensors").experts[most].config
     assert len(found["attention"]["weights"]) == layers.num_hidden_layers
 

@@ -163,7 +163,7 @@ def test_names_of_files_are_marked_in_both_streams_by_every_command(files: None)
             said = [json.loads(line) for line in answer.stdout.splitlines()]
             in_json |= {command[0]} if any(NAME in text for text in texts(said)) else set()
     assert failures == []
-    verbs = {name for group in app.registered_commands if (name := group.name)}
+    verbs = {name for group in app.registered_commands if (name := group.name) and not group.hidden}
     assert {verb for verb, _ in shown} >= verbs  # each of them has shown the name, so that it could have gone wrong
     assert {verb for verb, which in shown if which == "stdout"} >= {"inspect", "eval", "export", "generate"}
     assert in_json >= {"inspect", "eval", "export", "generate", "import", "mix", "train"}  # ... and JSON has it whole

@@ -314,7 +314,7 @@ def test_a_directory_that_may_no_longer_be_looked_into_loses_nothing(
     resume.Keeper(beside, {}, stopped.plan, "{}", told.append).keep(stopped.state)
     assert len(told) == 1 and "Permission denied" in told[0]
     replace_it = command._may_replace(output, False, None)
-    assert [command._save(output, done, beside, False, replace=replace_it)] == found(elsewhere)
+    assert [command._save(output, done, beside, False, replace=replace_it, keep=False)] == found(elsewhere)
 
 
 def test_a_file_that_came_meanwhile_is_kept(done: SimpleNamespace) -> None:

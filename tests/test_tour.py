@@ -50,7 +50,7 @@ def test_one_sees_what_the_english_tour_says(tmp_path: Path, llm: Callable[..., 
     assert said(walked, 'llm generate "I like to eat" --next').startswith("next word\tprobability\napple\t0.")
     assert "apple" not in said(walked, 'llm generate "I like to drink"')
     lens = said(walked, 'llm explain "The cat').split("logit lens")[1]
-    assert re.search(r"none\t·eat", lens) and re.search(r"\n1\t·sleep", lens)
+    assert re.search(r"none\t·(eat|drink)", lens) and re.search(r"\n1\t·sleep", lens)
     kite = said(walked, 'llm explain "Anna')
     assert re.search(r"\d\t\d\t4 ·kite\t0\.\d+", kite) and re.search(r"next token.*\n·kite\t0\.[5-9]", kite)
     surprise = said(walked, "echo")

@@ -121,11 +121,13 @@ def tokenizer_of(model: "Checkpoint | Mixture") -> Any:
     config = checkpoint.config
     ends = (config.eos_token_id, *config.other_end_ids)
     try:
-        return Tokenizer.from_json(
+        tokenizer = Tokenizer.from_json(
             checkpoint.tokenizer_json, most=config.vocab_size, ends=ends, seen_bytes=model.seen_bytes
         )
     except LLMError as error:
         raise LLMError(f"{checkpoint.path}: {error}" if checkpoint.path else str(error)) from error
+    tokenizer.imported = model.seen_bytes is None and any("imported" in record for record in model.records)
+    return tokenizer
 
 
 def note_left_out(corpus: "Corpus") -> None:
