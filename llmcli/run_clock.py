@@ -5,13 +5,15 @@ absolute speed: the cost of an evaluation is kept as a multiple of the cost of t
 and what is left is estimated at the speed of the last steps. Pure arithmetic: the caller reads the clock.
 """
 
+import math
 import statistics
 from collections import deque
 
 RECENT_STEPS = 12  # whose speed counts as the present speed
+STEADY_SHARE = 0.1  # of the run: the time constant of the mean speed by which the whole run is estimated
 LARGEST_RESERVE = 0.4  # of the run, for the evaluations at its end; beyond that they measure fewer tokens
 ASSUMED_COST = 0.4  # of evaluating a token against training on it, before the first evaluation: a third by operations
-LARGEST_SLOWDOWN = 4.0  # that the work after training is expected to suffer
+LARGEST_SLOWDOWN = 2.0  # that the work after training is expected to suffer: much of it uses one thread
 
 
 class RunClock:
@@ -26,12 +28,15 @@ class RunClock:
         self._after = after
         self._steps: deque[tuple[float, int]] = deque(maxlen=RECENT_STEPS)  # (seconds, tokens)
         self._best_pace = float("inf")
+        self._steady_pace = 0.0
         self._trained_seconds = 0.0  # in the steps alone
         self._evaluation_costs: list[float] = []  # per token, as multiples of the pace at that time
 
     def add_step(self, seconds: float, tokens: int) -> None:
         self._steps.append((seconds, tokens))
         self._trained_seconds += seconds
+        weight = 1 - math.exp(-seconds / (STEADY_SHARE * min(self.seconds, 10 * self._trained_seconds)))
+        self._steady_pace += weight * (seconds / tokens - self._steady_pace) if self._steady_pace else seconds / tokens
         if len(self._steps) == RECENT_STEPS:
             self._best_pace = min(self._best_pace, self.pace)
 
@@ -69,8 +74,8 @@ class RunClock:
         return 1 - left / (left + elapsed - self.started)
 
     def expected_tokens(self, elapsed: float, seen: int, evaluated_at_end: float) -> float:
-        """Tokens that the run will have trained on at its end, at the present speed and share of evaluations."""
+        """Tokens that the run will have trained on at its end, at its speed of late and share of evaluations."""
         if not self._trained_seconds:
             return float(seen)
         overhead = max(1.0, (elapsed - self.started) / self._trained_seconds)
-        return seen + self.seconds_left(elapsed, evaluated_at_end) / (self.pace * overhead)
+        return seen + self.seconds_left(elapsed, evaluated_at_end) / (self._steady_pace * overhead)

@@ -41,6 +41,7 @@ from llmcli.tokenizer import Tokenizer
 EVAL_SHARE = 24  # tokens trained on for each held-out one that is looked at on the way, at least
 FINAL_EVAL_TOKENS = 65_536  # held-out tokens measured at the end, if a long enough run can afford them ...
 FINAL_EVAL_SHARE = 16  # ... or one for so many trained on, if that is more
+FINAL_EVAL_MORE = 3  # times as many where the clock leaves time for them
 EXACT_COST = 2.2  # seconds that a look in float32 takes for one in bfloat16
 EVAL_EVERY = 0.05  # of the run, at least
 ALIKE = 0.002  # held-out figures that differ by less say nothing
@@ -788,6 +789,8 @@ class _Measure:
         tokens = self.tokens if hurried else self._final_tokens(trained)
         if hurried:
             self.final_context = self._context
+        elif self._timed:  # until `limit`, so that a run ends neither late nor early
+            tokens = min(FINAL_EVAL_MORE * tokens, len(self._ids))
         self._final_windows = self._select(self.final_context, tokens)
         exact = self._exact(weights)
         with watch(exact):
