@@ -72,9 +72,3 @@ def source_hash(model: Checkpoint) -> str | None:
     changed = model.record.keys() & {"train", "adapter", "average_of"} or model.quantization
     found = origin.get("sha256") if isinstance(origin, dict) and not changed else None
     return found if isinstance(found, str) else None
-
-
-def takes_literally(model: Checkpoint | Mixture) -> bool:
-    """Whether a prompt's last word is taken as it stands, unless the user says: one from another program, or taught
-    from such a one, is asked so there; a mixture has to read a word before it knows whom to ask."""
-    return isinstance(model, Mixture) or "imported" in model.record

@@ -60,7 +60,7 @@ def explanation(
     if before := found.cut + found.earlier + cut:
         notes.append(f"The last {kept:,} tokens of the prompt are shown; {before:,} stand before them.")
     if found.tail:
-        notes.append(f"The end of the prompt, “{_plain(found.tail)}”, is part of the first token of the answer.")
+        notes.append(f"The likeliest first token begins inside the prompt, with its end “{_plain(found.tail)}”.")
     rows = np.tril_indices(kept)
     shares = attention[:, :, cut:, cut:][:, :, rows[0], rows[1]]
     best = found.lens.ids[:, cut:], found.lens.probabilities[:, cut:]

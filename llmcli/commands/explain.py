@@ -34,9 +34,9 @@ def explain(
     ] = None,
     next_: Annotated[int, typer.Option("--next", metavar="N", min=1, help="Likeliest tokens and words to show.")] = 5,
     literal: Annotated[
-        bool | None,
-        typer.Option("--literal/--no-literal", help="Read the prompt as generate does with the same option."),
-    ] = None,
+        bool,
+        typer.Option("--literal/--no-literal", help="Split the prompt into tokens in one way only, as in generate."),
+    ] = False,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page for a browser instead.")
     ] = None,
@@ -59,13 +59,12 @@ def explain(
     text = text_argument(prompt, "prompt")
     from llmcli import durable, explainer
     from llmcli.commands.options import tokenizer_of
-    from llmcli.importer import load_any, takes_literally
+    from llmcli.importer import load_any
     from llmcli.mixture_file import Mixture
     from llmcli.runtime import Runtime
     from llmcli.words import most_looks, next_words
 
     loaded = load_any(path)
-    literal = takes_literally(loaded) if literal is None else literal
     answering, speaker = None, None
     if isinstance(loaded, Mixture):
         answering, speaker = _heaviest(loaded, text, literal)
@@ -91,7 +90,10 @@ def explain(
     if found.cut:
         console.note(f"{found.cut:,} tokens of the prompt do not fit the context of {config.max_position_embeddings:,}")
     if found.tail:
-        console.note(f"{console.shown(found.tail)} is spelled by the answer itself; --literal reads it as it stands")
+        console.note(
+            f"the likeliest first token begins inside the prompt, with {console.shown(found.tail)}; "
+            f"--literal takes the prompt's own tokens"
+        )
     if found.earlier:
         console.note(f"the last {len(found.ids):,} tokens are looked at, {found.earlier:,} stand before them")
     if checkpoint.quantization:

@@ -88,13 +88,13 @@ def generate(
         ),
     ] = None,
     literal: Annotated[
-        bool | None,
+        bool,
         typer.Option(
             "--literal/--no-literal",
-            help="Take the prompt's last word as it stands, as other programs do, or let it grow; by default only "
-            "models from other programs and mixtures are asked so.",
+            help="Split the prompt into tokens in one way only, as other programs do; else the first token is chosen "
+            "by the prompt's text, so that a word that is cut off is completed.",
         ),
-    ] = None,
+    ] = False,
     color: Annotated[bool, typer.Option("--color", help="Tint each token by its probability.")] = False,
     experts: Annotated[
         bool,
@@ -143,13 +143,12 @@ def generate(
     )
     path = model_path(model)
     text = text_argument(prompt, "prompt")
-    from llmcli.importer import load_any, takes_literally
+    from llmcli.importer import load_any
 
     found = load_any(path)
     speakers = _Speakers(_experts_of(found, path)) if experts else None
     known = _learned(corpus, found, path) if memory else None
     runtime, tokenizer = open_model(found, device, quantize)
-    literal = takes_literally(found) if literal is None else literal
     length = len(tokenizer.encode(text))
     if length > runtime.context:
         console.note(f"the prompt has {length:,} tokens, the model sees {runtime.context:,}: only its end is used")
@@ -447,7 +446,7 @@ def _show_choice(choice: Any, number: int, text: str, tokenizer: Any, sampling: 
     """One step: the candidates with the model's probability and the chance that the settings leave, and why."""
     console.heading(f"{number}  {console.one_line(text, console.width() - 6 - len(str(number)))}▁")
     if choice.spelling:
-        console.paragraph("the prompt's last word: of the tokens that agree with it one is chosen")
+        console.paragraph("the first token, summed over the ways to split the prompt's end into tokens")
     shown = list(choice.candidates)
     if choice.chosen not in shown:
         shown.append(choice.chosen)
