@@ -296,8 +296,11 @@ def _check(name: str, path: Path, stream: IO[bytes] | None, copy: TextCopy) -> D
             else:
                 for text in _decode(name, blocks, encoding, len(mark)):
                     take(text.encode("utf-8"))
-        except LLMError:
+        except LLMError as error:
             copy.truncate(before)
+            if stream is not None and not isinstance(error, TemporaryFileError):
+                said = file_types.not_text(name, start[: file_types.START], packed=packed)
+                raise LLMError(said or str(error), error.exit_code) from error
             raise
     return Document(name, path, size, digest.hexdigest(), before if copied else len(mark), copy if copied else None)
 

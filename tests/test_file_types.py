@@ -137,6 +137,9 @@ def test_a_prompt_that_is_no_text_is_named_too(llm: Llm) -> None:
     answer = llm("generate", "-", "-m", "none", stdin=b"%PDF-1.7\n\xff\xfe")
     assert answer.exit_code == 1 and "standard input is a PDF, not text" in answer.stderr
     assert "pdftotext FILE FILE.txt" in answer.stderr
+    for data in (b"%PDF-1.7\n\xff\xfe", gzip.compress(b"%PDF-1.7\n\xff\xfe")):
+        answer = llm("train", "-", "--dry-run", stdin=data)
+        assert answer.exit_code == 1 and "standard input is a PDF, not text" in answer.stderr
 
 
 def test_an_address_is_no_file(llm: Llm) -> None:
