@@ -35,7 +35,8 @@ def value(found: Any) -> bytes:
     if isinstance(found, bool):
         return struct.pack("<I?", 7, found)
     if isinstance(found, int):
-        return struct.pack("<II", 4, found)
+        small = 0 <= found < 1 << 32
+        return struct.pack("<II", 4, found) if small else struct.pack("<Iq", 11, found)
     if isinstance(found, float):
         return struct.pack("<If", 6, found)
     if isinstance(found, str):
