@@ -21,11 +21,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.characters import begins_with_letter, kind_of_run
+from llmcli.characters import kind_of_run
 from llmcli.errors import LLMError
 from llmcli.sampler import highest_of, normalized, probabilities
 from llmcli.tokenizer import Tokenizer
-from llmcli.vocabulary import START, Vocabulary
+from llmcli.vocabulary import START, Vocabulary, state_after, state_between
 
 RESPLIT = 3  # tokens at a prompt's end that are split anew: one more gains nothing, one fewer loses (LOG.md)
 EVALUATIONS = 8  # of the model for other ways to split them, when text is generated; of a large one fewer:
@@ -98,6 +98,17 @@ class Way:
     new: bytes  # what the last token writes after the prompt
 
 
+@dataclass(frozen=True)
+class _Last:
+    """Ways that differ in their last token alone."""
+
+    before: Path
+    skipped: int  # bytes of the last token that still belong to the prompt
+    tokens: NDArray[np.int64]  # [n], what the last can be
+    entries: NDArray[np.int64]  # [n], of each
+    probabilities: NDArray[np.float64]  # [n]
+
+
 class Opening:
     """What may come first after a prompt: a distribution over N entries, which a Sampler chooses from.
 
@@ -105,53 +116,56 @@ class Opening:
     a longer token writes. An entry can come about in several ways, whose probabilities are summed.
     """
 
+    logits: Array  # [N], -inf where nothing may be written
+    own: Array | None = None  # [N], the model's own logits, where they are not these
+    tokens: NDArray[np.int64] | None = None  # [N], the likeliest token of each entry; None: the entry itself
+
     def __init__(self, found: "_Search", head: list[int], in_word: bool) -> None:
-        self._found, self._head, vocabulary = found, head, found.vocabulary
+        self._found, self._head, self._vocabulary = found, head, found.vocabulary
         self.unexplored = found.unexplored  # the share that ways not followed could have: at most so much
-        factors = np.where(vocabulary.begins_with_letter, INSIDE_WORD, 1.0) if in_word else np.ones(len(vocabulary))
-        allowed = vocabulary.allowed(START)
+        self._extra: dict[bytes, int] = {}  # entries beyond V
+        allowed = self._vocabulary.allowed(START)
+        every = np.arange(len(self._vocabulary))
+        factors = np.where(self._vocabulary.begins_with_letter, INSIDE_WORD, 1.0) if in_word else np.ones(len(every))
         if allowed is not None:
             factors[~allowed] = 0
-        scale = found.known
-        rows = [
-            math.exp(logprob - scale) * probabilities(row.astype(np.float64)) * factors
-            for logprob, _, row in found.ending
-        ]  # [V] each
-        passing = [
-            Way(math.exp(logprob - scale) * (INSIDE_WORD if in_word and begins_with_letter(new) else 1), path, new)
-            for logprob, path, new in found.passing
+        ways = [
+            _Last(
+                path, 0, every, every, math.exp(logprob - found.known) * factors * probabilities(row.astype(np.float64))
+            )
+            for logprob, path, row in found.ending
         ]
-        total = float(sum(row.sum() for row in rows)) + sum(way.probability for way in passing)
+        for logprobs, path, skipped, tokens in found.passing:
+            chances = np.exp(logprobs - found.known)
+            if in_word:
+                chances[self._vocabulary.letters_after(tokens, skipped)] *= INSIDE_WORD
+            ways.append(_Last(path, skipped, tokens, self._entries(tokens, skipped), chances))
+        total = sum(float(last.probabilities.sum()) for last in ways)
         if not total:
             raise LLMError(
                 "the model thinks no text possible here: its weights are damaged (look: llm inspect --verify)"
             )
-        self._rows = [row / total for row in rows]
-        self._passing = [replace(way, probability=way.probability / total) for way in passing]
-        self._entries = self._entries_of_passing()
-        if passing or len(rows) > 1 or in_word:
+        self._ways = [replace(last, probabilities=last.probabilities / total) for last in ways]
+        if len(ways) > 1 or in_word:
             self._sum()
         else:
-            row = found.ending[0][2]
-            self.own: Array | None = row  # [N], the model's own logits; None where `logits` are
-            self.logits: Array = row if allowed is None else np.where(allowed, row, np.float32(-np.inf))  # [N]
-            self.tokens: NDArray[np.int64] | None = None  # [N], the likeliest token of each entry; None: the entry
+            self.own = found.ending[0][2]
+            self.logits = self.own if allowed is None else np.where(allowed, self.own, np.float32(-np.inf))
 
     def ways(self, least: float) -> Iterator[Way]:
         """All that are at least so likely; none that ends with the prompt, each goes on by a token."""
-        yield from (way for way in self._passing if way.probability >= least)
-        for (_, path, _), row in zip(self._found.ending, self._rows, strict=True):
-            for token in np.flatnonzero(row >= least).tolist():
-                yield Way(float(row[token]), (*path, token), self._found.vocabulary.token_bytes[token])
+        for last in self._ways:
+            for i in np.flatnonzero(last.probabilities >= least).tolist():
+                yield self._way(last, i)
 
     def ways_of(self, entry: int) -> list[Way]:
         """Those in which an entry comes about, the likeliest first."""
-        found = [way for way, its in zip(self._passing, self._entries, strict=True) if its == entry]
-        if entry < len(self._found.vocabulary):
-            new = self._found.vocabulary.token_bytes[entry]
-            for (_, path, _), row in zip(self._found.ending, self._rows, strict=True):
-                found.append(Way(float(row[entry]), (*path, entry), new))
-        return sorted((way for way in found if way.probability), key=lambda way: -way.probability)
+        found = [
+            self._way(last, i)
+            for last in self._ways
+            for i in np.flatnonzero((last.entries == entry) & (last.probabilities > 0)).tolist()
+        ]
+        return sorted(found, key=lambda way: -way.probability)
 
     @property
     def evaluations(self) -> int:
@@ -172,29 +186,32 @@ class Opening:
         self._found.take(way.tokens[:-1])
         return [*self._head, *way.tokens[:-1]]
 
-    def _entries_of_passing(self) -> list[int]:
-        """The entry of each way in which a token goes beyond the prompt."""
-        vocabulary, extra, entries = self._found.vocabulary, dict[bytes, int](), []
-        for way in self._passing:
-            entry = vocabulary.find(way.new)
-            entries.append(extra.setdefault(way.new, len(vocabulary) + len(extra)) if entry is None else entry)
-        return entries
+    def _way(self, last: _Last, i: int) -> Way:
+        token = int(last.tokens[i])
+        new = self._vocabulary.token_bytes[token][last.skipped :]
+        return Way(float(last.probabilities[i]), (*last.before, token), new)
+
+    def _entries(self, tokens: NDArray[np.int64], skipped: int) -> NDArray[np.int64]:
+        """[n], of tokens that go beyond the prompt."""
+        found, V = [], len(self._vocabulary)
+        for token in tokens.tolist():
+            new = self._vocabulary.token_bytes[token][skipped:]
+            entry = self._vocabulary.find(new)
+            found.append(self._extra.setdefault(new, V + len(self._extra)) if entry is None else entry)
+        return np.array(found, np.int64)
 
     def _sum(self) -> None:
-        V = len(self._found.vocabulary)
-        chances = np.zeros(max([V, *(entry + 1 for entry in self._entries)]))
-        self.tokens, likeliest = np.arange(len(chances)), np.zeros(len(chances))
-        for row in self._rows:
-            chances[:V] += row
-            likeliest[:V] = np.maximum(likeliest[:V], row)
-        for way, entry in zip(self._passing, self._entries, strict=True):
-            chances[entry] += way.probability
-            if way.probability > likeliest[entry]:
-                likeliest[entry], self.tokens[entry] = way.probability, way.tokens[-1]
+        N = len(self._vocabulary) + len(self._extra)
+        chances, likeliest, self.tokens = np.zeros(N), np.zeros(N), np.arange(N)
+        for last in self._ways:
+            np.add.at(chances, last.entries, last.probabilities)
+            better = last.probabilities > likeliest[last.entries]
+            likeliest[last.entries[better]] = last.probabilities[better]
+            self.tokens[last.entries[better]] = last.tokens[better]
         # of the size that logits have, for the repetition penalty
         size = float(np.logaddexp.reduce(self._found.ending[0][2].astype(np.float64))) if self._found.ending else 0.0
         with np.errstate(divide="ignore"):
-            self.logits, self.own = (np.log(chances) + size).astype(np.float32), None
+            self.logits = (np.log(chances) + size).astype(np.float32)
 
 
 def read(
@@ -228,17 +245,20 @@ class _Search:
     def __init__(self, runtime: Runtime, vocabulary: Vocabulary, head: list[int], tail: list[int]) -> None:
         self.vocabulary, self.evaluations = vocabulary, 0
         self.ending: list[tuple[float, Path, Array]] = []  # with the prompt: (logprob, tokens, logits [V] after them)
-        self.passing: list[tuple[float, Path, bytes]] = []  # beyond it: (logprob, tokens, what that writes)
+        # beyond it by a last token: (logprobs [n], tokens before, bytes of the last inside the prompt, last tokens [n])
+        self.passing: list[tuple[NDArray[np.float64], Path, int, NDArray[np.int64]]] = []
         self.known = -math.inf  # logarithm of their probabilities' sum
         self._open: list[tuple[float, Path, int]] = []  # heap: (-logprob, tokens, bytes spelled)
         self._too_long = -math.inf  # logarithm of the sum of those that the context has no room for
         self._runtime, self._head, self._held = runtime, len(head), Path()
         self.space = runtime.context - len(head)
         self._text = b"".join(vocabulary.token_bytes[token] for token in tail)
+        self._state = START  # of UTF-8 where the text begins
         runtime.rewind()
         rows = [self._row(runtime.prefill(head))]
         if tail:
             rows += [self._row(row) for row in runtime.logits(tail)]
+            self._state = state_between(b"".join(vocabulary.token_bytes[token] for token in head[-4:]))
             self._held = tuple(tail)
         self.evaluations = 1 + bool(tail)
         logprob, done = 0.0, 0
@@ -294,11 +314,13 @@ class _Search:
             self.ending.append((logprob, path, row))
             self.known = float(np.logaddexp(self.known, logprob))
             return chances
-        for token in self.vocabulary.beyond(rest):
-            new = self.vocabulary.token_bytes[token][len(rest) :]
-            if self.vocabulary.may_write(new):
-                self.passing.append((logprob + float(chances[token]), (*path, token), new))
-                self.known = float(np.logaddexp(self.known, self.passing[-1][0]))
+        beyond = self.vocabulary.beyond(rest)
+        allowed = self.vocabulary.allowed(max(START, state_after(self._text[:done], self._state)))
+        if allowed is not None:
+            beyond = beyond[allowed[beyond]]
+        if len(beyond):
+            self.passing.append((logprob + chances[beyond], path, len(rest), beyond))
+            self.known = float(np.logaddexp(self.known, np.logaddexp.reduce(self.passing[-1][0])))
         for token in self.vocabulary.within(rest):
             if token != but:
                 way = (-logprob - float(chances[token]), (*path, token), done + len(self.vocabulary.token_bytes[token]))

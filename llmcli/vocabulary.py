@@ -7,7 +7,7 @@ has, no other byte is written. An imported model, of whose text nothing is known
 V = tokens in the vocabulary.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
@@ -26,6 +26,19 @@ _INSIDE = {
 }  # fmt: skip
 _FIRST = [(0x00, 0x7F, START), (0xC2, 0xDF, 1), (0xE0, 0xE0, 4), (0xED, 0xED, 5), (0xE1, 0xEF, 2), (0xF0, 0xF0, 6),
           (0xF1, 0xF3, 3), (0xF4, 0xF4, 7)]  # fmt: skip
+
+
+_ASCII_LETTERS = np.array([byte < 0x80 and begins_with_letter(bytes([byte])) for byte in range(256)])
+
+
+def state_between(data: bytes) -> int:
+    """The state of UTF-8 at the end of bytes that may begin inside a character.
+
+    >>> [state_between(data) for data in ("あ".encode()[1:], b"\x82\xe3", b"")]
+    [0, 2, 0]
+    """
+    starts = [i for i, byte in enumerate(data[-4:]) if byte & 0xC0 != 0x80]
+    return max(START, state_after(data[-4:][starts[-1] :])) if starts else START
 
 
 def state_after(data: bytes, state: int = START) -> int:
@@ -61,22 +74,27 @@ class Vocabulary:
         """The tokens that `data` begins with, all of it included."""
         return [i for end in range(1, min(len(data), self._longest) + 1) for i in self._ids.get(data[:end], ())]
 
-    def beyond(self, data: bytes) -> list[int]:
+    def beyond(self, data: bytes) -> NDArray[np.int64]:
         """The tokens that begin with `data` and go on."""
-        found, at = [], bisect_left(self._sorted, (data, -1))
-        while at < len(self._sorted) and self._sorted[at][0].startswith(data):
-            if len(self._sorted[at][0]) > len(data):
-                found.append(self._sorted[at][1])
-            at += 1
+        order, sorted_bytes = self._sorted
+        rest = data.rstrip(b"\xff")  # after all that begins with `data` comes what has its last byte raised by one
+        end = bisect_left(sorted_bytes, rest[:-1] + bytes([rest[-1] + 1])) if rest else len(order)
+        return order[bisect_right(sorted_bytes, data) : end]
+
+    def letters_after(self, tokens: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
+        """Which of some tokens, each longer than `size` bytes, go on with a letter after these."""
+        if not len(tokens):
+            return np.zeros(0, bool)
+        joined, starts = self._joined
+        first = joined[starts[tokens] + size]
+        found = _ASCII_LETTERS[first]
+        for i in np.flatnonzero(first >= 0x80).tolist():
+            found[i] = begins_with_letter(self.token_bytes[tokens[i]][size:])
         return found
 
     def find(self, data: bytes) -> int | None:
         """A token of these very bytes."""
         return next(iter(self._ids.get(data, ())), None)
-
-    def may_write(self, data: bytes, state: int = START) -> bool:
-        """Whether bytes keep the text valid, and all stood in the training text."""
-        return self._unrestricted or (state_after(data, state) != INVALID and not self._has_unseen(data))
 
     def allowed(self, state: int) -> NDArray[np.bool_] | None:
         """[V]: the tokens that may come next. None where all may, or none could."""
@@ -136,8 +154,16 @@ class Vocabulary:
         return dict(found)
 
     @cached_property
-    def _sorted(self) -> list[tuple[bytes, int]]:
-        return sorted((data, i) for i, data in enumerate(self.token_bytes) if data)
+    def _sorted(self) -> tuple[NDArray[np.int64], list[bytes]]:
+        """(tokens in the order of their bytes, these bytes)"""
+        order = sorted((i for i, data in enumerate(self.token_bytes) if data), key=self.token_bytes.__getitem__)
+        return np.array(order, np.int64), [self.token_bytes[i] for i in order]
+
+    @cached_property
+    def _joined(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """(the bytes of all tokens one after the other, where each begins)"""
+        ends = np.cumsum([len(data) for data in self.token_bytes])
+        return np.frombuffer(b"".join(self.token_bytes), np.uint8), np.concatenate([[0], ends[:-1]])
 
     @cached_property
     def _longest(self) -> int:

@@ -78,7 +78,7 @@ def masked(model: Model, tail: bytes) -> list[Cover]:
             if logprob < -UNLIKELY:
                 continue
             row, rest = model(path), tail[done:]
-            inside, beyond = words.within(rest), words.beyond(rest)
+            inside, beyond = words.within(rest), words.beyond(rest).tolist()
             total = np.logaddexp.reduce(row[inside + beyond])
             found += [(logprob + row[t] - total, (*path, t), table[t][len(rest) :]) for t in beyond]
             for t in inside:
@@ -105,7 +105,7 @@ def log_probability(model: Model, covers: Iterable[Cover], text: bytes) -> float
             if logprob < max(best[0][0], total) - UNLIKELY:
                 continue
             row, rest = model(path), text[done:]
-            if beyond := words.beyond(rest):
+            if len(beyond := words.beyond(rest)):
                 total = float(np.logaddexp(total, logprob + np.logaddexp.reduce(row[beyond])))
             for t in words.within(rest):
                 size = len(words.token_bytes[t])
