@@ -26,6 +26,36 @@ Llm = Callable[..., Result]
 HANG = 600  # seconds after which a process that should have ended hangs, on the slowest machine
 
 
+def test_a_trained_model_writes_only_bytes_of_its_text(llm: Llm, tmp_path: Path) -> None:
+    """After two steps a model knows nothing; at a high temperature it writes whatever it may."""
+    (tmp_path / "c.txt").write_text(TEXT, "utf-8")
+    words = ["--steps", 2, "--context", 16, "--threads", 1, "-q"]
+    assert llm("train", "c.txt", *words).exit_code == 0
+    record = json.loads(llm("inspect", "--json").stdout)["training"]
+    known = set(TEXT.encode())
+    assert set(bytes.fromhex(record["seen_bytes"])) == known
+    assert all(set(text.encode()) <= known for _, text in record["samples"]["texts"])
+    for seed in range(5):
+        for way in ("--literal", "--no-literal"):
+            said = llm("generate", "The c", "-t", 5, "--min-p", 0, "-n", 60, "--seed", seed, way, "--json")
+            assert set(json.loads(said.stdout)["text"].encode()) <= known
+    shown = json.loads(llm("generate", "The c", "--next", 1000, "--json").stdout)
+    assert all(word["text"] == "<end>" or set(word["text"].encode()) <= known for word in shown["next"])
+    assert sum(word["probability"] for word in shown["next"]) + shown["unexplored"] == pytest.approx(1, abs=1e-3)
+    # a model that goes on from this one has the bytes of both
+    (tmp_path / "d.txt").write_text("XYZ xyz " * 400, "utf-8")
+    assert llm("train", "d.txt", "--from", "model.safetensors", "-o", "d.safetensors", *words).exit_code == 0
+    record = json.loads(llm("inspect", "-m", "d.safetensors", "--json").stdout)["training"]
+    assert set(bytes.fromhex(record["seen_bytes"])) == known | set(b"XYZ xyz ")
+
+
+def test_models_of_other_records_have_no_limit_on_bytes() -> None:
+    for record in ({}, {"seen_bytes": 5}, {"seen_bytes": "zz"}, {"seen_bytes": ""}, {"seen_bytes": [1]}):
+        assert checkpoint.seen_bytes([record]) is None
+    assert checkpoint.seen_bytes([{"seen_bytes": "6162"}, {"seen_bytes": "6263"}]) == b"abc"
+    assert checkpoint.seen_bytes([{"seen_bytes": "6162"}, {}]) is None
+
+
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, timeout=HANG

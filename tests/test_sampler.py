@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
 from llmcli.generator import generate
-from llmcli.sampler import Sampler, min_p, probabilities, repetition_penalty, temperature, top_k, top_p
+from llmcli.sampler import Sampler, Seen, min_p, probabilities, repetition_penalty, temperature, top_k, top_p
 from llmcli.vocabulary import Vocabulary
 
 INF = math.inf
@@ -297,6 +297,33 @@ OTHER_OPTIONS = {
 
 def test_every_option_is_tried_here():
     assert list(OTHER_OPTIONS) == [field.name for field in fields(SamplingConfig)]
+
+
+def test_seen_tokens_are_kept_once_each_in_order():
+    seen = Seen([5, 3, 5])
+    for token in range(200):
+        seen.add(token)
+    assert seen.ids().tolist() == [5, 3, *(n for n in range(200) if n not in (3, 5))]
+    logits = np.random.default_rng(0).normal(0, 1, 300).astype(np.float32)
+    by_hand = repetition_penalty(logits, list(range(200)), 1.3)
+    np.testing.assert_array_equal(repetition_penalty(logits, seen.ids(), 1.3), by_hand)
+
+
+def test_a_step_under_the_repetition_penalty_does_not_go_through_the_text_again(monkeypatch):
+    """A token is added once; what a step is given has at most as many as the vocabulary, not as the text."""
+    added, given = [], []
+    add = Seen.add
+    monkeypatch.setattr(Seen, "add", lambda self, token: (added.append(token), add(self, token))[1])
+
+    class Spy(Sampler):
+        def __call__(self, logits, seen=(), **values):
+            assert isinstance(seen, np.ndarray)
+            given.append(len(seen))
+            return super().__call__(logits, seen, **values)
+
+    config = SamplingConfig(max_tokens=90, repetition_penalty=1.5)
+    list(generate(Same(), Table(), "a" * 9, config, sampler=Spy(config)))
+    assert len(added) == 9 + 90 and max(given) <= 4
 
 
 @pytest.mark.parametrize("name", OTHER_OPTIONS)
