@@ -9,6 +9,7 @@ import copy
 import ctypes
 import math
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -226,7 +227,7 @@ def _prepare_process(settings: TrainConfig) -> None:
 def _keep_memory() -> None:
     """Have the C library keep freed memory: giving it back after each step and touching it again in the next costs
     a twentieth of a step (5,000 page faults). What is larger than 32 MB still comes and goes."""
-    if platform.libc_ver()[0] == "glibc":
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
         library.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, the largest that is allowed
         library.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
