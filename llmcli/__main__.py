@@ -1,6 +1,17 @@
-"""`python -m llmcli` is `llm`."""
+"""The installed command; `python -m llmcli` is the same. Ctrl-C is answered even while modules are imported."""
 
-from llmcli.cli import main
+import os
+import sys
+
+
+def main() -> None:
+    try:
+        from llmcli import cli
+    except KeyboardInterrupt:
+        os.write(2, b"interrupted\n")
+        sys.exit(130)
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

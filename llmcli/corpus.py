@@ -313,7 +313,7 @@ def _open(name: str, path: Path) -> Iterator[IO[bytes]]:
             raise LLMError(f"{name} is not a regular file; name a text file, or - for standard input")
         file = open(path, "rb")  # noqa: SIM115 (closed below; an error inside is not one of opening it)
     except OSError as error:
-        raise LLMError(f"cannot read {name}: {error.strerror}") from error
+        raise LLMError(f"cannot read {name}: {error.strerror or error}") from error
     with file:
         yield file
 
@@ -334,7 +334,7 @@ def _unpacked(name: str, file: IO[bytes]) -> Iterator[tuple[IO[bytes], bool]]:
     try:
         packed = file.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
     except OSError as error:
-        raise LLMError(f"cannot read {name}: {error.strerror}") from error
+        raise LLMError(f"cannot read {name}: {error.strerror or error}") from error
     if not packed:
         yield file, False
         return

@@ -50,7 +50,9 @@ def check_writable(path: str | Path, *, force: bool, by: str = " with -o", examp
         os.stat(path)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            raise LLMError(f"cannot write {str(path)[:80]}: {error.strerror}; give another name{by}") from error
+            raise LLMError(
+                f"cannot write {str(path)[:80]}: {error.strerror or error}; give another name{by}"
+            ) from error
     if path.is_dir():
         raise LLMError(f"{path} is a directory; give a file name:{option} {path / example}")
     if path.exists() and not path.is_file():
@@ -134,7 +136,7 @@ def locked(path: Path) -> Iterator[str]:
         try:
             descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | _BINARY, 0o666)
         except OSError as error:
-            raise LLMError(f"cannot write {target}: {error.strerror}; give another name") from error
+            raise LLMError(f"cannot write {target}: {error.strerror or error}; give another name") from error
         try:
             problem = _lock(descriptor)
             if problem or WINDOWS or os.path.samestat(os.fstat(descriptor), beside.stat()):
@@ -254,7 +256,7 @@ def set_aside(path: Path) -> Path:
             try:
                 path.rename(place)
             except OSError as error:
-                raise LLMError(f"cannot rename {path} to {place}: {error.strerror}") from error
+                raise LLMError(f"cannot rename {path} to {place}: {error.strerror or error}") from error
         _flush_directory(place.absolute().parent)
         return place
     raise AssertionError("numbers do not end")
@@ -287,7 +289,7 @@ def directory(path: Path) -> Iterator[Path]:
     except LLMError as error:
         raise LLMError(str(error).replace(str(temporary), str(path)), error.exit_code) from error
     except OSError as error:
-        raise LLMError(f"cannot write {path}: {error.strerror}; nothing there was changed") from error
+        raise LLMError(f"cannot write {path}: {error.strerror or error}; nothing there was changed") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
@@ -299,7 +301,9 @@ def _target(path: Path) -> Path:
     try:
         return Path(os.path.realpath(path))
     except OSError as error:  # such as a name relative to a working directory that was removed
-        raise LLMError(f"cannot write {path}: {error.strerror}; give the name of a directory that exists") from error
+        raise LLMError(
+            f"cannot write {path}: {error.strerror or error}; give the name of a directory that exists"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -321,7 +325,7 @@ def _beside(target: Path, *, moves: bool = False) -> Iterator[tuple[int, Path]]:
             os.close(done)  # first: network file systems tell late errors here, and Windows moves no open file
             _move(temporary, target, os.replace)
     except OSError as error:
-        raise LLMError(f"cannot write {target}: {error.strerror}; nothing there was changed") from error
+        raise LLMError(f"cannot write {target}: {error.strerror or error}; nothing there was changed") from error
     finally:
         if descriptor >= 0:
             with contextlib.suppress(OSError):
@@ -397,6 +401,6 @@ def _flush_directory(directory: Path) -> None:
     try:
         _is_supported(lambda: os.fsync(descriptor))
     except OSError as error:
-        raise LLMError(f"cannot flush {directory}: {error.strerror}") from error
+        raise LLMError(f"cannot flush {directory}: {error.strerror or error}") from error
     finally:
         os.close(descriptor)

@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -61,6 +61,24 @@ def _product_seconds(dtype: torch.dtype) -> float:
         x @ y.mT
         times.append(time.perf_counter() - began)
     return min(times)
+
+
+def fastest_threads(counts: Sequence[int]) -> int:
+    """The number of threads with which a chain of small operations takes the least time at present; the first of some
+    that are as good. Beside another program fewer than all are much faster: the threads wait for each other."""
+    x, y = torch.ones(512, 256), torch.ones(256, 256) / 256
+    best, fastest = math.inf, counts[0]
+    for count in counts:
+        torch.set_num_threads(count)
+        began, rounds = time.perf_counter(), 0
+        while rounds < 2 or time.perf_counter() - began < 0.03:
+            for _ in range(10):
+                x = torch.relu(x @ y)
+            rounds += 1
+        seconds = (time.perf_counter() - began) / rounds
+        if seconds < 0.9 * best:
+            best, fastest = seconds, count
+    return fastest
 
 
 def free_memory(device: str) -> float:

@@ -157,7 +157,8 @@ class Runtime:
         self.context = config.max_position_embeddings
         self.length = 0
         self._embedding = _read(checkpoint, "model.embed_tokens.weight")
-        self._layers = [_Layer(checkpoint, index) for index in range(config.num_hidden_layers)]
+        with np.errstate(over="ignore", invalid="ignore"):  # damaged weights are found by their logits
+            self._layers = [_Layer(checkpoint, index) for index in range(config.num_hidden_layers)]
         self._norm = _read(checkpoint, "model.norm.weight")
         self._head = self._embedding if config.tie_word_embeddings else _read(checkpoint, "lm_head.weight")
         self._eps = np.float32(config.rms_norm_eps)

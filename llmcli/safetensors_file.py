@@ -207,7 +207,7 @@ def reading(path: Path) -> Iterator[Any]:
     except FileNotFoundError as error:
         raise LLMError(_absent(path)) from error
     except OSError as error:
-        raise LLMError(f"cannot read {path}: {error.strerror}") from error
+        raise LLMError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _absent(path: Path) -> str:

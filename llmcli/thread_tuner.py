@@ -22,12 +22,12 @@ ALL_IN_USE = 4.0  # times as long while all threads are in use: a slower pace be
 
 
 class ThreadTuner:
-    """Chooses `threads` for the next step, at most `most`; `use` is called with it."""
+    """Chooses `threads` for the next step, at most `most`, from `first` on; `use` is called with it."""
 
-    def __init__(self, most: int, use: Callable[[int], None] = lambda threads: None) -> None:
+    def __init__(self, most: int, use: Callable[[int], None] = lambda threads: None, first: int | None = None) -> None:
         self._counts = thread_counts(most)
         self._use = use
-        self._at = 0  # in _counts: the present number of threads
+        self._at = self._counts.index(first or most)  # in _counts: the present number of threads
         self._trial: int | None = None  # in _counts: the number that is being tried
         self._trial_paces: list[float] = []
         self._begin_with_this()

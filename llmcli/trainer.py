@@ -30,13 +30,14 @@ from llmcli.evaluator import Figures, Window, evaluate_windows, scattered, selec
 from llmcli.forecast import parts
 from llmcli.generator import generate
 from llmcli.induction import with_induction
+from llmcli.machine import fastest_threads
 from llmcli.model import LanguageModel, score, sharpness
 from llmcli.optimizer import Optimizer, rate
 from llmcli.planner import Plan, Regularization
 from llmcli.resume import State
 from llmcli.run_clock import RunClock
 from llmcli.runtime import Runtime
-from llmcli.thread_tuner import ThreadTuner
+from llmcli.thread_tuner import ThreadTuner, thread_counts
 from llmcli.tokenizer import Tokenizer
 
 EVAL_SHARE = 24  # tokens trained on for each held-out one that is looked at on the way, at least
@@ -53,6 +54,7 @@ LARGEST_SAMPLED = 200_000_000  # ... and up to which samples are generated at al
 EVALUATED_AT_ONCE, EVALUATED_WORK = 4096, 1e11  # tokens at most, and parameters x tokens, between looks at the clock
 LONG_EVALUATION = 5e11  # operations: some seconds on a few cores
 FIRST_LOOK_SHARE = 0.1  # of the run at most, for the evaluation of the model that it goes on from
+FIRST_STEP_SECONDS, FIRST_STEP_SHARE = 10.0, 0.25  # that the first step has at least: seconds, and share of the run
 STEP_PATIENCE = 1.0  # seconds that a step or an evaluation may go on after Ctrl-C
 HURRIED_SECONDS = 3.0  # for each of the evaluations that an interrupted run ends with
 REGULARIZE_EVERY = 0.02  # of the run
@@ -150,10 +152,11 @@ def measured_speed(
     tuner.new_shape()
     contexts = (_context_at(0.0, settings), settings.context)  # the shortest and the longest windows take turns
     paces: list[tuple[int, int, float]] = []  # (context, threads, seconds per token)
+    longest = min(LONGEST_MEASURED, max(0.5, 10 * seconds))
     began = time.perf_counter()
     # the first steps are slower than the rest
     while len(paces) < 2 or (
-        time.perf_counter() - began < (seconds if len(paces) >= 4 and not tuner.trying else LONGEST_MEASURED)
+        time.perf_counter() - began < (seconds if len(paces) >= 4 and not tuner.trying else longest)
     ):
         context = contexts[len(paces) % 2]
         size = (max(1, settings.batch_size * settings.context // context), context + 1)
@@ -162,7 +165,7 @@ def measured_speed(
         pace = _measured_pace(model, optimizer, ids, settings, time.perf_counter() - began)
         paces.append((context, threads, pace))
         tuner.add_step(pace * tokens, tokens)
-        if pace * tokens > LONGEST_MEASURED:
+        if pace * tokens > longest:
             break
     chosen = [(context, pace) for context, threads, pace in paces if threads == tuner.threads] or [
         (context, pace) for context, _, pace in paces
@@ -214,8 +217,8 @@ def _loss_and_gradients(
 
 
 def thread_tuner(threads: int) -> ThreadTuner:
-    """One that sets the threads of torch, at most so many."""
-    return ThreadTuner(threads, torch.set_num_threads)
+    """One that sets the threads of torch, at most so many; it begins with as many as are fastest now."""
+    return ThreadTuner(threads, torch.set_num_threads, fastest_threads(thread_counts(threads)))
 
 
 def _prepare_process(settings: TrainConfig) -> None:
@@ -442,7 +445,7 @@ class _Run:
             self._tuner.new_shape()
         ids = torch.from_numpy(block).to(settings.device)
         try:
-            with self._interruptible(self.model, STEP_PATIENCE, self._clock.deadline if self._clock else math.inf):
+            with self._interruptible(self.model, STEP_PATIENCE, self._step_deadline()):
                 loss = _loss_and_gradients(self.model, ids, parts(self._plan.model, settings))
         except _CutShortError:
             self._cut_step(began)
@@ -466,6 +469,14 @@ class _Run:
             seen / max(1e-9, now - self._first_step),
         )  # fmt: skip
 
+    def _step_deadline(self) -> float:
+        """When a step is given up, in seconds since the run began. The first has time whatever came before it: a run
+        that ends late with a model is better than one without."""
+        if not self._clock:
+            return math.inf
+        least = self._elapsed + max(FIRST_STEP_SECONDS, FIRST_STEP_SHARE * self._clock.seconds)
+        return self._clock.deadline if self.at.step else max(self._clock.deadline, least)
+
     def _cut_step(self, began: float) -> None:
         """A step was given up: drop its gradients. Raises LLMError if it was the first of a run without an end."""
         self.model.zero_grad(set_to_none=True)
@@ -473,11 +484,10 @@ class _Run:
             return
         self.at.progress = 1.0
         if self._clock and not self.at.step:
-            before, after = began - self._began, self._clock.seconds - self._clock.deadline
             raise LLMError(
-                f"no training step could be finished in --time {self._clock.seconds:g}s: what comes before it took "
-                f"{before:,.0f} s, evaluating and saving need {after:,.0f} s and a step more than "
-                f"{self._now() - began:,.0f} s; give more time, or a smaller --context or model"
+                f"no training step could be finished in --time {self._clock.seconds:g}s: reading and planning took "
+                f"{began - self._began:,.0f} s, and one step takes more than {self._now() - began:,.0f} s here; give "
+                "more time, or a smaller --context or model, or end what else is running on this machine"
             )
 
     # ---- evaluations

@@ -484,7 +484,7 @@ def test_a_step_that_takes_long_is_given_up_when_the_run_is_stopped(tmp_path: Pa
 
 
 def test_a_time_that_ends_within_the_first_step_is_an_error(tmp_path: Path) -> None:
-    ready = prepared(tmp_path / "c.txt", steps=None, seconds=5.0)
+    ready = prepared(tmp_path / "c.txt", steps=None, seconds=5.0, layers=8)
     with pytest.raises(LLMError, match=r"no training step could be finished in --time 5s: .*; give more time"):
         run(ready, now=Ticking(), began=0.0)
 

@@ -446,7 +446,9 @@ def _new_directory(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise LLMError(f"there is no directory {path.parent}; make it first: mkdir -p {path.parent}") from None
     except OSError as error:
-        raise LLMError(f"cannot make the directory {path}: {error.strerror}; give another name with -o") from error
+        raise LLMError(
+            f"cannot make the directory {path}: {error.strerror or error}; give another name with -o"
+        ) from error
     try:
         yield
     finally:
@@ -790,7 +792,7 @@ def _show_done(
     verb = "interrupted: saved what there is in" if done.interrupted else "saved"
     best = f" (best weights: step {done.best_step:,})" if done.best_step != done.step else ""
     console.note(
-        f"{verb} {output}: {charts.number(parameters)} parameters, {done.step:,} steps{best}, "
+        f"{verb} {output}: {charts.number(parameters)} parameters, {done.step:,} step{'s' * (done.step != 1)}{best}, "
         f"{charts.duration(done.seconds)}"
     )
     if done.before and bits is not None:
