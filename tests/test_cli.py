@@ -905,3 +905,18 @@ def test_another_base_is_told_by_its_name(llm: Llm, tiny_model: Path) -> None:
     again = llm("train", "c.txt", "--steps", 100000, "--json", "--from", "other.safetensors", *same)
     said = f"--from was model.safetensors (sha256 {hashes[0]}), is other.safetensors (sha256 {hashes[1]})"
     assert again.exit_code == 1 and said in again.stderr
+
+
+def test_ctrl_c_while_modules_are_imported_is_one_line() -> None:
+    code = """
+import sys
+import llmcli.__main__ as entry
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "llmcli.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+entry.main()
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "interrupted\n")

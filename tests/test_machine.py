@@ -84,3 +84,20 @@ def test_a_device_or_type_that_cannot_calculate_is_told_in_a_line(monkeypatch: p
     monkeypatch.setattr(machine, "pick_device", lambda device: device)  # a driver that is there and does not work
     with pytest.raises(LLMError, match=r"^cuda cannot calculate in float32 here"):
         machine.check_dtype("float32", "cuda")
+
+
+def test_threads_that_wait_for_each_other_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a simulated clock: two threads take ten times as long beside another program, half as long without."""
+    now, threads = [0.0], [0]
+    cost: dict[int, float] = {}
+
+    def relu(x: torch.Tensor) -> torch.Tensor:
+        now[0] += cost[threads[0]]
+        return x
+
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(machine.torch, "set_num_threads", lambda count: threads.__setitem__(0, count))
+    monkeypatch.setattr(machine.torch, "relu", relu)
+    for costs, expected in (({2: 0.010, 1: 0.001}, 1), ({2: 0.001, 1: 0.002}, 2), ({2: 0.001, 1: 0.00095}, 2)):
+        cost.update(costs)
+        assert machine.fastest_threads([2, 1]) == expected
