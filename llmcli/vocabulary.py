@@ -34,7 +34,7 @@ _ASCII_LETTERS = np.array([byte < 0x80 and begins_with_letter(bytes([byte])) for
 def state_between(data: bytes) -> int:
     """The state of UTF-8 at the end of bytes that may begin inside a character.
 
-    >>> [state_between(data) for data in ("あ".encode()[1:], b"\x82\xe3", b"")]
+    >>> [state_between(data) for data in ("あ".encode()[1:], b"\\x82\\xe3", b"")]
     [0, 2, 0]
     """
     starts = [i for i, byte in enumerate(data[-4:]) if byte & 0xC0 != 0x80]
