@@ -349,11 +349,12 @@ def _breakable(word: str) -> list[str]:
         return [word]
     from unicodedata import combining, east_asian_width
 
-    units = [word[0]]
+    units, base = [word[0]], word[0]  # the character before, without what is combined with it
     for before, character in itertools.pairwise(word):
-        wide = any(east_asian_width(c) in "WF" for c in (before, character))
+        base = base if combining(before) else before
+        wide = any(east_asian_width(c) in "WF" for c in (base, character))
         joined = combining(character) or "\u200d" in (before, character) or "\ufe00" <= character <= "\ufe0f"
-        if wide and not joined and character not in _CLOSING and before not in _OPENING:
+        if wide and not joined and character not in _CLOSING and base not in _OPENING:
             units.append(character)
         else:
             units[-1] += character
