@@ -157,7 +157,7 @@ def test_next_json_has_the_shape_of_the_contract(llm: Llm, tiny_model: Path) -> 
 
 
 def test_a_prompt_longer_than_the_context_is_told_and_answered(llm: Llm, tiny_model: Path) -> None:
-    answer = llm("generate", "The cat sat on the mat. " * 40, "-n", 40)
+    answer = llm("generate", "The cat sat on the mat. " * 40, "-n", 40, "--seed", 1)  # another seed may end at once
     assert answer.exit_code == 0 and "only its end is used" in answer.stderr and len(answer.stdout) > 5
 
 
