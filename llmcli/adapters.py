@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from llmcli import durable
 from llmcli.checkpoint import Checkpoint
-from llmcli.config import LORA_SCALE
+from llmcli.config import LORA_SCALE, ModelConfig
 from llmcli.errors import LLMError
 from llmcli.metadata import document
 from llmcli.safetensors_file import Header, read_header, read_tensor, write_tensors
@@ -52,6 +52,12 @@ def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoi
     write_tensors(path, named, metadata)
     if path.name == PEFT_FILE:
         durable.write(path.with_name(PEFT_CONFIG), [metadata[PEFT_CONFIG].encode("utf-8")])
+
+
+def parameter_count(config: ModelConfig, rank: int) -> int:
+    """How many numbers the adapters of all matrices in the layers have. Experts have none: with them it is an upper bound."""
+    shapes = (shape for name, shape in config.tensor_shapes().items() if ".layers." in name and len(shape) == 2)
+    return sum(rank * (outputs + inputs) for outputs, inputs in shapes)
 
 
 def is_adapter(header: Header) -> bool:

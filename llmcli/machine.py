@@ -1,6 +1,7 @@
 """What this computer can do: the device, the faster type of number, the memory that is free."""
 
 import contextlib
+import ctypes
 import math
 import os
 import time
@@ -95,7 +96,17 @@ def _system_memory() -> float:
         return 1024.0 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
     with contextlib.suppress(AttributeError, OSError, ValueError):
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(AttributeError, OSError):
+        return _windows_memory()
     return math.inf
+
+
+def _windows_memory() -> float:
+    """What GlobalMemoryStatusEx calls ullAvailPhys, of MEMORYSTATUSEX: two 32-bit numbers, then seven of 64 bits."""
+    status = (ctypes.c_uint64 * 8)(ctypes.sizeof(ctypes.c_uint64) * 8)  # dwLength first; all are little-endian
+    if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined,unused-ignore]
+        raise OSError("GlobalMemoryStatusEx failed")
+    return float(status[2])
 
 
 def _process_memory() -> float:

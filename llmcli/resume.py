@@ -185,6 +185,11 @@ class Keeper:
         self._pause = FIRST_KEPT
         self._next = time.monotonic() + self._pause
 
+    @property
+    def resumable(self) -> bool:
+        """Whether a run that is stopped now can go on: the disk took what it needs."""
+        return self._tell is not None
+
     def due(self) -> bool:
         return time.monotonic() >= self._next
 

@@ -64,14 +64,15 @@ def verdict(
     model: str | None = None,
     prompt: str | None = None,
     chats: bool = False,
+    resumable: bool = True,
 ) -> list[str]:
     """A few sentences on a run that has ended: how good the model is, what would help, what to type.
 
     `baselines` are (name, bits per byte) of compressors on the held-out text. `again` is the command of the run
     without its budget; with it the advice to train longer ends in a command, whose time is estimated from the
     `seconds` that the run took. `model` is the file; with it the last sentences say how to use it ("" for the file that
-    needs no naming), with `prompt` to begin with. `chats`: a model with a chat template. Raises LLMError for a record
-    without a curve.
+    needs no naming), with `prompt` to begin with. `chats`: a model with a chat template. `resumable`: an interrupted run
+    left a file to go on from. Raises LLMError for a record without a curve.
 
     The rules; of all that follow 2, only 7 may stand beside another:
     1. Bits per byte on held-out text at the end, beside the baselines, and which are not beaten.
@@ -94,7 +95,7 @@ def verdict(
     """
     read = curve(record)
     memorized = _memorized(record.get("memorised"))
-    ended = _ended_early(record)
+    ended = _ended_early(record, resumable)
     advice = _advice(record, read, baselines, again, seconds, blind=bool(memorized and not read.held_out))
     remarks = [*ended, *advice]
     if memorized:
@@ -134,12 +135,15 @@ def _beaten(bits: float, baselines: Sequence[tuple[str, float]]) -> str:
     return f"all but {ahead[0]}" if len(ahead) == 1 else f"only {' and '.join(beaten)}"
 
 
-def _ended_early(record: Mapping[str, Any]) -> list[str]:
+def _ended_early(record: Mapping[str, Any], resumable: bool) -> list[str]:
     if record.get("problem"):
         return [f"Training ended early: {record['problem']}."]
     if not record.get("interrupted"):
         return []
-    return [f"Interrupted at step {record['steps']:,}; the same command continues from there."]
+    then = "the same command continues from there"
+    if not resumable:
+        then = "the disk took no resume file, so the same command starts from the beginning"
+    return [f"Interrupted at step {record['steps']:,}; {then}."]
 
 
 def _advice(

@@ -1,6 +1,7 @@
 """Low-rank adapters: only they learn, what they learned is in the merged model, and a file of them says the same."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,8 @@ def test_merged_is_base_plus_adapters(taught: tuple[Path, Path], tiny_model: Pat
         np.testing.assert_allclose(merged.tensors[name], wanted, atol=1e-6)
     assert changed == 7 * base.config.num_hidden_layers
     assert len(header.tensors) == 2 * changed
+    numbers = sum(math.prod(tensor.shape) for tensor in header.tensors.values())
+    assert adapters.parameter_count(base.config, 4) == numbers
 
 
 def test_the_run_says_what_came_of_it(taught: tuple[Path, Path], tiny_model: Path) -> None:

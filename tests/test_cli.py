@@ -568,6 +568,7 @@ WRONG = [
     (2, "tokenize --decode 7 --json", "--json has no effect with --decode"),
     (2, "tokenize hi --train c.txt", "TEXT has no effect with --train"),
     (2, "tokenize hi --vocab-size 300", "--vocab-size has no effect without --train"),
+    (2, "tokenize --train c.txt -o model.safetensors --force", "a tokenizer is a .json file"),
     (2, "tokenize hi --file c.txt", "TEXT has no effect with --file"),
     (2, "tokenize hi --tokenizer t.json -m m", "--model has no effect with --tokenizer"),
     (1, "tokenize hi --tokenizer nofile", "there is no such file; give a tokenizer.json"),

@@ -1,8 +1,12 @@
 """What this computer can do, and what is said when it cannot."""
 
+import ctypes
 import resource
+import struct
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +27,17 @@ def test_the_type_of_products_is_as_asked_or_the_faster(monkeypatch: pytest.Monk
 
 def test_memory_is_found() -> None:
     assert 1e8 < machine.free_memory("cpu") < 1e14
+
+
+def test_windows_is_asked_for_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def status(found: Any) -> int:
+        length, _ = struct.unpack_from("<II", found._obj)
+        struct.pack_into("<II7Q", found._obj, 0, length, 40, 8 << 30, 5 << 30, *range(5))
+        return int(length == 64)
+
+    kernel = SimpleNamespace(GlobalMemoryStatusEx=status)
+    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
+    assert machine._windows_memory() == 5 << 30
 
 
 def test_a_limit_on_the_process_is_seen() -> None:

@@ -176,9 +176,11 @@ def test_a_disk_that_refuses_is_told_once(ready: Prepared) -> None:
     state = next(event for event in run(ready, save=lambda: True) if isinstance(event, resume.State))
     told: list[str] = []
     keeper = resume.Keeper(Path("nowhere/m.resume.safetensors"), {}, ready.plan, "{}", told.append)
+    assert keeper.resumable
     keeper.keep(state)
     keeper.keep(state)
     assert len(told) == 1 and "if this run is stopped it cannot go on" in told[0] and not keeper.due()
+    assert not keeper.resumable
 
 
 # ---- the command (killed runs, signals and two runs at once are rows of the scorecard: tests/reliability)

@@ -200,6 +200,9 @@ def test_an_interrupted_run_should_end() -> None:
     assert verdict(cut, again="llm train c.txt --force")[1:] == [
         "Interrupted at step 100; the same command continues from there."
     ]
+    assert verdict(cut, again="llm train c.txt --force", resumable=False)[1:] == [
+        "Interrupted at step 100; the disk took no resume file, so the same command starts from the beginning."
+    ]
 
 
 def test_a_run_that_ended_in_a_problem_does_not_go_on_from_there() -> None:

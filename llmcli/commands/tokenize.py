@@ -91,6 +91,8 @@ def _train(corpus: list[str], vocab_size: int | None, char: bool, output: Path, 
     from llmcli.corpus import read_corpus
     from llmcli.planner import learn_tokenizer
 
+    if output.suffix.lower() in (".safetensors", ".gguf"):
+        raise usage(f"-o {output} is the name of a model; a tokenizer is a .json file: -o tokenizer.json")
     durable.check_writable(output, force=force, example="tokenizer.json")
     text = read_corpus(corpus)
     refuse_overwriting(output, "tokenizer", [document.path for document in text.documents], "the text to learn from")

@@ -236,7 +236,7 @@ def train(
         refuse_with(context_, "--lr", "lr_scale")
     lr_scale = _learning_rate_scale(lr_scale, lr)
 
-    from llmcli import durable, importer, resume, safetensors_file
+    from llmcli import adapters, durable, importer, resume, safetensors_file
     from llmcli.corpus import Corpus, read_corpus
     from llmcli.planner import HELD_OUT, Machine, Request, check_fits, prepare, regularization
     from llmcli.tokenizer import Tokenizer
@@ -356,7 +356,10 @@ def train(
         if source := importer.source_hash(base):
             ready.record["base"]["source_sha256"] = source
         ready.record.update({key: base.record[key] for key in ("imported",) if key in base.record})
-    durable.check_space(output, 4 * ready.plan.model.parameters + len(ready.tokenizer.to_json()))
+    size = 4 * ready.plan.model.parameters + len(ready.tokenizer.to_json())
+    if adapter_only:
+        size = 4 * adapters.parameter_count(ready.plan.model, ready.plan.train.lora_rank)
+    durable.check_space(output, size)
     prompt = _first_words(next(next(text.texts())))
     bytes_per_token = ready.record["read_bytes"] / len(ready.tokens)
     baselines = _baselines(text, held_out, ready.record, 0.03 * (ready.plan.train.seconds or 333.0))
@@ -376,7 +379,7 @@ def train(
                 done = event
                 record = done.checkpoint.record
                 record["memorised"] = None if caught or done.problem else _memorised(done.checkpoint, ready, text, seed)
-                record["verdict"] = verdict(record, baselines)
+                record["verdict"] = verdict(record, baselines, resumable=keeper.resumable)
                 output = _save(
                     output, done, beside, adapter_only, replace=_may_replace(output, force, stopped), keep=keep
                 )
@@ -401,6 +404,7 @@ def train(
         model=None if adapter_only else _named(output),
         prompt=_prompt(ready),
         chats=_chats(done.checkpoint),
+        resumable=keeper.resumable,
     )
     if adapter_only:
         merge = command_line(["llm", "import", str(from_), "--adapter", str(output), "-o", "merged.safetensors"])
