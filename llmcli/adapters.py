@@ -55,7 +55,7 @@ def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoi
 
 
 def parameter_count(config: ModelConfig, rank: int) -> int:
-    """How many numbers the adapters of all matrices in the layers have. Experts have none: with them it is an upper bound."""
+    """Parameters of the adapters of all matrices in the layers; an upper bound with experts, which have none."""
     shapes = (shape for name, shape in config.tensor_shapes().items() if ".layers." in name and len(shape) == 2)
     return sum(rank * (outputs + inputs) for outputs, inputs in shapes)
 

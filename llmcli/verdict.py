@@ -71,8 +71,8 @@ def verdict(
     `baselines` are (name, bits per byte) of compressors on the held-out text. `again` is the command of the run
     without its budget; with it the advice to train longer ends in a command, whose time is estimated from the
     `seconds` that the run took. `model` is the file; with it the last sentences say how to use it ("" for the file that
-    needs no naming), with `prompt` to begin with. `chats`: a model with a chat template. `resumable`: an interrupted run
-    left a file to go on from. Raises LLMError for a record without a curve.
+    needs no naming), with `prompt` to begin with. `chats`: a model with a chat template.
+    `resumable`: an interrupted run left a file to go on from. Raises LLMError for a record without a curve.
 
     The rules; of all that follow 2, only 7 may stand beside another:
     1. Bits per byte on held-out text at the end, beside the baselines, and which are not beaten.

@@ -76,7 +76,14 @@ def generate(
         list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this text (repeatable).")
     ] = None,
     samples: Annotated[
-        int, typer.Option("--samples", "--num-samples", metavar="N", min=1, help="Number of texts to write; with --json one object a line.")
+        int,
+        typer.Option(
+            "--samples",
+            "--num-samples",
+            metavar="N",
+            min=1,
+            help="Number of texts to write; with --json one object a line.",
+        ),
     ] = 1,
     next_: Annotated[
         int | None, typer.Option("--next", min=1, metavar="N", help="Show the N likeliest next words instead.")
