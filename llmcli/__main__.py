@@ -6,11 +6,11 @@ import sys
 
 def main() -> None:
     try:
-        from llmcli import cli
+        from llmcli.cli import app
     except KeyboardInterrupt:
         os.write(2, b"interrupted\n")
         sys.exit(130)
-    cli.main()
+    app.main()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from llmcli.errors import LLMError, brief, usage
-from llmcli.metadata import document
+from llmcli.formats.metadata import document
 
 KINDS = ("int8", "int4")  # of weights in few bits
 DEFAULT_MODEL = "model.safetensors"  # what `train` writes and every other verb reads

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from llmcli import console
-from llmcli.checkpoint import Checkpoint, save
+from llmcli.cli import console
 from llmcli.config import ModelConfig
-from llmcli.tokenizer import Tokenizer
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.formats.checkpoint import Checkpoint, save
 
 TEXT = "The cat sat on the mat. The dog ate the hat.\nりんごを食べる。🍎\n" * 40
 
@@ -34,7 +34,7 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def llm() -> Callable[..., Result]:
     """`llm("generate", "text")` runs the command in this process; the answer has exit_code, stdout and stderr."""
-    from llmcli.cli import app
+    from llmcli.cli.app import app
 
     return lambda *words, stdin=b"": CliRunner().invoke(app, [str(word) for word in words], input=stdin)
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 def run(*words: object) -> Any:
     """The command in this process: exit_code, stdout, stderr, exception."""
-    from llmcli.cli import app
+    from llmcli.cli.app import app
 
     return CliRunner().invoke(app, [str(word) for word in words])
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from llmcli import compressors, importer, recital
+from llmcli.evaluation import compressors, memorization
+from llmcli.formats import loading
 
 ROOT = Path(__file__).parent.parent
 READ = ("README.md", "examples/README.md")
@@ -89,7 +90,7 @@ def test_the_documents_can_be_typed_in_order_in_one_directory(
 ) -> None:
     """README, examples/README and the tour, as a newcomer types them in a clone. With LLMCLI_FULL=1 the real SmolLM2 is
     used where its package is installed. What a run measures after its last step is left out, for it takes longer."""
-    monkeypatch.setattr(recital, "recite", lambda *_: None)
+    monkeypatch.setattr(memorization, "recite", lambda *_: None)
     monkeypatch.setattr(compressors, "affordable", lambda *_: False)
     for name in ("examples", "llmcli", "tests"):
         (own_directory / name).symlink_to(ROOT / name)
@@ -127,7 +128,7 @@ def test_the_documents_can_be_typed_in_order_in_one_directory(
     kept = [f"model-{number}.safetensors" for number in (1, 2, 3, 4)]
     assert {"model.safetensors", *kept} < made and "model-5.safetensors" not in made
     for name in kept:
-        record = json.loads(importer.read_header(name).metadata["training.json"])
+        record = json.loads(loading.read_header(name).metadata["training.json"])
         assert record["corpus"][0]["name"] == "food.txt"
 
 

@@ -21,11 +21,13 @@ import pytest
 from typer.testing import Result
 
 import llmcli
-from llmcli import checkpoint, cli, durable, resume
-from llmcli.commands.options import ending_signals
-from llmcli.corpus import read_corpus
+from llmcli.cli.app import app
+from llmcli.cli.options import ending_signals
+from llmcli.data.corpus import read_corpus
 from llmcli.errors import LLMError, command_line
-from llmcli.model import LanguageModel
+from llmcli.formats import atomic_io, checkpoint
+from llmcli.models.transformer import LanguageModel
+from llmcli.training import resume
 from tests.reliability.runs import OPTIONS, TEXT
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the simulation needs /proc")
@@ -102,9 +104,9 @@ def locks() -> SimpleNamespace:
 @pytest.fixture
 def windows(monkeypatch: pytest.MonkeyPatch) -> Windows:
     system = Windows()
-    monkeypatch.setattr(durable, "WINDOWS", True)
-    monkeypatch.setattr(durable, "_BINARY", BINARY)
-    monkeypatch.setattr(durable, "MOVE_PAUSES", (0.0,) * 5)
+    monkeypatch.setattr(atomic_io, "WINDOWS", True)
+    monkeypatch.setattr(atomic_io, "_BINARY", BINARY)
+    monkeypatch.setattr(atomic_io, "MOVE_PAUSES", (0.0,) * 5)
     monkeypatch.setattr(shutil, "_use_fd_functions", False)
     monkeypatch.setitem(sys.modules, "msvcrt", locks())
     for module in MODULES:
@@ -129,33 +131,33 @@ def names() -> list[str]:
 
 def test_a_file_is_written_and_replaced(windows: Windows) -> None:
     for data in (b"one\r\n\n", b"two" * 1000):
-        durable.check_writable("f", force=True)
-        durable.write("f", [data])
+        atomic_io.check_writable("f", force=True)
+        atomic_io.write("f", [data])
         assert Path("f").read_bytes() == data
-    durable.write_by("f", lambda place: place.write_bytes(b"three") and None)
+    atomic_io.write_by("f", lambda place: place.write_bytes(b"three") and None)
     assert Path("f").read_bytes() == b"three" and names() == ["f"]
 
 
 def test_a_directory_is_written_and_replaced(windows: Windows) -> None:
     for text in ("one", "two"):
-        with durable.directory(Path("d")) as place:
-            durable.write(place / "f", [text.encode()])
+        with atomic_io.directory(Path("d")) as place:
+            atomic_io.write(place / "f", [text.encode()])
         assert Path("d/f").read_text() == text and names() == ["d"]
 
 
 @pytest.mark.parametrize("times", [1, 4])
 def test_a_file_that_is_busy_for_a_moment_is_replaced(windows: Windows, times: int) -> None:
-    durable.write("f", [b"old"])
+    atomic_io.write("f", [b"old"])
     windows.busy = times
-    durable.write("f", [b"new"])
+    atomic_io.write("f", [b"new"])
     assert windows.busy == 0 and Path("f").read_bytes() == b"new"
 
 
 def test_a_file_that_stays_busy_stays(windows: Windows) -> None:
-    durable.write("f", [b"old"])
+    atomic_io.write("f", [b"old"])
     with open("f", "rb") as reader, pytest.raises(LLMError, match="cannot access the file; nothing there was changed"):
         reader.read(1)
-        durable.write("f", [b"new"])
+        atomic_io.write("f", [b"new"])
     assert Path("f").read_bytes() == b"old" and names() == ["f"]
 
 
@@ -163,7 +165,7 @@ def test_a_file_that_cannot_be_replaced_is_told_before(windows: Windows) -> None
     Path("f").write_bytes(b"old")
     Path("f").chmod(0o444)
     with pytest.raises(LLMError, match="f is read-only; allow writing: attrib -R f"):
-        durable.check_writable("f", force=True)
+        atomic_io.check_writable("f", force=True)
 
 
 @pytest.mark.parametrize(
@@ -176,29 +178,29 @@ def test_a_file_that_cannot_be_replaced_is_told_before(windows: Windows) -> None
 )  # fmt: skip
 def test_names_that_windows_does_not_take_are_told_before(windows: Windows, name: str, problem: str) -> None:
     with pytest.raises(LLMError, match=rf"Windows.*; give another name with -o|{problem}.*Windows"):
-        durable.check_writable(name, force=False)
-    assert re.search(problem, durable.windows_name_problem(name))
+        atomic_io.check_writable(name, force=False)
+    assert re.search(problem, atomic_io.windows_name_problem(name))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "null", "com", "com10", "りんご.gguf", ".hidden", "a b.c"])
 def test_other_names_are_fine(windows: Windows, name: str) -> None:
-    durable.check_writable(name, force=False)
-    durable.write(name, [b"x"])
+    atomic_io.check_writable(name, force=False)
+    atomic_io.write(name, [b"x"])
     assert names() == [name]
 
 
 def test_of_two_runs_one_is_refused(windows: Windows) -> None:
     for _ in range(2):
-        with durable.locked(Path("f")) as problem:
+        with atomic_io.locked(Path("f")) as problem:
             assert problem == ""
-            with pytest.raises(LLMError, match="another run is making f"), durable.locked(Path("f")):
+            with pytest.raises(LLMError, match="another run is making f"), atomic_io.locked(Path("f")):
                 pass
         assert names() == []
 
 
 def test_a_system_without_any_locks_says_so(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "msvcrt", None)
-    with durable.locked(Path("f")) as problem:
+    with atomic_io.locked(Path("f")) as problem:
         assert problem == "this system has no file locks"
     assert names() == []
 
@@ -296,13 +298,13 @@ def test_colours_are_turned_on_or_left_out(
     kernel = Console(is_console=is_console, takes_colours=takes_colours)
     monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
     monkeypatch.setenv("NO_COLOR", "")
-    cli._enable_escape_codes()
+    app._enable_escape_codes()
     assert kernel.modes == modes and bool(os.environ["NO_COLOR"]) == plain
 
 
 def test_a_pipe_whose_reader_has_gone_is_known_by_what_windows_says(windows: Windows) -> None:
     descriptor = os.eventfd(0)  # a file that says EINVAL to a short text
-    with cli._Output(descriptor, "w") as output, pytest.raises(BrokenPipeError):
+    with app._Output(descriptor, "w") as output, pytest.raises(BrokenPipeError):
         output.write(b"x")
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmcli.commands.options import seconds
+from llmcli.cli.options import seconds
 from tests.benchmarks.quality import llm
 
 SCENARIOS = {"alone": (1.0, 1.0), "beside one": (0.0, 1.0), "first half": (0.0, 0.5), "second half": (0.5, 1.0)}

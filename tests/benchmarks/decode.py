@@ -17,10 +17,10 @@ import time
 import numpy as np
 import torch
 
-from llmcli.checkpoint import Checkpoint
 from llmcli.config import ModelConfig
-from llmcli.model import TorchRuntime
-from llmcli.runtime import Runtime
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.transformer import TorchRuntime
 
 MODELS = {
     "15.2M": ModelConfig(32000, 288, 768, 6, 6, 6, 48, 256, tie_word_embeddings=True),

@@ -19,12 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmcli import gguf_file, hf_directory, importer
-from llmcli.checkpoint import Checkpoint
 from llmcli.config import ModelConfig
-from llmcli.fast_runtime import FastRuntime
-from llmcli.runtime import Runtime
-from llmcli.tokenizer import Tokenizer
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.formats import gguf_file, hf_directory, loading
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.onnx_runtime import FastRuntime
 from tests.conftest import random_checkpoint
 from tests.ecosystem import texts
 from tests.ecosystem.conftest import LlamaCpp
@@ -82,7 +82,7 @@ def opened(engine: str, place: Path) -> Callable[[int], float]:
         torch.set_num_threads(os.cpu_count() or 1)
         theirs = AutoModelForCausalLM.from_pretrained(place / "hf", dtype=torch.float32).eval()
         return lambda tokens: transformers(theirs, tokens)
-    model = importer.load(place / "hf")
+    model = loading.load(place / "hf")
     runtime = Runtime(model) if dtype == "float32" else FastRuntime(model, dtype)
     return lambda tokens: ours(runtime, tokens)
 
@@ -110,7 +110,7 @@ def main() -> None:
         return
     models = {name: untrained(*shape) for name, shape in SHAPES.items()}
     if options.real:
-        models[options.real.stem] = importer.load(options.real)
+        models[options.real.stem] = loading.load(options.real)
     speeds: dict[str, list[str]] = {engine: [] for engine in ENGINES}
     with tempfile.TemporaryDirectory() as directory:
         for name, model in models.items():

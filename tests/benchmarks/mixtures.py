@@ -13,9 +13,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from llmcli import importer
-from llmcli.checkpoint import Checkpoint
-from llmcli.commands.options import seconds
+from llmcli.cli.options import seconds
+from llmcli.formats import loading
+from llmcli.formats.checkpoint import Checkpoint
 from tests.benchmarks.quality import llm
 
 
@@ -63,7 +63,7 @@ def row(model: str, texts: list[Path]) -> str:
     found = json.loads(llm("eval", *map(str, texts), "-m", model, "--whole", "--json", "-q")[0])["results"]
     by_file = {Path(one["file"]).name if one["file"] else "all": one["bits_per_byte"] for one in found}
     bits = [by_file[text.name] for text in texts] + [by_file["all"]]
-    opened = importer.load_any(model)
+    opened = loading.load_any(model)
     parameters = opened.parameters
     active = opened.config.active_parameters if isinstance(opened, Checkpoint) else parameters
     prompt = texts[0].read_text("utf-8")[:200]

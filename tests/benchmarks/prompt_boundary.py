@@ -27,14 +27,14 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from llmcli.characters import begins_with_letter, kind_of_run
-from llmcli.commands.options import open_model
+from llmcli.cli.options import open_model
 from llmcli.config import SamplingConfig
-from llmcli.generator import generate
-from llmcli.importer import load_any
-from llmcli.prompt import Prompt, Runtime, read
-from llmcli.sampler import normalized
-from llmcli.tokenizer import Tokenizer
+from llmcli.data.characters import begins_with_letter, kind_of_run
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.formats.loading import load_any
+from llmcli.generation.generator import generate
+from llmcli.generation.prompt import Prompt, Runtime, read
+from llmcli.generation.sampler import normalized
 
 CHARACTERS, NEXT = 120, 8  # of a prompt; bytes of its continuation
 BEAM = 8

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from llmcli.commands.options import seconds
+from llmcli.cli.options import seconds
 from tests.benchmarks import nanogpt
 
 

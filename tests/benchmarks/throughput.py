@@ -15,9 +15,9 @@ import time
 import torch
 
 from llmcli.config import ModelConfig, TrainConfig
-from llmcli.forecast import operations
-from llmcli.machine import pick_dtype
-from llmcli.trainer import _context_at, measured_speed
+from llmcli.training.cost_model import operations
+from llmcli.training.hardware import pick_dtype
+from llmcli.training.trainer import _context_at, measured_speed
 
 SHAPES = ((2, 96, 2), (2, 128, 2), (4, 128, 2), (4, 192, 3), (4, 256, 4), (6, 256, 4))  # layers, width, heads
 CONTEXT = 1024

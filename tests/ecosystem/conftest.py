@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli import tokenizer_json
-from llmcli.tokenizer import Tokenizer
+from llmcli.data import tokenizer_json
+from llmcli.data.tokenizer import Tokenizer
 from tests.ecosystem import texts
 
 HOW = "pip install -e '.[ecosystem]'"

@@ -6,19 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmcli import importer
-from llmcli.commands.options import tokenizer_of
+from llmcli.cli.options import tokenizer_of
 from llmcli.config import SamplingConfig
-from llmcli.generator import generate
-from llmcli.runtime import Runtime
-from llmcli.safetensors_file import read_header
+from llmcli.formats import loading
+from llmcli.formats.safetensors_file import read_header
+from llmcli.generation.generator import generate
+from llmcli.models.numpy_runtime import Runtime
 
 PROMPTS = ("the world", "12345 + 1", "私は東京で", "def f(x):\n    return")
 GREEDY = 20
 
 
 def greedy(path: Path, prompt: str, count: int = GREEDY) -> list[int]:
-    model = importer.load(path)
+    model = loading.load(path)
     sampling = SamplingConfig(max_tokens=count, temperature=0.0)
     pieces = generate(Runtime(model), tokenizer_of(model), prompt, sampling, literal=True)
     return [piece.id for piece in pieces if piece.id is not None]
@@ -28,11 +28,11 @@ def greedy(path: Path, prompt: str, count: int = GREEDY) -> list[int]:
 def test_logits_are_those_of_transformers(reference, length):
     import torch
 
-    from llmcli.model import LanguageModel
+    from llmcli.models.transformer import LanguageModel
 
     ids = np.random.default_rng(length).integers(0, 400, length).tolist()
     wanted = reference.logits(ids)
-    checkpoint = importer.load(reference.directory)
+    checkpoint = loading.load(reference.directory)
     np.testing.assert_allclose(Runtime(checkpoint).logits(ids), wanted, atol=1e-4)
     model = LanguageModel(checkpoint.config).eval()
     model.load_arrays(checkpoint.tensors)
@@ -44,9 +44,9 @@ def test_gradients_are_those_of_transformers(reference):
     """What teaches a model is the same graph."""
     import torch
 
-    from llmcli.model import LanguageModel
+    from llmcli.models.transformer import LanguageModel
 
-    checkpoint = importer.load(reference.directory)
+    checkpoint = loading.load(reference.directory)
     model = LanguageModel(checkpoint.config).eval()  # in training experts are balanced too
     model.load_arrays(checkpoint.tensors)
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, 400, (2, 33)))
@@ -66,7 +66,7 @@ def test_gradients_are_those_of_transformers(reference):
 def test_steps_are_those_of_the_whole(reference):
     """A token at a time gives what all at once give."""
     ids = list(range(5, 45))
-    runtime = Runtime(importer.load(reference.directory))
+    runtime = Runtime(loading.load(reference.directory))
     runtime.prefill(ids[:10])
     for i in range(10, 40):
         stepped = runtime.step(ids[i])
@@ -87,7 +87,7 @@ def test_import_export_hf_is_the_same_model(reference, tmp_path, llm):
         np.testing.assert_allclose(opened(torch.tensor([ids])).logits[0].numpy(), reference.logits(ids), atol=1e-5)
     tokenizer = transformers.AutoTokenizer.from_pretrained(back)
     text = "I like to eat りんご 123  !"
-    assert tokenizer(text)["input_ids"] == tokenizer_of(importer.load(ours)).encode(text)
+    assert tokenizer(text)["input_ids"] == tokenizer_of(loading.load(ours)).encode(text)
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert "license: " in (back / "README.md").read_text("utf-8") and "apache-2.0" in (back / "README.md").read_text(
         "utf-8"
@@ -131,16 +131,16 @@ def test_gguf_is_the_same_model(reference, tmp_path, llm):
 
     path = tmp_path / "model.gguf"
     found = llm("export", reference.directory, path, "--to", "gguf", "--name", "Tiny", "--license", "mit")
-    if not importer.load(reference.directory).config.norm_topk_prob:
+    if not loading.load(reference.directory).config.norm_topk_prob:
         assert found.exit_code == 1 and "does not sum to 1" in found.stderr and not path.exists()
         return
     assert found.exit_code == 0 and found.stdout.startswith("FROM /")
     ids = list(range(2, 62))
-    np.testing.assert_allclose(Runtime(importer.load(path)).logits(ids), reference.logits(ids), atol=1e-4)
+    np.testing.assert_allclose(Runtime(loading.load(path)).logits(ids), reference.logits(ids), atol=1e-4)
     theirs = LlamaCpp(path)
     for prompt in PROMPTS:
         assert [token for token in theirs.ids(prompt, GREEDY) if token] == greedy(reference.directory, prompt), prompt
-    told = importer.load(path).record["imported"]
+    told = loading.load(path).record["imported"]
     assert told["name"] == "Tiny" and told["license"] == "mit"
 
 
@@ -169,7 +169,7 @@ def test_smaller_types_run_in_llama_cpp(reference, tmp_path, llm, dtype):
         pytest.skip("two kinds are enough")
     path = tmp_path / "model.gguf"
     assert llm("export", reference.directory, path, "--to", "gguf", "--dtype", dtype).exit_code == 0
-    runtime, theirs = Runtime(importer.load(path)), LlamaCpp(path)
+    runtime, theirs = Runtime(loading.load(path)), LlamaCpp(path)
     for first in range(2, 30):  # llama.cpp does not tell of a token that ends the text or is part of a character
         ids = list(range(first, first + 28))
         if found := theirs.chosen(ids, 1):

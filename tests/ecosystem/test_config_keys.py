@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli import importer
 from llmcli.config import ARCHITECTURES, ModelConfig
 from llmcli.errors import LLMError
-from llmcli.runtime import Runtime
-from llmcli.safetensors_file import read_header, read_tensor, write_tensors
+from llmcli.formats import loading
+from llmcli.formats.safetensors_file import read_header, read_tensor, write_tensors
+from llmcli.models.numpy_runtime import Runtime
 
 FULL = bool(os.environ.get("LLMCLI_FULL"))  # tied models too: twice as long
 TOKENS = 40  # in the window that is compared
@@ -184,7 +184,7 @@ def own_logits(config: dict[str, Any], directory: Path) -> tuple[ModelConfig, np
     """(what we make of it, our answer, as far as our context reaches). Raises LLMError."""
     (directory / "config.json").write_text(json.dumps(config), "utf-8")
     (directory / "tokenizer.json").write_text("{}", "utf-8")
-    checkpoint = importer.load(directory)
+    checkpoint = loading.load(directory)
     runtime = Runtime(checkpoint)
     return checkpoint.config, runtime.logits(IDS[: runtime.context])
 
@@ -246,7 +246,7 @@ def logits_of_both(directory: Path) -> tuple[np.ndarray, np.ndarray]:
 
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     with torch.inference_mode():
-        return Runtime(importer.load(directory)).logits(IDS), model(torch.tensor([IDS])).logits[0].numpy()
+        return Runtime(loading.load(directory)).logits(IDS), model(torch.tensor([IDS])).logits[0].numpy()
 
 
 @pytest.mark.parametrize("kind", ["llama", "mixtral", "qwen3"])
@@ -256,7 +256,7 @@ def test_a_head_in_the_file_of_a_tied_model_counts_as_in_transformers(kind: str,
     (directory / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}), "utf-8")
     other = logits_of_both(directory)
     np.testing.assert_allclose(*other, atol=1e-4)
-    header = importer.read_header(directory)
+    header = loading.read_header(directory)
     tensors = {name: read_tensor(header, tensor) for name, tensor in header.tensors.items()}
     write_tensors(
         directory / "model.safetensors", tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]},
@@ -264,7 +264,7 @@ def test_a_head_in_the_file_of_a_tied_model_counts_as_in_transformers(kind: str,
     )  # fmt: skip
     same = logits_of_both(directory)
     np.testing.assert_allclose(*same, atol=1e-4)
-    assert np.abs(same[0] - other[0]).max() > 1 and importer.load(directory).config.tie_word_embeddings
+    assert np.abs(same[0] - other[0]).max() > 1 and loading.load(directory).config.tie_word_embeddings
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3_moe"])
@@ -280,4 +280,4 @@ def test_a_base_model_of_transformers(kind: str, tmp_path: Path) -> None:
         assert "embed_tokens.weight" in read_header(tmp_path / f"base{tied}" / "model.safetensors").tensors
     np.testing.assert_allclose(*logits_of_both(tmp_path / "baseTrue"), atol=1e-4)
     with pytest.raises(LLMError, match="no output head"):
-        importer.load(tmp_path / "baseFalse")
+        loading.load(tmp_path / "baseFalse")

@@ -2,17 +2,17 @@
 
 import numpy as np
 
-from llmcli import importer
-from llmcli.commands.options import tokenizer_of
-from llmcli.explainer import explain
-from llmcli.runtime import Runtime
+from llmcli.analysis.explain import explain
+from llmcli.cli.options import tokenizer_of
+from llmcli.formats import loading
+from llmcli.models.numpy_runtime import Runtime
 
 
 def test_attention_and_the_lens_are_those_of_transformers(reference) -> None:
     import torch
     import transformers
 
-    checkpoint = importer.load(reference.directory)
+    checkpoint = loading.load(reference.directory)
     found = explain(
         Runtime(checkpoint), tokenizer_of(checkpoint), "def f(x): return the world", literal=True, everywhere=True
     )

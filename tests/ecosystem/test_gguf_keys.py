@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli import gguf_file, importer
 from llmcli.config import ModelConfig
+from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.runtime import Runtime
-from llmcli.tokenizer import Tokenizer
+from llmcli.formats import gguf_file, loading
+from llmcli.models.numpy_runtime import Runtime
 from tests.conftest import random_checkpoint
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True}
@@ -95,7 +95,7 @@ def answers(path: Path) -> tuple[dict[int, float], dict[int, float]]:
         ids = IDS[start : start + PROMPT]
         if found := theirs.chosen(ids, 1):
             break
-    logits = Runtime(importer.load(path)).prefill(ids)
+    logits = Runtime(loading.load(path)).prefill(ids)
     own = logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
     wanted = {entry["id"]: float(entry["logprob"]) for entry in found[0]["top_logprobs"]}
     return wanted, {token: float(own[token]) for token in wanted}
@@ -113,7 +113,7 @@ def test_what_it_runs_otherwise_is_refused(base: Path, tmp_path: Path) -> None:
     for number, change in enumerate(REFUSED):
         path = rewritten(base, tmp_path / f"{number}.gguf", change)
         with pytest.raises(LLMError) as caught:
-            importer.load(path)
+            loading.load(path)
         assert "\n" not in str(caught.value) and str(path) in str(caught.value), change
 
 
@@ -144,7 +144,7 @@ def test_every_other_key_is_refused_or_changes_nothing(base: Path, tmp_path: Pat
             continue
         value = {"tensor_data_layout": "x", "rope.scaling.finetuned": True}.get(key, 3)
         try:
-            importer.load(rewritten(base, tmp_path / "one.gguf", {key: value}))
+            loading.load(rewritten(base, tmp_path / "one.gguf", {key: value}))
         except LLMError as error:
             assert key in str(error) or key == "expert_count"
         else:
@@ -160,9 +160,9 @@ def test_every_other_key_is_refused_or_changes_nothing(base: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("sizes", [{"attention.sliding_window": 8}, {"attention.sliding_window": 0}])
 def test_within_a_window_the_answer_is_that_without(base: Path, tmp_path: Path, sizes: dict[str, int]) -> None:
-    model = importer.load(rewritten(base, tmp_path / "m.gguf", sizes))
+    model = loading.load(rewritten(base, tmp_path / "m.gguf", sizes))
     assert model.config.max_position_embeddings == (sizes["attention.sliding_window"] or 64)
-    np.testing.assert_array_equal(Runtime(model).prefill(IDS[:8]), Runtime(importer.load(base)).prefill(IDS[:8]))
+    np.testing.assert_array_equal(Runtime(model).prefill(IDS[:8]), Runtime(loading.load(base)).prefill(IDS[:8]))
 
 
 def test_a_file_that_is_refused_is_shown(base: Path, tmp_path: Path, llm) -> None:

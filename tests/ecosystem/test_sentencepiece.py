@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import tokenizers
 
-from llmcli import importer
-from llmcli.checkpoint import save
-from llmcli.commands.options import tokenizer_of
+from llmcli.cli.options import tokenizer_of
 from llmcli.config import ModelConfig
-from llmcli.runtime import Runtime
-from llmcli.tokenizer import Tokenizer
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.formats import loading
+from llmcli.formats.checkpoint import save
+from llmcli.models.numpy_runtime import Runtime
 from tests.conftest import random_checkpoint
 from tests.ecosystem import texts
 from tests.ecosystem.conftest import LlamaCpp
@@ -82,7 +82,7 @@ def test_llama_cpp_cuts_alike_and_says_the_same(rules: dict[str, object], tmp_pa
     )
     save(tmp_path / "m.safetensors", random_checkpoint(config, tokenizer_json=tokenizer.to_json()))
     assert llm("export", tmp_path / "m.safetensors", tmp_path / "m.gguf", "--to", "gguf").exit_code == 0
-    model = importer.load(tmp_path / "m.gguf")
+    model = loading.load(tmp_path / "m.gguf")
     again, theirs = tokenizer_of(model), LlamaCpp(tmp_path / "m.gguf")
     same = 0
     for string in texts.varied(300, seed=4):
@@ -101,5 +101,5 @@ def test_characters_run_in_llama_cpp(tmp_path: Path, llm) -> None:
     theirs = LlamaCpp(tmp_path / "m.gguf")
     for string in ("the world", " りんご!", "a\nb", "日本 \u0301", "  two"):
         assert theirs.tokenize(string) == tokenizer.encode(string), string
-    logits = Runtime(importer.load(tmp_path / "m.gguf")).prefill(tokenizer.encode("the world"))
+    logits = Runtime(loading.load(tmp_path / "m.gguf")).prefill(tokenizer.encode("the world"))
     assert theirs.ids("the world", 1) == [int(np.argmax(logits))]

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli import importer
-from llmcli.commands.options import tokenizer_of
+from llmcli.cli.options import tokenizer_of
 from llmcli.config import SamplingConfig
-from llmcli.generator import generate
-from llmcli.runtime import Runtime
+from llmcli.formats import loading
+from llmcli.generation.generator import generate
+from llmcli.models.numpy_runtime import Runtime
 from tests.ecosystem import texts
 
 FULL = bool(os.environ.get("LLMCLI_FULL"))  # all prompts and strings: some minutes
@@ -42,7 +42,7 @@ PROMPTS = (
 
 @pytest.fixture(scope="module")
 def ours(smollm2: Path) -> tuple[Runtime, Any]:
-    model = importer.load(smollm2)
+    model = loading.load(smollm2)
     return Runtime(model), tokenizer_of(model)
 
 

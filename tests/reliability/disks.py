@@ -8,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llmcli.checkpoint import load, save
+from llmcli.formats.checkpoint import load, save
 from tests.reliability.runs import HANG, end, names, python, small_model, train
 
 KILLED_SAVE = """
 import os, signal, sys
-from llmcli.checkpoint import load, save
+from llmcli.formats.checkpoint import load, save
 count = 0
 def deadly(name):
     real = getattr(os, name)
@@ -59,7 +59,7 @@ def killed_while_saving(where: Path, tries: int) -> list[str]:
     return failures + (_killed_by_strace(where, old, new) if tries > 1 else [])
 
 
-SAVE = "from llmcli.checkpoint import load, save; save('model.safetensors', load('new.safetensors'))"
+SAVE = "from llmcli.formats.checkpoint import load, save; save('model.safetensors', load('new.safetensors'))"
 
 
 def _killed_by_strace(where: Path, old: bytes, new: bytes) -> list[str]:
@@ -83,7 +83,7 @@ def _killed_by_strace(where: Path, old: bytes, new: bytes) -> list[str]:
 
 ORDER = """
 import os, stat
-from llmcli.checkpoint import load, save
+from llmcli.formats.checkpoint import load, save
 calls = []
 def told(name, what):
     real = getattr(os, name)
@@ -105,9 +105,9 @@ def order_of_a_save(where: Path, tries: int) -> list[str]:
 
 REFUSED_SAVE = """
 import errno, os, resource, sys
-from llmcli.checkpoint import load, save
+from llmcli.formats.checkpoint import load, save
 from llmcli.errors import LLMError
-from llmcli import console
+from llmcli.cli import console
 call, code = sys.argv[1:3]
 model = load("new.safetensors")
 if call == "limit":

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import llmcli
+from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.tokenizer import Tokenizer
 from tests.reliability.malformed import MALFORMED, OTHERS, made
 from tests.reliability.runs import (
     BESIDE,
@@ -77,7 +77,7 @@ def mutants(where: Path, tries: int) -> list[str]:
 
 
 def _mutated_resumes(where: Path, tries: int) -> list[str]:
-    from llmcli import resume
+    from llmcli.training import resume
 
     (where / "model.safetensors").unlink()
     run = train(where, steps=10_000)
@@ -288,7 +288,7 @@ LIMITED = """
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
-from llmcli.cli import main
+from llmcli.cli.app import main
 main()
 """
 EXECUTING = {"pickle", "cPickle", "dill", "marshal", "shelve", "jinja2", "joblib", "cloudpickle"}
@@ -323,7 +323,7 @@ def nothing_executes(where: Path, tries: int) -> list[str]:
 SPARSE = """
 import resource, sys
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-from llmcli.cli import main
+from llmcli.cli.app import main
 try:
     main()
 except SystemExit as ended:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmcli.checkpoint import load
+from llmcli.formats.checkpoint import load
 from tests.reliability.runs import (
     BESIDE,
     EAGER,
@@ -102,22 +102,22 @@ def signals(where: Path, tries: int) -> list[str]:
 
 
 # two signals are one request, however much time a loaded machine lets pass between them
-SAME_REQUEST = "import llmcli.commands.train as c; c.SAME_REQUEST = float('inf');"
+SAME_REQUEST = "import llmcli.cli.commands.train as c; c.SAME_REQUEST = float('inf');"
 SIGNALLED = (
     SAME_REQUEST
     + """
 import signal, sys
-import llmcli.model
+import llmcli.models.transformer
 kind, times, step = (int(sys.argv.pop(1)) for _ in range(3))
-real, steps = llmcli.model.LanguageModel.loss, []
+real, steps = llmcli.models.transformer.LanguageModel.loss, []
 def loss(self, ids):
     steps.append(1)
     if len(steps) == step:
         for _ in range(times):
             signal.raise_signal(kind)
     return real(self, ids)
-llmcli.model.LanguageModel.loss = loss
-from llmcli.cli import main
+llmcli.models.transformer.LanguageModel.loss = loss
+from llmcli.cli.app import main
 main()
 """
 )
@@ -200,14 +200,14 @@ def changed_runs(where: Path, tries: int) -> list[str]:
 
 
 EXPLODES = """
-import llmcli.model, llmcli.resume, llmcli.trainer
-llmcli.trainer.EVAL_SHARE = 1
-real, steps = llmcli.model.LanguageModel.loss, []
+import llmcli.models.transformer, llmcli.training.resume, llmcli.training.trainer
+llmcli.training.trainer.EVAL_SHARE = 1
+real, steps = llmcli.models.transformer.LanguageModel.loss, []
 def loss(self, ids):
     steps.append(1)
     return real(self, ids) * (float("nan") if len(steps) > 60 else 1)
-llmcli.model.LanguageModel.loss = loss
-from llmcli.cli import main
+llmcli.models.transformer.LanguageModel.loss = loss
+from llmcli.cli.app import main
 main()
 """
 
@@ -239,7 +239,7 @@ LIMITED = """
 import resource, sys
 most = int(sys.argv.pop(1))
 resource.setrlimit(resource.RLIMIT_AS, (most, most))
-from llmcli.cli import main
+from llmcli.cli.app import main
 main()
 """
 

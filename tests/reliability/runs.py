@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from llmcli import mixture_file
-from llmcli.checkpoint import Checkpoint, save
 from llmcli.config import ModelConfig
-from llmcli.tokenizer import Tokenizer
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.formats import ensemble_file
+from llmcli.formats.checkpoint import Checkpoint, save
 
 STEPS = 100
 HANG = 600  # seconds after which a process that should have ended hangs, on the slowest machine
@@ -22,7 +22,8 @@ TEXT = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "りんご") for b i
 OPTIONS = ["--batch-tokens", "512", "--context", "32", "--threads", "1", "--dropout", "0.2"]
 BESIDE = "model.resume.safetensors"
 EAGER = (
-    "import llmcli.resume as t; t.FIRST_KEPT = t.MOST_APART = t.KEPT_SHARE = 0.0; from llmcli.cli import main; main()"
+    "import llmcli.training.resume as t; t.FIRST_KEPT = t.MOST_APART = t.KEPT_SHARE = 0.0; "
+    "from llmcli.cli.app import main; main()"
 )
 
 
@@ -50,7 +51,7 @@ def used():
 
 counted = sys.argv.pop(1) == "counted"
 atexit.register(used)
-from llmcli.cli import main
+from llmcli.cli.app import main
 if counted:
     sys.setprofile(count)
 main()
@@ -139,7 +140,7 @@ def small_model(path: Path, kind: str = "dense") -> None:
     tensors = {name: rng.normal(0, 0.2, shape).astype("f4") for name, shape in config.tensor_shapes().items()}
     model = Checkpoint(config, tokenizer.to_json(), tensors, {"steps": 0})
     if kind == "mixture":
-        mixture_file.save(path, mixture_file.mixed({"one": model, "two": model}))
+        ensemble_file.save(path, ensemble_file.mixed({"one": model, "two": model}))
     else:
         save(path, model)
 
@@ -148,6 +149,6 @@ def invoke(*words: str) -> Any:
     """The command in this process: exit_code, stdout, stderr, exception."""
     from typer.testing import CliRunner
 
-    from llmcli.cli import app
+    from llmcli.cli.app import app
 
     return CliRunner().invoke(app, list(words))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from llmcli.checkpoint import Checkpoint, load, save
 from llmcli.config import ModelConfig
-from llmcli.tokenizer import Tokenizer
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.formats.checkpoint import Checkpoint, load, save
 from tests.reliability.runs import HANG, invoke, small_model
 
 NUMBERS = ("0", "-1", "1e-320", "1e308", "nan", "inf", "-inf", "1e400", "x", "")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llmcli.tokenizer import StreamDecoder, Tokenizer
+from llmcli.data.tokenizer import StreamDecoder, Tokenizer
 from tests.reliability.runs import TEXT, invoke, measured
 
 

@@ -1,0 +1,1 @@
+"""The command line: options, terminal output, HTML pages, one module per subcommand."""

@@ -1,0 +1,90 @@
+"""`llm import`: a model of another program becomes one file of ours."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmcli.cli import charts, console
+from llmcli.cli.options import JsonOption, QuietOption, refuse_gguf, refuse_overwriting, tokenizer_of
+from llmcli.config import DEFAULT_MODEL
+from llmcli.errors import LLMError
+
+
+def import_(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A Hugging Face directory or a .gguf file.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The model to write.")] = Path(
+        DEFAULT_MODEL
+    ),
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            "--adapter", metavar="FILE", help="Merge low-rank adapters in PEFT's naming into it: a file or directory."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Make one file of a published model: weights, config, tokenizer and where it comes from.
+
+    bfloat16 and float16 weights stay what they are; those of a quantized GGUF become float32. Every other command also
+    takes a directory or a .gguf as it is.
+
+    Example: llm import SmolLM2-135M/ -o smol.safetensors
+    """
+    from llmcli.formats import adapters, atomic_io, checkpoint, loading, safetensors_file
+
+    if not output.name:
+        raise LLMError("-o needs the name of a file: -o model.safetensors")
+    refuse_gguf(output)
+    atomic_io.check_writable(output, force=force)
+    model = loading.load(source)
+    refuse_overwriting(output, "new one", [Path(source)], "the model to import")
+    refuse_overwriting(output, "new one", loading.files(source), "part of the model to import")
+    learned = adapters.file_of(adapter) if adapter is not None else None
+    if learned is not None:
+        refuse_overwriting(output, "model", [learned], "the adapter to merge")
+    few_bits = ""  # of weights that become float32
+    tokenizer_of(model)  # one that cannot be used is told now
+    origin = model.record.get("imported")
+    if isinstance(origin, dict) and "train" not in model.record:
+        origin.setdefault("sha256", loading.fingerprint(source))
+    if learned is not None:
+        merged = adapters.Merged(model, learned)
+        _warn_of_another_base(model, source, learned)
+        few_bits = " and ".join(sorted({safetensors_file.TORCH_NAMES[kind] for kind in model.dtypes.values()}))
+        model = replace(model, tensors=merged, record=model.record | {"adapter": atomic_io.name_of(learned)}, dtypes={})
+    sizes = {"F32": 4, "F16": 2, "BF16": 2}
+    shapes = model.config.tensor_shapes()
+    total = sum(math.prod(shape) * sizes[model.dtypes.get(name, "F32")] for name, shape in shapes.items())
+    atomic_io.check_space(output, total + len(model.tokenizer_json))
+    checkpoint.save(output, model)
+    parameters = model.config.parameters
+    if json_:
+        answer = {"file": str(output), "parameters": parameters, "imported": model.record.get("imported", {})}
+        console.json_result(answer)
+    else:
+        console.note(f"saved {output}: {charts.number(parameters)} parameters, {charts.size(output.stat().st_size)}")
+        if few_bits:
+            console.note(f"its weights are float32, those of {source} {few_bits}: what adapters add is small")
+        licence = model.record.get("imported", {}).get("license")
+        if licence:
+            console.note(f"its licence: {licence}")
+
+
+def _warn_of_another_base(model: Any, source: str, adapter: Path) -> None:
+    """Adapters fit any model of the same shape, and are of use to the one that they were learned on."""
+    from llmcli.formats import adapters, loading
+
+    name, wanted = adapters.learned_on(adapter)
+    if not wanted or loading.source_hash(model) in wanted:
+        return
+    found = loading.fingerprint(source)
+    if found not in wanted:
+        console.warn(
+            f"warning: {adapter} was learned on {name} (sha256 {wanted[0][:16]}), {source} is another model (sha256 "
+            f"{found[:16]}); what comes of it may be of no use"
+        )

@@ -1,1 +1,0 @@
-"""The hall: one verb a file. Options -> one call -> render."""

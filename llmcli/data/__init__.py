@@ -1,0 +1,1 @@
+"""Bytes on disk to text, text to tokens, tokens to batches."""

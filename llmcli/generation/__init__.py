@@ -1,0 +1,1 @@
+"""Text from a model: sampling, next words, the steps of one token."""

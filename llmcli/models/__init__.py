@@ -1,0 +1,1 @@
+"""The language model itself and the runtimes that execute it."""

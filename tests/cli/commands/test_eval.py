@@ -1,0 +1,228 @@
+"""`llm eval`: figures of models whose probabilities are known by hand, what is measured of which text, its looks."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import Result
+
+from llmcli.config import ModelConfig
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.evaluation.compressors import baselines
+from llmcli.formats.checkpoint import Checkpoint, load, save
+from tests.cli.test_console import in_a_terminal
+from tests.conftest import TEXT
+
+Llm = Callable[..., Result]
+BYTES = Tokenizer.train_bpe(["a"], 257)  # one token for each byte
+
+
+def bigram_model(path: str, chances: np.ndarray, record: dict | None = None) -> None:
+    """A model that tells each token from the one before it alone: chances [V, V], the row is the one before.
+
+    Attention and MLP write nothing, embeddings are the unit vectors, and the head holds the logarithms.
+    """
+    V = len(chances)
+    config = ModelConfig(V, V + 1, 8, 1, 1, 1, 4, 16)  # one more number, so that the width is even
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in config.tensor_shapes().items()}
+    tensors["model.embed_tokens.weight"][:, :V] = np.eye(V)
+    for name, tensor in tensors.items():
+        if name.endswith("norm.weight"):
+            tensor[:] = 1
+    length = math.sqrt(1 / (V + 1) + config.rms_norm_eps)  # the final norm divides a unit vector by this
+    tensors["lm_head.weight"][:, :V] = np.log(chances).T * length
+    save(path, Checkpoint(config, BYTES.to_json(), tensors, record or {}))
+
+
+UNIFORM = np.full((257, 257), 1 / 257)
+
+
+def successor() -> np.ndarray:
+    """After each byte the next one of the alphabet with 0.9, all others alike."""
+    chances = np.full((257, 257), 0.1 / 256)
+    after = {BYTES.encode(chr(97 + i))[0]: BYTES.encode(chr(97 + (i + 1) % 26))[0] for i in range(26)}
+    for before, now in after.items():
+        chances[before, now] = 0.9
+    return chances
+
+
+def figures(answer: Result) -> dict:
+    assert answer.exit_code == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_a_uniform_model_needs_the_logarithm_of_its_vocabulary(llm: Llm, device: str) -> None:
+    bigram_model("model.safetensors", UNIFORM)
+    Path("t.txt").write_text("りんご and apple " * 20, "utf-8")
+    [found] = figures(llm("eval", "t.txt", "--json", "--device", device))["results"]
+    assert found["bytes"] == found["tokens"] == len("りんご and apple ".encode()) * 20
+    assert found["bits_per_byte"] == pytest.approx(math.log2(257), abs=1e-6)
+    assert found["perplexity"] == pytest.approx(257, abs=1e-3)
+    assert (found["context"], found["stride"]) == (16, 8)
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_a_bigram_model_by_hand(llm: Llm, device: str) -> None:
+    bigram_model("model.safetensors", successor())
+    Path("t.txt").write_text("abcdefgh" * 10 + "xyzabq")
+    [found] = figures(llm("eval", "t.txt", "--json", "--device", device))["results"]
+    # the first a: after the end of text all 257 are alike. Then 7 in each of the 10 runs, and y z a b of the rest, are
+    # successors; what begins the 9 later runs, the x and the q are not.
+    right, wrong = 10 * 7 + 4, 9 + 1 + 1
+    bits = math.log2(257) - right * math.log2(0.9) - wrong * math.log2(0.1 / 256)
+    assert found["tokens"] == found["bytes"] == 86
+    assert found["bits_per_byte"] == pytest.approx(bits / 86, abs=1e-6)
+    assert found["perplexity"] == pytest.approx(2 ** (bits / 86), abs=1e-5)
+    assert found["accuracy"] == pytest.approx(right / 86, abs=1e-6)
+
+
+def test_numpy_and_torch_agree(llm: Llm, tiny_model: Path) -> None:
+    Path("t.txt").write_text(TEXT, "utf-8")
+    numpy, torch = (figures(llm("eval", "t.txt", "--json", "--device", d))["results"][0] for d in ("cpu", "auto"))
+    for key in ("bits_per_byte", "perplexity", "accuracy"):
+        assert numpy[key] == pytest.approx(torch[key], rel=1e-5)
+
+
+# ---- rows
+
+
+def test_models_side_by_side_documents_and_a_total(llm: Llm) -> None:
+    bigram_model("u.safetensors", UNIFORM)
+    bigram_model("s.safetensors", successor())
+    Path("d").mkdir()
+    Path("d/1.txt").write_text("abcdef" * 9)
+    Path("d/2.txt").write_text("qqq")
+    Path("d/3.bin").write_bytes(b"\xff\0")
+    answer = llm("eval", "d", "-m", "u.safetensors", "-m", "s.safetensors", "--json")
+    assert "left out: d/3.bin" in answer.stderr
+    found = figures(answer)["results"]
+    assert [(r["model"][0], r["file"]) for r in found] == [
+        ("s", "d/1.txt"), ("u", "d/1.txt"), ("u", "d/2.txt"), ("s", "d/2.txt"), ("s", None), ("u", None)
+    ]  # fmt: skip
+    total, parts = found[4], [found[0], found[3]]
+    assert total["bytes"] == 57 and total["tokens"] == 57
+    assert total["bits_per_byte"] == pytest.approx(sum(p["bits_per_byte"] * p["bytes"] for p in parts) / 57, abs=1e-5)
+    table = [line.split("\t") for line in llm("eval", "d", "-m", "u.safetensors", "-q").stdout.splitlines()]
+    assert table.pop(0) == ["model", "bits/byte", "perplexity", "accuracy", "tokens", "bytes", "text"]
+    assert [row[0] for row in table[:3]] == ["u.safetensors"] * 3
+    assert [row[-1] for row in table] == ["d/1.txt", "d/2.txt", "all", "all", "all"]
+    assert table[2][1:6] == ["8.006", "257.00", "0.000", "57", "57"]
+
+
+def test_text_comes_from_standard_input_too(llm: Llm, tiny_model: Path) -> None:
+    answer = llm("eval", "-", stdin=b"The cat sat.")
+    assert answer.exit_code == 0 and answer.stderr.startswith(
+        "model.safetensors: context windows of 32 tokens, 16 apart"
+    )
+    name, bits, perplexity, accuracy, tokens, size = answer.stdout.splitlines()[1].split("\t")
+    assert name == "model.safetensors" and size == "12" and float(bits) > 0 and float(perplexity) > 1
+    assert 0 <= float(accuracy) <= 1 and 0 < int(tokens) <= 12
+
+
+def test_in_a_terminal_it_is_a_table(tiny_model: Path) -> None:
+    Path("t.txt").write_text("The cat sat.")
+    shown = in_a_terminal("eval", "t.txt")
+    for word in ("bits/byte", "perplexity", "accuracy", "model.safetensors", "PPM, adapting", "xz"):
+        assert word in shown
+
+
+# ---- compressors
+
+
+def test_baselines_are_those_of_the_text_after_its_past(llm: Llm, tiny_model: Path) -> None:
+    Path("t.txt").write_text("The cat sat on the hat. " * 3)
+    Path("p.txt").write_text(TEXT, "utf-8")
+    for words, past in (([], ""), (["--past", "p.txt"], TEXT), (["--past", "p.txt", "--past", "t.txt"], None)):
+        text = Path("t.txt").read_bytes()
+        wanted = baselines(text, TEXT.encode() + text if past is None else past.encode())
+        found = figures(llm("eval", "t.txt", "--json", *words))["baselines"]
+        assert {b["name"]: b["bits_per_byte"] for b in found} == {b.name: round(b.bits_per_byte, 6) for b in wanted}
+        assert all(b["file"] == "t.txt" and b["bytes"] == len(text) for b in found)
+        bits = [b["bits_per_byte"] for b in found]
+        assert bits == sorted(bits)
+
+
+# ---- a text that a model learned from
+
+
+def test_the_held_out_end_is_measured_with_the_rest_as_past(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    assert llm("train", "c.txt", "--steps", 3, "--context", 16, "-q").exit_code == 0
+    record = load("model.safetensors").record
+    learned = record["train_bytes"]
+    answer = llm("eval", "c.txt", "--json")
+    found = figures(answer)
+    [row] = found["results"]
+    assert found["from_byte"] == learned and row["bytes"] == record["held_out"]["bytes"]
+    assert row["tokens"] == record["held_out"]["tokens"]
+    assert row["bits_per_byte"] == pytest.approx(record["bits_per_byte"], abs=1e-4)  # it was measured whole
+    assert f"learned from the first {learned:,} bytes" in answer.stderr and "--whole" in answer.stderr
+    assert all(b["past_bytes"] == learned for b in found["baselines"]) and len(found["baselines"]) == 3
+    whole = llm("eval", "c.txt", "--json", "--whole")
+    assert figures(whole)["results"][0]["bytes"] == len(TEXT.encode()) and figures(whole)["from_byte"] == 0
+    assert "learned from some of this text" in whole.stderr
+    Path("other.txt").write_text(TEXT[1:], "utf-8")
+    other = llm("eval", "other.txt", "--json")
+    assert figures(other)["from_byte"] == 0 and "learned" not in other.stderr
+    Path("more.txt").write_text("more")
+    assert "learned from some of this text" in llm("eval", "c.txt", "more.txt").stderr
+
+
+def test_of_several_models_the_one_that_learned_most_says_where_the_end_begins(llm: Llm) -> None:
+    from llmcli.data.corpus import read_corpus
+
+    Path("c.txt").write_text("abcdefgh" * 20)
+    document = read_corpus(["c.txt"]).documents[0]
+    for name, learned in (("a", 100), ("b", 150), ("all", 160), ("none", None)):
+        record = {"corpus": [{"sha256": document.sha256}], "train_bytes": learned} if learned else {}
+        bigram_model(f"{name}.safetensors", UNIFORM, record)
+
+    def measured(*names: str) -> Result:
+        return llm("eval", "c.txt", "--json", *(word for name in names for word in ("-m", f"{name}.safetensors")))
+
+    answer = measured("a", "b", "none")
+    assert {row["bytes"] for row in figures(answer)["results"]} == {10}
+    assert "b.safetensors learned from the first 150 bytes" in answer.stderr
+    assert figures(measured("a"))["from_byte"] == 100 and figures(measured("none"))["from_byte"] == 0
+    answer = measured("a", "all")
+    assert figures(answer)["from_byte"] == 0
+    assert answer.stderr.count("learned from some of this text") == 2
+
+
+# ---- what can go wrong
+
+
+def test_a_tokenizer_that_does_not_fit_is_told_with_its_model(llm: Llm, tiny_model: Path) -> None:
+    Path("t.txt").write_text("cafe\u0301", "utf-8")
+    good = load(tiny_model)
+    made = json.loads(good.tokenizer_json)
+    for text, said in (("", "is not JSON"), (json.dumps(made | {"normalizer": {"type": "NFC"}}), "changes t.txt")):
+        save("bad.safetensors", Checkpoint(good.config, text, dict(good.tensors)))
+        answer = llm("eval", "t.txt", "-m", "model.safetensors", "-m", "bad.safetensors", "-q")
+        assert answer.exit_code == 1 and answer.stdout == "" and answer.stderr.count("\n") == 1
+        assert answer.stderr.startswith("error: bad.safetensors: ") and said in answer.stderr
+
+
+def test_a_shorter_context_can_be_asked_for_and_a_longer_one_is_refused(llm: Llm) -> None:
+    bigram_model("model.safetensors", successor())
+    Path("t.txt").write_text("abcdefgh" * 10)
+    [whole] = figures(llm("eval", "t.txt", "--json"))["results"]
+    [short] = figures(llm("eval", "t.txt", "--json", "--context", "4"))["results"]
+    assert (short["context"], short["stride"]) == (4, 2)
+    assert short["bits_per_byte"] == pytest.approx(whole["bits_per_byte"])  # a bigram model needs one token
+    refused = llm("eval", "t.txt", "--context", "17")
+    assert refused.exit_code == 2
+    assert "--context 17 is longer than the model's context of 16 tokens; give that or less" in refused.stderr
+
+
+def test_a_long_context_is_capped_and_that_is_said(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmcli.evaluation.evaluator.EVALUATION_CONTEXT", 8)
+    bigram_model("model.safetensors", UNIFORM)
+    Path("t.txt").write_text("abcdefgh" * 10)
+    answer = llm("eval", "t.txt", "--json")
+    assert figures(answer)["results"][0]["context"] == 8
+    assert "context windows of 8 tokens (of 16; --context changes it)" in answer.stderr

@@ -1,0 +1,125 @@
+"""`llm explain`: the shape of its JSON, its pictures at any width, what can be wrong."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.cells import cell_len
+from typer.testing import Result
+
+from llmcli.analysis.explain import explain
+from llmcli.cli.options import tokenizer_of
+from llmcli.data.vocabulary import START
+from llmcli.formats.checkpoint import load, save
+from llmcli.generation import next_words
+from llmcli.generation.sampler import probabilities
+from llmcli.models.numpy_runtime import Runtime
+from tests.cli.test_console import OURS, in_a_terminal
+
+Llm = Callable[..., Result]
+FAMILY = "👨‍👩‍👧"  # joined by zero-width joiners
+
+
+@pytest.fixture(autouse=True)
+def few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model leaves much to search for the next word."""
+    monkeypatch.setattr(next_words, "MOST_LOOKS", 50)
+
+
+def test_json_tells_what_the_explainer_found(llm: Llm, tiny_model: Path) -> None:
+    found = json.loads(llm("explain", "The cat", "--literal", "--next", 3, "--json").stdout)
+    assert set(found) == {
+        "prompt", "tokens", "tail", "cut", "earlier", "attention", "lens", "next_tokens", "entropy_bits", "next",
+        "unexplored",
+    }  # fmt: skip
+    model = load(tiny_model)
+    truth = explain(Runtime(model), tokenizer_of(model), "The cat", literal=True, candidates=3)
+    assert [token["id"] for token in found["tokens"]] == truth.ids
+    assert "".join(token["text"] for token in found["tokens"]) == "The cat"
+    np.testing.assert_allclose([token["effect_bits"] for token in found["tokens"]], truth.effects, atol=1e-6)
+    weights = np.array(found["attention"]["weights"])
+    assert (found["attention"]["layers"], found["attention"]["heads"]) == ([1, 2], [1, 2, 3, 4])
+    np.testing.assert_allclose(weights, truth.attention, atol=1e-6)
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-4)
+    assert [row["layer"] for row in found["lens"]] == [0, 1, 2]
+    assert [t["id"] for t in found["lens"][-1]["next_tokens"]] == [t["id"] for t in found["next_tokens"]]
+    one = json.loads(llm("explain", "The cat", "--literal", "--layer", 2, "--head", 3, "--json").stdout)["attention"]
+    assert (one["layers"], one["heads"]) == ([2], [3])
+    np.testing.assert_allclose(one["weights"], truth.attention[1:2, 2:3], atol=1e-6)
+
+
+def test_probabilities_are_those_that_generate_prints(llm: Llm, tiny_model: Path) -> None:
+    found = json.loads(llm("explain", "The cat", "--literal", "--next", 300, "--json").stdout)
+    said = json.loads(llm("generate", "The cat", "--literal", "-n", 1, "-t", 0, "--json").stdout)["tokens"][0]
+    likeliest = found["next_tokens"][0]
+    assert (likeliest["id"], likeliest["text"], likeliest["logprob"]) == (said["id"], said["text"], said["logprob"])
+    said = json.loads(llm("generate", "The cat", "--next", 300, "--json").stdout)
+    assert [(w["text"], w["probability"]) for w in said["next"]] == [
+        (w["text"], w["probability"]) for w in found["next"]
+    ]
+    assert found["unexplored"] == said["unexplored"]
+    # all but what is never written, which a random model holds for likely: bytes that are no UTF-8
+    tokenizer = tokenizer_of(load(tiny_model))
+    own = probabilities(Runtime(load(tiny_model)).prefill(tokenizer.encode("The cat")))
+    wanted = own[tokenizer.vocabulary.allowed(START)].sum()
+    assert sum(token["probability"] for token in found["next_tokens"]) == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "200"])
+@pytest.mark.parametrize(
+    "prompt", ["The cat sat on the mat. The dog ate", f"りんごを食べる。{FAMILY}", "a\x1b[31mb\u202e\tc"]
+)
+def test_every_line_fits_its_terminal(tiny_model: Path, prompt: str, columns: str) -> None:
+    sure = load(tiny_model)
+    louder = {name: 20 * t if name == "model.norm.weight" else t for name, t in sure.tensors.items()}
+    save(tiny_model, replace(sure, tensors=louder))
+    shown = OURS.sub("", in_a_terminal("explain", prompt, COLUMNS=columns))
+    assert "logit lens" in shown and "next word" in shown
+    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e]", shown), repr(shown)
+    for line in shown.splitlines():
+        pictures = line.startswith((" ", "0", "1", "2")) or "█" in line
+        assert not pictures or cell_len(line.rstrip()) <= int(columns), line
+
+
+def test_the_heat_map_keeps_the_last_tokens_that_fit(llm: Llm, tiny_model: Path) -> None:
+    answer = llm("explain", "The cat sat on the mat. The dog ate the hat. " * 4, "--literal")
+    assert "(the last 29 of 32 tokens; --html shows more, --json all)" in answer.stdout
+    assert "do not fit the context of 32" in answer.stderr
+    rows = [line for line in answer.stdout.splitlines() if re.match(r" ?\d+ .*[█▓▒░·]{2}", line)]
+    assert any(line.startswith(" 4 ") for line in rows) and any(line.startswith("32 ") for line in rows)
+    assert not any(line.startswith(" 3 ") and "+" not in line and "-" not in line for line in rows)
+
+
+def test_a_pipe_gets_no_colours_and_nothing_goes_to_stderr(llm: Llm, tiny_model: Path) -> None:
+    answer = llm("explain", "The cat")
+    assert answer.exit_code == 0 and "\x1b" not in answer.stdout.replace("\x1b[1m", "").replace("\x1b[0m", "")
+    assert answer.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("--layer 3", 2, "--layer 3 is more than the 2 that model.safetensors has"),
+        ("--layer 1 --head 5", 2, "--head 5 is more than the 4 that model.safetensors has"),
+        ("--head 1", 2, "--head 1 says nothing without a layer; add --layer N"),
+        ("--layer 0", 2, "--layer"),
+        ("--next 0", 2, "--next"),
+        ("--force", 2, "--force has no effect without --html"),
+        ("--layer 1 --html a.html", 2, "--layer has no effect with --html"),
+        ("more", 2, "a text of several words needs quotes"),
+        ("-m nofile", 1, "no file nofile"),
+    ],
+)
+def test_one_clear_line(llm: Llm, tiny_model: Path, words: str, code: int, said: str) -> None:
+    answer = llm("explain", "The cat", *next_words.split())
+    assert answer.exit_code == code and answer.stdout == ""
+    assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1 and said in answer.stderr
+
+
+def test_an_empty_prompt_is_told(llm: Llm, tiny_model: Path) -> None:
+    answer = llm("explain", "")
+    assert answer.exit_code == 1 and "the prompt is empty" in answer.stderr

@@ -1,0 +1,217 @@
+"""Text from outside (names of files and tensors, metadata, tokens) commands no terminal and breaks no line, whichever
+command shows it, in both streams."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmcli.cli import console
+from llmcli.formats import safetensors_file
+from tests.sample_models import make_models, run
+from tests.cli.test_console import OURS, in_a_terminal
+
+NAME = "m\x1b]0;x\x07\n\r\x9b31m\u202e\u2066\u200f\u061c\x7f"
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def faults(stream: str) -> list[str]:
+    """What of NAME reached a stream as it is."""
+    return UNSAFE.findall(stream) + re.findall("\n␍|\n␛", stream)
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from texts(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+def named(ending: str) -> str:
+    return NAME + ending
+
+
+MODEL, OTHER, MIXED, ADAPTER, TEXT = (
+    named(ending) for ending in (".safetensors", "2.safetensors", "3.safetensors", "4.safetensors", ".txt")
+)
+DIRECTORY, GGUF, TOKENIZER, MISSING, NEW = (
+    named(ending) for ending in ("-hf", ".gguf", ".json", "-no.safetensors", "-new.safetensors")
+)
+TRAIN = ("train", TEXT, "--steps", 1, "--layers", 1, "--width", 16, "--context", 16, "--threads", 1)
+COMMANDS: list[tuple[object, ...]] = [
+    ("inspect", MODEL),
+    ("inspect", MODEL, "--json"),
+    ("inspect", MODEL, "--tensors"),
+    ("inspect", MODEL, "--weights"),
+    ("inspect", MODEL, "--weights", "--json"),
+    ("inspect", MODEL, "--tensor", "model.norm.weight"),
+    ("inspect", MODEL, "--tensor", NAME),
+    ("inspect", MODEL, "--verify"),
+    ("inspect", MODEL, "--verify", "--json"),
+    ("inspect", MODEL, "--diff", OTHER),
+    ("inspect", MODEL, "--diff", OTHER, "--json"),
+    ("inspect", MODEL, "--diff", MIXED),
+    ("inspect", MODEL, "--html", named(".html")),
+    ("inspect", MODEL, "--html", named(".html"), "--json"),
+    ("inspect", MODEL, "--plot", named(".svg")),
+    ("inspect", MODEL, "--plot", named(".nothing")),
+    ("inspect", MIXED),
+    ("inspect", DIRECTORY),
+    ("inspect", GGUF),
+    ("inspect", ADAPTER),
+    ("inspect", TEXT),
+    ("inspect", MISSING),
+    ("generate", "The cat", "-m", MODEL, "--next", 3),
+    ("generate", "The cat", "-m", MODEL, "--steps", 2),
+    ("generate", "The cat", "-m", MODEL, "-n", 2, "--json"),
+    ("generate", "The cat", "-m", MODEL, "-n", 2, "--memory", "--json"),
+    ("generate", "The cat", "-m", MODEL, "-n", 2, "--memory", "--json", "--corpus", TEXT),
+    ("generate", "The cat", "-m", MODEL, "-n", 2, "--experts"),
+    ("generate", "The cat", "-m", MIXED, "-n", 2, "--experts", "--json"),
+    ("generate", "The cat", "-m", ADAPTER),
+    ("generate", "The cat", "-m", MISSING),
+    ("generate", NAME, "-m", MODEL, "-n", 2, "--json"),
+    ("eval", TEXT, "-m", MODEL, "-m", OTHER),
+    ("eval", TEXT, "-m", MODEL, "--json"),
+    ("eval", TEXT, "-m", MODEL, "--per-token", "--whole"),
+    ("eval", TEXT, "-m", MODEL, "--per-token", "--whole", "--json"),
+    ("eval", TEXT, TEXT, "-m", MODEL, "--whole", "--past", TEXT),
+    ("eval", MISSING, "-m", MODEL),
+    ("eval", TEXT, "-m", DIRECTORY, "--quantize", "int8"),
+    ("explain", "The", "-m", MODEL),
+    ("explain", "The", "-m", MIXED),
+    ("explain", "The", "-m", MODEL, "--html", named("2.html")),
+    ("explain", "The", "-m", MODEL, "--layer", 99),
+    ("tokenize", NAME, "-m", MODEL),
+    ("tokenize", NAME, "-m", MODEL, "--json"),
+    ("tokenize", "The cat", "--tokenizer", TOKENIZER),
+    ("tokenize", "The cat", "--tokenizer", TEXT),
+    ("tokenize", "--file", TEXT, "-m", MODEL, "--ids"),
+    ("tokenize", "--file", MISSING, "-m", MODEL),
+    ("tokenize", "--train", TEXT, "-o", named("2.json"), "--vocab-size", 260),
+    ("mix", MODEL, OTHER, "-o", named("5.safetensors")),
+    ("mix", MODEL, OTHER, "-o", named("6.safetensors"), "--json"),
+    ("mix", MODEL, OTHER, "-o", named("7.safetensors"), "--average"),
+    ("mix", MODEL, MIXED, "-o", named("8.safetensors")),
+    ("mix", MODEL, MODEL, "-o", named("8.safetensors")),
+    ("mix", MODEL, OTHER, "-o", MODEL),
+    ("import", DIRECTORY, "-o", NEW),
+    ("import", DIRECTORY, "-o", NEW),
+    ("import", DIRECTORY, "-o", NEW, "--force", "--json"),
+    ("import", DIRECTORY, "--adapter", ADAPTER, "-o", NEW, "--force"),
+    ("import", OTHER, "--adapter", ADAPTER, "-o", NEW, "--force"),
+    ("import", GGUF, "-o", NEW, "--force"),
+    ("import", MISSING, "-o", NEW, "--force"),
+    ("import", MODEL, "-o", f"{NAME}/{NAME}.safetensors"),
+    ("export", MODEL, named("2.gguf"), "--to", "gguf"),
+    ("export", MODEL, named("3.gguf"), "--to", "gguf", "--json"),
+    ("export", MODEL, named("3.gguf"), "--to", "gguf"),
+    ("export", MODEL, named("-hf2"), "--to", "hf", "--name", NAME),
+    ("export", MODEL, DIRECTORY, "--to", "hf"),
+    ("export", MODEL, named("3.json"), "--to", "tokenizer"),
+    ("export", MODEL, named("9.safetensors"), "--quantize", "int8"),
+    ("export", MIXED, named("4.gguf"), "--to", "gguf"),
+    (*TRAIN, "-o", named("10.safetensors")),
+    (*TRAIN, "-o", named("10.safetensors")),
+    (*TRAIN, "-o", named("11.safetensors"), "--json", "--val", TEXT),
+    (*TRAIN, "-o", named("12.safetensors"), "--dry-run"),
+    (*TRAIN[:4], "-o", named("13.safetensors"), "--from", MODEL),
+    (*TRAIN[:4], "-o", MODEL, "--from", MODEL),
+    (*TRAIN, "-o", named("/14.safetensors")),
+    ("train", MISSING, "-o", named("14.safetensors")),
+    ("train", NAME),
+    (NAME,),
+    ("inspect", "--" + NAME),
+]
+
+
+@pytest.fixture
+def files(models: Path, own_directory: Path) -> None:
+    for name, file in (
+        (MODEL, "m.safetensors"), (OTHER, "other.safetensors"), (MIXED, "mixture.safetensors"), (TEXT, "c.txt"),
+        (ADAPTER, "a.safetensors"), (TOKENIZER, "tokenizer.json"),
+    ):  # fmt: skip
+        shutil.copy(models / file, name)
+    shutil.copytree(models / "hf", DIRECTORY)
+
+
+def test_names_of_files_are_marked_in_both_streams_by_every_command(files: None) -> None:
+    pytest.importorskip("gguf", reason="needs the extra gguf")
+    from llmcli.cli.app import app
+
+    assert run("export", MODEL, GGUF, "--to", "gguf", "-q").exit_code == 0
+    failures, shown, in_json = [], set(), set()
+    for command in COMMANDS:
+        answer = run(*command)
+        assert answer.exception is None or isinstance(answer.exception, SystemExit), (command, answer.exception)
+        for which, stream in (("stdout", answer.stdout), ("stderr", answer.stderr)):
+            if found := faults(stream):
+                failures.append((command, which, found))
+            shown |= {(command[0], which)} if "m␛" in stream or "m\\u001b" in stream else set()
+        if "--json" in command and answer.exit_code == 0:
+            said = [json.loads(line) for line in answer.stdout.splitlines()]
+            in_json |= {command[0]} if any(NAME in text for text in texts(said)) else set()
+    assert failures == []
+    verbs = {name for group in app.registered_commands if (name := group.name) and not group.hidden}
+    assert {verb for verb, _ in shown} >= verbs  # each of them has shown the name, so that it could have gone wrong
+    assert {verb for verb, which in shown if which == "stdout"} >= {"inspect", "eval", "export", "generate"}
+    assert in_json >= {"inspect", "eval", "export", "generate", "import", "mix", "train"}  # ... and JSON has it whole
+
+
+def test_what_a_file_says_is_marked_too(own_directory: Path) -> None:
+    tensors = {f"layers.0.{NAME}.weight": np.zeros((2, 2), "f4"), NAME: np.ones(3, "f4")}
+    record = {"corpus": [{"name": NAME, "bytes": 1, "sha256": NAME}], "imported": {NAME: NAME}, "verdict": [NAME]}
+    record |= {"versions": {NAME: NAME}, "samples": {"prompt": NAME, "texts": [[1, NAME]]}, "train": {"dtype": NAME}}
+    told = {NAME: NAME, "config.json": json.dumps({"model_type": NAME}), "training.json": json.dumps(record)}
+    safetensors_file.write_tensors("a.safetensors", tensors, told)
+    safetensors_file.write_tensors("b.safetensors", {NAME: np.ones(4, "f4")}, {"config.json": '{"model_type": "x"}'})
+    for command in (
+        ("inspect", "a.safetensors"), ("inspect", "a.safetensors", "--json"), ("inspect", "a.safetensors", "--tensors"),
+        ("inspect", "a.safetensors", "--weights"), ("inspect", "a.safetensors", "--weights", "--json"),
+        ("inspect", "a.safetensors", "--tensor", NAME), ("inspect", "a.safetensors", "--tensor", NAME, "--json"),
+        ("inspect", "a.safetensors", "--diff", "b.safetensors"),
+        ("inspect", "b.safetensors", "--diff", "a.safetensors"),
+        ("inspect", "a.safetensors", "--diff", "b.safetensors", "--json"),
+    ):  # fmt: skip
+        answer = run(*command)
+        assert answer.exit_code == 0 and faults(answer.stdout + answer.stderr) == [], command
+        assert "m␛" in answer.stdout or "m\\u001b" in answer.stdout
+        assert "--json" not in command or json.loads(answer.stdout)
+
+
+def test_a_terminal_gets_marks_too(files: None) -> None:
+    pytest.importorskip("gguf", reason="needs the extra gguf")
+    for command in (
+        ("inspect", MODEL), ("inspect", MODEL, "--verify"), ("inspect", MODEL, "--diff", OTHER),
+        ("eval", TEXT, "-m", MODEL),
+        ("export", MODEL, GGUF, "--to", "gguf"), ("inspect", MISSING),
+    ):  # fmt: skip
+        shown = OURS.sub("", in_a_terminal(*command)).replace("\x1b[K", "").replace("\r", "")
+        assert faults(shown) == [] and "␛" in shown, command
+
+
+def test_text_that_was_written_keeps_its_bytes_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    console.verbatim(NAME)
+    console.marked(NAME, [(1, 2)])
+    assert capsys.readouterr().out == NAME + NAME[0] + f"⟦{NAME[1]}⟧" + NAME[2:]
+
+
+def test_json_stays_json(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {NAME: [NAME, "\u2028\ud800りんご🍎"], "x": 1.5}
+    console.json_result(value)
+    line = capsys.readouterr().out
+    assert json.loads(line) == value and faults(line) == [] and "りんご🍎" in line and line.count("\n") == 1
+    console.json_result({"a": float("nan"), "b": [float("inf"), 1.0]})
+    assert capsys.readouterr().out == '{"a": null, "b": [null, 1.0]}\n'

@@ -1,0 +1,505 @@
+"""What can come between a trained model and its file: signals, readers that go, full disks, other programs."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+import llmcli.cli.commands.train as command
+from llmcli.cli.options import ending_signals
+from llmcli.config import ModelConfig, TrainConfig, as_record
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.errors import LLMError
+from llmcli.formats import adapters, atomic_io, checkpoint, ensemble_file
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.training import resume
+from llmcli.training.planner import Plan
+from tests.conftest import random_checkpoint
+from tests.reliability.runs import BESIDE, EAGER, HANG, OPTIONS, TEXT, end, kept, python, train, wait_until_kept
+
+Llm = Callable[..., Result]
+HERE = Path()
+MODEL = Path("model.safetensors")
+CORPUS = [{"name": "c.txt", "bytes": 100, "sha256": "c" * 64}]
+BASE = {"file": "base.safetensors", "sha256": "b" * 64}
+IDENTITY = {"the text": resume.text_fingerprint([("c.txt", 100, "c" * 64)])}
+TUNED = IDENTITY | {"--from": f"base.safetensors (sha256 {'b' * 16})"}
+
+
+# ---- only what was verified is replaced
+
+
+def saved_by(kind: str, path: Path) -> resume.Stopped:
+    """Write a model, or adapters, as a run that was stopped left it; the run."""
+    settings = TrainConfig(steps=100)
+    tokenizer = Tokenizer.train_char(["abc"]).to_json()
+    width = 1024 if kind == "large" else 32
+    config = ModelConfig(259, width, 2 * width, 2, 4, 2, width // 4, 32)
+    record: dict[str, Any] = {"train": as_record(settings), "steps": 50, "corpus": CORPUS}
+    model = replace(random_checkpoint(config, tokenizer_json=tokenizer), record=record)
+    stopped = resume.Stopped(IDENTITY, Plan(config, settings, ()), tokenizer, resume.State({}, {"step": 50}))
+    if not kind.startswith("adapters"):
+        checkpoint.save(path, model)
+        return stopped
+    model.record["base"] = BASE
+    rng_like = random_checkpoint(config).tensors["model.layers.0.self_attn.q_proj.weight"]
+    learned = {
+        "model.layers.0.self_attn.q_proj.adapter.lora_A": rng_like[:2],
+        "model.layers.0.self_attn.q_proj.adapter.lora_B": rng_like[:, :2].copy(),
+    }
+    file = path / resume.ADAPTER_FILE if kind == "adapters in a directory" else path
+    file.parent.mkdir(exist_ok=True)
+    adapters.save(file, learned, model)
+    if kind == "adapters in a directory":
+        text = resume.read_header(file).metadata[resume.ADAPTER_CONFIG]
+        (path / resume.ADAPTER_CONFIG).write_text(text, "utf-8")
+    return replace(stopped, identity=TUNED)
+
+
+KINDS = ["small", "large", "adapters", "adapters in a directory"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_was_changed_anywhere_is_not_the_one_that_was_saved(kind: str) -> None:
+    place = Path("m.safetensors")
+    stopped = saved_by(kind, place)
+    assert resume.is_saved_in(stopped, place)
+    for file in sorted(place.iterdir()) if place.is_dir() else [place]:
+        whole = file.read_bytes()
+        assert len(whole) > 20_000_000 or kind != "large"
+        start = int.from_bytes(whole[:8], "little") + 8
+        for position in {0, 9, 100, start - 1, start, len(whole) // 2, len(whole) - 1} & set(range(len(whole))):
+            with open(file, "r+b") as opened:
+                opened.seek(position)
+                opened.write(bytes([whole[position] ^ 1]))
+            assert not resume.is_saved_in(stopped, place), (file, position)
+            with open(file, "r+b") as opened:
+                opened.seek(position)
+                opened.write(whole[position : position + 1])
+    assert resume.is_saved_in(stopped, place)
+    if place.is_dir():
+        (place / "README.md").write_text("mine")
+        assert not resume.is_saved_in(stopped, place)
+
+
+def test_a_model_that_another_command_made_of_it_is_not_the_one_that_was_saved() -> None:
+    stopped = saved_by("small", MODEL)
+    model = checkpoint.load(MODEL)
+    changes: dict[str, Checkpoint] = {
+        "quantized": replace(model, quantization="int8"),
+        "merged": replace(model, record=model.record | {"adapter": "a"}),
+        "averaged": replace(model, record={"average_of": ["a", "b"], "corpus": CORPUS}),
+        "another text": replace(model, record=model.record | {"corpus": [CORPUS[0] | {"sha256": "d" * 64}]}),
+        "another plan": replace(model, record=model.record | {"train": as_record(TrainConfig(steps=101))}),
+        "another base": replace(model, record=model.record | {"base": BASE}),
+        "another tokenizer": replace(model, tokenizer_json=Tokenizer.train_char(["abd"]).to_json()),
+        "no record": replace(model, record={}),
+        "nonsense": replace(model, record={"train": 5, "corpus": 5}),
+    }
+    for what, changed in changes.items():
+        checkpoint.save("other.safetensors", changed)
+        assert not resume.is_saved_in(stopped, Path("other.safetensors")), what
+    ensemble_file.save("other.safetensors", ensemble_file.mixed({"one": model, "two": model}))
+    assert not resume.is_saved_in(stopped, Path("other.safetensors"))
+    checkpoint.save("other.safetensors", model)
+    assert resume.is_saved_in(stopped, Path("other.safetensors"))
+    for foreign in (b"", b"text", b"\0" * 100):
+        Path("other.safetensors").write_bytes(foreign)
+        assert not resume.is_saved_in(stopped, Path("other.safetensors"))
+
+
+def flip_a_bit(path: Path) -> bytes:
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(data)
+    return bytes(data)
+
+
+SIGNALLED_AT = """
+import signal
+import llmcli.models.transformer
+real, steps = llmcli.models.transformer.LanguageModel.loss, []
+def loss(self, ids):
+    steps.append(1)
+    if len(steps) == {step}:
+        signal.raise_signal(signal.SIGINT)
+    return real(self, ids)
+llmcli.models.transformer.LanguageModel.loss = loss
+""" + EAGER.replace("; ", "\n")
+
+
+def interrupted(output: str = str(MODEL)) -> None:
+    """Leave here what a run of 12 steps leaves that is interrupted in its fifth."""
+    process = train(HERE, steps=12, output=output, code=SIGNALLED_AT.format(step=5))
+    said = end(process)
+    assert process.returncode == 130, said
+
+
+def test_a_changed_model_is_not_written_over_without_force(llm: Llm) -> None:
+    interrupted()
+    changed = flip_a_bit(MODEL)
+    answer = llm("train", "c.txt", *OPTIONS, "--steps", 12)
+    assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
+    assert "is not what the run that stopped at step 5 saved" in answer.stderr and "move it away" in answer.stderr
+    assert MODEL.read_bytes() == changed
+    MODEL.rename("changed.safetensors")  # as the line says
+    assert llm("train", "c.txt", *OPTIONS, "--steps", 12).exit_code == 0
+    assert checkpoint.load(MODEL).record["steps"] == 12 and Path("changed.safetensors").read_bytes() == changed
+
+
+CHANGED_MEANWHILE = """
+import llmcli.cli.commands.train as t
+def change(*_):
+    data = bytearray(open("model.safetensors", "rb").read())
+    data[-9] ^= 1
+    open("model.safetensors", "wb").write(data)
+t._memorised = change
+""" + EAGER.replace("; ", "\n")
+
+
+def test_a_model_changed_during_the_run_that_goes_on_is_kept() -> None:
+    interrupted()
+    before = MODEL.read_bytes()
+    process = train(HERE, steps=12, code=CHANGED_MEANWHILE)
+    said = end(process).decode()
+    assert process.returncode == 0 and "is kept; the model goes to model-2.safetensors" in said
+    assert len(MODEL.read_bytes()) == len(before) and MODEL.read_bytes()[-9] == before[-9] ^ 1
+    assert checkpoint.load("model-2.safetensors").record["steps"] == 12
+    assert not Path(BESIDE).exists()
+
+
+# ---- one name, one run
+
+
+def test_no_two_outputs_share_what_their_runs_keep() -> None:
+    names = ["zz", "zz.safetensors", "zz.bin", "zz.bin.safetensors", "zz.SAFETENSORS", ".safetensors", "resume"]
+    beside = [resume.path_beside(Path(name)) for name in names]
+    assert len(set(beside)) == len(names) and not set(beside) & set(map(Path, names))
+    for path in beside:
+        with pytest.raises(LLMError, match="what stopped runs need"):
+            resume.check_name(path)
+    for name in names:
+        resume.check_name(Path(name))
+
+
+def test_a_link_and_its_file_share_them() -> None:
+    Path("d").mkdir()
+    Path("link.safetensors").symlink_to("d/m.safetensors")
+    assert resume.path_beside(Path("link.safetensors")) == Path("d/m.resume.safetensors").resolve()
+
+
+def test_a_stopped_run_stays_whole_when_another_writes_a_like_name(llm: Llm) -> None:
+    interrupted(output="zz")
+    before = {name: Path(name).read_bytes() for name in ("zz", "zz.resume")}
+    assert llm("train", "c.txt", *OPTIONS, "--steps", 3, "-o", "zz.safetensors").exit_code == 0
+    assert {name: Path(name).read_bytes() for name in before} == before
+    answer = llm("train", "c.txt", *OPTIONS, "--steps", 3, "-o", "zz.resume.safetensors")
+    assert answer.exit_code == 1 and "give another -o" in answer.stderr
+
+
+def test_a_file_that_another_program_puts_there_is_not_replaced() -> None:
+    told: list[str] = []
+    stopped = saved_by("small", MODEL)
+    keeper = resume.Keeper(Path("m.resume.safetensors"), {}, stopped.plan, "{}", told.append)
+    keeper.keep(stopped.state)
+    keeper.keep(stopped.state)
+    assert told == [] and resume.is_ours(Path("m.resume.safetensors"))
+    Path("m.resume.safetensors").write_bytes(MODEL.read_bytes())
+    keeper.keep(stopped.state)
+    assert len(told) == 1 and "was made by another program" in told[0]
+    assert Path("m.resume.safetensors").read_bytes() == MODEL.read_bytes()
+
+
+# ---- a place for the model
+
+
+@pytest.fixture
+def done() -> SimpleNamespace:
+    """What a run ends with."""
+    saved_by("small", Path("source.safetensors"))
+    return SimpleNamespace(checkpoint=checkpoint.load("source.safetensors"), adapters=None)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only place for temporary files; the home directory is in it."""
+    place = tmp_path / "elsewhere"
+    (place / "home").mkdir(parents=True)
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    monkeypatch.setenv("HOME", str(place / "home"))
+    return place
+
+
+def save(done: SimpleNamespace, output: Path, *, replace: bool = True) -> Path:
+    return command._save(output, done, resume.path_beside(output), False, replace=replace, keep=False)
+
+
+def found(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
+def test_a_directory_that_has_gone_does_not_take_the_model_with_it(
+    done: SimpleNamespace, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = Path("source.safetensors").read_bytes()
+    place = save(done, Path("gone/m.safetensors"))
+    assert [place] == found(elsewhere) and place.read_bytes() == whole
+    assert f"so the model went to {place}" in capsys.readouterr().err
+
+
+def test_a_working_directory_that_has_gone_does_not_either(
+    done: SimpleNamespace, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done.checkpoint = replace(done.checkpoint, tensors=dict(done.checkpoint.tensors))
+    Path("gone").mkdir()
+    monkeypatch.chdir("gone")
+    Path.cwd().rmdir()
+    assert [save(done, MODEL)] == found(elsewhere)
+
+
+def test_where_the_first_two_places_refuse_the_home_directory_takes_it(
+    done: SimpleNamespace, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def refuse(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & os.O_CREAT and "home" not in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        return real(path, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", refuse)
+    place = save(done, MODEL)
+    assert [place] == found(elsewhere) and "home" in place.parts
+    assert len([path for path in elsewhere.rglob("llmcli-*") if path.is_dir()]) == 1  # no empty one is left
+
+
+def test_where_every_place_refuses_the_line_says_how_to_go_on(
+    done: SimpleNamespace, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    Path(BESIDE).write_bytes(b'        {"__metadata__":{"llmcli.training.resume":"1"}}')
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", refuse)
+        with pytest.raises(LLMError, match=rf"No space left.*type the same command: it goes on from {BESIDE}"):
+            save(done, MODEL)
+    assert found(elsewhere) == [] and not MODEL.exists()
+
+
+def test_a_directory_that_may_no_longer_be_looked_into_loses_nothing(
+    done: SimpleNamespace, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.stat
+
+    def refuse(path: Any, *more: Any, **named: Any) -> Any:
+        if "closed" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path, *more, **named)
+
+    Path("closed").mkdir()
+    stopped = saved_by("small", Path("other.safetensors"))
+    told: list[str] = []
+    output = Path("closed/m.safetensors")
+    beside = resume.path_beside(output)
+    monkeypatch.setattr(os, "stat", refuse)
+    resume.Keeper(beside, {}, stopped.plan, "{}", told.append).keep(stopped.state)
+    assert len(told) == 1 and "Permission denied" in told[0]
+    replace_it = command._may_replace(output, False, None)
+    assert [command._save(output, done, beside, False, replace=replace_it, keep=False)] == found(elsewhere)
+
+
+def test_a_file_that_came_meanwhile_is_kept(done: SimpleNamespace) -> None:
+    for name in ("m.safetensors", "m-2.safetensors"):
+        Path(name).write_bytes(b"mine")
+    assert save(done, Path("m.safetensors"), replace=False) == Path("m-3.safetensors")
+    assert Path("m.safetensors").read_bytes() == Path("m-2.safetensors").read_bytes() == b"mine"
+
+
+DIES_AFTERWARDS = """
+import llmcli.evaluation.memorization
+def fail(*_):
+    raise {error}
+llmcli.evaluation.memorization.recite = fail
+from llmcli.cli.app import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "error", ["MemoryError()", "RuntimeError('out of memory')", "OSError(5, 'Input/output error')"]
+)
+def test_what_fails_after_training_loses_no_model(error: str) -> None:
+    process = train(HERE, steps=3, code=DIES_AFTERWARDS.format(error=error))
+    said = end(process)
+    assert process.returncode == 0, said
+    assert checkpoint.load(MODEL).record["steps"] == 3
+
+
+# ---- signals
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """A simulated clock, in seconds; handlers are put back."""
+    now = [50.0]
+    monkeypatch.setattr(command, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield now
+    for kind, handler in before.items():
+        signal.signal(kind, handler)
+
+
+@pytest.mark.parametrize("kinds", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGHUP, signal.SIGTERM)])
+def test_signals_at_once_are_one_request_and_a_later_one_ends_the_run(
+    kinds: tuple[signal.Signals, signal.Signals], clock: list[float], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt), command._signals() as caught:
+        signal.raise_signal(kinds[0])
+        clock[0] += command.SAME_REQUEST / 2
+        signal.raise_signal(kinds[1])
+        assert caught == [kinds[0]]
+        clock[0] += command.SAME_REQUEST
+        signal.raise_signal(kinds[1])
+        pytest.fail("the run goes on")
+
+
+def test_a_signal_that_is_to_be_ignored_is(clock: list[float]) -> None:
+    assert {signal.SIGTERM, signal.SIGHUP} <= set(ending_signals())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert signal.SIGHUP not in ending_signals() and signal.SIGTERM in ending_signals()
+    with command._signals() as caught:
+        signal.raise_signal(signal.SIGHUP)
+        assert caught == []
+
+
+def test_under_nohup_a_closed_terminal_does_not_end_a_run() -> None:
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); " + EAGER
+    process = train(HERE, steps=100_000, code=code)
+    wait_until_kept(process, HERE)
+    process.send_signal(signal.SIGHUP)
+    for _ in range(3):
+        wait_until_kept(process, HERE, kept(HERE))
+    assert process.poll() is None, "it went on"
+    end(process, signal.SIGTERM)
+    assert process.returncode == 143
+
+
+# ---- who reads the events
+
+
+def test_a_reader_of_events_that_goes_away_leaves_a_model_behind() -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    process = python(HERE, EAGER, "train", "c.txt", *OPTIONS, "--steps", "100000", "--json")
+    assert process.stdout is not None
+    for _ in range(4):
+        process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert process.wait(HANG) == 1 and b"Traceback" not in said and b"saved what there is" in said
+    record = checkpoint.load(MODEL).record
+    assert record["interrupted"] is True and record["steps"] >= 3
+    assert Path(BESIDE).exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("words", [["--help"], [], ["--version"], ["train", "--help"], ["inspect"]])
+def test_a_full_output_is_one_line_wherever_it_is_met(words: list[str], tiny_model: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        run = subprocess.run([sys.executable, "-m", "llmcli", *words], stdout=full, stderr=subprocess.PIPE)
+    assert (run.returncode, run.stderr) == (1, b"error: the output: No space left on device\n")
+
+
+def test_a_working_directory_that_was_removed_is_named(tiny_model: Path) -> None:
+    code = "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); from llmcli.cli.app import main; main()"
+    for words in (["train", str(tiny_model), "--steps", "1"], ["export", str(tiny_model), "x.gguf", "--to", "gguf"]):
+        process = python(HERE, code, *words)
+        said = end(process).decode()
+        assert process.returncode == 1 and said.startswith("error: ") and said.count("\n") == 1, said
+        assert "output" not in said and ("directory" in said)
+
+
+def test_an_error_without_a_name_is_not_blamed_on_the_output(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("llmcli.data.corpus.read_corpus", refuse)
+    Path("c.txt").write_text(TEXT, "utf-8")
+    answer = llm("train", "c.txt", "--steps", 1)
+    assert answer.exit_code == 1
+    assert answer.stderr == f"error: the operating system refused: {os.strerror(errno.ENOLCK)}\n"
+
+
+# ---- file systems and kernels that lack something
+
+
+WITHOUT = {
+    "locks": ("fcntl.flock", (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)),
+    "reservation": ("os.posix_fallocate", (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EBADF)),
+    "flushing": ("os.fsync", (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)),
+}
+
+
+@pytest.mark.parametrize(("what", "number"), [(what, number) for what, (_, all_) in WITHOUT.items() for number in all_])
+def test_a_run_does_without_what_the_system_does_not_have(
+    what: str, number: int, llm: Llm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    Path("c.txt").write_text(TEXT, "utf-8")
+    monkeypatch.setattr(WITHOUT[what][0], refuse)
+    answer = llm("train", "c.txt", *OPTIONS, "--steps", 2)
+    assert answer.exit_code == 0, answer.stderr
+    assert (f"model.safetensors cannot be locked here ({os.strerror(number)})" in answer.stderr) == (what == "locks")
+    assert checkpoint.load(MODEL).record["steps"] == 2
+    assert sorted(path.name for path in HERE.iterdir()) == ["c.txt", "model.safetensors"]
+
+
+def test_a_locked_file_system_without_locks_leaves_others_temporary_files(
+    llm: Llm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be those of a run that goes on now."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    Path(".model.safetensors.123.tmp").write_bytes(b"half a file")
+    Path("c.txt").write_text(TEXT, "utf-8")
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert llm("train", "c.txt", *OPTIONS, "--steps", 1).exit_code == 0
+    assert Path(".model.safetensors.123.tmp").exists()
+
+
+def test_a_limit_on_the_size_of_files_is_known_before(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    monkeypatch.setattr(atomic_io, "_largest_file", lambda: 100_000.0)
+    answer = llm("train", "c.txt", *OPTIONS, "--steps", 2, "-q")
+    assert answer.exit_code == 1 and "a file may have 0.1 MB here (ulimit -f)" in answer.stderr
+    assert not MODEL.exists()
+
+
+# ---- devices
+
+
+def test_a_run_on_a_device_that_is_not_here_is_told_in_a_line(llm: Llm) -> None:
+    interrupted()
+    MODEL.unlink()
+    stopped = resume.load(Path(BESIDE))
+    settings = replace(stopped.plan.train, device="cuda")
+    resume.save(Path(BESIDE), replace(stopped, plan=replace(stopped.plan, train=settings)))
+    before = Path(BESIDE).read_bytes()
+    answer = llm("train", "c.txt", *OPTIONS, "--steps", 12)
+    assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
+    assert f"{BESIDE} is of a run on cuda in " in answer.stderr and "begin anew with --force" in answer.stderr
+    assert Path(BESIDE).read_bytes() == before

@@ -1,0 +1,84 @@
+"""Which tokens keep a text valid: held against Python's own decoder."""
+
+import codecs
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from llmcli.data.characters import begins_with_letter
+from llmcli.data.vocabulary import INVALID, START, Vocabulary, state_after
+
+BYTES = [bytes([n]) for n in range(256)]
+
+
+def decodes(data: bytes) -> str | None:
+    """The whole characters of bytes that begin valid UTF-8, else None."""
+    try:
+        return codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        return None
+
+
+@given(st.binary(max_size=6) | st.text(max_size=2).map(lambda text: text.encode()[:5]))
+@example(b"\xed\xa0\x80")  # a surrogate
+@example(b"\xf4\x90\x80\x80")  # beyond the last character
+@example(b"\xe0\x9f\xbf")  # longer than needed
+def test_bytes_are_valid_where_the_decoder_takes_them(data: bytes) -> None:
+    text = decodes(data)
+    assert (state_after(data) == INVALID) is (text is None)
+    if text is not None:
+        assert (state_after(data) == START) is (text.encode() == data)
+
+
+@given(
+    st.lists(st.binary(max_size=4), min_size=1, max_size=30), st.text(max_size=3).map(lambda text: text.encode()[:7])
+)
+def test_a_token_is_allowed_where_the_text_stays_valid(tokens: list[bytes], before: bytes) -> None:
+    vocabulary = Vocabulary(tokens)
+    state = state_after(before)
+    mask = vocabulary.allowed(state)
+    wanted = [decodes(before + data) is not None and (bool(data) or state == START) for data in tokens]
+    assert mask is None or mask.tolist() == wanted
+    assert mask is not None or all(wanted) or not any(wanted)
+    for token, data in enumerate(tokens):
+        if wanted[token]:
+            assert vocabulary.state_after(token, state) == state_after(before + data)
+
+
+def test_bytes_that_the_training_text_does_not_have_are_not_allowed() -> None:
+    vocabulary = Vocabulary([b"", b"ab", b"ac", b"c", "é".encode(), b"\xc3", b"\xa9"], seen_bytes="abé".encode())
+    allowed = vocabulary.allowed(START)
+    assert allowed is not None and allowed.tolist() == [True, True, False, False, True, True, False]
+    inside = vocabulary.allowed(state_after(b"\xc3"))
+    assert inside is not None and np.flatnonzero(inside).tolist() == [6]
+
+
+def test_where_no_token_could_come_all_may() -> None:
+    assert Vocabulary([b"a", b"b"]).allowed(state_after(b"\xe3")) is None
+
+
+@given(
+    st.lists(st.text("aé. ", max_size=3).map(str.encode) | st.binary(max_size=2), max_size=12),
+    st.text("aé. ", min_size=1, max_size=2).map(str.encode) | st.just(b"\xff"),
+)
+def test_tokens_are_found_by_how_they_begin(tokens: list[bytes], data: bytes) -> None:
+    vocabulary = Vocabulary(tokens)
+    assert sorted(vocabulary.within(data)) == [i for i, t in enumerate(tokens) if t and data.startswith(t)]
+    beyond = [i for i, t in enumerate(tokens) if t.startswith(data) and t != data]
+    assert sorted(vocabulary.beyond(data).tolist()) == beyond
+    letters = vocabulary.letters_after(np.array(beyond, np.int64), len(data))
+    assert letters.tolist() == [begins_with_letter(tokens[i][len(data) :]) for i in beyond]
+    found = vocabulary.find(data)
+    assert tokens[found] == data if found is not None else data not in tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [("a", True), ("7", True), ("_x", True), ("é", True), ("ж", True), ("\u0301", True), ("한", True), (" a", False),
+     ("'s", False), ("漢", False), ("ひ", False), ("カ", False), ("!", False), ("", False), ("😀", False)],
+)  # fmt: skip
+def test_letters_go_on_with_a_word(text: str, letter: bool) -> None:
+    assert begins_with_letter(text.encode()) is letter
+    assert Vocabulary([text.encode()]).begins_with_letter.tolist() == [letter]

@@ -1,0 +1,104 @@
+"""The bits of each token: they sum to the figures of eval, and are those of the model asked token by token."""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import Result
+
+from llmcli.cli.options import tokenizer_of
+from llmcli.evaluation.surprisal import Place, most_surprising
+from llmcli.formats.checkpoint import load
+from llmcli.models.numpy_runtime import Runtime
+from tests.cli.test_console import OURS, in_a_terminal
+
+Llm = Callable[..., Result]
+TEXT = "The cat りんご sat.\n👨‍👩‍👧 ate the hat. The dog ate the mat and the cat sat on the hat of the dog.\n" * 3
+
+
+def test_the_bits_are_those_of_the_model_asked_token_by_token(llm: Llm, tiny_model: Path) -> None:
+    Path("a.txt").write_text("The cat sat on りんご.", "utf-8")
+    found = json.loads(llm("eval", "a.txt", "--per-token", "--json").stdout)
+    model = load(tiny_model)
+    runtime, tokenizer = Runtime(model), tokenizer_of(model)
+    ids = tokenizer.encode("The cat sat on りんご.")
+    assert [token["id"] for token in found["tokens"]] == ids and len(ids) < 32
+    logits = runtime.prefill([tokenizer.start_id]).astype(np.float64)
+    for token in found["tokens"]:
+        chances = np.exp(logits) / np.exp(logits).sum()
+        assert token["bits"] == pytest.approx(-math.log2(chances[token["id"]]), abs=1e-3)
+        logits = runtime.step(token["id"]).astype(np.float64)
+
+
+def test_the_bits_sum_to_those_of_eval(llm: Llm, tiny_model: Path) -> None:
+    """Several windows, several documents."""
+    Path("a.txt").write_text(TEXT, "utf-8")
+    Path("b.txt").write_text("The dog.", "utf-8")
+    found = json.loads(llm("eval", "a.txt", "b.txt", "--per-token", "--json").stdout)
+    rows = json.loads(llm("eval", "a.txt", "b.txt", "--json").stdout)["results"]
+    whole = next(row for row in rows if row["file"] is None)
+    bits = [token["bits"] for token in found["tokens"]]
+    assert len(bits) == whole["tokens"] > 96
+    assert sum(bits) / whole["bytes"] == pytest.approx(whole["bits_per_byte"], abs=1e-4)
+    assert found["bits_per_byte"] == whole["bits_per_byte"]
+    first = found["files"][1]["first_token"]
+    assert [file["file"] for file in found["files"]] == ["a.txt", "b.txt"]
+    assert "".join(token["text"] for token in found["tokens"][first:]) == "The dog."
+    for place in found["most_surprising"]:
+        start, end = place["first_token"], place["first_token"] + place["tokens"]
+        assert place["bits"] == pytest.approx(sum(bits[start:end]), abs=1e-2)
+        assert not start < first < end
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 20), min_size=1, max_size=40),
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.sets(st.integers(0, 39), max_size=3),
+)
+def test_passages_are_the_dearest_apart_and_within_their_document(
+    costs: list[int], length: int, most: int, breaks: set[int]
+) -> None:
+    breaks = {b for b in breaks if b < len(costs)}
+    places = most_surprising(np.array(costs, float), length, most, breaks)
+    assert 1 <= len(places) <= most
+    assert [place.bits for place in places] == sorted((place.bits for place in places), reverse=True)
+    taken: set[int] = set()
+    for place in places:
+        span = set(range(place.start, place.end))
+        assert place.bits == sum(costs[place.start : place.end]) and not span & taken
+        assert not any(place.start < b < place.end for b in breaks)
+        edges = sorted({0, *breaks, len(costs)})
+        document = next(b - a for a, b in itertools.pairwise(edges) if a <= place.start < b)
+        assert len(span) == min(length, document)
+        taken |= span
+
+
+def test_a_short_text_is_one_passage() -> None:
+    assert most_surprising(np.array([1.0, 2.0])) == [Place(0, 2, 3.0)]
+
+
+def test_in_a_terminal_the_text_is_tinted_and_cannot_command_it(tiny_model: Path) -> None:
+    Path("a.txt").write_text("The cat sat\x1b[31m on りんご👨‍👩‍👧 the mat.\n" * 2, "utf-8")
+    shown = in_a_terminal("eval", "a.txt", "--per-token").split("\x1b[K")[-1]  # after the progress
+    assert "\x1b[48;5;130;38" in shown and "bits: below 1" in OURS.sub("", shown).replace("  ", " ")
+    plain = OURS.sub("", shown)
+    assert "\x1b" not in plain and "The cat sat␛[31m on りんご" in plain
+    assert "most surprising passages" in plain
+
+
+def test_without_colours_each_token_has_a_line(llm: Llm, tiny_model: Path) -> None:
+    Path("a.txt").write_text("The cat 🍎", "utf-8")
+    lines = llm("eval", "a.txt", "--per-token").stdout.splitlines()
+    assert [line.split("\t")[1] for line in lines[:3]][:2] == ["The", "·cat"]
+    assert "🍎" in lines[3] or "🍎" in lines[2]  # its bytes are one character
+    shown = in_a_terminal("eval", "a.txt", "--per-token", NO_COLOR="1").split("\x1b[K")[-1]
+    assert "\x1b[48" not in shown and re.search(r"^\d+\.\d\d\s+The\r?$", shown, re.M)

@@ -1,0 +1,220 @@
+"""Low-rank adapters: only they learn, what they learned is in the merged model, and a file of them says the same."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmcli.config import LORA_SCALE
+from llmcli.errors import LLMError
+from llmcli.formats import adapters, checkpoint, loading, safetensors_file
+
+TEXT = "The dog ate the hat. The cat sat on the mat.\n" * 60
+
+
+@pytest.fixture
+def taught(tiny_model: Path, llm) -> tuple[Path, Path]:
+    """(the merged model, its adapters alone), of the same run."""
+    Path("c.txt").write_text(TEXT)
+    same = ("train", "c.txt", "--from", tiny_model, "--lora", 4, "--steps", 12, "--context", 16, "--threads", 1, "-q")
+    for name, more in (("merged", ()), ("alone", ("--adapter-only",))):
+        assert llm(*same, "-o", f"{name}.safetensors", *more).exit_code == 0
+    return Path("merged.safetensors"), Path("alone.safetensors")
+
+
+def test_merged_is_base_plus_adapters(taught: tuple[Path, Path], tiny_model: Path) -> None:
+    base, merged = checkpoint.load(tiny_model), checkpoint.load(taught[0])
+    header = safetensors_file.read_header(taught[1])
+    pair = {}
+    changed = 0
+    for name in base.config.tensor_shapes():
+        start = f"base_model.model.{name.removesuffix('.weight')}.lora_"
+        wanted = base.tensors[name]
+        if start + "A.weight" in header.tensors:
+            for part in "AB":
+                tensor = header.tensors[f"{start}{part}.weight"]
+                pair[part] = np.concatenate([*safetensors_file.read_values(header, tensor)]).reshape(tensor.shape)
+            assert pair["A"].shape[0] == pair["B"].shape[1] == 4
+            assert np.abs(pair["B"]).max() > 0  # it has learned
+            wanted = wanted + LORA_SCALE * pair["B"] @ pair["A"]
+            changed += 1
+        np.testing.assert_allclose(merged.tensors[name], wanted, atol=1e-6)
+    assert changed == 7 * base.config.num_hidden_layers
+    assert len(header.tensors) == 2 * changed
+    numbers = sum(math.prod(tensor.shape) for tensor in header.tensors.values())
+    assert adapters.parameter_count(base.config, 4) == numbers
+
+
+def test_the_run_says_what_came_of_it(taught: tuple[Path, Path], tiny_model: Path) -> None:
+    record = checkpoint.load(taught[0]).record
+    assert record["bits_per_byte"] < record["bits_per_byte_before"]
+    assert record["base"] == {"file": tiny_model.name, "sha256": loading.fingerprint(tiny_model)}
+    assert record["train"]["recipe"] == "lora" and record["train"]["lora_rank"] == 4
+
+
+def test_the_file_says_what_peft_wants_to_know(taught: tuple[Path, Path]) -> None:
+    header = safetensors_file.read_header(taught[1])
+    found = json.loads(header.metadata["adapter_config.json"])
+    assert (found["peft_type"], found["task_type"], found["r"]) == ("LORA", "CAUSAL_LM", 4)
+    assert found["lora_alpha"] == 4 * LORA_SCALE
+    assert found["target_modules"] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+
+
+def test_import_merges_them(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
+    assert llm("import", tiny_model, "--adapter", taught[1], "-o", "again.safetensors").exit_code == 0
+    one, two = checkpoint.load(taught[0]), checkpoint.load("again.safetensors")
+    for name in one.config.tensor_shapes():
+        np.testing.assert_allclose(one.tensors[name], two.tensors[name], atol=1e-6)
+
+
+def test_a_directory_has_the_two_files_of_peft(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
+    same = ("train", "c.txt", "--from", tiny_model, "--lora", 4, "--steps", 12, "--context", 16, "--threads", 1)
+    made = llm(*same, "--adapter-only", "-o", "adapter")
+    assert made.exit_code == 0 and "--adapter adapter/adapter_model.safetensors" in made.stderr
+    names = {file.name for file in Path("adapter").iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors"}
+    assert Path("adapter/adapter_model.safetensors").read_bytes() == taught[1].read_bytes()
+    header = safetensors_file.read_header("adapter/adapter_model.safetensors")
+    assert Path("adapter/adapter_config.json").read_text("utf-8") == header.metadata["adapter_config.json"]
+    assert llm("import", tiny_model, "--adapter", "adapter", "-o", "again.safetensors").exit_code == 0
+    assert "exists already" in llm(*same, "--adapter-only", "-o", "adapter").stderr
+    assert llm(*same, "--adapter-only", "-o", "adapter/", "--force", "-q").exit_code == 0
+
+
+def test_a_directory_for_adapters_is_made_only_for_what_comes_into_it(tiny_model: Path, llm) -> None:
+    Path("c.txt").write_text(TEXT)
+    same = ("train", "c.txt", "--from", tiny_model, "--lora", 2, "--steps", 1, "--threads", 1, "--adapter-only")
+    assert llm(*same, "-o", "new", "--dry-run").exit_code == 0
+    assert llm(*same, "-o", "new", "--context", 9000).exit_code == 2
+    assert not Path("new").exists()
+    missing = llm(*same, "-o", "no/where")
+    assert missing.exit_code == 1 and "make it first: mkdir -p no" in missing.stderr
+    Path("file").write_text("mine")
+    taken = llm(*same, "-o", "file", "--force")
+    assert taken.exit_code == 1 and "file is a file; give a name that ends in .safetensors" in taken.stderr
+    Path("there").mkdir()
+    Path("there/adapter_config.json").write_text("mine")
+    kept = llm(*same, "-o", "there")
+    assert kept.exit_code == 1 and "there/adapter_config.json exists already" in kept.stderr
+    assert Path("there/adapter_config.json").read_text() == Path("file").read_text() == "mine"
+
+
+def test_adapters_are_no_model(taught: tuple[Path, Path], llm) -> None:
+    found = llm("generate", "The", "-m", taught[1])
+    assert found.exit_code == 1 and "llm import MODEL --adapter" in found.stderr
+
+
+def test_adapters_of_another_model_are_told(taught: tuple[Path, Path], tmp_path: Path) -> None:
+    from tests.conftest import random_checkpoint
+    from tests.formats.test_quantization import CONFIG
+
+    with pytest.raises(LLMError, match="does not fit the model"):
+        adapters.Merged(random_checkpoint(CONFIG), taught[1])
+
+
+def test_a_stopped_run_of_adapters_goes_on_to_the_same_bytes(tiny_model: Path, llm) -> None:
+    from llmcli.data.corpus import read_corpus
+    from llmcli.data.tokenizer import Tokenizer
+    from llmcli.training import resume, trainer
+    from llmcli.training.planner import Request, prepare
+
+    Path("c.txt").write_text(TEXT)
+    base = checkpoint.load(tiny_model)
+    tokenizer = Tokenizer.from_json(base.tokenizer_json)
+    request = Request(steps=8, lora=2, context=16)
+    ready = prepare(request, read_corpus(["c.txt"]), tokenizer=tokenizer, base=base.config)
+
+    def run(**options: object) -> list[object]:
+        return list(
+            trainer.train(ready.plan, tokenizer, base, ready.tokens, ready.held_out, ready.record, **options)  # type: ignore[arg-type]
+        )
+
+    whole = run()[-1]
+    steps = iter(range(100))
+    stopped = run(stop=lambda: next(steps) == 3)
+    state = next(event for event in stopped if isinstance(event, resume.State))
+    again = run(go_on=state)[-1]
+    assert isinstance(whole, trainer.Done) and isinstance(again, trainer.Done)
+    for name, array in whole.checkpoint.tensors.items():
+        np.testing.assert_array_equal(array, again.checkpoint.tensors[name])
+    assert whole.adapters and again.adapters
+    for name, array in whole.adapters.items():
+        np.testing.assert_array_equal(array, again.adapters[name])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--lora 4", "--lora has no effect without --from"),
+        ("--from model.safetensors --adapter-only", "--adapter-only has no effect without --lora"),
+        ("--from model.safetensors --lora 4 --optimizer muon", "--lora learns by adamw"),
+        ("--optimizer sgd", "--optimizer must be muon or adamw"),
+    ],
+)
+def test_options_at_odds_are_told(tiny_model: Path, llm, words: str, message: str) -> None:
+    Path("c.txt").write_text(TEXT)
+    found = llm("train", "c.txt", "-o", "x.safetensors", *words.split())
+    assert found.exit_code == 2 and message in found.stderr
+
+
+def test_adapters_that_meet_another_model_are_told(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
+    from tests.conftest import random_checkpoint
+
+    base = checkpoint.load(tiny_model)
+    checkpoint.save("other.safetensors", random_checkpoint(base.config, 1, base.tokenizer_json))
+    for source, warned in ((tiny_model, False), ("other.safetensors", True)):
+        found = llm("import", source, "--adapter", taught[1], "-o", "m.safetensors", "--force", "-q")
+        assert found.exit_code == 0
+        said = f"alone.safetensors was learned on model.safetensors (sha256 {loading.fingerprint(tiny_model)[:16]})"
+        assert (said in found.stderr and "other.safetensors is another model" in found.stderr) == warned
+
+
+def test_a_model_is_the_same_in_either_form(tiny_model: Path, llm) -> None:
+    Path("c.txt").write_text(TEXT)
+    for words in (
+        ("export", tiny_model, "there", "--to", "hf"),
+        ("import", "there", "-o", "ours.safetensors"),
+        ("train", "c.txt", "--from", "there", "--lora", 2, "--steps", 1, "--adapter-only", "-o", "1.safetensors"),
+        ("train", "c.txt", "--from", "ours.safetensors", "--lora", 2, "--steps", 1, "--adapter-only", "-o",
+         "2.safetensors"),
+    ):  # fmt: skip
+        assert llm(*words).exit_code == 0
+    for source in ("there", "ours.safetensors"):
+        for adapter in ("1.safetensors", "2.safetensors"):
+            found = llm("import", source, "--adapter", adapter, "-o", "m.safetensors", "--force")
+            assert found.exit_code == 0 and "another model" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"use_dora": True}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 8}}, {"alpha_pattern": {"q_proj": 8}},
+        {"init_lora_weights": "pissa_niter_4"}, {"init_lora_weights": "olora"}, {"layer_replication": [[0, 1], [0, 2]]},
+        {"alora_invocation_tokens": [1, 2]}, {"trainable_token_indices": [3]}, {"peft_type": "IA3"},
+    ],
+)  # fmt: skip
+def test_adapters_of_another_kind_are_refused(taught: tuple[Path, Path], tiny_model: Path, llm, change) -> None:
+    header = safetensors_file.read_header(taught[1])
+    tensors = {name: safetensors_file.read_tensor(header, tensor) for name, tensor in header.tensors.items()}
+    Path("peft").mkdir()
+    safetensors_file.write_tensors("peft/adapter_model.safetensors", tensors, {"format": "pt"})
+    config = json.loads(header.metadata["adapter_config.json"])
+    Path("peft/adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": "gaussian"}))
+    assert llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors").exit_code == 0
+    Path("peft/adapter_config.json").write_text(json.dumps(config | change))
+    found = llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors", "--force")
+    assert found.exit_code == 1 and "more than plain LoRA" in found.stderr
+
+
+def test_peft_saves_a_directory(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
+    Path("peft").mkdir()
+    missing = llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors")
+    assert missing.exit_code == 1 and "there is no file peft/adapter_model.safetensors" in missing.stderr
+    taught[1].rename("peft/adapter_model.safetensors")
+    assert llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors").exit_code == 0
+    before = Path("peft/adapter_model.safetensors").read_bytes()
+    over = llm("import", tiny_model, "--adapter", "peft", "-o", "peft/adapter_model.safetensors", "--force")
+    assert over.exit_code == 1 and "is the adapter to merge" in over.stderr
+    assert Path("peft/adapter_model.safetensors").read_bytes() == before

@@ -1,0 +1,608 @@
+"""Writing to disk: the old file or the new one, never half, and nothing left beside it."""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.errors import LLMError
+from llmcli.formats import atomic_io
+
+OLD, NEW = b"the old bytes", b"the new bytes, a few more of them"
+AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def mode(path: str | Path) -> int:
+    return stat.S_IMODE(Path(path).stat().st_mode)
+
+
+def here(directory: str | Path = ".") -> list[str]:
+    """Everything in the directory, hidden files too."""
+    return sorted(path.name for path in Path(directory).iterdir())
+
+
+@contextlib.contextmanager
+def umask(bits: int) -> Iterator[None]:
+    before = os.umask(bits)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def open_descriptors() -> int:
+    return len(here("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
+
+
+# ---- what is written
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [[], [b""], [NEW], [b"ab", b"", b"cd"], [b"ab", memoryview(b"cdef")[1:3]], [bytes(range(256)) * 9000]],
+    ids=["nothing", "empty", "one", "several", "memoryview", "2 MB"],
+)
+def test_the_file_is_the_parts_joined(parts: list[atomic_io.Buffer]) -> None:
+    atomic_io.write("f", parts)
+    assert Path("f").read_bytes() == b"".join(parts)
+    assert here() == ["f"]
+
+
+def test_a_system_that_writes_a_few_bytes_at_a_time_still_gets_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, data: whole(descriptor, data[:3]))
+        atomic_io.write("f", [NEW, b"", OLD])
+    assert Path("f").read_bytes() == NEW + OLD
+
+
+def test_a_longer_file_is_replaced_by_a_shorter_one_entirely() -> None:
+    Path("f").write_bytes(b"x" * 10_000)
+    atomic_io.write("f", [NEW])
+    assert Path("f").read_bytes() == NEW
+
+
+def test_who_has_the_old_file_open_keeps_the_old_bytes() -> None:
+    Path("f").write_bytes(OLD)
+    with open("f", "rb") as reader:
+        atomic_io.write("f", [NEW])
+        assert reader.read() == OLD
+
+
+# ---- mode and symbolic links
+
+
+@pytest.mark.parametrize("bits", [0o600, 0o640, 0o444, 0o755, 0o666])
+def test_the_mode_of_the_old_file_is_kept(bits: int) -> None:
+    Path("f").write_bytes(OLD)
+    Path("f").chmod(bits)
+    with umask(0o077):
+        atomic_io.write("f", [NEW])
+    assert mode("f") == bits
+    assert Path("f").read_bytes() == NEW
+
+
+@pytest.mark.parametrize(("bits", "wanted"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o000, 0o666)])
+def test_a_new_file_has_the_mode_that_the_umask_leaves(bits: int, wanted: int) -> None:
+    with umask(bits):
+        atomic_io.write("f", [NEW])
+    assert mode("f") == wanted
+
+
+def test_a_symbolic_link_stays_and_the_file_behind_it_is_replaced() -> None:
+    Path("d").mkdir()
+    Path("d/real").write_bytes(OLD)
+    Path("d/real").chmod(0o640)
+    Path("d/link").symlink_to("real")
+    Path("link").symlink_to("d/link")
+    atomic_io.write("link", [NEW])
+    assert Path("link").readlink() == Path("d/link")
+    assert Path("d/link").readlink() == Path("real")
+    assert Path("d/real").read_bytes() == NEW
+    assert mode("d/real") == 0o640
+    assert here() == ["d", "link"]
+    assert here("d") == ["link", "real"]
+
+
+def test_a_symbolic_link_to_nothing_yet_gets_its_file() -> None:
+    Path("link").symlink_to("real")
+    atomic_io.check_writable("link", force=False)
+    atomic_io.write("link", [NEW])
+    assert Path("link").is_symlink()
+    assert Path("real").read_bytes() == NEW
+
+
+# ---- failing
+
+
+def refuse(number: int, after: int = 0, whole: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """A system call that works `after` times and then fails."""
+    left = [after]
+
+    def call(*args: Any, **options: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            return whole(*args, **options) if whole else None
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+FAILURES = {
+    "no space when it is reserved": ("posix_fallocate", lambda: refuse(errno.ENOSPC)),
+    "no space at the first write": ("write", lambda: refuse(errno.ENOSPC)),
+    "no space at the second write": ("write", lambda: refuse(errno.ENOSPC, 1, os.write)),
+    "bytes lost without a word": ("write", lambda: lambda _, data: len(data)),
+    "no space at the flush": ("fsync", lambda: refuse(errno.ENOSPC)),
+    "a bad disk at the flush": ("fsync", lambda: refuse(errno.EIO)),
+    "no space at the move": ("replace", lambda: refuse(errno.ENOSPC)),
+    "not allowed to move": ("replace", lambda: refuse(errno.EPERM)),
+    "not allowed to set the mode": ("fchmod", lambda: refuse(errno.EPERM)),
+    "not allowed to make a file": ("open", lambda: refuse(errno.EACCES)),
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+@pytest.mark.parametrize("existing", [True, False], ids=["replacing", "new"])
+def test_a_failing_disk_leaves_what_was_there_and_nothing_else(
+    kind: str, existing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, make = FAILURES[kind]
+    if not hasattr(os, name) or (name == "fchmod" and not existing):
+        pytest.skip("this step does not happen here")
+    if existing:
+        Path("f").write_bytes(OLD)
+        Path("f").chmod(0o640)
+    before = open_descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, make())
+        with pytest.raises(LLMError, match=r"cannot write .*f: .*nothing there was changed") as caught:
+            atomic_io.write("f", [NEW, NEW])
+    assert caught.value.exit_code == 1
+    assert open_descriptors() == before
+    assert here() == (["f"] if existing else [])
+    if existing:
+        assert Path("f").read_bytes() == OLD
+        assert mode("f") == 0o640
+
+
+def test_the_message_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", refuse(errno.ENOSPC))
+        with pytest.raises(LLMError, match=os.strerror(errno.ENOSPC)):
+            atomic_io.write("f", [NEW])
+
+
+def test_being_interrupted_leaves_what_was_there_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("f").write_bytes(OLD)
+
+    def interrupt(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            atomic_io.write("f", [NEW])
+    assert here() == ["f"]
+    assert Path("f").read_bytes() == OLD
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no posix_fallocate here")
+@pytest.mark.parametrize(
+    "number", [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.ENODEV, errno.EBADF, errno.EINTR]
+)
+def test_a_file_system_that_cannot_reserve_space_is_written_anyway(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", refuse(number))
+        atomic_io.write("f", [NEW])
+    assert Path("f").read_bytes() == NEW
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no posix_fallocate here")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_disk_without_the_space_is_not_written(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", refuse(number))
+        with pytest.raises(LLMError, match=os.strerror(number)):
+            atomic_io.write("f", [NEW])
+    assert here() == []
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_that_cannot_flush_at_all_is_fine(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse(number))
+        atomic_io.check_writable("f", force=False)
+        atomic_io.write("f", [NEW])
+    assert Path("f").read_bytes() == NEW
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOTTY, errno.EINVAL])
+def test_a_network_disk_of_macos_is_flushed_as_elsewhere(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses the call that macOS has for its own disks."""
+    import fcntl
+
+    flushed: list[int] = []
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", refuse(number))
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    atomic_io.write("f", [NEW])
+    assert len(flushed) == 2  # the file and its directory
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_flush_directories_is_fine(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse(number, 1, os.fsync))
+        atomic_io.write("f", [NEW])
+    assert Path("f").read_bytes() == NEW
+
+
+def test_a_directory_that_fails_to_flush_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse(errno.EIO, 1, os.fsync))
+        with pytest.raises(LLMError, match="cannot flush"):
+            atomic_io.write("f", [NEW])
+    assert open_descriptors() == before
+    assert here() == ["f"]
+
+
+def test_a_directory_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(LLMError, match="cannot write"):
+        atomic_io.write("nowhere/f", [NEW])
+    with pytest.raises(LLMError, match="cannot write"):
+        atomic_io.write("d" * 300, [NEW])
+
+
+def test_a_temporary_file_of_a_killed_run_does_not_stand_in_the_way() -> None:
+    Path(f".f.{os.getpid()}.tmp").write_bytes(b"half")  # in a container each run has the same process id
+    atomic_io.check_writable("f", force=False)
+    atomic_io.write("f", [NEW])
+    assert Path("f").read_bytes() == NEW
+
+
+# ---- the order of the steps
+
+
+def test_the_bytes_are_flushed_before_the_move_and_the_directory_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("d").mkdir()
+    Path("d/f").write_bytes(OLD)
+    calls: list[Any] = []
+    fsync, replace, write = os.fsync, os.replace, os.write
+
+    def recording_write(descriptor: int, data: Any) -> int:
+        calls.append("write")
+        return write(descriptor, data)
+
+    def recording_fsync(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        calls.append(("flush", found.st_ino, found.st_size if stat.S_ISREG(found.st_mode) else "directory"))
+        fsync(descriptor)
+
+    def recording_replace(source: Any, target: Any) -> None:
+        found = os.stat(source)
+        calls.append(("move", found.st_ino, Path(source).parent == Path(target).parent, Path(target).read_bytes()))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", recording_write)
+        patch.setattr(os, "fsync", recording_fsync)
+        patch.setattr(os, "replace", recording_replace)
+        atomic_io.write("d/f", [NEW])
+    file, directory = Path("d/f").stat().st_ino, Path("d").stat().st_ino
+    assert calls == [
+        "write",
+        ("flush", file, len(NEW)),
+        ("move", file, True, OLD),
+        ("flush", directory, "directory"),
+    ]
+
+
+# ---- knowing before the work
+
+
+def test_a_file_that_can_be_written_is_fine_and_nothing_is_left_behind() -> None:
+    atomic_io.check_writable("f", force=False)
+    atomic_io.check_writable(Path("f"), force=True)
+    assert here() == []
+
+
+def test_an_existing_file_needs_force_and_stays_as_it_is() -> None:
+    Path("f").write_bytes(OLD)
+    with pytest.raises(LLMError, match="f exists already; add --force"):
+        atomic_io.check_writable("f", force=False)
+    atomic_io.check_writable("f", force=True)
+    assert here() == ["f"]
+    assert Path("f").read_bytes() == OLD
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_directory_is_no_place_for_a_file(force: bool) -> None:
+    Path("d").mkdir()
+    with pytest.raises(LLMError, match=r"d is a directory; .* -o d/model\.safetensors"):
+        atomic_io.check_writable("d", force=force)
+    with pytest.raises(LLMError, match=r"d is a directory; .* --html d/page\.html"):
+        atomic_io.check_writable("d", force=force, by=" with --html", example="page.html")
+    assert here("d") == []
+
+
+def test_standard_output_is_no_place_for_a_file() -> None:
+    with pytest.raises(LLMError, match=r"found -, which is standard output; .* -o model\.safetensors"):
+        atomic_io.check_writable("-", force=True)
+    assert here() == []
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_fifo_is_not_replaced(force: bool) -> None:
+    os.mkfifo("pipe")
+    with pytest.raises(LLMError, match="pipe is not a regular file"):
+        atomic_io.check_writable("pipe", force=force)
+    assert here() == ["pipe"]
+
+
+def test_a_missing_parent_is_told_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(LLMError, match=f"no directory {tmp_path}/a/b; .*mkdir -p {tmp_path}/a/b"):
+        atomic_io.check_writable("a/b/f", force=False)
+    assert here() == []
+
+
+def test_a_file_in_place_of_the_parent_is_told() -> None:
+    Path("a").write_bytes(OLD)
+    with pytest.raises(LLMError, match="no directory"):
+        atomic_io.check_writable("a/f", force=False)
+
+
+def test_a_name_that_is_too_long_is_told() -> None:
+    with pytest.raises(LLMError):
+        atomic_io.check_writable("f" * 300, force=False)
+
+
+def test_a_directory_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse(errno.EROFS))
+        with pytest.raises(LLMError, match=r"cannot write .*f: Read-only"):
+            atomic_io.check_writable("f", force=False)
+
+
+@pytest.mark.parametrize("call", ["posix_fallocate", "write", "fsync"])
+def test_what_a_save_would_meet_is_met_before_the_work(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(os, call):
+        pytest.skip("this step does not happen here")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refuse(errno.ENOSPC))
+        with pytest.raises(LLMError, match=r"cannot write .*f: No space"):
+            atomic_io.check_writable("f", force=False)
+    assert here() == []
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without root's rights, which no mode refuses."""
+    if AS_ROOT:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if AS_ROOT:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no modes here")
+def test_a_directory_whose_mode_forbids_writing_is_told() -> None:
+    with tempfile.TemporaryDirectory() as place:  # not in tmp_path, which another user cannot enter
+        Path(place).chmod(0o755)
+        closed, open_ = Path(place, "closed"), Path(place, "open")
+        for directory, bits in ((closed, 0o555), (open_, 0o777)):
+            directory.mkdir()
+            directory.chmod(bits)
+        with as_nobody():
+            atomic_io.check_writable(open_ / "f", force=False)
+            with pytest.raises(LLMError, match=r"cannot write .*closed/f: Permission denied"):
+                atomic_io.check_writable(closed / "f", force=False)
+        assert here(closed) == here(open_) == []
+
+
+# ---- locks and leftovers
+
+
+def test_of_two_holders_the_second_is_told_and_nothing_is_left() -> None:
+    with atomic_io.locked(Path("f")):
+        with pytest.raises(LLMError, match="another run is making f; wait for it"), atomic_io.locked(Path("f")):
+            pass
+        with atomic_io.locked(Path("g")):  # another file is free
+            pass
+        assert here() == [".f.lock"]
+    with atomic_io.locked(Path("f")):
+        pass
+    assert here() == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM])
+def test_where_files_cannot_be_locked_the_work_is_done_without(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", refuse(number))
+        with atomic_io.locked(Path("f")) as problem:
+            assert problem == os.strerror(number)
+    with atomic_io.locked(Path("f")) as problem:
+        assert problem == ""
+    assert here() == [] and open_descriptors() == before
+
+
+@pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
+def test_a_lock_that_is_held_is_told_however_the_system_says_so(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", refuse(number))
+        with pytest.raises(LLMError, match="another run is making f"), atomic_io.locked(Path("f")):
+            pass
+    assert open_descriptors() == before
+
+
+def test_a_lock_is_freed_when_its_holder_is_killed() -> None:
+    code = "import time; from pathlib import Path; from llmcli.formats import atomic_io\n"
+    code += "with atomic_io.locked(Path('f')): print('here', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == b"here\n"
+    with pytest.raises(LLMError, match="another run"), atomic_io.locked(Path("f")):
+        pass
+    holder.kill()
+    holder.wait()
+    assert here() == [".f.lock"]
+    with atomic_io.locked(Path("f")):
+        pass
+    assert here() == []
+
+
+def test_leftovers_of_this_file_and_no_other_are_removed() -> None:
+    ours, others = [".f[1].123.tmp", ".f[1].9.tmp"], [".f1.123.tmp", "f[1].123.tmp", ".f[1].lock", ".f[1].tmp.keep"]
+    for name in (*ours, *others):
+        Path(name).touch()
+    atomic_io.remove_stale(Path("f[1]"))
+    assert here() == sorted(others)
+
+
+def test_a_disk_too_small_is_known_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = shutil.disk_usage(".").free
+    atomic_io.check_space("m.safetensors", free // 2)
+    with pytest.raises(
+        LLMError, match=r"MB left, m\.safetensors will take .* MB; free some, or name a file on another"
+    ):
+        atomic_io.check_space("m.safetensors", 100 * free)
+
+    def unknown(_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(shutil, "disk_usage", unknown)
+    atomic_io.check_space("m.safetensors", 100 * free)
+
+
+def test_a_limit_on_the_size_of_files_is_known_before() -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))\n"
+        "from llmcli.formats import atomic_io; atomic_io.check_space('m.safetensors', 4_000_000)\n"
+        "durable.check_space('m.safetensors', 6_000_000)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "LLMError: a file may have 5.0 MB here (ulimit -f), m.safetensors will take 6.0 MB; raise" in run.stderr
+
+
+# ---- directories
+
+
+def filled(text: str, size: int = 1) -> None:
+    with atomic_io.directory(Path("d")) as place:
+        for i in range(size):
+            atomic_io.write(place / f"{i}", [text.encode()])
+
+
+def test_a_directory_is_replaced_as_a_whole_and_nothing_is_left_beside() -> None:
+    filled("old", 3)
+    filled("new", 2)
+    assert here("d") == ["0", "1"] and Path("d/0").read_text() == "new" and here() == ["d"]
+
+
+def refuse_once(number: int, after: int, whole: Callable[..., Any]) -> Callable[..., Any]:
+    calls = iter(range(1000))
+    return lambda *args, **options: (
+        refuse(number)() if next(calls) == after else whole(*args, **options)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["mkdir", "rename", "write", "fsync", "replace"])
+@pytest.mark.parametrize("old", [False, True])
+def test_a_disk_that_fails_anywhere_leaves_the_old_directory(
+    monkeypatch: pytest.MonkeyPatch, name: str, old: bool
+) -> None:
+    if old:
+        filled("old", 3)
+    before = here()
+    for after in range(4):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, refuse_once(errno.ENOSPC, after, getattr(os, name)))
+            try:
+                filled("new", 2)
+            except LLMError as error:
+                assert re.match("cannot (write|flush) d", str(error)) and ".tmp" not in str(error)
+                assert here() == before and (not old or Path("d/2").read_text() == "old")
+            else:
+                assert after and here("d") == ["0", "1"]
+                break
+
+
+def test_a_run_killed_between_the_two_moves_has_lost_nothing() -> None:
+    filled("old")
+    Path("d").rename(".d.123.old")
+    Path(".d.123.tmp").mkdir()
+    Path(".d.notes.old").write_text("mine")
+    for name in (".d.v1.9.old", ".d.v1.9.tmp"):  # of another directory
+        Path(name).mkdir()
+    Path(".d.77.old").write_text("mine")
+    others = [".d.77.old", ".d.notes.old", ".d.v1.9.old", ".d.v1.9.tmp"]
+    atomic_io.remove_stale(Path("d"))
+    assert here() == [*others, "d"] and Path("d/0").read_text() == "old"
+    Path(".d.124.old").mkdir()  # killed after them
+    atomic_io.remove_stale(Path("d"))
+    assert here() == [*others, "d"] and Path("d/0").read_text() == "old"
+
+
+def test_a_name_that_is_no_utf8_has_a_text() -> None:
+    assert (
+        atomic_io.name_of(os.fsdecode(b"a/hf\xff")) == "hf\ufffd" and atomic_io.name_of("a/りんご.txt") == "りんご.txt"
+    )
+
+
+# ---- another name
+
+
+def files(here: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in here.iterdir()}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_set_aside_gets_the_first_free_number(
+    own_directory: Path, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not links:
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EPERM, "no hard links")
+
+        monkeypatch.setattr(os, "link", refuse)
+    path = Path("model.safetensors")
+    Path("model-2.safetensors").write_text("somebody's")
+    for number, text in ((1, "a"), (3, "b"), (4, "c")):
+        path.write_text(text) if not path.exists() else atomic_io.write(path, [text.encode()])
+        assert atomic_io.set_aside(path) == Path(f"model-{number}.safetensors")
+        assert path.exists() == links
+    assert files(own_directory) == {
+        **({"model.safetensors": "c"} if links else {}),
+        "model-1.safetensors": "a", "model-2.safetensors": "somebody's", "model-3.safetensors": "b",
+        "model-4.safetensors": "c",
+    }  # fmt: skip
+
+
+def test_a_file_that_cannot_be_set_aside_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(Path, "rename", refuse)
+    path = Path("model.safetensors")
+    path.write_text("a")
+    with pytest.raises(LLMError, match=r"cannot rename model.safetensors to model-1.safetensors: Read-only"):
+        atomic_io.set_aside(path)
+    assert path.read_text() == "a"

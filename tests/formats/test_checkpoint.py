@@ -1,0 +1,527 @@
+"""The model file: standard safetensors, the same bits back, and a clear no to everything else."""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.config import ModelConfig
+from llmcli.data.corpus import read_corpus
+from llmcli.errors import LLMError
+from llmcli.formats import checkpoint as module
+from llmcli.formats import safetensors_file
+from llmcli.formats.checkpoint import Checkpoint, load, save
+from llmcli.formats.safetensors_file import digest, read_header, read_values
+from tests.conftest import random_checkpoint
+from tests.reliability.malformed import FOUR, ONE, OTHERS, put, tensor
+
+UNTIED = ModelConfig(
+    vocab_size=11,
+    hidden_size=8,
+    intermediate_size=12,
+    num_hidden_layers=1,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=6,
+    max_position_embeddings=16,
+)
+TIED = ModelConfig(11, 8, 12, 1, 4, 2, 6, 16, tie_word_embeddings=True)
+LAYER = [  # of transformers' Qwen3ForCausalLM
+    ("model.layers.0.input_layernorm.weight", (8,)),
+    ("model.layers.0.self_attn.q_proj.weight", (24, 8)),
+    ("model.layers.0.self_attn.k_proj.weight", (12, 8)),
+    ("model.layers.0.self_attn.v_proj.weight", (12, 8)),
+    ("model.layers.0.self_attn.q_norm.weight", (6,)),
+    ("model.layers.0.self_attn.k_norm.weight", (6,)),
+    ("model.layers.0.self_attn.o_proj.weight", (8, 24)),
+    ("model.layers.0.post_attention_layernorm.weight", (8,)),
+    ("model.layers.0.mlp.gate_proj.weight", (12, 8)),
+    ("model.layers.0.mlp.up_proj.weight", (12, 8)),
+    ("model.layers.0.mlp.down_proj.weight", (8, 12)),
+]
+EMBEDDING, NORM, HEAD = (
+    ("model.embed_tokens.weight", (11, 8)),
+    ("model.norm.weight", (8,)),
+    ("lm_head.weight", (11, 8)),
+)
+TOKENIZER = '{"model": "stands for a tokenizer", "é": "🍎"}'
+METADATA = [
+    "format", "llmcli", "config.json", "tokenizer.json", "tokenizer_config.json", "training.json", "sha256",
+]  # fmt: skip
+
+
+def model(config: ModelConfig = UNTIED, seed: int = 0) -> Checkpoint:
+    found = random_checkpoint(config, seed, TOKENIZER)
+    found.record = {"steps": 7, "name": "りんご\n", "nested": {"curve": [[1, 0.5], [2, 1e-9]]}}
+    found.tokenizer_config_json = '{"eos_token": "<|endoftext|>"}'
+    return found
+
+
+def taken_apart(path: Path) -> tuple[dict[str, Any], bytes]:
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def saved(config: ModelConfig = UNTIED, name: str = "m.safetensors") -> Path:
+    save(name, model(config))
+    return Path(name)
+
+
+@functools.cache
+def saved_bytes() -> bytes:
+    """What is in such a file, saved once for the tests that change it many times."""
+    return saved().read_bytes()
+
+
+def with_metadata(**changes: str | None) -> Path:
+    """A model of ours without a hash and with some of its metadata changed, or gone (None)."""
+    header, body = taken_apart(saved())
+    renamed = {"sha256": None} | {key.replace("_json", ".json"): value for key, value in changes.items()}
+    metadata = {key: value for key, value in (header["__metadata__"] | renamed).items() if value is not None}
+    return put(header | {"__metadata__": metadata}, body)
+
+
+def unhashed_metadata() -> dict[str, str]:
+    return {key: value for key, value in taken_apart(saved())[0]["__metadata__"].items() if key != "sha256"}
+
+
+def with_config(**changes: Any) -> Path:
+    return with_metadata(config_json=json.dumps(json.loads(UNTIED.to_json()) | changes))
+
+
+def with_tensors(change: Callable[[dict[str, np.ndarray]], None]) -> Path:
+    """A model of ours whose tensors were changed before the safetensors library wrote them."""
+    tensors = dict(safetensors.numpy.load_file(saved()))
+    change(tensors)
+    safetensors.numpy.save_file(tensors, "x.safetensors", unhashed_metadata())
+    return Path("x.safetensors")
+
+
+# ---- save and load
+
+
+@pytest.mark.parametrize("config", [UNTIED, TIED], ids=["untied", "tied"])
+def test_a_model_comes_back_to_the_bit(config: ModelConfig) -> None:
+    before = model(config)
+    special = np.array([0.0, -0.0, math.inf, -math.inf, math.nan, 1e-45, 3.4028235e38, 1 / 3], "f4")
+    before.tensors["model.norm.weight"][:] = special
+    save("m", before)
+    after = load("m")
+    assert after.config == config
+    assert after.tokenizer_json == TOKENIZER
+    assert after.tokenizer_config_json == before.tokenizer_config_json
+    assert after.record == before.record
+    assert list(after.tensors) == list(config.tensor_shapes())
+    assert len(after.tensors) == len(before.tensors)
+    for name, array in before.tensors.items():
+        found = after.tensors[name]
+        assert (found.dtype, found.shape) == (np.float32, array.shape)
+        assert found.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("config", [UNTIED, TIED], ids=["untied", "tied"])
+def test_the_safetensors_library_reads_the_same(config: ModelConfig) -> None:
+    save("m", model(config))
+    found = safetensors.numpy.load_file("m")
+    assert found.keys() == model(config).tensors.keys()
+    for name, array in model(config).tensors.items():
+        assert found[name].dtype == np.float32
+        assert np.array_equal(found[name], array)
+    with safetensors.safe_open("m", "numpy") as file:
+        assert file.metadata() == read_header("m").metadata
+
+
+def test_what_the_safetensors_library_writes_from_our_tensors_loads_here() -> None:
+    path = with_tensors(lambda tensors: None)
+    loaded = load(path)
+    assert all(np.array_equal(loaded.tensors[name], array) for name, array in model().tensors.items())
+
+
+def test_metadata_has_these_keys_in_this_order() -> None:
+    header, _ = taken_apart(saved())
+    assert next(iter(header)) == "__metadata__"
+    assert list(header["__metadata__"]) == METADATA
+    assert list(read_header("m.safetensors").metadata) == METADATA
+    assert header["__metadata__"]["format"] == "pt"
+    assert header["__metadata__"]["llmcli"] == "1"
+    assert header["__metadata__"]["tokenizer.json"] == TOKENIZER
+    assert json.loads(header["__metadata__"]["training.json"]) == model().record
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted"),
+    [(UNTIED, [EMBEDDING, *LAYER, NORM, HEAD]), (TIED, [EMBEDDING, *LAYER, NORM])],
+    ids=["untied", "tied"],
+)
+def test_tensors_are_qwen3s_by_name_shape_and_order(config: ModelConfig, wanted: list[Any]) -> None:
+    assert list(config.tensor_shapes().items()) == wanted
+    header = read_header(saved(config))
+    assert [(t.name, t.shape) for t in header.tensors.values()] == wanted
+    assert {t.dtype for t in header.tensors.values()} == {"F32"}
+    starts = [t.start for t in header.tensors.values()]
+    assert starts == sorted(starts)
+    # embedding 88; layer 8+192+96+96+6+6+192+8+96+96+96 = 892; norm 8; head 88
+    assert header.parameters == config.parameters == (988 if config.tie_word_embeddings else 1076)
+
+
+def test_two_layers_are_named_0_and_1() -> None:
+    names = ModelConfig(11, 8, 12, 2, 4, 2, 6, 16).tensor_shapes()
+    assert [n for n in names if ".1." in n] == [name.replace(".0.", ".1.") for name, _ in LAYER]
+
+
+QWEN3_CONFIG = {  # the keys of Qwen/Qwen3-0.6B/config.json, less transformers_version
+    "architectures", "attention_bias", "attention_dropout", "bos_token_id", "eos_token_id", "head_dim", "hidden_act",
+    "hidden_size", "initializer_range", "intermediate_size", "max_position_embeddings", "max_window_layers",
+    "model_type", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "rms_norm_eps", "rope_scaling",
+    "rope_theta", "sliding_window", "tie_word_embeddings", "torch_dtype", "use_cache", "use_sliding_window",
+    "vocab_size",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [UNTIED, TIED], ids=["untied", "tied"])
+def test_config_json_in_the_file_is_qwen3s(config: ModelConfig) -> None:
+    found = json.loads(read_header(saved(config)).metadata["config.json"])
+    assert found.keys() >= QWEN3_CONFIG
+    assert found["architectures"] == ["Qwen3ForCausalLM"]
+    assert (found["model_type"], found["hidden_act"], found["torch_dtype"]) == ("qwen3", "silu", "float32")
+    assert (found["vocab_size"], found["hidden_size"], found["intermediate_size"]) == (11, 8, 12)
+    assert (found["num_attention_heads"], found["num_key_value_heads"], found["head_dim"]) == (4, 2, 6)
+    assert found["tie_word_embeddings"] is config.tie_word_embeddings
+
+
+def test_the_bytes_are_a_function_of_the_model_alone() -> None:
+    save("a", model())
+    save("b", model())
+    backwards = model()
+    backwards.tensors = dict(reversed(backwards.tensors.items()))
+    save("c", backwards)
+    save("d", load("a"))
+    save("e", model(seed=1))
+    contents = [Path(name).read_bytes() for name in "abcde"]
+    assert contents[0] == contents[1] == contents[2] == contents[3] != contents[4]
+
+
+def test_tensors_in_any_memory_order_and_type_are_written_as_their_values() -> None:
+    save("a", model())
+    strange = model()
+    strange.tensors = {name: np.asfortranarray(array).astype(">f4") for name, array in strange.tensors.items()}
+    save("b", strange)
+    assert Path("a").read_bytes() == Path("b").read_bytes()
+
+
+def test_saving_over_the_file_that_is_being_read_keeps_its_values() -> None:
+    path = saved()
+    loaded = load(path)
+    save(path, loaded)
+    assert all(np.array_equal(loaded.tensors[name], array) for name, array in model().tensors.items())
+
+
+def test_tensors_begin_at_a_multiple_of_eight() -> None:
+    for length in range(9):
+        checkpoint = model()
+        checkpoint.record = {"x": "y" * length}
+        save("m", checkpoint)
+        assert read_header("m").data_start % 8 == 0
+
+
+def test_the_digest_is_that_of_the_file_with_zeros_in_its_own_place() -> None:
+    header = read_header(saved())
+    own = header.metadata["sha256"]
+    assert header.path.read_bytes().count(own.encode()) == 1
+    zeros = header.path.read_bytes().replace(own.encode(), b"0" * 64)
+    assert own == hashlib.sha256(zeros).hexdigest() == digest(header)
+
+
+def test_a_hash_in_a_text_of_the_metadata_is_not_taken_for_that_of_the_file() -> None:
+    checkpoint = model()
+    checkpoint.record = {"sha256": "0" * 64, "x": '"sha256":"' + "0" * 64 + '"'}
+    save("m", checkpoint)
+    header = read_header("m")
+    assert digest(header) == header.metadata["sha256"] and load("m").record == checkpoint.record
+
+
+@settings(max_examples=40, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_any_flipped_bit_is_refused_or_changes_the_digest(place: float, bit: int) -> None:
+    data = bytearray(saved_bytes())
+    data[int(place * len(data))] ^= 1 << bit
+    path = Path("m.safetensors")
+    path.write_bytes(data)
+    try:
+        header = read_header(path)
+    except LLMError:
+        return
+    assert digest(header) != header.metadata.get("sha256")
+
+
+def test_a_changed_weight_is_found_when_the_model_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved()
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(LLMError, match=r"m\.safetensors is damaged, or another program changed it"):
+        load(path)
+    monkeypatch.setattr(module, "HASHED_ON_LOAD", len(data) - 1)  # of a large file that would take too long
+    assert load(path).config == UNTIED
+
+
+def test_a_corpus_whose_name_is_not_unicode_can_be_named_in_the_record() -> None:
+    try:
+        Path(os.fsdecode(b"caf\xe9.txt")).write_bytes(b"some text")
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has only names in Unicode")
+    corpus = read_corpus([os.fsdecode(b"caf\xe9.txt")])
+    checkpoint = model()
+    checkpoint.record = {"corpus": [{"name": document.name} for document in corpus.documents]}  # as planner does
+    save("m", checkpoint)
+    assert len(load("m").record["corpus"]) == 1
+
+
+def test_a_failing_disk_is_one_line_and_leaves_the_old_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved()
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", mock.Mock(side_effect=OSError(28, "No space left on device")))
+        with pytest.raises(LLMError, match="No space left"):
+            save(path, model(seed=1))
+    assert path.read_bytes() == before
+    assert [p.name for p in Path().iterdir()] == [path.name]
+
+
+# ---- reading values
+
+
+def test_read_fills_an_array_that_is_given_from_disk_and_from_memory() -> None:
+    held = model()
+    save("m", held)
+    for checkpoint in (held, load("m")):
+        both = np.full((25, 8), np.nan, "f4")
+        checkpoint.read("lm_head.weight", both[3:14])
+        assert np.array_equal(both[3:14], held.tensors["lm_head.weight"])
+        assert np.isnan(both[:3]).all()
+        assert np.isnan(both[14:]).all()
+
+
+def test_read_fills_an_array_that_is_not_contiguous() -> None:
+    held = model()
+    save("m", held)
+    for checkpoint in (held, load("m")):
+        turned = np.zeros((8, 11), "f4")
+        checkpoint.read("lm_head.weight", turned.T)
+        assert np.array_equal(turned.T, held.tensors["lm_head.weight"])
+
+
+def bits_to_floats(bits: np.ndarray) -> list[float]:
+    """bfloat16 by its definition: the upper half of a float32."""
+    return [struct.unpack("<f", b"\0\0" + struct.pack("<H", b))[0] for b in bits.ravel().tolist()]
+
+
+@pytest.mark.parametrize("block", [16, 1 << 24])
+def test_a_model_in_bfloat16_is_read_as_float32(block: int) -> None:
+    metadata = unhashed_metadata()
+    rng = np.random.default_rng(1)
+    stored = {name: rng.integers(0, 0x7F80, shape).astype("<u2") for name, shape in UNTIED.tensor_shapes().items()}
+    stored["model.norm.weight"][:] = [0x3F80, 0xC000, 0x4049, 0x7F80, 0x0001, 0x0000, 0x8000, 0xFF80]
+    header, body = {"__metadata__": metadata}, b""
+    for name, array in stored.items():
+        header[name] = tensor("BF16", list(array.shape), len(body), len(body) + array.nbytes)
+        body += array.tobytes()
+    loaded = load(put(header, body))
+    with mock.patch.object(safetensors_file, "BLOCK", block):
+        assert loaded.tensors["model.norm.weight"].tolist() == [1, -2, 3.140625, math.inf, 2.0**-133, 0, 0, -math.inf]
+        for name, array in stored.items():
+            found = loaded.tensors[name]
+            assert (found.dtype, found.shape) == (np.float32, array.shape)
+            assert found.ravel().tolist() == bits_to_floats(array)
+
+
+@pytest.mark.parametrize("block", [16, 1 << 24])
+def test_a_model_in_float16_is_read_as_float32(block: int) -> None:
+    metadata = unhashed_metadata()
+    rng = np.random.default_rng(2)
+    header, body, wanted = {"__metadata__": metadata}, b"", {}
+    for name, shape in UNTIED.tensor_shapes().items():
+        bits = rng.integers(0, 0x7C00, math.prod(shape)).tolist()
+        if name == "model.norm.weight":
+            bits = [0x3C00, 0xC000, 0x0001, 0x7BFF, 0x7C00, 0xFC00, 0x3555, 0x8001]
+        data = struct.pack(f"<{len(bits)}H", *bits)
+        wanted[name] = list(struct.unpack(f"<{len(bits)}e", data))
+        header[name] = tensor("F16", list(shape), len(body), len(body) + len(data))
+        body += data
+    loaded = load(put(header, body))
+    with mock.patch.object(safetensors_file, "BLOCK", block):
+        assert loaded.tensors["model.norm.weight"].tolist() == [
+            1, -2, 2.0**-24, 65504, math.inf, -math.inf, 0x555 / 2**12, -(2.0**-24),
+        ]  # fmt: skip
+        for name, values in wanted.items():
+            assert loaded.tensors[name].dtype == np.float32
+            assert loaded.tensors[name].ravel().tolist() == values
+
+
+def test_a_file_cut_off_while_it_is_read_is_told() -> None:
+    path = saved()
+    loaded, header = load(path), read_header(path)
+    os.truncate(path, path.stat().st_size - 100)
+    with pytest.raises(LLMError, match=r"m\.safetensors ends inside lm_head\.weight"):
+        loaded.tensors["lm_head.weight"]
+    with pytest.raises(LLMError, match=r"m\.safetensors ends inside lm_head\.weight"):
+        list(read_values(header, header.tensors["lm_head.weight"]))
+
+
+# ---- headers of any file
+
+
+def test_only_a_file_with_our_mark_is_ours() -> None:
+    assert read_header(saved()).is_ours
+    assert not read_header(with_metadata(llmcli=None)).is_ours
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_is_no_safetensors_file_is_called_by_its_name(kind: str) -> None:
+    make, message = OTHERS[kind]
+    Path("x").write_bytes(make())
+    for read in (read_header, load):
+        with pytest.raises(LLMError, match=f"^x {'' if message.startswith('is ') else '.*'}{message}") as caught:
+            read("x")
+        assert caught.value.exit_code == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(position=st.integers(0, 10**6), value=st.integers(0, 255), metadata=st.booleans())
+def test_a_changed_byte_is_read_or_refused_and_nothing_else(position: int, value: int, metadata: bool) -> None:
+    data = bytearray(saved_bytes())
+    path = Path("m.safetensors")
+    ends, data_start = data.index(b'"model.embed_tokens.weight":'), len(data) - 1076 * 4
+    low, high = (0, ends) if metadata else (ends, data_start)
+    data[low + position % (high - low)] = value
+    path.write_bytes(data)
+    try:
+        found = load(path)
+    except LLMError as error:
+        assert "m.safetensors" in str(error)
+    else:
+        assert sum(array.size for array in found.tensors.values()) == found.config.parameters == 1076
+
+
+def test_a_fifo_is_refused_without_waiting_for_a_writer(no_hang: None) -> None:
+    os.mkfifo("pipe")
+    for read in (read_header, load):
+        with pytest.raises(LLMError, match="pipe is not a regular file"):
+            read("pipe")
+
+
+def test_a_directory_and_a_missing_file_are_told() -> None:
+    Path("d").mkdir()
+    with pytest.raises(LLMError, match="d is a directory"):
+        read_header("d")
+    with pytest.raises(LLMError, match=r"no file nowhere.safetensors; make one with: llm train"):
+        read_header("nowhere.safetensors")
+    saved()
+    with pytest.raises(LLMError, match="cannot read"):
+        read_header("m.safetensors/below")
+    with pytest.raises(LLMError, match="cannot read"):
+        read_header("x" * 5000)
+
+
+# ---- what is ours
+
+
+def test_a_file_of_others_is_pointed_to_inspect() -> None:
+    path = with_metadata(llmcli=None)
+    assert read_header(path).parameters == 1076
+    with pytest.raises(LLMError, match=r"not a model made by this program .*llm inspect x\.safetensors"):
+        load(path)
+    with pytest.raises(LLMError, match="llm inspect"):
+        load(put({"a": ONE}, FOUR))
+
+
+@pytest.mark.parametrize("version", ["2", "10", "999999999999999999999", "9" * 5000, "", "-1", "1.0", "one", "²"])
+def test_a_later_or_senseless_format_is_refused_with_the_way_out(version: str) -> None:
+    with pytest.raises(LLMError, match=r"has format version .*, this program reads up to 1; upgrade it: pip install"):
+        load(with_metadata(llmcli=version))
+
+
+@pytest.mark.parametrize("key", ["config.json", "tokenizer.json", "training.json"])
+def test_missing_metadata_is_named(key: str) -> None:
+    with pytest.raises(LLMError, match=f"has no {key} in its metadata; it is damaged"):
+        load(with_metadata(**{key.replace(".", "_"): None}))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000], ids=["empty", "cut", "deep"])
+def test_a_record_or_config_that_is_not_json_is_refused(text: str) -> None:
+    with pytest.raises(LLMError, match=r"x\.safetensors: its training\.json is not JSON"):
+        load(with_metadata(training_json=text))
+    with pytest.raises(LLMError, match=r"x\.safetensors: its config\.json is not JSON"):
+        load(with_metadata(config_json=text))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "gpt2"}, "model_type 'gpt2'"),
+        ({"rope_scaling": {"type": "yarn"}}, "sets rope_scaling"),
+        ({"attention_bias": True}, "sets attention_bias"),
+        ({"hidden_size": 0}, "hidden_size must be"),
+        ({"hidden_size": "8"}, "hidden_size must be"),
+        ({"hidden_size": True}, "hidden_size must be"),
+        ({"head_dim": 5}, "head_dim must be even"),
+        ({"num_key_value_heads": 3}, "do not divide"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps must be"),
+        ({"rope_theta": math.nan}, "rope_theta must be"),
+        ({"eos_token_id": 11}, "not below vocab_size"),
+        ({"num_hidden_layers": 10**9}, "wants 1,000,000,000 layers, the file has fewer tensors"),
+        (
+            {"num_hidden_layers": 10**4000},
+            "must be at most 2,147,483,647, found a number of 13288 bits$",
+        ),
+        ({"num_hidden_layers": 2}, r"model\.layers\.1\.input_layernorm\.weight is missing"),
+        ({"vocab_size": 10**9}, r"embed_tokens\.weight has shape \[11, 8\]"),
+        ({"vocab_size": 10**30}, "vocab_size must be at most"),
+        ({"hidden_size": 10}, r"embed_tokens\.weight has shape \[11, 8\], its config wants \[11, 10\]"),
+        ({"tie_word_embeddings": True}, r"'lm_head\.weight' is not part of the graph"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_a_damaged_file_and_not_wrong_usage(
+    changes: dict[str, Any], message: str, no_hang: None
+) -> None:
+    with pytest.raises(LLMError, match=message) as caught:
+        load(with_config(**changes))
+    assert caught.value.exit_code == 1
+    assert str(caught.value).startswith("x.safetensors: ")
+
+
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", LAYER[4][0], "model.norm.weight", "lm_head.weight"])
+def test_a_missing_tensor_is_named(name: str) -> None:
+    with pytest.raises(LLMError, match=f"tensor {name} is missing; the file is damaged"):
+        load(with_tensors(lambda tensors: tensors.pop(name)))
+
+
+def test_an_extra_tensor_is_named() -> None:
+    with pytest.raises(LLMError, match=r"tensor 'model\.layers\.1\.x' is not part of the graph"):
+        load(with_tensors(lambda tensors: tensors.update({"model.layers.1.x": np.zeros(3, "f4")})))
+
+
+def test_a_tensor_of_another_shape_is_named_with_both_shapes() -> None:
+    name = "model.layers.0.self_attn.o_proj.weight"
+    with pytest.raises(LLMError, match=rf"tensor {name} has shape \[24, 8\], its config wants \[8, 24\]"):
+        load(with_tensors(lambda tensors: tensors.update({name: np.zeros((24, 8), "f4")})))
+
+
+@pytest.mark.parametrize(("dtype", "name"), [("i4", "I32"), ("f8", "F64"), ("u2", "U16")])
+def test_a_tensor_of_another_type_is_named(dtype: str, name: str) -> None:
+    with pytest.raises(LLMError, match=rf"model\.norm\.weight is {name}; F32, F16 or BF16 is wanted"):
+        load(with_tensors(lambda tensors: tensors.update({"model.norm.weight": np.zeros(8, dtype)})))

@@ -1,0 +1,143 @@
+"""Whatever number stands in a config or in a GGUF's header, every command works or ends in one line, and never makes
+anything that is as large as the number. In a process of its own: its memory is bounded and its peak is looked at."""
+
+import json
+import re
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.sample_models import make_models, run
+from tests.formats.test_gguf_file import FACTS, MODEL, THEIRS, by_hand, interleaved
+from tests.formats.test_metadata import OF, READERS, original, parts, replaced, with_metadata
+
+HUGE = (10**7, 2**32 - 1)  # tried with every command; what follows with those that open a model in different ways
+OTHERS = (0, -1, 1, 3, 10**6, 2**31 - 1, 2**31, 2**63 - 1, 1.5, 1e30, "8", [], [7], None, True)  # None: no such key
+MOST_MEMORY = 300.0  # MB on top of what the same commands take on the file as it was made
+FORMS = ("model", "sparse", "int8", "mixture", "hf", "gguf", "sparse gguf", "adapter")
+EXPERTS = {
+    "llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_feed_forward_length": 64,
+    "llama.attention.key_length": 8, "llama.attention.value_length": 8, "llama.rope.dimension_count": 8,
+    "llama.vocab_size": 300,
+}  # fmt: skip
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def gguf(facts: dict[str, Any], sparse: bool) -> bytes:
+    """A GGUF in which a layer has a SwiGLU, or two of them stacked."""
+    tensors = {}
+    for theirs, ours in THEIRS.items():
+        weight = np.asarray(MODEL.tensors[ours], "<f4")
+        heads = {"attn_q": 4, "attn_k": 2}.get(theirs.split(".")[-2])
+        if sparse and ".ffn_" in theirs and "norm" not in theirs:
+            theirs, weight = theirs.replace(".weight", "_exps.weight"), np.stack([weight, weight])
+        tensors[theirs] = 0, weight.shape, (interleaved(weight, heads) if heads else weight).tobytes()
+    if sparse:
+        tensors["blk.0.ffn_gate_inp.weight"] = 0, (2, 32), bytes(256)
+    return by_hand(facts, tensors)
+
+
+def variants(form: str, values: tuple[Any, ...]) -> Iterator[tuple[str, Path]]:
+    """(what was changed, the file) for each number of a form and each value; first the file as it was made."""
+    if "gguf" in form:
+        path, facts = Path("changed.gguf"), FACTS | (EXPERTS if form == "sparse gguf" else {})
+        changes: list[tuple[str, dict[str, Any]]] = [("nothing", facts)]
+        keys = [key for key, value in facts.items() if is_number(value)] + ["general.alignment", "llama.expert_count"]
+        for key in dict.fromkeys(keys):
+            for value in values:
+                without = {k: v for k, v in facts.items() if k != key}
+                changes.append((f"{key} = {value!r}", without if value in (None, []) else without | {key: value}))
+        for what, found in changes:
+            path.write_bytes(gguf(found, form == "sparse gguf"))
+            yield what, path
+        return
+    name = "adapter_config.json" if form == "adapter" else "config.json"
+    path, write, found = writer(form, name)
+    write(json.dumps(found))
+    yield "nothing", path
+    inside = [(("experts", 0), found["experts"][0])] if form == "mixture" else [((), found)]
+    for start, config in inside:
+        for key in [key for key, value in config.items() if is_number(value)] + ["sliding_window", "num_experts"]:
+            for value in values:
+                changed = {k: v for k, v in config.items() if k != key} | ({} if value is None else {key: value})
+                write(json.dumps(replaced(found, start, changed)))
+                yield f"{key} = {value!r}", path
+    write(json.dumps(found))
+
+
+def writer(form: str, name: str) -> tuple[Path, Callable[[str], object], Any]:
+    """(where a form lies, what writes its document anew, what that says)"""
+    if form == "int8":
+        path = Path("int8.safetensors")
+        return path, lambda text: with_metadata(path, {name: text}), json.loads(parts(path)[0]["__metadata__"][name])
+    files = {"model": "m", "sparse": "sparse", "mixture": "mixture", "adapter": "a"}
+    path = Path("hf") if form == "hf" else Path(f"{files[form]}.safetensors")
+    if form == "hf":
+        return path, (path / name).write_text, original(Path(), form, name)
+    return path, lambda text: with_metadata(path, {name: text}), original(Path(), form, name)
+
+
+def peak() -> float:
+    """Megabytes that this process had at most."""
+    return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # type: ignore[index]
+
+
+def ring(*_: object) -> None:
+    raise TimeoutError("it hangs")
+
+
+def work(form: str) -> None:
+    """Run all commands on all variants of a form, here; each fault is a line on stdout."""
+    from llmcli.generation import next_words
+
+    next_words.most_looks = lambda parameters: 4  # a model that learned nothing looks for long
+    resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+    signal.signal(signal.SIGALRM, ring)
+    groups = ("any", "model", "single")
+    commands = [command for group in OF.get(form, groups) for command in READERS[group] if "--plot" not in command]
+    quick = [
+        command for command in commands if command[0] in ("import", "tokenize") or command[2:] in ((), ("--json",))
+    ]
+
+    def check(command: tuple[object, ...], path: Path, what: str) -> None:
+        signal.alarm(60)
+        answer = run(*(path if word == "FILE" else word for word in command))
+        signal.alarm(0)
+        refused = answer.exit_code in (1, 2) and answer.stderr.count("error: ") == 1
+        if not (answer.exit_code == 0 or refused) or not isinstance(answer.exception, SystemExit | None):
+            print(f"{what}, {command}: {answer.exit_code}, {answer.exception!r}, {answer.stderr[-200:]!r}", flush=True)
+        runs = command[0] not in ("mix", "export") and "--memory" not in command  # which some forms refuse as they are
+        if what == "nothing" and runs and answer.exit_code:
+            print(f"as it was made, {command}: {answer.stderr}", flush=True)
+
+    before = 0.0
+    for values, some in ((HUGE, commands), (OTHERS, quick)):
+        for what, path in variants(form, values):
+            for command in some:
+                check(command, path, what)
+            before = before or peak()
+    if peak() - before > MOST_MEMORY:
+        print(f"memory grew by {peak() - before:.0f} MB")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_number_decides_what_is_made(form: str, own_directory: Path) -> None:
+    if "gguf" in form or form == "int8":
+        pytest.importorskip("gguf", reason="needs the extra gguf")
+    make_models(own_directory)
+    Path("short.txt").write_text("The cat sat.\n" * 9)
+    assert run("export", "m.safetensors", "int8.safetensors", "--quantize", "int8").exit_code == 0
+    root = str(Path(__file__).parent.parent.parent)
+    code = f"import sys; sys.path.insert(0, {root!r}); from tests.formats.test_counts import work; work({form!r})"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1200)
+    assert (answer.returncode, answer.stdout) == (0, ""), answer.stdout + answer.stderr[-2000:]

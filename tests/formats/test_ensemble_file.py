@@ -1,0 +1,232 @@
+"""Mixtures on disk, what cannot be mixed, and the verbs on them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmcli.config import ModelConfig
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.errors import LLMError
+from llmcli.formats import checkpoint, ensemble_file, loading
+from llmcli.formats.checkpoint import Checkpoint, save
+from llmcli.formats.safetensors_file import read_header
+from tests.conftest import TEXT, random_checkpoint
+
+TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
+CONFIG = ModelConfig(TOKENIZER.vocab_size, 32, 64, 2, 4, 2, 8, 32)
+
+
+def model(seed: int = 0, **changes: object) -> Checkpoint:
+    config = replace(CONFIG, **changes)  # type: ignore[arg-type]
+    found = random_checkpoint(config, seed=seed, tokenizer_json=TOKENIZER.to_json())
+    found.record = {"corpus": [{"name": f"{seed}.txt", "bytes": 9, "sha256": str(seed)}], "bits_per_byte": 2.5}
+    return found
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """Two models of different shapes, a.safetensors and b.safetensors."""
+    save("a.safetensors", model(1))
+    save("b.safetensors", model(2, hidden_size=48, num_hidden_layers=1))
+    return Path("a.safetensors"), Path("b.safetensors")
+
+
+def test_a_mixture_comes_back_as_it_was(two, llm) -> None:
+    found = llm("mix", *two, "-o", "m.safetensors", "--json")
+    assert found.exit_code == 0, found.stderr
+    assert json.loads(found.stdout)["parameters"] == sum(checkpoint.load(path).parameters for path in two)
+    mixed = loading.load_any("m.safetensors")
+    assert isinstance(mixed, ensemble_file.Mixture) and mixed.names == ("a", "b")
+    for path, expert in zip(two, mixed.experts, strict=True):
+        alone = checkpoint.load(path)
+        assert expert.config == alone.config and expert.record == alone.record
+        assert expert.tokenizer_json == alone.tokenizer_json
+        for name in alone.config.tensor_shapes():
+            np.testing.assert_array_equal(expert.tensors[name], alone.tensors[name])
+    before = Path("m.safetensors").read_bytes()
+    assert llm("mix", *two, "-o", "m.safetensors").exit_code == 1  # without --force
+    assert llm("mix", *two, "-o", "m.safetensors", "--force").exit_code == 0
+    assert Path("m.safetensors").read_bytes() == before
+    import safetensors.numpy
+
+    names = safetensors.numpy.load_file("m.safetensors")
+    assert "experts.1.model.layers.0.self_attn.q_proj.weight" in names
+
+
+def test_the_verbs_work_on_it(two, llm) -> None:
+    assert llm("mix", *two).exit_code == 0
+    path = "mixture.safetensors"
+    assert llm("inspect", path, "--html", "file.html").exit_code == 0
+    page = Path("file.html").read_text("utf-8")
+    assert "expert a" in page and "from 1.txt" in page and "0 bytes" not in page
+    assert (
+        llm("tokenize", "The cat", "-m", path, "--ids").stdout
+        == llm("tokenize", "The cat", "-m", two[0], "--ids").stdout
+    )
+    assert llm("export", path, "tokenizer.json", "--to", "tokenizer").exit_code == 0
+    shown = llm("inspect", path)
+    assert shown.exit_code == 0 and "a\t2 layers, width 32\t1.txt\t2.500" in shown.stdout
+    assert llm("inspect", path, "--verify").exit_code == 0
+    told = json.loads(llm("generate", "The cat", "-m", path, "-n", 5, "--seed", 1, "--experts", "--json").stdout)
+    for token in told["tokens"]:
+        assert set(token["experts"]) <= {"a", "b"} and sum(token["experts"].values()) == pytest.approx(1, abs=1e-3)
+    spoken = llm("generate", "The cat", "-m", path, "-n", 5, "--seed", 1, "--experts")
+    assert spoken.exit_code == 0 and spoken.stdout == told["text"] + "\n"
+    rows = [line.split("\t") for line in spoken.stderr.splitlines()]
+    assert rows.pop(0) == ["expert", "tokens", "share", "mean weight"]
+    assert [row[0] for row in rows] == ["a", "b"] and sum(int(row[1]) for row in rows) == len(told["tokens"])
+    following = json.loads(llm("generate", "The cat", "-m", path, "--next", 3, "--json").stdout)
+    assert sum(w["probability"] for w in following["next"]) + following["unexplored"] <= 1.00001
+    Path("t.txt").write_text(TEXT)
+    result = json.loads(llm("eval", "t.txt", "-m", path, "--json").stdout)["results"][0]
+    assert 0 < result["bits_per_byte"] < 20
+    Path("0.txt").write_text("The dog ate the mat. " * 400)
+    alike = llm("train", "0.txt", "--like", path, "--steps", 2, "-o", "c.safetensors", "-q")
+    assert alike.exit_code == 0, alike.stderr
+    made = checkpoint.load("c.safetensors")
+    assert made.tokenizer_json == TOKENIZER.to_json() and made.config.max_position_embeddings == 32
+    assert llm("mix", *two, "c.safetensors", "-o", "three.safetensors").exit_code == 0
+
+
+def test_explained_is_the_heaviest_and_the_probabilities_are_the_mixtures(two, llm) -> None:
+    llm("mix", *two)
+    words = "The cat sat", "-m", "mixture.safetensors", "--literal", "--json"
+    told = llm("explain", *words)
+    assert told.exit_code == 0 and "a mixture of 2 models" in told.stderr, told.stderr
+    found = json.loads(told.stdout)
+    from llmcli.cli.options import open_model
+    from llmcli.models.ensemble import MixtureRuntime
+
+    runtime, _ = open_model(loading.load_any("mixture.safetensors"), "cpu")
+    assert isinstance(runtime, MixtureRuntime)
+    chances = np.exp(runtime.prefill([token["id"] for token in found["tokens"]]).astype(np.float64))
+    for token in found["next_tokens"]:
+        assert token["probability"] == pytest.approx(chances[token["id"]], abs=2e-6)
+    most = int(runtime.expert_weights()[0].argmax())
+    assert found["expert"] == {
+        "name": "ab"[most],
+        "weight": pytest.approx(float(runtime.expert_weights()[0][most]), abs=1e-5),
+    }
+    said = json.loads(llm("generate", *words, "-n", 1, "-t", 0).stdout)
+    assert said["tokens"][0]["id"] == found["next_tokens"][0]["id"]
+    assert said["tokens"][0]["logprob"] == pytest.approx(found["next_tokens"][0]["logprob"], abs=1.1e-6)
+    assert llm("explain", *words[:4], "--html", "page.html").exit_code == 0
+    assert f"This is a mixture of models: shown is {found['expert']['name']}" in Path("page.html").read_text("utf-8")
+    layers = loading.load_any("mixture.safetensors").experts[most].config
+    assert len(found["attention"]["weights"]) == layers.num_hidden_layers
+
+
+def test_few_bits_of_a_mixture(two, llm) -> None:
+    llm("mix", *two)
+    Path("t.txt").write_text(TEXT[:500])
+    rows = json.loads(llm("eval", "t.txt", "-m", "mixture.safetensors", "--quantize", "int8", "--json").stdout)[
+        "results"
+    ]
+    assert len(rows) == 2 and rows[0]["bits_per_byte"] == pytest.approx(rows[1]["bits_per_byte"], rel=0.02)
+
+
+@pytest.mark.parametrize("verb", ["export x --to hf", "export x --to gguf", "import -o y", "train 0.txt --from -o y"])
+def test_who_wants_one_model_says_so(two, llm, verb: str) -> None:
+    llm("mix", *two)
+    Path("0.txt").write_text("The dog ate the mat. " * 400)
+    words = verb.split()
+    place = {"export": 1, "import": 1, "train": 3}[words[0]]
+    found = llm(*words[:place], "mixture.safetensors", *words[place:])
+    assert (
+        found.exit_code == 1 and "is a mixture of models; here the file of one of them is wanted: a, b" in found.stderr
+    )
+    assert not Path("x").exists() and not Path("y").exists()
+
+
+def test_averaged_weights_are_the_mean(llm) -> None:
+    models = model(1), model(2)
+    save("a.safetensors", models[0])
+    save("b.safetensors", models[1])
+    assert llm("mix", "a.safetensors", "b.safetensors", "--average", "-o", "m.safetensors").exit_code == 0
+    found = checkpoint.load("m.safetensors")
+    for name in CONFIG.tensor_shapes():
+        np.testing.assert_allclose(
+            found.tensors[name], (models[0].tensors[name] + models[1].tensors[name]) / 2, rtol=1e-6
+        )
+    assert found.record["average_of"] == ["a.safetensors", "b.safetensors"]
+    assert [document["name"] for document in found.record["corpus"]] == ["1.txt", "2.txt"]
+
+
+def other_tokenizer() -> Checkpoint:
+    return replace(model(2), tokenizer_json=Tokenizer.train_bpe([TEXT.upper()], 300).to_json())
+
+
+def in_halves() -> Checkpoint:
+    return replace(model(2), dtypes=dict.fromkeys(CONFIG.tensor_shapes(), "BF16"))
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (other_tokenizer, "b.safetensors has another tokenizer than a.safetensors"),
+        (lambda: model(2, max_position_embeddings=64), "b.safetensors sees 64 tokens at once, a.safetensors 32"),
+        (in_halves, "b.safetensors has weights in BF16, a.safetensors in F32"),
+        (lambda: model(2, vocab_size=TOKENIZER.vocab_size + 7), "rows for tokens"),
+        (lambda: replace(model(2), quantization="int8"), "b.safetensors is in few bits"),
+    ],
+)
+def test_what_cannot_be_mixed(llm, second, message: str) -> None:
+    save("a.safetensors", model(1))
+    save("b.safetensors", second())
+    found = llm("mix", "a.safetensors", "b.safetensors", "-o", "m.safetensors")
+    assert found.exit_code == 1 and message in found.stderr and found.stderr.count("\n") == 1, found.stderr
+    assert not Path("m.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("a.safetensors", "two models or more are wanted, found 1"),
+        ("a.safetensors c.safetensors -o y.safetensors", "there is no file c.safetensors"),
+        ("a.safetensors ./a.safetensors -o y.safetensors", "./a.safetensors is named twice"),
+        ("a.safetensors mixture.safetensors -o y.safetensors", "mixture.safetensors is a mixture already"),
+        ("a.safetensors b.safetensors -o b.safetensors --force", "b.safetensors is one of the models to mix"),
+        (
+            "a.safetensors b.safetensors --average -o y.safetensors",
+            "b.safetensors has another shape than a.safetensors",
+        ),
+    ],
+)
+def test_mistakes_end_in_a_line(two, llm, words: str, message: str) -> None:
+    llm("mix", *two)
+    before = {path: path.read_bytes() for path in Path().glob("*.safetensors")}
+    found = llm("mix", *words.split())
+    assert found.exit_code in (1, 2) and message in found.stderr and found.stderr.count("\n") == 1, found.stderr
+    assert before == {path: path.read_bytes() for path in Path().glob("*.safetensors")}
+
+
+def test_a_model_without_experts_has_none_to_show(tiny_model, llm) -> None:
+    found = llm("generate", "The", "-n", 2, "--experts")
+    assert found.exit_code == 1 and "has no experts" in found.stderr
+
+
+def test_names_are_made_different() -> None:
+    mixed = ensemble_file.mixed({"x/a": model(1), "y/a": model(2)})
+    assert ensemble_file.named(mixed, ["a", "a"]).names == ("a", "a-2")
+
+
+@pytest.mark.parametrize("broken", ["names", "experts", "record", "tensor"])
+def test_a_damaged_mixture_is_told_in_a_line(two, llm, broken: str) -> None:
+    llm("mix", *two)
+    header = read_header("mixture.safetensors")
+    config, record = json.loads(header.metadata["config.json"]), json.loads(header.metadata["training.json"])
+    if broken == "names":
+        config["names"] = ["a"]
+    elif broken == "experts":
+        config["experts"] = 7
+    elif broken == "record":
+        record = []
+    texts = {"config.json": json.dumps(config), "training.json": json.dumps(record)}
+    tensors = dict(header.tensors)
+    if broken == "tensor":
+        tensors["experts.9.x"] = tensors.pop("experts.1.model.norm.weight")
+    with pytest.raises(LLMError, match=r"mixture\.safetensors"):
+        ensemble_file.opened(replace(header, metadata=header.metadata | texts, tensors=tensors))

@@ -1,0 +1,105 @@
+"""What a GGUF file says of a tokenizer gives the same tokenizer again; what it cannot say is refused."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcli.config import ModelConfig
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.errors import LLMError
+from llmcli.formats import gguf_tokenizer
+
+TEXT = "Anna likes tea. りんご 🍎 and 12 more.\n" * 20
+KEYS = {  # the writer's methods by the keys that they write
+    "add_tokenizer_model": "model", "add_tokenizer_pre": "pre", "add_token_merges": "merges",
+    "add_token_scores": "scores", "add_add_space_prefix": "add_space_prefix", "add_token_list": "tokens",
+    "add_token_types": "token_type", "add_bos_token_id": "bos_token_id", "add_eos_token_id": "eos_token_id",
+    "add_add_bos_token": "add_bos_token", "add_add_eos_token": "add_eos_token",
+}  # fmt: skip
+TOKENIZERS = {"bpe": Tokenizer.train_bpe([TEXT], 300), "characters": Tokenizer.train_char([TEXT])}
+
+
+def facts(tokenizer: Tokenizer, more: int = 0) -> dict[str, Any]:
+    config = ModelConfig(tokenizer.vocab_size + more, 32, 64, 1, 2, 2, 16, 32, eos_token_id=tokenizer.eos_id)
+    told = gguf_tokenizer.facts_of(json.loads(tokenizer.to_json()), config)
+    return {f"tokenizer.ggml.{KEYS[method]}": value for method, value in told}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@given(words=st.lists(st.sampled_from(["Anna", " likes", " tea", ".", "\n", "りんご", "🍎", " 12"]), max_size=12))
+def test_the_tokenizer_comes_back(kind: str, words: list[str]) -> None:
+    found, start = gguf_tokenizer.read(facts(TOKENIZERS[kind]))
+    assert start is None
+    text = "".join(words)
+    again = Tokenizer.from_json(found)
+    assert list(again.encode(text)) == list(TOKENIZERS[kind].encode(text))
+    assert again.vocab_size == TOKENIZERS[kind].vocab_size
+
+
+def test_tokens_that_a_model_has_beyond_its_tokenizer_have_names_of_their_own() -> None:
+    told = facts(TOKENIZERS["bpe"], more=2)
+    count = TOKENIZERS["bpe"].vocab_size
+    assert told["tokenizer.ggml.tokens"][-2:] == [f"<unused {count}>", f"<unused {count + 1}>"]
+    assert told["tokenizer.ggml.token_type"][-2:] == [5, 5]  # GGUF's number of an unused token
+
+
+def test_words_cut_in_a_way_without_a_name_are_refused() -> None:
+    found = json.loads(TOKENIZERS["bpe"].to_json())
+    found["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    with pytest.raises(LLMError, match="no name for; use --to hf"):
+        gguf_tokenizer.facts_of(found, ModelConfig(300, 32, 64, 1, 2, 2, 16, 32))
+
+
+class Counted(str):
+    """A text that counts the characters that are copied out of it or compared with it."""
+
+    characters = 0
+
+    def __getitem__(self, which: Any) -> "Counted":
+        found = Counted(str(self).__getitem__(which))
+        Counted.characters += len(found)
+        return found
+
+    def startswith(self, other: Any, *_: Any) -> bool:
+        Counted.characters += len(other)
+        return str(self).startswith(other)
+
+
+def merges_by_definition(vocabulary: dict[str, int], scores: list[float]) -> list[list[str]]:
+    """Every place where a token can be cut into two tokens, the best score first; of one token the longest left."""
+    cuts = [
+        (-scores[i], i, -cut, [token[:cut], token[cut:]])
+        for token, i in vocabulary.items()
+        for cut in range(1, len(token))
+        if token[:cut] in vocabulary and token[cut:] in vocabulary
+    ]
+    return [pair for *_, pair in sorted(cuts)]
+
+
+@given(st.lists(st.text("ab▁", min_size=1, max_size=8), unique=True, max_size=40), st.randoms())
+def test_merges_are_those_of_the_definition(tokens: list[str], random: Any) -> None:
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    scores = [float(random.randrange(4)) for _ in tokens]
+    assert gguf_tokenizer._merges(vocabulary, scores, [1] * len(tokens)) == merges_by_definition(vocabulary, scores)
+
+
+@pytest.mark.parametrize("ending", ["", "z"])
+def test_long_tokens_cost_what_they_are_long(ending: str) -> None:
+    """Each cut of each token would copy 1,000 characters: 200 million in all. Counted, not timed."""
+    alike = [f"{'x' * 996}{i:04}{ending}" for i in range(200)]
+    vocabulary = {Counted(token): i for i, token in enumerate([*alike, "x", "xx"])}
+    Counted.characters = 0
+    assert gguf_tokenizer._merges(vocabulary, [0.0] * 202, [1] * 202) == [["x", "x"]]
+    assert Counted.characters < 10 * sum(map(len, vocabulary))
+
+
+def test_tokens_without_end_are_refused() -> None:
+    told = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["a", "b" * 1025]}
+    with pytest.raises(LLMError, match=r"its token 1 has 1,025 characters; tokens of at most 1,024 are read"):
+        gguf_tokenizer.read(told | {"tokenizer.ggml.scores": [0.0, 0.0]})
+    told["tokenizer.ggml.tokens"] = ["a" * n for n in range(1, 1025)]  # 525 kB, whose merges have 358 MB
+    with pytest.raises(LLMError, match=r"the merges of its tokenizer have more than 33,554,432 characters"):
+        gguf_tokenizer.read(told | {"tokenizer.ggml.scores": [0.0] * 1024})

@@ -1,0 +1,335 @@
+"""A Hugging Face directory: read as it comes, refused in one line when it is none, written whole."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmcli.errors import LLMError
+from llmcli.formats import checkpoint, hf_directory, loading, safetensors_file
+
+
+@pytest.fixture
+def directory(tiny_model: Path, tmp_path: Path) -> Path:
+    there = tmp_path / "there"
+    hf_directory.write(there, checkpoint.load(tiny_model), {}, "# A model\n")
+    return there
+
+
+def test_it_is_the_same_model(directory: Path, tiny_model: Path) -> None:
+    one, two = checkpoint.load(tiny_model), loading.load(directory)
+    assert one.config == two.config and one.tokenizer_json == two.tokenizer_json
+    for name in one.config.tensor_shapes():
+        np.testing.assert_array_equal(one.tensors[name], two.tensors[name])
+    assert two.record == {"imported": {"file": "there", "form": "Hugging Face directory"}}
+
+
+def test_shards_are_one_model(directory: Path) -> None:
+    whole = loading.load(directory)
+    names = list(whole.config.tensor_shapes())
+    parts = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
+    for file, some in parts.items():
+        safetensors_file.write_tensors(directory / file, {name: whole.tensors[name] for name in some}, {})
+    index = {"weight_map": {name: file for file, some in parts.items() for name in some}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    wanted = {name: whole.tensors[name] for name in names}
+    (directory / "model.safetensors").unlink()
+    found = loading.load(directory)
+    for name in names:
+        np.testing.assert_array_equal(found.tensors[name], wanted[name])
+
+
+def test_what_a_model_needs_not_is_passed_over(directory: Path) -> None:
+    whole = loading.load(directory)
+    tensors = {name: whole.tensors[name] for name in whole.config.tensor_shapes()}
+    extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
+    safetensors_file.write_tensors(directory / "model.safetensors", tensors | extra, {})
+    assert set(loading.load(directory).tensors) == set(tensors)
+
+
+def test_a_head_that_is_not_there_is_the_embedding(directory: Path) -> None:
+    whole = loading.load(directory)
+    tensors = {name: whole.tensors[name] for name in whole.config.tensor_shapes() if name != "lm_head.weight"}
+    safetensors_file.write_tensors(directory / "model.safetensors", tensors, {})
+    config = json.loads((directory / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    (directory / "config.json").write_text(json.dumps(config))
+    assert loading.load(directory).config.tie_word_embeddings
+
+
+def changed_config(directory: Path, **values) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({k: v for k, v in (config | values).items() if v != "left out"}))
+
+
+def weights_of(directory: Path) -> dict[str, np.ndarray]:
+    model = loading.load(directory)
+    return {name: np.array(model.tensors[name]) for name in model.config.tensor_shapes()}
+
+
+@pytest.mark.parametrize("type_name", ["F32", "F16"])
+def test_a_second_matrix_counts_only_where_it_is_another(directory: Path, type_name: str) -> None:
+    """As transformers: tie_word_embeddings, but a head in the file that is not the embedding."""
+    tensors = weights_of(directory)
+    embedding = tensors["model.embed_tokens.weight"]
+    embedding[...] = embedding.astype(np.float16)  # so that both types can hold it
+    tensors["lm_head.weight"] = embedding.copy()
+    shapes = {name: array.shape for name, array in tensors.items()}
+    types = {name: type_name if name == "lm_head.weight" else "F32" for name in tensors}
+
+    def written() -> checkpoint.Checkpoint:
+        safetensors_file.write(directory / "model.safetensors", tensors, shapes, types, {"format": "pt"})
+        return loading.load(directory)
+
+    changed_config(directory, tie_word_embeddings=True)
+    assert written().config.tie_word_embeddings
+    tensors["lm_head.weight"][-1, -1] = 1
+    found = written()
+    assert not found.config.tie_word_embeddings
+    np.testing.assert_array_equal(found.tensors["lm_head.weight"], tensors["lm_head.weight"])
+    np.testing.assert_array_equal(found.tensors["model.embed_tokens.weight"], embedding)
+
+
+def test_a_head_without_an_embedding_is_both(directory: Path) -> None:
+    tensors = weights_of(directory)
+    wanted = tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    safetensors_file.write_tensors(directory / "model.safetensors", tensors, {})
+    changed_config(directory, tie_word_embeddings=True)
+    np.testing.assert_array_equal(loading.load(directory).tensors["model.embed_tokens.weight"], wanted)
+
+
+def test_a_base_model_with_tied_embeddings_is_the_model(directory: Path, llm) -> None:
+    wanted = weights_of(directory)
+    wanted.pop("lm_head.weight", None)
+    base = {name.removeprefix("model."): array for name, array in wanted.items()}
+    safetensors_file.write_tensors(directory / "model.safetensors", base, {})
+    changed_config(directory, tie_word_embeddings=True, architectures=["Qwen3Model"])
+    found = loading.load(directory)
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found.tensors[name], array)
+    changed_config(directory, tie_word_embeddings=False)
+    with pytest.raises(LLMError, match=r"has no output head \(lm_head.weight\), as a base model"):
+        loading.load(directory)
+    shown = llm("inspect", directory)
+    assert shown.exit_code == 0 and "a Hugging Face directory" in shown.stdout
+
+
+def test_an_end_of_text_that_only_the_tokenizer_names(directory: Path) -> None:
+    changed_config(directory, eos_token_id="left out")
+    (directory / "generation_config.json").unlink()
+    tokenizer = json.loads((directory / "tokenizer.json").read_text("utf-8"))
+    assert loading.load(directory).config.eos_token_id == tokenizer["added_tokens"][0]["id"]
+    tokenizer["added_tokens"][0]["content"] = "<|another|>"
+    added = tokenizer["added_tokens"][0] | {"id": 7, "content": "<|end|>"}
+    (directory / "tokenizer.json").write_text(
+        json.dumps(tokenizer | {"added_tokens": [*tokenizer["added_tokens"], added]})
+    )
+    (directory / "tokenizer_config.json").write_text('{"eos_token": {"content": "<|end|>"}}')
+    assert loading.load(directory).config.eos_token_id == 7
+
+
+def test_ends_and_chat_template_are_taken_from_where_they_stand(directory: Path) -> None:
+    (directory / "generation_config.json").write_text('{"eos_token_id": [0, 7, 9]}')
+    (directory / "chat_template.jinja").write_text("{{ messages }}")
+    found = loading.load(directory)
+    assert (found.config.eos_token_id, found.config.other_end_ids) == (0, (7, 9))
+    assert json.loads(found.tokenizer_config_json)["chat_template"] == "{{ messages }}"
+
+
+def test_the_licence_of_the_model_card_goes_along(directory: Path) -> None:
+    (directory / "README.md").write_text("---\nlanguage: en\nlicense: mit\n---\nlicense: gpl\n")
+    assert loading.load(directory).record["imported"]["license"] == "mit"
+
+
+def write(text: str):
+    return lambda path: path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("config.json", Path.unlink, "has no config.json"),
+        ("config.json", write("{"), "config.json is not JSON"),
+        ("config.json", write("[]"), "config.json is not an object"),
+        ("config.json", write('{"model_type": "gpt2"}'), "model_type 'gpt2'; this program runs qwen3, qwen2, llama"),
+        ("tokenizer.json", Path.unlink, "has no tokenizer.json"),
+        ("model.safetensors", Path.unlink, "has no model.safetensors"),
+        ("model.safetensors", write("no"), "is cut off"),
+        ("model.safetensors.index.json", write('{"weight_map": {"a": "../../etc/passwd"}}'), "not beside it"),
+        (
+            "model.safetensors.index.json",
+            write('{"weight_map": {"a": "b.safetensors"}}'),
+            "b.safetensors is missing: the download is not whole",
+        ),
+        ("model.safetensors.index.json", write("{}"), "has no weight_map"),
+        ("generation_config.json", write('{"eos_token_id": 10000}'), "is not below vocab_size"),
+    ],
+)
+def test_a_broken_directory_is_told_in_one_line(directory: Path, name: str, change, message: str) -> None:
+    change(directory / name)
+    with pytest.raises(LLMError, match=message) as caught:
+        loading.load(directory)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_that_cannot_be_run_names_no_option(directory: Path) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    for change, message in (
+        ({"head_dim": 7}, "head_dim must be even for rotary positions, found 7$"),
+        ({"num_key_value_heads": 3}, "3 key-value heads do not divide 4 heads$"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling without what it needs: a factor$"),
+    ):
+        (directory / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(LLMError, match=message) as caught:
+            loading.load(directory)
+        assert caught.value.exit_code == 1
+
+
+def test_pickles_are_refused(directory: Path) -> None:
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    with pytest.raises(LLMError, match="Python pickles, which can run code"):
+        loading.load(directory)
+
+
+def test_a_tensor_in_two_files_is_told(directory: Path) -> None:
+    shutil.copy(directory / "model.safetensors", directory / "other.safetensors")
+    with pytest.raises(LLMError, match=r"2 .safetensors files but no model.safetensors.index.json"):
+        (directory / "model.safetensors").rename(directory / "one.safetensors")
+        loading.load(directory)
+    index = {"weight_map": {"a": "one.safetensors", "b": "other.safetensors"}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(LLMError, match="is in two of its files"):
+        loading.load(directory)
+
+
+def test_every_command_takes_a_directory(directory: Path, llm) -> None:
+    Path("text.txt").write_text("The cat sat on the mat. " * 200)
+    assert llm("generate", "The cat", "-m", directory, "-n", 3).exit_code == 0
+    assert llm("tokenize", "The cat", "-m", directory).exit_code == 0
+    assert llm("eval", "text.txt", "-m", directory).exit_code == 0
+    shown = llm("inspect", directory)
+    assert shown.exit_code == 0 and "a Hugging Face directory" in shown.stdout and "layers x 2" in shown.stdout
+    assert llm("train", "text.txt", "--from", directory, "-o", "new.safetensors", "--steps", 1).exit_code == 0
+    assert "taught by llmcli from a Hugging Face directory" in llm("inspect", "new.safetensors").stdout
+
+
+def test_export_keeps_what_is_there(directory: Path, tiny_model: Path, llm) -> None:
+    found = llm("export", tiny_model, directory, "--to", "hf")
+    assert found.exit_code == 1 and "--force" in found.stderr
+    assert llm("export", tiny_model, directory, "--to", "hf", "--force", "-q").exit_code == 0
+    assert llm("export", tiny_model, tiny_model, "--to", "hf").exit_code == 1
+    assert llm("export", tiny_model, "no/where", "--to", "hf").exit_code == 1
+
+
+def inside(directory: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
+
+
+def test_a_disk_that_is_full_leaves_the_model_that_is_there(directory: Path, tiny_model: Path) -> None:
+    """`ulimit -f`, which is not known before here, refuses the weights, after config and tokenizer were written."""
+    before = inside(directory)
+    code = (
+        "from llmcli.cli import app; from llmcli.formats import atomic_io; "
+        "atomic_io._largest_file = lambda: 1e12; app.main()"
+    )
+    for target, found in ((directory, before), (directory.with_name("new"), None)):
+        command = f"ulimit -f 20; exec {sys.executable} -c '{code}' export {tiny_model} {target} --to hf --force"
+        run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+        assert run.returncode == 1 and "nothing there was changed" in run.stderr and "Traceback" not in run.stderr
+        assert (inside(target) if target.exists() else None) == found
+    assert sorted(file.name for file in directory.parent.iterdir()) == ["model.safetensors", "there"]
+
+
+def test_what_an_older_model_had_beside_it_is_not_left_to_the_new_one(directory: Path, llm) -> None:
+    wanted = sorted(inside(directory))
+    for name in ("chat_template.jinja", "special_tokens_map.json", "model-00001-of-00002.safetensors"):
+        (directory / name).write_text("{{ of another model }}")
+    assert llm("export", directory, "--to", "hf", "--force").exit_code == 0
+    assert sorted(inside(directory)) == wanted
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "runs/"])
+def test_what_is_no_part_of_a_model_is_never_lost(directory: Path, name: str, llm) -> None:
+    (directory / name).mkdir() if name.endswith("/") else (directory / name).write_text("mine")
+    before = sorted(directory.iterdir())
+    found = llm("export", directory, "--to", "hf", "--force")
+    assert found.exit_code == 1 and f"has {name.rstrip('/')} in it" in found.stderr
+    assert sorted(directory.iterdir()) == before
+
+
+def test_where_one_is_cannot_be_replaced(tiny_model: Path, tmp_path: Path, monkeypatch, llm) -> None:
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    found = llm("export", tiny_model, ".", "--to", "hf", "--force")
+    assert found.exit_code == 1 and "where you are; name another directory, such as model" in found.stderr
+    assert llm("export", tiny_model, "model", "--to", "hf").exit_code == 0
+
+
+@pytest.fixture
+def shards(directory: Path) -> Path:
+    whole = loading.load(directory)
+    names = list(whole.config.tensor_shapes())
+    parts = {f"model-0000{i}-of-00002.safetensors": names[i - 1 :: 2] for i in (1, 2)}
+    for file, some in parts.items():
+        safetensors_file.write_tensors(directory / file, {name: whole.tensors[name] for name in some}, {})
+    index = {"weight_map": {name: file for file, some in parts.items() for name in some}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    (directory / "model.safetensors").unlink()
+    return directory
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "config.json", "model.safetensors"])
+@pytest.mark.parametrize("words", ["--quantize int8", "--to gguf", "--to tokenizer", "import", "mix", "train"])
+def test_no_part_of_a_model_that_is_read_is_written_over(shards: Path, name: str, words: str, llm) -> None:
+    before, output = inside(shards), shards / name
+    Path("c.txt").write_text("The cat sat on the mat. " * 200)
+    Path("other").symlink_to(shards)
+    found = {
+        "import": lambda: llm("import", shards, "-o", output, "--force"),
+        "mix": lambda: llm("mix", shards, "model.safetensors", "-o", output, "--force"),
+        "train": lambda: llm("train", "c.txt", "--from", "other", "-o", output, "--force", "--steps", 1),
+    }.get(words, lambda: llm("export", shards, output, "--force", *words.split()))()
+    assert found.exit_code == 1 and "part of " in found.stderr and "another name" in found.stderr
+    assert ("with -o" in found.stderr) == (words in ("import", "mix", "train"))
+    assert inside(shards) == before
+
+
+def test_a_directory_that_holds_the_model_is_not_replaced(directory: Path, tiny_model: Path, llm) -> None:
+    before = tiny_model.read_bytes()
+    for output in (tiny_model.parent, "."):
+        found = llm("export", tiny_model, output, "--to", "hf", "--force")
+        assert found.exit_code == 1 and "holds" in found.stderr and "the model to export" in found.stderr
+    assert tiny_model.read_bytes() == before
+
+
+NO_UTF8 = os.fsdecode(b"hf\xff")
+
+
+def test_names_that_are_no_utf8_are_kept_with_marks(directory: Path, llm) -> None:
+    pytest.importorskip("gguf", reason="needs the extra gguf")
+    there = directory.rename(directory.with_name(NO_UTF8))
+    text = Path(os.fsdecode(b"text\xff.txt"))
+    text.write_text("The cat sat on the mat. " * 200)
+    assert llm("import", there, "-o", "a.safetensors").exit_code == 0
+    assert checkpoint.load("a.safetensors").record["imported"]["file"] == "hf\ufffd"
+    taught = llm("train", text, "--from", there, "-o", NO_UTF8 + ".safetensors", "--steps", 1)
+    assert taught.exit_code == 0, taught.stderr
+    record = checkpoint.load(NO_UTF8 + ".safetensors").record
+    assert record["base"]["file"] == "hf\ufffd" and record["corpus"][0]["name"] == "text\ufffd.txt"
+    for words in ((NO_UTF8 + ".gguf", "--to", "gguf"), (NO_UTF8 + "-2", "--to", "hf", "--name", NO_UTF8)):
+        run = subprocess.run([sys.executable, "-m", "llmcli", "export", there, *words], capture_output=True)
+        assert run.returncode == 0, run.stderr
+        assert llm("import", words[0], "-o", "b.safetensors", "--force").exit_code == 0
+    assert llm("mix", "a.safetensors", there, "-o", NO_UTF8 + "-3").exit_code == 0
+    assert llm("generate", "The", "-m", NO_UTF8 + "-3", "-n", 2).exit_code == 0
+
+
+def test_half_a_character_is_no_text(directory: Path, llm) -> None:
+    (directory / "tokenizer_config.json").write_text('{"chat_template": "\\ud800"}')
+    found = llm("import", directory, "-o", "a.safetensors")
+    assert found.exit_code == 1 and "tokenizer_config.json is not JSON" in found.stderr

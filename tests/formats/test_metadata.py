@@ -1,0 +1,213 @@
+"""Whatever the metadata of a model says, a command works or ends in one line."""
+
+import contextlib
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from llmcli.errors import LLMError
+from llmcli.formats import adapters, loading
+from llmcli.formats.metadata import COUNT, NUMBER, TEXT, Complete, Row, document, problem
+from llmcli.generation import next_words
+from tests.sample_models import make_models, run
+
+# ---- the check itself
+
+
+@pytest.mark.parametrize(
+    ("value", "shape", "fault"),
+    [
+        (5, [COUNT], "it is 5; a list is wanted"),
+        ([1, -1], [COUNT], "it[1] is -1; a whole number of at least 0 is wanted"),
+        (True, COUNT, "it is True; a whole number of at least 0 is wanted"),
+        (1.0, COUNT, "it is 1.0; a whole number of at least 0 is wanted"),
+        (2**53, COUNT, "it is 9007199254740992; a whole number of at least 0 is wanted"),
+        (10**400, NUMBER, "it is a number of 1329 bits; a number is wanted"),
+        (float("nan"), NUMBER, ""),
+        ({"a": {"b": []}}, {"a": {"b": TEXT}}, "a.b is []; a text is wanted"),
+        ({"c": 1}, {"a": TEXT}, ""),
+        ({"c": 1}, Complete(a=TEXT), "a is missing"),
+        ([1, "a"], Row((COUNT, TEXT)), ""),
+        ([1], Row((COUNT, TEXT)), "it is [1]; a list of a whole number of at least 0, a text is wanted"),
+        (["a", 1], Row((COUNT, TEXT)), "it is ['a', 1]; a list of a whole number of at least 0, a text is wanted"),
+        ({}, (COUNT, [COUNT]), "it is {}; a whole number of at least 0 or a list is wanted"),
+        ([{}], (COUNT, [COUNT]), "it[0] is {}; a whole number of at least 0 is wanted"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(value: Any, shape: Any, fault: str) -> None:
+    assert problem(value, shape) == fault
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[" * 100_000, '{"a": ' + "[" * 200 + "]" * 200 + "}", '{"a": "\\ud800"}', "9" * 5000]
+)
+def test_what_is_not_json_is_said_so(text: str) -> None:
+    with pytest.raises(LLMError, match=r"^its training\.json is not JSON: "):
+        document(text, "training.json")
+
+
+def test_a_value_of_any_size_is_told_in_few_words() -> None:
+    for value in ("x" * 10**6, [0] * 10**6, {str(i): i for i in range(10**5)}, 10**4000):
+        with pytest.raises(LLMError) as caught:
+            document(json.dumps({"corpus": {"a": value}}), "training.json")
+        assert len(str(caught.value)) < 200
+
+
+# ---- every key of every document
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+def parts(path: Path) -> tuple[dict[str, Any], bytes]:
+    """The header of a safetensors file, and its tensors."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def with_metadata(path: Path, texts: dict[str, str]) -> None:
+    """Replace texts in the metadata, as whoever also takes the hash out would."""
+    header, body = parts(path)
+    header["__metadata__"].pop("sha256", None)
+    header["__metadata__"] |= texts
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where in a document anything stands; of each list and each vocabulary the first entry alone."""
+    inner = enumerate(value[:1]) if isinstance(value, list) else ()
+    if isinstance(value, dict):
+        inner = list(value.items())[: None if len(value) < 100 else 1]
+    return [path, *(place for key, one in inner for place in places(one, (*path, key)))]
+
+
+def replaced(found: Any, place: tuple[Any, ...], new: Any) -> Any:
+    if not place:
+        return new
+    found = copy.copy(found)
+    found[place[0]] = replaced(found[place[0]], place[1:], new)
+    return found
+
+
+FILES = {  # form -> (its file, its documents)
+    "model": ("m.safetensors", ("config.json", "training.json", "tokenizer_config.json", "tokenizer.json")),
+    "sparse": ("sparse.safetensors", ("config.json",)),
+    "mixture": ("mixture.safetensors", ("config.json", "training.json")),
+    "adapter": ("a.safetensors", ("adapter_config.json", "training.json")),
+    "hf": ("hf", ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json")),
+}
+CASES = [(form, name) for form, (_, names) in FILES.items() for name in names]
+INSPECT = [("inspect", "FILE"), ("inspect", "FILE", "--json"), ("inspect", "FILE", "--html", "p.html", "--force")]
+READERS: dict[str, list[tuple[object, ...]]] = {
+    "any": [
+        *INSPECT,
+        ("inspect", "FILE", "--plot", "p.svg", "--force"),
+        ("inspect", "FILE", "--diff", "other.safetensors"),
+    ],
+    "model": [
+        ("generate", "The cat", "-m", "FILE", "-n", 2),
+        ("generate", "The cat", "-m", "FILE", "-n", 2, "--memory"),
+        ("generate", "The cat", "-m", "FILE", "--next", 2),
+        ("tokenize", "The cat", "-m", "FILE"),
+        ("eval", "short.txt", "-m", "FILE"),
+        ("explain", "The", "-m", "FILE", "--json"),
+        ("export", "FILE", "out.json", "--to", "tokenizer", "--force"),
+        ("train", "c.txt", "--like", "FILE", "--dry-run", "--steps", 1),
+    ],
+    "single": [
+        ("export", "FILE", "out", "--to", "hf", "--force"),
+        ("export", "FILE", "out.gguf", "--to", "gguf", "--force"),
+        ("export", "FILE", "out.safetensors", "--quantize", "int8", "--force"),
+        ("import", "FILE", "-o", "i.safetensors", "--force"),
+        ("mix", "FILE", "other.safetensors", "-o", "x.safetensors", "--force"),
+        ("mix", "FILE", "other.safetensors", "-o", "x.safetensors", "--force", "--average"),
+        ("train", "c.txt", "--from", "FILE", "--dry-run", "--steps", 1),
+    ],
+    "adapter": [("import", "m.safetensors", "--adapter", "FILE", "-o", "i.safetensors", "--force")],
+}
+OF = {"adapter": ("any", "adapter"), "mixture": ("any", "model")}  # else all of one model
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+    | st.sampled_from([-1, 0, 1, 2, 2**31, 2**32 - 1, 2**63, 10**30, 10**400, 0.5, 1e-320, 1e300, "\ud800", "\x1b[2J"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)  # fmt: skip
+
+
+def check(command: tuple[object, ...], path: Path, what: str) -> None:
+    """A command works, or refuses in one line."""
+    answer = run(*(path if word == "FILE" else word for word in command))
+    assert answer.exception is None or isinstance(answer.exception, SystemExit), (what, command, answer.exception)
+    refused = answer.exit_code in (1, 2) and answer.stderr.splitlines()[-1].startswith("error: ")
+    assert answer.exit_code == 0 or refused, (what, command, answer.exit_code, answer.stderr)
+    assert answer.stderr.count("error: ") == (answer.exit_code != 0), (what, command, answer.stderr)
+
+
+def changed(models: Path, form: str, name: str, text: str) -> Path:
+    """A copy of a model, here, in which a document is another."""
+    file = FILES[form][0]
+    source, path = models / file, Path("changed") / file
+    if source.is_dir():
+        shutil.copytree(source, path, dirs_exist_ok=True)
+        (path / name).write_text(text)
+    else:
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(source, path)
+        with_metadata(path, {name: text})
+    return path
+
+
+def original(models: Path, form: str, name: str) -> Any:
+    source = models / FILES[form][0]
+    text = (source / name).read_text() if source.is_dir() else parts(source)[0]["__metadata__"][name]
+    return json.loads(text)
+
+
+def read_by_all(models: Path, form: str, name: str, text: str, what: str) -> None:
+    for file in ("c.txt", "m.safetensors", "other.safetensors"):
+        if not Path(file).exists():
+            shutil.copy(models / file, file)
+    Path("short.txt").write_text("The cat sat.\n" * 9)
+    path = changed(models, form, name, text)
+    for group in OF.get(form, ("any", "model", "single")):
+        for command in READERS[group]:
+            check(command, path, what)
+
+
+@pytest.mark.parametrize(("form", "name"), CASES)
+@settings(
+    max_examples=6, deadline=None, phases=[Phase.reuse, Phase.generate],  # to make a fault smaller takes minutes
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+@given(data=st.data())
+def test_anything_in_place_of_a_key_is_read_or_refused_by_every_command(
+    models: Path, monkeypatch: pytest.MonkeyPatch, form: str, name: str, data: Any
+) -> None:
+    monkeypatch.setattr(next_words, "most_looks", lambda parameters: 4)  # a model that learned nothing looks for long
+    found = original(models, form, name)
+    place = data.draw(st.sampled_from(places(found)))
+    new = data.draw(json_values)
+    read_by_all(models, form, name, json.dumps(replaced(found, place, new)), f"{name}{list(place)} = {new!r}")
+
+
+@pytest.mark.parametrize(("form", "name"), CASES)
+def test_each_key_of_another_type_is_read_or_refused(models: Path, form: str, name: str) -> None:
+    """By what opens a model, whatever it is for, and by what shows all of its metadata."""
+    found, base = original(models, form, name), loading.load(models / "m.safetensors")
+    for place in places(found):
+        for new in (7, -1, "x", None, [], {}, [{}], [[1]], 10**400, float("nan")):
+            path = changed(models, form, name, json.dumps(replaced(found, place, new)))
+            with contextlib.suppress(LLMError):
+                adapters.Merged(base, path) if form == "adapter" else loading.load_any(path)
+            check(("inspect", "FILE"), path, f"{name}{list(place)} = {new!r}")

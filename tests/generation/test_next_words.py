@@ -1,0 +1,420 @@
+"""The next words, from models over tiny vocabularies whose probabilities are worked out by hand."""
+
+import math
+import re
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.vocabulary import Vocabulary
+from llmcli.errors import LLMError
+from llmcli.generation import next_words as next_words_module
+from llmcli.generation.next_words import NextWord, NextWords, next_words
+from llmcli.generation.prompt import INSIDE_WORD
+
+SURE = 1e-6  # logits are float32
+
+
+class Tree:
+    """A model that knows after each path of tokens (what the prompt became is the first) how likely the next ones are.
+
+    `after` takes the tokens since the prompt and gives {token: probability}.
+    """
+
+    def __init__(self, context, vocab_size, after, prompt_length=1):
+        self.context, self.vocab_size, self.after, self.prompt_length = context, vocab_size, after, prompt_length
+        self.taken, self.looks, self.first = [], 0, None
+
+    parameters = 1
+
+    @property
+    def length(self):
+        return len(self.taken)
+
+    def prefill(self, ids):
+        assert len(ids) > 0
+        self.taken += ids
+        self.looks += 1
+        if self.first is None:
+            self.first = list(ids)
+        assert self.length <= self.context
+        logits = np.full(self.vocab_size, -math.inf, np.float32)
+        for token, probability in self.after(tuple(self.taken[self.prompt_length :])).items():
+            logits[token] = math.log(probability)
+        return logits + np.float32(2)
+
+    def step(self, token):
+        return self.prefill([token])
+
+    def logits(self, ids):
+        self.looks -= len(ids) - 1
+        return np.stack([self.prefill([token]) for token in ids])
+
+    def rewind(self, length=0):
+        del self.taken[length:]
+
+
+class Table:
+    """A tokenizer that is a table: id 0 ends the text; each character of a prompt becomes token 1, but for its last
+    `tail`, which the longest tokens spell that fit."""
+
+    eos_id, end_ids, start_ids = 0, frozenset({0}), []
+
+    def __init__(self, written, tail=""):
+        self.token_bytes = [b"", *(text if isinstance(text, bytes) else text.encode() for text in written)]
+        self.vocabulary = Vocabulary(self.token_bytes)
+        self._tail = tail
+
+    def encode(self, text):
+        ids, data = [1] * (len(text) - len(self._tail)), self._tail.encode()
+        while data:
+            ids.append(max((i for i, t in enumerate(self.token_bytes) if t and data.startswith(t)), key=self._length))
+            data = data[self._length(ids[-1]) :]
+        return ids
+
+    def _length(self, i):
+        return len(self.token_bytes[i])
+
+    def split_last(self, text):
+        return text[: len(text) - len(self._tail)], self._tail
+
+
+def found_in(tree, *, prompt=".", tail="", context=100):
+    """The next words of a model: {tokens joined by "|": {token: probability}}; elsewhere the text surely ends."""
+    written = ["\x00", *dict.fromkeys(token for after in tree.values() for token in after if token != "END")]
+    ids = {"END": 0} | {token: n for n, token in enumerate(written, 1)}
+    paths = {
+        tuple(ids[token] for token in path.split("|") if token): {ids[token]: p for token, p in after.items()}
+        for path, after in tree.items()
+    }
+    model = Tree(context, len(written) + 1, lambda path: paths.get(path, {0: 1.0}), len(prompt) - len(tail))
+    return next_words(model, Table(written, tail), prompt)
+
+
+def shares(found):
+    return {word.text: word.probability for word in found.words}
+
+
+def first_word(text, *, ends=False):
+    """The one word that comes first when a model surely spells `text` byte by byte; None if it never ends a word."""
+    data = text if isinstance(text, bytes) else text.encode()
+    table = Table([b"."] + [bytes([n]) for n in range(256)])  # id of byte n: n + 2
+    model = Tree(120, 258, lambda path: {data[len(path)] + 2: 1.0} if len(path) < len(data) else {0: 1.0})
+    found = next_words(model, table, ".")
+    assert sum(shares(found).values()) + found.unexplored == pytest.approx(1, abs=SURE)
+    assert len(found.words) == 1
+    if not ends:
+        assert model.looks <= len(data)  # the word was told before the text's end
+    return found.words[0].text
+
+
+# ---- sums
+
+
+APPLE = {
+    "": {" apple": 0.5, " app": 0.3, " ": 0.2},
+    " apple": {".": 0.8, "s": 0.2},
+    " apple|s": {".": 1.0},
+    " app": {"le": 0.5, ".": 0.5},
+    " app|le": {".": 1.0},
+    " ": {"a": 1.0},
+    " |a": {"p": 1.0},
+    " |a|p": {"p": 0.5, ".": 0.5},
+    " |a|p|p": {"le": 0.5, "l": 0.5},
+    " |a|p|p|le": {".": 1.0},
+    " |a|p|p|l": {"e": 1.0},
+    " |a|p|p|l|e": {".": 1.0},
+}
+
+
+def test_the_probability_of_a_word_is_the_sum_over_all_its_spellings():
+    found = found_in(APPLE)
+    expected = {
+        "apple": 0.5 * 0.8 + 0.3 * 0.5 + 0.2 * 0.5 * 0.5 + 0.2 * 0.5 * 0.5,
+        "app": 0.3 * 0.5,
+        "ap": 0.2 * 0.5,
+        "apples": 0.5 * 0.2,
+    }
+    assert shares(found) == pytest.approx(expected, abs=SURE)
+    assert found.unexplored == pytest.approx(0, abs=SURE)
+
+
+def test_the_likeliest_word_comes_first_and_equals_in_the_order_of_letters():
+    found = found_in({"": {" pear": 0.25, " fig": 0.25, " kiwi": 0.3, " yam": 0.2}})
+    assert [word.text for word in found.words] == ["kiwi", "fig", "pear", "yam"]
+
+
+def test_a_word_that_the_end_of_text_ends_is_counted():
+    found = found_in({"": {" apple": 0.5, "END": 0.5}, " apple": {"END": 0.5, "s": 0.25, ".": 0.25}})
+    assert shares(found) == pytest.approx({"<end>": 0.5, "apple": 0.375, "apples": 0.125}, abs=SURE)
+
+
+def test_a_character_of_several_tokens_is_followed_to_its_end():
+    tree = {
+        "": {"あ": 0.1, "A": 0.9},
+        "A": {"B": 0.5, "C": 0.5},
+        "あ": {"!": 1.0},
+        "A|B": {"!": 1.0},
+        "A|C": {"D": 1.0},
+        "A|C|D": {"!": 1.0},
+    }
+    ids = {"あ": 1, "A": 2, "B": 3, "C": 4, "D": 5, "!": 6}
+    table = Table(["あ", b"\xe3\x81", b"\x82", b"\x84", b"\xe3\x81\x82", "!"])  # あ whole; あ in two; いあ in three
+    paths = {tuple(ids[t] for t in k.split("|") if t): {ids[t]: p for t, p in v.items()} for k, v in tree.items()}
+    found = next_words(Tree(50, 7, lambda path: paths.get(path, {0: 1.0})), table, ".")
+    assert shares(found) == pytest.approx({"あ": 0.1 + 0.45, "いあ": 0.45}, abs=SURE)
+
+
+def test_a_word_before_half_a_character_waits_for_its_other_half():
+    assert first_word("apple、") == "apple"
+    assert first_word("app\u0301le.") == "app\u0301le"
+
+
+TOKENS = [".", " ", "a", " a", "b", "ab", "'b", "\n", "a'b", " b. "]
+
+
+def reference_word(text):
+    """The first word of a whole text of these letters, by another road than the program's."""
+    text = text.lstrip(" \t\u3000")
+    return re.match(r"\w+('\w+)*|.", text, re.DOTALL)[0] if text else "<end>"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000))
+def test_every_word_is_exact_from_below_and_all_sum_to_1(seed):
+    """Against all texts of at most three tokens, each with its probability."""
+
+    def after(path):
+        if len(path) == 3:
+            return {0: 1.0}
+        rng = np.random.default_rng([seed, *path])
+        chosen = rng.choice(len(TOKENS) + 1, 4, replace=False)
+        return dict(zip(chosen.tolist(), rng.dirichlet(np.ones(4) * 0.7).clip(1e-9).tolist(), strict=True))
+
+    truth = defaultdict(float)
+
+    def walk(path, text, probability):
+        row = after(path)
+        for token, share in row.items():
+            p = probability * share / sum(row.values())
+            if token == 0:
+                truth[reference_word(text)] += p
+            else:
+                walk((*path, token), text + TOKENS[token - 1], p)
+
+    walk((), "", 1.0)
+    found = next_words(Tree(50, len(TOKENS) + 1, after), Table(TOKENS), ".")
+    told = shares(found)
+    assert sum(told.values()) + found.unexplored == pytest.approx(1, abs=SURE)
+    assert found.unexplored < next_words_module.UNEXPLORED + SURE
+    assert told.keys() <= truth.keys()
+    for word, probability in truth.items():
+        assert probability - found.unexplored - SURE <= told.get(word, 0) <= probability + SURE
+
+
+# ---- what a word is
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (" apple pie", "apple"),
+        ("apple.", "apple"),
+        ("\t \u3000x ", "x"),  # white space before a word is no part of it
+        ("\n\nfoo", "\n"),  # a line's end is a word
+        ("  \nfoo", "\n"),
+        ("...", "."),
+        (" !", "!"),
+        ("“quoted”", "“"),
+        ("😀😀", "😀"),
+        ("don't go", "don't"),
+        ("rock’n’roll ", "rock’n’roll"),
+        ("dogs' tails", "dogs"),
+        ("'tis", "'"),
+        ("it''s", "it"),
+        ("well-known", "well"),
+        ("3 apples", "3"),
+        ("3.14", "3"),
+        ("b2b,", "b2b"),
+        ("snake_case x", "snake_case"),
+        ("naïve x", "naïve"),
+        ("nai\u0308ve x", "nai\u0308ve"),
+        ("слово дальше", "слово"),
+        ("한국어 단어", "한국어"),
+        ("東京タワー", "東京"),
+        ("人々は", "人々"),
+        ("タワーへ", "タワー"),
+        ("コーヒーを", "コーヒー"),
+        ("ひらがな漢字", "ひらがな"),
+        ("を食べる", "を"),
+        ("\u304b\u3099く。", "\u304b\u3099く"),  # か with its mark apart
+        ("、そして", "、"),
+        ("abc漢字", "abc"),
+        ("漢字abc", "漢字"),
+        ("𠮷野家の", "𠮷野家"),
+    ],
+)
+def test_a_word_ends_where_its_run_ends(text, word):
+    assert first_word(text) == word
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("apple", "apple"),
+        (" りんご", "りんご"),
+        ("日本", "日本"),
+        ("", "<end>"),
+        ("  \t", "<end>"),
+        ("don't", "don't"),
+        ("dogs'", "dogs"),  # as "dogs' tails" begins with
+        ("dogs’", "dogs"),
+    ],
+)
+def test_the_end_of_text_ends_a_word(text, word):
+    assert first_word(text, ends=True) == word
+
+
+def test_bytes_that_are_no_text_are_never_part_of_a_word():
+    model = Tree(50, 5, lambda path: {2: 0.25, 3: 0.5, 4: 0.25} if len(path) < 3 else {0: 1.0})
+    found = next_words(model, Table([".", "a", b"\xff", " "]), ".")
+    # of the eight texts of three tokens " " and "a"
+    assert shares(found) == pytest.approx({"a": 4 / 8, "aa": 2 / 8, "aaa": 1 / 8, "<end>": 1 / 8}, abs=SURE)
+    assert found.unexplored == pytest.approx(0, abs=SURE)
+
+
+def test_where_a_model_gives_no_probability_to_text_it_is_unexplored():
+    model = Tree(50, 4, lambda path: {2: 1.0} if len(path) < 3 else {3: 1.0})
+    found = next_words(model, Table([".", "a", b"\xff"]), ".")
+    assert found.words == () and found.unexplored == pytest.approx(1)
+
+
+# ---- what is not followed to its end
+
+
+def test_a_model_that_never_ends_a_word_stops_at_the_context():
+    model = Tree(20, 3, lambda path: {2: 1.0})
+    found = next_words(model, Table([".", "a"]), ".")
+    assert found.words == ()
+    assert found.unexplored == pytest.approx(1)
+    assert model.looks <= 20
+
+
+def test_words_longer_than_the_context_allows_are_the_unexplored_rest():
+    model = Tree(10, 4, lambda path: {2: 1.0} if not path else {2: 0.75, 3: 0.25})
+    found = next_words(model, Table([".", "a", "!"]), ".")
+    expected = {"a" * n: 0.25 * 0.75 ** (n - 1) for n in range(1, 10)}  # one token of the ten is the prompt's
+    assert shares(found) == pytest.approx(expected, abs=SURE)
+    assert found.unexplored == pytest.approx(0.75**9, abs=SURE)
+
+
+def test_a_model_that_branches_for_ever_is_asked_a_limited_number_of_times():
+    model = Tree(100, 4, lambda path: {2: 0.5, 3: 0.5})
+    found = next_words(model, Table([".", "a", "b"]), ".")
+    assert found.words == ()
+    assert found.unexplored == pytest.approx(1)
+    assert model.looks == found.looks == next_words_module.MOST_LOOKS
+
+
+def test_the_search_ends_when_less_than_a_thousandth_is_left():
+    model = Tree(100, 4, lambda path: {2: 1.0} if not path else {2: 0.08, 3: 0.92})
+    found = next_words(model, Table([".", "a", "!"]), ".")
+    assert [word.text for word in found.words] == ["a", "aa", "aaa"]
+    assert found.unexplored == pytest.approx(0.08**3, abs=SURE)
+
+
+def test_spellings_too_unlikely_to_follow_are_unexplored():
+    found = found_in({"": {" apple": 1 - 3e-8, " pear": 3e-8}})
+    assert [word.text for word in found.words] == ["apple"]
+    assert found.unexplored == pytest.approx(3e-8, rel=0.1)
+
+
+def test_tokens_that_the_tokenizer_does_not_have_are_no_words():
+    model = Tree(50, 9, lambda path: {2: 0.5, 8: 0.5} if not path else {0: 1.0})
+    try:
+        found = next_words(model, Table([".", "a"]), ".")
+    except LLMError:
+        return
+    assert [word.text for word in found.words] == ["a"]
+
+
+# ---- prompts
+
+
+def test_an_empty_prompt_is_an_error():
+    with pytest.raises(LLMError, match="prompt is empty"):
+        next_words(Tree(9, 2, lambda path: {0: 1.0}), Table(["a"]), "")
+
+
+def test_of_a_long_prompt_the_end_is_used_and_room_is_kept_for_a_word():
+    class Counting(Table):
+        def encode(self, text):
+            return list(range(1, len(text) + 1))
+
+    model = Tree(20, 31, lambda path: {0: 1.0})
+    next_words(model, Counting("abcdefghijklmnopqrstuvwxyz0123"), "x" * 30)
+    assert model.first == [27, 28, 29, 30]
+
+
+def test_a_runtime_that_was_used_before_starts_afresh():
+    model = Tree(20, 3, lambda path: {2: 1.0} if not path else {0: 1.0})
+    model.prefill([2, 2, 2])
+    assert shares(next_words(model, Table([".", "a"]), ".")) == pytest.approx({"a": 1.0})
+
+
+def test_a_prompt_cut_inside_a_token_is_searched_from_before_its_last_word():
+    """The prompt "x ap": its tail " ap" may be " ap", or " a" and "p", or the beginning of " apple"."""
+    found = found_in(
+        {
+            "": {" apple": 0.2, " ap": 0.1, " a": 0.1, " pear": 0.6},
+            " apple": {" ": 1.0},
+            " ap": {"t": 0.5, " ": 0.5},
+            " ap|t": {" ": 1.0},
+            " ap| ": {"e": 1.0},
+            " ap| |e": {" ": 1.0},
+            " a": {"p": 0.5, "n": 0.5},
+            " a|p": {"ple": 1.0},
+            " a|p|ple": {" ": 1.0},
+        },
+        prompt="x ap",
+        tail=" ap",
+    )
+    inside, after = 0.2 + 0.05 + 0.05, 0.05  # what makes the last word longer, and what does not
+    total = inside * INSIDE_WORD + after
+    expected = {"ple": 0.25 * INSIDE_WORD / total, "t": 0.05 * INSIDE_WORD / total, "e": after / total}
+    assert shares(found) == pytest.approx(expected, abs=SURE)
+    assert {word.text: word.continues for word in found.words} == {"ple": True, "t": True, "e": False}
+    assert found.unexplored == pytest.approx(0, abs=SURE)
+
+
+def test_only_letters_right_after_letters_go_on_with_the_last_word():
+    tree = {"": {"s": 0.25, " s": 0.25, "!": 0.25, "\n": 0.25}}
+    after_letter = {(word.text, word.continues) for word in found_in(tree, prompt="apple").words}
+    assert after_letter == {("s", True), ("s", False), ("!", False), ("\n", False)}
+    assert not any(word.continues for word in found_in(tree, prompt="apple ").words)
+    assert not any(word.continues for word in found_in(tree, prompt="りんご").words)
+
+
+@pytest.mark.parametrize("prompt", ["the cat ", "the ca", "the cat", "りん", "\n", "x"])
+def test_with_a_real_tokenizer_words_and_the_unexplored_rest_sum_to_1(prompt):
+    tokenizer = Tokenizer.train_bpe(["the cat sat on the mat. りんごを食べる\n" * 9], 300)
+
+    class Steady(Tree):
+        def prefill(self, ids):
+            super().prefill(ids)
+            return np.random.default_rng(self.taken[-1]).normal(0, 4, self.vocab_size).astype(np.float32)
+
+    model = Steady(40, tokenizer.vocab_size, lambda path: {0: 1.0})
+    found = next_words(model, tokenizer, prompt)
+    assert sum(word.probability for word in found.words) + found.unexplored == pytest.approx(1, abs=SURE)
+    assert all(word.probability > 0 for word in found.words)
+    assert len(found.words) > 5
+    assert found.looks == model.looks <= next_words_module.MOST_LOOKS
+
+
+def test_the_unexplored_counts_as_one_word_of_the_entropy() -> None:
+    assert NextWords((NextWord("a", 0.5), NextWord("b", 0.25)), 0.25, 1).entropy == pytest.approx(1.5)

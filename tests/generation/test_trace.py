@@ -1,0 +1,119 @@
+"""The steps of an answer: the choices are those of `generate`, the candidates those of a softmax worked out here."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import Result
+
+from llmcli.config import ModelConfig, SamplingConfig
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.vocabulary import START
+from llmcli.generation.generator import generate
+from llmcli.generation.prompt import Prompt, read
+from llmcli.generation.trace import Choice, walk
+from llmcli.models.numpy_runtime import Runtime
+from tests.cli.test_console import OURS, in_a_terminal
+from tests.conftest import TEXT, random_checkpoint
+
+Llm = Callable[..., Result]
+TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
+CONFIG = ModelConfig(300, 32, 64, 2, 4, 2, 8, 32)
+ALLOWED = TOKENIZER.vocabulary.allowed(START)
+
+
+def walked(prompt: str, literal: bool = True, candidates: int = 5, **values: float) -> tuple[list[Choice], str]:
+    """The steps, and what generate says with the same values."""
+    sampling = SamplingConfig(**{"max_tokens": 6, "seed": 3, **values})  # type: ignore[arg-type]
+    runtime = Runtime(random_checkpoint(CONFIG))
+    steps = list(walk(runtime, TOKENIZER, prompt, sampling, literal=literal, candidates=candidates))
+    pieces = list(generate(runtime, TOKENIZER, prompt, sampling, literal=literal))
+    assert [piece.id for piece in pieces if piece.id is not None] == [step.chosen.id for step in steps]
+    for piece, step in zip(pieces, steps, strict=False):
+        assert step.chosen.probability == pytest.approx(math.exp(piece.logprob), rel=1e-5)
+    return steps, "".join(piece.text for piece in pieces[:-1])
+
+
+@pytest.mark.parametrize("literal", [True, False])
+@pytest.mark.parametrize("values", [{}, {"temperature": 0.0}, {"top_k": 4, "top_p": 0.7}, {"repetition_penalty": 1.5}])
+def test_the_walk_is_the_way_of_generate(values: dict[str, float], literal: bool) -> None:
+    steps, text = walked("The cat sat", literal, **values)
+    assert "".join(step.text for step in steps) == text
+    assert any(step.spelling for step in steps) is not literal
+
+
+def test_probabilities_chances_and_cuts_are_those_of_the_definition() -> None:
+    [step], _ = walked("The dog", max_tokens=1, temperature=0.5, top_k=20, top_p=0.8, min_p=0.0, candidates=300)
+    logits = Runtime(random_checkpoint(CONFIG)).prefill(TOKENIZER.encode("The dog")).astype(np.float64)
+    everything = np.exp(logits) / np.exp(logits).sum()
+    assert step.entropy == pytest.approx(-(everything * np.log2(everything)).sum(), abs=1e-4)
+    own = np.where(ALLOWED, everything, 0)
+    assert [c.id for c in step.candidates] == np.argsort(-own)[: ALLOWED.sum()].tolist()
+    own = own[ALLOWED]
+    np.testing.assert_allclose([c.probability for c in step.candidates], np.sort(own)[::-1], rtol=1e-4)
+    squared = np.sort(own**2)[::-1][:20]  # temperature 0.5 squares probabilities
+    kept = int(np.searchsorted(np.cumsum(squared / squared.sum()), 0.8)) + 1
+    assert step.left == kept
+    assert [(cut.by, cut.tokens) for cut in step.cuts] == [
+        ("top-k", len(own) - 20),
+        ("top-p", 20 - kept),
+    ]
+    assert step.cuts[0].probability == pytest.approx(np.sort(own)[:-20].sum(), rel=1e-4)
+    chances = [c.chance for c in step.candidates]
+    np.testing.assert_allclose(chances[:kept], squared[:kept] / squared[:kept].sum(), rtol=1e-4)
+    assert not any(chances[kept:])
+    assert [c.cut_by for c in step.candidates] == [None] * kept + ["top-p"] * (20 - kept) + ["top-k"] * (len(own) - 20)
+
+
+def test_at_temperature_0_one_is_left() -> None:
+    steps, _ = walked("The dog", temperature=0.0)
+    assert all(step.left == 1 and not step.cuts and step.chosen == step.candidates[0] for step in steps)
+    assert [c.chance for c in steps[0].candidates] == [1, 0, 0, 0, 0]
+
+
+def test_the_first_step_sums_over_the_ways_to_split_the_last_word() -> None:
+    """Its candidates are those of the distribution that prompt.py gives; the later steps are those of any text."""
+    steps, _ = walked("The do", literal=False, candidates=300)
+    assert [step.spelling for step in steps] == [True] + [False] * 5
+    opening = read(Runtime(random_checkpoint(CONFIG)), TOKENIZER, Prompt.of("The do", TOKENIZER))
+    wanted = {"".join(map(str, way.tokens[-1:])) for way in opening.ways(0)}
+    assert {str(c.id) for c in steps[0].candidates} <= wanted
+    assert sum(c.probability for c in steps[0].candidates) == pytest.approx(1, abs=1e-5)
+    assert sum(c.chance for c in steps[0].candidates) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_end_of_the_document_is_a_choice_too() -> None:
+    model = random_checkpoint(CONFIG)
+    model.tensors["model.norm.weight"][:] = 0
+    steps = list(walk(Runtime(model), TOKENIZER, "a", SamplingConfig(max_tokens=9, temperature=0.0), literal=True))
+    assert [(step.chosen.id, step.text, step.finish_reason) for step in steps] == [(0, "", "stop")]
+
+
+def test_json_has_every_step(llm: Llm, tiny_model: Path) -> None:
+    found = json.loads(llm("generate", "The cat", "--steps", 3, "--seed", 1, "--literal", "--json").stdout)
+    assert set(found) == {"prompt", "text", "steps", "finish_reason", "seed"} and len(found["steps"]) == 3
+    said = json.loads(llm("generate", "The cat", "-n", 3, "--seed", 1, "--literal", "--json").stdout)
+    assert [step["chosen"]["id"] for step in found["steps"]] == [token["id"] for token in said["tokens"]]
+    assert [round(math.exp(token["logprob"]), 5) for token in said["tokens"]] == [
+        pytest.approx(step["chosen"]["probability"], abs=1e-5) for step in found["steps"]
+    ]
+
+
+def test_the_picture_fits_and_says_why(tiny_model: Path) -> None:
+    shown = OURS.sub("", in_a_terminal("generate", "りんごを\x1b[31m食べる", "--steps", "3", "-k", "5", "--literal"))
+    assert (
+        len(re.findall(r"top-k 5 cuts \d+ tokens of", shown)) == 3 and shown.count("→") == 3 and "drawn from 5" in shown
+    )
+    assert "␛[31m" in shown and "\x1b" not in shown
+    from rich.cells import cell_len
+
+    assert all(cell_len(line.rstrip()) <= 80 for line in shown.splitlines())
+
+
+def test_next_shows_the_prompt_bars_and_the_entropy(tiny_model: Path) -> None:
+    shown = OURS.sub("", in_a_terminal("generate", "The cat", "--next", "3"))
+    assert "The cat▁" in shown and "█" in shown and "next word: entropy at least" in shown and "perplexity" in shown

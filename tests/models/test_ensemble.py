@@ -1,0 +1,133 @@
+"""A mixture against the formula, written out for every position from whole distributions."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llmcli.config import ModelConfig
+from llmcli.errors import LLMError
+from llmcli.models import ensemble
+from llmcli.models.ensemble import MixtureRuntime
+from llmcli.models.numpy_runtime import Runtime
+from tests.conftest import random_checkpoint
+
+CONFIG = ModelConfig(60, 32, 32, 2, 2, 2, 16, 100)
+SHAPES = (CONFIG, replace(CONFIG, hidden_size=48, num_hidden_layers=1), replace(CONFIG, tie_word_embeddings=True))
+IDS = np.random.default_rng(3).integers(0, 60, 90).tolist()
+
+
+def members() -> list[Runtime]:
+    return [Runtime(random_checkpoint(config, seed=number)) for number, config in enumerate(SHAPES)]
+
+
+class Domain:
+    """A model for which tokens of one third of the vocabulary are nine times as likely as the others."""
+
+    def __init__(self, third: int) -> None:
+        self.context, self.length, self.asked = 100, 0, 0
+        self._row = np.zeros(60, np.float32)
+        self._row[20 * third : 20 * third + 20] = np.log(9)
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        self.asked += 1
+        self.length += len(ids)
+        return np.tile(self._row, (len(ids), 1))
+
+    def rewind(self, length: int = 0) -> None:
+        self.length = length
+
+
+def by_formula(ids: list[int], runtimes: list[Runtime]) -> np.ndarray:
+    """log p of the mixture after each token, [T, V]: prior times likelihood with forgetting; who weighed less than
+    LIGHTEST at the last multiple of REFRESH has no part."""
+    rows = []
+    for runtime in runtimes:
+        runtime.rewind()
+        logits = runtime.logits(ids).astype(np.float64)
+        rows.append(logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True)))
+    told = np.array([[row[t - 1, ids[t]] for t in range(1, len(ids))] for row in rows])  # of tokens 1, 2, ...
+
+    def posterior(length: int) -> np.ndarray:
+        ages = length - 1 - np.arange(1, length)
+        evidence = told[:, : max(0, length - 1)] @ ensemble.FORGETTING ** ages.astype(float)
+        weights = np.exp(evidence - evidence.max())
+        return weights / weights.sum()
+
+    found = []
+    for length in range(1, len(ids) + 1):
+        asked = posterior(length // ensemble.REFRESH * ensemble.REFRESH) >= ensemble.LIGHTEST
+        weights = posterior(length) * asked
+        found.append(
+            np.log(sum(w * np.exp(row[length - 1]) for w, row in zip(weights / weights.sum(), rows, strict=True)))
+        )
+    return np.array(found)
+
+
+@pytest.mark.parametrize("pieces", [[90], [1] * 90, [5, 1, 1, 30, *[1] * 53], [15, 1, 16, 1, 57]])
+def test_the_answer_is_the_formulas_however_the_text_comes(pieces: list[int]) -> None:
+    wanted = by_formula(IDS, members())
+    runtime, at = MixtureRuntime(members()), 0
+    for count in pieces:
+        found = runtime.prefill(IDS[at : at + count])
+        at += count
+        np.testing.assert_allclose(found, wanted[at - 1], atol=1e-4)
+        assert np.exp(found.astype(np.float64)).sum() == pytest.approx(1, abs=1e-4)
+        assert runtime.expert_weights().sum() == pytest.approx(1, abs=1e-5)
+    assert runtime.length == 90
+
+
+def test_scores_are_those_of_its_answers() -> None:
+    windows = np.array([IDS[:41], IDS[45:86]])
+    nats, right = MixtureRuntime(members()).score(windows)
+    for window, costs, hits in zip(windows.tolist(), nats, right, strict=True):
+        wanted = by_formula(window[:-1], members())
+        np.testing.assert_allclose(
+            costs, [-row[token] for row, token in zip(wanted, window[1:], strict=True)], atol=1e-4
+        )
+        assert hits.tolist() == (wanted.argmax(axis=-1) == window[1:]).tolist()
+
+
+@pytest.mark.parametrize("back", [89, 64, 50, 33, 16, 1, 0])
+def test_going_back_is_never_having_been_there(back: int) -> None:
+    runtime = MixtureRuntime(members())
+    for token in IDS:
+        runtime.step(token)
+    runtime.rewind(back)
+    assert runtime.length == back
+    other = [7, 50, *IDS[:5]]
+    wanted = by_formula([*IDS[:back], *other], members())
+    for i, token in enumerate(other):
+        np.testing.assert_allclose(runtime.step(token), wanted[back + i], atol=1e-4)
+
+
+def test_the_domains_model_speaks_alone_and_the_others_are_not_asked() -> None:
+    runtimes = [Domain(third) for third in range(3)]
+    runtime = MixtureRuntime(runtimes)
+    text = [20 + i % 20 for i in range(64)]  # the domain of the second
+    runtime.prefill(text[:48])
+    assert runtime.expert_weights()[0].tolist() == [0.0, 1.0, 0.0]
+    before = [one.asked for one in runtimes]
+    for token in text[48:55]:
+        runtime.step(token)
+    assert [one.asked - was for one, was in zip(runtimes, before, strict=True)] == [0, 7, 0]
+    runtime.step(text[55])  # now all read what they missed, at once
+    assert [one.asked - was for one, was in zip(runtimes, before, strict=True)] == [1, 8, 1]
+
+
+def test_when_the_domain_changes_another_takes_over() -> None:
+    runtime = MixtureRuntime([Domain(third) for third in range(3)])
+    runtime.prefill([i % 20 for i in range(40)])
+    assert runtime.expert_weights()[0].argmax() == 0
+    for i in range(40):
+        runtime.step(40 + i % 20)
+    assert runtime.expert_weights()[0].argmax() == 2
+
+
+def test_more_than_the_context_is_refused() -> None:
+    runtime = MixtureRuntime(members())
+    with pytest.raises(LLMError, match="101 tokens do not fit the context of 100"):
+        runtime.prefill([1] * 101)
+    with pytest.raises(ValueError):
+        runtime.prefill([])

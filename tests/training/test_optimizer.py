@@ -1,0 +1,140 @@
+"""Update rules against torch's own, the singular value decomposition and arithmetic by hand."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from llmcli.config import MUON_LR, ModelConfig, TrainConfig
+from llmcli.models.transformer import LanguageModel
+from llmcli.training.optimizer import DECAY, WARMUP, Optimizer, momentum, orthogonalize, rate
+from llmcli.training.planner import _rates
+
+
+@pytest.mark.parametrize(
+    ("progress", "wanted"),
+    [(0.0, 0.1), (WARMUP / 2, 0.55), (WARMUP, 1.0), (0.4, 1.0), (0.7, 0.5), (1.0, 0.0), (1.2, 0.0)],
+)
+def test_rate_rises_stays_and_falls_linearly(progress: float, wanted: float) -> None:
+    assert DECAY == 0.6
+    assert rate(progress) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("recipe", ["muon", "adamw", "fine-tune"])
+def test_the_rates_of_the_plan_are_those_that_move_the_weights(recipe: str, tied: bool) -> None:
+    model = LanguageModel(ModelConfig(60, 16, 32, 1, 2, 2, 8, 16, tie_word_embeddings=tied))
+    train = TrainConfig(steps=1, recipe=recipe, lr=0.5)
+    optimizer = Optimizer(model, train, width=16)
+    model.loss(torch.randint(0, 60, (2, 9))).backward()
+    moved: list[float] = []
+    optimizer._muon = lambda lr, beta: moved.append(lr)  # type: ignore[method-assign]
+    optimizer.step(0.2)  # between the warm-up and the decay
+    by_adamw = {
+        name: next(
+            group["lr"] for group in optimizer._adamw.param_groups if any(p is parameter for p in group["params"])
+        )
+        for name, parameter in model.named_parameters()
+        if any(p is parameter for p in optimizer._adamw_parameters())
+    }
+    shown = _rates(train, model.config)
+    figures = [float(figure) for figure in re.findall(r"[\d.]+(?:e-\d+)?", shown)]
+    if recipe == "muon":
+        wanted = [moved[0], by_adamw["model.norm.weight"]]
+        if not tied:
+            wanted.append(by_adamw["model.embed_tokens.weight"])
+            assert by_adamw["lm_head.weight"] == by_adamw["model.norm.weight"]
+    else:
+        wanted = [by_adamw["model.norm.weight"]]
+        assert len(set(by_adamw.values())) == 1 and len(by_adamw) == len(list(model.parameters()))
+    assert figures == pytest.approx(wanted, rel=0.005)
+
+
+def test_momentum_rises_from_085_to_095() -> None:
+    assert [momentum(p) for p in (0.0, 0.05, 0.1, 1.0)] == pytest.approx([0.85, 0.90, 0.95, 0.95])
+
+
+def matrices(m: int, n: int, spread: float) -> torch.Tensor:
+    """Twenty matrices whose singular values lie between e^-spread and 1, evenly in their logarithms."""
+    generator = torch.Generator().manual_seed(m * n)
+    u = torch.linalg.qr(torch.randn(20, m, m, generator=generator))[0]
+    v = torch.linalg.qr(torch.randn(20, n, n, generator=generator))[0][..., : min(m, n)]
+    values = torch.exp(-spread * torch.linspace(0, 1, min(m, n)))
+    return u[..., : min(m, n)] @ torch.diag(values) @ v.mT
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("m", "n"), [(64, 64), (96, 96), (64, 192), (192, 64), (8, 8)])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 4.0])
+def test_orthogonalize_brings_every_singular_value_near_one(dtype: torch.dtype, m: int, n: int, spread: float) -> None:
+    found = torch.linalg.svdvals(orthogonalize(matrices(m, n, spread).to(dtype)).float())
+    assert found.max() < 1.25
+    assert found.min() > 0.7
+
+
+def test_orthogonalize_of_one_direction_among_noise_does_not_explode() -> None:
+    """The case that made training jump before the safety factor: one large singular value, the others tiny."""
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.outer(torch.randn(64, generator=generator), torch.randn(64, generator=generator))
+        x = (x + 1e-4 * torch.randn(64, 64, generator=generator)).bfloat16()
+        assert torch.linalg.matrix_norm(orthogonalize(x).float(), 2) < 1.25
+
+
+def test_orthogonalize_keeps_the_singular_vectors() -> None:
+    x = matrices(32, 48, 1.0)
+    u, _, vh = torch.linalg.svd(x, full_matrices=False)
+    assert (orthogonalize(x) - u @ vh).abs().max() < 0.1
+
+
+def tiny() -> LanguageModel:
+    model = LanguageModel(ModelConfig(50, 16, 32, 1, 2, 2, 8, 16))
+    model.initialize(torch.Generator().manual_seed(0))
+    return model
+
+
+def test_a_muon_step_has_the_size_of_the_rate_whatever_the_gradient() -> None:
+    for scale in (1e-6, 1.0, 1e6):
+        model = tiny()
+        weight = model.model.layers[0].self_attn.q_proj.weight
+        before = weight.detach().clone()
+        weight.grad = scale * torch.randn(16, 16, generator=torch.Generator().manual_seed(1))
+        Optimizer(model, TrainConfig(steps=1, weight_decay=0.0)).step(0.3)
+        moved = torch.linalg.svdvals(weight.detach() - before)
+        assert MUON_LR * 0.8 < moved.median() < MUON_LR * 1.2
+
+
+def test_what_is_no_matrix_moves_by_torchs_adamw() -> None:
+    model, twin = tiny(), tiny()
+    ours = Optimizer(model, TrainConfig(steps=1))
+    gain, other = model.model.norm.weight, twin.model.norm.weight
+    theirs = torch.optim.AdamW([other], lr=0.003, betas=(0.9, 0.99), eps=1e-10, weight_decay=0.0)
+    for i in range(5):
+        gradient = torch.randn(16, generator=torch.Generator().manual_seed(i))
+        gain.grad, other.grad = gradient.clone(), gradient.clone()
+        ours.step(0.2)
+        theirs.step()
+    assert torch.allclose(gain, other, atol=1e-6)
+
+
+def test_weight_decay_pulls_matrices_towards_zero_and_nothing_else() -> None:
+    model = tiny()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    Optimizer(model, TrainConfig(steps=1, weight_decay=0.5)).step(0.2)  # no gradient anywhere
+    for name, parameter in model.named_parameters():
+        matrix = "layers" in name and parameter.ndim == 2
+        wanted = before[name] * (1 - MUON_LR * 0.5) if matrix else before[name]
+        assert torch.allclose(parameter, wanted, atol=1e-7), name
+
+
+def test_every_parameter_is_moved_by_one_rule() -> None:
+    model = tiny()
+    before = [p.detach().clone() for p in model.parameters()]
+    nn.init.normal_(model.lm_head.weight)
+    model.loss(torch.randint(50, (2, 12))).backward()
+    optimizer = Optimizer(model, TrainConfig(steps=1))
+    optimizer.step(0.2)
+    model.loss(torch.randint(50, (2, 12))).backward()
+    optimizer.step(0.2)
+    assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

@@ -1,0 +1,79 @@
+"""The number of threads for a step, on simulated machines."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from llmcli.training.thread_tuner import LONGEST_PAUSE, ThreadTuner, thread_counts
+
+STEP = 2048  # tokens
+# tokens per second of two cores, measured (tests/benchmarks/LOG.md): by threads, alone and beside one busy process
+ALONE, BUSY = {2: 28_800.0, 1: 17_800.0}, {2: 7_800.0, 1: 16_700.0}
+
+
+def simulate(
+    speed: Callable[[float, int], float], seconds: float, most: int = 2, noise: float = 0.0
+) -> tuple[float, list[tuple[float, int]]]:
+    """(tokens per second, (when, threads) of each step) on a machine whose `speed` depends on time and threads."""
+    tuner, rng = ThreadTuner(most), random.Random(0)
+    now, tokens, history = 0.0, 0, []
+    while now < seconds:
+        history.append((now, tuner.threads))
+        took = STEP / speed(now, tuner.threads) * (1 + noise * rng.uniform(-1, 1))
+        tuner.add_step(took, STEP)
+        now, tokens = now + took, tokens + STEP
+    return tokens / now, history
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.15])
+def test_alone_nothing_is_lost(noise: float) -> None:
+    speed, _ = simulate(lambda now, threads: ALONE[threads], 140, noise=noise)
+    assert speed > 0.985 * ALONE[2]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.15])
+def test_beside_a_busy_process_fewer_threads_are_chosen(noise: float) -> None:
+    speed, _ = simulate(lambda now, threads: BUSY[threads], 60, noise=noise)
+    assert speed > 0.95 * BUSY[1]
+    assert speed > 0.55 * ALONE[2]  # all threads would have 0.27
+
+
+def test_it_follows_when_another_program_starts_and_ends() -> None:
+    def speed(now: float, threads: int) -> float:
+        return (BUSY if 60 <= now < 120 else ALONE)[threads]
+
+    _, history = simulate(speed, 180)
+    assert {threads for now, threads in history if 62 < now < 64} == {1}  # at once
+    after = [threads for now, threads in history if now > 120 + LONGEST_PAUSE + 1]
+    assert after.count(2) > 0.97 * len(after)
+
+
+@pytest.mark.parametrize("busy", [0, 1, 2, 3, 8, 15])
+def test_on_many_cores_as_many_are_used_as_are_free(busy: int) -> None:
+    def speed(now: float, threads: int) -> float:
+        free = 16 - busy
+        return 10_000 * (threads**0.8 if threads <= free else 0.3 * free**0.8)
+
+    found, _ = simulate(speed, 120, most=16)
+    reachable = max(speed(0, threads) for threads in thread_counts(16))
+    assert found > 0.85 * reachable
+
+
+def test_one_core_leaves_no_choice() -> None:
+    used: list[int] = []
+    tuner = ThreadTuner(1, used.append)
+    for _ in range(50):
+        tuner.add_step(0.1, STEP)
+    assert set(used) == {1} and not tuner.trying
+
+
+def test_steps_of_another_shape_do_not_look_like_a_slower_machine() -> None:
+    tuner = ThreadTuner(2)
+    for _ in range(40):
+        tuner.add_step(STEP / ALONE[tuner.threads], STEP)
+    assert tuner.threads == 2
+    tuner.new_shape()
+    for _ in range(20):
+        tuner.add_step(2 * STEP / ALONE[tuner.threads], STEP)
+        assert tuner.threads == 2
