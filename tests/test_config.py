@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig, RopeScaling, SamplingConfig, TrainConfig, as_record
 from llmcli.errors import LLMError
+from llmcli.formats.hf_config import dump_config, parse_config
 
 SMALL = ModelConfig(
     vocab_size=10,
@@ -125,11 +126,11 @@ def model_configs():
 @settings(max_examples=60, deadline=None)
 @given(model_configs())
 def test_json_round_trip(config):
-    assert ModelConfig.from_json(config.to_json()) == config
+    assert parse_config(dump_config(config)) == config
 
 
 def test_json_says_what_transformers_needs_to_know():
-    found = json.loads(replace(SMALL, tie_word_embeddings=True, eos_token_id=3).to_json())
+    found = json.loads(dump_config(replace(SMALL, tie_word_embeddings=True, eos_token_id=3)))
     assert found["architectures"] == ["Qwen3ForCausalLM"]
     assert found["model_type"] == "qwen3"
     assert found["hidden_act"] == "silu"
@@ -140,11 +141,11 @@ def test_json_says_what_transformers_needs_to_know():
 
 
 def changed(**values):
-    return json.dumps(json.loads(SMALL.to_json()) | values)
+    return json.dumps(json.loads(dump_config(SMALL)) | values)
 
 
 def test_keys_that_the_program_does_not_know_are_passed_over():
-    assert ModelConfig.from_json(changed(transformers_version="9", hidden_dropout=None)) == SMALL
+    assert parse_config(changed(transformers_version="9", hidden_dropout=None)) == SMALL
 
 
 @pytest.mark.parametrize(
@@ -193,17 +194,17 @@ def test_keys_that_the_program_does_not_know_are_passed_over():
 )
 def test_a_config_of_another_graph_or_with_junk_in_it_is_refused(values, message):
     with pytest.raises(LLMError, match=message) as caught:
-        ModelConfig.from_json(changed(**values))
+        parse_config(changed(**values))
     assert "config.json" in str(caught.value)
     assert caught.value.exit_code == 1  # the file is at fault, not what was typed
 
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if name not in ("num_key_value_heads", "head_dim")])
 def test_a_config_that_lacks_a_size_is_refused(name):
-    found = json.loads(SMALL.to_json())
+    found = json.loads(dump_config(SMALL))
     del found[name]
     with pytest.raises(LLMError, match=f"has no {name}"):
-        ModelConfig.from_json(json.dumps(found))
+        parse_config(json.dumps(found))
 
 
 @pytest.mark.parametrize(
@@ -211,13 +212,13 @@ def test_a_config_that_lacks_a_size_is_refused(name):
 )
 def test_what_is_no_config_is_refused(text):
     with pytest.raises(LLMError, match=r"config\.json"):
-        ModelConfig.from_json(text)
+        parse_config(text)
 
 
 @pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral"])
 def test_a_config_with_experts_comes_back_and_counts_its_parameters(kind):
     config = replace(SPARSE, model_type=kind, norm_topk_prob=True)
-    assert ModelConfig.from_json(config.to_json()) == config
+    assert parse_config(dump_config(config)) == config
     expert = 3 * 4 * 6
     assert config.parameters - replace(config, num_experts=3).parameters == 2 * (expert + 4)
     assert config.parameters - config.active_parameters == 2 * 2 * expert
@@ -251,15 +252,15 @@ def test_experts_that_cannot_be(changes, message):
     ],
 )
 def test_a_config_with_other_experts_is_refused(changes, message):
-    found = {key: value for key, value in (json.loads(SPARSE.to_json()) | changes).items() if value is not None}
+    found = {key: value for key, value in (json.loads(dump_config(SPARSE)) | changes).items() if value is not None}
     with pytest.raises(LLMError, match=message):
-        ModelConfig.from_json(json.dumps(found))
+        parse_config(json.dumps(found))
 
 
 def test_as_transformers_reads_it_weights_do_not_sum_to_one_unless_said():
-    found = json.loads(SPARSE.to_json())
+    found = json.loads(dump_config(SPARSE))
     del found["norm_topk_prob"]
-    assert not ModelConfig.from_json(json.dumps(found)).norm_topk_prob
+    assert not parse_config(json.dumps(found)).norm_topk_prob
 
 
 JSON = st.recursive(
@@ -270,11 +271,11 @@ JSON = st.recursive(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.dictionaries(st.sampled_from(sorted(json.loads(SMALL.to_json()))), JSON, max_size=4) | JSON, st.booleans())
+@given(st.dictionaries(st.sampled_from(sorted(json.loads(dump_config(SMALL)))), JSON, max_size=4) | JSON, st.booleans())
 def test_any_json_gives_a_config_or_one_error(value, whole):
     text = changed(**value) if whole and isinstance(value, dict) else json.dumps(value)
     try:
-        found = ModelConfig.from_json(text)
+        found = parse_config(text)
     except LLMError as error:
         assert "config.json" in str(error)
     else:
@@ -286,7 +287,7 @@ def test_any_json_gives_a_config_or_one_error(value, whole):
 @given(st.text(max_size=30))
 def test_any_text_that_is_no_config_gives_one_error(text):
     with pytest.raises(LLMError, match=r"config\.json"):
-        ModelConfig.from_json(text)
+        parse_config(text)
 
 
 # ---- training and sampling
@@ -363,7 +364,7 @@ def told(**values):
         "model_type": "llama", "vocab_size": 10, "hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 1,
         "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 100,
     }  # fmt: skip
-    return ModelConfig.from_json(json.dumps({key: value for key, value in (own | values).items() if value != LEFT_OUT}))
+    return parse_config(json.dumps({key: value for key, value in (own | values).items() if value != LEFT_OUT}))
 
 
 def test_what_old_configs_leave_out():
@@ -473,8 +474,8 @@ def test_scaled_configs_come_back_as_they_were():
     scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                "original_max_position_embeddings": 8192}  # fmt: skip
     found = told(rope_scaling=scaling, eos_token_id=[3, 4, 5], bos_token_id=1, model_type="mistral")
-    assert ModelConfig.from_json(found.to_json()) == found
-    assert json.loads(found.to_json())["eos_token_id"] == [3, 4, 5]
+    assert parse_config(dump_config(found)) == found
+    assert json.loads(dump_config(found))["eos_token_id"] == [3, 4, 5]
     assert (found.eos_token_id, found.other_end_ids, found.bos_token_id) == (3, (4, 5), 1)
 
 

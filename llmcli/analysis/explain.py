@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.generation.prompt import Prompt, read
 from llmcli.generation.prompt import Runtime as Answering
-from llmcli.generation.sampler import entropy, normalized, probabilities
+from llmcli.models.logits import entropy, normalized, probabilities
 from llmcli.models.numpy_runtime import Runtime
 
 Array = NDArray[np.float32]

@@ -17,6 +17,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from llmcli import units
+from llmcli.cli import charts
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -434,20 +437,17 @@ def chances(what: str, rows: Sequence[tuple[str, float]]) -> None:
     """Names with their probabilities, as bars in a terminal."""
     from rich.cells import cell_len
 
-    from llmcli.cli import charts
-
     shown = [(cut(name, max(12, width() // 3)), chance) for name, chance in rows] if sys.stdout.isatty() else rows
     room = min(60, max(8, width() - 22 - max(map(cell_len, [what, *(name for name, _ in shown)]))))
     table(
         (what, "probability", ""),
-        [(name, charts.probability(chance), bar(chance, room)) for name, chance in shown],
+        [(name, units.probability(chance), bar(chance, room)) for name, chance in shown],
         numbers=(1,),
     )
 
 
 def bar(share: float, columns: int) -> str:
     """A bar in a terminal, nothing where a program reads."""
-    from llmcli.cli import charts
 
     return charts.bar(share, columns) if sys.stdout.isatty() else ""
 
@@ -614,12 +614,11 @@ class TrainingView:
         self._sample = shown(prompt).replace("·", " "), shown(text).replace("·", " ")
 
     def _line(self) -> str:
-        from llmcli.cli import charts
 
         last = self._last
         held = ""
         if self._evaluations:
-            held = f"  held-out (interim) {charts.bits_per_byte(self._evaluations[-1][1])} bits/byte"
+            held = f"  held-out (interim) {units.bits_per_byte(self._evaluations[-1][1])} bits/byte"
         return (
             f"{last['progress']:4.0%}  step {last['step']:,}  {_clock(last['left'])} left  "
             f"{last['speed']:,.0f} tokens/s  loss {self._loss:.3f}{held}"
@@ -628,8 +627,6 @@ class TrainingView:
     def _draw(self) -> Any:
         from rich.console import Group
         from rich.text import Text
-
-        from llmcli.cli import charts
 
         if not self._last or not self._live:
             return Text("")
@@ -641,7 +638,7 @@ class TrainingView:
         drawn = [
             Text.assemble(("━" * filled, "green"), ("─" * (bar_width - filled), "bright_black"), f" {figures}"),
             Text(f"step {last['step']:,}  epoch {last['epoch']:.1f}  loss {self._loss:.3f} nats/token"),
-            Text(f"bits per byte: training {charts.bits_per_byte(self._loss * self._bits)}{self._held_out()}"),
+            Text(f"bits per byte: training {units.bits_per_byte(self._loss * self._bits)}{self._held_out()}"),
         ]
         sample = self._wrapped_sample(columns, 4 if rows >= 20 else 2)
         # one row stays free for the cursor, one is the chart's axis, and the plan above need not leave the screen
@@ -653,18 +650,15 @@ class TrainingView:
         return Group(*(drawn + sample)[: max(1, rows - 1)])
 
     def _held_out(self) -> str:
-        from llmcli.cli import charts
 
         if not self._evaluations:
             return ""
         step, best = min(self._evaluations, key=lambda found: found[1])
-        now = charts.bits_per_byte(self._evaluations[-1][1])
-        return f"  held-out (interim) {now}  best {charts.bits_per_byte(best)} (step {step:,})"
+        now = units.bits_per_byte(self._evaluations[-1][1])
+        return f"  held-out (interim) {now}  best {units.bits_per_byte(best)} (step {step:,})"
 
     def _chart(self, columns: int, height: int) -> list[Any]:
         from rich.text import Text
-
-        from llmcli.cli import charts
 
         marks = [s for s, _ in self._evaluations], [bits for _, bits in self._evaluations]
         legend = "bits per byte"

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmcli.analysis.explain import Explanation
-from llmcli.cli.charts import BITS_PER_BYTE_DIGITS, SETTLE, bits_per_byte
+from llmcli.cli.charts import SETTLE
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.generation.next_words import NextWords
 from llmcli.training.summary import Curve
+from llmcli.units import BITS_PER_BYTE_DIGITS, bits_per_byte
 
 if TYPE_CHECKING:
     from llmcli.analysis.inspect import Part

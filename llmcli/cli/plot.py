@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from llmcli import units
 from llmcli.cli import charts
 from llmcli.errors import LLMError
 from llmcli.training.summary import Curve
@@ -51,9 +52,7 @@ def draw(curve: Curve, title: str, kind: str) -> bytes:
                 markersize=4.5, markerfacecolor="white", label="held-out text (interim)",
             )  # fmt: skip
             best = min(curve.held_out)
-            axes.axhline(
-                best, color=HELD_OUT, linewidth=0.8, linestyle=":", label=f"best: {charts.bits_per_byte(best)}"
-            )
+            axes.axhline(best, color=HELD_OUT, linewidth=0.8, linestyle=":", label=f"best: {units.bits_per_byte(best)}")
         low, high = _range(curve)
         axes.set_ylim(low - 0.06 * (high - low), high + 0.02 * (high - low))
         axes.set_xlim(0, max(curve.steps) * 1.02)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from llmcli.config import KINDS, ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import quantization
+from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.metadata import document
 from llmcli.formats.quantization import Blocks
 from llmcli.formats.safetensors_file import TORCH_NAMES, Header, digest, read_header, read_into, read_tensor, write
@@ -189,7 +190,7 @@ def opened(header: Header) -> Checkpoint:
     if missing:
         raise LLMError(f"{path} has no {missing[0]} in its metadata; it is damaged")
     try:
-        config = ModelConfig.from_json(metadata["config.json"])
+        config = parse_config(metadata["config.json"])
         record = document(metadata["training.json"], "training.json")
         document(metadata.get("tokenizer_config.json", "{}"), "tokenizer_config.json")
     except LLMError as error:
@@ -268,7 +269,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     metadata = {
         "format": "pt",
         "llmcli": str(FORMAT_VERSION),
-        "config.json": checkpoint.config.to_json(checkpoint.torch_dtype),
+        "config.json": dump_config(checkpoint.config, checkpoint.torch_dtype),
         "tokenizer.json": checkpoint.tokenizer_json,
         "tokenizer_config.json": checkpoint.tokenizer_config_json,
         "training.json": json.dumps(checkpoint.record, ensure_ascii=False),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.hf_config import dump_config
 from llmcli.formats.metadata import document
 from llmcli.formats.safetensors_file import Header, TensorInfo
 
@@ -173,7 +174,7 @@ def opened(header: Header) -> Mixture:
 def save(path: Path, mixture: Mixture) -> None:
     """Write it; its bytes are a function of the mixture alone. Raises LLMError when the disk refuses."""
     first = mixture.shared
-    configs = [json.loads(expert.config.to_json(expert.torch_dtype)) for expert in mixture.experts]
+    configs = [json.loads(dump_config(expert.config, expert.torch_dtype)) for expert in mixture.experts]
     metadata = {
         "config.json": json.dumps(
             {"model_type": MODEL_TYPE, "names": list(mixture.names), "experts": configs}, indent=2

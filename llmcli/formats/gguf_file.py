@@ -23,6 +23,7 @@ from llmcli.config import ModelConfig, RopeScaling, as_record
 from llmcli.errors import LLMError, usage
 from llmcli.formats import atomic_io, gguf_tokenizer
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.hf_config import dump_config
 from llmcli.formats.metadata import document
 from llmcli.formats.safetensors_file import Header, TensorInfo, reading
 
@@ -266,7 +267,7 @@ def _translated(
             names[ours] = infos[theirs] if part is None else _part(infos[theirs], part, config.num_experts)
     tokenizer, start = gguf_tokenizer.read(facts)
     metadata = {
-        "config.json": config.to_json(),
+        "config.json": dump_config(config),
         "tokenizer.json": tokenizer,
         "tokenizer_config.json": json.dumps(
             gguf_tokenizer.config_of(facts, config, start), ensure_ascii=False, indent=2

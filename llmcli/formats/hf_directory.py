@@ -18,6 +18,7 @@ from typing import Any
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, safetensors_file
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.hf_config import dump_config
 from llmcli.formats.metadata import document
 from llmcli.formats.safetensors_file import Header, TensorInfo
 
@@ -229,7 +230,7 @@ def _is_of_a_model(file: Path) -> bool:
 def write(directory: Path, model: Checkpoint, told: Mapping[str, str], card: str) -> None:
     """Write a model as a directory, old or new, never half; `told` goes into the weights' metadata, `card` becomes its
     README.md. Raises LLMError when the disk refuses."""
-    config = json.loads(model.config.to_json(model.torch_dtype))
+    config = json.loads(dump_config(model.config, model.torch_dtype))
     ends = config["eos_token_id"]
     generation = {"bos_token_id": config["bos_token_id"], "eos_token_id": ends, "do_sample": True}
     sizes = {"F16": 2, "BF16": 2}

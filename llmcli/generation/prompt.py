@@ -25,7 +25,7 @@ from llmcli.data.characters import kind_of_run
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.vocabulary import START, Vocabulary, state_after, state_between
 from llmcli.errors import LLMError
-from llmcli.generation.sampler import highest_of, normalized, probabilities
+from llmcli.models.logits import highest_of, normalized, probabilities
 
 RESPLIT = 3  # tokens at a prompt's end that are split anew: one more gains nothing, one fewer loses (LOG.md)
 EVALUATIONS = 8  # of the model for other ways to split them, when text is generated; of a large one fewer:

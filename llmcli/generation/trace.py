@@ -13,7 +13,8 @@ from llmcli.config import SamplingConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.generation.generator import generate
 from llmcli.generation.prompt import Runtime
-from llmcli.generation.sampler import Array, Ids, Sampler, entropy, probabilities
+from llmcli.generation.sampler import Ids, Sampler
+from llmcli.models.logits import Array, entropy, probabilities
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.errors import LLMError
-from llmcli.generation.sampler import probabilities
+from llmcli.models.logits import probabilities
 
 Array = NDArray[np.float32]
 FORGETTING = 0.9  # a token's evidence counts so much less with each that follows: measured, tests/benchmarks/LOG.md

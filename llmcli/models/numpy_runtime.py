@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.generation.sampler import probabilities
+from llmcli.models.logits import probabilities
 
 Array = NDArray[np.float32]
 Attend = Callable[["_Layer", Array, Array, Array], Array]  # layer, q [T, H, D], k, v [T, G, D] -> [T, H * D]

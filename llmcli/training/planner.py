@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.cli import charts
+from llmcli import units
 from llmcli.config import ModelConfig, TrainConfig, learning_rates
 from llmcli.data.corpus import BLOCK, Corpus, tokenize
 from llmcli.data.tokenizer import Tokenizer
@@ -369,9 +369,7 @@ def _plan(
     weight = "large" if model.tie_word_embeddings else "small"
     pace = f"{speed:,.0f} tokens a second here, {seen:,.0f} in all" if speed else f"{seen:,.0f} tokens in all"
     choices = (
-        Choice(
-            "budget", charts.duration(budget.seconds) if budget.seconds else f"{train.steps:,} steps", budget.reason
-        ),
+        Choice("budget", units.duration(budget.seconds) if budget.seconds else f"{train.steps:,} steps", budget.reason),
         Choice("size", f"{model.parameters:,} parameters", size_reason),
         Choice(
             "shape",
@@ -441,9 +439,9 @@ def _too_few_steps(seconds: float | None, steps: float, base: ModelConfig | None
     if seconds is None or steps >= LEAST_STEPS:
         return ""
     smaller = "--context" if base else "--context, --width or --layers"
-    enough = charts.duration(math.ceil(seconds * LEAST_STEPS / max(steps, 0.01))).replace(" ", "")
+    enough = units.duration(math.ceil(seconds * LEAST_STEPS / max(steps, 0.01))).replace(" ", "")
     found = "less than one step fits" if steps < 1 else f"only about {steps:.0f} steps fit"
-    return f"{found} into {charts.duration(seconds)}; give --time {enough} or more, or a smaller {smaller}"
+    return f"{found} into {units.duration(seconds)}; give --time {enough} or more, or a smaller {smaller}"
 
 
 def _settings(

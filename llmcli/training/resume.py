@@ -16,8 +16,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from llmcli.config import ModelConfig, TrainConfig, as_record
+from llmcli.config import TrainConfig, as_record
 from llmcli.errors import LLMError
+from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.safetensors_file import Header, digest, read_header, read_tensor, write_tensors
 from llmcli.training.planner import Choice, Plan
 
@@ -87,7 +88,7 @@ def save(path: Path, stopped: Stopped) -> None:
     metadata = {
         "llmcli.training.resume": FORMAT_VERSION,
         "identity": json.dumps(stopped.identity, ensure_ascii=False),
-        "config.json": plan.model.to_json(),
+        "config.json": dump_config(plan.model),
         "train": json.dumps(as_record(plan.train)),
         "choices": json.dumps([as_record(choice) for choice in plan.choices], ensure_ascii=False),
         "tokenizer.json": stopped.tokenizer_json,
@@ -109,7 +110,7 @@ def load(path: Path) -> Stopped:
         raise LLMError(f"{path} is damaged: its hash is another; begin anew with --force")
     try:
         plan = Plan(
-            ModelConfig.from_json(found["config.json"]),
+            parse_config(found["config.json"]),
             TrainConfig(**json.loads(found["train"])),
             tuple(Choice(**choice) for choice in json.loads(found["choices"])),
         )

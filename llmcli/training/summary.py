@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmcli.cli import charts
+from llmcli import units
 from llmcli.data.example_prompt import quoted
 from llmcli.errors import LLMError, command_line
 
@@ -116,12 +116,12 @@ def _how_good(record: Mapping[str, Any], baselines: Sequence[tuple[str, float]])
         return "No text was held out, so nothing says how well the model predicts text it has not seen."
     measured, context = record["held_out_measured"]["bytes"], record["held_out_measured"].get("context")
     part = f"{measured:,} of its {held_out:,}" if measured < held_out else f"its {measured:,}"
-    figure = charts.bits_per_byte(bits)
+    figure = units.bits_per_byte(bits)
     seen = f" and a context of {context:,} tokens" if context else ""
     said = f"Held-out text: {figure} bits per byte at the end (lower is better), on {part} bytes, in float32{seen}."
     if not baselines:
         return said
-    beside = "; ".join(f"{name} {charts.bits_per_byte(other)}" for name, other in baselines)
+    beside = "; ".join(f"{name} {units.bits_per_byte(other)}" for name, other in baselines)
     return f"{said} Compressors on the same text: {beside}. It beats {_beaten(bits, baselines)}."
 
 
@@ -233,7 +233,7 @@ def _short_of_text(record: Mapping[str, Any], read: Curve) -> str:
     if not read.held_out:
         return ""
     best, last, best_step = min(read.held_out), read.held_out[-1], record["best_step"]
-    lowest, at_end = charts.bits_per_byte(best), charts.bits_per_byte(last)
+    lowest, at_end = units.bits_per_byte(best), units.bits_per_byte(last)
     if best_step < record["steps"] and last > best * (1 + WORSE):
         if best_step == 0:
             return (
@@ -249,7 +249,7 @@ def _short_of_text(record: Mapping[str, Any], read: Curve) -> str:
     if epochs >= SEEN_OFTEN and last >= GAP * training:
         return (
             f"Overfitting: after {_epochs(epochs)} the model predicts its training text at "
-            f"{charts.bits_per_byte(training)} bits per byte, held-out text at {at_end}. More text would help."
+            f"{units.bits_per_byte(training)} bits per byte, held-out text at {at_end}. More text would help."
         )
     return ""
 

@@ -18,7 +18,8 @@ from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint, load
 from llmcli.generation.generator import generate
 from llmcli.generation.prompt import INSIDE_WORD
-from llmcli.generation.sampler import Sampler, probabilities
+from llmcli.generation.sampler import Sampler
+from llmcli.models.logits import probabilities
 from llmcli.models.numpy_runtime import PREFILL, Runtime
 from tests.conftest import TEXT, random_checkpoint
 

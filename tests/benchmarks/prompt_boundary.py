@@ -34,7 +34,7 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats.loading import load_any
 from llmcli.generation.generator import generate
 from llmcli.generation.prompt import Prompt, Runtime, read
-from llmcli.generation.sampler import normalized
+from llmcli.models.logits import normalized
 
 CHARACTERS, NEXT = 120, 8  # of a prompt; bytes of its continuation
 BEAM = 8

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.cli.charts import bar, curve, duration, heat_map, histogram, number, signed_bar, size, spark
+from llmcli.cli.charts import bar, curve, heat_map, histogram, signed_bar, spark
+from llmcli.units import duration, number, size
 
 # ---- curves
 

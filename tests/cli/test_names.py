@@ -13,8 +13,8 @@ import pytest
 
 from llmcli.cli import console
 from llmcli.formats import safetensors_file
-from tests.sample_models import make_models, run
 from tests.cli.test_console import OURS, in_a_terminal
+from tests.sample_models import make_models, run
 
 NAME = "m\x1b]0;x\x07\n\r\x9b31m\u202e\u2066\u200f\u061c\x7f"
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")

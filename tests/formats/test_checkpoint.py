@@ -24,6 +24,7 @@ from llmcli.errors import LLMError
 from llmcli.formats import checkpoint as module
 from llmcli.formats import safetensors_file
 from llmcli.formats.checkpoint import Checkpoint, load, save
+from llmcli.formats.hf_config import dump_config
 from llmcli.formats.safetensors_file import digest, read_header, read_values
 from tests.conftest import random_checkpoint
 from tests.reliability.malformed import FOUR, ONE, OTHERS, put, tensor
@@ -100,7 +101,7 @@ def unhashed_metadata() -> dict[str, str]:
 
 
 def with_config(**changes: Any) -> Path:
-    return with_metadata(config_json=json.dumps(json.loads(UNTIED.to_json()) | changes))
+    return with_metadata(config_json=json.dumps(json.loads(dump_config(UNTIED)) | changes))
 
 
 def with_tensors(change: Callable[[dict[str, np.ndarray]], None]) -> Path:

@@ -17,8 +17,9 @@ from llmcli.generation import prompt as prompts
 from llmcli.generation.generator import generate
 from llmcli.generation.next_words import next_words
 from llmcli.generation.prompt import INSIDE_WORD, Prompt, read
-from llmcli.generation.sampler import Sampler, probabilities
+from llmcli.generation.sampler import Sampler
 from llmcli.models.ensemble import MixtureRuntime
+from llmcli.models.logits import probabilities
 from llmcli.models.numpy_runtime import Runtime
 from tests.conftest import TEXT, random_checkpoint
 from tests.generation.test_next_words import reference_word

@@ -13,7 +13,8 @@ from llmcli.config import SamplingConfig
 from llmcli.data.vocabulary import Vocabulary
 from llmcli.errors import LLMError
 from llmcli.generation.generator import generate
-from llmcli.generation.sampler import Sampler, Seen, min_p, probabilities, repetition_penalty, temperature, top_k, top_p
+from llmcli.generation.sampler import Sampler, Seen, min_p, repetition_penalty, temperature, top_k, top_p
+from llmcli.models.logits import probabilities
 
 INF = math.inf
 PLAIN = SamplingConfig(temperature=1.0, min_p=0.0)  # no filter at all: the model's own probabilities

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli import charts, console
+from llmcli import units
+from llmcli.cli import console
 from llmcli.cli.options import (
     DeviceOption,
     JsonOption,
@@ -109,11 +110,11 @@ def eval_(
         console.json_result(answer)
         return
     rows: list[tuple[str, ...]] = [
-        (row["model"], charts.bits_per_byte(row["bits_per_byte"]), f"{row['perplexity']:.2f}", f"{row['accuracy']:.3f}",
+        (row["model"], units.bits_per_byte(row["bits_per_byte"]), f"{row['perplexity']:.2f}", f"{row['accuracy']:.3f}",
          str(row["tokens"]), str(row["bytes"]), row["file"] or "all")
         for row in results
     ] + [
-        (row["name"], charts.bits_per_byte(row["bits_per_byte"]), "", "", "", str(row["bytes"]), row["file"] or "all")
+        (row["name"], units.bits_per_byte(row["bits_per_byte"]), "", "", "", str(row["bytes"]), row["file"] or "all")
         for row in baselines
     ]  # fmt: skip
     columns: tuple[str, ...] = ("model", "bits/byte", "perplexity", "accuracy", "tokens", "bytes", "text")
@@ -252,7 +253,7 @@ def _per_token(
             if len(firsts) > 1:
                 console.heading(names[number])
             console.surprises(_characters([tokenizer.token_bytes[i] for i in ids[first:last]], bits[first:last]))
-    console.heading(f"{charts.bits_per_byte(total.bits_per_byte)} bits per byte; the most surprising passages:")
+    console.heading(f"{units.bits_per_byte(total.bits_per_byte)} bits per byte; the most surprising passages:")
     rows = []
     for place in dear:
         passage = tokenizer.decode_bytes(ids[place.start : place.end]).decode("utf-8", "ignore")

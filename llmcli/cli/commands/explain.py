@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmcli import units
 from llmcli.cli import charts, console
 from llmcli.cli.options import JsonOption, ModelOption, QuietOption, model_path, refuse_with, text_argument
 from llmcli.errors import LLMError, usage
@@ -184,11 +185,11 @@ def _show(
     _lens(found, tokenizer)
     _effects(found, tokenizer, names)
     answers = found.likeliest(count)
-    console.heading(f"next token: {charts.entropy(found.entropy)}")
+    console.heading(f"next token: {units.entropy(found.entropy)}")
     console.chances("next token", [
         (console.shown(tokenizer.label(token)), math.exp(found.logprobs[token])) for token in answers
     ])  # fmt: skip
-    console.caption(charts.choice(found.entropy, "tokens"))
+    console.caption(units.choice(found.entropy, "tokens"))
     console.heading("next word, over all the ways to spell it")
     console.chances("next word", [
         ("…" * word.continues + console.shown(word.text), word.probability) for word in words.words[:count]
@@ -231,7 +232,7 @@ def _attention(found: "Explanation", names: list[str], layer: int | None, head: 
         console.heading(f"heads that look hardest from the last token, {names[-1]}")
         console.table(
             ("layer", "head", "looks at", "share"),
-            [(str(i), str(j), f"{at + 1} {names[at]}", charts.probability(share)) for share, i, j, at in ranked],
+            [(str(i), str(j), f"{at + 1} {names[at]}", units.probability(share)) for share, i, j, at in ranked],
             numbers=(0, 1, 3),
         )
         console.caption("Each head takes its information where it looks; the shares of a head add up to 1.")
@@ -244,7 +245,7 @@ def _lens(found: "Explanation", tokenizer: Any) -> None:
     rows = []
     for depth in range(depths):
         cells = [
-            f"{console.cut(console.shown(tokenizer.label(token)), 12)} {charts.probability(chance)}"
+            f"{console.cut(console.shown(tokenizer.label(token)), 12)} {units.probability(chance)}"
             for token, chance in zip(
                 found.lens.ids[depth, -1, :fit].tolist(),
                 found.lens.probabilities[depth, -1, :fit].tolist(),
@@ -271,7 +272,7 @@ def _effects(found: "Explanation", tokenizer: Any, names: list[str]) -> None:
     room = min(60, console.width() - LABEL - len(str(len(names))) - 12)
     console.labelled(
         [(f"{i + 1:>{len(str(len(names)))}} {names[i]}",
-          f"{charts.bits(bits, signed=True):>7} {charts.signed_bar(bits, most, room)}")
+          f"{units.bits(bits, signed=True):>7} {charts.signed_bar(bits, most, room)}")
          for i, bits in tried],
         LABEL + len(str(len(names))) + 1,
     )  # fmt: skip

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 import llmcli
-from llmcli.cli import charts, console
+from llmcli import units
+from llmcli.cli import console
 from llmcli.cli.options import (
     JsonOption,
     QuantizeOption,
@@ -116,7 +117,7 @@ def export(
     if json_:
         console.json_result({"file": str(output), "to": to, "bytes": size})
         return
-    console.note(f"saved {output}: {charts.size(size)}")
+    console.note(f"saved {output}: {units.size(size)}")
     if to == "gguf":
         console.note("for Ollama, a Modelfile of this line, then: ollama create NAME -f Modelfile")
         console.result(f"FROM {output.resolve()}")
@@ -139,7 +140,7 @@ def _quantized(model: Any, output: Path, kind: str, json_: bool) -> None:
         answer = {"file": str(output), "quantize": kind, "bytes": size, "bits_per_byte_lost": lost}
         console.json_result(answer)
     else:
-        console.note(f"saved {output}: {charts.size(size)}")
+        console.note(f"saved {output}: {units.size(size)}")
         cost = f"it costs {lost:.4f} bits per byte" if lost >= NOISE else f"it costs less than {NOISE} bits per byte"
         console.note(f"{cost} of the model's own words; of another text: llm eval")
 

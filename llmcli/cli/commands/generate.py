@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli import charts, console
+from llmcli import units
+from llmcli.cli import console
 from llmcli.cli.options import (
     DeviceOption,
     JsonOption,
@@ -393,10 +394,10 @@ def _show_next(runtime: Any, tokenizer: Any, parameters: int, prompt: str, count
     if sys.stdout.isatty():
         console.heading(f"{console.one_line(prompt, console.width() - 2)}▁")
         at_least = found.unexplored >= UNEXPLORED
-        console.paragraph(f"next word: {charts.entropy(found.entropy, at_least=at_least)}")
+        console.paragraph(f"next word: {units.entropy(found.entropy, at_least=at_least)}")
     console.chances("next word", rows)
     console.caption(
-        f"{charts.choice(found.entropy, 'words')} The probability of a word is the sum over the ways to spell it; "
+        f"{units.choice(found.entropy, 'words')} The probability of a word is the sum over the ways to spell it; "
         f"unexplored is that of words that were not followed to their end."
     )
 
@@ -474,7 +475,7 @@ def _show_choice(choice: Any, number: int, text: str, tokenizer: Any, sampling: 
         numbers=(2, 3),
     )
     settings = {"top-k": sampling.top_k, "top-p": sampling.top_p, "min-p": sampling.min_p}
-    why = [f"entropy {charts.bits(choice.entropy)} bits"]
+    why = [f"entropy {units.bits(choice.entropy)} bits"]
     if sampling.repetition_penalty != 1:
         why.append(f"repetition penalty {sampling.repetition_penalty:g}")
     if sampling.temperature == 0:

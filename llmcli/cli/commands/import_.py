@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from llmcli.cli import charts, console
+from llmcli import units
+from llmcli.cli import console
 from llmcli.cli.options import JsonOption, QuietOption, refuse_gguf, refuse_overwriting, tokenizer_of
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
@@ -67,7 +68,7 @@ def import_(
         answer = {"file": str(output), "parameters": parameters, "imported": model.record.get("imported", {})}
         console.json_result(answer)
     else:
-        console.note(f"saved {output}: {charts.number(parameters)} parameters, {charts.size(output.stat().st_size)}")
+        console.note(f"saved {output}: {units.number(parameters)} parameters, {units.size(output.stat().st_size)}")
         if few_bits:
             console.note(f"its weights are float32, those of {source} {few_bits}: what adapters add is small")
         licence = model.record.get("imported", {}).get("license")

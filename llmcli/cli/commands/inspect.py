@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from llmcli import units
 from llmcli.cli import charts, console
 from llmcli.cli.options import JsonOption, QuietOption, model_path, refuse_with
-from llmcli.config import ModelConfig, as_record
+from llmcli.config import as_record
 from llmcli.errors import LLMError
+from llmcli.formats.hf_config import parse_config
 from llmcli.formats.metadata import document, parsed
 from llmcli.training.summary import curve
 
@@ -148,14 +150,14 @@ def _overview(header: Any) -> None:
         what = f"a model {taught} by llmcli from a {origin.get('form')}" if origin else "a model made by llmcli"
     console.paragraph(f"{header.path}: {what}")
     console.paragraph(
-        f"{charts.number(header.parameters)} parameters ({header.parameters:,}) in {len(header.tensors):,} tensors, "
-        f"{kinds or 'empty'}, {charts.size(header.file_bytes)}"
+        f"{units.number(header.parameters)} parameters ({header.parameters:,}) in {len(header.tensors):,} tensors, "
+        f"{kinds or 'empty'}, {units.size(header.file_bytes)}"
     )
     if header.problem:
         console.paragraph(f"llm can show it but not run it: {header.problem}")
     if active := inspect.active_parameters(header, config):
         console.paragraph(
-            f"{charts.number(active)} of them are active for a token: {_picked(config)} experts in each layer"
+            f"{units.number(active)} of them are active for a token: {_picked(config)} experts in each layer"
         )
     console.heading("parameters")
     console.tree(_rows(inspect.parts(header), header.parameters))
@@ -220,7 +222,7 @@ def _members(header: Any, training: dict[str, Any]) -> list[tuple[str, str, str,
         shape = f"{own.get('num_hidden_layers')} layers, width {own.get('hidden_size')}"
         bits = record.get("bits_per_byte")
         rows.append(
-            (str(name), shape, ", ".join(corpus[:3]), charts.bits_per_byte(bits) if isinstance(bits, float) else "")
+            (str(name), shape, ", ".join(corpus[:3]), units.bits_per_byte(bits) if isinstance(bits, float) else "")
         )
     return rows
 
@@ -228,7 +230,7 @@ def _members(header: Any, training: dict[str, Any]) -> list[tuple[str, str, str,
 def _as_run(text: str, config: dict[str, Any]) -> dict[str, Any]:
     """What of a config this program runs otherwise than a key says, or under another key; {} where it runs nothing."""
     try:
-        found = ModelConfig.from_json(text)
+        found = parse_config(text)
     except LLMError:
         return {}
     context, told = found.max_position_embeddings, config.get("max_position_embeddings")
@@ -264,7 +266,7 @@ def _rows(part: Any, total: int, depth: int = 0) -> list[tuple[int, str, str, st
         shapes = " or ".join(_shape(shape) for shape in list(inner.shapes)[:2])
         many = f" x {inner.copies}" if inner.parts and inner.copies > 1 else ""
         share = inner.parameters / total if total else 0.0
-        rows.append((depth, inner.name + many, shapes, f"{charts.number(inner.parameters)}  {share:6.1%}"))
+        rows.append((depth, inner.name + many, shapes, f"{units.number(inner.parameters)}  {share:6.1%}"))
         rows += _rows(inner, total, depth + 1)
     if len(part.parts) > inspect.MOST_PARTS:
         rows.append((depth, f"and {len(part.parts) - inspect.MOST_PARTS:,} more", "", ""))
@@ -296,7 +298,7 @@ def _record(record: dict[str, Any]) -> list[tuple[str, str]]:
     for layer, shares in enumerate(record.get("expert_shares", [])):
         facts.append((f"experts of layer {layer}", " ".join(f"{share:.1%}" for share in shares)))
     if clock:
-        facts.append(("time", f"{charts.duration(clock['seconds'])}, {clock['tokens_per_second']:,} tokens/s"))
+        facts.append(("time", f"{units.duration(clock['seconds'])}, {clock['tokens_per_second']:,} tokens/s"))
     settings, versions = record.get("train", {}), record.get("versions", {})
     if settings:
         facts.append(
@@ -320,8 +322,8 @@ def _final(record: dict[str, Any]) -> str:
     measured = record.get("held_out_measured")
     of = f" at the end, on {measured['bytes']:,} bytes, in float32" if measured else ""
     before = record.get("bits_per_byte_before")
-    return f"{charts.bits_per_byte(bits)} bits per byte{of}" + (
-        f"; {charts.bits_per_byte(before)} before" if before else ""
+    return f"{units.bits_per_byte(bits)} bits per byte{of}" + (
+        f"; {units.bits_per_byte(before)} before" if before else ""
     )
 
 
@@ -497,7 +499,7 @@ def _weights(header: Any, json_: bool) -> None:
             said += f"  {values.low:+.3g} to {values.high:+.3g}" if wide else ""
         elif values:
             said = "no finite number"
-        rows.append((depth, part.name + many, charts.number(part.parameters), said))
+        rows.append((depth, part.name + many, units.number(part.parameters), said))
     console.paragraph(
         "weights from the lowest to the highest, and their deviation" + (", and extremes" if wide else "")
     )

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from llmcli.cli import charts, console
+from llmcli import units
+from llmcli.cli import console
 from llmcli.cli.options import JsonOption, QuietOption, refuse_gguf, refuse_overwriting
 from llmcli.errors import LLMError, usage
 
@@ -76,7 +77,7 @@ def mix(
         console.json_result(answer)
         return
     what = "the average" if average else "a mixture"
-    console.note(f"saved {output}: {what} of {len(models)} models, {charts.number(parameters)} parameters")
+    console.note(f"saved {output}: {what} of {len(models)} models, {units.number(parameters)} parameters")
     if not average:
         console.note(f"see who speaks: llm generate TEXT -m {output} --experts")
 

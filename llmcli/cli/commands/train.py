@@ -18,7 +18,8 @@ from typing import Annotated, Any
 
 import typer
 
-from llmcli.cli import charts, console
+from llmcli import units
+from llmcli.cli import console
 from llmcli.cli.options import (
     JsonOption,
     QuietOption,
@@ -36,6 +37,7 @@ from llmcli.cli.options import (
 from llmcli.config import ADAMW_LR, DEFAULT_MODEL, MUON_LR, TrainConfig, as_record
 from llmcli.data.example_prompt import example_prompt
 from llmcli.errors import LLMError, command_line, usage
+from llmcli.formats.hf_config import dump_config
 from llmcli.training.summary import verdict
 
 SIZE = "Model size"
@@ -754,7 +756,7 @@ def _ending_as_asked(events: Iterator[Any], caught: Sequence[int]) -> Iterator[A
 def _show_plan(plan: Any, is_result: bool, json_: bool) -> None:
     if json_:
         choices = [as_record(choice) for choice in plan.choices]
-        _event("plan", choices=choices, config=json.loads(plan.model.to_json()), train=as_record(plan.train))
+        _event("plan", choices=choices, config=json.loads(dump_config(plan.model)), train=as_record(plan.train))
         return
     if is_result or not sys.stderr.isatty():
         rows = [(c.name, c.value, c.reason) for c in plan.choices]
@@ -797,13 +799,13 @@ def _show_done(
     verb = "interrupted: saved what there is in" if done.interrupted else "saved"
     best = f" (best weights: step {done.best_step:,})" if done.best_step != done.step else ""
     console.note(
-        f"{verb} {output}: {charts.number(parameters)} parameters, {done.step:,} step{'s' * (done.step != 1)}{best}, "
-        f"{charts.duration(done.seconds)}"
+        f"{verb} {output}: {units.number(parameters)} parameters, {done.step:,} step{'s' * (done.step != 1)}{best}, "
+        f"{units.duration(done.seconds)}"
     )
     if done.before and bits is not None:
         kept = "; nothing that was tried was better, so it is as it was" if done.best_step == 0 else ""
         before, after = (
-            charts.bits_per_byte(done.checkpoint.record[key]) for key in ("bits_per_byte_before", "bits_per_byte")
+            units.bits_per_byte(done.checkpoint.record[key]) for key in ("bits_per_byte_before", "bits_per_byte")
         )
         console.note(f"held-out bits per byte: {before} before, {after} after{kept}")
     for sentence in sentences:

@@ -16,7 +16,7 @@ from llmcli.cli.options import tokenizer_of
 from llmcli.data.vocabulary import START
 from llmcli.formats.checkpoint import load, save
 from llmcli.generation import next_words
-from llmcli.generation.sampler import probabilities
+from llmcli.models.logits import probabilities
 from llmcli.models.numpy_runtime import Runtime
 from tests.cli.test_console import OURS, in_a_terminal
 

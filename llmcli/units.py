@@ -1,0 +1,88 @@
+"""Numbers as text: probabilities, bits, counts, sizes, durations. Terminal and HTML pages show the same digits."""
+
+from collections.abc import Sequence
+
+PROBABILITY_DIGITS = 3  # after the point, wherever a person reads a probability: terminal and page show the same
+BITS_DIGITS = 2  # of an entropy, of what a token costs, of an effect
+BITS_PER_BYTE_DIGITS = 3
+
+
+def probability(value: float) -> str:
+    """
+    >>> probability(0.37249)
+    '0.372'
+    """
+    return f"{value:.{PROBABILITY_DIGITS}f}"
+
+
+def bits(value: float, *, signed: bool = False) -> str:
+    """
+    >>> bits(2.8151), bits(0.0749, signed=True)
+    ('2.82', '+0.07')
+    """
+    return f"{value:{'+' if signed else ''}.{BITS_DIGITS}f}"
+
+
+def bits_per_byte(value: float) -> str:
+    """
+    >>> bits_per_byte(0.21349)
+    '0.213'
+    """
+    return f"{value:.{BITS_PER_BYTE_DIGITS}f}"
+
+
+def entropy(value: float, *, at_least: bool = False) -> str:
+    """An entropy in bits, and as the number of equally likely things to choose from.
+
+    >>> entropy(2.82)
+    'entropy 2.82 bits (perplexity 7.1)'
+    """
+    return f"entropy {'at least ' * at_least}{bits(value)} bits (perplexity {2.0 ** min(value, 64.0):,.1f})"
+
+
+def choice(value: float, what: str) -> str:
+    """What an entropy in bits means.
+
+    >>> [choice(bits, "words") for bits in (2.82, 0.1)]
+    ['As uncertain as a choice among 7 equally likely words.', 'Hardly any choice: one of the words is nearly certain.']
+    """
+    many = round(2.0 ** min(value, 64.0))
+    if many < 2:
+        return f"Hardly any choice: one of the {what} is nearly certain."
+    return f"As uncertain as a choice among {many:,} equally likely {what}."
+
+
+def number(value: float) -> str:
+    """A count as people say it.
+
+    >>> [number(n) for n in (950, 541_792, 15_192_288, 68_976_648_192)]
+    ['950', '541.8 k', '15.19 M', '68.98 B']
+    """
+    return _scaled(value, ("", " k", " M", " B", " T"), (0, 1, 2, 2, 2))
+
+
+def size(count: float) -> str:
+    """A number of bytes as people say it.
+
+    >>> [size(n) for n in (12, 3_753_201, 137_953_316_864)]
+    ['12 bytes', '3.75 MB', '137.95 GB']
+    """
+    return _scaled(count, (" bytes", " kB", " MB", " GB", " TB"), (0, 2, 2, 2, 2))
+
+
+def _scaled(value: float, units: Sequence[str], digits: Sequence[int]) -> str:
+    """In the first unit, each a thousand of the one before, in which it is below 1000."""
+    if value >= 10**18:
+        return f"over 1,000,000{units[-1]}"
+    power = next((p for p, places in enumerate(digits) if round(value / 1000**p, places) < 1000), len(units) - 1)
+    return f"{value / 1000**power:,.{digits[power]}f}{units[power]}"
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> [duration(s) for s in (5.2, 90, 300, 5400)]
+    ['5s', '1m 30s', '5m', '1h 30m']
+    """
+    whole = round(seconds)
+    parts = ((whole // 3600, "h"), (whole // 60 % 60, "m"), (whole % 60, "s"))
+    return " ".join(f"{n}{unit}" for n, unit in parts if n) or "0s"
