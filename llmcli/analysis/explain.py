@@ -18,7 +18,7 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.generation.prompt import Prompt, read
 from llmcli.generation.prompt import Runtime as Answering
 from llmcli.models.logits import entropy, normalized, probabilities
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.numpy_runtime import NumpyRuntime
 
 Array = NDArray[np.float32]
 MOST_TOKENS = 256  # looked at: attention grows with their square
@@ -98,7 +98,7 @@ def ask(whole: Answering, tokenizer: Tokenizer, prompt: str, *, literal: bool) -
 
 
 def explain(
-    runtime: Runtime,
+    runtime: NumpyRuntime,
     tokenizer: Tokenizer,
     prompt: str,
     *,
@@ -151,7 +151,7 @@ def explain(
     )
 
 
-def _looked_at(runtime: Runtime, tokens: int, everywhere: bool) -> int:
+def _looked_at(runtime: NumpyRuntime, tokens: int, everywhere: bool) -> int:
     """N: of so many tokens."""
     config = runtime.config
     products = (config.num_hidden_layers + 1) * config.vocab_size * config.hidden_size  # to ask after every layer
@@ -161,7 +161,7 @@ def _looked_at(runtime: Runtime, tokens: int, everywhere: bool) -> int:
 class _Record:
     """Keeps what flows through the graph for the last `kept` of T tokens that are taken in at once."""
 
-    def __init__(self, runtime: Runtime, tokens: int, kept: int) -> None:
+    def __init__(self, runtime: NumpyRuntime, tokens: int, kept: int) -> None:
         config = runtime.config
         L, H = config.num_hidden_layers, config.num_attention_heads
         self.first = tokens - kept
@@ -185,7 +185,7 @@ class _Record:
 
 
 def _lens(
-    runtime: Runtime, record: _Record, ids: Sequence[int], allowed: NDArray[np.bool_], most: int, everywhere: bool
+    runtime: NumpyRuntime, record: _Record, ids: Sequence[int], allowed: NDArray[np.bool_], most: int, everywhere: bool
 ) -> tuple[Candidates, NDArray[np.float64]]:
     """What the model would say after each layer, the last time only what is allowed, and what each token cost it."""
     depths, N, _ = record.stream.shape
@@ -209,7 +209,7 @@ def _lens(
 
 
 def _effects(
-    runtime: Runtime, ids: Sequence[int], whole: float, answer: int, allowed: NDArray[np.bool_]
+    runtime: NumpyRuntime, ids: Sequence[int], whole: float, answer: int, allowed: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """[T]: by how many bits `answer` is less likely without each token; the last first, since the cache before a gap
     is that of the whole prompt."""

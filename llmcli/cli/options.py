@@ -19,7 +19,7 @@ from llmcli.errors import LLMError, usage
 if TYPE_CHECKING:
     from llmcli.data.corpus import Corpus
     from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.formats.ensemble_file import Mixture
+    from llmcli.formats.ensemble_file import Ensemble
 
 LARGEST_TOKENIZER = 100_000_000  # bytes of a tokenizer.json: three times the largest that are published
 STRUCTURE_BYTES, STRUCTURE_FILES = 1 << 16, 256  # of each file, and files, in which JSON is looked for
@@ -79,15 +79,15 @@ def model_path(given: str | None) -> Path:
     return Path(DEFAULT_MODEL)
 
 
-def open_model(model: "Checkpoint | Mixture", device: str, quantize: str | None = None) -> tuple[Any, Any]:
+def open_model(model: "Checkpoint | Ensemble", device: str, quantize: str | None = None) -> tuple[Any, Any]:
     """(runtime, tokenizer) of a model: numpy on "cpu", or onnxruntime for one in few bits; torch on anything else."""
-    from llmcli.formats.ensemble_file import Mixture
+    from llmcli.formats.ensemble_file import Ensemble
 
-    if isinstance(model, Mixture):
-        from llmcli.models.ensemble import MixtureRuntime
+    if isinstance(model, Ensemble):
+        from llmcli.models.ensemble import EnsembleRuntime
 
         runtimes = [_runtime(expert, device, quantize) for expert in model.experts]
-        return MixtureRuntime(runtimes), tokenizer_of(model)
+        return EnsembleRuntime(runtimes), tokenizer_of(model)
     return _runtime(model, device, quantize), tokenizer_of(model)
 
 
@@ -98,22 +98,22 @@ def _runtime(checkpoint: "Checkpoint", device: str, quantize: str | None) -> Any
 
         problem = onnx_runtime.problem(checkpoint.config)
         if not problem and (quantize or onnx_runtime.is_here()):
-            return onnx_runtime.FastRuntime(checkpoint, kind)
+            return onnx_runtime.OnnxRuntime(checkpoint, kind)
         hint = problem and f"onnxruntime does not take {problem}"
         hint = hint or "onnxruntime makes it faster: pip install 'llmcli[fast]'"
         console.note(f"few bits run no faster here: {hint}")
         checkpoint = checkpoint.rounded(kind)
     if device == "cpu":
-        from llmcli.models.numpy_runtime import Runtime
+        from llmcli.models.numpy_runtime import NumpyRuntime
 
-        return Runtime(checkpoint)
+        return NumpyRuntime(checkpoint)
     from llmcli.models.transformer import TorchRuntime
     from llmcli.training.hardware import pick_device
 
     return TorchRuntime(checkpoint, pick_device(device))
 
 
-def tokenizer_of(model: "Checkpoint | Mixture") -> Any:
+def tokenizer_of(model: "Checkpoint | Ensemble") -> Any:
     """The tokenizer in a model."""
     from llmcli.data.tokenizer import Tokenizer
 

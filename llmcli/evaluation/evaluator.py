@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import EVALUATION_CONTEXT
-from llmcli.data.corpus import BLOCK, Corpus, Encoder, Preceded, tokenize
+from llmcli.data.batches import Preceded
+from llmcli.data.corpus import BLOCK, Corpus, Encoder, tokenize
 from llmcli.errors import LLMError, usage
 
 # ids [B, T + 1] -> for each of ids[:, 1:], [B, T] both: its nats, and whether it was the likeliest

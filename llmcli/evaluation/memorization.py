@@ -17,7 +17,7 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
 from llmcli.generation.sampler import Sampler
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.numpy_runtime import NumpyRuntime
 
 LENGTH = 30  # characters in a string: longer than almost any phrase that people happen to write twice
 CHARACTERS = 2_000  # of the model's own words, in all
@@ -135,7 +135,7 @@ def _slots(text: str) -> NDArray[np.uint64]:
 
 def _own_words(checkpoint: Checkpoint, tokenizer: Tokenizer, seed: int) -> Iterator[str]:
     """SAMPLES texts at most, CHARACTERS in all at most; fewer from a model so large that it would take long."""
-    runtime = Runtime(checkpoint)
+    runtime = NumpyRuntime(checkpoint)
     tokens = int(min(CHARACTERS, max(200, MOST_WORK / checkpoint.config.parameters))) // SAMPLES
     for index in range(SAMPLES):
         sampling = SamplingConfig(

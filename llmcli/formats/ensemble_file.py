@@ -28,7 +28,7 @@ LONGEST_NAME = 60  # characters
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Ensemble:
     """Models of one tokenizer, one context and one type of weights."""
 
     experts: tuple[Checkpoint, ...]
@@ -54,7 +54,7 @@ class Mixture:
         return checkpoint.seen_bytes(self.records)
 
 
-def mixed(models: Mapping[str, Checkpoint]) -> Mixture:
+def mixed(models: Mapping[str, Checkpoint]) -> Ensemble:
     """Models by name as one mixture. Raises LLMError when they cannot answer together."""
     (first_name, first), *others = models.items()
     for name, model in models.items():
@@ -75,7 +75,7 @@ def mixed(models: Mapping[str, Checkpoint]) -> Mixture:
         kinds = [" and ".join(sorted(m.kinds)) for m in (model, first)]
         if kinds[0] != kinds[1]:
             raise LLMError(f"{name} has weights in {kinds[0]}, {first_name} in {kinds[1]}; one type is wanted")
-    return Mixture(tuple(models.values()), tuple(models))
+    return Ensemble(tuple(models.values()), tuple(models))
 
 
 def _same_tokenizer(one: Checkpoint, other: Checkpoint) -> bool:
@@ -125,7 +125,7 @@ def averaged(models: Mapping[str, Checkpoint]) -> Checkpoint:
     return replace(first, tensors=tensors, record=record)
 
 
-def named(mixture: Mixture, names: Sequence[str]) -> Mixture:
+def named(mixture: Ensemble, names: Sequence[str]) -> Ensemble:
     """The same under short names; of two alike the second gets a number."""
     found: list[str] = []
     for name in (name[:LONGEST_NAME] for name in names):
@@ -137,11 +137,11 @@ def named(mixture: Mixture, names: Sequence[str]) -> Mixture:
 # ---- the file
 
 
-def is_mixture(header: Header) -> bool:
+def is_ensemble(header: Header) -> bool:
     return MODEL_TYPE in header.metadata.get("config.json", "")[:200]
 
 
-def opened(header: Header) -> Mixture:
+def opened(header: Header) -> Ensemble:
     """The mixture that a header describes; tensors stay on disk. Raises LLMError when it is damaged."""
     path, metadata = header.path, header.metadata
     checkpoint.check_version(header)
@@ -171,7 +171,7 @@ def opened(header: Header) -> Mixture:
     return mixed(dict(zip(names, experts, strict=True)))
 
 
-def save(path: Path, mixture: Mixture) -> None:
+def save(path: Path, mixture: Ensemble) -> None:
     """Write it; its bytes are a function of the mixture alone. Raises LLMError when the disk refuses."""
     first = mixture.shared
     configs = [json.loads(dump_config(expert.config, expert.torch_dtype)) for expert in mixture.experts]

@@ -10,7 +10,7 @@ from pathlib import Path
 from llmcli.errors import LLMError
 from llmcli.formats import checkpoint, ensemble_file, gguf_file, hf_directory, safetensors_file
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.ensemble_file import Mixture
+from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.safetensors_file import Header
 
 
@@ -29,22 +29,22 @@ def load(path: str | Path) -> Checkpoint:
     return single(load_any(path), path)
 
 
-def single(found: Checkpoint | Mixture, path: str | Path) -> Checkpoint:
+def single(found: Checkpoint | Ensemble, path: str | Path) -> Checkpoint:
     """What was opened, where it is one model. Raises LLMError."""
-    if isinstance(found, Mixture):
+    if isinstance(found, Ensemble):
         raise LLMError(
             f"{path} is a mixture of models; here the file of one of them is wanted: {', '.join(found.names)}"
         )
     return found
 
 
-def load_any(path: str | Path) -> Checkpoint | Mixture:
+def load_any(path: str | Path) -> Checkpoint | Ensemble:
     """Open a model in any form, or a mixture of several. Raises LLMError."""
     path = Path(path)
     if path.is_dir() or gguf_file.is_gguf(path):
         return checkpoint.opened(read_header(path))
     header = safetensors_file.read_header(path)
-    return ensemble_file.opened(header) if ensemble_file.is_mixture(header) else checkpoint.load(path)
+    return ensemble_file.opened(header) if ensemble_file.is_ensemble(header) else checkpoint.load(path)
 
 
 def files(path: str | Path) -> list[Path]:

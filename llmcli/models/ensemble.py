@@ -73,7 +73,7 @@ class _Expert:
             self._last = None
 
 
-class MixtureRuntime:
+class EnsembleRuntime:
     """A mixture ready to run, behind the interface of runtime.py's Runtime; what it gives as logits are logarithms of
     probabilities."""
 

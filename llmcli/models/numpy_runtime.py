@@ -142,7 +142,7 @@ class _Layer:
                 setattr(self, which, new)
 
 
-class Runtime:
+class NumpyRuntime:
     """A model ready to run: `prefill(ids)` and `step(id)` take tokens in and give the logits [V] of the next.
 
     `length` is the number of tokens taken in so far, at most `context`; `rewind` forgets the last of them. A `watcher`

@@ -51,7 +51,7 @@ def _share_threads() -> None:
     onnxruntime.set_global_thread_pool_sizes(cores, 1)
 
 
-class FastRuntime:
+class OnnxRuntime:
     """A model ready to run in "int8" or "int4", behind the interface of runtime.py's Runtime."""
 
     def __init__(self, checkpoint: Checkpoint, kind: str) -> None:
@@ -172,7 +172,7 @@ class FastRuntime:
 class _Place:
     """Arrays for so many tokens, which the two graphs read and write where they lie."""
 
-    def __init__(self, runtime: FastRuntime, count: int) -> None:
+    def __init__(self, runtime: OnnxRuntime, count: int) -> None:
         value, config = runtime._ort.OrtValue.ortvalue_from_numpy, runtime.config
         self._runtime = runtime
         self._x = np.zeros((1, count, config.hidden_size), np.float32)

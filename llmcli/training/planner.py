@@ -30,6 +30,7 @@ from llmcli.training.cost_model import (
     memory_needed,
     seen_by_count,
 )
+from llmcli.training.plan import ASKED, Choice, Plan, Regularization, Request
 
 CALIBRATION_FROM = 6.0  # times through the text: from here on a part of it is kept for calibration ...
 CALIBRATION_SHARE, CALIBRATION_TOKENS = 1 / 64, (1024, 8192)  # ... this share, at least and at most so many tokens
@@ -56,82 +57,12 @@ SHORTEST_CONTEXT, LONG_CONTEXT = 8, 1024
 COPYING_TEXT, COPYING_FROM = 100_000, 90.0  # tokens of text and seconds of a core, from which on weights can copy
 COPYING_THETA = 1e6  # their rope_theta: most pairs of a head turn little within a window, and can tell tokens apart
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 512, 8192
-ASKED = "as asked"  # the reason for what the user fixed
 
 # layers x width, each up to twice the size of the one before; few layers first: they take the most steps a minute
 LADDER = (
     (2, 64), (2, 96), (2, 128), (3, 128), (3, 192), (4, 192), (4, 256), (6, 256), (6, 320),
     (8, 384), (8, 512), (12, 640), (12, 768),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user fixed; None leaves the choice to the plan."""
-
-    seconds: float | None = None
-    steps: int | None = None
-    epochs: float | None = None
-    vocab_size: int | None = None
-    layers: int | None = None
-    width: int | None = None
-    heads: int | None = None
-    kv_heads: int | None = None
-    context: int | None = None
-    context_reason: str = ASKED
-    tie: bool | None = None
-    batch_tokens: int | None = None
-    dropout: float | None = None
-    lr: float = TrainConfig.lr
-    optimizer: str | None = None  # "muon" or "adamw"
-    experts: int | None = None  # SwiGLUs in a layer ...
-    active: int | None = None  # ... and how many of them each token goes through
-    lora: int = 0  # the rank of adapters
-    seed: int = TrainConfig.seed
-    device: str = TrainConfig.device
-    dtype: str = TrainConfig.dtype
-    threads: int = TrainConfig.threads
-    machine_reason: str = "what is here"
-
-    def __post_init__(self) -> None:
-        budgets = [
-            name
-            for name, value in (("--time", self.seconds), ("--steps", self.steps), ("--epochs", self.epochs))
-            if value
-        ]
-        if len(budgets) > 1:
-            raise usage(f"{' and '.join(budgets)} both say when to end; give one of them")
-        if self.epochs is not None and not 0 < self.epochs <= 1e6:
-            raise usage(f"--epochs must be a positive number of at most a million, found {self.epochs}")
-        if self.optimizer not in (None, "muon", "adamw"):
-            raise usage(f"--optimizer must be muon or adamw, found {self.optimizer}")
-        if self.active is not None and not self.experts:
-            raise usage("--active says how many of --experts each token goes through; give both")
-        if self.experts and not 1 <= (self.active or 1) <= self.experts:
-            raise usage(f"--active {self.active} of --experts {self.experts} cannot be; give 1 to {self.experts}")
-        if self.lora and self.optimizer == "muon":
-            raise usage("--lora learns by adamw; leave --optimizer out")
-        if self.width is not None and self.heads is not None and self.width % self.heads:
-            raise usage(f"--heads {self.heads} does not divide --width {self.width}")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One line of the plan."""
-
-    name: str
-    value: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that training needs to know, and why."""
-
-    model: ModelConfig
-    train: TrainConfig
-    choices: tuple[Choice, ...]
-    warning: str = ""  # why the run will not learn much
 
 
 def check_fits(plan: Plan, memory: float) -> None:
@@ -491,14 +422,6 @@ def _settings(
         dtype=request.dtype,
         threads=request.threads,
     )
-
-
-@dataclass(frozen=True)
-class Regularization:
-    """What reduces overfitting, as shares of the activations and of the tokens."""
-
-    dropout: float
-    token_split: float  # BPE-dropout
 
 
 def regularization(request: Request, model: ModelConfig, train_tokens: int, epochs: float) -> Regularization:

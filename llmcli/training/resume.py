@@ -20,7 +20,7 @@ from llmcli.config import TrainConfig, as_record
 from llmcli.errors import LLMError
 from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.safetensors_file import Header, digest, read_header, read_tensor, write_tensors
-from llmcli.training.planner import Choice, Plan
+from llmcli.training.plan import Choice, Plan
 
 FORMAT_VERSION = "1"
 FIRST_KEPT, MOST_APART = 2.0, 60.0  # seconds: when, and how far apart, a running run is written down ...

@@ -23,19 +23,19 @@ from numpy.typing import NDArray
 
 import llmcli
 from llmcli.config import EVALUATION_CONTEXT, ModelConfig, SamplingConfig, TrainConfig, as_record
-from llmcli.data.corpus import Batches, Preceded, Tokens, Without
+from llmcli.data.batches import Batches, Preceded, Tokens, Without
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.evaluation.evaluator import Figures, Window, evaluate_windows, scattered, select_windows
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
 from llmcli.models.induction import with_induction
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.transformer import LanguageModel, score, sharpness
 from llmcli.training.cost_model import parts
 from llmcli.training.hardware import fastest_threads
 from llmcli.training.optimizer import Optimizer, rate
-from llmcli.training.planner import Plan, Regularization
+from llmcli.training.plan import Plan, Regularization
 from llmcli.training.resume import State
 from llmcli.training.run_clock import RunClock
 from llmcli.training.thread_tuner import ThreadTuner, thread_counts
@@ -906,6 +906,6 @@ class _Curve:
 
 
 def _sample(config: ModelConfig, weights: dict[str, NDArray[np.float32]], tokenizer: Tokenizer, prompt: str) -> str:
-    runtime = Runtime(Checkpoint(config, "", weights))
+    runtime = NumpyRuntime(Checkpoint(config, "", weights))
     pieces = generate(runtime, tokenizer, prompt, SamplingConfig(max_tokens=SAMPLE_TOKENS))
     return "".join(piece.text for piece in pieces)

@@ -20,7 +20,7 @@ from llmcli.generation.generator import generate
 from llmcli.generation.prompt import INSIDE_WORD
 from llmcli.generation.sampler import Sampler
 from llmcli.models.logits import probabilities
-from llmcli.models.numpy_runtime import PREFILL, Runtime
+from llmcli.models.numpy_runtime import PREFILL, NumpyRuntime
 from tests.conftest import TEXT, random_checkpoint
 
 TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
@@ -67,7 +67,7 @@ def written_out(model: Checkpoint, ids: list[int]) -> tuple[torch.Tensor, torch.
 
 def explained(prompt: str, config: ModelConfig = CONFIG, **options: object) -> tuple[Explanation, Checkpoint]:
     model = random_checkpoint(config)
-    return explain(Runtime(model), TOKENIZER, prompt, **{"literal": True, **options}), model  # type: ignore[arg-type]
+    return explain(NumpyRuntime(model), TOKENIZER, prompt, **{"literal": True, **options}), model  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -157,10 +157,10 @@ class Spy(Sampler):
 @pytest.mark.parametrize("prompt", ["T", "The cat sat on", "The dog ate the hat. " * 8 + "supercalifragil", "食べ"])
 def test_probabilities_are_those_of_generate_to_the_digit(prompt: str, literal: bool, context: int) -> None:
     model = random_checkpoint(replace(CONFIG, max_position_embeddings=context))
-    found = explain(Runtime(model), TOKENIZER, prompt, literal=literal)
+    found = explain(NumpyRuntime(model), TOKENIZER, prompt, literal=literal)
     spy = Spy()
     pieces: Iterator = generate(
-        Runtime(model), TOKENIZER, prompt, SamplingConfig(max_tokens=1), literal=literal, sampler=spy
+        NumpyRuntime(model), TOKENIZER, prompt, SamplingConfig(max_tokens=1), literal=literal, sampler=spy
     )  # type: ignore[arg-type]
     answer = next(pieces).id
     [(logits, own, tokens)] = spy.asked
@@ -183,9 +183,9 @@ def test_where_a_token_goes_beyond_the_prompt_it_is_the_answer() -> None:
     row = head[dog].copy()
     head[:] = 0
     head[dog] = row
-    if Runtime(model).prefill(TOKENIZER.encode("The"))[dog] < 0:
+    if NumpyRuntime(model).prefill(TOKENIZER.encode("The"))[dog] < 0:
         head[dog] = -row
-    found = explain(Runtime(model), TOKENIZER, "The do", literal=False, candidates=3)
+    found = explain(NumpyRuntime(model), TOKENIZER, "The do", literal=False, candidates=3)
     assert found.ids == TOKENIZER.encode("The") and found.tail == " do" and found.likeliest(1) == [dog]
     assert found.probabilities.sum() == pytest.approx(1, abs=1e-6)
     table = TOKENIZER.token_bytes
@@ -193,7 +193,7 @@ def test_where_a_token_goes_beyond_the_prompt_it_is_the_answer() -> None:
     assert set(found.lens.ids[:-1, -1].ravel().tolist()) <= set(fits)
 
     def chances(*path: int) -> np.ndarray:
-        return probabilities(Runtime(model).prefill([*TOKENIZER.encode("The"), *path]))
+        return probabilities(NumpyRuntime(model).prefill([*TOKENIZER.encode("The"), *path]))
 
     def paths(rest: bytes) -> Iterator[list[int]]:
         """Every way to spell it."""
@@ -219,7 +219,7 @@ def test_of_a_prompt_longer_than_the_context_the_end_is_seen() -> None:
 
 
 def test_looking_on_leaves_the_model_as_it_was(tiny_model: Path) -> None:
-    runtime, other = Runtime(load(tiny_model)), Runtime(load(tiny_model))
+    runtime, other = NumpyRuntime(load(tiny_model)), NumpyRuntime(load(tiny_model))
     explain(runtime, TOKENIZER, "The cat", literal=True)
     assert runtime.watcher is None
     runtime.rewind()
@@ -232,13 +232,13 @@ def test_an_empty_prompt_and_damaged_weights_are_told() -> None:
     model = random_checkpoint(CONFIG)
     model.tensors["model.norm.weight"][:] = np.nan
     with pytest.raises(LLMError, match="not a number"):
-        explain(Runtime(model), TOKENIZER, "The cat", literal=True)
+        explain(NumpyRuntime(model), TOKENIZER, "The cat", literal=True)
 
 
 def test_the_entropy_of_equal_chances_is_the_logarithm_of_their_number() -> None:
     model = random_checkpoint(CONFIG)
     model.tensors["lm_head.weight"][:] = 0
-    found = explain(Runtime(model), TOKENIZER, "The cat", literal=True)
+    found = explain(NumpyRuntime(model), TOKENIZER, "The cat", literal=True)
     allowed = TOKENIZER.vocabulary.allowed(START)
     assert found.entropy == pytest.approx(math.log2(allowed.sum()))
     assert found.likeliest(3) == np.flatnonzero(allowed)[:3].tolist()

@@ -19,7 +19,7 @@ import torch
 
 from llmcli.config import ModelConfig
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.transformer import TorchRuntime
 
 MODELS = {
@@ -37,7 +37,7 @@ def untrained(config: ModelConfig) -> Checkpoint:
     return Checkpoint(config, "", tensors)
 
 
-def tokens_per_second(runtime: Runtime | TorchRuntime, tokens: int) -> float:
+def tokens_per_second(runtime: NumpyRuntime | TorchRuntime, tokens: int) -> float:
     runtime.rewind()
     logits = runtime.prefill([1, 2, 3])
     began = time.perf_counter()
@@ -66,7 +66,7 @@ def main() -> None:
     machine = platform.processor() or platform.machine()
     print(f"{machine}, {os.cpu_count()} cores, one core reads {bandwidth() / 1e9:.1f} GB/s")
     for name, config in MODELS.items():
-        runtimes = {"numpy": Runtime(untrained(config)), "torch eager": TorchRuntime(untrained(config), "cpu")}
+        runtimes = {"numpy": NumpyRuntime(untrained(config)), "torch eager": TorchRuntime(untrained(config), "cpu")}
         speeds: dict[str, list[float]] = {which: [] for which in runtimes}
         for _ in range(options.rounds):
             for which, runtime in runtimes.items():

@@ -23,8 +23,8 @@ from llmcli.config import ModelConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats import gguf_file, hf_directory, loading
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.models.numpy_runtime import Runtime
-from llmcli.models.onnx_runtime import FastRuntime
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.onnx_runtime import OnnxRuntime
 from tests.conftest import random_checkpoint
 from tests.ecosystem import texts
 from tests.ecosystem.conftest import LlamaCpp
@@ -83,7 +83,7 @@ def opened(engine: str, place: Path) -> Callable[[int], float]:
         theirs = AutoModelForCausalLM.from_pretrained(place / "hf", dtype=torch.float32).eval()
         return lambda tokens: transformers(theirs, tokens)
     model = loading.load(place / "hf")
-    runtime = Runtime(model) if dtype == "float32" else FastRuntime(model, dtype)
+    runtime = NumpyRuntime(model) if dtype == "float32" else OnnxRuntime(model, dtype)
     return lambda tokens: ours(runtime, tokens)
 
 

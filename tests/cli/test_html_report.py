@@ -25,7 +25,7 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import load, save
 from llmcli.generation import next_words as words_module
 from llmcli.generation.next_words import NextWord, NextWords
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.training.summary import Curve
 from tests.conftest import TEXT, random_checkpoint
 
@@ -44,7 +44,7 @@ def tokenizer() -> Tokenizer:
 
 def explained(prompt: str, config: ModelConfig | None = None) -> Explanation:
     config = config or ModelConfig(300, 32, 64, 2, 4, 2, 8, 64)
-    return explain(Runtime(random_checkpoint(config)), tokenizer(), prompt, literal=True, everywhere=True)
+    return explain(NumpyRuntime(random_checkpoint(config)), tokenizer(), prompt, literal=True, everywhere=True)
 
 
 def data_of(text: str) -> dict:

@@ -22,7 +22,7 @@ from llmcli.errors import LLMError
 from llmcli.formats import adapters, atomic_io, checkpoint, ensemble_file
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.training import resume
-from llmcli.training.planner import Plan
+from llmcli.training.plan import Plan
 from tests.conftest import random_checkpoint
 from tests.reliability.runs import BESIDE, EAGER, HANG, OPTIONS, TEXT, end, kept, python, train, wait_until_kept
 

@@ -23,7 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.data import corpus as module
-from llmcli.data.corpus import Batches, Corpus, Preceded, Without, read_corpus, tokenize
+from llmcli.data.batches import Batches, Preceded, Without
+from llmcli.data.corpus import Corpus, read_corpus, tokenize
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from tests.conftest import TEXT

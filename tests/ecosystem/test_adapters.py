@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llmcli.formats import loading
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.numpy_runtime import NumpyRuntime
 
 
 def test_peft_reads_our_adapters(reference, tmp_path: Path, llm) -> None:
@@ -26,7 +26,7 @@ def test_peft_reads_our_adapters(reference, tmp_path: Path, llm) -> None:
     ids = list(range(2, 40))
     with torch.inference_mode():
         wanted = theirs(torch.tensor([ids])).logits[0].numpy()
-    found = Runtime(loading.load("merged.safetensors")).logits(ids)
+    found = NumpyRuntime(loading.load("merged.safetensors")).logits(ids)
     np.testing.assert_allclose(found, wanted, atol=1e-4)
     assert np.abs(wanted - reference.logits(ids)).max() > 0.01  # it has learned something
 
@@ -48,5 +48,5 @@ def test_we_read_what_peft_saves(reference, tmp_path: Path, llm) -> None:
     ids = list(range(2, 40))
     with torch.inference_mode():
         wanted = theirs(torch.tensor([ids])).logits[0].numpy()
-    np.testing.assert_allclose(Runtime(loading.load("merged.safetensors")).logits(ids), wanted, atol=1e-4)
+    np.testing.assert_allclose(NumpyRuntime(loading.load("merged.safetensors")).logits(ids), wanted, atol=1e-4)
     assert np.abs(wanted - reference.logits(ids)).max() > 0.01

@@ -11,7 +11,7 @@ from llmcli.config import SamplingConfig
 from llmcli.formats import loading
 from llmcli.formats.safetensors_file import read_header
 from llmcli.generation.generator import generate
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.numpy_runtime import NumpyRuntime
 
 PROMPTS = ("the world", "12345 + 1", "私は東京で", "def f(x):\n    return")
 GREEDY = 20
@@ -20,7 +20,7 @@ GREEDY = 20
 def greedy(path: Path, prompt: str, count: int = GREEDY) -> list[int]:
     model = loading.load(path)
     sampling = SamplingConfig(max_tokens=count, temperature=0.0)
-    pieces = generate(Runtime(model), tokenizer_of(model), prompt, sampling, literal=True)
+    pieces = generate(NumpyRuntime(model), tokenizer_of(model), prompt, sampling, literal=True)
     return [piece.id for piece in pieces if piece.id is not None]
 
 
@@ -33,7 +33,7 @@ def test_logits_are_those_of_transformers(reference, length):
     ids = np.random.default_rng(length).integers(0, 400, length).tolist()
     wanted = reference.logits(ids)
     checkpoint = loading.load(reference.directory)
-    np.testing.assert_allclose(Runtime(checkpoint).logits(ids), wanted, atol=1e-4)
+    np.testing.assert_allclose(NumpyRuntime(checkpoint).logits(ids), wanted, atol=1e-4)
     model = LanguageModel(checkpoint.config).eval()
     model.load_arrays(checkpoint.tensors)
     with torch.inference_mode():
@@ -66,7 +66,7 @@ def test_gradients_are_those_of_transformers(reference):
 def test_steps_are_those_of_the_whole(reference):
     """A token at a time gives what all at once give."""
     ids = list(range(5, 45))
-    runtime = Runtime(loading.load(reference.directory))
+    runtime = NumpyRuntime(loading.load(reference.directory))
     runtime.prefill(ids[:10])
     for i in range(10, 40):
         stepped = runtime.step(ids[i])
@@ -136,7 +136,7 @@ def test_gguf_is_the_same_model(reference, tmp_path, llm):
         return
     assert found.exit_code == 0 and found.stdout.startswith("FROM /")
     ids = list(range(2, 62))
-    np.testing.assert_allclose(Runtime(loading.load(path)).logits(ids), reference.logits(ids), atol=1e-4)
+    np.testing.assert_allclose(NumpyRuntime(loading.load(path)).logits(ids), reference.logits(ids), atol=1e-4)
     theirs = LlamaCpp(path)
     for prompt in PROMPTS:
         assert [token for token in theirs.ids(prompt, GREEDY) if token] == greedy(reference.directory, prompt), prompt
@@ -169,7 +169,7 @@ def test_smaller_types_run_in_llama_cpp(reference, tmp_path, llm, dtype):
         pytest.skip("two kinds are enough")
     path = tmp_path / "model.gguf"
     assert llm("export", reference.directory, path, "--to", "gguf", "--dtype", dtype).exit_code == 0
-    runtime, theirs = Runtime(loading.load(path)), LlamaCpp(path)
+    runtime, theirs = NumpyRuntime(loading.load(path)), LlamaCpp(path)
     for first in range(2, 30):  # llama.cpp does not tell of a token that ends the text or is part of a character
         ids = list(range(first, first + 28))
         if found := theirs.chosen(ids, 1):

@@ -19,7 +19,7 @@ from llmcli.errors import LLMError
 from llmcli.formats import loading
 from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.safetensors_file import read_header, read_tensor, write_tensors
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.numpy_runtime import NumpyRuntime
 
 FULL = bool(os.environ.get("LLMCLI_FULL"))  # tied models too: twice as long
 TOKENS = 40  # in the window that is compared
@@ -186,7 +186,7 @@ def own_logits(config: dict[str, Any], directory: Path) -> tuple[ModelConfig, np
     (directory / "config.json").write_text(json.dumps(config), "utf-8")
     (directory / "tokenizer.json").write_text("{}", "utf-8")
     checkpoint = loading.load(directory)
-    runtime = Runtime(checkpoint)
+    runtime = NumpyRuntime(checkpoint)
     return checkpoint.config, runtime.logits(IDS[: runtime.context])
 
 
@@ -247,7 +247,7 @@ def logits_of_both(directory: Path) -> tuple[np.ndarray, np.ndarray]:
 
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     with torch.inference_mode():
-        return Runtime(loading.load(directory)).logits(IDS), model(torch.tensor([IDS])).logits[0].numpy()
+        return NumpyRuntime(loading.load(directory)).logits(IDS), model(torch.tensor([IDS])).logits[0].numpy()
 
 
 @pytest.mark.parametrize("kind", ["llama", "mixtral", "qwen3"])

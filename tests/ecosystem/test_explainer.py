@@ -5,7 +5,7 @@ import numpy as np
 from llmcli.analysis.explain import explain
 from llmcli.cli.options import tokenizer_of
 from llmcli.formats import loading
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.numpy_runtime import NumpyRuntime
 
 
 def test_attention_and_the_lens_are_those_of_transformers(reference) -> None:
@@ -14,7 +14,7 @@ def test_attention_and_the_lens_are_those_of_transformers(reference) -> None:
 
     checkpoint = loading.load(reference.directory)
     found = explain(
-        Runtime(checkpoint), tokenizer_of(checkpoint), "def f(x): return the world", literal=True, everywhere=True
+        NumpyRuntime(checkpoint), tokenizer_of(checkpoint), "def f(x): return the world", literal=True, everywhere=True
     )
     model = transformers.AutoModelForCausalLM.from_pretrained(
         reference.directory, dtype=torch.float32, attn_implementation="eager"

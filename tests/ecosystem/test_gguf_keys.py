@@ -11,7 +11,7 @@ from llmcli.config import ModelConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats import gguf_file, loading
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.conftest import random_checkpoint
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True}
@@ -95,7 +95,7 @@ def answers(path: Path) -> tuple[dict[int, float], dict[int, float]]:
         ids = IDS[start : start + PROMPT]
         if found := theirs.chosen(ids, 1):
             break
-    logits = Runtime(loading.load(path)).prefill(ids)
+    logits = NumpyRuntime(loading.load(path)).prefill(ids)
     own = logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
     wanted = {entry["id"]: float(entry["logprob"]) for entry in found[0]["top_logprobs"]}
     return wanted, {token: float(own[token]) for token in wanted}
@@ -162,7 +162,9 @@ def test_every_other_key_is_refused_or_changes_nothing(base: Path, tmp_path: Pat
 def test_within_a_window_the_answer_is_that_without(base: Path, tmp_path: Path, sizes: dict[str, int]) -> None:
     model = loading.load(rewritten(base, tmp_path / "m.gguf", sizes))
     assert model.config.max_position_embeddings == (sizes["attention.sliding_window"] or 64)
-    np.testing.assert_array_equal(Runtime(model).prefill(IDS[:8]), Runtime(loading.load(base)).prefill(IDS[:8]))
+    np.testing.assert_array_equal(
+        NumpyRuntime(model).prefill(IDS[:8]), NumpyRuntime(loading.load(base)).prefill(IDS[:8])
+    )
 
 
 def test_a_file_that_is_refused_is_shown(base: Path, tmp_path: Path, llm) -> None:

@@ -12,7 +12,7 @@ from llmcli.config import ModelConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats import loading
 from llmcli.formats.checkpoint import save
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.conftest import random_checkpoint
 from tests.ecosystem import texts
 from tests.ecosystem.conftest import LlamaCpp
@@ -90,7 +90,7 @@ def test_llama_cpp_cuts_alike_and_says_the_same(rules: dict[str, object], tmp_pa
         same += again.encode(string) == tokenizer.encode(string) == theirs.tokenize(string)
     assert same >= 299  # of merges of the same rank in another place llama.cpp takes another first
     ids = [*again.start_ids, *again.encode("the world")]
-    assert theirs.ids("the world", 1) == [int(Runtime(model).prefill(ids).argmax())]
+    assert theirs.ids("the world", 1) == [int(NumpyRuntime(model).prefill(ids).argmax())]
 
 
 def test_characters_run_in_llama_cpp(tmp_path: Path, llm) -> None:
@@ -101,5 +101,5 @@ def test_characters_run_in_llama_cpp(tmp_path: Path, llm) -> None:
     theirs = LlamaCpp(tmp_path / "m.gguf")
     for string in ("the world", " りんご!", "a\nb", "日本 \u0301", "  two"):
         assert theirs.tokenize(string) == tokenizer.encode(string), string
-    logits = Runtime(loading.load(tmp_path / "m.gguf")).prefill(tokenizer.encode("the world"))
+    logits = NumpyRuntime(loading.load(tmp_path / "m.gguf")).prefill(tokenizer.encode("the world"))
     assert theirs.ids("the world", 1) == [int(np.argmax(logits))]

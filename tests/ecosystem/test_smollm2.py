@@ -11,7 +11,7 @@ from llmcli.cli.options import tokenizer_of
 from llmcli.config import SamplingConfig
 from llmcli.formats import loading
 from llmcli.generation.generator import generate
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.ecosystem import texts
 
 FULL = bool(os.environ.get("LLMCLI_FULL"))  # all prompts and strings: some minutes
@@ -41,9 +41,9 @@ PROMPTS = (
 
 
 @pytest.fixture(scope="module")
-def ours(smollm2: Path) -> tuple[Runtime, Any]:
+def ours(smollm2: Path) -> tuple[NumpyRuntime, Any]:
     model = loading.load(smollm2)
-    return Runtime(model), tokenizer_of(model)
+    return NumpyRuntime(model), tokenizer_of(model)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def reference_tokenizer(smollm2: Path) -> Any:
     return transformers.AutoTokenizer.from_pretrained(smollm2.parent, gguf_file=smollm2.name)
 
 
-def continued(ours: tuple[Runtime, Any], prompt: str, count: int) -> list[int]:
+def continued(ours: tuple[NumpyRuntime, Any], prompt: str, count: int) -> list[int]:
     runtime, tokenizer = ours
     sampling = SamplingConfig(max_tokens=count, temperature=0.0)
     return [p.id for p in generate(runtime, tokenizer, prompt, sampling, literal=True) if p.id is not None]

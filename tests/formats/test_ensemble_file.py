@@ -39,7 +39,7 @@ def test_a_mixture_comes_back_as_it_was(two, llm) -> None:
     assert found.exit_code == 0, found.stderr
     assert json.loads(found.stdout)["parameters"] == sum(checkpoint.load(path).parameters for path in two)
     mixed = loading.load_any("m.safetensors")
-    assert isinstance(mixed, ensemble_file.Mixture) and mixed.names == ("a", "b")
+    assert isinstance(mixed, ensemble_file.Ensemble) and mixed.names == ("a", "b")
     for path, expert in zip(two, mixed.experts, strict=True):
         alone = checkpoint.load(path)
         assert expert.config == alone.config and expert.record == alone.record
@@ -98,10 +98,10 @@ def test_explained_is_the_heaviest_and_the_probabilities_are_the_mixtures(two, l
     assert told.exit_code == 0 and "a mixture of 2 models" in told.stderr, told.stderr
     found = json.loads(told.stdout)
     from llmcli.cli.options import open_model
-    from llmcli.models.ensemble import MixtureRuntime
+    from llmcli.models.ensemble import EnsembleRuntime
 
     runtime, _ = open_model(loading.load_any("mixture.safetensors"), "cpu")
-    assert isinstance(runtime, MixtureRuntime)
+    assert isinstance(runtime, EnsembleRuntime)
     chances = np.exp(runtime.prefill([token["id"] for token in found["tokens"]]).astype(np.float64))
     for token in found["next_tokens"]:
         assert token["probability"] == pytest.approx(chances[token["id"]], abs=2e-6)

@@ -18,9 +18,9 @@ from llmcli.generation.generator import generate
 from llmcli.generation.next_words import next_words
 from llmcli.generation.prompt import INSIDE_WORD, Prompt, read
 from llmcli.generation.sampler import Sampler
-from llmcli.models.ensemble import MixtureRuntime
+from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import probabilities
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.conftest import TEXT, random_checkpoint
 from tests.generation.test_next_words import reference_word
 
@@ -257,7 +257,7 @@ def test_a_large_model_is_evaluated_less_often(parameters: int, most: int) -> No
 @pytest.mark.parametrize("most", [5, 20, 50])
 def test_next_keeps_its_limit_after_a_very_long_word_and_says_what_is_unexplored(most: int) -> None:
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
-    runtime = Runtime(random_checkpoint(ModelConfig(300, 32, 64, 2, 4, 2, 8, 256)))
+    runtime = NumpyRuntime(random_checkpoint(ModelConfig(300, 32, 64, 2, 4, 2, 8, 256)))
     calls = [0]
     for name in ("prefill", "logits", "step"):
         inner = getattr(runtime, name)
@@ -291,8 +291,8 @@ def test_a_mixture_reads_a_prompt_like_one_model_when_its_models_are_the_same() 
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
     model = random_checkpoint(ModelConfig(300, 32, 64, 2, 4, 2, 8, 32))
     known = Prompt.of("The dog", tokenizer)
-    one = read(Runtime(model), tokenizer, known, most=50, negligible=1e-6)
-    both = read(MixtureRuntime([Runtime(model), Runtime(model)]), tokenizer, known, most=50, negligible=1e-6)
+    one = read(NumpyRuntime(model), tokenizer, known, most=50, negligible=1e-6)
+    both = read(EnsembleRuntime([NumpyRuntime(model), NumpyRuntime(model)]), tokenizer, known, most=50, negligible=1e-6)
     np.testing.assert_allclose(probabilities(both.logits), probabilities(one.logits), atol=1e-5)
 
 

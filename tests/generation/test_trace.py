@@ -16,7 +16,7 @@ from llmcli.data.vocabulary import START
 from llmcli.generation.generator import generate
 from llmcli.generation.prompt import Prompt, read
 from llmcli.generation.trace import Choice, walk
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.cli.test_console import OURS, in_a_terminal
 from tests.conftest import TEXT, random_checkpoint
 
@@ -29,7 +29,7 @@ ALLOWED = TOKENIZER.vocabulary.allowed(START)
 def walked(prompt: str, literal: bool = True, candidates: int = 5, **values: float) -> tuple[list[Choice], str]:
     """The steps, and what generate says with the same values."""
     sampling = SamplingConfig(**{"max_tokens": 6, "seed": 3, **values})  # type: ignore[arg-type]
-    runtime = Runtime(random_checkpoint(CONFIG))
+    runtime = NumpyRuntime(random_checkpoint(CONFIG))
     steps = list(walk(runtime, TOKENIZER, prompt, sampling, literal=literal, candidates=candidates))
     pieces = list(generate(runtime, TOKENIZER, prompt, sampling, literal=literal))
     assert [piece.id for piece in pieces if piece.id is not None] == [step.chosen.id for step in steps]
@@ -48,7 +48,7 @@ def test_the_walk_is_the_way_of_generate(values: dict[str, float], literal: bool
 
 def test_probabilities_chances_and_cuts_are_those_of_the_definition() -> None:
     [step], _ = walked("The dog", max_tokens=1, temperature=0.5, top_k=20, top_p=0.8, min_p=0.0, candidates=300)
-    logits = Runtime(random_checkpoint(CONFIG)).prefill(TOKENIZER.encode("The dog")).astype(np.float64)
+    logits = NumpyRuntime(random_checkpoint(CONFIG)).prefill(TOKENIZER.encode("The dog")).astype(np.float64)
     everything = np.exp(logits) / np.exp(logits).sum()
     assert step.entropy == pytest.approx(-(everything * np.log2(everything)).sum(), abs=1e-4)
     own = np.where(ALLOWED, everything, 0)
@@ -79,7 +79,7 @@ def test_the_first_step_sums_over_the_ways_to_split_the_last_word() -> None:
     """Its candidates are those of the distribution that prompt.py gives; the later steps are those of any text."""
     steps, _ = walked("The do", literal=False, candidates=300)
     assert [step.spelling for step in steps] == [True] + [False] * 5
-    opening = read(Runtime(random_checkpoint(CONFIG)), TOKENIZER, Prompt.of("The do", TOKENIZER))
+    opening = read(NumpyRuntime(random_checkpoint(CONFIG)), TOKENIZER, Prompt.of("The do", TOKENIZER))
     wanted = {"".join(map(str, way.tokens[-1:])) for way in opening.ways(0)}
     assert {str(c.id) for c in steps[0].candidates} <= wanted
     assert sum(c.probability for c in steps[0].candidates) == pytest.approx(1, abs=1e-5)
@@ -89,7 +89,7 @@ def test_the_first_step_sums_over_the_ways_to_split_the_last_word() -> None:
 def test_the_end_of_the_document_is_a_choice_too() -> None:
     model = random_checkpoint(CONFIG)
     model.tensors["model.norm.weight"][:] = 0
-    steps = list(walk(Runtime(model), TOKENIZER, "a", SamplingConfig(max_tokens=9, temperature=0.0), literal=True))
+    steps = list(walk(NumpyRuntime(model), TOKENIZER, "a", SamplingConfig(max_tokens=9, temperature=0.0), literal=True))
     assert [(step.chosen.id, step.text, step.finish_reason) for step in steps] == [(0, "", "stop")]
 
 

@@ -9,8 +9,8 @@ import pytest
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.models import ensemble
-from llmcli.models.ensemble import MixtureRuntime
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.ensemble import EnsembleRuntime
+from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.conftest import random_checkpoint
 
 CONFIG = ModelConfig(60, 32, 32, 2, 2, 2, 16, 100)
@@ -18,8 +18,8 @@ SHAPES = (CONFIG, replace(CONFIG, hidden_size=48, num_hidden_layers=1), replace(
 IDS = np.random.default_rng(3).integers(0, 60, 90).tolist()
 
 
-def members() -> list[Runtime]:
-    return [Runtime(random_checkpoint(config, seed=number)) for number, config in enumerate(SHAPES)]
+def members() -> list[NumpyRuntime]:
+    return [NumpyRuntime(random_checkpoint(config, seed=number)) for number, config in enumerate(SHAPES)]
 
 
 class Domain:
@@ -39,7 +39,7 @@ class Domain:
         self.length = length
 
 
-def by_formula(ids: list[int], runtimes: list[Runtime]) -> np.ndarray:
+def by_formula(ids: list[int], runtimes: list[NumpyRuntime]) -> np.ndarray:
     """log p of the mixture after each token, [T, V]: prior times likelihood with forgetting; who weighed less than
     LIGHTEST at the last multiple of REFRESH has no part."""
     rows = []
@@ -68,7 +68,7 @@ def by_formula(ids: list[int], runtimes: list[Runtime]) -> np.ndarray:
 @pytest.mark.parametrize("pieces", [[90], [1] * 90, [5, 1, 1, 30, *[1] * 53], [15, 1, 16, 1, 57]])
 def test_the_answer_is_the_formulas_however_the_text_comes(pieces: list[int]) -> None:
     wanted = by_formula(IDS, members())
-    runtime, at = MixtureRuntime(members()), 0
+    runtime, at = EnsembleRuntime(members()), 0
     for count in pieces:
         found = runtime.prefill(IDS[at : at + count])
         at += count
@@ -80,7 +80,7 @@ def test_the_answer_is_the_formulas_however_the_text_comes(pieces: list[int]) ->
 
 def test_scores_are_those_of_its_answers() -> None:
     windows = np.array([IDS[:41], IDS[45:86]])
-    nats, right = MixtureRuntime(members()).score(windows)
+    nats, right = EnsembleRuntime(members()).score(windows)
     for window, costs, hits in zip(windows.tolist(), nats, right, strict=True):
         wanted = by_formula(window[:-1], members())
         np.testing.assert_allclose(
@@ -91,7 +91,7 @@ def test_scores_are_those_of_its_answers() -> None:
 
 @pytest.mark.parametrize("back", [89, 64, 50, 33, 16, 1, 0])
 def test_going_back_is_never_having_been_there(back: int) -> None:
-    runtime = MixtureRuntime(members())
+    runtime = EnsembleRuntime(members())
     for token in IDS:
         runtime.step(token)
     runtime.rewind(back)
@@ -104,7 +104,7 @@ def test_going_back_is_never_having_been_there(back: int) -> None:
 
 def test_the_domains_model_speaks_alone_and_the_others_are_not_asked() -> None:
     runtimes = [Domain(third) for third in range(3)]
-    runtime = MixtureRuntime(runtimes)
+    runtime = EnsembleRuntime(runtimes)
     text = [20 + i % 20 for i in range(64)]  # the domain of the second
     runtime.prefill(text[:48])
     assert runtime.expert_weights()[0].tolist() == [0.0, 1.0, 0.0]
@@ -117,7 +117,7 @@ def test_the_domains_model_speaks_alone_and_the_others_are_not_asked() -> None:
 
 
 def test_when_the_domain_changes_another_takes_over() -> None:
-    runtime = MixtureRuntime([Domain(third) for third in range(3)])
+    runtime = EnsembleRuntime([Domain(third) for third in range(3)])
     runtime.prefill([i % 20 for i in range(40)])
     assert runtime.expert_weights()[0].argmax() == 0
     for i in range(40):
@@ -126,7 +126,7 @@ def test_when_the_domain_changes_another_takes_over() -> None:
 
 
 def test_more_than_the_context_is_refused() -> None:
-    runtime = MixtureRuntime(members())
+    runtime = EnsembleRuntime(members())
     with pytest.raises(LLMError, match="101 tokens do not fit the context of 100"):
         runtime.prefill([1] * 101)
     with pytest.raises(ValueError):

@@ -12,7 +12,7 @@ from llmcli.config import ModelConfig
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models import induction
 from llmcli.models.induction import has_room, with_induction
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.training.trainer import fresh_weights
 
 CONFIG = ModelConfig(300, 128, 352, 2, 2, 2, 64, 256, rope_theta=1e6)
@@ -26,7 +26,7 @@ def twice(config, rng, length=40, rows=4):
 
 def nats(config, weights, ids):
     """Mean cost of the first time and of the second, but for the first few tokens of each."""
-    found, _ = Runtime(Checkpoint(config, "", weights)).score(ids)
+    found, _ = NumpyRuntime(Checkpoint(config, "", weights)).score(ids)
     half = ids.shape[1] // 2
     return found[:, : half - 1].mean(), found[:, half + induction.BACK :].mean()
 
@@ -61,7 +61,7 @@ def test_three_equal_tokens_outweigh_one():
     for _ in range(20):
         a, b, c, x, y, *rest = rng.permutation(300)[:45].tolist()
         ids = [*rest[:10], a, b, c, x, *rest[10:25], c, y, *rest[25:], a, b, c]
-        logits = Runtime(Checkpoint(config, "", weights)).prefill(ids)
+        logits = NumpyRuntime(Checkpoint(config, "", weights)).prefill(ids)
         right += logits[x] > logits[y]
     assert right >= 18
 

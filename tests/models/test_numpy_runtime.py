@@ -7,7 +7,7 @@ from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import load, save
 from llmcli.models import numpy_runtime as runtime_module
-from llmcli.models.numpy_runtime import PREFILL, Runtime
+from llmcli.models.numpy_runtime import PREFILL, NumpyRuntime
 from tests.conftest import random_checkpoint
 
 CONFIG = ModelConfig(200, 32, 64, 2, 4, 2, 8, 3 * PREFILL)
@@ -15,7 +15,7 @@ CONFIG = ModelConfig(200, 32, 64, 2, 4, 2, 8, 3 * PREFILL)
 
 def test_prefill_in_pieces_is_prefill_at_once() -> None:
     ids = np.random.default_rng(0).integers(200, size=2 * PREFILL + 5).tolist()
-    one, many = Runtime(random_checkpoint(CONFIG)), Runtime(random_checkpoint(CONFIG))
+    one, many = NumpyRuntime(random_checkpoint(CONFIG)), NumpyRuntime(random_checkpoint(CONFIG))
     at_once = one.prefill(ids)
     many.prefill(ids[:3])
     many.step(ids[3])
@@ -24,7 +24,7 @@ def test_prefill_in_pieces_is_prefill_at_once() -> None:
 
 
 def test_rewind_forgets() -> None:
-    runtime = Runtime(random_checkpoint(CONFIG))
+    runtime = NumpyRuntime(random_checkpoint(CONFIG))
     first = runtime.prefill([1, 2, 3])
     runtime.prefill([4, 5, 6])
     runtime.rewind(2)
@@ -34,7 +34,7 @@ def test_rewind_forgets() -> None:
 
 
 def test_more_than_the_context_is_refused_and_changes_nothing() -> None:
-    runtime = Runtime(random_checkpoint(ModelConfig(200, 32, 64, 1, 2, 2, 16, 8)))
+    runtime = NumpyRuntime(random_checkpoint(ModelConfig(200, 32, 64, 1, 2, 2, 16, 8)))
     wanted = runtime.prefill(range(7))
     with pytest.raises(LLMError, match="9 tokens do not fit the context of 8"):
         runtime.prefill([1, 2])
@@ -47,7 +47,7 @@ def test_scores_of_windows_are_those_of_their_logits_one_window_at_a_time(
     length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime_module, "HEAD", 1000)  # logits of 5 tokens at once
-    runtime = Runtime(random_checkpoint(CONFIG))
+    runtime = NumpyRuntime(random_checkpoint(CONFIG))
     ids = np.random.default_rng(1).integers(200, size=(3, length + 1))
     nats, right = runtime.score(ids)
     for row in range(3):
@@ -59,7 +59,7 @@ def test_scores_of_windows_are_those_of_their_logits_one_window_at_a_time(
 
 
 def test_scoring_takes_nothing_in_and_refuses_more_than_the_context() -> None:
-    runtime, other = Runtime(random_checkpoint(CONFIG)), Runtime(random_checkpoint(CONFIG))
+    runtime, other = NumpyRuntime(random_checkpoint(CONFIG)), NumpyRuntime(random_checkpoint(CONFIG))
     for each in (runtime, other):
         each.prefill([1, 2, 3])
     runtime.score(np.ones((2, 3 * PREFILL + 1), np.int64))
@@ -71,7 +71,7 @@ def test_scoring_takes_nothing_in_and_refuses_more_than_the_context() -> None:
 def test_scoring_never_holds_all_logits() -> None:
     import tracemalloc
 
-    runtime = Runtime(random_checkpoint(ModelConfig(50_000, 8, 16, 1, 2, 1, 4, 512)))
+    runtime = NumpyRuntime(random_checkpoint(ModelConfig(50_000, 8, 16, 1, 2, 1, 4, 512)))
     tracemalloc.start()
     runtime.score(np.ones((2, 513), np.int64))
     peak = tracemalloc.get_traced_memory()[1]
@@ -81,15 +81,15 @@ def test_scoring_never_holds_all_logits() -> None:
 
 def test_a_file_runs_like_the_arrays_it_was_written_from(tiny_model) -> None:
     config = load(tiny_model).config
-    from_file = Runtime(load(tiny_model)).prefill([1, 2, 3])
-    from_memory = Runtime(random_checkpoint(config)).prefill([1, 2, 3])
+    from_file = NumpyRuntime(load(tiny_model)).prefill([1, 2, 3])
+    from_memory = NumpyRuntime(random_checkpoint(config)).prefill([1, 2, 3])
     assert np.array_equal(from_file, from_memory)
 
 
 def test_a_gate_far_below_zero_is_shut_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
     checkpoint = random_checkpoint(ModelConfig(200, 32, 64, 1, 2, 2, 16, 8))
     checkpoint.tensors["model.layers.0.mlp.gate_proj.weight"][:] *= 1e4
-    assert np.isfinite(Runtime(checkpoint).prefill([1, 2, 3])).all()
+    assert np.isfinite(NumpyRuntime(checkpoint).prefill([1, 2, 3])).all()
     assert not recwarn.list
 
 
@@ -101,7 +101,7 @@ def test_memory_holds_each_weight_once(tmp_path) -> None:
     save(tmp_path / "m.safetensors", random_checkpoint(config))
     checkpoint = load(tmp_path / "m.safetensors")
     tracemalloc.start()
-    Runtime(checkpoint).prefill([1])
+    NumpyRuntime(checkpoint).prefill([1])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * config.parameters + 4e6

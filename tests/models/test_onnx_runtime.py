@@ -9,8 +9,8 @@ from llmcli.config import ModelConfig, RopeScaling
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.quantization import bits_of, quantize
-from llmcli.models.numpy_runtime import Runtime
-from llmcli.models.onnx_runtime import FastRuntime, is_here
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.onnx_runtime import OnnxRuntime, is_here
 from tests.conftest import random_checkpoint
 
 QWEN3 = ModelConfig(300, 64, 96, 2, 4, 2, 16, 600, rope_theta=100.0)
@@ -23,12 +23,12 @@ KINDS = {
 IDS = np.random.default_rng(1).integers(0, 300, 400).tolist()
 
 
-def on_the_same_weights(model: Checkpoint, kind: str) -> Runtime:
+def on_the_same_weights(model: Checkpoint, kind: str) -> NumpyRuntime:
     """The readable runtime on what the weights in few bits stand for."""
     shapes = model.config.tensor_shapes()
     bits = {name: bits_of(name, shape, kind) for name, shape in shapes.items()}
     values = {n: quantize(model.tensors[n], b).matrix() if b else model.tensors[n] for n, b in bits.items()}
-    return Runtime(replace(model, tensors=values))
+    return NumpyRuntime(replace(model, tensors=values))
 
 
 needed = pytest.mark.skipif(not is_here(), reason="needs onnxruntime and onnx: pip install -e '.[fast]'")
@@ -40,7 +40,7 @@ needed = pytest.mark.skipif(not is_here(), reason="needs onnxruntime and onnx: p
 def test_logits_are_those_of_the_readable_runtime(name: str, kind: str) -> None:
     """But for what the products multiply, which they round to eight bits."""
     model = random_checkpoint(KINDS[name])
-    fast, readable = FastRuntime(model, kind), on_the_same_weights(model, kind)
+    fast, readable = OnnxRuntime(model, kind), on_the_same_weights(model, kind)
     for length in (1, 2, 300):
         fast.rewind()
         readable.rewind()
@@ -51,7 +51,7 @@ def test_logits_are_those_of_the_readable_runtime(name: str, kind: str) -> None:
 @needed
 def test_steps_rewinding_and_growing_are_the_whole() -> None:
     model = random_checkpoint(QWEN3)
-    fast = FastRuntime(model, "int8")
+    fast = OnnxRuntime(model, "int8")
     whole = fast.prefill(IDS[:300])
     fast.rewind()
     fast.prefill(IDS[:100])
@@ -66,7 +66,7 @@ def test_steps_rewinding_and_growing_are_the_whole() -> None:
 @needed
 def test_score_is_that_of_the_readable_runtime_and_leaves_the_cache_alone() -> None:
     model = random_checkpoint(QWEN3)
-    fast, readable = FastRuntime(model, "int8"), on_the_same_weights(model, "int8")
+    fast, readable = OnnxRuntime(model, "int8"), on_the_same_weights(model, "int8")
     windows = np.array([IDS[:301], IDS[50:351]])
     before = fast.prefill(IDS[:10])
     nats, _ = fast.score(windows)
@@ -79,7 +79,7 @@ def test_score_is_that_of_the_readable_runtime_and_leaves_the_cache_alone() -> N
 
 @needed
 def test_what_does_not_fit_the_context_is_told() -> None:
-    fast = FastRuntime(random_checkpoint(replace(QWEN3, max_position_embeddings=8)), "int8")
+    fast = OnnxRuntime(random_checkpoint(replace(QWEN3, max_position_embeddings=8)), "int8")
     fast.prefill(IDS[:8])
     with pytest.raises(LLMError, match="9 tokens do not fit the context of 8"):
         fast.step(1)
@@ -90,7 +90,7 @@ def test_what_does_not_fit_the_context_is_told() -> None:
 @needed
 def test_heads_that_the_library_does_not_turn_are_told() -> None:
     with pytest.raises(LLMError, match="heads of 8 numbers"):
-        FastRuntime(random_checkpoint(replace(QWEN3, head_dim=8)), "int8")
+        OnnxRuntime(random_checkpoint(replace(QWEN3, head_dim=8)), "int8")
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,15 +98,15 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(LLMError, match=r"pip install 'llmcli\[fast\]'"):
-        FastRuntime(random_checkpoint(QWEN3), "int8")
+        OnnxRuntime(random_checkpoint(QWEN3), "int8")
 
 
 @needed
 def test_rotary_tables_grow_with_what_is_used() -> None:
     """A config may claim a billion positions; the tables hold those that were used, and the answer is the same."""
     model = random_checkpoint(QWEN3)
-    fast = FastRuntime(model, "int8")
-    claimed = FastRuntime(replace(model, config=replace(QWEN3, max_position_embeddings=10**9)), "int8")
+    fast = OnnxRuntime(model, "int8")
+    claimed = OnnxRuntime(replace(model, config=replace(QWEN3, max_position_embeddings=10**9)), "int8")
     for first, last in ((0, 1), (1, 120), (120, 121), (121, 400)):
         np.testing.assert_array_equal(claimed.prefill(IDS[first:last]), fast.prefill(IDS[first:last]))
     assert [table.shape()[0] for table in claimed.rotary] == [400, 400]

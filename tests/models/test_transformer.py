@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from llmcli.config import ModelConfig
 from llmcli.models.kernels import normalize_rotate
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.transformer import (
     SHARPNESS,
     Attention,
@@ -109,7 +109,7 @@ def test_numpy_graph_gives_the_logits_of_the_torch_graph(shape: str) -> None:
     ids = torch.randint(300, (1, 40), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         wanted = model(ids)[0].numpy()
-    runtime = Runtime(random_checkpoint(config))
+    runtime = NumpyRuntime(random_checkpoint(config))
     assert np.abs(runtime.logits(ids[0].tolist()) - wanted).max() < 1e-4
     runtime.rewind()
     stepped = [runtime.prefill(ids[0, :7].tolist()), *(runtime.step(int(i)) for i in ids[0, 7:])]
@@ -119,7 +119,7 @@ def test_numpy_graph_gives_the_logits_of_the_torch_graph(shape: str) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_torch_runtime_takes_tokens_in_like_the_numpy_runtime(shape: str) -> None:
     checkpoint = random_checkpoint(SHAPES[shape])
-    numpys, torches = Runtime(checkpoint), TorchRuntime(checkpoint, "cpu")
+    numpys, torches = NumpyRuntime(checkpoint), TorchRuntime(checkpoint, "cpu")
     for runtime in (numpys, torches):
         runtime.prefill([5, 6, 7, 8])
         runtime.rewind(2)
@@ -188,7 +188,7 @@ def test_shares_tell_who_got_the_tokens() -> None:
     model, _ = torch_model(SHAPES["experts"])
     assert model.expert_shares() == [[0.0] * 5] * 2
     score(model, np.arange(22).reshape(1, 22))
-    runtime = Runtime(random_checkpoint(SHAPES["experts"]))
+    runtime = NumpyRuntime(random_checkpoint(SHAPES["experts"]))
     runtime.prefill(range(21))
     for layer, shares in zip(runtime._layers, model.expert_shares(), strict=True):
         got = (layer.mlp.weights > 0).sum(axis=0)
@@ -261,7 +261,7 @@ def test_a_fresh_model_knows_nothing_and_is_a_function_of_the_seed() -> None:
 def test_both_runtimes_score_alike(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = random_checkpoint(SHAPES[shape])
     ids = np.random.default_rng(2).integers(300, size=(5, 49))
-    nats, right = Runtime(checkpoint).score(ids)
+    nats, right = NumpyRuntime(checkpoint).score(ids)
     monkeypatch.setattr("llmcli.models.transformer.LOGITS", 2 * 48 * 300)  # two windows at once
     runtime = TorchRuntime(checkpoint, "cpu")
     before = runtime.prefill([1, 2])

@@ -15,7 +15,8 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.training import planner
 from llmcli.training.cost_model import MEASUREMENTS, MEASURING, Machine, assumed_speed, expected_loss, memory_needed
-from llmcli.training.planner import LADDER, MEMORY_SHARE, MOST_EPOCHS, Request, learn_tokenizer, make_plan, prepare
+from llmcli.training.plan import Request
+from llmcli.training.planner import LADDER, MEMORY_SHARE, MOST_EPOCHS, learn_tokenizer, make_plan, prepare
 
 BASE = ModelConfig(300, 64, 160, 2, 2, 2, 32, 64)
 

@@ -12,7 +12,8 @@ from typer.testing import Result
 from llmcli.data.corpus import read_corpus
 from llmcli.errors import LLMError
 from llmcli.training import resume, trainer
-from llmcli.training.planner import Prepared, Request, check_fits, prepare
+from llmcli.training.plan import Request
+from llmcli.training.planner import Prepared, check_fits, prepare
 from tests.reliability.runs import BESIDE, OPTIONS, TEXT, end, kept, train, wait_until_kept
 
 Llm = Callable[..., Result]

@@ -21,10 +21,11 @@ from llmcli.evaluation.evaluator import evaluate
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
 from llmcli.models.induction import has_room, with_induction
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.transformer import LanguageModel
 from llmcli.training import trainer
-from llmcli.training.planner import Prepared, Regularization, Request, make_plan, prepare, regularization
+from llmcli.training.plan import Regularization, Request
+from llmcli.training.planner import Prepared, make_plan, prepare, regularization
 
 BYTES = Tokenizer.train_bpe(["a"], 257)  # one token for each byte
 LINES = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "Cleo") for b in ("tea", "milk", "rice", "bread")) * 30
@@ -60,7 +61,7 @@ def test_the_held_out_figure_is_what_the_numpy_graph_computes(tmp_path: Path) ->
     assert isinstance(done, trainer.Done) and done.figures is not None
     ids = np.concatenate([[ready.tokenizer.eos_id], ready.held_out]).astype(np.int64)
     lengths = np.array([len(data) for data in ready.tokenizer.token_bytes])
-    wanted = evaluate(ids, lengths, 32, Runtime(done.checkpoint).score)
+    wanted = evaluate(ids, lengths, 32, NumpyRuntime(done.checkpoint).score)
     assert wanted.bytes == done.figures.bytes == len(LINES.encode()) - ready.record["train_bytes"]
     assert done.figures.bits_per_byte == pytest.approx(wanted.bits_per_byte, abs=1e-4)
 
@@ -85,7 +86,7 @@ def test_what_it_said_on_the_way_is_kept_and_the_last_is_what_the_file_says(
     assert kept["prompt"] == "Anna" and len(kept["texts"]) > 3
     assert kept["texts"] == [(event.step, event.text) for event in events if isinstance(event, trainer.Sample)]
     pieces = generate(
-        Runtime(done.checkpoint), ready.tokenizer, "Anna", SamplingConfig(max_tokens=trainer.SAMPLE_TOKENS)
+        NumpyRuntime(done.checkpoint), ready.tokenizer, "Anna", SamplingConfig(max_tokens=trainer.SAMPLE_TOKENS)
     )
     assert done.best_step == 40 and kept["texts"][-1] == (40, "".join(piece.text for piece in pieces))
     assert run(ready)[-1].checkpoint.record["samples"] == {"prompt": None, "texts": []}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llmcli.data.corpus import Corpus
     from llmcli.evaluation.evaluator import Figures, Passage
     from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.formats.ensemble_file import Mixture
+    from llmcli.formats.ensemble_file import Ensemble
 
 MOST_SHOWN = 4_000  # tokens, in a terminal
 MOST_TEXT = 1 << 26  # bytes that the compressors code: they hold them in memory
@@ -128,7 +128,7 @@ def eval_(
     )
 
 
-def _say_what_is_known(text: "Corpus", models: dict[Path, "Checkpoint | Mixture"], start: int) -> None:
+def _say_what_is_known(text: "Corpus", models: dict[Path, "Checkpoint | Ensemble"], start: int) -> None:
     from llmcli.evaluation.evaluator import learned_bytes, learned_some
 
     if start:
@@ -146,7 +146,7 @@ def _say_what_is_known(text: "Corpus", models: dict[Path, "Checkpoint | Mixture"
 
 def _results(
     path: Path,
-    checkpoint: "Checkpoint | Mixture",
+    checkpoint: "Checkpoint | Ensemble",
     text: "Corpus",
     start: int,
     device: str,
@@ -190,7 +190,7 @@ def _measured(part: "Passage", name: str, runtime: Any, tokenizer: Any, context:
 
 def _per_token(
     path: Path,
-    checkpoint: "Checkpoint | Mixture",
+    checkpoint: "Checkpoint | Ensemble",
     text: "Corpus",
     start: int,
     device: str,

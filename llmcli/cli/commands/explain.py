@@ -13,7 +13,7 @@ from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
     from llmcli.analysis.explain import Explanation
-    from llmcli.formats.ensemble_file import Mixture
+    from llmcli.formats.ensemble_file import Ensemble
     from llmcli.generation.next_words import NextWords
 
 LABEL = 14  # columns for a token beside a picture
@@ -61,14 +61,14 @@ def explain(
     from llmcli.analysis import explain
     from llmcli.cli.options import tokenizer_of
     from llmcli.formats import atomic_io
-    from llmcli.formats.ensemble_file import Mixture
+    from llmcli.formats.ensemble_file import Ensemble
     from llmcli.formats.loading import load_any
     from llmcli.generation.next_words import most_looks, next_words
-    from llmcli.models.numpy_runtime import Runtime
+    from llmcli.models.numpy_runtime import NumpyRuntime
 
     loaded = load_any(path)
     answering, speaker = None, None
-    if isinstance(loaded, Mixture):
+    if isinstance(loaded, Ensemble):
         answering, speaker = _heaviest(loaded, text, literal)
         checkpoint = loaded.experts[loaded.names.index(speaker["name"])]
     else:
@@ -84,7 +84,7 @@ def explain(
         if html.resolve() == path.resolve():
             raise LLMError(f"{html} is the model itself; give the page another name")
         atomic_io.check_writable(html, force=force, by=" with --html", example="page.html")
-    runtime, tokenizer = Runtime(checkpoint), tokenizer_of(loaded)
+    runtime, tokenizer = NumpyRuntime(checkpoint), tokenizer_of(loaded)
     found = explain.explain(
         runtime, tokenizer, text, literal=literal, candidates=next_, everywhere=html is not None, answering=answering
     )
@@ -115,7 +115,7 @@ def explain(
         _show(found, tokenizer, text, words, layer, head, next_)
 
 
-def _heaviest(mixture: "Mixture", text: str, literal: bool) -> tuple[Any, dict[str, Any]]:
+def _heaviest(mixture: "Ensemble", text: str, literal: bool) -> tuple[Any, dict[str, Any]]:
     """(the mixture ready to run, which answers; name and weight of the model in it that counts most for the answer)"""
     from llmcli.analysis import explain
     from llmcli.cli.options import open_model

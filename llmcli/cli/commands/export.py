@@ -127,7 +127,7 @@ def _quantized(model: Any, output: Path, kind: str, json_: bool) -> None:
     """Write a model in few bits, and say what that costs."""
     from llmcli.evaluation.memorization import told_apart
     from llmcli.formats import atomic_io, checkpoint, loading, quantization
-    from llmcli.models.numpy_runtime import Runtime
+    from llmcli.models.numpy_runtime import NumpyRuntime
 
     if model.quantization == kind:
         raise LLMError(f"the model is in {kind} already")
@@ -135,7 +135,7 @@ def _quantized(model: Any, output: Path, kind: str, json_: bool) -> None:
     checkpoint.save(output, replace(model, quantization=kind, dtypes={}))
     size = output.stat().st_size
     few, tokenizer = open_model(loading.load(output), "cpu")
-    lost = told_apart(Runtime(model), few, tokenizer)
+    lost = told_apart(NumpyRuntime(model), few, tokenizer)
     if json_:
         answer = {"file": str(output), "quantize": kind, "bytes": size, "bits_per_byte_lost": lost}
         console.json_result(answer)

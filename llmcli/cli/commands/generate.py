@@ -185,9 +185,9 @@ def generate(
 
 def _experts_of(found: Any, path: Path) -> list[str]:
     """What its experts are called. Raises LLMError for a model that has none."""
-    from llmcli.formats.ensemble_file import Mixture
+    from llmcli.formats.ensemble_file import Ensemble
 
-    if isinstance(found, Mixture):
+    if isinstance(found, Ensemble):
         return list(found.names)
     count = found.config.num_experts
     if not count:

@@ -55,7 +55,7 @@ def mix(
     loaded = {}
     for model in models:
         found = loading.load_any(model)
-        if isinstance(found, ensemble_file.Mixture):
+        if isinstance(found, ensemble_file.Ensemble):
             raise LLMError(
                 f"{model} is a mixture already; mix the models that it was made of: {', '.join(found.names)}"
             )

@@ -242,7 +242,8 @@ def train(
     from llmcli.data.tokenizer import Tokenizer
     from llmcli.formats import adapters, atomic_io, loading, safetensors_file
     from llmcli.training import resume
-    from llmcli.training.planner import HELD_OUT, Machine, Request, check_fits, prepare, regularization
+    from llmcli.training.plan import Request
+    from llmcli.training.planner import HELD_OUT, Machine, check_fits, prepare, regularization
 
     fixed: dict[str, Any] = {
         "seconds": budget, "steps": steps, "epochs": epochs, "vocab_size": vocab_size, "layers": layers, "width": width,

@@ -17,7 +17,7 @@ from llmcli.data.vocabulary import START
 from llmcli.formats.checkpoint import load, save
 from llmcli.generation import next_words
 from llmcli.models.logits import probabilities
-from llmcli.models.numpy_runtime import Runtime
+from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.cli.test_console import OURS, in_a_terminal
 
 Llm = Callable[..., Result]
@@ -37,7 +37,7 @@ def test_json_tells_what_the_explainer_found(llm: Llm, tiny_model: Path) -> None
         "unexplored",
     }  # fmt: skip
     model = load(tiny_model)
-    truth = explain(Runtime(model), tokenizer_of(model), "The cat", literal=True, candidates=3)
+    truth = explain(NumpyRuntime(model), tokenizer_of(model), "The cat", literal=True, candidates=3)
     assert [token["id"] for token in found["tokens"]] == truth.ids
     assert "".join(token["text"] for token in found["tokens"]) == "The cat"
     np.testing.assert_allclose([token["effect_bits"] for token in found["tokens"]], truth.effects, atol=1e-6)
@@ -64,7 +64,7 @@ def test_probabilities_are_those_that_generate_prints(llm: Llm, tiny_model: Path
     assert found["unexplored"] == said["unexplored"]
     # all but what is never written, which a random model holds for likely: bytes that are no UTF-8
     tokenizer = tokenizer_of(load(tiny_model))
-    own = probabilities(Runtime(load(tiny_model)).prefill(tokenizer.encode("The cat")))
+    own = probabilities(NumpyRuntime(load(tiny_model)).prefill(tokenizer.encode("The cat")))
     wanted = own[tokenizer.vocabulary.allowed(START)].sum()
     assert sum(token["probability"] for token in found["next_tokens"]) == pytest.approx(wanted, abs=1e-3)
 
