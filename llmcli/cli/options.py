@@ -107,7 +107,7 @@ def _runtime(checkpoint: "Checkpoint", device: str, quantize: str | None) -> Any
         from llmcli.models.numpy_runtime import NumpyRuntime
 
         return NumpyRuntime(checkpoint)
-    from llmcli.models.transformer import TorchRuntime
+    from llmcli.models.torch_runtime import TorchRuntime
     from llmcli.training.hardware import pick_device
 
     return TorchRuntime(checkpoint, pick_device(device))

@@ -19,6 +19,7 @@ from llmcli import units
 from llmcli.config import ModelConfig, TrainConfig, learning_rates
 from llmcli.data.corpus import BLOCK, Corpus, tokenize
 from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.train_tokenizer import LARGEST_VOCABULARY, SMALLEST_VOCABULARY, nearest_power_of_two, train_tokenizer
 from llmcli.errors import LLMError, usage
 from llmcli.models.induction import has_room
 from llmcli.training.cost_model import (
@@ -42,7 +43,6 @@ TOKEN_SPLIT = ((4.5, 0.0), (math.inf, 0.15))  # of the tokens are taken apart
 LARGE, LARGE_FOR_TOKEN, LARGE_FROM, LARGE_DROPOUT, LARGE_SPLIT = 500_000, 4.0, 12.0, 0.3, 0.3
 DEFAULT_SECONDS = 300.0
 HELD_OUT = 0.1  # the share at the end of the corpus that is not learned from
-TOKENIZER_BYTES = 16_000_000  # of text that a tokenizer is learned from, taken evenly from a longer one
 # TIMELY * core_seconds ** TIMELY_POWER bytes of text are a third more than any plan goes through once in that time
 TIMELY, TIMELY_POWER, LEAST_BYTES = 4e5, 0.6, 1_000_000
 FINE_TUNING_EPOCHS = 2.0  # times that a model goes through the text which it is taught after another
@@ -56,7 +56,6 @@ SMALLEST_BATCH_SHARE = 64  # a batch may become so many times smaller before a m
 SHORTEST_CONTEXT, LONG_CONTEXT = 8, 1024
 COPYING_TEXT, COPYING_FROM = 100_000, 90.0  # tokens of text and seconds of a core, from which on weights can copy
 COPYING_THETA = 1e6  # their rope_theta: most pairs of a head turn little within a window, and can tell tokens apart
-SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 512, 8192
 
 # layers x width, each up to twice the size of the one before; few layers first: they take the most steps a minute
 LADDER = (
@@ -119,10 +118,11 @@ def prepare(
     if tokenizer:
         vocabulary = Choice("vocabulary", str(tokenizer.vocab_size), whose)
     else:
-        tokenizer, vocabulary = learn_tokenizer(
+        tokenizer, reason = train_tokenizer(
             corpus, train_bytes, request.vocab_size,
-            most=_most_tokens(request), most_bytes=most, characters=characters,
+            max_vocab_size=_most_tokens(request), max_bytes=most, characters=characters,
         )  # fmt: skip
+        vocabulary = Choice("vocabulary", str(tokenizer.vocab_size), reason)
     tokens = tokenize(corpus.spread(0, train_bytes, most), tokenizer)
     held_tokens = tokenize(held, tokenizer)
     read_bytes = train_bytes if train_bytes <= most else _spelled(tokens, tokenizer)
@@ -192,37 +192,7 @@ def _most_tokens(request: Request) -> int:
     work = _core_seconds(request)
     if math.isinf(work) or request.device == "cuda":
         return LARGEST_VOCABULARY
-    return _power_of_two(170 * math.sqrt(work), SMALLEST_VOCABULARY, LARGEST_VOCABULARY)
-
-
-def learn_tokenizer(
-    corpus: Corpus,
-    train_bytes: int,
-    vocab_size: int | None = None,
-    *,
-    most: int = LARGEST_VOCABULARY,
-    most_bytes: int = TOKENIZER_BYTES,
-    characters: bool = False,
-) -> tuple[Tokenizer, Choice]:
-    """A tokenizer for the first `train_bytes` of a corpus, and why it has the size it has; `most` tokens, if free. It
-    is learned from `most_bytes` of them, taken evenly."""
-    sample = corpus.spread(0, train_bytes, min(most_bytes, TOKENIZER_BYTES))
-    text = (piece for part in sample for piece in part)
-    if characters:
-        tokenizer = Tokenizer.train_char(text, vocab_size)
-        return tokenizer, Choice("vocabulary", str(tokenizer.vocab_size), "a token for each character, as asked")
-    # each token should occur often enough to be learned
-    by_text = _power_of_two(train_bytes / 1000, SMALLEST_VOCABULARY, LARGEST_VOCABULARY)
-    wanted = vocab_size or min(by_text, most)
-    tokenizer = Tokenizer.train_bpe(text, wanted)
-    reason = "a token for each 1,000 bytes of text, about" if by_text <= most else "what the time allows"
-    if wanted == SMALLEST_VOCABULARY >= train_bytes / 1000:
-        reason = "as few as pay: the text is short"
-    if vocab_size:
-        reason = ASKED
-    if tokenizer.vocab_size < wanted:
-        reason = "the text has no more pairs to merge"
-    return tokenizer, Choice("vocabulary", str(tokenizer.vocab_size), reason)
+    return nearest_power_of_two(170 * math.sqrt(work), SMALLEST_VOCABULARY, LARGEST_VOCABULARY)
 
 
 def make_plan(
@@ -393,9 +363,9 @@ def _settings(
     if request.batch_tokens:
         wanted = request.batch_tokens
     elif request.device == "cuda":
-        wanted = _power_of_two(seen / 2500, 16384, 262_144)
+        wanted = nearest_power_of_two(seen / 2500, 16384, 262_144)
     else:
-        wanted = _power_of_two(1.6 * math.sqrt(seen), 1024, 16384)
+        wanted = nearest_power_of_two(1.6 * math.sqrt(seen), 1024, 16384)
         if seen and not (request.steps or request.epochs):
             wanted = min(wanted, int(seen / LEAST_STEPS))
     batch_size = max(1, min(wanted, train_tokens) // context // divisor)
@@ -443,10 +413,6 @@ def _calibration(train_tokens: int, context: int) -> int:
 def _most_epochs(request: Request, goes_on: bool) -> float:
     """Times through the text at most, where the user does not say."""
     return FINE_TUNING_EPOCHS if goes_on and request.optimizer != "muon" else MOST_EPOCHS
-
-
-def _power_of_two(wanted: float, least: int, most: int) -> int:
-    return int(2 ** round(math.log2(min(max(wanted, least), most))))
 
 
 def _by_epochs(steps: Sequence[tuple[float, float]], epochs: float) -> float:

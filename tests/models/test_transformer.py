@@ -12,16 +12,8 @@ from torch.nn import functional as F
 from llmcli.config import ModelConfig
 from llmcli.models.kernels import normalize_rotate
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.transformer import (
-    SHARPNESS,
-    Attention,
-    LanguageModel,
-    Router,
-    TorchRuntime,
-    rotary_tables,
-    score,
-    sharpness,
-)
+from llmcli.models.torch_runtime import TorchRuntime
+from llmcli.models.transformer import SHARPNESS, Attention, LanguageModel, Router, rotary_tables, score, sharpness
 from tests.conftest import random_checkpoint
 
 SHAPES = {

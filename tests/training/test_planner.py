@@ -1,8 +1,6 @@
 """Plans: they can be trained, keep what the user fixed and tell contradictions; text is split to the byte."""
 
 import gzip
-import random
-import string
 from dataclasses import replace
 
 import pytest
@@ -16,7 +14,8 @@ from llmcli.errors import LLMError
 from llmcli.training import planner
 from llmcli.training.cost_model import MEASUREMENTS, MEASURING, Machine, assumed_speed, expected_loss, memory_needed
 from llmcli.training.plan import Request
-from llmcli.training.planner import LADDER, MEMORY_SHARE, MOST_EPOCHS, learn_tokenizer, make_plan, prepare
+from llmcli.training.planner import LADDER, MEMORY_SHARE, MOST_EPOCHS, make_plan, prepare
+from tests.data.test_train_tokenizer import corpus_of, words
 
 BASE = ModelConfig(300, 64, 160, 2, 2, 2, 32, 64)
 
@@ -30,20 +29,6 @@ def plan(request=None, *, train_tokens=200_000, vocab_size=512, base=None, machi
 def choice(found, name):
     (chosen,) = [chosen for chosen in found.choices if chosen.name == name]
     return chosen
-
-
-def corpus_of(path, *texts):
-    names = [path / f"{number}.txt" for number in range(len(texts))]
-    for name, text in zip(names, texts, strict=True):
-        name.write_bytes(text.encode("utf-8"))
-    return read_corpus(map(str, names))
-
-
-def words(count, seed=0, letters=string.ascii_lowercase):
-    """Text without sense, but with the same words again and again."""
-    rng = random.Random(seed)
-    known = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(200)]
-    return " ".join(rng.choices(known, k=count)) + "\n"
 
 
 # ---- a time limit that leaves few steps
@@ -605,26 +590,6 @@ def test_a_corpus_too_short_is_told_through_prepare(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("train_bytes", "expected"),
-    [
-        (1, 512),  # 512 at least
-        (700_000, 512),
-        (800_000, 1024),
-        (2_000_000, 2048),
-        (2_500_000, 2048),
-        (8_000_000, 8192),
-        (10**12, 8192),  # 8192 at most
-    ],
-)
-def test_the_vocabulary_wanted_grows_with_the_text(tmp_path, monkeypatch, train_bytes, expected):
-    wanted = []
-    small = Tokenizer.train_char([""])
-    monkeypatch.setattr(Tokenizer, "train_bpe", lambda texts, size: wanted.append(size) or small)
-    learn_tokenizer(corpus_of(tmp_path, "text"), train_bytes)
-    assert wanted == [expected]
-
-
-@pytest.mark.parametrize(
     ("request_", "most"),
     [
         (Request(seconds=20.0, threads=2), 1024),
@@ -642,49 +607,6 @@ def test_little_time_bounds_the_vocabulary(tmp_path, monkeypatch, request_, most
     monkeypatch.setattr(type(corpus), "text_bytes", 10**9)
     prepare(request_, corpus)
     assert wanted == [most]
-
-
-def test_a_rich_text_gets_the_vocabulary_wanted(tmp_path):
-    text = " ".join(f"{n * 7919 % 99991:x}" for n in range(20_000))
-    tokenizer, chosen = learn_tokenizer(corpus_of(tmp_path, text), 1_000_000)  # as if it were that long
-    assert tokenizer.vocab_size == 1024
-    assert chosen.value == "1024"
-    assert chosen.reason.startswith("a token for each 1,000 bytes")
-
-
-def test_a_text_with_few_pairs_makes_a_smaller_vocabulary(tmp_path):
-    tokenizer, chosen = learn_tokenizer(corpus_of(tmp_path, "abab abab"), 9)
-    assert 257 <= tokenizer.vocab_size < 270
-    assert chosen.value == str(tokenizer.vocab_size)
-    assert chosen.reason == "the text has no more pairs to merge"
-
-
-def test_a_vocabulary_asked_for_is_learned(tmp_path):
-    tokenizer, chosen = learn_tokenizer(corpus_of(tmp_path, words(1000)), 4000, 300)
-    assert (tokenizer.vocab_size, chosen.value, chosen.reason) == (300, "300", "as asked")
-
-
-def test_characters_make_a_token_each(tmp_path):
-    corpus = corpus_of(tmp_path, "りんごとリンゴ🍎")
-    tokenizer, chosen = learn_tokenizer(corpus, corpus.text_bytes, characters=True)
-    assert tokenizer.vocab_size == 257 + 8  # り ん ご と リ ン ゴ 🍎
-    assert chosen.reason == "a token for each character, as asked"
-    assert learn_tokenizer(corpus, corpus.text_bytes, 260, characters=True)[0].vocab_size == 260
-
-
-def test_a_vocabulary_below_the_bytes_is_wrong_usage(tmp_path):
-    with pytest.raises(LLMError, match="--vocab-size") as caught:
-        learn_tokenizer(corpus_of(tmp_path, "text"), 4, 256)
-    assert caught.value.exit_code == 2
-
-
-def test_a_tokenizer_learns_from_parts_of_a_long_corpus_as_much_as_it_may(tmp_path):
-    text = words(5000)
-    corpus = corpus_of(tmp_path, text)
-    tokenizer, _ = learn_tokenizer(corpus, len(text), 300, most_bytes=6400)
-    parts = [piece for part in corpus.spread(0, len(text), 6400) for piece in part]
-    assert len("".join(parts)) == 6400
-    assert tokenizer.to_json() == Tokenizer.train_bpe(parts, 300).to_json()
 
 
 # ---- more text than there is time for

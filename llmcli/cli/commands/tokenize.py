@@ -88,15 +88,15 @@ def _read(file: Path) -> str:
 
 def _train(corpus: list[str], vocab_size: int | None, char: bool, output: Path, force: bool) -> None:
     from llmcli.data.corpus import read_corpus
+    from llmcli.data.train_tokenizer import train_tokenizer
     from llmcli.formats import atomic_io
-    from llmcli.training.planner import learn_tokenizer
 
     if output.suffix.lower() in (".safetensors", ".gguf"):
         raise usage(f"-o {output} is the name of a model; a tokenizer is a .json file: -o tokenizer.json")
     atomic_io.check_writable(output, force=force, example="tokenizer.json")
     text = read_corpus(corpus)
     refuse_overwriting(output, "tokenizer", [document.path for document in text.documents], "the text to learn from")
-    learned, _ = learn_tokenizer(text, text.text_bytes, vocab_size, characters=char)
+    learned, _ = train_tokenizer(text, text.text_bytes, vocab_size, characters=char)
     atomic_io.write(output, [learned.to_json().encode("utf-8")])
     console.note(f"saved {output}: {learned.vocab_size:,} tokens learned from {text.text_bytes:,} bytes")
 

@@ -1,0 +1,52 @@
+"""Train a tokenizer on a corpus, and choose the size of its vocabulary."""
+
+import math
+
+from llmcli.data.corpus import Corpus
+from llmcli.data.tokenizer import Tokenizer
+
+SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 512, 8192  # chosen by default; --vocab-size may be outside
+TRAINING_BYTES = 16_000_000  # of text that a tokenizer is trained on, sampled evenly from a longer one
+BYTES_PER_TOKEN_TYPE = 1000  # of text for each entry of the vocabulary: each should occur often enough to be learned
+
+
+def train_tokenizer(
+    corpus: Corpus,
+    train_bytes: int,
+    vocab_size: int | None = None,
+    *,
+    max_vocab_size: int = LARGEST_VOCABULARY,
+    max_bytes: int = TRAINING_BYTES,
+    characters: bool = False,
+) -> tuple[Tokenizer, str]:
+    """(tokenizer for the first `train_bytes` of a corpus, the reason for the size of its vocabulary).
+
+    It is trained on at most `max_bytes` of them, sampled evenly. `vocab_size` fixes the size; otherwise it follows the
+    length of the text, up to `max_vocab_size`. `characters` makes each character a token. Raises LLMError when
+    `vocab_size` is too small for the characters of the text.
+    """
+    sample = corpus.spread(0, train_bytes, min(max_bytes, TRAINING_BYTES))
+    text = (piece for part in sample for piece in part)
+    if characters:
+        return Tokenizer.train_char(text, vocab_size), "one token per character, as asked"
+    by_text = nearest_power_of_two(train_bytes / BYTES_PER_TOKEN_TYPE, SMALLEST_VOCABULARY, LARGEST_VOCABULARY)
+    target = vocab_size or min(by_text, max_vocab_size)
+    tokenizer = Tokenizer.train_bpe(text, target)
+    if tokenizer.vocab_size < target:
+        return tokenizer, "the text has no more pairs to merge"
+    if vocab_size:
+        return tokenizer, "as asked"
+    if target == SMALLEST_VOCABULARY >= train_bytes / BYTES_PER_TOKEN_TYPE:
+        return tokenizer, "the smallest default: the text is short"
+    if by_text <= max_vocab_size:
+        return tokenizer, f"about one token per {BYTES_PER_TOKEN_TYPE:,} bytes of text"
+    return tokenizer, "limited by the time budget"
+
+
+def nearest_power_of_two(value: float, low: int, high: int) -> int:
+    """The power of two nearest to a value, on a log scale, after clipping it to [low, high].
+
+    >>> nearest_power_of_two(700, 512, 8192), nearest_power_of_two(5, 512, 8192)
+    (512, 512)
+    """
+    return int(2 ** round(math.log2(min(max(value, low), high))))
