@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import llmcli
-from llmcli.cli import console, suggestions
+from llmcli.cli import console, name_conflict, suggestions
 from llmcli.cli.commands.eval import eval_
 from llmcli.cli.commands.explain import explain
 from llmcli.cli.commands.export import export
@@ -186,6 +186,7 @@ def main() -> None:
     for kind in kinds:
         signal.signal(kind, _terminated)
     try:
+        name_conflict.note_once(sys.argv[1:])
         app()
     finally:
         for kind in (*kinds, signal.SIGINT):  # it ends already: no signal may break into that

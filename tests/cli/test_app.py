@@ -19,6 +19,7 @@ from typer.testing import Result
 
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, loading
+from tests import platforms
 from tests.cli.test_console import OURS, in_a_terminal
 from tests.conftest import TEXT, random_checkpoint
 
@@ -433,6 +434,7 @@ def interrupt(how: list[int], pause: float = 0.0, more: tuple[str, ...] = ()) ->
     return run.returncode, errors
 
 
+@platforms.posix
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_step_and_saves(llm: Llm, number: int, code: int) -> None:
     found, errors = interrupt([number])
@@ -442,6 +444,7 @@ def test_a_signal_ends_the_step_and_saves(llm: Llm, number: int, code: int) -> N
     assert llm("inspect", "--verify").exit_code == 0
 
 
+@platforms.posix
 def test_a_closed_pipe_is_quiet(tiny_model: Path) -> None:
     run = subprocess.run(
         f"{sys.executable} -m llmcli generate 'The cat' -n 400 | head -c 1", shell=True, capture_output=True
@@ -782,6 +785,7 @@ def test_a_file_of_somebody_else_where_a_run_would_be_kept_stays(llm: Llm) -> No
     assert beside.read_text("utf-8") == "my notes"
 
 
+@platforms.posix
 def test_notes_to_a_closed_stderr_go_into_no_other_file() -> None:
     code = (
         "import sys; from llmcli.cli import app as cli\n"
@@ -794,6 +798,7 @@ def test_notes_to_a_closed_stderr_go_into_no_other_file() -> None:
     assert Path("other.txt").read_bytes() == b""
 
 
+@platforms.named_pipes
 @pytest.mark.parametrize("name", ["f.gguf", "q.safetensors", "pipe"])
 @pytest.mark.usefixtures("no_hang")
 def test_a_pipe_is_no_model(llm: Llm, name: str) -> None:
@@ -803,6 +808,7 @@ def test_a_pipe_is_no_model(llm: Llm, name: str) -> None:
         assert answer.exit_code == 1 and "is not a regular file" in answer.stderr
 
 
+@platforms.named_pipes
 @pytest.mark.usefixtures("no_hang")
 def test_a_pipe_where_a_run_would_be_kept_is_told(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
@@ -810,6 +816,7 @@ def test_a_pipe_where_a_run_would_be_kept_is_told(llm: Llm) -> None:
     assert "is somebody's file" in llm("train", "c.txt", "--steps", 1).stderr
 
 
+@platforms.symbolic_links
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -897,6 +904,7 @@ def test_weights_that_become_float32_are_told(llm: Llm, tiny_model: Path) -> Non
     assert said in merged.stderr
 
 
+@platforms.posix
 def test_another_base_is_told_by_its_name(llm: Llm, tiny_model: Path) -> None:
     base = checkpoint.load(tiny_model)
     checkpoint.save("other.safetensors", random_checkpoint(base.config, 1, base.tokenizer_json))

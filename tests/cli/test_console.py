@@ -2,7 +2,6 @@
 
 import io
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -37,6 +36,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 def in_a_terminal(*words: str, **environment: str) -> str:
     """What the command shows in a real pseudo terminal."""
+    pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals", exc_type=ImportError)
     pid, descriptor = pty.fork()
     if pid == 0:
         os.environ.update({"TERM": "xterm-256color", "COLUMNS": "80", **environment})

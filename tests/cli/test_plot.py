@@ -13,6 +13,7 @@ from llmcli.cli.plot import draw, kind
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import load, save
 from llmcli.training.summary import Curve
+from tests import platforms
 from tests.conftest import random_checkpoint
 
 CURVE = Curve([1, 2, 3, 4], [8.0, 3.0, 2.0, 1.5], [2, 4], [3.1, 1.7])
@@ -69,6 +70,7 @@ def test_inspect_draws_it(llm: Llm, trained: Path) -> None:
     assert told == {"file": "model.safetensors", "plot": "loss.svg"} and Path("loss.svg").read_bytes() == before
 
 
+@platforms.symbolic_links
 def test_one_line_for_what_can_be_wrong(llm: Llm, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("bare.safetensors").write_bytes(trained.read_bytes())
     model = load(trained)

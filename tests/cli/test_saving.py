@@ -23,11 +23,13 @@ from llmcli.formats import adapters, atomic_io, checkpoint, ensemble_file
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.training import resume
 from llmcli.training.plan import Plan
+from tests import platforms
 from tests.conftest import random_checkpoint
 from tests.reliability.runs import BESIDE, EAGER, HANG, OPTIONS, TEXT, end, kept, python, train, wait_until_kept
 
 Llm = Callable[..., Result]
 HERE = Path()
+HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has no SIGHUP
 MODEL = Path("model.safetensors")
 CORPUS = [{"name": "c.txt", "bytes": 100, "sha256": "c" * 64}]
 BASE = {"file": "base.safetensors", "sha256": "b" * 64}
@@ -191,6 +193,7 @@ def test_no_two_outputs_share_what_their_runs_keep() -> None:
         resume.check_name(Path(name))
 
 
+@platforms.symbolic_links
 def test_a_link_and_its_file_share_them() -> None:
     Path("d").mkdir()
     Path("link.safetensors").symlink_to("d/m.safetensors")
@@ -353,13 +356,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """A simulated clock, in seconds; handlers are put back."""
     now = [50.0]
     monkeypatch.setattr(command, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM, HANGUP)}
     yield now
     for kind, handler in before.items():
         signal.signal(kind, handler)
 
 
-@pytest.mark.parametrize("kinds", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGHUP, signal.SIGTERM)])
+@pytest.mark.parametrize("kinds", [(signal.SIGTERM, signal.SIGTERM), (HANGUP, signal.SIGTERM)])
 def test_signals_at_once_are_one_request_and_a_later_one_ends_the_run(
     kinds: tuple[signal.Signals, signal.Signals], clock: list[float], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -373,6 +376,7 @@ def test_signals_at_once_are_one_request_and_a_later_one_ends_the_run(
         pytest.fail("the run goes on")
 
 
+@platforms.posix
 def test_a_signal_that_is_to_be_ignored_is(clock: list[float]) -> None:
     assert {signal.SIGTERM, signal.SIGHUP} <= set(ending_signals())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -382,6 +386,7 @@ def test_a_signal_that_is_to_be_ignored_is(clock: list[float]) -> None:
         assert caught == []
 
 
+@platforms.posix
 def test_under_nohup_a_closed_terminal_does_not_end_a_run() -> None:
     code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); " + EAGER
     process = train(HERE, steps=100_000, code=code)
@@ -420,6 +425,7 @@ def test_a_full_output_is_one_line_wherever_it_is_met(words: list[str], tiny_mod
     assert (run.returncode, run.stderr) == (1, b"error: the output: No space left on device\n")
 
 
+@platforms.posix
 def test_a_working_directory_that_was_removed_is_named(tiny_model: Path) -> None:
     code = "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); from llmcli.cli.app import main; main()"
     for words in (["train", str(tiny_model), "--steps", "1"], ["export", str(tiny_model), "x.gguf", "--to", "gguf"]):
@@ -457,6 +463,9 @@ def test_a_run_does_without_what_the_system_does_not_have(
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
+    module, function = WITHOUT[what][0].split(".")
+    if not hasattr(pytest.importorskip(module), function):
+        pytest.skip(f"{module} has no {function} here")
     Path("c.txt").write_text(TEXT, "utf-8")
     monkeypatch.setattr(WITHOUT[what][0], refuse)
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 2)
@@ -466,6 +475,7 @@ def test_a_run_does_without_what_the_system_does_not_have(
     assert sorted(path.name for path in HERE.iterdir()) == ["c.txt", "model.safetensors"]
 
 
+@platforms.file_locks
 def test_a_locked_file_system_without_locks_leaves_others_temporary_files(
     llm: Llm, monkeypatch: pytest.MonkeyPatch
 ) -> None:

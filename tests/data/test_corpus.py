@@ -27,6 +27,7 @@ from llmcli.data.batches import Batches, Preceded, Without
 from llmcli.data.corpus import Corpus, read_corpus, tokenize
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
+from tests import platforms
 from tests.conftest import TEXT
 
 SAMPLE = "héllo\r\nりんご🍎\n\n  end\r"
@@ -201,6 +202,7 @@ def test_a_zero_byte_is_named_by_its_position(kind: str) -> None:
         read_corpus([put("a.bin", data)])
 
 
+@platforms.named_pipes
 def test_a_fifo_is_refused_without_waiting_for_a_writer(no_hang: None) -> None:
     os.mkfifo("pipe")
     with pytest.raises(LLMError, match="pipe is not a regular file"):
@@ -251,6 +253,7 @@ def test_a_hidden_directory_that_is_named_is_read() -> None:
     assert names(read_corpus([".d"])) == [".d/a.txt"]
 
 
+@platforms.named_pipes
 def test_what_a_directory_holds_that_is_no_text_is_left_out_and_said(no_hang: None) -> None:
     put("d/a.txt", b"text")
     put("d/b.bin", b"\x01\x02xx\0\0")
@@ -310,6 +313,7 @@ def test_a_file_whose_name_looks_like_a_glob_is_that_file() -> None:
     assert joined(read_corpus(["[a].txt"])) == "brackets"
 
 
+@platforms.symbolic_links
 def test_a_file_named_twice_is_read_once() -> None:
     put("d/a.txt", b"a")
     put("d/b.txt", b"b")

@@ -17,6 +17,7 @@ import pytest
 
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io
+from tests import platforms
 
 OLD, NEW = b"the old bytes", b"the new bytes, a few more of them"
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -82,6 +83,7 @@ def test_who_has_the_old_file_open_keeps_the_old_bytes() -> None:
 # ---- mode and symbolic links
 
 
+@platforms.posix
 @pytest.mark.parametrize("bits", [0o600, 0o640, 0o444, 0o755, 0o666])
 def test_the_mode_of_the_old_file_is_kept(bits: int) -> None:
     Path("f").write_bytes(OLD)
@@ -92,6 +94,7 @@ def test_the_mode_of_the_old_file_is_kept(bits: int) -> None:
     assert Path("f").read_bytes() == NEW
 
 
+@platforms.posix
 @pytest.mark.parametrize(("bits", "wanted"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o000, 0o666)])
 def test_a_new_file_has_the_mode_that_the_umask_leaves(bits: int, wanted: int) -> None:
     with umask(bits):
@@ -99,6 +102,7 @@ def test_a_new_file_has_the_mode_that_the_umask_leaves(bits: int, wanted: int) -
     assert mode("f") == wanted
 
 
+@platforms.posix
 def test_a_symbolic_link_stays_and_the_file_behind_it_is_replaced() -> None:
     Path("d").mkdir()
     Path("d/real").write_bytes(OLD)
@@ -114,6 +118,7 @@ def test_a_symbolic_link_stays_and_the_file_behind_it_is_replaced() -> None:
     assert here("d") == ["link", "real"]
 
 
+@platforms.symbolic_links
 def test_a_symbolic_link_to_nothing_yet_gets_its_file() -> None:
     Path("link").symlink_to("real")
     atomic_io.check_writable("link", force=False)
@@ -229,6 +234,7 @@ def test_a_file_system_that_cannot_flush_at_all_is_fine(number: int, monkeypatch
     assert Path("f").read_bytes() == NEW
 
 
+@platforms.posix
 @pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOTTY, errno.EINVAL])
 def test_a_network_disk_of_macos_is_flushed_as_elsewhere(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It refuses the call that macOS has for its own disks."""
@@ -345,6 +351,7 @@ def test_standard_output_is_no_place_for_a_file() -> None:
     assert here() == []
 
 
+@platforms.named_pipes
 @pytest.mark.parametrize("force", [False, True])
 def test_a_fifo_is_not_replaced(force: bool) -> None:
     os.mkfifo("pipe")
@@ -430,6 +437,7 @@ def test_of_two_holders_the_second_is_told_and_nothing_is_left() -> None:
     assert here() == []
 
 
+@platforms.file_locks
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM])
 def test_where_files_cannot_be_locked_the_work_is_done_without(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     before = open_descriptors()
@@ -442,6 +450,7 @@ def test_where_files_cannot_be_locked_the_work_is_done_without(number: int, monk
     assert here() == [] and open_descriptors() == before
 
 
+@platforms.file_locks
 @pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
 def test_a_lock_that_is_held_is_told_however_the_system_says_so(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     before = open_descriptors()
@@ -490,11 +499,12 @@ def test_a_disk_too_small_is_known_before(monkeypatch: pytest.MonkeyPatch) -> No
     atomic_io.check_space("m.safetensors", 100 * free)
 
 
+@platforms.posix
 def test_a_limit_on_the_size_of_files_is_known_before() -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))\n"
         "from llmcli.formats import atomic_io; atomic_io.check_space('m.safetensors', 4_000_000)\n"
-        "durable.check_space('m.safetensors', 6_000_000)"
+        "atomic_io.check_space('m.safetensors', 6_000_000)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "LLMError: a file may have 5.0 MB here (ulimit -f), m.safetensors will take 6.0 MB; raise" in run.stderr

@@ -26,6 +26,7 @@ from llmcli.formats import safetensors_file
 from llmcli.formats.checkpoint import Checkpoint, load, save
 from llmcli.formats.hf_config import dump_config
 from llmcli.formats.safetensors_file import digest, read_header, read_values
+from tests import platforms
 from tests.conftest import random_checkpoint
 from tests.reliability.malformed import FOUR, ONE, OTHERS, put, tensor
 
@@ -418,6 +419,7 @@ def test_a_changed_byte_is_read_or_refused_and_nothing_else(position: int, value
         assert sum(array.size for array in found.tensors.values()) == found.config.parameters == 1076
 
 
+@platforms.named_pipes
 def test_a_fifo_is_refused_without_waiting_for_a_writer(no_hang: None) -> None:
     os.mkfifo("pipe")
     for read in (read_header, load):

@@ -3,7 +3,6 @@ anything that is as large as the number. In a process of its own: its memory is 
 
 import json
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import platforms
 from tests.formats.test_gguf_file import FACTS, MODEL, THEIRS, by_hand, interleaved
 from tests.formats.test_metadata import OF, READERS, original, parts, replaced, with_metadata
 from tests.sample_models import make_models, run
@@ -98,6 +98,8 @@ def ring(*_: object) -> None:
 
 def work(form: str) -> None:
     """Run all commands on all variants of a form, here; each fault is a line on stdout."""
+    import resource
+
     from llmcli.generation import next_words
 
     next_words.most_looks = lambda parameters: 4  # a model that learned nothing looks for long
@@ -130,6 +132,7 @@ def work(form: str) -> None:
         print(f"memory grew by {peak() - before:.0f} MB")
 
 
+@platforms.linux
 @pytest.mark.parametrize("form", FORMS)
 def test_no_number_decides_what_is_made(form: str, own_directory: Path) -> None:
     if "gguf" in form or form == "int8":

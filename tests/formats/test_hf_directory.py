@@ -12,6 +12,7 @@ import pytest
 
 from llmcli.errors import LLMError
 from llmcli.formats import checkpoint, hf_directory, loading, safetensors_file
+from tests import platforms
 
 
 @pytest.fixture
@@ -230,6 +231,7 @@ def inside(directory: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in directory.iterdir()}
 
 
+@platforms.posix
 def test_a_disk_that_is_full_leaves_the_model_that_is_there(directory: Path, tiny_model: Path) -> None:
     """`ulimit -f`, which is not known before here, refuses the weights, after config and tokenizer were written."""
     before = inside(directory)
@@ -283,6 +285,7 @@ def shards(directory: Path) -> Path:
     return directory
 
 
+@platforms.symbolic_links
 @pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "config.json", "model.safetensors"])
 @pytest.mark.parametrize("words", ["--quantize int8", "--to gguf", "--to tokenizer", "import", "mix", "train"])
 def test_no_part_of_a_model_that_is_read_is_written_over(shards: Path, name: str, words: str, llm) -> None:

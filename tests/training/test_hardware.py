@@ -1,7 +1,6 @@
 """What this computer can do, and what is said when it cannot."""
 
 import ctypes
-import resource
 import struct
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import torch
 
 from llmcli.errors import LLMError
 from llmcli.training import hardware
+from tests import platforms
 
 
 def test_the_type_of_products_is_as_asked_or_the_faster(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,6 +40,7 @@ def test_windows_is_asked_for_its_free_memory(monkeypatch: pytest.MonkeyPatch) -
     assert hardware._windows_memory() == 5 << 30
 
 
+@platforms.linux
 def test_a_limit_on_the_process_is_seen() -> None:
     code = """
 import resource
@@ -50,6 +51,8 @@ assert hardware._process_memory() < 64 << 30
 resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
 print(before, hardware.free_memory("cpu"))
 """
+    import resource
+
     if resource.getrlimit(resource.RLIMIT_AS)[1] != resource.RLIM_INFINITY:
         pytest.skip("this process is limited itself")
     before, after = map(float, subprocess.check_output([sys.executable, "-c", code]).split())

@@ -14,6 +14,7 @@ from llmcli.errors import LLMError
 from llmcli.training import resume, trainer
 from llmcli.training.plan import Request
 from llmcli.training.planner import Prepared, check_fits, prepare
+from tests import platforms
 from tests.reliability.runs import BESIDE, OPTIONS, TEXT, end, kept, train, wait_until_kept
 
 Llm = Callable[..., Result]
@@ -187,6 +188,7 @@ def test_a_disk_that_refuses_is_told_once(ready: Prepared) -> None:
 # ---- the command (killed runs, signals and two runs at once are rows of the scorecard: tests/reliability)
 
 
+@platforms.posix
 def test_killed_between_the_model_and_the_end_it_goes_on_to_the_same_model() -> None:
     code = (
         "from pathlib import Path; import os; import llmcli.training.resume as t;"
@@ -203,6 +205,7 @@ def test_killed_between_the_model_and_the_end_it_goes_on_to_the_same_model() -> 
     assert Path("model.safetensors").read_bytes() == before and not Path(BESIDE).exists()
 
 
+@platforms.posix
 def test_adapters_alone_go_on_where_they_were_stopped(tiny_model: Path) -> None:
     tiny_model.rename("base.safetensors")
     before = 0
@@ -215,6 +218,7 @@ def test_adapters_alone_go_on_where_they_were_stopped(tiny_model: Path) -> None:
         before = kept(HERE)
 
 
+@platforms.posix
 def test_another_command_does_not_go_on_silently(llm: Llm) -> None:
     process = train(HERE, steps=4000)
     wait_until_kept(process, HERE)
