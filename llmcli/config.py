@@ -12,6 +12,7 @@ from typing import Any
 from llmcli.errors import brief, usage
 
 KINDS = ("int8", "int4")  # of weights in few bits
+DEVICES = ("cpu", "cuda", "mps")
 DEFAULT_MODEL = "model.safetensors"  # what `train` writes and every other verb reads
 # the kinds of decoder that the one graph runs, and what transformers calls them
 ARCHITECTURES = {
@@ -274,7 +275,7 @@ class TrainConfig:
             raise usage(f"there is no recipe {self.recipe!r} with rank {self.lora_rank!r}")
         if (self.recipe == "lora") != (self.lora_rank > 0) or self.lora_rank < 0:
             raise usage(f"--lora must be at least 1, found {self.lora_rank}")
-        if self.dtype not in ("float32", "bfloat16") or self.device not in ("cpu", "cuda", "mps"):
+        if self.dtype not in ("float32", "bfloat16") or self.device not in DEVICES:
             raise usage(f"there is no training in {self.dtype} on {self.device}")
         shares = self.token_split, self.weight_decay
         if not all(0 <= share < math.inf for share in shares) or min(self.calibration_tokens, self.eval_tokens) < 0:

@@ -12,7 +12,7 @@ PACKAGES = [  # from the bottom to the top; what is not named here stands alone 
     "server", "api", "cli", "__main__",
 ]  # fmt: skip
 ONLY_IN = {  # library -> the modules, or the packages, that may import it
-    "torch": {"training", "models.kernels", "models.transformer", "models.torch_runtime"},
+    "torch": {"training", "models.kernels", "models.transformer", "models.torch_runtime", "models.devices"},
     "rich": {"cli.console"},
     "typer": {"cli"},
     "onnx": {"models.onnx_runtime"},

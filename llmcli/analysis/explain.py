@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.generation.prompt import Prompt, read
-from llmcli.generation.prompt import Runtime as Answering
 from llmcli.models.logits import entropy, normalized, probabilities
 from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.runtime import Runtime as Answering
 
 Array = NDArray[np.float32]
 MOST_TOKENS = 256  # looked at: attention grows with their square

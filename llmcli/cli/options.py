@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmcli.cli import console
-from llmcli.config import DEFAULT_MODEL, KINDS
+from llmcli.config import DEFAULT_MODEL, DEVICES, KINDS
 from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
     from llmcli.data.corpus import Corpus
-    from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.formats.ensemble_file import Ensemble
 
 LARGEST_TOKENIZER = 100_000_000  # bytes of a tokenizer.json: three times the largest that are published
 STRUCTURE_BYTES, STRUCTURE_FILES = 1 << 16, 256  # of each file, and files, in which JSON is looked for
@@ -32,7 +30,7 @@ def vocabulary_option(help: str, panel: str | None = None) -> Any:
 
 
 def _device(name: str) -> str:
-    if name not in ("cpu", "cuda", "mps", "auto"):
+    if name not in (*DEVICES, "auto"):
         raise usage(f"--device must be cpu, cuda, mps or auto, found {name}")
     return name
 
@@ -77,57 +75,6 @@ def model_path(given: str | None) -> Path:
     if not Path(DEFAULT_MODEL).exists():
         raise LLMError(f"there is no {DEFAULT_MODEL} here; make one with: llm train corpus.txt, or name another file")
     return Path(DEFAULT_MODEL)
-
-
-def open_model(model: "Checkpoint | Ensemble", device: str, quantize: str | None = None) -> tuple[Any, Any]:
-    """(runtime, tokenizer) of a model: numpy on "cpu", or onnxruntime for one in few bits; torch on anything else."""
-    from llmcli.formats.ensemble_file import Ensemble
-
-    if isinstance(model, Ensemble):
-        from llmcli.models.ensemble import EnsembleRuntime
-
-        runtimes = [_runtime(expert, device, quantize) for expert in model.experts]
-        return EnsembleRuntime(runtimes), tokenizer_of(model)
-    return _runtime(model, device, quantize), tokenizer_of(model)
-
-
-def _runtime(checkpoint: "Checkpoint", device: str, quantize: str | None) -> Any:
-    kind = quantize or checkpoint.quantization
-    if device == "cpu" and kind:
-        from llmcli.models import onnx_runtime
-
-        problem = onnx_runtime.problem(checkpoint.config)
-        if not problem and (quantize or onnx_runtime.is_here()):
-            return onnx_runtime.OnnxRuntime(checkpoint, kind)
-        hint = problem and f"onnxruntime does not take {problem}"
-        hint = hint or "onnxruntime makes it faster: pip install 'llmcli[fast]'"
-        console.note(f"few bits run no faster here: {hint}")
-        checkpoint = checkpoint.rounded(kind)
-    if device == "cpu":
-        from llmcli.models.numpy_runtime import NumpyRuntime
-
-        return NumpyRuntime(checkpoint)
-    from llmcli.models.torch_runtime import TorchRuntime
-    from llmcli.training.hardware import pick_device
-
-    return TorchRuntime(checkpoint, pick_device(device))
-
-
-def tokenizer_of(model: "Checkpoint | Ensemble") -> Any:
-    """The tokenizer in a model."""
-    from llmcli.data.tokenizer import Tokenizer
-
-    checkpoint = model.shared
-    config = checkpoint.config
-    ends = (config.eos_token_id, *config.other_end_ids)
-    try:
-        tokenizer = Tokenizer.from_json(
-            checkpoint.tokenizer_json, most=config.vocab_size, ends=ends, seen_bytes=model.seen_bytes
-        )
-    except LLMError as error:
-        raise LLMError(f"{checkpoint.path}: {error}" if checkpoint.path else str(error)) from error
-    tokenizer.imported = model.seen_bytes is None and any("imported" in record for record in model.records)
-    return tokenizer
 
 
 def note_left_out(corpus: "Corpus") -> None:

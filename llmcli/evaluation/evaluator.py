@@ -17,18 +17,11 @@ from llmcli.config import EVALUATION_CONTEXT
 from llmcli.data.batches import Preceded
 from llmcli.data.corpus import BLOCK, Corpus, Encoder, tokenize
 from llmcli.errors import LLMError, usage
+from llmcli.models.runtime import Scorer
 
 # ids [B, T + 1] -> for each of ids[:, 1:], [B, T] both: its nats, and whether it was the likeliest
 Score = Callable[[NDArray[np.int64]], tuple[NDArray[np.floating], NDArray[np.bool_]]]
 Window = tuple[int, int, int]  # start, first position counted, end
-
-
-class Scorer(Protocol):
-    """What this room needs of a model that runs."""
-
-    @property
-    def context(self) -> int: ...
-    def score(self, ids: NDArray[np.int64], /) -> tuple[NDArray[np.floating], NDArray[np.bool_]]: ...
 
 
 class ByteEncoder(Encoder, Protocol):

@@ -7,7 +7,6 @@ and the difference is what the model learned by heart. Knows nothing of files: t
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
 from llmcli.generation.sampler import Sampler
 from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.runtime import Runtime, Scorer
 
 LENGTH = 30  # characters in a string: longer than almost any phrase that people happen to write twice
 CHARACTERS = 2_000  # of the model's own words, in all
@@ -149,18 +149,7 @@ def _own_words(checkpoint: Checkpoint, tokenizer: Tokenizer, seed: int) -> Itera
         yield text
 
 
-class Talker(Protocol):
-    """A model that talks, and tells how well a text is predicted."""
-
-    context: int
-
-    def rewind(self, length: int = 0) -> None: ...
-    def prefill(self, ids: Sequence[int]) -> NDArray[np.float32]: ...
-    def step(self, token: int) -> NDArray[np.float32]: ...
-    def score(self, ids: NDArray[np.int64], /) -> tuple[NDArray[np.floating], NDArray[np.bool_]]: ...
-
-
-def told_apart(one: Talker, other: Talker, tokenizer: Tokenizer) -> float:
+def told_apart(one: Runtime, other: Scorer, tokenizer: Tokenizer) -> float:
     """What `other` loses against `one`, in bits per byte of what `one` says by itself: their relative entropy, which
     needs no text. Both are the same model, in many bits and in few."""
     ids = [tokenizer.start_id]

@@ -6,12 +6,16 @@ model does not know which it was.
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmcli.errors import LLMError
 from llmcli.formats import checkpoint, ensemble_file, gguf_file, hf_directory, safetensors_file
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.safetensors_file import Header
+
+if TYPE_CHECKING:
+    from llmcli.data.tokenizer import Tokenizer
 
 
 def read_header(path: str | Path) -> Header:
@@ -45,6 +49,23 @@ def load_any(path: str | Path) -> Checkpoint | Ensemble:
         return checkpoint.opened(read_header(path))
     header = safetensors_file.read_header(path)
     return ensemble_file.opened(header) if ensemble_file.is_ensemble(header) else checkpoint.load(path)
+
+
+def open_tokenizer(model: Checkpoint | Ensemble) -> "Tokenizer":
+    """The tokenizer in a model. Raises LLMError when it is damaged or does not match the model's vocabulary size."""
+    from llmcli.data.tokenizer import Tokenizer  # its library is slow to import, and inspecting a file needs no text
+
+    checkpoint = model.shared
+    config = checkpoint.config
+    ends = (config.eos_token_id, *config.other_end_ids)
+    try:
+        tokenizer = Tokenizer.from_json(
+            checkpoint.tokenizer_json, most=config.vocab_size, ends=ends, seen_bytes=model.seen_bytes
+        )
+    except LLMError as error:
+        raise LLMError(f"{checkpoint.path}: {error}" if checkpoint.path else str(error)) from error
+    tokenizer.imported = model.seen_bytes is None and any("imported" in record for record in model.records)
+    return tokenizer
 
 
 def files(path: str | Path) -> list[Path]:

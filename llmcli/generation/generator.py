@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizer import StreamDecoder, Tokenizer
 from llmcli.data.vocabulary import START, state_after
-from llmcli.generation.prompt import Prompt, Runtime, read
+from llmcli.generation.prompt import Prompt, read
 from llmcli.generation.sampler import Sampler, Seen
+from llmcli.models.runtime import Runtime
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ import numpy as np
 from llmcli.data.characters import kind_of_run
 from llmcli.data.tokenizer import StreamDecoder, Tokenizer
 from llmcli.data.vocabulary import START, state_after
-from llmcli.generation.prompt import Path, Prompt, Runtime, read
+from llmcli.generation.prompt import Path, Prompt, read
 from llmcli.models.logits import entropy, probabilities
+from llmcli.models.runtime import Runtime
 
 UNEXPLORED = 0.001  # the search ends when less than this is left
 MOST_LOOKS, LEAST_LOOKS = 1000, 50  # or after asking the model so many times; a large one fewer times:

@@ -14,9 +14,8 @@ V = tokens in the vocabulary; T = tokens.
 
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.vocabulary import START, Vocabulary, state_after, state_between
 from llmcli.errors import LLMError
 from llmcli.models.logits import highest_of, normalized, probabilities
+from llmcli.models.runtime import Array, Runtime
 
 RESPLIT = 3  # tokens at a prompt's end that are split anew: one more gains nothing, one fewer loses (LOG.md)
 EVALUATIONS = 8  # of the model for other ways to split them, when text is generated; of a large one fewer:
@@ -35,23 +35,7 @@ NEGLIGIBLE = 1e-3  # a way that is less likely than this share of those known is
 # so much less than in the text; measured on prompts that do and that don't end there (tests/benchmarks/LOG.md).
 INSIDE_WORD = 0.4
 
-Array = NDArray[np.float32]
 Path = tuple[int, ...]  # tokens after a prompt's head
-
-
-class Runtime(Protocol):
-    """A model that takes tokens in and says what comes next."""
-
-    @property
-    def context(self) -> int: ...  # tokens that it can hold
-    @property
-    def length(self) -> int: ...  # tokens that it has taken in
-    @property
-    def parameters(self) -> int: ...
-    def prefill(self, ids: Sequence[int]) -> Array: ...  # [V]
-    def step(self, token: int) -> Array: ...  # [V]
-    def logits(self, ids: Sequence[int]) -> Array: ...  # [T, V], after each
-    def rewind(self, length: int = 0) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.generation.generator import generate
-from llmcli.generation.prompt import Runtime
 from llmcli.generation.sampler import Ids, Sampler
 from llmcli.models.logits import Array, entropy, probabilities
+from llmcli.models.runtime import Runtime
 
 
 @dataclass(frozen=True)

@@ -10,32 +10,19 @@ Whatever runs the graph comes in as a Runtime. n, T, V = models, tokens, vocabul
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.errors import LLMError
 from llmcli.models.logits import probabilities
+from llmcli.models.runtime import Array, Runtime
 
-Array = NDArray[np.float32]
 FORGETTING = 0.9  # a token's evidence counts so much less with each that follows: measured, tests/benchmarks/LOG.md
 REFRESH = 8  # tokens after which all models have read the text, and who is asked is settled anew
 LIGHTEST = 0.001  # who weighs less then is not asked
 IMPOSSIBLE = 1e-37  # the least probability that is told from none
 PREFILL = 128  # tokens whose distributions are held at once
-
-
-class Runtime(Protocol):
-    """A model that gives the logits after each token."""
-
-    context: int
-    length: int
-
-    @property
-    def parameters(self) -> int: ...
-    def logits(self, ids: Sequence[int]) -> Array: ...
-    def rewind(self, length: int = 0) -> None: ...
 
 
 class _Expert:

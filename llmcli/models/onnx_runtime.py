@@ -28,18 +28,18 @@ HEAD = 1 << 22  # logits held at once where many tokens are scored
 _OURS = "com.microsoft"  # onnxruntime's own operators
 
 
-def is_here() -> bool:
-    """Whether the extra is installed."""
+def is_installed() -> bool:
+    """Whether onnxruntime and onnx are installed."""
     from importlib.util import find_spec
 
     return find_spec("onnxruntime") is not None and find_spec("onnx") is not None
 
 
-def problem(config: ModelConfig) -> str:
-    """Why its operators do not take a model of this shape; "" if they do."""
+def unsupported(config: ModelConfig) -> str | None:
+    """The property of the model that onnxruntime's operators do not support; None if they run it."""
     if config.num_experts:
-        return "several experts in a layer"
-    return f"heads of {config.head_dim} numbers; multiples of 16 can" if config.head_dim % 16 else ""
+        return "mixture-of-experts layers"
+    return f"a head size of {config.head_dim} (it must be a multiple of 16)" if config.head_dim % 16 else None
 
 
 @lru_cache(maxsize=1)
@@ -66,8 +66,8 @@ class OnnxRuntime:
         self.config = checkpoint.config
         self.context = self.config.max_position_embeddings
         self.length = 0
-        if why := problem(self.config):
-            raise LLMError(f"onnxruntime's operators do not take {why}")
+        if reason := unsupported(self.config):
+            raise LLMError(f"onnxruntime does not support {reason}")
         self._embedding = checkpoint.blocks("model.embed_tokens.weight", kind)
         head = self._embedding
         if not self.config.tie_word_embeddings:

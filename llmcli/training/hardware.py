@@ -11,19 +11,10 @@ from pathlib import Path
 import torch
 
 from llmcli.errors import LLMError
+from llmcli.models.devices import pick_device
 from llmcli.training.cgroups import available_memory
 
 OUT_OF_MEMORY = ("not enough memory", "out of memory", "allocate memory", "std::bad_alloc")  # how torch says it
-
-
-def pick_device(wanted: str) -> str:
-    """ "auto" is a GPU if torch sees one. Raises LLMError when the wanted device is not here."""
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted == "auto":
-        return next((name for name in ("cuda", "mps") if here[name]), "cpu")
-    if not here[wanted]:
-        raise LLMError(f"torch {torch.__version__} finds no {wanted} device here; use --device cpu or auto")
-    return wanted
 
 
 def check_dtype(dtype: str, device: str) -> None:

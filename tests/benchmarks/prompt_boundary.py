@@ -27,14 +27,15 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from llmcli.cli.options import open_model
 from llmcli.config import SamplingConfig
 from llmcli.data.characters import begins_with_letter, kind_of_run
 from llmcli.data.tokenizer import Tokenizer
-from llmcli.formats.loading import load_any
+from llmcli.formats.loading import load_any, open_tokenizer
 from llmcli.generation.generator import generate
-from llmcli.generation.prompt import Prompt, Runtime, read
+from llmcli.generation.prompt import Prompt, read
 from llmcli.models.logits import normalized
+from llmcli.models.open_runtime import open_runtime
+from llmcli.models.runtime import Runtime
 
 CHARACTERS, NEXT = 120, 8  # of a prompt; bytes of its continuation
 BEAM = 8
@@ -240,7 +241,7 @@ def main() -> None:
     parser.add_argument("--timed", type=int, default=50, help="prompts for the time to the first token")
     given = parser.parse_args()
     found = load_any(given.model)
-    runtime, tokenizer = open_model(found, "cpu")
+    runtime, tokenizer = open_runtime(found), open_tokenizer(found)
     with open(given.corpus, "rb") as file:
         data = file.read()
     cut = len(data) * 9 // 10

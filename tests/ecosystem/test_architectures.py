@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmcli.cli.options import tokenizer_of
 from llmcli.config import SamplingConfig
 from llmcli.formats import loading
+from llmcli.formats.loading import open_tokenizer
 from llmcli.formats.safetensors_file import read_header
 from llmcli.generation.generator import generate
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -20,7 +20,7 @@ GREEDY = 20
 def greedy(path: Path, prompt: str, count: int = GREEDY) -> list[int]:
     model = loading.load(path)
     sampling = SamplingConfig(max_tokens=count, temperature=0.0)
-    pieces = generate(NumpyRuntime(model), tokenizer_of(model), prompt, sampling, literal=True)
+    pieces = generate(NumpyRuntime(model), open_tokenizer(model), prompt, sampling, literal=True)
     return [piece.id for piece in pieces if piece.id is not None]
 
 
@@ -87,7 +87,7 @@ def test_import_export_hf_is_the_same_model(reference, tmp_path, llm):
         np.testing.assert_allclose(opened(torch.tensor([ids])).logits[0].numpy(), reference.logits(ids), atol=1e-5)
     tokenizer = transformers.AutoTokenizer.from_pretrained(back)
     text = "I like to eat りんご 123  !"
-    assert tokenizer(text)["input_ids"] == tokenizer_of(loading.load(ours)).encode(text)
+    assert tokenizer(text)["input_ids"] == open_tokenizer(loading.load(ours)).encode(text)
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert "license: " in (back / "README.md").read_text("utf-8") and "apache-2.0" in (back / "README.md").read_text(
         "utf-8"

@@ -3,8 +3,8 @@
 import numpy as np
 
 from llmcli.analysis.explain import explain
-from llmcli.cli.options import tokenizer_of
 from llmcli.formats import loading
+from llmcli.formats.loading import open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime
 
 
@@ -14,7 +14,11 @@ def test_attention_and_the_lens_are_those_of_transformers(reference) -> None:
 
     checkpoint = loading.load(reference.directory)
     found = explain(
-        NumpyRuntime(checkpoint), tokenizer_of(checkpoint), "def f(x): return the world", literal=True, everywhere=True
+        NumpyRuntime(checkpoint),
+        open_tokenizer(checkpoint),
+        "def f(x): return the world",
+        literal=True,
+        everywhere=True,
     )
     model = transformers.AutoModelForCausalLM.from_pretrained(
         reference.directory, dtype=torch.float32, attn_implementation="eager"

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tokenizers
 
-from llmcli.cli.options import tokenizer_of
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats import loading
 from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.conftest import random_checkpoint
 from tests.ecosystem import texts
@@ -83,7 +83,7 @@ def test_llama_cpp_cuts_alike_and_says_the_same(rules: dict[str, object], tmp_pa
     save(tmp_path / "m.safetensors", random_checkpoint(config, tokenizer_json=tokenizer.to_json()))
     assert llm("export", tmp_path / "m.safetensors", tmp_path / "m.gguf", "--to", "gguf").exit_code == 0
     model = loading.load(tmp_path / "m.gguf")
-    again, theirs = tokenizer_of(model), LlamaCpp(tmp_path / "m.gguf")
+    again, theirs = open_tokenizer(model), LlamaCpp(tmp_path / "m.gguf")
     same = 0
     for string in texts.varied(300, seed=4):
         assert again.decode(again.encode(string)) == string

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli.cli.options import tokenizer_of
 from llmcli.config import SamplingConfig
 from llmcli.formats import loading
+from llmcli.formats.loading import open_tokenizer
 from llmcli.generation.generator import generate
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.ecosystem import texts
@@ -43,7 +43,7 @@ PROMPTS = (
 @pytest.fixture(scope="module")
 def ours(smollm2: Path) -> tuple[NumpyRuntime, Any]:
     model = loading.load(smollm2)
-    return NumpyRuntime(model), tokenizer_of(model)
+    return NumpyRuntime(model), open_tokenizer(model)
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import Result
 
-from llmcli.cli.options import tokenizer_of
 from llmcli.evaluation.surprisal import Place, most_surprising
 from llmcli.formats.checkpoint import load
+from llmcli.formats.loading import open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.cli.test_console import OURS, in_a_terminal
 
@@ -27,7 +27,7 @@ def test_the_bits_are_those_of_the_model_asked_token_by_token(llm: Llm, tiny_mod
     Path("a.txt").write_text("The cat sat on りんご.", "utf-8")
     found = json.loads(llm("eval", "a.txt", "--per-token", "--json").stdout)
     model = load(tiny_model)
-    runtime, tokenizer = NumpyRuntime(model), tokenizer_of(model)
+    runtime, tokenizer = NumpyRuntime(model), open_tokenizer(model)
     ids = tokenizer.encode("The cat sat on りんご.")
     assert [token["id"] for token in found["tokens"]] == ids and len(ids) < 32
     logits = runtime.prefill([tokenizer.start_id]).astype(np.float64)

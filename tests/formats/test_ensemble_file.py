@@ -97,10 +97,10 @@ def test_explained_is_the_heaviest_and_the_probabilities_are_the_mixtures(two, l
     told = llm("explain", *words)
     assert told.exit_code == 0 and "a mixture of 2 models" in told.stderr, told.stderr
     found = json.loads(told.stdout)
-    from llmcli.cli.options import open_model
     from llmcli.models.ensemble import EnsembleRuntime
+    from llmcli.models.open_runtime import open_runtime
 
-    runtime, _ = open_model(loading.load_any("mixture.safetensors"), "cpu")
+    runtime = open_runtime(loading.load_any("mixture.safetensors"))
     assert isinstance(runtime, EnsembleRuntime)
     chances = np.exp(runtime.prefill([token["id"] for token in found["tokens"]]).astype(np.float64))
     for token in found["next_tokens"]:

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.cli.options import tokenizer_of
 from llmcli.config import ModelConfig, RopeScaling
 from llmcli.data import tokenizer_json
 from llmcli.data.tokenizer import Tokenizer, _byte_level_alphabet
 from llmcli.errors import LLMError
 from llmcli.formats import gguf_file, loading
+from llmcli.formats.loading import open_tokenizer
 from tests.conftest import random_checkpoint
 
 CONFIG = ModelConfig(300, 32, 64, 1, 4, 2, 8, 40, True, 1e-5, 5000.0, 1, "llama")
@@ -123,7 +123,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     told = found.record["imported"]
     assert (told["name"], told["license"], told["form"]) == ("By hand", "mit", "GGUF")
     assert json.loads(found.tokenizer_config_json)["chat_template"] == "{{ messages }}"
-    tokenizer = tokenizer_of(found)
+    tokenizer = open_tokenizer(found)
     assert tokenizer.encode(" ab") == [TOKENS.index("Ġa"), TOKENS.index("b")]  # the merge that was learned first
     assert tokenizer.end_ids == {0, 1} or tokenizer.end_ids == {1}
     assert tokenizer.start_ids == []
@@ -132,7 +132,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
 def test_a_start_that_the_file_asks_for_is_put_before_a_prompt(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(by_hand(FACTS | {"tokenizer.ggml.add_bos_token": True}))
-    tokenizer = tokenizer_of(loading.load(path))
+    tokenizer = open_tokenizer(loading.load(path))
     assert tokenizer.start_ids == [0] and tokenizer.start_id == 0
     again = Tokenizer.from_json(tokenizer.to_json())
     assert again.start_ids == [0]
@@ -246,7 +246,7 @@ def test_no_damage_gives_anything_but_a_model_or_one_line(tmp_path_factory, plac
     path.write_bytes((WHOLE[:place] + some + WHOLE[place + len(some) :])[: max(end, 9000)])
     try:
         model = loading.load(path)
-        tokenizer_of(model).encode("ab")
+        open_tokenizer(model).encode("ab")
         for name in model.config.tensor_shapes():
             model.tensors[name]
     except LLMError as error:
@@ -270,7 +270,7 @@ def test_what_is_written_is_read_again(tmp_path: Path, dtype: str) -> None:
     gguf_file.write(tmp_path / "m.gguf", model, dtype, {"name": "x"})
     found = loading.load(tmp_path / "m.gguf")
     assert found.config == config
-    assert tokenizer_of(found).encode("the cat's hat 12 りんご") == tokenizer.encode("the cat's hat 12 りんご")
+    assert open_tokenizer(found).encode("the cat's hat 12 りんご") == tokenizer.encode("the cat's hat 12 りんご")
     off = {"f32": 0.0, "f16": 1e-3, "bf16": 8e-3, "q8_0": 8e-3, "q4_0": 0.13}[dtype]
     for name in config.tensor_shapes():
         wanted = model.tensors[name]
@@ -283,7 +283,7 @@ def test_characters_are_written_as_llama_cpp_has_them(tmp_path: Path) -> None:
     config = ModelConfig(tokenizer.vocab_size, 64, 96, 2, 4, 2, 16, 40)
     model = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
     gguf_file.write(tmp_path / "m.gguf", model, "f32", {})
-    again = tokenizer_of(loading.load(tmp_path / "m.gguf"))
+    again = open_tokenizer(loading.load(tmp_path / "m.gguf"))
     assert again.kind == "char"
     assert again.encode("a cat ごX") == tokenizer.encode("a cat ごX")
     both = Tokenizer.train_char([f"a {tokenizer_json.SPACE}"])
@@ -338,7 +338,7 @@ def test_tokens_that_the_file_does_not_name_are_those_of_llama_cpp(tmp_path: Pat
     ):  # fmt: skip
         path.write_bytes(by_hand({key: value for key, value in (FACTS | changes).items() if value != LEFT_OUT}))
         found = loading.load(path)
-        assert (found.config.eos_token_id, tokenizer_of(found).start_ids) == (ends, start), changes
+        assert (found.config.eos_token_id, open_tokenizer(found).start_ids) == (ends, start), changes
         whole = json.loads(found.tokenizer_json)["model"].get("ignore_merges", False)
         assert whole == (changes.get("tokenizer.ggml.pre") == "llama3")
 

@@ -10,7 +10,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.quantization import bits_of, quantize
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.onnx_runtime import OnnxRuntime, is_here
+from llmcli.models.onnx_runtime import OnnxRuntime, is_installed
 from tests.conftest import random_checkpoint
 
 QWEN3 = ModelConfig(300, 64, 96, 2, 4, 2, 16, 600, rope_theta=100.0)
@@ -31,7 +31,7 @@ def on_the_same_weights(model: Checkpoint, kind: str) -> NumpyRuntime:
     return NumpyRuntime(replace(model, tensors=values))
 
 
-needed = pytest.mark.skipif(not is_here(), reason="needs onnxruntime and onnx: pip install -e '.[fast]'")
+needed = pytest.mark.skipif(not is_installed(), reason="needs onnxruntime and onnx: pip install -e '.[fast]'")
 
 
 @needed
@@ -89,7 +89,7 @@ def test_what_does_not_fit_the_context_is_told() -> None:
 
 @needed
 def test_heads_that_the_library_does_not_turn_are_told() -> None:
-    with pytest.raises(LLMError, match="heads of 8 numbers"):
+    with pytest.raises(LLMError, match="head size of 8"):
         OnnxRuntime(random_checkpoint(replace(QWEN3, head_dim=8)), "int8")
 
 

@@ -17,7 +17,6 @@ from llmcli.cli.options import (
     QuietOption,
     model_path,
     note_left_out,
-    open_model,
     refuse_with,
 )
 from llmcli.config import DEFAULT_MODEL, EVALUATION_CONTEXT
@@ -155,9 +154,12 @@ def _results(
 ) -> Iterator[dict[str, Any]]:
     """A row for each document, and one for all together if there are several; its file is None."""
     from llmcli.evaluation.evaluator import Figures, evaluation_context, passages, stride
+    from llmcli.formats.loading import open_tokenizer
+    from llmcli.models.open_runtime import open_runtime
 
     name = f"{path}, {quantize}" if quantize else str(path)
-    runtime, tokenizer = open_model(checkpoint, device, quantize)
+    runtime = open_runtime(checkpoint, device, quantize, console.note)
+    tokenizer = open_tokenizer(checkpoint)
     try:
         total, parts = Figures(0.0, 0, 0), passages(text, start)
         context = evaluation_context(runtime.context, context)
@@ -203,6 +205,8 @@ def _per_token(
 
     from llmcli.evaluation.evaluator import Figures, evaluation_context, passages
     from llmcli.evaluation.surprisal import most_surprising
+    from llmcli.formats.loading import open_tokenizer
+    from llmcli.models.open_runtime import open_runtime
 
     ids: list[int] = []
     bits: list[float] = []
@@ -215,7 +219,8 @@ def _per_token(
         bits.extend((np.asarray(nats, np.float64) / math.log(2)).tolist())
 
     try:
-        runtime, tokenizer = open_model(checkpoint, device, quantize)
+        runtime = open_runtime(checkpoint, device, quantize, console.note)
+        tokenizer = open_tokenizer(checkpoint)
         context = evaluation_context(runtime.context, context)
         for part in passages(text, start):
             firsts.append(len(ids))

@@ -59,10 +59,9 @@ def explain(
     path = model_path(model)
     text = text_argument(prompt, "prompt")
     from llmcli.analysis import explain
-    from llmcli.cli.options import tokenizer_of
     from llmcli.formats import atomic_io
     from llmcli.formats.ensemble_file import Ensemble
-    from llmcli.formats.loading import load_any
+    from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.generation.next_words import most_looks, next_words
     from llmcli.models.numpy_runtime import NumpyRuntime
 
@@ -84,7 +83,7 @@ def explain(
         if html.resolve() == path.resolve():
             raise LLMError(f"{html} is the model itself; give the page another name")
         atomic_io.check_writable(html, force=force, by=" with --html", example="page.html")
-    runtime, tokenizer = NumpyRuntime(checkpoint), tokenizer_of(loaded)
+    runtime, tokenizer = NumpyRuntime(checkpoint), open_tokenizer(loaded)
     found = explain.explain(
         runtime, tokenizer, text, literal=literal, candidates=next_, everywhere=html is not None, answering=answering
     )
@@ -118,9 +117,10 @@ def explain(
 def _heaviest(mixture: "Ensemble", text: str, literal: bool) -> tuple[Any, dict[str, Any]]:
     """(the mixture ready to run, which answers; name and weight of the model in it that counts most for the answer)"""
     from llmcli.analysis import explain
-    from llmcli.cli.options import open_model
+    from llmcli.formats.loading import open_tokenizer
+    from llmcli.models.open_runtime import open_runtime
 
-    runtime, tokenizer = open_model(mixture, "cpu")
+    runtime, tokenizer = open_runtime(mixture, on_note=console.note), open_tokenizer(mixture)
     explain.ask(runtime, tokenizer, text, literal=literal)
     weights = runtime.expert_weights()[0].tolist()
     most = weights.index(max(weights))

@@ -15,11 +15,9 @@ from llmcli.cli.options import (
     QuantizeOption,
     QuietOption,
     model_path,
-    open_model,
     refuse_gguf,
     refuse_overwriting,
     refuse_with,
-    tokenizer_of,
 )
 from llmcli.errors import LLMError, command_line, usage
 
@@ -111,7 +109,7 @@ def export(
         kinds = {
             model.dtypes.get(tensor, "F32") for tensor, shape in model.config.tensor_shapes().items() if len(shape) > 1
         }
-        tokenizer_of(model)  # a broken one is told before
+        loading.open_tokenizer(model)  # a broken one is told before
         gguf_file.write(output, model, dtype or (kinds.pop().lower() if len(kinds) == 1 else "f32"), told)
     size = sum(file.stat().st_size for file in (output.iterdir() if output.is_dir() else [output]))
     if json_:
@@ -128,13 +126,15 @@ def _quantized(model: Any, output: Path, kind: str, json_: bool) -> None:
     from llmcli.evaluation.memorization import told_apart
     from llmcli.formats import atomic_io, checkpoint, loading, quantization
     from llmcli.models.numpy_runtime import NumpyRuntime
+    from llmcli.models.open_runtime import open_runtime
 
     if model.quantization == kind:
         raise LLMError(f"the model is in {kind} already")
     atomic_io.check_space(output, quantization.stored_bytes(model.config, kind) + len(model.tokenizer_json))
     checkpoint.save(output, replace(model, quantization=kind, dtypes={}))
     size = output.stat().st_size
-    few, tokenizer = open_model(loading.load(output), "cpu")
+    quantized = loading.load(output)
+    few, tokenizer = open_runtime(quantized, on_note=console.note), loading.open_tokenizer(quantized)
     lost = told_apart(NumpyRuntime(model), few, tokenizer)
     if json_:
         answer = {"file": str(output), "quantize": kind, "bytes": size, "bits_per_byte_lost": lost}

@@ -20,7 +20,6 @@ from llmcli.cli.options import (
     QuietOption,
     model_path,
     note_left_out,
-    open_model,
     refuse_with,
     text_argument,
 )
@@ -151,12 +150,13 @@ def generate(
     )
     path = model_path(model)
     text = text_argument(prompt, "prompt")
-    from llmcli.formats.loading import load_any
+    from llmcli.formats.loading import load_any, open_tokenizer
+    from llmcli.models.open_runtime import open_runtime
 
     found = load_any(path)
     speakers = _Speakers(_experts_of(found, path)) if experts else None
     known = _learned(corpus, found, path) if memory else None
-    runtime, tokenizer = open_model(found, device, quantize)
+    runtime, tokenizer = open_runtime(found, device, quantize, console.note), open_tokenizer(found)
     length = len(tokenizer.encode(text))
     if length > runtime.context:
         console.note(f"the prompt has {length:,} tokens, the model sees {runtime.context:,}: only its end is used")

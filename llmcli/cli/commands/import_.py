@@ -9,7 +9,7 @@ import typer
 
 from llmcli import units
 from llmcli.cli import console
-from llmcli.cli.options import JsonOption, QuietOption, refuse_gguf, refuse_overwriting, tokenizer_of
+from llmcli.cli.options import JsonOption, QuietOption, refuse_gguf, refuse_overwriting
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
 
@@ -49,7 +49,7 @@ def import_(
     if learned is not None:
         refuse_overwriting(output, "model", [learned], "the adapter to merge")
     few_bits = ""  # of weights that become float32
-    tokenizer_of(model)  # one that cannot be used is told now
+    loading.open_tokenizer(model)  # one that cannot be used is told now
     origin = model.record.get("imported")
     if isinstance(origin, dict) and "train" not in model.record:
         origin.setdefault("sha256", loading.fingerprint(source))

@@ -15,7 +15,6 @@ from llmcli.cli.options import (
     refuse_with,
     text_argument,
     tokenizer_file,
-    tokenizer_of,
     vocabulary_option,
 )
 from llmcli.errors import usage
@@ -75,9 +74,9 @@ def tokenize(
 def _tokenizer(model: str | None, file: Path | None) -> Any:
     if file is not None:
         return tokenizer_file(str(file))[1]
-    from llmcli.formats.loading import load_any
+    from llmcli.formats.loading import load_any, open_tokenizer
 
-    return tokenizer_of(load_any(model_path(model)).shared)
+    return open_tokenizer(load_any(model_path(model)).shared)
 
 
 def _read(file: Path) -> str:

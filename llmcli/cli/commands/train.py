@@ -31,10 +31,9 @@ from llmcli.cli.options import (
     refuse_with,
     seconds,
     tokenizer_file,
-    tokenizer_of,
     vocabulary_option,
 )
-from llmcli.config import ADAMW_LR, DEFAULT_MODEL, MUON_LR, TrainConfig, as_record
+from llmcli.config import ADAMW_LR, DEFAULT_MODEL, DEVICES, MUON_LR, TrainConfig, as_record
 from llmcli.data.example_prompt import example_prompt
 from llmcli.errors import LLMError, command_line, usage
 from llmcli.formats.hf_config import dump_config
@@ -215,7 +214,7 @@ def train(
     Example: llm train corpus.txt --time 5m
     """
     began = time.monotonic()
-    if device not in ("auto", "cpu", "cuda", "mps"):
+    if device not in (*DEVICES, "auto"):
         raise usage(f"--device must be auto, cpu, cuda or mps, found {device}")
     if dtype not in ("auto", "float32", "bfloat16"):
         raise usage(f"--dtype must be auto, float32 or bfloat16, found {dtype}")
@@ -309,6 +308,7 @@ def train(
         given, _ = tokenizer_file(tokenizer, "bpe, char or a tokenizer.json")
         whose = "that of the tokenizer given"
 
+    from llmcli.models import devices
     from llmcli.training import hardware, trainer  # torch wakes up here
 
     fingerprint = loading.fingerprint(from_) if from_ else ""
@@ -324,7 +324,7 @@ def train(
         request = Request(**fixed, device=settings.device, dtype=settings.dtype)
         here = None
     else:
-        device = hardware.pick_device(device)
+        device = devices.pick_device(device)
         dtype, why = hardware.pick_dtype(dtype, device, fixed["threads"])
         hardware.check_dtype(dtype, device)
         request = Request(**fixed, device=device, dtype=dtype, machine_reason=why)
@@ -335,7 +335,11 @@ def train(
             text,
             here,
             held_out=held_out,
-            tokenizer=tokenizer_of(alike) if alike else Tokenizer.from_json(given) if given is not None else None,
+            tokenizer=loading.open_tokenizer(alike)
+            if alike
+            else Tokenizer.from_json(given)
+            if given is not None
+            else None,
             characters=tokenizer == "char",
             base=base.config if base else None,
             whose=whose,

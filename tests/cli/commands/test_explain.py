@@ -12,9 +12,9 @@ from rich.cells import cell_len
 from typer.testing import Result
 
 from llmcli.analysis.explain import explain
-from llmcli.cli.options import tokenizer_of
 from llmcli.data.vocabulary import START
 from llmcli.formats.checkpoint import load, save
+from llmcli.formats.loading import open_tokenizer
 from llmcli.generation import next_words
 from llmcli.models.logits import probabilities
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -37,7 +37,7 @@ def test_json_tells_what_the_explainer_found(llm: Llm, tiny_model: Path) -> None
         "unexplored",
     }  # fmt: skip
     model = load(tiny_model)
-    truth = explain(NumpyRuntime(model), tokenizer_of(model), "The cat", literal=True, candidates=3)
+    truth = explain(NumpyRuntime(model), open_tokenizer(model), "The cat", literal=True, candidates=3)
     assert [token["id"] for token in found["tokens"]] == truth.ids
     assert "".join(token["text"] for token in found["tokens"]) == "The cat"
     np.testing.assert_allclose([token["effect_bits"] for token in found["tokens"]], truth.effects, atol=1e-6)
@@ -63,7 +63,7 @@ def test_probabilities_are_those_that_generate_prints(llm: Llm, tiny_model: Path
     ]
     assert found["unexplored"] == said["unexplored"]
     # all but what is never written, which a random model holds for likely: bytes that are no UTF-8
-    tokenizer = tokenizer_of(load(tiny_model))
+    tokenizer = open_tokenizer(load(tiny_model))
     own = probabilities(NumpyRuntime(load(tiny_model)).prefill(tokenizer.encode("The cat")))
     wanted = own[tokenizer.vocabulary.allowed(START)].sum()
     assert sum(token["probability"] for token in found["next_tokens"]) == pytest.approx(wanted, abs=1e-3)
@@ -115,7 +115,7 @@ def test_a_pipe_gets_no_colours_and_nothing_goes_to_stderr(llm: Llm, tiny_model:
     ],
 )
 def test_one_clear_line(llm: Llm, tiny_model: Path, words: str, code: int, said: str) -> None:
-    answer = llm("explain", "The cat", *next_words.split())
+    answer = llm("explain", "The cat", *words.split())
     assert answer.exit_code == code and answer.stdout == ""
     assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1 and said in answer.stderr
 

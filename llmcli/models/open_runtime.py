@@ -1,0 +1,70 @@
+"""Model -> runtime: numpy on the CPU, onnxruntime for quantized weights, torch on any other device.
+
+Each backend is imported only when it is chosen, so that the CPU never waits for torch.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, overload
+
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.ensemble_file import Ensemble
+from llmcli.models.runtime import Runtime
+
+if TYPE_CHECKING:
+    from llmcli.models.ensemble import EnsembleRuntime
+
+OnNote = Callable[[str], None]
+
+
+@overload
+def open_runtime(
+    model: Ensemble, device: str = "cpu", quantize: str | None = None, on_note: OnNote = lambda note: None
+) -> "EnsembleRuntime": ...
+@overload
+def open_runtime(
+    model: Checkpoint | Ensemble, device: str = "cpu", quantize: str | None = None, on_note: OnNote = lambda note: None
+) -> Runtime: ...
+def open_runtime(
+    model: Checkpoint | Ensemble, device: str = "cpu", quantize: str | None = None, on_note: OnNote = lambda note: None
+) -> Runtime:
+    """Make a model ready to run.
+
+    `device` is "cpu", "cuda", "mps" or "auto". `quantize` is "int8", "int4", or None for the weights as they are
+    stored. `on_note` receives what a user should know, such as a missing backend. Raises LLMError when the device or
+    the backend is missing.
+    """
+    if isinstance(model, Ensemble):
+        from llmcli.models.ensemble import EnsembleRuntime
+
+        return EnsembleRuntime([_open_single(expert, device, quantize, on_note) for expert in model.experts])
+    return _open_single(model, device, quantize, on_note)
+
+
+def _open_single(checkpoint: Checkpoint, device: str, quantize: str | None, on_note: OnNote) -> Runtime:
+    kind = quantize or checkpoint.quantization
+    if device == "cpu" and kind:
+        return _open_quantized(checkpoint, kind, on_note, required=quantize is not None)
+    if device == "cpu":
+        from llmcli.models.numpy_runtime import NumpyRuntime
+
+        return NumpyRuntime(checkpoint)
+    from llmcli.models.devices import pick_device
+    from llmcli.models.torch_runtime import TorchRuntime
+
+    return TorchRuntime(checkpoint, pick_device(device))
+
+
+def _open_quantized(checkpoint: Checkpoint, kind: str, on_note: OnNote, *, required: bool) -> Runtime:
+    """onnxruntime where it supports the model, else numpy on the dequantized weights.
+
+    If quantization is `required`, a missing onnxruntime is an error; a file that is stored quantized runs without it.
+    """
+    from llmcli.models import onnx_runtime
+    from llmcli.models.numpy_runtime import NumpyRuntime
+
+    unsupported = onnx_runtime.unsupported(checkpoint.config)
+    if not unsupported and (required or onnx_runtime.is_installed()):
+        return onnx_runtime.OnnxRuntime(checkpoint, kind)
+    reason = f"onnxruntime does not support {unsupported}" if unsupported else "pip install 'llmcli[fast]' adds one"
+    on_note(f"no accelerated {kind} backend here: {reason}; running at the speed of float32")
+    return NumpyRuntime(checkpoint.rounded(kind))
