@@ -39,7 +39,7 @@ def unsupported(config: ModelConfig) -> str | None:
     """The property of the model that onnxruntime's operators do not support; None if they run it."""
     if config.num_experts:
         return "mixture-of-experts layers"
-    return f"a head size of {config.head_dim} (it must be a multiple of 16)" if config.head_dim % 16 else None
+    return f"a head size of {config.head_dim} (only multiples of 16)" if config.head_dim % 16 else None
 
 
 @lru_cache(maxsize=1)
