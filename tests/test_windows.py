@@ -22,7 +22,7 @@ from typer.testing import Result
 
 import llmcli
 from llmcli.cli.app import app
-from llmcli.cli.options import ending_signals
+from llmcli.cli.options import termination_signals
 from llmcli.data.corpus import read_corpus
 from llmcli.errors import LLMError, command_line
 from llmcli.formats import atomic_io, checkpoint
@@ -258,7 +258,7 @@ def test_other_commands_write_too(windows: Windows, llm: Llm, tiny_model: Path) 
 
 
 def test_the_signals_of_windows_end_a_run(windows: Windows) -> None:
-    assert ending_signals() == [signal.SIGTERM, signal.SIGUSR1]  # the latter stands for SIGBREAK
+    assert termination_signals() == [signal.SIGTERM, signal.SIGUSR1]  # the latter stands for SIGBREAK
 
 
 def test_a_stopped_run_that_is_gone_on_with_has_no_file_open(windows: Windows, llm: Llm) -> None:
@@ -304,7 +304,7 @@ def test_colours_are_turned_on_or_left_out(
 
 def test_a_pipe_whose_reader_has_gone_is_known_by_what_windows_says(windows: Windows) -> None:
     descriptor = os.eventfd(0)  # a file that says EINVAL to a short text
-    with app._Output(descriptor, "w") as output, pytest.raises(BrokenPipeError):
+    with app._StandardOutput(descriptor, "w") as output, pytest.raises(BrokenPipeError):
         output.write(b"x")
 
 

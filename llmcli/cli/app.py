@@ -1,15 +1,21 @@
-"""The door: the app, the list of verbs, the one place where an error becomes a line and an exit code."""
+"""Command-line entry point: the app and its subcommands.
+
+The one place where an exception becomes one line on stderr and an exit code.
+"""
 
 import errno
 import io
+import itertools
 import os
 import signal
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 import llmcli
 from llmcli.cli import console, name_conflict, suggestions
@@ -22,58 +28,52 @@ from llmcli.cli.commands.inspect import inspect
 from llmcli.cli.commands.mix import mix
 from llmcli.cli.commands.tokenize import tokenize
 from llmcli.cli.commands.train import train
-from llmcli.cli.options import ending_signals
+from llmcli.cli.options import termination_signals
 from llmcli.errors import LLMError, usage
 from llmcli.formats import atomic_io
 
-OUTPUT = "the output"  # what errors of standard output name
+# Typer ships its own copy of Click. Of the usage errors it exports only BadParameter; their base class is the next one
+# in its method resolution order. The private modules are imported for type checking only.
+if TYPE_CHECKING:
+    from typer._click import Command, Context, HelpFormatter
+    from typer._click.exceptions import UsageError
+else:
+    UsageError = typer.BadParameter.__mro__[1]
+
+OUTPUT = "the output"  # the file name in errors of standard output
 
 
-class Door(TyperGroup):
-    """Runs a verb; what it raises becomes one line on stderr and an exit code."""
+class ErrorHandlingGroup(TyperGroup):
+    """Runs a subcommand; an exception becomes one line on stderr and an exit code."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Ends the process; also what goes wrong outside of a verb, as where help is printed, is one line."""
+        """Run and exit. Also handles errors outside of a subcommand, for example while help is printed."""
         try:
             sys.exit(self._exit_code(*args, **extra))
         except OSError as error:
-            _fail_by_system(error)
+            _fail_with_os_error(error)
             sys.exit(1)
 
     def _exit_code(self, *args: Any, **extra: Any) -> int:
-        """Wrong usage that the command-line library finds is told like every other error."""
+        """The exit code of a run; usage errors that Typer finds are printed like all others."""
         words = list(next(iter(args), extra.get("args")) or sys.argv[1:])
         try:
             code = super().main(*args, **extra | {"standalone_mode": False})
-        except Exception as error:
-            message = getattr(error, "format_message", None)  # what its errors have in common
-            if message is None:
-                raise
-            if type(error).__name__ == "NoArgsIsHelpError":
-                console.result(message())
-                return 0
-            context = getattr(error, "ctx", None)
-            unknown = error.option_name if type(error).__name__ == "NoSuchOption" else None  # type: ignore[attr-defined]
-            if context and (hint := _option_hint(context, unknown, words)):
-                console.fail(hint)
-                return 2
-            path = context.command_path if context else "llm"
-            quotes = path.endswith(("generate", "explain", "tokenize")) and "unexpected extra argument" in message()
-            advice = "a text of several words needs quotes" if quotes else f"see: {path} --help"
-            console.fail(f"{message().rstrip('.')}; {advice}")
+        except UsageError as error:
+            console.fail(_usage_message(error, words))
             return 2
         return code if isinstance(code, int) else 0
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """A subcommand that does not exist is answered with where the same is done here."""
+    def resolve_command(self, ctx: "Context", args: list[str]) -> "tuple[str | None, Command | None, list[str]]":
+        """As Typer, but an unknown subcommand gets a suggestion."""
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise usage(suggestions.command_hint(args[0], self.shown_commands()))
+            raise usage(suggestions.command_hint(args[0], list(self.visible_commands())))
         return super().resolve_command(ctx, args)
 
-    def shown_commands(self) -> list[str]:
-        return [name for name, command in self.commands.items() if not command.hidden]
+    def visible_commands(self) -> "Mapping[str, Command]":
+        return {name: command for name, command in self.commands.items() if not command.hidden}
 
-    def invoke(self, ctx: Any) -> Any:
+    def invoke(self, ctx: "Context") -> Any:
         try:
             return super().invoke(ctx)
         except LLMError as error:
@@ -83,60 +83,123 @@ class Door(TyperGroup):
             console.note("interrupted")
             raise typer.Exit(130) from error
         except MemoryError as error:
-            console.fail("out of memory; take a smaller model, batch or context")
+            console.fail("out of memory; use a smaller model, batch size or context length")
             raise typer.Exit(1) from error
         except OSError as error:
-            _fail_by_system(error)
+            _fail_with_os_error(error)
             raise typer.Exit(1) from error
 
 
-def _option_hint(context: Any, unknown: str | None, words: list[str]) -> str | None:
-    """What to say of an option that does not exist, or else of a long one with one dash among the words of a command
-    that was not understood; None where neither is the reason."""
-    group = (context.parent or context).command
-    options = {
-        command: [option for param in group.commands[command].params for option in (*param.opts, *param.secondary_opts)]
-        for command in group.shown_commands()
-    }
-    command = context.info_name
-    if context.parent is None:
-        return suggestions.top_option_hint(unknown, options) if unknown else None
-    if hint := suggestions.misspelled_long_option(command, words, options):
-        return hint
-    return suggestions.option_hint(command, unknown, options) if unknown else None
+class Subcommand(TyperCommand):
+    """A subcommand with plain-text help, options grouped by panel, and argument names without Python types."""
 
+    def collect_usage_pieces(self, ctx: "Context") -> list[str]:
+        arguments = [param for param in self.get_params(ctx) if isinstance(param, TyperArgument)]
+        return ["[OPTIONS]", *map(_usage_name, arguments)]
 
-class Verb(TyperCommand):
-    """A verb whose help is plain text, its options under their headings: that shows at once, and in any terminal."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+    def format_options(self, ctx: "Context", formatter: "HelpFormatter") -> None:
+        panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
-                other = "Arguments" if param.param_type_name == "argument" else "Options"
-                groups.setdefault(getattr(param, "rich_help_panel", None) or other, []).append(record)
-        for name, records in groups.items():
+            if record is None:
+                continue
+            if isinstance(param, TyperArgument):
+                panels["Arguments"].append((_metavar(param), record[1]))
+            else:
+                panel = getattr(param, "rich_help_panel", None) or "Options"
+                panels.setdefault(panel, []).append(record)
+        for name, records in panels.items():
             if records:
                 with formatter.section(name):
                     formatter.write_dl(records)
 
 
+def _metavar(argument: TyperArgument) -> str:
+    return argument.metavar or str(argument.name).upper()
+
+
+def _usage_name(argument: TyperArgument) -> str:
+    """An argument in the usage line: "CORPUS...", "[PROMPT]"; a metavar of several words is complete by itself."""
+    name = _metavar(argument)
+    if " " in name:
+        return name
+    name = f"{name}..." if argument.nargs != 1 else name
+    return name if argument.required else f"[{name}]"
+
+
+# ---- usage errors
+
+
+def _usage_message(error: "UsageError", words: Sequence[str]) -> str:
+    """One line for a usage error in a command line `words`: what is wrong, and what to type."""
+    # the one of Typer's errors with this attribute is that of an unknown option
+    unknown_option: str | None = getattr(error, "option_name", None) if hasattr(error, "possibilities") else None
+    if error.ctx and (hint := _option_hint(error.ctx, unknown_option, words)):
+        return hint
+    path = error.ctx.command_path if error.ctx else "llm"
+    message = error.format_message().rstrip(".")
+    if "unexpected extra argument" in message and path.endswith(("generate", "explain", "tokenize")):
+        return f"{message}; a text of several words needs quotes"
+    return f"{_with_value(message, error, words)}; see: {path} --help"
+
+
+def _with_value(message: str, error: "UsageError", words: Sequence[str]) -> str:
+    """The message for an invalid value, which Typer's message does not contain."""
+    _, is_rule, rule = message.partition("Input should be ")
+    options = getattr(getattr(error, "param", None), "opts", [])
+    value = _value_of(options, words)
+    if not is_rule or value is None:
+        return message
+    name = next((option for option in options if option.startswith("--")), options[0])
+    return f"{name} must be {rule.split(', unable')[0]}, found {value}"
+
+
+def _value_of(options: Sequence[str], words: Sequence[str]) -> str | None:
+    """The last value given to an option that has these names.
+
+    >>> _value_of(["-n", "--max-tokens"], ["x", "-n", "2", "--max-tokens=y"])
+    'y'
+    """
+    values = [value for word, value in itertools.pairwise(words) if word in options]
+    values += [word.split("=", 1)[1] for word in words if "=" in word and word.split("=", 1)[0] in options]
+    return values[-1] if values else None
+
+
+def _option_hint(context: "Context", unknown: str | None, words: Sequence[str]) -> str | None:
+    """A suggestion for an unknown option, or for a long option written with one dash; None where neither is the
+    problem."""
+    group = (context.parent or context).command
+    assert isinstance(group, ErrorHandlingGroup)
+    options = {
+        name: [option for param in command.params for option in (*param.opts, *param.secondary_opts)]
+        for name, command in group.visible_commands().items()
+    }
+    if context.parent is None:
+        return suggestions.top_option_hint(unknown, options) if unknown else None
+    command = str(context.info_name)
+    if hint := suggestions.misspelled_long_option(command, words, options):
+        return hint
+    return suggestions.option_hint(command, unknown, options) if unknown else None
+
+
+# ---- the app
+
+
 app = typer.Typer(
-    cls=Door,
+    cls=ErrorHandlingGroup,
     rich_markup_mode=None,
     name="llm",
-    help="Train and query small language models: any text in, one file out, and the file answers.",
-    no_args_is_help=True,
+    help="Train and query small language models. A model is one file.",
+    invoke_without_command=True,  # prints the help
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (train, generate, eval_, explain, inspect, tokenize, mix, import_, export):
-    app.command(verb.__name__.rstrip("_"), cls=Verb)(verb)
+for subcommand in (train, generate, eval_, explain, inspect, tokenize, mix, import_, export):
+    app.command(subcommand.__name__.rstrip("_"), cls=Subcommand)(subcommand)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         version()
         raise typer.Exit()
 
@@ -152,58 +215,77 @@ def help_(
     context: typer.Context,
     command: Annotated[str | None, typer.Argument(metavar="COMMAND", help="A subcommand.")] = None,
 ) -> None:
-    """Print the help of llm, or of a subcommand."""
-    top: Any = context.parent
+    """Print the help of llm or of a subcommand."""
+    top = context.parent
+    assert top and isinstance(top.command, ErrorHandlingGroup)
     if command is None:
         console.result(top.get_help(), raw=True)
         return
-    found = top.command.get_command(top, command)
-    if found is None:
-        raise usage(suggestions.command_hint(command, top.command.shown_commands()))
-    with typer.Context(found, info_name=command, parent=top) as inner:
-        console.result(found.get_help(inner), raw=True)
+    subcommand = top.command.get_command(top, command)
+    if subcommand is None:
+        raise usage(suggestions.command_hint(command, list(top.command.visible_commands())))
+    with typer.Context(subcommand, info_name=command, parent=top) as inner:
+        console.result(subcommand.get_help(inner), raw=True)
 
 
 @app.callback()
 def _top(
+    context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Options before the verb."""
+    """Options before the subcommand; without a subcommand the help is printed."""
+    if context.invoked_subcommand is None:
+        console.result(context.get_help(), raw=True)
 
 
 def main() -> None:
-    """The installed command."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed by the caller
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
-        elif mode == "w":
-            setattr(sys, name, _utf8(getattr(sys, name), _Output if name == "stdout" else _Lossy))
+    """Entry point of the installed command."""
+    _prepare_streams()
     if atomic_io.WINDOWS:
         _enable_escape_codes()
-    kinds = ending_signals()
-    for kind in kinds:
-        signal.signal(kind, _terminated)
+    signals = termination_signals()
+    for number in signals:
+        signal.signal(number, _exit_on_signal)
     try:
         name_conflict.note_once(sys.argv[1:])
         app()
     finally:
-        for kind in (*kinds, signal.SIGINT):  # it ends already: no signal may break into that
-            signal.signal(kind, signal.SIG_IGN)
+        for number in (*signals, signal.SIGINT):  # the process is ending: no signal may interrupt that
+            signal.signal(number, signal.SIG_IGN)
 
 
-def _utf8(stream: Any, kind: type[io.FileIO]) -> Any:
-    """A standard stream that writes UTF-8, with line ends as they are, whatever the locale, to a file of this kind."""
+def _exit_on_signal(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+# ---- standard streams
+
+
+def _prepare_streams() -> None:
+    """Make stdout and stderr write UTF-8 whatever the locale; open those that the caller closed."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+        elif mode == "w":
+            kind = _StandardOutput if name == "stdout" else _BestEffortStream
+            setattr(sys, name, _utf8(getattr(sys, name), kind))
+
+
+def _utf8(stream: TextIO, kind: type[io.FileIO]) -> TextIO:
+    """A standard stream that writes UTF-8 and keeps line ends; `kind` is the class of the file below it."""
     if atomic_io.WINDOWS and stream.isatty():  # a console there takes text, not bytes
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
         return stream
     file = io.BufferedWriter(kind(stream.fileno(), "w", closefd=False))
     return io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="\n", line_buffering=True)
 
 
 def _enable_escape_codes() -> None:
-    """Have the consoles of Windows take colours, as its documentation says; where one cannot, there are none."""
+    """Have Windows consoles interpret ANSI escape codes (Console Virtual Terminal Sequences in Microsoft's
+    documentation); without support for them colours are turned off."""
     import ctypes
 
     kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
@@ -215,19 +297,19 @@ def _enable_escape_codes() -> None:
             os.environ["NO_COLOR"] = "1"
 
 
-class _Output(io.FileIO):
-    """Standard output; errors say that it could not be written, and so do not look like those of other files."""
+class _StandardOutput(io.FileIO):
+    """Standard output, whose errors carry the name OUTPUT, so that they differ from errors of other files."""
 
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except OSError as error:
-            closed = atomic_io.WINDOWS and error.errno == errno.EINVAL  # what it says of a pipe whose reader has gone
+            closed = atomic_io.WINDOWS and error.errno == errno.EINVAL  # Windows' error for a pipe without a reader
             raise OSError(errno.EPIPE if closed else error.errno, error.strerror, OUTPUT) from error
 
 
-class _Lossy(io.FileIO):
-    """Notes that nobody takes (the log's disk is full, the pipe's reader gone) are no reason to lose a run."""
+class _BestEffortStream(io.FileIO):
+    """Standard error: notes that cannot be written (disk full, pipe closed) are dropped instead of ending a run."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -236,31 +318,30 @@ class _Lossy(io.FileIO):
             return len(data)
 
 
-def _terminated(number: int, _: object) -> NoReturn:
-    raise SystemExit(128 + number)
+# ---- errors of the operating system
 
 
-def _fail_by_system(error: OSError) -> None:
-    """Say what the system refused, but for a result whose reader has gone; a refused output is written no more."""
+def _fail_with_os_error(error: OSError) -> None:
+    """Print an error of the operating system; a closed pipe is no error. After a failed write to standard output
+    nothing more is written to it."""
     if error.errno != errno.EPIPE:
-        console.fail(_explained(error))
+        console.fail(_os_error_message(error))
     if error.errno == errno.EPIPE or error.filename == OUTPUT:
-        _drop_output()
+        _discard_output()
 
 
-def _explained(error: OSError) -> str:
-    """What the system refused, in a line."""
+def _os_error_message(error: OSError) -> str:
     if error.filename is not None:
         return f"{error.filename}: {error.strerror or error}"
     try:
         Path.cwd()
     except OSError:
-        return "the working directory is no longer there; go to another: cd DIRECTORY"
-    return f"the operating system refused: {error.strerror or error}"
+        return "the working directory no longer exists; go to another: cd DIRECTORY"
+    return f"the operating system reported an error: {error.strerror or error}"
 
 
-def _drop_output() -> None:
-    """Let nothing more be written to a closed or full output, not even at exit."""
+def _discard_output() -> None:
+    """Redirect standard output to the null device, so that flushing it at exit cannot fail."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError, AttributeError):

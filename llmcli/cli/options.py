@@ -155,12 +155,12 @@ def refuse_overwriting(output: Path, made: str, inputs: Iterable[Path], what: st
             raise LLMError(f"{output} holds {path}, {what}; give the {made} another name{by}")
 
 
-def ending_signals() -> list[signal.Signals]:
-    """The signals of this system, Ctrl-C aside, that ask a process to end; without those that whoever started it has it
-    ignore, as nohup does."""
+def termination_signals() -> list[signal.Signals]:
+    """The signals besides SIGINT that ask a process of this system to end, without those that the parent process set
+    to be ignored, as nohup does."""
     names = ("SIGTERM", "SIGHUP", "SIGBREAK")  # the last is Ctrl-Break and a closed window on Windows
-    found = [kind for name in names if (kind := getattr(signal, name, None)) is not None]
-    return [kind for kind in found if signal.getsignal(kind) is not signal.SIG_IGN]
+    signals = [number for name in names if (number := getattr(signal, name, None)) is not None]
+    return [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def text_argument(given: str | None, what: str) -> str:

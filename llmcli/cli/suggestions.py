@@ -1,7 +1,7 @@
-"""What to say when a subcommand or an option does not exist: where the same thing is done here.
+"""Suggestions for subcommands and options that do not exist.
 
-People bring the names of other programs along (Ollama, llama.cpp, mlx-lm, transformers, nanoGPT, simonw's llm). The
-tables list those that mean something else than a typing error, which difflib finds.
+Many users know the names of other programs (Ollama, llama.cpp, mlx-lm, transformers, nanoGPT, simonw's llm). The tables
+map these to what does the same here. Typing errors are found by difflib.
 """
 
 import difflib
@@ -10,12 +10,14 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+LONGEST_NAME = 60  # characters of an unknown name that a message repeats
+
 _GENERATE = 'to continue a text: llm generate "Once upon a time" -m FILE'
-_INSPECT = "to look into a model file: llm inspect FILE"
-_FILES = "models are plain files here: ls *.safetensors *.gguf; to look into one: llm inspect FILE"
+_INSPECT = "to see what is in a model file: llm inspect FILE"
+_FILES = "models are plain files here: ls *.safetensors *.gguf; to see what is in one: llm inspect FILE"
 _EVAL = "to measure how well a model predicts a text: llm eval TEXT -m FILE"
 _DOWNLOAD = (
-    "this program downloads nothing; get a model with: hf download OWNER/NAME --local-dir NAME; then: "
+    "this program does not download models; get one with: hf download OWNER/NAME --local-dir NAME; then: "
     "llm import NAME -o FILE"
 )
 _QUANTIZE = (
@@ -27,11 +29,11 @@ _CHAT = f"there is no chat yet; {_GENERATE}"
 _SERVE = "there is no server yet; for the one of llama.cpp or Ollama: llm export MODEL FILE.gguf --to gguf"
 _TOKENIZE = 'to see the tokens of a text: llm tokenize "I like to eat"'
 _OTHER_LLM = (
-    "that is a command of another program called llm (llm.datasette.io); this one is llmcli, and is also installed "
-    "under that name"
+    "that is a command of another program named llm (llm.datasette.io); this one is llmcli and is also installed under "
+    "that name"
 )
 
-# subcommands of other programs, and what does the same here
+# Subcommands of other programs -> what to type here.
 COMMANDS: dict[str, str] = {
     **dict.fromkeys(("chat", "repl", "interactive", "talk"), _CHAT),
     **dict.fromkeys(("serve", "server", "start", "api", "web", "ui"), _SERVE),
@@ -41,19 +43,19 @@ COMMANDS: dict[str, str] = {
     ),
     **dict.fromkeys(("show", "info", "view", "describe", "cat", "head", "summary", "stats", "look"), _INSPECT),
     **dict.fromkeys(("ls", "list"), _FILES),
-    **dict.fromkeys(("ps", "stop", "kill"), "nothing runs in the background here: Ctrl-C ends a command"),
+    **dict.fromkeys(("ps", "stop", "kill"), "no process runs in the background here; Ctrl-C ends a command"),
     **dict.fromkeys(("rm", "remove", "delete"), "models are plain files here: rm FILE"),
     **dict.fromkeys(("cp", "copy", "mv", "rename"), "models are plain files here: cp FILE OTHER"),
     **dict.fromkeys(("pull", "download", "get", "fetch", "search"), _DOWNLOAD),
     **dict.fromkeys(
         ("push", "upload", "publish"),
-        "this program uploads nothing; for the Hugging Face hub: llm export MODEL DIRECTORY --to hf; then: "
+        "this program does not upload models; for the Hugging Face hub: llm export MODEL DIRECTORY --to hf; then: "
         "hf upload OWNER/NAME DIRECTORY",
     ),
     **dict.fromkeys(("quantize", "quantise", "compress"), _QUANTIZE),
     **dict.fromkeys(("convert", "save"), _CONVERT),
-    **dict.fromkeys(("load", "open"), "to make one file of a published model: llm import SOURCE -o FILE.safetensors"),
-    "create": "to make a model of a text: llm train TEXT; for Ollama's Modelfile: llm export MODEL FILE.gguf --to gguf",
+    **dict.fromkeys(("load", "open"), "to convert a model to one file: llm import SOURCE -o FILE.safetensors"),
+    "create": "to train a model: llm train TEXT; for Ollama's Modelfile: llm export MODEL FILE.gguf --to gguf",
     **dict.fromkeys(("perplexity", "ppl", "evaluate", "test", "score", "measure", "validate", "loss"), _EVAL),
     **dict.fromkeys(("bench", "benchmark", "speed"), f"generate shows tokens per second in a terminal; {_EVAL}"),
     **dict.fromkeys(("finetune", "fine-tune", "fine_tune", "tune", "sft", "lora", "adapt"), _FINE_TUNE),
@@ -65,23 +67,23 @@ COMMANDS: dict[str, str] = {
     **dict.fromkeys(("compare", "diff"), "to compare two files: llm inspect FILE --diff OTHER"),
     **dict.fromkeys(("verify", "check"), "to check a file against its hash: llm inspect FILE --verify"),
     **dict.fromkeys(("plot", "curve"), "to draw a training curve: llm inspect FILE --plot loss.svg"),
-    **dict.fromkeys(("attention", "visualize", "visualise", "why"), "to see what a model does: llm explain TEXT"),
-    **dict.fromkeys(("embed", "embeddings"), "there are no embeddings of texts; to see token ids: llm tokenize TEXT"),
+    **dict.fromkeys(("attention", "visualize", "visualise", "why"), "to see how a model predicts: llm explain TEXT"),
+    **dict.fromkeys(("embed", "embeddings"), "there are no text embeddings; to see token ids: llm tokenize TEXT"),
     **dict.fromkeys(("rl", "dpo", "rlhf", "ppo", "grpo"), f"there is no preference training; {_FINE_TUNE}"),
     **dict.fromkeys(
         ("keys", "models", "templates", "plugins", "logs", "install", "uninstall", "aliases", "fragments", "schemas",
          "collections", "similar", "tools", "openai"), _OTHER_LLM,
     ),
     **dict.fromkeys(("update", "upgrade"), "to update: pip install --upgrade llmcli"),
-    "config": "there is no configuration file; options are given on the command line",
+    "config": "there is no configuration file; give options on the command line",
 }  # fmt: skip
 
-_POSITIONAL_TEXT = "the text is given without an option: llm train TEXT"
+_POSITIONAL_TEXT = "the text is an argument, not an option: llm train TEXT"
 _SCALE = "--lr-scale X, which multiplies the recipe's learning rates"
 _BATCH = "--batch-tokens N, the batch size in tokens (sequences x context)"
-_RECIPE = "the recipe decides that; what it decided is in the plan: llm train TEXT --dry-run"
+_RECIPE = "the training recipe sets that; to see the plan: llm train TEXT --dry-run"
 
-# options of other programs, by subcommand: what to give here; a text that begins with "-" follows "did you mean"
+# Options of other programs, by subcommand -> what to use here; an entry that starts with "-" follows "did you mean".
 OPTIONS: dict[str, dict[str, str]] = {
     "train": {
         **dict.fromkeys(
@@ -132,7 +134,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         ),
         **dict.fromkeys(
             ("--resume", "--resume-from", "--resume-from-checkpoint", "--continue", "--restart"),
-            "a run that was stopped resumes by itself: type the same command again",
+            "a stopped run resumes automatically: type the same command again",
         ),
         **dict.fromkeys(
             ("--data", "--dataset", "--data-path", "--data-dir", "--train-file", "--train-data", "--corpus", "--file",
@@ -170,11 +172,11 @@ OPTIONS: dict[str, dict[str, str]] = {
         ),
         **dict.fromkeys(("--gradient-accumulation-steps", "--grad-accum", "--accumulation-steps"), _BATCH),
         **dict.fromkeys(("--save-every", "--save-steps", "--save-interval", "--checkpoint-every", "--save-freq"),
-                        "what a stopped run needs to resume is kept beside the model by itself"),
+                        "a file to resume from is saved automatically, next to the model"),
         **dict.fromkeys(("--wandb", "--report-to", "--tensorboard", "--log-dir", "--logging-steps", "--log-interval",
-                         "--log"), "--json, which prints every step as an event"),
+                         "--log"), "--json, which prints one event per training step"),
         **dict.fromkeys(("--compile", "--no-compile", "--flash-attn", "--flash-attention"),
-                        "what is fastest on this machine is used as it is"),
+                        "the fastest way on this machine is chosen automatically"),
     },
     "generate": {
         **dict.fromkeys(
@@ -182,16 +184,16 @@ OPTIONS: dict[str, dict[str, str]] = {
              "--max-output-tokens", "--max-completion-tokens", "--max-gen-len", "--limit"), "--max-tokens N",
         ),
         **dict.fromkeys(("--greedy", "--no-sample", "--do-sample", "--deterministic", "--argmax"),
-                        "--temperature 0, which always takes the likeliest token"),
+                        "--temperature 0, which always chooses the most likely token"),
         **dict.fromkeys(("--num-beams", "--beams", "--beam", "--beam-size", "--beam-width"),
-                        "there is no beam search; --temperature 0 always takes the likeliest token"),
+                        "there is no beam search; --temperature 0 always chooses the most likely token"),
         **dict.fromkeys(("--num-return-sequences", "--n-samples", "--best-of", "--count", "-N"), "--samples N"),
         **dict.fromkeys(("--prompt", "--text", "--input", "--query", "--start", "--p"),
-                        'the prompt is given without an option: llm generate "Once upon a time"'),
+                        'the prompt is an argument, not an option: llm generate "Once upon a time"'),
         **dict.fromkeys(("--file", "--prompt-file", "-f", "--input-file"),
-                        "a prompt is read from standard input: llm generate - < FILE"),
+                        "to read the prompt from standard input: llm generate - < FILE"),
         **dict.fromkeys(("--logprobs", "--top-logprobs", "--probs", "--probabilities", "--n-probs"),
-                        "--json, which has the log probability of each token, or --next N"),
+                        "--json, which includes the log probability of each token, or --next N"),
         **dict.fromkeys(("--top-n", "--candidates", "--next-words", "--predict"), "--next N"),
         **dict.fromkeys(("--frequency-penalty", "--presence-penalty", "--rep-penalty", "--repeat-last-n"),
                         "--repetition-penalty X"),
@@ -200,73 +202,75 @@ OPTIONS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("--load-in-8bit", "--int8", "--8bit", "--quant", "--quantise", "--q8-0"), "--quantize int8"),
         **dict.fromkeys(("--load-in-4bit", "--int4", "--4bit", "--q4-0"), "--quantize int4"),
         **dict.fromkeys(("--interactive", "-i", "--chat", "--conversation", "-cnv", "--system", "--system-prompt",
-                         "--chat-template"), "there is no chat yet; the model continues the prompt as it stands"),
-        **dict.fromkeys(("--stream", "--streaming"), "text is streamed anyway, token by token"),
-        **dict.fromkeys(("--no-stream", "--verbose-prompt"), "--json, which prints everything at the end"),
+                         "--chat-template"), "there is no chat yet; the model continues the prompt"),
+        **dict.fromkeys(("--stream", "--streaming"), "text is always streamed, token by token"),
+        **dict.fromkeys(("--no-stream", "--verbose-prompt"), "--json, which prints the whole text at the end"),
         **dict.fromkeys(("--adapter", "--adapter-path", "--lora"),
-                        "adapters are merged into a model first: llm import MODEL --adapter FILE"),
+                        "merge the adapters into the model first: llm import MODEL --adapter FILE"),
         **dict.fromkeys(("--typical-p", "--typical", "--mirostat", "--tfs", "--dry-multiplier", "--xtc"),
-                        "there is no such sampler; --top-k, --top-p and --min-p are"),
+                        "that sampler is not supported; --top-k, --top-p and --min-p are"),
         **dict.fromkeys(("--ctx-size", "--n-ctx", "--context", "--ctx"),
-                        "the context is that of the model: llm inspect FILE"),
+                        "the model fixes the context length; to see it: llm inspect FILE"),
         **dict.fromkeys(("--probability", "--colour", "--highlight", "--show-probs"), "--color"),
     },
     "eval": {
         **dict.fromkeys(("--text", "--file", "--data", "--dataset", "--input", "--corpus", "-f", "--test"),
-                        "the text is given without an option: llm eval TEXT"),
+                        "the text is an argument, not an option: llm eval TEXT"),
         **dict.fromkeys(("--tasks", "--task", "--mmlu", "--benchmark"),
-                        "there are no benchmark tasks; how well a model predicts a text is measured: llm eval TEXT"),
+                        "there are no benchmark tasks; to measure how well a model predicts a text: llm eval TEXT"),
         **dict.fromkeys(("--surprise", "--tokens", "--each"), "--per-token"),
         **dict.fromkeys(("--all", "--full"), "--whole"),
         **dict.fromkeys(("--baseline", "--train-file", "--prior"), "--past FILE"),
     },
     "explain": {
         **dict.fromkeys(("--prompt", "--text", "--input"),
-                        'the prompt is given without an option: llm explain "I like to eat"'),
+                        'the prompt is an argument, not an option: llm explain "I like to eat"'),
         **dict.fromkeys(("--output", "-o", "--out", "--page", "--save"), "--html FILE"),
     },
     "inspect": {
         **dict.fromkeys(("--model", "-m", "--file", "--path"),
-                        "the model is given without an option: llm inspect FILE"),
+                        "the model is an argument, not an option: llm inspect FILE"),
         **dict.fromkeys(("--keys", "--layers", "--names", "--list", "-v", "--verbose", "--all"), "--tensors"),
-        **dict.fromkeys(("--config", "--metadata", "--header"), "--json, which has all of it"),
+        **dict.fromkeys(("--config", "--metadata", "--header"), "--json, which prints all of it"),
         **dict.fromkeys(("--hash", "--check", "--sha256"), "--verify"),
         **dict.fromkeys(("--histogram", "--stats", "--figures"), "--weights, or --tensor NAME"),
         **dict.fromkeys(("--curve", "--loss"), "--plot loss.svg"),
         **dict.fromkeys(("--compare",), "--diff OTHER"),
     },
     "tokenize": {
-        **dict.fromkeys(("--text", "--input", "--prompt"), 'the text is given without an option: llm tokenize "TEXT"'),
+        **dict.fromkeys(("--text", "--input", "--prompt"),
+                        'the text is an argument, not an option: llm tokenize "TEXT"'),
         **dict.fromkeys(("--detokenize", "--reverse", "-d"), "--decode"),
         **dict.fromkeys(("--vocab", "--vocabulary-size", "--size"), "--vocab-size N, with --train"),
         **dict.fromkeys(("--corpus", "--learn", "--fit"), "--train CORPUS"),
-        **dict.fromkeys(("--count",), "the number of tokens is printed below them, on standard error"),
+        **dict.fromkeys(("--count",), "the number of tokens is printed after them, on standard error"),
     },
     "export": {
         **dict.fromkeys(("--format", "-f", "--target", "--form"), "--to gguf, --to hf or --to tokenizer"),
         **dict.fromkeys(("--outtype", "--type", "--precision", "--torch-dtype", "--quant", "-q4"),
                         "--dtype f32, f16, bf16, q8_0 or q4_0"),
         **dict.fromkeys(("--output", "-o", "--out", "--outfile", "--output-dir"),
-                        "the output is the last name: llm export MODEL OUTPUT --to gguf"),
-        **dict.fromkeys(("--model", "-m", "--input"), "the model is the first name: llm export MODEL OUTPUT --to gguf"),
+                        "the output is the last argument: llm export MODEL OUTPUT --to gguf"),
+        **dict.fromkeys(("--model", "-m", "--input"),
+                        "the model is the first argument: llm export MODEL OUTPUT --to gguf"),
         **dict.fromkeys(("--gguf",), "--to gguf"),
         **dict.fromkeys(("--hf", "--huggingface", "--transformers"), "--to hf"),
         **dict.fromkeys(("--licence",), "--license TEXT"),
     },
     "import": {
         **dict.fromkeys(("--model", "-m", "--input", "--source", "--from"),
-                        "the model is given without an option: llm import SOURCE -o FILE"),
+                        "the model is an argument, not an option: llm import SOURCE -o FILE"),
         **dict.fromkeys(("--lora", "--adapter-path", "--peft"), "--adapter FILE"),
         **dict.fromkeys(("--out", "--outfile", "--output-dir"), "--output FILE"),
     },
     "mix": {
         **dict.fromkeys(("--mean", "--merge", "--linear", "--soup"), "--average"),
         **dict.fromkeys(("--out", "--outfile"), "--output FILE"),
-        **dict.fromkeys(("--model", "-m", "--models"), "the models are given without an option: llm mix A B -o FILE"),
+        **dict.fromkeys(("--model", "-m", "--models"), "the models are arguments, not options: llm mix A B -o FILE"),
     },
 }  # fmt: skip
 
-# ... that mean the same everywhere, where a subcommand has the option named
+# The same for every subcommand that has the suggested option.
 _EVERYWHERE: dict[str, str] = {
     **dict.fromkeys(("--gpu", "--cuda", "--use-cuda", "--gpus", "--n-gpu-layers", "--gpu-layers", "-ngl"),
                     "--device cuda"),
@@ -281,13 +285,17 @@ _EVERYWHERE: dict[str, str] = {
 _VERBOSE = ("--verbose", "-v", "--debug", "--trace")
 
 
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
+
+
 def command_hint(name: str, known: Sequence[str]) -> str:
-    """One line for a subcommand that does not exist.
+    """One line for a subcommand `name` that does not exist; `known` are those that do.
 
     >>> command_hint("trian", ["train", "generate"])
     'there is no command trian; did you mean: llm train? see: llm --help'
     """
-    shown = name if len(name) <= 60 else name[:60] + "..."
+    shown = _shortened(name)
     key = name.strip().lower()
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
     if key in known:
@@ -297,8 +305,8 @@ def command_hint(name: str, known: Sequence[str]) -> str:
         return hint
     if hint:
         return f"there is no command {shown}; {hint}"
-    if not close and (alike := difflib.get_close_matches(key, COMMANDS, n=1, cutoff=0.85)):
-        return f"there is no command {shown}; {COMMANDS[alike[0]]}"
+    if not close and (similar := difflib.get_close_matches(key, COMMANDS, n=1, cutoff=0.85)):
+        return f"there is no command {shown}; {COMMANDS[similar[0]]}"
     if close:
         return f"there is no command {shown}; did you mean: llm {close[0]}? see: llm --help"
     if any(character.isspace() for character in name):
@@ -306,48 +314,49 @@ def command_hint(name: str, known: Sequence[str]) -> str:
     if Path(name).exists():
         file = shlex.quote(shown)
         if name.lower().endswith((".safetensors", ".gguf")):
-            return f"{file} is a file, not a command; to look into it: llm inspect {file}"
+            return f"{file} is a file, not a command; to see what is in it: llm inspect {file}"
         return f"{file} is a file, not a command; to train a model on it: llm train {file}"
-    return f"there is no command {shown}; these are: {', '.join(known)}; see: llm --help"
+    return f"there is no command {shown}; the commands are: {', '.join(known)}; see: llm --help"
 
 
 def top_option_hint(name: str, options: Mapping[str, Iterable[str]]) -> str:
-    """One line for an option before the subcommand that does not stand there.
+    """One line for an unknown option before the subcommand; `options` are those of every subcommand.
 
     >>> top_option_hint("--time", {"train": ["--time"]})
-    'llm has no option --time; options stand after the subcommand: llm train --time; see: llm --help'
+    'llm has no option --time; options follow the subcommand: llm train --time; see: llm --help'
     """
-    shown = name if len(name) <= 60 else name[:60] + "..."
+    shown = _shortened(name)
     if name in ("-v", "-V", "--ver", "-version"):
         return f"llm has no option {shown}; did you mean --version? see: llm --help"
     owner = next((command for command, own in options.items() if name in own), None)
-    where = f"options stand after the subcommand: llm {owner} {shown}; " if owner else ""
+    where = f"options follow the subcommand: llm {owner} {shown}; " if owner else ""
     return f"llm has no option {shown}; {where}see: llm --help"
 
 
 def misspelled_long_option(command: str, words: Sequence[str], options: Mapping[str, Iterable[str]]) -> str | None:
-    """The hint for a long option that was written with one dash, as other programs take it: -temp is read as -t emp.
+    """The hint for a long option written with one dash, as some programs accept it; here -temp means -t emp. None where
+    `words` contain none.
 
     >>> misspelled_long_option("generate", ["x", "-temp", "0"], {"generate": ["-t", "--temp"]})
     'llm generate has no option -temp; did you mean --temp? see: llm generate --help'
     """
-    own = set(options.get(command, ()))
+    own_options = set(options.get(command, ()))
     for word in words:
         key = word.split("=")[0]
-        known = f"-{key}" in own or key in OPTIONS.get(command, {}) or key in _EVERYWHERE
+        known = f"-{key}" in own_options or key in OPTIONS.get(command, {}) or key in _EVERYWHERE
         if re.fullmatch(r"-[A-Za-z]{2}[\w-]*", key) and known:
             return option_hint(command, key, options)
     return None
 
 
 def option_hint(command: str, name: str, options: Mapping[str, Iterable[str]]) -> str:
-    """One line for an option that a subcommand does not have; `options` are those of every subcommand.
+    """One line for an option `name` that a subcommand does not have; `options` are those of every subcommand.
 
     >>> option_hint("train", "--hidden_size", {"train": ["--width", "--layers"]})
     'llm train has no option --hidden_size; did you mean --width N, the hidden size? see: llm train --help'
     """
     own = list(options.get(command, ()))
-    shown = name if len(name) <= 60 else name[:60] + "..."
+    shown = _shortened(name)
     start, see = f"llm {command} has no option {shown}", f"see: llm {command} --help"
     key = name.split("=")[0].replace("_", "-")
     key = key if len(key) == 2 else key.lower()
@@ -359,14 +368,15 @@ def option_hint(command: str, name: str, options: Mapping[str, Iterable[str]]) -
     if hint is None and key in _EVERYWHERE and _EVERYWHERE[key].split()[0] in own:
         hint = _EVERYWHERE[key]
     if hint is None and key in _VERBOSE:
-        hint = "progress and notes are written to standard error as it is; --quiet leaves them out"
+        hint = "progress and notes are always written to standard error; --quiet turns them off"
     if hint is not None:
         return f"{start}; did you mean {hint}? {see}" if hint.startswith("-") else f"{start}; {hint}; {see}"
     if key.startswith("--"):
-        if elsewhere := [f"llm {other}" for other, found in options.items() if other != command and key in found]:
+        if elsewhere := [f"llm {other}" for other, names in options.items() if other != command and key in names]:
             close = difflib.get_close_matches(key, own, n=1, cutoff=0.85)
             also = f"; did you mean {close[0]}?" if close else ""
-            return f"{start}, {' and '.join(elsewhere[:3])} {'has' if len(elsewhere) == 1 else 'have'}{also}; {see}"
+            have = "has" if len(elsewhere) == 1 else "have"
+            return f"{start}, but {' and '.join(elsewhere[:3])} {have} one{also}; {see}"
         if close := difflib.get_close_matches(key, [o for o in own if o.startswith("--")], n=1, cutoff=0.7):
             return f"{start}; did you mean {close[0]}? {see}"
     return f"{start}; {see}"

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import Result
 
 import llmcli.cli.commands.train as command
-from llmcli.cli.options import ending_signals
+from llmcli.cli.options import termination_signals
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
@@ -378,9 +378,9 @@ def test_signals_at_once_are_one_request_and_a_later_one_ends_the_run(
 
 @platforms.posix
 def test_a_signal_that_is_to_be_ignored_is(clock: list[float]) -> None:
-    assert {signal.SIGTERM, signal.SIGHUP} <= set(ending_signals())
+    assert {signal.SIGTERM, signal.SIGHUP} <= set(termination_signals())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    assert signal.SIGHUP not in ending_signals() and signal.SIGTERM in ending_signals()
+    assert signal.SIGHUP not in termination_signals() and signal.SIGTERM in termination_signals()
     with command._signals() as caught:
         signal.raise_signal(signal.SIGHUP)
         assert caught == []
@@ -443,7 +443,7 @@ def test_an_error_without_a_name_is_not_blamed_on_the_output(llm: Llm, monkeypat
     Path("c.txt").write_text(TEXT, "utf-8")
     answer = llm("train", "c.txt", "--steps", 1)
     assert answer.exit_code == 1
-    assert answer.stderr == f"error: the operating system refused: {os.strerror(errno.ENOLCK)}\n"
+    assert answer.stderr == f"error: the operating system reported an error: {os.strerror(errno.ENOLCK)}\n"
 
 
 # ---- file systems and kernels that lack something

@@ -1,4 +1,4 @@
-"""What is said of subcommands and options that do not exist leads to some that do."""
+"""Suggestions for subcommands and options that do not exist name some that do."""
 
 import re
 import shlex
@@ -10,14 +10,15 @@ from typer.main import get_command
 from typer.testing import Result
 
 from llmcli.cli import suggestions
-from llmcli.cli.app import app
+from llmcli.cli.app import ErrorHandlingGroup, app
 
 Llm = Callable[..., Result]
 TOP = get_command(app)
-KNOWN = TOP.shown_commands()  # type: ignore[attr-defined]
+assert isinstance(TOP, ErrorHandlingGroup)
+KNOWN = TOP.visible_commands()
 OPTIONS = {
-    name: {option for param in TOP.commands[name].params for option in (*param.opts, *param.secondary_opts)}  # type: ignore[attr-defined]
-    for name in KNOWN
+    name: {option for param in command.params for option in (*param.opts, *param.secondary_opts)}
+    for name, command in KNOWN.items()
 }
 HINTS = [
     *(("", word, hint) for word, hint in suggestions.COMMANDS.items()),
@@ -25,7 +26,7 @@ HINTS = [
 ]
 
 
-def test_every_suggestion_is_something_that_exists() -> None:
+def test_every_suggestion_names_something_that_exists() -> None:
     for command, word, hint in HINTS:
         if command:
             assert word not in OPTIONS[command], word
@@ -39,15 +40,15 @@ def test_every_suggestion_is_something_that_exists() -> None:
                 assert option in OPTIONS[typed[0]], (word, hint, option)
 
 
-ELSEWHERE = [
+CASES = [
     ("chat", "there is no chat yet; to continue a text: llm generate"),
     ("serve", "there is no server yet"),
     ("run llama3.2", "llm generate"),
     ("show model.gguf", "llm inspect FILE"),
     ("ls", "llm inspect FILE"),
     ("list", "llm inspect FILE"),
-    ("ps", "nothing runs in the background"),
-    ("pull llama3.2", "this program downloads nothing; get a model with: hf download"),
+    ("ps", "no process runs in the background"),
+    ("pull llama3.2", "this program does not download models; get one with: hf download"),
     ("quantize m.gguf q4_0", "llm export MODEL FILE --quantize int8"),
     ("convert x", "llm import SOURCE -o FILE.safetensors"),
     ("perplexity x", "llm eval TEXT -m FILE"),
@@ -57,11 +58,11 @@ ELSEWHERE = [
     ("TRAIN c.txt", "did you mean: llm train?"),
     ("help chat", "there is no chat yet"),
     ("help trian", "did you mean: llm train?"),
-    ("models", "another program called llm"),
-    ("nonsense", "there is no command nonsense; these are: train, generate"),
+    ("models", "another program named llm"),
+    ("nonsense", "there is no command nonsense; the commands are: train, generate"),
     ("c.txt", "llm train c.txt"),
     ("m.gguf", "llm inspect m.gguf"),
-    ("--time 5m train c.txt", "options stand after the subcommand: llm train --time"),
+    ("--time 5m train c.txt", "options follow the subcommand: llm train --time"),
     ("-v", "did you mean --version?"),
     *[
         (f"train c.txt {option} 3", f"llm train has no option {option}; did you mean {wanted}")
@@ -86,32 +87,32 @@ ELSEWHERE = [
             "--witdh": "--width?",
         }.items()
     ],
-    ("train c.txt --data x", "the text is given without an option: llm train TEXT"),
-    ("train c.txt --weight-decay 0", "the recipe decides that"),
-    ("train c.txt --temperature 1", "llm train has no option --temperature, llm generate has"),
+    ("train c.txt --data x", "the text is an argument, not an option: llm train TEXT"),
+    ("train c.txt --weight-decay 0", "the training recipe sets that"),
+    ("train c.txt --temperature 1", "llm train has no option --temperature, but llm generate has one"),
     ("train c.txt --bogus", "llm train has no option --bogus; see: llm train --help"),
     ("generate hi --max-length 5", "did you mean --max-tokens N?"),
     ("generate hi --num-beams 5", "there is no beam search"),
     ("generate hi -temp 0.5", "llm generate has no option -temp; did you mean --temp?"),
     ("generate hi -ngl 99", "did you mean --device cuda?"),
-    ("generate hi --prompt x", "the prompt is given without an option: llm generate"),
-    ("inspect -m m.gguf", "the model is given without an option: llm inspect FILE"),
-    ("export m.gguf -o x", "the output is the last name: llm export MODEL OUTPUT"),
+    ("generate hi --prompt x", "the prompt is an argument, not an option: llm generate"),
+    ("inspect -m m.gguf", "the model is an argument, not an option: llm inspect FILE"),
+    ("export m.gguf -o x", "the output is the last argument: llm export MODEL OUTPUT"),
     ("export m.gguf --outtype q8_0", "did you mean --dtype f32, f16, bf16, q8_0 or q4_0?"),
 ]
 
 
-@pytest.mark.parametrize(("words", "said"), ELSEWHERE, ids=[words for words, _ in ELSEWHERE])
-def test_what_other_programs_call_it_leads_to_what_it_is_called_here(llm: Llm, words: str, said: str) -> None:
+@pytest.mark.parametrize(("words", "message"), CASES, ids=[words for words, _ in CASES])
+def test_names_of_other_programs_lead_to_the_names_here(llm: Llm, words: str, message: str) -> None:
     Path("c.txt").write_text("text")
     Path("m.gguf").write_bytes(b"GGUF")
     answer = llm(*words.split())
     assert answer.exit_code == 2 and answer.stdout == ""
     assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1
-    assert said in answer.stderr
+    assert message in answer.stderr
 
 
-def test_a_prompt_without_a_subcommand_is_told(llm: Llm) -> None:
+def test_a_prompt_without_a_subcommand_gets_the_command(llm: Llm) -> None:
     answer = llm("Once upon a time")
     assert answer.exit_code == 2
     typed = answer.stderr.split("to continue a text: llm ")[1]
@@ -125,6 +126,6 @@ def test_help_and_version_are_subcommands_too(llm: Llm) -> None:
     assert "version" not in llm("--help").stdout.split("Commands:")[1]
 
 
-def test_options_that_exist_are_never_taken_for_others(llm: Llm, tiny_model: Path) -> None:
+def test_options_that_exist_are_not_mistaken_for_others(llm: Llm, tiny_model: Path) -> None:
     answer = llm("generate", "hi", "-n3", "-t", "0", "--stop", "-temp")
     assert answer.exit_code == 0

@@ -23,13 +23,13 @@ from llmcli.cli import console
 from llmcli.cli.options import (
     JsonOption,
     QuietOption,
-    ending_signals,
     note_left_out,
     note_structured,
     refuse_gguf,
     refuse_overwriting,
     refuse_with,
     seconds,
+    termination_signals,
     tokenizer_file,
     vocabulary_option,
 )
@@ -740,7 +740,7 @@ def _signals() -> Iterator[list[int]]:
         elif now - first >= SAME_REQUEST:
             raise KeyboardInterrupt
 
-    before = {kind: signal.signal(kind, catch) for kind in (signal.SIGINT, *ending_signals())}
+    before = {kind: signal.signal(kind, catch) for kind in (signal.SIGINT, *termination_signals())}
     try:
         yield caught
     finally:
