@@ -90,7 +90,7 @@ def test_the_documents_can_be_typed_in_order_in_one_directory(
 ) -> None:
     """README, examples/README and the tour, as a newcomer types them in a clone. With LLMCLI_FULL=1 the real SmolLM2 is
     used where its package is installed. What a run measures after its last step is left out, for it takes longer."""
-    monkeypatch.setattr(memorization, "recite", lambda *_: None)
+    monkeypatch.setattr(memorization, "measure_memorization", lambda *_: None)
     monkeypatch.setattr(compressors, "affordable", lambda *_: False)
     for name in ("examples", "llmcli", "tests"):
         (own_directory / name).symlink_to(ROOT / name)

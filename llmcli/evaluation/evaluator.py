@@ -1,14 +1,13 @@
-"""Text -> bits per byte: how well a model predicts, in a measure that needs no tokenizer to compare.
+"""Bits per byte of a text under a model: a measure that compares models with different tokenizers.
 
-Windows of the model's context slide over the text by half a context, and only what has at least half a context
-before it is counted (but for the text's beginning, which has what there is). Who computes the losses is not this
-room's business: torch and numpy both serve. Whether a model learned from a text is read from its record.
+Windows of the model's context slide over the text by half a context. A token is counted in the window where at least
+half a context precedes it; at the text's beginning, all that there is. Losses are computed by any runtime or by torch.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +18,13 @@ from llmcli.data.corpus import BLOCK, Corpus, Encoder, tokenize
 from llmcli.errors import LLMError, usage
 from llmcli.models.runtime import Scorer
 
-# ids [B, T + 1] -> for each of ids[:, 1:], [B, T] both: its nats, and whether it was the likeliest
-Score = Callable[[NDArray[np.int64]], tuple[NDArray[np.floating], NDArray[np.bool_]]]
+# windows ids [B, T + 1] -> for each of ids[:, 1:]: (loss in nats, whether it was the most likely token), both [B, T]
+ScoreWindows = Callable[[NDArray[np.int64]], tuple[NDArray[np.floating], NDArray[np.bool_]]]
 Window = tuple[int, int, int]  # start, first position counted, end
 
 
 class ByteEncoder(Encoder, Protocol):
-    """And of its tokenizer: the bytes of each id too, and what is put before a text."""
+    """A tokenizer that also knows the bytes of each id and the token that precedes a text."""
 
     @property
     def token_bytes(self) -> list[bytes]: ...
@@ -36,18 +35,18 @@ class ByteEncoder(Encoder, Protocol):
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What a model makes of a text."""
+class Score:
+    """How well a model predicts a text."""
 
-    nats: float  # summed over the tokens counted
+    nats: float  # total cross-entropy of the tokens
     tokens: int
     bytes: int  # of text in these tokens
-    right: int = 0  # tokens that the model held for the likeliest
+    correct: int = 0  # tokens that were the most likely one
 
-    def __add__(self, other: "Figures") -> "Figures":
-        """Of two texts together."""
-        return Figures(
-            self.nats + other.nats, self.tokens + other.tokens, self.bytes + other.bytes, self.right + other.right
+    def __add__(self, other: "Score") -> "Score":
+        """The score of two texts together."""
+        return Score(
+            self.nats + other.nats, self.tokens + other.tokens, self.bytes + other.bytes, self.correct + other.correct
         )
 
     @property
@@ -61,82 +60,84 @@ class Figures:
 
     @property
     def accuracy(self) -> float:
-        """The share of the tokens that the model held for the likeliest."""
-        return self.right / self.tokens if self.tokens else math.nan
+        """The share of tokens that the model found most likely."""
+        return self.correct / self.tokens if self.tokens else math.nan
 
 
 def evaluate(
     ids: NDArray[np.integer] | Preceded,
     byte_lengths: NDArray[np.integer],
     context: int,
-    score: Score,
+    score: ScoreWindows,
     *,
-    most_tokens: int | None = None,
+    max_tokens: int | None = None,
     batch_tokens: int = 4096,
-    tell: Callable[[float], None] = lambda share: None,
-    each: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
-) -> Figures:
-    """Score ids[1:], each given what stands before it; ids[0] is what the text starts from (the end-of-text id).
+    on_progress: Callable[[float], None] = lambda share: None,
+    on_tokens: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
+) -> Score:
+    """Score ids[1:], each given the ids before it; ids[0] is the token that precedes the text (end of text).
 
-    `byte_lengths[i]` is the length of token i in bytes. With `most_tokens` about so many tokens are scored, in
-    windows spread evenly over the text. `tell` hears which share is done, `each` the tokens counted and their nats, in
-    the order of the text.
+    `byte_lengths[i]` is the length of token i in bytes. `max_tokens` limits the evaluation to windows of about that
+    many tokens, spread evenly over the text. `on_progress` is called with the share done, `on_tokens` with the tokens
+    counted and their losses in nats, in the order of the text.
     """
-    windows = select_windows(len(ids), context, most_tokens)
-    figures, done = Figures(0.0, 0, 0), 0
-    for some, counted in evaluate_windows(ids, byte_lengths, windows, score, batch_tokens=batch_tokens, each=each):
-        figures, done = figures + counted, done + len(some)
-        tell(done / len(windows))
-    return figures
+    windows = select_windows(len(ids), context, max_tokens)
+    total, done = Score(0.0, 0, 0), 0
+    for batch, batch_score in evaluate_windows(
+        ids, byte_lengths, windows, score, batch_tokens=batch_tokens, on_tokens=on_tokens
+    ):
+        total, done = total + batch_score, done + len(batch)
+        on_progress(done / len(windows))
+    return total
 
 
 def evaluate_windows(
     ids: NDArray[np.integer] | Preceded,
     byte_lengths: NDArray[np.integer],
     windows: Sequence[Window],
-    score: Score,
+    score: ScoreWindows,
     *,
     batch_tokens: int = 4096,
-    each: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
-) -> Iterator[tuple[Sequence[Window], Figures]]:
-    """The figures of some windows at a time, `batch_tokens` tokens or one window; so a caller can stop in between."""
+    on_tokens: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
+) -> Iterator[tuple[Sequence[Window], Score]]:
+    """Score windows in batches of at most `batch_tokens` tokens, or of one window; a caller can stop in between."""
     longest = max((end - start for start, _, end in windows), default=1) - 1
     rows = max(1, batch_tokens // max(1, longest))
     for first in range(0, len(windows), rows):
         batch = [windows[i] for i in range(first, min(first + rows, len(windows)))]
         width = max(end - start for start, _, end in batch)
-        block = np.zeros((len(batch), width), np.int64)  # short windows are filled up on the right, never scored
+        block = np.zeros((len(batch), width), np.int64)  # short windows are padded on the right; padding is not counted
         for row, (start, _, end) in enumerate(batch):
             block[row, : end - start] = ids[start:end]
-        losses, hits = score(block)
-        figures = Figures(0.0, 0, 0)
+        losses, correct = score(block)
+        total = Score(0.0, 0, 0)
         for row, (start, counted_from, end) in enumerate(batch):
             counted = slice(counted_from - start - 1, end - start - 1)
             targets = ids[counted_from:end]
-            each(targets, losses[row, counted])
-            figures += Figures(
+            on_tokens(targets, losses[row, counted])
+            total += Score(
                 float(losses[row, counted].sum(dtype=np.float64)),
                 len(targets),
                 int(byte_lengths[targets].sum()),
-                int(hits[row, counted].sum()),
+                int(correct[row, counted].sum()),
             )
-        yield batch, figures
+        yield batch, total
 
 
-def select_windows(count: int, context: int, most_tokens: int | None = None) -> Sequence[Window]:
-    """The windows that a text of `count` ids is scored in; with `most_tokens` some of them, spread evenly."""
+def select_windows(count: int, context: int, max_tokens: int | None = None) -> Sequence[Window]:
+    """The windows for a text of `count` ids; with `max_tokens` only as many as that, spread evenly."""
     windows = _Windows(count, context)
-    if most_tokens is not None and len(windows) * stride(context) > most_tokens:
-        keep = max(1, most_tokens // stride(context))
+    if max_tokens is not None and len(windows) * stride(context) > max_tokens:
+        keep = max(1, max_tokens // stride(context))
         return [windows[round(i)] for i in np.linspace(0, len(windows) - 1, keep)]
     return windows
 
 
-def scattered(windows: Sequence[Window]) -> list[Window]:
-    """The same windows in an order in which any number of the first are spread over the text: steps of the golden ratio
+def spread_order(windows: Sequence[Window]) -> list[Window]:
+    """The windows reordered so that any prefix of them is spread evenly over the text: steps of the golden ratio
     (a low-discrepancy sequence).
 
-    >>> scattered([(i, i, i) for i in range(5)])[:3]
+    >>> spread_order([(i, i, i) for i in range(5)])[:3]
     [(0, 0, 0), (3, 3, 3), (1, 1, 1)]
     """
     golden = (math.sqrt(5) - 1) / 2
@@ -144,35 +145,38 @@ def scattered(windows: Sequence[Window]) -> list[Window]:
     return [windows[i] for i in np.argsort(order, kind="stable")]
 
 
-def evaluation_context(longest: int, wanted: int | None = None) -> int:
-    """Tokens that a model sees at once when it is evaluated: as wanted, or EVALUATION_CONTEXT at most, since the time
-    for attention grows with the square. Raises LLMError where more are wanted than the model's `longest`.
+def evaluation_context(model_context: int, requested: int | None = None) -> int:
+    """The context length for evaluation: as requested, else at most EVALUATION_CONTEXT, because the time for attention
+    grows quadratically. Raises LLMError when more is requested than the model's context.
 
     >>> evaluation_context(1024), evaluation_context(131_072), evaluation_context(131_072, 4096)
     (1024, 2048, 4096)
     """
-    if wanted is None:
-        return min(longest, EVALUATION_CONTEXT)
-    if wanted > longest:
-        raise usage(f"--context {wanted} is longer than the model's context of {longest:,} tokens; give that or less")
-    return wanted
+    if requested is None:
+        return min(model_context, EVALUATION_CONTEXT)
+    if requested > model_context:
+        raise usage(
+            f"--context {requested} is longer than the model's context of {model_context:,} tokens; give "
+            f"--context {model_context} or less"
+        )
+    return requested
 
 
 def stride(context: int) -> int:
-    """By how many tokens a window moves on; so many at least stand before each that is counted."""
+    """By how many tokens the window advances; at least as many precede each token that is counted."""
     return max(1, context // 2)
 
 
 class _Windows(Sequence[Window]):
-    """(start, first position counted, end) of each window; every position from 1 on is counted exactly once. None is
-    held in memory.
+    """(start, first position counted, end) of each window, computed on access; every position from 1 on is counted
+    exactly once.
 
     >>> list(_Windows(8, 4))
     [(0, 1, 5), (2, 5, 7), (3, 7, 8)]
     """
 
     def __init__(self, count: int, context: int) -> None:
-        """Of a text of `count` tokens."""
+        """`count` is the number of tokens in the text."""
         self._count, self._context = count, context
 
     def __len__(self) -> int:
@@ -192,42 +196,43 @@ class _Windows(Sequence[Window]):
 
 @dataclass(frozen=True)
 class Passage:
-    """One document, or its end: what is evaluated at once."""
+    """One document, or the end of one, evaluated as a unit."""
 
     name: str
     corpus: Corpus  # of this document alone
-    start: int  # byte of its text
+    start: int  # in bytes
 
     def text(self) -> Iterator[str]:
-        """In pieces."""
+        """The text, in pieces."""
         for text in self.corpus.texts(self.start):
             yield from text
 
 
 def passages(corpus: Corpus, start: int = 0) -> list[Passage]:
     """The documents of a corpus from byte `start` on."""
-    found, first = [], 0
+    passages_, first = [], 0
     for document in corpus.documents:
         if start < first + document.text_bytes:
-            found.append(Passage(document.name, Corpus((document,)), max(0, start - first)))
+            passages_.append(Passage(document.name, Corpus((document,)), max(0, start - first)))
         first += document.text_bytes
-    return found
+    return passages_
 
 
 def measure(
     passage: Passage,
     model: Scorer,
     tokenizer: ByteEncoder,
-    tell: Callable[[float], None] = lambda share: None,
-    each: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
+    on_progress: Callable[[float], None] = lambda share: None,
+    on_tokens: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
     *,
     context: int | None = None,
-) -> Figures:
-    """Every token of a passage, the first after what a document begins after: the end of another, or a control token.
+) -> Score:
+    """Score every token of a passage; the first follows the token that precedes a document (end of text or a control
+    token).
 
-    The model sees `context` tokens at once, or else as many as `evaluation_context` says. Raises LLMError when the
-    tokenizer changes the text, since then tokens and bytes are not of the same text, or the model's answer is not a
-    number.
+    `context` is the number of tokens the model sees at once (default: `evaluation_context`). Raises LLMError when the
+    tokenizer changes the text, because bits per byte would then be wrong, or when the model's logits are NaN or
+    infinite.
     """
     size = 0
 
@@ -239,47 +244,20 @@ def measure(
 
     ids = tokenize(iter([counted()]), tokenizer)
     lengths = np.array([len(data) for data in tokenizer.token_bytes])
-    spelled = sum(int(lengths[ids[first : first + BLOCK]].sum()) for first in range(0, len(ids), BLOCK))
-    own = 1 if tokenizer.space_first and size else 0  # bytes that are the tokenizer's, not the text's
-    if spelled != size + own:
+    token_bytes = sum(int(lengths[ids[first : first + BLOCK]].sum()) for first in range(0, len(ids), BLOCK))
+    added = 1 if tokenizer.space_first and size else 0  # a space that the tokenizer puts before the text
+    if token_bytes != size + added:
         raise LLMError(
-            f"the tokenizer changes {passage.name}: {size:,} bytes of text become {spelled:,} in tokens, so bits per "
-            f"byte would be wrong; bring the text into Unicode's form NFC first"
+            f"the tokenizer changes {passage.name}: {size:,} bytes of text become {token_bytes:,} bytes of tokens, so "
+            f"bits per byte would be wrong; normalize the text to Unicode NFC first"
         )
     context = context or evaluation_context(model.context)
-    figures = evaluate(Preceded(tokenizer.start_id, ids), lengths, context, model.score, tell=tell, each=each)
-    figures = replace(figures, bytes=figures.bytes - own)
-    if not math.isfinite(figures.nats):
-        raise LLMError("the model's answer is not a number: its weights are damaged (look: llm inspect --verify)")
-    return figures
-
-
-def learned_bytes(corpus: Corpus, record: dict[str, Any]) -> int | None:
-    """How much of a corpus, from its beginning, a model learned from; None if its record tells of another corpus."""
-    if _hashes(record) != [document.sha256 for document in corpus.documents]:
-        return None
-    learned = record.get("train_bytes")
-    return learned if isinstance(learned, int) and 0 <= learned <= corpus.text_bytes else None
-
-
-def held_out_from(corpus: Corpus, records: list[dict[str, Any]]) -> int:
-    """The byte from which on none of the models learned: that of the one that learned most of this very corpus.
-
-    0, which means all of the text, if none of them learned from this corpus or one left no end of it.
-    """
-    most = max((learned_bytes(corpus, record) or 0 for record in records), default=0)
-    return most if most < corpus.text_bytes else 0
-
-
-def learned_some(corpus: Corpus, record: dict[str, Any], start: int = 0) -> bool:
-    """Whether a model learned from some of the text from byte `start` on, as far as whole files tell."""
-    learned = learned_bytes(corpus, record)
-    if learned is not None:
-        return learned > start
-    return not {document.sha256 for document in corpus.documents}.isdisjoint(_hashes(record))
-
-
-def _hashes(record: dict[str, Any]) -> list[str]:
-    """The sha256 of each document in a record; a record of another shape has none."""
-    listed = record.get("corpus")
-    return [str(d.get("sha256")) for d in listed if isinstance(d, dict)] if isinstance(listed, list) else []
+    score = evaluate(
+        Preceded(tokenizer.start_id, ids), lengths, context, model.score, on_progress=on_progress, on_tokens=on_tokens
+    )
+    score = replace(score, bytes=score.bytes - added)
+    if not math.isfinite(score.nats):
+        raise LLMError(
+            "the model produced NaN or infinite logits: its weights are damaged; check: llm inspect --verify"
+        )
+    return score

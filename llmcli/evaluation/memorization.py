@@ -1,10 +1,10 @@
-"""A model's own words -> how much of its text it knows by heart: the share of 30-character strings that stand there.
+"""Memorization: which 30-character strings of a text occur verbatim in the training text.
 
-New text of the same kind recites too, since people repeat themselves; so the held-out text is asked the same question,
-and the difference is what the model learned by heart. Knows nothing of files: the text comes in pieces.
+`measure_memorization` gives the share for text that a model generates without a prompt. People repeat themselves too,
+so the same share of held-out text is the baseline. `find_spans` marks the strings in given texts.
 """
 
-import math
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,58 +13,90 @@ from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizer import Tokenizer
+from llmcli.evaluation.training_text import TrainingText
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
-from llmcli.generation.sampler import Sampler
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.runtime import Runtime, Scorer
 
-LENGTH = 30  # characters in a string: longer than almost any phrase that people happen to write twice
-CHARACTERS = 2_000  # of the model's own words, in all
-SAMPLES = 8  # texts that these come from
-APART = 256  # tokens in which a model in few bits is told from itself
-MOST_WORK = 3e9  # parameters x tokens generated: about a second or two on one core
-MOST_SEARCHED = 64_000_000  # bytes of the training text, about, from its beginning: two seconds or so
-_STEPS = (2, 3, 5)  # whose product is LENGTH
-_FACTOR = 0x9E3779B97F4A7C15  # odd, its bits well mixed
-_TABLE_BITS = 20  # a million slots for a few thousand strings: few chance hits
+LENGTH = 30  # characters in a string: longer than almost any phrase that people write twice by chance
+SAMPLED_CHARACTERS = 2_000  # generated in all
+SAMPLES = 8  # texts that are generated
+MAX_WORK = 3e9  # parameters x tokens generated: about a second or two on one core
+MAX_SEARCHED_BYTES = 64_000_000  # of the training text, from its beginning: about two seconds
+_STEPS = (2, 3, 5)  # their product is LENGTH
+_HASH_FACTOR = 0x9E3779B97F4A7C15  # odd, with well-mixed bits
+_TABLE_BITS = 20  # a million slots for a few thousand strings: few collisions
 
 
 @dataclass(frozen=True)
-class Recital:
-    """How much of a model's own words, and of the held-out text, stands in the training text."""
+class Memorization:
+    """The share of a model's generated text, and of held-out text, that occurs verbatim in the training text."""
 
-    share: float  # 0 to 1, of the model's strings
-    strings: int  # of the model that were looked for
-    held_out_share: float | None  # None where there is no held-out text long enough
+    share: float  # 0 to 1, of the generated strings
+    strings: int  # generated strings that were searched for
+    held_out_share: float | None  # None where there is not enough held-out text
     searched_bytes: int  # of the training text
 
 
-def recite(
+def measure_memorization(
     checkpoint: Checkpoint,
     tokenizer: Tokenizer,
     held_out: NDArray[np.unsignedinteger],
     documents: Iterable[Iterable[str]],
     seed: int = 0,
-) -> Recital | None:
-    """Let the model talk, without a prompt and at temperature 1, and look for its words in the documents it learned.
+) -> Memorization | None:
+    """Generate text without a prompt at temperature 1, and search for its strings in the training documents.
 
-    `held_out` are the tokens of text that the model did not see. Of longer documents MOST_SEARCHED bytes are searched.
-    None when the model says too little. Raises LLMError for damaged weights.
+    `held_out` are token ids [N] of text the model was not trained on. Of longer documents the first MAX_SEARCHED_BYTES
+    are searched. None when the generated texts are too short. Raises LLMError for damaged weights.
     """
-    own = list(_own_words(checkpoint, tokenizer, seed))
-    new = list(_excerpts(tokenizer, held_out))
-    own_strings, new_strings = list(strings(own)), list(strings(new))
-    if not own_strings:
+    generated_strings = list(strings(_generate_texts(checkpoint, tokenizer, seed)))
+    held_out_strings = list(strings(_excerpts(tokenizer, held_out)))
+    if not generated_strings:
         return None
-    counter = _Counter()
-    found = standing({*own_strings, *new_strings}, map(counter.passing, documents))
-    return Recital(
-        share=round(share(own_strings, found), 4),
-        strings=len(own_strings),
-        held_out_share=round(share(new_strings, found), 4) if new_strings else None,
+    counter = _ByteCounter()
+    occurring = occurring_strings({*generated_strings, *held_out_strings}, map(counter.count, documents))
+    return Memorization(
+        share=round(share(generated_strings, occurring), 4),
+        strings=len(generated_strings),
+        held_out_share=round(share(held_out_strings, occurring), 4) if held_out_strings else None,
         searched_bytes=counter.bytes,
     )
+
+
+@dataclass(frozen=True)
+class VerbatimSpans:
+    """The parts of a text that occur verbatim in a corpus."""
+
+    spans: tuple[tuple[int, int], ...]  # (first character, one past the last)
+    share: float  # of the characters, 0 to 1
+    searched_bytes: int
+
+
+def find_verbatim(texts: Sequence[str], training_texts: Sequence[TrainingText]) -> list[VerbatimSpans]:
+    """The spans of each text that occur in the training texts, which are read once for all of them."""
+    documents = itertools.chain.from_iterable(one.corpus.texts(0, one.end) for one in training_texts)
+    searched = sum(one.end for one in training_texts)
+    return [
+        VerbatimSpans(marked, sum(last - first for first, last in marked) / max(1, len(text)), searched)
+        for text, marked in zip(texts, find_spans(texts, documents), strict=True)
+    ]
+
+
+def find_spans(texts: Sequence[str], documents: Iterable[Iterable[str]]) -> list[tuple[tuple[int, int], ...]]:
+    """For each text, the spans covered by strings of LENGTH characters that occur in a document; overlapping strings
+    form one span."""
+    occurring = occurring_strings(set(strings(texts)), documents)
+    return [_covered_spans(text, occurring) for text in texts]
+
+
+def _covered_spans(text: str, occurring: set[str]) -> tuple[tuple[int, int], ...]:
+    covered = bytearray(len(text))
+    for start, string in enumerate(strings([text])):
+        if string in occurring:
+            covered[start : start + LENGTH] = b"\1" * LENGTH
+    edges = [i for i, (a, b) in enumerate(itertools.pairwise([0, *covered, 0])) if a != b]
+    return tuple(itertools.pairwise(edges))[::2]
 
 
 def strings(texts: Iterable[str]) -> Iterator[str]:
@@ -74,28 +106,28 @@ def strings(texts: Iterable[str]) -> Iterator[str]:
             yield text[start : start + LENGTH]
 
 
-def share(wanted: Sequence[str], found: set[str]) -> float:
-    """Of the strings, repeats counted, how many were found: 0 to 1.
+def share(candidates: Sequence[str], occurring: set[str]) -> float:
+    """The share of the strings, repeats counted, that occur: 0 to 1.
 
     >>> share(["a", "a", "b", "c"], {"a"})
     0.5
     """
-    return sum(string in found for string in wanted) / len(wanted)
+    return sum(string in occurring for string in candidates) / len(candidates)
 
 
-def standing(wanted: set[str], documents: Iterable[Iterable[str]]) -> set[str]:
-    """Those of the strings, each of LENGTH characters, that stand in a document; one pass, 1 MB in about 0.05 s.
+def occurring_strings(candidates: set[str], documents: Iterable[Iterable[str]]) -> set[str]:
+    """The candidates, strings of LENGTH characters, that occur in a document. One pass, about 0.05 s per MB.
 
-    Every string of the documents is hashed at once by numpy, and the few whose hash has the slot of a wanted one are
-    compared as they are, so the answer is exact.
+    numpy hashes all strings of the documents at once. The few that share a slot with a candidate are compared
+    themselves, so the result is exact.
     """
-    missing = set(wanted)
+    missing = set(candidates)
     slots = _filter(missing)
     for pieces in documents:
         tail = ""
         for piece in pieces:
             if not missing:
-                return set(wanted)
+                return set(candidates)
             text = tail + piece
             tail = text[-(LENGTH - 1) :]
             if len(text) < LENGTH:
@@ -104,28 +136,27 @@ def standing(wanted: set[str], documents: Iterable[Iterable[str]]) -> set[str]:
             here = missing.intersection([text[at : at + LENGTH] for at in places])
             if here:
                 missing -= here
-                slots = _filter(missing)  # so that what a text repeats for ever is compared once
-    return wanted - missing
+                slots = _filter(missing)  # a string that the text keeps repeating is compared once
+    return candidates - missing
 
 
-def _filter(wanted: set[str]) -> NDArray[np.bool_]:
-    """Which slots hold a string."""
+def _filter(candidates: set[str]) -> NDArray[np.bool_]:
+    """Which slots hold a candidate, [2 ** _TABLE_BITS]."""
     slots = np.zeros(1 << _TABLE_BITS, bool)
-    if wanted:
-        slots[_slots("".join(wanted))[::LENGTH]] = True
+    if candidates:
+        slots[_slots("".join(candidates))[::LENGTH]] = True
     return slots
 
 
 def _slots(text: str) -> NDArray[np.uint64]:
-    """A slot of the table for the string of LENGTH characters at each place: the top bits of a polynomial of them.
+    """The table slot of the string that starts at each character: the top bits of a polynomial rolling hash.
 
-    Strings of 2 characters are made from single ones, those of 6 from 3 of these, those of 30 from 5 of these: seven
-    products instead of thirty.
+    Hashes of 2 characters are combined to hashes of 6, and those to hashes of 30: seven products instead of thirty.
     """
     hashes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
     width = 1
     for times in _STEPS:
-        places, power = len(hashes) - (times - 1) * width, np.uint64(pow(_FACTOR, width, 1 << 64))
+        places, power = len(hashes) - (times - 1) * width, np.uint64(pow(_HASH_FACTOR, width, 1 << 64))
         total = hashes[:places]
         for k in range(1, times):
             total = total * power + hashes[k * width :][:places]
@@ -133,10 +164,10 @@ def _slots(text: str) -> NDArray[np.uint64]:
     return hashes >> np.uint64(64 - _TABLE_BITS)
 
 
-def _own_words(checkpoint: Checkpoint, tokenizer: Tokenizer, seed: int) -> Iterator[str]:
-    """SAMPLES texts at most, CHARACTERS in all at most; fewer from a model so large that it would take long."""
+def _generate_texts(checkpoint: Checkpoint, tokenizer: Tokenizer, seed: int) -> Iterator[str]:
+    """Up to SAMPLES texts with SAMPLED_CHARACTERS in all; less from a model so large that it would take long."""
     runtime = NumpyRuntime(checkpoint)
-    tokens = int(min(CHARACTERS, max(200, MOST_WORK / checkpoint.config.parameters))) // SAMPLES
+    tokens = int(min(SAMPLED_CHARACTERS, max(200, MAX_WORK / checkpoint.config.parameters))) // SAMPLES
     for index in range(SAMPLES):
         sampling = SamplingConfig(
             max_tokens=tokens, temperature=1.0, min_p=0.0, seed=(seed * SAMPLES + index) % (1 << 31)
@@ -144,31 +175,14 @@ def _own_words(checkpoint: Checkpoint, tokenizer: Tokenizer, seed: int) -> Itera
         text = ""
         for piece in generate(runtime, tokenizer, "\n", sampling):
             text += piece.text
-            if len(text) >= CHARACTERS // SAMPLES:
+            if len(text) >= SAMPLED_CHARACTERS // SAMPLES:
                 break
         yield text
 
 
-def told_apart(one: Runtime, other: Scorer, tokenizer: Tokenizer) -> float:
-    """What `other` loses against `one`, in bits per byte of what `one` says by itself: their relative entropy, which
-    needs no text. Both are the same model, in many bits and in few."""
-    ids = [tokenizer.start_id]
-    sampler = Sampler(SamplingConfig(temperature=1.0, min_p=0.0))
-    one.rewind()
-    count = min(APART, one.context - 1)
-    logits = one.prefill(ids)
-    while len(ids) <= count:
-        ids.append(sampler(logits[: len(tokenizer.token_bytes)], ())[0])
-        logits = one.step(ids[-1])
-    size = sum(len(tokenizer.token_bytes[i]) for i in ids[1:])
-    window = np.array([ids], np.int64)
-    lost = float(other.score(window)[0].sum() - one.score(window)[0].sum())
-    return round(lost / math.log(2) / max(1, size), 6)
-
-
 def _excerpts(tokenizer: Tokenizer, ids: NDArray[np.unsignedinteger]) -> Iterator[str]:
-    """Texts of about the same lengths, spread evenly over tokens."""
-    length = CHARACTERS // SAMPLES
+    """Up to SAMPLES excerpts of the text of ids [N], spread evenly, as long as the generated texts."""
+    length = SAMPLED_CHARACTERS // SAMPLES
     for start in np.linspace(0, max(0, len(ids) - length), SAMPLES if len(ids) > SAMPLES * length else 1).astype(int):
         tokens = ids[start : start + length].tolist()
         if tokenizer.eos_id in tokens:
@@ -176,15 +190,15 @@ def _excerpts(tokenizer: Tokenizer, ids: NDArray[np.unsignedinteger]) -> Iterato
         yield tokenizer.decode_bytes(tokens).decode("utf-8", "ignore")[:length]
 
 
-class _Counter:
-    """Counts the bytes of text that pass, up to MOST_SEARCHED."""
+class _ByteCounter:
+    """Passes pieces of text on and counts their bytes; stops at MAX_SEARCHED_BYTES."""
 
     def __init__(self) -> None:
         self.bytes = 0
 
-    def passing(self, pieces: Iterable[str]) -> Iterator[str]:
+    def count(self, pieces: Iterable[str]) -> Iterator[str]:
         for piece in pieces:
-            if self.bytes >= MOST_SEARCHED:
+            if self.bytes >= MAX_SEARCHED_BYTES:
                 return
             self.bytes += len(piece) if piece.isascii() else len(piece.encode("utf-8", "surrogatepass"))
             yield piece

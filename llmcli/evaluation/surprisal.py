@@ -1,7 +1,4 @@
-"""Text -> what each of its tokens cost a model to tell, in bits, and the passages that cost it most.
-
-The losses are those of evaluator.py: every token is told from at least half a context, or from all there is.
-"""
+"""The passages of a text with the highest surprisal: -log2 p of each token, summed over a passage."""
 
 import itertools
 from collections.abc import Iterable
@@ -10,27 +7,29 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-PASSAGE = 16  # tokens
-PASSAGES = 5
+PASSAGE_TOKENS = 16
+MAX_PASSAGES = 5
 
 
 @dataclass(frozen=True)
-class Place:
-    """Some tokens of a text that stand side by side."""
+class Span:
+    """Consecutive tokens of a text."""
 
-    start: int  # of the first of them, and of the one after the last, counted in tokens
-    end: int
-    bits: float  # together
+    start: int  # index of the first token
+    end: int  # one past the last
+    bits: float  # total surprisal
 
 
 def most_surprising(
-    bits: NDArray[np.floating], length: int = PASSAGE, most: int = PASSAGES, breaks: Iterable[int] = ()
-) -> list[Place]:
-    """The passages of `length` tokens that cost most, the dearest first; they do not overlap, nor reach over a break
-    (the first token of another document). A shorter document is one passage.
+    bits: NDArray[np.floating], length: int = PASSAGE_TOKENS, most: int = MAX_PASSAGES, breaks: Iterable[int] = ()
+) -> list[Span]:
+    """The passages of `length` tokens with the highest total surprisal, the highest first.
+
+    `bits` [N] is the surprisal of each token. Passages neither overlap nor cross a break (the index of the first token
+    of another document). A shorter document is one passage.
 
     >>> most_surprising(np.array([1, 5, 5, 0, 0, 4, 4]), length=2, most=2)
-    [Place(start=1, end=3, bits=10.0), Place(start=5, end=7, bits=8.0)]
+    [Span(start=1, end=3, bits=10.0), Span(start=5, end=7, bits=8.0)]
     """
     edges = [0, *sorted(set(breaks) - {0}), len(bits)]
     total = np.concatenate([[0.0], np.cumsum(bits, dtype=np.float64)])
@@ -42,9 +41,9 @@ def most_surprising(
     start, end = np.concatenate(starts).astype(int), np.concatenate(ends).astype(int)
     sums = total[end] - total[start]
     free = np.ones(len(sums), bool)
-    found: list[Place] = []
-    while len(found) < most and free.any():
+    spans: list[Span] = []
+    while len(spans) < most and free.any():
         best = int(np.where(free, sums, -np.inf).argmax())
-        found.append(Place(int(start[best]), int(end[best]), float(sums[best])))
+        spans.append(Span(int(start[best]), int(end[best]), float(sums[best])))
         free &= (end <= start[best]) | (start >= end[best])
-    return found
+    return spans

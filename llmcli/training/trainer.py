@@ -26,7 +26,7 @@ from llmcli.config import EVALUATION_CONTEXT, ModelConfig, SamplingConfig, Train
 from llmcli.data.batches import Batches, Preceded, Tokens, Without
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.evaluation.evaluator import Figures, Window, evaluate_windows, scattered, select_windows
+from llmcli.evaluation.evaluator import Score, Window, evaluate_windows, select_windows, spread_order
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
 from llmcli.models.induction import with_induction
@@ -107,10 +107,10 @@ class Done:
     step: int
     best_step: int
     seconds: float
-    figures: Figures | None  # on the held-out text
+    figures: Score | None  # on the held-out text
     interrupted: bool
     problem: str = ""  # why the run could not go on, if it could not
-    before: Figures | None = None  # on the same text, of the model that the run went on from
+    before: Score | None = None  # on the same text, of the model that the run went on from
     adapters: Mapping[str, NDArray[np.float32]] | None = None  # the best, by name, if adapters were learned
 
 
@@ -604,7 +604,7 @@ class _Run:
             checkpoint, at.step, at.best_step, seconds, figures, interrupted, self.problem, before, self._best_adapters
         )
 
-    def _final_figures(self, hurried: bool) -> tuple[Figures | None, Figures | None]:
+    def _final_figures(self, hurried: bool) -> tuple[Score | None, Score | None]:
         """(of the best weights, of the weights that the run went on from) on the same part of the held-out text."""
         if not self._measure.tokens:
             return None, None
@@ -620,7 +620,7 @@ class _Run:
             return figures, None
         return figures, measure.again_at_end(self._start.tensors, watch)
 
-    def _record(self, interrupted: bool, figures: Figures | None, before: Figures | None) -> dict[str, Any]:
+    def _record(self, interrupted: bool, figures: Score | None, before: Score | None) -> dict[str, Any]:
         """What to say of the run in the file."""
         at, settings, tokens = self.at, self._plan.train, self.at.step * self._step_tokens
         measured = figures and {"tokens": figures.tokens, "bytes": figures.bytes}
@@ -777,7 +777,7 @@ class _Measure:
         self._final_windows: Sequence[Window] = ()
         self.expert_shares: list[list[float]] = []  # of the held-out tokens, at the end: [layers][experts]
 
-    def now(self, limit: float = math.inf, clock: Callable[[], float] = time.monotonic) -> Figures:
+    def now(self, limit: float = math.inf, clock: Callable[[], float] = time.monotonic) -> Score:
         """Of the model as it is. If one was cut short at `limit`, a time of `clock`, the later ones are as short."""
         figures, windows = self._evaluate(self._model, self._windows, limit, clock)
         if len(windows) < len(self._windows):
@@ -793,7 +793,7 @@ class _Measure:
         watch: Watch,
         *,
         hurried: bool,
-    ) -> Figures | None:
+    ) -> Score | None:
         """Of the weights that a file holds, with products in float32 and the context that those who use the file have
         (EVALUATION_CONTEXT at most; that of training if `hurried`), on as much as `limit` allows. None if `watch` cut
         the first windows short."""
@@ -809,7 +809,7 @@ class _Measure:
         self.expert_shares = exact.expert_shares()
         return figures if self._final_windows else None
 
-    def again_at_end(self, weights: Mapping[str, NDArray[np.float32]], watch: Watch) -> Figures | None:
+    def again_at_end(self, weights: Mapping[str, NDArray[np.float32]], watch: Watch) -> Score | None:
         """Of other weights, on the same windows. None if `watch` cut that short."""
         exact = self._exact(weights)
         with watch(exact):
@@ -828,7 +828,7 @@ class _Measure:
     def _select(self, context: int, most_tokens: int) -> Sequence[Window]:
         """Windows spread over the text; where a clock may cut them short, the first of them are spread as well."""
         windows = select_windows(len(self._ids), context, most_tokens)
-        return scattered(windows) if self._timed else windows
+        return spread_order(windows) if self._timed else windows
 
     def _exact(self, weights: Mapping[str, NDArray[np.float32]]) -> LanguageModel:
         exact = LanguageModel(self._model.config).to(self._model.cos.device)
@@ -843,11 +843,11 @@ class _Measure:
         clock: Callable[[], float] = time.monotonic,
         *,
         or_less: bool = False,
-    ) -> tuple[Figures, Sequence[Window]]:
+    ) -> tuple[Score, Sequence[Window]]:
         """The figures of the windows, of the first few at least, until `limit`; and which windows these are. With
         `or_less` being cut short is no error."""
         model.eval()
-        total, done = Figures(0.0, 0, 0), 0
+        total, done = Score(0.0, 0, 0), 0
         batch_tokens = int(min(EVALUATED_AT_ONCE, EVALUATED_WORK / model.config.parameters))
         batches = evaluate_windows(self._ids, self._lengths, windows, partial(score, model), batch_tokens=batch_tokens)
         try:

@@ -538,7 +538,7 @@ WRONG = [
     (2, "generate hi --corpus c.txt", "--corpus has no effect without --memory"),
     (2, "generate hi --memory --color", "--color has no effect with --memory"),
     (2, "generate hi --memory --steps 2", "--memory has no effect with --steps"),
-    (1, "generate hi --memory", "does not say what text it learned from; name one with --corpus FILE"),
+    (1, "generate hi --memory", "does not record its training text; name it: --corpus FILE"),
     (1, "generate hi --memory --corpus nofile", "no file or directory nofile"),
     (2, "generate I like to", "a text of several words needs quotes"),
     (2, "generate hi --device tpu", "--device"),

@@ -332,7 +332,7 @@ DIES_AFTERWARDS = """
 import llmcli.evaluation.memorization
 def fail(*_):
     raise {error}
-llmcli.evaluation.memorization.recite = fail
+llmcli.evaluation.memorization.measure_memorization = fail
 from llmcli.cli.app import main
 main()
 """

@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 from llmcli.data.corpus import read_corpus
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.evaluation.evaluator import (
-    Figures,
-    _Windows,
-    evaluate,
-    held_out_from,
-    learned_bytes,
-    learned_some,
-    measure,
-    passages,
-)
+from llmcli.evaluation.evaluator import Score, _Windows, evaluate, measure, passages
+from llmcli.evaluation.training_text import held_out_start, trained_bytes, was_trained_on
 
 CHANCES = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625])  # of token 0 (the end of text), 1, 2, 3, 4
 LENGTHS = np.array([0, 1, 2, 3, 7])  # its bytes
@@ -84,7 +76,7 @@ def test_bits_per_byte_by_hand():
     assert found.bits_per_byte == pytest.approx(bits / size, abs=1e-9)
     assert found.perplexity == pytest.approx(2 ** (bits / 6), abs=1e-9)
     assert found.accuracy == 1 / 6
-    assert found + found == Figures(2 * found.nats, 12, 2 * size, 2)
+    assert found + found == Score(2 * found.nats, 12, 2 * size, 2)
 
 
 def test_a_uniform_model_of_bytes_needs_8_bits_for_each():
@@ -102,7 +94,7 @@ def test_each_token_is_scored_once_in_its_place_whatever_the_windows_and_batches
     assert found.tokens == len(pairs)
     assert found.bytes == sum(LENGTHS[b] for _, b in pairs)
     assert found.nats == pytest.approx(sum(0.1 + a * 0.37 + b * 0.011 for a, b in pairs), abs=1e-9)
-    assert found.right == sum(b == (a + 1) % 5 for a, b in pairs)
+    assert found.correct == sum(b == (a + 1) % 5 for a, b in pairs)
 
 
 @settings(max_examples=60, deadline=None)
@@ -123,14 +115,14 @@ def test_the_model_is_shown_windows_of_the_text_and_no_more_than_asked(count, co
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(2, 500), st.integers(1, 20), st.integers(1, 600), st.integers(1, 200))
-def test_most_tokens_limits_what_is_scored(count, context, most, batch_tokens):
+def test_max_tokens_limits_what_is_scored(count, context, most, batch_tokens):
     shown = []
 
     def score(block):
         shown.extend(int(row.max()) for row in block)
         return all_alike(1.0)(block)
 
-    options = {"most_tokens": most, "batch_tokens": batch_tokens}
+    options = {"max_tokens": most, "batch_tokens": batch_tokens}
     found = evaluate(np.arange(count), np.ones(count, int), context, score, **options)
     first = context - context // 2  # what the first window counts more than the others
     assert found.tokens <= max(most, context // 2) + first
@@ -139,21 +131,21 @@ def test_most_tokens_limits_what_is_scored(count, context, most, batch_tokens):
     assert len(set(shown)) == len(shown)  # no window twice
 
 
-def test_with_most_tokens_the_windows_are_spread_from_the_beginning_to_the_end():
+def test_with_max_tokens_the_windows_are_spread_from_the_beginning_to_the_end():
     shown = []
 
     def score(block):
         shown.extend(int(row.max()) for row in block)
         return all_alike(0.0)(block)
 
-    found = evaluate(np.arange(981), np.ones(981, int), 20, score, most_tokens=50)
+    found = evaluate(np.arange(981), np.ones(981, int), 20, score, max_tokens=50)
     assert shown == [20, 260, 500, 740, 980]  # the last token of each
     assert found.tokens == 20 + 4 * 10
 
 
-def test_most_tokens_beyond_the_text_scores_all_of_it():
+def test_max_tokens_beyond_the_text_scores_all_of_it():
     ids = np.arange(77) % 5
-    assert evaluate(ids, LENGTHS, 8, by_token, most_tokens=10_000) == evaluate(ids, LENGTHS, 8, by_token)
+    assert evaluate(ids, LENGTHS, 8, by_token, max_tokens=10_000) == evaluate(ids, LENGTHS, 8, by_token)
 
 
 class Endless:
@@ -167,13 +159,13 @@ class Endless:
 
 
 def test_what_is_scored_of_a_text_decides_the_work_not_its_length(no_hang):
-    found = evaluate(Endless(), LENGTHS, 8, by_token, most_tokens=1000)
+    found = evaluate(Endless(), LENGTHS, 8, by_token, max_tokens=1000)
     assert 1000 <= found.tokens <= 1008
 
 
 @pytest.mark.parametrize("ids", [[], [0]])
 def test_a_text_without_tokens_has_no_figures(ids):
-    found = evaluate(np.array(ids, np.int64), LENGTHS, 8, by_token, most_tokens=5)
+    found = evaluate(np.array(ids, np.int64), LENGTHS, 8, by_token, max_tokens=5)
     assert (found.nats, found.tokens, found.bytes) == (0, 0, 0)
     assert math.isnan(found.bits_per_byte)
     assert math.isnan(found.perplexity)
@@ -181,7 +173,7 @@ def test_a_text_without_tokens_has_no_figures(ids):
 
 
 def test_a_hopeless_model_has_a_finite_perplexity():
-    assert math.isfinite(Figures(nats=1e9, tokens=1, bytes=1).perplexity)
+    assert math.isfinite(Score(nats=1e9, tokens=1, bytes=1).perplexity)
 
 
 # ---- texts on disk, and what a record says of them
@@ -211,13 +203,13 @@ def test_passages_are_the_documents_from_a_byte_on(start, expected):
 def test_the_end_that_no_model_learned_from():
     corpus, other = corpus_of("one", "two", "three"), {"corpus": [{"sha256": "x"}], "train_bytes": 5}
     a, b, everything = (record_of(corpus, n) for n in (6, 8, 11))
-    assert (learned_bytes(corpus, a), learned_bytes(corpus, other), learned_bytes(corpus, {})) == (6, None, None)
-    assert held_out_from(corpus, [a]) == held_out_from(corpus, [other, a]) == 6
-    assert held_out_from(corpus, [a, b]) == 8
-    assert held_out_from(corpus, [other]) == held_out_from(corpus, []) == held_out_from(corpus, [b, everything]) == 0
+    assert (trained_bytes(corpus, a), trained_bytes(corpus, other), trained_bytes(corpus, {})) == (6, None, None)
+    assert held_out_start(corpus, [a]) == held_out_start(corpus, [other, a]) == 6
+    assert held_out_start(corpus, [a, b]) == 8
+    assert held_out_start(corpus, [other]) == held_out_start(corpus, []) == held_out_start(corpus, [b, everything]) == 0
     reordered = {**a, "corpus": a["corpus"][::-1]}
-    assert held_out_from(corpus, [reordered]) == 0
-    known = [learned_some(corpus, r, s) for r, s in [(a, 6), (a, 0), (everything, 0), (reordered, 0), (other, 0)]]
+    assert held_out_start(corpus, [reordered]) == 0
+    known = [was_trained_on(corpus, r, s) for r, s in [(a, 6), (a, 0), (everything, 0), (reordered, 0), (other, 0)]]
     assert known == [False, True, True, True, False]
 
 
@@ -226,7 +218,7 @@ def test_the_end_that_no_model_learned_from():
 )
 def test_a_record_of_another_shape_tells_nothing(record):
     corpus = corpus_of("one")
-    assert learned_bytes(corpus, record_of(corpus, 2) | record) is None
+    assert trained_bytes(corpus, record_of(corpus, 2) | record) is None
 
 
 class Model:
@@ -260,5 +252,5 @@ def test_a_tokenizer_that_changes_the_text_is_told():
 
 
 def test_a_model_that_answers_no_number_is_told():
-    with pytest.raises(LLMError, match="not a number"):
+    with pytest.raises(LLMError, match="NaN or infinite logits"):
         measure(passages(corpus_of("abc"))[0], Model(math.nan), Tokenizer.train_bpe(["abc"], 257))

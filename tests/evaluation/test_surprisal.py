@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import Result
 
-from llmcli.evaluation.surprisal import Place, most_surprising
+from llmcli.evaluation.surprisal import Span, most_surprising
 from llmcli.formats.checkpoint import load
 from llmcli.formats.loading import open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -83,7 +83,7 @@ def test_passages_are_the_dearest_apart_and_within_their_document(
 
 
 def test_a_short_text_is_one_passage() -> None:
-    assert most_surprising(np.array([1.0, 2.0])) == [Place(0, 2, 3.0)]
+    assert most_surprising(np.array([1.0, 2.0])) == [Span(0, 2, 3.0)]
 
 
 def test_in_a_terminal_the_text_is_tinted_and_cannot_command_it(tiny_model: Path) -> None:

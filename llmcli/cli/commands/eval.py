@@ -24,7 +24,7 @@ from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
     from llmcli.data.corpus import Corpus
-    from llmcli.evaluation.evaluator import Figures, Passage
+    from llmcli.evaluation.evaluator import Passage, Score
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
 
@@ -75,7 +75,7 @@ def eval_(
     Example: llm eval held-out.txt -m a.safetensors -m b.safetensors
     """
     from llmcli.data.corpus import read_corpus
-    from llmcli.evaluation.evaluator import held_out_from
+    from llmcli.evaluation.training_text import held_out_start
     from llmcli.formats.loading import load_any
 
     if per_token:
@@ -86,7 +86,7 @@ def eval_(
     text = read_corpus(texts)
     note_left_out(text)
     before = read_corpus(past) if past else None
-    start = 0 if whole else held_out_from(text, [record for found in models.values() for record in found.records])
+    start = 0 if whole else held_out_start(text, [record for found in models.values() for record in found.records])
     _say_what_is_known(text, models, start)
     if per_token:
         [(path, checkpoint)] = models.items()
@@ -128,18 +128,18 @@ def eval_(
 
 
 def _say_what_is_known(text: "Corpus", models: dict[Path, "Checkpoint | Ensemble"], start: int) -> None:
-    from llmcli.evaluation.evaluator import learned_bytes, learned_some
+    from llmcli.evaluation.training_text import trained_bytes, was_trained_on
 
     if start:
         by = ", ".join(
-            str(path) for path, found in models.items() for r in found.records if learned_bytes(text, r) == start
+            str(path) for path, found in models.items() for r in found.records if trained_bytes(text, r) == start
         )
         console.note(
             f"{by} learned from the first {start:,} bytes of this text; measured are the {text.text_bytes - start:,} "
             f"after them (--whole measures all)"
         )
     for path, checkpoint in models.items():
-        if any(learned_some(text, record, start) for record in checkpoint.records):
+        if any(was_trained_on(text, record, start) for record in checkpoint.records):
             console.note(f"{path} learned from some of this text: its figures do not tell how it predicts new text")
 
 
@@ -153,7 +153,7 @@ def _results(
     context: int | None,
 ) -> Iterator[dict[str, Any]]:
     """A row for each document, and one for all together if there are several; its file is None."""
-    from llmcli.evaluation.evaluator import Figures, evaluation_context, passages, stride
+    from llmcli.evaluation.evaluator import Score, evaluation_context, passages, stride
     from llmcli.formats.loading import open_tokenizer
     from llmcli.models.open_runtime import open_runtime
 
@@ -161,7 +161,7 @@ def _results(
     runtime = open_runtime(checkpoint, device, quantize, console.note)
     tokenizer = open_tokenizer(checkpoint)
     try:
-        total, parts = Figures(0.0, 0, 0), passages(text, start)
+        total, parts = Score(0.0, 0, 0), passages(text, start)
         context = evaluation_context(runtime.context, context)
         step = stride(context)
         longer = f" (of {runtime.context:,}; --context changes it)" if context < runtime.context else ""
@@ -180,7 +180,7 @@ def _results(
         yield _row(name, None, total, context, step)
 
 
-def _measured(part: "Passage", name: str, runtime: Any, tokenizer: Any, context: int, *each: Any) -> "Figures":
+def _measured(part: "Passage", name: str, runtime: Any, tokenizer: Any, context: int, *each: Any) -> "Score":
     """`measure` with its progress on stderr."""
     from llmcli.evaluation.evaluator import measure
 
@@ -203,7 +203,7 @@ def _per_token(
     """Each document's tokens with their bits; the passages over all of them."""
     import numpy as np
 
-    from llmcli.evaluation.evaluator import Figures, evaluation_context, passages
+    from llmcli.evaluation.evaluator import Score, evaluation_context, passages
     from llmcli.evaluation.surprisal import most_surprising
     from llmcli.formats.loading import open_tokenizer
     from llmcli.models.open_runtime import open_runtime
@@ -212,7 +212,7 @@ def _per_token(
     bits: list[float] = []
     firsts: list[int] = []  # of each document
     names: list[str] = []
-    total = Figures(0.0, 0, 0)
+    total = Score(0.0, 0, 0)
 
     def keep(some: Any, nats: Any) -> None:
         ids.extend(some.tolist())

@@ -123,7 +123,7 @@ def export(
 
 def _quantized(model: Any, output: Path, kind: str, json_: bool) -> None:
     """Write a model in few bits, and say what that costs."""
-    from llmcli.evaluation.memorization import told_apart
+    from llmcli.evaluation.divergence import kl_divergence
     from llmcli.formats import atomic_io, checkpoint, loading, quantization
     from llmcli.models.numpy_runtime import NumpyRuntime
     from llmcli.models.open_runtime import open_runtime
@@ -135,7 +135,7 @@ def _quantized(model: Any, output: Path, kind: str, json_: bool) -> None:
     size = output.stat().st_size
     quantized = loading.load(output)
     few, tokenizer = open_runtime(quantized, on_note=console.note), loading.open_tokenizer(quantized)
-    lost = told_apart(NumpyRuntime(model), few, tokenizer)
+    lost = kl_divergence(NumpyRuntime(model), few, tokenizer)
     if json_:
         answer = {"file": str(output), "quantize": kind, "bytes": size, "bits_per_byte_lost": lost}
         console.json_result(answer)

@@ -27,7 +27,9 @@ from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
 
 if TYPE_CHECKING:
-    from llmcli.evaluation.memory import Learned
+    from llmcli.evaluation.training_text import TrainingText
+
+    pass
 
 
 def generate(
@@ -224,19 +226,18 @@ class _Speakers:
         )
 
 
-def _learned(names: list[str] | None, model: Any, path: Path) -> list["Learned"]:
+def _learned(names: list[str] | None, model: Any, path: Path) -> list["TrainingText"]:
     """The text that the model, or each of a mixture, learned from, or what was named as that."""
     from llmcli.data.corpus import read_corpus
-    from llmcli.evaluation.evaluator import learned_bytes
-    from llmcli.evaluation.memory import Learned, find_corpus
+    from llmcli.evaluation.training_text import TrainingText, find_corpus, trained_bytes
 
     if not names:
-        return [Learned.of(find_corpus(record, path), [record]) for record in model.records]
+        return [TrainingText.of(find_corpus(record, path), [record]) for record in model.records]
     found = read_corpus(names)
     note_left_out(found)
-    if all(learned_bytes(found, record) is None for record in model.records):
+    if all(trained_bytes(found, record) is None for record in model.records):
         console.note(f"{', '.join(names)} is not the text that {path} says it learned from; all of it is searched")
-    return [Learned.of(found, model.records)]
+    return [TrainingText.of(found, model.records)]
 
 
 @dataclass(frozen=True)
@@ -307,11 +308,11 @@ def _finish(written: _Written, json_: bool) -> None:
     _say_speed(written)
 
 
-def _finish_marked(written: list[_Written], known: list["Learned"], json_: bool) -> None:
+def _finish_marked(written: list[_Written], known: list["TrainingText"], json_: bool) -> None:
     """Show texts with what stands in the text that was learned, which is searched once for all of them."""
-    from llmcli.evaluation.memory import remembered
+    from llmcli.evaluation.memorization import find_verbatim
 
-    memories = remembered([one.text for one in written], known)
+    memories = find_verbatim([one.text for one in written], known)
     for number, (one, found) in enumerate(zip(written, memories, strict=True), 1):
         if json_:
             memory = {
@@ -348,7 +349,7 @@ def _say_speed(written: _Written) -> None:
         console.note(f"[{len(written.tokens)} tokens, {written.tokens_per_second:,.0f} tokens/s, seed {written.seed}]")
 
 
-def _say_memory(text: str, found: Any, known: list["Learned"]) -> None:
+def _say_memory(text: str, found: Any, known: list["TrainingText"]) -> None:
     from llmcli.evaluation.memorization import LENGTH
 
     names = [document.name for one in known for document in one.corpus.documents]

@@ -549,10 +549,10 @@ def _baselines(text: Any, held_out: Any, record: dict[str, Any], seconds: float)
 
 def _memorised(checkpoint: Any, ready: Any, text: Any, seed: int) -> dict[str, Any] | None:
     """How much of its text the model recites, for the record; None where that cannot be told."""
-    from llmcli.evaluation.memorization import recite
+    from llmcli.evaluation.memorization import measure_memorization
 
     try:
-        found = recite(checkpoint, ready.tokenizer, ready.held_out, ready.read_from(text), seed)
+        found = measure_memorization(checkpoint, ready.tokenizer, ready.held_out, ready.read_from(text), seed)
     except Exception as error:  # the text has gone, or no memory is left: the model must not be lost with it
         console.note(f"memorization could not be measured: {error}")
         return None

@@ -216,7 +216,7 @@ def test_a_shorter_context_can_be_asked_for_and_a_longer_one_is_refused(llm: Llm
     assert short["bits_per_byte"] == pytest.approx(whole["bits_per_byte"])  # a bigram model needs one token
     refused = llm("eval", "t.txt", "--context", "17")
     assert refused.exit_code == 2
-    assert "--context 17 is longer than the model's context of 16 tokens; give that or less" in refused.stderr
+    assert "--context 17 is longer than the model's context of 16 tokens; give --context 16 or less" in refused.stderr
 
 
 def test_a_long_context_is_capped_and_that_is_said(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:

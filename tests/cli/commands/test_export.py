@@ -149,7 +149,7 @@ def test_import_of_what_is_no_model(llm, source: str, message: str) -> None:
     ],
 )
 def test_a_cost_below_nothing_is_none(tiny_model: Path, llm, monkeypatch, lost: float, said: str) -> None:
-    monkeypatch.setattr("llmcli.evaluation.memorization.told_apart", lambda *_: lost)
+    monkeypatch.setattr("llmcli.evaluation.divergence.kl_divergence", lambda *_: lost)
     found = llm("export", "small.safetensors", "--quantize", "int4")
     assert found.exit_code == 0 and said in found.stderr and "-0.0" not in found.stderr
 

@@ -14,8 +14,8 @@ from typer.testing import Result
 from llmcli.data import corpus
 from llmcli.data.corpus import Corpus, read_corpus
 from llmcli.errors import LLMError
-from llmcli.evaluation.memorization import LENGTH
-from llmcli.evaluation.memory import Learned, find_corpus, remembered, spans
+from llmcli.evaluation.memorization import LENGTH, find_spans, find_verbatim
+from llmcli.evaluation.training_text import TrainingText, find_corpus
 from llmcli.formats.checkpoint import load, save
 from tests.cli.test_console import in_a_terminal
 from tests.conftest import random_checkpoint
@@ -33,7 +33,7 @@ def test_spans_are_those_of_a_search_character_by_character(parts: list[tuple[in
     covered = {
         i + k for i in range(len(text) - LENGTH + 1) if text[i : i + LENGTH] in LEARNED for k in range(LENGTH)
     }  # fmt: skip
-    [found, none] = spans([text, ""], [[LEARNED[:77], LEARNED[77:]]])
+    [found, none] = find_spans([text, ""], [[LEARNED[:77], LEARNED[77:]]])
     assert none == ()
     assert {i for first, last in found for i in range(first, last)} == covered
     assert all(first < last and last - first >= LENGTH for first, last in found)
@@ -52,9 +52,9 @@ def test_only_what_the_model_learned_from_is_searched() -> None:
     Path("c.txt").write_text("a" * 50 + "b" * 50)
     corpus = read_corpus(["c.txt"])
     text = "a" * 40 + "|" + "b" * 40
-    [found] = remembered([text], [Learned.of(corpus, [record("c.txt", "a" * 50 + "b" * 50, 50)])])
+    [found] = find_verbatim([text], [TrainingText.of(corpus, [record("c.txt", "a" * 50 + "b" * 50, 50)])])
     assert (found.spans, found.searched_bytes) == (((0, 40),), 50) and found.share == pytest.approx(40 / 81)
-    assert remembered([text], [Learned.of(corpus, [{}])])[0].spans == ((0, 40), (41, 81))
+    assert find_verbatim([text], [TrainingText.of(corpus, [{}])])[0].spans == ((0, 40), (41, 81))
 
 
 @pytest.mark.parametrize("place", ["c.txt", "texts/c.txt", "there/c.txt", "there/texts/c.txt"])
@@ -70,25 +70,27 @@ def test_the_text_is_found_from_here_or_beside_the_model(place: str) -> None:
 def test_a_text_that_is_gone_or_another_now_is_told(text: str | None) -> None:
     if text is not None:
         Path("c.txt").write_text(text)
-    with pytest.raises(LLMError, match=r"c\.txt, which m\.safetensors learned from, .* name it with --corpus FILE"):
+    with pytest.raises(
+        LLMError, match=r"training text of m\.safetensors, c\.txt, is missing or has changed .*; name it: --corpus FILE"
+    ):
         find_corpus(record("c.txt", LEARNED), Path("m.safetensors"))
 
 
 @pytest.mark.parametrize("found", [{}, {"corpus": []}, {"corpus": 7}, {"corpus": ["a"]}])
 def test_a_record_without_a_text_is_told(found: dict) -> None:
-    with pytest.raises(LLMError, match="does not say what text it learned from"):
+    with pytest.raises(LLMError, match="does not record its training text"):
         find_corpus(found, Path("m.safetensors"))
 
 
 def test_several_texts_are_marked_as_each_alone_in_one_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("c.txt").write_text(LEARNED * 3, "utf-8")
-    learned = [Learned.of(read_corpus(["c.txt"]), [])]
+    learned = [TrainingText.of(read_corpus(["c.txt"]), [])]
     texts = [LEARNED[5:50] + "?" + LEARNED[60:99], "", LEARNED[20:], "short", LEARNED[5:50]]
-    alone = [remembered([text], learned)[0] for text in texts]
+    alone = [find_verbatim([text], learned)[0] for text in texts]
     reads = []
     real = Corpus.texts
     monkeypatch.setattr(Corpus, "texts", lambda self, *words: reads.append(words) or real(self, *words))
-    assert remembered(texts, learned) == alone
+    assert find_verbatim(texts, learned) == alone
     assert len(reads) == 1
 
 
