@@ -194,9 +194,29 @@ class _Windows(Sequence[Window]):
 # ---- texts on disk
 
 
+class Passage(Protocol):
+    """Text that is evaluated as a unit."""
+
+    @property
+    def name(self) -> str: ...
+    def text(self) -> Iterator[str]:
+        """The text, in pieces."""
+
+
 @dataclass(frozen=True)
-class Passage:
-    """One document, or the end of one, evaluated as a unit."""
+class InMemoryPassage:
+    """A text in memory."""
+
+    content: str
+    name: str = "the text"
+
+    def text(self) -> Iterator[str]:
+        yield self.content
+
+
+@dataclass(frozen=True)
+class DocumentPassage:
+    """One document, or the end of one."""
 
     name: str
     corpus: Corpus  # of this document alone
@@ -208,12 +228,12 @@ class Passage:
             yield from text
 
 
-def passages(corpus: Corpus, start: int = 0) -> list[Passage]:
+def passages(corpus: Corpus, start: int = 0) -> list[DocumentPassage]:
     """The documents of a corpus from byte `start` on."""
     passages_, first = [], 0
     for document in corpus.documents:
         if start < first + document.text_bytes:
-            passages_.append(Passage(document.name, Corpus((document,)), max(0, start - first)))
+            passages_.append(DocumentPassage(document.name, Corpus((document,)), max(0, start - first)))
         first += document.text_bytes
     return passages_
 
@@ -234,6 +254,25 @@ def measure(
     tokenizer changes the text, because bits per byte would then be wrong, or when the model's logits are NaN or
     infinite.
     """
+    ids, text_bytes = _tokenize_exactly(passage, tokenizer)
+    lengths = np.array([len(data) for data in tokenizer.token_bytes])
+    context = context or evaluation_context(model.context)
+    preceded = Preceded(tokenizer.start_id, ids)
+    score = evaluate(preceded, lengths, context, model.score, on_progress=on_progress, on_tokens=on_tokens)
+    if not math.isfinite(score.nats):
+        raise LLMError(
+            "the model produced NaN or infinite logits: its weights are damaged; check: llm inspect --verify"
+        )
+    return replace(score, bytes=text_bytes)
+
+
+def score_text(text: str, model: Scorer, tokenizer: ByteEncoder) -> Score:
+    """Score every token of a text; errors as in `measure`."""
+    return measure(InMemoryPassage(text), model, tokenizer)
+
+
+def _tokenize_exactly(passage: Passage, tokenizer: ByteEncoder) -> tuple[NDArray[np.unsignedinteger], int]:
+    """(ids [N], bytes of text) of a passage. Raises LLMError when the bytes of the tokens are not those of the text."""
     size = 0
 
     def counted() -> Iterator[str]:
@@ -251,13 +290,4 @@ def measure(
             f"the tokenizer changes {passage.name}: {size:,} bytes of text become {token_bytes:,} bytes of tokens, so "
             f"bits per byte would be wrong; normalize the text to Unicode NFC first"
         )
-    context = context or evaluation_context(model.context)
-    score = evaluate(
-        Preceded(tokenizer.start_id, ids), lengths, context, model.score, on_progress=on_progress, on_tokens=on_tokens
-    )
-    score = replace(score, bytes=score.bytes - added)
-    if not math.isfinite(score.nats):
-        raise LLMError(
-            "the model produced NaN or infinite logits: its weights are damaged; check: llm inspect --verify"
-        )
-    return score
+    return ids, size

@@ -1,0 +1,149 @@
+"""The Python API: load a model and ask it, or train one. The command line is a caller of the same functions.
+
+Nothing here prints. Everything that a caller can get wrong raises `llmcli.LLMError`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmcli.config import SamplingConfig
+
+if TYPE_CHECKING:
+    from llmcli.analysis.explain import Explanation
+    from llmcli.data.tokenizer import Tokenizer
+    from llmcli.evaluation.evaluator import Score
+    from llmcli.formats.checkpoint import Checkpoint
+    from llmcli.formats.ensemble_file import Ensemble
+    from llmcli.generation.generator import Piece
+    from llmcli.generation.next_words import NextWords
+    from llmcli.models.runtime import Runtime
+
+
+class Model:
+    """A language model, ready to run. `llmcli.load` makes one.
+
+    A model keeps a cache of the text it has processed, so one `Model` must not be used from two threads at once.
+    """
+
+    def __init__(self, source: Checkpoint | Ensemble, runtime: Runtime, tokenizer: Tokenizer) -> None:
+        self._source = source
+        self.runtime = runtime
+        self.tokenizer = tokenizer
+
+    def __repr__(self) -> str:
+        name = f" {self.path}" if self.path else ""
+        return f"<llmcli.Model{name}: {self.parameters:,} parameters, context {self.context}>"
+
+    @property
+    def path(self) -> Path | None:
+        """The file or directory it was loaded from."""
+        path = self._source.shared.path
+        return Path(path) if path else None
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return self._source.parameters
+
+    @property
+    def context(self) -> int:
+        """Context length: the number of tokens the model sees at once."""
+        return self.runtime.context
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """How the model was trained, as `llm inspect --json` shows it: corpus, plan, loss curve, bits per byte."""
+        return dict(self._source.shared.record)
+
+    def tokenize(self, text: str) -> list[int]:
+        """The token ids of a text."""
+        return self.tokenizer.encode(text)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of token ids; incomplete UTF-8 becomes U+FFFD."""
+        return self.tokenizer.decode(list(ids))
+
+    def generate(self, prompt: str, **options: Any) -> str:
+        """Continue a prompt; returns the new text only.
+
+        Options are those of `SamplingConfig`: max_tokens=200, temperature=0.8 (0: always the most likely token),
+        top_k=0, top_p=1.0, min_p=0.05, repetition_penalty=1.0, seed=None (another text each time), stop=(). With
+        literal=True the prompt is tokenized in one way only; see `llm generate --help`.
+        """
+        return "".join(self.stream(prompt, **options))
+
+    def stream(self, prompt: str, **options: Any) -> Iterator[str]:
+        """Like `generate`, piece by piece as the model generates. A piece never ends inside a character."""
+        return (piece.text for piece in self.pieces(prompt, **options))
+
+    def pieces(self, prompt: str, *, literal: bool = False, **options: Any) -> Iterator[Piece]:
+        """Like `stream`, with token id, log probability and finish reason of each piece."""
+        from llmcli.generation.generator import generate
+
+        return generate(self.runtime, self.tokenizer, prompt, _sampling(options), literal=literal)
+
+    def next_words(self, prompt: str, count: int = 10) -> list[tuple[str, float]]:
+        """The `count` most likely next words, each with its probability, the most likely first."""
+        return [(word.text, word.probability) for word in self.search_next_words(prompt).words[:count]]
+
+    def search_next_words(self, prompt: str) -> NextWords:
+        """All next words that the search found, with the probability that it left unexplored."""
+        from llmcli.generation.next_words import most_looks, next_words
+
+        return next_words(self.runtime, self.tokenizer, prompt, most_looks(self.parameters))
+
+    def score(self, text: str) -> Score:
+        """How well the model predicts a text: `.bits_per_byte`, `.perplexity`, `.accuracy`, `.tokens`."""
+        from llmcli.evaluation.evaluator import score_text
+
+        return score_text(text, self.runtime, self.tokenizer)
+
+    def explain(self, prompt: str, *, literal: bool = False) -> Explanation:
+        """What happens inside the model while it reads a prompt: tokens, attention, the prediction after each layer.
+
+        Raises LLMError for a model that does not run in numpy (a GPU, quantized weights), or for an ensemble.
+        """
+        from llmcli.analysis.explain import explain
+        from llmcli.errors import LLMError
+        from llmcli.models.numpy_runtime import NumpyRuntime
+
+        if not isinstance(self.runtime, NumpyRuntime):
+            raise LLMError(
+                'explain needs a single model on the CPU with its own weights: llmcli.load("model.safetensors")'
+            )
+        return explain(self.runtime, self.tokenizer, prompt, literal=literal)
+
+
+def load(
+    model: str | Path,
+    *,
+    device: str = "cpu",
+    quantize: str | None = None,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> Model:
+    """Load a model: a .safetensors file of ours, a .gguf, or a Hugging Face directory.
+
+    `device` is "cpu" (numpy), or "cuda", "mps" or "auto" (torch). `quantize` is None, "int8" or "int4". `on_note`
+    receives what a user should know, such as a missing backend. Raises LLMError when the file is missing or damaged,
+    or holds a model that does not run here.
+    """
+    from llmcli.formats.loading import load_any, open_tokenizer
+    from llmcli.models.open_runtime import open_runtime
+
+    source = load_any(model)
+    return Model(source, open_runtime(source, device, quantize, on_note), open_tokenizer(source))
+
+
+def _sampling(options: dict[str, Any]) -> SamplingConfig:
+    known = {field.name for field in fields(SamplingConfig)}
+    if unknown := sorted(options.keys() - known):
+        raise TypeError(f"unknown option {unknown[0]!r}; the options are {', '.join(sorted(known))}")
+    if options.get("seed") is None:
+        options = options | {"seed": secrets.randbelow(1 << 32)}
+    stop = options.get("stop", ())
+    return SamplingConfig(**options | {"stop": (stop,) if isinstance(stop, str) else tuple(stop)})

@@ -1,0 +1,57 @@
+"""Ctrl-C at any moment of the start ends the program: it is neither lost nor a traceback."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from llmcli import __main__ as main_module
+
+AT_CALL = """
+import os, runpy, signal, sys
+name, count, seen = sys.argv[1], int(sys.argv[2]), 0
+def interrupt(frame, event, _):
+    global seen
+    place = frame.f_code.co_name == name and (name != "cb" or "importlib" in frame.f_code.co_filename)
+    if event == "call" and place and signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        seen += 1
+        if seen == count:
+            sys.setprofile(None)
+            os.kill(os.getpid(), signal.SIGINT)
+sys.argv = ["llm", *sys.argv[3:]]
+sys.setprofile(interrupt)
+runpy.run_module("llmcli", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("place", [("cb", "50"), ("cb", "250"), ("__set_name__", "1"), ("exec_module", "5")])
+def test_an_interrupt_inside_an_import_ends_the_program(tiny_model: Path, place: tuple[str, str]) -> None:
+    """Importlib's callbacks drop a KeyboardInterrupt, and `__set_name__` wraps it in another exception."""
+    words = ["generate", "The cat", "-n", "3000000", "-m", str(tiny_model)]  # would not end by itself
+    run = subprocess.run(
+        [sys.executable, "-c", AT_CALL, *place, *words], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert run.returncode == 130 and "Traceback" not in run.stderr, run.stderr
+
+
+def test_an_interrupt_inside_an_import_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[float] = []
+    monkeypatch.setattr(main_module, "_send_interrupt", lambda: sent.append(time.monotonic()))
+    monkeypatch.setattr(main_module, "_is_importing", lambda frame: True)
+    main_module._interrupt(signal.SIGINT, None)
+    deadline = time.monotonic() + 60
+    while not sent and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(sent) == 1
+
+
+def test_elsewhere_an_interrupt_is_raised_at_once() -> None:
+    def here() -> FrameType:
+        return sys._getframe()
+
+    with pytest.raises(KeyboardInterrupt):
+        main_module._interrupt(signal.SIGINT, here())
