@@ -36,7 +36,8 @@ ROPE_TYPES = ("linear", "llama3")
 RECIPES = ("muon", "adamw", "fine-tune", "lora")  # optimizer.py says what each does
 LORA_SCALE = 2.0  # of what an adapter adds: alpha over rank, as PEFT calls them
 EVALUATION_CONTEXT = 2048  # tokens that a model sees at most when it is evaluated, unless asked otherwise
-SCORES_KEPT = 1024  # tokens of a window up to which a processor learns faster by keeping what each token saw of each
+# the longest context at which training on a CPU keeps the attention scores for the backward pass, which is faster
+MAX_CONTEXT_KEEPING_SCORES = 1024
 LARGEST_COUNT = (1 << 31) - 1  # in a config: what every program that reads one can hold
 
 

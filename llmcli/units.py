@@ -86,3 +86,13 @@ def duration(seconds: float) -> str:
     whole = round(seconds)
     parts = ((whole // 3600, "h"), (whole // 60 % 60, "m"), (whole % 60, "s"))
     return " ".join(f"{n}{unit}" for n, unit in parts if n) or "0s"
+
+
+def epochs(count: float) -> str:
+    """
+    >>> [epochs(n) for n in (0.0041, 0.41, 1.0, 3.64, 19.98)]
+    ['0.0041 epochs', '0.41 epochs', '1 epoch', '3.6 epochs', '20 epochs']
+    """
+    nearest = round(count)
+    text = f"{count:.2g}" if count < 0.95 else f"{nearest}" if abs(count - nearest) < 0.05 else f"{count:.1f}"
+    return f"{text} epoch{'s' * (text != '1')}"

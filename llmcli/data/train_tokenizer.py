@@ -28,16 +28,16 @@ def train_tokenizer(
     sample = corpus.spread(0, train_bytes, min(max_bytes, TRAINING_BYTES))
     text = (piece for part in sample for piece in part)
     if characters:
-        return Tokenizer.train_char(text, vocab_size), "one token per character, as asked"
+        return Tokenizer.train_char(text, vocab_size), "one token per character, as requested"
     by_text = nearest_power_of_two(train_bytes / BYTES_PER_TOKEN_TYPE, SMALLEST_VOCABULARY, LARGEST_VOCABULARY)
     target = vocab_size or min(by_text, max_vocab_size)
     tokenizer = Tokenizer.train_bpe(text, target)
     if tokenizer.vocab_size < target:
-        return tokenizer, "the text has no more pairs to merge"
+        return tokenizer, "no more pairs to merge in the corpus"
     if vocab_size:
-        return tokenizer, "as asked"
+        return tokenizer, "as requested"
     if target == SMALLEST_VOCABULARY >= train_bytes / BYTES_PER_TOKEN_TYPE:
-        return tokenizer, "the smallest default: the text is short"
+        return tokenizer, "smallest default size: the corpus is short"
     if by_text <= max_vocab_size:
         return tokenizer, f"about one token per {BYTES_PER_TOKEN_TYPE:,} bytes of text"
     return tokenizer, "limited by the time budget"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmcli.config import LORA_SCALE, SCORES_KEPT, ModelConfig
+from llmcli.config import LORA_SCALE, MAX_CONTEXT_KEEPING_SCORES, ModelConfig
 from llmcli.models.kernels import (
     Dropout,
     attention,
@@ -123,7 +123,7 @@ class Attention(nn.Module):
             qk = rotate(qk, cos, sin)
             q = qk[:, :, :H] * scale
         k, v = qk[:, :, H:], qkv[:, :, H + G :]  # [B, T, H or G, D]
-        if torch.is_grad_enabled() and x.device.type == "cpu" and T <= SCORES_KEPT:
+        if torch.is_grad_enabled() and x.device.type == "cpu" and T <= MAX_CONTEXT_KEEPING_SCORES:
             k, v = (t if G == H else t.repeat_interleave(H // G, 2) for t in (k, v))
             return self.o_proj(attention(q, k, v).reshape(B, T, H * D))
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))

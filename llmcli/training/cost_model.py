@@ -1,23 +1,37 @@
-"""What training a model would cost and bring, told before it is trained, and the best of several in the time there is.
+"""Cost model of training: FLOPs, memory, speed and expected loss of a model before it is trained.
 
-Operations, memory and tokens a second of a shape, by formula; the loss to expect of it, for ranking only. The clock is
-asked through `Machine.speed`: who measures, and how, is not this room's business.
+All by formula, except that `choose_model` asks the caller to measure the speed of a few shapes (`Machine.speed`).
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from llmcli.config import SCORES_KEPT, ModelConfig, TrainConfig
+from llmcli.config import MAX_CONTEXT_KEEPING_SCORES, ModelConfig, TrainConfig
 
-TOKENS_PER_PARAMETER = 1.2  # where steps or epochs are given: tokens seen per parameter of the layers
-REPEATS = 3.0  # times through the text, about, after which text seen again no longer counts
-TRAINING_SHARE = 0.9  # of the time; the rest goes into reading, planning, looking at held-out text and saving
-MEASUREMENTS = 3  # of shapes at most, before a plan is made
-VALUES_AT_ONCE = 1 << 22  # layers x width x tokens of a batch: more at once take memory and are hardly faster
-MEASURING_SHARE, MEASURING = 0.01, 3.0  # each takes this share of the run, so many seconds at most
+TOKENS_PER_PARAMETER = 1.2  # for a fixed number of steps or epochs: training tokens per parameter of the layers
+REPETITION_DECAY = 3.0  # epochs; R* of arXiv:2305.16264, where it is 15.4 (LOG.md, "At a fixed time": 2.5)
+TRAINING_SHARE = 0.9  # of the time budget; reading, planning, evaluating and saving take the rest
+MAX_MEASUREMENTS = 3  # shapes whose speed is measured
+MEASUREMENT_SHARE = 0.01  # of the run, for each measurement ...
+MAX_MEASUREMENT_SECONDS = 3.0  # ... and at most this long
+MICRO_BATCH_VALUES = 1 << 22  # layers x width x tokens; larger micro-batches need memory and are hardly faster on a CPU
 
-Speed = Callable[[ModelConfig, TrainConfig, float], float]  # tokens a second in training, found in so many seconds
+CPU_THREAD_FLOPS, GPU_FLOPS = 5e10, 2e14  # peak assumed before any measurement
+CPU_HALF_PEAK_WIDTH, GPU_HALF_PEAK_WIDTH = 100, 600  # hidden size at which half of that peak is reached
+
+BYTES_PER_PARAMETER = 24.0  # float32 weight, gradient, optimizer state, best weights so far and a copy to save them
+BYTES_PER_ACTIVATION = 6.0
+BASE_BYTES = 3e8  # of the process before it trains
+
+# Expected loss: exponents as in nanochat's fits of 2026 (compute-optimal parameters grow as compute ** 0.52), constants
+# such that the optimum is the same
+PARAMETER_FACTOR, PARAMETER_EXPONENT = 0.237, 0.34
+TOKEN_EXPONENT = 0.374
+REFERENCE_BYTES_PER_TOKEN = 3.3  # a token of more bytes counts for more
+
+Speed = Callable[[ModelConfig, TrainConfig, float], float]  # (model, settings, seconds to measure) -> tokens/s
+Settings = Callable[[ModelConfig, float], TrainConfig]  # how to train a model on so many tokens
 
 
 @dataclass(frozen=True)
@@ -25,112 +39,139 @@ class Machine:
     """Where a plan will run."""
 
     speed: Speed
-    memory: float = math.inf  # bytes that are free
-
-
-def assumed_speed(model: ModelConfig, train: TrainConfig, seconds: float = 0.0) -> float:
-    """Tokens a second without measuring: narrow matrices run further below the machine's peak."""
-    peak = 2e14 if train.device == "cuda" else 5e10 * train.threads
-    half = 600 if train.device == "cuda" else 100  # the width that runs at half of the peak
-    return peak * model.hidden_size / (model.hidden_size + half) / operations(model, train.context)
-
-
-def operations(model: ModelConfig, context: int) -> float:
-    """Floating-point operations for a token in training: 6 for each weight of a matrix product (arXiv:2001.08361,
-    section 2.1), and as many for each pair of a query and a key, of which half lie in the future."""
-    shapes = model.tensor_shapes()
-    embedding = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
-    asleep = model.parameters - model.active_parameters
-    products = sum(math.prod(shape) for shape in shapes.values() if len(shape) == 2) - embedding - asleep
-    attention = context * model.num_attention_heads * model.head_dim * model.num_hidden_layers
-    return 6.0 * (products + attention)
-
-
-def parts(model: ModelConfig, train: TrainConfig) -> int:
-    """In how many parts a batch goes through the graph of a processor, one after the other."""
-    if train.device != "cpu":
-        return 1
-    values = model.num_hidden_layers * model.hidden_size * train.context * train.batch_size
-    return min(train.batch_size, -(-values // VALUES_AT_ONCE))
-
-
-def memory_needed(model: ModelConfig, train: TrainConfig) -> float:
-    """Bytes that training takes, about: for each weight itself, its gradient, what the optimizer remembers, the best
-    so far and a copy on its way to the file; for each token of a part of a batch what is kept for the way back."""
-    scores = model.num_attention_heads * min(train.context, SCORES_KEPT) // 3  # what the tokens saw of each other
-    each = 4 * model.intermediate_size + (4 * model.hidden_size if model.num_experts else 0)
-    per_layer = 12 * model.hidden_size + each * max(1, model.num_experts_per_tok) + scores
-    per_token = model.num_hidden_layers * per_layer + model.vocab_size
-    at_once = train.context * -(-train.batch_size // parts(model, train))
-    return 24.0 * model.parameters + 6.0 * per_token * at_once + 3e8
-
-
-def layer_parameters(model: ModelConfig) -> int:
-    """Parameters of the layers, about: 12 for each square of the width."""
-    return 12 * model.num_hidden_layers * model.hidden_size**2
+    memory: float = math.inf  # free bytes
 
 
 @dataclass(frozen=True)
-class Text:
-    """What there is to learn from."""
+class CorpusSize:
+    """The size of the training text."""
 
     tokens: int
     bytes: int
 
 
-def expected_loss(parameters: float, seen: float, text_tokens: int, text_bytes: int) -> float:
-    """How good a model will be, for ranking shapes only: what its size costs and what its few tokens cost.
+@dataclass(frozen=True)
+class Estimate:
+    """The model that a budget is best spent on."""
 
-    Exponents as in nanochat's fits of 2026 (compute-optimal parameters grow as compute^0.52), constants so that they
-    give its optimum; a token stands for the bytes it holds, and one seen again counts less each time, as in
-    arXiv:2305.16264, equation 5, but sooner: measured on a megabyte, REPEATS = 3 instead of its 15.4.
+    model: ModelConfig
+    tokens: float  # seen in training
+    tokens_per_second: float = 0.0  # as measured; 0 where no clock ends the run
+
+
+def estimated_speed(model: ModelConfig, train: TrainConfig, seconds: float = 0.0) -> float:
+    """Tokens per second, by formula: narrow matrices run further below the machine's peak. `seconds` is ignored, so
+    that this can stand in for a measurement."""
+    gpu = train.device == "cuda"
+    peak = GPU_FLOPS if gpu else CPU_THREAD_FLOPS * train.threads
+    half_peak_width = GPU_HALF_PEAK_WIDTH if gpu else CPU_HALF_PEAK_WIDTH
+    return peak * model.hidden_size / (model.hidden_size + half_peak_width) / flops_per_token(model, train.context)
+
+
+def flops_per_token(model: ModelConfig, context: int) -> float:
+    """FLOPs of a forward and backward pass: 6 for each weight of a matrix product (arXiv:2001.08361, section 2.1), and
+    as many for each pair of a query and a key; the causal mask hides half of these pairs."""
+    embedding = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size  # looked up, not multiplied
+    inactive = model.parameters - model.active_parameters
+    matrices = sum(math.prod(shape) for shape in model.tensor_shapes().values() if len(shape) == 2)
+    attention = context * model.num_attention_heads * model.head_dim * model.num_hidden_layers
+    return 6.0 * (matrices - embedding - inactive + attention)
+
+
+def micro_batches(model: ModelConfig, train: TrainConfig) -> int:
+    """The number of micro-batches that a CPU splits a batch into (gradient accumulation); 1 on other devices."""
+    if train.device != "cpu":
+        return 1
+    values = model.num_hidden_layers * model.hidden_size * train.context * train.batch_size
+    return min(train.batch_size, -(-values // MICRO_BATCH_VALUES))
+
+
+def memory_needed(model: ModelConfig, train: TrainConfig) -> float:
+    """Approximate bytes that training takes: per parameter, and per token of a micro-batch for the activations that
+    the backward pass needs."""
+    scores = model.num_attention_heads * min(train.context, MAX_CONTEXT_KEEPING_SCORES) // 3  # attention
+    swiglu = 4 * model.intermediate_size + (4 * model.hidden_size if model.num_experts else 0)
+    per_layer = 12 * model.hidden_size + swiglu * max(1, model.num_experts_per_tok) + scores
+    activations = model.num_hidden_layers * per_layer + model.vocab_size  # per token
+    tokens = train.context * -(-train.batch_size // micro_batches(model, train))
+    return BYTES_PER_PARAMETER * model.parameters + BYTES_PER_ACTIVATION * activations * tokens + BASE_BYTES
+
+
+def layer_parameters(model: ModelConfig) -> int:
+    """Approximate number of parameters in the layers: 12 width^2 each."""
+    return 12 * model.num_hidden_layers * model.hidden_size**2
+
+
+def expected_loss(parameters: float, seen: float, text: CorpusSize) -> float:
+    """The loss after training on `seen` tokens, up to a constant: only for ranking shapes.
+
+    A sum of what the size of the model and the amount of data cost. Repeated tokens count less in each epoch, as in
+    arXiv:2305.16264, equation 5, but decay faster: REPETITION_DECAY.
     """
-    epochs = seen / text_tokens
-    worth = seen if epochs <= 1 else text_tokens * (1 + REPEATS * (1 - math.exp(-(epochs - 1) / REPEATS)))
-    worth *= text_bytes / text_tokens / 3.3
-    return 0.237 / parameters**0.34 + 1 / max(worth, 1.0) ** 0.374
+    epochs = seen / text.tokens
+    if epochs <= 1:
+        effective = seen
+    else:
+        effective = text.tokens * (1 + REPETITION_DECAY * (1 - math.exp(-(epochs - 1) / REPETITION_DECAY)))
+    effective *= text.bytes / text.tokens / REFERENCE_BYTES_PER_TOKEN
+    return PARAMETER_FACTOR / parameters**PARAMETER_EXPONENT + 1 / max(effective, 1.0) ** TOKEN_EXPONENT
 
 
-def choose(
+def planned_tokens(train: TrainConfig) -> float:
+    """Training tokens of all steps together."""
+    return float(train.steps * train.context * train.batch_size)
+
+
+def choose_model(
     models: Sequence[ModelConfig],
     seconds: float | None,
-    text: Text,
-    settings: Callable[..., TrainConfig],
+    text: CorpusSize,
+    settings: Settings,
     machine: Machine,
-    most_epochs: float,
-) -> tuple[ModelConfig, float, float]:
-    """(model, tokens it will see, tokens a second or 0 where the clock has no say)
-
-    Without a clock: the largest model that sees enough tokens. With one: the shape with the least expected loss at the
-    speed measured; what one shape runs at corrects what is assumed of the others.
-    """
+    max_epochs: float,
+) -> Estimate:
+    """The best of `models`, which are sorted by size: the largest that sees TOKENS_PER_PARAMETER, or, with a time
+    budget of `seconds`, the one of least expected loss."""
     if seconds is None:
-        seen = seen_by_count(settings(models[0]))
-        fitting = [m for m in models if layer_parameters(m) <= seen / TOKENS_PER_PARAMETER]
-        return (fitting or models[:1])[-1], seen, 0.0
-    seconds, most = TRAINING_SHARE * seconds, most_epochs * text.tokens
-    assumed = [assumed_speed(m, settings(m)) for m in models]
-    measured: dict[int, float] = {}
-    scale = 1.0
+        return _choose_by_tokens(models, planned_tokens(settings(models[0], 0.0)))
+    return _choose_by_time(models, TRAINING_SHARE * seconds, text, settings, machine, max_epochs)
 
-    def seen_by(i: int) -> float:
-        return min(most, seconds * measured.get(i, scale * assumed[i]))
+
+def _choose_by_tokens(models: Sequence[ModelConfig], tokens: float) -> Estimate:
+    trainable = [model for model in models if layer_parameters(model) <= tokens / TOKENS_PER_PARAMETER]
+    return Estimate((trainable or models[:1])[-1], tokens)
+
+
+def _choose_by_time(
+    models: Sequence[ModelConfig],
+    seconds: float,
+    text: CorpusSize,
+    settings: Settings,
+    machine: Machine,
+    max_epochs: float,
+) -> Estimate:
+    """Measures the speed of the shape that seems best, at most MAX_MEASUREMENTS times. The ratio of the last measured
+    to its estimated speed corrects the estimates of the other shapes."""
+    max_tokens = max_epochs * text.tokens
+    estimated = [estimated_speed(model, settings(model, 0.0)) for model in models]
+    measured: dict[int, float] = {}
+    correction = 1.0
+
+    def tokens(i: int) -> float:
+        return min(max_tokens, seconds * measured.get(i, correction * estimated[i]))
 
     def loss(i: int) -> float:
-        size = math.sqrt(models[i].parameters * models[i].active_parameters)  # between the two, with experts
-        return expected_loss(size, seen_by(i), text.tokens, text.bytes)
+        # between active and all parameters, where there are experts
+        size = math.sqrt(models[i].parameters * models[i].active_parameters)
+        return expected_loss(size, tokens(i), text)
 
-    for _ in range(MEASUREMENTS):
-        i = min(range(len(models)), key=loss)
-        if i in measured:
+    for _ in range(MAX_MEASUREMENTS):
+        best = min(range(len(models)), key=loss)
+        if best in measured:
             break
-        run = seen_by(i) / (scale * assumed[i])  # seconds; a small text is gone through long before the time is up
-        measured[i] = machine.speed(models[i], settings(models[i], seen_by(i)), min(MEASURING, MEASURING_SHARE * run))
-        scale = measured[i] / assumed[i]
-    i = min(measured, key=loss)
-    return models[i], seen_by(i), measured[i]
-
-
-def seen_by_count(train: TrainConfig) -> float:
-    """Tokens, where the number of steps is what ends the run."""
-    return float(train.steps * train.context * train.batch_size)
+        run = tokens(best) / (correction * estimated[best])  # seconds; max_tokens may end the run before its time
+        limit = min(MAX_MEASUREMENT_SECONDS, MEASUREMENT_SHARE * run)
+        measured[best] = machine.speed(models[best], settings(models[best], tokens(best)), limit)
+        correction = measured[best] / estimated[best]
+    best = min(measured, key=loss)
+    return Estimate(models[best], tokens(best), measured[best])

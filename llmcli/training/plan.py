@@ -1,66 +1,137 @@
-"""What a training run is asked for, and the plan that the planner makes of it: values, with a reason for each."""
+"""What the user requests of a training run, and the plan for it: hyperparameters, each with a reason."""
 
+import math
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.errors import usage
 
-ASKED = "as asked"  # the reason for what the user fixed
+DEFAULT_SECONDS = 300.0  # time budget where the user gives no budget at all
+REQUESTED = "as requested"  # the reason for a value that the user fixed
+FROM_BASE = "from the base model"
+
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user fixed; None leaves the choice to the plan."""
+    """What the user fixed; None leaves the decision to the planner."""
 
-    seconds: float | None = None
+    seconds: float | None = None  # time budget
     steps: int | None = None
     epochs: float | None = None
     vocab_size: int | None = None
     layers: int | None = None
-    width: int | None = None
+    width: int | None = None  # hidden size
     heads: int | None = None
     kv_heads: int | None = None
     context: int | None = None
-    context_reason: str = ASKED
-    tie: bool | None = None
+    context_reason: str = REQUESTED
+    tie: bool | None = None  # tied embeddings
     batch_tokens: int | None = None
     dropout: float | None = None
-    lr: float = TrainConfig.lr
+    lr: float = TrainConfig.lr  # multiplier of the recipe's learning rates
     optimizer: str | None = None  # "muon" or "adamw"
-    experts: int | None = None  # SwiGLUs in a layer ...
-    active: int | None = None  # ... and how many of them each token goes through
-    lora: int = 0  # the rank of adapters
+    experts: int | None = None  # per layer
+    active: int | None = None  # experts per token
+    lora: int = 0  # rank; 0: train all weights
     seed: int = TrainConfig.seed
     device: str = TrainConfig.device
     dtype: str = TrainConfig.dtype
     threads: int = TrainConfig.threads
-    machine_reason: str = "what is here"
+    machine_reason: str = "detected"  # for the device and the data type
 
     def __post_init__(self) -> None:
-        budgets = [
-            name
-            for name, value in (("--time", self.seconds), ("--steps", self.steps), ("--epochs", self.epochs))
-            if value
-        ]
-        if len(budgets) > 1:
-            raise usage(f"{' and '.join(budgets)} both say when to end; give one of them")
+        budgets = {"--time": self.seconds, "--steps": self.steps, "--epochs": self.epochs}
+        given = [name for name, value in budgets.items() if value]
+        if len(given) > 1:
+            raise usage(f"{' and '.join(given)} both set the length of the run; give one of them")
         if self.epochs is not None and not 0 < self.epochs <= 1e6:
-            raise usage(f"--epochs must be a positive number of at most a million, found {self.epochs}")
+            raise usage(f"--epochs must be above 0 and at most a million, found {self.epochs}")
         if self.optimizer not in (None, "muon", "adamw"):
             raise usage(f"--optimizer must be muon or adamw, found {self.optimizer}")
         if self.active is not None and not self.experts:
-            raise usage("--active says how many of --experts each token goes through; give both")
+            raise usage("--active is the number of experts per token; give --experts too")
         if self.experts and not 1 <= (self.active or 1) <= self.experts:
-            raise usage(f"--active {self.active} of --experts {self.experts} cannot be; give 1 to {self.experts}")
+            raise usage(f"--active must be between 1 and --experts ({self.experts}), found {self.active}")
         if self.lora and self.optimizer == "muon":
-            raise usage("--lora learns by adamw; leave --optimizer out")
+            raise usage("--lora trains with AdamW; leave out --optimizer muon")
         if self.width is not None and self.heads is not None and self.width % self.heads:
-            raise usage(f"--heads {self.heads} does not divide --width {self.width}")
+            raise usage(f"--heads {self.heads} does not divide --width {self.width}; give a divisor of it")
+
+    @property
+    def has_time_budget(self) -> bool:
+        """Whether the clock ends the run, and not a number of steps or epochs."""
+        return not (self.steps or self.epochs)
+
+    @property
+    def core_seconds(self) -> float:
+        """The time budget times the number of threads; infinite without one."""
+        return (self.seconds or DEFAULT_SECONDS) * self.threads if self.has_time_budget else math.inf
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One line of the plan."""
+class Decision(Generic[T_co]):
+    """A value and the reason for it."""
+
+    value: T_co
+    reason: str
+
+
+@dataclass(frozen=True)
+class ModelDecisions:
+    """What is trained."""
+
+    size: Decision[ModelConfig]  # the whole config; the reason is for its number of parameters
+    shape: Decision[ModelConfig]  # the same; the reason is for its layers, hidden size and heads
+    experts: Decision[int]  # per layer; 0: dense
+    tied_embeddings: Decision[bool]
+
+
+@dataclass(frozen=True)
+class TrainDecisions:
+    """How it is trained."""
+
+    seconds: Decision[float | None]  # time budget; None: steps or epochs end the run
+    context: Decision[int]  # tokens
+    induction: Decision[bool]  # whether the initial weights get induction heads
+    batch_size: Decision[int]  # windows of `context` tokens
+    steps: Decision[int]
+    dropout: Decision[float]
+    bpe_dropout: Decision[float]
+    calibration: Decision[int]  # tokens
+    weight_decay: Decision[float]
+    recipe: Decision[str]  # the reason is for its optimizer
+    learning_rate: Decision[float]  # multiplier of the recipe's rates
+    eval_tokens: Decision[int]
+
+    def settings(self, request: Request) -> TrainConfig:
+        """The values, with what the request alone decides."""
+        return TrainConfig(
+            steps=self.steps.value,
+            seconds=self.seconds.value,
+            context=self.context.value,
+            batch_size=self.batch_size.value,
+            lr=self.learning_rate.value,
+            dropout=self.dropout.value,
+            token_split=self.bpe_dropout.value,
+            calibration_tokens=self.calibration.value,
+            weight_decay=self.weight_decay.value,
+            induction=self.induction.value,
+            recipe=self.recipe.value,
+            lora_rank=request.lora,
+            eval_tokens=self.eval_tokens.value,
+            seed=request.seed,
+            device=request.device,
+            dtype=request.dtype,
+            threads=request.threads,
+        )
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """A row of the plan as it is shown."""
 
     name: str
     value: str
@@ -69,17 +140,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that training needs to know, and why."""
+    """All that the trainer needs to know, and why."""
 
     model: ModelConfig
     train: TrainConfig
-    choices: tuple[Choice, ...]
-    warning: str = ""  # why the run will not learn much
+    rows: tuple[PlanRow, ...]
+    warning: str = ""  # why the run will hardly train the model
 
 
 @dataclass(frozen=True)
 class Regularization:
-    """What reduces overfitting, as shares of the activations and of the tokens."""
+    """The two rates that follow the number of epochs."""
 
     dropout: float
     token_split: float  # BPE-dropout

@@ -20,7 +20,7 @@ from llmcli.config import TrainConfig, as_record
 from llmcli.errors import LLMError
 from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.safetensors_file import Header, digest, read_header, read_tensor, write_tensors
-from llmcli.training.plan import Choice, Plan
+from llmcli.training.plan import Plan, PlanRow
 
 FORMAT_VERSION = "1"
 FIRST_KEPT, MOST_APART = 2.0, 60.0  # seconds: when, and how far apart, a running run is written down ...
@@ -90,7 +90,7 @@ def save(path: Path, stopped: Stopped) -> None:
         "identity": json.dumps(stopped.identity, ensure_ascii=False),
         "config.json": dump_config(plan.model),
         "train": json.dumps(as_record(plan.train)),
-        "choices": json.dumps([as_record(choice) for choice in plan.choices], ensure_ascii=False),
+        "choices": json.dumps([as_record(row) for row in plan.rows], ensure_ascii=False),
         "tokenizer.json": stopped.tokenizer_json,
         "figures": json.dumps(stopped.state.figures),
     }
@@ -112,7 +112,7 @@ def load(path: Path) -> Stopped:
         plan = Plan(
             parse_config(found["config.json"]),
             TrainConfig(**json.loads(found["train"])),
-            tuple(Choice(**choice) for choice in json.loads(found["choices"])),
+            tuple(PlanRow(**row) for row in json.loads(found["choices"])),
         )
         identity, settings = json.loads(found["identity"]), plan.train
         if settings.context > plan.model.max_position_embeddings:

@@ -32,7 +32,7 @@ from llmcli.generation.generator import generate
 from llmcli.models.induction import with_induction
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.transformer import LanguageModel, score, sharpness
-from llmcli.training.cost_model import parts
+from llmcli.training.cost_model import micro_batches
 from llmcli.training.hardware import fastest_threads
 from llmcli.training.optimizer import Optimizer, rate
 from llmcli.training.plan import Plan, Regularization
@@ -181,7 +181,7 @@ def _measured_pace(
     """Seconds per token of a step; of one that would take longer than LONGEST_MEASURED only a part is run."""
     began = time.perf_counter()
     done = 0
-    for part in ids.chunk(parts(model.config, settings)):
+    for part in ids.chunk(micro_batches(model.config, settings)):
         _loss_and_gradients(model, part, 1)
         done += part.shape[0] * (part.shape[1] - 1)
         if spent + time.perf_counter() - began > LONGEST_MEASURED:
@@ -446,7 +446,7 @@ class _Run:
         ids = torch.from_numpy(block).to(settings.device)
         try:
             with self._interruptible(self.model, STEP_PATIENCE, self._step_deadline()):
-                loss = _loss_and_gradients(self.model, ids, parts(self._plan.model, settings))
+                loss = _loss_and_gradients(self.model, ids, micro_batches(self._plan.model, settings))
         except _CutShortError:
             self._cut_step(began)
             return None
@@ -629,7 +629,7 @@ class _Run:
         samples = {"prompt": self._sample_prompt, "texts": self._curve.samples()}
         return {
             "versions": versions(),
-            "plan": [as_record(choice) for choice in self._plan.choices],
+            "plan": [as_record(row) for row in self._plan.rows],
             "train": as_record(settings),
             "steps": at.step,
             "best_step": at.best_step,

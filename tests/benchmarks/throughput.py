@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.throughput [--dtype float32|bfloat16] [--threads N]
 
-Real steps (forward, backward, optimizer) of the shapes that plans have. Useful operations are counted as
-forecast.operations does: 6 for each weight of a product and each visible pair of query and key. The longest and the
-shortest windows of a run take turns, those of weights that can copy. The peak is the best product of two 2048 x 2048
-matrices in the same type, measured just before and after each shape, in the same run.
+Real steps (forward, backward, optimizer) of the shapes that plans have. Useful FLOPs are counted as
+cost_model.flops_per_token does: 6 for each weight of a product and each visible pair of query and key. The longest and
+the shortest windows of a run with induction heads take turns. The peak is the best product of two 2048 x 2048 matrices
+in the same type, measured just before and after each shape, in the same run.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import time
 import torch
 
 from llmcli.config import ModelConfig, TrainConfig
-from llmcli.training.cost_model import operations
+from llmcli.training.cost_model import flops_per_token
 from llmcli.training.hardware import pick_dtype
 from llmcli.training.trainer import _context_at, measured_speed
 
@@ -24,7 +24,7 @@ CONTEXT = 1024
 
 
 def peak(dtype: str) -> float:
-    """Floating-point operations a second."""
+    """Floating-point operations per second."""
     x = torch.ones(2048, 2048, dtype=getattr(torch, dtype))
     times = []
     for _ in range(12):
@@ -55,7 +55,7 @@ def main() -> None:
             speeds = [measured_speed(model, settings, options.seconds) for _ in range(3)]
             best, speed = max(best, peak(dtype)), statistics.median(speeds)
             # measured_speed takes as many tokens in the windows that a run begins with as in those that it ends with
-            useful = speed * (operations(model, CONTEXT) + operations(model, _context_at(0.0, settings))) / 2
+            useful = speed * (flops_per_token(model, CONTEXT) + flops_per_token(model, _context_at(0.0, settings))) / 2
             print(
                 f"| {layers} x {width} | {batch_size * CONTEXT:,} | {speed:,.0f} | {useful / 1e9:.0f} | "
                 f"{best / 1e9:.0f} | {useful / best:.0%} |",

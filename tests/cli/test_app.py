@@ -382,13 +382,13 @@ def test_learning_rates_are_scaled_shown_and_kept(llm: Llm) -> None:
 def test_in_a_terminal_the_plan_is_five_lines(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     shown = in_a_terminal("train", "c.txt", "--steps", "2", "--threads", "1", "--seed", "1")
-    plan = OURS.sub("", shown).split("--dry-run shows every choice")[0].splitlines()
+    plan = OURS.sub("", shown).split("--dry-run shows the whole plan")[0].splitlines()
     names = [line.split()[0] for line in plan if re.match(r"  \w", line)]
-    assert names == ["text", "vocabulary", "model", "training", "regularization"]
+    assert names == ["corpus", "vocabulary", "model", "training", "regularization"]
     assert len(plan) <= 9 and max(map(len, plan)) <= 80
     everything = llm("train", "c.txt", "--steps", 2, "--threads", 1, "--seed", 1, "--dry-run").stdout.splitlines()
     kept = json.loads(llm("inspect", "--json").stdout)["training"]["plan"]
-    assert everything == ["choice\tvalue\treason", *("\t".join(choice.values()) for choice in kept)]
+    assert everything == ["setting\tvalue\treason", *("\t".join(choice.values()) for choice in kept)]
     assert len(kept) > 12
     events = llm("train", "c.txt", "--steps", 2, "--threads", 1, "--seed", 1, "--json", "--force").stdout
     assert json.loads(events.splitlines()[0])["choices"] == kept
@@ -483,7 +483,7 @@ WRONG = [
     (1, "train nul.txt", "zero byte at position 1"),
     (1, "train c.txt --context 9000", "shorter than a context"),
     (2, "train c.txt --width 1000000000", "--width"),
-    (1, "train c.txt --width 1000000", "GB are free here"),
+    (1, "train c.txt --width 1000000", "GB are free"),
     (1, "train c.txt -o nowhere/m.safetensors", "no directory"),
     (1, "train c.txt -o binaries", "is a directory"),
     (1, "train c.txt -o model.safetensors", "exists already; add --force"),
@@ -878,9 +878,9 @@ def test_the_plan_says_whose_tokenizer_it_is(llm: Llm, tiny_model: Path) -> None
     Path("c.txt").write_text(TEXT, "utf-8")
     assert llm("tokenize", "--train", "c.txt", "-o", "t.json").exit_code == 0
     for words, said in (
-        (("--from", tiny_model), "that of the model to go on from"),
-        (("--like", tiny_model), "that of the model to be like"),
-        (("--tokenizer", "t.json"), "that of the tokenizer given"),
+        (("--from", tiny_model), "from the base model"),
+        (("--like", tiny_model), "same as the --like model"),
+        (("--tokenizer", "t.json"), "from the tokenizer given"),
     ):
         assert said in llm("train", "c.txt", "--steps", 1, "--dry-run", *words).stdout
 

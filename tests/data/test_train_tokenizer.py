@@ -55,19 +55,19 @@ def test_a_rich_text_gets_the_vocabulary_wanted(tmp_path):
 def test_a_text_with_few_pairs_makes_a_smaller_vocabulary(tmp_path):
     tokenizer, reason = train_tokenizer(corpus_of(tmp_path, "abab abab"), 9)
     assert 257 <= tokenizer.vocab_size < 270
-    assert reason == "the text has no more pairs to merge"
+    assert reason == "no more pairs to merge in the corpus"
 
 
 def test_a_vocabulary_asked_for_is_learned(tmp_path):
     tokenizer, reason = train_tokenizer(corpus_of(tmp_path, words(1000)), 4000, 300)
-    assert (tokenizer.vocab_size, reason) == (300, "as asked")
+    assert (tokenizer.vocab_size, reason) == (300, "as requested")
 
 
 def test_characters_make_a_token_each(tmp_path):
     corpus = corpus_of(tmp_path, "りんごとリンゴ🍎")
     tokenizer, reason = train_tokenizer(corpus, corpus.text_bytes, characters=True)
     assert tokenizer.vocab_size == 257 + 8  # り ん ご と リ ン ゴ 🍎
-    assert reason == "one token per character, as asked"
+    assert reason == "one token per character, as requested"
     assert train_tokenizer(corpus, corpus.text_bytes, 260, characters=True)[0].vocab_size == 260
 
 

@@ -119,7 +119,7 @@ def test_a_stopped_run_of_adapters_goes_on_to_the_same_bytes(tiny_model: Path, l
     from llmcli.data.tokenizer import Tokenizer
     from llmcli.training import resume, trainer
     from llmcli.training.plan import Request
-    from llmcli.training.planner import prepare
+    from llmcli.training.prepare import prepare
 
     Path("c.txt").write_text(TEXT)
     base = checkpoint.load(tiny_model)

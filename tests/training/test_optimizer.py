@@ -9,7 +9,7 @@ from torch import nn
 from llmcli.config import MUON_LR, ModelConfig, TrainConfig
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.optimizer import DECAY, WARMUP, Optimizer, momentum, orthogonalize, rate
-from llmcli.training.planner import _rates
+from llmcli.training.plan_table import learning_rate
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_the_rates_of_the_plan_are_those_that_move_the_weights(recipe: str, tied
         for name, parameter in model.named_parameters()
         if any(p is parameter for p in optimizer._adamw_parameters())
     }
-    shown = _rates(train, model.config)
+    shown = learning_rate(train.recipe, train.lr, model.config)
     figures = [float(figure) for figure in re.findall(r"[\d.]+(?:e-\d+)?", shown)]
     if recipe == "muon":
         wanted = [moved[0], by_adamw["model.norm.weight"]]

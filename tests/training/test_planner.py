@@ -7,14 +7,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmcli import units
 from llmcli.config import ModelConfig
 from llmcli.data.corpus import PARTS, read_corpus
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.training import planner
-from llmcli.training.cost_model import MEASUREMENTS, MEASURING, Machine, assumed_speed, expected_loss, memory_needed
+from llmcli.training import model_shapes, rules
+from llmcli.training import prepare as prepare_module
+from llmcli.training.cost_model import (
+    MAX_MEASUREMENT_SECONDS,
+    MAX_MEASUREMENTS,
+    CorpusSize,
+    Machine,
+    estimated_speed,
+    expected_loss,
+    memory_needed,
+)
+from llmcli.training.memory_fit import MEMORY_SHARE
+from llmcli.training.model_shapes import SHAPES
 from llmcli.training.plan import Request
-from llmcli.training.planner import LADDER, MEMORY_SHARE, MOST_EPOCHS, make_plan, prepare
+from llmcli.training.planner import make_plan
+from llmcli.training.prepare import prepare
+from llmcli.training.rules import MAX_EPOCHS
 from tests.data.test_train_tokenizer import corpus_of, words
 
 BASE = ModelConfig(300, 64, 160, 2, 2, 2, 32, 64)
@@ -27,7 +41,7 @@ def plan(request=None, *, train_tokens=200_000, vocab_size=512, base=None, machi
 
 
 def choice(found, name):
-    (chosen,) = [chosen for chosen in found.choices if chosen.name == name]
+    (chosen,) = [chosen for chosen in found.rows if chosen.name == name]
     return chosen
 
 
@@ -83,14 +97,14 @@ def test_every_plan_can_be_trained(train_tokens, budget, machine, vocab_size):
     found = plan(Request(**budget, **machine), train_tokens=train_tokens, vocab_size=vocab_size)
     model, train = found.model, found.train  # their own checks have passed
     assert model.head_dim * model.num_attention_heads == model.hidden_size
-    assert (model.num_hidden_layers, model.hidden_size) in LADDER
+    assert (model.num_hidden_layers, model.hidden_size) in SHAPES
     assert model.vocab_size == vocab_size
     assert 8 <= train.context == model.max_position_embeddings < train_tokens
     assert train.batch_size >= 1
     assert train.batch_size * train.context <= train_tokens
     assert train.steps >= 1
     assert (train.device, train.threads) == (machine["device"], machine["threads"])
-    assert all(chosen.value and chosen.reason for chosen in found.choices)
+    assert all(chosen.value and chosen.reason for chosen in found.rows)
 
 
 @settings(max_examples=100, deadline=None)
@@ -117,11 +131,11 @@ def test_more_text_never_makes_a_smaller_model_where_the_clock_has_no_say(both, 
 @settings(max_examples=100, deadline=None)
 @given(tokens, budgets, machines, st.floats(3.2e8, 1e13))
 def test_every_plan_fits_into_memory_or_says_so(train_tokens, budget, machine, memory):
-    here = Machine(assumed_speed, memory)
+    here = Machine(estimated_speed, memory)
     try:
         found = plan(Request(**budget, **machine), train_tokens=train_tokens, machine=here)
     except LLMError as error:
-        assert "GB are free here" in str(error)
+        assert "GB are free" in str(error)
         smallest = plan(Request(**budget, **machine, layers=1, width=2), train_tokens=train_tokens)
         assert memory < 3 * memory_needed(smallest.model, smallest.train)
     else:
@@ -129,27 +143,27 @@ def test_every_plan_fits_into_memory_or_says_so(train_tokens, budget, machine, m
 
 
 @settings(max_examples=100, deadline=None)
-@given(tokens, times, st.lists(st.floats(0.05, 20), min_size=len(LADDER), max_size=len(LADDER)), st.integers(1, 64))
+@given(tokens, times, st.lists(st.floats(0.05, 20), min_size=len(SHAPES), max_size=len(SHAPES)), st.integers(1, 64))
 def test_the_plan_follows_what_the_machine_does_and_asks_it_rarely(train_tokens, seconds, factors, threads):
     """Each width is faster or slower than assumed by a factor of its own."""
     asked = []
 
     def speed(model, train, allowed=0.0):
-        assert 0 <= allowed <= min(MEASURING, 0.011 * seconds)
+        assert 0 <= allowed <= min(MAX_MEASUREMENT_SECONDS, 0.011 * seconds)
         asked.append((model.num_hidden_layers, model.hidden_size))
-        return factors[LADDER.index(asked[-1])] * assumed_speed(model, train)
+        return factors[SHAPES.index(asked[-1])] * estimated_speed(model, train)
 
     request = Request(seconds=seconds, threads=threads)
     found = plan(request, train_tokens=train_tokens, machine=Machine(speed))
-    assert 1 <= len(asked) == len(set(asked)) <= MEASUREMENTS
+    assert 1 <= len(asked) == len(set(asked)) <= MAX_MEASUREMENTS
     # the shape taken was measured, and none that was measured is expected to be better
     shape = (found.model.num_hidden_layers, found.model.hidden_size)
     assert shape in asked
 
     def loss(other):
         model = plan(replace(request, layers=other[0], width=other[1]), train_tokens=train_tokens).model
-        seen = min(MOST_EPOCHS * train_tokens, seconds * speed(model, found.train))
-        return expected_loss(model.parameters, seen, train_tokens, 3 * train_tokens)
+        seen = min(MAX_EPOCHS * train_tokens, seconds * speed(model, found.train))
+        return expected_loss(model.parameters, seen, CorpusSize(train_tokens, 3 * train_tokens))
 
     assert loss(shape) <= 1.02 * min(loss(other) for other in list(asked))
 
@@ -185,8 +199,8 @@ def test_budget_and_text_both_bound_the_size():
         model = plan(Request(seconds=of["seconds"]), train_tokens=of["train_tokens"]).model
         return model.num_hidden_layers, model.hidden_size
 
-    assert sizes(seconds=1, train_tokens=10**9) == sizes(seconds=200_000, train_tokens=100) == LADDER[0]
-    assert sizes(seconds=200_000, train_tokens=10**9) > sizes(seconds=300, train_tokens=10**9) > LADDER[0]
+    assert sizes(seconds=1, train_tokens=10**9) == sizes(seconds=200_000, train_tokens=100) == SHAPES[0]
+    assert sizes(seconds=200_000, train_tokens=10**9) > sizes(seconds=300, train_tokens=10**9) > SHAPES[0]
 
 
 def test_the_same_request_gives_the_same_plan():
@@ -225,7 +239,7 @@ def test_contexts_fit_the_text(train_tokens, seconds, expected):
 def test_weights_can_copy_where_that_pays(asked, train_tokens, copies):
     found = plan(Request(**asked), train_tokens=train_tokens)
     assert found.train.induction is copies
-    assert [c.value for c in found.choices if c.name == "start"] == (["able to copy"] if copies else [])
+    assert [c.value for c in found.rows if c.name == "initialization"] == (["induction heads"] if copies else [])
     # long windows are for weights that can use them
     assert (found.train.context, found.model.rope_theta) == ((1024, 1e6) if copies else (found.train.context, 1e4))
     assert copies or found.train.context <= 256
@@ -247,31 +261,31 @@ def test_a_shape_without_room_to_copy_has_no_long_windows():
 def test_steps_give_exactly_these_steps_and_no_clock():
     found = plan(Request(steps=123))
     assert (found.train.steps, found.train.seconds) == (123, None)
-    assert (choice(found, "budget").value, choice(found, "budget").reason) == ("123 steps", "as asked")
-    assert (choice(found, "steps").value, choice(found, "steps").reason) == ("123", "as asked")
+    assert (choice(found, "budget").value, choice(found, "budget").reason) == ("123 steps", "as requested")
+    assert (choice(found, "steps").value, choice(found, "steps").reason) == ("123", "as requested")
 
 
 @pytest.mark.parametrize("steps", [10, 1000, 20_000])
 def test_a_plan_counts_the_tokens_that_its_steps_take(steps):
     found = plan(Request(steps=steps))
     tokens = steps * found.train.batch_size * found.train.context
-    assert choice(found, "shape").reason == f"{tokens:,} tokens in all"
-    assert choice(found, "dropout").reason.startswith(f"about {tokens / 200_000:.1f} times through the text")
-    assert (found.train.dropout > 0) == (tokens / 200_000 > planner.DROPOUT[0][0])
+    assert choice(found, "training tokens").value == f"{tokens:,}"
+    assert choice(found, "dropout").reason.endswith(f" about {units.epochs(tokens / 200_000)}")
+    assert (found.train.dropout > 0) == (tokens / 200_000 > rules.DROPOUT[0][0])
 
 
 def test_time_gives_a_clock_and_an_upper_limit_of_steps():
     found = plan(Request(seconds=90.0))
     assert found.train.seconds == 90.0
     assert choice(found, "budget").value == "1m 30s"
-    assert choice(found, "budget").reason == "as asked"
+    assert choice(found, "budget").reason == "as requested"
     assert choice(found, "steps").value.startswith("at most ")
 
 
 def test_without_a_budget_there_are_5_minutes():
     found = plan()
     assert found.train.seconds == 300
-    assert choice(found, "budget").reason != "as asked"
+    assert choice(found, "budget").reason != "as requested"
 
 
 @pytest.mark.parametrize("epochs", [0.5, 1.0, 3.0])
@@ -280,25 +294,25 @@ def test_epochs_give_as_many_steps_as_go_through_the_text_so_often(epochs):
     seen = found.train.steps * found.train.batch_size * found.train.context
     assert found.train.seconds is None
     assert epochs * 200_000 <= seen < epochs * 200_000 + found.train.batch_size * found.train.context
-    assert choice(found, "budget").reason == "as asked"
+    assert choice(found, "budget").reason == "as requested"
 
 
 @pytest.mark.parametrize(
     ("asked", "line", "value"),
     [
-        ({"layers": 5}, "size", None),
-        ({"width": 96}, "size", None),
-        ({"context": 77}, "context", "77 tokens"),
-        ({"tie": True}, "head", "tied to the embedding"),
-        ({"tie": False}, "head", "separate"),
-        ({"batch_tokens": 2048}, "batch", "2 x 1024 tokens"),
+        ({"layers": 5}, "model size", None),
+        ({"width": 96}, "architecture", None),
+        ({"context": 77}, "context length", "77 tokens"),
+        ({"tie": True}, "tied embeddings", "yes"),
+        ({"tie": False}, "tied embeddings", "no"),
+        ({"batch_tokens": 2048}, "batch size", "2 x 1024 tokens"),
         ({"dropout": 0.0}, "dropout", "0"),
         ({"dropout": 0.35}, "dropout", "0.35"),
     ],
 )
 def test_what_was_asked_for_is_taken_and_the_reason_says_so(asked, line, value):
     found, free = choice(plan(Request(**asked)), line), choice(plan(), line)
-    assert found.reason == "as asked" != free.reason
+    assert found.reason == "as requested" != free.reason
     assert value is None or found.value == value
 
 
@@ -321,8 +335,8 @@ def test_every_setting_asked_for_is_in_the_training():
 
 def test_one_size_alone_leaves_the_other_to_the_plan():
     deep, wide = plan(Request(layers=7)).model, plan(Request(width=80)).model
-    assert deep.num_hidden_layers == 7 and deep.hidden_size in {width for _, width in LADDER}
-    assert wide.hidden_size == 80 and wide.num_hidden_layers in {layers for layers, _ in LADDER}
+    assert deep.num_hidden_layers == 7 and deep.hidden_size in {width for _, width in SHAPES}
+    assert wide.hidden_size == 80 and wide.num_hidden_layers in {layers for layers, _ in SHAPES}
 
 
 def test_a_batch_of_fewer_tokens_than_a_context_is_one_window():
@@ -351,8 +365,8 @@ def test_the_model_to_go_on_from_keeps_its_shape(train_tokens):
     found = plan(Request(seconds=1e5), train_tokens=train_tokens, base=BASE, vocab_size=300)
     assert found.model == BASE
     assert found.train.context == min(64, 16 if train_tokens == 100 else 64)
-    for line in ("size", "shape", "head"):
-        assert choice(found, line).reason == "kept from the model to go on from"
+    for name in ("model size", "architecture", "tied embeddings"):
+        assert choice(found, name).reason == "from the base model"
 
 
 # ---- contradictions
@@ -413,7 +427,7 @@ def test_a_context_longer_than_the_text_is_told_with_the_longest_that_fits():
 
 @pytest.mark.parametrize("train_tokens", [0, 1, 8])
 def test_a_text_too_short_for_any_context_is_told(train_tokens):
-    with pytest.raises(LLMError, match=f"too short: {train_tokens} tokens .* 9 .*add more text") as caught:
+    with pytest.raises(LLMError, match=f"too short: {train_tokens} training tokens .* 9 .*add more text") as caught:
         plan(train_tokens=train_tokens)
     assert caught.value.exit_code == 1
 
@@ -427,13 +441,13 @@ def test_a_context_longer_than_that_of_the_model_to_go_on_from_is_wrong_usage():
 
 @pytest.mark.parametrize("width", [2, 6, 30, 97, 128, 1000, 4096, 999_998])
 def test_a_width_is_divided_as_a_search_through_all_numbers_would(width):
-    assert planner._divisors(width) == [n for n in range(1, width + 1) if width % n == 0]
+    assert model_shapes._divisors(width) == [n for n in range(1, width + 1) if width % n == 0]
 
 
 def test_a_width_beyond_all_machines_is_told_at_once(no_hang):
     """Its divisors are not tried one after another."""
     with pytest.raises(LLMError, match=r"needs about .* GB of memory"):
-        plan(Request(width=500_000_000), machine=Machine(assumed_speed, 1e9))
+        plan(Request(width=500_000_000), machine=Machine(estimated_speed, 1e9))
 
 
 # ---- from a corpus to all that training needs
@@ -467,8 +481,8 @@ def test_no_character_is_cut_or_lost_between_the_parts(tmp_path):
 @pytest.mark.parametrize("budget", [{"seconds": 1.0}, {"steps": 5}], ids=str)
 def test_a_packed_text_is_prepared_as_the_plain_one_is_in_one_decoding(tmp_path, monkeypatch, kind, budget):
     """With a clock parts of it are taken, for the tokenizer, the tokens and the held-out ones; with steps all of it."""
-    monkeypatch.setattr(planner, "LEAST_BYTES", 5000)
-    monkeypatch.setattr(planner, "TIMELY", 5000.0)
+    monkeypatch.setattr(prepare_module, "MIN_BYTES", 5000)
+    monkeypatch.setattr(prepare_module, "CPU_BYTES_FACTOR", 5000.0)
     text = words(20_000) + words(3000, 1, "りんごé🍎")
     (tmp_path / "packed").mkdir()
     path = tmp_path / "packed" / "0.txt"  # the name as in the record
@@ -535,8 +549,8 @@ def test_the_record_says_what_was_learned_from(tmp_path):
         "held_out": {"bytes": round(size / 10), "tokens": len(ready.held_out), "from": "the last 0.1 of the corpus"},
         "seen_bytes": bytes(sorted(set((first + second)[: size - round(size / 10)].encode()))).hex(),
     }
-    assert [chosen.name for chosen in ready.plan.choices][:3] == ["text", "vocabulary", "budget"]
-    assert f"{size:,} bytes" == choice(ready.plan, "text").value
+    assert [chosen.name for chosen in ready.plan.rows][:3] == ["corpus", "vocabulary", "budget"]
+    assert f"{size:,} bytes" == choice(ready.plan, "corpus").value
 
 
 def test_the_same_corpus_and_request_give_the_same_of_everything(tmp_path):
@@ -554,7 +568,7 @@ def test_a_tokenizer_that_is_given_is_taken(tmp_path):
     ready = prepare(Request(steps=5), corpus_of(tmp_path, words(200)), tokenizer=given_one)
     assert ready.tokenizer.to_json() == given_one.to_json()
     assert ready.plan.model.vocab_size == given_one.vocab_size
-    assert choice(ready.plan, "vocabulary").reason == "that of the tokenizer given"
+    assert choice(ready.plan, "vocabulary").reason == "from the tokenizer given"
 
 
 @pytest.mark.parametrize("text", ["a" * 300_000, "👨\u200d👩\u200d👧\u200d👦" * 5000], ids=["a", "emoji"])
@@ -565,7 +579,7 @@ def test_a_text_that_repeats_itself_is_not_called_short(tmp_path, text):
 
 
 def test_a_corpus_too_short_is_told_with_its_bytes(tmp_path):
-    with pytest.raises(LLMError, match=r"too short: 5 tokens \(90 bytes\) to learn from, 9 needed .*--tokenizer char"):
+    with pytest.raises(LLMError, match=r"too short: 5 training tokens \(90 bytes\), at least 9 .*--tokenizer char"):
         prepare(Request(steps=5), corpus_of(tmp_path, "a" * 100))
 
 
@@ -613,9 +627,9 @@ def test_little_time_bounds_the_vocabulary(tmp_path, monkeypatch, request_, most
 
 
 def test_of_more_text_than_there_is_time_for_parts_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(planner, "TIMELY", 6400)
-    monkeypatch.setattr(planner, "TIMELY_POWER", 0.5)
-    monkeypatch.setattr(planner, "LEAST_BYTES", 1)
+    monkeypatch.setattr(prepare_module, "CPU_BYTES_FACTOR", 6400)
+    monkeypatch.setattr(prepare_module, "BYTES_EXPONENT", 0.5)
+    monkeypatch.setattr(prepare_module, "MIN_BYTES", 1)
     text = words(20_000)
     corpus = corpus_of(tmp_path, text)
     ready = prepare(Request(seconds=2.0, threads=2), corpus)
@@ -629,12 +643,12 @@ def test_of_more_text_than_there_is_time_for_parts_are_read(tmp_path, monkeypatc
     assert ready.tokenizer.decode(ids) == "".join(read)
     assert all(part in text[:learned] for part in read)
     assert len(ready.tokenizer.decode_bytes(ready.held_out.tolist())) == 1280
-    assert "12,800 taken evenly" in choice(ready.plan, "text").reason
+    assert "12,800 bytes of training text, sampled evenly" in choice(ready.plan, "corpus").reason
 
 
 def test_without_a_clock_all_text_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(planner, "TIMELY", 1)
-    monkeypatch.setattr(planner, "LEAST_BYTES", 1)
+    monkeypatch.setattr(prepare_module, "CPU_BYTES_FACTOR", 1)
+    monkeypatch.setattr(prepare_module, "MIN_BYTES", 1)
     text = words(2000)
     ready = prepare(Request(steps=5), corpus_of(tmp_path, text), held_out=0.0)
     assert ready.tokenizer.decode(ready.tokens.tolist()) == text
@@ -643,20 +657,20 @@ def test_without_a_clock_all_text_is_read(tmp_path, monkeypatch):
 
 @given(seconds=st.floats(1, 1e6), threads=st.integers(1, 64))
 def test_more_time_reads_no_less_text(seconds, threads):
-    less, more = (planner._most_bytes(Request(seconds=s, threads=threads)) for s in (seconds, 2 * seconds))
-    assert planner.LEAST_BYTES <= less <= more
+    less, more = (prepare_module._max_bytes(Request(seconds=s, threads=threads)) for s in (seconds, 2 * seconds))
+    assert prepare_module.MIN_BYTES <= less <= more
 
 
 def test_where_memory_is_short_the_batch_becomes_smaller_before_a_model_is_refused():
     wishes = {"seconds": 600.0, "layers": 4, "width": 256, "context": 256}
     roomy = plan(Request(**wishes))
     smallest = memory_needed(roomy.model, replace(roomy.train, batch_size=1))
-    tight = plan(Request(**wishes), machine=Machine(assumed_speed, 1.3 * smallest))
+    tight = plan(Request(**wishes), machine=Machine(estimated_speed, 1.3 * smallest))
     assert tight.model == roomy.model
     assert tight.train.batch_size < roomy.train.batch_size
-    assert choice(tight, "batch").reason == "what fits into memory"
+    assert choice(tight, "batch size").reason == "largest that fits into memory"
     assert memory_needed(tight.model, tight.train) <= 1.3 * smallest
     with pytest.raises(LLMError, match=r"needs about .* GB of memory"):
-        plan(Request(**wishes, batch_tokens=16384), machine=Machine(assumed_speed, 1.3 * smallest))
+        plan(Request(**wishes, batch_tokens=16384), machine=Machine(estimated_speed, 1.3 * smallest))
     with pytest.raises(LLMError, match="give a smaller --width"):
-        plan(Request(**wishes), machine=Machine(assumed_speed, 0.5 * smallest))
+        plan(Request(**wishes), machine=Machine(estimated_speed, 0.5 * smallest))

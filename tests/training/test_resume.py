@@ -12,8 +12,9 @@ from typer.testing import Result
 from llmcli.data.corpus import read_corpus
 from llmcli.errors import LLMError
 from llmcli.training import resume, trainer
+from llmcli.training.memory_fit import check_fits
 from llmcli.training.plan import Request
-from llmcli.training.planner import Prepared, check_fits, prepare
+from llmcli.training.prepare import Prepared, prepare
 from tests import platforms
 from tests.reliability.runs import BESIDE, OPTIONS, TEXT, end, kept, train, wait_until_kept
 
@@ -155,7 +156,7 @@ def test_a_plan_that_is_none_is_told(ready: Prepared, change: dict[str, object])
 def test_a_plan_too_large_for_what_is_free_now_is_told(ready: Prepared) -> None:
     check_fits(ready.plan, 1e12)
     large = replace(ready.plan, train=replace(ready.plan.train, context=10**12))
-    with pytest.raises(LLMError, match=r"to go on takes about .* GB of memory, 1,000\.0 GB are free here"):
+    with pytest.raises(LLMError, match=r"resuming needs about .* GB of memory, 1,000\.0 GB are free"):
         check_fits(large, 1e12)
 
 

@@ -25,7 +25,9 @@ from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.transformer import LanguageModel
 from llmcli.training import trainer
 from llmcli.training.plan import Regularization, Request
-from llmcli.training.planner import Prepared, make_plan, prepare, regularization
+from llmcli.training.planner import make_plan
+from llmcli.training.prepare import Prepared, prepare
+from llmcli.training.rules import regularization
 
 BYTES = Tokenizer.train_bpe(["a"], 257)  # one token for each byte
 LINES = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "Cleo") for b in ("tea", "milk", "rice", "bread")) * 30

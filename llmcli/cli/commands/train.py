@@ -241,8 +241,11 @@ def train(
     from llmcli.data.tokenizer import Tokenizer
     from llmcli.formats import adapters, atomic_io, loading, safetensors_file
     from llmcli.training import resume
+    from llmcli.training.cost_model import Machine
+    from llmcli.training.memory_fit import check_fits
     from llmcli.training.plan import Request
-    from llmcli.training.planner import HELD_OUT, Machine, check_fits, prepare, regularization
+    from llmcli.training.prepare import HELD_OUT, prepare
+    from llmcli.training.rules import regularization
 
     fixed: dict[str, Any] = {
         "seconds": budget, "steps": steps, "epochs": epochs, "vocab_size": vocab_size, "layers": layers, "width": width,
@@ -288,7 +291,7 @@ def train(
     pattern = loading.load_any(like).shared if like else None
     if pattern:
         fixed["context"] = pattern.config.max_position_embeddings
-        fixed["context_reason"] = "that of the model to be like"
+        fixed["context_reason"] = "same as the --like model"
     text = read_corpus(corpus)
     note_left_out(text)
     note_structured(text)
@@ -303,10 +306,10 @@ def train(
         console.note(f"--threads {threads}: there are {_cores()} cores; more threads get in each other's way")
     alike = base or pattern
     given = alike.tokenizer_json if alike else None
-    whose = "that of the model to go on from" if base else "that of the model to be like" if pattern else ""
+    whose = "from the base model" if base else "same as the --like model" if pattern else ""
     if tokenizer not in ("bpe", "char"):
         given, _ = tokenizer_file(tokenizer, "bpe, char or a tokenizer.json")
-        whose = "that of the tokenizer given"
+        whose = "from the tokenizer given"
 
     from llmcli.models import devices
     from llmcli.training import hardware, trainer  # torch wakes up here
@@ -342,7 +345,7 @@ def train(
             else None,
             characters=tokenizer == "char",
             base=base.config if base else None,
-            whose=whose,
+            tokenizer_reason=whose,
         )
     if stopped:
         check_fits(stopped.plan, hardware.free_memory(stopped.plan.train.device))
@@ -760,17 +763,17 @@ def _ending_as_asked(events: Iterator[Any], caught: Sequence[int]) -> Iterator[A
 
 def _show_plan(plan: Any, is_result: bool, json_: bool) -> None:
     if json_:
-        choices = [as_record(choice) for choice in plan.choices]
+        choices = [as_record(row) for row in plan.rows]
         _event("plan", choices=choices, config=json.loads(dump_config(plan.model)), train=as_record(plan.train))
         return
     if is_result or not sys.stderr.isatty():
-        rows = [(c.name, c.value, c.reason) for c in plan.choices]
-        console.table(("choice", "value", "reason"), rows, to_stderr=not is_result)
+        rows = [(row.name, row.value, row.reason) for row in plan.rows]
+        console.table(("setting", "value", "reason"), rows, to_stderr=not is_result)
         return
-    from llmcli.training.planner import summary
+    from llmcli.training.plan_table import overview
 
-    shown = [(c.name, f"{c.value} ({c.reason})") for c in summary(plan)]
-    for line in console.pair_lines([*shown, ("", "--dry-run shows every choice")], sys.stderr):
+    shown = [(row.name, f"{row.value} ({row.reason})") for row in overview(plan)]
+    for line in console.pair_lines([*shown, ("", "--dry-run shows the whole plan")], sys.stderr):
         console.note(line)
 
 

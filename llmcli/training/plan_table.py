@@ -1,0 +1,111 @@
+"""The decisions of a plan as rows to show: the name of a hyperparameter, its value, the reason."""
+
+from llmcli import units
+from llmcli.config import ModelConfig, learning_rates
+from llmcli.training.plan import REQUESTED, Decision, ModelDecisions, Plan, PlanRow, Request, TrainDecisions
+
+OPTIMIZERS = {"muon": "Muon + AdamW", "adamw": "AdamW", "fine-tune": "AdamW", "lora": "AdamW"}  # by recipe
+
+
+def rows(request: Request, what: ModelDecisions, how: TrainDecisions, tokens: Decision[float]) -> tuple[PlanRow, ...]:
+    """The whole plan; `tokens` is the number of tokens seen in training."""
+    budget = PlanRow("budget", _budget(request, how), how.seconds.reason)
+    return (budget, *_model_rows(what, how), *_train_rows(request, what.size.value, how, tokens))
+
+
+def _budget(request: Request, how: TrainDecisions) -> str:
+    if how.seconds.value:
+        return units.duration(how.seconds.value)
+    return units.epochs(request.epochs) if request.epochs else _plural(how.steps.value, "step")
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def _model_rows(what: ModelDecisions, how: TrainDecisions) -> list[PlanRow]:
+    model = what.size.value
+    found = [
+        PlanRow("model size", f"{model.parameters:,} parameters", what.size.reason),
+        PlanRow("architecture", _architecture(model), what.shape.reason),
+    ]
+    if what.experts.value:
+        value = f"{model.num_experts_per_tok} of {what.experts.value} active per token"
+        reason = f"{what.experts.reason}; {model.active_parameters:,} active parameters"
+        found.append(PlanRow("experts", value, reason))
+    found.append(PlanRow("context length", f"{how.context.value} tokens", how.context.reason))
+    if how.induction.value:
+        found.append(PlanRow("initialization", "induction heads", how.induction.reason))
+    tied = what.tied_embeddings
+    found.append(PlanRow("tied embeddings", "yes" if tied.value else "no", tied.reason))
+    return found
+
+
+def _architecture(model: ModelConfig) -> str:
+    heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
+    grouped = "" if kv_heads == heads else f" ({kv_heads} for keys and values)"
+    return f"{model.num_hidden_layers} layers, hidden size {model.hidden_size}, {heads} heads{grouped}"
+
+
+def _train_rows(request: Request, model: ModelConfig, how: TrainDecisions, tokens: Decision[float]) -> list[PlanRow]:
+    timed = how.seconds.value is not None
+    found = [
+        PlanRow("batch size", f"{how.batch_size.value} x {how.context.value} tokens", how.batch_size.reason),
+        PlanRow("steps", f"{'at most ' * timed}{how.steps.value:,}", how.steps.reason),
+        PlanRow("training tokens", f"{'about ' * timed}{tokens.value:,.0f}", tokens.reason),
+        PlanRow("dropout", f"{how.dropout.value:g}", how.dropout.reason),
+        PlanRow("BPE-dropout", _percent(how.bpe_dropout.value), how.bpe_dropout.reason),
+        PlanRow("calibration", _tokens(how.calibration.value), how.calibration.reason),
+        PlanRow("weight decay", f"{how.weight_decay.value:g}", how.weight_decay.reason),
+    ]
+    if request.lora:
+        found.append(PlanRow("LoRA rank", f"{request.lora}", f"{REQUESTED}; the base model's weights stay frozen"))
+    recipe, rate = how.recipe, how.learning_rate
+    machine = f"{request.device}, {_plural(request.threads, 'thread')}, {request.dtype}"
+    return [
+        *found,
+        PlanRow("optimizer", OPTIMIZERS[recipe.value], recipe.reason),
+        PlanRow("learning rate", learning_rate(recipe.value, rate.value, model), rate.reason),
+        PlanRow("device", machine, request.machine_reason),
+    ]
+
+
+def _percent(rate: float) -> str:
+    return f"{rate:.0%}" if rate else "off"
+
+
+def _tokens(count: int) -> str:
+    return f"{count:,} tokens" if count else "none"
+
+
+def learning_rate(recipe: str, multiplier: float, model: ModelConfig) -> str:
+    """The peak learning rates of a run."""
+    rates = learning_rates(recipe, model.hidden_size, model.tie_word_embeddings)
+    peak = {name: f"{multiplier * rate:.3g}" for name, rate in rates.items()}
+    if "all" in peak:
+        return f"AdamW {peak['all']}"
+    embedding = "" if peak["embedding"] == peak["gains"] else f" (embedding {peak['embedding']})"
+    return f"Muon {peak['matrices']}, AdamW {peak['gains']}{embedding}"
+
+
+def overview(plan: Plan) -> list[PlanRow]:
+    """The plan in five rows: corpus, vocabulary, model, training and regularization; and the learning rate where it is
+    not the recipe's."""
+    by_name = {row.name: row for row in plan.rows}
+    if "corpus" not in by_name:  # resumed from a file of an earlier version, with other names
+        return list(plan.rows)
+    length = f"{by_name['steps'].value} steps of {by_name['batch size'].value}"
+    if plan.train.seconds:
+        length = f"{by_name['budget'].value}, {length}"
+    regularizers = [f"dropout {by_name['dropout'].value}"]
+    if plan.train.token_split:
+        regularizers.append(f"BPE-dropout {by_name['BPE-dropout'].value}")
+    size, architecture = by_name["model size"], by_name["architecture"]
+    return [
+        by_name["corpus"],
+        by_name["vocabulary"],
+        PlanRow("model", f"{size.value}: {architecture.value}", size.reason),
+        PlanRow("training", length, by_name["steps"].reason),
+        PlanRow("regularization", ", ".join(regularizers), by_name["dropout"].reason),
+        *([] if plan.train.lr == 1 else [by_name["learning rate"]]),
+    ]

@@ -1,0 +1,272 @@
+"""The rules of the planner: one for each hyperparameter, in the order of the plan. A rule returns a Decision, its value
+with the reason for it.
+
+Constants that were measured have their source in tests/benchmarks/LOG.md, under the heading given.
+"""
+
+import math
+from collections.abc import Sequence
+
+from llmcli import units
+from llmcli.config import ModelConfig, TrainConfig
+from llmcli.data.train_tokenizer import nearest_power_of_two
+from llmcli.errors import LLMError, usage
+from llmcli.models.induction import has_room
+from llmcli.training.cost_model import CorpusSize, Estimate, layer_parameters
+from llmcli.training.memory_fit import Fit
+from llmcli.training.plan import DEFAULT_SECONDS, FROM_BASE, REQUESTED, Decision, Regularization, Request
+
+# Length of the run
+MAX_EPOCHS = 20.0  # from scratch; beyond this models of all these sizes only memorize
+FINE_TUNING_EPOCHS = 2.0  # "Fine-tuning": four are worse
+
+# Context length, in tokens
+MIN_CONTEXT = 8
+SHORT_CONTEXT, CONTEXT, CONTEXT_TOKENS = 128, 256, 100_000  # the first for less than so many training tokens
+FINE_TUNING_CONTEXT = 512
+INDUCTION_CONTEXT = 1024  # "What of a window helps"
+
+# Induction heads in the initial weights, "weights that can copy": from so many training tokens on and, on a CPU, from
+# so much time (budget x threads) on
+INDUCTION_MIN_TOKENS, INDUCTION_MIN_CORE_SECONDS = 100_000, 90.0
+
+# Tokens per batch, "At a fixed number of tokens": on a CPU factor * sqrt(tokens), on a GPU tokens / divisor
+CPU_BATCH_FACTOR, CPU_BATCH_TOKENS = 1.6, (1024, 16_384)
+GPU_BATCH_DIVISOR, GPU_BATCH_TOKENS = 2500, (16_384, 262_144)
+MIN_STEPS = 10  # of a run with a time budget: batches become smaller for it, and with fewer the user is warned
+
+# (epochs at most, rate), "At a fixed time" and "Text seen often"
+DROPOUT = ((4, 0.0), (8, 0.05), (12, 0.1), (math.inf, 0.2))
+BPE_DROPOUT = ((4.5, 0.0), (math.inf, 0.15))
+# ... and of a model that can memorize its text, "Large models on little text": more than so many parameters in its
+# layers, so many per training token, and so many epochs
+LARGE_PARAMETERS, LARGE_PARAMETERS_PER_TOKEN, LARGE_EPOCHS = 500_000, 4.0, 12.0
+LARGE_DROPOUT = LARGE_BPE_DROPOUT = 0.3
+
+# Temperature calibration, "A quarter of an hour, five times as fast"
+CALIBRATION_EPOCHS = 6.0  # fewer do not make a model overconfident
+CALIBRATION_SHARE = 1 / 64  # of the training tokens ...
+CALIBRATION_TOKENS = (1024, 8192)  # ... at least and at most
+
+EVAL_DIVISOR, EVAL_TOKENS = 400, (4096, 65_536)  # training tokens per held-out token of an evaluation; its limits
+
+
+def max_epochs(request: Request, base: ModelConfig | None) -> float:
+    """The number of epochs that ends a run, where the user fixes none."""
+    return FINE_TUNING_EPOCHS if base and request.optimizer != "muon" else MAX_EPOCHS
+
+
+def time_budget(request: Request, base: ModelConfig | None) -> Decision[float | None]:
+    """In seconds; None where a number of steps or epochs ends the run."""
+    if not request.has_time_budget:
+        return Decision(None, REQUESTED)
+    if request.seconds:
+        return Decision(request.seconds, REQUESTED)
+    return Decision(
+        DEFAULT_SECONDS, f"default; stops after {units.epochs(max_epochs(request, base))} if that comes first"
+    )
+
+
+def context_length(request: Request, text: CorpusSize, base: ModelConfig | None, induction: bool) -> Decision[int]:
+    """In tokens. Raises LLMError when the text is too short for the context requested, or for any."""
+    longest = text.tokens - 1  # a window needs the token after it too
+    if longest < MIN_CONTEXT:
+        smaller = "" if base else ", or give --vocab-size 257 or --tokenizer char if it is repetitive"
+        raise LLMError(
+            f"the corpus is too short: {text.tokens} training tokens ({text.bytes:,} bytes), at least "
+            f"{MIN_CONTEXT + 1} are needed; add more text{smaller}"
+        )
+    if request.context is not None:
+        _check_context(request, request.context, longest, base)
+        return Decision(request.context, request.context_reason)
+    decision = _default_context(text, base, induction)
+    quarter = max(MIN_CONTEXT, 2 ** int(math.log2(longest / 4)))
+    return decision if decision.value <= quarter else Decision(quarter, "a quarter of this short corpus")
+
+
+def _check_context(request: Request, context: int, longest: int, base: ModelConfig | None) -> None:
+    if base and context > base.max_position_embeddings:
+        raise usage(f"--context {context} is longer than the base model's {base.max_position_embeddings}")
+    if context > longest:
+        shorter = f" or give --context {longest} or less" if request.context_reason == REQUESTED else ""
+        raise LLMError(
+            f"the corpus is shorter than a context: {longest + 1} training tokens, --context {context} needs "
+            f"{context + 1}; add more text{shorter}"
+        )
+
+
+def _default_context(text: CorpusSize, base: ModelConfig | None, induction: bool) -> Decision[int]:
+    if base and base.max_position_embeddings >= 2 * FINE_TUNING_CONTEXT:
+        return Decision(FINE_TUNING_CONTEXT, "long enough for fine-tuning; longer windows are slower")
+    if induction:
+        decision = Decision(INDUCTION_CONTEXT, "long enough for induction heads to find earlier occurrences")
+    else:
+        tokens = CONTEXT if text.tokens >= CONTEXT_TOKENS else SHORT_CONTEXT
+        decision = Decision(tokens, "long enough for a corpus of this size")
+    if base and base.max_position_embeddings < decision.value:
+        return Decision(base.max_position_embeddings, "the longest that the base model supports")
+    return decision
+
+
+def model_size(
+    request: Request, model: ModelConfig, models: Sequence[ModelConfig], fitting: Fit, base: ModelConfig | None
+) -> Decision[ModelConfig]:
+    """The model chosen of `models`, with the reason for its size."""
+    if base:
+        reason = FROM_BASE
+    elif request.layers or request.width:
+        reason = REQUESTED
+    elif model is not fitting.models[-1]:
+        reason = "best size for the time budget"
+    elif len(fitting.models) == len(models):
+        reason = "largest size this much data supports"
+    else:
+        reason = "largest size that fits into memory"
+    return Decision(model, reason)
+
+
+def model_shape(request: Request, model: ModelConfig, base: ModelConfig | None) -> Decision[ModelConfig]:
+    """The model chosen, with the reason for its layers, hidden size and heads."""
+    if base:
+        return Decision(model, FROM_BASE)
+    fixed = request.layers or request.width or request.heads or request.kv_heads
+    return Decision(model, REQUESTED if fixed else "shallow models take more steps per minute")
+
+
+def induction_helps(request: Request, text: CorpusSize) -> bool:
+    """Whether the text and the run are long enough for induction heads in the initial weights."""
+    short = request.device == "cpu" and request.core_seconds < INDUCTION_MIN_CORE_SECONDS
+    return not short and text.tokens >= INDUCTION_MIN_TOKENS
+
+
+def initialization(model: ModelConfig, induction: bool) -> Decision[bool]:
+    """Whether the initial weights get induction heads: where they help (`induction`) and the model can hold them."""
+    return Decision(induction and has_room(model), "they emerge too slowly in short runs")
+
+
+def experts(model: ModelConfig, base: ModelConfig | None) -> Decision[int]:
+    """Per layer; 0 for a dense model."""
+    return Decision(model.num_experts, FROM_BASE if base else REQUESTED)
+
+
+def tied_embeddings(request: Request, model: ModelConfig, base: ModelConfig | None) -> Decision[bool]:
+    """Whether the input and output embeddings are one matrix."""
+    tied = model.tie_word_embeddings
+    if base:
+        return Decision(tied, FROM_BASE)
+    if request.tie is not None:
+        return Decision(tied, REQUESTED)
+    return Decision(tied, f"the embedding has {'more' if tied else 'fewer'} parameters than the layers")
+
+
+def batch_size(request: Request, text: CorpusSize, context: int, tokens: float, batch_divisor: int) -> Decision[int]:
+    """In windows of `context` tokens. `tokens` is the length of the run, 0 where it is not known yet; `batch_divisor`
+    makes the batch smaller to save memory."""
+    if request.batch_tokens:
+        per_batch, reason = request.batch_tokens, REQUESTED
+    elif request.device == "cuda":
+        per_batch = nearest_power_of_two(tokens / GPU_BATCH_DIVISOR, *GPU_BATCH_TOKENS)
+        reason = "grows with the length of the run"
+    else:
+        per_batch = nearest_power_of_two(CPU_BATCH_FACTOR * math.sqrt(tokens), *CPU_BATCH_TOKENS)
+        if tokens and request.has_time_budget:
+            per_batch = min(per_batch, int(tokens / MIN_STEPS))
+        reason = "small batches converge fastest in wall-clock time"
+    if batch_divisor > 1:
+        reason = "largest that fits into memory"
+    return Decision(max(1, min(per_batch, text.tokens) // context // batch_divisor), reason)
+
+
+def steps(request: Request, text: CorpusSize, tokens_per_step: int, base: ModelConfig | None) -> Decision[int]:
+    """The number of steps that ends the run, at the latest."""
+    if request.steps:
+        return Decision(request.steps, REQUESTED)
+    steps_per_epoch = text.tokens / tokens_per_step
+    count = max(1, math.ceil((request.epochs or max_epochs(request, base)) * steps_per_epoch))
+    epochs = units.epochs(count / steps_per_epoch)
+    return Decision(count, epochs if request.epochs else f"{epochs}; more would only memorize the text")
+
+
+def training_tokens(request: Request, estimate: Estimate, tokens_of_all_steps: float) -> Decision[float]:
+    """Seen in training; with a time budget an estimate by the speed measured."""
+    if request.has_time_budget:
+        return Decision(estimate.tokens, f"estimated at {estimate.tokens_per_second:,.0f} tokens/s")
+    return Decision(tokens_of_all_steps, "steps x batch size")
+
+
+def dropout(request: Request, model: ModelConfig, text_tokens: int, epochs: float) -> Decision[float]:
+    """The rate for a run of so many epochs."""
+    if request.dropout is not None:
+        return Decision(request.dropout, REQUESTED)
+    rate = LARGE_DROPOUT if _memorizes(model, text_tokens, epochs) else _rate(DROPOUT, epochs)
+    return Decision(rate, f"{'reduces overfitting over' if rate else 'not needed for'} about {units.epochs(epochs)}")
+
+
+def bpe_dropout(model: ModelConfig, text_tokens: int, epochs: float) -> Decision[float]:
+    """The share of tokens that are split into their parts (arXiv:1910.13267), for a run of so many epochs."""
+    rate = LARGE_BPE_DROPOUT if _memorizes(model, text_tokens, epochs) else _rate(BPE_DROPOUT, epochs)
+    if rate:
+        return Decision(rate, "tokenizes the text differently in each epoch")
+    return Decision(rate, f"not needed for about {units.epochs(epochs)}")
+
+
+def regularization(request: Request, model: ModelConfig, text_tokens: int, epochs: float) -> Regularization:
+    """Both rates, as the trainer updates them when the number of epochs becomes clear."""
+    return Regularization(
+        dropout(request, model, text_tokens, epochs).value, bpe_dropout(model, text_tokens, epochs).value
+    )
+
+
+def _memorizes(model: ModelConfig, text_tokens: int, epochs: float) -> bool:
+    """Whether a model is large enough, and sees the text often enough, to memorize it."""
+    threshold = max(LARGE_PARAMETERS, LARGE_PARAMETERS_PER_TOKEN * text_tokens)
+    return epochs > LARGE_EPOCHS and layer_parameters(model) > threshold
+
+
+def _rate(table: Sequence[tuple[float, float]], epochs: float) -> float:
+    return next(rate for at_most, rate in table if epochs <= at_most)
+
+
+def calibration(request: Request, text: CorpusSize, context: int, epochs: float) -> Decision[int]:
+    """Tokens held out for temperature calibration: whole windows with the token after each."""
+    if request.lora:
+        return Decision(0, "not used with LoRA")
+    if epochs <= CALIBRATION_EPOCHS:
+        return Decision(0, f"not needed for about {units.epochs(epochs)}")
+    least, most = CALIBRATION_TOKENS
+    tokens = min(int(text.tokens * CALIBRATION_SHARE), most) // (context + 1) * (context + 1)
+    if tokens < least:
+        return Decision(0, "the corpus is too small")
+    return Decision(tokens, "held out for temperature calibration")
+
+
+def eval_tokens(tokens: float) -> Decision[int]:
+    """Held-out tokens of an evaluation during a run of so many tokens."""
+    least, most = EVAL_TOKENS
+    return Decision(min(max(int(tokens / EVAL_DIVISOR), least), most), "a small part of the time of the run")
+
+
+def weight_decay() -> Decision[float]:
+    return Decision(TrainConfig.weight_decay, "higher values did not help at any epoch count")
+
+
+def optimizer(request: Request, base: ModelConfig | None) -> Decision[str]:
+    """The recipe, one of RECIPES, with the reason for its optimizer."""
+    if request.lora:
+        return Decision("lora", "usual for LoRA")
+    if base and request.optimizer != "muon":
+        return Decision("fine-tune", REQUESTED if request.optimizer else "usual for fine-tuning")
+    if request.optimizer:
+        return Decision(request.optimizer, REQUESTED)
+    return Decision("muon", "Muon for matrices, AdamW for the rest: lowest loss for the time")
+
+
+def learning_rate(request: Request, recipe: str) -> Decision[float]:
+    """The multiplier of the recipe's peak learning rates."""
+    if request.lr == 1:
+        reason = (
+            "low, to limit catastrophic forgetting" if recipe in ("fine-tune", "lora") else "peak rates of the recipe"
+        )
+    else:
+        reason = f"{request.lr:g} times the peak rates of the recipe, {REQUESTED}"
+    return Decision(request.lr, f"{reason}; linear decay to 0")
