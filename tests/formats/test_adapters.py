@@ -150,7 +150,7 @@ def test_a_stopped_run_of_adapters_goes_on_to_the_same_bytes(tiny_model: Path, l
     [
         ("--lora 4", "--lora has no effect without --from"),
         ("--from model.safetensors --adapter-only", "--adapter-only has no effect without --lora"),
-        ("--from model.safetensors --lora 4 --optimizer muon", "--lora learns by adamw"),
+        ("--from model.safetensors --lora 4 --optimizer muon", "--lora trains with AdamW"),
         ("--optimizer sgd", "--optimizer must be muon or adamw"),
     ],
 )
