@@ -35,8 +35,9 @@ def note_once(arguments: Sequence[str]) -> None:
         installed = _installed()
         if known.get("noted") or known.get("installed") == installed:
             return
-        others = other_owners()
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()  # fails where the directory is read-only, before the entry points are read
+        others = other_owners()
         state[sys.prefix] = {"installed": installed, "noted": bool(others)}
         path.write_text(json.dumps(state), "utf-8")
         if others:
