@@ -1,7 +1,6 @@
-"""The record of a run -> a summary for people: its curve in one unit, and a few sentences on what would help.
+"""The record of a run -> a summary for people: its loss curve, and a few sentences on what would help.
 
-The rules are rough and stated where they are applied; each needs only figures that the record holds. Knows nothing of
-models or files, and never prints.
+The rules are rough. Each needs only figures that the record holds, so that `llm inspect` can say the same later.
 """
 
 import math
@@ -13,324 +12,336 @@ from llmcli import units
 from llmcli.data.example_prompt import quoted
 from llmcli.errors import LLMError, command_line
 
-FEW_STEPS = 100  # a model that began with random weights has barely started before
-FEW_STEPS_FINE_TUNING = 10  # and one that goes on from another
-MANY_EPOCHS = 10.0  # from here on a run of few steps is short of text, not of steps
-IMPROVING = 0.03  # the second half of the run lowered the held-out figure by this share: twice the run would again
-WORSE = 0.02  # it rose by this share after the best weights
-GAP = 1.15  # held-out over training bits per byte: from here on the model has fitted its text more than the language
-SEEN_OFTEN = 2.0  # epochs before a gap means that; before, the two texts just differ
-MEMORIZED = 0.1  # the share of its strings that a model repeats verbatim, beyond what held-out text does
-MEMORIZED_ALONE = 0.5  # that share where there is no held-out text to compare with
-_TIMES = (5, 10, 15, 20, 30, 60, 120, 180, 240, 360, 480, 720, 1440)  # minutes, suggested; the first is the default
+# Undertrained
+MIN_STEPS = 100  # of a model trained from scratch ...
+MIN_STEPS_FINE_TUNING = 10  # ... and of a fine-tuned one
+MANY_EPOCHS = 10.0  # with these a run of few steps lacks text, not steps
+# Still improving
+IMPROVEMENT = 0.03  # share by which the second half of the run lowered the loss: doubling the run would do so again
+# Overfitting
+DETERIORATION = 0.02  # share by which the held-out loss rose after the best weights
+OVERFITTING_RATIO = 1.15  # of held-out to training loss ...
+OVERFITTING_EPOCHS = 2.0  # ... after this many epochs; before, the two texts just differ
+# Memorization: share of generated strings that occur in the training text ...
+MEMORIZED_SHARE = 0.1  # ... beyond that of the held-out text
+MEMORIZED_SHARE_ALONE = 0.5  # ... where there is no held-out text
+
+SUGGESTED_MINUTES = (5, 10, 15, 20, 30, 60, 120, 180, 240, 360, 480, 720, 1440)  # for --time; the first is its default
+
+Record = Mapping[str, Any]  # of a training run, as JSON holds it
+Baselines = Sequence[tuple[str, float]]  # (compressor, bits per byte of the held-out text)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """How a run went, all in bits per byte."""
+    """The losses of a run, in bits per byte."""
 
     steps: list[int]
-    training: list[float]  # means up to these steps; with dropout, and with less context than the held-out figures
+    training: list[float]  # mean of the steps up to each of these; with dropout, in shorter contexts than held_out
     held_out_steps: list[int]
     held_out: list[float]
 
 
-def curve(record: Mapping[str, Any]) -> Curve:
+def read_curve(record: Record) -> Curve:
     """The curve of a record. Raises LLMError when it holds none that can be read."""
     try:
-        found = record["curve"]
-        nat = (
-            record["train_tokens"] / record.get("read_bytes", record["train_bytes"]) / math.log(2)
-        )  # of loss, in bits per byte
-        read = Curve(
-            [int(step) for step in found["step"]],
-            [float(loss) * nat for loss in found["loss"]],
-            [int(step) for step in found["eval_step"]],
-            [float(bits) for bits in found["eval_bits_per_byte"]],
+        points = record["curve"]
+        read_bytes = record.get("read_bytes", record["train_bytes"])
+        bits_per_byte = record["train_tokens"] / read_bytes / math.log(2)  # of a loss of one nat per token
+        curve = Curve(
+            [int(step) for step in points["step"]],
+            [float(loss) * bits_per_byte for loss in points["loss"]],
+            [int(step) for step in points["eval_step"]],
+            [float(bits) for bits in points["eval_bits_per_byte"]],
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
-        raise LLMError("there is no curve of a training in it that can be read") from error
-    if not read.steps or len(read.steps) != len(read.training) or len(read.held_out_steps) != len(read.held_out):
-        raise LLMError("there is no curve of a training in it that can be read")
-    return read
+        raise LLMError("its training record has no curve that can be read") from error
+    if not curve.steps or len(curve.steps) != len(curve.training) or len(curve.held_out_steps) != len(curve.held_out):
+        raise LLMError("its training record has no curve that can be read")
+    return curve
 
 
-def verdict(
-    record: Mapping[str, Any],
-    baselines: Sequence[tuple[str, float]] = (),
+def summarize(
+    record: Record,
+    baselines: Baselines = (),
     *,
-    again: str | None = None,
+    command: str | None = None,
     seconds: float | None = None,
-    model: str | None = None,
-    prompt: str | None = None,
-    chats: bool = False,
     resumable: bool = True,
 ) -> list[str]:
-    """A few sentences on a run that has ended: how good the model is, what would help, what to type.
+    """A few sentences on a run that has ended: how good the model is, and what would help.
 
-    `baselines` are (name, bits per byte) of compressors on the held-out text. `again` is the command of the run
-    without its budget; with it the advice to train longer ends in a command, whose time is estimated from the
-    `seconds` that the run took. `model` is the file; with it the last sentences say how to use it ("" for the file that
-    needs no naming), with `prompt` to begin with. `chats`: a model with a chat template.
-    `resumable`: an interrupted run left a file to go on from. Raises LLMError for a record without a curve.
+    `command` is the command of the run without its budget: with it the advice to train longer ends in a command, whose
+    time is estimated from the `seconds` that the run took. `resumable` says whether an interrupted run can be resumed.
+    Raises LLMError for a record without a curve.
 
-    The rules; of all that follow 2, only 7 may stand beside another:
-    1. Bits per byte on held-out text at the end, beside the baselines, and which are not beaten.
-    2. A run that was interrupted, or that ended in a problem, says so.
-    3. Barely started: fewer than FEW_STEPS steps (FEW_STEPS_FINE_TUNING after another model) and MANY_EPOCHS epochs;
-       less than one epoch of a text that was read whole; or no compressor beaten. Then a longer time is suggested. Not
-       where the number of epochs ended the run before its time, nor where 4 explains why no compressor is beaten.
-    4. Short of text: the held-out figure rose by WORSE after the best weights, or after SEEN_OFTEN epochs it is GAP
-       times the training figure (the mean of the last tenth), or the largest number of epochs that helps ended the
-       run before its time. Then more text would help.
-    5. Still improving: the best weights are the last, and their held-out figure is better by IMPROVING than the one
-       at half the run; with fewer than two such figures the training figure is. What the last doubling of the time
-       brought, the next brings about again, so more time would help. Not where the training figure is all there is
-       and 7 holds: then it falls because the text is memorized.
-    6. xz, which only finds repeated strings, predicts the text better; or there was time for a part of the text only:
-       more time would help.
-    7. Memorization: the share of generated strings that occur in the training text is MEMORIZED above that of
-       held-out text, or above MEMORIZED_ALONE where there is none. What would help is said only where nothing else is.
-    8. None of 2 to 7: the figures had levelled off.
+    The rules. Of 3 to 6 only the first that applies is given; 7 may stand beside any of 2 to 6.
+    1. Bits per byte of held-out text at the end, beside the baselines, and which of these are beaten.
+    2. Interrupted, or ended by a problem.
+    3. Undertrained: fewer than MIN_STEPS steps (MIN_STEPS_FINE_TUNING for fine-tuning) and MANY_EPOCHS epochs; less
+       than one epoch of a text that was read whole; or no compressor beaten. A longer time is suggested. Not where
+       the limit of epochs ended the run, nor, for the compressors, where 4 explains it.
+    4. Overfitting: the held-out loss rose by DETERIORATION after the best weights, or after OVERFITTING_EPOCHS it is
+       OVERFITTING_RATIO times the training loss; or the limit of epochs ended the run. More text would help.
+    5. Still improving: the best weights are the last, and their held-out loss is lower by IMPROVEMENT than that at half
+       the run (the training loss, where there are fewer than two held-out losses). More time would help. Not by the
+       training loss alone where 7 applies: then it falls because the text is memorized.
+    6. xz, which only finds repeated strings, predicts the text better; or there was time to read a part of the text
+       only. More time would help.
+    7. Memorization: the share of generated strings that occur in the training text is MEMORIZED_SHARE above that of the
+       held-out text, or above MEMORIZED_SHARE_ALONE where there is none.
+    8. None of 2 to 7: the loss has plateaued.
     """
-    read = curve(record)
-    memorized = _memorized(record.get("memorised"))
-    ended = _ended_early(record, resumable)
-    advice = _advice(record, read, baselines, again, seconds, blind=bool(memorized and not read.held_out))
-    remarks = [*ended, *advice]
-    if memorized:
-        remarks.append(memorized if remarks else f"{memorized} More text or a smaller model would help.")
+    run = _Run(record, read_curve(record), baselines)
+    remarks = [*_early_end(run, resumable), *_advice(run, command, seconds)]
+    if memorization := _memorization(run):
+        advice = "" if remarks else " More text or a smaller model would help."
+        remarks.append(memorization + advice)
     if not remarks:
-        what = "held-out figure" if read.held_out else "training loss"
-        remarks = [f"The {what} had levelled off: longer training at this size would bring little."]
-    usage = [] if model is None else _usage(model, prompt, chats)
-    return [_how_good(record, baselines), *remarks, *usage]
+        loss = "held-out" if run.curve.held_out else "training"
+        remarks = [f"The {loss} loss has plateaued: longer training at this size would help little."]
+    return [_quality(run), *remarks]
 
 
-def _how_good(record: Mapping[str, Any], baselines: Sequence[tuple[str, float]]) -> str:
-    bits = record.get("bits_per_byte")
+def usage_hints(model: str, prompt: str | None = None, *, chats: bool = False) -> list[str]:
+    """What to type next. `model` is the file, "" where commands find it without being told; `prompt` is a text for it
+    to continue; `chats` is whether the model has a chat template."""
+    file = f" {command_line([model])}" if model else ""
+    option = f" -m{file}" if model else ""
+    note = "" if chats else "The model continues text; it does not answer questions. "
+    return [f"Try it: llm generate {quoted(prompt or '...')}{option}", f"{note}Details of the file: llm inspect{file}"]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run that has ended."""
+
+    record: Record
+    curve: Curve
+    baselines: Baselines
+
+    @property
+    def steps(self) -> int:
+        return int(self.record["steps"])
+
+    @property
+    def best_step(self) -> int:
+        return int(self.record["best_step"])
+
+    @property
+    def epochs(self) -> float:
+        return float(self.record.get("epochs", 0.0))
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Of the held-out text, at the end."""
+        bits: float | None = self.record.get("bits_per_byte")
+        return bits
+
+    @property
+    def ended_early(self) -> bool:
+        return bool(self.record.get("problem") or self.record.get("interrupted"))
+
+    @property
+    def fine_tuned(self) -> bool:
+        return "base" in self.record or self.record["train"].get("recipe") in ("fine-tune", "lora")
+
+    @property
+    def read_in_part(self) -> bool:
+        """Whether the text was longer than there was time for: then no epoch is ever complete."""
+        return bool(self.record.get("read_bytes", self.record["train_bytes"]) < self.record["train_bytes"])
+
+    @property
+    def ended_by_epochs(self) -> bool:
+        """Whether the limit of epochs ended the run before its time was up."""
+        settings = self.record["train"]
+        return settings.get("seconds") is not None and self.steps >= settings["steps"]
+
+    @property
+    def beats_a_compressor(self) -> bool:
+        bits = self.bits_per_byte
+        return not self.baselines or bits is None or any(other > bits for _, other in self.baselines)
+
+    @property
+    def training_loss(self) -> float:
+        """The mean of the last tenth of the run, in bits per byte."""
+        tenth = self.curve.training[-max(1, len(self.curve.training) // 10) :]
+        return sum(tenth) / len(tenth)
+
+
+def _quality(run: _Run) -> str:
+    """Rule 1."""
+    record, bits = run.record, run.bits_per_byte
     held_out = record.get("held_out", {}).get("bytes", 0)
     if bits is None and held_out:
-        return "The held-out text was not measured at the end, since that would have taken too long: use llm eval."
+        return "The held-out text was not evaluated at the end, which would have taken too long: run llm eval."
     if bits is None:
-        return "No text was held out, so nothing says how well the model predicts text it has not seen."
+        return "No text was held out, so the loss on unseen text is not known."
     measured, context = record["held_out_measured"]["bytes"], record["held_out_measured"].get("context")
-    part = f"{measured:,} of its {held_out:,}" if measured < held_out else f"its {measured:,}"
-    figure = units.bits_per_byte(bits)
-    seen = f" and a context of {context:,} tokens" if context else ""
-    said = f"Held-out text: {figure} bits per byte at the end (lower is better), on {part} bytes, in float32{seen}."
-    if not baselines:
-        return said
-    beside = "; ".join(f"{name} {units.bits_per_byte(other)}" for name, other in baselines)
-    return f"{said} Compressors on the same text: {beside}. It beats {_beaten(bits, baselines)}."
+    part = f"{measured:,} of its {held_out:,}" if measured < held_out else f"all its {measured:,}"
+    window = f" with a context of {context:,} tokens" if context else ""
+    quality = (
+        f"Held-out text: {units.bits_per_byte(bits)} bits per byte at the end (lower is better), on {part} bytes, in "
+        f"float32{window}."
+    )
+    if not run.baselines:
+        return quality
+    compressors = "; ".join(f"{name} {units.bits_per_byte(other)}" for name, other in run.baselines)
+    return f"{quality} Compressors on the same text: {compressors}. The model beats {_beaten(bits, run.baselines)}."
 
 
-def _beaten(bits: float, baselines: Sequence[tuple[str, float]]) -> str:
+def _beaten(bits: float, baselines: Baselines) -> str:
     beaten = [name for name, other in baselines if other > bits]
     ahead = [name for name, other in baselines if other <= bits]
     if not ahead:
-        return "them all"
+        return "all of them"
     if not beaten:
         return "none of them"
     return f"all but {ahead[0]}" if len(ahead) == 1 else f"only {' and '.join(beaten)}"
 
 
-def _ended_early(record: Mapping[str, Any], resumable: bool) -> list[str]:
-    if record.get("problem"):
-        return [f"Training ended early: {record['problem']}."]
-    if not record.get("interrupted"):
+def _early_end(run: _Run, resumable: bool) -> list[str]:
+    """Rule 2."""
+    if run.record.get("problem"):
+        return [f"Training ended early: {run.record['problem']}."]
+    if not run.record.get("interrupted"):
         return []
-    then = "the same command continues from there"
+    then = "the same command resumes from there"
     if not resumable:
-        then = "the disk took no resume file, so the same command starts from the beginning"
-    return [f"Interrupted at step {record['steps']:,}; {then}."]
+        then = "no resume file could be written, so the same command starts over"
+    return [f"Interrupted at step {run.steps:,}; {then}."]
 
 
-def _advice(
-    record: Mapping[str, Any],
-    read: Curve,
-    baselines: Sequence[tuple[str, float]],
-    again: str | None,
-    seconds: float | None,
-    *,
-    blind: bool,
-) -> list[str]:
-    """The one sentence of rules 3 to 6 that holds first, or none."""
-    ended = bool(record.get("problem") or record.get("interrupted"))
-    short = _short_of_text(record, read)
-    beaten = not baselines or record.get("bits_per_byte") is None or _beaten_any(record["bits_per_byte"], baselines)
-    if not ended and not _went_through(record):
-        reasons = _too_little(record) + ([] if beaten or short else ["no compressor beaten"])
+def _advice(run: _Run, command: str | None, seconds: float | None) -> list[str]:
+    """The first of rules 3 to 6 that applies, if any."""
+    overfitting = _overfitting(run)
+    if not run.ended_early and not run.ended_by_epochs:
+        reasons = _undertrained(run)
+        if not (run.beats_a_compressor or overfitting):
+            reasons.append("no compressor beaten")
         if reasons:
-            command = f": {again} --time {_sensible_time(record, seconds)}" if again else "."
-            return [f"Barely started: {', '.join(reasons)}. Train longer{command}"]
-    if short:
-        return [short]
-    if ended or blind:
+            then = f": {command} --time {_suggested_time(run, seconds)}" if command else "."
+            return [f"Undertrained: {', '.join(reasons)}. Train longer{then}"]
+    if overfitting:
+        return [overfitting]
+    if run.ended_early or (_memorization(run) and not run.curve.held_out):
         return []
-    if _went_through(record):
+    if run.ended_by_epochs:
         return [
-            f"Training ended after {_epochs(record['epochs'])}, as many as help, before the time was up: more text "
-            f"would help."
+            f"Training stopped after {units.epochs(run.epochs)}, before the time was up: further epochs would only "
+            "memorize the text. More text would help."
         ]
-    reason = _more_time(record, read, baselines)
-    command = f": {again} {_twice(record)}" if again else "."
-    return [f"{reason}; more time would help{command}"] if reason else []
+    reason = _needs_time(run)
+    then = f": {command} {_double_budget(run)}" if command else "."
+    return [f"{reason}; more time would help{then}"] if reason else []
 
 
-def _too_little(record: Mapping[str, Any]) -> list[str]:
-    """What of a run is too little to judge the model by."""
-    steps, epochs = record["steps"], record.get("epochs", 0.0)
-    few = FEW_STEPS_FINE_TUNING if _fine_tuned(record) else FEW_STEPS
-    return [
-        *([f"{steps:,} step{'s' * (steps != 1)}"] if steps < few and epochs < MANY_EPOCHS else []),
-        *([f"{_share(epochs)} of the training text seen"] if epochs < 1 and not _read_in_part(record) else []),
-    ]
+def _undertrained(run: _Run) -> list[str]:
+    """What rule 3 finds in the length of the run."""
+    reasons = []
+    enough = MIN_STEPS_FINE_TUNING if run.fine_tuned else MIN_STEPS
+    if run.steps < enough and run.epochs < MANY_EPOCHS:
+        reasons.append(f"{run.steps:,} step{'s' * (run.steps != 1)}")
+    if run.epochs < 1 and not run.read_in_part:
+        reasons.append(f"{_percent(run.epochs)} of the training text seen")
+    return reasons
 
 
-def _share(part: float) -> str:
+def _percent(share: float) -> str:
     """A share below 1.
 
-    >>> [_share(x) for x in (0.001, 0.126, 0.999)]
+    >>> [_percent(x) for x in (0.001, 0.126, 0.999)]
     ['less than 1%', '13%', '99%']
     """
-    return "less than 1%" if part < 0.01 else f"{min(part, 0.99):.0%}"
+    return "less than 1%" if share < 0.01 else f"{min(share, 0.99):.0%}"
 
 
-def _fine_tuned(record: Mapping[str, Any]) -> bool:
-    return "base" in record or record["train"].get("recipe") in ("fine-tune", "lora")
-
-
-def _read_in_part(record: Mapping[str, Any]) -> bool:
-    """Whether the text was longer than the time allowed to read: then no epoch is ever full."""
-    return record.get("read_bytes", record["train_bytes"]) < record["train_bytes"]
-
-
-def _sensible_time(record: Mapping[str, Any], seconds: float | None) -> str:
-    """For --time: twice what the run took, and at least what is the default; a model that goes on from another, whose
-    size is given, needs the time of the fewest steps that count and of an epoch.
-
-    >>> _sensible_time({"steps": 2, "epochs": 0.5, "train": {}}, 40.0)
-    '5m'
-    >>> _sensible_time({"steps": 1, "epochs": 0.04, "train": {"recipe": "lora"}}, 960.0)
-    '8h'
-    """
-    taken = seconds if seconds is not None else record.get("clock", {}).get("seconds", 0.0)
+def _suggested_time(run: _Run, seconds: float | None) -> str:
+    """For --time: one of SUGGESTED_MINUTES, at least twice the time of the run. Fine-tuning, which cannot choose a
+    smaller model, gets the time for MIN_STEPS_FINE_TUNING and for an epoch."""
+    taken = seconds if seconds is not None else run.record.get("clock", {}).get("seconds", 0.0)
     times = [2 * taken]
-    if _fine_tuned(record):
-        epoch = max(1e-3, min(1.0, record.get("epochs", 1.0)))
-        times += [taken * FEW_STEPS_FINE_TUNING / max(1, record["steps"]), taken / epoch]
+    if run.fine_tuned:
+        epoch = max(1e-3, min(1.0, run.record.get("epochs", 1.0)))
+        times += [taken * MIN_STEPS_FINE_TUNING / max(1, run.steps), taken / epoch]
     minutes = max(times) / 60
-    return _time(60 * next((most for most in _TIMES if most >= minutes), _TIMES[-1]))
+    return _time_option(60 * next((most for most in SUGGESTED_MINUTES if most >= minutes), SUGGESTED_MINUTES[-1]))
 
 
-def _beaten_any(bits: float, baselines: Sequence[tuple[str, float]]) -> bool:
-    return any(other > bits for _, other in baselines)
-
-
-def _short_of_text(record: Mapping[str, Any], read: Curve) -> str:
-    """The sentence on overfitting, or "" """
-    if not read.held_out:
+def _overfitting(run: _Run) -> str:
+    """Rule 4 as a sentence, "" where it does not apply."""
+    if not run.curve.held_out:
         return ""
-    best, last, best_step = min(read.held_out), read.held_out[-1], record["best_step"]
+    best, last = min(run.curve.held_out), run.curve.held_out[-1]
     lowest, at_end = units.bits_per_byte(best), units.bits_per_byte(last)
-    if best_step < record["steps"] and last > best * (1 + WORSE):
-        if best_step == 0:
+    if run.best_step < run.steps and last > best * (1 + DETERIORATION):
+        if run.best_step == 0:
             return (
-                f"No step improved on the base model ({lowest} bits per byte of held-out text, {at_end} at the "
-                f"end), so its weights are kept: a lower learning rate or more text would help."
+                f"Fine-tuning did not improve on the base model (held-out text: {lowest} bits per byte before, "
+                f"{at_end} at the end), so its weights are kept. A lower learning rate or more text would help."
             )
         return (
-            f"Overfitting after step {best_step:,}: from there the figure for held-out text rose from {lowest} to "
-            f"{at_end}, so the weights of that step are kept. More text would help."
+            f"Overfitting after step {run.best_step:,}: the held-out loss rose from {lowest} to {at_end} bits per "
+            "byte, so the weights of that step are kept. More text would help."
         )
-    training = _mean_of_last_tenth(read.training)
-    epochs = record.get("epochs", 0.0)
-    if epochs >= SEEN_OFTEN and last >= GAP * training:
+    if run.epochs >= OVERFITTING_EPOCHS and last >= OVERFITTING_RATIO * run.training_loss:
         return (
-            f"Overfitting: after {_epochs(epochs)} the model predicts its training text at "
-            f"{units.bits_per_byte(training)} bits per byte, held-out text at {at_end}. More text would help."
+            f"Overfitting: after {units.epochs(run.epochs)} the training loss is "
+            f"{units.bits_per_byte(run.training_loss)} bits per byte, the held-out loss {at_end}. More text would help."
         )
     return ""
 
 
-def _more_time(record: Mapping[str, Any], read: Curve, baselines: Sequence[tuple[str, float]]) -> str:
-    """Why more time would help, or "" """
-    if _still_improving(record, read):
+def _needs_time(run: _Run) -> str:
+    """Why more time would help by rules 5 and 6, "" where it would not."""
+    if _still_improving(run):
         return "Still improving at the end"
-    if _read_in_part(record):
-        return f"There was time for only {record['read_bytes']:,} of {record['train_bytes']:,} bytes of text"
-    bits = record.get("bits_per_byte")
-    if bits is not None and any(name == "xz" and other <= bits for name, other in baselines):
-        return "xz, which only finds repeated strings, still predicts this text better"
+    if run.read_in_part:
+        read, whole = run.record["read_bytes"], run.record["train_bytes"]
+        return f"There was time for only {read:,} of {whole:,} bytes of text"
+    bits = run.bits_per_byte
+    if bits is not None and any(name == "xz" and other <= bits for name, other in run.baselines):
+        return "xz, which only finds repeated strings, still compresses this text better"
     return ""
 
 
-def _still_improving(record: Mapping[str, Any], read: Curve) -> bool:
-    if record["best_step"] < record["steps"]:
+def _still_improving(run: _Run) -> bool:
+    if run.best_step < run.steps:
         return False
-    held_out = len(read.held_out) > 1
-    steps, bits = (read.held_out_steps, read.held_out) if held_out else (read.steps, read.training)
-    before = [found for step, found in zip(steps, bits, strict=True) if step <= record["steps"] / 2]
-    last = bits[-1] if held_out else _mean_of_last_tenth(bits)
-    return not before or last <= before[-1] * (1 - IMPROVING)
+    curve = run.curve
+    if len(curve.held_out) > 1:
+        steps, losses, last = curve.held_out_steps, curve.held_out, curve.held_out[-1]
+    else:
+        steps, losses, last = curve.steps, curve.training, run.training_loss
+    first_half = [loss for step, loss in zip(steps, losses, strict=True) if step <= run.steps / 2]
+    return not first_half or last <= first_half[-1] * (1 - IMPROVEMENT)
 
 
-def _twice(record: Mapping[str, Any]) -> str:
-    """The option for twice the budget that ended the run: the clock, or the steps."""
-    settings = record["train"]
+def _double_budget(run: _Run) -> str:
+    """The option for twice the budget that ended the run: time or steps."""
+    settings = run.record["train"]
     if settings.get("seconds") is None:
         return f"--steps {2 * settings['steps']}"
-    return f"--time {_time(2 * settings['seconds'])}"
+    return f"--time {_time_option(2 * settings['seconds'])}"
 
 
-def _went_through(record: Mapping[str, Any]) -> bool:
-    """Whether the planned number of epochs ended the run, before the time was up."""
-    settings = record["train"]
-    return settings.get("seconds") is not None and record["steps"] >= settings["steps"]
+def _time_option(seconds: float) -> str:
+    """A duration as --time takes it.
 
-
-def _epochs(count: float) -> str:
-    """
-    >>> [_epochs(x) for x in (1.0, 3.64, 19.98)]
-    ['1 epoch', '3.6 epochs', '20 epochs']
-    """
-    said = f"{count:.0f}" if abs(count - round(count)) < 0.05 else f"{count:.1f}"
-    return f"{said} epoch{'s' * (said != '1')}"
-
-
-def _time(seconds: float) -> str:
-    """As --time takes it.
-
-    >>> [_time(s) for s in (600, 90, 7200, 5400.4)]
+    >>> [_time_option(s) for s in (600, 90, 7200, 5400.4)]
     ['10m', '90s', '2h', '90m']
     """
     whole = max(1, round(seconds))
     return next((f"{whole // size}{unit}" for size, unit in ((3600, "h"), (60, "m")) if whole % size == 0), f"{whole}s")
 
 
-def _memorized(share: Mapping[str, Any] | None) -> str:
-    """The sentence on memorization, or "" """
-    if not share:
+def _memorization(run: _Run) -> str:
+    """Rule 7 as a sentence, "" where it does not apply."""
+    measured = run.record.get("memorised")
+    if not measured:
         return ""
-    own, new = share["share"], share["held_out_share"]
-    if own < (MEMORIZED_ALONE if new is None else new + MEMORIZED):
+    share, held_out_share = measured["share"], measured["held_out_share"]
+    if share < (MEMORIZED_SHARE_ALONE if held_out_share is None else held_out_share + MEMORIZED_SHARE):
         return ""
-    beside = "" if new is None else f" (held-out text: {new:.0%})"
-    return f"Memorization: {own:.0%} of the 30-character strings it writes occur verbatim in the training text{beside}."
-
-
-def _usage(model: str, prompt: str | None, chats: bool) -> list[str]:
-    """What to type next, and what to expect of it."""
-    file = f" {command_line([model])}" if model else ""
-    option = f" -m{file}" if model else ""
-    nature = "" if chats else "The model continues a text; it does not answer questions. "
-    return [
-        f"Try it: llm generate {quoted(prompt or '...')}{option}",
-        f"{nature}What is in the file: llm inspect{file}",
-    ]
-
-
-def _mean_of_last_tenth(values: Sequence[float]) -> float:
-    tenth = values[-max(1, len(values) // 10) :]
-    return sum(tenth) / len(tenth)
+    beside = "" if held_out_share is None else f" (of the held-out text: {held_out_share:.0%})"
+    return f"Memorization: {share:.0%} of generated 30-character strings occur verbatim in the training text{beside}."

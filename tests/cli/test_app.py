@@ -240,12 +240,12 @@ def test_the_end_of_a_run_says_what_would_help_and_the_file_remembers(llm: Llm) 
     assert answer.exit_code == 0 and answer.stdout == ""
     said = answer.stderr.splitlines()[-4:]
     assert said[0].startswith("Held-out text: ") and "bits per byte at the end" in said[0]
-    assert said[1].startswith("Barely started: 4 steps") and said[1].endswith(
+    assert said[1].startswith("Undertrained: 4 steps") and said[1].endswith(
         " Train longer: llm train c.txt -o 'my model.safetensors' --context 16 --no-tie --threads 1 --force --time 5m"
     )
     assert said[2:] == [
         "Try it: llm generate \"The dog ate the\" -m 'my model.safetensors'",
-        "The model continues a text; it does not answer questions. What is in the file: "
+        "The model continues text; it does not answer questions. Details of the file: "
         "llm inspect 'my model.safetensors'",
     ]
     assert llm(*shlex.split(said[2].split(": llm ")[1]), "-n", 3).exit_code == 0
@@ -894,10 +894,10 @@ def test_weights_that_become_float32_are_told(llm: Llm, tiny_model: Path) -> Non
     said = "its weights are float32, those of half.safetensors bfloat16"
     assert said in llm(*same, "half.safetensors", "-o", "a.safetensors").stderr
     other = llm(*same, tiny_model, "-o", "b.safetensors").stderr
-    assert "float32, those" not in other and "Barely started: 1 step" in other and "levelled off" not in other
+    assert "float32, those" not in other and "Undertrained: 1 step" in other and "plateaued" not in other
     alone = llm(*same, "half.safetensors", "--lora", 2, "--adapter-only", "-o", "c.safetensors")
     assert "Try it" not in alone.stderr  # adapters alone cannot answer
-    assert "Barely started: 1 step" in alone.stderr and "levelled off" not in alone.stderr
+    assert "Undertrained: 1 step" in alone.stderr and "plateaued" not in alone.stderr
     typed = alone.stderr.split("Merge the adapters into their model, then use that: llm ")[1].split("\n")[0]
     assert typed == "import half.safetensors --adapter c.safetensors -o merged.safetensors"
     merged = llm(*typed.split())

@@ -13,7 +13,7 @@ from llmcli.config import as_record
 from llmcli.errors import LLMError
 from llmcli.formats.hf_config import parse_config
 from llmcli.formats.metadata import document, parsed
-from llmcli.training.summary import curve
+from llmcli.training.summary import read_curve
 
 NARROWEST_CURVE = 30  # columns
 
@@ -331,7 +331,7 @@ def _training(record: dict[str, Any]) -> None:
     console.heading("training")
     console.pairs(_record(record))
     if record.get("curve", {}).get("step") and console.width() >= NARROWEST_CURVE:
-        run = curve(record)
+        run = read_curve(record)
         marks = (run.held_out_steps, run.held_out)
         legend = f"⠒⠒ training  {charts.MARK} held-out (interim)" if run.held_out else ""
         console.heading("bits per byte by step")
@@ -364,7 +364,7 @@ def _page(header: Any, output: Path, force: bool, json_: bool) -> None:
     atomic_io.check_writable(output, force=force, by=" with --html", example="page.html")
     facts = _facts(header) | {"training": _record_of(header)}
     try:
-        run = curve(facts["training"])
+        run = read_curve(facts["training"])
     except LLMError:
         run = None  # a model that was not trained here
     samples = facts["training"].get("samples", {})
@@ -407,7 +407,7 @@ def _plot(header: Any, output: Path, force: bool, json_: bool) -> None:
         raise LLMError(f"{output} is the model itself; give the picture another name")
     atomic_io.check_writable(output, force=force, by=" with --plot", example="loss.svg")
     try:
-        run = curve(_record_of(header))
+        run = read_curve(_record_of(header))
     except LLMError as error:
         raise LLMError(f"{header.path}: {error}") from error
     atomic_io.write(output, [plot.draw(run, f"Training of {atomic_io.name_of(header.path)}", kind)])

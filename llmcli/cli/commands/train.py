@@ -37,13 +37,13 @@ from llmcli.config import ADAMW_LR, DEFAULT_MODEL, DEVICES, MUON_LR, TrainConfig
 from llmcli.data.example_prompt import example_prompt
 from llmcli.errors import LLMError, command_line, usage
 from llmcli.formats.hf_config import dump_config
-from llmcli.training.summary import verdict
+from llmcli.training.summary import summarize, usage_hints
 
 SIZE = "Model size"
 TEXT = "Text and tokens"
 RUN = "Training"
 SMALL_SCALE = 0.01  # a factor of learning rates below this is more likely meant as a learning rate
-AFTERWARDS = 0.6  # seconds that the verdict and saving take, and for each million parameters:
+AFTERWARDS = 0.6  # seconds that the summary and saving take, and for each million parameters:
 AFTERWARDS_MILLION = 0.06
 SAME_REQUEST = 0.5  # seconds within which a second signal is the first one again
 PROMPT_TOKENS = 4_000  # at the beginning of a text, in which a prompt is looked for
@@ -390,7 +390,7 @@ def train(
                 done = event
                 record = done.checkpoint.record
                 record["memorised"] = None if caught or done.problem else _memorised(done.checkpoint, ready, text, seed)
-                record["verdict"] = verdict(record, baselines, resumable=keeper.resumable)
+                record["verdict"] = summarize(record, baselines, resumable=keeper.resumable)
                 output = _save(
                     output, done, beside, adapter_only, replace=_may_replace(output, force, stopped), keep=keep
                 )
@@ -407,19 +407,12 @@ def train(
         raise unread
     if done.problem:
         raise LLMError(f"{done.problem}; the best weights before that, of step {done.best_step:,}, are in {output}")
-    sentences = verdict(
-        record,
-        baselines,
-        again=_again(context_),
-        seconds=done.seconds,
-        model=None if adapter_only else _named(output),
-        prompt=_prompt(ready),
-        chats=_chats(done.checkpoint),
-        resumable=keeper.resumable,
-    )
+    sentences = summarize(record, baselines, command=_again(context_), seconds=done.seconds, resumable=keeper.resumable)
     if adapter_only:
         merge = command_line(["llm", "import", str(from_), "--adapter", str(output), "-o", "merged.safetensors"])
         sentences.append(f"Merge the adapters into their model, then use that: {merge}")
+    else:
+        sentences += usage_hints(_named(output), _prompt(ready), chats=_chats(done.checkpoint))
     parameters = done.checkpoint.parameters
     if adapter_only:
         parameters = sum(array.size for array in (done.adapters or {}).values())
