@@ -55,9 +55,9 @@ def read_curve(record: Record) -> Curve:
             [float(bits) for bits in points["eval_bits_per_byte"]],
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
-        raise LLMError("its training record has no curve that can be read") from error
+        raise LLMError("there is no readable curve in its training record") from error
     if not curve.steps or len(curve.steps) != len(curve.training) or len(curve.held_out_steps) != len(curve.held_out):
-        raise LLMError("its training record has no curve that can be read")
+        raise LLMError("there is no readable curve in its training record")
     return curve
 
 

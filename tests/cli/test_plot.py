@@ -79,7 +79,7 @@ def test_one_line_for_what_can_be_wrong(llm: Llm, trained: Path, monkeypatch: py
     for words, said in (
         (["--plot", "loss.jpg"], "let it end in .svg"),
         (["--plot", "nowhere/loss.svg"], "mkdir -p"),
-        (["bare.safetensors", "--plot", "loss.svg"], "bare.safetensors: there is no curve"),
+        (["bare.safetensors", "--plot", "loss.svg"], "bare.safetensors: there is no readable curve"),
         (["--plot", "link.svg", "--force"], "is the model itself"),
     ):
         answer = llm("inspect", *words)

@@ -45,7 +45,7 @@ def test_the_curve_is_in_bits_per_byte() -> None:
      record(curve=record()["curve"] | {"eval_step": [1]}), record(curve=record()["curve"] | {"loss": ["x"]})],
 )  # fmt: skip
 def test_a_record_without_a_curve_is_an_error(broken: dict[str, Any]) -> None:
-    with pytest.raises(LLMError, match="no curve"):
+    with pytest.raises(LLMError, match="no readable curve"):
         read_curve(broken)
 
 
