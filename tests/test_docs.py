@@ -63,7 +63,8 @@ def test_a_page_of_the_site_links_only_to_pages_of_the_site(page: Path) -> None:
             )
 
 
-def test_the_front_page_names_every_page() -> None:
-    named = {link.partition("#")[0] for link in links(ROOT / "docs" / "index.md")}
-    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
-    assert pages <= named, f"add to docs/index.md: {sorted(pages - named)}"
+def test_the_menu_names_every_page() -> None:
+    menu = (ROOT / "zensical.toml").read_text("utf-8").split("\nnav = [")[1].split("\n]")[0]
+    named = re.findall(r'"([\w-]+\.md)"', menu)
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    assert len(named) == len(set(named)) and pages <= set(named), f"add to zensical.toml: {sorted(pages - set(named))}"
