@@ -77,7 +77,7 @@ def is_ours(path: Path) -> bool:
         if not path.is_file():
             return False
         with open(path, "rb") as file:
-            return b'"llmcli.training.resume"' in file.read(MARKED)
+            return b'"llmcli.resume"' in file.read(MARKED)
     except OSError:
         return False
 
@@ -86,7 +86,7 @@ def save(path: Path, stopped: Stopped) -> None:
     """Write it; old or new, never half. Raises LLMError when the disk refuses."""
     plan = stopped.plan
     metadata = {
-        "llmcli.training.resume": FORMAT_VERSION,
+        "llmcli.resume": FORMAT_VERSION,
         "identity": json.dumps(stopped.identity, ensure_ascii=False),
         "config.json": dump_config(plan.model),
         "train": json.dumps(as_record(plan.train)),
@@ -104,7 +104,7 @@ def load(path: Path) -> Stopped:
     except LLMError as error:
         raise LLMError(f"{error}; begin anew with --force") from error
     found = header.metadata
-    if found.get("llmcli.training.resume") != FORMAT_VERSION:
+    if found.get("llmcli.resume") != FORMAT_VERSION:
         raise LLMError(f"{path} is not what a stopped run left; move it away, or begin anew with --force")
     if digest(header) != found.get("sha256"):
         raise LLMError(f"{path} is damaged: its hash is another; begin anew with --force")

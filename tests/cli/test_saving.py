@@ -291,7 +291,7 @@ def test_where_every_place_refuses_the_line_says_how_to_go_on(
     def refuse(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    Path(BESIDE).write_bytes(b'        {"__metadata__":{"llmcli.training.resume":"1"}}')
+    Path(BESIDE).write_bytes(b'        {"__metadata__":{"llmcli.resume":"1"}}')
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", refuse)
         with pytest.raises(LLMError, match=rf"No space left.*type the same command: it goes on from {BESIDE}"):

@@ -1,5 +1,6 @@
 """A run that was stopped, however often and however hard, ends as one that never was."""
 
+import json
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from llmcli.training.memory_fit import check_fits
 from llmcli.training.plan import Request
 from llmcli.training.prepare import Prepared, prepare
 from tests import platforms
+from tests.golden.models import read_safetensors
 from tests.reliability.runs import BESIDE, OPTIONS, TEXT, end, kept, train, wait_until_kept
 
 Llm = Callable[..., Result]
@@ -104,6 +106,22 @@ def test_time_already_used_counts(ready: Prepared) -> None:
 
 
 # ---- the file
+
+
+def test_the_keys_of_the_file_stay(ready: Prepared) -> None:
+    """A run that an earlier version stopped can be resumed: what is in the file is a format, not a module's names."""
+    state = next(event for event in run(ready, save=lambda: True) if isinstance(event, resume.State))
+    through_a_file(ready, state)
+    metadata, tensors = read_safetensors(Path("model.resume.safetensors"))
+    assert list(metadata) == [
+        "llmcli.resume", "identity", "config.json", "train", "choices", "tokenizer.json", "figures", "sha256",
+    ]  # fmt: skip
+    assert list(json.loads(metadata["figures"])) == [
+        "step", "progress", "evaluated_step", "evaluated_progress", "best_step", "best_bits", "best_factor", "dropout",
+        "token_split", "regularized_progress", "regularizations", "evaluations", "samples", "seconds",
+        "trained_seconds",
+    ]  # fmt: skip
+    assert {name.split(".")[0] for name in tensors} >= {"model", "optimizer", "losses"}
 
 
 def test_damage_is_found(ready: Prepared) -> None:
