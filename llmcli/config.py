@@ -1,29 +1,32 @@
-"""Small frozen values with every default. The command line points at these fields; nobody else has defaults.
+"""The configurations of model, training and sampling: frozen dataclasses with all defaults and checks.
 
-Knows nothing of files, tokens or tensors: standard library only.
+The options of the command line take their defaults from these fields.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import brief, usage
 
-KINDS = ("int8", "int4")  # of weights in few bits
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+QUANTIZATIONS = ("int8", "int4")  # of weights
 DEVICES = ("cpu", "cuda", "mps")
-DEFAULT_MODEL = "model.safetensors"  # what `train` writes and every other verb reads
-# the kinds of decoder that the one graph runs, and what transformers calls them
-ARCHITECTURES = {
-    "qwen3": "Qwen3ForCausalLM",  # RMSNorm on queries and keys: what is trained here
+DTYPES = ("float32", "bfloat16")  # of matrix products in training
+DEFAULT_MODEL = "model.safetensors"  # what `llm train` writes and the other commands read by default
+ARCHITECTURES = {  # model_type -> class in transformers; one graph runs all of them
+    "qwen3": "Qwen3ForCausalLM",  # RMSNorm on queries and keys; the architecture of models trained here
     "qwen2": "Qwen2ForCausalLM",  # biases on queries, keys and values
-    "llama": "LlamaForCausalLM",  # neither; Llama 1 to 3, SmolLM2
+    "llama": "LlamaForCausalLM",  # neither; Llama 1 to 3 and SmolLM2
     "mistral": "MistralForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",  # Qwen3 with experts
     "mixtral": "MixtralForCausalLM",  # Llama with experts
 }
-EXPERT_NAMES = {  # of the kinds with experts: a layer's (router; an expert's gate, up, down)
+EXPERT_NAMES = {  # model_type -> tensors of a layer with experts: (router; gate, up and down of an expert)
     "qwen3_moe": ("mlp.gate", "mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj", "mlp.experts.{}.down_proj"),
     "mixtral": (
         "block_sparse_moe.gate",
@@ -33,25 +36,26 @@ EXPERT_NAMES = {  # of the kinds with experts: a layer's (router; an expert's ga
     ),
 }
 ROPE_TYPES = ("linear", "llama3")
-RECIPES = ("muon", "adamw", "fine-tune", "lora")  # optimizer.py says what each does
-LORA_SCALE = 2.0  # of what an adapter adds: alpha over rank, as PEFT calls them
-EVALUATION_CONTEXT = 2048  # tokens that a model sees at most when it is evaluated, unless asked otherwise
+RECIPES = ("muon", "adamw", "fine-tune", "lora")  # see training/optimizer.py
+LORA_SCALE = 2.0  # alpha / rank, in the terms of PEFT
+EVALUATION_CONTEXT = 2048  # tokens; longest context of an evaluation by default
 # the longest context at which training on a CPU keeps the attention scores for the backward pass, which is faster
 MAX_CONTEXT_KEEPING_SCORES = 1024
-LARGEST_COUNT = (1 << 31) - 1  # in a config: what every program that reads one can hold
+LARGEST_COUNT = (1 << 31) - 1  # of a config: an int32, as other programs read it
 
 
-def _is_usable(value: Any) -> bool:
-    """Whether a value is a number that float32 can hold and divide by."""
-    return type(value) in (int, float) and 1e-30 <= value <= 1e30
+def _is_usable(value: object) -> bool:
+    """Whether a value is a positive number that float32 can hold and divide by."""
+    return isinstance(value, int | float) and type(value) in (int, float) and 1e-30 <= value <= 1e30
 
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary positions are stretched beyond the length that a model first learned, in Hugging Face's key names.
+    """Scaling of rotary positions beyond the context length of pretraining, in Hugging Face's key names.
 
-    "linear": every frequency over `factor` (arXiv:2306.15595). "llama3": the slow ones over `factor`, the fast ones as
-    they are, those between partly (Llama 3.1; the bounds are wavelengths in parts of the original length).
+    "linear": all frequencies are divided by `factor` (arXiv:2306.15595). "llama3" (Llama 3.1): low frequencies are
+    divided by `factor`, high ones stay, and those between are interpolated. The bounds are given as rotations within
+    the original context length.
     """
 
     rope_type: str
@@ -62,7 +66,9 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         if self.rope_type not in ROPE_TYPES:
-            raise usage(f"rope_scaling is of type {brief(self.rope_type)}; this program runs {', '.join(ROPE_TYPES)}")
+            raise usage(
+                f"rope_scaling of type {brief(self.rope_type)} is not supported, only {' and '.join(ROPE_TYPES)}"
+            )
         numbers = (self.factor, self.low_freq_factor, self.high_freq_factor, self.original_max_position_embeddings)
         if not all(map(_is_usable, numbers)):
             raise usage(f"rope_scaling must hold positive numbers from 1e-30 to 1e30, found {brief(numbers)}")
@@ -70,42 +76,49 @@ class RopeScaling:
             raise usage("rope_scaling: low_freq_factor must be below high_freq_factor")
 
     def scaled(self, frequency: float) -> float:
-        """Of an angle for each position, in radians."""
+        """A frequency (radians per position) after scaling."""
         if self.rope_type == "linear":
             return frequency / self.factor
-        turns = self.original_max_position_embeddings * frequency / (2 * math.pi)  # in the original length
-        share = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        rotations = self.original_max_position_embeddings * frequency / (2 * math.pi)  # in the original context
+        share = (rotations - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
         share = min(max(share, 0.0), 1.0)
         return frequency * (share + (1 - share) / self.factor)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of the graph, in the key names of Hugging Face's config.json for the kinds of ARCHITECTURES."""
+    """The shape of a model, in the key names of Hugging Face's config.json."""
 
     vocab_size: int
     hidden_size: int  # width of the residual stream
-    intermediate_size: int  # width inside the SwiGLU; where there are experts, of each
+    intermediate_size: int  # of a SwiGLU; of each expert, if there are any
     num_hidden_layers: int
     num_attention_heads: int
-    num_key_value_heads: int  # grouped-query attention: a divisor of num_attention_heads
+    num_key_value_heads: int  # a divisor of num_attention_heads (grouped-query attention)
     head_dim: int
-    max_position_embeddings: int  # the context: tokens the model sees at once
+    max_position_embeddings: int  # context length
     tie_word_embeddings: bool = False
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     eos_token_id: int = 0
     model_type: str = "qwen3"
     rope_scaling: RopeScaling | None = None
-    bos_token_id: int | None = None  # what a text begins with, to programs that put something there; else eos_token_id
-    other_end_ids: tuple[int, ...] = ()  # tokens that end a text too: config.json lists them with the first
-    num_experts: int = 0  # SwiGLUs in a layer, of which a router picks some for each token; 0: one for all
-    num_experts_per_tok: int = 0  # that are active
-    norm_topk_prob: bool = True  # whether the weights of the active ones sum to 1
+    bos_token_id: int | None = None  # for programs that begin a text with such a token; None: eos_token_id
+    extra_eos_ids: tuple[int, ...] = ()  # other tokens that end a text; config.json lists them in eos_token_id
+    num_experts: int = 0  # SwiGLUs per layer, of which a router picks some for each token; 0: a dense model
+    num_experts_per_tok: int = 0  # active experts
+    norm_topk_prob: bool = True  # the weights of the active experts are normalized to sum to 1
 
     def __post_init__(self) -> None:
         if self.model_type not in ARCHITECTURES:
-            raise usage(f"model_type {self.model_type!r} is none of {', '.join(ARCHITECTURES)}")
+            supported = ", ".join(ARCHITECTURES)
+            raise usage(f"model_type {brief(self.model_type)} is not supported; supported are {supported}")
+        self._check_types()
+        self._check_heads()
+        self._check_experts()
+        self._check_tokens()
+
+    def _check_types(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name in ("eos_token_id", "num_experts", "num_experts_per_tok") else 1
@@ -117,22 +130,31 @@ class ModelConfig:
                 raise usage(f"{field.name} must be a positive number from 1e-30 to 1e30, found {brief(value)}")
             if field.type is bool and type(value) is not bool:
                 raise usage(f"{field.name} must be true or false, found {brief(value)}")
+
+    def _check_heads(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
             raise usage(f"{self.num_key_value_heads} key-value heads do not divide {self.num_attention_heads} heads")
         if self.head_dim % 2:
             raise usage(f"head_dim must be even for rotary positions, found {self.head_dim}")
-        if (self.model_type in EXPERT_NAMES) != (self.num_experts > 0):
-            raise usage(f"a model of type {self.model_type} cannot have {self.num_experts} experts")
-        if self.num_experts_per_tok > self.num_experts or (self.num_experts and not self.num_experts_per_tok):
-            raise usage(f"of {self.num_experts} experts {self.num_experts_per_tok} cannot be active")
-        begin = () if self.bos_token_id is None else (self.bos_token_id,)
-        for token in (self.eos_token_id, *self.other_end_ids, *begin):
+
+    def _check_experts(self) -> None:
+        experts, active = self.num_experts, self.num_experts_per_tok
+        if (self.model_type in EXPERT_NAMES) != (experts > 0):
+            raise usage(f"a model of type {self.model_type} cannot have {experts} experts")
+        if active > experts or (experts and not active):
+            raise usage(f"num_experts_per_tok must be between 1 and num_experts ({experts}), found {active}")
+
+    def _check_tokens(self) -> None:
+        tokens = [("eos_token_id", token) for token in (self.eos_token_id, *self.extra_eos_ids)]
+        if self.bos_token_id is not None:
+            tokens.append(("bos_token_id", self.bos_token_id))
+        for name, token in tokens:
             if type(token) is not int or not 0 <= token < self.vocab_size:
-                raise usage(f"eos_token_id {brief(token)} is not below vocab_size {self.vocab_size}")
+                raise usage(f"{name} {brief(token)} is not below vocab_size {self.vocab_size}")
 
     @property
     def qk_norm(self) -> bool:
-        """Whether queries and keys are normalised, with a gain for each of a head's numbers."""
+        """Whether queries and keys pass an RMSNorm, per head."""
         return self.model_type in ("qwen3", "qwen3_moe")
 
     @property
@@ -141,17 +163,12 @@ class ModelConfig:
         return self.model_type == "qwen2"
 
     def rope_frequencies(self) -> list[float]:
-        """Radians that each pair (i, i + D/2) of a head turns from one position to the next (arXiv:2104.09864),
-        [D/2]."""
+        """Radians per position by which each pair (i, i + D/2) of a head is rotated (arXiv:2104.09864), [D/2]."""
         plain = [self.rope_theta ** (-2 * i / self.head_dim) for i in range(self.head_dim // 2)]
         return [self.rope_scaling.scaled(frequency) for frequency in plain] if self.rope_scaling else plain
 
     def tensor_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Every tensor of the file, in the order of the graph: Hugging Face's name -> shape.
-
-        The truth that the torch graph, the numpy graph and the reader of files are all held against. Made once, however
-        often it is asked for.
-        """
+        """All tensors of the model, in the order of the graph: Hugging Face's name -> shape. Computed once."""
         return self._tensor_shapes
 
     @cached_property
@@ -183,11 +200,11 @@ class ModelConfig:
         return shapes
 
     def router_name(self, layer: int) -> str:
-        """The tensor that picks the experts of a layer, [experts, width]."""
+        """The router of a layer's experts, [experts, hidden_size]."""
         return f"model.layers.{layer}.{EXPERT_NAMES[self.model_type][0]}.weight"
 
     def swiglu_names(self, layer: int) -> list[tuple[str, str, str]]:
-        """The tensors (gate, up, down) of each of a layer's SwiGLUs: one, or as many as there are experts."""
+        """The tensors (gate, up, down) of each SwiGLU of a layer: one, or one for each expert."""
         start = f"model.layers.{layer}."
         if not self.num_experts:
             return [(f"{start}mlp.gate_proj.weight", f"{start}mlp.up_proj.weight", f"{start}mlp.down_proj.weight")]
@@ -196,105 +213,114 @@ class ModelConfig:
 
     @property
     def swiglus(self) -> int:
-        """SwiGLUs in all layers together, each of three tensors."""
+        """The number of SwiGLUs in all layers, each of three tensors."""
         return self.num_hidden_layers * max(1, self.num_experts)
 
     @property
     def parameters(self) -> int:
-        """Parameters in the file."""
+        """The number of parameters."""
         return sum(math.prod(shape) for shape in self.tensor_shapes().values())
 
     @property
     def active_parameters(self) -> int:
-        """Parameters that a token meets: all, but for the experts that are not picked for it."""
-        asleep = self.num_experts - self.num_experts_per_tok
-        return self.parameters - asleep * self.num_hidden_layers * 3 * self.hidden_size * self.intermediate_size
+        """The number of parameters used for a token: all but those of inactive experts."""
+        inactive = self.num_experts - self.num_experts_per_tok
+        return self.parameters - inactive * self.num_hidden_layers * 3 * self.hidden_size * self.intermediate_size
 
 
-# Peak learning rates by recipe and by what they move: measured, tests/benchmarks/LOG.md
-MUON_LR = 0.03  # matrices inside the layers
+# Peak learning rates, measured: tests/benchmarks/LOG.md
+MUON_LR = 0.03  # matrices of the layers
 EMBEDDING_LR = 0.05
-HEAD_LR = 0.003  # and an embedding that is the head, too
-GAIN_LR = 0.003
+HEAD_LR = 0.003  # output embedding, also if tied
+GAIN_LR = 0.003  # of RMSNorms
 ADAMW_LR = 0.003
-FINE_TUNING_LR = 0.1  # over the width: 1.7e-4 for 576, 5e-5 for 2,048
-LORA_LR = 0.6  # over the width
+FINE_TUNING_LR = 0.1  # divided by the hidden size: 1.7e-4 for 576, 5e-5 for 2,048
+LORA_LR = 0.6  # divided by the hidden size
 
 
 def learning_rates(recipe: str, width: int, tied: bool) -> dict[str, float]:
-    """The peak learning rates of a recipe: of all parameters ("all", by AdamW), or of "matrices" (by Muon) and of
-    "embedding", "head" and "gains" (by AdamW). `width` is the hidden size, `tied` whether head and embedding are one.
+    """The peak learning rates of a recipe: of "all" parameters (AdamW), or of "matrices" (Muon), "embedding", "head"
+    and "gains" (AdamW). `width` is the hidden size; `tied` is whether the embeddings are tied.
 
     >>> learning_rates("fine-tune", 1000, tied=True)
     {'all': 0.0001}
     """
-    alone = {"adamw": ADAMW_LR, "fine-tune": FINE_TUNING_LR / width, "lora": LORA_LR / width}.get(recipe)
-    if alone is not None:
-        return {"all": alone}
+    single = {"adamw": ADAMW_LR, "fine-tune": FINE_TUNING_LR / width, "lora": LORA_LR / width}.get(recipe)
+    if single is not None:
+        return {"all": single}
     return {"matrices": MUON_LR, "embedding": HEAD_LR if tied else EMBEDDING_LR, "head": HEAD_LR, "gains": GAIN_LR}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train: everything that, with the corpus, decides the weights."""
+    """How to train. With the corpus and the tokenizer it determines the weights.
 
-    steps: int  # the run ends here at the latest
-    seconds: float | None = None  # ... or when this much time is used, if set
-    context: int = 256  # tokens in a window of text
-    batch_size: int = 8  # windows in a step
-    lr: float = 1.0  # a multiplier of the recipe's learning rates
+    The names of these fields are stored in model files and resume files.
+    """
+
+    steps: int  # at most
+    seconds: float | None = None  # time budget, if any
+    context: int = 256  # tokens per window
+    batch_size: int = 8  # windows per step
+    lr: float = 1.0  # multiplier of the recipe's learning rates
     dropout: float = 0.0
-    token_split: float = 0.0  # share of the tokens that are taken apart, until SPLIT_UNTIL
-    calibration_tokens: int = 0  # taken evenly from the text: not learned from, they tell how sure to be
+    token_split: float = 0.0  # BPE-dropout rate: share of tokens that are split into their parts
+    calibration_tokens: int = 0  # held out, evenly from the text, for temperature calibration
     weight_decay: float = 0.1
-    induction: bool = False  # fresh weights can copy: induction.py
-    recipe: str = "muon"  # how weights move: one of RECIPES
-    lora_rank: int = 0  # of the adapters that learn instead of the weights, with the recipe "lora"
-    eval_tokens: int = 4096  # held-out tokens looked at now and then
+    induction: bool = False  # initial weights contain induction heads (models/induction.py)
+    recipe: str = "muon"  # one of RECIPES
+    lora_rank: int = 0  # above 0 for the recipe "lora" only
+    eval_tokens: int = 4096  # held-out tokens of an evaluation during the run
     seed: int = 0
     device: str = "cpu"
-    dtype: str = "float32"  # of the matrix products; the weights are float32 always
+    dtype: str = "float32"  # of matrix products; weights are always float32
     threads: int = 1
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.steps < 1:
             raise usage(f"--steps must be at least 1, found {self.steps}")
         if self.seconds is not None and not 0 < self.seconds < math.inf:
-            raise usage(f"--time must be more than nothing, found {self.seconds} s")
+            raise usage(f"--time must be above 0 seconds, found {self.seconds}")
         if not 0 <= self.dropout < 1:
             raise usage(f"--dropout must be at least 0 and below 1, found {self.dropout}")
         if not 0 < self.lr <= 1e12:
-            raise usage(f"--lr-scale must be a positive number of at most 1e12, found {self.lr}")
+            raise usage(f"--lr-scale must be above 0 and at most 1e12, found {self.lr}")
         if self.batch_size < 1 or self.context < 1 or not 1 <= self.threads <= 1024 or self.seed < 0:
-            raise usage("batch, context and threads must be at least 1 (1,024 threads at most), the seed at least 0")
-        counts = (self.steps, self.context, self.batch_size, self.calibration_tokens, self.eval_tokens, self.seed)
-        if any(type(count) is not int for count in (*counts, self.threads)):
-            raise usage(f"steps, context, batch, seed and threads must be whole numbers, found {counts}")
-        if type(self.induction) is not bool:
-            raise usage(f"induction must be true or false, found {self.induction!r}")
-        if self.recipe not in RECIPES or type(self.lora_rank) is not int:
-            raise usage(f"there is no recipe {self.recipe!r} with rank {self.lora_rank!r}")
+            raise usage("batch size, context and threads must be at least 1 (threads at most 1,024), seed at least 0")
+        if self.recipe not in RECIPES:
+            raise usage(f"recipe must be one of {', '.join(RECIPES)}, found {brief(self.recipe)}")
         if (self.recipe == "lora") != (self.lora_rank > 0) or self.lora_rank < 0:
             raise usage(f"--lora must be at least 1, found {self.lora_rank}")
-        if self.dtype not in ("float32", "bfloat16") or self.device not in DEVICES:
-            raise usage(f"there is no training in {self.dtype} on {self.device}")
-        shares = self.token_split, self.weight_decay
-        if not all(0 <= share < math.inf for share in shares) or min(self.calibration_tokens, self.eval_tokens) < 0:
-            raise usage("what keeps a model from learning by heart is told in numbers of at least 0")
+        if self.dtype not in DTYPES or self.device not in DEVICES:
+            raise usage(f"training in {brief(self.dtype)} on {brief(self.device)} is not supported")
+        rates = {"token_split": self.token_split, "weight_decay": self.weight_decay}
+        counts = {"calibration_tokens": self.calibration_tokens, "eval_tokens": self.eval_tokens}
+        for name, value in (rates | counts).items():
+            if not 0 <= value < math.inf:
+                raise usage(f"{name} must be at least 0, found {value}")
+
+    def _check_types(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and type(value) is not int:
+                raise usage(f"{field.name} must be a whole number, found {brief(value)}")
+            if field.type is bool and type(value) is not bool:
+                raise usage(f"{field.name} must be true or false, found {brief(value)}")
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How to choose the next token from the model's probabilities."""
+    """How to choose the next token from the model's logits."""
 
     max_tokens: int = 200
-    temperature: float = 0.8  # 0: always the likeliest
-    top_k: int = 0  # keep the k likeliest; 0: all
-    top_p: float = 1.0  # keep the likeliest that together reach this probability
-    min_p: float = 0.05  # keep those at least this fraction as likely as the likeliest
-    repetition_penalty: float = 1.0  # divide the logits of tokens already there (CTRL, section 4.1)
+    temperature: float = 0.8  # 0: greedy decoding
+    top_k: int = 0  # keep the k most likely tokens; 0: all
+    top_p: float = 1.0  # keep the most likely tokens that together reach this probability
+    min_p: float = 0.05  # keep tokens at least this fraction as likely as the most likely one
+    repetition_penalty: float = 1.0  # penalize tokens that occurred (CTRL, arXiv:1909.05858, section 4.1)
     seed: int = 0
-    stop: tuple[str, ...] = ()  # end before any of these texts
+    stop: tuple[str, ...] = ()  # end before any of these strings
 
     def __post_init__(self) -> None:
         if self.max_tokens < 0:
@@ -312,9 +338,9 @@ class SamplingConfig:
         if self.seed < 0:
             raise usage(f"--seed must be at least 0, found {self.seed}")
         if "" in self.stop:
-            raise usage("--stop needs some text, found an empty one")
+            raise usage("--stop must not be empty")
 
 
-def as_record(config: Any) -> dict[str, Any]:
-    """A config as a plain dict in field order, for the training record."""
+def as_record(config: "DataclassInstance") -> dict[str, Any]:
+    """The fields of a dataclass by name, in order, for JSON. Their values are not copied."""
     return {field.name: getattr(config, field.name) for field in fields(config)}

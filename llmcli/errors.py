@@ -1,17 +1,16 @@
-"""The one error a user can meet. It says what was found, what was wanted and what to type."""
+"""LLMError, the error that is shown to users: what was found, what was expected, and what to type."""
 
 import os
 import reprlib
 import shlex
 from collections.abc import Sequence
-from typing import Any
 
 
 class LLMError(Exception):
-    """A problem that the user can act on; the door prints it as one line and exits with `exit_code`.
+    """A problem that the user can act on. The command line prints it as one line and exits with `exit_code`.
 
-    `exit_code` is 1 for facts about the world (a missing file, a damaged model) and 2 for wrong usage
-    (options out of range or at odds with each other).
+    `exit_code` is 1 where files or the machine are the cause (a missing file, a damaged model), 2 for wrong usage
+    (options out of range or in conflict).
     """
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
@@ -20,7 +19,7 @@ class LLMError(Exception):
 
 
 def command_line(words: Sequence[str], *, windows: bool = os.name == "nt") -> str:
-    """A command to type: its words, in quotes where the shell of this system needs them.
+    """A command as it is typed: words are quoted where the shell of this system needs it.
 
     >>> command_line(["llm", "inspect", "my model"], windows=False)
     "llm inspect 'my model'"
@@ -35,7 +34,7 @@ def command_line(words: Sequence[str], *, windows: bool = os.name == "nt") -> st
 
 
 def usage(message: str) -> LLMError:
-    """An error in how the command was typed.
+    """An error in the arguments that the user gave.
 
     >>> usage("--steps must be at least 1").exit_code
     2
@@ -43,16 +42,16 @@ def usage(message: str) -> LLMError:
     return LLMError(message, exit_code=2)
 
 
-def brief(value: Any, most: int = 60) -> str:
-    """A value from a file as it may stand in a message.
+def brief(value: object, max_length: int = 60) -> str:
+    """A value from a file for use in a message: its repr, shortened.
 
     >>> brief([1, "a"]), brief("x" * 99, 10)
     ("[1, 'a']", "'xxxxxxxx…")
     """
     if isinstance(value, str):
-        text = repr(value[:most])
-    elif isinstance(value, int) and value.bit_length() > 1000:  # Python refuses to write very long ones
+        text = repr(value[:max_length])
+    elif isinstance(value, int) and value.bit_length() > 1000:  # int to str conversion is limited to 4,300 digits
         text = f"a number of {value.bit_length()} bits"
     else:
-        text = reprlib.repr(value)  # of anything, however large or deep
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+        text = reprlib.repr(value)  # also of large and deeply nested values
+    return text if len(text) <= max_length else f"{text[: max_length - 1]}…"

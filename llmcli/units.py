@@ -1,9 +1,10 @@
-"""Numbers as text: probabilities, bits, counts, sizes, durations. Terminal and HTML pages show the same digits."""
+"""Numbers as text: probabilities, bits, counts, sizes, durations, epochs."""
 
 from collections.abc import Sequence
 
-PROBABILITY_DIGITS = 3  # after the point, wherever a person reads a probability: terminal and page show the same
-BITS_DIGITS = 2  # of an entropy, of what a token costs, of an effect
+# Decimal places, the same in a terminal and on HTML pages
+PROBABILITY_DIGITS = 3
+BITS_DIGITS = 2  # entropy, surprisal, effect of an ablation
 BITS_PER_BYTE_DIGITS = 3
 
 
@@ -32,7 +33,7 @@ def bits_per_byte(value: float) -> str:
 
 
 def entropy(value: float, *, at_least: bool = False) -> str:
-    """An entropy in bits, and as the number of equally likely things to choose from.
+    """An entropy in bits, and as a perplexity.
 
     >>> entropy(2.82)
     'entropy 2.82 bits (perplexity 7.1)'
@@ -41,19 +42,19 @@ def entropy(value: float, *, at_least: bool = False) -> str:
 
 
 def choice(value: float, what: str) -> str:
-    """What an entropy in bits means.
+    """An entropy in bits, explained as a choice among equally likely outcomes.
 
     >>> [choice(bits, "words") for bits in (2.82, 0.1)]
     ['As uncertain as a choice among 7 equally likely words.', 'Hardly any choice: one of the words is nearly certain.']
     """
-    many = round(2.0 ** min(value, 64.0))
-    if many < 2:
+    outcomes = round(2.0 ** min(value, 64.0))
+    if outcomes < 2:
         return f"Hardly any choice: one of the {what} is nearly certain."
-    return f"As uncertain as a choice among {many:,} equally likely {what}."
+    return f"As uncertain as a choice among {outcomes:,} equally likely {what}."
 
 
 def number(value: float) -> str:
-    """A count as people say it.
+    """A count with a unit prefix.
 
     >>> [number(n) for n in (950, 541_792, 15_192_288, 68_976_648_192)]
     ['950', '541.8 k', '15.19 M', '68.98 B']
@@ -62,7 +63,7 @@ def number(value: float) -> str:
 
 
 def size(count: float) -> str:
-    """A number of bytes as people say it.
+    """A number of bytes with a unit prefix.
 
     >>> [size(n) for n in (12, 3_753_201, 137_953_316_864)]
     ['12 bytes', '3.75 MB', '137.95 GB']
@@ -71,7 +72,7 @@ def size(count: float) -> str:
 
 
 def _scaled(value: float, units: Sequence[str], digits: Sequence[int]) -> str:
-    """In the first unit, each a thousand of the one before, in which it is below 1000."""
+    """In the first unit in which it is below 1000; each unit is a thousand of the one before."""
     if value >= 10**18:
         return f"over 1,000,000{units[-1]}"
     power = next((p for p, places in enumerate(digits) if round(value / 1000**p, places) < 1000), len(units) - 1)

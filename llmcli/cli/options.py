@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmcli.cli import console
-from llmcli.config import DEFAULT_MODEL, DEVICES, KINDS
+from llmcli.config import DEFAULT_MODEL, DEVICES, QUANTIZATIONS
 from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def _device(name: str) -> str:
 
 
 def _quantize(kind: str | None) -> str | None:
-    if kind not in (None, *KINDS):
-        raise usage(f"--quantize must be {' or '.join(KINDS)}, found {kind}")
+    if kind not in (None, *QUANTIZATIONS):
+        raise usage(f"--quantize must be {' or '.join(QUANTIZATIONS)}, found {kind}")
     return kind
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.config import KINDS, ModelConfig
+from llmcli.config import QUANTIZATIONS, ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import quantization
 from llmcli.formats.hf_config import dump_config, parse_config
@@ -196,8 +196,8 @@ def opened(header: Header) -> Checkpoint:
     except LLMError as error:
         raise LLMError(f"{path}: {error}") from error
     kind = metadata.get("quantization")
-    if kind is not None and kind not in KINDS:
-        raise LLMError(f"{path}: it is quantized as {kind[:20]!r}; {', '.join(KINDS)} are supported")
+    if kind is not None and kind not in QUANTIZATIONS:
+        raise LLMError(f"{path}: it is quantized as {kind[:20]!r}; {', '.join(QUANTIZATIONS)} are supported")
     _check_tensors(header, config, kind)
     check_hash(header)
     return Checkpoint(

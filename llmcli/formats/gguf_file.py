@@ -408,7 +408,7 @@ def _config(facts: dict[str, Any], infos: dict[str, TensorInfo], factors: list[f
         num_experts=experts,
         num_experts_per_tok=fact("expert_used_count") if experts else 0,
         rope_scaling=_rope_scaling(facts, factors, head_dim),
-        other_end_ids=tuple(other for other in others if other != end),
+        extra_eos_ids=tuple(other for other in others if other != end),
     )
 
 

@@ -36,7 +36,7 @@ UNSUPPORTED = {
 
 def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
     """The text of config.json, exactly as a Hugging Face directory would hold it; `dtype` is the weights'."""
-    ends = [config.eos_token_id, *config.other_end_ids]
+    ends = [config.eos_token_id, *config.extra_eos_ids]
     experts: dict[str, dict[str, Any]] = {
         "qwen3_moe": {
             "decoder_sparse_step": 1,
@@ -54,7 +54,7 @@ def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
             "attention_bias": False,
             "attention_dropout": 0.0,
             "bos_token_id": config.eos_token_id if config.bos_token_id is None else config.bos_token_id,
-            "eos_token_id": ends if config.other_end_ids else config.eos_token_id,
+            "eos_token_id": ends if config.extra_eos_ids else config.eos_token_id,
             "head_dim": config.head_dim,
             "hidden_act": "silu",
             "hidden_size": config.hidden_size,
@@ -139,7 +139,7 @@ def _ends(found: Mapping[str, Any]) -> dict[str, Any]:
     begin = found.get("bos_token_id")
     return {
         "eos_token_id": first,
-        "other_end_ids": tuple(others),
+        "extra_eos_ids": tuple(others),
         "bos_token_id": begin if type(begin) is int and begin != first else None,
     }
 

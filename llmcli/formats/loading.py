@@ -57,7 +57,7 @@ def open_tokenizer(model: Checkpoint | Ensemble) -> "Tokenizer":
 
     checkpoint = model.shared
     config = checkpoint.config
-    ends = (config.eos_token_id, *config.other_end_ids)
+    ends = (config.eos_token_id, *config.extra_eos_ids)
     try:
         tokenizer = Tokenizer.from_json(
             checkpoint.tokenizer_json, most=config.vocab_size, ends=ends, seen_bytes=model.seen_bytes

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from llmcli.config import DTYPES
 from llmcli.errors import LLMError
 from llmcli.models.devices import pick_device
 from llmcli.training.cgroups import available_memory
@@ -38,7 +39,7 @@ def pick_dtype(wanted: str, device: str, threads: int) -> tuple[str, str]:
     if device != "cpu":
         return "float32", "what is here"
     torch.set_num_threads(threads)
-    times = {name: _product_seconds(getattr(torch, name)) for name in ("float32", "bfloat16")}
+    times = {name: _product_seconds(getattr(torch, name)) for name in DTYPES}
     fastest = "bfloat16" if times["bfloat16"] < 0.8 * times["float32"] else "float32"
     quicker = fastest == "bfloat16"  # no figure: what a clock says must not go into a file that steps decide
     return fastest, f"products in bfloat16 are {'faster' if quicker else 'no faster'} here than in float32"

@@ -138,7 +138,7 @@ def test_ends_and_chat_template_are_taken_from_where_they_stand(directory: Path)
     (directory / "generation_config.json").write_text('{"eos_token_id": [0, 7, 9]}')
     (directory / "chat_template.jinja").write_text("{{ messages }}")
     found = loading.load(directory)
-    assert (found.config.eos_token_id, found.config.other_end_ids) == (0, (7, 9))
+    assert (found.config.eos_token_id, found.config.extra_eos_ids) == (0, (7, 9))
     assert json.loads(found.tokenizer_config_json)["chat_template"] == "{{ messages }}"
 
 

@@ -33,7 +33,7 @@ from llmcli.cli.options import (
     tokenizer_file,
     vocabulary_option,
 )
-from llmcli.config import ADAMW_LR, DEFAULT_MODEL, DEVICES, MUON_LR, TrainConfig, as_record
+from llmcli.config import ADAMW_LR, DEFAULT_MODEL, DEVICES, DTYPES, MUON_LR, TrainConfig, as_record
 from llmcli.data.example_prompt import example_prompt
 from llmcli.errors import LLMError, command_line, usage
 from llmcli.formats.hf_config import dump_config
@@ -216,7 +216,7 @@ def train(
     began = time.monotonic()
     if device not in (*DEVICES, "auto"):
         raise usage(f"--device must be auto, cpu, cuda or mps, found {device}")
-    if dtype not in ("auto", "float32", "bfloat16"):
+    if dtype not in ("auto", *DTYPES):
         raise usage(f"--dtype must be auto, float32 or bfloat16, found {dtype}")
     if from_ and (
         tokenizer != "bpe" or vocab_size or layers or width or heads or kv_heads or tie is not None or experts
