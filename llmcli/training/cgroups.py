@@ -1,7 +1,7 @@
-"""Memory limits of Linux control groups: what a container may still use.
+"""Memory limits of Linux control groups (cgroups), such as that of a container.
 
-Reads versions 1 and 2, and groups inside groups: each level may have a limit of its own, and the tightest one holds.
-Knows nothing of torch or of this program; `machine` asks it.
+Reads versions 1 and 2. Groups are nested; each may have a limit, and the smallest remainder counts. Imports nothing of
+this program.
 """
 
 import contextlib
@@ -14,20 +14,20 @@ from pathlib import Path, PurePosixPath
 
 @dataclass(frozen=True)
 class Files:
-    """The names of the files in the directory of a group."""
+    """Names of the files in the directory of a group, by version of cgroups."""
 
     limits: tuple[str, ...]  # in bytes, or "max"
-    used: str
+    usage: str
     page_cache: tuple[str, ...]  # keys in memory.stat
 
 
-# memory.high is no hard limit, but a group above it is slowed down until it is below
+# memory.high is not a hard limit, but the kernel slows down a group that exceeds it
 VERSION_2 = Files(("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file"))
 VERSION_1 = Files(("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
 
 
 def available_memory(process: Path = Path("/proc/self")) -> float:
-    """Bytes that the groups of a process let it take: the least over all its groups, infinite where none has a limit.
+    """Bytes that a process may still use by the limits of all its groups; infinite without a limit.
 
     `process` is its directory in /proc.
     """
@@ -35,7 +35,7 @@ def available_memory(process: Path = Path("/proc/self")) -> float:
 
 
 def _groups(process: Path) -> Iterator[tuple[Path, Files]]:
-    """The directory of each group that counts the memory of a process, the innermost first, for each version."""
+    """(directory, file names) of each group that counts the memory of a process, the innermost group first."""
     mounts = list(_mounts(process))
     for line in _lines(process / "cgroup"):  # such as 0::/user.slice, or 4:memory:/docker/12ab
         number, controllers, name = [*line.split(":", 2), "", ""][:3]
@@ -47,20 +47,20 @@ def _groups(process: Path) -> Iterator[tuple[Path, Files]]:
 
 
 def _mounts(process: Path) -> Iterator[tuple[int, str, Path]]:
-    """(version, group, directory): which group a directory shows, for each hierarchy of groups that counts memory."""
+    """(version, group, directory) of each mounted hierarchy that counts memory: `directory` shows `group`."""
     for line in _lines(process / "mountinfo"):  # the fields are those of man 5 proc
         before, _, after = line.partition(" - ")
         fields = before.split()
         kind, _, options = [*after.split(), "", "", ""][:3]
         if len(fields) < 5 or not (kind == "cgroup2" or (kind == "cgroup" and "memory" in options.split(","))):
             continue
-        root, point = (re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), name) for name in fields[3:5])
+        root, point = (re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), name) for name in fields[3:5])
         yield (2 if kind == "cgroup2" else 1), root, Path(point)
 
 
 def _inside(name: str, root: str) -> PurePosixPath:
-    """A group's path below the directory that shows the group `root`. A container often sees its own group as the root,
-    under whatever name the host has for it.
+    """The path of a group relative to the group `root`. Inside a container its own group is often the root, though
+    /proc gives the name that the host uses.
 
     >>> str(_inside("/docker/12ab/jobs", "/docker/12ab")), str(_inside("/docker/12ab", "/"))
     ('jobs', 'docker/12ab')
@@ -72,17 +72,17 @@ def _inside(name: str, root: str) -> PurePosixPath:
 
 
 def _upwards(path: PurePosixPath, point: Path) -> Iterator[Path]:
-    """The directory of a group and those of the groups around it, up to the mount point."""
+    """The directories of a group and of all groups that contain it, up to the mount point."""
     for part in (path, *path.parents):
         yield point / part
 
 
 def _available(group: Path, files: Files) -> float:
-    """Bytes left of the limit of one group. The page cache does not count: the kernel frees it when memory is short."""
+    """Bytes left of the limit of one group. Page cache does not count as used: the kernel frees it when necessary."""
     limit = min((_number(group / name) for name in files.limits), default=math.inf)
     if math.isinf(limit):
         return math.inf
-    used = _number(group / files.used)
+    used = _number(group / files.usage)
     if math.isinf(used):
         return math.inf
     cached = {key: value for key, _, value in (line.partition(" ") for line in _lines(group / "memory.stat"))}
@@ -91,7 +91,7 @@ def _available(group: Path, files: Files) -> float:
 
 
 def _number(path: Path) -> float:
-    """The bytes in a file; infinite where it holds none or is not there."""
+    """The number in a file; infinite if the file holds none or does not exist."""
     text = "".join(_lines(path)[:1])
     return float(text) if text.isdecimal() else math.inf
 

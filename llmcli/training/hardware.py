@@ -1,52 +1,62 @@
-"""What this computer can do: the device, the faster type of number, the memory that is free."""
+"""What this machine offers: devices, the faster data type, threads, free memory."""
 
 import contextlib
 import ctypes
 import math
 import os
+import platform
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from llmcli.config import DTYPES
 from llmcli.errors import LLMError
 from llmcli.models.devices import pick_device
 from llmcli.training.cgroups import available_memory
+from llmcli.training.thread_tuner import ThreadTuner, thread_counts
 
-OUT_OF_MEMORY = ("not enough memory", "out of memory", "allocate memory", "std::bad_alloc")  # how torch says it
+OUT_OF_MEMORY = ("not enough memory", "out of memory", "allocate memory", "std::bad_alloc")  # in messages of torch
+BFLOAT16_GAIN = 0.8  # of the time in float32, that products in bfloat16 must stay below
+THREADS_GAIN = 0.9  # of the time with more threads, that fewer must stay below
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
 
 
 def check_dtype(dtype: str, device: str) -> None:
-    """Raises LLMError when this computer cannot multiply matrices of that type on that device."""
+    """Raises LLMError if this machine cannot multiply matrices of `dtype` on `device`."""
     pick_device(device)
     try:
         x = torch.ones(8, 8, dtype=getattr(torch, dtype), device=device)
         (x @ x).sum().item()
     except (RuntimeError, TypeError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
-        raise LLMError(f"{device} cannot calculate in {dtype} here ({reason}); use --dtype float32") from error
+        raise LLMError(f"{device} cannot compute in {dtype} here ({reason}); use --dtype float32") from error
 
 
-def pick_dtype(wanted: str, device: str, threads: int) -> tuple[str, str]:
-    """(type, why). "auto" is bfloat16 where the machine can and a product takes less time in it than in float32."""
+def pick_dtype(
+    wanted: str, device: str, threads: int, product_seconds: Callable[[torch.dtype], float] | None = None
+) -> tuple[str, str]:
+    """(dtype, reason). For "auto": bfloat16 where matrix products are faster in it than in float32."""
     if wanted != "auto":
         return wanted, "as asked"
     if device == "cuda":
-        able = torch.cuda.is_bf16_supported()
-        return ("bfloat16", "it is the fastest here") if able else ("float32", "no bfloat16 here")
+        supported = torch.cuda.is_bf16_supported()
+        return ("bfloat16", "it is the fastest here") if supported else ("float32", "no bfloat16 here")
     if device != "cpu":
         return "float32", "what is here"
     torch.set_num_threads(threads)
-    times = {name: _product_seconds(getattr(torch, name)) for name in DTYPES}
-    fastest = "bfloat16" if times["bfloat16"] < 0.8 * times["float32"] else "float32"
-    quicker = fastest == "bfloat16"  # no figure: what a clock says must not go into a file that steps decide
-    return fastest, f"products in bfloat16 are {'faster' if quicker else 'no faster'} here than in float32"
+    measure = product_seconds or _product_seconds
+    times = {dtype: measure(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    faster = times[torch.bfloat16] < BFLOAT16_GAIN * times[torch.float32]
+    # no measured figure in the reason: it is part of the file, whose bytes must not depend on a clock
+    reason = f"products in bfloat16 are {'faster' if faster else 'no faster'} here than in float32"
+    return "bfloat16" if faster else "float32", reason
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """Of a product as training has them: the least of a few, so that other work on the machine matters little."""
+    """Seconds for a matrix product of a size that is usual in training: the minimum of several, so that other
+    processes matter little."""
     x, y = (torch.ones(512, 256, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(8):
@@ -56,27 +66,53 @@ def _product_seconds(dtype: torch.dtype) -> float:
     return min(times)
 
 
-def fastest_threads(counts: Sequence[int]) -> int:
-    """The number of threads with which a chain of small operations takes the least time at present; the first of some
-    that are as good. Beside another program fewer than all are much faster: the threads wait for each other."""
-    x, y = torch.ones(512, 256), torch.ones(256, 256) / 256
+def fastest_threads(counts: Sequence[int], chain_seconds: Callable[[int], float] | None = None) -> int:
+    """The number of threads, of `counts`, with which small operations are fastest at present; the first of equals.
+
+    Beside another busy process, fewer threads than cores are much faster: the threads wait for each other.
+    `chain_seconds` measures one number of threads.
+    """
+    measure = chain_seconds or _chain_seconds
     best, fastest = math.inf, counts[0]
     for count in counts:
-        torch.set_num_threads(count)
-        began, rounds = time.perf_counter(), 0
-        while rounds < 2 or time.perf_counter() - began < 0.03:
-            for _ in range(10):
-                x = torch.relu(x @ y)
-            rounds += 1
-        seconds = (time.perf_counter() - began) / rounds
-        if seconds < 0.9 * best:
+        seconds = measure(count)
+        if seconds < THREADS_GAIN * best:
             best, fastest = seconds, count
     return fastest
 
 
+def _chain_seconds(threads: int) -> float:
+    """Seconds for ten small products, each of which needs the one before."""
+    torch.set_num_threads(threads)
+    x, y = torch.ones(512, 256), torch.ones(256, 256) / 256
+    began, rounds = time.perf_counter(), 0
+    while rounds < 2 or time.perf_counter() - began < 0.03:
+        for _ in range(10):
+            x = torch.relu(x @ y)
+        rounds += 1
+    return (time.perf_counter() - began) / rounds
+
+
+def torch_thread_tuner(threads: int) -> ThreadTuner:
+    """A tuner that sets torch's number of threads, at most `threads`. It starts with the number that is fastest now."""
+    return ThreadTuner(threads, torch.set_num_threads, fastest_threads(thread_counts(threads)))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next step instead of returning it to the system.
+
+    Otherwise each step touches its memory anew: 5,000 page faults, a twentieth of its time. Blocks above 32 MB, the
+    largest threshold that glibc accepts, are returned all the same.
+    """
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
 def free_memory(device: str) -> float:
-    """Bytes that a run may use: the least of what the system has, what it lets this group of processes have, and what
-    it lets this one have, as far as it tells."""
+    """Bytes that a run may use: the least of the system's free memory and of what the limits of this process and of its
+    control groups leave."""
     if device == "cuda":
         return float(torch.cuda.mem_get_info()[0])
     return min(_system_memory(), available_memory(), _process_memory())
@@ -94,7 +130,7 @@ def _system_memory() -> float:
 
 
 def _windows_memory() -> float:
-    """What GlobalMemoryStatusEx calls ullAvailPhys, of MEMORYSTATUSEX: two 32-bit numbers, then seven of 64 bits."""
+    """ullAvailPhys of MEMORYSTATUSEX (two 32-bit numbers, then seven of 64 bits), from GlobalMemoryStatusEx."""
     status = (ctypes.c_uint64 * 8)(ctypes.sizeof(ctypes.c_uint64) * 8)  # dwLength first; all are little-endian
     if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined,unused-ignore]
         raise OSError("GlobalMemoryStatusEx failed")
@@ -102,24 +138,24 @@ def _windows_memory() -> float:
 
 
 def _process_memory() -> float:
-    """What is left of the addresses that this process may have (ulimit -v)."""
+    """Bytes left of the limit on this process's address space (ulimit -v); infinite without one."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        most = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if most != resource.RLIM_INFINITY:
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
             pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
-            return float(most - pages * os.sysconf("SC_PAGE_SIZE"))
+            return float(limit - pages * os.sysconf("SC_PAGE_SIZE"))
     return math.inf
 
 
 @contextlib.contextmanager
-def memory_told() -> Iterator[None]:
-    """What torch says when memory is not there becomes one line with what to type."""
+def explain_out_of_memory() -> Iterator[None]:
+    """Inside, an error for lack of memory becomes an LLMError that says what to type. Other errors pass."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
+        if isinstance(error, MemoryError) or any(message in str(error) for message in OUT_OF_MEMORY):
             raise LLMError(
                 "out of memory; take a smaller batch, context or model: --batch-tokens 1024, --context 128, or a "
                 "smaller --width or fewer --layers"

@@ -1,12 +1,12 @@
-"""How weights move: parameter groups, update rules, schedules.
+"""The optimizer: parameter groups, update rules, schedules of the learning rate and of the momentum.
 
-Matrices inside the layers move by Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers"): the momentum is
-replaced by the nearest orthogonal matrix, so that every direction learns at the same pace. Embeddings, the head
-and the gains of the norms move by AdamW (arXiv:1711.05101). Rates and schedules were measured:
-tests/benchmarks/LOG.md.
+Weight matrices inside the layers are updated by Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers"): the
+momentum is replaced by the nearest orthogonal matrix, so that all its singular directions are updated equally.
+Embeddings, the output head and the gains of the norms are updated by AdamW (arXiv:1711.05101). Learning rates and
+schedules were measured: tests/benchmarks/LOG.md.
 
-Recipes: "muon" is that; "adamw" moves everything by AdamW. A model that goes on from another moves by AdamW at the
-small rates of "fine-tune", or in its adapters alone by "lora".
+Recipes: "muon" is the above; "adamw" uses AdamW for all parameters. Fine-tuning uses AdamW for all parameters at the
+low learning rates of "fine-tune", or for LoRA adapters alone ("lora").
 """
 
 from collections import defaultdict
@@ -19,15 +19,15 @@ from torch import Tensor, nn
 
 from llmcli.config import TrainConfig, learning_rates
 
-ROUTER = "mlp.gate.weight"  # what ends the name of a matrix that moves like a gain
-WARMUP = 0.01  # of the run
-DECAY = 0.6  # the last part of the run, in which the rate falls linearly to LAST
-LAST = 0.0
+ROUTER_SUFFIX = "mlp.gate.weight"  # of routers of experts: matrices that AdamW updates, like gains
+WARMUP = 0.01  # of the run: the learning rate rises linearly
+DECAY = 0.6  # of the run, at its end: the learning rate falls linearly to FINAL_RATE
+FINAL_RATE = 0.0  # as a fraction of the peak
 
 # Coefficients of five iterations of x <- a x + (b A + c A A) x with A = x x', from "The Polar Express"
-# (arXiv:2505.16932), section 4; they bring singular values from [0.001, 1] close to 1. All but the last are made for
-# values SAFETY times as large as they are: without that, bfloat16 rounding now and then lifts one above the interval,
-# from where it explodes (measured: a largest value of 2,094 instead of 1.15).
+# (arXiv:2505.16932), section 4: they bring singular values in [0.001, 1] close to 1. In all but the last iteration x
+# is divided by SAFETY first: otherwise bfloat16 rounding occasionally lifts a value above the interval, from where it
+# diverges (measured: a largest singular value of 2,094 instead of 1.15).
 SAFETY = 1.02
 POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -39,7 +39,7 @@ POLAR_EXPRESS = (
 
 
 def rate(progress: float) -> float:
-    """The learning rate at `progress` (0 to 1 of the run) as a share of the highest.
+    """The learning rate at `progress` (0 to 1 of the run) as a fraction of its peak.
 
     >>> [rate(0.0) < 0.2, rate(0.1), rate(0.4), round(rate(0.7), 3), rate(1.0)]
     [True, 1.0, 1.0, 0.5, 0.0]
@@ -48,16 +48,17 @@ def rate(progress: float) -> float:
         return 0.1 + 0.9 * progress / WARMUP
     if progress <= 1 - DECAY:
         return 1.0
-    return LAST + (1 - LAST) * max(0.0, 1 - progress) / DECAY
+    return FINAL_RATE + (1 - FINAL_RATE) * max(0.0, 1 - progress) / DECAY
 
 
 def momentum(progress: float) -> float:
-    """Muon's momentum: 0.85 at first, 0.95 from a tenth of the run on."""
+    """Muon's momentum: rises linearly from 0.85 to 0.95 in the first tenth of the run."""
     return 0.85 + 0.10 * min(1.0, progress / 0.1)
 
 
 def orthogonalize(x: Tensor) -> Tensor:
-    """About the nearest (semi-)orthogonal matrix of each x [..., m, n]: its large singular values become 0.8 to 1.2."""
+    """Approximately the nearest (semi-)orthogonal matrix of each x [..., m, n]: the large singular values become 0.8 to
+    1.2."""
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
@@ -73,33 +74,29 @@ def orthogonalize(x: Tensor) -> Tensor:
 
 
 class Optimizer:
-    """One step for all parameters of a model that learn; matrices of the same shape move together."""
+    """Updates all trainable parameters of a model; matrices of the same shape are updated together."""
 
     def __init__(self, model: nn.Module, config: TrainConfig, width: int = 1) -> None:
+        """`width` is the hidden size, on which the learning rates of fine-tuning depend."""
         self._config = config
-        self._dtype = getattr(torch, config.dtype)  # of Muon's products
+        self._dtype: torch.dtype = getattr(torch, config.dtype)  # of Muon's matrix products
+        names = [name for name, _ in model.named_parameters()]
+        rates = learning_rates(config.recipe, width, tied="lm_head.weight" not in names)
         matrices: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
         groups: dict[float, list[nn.Parameter]] = defaultdict(list)
-        tied = not any(name == "lm_head.weight" for name, _ in model.named_parameters())
-        rates = learning_rates(config.recipe, width, tied)
-        self._muon_lr = rates.get("matrices", 0.0)
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
-            if "all" in rates:
-                groups[rates["all"]].append(parameter)
-            elif name.endswith("embed_tokens.weight"):
-                groups[rates["embedding"]].append(parameter)
-            elif name == "lm_head.weight":
-                groups[rates["head"]].append(parameter)
-            elif parameter.ndim >= 2 and not name.endswith(ROUTER):
+            group = _group(name, parameter) if "all" not in rates else "all"
+            if group == "matrices":
                 matrices[parameter.shape].append(parameter)
             else:
-                groups[rates["gains"]].append(parameter)
+                groups[rates[group]].append(parameter)
+        self._muon_lr = rates.get("matrices", 0.0)
         self._matrices = list(matrices.values())
         self._momenta = [torch.zeros(len(same), *same[0].shape, device=same[0].device) for same in self._matrices]
         self._adamw = torch.optim.AdamW(
-            [{"params": params, "lr": lr, "base": lr} for lr, params in groups.items()],
+            [{"params": params, "lr": lr, "peak": lr} for lr, params in groups.items()],
             betas=(0.9, 0.99),
             eps=1e-10,
             weight_decay=0.0,
@@ -107,32 +104,32 @@ class Optimizer:
         )
 
     def step(self, progress: float) -> None:
-        """Move every parameter by its gradient, which is then dropped."""
+        """Update every parameter by its gradient, then drop the gradients. `progress` is 0 to 1 of the run."""
         scale = self._config.lr * rate(progress)
         for group in self._adamw.param_groups:
-            group["lr"] = group["base"] * scale
+            group["lr"] = group["peak"] * scale
         self._adamw.step()
         self._adamw.zero_grad(set_to_none=True)
         self._muon(self._muon_lr * scale, momentum(progress))
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
-        """A copy of what it remembers, by name."""
-        found = {f"muon.{i}": buffer for i, buffer in enumerate(self._momenta)}
+        """A copy of its state by name."""
+        state = {f"muon.{i}": buffer for i, buffer in enumerate(self._momenta)}
         for i, parameter in enumerate(self._adamw_parameters()):
             for name, value in self._adamw.state[parameter].items():
-                found[f"adamw.{i}.{name}"] = value
-        return {name: value.detach().to("cpu", torch.float32, copy=True).numpy() for name, value in found.items()}
+                state[f"adamw.{i}.{name}"] = value
+        return {name: value.detach().to("cpu", torch.float32, copy=True).numpy() for name, value in state.items()}
 
     def load_arrays(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-        """Remember what `to_arrays` gave."""
+        """Take the state that `to_arrays` returned."""
         for i, buffer in enumerate(self._momenta):
             buffer.copy_(torch.from_numpy(arrays[f"muon.{i}"]))
         for i, parameter in enumerate(self._adamw_parameters()):
-            start = f"adamw.{i}."
+            prefix = f"adamw.{i}."
             self._adamw.state[parameter] = {
-                name.removeprefix(start): torch.from_numpy(value.copy()).to(parameter.device)
+                name.removeprefix(prefix): torch.from_numpy(value.copy()).to(parameter.device)
                 for name, value in arrays.items()
-                if name.startswith(start)
+                if name.startswith(prefix)
             }
 
     def _adamw_parameters(self) -> list[nn.Parameter]:
@@ -140,18 +137,28 @@ class Optimizer:
 
     @torch.no_grad()
     def _muon(self, lr: float, beta: float) -> None:
-        for same, buffer in zip(self._matrices, self._momenta, strict=True):
-            gradient = torch.stack([_take_gradient(parameter) for parameter in same])
+        for same_shape, buffer in zip(self._matrices, self._momenta, strict=True):
+            gradient = torch.stack([_take_gradient(parameter) for parameter in same_shape])
             buffer.lerp_(gradient, 1 - beta)
-            update = orthogonalize(gradient.lerp_(buffer, beta).to(self._dtype)).float()  # Nesterov
-            rows, columns = same[0].shape[-2:]
+            update = orthogonalize(gradient.lerp_(buffer, beta).to(self._dtype)).float()  # Nesterov momentum
+            rows, columns = same_shape[0].shape[-2:]
             shrink = 1 - lr * self._config.weight_decay
             step = -lr * max(1.0, rows / columns) ** 0.5
-            for parameter, direction in zip(same, update.unbind(), strict=True):
+            for parameter, direction in zip(same_shape, update.unbind(), strict=True):
                 parameter.mul_(shrink).add_(direction, alpha=step)
 
 
+def _group(name: str, parameter: nn.Parameter) -> str:
+    """The key of `learning_rates` for a parameter, where they differ."""
+    if name.endswith("embed_tokens.weight"):
+        return "embedding"
+    if name == "lm_head.weight":
+        return "head"
+    return "matrices" if parameter.ndim >= 2 and not name.endswith(ROUTER_SUFFIX) else "gains"
+
+
 def _take_gradient(parameter: nn.Parameter) -> Tensor:
+    """The gradient, which is then dropped; zeros if there is none."""
     gradient = parameter.grad
     parameter.grad = None
     return torch.zeros_like(parameter) if gradient is None else gradient

@@ -1,8 +1,8 @@
-"""What a stopped run needs to go on, as a second safetensors file beside the model.
+"""The resume file: a second safetensors file beside the model, from which a stopped run continues.
 
-The file is complete in itself: the plan, the tokenizer, what the run was asked (its identity), and the state it had
-after a step. Data order and dropout are functions of (seed, step), so that no random state is kept. Knows numpy, not
-torch; who trains says what a state is.
+It is complete in itself: the plan, the tokenizer, the identity of the run (what it was asked for), and its state after
+a step. Data order and dropout are functions of (seed, step), so no state of a random generator is saved. Imports numpy,
+not torch; what the state consists of is the trainer's choice.
 """
 
 import hashlib
@@ -14,120 +14,152 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from llmcli.config import TrainConfig, as_record
 from llmcli.errors import LLMError
 from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.safetensors_file import Header, digest, read_header, read_tensor, write_tensors
+from llmcli.training.events import State
 from llmcli.training.plan import Plan, PlanRow
 
-FORMAT_VERSION = "1"
-FIRST_KEPT, MOST_APART = 2.0, 60.0  # seconds: when, and how far apart, a running run is written down ...
-MARKED = 1 << 16  # bytes at the beginning of such a file that tell what it is
-KEPT_SHARE = 50  # ... and at least so many times as far apart as that takes
-ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a directory of PEFT's
-_MODEL, _ENDS = ".safetensors", (".resume.safetensors", ".resume")  # of the names of models, and of files kept here
+FORMAT_KEY, FORMAT_VERSION = "llmcli.resume", "1"
+HEADER_BYTES = 1 << 16  # at the beginning of the file, among which FORMAT_KEY is found
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0  # seconds between two saves: at first, and later at most ...
+PAUSE_PER_SAVE = 50  # ... but at least this many times as long as a save takes
+ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a PEFT directory
+_MODEL_SUFFIX, _RESUME_SUFFIXES = ".safetensors", (".resume.safetensors", ".resume")
 
 
 @dataclass(frozen=True)
-class State:
-    """A run after a step: arrays by name, and figures that JSON can hold."""
+class StoppedRun:
+    """A run that can continue."""
 
-    arrays: Mapping[str, NDArray[Any]]
-    figures: Mapping[str, Any]
-
-    @property
-    def step(self) -> int:
-        return int(self.figures["step"])
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """A run that can go on."""
-
-    identity: dict[str, Any]  # what was asked, of what, with what; JSON
+    identity: dict[str, Any]  # the options, the text and the versions that it depends on; JSON
     plan: Plan
     tokenizer_json: str
     state: State
 
 
-def path_beside(model: Path) -> Path:
-    """Where what a run that makes `model` needs is kept: beside the file itself, where that is a symbolic link's, and
-    under a name that no other model's run has.
+# ---- the file
 
-    >>> path_beside(Path("a/model.safetensors")).name, path_beside(Path("a/model")).name
+
+def resume_path(model: Path) -> Path:
+    """The resume file of a run that writes `model`: in the same directory (that of the target, if `model` is a symbolic
+    link), under a name that belongs to no other model.
+
+    >>> resume_path(Path("a/model.safetensors")).name, resume_path(Path("a/model")).name
     ('model.resume.safetensors', 'model.resume')
     """
     model = model.resolve() if model.is_symlink() else model
-    with_suffix, without = _ENDS
-    name = model.name.removesuffix(_MODEL)
-    return model.with_name(name + (with_suffix if model.name.endswith(_MODEL) else without))
+    with_suffix, without = _RESUME_SUFFIXES
+    name = model.name.removesuffix(_MODEL_SUFFIX)
+    return model.with_name(name + (with_suffix if model.name.endswith(_MODEL_SUFFIX) else without))
 
 
-def check_name(model: Path) -> None:
-    """Raises LLMError for the name of a model that a run of another one may use for what it keeps."""
-    if model.name.endswith(_ENDS):
-        raise LLMError(f"{model}: such names are those of what stopped runs need to go on; give another -o")
+def check_model_name(model: Path) -> None:
+    """Raises LLMError if a model would get the name of a resume file."""
+    if model.name.endswith(_RESUME_SUFFIXES):
+        raise LLMError(f"{model}: names that end in {' or '.join(_RESUME_SUFFIXES)} are resume files; give another -o")
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a file is what a run left, be it damaged: nothing else may be replaced or removed."""
+def is_resume_file(path: Path) -> bool:
+    """Whether a file is a resume file, possibly a damaged one. Only such a file may be replaced or removed."""
     try:
         if not path.is_file():
             return False
         with open(path, "rb") as file:
-            return b'"llmcli.resume"' in file.read(MARKED)
+            return f'"{FORMAT_KEY}"'.encode() in file.read(HEADER_BYTES)
     except OSError:
         return False
 
 
-def save(path: Path, stopped: Stopped) -> None:
-    """Write it; old or new, never half. Raises LLMError when the disk refuses."""
-    plan = stopped.plan
+def save(path: Path, run: StoppedRun) -> None:
+    """Write the file atomically. Raises LLMError if that fails, such as on a full disk."""
+    plan = run.plan
     metadata = {
-        "llmcli.resume": FORMAT_VERSION,
-        "identity": json.dumps(stopped.identity, ensure_ascii=False),
+        FORMAT_KEY: FORMAT_VERSION,
+        "identity": json.dumps(run.identity, ensure_ascii=False),
         "config.json": dump_config(plan.model),
         "train": json.dumps(as_record(plan.train)),
         "choices": json.dumps([as_record(row) for row in plan.rows], ensure_ascii=False),
-        "tokenizer.json": stopped.tokenizer_json,
-        "figures": json.dumps(stopped.state.figures),
+        "tokenizer.json": run.tokenizer_json,
+        "figures": json.dumps(run.state.figures),
     }
-    write_tensors(path, stopped.state.arrays, metadata)
+    write_tensors(path, run.state.arrays, metadata)
 
 
-def load(path: Path) -> Stopped:
-    """Read it whole and check its hash. Raises LLMError when it is damaged or not such a file."""
+def load(path: Path) -> StoppedRun:
+    """Read the file and verify its hash. Raises LLMError if it is damaged or no resume file."""
     try:
         header = read_header(path)
     except LLMError as error:
         raise LLMError(f"{error}; begin anew with --force") from error
-    found = header.metadata
-    if found.get("llmcli.resume") != FORMAT_VERSION:
-        raise LLMError(f"{path} is not what a stopped run left; move it away, or begin anew with --force")
-    if digest(header) != found.get("sha256"):
-        raise LLMError(f"{path} is damaged: its hash is another; begin anew with --force")
+    metadata = header.metadata
+    if metadata.get(FORMAT_KEY) != FORMAT_VERSION:
+        raise LLMError(f"{path} is not a resume file of this version; move it away, or begin anew with --force")
+    if digest(header) != metadata.get("sha256"):
+        raise LLMError(f"{path} is damaged: its hash does not match; begin anew with --force")
     try:
-        plan = Plan(
-            parse_config(found["config.json"]),
-            TrainConfig(**json.loads(found["train"])),
-            tuple(PlanRow(**row) for row in json.loads(found["choices"])),
-        )
-        identity, settings = json.loads(found["identity"]), plan.train
-        if settings.context > plan.model.max_position_embeddings:
-            raise ValueError(f"windows of {settings.context:,} tokens do not fit its model")
-        asked = identity.get("--threads", settings.threads), identity.get("--steps", settings.steps)
-        if asked != (settings.threads, settings.steps):
-            raise ValueError("its plan is not that of its command")
+        identity = json.loads(metadata["identity"])
+        plan = _read_plan(metadata)
+        _check_plan(plan, identity)
         arrays = {name: read_tensor(header, tensor) for name, tensor in header.tensors.items()}
-        return Stopped(identity, plan, found["tokenizer.json"], State(arrays, json.loads(found["figures"])))
+        return StoppedRun(identity, plan, metadata["tokenizer.json"], State(arrays, json.loads(metadata["figures"])))
     except (AttributeError, KeyError, ValueError, TypeError, OverflowError, LLMError) as error:
         raise LLMError(f"{path} is damaged: {error}; begin anew with --force") from error
 
 
+def _read_plan(metadata: Mapping[str, str]) -> Plan:
+    rows = tuple(PlanRow(**row) for row in json.loads(metadata["choices"]))
+    return Plan(parse_config(metadata["config.json"]), TrainConfig(**json.loads(metadata["train"])), rows)
+
+
+def _check_plan(plan: Plan, identity: Mapping[str, Any]) -> None:
+    """Raises ValueError for a plan that no run of this identity can have."""
+    settings = plan.train
+    if settings.context > plan.model.max_position_embeddings:
+        raise ValueError(f"windows of {settings.context:,} tokens are longer than the context of its model")
+    asked = identity.get("--threads", settings.threads), identity.get("--steps", settings.steps)
+    if asked != (settings.threads, settings.steps):
+        raise ValueError("its plan and its command have different --threads or --steps")
+
+
+class StateSaver:
+    """Saves the state of a run now and then: soon at first, then every minute, and so that saving takes at most a
+    fiftieth of the time."""
+
+    def __init__(
+        self, path: Path, identity: dict[str, Any], plan: Plan, tokenizer_json: str, warn: Callable[[str], None]
+    ) -> None:
+        self._path, self._identity, self._plan, self._tokenizer_json = path, identity, plan, tokenizer_json
+        self._warn = warn
+        self._pause = FIRST_PAUSE
+        self._next = time.monotonic() + self._pause
+        self.resumable = True  # whether every save so far succeeded: a run that is stopped now can continue
+
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._next
+
+    def save(self, state: State) -> None:
+        """Save a state. The first failure is a warning; the run goes on."""
+        began = time.monotonic()
+        try:
+            if os.path.exists(self._path) and not is_resume_file(self._path):  # noqa: PTH110 (Path.exists may raise)
+                raise LLMError(f"{self._path} was created by another process during the run and is kept")
+            save(self._path, StoppedRun(self._identity, self._plan, self._tokenizer_json, state))
+        except LLMError as error:
+            if self.resumable:
+                self._warn(f"{error}; if this run is stopped, it cannot be resumed from here")
+            self.resumable = False
+        now = time.monotonic()
+        self._pause = max(min(2 * self._pause, LONGEST_PAUSE), PAUSE_PER_SAVE * (now - began))
+        self._next = now + self._pause
+
+
+# ---- the identity of a run
+
+
 def text_fingerprint(documents: Iterable[tuple[str, int, str]]) -> str:
-    """What stands for a text in the identity of a run; its documents are (name of the file, bytes, sha256)."""
+    """Stands for a text in the identity of a run. Each document is (file name, bytes, sha256)."""
     documents = list(documents)
     names = json.dumps([[name, sha256] for name, _, sha256 in documents])
     files = "1 file" if len(documents) == 1 else f"{len(documents):,} files"
@@ -135,29 +167,59 @@ def text_fingerprint(documents: Iterable[tuple[str, int, str]]) -> str:
     return f"{files} of {size:,} bytes (sha256 {hashlib.sha256(names.encode('utf-8')).hexdigest()[:16]})"
 
 
-def is_saved_in(stopped: Stopped, model: Path) -> bool:
-    """Whether a model, or adapters alone (a file, or PEFT's directory), is what the stopped run has saved when it was
-    stopped, or just before it was killed, and has not been changed since: the whole of it is read, whatever its
-    size."""
+def check_same_run(stopped: StoppedRun, identity: Mapping[str, Any], path: Path) -> None:
+    """Raises LLMError, with the differences, if the stopped run in the file `path` has another identity."""
+    different = differences(stopped.identity, json.loads(json.dumps(identity)))
+    if different:
+        raise LLMError(
+            f"{path} is of a run that stopped at step {stopped.state.step:,} and differs from this one: "
+            f"{'; '.join(different)}; give the same to resume it, --force to begin anew, or another -o"
+        )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Where two identities differ, a phrase each."""
+    return [
+        f"{key} was {_quoted(before.get(key))}, is {_quoted(now.get(key))}"
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key)
+    ]
+
+
+def _quoted(value: object) -> str:
+    text = "not given" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# ---- the model that a stopped run saved
+
+
+def is_saved_in(stopped: StoppedRun, model: Path) -> bool:
+    """Whether `model` is what this run saved when it was stopped, or just before it was killed, unchanged since.
+
+    `model` is a model, a file of adapters, or a PEFT directory. All of its bytes are read, whatever its size.
+    """
     try:
         header = read_header(model / ADAPTER_FILE if model.is_dir() else model)
-        return _is_of(stopped, header.metadata) and _is_unchanged(header) and _holds_no_more(model, header.metadata)
+        return (
+            _is_of(stopped, header.metadata) and _is_unchanged(header) and _has_no_other_files(model, header.metadata)
+        )
     except (LLMError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return False
 
 
-def _is_of(stopped: Stopped, metadata: Mapping[str, str]) -> bool:
-    """Whether a run, by what a file says of its own origin, is this one."""
+def _is_of(stopped: StoppedRun, metadata: Mapping[str, str]) -> bool:
+    """Whether a model comes from this run, by its own record."""
     record, identity = json.loads(metadata["training.json"]), stopped.identity
     documents = [(d["name"], d["bytes"], d["sha256"]) for d in record["corpus"]]
-    base, named = record.get("base"), str(identity.get("--from") or "")
+    base, base_option = record.get("base"), str(identity.get("--from") or "")
     return bool(
         record["train"] == as_record(stopped.plan.train)
         and metadata.get("tokenizer.json", stopped.tokenizer_json) == stopped.tokenizer_json  # adapters have none
         and text_fingerprint(documents) == identity.get("the text")
-        and (base is None) == (not named)
-        and (base is None or base["sha256"][:16] in named)
-        and not record.keys() & {"adapter", "average_of"}  # what other commands make of a model
+        and (base is None) == (not base_option)
+        and (base is None or base["sha256"][:16] in base_option)
+        and not record.keys() & {"adapter", "average_of"}  # merged or averaged by another command
         and "quantization" not in metadata
     )
 
@@ -166,69 +228,10 @@ def _is_unchanged(header: Header) -> bool:
     return digest(header) == header.metadata["sha256"]
 
 
-def _holds_no_more(model: Path, metadata: Mapping[str, str]) -> bool:
-    """Whether a directory has the file of adapters, their config as that file has it, and nothing else."""
+def _has_no_other_files(model: Path, metadata: Mapping[str, str]) -> bool:
+    """Whether a PEFT directory consists of the adapters and of their config as the file of adapters repeats it."""
     if not model.is_dir():
         return True
     config = model / ADAPTER_CONFIG
     names = {path.name for path in model.iterdir()}
     return names == {ADAPTER_FILE, ADAPTER_CONFIG} and config.read_text("utf-8") == metadata[ADAPTER_CONFIG]
-
-
-class Keeper:
-    """Writes a run down now and then: soon at first, then each minute, and so that it costs a fiftieth of the time."""
-
-    def __init__(
-        self, path: Path, identity: dict[str, Any], plan: Plan, tokenizer_json: str, tell: Callable[[str], None]
-    ) -> None:
-        self._path, self._identity, self._plan, self._tokenizer_json = path, identity, plan, tokenizer_json
-        self._tell: Callable[[str], None] | None = tell
-        self._pause = FIRST_KEPT
-        self._next = time.monotonic() + self._pause
-
-    @property
-    def resumable(self) -> bool:
-        """Whether a run that is stopped now can go on: the disk took what it needs."""
-        return self._tell is not None
-
-    def due(self) -> bool:
-        return time.monotonic() >= self._next
-
-    def keep(self, state: State) -> None:
-        """A disk that refuses is told once; the run goes on."""
-        began = time.monotonic()
-        try:
-            if os.path.exists(self._path) and not is_ours(self._path):  # noqa: PTH110 (Path.exists may raise)
-                raise LLMError(f"{self._path} was made by another program meanwhile; it is left alone")
-            save(self._path, Stopped(self._identity, self._plan, self._tokenizer_json, state))
-        except LLMError as error:
-            if self._tell:
-                self._tell(f"{error}; if this run is stopped it cannot go on from here")
-            self._tell = None
-        now = time.monotonic()
-        self._pause = max(min(2 * self._pause, MOST_APART), KEPT_SHARE * (now - began))
-        self._next = now + self._pause
-
-
-def check_same(stopped: Stopped, identity: Mapping[str, Any], path: Path) -> None:
-    """Raises LLMError, which tells what differs, when a stopped run was another than this one."""
-    found = differences(stopped.identity, json.loads(json.dumps(identity)))
-    if found:
-        raise LLMError(
-            f"{path} is of a run that stopped at step {stopped.state.step:,}, and of another kind: "
-            f"{'; '.join(found)}; give the same to go on, --force to begin anew, or another -o"
-        )
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of an identity is another, a phrase each."""
-    return [
-        f"{key} was {_said(before.get(key))}, is {_said(now.get(key))}"
-        for key in dict.fromkeys([*before, *now])
-        if before.get(key) != now.get(key)
-    ]
-
-
-def _said(value: Any) -> str:
-    text = "not given" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,8 +1,8 @@
-"""The clock of a run with a time limit: how far the run has come, what its end will cost, how much text it will see.
+"""The clock of a run with a time limit: its progress, the time its final evaluations need, the tokens it will reach.
 
-The machine's speed may change threefold while a run goes on, when another program starts or ends. So nothing here is an
+The speed of the machine may change threefold during a run, when another program starts or ends. So nothing here is an
 absolute speed: the cost of an evaluation is kept as a multiple of the cost of training on as many tokens at that time,
-and what is left is estimated at the speed of the last steps. Pure arithmetic: the caller reads the clock.
+and the rest of the run is estimated from the speed of the last steps. Pure arithmetic: the caller reads the clock.
 """
 
 import math
@@ -10,26 +10,35 @@ import statistics
 from collections import deque
 
 RECENT_STEPS = 12  # whose speed counts as the present speed
-STEADY_SHARE = 0.1  # of the run: the time constant of the mean speed by which the whole run is estimated
-LARGEST_RESERVE = 0.4  # of the run, for the evaluations at its end; beyond that they measure fewer tokens
-ASSUMED_COST = 0.4  # of evaluating a token against training on it, before the first evaluation: a third by operations
-LARGEST_SLOWDOWN = 2.0  # that the work after training is expected to suffer: much of it uses one thread
+STEADY_SHARE = 0.1  # of the run: the time constant of the mean speed from which the whole run is estimated
+LARGEST_RESERVE = 0.4  # of the run, for its final evaluations; if they need more, they evaluate fewer tokens
+ASSUMED_COST = 0.4  # of evaluating a token, relative to training on it, before the first evaluation (FLOPs: a third)
+LARGEST_SLOWDOWN = 2.0  # that is expected of the work after training: much of it uses one thread
+
+
+def progress_by_clock(left: float, elapsed: float, training_began: float, last_step: float) -> float:
+    """Progress of a run, 0 to 1, linear in the seconds `left` for training; 1 if another step would end too late.
+
+    `elapsed` and `training_began` are in seconds since the run began. `last_step` is how long the last step took, in
+    seconds: half of it may exceed the time left.
+
+    >>> progress_by_clock(left=75, elapsed=35, training_began=10, last_step=1)
+    0.25
+    """
+    return 1.0 if left <= last_step / 2 else 1 - left / (left + elapsed - training_began)
 
 
 class RunClock:
-    """All times are in seconds since the run began.
+    """Estimates from the steps and evaluations so far. All times are in seconds since the run began."""
 
-    `seconds` is the time limit, `after` the time that the caller needs after training on a free machine, `started` when
-    training itself began.
-    """
-
-    def __init__(self, seconds: float, after: float = 0.0, started: float = 0.0) -> None:
-        self.seconds, self.started = seconds, started
-        self._after = after
+    def __init__(self, seconds: float, reserve: float = 0.0, training_began: float = 0.0) -> None:
+        """`seconds` is the time limit of the run, `reserve` what the caller needs of it after training, on an idle
+        machine."""
+        self.seconds, self._reserve, self._training_began = seconds, reserve, training_began
         self._steps: deque[tuple[float, int]] = deque(maxlen=RECENT_STEPS)  # (seconds, tokens)
         self._best_pace = float("inf")
         self._steady_pace = 0.0
-        self._trained_seconds = 0.0  # in the steps alone
+        self._trained_seconds = 0.0  # in steps alone
         self._evaluation_costs: list[float] = []  # per token, as multiples of the pace at that time
 
     def add_step(self, seconds: float, tokens: int) -> None:
@@ -52,30 +61,28 @@ class RunClock:
 
     @property
     def deadline(self) -> float:
-        """When the evaluations at the end must be over, so that what comes after them still fits."""
+        """When the final evaluations must have ended, so that the caller's work after them ends in time."""
         slowdown = max(1.0, self.pace / self._best_pace)
-        return self.seconds - self._after * min(slowdown, LARGEST_SLOWDOWN)
+        return self.seconds - self._reserve * min(slowdown, LARGEST_SLOWDOWN)
 
-    def seconds_left(self, elapsed: float, evaluated_at_end: float) -> float:
-        """Left for training, before the equivalent of so many evaluated tokens at the end.
+    def seconds_left(self, elapsed: float, final_tokens: float) -> float:
+        """Seconds left for training, if the final evaluations cover `final_tokens` tokens.
 
-        The median of all evaluations so far counts: a single slow one must not end a run early.
+        Based on the median cost of all evaluations so far: a single slow one must not end a run early.
         """
         cost = statistics.median(self._evaluation_costs or [ASSUMED_COST])
-        reserve = min(cost * self.pace * evaluated_at_end, LARGEST_RESERVE * self.seconds)
+        reserve = min(cost * self.pace * final_tokens, LARGEST_RESERVE * self.seconds)
         return max(0.0, self.deadline - reserve - elapsed)
 
-    def progress(self, elapsed: float, evaluated_at_end: float) -> float:
-        """From 0 to 1, linear in the time that is left for training; 1 if another step would end too late."""
-        left = self.seconds_left(elapsed, evaluated_at_end)
-        last = self._steps[-1][0] if self._steps else 0.0
-        if left <= last / 2:
-            return 1.0
-        return 1 - left / (left + elapsed - self.started)
+    def progress(self, elapsed: float, final_tokens: float) -> float:
+        """Progress of the run, 0 to 1."""
+        last_step = self._steps[-1][0] if self._steps else 0.0
+        return progress_by_clock(self.seconds_left(elapsed, final_tokens), elapsed, self._training_began, last_step)
 
-    def expected_tokens(self, elapsed: float, seen: int, evaluated_at_end: float) -> float:
-        """Tokens that the run will have trained on at its end, at its speed of late and share of evaluations."""
+    def expected_tokens(self, elapsed: float, seen: int, final_tokens: float) -> float:
+        """Tokens that the run will have trained on at its end, after `seen` so far, at its recent speed and its share
+        of time in evaluations."""
         if not self._trained_seconds:
             return float(seen)
-        overhead = max(1.0, (elapsed - self.started) / self._trained_seconds)
-        return seen + self.seconds_left(elapsed, evaluated_at_end) / (self._steady_pace * overhead)
+        overhead = max(1.0, (elapsed - self._training_began) / self._trained_seconds)
+        return seen + self.seconds_left(elapsed, final_tokens) / (self._steady_pace * overhead)

@@ -15,9 +15,10 @@ import time
 import torch
 
 from llmcli.config import ModelConfig, TrainConfig
+from llmcli.training.batch_schedule import window_length
 from llmcli.training.cost_model import flops_per_token
 from llmcli.training.hardware import pick_dtype
-from llmcli.training.trainer import _context_at, measured_speed
+from llmcli.training.throughput import measure_throughput
 
 SHAPES = ((2, 96, 2), (2, 128, 2), (4, 128, 2), (4, 192, 3), (4, 256, 4), (6, 256, 4))  # layers, width, heads
 CONTEXT = 1024
@@ -52,10 +53,12 @@ def main() -> None:
                 steps=100, context=CONTEXT, batch_size=batch_size, dtype=dtype, threads=options.threads, induction=True
             )
             best = peak(dtype)
-            speeds = [measured_speed(model, settings, options.seconds) for _ in range(3)]
+            speeds = [measure_throughput(model, settings, options.seconds) for _ in range(3)]
             best, speed = max(best, peak(dtype)), statistics.median(speeds)
-            # measured_speed takes as many tokens in the windows that a run begins with as in those that it ends with
-            useful = speed * (flops_per_token(model, CONTEXT) + flops_per_token(model, _context_at(0.0, settings))) / 2
+            # measure_throughput takes as many tokens in the shortest windows of a run as in the longest
+            useful = (
+                speed * (flops_per_token(model, CONTEXT) + flops_per_token(model, window_length(0.0, settings))) / 2
+            )
             print(
                 f"| {layers} x {width} | {batch_size * CONTEXT:,} | {speed:,.0f} | {useful / 1e9:.0f} | "
                 f"{best / 1e9:.0f} | {useful / best:.0%} |",

@@ -22,6 +22,7 @@ from llmcli.errors import LLMError
 from llmcli.formats import adapters, atomic_io, checkpoint, ensemble_file
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.training import resume
+from llmcli.training.events import State
 from llmcli.training.plan import Plan
 from tests import platforms
 from tests.conftest import random_checkpoint
@@ -40,7 +41,7 @@ TUNED = IDENTITY | {"--from": f"base.safetensors (sha256 {'b' * 16})"}
 # ---- only what was verified is replaced
 
 
-def saved_by(kind: str, path: Path) -> resume.Stopped:
+def saved_by(kind: str, path: Path) -> resume.StoppedRun:
     """Write a model, or adapters, as a run that was stopped left it; the run."""
     settings = TrainConfig(steps=100)
     tokenizer = Tokenizer.train_char(["abc"]).to_json()
@@ -48,7 +49,7 @@ def saved_by(kind: str, path: Path) -> resume.Stopped:
     config = ModelConfig(259, width, 2 * width, 2, 4, 2, width // 4, 32)
     record: dict[str, Any] = {"train": as_record(settings), "steps": 50, "corpus": CORPUS}
     model = replace(random_checkpoint(config, tokenizer_json=tokenizer), record=record)
-    stopped = resume.Stopped(IDENTITY, Plan(config, settings, ()), tokenizer, resume.State({}, {"step": 50}))
+    stopped = resume.StoppedRun(IDENTITY, Plan(config, settings, ()), tokenizer, State({}, {"step": 50}))
     if not kind.startswith("adapters"):
         checkpoint.save(path, model)
         return stopped
@@ -184,20 +185,20 @@ def test_a_model_changed_during_the_run_that_goes_on_is_kept() -> None:
 
 def test_no_two_outputs_share_what_their_runs_keep() -> None:
     names = ["zz", "zz.safetensors", "zz.bin", "zz.bin.safetensors", "zz.SAFETENSORS", ".safetensors", "resume"]
-    beside = [resume.path_beside(Path(name)) for name in names]
+    beside = [resume.resume_path(Path(name)) for name in names]
     assert len(set(beside)) == len(names) and not set(beside) & set(map(Path, names))
     for path in beside:
-        with pytest.raises(LLMError, match="what stopped runs need"):
-            resume.check_name(path)
+        with pytest.raises(LLMError, match="are resume files; give another -o"):
+            resume.check_model_name(path)
     for name in names:
-        resume.check_name(Path(name))
+        resume.check_model_name(Path(name))
 
 
 @platforms.symbolic_links
 def test_a_link_and_its_file_share_them() -> None:
     Path("d").mkdir()
     Path("link.safetensors").symlink_to("d/m.safetensors")
-    assert resume.path_beside(Path("link.safetensors")) == Path("d/m.resume.safetensors").resolve()
+    assert resume.resume_path(Path("link.safetensors")) == Path("d/m.resume.safetensors").resolve()
 
 
 def test_a_stopped_run_stays_whole_when_another_writes_a_like_name(llm: Llm) -> None:
@@ -212,13 +213,13 @@ def test_a_stopped_run_stays_whole_when_another_writes_a_like_name(llm: Llm) -> 
 def test_a_file_that_another_program_puts_there_is_not_replaced() -> None:
     told: list[str] = []
     stopped = saved_by("small", MODEL)
-    keeper = resume.Keeper(Path("m.resume.safetensors"), {}, stopped.plan, "{}", told.append)
-    keeper.keep(stopped.state)
-    keeper.keep(stopped.state)
-    assert told == [] and resume.is_ours(Path("m.resume.safetensors"))
+    saver = resume.StateSaver(Path("m.resume.safetensors"), {}, stopped.plan, "{}", told.append)
+    saver.save(stopped.state)
+    saver.save(stopped.state)
+    assert told == [] and resume.is_resume_file(Path("m.resume.safetensors"))
     Path("m.resume.safetensors").write_bytes(MODEL.read_bytes())
-    keeper.keep(stopped.state)
-    assert len(told) == 1 and "was made by another program" in told[0]
+    saver.save(stopped.state)
+    assert len(told) == 1 and "was created by another process" in told[0]
     assert Path("m.resume.safetensors").read_bytes() == MODEL.read_bytes()
 
 
@@ -243,7 +244,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def save(done: SimpleNamespace, output: Path, *, replace: bool = True) -> Path:
-    return command._save(output, done, resume.path_beside(output), False, replace=replace, keep=False)
+    return command._save(output, done, resume.resume_path(output), False, replace=replace, keep=False)
 
 
 def found(directory: Path) -> list[Path]:
@@ -313,9 +314,9 @@ def test_a_directory_that_may_no_longer_be_looked_into_loses_nothing(
     stopped = saved_by("small", Path("other.safetensors"))
     told: list[str] = []
     output = Path("closed/m.safetensors")
-    beside = resume.path_beside(output)
+    beside = resume.resume_path(output)
     monkeypatch.setattr(os, "stat", refuse)
-    resume.Keeper(beside, {}, stopped.plan, "{}", told.append).keep(stopped.state)
+    resume.StateSaver(beside, {}, stopped.plan, "{}", told.append).save(stopped.state)
     assert len(told) == 1 and "Permission denied" in told[0]
     replace_it = command._may_replace(output, False, None)
     assert [command._save(output, done, beside, False, replace=replace_it, keep=False)] == found(elsewhere)

@@ -117,7 +117,8 @@ def test_adapters_of_another_model_are_told(taught: tuple[Path, Path], tmp_path:
 def test_a_stopped_run_of_adapters_goes_on_to_the_same_bytes(tiny_model: Path, llm) -> None:
     from llmcli.data.corpus import read_corpus
     from llmcli.data.tokenizer import Tokenizer
-    from llmcli.training import resume, trainer
+    from llmcli.training import trainer
+    from llmcli.training.events import Done, State
     from llmcli.training.plan import Request
     from llmcli.training.prepare import prepare
 
@@ -135,9 +136,9 @@ def test_a_stopped_run_of_adapters_goes_on_to_the_same_bytes(tiny_model: Path, l
     whole = run()[-1]
     steps = iter(range(100))
     stopped = run(stop=lambda: next(steps) == 3)
-    state = next(event for event in stopped if isinstance(event, resume.State))
-    again = run(go_on=state)[-1]
-    assert isinstance(whole, trainer.Done) and isinstance(again, trainer.Done)
+    state = next(event for event in stopped if isinstance(event, State))
+    again = run(resume_from=state)[-1]
+    assert isinstance(whole, Done) and isinstance(again, Done)
     for name, array in whole.checkpoint.tensors.items():
         np.testing.assert_array_equal(array, again.checkpoint.tensors[name])
     assert whole.adapters and again.adapters

@@ -13,7 +13,7 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models import induction
 from llmcli.models.induction import has_room, with_induction
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.training.trainer import fresh_weights
+from llmcli.training.initialization import fresh_weights
 
 CONFIG = ModelConfig(300, 128, 352, 2, 2, 2, 64, 256, rope_theta=1e6)
 

@@ -22,7 +22,7 @@ TEXT = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "りんご") for b i
 OPTIONS = ["--batch-tokens", "512", "--context", "32", "--threads", "1", "--dropout", "0.2"]
 BESIDE = "model.resume.safetensors"
 EAGER = (
-    "import llmcli.training.resume as t; t.FIRST_KEPT = t.MOST_APART = t.KEPT_SHARE = 0.0; "
+    "import llmcli.training.resume as t; t.FIRST_PAUSE = t.LONGEST_PAUSE = t.PAUSE_PER_SAVE = 0.0; "
     "from llmcli.cli.app import main; main()"
 )
 

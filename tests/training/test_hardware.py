@@ -1,4 +1,4 @@
-"""What this computer can do, and what is said when it cannot."""
+"""What this machine offers, and the errors where it lacks something."""
 
 import ctypes
 import struct
@@ -15,24 +15,27 @@ from llmcli.training import hardware
 from tests import platforms
 
 
-def test_the_type_of_products_is_as_asked_or_the_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("seconds", "faster"), [(0.5, "bfloat16"), (0.9, "float32"), (9.0, "float32")])
+def test_the_dtype_is_the_faster(seconds: float, faster: str) -> None:
+    """A product takes one second in float32. The reason holds no measured figure."""
+    times = {torch.float32: 1.0, torch.bfloat16: seconds}
+    dtype, reason = hardware.pick_dtype("auto", "cpu", 1, times.__getitem__)
+    assert dtype == faster
+    assert not any(letter.isdigit() for letter in reason.replace("16", "").replace("32", ""))
+
+
+def test_the_dtype_is_as_asked() -> None:
     assert hardware.pick_dtype("bfloat16", "cpu", 1) == ("bfloat16", "as asked")
-    for seconds, wanted in ((0.5, "bfloat16"), (0.9, "float32"), (9.0, "float32")):
-        monkeypatch.setattr(
-            hardware, "_product_seconds", lambda dtype, low=seconds: low if dtype == torch.bfloat16 else 1.0
-        )
-        found, why = hardware.pick_dtype("auto", "cpu", 1)
-        assert found == wanted and not any(letter.isdigit() for letter in why.replace("16", "").replace("32", ""))
 
 
-def test_memory_is_found() -> None:
+def test_free_memory_is_plausible() -> None:
     assert 1e8 < hardware.free_memory("cpu") < 1e14
 
 
-def test_windows_is_asked_for_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    def status(found: Any) -> int:
-        length, _ = struct.unpack_from("<II", found._obj)
-        struct.pack_into("<II7Q", found._obj, 0, length, 40, 8 << 30, 5 << 30, *range(5))
+def test_free_memory_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def status(pointer: Any) -> int:
+        length, _ = struct.unpack_from("<II", pointer._obj)
+        struct.pack_into("<II7Q", pointer._obj, 0, length, 40, 8 << 30, 5 << 30, *range(5))
         return int(length == 64)
 
     kernel = SimpleNamespace(GlobalMemoryStatusEx=status)
@@ -41,10 +44,11 @@ def test_windows_is_asked_for_its_free_memory(monkeypatch: pytest.MonkeyPatch) -
 
 
 @platforms.linux
-def test_a_limit_on_the_process_is_seen() -> None:
+def test_a_limit_on_the_process_counts() -> None:
     code = """
 import resource
 from llmcli.training import hardware
+from tests import platforms
 before = hardware.free_memory("cpu")
 resource.setrlimit(resource.RLIMIT_AS, (64 << 30, 64 << 30))
 assert hardware._process_memory() < 64 << 30
@@ -71,23 +75,23 @@ print(before, hardware.free_memory("cpu"))
         MemoryError(),
     ],
 )
-def test_memory_that_is_not_there_is_told_with_what_to_type(error: Exception) -> None:
-    with pytest.raises(LLMError, match=r"out of memory; .*--batch-tokens 1024"), hardware.memory_told():
+def test_an_error_for_lack_of_memory_says_what_to_type(error: Exception) -> None:
+    with pytest.raises(LLMError, match=r"out of memory; .*--batch-tokens 1024"), hardware.explain_out_of_memory():
         raise error
 
 
-def test_other_errors_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="size mismatch"), hardware.memory_told():
+def test_other_errors_are_not_changed() -> None:
+    with pytest.raises(RuntimeError, match="size mismatch"), hardware.explain_out_of_memory():
         raise RuntimeError("size mismatch")
 
 
-def test_torch_is_understood() -> None:
-    """Nobody has 2^60 numbers."""
-    with pytest.raises(LLMError, match="out of memory"), hardware.memory_told():
+def test_the_message_of_torch_is_recognized() -> None:
+    """No machine has room for 2^60 numbers."""
+    with pytest.raises(LLMError, match="out of memory"), hardware.explain_out_of_memory():
         torch.empty(1 << 60)
 
 
-def test_a_device_or_type_that_cannot_calculate_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_or_dtype_that_does_not_work_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for dtype in ("float32", "bfloat16"):
         hardware.check_dtype(dtype, "cpu")
     with pytest.raises(LLMError, match="finds no cuda device here; use --device cpu"):
@@ -97,25 +101,31 @@ def test_a_device_or_type_that_cannot_calculate_is_told_in_a_line(monkeypatch: p
         raise RuntimeError('"addmm" not implemented for BFloat16\nand a lot more')
 
     monkeypatch.setattr(torch, "ones", refuse)
-    with pytest.raises(LLMError, match=r"^cpu cannot calculate in bfloat16 here \(.*BFloat16\); use --dtype float32$"):
+    with pytest.raises(LLMError, match=r"^cpu cannot compute in bfloat16 here \(.*BFloat16\); use --dtype float32$"):
         hardware.check_dtype("bfloat16", "cpu")
-    monkeypatch.setattr(hardware, "pick_device", lambda device: device)  # a driver that is there and does not work
-    with pytest.raises(LLMError, match=r"^cuda cannot calculate in float32 here"):
+    monkeypatch.setattr(hardware, "pick_device", lambda device: device)  # a driver that is installed and does not work
+    with pytest.raises(LLMError, match=r"^cuda cannot compute in float32 here"):
         hardware.check_dtype("float32", "cuda")
 
 
-def test_threads_that_wait_for_each_other_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a simulated clock: two threads take ten times as long beside another program, half as long without."""
-    now, threads = [0.0], [0]
-    cost: dict[int, float] = {}
+@pytest.mark.parametrize(
+    ("seconds", "fastest"),
+    [
+        pytest.param({2: 0.010, 1: 0.001}, 1, id="beside a busy process"),
+        pytest.param({2: 0.001, 1: 0.002}, 2, id="alone"),
+        pytest.param({2: 0.001, 1: 0.00095}, 2, id="hardly a difference"),
+    ],
+)
+def test_as_many_threads_as_are_fast(seconds: dict[int, float], fastest: int) -> None:
+    assert hardware.fastest_threads([2, 1], seconds.__getitem__) == fastest
 
-    def relu(x: torch.Tensor) -> torch.Tensor:
-        now[0] += cost[threads[0]]
-        return x
 
-    monkeypatch.setattr(hardware.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(hardware.torch, "set_num_threads", lambda count: threads.__setitem__(0, count))
-    monkeypatch.setattr(hardware.torch, "relu", relu)
-    for costs, expected in (({2: 0.010, 1: 0.001}, 1), ({2: 0.001, 1: 0.002}, 2), ({2: 0.001, 1: 0.00095}, 2)):
-        cost.update(costs)
-        assert hardware.fastest_threads([2, 1]) == expected
+def test_a_chain_of_products_takes_time() -> None:
+    assert 0 < hardware._chain_seconds(1) < 10
+    assert torch.get_num_threads() == 1
+
+
+def test_freed_memory_can_be_kept_more_than_once() -> None:
+    """Whatever the C library is."""
+    hardware.keep_freed_memory()
+    hardware.keep_freed_memory()

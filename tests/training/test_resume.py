@@ -1,4 +1,4 @@
-"""A run that was stopped, however often and however hard, ends as one that never was."""
+"""A run that was stopped, however often and by whatever means, ends with the same file as one that was not."""
 
 import json
 import signal
@@ -12,96 +12,100 @@ from typer.testing import Result
 
 from llmcli.data.corpus import read_corpus
 from llmcli.errors import LLMError
-from llmcli.training import resume, trainer
+from llmcli.training import resume
+from llmcli.training.evaluation_schedule import EvaluationSchedule
+from llmcli.training.events import Done, Evaluation, Event, State
 from llmcli.training.memory_fit import check_fits
 from llmcli.training.plan import Request
 from llmcli.training.prepare import Prepared, prepare
 from tests import platforms
 from tests.golden.models import read_safetensors
 from tests.reliability.runs import BESIDE, OPTIONS, TEXT, end, kept, train, wait_until_kept
+from tests.training import small_runs
+from tests.training.small_runs import losses
 
 Llm = Callable[..., Result]
 HERE = Path()
+OFTEN = EvaluationSchedule(training_per_evaluated=1)  # an evaluation every other step
 
 
 @pytest.fixture
-def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
-    monkeypatch.setattr(trainer, "EVAL_SHARE", 1)  # a look every other step
+def ready(tmp_path: Path) -> Prepared:
     (tmp_path / "c.txt").write_text(TEXT, "utf-8")
     request = Request(steps=24, batch_tokens=512, context=32, dropout=0.2)
-    found = prepare(request, read_corpus([str(tmp_path / "c.txt")]))
-    settings = replace(found.plan.train, token_split=0.3, calibration_tokens=65)
-    return replace(found, plan=replace(found.plan, train=settings))
+    ready = prepare(request, read_corpus([str(tmp_path / "c.txt")]))
+    settings = replace(ready.plan.train, token_split=0.3, calibration_tokens=65)
+    return replace(ready, plan=replace(ready.plan, train=settings))
 
 
-def run(ready: Prepared, **options: object) -> list[trainer.Event]:
-    return list(
-        trainer.train(ready.plan, ready.tokenizer, None, ready.tokens, ready.held_out, ready.record, **options)  # type: ignore[arg-type]
-    )
+def run(ready: Prepared, **options: object) -> list[Event]:
+    return small_runs.run(ready, schedule=OFTEN, **options)
 
 
-def through_a_file(ready: Prepared, state: resume.State) -> resume.State:
+def states(events: list[Event]) -> list[State]:
+    return [event for event in events if isinstance(event, State)]
+
+
+def through_a_file(ready: Prepared, state: State) -> State:
     path = Path("model.resume.safetensors")
-    resume.save(path, resume.Stopped({}, ready.plan, ready.tokenizer.to_json(), state))
-    found = resume.load(path)
-    assert found.plan == ready.plan and found.tokenizer_json == ready.tokenizer.to_json()
-    return found.state
+    resume.save(path, resume.StoppedRun({}, ready.plan, ready.tokenizer.to_json(), state))
+    loaded = resume.load(path)
+    assert loaded.plan == ready.plan and loaded.tokenizer_json == ready.tokenizer.to_json()
+    return loaded.state
 
 
-def assert_same_end(first: list[trainer.Event], second: list[trainer.Event]) -> None:
+def assert_same_end(first: list[Event], second: list[Event]) -> None:
     ours, theirs = first[-1], second[-1]
-    assert isinstance(ours, trainer.Done) and isinstance(theirs, trainer.Done)
+    assert isinstance(ours, Done) and isinstance(theirs, Done)
     assert ours.checkpoint.record == theirs.checkpoint.record
     assert ours.checkpoint.tensors.keys() == theirs.checkpoint.tensors.keys()
     for name, array in ours.checkpoint.tensors.items():
         assert np.array_equal(array, theirs.checkpoint.tensors[name]), name
 
 
-def test_from_every_step_a_run_goes_on_to_the_same_end(ready: Prepared) -> None:
-    """Also with the losses, to the last bit; in between the state goes through a file."""
-    whole = run(ready, save=lambda: True)
-    states = [event for event in whole if isinstance(event, resume.State)]
-    assert [state.step for state in states] == list(range(1, 24))
-    assert any(isinstance(event, trainer.Evaluation) for event in whole[: len(whole) // 2])
-    for state in (states[0], states[9], states[10], states[22]):
-        rest = run(ready, go_on=through_a_file(ready, state))
-        losses = [[e.loss for e in events if isinstance(e, trainer.Step)] for events in (whole, rest)]
-        assert losses[1] == losses[0][state.step :]
+def test_a_run_resumed_from_any_step_ends_the_same(ready: Prepared) -> None:
+    """With the same losses to the last bit. The state passes through a file."""
+    whole = run(ready, save_due=lambda: True)
+    saved = states(whole)
+    assert [state.step for state in saved] == list(range(1, 24))
+    assert any(isinstance(event, Evaluation) for event in whole[: len(whole) // 2])
+    for state in (saved[0], saved[9], saved[10], saved[22]):
+        rest = run(ready, resume_from=through_a_file(ready, state))
+        assert losses(rest) == losses(whole)[state.step :]
         assert_same_end(whole, rest)
 
 
-def test_a_run_with_experts_goes_on_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "EVAL_SHARE", 1)
+def test_a_resumed_run_with_experts_ends_the_same(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text(TEXT, "utf-8")
     request = Request(steps=12, batch_tokens=512, context=32, dropout=0.2, experts=4)
     ready = prepare(request, read_corpus([str(tmp_path / "c.txt")]))
-    whole = run(ready, save=lambda: True)
-    states = [event for event in whole if isinstance(event, resume.State)]
-    for state in (states[0], states[6]):
-        assert_same_end(whole, run(ready, go_on=through_a_file(ready, state)))
-    assert isinstance(whole[-1], trainer.Done)
+    whole = run(ready, save_due=lambda: True)
+    for state in (states(whole)[0], states(whole)[6]):
+        assert_same_end(whole, run(ready, resume_from=through_a_file(ready, state)))
+    assert isinstance(whole[-1], Done)
     shares = whole[-1].checkpoint.record["expert_shares"]
     assert [len(layer) for layer in shares] == [4, 4] and all(sum(s) == pytest.approx(1, abs=1e-3) for s in shares)
 
 
 @pytest.mark.parametrize("step", [1, 8, 9])
-def test_a_run_asked_to_stop_goes_on_as_if_it_had_not_been(ready: Prepared, step: int) -> None:
-    """Though the stop brings a look at the held-out text that the whole run does not have."""
-    asked = iter([False] * (step - 1) + [True])
-    cut = run(ready, stop=lambda: next(asked))
-    (state,) = (event for event in cut if isinstance(event, resume.State))
-    assert state.step == step and isinstance(cut[-1], trainer.Done) and cut[-1].interrupted
-    assert_same_end(run(ready), run(ready, go_on=through_a_file(ready, state)))
+def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(ready: Prepared, step: int) -> None:
+    """Though the interruption causes an evaluation that the whole run does not have."""
+    answers = iter([False] * (step - 1) + [True])
+    interrupted = run(ready, stop=lambda: next(answers))
+    (state,) = states(interrupted)
+    done = interrupted[-1]
+    assert state.step == step and isinstance(done, Done) and done.interrupted
+    assert_same_end(run(ready), run(ready, resume_from=through_a_file(ready, state)))
 
 
 def test_time_already_used_counts(ready: Prepared) -> None:
     settings = replace(ready.plan.train, seconds=1000.0, steps=10**6)
     timed = replace(ready, plan=replace(ready.plan, train=settings))
-    asked = iter([False, True])
-    (state,) = (event for event in run(timed, stop=lambda: next(asked)) if isinstance(event, resume.State))
+    answers = iter([False, True])
+    (state,) = states(run(timed, stop=lambda: next(answers)))
     late = replace(state, figures=state.figures | {"seconds": 999.9999, "trained_seconds": 990.0})
-    done = run(timed, go_on=late)[-1]
-    assert isinstance(done, trainer.Done) and not done.interrupted and done.step == 2  # another would end too late
+    done = run(timed, resume_from=late)[-1]
+    assert isinstance(done, Done) and not done.interrupted and done.step == 2  # another would end too late
     assert done.seconds > 999
 
 
@@ -110,7 +114,7 @@ def test_time_already_used_counts(ready: Prepared) -> None:
 
 def test_the_keys_of_the_file_stay(ready: Prepared) -> None:
     """A run that an earlier version stopped can be resumed: what is in the file is a format, not a module's names."""
-    state = next(event for event in run(ready, save=lambda: True) if isinstance(event, resume.State))
+    state = states(run(ready, save_due=lambda: True))[0]
     through_a_file(ready, state)
     metadata, tensors = read_safetensors(Path("model.resume.safetensors"))
     assert list(metadata) == [
@@ -124,22 +128,22 @@ def test_the_keys_of_the_file_stay(ready: Prepared) -> None:
     assert {name.split(".")[0] for name in tensors} >= {"model", "optimizer", "losses"}
 
 
-def test_damage_is_found(ready: Prepared) -> None:
-    state = next(event for event in run(ready, save=lambda: True) if isinstance(event, resume.State))
+def test_damage_is_detected(ready: Prepared) -> None:
+    state = states(run(ready, save_due=lambda: True))[0]
     through_a_file(ready, state)
     path = Path("model.resume.safetensors")
     data = bytearray(path.read_bytes())
     data[-1000] ^= 1
     path.write_bytes(data)
-    with pytest.raises(LLMError, match="damaged: its hash is another; begin anew with --force"):
+    with pytest.raises(LLMError, match="damaged: its hash does not match; begin anew with --force"):
         resume.load(path)
     path.write_bytes(data[:-1000])
     with pytest.raises(LLMError, match=r"cut off.*; begin anew with --force"):
         resume.load(path)
 
 
-def test_values_that_do_not_fit_the_plan_are_told(ready: Prepared) -> None:
-    state = next(event for event in run(ready, save=lambda: True) if isinstance(event, resume.State))
+def test_a_state_that_does_not_fit_the_plan_is_refused(ready: Prepared) -> None:
+    state = states(run(ready, save_due=lambda: True))[0]
     embedding = "model.model.embed_tokens.weight"
     for arrays, figures in (
         ({name: array for name, array in state.arrays.items() if name != "losses"}, {}),
@@ -153,37 +157,37 @@ def test_values_that_do_not_fit_the_plan_are_told(ready: Prepared) -> None:
         (state.arrays, {"progress": float("nan")}),
         (state.arrays, {"best_factor": float("inf")}),
     ):
-        with pytest.raises(LLMError, match=r"left other values than its plan has .*; begin anew with --force"):
-            run(ready, go_on=resume.State(arrays, state.figures | figures))
+        with pytest.raises(LLMError, match=r"does not fit its plan \(.*\); begin anew with --force"):
+            run(ready, resume_from=State(arrays, state.figures | figures))
 
 
 @pytest.mark.parametrize("change", [{"dtype": "x"}, {"threads": 10**9}, {"steps": 1.5}, {"token_split": -1.0}])
-def test_a_plan_that_is_none_is_told(ready: Prepared, change: dict[str, object]) -> None:
-    state = next(event for event in run(ready, save=lambda: True) if isinstance(event, resume.State))
-    wrong = replace(ready.plan)
+def test_an_invalid_plan_is_refused(ready: Prepared, change: dict[str, object]) -> None:
+    state = states(run(ready, save_due=lambda: True))[0]
+    invalid = replace(ready.plan)
     settings = replace(ready.plan.train)
     for name, value in change.items():
         object.__setattr__(settings, name, value)
-    object.__setattr__(wrong, "train", settings)
+    object.__setattr__(invalid, "train", settings)
     path = Path("model.resume.safetensors")
-    resume.save(path, resume.Stopped({}, wrong, ready.tokenizer.to_json(), state))
+    resume.save(path, resume.StoppedRun({}, invalid, ready.tokenizer.to_json(), state))
     with pytest.raises(LLMError, match=r"is damaged: .*; begin anew with --force"):
         resume.load(path)
 
 
-def test_a_plan_too_large_for_what_is_free_now_is_told(ready: Prepared) -> None:
+def test_a_plan_too_large_for_the_memory_that_is_free_now_is_refused(ready: Prepared) -> None:
     check_fits(ready.plan, 1e12)
     large = replace(ready.plan, train=replace(ready.plan.train, context=10**12))
     with pytest.raises(LLMError, match=r"resuming needs about .* GB of memory, 1,000\.0 GB are free"):
         check_fits(large, 1e12)
 
 
-def test_a_model_is_no_stopped_run(tiny_model: Path) -> None:
-    with pytest.raises(LLMError, match="not what a stopped run left"):
+def test_a_model_is_not_a_resume_file(tiny_model: Path) -> None:
+    with pytest.raises(LLMError, match="is not a resume file"):
         resume.load(tiny_model)
 
 
-def test_differences_are_told() -> None:
+def test_differences_of_identities_are_listed() -> None:
     before = {"--steps": 10, "--lr": 1.0, "the text": "a"}
     assert resume.differences(before, before) == []
     assert resume.differences(before, {"--steps": 12, "the text": "a", "--width": 64}) == [
@@ -193,25 +197,25 @@ def test_differences_are_told() -> None:
     ]
 
 
-def test_a_disk_that_refuses_is_told_once(ready: Prepared) -> None:
-    state = next(event for event in run(ready, save=lambda: True) if isinstance(event, resume.State))
-    told: list[str] = []
-    keeper = resume.Keeper(Path("nowhere/m.resume.safetensors"), {}, ready.plan, "{}", told.append)
-    assert keeper.resumable
-    keeper.keep(state)
-    keeper.keep(state)
-    assert len(told) == 1 and "if this run is stopped it cannot go on" in told[0] and not keeper.due()
-    assert not keeper.resumable
+def test_a_disk_that_cannot_be_written_causes_one_warning(ready: Prepared) -> None:
+    state = states(run(ready, save_due=lambda: True))[0]
+    warnings: list[str] = []
+    saver = resume.StateSaver(Path("nowhere/m.resume.safetensors"), {}, ready.plan, "{}", warnings.append)
+    assert saver.resumable
+    saver.save(state)
+    saver.save(state)
+    assert len(warnings) == 1 and "if this run is stopped, it cannot be resumed" in warnings[0]
+    assert not saver.is_due() and not saver.resumable
 
 
 # ---- the command (killed runs, signals and two runs at once are rows of the scorecard: tests/reliability)
 
 
 @platforms.posix
-def test_killed_between_the_model_and_the_end_it_goes_on_to_the_same_model() -> None:
+def test_a_run_killed_after_saving_its_model_resumes_to_the_same_model() -> None:
     code = (
         "from pathlib import Path; import os; import llmcli.training.resume as t;"
-        "t.FIRST_KEPT = t.MOST_APART = t.KEPT_SHARE = 0.0;"
+        "t.FIRST_PAUSE = t.LONGEST_PAUSE = t.PAUSE_PER_SAVE = 0.0;"
         "Path.unlink = lambda self, missing_ok=False: os.kill(os.getpid(), 9); from llmcli.cli.app import main; main()"
     )
     process = train(HERE, steps=5, code=code)
@@ -225,20 +229,20 @@ def test_killed_between_the_model_and_the_end_it_goes_on_to_the_same_model() -> 
 
 
 @platforms.posix
-def test_adapters_alone_go_on_where_they_were_stopped(tiny_model: Path) -> None:
+def test_adapters_alone_resume_where_they_were_stopped(tiny_model: Path) -> None:
     tiny_model.rename("base.safetensors")
     before = 0
     for _ in range(2):
         process = train(HERE, "--from", "base.safetensors", "--lora", "2", "--adapter-only", steps=4000)
         wait_until_kept(process, HERE, before)
-        said = end(process, signal.SIGINT)
-        assert process.returncode == 130, said
+        stderr = end(process, signal.SIGINT)
+        assert process.returncode == 130, stderr
         assert Path("model.safetensors").exists()
         before = kept(HERE)
 
 
 @platforms.posix
-def test_another_command_does_not_go_on_silently(llm: Llm) -> None:
+def test_another_command_does_not_resume_the_run_silently(llm: Llm) -> None:
     process = train(HERE, steps=4000)
     wait_until_kept(process, HERE)
     end(process, signal.SIGINT)
@@ -246,17 +250,17 @@ def test_another_command_does_not_go_on_silently(llm: Llm) -> None:
     beside = Path(BESIDE)
     before = beside.read_bytes()
 
-    def told(*words: str) -> str:
+    def error(*words: str) -> str:
         answer = llm("train", "c.txt", *OPTIONS, "--steps", "4000", *words)
         assert answer.exit_code == 1 and answer.stderr.count("\n") == 1, answer.stderr
         assert beside.read_bytes() == before
         return answer.stderr
 
-    assert "--steps was 4000, is 4001; give the same to go on, --force to begin anew" in told("--steps", "4001")
-    assert "--threads was 1, is 2" in told("--threads", "2", "-q")
-    assert "--lr-scale was 1.0, is 0.5" in told("--lr", "0.5")
+    assert "--steps was 4000, is 4001; give the same to resume it, --force to begin anew" in error("--steps", "4001")
+    assert "--threads was 1, is 2" in error("--threads", "2", "-q")
+    assert "--lr-scale was 1.0, is 0.5" in error("--lr", "0.5")
     Path("c.txt").write_text(TEXT[:-1] + "!", "utf-8")
-    assert "the text was 1 file of" in told()
+    assert "the text was 1 file of" in error()
     Path("c.txt").write_text(TEXT, "utf-8")
     assert llm("train", "c.txt", *OPTIONS, "--steps", "24", "--force", "-q").exit_code == 0  # begins anew
     assert not beside.exists()

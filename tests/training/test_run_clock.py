@@ -14,7 +14,7 @@ def clock(pace: float = 0.001, steps: int = RECENT_STEPS, **options: float) -> R
 
 
 def test_progress_is_linear_in_time_and_ends_before_what_comes_after() -> None:
-    made = clock(after=10.0, started=5.0)
+    made = clock(reserve=10.0, training_began=5.0)
     assert made.deadline == 90.0
     assert made.progress(5.0, 0) == 0.0
     assert made.progress(47.5, 0) == pytest.approx(0.5)
@@ -46,7 +46,7 @@ def test_the_reserve_is_bounded() -> None:
 
 
 def test_what_comes_after_takes_longer_on_a_slower_machine() -> None:
-    made = clock(after=2.0)
+    made = clock(reserve=2.0)
     assert made.deadline == 98.0
     for _ in range(RECENT_STEPS):
         made.add_step(0.2, 100)

@@ -259,8 +259,8 @@ def train(
     refuse_gguf(output)
     if adapter_only:
         output = _adapter_file(context_, output, force, dry_run)
-    resume.check_name(output)
-    beside = resume.path_beside(output)
+    resume.check_model_name(output)
+    beside = resume.resume_path(output)
     stopped, keep = None, False
     if not dry_run:
         for other in filter(None, (from_, like)):
@@ -272,7 +272,7 @@ def train(
         else:
             for path in (output, beside):
                 atomic_io.remove_stale(path)
-        if beside.exists() and not resume.is_ours(beside):
+        if beside.exists() and not resume.is_resume_file(beside):
             raise LLMError(
                 f"{beside}, where the run would be kept, is somebody's file; move it away, or give another -o"
             )
@@ -312,15 +312,15 @@ def train(
         whose = "from the tokenizer given"
 
     from llmcli.models import devices
-    from llmcli.training import hardware, trainer  # torch wakes up here
+    from llmcli.training import events, hardware, throughput, trainer  # torch wakes up here
 
     fingerprint = loading.fingerprint(from_) if from_ else ""
     said = f"{atomic_io.name_of(from_.resolve())} (sha256 {fingerprint[:16]})" if from_ else None
     identity = _identity(context_, text, held_out, fixed["threads"], given, said, lr_scale)
     # with --threads their number stays; so it does where steps decide, since the bytes of the model depend on it
-    tuner = None if threads or steps or epochs else trainer.thread_tuner(fixed["threads"])
+    tuner = None if threads or steps or epochs else hardware.torch_thread_tuner(fixed["threads"])
     if stopped:
-        resume.check_same(stopped, identity, beside)
+        resume.check_same_run(stopped, identity, beside)
         _check_device(stopped, beside)
         given = stopped.tokenizer_json
         settings = stopped.plan.train
@@ -331,8 +331,8 @@ def train(
         dtype, why = hardware.pick_dtype(dtype, device, fixed["threads"])
         hardware.check_dtype(dtype, device)
         request = Request(**fixed, device=device, dtype=dtype, machine_reason=why)
-        here = Machine(partial(trainer.measured_speed, tuner=tuner), hardware.free_memory(device))
-    with hardware.memory_told():
+        here = Machine(partial(throughput.measure_throughput, tuner=tuner), hardware.free_memory(device))
+    with hardware.explain_out_of_memory():
         ready = prepare(
             request,
             text,
@@ -375,29 +375,34 @@ def train(
     bytes_per_token = ready.record["read_bytes"] / len(ready.tokens)
     baselines = _baselines(text, held_out, ready.record, 0.03 * (ready.plan.train.seconds or 333.0))
     unread: OSError | None = None
-    keeper = resume.Keeper(beside, identity, ready.plan, ready.tokenizer.to_json(), console.note)
-    with _signals() as caught, console.TrainingView(bytes_per_token, still=json_) as view, hardware.memory_told():
-        events = trainer.train(
+    saver = resume.StateSaver(beside, identity, ready.plan, ready.tokenizer.to_json(), console.note)
+    with (
+        _signals() as caught,
+        console.TrainingView(bytes_per_token, still=json_) as view,
+        hardware.explain_out_of_memory(),
+    ):
+        happened = trainer.train(
             ready.plan, ready.tokenizer, base, ready.tokens, ready.held_out, ready.record,
-            sample_prompt=prompt, began=began, spare=_afterwards(ready.plan.model.parameters),
-            stop=lambda: bool(caught or unread), save=keeper.due, go_on=stopped.state if stopped else None,
+            sample_prompt=prompt, started_at=began, reserve_seconds=_afterwards(ready.plan.model.parameters),
+            stop=lambda: bool(caught or unread), save_due=saver.is_due, resume_from=stopped.state if stopped else None,
             regularize=partial(regularization, request, ready.plan.model, len(ready.tokens)), tuner=tuner,
         )  # fmt: skip
-        for event in _ending_as_asked(events, caught):
-            if isinstance(event, resume.State):
-                keeper.keep(event)
-            elif isinstance(event, trainer.Done):
+        for event in _ending_as_asked(happened, caught):
+            if isinstance(event, events.State):
+                saver.save(event)
+            elif isinstance(event, events.Done):
                 done = event
                 record = done.checkpoint.record
                 record["memorised"] = None if caught or done.problem else _memorised(done.checkpoint, ready, text, seed)
-                record["verdict"] = summarize(record, baselines, resumable=keeper.resumable)
+                record["verdict"] = summarize(record, baselines, resumable=saver.resumable)
                 output = _save(
                     output, done, beside, adapter_only, replace=_may_replace(output, force, stopped), keep=keep
                 )
-                if not done.interrupted and resume.is_ours(beside):  # going on after a problem would end in the same
+                # going on after a problem would end in the same
+                if not done.interrupted and resume.is_resume_file(beside):
                     with suppress(OSError):  # the model is safe, wherever it went
                         beside.unlink()
-            elif json_ or sys.stderr.isatty() or not isinstance(event, trainer.Sample):
+            elif json_ or sys.stderr.isatty() or not isinstance(event, events.Sample):
                 try:
                     _show(event, view, json_)
                 except OSError as error:  # nobody reads the events, or their disk is full: the model is not lost by it
@@ -407,7 +412,7 @@ def train(
         raise unread
     if done.problem:
         raise LLMError(f"{done.problem}; the best weights before that, of step {done.best_step:,}, are in {output}")
-    sentences = summarize(record, baselines, command=_again(context_), seconds=done.seconds, resumable=keeper.resumable)
+    sentences = summarize(record, baselines, command=_again(context_), seconds=done.seconds, resumable=saver.resumable)
     if adapter_only:
         merge = command_line(["llm", "import", str(from_), "--adapter", str(output), "-o", "merged.safetensors"])
         sentences.append(f"Merge the adapters into their model, then use that: {merge}")
@@ -490,7 +495,7 @@ def _identity(
     lr_scale: float,
 ) -> dict[str, Any]:
     """What a run is a run of: a stopped one goes on only where all of it is the same."""
-    from llmcli.training import trainer
+    from llmcli.training.record import versions
 
     not_part = {
         "corpus",
@@ -521,7 +526,7 @@ def _identity(
         "--threads": threads,
         "--lr-scale": lr_scale,
         **options,
-        **{f"the version of {name}": version for name, version in trainer.versions().items()},
+        **{f"the version of {name}": version for name, version in versions().items()},
     }
 
 
@@ -647,7 +652,7 @@ def _save(output: Path, done: Any, beside: Path, adapter_only: bool, *, replace:
     """
     from llmcli.formats import adapters, atomic_io
     from llmcli.formats.checkpoint import save
-    from llmcli.training.resume import is_ours
+    from llmcli.training.resume import is_resume_file
 
     def write(place: Path) -> None:
         if adapter_only:
@@ -681,7 +686,7 @@ def _save(output: Path, done: Any, beside: Path, adapter_only: bool, *, replace:
                 raise
             console.warn(f"{problem}; so the model went to {refuge / output.name}")
             return refuge / output.name
-    kept = f"; make room and type the same command: it goes on from {beside}" if is_ours(beside) else ""
+    kept = f"; make room and type the same command: it goes on from {beside}" if is_resume_file(beside) else ""
     raise LLMError(f"{problem}; no other place took the model either{kept}") from problem
 
 
@@ -771,14 +776,14 @@ def _show_plan(plan: Any, is_result: bool, json_: bool) -> None:
 
 
 def _show(event: Any, view: console.TrainingView, json_: bool) -> None:
-    from llmcli.training import trainer
+    from llmcli.training import events
 
     if json_:
-        kind = {trainer.Step: "step", trainer.Evaluation: "eval", trainer.Sample: "sample"}[type(event)]
+        kind = {events.Step: "step", events.Evaluation: "eval", events.Sample: "sample"}[type(event)]
         _event(kind, **as_record(event))
-    elif isinstance(event, trainer.Step):
+    elif isinstance(event, events.Step):
         view.step(**as_record(event))
-    elif isinstance(event, trainer.Evaluation):
+    elif isinstance(event, events.Evaluation):
         view.evaluation(event.step, event.bits_per_byte)
     else:
         view.sample(event.prompt, event.text)

@@ -1,0 +1,60 @@
+"""Temperature calibration (arXiv:1706.04599, section 4.2): a trained model is overconfident about new text.
+
+After several epochs a model predicts with more certainty than held-out text of the same kind justifies. A part of the
+training text is therefore kept out of training. On it one factor for all logits is fitted, the inverse of a
+temperature, and multiplied into the gain of the last norm, so that every program that opens the file benefits.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmcli.data.batches import Tokens, Without
+from llmcli.models.transformer import LanguageModel, sharpness
+
+
+def reserve_tokens(tokens: Tokens, count: int, context: int) -> tuple[Tokens, NDArray[np.int64]]:
+    """(training tokens, calibration windows [B, context + 1] of about `count` tokens).
+
+    The windows are taken evenly from the whole text: its end alone may differ from the rest, such as by the names in a
+    last chapter.
+    """
+    windows = count // (context + 1)
+    if not windows:
+        return tokens, np.empty((0, context + 1), np.int64)
+    starts = ((np.arange(windows) + 0.5) / windows * (len(tokens) - context - 1)).astype(np.int64)
+    reserved = tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64)
+    return Without(tokens, starts, context + 1), reserved
+
+
+class Calibration:
+    """Fits the factor on the logits for the present weights of `model`, on windows `ids` [B, T + 1]."""
+
+    def __init__(self, model: LanguageModel, ids: NDArray[np.int64]) -> None:
+        self._model, self._ids = model, ids
+        self.tokens = ids.size
+        self.seconds = 0.0  # that the last fit took
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[float]:
+        """Inside, the model is calibrated. Yields the factor on the logits: 1.0 without calibration windows."""
+        if not len(self._ids):
+            yield 1.0
+            return
+        began = time.monotonic()
+        self._model.eval()
+        factor = round(sharpness(self._model, self._ids), 4)
+        gain = self._model.model.norm.weight
+        before = gain.detach().clone()
+        with torch.no_grad():
+            gain.mul_(factor)
+        self.seconds = time.monotonic() - began
+        try:
+            yield factor
+        finally:
+            with torch.no_grad():
+                gain.copy_(before)

@@ -1,0 +1,37 @@
+"""When a run evaluates held-out text, and on how many tokens of it. Pure arithmetic."""
+
+from dataclasses import dataclass
+
+FINAL_TOKENS = 65_536  # held-out tokens evaluated at the end, if the run is long enough to afford them ...
+FINAL_SHARE = 16  # ... or one for this many tokens trained on, if that is more
+
+
+@dataclass(frozen=True)
+class EvaluationSchedule:
+    """How much training has to lie between two evaluations."""
+
+    training_per_evaluated: float = 24.0  # tokens trained on, per token evaluated, at least
+    min_progress: float = 0.05  # of the run, at least
+    long_evaluation: float = 5e11  # operations (some seconds on a few cores) worth saving the state of the run before
+
+    def is_due(self, trained: int, evaluated: int, progress: float) -> bool:
+        """Whether to evaluate `evaluated` tokens again, after training on `trained` tokens and making `progress`
+        (0 to 1 of the run) since the last time.
+
+        >>> EvaluationSchedule().is_due(trained=24_000, evaluated=1000, progress=0.1)
+        True
+        """
+        return trained >= self.training_per_evaluated * evaluated and progress >= self.min_progress
+
+
+def final_evaluation_tokens(trained: int, evaluated: int, held_out: int) -> int:
+    """Tokens that the final evaluation covers, of `held_out`: as many as is reasonable after training on `trained`
+    tokens, and no fewer than the `evaluated` of each evaluation before.
+
+    >>> final_evaluation_tokens(trained=120_000, evaluated=4096, held_out=50_000)
+    20000
+    >>> final_evaluation_tokens(trained=10**7, evaluated=4096, held_out=10**9)
+    625000
+    """
+    affordable = max(min(FINAL_TOKENS, trained // 6), trained // FINAL_SHARE)
+    return min(max(affordable, evaluated), held_out)

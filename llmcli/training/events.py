@@ -1,0 +1,73 @@
+"""What a training run yields: one small dataclass per kind of event."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.evaluation.evaluator import Score
+from llmcli.formats.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training step was taken."""
+
+    step: int  # from 1
+    progress: float  # of the run, 0 to 1
+    loss: float  # nats per token, mean over this batch
+    tokens: int  # trained on so far
+    epoch: float  # passes over the training text so far
+    rate: float  # learning rate as a fraction of its peak
+    seconds: float  # since the run began
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The model was evaluated on a part of the held-out text."""
+
+    step: int
+    bits_per_byte: float
+    best: bool  # whether these weights replace the best so far
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Text that the model generates from a fixed prompt."""
+
+    step: int
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that the steps after this one depend on: arrays by name, and values that JSON can hold."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    figures: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.figures["step"])
+
+
+@dataclass(frozen=True)
+class Done:
+    """The run has ended. `checkpoint` holds the best weights and the training record."""
+
+    checkpoint: Checkpoint
+    step: int
+    best_step: int
+    seconds: float
+    figures: Score | None  # of the best weights on the held-out text
+    interrupted: bool
+    problem: str = ""  # why the run could not continue, if it could not
+    before: Score | None = None  # of the model that the run started from, on the same text
+    adapters: Mapping[str, NDArray[np.float32]] | None = None  # the best LoRA matrices by name, if any were trained
+
+
+Event = Step | Evaluation | Sample | State | Done

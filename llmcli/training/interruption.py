@@ -1,0 +1,25 @@
+"""Giving up a training step or an evaluation that takes too long: between two layers the model asks whether to stop."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from llmcli.models.transformer import LanguageModel
+
+
+class CutShortError(Exception):
+    """Raised by a pass through the model that was asked to stop."""
+
+
+@contextlib.contextmanager
+def interruptible(model: LanguageModel, should_stop: Callable[[], bool]) -> Iterator[None]:
+    """Inside, a pass through `model` raises CutShortError before the next layer once `should_stop` returns True."""
+
+    def check() -> None:
+        if should_stop():
+            raise CutShortError
+
+    model.between_layers = check
+    try:
+        yield
+    finally:
+        model.between_layers = None

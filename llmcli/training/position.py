@@ -1,0 +1,47 @@
+"""Where a training run stands between two steps."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmcli.config import TrainConfig
+
+
+@dataclass
+class Position:
+    """Counters, the best evaluation so far, and the present regularization. A resume file holds it by these names."""
+
+    step: int = 0
+    progress: float = 0.0  # of the run, 0 to 1
+    evaluated_step: int = 0  # of the last evaluation
+    evaluated_progress: float = 0.0
+    best_step: int = 0
+    best_bits: float | None = None  # per byte of held-out text; None before the first evaluation
+    best_factor: float = 1.0  # on the logits of the best weights (calibration.py)
+    dropout: float = 0.0
+    token_split: float = 0.0  # BPE-dropout
+    regularized_progress: float = 0.0  # when these two were last chosen
+    regularizations: list[list[float]] = field(default_factory=list)  # changes: [step, epochs, dropout, BPE-dropout]
+
+    def restore(self, figures: Mapping[str, Any], settings: TrainConfig) -> None:
+        """Take the values of a stopped run. Raises TypeError or ValueError if no run with `settings` can have them."""
+        for name, value in figures.items():
+            setattr(self, name, value)
+        self._check(settings)
+
+    def _check(self, settings: TrainConfig) -> None:
+        valid = (
+            all(type(step) is int for step in (self.step, self.best_step, self.evaluated_step))
+            and 0 <= self.best_step <= self.step <= settings.steps
+            and 0 <= self.evaluated_step <= self.step
+            and 0 <= self.evaluated_progress <= self.progress < math.inf
+            and 0 < self.best_factor < math.inf
+            and 0 <= (self.best_bits or 0.0) < math.inf
+            and 0 <= self.dropout < 1
+            and 0 <= self.token_split <= 1
+            and 0 <= self.regularized_progress < math.inf
+            and isinstance(self.regularizations, list)
+        )
+        if not valid:
+            raise ValueError(str(self))

@@ -1,0 +1,91 @@
+"""The training record: what the file of a model says about the run that made it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tokenizers
+import torch
+
+import llmcli
+from llmcli.config import as_record
+from llmcli.evaluation.evaluator import Score
+from llmcli.training.history import History
+from llmcli.training.plan import Plan
+from llmcli.training.position import Position
+
+MAX_SAMPLED_PARAMETERS = 20_000_000  # samples of larger models are not kept in their record
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that the bytes of a trained model depend on."""
+    return {
+        "llmcli": llmcli.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "tokenizers": tokenizers.__version__,
+    }
+
+
+@dataclass(frozen=True)
+class FinalEvaluation:
+    """The held-out text at the end of a run."""
+
+    figures: Score | None = None  # of the best weights
+    before: Score | None = None  # of the model that the run started from, on the same tokens
+    context: int = 0  # tokens that the model saw at once
+    expert_shares: list[list[float]] | None = None  # of the tokens, by layer and expert, if there are experts
+
+
+def training_record(
+    plan: Plan,
+    position: Position,
+    history: History,
+    final: FinalEvaluation,
+    *,
+    train_tokens: int,
+    sample_prompt: str | None,
+    interrupted: bool,
+    problem: str,
+) -> dict[str, Any]:
+    """The record of a run, but for its corpus and its clock. Keys are always in the same order: a file is a function
+    of the corpus, the options and the seed."""
+    tokens = position.step * plan.train.batch_size * plan.train.context
+    figures, before = final.figures, final.before
+    return {
+        "versions": versions(),
+        "plan": [as_record(row) for row in plan.rows],
+        "train": as_record(plan.train),
+        "steps": position.step,
+        "best_step": position.best_step,
+        "tokens": tokens,
+        "epochs": round(tokens / train_tokens, 4),
+        "interrupted": interrupted,
+        **_given("problem", problem),
+        **_given("regularization", position.regularizations),
+        "bits_per_byte": figures and round(figures.bits_per_byte, 6),
+        **({"bits_per_byte_before": round(before.bits_per_byte, 6)} if before else {}),
+        "sharpness": position.best_factor,
+        **_given("expert_shares", final.expert_shares),
+        "held_out_measured": figures and _measured(figures, final.context, plan.model.max_position_embeddings),
+        "curve": history.curve(),
+        **_samples(plan.model.parameters, history, sample_prompt),
+    }
+
+
+def _given(key: str, value: object) -> Mapping[str, object]:
+    """The entry, unless the value is empty."""
+    return {key: value} if value else {}
+
+
+def _measured(figures: Score, context: int, model_context: int) -> dict[str, int]:
+    """How much held-out text was evaluated; with the context length, if that is shorter than the model's."""
+    shorter = {"context": context} if context < model_context else {}
+    return {"tokens": figures.tokens, "bytes": figures.bytes, **shorter}
+
+
+def _samples(parameters: int, history: History, prompt: str | None) -> Mapping[str, object]:
+    if parameters > MAX_SAMPLED_PARAMETERS:
+        return {}
+    return {"samples": {"prompt": prompt, "texts": history.samples()}}

@@ -1,0 +1,106 @@
+"""How fast this machine trains a model of a given shape, measured by a few real steps on random tokens."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from llmcli.config import ModelConfig, TrainConfig
+from llmcli.training.batch_schedule import window_length
+from llmcli.training.compute import Compute, synchronize
+from llmcli.training.cost_model import micro_batches
+from llmcli.training.hardware import keep_freed_memory
+from llmcli.training.initialization import new_model
+from llmcli.training.optimizer import Optimizer
+from llmcli.training.thread_tuner import ThreadTuner
+
+MAX_SECONDS = 4.0  # after which two steps have to be enough
+
+
+def measure_throughput(
+    config: ModelConfig,
+    settings: TrainConfig,
+    seconds: float,
+    tuner: ThreadTuner | None = None,
+    *,
+    compute: Compute | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Training tokens per second, measured in about `seconds`.
+
+    A `tuner` may change the number of threads between the steps; the result is for the number that it chose.
+    """
+    tuner = tuner or ThreadTuner(1)
+    trial = _Trial(config, settings, compute or Compute(), clock)
+    tuner.new_shape()
+    paces: list[tuple[int, int, float]] = []  # (window length, threads, seconds per token)
+    longest = min(MAX_SECONDS, max(0.5, 10 * seconds))
+    began = clock()
+
+    def enough() -> bool:
+        few = len(paces) < 4 or tuner.trying
+        return len(paces) >= 2 and clock() - began >= (longest if few else seconds)
+
+    while not enough():
+        length = trial.lengths[len(paces) % 2]
+        threads, tokens = tuner.threads, trial.tokens(length)
+        pace = trial.pace(length, clock() - began)
+        paces.append((length, threads, pace))
+        tuner.add_step(pace * tokens, tokens)
+        if pace * tokens > longest:
+            break
+    chosen = [(length, pace) for length, threads, pace in paces if threads == tuner.threads]
+    return 1 / _mean_pace(chosen or [(length, pace) for length, _, pace in paces])
+
+
+def _mean_pace(paces: list[tuple[int, float]]) -> float:
+    """Seconds per token, from (window length, seconds per token) of each step: the mean over both lengths."""
+    late = paces[2:] if len(paces) >= 4 else paces[-2:]  # the first steps are slower than the rest
+    medians = [
+        float(np.median([pace for other, pace in late if other == length])) for length in {length for length, _ in late}
+    ]
+    return sum(medians) / len(medians)
+
+
+class _Trial:
+    """A model with random weights that is trained on random tokens."""
+
+    def __init__(
+        self, config: ModelConfig, settings: TrainConfig, compute: Compute, clock: Callable[[], float]
+    ) -> None:
+        self._settings, self._compute, self._clock = settings, compute, clock
+        torch.set_num_threads(settings.threads)
+        keep_freed_memory()
+        self._model = new_model(config, settings)
+        self._model.initialize(torch.Generator().manual_seed(0))
+        self._model.train()
+        self._optimizer = Optimizer(self._model, settings, config.hidden_size)
+        self._rng = np.random.default_rng(0)
+        self.lengths = window_length(0.0, settings), settings.context  # the shortest and the longest, in turn
+
+    def tokens(self, length: int) -> int:
+        """Of a step with windows of `length` tokens."""
+        return self._rows(length) * length
+
+    def _rows(self, length: int) -> int:
+        return max(1, self._settings.batch_size * self._settings.context // length)
+
+    def pace(self, length: int, spent: float) -> float:
+        """Seconds per token of a step. Only a part of it is run where that would take longer than MAX_SECONDS,
+        of which `spent` have passed."""
+        size = self._rows(length), length + 1
+        ids = torch.from_numpy(self._rng.integers(self._model.config.vocab_size, size=size)).to(self._settings.device)
+        began = self._clock()
+        done = 0
+        for micro_batch in ids.chunk(micro_batches(self._model.config, self._settings)):
+            self._compute.gradients(self._model, micro_batch, 1)
+            done += micro_batch.shape[0] * length
+            if spent + self._clock() - began > MAX_SECONDS:
+                break
+        synchronize(self._settings.device)
+        gradients = self._clock() - began
+        self._optimizer.step(0.5)
+        synchronize(self._settings.device)
+        update = self._clock() - began - gradients
+        return gradients / done + update / self.tokens(length)

@@ -1,0 +1,60 @@
+"""Training runs of seconds, and a simulated machine for runs with a clock."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from llmcli.data.corpus import read_corpus
+from llmcli.models.transformer import LanguageModel
+from llmcli.training import trainer
+from llmcli.training.compute import Compute
+from llmcli.training.events import Done, Event, Step
+from llmcli.training.plan import Request
+from llmcli.training.prepare import Prepared, prepare
+
+LINES = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "Cleo") for b in ("tea", "milk", "rice", "bread")) * 30
+
+
+def prepared(path: Path, **request: object) -> Prepared:
+    """A run of 40 small steps on LINES, written to `path`, unless `request` says otherwise."""
+    path.write_text(LINES, "utf-8")
+    return prepare(Request(**{"steps": 40, "batch_tokens": 512, "context": 32, **request}), read_corpus([str(path)]))  # type: ignore[arg-type]
+
+
+def run(ready: Prepared, **options: object) -> list[Event]:
+    return list(
+        trainer.train(ready.plan, ready.tokenizer, None, ready.tokens, ready.held_out, ready.record, **options)  # type: ignore[arg-type]
+    )
+
+
+def run_to_end(ready: Prepared, **options: object) -> Done:
+    done = run(ready, **options)[-1]
+    assert isinstance(done, Done)
+    return done
+
+
+def losses(events: list[Event]) -> list[float]:
+    return [event.loss for event in events if isinstance(event, Step)]
+
+
+class SimulatedMachine:
+    """A machine with a clock of its own: steps and evaluations only let time pass, at a speed that changes."""
+
+    def __init__(self, speed: Callable[[float], float], slow_evaluation: int = 0) -> None:
+        """`speed` is in tokens trained per second, by time. Evaluation is three times as fast; but the batch of the
+        number `slow_evaluation` takes 30 times as long as that, or every batch 10 times, if it is negative."""
+        self.time, self.speed, self.slow_evaluation, self.evaluated = 0.0, speed, slow_evaluation, 0
+        self.compute = Compute(self._gradients, self._score)
+
+    def _gradients(self, model: LanguageModel, ids: torch.Tensor, micro_batches: int) -> torch.Tensor:
+        self.time += ids.shape[0] * (ids.shape[1] - 1) / self.speed(self.time)
+        return torch.tensor(1.0)
+
+    def _score(self, model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.evaluated += 1
+        slower = 30.0 if self.evaluated == self.slow_evaluation else 10.0 if self.slow_evaluation < 0 else 1.0
+        tokens = ids.shape[0] * (ids.shape[1] - 1)
+        self.time += slower * tokens / (3 * self.speed(self.time))
+        return np.ones((ids.shape[0], ids.shape[1] - 1)), np.ones((ids.shape[0], ids.shape[1] - 1), bool)

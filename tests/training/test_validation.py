@@ -1,0 +1,81 @@
+"""Evaluation of held-out text in a run: what it measures, and on how much memory."""
+
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llmcli.config import EVALUATION_CONTEXT, ModelConfig
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.evaluation.evaluator import evaluate
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.transformer import LanguageModel, score
+from llmcli.training import trainer
+from llmcli.training.batch_schedule import BatchSchedule
+from llmcli.training.calibration import reserve_tokens
+from llmcli.training.compute import Compute
+from llmcli.training.events import Done
+from llmcli.training.plan import Request
+from llmcli.training.planner import make_plan
+from llmcli.training.validation import Validator
+from tests.training.small_runs import LINES, prepared, run_to_end
+
+BYTES = Tokenizer.train_bpe(["a"], 257)  # one token for each byte
+
+
+def test_the_final_evaluation_is_what_the_numpy_graph_computes(tmp_path: Path) -> None:
+    """Another implementation, every token scored in the same windows: the same bits per byte."""
+    ready = prepared(tmp_path / "c.txt", dtype="float32")
+    done = run_to_end(ready)
+    assert done.figures is not None
+    ids = np.concatenate([[ready.tokenizer.eos_id], ready.held_out]).astype(np.int64)
+    lengths = np.array([len(data) for data in ready.tokenizer.token_bytes])
+    expected = evaluate(ids, lengths, 32, NumpyRuntime(done.checkpoint).score)
+    assert expected.bytes == done.figures.bytes == len(LINES.encode()) - ready.record["train_bytes"]
+    assert done.figures.bits_per_byte == pytest.approx(expected.bits_per_byte, abs=1e-4)
+
+
+def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_recorded() -> None:
+    """Before and after fine-tuning a model of 131,072 positions no window is longer than EVALUATION_CONTEXT."""
+    config = ModelConfig(300, 16, 32, 1, 1, 1, 16, 131_072)
+    model = LanguageModel(config)
+    model.initialize(torch.Generator().manual_seed(0))
+    base = Checkpoint(config, BYTES.to_json(), model.to_arrays(), {})
+    tokens = np.random.default_rng(0).integers(256, size=12_000).astype(np.uint16)
+    plan = make_plan(Request(steps=2, batch_tokens=64), train_tokens=len(tokens), vocab_size=300, eos_id=0, base=config)
+    lengths = []
+
+    def recorded_score(model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        lengths.append(ids.shape[1] - 1)
+        return score(model, ids)
+
+    done = list(trainer.train(plan, BYTES, base, tokens, tokens, {}, compute=Compute(score=recorded_score)))[-1]
+    assert isinstance(done, Done) and done.figures and done.before
+    assert max(lengths) == EVALUATION_CONTEXT
+    assert done.checkpoint.record["held_out_measured"]["context"] == EVALUATION_CONTEXT
+    assert (done.before.tokens, done.before.bytes) == (done.figures.tokens, done.figures.bytes)
+
+
+def test_the_text_is_not_held_in_memory(tmp_path: Path) -> None:
+    """Calibration windows, batches and evaluations of 10 MB of memory-mapped tokens take a tenth of that."""
+    ready = prepared(tmp_path / "c.txt", layers=1, width=32)
+    settings = replace(ready.plan.train, context=256, batch_size=2)
+    model = LanguageModel(replace(ready.plan.model, max_position_embeddings=256))
+    np.zeros(5_000_000, np.uint16).tofile(tmp_path / "tokens")
+    tokens = np.memmap(tmp_path / "tokens", np.uint16, "r")
+    tracemalloc.start()
+    try:
+        train_tokens, reserved = reserve_tokens(tokens, 8192, 256)
+        batches = BatchSchedule(train_tokens, settings, ready.tokenizer)
+        assert batches.batch(0, 0.0).size + batches.batch(10**6, 1.0).size > 1000
+        validator = Validator(model, ready.tokenizer, tokens, settings)
+        assert validator.evaluate().tokens >= settings.eval_tokens
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(train_tokens) + reserved.size == len(tokens)
+    assert peak < 1_000_000
