@@ -44,7 +44,8 @@ def _model_rows(what: ModelDecisions, how: TrainDecisions) -> list[PlanRow]:
 def _architecture(model: ModelConfig) -> str:
     heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
     grouped = "" if kv_heads == heads else f" ({kv_heads} for keys and values)"
-    return f"{model.num_hidden_layers} layers, hidden size {model.hidden_size}, {heads} heads{grouped}"
+    layers = _plural(model.num_hidden_layers, "layer")
+    return f"{layers}, hidden size {model.hidden_size}, {_plural(heads, 'head')}{grouped}"
 
 
 def _train_rows(request: Request, model: ModelConfig, how: TrainDecisions, tokens: Decision[float]) -> list[PlanRow]:

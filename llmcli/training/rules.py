@@ -117,7 +117,7 @@ def model_size(
     elif request.layers or request.width:
         reason = REQUESTED
     elif model is not fitting.models[-1]:
-        reason = "best size for the time budget"
+        reason = f"best size for the {'time budget' if request.has_time_budget else 'number of training tokens'}"
     elif len(fitting.models) == len(models):
         reason = "largest size this much data supports"
     else:

@@ -1,0 +1,48 @@
+"""Plans fit into memory, or are an error that says what to make smaller."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.errors import LLMError
+from llmcli.training.cost_model import Machine, estimated_speed, memory_needed
+from llmcli.training.memory_fit import MEMORY_SHARE
+from llmcli.training.plan import Request
+from tests.training.plans import budgets, machines, plan, row, tokens
+
+
+@settings(max_examples=100, deadline=None)
+@given(tokens, budgets, machines, st.floats(3.2e8, 1e13))
+def test_every_plan_fits_into_memory_or_is_an_error(train_tokens, budget, machine, memory):
+    machine_here = Machine(estimated_speed, memory)
+    try:
+        result = plan(Request(**budget, **machine), train_tokens=train_tokens, machine=machine_here)
+    except LLMError as error:
+        assert "GB are free" in str(error)
+        smallest = plan(Request(**budget, **machine, layers=1, width=2), train_tokens=train_tokens)
+        assert memory < 3 * memory_needed(smallest.model, smallest.train)
+    else:
+        assert memory_needed(result.model, result.train) <= MEMORY_SHARE * memory
+
+
+def test_a_width_beyond_all_machines_is_refused_at_once(no_hang):
+    """Its divisors are not tried one after another."""
+    with pytest.raises(LLMError, match=r"needs about .* GB of memory"):
+        plan(Request(width=500_000_000), machine=Machine(estimated_speed, 1e9))
+
+
+def test_short_of_memory_the_batch_shrinks_before_a_model_is_refused():
+    requested = {"seconds": 600.0, "layers": 4, "width": 256, "context": 256}
+    unlimited = plan(Request(**requested))
+    smallest = memory_needed(unlimited.model, replace(unlimited.train, batch_size=1))
+    limited = plan(Request(**requested), machine=Machine(estimated_speed, 1.3 * smallest))
+    assert limited.model == unlimited.model
+    assert limited.train.batch_size < unlimited.train.batch_size
+    assert row(limited, "batch size").reason == "largest that fits into memory"
+    assert memory_needed(limited.model, limited.train) <= 1.3 * smallest
+    with pytest.raises(LLMError, match=r"needs about .* GB of memory"):
+        plan(Request(**requested, batch_tokens=16384), machine=Machine(estimated_speed, 1.3 * smallest))
+    with pytest.raises(LLMError, match="give a smaller --width"):
+        plan(Request(**requested), machine=Machine(estimated_speed, 0.5 * smallest))
