@@ -23,7 +23,9 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
 }
 HEAVY = {"numpy", "torch", "tokenizers", "safetensors", "typer", "rich"}
 STANDARD_LIBRARY_ONLY = {
-    "errors", "units", "config", "data.characters", "data.example_prompt", "data.file_types", "data.tokenizer_json",
+    "errors", "units", "config", "data.characters", "data.documents", "data.example_prompt", "data.file_types",
+    "data.json_text", "data.temporary_files", "data.text_pieces", "data.token_names", "data.tokenizer_json",
+    "data.vocabulary_limits",
     "evaluation.compressors", "formats.atomic_io", "formats.gguf_tokenizer", "formats.metadata", "training.cgroups",
     "training.summary",
 }  # fmt: skip

@@ -211,7 +211,7 @@ def test_standard_input_is_read_twice(windows: Windows, tmp_path: Path) -> None:
     with open(source, "rb") as stdin:
         corpus = read_corpus(["-"], stdin)
     path = corpus.documents[0].path
-    assert not is_open(path) and corpus.data() == corpus.data() == TEXT.encode()
+    assert not is_open(path) and corpus.utf8() == corpus.utf8() == TEXT.encode()
     del corpus
     assert not path.exists()
 

@@ -108,7 +108,7 @@ def _unlike(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tup
 def _shared(first: Header, other: Header) -> int | None:
     try:
         a, b = (
-            set(Tokenizer.from_json(header.metadata["tokenizer.json"], most=1 << 30).token_bytes)
+            set(Tokenizer.from_json(header.metadata["tokenizer.json"], max_vocab_size=1 << 30).token_bytes)
             for header in (first, other)
         )
     except (LLMError, KeyError):

@@ -93,7 +93,7 @@ def ask(whole: Answering, tokenizer: Tokenizer, prompt: str, *, literal: bool) -
     allowed = np.ones(len(vocabulary), bool)
     if tail:
         allowed[:] = False
-        allowed[[*vocabulary.within(tail), *vocabulary.beyond(tail).tolist()]] = True
+        allowed[[*vocabulary.prefixes_of(tail), *vocabulary.extensions_of(tail).tolist()]] = True
     return Asked(opening.take(way), tail, allowed, logprobs, answer)
 
 

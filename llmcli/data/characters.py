@@ -1,25 +1,26 @@
-"""Which characters form one word: the kind of run that a character belongs to. Standard library only."""
+"""Which characters form words together. Standard library only."""
 
 import unicodedata
 
 
-def kind_of_run(c: str) -> str:
-    """The kind of run a character belongs to; "single" for those that stand alone.
+def character_class(c: str) -> str:
+    """The class of a character, where a word consists of characters of one class; "single" for a character that is a
+    word by itself.
 
-    >>> [kind_of_run(c) for c in "a7_漢ひカ!"]
+    >>> [character_class(c) for c in "a7_漢ひカ!"]
     ['letters', 'letters', 'letters', 'han', 'hiragana', 'katakana', 'single']
     """
-    for kind, ranges in _RUNS.items():
+    for name, ranges in _BLOCKS.items():
         if any(low <= c <= high for low, high in ranges):
-            return kind
+            return name
     return "letters" if c.isalnum() or c == "_" or unicodedata.category(c)[0] == "M" else "single"
 
 
 def begins_with_letter(data: bytes) -> bool:
-    """Whether bytes of UTF-8 begin with a letter, digit or mark of a script that puts spaces between its words.
+    """Whether UTF-8 begins with a letter, digit or combining mark of a script that separates words by spaces.
 
-    Of a character that is not complete its first byte is all there is: those of two bytes are nearly all letters
-    (Latin with accents, Greek, Cyrillic, Hebrew, Arabic), of longer ones nothing is known.
+    An incomplete character is judged by its first byte: nearly all characters of two bytes are such letters (accented
+    Latin, Greek, Cyrillic, Hebrew, Arabic); longer ones are unknown and count as no letter.
 
     >>> [begins_with_letter(data) for data in (b"s", b" s", "é".encode(), b"\\xd0", "漢".encode(), b"\\xe6", b"")]
     [True, False, True, True, False, False, False]
@@ -27,10 +28,10 @@ def begins_with_letter(data: bytes) -> bool:
     if data[:1].isascii():
         return data[:1].isalnum() or data[:1] == b"_"
     text = data[:4].decode("utf-8", "ignore")
-    return kind_of_run(text[0]) == "letters" if text else 0xC3 <= data[0] <= 0xDF
+    return character_class(text[0]) == "letters" if text else 0xC3 <= data[0] <= 0xDF
 
 
-_RUNS = {  # Unicode blocks; the first that holds a character counts
+_BLOCKS = {  # class -> ranges of Unicode; the first class with a matching range counts
     "han": [
         ("\u3005", "\u3007"), ("\u3400", "\u4dbf"), ("\u4e00", "\u9fff"), ("\uf900", "\ufaff"),
         ("\U00020000", "\U0003ffff"),

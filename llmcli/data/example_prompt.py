@@ -1,7 +1,4 @@
-"""Text -> a prompt to try a model with: the beginning of one of its sentences or lines.
-
-Knows nothing of models, tokens or files.
-"""
+"""An example prompt from a text: the beginning of one of its sentences or lines. Standard library only."""
 
 import itertools
 import re
@@ -9,49 +6,51 @@ import shlex
 import unicodedata
 from collections.abc import Iterator
 
-LONGEST = 32  # characters of a prompt in a script that puts spaces between words
-MOST_WORDS = 5
-LONGEST_UNSPACED = 12  # characters where there are no spaces
-SHORTEST = 4  # characters; shorter beginnings are taken only where there is nothing else
-MOST_TRIED = 400  # sentences
+MAX_PROMPT = 32  # characters, in a script that puts spaces between words
+MAX_WORDS = 5
+MAX_PROMPT_WITHOUT_SPACES = 12  # characters, in other scripts
+MIN_PROMPT = 4  # characters; a shorter prompt is used only if there is no other
+MAX_SENTENCES = 400  # that are tried
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
-_SPECIAL = frozenset("\"$`\\!'")  # characters that a shell would not take as they are inside double quotes, and '
+_SHELL_SPECIAL = frozenset("\"$`\\!'")  # characters with a meaning inside double quotes, and the single quote
 
 
 def example_prompt(text: str, *, starts_inside: bool = False) -> str | None:
-    """The first few words of a sentence or line of the text, fewer than the whole of it, so that there is something to
-    continue. None where no line has a letter or digit.
+    """The first few words of a sentence or line of the text, but not all of it, so that there is something to continue.
+    None if no line has a letter or digit.
 
-    `starts_inside` says that the text may begin in the middle of a sentence, which then is used last. A beginning that
-    needs no escaping in a shell and starts with a letter is preferred.
+    `starts_inside` says that the text may begin in the middle of a sentence, which is then used last. A prompt that
+    needs no escaping in a shell and begins with a letter is preferred.
 
     >>> example_prompt("I like to eat apple.\\nThe cat likes to sleep.")
     'I like to eat'
     >>> example_prompt("私は毎朝リンゴを食べます。")
     '私は毎朝'
     """
-    pieces = [found for sentence in itertools.islice(_sentences(text), MOST_TRIED) if (found := _beginning(sentence))]
-    if starts_inside and len(pieces) > 1:
-        pieces = [*pieces[1:], pieces[0]]
-    wishes = (
-        lambda prompt: prompt[0].isalpha() and not _SPECIAL.intersection(prompt) and _says_enough(prompt),
-        lambda prompt: prompt[0].isalpha() and not _SPECIAL.intersection(prompt) and len(prompt) >= SHORTEST,
-        lambda prompt: len(prompt) >= SHORTEST,
+    sentences = itertools.islice(_sentences(text), MAX_SENTENCES)
+    prompts = [prompt for sentence in sentences if (prompt := _beginning(sentence))]
+    if starts_inside and len(prompts) > 1:
+        prompts = [*prompts[1:], prompts[0]]
+    conditions = (
+        lambda prompt: _is_simple(prompt) and _is_specific(prompt),
+        lambda prompt: _is_simple(prompt) and len(prompt) >= MIN_PROMPT,
+        lambda prompt: len(prompt) >= MIN_PROMPT,
     )
-    for wish in wishes:
-        for prompt in pieces:
-            if wish(prompt):
+    for condition in conditions:
+        for prompt in prompts:
+            if condition(prompt):
                 return prompt
-    return pieces[0] if pieces else None
+    return prompts[0] if prompts else None
 
 
-def quoted(text: str) -> str:
-    """A text as one word of a shell command; in double quotes, which every shell knows, where nothing in it is special.
+def shell_quoted(text: str) -> str:
+    """A text as one word of a shell command: in double quotes, which every shell knows, unless something in it is
+    special there.
 
-    >>> quoted("I like to eat"), quoted("for $5")
+    >>> shell_quoted("I like to eat"), shell_quoted("for $5")
     ('"I like to eat"', "'for $5'")
     """
-    return shlex.quote(text) if _SPECIAL.intersection(text) - {"'"} or not text else f'"{text}"'
+    return shlex.quote(text) if _SHELL_SPECIAL.intersection(text) - {"'"} or not text else f'"{text}"'
 
 
 def _sentences(text: str) -> Iterator[str]:
@@ -59,36 +58,46 @@ def _sentences(text: str) -> Iterator[str]:
     for line in text.splitlines():
         for piece in _SENTENCE_END.split(line):
             start = next((i for i, c in enumerate(piece) if c.isalnum()), None)
-            found = " ".join(piece[start:].split()) if start is not None else ""
-            if found and found.isprintable() and "\ufffd" not in found:
-                yield found
+            sentence = " ".join(piece[start:].split()) if start is not None else ""
+            if sentence and sentence.isprintable() and "\ufffd" not in sentence:
+                yield sentence
 
 
 def _beginning(sentence: str) -> str:
+    """The beginning of a sentence, as a prompt."""
     words = sentence.split(" ")
-    if len(words) > 1 and len(words[0]) <= LONGEST:
+    if len(words) > 1 and len(words[0]) <= MAX_PROMPT:
         count = 1
-        while count < min(MOST_WORDS, len(words) - 1) and len(" ".join(words[: count + 1])) <= LONGEST:
+        while count < min(MAX_WORDS, len(words) - 1) and len(" ".join(words[: count + 1])) <= MAX_PROMPT:
             count += 1
         return " ".join(words[:count]).rstrip(",;:-–—")
-    word = words[0]
-    if _is_cased(word) and len(word) <= LONGEST:  # a line of one word, such as a name; half of it says little
+    return _beginning_of_word(words[0])
+
+
+def _beginning_of_word(word: str) -> str:
+    """The beginning of a text without spaces."""
+    if _is_cased(word) and len(word) <= MAX_PROMPT:  # a line of one word, such as a name: half of it is no prompt
         return word
-    most = min(LONGEST_UNSPACED, max(1, len(word) // 2))
-    starts = [i for i in range(1, len(word)) if not _joins(word, i)]  # of characters, for those who read
-    ends = [i for i in starts if i <= most] or starts[:1] or [len(word)]
-    # where the script changes a word ends, but for Japanese endings in hiragana
-    between = [i for i in ends if i > 1 and _script(word[i - 1]) != _script(word[i]) != "HIRAGANA"]
-    return word[: (between or ends)[-1]]
+    most = min(MAX_PROMPT_WITHOUT_SPACES, max(1, len(word) // 2))
+    boundaries = [i for i in range(1, len(word)) if not _joins(word, i)]
+    ends = [i for i in boundaries if i <= most] or boundaries[:1] or [len(word)]
+    # a word ends where the script changes, except before hiragana, which is the ending of a Japanese word
+    word_ends = [i for i in ends if i > 1 and _script(word[i - 1]) != _script(word[i]) != "HIRAGANA"]
+    return word[: (word_ends or ends)[-1]]
 
 
-def _says_enough(prompt: str) -> bool:
-    """Three words, or as much of a script without spaces."""
-    return prompt.count(" ") >= 2 or (" " not in prompt and len(prompt) >= SHORTEST and not _is_cased(prompt))
+def _is_simple(prompt: str) -> bool:
+    """Whether it begins with a letter and needs no escaping in a shell."""
+    return prompt[0].isalpha() and not _SHELL_SPECIAL.intersection(prompt)
+
+
+def _is_specific(prompt: str) -> bool:
+    """Whether it has three words, or MIN_PROMPT characters of a script without spaces."""
+    return prompt.count(" ") >= 2 or (" " not in prompt and len(prompt) >= MIN_PROMPT and not _is_cased(prompt))
 
 
 def _is_cased(text: str) -> bool:
-    """Whether it is of a script with capitals, all of which put spaces between words."""
+    """Whether its script has capital letters. All such scripts put spaces between words."""
     return any(c.lower() != c.upper() for c in text)
 
 
@@ -102,5 +111,5 @@ def _joins(text: str, i: int) -> bool:
 
 
 def _script(character: str) -> str:
-    """The first word of its Unicode name, which for letters is their script: LATIN, CJK, HIRAGANA, THAI."""
+    """The script of a letter, from its Unicode name: LATIN, CJK, HIRAGANA, THAI."""
     return unicodedata.name(character, "?").split()[0]

@@ -1,22 +1,23 @@
-"""What a tokenizer.json says, read as JSON before the library sees it: strangers write such files.
+"""A tokenizer.json, which may come from an untrusted file: classified, checked and reduced to its safe parts.
 
-The library's parser aborts the process on some of them (a padding of a billion tokens, a pattern that never ends):
-no program can catch that. So only what is known to be harmless, and what cannot lose or change text, goes on to it.
-Knows the format, not the library.
+The parser of the `tokenizers` library aborts the process on some files (padding to a billion tokens, a regular
+expression that never ends), which no program can catch. So the file is parsed as JSON first, and only what is known to
+be safe, and cannot lose or change text, is passed on to the library. Standard library only.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmcli.data.token_names import SPACE
 from llmcli.errors import LLMError, brief
 
-LONGEST = 1 << 25  # characters of JSON: twice the largest vocabularies known
-LONGEST_TOKEN = 1024  # characters of a token that is taken as a whole
-MOST_ADDED = 1 << 14
-MOST_STEPS = 64  # of a pre-tokenizer or the like, Sequences counted: ten times as many as any that is known has
-# how words are cut, apart from GPT-2's way, which the library has built in
+MAX_CHARACTERS = 1 << 25  # of JSON: twice the largest published vocabularies
+MAX_TOKEN_CHARACTERS = 1024  # of an added token
+MAX_ADDED_TOKENS = 1 << 14
+MAX_STEPS = 64  # of a pre-tokenizer or the like, Sequences included: ten times the most that is published
+# patterns that split text into words
 PATTERNS = {
     "GPT-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "Llama 3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
@@ -24,15 +25,12 @@ PATTERNS = {
     "Qwen 2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
     r"\s+(?!\S)|\s+",
 }
-
-
-SPACE = "\u2581"  # SentencePiece's sign for a space
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 _AFTER_SPLIT = BYTE_LEVEL | {"use_regex": False}
-# the ways to cut words that have a name in other programs too
+# the pre-tokenizers that other programs know by name
 PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
     "GPT-2": BYTE_LEVEL,
-    "GPT-2, digits apart": {
+    "GPT-2, single digits": {
         "type": "Sequence",
         "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL],
     },
@@ -47,32 +45,30 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
         for name in ("Llama 3", "Qwen 2")
     },
 }
+_REPLACE_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+_PREPEND_SPACE = {"type": "Prepend", "prepend": SPACE}
+
+
+# ---- checking
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A tokenizer.json in which nothing can do harm."""
+class SafeTokenizer:
+    """A tokenizer.json reduced to what is safe to give to the library."""
 
-    kind: str  # "bpe" (byte-level), "spm" (SentencePiece's BPE: spaces are a sign of their own) or "char"
-    text: str  # without what is told here
-    start: str | None  # the control token that a text begins with, if any
+    kind: str  # "bpe" (byte-level), "spm" (SentencePiece: spaces are written as SPACE) or "char"
+    text: str  # tokenizer.json, without what the other fields say
+    bos_token: str | None  # the control token that is put before a text
     space_first: bool  # whether a space is put before a text
 
 
-def checked(text: str) -> Checked:
-    """Raises LLMError when it is no byte-level BPE and no BPE with byte fallback, or could do harm."""
-    if len(text) > LONGEST:
-        raise LLMError(
-            f"the tokenizer is {len(text):,} characters long; a tokenizer.json of at most {LONGEST:,} is wanted"
-        )
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise LLMError(f"the tokenizer is not JSON: {error}; a tokenizer.json is wanted") from error
-    kind, problem = kind_and_problem(found)
+def sanitize(text: str) -> SafeTokenizer:
+    """Raises LLMError unless it is a byte-level BPE or a BPE with byte fallback, in which everything is safe."""
+    document = _parse(text)
+    kind, problem = classify(document)
     if problem:
-        raise LLMError(f"the tokenizer {problem}; a BPE tokenizer.json with ByteLevel or byte_fallback is wanted")
-    model, added = found["model"], found.get("added_tokens") or []
+        raise LLMError(f"the tokenizer {problem}; expected a BPE tokenizer.json with ByteLevel or byte_fallback")
+    model, added = document["model"], document.get("added_tokens") or []
     ids = sorted({*model["vocab"].values(), *(token["id"] for token in added)})
     if ids != list(range(len(ids))) or len({*model["vocab"].values()}) != len(model["vocab"]):
         raise LLMError("the tokenizer's ids are not 0, 1, 2, ... without gaps or repeats")
@@ -81,8 +77,8 @@ def checked(text: str) -> Checked:
         "truncation": None,
         "padding": None,
         "added_tokens": [token | {"lstrip": False, "rstrip": False} for token in added],
-        "normalizer": _REPLACE if kind == "spm" else found.get("normalizer"),
-        "pre_tokenizer": None if kind == "spm" else found.get("pre_tokenizer"),
+        "normalizer": _REPLACE_SPACES if kind == "spm" else document.get("normalizer"),
+        "pre_tokenizer": None if kind == "spm" else document.get("pre_tokenizer"),
         "post_processor": None,
         "decoder": None,
         "model": {
@@ -94,21 +90,177 @@ def checked(text: str) -> Checked:
         },
     }
     special = {token["content"] for token in added if token.get("special")}
-    start = start_of(found.get("post_processor"))
-    return Checked(kind, json.dumps(safe), start if start in special else None, kind == "spm" and _space_first(found))
+    bos_token = bos_token_of(document.get("post_processor"))
+    return SafeTokenizer(
+        kind, json.dumps(safe), bos_token if bos_token in special else None, kind == "spm" and _space_first(document)
+    )
 
 
-_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-_PREPEND = {"type": "Prepend", "prepend": SPACE}
+def _parse(text: str) -> Any:
+    if len(text) > MAX_CHARACTERS:
+        raise LLMError(
+            f"the tokenizer is {len(text):,} characters long; expected a tokenizer.json of at most {MAX_CHARACTERS:,}"
+        )
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LLMError(f"the tokenizer is not JSON: {error}; expected a tokenizer.json") from error
+
+
+def describe(text: str) -> dict[str, Any]:
+    """{"kind", "vocab_size"} of a tokenizer.json, without building the tokenizer; {} if it is not one.
+
+    >>> describe('{"model": {"type": "BPE", "vocab": {"a": 0}}, "added_tokens": [{"id": 1}]}')
+    {'kind': '?', 'vocab_size': 2}
+    """
+    try:
+        document = json.loads(text)
+        ids = {*document["model"]["vocab"].values(), *(token["id"] for token in document.get("added_tokens", ()))}
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        return {}
+    return {"kind": classify(document)[0], "vocab_size": len(ids)}
+
+
+def classify(document: Any) -> tuple[str, str]:
+    """(kind, problem) of a parsed tokenizer.json: ("bpe" | "spm" | "char", ""), or ("?", why it is not supported).
+
+    Whatever could lose or change text is not supported.
+    """
+    if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
+        return "?", "has no model"
+    model = document["model"]
+    if model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
+        return "?", f"is of type {brief(model.get('type'))}"
+    sentencepiece = bool(model.get("byte_fallback") and model.get("merges")) and _is_sentencepiece(document)
+    problem = (
+        ("" if sentencepiece else _normalizer_problem(document.get("normalizer")))
+        or _model_problem(model)
+        or _added_tokens_problem(document.get("added_tokens") or [])
+    )
+    if problem:
+        return "?", problem
+    if sentencepiece:
+        return "spm", ""
+    if document.get("pre_tokenizer") is None:
+        is_char = model.get("byte_fallback") and not model.get("merges")
+        return ("char", "") if is_char else ("?", "is not byte-level")
+    problem = _pre_tokenizer_problem(document["pre_tokenizer"])
+    return ("?", problem) if problem else ("bpe", "")
+
+
+def _normalizer_problem(normalizer: Any) -> str:
+    """Why a normalizer is not supported; "" if it is."""
+    if normalizer is None or _step_types(normalizer) == ["NFC"]:
+        return ""
+    return f"changes the text with a {'/'.join(_step_types(normalizer))[:60] or 'strange'} normalizer"
+
+
+def _model_problem(model: Mapping[str, Any]) -> str:
+    """Why a BPE model is not supported; "" if it is."""
+    if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
+        return "uses dropout, or marks the parts of words"
+    ids_are_numbers = all(type(i) is int for i in model["vocab"].values())
+    if not ids_are_numbers or not isinstance(model.get("merges") or [], list):
+        return "has a vocabulary or merges of the wrong type"
+    return ""
+
+
+def _added_tokens_problem(added: Any) -> str:
+    """Why added tokens are not supported; "" if they are."""
+    if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
+        return "has added tokens of the wrong type"
+    if len(added) > MAX_ADDED_TOKENS:
+        return f"has {len(added):,} added tokens; at most {MAX_ADDED_TOKENS:,} are supported"
+    for token in added:
+        content = token.get("content")
+        has_text = isinstance(content, str) and 0 < len(content) <= MAX_TOKEN_CHARACTERS
+        if type(token.get("id")) is not int or not has_text:
+            return f"has an added token without an id, or without a text of 1 to {MAX_TOKEN_CHARACTERS:,} characters"
+        if not token.get("special") and (token.get("lstrip") or token.get("rstrip")):
+            return "has added tokens that strip the white space beside them"
+    return ""
+
+
+def _pre_tokenizer_problem(pre_tokenizer: Any) -> str:
+    """Why a pre-tokenizer is not supported; "" if it is."""
+    steps, types = list(_steps(pre_tokenizer)), _step_types(pre_tokenizer)
+    if "ByteLevel" not in types:
+        return "is not byte-level"
+    if not set(types) <= {"ByteLevel", "Split", "Digits", "Punctuation"}:
+        return f"splits words with {', '.join(types)[:60]}"
+    if any(step.get("behavior") == "Removed" or step.get("add_prefix_space") for step in steps):
+        return "adds or removes white space"
+    if any(step["type"] == "Split" and not _is_safe_pattern(step.get("pattern")) for step in steps):
+        return f"splits words by a pattern that is none of {', '.join(PATTERNS)}'s"
+    return ""
+
+
+def _is_safe_pattern(pattern: Any) -> bool:
+    """Whether the pattern of a Split is one of PATTERNS, or a short string."""
+    if not isinstance(pattern, dict):
+        return False
+    text = pattern.get("String")
+    return pattern.get("Regex") in PATTERNS.values() or (
+        isinstance(text, str) and 0 < len(text) <= MAX_TOKEN_CHARACTERS
+    )
+
+
+def _is_sentencepiece(document: Mapping[str, Any]) -> bool:
+    """Whether the only change to a text is that spaces become SPACE, and perhaps one is put before it."""
+    steps = list(_steps(document["normalizer"])) if document.get("normalizer") else []
+    if not all(_is_prepend_space(step) or _is_replace_spaces(step) for step in steps):
+        return False
+    pre_tokenizer = document.get("pre_tokenizer")
+    if pre_tokenizer is None:
+        return any(step.get("type") == "Replace" for step in steps)
+    return (
+        isinstance(pre_tokenizer, dict)
+        and pre_tokenizer.get("type") == "Metaspace"
+        and pre_tokenizer.get("replacement") == SPACE
+    )
+
+
+def _is_prepend_space(step: Mapping[str, Any]) -> bool:
+    return step.get("type") == "Prepend" and step.get("prepend") == SPACE
+
+
+def _is_replace_spaces(step: Mapping[str, Any]) -> bool:
+    return step.get("type") == "Replace" and step.get("pattern") == {"String": " "} and step.get("content") == SPACE
+
+
+def _space_first(document: Mapping[str, Any]) -> bool:
+    """Whether a SentencePiece BPE puts a space before a text."""
+    types = _step_types(document["normalizer"]) if document.get("normalizer") else []
+    metaspace = document.get("pre_tokenizer") or {}
+    scheme = metaspace.get("prepend_scheme", "always" if metaspace.get("add_prefix_space", True) else "never")
+    return "Prepend" in types or (metaspace.get("type") == "Metaspace" and scheme in ("always", "first"))
+
+
+# ---- parts of a tokenizer.json
+
+
+def merge_pair(merge: Any) -> tuple[str, str]:
+    """The names of the two tokens of an entry of `merges`, which is a list or, in older files, a string.
+
+    >>> merge_pair("Ġ a"), merge_pair(["Ġ", "a"])
+    (('Ġ', 'a'), ('Ġ', 'a'))
+    """
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
 
 
 def space_first_normalizer() -> dict[str, Any]:
-    """That of a SentencePiece BPE which puts a space before a text."""
-    return {"type": "Sequence", "normalizers": [_PREPEND, _REPLACE]}
+    """The normalizer of a SentencePiece BPE that puts a space before a text."""
+    return {"type": "Sequence", "normalizers": [_PREPEND_SPACE, _REPLACE_SPACES]}
 
 
-def start_of(post_processor: Any) -> str | None:
-    """The control token that a post-processor puts before a text."""
+def space_normalizer() -> dict[str, Any]:
+    """The normalizer of a SentencePiece BPE that puts nothing before a text."""
+    return dict(_REPLACE_SPACES)
+
+
+def bos_token_of(post_processor: Any) -> str | None:
+    """The control token that a post-processor puts before a text; None if there is none."""
     for step in _steps(post_processor):
         single = step.get("single")
         if step.get("type") == "TemplateProcessing" and isinstance(single, list) and single:
@@ -117,10 +269,10 @@ def start_of(post_processor: Any) -> str | None:
     return None
 
 
-def starting_with(token: str, number: int) -> dict[str, Any]:
+def bos_post_processor(token: str, token_id: int) -> dict[str, Any]:
     """The post-processor that puts a control token before a text."""
 
-    def parts(*sequences: str) -> list[dict[str, Any]]:
+    def template(*sequences: str) -> list[dict[str, Any]]:
         return [
             part
             for sequence in sequences
@@ -129,141 +281,44 @@ def starting_with(token: str, number: int) -> dict[str, Any]:
 
     return {
         "type": "TemplateProcessing",
-        "single": parts("A"),
-        "pair": parts("A", "B"),
-        "special_tokens": {token: {"id": token, "ids": [number], "tokens": [token]}},
+        "single": template("A"),
+        "pair": template("A", "B"),
+        "special_tokens": {token: {"id": token, "ids": [token_id], "tokens": [token]}},
     }
 
 
 def pre_tokenizer_name(pre_tokenizer: Any) -> str | None:
-    """The name among PRE_TOKENIZERS of a way to cut words; None if it has none."""
+    """The name in PRE_TOKENIZERS of a pre-tokenizer; None if it has none."""
 
-    def essence(part: Any) -> list[Any]:
+    def essentials(part: Any) -> list[Any]:
         return [
             [step.get("type"), step.get("use_regex", True), step.get("individual_digits"), step.get("pattern")]
             for step in _steps(part)
         ]
 
-    return next((name for name, known in PRE_TOKENIZERS.items() if essence(known) == essence(pre_tokenizer)), None)
-
-
-def _space_first(found: dict[str, Any]) -> bool:
-    kinds = _kinds(found["normalizer"]) if found.get("normalizer") else []
-    meta = found.get("pre_tokenizer") or {}
-    scheme = meta.get("prepend_scheme", "always" if meta.get("add_prefix_space", True) else "never")
-    return "Prepend" in kinds or (meta.get("type") == "Metaspace" and scheme in ("always", "first"))
-
-
-def _is_sentencepiece(found: dict[str, Any]) -> bool:
-    """Whether spaces become SPACE, and nothing else happens to a text."""
-    normal = list(_steps(found["normalizer"])) if found.get("normalizer") else []
-    right = (
-        lambda step: step.get("type") == "Prepend" and step.get("prepend") == SPACE,
-        lambda step: (
-            step.get("type") == "Replace" and step.get("pattern") == {"String": " "} and step.get("content") == SPACE
-        ),
+    return next(
+        (name for name, known in PRE_TOKENIZERS.items() if essentials(known) == essentials(pre_tokenizer)), None
     )
-    if not all(any(check(step) for check in right) for step in normal):
-        return False
-    pre = found.get("pre_tokenizer")
-    if pre is None:
-        return any(step.get("type") == "Replace" for step in normal)
-    return isinstance(pre, dict) and pre.get("type") == "Metaspace" and pre.get("replacement") == SPACE
-
-
-def describe(text: str) -> dict[str, Any]:
-    """What a tokenizer.json is: {"kind", "vocab_size"}, without building it; {} if it is none.
-
-    >>> describe('{"model": {"type": "BPE", "vocab": {"a": 0}}, "added_tokens": [{"id": 1}]}')
-    {'kind': '?', 'vocab_size': 2}
-    """
-    try:
-        found = json.loads(text)
-        ids = {*found["model"]["vocab"].values(), *(token["id"] for token in found.get("added_tokens", ()))}
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
-        return {}
-    return {"kind": kind_and_problem(found)[0], "vocab_size": len(ids)}
-
-
-def kind_and_problem(found: Any) -> tuple[str, str]:
-    """What a parsed tokenizer.json is: ("bpe" | "spm" | "char" | "?", what is wrong with it or "").
-
-    Only what cannot lose or change text is right.
-    """
-    if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
-        return "?", "has no model"
-    model, normalizer, added = found["model"], found.get("normalizer"), found.get("added_tokens") or []
-    if model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
-        return "?", f"is of type {brief(model.get('type'))}"
-    sentencepiece = bool(model.get("byte_fallback") and model.get("merges")) and _is_sentencepiece(found)
-    if normalizer is not None and not sentencepiece and _kinds(normalizer) != ["NFC"]:
-        return "?", f"changes the text with a {'/'.join(_kinds(normalizer))[:60] or 'strange'} normalizer"
-    if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
-        return "?", "uses dropout, or marks the parts of words"
-    vocabulary, merges = model["vocab"], model.get("merges") or []
-    if not all(type(i) is int for i in vocabulary.values()) or not isinstance(merges, list):
-        return "?", "has a vocabulary or merges that are none"
-    if problem := _problem_of_added(added):
-        return "?", problem
-    if sentencepiece:
-        return "spm", ""
-    if found.get("pre_tokenizer") is None:
-        plain = model.get("byte_fallback") and not model.get("merges")
-        return ("char", "") if plain else ("?", "is not byte-level")
-    steps = list(_steps(found["pre_tokenizer"]))
-    kinds = [str(step.get("type")) for step in steps]
-    if "ByteLevel" not in kinds:
-        return "?", "is not byte-level"
-    if not set(kinds) <= {"ByteLevel", "Split", "Digits", "Punctuation"}:
-        return "?", f"cuts words with {', '.join(kinds)[:60]}"
-    if any(step.get("behavior") == "Removed" or step.get("add_prefix_space") for step in steps):
-        return "?", "adds or removes white space"
-    if any(step["type"] == "Split" and not _is_known(step.get("pattern")) for step in steps):
-        return "?", f"cuts words by a pattern that is none of {', '.join(PATTERNS)}'s"
-    return "bpe", ""
-
-
-def _problem_of_added(added: Any) -> str:
-    """What is wrong with the added tokens; "" if nothing is."""
-    if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
-        return "has added tokens that are none"
-    if len(added) > MOST_ADDED:
-        return f"has {len(added):,} added tokens, of at most {MOST_ADDED:,}"
-    for token in added:
-        content = token.get("content")
-        if type(token.get("id")) is not int or not isinstance(content, str) or not 0 < len(content) <= LONGEST_TOKEN:
-            return "has an added token without an id or a text of some length"
-        if not token.get("special") and (token.get("lstrip") or token.get("rstrip")):
-            return "has added tokens that take the white space beside them"
-    return ""
-
-
-def _is_known(pattern: Any) -> bool:
-    """Whether a Split is by a pattern that is known to end, or by a short text."""
-    if not isinstance(pattern, dict):
-        return False
-    text = pattern.get("String")
-    return pattern.get("Regex") in PATTERNS.values() or (isinstance(text, str) and 0 < len(text) <= LONGEST_TOKEN)
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """The parts of a pre-tokenizer, normalizer or post-processor, those inside a Sequence one by one; one of the type
-    "strange" for what is none, and in place of the rest where there are more than MOST_STEPS."""
-    waiting = [part]
-    for _ in range(MOST_STEPS):
-        if not waiting:
+    """The steps of a pre-tokenizer, normalizer or post-processor, with every Sequence flattened. A step that is not an
+    object, and all steps after MAX_STEPS, are replaced by one of type "strange"."""
+    pending = [part]
+    for _ in range(MAX_STEPS):
+        if not pending:
             return
-        now = waiting.pop()
-        if not isinstance(now, dict):
+        step = pending.pop()
+        if not isinstance(step, dict):
             yield {"type": "strange"}
-        elif now.get("type") == "Sequence":
-            inner = now.get("pretokenizers", now.get("normalizers", now.get("processors")))
-            waiting += reversed(inner[: MOST_STEPS + 1]) if isinstance(inner, list) else [None]
+        elif step.get("type") == "Sequence":
+            inner = step.get("pretokenizers", step.get("normalizers", step.get("processors")))
+            pending += reversed(inner[: MAX_STEPS + 1]) if isinstance(inner, list) else [None]
         else:
-            yield now
-    if waiting:
+            yield step
+    if pending:
         yield {"type": "strange"}
 
 
-def _kinds(part: Any) -> list[str]:
+def _step_types(part: Any) -> list[str]:
     return [str(step.get("type")) for step in _steps(part)]

@@ -4,8 +4,8 @@ import math
 
 from llmcli.data.corpus import Corpus
 from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.vocabulary_limits import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
 
-SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 512, 8192  # chosen by default; --vocab-size may be outside
 TRAINING_BYTES = 16_000_000  # of text that a tokenizer is trained on, sampled evenly from a longer one
 BYTES_PER_TOKEN_TYPE = 1000  # of text for each entry of the vocabulary: each should occur often enough to be learned
 
@@ -15,7 +15,7 @@ def train_tokenizer(
     train_bytes: int,
     vocab_size: int | None = None,
     *,
-    max_vocab_size: int = LARGEST_VOCABULARY,
+    max_vocab_size: int = MAX_DEFAULT_VOCAB_SIZE,
     max_bytes: int = TRAINING_BYTES,
     characters: bool = False,
 ) -> tuple[Tokenizer, str]:
@@ -25,18 +25,18 @@ def train_tokenizer(
     length of the text, up to `max_vocab_size`. `characters` makes each character a token. Raises LLMError when
     `vocab_size` is too small for the characters of the text.
     """
-    sample = corpus.spread(0, train_bytes, min(max_bytes, TRAINING_BYTES))
+    sample = corpus.sample(0, train_bytes, min(max_bytes, TRAINING_BYTES))
     text = (piece for part in sample for piece in part)
     if characters:
         return Tokenizer.train_char(text, vocab_size), "one token per character, as requested"
-    by_text = nearest_power_of_two(train_bytes / BYTES_PER_TOKEN_TYPE, SMALLEST_VOCABULARY, LARGEST_VOCABULARY)
+    by_text = nearest_power_of_two(train_bytes / BYTES_PER_TOKEN_TYPE, MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE)
     target = vocab_size or min(by_text, max_vocab_size)
     tokenizer = Tokenizer.train_bpe(text, target)
     if tokenizer.vocab_size < target:
         return tokenizer, "no more pairs to merge in the corpus"
     if vocab_size:
         return tokenizer, "as requested"
-    if target == SMALLEST_VOCABULARY >= train_bytes / BYTES_PER_TOKEN_TYPE:
+    if target == MIN_DEFAULT_VOCAB_SIZE >= train_bytes / BYTES_PER_TOKEN_TYPE:
         return tokenizer, "smallest default size: the corpus is short"
     if by_text <= max_vocab_size:
         return tokenizer, f"about one token per {BYTES_PER_TOKEN_TYPE:,} bytes of text"

@@ -17,7 +17,7 @@ def kl_divergence(reference: Runtime, other: Scorer, tokenizer: Tokenizer) -> fl
 
     Needs no test text. Both runtimes must share the tokenizer.
     """
-    ids = [tokenizer.start_id]
+    ids = [tokenizer.bos_id]
     sampler = Sampler(SamplingConfig(temperature=1.0, min_p=0.0))
     reference.rewind()
     count = min(SAMPLE_TOKENS, reference.context - 1)

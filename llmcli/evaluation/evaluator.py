@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import EVALUATION_CONTEXT
-from llmcli.data.batches import Preceded
-from llmcli.data.corpus import BLOCK, Corpus, Encoder, tokenize
+from llmcli.data.batches import PrefixedTokens
+from llmcli.data.corpus import Corpus
+from llmcli.data.tokens import Encoder, count_bytes, tokenize
 from llmcli.errors import LLMError, usage
 from llmcli.models.runtime import Scorer
 
@@ -29,7 +30,7 @@ class ByteEncoder(Encoder, Protocol):
     @property
     def token_bytes(self) -> list[bytes]: ...
     @property
-    def start_id(self) -> int: ...
+    def bos_id(self) -> int: ...
     @property
     def space_first(self) -> bool: ...
 
@@ -65,7 +66,7 @@ class Score:
 
 
 def evaluate(
-    ids: NDArray[np.integer] | Preceded,
+    ids: NDArray[np.integer] | PrefixedTokens,
     byte_lengths: NDArray[np.integer],
     context: int,
     score: ScoreWindows,
@@ -92,7 +93,7 @@ def evaluate(
 
 
 def evaluate_windows(
-    ids: NDArray[np.integer] | Preceded,
+    ids: NDArray[np.integer] | PrefixedTokens,
     byte_lengths: NDArray[np.integer],
     windows: Sequence[Window],
     score: ScoreWindows,
@@ -257,8 +258,8 @@ def measure(
     ids, text_bytes = _tokenize_exactly(passage, tokenizer)
     lengths = np.array([len(data) for data in tokenizer.token_bytes])
     context = context or evaluation_context(model.context)
-    preceded = Preceded(tokenizer.start_id, ids)
-    score = evaluate(preceded, lengths, context, model.score, on_progress=on_progress, on_tokens=on_tokens)
+    ids_with_bos = PrefixedTokens(tokenizer.bos_id, ids)
+    score = evaluate(ids_with_bos, lengths, context, model.score, on_progress=on_progress, on_tokens=on_tokens)
     if not math.isfinite(score.nats):
         raise LLMError(
             "the model produced NaN or infinite logits: its weights are damaged; check: llm inspect --verify"
@@ -282,8 +283,7 @@ def _tokenize_exactly(passage: Passage, tokenizer: ByteEncoder) -> tuple[NDArray
             yield part
 
     ids = tokenize(iter([counted()]), tokenizer)
-    lengths = np.array([len(data) for data in tokenizer.token_bytes])
-    token_bytes = sum(int(lengths[ids[first : first + BLOCK]].sum()) for first in range(0, len(ids), BLOCK))
+    token_bytes = count_bytes(ids, tokenizer.token_bytes)
     added = 1 if tokenizer.space_first and size else 0  # a space that the tokenizer puts before the text
     if token_bytes != size + added:
         raise LLMError(

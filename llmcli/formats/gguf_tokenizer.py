@@ -10,14 +10,15 @@ from typing import Any
 
 from llmcli.config import ModelConfig
 from llmcli.data import tokenizer_json
+from llmcli.data.token_names import SPACE
 from llmcli.errors import LLMError
 
 # llama.cpp's name of a way to cut words -> ours, tokenizer_json.PRE_TOKENIZERS; the first of each is written
 _PRE = {
-    "gpt-2": "GPT-2", "smollm": "GPT-2, digits apart", "llama-bpe": "Llama 3", "qwen2": "Qwen 2",
+    "gpt-2": "GPT-2", "smollm": "GPT-2, single digits", "llama-bpe": "Llama 3", "qwen2": "Qwen 2",
     "phi-2": "GPT-2", "olmo": "GPT-2", "jais": "GPT-2", "roberta-bpe": "GPT-2",
-    "starcoder": "GPT-2, digits apart", "refact": "GPT-2, digits apart", "command-r": "GPT-2, digits apart",
-    "codeshell": "GPT-2, digits apart",
+    "starcoder": "GPT-2, single digits", "refact": "GPT-2, single digits", "command-r": "GPT-2, single digits",
+    "codeshell": "GPT-2, single digits",
     "llama3": "Llama 3", "llama-v3": "Llama 3", "dbrx": "Llama 3", "smaug-bpe": "Llama 3",
     "deepseek-r1-qwen": "Qwen 2",
 }  # fmt: skip
@@ -30,10 +31,10 @@ def read(facts: dict[str, Any]) -> tuple[str, str | None]:
     here."""
     model, tokens = facts.get("tokenizer.ggml.model"), _listed(facts, "tokens", str)
     longest = max(map(len, tokens), default=0)
-    if longest > tokenizer_json.LONGEST_TOKEN:
+    if longest > tokenizer_json.MAX_TOKEN_CHARACTERS:
         raise LLMError(
             f"its token {max(range(len(tokens)), key=lambda i: len(tokens[i]))} has {longest:,} characters; tokens of "
-            f"at most {tokenizer_json.LONGEST_TOKEN:,} are read"
+            f"at most {tokenizer_json.MAX_TOKEN_CHARACTERS:,} are read"
         )
     kinds = [_NORMAL] * len(tokens)
     if "tokenizer.ggml.token_type" in facts:
@@ -71,7 +72,7 @@ def read(facts: dict[str, Any]) -> tuple[str, str | None]:
         else:
             found["normalizer"] = tokenizer_json.space_first_normalizer()["normalizers"][1]
         if not merges:  # a token for each character; spaces are what they are
-            spelled = {" " if token == tokenizer_json.SPACE else token: i for token, i in vocabulary.items()}
+            spelled = {" " if token == SPACE else token: i for token, i in vocabulary.items()}
             found = {"added_tokens": added, "model": found["model"] | {"vocab": spelled}}
     else:
         raise LLMError(f"its tokenizer is of kind {model!r}; gpt2 and llama are supported")
@@ -80,7 +81,7 @@ def read(facts: dict[str, Any]) -> tuple[str, str | None]:
     if begins:
         number, _ = ends(facts)
         start = _token(tokens, number)
-        found["post_processor"] = tokenizer_json.starting_with(start, number)
+        found["post_processor"] = tokenizer_json.bos_post_processor(start, number)
     return json.dumps(found, ensure_ascii=False), start
 
 
@@ -133,8 +134,8 @@ def _merges(vocabulary: dict[str, int], scores: list[float], kinds: list[int]) -
             continue
         cuts = {len(token) - length for length in endings[i]}.intersection(beginnings[i])
         size += len(cuts) * len(token)
-        if size > tokenizer_json.LONGEST:
-            raise LLMError(f"the merges of its tokenizer have more than {tokenizer_json.LONGEST:,} characters")
+        if size > tokenizer_json.MAX_CHARACTERS:
+            raise LLMError(f"the merges of its tokenizer have more than {tokenizer_json.MAX_CHARACTERS:,} characters")
         found += [(-scores[i], i, -cut, [token[:cut], token[cut:]]) for cut in cuts]
     return [pair for *_, pair in sorted(found, key=lambda entry: entry[:3])]
 
@@ -172,7 +173,7 @@ def config_of(facts: dict[str, Any], config: ModelConfig, start: str | None) -> 
 
 def facts_of(found: dict[str, Any], config: ModelConfig) -> list[tuple[str, Any]]:
     """(method of the writer, value), of a tokenizer.json. Raises LLMError for one that llama.cpp cannot run."""
-    kind, problem = tokenizer_json.kind_and_problem(found)
+    kind, problem = tokenizer_json.classify(found)
     if problem:
         raise LLMError(f"the tokenizer {problem}, which llama.cpp cannot run")
     vocabulary, added = found["model"]["vocab"], found.get("added_tokens") or []
@@ -199,7 +200,7 @@ def facts_of(found: dict[str, Any], config: ModelConfig) -> list[tuple[str, Any]
             ("add_tokenizer_model", "llama"), ("add_tokenizer_pre", "default"), ("add_token_scores", scores),
             ("add_add_space_prefix", space_first),
         ]  # fmt: skip
-    start = tokenizer_json.start_of(found.get("post_processor"))
+    start = tokenizer_json.bos_token_of(found.get("post_processor"))
     bos = config.eos_token_id if config.bos_token_id is None else config.bos_token_id
     facts += [
         ("add_token_list", tokens),
@@ -215,9 +216,9 @@ def facts_of(found: dict[str, Any], config: ModelConfig) -> list[tuple[str, Any]
 def _scores(model: dict[str, Any], kind: str, tokens: list[str]) -> tuple[list[float], list[str]]:
     """(scores, tokens) for llama.cpp's SentencePiece: what is merged first has the highest score."""
     if kind == "char":
-        if " " in tokens and tokenizer_json.SPACE in tokens:
-            raise LLMError(f"the vocabulary has both a space and {tokenizer_json.SPACE}, which llama.cpp takes for one")
-        return [0.0] * len(tokens), [tokenizer_json.SPACE if token == " " else token for token in tokens]
+        if " " in tokens and SPACE in tokens:
+            raise LLMError(f"the vocabulary has both a space and {SPACE}, which llama.cpp takes for one")
+        return [0.0] * len(tokens), [SPACE if token == " " else token for token in tokens]
     places = {token: i for i, token in enumerate(tokens)}
     scores = [-1e6] * len(tokens)
     for rank, merge in reversed(list(enumerate(model["merges"]))):

@@ -60,7 +60,7 @@ def open_tokenizer(model: Checkpoint | Ensemble) -> "Tokenizer":
     ends = (config.eos_token_id, *config.extra_eos_ids)
     try:
         tokenizer = Tokenizer.from_json(
-            checkpoint.tokenizer_json, most=config.vocab_size, ends=ends, seen_bytes=model.seen_bytes
+            checkpoint.tokenizer_json, max_vocab_size=config.vocab_size, end_ids=ends, seen_bytes=model.seen_bytes
         )
     except LLMError as error:
         raise LLMError(f"{checkpoint.path}: {error}" if checkpoint.path else str(error)) from error

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmcli.data.characters import kind_of_run
+from llmcli.data.characters import character_class
 from llmcli.data.tokenizer import StreamDecoder, Tokenizer
 from llmcli.data.vocabulary import START, state_after
 from llmcli.generation.prompt import Path, Prompt, read
@@ -73,7 +73,7 @@ def next_words(runtime: Runtime, tokenizer: Tokenizer, text: str, most: int | No
     most = max(2, MOST_LOOKS if most is None else most)
     prompt = Prompt.of(text, tokenizer)
     opening = read(runtime, tokenizer, prompt, most=max(2, most // OPENING_SHARE), negligible=LEAST, room=LONGEST_WORD)
-    search = _Search(tokenizer, in_word=kind_of_run(text[-1]) == "letters")
+    search = _Search(tokenizer, in_word=character_class(text[-1]) == "letters")
     known = 1 - opening.unexplored
     for way in opening.ways(LEAST):
         search.add(way.probability * known, way.tokens, way.new)
@@ -105,7 +105,7 @@ class _Search:
         if word is None:
             heapq.heappush(self._open, (-chance, path, new))
         else:
-            continues = self._in_word and kind_of_run(word[0]) == "letters" and new.startswith(word[0].encode())
+            continues = self._in_word and character_class(word[0]) == "letters" and new.startswith(word[0].encode())
             self._found[word, continues] += chance
             self._known += chance
 
@@ -133,7 +133,7 @@ def _first_word(spelled: bytes, *, ended: bool) -> str | None:
     text = StreamDecoder().feed(spelled).lstrip(" \t\u3000")  # a character half spelled is not there yet
     if not text:
         return END if ended else None
-    kind = kind_of_run(text[0])
+    kind = character_class(text[0])
     if kind == "single":
         return text[0]
     end = next((i for i in range(1, len(text)) if not _continues(text, i, kind)), None)
@@ -142,6 +142,6 @@ def _first_word(spelled: bytes, *, ended: bool) -> str | None:
 
 def _continues(text: str, i: int, kind: str) -> bool:
     c = text[i]
-    if kind_of_run(c) == kind or unicodedata.category(c)[0] == "M" or (kind == "katakana" and c == "ー"):
+    if character_class(c) == kind or unicodedata.category(c)[0] == "M" or (kind == "katakana" and c == "ー"):
         return True
-    return kind == "letters" and c in "'’" and (i + 1 == len(text) or kind_of_run(text[i + 1]) == "letters")
+    return kind == "letters" and c in "'’" and (i + 1 == len(text) or character_class(text[i + 1]) == "letters")

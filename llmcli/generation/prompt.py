@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.data.characters import kind_of_run
+from llmcli.data.characters import character_class
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.vocabulary import START, Vocabulary, state_after, state_between
 from llmcli.errors import LLMError
@@ -53,11 +53,11 @@ class Prompt:
         if not text:
             raise LLMError('the prompt is empty; give some text to go on from: llm generate "Once upon a time"')
         if literal:
-            return cls(tokenizer.start_ids + tokenizer.encode(text))
-        before, word = tokenizer.split_last(text)
+            return cls(tokenizer.bos_ids + tokenizer.encode(text))
+        before, word = tokenizer.split_last_word(text)
         # a text begins like a line, where nothing else begins it
-        line = [] if before or tokenizer.start_ids else tokenizer.encode("\n")
-        ids = tokenizer.start_ids + line + tokenizer.encode(text)
+        line = [] if before or tokenizer.bos_ids else tokenizer.encode("\n")
+        ids = tokenizer.bos_ids + line + tokenizer.encode(text)
         left, count = len(word.encode("utf-8")), 0
         while count < min(RESPLIT, len(ids) - 1):
             left -= len(tokenizer.token_bytes[ids[-1 - count]])
@@ -65,7 +65,7 @@ class Prompt:
                 break
             count += 1
         cut = len(ids) - count
-        return cls(ids[:cut], ids[cut:], kind_of_run(text[-1]) == "letters")
+        return cls(ids[:cut], ids[cut:], character_class(text[-1]) == "letters")
 
     @property
     def ids(self) -> list[int]:
@@ -122,7 +122,7 @@ class Opening:
         for logprobs, path, skipped, tokens in found.passing:
             chances = np.exp(logprobs - found.known)
             if in_word:
-                chances[self._vocabulary.letters_after(tokens, skipped)] *= INSIDE_WORD
+                chances[self._vocabulary.letter_at(tokens, skipped)] *= INSIDE_WORD
             ways.append(_Last(path, skipped, tokens, self._entries(tokens, skipped), chances))
         total = sum(float(last.probabilities.sum()) for last in ways)
         if not total:
@@ -298,14 +298,14 @@ class _Search:
             self.ending.append((logprob, path, row))
             self.known = float(np.logaddexp(self.known, logprob))
             return chances
-        beyond = self.vocabulary.beyond(rest)
+        beyond = self.vocabulary.extensions_of(rest)
         allowed = self.vocabulary.allowed(max(START, state_after(self._text[:done], self._state)))
         if allowed is not None:
             beyond = beyond[allowed[beyond]]
         if len(beyond):
             self.passing.append((logprob + chances[beyond], path, len(rest), beyond))
             self.known = float(np.logaddexp(self.known, np.logaddexp.reduce(self.passing[-1][0])))
-        for token in self.vocabulary.within(rest):
+        for token in self.vocabulary.prefixes_of(rest):
             if token != but:
                 way = (-logprob - float(chances[token]), (*path, token), done + len(self.vocabulary.token_bytes[token]))
                 if len(path) < self.space:

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig
-from llmcli.data.corpus import BLOCK, Corpus, tokenize
+from llmcli.data.corpus import Corpus
 from llmcli.data.tokenizer import Tokenizer
-from llmcli.data.train_tokenizer import LARGEST_VOCABULARY, SMALLEST_VOCABULARY, nearest_power_of_two, train_tokenizer
+from llmcli.data.tokens import count_bytes, tokenize, used_tokens
+from llmcli.data.train_tokenizer import nearest_power_of_two, train_tokenizer
+from llmcli.data.vocabulary_limits import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
 from llmcli.training.cost_model import Machine
 from llmcli.training.plan import Plan, PlanRow, Request
 from llmcli.training.planner import make_plan
@@ -41,7 +43,7 @@ class Prepared:
 
     def read_from(self, corpus: Corpus) -> Iterator[Iterator[str]]:
         """The text of `tokens`: pieces of each of its parts."""
-        return corpus.spread(0, self.record["train_bytes"], self.max_bytes)
+        return corpus.sample(0, self.record["train_bytes"], self.max_bytes)
 
 
 def prepare(
@@ -68,9 +70,9 @@ def prepare(
             corpus, split.train_bytes, request.vocab_size,
             max_vocab_size=_max_vocab_size(request), max_bytes=max_bytes, characters=characters,
         )  # fmt: skip
-    tokens = tokenize(corpus.spread(0, split.train_bytes, max_bytes), tokenizer)
+    tokens = tokenize(corpus.sample(0, split.train_bytes, max_bytes), tokenizer)
     held_out_tokens = tokenize(split.held_out, tokenizer)
-    read_bytes = split.train_bytes if split.train_bytes <= max_bytes else _count_bytes(tokens, tokenizer)
+    read_bytes = split.train_bytes if split.train_bytes <= max_bytes else count_bytes(tokens, tokenizer.token_bytes)
     plan = make_plan(
         request,
         train_tokens=len(tokens),
@@ -122,11 +124,11 @@ class _Split:
 
 def _split(corpus: Corpus, held_out: Corpus | float, max_bytes: int) -> _Split:
     if isinstance(held_out, Corpus):
-        text = held_out.spread(0, held_out.text_bytes, max_bytes)
+        text = held_out.sample(0, held_out.text_bytes, max_bytes)
         source = ", ".join(Path(d.name).name for d in held_out.documents)
         return _Split(corpus.text_bytes, text, held_out.text_bytes, source, False)
     train_bytes = corpus.text_bytes - round(corpus.text_bytes * held_out)
-    text = corpus.spread(train_bytes, corpus.text_bytes, max(1, round(max_bytes * held_out)))
+    text = corpus.sample(train_bytes, corpus.text_bytes, max(1, round(max_bytes * held_out)))
     source = f"the last {held_out:.3g} of the corpus"
     return _Split(train_bytes, text, corpus.text_bytes - train_bytes, source, True)
 
@@ -137,16 +139,8 @@ def _seen_bytes(tokens: TokenIds, tokenizer: Tokenizer, fine_tunes: bool) -> byt
     before = tokenizer.seen_bytes if fine_tunes else b""
     if before is None:
         return None
-    used = np.zeros(tokenizer.vocab_size, bool)
-    for first in range(0, len(tokens), BLOCK):
-        used[tokens[first : first + BLOCK]] = True
-    return bytes(sorted({*before, *b"".join(tokenizer.token_bytes[i] for i in np.flatnonzero(used))}))
-
-
-def _count_bytes(tokens: TokenIds, tokenizer: Tokenizer) -> int:
-    """The length of the text of tokens."""
-    lengths = np.array([len(data) for data in tokenizer.token_bytes])
-    return sum(int(lengths[tokens[first : first + BLOCK]].sum()) for first in range(0, len(tokens), BLOCK))
+    used = used_tokens(tokens, tokenizer.vocab_size)
+    return bytes(sorted({*before, *b"".join(tokenizer.token_bytes[i] for i in used)}))
 
 
 def _max_bytes(request: Request) -> int:
@@ -161,7 +155,7 @@ def _max_bytes(request: Request) -> int:
 def _max_vocab_size(request: Request) -> int:
     """The largest vocabulary for the time budget: time for the output layer is missing for the other layers."""
     if math.isinf(request.core_seconds) or request.device == "cuda":
-        return LARGEST_VOCABULARY
+        return MAX_DEFAULT_VOCAB_SIZE
     return nearest_power_of_two(
-        VOCABULARY_FACTOR * math.sqrt(request.core_seconds), SMALLEST_VOCABULARY, LARGEST_VOCABULARY
+        VOCABULARY_FACTOR * math.sqrt(request.core_seconds), MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE
     )

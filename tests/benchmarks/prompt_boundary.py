@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from llmcli.config import SamplingConfig
-from llmcli.data.characters import begins_with_letter, kind_of_run
+from llmcli.data.characters import begins_with_letter, character_class
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats.loading import load_any, open_tokenizer
 from llmcli.generation.generator import generate
@@ -79,7 +79,7 @@ def masked(model: Model, tail: bytes) -> list[Cover]:
             if logprob < -UNLIKELY:
                 continue
             row, rest = model(path), tail[done:]
-            inside, beyond = words.within(rest), words.beyond(rest).tolist()
+            inside, beyond = words.prefixes_of(rest), words.extensions_of(rest).tolist()
             total = np.logaddexp.reduce(row[inside + beyond])
             found += [(logprob + row[t] - total, (*path, t), table[t][len(rest) :]) for t in beyond]
             for t in inside:
@@ -106,9 +106,9 @@ def log_probability(model: Model, covers: Iterable[Cover], text: bytes) -> float
             if logprob < max(best[0][0], total) - UNLIKELY:
                 continue
             row, rest = model(path), text[done:]
-            if len(beyond := words.beyond(rest)):
+            if len(beyond := words.extensions_of(rest)):
                 total = float(np.logaddexp(total, logprob + np.logaddexp.reduce(row[beyond])))
-            for t in words.within(rest):
+            for t in words.prefixes_of(rest):
                 size = len(words.token_bytes[t])
                 if size == len(rest):
                     total = float(np.logaddexp(total, logprob + row[t]))
@@ -132,8 +132,8 @@ def growth(model: Model, covers: Iterable[Cover]) -> float:
 def covers_of(runtime: Runtime, tokenizer: Tokenizer, prompt: str) -> Iterator[tuple[str, Model, list[Cover]]]:
     """By each way to read a prompt, one after the other: they share the runtime."""
     yield "literal", Model(runtime, tokenizer, Prompt.of(prompt, tokenizer, literal=True).ids), [(0.0, (), b"")]
-    head, tail = tokenizer.split_last(prompt)
-    before = tokenizer.start_ids + tokenizer.encode(head or ("" if tokenizer.start_ids else "\n"))
+    head, tail = tokenizer.split_last_word(prompt)
+    before = tokenizer.bos_ids + tokenizer.encode(head or ("" if tokenizer.bos_ids else "\n"))
     model = Model(runtime, tokenizer, before)
     yield "masked", model, masked(model, tail.encode())
     known = Prompt.of(prompt, tokenizer)
@@ -196,7 +196,7 @@ def grown(runtime: Runtime, tokenizer: Tokenizer, text: str, learned: str, count
         rates: dict[str, list[float]] = defaultdict(list)
         for end in ends:
             prompt = text[end - CHARACTERS : end]
-            rates["text"].append(float(kind_of_run(text[end]) == "letters"))
+            rates["text"].append(float(character_class(text[end]) == "letters"))
             for name, model, ways in covers_of(runtime, tokenizer, prompt):
                 rates[name].append(growth(model, ways))
             for name in ("literal", "summed"):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.data.example_prompt import LONGEST, LONGEST_UNSPACED, example_prompt, quoted
+from llmcli.data.example_prompt import MAX_PROMPT, MAX_PROMPT_WITHOUT_SPACES, example_prompt, shell_quoted
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,11 @@ def test_any_prompt_can_be_typed(text: str) -> None:
     assert (prompt is None) == (example_prompt(text, starts_inside=True) is None)
     if prompt is None:
         return
-    assert prompt.isprintable() and prompt[0].isalnum() and len(prompt) <= max(LONGEST, LONGEST_UNSPACED) + 1
+    assert (
+        prompt.isprintable() and prompt[0].isalnum() and len(prompt) <= max(MAX_PROMPT, MAX_PROMPT_WITHOUT_SPACES) + 1
+    )
     assert prompt in " ".join(text.split())
-    typed = quoted(prompt)
+    typed = shell_quoted(prompt)
     assert shlex.split(typed) == [prompt]
     if typed[0] == '"':  # what a shell does inside double quotes beyond what shlex knows
         assert not set(typed[1:-1]) & set('"$`\\!')

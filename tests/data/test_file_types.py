@@ -1,13 +1,10 @@
-"""Files that are no text are recognised by what is in them, whatever their name, and the advice fits."""
+"""Files that are not text are recognized by their content, whatever their name, with advice that fits."""
 
 import gzip
 import io
-import json
 import pickle
 import shlex
-import shutil
 import sqlite3
-import subprocess
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -73,11 +70,11 @@ FILES: dict[str, tuple[Callable[[], bytes] | bytes, str]] = {
     "a.odt": (lambda: zipped("content.xml", first=b"application/vnd.oasis.opendocument.text"), "an OpenDocument"),
     "a.xlsx": (lambda: zipped("[Content_Types].xml", "xl/workbook.xml"), "is a spreadsheet, not text; save it as CSV"),
     "a.pptx": (lambda: zipped("ppt/presentation.xml"), "is a presentation"),
-    "a.pth": (lambda: zipped("archive/data.pkl"), "is a model of PyTorch"),
+    "a.pth": (lambda: zipped("archive/data.pkl"), "is a PyTorch model"),
     "a.tar": (tarred, "is a tar archive, not text; unpack it into a directory"),
     "a.tar.gz": (lambda: gzip.compress(tarred()), "name that: mkdir a && tar -xf a.tar.gz -C a"),
     "a.pdf.gz": (lambda: gzip.compress(b"%PDF-1.4\n\xff"), "(gzip -dk a.pdf.gz), then extract"),
-    "a.png": (b"\x89PNG\r\n\x1a\n" + BINARY, "is an image (PNG), not text; recognise its text"),
+    "a.png": (b"\x89PNG\r\n\x1a\n" + BINARY, "is an image (PNG), not text; extract its text first, by OCR"),
     "a.jpg": (b"\xff\xd8\xff\xe0" + BINARY, "is an image (JPEG)"),
     "a.gif": (b"GIF89a" + BINARY, "is an image (GIF)"),
     "a.webp": (b"RIFF\x10\0\0\0WEBP" + BINARY, "is an image (WebP)"),
@@ -90,19 +87,19 @@ FILES: dict[str, tuple[Callable[[], bytes] | bytes, str]] = {
     "a.7z": (b"7z\xbc\xaf\x27\x1c" + BINARY, "7z x -oa a.7z"),
     "a.doc": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + BINARY, "is an old Office document"),
     "a.parquet": (b"PAR1" + BINARY, "is a Parquet table"),
-    "a.db": (database, "is an SQLite database, not text; write its text to a text file first: sqlite3 a.db"),
+    "a.db": (database, "is an SQLite database, not text; export its text to a text file first: sqlite3 a.db"),
     "a.npy": (array, "is a NumPy array"),
     "a.pkl": (lambda: pickle.dumps({"a": "b" * 300}), "is a Python pickle"),
     "a.safetensors": (model, "to fine-tune a model on a text: llm train TEXT --from a.safetensors"),
     "a.gguf": (b"GGUF" + BINARY, "is a model (GGUF), not text; to fine-tune"),
-    "a.exe": (b"MZ" + BINARY, "is a program"),
-    "a": (b"\x7fELF" + BINARY, "is a program"),
+    "a.exe": (b"MZ" + BINARY, "is an executable"),
+    "a": (b"\x7fELF" + BINARY, "is an executable"),
     "a.bin": (BINARY, "convert it first: iconv"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_no_text_is_named_with_the_way_to_its_text(llm: Llm, name: str) -> None:
+def test_the_error_says_what_a_file_is_and_how_to_get_its_text(llm: Llm, name: str) -> None:
     made, said = FILES[name]
     data = made if isinstance(made, bytes) else made()
     Path("d").mkdir()
@@ -120,7 +117,7 @@ def test_what_is_no_text_is_named_with_the_way_to_its_text(llm: Llm, name: str) 
     assert f"left out: d/{name}" in note and ("iconv" in note) == (name == "a.bin")
 
 
-def test_a_name_says_nothing(llm: Llm) -> None:
+def test_the_name_of_a_file_does_not_matter(llm: Llm) -> None:
     Path("poem.pdf").write_text(TEXT, "utf-8")
     Path("MZ.txt").write_text("MZ, BM, ID3, GGUF, PAR1, OggS and %PDF-1.7 are first bytes of files.\n" + TEXT, "utf-8")
     for name in ("poem.pdf", "MZ.txt"):
@@ -128,12 +125,12 @@ def test_a_name_says_nothing(llm: Llm) -> None:
 
 
 @pytest.mark.parametrize("name", ["it's.pdf", "{x}.pdf", "a\x1b.pdf"])
-def test_advice_can_be_pasted_whatever_the_name(name: str) -> None:
-    said = file_types.not_text(name, b"%PDF-1.7")
+def test_commands_in_advice_can_be_pasted_for_any_name(name: str) -> None:
+    said = file_types.describe_binary(name, b"%PDF-1.7")
     assert said and shlex.split(said.rpartition(": ")[2]) == ["pdftotext", name, name[:-3] + "txt"]
 
 
-def test_a_prompt_that_is_no_text_is_named_too(llm: Llm) -> None:
+def test_a_prompt_that_is_not_text_is_recognized_too(llm: Llm) -> None:
     answer = llm("generate", "-", "-m", "none", stdin=b"%PDF-1.7\n\xff\xfe")
     assert answer.exit_code == 1 and "standard input is a PDF, not text" in answer.stderr
     assert "pdftotext FILE FILE.txt" in answer.stderr
@@ -142,61 +139,6 @@ def test_a_prompt_that_is_no_text_is_named_too(llm: Llm) -> None:
         assert answer.exit_code == 1 and "standard input is a PDF, not text" in answer.stderr
 
 
-def test_an_address_is_no_file(llm: Llm) -> None:
+def test_an_address_is_an_error_with_a_download_command(llm: Llm) -> None:
     answer = llm("train", "https://example.org/book.txt", "--dry-run")
     assert answer.exit_code == 1 and "get it first: curl -LO https://example.org/book.txt" in answer.stderr
-
-
-# ---- JSON
-
-
-def lines(*records: object) -> str:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-
-
-CHAT = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Bye"}]}
-JSON = [
-    ("a.jsonl", lines({"id": 1, "text": "One."}, {"id": 2, "text": "Two."}), "JSON Lines", ["One.", "Two."]),
-    ("a.txt", lines({"text": "One."}, {"text": "Two."}), "JSON Lines", ["One.", "Two."]),
-    ("one.jsonl", lines({"text": "One."}), "JSON Lines", ["One."]),
-    ("a.jsonl", lines({"q": "?", "a b": "Three."}, {"q": "?", "a b": "x"}), "JSON Lines", ["Three.", "x"]),
-    ("chat.jsonl", lines(CHAT, CHAT), "JSON Lines", ["Hello", "Bye"] * 2),
-    ("a.json", json.dumps([{"text": "One."}, {"text": "Two."}], indent=2), "JSON", ["One.", "Two."]),
-    ("a.json", json.dumps({"title": "x", "content": "One."}), "JSON", ["One."]),
-    ("a.json", json.dumps([CHAT]), "JSON", ["Hello", "Bye"]),
-    ("a.json", json.dumps([1, 2, 3]), "JSON", None),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "text", "form", "wanted"), JSON)
-def test_json_is_told_with_the_way_to_its_text(name: str, text: str, form: str, wanted: list[str] | None) -> None:
-    said = file_types.structured(name, text, whole=True)
-    assert said and said.startswith(f"{name} is {form} and is learned as raw text, with its keys and braces")
-    assert ("jq -r" in said) == (wanted is not None)
-    if wanted is None or not shutil.which("jq"):
-        return
-    Path(name).write_text(text, "utf-8")
-    command = said.split("for one field only: ")[1]
-    subprocess.run(command, shell=True, check=True)
-    assert Path(shlex.split(command)[-1]).read_text("utf-8").split("\n") == [*wanted, ""]
-
-
-@pytest.mark.parametrize(
-    "text", ["", "Once upon a time", "{ x }\n{ y }\n", "[Scene 1]\nEnter", "12\n13\n", '"quoted"\n', "{}\n"]
-)
-def test_other_text_is_not_taken_for_json(text: str) -> None:
-    assert file_types.structured("a.txt", text, whole=True) is None
-
-
-def test_train_says_that_json_is_learned_as_it_stands(llm: Llm) -> None:
-    Path("d").mkdir()
-    for name in ("a.jsonl", "b.jsonl", "c.json"):
-        Path("d", name).write_text(lines(*({"n": i, "text": "The cat sat."} for i in range(5000))), "utf-8")
-    Path("d/d.txt").write_text(TEXT, "utf-8")
-    said = llm("train", "d", "--dry-run", "--steps", 1).stderr.splitlines()
-    assert said[0] == (
-        "d/a.jsonl is JSON Lines and is learned as raw text, with its keys and braces; for one field only: "
-        "jq -r .text d/a.jsonl > d/a.txt"
-    )
-    assert said[1] == "and 2 more files are JSON" and len(said) == 2
-    assert llm("train", "d/d.txt", "--dry-run", "--steps", 1).stderr == ""

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from llmcli.data import text_pieces
 from llmcli.data import tokenizer as module
 from llmcli.data.tokenizer import END_OF_TEXT, StreamDecoder, Tokenizer
 from llmcli.data.tokenizer_json import PATTERNS, PRE_TOKENIZERS, describe
@@ -168,7 +169,7 @@ def long_text() -> str:
 def test_long_text_gives_the_ids_of_the_library_whatever_its_parts(train) -> None:
     text = long_text()
     tokenizer = train([text[:30_000]], 500)
-    assert len(text) > 4 * module.PIECE
+    assert len(text) > 4 * text_pieces.PIECE_CHARACTERS
     wanted = library_ids(tokenizer, text)
     assert tokenizer.encode(text) == wanted
     for size in (1, 1000, 65_536, 100_003):
@@ -179,7 +180,7 @@ def test_long_text_gives_the_ids_of_the_library_whatever_its_parts(train) -> Non
 def test_long_japanese_with_line_ends_gives_the_ids_of_the_library() -> None:
     rng = random.Random(3)
     text = "\n".join("".join(rng.choices("りんごを食べる。犬と猫", k=rng.randrange(1, 300))) for _ in range(1400))
-    assert len(text) > 3 * module.PIECE
+    assert len(text) > 3 * text_pieces.PIECE_CHARACTERS
     tokenizer = Tokenizer.train_bpe([text[:30_000]], 400)
     assert tokenizer.encode(text) == library_ids(tokenizer, text)
 
@@ -210,7 +211,7 @@ def test_cutting_where_a_word_ends_changes_no_id(pairs: list[tuple[str, str]], c
     text = "".join(word + space for word, space in pairs)  # a word end in every 16 characters
     edges = [0, *sorted(cuts), len(text)]
     parts = [text[low:high] for low, high in itertools.pairwise(edges)]
-    with mock.patch.object(module, "PIECE", 16):
+    with mock.patch.object(text_pieces, "PIECE_CHARACTERS", 16):
         assert ids_in_parts(SPACED, parts) == library_ids(SPACED, text)
 
 
@@ -232,7 +233,7 @@ def test_cutting_changes_no_id_however_words_are_cut(name: str, pairs: list[tupl
     text = "".join(word + space for word, space in pairs)
     edges = [0, *sorted(cuts), len(text)]
     parts = [text[low:high] for low, high in itertools.pairwise(edges)]
-    with mock.patch.object(module, "PIECE", 16):
+    with mock.patch.object(text_pieces, "PIECE_CHARACTERS", 16):
         assert ids_in_parts(tokenizer, parts) == library_ids(tokenizer, text)
 
 
@@ -294,7 +295,7 @@ REPEATED = ["a" * 300_000, FAMILY * 5000, " " * 100_000, "ab" * 50_000, "=" * 99
 @pytest.mark.parametrize("text", REPEATED, ids=lambda text: text[:2])
 def test_no_token_is_so_long_that_it_swallows_a_text_that_repeats_itself(text: str, no_hang: None) -> None:
     tokenizer = Tokenizer.train_bpe([text], 8192)
-    assert max(map(len, tokenizer.token_bytes)) <= module.LONGEST_TOKEN == 63
+    assert max(map(len, tokenizer.token_bytes)) <= module.MAX_TOKEN_BYTES == 63
     ids = tokenizer.encode(text)
     assert len(text.encode()) / 63 <= len(ids) <= len(text.encode()) / 25  # and yet merged well
     assert tokenizer.decode(ids) == text
@@ -307,8 +308,8 @@ def test_no_word_is_so_long_that_learning_from_it_takes_its_square() -> None:
     def work(pre_tokenizer: pre_tokenizers.PreTokenizer, text: str) -> int:
         return sum(len(word) ** 2 for word, _ in pre_tokenizer.pre_tokenize_str(text))
 
-    cut, gpt2 = module._pre_tokenizer_for_training(), pre_tokenizers.ByteLevel(add_prefix_space=False)
-    longest = 4 * module.LONGEST_WORD + 1  # bytes of so many characters, with a space before them
+    cut, gpt2 = module._training_pre_tokenizer(), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    longest = 4 * module.MAX_TRAINING_WORD + 1  # bytes of so many characters, with a space before them
     for text in (unicode, "a" * 300_000, FAMILY * 5000, "\n" * 3000 + " x"):
         words = [word for word, _ in cut.pre_tokenize_str(text)]
         assert "".join(words) == "".join(word for word, _ in gpt2.pre_tokenize_str(text))
@@ -322,7 +323,7 @@ def test_words_to_learn_from_are_gpt2s(parts: list[str]) -> None:
     text = "".join(parts)
     words, wanted = (
         pre_tokenizer.pre_tokenize_str(text)
-        for pre_tokenizer in (module._pre_tokenizer_for_training(), pre_tokenizers.ByteLevel(add_prefix_space=False))
+        for pre_tokenizer in (module._training_pre_tokenizer(), pre_tokenizers.ByteLevel(add_prefix_space=False))
     )
     assert words == wanted
 
@@ -433,12 +434,18 @@ REFUSED = {
     "negative id": (edited_model(vocab={"a": -1}, merges=[]), "without gaps"),
     "an id twice": (edited_model(vocab={"a": 0, "b": 0}, merges=[]), "without gaps"),
     "an id beyond all bounds": (edited_model(vocab={"a": 4_294_967_295}, merges=[]), "without gaps"),
-    "an id that is text": (edited_model(vocab={"a": "0"}, merges=[]), "a vocabulary or merges that are none"),
-    "merges are a number": (edited_model(merges=7), "a vocabulary or merges that are none"),
-    "added tokens are a number": (edited(added_tokens=5), "added tokens that are none"),
-    "an added token is a number": (edited(added_tokens=[5]), "added tokens that are none"),
-    "an added token of nothing": (edited(added_tokens=[{"id": 290, "content": ""}]), "without an id or a text"),
-    "an added token too long": (edited(added_tokens=[{"id": 290, "content": "x" * 2000}]), "a text of some length"),
+    "an id that is text": (edited_model(vocab={"a": "0"}, merges=[]), "a vocabulary or merges of the wrong type"),
+    "merges are a number": (edited_model(merges=7), "a vocabulary or merges of the wrong type"),
+    "added tokens are a number": (edited(added_tokens=5), "added tokens of the wrong type"),
+    "an added token is a number": (edited(added_tokens=[5]), "added tokens of the wrong type"),
+    "an added token of nothing": (
+        edited(added_tokens=[{"id": 290, "content": ""}]),
+        "without an id",
+    ),
+    "an added token too long": (
+        edited(added_tokens=[{"id": 290, "content": "x" * 2000}]),
+        "of 1 to 1,024 char",
+    ),
     "too many added tokens": (edited(added_tokens=[{"id": i, "content": "x"} for i in range(1 << 15)]), "32,768 added"),
     "a pattern that never ends": (
         edited(pre_tokenizer={"type": "Sequence", "pretokenizers": [split({"Regex": "(a+)+$"}), BYTE_LEVEL]}),
@@ -569,16 +576,16 @@ def test_of_a_model_s_tokenizer_only_text_that_it_lacks_is_refused() -> None:
     found["model"]["vocab"] = {token: i for i, token in enumerate(found["model"]["vocab"])}
     with pytest.raises(LLMError, match="no token for 1 of the 256 bytes"):
         Tokenizer.from_json(json.dumps(found))
-    tokenizer = Tokenizer.from_json(json.dumps(found), most=300)
+    tokenizer = Tokenizer.from_json(json.dumps(found), max_vocab_size=300)
     assert tokenizer.decode(tokenizer.encode("a cat")) == "a cat"
     with pytest.raises(LLMError, match="no token for the byte 0x7a, which the text has"):
         tokenizer.encode("a zebra")
 
 
 def test_more_tokens_than_the_model_has_are_refused() -> None:
-    assert Tokenizer.from_json(BPE.to_json(), most=290).vocab_size == 290
+    assert Tokenizer.from_json(BPE.to_json(), max_vocab_size=290).vocab_size == 290
     with pytest.raises(LLMError, match="has 290 tokens, its model only 289"):
-        Tokenizer.from_json(BPE.to_json(), most=289)
+        Tokenizer.from_json(BPE.to_json(), max_vocab_size=289)
 
 
 def test_padding_and_truncation_in_a_tokenizer_json_are_switched_off() -> None:
@@ -688,13 +695,13 @@ def test_stream_decoder_finishes_with_a_replacement_for_half_a_character() -> No
 def test_parts_are_the_merges_and_spell_their_token() -> None:
     tokenizer = Tokenizer.train_bpe(["the cat sat on the mat, the rat ate the cat " * 9], 300)
     pieces = tokenizer.token_bytes
-    merged = [(i, pair) for i, pair in enumerate(tokenizer.parts) if pair != (-1, -1)]
+    merged = [(i, pair) for i, pair in enumerate(tokenizer.merge_pairs) if pair != (-1, -1)]
     assert len(merged) == tokenizer.vocab_size - 257 > 5
     assert all(pieces[left] + pieces[right] == pieces[i] for i, (left, right) in merged)
 
 
 def test_characters_have_no_parts() -> None:
-    assert set(Tokenizer.train_char(["りんごを食べる"]).parts) == {(-1, -1)}
+    assert set(Tokenizer.train_char(["りんごを食べる"]).merge_pairs) == {(-1, -1)}
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -713,7 +720,7 @@ def nested(depth: int) -> dict[str, Any]:
 )  # fmt: skip
 def test_a_pre_tokenizer_of_no_known_kind_or_of_many_steps_is_refused(cutter: Any) -> None:
     made = json.loads(Tokenizer.train_bpe(["the cat sat on the mat " * 9], 260).to_json())
-    with pytest.raises(LLMError, match=r"the tokenizer (is not byte-level|cuts words with)") as caught:
+    with pytest.raises(LLMError, match=r"the tokenizer (is not byte-level|splits words with)") as caught:
         Tokenizer.from_json(json.dumps(made | {"pre_tokenizer": cutter}))
     assert len(str(caught.value)) < 200
     assert Tokenizer.from_json(json.dumps(made | {"pre_tokenizer": nested(9)})).encode("the cat")

@@ -81,6 +81,6 @@ def test_a_tokenizer_learns_from_parts_of_a_long_corpus_as_much_as_it_may(tmp_pa
     text = words(5000)
     corpus = corpus_of(tmp_path, text)
     tokenizer, _ = train_tokenizer(corpus, len(text), 300, max_bytes=6400)
-    parts = [piece for part in corpus.spread(0, len(text), 6400) for piece in part]
+    parts = [piece for part in corpus.sample(0, len(text), 6400) for piece in part]
     assert len("".join(parts)) == 6400
     assert tokenizer.to_json() == Tokenizer.train_bpe(parts, 300).to_json()

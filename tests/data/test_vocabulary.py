@@ -65,10 +65,10 @@ def test_where_no_token_could_come_all_may() -> None:
 )
 def test_tokens_are_found_by_how_they_begin(tokens: list[bytes], data: bytes) -> None:
     vocabulary = Vocabulary(tokens)
-    assert sorted(vocabulary.within(data)) == [i for i, t in enumerate(tokens) if t and data.startswith(t)]
+    assert sorted(vocabulary.prefixes_of(data)) == [i for i, t in enumerate(tokens) if t and data.startswith(t)]
     beyond = [i for i, t in enumerate(tokens) if t.startswith(data) and t != data]
-    assert sorted(vocabulary.beyond(data).tolist()) == beyond
-    letters = vocabulary.letters_after(np.array(beyond, np.int64), len(data))
+    assert sorted(vocabulary.extensions_of(data).tolist()) == beyond
+    letters = vocabulary.letter_at(np.array(beyond, np.int64), len(data))
     assert letters.tolist() == [begins_with_letter(tokens[i][len(data) :]) for i in beyond]
     found = vocabulary.find(data)
     assert tokens[found] == data if found is not None else data not in tokens

@@ -105,7 +105,7 @@ def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
                 weight.uniform_(0.5, 1.5)
     directory = tmp_path_factory.mktemp(request.param)
     model.save_pretrained(directory, max_shard_size="100KB" if "qwen" in request.param else "1GB")
-    cuts = {"llama": "GPT-2", "llama-linear": "GPT-2, digits apart", "llama-3-scaled": "Llama 3", "qwen2": "Qwen 2"}
+    cuts = {"llama": "GPT-2", "llama-linear": "GPT-2, single digits", "llama-3-scaled": "Llama 3", "qwen2": "Qwen 2"}
     tokenizer = tokenizer_cutting_as(cuts.get(request.param, "Qwen 2" if "qwen" in request.param else "GPT-2"))
     (directory / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
     (directory / "tokenizer_config.json").write_text(tokenizer.to_config_json(64), "utf-8")

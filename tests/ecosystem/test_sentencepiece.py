@@ -63,7 +63,7 @@ def test_ids_are_the_librarys(rules: dict[str, object], form: str) -> None:
     text = json.dumps(rules | FORMS[form])
     theirs, ours = tokenizers.Tokenizer.from_str(text), Tokenizer.from_json(text)
     theirs.encode_special_tokens = True
-    assert ours.kind == "spm" and ours.start_ids == [1] and ours.eos_id == 2
+    assert ours.kind == "spm" and ours.bos_ids == [1] and ours.eos_id == 2
     again = tokenizers.Tokenizer.from_str(ours.to_json())
     again.encode_special_tokens = True
     for string in texts.varied(1000, seed=3):
@@ -89,7 +89,7 @@ def test_llama_cpp_cuts_alike_and_says_the_same(rules: dict[str, object], tmp_pa
         assert again.decode(again.encode(string)) == string
         same += again.encode(string) == tokenizer.encode(string) == theirs.tokenize(string)
     assert same >= 299  # of merges of the same rank in another place llama.cpp takes another first
-    ids = [*again.start_ids, *again.encode("the world")]
+    ids = [*again.bos_ids, *again.encode("the world")]
     assert theirs.ids("the world", 1) == [int(NumpyRuntime(model).prefill(ids).argmax())]
 
 

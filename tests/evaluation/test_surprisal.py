@@ -30,7 +30,7 @@ def test_the_bits_are_those_of_the_model_asked_token_by_token(llm: Llm, tiny_mod
     runtime, tokenizer = NumpyRuntime(model), open_tokenizer(model)
     ids = tokenizer.encode("The cat sat on りんご.")
     assert [token["id"] for token in found["tokens"]] == ids and len(ids) < 32
-    logits = runtime.prefill([tokenizer.start_id]).astype(np.float64)
+    logits = runtime.prefill([tokenizer.bos_id]).astype(np.float64)
     for token in found["tokens"]:
         chances = np.exp(logits) / np.exp(logits).sum()
         assert token["bits"] == pytest.approx(-math.log2(chances[token["id"]]), abs=1e-3)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import Result
 
-from llmcli.data import corpus
+from llmcli.data import documents
 from llmcli.data.corpus import Corpus, read_corpus
 from llmcli.errors import LLMError
 from llmcli.evaluation.memorization import LENGTH, find_spans, find_verbatim
@@ -128,8 +128,8 @@ def test_samples_read_the_text_as_often_as_one_does(llm: Llm, parrot: str, monke
     words = ("generate", "The cat", "-n", 60, "--memory", "--json", "--seed")
     alone = [json.loads(llm(*words, seed).stdout) for seed in (1, 2, 3)]
     sizes = []
-    real = corpus._read
-    monkeypatch.setattr(corpus, "_read", lambda *given: sizes.append(len(data := real(*given))) or data)
+    real = documents._read
+    monkeypatch.setattr(documents, "_read", lambda *given: sizes.append(len(data := real(*given))) or data)
     found = [json.loads(line) for line in llm(*words, 1, "--samples", 3).stdout.splitlines()]
     assert sum(sizes) == 2 * Path("c.txt").stat().st_size
     for one, other in zip(found, alone, strict=True):

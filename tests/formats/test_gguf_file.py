@@ -126,16 +126,16 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     tokenizer = open_tokenizer(found)
     assert tokenizer.encode(" ab") == [TOKENS.index("Ġa"), TOKENS.index("b")]  # the merge that was learned first
     assert tokenizer.end_ids == {0, 1} or tokenizer.end_ids == {1}
-    assert tokenizer.start_ids == []
+    assert tokenizer.bos_ids == []
 
 
 def test_a_start_that_the_file_asks_for_is_put_before_a_prompt(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(by_hand(FACTS | {"tokenizer.ggml.add_bos_token": True}))
     tokenizer = open_tokenizer(loading.load(path))
-    assert tokenizer.start_ids == [0] and tokenizer.start_id == 0
+    assert tokenizer.bos_ids == [0] and tokenizer.bos_id == 0
     again = Tokenizer.from_json(tokenizer.to_json())
-    assert again.start_ids == [0]
+    assert again.bos_ids == [0]
 
 
 def test_halves(tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_tokens_that_the_file_does_not_name_are_those_of_llama_cpp(tmp_path: Pat
     ):  # fmt: skip
         path.write_bytes(by_hand({key: value for key, value in (FACTS | changes).items() if value != LEFT_OUT}))
         found = loading.load(path)
-        assert (found.config.eos_token_id, open_tokenizer(found).start_ids) == (ends, start), changes
+        assert (found.config.eos_token_id, open_tokenizer(found).bos_ids) == (ends, start), changes
         whole = json.loads(found.tokenizer_json)["model"].get("ignore_merges", False)
         assert whole == (changes.get("tokenizer.ggml.pre") == "llama3")
 

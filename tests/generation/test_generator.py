@@ -59,7 +59,7 @@ class Model:
 class Table:
     """A tokenizer that is a table: id 0 ends the text, id n writes the n-th bytes. A prompt is written as digits."""
 
-    eos_id, end_ids, start_ids = 0, frozenset({0}), []
+    eos_id, end_ids, bos_ids = 0, frozenset({0}), []
 
     def __init__(self, *written):
         self.token_bytes = [b"", *written]
@@ -68,7 +68,7 @@ class Table:
     def encode(self, text):
         return [int(c) for c in text]
 
-    def split_last(self, text):
+    def split_last_word(self, text):
         return text, ""
 
 
@@ -78,14 +78,14 @@ LETTERS = Table(*(bytes([c]) for c in b"abcdefghi"))  # "1" is a, "2" is b, ...
 class Whole:
     """A real tokenizer that takes no word back from a prompt, so that a script can begin at once."""
 
-    start_ids: list[int] = []  # noqa: RUF012
+    bos_ids: list[int] = []  # noqa: RUF012
 
     def __init__(self, inner):
         self.end_ids = inner.end_ids
         self.token_bytes, self.eos_id, self.encode = inner.token_bytes, inner.eos_id, inner.encode
         self.vocabulary = inner.vocabulary
 
-    def split_last(self, text):
+    def split_last_word(self, text):
         return text, ""
 
 
@@ -393,7 +393,7 @@ class Words(Table):
     def _length(self, i):
         return len(self.token_bytes[i])
 
-    def split_last(self, text):
+    def split_last_word(self, text):
         cut = max(0, text.rfind(" "))
         return text[:cut], text[cut:]
 
@@ -438,7 +438,7 @@ def test_prompt_and_answer_together_are_what_the_model_holds(tokenizer, prompt, 
     if pieces[-1].finish_reason == "length":
         held.append(pieces[-2].id)  # the last token was not taken in any more
     # a prompt of one word begins like a line
-    line = "" if tokenizer.kind == "char" or tokenizer.split_last(prompt)[0] else "\n"
+    line = "" if tokenizer.kind == "char" or tokenizer.split_last_word(prompt)[0] else "\n"
     assert tokenizer.decode_bytes(held).decode("utf-8", "ignore") == line + prompt + joined(pieces)
 
 

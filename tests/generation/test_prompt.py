@@ -31,7 +31,7 @@ LENGTH = 5  # tokens after which every text ends
 class Table:
     """A tokenizer of these tokens; the longest that fit are taken. The last word is what follows the last space."""
 
-    end_ids, start_ids, token_bytes, vocabulary = frozenset({0}), [], TOKENS, Vocabulary(TOKENS)
+    end_ids, bos_ids, token_bytes, vocabulary = frozenset({0}), [], TOKENS, Vocabulary(TOKENS)
 
     def encode(self, text: str) -> list[int]:
         data, ids = text.encode(), []
@@ -40,7 +40,7 @@ class Table:
             data = data[len(TOKENS[ids[-1]]) :]
         return ids
 
-    def split_last(self, text: str) -> tuple[str, str]:
+    def split_last_word(self, text: str) -> tuple[str, str]:
         cut = max(0, text.rfind(" "))
         return text[:cut], text[cut:]
 
@@ -300,7 +300,7 @@ def test_the_last_tokens_of_a_word_are_split_anew_and_nothing_before_it() -> Non
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
     for text in ["The cat", "The ca", "The cat ", "T", "りんごを食べ", "The zzzzzzzz", "a\n\n", "don't"]:
         known = Prompt.of(text, tokenizer)
-        before, word = tokenizer.split_last(text)
+        before, word = tokenizer.split_last_word(text)
         assert len(known.tail) <= prompts.RESPLIT and known.head
         assert word.encode().endswith(tokenizer.decode_bytes(known.tail))
         assert tokenizer.decode(known.ids) == ("" if before else "\n") + text

@@ -544,7 +544,7 @@ def _baselines(text: Any, held_out: Any, record: dict[str, Any], seconds: float)
     cut, measured = record["train_bytes"], record["held_out"]["bytes"]
     if not measured or not compressors.affordable(measured, cut, seconds):
         return []
-    past, new = text.data(0, cut), text.data(cut) if isinstance(held_out, float) else held_out.data()
+    past, new = text.utf8(0, cut), text.utf8(cut) if isinstance(held_out, float) else held_out.utf8()
     return [(found.name, found.bits_per_byte) for found in compressors.baselines(new, past, seconds=seconds)]
 
 

@@ -1,0 +1,67 @@
+"""Decoded text in a temporary file, and the error for a temporary file that the system refuses."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from typing import IO
+
+from llmcli.errors import LLMError
+
+
+class TemporaryFileError(LLMError):
+    """The system refused to create or extend a temporary file."""
+
+
+@contextlib.contextmanager
+def temporary_file_errors(content: str) -> Iterator[None]:
+    """Turn an OSError inside the block into a TemporaryFileError; `content` names what the file was to hold."""
+    try:
+        yield
+    except OSError as error:
+        raise TemporaryFileError(
+            f"cannot store {content} in {_temporary_directory()}: {error.strerror or error}; free some space there, or "
+            f"set TMPDIR to a directory on a disk with more"
+        ) from error
+
+
+def _temporary_directory() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        return "a temporary directory"
+
+
+class TextCopy:
+    """The UTF-8 text of several documents, appended to one temporary file without a name.
+
+    The system deletes the file when this object or the process ends, even if the process is killed. The file is created
+    with the first text.
+    """
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
+        self.size = 0
+
+    def append(self, data: bytes) -> None:
+        with temporary_file_errors("the decoded text"):
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="llmcli-", buffering=0)  # noqa: SIM115 (lives as long as this)
+            self._file.seek(self.size)
+            view = memoryview(data)
+            while view:
+                view = view[self._file.write(view) :]
+        self.size += len(data)
+
+    def truncate(self, size: int) -> None:
+        """Discard what follows the first `size` bytes: a document that turned out not to be text."""
+        self.size = size
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # then the next append overwrites it
+                self._file.truncate(size)
+
+    def read(self, position: int, size: int) -> bytes:
+        if self._file is None:
+            return b""
+        with temporary_file_errors("the decoded text"):
+            self._file.seek(position)
+            return self._file.read(size)
