@@ -81,7 +81,7 @@ def test_the_score_is_the_sum_of_the_log_probabilities(tiny_model: Path) -> None
     """By hand: the logits of the runtime after each token of a text that fits the context."""
     model = llmcli.load(tiny_model)
     ids = model.tokenize(PROMPT)
-    logits = model.runtime.logits([model.tokenizer.start_id, *ids])[:-1].astype(np.float64)
+    logits = model.runtime.logits([model.tokenizer.bos_id, *ids])[:-1].astype(np.float64)
     model.runtime.rewind()
     nats = sum(math.log(np.exp(row - row.max()).sum()) + row.max() - row[i] for row, i in zip(logits, ids, strict=True))
     assert model.score(PROMPT).bits_per_byte == pytest.approx(nats / math.log(2) / len(PROMPT), rel=1e-5)

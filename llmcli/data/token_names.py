@@ -20,11 +20,11 @@ def name_to_bytes(kind: str, name: str) -> bytes:
     return data.replace(SPACE.encode("utf-8"), b" ") if kind == "spm" else data
 
 
-def _byte_level_alphabet() -> dict[str, int]:
+def byte_level_alphabet() -> dict[str, int]:
     """The printable character that GPT-2 uses for each byte: character -> byte."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
-_BYTE_OF_CHARACTER = _byte_level_alphabet()
+_BYTE_OF_CHARACTER = byte_level_alphabet()

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig, RopeScaling
 from llmcli.data import tokenizer_json
-from llmcli.data.tokenizer import Tokenizer, _byte_level_alphabet
+from llmcli.data.token_names import byte_level_alphabet
+from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats import gguf_file, loading
 from llmcli.formats.loading import open_tokenizer
 from tests.conftest import random_checkpoint
 
 CONFIG = ModelConfig(300, 32, 64, 1, 4, 2, 8, 40, True, 1e-5, 5000.0, 1, "llama")
-ALPHABET = list(_byte_level_alphabet())
+ALPHABET = list(byte_level_alphabet())
 TOKENS = ["<start>", "<end>", *ALPHABET, "Ġa", "ab"]
 TOKENS += [f"<fill {i}>" for i in range(300 - len(TOKENS))]
 
