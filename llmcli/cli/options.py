@@ -14,6 +14,7 @@ import typer
 
 from llmcli.cli import console
 from llmcli.config import DEFAULT_MODEL, DEVICES, QUANTIZATIONS
+from llmcli.data.vocabulary_limits import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE
 from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 
 LARGEST_TOKENIZER = 100_000_000  # bytes of a tokenizer.json: three times the largest that are published
 STRUCTURE_BYTES, STRUCTURE_FILES = 1 << 16, 256  # of each file, and files, in which JSON is looked for
-LARGEST_VOCABULARY = 1_000_000  # tokens to learn: four times the largest of published models
 
 
 def vocabulary_option(help: str, panel: str | None = None) -> Any:
     """--vocab-size, wherever a tokenizer is learned."""
-    return typer.Option("--vocab-size", metavar="N", min=257, max=LARGEST_VOCABULARY, help=help, rich_help_panel=panel)
+    return typer.Option(
+        "--vocab-size", metavar="N", min=MIN_VOCAB_SIZE, max=MAX_VOCAB_SIZE, help=help, rich_help_panel=panel
+    )
 
 
 def _device(name: str) -> str:
@@ -86,14 +88,14 @@ def note_left_out(corpus: "Corpus") -> None:
 
 
 def note_structured(corpus: "Corpus") -> None:
-    """Say which files are JSON or JSON Lines, whose keys and braces are learned with the text."""
-    from llmcli.data import file_types
+    """Say which files are JSON or JSON Lines, whose keys and braces the model is trained on too."""
+    from llmcli.data.json_text import json_notes
 
     beginnings = (
         (document.name, "".join(document.text(0, STRUCTURE_BYTES)), document.text_bytes <= STRUCTURE_BYTES)
         for document in corpus.documents[:STRUCTURE_FILES]
     )
-    for line in file_types.notes(beginnings):
+    for line in json_notes(beginnings):
         console.note(line)
 
 
@@ -174,8 +176,9 @@ def text_argument(given: str | None, what: str) -> str:
         except UnicodeDecodeError as error:
             from llmcli.data import file_types
 
-            if said := file_types.not_text("standard input", data[: file_types.START], data[-file_types.END :]):
-                raise LLMError(said) from error
+            start, end = data[: file_types.START_BYTES], data[-file_types.END_BYTES :]
+            if description := file_types.describe_binary("standard input", start, end):
+                raise LLMError(description) from error
             raise LLMError(
                 f"the {what} is not UTF-8 text: byte 0x{data[error.start]:02x} at position {error.start:,}; "
                 f"convert it first: iconv -f ENCODING -t UTF-8"

@@ -48,6 +48,6 @@ class BatchSchedule:
         """Token ids [rows, window + 1] of a step. `bpe_dropout` replaces the rate of the settings, if given."""
         rate = self._settings.token_split if bpe_dropout is None else bpe_dropout
         rate = rate if progress < BPE_DROPOUT_UNTIL else 0.0
-        if rate and self._batches.parts is None:
-            self._batches = replace(self._batches, parts=np.array(self._tokenizer.parts))
+        if rate and self._batches.merge_pairs is None:
+            self._batches = replace(self._batches, merge_pairs=np.array(self._tokenizer.merge_pairs))
         return self._batches.batch(step, window_length(progress, self._settings), rate)

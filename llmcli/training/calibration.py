@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmcli.data.batches import Tokens, Without
+from llmcli.data.batches import Tokens, TokensWithoutSpans
 from llmcli.models.transformer import LanguageModel, sharpness
 
 
@@ -28,7 +28,7 @@ def reserve_tokens(tokens: Tokens, count: int, context: int) -> tuple[Tokens, ND
         return tokens, np.empty((0, context + 1), np.int64)
     starts = ((np.arange(windows) + 0.5) / windows * (len(tokens) - context - 1)).astype(np.int64)
     reserved = tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64)
-    return Without(tokens, starts, context + 1), reserved
+    return TokensWithoutSpans(tokens, starts, context + 1), reserved
 
 
 class Calibration:

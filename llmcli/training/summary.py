@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmcli import units
-from llmcli.data.example_prompt import quoted
+from llmcli.data.example_prompt import shell_quoted
 from llmcli.errors import LLMError, command_line
 
 # Undertrained
@@ -109,7 +109,10 @@ def usage_hints(model: str, prompt: str | None = None, *, chats: bool = False) -
     file = f" {command_line([model])}" if model else ""
     option = f" -m{file}" if model else ""
     note = "" if chats else "The model continues text; it does not answer questions. "
-    return [f"Try it: llm generate {quoted(prompt or '...')}{option}", f"{note}Details of the file: llm inspect{file}"]
+    return [
+        f"Try it: llm generate {shell_quoted(prompt or '...')}{option}",
+        f"{note}Details of the file: llm inspect{file}",
+    ]
 
 
 @dataclass(frozen=True)

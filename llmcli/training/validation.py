@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from llmcli.config import EVALUATION_CONTEXT, TrainConfig
-from llmcli.data.batches import Preceded
+from llmcli.data.batches import PrefixedTokens
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.evaluation.evaluator import Score, Window, evaluate_windows, select_windows, spread_order
 from llmcli.models.transformer import LanguageModel
@@ -46,7 +46,7 @@ class Validator:
         """`final_models` is the number of models evaluated at the end: 2 if the run starts from another model."""
         self._model, self._final_models = model, final_models
         self._score = (compute or Compute()).score
-        self._ids = Preceded(tokenizer.start_id, held_out)
+        self._ids = PrefixedTokens(tokenizer.bos_id, held_out)
         self._byte_lengths = np.array([len(data) for data in tokenizer.token_bytes])
         self._timed, self._context = settings.seconds is not None, settings.context
         self.tokens = min(settings.eval_tokens, len(held_out))

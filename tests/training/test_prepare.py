@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig
-from llmcli.data.corpus import PARTS, read_corpus
+from llmcli.data.corpus import SAMPLE_SPANS, read_corpus
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.training import prepare as prepare_module
@@ -207,7 +207,7 @@ def test_of_a_text_too_long_for_the_time_budget_parts_are_read(tmp_path, monkeyp
     assert ready.record["read_bytes"] == 12_800 < train_bytes
     ids = ready.tokens.tolist()
     assert len(ready.tokenizer.decode_bytes(ids)) == 12_800
-    assert ids.count(ready.tokenizer.eos_id) == PARTS - 1
+    assert ids.count(ready.tokenizer.eos_id) == SAMPLE_SPANS - 1
     read = ["".join(part) for part in ready.read_from(corpus)]
     assert ready.tokenizer.decode(ids) == "".join(read)
     assert all(part in text[:train_bytes] for part in read)
