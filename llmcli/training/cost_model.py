@@ -31,7 +31,7 @@ TOKEN_EXPONENT = 0.374
 REFERENCE_BYTES_PER_TOKEN = 3.3  # a token of more bytes counts for more
 
 Speed = Callable[[ModelConfig, TrainConfig, float], float]  # (model, settings, seconds to measure) -> tokens/s
-Settings = Callable[[ModelConfig, float], TrainConfig]  # how to train a model on so many tokens
+Settings = Callable[[ModelConfig, float], TrainConfig]  # (model, training tokens) -> how to train it
 
 
 @dataclass(frozen=True)

@@ -39,18 +39,18 @@ def pick_dtype(
 ) -> tuple[str, str]:
     """(dtype, reason). For "auto": bfloat16 where matrix products are faster in it than in float32."""
     if wanted != "auto":
-        return wanted, "as asked"
+        return wanted, "as requested"
     if device == "cuda":
         supported = torch.cuda.is_bf16_supported()
-        return ("bfloat16", "it is the fastest here") if supported else ("float32", "no bfloat16 here")
+        return ("bfloat16", "the fastest on this GPU") if supported else ("float32", "this GPU has no bfloat16")
     if device != "cpu":
-        return "float32", "what is here"
+        return "float32", "detected"
     torch.set_num_threads(threads)
     measure = product_seconds or _product_seconds
     times = {dtype: measure(dtype) for dtype in (torch.float32, torch.bfloat16)}
     faster = times[torch.bfloat16] < BFLOAT16_GAIN * times[torch.float32]
     # no measured figure in the reason: it is part of the file, whose bytes must not depend on a clock
-    reason = f"products in bfloat16 are {'faster' if faster else 'no faster'} here than in float32"
+    reason = f"bfloat16 matrix products are {'faster' if faster else 'not faster'} than float32 here"
     return "bfloat16" if faster else "float32", reason
 
 

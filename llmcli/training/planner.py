@@ -77,7 +77,7 @@ class _Run:
         return rules.max_epochs(self.request, self.base)
 
     def decide(self, model: ModelConfig, tokens: float, batch_divisor: int) -> TrainDecisions:
-        """How to train a model on so many tokens (0: not known yet), with a batch smaller by a divisor."""
+        """How to train a model on `tokens` (0: not known yet), with the batch size divided by `batch_divisor`."""
         request, text, base, context = self.request, self.text, self.base, self.context.value
         batch_size = rules.batch_size(request, text, context, tokens, batch_divisor)
         steps = rules.steps(request, text, batch_size.value * context, base)

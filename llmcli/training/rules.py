@@ -22,13 +22,14 @@ FINE_TUNING_EPOCHS = 2.0  # "Fine-tuning": four are worse
 
 # Context length, in tokens
 MIN_CONTEXT = 8
-SHORT_CONTEXT, CONTEXT, CONTEXT_TOKENS = 128, 256, 100_000  # the first for less than so many training tokens
+SHORT_CONTEXT, CONTEXT = 128, 256  # for fewer and for more training tokens than
+CONTEXT_TOKENS = 100_000
 FINE_TUNING_CONTEXT = 512
 INDUCTION_CONTEXT = 1024  # "What of a window helps"
 
-# Induction heads in the initial weights, "weights that can copy": from so many training tokens on and, on a CPU, from
-# so much time (budget x threads) on
-INDUCTION_MIN_TOKENS, INDUCTION_MIN_CORE_SECONDS = 100_000, 90.0
+# Induction heads in the initial weights, "weights that can copy"
+INDUCTION_MIN_TOKENS = 100_000  # of training text
+INDUCTION_MIN_CORE_SECONDS = 90.0  # time budget x threads, on a CPU
 
 # Tokens per batch, "At a fixed number of tokens": on a CPU factor * sqrt(tokens), on a GPU tokens / divisor
 CPU_BATCH_FACTOR, CPU_BATCH_TOKENS = 1.6, (1024, 16_384)
@@ -38,8 +39,8 @@ MIN_STEPS = 10  # of a run with a time budget: batches become smaller for it, an
 # (epochs at most, rate), "At a fixed time" and "Text seen often"
 DROPOUT = ((4, 0.0), (8, 0.05), (12, 0.1), (math.inf, 0.2))
 BPE_DROPOUT = ((4.5, 0.0), (math.inf, 0.15))
-# ... and of a model that can memorize its text, "Large models on little text": more than so many parameters in its
-# layers, so many per training token, and so many epochs
+# ... of a model that can memorize its text, "Large models on little text": its layers have more parameters than both
+# limits, and it sees the text for more epochs than the third
 LARGE_PARAMETERS, LARGE_PARAMETERS_PER_TOKEN, LARGE_EPOCHS = 500_000, 4.0, 12.0
 LARGE_DROPOUT = LARGE_BPE_DROPOUT = 0.3
 
@@ -52,7 +53,7 @@ EVAL_DIVISOR, EVAL_TOKENS = 400, (4096, 65_536)  # training tokens per held-out 
 
 
 def max_epochs(request: Request, base: ModelConfig | None) -> float:
-    """The number of epochs that ends a run, where the user fixes none."""
+    """The number of epochs after which a run ends, unless the user fixes it."""
     return FINE_TUNING_EPOCHS if base and request.optimizer != "muon" else MAX_EPOCHS
 
 
@@ -195,7 +196,7 @@ def training_tokens(request: Request, estimate: Estimate, tokens_of_all_steps: f
 
 
 def dropout(request: Request, model: ModelConfig, text_tokens: int, epochs: float) -> Decision[float]:
-    """The rate for a run of so many epochs."""
+    """The rate, by the number of epochs."""
     if request.dropout is not None:
         return Decision(request.dropout, REQUESTED)
     rate = LARGE_DROPOUT if _memorizes(model, text_tokens, epochs) else _rate(DROPOUT, epochs)
@@ -203,7 +204,7 @@ def dropout(request: Request, model: ModelConfig, text_tokens: int, epochs: floa
 
 
 def bpe_dropout(model: ModelConfig, text_tokens: int, epochs: float) -> Decision[float]:
-    """The share of tokens that are split into their parts (arXiv:1910.13267), for a run of so many epochs."""
+    """The share of tokens that are split into their parts (arXiv:1910.13267), by the number of epochs."""
     rate = LARGE_BPE_DROPOUT if _memorizes(model, text_tokens, epochs) else _rate(BPE_DROPOUT, epochs)
     if rate:
         return Decision(rate, "tokenizes the text differently in each epoch")
@@ -224,6 +225,7 @@ def _memorizes(model: ModelConfig, text_tokens: int, epochs: float) -> bool:
 
 
 def _rate(table: Sequence[tuple[float, float]], epochs: float) -> float:
+    """The rate of the first row whose limit is not exceeded."""
     return next(rate for at_most, rate in table if epochs <= at_most)
 
 
@@ -241,12 +243,13 @@ def calibration(request: Request, text: CorpusSize, context: int, epochs: float)
 
 
 def eval_tokens(tokens: float) -> Decision[int]:
-    """Held-out tokens of an evaluation during a run of so many tokens."""
+    """Held-out tokens of an evaluation during the run, by the number of training tokens."""
     least, most = EVAL_TOKENS
     return Decision(min(max(int(tokens / EVAL_DIVISOR), least), most), "a small part of the time of the run")
 
 
 def weight_decay() -> Decision[float]:
+    """The same for all runs."""
     return Decision(TrainConfig.weight_decay, "higher values did not help at any epoch count")
 
 
@@ -263,10 +266,10 @@ def optimizer(request: Request, base: ModelConfig | None) -> Decision[str]:
 
 def learning_rate(request: Request, recipe: str) -> Decision[float]:
     """The multiplier of the recipe's peak learning rates."""
-    if request.lr == 1:
-        reason = (
-            "low, to limit catastrophic forgetting" if recipe in ("fine-tune", "lora") else "peak rates of the recipe"
-        )
-    else:
+    if request.lr != 1:
         reason = f"{request.lr:g} times the peak rates of the recipe, {REQUESTED}"
+    elif recipe == "fine-tune":
+        reason = "low, to limit catastrophic forgetting"
+    else:
+        reason = "peak rates of the recipe"
     return Decision(request.lr, f"{reason}; linear decay to 0")

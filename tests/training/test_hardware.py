@@ -25,7 +25,7 @@ def test_the_dtype_is_the_faster(seconds: float, faster: str) -> None:
 
 
 def test_the_dtype_is_as_asked() -> None:
-    assert hardware.pick_dtype("bfloat16", "cpu", 1) == ("bfloat16", "as asked")
+    assert hardware.pick_dtype("bfloat16", "cpu", 1) == ("bfloat16", "as requested")
 
 
 def test_free_memory_is_plausible() -> None:
