@@ -123,7 +123,7 @@ class ModelConfig:
             value = getattr(self, field.name)
             least = 0 if field.name in ("eos_token_id", "num_experts", "num_experts_per_tok") else 1
             if field.type is int and (type(value) is not int or value < least):
-                raise usage(f"{field.name} must be a whole number of at least {least}, found {brief(value)}")
+                raise usage(f"{field.name} must be an integer of at least {least}, found {brief(value)}")
             if field.type is int and value > LARGEST_COUNT:
                 raise usage(f"{field.name} must be at most {LARGEST_COUNT:,}, found {brief(value)}")
             if field.type is float and not _is_usable(value):
@@ -304,7 +304,7 @@ class TrainConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type is int and type(value) is not int:
-                raise usage(f"{field.name} must be a whole number, found {brief(value)}")
+                raise usage(f"{field.name} must be an integer, found {brief(value)}")
             if field.type is bool and type(value) is not bool:
                 raise usage(f"{field.name} must be true or false, found {brief(value)}")
 

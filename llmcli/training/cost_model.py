@@ -114,7 +114,8 @@ def expected_loss(parameters: float, seen: float, text: CorpusSize) -> float:
     else:
         effective = text.tokens * (1 + REPETITION_DECAY * (1 - math.exp(-(epochs - 1) / REPETITION_DECAY)))
     effective *= text.bytes / text.tokens / REFERENCE_BYTES_PER_TOKEN
-    return PARAMETER_FACTOR / parameters**PARAMETER_EXPONENT + 1 / max(effective, 1.0) ** TOKEN_EXPONENT
+    loss: float = PARAMETER_FACTOR / parameters**PARAMETER_EXPONENT + 1 / max(effective, 1.0) ** TOKEN_EXPONENT
+    return loss
 
 
 def planned_tokens(train: TrainConfig) -> float:

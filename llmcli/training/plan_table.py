@@ -7,38 +7,44 @@ from llmcli.training.plan import REQUESTED, Decision, ModelDecisions, Plan, Plan
 OPTIMIZERS = {"muon": "Muon + AdamW", "adamw": "AdamW", "fine-tune": "AdamW", "lora": "AdamW"}  # by recipe
 
 
-def rows(request: Request, what: ModelDecisions, how: TrainDecisions, tokens: Decision[float]) -> tuple[PlanRow, ...]:
+def rows(
+    request: Request, architecture: ModelDecisions, training: TrainDecisions, tokens: Decision[float]
+) -> tuple[PlanRow, ...]:
     """The whole plan; `tokens` is the number of tokens seen in training."""
-    budget = PlanRow("budget", _budget(request, how), how.seconds.reason)
-    return (budget, *_model_rows(what, how), *_train_rows(request, what.size.value, how, tokens))
+    budget = PlanRow("budget", _budget(request, training), training.seconds.reason)
+    return (
+        budget,
+        *_model_rows(architecture, training),
+        *_train_rows(request, architecture.size.value, training, tokens),
+    )
 
 
-def _budget(request: Request, how: TrainDecisions) -> str:
-    if how.seconds.value:
-        return units.duration(how.seconds.value)
-    return units.epochs(request.epochs) if request.epochs else _plural(how.steps.value, "step")
+def _budget(request: Request, training: TrainDecisions) -> str:
+    if training.seconds.value:
+        return units.duration(training.seconds.value)
+    return units.epochs(request.epochs) if request.epochs else _plural(training.steps.value, "step")
 
 
 def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
-def _model_rows(what: ModelDecisions, how: TrainDecisions) -> list[PlanRow]:
-    model = what.size.value
-    found = [
-        PlanRow("model size", f"{model.parameters:,} parameters", what.size.reason),
-        PlanRow("architecture", _architecture(model), what.shape.reason),
+def _model_rows(architecture: ModelDecisions, training: TrainDecisions) -> list[PlanRow]:
+    model = architecture.size.value
+    table = [
+        PlanRow("model size", f"{model.parameters:,} parameters", architecture.size.reason),
+        PlanRow("architecture", _architecture(model), architecture.shape.reason),
     ]
-    if what.experts.value:
-        value = f"{model.num_experts_per_tok} of {what.experts.value} active per token"
-        reason = f"{what.experts.reason}; {model.active_parameters:,} active parameters"
-        found.append(PlanRow("experts", value, reason))
-    found.append(PlanRow("context length", f"{how.context.value} tokens", how.context.reason))
-    if how.induction.value:
-        found.append(PlanRow("initialization", "induction heads", how.induction.reason))
-    tied = what.tied_embeddings
-    found.append(PlanRow("tied embeddings", "yes" if tied.value else "no", tied.reason))
-    return found
+    if architecture.experts.value:
+        value = f"{model.num_experts_per_tok} of {architecture.experts.value} active per token"
+        reason = f"{architecture.experts.reason}; {model.active_parameters:,} active parameters"
+        table.append(PlanRow("experts", value, reason))
+    table.append(PlanRow("context length", f"{training.context.value} tokens", training.context.reason))
+    if training.induction.value:
+        table.append(PlanRow("initialization", "induction heads", training.induction.reason))
+    tied = architecture.tied_embeddings
+    table.append(PlanRow("tied embeddings", "yes" if tied.value else "no", tied.reason))
+    return table
 
 
 def _architecture(model: ModelConfig) -> str:
@@ -48,23 +54,27 @@ def _architecture(model: ModelConfig) -> str:
     return f"{layers}, hidden size {model.hidden_size}, {_plural(heads, 'head')}{grouped}"
 
 
-def _train_rows(request: Request, model: ModelConfig, how: TrainDecisions, tokens: Decision[float]) -> list[PlanRow]:
-    timed = how.seconds.value is not None
-    found = [
-        PlanRow("batch size", f"{how.batch_size.value} x {how.context.value} tokens", how.batch_size.reason),
-        PlanRow("steps", f"{'at most ' * timed}{how.steps.value:,}", how.steps.reason),
+def _train_rows(
+    request: Request, model: ModelConfig, training: TrainDecisions, tokens: Decision[float]
+) -> list[PlanRow]:
+    timed = training.seconds.value is not None
+    table = [
+        PlanRow(
+            "batch size", f"{training.batch_size.value} x {training.context.value} tokens", training.batch_size.reason
+        ),
+        PlanRow("steps", f"{'at most ' * timed}{training.steps.value:,}", training.steps.reason),
         PlanRow("training tokens", f"{'about ' * timed}{tokens.value:,.0f}", tokens.reason),
-        PlanRow("dropout", f"{how.dropout.value:g}", how.dropout.reason),
-        PlanRow("BPE-dropout", _percent(how.bpe_dropout.value), how.bpe_dropout.reason),
-        PlanRow("calibration", _tokens(how.calibration.value), how.calibration.reason),
-        PlanRow("weight decay", f"{how.weight_decay.value:g}", how.weight_decay.reason),
+        PlanRow("dropout", f"{training.dropout.value:g}", training.dropout.reason),
+        PlanRow("BPE-dropout", _percent(training.bpe_dropout.value), training.bpe_dropout.reason),
+        PlanRow("calibration", _tokens(training.calibration.value), training.calibration.reason),
+        PlanRow("weight decay", f"{training.weight_decay.value:g}", training.weight_decay.reason),
     ]
     if request.lora:
-        found.append(PlanRow("LoRA rank", f"{request.lora}", f"{REQUESTED}; the base model's weights stay frozen"))
-    recipe, rate = how.recipe, how.learning_rate
+        table.append(PlanRow("LoRA rank", f"{request.lora}", f"{REQUESTED}; the base model's weights stay frozen"))
+    recipe, rate = training.recipe, training.learning_rate
     machine = f"{request.device}, {_plural(request.threads, 'thread')}, {request.dtype}"
     return [
-        *found,
+        *table,
         PlanRow("optimizer", OPTIMIZERS[recipe.value], recipe.reason),
         PlanRow("learning rate", learning_rate(recipe.value, rate.value, model), rate.reason),
         PlanRow("device", machine, request.machine_reason),

@@ -130,12 +130,12 @@ def _plan(run: _Run, models: Sequence[ModelConfig], machine: Machine) -> Plan:
         return run.settings(model, tokens, fitting.batch_divisor)
 
     estimate = choose_model(fitting.models, run.budget.value, run.text, settings, machine, run.max_epochs)
-    how = run.decide(estimate.model, estimate.tokens, fitting.batch_divisor)
-    what = run.decide_model(estimate.model, models, fitting)
-    train = how.settings(run.request)
+    training = run.decide(estimate.model, estimate.tokens, fitting.batch_divisor)
+    architecture = run.decide_model(estimate.model, models, fitting)
+    train = training.settings(run.request)
     tokens = rules.training_tokens(run.request, estimate, planned_tokens(train))
     warning = _too_few_steps(run, tokens.value / (train.batch_size * train.context))
-    return Plan(estimate.model, train, plan_table.rows(run.request, what, how, tokens), warning)
+    return Plan(estimate.model, train, plan_table.rows(run.request, architecture, training, tokens), warning)
 
 
 def _too_few_steps(run: _Run, steps: float) -> str:

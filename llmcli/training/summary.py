@@ -104,8 +104,8 @@ def summarize(
 
 
 def usage_hints(model: str, prompt: str | None = None, *, chats: bool = False) -> list[str]:
-    """What to type next. `model` is the file, "" where commands find it without being told; `prompt` is a text for it
-    to continue; `chats` is whether the model has a chat template."""
+    """What to type next. `model` is the file, "" for the default one; `prompt` is a text for it to continue; `chats` is
+    whether the model has a chat template."""
     file = f" {command_line([model])}" if model else ""
     option = f" -m{file}" if model else ""
     note = "" if chats else "The model continues text; it does not answer questions. "

@@ -1,0 +1,319 @@
+"""Hugging Face's config.json: round trips, defaults of each architecture, and what is refused."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.config import ModelConfig, RopeScaling
+from llmcli.errors import LLMError
+from llmcli.formats.hf_config import dump_config, parse_config
+from tests.test_config import INTEGERS, SMALL, SPARSE
+
+
+def model_configs():
+    sizes = st.integers(1, 1 << 24)
+    return st.builds(
+        lambda vocab, width, inner, layers, groups, per_group, half, context, tie, eps, theta, eos: ModelConfig(
+            vocab, width, inner, layers, groups * per_group, groups, 2 * half, context, tie, eps, theta, eos % vocab
+        ),
+        sizes, sizes, sizes, sizes, sizes, st.integers(1, 64), sizes, sizes, st.booleans(),
+        st.floats(1e-12, 1e-2), st.floats(1.0, 1e9), st.integers(0, 1 << 30),
+    )  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(model_configs())
+def test_json_round_trip(config):
+    assert parse_config(dump_config(config)) == config
+
+
+def test_json_has_what_transformers_needs():
+    config = json.loads(dump_config(replace(SMALL, tie_word_embeddings=True, eos_token_id=3)))
+    assert config["architectures"] == ["Qwen3ForCausalLM"]
+    assert config["model_type"] == "qwen3"
+    assert config["hidden_act"] == "silu"
+    assert config["eos_token_id"] == config["bos_token_id"] == 3
+    assert config["tie_word_embeddings"] is True
+    assert config["attention_bias"] is False
+    assert config["use_sliding_window"] is False
+
+
+def changed(**values):
+    return json.dumps(json.loads(dump_config(SMALL)) | values)
+
+
+def test_unknown_keys_are_ignored():
+    assert parse_config(changed(transformers_version="9", hidden_dropout=None)) == SMALL
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "gpt2"}, "model_type 'gpt2'"),
+        ({"model_type": None}, "model_type None"),
+        ({"model_type": ["qwen3"]}, "model_type"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling of type 'yarn'"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling without what it needs"),
+        ({"rope_scaling": {"type": "linear", "factor": -1}}, "rope_scaling must hold positive numbers"),
+        ({"rope_scaling": [1]}, r"rope_scaling is \[1\]; an object or null is wanted"),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0}},
+            "needs: a high_freq_factor",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}},
+            "low_freq_factor must be below",
+        ),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"model_type": "llama", "mlp_bias": True}, "mlp_bias"),
+        ({"per_layer_config": {"0": {}}}, "per_layer_config"),
+        ({"attention_chunk_size": 8}, "attention_chunk_size"),
+        ({"is_causal": False}, "is_causal"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor to 0.5"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "by type of layer"),
+        ({"use_sliding_window": True, "sliding_window": "8", "max_window_layers": 0}, "sliding_window to '8'"),
+        ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": "1"}, "max_window_layers to '1'"),
+        ({"layer_types": ["full_attention"]}, "layer_types that are not run"),
+        ({"layer_types": ["sliding_attention"] * 2}, "but no sliding_window in use"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"hidden_size": 0}, "hidden_size"),
+        ({"hidden_size": 4.0}, "hidden_size"),
+        ({"hidden_size": "4"}, "hidden_size"),
+        ({"rms_norm_eps": "tiny"}, "rms_norm_eps"),
+        ({"rope_theta": {}}, "rope_theta"),
+        ({"eos_token_id": [0, 10]}, "eos_token_id"),
+        ({"eos_token_id": [0, "1"]}, "eos_token_id"),
+        ({"bos_token_id": 10}, "bos_token_id 10 is not below"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings"),
+        ({"num_key_value_heads": 7}, "key-value heads"),
+        ({"head_dim": 3}, "head_dim"),
+    ],
+)
+def test_an_unsupported_or_invalid_config_is_refused(values, message):
+    with pytest.raises(LLMError, match=message) as caught:
+        parse_config(changed(**values))
+    assert "config.json" in str(caught.value)
+    assert caught.value.exit_code == 1  # the file is at fault, not what was typed
+
+
+@pytest.mark.parametrize("name", [name for name in INTEGERS if name not in ("num_key_value_heads", "head_dim")])
+def test_a_config_without_a_size_is_refused(name):
+    config = json.loads(dump_config(SMALL))
+    del config[name]
+    with pytest.raises(LLMError, match=f"has no {name}"):
+        parse_config(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "3", '"qwen3"', "{}", "[" * 100_000, '{"vocab_size": 1' + "0" * 5000 + "}", "\0"]
+)
+def test_text_that_is_not_a_config_is_refused(text):
+    with pytest.raises(LLMError, match=r"config\.json"):
+        parse_config(text)
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral"])
+def test_a_config_with_experts_round_trips_and_counts_its_parameters(kind):
+    config = replace(SPARSE, model_type=kind, norm_topk_prob=True)
+    assert parse_config(dump_config(config)) == config
+    expert = 3 * 4 * 6
+    assert config.parameters - replace(config, num_experts=3).parameters == 2 * (expert + 4)
+    assert config.parameters - config.active_parameters == 2 * 2 * expert
+    assert SMALL.active_parameters == SMALL.parameters
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_experts": None}, "has no num_experts"),
+        ({"num_experts_per_tok": None}, "has no num_experts_per_tok"),
+        ({"moe_intermediate_size": None}, "has no moe_intermediate_size"),
+        ({"mlp_only_layers": [0]}, "layers without experts"),
+        ({"decoder_sparse_step": 2}, "layers without experts"),
+        ({"num_experts": "4"}, "config.json is not usable: num_experts must be an integer"),
+    ],
+)
+def test_a_config_with_other_experts_is_refused(changes, message):
+    config = {key: value for key, value in (json.loads(dump_config(SPARSE)) | changes).items() if value is not None}
+    with pytest.raises(LLMError, match=message):
+        parse_config(json.dumps(config))
+
+
+def test_expert_weights_are_not_normalized_by_default_as_in_transformers():
+    config = json.loads(dump_config(SPARSE))
+    del config["norm_topk_prob"]
+    assert not parse_config(json.dumps(config)).norm_topk_prob
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.integers(-3, 20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(sorted(json.loads(dump_config(SMALL)))), JSON, max_size=4) | JSON, st.booleans())
+def test_any_json_gives_a_config_or_one_error(value, whole):
+    text = changed(**value) if whole and isinstance(value, dict) else json.dumps(value)
+    try:
+        config = parse_config(text)
+    except LLMError as error:
+        assert "config.json" in str(error)
+    else:
+        assert isinstance(config, ModelConfig)
+        assert all(type(getattr(config, name)) is int for name in [*INTEGERS, "eos_token_id"])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=30))
+def test_any_text_that_is_not_a_config_gives_one_error(text):
+    with pytest.raises(LLMError, match=r"config\.json"):
+        parse_config(text)
+
+
+# ---- the configs of other models
+
+
+LEFT_OUT = "left out"
+
+
+def parsed(**values):
+    """The config.json of another program."""
+    defaults = {
+        "model_type": "llama", "vocab_size": 10, "hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 100,
+    }  # fmt: skip
+    return parse_config(json.dumps({key: value for key, value in (defaults | values).items() if value != LEFT_OUT}))
+
+
+def test_keys_that_old_configs_leave_out():
+    config = parsed(num_key_value_heads=None, head_dim=None)
+    assert (config.num_key_value_heads, config.head_dim, config.rope_theta) == (2, 4, 10000.0)
+    assert not (config.tie_word_embeddings or config.qk_norm or config.qkv_bias)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("llama", {"rope_theta": 1e4, "rms_norm_eps": 1e-6, "eos_token_id": 2, "bos_token_id": 1}),
+        ("mistral", {"rope_theta": 1e4, "rms_norm_eps": 1e-6, "eos_token_id": 2, "bos_token_id": 1}),
+        ("mixtral", {"rope_theta": 1e6, "rms_norm_eps": 1e-5, "eos_token_id": 2, "bos_token_id": 1}),
+        ("qwen2", {"rope_theta": 1e4, "rms_norm_eps": 1e-6, "bos_token_id": None}),
+        ("qwen3", {"rope_theta": 1e4, "rms_norm_eps": 1e-6, "head_dim": 128}),
+        ("qwen3_moe", {"rope_theta": 1e4, "rms_norm_eps": 1e-6, "norm_topk_prob": False, "head_dim": 4}),
+    ],
+)
+def test_defaults_by_architecture_are_those_of_transformers(kind, expected):
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 6}
+    config = parsed(model_type=kind, **(experts if kind in ("mixtral", "qwen3_moe") else {}))
+    assert {key: getattr(config, key) for key in expected} == expected
+
+
+def test_missing_and_null_key_value_heads_differ():
+    assert parsed(num_key_value_heads=LEFT_OUT).num_key_value_heads == 2
+    assert parsed(model_type="mistral", num_key_value_heads=None).num_key_value_heads == 2
+    assert (
+        parsed(
+            model_type="mistral", num_key_value_heads=LEFT_OUT, num_attention_heads=8, hidden_size=16
+        ).num_key_value_heads
+        == 8
+    )
+
+
+def test_swish_is_silu():
+    assert parsed(hidden_act="swish") == parsed(hidden_act="silu") == parsed()
+
+
+def test_a_bias_key_that_the_architecture_ignores_has_no_effect():
+    assert parsed(model_type="qwen2", attention_bias=True) == parsed(model_type="qwen2")
+    assert parsed(model_type="mistral", mlp_bias=True) == parsed(model_type="mistral")
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("values", "original"),
+    [
+        ({"rope_scaling": LLAMA3}, 100),  # as long as the model's
+        ({"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 50}}, 50),
+        ({"rope_scaling": LLAMA3, "original_max_position_embeddings": 25}, 25),
+        ({"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 50},
+          "original_max_position_embeddings": 25}, 25),
+        ({"rope_parameters": LLAMA3, "model_type": "mistral", "sliding_window": 30}, 100),
+    ],
+)  # fmt: skip
+def test_where_the_original_context_length_stands(values, original):
+    assert parsed(**values).rope_scaling == RopeScaling("llama3", 8.0, 1.0, 4.0, original)
+
+
+def test_rope_scaling_takes_precedence_over_rope_parameters():
+    config = parsed(rope_scaling={"type": "linear", "factor": 2.0}, rope_parameters=LLAMA3 | {"rope_theta": 7.0})
+    assert config.rope_scaling == RopeScaling("linear", 2.0) and config.rope_theta == 10000.0
+
+
+def test_biases_and_norms_of_attention_by_architecture():
+    layer = "model.layers.0.self_attn."
+    assert layer + "q_norm.weight" in parsed(model_type="qwen3").tensor_shapes()
+    shapes = parsed(model_type="qwen2", num_key_value_heads=1).tensor_shapes()
+    assert shapes[layer + "q_proj.bias"] == (8,) and shapes[layer + "v_proj.bias"] == (4,)
+    assert layer + "q_norm.weight" not in shapes
+    assert not [name for name in parsed().tensor_shapes() if "bias" in name or "q_norm" in name]
+
+
+@pytest.mark.parametrize(
+    ("values", "theta"),
+    [
+        ({"rope_theta": 500000}, 500000),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, 1e6),
+        ({"rope_theta": 5.0, "rope_scaling": None}, 5.0),
+    ],
+)
+def test_both_keys_of_rope_theta(values, theta):
+    config = parsed(**values)
+    assert config.rope_theta == theta and config.rope_scaling is None
+
+
+def test_linear_scaling_by_hand():
+    config = parsed(rope_theta=100.0, rope_scaling={"type": "linear", "factor": 4.0})
+    assert config.rope_frequencies() == pytest.approx([1 / 4, 0.1 / 4])
+
+
+def test_configs_with_scaling_round_trip():
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 8192}  # fmt: skip
+    config = parsed(rope_scaling=scaling, eos_token_id=[3, 4, 5], bos_token_id=1, model_type="mistral")
+    assert parse_config(dump_config(config)) == config
+    assert json.loads(dump_config(config))["eos_token_id"] == [3, 4, 5]
+    assert (config.eos_token_id, config.extra_eos_ids, config.bos_token_id) == (3, (4, 5), 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "context"),
+    [
+        ({"model_type": "mistral", "sliding_window": 30}, 30),
+        ({"model_type": "mistral", "sliding_window": None}, 100),
+        ({"model_type": "qwen2", "sliding_window": 30, "use_sliding_window": False}, 100),
+        ({"model_type": "qwen2", "sliding_window": 30, "use_sliding_window": True, "max_window_layers": 0}, 30),
+        ({"model_type": "mistral", "sliding_window": 300}, 100),
+        ({"model_type": "mistral", "max_position_embeddings": 10000}, 4096),  # the default of transformers
+        ({"model_type": "mistral", "max_position_embeddings": 10000, "sliding_window": None}, 10000),
+        ({"model_type": "llama", "sliding_window": 30}, 30),  # no limit in its graph, but in its cache
+        ({"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 30}, 30),
+        ({"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 100}, 100),
+        # no layer slides
+        ({"model_type": "qwen2", "sliding_window": 30, "use_sliding_window": True, "max_window_layers": 1}, 100),
+        ({"model_type": "qwen3", "sliding_window": 30, "use_sliding_window": True}, 100),
+        ({"model_type": "qwen2", "sliding_window": 30, "use_sliding_window": True, "max_window_layers": 0,
+          "layer_types": ["full_attention"]}, 100),
+        ({"model_type": "qwen3", "sliding_window": 30, "use_sliding_window": True,
+          "layer_types": ["sliding_attention"]}, 30),
+    ],
+)  # fmt: skip
+def test_the_context_length_ends_at_the_sliding_window(values, context):
+    assert parsed(**values).max_position_embeddings == context
