@@ -21,7 +21,7 @@ def accumulate_gradients(model: LanguageModel, ids: torch.Tensor, micro_batches:
     total = torch.zeros((), device=ids.device)
     for micro_batch in ids.chunk(micro_batches):
         loss = model.loss(micro_batch) * (len(micro_batch) / len(ids))
-        loss.backward()
+        torch.autograd.backward(loss)
         total += loss.detach()
     return total
 

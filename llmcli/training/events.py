@@ -48,11 +48,11 @@ class State:
     """Everything that the steps after this one depend on: arrays by name, and values that JSON can hold."""
 
     arrays: Mapping[str, NDArray[Any]]
-    figures: Mapping[str, Any]
+    values: Mapping[str, Any]
 
     @property
     def step(self) -> int:
-        return int(self.figures["step"])
+        return int(self.values["step"])
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class Done:
     step: int
     best_step: int
     seconds: float
-    figures: Score | None  # of the best weights on the held-out text
+    score: Score | None  # of the best weights, on the held-out text
     interrupted: bool
     problem: str = ""  # why the run could not continue, if it could not
-    before: Score | None = None  # of the model that the run started from, on the same text
+    base_score: Score | None = None  # of the model that the run started from, on the same text
     adapters: Mapping[str, NDArray[np.float32]] | None = None  # the best LoRA matrices by name, if any were trained
 
 

@@ -24,9 +24,9 @@ class Position:
     regularized_progress: float = 0.0  # when these two were last chosen
     regularizations: list[list[float]] = field(default_factory=list)  # changes: [step, epochs, dropout, BPE-dropout]
 
-    def restore(self, figures: Mapping[str, Any], settings: TrainConfig) -> None:
+    def restore(self, values: Mapping[str, Any], settings: TrainConfig) -> None:
         """Take the values of a stopped run. Raises TypeError or ValueError if no run with `settings` can have them."""
-        for name, value in figures.items():
+        for name, value in values.items():
             setattr(self, name, value)
         self._check(settings)
 

@@ -32,8 +32,8 @@ def versions() -> dict[str, str]:
 class FinalEvaluation:
     """The held-out text at the end of a run."""
 
-    figures: Score | None = None  # of the best weights
-    before: Score | None = None  # of the model that the run started from, on the same tokens
+    score: Score | None = None  # of the best weights
+    base_score: Score | None = None  # of the model that the run started from, on the same tokens
     context: int = 0  # tokens that the model saw at once
     expert_shares: list[list[float]] | None = None  # of the tokens, by layer and expert, if there are experts
 
@@ -52,7 +52,7 @@ def training_record(
     """The record of a run, but for its corpus and its clock. Keys are always in the same order: a file is a function
     of the corpus, the options and the seed."""
     tokens = position.step * plan.train.batch_size * plan.train.context
-    figures, before = final.figures, final.before
+    score, base = final.score, final.base_score
     return {
         "versions": versions(),
         "plan": [as_record(row) for row in plan.rows],
@@ -64,11 +64,11 @@ def training_record(
         "interrupted": interrupted,
         **_given("problem", problem),
         **_given("regularization", position.regularizations),
-        "bits_per_byte": figures and round(figures.bits_per_byte, 6),
-        **({"bits_per_byte_before": round(before.bits_per_byte, 6)} if before else {}),
+        "bits_per_byte": score and round(score.bits_per_byte, 6),
+        **({"bits_per_byte_before": round(base.bits_per_byte, 6)} if base else {}),
         "sharpness": position.best_factor,
         **_given("expert_shares", final.expert_shares),
-        "held_out_measured": figures and _measured(figures, final.context, plan.model.max_position_embeddings),
+        "held_out_measured": score and _measured(score, final.context, plan.model.max_position_embeddings),
         "curve": history.curve(),
         **_samples(plan.model.parameters, history, sample_prompt),
     }
@@ -79,10 +79,10 @@ def _given(key: str, value: object) -> Mapping[str, object]:
     return {key: value} if value else {}
 
 
-def _measured(figures: Score, context: int, model_context: int) -> dict[str, int]:
+def _measured(score: Score, context: int, model_context: int) -> dict[str, int]:
     """How much held-out text was evaluated; with the context length, if that is shorter than the model's."""
     shorter = {"context": context} if context < model_context else {}
-    return {"tokens": figures.tokens, "bytes": figures.bytes, **shorter}
+    return {"tokens": score.tokens, "bytes": score.bytes, **shorter}
 
 
 def _samples(parameters: int, history: History, prompt: str | None) -> Mapping[str, object]:

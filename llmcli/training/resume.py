@@ -82,7 +82,7 @@ def save(path: Path, run: StoppedRun) -> None:
         "train": json.dumps(as_record(plan.train)),
         "choices": json.dumps([as_record(row) for row in plan.rows], ensure_ascii=False),
         "tokenizer.json": run.tokenizer_json,
-        "figures": json.dumps(run.state.figures),
+        "figures": json.dumps(run.state.values),
     }
     write_tensors(path, run.state.arrays, metadata)
 

@@ -340,12 +340,12 @@ class _Run:
             with self._passes(self.model, patience), self._calibration.applied() as factor:
                 self._time_evaluation(self._calibration.seconds, self._calibration.tokens)
                 began = self._now()
-                figures = self._validator.evaluate(began + self._evaluation_seconds(), self._now)
-                self._time_evaluation(self._now() - began, figures.tokens)
+                score = self._validator.evaluate(began + self._evaluation_seconds(), self._now)
+                self._time_evaluation(self._now() - began, score.tokens)
                 weights = self.model.to_arrays()
         except CutShortError:
             return
-        bits = round(figures.bits_per_byte, 6)  # as in the record, so that every display of it rounds the same number
+        bits = round(score.bits_per_byte, 6)  # as in the record, so that every display of it rounds the same number
         position.evaluated_step, position.evaluated_progress = position.step, position.progress
         self._history.add_evaluation(position.step, bits)
         is_best = self._keep_if_best(bits, weights, factor)
@@ -404,16 +404,16 @@ class _Run:
 
     def _restore(self, state: State) -> None:
         """Take what `state` returned. Raises LLMError if it is of another run."""
-        arrays, figures = state.arrays, state.figures
+        arrays, values = state.arrays, state.values
         try:
             self._best = _with_prefix(arrays, "best.")
             self.model.load_learned(_with_prefix(arrays, "model."))
             self._best_adapters = _with_prefix(arrays, "adapters.") if self._settings.lora_rank else None
             self._optimizer.load_arrays(_with_prefix(arrays, "optimizer."))
-            self._history = History(arrays["losses"].tolist(), figures["evaluations"], figures["samples"])
-            self.position.restore({field.name: figures[field.name] for field in fields(Position)}, self._settings)
-            self._began -= figures["seconds"]
-            self._training_began -= figures["trained_seconds"]
+            self._history = History(arrays["losses"].tolist(), values["evaluations"], values["samples"])
+            self.position.restore({field.name: values[field.name] for field in fields(Position)}, self._settings)
+            self._began -= values["seconds"]
+            self._training_began -= values["trained_seconds"]
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise LLMError(
                 f"the state of the stopped run does not fit its plan ({error}); begin anew with --force"
@@ -442,10 +442,10 @@ class _Run:
             step=position.step,
             best_step=position.best_step,
             seconds=seconds,
-            figures=final.figures,
+            score=final.score,
             interrupted=interrupted,
             problem=self.problem,
-            before=final.before,
+            base_score=final.base_score,
             adapters=self._best_adapters,
         )
 
@@ -463,9 +463,9 @@ class _Run:
             return FinalEvaluation()
         passes = partial(self._passes, patience=FINAL_PATIENCE)
         limit = self._final_limit(hurried)
-        figures = validator.evaluate_final(self._best, self._seen_tokens, limit, self._now, passes, hurried=hurried)
-        before = validator.evaluate_base(self._start.tensors, passes) if self._start and figures else None
-        return FinalEvaluation(figures, before, validator.final_context, validator.expert_shares)
+        score = validator.evaluate_final(self._best, self._seen_tokens, limit, self._now, passes, hurried=hurried)
+        base_score = validator.evaluate_base(self._start.tensors, passes) if self._start and score else None
+        return FinalEvaluation(score, base_score, validator.final_context, validator.expert_shares)
 
     def _final_limit(self, hurried: bool) -> float:
         """When the evaluation of the best weights has to end, as a time of the clock."""

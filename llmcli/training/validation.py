@@ -57,10 +57,10 @@ class Validator:
 
     def evaluate(self, limit: float = math.inf, clock: Clock = time.monotonic) -> Score:
         """Evaluate the present weights. If `limit`, a time of `clock`, ends this early, the next ones are as short."""
-        figures, windows = self._evaluate(self._model, self._windows, limit, clock)
+        score, windows = self._evaluate(self._model, self._windows, limit, clock)
         if len(windows) < len(self._windows):
-            self._windows, self.tokens = windows, figures.tokens
-        return figures
+            self._windows, self.tokens = windows, score.tokens
+        return score
 
     def evaluate_final(
         self, weights: Weights, trained: int, limit: float, clock: Clock, interruptible: Interruptible, *, hurried: bool
@@ -78,16 +78,16 @@ class Validator:
         self._final_windows = self._select(self.final_context, tokens)
         model = self._float32_model(weights)
         with interruptible(model):
-            figures, self._final_windows = self._evaluate(model, self._final_windows, limit, clock, partial_ok=True)
+            score, self._final_windows = self._evaluate(model, self._final_windows, limit, clock, partial_ok=True)
         self.expert_shares = model.expert_shares()
-        return figures if self._final_windows else None
+        return score if self._final_windows else None
 
     def evaluate_base(self, weights: Weights, interruptible: Interruptible) -> Score | None:
         """Evaluate other weights on the windows of `evaluate_final`. None if it was interrupted."""
         model = self._float32_model(weights)
         with interruptible(model):
-            figures, windows = self._evaluate(model, self._final_windows, partial_ok=True)
-        return figures if len(windows) == len(self._final_windows) else None
+            score, windows = self._evaluate(model, self._final_windows, partial_ok=True)
+        return score if len(windows) == len(self._final_windows) else None
 
     def remaining_cost(self, trained: int) -> float:
         """What the evaluations after the last step will cost together, in tokens of an evaluation during the run."""
@@ -116,7 +116,7 @@ class Validator:
         *,
         partial_ok: bool = False,
     ) -> tuple[Score, Sequence[Window]]:
-        """(figures, windows evaluated): all windows, or those until `limit`, but at least one batch of them.
+        """(score, windows evaluated): all windows, or those until `limit`, but at least one batch of them.
 
         Raises CutShortError if it was interrupted, unless a part is enough (`partial_ok`).
         """
@@ -126,8 +126,8 @@ class Validator:
         batch_tokens = int(min(BATCH_TOKENS, BATCH_OPERATIONS / model.config.parameters))
         batches = evaluate_windows(self._ids, self._byte_lengths, windows, score, batch_tokens=batch_tokens)
         try:
-            for batch, figures in batches:
-                total, done = total + figures, done + len(batch)
+            for batch, batch_score in batches:
+                total, done = total + batch_score, done + len(batch)
                 if clock() > limit:
                     break
         except CutShortError:

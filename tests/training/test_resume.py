@@ -103,7 +103,7 @@ def test_time_already_used_counts(ready: Prepared) -> None:
     timed = replace(ready, plan=replace(ready.plan, train=settings))
     answers = iter([False, True])
     (state,) = states(run(timed, stop=lambda: next(answers)))
-    late = replace(state, figures=state.figures | {"seconds": 999.9999, "trained_seconds": 990.0})
+    late = replace(state, values=state.values | {"seconds": 999.9999, "trained_seconds": 990.0})
     done = run(timed, resume_from=late)[-1]
     assert isinstance(done, Done) and not done.interrupted and done.step == 2  # another would end too late
     assert done.seconds > 999
@@ -145,7 +145,7 @@ def test_damage_is_detected(ready: Prepared) -> None:
 def test_a_state_that_does_not_fit_the_plan_is_refused(ready: Prepared) -> None:
     state = states(run(ready, save_due=lambda: True))[0]
     embedding = "model.model.embed_tokens.weight"
-    for arrays, figures in (
+    for arrays, values in (
         ({name: array for name, array in state.arrays.items() if name != "losses"}, {}),
         (state.arrays | {embedding: state.arrays[embedding][:3]}, {}),
         (state.arrays | {"optimizer.muon.0": np.zeros((2, 3), np.float32)}, {}),
@@ -158,7 +158,7 @@ def test_a_state_that_does_not_fit_the_plan_is_refused(ready: Prepared) -> None:
         (state.arrays, {"best_factor": float("inf")}),
     ):
         with pytest.raises(LLMError, match=r"does not fit its plan \(.*\); begin anew with --force"):
-            run(ready, resume_from=State(arrays, state.figures | figures))
+            run(ready, resume_from=State(arrays, state.values | values))
 
 
 @pytest.mark.parametrize("change", [{"dtype": "x"}, {"threads": 10**9}, {"steps": 1.5}, {"token_split": -1.0}])

@@ -38,8 +38,8 @@ def test_the_loss_falls_and_the_result_is_recorded(tmp_path: Path) -> None:
     assert per_step[0] == pytest.approx(math.log(ready.plan.model.vocab_size), rel=0.01)
     assert per_step[-1] < 0.3 * per_step[0]
     assert isinstance(done, Done)
-    assert done.figures is not None and done.figures.bits_per_byte < 1.0
-    assert done.checkpoint.record["bits_per_byte"] == pytest.approx(done.figures.bits_per_byte, abs=1e-6)
+    assert done.score is not None and done.score.bits_per_byte < 1.0
+    assert done.checkpoint.record["bits_per_byte"] == pytest.approx(done.score.bits_per_byte, abs=1e-6)
 
 
 def test_the_same_run_gives_the_same_weights_and_another_seed_does_not(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_without_held_out_text_the_last_weights_are_kept(tmp_path: Path) -> None
     (tmp_path / "c.txt").write_text(LINES, "utf-8")
     ready = prepare(Request(steps=4, context=32), read_corpus([str(tmp_path / "c.txt")]), held_out=0.0)
     done = run_to_end(ready)
-    assert done.figures is None and done.best_step == 4
+    assert done.score is None and done.best_step == 4
 
 
 def test_fine_tuning_starts_where_the_base_model_is(tmp_path: Path) -> None:
@@ -132,8 +132,8 @@ def test_fine_tuning_starts_where_the_base_model_is(tmp_path: Path) -> None:
     assert isinstance(events[1], Step)
     assert events[1].loss < 1.2
     done = events[-1]
-    assert isinstance(done, Done) and done.before and done.figures
-    assert done.figures.bits_per_byte <= done.before.bits_per_byte * 1.01
+    assert isinstance(done, Done) and done.base_score and done.score
+    assert done.score.bits_per_byte <= done.base_score.bits_per_byte * 1.01
 
 
 # ---- a loss that becomes NaN
@@ -215,7 +215,7 @@ def test_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(
         regularize=regularize,
     )
     done = events[-1]
-    assert isinstance(done, Done) and done.figures
+    assert isinstance(done, Done) and done.score
     after = 2 * min(2.0, max(map(speed, range(200))) / speed(done.seconds))
     assert 0.97 * 200 <= done.seconds + after <= 1.03 * 200
     steps = [event for event in events if isinstance(event, Step)]

@@ -31,12 +31,12 @@ def test_the_final_evaluation_is_what_the_numpy_graph_computes(tmp_path: Path) -
     """Another implementation, every token scored in the same windows: the same bits per byte."""
     ready = prepared(tmp_path / "c.txt", dtype="float32")
     done = run_to_end(ready)
-    assert done.figures is not None
+    assert done.score is not None
     ids = np.concatenate([[ready.tokenizer.eos_id], ready.held_out]).astype(np.int64)
     lengths = np.array([len(data) for data in ready.tokenizer.token_bytes])
     expected = evaluate(ids, lengths, 32, NumpyRuntime(done.checkpoint).score)
-    assert expected.bytes == done.figures.bytes == len(LINES.encode()) - ready.record["train_bytes"]
-    assert done.figures.bits_per_byte == pytest.approx(expected.bits_per_byte, abs=1e-4)
+    assert expected.bytes == done.score.bytes == len(LINES.encode()) - ready.record["train_bytes"]
+    assert done.score.bits_per_byte == pytest.approx(expected.bits_per_byte, abs=1e-4)
 
 
 def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_recorded() -> None:
@@ -54,10 +54,10 @@ def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_rec
         return score(model, ids)
 
     done = list(trainer.train(plan, BYTES, base, tokens, tokens, {}, compute=Compute(score=recorded_score)))[-1]
-    assert isinstance(done, Done) and done.figures and done.before
+    assert isinstance(done, Done) and done.score and done.base_score
     assert max(lengths) == EVALUATION_CONTEXT
     assert done.checkpoint.record["held_out_measured"]["context"] == EVALUATION_CONTEXT
-    assert (done.before.tokens, done.before.bytes) == (done.figures.tokens, done.figures.bytes)
+    assert (done.base_score.tokens, done.base_score.bytes) == (done.score.tokens, done.score.bytes)
 
 
 def test_the_text_is_not_held_in_memory(tmp_path: Path) -> None:

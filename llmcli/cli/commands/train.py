@@ -792,12 +792,12 @@ def _show(event: Any, view: console.TrainingView, json_: bool) -> None:
 def _show_done(
     done: Any, output: Path, parameters: int, json_: bool, baselines: list[tuple[str, float]], sentences: list[str]
 ) -> None:
-    bits = done.figures.bits_per_byte if done.figures else None
+    bits = done.score.bits_per_byte if done.score else None
     if json_:
         _event(
             "done", file=str(output), steps=done.step, seconds=round(done.seconds, 2), bits_per_byte=bits,
             parameters=parameters, best_step=done.best_step, interrupted=done.interrupted,
-            bits_per_byte_before=done.before.bits_per_byte if done.before else None,
+            bits_per_byte_before=done.base_score.bits_per_byte if done.base_score else None,
             baselines=[{"name": name, "bits_per_byte": found} for name, found in baselines],
             memorised=done.checkpoint.record["memorised"], verdict=sentences,
         )  # fmt: skip
@@ -808,7 +808,7 @@ def _show_done(
         f"{verb} {output}: {units.number(parameters)} parameters, {done.step:,} step{'s' * (done.step != 1)}{best}, "
         f"{units.duration(done.seconds)}"
     )
-    if done.before and bits is not None:
+    if done.base_score and bits is not None:
         kept = "; nothing that was tried was better, so it is as it was" if done.best_step == 0 else ""
         before, after = (
             units.bits_per_byte(done.checkpoint.record[key]) for key in ("bits_per_byte_before", "bits_per_byte")
