@@ -38,7 +38,7 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test works in an empty directory, with no model named by the environment."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LLMCLI_MODEL", raising=False)
-    monkeypatch.setattr(console, "_quiet", False)
+    console.set_quiet(False)
     return tmp_path
 
 

@@ -13,7 +13,7 @@ PACKAGES = [  # from the bottom to the top; what is not named here stands alone 
 ]  # fmt: skip
 ONLY_IN = {  # library -> the modules, or the packages, that may import it
     "torch": {"training", "models.kernels", "models.transformer", "models.torch_runtime", "models.devices"},
-    "rich": {"cli.console"},
+    "rich": {"cli.console", "cli.text_layout", "cli.tables", "cli.progress"},
     "typer": {"cli"},
     "onnx": {"models.onnx_runtime"},
     "onnxruntime": {"models.onnx_runtime"},

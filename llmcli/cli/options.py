@@ -62,7 +62,7 @@ QuantizeOption = Annotated[
     typer.Option("--quantize", metavar="int8|int4", help="Weights in few bits, which run faster.", callback=_quantize),
 ]
 QuietOption = Annotated[
-    bool, typer.Option("-q", "--quiet", help="Only results and errors.", callback=lambda on: console.be_quiet(on) or on)
+    bool, typer.Option("-q", "--quiet", help="Only results and errors.", callback=console.set_quiet)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
 

@@ -17,7 +17,7 @@ from llmcli.analysis.diff import difference
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import load, save
 from llmcli.formats.safetensors_file import read_header
-from tests.cli.test_console import OURS, in_a_terminal
+from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import TEXT, random_checkpoint
 
 Llm = Callable[..., Result]
@@ -86,7 +86,7 @@ def test_json_and_picture_of_a_difference(llm: Llm, tiny_model: Path, changed: P
     }  # fmt: skip
     assert found["config"] == {"rope_theta": [10000.0, 500.0]}
     for columns in ("80", "200"):
-        shown = OURS.sub("", in_a_terminal("inspect", "--diff", str(changed), COLUMNS=columns).split("\x1b[K")[-1])
+        shown = STYLES.sub("", in_a_terminal("inspect", "--diff", str(changed), COLUMNS=columns).split("\x1b[K")[-1])
         assert "rope_theta" in shown and "23 tensors are equal" in shown and "0.5000" in shown
         assert all(cell_len(line.rstrip()) <= int(columns) for line in shown.splitlines())
 
@@ -111,7 +111,7 @@ def test_the_weights_are_a_tree_with_histograms(tiny_model: Path) -> None:
     checkpoint.tensors["model.norm.weight"][:] = np.nan
     save(tiny_model, checkpoint)
     for columns in ("80", "200"):
-        shown = OURS.sub("", in_a_terminal("inspect", "--weights", COLUMNS=columns).split("\x1b[K")[-1])
+        shown = STYLES.sub("", in_a_terminal("inspect", "--weights", COLUMNS=columns).split("\x1b[K")[-1])
         assert "q_proj.weight x 2" in shown and "█" in shown and "no finite number" in shown
         assert bool(re.search(r"[\d.]+ to \+", shown)) is (columns == "200")
         assert all(cell_len(line.rstrip()) <= int(columns) for line in shown.splitlines())

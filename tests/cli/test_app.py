@@ -20,7 +20,7 @@ from typer.testing import Result
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, loading
 from tests import platforms
-from tests.cli.test_console import OURS, in_a_terminal
+from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import TEXT, random_checkpoint
 
 Llm = Callable[..., Result]
@@ -382,7 +382,7 @@ def test_learning_rates_are_scaled_shown_and_kept(llm: Llm) -> None:
 def test_in_a_terminal_the_plan_is_five_lines(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     shown = in_a_terminal("train", "c.txt", "--steps", "2", "--threads", "1", "--seed", "1")
-    plan = OURS.sub("", shown).split("--dry-run shows the whole plan")[0].splitlines()
+    plan = STYLES.sub("", shown).split("--dry-run shows the whole plan")[0].splitlines()
     names = [line.split()[0] for line in plan if re.match(r"  \w", line)]
     assert names == ["corpus", "vocabulary", "model", "training", "regularization"]
     assert len(plan) <= 9 and max(map(len, plan)) <= 80

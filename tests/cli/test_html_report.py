@@ -19,7 +19,8 @@ from typer.testing import Result
 
 from llmcli.analysis import explain as explain_module
 from llmcli.analysis.explain import Explanation, explain
-from llmcli.cli import console, html_report
+from llmcli.cli import html_report
+from llmcli.cli.safe_text import visible_whitespace
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import load, save
@@ -136,7 +137,7 @@ def test_terminal_and_page_have_the_same_figures(llm: Llm, tiny_model: Path, mon
     assert [cell.split()[-1] for cell in cells.split("\t")] == lens[: len(cells.split("\t"))]
     answers = dict(re.findall(r"^(\S+)\t(0\.\d{3})", terminal.split("next token: entropy")[1].split("\n\n")[0], re.M))
     for text, chance in data["next"]:
-        assert answers[console.shown(text)] == to_fixed(chance, 3)
+        assert answers[visible_whitespace(text)] == to_fixed(chance, 3)
 
 
 def test_the_curve_of_a_run_is_told_once() -> None:

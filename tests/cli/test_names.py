@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli.cli import console
+from llmcli.cli import console, token_output
 from llmcli.formats import safetensors_file
-from tests.cli.test_console import OURS, in_a_terminal
+from tests.cli.terminals import STYLES, in_a_terminal
 from tests.sample_models import make_models, run
 
 NAME = "m\x1b]0;x\x07\n\r\x9b31m\u202e\u2066\u200f\u061c\x7f"
@@ -198,13 +198,13 @@ def test_a_terminal_gets_marks_too(files: None) -> None:
         ("eval", TEXT, "-m", MODEL),
         ("export", MODEL, GGUF, "--to", "gguf"), ("inspect", MISSING),
     ):  # fmt: skip
-        shown = OURS.sub("", in_a_terminal(*command)).replace("\x1b[K", "").replace("\r", "")
+        shown = STYLES.sub("", in_a_terminal(*command)).replace("\x1b[K", "").replace("\r", "")
         assert faults(shown) == [] and "␛" in shown, command
 
 
 def test_text_that_was_written_keeps_its_bytes_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     console.verbatim(NAME)
-    console.marked(NAME, [(1, 2)])
+    token_output.with_highlights(NAME, [(1, 2)])
     assert capsys.readouterr().out == NAME + NAME[0] + f"⟦{NAME[1]}⟧" + NAME[2:]
 
 

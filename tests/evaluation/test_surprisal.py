@@ -17,7 +17,7 @@ from llmcli.evaluation.surprisal import Span, most_surprising
 from llmcli.formats.checkpoint import load
 from llmcli.formats.loading import open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime
-from tests.cli.test_console import OURS, in_a_terminal
+from tests.cli.terminals import STYLES, in_a_terminal
 
 Llm = Callable[..., Result]
 TEXT = "The cat りんご sat.\n👨‍👩‍👧 ate the hat. The dog ate the mat and the cat sat on the hat of the dog.\n" * 3
@@ -89,8 +89,8 @@ def test_a_short_text_is_one_passage() -> None:
 def test_in_a_terminal_the_text_is_tinted_and_cannot_command_it(tiny_model: Path) -> None:
     Path("a.txt").write_text("The cat sat\x1b[31m on りんご👨‍👩‍👧 the mat.\n" * 2, "utf-8")
     shown = in_a_terminal("eval", "a.txt", "--per-token").split("\x1b[K")[-1]  # after the progress
-    assert "\x1b[48;5;130;38" in shown and "bits: below 1" in OURS.sub("", shown).replace("  ", " ")
-    plain = OURS.sub("", shown)
+    assert "\x1b[48;5;130;38" in shown and "bits: below 1" in STYLES.sub("", shown).replace("  ", " ")
+    plain = STYLES.sub("", shown)
     assert "\x1b" not in plain and "The cat sat␛[31m on りんご" in plain
     assert "most surprising passages" in plain
 

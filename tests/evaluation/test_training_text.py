@@ -17,7 +17,7 @@ from llmcli.errors import LLMError
 from llmcli.evaluation.memorization import LENGTH, find_spans, find_verbatim
 from llmcli.evaluation.training_text import TrainingText, find_corpus
 from llmcli.formats.checkpoint import load, save
-from tests.cli.test_console import in_a_terminal
+from tests.cli.terminals import in_a_terminal
 from tests.conftest import random_checkpoint
 
 Llm = Callable[..., Result]

@@ -17,7 +17,7 @@ from llmcli.generation.generator import generate
 from llmcli.generation.prompt import Prompt, read
 from llmcli.generation.trace import Choice, walk
 from llmcli.models.numpy_runtime import NumpyRuntime
-from tests.cli.test_console import OURS, in_a_terminal
+from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import TEXT, random_checkpoint
 
 Llm = Callable[..., Result]
@@ -104,7 +104,7 @@ def test_json_has_every_step(llm: Llm, tiny_model: Path) -> None:
 
 
 def test_the_picture_fits_and_says_why(tiny_model: Path) -> None:
-    shown = OURS.sub("", in_a_terminal("generate", "りんごを\x1b[31m食べる", "--steps", "3", "-k", "5", "--literal"))
+    shown = STYLES.sub("", in_a_terminal("generate", "りんごを\x1b[31m食べる", "--steps", "3", "-k", "5", "--literal"))
     assert (
         len(re.findall(r"top-k 5 cuts \d+ tokens of", shown)) == 3 and shown.count("→") == 3 and "drawn from 5" in shown
     )
@@ -115,5 +115,5 @@ def test_the_picture_fits_and_says_why(tiny_model: Path) -> None:
 
 
 def test_next_shows_the_prompt_bars_and_the_entropy(tiny_model: Path) -> None:
-    shown = OURS.sub("", in_a_terminal("generate", "The cat", "--next", "3"))
+    shown = STYLES.sub("", in_a_terminal("generate", "The cat", "--next", "3"))
     assert "The cat▁" in shown and "█" in shown and "next word: entropy at least" in shown and "perplexity" in shown

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmcli import units
-from llmcli.cli import console
+from llmcli.cli import console, tables, token_output
 from llmcli.cli.options import (
     DeviceOption,
     JsonOption,
@@ -19,6 +19,7 @@ from llmcli.cli.options import (
     note_left_out,
     refuse_with,
 )
+from llmcli.cli.safe_text import visible_whitespace
 from llmcli.config import DEFAULT_MODEL, EVALUATION_CONTEXT
 from llmcli.errors import LLMError, usage
 
@@ -119,7 +120,7 @@ def eval_(
     columns: tuple[str, ...] = ("model", "bits/byte", "perplexity", "accuracy", "tokens", "bytes", "text")
     if len(files) == 1:  # one text needs no name
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    console.table(columns, rows, numbers=(1, 2, 3, 4, 5))
+    tables.table(columns, rows, numbers=(1, 2, 3, 4, 5))
     console.caption(
         "bits/byte: lower is better, 8 is no knowledge; it compares any models. perplexity: as uncertain as a choice "
         "among so many equally likely tokens; it compares models with one tokenizer. accuracy: share of the tokens "
@@ -187,7 +188,7 @@ def _measured(part: "Passage", name: str, runtime: Any, tokenizer: Any, context:
     try:
         return measure(part, runtime, tokenizer, partial(_tell, f"{name}  {part.name}"), *each, context=context)
     finally:
-        console.progress("")
+        console.status("")
 
 
 def _per_token(
@@ -257,15 +258,15 @@ def _per_token(
         if last > first:
             if len(firsts) > 1:
                 console.heading(names[number])
-            console.surprises(_characters([tokenizer.token_bytes[i] for i in ids[first:last]], bits[first:last]))
+            token_output.surprisals(_characters([tokenizer.token_bytes[i] for i in ids[first:last]], bits[first:last]))
     console.heading(f"{units.bits_per_byte(total.bits_per_byte)} bits per byte; the most surprising passages:")
     rows = []
     for place in dear:
         passage = tokenizer.decode_bytes(ids[place.start : place.end]).decode("utf-8", "ignore")
         each = place.bits / (place.end - place.start)
-        said = console.shown(passage).replace("·", " ")
+        said = visible_whitespace(passage).replace("·", " ")
         rows.append((f"{place.bits:.1f}", f"{each:.2f}", f"{place.start + 1:,}", said))
-    console.table(("bits", "a token", "at token", "passage"), rows, numbers=(0, 1, 2))
+    tables.table(("bits", "a token", "at token", "passage"), rows, numbers=(0, 1, 2))
     console.caption("A token that the model gave probability 1/2 costs 1 bit, 1/4 costs 2 bits, 1/1024 costs 10 bits.")
 
 
@@ -286,7 +287,7 @@ def _characters(tokens: list[bytes], bits: list[float]) -> list[tuple[str, float
 
 
 def _tell(what: str, share: float) -> None:
-    console.progress(f"{share:4.0%}  {what}")
+    console.status(f"{share:4.0%}  {what}")
 
 
 def _row(name: str, file: str | None, figures: Any, context: int, stride: int) -> dict[str, Any]:

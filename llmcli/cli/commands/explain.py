@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmcli import units
-from llmcli.cli import charts, console
+from llmcli.cli import charts, console, tables, token_output
 from llmcli.cli.options import JsonOption, ModelOption, QuietOption, model_path, refuse_with, text_argument
+from llmcli.cli.safe_text import visible_whitespace
+from llmcli.cli.text_layout import terminal_width, truncate
 from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def explain(
         console.note(f"{found.cut:,} tokens of the prompt do not fit the context of {config.max_position_embeddings:,}")
     if found.tail:
         console.note(
-            f"the likeliest first token begins inside the prompt, with {console.shown(found.tail)}; "
+            f"the likeliest first token begins inside the prompt, with {visible_whitespace(found.tail)}; "
             f"--literal takes the prompt's own tokens"
         )
     if found.earlier:
@@ -178,21 +180,21 @@ def _facts(
 def _show(
     found: "Explanation", tokenizer: Any, text: str, words: "NextWords", layer: int | None, head: int | None, count: int
 ) -> None:
-    names = [console.shown(tokenizer.label(token)) for token in found.ids]
+    names = [visible_whitespace(tokenizer.label(token)) for token in found.ids]
     console.heading("tokens and their ids")
-    console.tokens(names, found.ids)
+    token_output.tokens(names, found.ids)
     _attention(found, names, layer, head)
     _lens(found, tokenizer)
     _effects(found, tokenizer, names)
     answers = found.likeliest(count)
     console.heading(f"next token: {units.entropy(found.entropy)}")
-    console.chances("next token", [
-        (console.shown(tokenizer.label(token)), math.exp(found.logprobs[token])) for token in answers
+    token_output.probabilities("next token", [
+        (visible_whitespace(tokenizer.label(token)), math.exp(found.logprobs[token])) for token in answers
     ])  # fmt: skip
     console.caption(units.choice(found.entropy, "tokens"))
     console.heading("next word, over all the ways to spell it")
-    console.chances("next word", [
-        ("…" * word.continues + console.shown(word.text), word.probability) for word in words.words[:count]
+    token_output.probabilities("next word", [
+        ("…" * word.continues + visible_whitespace(word.text), word.probability) for word in words.words[:count]
     ])  # fmt: skip
     console.caption(
         "A word may be spelled by several tokens; its probability is the sum over the ways to spell it. `llm generate` "
@@ -209,7 +211,7 @@ def _attention(found: "Explanation", names: list[str], layer: int | None, head: 
     else:
         what, map_ = f"layer {layer} of {L}, head {head} of {H}", found.attention[layer - 1, head - 1]
     console.heading(f"attention, {what}: rows look at columns")
-    fit = max(1, min(N, MOST_ROWS, (console.width() - LABEL - 8) // 2))
+    fit = max(1, min(N, MOST_ROWS, (terminal_width() - LABEL - 8) // 2))
     if fit < N:
         console.paragraph(f"(the last {fit} of {N} tokens; --html shows more, --json all)")
     first = N - fit + 1
@@ -217,7 +219,7 @@ def _attention(found: "Explanation", names: list[str], layer: int | None, head: 
     digits = len(str(N))
     labels = [f"{i:>{digits}} {names[i - 1]}" for i in range(first, N + 1)]
     above = [top, ones] if top.strip() else [ones]
-    console.labelled([*(("", line) for line in above), *zip(labels, rows, strict=True)], LABEL + digits + 1)
+    tables.labelled([*(("", line) for line in above), *zip(labels, rows, strict=True)], LABEL + digits + 1)
     console.paragraph(charts.HEAT)
     console.caption(
         "A row is a token, and the dark cells in it are the tokens before it from which it takes information. Much "
@@ -230,7 +232,7 @@ def _attention(found: "Explanation", names: list[str], layer: int | None, head: 
     )[:MOST_HEADS]  # fmt: skip
     if N > 1:
         console.heading(f"heads that look hardest from the last token, {names[-1]}")
-        console.table(
+        tables.table(
             ("layer", "head", "looks at", "share"),
             [(str(i), str(j), f"{at + 1} {names[at]}", units.probability(share)) for share, i, j, at in ranked],
             numbers=(0, 1, 3),
@@ -240,12 +242,12 @@ def _attention(found: "Explanation", names: list[str], layer: int | None, head: 
 
 def _lens(found: "Explanation", tokenizer: Any) -> None:
     depths, _, K = found.lens.ids.shape
-    fit = max(1, min(K, (console.width() - 12) // 20))
+    fit = max(1, min(K, (terminal_width() - 12) // 20))
     console.heading("what it would say after each layer (the logit lens)")
     rows = []
     for depth in range(depths):
         cells = [
-            f"{console.cut(console.shown(tokenizer.label(token)), 12)} {units.probability(chance)}"
+            f"{truncate(visible_whitespace(tokenizer.label(token)), 12)} {units.probability(chance)}"
             for token, chance in zip(
                 found.lens.ids[depth, -1, :fit].tolist(),
                 found.lens.probabilities[depth, -1, :fit].tolist(),
@@ -254,7 +256,7 @@ def _lens(found: "Explanation", tokenizer: Any) -> None:
         ]
         rows.append(("none" if depth == 0 else str(depth), *cells))
     ranks = [{1: "likeliest", 2: "second", 3: "third"}.get(i, f"{i}th") for i in range(1, fit + 1)]
-    console.table(("after layer", *ranks), rows, numbers=(0,))
+    tables.table(("after layer", *ranks), rows, numbers=(0,))
     console.caption(
         "What the model would answer if it ended after this layer: where in the model the answer comes about."
     )
@@ -264,13 +266,13 @@ def _effects(found: "Explanation", tokenizer: Any, names: list[str]) -> None:
     tried = [(i, bits) for i, bits in enumerate(found.effects.tolist()) if not math.isnan(bits)]
     if not tried:
         return
-    answer = console.shown(tokenizer.label(found.likeliest(1)[0]))
+    answer = visible_whitespace(tokenizer.label(found.likeliest(1)[0]))
     console.heading(f"what each token does for {answer}: bits it loses when the token is left out")
     if len(tried) < len(names):
         console.paragraph(f"(of a model of this size the last {len(tried)} tokens alone are left out)")
     most = max(abs(bits) for _, bits in tried)
-    room = min(60, console.width() - LABEL - len(str(len(names))) - 12)
-    console.labelled(
+    room = min(60, terminal_width() - LABEL - len(str(len(names))) - 12)
+    tables.labelled(
         [(f"{i + 1:>{len(str(len(names)))}} {names[i]}",
           f"{units.bits(bits, signed=True):>7} {charts.signed_bar(bits, most, room)}")
          for i, bits in tried],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmcli import units
-from llmcli.cli import console
+from llmcli.cli import console, styles, tables, token_output
 from llmcli.cli.options import (
     DeviceOption,
     JsonOption,
@@ -23,6 +23,8 @@ from llmcli.cli.options import (
     refuse_with,
     text_argument,
 )
+from llmcli.cli.safe_text import visible_whitespace
+from llmcli.cli.text_layout import terminal_width, truncate, truncate_start
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
 
@@ -180,7 +182,7 @@ def generate(
     if known is not None:
         _finish_marked(written, known, json_)
     if color and not json_:
-        console.tint_key()
+        token_output.probability_legend()
     if speakers and not json_:
         speakers.show()
 
@@ -218,7 +220,7 @@ class _Speakers:
             (name, str(most), f"{most / tokens:.0%}", f"{weight / tokens:.3f}")
             for name, most, weight in zip(self.names, self._most, self._weights, strict=True)
         ]
-        console.table(
+        tables.table(
             ("expert", "tokens", "share", "mean weight"), rows, numbers=(1, 2, 3), to_stderr=True, striped=True
         )
         console.caption(
@@ -281,9 +283,9 @@ def _write(
                 weights = speakers.heard(runtime)
                 most = weights.index(max(weights))
                 token["experts"] = {n: round(w, 4) for n, w in zip(speakers.names, weights, strict=True) if w > 0}
-                appearance = console.stripe(piece.text, most)
+                appearance = styles.alternating(piece.text, most)
             elif color:
-                appearance = console.tint(piece.text, math.exp(piece.logprob))
+                appearance = styles.by_probability(piece.text, math.exp(piece.logprob))
             tokens.append(token)
         text.append(piece.text)
         reason = piece.finish_reason
@@ -326,7 +328,7 @@ def _finish_marked(written: list[_Written], known: list["TrainingText"], json_: 
         if len(written) > 1:
             console.note(f"--- {number}")
         _show_prompt(one.prompt)
-        console.marked(one.text, found.spans)
+        token_output.with_highlights(one.text, found.spans)
         console.result()
         _say_memory(one.text, found, known)
         _say_speed(one)
@@ -388,15 +390,15 @@ def _show_next(runtime: Any, tokenizer: Any, parameters: int, prompt: str, count
         }
         console.json_result(answer)
         return
-    rows = [("…" * word.continues + console.shown(word.text), word.probability) for word in words]
+    rows = [("…" * word.continues + visible_whitespace(word.text), word.probability) for word in words]
     if others := found.words[count:]:
         rows.append((f"({len(others)} others)", sum(word.probability for word in others)))
     rows.append(("(unexplored)", found.unexplored))
     if sys.stdout.isatty():
-        console.heading(f"{console.one_line(prompt, console.width() - 2)}▁")
+        console.heading(f"{truncate_start(prompt, terminal_width() - 2)}▁")
         at_least = found.unexplored >= UNEXPLORED
         console.paragraph(f"next word: {units.entropy(found.entropy, at_least=at_least)}")
-    console.chances("next word", rows)
+    token_output.probabilities("next word", rows)
     console.caption(
         f"{units.choice(found.entropy, 'words')} The probability of a word is the sum over the ways to spell it; "
         f"unexplored is that of words that were not followed to their end."
@@ -413,7 +415,7 @@ def _walk(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, l
             _show_choice(choice, number, prompt + text, tokenizer, sampling)
         text += choice.text
     if not json_:
-        console.heading(f"{console.one_line(prompt + text, console.width() - 1)}")
+        console.heading(f"{truncate_start(prompt + text, terminal_width() - 1)}")
         console.caption(
             "model: the probability that the model gives a token. chance: that with which it is drawn, after "
             "temperature and cuts. An entropy of 1 bit is a choice between 2 equally likely tokens, of 3 bits among 8."
@@ -453,15 +455,15 @@ def _walk(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, l
 
 def _show_choice(choice: Any, number: int, text: str, tokenizer: Any, sampling: SamplingConfig) -> None:
     """One step: the candidates with the model's probability and the chance that the settings leave, and why."""
-    console.heading(f"{number}  {console.one_line(text, console.width() - 6 - len(str(number)))}▁")
+    console.heading(f"{number}  {truncate_start(text, terminal_width() - 6 - len(str(number)))}▁")
     if choice.spelling:
         console.paragraph("the first token, summed over the ways to split the prompt's end into tokens")
     shown = list(choice.candidates)
     if choice.chosen not in shown:
         shown.append(choice.chosen)
-    room = min(40, max(8, console.width() - 50))
-    names = [console.cut(console.shown(tokenizer.label(c.id)), 16) for c in shown]
-    console.table(
+    room = min(40, max(8, terminal_width() - 50))
+    names = [truncate(visible_whitespace(tokenizer.label(c.id)), 16) for c in shown]
+    tables.table(
         ("", "token", "model", "chance", ""),
         [
             (
@@ -469,7 +471,7 @@ def _show_choice(choice: Any, number: int, text: str, tokenizer: Any, sampling: 
                 name,
                 f"{c.probability:.3f}",
                 "" if c.cut_by else f"{c.chance:.3f}",
-                f"cut by {c.cut_by}" if c.cut_by else console.bar(c.chance, room),
+                f"cut by {c.cut_by}" if c.cut_by else token_output.bar(c.chance, room),
             )
             for c, name in zip(shown, names, strict=True)
         ],

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from llmcli import units
-from llmcli.cli import charts, console
+from llmcli.cli import charts, console, tables, token_output
 from llmcli.cli.options import JsonOption, QuietOption, model_path, refuse_with
+from llmcli.cli.text_layout import terminal_width, truncate
 from llmcli.config import as_record
 from llmcli.errors import LLMError
 from llmcli.formats.hf_config import parse_config
@@ -87,7 +88,7 @@ def inspect(
         console.json_result(_facts(header))
     elif tensors:
         rows = [(t.name, t.dtype, _shape(t.shape), f"{t.size:,}") for t in header.tensors.values()]
-        console.table(("tensor", "type", "shape", "parameters"), rows, numbers=(3,))
+        tables.table(("tensor", "type", "shape", "parameters"), rows, numbers=(3,))
     else:
         _overview(header)
 
@@ -160,7 +161,7 @@ def _overview(header: Any) -> None:
             f"{units.number(active)} of them are active for a token: {_picked(config)} experts in each layer"
         )
     console.heading("parameters")
-    console.tree(_rows(inspect.parts(header), header.parameters))
+    tables.tree(_rows(inspect.parts(header), header.parameters))
     if config:
         console.heading("config")
         names = ("architectures", "model_type", "num_experts", "num_local_experts", "num_experts_per_tok",
@@ -168,7 +169,7 @@ def _overview(header: Any) -> None:
                  "num_key_value_heads", "head_dim", "max_position_embeddings", "vocab_size", "tie_word_embeddings",
                  "rope_theta", "rope_scaling")  # fmt: skip
         shown = config if header.problem else config | _as_run(header.metadata["config.json"], config)
-        console.pairs([(name, _plain(shown[name])) for name in names if shown.get(name) is not None])
+        tables.pairs([(name, _plain(shown[name])) for name in names if shown.get(name) is not None])
     if tokenizer:
         console.heading("tokenizer")
         kinds_said = {
@@ -178,18 +179,18 @@ def _overview(header: Any) -> None:
             "?": "of another kind",
         }
         template = "in the file" if _json(header, "tokenizer_config.json").get("chat_template") else ""
-        console.pairs([
+        tables.pairs([
             ("kind", kinds_said[tokenizer["kind"]]),
             ("vocabulary", f"{tokenizer['vocab_size']:,} tokens"),
             *([("chat template", template)] if template else []),
         ])  # fmt: skip
     if origin:
         console.heading("origin")
-        console.pairs([(str(key)[:60], str(value)[:200]) for key, value in origin.items()][:20])
+        tables.pairs([(str(key)[:60], str(value)[:200]) for key, value in origin.items()][:20])
     others = [key for key in header.metadata if key not in _OWN_KEYS]
     if others:
         console.heading("metadata")
-        console.pairs([(key[:60], header.metadata[key][:200]) for key in others[:20]])
+        tables.pairs([(key[:60], header.metadata[key][:200]) for key in others[:20]])
     training = _record_of(header)
     if "experts" in training:
         _mixture(header, training)
@@ -207,7 +208,7 @@ def _mixture(header: Any, training: dict[str, Any]) -> None:
     """The models that answer together."""
     console.heading("experts")
     columns = ("expert", "shape", "learned from", "held-out bits/byte")
-    console.table(columns, _members(header, training), numbers=(3,), striped=True)
+    tables.table(columns, _members(header, training), numbers=(3,), striped=True)
 
 
 def _members(header: Any, training: dict[str, Any]) -> list[tuple[str, str, str, str]]:
@@ -329,14 +330,19 @@ def _final(record: dict[str, Any]) -> str:
 
 def _training(record: dict[str, Any]) -> None:
     console.heading("training")
-    console.pairs(_record(record))
-    if record.get("curve", {}).get("step") and console.width() >= NARROWEST_CURVE:
+    tables.pairs(_record(record))
+    if record.get("curve", {}).get("step") and terminal_width() >= NARROWEST_CURVE:
         run = read_curve(record)
         marks = (run.held_out_steps, run.held_out)
         legend = f"⠒⠒ training  {charts.MARK} held-out (interim)" if run.held_out else ""
         console.heading("bits per byte by step")
         for line in charts.curve(
-            [(run.steps, run.training)], min(console.width(), 120), 12, marks=marks, settle=charts.SETTLE, legend=legend
+            [(run.steps, run.training)],
+            min(terminal_width(), 120),
+            12,
+            marks=marks,
+            settle=charts.SETTLE,
+            legend=legend,
         ):
             console.result(line)
         console.caption(
@@ -347,7 +353,7 @@ def _training(record: dict[str, Any]) -> None:
     if samples:
         console.heading(f"what it made of {record['samples'].get('prompt', '')!r} on the way")
         some = dict.fromkeys((0, len(samples) // 3, 2 * len(samples) // 3, len(samples) - 1))
-        console.pairs([(f"step {samples[i][0]:,}", " ".join(samples[i][1].split())) for i in some])
+        tables.pairs([(f"step {samples[i][0]:,}", " ".join(samples[i][1].split())) for i in some])
     if record.get("verdict"):
         console.heading("summary")
         for sentence in record["verdict"]:
@@ -446,7 +452,7 @@ def _tensor(header: Any, name: str, json_: bool) -> None:
         })  # fmt: skip
         return
     console.paragraph(f"{tensor.name}: {_shape(tensor.shape)}, {tensor.dtype}, {tensor.size:,} numbers")
-    console.pairs([
+    tables.pairs([
         ("mean", f"{found.mean:+.6g}"),
         ("deviation", f"{found.deviation:.6g}"),
         ("extremes", f"{found.low:+.6g} to {found.high:+.6g}"),
@@ -456,7 +462,7 @@ def _tensor(header: Any, name: str, json_: bool) -> None:
     if found.low == found.high:
         return
     console.result()
-    for line in charts.histogram(found.counts, found.low, found.high, min(console.width(), 100) - 24):
+    for line in charts.histogram(found.counts, found.low, found.high, min(terminal_width(), 100) - 24):
         console.result(line)
 
 
@@ -469,14 +475,14 @@ def _weights(header: Any, json_: bool) -> None:
     def look(part: Any, depth: int, path: str) -> None:
         for inner in part.parts.values():
             name = f"{path}.{inner.name}" if path else inner.name
-            console.progress(name)
+            console.status(name)
             found.append((depth, inner, name, inspect.figures(header, *inner.tensors) if inner.tensors else None))
             look(inner, depth + 1, name)
 
     try:
         look(inspect.parts(header), 0, "")
     finally:
-        console.progress("")
+        console.status("")
     if json_:
         listed = [
             {
@@ -489,7 +495,7 @@ def _weights(header: Any, json_: bool) -> None:
         ]  # fmt: skip
         console.json_result({"file": str(header.path), "parts": listed})
         return
-    wide = console.width() >= 110
+    wide = terminal_width() >= 110
     rows = []
     for depth, part, _, values in found:
         many = f" x {part.copies}" if part.copies > 1 else ""
@@ -503,7 +509,7 @@ def _weights(header: Any, json_: bool) -> None:
     console.paragraph(
         "weights from the lowest to the highest, and their deviation" + (", and extremes" if wide else "")
     )
-    console.tree(rows)
+    tables.tree(rows)
     console.caption("Each row of blocks is a histogram of a part's weights; the number is their standard deviation.")
 
 
@@ -511,9 +517,9 @@ def _diff(header: Any, other: Any, json_: bool) -> None:
     from llmcli.analysis.diff import difference
 
     try:
-        found = difference(header, other, lambda share: console.progress(f"{share:4.0%}  tensors"))
+        found = difference(header, other, lambda share: console.status(f"{share:4.0%}  tensors"))
     finally:
-        console.progress("")
+        console.status("")
     if json_:
         console.json_result({
             "file": str(header.path), "other": str(other.path),
@@ -532,8 +538,8 @@ def _diff(header: Any, other: Any, json_: bool) -> None:
     for what, unlike in (("config", found.config), ("tokenizer", found.tokenizer)):
         console.heading(what)
         if unlike:
-            rows = [(key, console.cut(_plain(a), 30), console.cut(_plain(b), 30)) for key, (a, b) in unlike.items()]
-            console.table(("key", header.path.name, other.path.name), rows)
+            rows = [(key, truncate(_plain(a), 30), truncate(_plain(b), 30)) for key, (a, b) in unlike.items()]
+            tables.table(("key", header.path.name, other.path.name), rows)
         else:
             console.paragraph("the same, as far as described" if what == "tokenizer" else "the same", indent=2)
     if found.shared_tokens is not None:
@@ -542,13 +548,13 @@ def _diff(header: Any, other: Any, json_: bool) -> None:
     console.heading("tensors: the norm of their difference, relative to the first")
     most = max((tensor.distance for tensor in apart if math.isfinite(tensor.distance)), default=0.0)
     left = max((len(tensor.name) + len(_shape(tensor.shape)) for tensor in apart), default=0)
-    room = min(60, console.width() - left - 26)
+    room = min(60, terminal_width() - left - 26)
     names, numbers = ["tensor", "shape", "distance"], [(t.name, _shape(t.shape), f"{t.distance:.4f}") for t in apart]
     if apart and room > 4:
-        bars = [console.bar(t.distance / (most or 1), room) for t in apart]
-        console.table((*names, ""), [(*row, bar) for row, bar in zip(numbers, bars, strict=True)], numbers=(2,))
+        bars = [token_output.bar(t.distance / (most or 1), room) for t in apart]
+        tables.table((*names, ""), [(*row, bar) for row, bar in zip(numbers, bars, strict=True)], numbers=(2,))
     elif apart:
-        console.table(names, numbers, numbers=(2,))
+        tables.table(names, numbers, numbers=(2,))
     if equal := len(found.tensors) - len(apart):
         console.result(f"  {equal:,} tensors are equal")
     for name, shapes in found.reshaped.items():

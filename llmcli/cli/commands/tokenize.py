@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmcli.cli import console
+from llmcli.cli import console, token_output
 from llmcli.cli.options import (
     JsonOption,
     ModelOption,
@@ -17,6 +17,7 @@ from llmcli.cli.options import (
     tokenizer_file,
     vocabulary_option,
 )
+from llmcli.cli.safe_text import visible_whitespace
 from llmcli.errors import usage
 
 
@@ -134,7 +135,7 @@ def _show(tokenizer: Any, text: str, ids: bool, json_: bool) -> None:
         decoder = StreamDecoder()
         whole = decoder.feed(data)
         part = "" if "\ufffd" not in whole + decoder.finish() else " ".join(f"{byte:02x}" for byte in data)
-        names.append(part or console.shown(whole))
-    console.tokens(names, found)
+        names.append(part or visible_whitespace(whole))
+    token_output.tokens(names, found)
     ratio = f", {size / len(found):.2f} bytes a token" if found else ""
     console.note(f"{len(found):,} tokens, {len(text):,} characters, {size:,} bytes{ratio}")

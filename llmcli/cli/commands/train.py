@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from llmcli import units
-from llmcli.cli import console
+from llmcli.cli import console, progress, tables
 from llmcli.cli.options import (
     JsonOption,
     QuietOption,
@@ -378,7 +378,7 @@ def train(
     saver = resume.StateSaver(beside, identity, ready.plan, ready.tokenizer.to_json(), console.note)
     with (
         _signals() as caught,
-        console.TrainingView(bytes_per_token, still=json_) as view,
+        progress.TrainingView(bytes_per_token, hidden=json_) as view,
         hardware.explain_out_of_memory(),
     ):
         happened = trainer.train(
@@ -737,7 +737,7 @@ def _signals() -> Iterator[list[int]]:
         if not caught:
             first = now
             caught.append(number)
-            console.note_at_once("finishing this step and saving; once more to quit without")
+            console.note_from_signal_handler("finishing this step and saving; once more to quit without")
         elif now - first >= SAME_REQUEST:
             raise KeyboardInterrupt
 
@@ -766,16 +766,16 @@ def _show_plan(plan: Any, is_result: bool, json_: bool) -> None:
         return
     if is_result or not sys.stderr.isatty():
         rows = [(row.name, row.value, row.reason) for row in plan.rows]
-        console.table(("setting", "value", "reason"), rows, to_stderr=not is_result)
+        tables.table(("setting", "value", "reason"), rows, to_stderr=not is_result)
         return
     from llmcli.training.plan_table import overview
 
     shown = [(row.name, f"{row.value} ({row.reason})") for row in overview(plan)]
-    for line in console.pair_lines([*shown, ("", "--dry-run shows the whole plan")], sys.stderr):
+    for line in tables.pair_lines([*shown, ("", "--dry-run shows the whole plan")], sys.stderr):
         console.note(line)
 
 
-def _show(event: Any, view: console.TrainingView, json_: bool) -> None:
+def _show(event: Any, view: progress.TrainingView, json_: bool) -> None:
     from llmcli.training import events
 
     if json_:

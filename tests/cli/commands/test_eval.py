@@ -13,7 +13,7 @@ from llmcli.config import ModelConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.evaluation.compressors import baselines
 from llmcli.formats.checkpoint import Checkpoint, load, save
-from tests.cli.test_console import in_a_terminal
+from tests.cli.terminals import in_a_terminal
 from tests.conftest import TEXT
 
 Llm = Callable[..., Result]

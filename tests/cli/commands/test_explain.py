@@ -18,7 +18,7 @@ from llmcli.formats.loading import open_tokenizer
 from llmcli.generation import next_words
 from llmcli.models.logits import probabilities
 from llmcli.models.numpy_runtime import NumpyRuntime
-from tests.cli.test_console import OURS, in_a_terminal
+from tests.cli.terminals import STYLES, in_a_terminal
 
 Llm = Callable[..., Result]
 FAMILY = "👨‍👩‍👧"  # joined by zero-width joiners
@@ -77,7 +77,7 @@ def test_every_line_fits_its_terminal(tiny_model: Path, prompt: str, columns: st
     sure = load(tiny_model)
     louder = {name: 20 * t if name == "model.norm.weight" else t for name, t in sure.tensors.items()}
     save(tiny_model, replace(sure, tensors=louder))
-    shown = OURS.sub("", in_a_terminal("explain", prompt, COLUMNS=columns))
+    shown = STYLES.sub("", in_a_terminal("explain", prompt, COLUMNS=columns))
     assert "logit lens" in shown and "next word" in shown
     assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e]", shown), repr(shown)
     for line in shown.splitlines():

@@ -1,0 +1,67 @@
+"""Text from outside -> text that is safe to print.
+
+Names of files and tensors, metadata, tokens and generated text may contain control characters and bidirectional
+overrides. In a terminal these move the cursor, change colours or reorder a line, so visible marks replace them. In JSON
+they are escaped, which keeps the value.
+"""
+
+import json
+import math
+import re
+from typing import Any
+
+_CONTROL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_UNSAFE = re.compile(f"[{_CONTROL}]")
+_UNSAFE_IN_LINE = re.compile(f"[{_CONTROL}\t\n\u2028\u2029]")
+_UNSAFE_IN_JSON = re.compile(f"[{_CONTROL}\u2028\u2029]")  # JSON has none of them outside its strings
+
+
+def visible(text: str) -> str:
+    """`text` with visible marks for control characters; line ends and tabs stay.
+
+    >>> visible("a\\x1b[31mb\\u202e\\tc\\n")
+    'a␛[31mb⟨U+202E⟩\\tc\\n'
+    """
+    return _UNSAFE.sub(_mark, text)
+
+
+def visible_line(text: str) -> str:
+    """Like `visible`, on one line: line ends and tabs become marks too.
+
+    >>> visible_line("a\\x1b[31mb\\u202e\\tc\\n")
+    'a␛[31mb⟨U+202E⟩␉c␊'
+    """
+    return _UNSAFE_IN_LINE.sub(_mark, text)
+
+
+def visible_whitespace(text: str) -> str:
+    """Like `visible`, on one line, with marks for spaces too: a token or word whose spaces matter.
+
+    >>> visible_whitespace(" apple\\n")
+    '·apple⏎'
+    """
+    return visible(text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍"))
+
+
+def _mark(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xD800 <= code <= 0xDFFF:  # a byte of a file name that is not UTF-8, as Python represents it
+        return f"\\u{code:04x}"
+    return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
+
+
+def json_line(value: Any) -> str:
+    """`value` as one line of JSON: NaN and infinity become null, control characters are escaped."""
+    try:
+        line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        line = json.dumps(_without_nan(value), ensure_ascii=False)
+    return _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
