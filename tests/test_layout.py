@@ -12,10 +12,19 @@ PACKAGES = [  # from the bottom to the top; what is not named here stands alone 
     "server", "api", "cli", "__main__",
 ]  # fmt: skip
 ONLY_IN = {  # library -> the modules, or the packages, that may import it
-    "torch": {"training", "models.kernels", "models.transformer", "models.torch_runtime", "models.devices"},
+    "torch": {
+        "training",
+        "models.devices",
+        "models.experts",
+        "models.kernels",
+        "models.linear",
+        "models.torch_runtime",
+        "models.torch_scoring",
+        "models.transformer",
+    },
     "rich": {"cli.console", "cli.text_layout", "cli.tables", "cli.progress"},
     "typer": {"cli"},
-    "onnx": {"models.onnx_runtime"},
+    "onnx": {"models.onnx_graph", "models.onnx_runtime"},
     "onnxruntime": {"models.onnx_runtime"},
     "gguf": {"formats.gguf_file"},
     "matplotlib": {"cli.plot"},

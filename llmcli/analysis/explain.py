@@ -1,7 +1,7 @@
 """Prompt -> what flows through the graph on the way to the answer.
 
 The prompt is read as `generate` reads it, so the last probabilities are its, to the digit. Then its tokens go through
-the same graph once more while a watcher looks on. numpy only, never torch; knows no terminal and no page.
+the same graph once more while a recorder keeps the activations. numpy only, never torch; knows no terminal and no page.
 
 L, H, C, V = layers, heads, width, vocabulary; T = tokens that the model sees; N = the last of them, looked at here;
 K = candidates.
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.generation.prompt import Prompt, read
-from llmcli.models.logits import entropy, normalized, probabilities
+from llmcli.models.logits import entropy, log_softmax, softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.runtime import Array
 from llmcli.models.runtime import Runtime as Answering
 
-Array = NDArray[np.float32]
 MOST_TOKENS = 256  # looked at: attention grows with their square
 MOST_WORK = 3e10  # parameters x tokens when tokens are left out: a few seconds
 MOST_ASKED = 1e11  # products when the model is asked after every layer and token: some seconds
@@ -85,8 +85,8 @@ def ask(whole: Answering, tokenizer: Tokenizer, prompt: str, *, literal: bool) -
     answer = way.tokens[-1]
     data = vocabulary.token_bytes[answer]
     tail = data[: len(data) - len(way.new)]
-    shifted, total = normalized(opening.logits if opening.own is None else opening.own)
-    logprobs = np.where(np.isneginf(opening.logits), -np.inf, shifted.astype(np.float64) - total)
+    own = log_softmax(opening.logits if opening.own is None else opening.own)
+    logprobs = np.where(np.isneginf(opening.logits), -np.inf, own)
     if opening.tokens is not None:
         entries, logprobs = logprobs, np.full(len(vocabulary), -np.inf)
         np.logaddexp.at(logprobs, opening.tokens, entries)
@@ -127,11 +127,7 @@ def explain(
     seen = ids[len(ids) - whole.length :]  # T
     record = _Record(runtime, len(seen), _looked_at(runtime, len(seen), everywhere))
     runtime.rewind()
-    runtime.watcher = record
-    try:
-        logits = np.where(allowed, runtime.prefill(seen)[:used], np.float32(-np.inf))
-    finally:
-        runtime.watcher = None
+    logits = np.where(allowed, runtime.prefill(seen, record)[:used], np.float32(-np.inf))
     looked_at = seen[record.first :]
     lens, surprises = _lens(runtime, record, looked_at, allowed, candidates, everywhere)
     if whole is runtime:
@@ -170,7 +166,7 @@ class _Record:
         self._depth = 0  # of the next states
         self._taken = 0  # tokens that went through all layers
 
-    def states(self, x: Array) -> None:
+    def residual(self, x: Array) -> None:
         start = self._taken - self.first
         self.stream[self._depth, max(0, start) : max(0, start + len(x))] = x[max(0, -start) :]
         self._depth += 1
@@ -196,9 +192,9 @@ def _lens(
     chances = np.empty((depths, N - first, K), np.float32)
     surprises = np.full(N, np.nan)
     for depth in range(depths):
-        logits = runtime.lens(record.stream[depth, first:])[:, :used]
+        logits = runtime.logit_lens(record.stream[depth, first:])[:, :used]
         logits[-1, ~allowed] = -np.inf
-        every = probabilities(logits)
+        every = softmax(logits)
         top = np.argpartition(every, used - K, axis=-1)[:, used - K :]
         order = np.take_along_axis(every, top, -1).argsort(axis=-1, kind="stable")[:, ::-1]
         found[depth] = np.take_along_axis(top, order, -1)
@@ -226,5 +222,4 @@ def _effects(
 
 
 def _logprob(logits: Array, token: int) -> float:
-    shifted, total = normalized(logits)
-    return float(shifted[token]) - total
+    return float(log_softmax(logits)[token])

@@ -17,6 +17,7 @@ from llmcli.data.batches import PrefixedTokens
 from llmcli.data.corpus import Corpus
 from llmcli.data.tokens import Encoder, count_bytes, tokenize
 from llmcli.errors import LLMError, usage
+from llmcli.models.logits import check_finite
 from llmcli.models.runtime import Scorer
 
 # windows ids [B, T + 1] -> for each of ids[:, 1:]: (loss in nats, whether it was the most likely token), both [B, T]
@@ -260,10 +261,7 @@ def measure(
     context = context or evaluation_context(model.context)
     ids_with_bos = PrefixedTokens(tokenizer.bos_id, ids)
     score = evaluate(ids_with_bos, lengths, context, model.score, on_progress=on_progress, on_tokens=on_tokens)
-    if not math.isfinite(score.nats):
-        raise LLMError(
-            "the model produced NaN or infinite logits: its weights are damaged; check: llm inspect --verify"
-        )
+    check_finite(score.nats)
     return replace(score, bytes=text_bytes)
 
 

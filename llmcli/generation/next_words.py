@@ -19,7 +19,7 @@ from llmcli.data.characters import character_class
 from llmcli.data.tokenizer import StreamDecoder, Tokenizer
 from llmcli.data.vocabulary import START, state_after
 from llmcli.generation.prompt import Path, Prompt, read
-from llmcli.models.logits import entropy, probabilities
+from llmcli.models.logits import entropy, softmax
 from llmcli.models.runtime import Runtime
 
 UNEXPLORED = 0.001  # the search ends when less than this is left
@@ -84,7 +84,7 @@ def next_words(runtime: Runtime, tokenizer: Tokenizer, text: str, most: int | No
             logits = opening.logits_after(path).astype(np.float64)
             if allowed is not None:
                 logits[~allowed] = -np.inf
-            chances = chance * probabilities(logits) if np.isfinite(logits).any() else np.zeros(len(logits))
+            chances = chance * softmax(logits) if np.isfinite(logits).any() else np.zeros(len(logits))
             for token in (chances >= LEAST).nonzero()[0].tolist():
                 search.add(float(chances[token]), (*path, token), spelled + tokenizer.token_bytes[token])
     return search.result(opening.evaluations)

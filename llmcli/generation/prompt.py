@@ -24,7 +24,7 @@ from llmcli.data.characters import character_class
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.vocabulary import START, Vocabulary, state_after, state_between
 from llmcli.errors import LLMError
-from llmcli.models.logits import highest_of, normalized, probabilities
+from llmcli.models.logits import check_finite, log_softmax, softmax
 from llmcli.models.runtime import Array, Runtime
 
 RESPLIT = 3  # tokens at a prompt's end that are split anew: one more gains nothing, one fewer loses (LOG.md)
@@ -114,9 +114,7 @@ class Opening:
         if allowed is not None:
             factors[~allowed] = 0
         ways = [
-            _Last(
-                path, 0, every, every, math.exp(logprob - found.known) * factors * probabilities(row.astype(np.float64))
-            )
+            _Last(path, 0, every, every, math.exp(logprob - found.known) * factors * softmax(row.astype(np.float64)))
             for logprob, path, row in found.ending
         ]
         for logprobs, path, skipped, tokens in found.passing:
@@ -286,13 +284,12 @@ class _Search:
 
     def _row(self, logits: Array) -> Array:
         row = logits[: len(self.vocabulary)]  # a model may have rows that no token uses
-        highest_of(row)  # raises where they are no numbers
+        check_finite(row.max())
         return row
 
     def _expand(self, logprob: float, path: Path, done: int, row: Array, but: int | None = None) -> NDArray[np.float64]:
         """Go on from a sequence with every token that fits, but for one; the logprobs [V] of the next token."""
-        shifted, total = normalized(row)
-        chances = shifted.astype(np.float64) - total
+        chances = log_softmax(row)
         rest = self._text[done:]
         if not rest:
             self.ending.append((logprob, path, row))

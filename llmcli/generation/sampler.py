@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
-from llmcli.models.logits import Array, normalized, probabilities
+from llmcli.models.logits import log_softmax, softmax
+from llmcli.models.runtime import Array
 
 Ids = Collection[int] | NDArray[np.int64]
 
@@ -30,10 +31,10 @@ class Sampler:
         self, logits: Array, seen: Ids = (), *, own: Array | None = None, tokens: NDArray[np.int64] | None = None
     ) -> tuple[int, float]:
         """Choose; raises LLMError when the logits are not numbers."""
-        shifted, total = normalized(logits if own is None else own)
+        logprobs = log_softmax(logits if own is None else own)
         *_, (_, filtered) = self.stages(logits, seen, tokens)
         token = int(filtered.argmax()) if self._config.temperature == 0 else self._draw(filtered)
-        return token, float(shifted[token]) - total
+        return token, float(logprobs[token])
 
     def pick(self, weights: Sequence[float]) -> int:
         """One of several that all mean the same, by their weights; the greatest at temperature 0."""
@@ -120,7 +121,7 @@ def top_p(logits: Array, p: float) -> Array:
     """Keep the likeliest that together reach probability p (nucleus sampling, arXiv:1904.09751)."""
     if p >= 1:
         return logits
-    chances = probabilities(logits)
+    chances = softmax(logits)
     ranked = np.sort(chances)[::-1]
     least = ranked[min(int(ranked.cumsum(dtype=np.float64).searchsorted(p)), len(ranked) - 1)]
     return np.where(chances >= least, logits, np.float32(-np.inf))

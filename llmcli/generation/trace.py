@@ -13,8 +13,8 @@ from llmcli.config import SamplingConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.generation.generator import generate
 from llmcli.generation.sampler import Ids, Sampler
-from llmcli.models.logits import Array, entropy, probabilities
-from llmcli.models.runtime import Runtime
+from llmcli.models.logits import entropy, softmax
+from llmcli.models.runtime import Array, Runtime
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class _Watched(Sampler):
         tokens: NDArray[np.int64] | None = None,
     ) -> tuple[int, float]:
         token, logprob = super().__call__(logits, seen, own=own, tokens=tokens)
-        own = probabilities(logits if own is None else own)
+        own = softmax(logits if own is None else own)
         cut_by: dict[int, str] = {}
         cuts, before = [], logits
         for name, after in self.stages(logits, seen, tokens):
@@ -76,7 +76,7 @@ class _Watched(Sampler):
                 cuts.append(Cut(name, len(gone), float(own[gone].sum())))
                 cut_by |= dict.fromkeys(gone, name)
             before = after
-        chances = probabilities(before)
+        chances = softmax(before)
         left = int(np.isfinite(before).sum())
         if self._config.temperature == 0:
             chances = np.zeros_like(chances)

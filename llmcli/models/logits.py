@@ -1,4 +1,7 @@
-"""Logits to probabilities: softmax, its normalization, entropy."""
+"""Logits to probabilities, losses and entropy.
+
+N, T, V = rows, tokens, vocabulary size.
+"""
 
 from typing import TypeVar
 
@@ -6,37 +9,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.errors import LLMError
+from llmcli.models.runtime import Array
 
-Array = NDArray[np.float32]
 Floats = TypeVar("Floats", bound=np.floating)
 
 
-def highest_of(logits: Array) -> float:
-    """The highest logit; raises LLMError when it is not a number."""
+def softmax(logits: NDArray[Floats]) -> NDArray[Floats]:
+    """Probabilities over the last dimension."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def log_softmax(logits: Array) -> NDArray[np.float64]:
+    """Log probabilities [V] of one row of logits. Raises LLMError when the highest is NaN or infinite."""
     highest = logits.max()
-    if not np.isfinite(highest):
-        raise LLMError("the model's answer is not a number: its weights are damaged (look: llm inspect --verify)")
-    return float(highest)
+    check_finite(highest)
+    shifted = logits - highest
+    return shifted.astype(np.float64) - np.log(float(np.exp(shifted).sum()))
 
 
-def normalized(logits: Array) -> tuple[Array, float]:
-    """(logits less their highest, the logarithm of the sum of their exponentials): log p(i) is the first's i less the
-    second. Raises LLMError as `highest_of` does."""
-    shifted = logits - np.float32(highest_of(logits))
-    return shifted, float(np.log(float(np.exp(shifted).sum())))
+def check_finite(value: float | np.floating) -> None:
+    """Raise LLMError when a value that a model computed is NaN or infinite."""
+    if not np.isfinite(value):
+        raise LLMError(
+            "the model produced NaN or infinite logits: its weights are damaged; check: llm inspect --verify"
+        )
 
 
-def entropy(chances: NDArray[np.floating]) -> float:
-    """How unsure probabilities are, in bits.
+def token_losses(logits: Array, targets: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(cross-entropy in nats [N], whether the target was the most likely token [N]).
+
+    `logits` [N, V] are overwritten, so that no second array of that size is needed; `targets` [N] are token ids.
+    """
+    logits -= logits.max(axis=-1, keepdims=True)
+    correct = logits.argmax(axis=-1) == targets
+    of_targets = np.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+    return np.log(np.exp(logits, out=logits).sum(axis=-1, dtype=np.float64)) - of_targets, correct
+
+
+def entropy(probabilities: NDArray[np.floating]) -> float:
+    """Shannon entropy in bits.
 
     >>> entropy(np.array([0.5, 0.25, 0.25, 0]))
     1.5
     """
-    some = chances[chances > 0].astype(np.float64)
-    return float(-(some * np.log2(some)).sum()) + 0.0
-
-
-def probabilities(logits: NDArray[Floats]) -> NDArray[Floats]:
-    """softmax(logits), over the last dimension."""
-    heap = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return heap / heap.sum(axis=-1, keepdims=True)
+    positive = probabilities[probabilities > 0].astype(np.float64)
+    return float(-(positive * np.log2(positive)).sum()) + 0.0

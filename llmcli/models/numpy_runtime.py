@@ -1,86 +1,308 @@
-"""The graph in numpy: the small program that runs the file.
+"""The decoder in numpy, which runs models on a CPU. Read this module to see how a language model works.
 
-The same decoder as model.py (Qwen3 and its kin: Qwen2, Llama, Mistral), one token at a time with a key-value cache.
-Weights that are used together are stored together, so that a layer costs four matrix-vector products. Never imports
-torch; knows token ids only, no text.
+Token ids go in, logits come out; text does not appear here. `NumpyRuntime._forward` is the whole network:
 
-C, F = width, width inside the SwiGLU; H, G, D = heads, key-value heads, head size; V = vocabulary; T = tokens;
-B = windows scored together.
+    x = the embedding of each token           [T, C], called the residual stream
+    for each layer:
+        x = x + attention(RMSNorm(x))         lets each token read from the tokens before it
+        x = x + SwiGLU(RMSNorm(x))            computes on each token by itself
+    logits = output embedding of RMSNorm(x)   [T, V]
+
+This is the decoder of Qwen3 (arXiv:2505.09388, section 2) and its relatives Qwen2, Llama and Mistral; ModelConfig says
+in what they differ. transformer.py is the same network in torch, for training. This module never imports torch.
+
+T = tokens; S = tokens in the cache; B = windows scored together; V = vocabulary size; C = hidden size;
+F = intermediate size of a SwiGLU; E = experts; H, G = query heads, key-value heads; D = head size.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.models.logits import probabilities
+from llmcli.models.logits import softmax, token_losses
+from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK, Array, check_context, check_input
 
-Array = NDArray[np.float32]
-Attend = Callable[["_Layer", Array, Array, Array], Array]  # layer, q [T, H, D], k, v [T, G, D] -> [T, H * D]
-PREFILL = 128  # tokens taken at once
-FEW = 6  # tokens that are quicker one by one than as a product of matrices
-HEAD = 1 << 22  # logits held at once where many tokens are scored
+# (layer, queries [T, H, D], keys [T, G, D], values [T, G, D]) -> attention outputs [T, H * D]
+Attend = Callable[["_Layer", Array, Array, Array], Array]
+FEW_TOKENS = 6  # up to this many, dot products are faster than BLAS's matrix product: see `_linear`
 
 
-class Watcher(Protocol):
-    """Looks on while tokens are taken in, some [t] at a time; it copies what it keeps and changes nothing."""
+class Recorder(Protocol):
+    """Receives the activations of a forward pass, one chunk of t tokens at a time. It copies what it keeps."""
 
-    def states(self, x: Array) -> None:
-        """The residual stream [t, C]: once before the first layer, then after each."""
+    def residual(self, x: Array) -> None:
+        """The residual stream [t, C]: once before the first layer, then after each layer."""
 
     def attention(self, weights: Array) -> None:
-        """Of each layer in turn, how much each token looks at each of the S so far: [H, t, S]; rows sum to 1."""
+        """Attention weights [H, t, S] of each layer in turn; rows sum to 1."""
+
+
+class NumpyRuntime:
+    """A checkpoint ready to run in numpy; runtime.py describes the interface."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        config = checkpoint.config
+        self.config = config
+        self.context = config.max_position_embeddings
+        self.length = 0
+        self._embedding = _read(checkpoint, "model.embed_tokens.weight")
+        with np.errstate(over="ignore", invalid="ignore"):  # damaged weights are detected in the logits
+            self._layers = [_Layer(checkpoint, index) for index in range(config.num_hidden_layers)]
+        self._norm = _read(checkpoint, "model.norm.weight")
+        self._head = self._embedding if config.tie_word_embeddings else _read(checkpoint, "lm_head.weight")
+        self._eps = np.float32(config.rms_norm_eps)
+        self._rotations = np.zeros((0, 1, config.head_dim // 2), np.complex64)
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of the model."""
+        return self.config.parameters
+
+    def prefill(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
+        """Process one token or more; return the logits [V] of the next one. `recorder` receives the activations."""
+        return np.vecdot(self._head, self._process(ids, recorder)[-1])
+
+    def step(self, token: int) -> Array:
+        """Process one token; return the logits [V] of the next one."""
+        return self.prefill((token,))
+
+    def logits(self, ids: Sequence[int]) -> Array:
+        """Process one token or more; return the logits [T, V] after each of them."""
+        return _linear(self._process(ids), self._head)
+
+    def logit_lens(self, x: Array) -> Array:
+        """Logits [T, V] of a residual stream [T, C], as if no layer followed (nostalgebraist 2020)."""
+        return _linear(self._final_norm(x), self._head)
+
+    def rewind(self, length: int = 0) -> None:
+        """Drop all but the first `length` tokens from the cache."""
+        self.length = min(length, self.length)
+
+    def expert_weights(self) -> Array:
+        """Weights [layers, E] of the experts for the last token; rows sum to 1 where the config normalizes them.
+
+        Empty for a model without experts.
+        """
+        weights = [layer.mlp.weights[-1] for layer in self._layers if isinstance(layer.mlp, _Experts)]
+        return np.stack(weights) if weights else np.zeros((0, 0), np.float32)
+
+    def score(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window on its own. The cache is not touched.
+
+        Returns (losses in nats [B, T], whether the target was the most likely token [B, T]). Holds B * T hidden
+        states in memory, never B * T * V logits.
+        """
+        B, T = ids.shape[0], ids.shape[1] - 1
+        check_context(T, self.context)
+        x = self._final_norm(self._forward_windows(ids[:, :-1]))
+        targets = ids[:, 1:].ravel()
+        losses, correct = np.empty(B * T), np.empty(B * T, np.bool_)
+        rows = max(1, LOGITS_AT_ONCE // len(self._head))
+        for start in range(0, B * T, rows):
+            block = slice(start, start + rows)
+            losses[block], correct[block] = token_losses(_linear(x[block], self._head), targets[block])
+        return losses.reshape(B, T), correct.reshape(B, T)
+
+    def _process(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
+        """Add tokens to the cache; return their final hidden states [T, C], which the output embedding reads."""
+        check_input(ids, self.length, self.context)
+        end = self.length + len(ids)
+        self._extend_rotations(end)
+        for layer in self._layers:
+            layer.cache.reserve(end)
+        chunks = [
+            self._forward_chunk(ids[first : first + PREFILL_CHUNK], recorder)
+            for first in range(0, len(ids), PREFILL_CHUNK)
+        ]
+        return self._final_norm(chunks[0] if len(chunks) == 1 else np.concatenate(chunks))
+
+    def _forward_chunk(self, ids: Sequence[int], recorder: Recorder | None) -> Array:
+        """Tokens [T] through all layers, their keys and values into the cache: the residual stream [T, C]."""
+        start, end = self.length, self.length + len(ids)
+
+        def attend(layer: _Layer, q: Array, k: Array, v: Array) -> Array:
+            layer.cache.write(start, k, v)
+            return _attention(q, layer.cache.keys[:, :end], layer.cache.values[:, :end], recorder)
+
+        x = self._forward(np.array(ids), self._rotations[start:end], attend, recorder)
+        self.length = end
+        return x
+
+    def _forward_windows(self, ids: NDArray[np.int64]) -> Array:
+        """Windows [B, T] through all layers, without the cache: the residual stream [B * T, C].
+
+        Matrix products take all windows at once; attention takes them one by one.
+        """
+        B, T = ids.shape
+        self._extend_rotations(T)
+
+        def attend(layer: _Layer, q: Array, k: Array, v: Array) -> Array:
+            y = np.empty((B * T, q.shape[1] * q.shape[2]), np.float32)
+            for start in range(0, B * T, T):
+                keys, values = (array[start : start + T].swapaxes(0, 1) for array in (k, v))
+                for first in range(0, T, PREFILL_CHUNK):
+                    end = min(T, first + PREFILL_CHUNK)
+                    chunk = slice(start + first, start + end)
+                    y[chunk] = _attention(q[chunk], keys[:, :end], values[:, :end])
+            return y
+
+        return self._forward(ids.ravel(), np.tile(self._rotations[:T], (B, 1, 1)), attend)
+
+    def _forward(
+        self,
+        ids: NDArray[np.int64],
+        rotations: NDArray[np.complex64],
+        attend: Attend,
+        recorder: Recorder | None = None,
+    ) -> Array:
+        """Tokens [T], with the `rotations` [T, 1, D/2] of their positions, through all layers: [T, C].
+
+        `attend` computes attention: against the cache, or within windows.
+        """
+        x = self._embedding[ids]  # [T, C]
+        if recorder:
+            recorder.residual(x)
+        with np.errstate(over="ignore"):  # exp(-gate) of a SwiGLU may be infinite; silu(gate) is then 0, as it should
+            for layer in self._layers:
+                q, k, v = layer.project(_rms_norm(x, self._eps), rotations)
+                x = x + _linear(attend(layer, q, k, v), layer.o)
+                x = x + layer.mlp(_rms_norm(x, self._eps))
+                if recorder:
+                    recorder.residual(x)
+        return x
+
+    def _final_norm(self, x: Array) -> Array:
+        return _rms_norm(x, self._eps) * self._norm
+
+    def _extend_rotations(self, length: int) -> None:
+        """Extend the table of rotary embeddings (arXiv:2104.09864) to `length` positions; it grows by doubling."""
+        if length > len(self._rotations):
+            positions = np.arange(max(length, 2 * len(self._rotations), 64))
+            angles = positions[:, None, None] * np.array(self.config.rope_frequencies())
+            self._rotations = np.exp(1j * angles).astype(np.complex64)  # [positions, 1, D/2]
+
+
+class _Layer:
+    """The weights of one layer, and its key-value cache.
+
+    Matrices that read the same input are stacked, so that a layer costs four matrix-vector products a token. The gains
+    of norms and the scale of attention scores are multiplied into the matrices once. Rotary embeddings rotate the
+    pairs (i, i + D/2) of a head; here the two lie side by side, so that a pair is one complex number and a rotation
+    one complex product. Queries and keys are permuted alike, so attention scores do not change.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, index: int) -> None:
+        config = checkpoint.config
+        H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.H, self.G, self.D = H, G, D
+        self.eps = np.float32(config.rms_norm_eps)
+        name = f"model.layers.{index}."
+        attention = name + "self_attn."
+        scale = np.float32(1 / math.sqrt(D))  # of attention scores, multiplied into the queries
+
+        self.qkv = _read_stacked(checkpoint, [f"{attention}{which}_proj.weight" for which in "qkv"])
+        self.qkv *= _read(checkpoint, name + "input_layernorm.weight")
+        _interleave_halves(self.qkv[: (H + G) * D].reshape(H + G, D, -1))
+        self.qk_norm: Array | None = None
+        if config.qk_norm:
+            gains = np.empty((H + G, D), np.float32)
+            gains[:H] = _read(checkpoint, attention + "q_norm.weight") * scale
+            gains[H:] = _read(checkpoint, attention + "k_norm.weight")
+            self.qk_norm = _interleave_halves(gains)
+        else:
+            self.qkv[: H * D] *= scale
+        self.bias: Array | None = None
+        if config.qkv_bias:
+            self.bias = _read_stacked(checkpoint, [f"{attention}{which}_proj.bias" for which in "qkv"])
+            _interleave_halves(self.bias[: (H + G) * D].reshape(H + G, D))
+            self.bias[: H * D] *= scale
+        self.o = _read(checkpoint, attention + "o_proj.weight")
+        self.mlp = _read_mlp(checkpoint, index)
+        self.cache = _KeyValueCache(G, D)
+
+    def project(self, x: Array, rotations: NDArray[np.complex64]) -> tuple[Array, Array, Array]:
+        """Normalized x [T, C] -> rotated queries [T, H, D] and keys [T, G, D], and values [T, G, D]."""
+        H, G, D = self.H, self.G, self.D
+        qkv = _linear(x, self.qkv)
+        if self.bias is not None:
+            qkv = qkv + self.bias
+        qkv = qkv.reshape(len(x), H + 2 * G, D)
+        qk = qkv[:, : H + G]
+        if self.qk_norm is not None:
+            qk = _rms_norm(qk, self.eps) * self.qk_norm
+        qk = (qk.view(np.complex64) * rotations).view(np.float32)
+        return qk[:, :H], qk[:, H:], qkv[:, H + G :]
+
+
+class _KeyValueCache:
+    """Keys and values [G, capacity, D] of the tokens that a layer has processed.
+
+    With them a new token costs one pass through the network, not one for each token before it.
+    """
+
+    def __init__(self, G: int, D: int) -> None:
+        self.keys = np.zeros((G, 0, D), np.float32)
+        self.values = np.zeros((G, 0, D), np.float32)
+
+    def reserve(self, length: int) -> None:
+        """Make space for `length` tokens; the capacity grows by doubling."""
+        capacity = self.keys.shape[1]
+        if length > capacity:
+            capacity = max(length, 2 * capacity, 64)
+            self.keys, self.values = _extended(self.keys, capacity), _extended(self.values, capacity)
+
+    def write(self, start: int, k: Array, v: Array) -> None:
+        """Store keys and values [T, G, D] of the tokens from position `start` on."""
+        self.keys[:, start : start + len(k)] = k.swapaxes(0, 1)
+        self.values[:, start : start + len(v)] = v.swapaxes(0, 1)
 
 
 class _SwiGLU:
-    """silu(gate x) * (up x), brought back to the width by down (arXiv:2002.05202). The gain of the norm before it is
-    multiplied into its matrices."""
+    """down(silu(gate(x)) * up(x)), arXiv:2002.05202. The gain of the norm before it is multiplied into gate and up."""
 
     def __init__(self, checkpoint: Checkpoint, layer: int, names: tuple[str, str, str]) -> None:
-        """`names` of its tensors: gate, up, down."""
-        C, F = checkpoint.config.hidden_size, checkpoint.config.intermediate_size
+        """`names` of the tensors: gate [F, C], up [F, C], down [C, F]."""
         gate, up, down = names
-        self.gate_up = np.empty((2 * F, C), np.float32)
-        checkpoint.read(gate, self.gate_up[:F])
-        checkpoint.read(up, self.gate_up[F:])
-        self.gate_up *= _gain(checkpoint, layer)
+        self.gate_up = _read_stacked(checkpoint, [gate, up])
+        self.gate_up *= _mlp_gain(checkpoint, layer)
         self.down = _read(checkpoint, down)
 
     def __call__(self, x: Array) -> Array:
         """[T, C] -> [T, C]"""
-        both = _product(x, self.gate_up)
-        gate, up = np.split(both, 2, axis=-1)
-        return _product(gate / (1 + np.exp(-gate)) * up, self.down)
+        gate, up = np.split(_linear(x, self.gate_up), 2, axis=-1)  # [T, F] each
+        return _linear(gate / (1 + np.exp(-gate)) * up, self.down)
 
 
 class _Experts:
-    """Several SwiGLUs, of which a router picks a few for each token (arXiv:2401.04088, section 2.1); the weights of
-    the others are not touched."""
+    """A sparse mixture of SwiGLUs: a router picks a few experts for each token (arXiv:2401.04088, section 2.1).
+
+    The weights of the other experts are not read.
+    """
 
     def __init__(self, checkpoint: Checkpoint, layer: int) -> None:
         config = checkpoint.config
         self.experts = [_SwiGLU(checkpoint, layer, names) for names in config.swiglu_names(layer)]
-        self.router = _read(checkpoint, config.router_name(layer)) * _gain(checkpoint, layer)
+        self.router = _read(checkpoint, config.router_name(layer)) * _mlp_gain(checkpoint, layer)  # [E, C]
         self.active, self.normalize = config.num_experts_per_tok, config.norm_topk_prob
-        self.weights = np.zeros((0, config.num_experts), np.float32)  # [T, experts] of the tokens taken in last
+        self.weights = np.zeros((0, config.num_experts), np.float32)  # [T, E] of the last tokens processed
 
     def __call__(self, x: Array) -> Array:
         """[T, C] -> [T, C]"""
-        shares = probabilities(_product(x, self.router))
-        chosen = np.argsort(-shares, axis=-1, kind="stable")[:, : self.active]  # [T, active]
-        picked = np.take_along_axis(shares, chosen, axis=-1)
+        probabilities = softmax(_linear(x, self.router))  # [T, E]
+        chosen = np.argsort(-probabilities, axis=-1, kind="stable")[:, : self.active]  # [T, active]
+        weights = np.take_along_axis(probabilities, chosen, axis=-1)
         if self.normalize:
-            picked /= picked.sum(axis=-1, keepdims=True)
-        self.weights = np.zeros_like(shares)
-        np.put_along_axis(self.weights, chosen, picked, axis=-1)
+            weights /= weights.sum(axis=-1, keepdims=True)
+        self.weights = np.zeros_like(probabilities)
+        np.put_along_axis(self.weights, chosen, weights, axis=-1)
         y = np.zeros_like(x)
         if len(x) == 1:
-            for expert, weight in zip(chosen[0].tolist(), picked[0], strict=True):
+            for expert, weight in zip(chosen[0].tolist(), weights[0], strict=True):
                 y += self.experts[expert](x) * weight
             return y
         for expert in np.unique(chosen):
@@ -89,263 +311,83 @@ class _Experts:
         return y
 
 
-class _Layer:
-    """One layer's weights, and its keys and values so far.
+def _attention(q: Array, keys: Array, values: Array, recorder: Recorder | None = None) -> Array:
+    """Causal attention (arXiv:1706.03762, section 3.2.1) of the last T of S positions.
 
-    The gains of the two norms are multiplied into the matrices behind them. The pairs (i, i + D/2) of a query or key
-    that turn together lie side by side here, so that a turn is one complex product; scores do not change.
+    q [T, H, D], keys and values [G, S, D] -> [T, H * D]. H / G query heads share each key-value head.
     """
-
-    def __init__(self, checkpoint: Checkpoint, index: int) -> None:
-        config = checkpoint.config
-        C = config.hidden_size
-        H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        name = f"model.layers.{index}."
-        self.qkv = np.empty(((H + 2 * G) * D, C), np.float32)
-        checkpoint.read(name + "self_attn.q_proj.weight", self.qkv[: H * D])
-        checkpoint.read(name + "self_attn.k_proj.weight", self.qkv[H * D : (H + G) * D])
-        checkpoint.read(name + "self_attn.v_proj.weight", self.qkv[(H + G) * D :])
-        self.qkv *= _read(checkpoint, name + "input_layernorm.weight")
-        _pair(self.qkv[: (H + G) * D].reshape(H + G, D, C))
-        scale = np.float32(1 / math.sqrt(D))  # of queries
-        self.qk_norm: Array | None = None
-        if config.qk_norm:
-            gains = np.empty((H + G, D), np.float32)
-            gains[:H] = _read(checkpoint, name + "self_attn.q_norm.weight") * scale
-            gains[H:] = _read(checkpoint, name + "self_attn.k_norm.weight")
-            self.qk_norm = _pair(gains)
-        else:
-            self.qkv[: H * D] *= scale
-        self.bias: Array | None = None
-        if config.qkv_bias:
-            self.bias = np.concatenate([_read(checkpoint, f"{name}self_attn.{which}_proj.bias") for which in "qkv"])
-            _pair(self.bias[: (H + G) * D].reshape(H + G, D))
-            self.bias[: H * D] *= scale
-        self.o = _read(checkpoint, name + "self_attn.o_proj.weight")
-        self.mlp: _SwiGLU | _Experts = (
-            _Experts(checkpoint, index)
-            if config.num_experts
-            else _SwiGLU(checkpoint, index, config.swiglu_names(index)[0])
-        )
-        self.keys = np.zeros((G, 0, D), np.float32)
-        self.values = np.zeros((G, 0, D), np.float32)
-
-    def make_room(self, length: int) -> None:
-        """Let the cache hold `length` tokens; it grows by doubling."""
-        G, room, D = self.keys.shape
-        if length > room:
-            room = max(length, 2 * room, 64)
-            for which in ("keys", "values"):
-                old = getattr(self, which)
-                new = np.zeros((G, room, D), np.float32)
-                new[:, : old.shape[1]] = old
-                setattr(self, which, new)
+    T, H, D = q.shape
+    G, S = keys.shape[:2]
+    weights = q.swapaxes(0, 1).reshape(G, H // G * T, D) @ keys.swapaxes(1, 2)  # [G, H/G * T, S]
+    if T > 1:
+        weights.reshape(H, T, S)[:, _future(T, S)] = -np.inf
+    weights -= weights.max(axis=-1, keepdims=True)  # softmax in place
+    np.exp(weights, out=weights)
+    weights /= weights.sum(axis=-1, keepdims=True)
+    if recorder:
+        recorder.attention(weights.reshape(H, T, S))
+    return (weights @ values).reshape(H, T, D).swapaxes(0, 1).reshape(T, H * D)
 
 
-class NumpyRuntime:
-    """A model ready to run: `prefill(ids)` and `step(id)` take tokens in and give the logits [V] of the next.
+@lru_cache(maxsize=32)
+def _future(T: int, S: int) -> NDArray[np.bool_]:
+    """The causal mask [T, S]: True where a position comes after the query, for the last T of S positions."""
+    return np.arange(S) > np.arange(S - T, S)[:, None]
 
-    `length` is the number of tokens taken in so far, at most `context`; `rewind` forgets the last of them. A `watcher`
-    sees what flows through the graph.
+
+def _rms_norm(x: Array, eps: np.float32) -> Array:
+    """x / sqrt(mean(x^2) + eps) over the last dimension: RMSNorm (arXiv:1910.07467) without its gain."""
+    return x / np.sqrt(np.vecdot(x, x)[..., None] * np.float32(1 / x.shape[-1]) + eps)
+
+
+def _linear(x: Array, weight: Array) -> Array:
+    """x [T, inputs], weight [outputs, inputs] -> [T, outputs].
+
+    One token is one dot product per row, which reads weights at twice the speed of BLAS's matrix-vector product
+    (measured: 20 against 10 GB/s on one core). A few tokens are a few dot products per row. BLAS first copies the
+    weights into another order, which pays off only for more tokens.
     """
-
-    watcher: Watcher | None = None
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        config = checkpoint.config
-        self.config = config
-        self.context = config.max_position_embeddings
-        self.length = 0
-        self._embedding = _read(checkpoint, "model.embed_tokens.weight")
-        with np.errstate(over="ignore", invalid="ignore"):  # damaged weights are found by their logits
-            self._layers = [_Layer(checkpoint, index) for index in range(config.num_hidden_layers)]
-        self._norm = _read(checkpoint, "model.norm.weight")
-        self._head = self._embedding if config.tie_word_embeddings else _read(checkpoint, "lm_head.weight")
-        self._eps = np.float32(config.rms_norm_eps)
-        self._turn = np.zeros((0, 1, config.head_dim // 2), np.complex64)
-
-    @property
-    def parameters(self) -> int:
-        return self.config.parameters
-
-    def prefill(self, ids: Sequence[int]) -> Array:
-        """Take in tokens, at least one; the logits [V] of what follows the last."""
-        return np.vecdot(self._head, self._states(ids)[-1])
-
-    def step(self, token: int) -> Array:
-        """Take in one token; the logits [V] of the next."""
-        return self.prefill((token,))
-
-    def logits(self, ids: Sequence[int]) -> Array:
-        """Take in tokens; the logits [T, V] after each of them."""
-        return _product(self._states(ids), self._head)
-
-    def lens(self, states: Array) -> Array:
-        """What the model would say if the residual stream [T, C] stood so after its last layer: logits [T, V]."""
-        return _product(self._rms(states) * self._norm, self._head)
-
-    def rewind(self, length: int = 0) -> None:
-        """Forget all but the first `length` tokens."""
-        self.length = min(length, self.length)
-
-    def expert_weights(self) -> Array:
-        """What each expert counted for the token taken in last, [layers, experts]; rows sum to 1 where the config
-        normalises them. Empty where there are no experts."""
-        found = [layer.mlp.weights[-1] for layer in self._layers if isinstance(layer.mlp, _Experts)]
-        return np.stack(found) if found else np.zeros((0, 0), np.float32)
-
-    def _states(self, ids: Sequence[int]) -> Array:
-        """Take in tokens, some at a time; the hidden states [T, C] that the head reads."""
-        if not len(ids):
-            raise ValueError("at least one token is needed")
-        if self.length + len(ids) > self.context:
-            raise LLMError(f"{self.length + len(ids)} tokens do not fit the context of {self.context}")
-        self._make_room(self.length + len(ids))
-        with np.errstate(over="ignore"):  # exp(-gate) may be infinite: then the gate is shut
-            parts = [self._take(ids[first : first + PREFILL]) for first in range(0, len(ids), PREFILL)]
-        x = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return self._rms(x) * self._norm
-
-    def score(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """How well windows ids [B, T + 1] are predicted, each from its own beginning.
-
-        For each of ids[:, 1:], [B, T] both: the nats it costs, and whether it was the likeliest. What was taken in
-        before stays as it is. Memory holds B * T hidden states, never B * T * V logits.
-        """
-        B, T = ids.shape[0], ids.shape[1] - 1
-        if self.context < T:
-            raise LLMError(f"{T} tokens do not fit the context of {self.context}")
-        self._make_turns(T)
-
-        def attend(layer: _Layer, q: Array, k: Array, v: Array) -> Array:
-            y = np.empty((B * T, q.shape[1] * q.shape[2]), np.float32)
-            for start in range(0, B * T, T):
-                keys, values = (part[start : start + T].swapaxes(0, 1) for part in (k, v))
-                for first in range(0, T, PREFILL):
-                    end = min(T, first + PREFILL)
-                    now = slice(start + first, start + end)
-                    y[now] = _attention(q[now], keys[:, :end], values[:, :end])
-            return y
-
-        with np.errstate(over="ignore"):
-            x = self._through(ids[:, :-1].ravel(), np.tile(self._turn[:T], (B, 1, 1)), attend)
-        x = self._rms(x) * self._norm
-        targets = ids[:, 1:].ravel()
-        nats, right = np.empty(B * T), np.empty(B * T, np.bool_)
-        rows = max(1, HEAD // len(self._head))
-        for start in range(0, B * T, rows):
-            now = slice(start, start + rows)
-            nats[now], right[now] = costs(_product(x[now], self._head), targets[now])
-        return nats.reshape(B, T), right.reshape(B, T)
-
-    def _take(self, ids: Sequence[int]) -> Array:
-        """Tokens [T] through all layers, their keys and values into the cache: hidden states [T, C]."""
-        start, end = self.length, self.length + len(ids)
-
-        def attend(layer: _Layer, q: Array, k: Array, v: Array) -> Array:
-            layer.keys[:, start:end] = k.swapaxes(0, 1)
-            layer.values[:, start:end] = v.swapaxes(0, 1)
-            return _attention(q, layer.keys[:, :end], layer.values[:, :end], self.watcher)
-
-        x = self._through(list(ids), self._turn[start:end], attend, self.watcher)
-        self.length = end
-        return x
-
-    def _through(self, ids: Any, turn: NDArray[np.complex64], attend: Attend, watcher: Watcher | None = None) -> Array:
-        """Tokens [T], each turned by its position's `turn` [T, 1, D/2], through all layers: hidden states [T, C]."""
-        T, config = len(ids), self.config
-        H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        x = self._embedding[ids]  # [T, C]
-        if watcher:
-            watcher.states(x)
-        for layer in self._layers:
-            qkv = _product(self._rms(x), layer.qkv)
-            if layer.bias is not None:
-                qkv = qkv + layer.bias
-            qkv = qkv.reshape(T, H + 2 * G, D)
-            qk = qkv[:, : H + G]
-            if layer.qk_norm is not None:
-                qk = self._rms(qk) * layer.qk_norm
-            qk = (qk.view(np.complex64) * turn).view(np.float32)
-            x = x + _product(attend(layer, qk[:, :H], qk[:, H:], qkv[:, H + G :]), layer.o)
-            x = x + layer.mlp(self._rms(x))
-            if watcher:
-                watcher.states(x)
-        return x
-
-    def _rms(self, x: Array) -> Array:
-        """x / sqrt(mean(x^2) + eps) over the last dimension."""
-        return x / np.sqrt(np.vecdot(x, x)[..., None] * np.float32(1 / x.shape[-1]) + self._eps)
-
-    def _make_room(self, length: int) -> None:
-        """Let caches and tables hold `length` tokens."""
-        for layer in self._layers:
-            layer.make_room(length)
-        self._make_turns(length)
-
-    def _make_turns(self, length: int) -> None:
-        """Let the table of turns hold `length` positions; it grows by doubling."""
-        if length > len(self._turn):
-            room = max(length, 2 * len(self._turn), 64)
-            angle = np.arange(room)[:, None, None] * np.array(self.config.rope_frequencies())
-            self._turn = np.exp(1j * angle).astype(np.complex64)  # [room, 1, D/2]
+    if len(x) == 1:
+        return np.vecdot(weight, x[0])[None]
+    return np.ascontiguousarray(np.vecdot(weight[:, None], x[None]).T) if len(x) <= FEW_TOKENS else x @ weight.T
 
 
-def costs(logits: Array, targets: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The nats that each of targets [N] costs under logits [N, V], which are overwritten, and whether it was the
-    likeliest."""
-    logits -= logits.max(axis=-1, keepdims=True)
-    right = logits.argmax(axis=-1) == targets
-    wanted = np.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
-    return np.log(np.exp(logits, out=logits).sum(axis=-1, dtype=np.float64)) - wanted, right
-
-
-def _pair(heads: Array) -> Array:
-    """Let the numbers i and i + D/2 of each head [N, D, ...] lie side by side, in place; the same array."""
+def _interleave_halves(heads: Array) -> Array:
+    """Put entries i and i + D/2 of each head [N, D, ...] side by side, in place; return the same array."""
     N, D, *inner = heads.shape
     heads[...] = heads.reshape(N, 2, D // 2, *inner).swapaxes(1, 2).reshape(heads.shape)
     return heads
 
 
-def _attention(q: Array, keys: Array, values: Array, watcher: Watcher | None = None) -> Array:
-    """What queries [T, H, D] of the last T positions find among keys and values [G, S, D] up to theirs: [T, H * D]."""
-    T, H, D = q.shape
-    G, S = keys.shape[:2]
-    weights = q.swapaxes(0, 1).reshape(G, H // G * T, D) @ keys.swapaxes(1, 2)  # [G, H/G * T, S]
-    if T > 1:
-        weights.reshape(H, T, S)[:, _later(T, S)] = -np.inf
-    weights -= weights.max(axis=-1, keepdims=True)
-    np.exp(weights, out=weights)
-    weights /= weights.sum(axis=-1, keepdims=True)
-    if watcher:
-        watcher.attention(weights.reshape(H, T, S))
-    return (weights @ values).reshape(H, T, D).swapaxes(0, 1).reshape(T, H * D)
+def _extended(array: Array, capacity: int) -> Array:
+    """A copy of [G, S, D] with its second dimension extended by zeros to `capacity`."""
+    extended = np.zeros((array.shape[0], capacity, array.shape[2]), np.float32)
+    extended[:, : array.shape[1]] = array
+    return extended
 
 
-@lru_cache(maxsize=32)
-def _later(T: int, S: int) -> NDArray[np.bool_]:
-    """[T, S]: which positions come after each of the last T."""
-    return np.arange(S) > np.arange(S - T, S)[:, None]
+def _read_mlp(checkpoint: Checkpoint, layer: int) -> _SwiGLU | _Experts:
+    config = checkpoint.config
+    return (
+        _Experts(checkpoint, layer) if config.num_experts else _SwiGLU(checkpoint, layer, config.swiglu_names(layer)[0])
+    )
 
 
-def _product(x: Array, weight: Array) -> Array:
-    """x [T, inputs], weight [outputs, inputs] -> [T, outputs].
-
-    One token is a dot product for each row: that streams weights from memory at twice the rate of BLAS's
-    matrix-vector product (measured: 20 against 10 GB/s on one core). A few are as many dot products while a row is at
-    hand: BLAS first copies the weights into another order, which pays only for more.
-    """
-    if len(x) == 1:
-        return np.vecdot(weight, x[0])[None]
-    return np.ascontiguousarray(np.vecdot(weight[:, None], x[None]).T) if len(x) <= FEW else x @ weight.T
-
-
-def _gain(checkpoint: Checkpoint, layer: int) -> Array:
-    """Of the norm before a layer's SwiGLU."""
+def _mlp_gain(checkpoint: Checkpoint, layer: int) -> Array:
+    """The gain of the norm before a layer's SwiGLU."""
     return _read(checkpoint, f"model.layers.{layer}.post_attention_layernorm.weight")
 
 
 def _read(checkpoint: Checkpoint, name: str) -> Array:
-    out = np.empty(checkpoint.config.tensor_shapes()[name], np.float32)
-    checkpoint.read(name, out)
-    return out
+    return _read_stacked(checkpoint, [name])
+
+
+def _read_stacked(checkpoint: Checkpoint, names: Sequence[str]) -> Array:
+    """Tensors stacked along their first dimension, each read straight into its place."""
+    shapes = [checkpoint.config.tensor_shapes()[name] for name in names]
+    stacked = np.empty((sum(shape[0] for shape in shapes), *shapes[0][1:]), np.float32)
+    start = 0
+    for name, shape in zip(names, shapes, strict=True):
+        checkpoint.read(name, stacked[start : start + shape[0]])
+        start += shape[0]
+    return stacked

@@ -13,24 +13,29 @@ from llmcli.errors import LLMError
 
 Array = NDArray[np.float32]
 Scores = tuple[NDArray[np.floating], NDArray[np.bool_]]  # (losses in nats [B, T], whether top-1 was correct [B, T])
+PREFILL_CHUNK = 128  # tokens processed at once during prefill
+LOGITS_AT_ONCE = 1 << 22  # logits held in memory while scoring: 16 MB
 
 
 class Scorer(Protocol):
-    """Computes token losses. Evaluation needs nothing else of a model."""
+    """Computes token losses: all that evaluation needs of a model."""
 
     @property
     def context(self) -> int:
-        """The context length: the most tokens that attend to each other."""
+        """The context length: the most tokens that fit one sequence."""
 
     def score(self, ids: NDArray[np.int64], /) -> Scores:
-        """Losses of ids[:, 1:] for windows ids [B, T + 1], each window on its own.
+        """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window on its own.
 
         Returns (losses in nats [B, T], whether the target was the most likely token [B, T]).
         """
 
 
 class Runtime(Scorer, Protocol):
-    """A model ready to run, with a key-value cache of the tokens processed so far."""
+    """A model ready to run, with a key-value cache of the tokens processed so far.
+
+    Every method that processes tokens raises LLMError when they do not fit the context.
+    """
 
     @property
     def length(self) -> int:
@@ -55,13 +60,20 @@ class Runtime(Scorer, Protocol):
 
 @runtime_checkable
 class RuntimeWithExperts(Runtime, Protocol):
-    """A runtime that combines experts: sparse layers, or the models of an ensemble."""
+    """A runtime that combines experts: those of sparse layers, or the models of an ensemble."""
 
     def expert_weights(self) -> Array:
-        """Weights [layers, experts] that the last token gave to the experts; an ensemble counts as one layer."""
+        """Weights [layers, experts] of the experts for the last token; an ensemble counts as one layer."""
 
 
 def check_context(tokens: int, context: int) -> None:
-    """Raise LLMError when a sequence of `tokens` tokens is longer than the context."""
+    """Raise LLMError when a sequence of `tokens` tokens does not fit the context."""
     if tokens > context:
-        raise LLMError(f"{tokens} tokens do not fit the model's context length of {context}; use a shorter text")
+        raise LLMError(f"{tokens} tokens do not fit the context length of {context}; use a shorter text")
+
+
+def check_input(ids: Sequence[int], length: int, context: int) -> None:
+    """Check that there is a token to process, and that `ids` fit the context after `length` tokens."""
+    if not len(ids):
+        raise ValueError("at least one token is needed")
+    check_context(length + len(ids), context)

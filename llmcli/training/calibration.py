@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from llmcli.data.batches import Tokens, TokensWithoutSpans
-from llmcli.models.transformer import LanguageModel, sharpness
+from llmcli.models.torch_scoring import fit_inverse_temperature
+from llmcli.models.transformer import LanguageModel
 
 
 def reserve_tokens(tokens: Tokens, count: int, context: int) -> tuple[Tokens, NDArray[np.int64]]:
@@ -47,7 +48,7 @@ class Calibration:
             return
         began = time.monotonic()
         self._model.eval()
-        factor = round(sharpness(self._model, self._ids), 4)
+        factor = round(fit_inverse_temperature(self._model, self._ids), 4)
         gain = self._model.model.norm.weight
         before = gain.detach().clone()
         with torch.no_grad():

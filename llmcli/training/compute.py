@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmcli.models.transformer import LanguageModel, score
+from llmcli.models.torch_scoring import score
+from llmcli.models.transformer import LanguageModel
 
 
 def accumulate_gradients(model: LanguageModel, ids: torch.Tensor, micro_batches: int) -> torch.Tensor:

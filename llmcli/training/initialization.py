@@ -26,7 +26,7 @@ def new_model(config: ModelConfig, settings: TrainConfig) -> LanguageModel:
     """A model on the device of `settings`, with LoRA adapters if they ask for them. Its weights are not set yet."""
     model = LanguageModel(config, settings.dropout, getattr(torch, settings.dtype)).to(settings.device)
     if settings.lora_rank:
-        model.adapt(settings.lora_rank, torch.Generator().manual_seed(settings.seed))
+        model.add_adapters(settings.lora_rank, torch.Generator().manual_seed(settings.seed))
     return model
 
 

@@ -158,7 +158,7 @@ class _Run:
         self._history = History()
         self.position = Position(dropout=settings.dropout, token_split=settings.token_split)
         self._best = self.model.to_arrays()
-        self._best_adapters = self.model.learned_arrays() if settings.lora_rank else None
+        self._best_adapters = self.model.trainable_arrays() if settings.lora_rank else None
         self._regularize = regularize if timed else None
         self._tuner = (tuner if timed else None) or ThreadTuner(1)
         self.problem = ""  # why the run cannot continue
@@ -361,7 +361,7 @@ class _Run:
         is_best = math.isfinite(bits) and (position.best_bits is None or bits <= position.best_bits * (1 + ALIKE))
         if is_best:
             self._best, position.best_step, position.best_factor = weights, position.step, factor
-            self._best_adapters = self.model.learned_arrays() if self._settings.lora_rank else None
+            self._best_adapters = self.model.trainable_arrays() if self._settings.lora_rank else None
             position.best_bits = bits if position.best_bits is None else min(bits, position.best_bits)
         return is_best
 
@@ -383,7 +383,7 @@ class _Run:
     def state(self) -> State:
         """All that the following steps depend on."""
         groups: dict[str, Mapping[str, NDArray[Any]]] = {
-            "model.": self.model.learned_arrays(),
+            "model.": self.model.trainable_arrays(),
             "best.": self._best,
             "optimizer.": self._optimizer.to_arrays(),
         }
@@ -407,7 +407,7 @@ class _Run:
         arrays, values = state.arrays, state.values
         try:
             self._best = _with_prefix(arrays, "best.")
-            self.model.load_learned(_with_prefix(arrays, "model."))
+            self.model.load_trainable(_with_prefix(arrays, "model."))
             self._best_adapters = _with_prefix(arrays, "adapters.") if self._settings.lora_rank else None
             self._optimizer.load_arrays(_with_prefix(arrays, "optimizer."))
             self._history = History(arrays["losses"].tolist(), values["evaluations"], values["samples"])

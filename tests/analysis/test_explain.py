@@ -19,12 +19,13 @@ from llmcli.formats.checkpoint import Checkpoint, load
 from llmcli.generation.generator import generate
 from llmcli.generation.prompt import INSIDE_WORD
 from llmcli.generation.sampler import Sampler
-from llmcli.models.logits import probabilities
-from llmcli.models.numpy_runtime import PREFILL, NumpyRuntime
+from llmcli.models.logits import softmax
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.runtime import PREFILL_CHUNK
 from tests.conftest import TEXT, random_checkpoint
 
 TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
-CONFIG = ModelConfig(300, 32, 64, 3, 4, 2, 8, 2 * PREFILL + 40)
+CONFIG = ModelConfig(300, 32, 64, 3, 4, 2, 8, 2 * PREFILL_CHUNK + 40)
 
 
 def written_out(model: Checkpoint, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,7 +72,7 @@ def explained(prompt: str, config: ModelConfig = CONFIG, **options: object) -> t
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("words", [1, 6, PREFILL])
+@pytest.mark.parametrize("words", [1, 6, PREFILL_CHUNK])
 def test_attention_and_the_lens_are_those_of_torch(words: int, tied: bool) -> None:
     """Prompts of one piece of the graph's intake, and of several."""
     config = replace(CONFIG, tie_word_embeddings=tied)
@@ -95,10 +96,10 @@ def test_attention_and_the_lens_are_those_of_torch(words: int, tied: bool) -> No
 
 
 def test_of_many_tokens_the_last_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same figures as when all are; PREFILL cuts between those looked at and those before."""
+    """The same figures as when all are; PREFILL_CHUNK cuts between those looked at and those before."""
     prompt = "The cat sat on the mat." * 40
     whole, _ = explained(prompt, everywhere=True)
-    for most in (1, 7, len(whole.ids) - PREFILL, len(whole.ids) - PREFILL + 3):
+    for most in (1, 7, len(whole.ids) - PREFILL_CHUNK, len(whole.ids) - PREFILL_CHUNK + 3):
         monkeypatch.setattr(explain_module, "MOST_TOKENS", most)
         some, _ = explained(prompt, everywhere=True)
         assert some.ids == whole.ids[-most:] and some.earlier == whole.earlier + len(whole.ids) - most
@@ -193,7 +194,7 @@ def test_where_a_token_goes_beyond_the_prompt_it_is_the_answer() -> None:
     assert set(found.lens.ids[:-1, -1].ravel().tolist()) <= set(fits)
 
     def chances(*path: int) -> np.ndarray:
-        return probabilities(NumpyRuntime(model).prefill([*TOKENIZER.encode("The"), *path]))
+        return softmax(NumpyRuntime(model).prefill([*TOKENIZER.encode("The"), *path]))
 
     def paths(rest: bytes) -> Iterator[list[int]]:
         """Every way to spell it."""
@@ -221,7 +222,6 @@ def test_of_a_prompt_longer_than_the_context_the_end_is_seen() -> None:
 def test_looking_on_leaves_the_model_as_it_was(tiny_model: Path) -> None:
     runtime, other = NumpyRuntime(load(tiny_model)), NumpyRuntime(load(tiny_model))
     explain(runtime, TOKENIZER, "The cat", literal=True)
-    assert runtime.watcher is None
     runtime.rewind()
     assert np.array_equal(runtime.prefill([1, 2, 3]), other.prefill([1, 2, 3]))
 
@@ -231,7 +231,7 @@ def test_an_empty_prompt_and_damaged_weights_are_told() -> None:
         explained("")
     model = random_checkpoint(CONFIG)
     model.tensors["model.norm.weight"][:] = np.nan
-    with pytest.raises(LLMError, match="not a number"):
+    with pytest.raises(LLMError, match="NaN or infinite logits"):
         explain(NumpyRuntime(model), TOKENIZER, "The cat", literal=True)
 
 

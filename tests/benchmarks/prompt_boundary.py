@@ -33,7 +33,7 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats.loading import load_any, open_tokenizer
 from llmcli.generation.generator import generate
 from llmcli.generation.prompt import Prompt, read
-from llmcli.models.logits import normalized
+from llmcli.models.logits import log_softmax
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Runtime
 
@@ -64,8 +64,7 @@ class Model:
         return self._known[path]
 
     def _keep(self, path: tuple[int, ...], logits: np.ndarray) -> None:
-        shifted, total = normalized(logits[: len(self.vocabulary)])
-        self._known[path] = shifted.astype(np.float64) - total
+        self._known[path] = log_softmax(logits[: len(self.vocabulary)])
 
 
 def masked(model: Model, tail: bytes) -> list[Cover]:

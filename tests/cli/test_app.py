@@ -670,7 +670,7 @@ def test_damaged_weights_are_told_by_next_and_eval_too(llm: Llm, tiny_model: Pat
     Path("c.txt").write_text(TEXT, "utf-8")
     for words in (["generate", "The cat", "--next", 3], ["generate", "The cat", "-n", 3], ["eval", "c.txt", "-q"]):
         answer = llm(*words)
-        assert answer.exit_code == 1 and "not a number" in answer.stderr
+        assert answer.exit_code == 1 and "NaN or infinite logits" in answer.stderr
 
 
 @pytest.mark.parametrize("prompt", ["朝ごはんに", "   ", "supercalifragilistic"])

@@ -19,7 +19,7 @@ from llmcli.generation.next_words import next_words
 from llmcli.generation.prompt import INSIDE_WORD, Prompt, read
 from llmcli.generation.sampler import Sampler
 from llmcli.models.ensemble import EnsembleRuntime
-from llmcli.models.logits import probabilities
+from llmcli.models.logits import softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.conftest import TEXT, random_checkpoint
 from tests.generation.test_next_words import reference_word
@@ -138,7 +138,7 @@ def test_words_and_first_tokens_are_those_of_the_sum_over_every_sequence(prompt:
         assert chance / total - found.unexplored - 1e-6 <= shares[text] <= chance / total + 1e-6
 
     opening = read(Model(seed), Table(), known, most=100_000, negligible=0)  # type: ignore[arg-type]
-    chosen = probabilities(opening.logits.astype(np.float64))
+    chosen = softmax(opening.logits.astype(np.float64))
     said: dict[bytes, float] = defaultdict(float)
     for entry in np.flatnonzero(chosen):
         said[opening.ways_of(int(entry))[0].new] += chosen[entry]
@@ -172,7 +172,7 @@ def test_sampling_and_next_agree(prompt: str, monkeypatch: pytest.MonkeyPatch) -
             for token in np.flatnonzero(chances).tolist():
                 follow((*path, token), new + TOKENS[token], chance * chances[token] / chances.sum())
 
-        chosen = probabilities(opening.logits.astype(np.float64))
+        chosen = softmax(opening.logits.astype(np.float64))
         for entry in np.flatnonzero(chosen).tolist():
             ways = opening.ways_of(entry)
             for way in ways:
@@ -293,7 +293,7 @@ def test_a_mixture_reads_a_prompt_like_one_model_when_its_models_are_the_same() 
     known = Prompt.of("The dog", tokenizer)
     one = read(NumpyRuntime(model), tokenizer, known, most=50, negligible=1e-6)
     both = read(EnsembleRuntime([NumpyRuntime(model), NumpyRuntime(model)]), tokenizer, known, most=50, negligible=1e-6)
-    np.testing.assert_allclose(probabilities(both.logits), probabilities(one.logits), atol=1e-5)
+    np.testing.assert_allclose(softmax(both.logits), softmax(one.logits), atol=1e-5)
 
 
 def test_the_last_tokens_of_a_word_are_split_anew_and_nothing_before_it() -> None:

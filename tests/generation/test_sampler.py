@@ -14,7 +14,7 @@ from llmcli.data.vocabulary import Vocabulary
 from llmcli.errors import LLMError
 from llmcli.generation.generator import generate
 from llmcli.generation.sampler import Sampler, Seen, min_p, repetition_penalty, temperature, top_k, top_p
-from llmcli.models.logits import probabilities
+from llmcli.models.logits import softmax
 
 INF = math.inf
 PLAIN = SamplingConfig(temperature=1.0, min_p=0.0)  # no filter at all: the model's own probabilities
@@ -43,13 +43,13 @@ def kept(logits):
 
 
 def test_probabilities_are_the_softmax_of_each_row():
-    found = probabilities(np.stack([logits_of(CHANCES), logits_of([0.25] * 4)]))
+    found = softmax(np.stack([logits_of(CHANCES), logits_of([0.25] * 4)]))
     np.testing.assert_allclose(found, [CHANCES, [0.25] * 4], rtol=1e-6)
 
 
 def test_probabilities_of_huge_logits_do_not_overflow():
     with np.errstate(over="raise", invalid="raise"):
-        np.testing.assert_allclose(probabilities(vector(1e4, 1e4, -1e4, -INF)), [0.5, 0.5, 0, 0])
+        np.testing.assert_allclose(softmax(vector(1e4, 1e4, -1e4, -INF)), [0.5, 0.5, 0, 0])
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_min_p_keeps_what_is_at_least_p_times_as_likely_as_the_likeliest(p, expe
     ],
 )
 def test_temperature_raises_probabilities_to_its_inverse(value, expected):
-    np.testing.assert_allclose(probabilities(temperature(logits_of(CHANCES), value)), expected, rtol=1e-5)
+    np.testing.assert_allclose(softmax(temperature(logits_of(CHANCES), value)), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_the_probability_told_is_that_of_the_raw_logits(values, config, seen):
 @pytest.mark.parametrize("bad", [(1, math.nan, 0, 2), (math.nan,) * 4, (1, INF, 0, 2), (-INF,) * 4])
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 1.0}, {"top_k": 2, "top_p": 0.5}])
 def test_logits_that_are_not_numbers_are_an_error(bad, options):
-    with pytest.raises(LLMError, match="not a number"):
+    with pytest.raises(LLMError, match="NaN or infinite logits"):
         Sampler(SamplingConfig(**options))(vector(*bad))
 
 

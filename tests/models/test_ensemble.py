@@ -41,7 +41,7 @@ class Domain:
 
 def by_formula(ids: list[int], runtimes: list[NumpyRuntime]) -> np.ndarray:
     """log p of the mixture after each token, [T, V]: prior times likelihood with forgetting; who weighed less than
-    LIGHTEST at the last multiple of REFRESH has no part."""
+    MIN_WEIGHT at the last multiple of REFRESH has no part."""
     rows = []
     for runtime in runtimes:
         runtime.rewind()
@@ -51,13 +51,13 @@ def by_formula(ids: list[int], runtimes: list[NumpyRuntime]) -> np.ndarray:
 
     def posterior(length: int) -> np.ndarray:
         ages = length - 1 - np.arange(1, length)
-        evidence = told[:, : max(0, length - 1)] @ ensemble.FORGETTING ** ages.astype(float)
+        evidence = told[:, : max(0, length - 1)] @ ensemble.DECAY ** ages.astype(float)
         weights = np.exp(evidence - evidence.max())
         return weights / weights.sum()
 
     found = []
     for length in range(1, len(ids) + 1):
-        asked = posterior(length // ensemble.REFRESH * ensemble.REFRESH) >= ensemble.LIGHTEST
+        asked = posterior(length // ensemble.REFRESH * ensemble.REFRESH) >= ensemble.MIN_WEIGHT
         weights = posterior(length) * asked
         found.append(
             np.log(sum(w * np.exp(row[length - 1]) for w, row in zip(weights / weights.sum(), rows, strict=True)))
@@ -127,7 +127,7 @@ def test_when_the_domain_changes_another_takes_over() -> None:
 
 def test_more_than_the_context_is_refused() -> None:
     runtime = EnsembleRuntime(members())
-    with pytest.raises(LLMError, match="101 tokens do not fit the context of 100"):
+    with pytest.raises(LLMError, match="101 tokens do not fit the context length of 100"):
         runtime.prefill([1] * 101)
     with pytest.raises(ValueError):
         runtime.prefill([])

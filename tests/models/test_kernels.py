@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmcli.models.kernels import (
-    QUERIES,
-    ROWS,
+    LOSS_ROWS,
+    QUERY_BLOCK,
     Dropout,
     attention,
     cross_entropy,
-    grouped,
+    grouped_linear,
     normalize,
     normalize_rotate,
     regroup,
@@ -67,14 +67,14 @@ def test_heads_come_as_attention_takes_them() -> None:
     assert normalize_rotate(x, gain, ones, zeros, EPS).permute(2, 0, 1, 3).is_contiguous()
 
 
-@pytest.mark.parametrize("T", [1, 5, QUERIES, QUERIES + 1, 2 * QUERIES + 3])
+@pytest.mark.parametrize("T", [1, 5, QUERY_BLOCK, QUERY_BLOCK + 1, 2 * QUERY_BLOCK + 3])
 def test_attention_and_its_gradients(T: int) -> None:
     q, k, v = (random(2, T, 3, 8, seed=seed) for seed in (1, 2, 3))
     wanted = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=True, scale=1.0)
     same(attention(q, k, v), wanted.transpose(1, 2), [q, k, v])
 
 
-def test_regrouped_rows_and_their_gradients() -> None:
+def test_regrouped_linear_rows_and_their_gradients() -> None:
     x, order = random(4, 3), torch.tensor([7, 0, 3, 2, 6, 1, 5, 4])
     same(regroup(x, order, order.argsort(), 2), x[order // 2], [x])
     y = random(8, 3, seed=1)
@@ -85,7 +85,7 @@ def test_regrouped_rows_and_their_gradients() -> None:
 def test_each_group_has_a_matrix_of_its_own(ends: list[int]) -> None:
     x, weights = random(7, 4), random(3, 5, 4, seed=1)
     group = torch.searchsorted(torch.tensor(ends), torch.arange(7), right=True)
-    same(grouped(x, weights, ends), torch.einsum("ni,noi->no", x, weights[group]), [x, weights])
+    same(grouped_linear(x, weights, ends), torch.einsum("ni,noi->no", x, weights[group]), [x, weights])
 
 
 def test_swiglu() -> None:
@@ -93,7 +93,7 @@ def test_swiglu() -> None:
     same(swiglu(both), F.silu(both[..., :6]) * both[..., 6:], [both])
 
 
-@pytest.mark.parametrize("rows", [1, 7, ROWS, ROWS + 1, 2 * ROWS + 3])
+@pytest.mark.parametrize("rows", [1, 7, LOSS_ROWS, LOSS_ROWS + 1, 2 * LOSS_ROWS + 3])
 def test_cross_entropy_and_its_gradients(rows: int) -> None:
     x, head = random(rows, 6), random(11, 6, seed=1)
     targets = torch.arange(rows) % 11
@@ -129,7 +129,7 @@ def test_bfloat16_stays_close_to_float64() -> None:
 
 
 def test_attention_in_bfloat16_stays_close_to_float64() -> None:
-    wide = [random(2, QUERIES + 36, 2, 16, seed=seed) for seed in (1, 2, 3)]
+    wide = [random(2, QUERY_BLOCK + 36, 2, 16, seed=seed) for seed in (1, 2, 3)]
     low = [x.detach().bfloat16().requires_grad_() for x in wide]
     found, wanted = attention(*low), attention(*wide)
     assert (found.double() - wanted).norm() < 0.01 * wanted.norm()

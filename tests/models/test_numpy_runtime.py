@@ -7,14 +7,15 @@ from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import load, save
 from llmcli.models import numpy_runtime as runtime_module
-from llmcli.models.numpy_runtime import PREFILL, NumpyRuntime
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK
 from tests.conftest import random_checkpoint
 
-CONFIG = ModelConfig(200, 32, 64, 2, 4, 2, 8, 3 * PREFILL)
+CONFIG = ModelConfig(200, 32, 64, 2, 4, 2, 8, 3 * PREFILL_CHUNK)
 
 
 def test_prefill_in_pieces_is_prefill_at_once() -> None:
-    ids = np.random.default_rng(0).integers(200, size=2 * PREFILL + 5).tolist()
+    ids = np.random.default_rng(0).integers(200, size=2 * PREFILL_CHUNK + 5).tolist()
     one, many = NumpyRuntime(random_checkpoint(CONFIG)), NumpyRuntime(random_checkpoint(CONFIG))
     at_once = one.prefill(ids)
     many.prefill(ids[:3])
@@ -36,17 +37,17 @@ def test_rewind_forgets() -> None:
 def test_more_than_the_context_is_refused_and_changes_nothing() -> None:
     runtime = NumpyRuntime(random_checkpoint(ModelConfig(200, 32, 64, 1, 2, 2, 16, 8)))
     wanted = runtime.prefill(range(7))
-    with pytest.raises(LLMError, match="9 tokens do not fit the context of 8"):
+    with pytest.raises(LLMError, match="9 tokens do not fit the context length of 8"):
         runtime.prefill([1, 2])
     runtime.rewind(6)
     assert np.abs(runtime.step(6) - wanted).max() < 1e-5
 
 
-@pytest.mark.parametrize("length", [1, 2, PREFILL - 1, PREFILL + 2, 3 * PREFILL])
+@pytest.mark.parametrize("length", [1, 2, PREFILL_CHUNK - 1, PREFILL_CHUNK + 2, 3 * PREFILL_CHUNK])
 def test_scores_of_windows_are_those_of_their_logits_one_window_at_a_time(
     length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime_module, "HEAD", 1000)  # logits of 5 tokens at once
+    monkeypatch.setattr(runtime_module, "LOGITS_AT_ONCE", 1000)  # logits of 5 tokens at once
     runtime = NumpyRuntime(random_checkpoint(CONFIG))
     ids = np.random.default_rng(1).integers(200, size=(3, length + 1))
     nats, right = runtime.score(ids)
@@ -62,10 +63,10 @@ def test_scoring_takes_nothing_in_and_refuses_more_than_the_context() -> None:
     runtime, other = NumpyRuntime(random_checkpoint(CONFIG)), NumpyRuntime(random_checkpoint(CONFIG))
     for each in (runtime, other):
         each.prefill([1, 2, 3])
-    runtime.score(np.ones((2, 3 * PREFILL + 1), np.int64))
+    runtime.score(np.ones((2, 3 * PREFILL_CHUNK + 1), np.int64))
     assert runtime.length == 3 and np.array_equal(runtime.step(4), other.step(4))
-    with pytest.raises(LLMError, match="385 tokens do not fit the context of 384"):
-        runtime.score(np.ones((1, 3 * PREFILL + 2), np.int64))
+    with pytest.raises(LLMError, match="385 tokens do not fit the context length of 384"):
+        runtime.score(np.ones((1, 3 * PREFILL_CHUNK + 2), np.int64))
 
 
 def test_scoring_never_holds_all_logits() -> None:
@@ -76,7 +77,7 @@ def test_scoring_never_holds_all_logits() -> None:
     runtime.score(np.ones((2, 513), np.int64))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 3 * 4 * runtime_module.HEAD < 4 * 2 * 512 * 50_000
+    assert peak < 3 * 4 * LOGITS_AT_ONCE < 4 * 2 * 512 * 50_000
 
 
 def test_a_file_runs_like_the_arrays_it_was_written_from(tiny_model) -> None:

@@ -81,7 +81,7 @@ def test_score_is_that_of_the_readable_runtime_and_leaves_the_cache_alone() -> N
 def test_what_does_not_fit_the_context_is_told() -> None:
     fast = OnnxRuntime(random_checkpoint(replace(QWEN3, max_position_embeddings=8)), "int8")
     fast.prefill(IDS[:8])
-    with pytest.raises(LLMError, match="9 tokens do not fit the context of 8"):
+    with pytest.raises(LLMError, match="9 tokens do not fit the context length of 8"):
         fast.step(1)
     with pytest.raises(ValueError, match="at least one"):
         fast.prefill([])

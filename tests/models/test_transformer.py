@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmcli.config import ModelConfig
+from llmcli.models.experts import Router
 from llmcli.models.kernels import normalize_rotate
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch_runtime import TorchRuntime
-from llmcli.models.transformer import SHARPNESS, Attention, LanguageModel, Router, rotary_tables, score, sharpness
+from llmcli.models.torch_scoring import INVERSE_TEMPERATURES, fit_inverse_temperature, score
+from llmcli.models.transformer import Attention, LanguageModel, rotary_tables
 from tests.conftest import random_checkpoint
 
 SHAPES = {
@@ -145,8 +147,10 @@ def test_balance_by_hand_and_without_part_in_the_loss() -> None:
     a, b = math.exp(3) / (math.exp(3) + 2), 1 / (math.exp(3) + 2)
     assert counts == [3, 1, 0] and chosen.flatten().tolist() == [0, 0, 0, 1]
     assert torch.allclose(weights.flatten(), torch.full((4,), a))
-    assert router.balance is not None
-    assert router.balance.item() == pytest.approx(3 * (3 / 4 * (3 * a + b) / 4 + 1 / 4 * (3 * b + a) / 4), rel=1e-5)
+    assert router.balance_loss is not None
+    assert router.balance_loss.item() == pytest.approx(
+        3 * (3 / 4 * (3 * a + b) / 4 + 1 / 4 * (3 * b + a) / 4), rel=1e-5
+    )
     model, _ = torch_model(SHAPES["experts"])
     ids = torch.randint(300, (2, 12), generator=torch.Generator().manual_seed(4))
     without = model.loss(ids).item()
@@ -169,8 +173,8 @@ def test_the_balance_loss_spreads_tokens(monkeypatch: pytest.MonkeyPatch) -> Non
     for _ in range(200):
         moves.zero_grad()
         router(x)
-        assert router.balance is not None
-        router.balance.backward()
+        assert router.balance_loss is not None
+        router.balance_loss.backward()
         moves.step()
     counts = router(x)[2]
     assert max(counts) < 1.5 * 512 / 5 and min(counts) > 0.5 * 512 / 5
@@ -254,7 +258,7 @@ def test_both_runtimes_score_alike(shape: str, monkeypatch: pytest.MonkeyPatch) 
     checkpoint = random_checkpoint(SHAPES[shape])
     ids = np.random.default_rng(2).integers(300, size=(5, 49))
     nats, right = NumpyRuntime(checkpoint).score(ids)
-    monkeypatch.setattr("llmcli.models.transformer.LOGITS", 2 * 48 * 300)  # two windows at once
+    monkeypatch.setattr("llmcli.models.torch_scoring.LOGITS_AT_ONCE", 2 * 48 * 300)  # two windows at once
     runtime = TorchRuntime(checkpoint, "cpu")
     before = runtime.prefill([1, 2])
     torch_nats, torch_right = runtime.score(ids)
@@ -283,8 +287,8 @@ def test_the_sharpest_sight_is_found(scale: float) -> None:
             chances = torch.softmax(model(torch.from_numpy(ids[:, : t + 1]))[:, -1].double(), -1).numpy()
             ids[:, t + 1] = [rng.choice(300, p=p / p.sum()) for p in chances]
         model.model.norm.weight.mul_(scale)
-    found = sharpness(model, ids)
-    assert found == pytest.approx(min(max(1 / scale, SHARPNESS[0]), SHARPNESS[-1]), abs=0.05)
+    found = fit_inverse_temperature(model, ids)
+    assert found == pytest.approx(min(max(1 / scale, INVERSE_TEMPERATURES[0]), INVERSE_TEMPERATURES[-1]), abs=0.05)
 
     def nats(factor: float) -> float:
         gain = model.model.norm.weight
@@ -295,7 +299,10 @@ def test_the_sharpest_sight_is_found(scale: float) -> None:
             gain.copy_(before)
         return losses
 
-    assert nats(found) <= min(nats(found - 0.03), nats(found + 0.03)) or found in (SHARPNESS[0], SHARPNESS[-1])
+    assert nats(found) <= min(nats(found - 0.03), nats(found + 0.03)) or found in (
+        INVERSE_TEMPERATURES[0],
+        INVERSE_TEMPERATURES[-1],
+    )
 
 
 def test_rotary_tables_grow_with_what_is_used() -> None:

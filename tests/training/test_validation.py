@@ -13,7 +13,8 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.evaluation.evaluator import evaluate
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.transformer import LanguageModel, score
+from llmcli.models.torch_scoring import score
+from llmcli.models.transformer import LanguageModel
 from llmcli.training import trainer
 from llmcli.training.batch_schedule import BatchSchedule
 from llmcli.training.calibration import reserve_tokens

@@ -16,7 +16,7 @@ from llmcli.data.vocabulary import START
 from llmcli.formats.checkpoint import load, save
 from llmcli.formats.loading import open_tokenizer
 from llmcli.generation import next_words
-from llmcli.models.logits import probabilities
+from llmcli.models.logits import softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.cli.terminals import STYLES, in_a_terminal
 
@@ -64,7 +64,7 @@ def test_probabilities_are_those_that_generate_prints(llm: Llm, tiny_model: Path
     assert found["unexplored"] == said["unexplored"]
     # all but what is never written, which a random model holds for likely: bytes that are no UTF-8
     tokenizer = open_tokenizer(load(tiny_model))
-    own = probabilities(NumpyRuntime(load(tiny_model)).prefill(tokenizer.encode("The cat")))
+    own = softmax(NumpyRuntime(load(tiny_model)).prefill(tokenizer.encode("The cat")))
     wanted = own[tokenizer.vocabulary.allowed(START)].sum()
     assert sum(token["probability"] for token in found["next_tokens"]) == pytest.approx(wanted, abs=1e-3)
 

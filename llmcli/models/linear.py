@@ -1,0 +1,60 @@
+"""Linear layers with optional low-rank adapters, and the gain of RMSNorm.
+
+Weights stay float32 whatever the type that products are computed in.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmcli.config import LORA_SCALE
+
+
+class LowRankAdapter(nn.Module):
+    """A trainable low-rank update of a frozen matrix (LoRA, arXiv:2106.09685)."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__()
+        self.lora_A = nn.Parameter(torch.empty(rank, inputs))
+        self.lora_B = nn.Parameter(torch.zeros(outputs, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs]"""
+        return F.linear(F.linear(x, self.lora_A.to(x.dtype)), (self.lora_B * LORA_SCALE).to(x.dtype))
+
+    def merged(self) -> Tensor:
+        """The update as one matrix [outputs, inputs]."""
+        return LORA_SCALE * self.lora_B @ self.lora_A
+
+
+class Linear(nn.Linear):
+    """A matrix [outputs, inputs], with an adapter once one is set."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias=bias)
+        self.adapter: LowRankAdapter | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs]"""
+        y = F.linear(x, self.weight.to(x.dtype))
+        return y if self.adapter is None else y + self.adapter(x)
+
+
+class RMSNorm(nn.Module):
+    """The gain of RMSNorm. It is multiplied into the matrices that follow, which are smaller than the activations."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+
+def stacked_linear(x: Tensor, gain: Tensor, *matrices: Linear) -> Tensor:
+    """(x * gain) W^T for several matrices stacked, in one product: [..., inputs] -> [..., sum of outputs]."""
+    weight = torch.cat([matrix.weight for matrix in matrices]) if len(matrices) > 1 else matrices[0].weight
+    biases: list[Tensor] = [matrix.bias for matrix in matrices if matrix.bias is not None]
+    y = F.linear(x, (weight * gain).to(x.dtype), torch.cat(biases).to(x.dtype) if biases else None)
+    adapters = [matrix.adapter for matrix in matrices if matrix.adapter is not None]
+    if adapters:
+        x = x * gain.to(x.dtype)
+        y = y + torch.cat([adapter(x) for adapter in adapters], dim=-1)
+    return y

@@ -1,0 +1,180 @@
+"""The decoder with quantized weights as ONNX graphs, made of onnxruntime's fused operators.
+
+Two graphs: `decoder_graph` from token embeddings to final hidden states, with the key-value cache as inputs and
+outputs that share memory; `head_graph` from hidden states to logits. A layer is nine operators: calling onnxruntime
+for the matrix products alone, with the rest in numpy, took 1.7 times as long (tests/benchmarks/LOG.md).
+
+T = tokens; V = vocabulary size; C = hidden size; I = intermediate size of the SwiGLU; H, G = query heads, key-value
+heads; D = head size.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.errors import LLMError
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.quantization import BLOCK, Blocks
+from llmcli.models.runtime import Array
+
+_ORT = "com.microsoft"  # the domain of onnxruntime's own operators
+
+
+def head_graph(weight: Blocks) -> bytes:
+    """hidden [1, T, C] -> logits [1, T, V]"""
+    graph = _GraphBuilder()
+    graph.input("hidden", [1, "T", weight.columns])
+    graph.linear("hidden", weight, "logits")
+    graph.output("logits", [1, "T", len(weight.codes)])
+    return graph.serialize()
+
+
+def decoder_graph(checkpoint: Checkpoint, kind: str) -> bytes:
+    """Embeddings x [1, T, C] -> final hidden states [1, T, C], normalized; keys and values are cached in place.
+
+    `kind` is "int8" or "int4". Further inputs: past and total [1], the index of the last token and the length after
+    it; the rotary tables cos and sin [positions, D/2]; the cache keys.i and values.i [1, G, capacity, D] of layer i.
+    """
+    config, tensors = checkpoint.config, checkpoint.tensors
+    graph = _GraphBuilder()
+    x = graph.input("x", [1, "T", config.hidden_size])
+    graph.input("past", [1], np.int32)
+    graph.input("total", [1], np.int32)
+    for table in ("cos", "sin"):
+        graph.input(table, ["positions", config.head_dim // 2])
+    gain = tensors["model.layers.0.input_layernorm.weight"]
+    normed = graph.norm(x, gain, config.rms_norm_eps, "first")
+    for i in range(config.num_hidden_layers):
+        name, last = f"model.layers.{i}.", i == config.num_hidden_layers - 1
+        following = "model.norm.weight" if last else f"model.layers.{i + 1}.input_layernorm.weight"
+        y = _add_attention(graph, checkpoint, kind, i, normed)
+        gain = tensors[name + "post_attention_layernorm.weight"]
+        normed, x = graph.add_and_norm(x, y, gain, config.rms_norm_eps, name + "self_attn.added")
+        y = _add_mlp(graph, checkpoint, kind, name + "mlp.", normed)
+        normed, x = graph.add_and_norm(x, y, tensors[following], config.rms_norm_eps, name + "mlp.added")
+    graph.add("Identity", [normed], ["hidden"])
+    graph.output("hidden", [1, "T", config.hidden_size])
+    return graph.serialize()
+
+
+def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, kind: str, layer: int, x: str) -> str:
+    """Normalized x -> the attention output of a layer, [1, T, C]."""
+    config, tensors = checkpoint.config, checkpoint.tensors
+    H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    name = f"model.layers.{layer}.self_attn."
+    bias = np.concatenate([tensors[f"{name}{which}_proj.bias"] for which in "qkv"]) if config.qkv_bias else None
+    qkv = graph.linear(x, _stacked(checkpoint, kind, [f"{name}{which}_proj.weight" for which in "qkv"]), name, bias)
+    projections = [qkv, "", ""]  # the operator takes the three in one
+    if config.qk_norm:
+        projections = [f"{name}{which}" for which in "qkv"]
+        sizes = graph.constant(np.array([H * D, G * D, G * D], np.int64))
+        graph.add("Split", [qkv, sizes], projections, axis=-1)
+        for which, heads in (("q", H), ("k", G)):
+            per_head = graph.constant(np.array([0, -1, heads, D], np.int64))
+            flat = graph.constant(np.array([0, -1, heads * D], np.int64))
+            split = graph.add("Reshape", [f"{name}{which}", per_head], [f"{name}{which}.heads"])
+            gain = tensors[f"{name}{which}_norm.weight"]
+            normed = graph.norm(split, gain, config.rms_norm_eps, f"{name}{which}.normed")
+            projections["qk".index(which)] = graph.add("Reshape", [normed, flat], [f"{name}{which}.flat"])
+    caches = [f"{part}.{layer}" for part in ("keys", "values")]
+    for cache in caches:
+        graph.input(cache, [1, G, "capacity", D])
+        graph.output(f"{cache}.now", [1, G, "capacity", D])
+    y = graph.add(
+        "GroupQueryAttention", [*projections, *caches, "past", "total", "cos", "sin"],
+        [f"{name}y", *(f"{cache}.now" for cache in caches)], _ORT, num_heads=H, kv_num_heads=G, do_rotary=1,
+    )  # fmt: skip
+    return graph.linear(y, _stacked(checkpoint, kind, [name + "o_proj.weight"]), name + "o")
+
+
+def _add_mlp(graph: "_GraphBuilder", checkpoint: Checkpoint, kind: str, name: str, x: str) -> str:
+    """Normalized x -> the SwiGLU output of a layer, [1, T, C]; `name` is the prefix of its tensors."""
+    size = checkpoint.config.intermediate_size
+    weight = _stacked(checkpoint, kind, [name + "gate_proj.weight", name + "up_proj.weight"])
+    gate_up = graph.linear(x, weight, name + "gate_up")
+    sizes = graph.constant(np.array([size, size], np.int64))
+    graph.add("Split", [gate_up, sizes], [name + "gate", name + "up"], axis=-1)
+    silu = graph.add("QuickGelu", [name + "gate"], [name + "silu"], _ORT, alpha=1.0)  # gate * sigmoid(gate)
+    inner = graph.add("Mul", [silu, name + "up"], [name + "inner"])
+    return graph.linear(inner, _stacked(checkpoint, kind, [name + "down_proj.weight"]), name + "down")
+
+
+def _stacked(checkpoint: Checkpoint, kind: str, names: Sequence[str]) -> Blocks:
+    """Quantized matrices that read the same input, stacked, so that one product computes all of them."""
+    matrices = [blocks for name in names if (blocks := checkpoint.blocks(name, kind)) is not None]
+    if len(matrices) == 1:
+        return matrices[0]
+    codes = np.concatenate([blocks.codes for blocks in matrices])
+    scales = np.concatenate([blocks.scales for blocks in matrices])
+    return Blocks(codes, scales, matrices[0].columns)
+
+
+class _GraphBuilder:
+    """Collects the nodes, constants, inputs and outputs of an ONNX graph. Values are referred to by name."""
+
+    def __init__(self) -> None:
+        from onnx import helper, numpy_helper
+
+        self._helper, self._tensor = helper, numpy_helper.from_array
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
+        self._inputs: list[Any] = []
+        self._outputs: list[Any] = []
+
+    def input(self, name: str, shape: Sequence[int | str], dtype: type[np.generic] = np.float32) -> str:
+        """Declare an input; its name."""
+        self._inputs.append(self._value_info(name, shape, dtype))
+        return name
+
+    def output(self, name: str, shape: Sequence[int | str]) -> None:
+        """Declare an output in float32."""
+        self._outputs.append(self._value_info(name, shape, np.float32))
+
+    def _value_info(self, name: str, shape: Sequence[int | str], dtype: type[np.generic]) -> Any:
+        return self._helper.make_tensor_value_info(name, self._helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+
+    def constant(self, array: NDArray[Any]) -> str:
+        """Store an array in the graph; its name."""
+        name = f"constant.{len(self._constants)}"
+        self._constants.append(self._tensor(np.ascontiguousarray(array), name))
+        return name
+
+    def add(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **settings: Any) -> str:
+        """Add an operator; the name of its first output."""
+        name = f"{kind}.{len(self._nodes)}"
+        self._nodes.append(self._helper.make_node(kind, inputs, outputs, name=name, domain=domain, **settings))
+        return outputs[0]
+
+    def linear(self, x: str, weight: Blocks, out: str, bias: Array | None = None) -> str:
+        """x [1, T, columns] -> [1, T, rows]; x is rounded to eight bits, a block at a time."""
+        inputs = [x, self.constant(weight.codes), self.constant(weight.scales.astype(np.float32))]
+        if bias is not None:
+            inputs += ["", "", self.constant(bias)]
+        return self.add(
+            "MatMulNBits", inputs, [out], _ORT, K=weight.columns, N=len(weight.codes), bits=weight.bits,
+            block_size=BLOCK, accuracy_level=4,  # multiply in int8
+        )  # fmt: skip
+
+    def norm(self, x: str, gain: Array, eps: float, out: str) -> str:
+        """RMSNorm over the last dimension."""
+        return self.add("SimplifiedLayerNormalization", [x, self.constant(gain)], [out], axis=-1, epsilon=eps)
+
+    def add_and_norm(self, x: str, y: str, gain: Array, eps: float, name: str) -> tuple[str, str]:
+        """(RMSNorm of x + y, x + y)"""
+        normed, total = f"{name}.normed", f"{name}.sum"
+        inputs = [x, y, self.constant(gain)]
+        self.add("SkipSimplifiedLayerNormalization", inputs, [normed, "", "", total], _ORT, epsilon=eps)
+        return normed, total
+
+    def serialize(self) -> bytes:
+        """The model file. Raises LLMError when it is too large for one."""
+        graph = self._helper.make_graph(self._nodes, "step", self._inputs, self._outputs, self._constants)
+        versions = [self._helper.make_opsetid("", 17), self._helper.make_opsetid(_ORT, 1)]
+        try:
+            return self._helper.make_model(graph, opset_imports=versions, ir_version=9).SerializeToString()
+        except ValueError as error:
+            raise LLMError(
+                "quantized weights of over 2 GB do not run in onnxruntime; run the model without --quantize"
+            ) from error
