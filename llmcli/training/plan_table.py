@@ -105,9 +105,11 @@ def overview(plan: Plan) -> list[PlanRow]:
     by_name = {row.name: row for row in plan.rows}
     if "corpus" not in by_name:  # resumed from a file of an earlier version, with other names
         return list(plan.rows)
-    length = f"{by_name['steps'].value} steps of {by_name['batch size'].value}"
+    batch = by_name["batch size"].value
+    training = PlanRow("training", f"{by_name['steps'].value} steps of {batch}", by_name["steps"].reason)
     if plan.train.seconds:
-        length = f"{by_name['budget'].value}, {length}"
+        reason = by_name["training tokens"].reason
+        training = PlanRow("training", f"{by_name['budget'].value}, batches of {batch}", reason)
     regularizers = [f"dropout {by_name['dropout'].value}"]
     if plan.train.token_split:
         regularizers.append(f"BPE-dropout {by_name['BPE-dropout'].value}")
@@ -116,7 +118,7 @@ def overview(plan: Plan) -> list[PlanRow]:
         by_name["corpus"],
         by_name["vocabulary"],
         PlanRow("model", f"{size.value}: {architecture.value}", size.reason),
-        PlanRow("training", length, by_name["steps"].reason),
+        training,
         PlanRow("regularization", ", ".join(regularizers), by_name["dropout"].reason),
         *([] if plan.train.lr == 1 else [by_name["learning rate"]]),
     ]

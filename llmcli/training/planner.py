@@ -133,7 +133,7 @@ def _plan(run: _Run, models: Sequence[ModelConfig], machine: Machine) -> Plan:
     training = run.decide(estimate.model, estimate.tokens, fitting.batch_divisor)
     architecture = run.decide_model(estimate.model, models, fitting)
     train = training.settings(run.request)
-    tokens = rules.training_tokens(run.request, estimate, planned_tokens(train))
+    tokens = rules.training_tokens(run.request, run.text, run.base, estimate, planned_tokens(train))
     warning = _too_few_steps(run, tokens.value / (train.batch_size * train.context))
     return Plan(estimate.model, train, plan_table.rows(run.request, architecture, training, tokens), warning)
 

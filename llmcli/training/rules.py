@@ -188,11 +188,16 @@ def steps(request: Request, text: CorpusSize, tokens_per_step: int, base: ModelC
     return Decision(count, epochs if request.epochs else f"{epochs}; more would only memorize the text")
 
 
-def training_tokens(request: Request, estimate: Estimate, tokens_of_all_steps: float) -> Decision[float]:
+def training_tokens(
+    request: Request, text: CorpusSize, base: ModelConfig | None, estimate: Estimate, tokens_of_all_steps: float
+) -> Decision[float]:
     """Seen in training; with a time budget an estimate by the speed measured."""
-    if request.has_time_budget:
-        return Decision(estimate.tokens, f"estimated at {estimate.tokens_per_second:,.0f} tokens/s")
-    return Decision(tokens_of_all_steps, "steps x batch size")
+    if not request.has_time_budget:
+        return Decision(tokens_of_all_steps, "steps x batch size")
+    epochs = estimate.tokens / text.tokens
+    early = "; ends before the time is up" if epochs >= max_epochs(request, base) else ""
+    reason = f"about {units.epochs(epochs)} at {estimate.tokens_per_second:,.0f} tokens/s{early}"
+    return Decision(estimate.tokens, reason)
 
 
 def dropout(request: Request, model: ModelConfig, text_tokens: int, epochs: float) -> Decision[float]:

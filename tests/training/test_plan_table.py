@@ -43,7 +43,9 @@ def test_rows_of_fine_tuning_with_adapters() -> None:
     assert (row(made, "LoRA rank").value, row(made, "optimizer").value) == ("8", "AdamW")
     assert row(made, "learning rate").value == "AdamW 0.0187"
     assert row(made, "learning rate").reason == "2 times the peak rates of the recipe, as requested; linear decay to 0"
-    assert row(made, "training tokens").value.startswith("about ")
+    assert row(made, "training tokens").value == "about 400,000"
+    assert row(made, "training tokens").reason.startswith("about 2 epochs at ")
+    assert row(made, "training tokens").reason.endswith(" tokens/s; ends before the time is up")
     assert row(made, "calibration").reason == "not used with LoRA"
 
 
@@ -63,7 +65,8 @@ def test_the_overview_has_five_rows() -> None:
         ("training", f"{made.train.steps:,} steps of {row(made, 'batch size').value}"),
         ("regularization", "dropout 0.1, BPE-dropout 15%"),
     ]
-    assert overview(prepared(Request(seconds=90)))[3].value.startswith("1m 30s, at most ")
+    timed = overview(prepared(Request(seconds=90)))[3]
+    assert timed.value.startswith("1m 30s, batches of ") and " epochs at " in timed.reason
     assert overview(prepared(Request(epochs=1)))[4].value == "dropout 0"
 
 
