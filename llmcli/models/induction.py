@@ -1,109 +1,146 @@
-"""Fresh weights that can copy: an induction circuit, there before the first step.
+"""Initialization with induction heads, so that a fresh model can copy from its context.
 
-What followed the last few tokens when they stood in the text before is likely to follow them again: names, terms, the
-rows of a table. Heads that find that place ("induction heads", arXiv:2209.11895) come up by themselves in a training of
-billions of tokens. In one of minutes on a processor they do not come up at all: a model that had just read a hundred
-tokens predicted the same hundred no better the second time (tests/benchmarks/LOG.md). So they are put in by hand, into
-the weights that training starts from; the graph stays as it is, and training may do with them what it wants.
+What followed the last few tokens earlier in the text is likely to follow them again: names, terms, rows of a table.
+Induction heads (arXiv:2209.11895) find that place. They emerge by themselves over billions of training tokens, but not
+in minutes on a CPU: after such a run, a model predicted a repeated passage of a hundred tokens no better the second
+time (tests/benchmarks/LOG.md). So they are written into the initial weights. The architecture does not change, and
+training may change these weights like all others.
 
-The residual stream has four parts: a one, the token, codes of the K tokens before it, and what is to be copied.
+The residual stream is divided into: a constant one; the token; codes of the K tokens before it; the copied token.
 
-    layer 0, head k < K    looks k + 1 tokens back, by position alone, and writes that token's code
-    layer 1, head 0        of the K tokens up to this one finds the place after which the same K stood, and writes the
-                           token that stands there
-    the head               is a little in favour of that token
+    layer 0, heads 0 to K - 1   head k attends to the token k + 1 positions back, by position alone, and writes its code
+    layer 1, head 0             attends to the position that follows an earlier occurrence of the last K tokens, and
+                                writes the token there
+    the output embedding        slightly favours that token
 
-Numpy only. C, V = width, vocabulary; H, G, D = heads, key-value heads, head size.
+Numpy only. C, V = hidden size, vocabulary size; H, G, D = query heads, key-value heads, head size.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig
+from llmcli.models.runtime import Array
 
-Array = NDArray[np.float32]
-BACK = 3  # tokens that are compared, if there are as many heads
-NARROWEST = 48  # width that has room for the parts
-CODES, COPY = 1 / 4, 1 / 6  # shares of the width, at most
-ONE = 4.0  # in an embedding whose other numbers have variance 1
-FAST = 0.1  # radians a token: pairs of a head that turn as fast tell places apart ...
-SLOW = 0.6  # ... and this share, the slowest, hardly turn: they tell tokens apart
-SHARP = 1.5  # gain of queries and keys: the square of it makes attention so much sharper
-FIRM = 16.0  # factor on matrices whose products are normalised: steps change them so much less
-FAVOUR = 0.05  # for what is copied, in the head's rows
+MATCHED_TOKENS = 3  # K, if there are as many key-value heads
+MIN_HIDDEN_SIZE, MIN_HEAD_SIZE = 48, 16  # smaller ones have no space for the codes
+CODE_SHARE, COPY_SHARE = 1 / 4, 1 / 6  # of the hidden size, at most: for the codes, and for the copied token
+CONSTANT = 4.0  # in embeddings whose other entries have variance 1
+POSITION_FREQUENCY = 0.1  # radians per token: rotary pairs at least this fast distinguish positions ...
+CONTENT_SHARE = 0.6  # ... and this share of the pairs, the slowest, hardly rotate: they compare tokens
+NORM_GAIN = 1.5  # of queries and keys; attention scores grow with its square
+NORMALIZED_SCALE = 16.0  # of matrices whose products are normalized: a training step changes them less, relatively
+COPY_LOGIT = 0.05  # scale of the copied token in the output embedding
 
 
-def has_room(config: ModelConfig) -> bool:
-    """Whether a model can hold the circuit: two layers, a head of its own, normalised queries and keys, some width."""
+def supports_induction(config: ModelConfig) -> bool:
+    """Whether a model has what the heads need: two layers, an untied output embedding, normalized queries and keys,
+    and a sufficient hidden size."""
     return (
         config.num_hidden_layers >= 2
         and not config.tie_word_embeddings
         and config.qk_norm
-        and config.hidden_size >= NARROWEST
-        and config.head_dim >= 16
+        and config.hidden_size >= MIN_HIDDEN_SIZE
+        and config.head_dim >= MIN_HEAD_SIZE
     )
 
 
-def with_induction(config: ModelConfig, weights: Mapping[str, Array], seed: int) -> dict[str, Array]:
-    """Fresh weights by name with the circuit in them; the same where there is no room for it. The embedding is taken
-    to be of variance 1."""
-    found = {name: weight.copy() for name, weight in weights.items()}
-    if not has_room(config):
-        return found
+def with_induction_heads(config: ModelConfig, weights: Mapping[str, Array], seed: int) -> dict[str, Array]:
+    """A copy of fresh weights by name, with induction heads in it; without them where the config does not support them.
+
+    The embedding is assumed to have variance 1.
+    """
+    initial = {name: weight.copy() for name, weight in weights.items()}
+    if not supports_induction(config):
+        return initial
     rng = np.random.default_rng([seed, 1])
-    C, D = config.hidden_size, config.head_dim
+    space = _Subspaces.of(config, rng)
+    token_size = space.token.stop - space.token.start
+    encode, copy = (
+        (rng.standard_normal((size, token_size)) / np.sqrt(token_size)).astype(np.float32)
+        for size in (space.code_size, space.copied.stop - space.copied.start)
+    )  # random projections of the token: [code size, token size], [copy size, token size]
+    embedding = initial["model.embed_tokens.weight"]
+    embedding[:, 0] = CONSTANT
+    embedding[:, space.token.stop :] = 0
+    _write_previous_token_heads(initial, config, space, encode)
+    _write_induction_head(initial, config, space, encode, copy)
+    initial["lm_head.weight"][:, space.copied] = COPY_LOGIT * embedding[:, space.token] @ copy.T
+    return initial
+
+
+@dataclass(frozen=True)
+class _Subspaces:
+    """Where things are: slices of the residual stream, and rows of a head."""
+
+    token: slice
+    copied: slice
+    codes: list[slice]  # [K], of the token 1, 2, ... positions back
+    code_size: int
+    content: NDArray[np.int64]  # rows of a head that compare tokens, shuffled
+
+    @classmethod
+    def of(cls, config: ModelConfig, rng: np.random.Generator) -> "_Subspaces":
+        C, D = config.hidden_size, config.head_dim
+        half = D // 2
+        slowest = np.arange(half - round(CONTENT_SHARE * half), half)  # rotary pairs: rows i and i + D/2
+        content = rng.permutation(np.concatenate([slowest, slowest + half]))
+        K = min(MATCHED_TOKENS, config.num_key_value_heads)
+        code_size = min(len(content), int(C * CODE_SHARE)) // K
+        copy_size = min(int(C * COPY_SHARE), D)
+        token = slice(1, C - copy_size - K * code_size)
+        copied = slice(token.stop, token.stop + copy_size)
+        codes = [slice(C - (K - k) * code_size, C - (K - k - 1) * code_size) for k in range(K)]
+        return cls(token, copied, codes, code_size, content)
+
+
+def _write_previous_token_heads(
+    weights: dict[str, Array], config: ModelConfig, space: _Subspaces, encode: Array
+) -> None:
+    """Layer 0: query head k of key-value group k attends k + 1 positions back and writes that token's code."""
+    D, half = config.head_dim, config.head_dim // 2
     group = config.num_attention_heads // config.num_key_value_heads  # query heads that share keys and values
-    frequencies = np.array(config.rope_frequencies())  # of pair i, which is the numbers i and i + D / 2 of a head
-    half = D // 2
-    slow = np.arange(half - round(SLOW * half), half)
-    slow = rng.permutation(np.concatenate([slow, slow + half]))
-    back = min(BACK, config.num_key_value_heads)
-    code = min(len(slow), int(C * CODES)) // back  # numbers in the code of a token
-    copy = min(int(C * COPY), D)
-    token = slice(1, C - copy - back * code)
-    copied = slice(token.stop, token.stop + copy)
-    codes = [slice(C - (back - k) * code, C - (back - k - 1) * code) for k in range(back)]
-    width = token.stop - token.start
-
-    embedding = found["model.embed_tokens.weight"]
-    embedding[:, 0] = ONE
-    embedding[:, token.stop :] = 0
-    to_code, to_copy = (
-        (rng.standard_normal((rows, width)) / np.sqrt(width)).astype(np.float32) for rows in (code, copy)
-    )
-
-    q, k, v, o, gains = _attention(found, 0)
-    fast = np.flatnonzero(frequencies >= FAST)
+    frequencies = np.array(config.rope_frequencies())
+    fast = np.flatnonzero(frequencies >= POSITION_FREQUENCY)
+    q, k, v, o, gains = _attention(weights, 0)
     for gain in gains:
-        gain[np.concatenate([fast, fast + half])] = SHARP
-    for n in range(back):
+        gain[np.concatenate([fast, fast + half])] = NORM_GAIN
+    for n, code in enumerate(space.codes):
         query, key = slice(n * group * D, (n * group + 1) * D), slice(n * D, (n + 1) * D)
         q[query], k[key], v[key] = 0, 0, 0
-        turn = frequencies[fast] * (n + 1)
-        q[query.start + fast, 0] = FIRM
-        k[key.start + fast, 0], k[key.start + half + fast, 0] = FIRM * np.cos(turn), FIRM * np.sin(turn)
-        v[key.start : key.start + code, token] = to_code
-        o[codes[n], query.start : query.start + code] = np.eye(code)
+        angles = frequencies[fast] * (n + 1)
+        q[query.start + fast, 0] = NORMALIZED_SCALE
+        k[key.start + fast, 0] = NORMALIZED_SCALE * np.cos(angles)
+        k[key.start + half + fast, 0] = NORMALIZED_SCALE * np.sin(angles)
+        v[key.start : key.start + space.code_size, space.token] = encode
+        o[code, query.start : query.start + space.code_size] = np.eye(space.code_size)
 
-    q, k, v, o, gains = _attention(found, 1)
+
+def _write_induction_head(
+    weights: dict[str, Array], config: ModelConfig, space: _Subspaces, encode: Array, copy: Array
+) -> None:
+    """Layer 1, head 0: queries are the codes of the last K tokens, keys those of the K tokens before a position."""
+    D, size = config.head_dim, space.code_size
+    copy_size = len(copy)
+    q, k, v, o, gains = _attention(weights, 1)
     for gain in gains:
-        gain[slow] = SHARP
+        gain[space.content] = NORM_GAIN
     q[:D], k[:D], v[:D] = 0, 0, 0
-    recent = [(token, to_code), *((place, np.eye(code)) for place in codes)]  # this token and those before it
-    for n, ((part, read), place) in enumerate(zip(recent, codes, strict=False)):
-        rows = slow[n * code : (n + 1) * code]
-        q[rows, part] = FIRM * read
-        k[rows, place] = FIRM * np.eye(code)
-    v[:copy, token] = to_copy
-    o[copied, :copy] = np.eye(copy)
-    found["lm_head.weight"][:, copied] = FAVOUR * embedding[:, token] @ to_copy.T
-    return found
+    identity = np.eye(size, dtype=np.float32)
+    recent = [(space.token, encode), *((code, identity) for code in space.codes)]  # this token and those before it
+    for n, ((part, read), code) in enumerate(zip(recent, space.codes, strict=False)):
+        rows = space.content[n * size : (n + 1) * size]
+        q[rows, part] = NORMALIZED_SCALE * read
+        k[rows, code] = NORMALIZED_SCALE * identity
+    v[:copy_size, space.token] = copy
+    o[space.copied, :copy_size] = np.eye(copy_size)
 
 
 def _attention(weights: Mapping[str, Array], layer: int) -> tuple[Array, Array, Array, Array, tuple[Array, Array]]:
-    """The matrices of queries, keys, values and output, and the gains of queries and keys."""
-    start = f"model.layers.{layer}.self_attn."
-    q, k, v, o = (weights[f"{start}{name}_proj.weight"] for name in "qkvo")
-    return q, k, v, o, (weights[f"{start}q_norm.weight"], weights[f"{start}k_norm.weight"])
+    """The projections of queries, keys, values and output of a layer, and the gains of queries and keys."""
+    prefix = f"model.layers.{layer}.self_attn."
+    q, k, v, o = (weights[f"{prefix}{name}_proj.weight"] for name in "qkvo")
+    return q, k, v, o, (weights[f"{prefix}q_norm.weight"], weights[f"{prefix}k_norm.weight"])

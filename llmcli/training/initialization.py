@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig, TrainConfig
-from llmcli.models.induction import with_induction
+from llmcli.models.induction import with_induction_heads
 from llmcli.models.transformer import LanguageModel
 
 COMPILE_FROM = 120.0  # seconds of a run, from which on compiling pays
@@ -19,7 +19,7 @@ def fresh_weights(config: ModelConfig, seed: int, induction: bool = False) -> di
     model = LanguageModel(config)
     model.initialize(torch.Generator().manual_seed(seed))
     weights = model.to_arrays()
-    return with_induction(config, weights, seed) if induction else weights
+    return with_induction_heads(config, weights, seed) if induction else weights
 
 
 def new_model(config: ModelConfig, settings: TrainConfig) -> LanguageModel:

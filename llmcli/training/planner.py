@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llmcli import units
 from llmcli.config import ModelConfig, TrainConfig
-from llmcli.models.induction import has_room
+from llmcli.models.induction import supports_induction
 from llmcli.training import memory_fit, plan_table, rules
 from llmcli.training.cost_model import (
     CorpusSize,
@@ -54,7 +54,11 @@ def make_plan(
         run = _Run(request, text, base, induction, rules.time_budget(request, base), context)
         return _plan(run, models(context.value, induction), machine)
 
-    if not base and rules.induction_helps(request, text) and any(map(has_room, models(rules.INDUCTION_CONTEXT, True))):
+    if (
+        not base
+        and rules.induction_helps(request, text)
+        and any(map(supports_induction, models(rules.INDUCTION_CONTEXT, True)))
+    ):
         with_induction = plan(True)
         if with_induction.train.induction:  # else the best model cannot hold the heads
             return with_induction

@@ -11,7 +11,7 @@ from llmcli import units
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.data.train_tokenizer import nearest_power_of_two
 from llmcli.errors import LLMError, usage
-from llmcli.models.induction import has_room
+from llmcli.models.induction import supports_induction
 from llmcli.training.cost_model import CorpusSize, Estimate, layer_parameters
 from llmcli.training.memory_fit import Fit
 from llmcli.training.plan import DEFAULT_SECONDS, FROM_BASE, REQUESTED, Decision, Regularization, Request
@@ -142,7 +142,7 @@ def induction_helps(request: Request, text: CorpusSize) -> bool:
 
 def initialization(model: ModelConfig, induction: bool) -> Decision[bool]:
     """Whether the initial weights get induction heads: where they help (`induction`) and the model can hold them."""
-    return Decision(induction and has_room(model), "they emerge too slowly in short runs")
+    return Decision(induction and supports_induction(model), "they emerge too slowly in short runs")
 
 
 def experts(model: ModelConfig, base: ModelConfig | None) -> Decision[int]:

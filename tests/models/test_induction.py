@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llmcli.config import ModelConfig
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models import induction
-from llmcli.models.induction import has_room, with_induction
+from llmcli.models.induction import supports_induction, with_induction_heads
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.training.initialization import fresh_weights
 
@@ -28,7 +28,7 @@ def nats(config, weights, ids):
     """Mean cost of the first time and of the second, but for the first few tokens of each."""
     found, _ = NumpyRuntime(Checkpoint(config, "", weights)).score(ids)
     half = ids.shape[1] // 2
-    return found[:, : half - 1].mean(), found[:, half + induction.BACK :].mean()
+    return found[:, : half - 1].mean(), found[:, half + induction.MATCHED_TOKENS :].mean()
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_three_equal_tokens_outweigh_one():
 )
 def test_where_there_is_no_room_weights_stay_as_they_are(change):
     config = replace(CONFIG, **change)
-    assert not has_room(config)
+    assert not supports_induction(config)
     weights = fresh_weights(config, 0)
-    found = with_induction(config, weights, 0)
+    found = with_induction_heads(config, weights, 0)
     assert found.keys() == weights.keys()
     assert all(np.array_equal(found[name], weights[name]) for name in weights)
 
@@ -88,7 +88,7 @@ def test_where_there_is_no_room_weights_stay_as_they_are(change):
 def test_what_was_given_is_not_changed_and_a_seed_gives_the_same():
     weights = fresh_weights(CONFIG, 0)
     kept = {name: weight.copy() for name, weight in weights.items()}
-    one, same, other = (with_induction(CONFIG, weights, seed) for seed in (3, 3, 4))
+    one, same, other = (with_induction_heads(CONFIG, weights, seed) for seed in (3, 3, 4))
     assert all(np.array_equal(weights[name], kept[name]) for name in kept)
     assert all(np.array_equal(one[name], same[name]) for name in one)
     assert any(not np.array_equal(one[name], other[name]) for name in one)
@@ -108,6 +108,6 @@ def test_it_fits_every_shape(width, heads, share, head_dim, layers, theta):
     config = ModelConfig(50, width, 32, layers, heads, kv_heads or 1, head_dim, 64, rope_theta=theta)
     rng = np.random.default_rng(0)
     shapes = config.tensor_shapes()
-    found = with_induction(config, {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}, 0)
+    found = with_induction_heads(config, {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}, 0)
     assert {name: weight.shape for name, weight in found.items()} == shapes
     assert all(np.isfinite(weight).all() and weight.dtype == np.float32 for weight in found.values())

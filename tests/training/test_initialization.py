@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmcli.models.induction import has_room, with_induction
+from llmcli.models.induction import supports_induction, with_induction_heads
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.batch_schedule import BatchSchedule
 from llmcli.training.initialization import fresh_weights
@@ -19,7 +19,7 @@ def test_a_run_can_start_with_induction_heads(tmp_path: Path) -> None:
     config, settings = ready.plan.model, replace(ready.plan.train, induction=True, dropout=0.0)
     first = losses(run(replace(ready, plan=replace(ready.plan, train=settings))))[0]
     model = LanguageModel(config)
-    model.load_arrays(with_induction(config, fresh_weights(config, settings.seed), settings.seed))
+    model.load_arrays(with_induction_heads(config, fresh_weights(config, settings.seed), settings.seed))
     ids = BatchSchedule(ready.tokens, settings, ready.tokenizer).batch(0, 0.0)
-    assert has_room(config)
+    assert supports_induction(config)
     assert first == pytest.approx(model.loss(torch.from_numpy(ids)).item(), rel=1e-5)
