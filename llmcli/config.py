@@ -264,7 +264,7 @@ class TrainConfig:
     batch_size: int = 8  # windows per step
     lr: float = 1.0  # multiplier of the recipe's learning rates
     dropout: float = 0.0
-    token_split: float = 0.0  # BPE-dropout rate: share of tokens that are split into their parts
+    token_split: float = 0.0  # BPE-dropout: share of tokens that are split into their parts (stored under this name)
     calibration_tokens: int = 0  # held out, evenly from the text, for temperature calibration
     weight_decay: float = 0.1
     induction: bool = False  # initial weights contain induction heads (models/induction.py)

@@ -6,8 +6,8 @@ from llmcli.data.corpus import Corpus
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.vocabulary_limits import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
 
-TRAINING_BYTES = 16_000_000  # of text that a tokenizer is trained on, sampled evenly from a longer one
-BYTES_PER_TOKEN_TYPE = 1000  # of text for each entry of the vocabulary: each should occur often enough to be learned
+TRAINING_BYTES = 16_000_000  # of text that a tokenizer is trained on; of a longer one an even sample
+BYTES_PER_TOKEN_TYPE = 1000  # bytes of text per vocabulary entry, so that each occurs often enough to be learned
 
 
 def train_tokenizer(

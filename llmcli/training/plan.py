@@ -153,4 +153,4 @@ class Regularization:
     """The two rates that follow the number of epochs."""
 
     dropout: float
-    token_split: float  # BPE-dropout
+    bpe_dropout: float

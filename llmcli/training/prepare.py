@@ -86,16 +86,11 @@ def prepare(
         PlanRow("corpus", f"{corpus.text_bytes:,} bytes", split.describe(read_bytes)),
         PlanRow("vocabulary", f"{tokenizer.vocab_size} tokens", tokenizer_reason),
     )
-    seen_bytes = _seen_bytes(tokens, tokenizer, base is not None)
-    record = {
-        "corpus": [{"name": Path(d.name).name, "bytes": d.text_bytes, "sha256": d.sha256} for d in corpus.documents],
-        "train_bytes": split.train_bytes,
-        "read_bytes": read_bytes,  # of them
-        "train_tokens": len(tokens),
-        "held_out": {"bytes": split.held_out_bytes, "tokens": len(held_out_tokens), "from": split.source},
-        **({"seen_bytes": seen_bytes.hex()} if seen_bytes else {}),
-    }
     plan = replace(plan, rows=(*rows, *plan.rows))
+    record = _record(corpus, split, read_bytes, len(tokens), len(held_out_tokens))
+    seen_bytes = _seen_bytes(tokens, tokenizer, base is not None)
+    if seen_bytes:
+        record["seen_bytes"] = seen_bytes.hex()
     return Prepared(plan, tokenizer.with_seen_bytes(seen_bytes), tokens, held_out_tokens, record, max_bytes)
 
 
@@ -131,6 +126,17 @@ def _split(corpus: Corpus, held_out: Corpus | float, max_bytes: int) -> _Split:
     text = corpus.sample(train_bytes, corpus.text_bytes, max(1, round(max_bytes * held_out)))
     source = f"the last {held_out:.3g} of the corpus"
     return _Split(train_bytes, text, corpus.text_bytes - train_bytes, source, True)
+
+
+def _record(corpus: Corpus, split: _Split, read_bytes: int, tokens: int, held_out_tokens: int) -> dict[str, Any]:
+    """The corpus as the training record describes it."""
+    return {
+        "corpus": [{"name": Path(d.name).name, "bytes": d.text_bytes, "sha256": d.sha256} for d in corpus.documents],
+        "train_bytes": split.train_bytes,
+        "read_bytes": read_bytes,  # of them
+        "train_tokens": tokens,
+        "held_out": {"bytes": split.held_out_bytes, "tokens": held_out_tokens, "from": split.source},
+    }
 
 
 def _seen_bytes(tokens: TokenIds, tokenizer: Tokenizer, fine_tunes: bool) -> bytes | None:

@@ -219,8 +219,8 @@ class _Run:
         if present in nearby:
             return
         chosen = self._regularize(epochs)
-        position.dropout, position.token_split = chosen.dropout, chosen.token_split
-        position.regularizations.append([position.step, round(epochs, 2), chosen.dropout, chosen.token_split])
+        position.dropout, position.token_split = chosen.dropout, chosen.bpe_dropout
+        position.regularizations.append([position.step, round(epochs, 2), chosen.dropout, chosen.bpe_dropout])
 
     @contextlib.contextmanager
     def _passes(self, model: LanguageModel, patience: float, deadline: float = math.inf) -> Iterator[None]:

@@ -12,7 +12,7 @@ from llmcli.errors import LLMError
 
 
 def words(count, seed=0, letters=string.ascii_lowercase):
-    """Text without sense, but with the same words again and again."""
+    """Random text in which the same words recur."""
     rng = random.Random(seed)
     known = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(200)]
     return " ".join(rng.choices(known, k=count)) + "\n"
@@ -37,33 +37,33 @@ def corpus_of(path, *texts):
         (10**12, 8192),  # 8192 at most
     ],
 )
-def test_the_vocabulary_wanted_grows_with_the_text(tmp_path, monkeypatch, train_bytes, expected):
-    wanted = []
+def test_the_target_size_grows_with_the_text(tmp_path, monkeypatch, train_bytes, expected):
+    targets = []
     small = Tokenizer.train_char([""])
-    monkeypatch.setattr(Tokenizer, "train_bpe", lambda texts, size: wanted.append(size) or small)
+    monkeypatch.setattr(Tokenizer, "train_bpe", lambda texts, size: targets.append(size) or small)
     train_tokenizer(corpus_of(tmp_path, "text"), train_bytes)
-    assert wanted == [expected]
+    assert targets == [expected]
 
 
-def test_a_rich_text_gets_the_vocabulary_wanted(tmp_path):
+def test_a_varied_text_gets_the_target_size(tmp_path):
     text = " ".join(f"{n * 7919 % 99991:x}" for n in range(20_000))
     tokenizer, reason = train_tokenizer(corpus_of(tmp_path, text), 1_000_000)  # as if it were that long
     assert tokenizer.vocab_size == 1024
     assert reason.startswith("about one token per 1,000 bytes")
 
 
-def test_a_text_with_few_pairs_makes_a_smaller_vocabulary(tmp_path):
+def test_a_text_with_few_pairs_gives_a_smaller_vocabulary(tmp_path):
     tokenizer, reason = train_tokenizer(corpus_of(tmp_path, "abab abab"), 9)
     assert 257 <= tokenizer.vocab_size < 270
     assert reason == "no more pairs to merge in the corpus"
 
 
-def test_a_vocabulary_asked_for_is_learned(tmp_path):
+def test_a_requested_size_is_trained(tmp_path):
     tokenizer, reason = train_tokenizer(corpus_of(tmp_path, words(1000)), 4000, 300)
     assert (tokenizer.vocab_size, reason) == (300, "as requested")
 
 
-def test_characters_make_a_token_each(tmp_path):
+def test_each_character_becomes_a_token(tmp_path):
     corpus = corpus_of(tmp_path, "りんごとリンゴ🍎")
     tokenizer, reason = train_tokenizer(corpus, corpus.text_bytes, characters=True)
     assert tokenizer.vocab_size == 257 + 8  # り ん ご と リ ン ゴ 🍎
@@ -71,13 +71,13 @@ def test_characters_make_a_token_each(tmp_path):
     assert train_tokenizer(corpus, corpus.text_bytes, 260, characters=True)[0].vocab_size == 260
 
 
-def test_a_vocabulary_below_the_bytes_is_wrong_usage(tmp_path):
+def test_a_vocabulary_smaller_than_the_byte_values_is_wrong_usage(tmp_path):
     with pytest.raises(LLMError, match="--vocab-size") as caught:
         train_tokenizer(corpus_of(tmp_path, "text"), 4, 256)
     assert caught.value.exit_code == 2
 
 
-def test_a_tokenizer_learns_from_parts_of_a_long_corpus_as_much_as_it_may(tmp_path):
+def test_a_tokenizer_is_trained_on_evenly_sampled_parts_of_a_long_corpus(tmp_path):
     text = words(5000)
     corpus = corpus_of(tmp_path, text)
     tokenizer, _ = train_tokenizer(corpus, len(text), 300, max_bytes=6400)
