@@ -1,10 +1,11 @@
-"""A header -> what is in the file. Works for any safetensors file, ours or not, without reading tensors.
+"""Safetensors header -> the parameters of a model as a tree, by dtype, and statistics of its tensors.
 
-Only `figures` reads values, a piece at a time.
+Works for the files of any program. Only `tensor_statistics` reads values, in chunks.
 """
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,148 +17,173 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HISTOGRAM_BINS = 15
-DEEPEST = 20  # dots in a name that make levels of the tree
-MOST_PARTS = 60  # names on one level of the tree before the rest is summed up
+MAX_DEPTH = 20  # levels of the tree; the rest of a name stays in one piece
+MAX_CHILDREN = 60  # of a node that are shown
 
 
 @dataclass
-class Part:
-    """A part of the model: all tensors whose names agree but for numbers, or a group of such parts."""
+class ParameterGroup:
+    """A node of the parameter tree: a leaf has the tensors whose names differ only in numbers, such as the same matrix
+    of all layers; another node has children."""
 
     name: str
     parameters: int = 0
     bytes: int = 0
-    copies: int = 0  # tensors of one pattern, or blocks in a numbered group
-    shapes: Counter[tuple[int, ...]] = field(default_factory=Counter)
-    parts: dict[str, "Part"] = field(default_factory=dict)
-    tensors: list[TensorInfo] = field(default_factory=list)  # of one pattern; none in a group
+    copies: int = 0  # tensors of a leaf; numbered blocks (layers, experts) of another node, 0 if it has none
+    shapes: Counter[tuple[int, ...]] = field(default_factory=Counter)  # of a leaf's tensors
+    children: dict[str, "ParameterGroup"] = field(default_factory=dict)
+    tensors: list[TensorInfo] = field(default_factory=list)  # of a leaf
+
+    def add(self, tensor: TensorInfo) -> None:
+        """Count a tensor that is somewhere in this group."""
+        self.parameters += tensor.size
+        self.bytes += tensor.end - tensor.start
 
 
 @dataclass(frozen=True)
-class TensorFigures:
-    """What the values of a tensor, or of several, look like."""
+class TensorStatistics:
+    """Statistics of the values of one or more tensors. Those of no finite value are NaN, without a histogram."""
 
     mean: float
-    deviation: float
-    low: float
-    high: float
+    deviation: float  # standard deviation
+    min: float
+    max: float
     zeros: int
-    not_finite: int
-    counts: list[int]  # in HISTOGRAM_BINS equal intervals from low to high
+    not_finite: int  # NaN and infinite values, which the other statistics leave out
+    histogram: list[int]  # counts in HISTOGRAM_BINS equal intervals from min to max
+
+    def as_json(self) -> dict[str, float | int | list[int] | None]:
+        """The statistics by name; None instead of NaN, which JSON does not have."""
+        return {
+            "mean": _finite_or_none(self.mean),
+            "deviation": _finite_or_none(self.deviation),
+            "min": _finite_or_none(self.min),
+            "max": _finite_or_none(self.max),
+            "zeros": self.zeros,
+            "not_finite": self.not_finite,
+            "histogram": self.histogram,
+        }
 
 
-def parts(header: Header) -> Part:
-    """The tensors as a tree along the dots in their names; numbered blocks (layers.0, layers.1, ...) are one part."""
-    root = Part("")
-    blocks: dict[int, set[str]] = {}
+def _finite_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+# ---- the parameter tree
+
+
+def parameter_tree(header: Header) -> ParameterGroup:
+    """The tensors of a file as a tree along the dots in their names. Numbered blocks (layers.0, layers.1, ...) are
+    merged into one node."""
+    root = ParameterGroup("")
+    block_numbers: dict[int, set[str]] = {}  # by the id of the merged node
     for tensor in header.tensors.values():
-        here = root
-        _count(here, tensor)
-        for step in _steps(tensor.name):
-            key = "#" if step.isdecimal() else step
-            here = here.parts.setdefault(key, Part(key))
+        node = root
+        node.add(tensor)
+        for part in _name_parts(tensor.name):
+            key = "#" if part.isdecimal() else part
+            node = node.children.setdefault(key, ParameterGroup(key))
             if key == "#":
-                blocks.setdefault(id(here), set()).add(step)
-            _count(here, tensor)
-        here.copies += 1
-        here.shapes[tensor.shape] += 1
-        here.tensors.append(tensor)
-    _merge_numbers(root, blocks)
-    _join_chains(root)
+                block_numbers.setdefault(id(node), set()).add(part)
+            node.add(tensor)
+        node.copies += 1
+        node.shapes[tensor.shape] += 1
+        node.tensors.append(tensor)
+    _collapse_numbered(root, block_numbers)
+    _join_single_children(root)
     return root
 
 
-def _steps(name: str) -> list[str]:
-    return [step for step in name.split(".", DEEPEST) if step] or [name]
+def _name_parts(name: str) -> list[str]:
+    return [part for part in name.split(".", MAX_DEPTH) if part] or [name]
 
 
-def _count(part: Part, tensor: TensorInfo) -> None:
-    part.parameters += tensor.size
-    part.bytes += tensor.end - tensor.start
+def _collapse_numbered(node: ParameterGroup, block_numbers: dict[int, set[str]]) -> None:
+    """Where all children are numbered blocks, put their merged content into the node: layers.# becomes "layers" with 80
+    copies."""
+    blocks = node.children.get("#")
+    if blocks is not None and blocks.children:
+        blocks.copies = len(block_numbers[id(blocks)])
+        if len(node.children) == 1:
+            node.copies, node.children = blocks.copies, blocks.children
+    for child in node.children.values():
+        _collapse_numbered(child, block_numbers)
 
 
-def _merge_numbers(part: Part, blocks: dict[int, set[str]]) -> None:
-    """A part whose only content is numbered blocks takes their content: layers.# becomes "layers", copies 80."""
-    numbered = part.parts.get("#")
-    if numbered is not None and numbered.parts:
-        numbered.copies = len(blocks[id(numbered)])
-        if len(part.parts) == 1:
-            part.copies, part.parts = numbered.copies, numbered.parts
-    for inner in part.parts.values():
-        _merge_numbers(inner, blocks)
-
-
-def _join_chains(part: Part) -> None:
-    """A part that only holds one other is one with it: "q_proj" and its "weight" become "q_proj.weight"."""
-    for key, inner in list(part.parts.items()):
-        _join_chains(inner)
-        if len(inner.parts) == 1 and not inner.copies:
-            only = next(iter(inner.parts.values()))
-            only.name = f"{inner.name}.{only.name}"
-            part.parts[key] = only
+def _join_single_children(node: ParameterGroup) -> None:
+    """Join each node that has a single child with it: "q_proj" and its "weight" become "q_proj.weight"."""
+    for key, child in list(node.children.items()):
+        _join_single_children(child)
+        if len(child.children) == 1 and not child.copies:
+            only = next(iter(child.children.values()))
+            only.name = f"{child.name}.{only.name}"
+            node.children[key] = only
 
 
 def active_parameters(header: Header, config: dict[str, object]) -> int:
-    """Parameters that a token meets where a router picks among experts; 0 where none does."""
+    """Parameters used per token in a mixture-of-experts model; 0 for a dense one."""
     experts = config.get("num_experts", config.get("num_local_experts"))
     active = config.get("num_experts_per_tok")
     if not isinstance(experts, int) or not isinstance(active, int) or not 0 < active <= experts:
         return 0
-    of_experts = sum(tensor.size for name, tensor in header.tensors.items() if ".experts." in name)
-    return header.parameters - of_experts // experts * (experts - active)
+    in_experts = sum(tensor.size for name, tensor in header.tensors.items() if ".experts." in name)
+    return header.parameters - in_experts // experts * (experts - active)
 
 
-def dtypes(header: Header) -> dict[str, int]:
-    """Parameters by data type, most first."""
+def parameters_by_dtype(header: Header) -> dict[str, int]:
+    """Number of parameters per dtype, the most frequent dtype first."""
     counts: Counter[str] = Counter()
     for tensor in header.tensors.values():
         counts[tensor.dtype] += tensor.size
     return dict(counts.most_common())
 
 
-def tensor_named(header: Header, name: str) -> TensorInfo:
-    """The tensor of that name; raises LLMError with names like it when there is none."""
+def find_tensor(header: Header, name: str) -> TensorInfo:
+    """The tensor of that name. Raises LLMError, which suggests a similar name, if there is none."""
     if name in header.tensors:
         return header.tensors[name]
     import difflib
 
-    close = difflib.get_close_matches(name, header.tensors, n=1) or [n for n in header.tensors if name in n][:1]
-    hint = f"did you mean {close[0]}?" if close else f"list them with: llm inspect {header.path} --tensors"
+    similar = difflib.get_close_matches(name, header.tensors, n=1) or [n for n in header.tensors if name in n][:1]
+    hint = f"did you mean {similar[0]}?" if similar else f"list them with: llm inspect {header.path} --tensors"
     raise LLMError(f"{header.path} has no tensor {name}; {hint}")
 
 
-def figures(header: Header, *tensors: TensorInfo) -> TensorFigures:
-    """Mean, deviation, extremes, zeros and histogram of tensors of any size together, in three passes of bounded
-    memory."""
+# ---- statistics of values
+
+
+def tensor_statistics(header: Header, *tensors: TensorInfo) -> TensorStatistics:
+    """Statistics of all values of some tensors together, of any size: three passes that read a chunk at a time. Raises
+    LLMError for a dtype that cannot be read."""
     import numpy as np
 
-    count, zeros, bad, low, high = 0, 0, 0, np.inf, -np.inf
-    for finite, others in _finite(header, tensors):
-        bad += others
-        if len(finite):
-            count, zeros = count + len(finite), zeros + int((finite == 0).sum())
-            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    count, zeros, not_finite, low, high = 0, 0, 0, np.inf, -np.inf
+    for values, excluded in _finite_values(header, tensors):
+        not_finite += excluded
+        if len(values):
+            count, zeros = count + len(values), zeros + int((values == 0).sum())
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
     if count == 0:
-        return TensorFigures(np.nan, np.nan, np.nan, np.nan, 0, bad, [])
-    unit = max(abs(low), abs(high)) or 1.0  # sums are taken in units of the largest, so that none overflows
-    mean = sum(float((finite / unit).sum()) for finite, _ in _finite(header, tensors)) / count
-    squares, counts = 0.0, np.zeros(HISTOGRAM_BINS, np.int64)
-    span = high / unit - low / unit
-    for finite, _ in _finite(header, tensors):
-        squares += float(((finite / unit - mean) ** 2).sum())
-        place = (finite / unit - low / unit) / span if span else np.full(len(finite), 0.5)
-        counts += np.bincount(
-            np.minimum(place * HISTOGRAM_BINS, HISTOGRAM_BINS - 1).astype(int), minlength=HISTOGRAM_BINS
-        )
-    return TensorFigures(mean * unit, (squares / count) ** 0.5 * unit, low, high, zeros, bad, counts.tolist())
+        return TensorStatistics(np.nan, np.nan, np.nan, np.nan, 0, not_finite, [])
+    scale = max(abs(low), abs(high)) or 1.0  # values are divided by it, so that no sum overflows
+    mean = sum(float((values / scale).sum()) for values, _ in _finite_values(header, tensors)) / count
+    squares, histogram = 0.0, np.zeros(HISTOGRAM_BINS, np.int64)
+    span = high / scale - low / scale
+    for values, _ in _finite_values(header, tensors):
+        squares += float(((values / scale - mean) ** 2).sum())
+        position = (values / scale - low / scale) / span if span else np.full(len(values), 0.5)  # 0 to 1
+        bins = np.minimum(position * HISTOGRAM_BINS, HISTOGRAM_BINS - 1).astype(int)
+        histogram += np.bincount(bins, minlength=HISTOGRAM_BINS)
+    deviation = (squares / count) ** 0.5 * scale
+    return TensorStatistics(mean * scale, deviation, low, high, zeros, not_finite, histogram.tolist())
 
 
-def _finite(header: Header, tensors: Sequence[TensorInfo]) -> "Iterator[tuple[NDArray[np.float64], int]]":
-    """The finite numbers of tensors in pieces, and how many others were among them."""
+def _finite_values(header: Header, tensors: tuple[TensorInfo, ...]) -> "Iterator[tuple[NDArray[np.float64], int]]":
+    """(the finite values of a chunk, how many others it has), for each chunk of the tensors."""
     import numpy as np
 
     for tensor in tensors:
-        for values in read_values(header, tensor):
-            whole = values.astype(np.float64)
-            finite = whole[np.isfinite(whole)]
-            yield finite, len(whole) - len(finite)
+        for chunk in read_values(header, tensor):
+            values = chunk.astype(np.float64)
+            finite = values[np.isfinite(values)]
+            yield finite, len(values) - len(finite)

@@ -21,7 +21,7 @@ from llmcli.training.summary import Curve
 from llmcli.units import BITS_PER_BYTE_DIGITS, bits_per_byte
 
 if TYPE_CHECKING:
-    from llmcli.analysis.inspect import Part
+    from llmcli.analysis.inspect import ParameterGroup
 
 MOST_ATTENTION = 1_300_000  # bytes, a byte a weight: the page of 200 tokens, 6 layers and 8 heads has 964,800
 LONGEST_TITLE = 200  # characters of the prompt; its tokens stand below
@@ -102,7 +102,7 @@ def explanation(
 
 
 def inspection(
-    facts: dict[str, Any], part: "Part", curve: Curve | None, samples: Any, record: list[tuple[str, str]]
+    facts: dict[str, Any], part: "ParameterGroup", curve: Curve | None, samples: Any, record: list[tuple[str, str]]
 ) -> bytes:
     """The page of a file: `facts` as `inspect --json` has them, the tree of its parameters, the curve of its training
     and what it said on the way if it has them, and what else there is to say of it, (name, value) each."""
@@ -143,12 +143,12 @@ def _course(curve: Curve) -> str:
     )
 
 
-def _part(part: "Part", path: str) -> dict[str, Any]:
+def _part(part: "ParameterGroup", path: str) -> dict[str, Any]:
     here = f"{path}.{part.name}" if path else part.name
     shape = " or ".join(" × ".join(map(str, shape)) or "one number" for shape in list(part.shapes)[:2])
     return {
         "name": part.name, "path": here, "parameters": part.parameters, "copies": part.copies, "shape": shape,
-        "parts": [_part(inner, here) for inner in part.parts.values()],
+        "parts": [_part(inner, here) for inner in part.children.values()],
     }  # fmt: skip
 
 

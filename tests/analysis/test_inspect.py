@@ -1,4 +1,4 @@
-"""Looking into files: the tree of parts on headers of ours and of others, the figures of tensors made by hand."""
+"""The parameter tree of headers with known names; statistics of tensors with known values."""
 
 import json
 import math
@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.analysis.inspect import HISTOGRAM_BINS, dtypes, figures, parts, tensor_named
+from llmcli.analysis.inspect import (
+    HISTOGRAM_BINS,
+    find_tensor,
+    parameter_tree,
+    parameters_by_dtype,
+    tensor_statistics,
+)
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import safetensors_file
@@ -40,29 +46,29 @@ def write(path, tensors):
     return read_header(path)
 
 
-def figures_of(path, dtype, values, shape=None):
-    """The figures of one tensor; `values` are numbers packed as `dtype`, or its bytes."""
+def statistics_of(path, dtype, values, shape=None):
+    """The statistics of one tensor; `values` are numbers to pack as `dtype`, or bytes."""
     letters = {"U8": "B", "I8": "b", "U16": "H", "I16": "h", "U32": "I", "I32": "i", "U64": "Q", "I64": "q",
                "F16": "e", "F32": "f", "F64": "d"}  # fmt: skip
     data = values if isinstance(values, bytes) else struct.pack(f"<{len(values)}{letters[dtype]}", *values)
     header = write(path / "t.safetensors", {"t": (dtype, shape or [len(data) // DTYPE_BYTES[dtype]], data)})
-    return figures(header, header.tensors["t"])
+    return tensor_statistics(header, header.tensors["t"])
 
 
-def outline(part):
-    """[(name, copies, parameters, what is inside), ...]"""
-    return [(inner.name, inner.copies, inner.parameters, outline(inner)) for inner in part.parts.values()]
+def outline(group):
+    """[(name, copies, parameters, outline of the children), ...]"""
+    return [(child.name, child.copies, child.parameters, outline(child)) for child in group.children.values()]
 
 
-def leaves(part):
-    return [leaf for inner in part.parts.values() for leaf in (leaves(inner) if inner.parts else [inner])]
+def leaves(group):
+    return [leaf for child in group.children.values() for leaf in (leaves(child) if child.children else [child])]
 
 
-# ---- the tree
+# ---- the parameter tree
 
 
-def test_a_model_of_ours_by_parts():
-    root = parts(header_of(CONFIG.tensor_shapes()))
+def test_the_tree_of_our_own_model():
+    root = parameter_tree(header_of(CONFIG.tensor_shapes()))
     assert outline(root) == [
         ("model", 0, 40 + 3 * 132 + 4, [
             ("embed_tokens.weight", 1, 40, []),
@@ -91,19 +97,22 @@ def test_a_model_of_ours_by_parts():
     assert root.bytes == 4 * CONFIG.parameters
 
 
-def test_a_part_knows_the_shapes_in_it():
-    root = parts(header_of({"a.0.w": (2, 3), "a.1.w": (2, 3), "a.2.w": (5, 3)}))
+def test_a_leaf_has_the_shapes_of_its_tensors():
+    root = parameter_tree(header_of({"a.0.w": (2, 3), "a.1.w": (2, 3), "a.2.w": (5, 3)}))
     (leaf,) = leaves(root)
     assert leaf.shapes == {(2, 3): 2, (5, 3): 1}
 
 
 def test_names_without_numbers():
-    assert outline(parts(header_of({"weight": (2, 3), "bias": (3,)}))) == [("weight", 1, 6, []), ("bias", 1, 3, [])]
+    assert outline(parameter_tree(header_of({"weight": (2, 3), "bias": (3,)}))) == [
+        ("weight", 1, 6, []),
+        ("bias", 1, 3, []),
+    ]
 
 
-def test_numbers_in_the_middle_of_foreign_names():
+def test_layer_numbers_in_the_middle_of_names():
     names = [f"transformer.h.{i}.attn.c_attn.{rest}" for i in range(12) for rest in ("weight", "bias")]
-    assert outline(parts(header_of(dict.fromkeys(names, (2,)) | {"transformer.wte.weight": (7,)}))) == [
+    assert outline(parameter_tree(header_of(dict.fromkeys(names, (2,)) | {"transformer.wte.weight": (7,)}))) == [
         ("transformer", 0, 55, [
             ("h", 12, 48, [
                 ("attn.c_attn", 0, 48, [("weight", 12, 24, []), ("bias", 12, 24, [])]),
@@ -116,7 +125,7 @@ def test_numbers_in_the_middle_of_foreign_names():
 def test_experts_inside_layers():
     names = [f"model.layers.{i}.mlp.experts.{j}.{w}.weight" for i in range(2) for j in range(4) for w in ("w1", "w2")]
     shapes = dict.fromkeys(names, (5,)) | {f"model.layers.{i}.mlp.gate.weight": (3,) for i in range(2)}
-    assert outline(parts(header_of(shapes))) == [
+    assert outline(parameter_tree(header_of(shapes))) == [
         ("model.layers", 2, 86, [
             ("mlp", 0, 86, [
                 ("experts", 4, 80, [("w1.weight", 8, 40, []), ("w2.weight", 8, 40, [])]),
@@ -126,51 +135,51 @@ def test_experts_inside_layers():
     ]  # fmt: skip
 
 
-def test_names_that_are_numbers_from_the_beginning():
-    root = parts(header_of({"0.weight": (4,), "0.bias": (1,), "2.weight": (4,), "2.bias": (1,)}))
+def test_names_that_begin_with_numbers():
+    root = parameter_tree(header_of({"0.weight": (4,), "0.bias": (1,), "2.weight": (4,), "2.bias": (1,)}))
     assert root.copies == 2
     assert outline(root) == [("weight", 2, 8, []), ("bias", 2, 2, [])]
 
 
-def test_numbered_tensors_without_anything_inside():
-    assert outline(parts(header_of({f"scale.{i}": (3,) for i in range(5)} | {"x": (1,)}))) == [
+def test_numbered_tensors_that_are_not_blocks():
+    assert outline(parameter_tree(header_of({f"scale.{i}": (3,) for i in range(5)} | {"x": (1,)}))) == [
         ("scale.#", 5, 15, []),
         ("x", 1, 1, []),
     ]
 
 
-def test_numbered_blocks_beside_something_else_tell_how_many_they_are():
+def test_numbered_blocks_beside_another_tensor_are_a_node_of_their_own():
     shapes = {f"h.{i}.{w}": (3,) for i in range(5) for w in ("w", "b")} | {"h.scale": (1,)}
-    assert outline(parts(header_of(shapes))) == [
+    assert outline(parameter_tree(header_of(shapes))) == [
         ("h", 0, 31, [("#", 5, 30, [("w", 5, 15, []), ("b", 5, 15, [])]), ("scale", 1, 1, [])])
     ]
 
 
-def test_a_tensor_may_bear_the_name_of_a_group():
-    root = parts(header_of({"a": (2,), "a.b": (3,)}))
+def test_a_tensor_may_have_the_name_of_a_group():
+    root = parameter_tree(header_of({"a": (2,), "a.b": (3,)}))
     assert outline(root) == [("a", 1, 5, [("b", 1, 3, [])])]
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a..b", ".a", "a.", "\u0663.w", "x" * 5000])
-def test_any_name_has_its_place_in_the_tree(name):
-    root = parts(header_of({name: (3,), "other": (2,)}))
+def test_every_tensor_is_in_the_tree_whatever_its_name(name):
+    root = parameter_tree(header_of({name: (3,), "other": (2,)}))
     assert root.parameters == 5
-    assert sum(part.parameters for part in root.parts.values()) == 5
+    assert sum(child.parameters for child in root.children.values()) == 5
     assert len(leaves(root)) == 2
 
 
-def test_a_name_of_very_many_steps_is_no_reason_to_fail():
-    root = parts(header_of({".".join(["a"] * 3000): (3,)}))
+def test_a_name_with_very_many_dots():
+    root = parameter_tree(header_of({".".join(["a"] * 3000): (3,)}))
     assert root.parameters == 3
 
 
-def test_an_empty_file_has_no_parts():
-    root = parts(header_of({}))
-    assert (root.parameters, root.parts) == (0, {})
+def test_the_tree_of_an_empty_file():
+    root = parameter_tree(header_of({}))
+    assert (root.parameters, root.children) == (0, {})
 
 
 names_of_tensors = st.builds(
-    lambda steps, leaf: ".".join([*steps, leaf]),
+    lambda parts, last: ".".join([*parts, last]),
     st.lists(st.sampled_from(["a", "b", "h", "0", "1", "2", "17"]), max_size=4),
     st.sampled_from(["weight", "bias"]),
 )
@@ -178,26 +187,26 @@ names_of_tensors = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(names_of_tensors, st.lists(st.integers(0, 5), max_size=3), min_size=1, max_size=20))
-def test_what_is_inside_a_part_sums_to_the_part(shapes):
+def test_the_children_of_a_group_sum_to_the_group(shapes):
     header = header_of(shapes, "BF16")
-    root = parts(header)
+    root = parameter_tree(header)
 
-    def check(part):
-        if part.parts:
-            assert part.parameters == sum(inner.parameters for inner in part.parts.values())
-        assert part.bytes == 2 * part.parameters
-        for inner in part.parts.values():
-            check(inner)
+    def check(group):
+        if group.children:
+            assert group.parameters == sum(child.parameters for child in group.children.values())
+        assert group.bytes == 2 * group.parameters
+        for child in group.children.values():
+            check(child)
 
     check(root)
     assert root.parameters == header.parameters
     assert sum(leaf.copies for leaf in leaves(root)) == len(shapes)
 
 
-def test_dtypes_count_parameters_most_first():
+def test_parameters_are_counted_by_dtype_the_most_frequent_first():
     tensors = header_of({"a": (2,)}).tensors | header_of({"b": (9,)}, "I8").tensors | header_of({"c": (3,)}).tensors
-    found = dtypes(Header(Path("x"), 0, 0, tensors, {}))
-    assert list(found.items()) == [("I8", 9), ("F32", 5)]
+    counts = parameters_by_dtype(Header(Path("x"), 0, 0, tensors, {}))
+    assert list(counts.items()) == [("I8", 9), ("F32", 5)]
 
 
 # ---- finding one tensor
@@ -205,7 +214,7 @@ def test_dtypes_count_parameters_most_first():
 
 def test_a_tensor_is_found_by_its_name():
     header = header_of(CONFIG.tensor_shapes())
-    assert tensor_named(header, "model.norm.weight") is header.tensors["model.norm.weight"]
+    assert find_tensor(header, "model.norm.weight") is header.tensors["model.norm.weight"]
 
 
 @pytest.mark.parametrize(
@@ -214,119 +223,133 @@ def test_a_tensor_is_found_by_its_name():
         ("model.norm.wieght", "did you mean model.norm.weight?"),
         ("lm_head", "did you mean lm_head.weight?"),
         ("layers.2.mlp.up_proj.weight", "did you mean model.layers.2.mlp.up_proj.weight?"),
-        ("down", "did you mean model.layers.0.mlp.down_proj.weight?"),  # inside a name, though not like it
+        ("down", "did you mean model.layers.0.mlp.down_proj.weight?"),  # part of a name, though not similar to it
         ("zzz", "llm inspect some.safetensors --tensors"),
     ],
 )
-def test_a_name_that_is_not_there_is_answered_with_one_that_is(name, hint):
+def test_the_error_for_an_unknown_name_suggests_a_similar_one(name, hint):
     with pytest.raises(LLMError) as caught:
-        tensor_named(header_of(CONFIG.tensor_shapes()), name)
+        find_tensor(header_of(CONFIG.tensor_shapes()), name)
     assert hint in str(caught.value)
 
 
-# ---- figures
+# ---- statistics
 
 
-def test_figures_by_hand(tmp_path):
-    found = figures_of(tmp_path, "F32", [-1.0, 0.0, math.nan, -0.0, 1.0, math.inf, 2.0, -math.inf], [2, 4])
-    assert found.mean == pytest.approx(0.4)
-    assert found.deviation == pytest.approx(math.sqrt((1.96 + 0.16 + 0.16 + 0.36 + 2.56) / 5))
-    assert (found.low, found.high) == (-1.0, 2.0)
-    assert (found.zeros, found.not_finite) == (2, 3)
-    assert sum(found.counts) == 5
+def test_statistics_computed_by_hand(tmp_path):
+    statistics = statistics_of(tmp_path, "F32", [-1.0, 0.0, math.nan, -0.0, 1.0, math.inf, 2.0, -math.inf], [2, 4])
+    assert statistics.mean == pytest.approx(0.4)
+    assert statistics.deviation == pytest.approx(math.sqrt((1.96 + 0.16 + 0.16 + 0.36 + 2.56) / 5))
+    assert (statistics.min, statistics.max) == (-1.0, 2.0)
+    assert (statistics.zeros, statistics.not_finite) == (2, 3)
+    assert sum(statistics.histogram) == 5
 
 
-def test_the_histogram_has_equal_intervals_from_low_to_high(tmp_path):
+def test_the_histogram_has_equal_intervals_from_min_to_max(tmp_path):
     values = [0.0, *(i + 0.5 for i in range(15)), 15.0, 7.5]
-    assert figures_of(tmp_path, "F32", values).counts == [2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2]
+    assert statistics_of(tmp_path, "F32", values).histogram == [2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2]
 
 
 @pytest.mark.parametrize("dtype", ["U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64"])
-def test_figures_of_every_readable_number_type(tmp_path, dtype):
-    found = figures_of(tmp_path, dtype, [0, 1, 2, 5])
-    assert (found.mean, found.low, found.high, found.zeros, found.not_finite) == (2, 0, 5, 1, 0)
-    assert found.deviation == pytest.approx(math.sqrt(3.5))
-    assert (found.counts[0], found.counts[-1], sum(found.counts)) == (1, 1, 4)
+def test_statistics_of_every_readable_dtype(tmp_path, dtype):
+    statistics = statistics_of(tmp_path, dtype, [0, 1, 2, 5])
+    assert (statistics.mean, statistics.min, statistics.max, statistics.zeros, statistics.not_finite) == (2, 0, 5, 1, 0)
+    assert statistics.deviation == pytest.approx(math.sqrt(3.5))
+    assert (statistics.histogram[0], statistics.histogram[-1], sum(statistics.histogram)) == (1, 1, 4)
 
 
 @pytest.mark.parametrize("dtype", ["I8", "I16", "I32", "I64"])
-def test_figures_of_negative_integers(tmp_path, dtype):
-    found = figures_of(tmp_path, dtype, [-128, 127])
-    assert (found.mean, found.low, found.high, found.deviation) == (-0.5, -128, 127, 127.5)
+def test_statistics_of_negative_integers(tmp_path, dtype):
+    statistics = statistics_of(tmp_path, dtype, [-128, 127])
+    assert (statistics.mean, statistics.min, statistics.max, statistics.deviation) == (-0.5, -128, 127, 127.5)
 
 
-def test_figures_of_truth_values(tmp_path):
-    found = figures_of(tmp_path, "BOOL", b"\1\0\1\0\0")
-    assert (found.mean, found.low, found.high, found.zeros) == (pytest.approx(0.4), 0, 1, 3)
-    assert (found.counts[0], found.counts[-1]) == (3, 2)
+def test_statistics_of_booleans(tmp_path):
+    statistics = statistics_of(tmp_path, "BOOL", b"\1\0\1\0\0")
+    assert (statistics.mean, statistics.min, statistics.max, statistics.zeros) == (pytest.approx(0.4), 0, 1, 3)
+    assert (statistics.histogram[0], statistics.histogram[-1]) == (3, 2)
 
 
-def test_figures_of_bfloat16(tmp_path):
-    found = figures_of(tmp_path, "BF16", struct.pack("<5H", 0x3F80, 0xC000, 0x7FC0, 0x0000, 0x7F80))  # 1 -2 nan 0 inf
-    assert found.mean == pytest.approx(-1 / 3)
-    assert (found.low, found.high, found.zeros, found.not_finite, sum(found.counts)) == (-2, 1, 1, 2, 3)
+def test_statistics_of_bfloat16(tmp_path):
+    statistics = statistics_of(
+        tmp_path, "BF16", struct.pack("<5H", 0x3F80, 0xC000, 0x7FC0, 0x0000, 0x7F80)
+    )  # 1 -2 nan 0 inf
+    assert statistics.mean == pytest.approx(-1 / 3)
+    assert (statistics.min, statistics.max, statistics.zeros, statistics.not_finite, sum(statistics.histogram)) == (
+        -2,
+        1,
+        1,
+        2,
+        3,
+    )
 
 
-def test_figures_of_one_number(tmp_path):
+def test_statistics_of_a_single_value(tmp_path):
     header = write(tmp_path / "t.safetensors", {"t": ("F32", [], struct.pack("<f", 2.5))})
-    found = figures(header, header.tensors["t"])
-    assert (found.mean, found.deviation, found.low, found.high, sum(found.counts)) == (2.5, 0, 2.5, 2.5, 1)
+    statistics = tensor_statistics(header, header.tensors["t"])
+    assert (statistics.mean, statistics.deviation, statistics.min, statistics.max, sum(statistics.histogram)) == (
+        2.5,
+        0,
+        2.5,
+        2.5,
+        1,
+    )
 
 
 @pytest.mark.parametrize(
     ("dtype", "values"),
     [
         ("F32", [0.125] * 9),
-        ("F32", [1e20] * 3),  # half a step beside it is nothing at that size
+        ("F32", [1e20] * 3),  # adding 0.5 to it changes nothing in float64
         ("U64", [2**63] * 3),
     ],
 )
-def test_figures_of_a_constant(tmp_path, dtype, values):
-    found = figures_of(tmp_path, dtype, values)
-    assert found.mean == found.low == found.high == pytest.approx(values[0])
-    assert found.deviation == 0
-    assert sum(found.counts) == len(values)
+def test_statistics_of_a_constant(tmp_path, dtype, values):
+    statistics = statistics_of(tmp_path, dtype, values)
+    assert statistics.mean == statistics.min == statistics.max == pytest.approx(values[0])
+    assert statistics.deviation == 0
+    assert sum(statistics.histogram) == len(values)
 
 
 @pytest.mark.parametrize("values", [[1.0, 1.0 + 2**-52], [-1.5e308, 1.5e308]], ids=["neighbours", "extremes"])
-def test_figures_of_the_finest_and_the_widest_range(tmp_path, values):
-    found = figures_of(tmp_path, "F64", values)
-    assert (found.low, found.high) == (values[0], values[1])
-    assert sum(found.counts) == 2
+def test_statistics_of_the_smallest_and_the_largest_range(tmp_path, values):
+    statistics = statistics_of(tmp_path, "F64", values)
+    assert (statistics.min, statistics.max) == (values[0], values[1])
+    assert sum(statistics.histogram) == 2
 
 
 @pytest.mark.parametrize(
     ("values", "not_finite"), [([], 0), ([math.nan], 1), ([math.inf, -math.inf, math.nan], 3)], ids=str
 )
-def test_without_a_finite_number_there_are_no_figures(tmp_path, values, not_finite):
-    found = figures_of(tmp_path, "F32", values, None if values else [0, 7])
-    assert all(math.isnan(figure) for figure in (found.mean, found.deviation, found.low, found.high))
-    assert (found.zeros, found.not_finite, found.counts) == (0, not_finite, [])
+def test_without_a_finite_value_the_statistics_are_nan(tmp_path, values, not_finite):
+    statistics = statistics_of(tmp_path, "F32", values, None if values else [0, 7])
+    assert all(math.isnan(value) for value in (statistics.mean, statistics.deviation, statistics.min, statistics.max))
+    assert (statistics.zeros, statistics.not_finite, statistics.histogram) == (0, not_finite, [])
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60), st.sampled_from([4, 12, 64]))
-def test_figures_read_in_pieces_are_those_of_the_whole(tmp_path_factory, values, block):
+def test_statistics_do_not_depend_on_the_chunk_size(tmp_path_factory, values, block):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(safetensors_file, "BLOCK", block)
-        found = figures_of(tmp_path_factory.getbasetemp(), "F32", values)
-    whole = np.array(values, np.float64)
-    assert found.mean == pytest.approx(whole.mean(), abs=1e-6)
-    assert found.deviation == pytest.approx(whole.std(), rel=1e-9, abs=1e-6)
-    assert (found.low, found.high, found.zeros) == (whole.min(), whole.max(), (whole == 0).sum())
-    assert len(found.counts) == HISTOGRAM_BINS
-    assert sum(found.counts) == len(values)
+        statistics = statistics_of(tmp_path_factory.getbasetemp(), "F32", values)
+    expected = np.array(values, np.float64)
+    assert statistics.mean == pytest.approx(expected.mean(), abs=1e-6)
+    assert statistics.deviation == pytest.approx(expected.std(), rel=1e-9, abs=1e-6)
+    assert (statistics.min, statistics.max, statistics.zeros) == (expected.min(), expected.max(), (expected == 0).sum())
+    assert len(statistics.histogram) == HISTOGRAM_BINS
+    assert sum(statistics.histogram) == len(values)
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "C64", "F4"])
-def test_a_type_that_cannot_be_read_is_an_error(tmp_path, dtype):
+def test_an_unreadable_dtype_is_an_error(tmp_path, dtype):
     header = write(tmp_path / "t.safetensors", {"t": (dtype, [1], b"\0" * DTYPE_BYTES.get(dtype, 1))})
     with pytest.raises(LLMError, match=f"t is of type {dtype}"):
-        figures(header, header.tensors["t"])
+        tensor_statistics(header, header.tensors["t"])
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "lines"),
     [
         ({"model_type": "llama", "rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0}},
          ["rope_theta 500000.0", "rope_scaling rope_type linear, factor 2.0", "max_position_embeddings 32"]),
@@ -335,11 +358,11 @@ def test_a_type_that_cannot_be_read_is_an_error(tmp_path, dtype):
         ({"model_type": "gpt2", "rope_theta": 7.0}, ["rope_theta 7.0", "max_position_embeddings 32"]),
     ],
 )  # fmt: skip
-def test_a_config_is_shown_as_it_is_run(tiny_model: Path, llm, changes: dict, said: list[str]) -> None:
+def test_the_config_is_shown_as_the_model_runs_it(tiny_model: Path, llm, changes: dict, lines: list[str]) -> None:
     assert llm("export", tiny_model, "there", "--to", "hf").exit_code == 0
     config = json.loads(Path("there/config.json").read_text())
     if "rope_parameters" in changes:  # as transformers 5 writes it
         del config["rope_theta"], config["rope_scaling"]
     Path("there/config.json").write_text(json.dumps(config | changes))
     shown = [" ".join(line.split()) for line in llm("inspect", "there").stdout.splitlines()]
-    assert set(said) <= set(shown)
+    assert set(lines) <= set(shown)

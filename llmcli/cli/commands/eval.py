@@ -312,7 +312,7 @@ def _baselines(file: str | None, text: "Corpus", start: int, before: "Corpus | N
     if end < text.text_bytes:
         console.note(f"xz and PPM code the first {end - start:,} bytes of the text")
     past, past_end = (before, before.text_bytes) if before else (text, start)
-    past_start = max(0, past_end - compressors.most_past())
+    past_start = max(0, past_end - compressors.max_past_bytes())
     found = compressors.baselines(text.utf8(start, end), past.utf8(past_start, past_end))
     if past_end:
         read = ", ".join(f"{b.name} {b.past_bytes:,}" for b in found if b.past_bytes < past_end)

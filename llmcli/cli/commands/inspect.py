@@ -143,7 +143,7 @@ def _overview(header: Any) -> None:
     from llmcli.analysis import inspect
 
     config, training, tokenizer = _json(header, "config.json"), _json(header, "training.json"), _tokenizer(header)
-    kinds = ", ".join(inspect.dtypes(header))
+    kinds = ", ".join(inspect.parameters_by_dtype(header))
     origin = training.get("imported") if isinstance(training.get("imported"), dict) else {}
     what = f"a {header.form}" + ("" if header.form != "safetensors file" else ", not made by llmcli")
     if header.is_ours:
@@ -161,7 +161,7 @@ def _overview(header: Any) -> None:
             f"{units.number(active)} of them are active for a token: {_picked(config)} experts in each layer"
         )
     console.heading("parameters")
-    tables.tree(_rows(inspect.parts(header), header.parameters))
+    tables.tree(_rows(inspect.parameter_tree(header), header.parameters))
     if config:
         console.heading("config")
         names = ("architectures", "model_type", "num_experts", "num_local_experts", "num_experts_per_tok",
@@ -263,14 +263,14 @@ def _rows(part: Any, total: int, depth: int = 0) -> list[tuple[int, str, str, st
     from llmcli.analysis import inspect
 
     rows: list[tuple[int, str, str, str]] = []
-    for inner in list(part.parts.values())[: inspect.MOST_PARTS]:
+    for inner in list(part.children.values())[: inspect.MAX_CHILDREN]:
         shapes = " or ".join(_shape(shape) for shape in list(inner.shapes)[:2])
-        many = f" x {inner.copies}" if inner.parts and inner.copies > 1 else ""
+        many = f" x {inner.copies}" if inner.children and inner.copies > 1 else ""
         share = inner.parameters / total if total else 0.0
         rows.append((depth, inner.name + many, shapes, f"{units.number(inner.parameters)}  {share:6.1%}"))
         rows += _rows(inner, total, depth + 1)
-    if len(part.parts) > inspect.MOST_PARTS:
-        rows.append((depth, f"and {len(part.parts) - inspect.MOST_PARTS:,} more", "", ""))
+    if len(part.children) > inspect.MAX_CHILDREN:
+        rows.append((depth, f"and {len(part.children) - inspect.MAX_CHILDREN:,} more", "", ""))
     return rows
 
 
@@ -374,7 +374,9 @@ def _page(header: Any, output: Path, force: bool, json_: bool) -> None:
     except LLMError:
         run = None  # a model that was not trained here
     samples = facts["training"].get("samples", {})
-    atomic_io.write(output, [html_report.inspection(facts, inspect.parts(header), run, samples, _told(header, facts))])
+    atomic_io.write(
+        output, [html_report.inspection(facts, inspect.parameter_tree(header), run, samples, _told(header, facts))]
+    )
     if json_:
         console.json_result({"file": str(header.path), "page": str(output)})
     else:
@@ -388,7 +390,7 @@ def _told(header: Any, facts: dict[str, Any]) -> list[tuple[str, str]]:
     record, tokenizer = facts["training"], facts["tokenizer"]
     told = [
         ("form", header.form if not header.is_ours else "a model of llmcli"),
-        ("types", ", ".join(inspect.dtypes(header))),
+        ("types", ", ".join(inspect.parameters_by_dtype(header))),
         ("sha256", str(facts["sha256"] or "not kept in the file")),
     ]
     if header.problem:
@@ -441,28 +443,26 @@ def _verify(header: Any, json_: bool) -> None:
 def _tensor(header: Any, name: str, json_: bool) -> None:
     from llmcli.analysis import inspect
 
-    tensor = inspect.tensor_named(header, name)
-    found = inspect.figures(header, tensor)
+    tensor = inspect.find_tensor(header, name)
+    found = inspect.tensor_statistics(header, tensor)
     if json_:
         console.json_result({
             "name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape),
-            "mean": _finite(found.mean), "deviation": _finite(found.deviation),
-            "min": _finite(found.low), "max": _finite(found.high),
-            "zeros": found.zeros, "not_finite": found.not_finite, "histogram": found.counts,
+            **found.as_json(),
         })  # fmt: skip
         return
     console.paragraph(f"{tensor.name}: {_shape(tensor.shape)}, {tensor.dtype}, {tensor.size:,} numbers")
     tables.pairs([
         ("mean", f"{found.mean:+.6g}"),
         ("deviation", f"{found.deviation:.6g}"),
-        ("extremes", f"{found.low:+.6g} to {found.high:+.6g}"),
+        ("extremes", f"{found.min:+.6g} to {found.max:+.6g}"),
         ("zeros", f"{found.zeros:,}"),
         *([("not numbers", f"{found.not_finite:,}")] if found.not_finite else []),
     ])  # fmt: skip
-    if found.low == found.high:
+    if found.min == found.max:
         return
     console.result()
-    for line in charts.histogram(found.counts, found.low, found.high, min(terminal_width(), 100) - 24):
+    for line in charts.histogram(found.histogram, found.min, found.max, min(terminal_width(), 100) - 24):
         console.result(line)
 
 
@@ -473,22 +473,23 @@ def _weights(header: Any, json_: bool) -> None:
     found: list[tuple[int, Any, str, Any]] = []  # depth, part, its whole name, its figures
 
     def look(part: Any, depth: int, path: str) -> None:
-        for inner in part.parts.values():
+        for inner in part.children.values():
             name = f"{path}.{inner.name}" if path else inner.name
             console.status(name)
-            found.append((depth, inner, name, inspect.figures(header, *inner.tensors) if inner.tensors else None))
+            found.append(
+                (depth, inner, name, inspect.tensor_statistics(header, *inner.tensors) if inner.tensors else None)
+            )
             look(inner, depth + 1, name)
 
     try:
-        look(inspect.parts(header), 0, "")
+        look(inspect.parameter_tree(header), 0, "")
     finally:
         console.status("")
     if json_:
         listed = [
             {
-                "name": name, "parameters": part.parameters, "tensors": len(part.tensors), "mean": _finite(values.mean),
-                "deviation": _finite(values.deviation), "min": _finite(values.low), "max": _finite(values.high),
-                "zeros": values.zeros, "not_finite": values.not_finite, "histogram": values.counts,
+                "name": name, "parameters": part.parameters, "tensors": len(part.tensors),
+                **values.as_json(),
             }
             for _, part, name, values in found
             if values
@@ -500,9 +501,9 @@ def _weights(header: Any, json_: bool) -> None:
     for depth, part, _, values in found:
         many = f" x {part.copies}" if part.copies > 1 else ""
         said = ""
-        if values and values.counts:
-            said = f"{charts.spark(values.counts)}  {values.deviation:<8.3g}"
-            said += f"  {values.low:+.3g} to {values.high:+.3g}" if wide else ""
+        if values and values.histogram:
+            said = f"{charts.spark(values.histogram)}  {values.deviation:<8.3g}"
+            said += f"  {values.min:+.3g} to {values.max:+.3g}" if wide else ""
         elif values:
             said = "no finite number"
         rows.append((depth, part.name + many, units.number(part.parameters), said))
@@ -514,10 +515,10 @@ def _weights(header: Any, json_: bool) -> None:
 
 
 def _diff(header: Any, other: Any, json_: bool) -> None:
-    from llmcli.analysis.diff import difference
+    from llmcli.analysis.diff import compare
 
     try:
-        found = difference(header, other, lambda share: console.status(f"{share:4.0%}  tensors"))
+        found = compare(header, other, lambda share: console.status(f"{share:4.0%}  tensors"))
     finally:
         console.status("")
     if json_:
@@ -527,7 +528,7 @@ def _diff(header: Any, other: Any, json_: bool) -> None:
             "tokenizer": {key: list(values) for key, values in found.tokenizer.items()},
             "shared_tokens": found.shared_tokens,
             "tensors": [
-                {"name": t.name, "shape": list(t.shape), "distance": _finite(t.distance), "largest": _finite(t.largest)}
+                {"name": t.name, "shape": list(t.shape), "distance": _finite(t.distance), "largest": _finite(t.max_difference)}
                 for t in found.tensors
             ],
             "reshaped": {name: [list(shape) for shape in shapes] for name, shapes in found.reshaped.items()},
