@@ -42,7 +42,7 @@ class ParameterGroup:
 
 @dataclass(frozen=True)
 class TensorStatistics:
-    """Statistics of the values of one or more tensors. Those of no finite value are NaN, without a histogram."""
+    """Statistics of the values of one or more tensors; NaN, and an empty histogram, if no value is finite."""
 
     mean: float
     deviation: float  # standard deviation

@@ -42,8 +42,8 @@ def test_distances_are_relative_norms_and_the_most_distant_comes_first(tiny_mode
     progress: list[float] = []
     difference = compare(read_header(tiny_model), read_header(changed), progress.append)
     a, b = load(tiny_model).tensors, load(changed).tensors
-    wanted = {name: np.linalg.norm(b[name] - a[name]) / np.linalg.norm(a[name]) for name in a}
-    assert {t.name: t.distance for t in difference.tensors} == pytest.approx(wanted, rel=1e-5)
+    expected = {name: np.linalg.norm(b[name] - a[name]) / np.linalg.norm(a[name]) for name in a}
+    assert {t.name: t.distance for t in difference.tensors} == pytest.approx(expected, rel=1e-5)
     assert difference.tensors[0].distance == pytest.approx(0.5) and difference.tensors[0].name == "model.norm.weight"
     assert difference.tensors[1].max_difference == pytest.approx(0.5) and not any(
         t.distance for t in difference.tensors[2:]
@@ -102,8 +102,8 @@ def test_the_statistics_of_a_group_are_those_of_numpy(llm: Llm, tiny_model: Path
     group = groups["model.layers.self_attn.q_proj.weight"]
     values = np.concatenate([tensors[f"model.layers.{i}.self_attn.q_proj.weight"].ravel() for i in range(2)])
     assert group["tensors"] == 2 and group["parameters"] == values.size
-    wanted = [values.mean(), values.std(), values.min(), values.max()]
-    assert [group[key] for key in ("mean", "deviation", "min", "max")] == pytest.approx(wanted, rel=1e-4, abs=1e-7)
+    expected = [values.mean(), values.std(), values.min(), values.max()]
+    assert [group[key] for key in ("mean", "deviation", "min", "max")] == pytest.approx(expected, rel=1e-4, abs=1e-7)
     assert group["histogram"] == np.histogram(values.astype(float), len(group["histogram"]))[0].tolist()
     assert sum(g["parameters"] for g in groups.values()) == load(tiny_model).config.parameters
 

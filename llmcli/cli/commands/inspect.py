@@ -528,7 +528,10 @@ def _diff(header: Any, other: Any, json_: bool) -> None:
             "tokenizer": {key: list(values) for key, values in found.tokenizer.items()},
             "shared_tokens": found.shared_tokens,
             "tensors": [
-                {"name": t.name, "shape": list(t.shape), "distance": _finite(t.distance), "largest": _finite(t.max_difference)}
+                {
+                    "name": t.name, "shape": list(t.shape), "distance": _finite(t.distance),
+                    "largest": _finite(t.max_difference),
+                }
                 for t in found.tensors
             ],
             "reshaped": {name: [list(shape) for shape in shapes] for name, shapes in found.reshaped.items()},
