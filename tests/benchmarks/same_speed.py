@@ -1,6 +1,6 @@
 """Whether two source trees are equally fast: both measured in turn, in one run.
 
-    python -m tests.benchmarks.same_speed BEFORE AFTER [--rounds 7] [--seconds 15] [--only WORD ...]
+    python -m tests.benchmarks.same_speed BEFORE AFTER [--rounds 7] [--seconds 15] [--threads N] [--only NAME ...]
 
 BEFORE and AFTER are source trees (the directories that hold `llmcli`). Each round measures everything once in each
 tree, in alternating order, after a round that only warms up. Printed are the medians, the ratio of the medians, and the
@@ -9,6 +9,7 @@ quartiles of the ratio within a round. To be run on a machine that does nothing 
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from tests.benchmarks import trees
 
 MODEL = ["--layers", "3", "--width", "128", "--heads", "2", "--context", "256"]
 DECODED = 240  # tokens
-WARM_UP = 0.3  # share of a training run that is not counted
+WARM_UP = 0.3  # share of the steps of a training run that is not counted
+LEAST_STEPS = 20  # of a training run, however long they take
 
 
 def seconds(tree: Path, directory: Path, *arguments: str) -> float:
@@ -45,25 +47,27 @@ def decoding_speed(tree: Path, directory: Path) -> float:
     return float(json.loads(trees.run(tree, directory, "generate", "The old man", *options))["tokens_per_second"])
 
 
-def training_speed(tree: Path, directory: Path, run_seconds: float) -> float:
+def training_speed(tree: Path, directory: Path, run_seconds: float, threads: int) -> float:
     """Tokens a second of the steps between WARM_UP of a run and its end, as its events tell."""
-    options = ["--steps", "100000", "--tokenizer", "char", *MODEL, "--batch-tokens", "1024", "--seed", "1"]
-    process = trees.start(tree, directory, "train", "text.txt", "-o", "t.safetensors", "--force", *options, "--json")
-    assert process.stdout is not None
+    options = ["--steps", "100000", "--tokenizer", "char", *MODEL, "--batch-tokens", "1024", "--seed", "1", "--json"]
+    options += ["--threads", str(threads)]
     steps: list[tuple[float, int]] = []  # seconds, tokens
-    try:
-        for line in process.stdout:
-            event = json.loads(line)
-            if event["event"] == "step":
-                steps.append((event["seconds"], event["tokens"]))
-                if steps[-1][0] - steps[0][0] >= run_seconds:
-                    break
-    finally:
-        process.kill()
-        _, stderr = process.communicate()
-    if len(steps) < 5:
-        sys.exit(f"{tree}: only {len(steps)} steps of training in {run_seconds:g} s: {stderr or 'give more --seconds'}")
-    start = next(i for i, (when, _) in enumerate(steps) if when >= steps[0][0] + WARM_UP * run_seconds)
+    with tempfile.TemporaryDirectory() as outputs:
+        process = trees.start(tree, directory, "train", "text.txt", "-o", f"{outputs}/t.safetensors", *options)
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                event = json.loads(line)
+                if event["event"] == "step":
+                    steps.append((event["seconds"], event["tokens"]))
+                    if steps[-1][0] - steps[0][0] >= run_seconds and len(steps) >= LEAST_STEPS:
+                        break
+        finally:
+            process.kill()
+            _, stderr = process.communicate()
+    if len(steps) < LEAST_STEPS:
+        sys.exit(f"{tree}: training ended after {len(steps)} steps: {stderr}")
+    start = int(WARM_UP * len(steps))
     return (steps[-1][1] - steps[start][1]) / (steps[-1][0] - steps[start][0])
 
 
@@ -73,6 +77,7 @@ def main() -> None:
     parser.add_argument("after", type=Path)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=15.0, help="of each training run (default 15)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of training (default: all cores)")
     names = ("import", "help", "generate", "decoding", "training")
     parser.add_argument("--only", nargs="+", choices=names, default=list(names), metavar="NAME", help=", ".join(names))
     options = parser.parse_args()
@@ -83,7 +88,10 @@ def main() -> None:
         "help": ("llm --help, ms", lambda *where: 1e3 * seconds(*where, "--help")),
         "generate": ("cold llm generate -n 1, ms", lambda *where: 1e3 * seconds(*where, "generate", "The", "-n", "1")),
         "decoding": ("decoding, tokens/s", decoding_speed),
-        "training": ("training, tokens/s", partial(training_speed, run_seconds=options.seconds)),
+        "training": (
+            "training, tokens/s",
+            partial(training_speed, run_seconds=options.seconds, threads=options.threads),
+        ),
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in options.only}
     with tempfile.TemporaryDirectory() as name:
