@@ -92,7 +92,7 @@ def test_explain_predicts_what_generate_chooses(tiny_model: Path) -> None:
     explanation = model.explain(PROMPT)
     assert model.detokenize(explanation.ids) + explanation.tail == PROMPT
     [piece, *_] = model.pieces(PROMPT, max_tokens=1, temperature=0)
-    assert piece.id == explanation.likeliest(1)[0]
+    assert piece.id == explanation.most_likely(1)[0]
 
 
 def test_tokens_are_the_text_again(tiny_model: Path) -> None:

@@ -1,10 +1,10 @@
-"""Prompt -> what flows through the graph on the way to the answer.
+"""Prompt -> what happens inside a model while it reads it: attention, logit lens, ablation, surprisal.
 
-The prompt is read as `generate` reads it, so the last probabilities are its, to the digit. Then its tokens go through
-the same graph once more while a recorder keeps the activations. numpy only, never torch; knows no terminal and no page.
+The prompt is read as `generate` reads it, so the probabilities of the next token are equal to the last digit. Then its
+tokens go through the same graph once more, with a recorder that keeps the activations. numpy only, never torch.
 
-L, H, C, V = layers, heads, width, vocabulary; T = tokens that the model sees; N = the last of them, looked at here;
-K = candidates.
+L, H, C, V = layers, heads, hidden size, vocabulary; T = tokens in the context; N = the last of them, which are
+analyzed; K = candidates per position.
 """
 
 import math
@@ -18,17 +18,16 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.generation.prompt import Prompt, read
 from llmcli.models.logits import entropy, log_softmax, softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.runtime import Array
-from llmcli.models.runtime import Runtime as Answering
+from llmcli.models.runtime import Array, Runtime
 
-MOST_TOKENS = 256  # looked at: attention grows with their square
-MOST_WORK = 3e10  # parameters x tokens when tokens are left out: a few seconds
-MOST_ASKED = 1e11  # products when the model is asked after every layer and token: some seconds
+MAX_TOKENS = 256  # analyzed: the attention weights grow with the square
+MAX_ABLATION_WORK = 3e10  # parameters x tokens processed, over all ablations: a few seconds
+MAX_LENS_WORK = 1e11  # multiplications of the logit lens at every position: some seconds
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The likeliest tokens after some positions, the likeliest first."""
+    """The K most likely next tokens at some positions, the most likely first."""
 
     ids: NDArray[np.int64]  # [..., K]
     probabilities: Array  # [..., K]
@@ -36,18 +35,18 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a model made of a prompt."""
+    """What happened inside a model while it read a prompt, and its prediction of the next token."""
 
-    ids: list[int]  # [N]
-    tail: str  # the prompt's end that the answer's first token writes too, since it begins before; mostly ""
-    cut: int  # tokens of the prompt before those that the model sees
-    earlier: int  # tokens that it sees, T - N, before those looked at
-    attention: Array  # [L, H, N, N]: how much a token (a row) looks at another; what is missing from 1 goes to earlier
-    lens: Candidates  # [L + 1, N or 1, K]: what it would say after no layer, one, ... all, of each token or the last
-    effects: NDArray[np.float64]  # [N] bits that leaving a token out takes from the likeliest answer; NaN: not tried
-    surprises: NDArray[np.float64]  # [N] bits that each token cost after those before it; NaN: not known
-    logprobs: NDArray[np.float64]  # [V] natural logarithms of the next token's probabilities, as `generate` has them;
-    # -inf where it never writes the token: bytes that are no UTF-8, or did not stand in the training text
+    ids: list[int]  # [N], the analyzed tokens
+    tail: str  # end of the prompt that is part of the most likely next token instead of `ids`; mostly ""
+    truncated: int  # tokens of the prompt that do not fit the context
+    preceding: int  # T - N, tokens in the context before the analyzed ones
+    attention: Array  # [L, H, N, N]: weights of each token (row) on the others; the rest to 1 is on preceding tokens
+    logit_lens: Candidates  # [L + 1, N or 1, K]: predictions after 0, 1, ... L layers, at each position or the last
+    ablation_effects: NDArray[np.float64]  # [N], bits that the most likely next token loses without each; NaN: skipped
+    surprisals: NDArray[np.float64]  # [N], bits of each token given the tokens before it; NaN: not computed
+    logprobs: NDArray[np.float64]  # [V], natural log probabilities of the next token, as `generate` has them; -inf for
+    # tokens that it never writes: incomplete UTF-8, and bytes that are not in the training text
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
@@ -59,42 +58,45 @@ class Explanation:
         """Of the next token, in bits."""
         return entropy(self.probabilities / self.probabilities.sum())
 
-    def likeliest(self, count: int) -> list[int]:
-        """The likeliest next tokens, of those that are possible."""
+    def most_likely(self, count: int) -> list[int]:
+        """The `count` most likely next tokens, or as many as are possible."""
         ranked = np.argsort(-self.logprobs, kind="stable")[:count].tolist()
         return [token for token in ranked if np.isfinite(self.logprobs[token])]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A prompt that a model has read, to where its answer begins."""
+class NextToken:
+    """A prompt as a model read it, and its prediction of the next token."""
 
-    ids: list[int]
-    tail: bytes  # the prompt's end that the answer's first token is still to write
-    allowed: NDArray[np.bool_]  # [V]: what the next token may be
-    logprobs: NDArray[np.float64]  # [V], -inf where it may not be
-    answer: int  # the likeliest token
+    ids: list[int]  # of the prompt without its tail
+    tail: bytes  # end of the prompt that is part of `token`, which starts inside the prompt; mostly b""
+    allowed: NDArray[np.bool_]  # [V]: tokens that agree with the tail
+    logprobs: NDArray[np.float64]  # [V], natural log probabilities; -inf for tokens that `generate` never writes
+    token: int  # the most likely one
 
 
-def ask(whole: Answering, tokenizer: Tokenizer, prompt: str, *, literal: bool) -> Asked:
-    """Let a model, or a mixture, read a prompt as `explain` says. Raises LLMError for an empty one and damaged
-    weights."""
+def predict_next(runtime: Runtime, tokenizer: Tokenizer, prompt: str, *, literal: bool) -> NextToken:
+    """The next token as `generate` predicts it: summed over the ways to split the prompt's end into tokens, the ids
+    being the most likely of them. Afterwards the cache holds these ids, or the last of them that fit the context.
+
+    Raises LLMError for an empty prompt and for NaN or infinite logits.
+    """
     vocabulary = tokenizer.vocabulary
-    opening = read(whole, tokenizer, Prompt.of(prompt, tokenizer, literal=literal))
+    opening = read(runtime, tokenizer, Prompt.of(prompt, tokenizer, literal=literal))
     way = opening.ways_of(int(opening.logits.argmax()))[0]
-    answer = way.tokens[-1]
-    data = vocabulary.token_bytes[answer]
-    tail = data[: len(data) - len(way.new)]
+    token = way.tokens[-1]
+    token_bytes = vocabulary.token_bytes[token]
+    tail = token_bytes[: len(token_bytes) - len(way.new)]
     own = log_softmax(opening.logits if opening.own is None else opening.own)
     logprobs = np.where(np.isneginf(opening.logits), -np.inf, own)
-    if opening.tokens is not None:
+    if opening.tokens is not None:  # entry -> token; several entries may have one token
         entries, logprobs = logprobs, np.full(len(vocabulary), -np.inf)
         np.logaddexp.at(logprobs, opening.tokens, entries)
     allowed = np.ones(len(vocabulary), bool)
     if tail:
         allowed[:] = False
         allowed[[*vocabulary.prefixes_of(tail), *vocabulary.extensions_of(tail).tolist()]] = True
-    return Asked(opening.take(way), tail, allowed, logprobs, answer)
+    return NextToken(opening.take(way), tail, allowed, logprobs, token)
 
 
 def explain(
@@ -104,122 +106,137 @@ def explain(
     *,
     literal: bool,
     candidates: int = 5,
-    everywhere: bool = False,
-    answering: Answering | None = None,
+    every_position: bool = False,
+    ensemble: Runtime | None = None,
 ) -> Explanation:
-    """Look on while a model reads a prompt; `everywhere` asks what it would say after each token, not only the last.
-    Of a mixture `answering` is the whole, which the last probabilities are of, and `runtime` one of its models.
+    """Run a prompt through a model and record what happens.
 
-    The last probabilities are those that `generate` chooses from, summed over the ways to split the prompt's end into
-    tokens; the graph is followed on the likeliest of these ways. Where its last token goes beyond the prompt, that is
-    the answer. Of more than the context the model sees the end that `generate` keeps, of which the last MOST_TOKENS are
-    looked at (of a large model `everywhere`, fewer: MOST_ASKED).
+    - Next token: the probabilities that `generate` samples from, see `predict_next`.
+    - Attention: the softmax of each head's scores.
+    - Logit lens (nostalgebraist 2020): the final norm and the output layer, applied to the residual stream after each
+      layer. With `every_position` at each token, which also gives the surprisals: -log2 p(token | tokens before).
+    - Ablation: log2 p(most likely token | all tokens) - log2 p(same token | all but one). The tokens after the missing
+      one move forward by one position.
 
-    Attention: the softmaxed scores of each head. The lens: the last norm and the head applied to the residual stream
-    after each layer (nostalgebraist 2020). Effects: log2 p(likeliest | all tokens) - log2 p(it | all but one), where
-    the tokens after the gap move up by a position; of a large model only for the last tokens (MOST_WORK).
-    Surprises: -log2 p(token | those before). Raises LLMError for an empty prompt and damaged weights.
+    Of a prompt longer than the context, the model sees the end that `generate` keeps. Limits: the last MAX_TOKENS are
+    analyzed, fewer by MAX_LENS_WORK for a large model with `every_position`; ablation covers the last tokens that
+    MAX_ABLATION_WORK allows. Given an `ensemble`, the next token is its prediction, and `runtime` is the member that is
+    analyzed. Raises LLMError for an empty prompt and for NaN or infinite logits.
     """
-    whole = answering or runtime
-    asked = ask(whole, tokenizer, prompt, literal=literal)
-    ids, tail, allowed, used = asked.ids, asked.tail, asked.allowed, len(tokenizer.token_bytes)
-    logprobs, best = asked.logprobs, asked.answer
-    seen = ids[len(ids) - whole.length :]  # T
-    record = _Record(runtime, len(seen), _looked_at(runtime, len(seen), everywhere))
+    predictor = ensemble or runtime
+    prediction = predict_next(predictor, tokenizer, prompt, literal=literal)
+    context = prediction.ids[len(prediction.ids) - predictor.length :]
+    recorder = _ActivationRecorder(runtime, len(context), _analyzed(runtime, len(context), every_position))
     runtime.rewind()
-    logits = np.where(allowed, runtime.prefill(seen, record)[:used], np.float32(-np.inf))
-    looked_at = seen[record.first :]
-    lens, surprises = _lens(runtime, record, looked_at, allowed, candidates, everywhere)
-    if whole is runtime:
-        top = np.argsort(-logprobs, kind="stable")[: lens.ids.shape[-1]]
-        lens.ids[-1, -1], lens.probabilities[-1, -1] = top, np.exp(logprobs[top])  # as `generate` has them
-    effects = _effects(runtime, seen, _logprob(logits, best), best, allowed)
+    logits = runtime.prefill(context, recorder)
+    ids, residuals = context[recorder.first :], recorder.residuals
+    positions = residuals if every_position else residuals[:, -1:]
+    lens = _logit_lens(runtime, positions, prediction.allowed, candidates)
+    surprisals = np.full(len(ids), np.nan)
+    if every_position:
+        surprisals = _surprisals(runtime.logit_lens(residuals[-1])[:, : len(prediction.allowed)], ids)
+    if ensemble is None:  # the last prediction exactly as `generate` has it
+        top = np.argsort(-prediction.logprobs, kind="stable")[: lens.ids.shape[-1]]
+        lens.ids[-1, -1], lens.probabilities[-1, -1] = top, np.exp(prediction.logprobs[top])
     return Explanation(
-        ids=looked_at,
-        tail=tail.decode("utf-8", "ignore"),
-        cut=len(ids) - len(seen),
-        earlier=record.first,
-        attention=record.weights,
-        lens=lens,
-        effects=effects[record.first :],
-        surprises=surprises,
-        logprobs=logprobs,
+        ids=ids,
+        tail=prediction.tail.decode("utf-8", "ignore"),
+        truncated=len(prediction.ids) - len(context),
+        preceding=recorder.first,
+        attention=recorder.weights,
+        logit_lens=lens,
+        surprisals=surprisals,
+        ablation_effects=_ablation_effects(runtime, context, logits, prediction)[recorder.first :],
+        logprobs=prediction.logprobs,
     )
 
 
-def _looked_at(runtime: NumpyRuntime, tokens: int, everywhere: bool) -> int:
-    """N: of so many tokens."""
+def _analyzed(runtime: NumpyRuntime, tokens: int, every_position: bool) -> int:
+    """N, of `tokens` in the context."""
     config = runtime.config
-    products = (config.num_hidden_layers + 1) * config.vocab_size * config.hidden_size  # to ask after every layer
-    return min(tokens, MOST_TOKENS, max(1, int(MOST_ASKED / products)) if everywhere else MOST_TOKENS)
+    work_per_token = (config.num_hidden_layers + 1) * config.vocab_size * config.hidden_size
+    return min(tokens, MAX_TOKENS, max(1, int(MAX_LENS_WORK / work_per_token)) if every_position else MAX_TOKENS)
 
 
-class _Record:
-    """Keeps what flows through the graph for the last `kept` of T tokens that are taken in at once."""
+class _ActivationRecorder:
+    """Keeps the activations of the last N tokens of a context of T tokens, which is processed in chunks."""
 
     def __init__(self, runtime: NumpyRuntime, tokens: int, kept: int) -> None:
         config = runtime.config
         L, H = config.num_hidden_layers, config.num_attention_heads
-        self.first = tokens - kept
-        self.stream = np.zeros((L + 1, kept, config.hidden_size), np.float32)
+        self.first = tokens - kept  # position of the first token that is kept
+        self.residuals = np.zeros((L + 1, kept, config.hidden_size), np.float32)  # after 0, 1, ... L layers
         self.weights = np.zeros((L, H, kept, kept), np.float32)
-        self._depth = 0  # of the next states
-        self._taken = 0  # tokens that went through all layers
+        self._depth = 0  # layers that the present chunk has been through
+        self._processed = 0  # tokens of the chunks before
 
     def residual(self, x: Array) -> None:
-        start = self._taken - self.first
-        self.stream[self._depth, max(0, start) : max(0, start + len(x))] = x[max(0, -start) :]
+        """The residual stream [t, C] of a chunk: before the first layer, then after each."""
+        start = self._processed - self.first
+        self.residuals[self._depth, max(0, start) : max(0, start + len(x))] = x[max(0, -start) :]
         self._depth += 1
-        if self._depth == len(self.stream):
-            self._depth, self._taken = 0, self._taken + len(x)
+        if self._depth == len(self.residuals):
+            self._depth, self._processed = 0, self._processed + len(x)
 
     def attention(self, weights: Array) -> None:
-        start, end = self._taken - self.first, weights.shape[-1] - self.first  # of the columns kept
+        """The attention weights [H, t, S] of a chunk in the next layer."""
+        start, end = self._processed - self.first, weights.shape[-1] - self.first  # columns among those kept
         if end > 0:
             rows = weights[:, max(0, -start) :, self.first :]
             self.weights[self._depth - 1, :, max(0, start) : end, :end] = rows
 
 
-def _lens(
-    runtime: NumpyRuntime, record: _Record, ids: Sequence[int], allowed: NDArray[np.bool_], most: int, everywhere: bool
-) -> tuple[Candidates, NDArray[np.float64]]:
-    """What the model would say after each layer, the last time only what is allowed, and what each token cost it."""
-    depths, N, _ = record.stream.shape
-    first = 0 if everywhere else N - 1
-    used = len(allowed)
-    K = min(most, used)
-    found = np.empty((depths, N - first, K), np.int64)
-    chances = np.empty((depths, N - first, K), np.float32)
-    surprises = np.full(N, np.nan)
+def _logit_lens(runtime: NumpyRuntime, residuals: Array, allowed: NDArray[np.bool_], candidates: int) -> Candidates:
+    """The K most likely next tokens by the residual stream [L + 1, n, C] after each layer; at the last position only
+    those `allowed`."""
+    depths, n, _ = residuals.shape
+    V = len(allowed)
+    K = min(candidates, V)
+    ids = np.empty((depths, n, K), np.int64)
+    top_probabilities = np.empty((depths, n, K), np.float32)
     for depth in range(depths):
-        logits = runtime.logit_lens(record.stream[depth, first:])[:, :used]
+        logits = runtime.logit_lens(residuals[depth])[:, :V]
         logits[-1, ~allowed] = -np.inf
-        every = softmax(logits)
-        top = np.argpartition(every, used - K, axis=-1)[:, used - K :]
-        order = np.take_along_axis(every, top, -1).argsort(axis=-1, kind="stable")[:, ::-1]
-        found[depth] = np.take_along_axis(top, order, -1)
-        chances[depth] = np.take_along_axis(every, found[depth], -1)
-        if depth == depths - 1 and everywhere:
-            surprises[1:] = [-_logprob(row, token) / math.log(2) for row, token in zip(logits, ids[1:], strict=False)]
-    return Candidates(found, chances), surprises
+        probabilities = softmax(logits)
+        top = np.argpartition(probabilities, V - K, axis=-1)[:, V - K :]
+        order = np.take_along_axis(probabilities, top, -1).argsort(axis=-1, kind="stable")[:, ::-1]
+        ids[depth] = np.take_along_axis(top, order, -1)
+        top_probabilities[depth] = np.take_along_axis(probabilities, ids[depth], -1)
+    return Candidates(ids, top_probabilities)
 
 
-def _effects(
-    runtime: NumpyRuntime, ids: Sequence[int], whole: float, answer: int, allowed: NDArray[np.bool_]
+def _surprisals(logits: Array, ids: Sequence[int]) -> NDArray[np.float64]:
+    """[N], -log2 p(token | tokens before) by the logits [N, V] after each token; NaN for the first token, whose
+    prediction was not recorded."""
+    surprisals = np.full(len(ids), np.nan)
+    for position, token in enumerate(ids[1:], 1):
+        surprisals[position] = -log_softmax(logits[position - 1])[token] / math.log(2)
+    return surprisals
+
+
+def _ablation_effects(
+    runtime: NumpyRuntime, context: Sequence[int], logits: Array, prediction: NextToken
 ) -> NDArray[np.float64]:
-    """[T]: by how many bits `answer` is less likely without each token; the last first, since the cache before a gap
-    is that of the whole prompt."""
-    T = len(ids)
+    """[T]: by how many bits the predicted token is less likely without each token of the context; NaN where skipped.
+
+    `logits` [V] are those after the whole context. The last token comes first: what the cache holds before a gap is
+    valid for all earlier gaps too.
+    """
+    T = len(context)
     effects = np.full(T, np.nan)
-    most = min(MOST_TOKENS, math.isqrt(int(2 * MOST_WORK / runtime.config.parameters)))
-    for gap in range(T - 1, max(-1, T - 1 - most), -1) if T > 1 else ():
-        kept = gap if gap < T - 1 else gap - 1  # something must be taken in to be asked what follows
+    if T == 1:
+        return effects  # nothing would be left to predict from
+    original = _masked_logprob(logits, prediction)
+    count = min(T, MAX_TOKENS, math.isqrt(int(2 * MAX_ABLATION_WORK / runtime.config.parameters)))
+    for gap in range(T - 1, T - 1 - count, -1):
+        kept = gap if gap < T - 1 else gap - 1  # one token at least has to be processed for a prediction
         runtime.rewind(kept)
-        logits = runtime.prefill(ids[gap + 1 :] if gap < T - 1 else ids[kept:gap])
-        logits = np.where(allowed, logits[: len(allowed)], np.float32(-np.inf))
-        effects[gap] = (whole - _logprob(logits, answer)) / math.log(2)
+        logits = runtime.prefill(context[gap + 1 :] if gap < T - 1 else context[kept:gap])
+        effects[gap] = (original - _masked_logprob(logits, prediction)) / math.log(2)
     return effects
 
 
-def _logprob(logits: Array, token: int) -> float:
-    return float(log_softmax(logits)[token])
+def _masked_logprob(logits: Array, prediction: NextToken) -> float:
+    """Natural log probability of the predicted token among those allowed."""
+    allowed = prediction.allowed
+    return float(log_softmax(np.where(allowed, logits[: len(allowed)], np.float32(-np.inf)))[prediction.token])

@@ -58,21 +58,21 @@ def explanation(
     while attention.shape[0] * attention.shape[1] * kept * (kept + 1) // 2 > MOST_ATTENTION:
         kept = kept * 9 // 10
     cut = N - kept
-    if before := found.cut + found.earlier + cut:
+    if before := found.truncated + found.preceding + cut:
         notes.append(f"The last {kept:,} tokens of the prompt are shown; {before:,} stand before them.")
     if found.tail:
         notes.append(f"The likeliest first token begins inside the prompt, with its end “{_plain(found.tail)}”.")
     rows = np.tril_indices(kept)
     shares = attention[:, :, cut:, cut:][:, :, rows[0], rows[1]]
-    best = found.lens.ids[:, cut:], found.lens.probabilities[:, cut:]
+    best = found.logit_lens.ids[:, cut:], found.logit_lens.probabilities[:, cut:]
     used = np.unique(best[0])
     place = {int(token): i for i, token in enumerate(used)}
-    answers = found.likeliest(count)
+    answers = found.most_likely(count)
     data = {
         "tokens": [tokenizer.label(token) for token in found.ids[cut:]],
         "ids": found.ids[cut:],
-        "surprises": _known(found.surprises[cut:]),
-        "effects": _known(found.effects[cut:]),
+        "surprises": _known(found.surprisals[cut:]),
+        "effects": _known(found.ablation_effects[cut:]),
         "layers": L,
         "heads": attention.shape[1],
         "attention": base64.b64encode(np.rint(shares * 255).astype(np.uint8).tobytes()).decode(),

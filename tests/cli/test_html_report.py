@@ -45,7 +45,7 @@ def tokenizer() -> Tokenizer:
 
 def explained(prompt: str, config: ModelConfig | None = None) -> Explanation:
     config = config or ModelConfig(300, 32, 64, 2, 4, 2, 8, 64)
-    return explain(NumpyRuntime(random_checkpoint(config)), tokenizer(), prompt, literal=True, everywhere=True)
+    return explain(NumpyRuntime(random_checkpoint(config)), tokenizer(), prompt, literal=True, every_position=True)
 
 
 def data_of(text: str) -> dict:
@@ -102,11 +102,11 @@ def test_attention_is_kept_to_a_255th_and_all_else_is_exact(explanation: Path) -
     rows, columns = np.tril_indices(N)
     np.testing.assert_allclose(bytes_, found.attention[:, :, rows, columns], atol=0.5 / 255 + 1e-6)
     chances = np.array([[[chance for _, chance in row] for row in depth] for depth in data["lens"]])
-    np.testing.assert_array_equal(chances, found.lens.probabilities)
+    np.testing.assert_array_equal(chances, found.logit_lens.probabilities)
     texts = [[[data["texts"][which] for which, _ in row] for row in depth] for depth in data["lens"]]
-    assert texts == [[[tokenizer().label(i) for i in row] for row in depth] for depth in found.lens.ids.tolist()]
-    assert data["words"] == [["hat", 0.75]] and data["effects"] == found.effects.tolist()
-    assert data["surprises"] == [None, *found.surprises.tolist()[1:]]
+    assert texts == [[[tokenizer().label(i) for i in row] for row in depth] for depth in found.logit_lens.ids.tolist()]
+    assert data["words"] == [["hat", 0.75]] and data["effects"] == found.ablation_effects.tolist()
+    assert data["surprises"] == [None, *found.surprisals.tolist()[1:]]
 
 
 def to_fixed(value: float, digits: int) -> str:
@@ -122,9 +122,9 @@ def test_terminal_and_page_have_the_same_figures(llm: Llm, tiny_model: Path, mon
 
     def explain_as_told(*values: Any, **options: Any) -> Explanation:
         found = real(*values, **options)
-        lens = replace(found.lens, probabilities=found.lens.probabilities.copy())
+        lens = replace(found.logit_lens, probabilities=found.logit_lens.probabilities.copy())
         lens.probabilities[..., :4] = chances
-        return replace(found, effects=np.resize(effects, len(found.ids)), lens=lens)
+        return replace(found, ablation_effects=np.resize(effects, len(found.ids)), logit_lens=lens)
 
     monkeypatch.setattr(explain_module, "explain", explain_as_told)
     terminal = llm("explain", "The cat sat on the mat.").stdout
@@ -149,7 +149,7 @@ def test_the_curve_of_a_run_is_told_once() -> None:
 
 
 def test_a_page_of_200_tokens_6_layers_and_8_heads_stays_under_2_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explain_module, "MOST_WORK", 1e6)
+    monkeypatch.setattr(explain_module, "MAX_ABLATION_WORK", 1e6)
     config = ModelConfig(300, 64, 64, 6, 8, 4, 8, 400)
     found = explained(" cat" * 200, config)
     assert len(found.ids) == 200
@@ -190,7 +190,7 @@ def test_the_address_says_what_is_shown(explanation: Path) -> None:
     found = explained("The cat sat on the mat.")
     shown, _ = opened(explanation, "#token=3&layer=2&head=1")
     assert 'id="token-3" tabindex="0" aria-selected="true"' in shown
-    label = tokenizer().label(int(found.lens.ids[-1, 2, 0])).strip()
+    label = tokenizer().label(int(found.logit_lens.ids[-1, 2, 0])).strip()
     said = re.search(r'id="said"[^>]*>([^<]*)<', shown)[1]  # type: ignore[index]
     assert said.startswith("Token 3, sat. Next: ") and label in html.unescape(said)
     assert "layer 2 of 2, head 1 of 4" in shown
@@ -222,9 +222,9 @@ def test_figures_are_those_of_the_terminal(tmp_path: Path) -> None:
     """Rounded once, from the same number: 0.08496 is +0.08, also if 0.085 would be +0.09."""
     found, path = explained("The cat sat on the mat."), tmp_path / "figures.html"
     effects = np.array([0.08496, -0.08496, 12.4549, 1.0049999, 0.004, -0.004, 3.14159])
-    lens = found.lens
+    lens = found.logit_lens
     lens.probabilities[-1, -1] = [0.4004996, 0.2504996, 0.1004996, 0.0504996, 0.0004996]
-    found = replace(found, effects=effects, lens=lens)
+    found = replace(found, ablation_effects=effects, logit_lens=lens)
     path.write_bytes(html_report.explanation(found, tokenizer(), "The cat sat on the mat.", WORDS, 5, "m"))
     _, shown = opened(path, script="""
         const figures = (id) => [...document.querySelectorAll(`#${id} .figure`)].map((node) => node.textContent);
@@ -283,7 +283,7 @@ def test_layers_beyond_eight_are_folded(tmp_path: Path) -> None:
 @in_a_browser
 def test_of_many_tokens_the_strongest_effects_are_shown(tmp_path: Path) -> None:
     path = tmp_path / "many.html"
-    found = replace(explained(" cat" * 40), effects=np.random.default_rng(0).normal(0, 1, 40))
+    found = replace(explained(" cat" * 40), ablation_effects=np.random.default_rng(0).normal(0, 1, 40))
     path.write_bytes(html_report.explanation(found, tokenizer(), " cat" * 40, WORDS, 5, "m"))
     _, shown = opened(path, script="""
         const rows = () => [...document.querySelectorAll("#effects .token")].map((node) => parseInt(node.textContent));
@@ -291,7 +291,7 @@ def test_of_many_tokens_the_strongest_effects_are_shown(tmp_path: Path) -> None:
         fold.click();
         return { few, name, all: rows() };
     """)  # fmt: skip
-    assert shown["few"] == sorted((np.argsort(-np.abs(found.effects))[:12] + 1).tolist())
+    assert shown["few"] == sorted((np.argsort(-np.abs(found.ablation_effects))[:12] + 1).tolist())
     assert shown["name"] == "Show all 40 tokens" and shown["all"] == list(range(1, 41))
 
 

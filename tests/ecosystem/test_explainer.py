@@ -18,7 +18,7 @@ def test_attention_and_the_lens_are_those_of_transformers(reference) -> None:
         open_tokenizer(checkpoint),
         "def f(x): return the world",
         literal=True,
-        everywhere=True,
+        every_position=True,
     )
     model = transformers.AutoModelForCausalLM.from_pretrained(
         reference.directory, dtype=torch.float32, attn_implementation="eager"
@@ -29,6 +29,6 @@ def test_attention_and_the_lens_are_those_of_transformers(reference) -> None:
         streams = [model.lm_head(model.model.norm(states[0])) for states in theirs.hidden_states[:-1]]
         chances = torch.stack([*streams, theirs.logits[0]]).softmax(-1).numpy()
     np.testing.assert_allclose(found.attention, attention, atol=1e-4)
-    wanted = -np.sort(-chances, axis=-1)[..., : found.lens.ids.shape[-1]]
-    np.testing.assert_allclose(found.lens.probabilities, wanted, atol=1e-4)
-    np.testing.assert_allclose(np.take_along_axis(chances, found.lens.ids, -1), wanted, atol=1e-4)
+    wanted = -np.sort(-chances, axis=-1)[..., : found.logit_lens.ids.shape[-1]]
+    np.testing.assert_allclose(found.logit_lens.probabilities, wanted, atol=1e-4)
+    np.testing.assert_allclose(np.take_along_axis(chances, found.logit_lens.ids, -1), wanted, atol=1e-4)

@@ -87,18 +87,20 @@ def explain(
         atomic_io.check_writable(html, force=force, by=" with --html", example="page.html")
     runtime, tokenizer = NumpyRuntime(checkpoint), open_tokenizer(loaded)
     found = explain.explain(
-        runtime, tokenizer, text, literal=literal, candidates=next_, everywhere=html is not None, answering=answering
+        runtime, tokenizer, text, literal=literal, candidates=next_, every_position=html is not None, ensemble=answering
     )
     words = next_words(answering or runtime, tokenizer, text, most_looks(loaded.parameters))
-    if found.cut:
-        console.note(f"{found.cut:,} tokens of the prompt do not fit the context of {config.max_position_embeddings:,}")
+    if found.truncated:
+        console.note(
+            f"{found.truncated:,} tokens of the prompt do not fit the context of {config.max_position_embeddings:,}"
+        )
     if found.tail:
         console.note(
             f"the likeliest first token begins inside the prompt, with {visible_whitespace(found.tail)}; "
             f"--literal takes the prompt's own tokens"
         )
-    if found.earlier:
-        console.note(f"the last {len(found.ids):,} tokens are looked at, {found.earlier:,} stand before them")
+    if found.preceding:
+        console.note(f"the last {len(found.ids):,} tokens are looked at, {found.preceding:,} stand before them")
     if checkpoint.quantization:
         console.note("explained is the model as its few bits stand for; generate rounds what it multiplies, too")
     if html is not None:
@@ -123,7 +125,7 @@ def _heaviest(mixture: "Ensemble", text: str, literal: bool) -> tuple[Any, dict[
     from llmcli.models.open_runtime import open_runtime
 
     runtime, tokenizer = open_runtime(mixture, on_note=console.note), open_tokenizer(mixture)
-    explain.ask(runtime, tokenizer, text, literal=literal)
+    explain.predict_next(runtime, tokenizer, text, literal=literal)
     weights = runtime.expert_weights()[0].tolist()
     most = weights.index(max(weights))
     console.note(
@@ -142,11 +144,11 @@ def _facts(
         "prompt": text,
         "tokens": [
             {"id": token, "text": tokenizer.label(token), "effect_bits": None if math.isnan(bits) else round(bits, 6)}
-            for token, bits in zip(found.ids, found.effects.tolist(), strict=True)
+            for token, bits in zip(found.ids, found.ablation_effects.tolist(), strict=True)
         ],
         "tail": found.tail,
-        "cut": found.cut,
-        "earlier": found.earlier,
+        "cut": found.truncated,
+        "earlier": found.preceding,
         "attention": {
             "layers": [number + 1 for number in layers],
             "heads": [number + 1 for number in heads],
@@ -160,7 +162,9 @@ def _facts(
                     for token, chance in zip(ids[-1].tolist(), chances[-1].tolist(), strict=True)
                 ],
             }
-            for depth, (ids, chances) in enumerate(zip(found.lens.ids, found.lens.probabilities, strict=True))
+            for depth, (ids, chances) in enumerate(
+                zip(found.logit_lens.ids, found.logit_lens.probabilities, strict=True)
+            )
         ],
         "next_tokens": [
             {
@@ -169,7 +173,7 @@ def _facts(
                 "probability": round(math.exp(found.logprobs[token]), 6),
                 "logprob": round(float(found.logprobs[token]), 6),
             }
-            for token in found.likeliest(count)
+            for token in found.most_likely(count)
         ],
         "entropy_bits": round(found.entropy, 6),
         "next": [{"text": word.text, "probability": round(word.probability, 6)} for word in words.words[:count]],
@@ -186,7 +190,7 @@ def _show(
     _attention(found, names, layer, head)
     _lens(found, tokenizer)
     _effects(found, tokenizer, names)
-    answers = found.likeliest(count)
+    answers = found.most_likely(count)
     console.heading(f"next token: {units.entropy(found.entropy)}")
     token_output.probabilities("next token", [
         (visible_whitespace(tokenizer.label(token)), math.exp(found.logprobs[token])) for token in answers
@@ -241,7 +245,7 @@ def _attention(found: "Explanation", names: list[str], layer: int | None, head: 
 
 
 def _lens(found: "Explanation", tokenizer: Any) -> None:
-    depths, _, K = found.lens.ids.shape
+    depths, _, K = found.logit_lens.ids.shape
     fit = max(1, min(K, (terminal_width() - 12) // 20))
     console.heading("what it would say after each layer (the logit lens)")
     rows = []
@@ -249,8 +253,8 @@ def _lens(found: "Explanation", tokenizer: Any) -> None:
         cells = [
             f"{truncate(visible_whitespace(tokenizer.label(token)), 12)} {units.probability(chance)}"
             for token, chance in zip(
-                found.lens.ids[depth, -1, :fit].tolist(),
-                found.lens.probabilities[depth, -1, :fit].tolist(),
+                found.logit_lens.ids[depth, -1, :fit].tolist(),
+                found.logit_lens.probabilities[depth, -1, :fit].tolist(),
                 strict=True,
             )
         ]
@@ -263,10 +267,10 @@ def _lens(found: "Explanation", tokenizer: Any) -> None:
 
 
 def _effects(found: "Explanation", tokenizer: Any, names: list[str]) -> None:
-    tried = [(i, bits) for i, bits in enumerate(found.effects.tolist()) if not math.isnan(bits)]
+    tried = [(i, bits) for i, bits in enumerate(found.ablation_effects.tolist()) if not math.isnan(bits)]
     if not tried:
         return
-    answer = visible_whitespace(tokenizer.label(found.likeliest(1)[0]))
+    answer = visible_whitespace(tokenizer.label(found.most_likely(1)[0]))
     console.heading(f"what each token does for {answer}: bits it loses when the token is left out")
     if len(tried) < len(names):
         console.paragraph(f"(of a model of this size the last {len(tried)} tokens alone are left out)")

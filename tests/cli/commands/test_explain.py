@@ -40,7 +40,7 @@ def test_json_tells_what_the_explainer_found(llm: Llm, tiny_model: Path) -> None
     truth = explain(NumpyRuntime(model), open_tokenizer(model), "The cat", literal=True, candidates=3)
     assert [token["id"] for token in found["tokens"]] == truth.ids
     assert "".join(token["text"] for token in found["tokens"]) == "The cat"
-    np.testing.assert_allclose([token["effect_bits"] for token in found["tokens"]], truth.effects, atol=1e-6)
+    np.testing.assert_allclose([token["effect_bits"] for token in found["tokens"]], truth.ablation_effects, atol=1e-6)
     weights = np.array(found["attention"]["weights"])
     assert (found["attention"]["layers"], found["attention"]["heads"]) == ([1, 2], [1, 2, 3, 4])
     np.testing.assert_allclose(weights, truth.attention, atol=1e-6)
