@@ -1,4 +1,4 @@
-"""The memory limits of control groups, on directories made to look like those of real machines."""
+"""Memory limits of control groups, on copies of the directories of real machines."""
 
 import math
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def put(tmp_path: Path) -> Put:
 
 
 def process(root: Path, groups: str, *mounts: tuple[str, str, str, str]) -> Path:
-    """The directory of a process in /proc; `mounts` are (group shown, mount point, type, options)."""
+    """A directory like that of a process in /proc; `mounts` are (group shown, mount point, type, options)."""
     directory = root / "self"
     directory.mkdir()
     (directory / "cgroup").write_text(groups)
@@ -41,13 +41,13 @@ def process(root: Path, groups: str, *mounts: tuple[str, str, str, str]) -> Path
     return directory
 
 
-def test_version_2_the_tightest_limit_of_nested_groups_holds(tmp_path: Path, put: Put) -> None:
+def test_version_2_the_smallest_remainder_of_nested_groups_counts(tmp_path: Path, put: Put) -> None:
     put("sys", memory_stat="anon 7")  # the root has no limit
     put("sys/user.slice", memory_max=8000 * MB, memory_current=7000 * MB, memory_stat="inactive_file 0")
     put("sys/user.slice/job", memory_max=4000 * MB, memory_current=1000 * MB, memory_stat="inactive_file 0")
     put("sys/user.slice/job/step", memory_max="max", memory_current=900 * MB)
     here = process(tmp_path, "0::/user.slice/job/step\n", ("/", "sys", "cgroup2", "nsdelegate"))
-    assert available_memory(here) == 1000 * MB  # what its neighbours leave of the slice
+    assert available_memory(here) == 1000 * MB  # what other groups leave of the slice
     put("sys/user.slice", memory_max="max")
     assert available_memory(here) == 3000 * MB
     put("sys/user.slice/job", memory_max="max")
@@ -59,8 +59,8 @@ def test_version_2_memory_high_is_a_limit_too(tmp_path: Path, put: Put) -> None:
     assert available_memory(process(tmp_path, "0::/\n", ("/", "sys", "cgroup2", ""))) == 2000
 
 
-def test_the_page_cache_is_not_in_use(tmp_path: Path, put: Put) -> None:
-    """A container of 4 GB that has read a text of 5 GB; tmpfs (shmem) and what programs hold (anon) is in use."""
+def test_the_page_cache_does_not_count_as_used(tmp_path: Path, put: Put) -> None:
+    """A container of 4 GB that has read a text of 5 GB. tmpfs (shmem) and process memory (anon) do count."""
     stat = f"anon {200 * MB}\nfile {3700 * MB}\nshmem {100 * MB}\nactive_file {1600 * MB}\ninactive_file {2000 * MB}"
     put("sys", memory_max=4000 * MB, memory_current=3990 * MB, memory_stat=stat)
     here = process(tmp_path, "0::/\n", ("/", "sys", "cgroup2", ""))
@@ -72,7 +72,7 @@ def test_version_1_with_its_own_names_and_hierarchical_counts(tmp_path: Path, pu
     none = {"memory_limit_in_bytes": NO_LIMIT_V1, "memory_usage_in_bytes": 5000 * MB}
     put("sys/memory", **none)
     put("sys/memory/docker/12ab", memory_limit_in_bytes=2000 * MB, memory_usage_in_bytes=1900 * MB, memory_stat=stat)
-    put("sys/cpu/docker/12ab", memory_limit_in_bytes=1, memory_usage_in_bytes=1)  # not a hierarchy of memory
+    put("sys/cpu/docker/12ab", memory_limit_in_bytes=1, memory_usage_in_bytes=1)  # not a memory hierarchy
     here = process(
         tmp_path,
         "9:name=systemd:/docker/12ab\n5:cpu,cpuacct:/docker/12ab\n4:hugetlb,memory:/docker/12ab\n",
@@ -86,7 +86,7 @@ def test_version_1_with_its_own_names_and_hierarchical_counts(tmp_path: Path, pu
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_container_that_sees_its_own_group_as_the_root(tmp_path: Path, put: Put, version: int) -> None:
-    """The host's name of the group does not exist inside; a group made inside does."""
+    """The name of the group on the host does not exist inside; a group created inside does."""
     limit, used = (
         ("memory_limit_in_bytes", "memory_usage_in_bytes") if version == 1 else ("memory_max", "memory_current")
     )
@@ -123,14 +123,14 @@ def test_a_group_over_its_limit_has_nothing_left(tmp_path: Path, put: Put) -> No
 
 
 @pytest.mark.parametrize("content", ["", "max", "x", "-5"])
-def test_what_cannot_be_read_limits_nothing(tmp_path: Path, put: Put, content: str) -> None:
+def test_a_file_that_cannot_be_read_means_no_limit(tmp_path: Path, put: Put, content: str) -> None:
     assert available_memory(tmp_path / "nowhere") == math.inf
     put("sys", memory_max=content, memory_current=content, memory_stat=content)
     here = process(tmp_path, "0::/\nnot a line of its kind\n\n:", ("/", "sys", "cgroup2", ""))
     assert available_memory(here) == math.inf
 
 
-def test_free_memory_keeps_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_respects_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "available_memory", lambda: 12345.0)
     assert hardware.free_memory("cpu") == 12345.0
     assert cgroups.available_memory() > 1e6  # of this very process

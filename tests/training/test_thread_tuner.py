@@ -13,10 +13,10 @@ ALONE, BUSY = {2: 28_800.0, 1: 17_800.0}, {2: 7_800.0, 1: 16_700.0}
 
 
 def simulate(
-    speed: Callable[[float, int], float], seconds: float, most: int = 2, noise: float = 0.0
+    speed: Callable[[float, int], float], seconds: float, max_threads: int = 2, noise: float = 0.0
 ) -> tuple[float, list[tuple[float, int]]]:
     """(tokens per second, (when, threads) of each step) on a machine whose `speed` depends on time and threads."""
-    tuner, rng = ThreadTuner(most), random.Random(0)
+    tuner, rng = ThreadTuner(max_threads), random.Random(0)
     now, tokens, history = 0.0, 0, []
     while now < seconds:
         history.append((now, tuner.threads))
@@ -27,7 +27,7 @@ def simulate(
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.15])
-def test_alone_nothing_is_lost(noise: float) -> None:
+def test_alone_hardly_any_speed_is_lost(noise: float) -> None:
     speed, _ = simulate(lambda now, threads: ALONE[threads], 140, noise=noise)
     assert speed > 0.985 * ALONE[2]
 
@@ -39,7 +39,7 @@ def test_beside_a_busy_process_fewer_threads_are_chosen(noise: float) -> None:
     assert speed > 0.55 * ALONE[2]  # all threads would have 0.27
 
 
-def test_it_follows_when_another_program_starts_and_ends() -> None:
+def test_the_number_follows_when_another_process_starts_and_ends() -> None:
     def speed(now: float, threads: int) -> float:
         return (BUSY if 60 <= now < 120 else ALONE)[threads]
 
@@ -50,17 +50,17 @@ def test_it_follows_when_another_program_starts_and_ends() -> None:
 
 
 @pytest.mark.parametrize("busy", [0, 1, 2, 3, 8, 15])
-def test_on_many_cores_as_many_are_used_as_are_free(busy: int) -> None:
+def test_as_many_of_many_cores_are_used_as_are_free(busy: int) -> None:
     def speed(now: float, threads: int) -> float:
         free = 16 - busy
         return 10_000 * (threads**0.8 if threads <= free else 0.3 * free**0.8)
 
-    found, _ = simulate(speed, 120, most=16)
+    average, _ = simulate(speed, 120, max_threads=16)
     reachable = max(speed(0, threads) for threads in thread_counts(16))
-    assert found > 0.85 * reachable
+    assert average > 0.85 * reachable
 
 
-def test_one_core_leaves_no_choice() -> None:
+def test_one_core_means_one_thread() -> None:
     used: list[int] = []
     tuner = ThreadTuner(1, used.append)
     for _ in range(50):
@@ -68,7 +68,7 @@ def test_one_core_leaves_no_choice() -> None:
     assert set(used) == {1} and not tuner.trying
 
 
-def test_steps_of_another_shape_do_not_look_like_a_slower_machine() -> None:
+def test_steps_of_another_shape_are_not_taken_for_a_slower_machine() -> None:
     tuner = ThreadTuner(2)
     for _ in range(40):
         tuner.add_step(STEP / ALONE[tuner.threads], STEP)
