@@ -1,4 +1,4 @@
-"""What can come between a trained model and its file: signals, readers that go, full disks, other programs."""
+"""What can prevent a trained model from being saved: signals, closed pipes, full disks, other processes."""
 
 import errno
 import os
@@ -26,7 +26,18 @@ from llmcli.training.events import State
 from llmcli.training.plan import Plan
 from tests import platforms
 from tests.conftest import random_checkpoint
-from tests.reliability.runs import BESIDE, EAGER, HANG, OPTIONS, TEXT, end, kept, python, train, wait_until_kept
+from tests.reliability.runs import (
+    OPTIONS,
+    RESUME_FILE,
+    SAVING_EVERY_STEP,
+    TEXT,
+    TIMEOUT,
+    end,
+    python,
+    saved_at,
+    train,
+    wait_until_saved,
+)
 
 Llm = Callable[..., Result]
 HERE = Path()
@@ -38,11 +49,11 @@ IDENTITY = {"the text": resume.text_fingerprint([("c.txt", 100, "c" * 64)])}
 TUNED = IDENTITY | {"--from": f"base.safetensors (sha256 {'b' * 16})"}
 
 
-# ---- only what was verified is replaced
+# ---- only a verified file is replaced
 
 
 def saved_by(kind: str, path: Path) -> resume.StoppedRun:
-    """Write a model, or adapters, as a run that was stopped left it; the run."""
+    """Write a model, or adapters, as a stopped run leaves them. Returns the run."""
     settings = TrainConfig(steps=100)
     tokenizer = Tokenizer.train_char(["abc"]).to_json()
     width = 1024 if kind == "large" else 32
@@ -72,7 +83,7 @@ KINDS = ["small", "large", "adapters", "adapters in a directory"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_model_that_was_changed_anywhere_is_not_the_one_that_was_saved(kind: str) -> None:
+def test_a_changed_byte_anywhere_is_detected(kind: str) -> None:
     place = Path("m.safetensors")
     stopped = saved_by(kind, place)
     assert resume.is_saved_in(stopped, place)
@@ -94,7 +105,7 @@ def test_a_model_that_was_changed_anywhere_is_not_the_one_that_was_saved(kind: s
         assert not resume.is_saved_in(stopped, place)
 
 
-def test_a_model_that_another_command_made_of_it_is_not_the_one_that_was_saved() -> None:
+def test_a_model_that_another_command_derived_is_not_the_saved_one() -> None:
     stopped = saved_by("small", MODEL)
     model = checkpoint.load(MODEL)
     changes: dict[str, Checkpoint] = {
@@ -137,17 +148,17 @@ def loss(self, ids):
         signal.raise_signal(signal.SIGINT)
     return real(self, ids)
 llmcli.models.transformer.LanguageModel.loss = loss
-""" + EAGER.replace("; ", "\n")
+""" + SAVING_EVERY_STEP.replace("; ", "\n")
 
 
 def interrupted(output: str = str(MODEL)) -> None:
-    """Leave here what a run of 12 steps leaves that is interrupted in its fifth."""
+    """Run 12 steps, interrupted in the fifth."""
     process = train(HERE, steps=12, output=output, code=SIGNALLED_AT.format(step=5))
-    said = end(process)
-    assert process.returncode == 130, said
+    stderr = end(process)
+    assert process.returncode == 130, stderr
 
 
-def test_a_changed_model_is_not_written_over_without_force(llm: Llm) -> None:
+def test_a_changed_model_is_not_overwritten_without_force(llm: Llm) -> None:
     interrupted()
     changed = flip_a_bit(MODEL)
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 12)
@@ -166,24 +177,24 @@ def change(*_):
     data[-9] ^= 1
     open("model.safetensors", "wb").write(data)
 t._memorised = change
-""" + EAGER.replace("; ", "\n")
+""" + SAVING_EVERY_STEP.replace("; ", "\n")
 
 
-def test_a_model_changed_during_the_run_that_goes_on_is_kept() -> None:
+def test_a_model_changed_during_the_resumed_run_is_kept() -> None:
     interrupted()
     before = MODEL.read_bytes()
     process = train(HERE, steps=12, code=CHANGED_MEANWHILE)
-    said = end(process).decode()
-    assert process.returncode == 0 and "is kept; the model goes to model-2.safetensors" in said
+    stderr = end(process).decode()
+    assert process.returncode == 0 and "is kept; the model goes to model-2.safetensors" in stderr
     assert len(MODEL.read_bytes()) == len(before) and MODEL.read_bytes()[-9] == before[-9] ^ 1
     assert checkpoint.load("model-2.safetensors").record["steps"] == 12
-    assert not Path(BESIDE).exists()
+    assert not Path(RESUME_FILE).exists()
 
 
-# ---- one name, one run
+# ---- each output has its own resume file
 
 
-def test_no_two_outputs_share_what_their_runs_keep() -> None:
+def test_no_two_outputs_share_a_resume_file() -> None:
     names = ["zz", "zz.safetensors", "zz.bin", "zz.bin.safetensors", "zz.SAFETENSORS", ".safetensors", "resume"]
     beside = [resume.resume_path(Path(name)) for name in names]
     assert len(set(beside)) == len(names) and not set(beside) & set(map(Path, names))
@@ -195,13 +206,13 @@ def test_no_two_outputs_share_what_their_runs_keep() -> None:
 
 
 @platforms.symbolic_links
-def test_a_link_and_its_file_share_them() -> None:
+def test_a_link_and_its_target_share_a_resume_file() -> None:
     Path("d").mkdir()
     Path("link.safetensors").symlink_to("d/m.safetensors")
     assert resume.resume_path(Path("link.safetensors")) == Path("d/m.resume.safetensors").resolve()
 
 
-def test_a_stopped_run_stays_whole_when_another_writes_a_like_name(llm: Llm) -> None:
+def test_a_run_with_a_similar_name_leaves_a_stopped_run_alone(llm: Llm) -> None:
     interrupted(output="zz")
     before = {name: Path(name).read_bytes() for name in ("zz", "zz.resume")}
     assert llm("train", "c.txt", *OPTIONS, "--steps", 3, "-o", "zz.safetensors").exit_code == 0
@@ -210,32 +221,32 @@ def test_a_stopped_run_stays_whole_when_another_writes_a_like_name(llm: Llm) -> 
     assert answer.exit_code == 1 and "give another -o" in answer.stderr
 
 
-def test_a_file_that_another_program_puts_there_is_not_replaced() -> None:
-    told: list[str] = []
+def test_a_file_of_another_process_is_not_replaced_by_a_resume_file() -> None:
+    warnings: list[str] = []
     stopped = saved_by("small", MODEL)
-    saver = resume.StateSaver(Path("m.resume.safetensors"), {}, stopped.plan, "{}", told.append)
+    saver = resume.StateSaver(Path("m.resume.safetensors"), {}, stopped.plan, "{}", warnings.append)
     saver.save(stopped.state)
     saver.save(stopped.state)
-    assert told == [] and resume.is_resume_file(Path("m.resume.safetensors"))
+    assert warnings == [] and resume.is_resume_file(Path("m.resume.safetensors"))
     Path("m.resume.safetensors").write_bytes(MODEL.read_bytes())
     saver.save(stopped.state)
-    assert len(told) == 1 and "was created by another process" in told[0]
+    assert len(warnings) == 1 and "was created by another process" in warnings[0]
     assert Path("m.resume.safetensors").read_bytes() == MODEL.read_bytes()
 
 
-# ---- a place for the model
+# ---- where the model goes if its directory fails
 
 
 @pytest.fixture
 def done() -> SimpleNamespace:
-    """What a run ends with."""
+    """The last event of a run."""
     saved_by("small", Path("source.safetensors"))
     return SimpleNamespace(checkpoint=checkpoint.load("source.safetensors"), adapters=None)
 
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only place for temporary files; the home directory is in it."""
+    """The only directory for temporary files; the home directory is in it."""
     place = tmp_path / "elsewhere"
     (place / "home").mkdir(parents=True)
     monkeypatch.setattr("tempfile.tempdir", str(place))
@@ -247,30 +258,30 @@ def save(done: SimpleNamespace, output: Path, *, replace: bool = True) -> Path:
     return command._save(output, done, resume.resume_path(output), False, replace=replace, keep=False)
 
 
-def found(directory: Path) -> list[Path]:
+def files_in(directory: Path) -> list[Path]:
     return [path for path in directory.rglob("*") if path.is_file()]
 
 
-def test_a_directory_that_has_gone_does_not_take_the_model_with_it(
+def test_a_deleted_directory_does_not_lose_the_model(
     done: SimpleNamespace, elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = Path("source.safetensors").read_bytes()
     place = save(done, Path("gone/m.safetensors"))
-    assert [place] == found(elsewhere) and place.read_bytes() == whole
+    assert [place] == files_in(elsewhere) and place.read_bytes() == whole
     assert f"so the model went to {place}" in capsys.readouterr().err
 
 
-def test_a_working_directory_that_has_gone_does_not_either(
+def test_a_deleted_working_directory_does_not_lose_the_model(
     done: SimpleNamespace, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done.checkpoint = replace(done.checkpoint, tensors=dict(done.checkpoint.tensors))
     Path("gone").mkdir()
     monkeypatch.chdir("gone")
     Path.cwd().rmdir()
-    assert [save(done, MODEL)] == found(elsewhere)
+    assert [save(done, MODEL)] == files_in(elsewhere)
 
 
-def test_where_the_first_two_places_refuse_the_home_directory_takes_it(
+def test_if_two_directories_fail_a_third_is_used(
     done: SimpleNamespace, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.open
@@ -282,25 +293,25 @@ def test_where_the_first_two_places_refuse_the_home_directory_takes_it(
 
     monkeypatch.setattr(os, "open", refuse)
     place = save(done, MODEL)
-    assert [place] == found(elsewhere) and "home" in place.parts
-    assert len([path for path in elsewhere.rglob("llmcli-*") if path.is_dir()]) == 1  # no empty one is left
+    assert [place] == files_in(elsewhere) and "home" in place.parts
+    assert len([path for path in elsewhere.rglob("llmcli-*") if path.is_dir()]) == 1  # no empty directory is left
 
 
-def test_where_every_place_refuses_the_line_says_how_to_go_on(
+def test_if_no_directory_works_the_error_says_how_to_resume(
     done: SimpleNamespace, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    Path(BESIDE).write_bytes(b'        {"__metadata__":{"llmcli.resume":"1"}}')
+    Path(RESUME_FILE).write_bytes(b'        {"__metadata__":{"llmcli.resume":"1"}}')
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", refuse)
-        with pytest.raises(LLMError, match=rf"No space left.*type the same command: it goes on from {BESIDE}"):
+        with pytest.raises(LLMError, match=rf"No space left.*type the same command: it goes on from {RESUME_FILE}"):
             save(done, MODEL)
-    assert found(elsewhere) == [] and not MODEL.exists()
+    assert files_in(elsewhere) == [] and not MODEL.exists()
 
 
-def test_a_directory_that_may_no_longer_be_looked_into_loses_nothing(
+def test_a_directory_that_became_unreadable_does_not_lose_the_model(
     done: SimpleNamespace, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.stat
@@ -312,17 +323,17 @@ def test_a_directory_that_may_no_longer_be_looked_into_loses_nothing(
 
     Path("closed").mkdir()
     stopped = saved_by("small", Path("other.safetensors"))
-    told: list[str] = []
+    warnings: list[str] = []
     output = Path("closed/m.safetensors")
     beside = resume.resume_path(output)
     monkeypatch.setattr(os, "stat", refuse)
-    resume.StateSaver(beside, {}, stopped.plan, "{}", told.append).save(stopped.state)
-    assert len(told) == 1 and "Permission denied" in told[0]
+    resume.StateSaver(beside, {}, stopped.plan, "{}", warnings.append).save(stopped.state)
+    assert len(warnings) == 1 and "Permission denied" in warnings[0]
     replace_it = command._may_replace(output, False, None)
-    assert [command._save(output, done, beside, False, replace=replace_it, keep=False)] == found(elsewhere)
+    assert [command._save(output, done, beside, False, replace=replace_it, keep=False)] == files_in(elsewhere)
 
 
-def test_a_file_that_came_meanwhile_is_kept(done: SimpleNamespace) -> None:
+def test_a_file_created_during_the_run_is_kept(done: SimpleNamespace) -> None:
     for name in ("m.safetensors", "m-2.safetensors"):
         Path(name).write_bytes(b"mine")
     assert save(done, Path("m.safetensors"), replace=False) == Path("m-3.safetensors")
@@ -342,10 +353,10 @@ main()
 @pytest.mark.parametrize(
     "error", ["MemoryError()", "RuntimeError('out of memory')", "OSError(5, 'Input/output error')"]
 )
-def test_what_fails_after_training_loses_no_model(error: str) -> None:
+def test_an_error_after_training_does_not_lose_the_model(error: str) -> None:
     process = train(HERE, steps=3, code=DIES_AFTERWARDS.format(error=error))
-    said = end(process)
-    assert process.returncode == 0, said
+    stderr = end(process)
+    assert process.returncode == 0, stderr
     assert checkpoint.load(MODEL).record["steps"] == 3
 
 
@@ -354,7 +365,7 @@ def test_what_fails_after_training_loses_no_model(error: str) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """A simulated clock, in seconds; handlers are put back."""
+    """A simulated clock, in seconds. Signal handlers are restored."""
     now = [50.0]
     monkeypatch.setattr(command, "time", SimpleNamespace(monotonic=lambda: now[0]))
     before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM, HANGUP)}
@@ -364,7 +375,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 
 
 @pytest.mark.parametrize("kinds", [(signal.SIGTERM, signal.SIGTERM), (HANGUP, signal.SIGTERM)])
-def test_signals_at_once_are_one_request_and_a_later_one_ends_the_run(
+def test_two_signals_at_once_count_as_one_and_a_later_one_ends_the_run(
     kinds: tuple[signal.Signals, signal.Signals], clock: list[float], capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(KeyboardInterrupt), command._signals() as caught:
@@ -374,11 +385,11 @@ def test_signals_at_once_are_one_request_and_a_later_one_ends_the_run(
         assert caught == [kinds[0]]
         clock[0] += command.SAME_REQUEST
         signal.raise_signal(kinds[1])
-        pytest.fail("the run goes on")
+        pytest.fail("the run continues")
 
 
 @platforms.posix
-def test_a_signal_that_is_to_be_ignored_is(clock: list[float]) -> None:
+def test_an_ignored_signal_stays_ignored(clock: list[float]) -> None:
     assert {signal.SIGTERM, signal.SIGHUP} <= set(termination_signals())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     assert signal.SIGHUP not in termination_signals() and signal.SIGTERM in termination_signals()
@@ -389,51 +400,51 @@ def test_a_signal_that_is_to_be_ignored_is(clock: list[float]) -> None:
 
 @platforms.posix
 def test_under_nohup_a_closed_terminal_does_not_end_a_run() -> None:
-    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); " + EAGER
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); " + SAVING_EVERY_STEP
     process = train(HERE, steps=100_000, code=code)
-    wait_until_kept(process, HERE)
+    wait_until_saved(process, HERE)
     process.send_signal(signal.SIGHUP)
     for _ in range(3):
-        wait_until_kept(process, HERE, kept(HERE))
-    assert process.poll() is None, "it went on"
+        wait_until_saved(process, HERE, saved_at(HERE))
+    assert process.poll() is None, "the run ended"
     end(process, signal.SIGTERM)
     assert process.returncode == 143
 
 
-# ---- who reads the events
+# ---- closed pipes and full outputs
 
 
-def test_a_reader_of_events_that_goes_away_leaves_a_model_behind() -> None:
+def test_a_closed_pipe_of_events_does_not_lose_the_model() -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
-    process = python(HERE, EAGER, "train", "c.txt", *OPTIONS, "--steps", "100000", "--json")
+    process = python(HERE, SAVING_EVERY_STEP, "train", "c.txt", *OPTIONS, "--steps", "100000", "--json")
     assert process.stdout is not None
     for _ in range(4):
         process.stdout.readline()
     process.stdout.close()
     assert process.stderr is not None
-    said = process.stderr.read()
-    assert process.wait(HANG) == 1 and b"Traceback" not in said and b"saved what there is" in said
+    stderr = process.stderr.read()
+    assert process.wait(TIMEOUT) == 1 and b"Traceback" not in stderr and b"saved what there is" in stderr
     record = checkpoint.load(MODEL).record
     assert record["interrupted"] is True and record["steps"] >= 3
-    assert Path(BESIDE).exists()
+    assert Path(RESUME_FILE).exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("words", [["--help"], [], ["--version"], ["train", "--help"], ["inspect"]])
-def test_a_full_output_is_one_line_wherever_it_is_met(words: list[str], tiny_model: Path) -> None:
+def test_a_full_output_is_one_line_of_error(words: list[str], tiny_model: Path) -> None:
     with open("/dev/full", "wb") as full:
         run = subprocess.run([sys.executable, "-m", "llmcli", *words], stdout=full, stderr=subprocess.PIPE)
     assert (run.returncode, run.stderr) == (1, b"error: the output: No space left on device\n")
 
 
 @platforms.posix
-def test_a_working_directory_that_was_removed_is_named(tiny_model: Path) -> None:
+def test_a_removed_working_directory_is_named(tiny_model: Path) -> None:
     code = "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); from llmcli.cli.app import main; main()"
     for words in (["train", str(tiny_model), "--steps", "1"], ["export", str(tiny_model), "x.gguf", "--to", "gguf"]):
         process = python(HERE, code, *words)
-        said = end(process).decode()
-        assert process.returncode == 1 and said.startswith("error: ") and said.count("\n") == 1, said
-        assert "output" not in said and ("directory" in said)
+        stderr = end(process).decode()
+        assert process.returncode == 1 and stderr.startswith("error: ") and stderr.count("\n") == 1, stderr
+        assert "output" not in stderr and ("directory" in stderr)
 
 
 def test_an_error_without_a_name_is_not_blamed_on_the_output(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,7 +458,7 @@ def test_an_error_without_a_name_is_not_blamed_on_the_output(llm: Llm, monkeypat
     assert answer.stderr == f"error: the operating system reported an error: {os.strerror(errno.ENOLCK)}\n"
 
 
-# ---- file systems and kernels that lack something
+# ---- file systems and kernels without locks, reservation or flushing
 
 
 WITHOUT = {
@@ -458,7 +469,7 @@ WITHOUT = {
 
 
 @pytest.mark.parametrize(("what", "number"), [(what, number) for what, (_, all_) in WITHOUT.items() for number in all_])
-def test_a_run_does_without_what_the_system_does_not_have(
+def test_a_run_works_without_a_system_call_that_is_not_supported(
     what: str, number: int, llm: Llm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -477,10 +488,8 @@ def test_a_run_does_without_what_the_system_does_not_have(
 
 
 @platforms.file_locks
-def test_a_locked_file_system_without_locks_leaves_others_temporary_files(
-    llm: Llm, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They may be those of a run that goes on now."""
+def test_without_locks_temporary_files_of_others_are_kept(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may belong to a run in progress."""
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -492,7 +501,7 @@ def test_a_locked_file_system_without_locks_leaves_others_temporary_files(
     assert Path(".model.safetensors.123.tmp").exists()
 
 
-def test_a_limit_on_the_size_of_files_is_known_before(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_on_the_size_of_files_is_detected_before_training(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     monkeypatch.setattr(atomic_io, "_largest_file", lambda: 100_000.0)
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 2, "-q")
@@ -503,14 +512,14 @@ def test_a_limit_on_the_size_of_files_is_known_before(llm: Llm, monkeypatch: pyt
 # ---- devices
 
 
-def test_a_run_on_a_device_that_is_not_here_is_told_in_a_line(llm: Llm) -> None:
+def test_a_stopped_run_on_a_missing_device_is_refused_in_one_line(llm: Llm) -> None:
     interrupted()
     MODEL.unlink()
-    stopped = resume.load(Path(BESIDE))
+    stopped = resume.load(Path(RESUME_FILE))
     settings = replace(stopped.plan.train, device="cuda")
-    resume.save(Path(BESIDE), replace(stopped, plan=replace(stopped.plan, train=settings)))
-    before = Path(BESIDE).read_bytes()
+    resume.save(Path(RESUME_FILE), replace(stopped, plan=replace(stopped.plan, train=settings)))
+    before = Path(RESUME_FILE).read_bytes()
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 12)
     assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
-    assert f"{BESIDE} is of a run on cuda in " in answer.stderr and "begin anew with --force" in answer.stderr
-    assert Path(BESIDE).read_bytes() == before
+    assert f"{RESUME_FILE} is of a run on cuda in " in answer.stderr and "begin anew with --force" in answer.stderr
+    assert Path(RESUME_FILE).read_bytes() == before

@@ -1,7 +1,7 @@
-"""What must not go wrong, tried for real: kills, full disks, flipped bits, files by strangers.
+"""Fault injection: killed processes, full disks, flipped bits, malformed and hostile files.
 
     python -m tests.reliability [ROW...]
 
-runs every row, or those named, in full and prints the scorecard; a smaller number of tries of each is part of the
-tests (tests/test_reliability.py).
+runs all rows, or those named, and prints the scorecard. The tests run each row with fewer tries
+(tests/test_reliability.py).
 """

@@ -1,4 +1,4 @@
-"""The whole scorecard, printed as a table."""
+"""Prints the scorecard as a table."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from tests.reliability.rows import NOT_APPLICABLE, ROWS
 def main() -> None:
     unknown = [name for name in sys.argv[1:] if name not in ROWS]
     if unknown:
-        sys.exit(f"no row {unknown[0]}; there are {', '.join(ROWS)}")
+        sys.exit(f"there is no row {unknown[0]}; choose from {', '.join(ROWS)}")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}"
     print(f"# The scorecard\n\n`python -m tests.reliability`, {date.today()}, commit {commit}, {machine}.\n")

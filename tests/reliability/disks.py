@@ -1,4 +1,4 @@
-"""Disks that are full, refuse, or are read by others: the old file or the new one, and one line."""
+"""Interrupted saves and failing disks: the old file or the new one remains, and the error is one line."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from llmcli.formats.checkpoint import load, save
-from tests.reliability.runs import HANG, end, names, python, small_model, train
+from tests.reliability.runs import TIMEOUT, end, names, python, small_model, train
 
 KILLED_SAVE = """
 import os, signal, sys
@@ -32,8 +32,8 @@ save("model.safetensors", model)
 
 
 def killed_while_saving(where: Path, tries: int) -> list[str]:
-    """R3: a kill at each call of the system that a save makes: the old file or the new one; with more than one
-    try also by strace."""
+    """R3: a kill at each system call of a save leaves the old file or the new one. With more than one try, strace
+    injects the kills as well."""
     failures = []
     small_model(where / "old.safetensors")
     small_model(where / "new.safetensors")
@@ -45,15 +45,15 @@ def killed_while_saving(where: Path, tries: int) -> list[str]:
     for call in range(1, 200):
         (where / "model.safetensors").write_bytes(old)
         process = python(where, KILLED_SAVE, str(call))
-        said = end(process)
-        found = (where / "model.safetensors").read_bytes()
-        seen.add(found)
-        if found not in (old, new):
+        stderr = end(process)
+        data = (where / "model.safetensors").read_bytes()
+        seen.add(data)
+        if data not in (old, new):
             failures.append(f"half a file after a kill at call {call}")
         if process.returncode == 0:
             break
         if process.returncode != -signal.SIGKILL:
-            failures.append(f"call {call}: {said.decode()[-300:]}")
+            failures.append(f"call {call}: {stderr.decode()[-300:]}")
     if seen != {old, new}:
         failures.append("no kill left the old file, or none the new one")
     return failures + (_killed_by_strace(where, old, new) if tries > 1 else [])
@@ -63,7 +63,7 @@ SAVE = "from llmcli.formats.checkpoint import load, save; save('model.safetensor
 
 
 def _killed_by_strace(where: Path, old: bytes, new: bytes) -> list[str]:
-    """The same from outside, at the calls of the system themselves, where strace is installed."""
+    """The same by strace, if it is installed."""
     failures = []
     for call in ("fallocate", "write", "fsync", "rename") if shutil.which("strace") else ():
         for when in range(1, 50):
@@ -85,22 +85,22 @@ ORDER = """
 import os, stat
 from llmcli.formats.checkpoint import load, save
 calls = []
-def told(name, what):
+def record(name, what):
     real = getattr(os, name)
     setattr(os, name, lambda *words, **more: (calls.append(what(*words)), real(*words, **more))[1])
-told("fsync", lambda fd: "flush directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "flush file")
-told("replace", lambda *_: "move")
-told("posix_fallocate", lambda *_: "take space")
+record("fsync", lambda fd: "flush directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "flush file")
+record("replace", lambda *_: "rename")
+record("posix_fallocate", lambda *_: "reserve space")
 save("model.safetensors", load("new.safetensors"))
 print(*calls, sep=", ")
 """
 
 
 def order_of_a_save(where: Path, tries: int) -> list[str]:
-    """R4: space is taken, the file flushed, moved into place, the directory flushed, in this order."""
+    """R4: space is reserved, the file flushed and renamed, the directory flushed, in this order."""
     small_model(where / "new.safetensors")
-    calls = python(where, ORDER).communicate(timeout=HANG)[0].decode().strip()
-    return [] if calls == "take space, flush file, move, flush directory" else [f"in this order: {calls}"]
+    calls = python(where, ORDER).communicate(timeout=TIMEOUT)[0].decode().strip()
+    return [] if calls == "reserve space, flush file, rename, flush directory" else [f"in this order: {calls}"]
 
 
 REFUSED_SAVE = """
@@ -125,9 +125,10 @@ except LLMError as error:
 
 
 def refusing_disks(where: Path, tries: int) -> list[str]:
-    """R5: no space, files too large, I/O errors at every step of a save: the old file stays, nothing is left, one line.
+    """R5: no space, files too large, I/O errors at every step of a save: the old file stays, nothing is left behind,
+    and the error is one line.
 
-    The full disk is a real one of 1 MB where the user may mount one, else only its error.
+    The full disk is a real one of 64 kB if this user may mount one; otherwise only its error is simulated.
     """
     failures = []
     small_model(where / "new.safetensors")
@@ -145,9 +146,9 @@ def refusing_disks(where: Path, tries: int) -> list[str]:
         (disk / "filler").write_bytes(b"x" * 40_000)
         failures += _refused(where, disk, "disk", "ENOSPC", "disk/")
         run = train(where, "--layers", "2", "--width", "64", steps=1, output="disk/large.safetensors")
-        said = end(run)  # known before the first step
-        if run.returncode != 1 or b"MB left, disk/large.safetensors will take" not in said or b"step" in said:
-            failures.append(f"a disk too small for a model: {run.returncode}, {said[-300:]!r}")
+        stderr = end(run)  # detected before the first step
+        if run.returncode != 1 or b"MB left, disk/large.safetensors will take" not in stderr or b"step" in stderr:
+            failures.append(f"a disk too small for a model: {run.returncode}, {stderr[-300:]!r}")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     return failures
@@ -156,16 +157,16 @@ def refusing_disks(where: Path, tries: int) -> list[str]:
 def _refused(where: Path, directory: Path, call: str, code: str, prefix: str) -> list[str]:
     before = names(directory)
     run = python(where, REFUSED_SAVE, call, code, prefix)
-    said = end(run).decode()
-    right = run.returncode == 1 and said.startswith("error: cannot write") and said.count("\n") == 1
-    failures = [] if right else [f"{call} {code}: {run.returncode}, {said[-300:]!r}"]
+    stderr = end(run).decode()
+    refused = run.returncode == 1 and stderr.startswith("error: cannot write") and stderr.count("\n") == 1
+    failures = [] if refused else [f"{call} {code}: {run.returncode}, {stderr[-300:]!r}"]
     if (directory / "model.safetensors").read_bytes() != b"the old one" or names(directory) != before:
-        failures.append(f"{call} {code}: the old file was changed, or something left: {names(directory)}")
+        failures.append(f"{call} {code}: the old file was changed, or files were left behind: {names(directory)}")
     return failures
 
 
 def kept_places(where: Path, tries: int) -> list[str]:
-    """R10: mode, owner and symbolic link of an older file are kept; a new one has what the mask gives."""
+    """R10: mode, owner and symbolic link of an existing file are kept; the mode of a new file respects the umask."""
     failures = []
     small_model(where / "new.safetensors")
     model = load(where / "new.safetensors")

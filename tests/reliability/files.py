@@ -1,4 +1,4 @@
-"""Model files by strangers, and files that are something else: read or refused, at little cost."""
+"""Damaged, malformed and hostile model files, and files of other formats: read or refused, quickly."""
 
 import ast
 import json
@@ -16,10 +16,10 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from tests.reliability.malformed import MALFORMED, OTHERS, made
 from tests.reliability.runs import (
-    BESIDE,
-    HANG,
     KINDS,
+    RESUME_FILE,
     TEXT,
+    TIMEOUT,
     Calls,
     end,
     invoke,
@@ -27,13 +27,13 @@ from tests.reliability.runs import (
     python,
     small_model,
     train,
-    wait_until_kept,
+    wait_until_saved,
 )
 
 
-def changed(where: Path, tries: int, change: Callable[[bytes, random.Random], bytes], *verbs: str) -> list[str]:
-    """What went wrong with the verbs on small models, of each kind of file in turn, whose bytes were changed: each has
-    to succeed or to refuse in a line, with few calls of functions."""
+def changed(where: Path, tries: int, change: Callable[[bytes, random.Random], bytes], *commands: str) -> list[str]:
+    """Run commands on small models, of each kind in turn, whose bytes were changed. Each must succeed or refuse in one
+    line, with few function calls. Returns the failures."""
     path = where / "model.safetensors"
     wholes = []
     for kind in KINDS:
@@ -43,11 +43,13 @@ def changed(where: Path, tries: int, change: Callable[[bytes, random.Random], by
     failures = []
     for number in range(tries):
         path.write_bytes(change(wholes[number % len(wholes)], rng))
-        for verb in verbs:
+        for command in commands:
             with Calls() as calls:
-                answer = invoke(*VERBS[verb], str(path))
-            if calls.number > MOST_CALLS or not (_is_clean(answer) and (answer.exit_code or verb != "verify")):
-                failures.append(f"{number}, {verb}: {answer.exit_code}, {calls.number:,} calls, {answer.exception!r}")
+                answer = invoke(*COMMANDS[command], str(path))
+            if calls.number > MAX_CALLS or not (_is_clean(answer) and (answer.exit_code or command != "verify")):
+                failures.append(
+                    f"{number}, {command}: {answer.exit_code}, {calls.number:,} calls, {answer.exception!r}"
+                )
     return failures
 
 
@@ -57,19 +59,23 @@ def _is_clean(answer: Any) -> bool:
     return (answer.exit_code == 0 or refused) and "Traceback" not in answer.stderr
 
 
-MOST_CALLS = 300_000  # of functions: several times as many as an undamaged small model takes
-MOST_CALLS_HUGE = 10_000_000  # by a file of up to 100 MB
-VERBS = {"verify": ["inspect", "--verify"], "inspect": ["inspect"], "generate": ["generate", "Anna", "-n", "2", "-m"]}
+MAX_CALLS = 300_000  # function calls: several times as many as for an undamaged small model
+MAX_CALLS_HUGE = 10_000_000  # for a file of up to 100 MB
+COMMANDS = {
+    "verify": ["inspect", "--verify"],
+    "inspect": ["inspect"],
+    "generate": ["generate", "Anna", "-n", "2", "-m"],
+}
 
 
 def flipped_bits(where: Path, tries: int) -> list[str]:
-    """R8: any flipped bit of a model file is found by `inspect --verify`."""
+    """R8: `inspect --verify` detects any flipped bit of a model file."""
     return changed(where, tries, _flipped, "verify")
 
 
 def mutants(where: Path, tries: int) -> list[str]:
-    """R14: mutated model files, and mutated files to go on from, are read or refused in a line, with few calls of
-    functions and with no more than 300 MB on top of what the process has."""
+    """R14: mutated model files and resume files are read or refused in one line, with few function calls and at most
+    300 MB of additional memory."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     failures = changed(where, tries, _mutated, "inspect", "generate") + _mutated_resumes(where, tries)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
@@ -81,9 +87,9 @@ def _mutated_resumes(where: Path, tries: int) -> list[str]:
 
     (where / "model.safetensors").unlink()
     run = train(where, steps=10_000)
-    wait_until_kept(run, where)
+    wait_until_saved(run, where)
     end(run, signal.SIGKILL)
-    path = where / BESIDE
+    path = where / RESUME_FILE
     whole = path.read_bytes()
     rng = random.Random(9)
     failures = []
@@ -93,11 +99,11 @@ def _mutated_resumes(where: Path, tries: int) -> list[str]:
             try:
                 resume.load(path)
                 if data != whole:
-                    failures.append(f"{number}: a mutated file to go on from was taken for good")
+                    failures.append(f"{number}: a mutated resume file was accepted")
             except LLMError as error:
                 if "--force" not in str(error):
                     failures.append(f"{number}: does not say what to type: {error}")
-        if calls.number > MOST_CALLS:
+        if calls.number > MAX_CALLS:
             failures.append(f"{number}: {calls.number:,} calls")
     return failures
 
@@ -109,7 +115,7 @@ def _flipped(whole: bytes, rng: random.Random) -> bytes:
 
 
 def _mutated(whole: bytes, rng: random.Random) -> bytes:
-    """A few changes, most of them in the header, where they matter."""
+    """A few changes, most of them in the header."""
     data = bytearray(whole)
     header = 8 + int.from_bytes(data[:8], "little")
     for _ in range(rng.choice((1, 1, 2, 5))):
@@ -134,12 +140,12 @@ def _mutated(whole: bytes, rng: random.Random) -> bytes:
 
 
 def malformed_files(where: Path, tries: int) -> list[str]:
-    """R15: each of a catalogue of files that are no model, or a model that is none, is refused with what it is."""
+    """R15: each of a catalogue of malformed files and files of other formats is refused in one line."""
     failures = []
     path = where / "x.safetensors"
-    cases = {name: (make(), said) for name, (make, said) in OTHERS.items()}
-    cases |= {name: (made(header, body), said) for name, (header, body, said) in MALFORMED.items()}
-    for name, (data, _) in cases.items():
+    cases = {name: make() for name, (make, _) in OTHERS.items()}
+    cases |= {name: made(header, body) for name, (header, body, _) in MALFORMED.items()}
+    for name, data in cases.items():
         path.write_bytes(data)
         for words in (["inspect", str(path)], ["generate", "x", "-m", str(path)]):
             answer = invoke(*words)
@@ -149,16 +155,16 @@ def malformed_files(where: Path, tries: int) -> list[str]:
 
 
 def _measured(where: Path, name: str, make: Callable[[Path], int]) -> list[str]:
-    """A file whose size or numbers are the attack, by `inspect` in a process of its own: it ends as wanted, with few
-    calls of functions for its size and less than 600 MB."""
+    """`inspect`, in its own process, on a huge file: it ends with the expected exit code, with few function calls for
+    the size of the file and less than 600 MB of memory."""
     path = where / "huge.safetensors"
-    wanted = make(path)
-    code, said, megabytes, calls = measured(where, "inspect", str(path), counted=True)
+    expected = make(path)
+    code, stderr, megabytes, calls = measured(where, "inspect", str(path), counted=True)
     path.unlink()
     failures = []
-    if code != wanted or "Traceback" in said:
-        failures.append(f"{name}: ended with {code}, {said[-200:]!r}")
-    if megabytes > 600 or calls > MOST_CALLS_HUGE:
+    if code != expected or "Traceback" in stderr:
+        failures.append(f"{name}: ended with {code}, {stderr[-200:]!r}")
+    if megabytes > 600 or calls > MAX_CALLS_HUGE:
         failures.append(f"{name}: {megabytes:.0f} MB, {calls:,} calls")
     return failures
 
@@ -208,7 +214,7 @@ BAD_VALUES: tuple[Any, ...] = (0, -1, 1 << 31, 1 << 62, 10**30, 1.5, float("nan"
 
 
 def absurd_configs(where: Path, tries: int) -> list[str]:
-    """R16: every number of a config in turn made absurd: refused in a line, with few calls of functions and 300 MB."""
+    """R16: each number of a config in turn is made absurd: refused in one line, with few function calls and 300 MB."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     failures = [failure for kind in ("dense", "experts") for failure in _absurd(where / "model.safetensors", kind)]
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
@@ -220,7 +226,7 @@ def _absurd(path: Path, kind: str) -> list[str]:
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
-    del header["__metadata__"]["sha256"]  # as whoever means it would
+    del header["__metadata__"]["sha256"]  # as an attacker would
     config = json.loads(header["__metadata__"]["config.json"])
     failures = []
     for key in [key for key, value in config.items() if type(value) is int]:
@@ -231,18 +237,18 @@ def _absurd(path: Path, kind: str) -> list[str]:
                 answer = invoke("generate", "Anna", "-n", "1", "-m", str(path))
             unused = key in UNUSED or (key, kind) == ("intermediate_size", "experts") or value is None
             refused = answer.exit_code == 1 or unused
-            if not refused or not _is_clean(answer) or calls.number > MOST_CALLS:
+            if not refused or not _is_clean(answer) or calls.number > MAX_CALLS:
                 failures.append(f"{key} = {value!r}: {answer.exit_code}, {answer.stderr!r}, {answer.exception!r}")
     return failures
 
 
-UNUSED = {  # some of the values are fine
+UNUSED = {  # keys for which some of the values are valid
     "bos_token_id", "eos_token_id", "max_window_layers", "max_position_embeddings", "decoder_sparse_step",
 }  # fmt: skip
 
 
 def tokenizer_bombs(where: Path, tries: int) -> list[str]:
-    """R17: tokenizers made to hang or to end the process: refused in a line, or tamed, in a process of 4 GB."""
+    """R17: tokenizers designed to hang or to abort: refused in one line, or limited, in a process of 4 GB."""
     made = json.loads(Tokenizer.train_bpe([TEXT], 300).to_json())
     model, cutter = made["model"], made["pre_tokenizer"]
 
@@ -257,7 +263,7 @@ def tokenizer_bombs(where: Path, tries: int) -> list[str]:
     fixed = {"strategy": {"Fixed": 1 << 40}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0}
     bombs: dict[str, Any] = {
         "a pattern that never ends": split({"Regex": "(a+)+$"}),
-        "a pattern that is none": split({"Regex": "(["}),
+        "an invalid pattern": split({"Regex": "(["}),
         "a pattern of 1 MB": split({"Regex": "(" * 500_000 + ")" * 500_000}),
         "a million steps": {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [cutter] * 1_000_000}},
         "a split by nothing": split({"String": ""}),
@@ -277,10 +283,10 @@ def tokenizer_bombs(where: Path, tries: int) -> list[str]:
     for name, bomb in bombs.items():
         (where / "tokenizer.json").write_text(json.dumps(made | bomb), "utf-8")
         run = python(where, LIMITED, "tokenize", "--tokenizer", "tokenizer.json", "--ids", "a" * 40 + "!")
-        out, said = run.communicate(timeout=HANG)
-        refused = run.returncode == 1 and said.startswith(b"error: ") and said.count(b"\n") == 1
+        out, stderr = run.communicate(timeout=TIMEOUT)
+        refused = run.returncode == 1 and stderr.startswith(b"error: ") and stderr.count(b"\n") == 1
         if not refused and not (run.returncode == 0 and len(out.split()) <= 41):
-            failures.append(f"{name}: {run.returncode}, {said[-200:]!r}")
+            failures.append(f"{name}: {run.returncode}, {stderr[-200:]!r}")
     return failures
 
 
@@ -295,7 +301,7 @@ EXECUTING = {"pickle", "cPickle", "dill", "marshal", "shelve", "jinja2", "joblib
 
 
 def nothing_executes(where: Path, tries: int) -> list[str]:
-    """R18: no room of the program loads pickles, evaluates text or renders templates, and pickles are refused."""
+    """R18: no module loads pickles, evaluates text or renders templates; files that are pickles are refused."""
     failures = []
     for source in Path(llmcli.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(source.read_text("utf-8"))):
@@ -316,7 +322,7 @@ def nothing_executes(where: Path, tries: int) -> list[str]:
             if answer and (answer.exit_code != 1 or not _is_clean(answer)):
                 failures.append(f"{name}, {words[0]}: {answer.exit_code}, {answer.stderr!r}")
     if canary.exists():
-        failures.append("the pickle was run")
+        failures.append("the pickle was executed")
     return failures
 
 
@@ -335,7 +341,7 @@ print("", usage.ru_maxrss - before, "torch" in sys.modules)
 
 
 def huge_file(where: Path, tries: int) -> list[str]:
-    """R25: `inspect` of a file of 140 GB (sparse): less than 100 MB on top of Python's own, without torch."""
+    """R25: `inspect` of a sparse file of 140 GB takes less than 100 MB of memory and does not import torch."""
     layers = 80
     infos, position = {}, 0
     for i in range(layers):
@@ -350,10 +356,10 @@ def huge_file(where: Path, tries: int) -> list[str]:
     if (where / "big.safetensors").stat().st_size < 140e9:
         return ["the file is too small"]
     run = python(where, SPARSE, "inspect", "big.safetensors")
-    out, said = run.communicate(timeout=HANG)
+    out, stderr = run.communicate(timeout=TIMEOUT)
     (where / "big.safetensors").unlink()
     if run.returncode:
-        return [f"ended with {run.returncode}: {said[-300:]!r}"]
+        return [f"ended with {run.returncode}: {stderr[-300:]!r}"]
     kilobytes, torch = out.split()[-2:]
     return (
         [] if int(kilobytes) < 100_000 and torch == b"False" else [f"{kilobytes.decode()} kB, torch: {torch.decode()}"]

@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, started twice, changed or led astray: what they leave, and how they go on."""
+"""Runs that are killed, interrupted, started twice or changed: what they leave behind, and how they resume."""
 
 import random
 import signal
@@ -10,24 +10,24 @@ import numpy as np
 
 from llmcli.formats.checkpoint import load
 from tests.reliability.runs import (
-    BESIDE,
-    EAGER,
     OPTIONS,
+    RESUME_FILE,
+    SAVING_EVERY_STEP,
     STEPS,
     TEXT,
     end,
     measured,
     names,
+    problems,
     python,
     train,
-    wait_until_kept,
-    wrong,
+    wait_until_saved,
 )
 
 
 def killed_and_resumed(where: Path, tries: int) -> list[str]:
-    """R1, R2: kills at random instants; the file in the end is that of a run that never was killed. Of several tries
-    some are of a run with experts."""
+    """R1, R2: kills at random times; the final file is the same as without a kill. A third of several tries is a run
+    with experts."""
     failures = _killed_and_resumed(where, tries - tries // 3)
     if tries // 3:
         for name in names(where):
@@ -38,9 +38,7 @@ def killed_and_resumed(where: Path, tries: int) -> list[str]:
 
 def _killed_and_resumed(where: Path, tries: int, *options: str) -> list[str]:
     began = time.monotonic()
-    failures = [
-        failure for failure in [wrong(train(where, *options, steps=STEPS, output="whole.safetensors"), 0)] if failure
-    ]
+    failures = problems(train(where, *options, steps=STEPS, output="whole.safetensors"), 0)
     longest = time.monotonic() - began
     rng = random.Random(tries)
     done = 0
@@ -50,19 +48,18 @@ def _killed_and_resumed(where: Path, tries: int, *options: str) -> list[str]:
             process.wait(rng.uniform(0, longest))
         except subprocess.TimeoutExpired:
             process.kill()
-            if failure := wrong(process, -signal.SIGKILL, 0):
-                failures.append(failure)
+            failures += problems(process, -signal.SIGKILL, 0)
             done += 1
-            if (where / BESIDE).exists() or not (where / "model.safetensors").exists():
-                continue  # else it had ended already
+            if (where / RESUME_FILE).exists() or not (where / "model.safetensors").exists():
+                continue  # else the run had ended before the kill
         else:
-            if failure := wrong(process, 0):
-                failures.append(failure)
+            if failed := problems(process, 0):
+                failures += failed
                 break
         failures += _same(where)
         (where / "model.safetensors").unlink(missing_ok=True)
     if not (where / "model.safetensors").exists():
-        failures += [failure for failure in [wrong(train(where, *options, steps=STEPS), 0)] if failure] + _same(where)
+        failures += problems(train(where, *options, steps=STEPS), 0) + _same(where)
     if names(where) != ["c.txt", "model.safetensors", "whole.safetensors"]:
         failures.append(f"left behind: {names(where)}")
     return failures
@@ -71,37 +68,35 @@ def _killed_and_resumed(where: Path, tries: int, *options: str) -> list[str]:
 def _same(where: Path) -> list[str]:
     first, second = (where / name for name in ("whole.safetensors", "model.safetensors"))
     if not second.exists() or first.read_bytes() != second.read_bytes():
-        return ["the file is not that of a run that never was killed"]
+        return ["the file differs from that of a run that was not killed"]
     return []
 
 
 def signals(where: Path, tries: int) -> list[str]:
-    """R7: a signal ends a run after the step that it comes in, with its code, the model of that step and what is needed
-    to go on; so do two at once. The others come at any instant."""
+    """R7: a signal, or two at once, ends a run after the current step, with the exit code of the signal, the model of
+    that step and a resume file. The other signals come at any time."""
     failures = []
     kinds = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
     for kind, times in [(kind, times) for kind in kinds for times in (1, 2)] if tries > 1 else [(signal.SIGTERM, 2)]:
         failures += _signalled_in_a_step(where, kind, times)
     for number in range(tries):
         kind = kinds[number % 3]
-        process = train(where, steps=STEPS, code=SAME_REQUEST + EAGER)
-        wait_until_kept(process, where)
+        process = train(where, steps=STEPS, code=SAME_REQUEST + SAVING_EVERY_STEP)
+        wait_until_saved(process, where)
         process.send_signal(kind)
         if number >= 3:
             process.send_signal(kind)
-        if failure := wrong(process, 128 + kind):
-            failures.append(failure)
+        failures += problems(process, 128 + kind)
         if not (where / "model.safetensors").exists():
             failures.append(f"{kind.name}: no model was saved")
-        if failure := wrong(train(where, steps=STEPS), 0):
-            failures.append(f"after {kind.name}: {failure}")
+        failures += problems(train(where, steps=STEPS), 0, when=f"after {kind.name}: ")
         if names(where) != ["c.txt", "model.safetensors"]:
             failures.append(f"left behind: {names(where)}")
         (where / "model.safetensors").unlink(missing_ok=True)
     return failures
 
 
-# two signals are one request, however much time a loaded machine lets pass between them
+# two signals count as one request, however much time passes between them on a busy machine
 SAME_REQUEST = "import llmcli.cli.commands.train as c; c.SAME_REQUEST = float('inf');"
 SIGNALLED = (
     SAME_REQUEST
@@ -124,62 +119,61 @@ main()
 
 
 def _signalled_in_a_step(where: Path, kind: signal.Signals, times: int, step: int = 7) -> list[str]:
-    """A run that gets a signal, once or twice at once, in the middle of a step: no further step is taken, and the file
-    of the model is there when the process has ended."""
+    """A signal, once or twice, in the middle of a step: no further step is taken, and the model is saved before the
+    process ends."""
     (where / "c.txt").write_text(TEXT, "utf-8")
     words = ["train", "c.txt", *OPTIONS, "--steps", str(STEPS), "-q"]
     process = python(where, SIGNALLED, str(int(kind)), str(times), str(step), *words)
-    failures = [failure for failure in [wrong(process, 128 + kind)] if failure]
+    failures = problems(process, 128 + kind)
     model = where / "model.safetensors"
     if not model.exists() or load(model).record["steps"] != step:
         failures.append(f"{kind.name} x {times}: the model of step {step} was not saved")
-    if failure := wrong(train(where, steps=STEPS), 0):
-        failures.append(f"after {kind.name} x {times}: {failure}")
+    failures += problems(train(where, steps=STEPS), 0, when=f"after {kind.name} x {times}: ")
     model.unlink(missing_ok=True)
     return failures
 
 
 def stale_files_go(where: Path, tries: int) -> list[str]:
-    """R6: what killed runs left beside a model is removed by the next one."""
+    """R6: temporary files that killed runs left beside a model are removed by the next run."""
     for number in range(tries):
-        for name in ("model.safetensors", BESIDE):
+        for name in ("model.safetensors", RESUME_FILE):
             (where / f".{name}.{10_000_000 + number}.tmp").write_bytes(b"half a file")
-    (where / ".other.safetensors.1.tmp").write_bytes(b"somebody else's")
-    failures = [failure for failure in [wrong(train(where, steps=2), 0)] if failure]
+    (where / ".other.safetensors.1.tmp").write_bytes(b"of another model")
+    failures = problems(train(where, steps=2), 0)
     if names(where) != [".other.safetensors.1.tmp", "c.txt", "model.safetensors"]:
         failures.append(f"left behind: {names(where)}")
     return failures
 
 
 def two_runs(where: Path, tries: int) -> list[str]:
-    """R9: of two runs on one output one runs and one is refused in a line; a kill frees the place."""
+    """R9: of two runs with the same output the second is refused in one line; a kill releases the lock."""
     failures = []
     for _ in range(tries):
         first = train(where, steps=10_000)
-        wait_until_kept(first, where)
+        wait_until_saved(first, where)
         second = train(where, steps=10_000)
-        said = end(second)
-        if second.returncode != 1 or not said.startswith(b"error: another run is making model.safetensors"):
-            failures.append(f"the second ended with {second.returncode}: {said!r}")
+        stderr = end(second)
+        if second.returncode != 1 or not stderr.startswith(b"error: another run is making model.safetensors"):
+            failures.append(f"the second ended with {second.returncode}: {stderr!r}")
         if first.poll() is not None:
-            failures.append("the first did not go on")
+            failures.append("the first did not continue")
         end(first, signal.SIGKILL)
         third = train(where, steps=10_000)
-        wait_until_kept(third, where, (where / BESIDE).stat().st_mtime_ns)
+        wait_until_saved(third, where, (where / RESUME_FILE).stat().st_mtime_ns)
         if third.poll() is not None:
             failures.append(f"after a kill: {end(third)!r}")
         end(third, signal.SIGKILL)
-        (where / BESIDE).unlink()
+        (where / RESUME_FILE).unlink()
     return failures
 
 
 def changed_runs(where: Path, tries: int) -> list[str]:
-    """R11: a run that stopped does not go on with another text, option or number of threads, and says what differs."""
+    """R11: a stopped run is not resumed with another text, option or number of threads; the error says which."""
     failures = []
     run = train(where, steps=STEPS)
-    wait_until_kept(run, where)
+    wait_until_saved(run, where)
     end(run, signal.SIGKILL)
-    kept = (where / BESIDE).read_bytes()
+    before = (where / RESUME_FILE).read_bytes()
     changes = {
         "the text": ([], TEXT + "One more.\n"),
         "--seed": (["--seed", "5"], TEXT),
@@ -191,12 +185,12 @@ def changed_runs(where: Path, tries: int) -> list[str]:
     }
     for what, (options, text) in changes.items():
         run = train(where, *options, steps=STEPS, text=text)
-        said = end(run)
-        if run.returncode != 1 or what.encode() not in said or b"--force to begin anew" not in said:
-            failures.append(f"{what}: {run.returncode}, {said!r}")
-        if (where / BESIDE).read_bytes() != kept:
-            failures.append(f"{what}: what the run needs to go on was changed")
-    return failures + [f for f in [wrong(train(where, steps=STEPS), 0)] if f]
+        stderr = end(run)
+        if run.returncode != 1 or what.encode() not in stderr or b"--force to begin anew" not in stderr:
+            failures.append(f"{what}: {run.returncode}, {stderr!r}")
+        if (where / RESUME_FILE).read_bytes() != before:
+            failures.append(f"{what}: the resume file was changed")
+    return failures + problems(train(where, steps=STEPS), 0)
 
 
 EXPLODES = """
@@ -215,23 +209,28 @@ main()
 
 
 def exploding_loss(where: Path, tries: int) -> list[str]:
-    """R12: a loss that is no number ends the run in a line; an older model stays, or the last good state is saved."""
+    """R12: a loss of NaN ends the run with one line; the best weights so far are saved, or else an old model stays."""
     failures = []
     end(train(where, steps=2))
     before = (where / "model.safetensors").read_bytes()
     run = train(where, "--lr", "1e9", "--force", steps=STEPS)
-    said = end(run)
-    if run.returncode != 1 or b"became NaN or infinite" not in said or b"--lr" not in said or b"Traceback" in said:
-        failures.append(f"--lr 1e9: {run.returncode}, {said!r}")
+    stderr = end(run)
+    if (
+        run.returncode != 1
+        or b"became NaN or infinite" not in stderr
+        or b"--lr" not in stderr
+        or b"Traceback" in stderr
+    ):
+        failures.append(f"--lr 1e9: {run.returncode}, {stderr!r}")
     if (where / "model.safetensors").read_bytes() != before:
-        failures.append("the older model was replaced")
+        failures.append("the existing model was replaced")
     run = train(where, "--force", steps=STEPS, code=EXPLODES)
-    said = end(run)
-    if run.returncode != 1 or b"the best weights before that, of step" not in said or b"Traceback" in said:
-        failures.append(f"late: {run.returncode}, {said!r}")
+    stderr = end(run)
+    if run.returncode != 1 or b"the best weights before that, of step" not in stderr or b"Traceback" in stderr:
+        failures.append(f"late: {run.returncode}, {stderr!r}")
     model = load(where / "model.safetensors")
     if not all(np.isfinite(tensor).all() for tensor in model.tensors.values()) or model.record["steps"] != 60:
-        failures.append("the last good state is not there")
+        failures.append("the last good weights were not saved")
     if names(where) != ["c.txt", "model.safetensors"]:
         failures.append(f"left behind: {names(where)}")
     return failures
@@ -247,8 +246,8 @@ main()
 
 
 def short_memory(where: Path, tries: int) -> list[str]:
-    """B2: with memory for no such model, or for hardly any, a run works or is refused in a line: no traceback, no
-    signal, and an older model stays."""
+    """B2: with too little memory a run succeeds or is refused in one line: no traceback, no signal, and an existing
+    model stays."""
     failures = []
     end(train(where, steps=2))
     before = (where / "model.safetensors").read_bytes()
@@ -260,31 +259,31 @@ def short_memory(where: Path, tries: int) -> list[str]:
         (where / "c.txt").write_text(TEXT, "utf-8")
         words = ["train", "c.txt", "--steps", "2", "--threads", "1", "-q", "--force", *options]
         run = python(where, LIMITED, str(most), *words)
-        said = end(run)
-        line = run.returncode == 0 or (said.startswith(b"error: ") and said.count(b"\n") == 1)
+        stderr = end(run)
+        line = run.returncode == 0 or (stderr.startswith(b"error: ") and stderr.count(b"\n") == 1)
         if run.returncode not in codes or not line:
-            failures.append(f"{most >> 20} MB: {run.returncode}, {said[-300:]!r}")
+            failures.append(f"{most >> 20} MB: {run.returncode}, {stderr[-300:]!r}")
         if run.returncode and (where / "model.safetensors").read_bytes() != before:
-            failures.append(f"{most >> 20} MB: the older model was replaced")
+            failures.append(f"{most >> 20} MB: the existing model was replaced")
         before = (where / "model.safetensors").read_bytes()
     return failures
 
 
-SIZES = (8, 10, 12, 16)  # quarters of a gigabyte: from hardly enough for torch itself to enough
+SIZES = (8, 10, 12, 16)  # quarters of a gigabyte: from hardly enough for torch alone to enough
 
 
 def same_run_same_bytes(where: Path, tries: int) -> list[str]:
     """R28: the same command gives the same file."""
     failures = []
     for output in ("a.safetensors", "b.safetensors"):
-        failures += [f for f in [wrong(train(where, steps=20, output=output), 0)] if f]
+        failures += problems(train(where, steps=20, output=output), 0)
     if (where / "a.safetensors").read_bytes() != (where / "b.safetensors").read_bytes():
         failures.append("two runs differ")
     return failures
 
 
 def soak(where: Path, tries: int) -> list[str]:
-    """R29: train, kill, go on, generate, `tries` seconds long: memory stays flat and nothing is left behind."""
+    """R29: train, kill, resume, generate, for `tries` seconds: memory stays flat and nothing is left behind."""
     failures: list[str] = []
     rng = random.Random(29)
     peaks: dict[str, list[float]] = {"train": [], "generate": []}
@@ -297,16 +296,16 @@ def soak(where: Path, tries: int) -> list[str]:
             end(run, rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
         words = ["train", "c.txt", *OPTIONS, "--steps", str(STEPS), "-q", "--force"]
         for command in (words, ["generate", "Anna", "-n", "20", "--seed", "1"]):
-            code, said, megabytes, _ = measured(where, *command)
+            code, stderr, megabytes, _ = measured(where, *command)
             peaks[command[0]].append(megabytes)
-            failures += [f"{command[0]} ended with {code}: {said[-300:]}"] if code or "Traceback" in said else []
+            failures += [f"{command[0]} ended with {code}: {stderr[-300:]}"] if code or "Traceback" in stderr else []
         if names(where) != ["c.txt", "model.safetensors"]:
             failures.append(f"left behind: {names(where)}")
         if failures:
             return failures
         (where / "model.safetensors").unlink()
     return [
-        f"memory of {command} grows: {found}"
-        for command, found in peaks.items()
-        if max(found[len(found) // 2 :]) > 1.05 * max(found[: len(found) // 2])
+        f"memory of {command} grows: {megabytes}"
+        for command, megabytes in peaks.items()
+        if max(megabytes[len(megabytes) // 2 :]) > 1.05 * max(megabytes[: len(megabytes) // 2])
     ]

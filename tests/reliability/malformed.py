@@ -1,5 +1,4 @@
-"""A catalogue of files that are no safetensors files, though some look like one: how each is made, and what must be
-said of it."""
+"""A catalogue of invalid safetensors files: how each is made, and what its error message must match."""
 
 import io
 import json
@@ -15,13 +14,13 @@ def tensor(dtype: str, shape: Any, start: Any, end: Any) -> dict[str, Any]:
 
 
 def made(header: Any, body: bytes = b"") -> bytes:
-    """A file made by hand: eight bytes of length, the header, the tensors."""
+    """The bytes of a safetensors file: eight bytes of length, the header, the tensors."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + body
 
 
 def put(header: Any, body: bytes = b"", name: str = "x.safetensors") -> Path:
-    """Such a file on disk."""
+    """Write such a file; its path."""
     path = Path(name)
     path.write_bytes(made(header, body))
     return path

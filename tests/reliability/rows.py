@@ -1,7 +1,7 @@
-"""The rows of the scorecard: what is tried, and how often.
+"""The rows of the scorecard: which fault is injected, and how often.
 
-What a row runs takes an empty directory and a number of tries and returns a line for each try that went wrong. Each
-fault that is injected is proven to have struck.
+The function of a row takes an empty directory and a number of tries, and returns a line for each failed try. It also
+checks that every injected fault took effect.
 """
 
 from collections.abc import Callable
@@ -23,32 +23,37 @@ class Row:
 
 ROWS = {
     "R1 R2": Row("killed at random instants, resumed: the same bytes", kills.killed_and_resumed, 1, 50),
-    "R3": Row("killed at each call of a save: the old file or the new one", disks.killed_while_saving, 1, 2),
-    "R4": Row("space, flush, move, flush: in this order", disks.order_of_a_save),
-    "R5": Row("full disks, limits, I/O errors: the old file, nothing left, one line", disks.refusing_disks),
-    "R6": Row("what killed runs left is removed by the next", kills.stale_files_go, 3, 3),
-    "R7": Row("signals, also twice at once: the model of that very step, the right code", kills.signals, 1, 63),
-    "R8": Row("single flipped bits, all found", files.flipped_bits, 100, 1000),
-    "R9": Row("two runs on one output: one runs, a kill frees it", kills.two_runs, 1, 5),
-    "R10": Row("mode, owner, link and mask are kept", disks.kept_places),
-    "R11": Row("a changed run is told, not taken", kills.changed_runs, 0, 7),
-    "R12": Row("a loss that is no number: the last good state", kills.exploding_loss, 0, 2),
-    "B2": Row("memory for no such model, or hardly any: one line", kills.short_memory, 0, 5),
-    "R13": Row("texts of every kind: learned or refused in a line", texts.corpora, 1, 36),
-    "R14": Row("mutated files: read or refused in a line, at once", files.mutants, 100, 2000),
-    "R15": Row("a catalogue of malformed files: each its verdict", files.malformed_files),
-    "R16": Row("absurd configs: refused at once", files.absurd_configs),
-    "R17": Row("tokenizers made to hang or abort: refused or tamed", files.tokenizer_bombs, 0, 15),
-    "R18": Row("nothing is unpickled, evaluated or rendered", files.nothing_executes),
-    "R19": Row("streamed text is the whole text", texts.streamed_text, 1000, 10_000),
-    "R20": Row("text stays text", texts.text_stays_text, 1000, 10_000),
-    "R21": Row("absurd sampling options: an answer or one line", terminals.sampling_options),
-    "R22": Row("prompts from nothing to 10 MB", terminals.long_prompts),
-    "R23": Row("closed pipes, full outputs, narrow encodings", terminals.pipes),
-    "R24": Row("text that would command a terminal becomes marks", terminals.commanding_text),
-    "R25": Row("140 GB inspected at once, without torch", files.huge_file),
-    "R28": Row("the same run, the same bytes", kills.same_run_same_bytes, 0, 1),
-    "R29": Row("a soak, in seconds: memory flat, nothing left", kills.soak, 0, 1200),
+    "R3": Row("killed at each system call of a save: the old file or the new one", disks.killed_while_saving, 1, 2),
+    "R4": Row("reserve space, flush, rename, flush the directory: in this order", disks.order_of_a_save),
+    "R5": Row(
+        "full disks, limits, I/O errors: the old file stays, nothing is left behind, one line of error",
+        disks.refusing_disks,
+    ),
+    "R6": Row("temporary files of killed runs are removed by the next run", kills.stale_files_go, 3, 3),
+    "R7": Row(
+        "signals, also two at once: the model of the current step, the exit code of the signal", kills.signals, 1, 63
+    ),
+    "R8": Row("single flipped bits, all detected", files.flipped_bits, 100, 1000),
+    "R9": Row("two runs on one output: one is refused, a kill releases the lock", kills.two_runs, 1, 5),
+    "R10": Row("file mode, owner, symbolic link and umask are respected", disks.kept_places),
+    "R11": Row("a run with other options or text is not resumed: the difference is named", kills.changed_runs, 0, 7),
+    "R12": Row("a loss of NaN: the last good weights are saved", kills.exploding_loss, 0, 2),
+    "B2": Row("too little memory: one line of error", kills.short_memory, 0, 5),
+    "R13": Row("texts of every kind: trained on, or refused in one line", texts.corpora, 1, 36),
+    "R14": Row("mutated files: read or refused in one line, quickly", files.mutants, 100, 2000),
+    "R15": Row("a catalogue of malformed files: each is refused", files.malformed_files),
+    "R16": Row("absurd configs: refused quickly", files.absurd_configs),
+    "R17": Row("hostile tokenizers (hangs, aborts): refused or limited", files.tokenizer_bombs, 0, 15),
+    "R18": Row("no pickle, eval or template is executed", files.nothing_executes),
+    "R19": Row("streamed text equals the text decoded at once", texts.streamed_text, 1000, 10_000),
+    "R20": Row("text never becomes a control token", texts.text_stays_text, 1000, 10_000),
+    "R21": Row("absurd sampling options: output or one line of error", terminals.sampling_options),
+    "R22": Row("prompts from 0 bytes to 10 MB", terminals.long_prompts),
+    "R23": Row("closed pipes, full disks, ASCII locales", terminals.pipes),
+    "R24": Row("terminal escape sequences in text are escaped", terminals.commanding_text),
+    "R25": Row("140 GB inspected quickly, without torch", files.huge_file),
+    "R28": Row("the same run gives the same bytes", kills.same_run_same_bytes, 0, 1),
+    "R29": Row("a soak test, in seconds: memory stays flat, nothing is left behind", kills.soak, 0, 1200),
 }
 
-NOT_APPLICABLE = {"R26": "nothing here serves", "R27": "there is no release yet whose files could be opened"}
+NOT_APPLICABLE = {"R26": "there is no server", "R27": "there is no earlier release whose files could be opened"}

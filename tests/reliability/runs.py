@@ -1,4 +1,4 @@
-"""Runs of the command, most in processes of their own, which write down after every step what they need to go on."""
+"""Runs of `llm`, most of them in a process that saves its state after every step."""
 
 import signal
 import subprocess
@@ -16,12 +16,12 @@ from llmcli.formats import ensemble_file
 from llmcli.formats.checkpoint import Checkpoint, save
 
 STEPS = 100
-HANG = 600  # seconds after which a process that should have ended hangs, on the slowest machine
+TIMEOUT = 600  # seconds after which a process hangs, even on the slowest machine
 
 TEXT = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "りんご") for b in ("tea", "milk", "rice", "bread🍎")) * 30
 OPTIONS = ["--batch-tokens", "512", "--context", "32", "--threads", "1", "--dropout", "0.2"]
-BESIDE = "model.resume.safetensors"
-EAGER = (
+RESUME_FILE = "model.resume.safetensors"
+SAVING_EVERY_STEP = (
     "import llmcli.training.resume as t; t.FIRST_PAUSE = t.LONGEST_PAUSE = t.PAUSE_PER_SAVE = 0.0; "
     "from llmcli.cli.app import main; main()"
 )
@@ -45,7 +45,7 @@ def count(frame, event, _):
 
 def used():
     sys.setprofile(None)
-    with open("/proc/self/status") as status:  # what wait4 tells counts the memory of whoever started us
+    with open("/proc/self/status") as status:  # the result of wait4 includes memory of the parent process
         most = re.search(r"VmHWM:\\s*(\\d+)", status.read())[1]
     print(f"\\n{int(most) / 1024:.0f} {calls}", file=sys.stderr)
 
@@ -59,16 +59,16 @@ main()
 
 
 def measured(where: Path, *words: str, counted: bool = False) -> tuple[int, str, float, int]:
-    """(exit code, what it said on stderr, megabytes at most, calls of functions if they are `counted`) of a command."""
+    """(exit code, stderr, peak memory in MB, function calls if `counted`) of a command."""
     process = python(where, MEASURED, "counted" if counted else "", *words)
-    said, _, figures = end(process).decode("utf-8", "replace").rstrip("\n").rpartition("\n")
+    stderr, _, figures = end(process).decode("utf-8", "replace").rstrip("\n").rpartition("\n")
     megabytes, calls = figures.split()
-    return process.returncode, said, float(megabytes), int(calls)
+    return process.returncode, stderr, float(megabytes), int(calls)
 
 
 class Calls:
-    """Counts the calls of functions, Python's own and C's, that happen inside a `with`: what an answer costs, without a
-    clock. Raises AssertionError where there are so many that there may be no end."""
+    """Counts the function calls, Python's and C's, inside a `with`: a cost that does not depend on the machine. Raises
+    AssertionError if there are so many that the code may never end."""
 
     endless = 100_000_000
 
@@ -89,49 +89,61 @@ class Calls:
 def train(
     where: Path, *options: str, steps: int, output: str = "model.safetensors", text: str = TEXT, code: str = ""
 ) -> "subprocess.Popen[bytes]":
-    """Learns from the text in c.txt; `code` is what runs the command, if it is not EAGER."""
+    """Starts a training run on `text`, written to c.txt. `code` runs the command, by default SAVING_EVERY_STEP."""
     (where / "c.txt").write_text(text, "utf-8")
-    return python(where, code or EAGER, "train", "c.txt", *OPTIONS, "--steps", str(steps), "-o", output, "-q", *options)
+    return python(
+        where,
+        code or SAVING_EVERY_STEP,
+        "train",
+        "c.txt",
+        *OPTIONS,
+        "--steps",
+        str(steps),
+        "-o",
+        output,
+        "-q",
+        *options,
+    )
 
 
-def kept(where: Path) -> int:
-    """When the run last wrote itself down; 0 if it never did."""
-    beside = where / BESIDE
-    return beside.stat().st_mtime_ns if beside.exists() else 0
+def saved_at(where: Path) -> int:
+    """When the run last saved its state, in ns; 0 if it never did."""
+    path = where / RESUME_FILE
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def wait_until_kept(process: "subprocess.Popen[bytes]", where: Path, before: int = 0) -> None:
-    """Until the run has written itself down anew, or has ended."""
-    for _ in range(100 * HANG):
-        if kept(where) not in (0, before) or process.poll() is not None:
+def wait_until_saved(process: "subprocess.Popen[bytes]", where: Path, before: int = 0) -> None:
+    """Wait until the run has saved its state later than `before`, or has ended."""
+    for _ in range(100 * TIMEOUT):
+        if saved_at(where) not in (0, before) or process.poll() is not None:
             return
         time.sleep(0.01)
 
 
 def end(process: "subprocess.Popen[bytes]", how: signal.Signals | None = None) -> bytes:
-    """Send the signal, wait; what it said on stderr."""
+    """Send the signal, if any, and wait for the end of the process. Returns its stderr."""
     if how is not None:
         process.send_signal(how)
-    return process.communicate(timeout=HANG)[1]
+    return process.communicate(timeout=TIMEOUT)[1]
 
 
 def names(where: Path) -> list[str]:
     return sorted(path.name for path in where.iterdir())
 
 
-def wrong(process: "subprocess.Popen[bytes]", *codes: int) -> str:
-    """ "" if a process ended with one of these codes and without a traceback, else what it did."""
-    said = end(process)
-    if process.returncode in codes and b"Traceback" not in said:
-        return ""
-    return f"ended with {process.returncode}: {said.decode('utf-8', 'replace')[-300:]}"
+def problems(process: "subprocess.Popen[bytes]", *codes: int, when: str = "") -> list[str]:
+    """Nothing if the process ends with one of these exit codes and without a traceback, else a line that says so."""
+    stderr = end(process)
+    if process.returncode in codes and b"Traceback" not in stderr:
+        return []
+    return [f"{when}ended with {process.returncode}: {stderr.decode('utf-8', 'replace')[-300:]}"]
 
 
-KINDS = ("dense", "experts", "mixture")  # of model files
+KINDS = ("dense", "experts", "ensemble")  # of model files
 
 
 def small_model(path: Path, kind: str = "dense") -> None:
-    """Of random weights, in a file of one of KINDS."""
+    """Write a model with random weights, of one of KINDS."""
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
     config = ModelConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, 32)
     if kind == "experts":
@@ -139,14 +151,14 @@ def small_model(path: Path, kind: str = "dense") -> None:
     rng = np.random.default_rng(0)
     tensors = {name: rng.normal(0, 0.2, shape).astype("f4") for name, shape in config.tensor_shapes().items()}
     model = Checkpoint(config, tokenizer.to_json(), tensors, {"steps": 0})
-    if kind == "mixture":
+    if kind == "ensemble":
         ensemble_file.save(path, ensemble_file.mixed({"one": model, "two": model}))
     else:
         save(path, model)
 
 
 def invoke(*words: str) -> Any:
-    """The command in this process: exit_code, stdout, stderr, exception."""
+    """Run the command in this process. The result has exit_code, stdout, stderr and exception."""
     from typer.testing import CliRunner
 
     from llmcli.cli.app import app

@@ -1,4 +1,4 @@
-"""What is typed, and where the answer goes: absurd options, long prompts, closed pipes, hostile text in a terminal."""
+"""Input and output: absurd options, long prompts, closed pipes, hostile text in a terminal."""
 
 import os
 import pty
@@ -11,7 +11,7 @@ import numpy as np
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import Checkpoint, load, save
-from tests.reliability.runs import HANG, invoke, small_model
+from tests.reliability.runs import TIMEOUT, invoke, small_model
 
 NUMBERS = ("0", "-1", "1e-320", "1e308", "nan", "inf", "-inf", "1e400", "x", "")
 WHOLE = ("0", "-1", "1000000000", "99999999999999999999", "1.5", "nan", "x", "")
@@ -29,7 +29,7 @@ OPTIONS = {
 
 
 def sampling_options(where: Path, tries: int) -> list[str]:
-    """R21: absurd values of every sampling option: an answer, or one line and code 2."""
+    """R21: absurd values of every sampling option: output, or one line of error and exit code 2."""
     path = where / "model.safetensors"
     small_model(path)
     failures = []
@@ -44,7 +44,7 @@ def sampling_options(where: Path, tries: int) -> list[str]:
 
 
 def long_prompts(where: Path, tries: int) -> list[str]:
-    """R22: prompts of no token, of about a context, and of 10 MB."""
+    """R22: prompts without a token, of about a context length, and of 10 MB."""
     path = where / "model.safetensors"
     small_model(path)
     context = load(path).config.max_position_embeddings
@@ -52,17 +52,17 @@ def long_prompts(where: Path, tries: int) -> list[str]:
     for length in (0, 1, context - 1, context, context + 1, 10 * context, 10_000_000):
         run = subprocess.run(
             [sys.executable, "-m", "llmcli", "generate", "-", "-n", "3", "-m", str(path)],
-            input=b"\xc3\xa9"[:length] if length < 2 else b"q" * length, capture_output=True, timeout=HANG,
+            input=b"\xc3\xa9"[:length] if length < 2 else b"q" * length, capture_output=True, timeout=TIMEOUT,
         )  # fmt: skip
-        wanted = 0 if length > 1 else 1
+        expected = 0 if length > 1 else 1
         line = run.stderr.count(b"\n") <= 1 and b"Traceback" not in run.stderr
-        told = b"only its end is used" in run.stderr or length <= context or wanted != 0
-        if run.returncode != wanted or not line or not told:
+        noted = b"only its end is used" in run.stderr or length <= context or expected != 0
+        if run.returncode != expected or not line or not noted:
             failures.append(f"{length}: {run.returncode}, {run.stderr[-200:]!r}")
     return failures
 
 
-# what the shell runs, the code it must end with, and whether words on stderr are welcome
+# (what the shell runs, its expected exit codes, whether it may write to stderr)
 PIPES = {
     "head": ("$LLM generate Anna -n 500 | head -c 1; exit ${PIPESTATUS[0]}", (0, 1, 141), False),
     "a closed output": ("$LLM generate Anna -n 5 >&-", (0, 1), False),
@@ -78,13 +78,13 @@ PIPES = {
 
 
 def pipes(where: Path, tries: int) -> list[str]:
-    """R23: pipes that close, outputs that are full, narrow encodings: no traceback, no colours where no terminal is."""
+    """R23: closed pipes, full disks and ASCII encodings: no traceback, and no colours outside a terminal."""
     small_model(where / "model.safetensors")
     failures = []
     for name, (line, codes, words) in PIPES.items():
         run = subprocess.run(
             ["bash", "-c", line],
-            cwd=where, env=os.environ | {"LLM": f"{sys.executable} -m llmcli"}, capture_output=True, timeout=HANG,
+            cwd=where, env=os.environ | {"LLM": f"{sys.executable} -m llmcli"}, capture_output=True, timeout=TIMEOUT,
         )  # fmt: skip
         quiet = words or not run.stderr
         if run.returncode not in codes or not quiet or b"Traceback" in run.stderr or b"\x1b[" in run.stdout:
@@ -96,14 +96,14 @@ HOSTILE = "\x1b]52;c;YQ==\x07\x1b[2J\x9b31m\u202e\u2066[red]\x08\x7f"
 
 
 def commanding_text(where: Path, tries: int) -> list[str]:
-    """R24: text and names made to command a terminal are shown there as marks, by every verb; in a pipe text passes."""
+    """R24: terminal escape sequences in text and names are escaped by every command; in a pipe, text is unchanged."""
     tokenizer = Tokenizer.train_char([HOSTILE + "Anna"])
     config = ModelConfig(tokenizer.vocab_size, 16, 32, 1, 2, 1, 8, 64)
     tensors = {name: np.zeros(shape, "f4") for name, shape in config.tensor_shapes().items()}
     for name in ("model.embed_tokens.weight", "model.norm.weight"):
         tensors[name][:] = 1
     tensors["lm_head.weight"][:] = -1
-    tensors["lm_head.weight"][tokenizer.encode(HOSTILE)] = 1  # whatever it is asked, it says only these
+    tensors["lm_head.weight"][tokenizer.encode(HOSTILE)] = 1  # it generates only these
     record = {"corpus": [{"name": HOSTILE, "bytes": 1, "sha256": HOSTILE}], "steps": 1, HOSTILE: HOSTILE}
     path = where / "model.safetensors"
     save(path, Checkpoint(config, tokenizer.to_json(), tensors, record))
@@ -126,12 +126,12 @@ def commanding_text(where: Path, tries: int) -> list[str]:
             failures.append(f"{words[0]}: {shown[-200:]!r}")
     command = [sys.executable, "-m", "llmcli", "generate", "Anna", "-n", "200", "--min-p", "0", "--seed", "1"]
     if b"\x1b" not in subprocess.run(command, cwd=where, capture_output=True).stdout:
-        failures.append("the model says nothing that could command: the test proves nothing")
+        failures.append("the model generates no escape sequence: the test proves nothing")
     return failures
 
 
 def _in_terminal(where: Path, words: list[str]) -> bytes:
-    """What a terminal gets to see of a command."""
+    """What a command writes to a terminal."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "llmcli", *words]
     run = subprocess.Popen(command, cwd=where, stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True)
@@ -146,5 +146,5 @@ def _in_terminal(where: Path, words: list[str]) -> bytes:
             break
         seen += data
     os.close(ours)
-    run.wait(HANG)
+    run.wait(TIMEOUT)
     return seen

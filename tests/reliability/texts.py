@@ -1,4 +1,4 @@
-"""Text of every kind: what is no text is told, what is comes back, and none of it commands."""
+"""Text of every kind: what is not text is refused, and text survives tokenization unchanged."""
 
 import codecs
 import gzip
@@ -14,7 +14,7 @@ from tests.reliability.runs import TEXT, invoke, measured
 
 
 def streamed_text(where: Path, tries: int) -> list[str]:
-    """R19: a text that comes piece by piece is the text decoded as a whole, for any bytes."""
+    """R19: streamed text equals the text decoded at once, for any bytes."""
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
     rng = random.Random(19)
     failures = []
@@ -28,7 +28,7 @@ def streamed_text(where: Path, tries: int) -> list[str]:
 
 
 def text_stays_text(where: Path, tries: int) -> list[str]:
-    """R20: any text comes back, and none becomes a control token."""
+    """R20: any text is decoded unchanged, and none becomes a control token."""
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
     control = json.loads(tokenizer.to_json())["added_tokens"][0]["content"]
     rng = random.Random(20)
@@ -98,16 +98,16 @@ BAD: dict[str, bytes] = {
 
 
 def corpora(where: Path, tries: int) -> list[str]:
-    """R13: texts of every kind are learned from or refused in a line, and come back byte for byte."""
+    """R13: texts of every kind are trained on or refused in one line, and are decoded byte for byte."""
     failures = []
     model = where / "m.safetensors"
     for name, data in (GOOD | BAD).items():
         path = where / "c.txt"
         path.write_bytes(data)
         answer = invoke("train", str(path), "-o", str(model), "--steps", "2", "--threads", "1", "-q", "--force")
-        wanted = 0 if name in GOOD else 1
+        expected = 0 if name in GOOD else 1
         line = answer.exit_code == 0 or (answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1)
-        if answer.exit_code != wanted or not line:
+        if answer.exit_code != expected or not line:
             failures.append(f"{name}: {answer.exit_code}, {answer.stderr!r}, {answer.exception!r}")
         elif name in GOOD and name not in ("packed", "a byte-order mark", "UTF-16 LE", "UTF-16 BE"):
             ids = invoke("tokenize", "--file", str(path), "-m", str(model), "--ids").stdout
@@ -116,7 +116,7 @@ def corpora(where: Path, tries: int) -> list[str]:
                 input=ids.encode(), capture_output=True,
             )  # fmt: skip
             if back.stdout.removesuffix(b"\n") != data.removesuffix(b"\n"):
-                failures.append(f"{name}: came back as {back.stdout[:80]!r}, {back.stderr[-200:]!r}")
+                failures.append(f"{name}: was decoded as {back.stdout[:80]!r}, {back.stderr[-200:]!r}")
     return failures + (_one_line_of_200_mb(where) if tries > 1 else [])
 
 
@@ -125,8 +125,8 @@ def _one_line_of_200_mb(where: Path) -> list[str]:
     with open(path, "wb") as file:
         for _ in range(200):
             file.write(b"a" * 1_000_000)
-    code, said, megabytes, _ = measured(where, "train", str(path), "--dry-run", "--steps", "1")
+    code, stderr, megabytes, _ = measured(where, "train", str(path), "--dry-run", "--steps", "1")
     path.unlink()
-    if code not in (0, 1) or "Traceback" in said or megabytes > 1500:
-        return [f"a line of 200 MB: {code}, {megabytes:.0f} MB, {said[-200:]!r}"]
+    if code not in (0, 1) or "Traceback" in stderr or megabytes > 1500:
+        return [f"a line of 200 MB: {code}, {megabytes:.0f} MB, {stderr[-200:]!r}"]
     return []

@@ -20,7 +20,7 @@ from llmcli.training.plan import Request
 from llmcli.training.prepare import Prepared, prepare
 from tests import platforms
 from tests.golden.models import read_safetensors
-from tests.reliability.runs import BESIDE, OPTIONS, TEXT, end, kept, train, wait_until_kept
+from tests.reliability.runs import OPTIONS, RESUME_FILE, TEXT, end, saved_at, train, wait_until_saved
 from tests.training import small_runs
 from tests.training.small_runs import losses
 
@@ -222,10 +222,10 @@ def test_a_run_killed_after_saving_its_model_resumes_to_the_same_model() -> None
     end(process)
     assert process.returncode == -9
     before = Path("model.safetensors").read_bytes()
-    assert Path(BESIDE).exists()
+    assert Path(RESUME_FILE).exists()
     again = train(HERE, steps=5)
     assert end(again) == b"" and again.returncode == 0
-    assert Path("model.safetensors").read_bytes() == before and not Path(BESIDE).exists()
+    assert Path("model.safetensors").read_bytes() == before and not Path(RESUME_FILE).exists()
 
 
 @platforms.posix
@@ -234,20 +234,20 @@ def test_adapters_alone_resume_where_they_were_stopped(tiny_model: Path) -> None
     before = 0
     for _ in range(2):
         process = train(HERE, "--from", "base.safetensors", "--lora", "2", "--adapter-only", steps=4000)
-        wait_until_kept(process, HERE, before)
+        wait_until_saved(process, HERE, before)
         stderr = end(process, signal.SIGINT)
         assert process.returncode == 130, stderr
         assert Path("model.safetensors").exists()
-        before = kept(HERE)
+        before = saved_at(HERE)
 
 
 @platforms.posix
 def test_another_command_does_not_resume_the_run_silently(llm: Llm) -> None:
     process = train(HERE, steps=4000)
-    wait_until_kept(process, HERE)
+    wait_until_saved(process, HERE)
     end(process, signal.SIGINT)
     assert process.returncode == 130
-    beside = Path(BESIDE)
+    beside = Path(RESUME_FILE)
     before = beside.read_bytes()
 
     def error(*words: str) -> str:

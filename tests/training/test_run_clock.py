@@ -70,7 +70,9 @@ def test_the_reserve_of_the_caller_grows_on_a_slower_machine() -> None:
 def test_expected_tokens_take_time_for_evaluations_into_account() -> None:
     made = clock()  # 12 steps of 0.1 s
     assert made.expected_tokens(1.2, 1200, 0) == pytest.approx(1200 + (100 - 1.2) * 1000)
-    assert made.expected_tokens(2.4, 1200, 0) == pytest.approx(1200 + (100 - 2.4) * 500)  # half of the time in evaluations
+    assert made.expected_tokens(2.4, 1200, 0) == pytest.approx(
+        1200 + (100 - 2.4) * 500
+    )  # half of the time in evaluations
 
 
 def test_before_the_first_step_there_is_no_pace() -> None:
