@@ -1,0 +1,30 @@
+"""The notebook in examples/ runs from its first cell to its last."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CELLS = json.loads((ROOT / "examples" / "notebook.ipynb").read_text("utf-8"))["cells"]
+
+
+def test_it_holds_no_output_and_no_execution_count() -> None:
+    code = [cell for cell in CELLS if cell["cell_type"] == "code"]
+    assert len(code) > 5 and all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+
+
+def test_it_runs(own_directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("agg")
+    shown: list[int] = []
+    monkeypatch.setattr(pyplot, "show", lambda: shown.append(len(pyplot.gcf().axes)))
+    (own_directory / "food.txt").symlink_to(ROOT / "examples" / "food.txt")
+    variables: dict[str, object] = {}
+    for cell in CELLS:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]).replace("SECONDS = 20", "SECONDS = 4"), variables)
+    printed = capsys.readouterr().out
+    assert (own_directory / "notebook.safetensors").exists() and len(shown) == 3
+    scores = [float(line.split()[0]) for line in printed.splitlines() if line.endswith((".",)) and line[:6].strip()[:1].isdigit()]
+    assert len(scores) == 3 and scores[0] < scores[1] < scores[2]
