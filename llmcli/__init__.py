@@ -7,9 +7,10 @@
 Names are loaded on first use (PEP 562), so that importing the package takes no time.
 """
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without the time to import typing; type checkers know the name
 if TYPE_CHECKING:
+    from typing import Any
+
     from llmcli.api import Model as Model
     from llmcli.api import load as load
     from llmcli.config import ModelConfig as ModelConfig
@@ -28,7 +29,7 @@ _MODULES = {
 __all__ = ["LLMError", "Model", "ModelConfig", "SamplingConfig", "__version__", "load"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     from importlib import import_module
 
     if name not in _MODULES:
