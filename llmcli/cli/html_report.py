@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmcli.analysis.explain import Explanation
-from llmcli.cli.charts import SETTLE
+from llmcli.cli.charts import INITIAL_SHARE
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.generation.next_words import NextWords
 from llmcli.training.summary import Curve
@@ -120,7 +120,7 @@ def inspection(
             "held_out": [round(bits, BITS_PER_BYTE_DIGITS) for bits in curve.held_out],
             "said": _course(curve),
         },
-        "settle": SETTLE,
+        "settle": INITIAL_SHARE,
         "record": record,
         "config": [(str(key), json.dumps(value, ensure_ascii=False)) for key, value in facts["config"].items()],
     }  # fmt: skip

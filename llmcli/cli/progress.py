@@ -162,7 +162,7 @@ class TrainingView:
         if self._evaluations:
             legend += f": ⠒⠒ training  {charts.MARK} held-out (interim)"
         *lines, axis = charts.curve(
-            [self._curve.points()], columns, height, marks=marks, settle=charts.SETTLE, legend=legend
+            [self._curve.points()], columns, height, marks=marks, initial_share=charts.INITIAL_SHARE, legend=legend
         )
         drawn = []
         for line in lines:

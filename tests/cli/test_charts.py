@@ -1,4 +1,4 @@
-"""Numbers as lines of text: golden charts, the room they take, tables of how people say numbers."""
+"""Charts as lines of text: some compared in full, others by their dots and their size."""
 
 import math
 
@@ -6,14 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.cli.charts import bar, curve, heat_map, histogram, signed_bar, spark
-from llmcli.units import duration, number, size
+from llmcli.cli.charts import bar, curve, heat_map, histogram, signed_bar, sparkline
 
 # ---- curves
 
 
 def dots(lines):
-    """The places (column, row from the top) of all braille dots of a chart."""
+    """(column, row) of all braille dots of a chart, from the upper left."""
     bits = {1: (0, 0), 2: (0, 1), 4: (0, 2), 64: (0, 3), 8: (1, 0), 16: (1, 1), 32: (1, 2), 128: (1, 3)}
     return {
         (2 * x + dx, 4 * y + dy)
@@ -24,7 +23,7 @@ def dots(lines):
     }
 
 
-def test_a_rising_line_goes_from_the_lower_left_to_the_upper_right():
+def test_a_rising_line():
     assert curve([([0, 1], [0.0, 1.0])], 14, 4) == [
         "1.00 │⠀⠀⠀⠀⠀⠀⡠⠊",
         "     │⠀⠀⠀⠀⡠⠊",
@@ -46,11 +45,11 @@ def test_series_share_the_axes():
 
 
 @pytest.mark.parametrize("series", [[], [([], [])], [([1, 2], [math.nan, math.inf])]])
-def test_nothing_to_draw_is_an_empty_chart(series):
+def test_a_chart_without_points_is_empty(series):
     assert curve(series, 40, 5) == []
 
 
-def test_one_point_is_one_dot():
+def test_a_single_point_is_a_dot():
     lines = curve([([3], [2.5])], 30, 4)
     assert len(lines) == 5
     assert len(dots(lines)) == 1
@@ -58,19 +57,19 @@ def test_one_point_is_one_dot():
     assert lines[3].startswith("2.50 │")
 
 
-def test_a_constant_is_one_level_line():
+def test_a_constant_is_a_horizontal_line():
     lines = curve([([0, 50, 100], [7.0, 7.0, 7.0])], 30, 3)
-    found = dots(lines)
-    assert len({y for _, y in found}) == 1
-    assert {x for x, _ in found} == set(range(2 * (30 - 6)))
+    drawn = dots(lines)
+    assert len({y for _, y in drawn}) == 1
+    assert {x for x, _ in drawn} == set(range(2 * (30 - 6)))
 
 
-def test_values_that_are_not_finite_are_passed_over():
+def test_values_that_are_not_finite_are_left_out():
     drawn = curve([([1, 2, 3, 4, 5], [math.nan, 3.0, math.inf, 1.0, -math.inf])], 40, 5)
     assert drawn == curve([([2, 4], [3.0, 1.0])], 40, 5)
 
 
-def test_many_points_keep_their_highest_and_lowest():
+def test_the_extremes_of_many_points_are_drawn():
     xs = list(range(10_000))
     lines = curve([(xs, [math.sin(x / 100) for x in xs])], 60, 8)
     rows = {y for _, y in dots(lines)}
@@ -85,15 +84,15 @@ points = st.lists(st.tuples(st.integers(0, 1_000_000), st.floats(-999, 999)), mi
 
 @settings(max_examples=100, deadline=None)
 @given(points, st.integers(30, 120), st.integers(1, 12))
-def test_a_chart_keeps_to_its_width_and_height_and_joins_all_points(pairs, width, height):
+def test_a_chart_fits_its_size_and_joins_all_points(pairs, width, height):
     pairs = sorted(pairs)
     xs, ys = [x for x, _ in pairs], [y for _, y in pairs]
     lines = curve([(xs, ys)], width, height)
     assert len(lines) == height + 1  # and the axis
     assert all(len(line) <= width for line in lines)
-    found = dots(lines)
-    columns, rows = {x for x, _ in found}, {y for _, y in found}
-    assert columns == set(range(max(columns) + 1))  # from the left end on, without a gap
+    drawn = dots(lines)
+    columns, rows = {x for x, _ in drawn}, {y for _, y in drawn}
+    assert columns == set(range(max(columns) + 1))  # from the left edge on, without a gap
     assert rows == set(range(min(rows), max(rows) + 1))
     if max(ys) > min(ys):
         assert rows == set(range(4 * height))
@@ -101,40 +100,40 @@ def test_a_chart_keeps_to_its_width_and_height_and_joins_all_points(pairs, width
         assert max(columns) >= 2 * (width - 9) - 1  # labels take 9 at most
 
 
-# ---- curves of a run
+# ---- curves of a training run
 
 
-def test_a_steep_beginning_leaves_the_chart_at_the_top():
+def test_a_steep_beginning_does_not_set_the_scale():
     """100 at first, then from 2 down to 1: the scale is that of the rest."""
     xs = list(range(101))
     ys = [100.0 - 9.8 * x if x < 10 else 2 - (x - 10) / 90 for x in xs]
-    lines = curve([(xs, ys)], 60, 6, settle=0.1)
+    lines = curve([(xs, ys)], 60, 6, initial_share=0.1)
     assert lines[0].startswith("2.00 │") and lines[5].startswith("1.00 │")
     rest = curve([(xs[10:], ys[10:])], 60, 6)
     assert rest[0].startswith("2.00 │")
     assert {y for _, y in dots(lines)} == set(range(24))
-    assert min(x for x, _ in dots(lines)) >= 8  # nothing lies flat along the top before
+    assert min(x for x, _ in dots(lines)) >= 8  # no line along the top before
     assert curve([(xs, ys)], 60, 6)[0].startswith("100.00 │")
 
 
-def test_what_is_high_later_stays():
-    lines = curve([([0, 1, 2, 3], [9.0, 1.0, 2.0, 5.0])], 40, 5, settle=0.3)
+def test_a_later_maximum_sets_the_scale():
+    lines = curve([([0, 1, 2, 3], [9.0, 1.0, 2.0, 5.0])], 40, 5, initial_share=0.3)
     assert lines[0].startswith("5.00 │") and lines[4].startswith("1.00 │")
 
 
-def test_a_line_above_the_chart_is_no_line():
-    lines = curve([([0, 1], [9.0, 8.0]), ([0, 100], [2.0, 1.0])], 40, 5, settle=0.1)
-    assert lines == curve([([0, 100], [2.0, 1.0])], 40, 5, settle=0.1)
+def test_a_line_above_the_scale_is_not_drawn():
+    lines = curve([([0, 1], [9.0, 8.0]), ([0, 100], [2.0, 1.0])], 40, 5, initial_share=0.1)
+    assert lines == curve([([0, 100], [2.0, 1.0])], 40, 5, initial_share=0.1)
 
 
-def test_marks_stand_over_the_lines_and_share_the_axes():
+def test_marks_are_drawn_over_the_lines_on_the_same_axes():
     lines = curve([([0, 10], [1.0, 1.0])], 26, 3, marks=([0, 10, 10], [3.0, 1.0, math.nan]))
     assert lines[0].startswith("3.00 │o") and lines[2].endswith("o") and lines[2].count("⠤") + lines[2].count("⣀") > 10
     assert sum(line.count("o") for line in lines) == 2
     assert curve([], 26, 3, marks=([5], [1.0]))[1].count("o") == 1
 
 
-def test_a_legend_stands_under_the_chart_where_it_fits():
+def test_a_legend_is_shown_below_the_chart_if_it_fits():
     assert curve([([0, 10], [1.0, 2.0])], 40, 3, legend="a legend")[-1].split() == ["0", "a", "legend", "10"]
     narrow = curve([([0, 10], [1.0, 2.0])], 16, 3, legend="a legend that is long")[-1]
     assert narrow.split() == ["0", "10"]
@@ -142,11 +141,10 @@ def test_a_legend_stands_under_the_chart_where_it_fits():
 
 @settings(max_examples=100, deadline=None)
 @given(points, points, st.integers(30, 120), st.integers(1, 12), st.floats(0, 1))
-def test_a_chart_keeps_to_its_room_whatever_is_cut(pairs, marked, width, height, settle):
+def test_a_clipped_chart_fits_its_size(pairs, marked, width, height, initial_share):
     pairs, marked = sorted(pairs), ([x for x, _ in marked], [y for _, y in marked])
-    lines = curve(
-        [([x for x, _ in pairs], [y for _, y in pairs])], width, height, marks=marked, settle=settle, legend="legend"
-    )
+    series = [([x for x, _ in pairs], [y for _, y in pairs])]
+    lines = curve(series, width, height, marks=marked, initial_share=initial_share, legend="legend")
     assert len(lines) == height + 1
     assert all(len(line) <= width for line in lines)
 
@@ -176,13 +174,13 @@ def test_a_bar_is_exact_to_an_eighth_of_a_character(share, width, expected):
 @settings(max_examples=100, deadline=None)
 @given(st.floats(0, 1), st.integers(1, 60))
 def test_a_bar_fills_its_share_of_the_width(share, width):
-    found = bar(share, width)
-    assert len(found) <= width
-    filled = sum(" ▏▎▍▌▋▊▉█".index(c) / 8 for c in found)
+    drawn = bar(share, width)
+    assert len(drawn) <= width
+    filled = sum(" ▏▎▍▌▋▊▉█".index(c) / 8 for c in drawn)
     assert filled == pytest.approx(share * width, abs=1 / 16 + 1e-9)
 
 
-def test_a_histogram_tells_where_each_interval_starts_and_how_many_are_in_it():
+def test_a_histogram_shows_the_start_and_the_count_of_each_interval():
     assert histogram([0, 5, 10, 1234], -1, 1, 10) == [
         "  -1 │ 0",
         "-0.5 │ 5",
@@ -191,83 +189,15 @@ def test_a_histogram_tells_where_each_interval_starts_and_how_many_are_in_it():
     ]
 
 
-def test_a_histogram_of_nothing_is_empty():
+def test_an_empty_histogram():
     assert histogram([], math.nan, math.nan, 10) == []
     assert histogram([0, 0], 0, 2, 10) == ["+0 │ 0", "+1 │ 0"]
-
-
-# ---- numbers
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (0, "0"),
-        (1, "1"),
-        (950, "950"),
-        (999, "999"),
-        (1_000, "1.0 k"),
-        (541_792, "541.8 k"),
-        (999_900, "999.9 k"),
-        (1_000_000, "1.00 M"),
-        (15_192_288, "15.19 M"),
-        (68_976_648_192, "68.98 B"),
-        (1_500_000_000_000, "1.50 T"),
-        (999_999, "1.00 M"),  # not 1000.0 k
-        (999_999_999, "1.00 B"),
-    ],
-)
-def test_number_says_counts_as_people_do(value, expected):
-    assert number(value) == expected
-
-
-def test_number_says_any_size_that_a_header_can_claim():
-    assert number(10**400).endswith("T")
-
-
-@pytest.mark.parametrize(
-    ("count", "expected"),
-    [
-        (0, "0 bytes"),
-        (12, "12 bytes"),
-        (999, "999 bytes"),
-        (1_000, "1.00 kB"),
-        (3_753_201, "3.75 MB"),
-        (137_953_316_864, "137.95 GB"),
-        (2_000_000_000_000, "2.00 TB"),
-        (999_999, "1.00 MB"),  # not 1000.00 kB
-    ],
-)
-def test_size_says_bytes_as_people_do(count, expected):
-    assert size(count) == expected
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (0, "0s"),
-        (0.4, "0s"),
-        (5.2, "5s"),
-        (59.6, "1m"),
-        (60, "1m"),
-        (90, "1m 30s"),
-        (300, "5m"),
-        (3599.7, "1h"),
-        (3600, "1h"),
-        (3605, "1h 5s"),
-        (5400, "1h 30m"),
-        (3661, "1h 1m 1s"),
-        (172_800, "48h"),
-    ],
-)
-def test_duration_says_times_as_people_do(seconds, expected):
-    assert duration(seconds) == expected
 
 
 # ---- attention, effects, weights
 
 
-def test_a_heat_map_numbers_its_columns_and_darkens_with_the_share() -> None:
+def test_a_heat_map_has_column_numbers_and_is_darker_for_larger_shares() -> None:
     shares = [[1.0], [0.31, 0.69], [0.02, 0.05, 0.2]]
     assert heat_map(shares, first=9) == ["   1  ", " 9 0 1", "██", "▓▓██", "··░░▒▒"]
     rows = heat_map([[0.5] * 30] * 30)
@@ -275,9 +205,9 @@ def test_a_heat_map_numbers_its_columns_and_darkens_with_the_share() -> None:
     assert rows[0].split() == ["1", "2", "3"] and rows[0].index("1") == rows[1].index("0")
 
 
-def test_what_is_below_zero_is_a_light_bar() -> None:
+def test_a_negative_value_is_a_light_bar() -> None:
     assert [signed_bar(x, 2, 4) for x in (2, 1, 0, -1, -2)] == ["████", "██", "", "░░", "░░░░"]
 
 
-def test_a_spark_shows_the_fullest_interval_whole_and_an_empty_one_blank() -> None:
-    assert spark([0, 1, 50, 100, 1000]) == " ▁▁▁█" and spark([]) == "" and spark([0, 0]) == "  "
+def test_a_sparkline_shows_the_largest_count_at_full_height_and_0_as_a_space() -> None:
+    assert sparkline([0, 1, 50, 100, 1000]) == " ▁▁▁█" and sparkline([]) == "" and sparkline([0, 0]) == "  "

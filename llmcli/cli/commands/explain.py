@@ -224,7 +224,7 @@ def _attention(found: "Explanation", names: list[str], layer: int | None, head: 
     labels = [f"{i:>{digits}} {names[i - 1]}" for i in range(first, N + 1)]
     above = [top, ones] if top.strip() else [ones]
     tables.labelled([*(("", line) for line in above), *zip(labels, rows, strict=True)], LABEL + digits + 1)
-    console.paragraph(charts.HEAT)
+    console.paragraph(charts.HEAT_LEGEND)
     console.caption(
         "A row is a token, and the dark cells in it are the tokens before it from which it takes information. Much "
         "attention to the first token often means: nothing needed here."

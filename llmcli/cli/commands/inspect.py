@@ -341,7 +341,7 @@ def _training(record: dict[str, Any]) -> None:
             min(terminal_width(), 120),
             12,
             marks=marks,
-            settle=charts.SETTLE,
+            initial_share=charts.INITIAL_SHARE,
             legend=legend,
         ):
             console.result(line)
@@ -410,7 +410,7 @@ def _plot(header: Any, output: Path, force: bool, json_: bool) -> None:
     from llmcli.cli import plot
     from llmcli.formats import atomic_io
 
-    kind = plot.kind(output)
+    kind = plot.format_of(output)
     if output.resolve() == header.path.resolve():
         raise LLMError(f"{output} is the model itself; give the picture another name")
     atomic_io.check_writable(output, force=force, by=" with --plot", example="loss.svg")
@@ -502,7 +502,7 @@ def _weights(header: Any, json_: bool) -> None:
         many = f" x {part.copies}" if part.copies > 1 else ""
         said = ""
         if values and values.histogram:
-            said = f"{charts.spark(values.histogram)}  {values.deviation:<8.3g}"
+            said = f"{charts.sparkline(values.histogram)}  {values.deviation:<8.3g}"
             said += f"  {values.min:+.3g} to {values.max:+.3g}" if wide else ""
         elif values:
             said = "no finite number"

@@ -1,0 +1,70 @@
+"""Numbers as text: counts, sizes, durations."""
+
+import pytest
+
+from llmcli.units import duration, number, size
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0, "0"),
+        (1, "1"),
+        (950, "950"),
+        (999, "999"),
+        (1_000, "1.0 k"),
+        (541_792, "541.8 k"),
+        (999_900, "999.9 k"),
+        (1_000_000, "1.00 M"),
+        (15_192_288, "15.19 M"),
+        (68_976_648_192, "68.98 B"),
+        (1_500_000_000_000, "1.50 T"),
+        (999_999, "1.00 M"),  # not 1000.0 k
+        (999_999_999, "1.00 B"),
+    ],
+)
+def test_number_abbreviates_counts(value, expected):
+    assert number(value) == expected
+
+
+def test_number_accepts_any_count_that_a_header_can_claim():
+    assert number(10**400).endswith("T")
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (0, "0 bytes"),
+        (12, "12 bytes"),
+        (999, "999 bytes"),
+        (1_000, "1.00 kB"),
+        (3_753_201, "3.75 MB"),
+        (137_953_316_864, "137.95 GB"),
+        (2_000_000_000_000, "2.00 TB"),
+        (999_999, "1.00 MB"),  # not 1000.00 kB
+    ],
+)
+def test_size_abbreviates_bytes(count, expected):
+    assert size(count) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0, "0s"),
+        (0.4, "0s"),
+        (5.2, "5s"),
+        (59.6, "1m"),
+        (60, "1m"),
+        (90, "1m 30s"),
+        (300, "5m"),
+        (3599.7, "1h"),
+        (3600, "1h"),
+        (3605, "1h 5s"),
+        (5400, "1h 30m"),
+        (3661, "1h 1m 1s"),
+        (172_800, "48h"),
+    ],
+)
+def test_duration(seconds, expected):
+    assert duration(seconds) == expected
