@@ -33,7 +33,7 @@ def reserve_tokens(tokens: Tokens, count: int, context: int) -> tuple[Tokens, ND
 
 
 class Calibration:
-    """Fits the factor on the logits for the present weights of `model`, on windows `ids` [B, T + 1]."""
+    """Fits the factor on the logits for the current weights of `model`, on windows `ids` [B, T + 1]."""
 
     def __init__(self, model: LanguageModel, ids: NDArray[np.int64]) -> None:
         self._model, self._ids = model, ids

@@ -67,7 +67,7 @@ def _product_seconds(dtype: torch.dtype) -> float:
 
 
 def fastest_threads(counts: Sequence[int], chain_seconds: Callable[[int], float] | None = None) -> int:
-    """The number of threads, of `counts`, with which small operations are fastest at present; the first of equals.
+    """The number of threads, of `counts`, with which small operations are fastest now; the first of equals.
 
     Beside another busy process, fewer threads than cores are much faster: the threads wait for each other.
     `chain_seconds` measures one number of threads.

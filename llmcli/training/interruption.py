@@ -11,7 +11,7 @@ class CutShortError(Exception):
 
 
 @contextlib.contextmanager
-def interruptible(model: LanguageModel, should_stop: Callable[[], bool]) -> Iterator[None]:
+def stop_between_layers(model: LanguageModel, should_stop: Callable[[], bool]) -> Iterator[None]:
     """Inside, a pass through `model` raises CutShortError before the next layer once `should_stop` returns True."""
 
     def check() -> None:

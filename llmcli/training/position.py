@@ -10,7 +10,7 @@ from llmcli.config import TrainConfig
 
 @dataclass
 class Position:
-    """Counters, the best evaluation so far, and the present regularization. A resume file holds it by these names."""
+    """Counters, the best evaluation so far, and the current regularization. A resume file holds it by these names."""
 
     step: int = 0
     progress: float = 0.0  # of the run, 0 to 1

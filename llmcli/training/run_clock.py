@@ -9,7 +9,7 @@ import math
 import statistics
 from collections import deque
 
-RECENT_STEPS = 12  # whose speed counts as the present speed
+RECENT_STEPS = 12  # whose speed counts as the current speed
 STEADY_SHARE = 0.1  # of the run: the time constant of the mean speed from which the whole run is estimated
 LARGEST_RESERVE = 0.4  # of the run, for its final evaluations; if they need more, they evaluate fewer tokens
 ASSUMED_COST = 0.4  # of evaluating a token, relative to training on it, before the first evaluation (FLOPs: a third)
@@ -55,7 +55,7 @@ class RunClock:
 
     @property
     def pace(self) -> float:
-        """Seconds of training per token, at present; 0 before the first step."""
+        """Current seconds of training per token; 0 before the first step."""
         tokens = sum(tokens for _, tokens in self._steps)
         return sum(seconds for seconds, _ in self._steps) / tokens if tokens else 0.0
 

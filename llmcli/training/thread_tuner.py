@@ -10,11 +10,11 @@ import statistics
 from collections import deque
 from collections.abc import Callable
 
-RECENT_STEPS = 6  # whose median is the present pace
-FIRST_TRIAL = 4  # steps before the first trial: as many are needed to know the present pace
+RECENT_STEPS = 6  # whose median is the current pace
+FIRST_TRIAL = 4  # steps before the first trial: as many are needed to know the current pace
 TRIAL_STEPS = 2  # measured in a trial, after one step to warm up
-GAIN = 0.95  # of the present pace, that a trial must stay below
-HOPELESS = 1.8  # times the present pace: a trial ends after its first step
+GAIN = 0.95  # of the current pace, that a trial must stay below
+HOPELESS = 1.8  # times the current pace: a trial ends after its first step
 SLOWER = 1.25  # times the best pace with this number of threads: another process is busy, try fewer at once
 SHORTEST_PAUSE, LONGEST_PAUSE = 4.0, 32.0  # seconds between rounds of trials; doubled after each without success
 PAUSE_PER_ROUND = 25  # a pause lasts at least this many times as long as the round before it
@@ -78,23 +78,23 @@ class ThreadTuner:
         self._since_trial += seconds
         if len(self._counts) == 1 or len(self._recent) < FIRST_TRIAL:
             return
-        present = statistics.median(self._recent)
-        self._best = min(self._best, present)
-        if present > SLOWER * self._best and not self._to_try:
+        current = statistics.median(self._recent)
+        self._best = min(self._best, current)
+        if current > SLOWER * self._best and not self._to_try:
             self._to_try = [i for i in self._others() if i > self._chosen]
-            self._best, self._pause = present, SHORTEST_PAUSE / 2
+            self._best, self._pause = current, SHORTEST_PAUSE / 2
         elif self._since_trial >= self._pause * (1.0 if self._chosen else ALL_THREADS_PAUSE):
             self._to_try = self._to_try or self._others()
         if self._to_try:
             self._trial, self._trial_paces, self._since_trial = self._to_try.pop(0), [], 0.0
 
     def _add_trial_step(self, pace: float) -> None:
-        present = statistics.median(self._recent)
+        current = statistics.median(self._recent)
         self._trial_paces.append(pace)
         measured = self._trial_paces[1:]
-        if pace < HOPELESS * present and len(measured) < TRIAL_STEPS:
+        if pace < HOPELESS * current and len(measured) < TRIAL_STEPS:
             return
-        if self._trial is not None and measured and statistics.median(measured) < GAIN * present:
+        if self._trial is not None and measured and statistics.median(measured) < GAIN * current:
             self._chosen = self._trial
             self._reset()
         elif not self._to_try:  # a round without success

@@ -34,7 +34,7 @@ from llmcli.training.events import Done, Evaluation, Event, Sample, State, Step
 from llmcli.training.hardware import keep_freed_memory
 from llmcli.training.history import History
 from llmcli.training.initialization import compile_layers, eager_without_compiler, fresh_weights, new_model
-from llmcli.training.interruption import CutShortError, interruptible
+from llmcli.training.interruption import CutShortError, stop_between_layers
 from llmcli.training.optimizer import Optimizer, rate
 from llmcli.training.plan import Plan, Regularization
 from llmcli.training.position import Position
@@ -43,11 +43,14 @@ from llmcli.training.run_clock import RunClock
 from llmcli.training.thread_tuner import ThreadTuner
 from llmcli.training.validation import Validator
 
-ALIKE = 0.002  # relative difference of two evaluations below which they count as equal
+TIE_MARGIN = 0.002  # evaluations that differ by less, relatively, count as equal
 SAMPLE_TOKENS = 48
 MAX_SAMPLING_PARAMETERS = 200_000_000  # larger models generate no samples during training: that would take too long
 FIRST_EVALUATION_SHARE = 0.1  # of the run, at most, for the evaluation of the model that it starts from
-FIRST_STEP_SECONDS, FIRST_STEP_SHARE = 10.0, 0.25  # the first step may take this long, or this share of the run
+FIRST_STEP_SECONDS, FIRST_STEP_SHARE = (
+    10.0,
+    0.25,
+)  # the first step may take this long, or this share of the run if that is more
 STEP_PATIENCE = 1.0  # seconds that a step or an evaluation may still take after Ctrl-C
 FINAL_PATIENCE = 3.0  # seconds for each evaluation after Ctrl-C
 REGULARIZE_EVERY = 0.02  # of the run
@@ -74,9 +77,10 @@ def train(
     compute: Compute | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Event]:
-    """Train on `tokens` by the plan, from the weights of `start` or from fresh ones. The last event is Done.
+    """Train on `tokens` according to `plan`, from the weights of `start` or from fresh ones. The last event is Done.
 
-    `record` describes the corpus; it becomes part of the training record. `sample_prompt` is what samples begin with.
+    `record` describes the corpus; it becomes part of the training record. `sample_prompt` is the prompt of
+    the samples.
 
     Stopping and resuming: `stop` is called after every step, and within one that takes long; when it returns True the
     run ends early, with the best weights so far. When `save_due` returns True, and before long evaluations, a State is
@@ -112,7 +116,7 @@ def train(
             yield from run.evaluate(hurried=True)
     if interrupted and not run.position.step:
         raise LLMError("stopped before the first training step was finished; no model was written")
-    if run.is_over and run.has_long_end():
+    if run.is_over and run.has_long_final_evaluation():
         yield run.state()
     if run.is_over and not run.is_evaluated:  # the last step was cut short, or the run was killed at this point
         yield from run.evaluate(hurried=interrupted)
@@ -120,7 +124,7 @@ def train(
 
 
 class _Run:
-    """A run between two steps: the weights, the optimizer, the position, and the best weights so far."""
+    """A run between two steps: its weights, optimizer and position, and the best weights so far."""
 
     def __init__(
         self,
@@ -166,7 +170,7 @@ class _Run:
     # ---- the clock
 
     def begin(self, started_at: float, reserve_seconds: float, resume_from: State | None) -> None:
-        """Start the clock, where a stopped run left it if there is one."""
+        """Start the clock. A resumed run restores its state and continues where its clock stopped."""
         self._began, self._training_began = started_at, self._now()
         if resume_from:
             self._restore(resume_from)
@@ -203,7 +207,7 @@ class _Run:
         return self._validator.remaining_cost(self._seen_tokens) + self._calibration.tokens
 
     def _follow_clock(self) -> None:
-        """Adapt regularization to the number of epochs that the run will reach at its present speed."""
+        """Adapt regularization to the number of epochs that the run will reach at its current speed."""
         position = self.position
         if (
             not self._clock
@@ -214,16 +218,16 @@ class _Run:
         position.regularized_progress = position.progress
         expected = self._clock.expected_tokens(self._elapsed, self._seen_tokens, self._final_cost())
         epochs = min(expected, self._settings.steps * self._step_tokens) / self._train_tokens
-        present = Regularization(position.dropout, position.token_split)
+        current = Regularization(position.dropout, position.token_split)
         nearby = [self._regularize(epochs / (1 + EPOCHS_MARGIN)), self._regularize(epochs * (1 + EPOCHS_MARGIN))]
-        if present in nearby:
+        if current in nearby:
             return
         chosen = self._regularize(epochs)
         position.dropout, position.token_split = chosen.dropout, chosen.bpe_dropout
         position.regularizations.append([position.step, round(epochs, 2), chosen.dropout, chosen.bpe_dropout])
 
     @contextlib.contextmanager
-    def _passes(self, model: LanguageModel, patience: float, deadline: float = math.inf) -> Iterator[None]:
+    def _interruptible(self, model: LanguageModel, patience: float, deadline: float = math.inf) -> Iterator[None]:
         """Inside, passes through `model` raise CutShortError once `stop` returns True and `patience` seconds are over,
         or at `deadline`, in seconds since the run began."""
         began = self._now()
@@ -232,7 +236,7 @@ class _Run:
             now = self._now()
             return now - self._began > deadline or (now - began > patience and self._stop())
 
-        with eager_without_compiler(self._settings), interruptible(model, should_stop):
+        with eager_without_compiler(self._settings), stop_between_layers(model, should_stop):
             yield
 
     # ---- steps
@@ -243,7 +247,7 @@ class _Run:
         began = self._now()
         ids = self._next_batch()
         try:
-            with self._passes(self.model, STEP_PATIENCE, self._step_deadline()):
+            with self._interruptible(self.model, STEP_PATIENCE, self._step_deadline()):
                 loss = self._compute.gradients(self.model, ids, micro_batches(self._plan.model, self._settings))
         except CutShortError:
             self._give_up_step(began)
@@ -316,7 +320,7 @@ class _Run:
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether the present weights were evaluated, or there is no held-out text."""
+        """Whether the current weights were evaluated, or there is no held-out text."""
         return not self._validator.tokens or self.position.evaluated_step >= self.position.step
 
     def is_evaluation_due(self) -> bool:
@@ -330,14 +334,14 @@ class _Run:
         )
 
     def evaluate(self, hurried: bool = False) -> Iterator[Event]:
-        """Evaluate the present weights, keep them if they are the best so far, and generate a sample. Yields nothing
+        """Evaluate the current weights, keep them if they are the best so far, and generate a sample. Yields nothing
         if that was interrupted, or without held-out text."""
         if not self._validator.tokens:
             return
         position = self.position
         patience = FINAL_PATIENCE if hurried else STEP_PATIENCE
         try:
-            with self._passes(self.model, patience), self._calibration.applied() as factor:
+            with self._interruptible(self.model, patience), self._calibration.applied() as factor:
                 self._time_evaluation(self._calibration.seconds, self._calibration.tokens)
                 began = self._now()
                 score = self._validator.evaluate(began + self._evaluation_seconds(), self._now)
@@ -356,9 +360,10 @@ class _Run:
             yield Sample(position.step, self._sample_prompt, text)
 
     def _keep_if_best(self, bits: float, weights: dict[str, NDArray[np.float32]], factor: float) -> bool:
-        """Of two evaluations that are alike the later wins: its learning rate was lower."""
+        """Whether the current weights are the best so far; then they are kept. Of two equal evaluations the later wins: its
+        learning rate was lower."""
         position = self.position
-        is_best = math.isfinite(bits) and (position.best_bits is None or bits <= position.best_bits * (1 + ALIKE))
+        is_best = math.isfinite(bits) and (position.best_bits is None or bits <= position.best_bits * (1 + TIE_MARGIN))
         if is_best:
             self._best, position.best_step, position.best_factor = weights, position.step, factor
             self._best_adapters = self.model.trainable_arrays() if self._settings.lora_rank else None
@@ -366,7 +371,7 @@ class _Run:
         return is_best
 
     def _evaluation_seconds(self) -> float:
-        """Limit of an evaluation. Only the one before the first step has a limit; the later ones are as short."""
+        """Time limit of an evaluation. Only the one before the first step has a limit; the later ones are as short."""
         seconds = self._settings.seconds
         return math.inf if self.position.step or seconds is None else FIRST_EVALUATION_SHARE * seconds
 
@@ -374,7 +379,7 @@ class _Run:
         if self._clock:
             self._clock.add_evaluation(seconds, tokens)
 
-    def has_long_end(self) -> bool:
+    def has_long_final_evaluation(self) -> bool:
         """Whether the final evaluations take so long that the state of the run should be saved before them."""
         return 2 * self._plan.model.parameters * self._final_cost() > self._schedule.long_evaluation
 
@@ -450,7 +455,7 @@ class _Run:
         )
 
     def _keep_last_weights(self) -> None:
-        """Take the present weights, calibrated, for the best where none were evaluated. Raises LLMError for NaN."""
+        """Without any evaluation, the last weights count as the best, calibrated. Raises LLMError if they are NaN."""
         with eager_without_compiler(self._settings), self._calibration.applied() as self.position.best_factor:
             self._best, self.position.best_step = self.model.to_arrays(), self.position.step
         if self.problem or not all(np.isfinite(array).all() for array in self._best.values()):
@@ -461,14 +466,16 @@ class _Run:
         validator = self._validator
         if not validator.tokens:
             return FinalEvaluation()
-        passes = partial(self._passes, patience=FINAL_PATIENCE)
+        interruptible = partial(self._interruptible, patience=FINAL_PATIENCE)
         limit = self._final_limit(hurried)
-        score = validator.evaluate_final(self._best, self._seen_tokens, limit, self._now, passes, hurried=hurried)
-        base_score = validator.evaluate_base(self._start.tensors, passes) if self._start and score else None
+        score = validator.evaluate_final(
+            self._best, self._seen_tokens, limit, self._now, interruptible, hurried=hurried
+        )
+        base_score = validator.evaluate_base(self._start.tensors, interruptible) if self._start and score else None
         return FinalEvaluation(score, base_score, validator.final_context, validator.expert_shares)
 
     def _final_limit(self, hurried: bool) -> float:
-        """When the evaluation of the best weights has to end, as a time of the clock."""
+        """When the evaluation of the best weights has to end, in time of the clock."""
         limit = math.inf
         if self._clock:
             left = max(0.0, self._clock.deadline - self._elapsed)

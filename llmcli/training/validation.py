@@ -56,7 +56,7 @@ class Validator:
         self.expert_shares: list[list[float]] = []  # of the final evaluation's tokens, [layers][experts]
 
     def evaluate(self, limit: float = math.inf, clock: Clock = time.monotonic) -> Score:
-        """Evaluate the present weights. If `limit`, a time of `clock`, ends this early, the next ones are as short."""
+        """Evaluate the current weights. If `limit`, a time of `clock`, ends this early, the next ones are as short."""
         score, windows = self._evaluate(self._model, self._windows, limit, clock)
         if len(windows) < len(self._windows):
             self._windows, self.tokens = windows, score.tokens

@@ -105,9 +105,9 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("worse", "best_step"), [(0.9, 10), (1.1, 9)])
 def test_of_two_nearly_equal_evaluations_the_later_is_kept(tmp_path: Path, worse: float, best_step: int) -> None:
-    """The last of four evaluations is worse than the one before by a little less than ALIKE, or a little more."""
+    """The last of four evaluations is worse than the one before by a little less than TIE_MARGIN, or a little more."""
     ready = prepared(tmp_path / "c.txt", steps=10)
-    last = 2.0 * (1 + worse * trainer.ALIKE)
+    last = 2.0 * (1 + worse * trainer.TIE_MARGIN)
     scripted = ScriptedEvaluations(ready.tokenizer, [3.0, 2.5, 2.0, last, last])
     schedule = EvaluationSchedule(training_per_evaluated=0, min_progress=0.3)
     assert run_to_end(ready, compute=scripted.compute, schedule=schedule).best_step == best_step
