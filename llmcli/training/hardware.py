@@ -101,7 +101,7 @@ def torch_thread_tuner(threads: int) -> ThreadTuner:
 def keep_freed_memory() -> None:
     """Have glibc keep freed memory for the next step instead of returning it to the system.
 
-    Otherwise each step touches its memory anew: 5,000 page faults, a twentieth of its time. Blocks above 32 MB, the
+    Otherwise the kernel has to map the same memory again in each step: 5,000 page faults, a twentieth of its time. Blocks above 32 MB, the
     largest threshold that glibc accepts, are returned all the same.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":

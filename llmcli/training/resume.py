@@ -92,12 +92,12 @@ def load(path: Path) -> StoppedRun:
     try:
         header = read_header(path)
     except LLMError as error:
-        raise LLMError(f"{error}; begin anew with --force") from error
+        raise LLMError(f"{error}; start over with --force") from error
     metadata = header.metadata
     if metadata.get(FORMAT_KEY) != FORMAT_VERSION:
-        raise LLMError(f"{path} is not a resume file of this version; move it away, or begin anew with --force")
+        raise LLMError(f"{path} is not a resume file of this version; move it away, or start over with --force")
     if digest(header) != metadata.get("sha256"):
-        raise LLMError(f"{path} is damaged: its hash does not match; begin anew with --force")
+        raise LLMError(f"{path} is damaged: its hash does not match; start over with --force")
     try:
         identity = json.loads(metadata["identity"])
         plan = _read_plan(metadata)
@@ -105,7 +105,7 @@ def load(path: Path) -> StoppedRun:
         arrays = {name: read_tensor(header, tensor) for name, tensor in header.tensors.items()}
         return StoppedRun(identity, plan, metadata["tokenizer.json"], State(arrays, json.loads(metadata["figures"])))
     except (AttributeError, KeyError, ValueError, TypeError, OverflowError, LLMError) as error:
-        raise LLMError(f"{path} is damaged: {error}; begin anew with --force") from error
+        raise LLMError(f"{path} is damaged: {error}; start over with --force") from error
 
 
 def _read_plan(metadata: Mapping[str, str]) -> Plan:
@@ -173,7 +173,7 @@ def check_same_run(stopped: StoppedRun, identity: Mapping[str, Any], path: Path)
     if different:
         raise LLMError(
             f"{path} is of a run that stopped at step {stopped.state.step:,} and differs from this one: "
-            f"{'; '.join(different)}; give the same to resume it, --force to begin anew, or another -o"
+            f"{'; '.join(different)}; give the same to resume it, --force to start over, or another -o"
         )
 
 

@@ -360,8 +360,8 @@ class _Run:
             yield Sample(position.step, self._sample_prompt, text)
 
     def _keep_if_best(self, bits: float, weights: dict[str, NDArray[np.float32]], factor: float) -> bool:
-        """Whether the current weights are the best so far; then they are kept. Of two equal evaluations the later wins: its
-        learning rate was lower."""
+        """Keep the current weights if they are the best so far; returns whether they are. Of two equal evaluations the
+        later wins: its learning rate was lower."""
         position = self.position
         is_best = math.isfinite(bits) and (position.best_bits is None or bits <= position.best_bits * (1 + TIE_MARGIN))
         if is_best:
@@ -421,7 +421,7 @@ class _Run:
             self._training_began -= values["trained_seconds"]
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise LLMError(
-                f"the state of the stopped run does not fit its plan ({error}); begin anew with --force"
+                f"the state of the stopped run does not fit its plan ({error}); start over with --force"
             ) from error
 
     # ---- the end

@@ -186,7 +186,7 @@ def changed_runs(where: Path, tries: int) -> list[str]:
     for what, (options, text) in changes.items():
         run = train(where, *options, steps=STEPS, text=text)
         stderr = end(run)
-        if run.returncode != 1 or what.encode() not in stderr or b"--force to begin anew" not in stderr:
+        if run.returncode != 1 or what.encode() not in stderr or b"--force to start over" not in stderr:
             failures.append(f"{what}: {run.returncode}, {stderr!r}")
         if (where / RESUME_FILE).read_bytes() != before:
             failures.append(f"{what}: the resume file was changed")

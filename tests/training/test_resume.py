@@ -135,10 +135,10 @@ def test_damage_is_detected(ready: Prepared) -> None:
     data = bytearray(path.read_bytes())
     data[-1000] ^= 1
     path.write_bytes(data)
-    with pytest.raises(LLMError, match="damaged: its hash does not match; begin anew with --force"):
+    with pytest.raises(LLMError, match="damaged: its hash does not match; start over with --force"):
         resume.load(path)
     path.write_bytes(data[:-1000])
-    with pytest.raises(LLMError, match=r"cut off.*; begin anew with --force"):
+    with pytest.raises(LLMError, match=r"cut off.*; start over with --force"):
         resume.load(path)
 
 
@@ -157,7 +157,7 @@ def test_a_state_that_does_not_fit_the_plan_is_refused(ready: Prepared) -> None:
         (state.arrays, {"progress": float("nan")}),
         (state.arrays, {"best_factor": float("inf")}),
     ):
-        with pytest.raises(LLMError, match=r"does not fit its plan \(.*\); begin anew with --force"):
+        with pytest.raises(LLMError, match=r"does not fit its plan \(.*\); start over with --force"):
             run(ready, resume_from=State(arrays, state.values | values))
 
 
@@ -171,7 +171,7 @@ def test_an_invalid_plan_is_refused(ready: Prepared, change: dict[str, object]) 
     object.__setattr__(invalid, "train", settings)
     path = Path("model.resume.safetensors")
     resume.save(path, resume.StoppedRun({}, invalid, ready.tokenizer.to_json(), state))
-    with pytest.raises(LLMError, match=r"is damaged: .*; begin anew with --force"):
+    with pytest.raises(LLMError, match=r"is damaged: .*; start over with --force"):
         resume.load(path)
 
 
@@ -256,11 +256,11 @@ def test_another_command_does_not_resume_the_run_silently(llm: Llm) -> None:
         assert beside.read_bytes() == before
         return answer.stderr
 
-    assert "--steps was 4000, is 4001; give the same to resume it, --force to begin anew" in error("--steps", "4001")
+    assert "--steps was 4000, is 4001; give the same to resume it, --force to start over" in error("--steps", "4001")
     assert "--threads was 1, is 2" in error("--threads", "2", "-q")
     assert "--lr-scale was 1.0, is 0.5" in error("--lr", "0.5")
     Path("c.txt").write_text(TEXT[:-1] + "!", "utf-8")
     assert "the text was 1 file of" in error()
     Path("c.txt").write_text(TEXT, "utf-8")
-    assert llm("train", "c.txt", *OPTIONS, "--steps", "24", "--force", "-q").exit_code == 0  # begins anew
+    assert llm("train", "c.txt", *OPTIONS, "--steps", "24", "--force", "-q").exit_code == 0  # starts over
     assert not beside.exists()
