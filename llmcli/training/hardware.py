@@ -101,8 +101,8 @@ def torch_thread_tuner(threads: int) -> ThreadTuner:
 def keep_freed_memory() -> None:
     """Have glibc keep freed memory for the next step instead of returning it to the system.
 
-    Otherwise the kernel has to map the same memory again in each step: 5,000 page faults, a twentieth of its time. Blocks above 32 MB, the
-    largest threshold that glibc accepts, are returned all the same.
+    Otherwise the kernel has to map the same memory again in each step: 5,000 page faults, a twentieth of its time.
+    Blocks above 32 MB, the largest threshold that glibc accepts, are returned all the same.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
