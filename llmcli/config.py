@@ -4,6 +4,7 @@ The options of the command line take their defaults from these fields.
 """
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -344,3 +345,8 @@ class SamplingConfig:
 def as_record(config: "DataclassInstance") -> dict[str, Any]:
     """The fields of a dataclass by name, in order, for JSON. Their values are not copied."""
     return {field.name: getattr(config, field.name) for field in fields(config)}
+
+
+def cpu_cores() -> int:
+    """Number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -28,7 +28,7 @@ from llmcli.cli.commands.inspect import inspect
 from llmcli.cli.commands.mix import mix
 from llmcli.cli.commands.tokenize import tokenize
 from llmcli.cli.commands.train import train
-from llmcli.cli.options import termination_signals
+from llmcli.cli.signals import termination_signals
 from llmcli.errors import LLMError, usage
 from llmcli.formats import atomic_io
 

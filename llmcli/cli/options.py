@@ -1,16 +1,16 @@
-"""Options that several verbs share, and how their values are written."""
+"""Options that several subcommands share, and checks of their values."""
 
 import math
 import os
 import re
-import signal
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.models import OptionInfo
 
 from llmcli.cli import console
 from llmcli.config import DEFAULT_MODEL, DEVICES, QUANTIZATIONS
@@ -19,28 +19,35 @@ from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
     from llmcli.data.corpus import Corpus
+    from llmcli.data.tokenizer import Tokenizer
 
-LARGEST_TOKENIZER = 100_000_000  # bytes of a tokenizer.json: three times the largest that are published
-STRUCTURE_BYTES, STRUCTURE_FILES = 1 << 16, 256  # of each file, and files, in which JSON is looked for
+MAX_TOKENIZER_BYTES = 100_000_000  # of a tokenizer.json: three times the largest that are published
+MAX_SKIPPED_NOTES = 5
+# how much of the corpus is searched for JSON: bytes of each file, and files
+JSON_SEARCH_BYTES, JSON_SEARCH_FILES = 1 << 16, 256
 
 
-def vocabulary_option(help: str, panel: str | None = None) -> Any:
-    """--vocab-size, wherever a tokenizer is learned."""
-    return typer.Option(
+# ---- shared options
+
+
+def vocab_size_option(help: str, panel: str | None = None) -> OptionInfo:
+    """--vocab-size, for each subcommand that trains a tokenizer."""
+    option: OptionInfo = typer.Option(
         "--vocab-size", metavar="N", min=MIN_VOCAB_SIZE, max=MAX_VOCAB_SIZE, help=help, rich_help_panel=panel
     )
+    return option
 
 
-def _device(name: str) -> str:
-    if name not in (*DEVICES, "auto"):
-        raise usage(f"--device must be cpu, cuda, mps or auto, found {name}")
-    return name
+def one_of(option: str, *choices: str) -> Callable[[str | None], str | None]:
+    """A callback that checks the value of an option; None passes."""
+    listed = f"{', '.join(choices[:-1])} or {choices[-1]}"
 
+    def check(value: str | None) -> str | None:
+        if value not in (None, *choices):
+            raise usage(f"{option} must be {listed}, found {value}")
+        return value
 
-def _quantize(kind: str | None) -> str | None:
-    if kind not in (None, *QUANTIZATIONS):
-        raise usage(f"--quantize must be {' or '.join(QUANTIZATIONS)}, found {kind}")
-    return kind
+    return check
 
 
 ModelOption = Annotated[
@@ -49,87 +56,146 @@ ModelOption = Annotated[
         "-m",
         "--model",
         metavar="FILE",
-        help=f"The model: a .safetensors of ours, a .gguf, a Hugging Face directory; else $LLMCLI_MODEL, "
-        f"else {DEFAULT_MODEL} here.",
+        help=f"Model: a .safetensors, a .gguf or a Hugging Face directory (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
     ),
 ]
 DeviceOption = Annotated[
     str,
-    typer.Option("--device", metavar="DEVICE", help="cpu (numpy), or cuda, mps, auto (torch).", callback=_device),
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="Device: cpu runs numpy; cuda, mps or auto run torch.",
+        callback=one_of("--device", *DEVICES, "auto"),
+    ),
 ]
 QuantizeOption = Annotated[
     str | None,
-    typer.Option("--quantize", metavar="int8|int4", help="Weights in few bits, which run faster.", callback=_quantize),
+    typer.Option(
+        "--quantize",
+        metavar="int8|int4",
+        help="Quantize the weights, which is faster and slightly less exact.",
+        callback=one_of("--quantize", *QUANTIZATIONS),
+    ),
 ]
 QuietOption = Annotated[
-    bool, typer.Option("-q", "--quiet", help="Only results and errors.", callback=console.set_quiet)
+    bool, typer.Option("-q", "--quiet", help="Print only results and errors.", callback=console.set_quiet)
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+# ---- which options were given
+
+
+def typed_options(context: typer.Context, *parameters: str) -> list[str]:
+    """The options that were typed, of the function's parameters of these names; arguments in capitals.
+
+    Long names are preferred: "--max-tokens" for -n.
+    """
+    return [
+        next((name for name in param.opts if name.startswith("--")), param.opts[0].upper())
+        for param in context.command.params
+        if param.name in parameters and _source(context, param.name) == "COMMANDLINE"
+    ]
+
+
+def is_default(context: typer.Context, parameter: str) -> bool:
+    """Whether a parameter has its default value because it was not given."""
+    return _source(context, parameter) == "DEFAULT"
+
+
+def _source(context: typer.Context, parameter: str) -> str:
+    source = context.get_parameter_source(parameter)
+    return source.name if source else ""
+
+
+def reject_options(context: typer.Context, condition: str, *parameters: str) -> None:
+    """Raise LLMError if any of these parameters was typed; `condition` says when they have no effect, as in
+    "with --next"."""
+    options = typed_options(context, *parameters)
+    if options:
+        have, them = ("has", "it") if len(options) == 1 else ("have", "them")
+        raise usage(f"{' and '.join(options)} {have} no effect {condition}; leave {them} out")
+
+
+# ---- values of options
 
 
 def model_path(given: str | None) -> Path:
-    """The model file that is meant; raises LLMError when nothing was named and none is here."""
+    """The model that -m names, else $LLMCLI_MODEL, else the default. Raises LLMError if there is none."""
     if given == "":
         raise usage("the name of the model is empty; name a .safetensors file")
-    named = given or os.environ.get("LLMCLI_MODEL")
-    if named:
-        return Path(named)
+    name = given or os.environ.get("LLMCLI_MODEL")
+    if name:
+        return Path(name)
     if not Path(DEFAULT_MODEL).exists():
-        raise LLMError(f"there is no {DEFAULT_MODEL} here; make one with: llm train corpus.txt, or name another file")
+        raise LLMError(
+            f"there is no {DEFAULT_MODEL} here; train one: llm train corpus.txt, or name a model with -m FILE"
+        )
     return Path(DEFAULT_MODEL)
 
 
-def note_left_out(corpus: "Corpus") -> None:
-    """Say which files in directories were not read, and why."""
-    for line in corpus.skipped[:5]:
-        console.note(f"left out: {line}")
-    if len(corpus.skipped) > 5:
-        console.note(f"left out: {len(corpus.skipped) - 5} more files")
+def text_argument(given: str | None, what: str) -> str:
+    """The text given, or standard input for "-" and where stdin is no terminal. Raises LLMError if it is not UTF-8;
+    `what` names the text there."""
+    if given is None and sys.stdin.isatty():
+        raise usage(f"no {what} was given; write it in quotes, or - to read standard input")
+    if given is None or given == "-":
+        return _decoded(sys.stdin.buffer.read(), what)
+    try:
+        return os.fsencode(given).decode("utf-8")  # the bytes that were typed, whatever the locale decoded them as
+    except UnicodeError as error:
+        position = error.start if isinstance(error, (UnicodeEncodeError, UnicodeDecodeError)) else 0
+        raise LLMError(f"the {what} is not UTF-8 text: byte at position {position}; write it in UTF-8") from error
 
 
-def note_structured(corpus: "Corpus") -> None:
-    """Say which files are JSON or JSON Lines, whose keys and braces the model is trained on too."""
-    from llmcli.data.json_text import json_notes
+def _decoded(data: bytes, what: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        from llmcli.data import file_types
 
-    beginnings = (
-        (document.name, "".join(document.text(0, STRUCTURE_BYTES)), document.text_bytes <= STRUCTURE_BYTES)
-        for document in corpus.documents[:STRUCTURE_FILES]
-    )
-    for line in json_notes(beginnings):
-        console.note(line)
-
-
-def refuse_with(context: typer.Context, option: str, *names: str, without: bool = False) -> None:
-    """Refuse parameters, by their names, that say nothing with `option` (or `without` it) and yet were typed."""
-    typed = [
-        next((o for o in param.opts if o.startswith("--")), param.opts[0].upper())
-        for param in context.command.params
-        if param.name in names and (source := context.get_parameter_source(param.name)) and source.name == "COMMANDLINE"
-    ]
-    if typed:
-        have, them = ("has", "it") if len(typed) == 1 else ("have", "them")
-        beside = "without" if without else "with"
-        raise usage(f"{' and '.join(typed)} {have} no effect {beside} {option}; leave {them} out")
+        start, end = data[: file_types.START_BYTES], data[-file_types.END_BYTES :]
+        message = file_types.describe_binary("standard input", start, end) or (
+            f"the {what} is not UTF-8 text: byte 0x{data[error.start]:02x} at position {error.start:,}; "
+            "convert it first: iconv -f ENCODING -t UTF-8"
+        )
+        raise LLMError(message) from error
 
 
-def tokenizer_file(path: str, wanted: str = "a tokenizer.json") -> tuple[str, Any]:
-    """(text, tokenizer) of a tokenizer.json."""
+def parse_duration(text: str) -> float:
+    """Seconds of a time such as 90s, 5m, 2h or 1h30m. Raises LLMError.
+
+    >>> [parse_duration(t) for t in ("90s", "2m20s", "1h30m", "1.5m")]
+    [90.0, 140.0, 5400.0, 90.0]
+    """
+    match = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().replace(" ", ""))
+    try:
+        amounts = [float(part or 0) for part in match.groups()] if match else []
+    except ValueError:
+        amounts = []
+    total = math.fsum(a * b for a, b in zip(amounts, (86400, 3600, 60, 1), strict=True)) if amounts else 0.0
+    if total <= 0:
+        raise usage(f"--time must be a duration, found {text}; write it as 90s, 5m, 2h or 1h30m")
+    return total
+
+
+def read_tokenizer(path: str, expected: str = "a tokenizer.json") -> "tuple[str, Tokenizer]":
+    """(text, tokenizer) of the file that --tokenizer names. Raises LLMError, which says to give what is `expected`."""
     from llmcli.data.tokenizer import Tokenizer
 
     if not path:
-        raise usage(f"--tokenizer is empty; give {wanted}")
+        raise usage(f"--tokenizer is empty; give {expected}")
     try:
-        file = Path(path)
-        found = file.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise LLMError(f"--tokenizer {path} is not a regular file; give {wanted}")
-        if found.st_size > LARGEST_TOKENIZER:
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise LLMError(f"--tokenizer {path} is not a regular file; give {expected}")
+        if status.st_size > MAX_TOKENIZER_BYTES:
             raise LLMError(
-                f"--tokenizer {path} has over {LARGEST_TOKENIZER:,} bytes, too many to be one; give {wanted}"
+                f"--tokenizer {path} has over {MAX_TOKENIZER_BYTES:,} bytes, too many for a tokenizer; give {expected}"
             )
-        text = file.read_text("utf-8")
+        text = Path(path).read_text("utf-8")
     except FileNotFoundError:
-        raise LLMError(f"--tokenizer {path}: there is no such file; give {wanted}") from None
+        raise LLMError(f"--tokenizer {path}: there is no such file; give {expected}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise LLMError(f"--tokenizer {path} cannot be read as text: {error}") from error
     try:
@@ -138,70 +204,49 @@ def tokenizer_file(path: str, wanted: str = "a tokenizer.json") -> tuple[str, An
         raise LLMError(f"--tokenizer {path}: {error}") from error
 
 
-def refuse_gguf(output: Path) -> None:
-    """A name must not promise another form than is written."""
+# ---- outputs
+
+
+def reject_gguf_name(output: Path) -> None:
+    """Raise LLMError if a safetensors file would get the name of a GGUF file."""
     if output.suffix.lower() == ".gguf":
         raise usage(
-            f"{output}: a .safetensors file is written here; a .gguf is made by: llm export MODEL {output} --to gguf"
+            f"{output}: this command writes a .safetensors file; to write a .gguf: llm export MODEL {output} --to gguf"
         )
 
 
-def refuse_overwriting(output: Path, made: str, inputs: Iterable[Path], what: str, by: str = " with -o") -> None:
-    """A command never writes over what it reads, nor replaces a directory that holds it."""
+def reject_overwriting(output: Path, kind: str, inputs: Iterable[Path], role: str, by: str = " with -o") -> None:
+    """Raise LLMError if an output would replace one of the inputs of the command, or a directory that contains it.
+
+    `kind` says what the output is, `role` what the inputs are, `by` the option that names the output.
+    """
     target = output.resolve()
     for path in inputs:
-        found = path.resolve()
-        if found == target or (path.exists() and output.exists() and path.samefile(output)):
-            raise LLMError(f"{output} is {what}; give the {made} another name{by}")
-        if target in (*found.parents, *path.absolute().parents):
-            raise LLMError(f"{output} holds {path}, {what}; give the {made} another name{by}")
+        resolved = path.resolve()
+        if resolved == target or (path.exists() and output.exists() and path.samefile(output)):
+            raise LLMError(f"{output} is {role}; give the {kind} another name{by}")
+        if target in (*resolved.parents, *path.absolute().parents):
+            raise LLMError(f"{output} contains {path}, {role}; give the {kind} another name{by}")
 
 
-def termination_signals() -> list[signal.Signals]:
-    """The signals besides SIGINT that ask a process of this system to end, without those that the parent process set
-    to be ignored, as nohup does."""
-    names = ("SIGTERM", "SIGHUP", "SIGBREAK")  # the last is Ctrl-Break and a closed window on Windows
-    signals = [number for name in names if (number := getattr(signal, name, None)) is not None]
-    return [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
+# ---- notes on a corpus
 
 
-def text_argument(given: str | None, what: str) -> str:
-    """The text given, or standard input for "-" and where it is no terminal. Raises LLMError when it is no text."""
-    if given is None and sys.stdin.isatty():
-        raise usage(f"no {what} was given; write it in quotes, or - to read standard input")
-    if given is None or given == "-":
-        data = sys.stdin.buffer.read()
-        try:
-            return data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            from llmcli.data import file_types
-
-            start, end = data[: file_types.START_BYTES], data[-file_types.END_BYTES :]
-            if description := file_types.describe_binary("standard input", start, end):
-                raise LLMError(description) from error
-            raise LLMError(
-                f"the {what} is not UTF-8 text: byte 0x{data[error.start]:02x} at position {error.start:,}; "
-                f"convert it first: iconv -f ENCODING -t UTF-8"
-            ) from error
-    try:
-        return os.fsencode(given).decode("utf-8")  # as it was typed, whatever the locale took it for
-    except UnicodeError as error:
-        at = error.start if isinstance(error, (UnicodeEncodeError, UnicodeDecodeError)) else 0
-        raise LLMError(f"the {what} is not UTF-8 text: byte at position {at}; write it in UTF-8") from error
+def note_skipped_files(corpus: "Corpus") -> None:
+    """Say which files in directories were not read, and why."""
+    for line in corpus.skipped[:MAX_SKIPPED_NOTES]:
+        console.note(f"skipped: {line}")
+    if len(corpus.skipped) > MAX_SKIPPED_NOTES:
+        console.note(f"skipped: {len(corpus.skipped) - MAX_SKIPPED_NOTES} more files")
 
 
-def seconds(text: str) -> float:
-    """A time such as 90s, 5m, 2h or 1h30m, in seconds.
+def note_json_files(corpus: "Corpus") -> None:
+    """Say which files are JSON or JSON Lines: the model would also be trained on their keys and braces."""
+    from llmcli.data.json_text import json_notes
 
-    >>> [seconds(t) for t in ("90s", "2m20s", "1h30m", "1.5m")]
-    [90.0, 140.0, 5400.0, 90.0]
-    """
-    found = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().replace(" ", ""))
-    try:
-        amounts = [float(part or 0) for part in found.groups()] if found else []
-    except ValueError:
-        amounts = []
-    total = math.fsum(a * b for a, b in zip(amounts, (86400, 3600, 60, 1), strict=True)) if amounts else 0.0
-    if total <= 0:
-        raise usage(f"--time {text} is no time; write it as 90s, 5m, 2h or 1h30m")
-    return total
+    beginnings = (
+        (document.name, "".join(document.text(0, JSON_SEARCH_BYTES)), document.text_bytes <= JSON_SEARCH_BYTES)
+        for document in corpus.documents[:JSON_SEARCH_FILES]
+    )
+    for line in json_notes(beginnings):
+        console.note(line)

@@ -7,7 +7,6 @@ Needs onnxruntime and onnx, which are extras. Never imports torch.
 T = tokens; B = windows; V = vocabulary size; C = hidden size; G = key-value heads; D = head size.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.config import ModelConfig
+from llmcli.config import ModelConfig, cpu_cores
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.quantization import Blocks
@@ -214,8 +213,7 @@ def _share_threads() -> None:
     """Use one thread pool for all sessions: idle threads of a second pool would compete with the first by spinning."""
     import onnxruntime
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    onnxruntime.set_global_thread_pool_sizes(cores, 1)
+    onnxruntime.set_global_thread_pool_sizes(cpu_cores(), 1)
 
 
 def _blocks(checkpoint: Checkpoint, name: str, kind: str) -> Blocks:

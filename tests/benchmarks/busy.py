@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmcli.cli.options import seconds
+from llmcli.cli.options import parse_duration
 from tests.benchmarks.quality import llm
 
 SCENARIOS = {"alone": (1.0, 1.0), "beside one": (0.0, 1.0), "first half": (0.0, 0.5), "second half": (0.5, 1.0)}
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
     options, others = parser.parse_known_args()
-    budget = seconds(options.time)
+    budget = parse_duration(options.time)
     alone = 0.0
     print("| busy | parameters | tokens/s | of alone | seconds | of the budget | bits per byte | changes |")
     print("|---|---|---|---|---|---|---|---|")

@@ -13,7 +13,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from llmcli.cli.options import seconds
+from llmcli.cli.options import parse_duration
 from llmcli.formats import loading
 from llmcli.formats.checkpoint import Checkpoint
 from tests.benchmarks.quality import llm
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--experts", type=int, default=8)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        run(Path(directory), options.domains, seconds(options.time), options.seed, options.experts)
+        run(Path(directory), options.domains, parse_duration(options.time), options.seed, options.experts)
 
 
 def run(where: Path, domains: list[Path], total: float, seed: int, experts: int) -> None:

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from llmcli.cli.options import seconds
+from llmcli.cli.options import parse_duration
 from tests.benchmarks import nanogpt
 
 
@@ -65,7 +65,7 @@ def main() -> None:
             middle, usual = statistics.median(figures), statistics.median(took)
             row = [
                 budget, " ".join(f"{figure:.3f}" for figure in figures), f"**{middle:.3f}**", f"{parameters:,}",
-                f"{usual:.1f}", f"{usual / seconds(budget):.1%}", f"{max(memory):.0f}",
+                f"{usual:.1f}", f"{usual / parse_duration(budget):.1%}", f"{max(memory):.0f}",
             ]  # fmt: skip
             print(f"| {' | '.join(row)} |", flush=True)
         for baseline in baselines:

@@ -131,7 +131,7 @@ def test_quiet_drops_notes_and_keeps_errors(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_signal_during_a_note_is_caught_and_acknowledged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Python runs a handler between two steps of a stream's writing, where the stream cannot be written to again."""
-    from llmcli.cli.commands.train import _signals
+    from llmcli.cli.signals import stop_requests
 
     with open(tmp_path / "notes", "wb", buffering=0) as file:
 
@@ -148,11 +148,11 @@ def test_a_signal_during_a_note_is_caught_and_acknowledged(monkeypatch: pytest.M
                 return file.write(data)
 
         monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.BufferedWriter(Interrupted()), "utf-8"))
-        with _signals() as caught:
+        with stop_requests() as caught:
             console.note("step 1")
     assert caught == [signal.SIGINT]
     assert sorted((tmp_path / "notes").read_text().splitlines()) == [
-        "finishing this step and saving; once more to quit without", "step 1",
+        "finishing this step and saving; press Ctrl-C again to quit without saving", "step 1",
     ]  # fmt: skip
 
 

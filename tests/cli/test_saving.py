@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-import llmcli.cli.commands.train as command
-from llmcli.cli.options import termination_signals
+from llmcli.cli import signals
+from llmcli.cli.signals import stop_requests, termination_signals
+from llmcli.cli.training_output import Output
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
@@ -163,7 +164,7 @@ def test_a_changed_model_is_not_overwritten_without_force(llm: Llm) -> None:
     changed = flip_a_bit(MODEL)
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 12)
     assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
-    assert "is not what the run that stopped at step 5 saved" in answer.stderr and "move it away" in answer.stderr
+    assert "is not the model that the run stopped at step 5 saved" in answer.stderr and "move it away" in answer.stderr
     assert MODEL.read_bytes() == changed
     MODEL.rename("changed.safetensors")  # as the line says
     assert llm("train", "c.txt", *OPTIONS, "--steps", 12).exit_code == 0
@@ -176,7 +177,7 @@ def change(*_):
     data = bytearray(open("model.safetensors", "rb").read())
     data[-9] ^= 1
     open("model.safetensors", "wb").write(data)
-t._memorised = change
+t._memorization = change
 """ + SAVING_EVERY_STEP.replace("; ", "\n")
 
 
@@ -185,7 +186,7 @@ def test_a_model_changed_during_the_resumed_run_is_kept() -> None:
     before = MODEL.read_bytes()
     process = train(HERE, steps=12, code=CHANGED_MEANWHILE)
     stderr = end(process).decode()
-    assert process.returncode == 0 and "is kept; the model goes to model-2.safetensors" in stderr
+    assert process.returncode == 0 and "is kept; saving the model as model-2.safetensors" in stderr
     assert len(MODEL.read_bytes()) == len(before) and MODEL.read_bytes()[-9] == before[-9] ^ 1
     assert checkpoint.load("model-2.safetensors").record["steps"] == 12
     assert not Path(RESUME_FILE).exists()
@@ -255,7 +256,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def save(done: SimpleNamespace, output: Path, *, replace: bool = True) -> Path:
-    return command._save(output, done, resume.resume_path(output), False, replace=replace, keep=False)
+    return Output(output, resume.resume_path(output), adapter_only=False, force=replace).save(done)
 
 
 def files_in(directory: Path) -> list[Path]:
@@ -268,7 +269,7 @@ def test_a_deleted_directory_does_not_lose_the_model(
     whole = Path("source.safetensors").read_bytes()
     place = save(done, Path("gone/m.safetensors"))
     assert [place] == files_in(elsewhere) and place.read_bytes() == whole
-    assert f"so the model went to {place}" in capsys.readouterr().err
+    assert f"saved the model as {place} instead" in capsys.readouterr().err
 
 
 def test_a_deleted_working_directory_does_not_lose_the_model(
@@ -306,7 +307,7 @@ def test_if_no_directory_works_the_error_says_how_to_resume(
     Path(RESUME_FILE).write_bytes(b'        {"__metadata__":{"llmcli.resume":"1"}}')
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", refuse)
-        with pytest.raises(LLMError, match=rf"No space left.*type the same command: it goes on from {RESUME_FILE}"):
+        with pytest.raises(LLMError, match=rf"No space left.*the same command again: it resumes from {RESUME_FILE}"):
             save(done, MODEL)
     assert files_in(elsewhere) == [] and not MODEL.exists()
 
@@ -329,8 +330,7 @@ def test_a_directory_that_became_unreadable_does_not_lose_the_model(
     monkeypatch.setattr(os, "stat", refuse)
     resume.StateSaver(beside, {}, stopped.plan, "{}", warnings.append).save(stopped.state)
     assert len(warnings) == 1 and "Permission denied" in warnings[0]
-    replace_it = command._may_replace(output, False, None)
-    assert [command._save(output, done, beside, False, replace=replace_it, keep=False)] == files_in(elsewhere)
+    assert [Output(output, beside, adapter_only=False, force=False).save(done)] == files_in(elsewhere)
 
 
 def test_a_file_created_during_the_run_is_kept(done: SimpleNamespace) -> None:
@@ -367,7 +367,7 @@ def test_an_error_after_training_does_not_lose_the_model(error: str) -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """A simulated clock, in seconds. Signal handlers are restored."""
     now = [50.0]
-    monkeypatch.setattr(command, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(signals, "time", SimpleNamespace(monotonic=lambda: now[0]))
     before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM, HANGUP)}
     yield now
     for kind, handler in before.items():
@@ -378,12 +378,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 def test_two_signals_at_once_count_as_one_and_a_later_one_ends_the_run(
     kinds: tuple[signal.Signals, signal.Signals], clock: list[float], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(KeyboardInterrupt), command._signals() as caught:
+    with pytest.raises(KeyboardInterrupt), stop_requests() as caught:
         signal.raise_signal(kinds[0])
-        clock[0] += command.SAME_REQUEST / 2
+        clock[0] += signals.SAME_REQUEST / 2
         signal.raise_signal(kinds[1])
         assert caught == [kinds[0]]
-        clock[0] += command.SAME_REQUEST
+        clock[0] += signals.SAME_REQUEST
         signal.raise_signal(kinds[1])
         pytest.fail("the run continues")
 
@@ -393,7 +393,7 @@ def test_an_ignored_signal_stays_ignored(clock: list[float]) -> None:
     assert {signal.SIGTERM, signal.SIGHUP} <= set(termination_signals())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     assert signal.SIGHUP not in termination_signals() and signal.SIGTERM in termination_signals()
-    with command._signals() as caught:
+    with stop_requests() as caught:
         signal.raise_signal(signal.SIGHUP)
         assert caught == []
 
@@ -423,7 +423,8 @@ def test_a_closed_pipe_of_events_does_not_lose_the_model() -> None:
     process.stdout.close()
     assert process.stderr is not None
     stderr = process.stderr.read()
-    assert process.wait(TIMEOUT) == 1 and b"Traceback" not in stderr and b"saved what there is" in stderr
+    assert process.wait(TIMEOUT) == 1 and b"Traceback" not in stderr
+    assert b"events could not be written any more; saved" in stderr
     record = checkpoint.load(MODEL).record
     assert record["interrupted"] is True and record["steps"] >= 3
     assert Path(RESUME_FILE).exists()
@@ -521,5 +522,5 @@ def test_a_stopped_run_on_a_missing_device_is_refused_in_one_line(llm: Llm) -> N
     before = Path(RESUME_FILE).read_bytes()
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 12)
     assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
-    assert f"{RESUME_FILE} is of a run on cuda in " in answer.stderr and "begin anew with --force" in answer.stderr
+    assert f"{RESUME_FILE} is of a run on cuda in " in answer.stderr and "start over with --force" in answer.stderr
     assert Path(RESUME_FILE).read_bytes() == before

@@ -114,7 +114,7 @@ def test_the_error_says_what_a_file_is_and_how_to_get_its_text(llm: Llm, name: s
                 assert advice in answer.stderr and ("iconv" in answer.stderr) == (name == "a.bin")
     Path("d/text.txt").write_text(TEXT, "utf-8")
     note = llm("train", "d", "--dry-run").stderr
-    assert f"left out: d/{name}" in note and ("iconv" in note) == (name == "a.bin")
+    assert f"skipped: d/{name}" in note and ("iconv" in note) == (name == "a.bin")
 
 
 def test_the_name_of_a_file_does_not_matter(llm: Llm) -> None:

@@ -16,8 +16,8 @@ from llmcli.cli.options import (
     QuantizeOption,
     QuietOption,
     model_path,
-    note_left_out,
-    refuse_with,
+    note_skipped_files,
+    reject_options,
 )
 from llmcli.cli.safe_text import visible_whitespace
 from llmcli.config import DEFAULT_MODEL, EVALUATION_CONTEXT
@@ -80,12 +80,12 @@ def eval_(
     from llmcli.formats.loading import load_any
 
     if per_token:
-        refuse_with(context_, "--per-token", "past")
+        reject_options(context_, "with --per-token", "past")
         if len(model or ()) > 1:
             raise usage(f"--per-token shows one model, found {len(model or ())}; name one with -m")
     models = {path: load_any(path) for path in (model_path(name) for name in model or (None,))}
     text = read_corpus(texts)
-    note_left_out(text)
+    note_skipped_files(text)
     before = read_corpus(past) if past else None
     start = 0 if whole else held_out_start(text, [record for found in models.values() for record in found.records])
     _say_what_is_known(text, models, start)

@@ -8,7 +8,7 @@ import typer
 
 from llmcli import units
 from llmcli.cli import charts, console, tables, token_output
-from llmcli.cli.options import JsonOption, ModelOption, QuietOption, model_path, refuse_with, text_argument
+from llmcli.cli.options import JsonOption, ModelOption, QuietOption, model_path, reject_options, text_argument
 from llmcli.cli.safe_text import visible_whitespace
 from llmcli.cli.text_layout import terminal_width, truncate
 from llmcli.errors import LLMError, usage
@@ -53,9 +53,9 @@ def explain(
     Example: llm explain "I like to eat"
     """
     if html is None:
-        refuse_with(context_, "--html", "force", without=True)
+        reject_options(context_, "without --html", "force")
     else:
-        refuse_with(context_, "--html", "layer", "head")
+        reject_options(context_, "with --html", "layer", "head")
     if head is not None and layer is None:
         raise usage(f"--head {head} says nothing without a layer; add --layer N")
     path = model_path(model)

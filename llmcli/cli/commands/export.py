@@ -15,9 +15,9 @@ from llmcli.cli.options import (
     QuantizeOption,
     QuietOption,
     model_path,
-    refuse_gguf,
-    refuse_overwriting,
-    refuse_with,
+    reject_gguf_name,
+    reject_options,
+    reject_overwriting,
 )
 from llmcli.errors import LLMError, command_line, usage
 
@@ -69,21 +69,21 @@ def export(
     if len(names) > 2:
         raise usage(f"one model and one output are wanted, found {len(names)} names: {command_line(names)}")
     if to not in ("gguf", "hf"):
-        refuse_with(context_, "--to gguf or --to hf", "dtype", without=True)
+        reject_options(context_, "without --to gguf or --to hf", "dtype")
     if to == "hf" and dtype is not None and dtype not in HF_DTYPES:
         quantized = "; for quantized weights: --to gguf" if dtype.startswith("q") else ""
         raise usage(f"--dtype must be {', '.join(HF_DTYPES)} with --to hf, found {dtype}{quantized}")
     if to in (None, "tokenizer"):
-        refuse_with(context_, "--to tokenizer" if to else "--quantize", "name", "licence")
+        reject_options(context_, "with --to tokenizer" if to else "with --quantize", "name", "licence")
     output, path = Path(names[-1]), model_path(names[0] if len(names) == 2 else None)
     from llmcli.formats import atomic_io, gguf_file, hf_directory, loading
 
     if quantize:
-        refuse_gguf(output)
+        reject_gguf_name(output)
     loaded = loading.load_any(path)
     model = loaded.shared if to == "tokenizer" else loading.single(loaded, path)
-    refuse_overwriting(output, "export", [path], "the model to export", by="")
-    refuse_overwriting(output, "export", loading.files(path), "part of the model to export", by="")
+    reject_overwriting(output, "export", [path], "the model to export", by="")
+    reject_overwriting(output, "export", loading.files(path), "part of the model to export", by="")
     if to == "gguf" and output.suffix.lower() == ".safetensors":
         raise usage(f"{output}: --to gguf writes a .gguf; name it so: {output.with_suffix('.gguf')}")
     if to == "hf":

@@ -19,8 +19,8 @@ from llmcli.cli.options import (
     QuantizeOption,
     QuietOption,
     model_path,
-    note_left_out,
-    refuse_with,
+    note_skipped_files,
+    reject_options,
     text_argument,
 )
 from llmcli.cli.safe_text import visible_whitespace
@@ -128,20 +128,20 @@ def generate(
     Example: llm generate "I like to eat" --next 5
     """
     if next_ is not None:
-        refuse_with(
-            context_, "--next", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed",
-            "stop", "samples", "literal", "color", "steps", "memory", "experts",
+        reject_options(
+            context_, "with --next", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty",
+            "seed", "stop", "samples", "literal", "color", "steps", "memory", "experts",
         )  # fmt: skip
     if steps is not None:
-        refuse_with(context_, "--steps", "max_tokens", "stop", "samples", "color", "memory", "experts")
+        reject_options(context_, "with --steps", "max_tokens", "stop", "samples", "color", "memory", "experts")
     if experts:
-        refuse_with(context_, "--experts", "color", "device", "memory")
+        reject_options(context_, "with --experts", "color", "device", "memory")
     if memory:
-        refuse_with(context_, "--memory", "color")
+        reject_options(context_, "with --memory", "color")
     else:
-        refuse_with(context_, "--memory", "corpus", without=True)
+        reject_options(context_, "without --memory", "corpus")
     if quantize:
-        refuse_with(context_, "--quantize", "device")
+        reject_options(context_, "with --quantize", "device")
     sampling = SamplingConfig(
         max_tokens=max_tokens,
         temperature=temperature,
@@ -236,7 +236,7 @@ def _learned(names: list[str] | None, model: Any, path: Path) -> list["TrainingT
     if not names:
         return [TrainingText.of(find_corpus(record, path), [record]) for record in model.records]
     found = read_corpus(names)
-    note_left_out(found)
+    note_skipped_files(found)
     if all(trained_bytes(found, record) is None for record in model.records):
         console.note(f"{', '.join(names)} is not the text that {path} says it learned from; all of it is searched")
     return [TrainingText.of(found, model.records)]

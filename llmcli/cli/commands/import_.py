@@ -9,7 +9,7 @@ import typer
 
 from llmcli import units
 from llmcli.cli import console
-from llmcli.cli.options import JsonOption, QuietOption, refuse_gguf, refuse_overwriting
+from llmcli.cli.options import JsonOption, QuietOption, reject_gguf_name, reject_overwriting
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
 
@@ -40,14 +40,14 @@ def import_(
 
     if not output.name:
         raise LLMError("-o needs the name of a file: -o model.safetensors")
-    refuse_gguf(output)
+    reject_gguf_name(output)
     atomic_io.check_writable(output, force=force)
     model = loading.load(source)
-    refuse_overwriting(output, "new one", [Path(source)], "the model to import")
-    refuse_overwriting(output, "new one", loading.files(source), "part of the model to import")
+    reject_overwriting(output, "new one", [Path(source)], "the model to import")
+    reject_overwriting(output, "new one", loading.files(source), "part of the model to import")
     learned = adapters.file_of(adapter) if adapter is not None else None
     if learned is not None:
-        refuse_overwriting(output, "model", [learned], "the adapter to merge")
+        reject_overwriting(output, "model", [learned], "the adapter to merge")
     few_bits = ""  # of weights that become float32
     loading.open_tokenizer(model)  # one that cannot be used is told now
     origin = model.record.get("imported")
@@ -70,7 +70,10 @@ def import_(
     else:
         console.note(f"saved {output}: {units.number(parameters)} parameters, {units.size(output.stat().st_size)}")
         if few_bits:
-            console.note(f"its weights are float32, those of {source} {few_bits}: what adapters add is small")
+            console.note(
+                f"the weights are saved as float32, those of {source} are {few_bits}: lower precision would round off "
+                "what the adapters add"
+            )
         licence = model.record.get("imported", {}).get("license")
         if licence:
             console.note(f"its licence: {licence}")

@@ -8,7 +8,7 @@ import typer
 
 from llmcli import units
 from llmcli.cli import charts, console, tables, token_output
-from llmcli.cli.options import JsonOption, QuietOption, model_path, refuse_with
+from llmcli.cli.options import JsonOption, QuietOption, model_path, reject_options
 from llmcli.cli.text_layout import terminal_width, truncate
 from llmcli.config import as_record
 from llmcli.errors import LLMError
@@ -68,9 +68,9 @@ def inspect(
         "diff": diff is not None,
     }
     for view in (name for name, wanted in views.items() if wanted):
-        refuse_with(context_, f"--{view}", *(other for other in views if other != view))
+        reject_options(context_, f"with --{view}", *(other for other in views if other != view))
     if plot is None and html is None:
-        refuse_with(context_, "--plot or --html", "force", without=True)
+        reject_options(context_, "without --plot or --html", "force")
     header = read_header(model_path(file))
     if plot is not None:
         _plot(header, plot, force, json_)

@@ -7,7 +7,7 @@ import typer
 
 from llmcli import units
 from llmcli.cli import console
-from llmcli.cli.options import JsonOption, QuietOption, refuse_gguf, refuse_overwriting
+from llmcli.cli.options import JsonOption, QuietOption, reject_gguf_name, reject_overwriting
 from llmcli.errors import LLMError, usage
 
 MIXTURE = "mixture.safetensors"
@@ -42,16 +42,16 @@ def mix(
         raise usage(f"at most {ensemble_file.MOST_EXPERTS} models can be mixed, found {len(models)}")
     if not output.name:
         raise usage(f"-o needs the name of a file: -o {MIXTURE}")
-    refuse_gguf(output)
+    reject_gguf_name(output)
     if "" in models:
         raise usage("the name of a model is empty; name the files to mix")
     same = [m for i, m in enumerate(models) if any(_is(Path(m), Path(other)) for other in models[:i])]
     if same:
         raise LLMError(f"{same[0]} is named twice; name each model once")
     atomic_io.check_writable(output, force=force)
-    refuse_overwriting(output, "mixture", [Path(model) for model in models], "one of the models to mix")
+    reject_overwriting(output, "mixture", [Path(model) for model in models], "one of the models to mix")
     parts = [file for model in models for file in loading.files(model)]
-    refuse_overwriting(output, "mixture", parts, "part of a model to mix")
+    reject_overwriting(output, "mixture", parts, "part of a model to mix")
     loaded = {}
     for model in models:
         found = loading.load_any(model)

@@ -11,11 +11,11 @@ from llmcli.cli.options import (
     ModelOption,
     QuietOption,
     model_path,
-    refuse_overwriting,
-    refuse_with,
+    read_tokenizer,
+    reject_options,
+    reject_overwriting,
     text_argument,
-    tokenizer_file,
-    vocabulary_option,
+    vocab_size_option,
 )
 from llmcli.cli.safe_text import visible_whitespace
 from llmcli.errors import usage
@@ -37,7 +37,7 @@ def tokenize(
         list[str] | None,
         typer.Option("--train", metavar="CORPUS", help="Learn a tokenizer from this text (repeatable)."),
     ] = None,
-    vocab_size: Annotated[int | None, vocabulary_option("With --train: tokens in the vocabulary.")] = None,
+    vocab_size: Annotated[int | None, vocab_size_option("With --train: tokens in the vocabulary.")] = None,
     char: Annotated[bool, typer.Option("--char", help="With --train: a token for each character.")] = False,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="With --train: the file to write.")
@@ -51,16 +51,16 @@ def tokenize(
     Example: llm tokenize "I like to eat"
     """
     if train:
-        refuse_with(context_, "--train", "text", "model", "file", "tokenizer", "ids", "decode", "json_")
+        reject_options(context_, "with --train", "text", "model", "file", "tokenizer", "ids", "decode", "json_")
         _train(train, vocab_size, char, output, force)
         return
-    refuse_with(context_, "--train", "vocab_size", "char", "output", "force", without=True)
+    reject_options(context_, "without --train", "vocab_size", "char", "output", "force")
     if file is not None:
-        refuse_with(context_, "--file", "text")
+        reject_options(context_, "with --file", "text")
     if tokenizer is not None:
-        refuse_with(context_, "--tokenizer", "model")
+        reject_options(context_, "with --tokenizer", "model")
     if decode:
-        refuse_with(context_, "--decode", "ids", "json_")
+        reject_options(context_, "with --decode", "ids", "json_")
     found = _tokenizer(model, tokenizer)
     if decode:
         _decode(found, text_argument(text, "list of ids") if file is None else _read(file))
@@ -74,7 +74,7 @@ def tokenize(
 
 def _tokenizer(model: str | None, file: Path | None) -> Any:
     if file is not None:
-        return tokenizer_file(str(file))[1]
+        return read_tokenizer(str(file))[1]
     from llmcli.formats.loading import load_any, open_tokenizer
 
     return open_tokenizer(load_any(model_path(model)).shared)
@@ -95,7 +95,7 @@ def _train(corpus: list[str], vocab_size: int | None, char: bool, output: Path, 
         raise usage(f"-o {output} is the name of a model; a tokenizer is a .json file: -o tokenizer.json")
     atomic_io.check_writable(output, force=force, example="tokenizer.json")
     text = read_corpus(corpus)
-    refuse_overwriting(output, "tokenizer", [document.path for document in text.documents], "the text to learn from")
+    reject_overwriting(output, "tokenizer", [document.path for document in text.documents], "the text to learn from")
     learned, _ = train_tokenizer(text, text.text_bytes, vocab_size, characters=char)
     atomic_io.write(output, [learned.to_json().encode("utf-8")])
     console.note(f"saved {output}: {learned.vocab_size:,} tokens learned from {text.text_bytes:,} bytes")

@@ -1,93 +1,119 @@
-"""`llm train`: text in, one file out."""
+"""`llm train`: train a model on text and save it as one file."""
 
 import hashlib
-import itertools
 import json
-import os
-import shutil
-import signal
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli import units
-from llmcli.cli import console, progress, tables
+from llmcli.cli import console, progress
 from llmcli.cli.options import (
     JsonOption,
     QuietOption,
-    note_left_out,
-    note_structured,
-    refuse_gguf,
-    refuse_overwriting,
-    refuse_with,
-    seconds,
-    termination_signals,
-    tokenizer_file,
-    vocabulary_option,
+    note_json_files,
+    note_skipped_files,
+    one_of,
+    parse_duration,
+    read_tokenizer,
+    reject_options,
+    reject_overwriting,
+    typed_options,
+    vocab_size_option,
 )
-from llmcli.config import ADAMW_LR, DEFAULT_MODEL, DEVICES, DTYPES, MUON_LR, TrainConfig, as_record
+from llmcli.cli.signals import stop_requests
+from llmcli.cli.training_output import Output, claim_output
+from llmcli.cli.training_report import Baselines, note_float32, show_event, show_plan, show_result
+from llmcli.config import ADAMW_LR, DEFAULT_MODEL, DEVICES, DTYPES, MUON_LR, TrainConfig, as_record, cpu_cores
 from llmcli.data.example_prompt import example_prompt
 from llmcli.errors import LLMError, command_line, usage
-from llmcli.formats.hf_config import dump_config
+from llmcli.training.plan import Request
 from llmcli.training.summary import summarize, usage_hints
 
-SIZE = "Model size"
-TEXT = "Text and tokens"
-RUN = "Training"
-SMALL_SCALE = 0.01  # a factor of learning rates below this is more likely meant as a learning rate
-AFTERWARDS = 0.6  # seconds that the summary and saving take, and for each million parameters:
-AFTERWARDS_MILLION = 0.06
-SAME_REQUEST = 0.5  # seconds within which a second signal is the first one again
-PROMPT_TOKENS = 4_000  # at the beginning of a text, in which a prompt is looked for
+if TYPE_CHECKING:
+    from llmcli.data.corpus import Corpus
+    from llmcli.data.tokenizer import Tokenizer
+    from llmcli.formats.checkpoint import Checkpoint
+    from llmcli.training.cost_model import Machine
+    from llmcli.training.events import Done, Event
+    from llmcli.training.prepare import Prepared
+    from llmcli.training.resume import StoppedRun
+    from llmcli.training.thread_tuner import ThreadTuner
+
+DATA = "Data and tokenizer"
+MODEL = "Model architecture"
+TRAINING = "Training"
+MIN_LR_SCALE = 0.01  # a smaller factor is more likely meant as a learning rate
+# seconds of the time budget reserved for evaluating and saving the model, and for each million parameters
+RESERVED_SECONDS, RESERVED_SECONDS_PER_MILLION = 0.6, 0.06
+# seconds for the compressors: a share of the time budget, or without one
+BASELINE_TIME_SHARE, BASELINE_SECONDS = 0.03, 9.99
+MAX_PROMPT_SEARCH_TOKENS = 4_000  # at the start of a text, in which a prompt is looked for
+SAMPLE_PROMPT_CHARACTERS = 24
+# the options that are part of what a run is, by the names of the command's parameters; see _run_identity
+IDENTITY_OPTIONS = (
+    "time_", "steps", "epochs", "lora", "adapter_only", "vocab_size", "layers", "width", "heads", "kv_heads", "experts",
+    "active", "context", "tie", "batch_tokens", "optimizer", "dropout", "seed", "device", "dtype",
+)  # fmt: skip
+# the options of a run's budget, and those that do not matter when a command is suggested again with a larger budget
+BUDGET_OPTIONS = {"time_", "steps", "epochs", "force", "json_", "quiet", "corpus"}
 
 
 def train(
     context_: typer.Context,
     corpus: Annotated[
         list[str],
-        typer.Argument(metavar="CORPUS", help="Text files, directories, globs, or - for standard input; .gz too."),
+        typer.Argument(
+            metavar="CORPUS", help="Training text: files, directories or globs, also .gz; - reads standard input."
+        ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The model to write.")] = Path(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Model file to write.")] = Path(
         DEFAULT_MODEL
     ),
     time_: Annotated[
-        str | None, typer.Option("--time", metavar="TIME", help="Time budget: 90s, 5m, 2h (default 5m).")
+        str | None, typer.Option("--time", metavar="TIME", help="Time budget, such as 90s, 5m or 2h (default: 5m).")
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", min=1, help="Number of training steps.")] = None,
     epochs: Annotated[
-        float | None, typer.Option("--epochs", metavar="X", help="Number of passes over the text.")
+        float | None, typer.Option("--epochs", metavar="X", help="Number of epochs (passes over the text).")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and exit.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite an existing output, and start over instead of resuming.")
+    ] = False,
     from_: Annotated[
         Path | None,
-        typer.Option("--from", metavar="FILE", help="Fine-tune this model: ours, a .gguf or a Hugging Face directory."),
+        typer.Option(
+            "--from", metavar="FILE", help="Base model to fine-tune: .safetensors, .gguf or Hugging Face directory."
+        ),
     ] = None,
     like: Annotated[
         Path | None,
         typer.Option(
-            "--like", metavar="FILE", help="Use this model's tokenizer and context length, to mix both later."
+            "--like",
+            metavar="FILE",
+            help="Model whose tokenizer and context length to use, so that llm mix can combine both.",
         ),
     ] = None,
     lora: Annotated[
         int | None,
         typer.Option(
-            "--lora", metavar="RANK", min=1, max=1024, help="With --from: train low-rank adapters, then merge them."
+            "--lora",
+            metavar="RANK",
+            min=1,
+            max=1024,
+            help="With --from: train low-rank adapters (LoRA) of this rank, then merge them.",
         ),
     ] = None,
     adapter_only: Annotated[
         bool,
         typer.Option(
             "--adapter-only",
-            help="With --lora: write only the adapters; with -o DIR as a directory that PEFT can load.",
+            help="With --lora: save only the adapters; -o DIRECTORY writes them as PEFT does.",
         ),
     ] = False,
     tokenizer: Annotated[
@@ -95,26 +121,25 @@ def train(
         typer.Option(
             "--tokenizer",
             metavar="bpe|char|FILE",
-            help="Train one (bpe, char), or use a tokenizer.json.",
-            rich_help_panel=TEXT,
+            help="Kind of tokenizer to train, or a tokenizer.json to use.",
+            rich_help_panel=DATA,
         ),
     ] = "bpe",
-    vocab_size: Annotated[
-        int | None,
-        vocabulary_option("Vocabulary size, in tokens.", TEXT),
-    ] = None,
+    vocab_size: Annotated[int | None, vocab_size_option("Vocabulary size, in tokens.", DATA)] = None,
     val: Annotated[
         str | None,
         typer.Option(
             "--val",
-            metavar="FILE|SHARE",
-            help="Validation file, or fraction of the corpus at its end (default 0.1).",
-            rich_help_panel=TEXT,
+            metavar="FILE|FRACTION",
+            help="Validation text, or fraction of the corpus held out at its end (default: 0.1).",
+            rich_help_panel=DATA,
         ),
     ] = None,
     layers: Annotated[
         int | None,
-        typer.Option("--layers", metavar="N", min=1, max=1024, help="Transformer layers.", rich_help_panel=SIZE),
+        typer.Option(
+            "--layers", metavar="N", min=1, max=1024, help="Number of transformer layers.", rich_help_panel=MODEL
+        ),
     ] = None,
     width: Annotated[
         int | None,
@@ -123,14 +148,14 @@ def train(
             metavar="N",
             min=2,
             max=1_000_000,
-            help="Hidden size (embedding width) of the model.",
-            rich_help_panel=SIZE,
+            help="Hidden size (embedding width).",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     heads: Annotated[
         int | None,
         typer.Option(
-            "--heads", metavar="N", min=1, help="Attention heads: a divisor of --width.", rich_help_panel=SIZE
+            "--heads", metavar="N", min=1, help="Number of attention heads; must divide --width.", rich_help_panel=MODEL
         ),
     ] = None,
     kv_heads: Annotated[
@@ -139,8 +164,8 @@ def train(
             "--kv-heads",
             metavar="N",
             min=1,
-            help="Key and value heads: a divisor of --heads.",
-            rich_help_panel=SIZE,
+            help="Number of key-value heads; must divide --heads.",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     experts: Annotated[
@@ -150,452 +175,334 @@ def train(
             metavar="N",
             min=2,
             max=1024,
-            help="Experts per layer; a router picks a few of them for each token.",
-            rich_help_panel=SIZE,
+            help="Number of experts per layer (sparse mixture of experts).",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     active: Annotated[
         int | None,
-        typer.Option("--active", metavar="N", min=1, help="Experts per token (default 2).", rich_help_panel=SIZE),
+        typer.Option(
+            "--active",
+            metavar="N",
+            min=1,
+            help="With --experts: active experts per token (default: 2).",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     context: Annotated[
         int | None,
-        typer.Option("--context", metavar="N", min=1, help="Context length, in tokens.", rich_help_panel=SIZE),
+        typer.Option("--context", metavar="N", min=1, help="Context length, in tokens.", rich_help_panel=MODEL),
     ] = None,
     tie: Annotated[
         bool | None,
-        typer.Option("--tie/--no-tie", help="Tie input and output embeddings.", rich_help_panel=SIZE),
+        typer.Option("--tie/--no-tie", help="Tie input and output embeddings.", rich_help_panel=MODEL),
     ] = None,
     batch_tokens: Annotated[
         int | None,
-        typer.Option("--batch-tokens", metavar="N", min=1, help="Batch size, in tokens.", rich_help_panel=RUN),
+        typer.Option("--batch-tokens", metavar="N", min=1, help="Batch size, in tokens.", rich_help_panel=TRAINING),
     ] = None,
     lr_scale: Annotated[
         float,
-        typer.Option("--lr-scale", metavar="X", help="Multiply the recipe's learning rates by X.", rich_help_panel=RUN),
+        typer.Option(
+            "--lr-scale",
+            metavar="X",
+            help="Factor that multiplies the recipe's learning rates.",
+            rich_help_panel=TRAINING,
+        ),
     ] = TrainConfig.lr,
     lr: Annotated[
         float | None,
         typer.Option(
             "--lr",
             metavar="X",
-            help="Another name for --lr-scale: a factor, not a learning rate.",
-            rich_help_panel=RUN,
+            help="Alias of --lr-scale: a factor, not a learning rate.",
+            rich_help_panel=TRAINING,
         ),
     ] = None,
     optimizer: Annotated[
-        str | None, typer.Option("--optimizer", metavar="muon|adamw", help="Optimizer.", rich_help_panel=RUN)
+        str | None,
+        typer.Option(
+            "--optimizer",
+            metavar="muon|adamw",
+            help="Optimizer; muon uses AdamW for embeddings and norms.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     dropout: Annotated[
-        float | None, typer.Option("--dropout", metavar="X", help="Dropout rate (0 to 1).", rich_help_panel=RUN)
+        float | None,
+        typer.Option("--dropout", metavar="X", help="Dropout rate, from 0 to below 1.", rich_help_panel=TRAINING),
     ] = None,
     seed: Annotated[
         int,
-        typer.Option("--seed", metavar="N", min=0, max=2**31 - 1, help="Random seed.", rich_help_panel=RUN),
+        typer.Option("--seed", metavar="N", min=0, max=2**31 - 1, help="Random seed.", rich_help_panel=TRAINING),
     ] = TrainConfig.seed,
-    device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|mps", rich_help_panel=RUN)] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device",
+            metavar="auto|cpu|cuda|mps",
+            help="Device to train on; auto uses a GPU if there is one.",
+            callback=one_of("--device", "auto", *DEVICES),
+            rich_help_panel=TRAINING,
+        ),
+    ] = "auto",
     dtype: Annotated[
         str,
         typer.Option(
-            "--dtype", metavar="auto|float32|bfloat16", help="Data type of matrix products.", rich_help_panel=RUN
+            "--dtype",
+            metavar="auto|float32|bfloat16",
+            help="Data type of matrix products; auto uses the faster one.",
+            callback=one_of("--dtype", "auto", *DTYPES),
+            rich_help_panel=TRAINING,
         ),
     ] = "auto",
     threads: Annotated[
         int | None,
         typer.Option(
-            "--threads", metavar="N", min=1, max=1024, help="CPU threads (default: all cores).", rich_help_panel=RUN
+            "--threads",
+            metavar="N",
+            min=1,
+            max=1024,
+            help="Number of CPU threads (default: one per core).",
+            rich_help_panel=TRAINING,
         ),
     ] = None,
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a model on your text; the result is one file.
+    """Train a model on text and save it as one file.
+
+    What no option sets is chosen for the text, the time budget and this machine; --dry-run shows the plan.
 
     Example: llm train corpus.txt --time 5m
     """
-    began = time.monotonic()
-    if device not in (*DEVICES, "auto"):
-        raise usage(f"--device must be auto, cpu, cuda or mps, found {device}")
-    if dtype not in ("auto", *DTYPES):
-        raise usage(f"--dtype must be auto, float32 or bfloat16, found {dtype}")
-    if from_ and (
-        tokenizer != "bpe" or vocab_size or layers or width or heads or kv_heads or tie is not None or experts
-    ):
-        raise usage("--from keeps the tokenizer and the size of its model; leave out the options for them")
-    if like and from_:
-        raise usage("--from takes the tokenizer and the context of its model already; leave --like out")
-    if like:
-        refuse_with(context_, "--like", "tokenizer", "vocab_size", "context")
-    if from_ is None:
-        refuse_with(context_, "--from", "lora", "adapter_only", without=True)
-    if lora is None:
-        refuse_with(context_, "--lora", "adapter_only", without=True)
-    if tokenizer not in ("bpe", "char"):
-        refuse_with(context_, "--tokenizer FILE", "vocab_size")
-    budget = seconds(time_) if time_ else None
-    if lr is not None:
-        refuse_with(context_, "--lr", "lr_scale")
-    lr_scale = _learning_rate_scale(lr_scale, lr)
-
-    from llmcli.data.corpus import Corpus, read_corpus
-    from llmcli.data.tokenizer import Tokenizer
-    from llmcli.formats import adapters, atomic_io, loading, safetensors_file
-    from llmcli.training import resume
-    from llmcli.training.cost_model import Machine
-    from llmcli.training.memory_fit import check_fits
-    from llmcli.training.plan import Request
-    from llmcli.training.prepare import HELD_OUT, prepare
-    from llmcli.training.rules import regularization
-
-    fixed: dict[str, Any] = {
-        "seconds": budget, "steps": steps, "epochs": epochs, "vocab_size": vocab_size, "layers": layers, "width": width,
-        "heads": heads, "kv_heads": kv_heads, "context": context, "tie": tie, "batch_tokens": batch_tokens,
-        "dropout": dropout, "lr": lr_scale, "seed": seed, "threads": threads or _cores(), "optimizer": optimizer,
-        "lora": lora or 0, "experts": experts, "active": active,
-    }  # fmt: skip
-    Request(**fixed)  # wishes at odds with each other are told before the work
-    if not output.name:
-        raise usage("-o needs the name of a file: -o model.safetensors")
-    refuse_gguf(output)
-    if adapter_only:
-        output = _adapter_file(context_, output, force, dry_run)
-    resume.check_model_name(output)
-    beside = resume.resume_path(output)
-    stopped, keep = None, False
-    if not dry_run:
-        for other in filter(None, (from_, like)):
-            refuse_overwriting(output, "model", [other], "the model to go on from" if from_ else "the model to be like")
-            refuse_overwriting(output, "model", loading.files(other), "part of a model that is read")
-        atomic_io.check_writable(output, force=True)
-        if problem := context_.with_resource(atomic_io.locked(output)):
-            console.note(f"{output} cannot be locked here ({problem}): see to it that no other run writes it")
-        else:
-            for path in (output, beside):
-                atomic_io.remove_stale(path)
-        if beside.exists() and not resume.is_resume_file(beside):
-            raise LLMError(
-                f"{beside}, where the run would be kept, is somebody's file; move it away, or give another -o"
-            )
-        stopped = resume.load(beside) if beside.exists() and not force else None
-        replaceable = _may_replace(output, force, stopped)
-        if stopped and not replaceable:
-            raise LLMError(
-                f"{output} is not what the run that stopped at step {stopped.state.step:,} saved, and is kept; move it "
-                "away to go on from there, begin anew with --force, or give another -o"
-            )
-        keep = not replaceable and _is_kept(context_, output)
-        atomic_io.check_writable(output, force=replaceable or keep)
-        if keep:
-            console.note(f"{output} exists already; it will be kept under another name (-o names the new model)")
-    base = loading.load(from_) if from_ else None
-    pattern = loading.load_any(like).shared if like else None
-    if pattern:
-        fixed["context"] = pattern.config.max_position_embeddings
-        fixed["context_reason"] = "same as the --like model"
-    text = read_corpus(corpus)
-    note_left_out(text)
-    note_structured(text)
-    held_out = _held_out(val, HELD_OUT)
-    inputs = [*text.documents, *(held_out.documents if isinstance(held_out, Corpus) else ())]
-    refuse_overwriting(output, "model", [document.path for document in inputs], "the text to learn from")
-    if tokenizer not in ("bpe", "char"):
-        refuse_overwriting(output, "model", [Path(tokenizer)], "the tokenizer to take")
-    if isinstance(held_out, Corpus) and {d.sha256 for d in held_out.documents} & {d.sha256 for d in text.documents}:
-        console.note("--val holds text to learn from too: its figures will not tell how new text is predicted")
-    if threads and threads > _cores():
-        console.note(f"--threads {threads}: there are {_cores()} cores; more threads get in each other's way")
-    alike = base or pattern
-    given = alike.tokenizer_json if alike else None
-    whose = "from the base model" if base else "same as the --like model" if pattern else ""
-    if tokenizer not in ("bpe", "char"):
-        given, _ = tokenizer_file(tokenizer, "bpe, char or a tokenizer.json")
-        whose = "from the tokenizer given"
-
-    from llmcli.models import devices
-    from llmcli.training import events, hardware, throughput, trainer  # torch wakes up here
-
-    fingerprint = loading.fingerprint(from_) if from_ else ""
-    said = f"{atomic_io.name_of(from_.resolve())} (sha256 {fingerprint[:16]})" if from_ else None
-    identity = _identity(context_, text, held_out, fixed["threads"], given, said, lr_scale)
-    # with --threads their number stays; so it does where steps decide, since the bytes of the model depend on it
-    tuner = None if threads or steps or epochs else hardware.torch_thread_tuner(fixed["threads"])
-    if stopped:
-        resume.check_same_run(stopped, identity, beside)
-        _check_device(stopped, beside)
-        given = stopped.tokenizer_json
-        settings = stopped.plan.train
-        request = Request(**fixed, device=settings.device, dtype=settings.dtype)
-        here = None
-    else:
-        device = devices.pick_device(device)
-        dtype, why = hardware.pick_dtype(dtype, device, fixed["threads"])
-        hardware.check_dtype(dtype, device)
-        request = Request(**fixed, device=device, dtype=dtype, machine_reason=why)
-        here = Machine(partial(throughput.measure_throughput, tuner=tuner), hardware.free_memory(device))
-    with hardware.explain_out_of_memory():
-        ready = prepare(
-            request,
-            text,
-            here,
-            held_out=held_out,
-            tokenizer=loading.open_tokenizer(alike)
-            if alike
-            else Tokenizer.from_json(given)
-            if given is not None
-            else None,
-            characters=tokenizer == "char",
-            base=base.config if base else None,
-            tokenizer_reason=whose,
-        )
-    if stopped:
-        check_fits(stopped.plan, hardware.free_memory(stopped.plan.train.device))
-        ready = replace(ready, plan=stopped.plan)
-        console.note(f"{beside}: going on from step {stopped.state.step:,} of the run that stopped")
-    elif beside.exists() and not dry_run:
-        console.note(f"{beside}: the run that stopped is given up, as --force says")
-        with suppress(FileNotFoundError):
-            beside.unlink()
-    _show_plan(ready.plan, dry_run, json_)
-    if ready.plan.warning:
-        console.warn(ready.plan.warning)
+    started = time.monotonic()
+    _check_options(context_, from_, like, lora, tokenizer)
+    request = Request(
+        seconds=parse_duration(time_) if time_ else None, steps=steps, epochs=epochs, vocab_size=vocab_size,
+        layers=layers, width=width, heads=heads, kv_heads=kv_heads, context=context, tie=tie, batch_tokens=batch_tokens,
+        dropout=dropout, lr=_learning_rate_scale(context_, lr_scale, lr), seed=seed, threads=threads or cpu_cores(),
+        optimizer=optimizer, lora=lora or 0, experts=experts, active=active,
+    )  # fmt: skip
+    target = claim_output(
+        context_, output, adapter_only=adapter_only, force=force, dry_run=dry_run,
+        model=from_ or like, model_role="the base model" if from_ else "the model given with --like",
+    )  # fmt: skip
+    inputs = _load_inputs(corpus, val, from_, like, tokenizer, target.path)
+    if threads and threads > cpu_cores():
+        console.note(f"--threads {threads} is more than the {cpu_cores()} cores here; extra threads slow training down")
+    run = _plan_run(context_, request, inputs, target, device, dtype, fixed_threads=threads is not None)
+    _note_stopped_run(target, dry_run)
+    show_plan(run.prepared.plan, dry_run=dry_run, json_=json_)
+    if run.prepared.plan.warning:
+        console.warn(run.prepared.plan.warning)
     if dry_run:
-        if beside.exists():
-            console.note(f"{beside}: what a stopped run needs to go on; a dry run leaves it alone")
         return
-    if base and from_:
-        ready.record["base"] = {"file": atomic_io.name_of(from_.resolve()), "sha256": fingerprint}
-        if source := loading.source_hash(base):
-            ready.record["base"]["source_sha256"] = source
-        ready.record.update({key: base.record[key] for key in ("imported",) if key in base.record})
-    size = 4 * ready.plan.model.parameters + len(ready.tokenizer.to_json())
-    if adapter_only:
-        size = 4 * adapters.parameter_count(ready.plan.model, ready.plan.train.lora_rank)
-    atomic_io.check_space(output, size)
-    prompt = _first_words(next(next(text.texts())))
-    bytes_per_token = ready.record["read_bytes"] / len(ready.tokens)
-    baselines = _baselines(text, held_out, ready.record, 0.03 * (ready.plan.train.seconds or 333.0))
-    unread: OSError | None = None
-    saver = resume.StateSaver(beside, identity, ready.plan, ready.tokenizer.to_json(), console.note)
-    with (
-        _signals() as caught,
-        progress.TrainingView(bytes_per_token, hidden=json_) as view,
-        hardware.explain_out_of_memory(),
-    ):
-        happened = trainer.train(
-            ready.plan, ready.tokenizer, base, ready.tokens, ready.held_out, ready.record,
-            sample_prompt=prompt, started_at=began, reserve_seconds=_afterwards(ready.plan.model.parameters),
-            stop=lambda: bool(caught or unread), save_due=saver.is_due, resume_from=stopped.state if stopped else None,
-            regularize=partial(regularization, request, ready.plan.model, len(ready.tokens)), tuner=tuner,
-        )  # fmt: skip
-        for event in _ending_as_asked(happened, caught):
-            if isinstance(event, events.State):
-                saver.save(event)
-            elif isinstance(event, events.Done):
-                done = event
-                record = done.checkpoint.record
-                record["memorised"] = None if caught or done.problem else _memorised(done.checkpoint, ready, text, seed)
-                record["verdict"] = summarize(record, baselines, resumable=saver.resumable)
-                output = _save(
-                    output, done, beside, adapter_only, replace=_may_replace(output, force, stopped), keep=keep
-                )
-                # going on after a problem would end in the same
-                if not done.interrupted and resume.is_resume_file(beside):
-                    with suppress(OSError):  # the model is safe, wherever it went
-                        beside.unlink()
-            elif json_ or sys.stderr.isatty() or not isinstance(event, events.Sample):
-                try:
-                    _show(event, view, json_)
-                except OSError as error:  # nobody reads the events, or their disk is full: the model is not lost by it
-                    unread = unread or error
-    if unread:
-        console.note(f"the events could not be written any more; saved what there is in {output}")
-        raise unread
-    if done.problem:
-        raise LLMError(f"{done.problem}; the best weights before that, of step {done.best_step:,}, are in {output}")
-    sentences = summarize(record, baselines, command=_again(context_), seconds=done.seconds, resumable=saver.resumable)
-    if adapter_only:
-        merge = command_line(["llm", "import", str(from_), "--adapter", str(output), "-o", "merged.safetensors"])
-        sentences.append(f"Merge the adapters into their model, then use that: {merge}")
-    else:
-        sentences += usage_hints(_named(output), _prompt(ready), chats=_chats(done.checkpoint))
-    parameters = done.checkpoint.parameters
-    if adapter_only:
-        parameters = sum(array.size for array in (done.adapters or {}).values())
-    _show_done(done, output, parameters, json_, baselines, sentences)
-    kinds = base.dtypes.values() if base and not adapter_only else ()
-    few = sorted({safetensors_file.TORCH_NAMES[kind] for kind in kinds})
-    if few and not json_:
-        console.note(
-            f"its weights are float32, those of {from_} {' and '.join(few)}: small steps are lost in fewer bits"
-        )
-    if caught:
-        raise typer.Exit(128 + caught[0])
-
-
-def _adapter_file(context: typer.Context, output: Path, force: bool, dry_run: bool) -> Path:
-    """The file to write adapters to: the name itself if it ends in .safetensors, else that of PEFT in a directory,
-    which is made if it is not there."""
-    from llmcli.formats import adapters, atomic_io
-
-    if output.suffix.lower() == ".safetensors" and not output.is_dir():
-        return output
-    if output.exists() and not output.is_dir():
-        raise LLMError(f"{output} is a file; give a name that ends in .safetensors, or a directory for PEFT")
-    found = output / adapters.PEFT_FILE
-    if dry_run:
-        return found
-    if not output.is_dir():
-        context.with_resource(_new_directory(output))
-    if not found.exists():
-        atomic_io.check_writable(output / adapters.PEFT_CONFIG, force=force, example=adapters.PEFT_CONFIG)
-    return found
-
-
-@contextmanager
-def _new_directory(path: Path) -> Iterator[None]:
-    """Make a directory, which is removed if nothing comes into it."""
-    try:
-        path.mkdir()
-    except FileNotFoundError:
-        raise LLMError(f"there is no directory {path.parent}; make it first: mkdir -p {path.parent}") from None
-    except OSError as error:
+    _add_base_to_record(run.prepared.record, inputs)
+    _check_space(target, run.prepared)
+    result = _train(run, inputs, target, started=started, json_=json_)
+    if result.output_error:
+        console.note(f"stopped because events could not be written any more; saved {result.file}")
+        raise result.output_error
+    if problem := result.done.problem:
         raise LLMError(
-            f"cannot make the directory {path}: {error.strerror or error}; give another name with -o"
-        ) from error
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # what was written stays
-            path.rmdir()
+            f"{problem}; saved the best weights before that, of step {result.done.best_step:,}, in {result.file}"
+        )
+    _report(context_, result, run, inputs, target, json_=json_)
+    if result.signal:
+        raise typer.Exit(128 + result.signal)
 
 
-def _learning_rate_scale(scale: float, alias: float | None) -> float:
-    """The factor of --lr-scale or its alias --lr. Other programs take a learning rate by the name --lr: one that looks
-    like that is refused, for as a factor it would ruin the run."""
-    found = scale if alias is None else alias
-    if not 0 < found < SMALL_SCALE:
-        return found
+# ---- options
+
+
+def _check_options(
+    context: typer.Context, from_: Path | None, like: Path | None, lora: int | None, tokenizer: str
+) -> None:
+    """Raise LLMError for options that contradict each other."""
+    if from_ and like:
+        raise usage("--from already sets the tokenizer and the context length; leave out --like")
+    if from_:
+        fixed = ["vocab_size", "layers", "width", "heads", "kv_heads", "tie", "experts"]
+        if options := typed_options(context, *fixed, *(["tokenizer"] if tokenizer != "bpe" else [])):
+            raise usage(f"--from keeps the tokenizer and the size of the base model; leave out {' and '.join(options)}")
+    else:
+        reject_options(context, "without --from", "lora", "adapter_only")
+    if like:
+        reject_options(context, "with --like", "tokenizer", "vocab_size", "context")
+    if lora is None:
+        reject_options(context, "without --lora", "adapter_only")
+    if tokenizer not in ("bpe", "char"):
+        reject_options(context, "with --tokenizer FILE", "vocab_size")
+
+
+def _learning_rate_scale(context: typer.Context, scale: float, alias: float | None) -> float:
+    """The factor that --lr-scale, or its alias --lr, gives.
+
+    Other programs take a learning rate as --lr. A value of --lr that looks like one raises LLMError, since as a factor
+    it would ruin the run.
+    """
+    if alias is not None:
+        reject_options(context, "with --lr", "lr_scale")
+        scale = alias
+    if not 0 < scale < MIN_LR_SCALE:
+        return scale
     if alias is not None:
         raise usage(
-            f"--lr {alias:g} looks like a learning rate, but it multiplies the recipe's own rates, which are "
+            f"--lr {alias:g} looks like a learning rate, but it multiplies the recipe's learning rates, which are "
             f"{MUON_LR:g} for Muon and {ADAMW_LR:g} for AdamW in a new model; leave it out to use them, give "
             f"--lr-scale 0.5 to halve them, or --lr-scale {alias:g} if you mean that factor"
         )
-    console.warn(f"--lr-scale {found:g} multiplies the learning rates: the model will hardly learn anything")
-    return found
+    console.warn(f"--lr-scale {scale:g} makes the learning rates so small that the model will hardly learn anything")
+    return scale
 
 
-def _identity(
-    context: typer.Context,
-    text: Any,
-    held_out: Any,
-    threads: int,
-    tokenizer: str | None,
-    base: str | None,
-    lr_scale: float,
-) -> dict[str, Any]:
-    """What a run is a run of: a stopped one goes on only where all of it is the same."""
-    from llmcli.training.record import versions
-
-    not_part = {
-        "corpus",
-        "output",
-        "dry_run",
-        "force",
-        "json_",
-        "quiet",
-        "threads",
-        "val",
-        "from_",
-        "like",
-        "tokenizer",
-        "lr_scale",
-        "lr",
-    }
-    options = {
-        param.opts[0]: context.params[param.name]
-        for param in context.command.params
-        if param.name and param.name not in not_part and context.params.get(param.name) is not None
-    }
-    kind = context.params["tokenizer"]
-    return {
-        "the text": _fingerprint(text),
-        "--val": held_out if isinstance(held_out, float) else _fingerprint(held_out),
-        "--from": base,
-        "--tokenizer": kind if tokenizer is None else hashlib.sha256(tokenizer.encode("utf-8")).hexdigest(),
-        "--threads": threads,
-        "--lr-scale": lr_scale,
-        **options,
-        **{f"the version of {name}": version for name, version in versions().items()},
-    }
+# ---- inputs
 
 
-def _fingerprint(corpus: Any) -> str:
-    """Of the bytes of a corpus and the names of its files."""
-    from llmcli.training.resume import text_fingerprint
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads."""
 
-    return text_fingerprint((Path(d.name).name, d.text_bytes, d.sha256) for d in corpus.documents)
-
-
-def _baselines(text: Any, held_out: Any, record: dict[str, Any], seconds: float) -> list[tuple[str, float]]:
-    """What compressors that have read the training text need for the held-out one; none where that takes too long."""
-    from llmcli.evaluation import compressors
-
-    cut, measured = record["train_bytes"], record["held_out"]["bytes"]
-    if not measured or not compressors.affordable(measured, cut, seconds):
-        return []
-    past, new = text.utf8(0, cut), text.utf8(cut) if isinstance(held_out, float) else held_out.utf8()
-    return [(found.name, found.bits_per_byte) for found in compressors.baselines(new, past, seconds=seconds)]
+    corpus: "Corpus"
+    held_out: "Corpus | float"  # validation text, or the fraction of the corpus to hold out at its end
+    base: "Checkpoint | None"  # the model to fine-tune
+    base_path: Path | None
+    base_sha256: str
+    like: "Checkpoint | None"  # the model whose tokenizer and context length are used
+    tokenizer: str  # "bpe", "char" or a file
+    tokenizer_json: str | None  # of an existing tokenizer; None: one is trained
+    tokenizer_reason: str
 
 
-def _memorised(checkpoint: Any, ready: Any, text: Any, seed: int) -> dict[str, Any] | None:
-    """How much of its text the model recites, for the record; None where that cannot be told."""
-    from llmcli.evaluation.memorization import measure_memorization
+def _load_inputs(
+    corpus: list[str], val: str | None, from_: Path | None, like: Path | None, tokenizer: str, output: Path
+) -> Inputs:
+    """Open the models and read the texts. Raises LLMError, also where the output would overwrite one of them."""
+    from llmcli.data.corpus import Corpus, read_corpus
+    from llmcli.formats import loading
 
+    base = loading.load(from_) if from_ else None
+    like_model = loading.load_any(like).shared if like else None
+    text = read_corpus(corpus)
+    note_skipped_files(text)
+    note_json_files(text)
+    held_out = _held_out(val)
+    documents = [*text.documents, *(held_out.documents if isinstance(held_out, Corpus) else ())]
+    reject_overwriting(output, "model", [document.path for document in documents], "the training text")
+    if isinstance(held_out, Corpus) and {d.sha256 for d in held_out.documents} & {d.sha256 for d in text.documents}:
+        console.note("--val contains training text, so its figures do not measure how well new text is predicted")
+    tokenizer_json, reason = _existing_tokenizer(tokenizer, base, like_model, output)
+    base_sha256 = loading.fingerprint(from_) if from_ else ""
+    return Inputs(text, held_out, base, from_, base_sha256, like_model, tokenizer, tokenizer_json, reason)
+
+
+def _held_out(val: str | None) -> "Corpus | float":
+    """The value of --val: a corpus, or a fraction of the training corpus."""
+    from llmcli.data.corpus import read_corpus
+    from llmcli.training.prepare import HELD_OUT
+
+    if val is None:
+        return HELD_OUT
+    if Path(val).exists():
+        return read_corpus([val])
     try:
-        found = measure_memorization(checkpoint, ready.tokenizer, ready.held_out, ready.read_from(text), seed)
-    except Exception as error:  # the text has gone, or no memory is left: the model must not be lost with it
-        console.note(f"memorization could not be measured: {error}")
-        return None
-    return as_record(found) if found else None
+        fraction = float(val)
+    except ValueError:
+        raise LLMError(f"--val {val}: there is no such file, and it is no fraction of the corpus such as 0.1") from None
+    if not 0 <= fraction < 1:
+        raise usage(f"--val must be a file, or a fraction from 0 (nothing held out) to below 1, found {val}")
+    return fraction
 
 
-def _again(context: typer.Context) -> str:
-    """The command as it was typed, but for its budget, ready to be typed again."""
-    words = ["llm", "train", *context.params["corpus"]]
-    budget = {"time_", "steps", "epochs", "force", "json_", "quiet", "corpus"}
-    for param in context.command.params:
-        name = param.name or ""
-        source, value = context.get_parameter_source(name), context.params.get(name)
-        if name in budget or source is None or source.name != "COMMANDLINE":
-            continue
-        if isinstance(value, bool):
-            words.append((param.opts if value else param.secondary_opts)[0])
-        else:
-            words += [param.opts[0], str(value)]
-    return command_line([*words, "--force"])
+def _existing_tokenizer(
+    tokenizer: str, base: "Checkpoint | None", like: "Checkpoint | None", output: Path
+) -> tuple[str | None, str]:
+    """(the tokenizer.json of --tokenizer or of another model, None if a tokenizer is trained; the reason for it)."""
+    if tokenizer not in ("bpe", "char"):
+        reject_overwriting(output, "model", [Path(tokenizer)], "the tokenizer to use")
+        return read_tokenizer(tokenizer, "bpe, char or a tokenizer.json")[0], "from the tokenizer given"
+    if base:
+        return base.tokenizer_json, "from the base model"
+    return (like.tokenizer_json, "same as the --like model") if like else (None, "")
 
 
-def _named(output: Path) -> str:
-    """The model as other commands must be told of it: "" for the one they find."""
-    return "" if str(output) == DEFAULT_MODEL else str(output)
+# ---- the planned run
 
 
-def _afterwards(parameters: int) -> float:
-    return AFTERWARDS + AFTERWARDS_MILLION * parameters / 1e6
+@dataclass(frozen=True)
+class Run:
+    """All that training needs."""
+
+    request: Request
+    prepared: "Prepared"
+    identity: dict[str, Any]
+    tuner: "ThreadTuner | None"  # None: the number of threads is fixed
 
 
-def _may_replace(output: Path, force: bool, stopped: Any) -> bool:
-    """Whether what is there, if anything, may be written over: by --force, or as what the stopped run left, unchanged
-    to the last byte."""
-    from llmcli.training.resume import is_saved_in
+def _plan_run(
+    context: typer.Context,
+    request: Request,
+    inputs: Inputs,
+    output: Output,
+    device: str,
+    dtype: str,
+    *,
+    fixed_threads: bool,
+) -> Run:
+    """Choose device and data type, prepare the tokens, plan; a stopped run keeps its plan. Raises LLMError."""
+    from llmcli.training import hardware, resume
+    from llmcli.training.memory_fit import check_fits
+    from llmcli.training.prepare import prepare
 
-    there = os.path.exists(output)  # noqa: PTH110 (Path.exists raises where the directory may not be looked into)
-    return force or not there or (stopped is not None and is_saved_in(stopped, output))
+    if inputs.like:
+        length = inputs.like.config.max_position_embeddings
+        request = replace(request, context=length, context_reason="same as the --like model")
+    identity = _run_identity(context, request, inputs)
+    # Where steps or epochs end the run, the bytes of the model depend on the number of threads.
+    is_fixed = fixed_threads or request.steps or request.epochs
+    tuner = None if is_fixed else hardware.torch_thread_tuner(request.threads)
+    machine: Machine | None = None
+    if stopped := output.stopped:
+        resume.check_same_run(stopped, identity, output.resume_path)
+        _check_hardware(stopped, output.resume_path)
+        request = replace(request, device=stopped.plan.train.device, dtype=stopped.plan.train.dtype)
+    else:
+        request, machine = _choose_hardware(request, device, dtype, tuner)
+    with hardware.explain_out_of_memory():
+        prepared = prepare(
+            request,
+            inputs.corpus,
+            machine,
+            held_out=inputs.held_out,
+            tokenizer=_open_tokenizer(inputs, stopped),
+            characters=inputs.tokenizer == "char",
+            base=inputs.base.config if inputs.base else None,
+            tokenizer_reason=inputs.tokenizer_reason,
+        )
+    if stopped:
+        check_fits(stopped.plan, hardware.free_memory(stopped.plan.train.device))
+        prepared = replace(prepared, plan=stopped.plan)
+    return Run(request, prepared, identity, tuner)
 
 
-def _check_device(stopped: Any, beside: Path) -> None:
-    """Raises LLMError when a stopped run cannot go on with what this computer has."""
+def _choose_hardware(
+    request: Request, device: str, dtype: str, tuner: "ThreadTuner | None"
+) -> "tuple[Request, Machine]":
+    """(the request with device and data type, this machine)"""
+    from llmcli.models import devices
+    from llmcli.training import hardware, throughput
+    from llmcli.training.cost_model import Machine
+
+    device = devices.pick_device(device)
+    dtype, reason = hardware.pick_dtype(dtype, device, request.threads)
+    hardware.check_dtype(dtype, device)
+    machine = Machine(partial(throughput.measure_throughput, tuner=tuner), hardware.free_memory(device))
+    return replace(request, device=device, dtype=dtype, machine_reason=reason), machine
+
+
+def _check_hardware(stopped: "StoppedRun", resume_path: Path) -> None:
+    """Raise LLMError if a stopped run cannot resume on this machine."""
     from llmcli.training import hardware
 
     settings = stopped.plan.train
@@ -603,116 +510,209 @@ def _check_device(stopped: Any, beside: Path) -> None:
         hardware.check_dtype(settings.dtype, settings.device)
     except LLMError as error:
         raise LLMError(
-            f"{beside} is of a run on {settings.device} in {settings.dtype}, which cannot go on here: {error}; go on "
-            "where that is possible, or begin anew with --force"
+            f"{resume_path} is of a run on {settings.device} in {settings.dtype}, which cannot resume here: {error}; "
+            "resume it on a machine that can, or start over with --force"
         ) from error
 
 
-def _prompt(ready: Any) -> str | None:
-    """The beginning of a sentence of the held-out text, or else of the training text, to try the model with."""
-    for ids, starts_inside in ((ready.held_out, True), (ready.tokens, False)):
-        documents: list[list[int]] = [[]]
-        for token in ids[:PROMPT_TOKENS].tolist():
-            if token == ready.tokenizer.eos_id:
-                documents.append([])
-            else:
-                documents[-1].append(token)
-        text = "\n".join(map(ready.tokenizer.decode, documents))
-        if prompt := example_prompt(text, starts_inside=starts_inside):
-            return prompt
-    return None
-
-
-def _chats(checkpoint: Any) -> bool:
-    """Whether the model has a chat template: then it was trained to answer."""
-    try:
-        return bool(json.loads(checkpoint.tokenizer_config_json or "{}").get("chat_template"))
-    except (ValueError, AttributeError):
-        return False
-
-
-def _is_kept(context: typer.Context, output: Path) -> bool:
-    """Whether the file that stands where the new model goes gets another name then: a model of ours under the name that
-    a model has where none is given. Whoever gives a name wants that name, and is asked for --force."""
+def _open_tokenizer(inputs: Inputs, stopped: "StoppedRun | None") -> "Tokenizer | None":
+    """The existing tokenizer to use; None if one is to be trained."""
+    from llmcli.data.tokenizer import Tokenizer
     from llmcli.formats import loading
 
-    source = context.get_parameter_source("output")
-    if source is None or source.name != "DEFAULT" or output.is_symlink() or not output.is_file():
-        return False
-    try:
-        return bool(loading.read_header(output).is_ours)
-    except LLMError:
-        return False
+    if model := inputs.base or inputs.like:
+        return loading.open_tokenizer(model)
+    text = stopped.tokenizer_json if stopped else inputs.tokenizer_json
+    return None if text is None else Tokenizer.from_json(text)
 
 
-def _save(output: Path, done: Any, beside: Path, adapter_only: bool, *, replace: bool, keep: bool) -> Path:
-    """Write the model where it was wanted, else, rather than lose it, where that can be done; the place it went to.
+def _run_identity(context: typer.Context, request: Request, inputs: Inputs) -> dict[str, Any]:
+    """What makes a run the same run: a stopped one resumes only if all of this is equal. JSON.
 
-    What is at `output` is left alone unless `replace`; with `keep` it gets another name first.
+    Resume files contain it: a key that is renamed or added makes older ones those of another run.
     """
+    from llmcli.training.record import versions
+
+    tokenizer = inputs.tokenizer
+    if inputs.tokenizer_json is not None:
+        tokenizer = hashlib.sha256(inputs.tokenizer_json.encode("utf-8")).hexdigest()
+    options = {param.name: param.opts[0] for param in context.command.params}
+    return {
+        "the text": _corpus_fingerprint(inputs.corpus),
+        "--val": inputs.held_out if isinstance(inputs.held_out, float) else _corpus_fingerprint(inputs.held_out),
+        "--from": _base_name(inputs),
+        "--tokenizer": tokenizer,
+        "--threads": request.threads,
+        "--lr-scale": request.lr,
+        **{options[name]: context.params[name] for name in IDENTITY_OPTIONS if context.params[name] is not None},
+        **{f"the version of {name}": version for name, version in versions().items()},
+    }
+
+
+def _base_name(inputs: Inputs) -> str | None:
+    """The base model in the identity of a run."""
+    from llmcli.formats import atomic_io
+
+    if inputs.base_path is None:
+        return None
+    return f"{atomic_io.name_of(inputs.base_path.resolve())} (sha256 {inputs.base_sha256[:16]})"
+
+
+def _corpus_fingerprint(corpus: "Corpus") -> str:
+    """A hash of the texts of a corpus and the names of their files."""
+    from llmcli.training.resume import text_fingerprint
+
+    return text_fingerprint((Path(d.name).name, d.text_bytes, d.sha256) for d in corpus.documents)
+
+
+def _note_stopped_run(output: Output, dry_run: bool) -> None:
+    """Say what happens to the state of a stopped run; with --force it is removed."""
+    if output.stopped:
+        console.note(f"{output.resume_path}: resuming from step {output.stopped.state.step:,}")
+    elif dry_run and output.resume_path.exists():
+        console.note(f"{output.resume_path}: state of a stopped run; kept, --dry-run changes nothing")
+    elif output.resume_path.exists():
+        console.note(f"{output.resume_path}: state of a stopped run; discarded because of --force")
+        output.discard_resume_file()
+
+
+def _add_base_to_record(record: dict[str, Any], inputs: Inputs) -> None:
+    """Note in the training record which model was fine-tuned, and where that one comes from."""
+    from llmcli.formats import atomic_io, loading
+
+    if inputs.base is None or inputs.base_path is None:
+        return
+    record["base"] = {"file": atomic_io.name_of(inputs.base_path.resolve()), "sha256": inputs.base_sha256}
+    if source := loading.source_hash(inputs.base):
+        record["base"]["source_sha256"] = source
+    record.update({key: inputs.base.record[key] for key in ("imported",) if key in inputs.base.record})
+
+
+def _check_space(output: Output, prepared: "Prepared") -> None:
+    """Raise LLMError if the disk has no space for the model, or for the adapters alone."""
     from llmcli.formats import adapters, atomic_io
-    from llmcli.formats.checkpoint import save
-    from llmcli.training.resume import is_resume_file
 
-    def write(place: Path) -> None:
-        if adapter_only:
-            adapters.save(place, done.adapters, done.checkpoint)
-        else:
-            save(place, done.checkpoint)
+    plan = prepared.plan
+    size = 4 * plan.model.parameters + len(prepared.tokenizer.to_json())
+    if output.adapter_only:
+        size = 4 * adapters.parameter_count(plan.model, plan.train.lora_rank)
+    atomic_io.check_space(output.path, size)
 
-    place = output
-    taken = "" if replace else f"{output} was written by another program during the run and is kept"
-    if taken and keep:
-        try:
-            console.note(f"the former {output} is kept as {atomic_io.set_aside(output)}")
-            taken = ""
-        except LLMError as error:
-            taken = str(error)
-    if taken:
-        place = next(p for n in itertools.count(2) if not (p := output.with_stem(f"{output.stem}-{n}")).exists())
-        console.warn(f"{taken}; the model goes to {place}")
+
+# ---- training
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run that has ended, its model saved."""
+
+    done: "Done"
+    file: Path  # where the model was saved
+    baselines: Baselines
+    resumable: bool  # whether an interrupted run can resume
+    signal: int | None  # that interrupted it
+    output_error: OSError | None  # why events could no longer be written to stdout, which ended the run
+
+
+def _train(run: Run, inputs: Inputs, output: Output, *, started: float, json_: bool) -> Result:
+    """Train, show what happens, and save the model at the end. `started` is when the time budget began."""
+    from llmcli.training import hardware, resume, trainer
+    from llmcli.training.events import Done, State
+    from llmcli.training.rules import regularization
+
+    prepared, plan = run.prepared, run.prepared.plan
+    text = inputs.corpus
+    sample_prompt = _first_words(next(next(text.texts())))
+    baselines = _baselines(inputs, prepared)
+    output_error: OSError | None = None
+    saver = resume.StateSaver(output.resume_path, run.identity, plan, prepared.tokenizer.to_json(), console.note)
+    view = progress.TrainingView(prepared.record["read_bytes"] / len(prepared.tokens), hidden=json_)
+    with stop_requests() as signals, view, hardware.explain_out_of_memory():
+        events = trainer.train(
+            plan,
+            prepared.tokenizer,
+            inputs.base,
+            prepared.tokens,
+            prepared.held_out,
+            prepared.record,
+            sample_prompt=sample_prompt,
+            started_at=started,
+            reserve_seconds=RESERVED_SECONDS + RESERVED_SECONDS_PER_MILLION * plan.model.parameters / 1e6,
+            stop=lambda: bool(signals or output_error),
+            save_due=saver.is_due,
+            resume_from=output.stopped.state if output.stopped else None,
+            regularize=partial(regularization, run.request, plan.model, len(prepared.tokens)),
+            tuner=run.tuner,
+        )
+        for event in _with_signal_exit_code(events, signals):
+            if isinstance(event, State):
+                saver.save(event)
+            elif isinstance(event, Done):
+                done = event
+                _complete_record(done, run, text, baselines, resumable=saver.resumable, measure=not signals)
+                file = output.save(done)
+                if not done.interrupted:  # also after a problem: a resumed run would meet it again
+                    output.discard_resume_file()
+            else:
+                try:
+                    show_event(event, view, json_=json_)
+                except OSError as error:  # the reader has gone, or the disk is full: save what has been trained
+                    output_error = output_error or error
+    return Result(done, file, baselines, saver.resumable, signals[0] if signals else None, output_error)
+
+
+def _with_signal_exit_code(events: "Iterator[Event]", signals: Sequence[int]) -> "Iterator[Event]":
+    """The same events; an LLMError after a signal gets the exit code of that signal."""
     try:
-        write(place)
-        return place
+        yield from events
     except LLMError as error:
-        problem = error
-    for directory in (None, os.path.expanduser("~")):  # noqa: PTH111 (it never fails)
-        with suppress(LLMError, OSError):
-            refuge = Path(tempfile.mkdtemp(prefix="llmcli-", dir=directory))
-            try:
-                write(refuge / output.name)
-            except BaseException:
-                shutil.rmtree(refuge, ignore_errors=True)
-                raise
-            console.warn(f"{problem}; so the model went to {refuge / output.name}")
-            return refuge / output.name
-    kept = f"; make room and type the same command: it goes on from {beside}" if is_resume_file(beside) else ""
-    raise LLMError(f"{problem}; no other place took the model either{kept}") from problem
+        if signals:
+            raise LLMError(str(error), 128 + signals[0]) from error
+        raise
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _baselines(inputs: Inputs, prepared: "Prepared") -> Baselines:
+    """Bits per byte of compressors on the held-out text, after reading the training text; none if it is too long for
+    the time there is."""
+    from llmcli.evaluation import compressors
+
+    budget = prepared.plan.train.seconds
+    seconds = BASELINE_SECONDS if budget is None else BASELINE_TIME_SHARE * budget
+    train_bytes, held_out_bytes = prepared.record["train_bytes"], prepared.record["held_out"]["bytes"]
+    if not held_out_bytes or not compressors.affordable(held_out_bytes, train_bytes, seconds):
+        return []
+    corpus, held_out = inputs.corpus, inputs.held_out
+    past = corpus.utf8(0, train_bytes)
+    text = corpus.utf8(train_bytes) if isinstance(held_out, float) else held_out.utf8()
+    return [(result.name, result.bits_per_byte) for result in compressors.baselines(text, past, seconds=seconds)]
 
 
-def _held_out(val: str | None, default: float) -> Any:
-    """A share of the corpus, or another corpus."""
-    from llmcli.data.corpus import read_corpus
+def _complete_record(
+    done: "Done", run: Run, text: "Corpus", baselines: Baselines, *, resumable: bool, measure: bool
+) -> None:
+    """Add memorization, if it is to be measured, and the summary of the run to the record in the model."""
+    record = done.checkpoint.record
+    record["memorised"] = _memorization(done.checkpoint, run, text) if measure and not done.problem else None
+    record["verdict"] = summarize(record, baselines, resumable=resumable)
 
-    if val is None:
-        return default
-    if Path(val).exists():
-        return read_corpus([val])
+
+def _memorization(checkpoint: "Checkpoint", run: Run, text: "Corpus") -> dict[str, Any] | None:
+    """How much of its training text the model repeats verbatim; None where it could not be measured."""
+    from llmcli.evaluation.memorization import measure_memorization
+
+    prepared = run.prepared
     try:
-        share = float(val)
-    except ValueError:
-        raise LLMError(f"--val {val}: there is no such file, and it is no share of the corpus such as 0.1") from None
-    if not 0 <= share < 1:
-        raise usage(f"--val {val} is no share of the corpus; give 0 (nothing held out) to below 1, or a file")
-    return share
+        result = measure_memorization(
+            checkpoint, prepared.tokenizer, prepared.held_out, prepared.read_from(text), run.request.seed
+        )
+    except Exception as error:  # the text was removed, or memory is short: the model must still be saved
+        console.note(f"memorization could not be measured: {error}")
+        return None
+    return as_record(result) if result else None
 
 
-def _first_words(text: str, longest: int = 24) -> str:
-    """The beginning of a text, up to the end of a word, to go on from.
+def _first_words(text: str, longest: int = SAMPLE_PROMPT_CHARACTERS) -> str:
+    """The start of a text, up to the end of a word: the prompt of the samples during training.
 
     >>> _first_words("Once upon a time there was a king.\\n")
     'Once upon a time there'
@@ -721,102 +721,71 @@ def _first_words(text: str, longest: int = 24) -> str:
     return line if len(line) <= longest else line[:longest].rsplit(" ", 1)[0]
 
 
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT and its like, so that the run can end well; a later second one ends it at once.
-
-    One request often comes as two signals: `timeout` sends it to the process and to its group, a closed terminal by the
-    shell and by the system.
-    """
-    caught: list[int] = []
-    first = 0.0  # when
-
-    def catch(number: int, _: Any) -> None:
-        nonlocal first
-        now = time.monotonic()
-        if not caught:
-            first = now
-            caught.append(number)
-            console.note_from_signal_handler("finishing this step and saving; once more to quit without")
-        elif now - first >= SAME_REQUEST:
-            raise KeyboardInterrupt
-
-    before = {kind: signal.signal(kind, catch) for kind in (signal.SIGINT, *termination_signals())}
-    try:
-        yield caught
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
+# ---- the report
 
 
-def _ending_as_asked(events: Iterator[Any], caught: Sequence[int]) -> Iterator[Any]:
-    """The events of a run; an error after a signal ends with the exit code of that signal."""
-    try:
-        yield from events
-    except LLMError as error:
-        if caught:
-            raise LLMError(str(error), 128 + caught[0]) from error
-        raise
-
-
-def _show_plan(plan: Any, is_result: bool, json_: bool) -> None:
-    if json_:
-        choices = [as_record(row) for row in plan.rows]
-        _event("plan", choices=choices, config=json.loads(dump_config(plan.model)), train=as_record(plan.train))
-        return
-    if is_result or not sys.stderr.isatty():
-        rows = [(row.name, row.value, row.reason) for row in plan.rows]
-        tables.table(("setting", "value", "reason"), rows, to_stderr=not is_result)
-        return
-    from llmcli.training.plan_table import overview
-
-    shown = [(row.name, f"{row.value} ({row.reason})") for row in overview(plan)]
-    for line in tables.pair_lines([*shown, ("", "--dry-run shows the whole plan")], sys.stderr):
-        console.note(line)
-
-
-def _show(event: Any, view: progress.TrainingView, json_: bool) -> None:
-    from llmcli.training import events
-
-    if json_:
-        kind = {events.Step: "step", events.Evaluation: "eval", events.Sample: "sample"}[type(event)]
-        _event(kind, **as_record(event))
-    elif isinstance(event, events.Step):
-        view.step(**as_record(event))
-    elif isinstance(event, events.Evaluation):
-        view.evaluation(event.step, event.bits_per_byte)
-    else:
-        view.sample(event.prompt, event.text)
-
-
-def _show_done(
-    done: Any, output: Path, parameters: int, json_: bool, baselines: list[tuple[str, float]], sentences: list[str]
-) -> None:
-    bits = done.score.bits_per_byte if done.score else None
-    if json_:
-        _event(
-            "done", file=str(output), steps=done.step, seconds=round(done.seconds, 2), bits_per_byte=bits,
-            parameters=parameters, best_step=done.best_step, interrupted=done.interrupted,
-            bits_per_byte_before=done.base_score.bits_per_byte if done.base_score else None,
-            baselines=[{"name": name, "bits_per_byte": found} for name, found in baselines],
-            memorised=done.checkpoint.record["memorised"], verdict=sentences,
-        )  # fmt: skip
-        return
-    verb = "interrupted: saved what there is in" if done.interrupted else "saved"
-    best = f" (best weights: step {done.best_step:,})" if done.best_step != done.step else ""
-    console.note(
-        f"{verb} {output}: {units.number(parameters)} parameters, {done.step:,} step{'s' * (done.step != 1)}{best}, "
-        f"{units.duration(done.seconds)}"
+def _report(context: typer.Context, result: Result, run: Run, inputs: Inputs, output: Output, *, json_: bool) -> None:
+    """Print what was saved, how good the model is, and what to type next."""
+    done = result.done
+    sentences = summarize(
+        done.checkpoint.record,
+        result.baselines,
+        command=_command_without_budget(context),
+        seconds=done.seconds,
+        resumable=result.resumable,
     )
-    if done.base_score and bits is not None:
-        kept = "; nothing that was tried was better, so it is as it was" if done.best_step == 0 else ""
-        before, after = (
-            units.bits_per_byte(done.checkpoint.record[key]) for key in ("bits_per_byte_before", "bits_per_byte")
-        )
-        console.note(f"held-out bits per byte: {before} before, {after} after{kept}")
-    for sentence in sentences:
-        console.note(sentence)
+    parameters = done.checkpoint.parameters
+    if output.adapter_only:
+        parameters = sum(array.size for array in (done.adapters or {}).values())
+        merge = ["llm", "import", str(inputs.base_path), "--adapter", str(result.file), "-o", "merged.safetensors"]
+        sentences.append(f"To use the adapters, merge them into the base model: {command_line(merge)}")
+    else:
+        prompt, chats = _example_prompt(run.prepared), _has_chat_template(done.checkpoint)
+        sentences += usage_hints(_name_to_type(result.file), prompt, chats=chats)
+    show_result(done, result.file, parameters=parameters, baselines=result.baselines, sentences=sentences, json_=json_)
+    if inputs.base and not output.adapter_only and not json_:
+        note_float32(inputs.base, str(inputs.base_path))
 
 
-def _event(kind: str, **values: Any) -> None:
-    console.json_result({"event": kind, **values})
+def _command_without_budget(context: typer.Context) -> str:
+    """The command as it was typed, without its budget and with --force, to be completed by a new budget."""
+    words = ["llm", "train", *context.params["corpus"]]
+    for param in context.command.params:
+        name = str(param.name)
+        if name in BUDGET_OPTIONS or not typed_options(context, name):
+            continue
+        value = context.params[name]
+        if isinstance(value, bool):
+            words.append((param.opts if value else param.secondary_opts)[0])
+        else:
+            words += [param.opts[0], str(value)]
+    return command_line([*words, "--force"])
+
+
+def _name_to_type(file: Path) -> str:
+    """The model as other commands need it named; "" for the default, which they find by themselves."""
+    return "" if str(file) == DEFAULT_MODEL else str(file)
+
+
+def _example_prompt(prepared: "Prepared") -> str | None:
+    """The start of a sentence of the held-out text, or else of the training text, to try the model with."""
+    tokenizer = prepared.tokenizer
+    for ids, starts_inside in ((prepared.held_out, True), (prepared.tokens, False)):
+        documents: list[list[int]] = [[]]
+        for token in ids[:MAX_PROMPT_SEARCH_TOKENS].tolist():
+            if token == tokenizer.eos_id:
+                documents.append([])
+            else:
+                documents[-1].append(token)
+        text = "\n".join(map(tokenizer.decode, documents))
+        if prompt := example_prompt(text, starts_inside=starts_inside):
+            return prompt
+    return None
+
+
+def _has_chat_template(checkpoint: "Checkpoint") -> bool:
+    """Whether the model was trained to answer in a chat."""
+    try:
+        return bool(json.loads(checkpoint.tokenizer_config_json or "{}").get("chat_template"))
+    except (ValueError, AttributeError):
+        return False

@@ -98,7 +98,7 @@ def test_models_side_by_side_documents_and_a_total(llm: Llm) -> None:
     Path("d/2.txt").write_text("qqq")
     Path("d/3.bin").write_bytes(b"\xff\0")
     answer = llm("eval", "d", "-m", "u.safetensors", "-m", "s.safetensors", "--json")
-    assert "left out: d/3.bin" in answer.stderr
+    assert "skipped: d/3.bin" in answer.stderr
     found = figures(answer)["results"]
     assert [(r["model"][0], r["file"]) for r in found] == [
         ("s", "d/1.txt"), ("u", "d/1.txt"), ("u", "d/2.txt"), ("s", "d/2.txt"), ("s", None), ("u", None)

@@ -1,0 +1,50 @@
+"""Ctrl-C and the other signals that ask a process to end."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from llmcli.cli import console
+
+SAME_REQUEST = 0.5  # seconds within which a second signal belongs to the same request
+
+
+def termination_signals() -> list[signal.Signals]:
+    """The signals besides SIGINT that ask a process of this system to end, without those that the parent process set
+    to be ignored, as nohup does."""
+    names = ("SIGTERM", "SIGHUP", "SIGBREAK")  # the last is Ctrl-Break and a closed window on Windows
+    signals = [number for name in names if (number := getattr(signal, name, None)) is not None]
+    return [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collect the first SIGINT or termination signal in a list, so that a run can end and save; a later second one
+    raises KeyboardInterrupt.
+
+    One request often arrives as two signals: `timeout` signals the process and its group, and a closed terminal is
+    reported by both the shell and the kernel.
+    """
+    received: list[int] = []
+    first_at = 0.0
+
+    def handle(number: int, _: FrameType | None) -> None:
+        nonlocal first_at
+        now = time.monotonic()
+        if not received:
+            first_at = now
+            received.append(number)
+            console.note_from_signal_handler(
+                "finishing this step and saving; press Ctrl-C again to quit without saving"
+            )
+        elif now - first_at >= SAME_REQUEST:
+            raise KeyboardInterrupt
+
+    handlers = {number: signal.signal(number, handle) for number in (signal.SIGINT, *termination_signals())}
+    try:
+        yield received
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -1,0 +1,110 @@
+"""What `llm train` shows of a run: the plan, the events as lines of JSON or in a live view, the result."""
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from llmcli import units
+from llmcli.cli import console, tables
+from llmcli.config import as_record
+from llmcli.formats.hf_config import dump_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmcli.cli.progress import TrainingView
+    from llmcli.formats.checkpoint import Checkpoint
+    from llmcli.training.events import Done, Evaluation, Sample, Step
+    from llmcli.training.plan import Plan
+
+Baselines = list[tuple[str, float]]  # (name of a compressor, bits per byte)
+
+
+def show_plan(plan: "Plan", *, dry_run: bool, json_: bool) -> None:
+    """The plan: with --dry-run the result; else on stderr, in a terminal as a summary of a few lines."""
+    if json_:
+        choices = [as_record(row) for row in plan.rows]
+        json_event("plan", choices=choices, config=json.loads(dump_config(plan.model)), train=as_record(plan.train))
+        return
+    if dry_run or not sys.stderr.isatty():
+        rows = [(row.name, row.value, row.reason) for row in plan.rows]
+        tables.table(("setting", "value", "reason"), rows, to_stderr=not dry_run)
+        return
+    from llmcli.training.plan_table import overview
+
+    pairs = [(row.name, f"{row.value} ({row.reason})") for row in overview(plan)]
+    for line in tables.pair_lines([*pairs, ("", "--dry-run shows the whole plan")], sys.stderr):
+        console.note(line)
+
+
+def show_event(event: "Step | Evaluation | Sample", view: "TrainingView", *, json_: bool) -> None:
+    """An event of the trainer. Raises OSError if stdout cannot be written to."""
+    from llmcli.training import events
+
+    if json_:
+        kind = {events.Step: "step", events.Evaluation: "eval", events.Sample: "sample"}[type(event)]
+        json_event(kind, **as_record(event))
+    elif isinstance(event, events.Step):
+        view.step(**as_record(event))
+    elif isinstance(event, events.Evaluation):
+        view.evaluation(event.step, event.bits_per_byte)
+    elif sys.stderr.isatty():
+        view.sample(event.prompt, event.text)
+
+
+def show_result(
+    done: "Done",
+    file: "Path",
+    *,
+    parameters: int,
+    baselines: Baselines,
+    sentences: list[str],
+    json_: bool,
+) -> None:
+    """The last event, or what was saved and how good it is; `sentences` are the summary of the run."""
+    if json_:
+        json_event(
+            "done",
+            file=str(file),
+            steps=done.step,
+            seconds=round(done.seconds, 2),
+            bits_per_byte=done.score.bits_per_byte if done.score else None,
+            parameters=parameters,
+            best_step=done.best_step,
+            interrupted=done.interrupted,
+            bits_per_byte_before=done.base_score.bits_per_byte if done.base_score else None,
+            baselines=[{"name": name, "bits_per_byte": bits} for name, bits in baselines],
+            memorised=done.checkpoint.record["memorised"],
+            verdict=sentences,
+        )
+        return
+    saved = "interrupted; saved" if done.interrupted else "saved"
+    best = f" (best weights: step {done.best_step:,})" if done.best_step != done.step else ""
+    console.note(
+        f"{saved} {file}: {units.number(parameters)} parameters, {done.step:,} step{'s' * (done.step != 1)}{best}, "
+        f"{units.duration(done.seconds)}"
+    )
+    if done.base_score and done.score:
+        before, after = (
+            units.bits_per_byte(done.checkpoint.record[key]) for key in ("bits_per_byte_before", "bits_per_byte")
+        )
+        unchanged = "; no step improved it, so the weights are unchanged" if done.best_step == 0 else ""
+        console.note(f"held-out bits per byte: {before} before, {after} after{unchanged}")
+    for sentence in sentences:
+        console.note(sentence)
+
+
+def note_float32(base: "Checkpoint", name: str) -> None:
+    """Say that the weights of a fine-tuned model are float32, if those of its base model are not."""
+    from llmcli.formats.safetensors_file import TORCH_NAMES
+
+    dtypes = sorted({TORCH_NAMES[dtype] for dtype in base.dtypes.values()})
+    if dtypes:
+        console.note(
+            f"the weights are saved as float32, those of {name} are {' and '.join(dtypes)}: small updates would be "
+            "lost in lower precision"
+        )
+
+
+def json_event(kind: str, **values: object) -> None:
+    console.json_result({"event": kind, **values})
