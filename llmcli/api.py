@@ -93,9 +93,9 @@ class Model:
 
     def search_next_words(self, prompt: str) -> NextWords:
         """All next words that the search found, with the probability that it left unexplored."""
-        from llmcli.generation.next_words import most_looks, next_words
+        from llmcli.generation.next_words import max_evaluations, next_words
 
-        return next_words(self.runtime, self.tokenizer, prompt, most_looks(self.parameters))
+        return next_words(self.runtime, self.tokenizer, prompt, max_evaluations(self.parameters))
 
     def score(self, text: str) -> Score:
         """How well the model predicts a text: `.bits_per_byte`, `.perplexity`, `.accuracy`, `.tokens`."""

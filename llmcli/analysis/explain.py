@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.data.tokenizer import Tokenizer
-from llmcli.generation.prompt import Prompt, read
+from llmcli.generation.first_token import read_prompt
+from llmcli.generation.prompt import Prompt
 from llmcli.models.logits import entropy, log_softmax, softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Array, Runtime
@@ -82,21 +83,21 @@ def predict_next(runtime: Runtime, tokenizer: Tokenizer, prompt: str, *, literal
     Raises LLMError for an empty prompt and for NaN or infinite logits.
     """
     vocabulary = tokenizer.vocabulary
-    opening = read(runtime, tokenizer, Prompt.of(prompt, tokenizer, literal=literal))
-    way = opening.ways_of(int(opening.logits.argmax()))[0]
-    token = way.tokens[-1]
+    first = read_prompt(runtime, tokenizer, Prompt.of(prompt, tokenizer, literal=literal))
+    continuation = first.continuations_of(int(first.logits.argmax()))[0]
+    token = continuation.tokens[-1]
     token_bytes = vocabulary.token_bytes[token]
-    tail = token_bytes[: len(token_bytes) - len(way.new)]
-    own = log_softmax(opening.logits if opening.own is None else opening.own)
-    logprobs = np.where(np.isneginf(opening.logits), -np.inf, own)
-    if opening.tokens is not None:  # entry -> token; several entries may have one token
+    tail = token_bytes[: len(token_bytes) - len(continuation.new_bytes)]
+    own = log_softmax(first.logits if first.model_logits is None else first.model_logits)
+    logprobs = np.where(np.isneginf(first.logits), -np.inf, own)
+    if first.tokens is not None:  # entry -> token; several entries may have one token
         entries, logprobs = logprobs, np.full(len(vocabulary), -np.inf)
-        np.logaddexp.at(logprobs, opening.tokens, entries)
+        np.logaddexp.at(logprobs, first.tokens, entries)
     allowed = np.ones(len(vocabulary), bool)
     if tail:
         allowed[:] = False
         allowed[[*vocabulary.prefixes_of(tail), *vocabulary.extensions_of(tail).tolist()]] = True
-    return NextToken(opening.take(way), tail, allowed, logprobs, token)
+    return NextToken(first.process(continuation), tail, allowed, logprobs, token)
 
 
 def explain(

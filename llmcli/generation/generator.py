@@ -1,7 +1,7 @@
-"""Prompt -> pieces of text. The one loop that every caller consumes: generate, training samples, tests.
+"""Prompt -> pieces of text. Every caller consumes this one loop: generate, chat, samples during training, tests.
 
-Whatever runs the graph comes in as a Runtime; numpy's is runtime.py, torch's is in model.py. The first token is chosen
-from what prompt.py says, which sums over the ways to split the prompt's end into tokens.
+The model is any Runtime. The first token comes from first_token.py, which sums over the tokenizations of the prompt's
+end.
 """
 
 from collections import deque
@@ -9,24 +9,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizer import StreamDecoder, Tokenizer
 from llmcli.data.vocabulary import START, state_after
-from llmcli.generation.prompt import Prompt, read
-from llmcli.generation.sampler import Sampler, Seen
-from llmcli.models.runtime import Runtime
+from llmcli.generation.first_token import read_prompt
+from llmcli.generation.prompt import Prompt
+from llmcli.generation.sampler import Sampler, SeenTokens
+from llmcli.models.runtime import Array, Runtime
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A token and the text that it completes; the last piece has no token and the reason."""
+    """A token and the text that it completes. The last piece has no token, but the reason why generation ended."""
 
     id: int | None
     text: str  # "" while a character is incomplete; all pieces joined are the whole text
-    logprob: float  # natural logarithm of the model's own probability, whatever the sampling; of the first token
-    # given the prompt's text, however that is split into tokens
+    logprob: float  # natural logarithm of the model's own probability, before any filter; that of the first token is
+    # given the prompt's text, summed over its tokenizations
     finish_reason: str | None = None  # "stop" (a stop text, or the end of the document) or "length"
 
 
@@ -39,60 +39,62 @@ def generate(
     literal: bool = False,
     sampler: Sampler | None = None,
 ) -> Iterator[Piece]:
-    """Continue a prompt, piece by piece. Never half a character, never any of a stop text.
+    """Continue a prompt, piece by piece. A piece never holds half a character or a part of a stop text.
 
-    A prompt that is not `literal` may have its last tokens split anew, and its last word may grow (see prompt.py). Of a
-    prompt longer than the context the end is kept. When the context is full, its newer half is kept and the text goes
-    on. Another `sampler` than that of `sampling` may choose. Raises LLMError for an empty prompt.
+    Unless `literal`, the prompt's end may be tokenized differently and its last word may continue (first_token.py). If
+    the prompt is longer than the context, its end is used. When the context is full, its newer half is kept and
+    generation goes on. `sampler` replaces the sampler that `sampling` describes. Raises LLMError for an empty prompt.
     """
     known = Prompt.of(prompt, tokenizer, literal=literal)
-    pieces = _tokens(runtime, tokenizer, known, sampling, sampler or Sampler(sampling))
-    return _until(pieces, sampling.stop) if sampling.stop else pieces
+    pieces = _pieces(runtime, tokenizer, known, sampling, sampler or Sampler(sampling))
+    return _until_stop(pieces, sampling.stop) if sampling.stop else pieces
 
 
-def _tokens(
+def _pieces(
     runtime: Runtime, tokenizer: Tokenizer, prompt: Prompt, sampling: SamplingConfig, sampler: Sampler
 ) -> Iterator[Piece]:
+    """The pieces, whatever the stop texts."""
     vocabulary, decoder, state, reason = tokenizer.vocabulary, StreamDecoder(), START, "length"
-    ids, seen = list(prompt.ids), Seen()
+    ids, seen = list(prompt.ids), SeenTokens()
     if sampling.repetition_penalty != 1:
-        seen = Seen(ids)
+        seen = SeenTokens(ids)
     for number in range(sampling.max_tokens):
         if number == 0:
-            ids, token, logprob, new = _first(runtime, tokenizer, prompt, sampler, seen)
-            after = state_after(new)
+            ids, token, logprob, new_bytes = _first_token(runtime, tokenizer, prompt, sampler, seen)
+            next_state = state_after(new_bytes)
         else:
-            own = logits_after(runtime, ids)[: len(vocabulary)]  # a model may have rows that no token uses
+            model_logits = logits_after(runtime, ids)[: len(vocabulary)]  # a model may have rows that no token uses
             allowed = vocabulary.allowed(state)
-            logits = own if allowed is None else np.where(allowed, own, np.float32(-np.inf))
-            token, logprob = sampler(logits, seen.ids(), own=own)
-            new, after = vocabulary.token_bytes[token], vocabulary.state_after(token, state)
+            logits = model_logits if allowed is None else np.where(allowed, model_logits, np.float32(-np.inf))
+            token, logprob = sampler(logits, seen.ids(), model_logits=model_logits)
+            new_bytes, next_state = vocabulary.token_bytes[token], vocabulary.state_after(token, state)
         if token in tokenizer.end_ids:
             reason = "stop"
             break
         ids.append(token)
         if sampling.repetition_penalty != 1:
             seen.add(token)
-        state = after
-        yield Piece(token, decoder.feed(new), logprob)
-    yield Piece(None, "", 0.0, reason)  # bytes of a character that did not become whole are not written
+        state = next_state
+        yield Piece(token, decoder.feed(new_bytes), logprob)
+    yield Piece(None, "", 0.0, reason)  # an incomplete character at the end is dropped
 
 
-def _first(
-    runtime: Runtime, tokenizer: Tokenizer, prompt: Prompt, sampler: Sampler, seen: Seen
+def _first_token(
+    runtime: Runtime, tokenizer: Tokenizer, prompt: Prompt, sampler: Sampler, seen: SeenTokens
 ) -> tuple[list[int], int, float, bytes]:
-    """(the tokens before the first one, that, its log probability given the prompt's text, what it writes after it)"""
-    opening = read(runtime, tokenizer, prompt)
-    entry, logprob = sampler(opening.logits, seen.ids(), own=opening.own, tokens=opening.tokens)
-    ways = opening.ways_of(entry)
-    way = ways[sampler.pick([way.probability for way in ways])]
-    return opening.take(way), way.tokens[-1], logprob, way.new
+    """(the tokens before the first one, the first token, its log probability given the prompt's text, the bytes that it
+    adds after the prompt)"""
+    first = read_prompt(runtime, tokenizer, prompt)
+    entry, logprob = sampler(first.logits, seen.ids(), model_logits=first.model_logits, tokens=first.tokens)
+    continuations = first.continuations_of(entry)
+    chosen = continuations[sampler.choose([continuation.probability for continuation in continuations])]
+    return first.process(chosen), chosen.tokens[-1], logprob, chosen.new_bytes
 
 
-def logits_after(runtime: Runtime, ids: Sequence[int]) -> NDArray[np.float32]:
-    """The logits [V] after tokens, of which the runtime has taken in all but the last, or none.
+def logits_after(runtime: Runtime, ids: Sequence[int]) -> Array:
+    """The logits [V] after `ids`, of which the runtime has processed none, or all but the last.
 
-    Of more than the context the end is taken; when the context is full, its newer half is kept.
+    Of more than the context the end is used. When the context is full, its newer half is kept.
     """
     if runtime.length == 0:
         return runtime.prefill(ids[-runtime.context :])
@@ -102,29 +104,34 @@ def logits_after(runtime: Runtime, ids: Sequence[int]) -> NDArray[np.float32]:
     return runtime.prefill(ids[-max(1, runtime.context // 2) :])
 
 
-def _until(pieces: Iterator[Piece], stops: Sequence[str]) -> Iterator[Piece]:
-    """The pieces before the first stop text; a piece waits while its text could be the beginning of one."""
-    waiting: deque[Piece] = deque()
+def _until_stop(pieces: Iterator[Piece], stops: Sequence[str]) -> Iterator[Piece]:
+    """The pieces before the first stop text. A piece is held back while its text could be the beginning of one."""
+    held: deque[Piece] = deque()
     for piece in pieces:
-        waiting.append(piece)
-        text = "".join(p.text for p in waiting)
-        found = min((at for stop in stops if (at := text.find(stop)) >= 0), default=-1)
-        begun = len(text) if piece.finish_reason else len(text) - _overlap(text, stops)
-        if 0 <= found <= begun:  # else a longer stop that began before may be under way
-            for held in waiting:
-                if found <= 0:
-                    break
-                yield replace(held, text=held.text[:found], finish_reason=None)
-                found -= len(held.text)
+        held.append(piece)
+        text = "".join(p.text for p in held)
+        stop = min((at for stop in stops if (at := text.find(stop)) >= 0), default=-1)
+        safe = len(text) if piece.finish_reason else len(text) - _overlap(text, stops)  # no stop text begins before
+        if 0 <= stop <= safe:  # otherwise a longer stop text, which began earlier, may still be completed
+            yield from _cut(held, stop)
             yield Piece(None, "", 0.0, "stop")
             return
-        while waiting and len(waiting[0].text) <= begun:
-            begun -= len(waiting[0].text)
-            yield waiting.popleft()
+        while held and len(held[0].text) <= safe:
+            safe -= len(held[0].text)
+            yield held.popleft()
+
+
+def _cut(pieces: deque[Piece], length: int) -> Iterator[Piece]:
+    """The pieces of the first `length` characters."""
+    for piece in pieces:
+        if length <= 0:
+            break
+        yield replace(piece, text=piece.text[:length], finish_reason=None)
+        length -= len(piece.text)
 
 
 def _overlap(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest end of `text` that begins a stop text.
+    """Length of the longest suffix of `text` that is the beginning of a stop text.
 
     >>> _overlap("the en", ["end", "stop"])
     2

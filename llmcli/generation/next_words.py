@@ -1,11 +1,12 @@
-"""Prompt -> the likeliest next words with their probabilities, whatever the tokenizer.
+"""Prompt -> the most likely next words with their probabilities, whatever the tokenizer.
 
-A model gives probabilities of tokens, and a word may be spelled in many ways: " apple", or " app" + "le". Best-first
-search follows the likeliest spellings until each has left its word, and sums over those of the same word. What was
-not followed to its end is the unexplored rest, so every probability is a lower bound, and all sum to 1 with the rest.
+A model gives probabilities of tokens, and a word has many spellings: " apple", or " app" followed by "le". Best-first
+search follows the most likely spellings until each has completed its word, and sums those of the same word. What was
+not followed to the end of a word is the unexplored rest. So each probability is a lower bound, and together with the
+rest they sum to 1.
 
-A word is a run of letters, digits and marks; Chinese characters, hiragana and katakana each make runs of their own,
-since no space parts their words; any other character, and a line's end, is a word by itself.
+A word is a run of letters, digits and combining marks. Chinese characters, hiragana and katakana each form runs of
+their own, since no spaces separate words in those scripts. Any other character, and a line break, is a word by itself.
 """
 
 import heapq
@@ -14,80 +15,92 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmcli.data.characters import character_class
 from llmcli.data.tokenizer import StreamDecoder, Tokenizer
 from llmcli.data.vocabulary import START, state_after
-from llmcli.generation.prompt import Path, Prompt, read
+from llmcli.generation.first_token import FirstToken, Path, read_prompt
+from llmcli.generation.prompt import Prompt
 from llmcli.models.logits import entropy, softmax
 from llmcli.models.runtime import Runtime
 
-UNEXPLORED = 0.001  # the search ends when less than this is left
-MOST_LOOKS, LEAST_LOOKS = 1000, 50  # or after asking the model so many times; a large one fewer times:
-MOST_WORK = 2e10  # looks x parameters
-OPENING_SHARE = 4  # one in so many of them is for the ways to split the prompt's end
-LONGEST_WORD = 16  # tokens of the context kept free for the word
-END = "<end>"  # stands for the end of the document
-LEAST = 1e-7  # a spelling less likely than this is left unexplored
+MAX_UNEXPLORED = 0.001  # the search ends when less probability than this is left
+MAX_EVALUATIONS, MIN_EVALUATIONS = 1000, 50  # ... or after so many evaluations of the model; fewer of a large one:
+MAX_WORK = 2e10  # evaluations x parameters
+PROMPT_SHARE = 4  # one in four evaluations is for the tokenizations of the prompt's end
+MAX_WORD_TOKENS = 16  # tokens of the context kept free for the word
+END = "<end>"  # the word that stands for the end of the document
+MIN_PROBABILITY = 1e-7  # less likely spellings stay unexplored
 
 
 @dataclass(frozen=True)
 class NextWord:
-    """A word and how likely it is to be the next."""
+    """A word and the probability that it comes next."""
 
     text: str
     probability: float
-    continues: bool = False  # letters that go on with the last word of the prompt: "s" after "apple"
+    continues: bool = False  # it continues the last word of the prompt: "s" after "apple"
 
 
 @dataclass(frozen=True)
 class NextWords:
-    """The likeliest first; all of them and `unexplored` sum to 1."""
+    """Next words, the most likely first. Their probabilities and `unexplored` sum to 1."""
 
     words: tuple[NextWord, ...]
     unexplored: float
-    looks: int  # times the model was asked
+    evaluations: int  # of the model
 
     @property
     def entropy(self) -> float:
-        """How unsure the next word is, in bits; the unexplored counts as one word, so it is this much at least."""
+        """Entropy of the next word in bits. The unexplored rest counts as one word, so this is a lower bound."""
         return entropy(np.array([*(word.probability for word in self.words), self.unexplored]))
 
 
-def most_looks(parameters: int) -> int:
-    """How often a model of so many parameters is asked at most: a few seconds' work.
+def max_evaluations(parameters: int) -> int:
+    """How often a model of this size is evaluated at most, so that it takes a few seconds.
 
-    >>> [most_looks(10**6), most_looks(135 * 10**6), most_looks(10**12)]
+    >>> [max_evaluations(10**6), max_evaluations(135 * 10**6), max_evaluations(10**12)]
     [1000, 148, 50]
     """
-    return max(LEAST_LOOKS, min(MOST_LOOKS, int(MOST_WORK / max(1, parameters))))
+    return max(MIN_EVALUATIONS, min(MAX_EVALUATIONS, int(MAX_WORK / max(1, parameters))))
 
 
-def next_words(runtime: Runtime, tokenizer: Tokenizer, text: str, most: int | None = None) -> NextWords:
-    """The words that may follow a text, at temperature 1; the model is asked `most` times at most, else MOST_LOOKS.
-    Raises LLMError for an empty one.
+def next_words(runtime: Runtime, tokenizer: Tokenizer, text: str, limit: int | None = None) -> NextWords:
+    """The words that may follow a text, at temperature 1, with at most `limit` evaluations (default MAX_EVALUATIONS).
 
-    The first tokens are those that `generate` chooses from (prompt.py), so probabilities are given the text, however
-    its last word is split into tokens.
+    As in `generate`, probabilities are given the text, however its end is tokenized (first_token.py). Raises LLMError
+    for an empty text.
     """
-    most = max(2, MOST_LOOKS if most is None else most)
-    prompt = Prompt.of(text, tokenizer)
-    opening = read(runtime, tokenizer, prompt, most=max(2, most // OPENING_SHARE), negligible=LEAST, room=LONGEST_WORD)
+    limit = max(2, MAX_EVALUATIONS if limit is None else limit)
+    first = read_prompt(
+        runtime,
+        tokenizer,
+        Prompt.of(text, tokenizer),
+        max_evaluations=max(2, limit // PROMPT_SHARE),
+        negligible=MIN_PROBABILITY,
+        reserve=MAX_WORD_TOKENS,
+    )
     search = _Search(tokenizer, in_word=character_class(text[-1]) == "letters")
-    known = 1 - opening.unexplored
-    for way in opening.ways(LEAST):
-        search.add(way.probability * known, way.tokens, way.new)
-    while opening.evaluations < most and search.is_worth_it():
-        chance, path, spelled = search.pop()
-        if len(path) <= opening.space:
-            allowed = tokenizer.vocabulary.allowed(max(START, state_after(spelled)))
-            logits = opening.logits_after(path).astype(np.float64)
-            if allowed is not None:
-                logits[~allowed] = -np.inf
-            chances = chance * softmax(logits) if np.isfinite(logits).any() else np.zeros(len(logits))
-            for token in (chances >= LEAST).nonzero()[0].tolist():
-                search.add(float(chances[token]), (*path, token), spelled + tokenizer.token_bytes[token])
-    return search.result(opening.evaluations)
+    explored = 1 - first.unexplored
+    for continuation in first.continuations(MIN_PROBABILITY):
+        search.add(continuation.probability * explored, continuation.tokens, continuation.new_bytes)
+    while first.evaluations < limit and search.should_continue():
+        probability, path, spelled = search.pop()
+        if len(path) <= first.space:
+            probabilities = probability * _next_token(first, tokenizer, path, spelled)
+            for token in (probabilities >= MIN_PROBABILITY).nonzero()[0].tolist():
+                search.add(float(probabilities[token]), (*path, token), spelled + tokenizer.token_bytes[token])
+    return search.result(first.evaluations)
+
+
+def _next_token(first: FirstToken, tokenizer: Tokenizer, path: Path, spelled: bytes) -> NDArray[np.float64]:
+    """The probabilities [V] of the token after `path`, which spells `spelled`; all 0 if the model allows none."""
+    allowed = tokenizer.vocabulary.allowed(max(START, state_after(spelled)))
+    logits = first.logits_after(path).astype(np.float64)
+    if allowed is not None:
+        logits[~allowed] = -np.inf
+    return softmax(logits) if np.isfinite(logits).any() else np.zeros(len(logits))
 
 
 class _Search:
@@ -95,42 +108,42 @@ class _Search:
 
     def __init__(self, tokenizer: Tokenizer, in_word: bool) -> None:
         self._end_ids, self._in_word = tokenizer.end_ids, in_word
-        self._found: dict[tuple[str, bool], float] = defaultdict(float)  # (word, does it go on with the text's last?)
-        self._known = 0.0  # their probabilities' sum
-        self._open: list[tuple[float, Path, bytes]] = []  # heap: (-probability, tokens, what they write after the text)
+        self._words: dict[tuple[str, bool], float] = defaultdict(float)  # (word, continues) -> probability
+        self._explored = 0.0  # sum of these probabilities
+        self._open: list[tuple[float, Path, bytes]] = []  # heap: (-probability, tokens, bytes after the text)
 
-    def add(self, chance: float, path: Path, new: bytes) -> None:
-        """A way to go on: a word if it is whole, else to be followed."""
-        word = _first_word(new, ended=path[-1] in self._end_ids)
+    def add(self, probability: float, path: Path, spelled: bytes) -> None:
+        """Add a spelling: it is counted if its first word is complete, and followed later if not."""
+        word = _first_word(spelled, ended=path[-1] in self._end_ids)
         if word is None:
-            heapq.heappush(self._open, (-chance, path, new))
+            heapq.heappush(self._open, (-probability, path, spelled))
         else:
-            continues = self._in_word and character_class(word[0]) == "letters" and new.startswith(word[0].encode())
-            self._found[word, continues] += chance
-            self._known += chance
+            continues = self._in_word and character_class(word[0]) == "letters" and spelled.startswith(word[0].encode())
+            self._words[word, continues] += probability
+            self._explored += probability
 
-    def is_worth_it(self) -> bool:
-        """Whether there is something to follow, and enough is not known."""
-        return bool(self._open) and 1 - self._known >= UNEXPLORED
+    def should_continue(self) -> bool:
+        """Whether there is a spelling to follow, and enough probability is unexplored."""
+        return bool(self._open) and 1 - self._explored >= MAX_UNEXPLORED
 
     def pop(self) -> tuple[float, Path, bytes]:
-        """The likeliest to follow: (probability, tokens, what they write)."""
-        negative, path, new = heapq.heappop(self._open)
-        return -negative, path, new
+        """The most likely spelling to follow: (probability, tokens, bytes after the text)."""
+        negative, path, spelled = heapq.heappop(self._open)
+        return -negative, path, spelled
 
-    def result(self, looks: int) -> NextWords:
-        ranked = sorted(self._found.items(), key=lambda item: (-item[1], item[0]))
-        words = tuple(NextWord(word, chance, continues) for (word, continues), chance in ranked)
-        return NextWords(words, max(0.0, 1 - self._known), looks)
+    def result(self, evaluations: int) -> NextWords:
+        ranked = sorted(self._words.items(), key=lambda item: (-item[1], item[0]))
+        words = tuple(NextWord(word, probability, continues) for (word, continues), probability in ranked)
+        return NextWords(words, max(0.0, 1 - self._explored), evaluations)
 
 
 def _first_word(spelled: bytes, *, ended: bool) -> str | None:
-    """The first word of what was spelled, if it is complete, else None. White space before it is no part of it.
+    """The first word, without white space before it; None if it is not complete yet. `ended`: the document ends here.
 
     >>> [_first_word(text.encode(), ended=False) for text in (" app", " apple.", "\\n", " 3", "リンゴを", "!")]
     [None, 'apple', '\\n', None, 'リンゴ', '!']
     """
-    text = StreamDecoder().feed(spelled).lstrip(" \t\u3000")  # a character half spelled is not there yet
+    text = StreamDecoder().feed(spelled).lstrip(" \t\u3000")  # without an incomplete character at the end
     if not text:
         return END if ended else None
     kind = character_class(text[0])
@@ -141,6 +154,7 @@ def _first_word(spelled: bytes, *, ended: bool) -> str | None:
 
 
 def _continues(text: str, i: int, kind: str) -> bool:
+    """Whether character i continues a word of this class; an apostrophe does between letters."""
     c = text[i]
     if character_class(c) == kind or unicodedata.category(c)[0] == "M" or (kind == "katakana" and c == "ー"):
         return True

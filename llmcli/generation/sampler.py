@@ -1,7 +1,9 @@
 """Logits -> a token id. Built once from a SamplingConfig, then called for every token.
 
-Filters are pure functions from logits to logits, in the order in which they apply: repetition penalty, temperature,
-top-k, top-p, min-p. What is filtered out is -inf.
+Filters are pure functions from logits to logits, applied in this order: repetition penalty, temperature, top-k, top-p,
+min-p. Tokens that a filter removes have logits of -inf.
+
+V = vocabulary size.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -13,31 +15,37 @@ from llmcli.config import SamplingConfig
 from llmcli.models.logits import log_softmax, softmax
 from llmcli.models.runtime import Array
 
-Ids = Collection[int] | NDArray[np.int64]
+Ids = Collection[int] | NDArray[np.int64]  # an array holds each id once
 
 
 class Sampler:
-    """`sampler(logits [V], seen ids)` -> (id, its log probability under the model itself).
-
-    Where -inf stands in the logits nothing is chosen; `own` are then the model's own logits. Entries can stand for
-    other tokens than their own number: `tokens` [V].
-    """
+    """`sampler(logits [V], seen ids)` -> (token id, its log probability under the model)."""
 
     def __init__(self, config: SamplingConfig) -> None:
         self._config = config
         self._rng = np.random.default_rng(config.seed)
 
     def __call__(
-        self, logits: Array, seen: Ids = (), *, own: Array | None = None, tokens: NDArray[np.int64] | None = None
+        self,
+        logits: Array,
+        seen: Ids = (),
+        *,
+        model_logits: Array | None = None,
+        tokens: NDArray[np.int64] | None = None,
     ) -> tuple[int, float]:
-        """Choose; raises LLMError when the logits are not numbers."""
-        logprobs = log_softmax(logits if own is None else own)
-        *_, (_, filtered) = self.stages(logits, seen, tokens)
-        token = int(filtered.argmax()) if self._config.temperature == 0 else self._draw(filtered)
-        return token, float(logprobs[token])
+        """Choose an entry of `logits`, in which -inf marks what is not allowed.
 
-    def pick(self, weights: Sequence[float]) -> int:
-        """One of several that all mean the same, by their weights; the greatest at temperature 0."""
+        `seen` are the tokens that the repetition penalty applies to. `model_logits` are the model's own, if different;
+        the log probability is theirs. `tokens` [V] are the token ids of the entries, if not their indices. Raises
+        LLMError for NaN or infinite logits.
+        """
+        logprobs = log_softmax(logits if model_logits is None else model_logits)
+        *_, (_, filtered) = self.stages(logits, seen, tokens)
+        chosen = int(filtered.argmax()) if self._config.temperature == 0 else self._draw(filtered)
+        return chosen, float(logprobs[chosen])
+
+    def choose(self, weights: Sequence[float]) -> int:
+        """The index of one of several equivalent choices, drawn by their weights; the heaviest at temperature 0."""
         if self._config.temperature == 0 or len(weights) == 1:
             return int(np.argmax(weights))
         return self._draw(np.log(np.array(weights, np.float64)).astype(np.float32))
@@ -45,13 +53,13 @@ class Sampler:
     def stages(
         self, logits: Array, seen: Ids = (), tokens: NDArray[np.int64] | None = None
     ) -> Iterator[tuple[str, Array]]:
-        """What each filter leaves of the logits, in the order in which they apply: (its name, logits)."""
+        """(name of a filter, logits after it) for each filter in order; arguments as in `__call__`."""
         config = self._config
         if tokens is not None and config.repetition_penalty != 1:
-            seen = np.flatnonzero(np.isin(tokens, as_array(seen)))
+            seen = np.flatnonzero(np.isin(tokens, _as_array(seen)))
         logits = repetition_penalty(logits, seen, config.repetition_penalty)
         yield "repetition-penalty", logits
-        if config.temperature == 0:  # the likeliest is taken
+        if config.temperature == 0:  # greedy: the other filters would not change the choice
             return
         logits = temperature(logits, config.temperature)
         yield "temperature", logits
@@ -62,13 +70,13 @@ class Sampler:
         yield "min-p", min_p(logits, config.min_p)
 
     def _draw(self, logits: Array) -> int:
-        heap = np.exp(logits - logits.max()).cumsum(dtype=np.float64)
-        token = int(heap.searchsorted(self._rng.random() * heap[-1], side="right"))
-        return min(token, int(heap.searchsorted(heap[-1])))  # rounding must not reach what is filtered out
+        cumulative = np.exp(logits - logits.max()).cumsum(dtype=np.float64)
+        drawn = int(cumulative.searchsorted(self._rng.random() * cumulative[-1], side="right"))
+        return min(drawn, int(cumulative.searchsorted(cumulative[-1])))  # rounding must not reach removed tokens
 
 
-class Seen:
-    """The tokens of a text that grows, each once; adding one costs the same however long the text is."""
+class SeenTokens:
+    """The distinct tokens of a growing text. Adding one takes constant time, however long the text is."""
 
     def __init__(self, ids: Iterable[int] = ()) -> None:
         self._known: set[int] = set()
@@ -85,50 +93,50 @@ class Seen:
         self._known.add(token)
 
     def ids(self) -> NDArray[np.int64]:
-        """In the order in which they came; a view."""
+        """In order of first appearance; a view."""
         return self._ids[: len(self._known)]
 
 
-def as_array(ids: Ids) -> NDArray[np.int64]:
-    """Distinct token ids; those of an array are taken to be distinct."""
-    return ids if isinstance(ids, np.ndarray) else np.fromiter(set(ids), np.int64)
-
-
 def repetition_penalty(logits: Array, seen: Ids, penalty: float) -> Array:
-    """Make tokens that were seen less likely: positive logits divided, negative ones multiplied (CTRL, section 4.1)."""
+    """Make seen tokens less likely: divide positive logits, multiply negative ones (arXiv:1909.05858, section 4.1)."""
     if penalty == 1 or not len(seen):
         return logits
-    logits, ids = logits.copy(), as_array(seen)
-    found = logits[ids]
-    logits[ids] = np.where(found > 0, found / penalty, found * penalty)
+    logits, ids = logits.copy(), _as_array(seen)
+    seen_logits = logits[ids]
+    logits[ids] = np.where(seen_logits > 0, seen_logits / penalty, seen_logits * penalty)
     return logits
 
 
 def temperature(logits: Array, value: float) -> Array:
-    """Below 1 the likely becomes likelier, above 1 everything becomes more alike."""
+    """Divide by the temperature: below 1 the distribution gets sharper, above 1 flatter."""
     return logits if value == 1 else (logits - logits.max()) / np.float32(min(max(value, 1e-6), 1e30))
 
 
 def top_k(logits: Array, k: int) -> Array:
-    """Keep the k likeliest; 0 keeps all. Equals of the last one kept stay too."""
+    """Keep the k most likely tokens, and ties with the last of them; 0 keeps all."""
     if not 0 < k < len(logits):
         return logits
-    least = np.partition(logits, -k)[-k]
-    return np.where(logits >= least, logits, np.float32(-np.inf))
+    threshold = np.partition(logits, -k)[-k]
+    return np.where(logits >= threshold, logits, np.float32(-np.inf))
 
 
 def top_p(logits: Array, p: float) -> Array:
-    """Keep the likeliest that together reach probability p (nucleus sampling, arXiv:1904.09751)."""
+    """Keep the most likely tokens that together reach probability p (nucleus sampling, arXiv:1904.09751)."""
     if p >= 1:
         return logits
-    chances = softmax(logits)
-    ranked = np.sort(chances)[::-1]
-    least = ranked[min(int(ranked.cumsum(dtype=np.float64).searchsorted(p)), len(ranked) - 1)]
-    return np.where(chances >= least, logits, np.float32(-np.inf))
+    probabilities = softmax(logits)
+    ranked = np.sort(probabilities)[::-1]
+    threshold = ranked[min(int(ranked.cumsum(dtype=np.float64).searchsorted(p)), len(ranked) - 1)]
+    return np.where(probabilities >= threshold, logits, np.float32(-np.inf))
 
 
 def min_p(logits: Array, p: float) -> Array:
-    """Keep what is at least p times as likely as the likeliest (arXiv:2407.01082)."""
+    """Keep tokens at least p times as likely as the most likely one (arXiv:2407.01082)."""
     if p <= 0:
         return logits
     return np.where(logits >= logits.max() + np.float32(np.log(p)), logits, np.float32(-np.inf))
+
+
+def _as_array(ids: Ids) -> NDArray[np.int64]:
+    """Distinct token ids; those of an array are distinct already."""
+    return ids if isinstance(ids, np.ndarray) else np.fromiter(set(ids), np.int64)

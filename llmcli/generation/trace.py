@@ -1,6 +1,6 @@
-"""Prompt -> an answer token by token: the candidates for each, what cut some of them, and the one chosen.
+"""Prompt -> a continuation step by step: the candidates for each token, what filters removed, and the token chosen.
 
-The loop is generator.py's and the choice sampler.py's; here somebody takes notes of it.
+The loop is that of generator.py and the choice that of sampler.py; a sampler that records its choices is all it takes.
 """
 
 from collections.abc import Iterator
@@ -22,85 +22,35 @@ class Candidate:
     """A token that could be chosen."""
 
     id: int
-    probability: float  # the model's own; of the first token given the prompt's text, however that is split into tokens
-    chance: float  # of being chosen, after temperature and filters
-    cut_by: str | None = None  # the filter that let it no longer be chosen
+    probability: float  # under the model; of the first token given the prompt's text, summed over its tokenizations
+    sampling_probability: float  # of being chosen, after temperature and filters
+    removed_by: str | None = None  # the filter that removed it
 
 
 @dataclass(frozen=True)
-class Cut:
-    """What a filter took away."""
+class Removal:
+    """What a filter removed."""
 
-    by: str  # "top-k", "top-p" or "min-p"
+    filter: str  # "top-k", "top-p" or "min-p"
     tokens: int
-    probability: float  # of them all, the model's own
+    probability: float  # of all these tokens, under the model
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One step of the walk."""
+class Step:
+    """The choice of one token."""
 
-    candidates: tuple[Candidate, ...]  # the likeliest first
+    candidates: tuple[Candidate, ...]  # the most likely first
     chosen: Candidate
-    left: int  # tokens that could be chosen
-    cuts: tuple[Cut, ...]
-    entropy: float  # of the model's own probabilities, in bits
-    spelling: bool  # several ways to split the prompt's end into tokens were summed; a token may begin inside it
-    text: str = ""  # what it adds to the text; "" while a character is incomplete
+    remaining: int  # tokens that could be chosen after all filters
+    removals: tuple[Removal, ...]
+    entropy: float  # of the model's probabilities, in bits
+    retokenized: bool  # several tokenizations of the prompt's end were summed; a token may begin inside the prompt
+    text: str = ""  # what the token adds to the text; "" while a character is incomplete
     finish_reason: str | None = None  # "stop" where the end of the document was chosen
 
 
-class _Watched(Sampler):
-    """Chooses like any other, and keeps how."""
-
-    def __init__(self, config: SamplingConfig, candidates: int) -> None:
-        super().__init__(config)
-        self._shown = candidates
-        self.choices: list[Choice] = []  # not yet told
-
-    def __call__(
-        self,
-        logits: Array,
-        seen: Ids = (),
-        *,
-        own: Array | None = None,
-        tokens: NDArray[np.int64] | None = None,
-    ) -> tuple[int, float]:
-        token, logprob = super().__call__(logits, seen, own=own, tokens=tokens)
-        own = softmax(logits if own is None else own)
-        cut_by: dict[int, str] = {}
-        cuts, before = [], logits
-        for name, after in self.stages(logits, seen, tokens):
-            gone = np.flatnonzero(np.isneginf(after) & ~np.isneginf(before)).tolist()
-            if gone:
-                cuts.append(Cut(name, len(gone), float(own[gone].sum())))
-                cut_by |= dict.fromkeys(gone, name)
-            before = after
-        chances = softmax(before)
-        left = int(np.isfinite(before).sum())
-        if self._config.temperature == 0:
-            chances = np.zeros_like(chances)
-            chances[token], left = 1, 1
-        ranked = [int(i) for i in np.argsort(-own, kind="stable") if np.isfinite(logits[i])][: self._shown]
-
-        def candidate(i: int) -> Candidate:
-            shown = i if tokens is None else int(tokens[i])
-            return Candidate(shown, float(own[i]), float(chances[i]), cut_by.get(i))
-
-        self.choices.append(
-            Choice(
-                candidates=tuple(map(candidate, ranked)),
-                chosen=candidate(token),
-                left=left,
-                cuts=tuple(cuts),
-                entropy=entropy(own),
-                spelling=tokens is not None,
-            )
-        )
-        return token, logprob
-
-
-def walk(
+def trace(
     runtime: Runtime,
     tokenizer: Tokenizer,
     prompt: str,
@@ -108,14 +58,74 @@ def walk(
     *,
     literal: bool = False,
     candidates: int = 5,
-) -> Iterator[Choice]:
-    """The steps of `generate` with the same values, `candidates` shown at each. Stop texts are not looked for. Raises
-    LLMError as `generate` does."""
-    sampler = _Watched(sampling, candidates)
+) -> Iterator[Step]:
+    """The steps of `generate` with the same arguments, each with the `candidates` most likely tokens.
+
+    Stop texts are ignored. Raises LLMError as `generate` does.
+    """
+    sampler = _RecordingSampler(sampling, candidates)
     sampling = replace(sampling, stop=())
     for piece in generate(runtime, tokenizer, prompt, sampling, literal=literal, sampler=sampler):
-        choices, sampler.choices = sampler.choices, []
-        for choice in choices:  # one, or none where a limit ended the text
-            chosen = choice.chosen if piece.id is None else replace(choice.chosen, id=piece.id)
-            shown = tuple(chosen if c == choice.chosen else c for c in choice.candidates)
-            yield replace(choice, chosen=chosen, candidates=shown, text=piece.text, finish_reason=piece.finish_reason)
+        steps, sampler.steps = sampler.steps, []
+        for step in steps:  # one, or none where a limit ended the text
+            # a piece's id is a token; what the sampler chose may be an entry that stands for it
+            chosen = step.chosen if piece.id is None else replace(step.chosen, id=piece.id)
+            shown = tuple(chosen if candidate == step.chosen else candidate for candidate in step.candidates)
+            yield replace(step, chosen=chosen, candidates=shown, text=piece.text, finish_reason=piece.finish_reason)
+
+
+class _RecordingSampler(Sampler):
+    """Chooses like any Sampler, and records how."""
+
+    def __init__(self, config: SamplingConfig, candidates: int) -> None:
+        super().__init__(config)
+        self._shown = candidates
+        self.steps: list[Step] = []  # since the caller last took them
+
+    def __call__(
+        self,
+        logits: Array,
+        seen: Ids = (),
+        *,
+        model_logits: Array | None = None,
+        tokens: NDArray[np.int64] | None = None,
+    ) -> tuple[int, float]:
+        chosen, logprob = super().__call__(logits, seen, model_logits=model_logits, tokens=tokens)
+        probabilities = softmax(logits if model_logits is None else model_logits)
+        filtered, removals, removed_by = self._filters(logits, seen, tokens, probabilities)
+        sampling_probabilities, remaining = softmax(filtered), int(np.isfinite(filtered).sum())
+        if self._config.temperature == 0:
+            sampling_probabilities = np.zeros_like(sampling_probabilities)
+            sampling_probabilities[chosen], remaining = 1, 1
+        ranked = [int(i) for i in np.argsort(-probabilities, kind="stable") if np.isfinite(logits[i])]
+
+        def candidate(i: int) -> Candidate:
+            token = i if tokens is None else int(tokens[i])
+            return Candidate(token, float(probabilities[i]), float(sampling_probabilities[i]), removed_by.get(i))
+
+        self.steps.append(
+            Step(
+                candidates=tuple(map(candidate, ranked[: self._shown])),
+                chosen=candidate(chosen),
+                remaining=remaining,
+                removals=removals,
+                entropy=entropy(probabilities),
+                retokenized=tokens is not None,
+            )
+        )
+        return chosen, logprob
+
+    def _filters(
+        self, logits: Array, seen: Ids, tokens: NDArray[np.int64] | None, probabilities: Array
+    ) -> tuple[Array, tuple[Removal, ...], dict[int, str]]:
+        """(logits after all filters, what each filter removed, entry -> the filter that removed it)"""
+        removals: list[Removal] = []
+        removed_by: dict[int, str] = {}
+        before = logits
+        for name, after in self.stages(logits, seen, tokens):
+            removed = np.flatnonzero(np.isneginf(after) & ~np.isneginf(before)).tolist()
+            if removed:
+                removals.append(Removal(name, len(removed), float(probabilities[removed].sum())))
+                removed_by |= dict.fromkeys(removed, name)
+            before = after
+        return before, tuple(removals), removed_by

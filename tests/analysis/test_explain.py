@@ -16,8 +16,8 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.vocabulary import START
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint, load
+from llmcli.generation.first_token import CONTINUE_WORD_FACTOR
 from llmcli.generation.generator import generate
-from llmcli.generation.prompt import INSIDE_WORD
 from llmcli.generation.sampler import Sampler
 from llmcli.models.logits import softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -153,9 +153,9 @@ class RecordingSampler(Sampler):
         super().__init__(SamplingConfig(temperature=0.0))
         self.calls: list[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]] = []
 
-    def __call__(self, logits, seen=(), *, own=None, tokens=None):
-        self.calls.append((logits, own, tokens))
-        return super().__call__(logits, seen, own=own, tokens=tokens)
+    def __call__(self, logits, seen=(), *, model_logits=None, tokens=None):
+        self.calls.append((logits, model_logits, tokens))
+        return super().__call__(logits, seen, model_logits=model_logits, tokens=tokens)
 
 
 @pytest.mark.parametrize("context", [16, 32, 200])
@@ -169,8 +169,8 @@ def test_probabilities_equal_those_of_generate_exactly(prompt: str, literal: boo
         NumpyRuntime(model), TOKENIZER, prompt, SamplingConfig(max_tokens=1), literal=literal, sampler=sampler
     )  # type: ignore[arg-type]
     next_token = next(pieces).id
-    [(logits, own, tokens)] = sampler.calls
-    used = logits if own is None else own
+    [(logits, model_logits, tokens)] = sampler.calls
+    used = logits if model_logits is None else model_logits
     total = float(np.log(float(np.exp(used - used.max()).sum())))
     logprobs = np.where(np.isneginf(logits), -np.inf, (used - used.max()).astype(np.float64) - total)
     expected = np.full(300, -np.inf)
@@ -208,8 +208,10 @@ def test_a_token_that_starts_inside_the_prompt_may_be_the_prediction() -> None:
             if data and rest.startswith(data):
                 yield from ([i, *more] for more in (paths(rest[len(data) :]) if data != rest else [[]]))
 
-    beyond = chances()[dog] * INSIDE_WORD
-    allowed = TOKENIZER.vocabulary.allowed(START) * np.where(TOKENIZER.vocabulary.begins_with_letter, INSIDE_WORD, 1)
+    beyond = chances()[dog] * CONTINUE_WORD_FACTOR
+    allowed = TOKENIZER.vocabulary.allowed(START) * np.where(
+        TOKENIZER.vocabulary.begins_with_letter, CONTINUE_WORD_FACTOR, 1
+    )
     ends = 0.0
     for path in paths(b" do"):
         spelled = math.prod(float(chances(*path[:n])[path[n]]) for n in range(len(path)))

@@ -31,8 +31,9 @@ from llmcli.config import SamplingConfig
 from llmcli.data.characters import begins_with_letter, character_class
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats.loading import load_any, open_tokenizer
+from llmcli.generation.first_token import read_prompt
 from llmcli.generation.generator import generate
-from llmcli.generation.prompt import Prompt, read
+from llmcli.generation.prompt import Prompt
 from llmcli.models.logits import log_softmax
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Runtime
@@ -136,9 +137,9 @@ def covers_of(runtime: Runtime, tokenizer: Tokenizer, prompt: str) -> Iterator[t
     model = Model(runtime, tokenizer, before)
     yield "masked", model, masked(model, tail.encode())
     known = Prompt.of(prompt, tokenizer)
-    ways = list(read(runtime, tokenizer, known).ways(1e-9))
+    ways = list(read_prompt(runtime, tokenizer, known).continuations(1e-9))
     model = Model(runtime, tokenizer, known.head)
-    yield "summed", model, [(math.log(way.probability), way.tokens, way.new) for way in ways]
+    yield "summed", model, [(math.log(way.probability), way.tokens, way.new_bytes) for way in ways]
 
 
 def places(text: str, count: int, rng: random.Random) -> dict[str, list[int]]:
@@ -218,11 +219,11 @@ def first_token(runtime: Runtime, tokenizer: Tokenizer, text: str, count: int) -
         for literal in (True, False):
             prompt = Prompt.of(text[end - CHARACTERS : end], tokenizer, literal=literal)
             began = time.perf_counter()
-            opening = read(runtime, tokenizer, prompt)
-            opening.take(opening.ways_of(int(opening.logits.argmax()))[0])
+            first = read_prompt(runtime, tokenizer, prompt)
+            first.process(first.continuations_of(int(first.logits.argmax()))[0])
             if number >= 3:
                 times["literal" if literal else "summed"].append(1000 * (time.perf_counter() - began))
-                times["evaluations"] += [] if literal else [opening.evaluations]
+                times["evaluations"] += [] if literal else [first.evaluations]
     extra = np.array(times["summed"]) - np.array(times["literal"])
     print(
         f"to the first token: literal {statistics.median(times['literal']):.1f} ms, summed "

@@ -60,7 +60,7 @@ def test_every_command_ends_at_any_width(monkeypatch: pytest.MonkeyPatch, tiny_m
     from tests.conftest import TEXT
 
     monkeypatch.setattr(
-        "llmcli.generation.next_words.most_looks", lambda parameters: 3
+        "llmcli.generation.next_words.max_evaluations", lambda parameters: 3
     )  # what is shown counts here, not what is found
     Path("c.txt").write_text(TEXT, "utf-8")
     for words in (

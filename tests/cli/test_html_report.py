@@ -424,7 +424,7 @@ def test_a_file_without_a_curve_as_a_page(llm: Llm, tiny_model: Path) -> None:
 def test_a_page_is_written_whole_and_never_over_another(
     llm: Llm, tiny_model: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(words_module, "MOST_LOOKS", 50)
+    monkeypatch.setattr(words_module, "MAX_EVALUATIONS", 50)
     answer = llm(*words, "--html", "page.html")
     assert answer.exit_code == 0 and answer.stdout == "" and "page.html" in answer.stderr
     first = Path("page.html").read_bytes()

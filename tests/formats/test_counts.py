@@ -102,7 +102,7 @@ def work(form: str) -> None:
 
     from llmcli.generation import next_words
 
-    next_words.most_looks = lambda parameters: 4  # a model that learned nothing looks for long
+    next_words.max_evaluations = lambda parameters: 4  # a model that learned nothing looks for long
     resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
     signal.signal(signal.SIGALRM, ring)
     groups = ("any", "model", "single")

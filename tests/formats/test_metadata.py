@@ -194,7 +194,9 @@ def read_by_all(models: Path, form: str, name: str, text: str, what: str) -> Non
 def test_anything_in_place_of_a_key_is_read_or_refused_by_every_command(
     models: Path, monkeypatch: pytest.MonkeyPatch, form: str, name: str, data: Any
 ) -> None:
-    monkeypatch.setattr(next_words, "most_looks", lambda parameters: 4)  # a model that learned nothing looks for long
+    monkeypatch.setattr(
+        next_words, "max_evaluations", lambda parameters: 4
+    )  # a model that learned nothing looks for long
     found = original(models, form, name)
     place = data.draw(st.sampled_from(places(found)))
     new = data.draw(json_values)

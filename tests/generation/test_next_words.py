@@ -13,8 +13,8 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.vocabulary import Vocabulary
 from llmcli.errors import LLMError
 from llmcli.generation import next_words as next_words_module
+from llmcli.generation.first_token import CONTINUE_WORD_FACTOR
 from llmcli.generation.next_words import NextWord, NextWords, next_words
-from llmcli.generation.prompt import INSIDE_WORD
 
 SURE = 1e-6  # logits are float32
 
@@ -27,7 +27,7 @@ class Tree:
 
     def __init__(self, context, vocab_size, after, prompt_length=1):
         self.context, self.vocab_size, self.after, self.prompt_length = context, vocab_size, after, prompt_length
-        self.taken, self.looks, self.first = [], 0, None
+        self.taken, self.evaluations, self.first = [], 0, None
 
     parameters = 1
 
@@ -38,7 +38,7 @@ class Tree:
     def prefill(self, ids):
         assert len(ids) > 0
         self.taken += ids
-        self.looks += 1
+        self.evaluations += 1
         if self.first is None:
             self.first = list(ids)
         assert self.length <= self.context
@@ -51,7 +51,7 @@ class Tree:
         return self.prefill([token])
 
     def logits(self, ids):
-        self.looks -= len(ids) - 1
+        self.evaluations -= len(ids) - 1
         return np.stack([self.prefill([token]) for token in ids])
 
     def rewind(self, length=0):
@@ -108,7 +108,7 @@ def first_word(text, *, ends=False):
     assert sum(shares(found).values()) + found.unexplored == pytest.approx(1, abs=SURE)
     assert len(found.words) == 1
     if not ends:
-        assert model.looks <= len(data)  # the word was told before the text's end
+        assert model.evaluations <= len(data)  # the word was told before the text's end
     return found.words[0].text
 
 
@@ -210,7 +210,7 @@ def test_every_word_is_exact_from_below_and_all_sum_to_1(seed):
     found = next_words(Tree(50, len(TOKENS) + 1, after), Table(TOKENS), ".")
     told = shares(found)
     assert sum(told.values()) + found.unexplored == pytest.approx(1, abs=SURE)
-    assert found.unexplored < next_words_module.UNEXPLORED + SURE
+    assert found.unexplored < next_words_module.MAX_UNEXPLORED + SURE
     assert told.keys() <= truth.keys()
     for word, probability in truth.items():
         assert probability - found.unexplored - SURE <= told.get(word, 0) <= probability + SURE
@@ -301,7 +301,7 @@ def test_a_model_that_never_ends_a_word_stops_at_the_context():
     found = next_words(model, Table([".", "a"]), ".")
     assert found.words == ()
     assert found.unexplored == pytest.approx(1)
-    assert model.looks <= 20
+    assert model.evaluations <= 20
 
 
 def test_words_longer_than_the_context_allows_are_the_unexplored_rest():
@@ -317,7 +317,7 @@ def test_a_model_that_branches_for_ever_is_asked_a_limited_number_of_times():
     found = next_words(model, Table([".", "a", "b"]), ".")
     assert found.words == ()
     assert found.unexplored == pytest.approx(1)
-    assert model.looks == found.looks == next_words_module.MOST_LOOKS
+    assert model.evaluations == found.evaluations == next_words_module.MAX_EVALUATIONS
 
 
 def test_the_search_ends_when_less_than_a_thousandth_is_left():
@@ -384,8 +384,12 @@ def test_a_prompt_cut_inside_a_token_is_searched_from_before_its_last_word():
         tail=" ap",
     )
     inside, after = 0.2 + 0.05 + 0.05, 0.05  # what makes the last word longer, and what does not
-    total = inside * INSIDE_WORD + after
-    expected = {"ple": 0.25 * INSIDE_WORD / total, "t": 0.05 * INSIDE_WORD / total, "e": after / total}
+    total = inside * CONTINUE_WORD_FACTOR + after
+    expected = {
+        "ple": 0.25 * CONTINUE_WORD_FACTOR / total,
+        "t": 0.05 * CONTINUE_WORD_FACTOR / total,
+        "e": after / total,
+    }
     assert shares(found) == pytest.approx(expected, abs=SURE)
     assert {word.text: word.continues for word in found.words} == {"ple": True, "t": True, "e": False}
     assert found.unexplored == pytest.approx(0, abs=SURE)
@@ -413,7 +417,7 @@ def test_with_a_real_tokenizer_words_and_the_unexplored_rest_sum_to_1(prompt):
     assert sum(word.probability for word in found.words) + found.unexplored == pytest.approx(1, abs=SURE)
     assert all(word.probability > 0 for word in found.words)
     assert len(found.words) > 5
-    assert found.looks == model.looks <= next_words_module.MOST_LOOKS
+    assert found.evaluations == model.evaluations <= next_words_module.MAX_EVALUATIONS
 
 
 def test_the_unexplored_counts_as_one_word_of_the_entropy() -> None:

@@ -13,7 +13,7 @@ from llmcli.config import SamplingConfig
 from llmcli.data.vocabulary import Vocabulary
 from llmcli.errors import LLMError
 from llmcli.generation.generator import generate
-from llmcli.generation.sampler import Sampler, Seen, min_p, repetition_penalty, temperature, top_k, top_p
+from llmcli.generation.sampler import Sampler, SeenTokens, min_p, repetition_penalty, temperature, top_k, top_p
 from llmcli.models.logits import softmax
 
 INF = math.inf
@@ -301,7 +301,7 @@ def test_every_option_is_tried_here():
 
 
 def test_seen_tokens_are_kept_once_each_in_order():
-    seen = Seen([5, 3, 5])
+    seen = SeenTokens([5, 3, 5])
     for token in range(200):
         seen.add(token)
     assert seen.ids().tolist() == [5, 3, *(n for n in range(200) if n not in (3, 5))]
@@ -313,8 +313,8 @@ def test_seen_tokens_are_kept_once_each_in_order():
 def test_a_step_under_the_repetition_penalty_does_not_go_through_the_text_again(monkeypatch):
     """A token is added once; what a step is given has at most as many as the vocabulary, not as the text."""
     added, given = [], []
-    add = Seen.add
-    monkeypatch.setattr(Seen, "add", lambda self, token: (added.append(token), add(self, token))[1])
+    add = SeenTokens.add
+    monkeypatch.setattr(SeenTokens, "add", lambda self, token: (added.append(token), add(self, token))[1])
 
     class Spy(Sampler):
         def __call__(self, logits, seen=(), **values):

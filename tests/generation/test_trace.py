@@ -13,9 +13,10 @@ from typer.testing import Result
 from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.vocabulary import START
+from llmcli.generation.first_token import read_prompt
 from llmcli.generation.generator import generate
-from llmcli.generation.prompt import Prompt, read
-from llmcli.generation.trace import Choice, walk
+from llmcli.generation.prompt import Prompt
+from llmcli.generation.trace import Step, trace
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import TEXT, random_checkpoint
@@ -26,11 +27,11 @@ CONFIG = ModelConfig(300, 32, 64, 2, 4, 2, 8, 32)
 ALLOWED = TOKENIZER.vocabulary.allowed(START)
 
 
-def walked(prompt: str, literal: bool = True, candidates: int = 5, **values: float) -> tuple[list[Choice], str]:
+def walked(prompt: str, literal: bool = True, candidates: int = 5, **values: float) -> tuple[list[Step], str]:
     """The steps, and what generate says with the same values."""
     sampling = SamplingConfig(**{"max_tokens": 6, "seed": 3, **values})  # type: ignore[arg-type]
     runtime = NumpyRuntime(random_checkpoint(CONFIG))
-    steps = list(walk(runtime, TOKENIZER, prompt, sampling, literal=literal, candidates=candidates))
+    steps = list(trace(runtime, TOKENIZER, prompt, sampling, literal=literal, candidates=candidates))
     pieces = list(generate(runtime, TOKENIZER, prompt, sampling, literal=literal))
     assert [piece.id for piece in pieces if piece.id is not None] == [step.chosen.id for step in steps]
     for piece, step in zip(pieces, steps, strict=False):
@@ -43,7 +44,7 @@ def walked(prompt: str, literal: bool = True, candidates: int = 5, **values: flo
 def test_the_walk_is_the_way_of_generate(values: dict[str, float], literal: bool) -> None:
     steps, text = walked("The cat sat", literal, **values)
     assert "".join(step.text for step in steps) == text
-    assert any(step.spelling for step in steps) is not literal
+    assert any(step.retokenized for step in steps) is not literal
 
 
 def test_probabilities_chances_and_cuts_are_those_of_the_definition() -> None:
@@ -57,39 +58,43 @@ def test_probabilities_chances_and_cuts_are_those_of_the_definition() -> None:
     np.testing.assert_allclose([c.probability for c in step.candidates], np.sort(own)[::-1], rtol=1e-4)
     squared = np.sort(own**2)[::-1][:20]  # temperature 0.5 squares probabilities
     kept = int(np.searchsorted(np.cumsum(squared / squared.sum()), 0.8)) + 1
-    assert step.left == kept
-    assert [(cut.by, cut.tokens) for cut in step.cuts] == [
+    assert step.remaining == kept
+    assert [(removal.filter, removal.tokens) for removal in step.removals] == [
         ("top-k", len(own) - 20),
         ("top-p", 20 - kept),
     ]
-    assert step.cuts[0].probability == pytest.approx(np.sort(own)[:-20].sum(), rel=1e-4)
-    chances = [c.chance for c in step.candidates]
+    assert step.removals[0].probability == pytest.approx(np.sort(own)[:-20].sum(), rel=1e-4)
+    chances = [c.sampling_probability for c in step.candidates]
     np.testing.assert_allclose(chances[:kept], squared[:kept] / squared[:kept].sum(), rtol=1e-4)
     assert not any(chances[kept:])
-    assert [c.cut_by for c in step.candidates] == [None] * kept + ["top-p"] * (20 - kept) + ["top-k"] * (len(own) - 20)
+    assert [c.removed_by for c in step.candidates] == [None] * kept + ["top-p"] * (20 - kept) + ["top-k"] * (
+        len(own) - 20
+    )
 
 
 def test_at_temperature_0_one_is_left() -> None:
     steps, _ = walked("The dog", temperature=0.0)
-    assert all(step.left == 1 and not step.cuts and step.chosen == step.candidates[0] for step in steps)
-    assert [c.chance for c in steps[0].candidates] == [1, 0, 0, 0, 0]
+    assert all(step.remaining == 1 and not step.removals and step.chosen == step.candidates[0] for step in steps)
+    assert [c.sampling_probability for c in steps[0].candidates] == [1, 0, 0, 0, 0]
 
 
 def test_the_first_step_sums_over_the_ways_to_split_the_last_word() -> None:
     """Its candidates are those of the distribution that prompt.py gives; the later steps are those of any text."""
     steps, _ = walked("The do", literal=False, candidates=300)
-    assert [step.spelling for step in steps] == [True] + [False] * 5
-    opening = read(NumpyRuntime(random_checkpoint(CONFIG)), TOKENIZER, Prompt.of("The do", TOKENIZER))
-    wanted = {"".join(map(str, way.tokens[-1:])) for way in opening.ways(0)}
+    assert [step.retokenized for step in steps] == [True] + [False] * 5
+    first = read_prompt(NumpyRuntime(random_checkpoint(CONFIG)), TOKENIZER, Prompt.of("The do", TOKENIZER))
+    wanted = {"".join(map(str, way.tokens[-1:])) for way in first.continuations(0)}
     assert {str(c.id) for c in steps[0].candidates} <= wanted
     assert sum(c.probability for c in steps[0].candidates) == pytest.approx(1, abs=1e-5)
-    assert sum(c.chance for c in steps[0].candidates) == pytest.approx(1, abs=1e-5)
+    assert sum(c.sampling_probability for c in steps[0].candidates) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_end_of_the_document_is_a_choice_too() -> None:
     model = random_checkpoint(CONFIG)
     model.tensors["model.norm.weight"][:] = 0
-    steps = list(walk(NumpyRuntime(model), TOKENIZER, "a", SamplingConfig(max_tokens=9, temperature=0.0), literal=True))
+    steps = list(
+        trace(NumpyRuntime(model), TOKENIZER, "a", SamplingConfig(max_tokens=9, temperature=0.0), literal=True)
+    )
     assert [(step.chosen.id, step.text, step.finish_reason) for step in steps] == [(0, "", "stop")]
 
 

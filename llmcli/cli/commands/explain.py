@@ -64,7 +64,7 @@ def explain(
     from llmcli.formats import atomic_io
     from llmcli.formats.ensemble_file import Ensemble
     from llmcli.formats.loading import load_any, open_tokenizer
-    from llmcli.generation.next_words import most_looks, next_words
+    from llmcli.generation.next_words import max_evaluations, next_words
     from llmcli.models.numpy_runtime import NumpyRuntime
 
     loaded = load_any(path)
@@ -89,7 +89,7 @@ def explain(
     found = explain.explain(
         runtime, tokenizer, text, literal=literal, candidates=next_, every_position=html is not None, ensemble=answering
     )
-    words = next_words(answering or runtime, tokenizer, text, most_looks(loaded.parameters))
+    words = next_words(answering or runtime, tokenizer, text, max_evaluations(loaded.parameters))
     if found.truncated:
         console.note(
             f"{found.truncated:,} tokens of the prompt do not fit the context of {config.max_position_embeddings:,}"

@@ -369,12 +369,12 @@ def _say_memory(text: str, found: Any, known: list["TrainingText"]) -> None:
 
 
 def _show_next(runtime: Any, tokenizer: Any, parameters: int, prompt: str, count: int, json_: bool) -> None:
-    from llmcli.generation.next_words import UNEXPLORED, most_looks, next_words
+    from llmcli.generation.next_words import MAX_UNEXPLORED, max_evaluations, next_words
 
-    most = most_looks(parameters)
+    most = max_evaluations(parameters)
     found = next_words(runtime, tokenizer, prompt, most)
     words = found.words[:count]
-    if found.looks == most:
+    if found.evaluations == most:
         console.note(f"stopped after asking the model {most:,} times; what was not followed is unexplored")
     if json_:
         listed = [
@@ -396,7 +396,7 @@ def _show_next(runtime: Any, tokenizer: Any, parameters: int, prompt: str, count
     rows.append(("(unexplored)", found.unexplored))
     if sys.stdout.isatty():
         console.heading(f"{truncate_start(prompt, terminal_width() - 2)}▁")
-        at_least = found.unexplored >= UNEXPLORED
+        at_least = found.unexplored >= MAX_UNEXPLORED
         console.paragraph(f"next word: {units.entropy(found.entropy, at_least=at_least)}")
     token_output.probabilities("next word", rows)
     console.caption(
@@ -406,10 +406,10 @@ def _show_next(runtime: Any, tokenizer: Any, parameters: int, prompt: str, count
 
 
 def _walk(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, literal: bool, json_: bool) -> None:
-    from llmcli.generation.trace import walk
+    from llmcli.generation.trace import trace
 
     steps, text = [], ""
-    for number, choice in enumerate(walk(runtime, tokenizer, prompt, sampling, literal=literal), 1):
+    for number, choice in enumerate(trace(runtime, tokenizer, prompt, sampling, literal=literal), 1):
         steps.append(choice)
         if not json_:
             _show_choice(choice, number, prompt + text, tokenizer, sampling)
@@ -428,8 +428,8 @@ def _walk(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, l
             "id": candidate.id,
             "text": tokenizer.label(candidate.id),
             "probability": round(candidate.probability, 6),
-            "chance": round(candidate.chance, 6),
-            "cut_by": candidate.cut_by,
+            "chance": round(candidate.sampling_probability, 6),
+            "cut_by": candidate.removed_by,
         }
 
     answer = {
@@ -440,10 +440,13 @@ def _walk(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, l
                 "text": choice.text,
                 "chosen": facts(choice.chosen),
                 "candidates": [facts(candidate) for candidate in choice.candidates],
-                "left": choice.left,
-                "cuts": [{"by": c.by, "tokens": c.tokens, "probability": round(c.probability, 6)} for c in choice.cuts],
+                "left": choice.remaining,
+                "cuts": [
+                    {"by": c.filter, "tokens": c.tokens, "probability": round(c.probability, 6)}
+                    for c in choice.removals
+                ],
                 "entropy_bits": round(choice.entropy, 6),
-                "spelling": choice.spelling,
+                "spelling": choice.retokenized,
             }
             for choice in steps
         ],
@@ -456,7 +459,7 @@ def _walk(runtime: Any, tokenizer: Any, prompt: str, sampling: SamplingConfig, l
 def _show_choice(choice: Any, number: int, text: str, tokenizer: Any, sampling: SamplingConfig) -> None:
     """One step: the candidates with the model's probability and the chance that the settings leave, and why."""
     console.heading(f"{number}  {truncate_start(text, terminal_width() - 6 - len(str(number)))}▁")
-    if choice.spelling:
+    if choice.retokenized:
         console.paragraph("the first token, summed over the ways to split the prompt's end into tokens")
     shown = list(choice.candidates)
     if choice.chosen not in shown:
@@ -470,8 +473,8 @@ def _show_choice(choice: Any, number: int, text: str, tokenizer: Any, sampling: 
                 "→" if c == choice.chosen else "",
                 name,
                 f"{c.probability:.3f}",
-                "" if c.cut_by else f"{c.chance:.3f}",
-                f"cut by {c.cut_by}" if c.cut_by else token_output.bar(c.chance, room),
+                "" if c.removed_by else f"{c.sampling_probability:.3f}",
+                f"cut by {c.removed_by}" if c.removed_by else token_output.bar(c.sampling_probability, room),
             )
             for c, name in zip(shown, names, strict=True)
         ],
@@ -485,8 +488,8 @@ def _show_choice(choice: Any, number: int, text: str, tokenizer: Any, sampling: 
         why.append("temperature 0 takes the likeliest")
     else:
         why.append(f"temperature {sampling.temperature:g}")
-        for c in choice.cuts:
+        for c in choice.removals:
             many = f"{c.tokens:,} token{'s' * (c.tokens != 1)} of {c.probability:.3f} together"
-            why.append(f"{c.by} {settings[c.by]:g} cuts {many}")
-        why.append(f"drawn from {choice.left:,}" if choice.left > 1 else "one is left")
+            why.append(f"{c.filter} {settings[c.filter]:g} cuts {many}")
+        why.append(f"drawn from {choice.remaining:,}" if choice.remaining > 1 else "one is left")
     console.paragraph("; ".join(why))

@@ -27,7 +27,7 @@ FAMILY = "👨‍👩‍👧"  # joined by zero-width joiners
 @pytest.fixture(autouse=True)
 def few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model leaves much to search for the next word."""
-    monkeypatch.setattr(next_words, "MOST_LOOKS", 50)
+    monkeypatch.setattr(next_words, "MAX_EVALUATIONS", 50)
 
 
 def test_json_tells_what_the_explainer_found(llm: Llm, tiny_model: Path) -> None:

@@ -13,10 +13,12 @@ import pytest
 from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.vocabulary import Vocabulary
-from llmcli.generation import prompt as prompts
+from llmcli.generation import first_token
+from llmcli.generation import prompt as prompt_module
+from llmcli.generation.first_token import CONTINUE_WORD_FACTOR, read_prompt
 from llmcli.generation.generator import generate
 from llmcli.generation.next_words import next_words
-from llmcli.generation.prompt import INSIDE_WORD, Prompt, read
+from llmcli.generation.prompt import Prompt
 from llmcli.generation.sampler import Sampler
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import softmax
@@ -107,7 +109,7 @@ def every_text(seed: int, head: list[int], tail: bytes) -> dict[tuple[int, ...],
 
 
 def weight(prompt: str, rest: bytes) -> float:
-    return INSIDE_WORD if prompt[-1].isalnum() and rest[:1].isalnum() else 1.0
+    return CONTINUE_WORD_FACTOR if prompt[-1].isalnum() and rest[:1].isalnum() else 1.0
 
 
 PROMPTS = ["b a", " ab", "b aba", ". a b", "a ", "b.", "a ba"]
@@ -137,25 +139,25 @@ def test_words_and_first_tokens_are_those_of_the_sum_over_every_sequence(prompt:
     for text, chance in words.items():
         assert chance / total - found.unexplored - 1e-6 <= shares[text] <= chance / total + 1e-6
 
-    opening = read(Model(seed), Table(), known, most=100_000, negligible=0)  # type: ignore[arg-type]
-    chosen = softmax(opening.logits.astype(np.float64))
+    first = read_prompt(Model(seed), Table(), known, max_evaluations=100_000, negligible=0)  # type: ignore[arg-type]
+    chosen = softmax(first.logits.astype(np.float64))
     said: dict[bytes, float] = defaultdict(float)
     for entry in np.flatnonzero(chosen):
-        said[opening.ways_of(int(entry))[0].new] += chosen[entry]
+        said[first.continuations_of(int(entry))[0].new_bytes] += chosen[entry]
     assert said == pytest.approx({text: chance / total for text, chance in firsts.items() if chance}, abs=1e-6)
-    assert sum(way.probability for way in opening.ways(0)) == pytest.approx(1)
-    assert opening.unexplored == 0
+    assert sum(way.probability for way in first.continuations(0)) == pytest.approx(1)
+    assert first.unexplored == 0
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_sampling_and_next_agree(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The chance that sampling at temperature 1 comes to a word, followed token by token, is what --next says."""
-    monkeypatch.setattr("llmcli.generation.next_words.UNEXPLORED", 1e-9)
-    monkeypatch.setattr("llmcli.generation.next_words.LEAST", 1e-14)
+    monkeypatch.setattr("llmcli.generation.next_words.MAX_UNEXPLORED", 1e-9)
+    monkeypatch.setattr("llmcli.generation.next_words.MIN_PROBABILITY", 1e-14)
     for seed in range(4):
         words: dict[str, float] = defaultdict(float)
         known = Prompt.of(prompt, Table())  # type: ignore[arg-type]
-        opening = read(Model(seed), Table(), known, most=10**5, negligible=0)  # type: ignore[arg-type]
+        first = read_prompt(Model(seed), Table(), known, max_evaluations=10**5, negligible=0)  # type: ignore[arg-type]
 
         def follow(
             path: tuple[int, ...],
@@ -172,12 +174,12 @@ def test_sampling_and_next_agree(prompt: str, monkeypatch: pytest.MonkeyPatch) -
             for token in np.flatnonzero(chances).tolist():
                 follow((*path, token), new + TOKENS[token], chance * chances[token] / chances.sum())
 
-        chosen = softmax(opening.logits.astype(np.float64))
+        chosen = softmax(first.logits.astype(np.float64))
         for entry in np.flatnonzero(chosen).tolist():
-            ways = opening.ways_of(entry)
+            ways = first.continuations_of(entry)
             for way in ways:
                 share = way.probability / sum(way.probability for way in ways)
-                follow(way.tokens, way.new, chosen[entry] * share)
+                follow(way.tokens, way.new_bytes, chosen[entry] * share)
         shares: dict[str, float] = defaultdict(float)
         for word in next_words(Model(seed), Table(), prompt, 100_000).words:  # type: ignore[arg-type]
             shares[word.text] += word.probability
@@ -188,13 +190,13 @@ def test_sampling_and_next_agree(prompt: str, monkeypatch: pytest.MonkeyPatch) -
 
 def test_drawn_texts_have_the_frequencies_of_the_sum() -> None:
     prompt, seed, counts = "b a", 1, defaultdict(int)
-    opening = read(Model(seed), Table(), Prompt.of(prompt, Table()))  # type: ignore[arg-type]
-    ways = {way.tokens: way.probability for way in opening.ways(0)}
+    first = read_prompt(Model(seed), Table(), Prompt.of(prompt, Table()))  # type: ignore[arg-type]
+    ways = {way.tokens: way.probability for way in first.continuations(0)}
     sampler = Sampler(SamplingConfig(temperature=1.0, min_p=0.0, seed=3))
     for _ in range(4000):
-        entry, _ = sampler(opening.logits, tokens=opening.tokens)
-        found = opening.ways_of(entry)
-        counts[found[sampler.pick([way.probability for way in found])].tokens] += 1
+        entry, _ = sampler(first.logits, tokens=first.tokens)
+        found = first.continuations_of(entry)
+        counts[found[sampler.choose([way.probability for way in found])].tokens] += 1
     for tokens, chance in ways.items():
         assert counts[tokens] / 4000 == pytest.approx(chance, abs=4 * math.sqrt(chance * (1 - chance) / 4000) + 1e-3)
 
@@ -223,7 +225,7 @@ def test_at_temperature_0_the_text_with_the_highest_sum_is_taken() -> None:
             return np.stack([np.log(rows.get(t, np.eye(len(TOKENS))[0] + 1e-12)) for t in taken]).astype(np.float32)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prompts, "INSIDE_WORD", 1.0)
+        patch.setattr(first_token, "CONTINUE_WORD_FACTOR", 1.0)
         pieces = list(generate(Small(0), Table(), "b a", SamplingConfig(max_tokens=1, temperature=0.0)))  # type: ignore[arg-type]
     assert (pieces[0].id, pieces[0].text) == (8, "b")
     assert pieces[0].logprob == pytest.approx(math.log(0.3 + 0.25) - math.log(0.8), abs=1e-5)
@@ -235,22 +237,24 @@ def test_at_temperature_0_the_text_with_the_highest_sum_is_taken() -> None:
 @pytest.mark.parametrize("most", [2, 3, 10])
 def test_the_model_is_evaluated_no_more_often_than_allowed(most: int) -> None:
     model = Model(0)
-    opening = read(model, Table(), Prompt.of("b abab", Table()), most=most, negligible=0)  # type: ignore[arg-type]
-    assert model.evaluations == opening.evaluations <= most
-    full = read(Model(0), Table(), Prompt.of("b abab", Table()), most=1000, negligible=0)  # type: ignore[arg-type]
-    for way in opening.ways(0):  # what was found is a lower bound
-        true = {w.tokens: w.probability for w in full.ways(0)}[way.tokens]
-        assert way.probability * (1 - opening.unexplored) <= true + 1e-9
+    first = read_prompt(model, Table(), Prompt.of("b abab", Table()), max_evaluations=most, negligible=0)  # type: ignore[arg-type]
+    assert model.evaluations == first.evaluations <= most
+    full = read_prompt(Model(0), Table(), Prompt.of("b abab", Table()), max_evaluations=1000, negligible=0)  # type: ignore[arg-type]
+    for way in first.continuations(0):  # what was found is a lower bound
+        true = {w.tokens: w.probability for w in full.continuations(0)}[way.tokens]
+        assert way.probability * (1 - first.unexplored) <= true + 1e-9
 
 
-@pytest.mark.parametrize(("parameters", "most"), [(10**6, 2 + prompts.EVALUATIONS), (135 * 10**6, 3), (10**9, 2)])
+@pytest.mark.parametrize(
+    ("parameters", "most"), [(10**6, 2 + first_token.MAX_EVALUATIONS), (135 * 10**6, 3), (10**9, 2)]
+)
 def test_a_large_model_is_evaluated_less_often(parameters: int, most: int) -> None:
     class Large(Model):
         pass
 
     Large.parameters = parameters
     model = Large(0)
-    read(model, Table(), Prompt.of("b abab", Table()), negligible=0)  # type: ignore[arg-type]
+    read_prompt(model, Table(), Prompt.of("b abab", Table()), negligible=0)  # type: ignore[arg-type]
     assert model.evaluations == most
 
 
@@ -264,23 +268,25 @@ def test_next_keeps_its_limit_after_a_very_long_word_and_says_what_is_unexplored
         if name != "step":
             setattr(runtime, name, lambda ids, inner=inner: (calls.__setitem__(0, calls[0] + 1), inner(ids))[1])
     found = next_words(runtime, tokenizer, "The dog ate " + 150 * "q", most)
-    assert calls[0] == found.looks <= most
+    assert calls[0] == found.evaluations <= most
     assert sum(word.probability for word in found.words) + found.unexplored == pytest.approx(1, abs=1e-6)
     assert found.words or found.unexplored == 1
 
 
 def test_a_literal_prompt_costs_one_evaluation_and_gives_the_models_own_logits() -> None:
     model = Model(0)
-    opening = read(model, Table(), Prompt.of("b a", Table(), literal=True))  # type: ignore[arg-type]
-    assert model.evaluations == 1 and opening.tokens is None
-    assert opening.own is not None and np.array_equal(opening.own, Model(0).prefill(Table().encode("b a")))
+    first = read_prompt(model, Table(), Prompt.of("b a", Table(), literal=True))  # type: ignore[arg-type]
+    assert model.evaluations == 1 and first.tokens is None
+    assert first.model_logits is not None and np.array_equal(
+        first.model_logits, Model(0).prefill(Table().encode("b a"))
+    )
 
 
 def test_of_a_long_prompt_the_end_is_read() -> None:
     for context in range(1, 12):
         for room in (0, 2, 20):
             model = Model(0, context)
-            read(model, Table(), Prompt.of("ab. ab. ab. ab abab", Table()), room=room)  # type: ignore[arg-type]
+            read_prompt(model, Table(), Prompt.of("ab. ab. ab. ab abab", Table()), reserve=room)  # type: ignore[arg-type]
             assert 1 <= model.length <= context
 
 
@@ -291,8 +297,14 @@ def test_a_mixture_reads_a_prompt_like_one_model_when_its_models_are_the_same() 
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
     model = random_checkpoint(ModelConfig(300, 32, 64, 2, 4, 2, 8, 32))
     known = Prompt.of("The dog", tokenizer)
-    one = read(NumpyRuntime(model), tokenizer, known, most=50, negligible=1e-6)
-    both = read(EnsembleRuntime([NumpyRuntime(model), NumpyRuntime(model)]), tokenizer, known, most=50, negligible=1e-6)
+    one = read_prompt(NumpyRuntime(model), tokenizer, known, max_evaluations=50, negligible=1e-6)
+    both = read_prompt(
+        EnsembleRuntime([NumpyRuntime(model), NumpyRuntime(model)]),
+        tokenizer,
+        known,
+        max_evaluations=50,
+        negligible=1e-6,
+    )
     np.testing.assert_allclose(softmax(both.logits), softmax(one.logits), atol=1e-5)
 
 
@@ -301,7 +313,7 @@ def test_the_last_tokens_of_a_word_are_split_anew_and_nothing_before_it() -> Non
     for text in ["The cat", "The ca", "The cat ", "T", "りんごを食べ", "The zzzzzzzz", "a\n\n", "don't"]:
         known = Prompt.of(text, tokenizer)
         before, word = tokenizer.split_last_word(text)
-        assert len(known.tail) <= prompts.RESPLIT and known.head
+        assert len(known.tail) <= prompt_module.RETOKENIZED and known.head
         assert word.encode().endswith(tokenizer.decode_bytes(known.tail))
         assert tokenizer.decode(known.ids) == ("" if before else "\n") + text
         assert known.tail, text

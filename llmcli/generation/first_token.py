@@ -1,0 +1,334 @@
+"""The distribution of the first token after a prompt, summed over the tokenizations of the prompt's end.
+
+A prompt may end inside a token: a model knows " eat", and has never seen " ea" followed by "t", as after "I like to
+ea". So the probability of a continuation given the prompt's bytes is a sum over all token sequences that spell the
+prompt. Each is weighted by its own probability, and its last token ends with the prompt or extends beyond it:
+
+    p(next | prompt) = sum of p(sequence) over those that spell prompt + next / sum of p(sequence) over all
+
+Only the tokens of the prompt's tail are tokenized again, most likely sequences first. The probability of what is not
+followed is known: it is reported as unexplored. `generate`, its --next and --steps, and `explain` all start here.
+
+V = vocabulary size; N = entries of the distribution; n = tokens of a group; T = tokens.
+"""
+
+import heapq
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.vocabulary import START, Vocabulary, state_after, state_between
+from llmcli.errors import LLMError
+from llmcli.generation.prompt import Prompt
+from llmcli.models.logits import check_finite, log_softmax, softmax
+from llmcli.models.runtime import Array, Runtime
+
+# Limits when text is generated: evaluations of the model for other tokenizations, fewer for a large model, so that
+# they take no longer than the prompt itself.
+MAX_EVALUATIONS = 8
+MAX_WORK = 150_000_000  # evaluations x parameters
+NEGLIGIBLE = 1e-3  # sequences less likely than this share of the total so far are not followed
+# People end a prompt at the end of a word more often than a random cut of a text would. So continuing the prompt's last
+# word is multiplied by this; measured on prompts that end inside and at the end of words (tests/benchmarks/LOG.md).
+CONTINUE_WORD_FACTOR = 0.4
+
+Path = tuple[int, ...]  # tokens after a prompt's head
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A token sequence that spells a prompt's tail and what its last token adds after it."""
+
+    probability: float
+    tokens: Path
+    new_bytes: bytes  # what the last token adds after the prompt
+
+
+class FirstToken:
+    """A distribution over N entries, which a Sampler chooses from.
+
+    The first V entries are the tokens of the vocabulary, by the text that they add; the others stand for text that only
+    the end of a longer token spells. The probabilities of all continuations that add the same text are summed.
+    """
+
+    logits: Array  # [N], -inf where an entry is not allowed
+    model_logits: Array | None = None  # [N], where they differ from `logits`
+    tokens: NDArray[np.int64] | None = None  # [N], the most likely last token of each entry; None: the entry itself
+
+    def __init__(self, search: "_Search", head: list[int], in_word: bool) -> None:
+        """`head` are the tokens before the prompt's tail; `in_word` says that the prompt's last word may continue."""
+        self._search, self._head, self._vocabulary = search, head, search.vocabulary
+        self.unexplored = search.unexplored  # share of the probability that sequences not followed may have
+        self._extra_entries: dict[bytes, int] = {}  # text -> entry from V on
+        groups = [*self._aligned_groups(in_word), *self._crossing_groups(in_word)]
+        total = sum(float(group.probabilities.sum()) for group in groups)
+        if not total:
+            raise LLMError(
+                "the model gives every allowed token a probability of 0: its weights are damaged; "
+                "check: llm inspect --verify"
+            )
+        self._groups = [replace(group, probabilities=group.probabilities / total) for group in groups]
+        if len(groups) > 1 or in_word:
+            self._sum_groups()
+        else:
+            allowed, self.model_logits = self._vocabulary.allowed(START), search.aligned[0].logits
+            self.logits = (
+                self.model_logits if allowed is None else np.where(allowed, self.model_logits, np.float32(-np.inf))
+            )
+
+    def continuations(self, min_probability: float) -> Iterator[Continuation]:
+        """All continuations that are at least as likely. Each adds at least one token after the prompt's text."""
+        for group in self._groups:
+            for i in np.flatnonzero(group.probabilities >= min_probability).tolist():
+                yield self._continuation(group, i)
+
+    def continuations_of(self, entry: int) -> list[Continuation]:
+        """The continuations that are summed in an entry, most likely first."""
+        of_entry = [
+            self._continuation(group, i)
+            for group in self._groups
+            for i in np.flatnonzero((group.entries == entry) & (group.probabilities > 0)).tolist()
+        ]
+        return sorted(of_entry, key=lambda continuation: -continuation.probability)
+
+    @property
+    def evaluations(self) -> int:
+        """How often the model has been evaluated so far."""
+        return self._search.evaluations
+
+    @property
+    def space(self) -> int:
+        """How many tokens after the prompt's head fit the context."""
+        return self._search.space
+
+    def logits_after(self, path: Path) -> Array:
+        """The logits [V] after the prompt's head and these tokens, at least one."""
+        return self._search.logits_after(path)
+
+    def process(self, continuation: Continuation) -> list[int]:
+        """Bring the runtime to the state before a continuation's last token.
+
+        Returns all tokens before it; the runtime holds them, or as many at the end as fit the context.
+        """
+        self._search.process(continuation.tokens[:-1])
+        return [*self._head, *continuation.tokens[:-1]]
+
+    def _aligned_groups(self, in_word: bool) -> Iterator["_Group"]:
+        """Continuations of sequences that end with the prompt: any token may follow."""
+        V = len(self._vocabulary)
+        every = np.arange(V)
+        factors = np.where(self._vocabulary.begins_with_letter, CONTINUE_WORD_FACTOR, 1.0) if in_word else np.ones(V)
+        allowed = self._vocabulary.allowed(START)
+        if allowed is not None:
+            factors[~allowed] = 0
+        for aligned in self._search.aligned:
+            weight = math.exp(aligned.logprob - self._search.log_total)
+            yield _Group(aligned.tokens, 0, every, every, weight * factors * softmax(aligned.logits.astype(np.float64)))
+
+    def _crossing_groups(self, in_word: bool) -> Iterator["_Group"]:
+        """Continuations of sequences whose last token extends beyond the prompt."""
+        for crossing in self._search.crossing:
+            probabilities = np.exp(crossing.logprobs - self._search.log_total)
+            if in_word:
+                probabilities[self._vocabulary.letter_at(crossing.last, crossing.inside)] *= CONTINUE_WORD_FACTOR
+            entries = self._entries(crossing.last, crossing.inside)
+            yield _Group(crossing.before, crossing.inside, crossing.last, entries, probabilities)
+
+    def _entries(self, tokens: NDArray[np.int64], inside: int) -> NDArray[np.int64]:
+        """The entries [n] of tokens whose first `inside` bytes belong to the prompt."""
+        entries, V = [], len(self._vocabulary)
+        for token in tokens.tolist():
+            new = self._vocabulary.token_bytes[token][inside:]
+            entry = self._vocabulary.find(new)
+            entries.append(
+                self._extra_entries.setdefault(new, V + len(self._extra_entries)) if entry is None else entry
+            )
+        return np.array(entries, np.int64)
+
+    def _sum_groups(self) -> None:
+        """Set `logits` and `tokens` to those of the summed probabilities."""
+        N = len(self._vocabulary) + len(self._extra_entries)
+        probabilities, highest, self.tokens = np.zeros(N), np.zeros(N), np.arange(N)
+        for group in self._groups:
+            np.add.at(probabilities, group.entries, group.probabilities)
+            higher = group.probabilities > highest[group.entries]
+            highest[group.entries[higher]] = group.probabilities[higher]
+            self.tokens[group.entries[higher]] = group.tokens[higher]
+        # shifted to the size of the model's logits, since the repetition penalty depends on it
+        aligned = self._search.aligned
+        shift = float(np.logaddexp.reduce(aligned[0].logits.astype(np.float64))) if aligned else 0.0
+        with np.errstate(divide="ignore"):
+            self.logits = (np.log(probabilities) + shift).astype(np.float32)
+
+    def _continuation(self, group: "_Group", i: int) -> Continuation:
+        token = int(group.tokens[i])
+        new_bytes = self._vocabulary.token_bytes[token][group.inside :]
+        return Continuation(float(group.probabilities[i]), (*group.before, token), new_bytes)
+
+
+def read_prompt(
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    *,
+    max_evaluations: int | None = None,
+    negligible: float = NEGLIGIBLE,
+    reserve: int = 0,
+) -> FirstToken:
+    """Process a prompt; the distribution of the token that follows.
+
+    The end of a long prompt is used, so that `reserve` tokens of the context stay free. The model is evaluated at most
+    `max_evaluations` times, which must be at least 2; by default as often as MAX_EVALUATIONS and MAX_WORK allow.
+    Sequences less likely than `negligible` times the total so far are not followed. Raises LLMError for damaged
+    weights.
+    """
+    if max_evaluations is None:
+        max_evaluations = 2 + min(MAX_EVALUATIONS, MAX_WORK // max(1, runtime.parameters))
+    space = max(1, runtime.context - reserve)
+    tail = prompt.tail[max(0, len(prompt.tail) - (space - 1)) :] if space > 1 else []
+    head = prompt.ids[: len(prompt.ids) - len(tail)]
+    search = _Search(runtime, tokenizer.vocabulary, head[-(space - len(tail)) :], tail)
+    while search.evaluations < max_evaluations and search.should_continue(negligible):
+        search.follow()
+    return FirstToken(search, head, prompt.in_word)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Continuations that differ in their last token alone."""
+
+    before: Path
+    inside: int  # bytes of the last token that still belong to the prompt
+    tokens: NDArray[np.int64]  # [n], last tokens
+    entries: NDArray[np.int64]  # [n]
+    probabilities: NDArray[np.float64]  # [n]
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    """A sequence that ends with the prompt."""
+
+    logprob: float
+    tokens: Path
+    logits: Array  # [V], after it
+
+
+@dataclass(frozen=True)
+class _Crossing:
+    """Sequences whose last token extends beyond the prompt, and that differ in it alone."""
+
+    logprobs: NDArray[np.float64]  # [n]
+    before: Path
+    inside: int  # bytes of the last token that belong to the prompt
+    last: NDArray[np.int64]  # [n], last tokens
+
+
+class _Search:
+    """Best-first search for the token sequences that spell the bytes of a tail."""
+
+    def __init__(self, runtime: Runtime, vocabulary: Vocabulary, head: list[int], tail: list[int]) -> None:
+        self.vocabulary = vocabulary
+        self.aligned: list[_Aligned] = []
+        self.crossing: list[_Crossing] = []
+        self.log_total = -math.inf  # logarithm of the sum of the probabilities of both
+        self.space = runtime.context - len(head)
+        self.evaluations = 0
+        self._open: list[tuple[float, Path, int]] = []  # heap of sequences to follow: (-logprob, tokens, bytes spelled)
+        self._log_too_long = -math.inf  # logarithm of the probability of sequences that do not fit the context
+        self._runtime, self._head_length = runtime, len(head)
+        self._cached = Path()  # tokens after the head in the runtime's cache
+        self._text = b"".join(vocabulary.token_bytes[token] for token in tail)
+        self._state = START  # of the UTF-8 decoder where the text begins
+        self._read(head, tail)
+
+    def _read(self, head: list[int], tail: list[int]) -> None:
+        """Process head and tail, and expand every prefix of the tail's own tokenization."""
+        self._runtime.rewind()
+        rows = [self._checked(self._runtime.prefill(head))]
+        if tail:
+            rows += [self._checked(row) for row in self._runtime.logits(tail)]
+            self._state = state_between(b"".join(self.vocabulary.token_bytes[token] for token in head[-4:]))
+            self._cached = tuple(tail)
+        self.evaluations = 1 + bool(tail)
+        logprob, spelled = 0.0, 0
+        for count, row in enumerate(rows):
+            following = tail[count] if count < len(tail) else None
+            logprobs = self._expand(logprob, tuple(tail[:count]), spelled, row, following)
+            if following is not None:
+                logprob += float(logprobs[following])
+                spelled += len(self.vocabulary.token_bytes[following])
+        if self.log_total == -math.inf:  # the prompt is impossible under the model: use its own tokenization
+            self.aligned, self.log_total = [_Aligned(0.0, tuple(tail), rows[-1])], 0.0
+
+    @property
+    def unexplored(self) -> float:
+        """The share of the probability that sequences not followed may have, at most."""
+        left = np.logaddexp.reduce([-cost for cost, _, _ in self._open], initial=self._log_too_long)
+        return float(np.exp(left - np.logaddexp(left, self.log_total))) if left > -np.inf else 0.0
+
+    def should_continue(self, negligible: float) -> bool:
+        """Whether the most likely sequence not followed has more than a negligible share of the total."""
+        return bool(self._open) and math.exp(min(0.0, -self._open[0][0] - self.log_total)) > negligible
+
+    def follow(self) -> None:
+        """Evaluate the model after the most likely sequence not followed, and expand it."""
+        cost, path, spelled = heapq.heappop(self._open)
+        self._expand(-cost, path, spelled, self.logits_after(path))
+
+    def logits_after(self, path: Path) -> Array:
+        """The logits [V] after the head and these tokens, at least one."""
+        self._runtime.rewind(self._head_length)
+        self._cached = path
+        self.evaluations += 1
+        return self._checked(self._runtime.prefill(path))
+
+    def process(self, path: Path) -> None:
+        """Let the runtime's cache hold the head and these tokens."""
+        if path != self._cached and path:
+            self.logits_after(path)
+        elif path != self._cached:
+            self._runtime.rewind(self._head_length)
+            self._cached = path
+
+    def _checked(self, logits: Array) -> Array:
+        row = logits[: len(self.vocabulary)]  # a model may have rows that no token uses
+        check_finite(row.max())
+        return row
+
+    def _expand(
+        self, logprob: float, path: Path, spelled: int, row: Array, skipped: int | None = None
+    ) -> NDArray[np.float64]:
+        """Continue a sequence with every token that fits the text, except `skipped`.
+
+        Returns the log probabilities [V] of the next token.
+        """
+        logprobs = log_softmax(row)
+        rest = self._text[spelled:]
+        if not rest:
+            self.aligned.append(_Aligned(logprob, path, row))
+            self.log_total = float(np.logaddexp(self.log_total, logprob))
+            return logprobs
+        self._add_crossing(logprob + logprobs, path, spelled)
+        for token in self.vocabulary.prefixes_of(rest):
+            if token != skipped:
+                cost, length = -logprob - float(logprobs[token]), len(self.vocabulary.token_bytes[token])
+                if len(path) < self.space:
+                    heapq.heappush(self._open, (cost, (*path, token), spelled + length))
+                else:
+                    self._log_too_long = float(np.logaddexp(self._log_too_long, -cost))
+        return logprobs
+
+    def _add_crossing(self, logprobs: NDArray[np.float64], path: Path, spelled: int) -> None:
+        """Add the sequences that end with a token that spells the rest of the text and more; logprobs [V]."""
+        rest = self._text[spelled:]
+        last = self.vocabulary.extensions_of(rest)
+        allowed = self.vocabulary.allowed(max(START, state_after(self._text[:spelled], self._state)))
+        if allowed is not None:
+            last = last[allowed[last]]
+        if len(last):
+            self.crossing.append(_Crossing(logprobs[last], path, len(rest), last))
+            self.log_total = float(np.logaddexp(self.log_total, np.logaddexp.reduce(logprobs[last])))
