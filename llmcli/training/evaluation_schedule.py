@@ -12,7 +12,7 @@ class EvaluationSchedule:
 
     training_per_evaluated: float = 24.0  # tokens trained on, per token evaluated, at least
     min_progress: float = 0.05  # of the run, at least
-    long_evaluation: float = 5e11  # operations (some seconds on a few cores) worth saving the state of the run before
+    long_evaluation: float = 5e11  # FLOPs (a few seconds on a few cores), before which the state of the run is saved
 
     def is_due(self, trained: int, evaluated: int, progress: float) -> bool:
         """Whether to evaluate `evaluated` tokens again, after training on `trained` tokens and making `progress`

@@ -35,11 +35,11 @@ def check_dtype(dtype: str, device: str) -> None:
 
 
 def pick_dtype(
-    wanted: str, device: str, threads: int, product_seconds: Callable[[torch.dtype], float] | None = None
+    requested: str, device: str, threads: int, product_seconds: Callable[[torch.dtype], float] | None = None
 ) -> tuple[str, str]:
     """(dtype, reason). For "auto": bfloat16 where matrix products are faster in it than in float32."""
-    if wanted != "auto":
-        return wanted, "as requested"
+    if requested != "auto":
+        return requested, "as requested"
     if device == "cuda":
         supported = torch.cuda.is_bf16_supported()
         return ("bfloat16", "the fastest on this GPU") if supported else ("float32", "this GPU has no bfloat16")
@@ -69,7 +69,7 @@ def _product_seconds(dtype: torch.dtype) -> float:
 def fastest_threads(counts: Sequence[int], chain_seconds: Callable[[int], float] | None = None) -> int:
     """The number of threads, of `counts`, with which small operations are fastest now; the first of equals.
 
-    Beside another busy process, fewer threads than cores are much faster: the threads wait for each other.
+    While another process is busy, fewer threads than cores are much faster, since threads wait for each other.
     `chain_seconds` measures one number of threads.
     """
     measure = chain_seconds or _chain_seconds

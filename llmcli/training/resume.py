@@ -22,7 +22,7 @@ from llmcli.training.events import State
 from llmcli.training.plan import Plan, PlanRow
 
 FORMAT_KEY, FORMAT_VERSION = "llmcli.resume", "1"
-HEADER_BYTES = 1 << 16  # at the beginning of the file, among which FORMAT_KEY is found
+HEADER_BYTES = 1 << 16  # from the beginning of the file, which include FORMAT_KEY
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0  # seconds between two saves: at first, and later at most ...
 PAUSE_PER_SAVE = 50  # ... but at least this many times as long as a save takes
 ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a PEFT directory

@@ -1,7 +1,7 @@
 """How many threads a training step should use, found by measurement during the run.
 
 The threads of an operation wait for each other at its end. A thread whose core is taken by another process delays all
-others: on two cores, beside one busy process, two threads train at 0.28 of their usual speed and one thread at 0.70
+others: on two cores, with one other busy process, two threads train at 0.28 of their usual speed and one thread at 0.70
 of it (tests/benchmarks/LOG.md). So a few steps are tried with another number of threads now and then, and the faster
 number is kept. Pure logic: the caller runs and times the steps.
 """

@@ -109,7 +109,7 @@ def train(
         due = bool(step) and run.is_evaluation_due()
         if due:
             yield from run.evaluate()
-        # before the evaluation that only an interrupted run has here: a resumed run must not depend on it
+        # saved before the evaluation that only an interrupted run makes: a resumed run must not depend on that
         if not run.is_over and (save_due() or interrupted):
             yield run.state()
         if interrupted and not due:

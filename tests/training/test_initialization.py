@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo
 
+from llmcli.config import TrainConfig
 from llmcli.models.induction import supports_induction, with_induction_heads
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.batch_schedule import BatchSchedule
-from llmcli.training.initialization import fresh_weights
+from llmcli.training.initialization import eager_without_compiler, fresh_weights
 from tests.training.small_runs import losses, prepared, run
 
 
@@ -23,3 +25,16 @@ def test_a_run_can_start_with_induction_heads(tmp_path: Path) -> None:
     ids = BatchSchedule(ready.tokens, settings, ready.tokenizer).batch(0, 0.0)
     assert supports_induction(config)
     assert first == pytest.approx(model.loss(torch.from_numpy(ids)).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("device", "seconds", "compiled"),
+    [("cuda", None, True), ("cuda", 120.0, True), ("cuda", 119.0, False), ("cpu", None, False)],
+)
+def test_a_missing_compiler_is_tolerated_only_in_passes_of_compiled_layers(
+    device: str, seconds: float | None, compiled: bool
+) -> None:
+    before = torch._dynamo.config.suppress_errors
+    with eager_without_compiler(TrainConfig(steps=1, device=device, seconds=seconds)):
+        assert torch._dynamo.config.suppress_errors == (compiled or before)
+    assert torch._dynamo.config.suppress_errors == before
