@@ -1,203 +1,263 @@
-"""What is known of a prompt or a file -> one page for a browser, complete in itself: no network, no server.
+"""An explanation of a prompt, or the facts of a model file -> one HTML page, complete in itself: no network, no server.
 
-Text from models and users goes into the page as data, never as markup, and its own small program shows it as text; the
-page forbids every other program (Content-Security-Policy). What it looks like is in pages/.
+Text from models and users goes into the page as data, never as markup; the scripts in pages/ show it as text, and a
+Content-Security-Policy forbids any other script.
 """
 
 import base64
 import hashlib
 import html
 import json
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from llmcli.analysis.explain import Explanation
+from llmcli import units
+from llmcli.analysis.explain import Candidates, Explanation
 from llmcli.cli.charts import INITIAL_SHARE
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.generation.next_words import NextWords
 from llmcli.training.summary import Curve
-from llmcli.units import BITS_PER_BYTE_DIGITS, bits_per_byte
 
 if TYPE_CHECKING:
     from llmcli.analysis.inspect import ParameterGroup
 
-MOST_ATTENTION = 1_300_000  # bytes, a byte a weight: the page of 200 tokens, 6 layers and 8 heads has 964,800
-LONGEST_TITLE = 200  # characters of the prompt; its tokens stand below
+MAX_ATTENTION = 1_300_000  # bytes, one per weight: 200 tokens, 6 layers and 8 heads take 964,800
+MAX_TITLE = 200  # characters of the prompt; all tokens are shown below
+
+# ---- explain
 
 
-def explanation(
-    found: Explanation,
+def explanation_page(
+    explanation: Explanation,
     tokenizer: Tokenizer,
     prompt: str,
     words: NextWords,
     count: int,
     model: str,
-    speaker: dict[str, Any] | None = None,
+    expert: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The page of an explanation, looked at everywhere; `count` words of the answer, as many as there are candidates.
-    Of a mixture `speaker` is the model in it that is shown, its name and weight.
+    """The page of an explanation made with `every_position`, with `count` next words and tokens. For an ensemble
+    `expert` is the name and weight of the model that is explained.
 
-    Attention weights are rounded to a 255th. Where those of all heads would make the page too large, it has the means
-    of each layer's heads, and of fewer tokens where those are too large too; it says so. All other figures are exact:
-    the page rounds them once, when it shows them.
+    Attention weights are rounded to 1/255. If those of all heads would make the page too large, it has the mean of each
+    layer's heads, if necessary of fewer tokens, and says so. All other figures are exact; the page rounds them when it
+    shows them.
     """
-    L, H, N, _ = found.attention.shape
-    notes = [f"Model: {model}, {_counted(L, 'layer')} with {_counted(H, 'attention head')} each."]
-    if speaker:
-        notes.append(
-            f"This is a mixture of models: shown is {_plain(speaker['name'])}, whose weight is {speaker['weight']:.3f} "
-            f"here; the answer is the mixture's."
-        )
-    attention = found.attention
-    if L * H * N * (N + 1) // 2 > MOST_ATTENTION:
-        attention = attention.mean(1, keepdims=True)
-        notes.append("For this many tokens only the mean of each layer's heads is kept, not every head.")
-    kept = N
-    while attention.shape[0] * attention.shape[1] * kept * (kept + 1) // 2 > MOST_ATTENTION:
-        kept = kept * 9 // 10
-    cut = N - kept
-    if before := found.truncated + found.preceding + cut:
-        notes.append(f"The last {kept:,} tokens of the prompt are shown; {before:,} stand before them.")
-    if found.tail:
-        notes.append(f"The likeliest first token begins inside the prompt, with its end “{_plain(found.tail)}”.")
-    rows = np.tril_indices(kept)
-    shares = attention[:, :, cut:, cut:][:, :, rows[0], rows[1]]
-    best = found.logit_lens.ids[:, cut:], found.logit_lens.probabilities[:, cut:]
-    used = np.unique(best[0])
-    place = {int(token): i for i, token in enumerate(used)}
-    answers = found.most_likely(count)
+    attention = _limited_attention(explanation.attention)
+    shown = attention.shape[-1]  # the last tokens
+    ids = explanation.ids[-shown:]
+    effects = _without_nan(explanation.ablation_effects[-shown:])
+    rows, columns = np.tril_indices(shown)
+    next_tokens = explanation.most_likely(count)
+    next_words = words.words[:count]
     data = {
-        "tokens": [tokenizer.label(token) for token in found.ids[cut:]],
-        "ids": found.ids[cut:],
-        "surprises": _known(found.surprisals[cut:]),
-        "effects": _known(found.ablation_effects[cut:]),
-        "layers": L,
+        "tokens": [tokenizer.label(token) for token in ids],
+        "ids": ids,
+        "surprisals": _without_nan(explanation.surprisals[-shown:]),
+        "effects": effects,
+        "layers": attention.shape[0],
         "heads": attention.shape[1],
-        "attention": base64.b64encode(np.rint(shares * 255).astype(np.uint8).tobytes()).decode(),
-        "texts": [tokenizer.label(int(token)) for token in used],
-        "lens": [
-            [
-                [[place[token], chance] for token, chance in zip(*pair, strict=True)]
-                for pair in zip(ids.tolist(), chances.tolist(), strict=True)
-            ]
-            for ids, chances in zip(*best, strict=True)
-        ],
-        "next": [[tokenizer.label(token), float(found.probabilities[token])] for token in answers],
-        "words": [[word.text, word.probability] for word in words.words[:count]],
-        "continues": [word.continues for word in words.words[:count]],
+        "attention": _base64_bytes(attention[:, :, rows, columns]),
+        **_lens_data(explanation.logit_lens, tokenizer, shown),
+        "next": [[tokenizer.label(token), float(explanation.probabilities[token])] for token in next_tokens],
+        "words": [[word.text, word.probability] for word in next_words],
+        "continues": [word.continues for word in next_words],
     }
-    answer = tokenizer.label(answers[0])
+    is_partial = None in effects and shown > 1
     texts = {
-        "summary": " ".join(notes),
-        "effects-hint": f"Bits by which “{_plain(answer).strip() or answer}”, the most likely next token, becomes less "
-        "likely when a token is left out. Plus: the token makes it more likely. Minus (the other colour): less likely."
-        + (" Only the last tokens were tried." if None in data["effects"] and kept > 1 else ""),
-        "unsure": f"The entropy of the next token is {found.entropy:.2f} bits: the model is as uncertain as if it "
-        f"chose among {2**found.entropy:,.1f} equally likely tokens.",
+        "summary": " ".join(_notes(explanation, model, expert, shown)),
+        "effects-hint": _effects_hint(tokenizer.label(next_tokens[0]), is_partial=is_partial),
+        "entropy": f"{units.entropy(explanation.entropy).capitalize()}. {units.choice(explanation.entropy, 'tokens')}",
     }
-    title = _plain(prompt)
-    return _page("explain", title if len(title) <= LONGEST_TITLE else f"…{title[-LONGEST_TITLE:]}", data, texts)
+    title = _printable(prompt)
+    return _page("explain", title if len(title) <= MAX_TITLE else f"…{title[-MAX_TITLE:]}", data, texts)
 
 
-def inspection(
-    facts: dict[str, Any], part: "ParameterGroup", curve: Curve | None, samples: Any, record: list[tuple[str, str]]
-) -> bytes:
-    """The page of a file: `facts` as `inspect --json` has them, the tree of its parameters, the curve of its training
-    and what it said on the way if it has them, and what else there is to say of it, (name, value) each."""
-    texts = samples.get("texts") if isinstance(samples, dict) else None
-    pairs = [pair for pair in texts if isinstance(pair, list) and len(pair) == 2] if isinstance(texts, list) else []
-    data = {
-        "prompt": str(samples.get("prompt", "")) if pairs else "",
-        "samples": [[str(step), str(text)] for step, text in pairs],
-        "parameters": facts["parameters"],
-        "map": _part(part, ""),
-        "curve": curve and {
-            "steps": curve.steps,
-            "training": [round(bits, 4) for bits in curve.training],
-            "held_out_steps": curve.held_out_steps,
-            "held_out": [round(bits, BITS_PER_BYTE_DIGITS) for bits in curve.held_out],
-            "said": _course(curve),
-        },
-        "settle": INITIAL_SHARE,
-        "record": record,
-        "config": [(str(key), json.dumps(value, ensure_ascii=False)) for key, value in facts["config"].items()],
-    }  # fmt: skip
-    tensors = len(facts["tensors"])
-    summary = f"{facts['parameters']:,} parameters in {tensors:,} tensors, {facts['bytes']:,} bytes."
-    return _page("inspect", _plain(facts["file"]), data, {"summary": summary})
+def _limited_attention(attention: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Attention weights [L, H, N, N], if too many for a page [L, 1, n, n]: the heads' mean, of the last n tokens."""
+
+    def size(tokens: int) -> int:
+        """Bytes of the lower triangles."""
+        return attention.shape[0] * attention.shape[1] * tokens * (tokens + 1) // 2
+
+    tokens = attention.shape[-1]
+    if size(tokens) > MAX_ATTENTION:
+        attention = attention.mean(1, keepdims=True)
+    while size(tokens) > MAX_ATTENTION:
+        tokens = tokens * 9 // 10
+    return attention[:, :, -tokens:, -tokens:]
 
 
-def _course(curve: Curve) -> str:
-    """The sentence under the picture of a run."""
-    first, last = (bits_per_byte(bits) for bits in (curve.training[0], curve.training[-1]))
-    steps = max([*curve.steps, *curve.held_out_steps])
-    said = f"Training went from {first} to {last} bits per byte in {steps:,} steps"
-    if not curve.held_out:
-        return f"{said}."
-    best = min(curve.held_out)
-    return (
-        f"{said}; the best interim figure for held-out text was {bits_per_byte(best)} at step "
-        f"{curve.held_out_steps[curve.held_out.index(best)]:,}. The final figure is in the record."
+def _notes(explanation: Explanation, model: str, expert: Mapping[str, Any] | None, shown: int) -> list[str]:
+    """Sentences on what the page shows, and what it leaves out."""
+    layers, heads, tokens, _ = explanation.attention.shape
+    notes = [f"Model: {model}, {_counted(layers, 'layer')} with {_counted(heads, 'attention head')} each."]
+    if expert:
+        notes.append(
+            f"The model is an ensemble. This page shows the inside of its expert {_printable(expert['name'])}, whose "
+            f"weight is {expert['weight']:.3f} here; the prediction is the ensemble's."
+        )
+    if layers * heads * tokens * (tokens + 1) // 2 > MAX_ATTENTION:
+        notes.append("Attention is shown as the mean of each layer's heads, to keep the page small.")
+    if before := explanation.truncated + explanation.preceding + tokens - shown:
+        notes.append(f"The last {_counted(shown, 'token')} of the prompt are shown; {before:,} before them are not.")
+    if explanation.tail:
+        tail = _printable(explanation.tail)
+        notes.append(f"The most likely next token starts inside the prompt: it includes the prompt's end “{tail}”.")
+    return notes
+
+
+def _lens_data(lens: Candidates, tokenizer: Tokenizer, shown: int) -> dict[str, Any]:
+    """The logit lens of the last positions: [layer][position][rank] is (index in `texts`, probability)."""
+    ids, probabilities = lens.ids[:, -shown:], lens.probabilities[:, -shown:]
+    tokens, indices = np.unique(ids, return_inverse=True)
+    pairs = np.stack([indices.reshape(ids.shape).astype(object), probabilities.astype(object)], -1)
+    return {"texts": [tokenizer.label(int(token)) for token in tokens], "lens": pairs.tolist()}
+
+
+def _effects_hint(next_token: str, *, is_partial: bool) -> str:
+    token = _printable(next_token).strip() or next_token
+    hint = (
+        f"Ablation: by how many bits “{token}”, the most likely next token, becomes less likely if a token is left "
+        "out. Plus: the token makes it more likely. Minus (in the other colour): less likely."
     )
+    return f"{hint} Only the last tokens were left out." if is_partial else hint
 
 
-def _part(part: "ParameterGroup", path: str) -> dict[str, Any]:
-    here = f"{path}.{part.name}" if path else part.name
-    shape = " or ".join(" × ".join(map(str, shape)) or "one number" for shape in list(part.shapes)[:2])
-    return {
-        "name": part.name, "path": here, "parameters": part.parameters, "copies": part.copies, "shape": shape,
-        "parts": [_part(inner, here) for inner in part.children.values()],
-    }  # fmt: skip
+def _base64_bytes(shares: NDArray[np.float32]) -> str:
+    """Numbers from 0 to 1 as bytes of 1/255, in base64."""
+    return base64.b64encode(np.rint(shares * 255).astype(np.uint8).tobytes()).decode()
 
 
-def _known(values: "np.ndarray[Any, Any]") -> list[float | None]:
-    """JSON has no NaN."""
+def _without_nan(values: NDArray[np.float64]) -> list[float | None]:
+    """None instead of NaN, which JSON does not have."""
     return [None if np.isnan(value) else value for value in values.tolist()]
 
 
-def _counted(count: int, what: str) -> str:
+# ---- inspect
+
+
+def inspection_page(
+    facts: Mapping[str, Any],
+    tree: "ParameterGroup",
+    curve: Curve | None,
+    samples: object,
+    record: Sequence[tuple[str, str]],
+) -> bytes:
+    """The page of a model file: `facts` as `inspect --json` prints them, the tree of its parameters, its training curve
+    and the samples in its training record if it has them, and further facts as (name, value)."""
+    prompt, texts = _samples(samples)
+    data = {
+        "prompt": prompt,
+        "samples": texts,
+        "parameters": facts["parameters"],
+        "tree": _tree_data(tree, ""),
+        "curve": None if curve is None else _curve_data(curve),
+        "initial_share": INITIAL_SHARE,
+        "record": record,
+        "config": [(str(key), json.dumps(value, ensure_ascii=False)) for key, value in facts["config"].items()],
+    }
+    tensors = len(facts["tensors"])
+    summary = f"{facts['parameters']:,} parameters in {tensors:,} tensors, {facts['bytes']:,} bytes."
+    return _page("inspect", _printable(facts["file"]), data, {"summary": summary})
+
+
+def _samples(samples: object) -> tuple[str, list[list[str]]]:
+    """(prompt, [step, text] of each sample) in a training record, which may hold anything."""
+    texts = samples.get("texts") if isinstance(samples, dict) else None
+    pairs = [pair for pair in texts if isinstance(pair, list) and len(pair) == 2] if isinstance(texts, list) else []
+    prompt = str(samples.get("prompt", "")) if isinstance(samples, dict) and pairs else ""
+    return prompt, [[str(step), str(text)] for step, text in pairs]
+
+
+def _curve_data(curve: Curve) -> dict[str, Any]:
+    return {
+        "steps": curve.steps,
+        "training": [round(bits, 4) for bits in curve.training],
+        "held_out_steps": curve.held_out_steps,
+        "held_out": [round(bits, units.BITS_PER_BYTE_DIGITS) for bits in curve.held_out],
+        "summary": _curve_summary(curve),
+    }
+
+
+def _curve_summary(curve: Curve) -> str:
+    """The sentence below the chart of a run."""
+    first, last = (units.bits_per_byte(bits) for bits in (curve.training[0], curve.training[-1]))
+    steps = max([*curve.steps, *curve.held_out_steps])
+    summary = f"The training loss went from {first} to {last} bits per byte in {steps:,} steps"
+    if not curve.held_out:
+        return f"{summary}."
+    best = min(curve.held_out)
+    step = curve.held_out_steps[curve.held_out.index(best)]
+    return (
+        f"{summary}; the best interim loss on held-out text was {units.bits_per_byte(best)} at step {step:,}. The "
+        "final figure is in the record."
+    )
+
+
+def _tree_data(group: "ParameterGroup", parent: str) -> dict[str, Any]:
+    path = f"{parent}.{group.name}" if parent else group.name
+    shape = " or ".join(" × ".join(map(str, shape)) or "one number" for shape in list(group.shapes)[:2])
+    return {
+        "name": group.name, "path": path, "parameters": group.parameters, "copies": group.copies, "shape": shape,
+        "children": [_tree_data(child, path) for child in group.children.values()],
+    }  # fmt: skip
+
+
+# ---- both
+
+
+def _counted(count: int, noun: str) -> str:
     """
     >>> [_counted(1, "layer"), _counted(30, "layer")]
     ['1 layer', '30 layers']
     """
-    return f"{count} {what}{'s' * (count != 1)}"
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
-def _plain(text: str) -> str:
-    """On one line and without what would turn its direction round."""
+def _printable(text: str) -> str:
+    """Text on one line, without control characters and bidirectional overrides."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _page(kind: str, title: str, data: dict[str, Any], texts: dict[str, str]) -> bytes:
-    """The file. `texts` by the id of the element that they go into."""
+def _page(kind: str, title: str, data: Mapping[str, Any], texts: Mapping[str, str]) -> bytes:
+    """A page of pages/: `data` for its script, `texts` by the id of the element that each goes into."""
     pages = files("llmcli.cli") / "pages"
-    style, body, *parts = (
+    style, body, *scripts = (
         (pages / name).read_text("utf-8") for name in ("page.css", f"{kind}.html", "shared.js", f"{kind}.js")
     )
-    program = "\n".join(parts)
-    for name, text in texts.items():
-        marked = f'id="{name}"></'
-        assert body.count(marked) == 1, name
-        body = body.replace(marked, f'id="{name}">{html.escape(text)}</')
+    script = "\n".join(scripts)
+    for id_, text in texts.items():
+        end = f'id="{id_}"></'
+        assert body.count(end) == 1, id_
+        body = body.replace(end, f'id="{id_}">{html.escape(text)}</')
     policy = (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(program)}'; base-uri 'none'; "
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; "
         f"form-action 'none'"
     )
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    for letter in "<>&\u2028\u2029":  # nothing in it can end the element, whatever it says
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n"
         f'<h1 id="title" dir="auto">{html.escape(title)}</h1>\n{body}</main>\n'
-        f'<script type="application/json" id="data">{text}</script>\n<script>{program}</script>\n</body>\n</html>\n'
+        f'<script type="application/json" id="data">{_json_for_script(data)}</script>\n<script>{script}</script>\n'
+        f"</body>\n</html>\n"
     ).encode("utf-8", "backslashreplace")
 
 
+def _json_for_script(data: Mapping[str, Any]) -> str:
+    """JSON inside a script element, which no text in it can end."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
 def _hash(text: str) -> str:
-    """By which the policy knows what may run."""
+    """The hash of a style or script, as a Content-Security-Policy lists it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()

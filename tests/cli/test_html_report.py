@@ -1,4 +1,4 @@
-"""The pages in a real browser: no error, what one points at is shown, hostile text stays text; and their size."""
+"""The pages: their data and size, and in a real browser selection, layout, and hostile text shown as text."""
 
 import base64
 import decimal
@@ -32,9 +32,9 @@ from tests.conftest import TEXT, random_checkpoint
 
 Llm = Callable[..., Result]
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-in_a_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt install chromium")
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium: apt install chromium")
 LONG = "The cat sat on the mat. The dog ate the hat. The cat ate the dog"  # 18 tokens
-DEEP = ModelConfig(300, 36, 64, 30, 9, 3, 4, 64)  # of as many layers and heads as SmolLM2 135M
+DEEP = ModelConfig(300, 36, 64, 30, 9, 3, 4, 64)  # as many layers and heads as SmolLM2 135M
 WORDS = NextWords((NextWord("hat", 0.75),), 0.25, 1)
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)> &lt; <!-- \x1b[31m \u202e abc \u2028"\\'
 
@@ -52,11 +52,11 @@ def data_of(text: str) -> dict:
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])  # type: ignore[index]
 
 
-def opened(path: Path, fragment: str = "", script: str = "", width: int = 1200) -> tuple[str, dict]:
-    """The document after it has run, and what `script` returned. Fails on anything that the browser complains of.
+def run_page(path: Path, fragment: str = "", script: str = "", width: int = 1200) -> tuple[str, dict]:
+    """(the document after its scripts have run, the result of `script`). Fails if the browser logs a message.
 
-    A script needs the page without its policy, which lets nothing but its own program run. No window is narrower than
-    500 pixels, so a narrower page is a frame in one.
+    With a script the page is loaded without its policy, which would forbid it. Browser windows are at least 500 pixels
+    wide, so a narrower page is loaded in a frame.
     """
     if script:
         text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", path.read_text("utf-8"))
@@ -80,33 +80,37 @@ def opened(path: Path, fragment: str = "", script: str = "", width: int = 1200) 
         capture_output=True, text=True, timeout=600, encoding="utf-8",
     )  # fmt: skip
     assert "CONSOLE" not in run.stderr, run.stderr
-    found = re.search(r'data-result="([^"]*)"', run.stdout)
-    return run.stdout, json.loads(html.unescape(found[1])) if found else {}
+    match = re.search(r'data-result="([^"]*)"', run.stdout)
+    return run.stdout, json.loads(html.unescape(match[1])) if match else {}
 
 
 @pytest.fixture
-def explanation(tmp_path: Path) -> Path:
+def page(tmp_path: Path) -> Path:
     path = tmp_path / "page.html"
-    found = explained("The cat sat on the mat.")
-    path.write_bytes(html_report.explanation(found, tokenizer(), "The cat sat on the mat.", WORDS, 5, "m.safetensors"))
+    explanation = explained("The cat sat on the mat.")
+    path.write_bytes(
+        html_report.explanation_page(explanation, tokenizer(), "The cat sat on the mat.", WORDS, 5, "m.safetensors")
+    )
     return path
 
 
-# ---- what the file holds
+# ---- the file
 
 
-def test_attention_is_kept_to_a_255th_and_all_else_is_exact(explanation: Path) -> None:
-    found, data = explained("The cat sat on the mat."), data_of(explanation.read_text("utf-8"))
-    L, H, N, _ = found.attention.shape
+def test_attention_is_rounded_to_a_255th_and_all_else_is_exact(page: Path) -> None:
+    explanation, data = explained("The cat sat on the mat."), data_of(page.read_text("utf-8"))
+    L, H, N, _ = explanation.attention.shape
     bytes_ = np.frombuffer(base64.b64decode(data["attention"]), np.uint8).reshape(L, H, -1) / 255
     rows, columns = np.tril_indices(N)
-    np.testing.assert_allclose(bytes_, found.attention[:, :, rows, columns], atol=0.5 / 255 + 1e-6)
+    np.testing.assert_allclose(bytes_, explanation.attention[:, :, rows, columns], atol=0.5 / 255 + 1e-6)
     chances = np.array([[[chance for _, chance in row] for row in depth] for depth in data["lens"]])
-    np.testing.assert_array_equal(chances, found.logit_lens.probabilities)
+    np.testing.assert_array_equal(chances, explanation.logit_lens.probabilities)
     texts = [[[data["texts"][which] for which, _ in row] for row in depth] for depth in data["lens"]]
-    assert texts == [[[tokenizer().label(i) for i in row] for row in depth] for depth in found.logit_lens.ids.tolist()]
-    assert data["words"] == [["hat", 0.75]] and data["effects"] == found.ablation_effects.tolist()
-    assert data["surprises"] == [None, *found.surprisals.tolist()[1:]]
+    assert texts == [
+        [[tokenizer().label(i) for i in row] for row in depth] for depth in explanation.logit_lens.ids.tolist()
+    ]
+    assert data["words"] == [["hat", 0.75]] and data["effects"] == explanation.ablation_effects.tolist()
+    assert data["surprisals"] == [None, *explanation.surprisals.tolist()[1:]]
 
 
 def to_fixed(value: float, digits: int) -> str:
@@ -114,19 +118,19 @@ def to_fixed(value: float, digits: int) -> str:
     return str(decimal.Decimal(value).quantize(decimal.Decimal(1).scaleb(-digits), decimal.ROUND_HALF_UP))
 
 
-def test_terminal_and_page_have_the_same_figures(llm: Llm, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An effect of 0.0749 was 0.07 in the terminal, and 0.08 on the page, which rounded 0.075."""
+def test_terminal_and_page_show_the_same_figures(llm: Llm, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both round once: a page that got 0.0749 as 0.075 would show 0.08, the terminal 0.07."""
     real = explain_module.explain
     effects = [0.0749, -0.0051, 2.0049, 0.00499, -1.23499, 0.99951]
     chances = [0.37249, 0.08549, 0.00049, 0.1234999]
 
-    def explain_as_told(*values: Any, **options: Any) -> Explanation:
-        found = real(*values, **options)
-        lens = replace(found.logit_lens, probabilities=found.logit_lens.probabilities.copy())
+    def explain_with_known_figures(*values: Any, **options: Any) -> Explanation:
+        explanation = real(*values, **options)
+        lens = replace(explanation.logit_lens, probabilities=explanation.logit_lens.probabilities.copy())
         lens.probabilities[..., :4] = chances
-        return replace(found, ablation_effects=np.resize(effects, len(found.ids)), logit_lens=lens)
+        return replace(explanation, ablation_effects=np.resize(effects, len(explanation.ids)), logit_lens=lens)
 
-    monkeypatch.setattr(explain_module, "explain", explain_as_told)
+    monkeypatch.setattr(explain_module, "explain", explain_with_known_figures)
     terminal = llm("explain", "The cat sat on the mat.").stdout
     assert llm("explain", "The cat sat on the mat.", "--html", "page.html").exit_code == 0
     data = data_of(Path("page.html").read_text("utf-8"))
@@ -140,111 +144,114 @@ def test_terminal_and_page_have_the_same_figures(llm: Llm, tiny_model: Path, mon
         assert answers[visible_whitespace(text)] == to_fixed(chance, 3)
 
 
-def test_the_curve_of_a_run_is_told_once() -> None:
-    said = html_report._course(Curve([1, 2000], [5.0, 0.2134999], [2, 1140], [0.5, 0.213499]))
-    assert said == (
-        "Training went from 5.000 to 0.213 bits per byte in 2,000 steps; the best interim figure for held-out text was "
-        "0.213 at step 1,140. The final figure is in the record."
+def test_the_summary_of_a_curve() -> None:
+    summary = html_report._curve_summary(Curve([1, 2000], [5.0, 0.2134999], [2, 1140], [0.5, 0.213499]))
+    assert summary == (
+        "The training loss went from 5.000 to 0.213 bits per byte in 2,000 steps; the best interim loss on held-out "
+        "text was 0.213 at step 1,140. The final figure is in the record."
     )
 
 
 def test_a_page_of_200_tokens_6_layers_and_8_heads_stays_under_2_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explain_module, "MAX_ABLATION_WORK", 1e6)
     config = ModelConfig(300, 64, 64, 6, 8, 4, 8, 400)
-    found = explained(" cat" * 200, config)
-    assert len(found.ids) == 200
-    text = html_report.explanation(found, tokenizer(), " cat" * 200, WORDS, 5, "m.safetensors")
+    explanation = explained(" cat" * 200, config)
+    assert len(explanation.ids) == 200
+    text = html_report.explanation_page(explanation, tokenizer(), " cat" * 200, WORDS, 5, "m.safetensors")
     assert len(text) < 2_000_000 and data_of(text.decode())["heads"] == 8
 
 
-def test_where_all_heads_are_too_much_their_means_are_shown_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = explained("The cat sat on the mat.")
-    L, _, N, _ = found.attention.shape
-    monkeypatch.setattr(html_report, "MOST_ATTENTION", L * N * (N + 1) // 2)
-    text = html_report.explanation(found, tokenizer(), "x", WORDS, 5, "m").decode()
-    assert "only the mean of each layer's heads" in html.unescape(text) and data_of(text)["heads"] == 1
-    monkeypatch.setattr(html_report, "MOST_ATTENTION", L * 15)
-    text = html_report.explanation(found, tokenizer(), "x", WORDS, 5, "m").decode()
+def test_if_all_heads_are_too_large_the_page_shows_their_mean_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    explanation = explained("The cat sat on the mat.")
+    L, _, N, _ = explanation.attention.shape
+    monkeypatch.setattr(html_report, "MAX_ATTENTION", L * N * (N + 1) // 2)
+    text = html_report.explanation_page(explanation, tokenizer(), "x", WORDS, 5, "m").decode()
+    assert "the mean of each layer's heads" in html.unescape(text) and data_of(text)["heads"] == 1
+    monkeypatch.setattr(html_report, "MAX_ATTENTION", L * 15)
+    text = html_report.explanation_page(explanation, tokenizer(), "x", WORDS, 5, "m").decode()
     kept = len(data_of(text)["tokens"])
-    assert kept <= 5 and f"The last {kept} tokens of the prompt are shown; {N - kept} stand before them." in text
+    assert kept <= 5 and f"The last {kept} tokens of the prompt are shown; {N - kept} before them are not." in text
     assert [len(depth) for depth in data_of(text)["lens"]] == [kept] * (L + 1)
 
 
-def test_nothing_is_loaded_from_elsewhere(explanation: Path) -> None:
-    text = explanation.read_text("utf-8")
+def test_a_page_loads_nothing(page: Path) -> None:
+    text = page.read_text("utf-8")
     assert "default-src 'none'" in text and not re.search(r"(?:src|href)=|@import|url\((?!#)", text)
     assert set(re.findall(r"https?://[^\s\"'`)]+", text)) == {"http://www.w3.org/2000/svg"}
 
 
-def test_the_answer_comes_first(explanation: Path) -> None:
-    text = explanation.read_text("utf-8")
-    places = [text.index(f'id="{name}"') for name in ("title", "words", "next", "strip", "grid", "effects", "layers")]
+def test_the_prediction_comes_first(page: Path) -> None:
+    text = page.read_text("utf-8")
+    places = [
+        text.index(f'id="{name}"')
+        for name in ("title", "next-words", "next-tokens", "tokens", "heads", "effects", "layers")
+    ]
     assert places == sorted(places)
 
 
 # ---- in a browser
 
 
-@in_a_browser
-def test_the_address_says_what_is_shown(explanation: Path) -> None:
-    found = explained("The cat sat on the mat.")
-    shown, _ = opened(explanation, "#token=3&layer=2&head=1")
+@needs_browser
+def test_the_address_selects_token_layer_and_head(page: Path) -> None:
+    explanation = explained("The cat sat on the mat.")
+    shown, _ = run_page(page, "#token=3&layer=2&head=1")
     assert 'id="token-3" tabindex="0" aria-selected="true"' in shown
-    label = tokenizer().label(int(found.logit_lens.ids[-1, 2, 0])).strip()
-    said = re.search(r'id="said"[^>]*>([^<]*)<', shown)[1]  # type: ignore[index]
-    assert said.startswith("Token 3, sat. Next: ") and label in html.unescape(said)
+    label = tokenizer().label(int(explanation.logit_lens.ids[-1, 2, 0])).strip()
+    announcement = re.search(r'id="announcement"[^>]*>([^<]*)<', shown)[1]  # type: ignore[index]
+    assert announcement.startswith("Token 3, sat. Next: ") and label in html.unescape(announcement)
     assert "layer 2 of 2, head 1 of 4" in shown
-    assert shown.count("<path ") == sum(share >= 0.01 for share in found.attention[1, 0, 2, :2])
+    assert shown.count("<path ") == sum(share >= 0.01 for share in explanation.attention[1, 0, 2, :2])
 
 
-@in_a_browser
-def test_the_answer_stands_beside_the_prompt_and_what_is_left_is_shown(explanation: Path, tmp_path: Path) -> None:
+@needs_browser
+def test_the_next_word_follows_the_prompt_and_the_remaining_probability_is_shown(page: Path, tmp_path: Path) -> None:
     script = """
         const rows = (id) => [...document.querySelectorAll(`#${id} li`)].map((row) => row.textContent);
-        return { title: document.getElementById("title").textContent, words: rows("words"),
-          shares: [...document.querySelectorAll("#next .figure")].map((node) => parseFloat(node.textContent)) };
+        return { title: document.getElementById("title").textContent, words: rows("next-words"),
+          shares: [...document.querySelectorAll("#next-tokens .figure")].map((node) => parseFloat(node.textContent)) };
     """
-    _, found = opened(explanation, script=script)
-    assert found["title"] == "The cat sat on the mat. hat" and found["words"] == ["hat75.0%", "all others25.0%"]
-    assert len(found["shares"]) == 6 and sum(found["shares"]) == pytest.approx(100, abs=0.31)
+    _, result = run_page(page, script=script)
+    assert result["title"] == "The cat sat on the mat. hat" and result["words"] == ["hat75.0%", "all others25.0%"]
+    assert len(result["shares"]) == 6 and sum(result["shares"]) == pytest.approx(100, abs=0.31)
     path = tmp_path / "joined.html"
     words = NextWords((NextWord("s", 0.5, continues=True),), 0.5, 1)
-    path.write_bytes(html_report.explanation(explained("The cat"), tokenizer(), "The cat", words, 5, "m"))
-    assert opened(path, script=script)[1]["words"] == ["…s50.0%", "all others50.0%"]
+    path.write_bytes(html_report.explanation_page(explained("The cat"), tokenizer(), "The cat", words, 5, "m"))
+    assert run_page(path, script=script)[1]["words"] == ["…s50.0%", "all others50.0%"]
     path.write_bytes(
-        html_report.explanation(explained("The cat"), tokenizer(), "The cat", NextWords((), 1.0, 1), 5, "m")
+        html_report.explanation_page(explained("The cat"), tokenizer(), "The cat", NextWords((), 1.0, 1), 5, "m")
     )
-    assert opened(path, script=script)[1]["words"] == ["all others100.0%"]
+    assert run_page(path, script=script)[1]["words"] == ["all others100.0%"]
 
 
-@in_a_browser
-def test_figures_are_those_of_the_terminal(tmp_path: Path) -> None:
-    """Rounded once, from the same number: 0.08496 is +0.08, also if 0.085 would be +0.09."""
-    found, path = explained("The cat sat on the mat."), tmp_path / "figures.html"
+@needs_browser
+def test_figures_are_rounded_as_in_the_terminal(tmp_path: Path) -> None:
+    """Rounded once, from the exact number: 0.08496 is +0.08, although 0.085 would be +0.09."""
+    explanation, path = explained("The cat sat on the mat."), tmp_path / "figures.html"
     effects = np.array([0.08496, -0.08496, 12.4549, 1.0049999, 0.004, -0.004, 3.14159])
-    lens = found.logit_lens
+    lens = explanation.logit_lens
     lens.probabilities[-1, -1] = [0.4004996, 0.2504996, 0.1004996, 0.0504996, 0.0004996]
-    found = replace(found, ablation_effects=effects, logit_lens=lens)
-    path.write_bytes(html_report.explanation(found, tokenizer(), "The cat sat on the mat.", WORDS, 5, "m"))
-    _, shown = opened(path, script="""
+    explanation = replace(explanation, ablation_effects=effects, logit_lens=lens)
+    path.write_bytes(html_report.explanation_page(explanation, tokenizer(), "The cat sat on the mat.", WORDS, 5, "m"))
+    _, shown = run_page(path, script="""
         const figures = (id) => [...document.querySelectorAll(`#${id} .figure`)].map((node) => node.textContent);
-        return { effects: figures("effects"), lens: figures("candidates") };
+        return { effects: figures("effects"), lens: figures("prediction-bars") };
     """)  # fmt: skip
     terminal = [f"{bits:+.2f}".replace("-", "−").replace("+0.00", "0.00").replace("−0.00", "0.00") for bits in effects]
     assert shown["effects"] == terminal
     assert shown["lens"][:5] == [f"{100 * float(f'{chance:.3f}'):.1f}%" for chance in lens.probabilities[-1, -1]]
 
 
-@in_a_browser
-def test_the_strongest_five_arcs_unless_all_are_asked_for(tmp_path: Path) -> None:
-    path, found = tmp_path / "arcs.html", explained(LONG)
-    last = found.attention.mean((0, 1))[-1, :-1]
+@needs_browser
+def test_five_arcs_are_shown_or_all(tmp_path: Path) -> None:
+    path, explanation = tmp_path / "arcs.html", explained(LONG)
+    last = explanation.attention.mean((0, 1))[-1, :-1]
     assert (last >= 0.011).sum() > 5
-    path.write_bytes(html_report.explanation(found, tokenizer(), LONG, WORDS, 5, "m"))
-    _, shown = opened(path, script="""
-        const weights = [...document.querySelectorAll("#strip .weight")];
+    path.write_bytes(html_report.explanation_page(explanation, tokenizer(), LONG, WORDS, 5, "m"))
+    _, shown = run_page(path, script="""
+        const weights = [...document.querySelectorAll("#tokens .weight")];
         const marked = () => weights.flatMap((node, i) => node.textContent ? [i] : []);
-        const seen = () => [document.querySelectorAll("#lines path").length, marked(), location.hash];
+        const seen = () => [document.querySelectorAll("#arc-lines path").length, marked(), location.hash];
         const before = seen(), arcs = document.getElementById("arcs");
         arcs.value = "all"; arcs.dispatchEvent(new Event("change"));
         return { before, after: seen(), options: [...arcs.options].map((option) => option.textContent) };
@@ -253,22 +260,22 @@ def test_the_strongest_five_arcs_unless_all_are_asked_for(tmp_path: Path) -> Non
     assert shown["before"][1] == sorted([*np.argsort(-last)[:5].tolist(), len(last)])
     assert (last >= 0.0101).sum() <= shown["after"][0] <= (last >= 0.0099).sum()
     assert shown["after"][2] == shown["before"][2] + "&arcs=all"
-    assert opened(path, "#token=9&arcs=all")[0].count("<path ") > 5
+    assert run_page(path, "#token=9&arcs=all")[0].count("<path ") > 5
 
 
-@in_a_browser
-def test_layers_beyond_eight_are_folded(tmp_path: Path) -> None:
-    path, found = tmp_path / "deep.html", explained("The cat sat", DEEP)
-    path.write_bytes(html_report.explanation(found, tokenizer(), "The cat sat", WORDS, 5, "m"))
-    _, shown = opened(path, script="""
+@needs_browser
+def test_tables_show_the_last_eight_layers_or_all(tmp_path: Path) -> None:
+    path, explanation = tmp_path / "deep.html", explained("The cat sat", DEEP)
+    path.write_bytes(html_report.explanation_page(explanation, tokenizer(), "The cat sat", WORDS, 5, "m"))
+    _, shown = run_page(path, script="""
         const rows = (id) => [...document.querySelectorAll(`#${id} tbody th`)].map((node) => node.textContent);
-        const fold = (name) => document.querySelector(`[data-place="fold-${name}"]`);
-        const seen = () => [rows("layers"), rows("grid"), fold("grid").textContent, fold("grid").ariaExpanded];
+        const fold = (name) => document.querySelector(`[data-key="fold-${name}"]`);
+        const seen = () => [rows("layers"), rows("heads"), fold("heads").textContent, fold("heads").ariaExpanded];
         const folded = seen(), layer = document.getElementById("layer");
         layer.value = "3"; layer.dispatchEvent(new Event("change"));
         const chosen = seen();
-        fold("grid").focus(); document.activeElement.click();
-        const focus = document.activeElement.dataset.place, open = seen(), hash = location.hash;
+        fold("heads").focus(); document.activeElement.click();
+        const focus = document.activeElement.dataset.key, open = seen(), hash = location.hash;
         fold("layers").click();
         return { folded, chosen, open, focus, hash, again: seen() };
     """)  # fmt: skip
@@ -276,29 +283,29 @@ def test_layers_beyond_eight_are_folded(tmp_path: Path) -> None:
     assert shown["folded"] == [["none", *last], last, "Show layers 1 to 22", "false"]
     assert shown["chosen"][:2] == [["none", "3", *last], ["3", *last]] == shown["again"][:2]
     assert shown["open"] == [["none", *every], every, "Hide layers 1 to 22", "true"]
-    assert shown["focus"] == "fold-grid" and shown["hash"].endswith("&layers=all")
-    assert ">Hide layers 1 to 22<" in opened(path, "#layers=all")[0]
+    assert shown["focus"] == "fold-heads" and shown["hash"].endswith("&layers=all")
+    assert ">Hide layers 1 to 22<" in run_page(path, "#layers=all")[0]
 
 
-@in_a_browser
-def test_of_many_tokens_the_strongest_effects_are_shown(tmp_path: Path) -> None:
+@needs_browser
+def test_of_many_tokens_the_largest_effects_are_shown(tmp_path: Path) -> None:
     path = tmp_path / "many.html"
-    found = replace(explained(" cat" * 40), ablation_effects=np.random.default_rng(0).normal(0, 1, 40))
-    path.write_bytes(html_report.explanation(found, tokenizer(), " cat" * 40, WORDS, 5, "m"))
-    _, shown = opened(path, script="""
+    explanation = replace(explained(" cat" * 40), ablation_effects=np.random.default_rng(0).normal(0, 1, 40))
+    path.write_bytes(html_report.explanation_page(explanation, tokenizer(), " cat" * 40, WORDS, 5, "m"))
+    _, shown = run_page(path, script="""
         const rows = () => [...document.querySelectorAll("#effects .token")].map((node) => parseInt(node.textContent));
-        const fold = document.getElementById("effects-fold"), few = rows(), name = fold.textContent;
+        const fold = document.getElementById("effects-fold"), largest = rows(), name = fold.textContent;
         fold.click();
-        return { few, name, all: rows() };
+        return { largest, name, all: rows() };
     """)  # fmt: skip
-    assert shown["few"] == sorted((np.argsort(-np.abs(found.ablation_effects))[:12] + 1).tolist())
+    assert shown["largest"] == sorted((np.argsort(-np.abs(explanation.ablation_effects))[:12] + 1).tolist())
     assert shown["name"] == "Show all 40 tokens" and shown["all"] == list(range(1, 41))
 
 
-@in_a_browser
-def test_tokens_answer_to_pointer_and_keys(explanation: Path) -> None:
-    _, found = opened(explanation, script="""
-        const title = () => document.getElementById("after").textContent, seen = [title()];
+@needs_browser
+def test_tokens_are_selected_by_pointer_and_keys(page: Path) -> None:
+    _, result = run_page(page, script="""
+        const title = () => document.getElementById("prediction-title").textContent, seen = [title()];
         const node = (i) => document.getElementById("token-" + i);
         const key = (name) => document.activeElement.dispatchEvent(
           new KeyboardEvent("keydown", { key: name, bubbles: true }));
@@ -310,31 +317,31 @@ def test_tokens_answer_to_pointer_and_keys(explanation: Path) -> None:
         node(4).click(); point(5); seen.push(title());
         key("Escape"); point(5); seen.push(title());
         const layer = document.getElementById("layer"); layer.value = "2"; layer.dispatchEvent(new Event("change"));
-        const where = document.getElementById("where").textContent;
-        document.querySelector('[data-place="0-3"]').click();
-        return { seen, where, head: document.getElementById("where").textContent, hash: location.hash,
+        const where = document.getElementById("attention-source").textContent;
+        document.querySelector('[data-key="0-3"]').click();
+        return { seen, where, head: document.getElementById("attention-source").textContent, hash: location.hash,
           options: document.querySelectorAll('[role="option"]').length,
           focusable: document.querySelectorAll('[role="option"][tabindex="0"]').length };
     """)  # fmt: skip
-    assert [int(re.search(r"token (\d+)", title)[1]) for title in found["seen"]] == [7, 2, 3, 1, 1, 4, 5]  # type: ignore[index]
-    assert found["where"] == "layer 2 of 2, mean of 4 heads" and found["head"] == "layer 1 of 2, head 4 of 4"
-    assert found["hash"] == "#token=5&layer=1&head=4"
-    assert (found["options"], found["focusable"]) == (7, 1)
+    assert [int(re.search(r"token (\d+)", title)[1]) for title in result["seen"]] == [7, 2, 3, 1, 1, 4, 5]  # type: ignore[index]
+    assert result["where"] == "layer 2 of 2, mean of 4 heads" and result["head"] == "layer 1 of 2, head 4 of 4"
+    assert result["hash"] == "#token=5&layer=1&head=4"
+    assert (result["options"], result["focusable"]) == (7, 1)
 
 
-@in_a_browser
+@needs_browser
 @pytest.mark.parametrize("width", [400, 1200])
 @pytest.mark.parametrize("config", [None, DEEP], ids=["2 layers", "30 layers"])
-def test_every_width_is_readable(tmp_path: Path, width: int, config: ModelConfig | None) -> None:
-    """18 tokens, whole and apart from each other, centred, in letters no smaller than those of the text."""
-    path, found = tmp_path / "wide.html", explained(LONG, config)
-    assert len(found.ids) == 18
-    path.write_bytes(html_report.explanation(found, tokenizer(), LONG, WORDS, 5, "m"))
-    _, shown = opened(path, "#layers=all", width=width, script="""
+def test_a_page_is_readable_at_any_width(tmp_path: Path, width: int, config: ModelConfig | None) -> None:
+    """18 tokens that are complete, do not overlap, are centred, and at least as large as the text."""
+    path, explanation = tmp_path / "wide.html", explained(LONG, config)
+    assert len(explanation.ids) == 18
+    path.write_bytes(html_report.explanation_page(explanation, tokenizer(), LONG, WORDS, 5, "m"))
+    _, shown = run_page(path, "#layers=all", width=width, script="""
         const box = (node) => { const b = node.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]; };
-        const nodes = [...document.querySelectorAll("#strip .token")];
+        const nodes = [...document.querySelectorAll("#tokens .token")];
         return { page: document.documentElement.scrollWidth, window: innerWidth, boxes: nodes.map(box),
-          strip: box(document.getElementById("strip")), size: parseFloat(getComputedStyle(nodes[0]).fontSize),
+          strip: box(document.getElementById("tokens")), size: parseFloat(getComputedStyle(nodes[0]).fontSize),
           cut: nodes.filter((node) => node.scrollWidth > node.clientWidth + 1).length,
           named: [...document.querySelectorAll("button, select, [role=region]")].every((node) =>
             ["aria-label", "aria-labelledby"].some((name) => node.hasAttribute(name)) || node.labels?.length ||
@@ -356,20 +363,22 @@ def test_every_width_is_readable(tmp_path: Path, width: int, config: ModelConfig
         assert row[0][0] - shown["strip"][0] == pytest.approx(shown["strip"][2] - row[-1][1], abs=2)
 
 
-@in_a_browser
+@needs_browser
 def test_hostile_text_is_shown_as_text(tmp_path: Path) -> None:
     path = tmp_path / "hostile.html"
     words = NextWords((NextWord("\u202e<b>bold</b>", 0.5),), 0.5, 1)
-    path.write_bytes(html_report.explanation(explained(HOSTILE), tokenizer(), HOSTILE, words, 5, "<i>.safetensors"))
+    path.write_bytes(
+        html_report.explanation_page(explained(HOSTILE), tokenizer(), HOSTILE, words, 5, "<i>.safetensors")
+    )
     text = path.read_text("utf-8")
     assert text.count("<script") == 2 and "<img" not in text and "<b>" not in text and "\x1b" not in text
-    shown, _ = opened(path)
+    shown, _ = run_page(path)
     assert "<img" not in shown and "<b>" not in shown and "⟨U+202E⟩&lt;b&gt;bold&lt;/b&gt;" in shown
     assert "⟨U+001B⟩" in shown and "\x1b" not in shown
     assert re.search(r"<title>&lt;/script&gt;", shown)
 
 
-# ---- inspect
+# ---- the page of a file
 
 
 RECORD = {
@@ -389,53 +398,53 @@ def trained(tiny_model: Path) -> Path:
     return tiny_model
 
 
-@in_a_browser
-def test_a_file_as_a_page(llm: Llm, trained: Path) -> None:
+@needs_browser
+def test_the_page_of_a_trained_model(llm: Llm, trained: Path) -> None:
     assert llm("inspect", "--html", "page.html").exit_code == 0
-    shown, found = opened(Path("page.html"), script="""
-        const boxes = [...document.querySelectorAll("#map button")];
+    shown, result = run_page(Path("page.html"), script="""
+        const boxes = [...document.querySelectorAll("#tree button")];
         const layers = boxes.find((box) => box.textContent.startsWith("layers"));
         layers.focus();
         const top = boxes.filter((box) => box.style.top === "0rem");
-        return { said: document.getElementById("part").textContent, boxes: boxes.length,
-          whole: top.reduce((sum, box) => sum + parseFloat(box.style.width), 0),
-          rows: document.querySelectorAll("#parts tbody tr").length,
+        return { details: document.getElementById("group-details").textContent, boxes: boxes.length,
+          total: top.reduce((sum, box) => sum + parseFloat(box.style.width), 0),
+          rows: document.querySelectorAll("#group-table tbody tr").length,
           circles: document.querySelectorAll("#curve circle").length,
           samples: [...document.querySelectorAll("#samples li")].map((one) => one.textContent) };
     """)  # fmt: skip
-    assert re.match(r"model.layers × 2: [\d,]+ parameters, \d+\.\d%", found["said"])
-    assert found["whole"] == pytest.approx(100) and found["rows"] == found["boxes"] > 10 and found["circles"] == 2
-    assert found["samples"] == ["step 1 The cat <b>", "step 3 The cat sat⏎"]
-    best = "the best interim figure for held-out text was 2.200 at step 3"
+    assert re.match(r"model.layers × 2: [\d,]+ parameters, \d+\.\d%", result["details"])
+    assert result["total"] == pytest.approx(100) and result["rows"] == result["boxes"] > 10 and result["circles"] == 2
+    assert result["samples"] == ["step 1 The cat <b>", "step 3 The cat sat⏎"]
+    best = "the best interim loss on held-out text was 2.200 at step 3"
     assert best in shown and "&lt;b&gt;りんご&lt;/b&gt;.txt" in shown and "&lt;i&gt;Good&lt;/i&gt;" in shown
-    opened(Path("page.html"))
+    run_page(Path("page.html"))
 
 
-@in_a_browser
-def test_a_file_without_a_curve_as_a_page(llm: Llm, tiny_model: Path) -> None:
+@needs_browser
+def test_the_page_of_a_model_without_a_curve(llm: Llm, tiny_model: Path) -> None:
     assert llm("inspect", "--html", "page.html").exit_code == 0
-    assert "There is no curve of a training in this file." in opened(Path("page.html"), width=400)[0]
+    assert "This file has no training curve." in run_page(Path("page.html"), width=400)[0]
 
 
 # ---- the command
 
 
-@pytest.mark.parametrize("words", [("explain", "The cat"), ("inspect",)])
-def test_a_page_is_written_whole_and_never_over_another(
-    llm: Llm, tiny_model: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("command", [("explain", "The cat"), ("inspect",)])
+def test_a_page_replaces_a_file_only_with_force(
+    llm: Llm, tiny_model: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(words_module, "MAX_EVALUATIONS", 50)
-    answer = llm(*words, "--html", "page.html")
+    answer = llm(*command, "--html", "page.html")
     assert answer.exit_code == 0 and answer.stdout == "" and "page.html" in answer.stderr
     first = Path("page.html").read_bytes()
     assert first.startswith(b"<!DOCTYPE html>") and first.endswith(b"</html>\n")
-    answer = llm(*words, "--html", "page.html")
+    answer = llm(*command, "--html", "page.html")
     assert answer.exit_code == 1 and "exists already; add --force to replace it" in answer.stderr
     assert "--html" in answer.stderr and "-o" not in answer.stderr and answer.stderr.count("\n") == 1
-    answer = llm(*words, "--html", "page.html", "--force", "--json")
+    answer = llm(*command, "--html", "page.html", "--force", "--json")
     assert json.loads(answer.stdout)["page"] == "page.html" and Path("page.html").read_bytes() == first
     before = tiny_model.read_bytes()
-    answer = llm(*words, "--html", tiny_model.name, "--force")
+    answer = llm(*command, "--html", tiny_model.name, "--force")
     assert answer.exit_code == 1 and "is the model itself" in answer.stderr and tiny_model.read_bytes() == before
-    answer = llm(*words, "--html", "nowhere/page.html")
+    answer = llm(*command, "--html", "nowhere/page.html")
     assert answer.exit_code == 1 and "there is no directory" in answer.stderr

@@ -106,7 +106,7 @@ def explain(
     if html is not None:
         from llmcli.cli import html_report
 
-        atomic_io.write(html, [html_report.explanation(found, tokenizer, text, words, next_, path.name, speaker)])
+        atomic_io.write(html, [html_report.explanation_page(found, tokenizer, text, words, next_, path.name, speaker)])
         if json_:
             console.json_result({"prompt": text, "page": str(html)})
         else:

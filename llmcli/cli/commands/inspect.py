@@ -375,7 +375,7 @@ def _page(header: Any, output: Path, force: bool, json_: bool) -> None:
         run = None  # a model that was not trained here
     samples = facts["training"].get("samples", {})
     atomic_io.write(
-        output, [html_report.inspection(facts, inspect.parameter_tree(header), run, samples, _told(header, facts))]
+        output, [html_report.inspection_page(facts, inspect.parameter_tree(header), run, samples, _told(header, facts))]
     )
     if json_:
         console.json_result({"file": str(header.path), "page": str(output)})

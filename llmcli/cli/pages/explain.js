@@ -1,223 +1,269 @@
-// How a model reads a prompt: choose a token, a layer, a head; arcs show what the token attends to.
+// The inside of a model while it reads a prompt: attention arcs of a selected token, predictions, ablation effects.
 const { tokens, layers: L, heads: H } = data;
 const N = tokens.length;
-const STRONGEST = 5; // arcs drawn, unless all are asked for
-const LEAST = 0.01; // of attention, for an arc
-const UNFOLDED = 8; // layers shown in a table, the last ones, unless all are asked for
-const MANY = 24; // tokens; of more the effects of the strongest are shown, unless all are asked for
-const triangle = (N * (N + 1)) / 2;
-const bytes = Uint8Array.from(atob(data.attention), (c) => c.charCodeAt(0));
-const state = { token: N - 1, layer: 0, head: 0, arcs: "", layers: "", pinned: false }; // layer, head from 1; 0: the mean
+const MAX_ARCS = 5; // unless all are shown
+const MIN_WEIGHT = 0.01; // of attention, for an arc
+const MAX_LAYERS = 8; // rows of a table, the last layers, unless all are shown
+const MAX_EFFECTS = 24; // with more tokens half as many are shown, the largest effects, unless all are shown
+const MAX_ARC_HEIGHT = 84; // pixels
+const TRIANGLE = (N * (N + 1)) / 2;
+const attention = Uint8Array.from(atob(data.attention), (c) => c.charCodeAt(0)); // [L, H, TRIANGLE], in 1/255
+// layer and head count from 1, 0 is the mean; arcs and layers are "" or "all"; a pinned token ignores the pointer
+const state = { token: N - 1, layer: 0, head: 0, arcs: "", layers: "", pinned: false };
 
-// The attention weights of the token at `row`, on each token up to itself.
+// The attention weights of the token at `row` on each token up to itself.
 function weights(layer, head, row) {
-  const found = new Float64Array(row + 1);
-  const ls = layer ? [layer - 1] : [...Array(L).keys()];
-  const hs = head ? [head - 1] : [...Array(H).keys()];
-  for (const l of ls) for (const h of hs) {
-    const start = (l * H + h) * triangle + (row * (row + 1)) / 2;
-    for (let i = 0; i <= row; i++) found[i] += bytes[start + i];
+  const sums = new Float64Array(row + 1);
+  const layers = layer ? [layer - 1] : [...Array(L).keys()];
+  const heads = head ? [head - 1] : [...Array(H).keys()];
+  for (const l of layers) for (const h of heads) {
+    const start = (l * H + h) * TRIANGLE + (row * (row + 1)) / 2;
+    for (let i = 0; i <= row; i++) sums[i] += attention[start + i];
   }
-  return found.map((sum) => sum / (255 * ls.length * hs.length));
+  return sums.map((sum) => sum / (255 * layers.length * heads.length));
 }
-const where = () => (state.layer ? `layer ${state.layer} of ${L}` : `mean of ${L} layers`) +
+const selectedWeights = () => weights(state.layer, state.head, state.token);
+const descending = (values) => [...values.keys()].sort((a, b) => values[b] - values[a]);
+const attentionSource = () => (state.layer ? `layer ${state.layer} of ${L}` : `mean of ${L} layers`) +
   (H === 1 ? ", mean of its heads" : state.head ? `, head ${state.head} of ${H}` : `, mean of ${H} heads`);
-const candidates = (depth, position) => data.lens[depth][position].map(([which, chance]) => [data.texts[which], chance]);
-const numbered = (i) => make("span", { class: "token" },
-  make("span", { class: "mark" }, String(i + 1).padStart(String(N).length) + " "), marked(tokens[i]));
-const whole = (weight) => Math.round(100 * weight) + "%"; // attention is kept to a 255th: more digits would say too much
-const bits = (value, digits = 2) => Math.abs(value).toFixed(digits);
+const predictions = (depth, position) => data.lens[depth][position].map(([text, share]) => [data.texts[text], share]);
+const tokenName = (i) => `token ${i + 1}, ${readable(tokens[i])}`;
+const numberedToken = (i) => element("span", { class: "token" },
+  element("span", { class: "faint" }, String(i + 1).padStart(String(N).length) + " "), withFaintMarks(tokens[i]));
+const wholePercent = (weight) => Math.round(100 * weight) + "%"; // attention is known to 1/255 only
+const bits = (value, digits = 2) => Math.abs(value).toFixed(digits); // without a sign
 
-const nodes = tokens.map((text, i) => make("div", {
+const tokenNodes = tokens.map((text, i) => element("div", {
   class: "token", role: "option", id: "token-" + (i + 1), tabindex: -1, "aria-selected": "false",
-  "aria-label": `token ${i + 1}, ${spoken(text)}, id ${data.ids[i]}`,
-}, make("span", {}, marked(text)), make("span", { class: "weight" })));
+  "aria-label": `${tokenName(i)}, id ${data.ids[i]}`,
+}, element("span", {}, withFaintMarks(text)), element("span", { class: "weight" })));
+
+// ---- the selected token
 
 function select(changes) {
   Object.assign(state, changes);
-  nodes.forEach((node, i) => {
+  tokenNodes.forEach((node, i) => {
     node.setAttribute("aria-selected", String(i === state.token));
     node.tabIndex = i === state.token ? 0 : -1;
   });
-  for (const id of ["layer", "head", "arcs"]) at(id).value = state[id];
-  draw();
+  for (const id of ["layer", "head", "arcs"]) byId(id).value = state[id];
+  showSelection();
   const fragment = `#token=${state.token + 1}&layer=${state.layer}&head=${state.head}` +
     (state.arcs && "&arcs=all") + (state.layers && "&layers=all");
   if (location.hash !== fragment) history.replaceState(null, "", fragment);
 }
 
-function draw() {
-  const t = state.token, look = weights(state.layer, state.head, t), here = `token ${t + 1}, ${spoken(tokens[t])}`;
-  const order = [...look.keys()].sort((a, b) => look[b] - look[a]);
-  const shown = drawn(look);
-  nodes.forEach((node, i) => {
-    node.style.setProperty("--share", i <= t ? 0.6 * look[i] : 0);
-    node.lastChild.textContent = i === t || shown.includes(i) ? whole(look[i]) : "";
+function showSelection() {
+  const selected = selectedWeights();
+  const focusedKey = document.activeElement?.dataset.key; // the tables are rebuilt
+  showTokens(selected);
+  showArcs(selected);
+  showAttention(selected);
+  showPrediction();
+  showAnnouncement(selected);
+  showLayers();
+  showHeads();
+  if (focusedKey) document.querySelector(`[data-key="${focusedKey}"]`)?.focus({ preventScroll: true });
+}
+
+function showTokens(selected) {
+  const targets = arcTargets(selected);
+  tokenNodes.forEach((node, i) => {
+    node.style.setProperty("--share", i <= state.token ? 0.6 * selected[i] : 0);
+    node.lastChild.textContent = i === state.token || targets.includes(i) ? wholePercent(selected[i]) : "";
   });
-  drawLines(look);
-  const best = candidates(L, t);
-  at("attends").textContent = `What ${here}, attends to`;
-  at("where").textContent = where();
-  probabilities(at("attended"), order.slice(0, STRONGEST).map((i) => [numbered(i), look[i]]), whole);
-  at("after").textContent = `Predicted after ${here}`;
-  const facts = [];
-  if (data.surprises[t] !== null) facts.push(`Surprisal ${bits(data.surprises[t])} bits: how unexpected it was after the tokens before it.`);
-  if (data.effects[t] !== null) facts.push(`Without it, the next token “${spoken(data.next[0][0])}” would be ${bits(data.effects[t])} bits ${data.effects[t] < 0 ? "more" : "less"} likely.`);
-  at("facts").textContent = facts.join(" ");
-  probabilities(at("candidates"), best.map(([text, chance]) => [token(text), chance]));
-  at("said").textContent = `T${here.slice(1)}. Next: ` +
-    best.slice(0, 3).map(([text, chance]) => `${spoken(text)} ${percent(chance)}`).join(", ") + ". Attends most to: " +
-    order.slice(0, 3).map((i) => `${spoken(tokens[i])} ${whole(look[i])}`).join(", ") + ".";
-  const focused = document.activeElement?.dataset.place; // the tables are built anew
-  drawLayers(t);
-  drawGrid(t);
-  at("look").replaceChildren(table(`Attention weights of token ${t + 1}, ${where()}`, ["token", "text", "weight"],
-    order.map((i) => [i + 1, token(tokens[i]), whole(look[i])]), [0, 2]));
-  if (focused) document.querySelector(`[data-place="${focused}"]`)?.focus({ preventScroll: true });
 }
 
-// Rows of a table with a row for each layer: the last few, the chosen one, and a button for the others.
-function folded(name, columns, row) {
+// The tokens that get an arc, the highest weight first.
+function arcTargets(selected) {
+  const targets = descending(selected).filter((i) => i !== state.token && selected[i] >= MIN_WEIGHT);
+  return state.arcs ? targets : targets.slice(0, MAX_ARCS);
+}
+
+function showArcs(selected) {
+  const area = byId("token-area");
+  area.classList.toggle("wrapped", tokenNodes[N - 1].offsetTop > tokenNodes[0].offsetTop);
+  const areaBox = area.getBoundingClientRect();
+  const position = (node) => {
+    const box = node.getBoundingClientRect();
+    return { x: box.left + box.width / 2 - areaBox.left, top: box.top - areaBox.top, bottom: box.bottom - areaBox.top };
+  };
+  const from = position(tokenNodes[state.token]);
+  const maxHeight = area.classList.contains("wrapped") ? parseFloat(getComputedStyle(byId("tokens")).rowGap) - 8 : MAX_ARC_HEIGHT;
+  byId("arc-lines").replaceChildren(...arcTargets(selected).map((i) => {
+    const to = position(tokenNodes[i]);
+    const isSameRow = Math.abs(to.top - from.top) < 4; // an arc over the row; otherwise a line up to the other row
+    const height = isSameRow ? Math.min(maxHeight, 18 + Math.abs(to.x - from.x) / 5) : Math.max(26, (from.top - to.bottom) / 2);
+    const end = isSameRow ? to.top : to.bottom;
+    const d = `M${from.x} ${from.top} C${from.x} ${from.top - height} ${to.x} ${isSameRow ? end - height : end + height} ${to.x} ${end}`;
+    return element("path", { d, "stroke-width": (1.25 + 6 * selected[i]).toFixed(2), "stroke-opacity": (0.3 + 0.7 * selected[i]).toFixed(2) });
+  }));
+}
+
+function showAttention(selected) {
+  const order = descending(selected);
+  byId("attention-title").textContent = `What ${tokenName(state.token)}, attends to`;
+  byId("attention-source").textContent = attentionSource();
+  showShares(byId("attention-bars"), order.slice(0, MAX_ARCS).map((i) => [numberedToken(i), selected[i]]), wholePercent);
+  byId("attention-table").replaceChildren(table(`Attention weights of token ${state.token + 1}, ${attentionSource()}`,
+    ["token", "text", "weight"], order.map((i) => [i + 1, tokenSpan(tokens[i]), wholePercent(selected[i])]), [0, 2]));
+}
+
+function showPrediction() {
+  const t = state.token, surprisal = data.surprisals[t], effect = data.effects[t], facts = [];
+  if (surprisal !== null) facts.push(`Surprisal ${bits(surprisal)} bits: how unexpected it was after the tokens before it.`);
+  if (effect !== null) facts.push(`Without it, the next token “${readable(data.next[0][0])}” would be ${bits(effect)} bits ${effect < 0 ? "more" : "less"} likely.`);
+  byId("prediction-title").textContent = `Predicted after ${tokenName(t)}`;
+  byId("prediction-facts").textContent = facts.join(" ");
+  showShares(byId("prediction-bars"), predictions(L, t).map(([text, share]) => [tokenSpan(text), share]));
+}
+
+// For screen readers.
+function showAnnouncement(selected) {
+  const name = tokenName(state.token);
+  byId("announcement").textContent = `T${name.slice(1)}. Next: ` +
+    predictions(L, state.token).slice(0, 3).map(([text, share]) => `${readable(text)} ${percent(share)}`).join(", ") + ". Attends most to: " +
+    descending(selected).slice(0, 3).map((i) => `${readable(tokens[i])} ${wholePercent(selected[i])}`).join(", ") + ".";
+}
+
+// ---- tables with a row per layer
+
+// The rows of the last layers and the selected one, with a button for the others.
+function layerRows(key, columns, row) {
   const layers = Array.from({ length: L }, (_, l) => l + 1);
-  if (L <= UNFOLDED) return layers.map(row);
-  const button = make("button", { type: "button", class: "fold", "aria-expanded": String(Boolean(state.layers)), "data-place": name },
-    `${state.layers ? "Hide" : "Show"} layers 1 to ${L - UNFOLDED}`);
+  if (L <= MAX_LAYERS) return layers.map(row);
+  const button = element("button", { type: "button", class: "fold", "aria-expanded": String(Boolean(state.layers)), "data-key": key },
+    `${state.layers ? "Hide" : "Show"} layers 1 to ${L - MAX_LAYERS}`);
   button.addEventListener("click", () => select({ layers: state.layers ? "" : "all" }));
-  return [make("tr", {}, make("td", { colspan: columns }, button)),
-    ...layers.filter((l) => state.layers || l > L - UNFOLDED || l === state.layer).map(row)];
+  return [element("tr", {}, element("td", { colspan: columns }, button)),
+    ...layers.filter((l) => state.layers || l > L - MAX_LAYERS || l === state.layer).map(row)];
 }
 
-function drawLayers(t) {
-  const answer = data.lens[L][t][0][0], width = data.lens[L][t].length;
-  const row = (depth) => [depth || "none", ...data.lens[depth][t].map(([which, chance]) => {
-    const node = cell("span", data.texts[which], chance, percent);
-    if (which === answer) node.classList.add("same");
+function showLayers() {
+  const t = state.token, columns = data.lens[L][t].length, predicted = data.lens[L][t][0][0];
+  const row = (depth) => [depth || "none", ...data.lens[depth][t].map(([text, share]) => {
+    const node = cell("span", data.texts[text], share, percent);
+    if (text === predicted) node.classList.add("predicted");
     return node;
   })];
-  at("layers-hint").textContent = `The next token after token ${t + 1}, ${spoken(tokens[t])}, if the model stopped at that layer (the logit lens). ` +
-    `Outlined: “${spoken(data.texts[answer])}”, the likeliest in the end.`;
-  at("layers").replaceChildren(table(`Candidates after token ${t + 1}, the likeliest first`,
-    ["layer", ...Array.from({ length: width }, (_, i) => i + 1)], [row(0), ...folded("fold-layers", width + 1, row)]));
+  byId("layers-hint").textContent = `The logit lens: the prediction after ${tokenName(t)}, if the model ended after that layer. ` +
+    `Outlined: “${readable(data.texts[predicted])}”, the most likely token after the last layer.`;
+  byId("layers").replaceChildren(table(`Predictions after token ${t + 1}, the most likely first`,
+    ["layer", ...Array.from({ length: columns }, (_, i) => i + 1)], [row(0), ...layerRows("fold-layers", columns + 1, row)]));
 }
 
-function drawGrid(t) {
-  const heads = Array.from({ length: H }, (_, h) => h);
-  at("grid").replaceChildren(table(`What token ${t + 1} attends to most`,
+function showHeads() {
+  const t = state.token, heads = Array.from({ length: H }, (_, h) => h);
+  byId("heads").replaceChildren(table(`What token ${t + 1} attends to most`,
     ["layer", ...heads.map((h) => (H === 1 ? "mean of its heads" : "head " + (h + 1)))],
-    folded("fold-grid", H + 1, (l) => [l, ...heads.map((h) => {
-      const found = weights(l, h + 1, t), top = found.indexOf(Math.max(...found));
-      const button = cell("button", tokens[top], found[top], whole, `layer ${l}, head ${h + 1}: ${spoken(tokens[top])}, ${whole(found[top])}`);
-      button.setAttribute("aria-pressed", String(state.layer === l && (state.head === h + 1 || H === 1)));
-      button.addEventListener("click", () => select({ layer: l, head: H === 1 ? 0 : h + 1, pinned: true }));
-      button.dataset.place = l - 1 + "-" + h;
-      return button;
-    })])));
+    layerRows("fold-heads", H + 1, (l) => [l, ...heads.map((h) => headButton(l, h, t))])));
 }
 
-function cell(tag, text, share, figure, label) {
-  const node = make(tag, { class: "cell", ...(label ? { "aria-label": label, type: "button" } : {}) },
-    token(text), make("span", { class: "figure" }, figure(share)));
+// The token that a head attends to most, as a button that selects the head.
+function headButton(l, h, t) {
+  const headWeights = weights(l, h + 1, t), top = headWeights.indexOf(Math.max(...headWeights));
+  const label = `layer ${l}, head ${h + 1}: ${readable(tokens[top])}, ${wholePercent(headWeights[top])}`;
+  const button = cell("button", tokens[top], headWeights[top], wholePercent, label);
+  button.setAttribute("aria-pressed", String(state.layer === l && (state.head === h + 1 || H === 1)));
+  button.addEventListener("click", () => select({ layer: l, head: H === 1 ? 0 : h + 1, pinned: true }));
+  button.dataset.key = l - 1 + "-" + h;
+  return button;
+}
+
+function cell(tag, text, share, format, label) {
+  const node = element(tag, { class: "cell", ...(label ? { "aria-label": label, type: "button" } : {}) },
+    tokenSpan(text), element("span", { class: "figure" }, format(share)));
   node.style.setProperty("--share", share);
   return node;
 }
 
-// The tokens that an arc leads to, the strongest first.
-function drawn(look) {
-  const others = [...look.keys()].filter((i) => i !== state.token && look[i] >= LEAST).sort((a, b) => look[b] - look[a]);
-  return state.arcs ? others : others.slice(0, STRONGEST);
-}
+// ---- the whole prompt
 
-function drawLines(look) {
-  at("place").classList.toggle("wrapped", nodes[N - 1].offsetTop > nodes[0].offsetTop);
-  const box = at("place").getBoundingClientRect();
-  const place = (node) => {
-    const b = node.getBoundingClientRect();
-    return { x: b.left + b.width / 2 - box.left, top: b.top - box.top, bottom: b.bottom - box.top };
-  };
-  const from = place(nodes[state.token]);
-  const room = at("place").classList.contains("wrapped") ? parseFloat(getComputedStyle(at("strip")).rowGap) - 8 : 84; // pixels
-  at("lines").replaceChildren(...drawn(look).map((i) => {
-    const to = place(nodes[i]);
-    const same = Math.abs(to.top - from.top) < 4; // in the same row: an arc over it; else a line up to the other
-    const height = same ? Math.min(room, 18 + Math.abs(to.x - from.x) / 5) : Math.max(26, (from.top - to.bottom) / 2);
-    const end = same ? to.top : to.bottom;
-    const d = `M${from.x} ${from.top} C${from.x} ${from.top - height} ${to.x} ${same ? end - height : end + height} ${to.x} ${end}`;
-    return make("path", { d, "stroke-width": (1.25 + 6 * look[i]).toFixed(2), "stroke-opacity": (0.3 + 0.7 * look[i]).toFixed(2) });
-  }));
-}
-
-// Rows of [name, share], and one more for what is left of 1.
-function probabilities(list, rows, figure = percent) {
+// Bars of [name, share], and one more for what is missing from 1.
+function showShares(list, rows, format = percent) {
   const rest = 1 - rows.reduce((sum, [, share]) => sum + share, 0);
-  bars(list, [...rows.map(([name, share]) => [name, figure(share), share]),
-    ...(Number.parseFloat(figure(rest)) > 0 ? [[make("span", { class: "mark" }, "all others"), figure(rest), rest, "rest"]] : [])]);
+  showBars(list, [...rows.map(([name, share]) => [name, format(share), share]),
+    ...(Number.parseFloat(format(rest)) > 0 ? [[element("span", { class: "faint" }, "all others"), format(rest), rest, "rest"]] : [])]);
 }
 
 function showAnswer() {
-  probabilities(at("words"), data.words.map(([text, chance], i) => [token((data.continues[i] ? "…" : "") + text), chance]));
-  probabilities(at("next"), data.next.map(([text, chance]) => [token(text), chance]));
-  const [best] = data.words[0] ?? data.next[0];
-  if (at("title").textContent.length > 80) at("title").classList.add("long");
-  at("title").append(" ", make("mark", { class: data.words.length && data.continues[0] ? "token joined" : "token" }, shown(best).replace(/^·/, "")));
+  showShares(byId("next-words"), data.words.map(([text, share], i) => [tokenSpan((data.continues[i] ? "…" : "") + text), share]));
+  showShares(byId("next-tokens"), data.next.map(([text, share]) => [tokenSpan(text), share]));
+  const [best] = data.words[0] ?? data.next[0], title = byId("title");
+  if (title.textContent.length > 80) title.classList.add("long");
+  title.append(" ", element("mark", { class: data.words.length && data.continues[0] ? "token joined" : "token" }, visible(best).replace(/^·/, "")));
 }
 
-function showEffects(few) {
-  const size = (i) => Math.abs(data.effects[i] ?? 0);
+function showEffects(onlyLargest) {
+  const size = (i) => Math.abs(data.effects[i]);
   const known = [...data.effects.keys()].filter((i) => data.effects[i] !== null);
-  const strongest = [...known].sort((a, b) => size(b) - size(a));
-  const most = Math.max(size(strongest[0]), 1e-9);
-  const kept = new Set(few && known.length > MANY ? strongest.slice(0, MANY / 2) : known);
-  bars(at("effects"), known.filter((i) => kept.has(i)).map((i) => {
-    const figure = bits(data.effects[i]), against = data.effects[i] < 0;
-    return [numbered(i), (Number(figure) === 0 ? "" : against ? "−" : "+") + figure, size(i) / most, against ? "against" : ""];
+  const bySize = [...known].sort((a, b) => size(b) - size(a));
+  const largest = Math.max(bySize.length ? size(bySize[0]) : 0, 1e-9);
+  const shown = new Set(onlyLargest && known.length > MAX_EFFECTS ? bySize.slice(0, MAX_EFFECTS / 2) : known);
+  showBars(byId("effects"), known.filter((i) => shown.has(i)).map((i) => {
+    const figure = bits(data.effects[i]), isNegative = data.effects[i] < 0;
+    return [numberedToken(i), (Number(figure) === 0 ? "" : isNegative ? "−" : "+") + figure, size(i) / largest, isNegative ? "negative" : ""];
   }));
-  const button = at("effects-fold");
-  button.hidden = known.length <= MANY;
-  button.textContent = few ? `Show all ${known.length} tokens` : `Show the strongest ${MANY / 2}`;
-  button.setAttribute("aria-expanded", String(!few));
-  button.onclick = () => showEffects(!few);
+  const button = byId("effects-fold");
+  button.hidden = known.length <= MAX_EFFECTS;
+  button.textContent = onlyLargest ? `Show all ${known.length} tokens` : `Show the largest ${MAX_EFFECTS / 2}`;
+  button.setAttribute("aria-expanded", String(!onlyLargest));
+  button.onclick = () => showEffects(!onlyLargest);
 }
 
-function begin() {
-  at("strip").append(...nodes);
-  at("strip").dataset.size = N <= 12 ? "large" : N <= 40 ? "medium" : "small";
-  nodes.forEach((node, i) => {
+function showTokenTable() {
+  const figure = (value) => (value === null ? "" : (value < 0 ? "−" : "") + bits(value, 3));
+  const headings = ["token", "text", "id", "surprisal, bits", "effect, bits", "most likely next", "probability"];
+  byId("token-table").append(table("All tokens", headings, tokens.map((text, i) => {
+    const [next, share] = predictions(L, i)[0];
+    return [i + 1, tokenSpan(text), data.ids[i], figure(data.surprisals[i]), figure(data.effects[i]), tokenSpan(next), percent(share)];
+  }), [0, 2, 3, 4, 6]));
+}
+
+// ---- start
+
+function addTokens() {
+  byId("tokens").append(...tokenNodes);
+  byId("tokens").dataset.size = N <= 12 ? "large" : N <= 40 ? "medium" : "small";
+  tokenNodes.forEach((node, i) => {
     node.addEventListener("pointerenter", (event) => { if (!state.pinned && event.pointerType !== "touch") select({ token: i }); });
     node.addEventListener("focus", () => select({ token: i }));
     node.addEventListener("click", () => { node.focus(); select({ token: i, pinned: true }); });
   });
-  at("strip").addEventListener("keydown", (event) => {
+  byId("tokens").addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 1, ArrowUp: -1 }[event.key];
-    const goal = event.key === "Home" ? 0 : event.key === "End" ? N - 1 : step ? state.token + step : -1;
+    const target = event.key === "Home" ? 0 : event.key === "End" ? N - 1 : step ? state.token + step : -1;
     if (event.key === "Escape") state.pinned = false;
-    if (goal < 0 || goal >= N) return;
+    if (target < 0 || target >= N) return;
     event.preventDefault();
-    nodes[goal].focus();
+    tokenNodes[target].focus();
   });
-  for (const [id, count] of [["layer", L], ["head", H]]) {
-    at(id).append(make("option", { value: 0 }, "mean"));
-    if (count > 1 || id === "layer") for (let i = 1; i <= count; i++) at(id).append(make("option", { value: i }, i));
-    at(id).addEventListener("change", (event) => select({ [id]: Number(event.target.value) }));
-  }
-  at("arcs").append(make("option", { value: "" }, `strongest ${STRONGEST}`), make("option", { value: "all" }, "all"));
-  at("arcs").addEventListener("change", (event) => select({ arcs: event.target.value }));
-  showEffects(true);
-  showAnswer();
-  const figure = (value) => (value === null ? "" : (value < 0 ? "−" : "") + bits(value, 3));
-  at("every").append(table("Every token", ["token", "text", "id", "surprisal, bits", "effect, bits", "likeliest next", "probability"],
-    tokens.map((text, i) => [i + 1, token(text), data.ids[i], figure(data.surprises[i]), figure(data.effects[i]),
-      token(candidates(L, i)[0][0]), percent(candidates(L, i)[0][1])]), [0, 2, 3, 4, 6]));
-  new ResizeObserver(() => drawLines(weights(state.layer, state.head, state.token))).observe(at("place"));
-  addEventListener("hashchange", read);
-  read();
 }
 
-// The address may say what to show: #token=3&layer=1&head=2&arcs=all&layers=all
-function read() {
-  const said = new URLSearchParams(location.hash.slice(1));
-  const number = (name, most) => Math.min(most, Math.max(0, parseInt(said.get(name), 10) || 0));
-  const all = (name) => (said.get(name) === "all" ? "all" : "");
+function addControls() {
+  for (const [id, count] of [["layer", L], ["head", H]]) {
+    byId(id).append(element("option", { value: 0 }, "mean"));
+    if (count > 1 || id === "layer") for (let i = 1; i <= count; i++) byId(id).append(element("option", { value: i }, i));
+    byId(id).addEventListener("change", (event) => select({ [id]: Number(event.target.value) }));
+  }
+  byId("arcs").append(element("option", { value: "" }, `strongest ${MAX_ARCS}`), element("option", { value: "all" }, "all"));
+  byId("arcs").addEventListener("change", (event) => select({ arcs: event.target.value }));
+}
+
+// The fragment of the address selects: #token=3&layer=1&head=2&arcs=all&layers=all
+function selectByAddress() {
+  const values = new URLSearchParams(location.hash.slice(1));
+  const number = (name, max) => Math.min(max, Math.max(0, parseInt(values.get(name), 10) || 0));
+  const all = (name) => (values.get(name) === "all" ? "all" : "");
   select({ token: (number("token", N) || N) - 1, layer: number("layer", L), head: H > 1 ? number("head", H) : 0,
     arcs: all("arcs"), layers: all("layers") });
 }
-begin();
+
+addTokens();
+addControls();
+showEffects(true);
+showAnswer();
+showTokenTable();
+new ResizeObserver(() => showArcs(selectedWeights())).observe(byId("token-area"));
+addEventListener("hashchange", selectByAddress);
+selectByAddress();

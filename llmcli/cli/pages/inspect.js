@@ -1,71 +1,104 @@
-// What is in a file: a map of its parameters, the curve of its training, its config and record.
-const levels = [];
+// The facts of a model file: a map of its parameters, the training curve, samples, config and record.
+const ROW_HEIGHT = 2.1; // rem, of a level of the tree
+const share = (group) => (data.parameters ? group.parameters / data.parameters : 0);
+const copies = (group) => (group.copies > 1 ? " × " + group.copies : "");
 
-function lay(part, left, depth) {
-  let x = left;
-  for (const inner of part.parts) {
-    levels[depth] = depth;
-    const width = data.parameters ? (100 * inner.parameters) / data.parameters : 0;
-    const name = inner.name + (inner.parts.length && inner.copies > 1 ? " × " + inner.copies : "");
-    const what = `${inner.path}${inner.copies > 1 ? " × " + inner.copies : ""}: ${inner.parameters.toLocaleString("en")} parameters, ` +
-      `${percent(data.parameters ? inner.parameters / data.parameters : 0)}${inner.shape ? ", " + inner.shape : ""}`;
-    const box = make("button", { type: "button", "aria-pressed": "false", "aria-label": what, ...(inner.copies > 1 ? { class: "numbered" } : {}) }, shown(name).replace(/·/g, " "));
-    Object.assign(box.style, { left: x + "%", width: width + "%", top: 2.1 * depth + "rem" });
-    const tell = () => {
-      for (const other of at("map").children) other.setAttribute("aria-pressed", String(other === box));
-      at("part").textContent = what;
-    };
-    box.addEventListener("pointerenter", tell);
-    box.addEventListener("focus", tell);
-    at("map").append(box);
-    lay(inner, x, depth + 1);
-    x += width;
+// ---- parameters
+
+// Boxes for the children of a group, from `left` (percent) on; returns the number of levels.
+function showTree(group, left, depth) {
+  let levels = depth;
+  for (const child of group.children) {
+    byId("tree").append(treeBox(child, left, depth));
+    levels = Math.max(levels, depth + 1, showTree(child, left, depth + 1));
+    left += 100 * share(child);
   }
+  return levels;
 }
 
-function rows(part, depth = 0) {
-  return part.parts.flatMap((inner) => [
-    [token(" ".repeat(2 * depth).replace(/ /g, "\u00a0") + inner.name + (inner.copies > 1 ? " × " + inner.copies : "")), inner.shape,
-      inner.parameters.toLocaleString("en"), percent(data.parameters ? inner.parameters / data.parameters : 0)],
-    ...rows(inner, depth + 1)]);
+function treeBox(group, left, depth) {
+  const details = `${group.path}${copies(group)}: ${group.parameters.toLocaleString("en")} parameters, ` +
+    `${percent(share(group))}${group.shape ? ", " + group.shape : ""}`;
+  const attributes = { type: "button", "aria-pressed": "false", "aria-label": details, ...(group.copies > 1 ? { class: "repeated" } : {}) };
+  const box = element("button", attributes, visibleWithSpaces(group.name + (group.children.length ? copies(group) : "")));
+  Object.assign(box.style, { left: left + "%", width: 100 * share(group) + "%", top: ROW_HEIGHT * depth + "rem" });
+  const showDetails = () => {
+    for (const other of byId("tree").children) other.setAttribute("aria-pressed", String(other === box));
+    byId("group-details").textContent = details;
+  };
+  box.addEventListener("pointerenter", showDetails);
+  box.addEventListener("focus", showDetails);
+  return box;
 }
 
-function drawCurve({ steps, training, held_out_steps: heldSteps, held_out: held, said }) {
-  const W = Math.max(320, Math.min(900, at("curve").clientWidth || 900)), height = 0.4 * W + 60, left = 56, right = 12, top = 12, bottom = 34;
-  const first = Math.min(...steps), last = Math.max(...steps, ...heldSteps);
-  const settled = [...steps.map((s, i) => [s, training[i]]), ...heldSteps.map((s, i) => [s, held[i]])];
-  const low = Math.min(...settled.map(([, y]) => y));
-  let high = Math.max(...settled.filter(([s]) => s >= first + data.settle * (last - first)).map(([, y]) => y));
-  if (!(high > low)) high = low + 1;
-  const x = (s) => left + ((s - first) / (last - first || 1)) * (W - left - right);
-  const y = (b) => top + (1 - (b - low) / (high - low)) * (height - top - bottom);
-  const svg = make("svg", { viewBox: `0 0 ${W} ${height}`, role: "img", "aria-label": said });
+function treeRows(group, depth = 0) {
+  return group.children.flatMap((child) => [
+    [tokenSpan("\u00a0".repeat(2 * depth) + child.name + copies(child)), child.shape,
+      child.parameters.toLocaleString("en"), percent(share(child))],
+    ...treeRows(child, depth + 1)]);
+}
+
+// ---- training curve
+
+// The scale does not include what is high in the first part of a run only, where the loss falls steeply.
+function scaleOf({ steps, training, held_out_steps: heldOutSteps, held_out: heldOut }) {
+  const first = Math.min(...steps), last = Math.max(...steps, ...heldOutSteps);
+  const points = [...steps.map((step, i) => [step, training[i]]), ...heldOutSteps.map((step, i) => [step, heldOut[i]])];
+  const low = Math.min(...points.map(([, bits]) => bits));
+  const high = Math.max(...points.filter(([step]) => step >= first + data.initial_share * (last - first)).map(([, bits]) => bits));
+  return { first, last, low, high: high > low ? high : low + 1 };
+}
+
+function curveChart(curve) {
+  const { steps, training, held_out_steps: heldOutSteps, held_out: heldOut } = curve;
+  const { first, last, low, high } = scaleOf(curve);
+  const width = Math.max(320, Math.min(900, byId("curve").clientWidth || 900)), height = 0.4 * width + 60;
+  const left = 56, right = 12, top = 12, bottom = 34; // margins
+  const x = (step) => left + ((step - first) / (last - first || 1)) * (width - left - right);
+  const y = (bits) => top + (1 - (bits - low) / (high - low)) * (height - top - bottom);
+  const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": curve.summary });
   for (let i = 0; i <= 4; i++) {
-    const b = low + ((high - low) * i) / 4, s = first + ((last - first) * i) / 4;
-    svg.append(make("line", { class: "grid", x1: left, x2: W - right, y1: y(b), y2: y(b) }),
-      make("text", { x: left - 8, y: y(b) + 4, "text-anchor": "end" }, b.toFixed(2)),
-      make("text", { x: x(s), y: height - 10, "text-anchor": i === 0 ? "start" : i === 4 ? "end" : "middle" }, Math.round(s).toLocaleString("en")));
+    const bits = low + ((high - low) * i) / 4, step = first + ((last - first) * i) / 4;
+    const anchor = i === 0 ? "start" : i === 4 ? "end" : "middle";
+    svg.append(element("line", { class: "grid", x1: left, x2: width - right, y1: y(bits), y2: y(bits) }),
+      element("text", { x: left - 8, y: y(bits) + 4, "text-anchor": "end" }, bits.toFixed(2)),
+      element("text", { x: x(step), y: height - 10, "text-anchor": anchor }, Math.round(step).toLocaleString("en")));
   }
-  const line = (xs, ys, kind) => make("polyline", { class: kind, "clip-path": "url(#inside)", points: xs.map((s, i) => `${x(s).toFixed(1)},${y(ys[i]).toFixed(1)}`).join(" ") });
-  svg.append(make("clipPath", { id: "inside" }, make("rect", { x: left, y: top - 2, width: W - left - right, height: height - top - bottom + 4 })),
-    line(steps, training, "training"), line(heldSteps, held, "held"),
-    ...heldSteps.flatMap((s, i) => held[i] > high ? [] : make("circle", { cx: x(s), cy: y(held[i]), r: 4 }, make("title", {}, `step ${s}: ${held[i].toFixed(3)}`))));
-  at("curve").append(make("p", { class: "legend" }, make("span", {}, make("i"), " training"),
-    ...(held.length ? [make("span", {}, make("i", { class: "held" }), " held-out text (interim)")] : []), make("span", {}, "bits per byte by step")),
-    svg, make("p", {}, said));
-  at("points").append(table("Bits per byte", ["step", "training"], steps.map((s, i) => [s, training[i].toFixed(4)]), [0, 1]),
-    table("Held-out text", ["step", "bits per byte"], heldSteps.map((s, i) => [s, held[i].toFixed(3)]), [0, 1]));
+  const line = (xs, ys, kind) => element("polyline", { class: kind, "clip-path": "url(#inside)",
+    points: xs.map((step, i) => `${x(step).toFixed(1)},${y(ys[i]).toFixed(1)}`).join(" ") });
+  const circle = (step, bits) => element("circle", { cx: x(step), cy: y(bits), r: 4 }, element("title", {}, `step ${step}: ${bits.toFixed(3)}`));
+  const inside = { x: left, y: top - 2, width: width - left - right, height: height - top - bottom + 4 };
+  svg.append(element("clipPath", { id: "inside" }, element("rect", inside)),
+    line(steps, training, "training"), line(heldOutSteps, heldOut, "held-out"),
+    ...heldOutSteps.flatMap((step, i) => (heldOut[i] > high ? [] : circle(step, heldOut[i]))));
+  return svg;
 }
 
-const list = (id, pairs) => at(id).append(...pairs.flatMap(([name, value]) => [make("dt", {}, shown(name).replace(/·/g, " ")), make("dd", {}, shown(value).replace(/·/g, " "))]));
-lay(data.map, 0, 0);
-at("map").style.height = 2.1 * levels.length + "rem";
-at("parts").append(table("Parameters", ["part", "shape", "parameters", "share"], rows(data.map), [2, 3]));
-if (data.curve) drawCurve(data.curve);
-else at("curve-section").replaceChildren(make("h2", { id: "curve-title" }, "Training"), make("p", {}, "There is no curve of a training in this file."));
-for (const [step, text] of data.samples) {
-  at("samples").append(make("li", {}, make("b", {}, "step " + step), " ", make("i", {}, shown(data.prompt).replace(/·/g, " ")), " ", shown(text).replace(/·/g, " ")));
+function showCurve(curve) {
+  const { steps, training, held_out_steps: heldOutSteps, held_out: heldOut } = curve;
+  const legend = element("p", { class: "legend" }, element("span", {}, element("i"), " training"),
+    ...(heldOut.length ? [element("span", {}, element("i", { class: "held-out" }), " held-out text (interim)")] : []),
+    element("span", {}, "bits per byte by step"));
+  byId("curve").append(legend, curveChart(curve), element("p", {}, curve.summary));
+  byId("curve-table").append(
+    table("Bits per byte", ["step", "training"], steps.map((step, i) => [step, training[i].toFixed(4)]), [0, 1]),
+    table("Held-out text", ["step", "bits per byte"], heldOutSteps.map((step, i) => [step, heldOut[i].toFixed(3)]), [0, 1]));
 }
-if (!data.samples.length) at("samples-section").remove();
-list("record", data.record);
-list("config", data.config);
+
+// ---- start
+
+function showPairs(id, pairs) {
+  byId(id).append(...pairs.flatMap(([name, value]) => [element("dt", {}, visibleWithSpaces(name)), element("dd", {}, visibleWithSpaces(value))]));
+}
+
+byId("tree").style.height = ROW_HEIGHT * showTree(data.tree, 0, 0) + "rem";
+byId("group-table").append(table("Parameters", ["name", "shape", "parameters", "share"], treeRows(data.tree), [2, 3]));
+if (data.curve) showCurve(data.curve);
+else byId("curve-section").replaceChildren(element("h2", { id: "curve-title" }, "Training"), element("p", {}, "This file has no training curve."));
+for (const [step, text] of data.samples) {
+  const prompt = element("i", {}, visibleWithSpaces(data.prompt));
+  byId("samples").append(element("li", {}, element("b", {}, "step " + step), " ", prompt, " ", visibleWithSpaces(text)));
+}
+if (!data.samples.length) byId("samples-section").remove();
+showPairs("record", data.record);
+showPairs("config", data.config);

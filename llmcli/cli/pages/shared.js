@@ -1,47 +1,50 @@
 "use strict";
-// What both pages share. All text goes in as text, never as markup.
+// Shared by both pages. All text is inserted as text, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
-const at = (id) => document.getElementById(id);
+const byId = (id) => document.getElementById(id);
+const SVG_TAGS = ["svg", "path", "line", "polyline", "circle", "text", "title", "clipPath", "rect"];
 
-function make(tag, attributes = {}, ...inside) {
-  const drawn = ["svg", "path", "line", "polyline", "circle", "text", "title", "clipPath", "rect"].includes(tag);
-  const node = drawn ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+function element(tag, attributes = {}, ...children) {
+  const node = SVG_TAGS.includes(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...inside.map((one) => (one instanceof Node ? one : String(one))));
+  node.append(...children.map((child) => (child instanceof Node ? child : String(child))));
   return node;
 }
 
-// A token on one line: white space as marks, what could command or turn round the text by its number.
-function shown(text) {
+// Text on one line: marks for white space, code points for control characters and bidirectional overrides.
+function visible(text) {
   return text.replace(/ /g, "·").replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/\r/g, "␍")
     .replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g,
       (c) => "⟨U+" + c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0") + "⟩");
 }
-const spoken = (text) => shown(text).replace(/·/g, " ").trim() || { " ": "space", "\n": "line end" }[text] || shown(text);
+const visibleWithSpaces = (text) => visible(text).replace(/·/g, " ");
+// A token in a sentence and for screen readers.
+const readable = (text) => visibleWithSpaces(text).trim() || { " ": "space", "\n": "line end" }[text] || visible(text);
 const percent = (share) => (100 * share).toFixed(1) + "%";
-const token = (text) => make("span", { class: "token" }, marked(text));
+const tokenSpan = (text) => element("span", { class: "token" }, withFaintMarks(text));
 
-// A token whose marks for white space are fainter than its letters.
-function marked(text) {
-  const parts = document.createDocumentFragment();
-  parts.append(...shown(text).split(/([·⏎⇥␍]+)/).filter(Boolean).map((part) =>
-    /^[·⏎⇥␍]/.test(part) ? make("span", { class: "mark" }, part) : part));
-  return parts;
+// Visible text whose marks for white space are fainter than its letters.
+function withFaintMarks(text) {
+  const fragment = document.createDocumentFragment();
+  fragment.append(...visible(text).split(/([·⏎⇥␍]+)/).filter(Boolean).map((part) =>
+    /^[·⏎⇥␍]/.test(part) ? element("span", { class: "faint" }, part) : part));
+  return fragment;
 }
 
-function table(caption, names, rows, numbers = []) {
-  const kind = (i) => (numbers.includes(i) ? { class: "number" } : {});
-  return make("table", {}, make("caption", {}, caption),
-    make("thead", {}, make("tr", {}, ...names.map((name, i) => make("th", { scope: "col", ...kind(i) }, name)))),
-    make("tbody", {}, ...rows.map((row) => row instanceof Node ? row : make("tr", {}, ...row.map((cell, i) =>
-      make(i ? "td" : "th", { ...(i ? {} : { scope: "row" }), ...kind(i) }, cell))))));
+// A table; `rows` are arrays of cells, or elements. `numbers` are the indices of columns to align right.
+function table(caption, headings, rows, numbers = []) {
+  const attributes = (i) => (numbers.includes(i) ? { class: "number" } : {});
+  return element("table", {}, element("caption", {}, caption),
+    element("thead", {}, element("tr", {}, ...headings.map((heading, i) => element("th", { scope: "col", ...attributes(i) }, heading)))),
+    element("tbody", {}, ...rows.map((row) => row instanceof Node ? row : element("tr", {}, ...row.map((cell, i) =>
+      element(i ? "td" : "th", { ...(i ? {} : { scope: "row" }), ...attributes(i) }, cell))))));
 }
 
-// Rows of [name, figure, share of the whole width, class of the bar].
-function bars(list, rows) {
+// A list of bars; rows are [name, figure, share of the full width, class of the bar].
+function showBars(list, rows) {
   list.replaceChildren(...rows.map(([name, figure, share, kind]) => {
-    const bar = make("div", { class: kind ? "bar " + kind : "bar" });
+    const bar = element("div", { class: kind ? "bar " + kind : "bar" });
     bar.style.width = 100 * share + "%";
-    return make("li", {}, name, make("span", { class: "figure" }, figure), make("div", { class: "track" }, bar));
+    return element("li", {}, name, element("span", { class: "figure" }, figure), element("div", { class: "track" }, bar));
   }));
 }
