@@ -61,6 +61,7 @@ def test_an_unknown_option_is_named(tiny_model: Path) -> None:
         llmcli.load(tiny_model).generate(PROMPT, tokens=5)
 
 
+@pytest.mark.slow
 def test_next_words_are_those_of_the_command(tiny_model: Path, llm: Llm) -> None:
     answer = output(llm("generate", PROMPT, "-m", tiny_model, "--next", 4, "--json"))
     words = llmcli.load(tiny_model).next_words(PROMPT, 4)

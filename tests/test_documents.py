@@ -14,6 +14,8 @@ from typer.testing import Result
 from llmcli.evaluation import compressors, memorization
 from llmcli.formats import loading
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 READ = ("README.md", "examples/README.md")
 DOCS = tuple(f"docs/{name}.md" for name in ("training", "explain", "mixtures", "models-and-formats", "api"))

@@ -12,6 +12,8 @@ import pytest
 from tests.golden.commands import GROUPS
 from tests.golden.results import differences, environment, is_runnable, record_file, run, set_up
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -12,7 +12,7 @@ if sys.platform == "linux":
 else:
     ROWS = {}
 
-pytestmark = platforms.linux
+pytestmark = [platforms.linux, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.fast])

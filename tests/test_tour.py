@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 TOURS = {name: (ROOT / "examples" / name).read_text("utf-8") for name in ("tour.md", "tour.ja.md")}
 

@@ -244,6 +244,7 @@ def test_a_run_is_made_stopped_and_gone_on_with(windows: Windows, llm: Llm, monk
     assert Path("model.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_other_commands_write_too(windows: Windows, llm: Llm, tiny_model: Path) -> None:
     for words in (
         ["export", "model.safetensors", "hf", "--to", "hf"],
@@ -310,6 +311,7 @@ def test_a_pipe_whose_reader_has_gone_is_known_by_what_windows_says(windows: Win
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "cp437", "ascii"])
+@pytest.mark.slow
 def test_what_does_not_fit_a_code_page_is_written_all_the_same(encoding: str, tiny_model: Path) -> None:
     """Where Windows writes to a pipe or a file, in the code page of the country."""
     environment = os.environ | {"PYTHONUTF8": "0", "PYTHONIOENCODING": encoding}

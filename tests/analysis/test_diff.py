@@ -81,6 +81,7 @@ def test_a_quantized_model_is_compared_by_its_dequantized_weights(tiny_model: Pa
     assert 0 < difference.tensors[0].distance < 0.02
 
 
+@pytest.mark.slow
 def test_a_difference_as_json_and_in_a_terminal(llm: Llm, tiny_model: Path, changed: Path) -> None:
     printed = json.loads(llm("inspect", "--diff", changed, "--json").stdout)
     assert set(printed) == {
@@ -108,6 +109,7 @@ def test_the_statistics_of_a_group_are_those_of_numpy(llm: Llm, tiny_model: Path
     assert sum(g["parameters"] for g in groups.values()) == load(tiny_model).config.parameters
 
 
+@pytest.mark.slow
 def test_weights_are_shown_as_a_tree_with_histograms(tiny_model: Path) -> None:
     checkpoint = random_checkpoint(load(tiny_model).config, tokenizer_json=load(tiny_model).tokenizer_json)
     checkpoint.tensors["model.norm.weight"][:] = np.nan

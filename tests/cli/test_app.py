@@ -27,6 +27,7 @@ Llm = Callable[..., Result]
 HANG = 600  # seconds after which a process that should have ended hangs, on the slowest machine
 
 
+@pytest.mark.slow
 def test_a_trained_model_writes_only_bytes_of_its_text(llm: Llm, tmp_path: Path) -> None:
     """After two steps a model knows nothing; at a high temperature it writes whatever it may."""
     (tmp_path / "c.txt").write_text(TEXT, "utf-8")
@@ -80,6 +81,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
               ["generate", "The", "-n", "2", "-m", "mix.safetensors", "--experts"],
               ["mix", "model.safetensors", "other.safetensors", "-o", "m.safetensors"]],
 )  # fmt: skip
+@pytest.mark.slow
 def test_torch_sleeps(tiny_model: Path, words: list[str], llm: Llm) -> None:
     for needed in {"gguf": ["gguf"], "int8": ["onnxruntime", "onnx"]}.get(words[-1], ()):
         pytest.importorskip(needed, reason="needs the extras gguf and fast")
@@ -150,6 +152,7 @@ def test_samples_are_several_and_differ(llm: Llm, tiny_model: Path) -> None:
     assert len({json.loads(line)["text"] for line in lines}) == 3
 
 
+@pytest.mark.slow
 def test_next_json_has_the_shape_of_the_contract(llm: Llm, tiny_model: Path) -> None:
     found = json.loads(llm("generate", "The cat", "--next", 3, "--json").stdout)
     assert set(found) == {"prompt", "next", "unexplored", "entropy_bits"} and len(found["next"]) == 3
@@ -379,6 +382,7 @@ def test_learning_rates_are_scaled_shown_and_kept(llm: Llm) -> None:
     assert "hardly learn" not in again
 
 
+@pytest.mark.slow
 def test_in_a_terminal_the_plan_is_five_lines(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     shown = in_a_terminal("train", "c.txt", "--steps", "2", "--threads", "1", "--seed", "1")
@@ -436,6 +440,7 @@ def interrupt(how: list[int], pause: float = 0.0, more: tuple[str, ...] = ()) ->
 
 @platforms.posix
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
 def test_a_signal_ends_the_step_and_saves(llm: Llm, number: int, code: int) -> None:
     found, errors = interrupt([number])
     assert found == code and "Traceback" not in errors
@@ -674,6 +679,7 @@ def test_damaged_weights_are_told_by_next_and_eval_too(llm: Llm, tiny_model: Pat
 
 
 @pytest.mark.parametrize("prompt", ["朝ごはんに", "   ", "supercalifragilistic"])
+@pytest.mark.slow
 def test_probabilities_after_an_unlikely_prompt_sum_to_one(llm: Llm, tiny_model: Path, prompt: str) -> None:
     found = json.loads(llm("generate", prompt, "--next", 100000, "--json").stdout)
     assert sum(word["probability"] for word in found["next"]) + found["unexplored"] == pytest.approx(1, abs=1e-3)
@@ -735,6 +741,7 @@ def test_an_empty_name_is_no_name(llm: Llm, tiny_model: Path, words: list[str]) 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full here")
+@pytest.mark.slow
 def test_notes_that_nobody_takes_do_not_cost_a_run(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     with open("/dev/full", "wb") as full:
@@ -905,6 +912,7 @@ def test_weights_that_become_float32_are_told(llm: Llm, tiny_model: Path) -> Non
 
 
 @platforms.posix
+@pytest.mark.slow
 def test_another_base_is_told_by_its_name(llm: Llm, tiny_model: Path) -> None:
     base = checkpoint.load(tiny_model)
     checkpoint.save("other.safetensors", random_checkpoint(base.config, 1, base.tokenizer_json))

@@ -19,12 +19,14 @@ from tests.cli.terminals import STYLES, coloured_stdout, in_a_terminal
 
 
 @pytest.mark.parametrize("text", ["a\x1b]52;c;aGk=\x07b", "a\x9b31mb", "a\u202eb\u2066c", "a\x00\x7f\x08b"])
+@pytest.mark.slow
 def test_text_cannot_control_a_terminal(tiny_model: Path, text: str) -> None:
     for words in (["tokenize", text.replace("\0", "")], ["generate", text.replace("\0", ""), "-n", "20", "--color"]):
         shown = STYLES.sub("", in_a_terminal(*words))
         assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown), repr(shown)
 
 
+@pytest.mark.slow
 def test_no_color_and_a_dumb_terminal_get_plain_text(tiny_model: Path) -> None:
     assert "\x1b[48" in in_a_terminal("generate", "The cat", "-n", "5", "--color", "--seed", "1")
     assert "\x1b[48" not in in_a_terminal("generate", "The cat", "-n", "5", "--color", "--seed", "1", NO_COLOR="1")
@@ -56,6 +58,7 @@ def shown_at(monkeypatch: pytest.MonkeyPatch, columns: int, *words: str) -> str:
 
 @pytest.mark.usefixtures("no_hang")
 @pytest.mark.parametrize("columns", [*range(1, 21), 39])
+@pytest.mark.slow
 def test_every_command_ends_at_any_width(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, columns: int) -> None:
     from tests.conftest import TEXT
 
@@ -156,6 +159,7 @@ def test_a_signal_during_a_note_is_caught_and_acknowledged(monkeypatch: pytest.M
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_colours_have_a_legend_where_they_are_shown(tiny_model: Path) -> None:
     shown = in_a_terminal("generate", "The cat", "-n", "5", "--color", "--samples", "2")
     assert shown.count("probability of each token: ") == 1
@@ -169,6 +173,7 @@ def test_colours_have_a_legend_where_they_are_shown(tiny_model: Path) -> None:
         assert "probability of each token" not in output
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_neither_legend_nor_captions(llm: Callable[..., Result], tiny_model: Path) -> None:
     for colour in ("", "1"):
         run = subprocess.run(
@@ -194,6 +199,7 @@ CAPTIONS = {
 
 
 @pytest.mark.parametrize("words", CAPTIONS)
+@pytest.mark.slow
 def test_a_caption_explains_each_figure(tiny_model: Path, words: tuple[str, ...]) -> None:
     Path("c.txt").write_text("The cat sat on the mat.")
     drawn = in_a_terminal(*words)

@@ -118,6 +118,7 @@ def to_fixed(value: float, digits: int) -> str:
     return str(decimal.Decimal(value).quantize(decimal.Decimal(1).scaleb(-digits), decimal.ROUND_HALF_UP))
 
 
+@pytest.mark.slow
 def test_terminal_and_page_show_the_same_figures(llm: Llm, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both round once: a page that got 0.0749 as 0.075 would show 0.08, the terminal 0.07."""
     real = explain_module.explain
@@ -192,6 +193,7 @@ def test_the_prediction_comes_first(page: Path) -> None:
 # ---- in a browser
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_address_selects_token_layer_and_head(page: Path) -> None:
     explanation = explained("The cat sat on the mat.")
@@ -204,6 +206,7 @@ def test_the_address_selects_token_layer_and_head(page: Path) -> None:
     assert shown.count("<path ") == sum(share >= 0.01 for share in explanation.attention[1, 0, 2, :2])
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_next_word_follows_the_prompt_and_the_remaining_probability_is_shown(page: Path, tmp_path: Path) -> None:
     script = """
@@ -224,6 +227,7 @@ def test_the_next_word_follows_the_prompt_and_the_remaining_probability_is_shown
     assert run_page(path, script=script)[1]["words"] == ["all others100.0%"]
 
 
+@pytest.mark.slow
 @needs_browser
 def test_figures_are_rounded_as_in_the_terminal(tmp_path: Path) -> None:
     """Rounded once, from the exact number: 0.08496 is +0.08, although 0.085 would be +0.09."""
@@ -242,6 +246,7 @@ def test_figures_are_rounded_as_in_the_terminal(tmp_path: Path) -> None:
     assert shown["lens"][:5] == [f"{100 * float(f'{chance:.3f}'):.1f}%" for chance in lens.probabilities[-1, -1]]
 
 
+@pytest.mark.slow
 @needs_browser
 def test_five_arcs_are_shown_or_all(tmp_path: Path) -> None:
     path, explanation = tmp_path / "arcs.html", explained(LONG)
@@ -263,6 +268,7 @@ def test_five_arcs_are_shown_or_all(tmp_path: Path) -> None:
     assert run_page(path, "#token=9&arcs=all")[0].count("<path ") > 5
 
 
+@pytest.mark.slow
 @needs_browser
 def test_tables_show_the_last_eight_layers_or_all(tmp_path: Path) -> None:
     path, explanation = tmp_path / "deep.html", explained("The cat sat", DEEP)
@@ -287,6 +293,7 @@ def test_tables_show_the_last_eight_layers_or_all(tmp_path: Path) -> None:
     assert ">Hide layers 1 to 22<" in run_page(path, "#layers=all")[0]
 
 
+@pytest.mark.slow
 @needs_browser
 def test_of_many_tokens_the_largest_effects_are_shown(tmp_path: Path) -> None:
     path = tmp_path / "many.html"
@@ -302,6 +309,7 @@ def test_of_many_tokens_the_largest_effects_are_shown(tmp_path: Path) -> None:
     assert shown["name"] == "Show all 40 tokens" and shown["all"] == list(range(1, 41))
 
 
+@pytest.mark.slow
 @needs_browser
 def test_tokens_are_selected_by_pointer_and_keys(page: Path) -> None:
     _, result = run_page(page, script="""
@@ -329,6 +337,7 @@ def test_tokens_are_selected_by_pointer_and_keys(page: Path) -> None:
     assert (result["options"], result["focusable"]) == (7, 1)
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("width", [400, 1200])
 @pytest.mark.parametrize("config", [None, DEEP], ids=["2 layers", "30 layers"])
@@ -363,6 +372,7 @@ def test_a_page_is_readable_at_any_width(tmp_path: Path, width: int, config: Mod
         assert row[0][0] - shown["strip"][0] == pytest.approx(shown["strip"][2] - row[-1][1], abs=2)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_hostile_text_is_shown_as_text(tmp_path: Path) -> None:
     path = tmp_path / "hostile.html"
@@ -398,6 +408,7 @@ def trained(tiny_model: Path) -> Path:
     return tiny_model
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_page_of_a_trained_model(llm: Llm, trained: Path) -> None:
     assert llm("inspect", "--html", "page.html").exit_code == 0
@@ -420,6 +431,7 @@ def test_the_page_of_a_trained_model(llm: Llm, trained: Path) -> None:
     run_page(Path("page.html"))
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_page_of_a_model_without_a_curve(llm: Llm, tiny_model: Path) -> None:
     assert llm("inspect", "--html", "page.html").exit_code == 0

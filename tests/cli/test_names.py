@@ -147,6 +147,7 @@ def files(models: Path, own_directory: Path) -> None:
     shutil.copytree(models / "hf", DIRECTORY)
 
 
+@pytest.mark.slow
 def test_names_of_files_are_marked_in_both_streams_by_every_command(files: None) -> None:
     pytest.importorskip("gguf", reason="needs the extra gguf")
     from llmcli.cli.app import app
@@ -191,6 +192,7 @@ def test_what_a_file_says_is_marked_too(own_directory: Path) -> None:
         assert "--json" not in command or json.loads(answer.stdout)
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_marks_too(files: None) -> None:
     pytest.importorskip("gguf", reason="needs the extra gguf")
     for command in (

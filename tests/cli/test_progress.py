@@ -24,6 +24,7 @@ def run(view: progress.TrainingView, steps: int, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("columns", "rows"), [(80, 24), (200, 50), (80, 15), (80, 8), (40, 4), (500, 100), *[(n, 2) for n in range(1, 21)]]
 )
+@pytest.mark.slow
 def test_the_live_view_fits_the_terminal_and_restores_it(
     monkeypatch: pytest.MonkeyPatch, columns: int, rows: int
 ) -> None:

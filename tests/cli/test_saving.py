@@ -40,6 +40,8 @@ from tests.reliability.runs import (
     wait_until_saved,
 )
 
+pytestmark = pytest.mark.slow
+
 Llm = Callable[..., Result]
 HERE = Path()
 HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has no SIGHUP

@@ -99,6 +99,7 @@ FILES: dict[str, tuple[Callable[[], bytes] | bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.slow
 def test_the_error_says_what_a_file_is_and_how_to_get_its_text(llm: Llm, name: str) -> None:
     made, said = FILES[name]
     data = made if isinstance(made, bytes) else made()

@@ -166,6 +166,7 @@ def long_text() -> str:
 
 
 @pytest.mark.parametrize("train", [Tokenizer.train_bpe, Tokenizer.train_char])
+@pytest.mark.slow
 def test_long_text_gives_the_ids_of_the_library_whatever_its_parts(train) -> None:
     text = long_text()
     tokenizer = train([text[:30_000]], 500)
@@ -224,6 +225,7 @@ PLAIN = st.sampled_from([" ", "\n", "  ", "\n\n", " \t"])  # after which every w
     pairs=st.lists(st.tuples(WORD.filter(lambda word: not word[0].isspace()), PLAIN), min_size=8, max_size=40),
     cuts=st.lists(st.integers(0, 250), max_size=5),
 )
+@pytest.mark.slow
 def test_cutting_changes_no_id_however_words_are_cut(name: str, pairs: list[tuple[str, str]], cuts: list[int]) -> None:
     found = json.loads(SPACED.to_json()) | {"pre_tokenizer": PRE_TOKENIZERS[name]}
     for left, right in (("!", "Ċ"), ("Ċ", "!")):  # what Llama 3 and Qwen 2 put into a word, and what nobody does
@@ -301,6 +303,7 @@ def test_no_token_is_so_long_that_it_swallows_a_text_that_repeats_itself(text: s
     assert tokenizer.decode(ids) == text
 
 
+@pytest.mark.slow
 def test_no_word_is_so_long_that_learning_from_it_takes_its_square() -> None:
     """The work is the sum of the squares of the words' lengths: for all of Unicode once a thousandth of what it was."""
     unicode = "".join(chr(code) for code in range(1, 0x110000) if not 0xD800 <= code < 0xE000)

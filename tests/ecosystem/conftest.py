@@ -18,8 +18,9 @@ HOW = "pip install -e '.[ecosystem]'"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = [name for name in ("transformers", "gguf", "xllamacpp") if importlib.util.find_spec(name) is None]
-    for item in items:
-        if missing and "ecosystem" in str(item.path):
+    for item in (item for item in items if item.path.is_relative_to(Path(__file__).parent)):
+        item.add_marker(pytest.mark.slow)
+        if missing:
             item.add_marker(pytest.mark.skip(reason=f"needs {', '.join(missing)}: {HOW}"))
 
 

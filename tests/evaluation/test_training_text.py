@@ -142,6 +142,7 @@ def test_samples_read_the_text_as_often_as_one_does(llm: Llm, parrot: str, monke
     assert [line for line in plain.stderr.splitlines() if line.startswith("---")] == ["--- 1", "--- 2", "--- 3"]
 
 
+@pytest.mark.slow
 def test_what_is_known_by_heart_is_marked(llm: Llm) -> None:
     Path("c.txt").write_text("The cat sat on the mat. The dog ate the hat and the mat.\n" * 40)
     assert llm("train", "c.txt", "--steps", 60, "-q", "--seed", 1).exit_code == 0

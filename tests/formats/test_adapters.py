@@ -24,6 +24,7 @@ def taught(tiny_model: Path, llm) -> tuple[Path, Path]:
     return Path("merged.safetensors"), Path("alone.safetensors")
 
 
+@pytest.mark.slow
 def test_merged_is_base_plus_adapters(taught: tuple[Path, Path], tiny_model: Path) -> None:
     base, merged = checkpoint.load(tiny_model), checkpoint.load(taught[0])
     header = safetensors_file.read_header(taught[1])
@@ -47,6 +48,7 @@ def test_merged_is_base_plus_adapters(taught: tuple[Path, Path], tiny_model: Pat
     assert adapters.parameter_count(base.config, 4) == numbers
 
 
+@pytest.mark.slow
 def test_the_run_says_what_came_of_it(taught: tuple[Path, Path], tiny_model: Path) -> None:
     record = checkpoint.load(taught[0]).record
     assert record["bits_per_byte"] < record["bits_per_byte_before"]
@@ -54,6 +56,7 @@ def test_the_run_says_what_came_of_it(taught: tuple[Path, Path], tiny_model: Pat
     assert record["train"]["recipe"] == "lora" and record["train"]["lora_rank"] == 4
 
 
+@pytest.mark.slow
 def test_the_file_says_what_peft_wants_to_know(taught: tuple[Path, Path]) -> None:
     header = safetensors_file.read_header(taught[1])
     found = json.loads(header.metadata["adapter_config.json"])
@@ -62,6 +65,7 @@ def test_the_file_says_what_peft_wants_to_know(taught: tuple[Path, Path]) -> Non
     assert found["target_modules"] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 
 
+@pytest.mark.slow
 def test_import_merges_them(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
     assert llm("import", tiny_model, "--adapter", taught[1], "-o", "again.safetensors").exit_code == 0
     one, two = checkpoint.load(taught[0]), checkpoint.load("again.safetensors")
@@ -69,6 +73,7 @@ def test_import_merges_them(taught: tuple[Path, Path], tiny_model: Path, llm) ->
         np.testing.assert_allclose(one.tensors[name], two.tensors[name], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_directory_has_the_two_files_of_peft(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
     same = ("train", "c.txt", "--from", tiny_model, "--lora", 4, "--steps", 12, "--context", 16, "--threads", 1)
     made = llm(*same, "--adapter-only", "-o", "adapter")
@@ -101,11 +106,13 @@ def test_a_directory_for_adapters_is_made_only_for_what_comes_into_it(tiny_model
     assert Path("there/adapter_config.json").read_text() == Path("file").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_adapters_are_no_model(taught: tuple[Path, Path], llm) -> None:
     found = llm("generate", "The", "-m", taught[1])
     assert found.exit_code == 1 and "llm import MODEL --adapter" in found.stderr
 
 
+@pytest.mark.slow
 def test_adapters_of_another_model_are_told(taught: tuple[Path, Path], tmp_path: Path) -> None:
     from tests.conftest import random_checkpoint
     from tests.formats.test_quantization import CONFIG
@@ -161,6 +168,7 @@ def test_options_at_odds_are_told(tiny_model: Path, llm, words: str, message: st
     assert found.exit_code == 2 and message in found.stderr
 
 
+@pytest.mark.slow
 def test_adapters_that_meet_another_model_are_told(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
     from tests.conftest import random_checkpoint
 
@@ -197,6 +205,7 @@ def test_a_model_is_the_same_in_either_form(tiny_model: Path, llm) -> None:
         {"alora_invocation_tokens": [1, 2]}, {"trainable_token_indices": [3]}, {"peft_type": "IA3"},
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_adapters_of_another_kind_are_refused(taught: tuple[Path, Path], tiny_model: Path, llm, change) -> None:
     header = safetensors_file.read_header(taught[1])
     tensors = {name: safetensors_file.read_tensor(header, tensor) for name, tensor in header.tensors.items()}
@@ -210,6 +219,7 @@ def test_adapters_of_another_kind_are_refused(taught: tuple[Path, Path], tiny_mo
     assert found.exit_code == 1 and "more than plain LoRA" in found.stderr
 
 
+@pytest.mark.slow
 def test_peft_saves_a_directory(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
     Path("peft").mkdir()
     missing = llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors")

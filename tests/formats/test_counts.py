@@ -18,6 +18,8 @@ from tests.formats.test_gguf_file import FACTS, MODEL, THEIRS, by_hand, interlea
 from tests.formats.test_metadata import OF, READERS, original, parts, replaced, with_metadata
 from tests.sample_models import make_models, run
 
+pytestmark = pytest.mark.slow
+
 HUGE = (10**7, 2**32 - 1)  # tried with every command; what follows with those that open a model in different ways
 OTHERS = (0, -1, 1, 3, 10**6, 2**31 - 1, 2**31, 2**63 - 1, 1.5, 1e30, "8", [], [7], None, True)  # None: no such key
 MOST_MEMORY = 300.0  # MB on top of what the same commands take on the file as it was made

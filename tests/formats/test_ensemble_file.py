@@ -56,6 +56,7 @@ def test_a_mixture_comes_back_as_it_was(two, llm) -> None:
     assert "experts.1.model.layers.0.self_attn.q_proj.weight" in names
 
 
+@pytest.mark.slow
 def test_the_verbs_work_on_it(two, llm) -> None:
     assert llm("mix", *two).exit_code == 0
     path = "mixture.safetensors"
@@ -91,6 +92,7 @@ def test_the_verbs_work_on_it(two, llm) -> None:
     assert llm("mix", *two, "c.safetensors", "-o", "three.safetensors").exit_code == 0
 
 
+@pytest.mark.slow
 def test_explained_is_the_heaviest_and_the_probabilities_are_the_mixtures(two, llm) -> None:
     llm("mix", *two)
     words = "The cat sat", "-m", "mixture.safetensors", "--literal", "--json"

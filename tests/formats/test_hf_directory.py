@@ -313,6 +313,7 @@ def test_a_directory_that_holds_the_model_is_not_replaced(directory: Path, tiny_
 NO_UTF8 = os.fsdecode(b"hf\xff")
 
 
+@pytest.mark.slow
 def test_names_that_are_no_utf8_are_kept_with_marks(directory: Path, llm) -> None:
     pytest.importorskip("gguf", reason="needs the extra gguf")
     there = directory.rename(directory.with_name(NO_UTF8))

@@ -52,6 +52,7 @@ def test_what_is_not_json_is_said_so(text: str) -> None:
         document(text, "training.json")
 
 
+@pytest.mark.slow
 def test_a_value_of_any_size_is_told_in_few_words() -> None:
     for value in ("x" * 10**6, [0] * 10**6, {str(i): i for i in range(10**5)}, 10**4000):
         with pytest.raises(LLMError) as caught:
@@ -191,6 +192,7 @@ def read_by_all(models: Path, form: str, name: str, text: str, what: str) -> Non
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(data=st.data())
+@pytest.mark.slow
 def test_anything_in_place_of_a_key_is_read_or_refused_by_every_command(
     models: Path, monkeypatch: pytest.MonkeyPatch, form: str, name: str, data: Any
 ) -> None:
@@ -204,6 +206,7 @@ def test_anything_in_place_of_a_key_is_read_or_refused_by_every_command(
 
 
 @pytest.mark.parametrize(("form", "name"), CASES)
+@pytest.mark.slow
 def test_each_key_of_another_type_is_read_or_refused(models: Path, form: str, name: str) -> None:
     """By what opens a model, whatever it is for, and by what shows all of its metadata."""
     found, base = original(models, form, name), loading.load(models / "m.safetensors")

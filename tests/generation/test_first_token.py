@@ -117,6 +117,7 @@ PROMPTS = ["b a", " ab", "b aba", ". a b", "a ", "b.", "a ba"]
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.slow
 def test_words_and_first_tokens_are_those_of_the_sum_over_every_sequence(prompt: str, seed: int) -> None:
     known = Prompt.of(prompt, Table())  # type: ignore[arg-type]
     tail = b"".join(TOKENS[token] for token in known.tail)

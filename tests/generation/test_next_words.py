@@ -404,6 +404,7 @@ def test_only_letters_right_after_letters_go_on_with_the_last_word():
 
 
 @pytest.mark.parametrize("prompt", ["the cat ", "the ca", "the cat", "りん", "\n", "x"])
+@pytest.mark.slow
 def test_with_a_real_tokenizer_words_and_the_unexplored_rest_sum_to_1(prompt):
     tokenizer = Tokenizer.train_bpe(["the cat sat on the mat. りんごを食べる\n" * 9], 300)
 

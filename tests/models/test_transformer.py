@@ -272,6 +272,7 @@ def test_both_runtimes_score_alike(shape: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("scale", [0.8, 1.0, 1.6, 40.0])
+@pytest.mark.slow
 def test_the_sharpest_sight_is_found(scale: float) -> None:
     """Targets drawn from a model's own probabilities are predicted best by it as it is; from one whose logits are
     `scale` times as large, by those divided again."""

@@ -44,6 +44,7 @@ def test_free_memory_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @platforms.linux
+@pytest.mark.slow
 def test_a_limit_on_the_process_counts() -> None:
     code = """
 import resource

@@ -24,6 +24,8 @@ from tests.reliability.runs import OPTIONS, RESUME_FILE, TEXT, end, saved_at, tr
 from tests.training import small_runs
 from tests.training.small_runs import losses
 
+pytestmark = pytest.mark.slow
+
 Llm = Callable[..., Result]
 HERE = Path()
 OFTEN = EvaluationSchedule(training_per_evaluated=1)  # an evaluation every other step

@@ -52,6 +52,7 @@ def test_the_same_run_gives_the_same_weights_and_another_seed_does_not(tmp_path:
     assert not np.array_equal(first.tensors[name], other.tensors[name])
 
 
+@pytest.mark.slow
 def test_samples_are_recorded_and_the_last_is_what_the_saved_model_generates(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt", dtype="float32")
     events = run(ready, sample_prompt="Anna", schedule=OFTEN)
@@ -161,6 +162,7 @@ def test_a_loss_of_nan_at_once_is_an_error_with_advice(tmp_path: Path) -> None:
         run(prepared(tmp_path / "c.txt"), compute=nan_gradients(from_step=1))
 
 
+@pytest.mark.slow
 def test_a_loss_that_becomes_nan_ends_the_run_with_the_best_weights_so_far(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt", steps=40)
     whole = [event for event in run(ready) if isinstance(event, Evaluation)]
@@ -199,6 +201,7 @@ def test_weights_that_became_nan_are_never_the_best(tmp_path: Path) -> None:
         pytest.param(lambda time: 90.0, -1, id="every evaluation is slow"),
     ],
 )
+@pytest.mark.slow
 def test_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(
     tmp_path: Path, speed: Callable[[float], float], slow_evaluation: int
 ) -> None:
@@ -270,6 +273,7 @@ def test_a_long_first_step_is_given_up_when_the_run_is_stopped(tmp_path: Path) -
     assert [type(event) for event in events] == [State]  # from which the run can be resumed
 
 
+@pytest.mark.slow
 def test_a_long_step_is_given_up_without_a_trace_when_the_run_is_stopped(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt")
     answers = iter([False] * 20 + [True] * 1000)

@@ -149,6 +149,7 @@ def test_baselines_are_those_of_the_text_after_its_past(llm: Llm, tiny_model: Pa
 # ---- a text that a model learned from
 
 
+@pytest.mark.slow
 def test_the_held_out_end_is_measured_with_the_rest_as_past(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     assert llm("train", "c.txt", "--steps", 3, "--context", 16, "-q").exit_code == 0

@@ -73,6 +73,7 @@ def test_probabilities_are_those_that_generate_prints(llm: Llm, tiny_model: Path
 @pytest.mark.parametrize(
     "prompt", ["The cat sat on the mat. The dog ate", f"りんごを食べる。{FAMILY}", "a\x1b[31mb\u202e\tc"]
 )
+@pytest.mark.slow
 def test_every_line_fits_its_terminal(tiny_model: Path, prompt: str, columns: str) -> None:
     sure = load(tiny_model)
     louder = {name: 20 * t if name == "model.norm.weight" else t for name, t in sure.tensors.items()}
