@@ -13,20 +13,33 @@ if TYPE_CHECKING:
 
     from llmcli.api import Model as Model
     from llmcli.api import load as load
+    from llmcli.api import train as train
     from llmcli.config import ModelConfig as ModelConfig
     from llmcli.config import SamplingConfig as SamplingConfig
     from llmcli.errors import LLMError as LLMError
+    from llmcli.training.events import Evaluation as Evaluation
+    from llmcli.training.events import Sample as Sample
+    from llmcli.training.events import Step as Step
+    from llmcli.training.session import Result as Result
 
 __version__ = "0.1.0"
 
 _MODULES = {
+    "Evaluation": "training.events",
     "LLMError": "errors",
     "Model": "api",
     "ModelConfig": "config",
+    "Result": "training.session",
+    "Sample": "training.events",
     "SamplingConfig": "config",
+    "Step": "training.events",
     "load": "api",
+    "train": "api",
 }
-__all__ = ["LLMError", "Model", "ModelConfig", "SamplingConfig", "__version__", "load"]
+__all__ = [
+    "Evaluation", "LLMError", "Model", "ModelConfig", "Result", "Sample", "SamplingConfig", "Step", "__version__",
+    "load", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> "Any":

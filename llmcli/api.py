@@ -6,12 +6,13 @@ Nothing here prints. Everything that a caller can get wrong raises `llmcli.LLMEr
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.config import SamplingConfig
+from llmcli.config import DEFAULT_MODEL, SamplingConfig
 
 if TYPE_CHECKING:
     from llmcli.analysis.explain import Explanation
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from llmcli.generation.generator import Piece
     from llmcli.generation.next_words import NextWords
     from llmcli.models.runtime import Runtime
+    from llmcli.training.events import Evaluation, Sample, Step
+    from llmcli.training.plan import Request
+    from llmcli.training.session import Result
 
 
 class Model:
@@ -137,6 +141,61 @@ def load(
 
     source = load_any(model)
     return Model(source, open_runtime(source, device, quantize, on_note), open_tokenizer(source))
+
+
+def train(
+    corpus: str | Path | Sequence[str | Path],
+    output: str | Path = DEFAULT_MODEL,
+    *,
+    seconds: float | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    val: str | float | None = None,
+    base: str | Path | None = None,
+    like: str | Path | None = None,
+    tokenizer: str = "bpe",
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    overwrite: bool = False,
+    on_note: Callable[[str], None] = lambda note: None,
+    **options: Any,
+) -> Iterator[Step | Evaluation | Sample | Result]:
+    """Train a model on text files and save it. Yields events; the last one is the `Result`, after the file is written.
+
+    What is not given is chosen for the text, the time budget and this machine (default: 300 seconds). `corpus` is one
+    or more files, directories or patterns. `val` is a validation file or the fraction to hold out. `base` is a model
+    to fine-tune, `like` one whose tokenizer to use. `options` are further fields of `Request`: layers, width, heads,
+    kv_heads, context, tie, vocab_size, batch_tokens, dropout, lr (a factor), optimizer, experts, active, lora, seed.
+    A file at `output` is replaced only with `overwrite`. A run that was stopped is resumed by the same call. Closing
+    the iterator before its end discards the run. Raises LLMError.
+    """
+    from llmcli.config import cpu_cores
+    from llmcli.training import session
+    from llmcli.training.output import claim_output
+    from llmcli.training.plan import Request
+
+    started = time.monotonic()
+    request = Request(seconds=seconds, steps=steps, epochs=epochs, threads=threads or cpu_cores(), **options)
+    files = [str(corpus)] if isinstance(corpus, str | Path) else [str(file) for file in corpus]
+    base_path, like_path = (Path(model) if model else None for model in (base, like))
+    with claim_output(
+        Path(output), force=overwrite, model=base_path or like_path, model_role="a model that the run reads",
+        on_note=on_note, on_warning=on_note,
+    ) as place:  # fmt: skip
+        inputs = session.load_inputs(files, val, base_path, like_path, tokenizer, place.path, on_note=on_note)
+        identity = _as_options(request) | {"--time": seconds, "--device": device, "--dtype": dtype}
+        plan = session.plan_run(
+            request, inputs, place, device, dtype, options=identity, fixed_threads=threads is not None
+        )
+        session.check_space(place, plan.prepared)
+        yield from session.run(plan, inputs, place, started=started, on_note=on_note)
+
+
+def _as_options(request: Request) -> dict[str, object]:
+    """The fields of a request by the names of the options that set them, as the command line has them."""
+    options = {f"--{field.name.replace('_', '-')}": getattr(request, field.name) for field in fields(request)}
+    return options | {"--lora": request.lora or None, "--adapter-only": False}
 
 
 def _sampling(options: dict[str, Any]) -> SamplingConfig:

@@ -113,3 +113,47 @@ def test_what_can_go_wrong_is_one_error(tmp_path: Path) -> None:
     for name in ("missing.safetensors", "no.safetensors"):
         with pytest.raises(llmcli.LLMError):
             llmcli.load(tmp_path / name)
+
+
+TEXT = "The cat sat on the mat. The dog ate the hat.\n" * 60
+RUN = {"steps": 4, "threads": 1, "seed": 2, "layers": 1, "width": 32, "context": 16, "batch_tokens": 64}
+
+
+def test_training_gives_the_model_of_the_command(own_directory: Path, llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    words = [word for key, value in RUN.items() for word in (f"--{key.replace('_', '-')}", value)]
+    assert llm("train", "c.txt", "-o", "command.safetensors", "-q", *words).exit_code == 0
+    *events, result = llmcli.train("c.txt", "api.safetensors", **RUN)
+    assert isinstance(result, llmcli.Result) and result.file == Path("api.safetensors") and result.done.step == 4
+    assert {llmcli.Step, llmcli.Evaluation} <= {type(event) for event in events}
+    assert Path("api.safetensors").read_bytes() == Path("command.safetensors").read_bytes()
+    assert llmcli.load("api.safetensors").record["bits_per_byte"] == pytest.approx(result.bits_per_byte, abs=1e-4)
+
+
+def test_a_stopped_run_of_the_command_is_resumed_by_the_api_to_the_same_bytes(own_directory: Path, llm: Llm) -> None:
+    """Both give a run the same identity."""
+    from llmcli.training import resume
+
+    Path("c.txt").write_text(TEXT, "utf-8")
+    *_, whole = llmcli.train("c.txt", "whole.safetensors", **RUN)
+    events = llmcli.train("c.txt", "api.safetensors", **RUN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resume.StateSaver, "is_due", lambda self: True)
+        for event in events:
+            if isinstance(event, llmcli.Step) and event.step == 3:
+                events.close()
+                break
+    assert Path("api.resume.safetensors").exists() and not Path("api.safetensors").exists()
+    words = [word for key, value in RUN.items() for word in (f"--{key.replace('_', '-')}", value)]
+    run = llm("train", "c.txt", "-o", "api.safetensors", *words)
+    assert run.exit_code == 0 and "resuming from step" in run.stderr, run.stderr
+    assert Path("api.safetensors").read_bytes() == whole.file.read_bytes()
+
+
+def test_a_file_is_replaced_only_when_asked(own_directory: Path) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    Path("m.safetensors").write_text("mine", "utf-8")
+    with pytest.raises(llmcli.LLMError, match="exists"):
+        list(llmcli.train("c.txt", "m.safetensors", **RUN))
+    assert Path("m.safetensors").read_text("utf-8") == "mine"
+    assert list(llmcli.train("c.txt", "m.safetensors", overwrite=True, **RUN))[-1].file == Path("m.safetensors")

@@ -3,9 +3,8 @@
 import math
 import os
 import re
-import stat
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,9 +18,7 @@ from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
     from llmcli.data.corpus import Corpus
-    from llmcli.data.tokenizer import Tokenizer
 
-MAX_TOKENIZER_BYTES = 100_000_000  # of a tokenizer.json: three times the largest that are published
 MAX_SKIPPED_NOTES = 5
 # how much of the corpus is searched for JSON: bytes of each file, and files
 JSON_SEARCH_BYTES, JSON_SEARCH_FILES = 1 << 16, 256
@@ -179,54 +176,7 @@ def parse_duration(text: str) -> float:
     return total
 
 
-def read_tokenizer(path: str, expected: str = "a tokenizer.json") -> "tuple[str, Tokenizer]":
-    """(text, tokenizer) of the file that --tokenizer names. Raises LLMError, which says to give what is `expected`."""
-    from llmcli.data.tokenizer import Tokenizer
-
-    if not path:
-        raise usage(f"--tokenizer is empty; give {expected}")
-    try:
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise LLMError(f"--tokenizer {path} is not a regular file; give {expected}")
-        if status.st_size > MAX_TOKENIZER_BYTES:
-            raise LLMError(
-                f"--tokenizer {path} has over {MAX_TOKENIZER_BYTES:,} bytes, too many for a tokenizer; give {expected}"
-            )
-        text = Path(path).read_text("utf-8")
-    except FileNotFoundError:
-        raise LLMError(f"--tokenizer {path}: there is no such file; give {expected}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise LLMError(f"--tokenizer {path} cannot be read as text: {error}") from error
-    try:
-        return text, Tokenizer.from_json(text)
-    except LLMError as error:
-        raise LLMError(f"--tokenizer {path}: {error}") from error
-
-
 # ---- outputs
-
-
-def reject_gguf_name(output: Path) -> None:
-    """Raise LLMError if a safetensors file would get the name of a GGUF file."""
-    if output.suffix.lower() == ".gguf":
-        raise usage(
-            f"{output}: this command writes a .safetensors file; to write a .gguf: llm export MODEL {output} --to gguf"
-        )
-
-
-def reject_overwriting(output: Path, kind: str, inputs: Iterable[Path], role: str, by: str = " with -o") -> None:
-    """Raise LLMError if an output would replace one of the inputs of the command, or a directory that contains it.
-
-    `kind` says what the output is, `role` what the inputs are, `by` the option that names the output.
-    """
-    target = output.resolve()
-    for path in inputs:
-        resolved = path.resolve()
-        if resolved == target or (path.exists() and output.exists() and path.samefile(output)):
-            raise LLMError(f"{output} is {role}; give the {kind} another name{by}")
-        if target in (*resolved.parents, *path.absolute().parents):
-            raise LLMError(f"{output} contains {path}, {role}; give the {kind} another name{by}")
 
 
 # ---- notes on a corpus

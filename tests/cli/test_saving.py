@@ -12,11 +12,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from llmcli.cli.training_output import Output
 from typer.testing import Result
 
 from llmcli.cli import signals
 from llmcli.cli.signals import stop_requests, termination_signals
-from llmcli.cli.training_output import Output
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError

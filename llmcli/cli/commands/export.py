@@ -10,16 +10,9 @@ import typer
 import llmcli
 from llmcli import units
 from llmcli.cli import console
-from llmcli.cli.options import (
-    JsonOption,
-    QuantizeOption,
-    QuietOption,
-    model_path,
-    reject_gguf_name,
-    reject_options,
-    reject_overwriting,
-)
+from llmcli.cli.options import JsonOption, QuantizeOption, QuietOption, model_path, reject_options
 from llmcli.errors import LLMError, command_line, usage
+from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
 
 NOISE = 0.001  # bits per byte: what a model loses against itself over so few words may be this much by chance
 FORMS = ("hf", "gguf", "tokenizer")

@@ -9,9 +9,10 @@ import typer
 
 from llmcli import units
 from llmcli.cli import console
-from llmcli.cli.options import JsonOption, QuietOption, reject_gguf_name, reject_overwriting
+from llmcli.cli.options import JsonOption, QuietOption
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
+from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
 
 
 def import_(

@@ -7,8 +7,9 @@ import typer
 
 from llmcli import units
 from llmcli.cli import console
-from llmcli.cli.options import JsonOption, QuietOption, reject_gguf_name, reject_overwriting
+from llmcli.cli.options import JsonOption, QuietOption
 from llmcli.errors import LLMError, usage
+from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
 
 MIXTURE = "mixture.safetensors"
 

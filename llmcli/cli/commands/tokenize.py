@@ -11,14 +11,14 @@ from llmcli.cli.options import (
     ModelOption,
     QuietOption,
     model_path,
-    read_tokenizer,
     reject_options,
-    reject_overwriting,
     text_argument,
     vocab_size_option,
 )
 from llmcli.cli.safe_text import visible_whitespace
+from llmcli.data.tokenizer_path import read_tokenizer
 from llmcli.errors import usage
+from llmcli.formats.output_path import reject_overwriting
 
 
 def tokenize(

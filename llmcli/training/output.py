@@ -5,21 +5,21 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
-from llmcli.cli import console
-from llmcli.cli.options import is_default, reject_gguf_name, reject_overwriting
 from llmcli.errors import LLMError, usage
+from llmcli.formats import adapters, atomic_io, loading
+from llmcli.formats.checkpoint import save
+from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
+from llmcli.training import resume
+from llmcli.training.resume import StoppedRun, is_resume_file, is_saved_in
 
 if TYPE_CHECKING:
     from llmcli.training.events import Done
-    from llmcli.training.resume import StoppedRun
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Output:
     resume_path: Path  # of the state that a stopped run resumes from
     adapter_only: bool
     force: bool
-    stopped: "StoppedRun | None" = None  # the run to resume
+    stopped: StoppedRun | None = None  # the run to resume
     rename_existing: bool = False  # an existing model gets another name instead of --force being required
+    on_note: Callable[[str], None] = lambda note: None
+    on_warning: Callable[[str], None] = lambda warning: None
 
     def may_replace(self) -> bool:
         """Whether nothing is at `path`, or --force was given, or the file is what the stopped run saved, unchanged."""
-        from llmcli.training.resume import is_saved_in
-
         exists = os.path.exists(self.path)  # noqa: PTH110 (Path.exists raises where the directory may not be read)
         return self.force or not exists or (self.stopped is not None and is_saved_in(self.stopped, self.path))
 
@@ -52,10 +52,8 @@ class Output:
         for directory in (None, os.path.expanduser("~")):  # noqa: PTH111 (it never fails)
             with suppress(LLMError, OSError):
                 other_path = self._write_to_new_directory(directory, done)
-                console.warn(f"{problem}; saved the model as {other_path} instead")
+                self.on_warning(f"{problem}; saved the model as {other_path} instead")
                 return other_path
-        from llmcli.training.resume import is_resume_file
-
         advice = ""
         if is_resume_file(self.resume_path):
             advice = f"; free some disk space and type the same command again: it resumes from {self.resume_path}"
@@ -63,28 +61,24 @@ class Output:
 
     def discard_resume_file(self) -> None:
         """Remove the state of a stopped run, if there is one."""
-        from llmcli.training.resume import is_resume_file
-
         if is_resume_file(self.resume_path):
             with suppress(OSError):
                 self.resume_path.unlink()
 
     def _free_path(self) -> Path:
         """`path`, once an existing model there has been renamed; another name beside it if that is not allowed."""
-        from llmcli.formats import atomic_io
-
         if self.may_replace():
             return self.path
         problem = f"{self.path} was created by another process during the run and is kept"
         if self.rename_existing:
             try:
-                console.note(f"renamed the existing {self.path} to {atomic_io.set_aside(self.path)}")
+                self.on_note(f"renamed the existing {self.path} to {atomic_io.set_aside(self.path)}")
                 return self.path
             except LLMError as error:
                 problem = str(error)
         names = (self.path.with_stem(f"{self.path.stem}-{number}") for number in itertools.count(2))
         path = next(name for name in names if not name.exists())
-        console.warn(f"{problem}; saving the model as {path}")
+        self.on_warning(f"{problem}; saving the model as {path}")
         return path
 
     def _write_to_new_directory(self, parent: str | None, done: "Done") -> Path:
@@ -98,9 +92,6 @@ class Output:
         return directory / self.path.name
 
     def _write(self, path: Path, done: "Done") -> None:
-        from llmcli.formats import adapters
-        from llmcli.formats.checkpoint import save
-
         if self.adapter_only:
             assert done.adapters is not None
             adapters.save(path, done.adapters, done.checkpoint)
@@ -108,64 +99,71 @@ class Output:
             save(path, done.checkpoint)
 
 
+def dry_run_output(path: Path, *, adapter_only: bool = False) -> Output:
+    """The output of a run that is only planned: the name is checked, nothing is created. Raises LLMError."""
+    _check_name(path)
+    path = _adapter_file(path) if adapter_only else path
+    resume.check_model_name(path)
+    return Output(path, resume.resume_path(path), adapter_only, force=False)
+
+
+@contextmanager
 def claim_output(
-    context: typer.Context,
     path: Path,
     *,
-    adapter_only: bool,
-    force: bool,
-    dry_run: bool,
-    model: Path | None,
-    model_role: str,
-) -> Output:
-    """Check the place of the model, lock it until the command ends, and load the state of a stopped run.
+    adapter_only: bool = False,
+    force: bool = False,
+    rename_existing: bool = False,
+    model: Path | None = None,
+    model_role: str = "",
+    on_note: Callable[[str], None] = lambda note: None,
+    on_warning: Callable[[str], None] = lambda warning: None,
+) -> Iterator[Output]:
+    """Check the place of the model, lock it until the context ends, and load the state of a stopped run.
 
-    `model` is a model that the run reads, `model_role` describes it in errors. A dry run checks the name only. Raises
-    LLMError when the run could not save its model there.
+    With `rename_existing` a model of this program that is at `path` gets another name; otherwise it is replaced only
+    with `force`. `model` is a model that the run reads, `model_role` describes it in errors. Raises LLMError when the
+    run could not save its model there.
     """
-    from llmcli.formats import atomic_io
-    from llmcli.training import resume
+    _check_name(path)
+    with ExitStack() as stack:
+        if adapter_only:
+            path = stack.enter_context(_adapter_place(path, force))
+        resume.check_model_name(path)
+        output = Output(path, resume.resume_path(path), adapter_only, force, on_note=on_note, on_warning=on_warning)
+        if model:
+            _check_not_an_input(path, model, model_role)
+        atomic_io.check_writable(path, force=True)
+        _lock(stack, output)
+        output = replace(output, stopped=_load_stopped(output))
+        replaceable = output.may_replace()
+        if output.stopped and not replaceable:
+            raise LLMError(
+                f"{path} is not the model that the run stopped at step {output.stopped.state.step:,} saved; move it "
+                "away to resume the run, add --force to start over, or choose another output with -o"
+            )
+        output = replace(output, rename_existing=not replaceable and rename_existing and _is_own_model(path))
+        atomic_io.check_writable(path, force=replaceable or output.rename_existing)
+        if output.rename_existing:
+            on_note(f"{path} exists; it will be renamed, not overwritten (name the new model with -o)")
+        yield output
 
+
+def _check_name(path: Path) -> None:
     if not path.name:
         raise usage("-o needs the name of a file: -o model.safetensors")
     reject_gguf_name(path)
-    if adapter_only:
-        path = _adapter_path(context, path, force, dry_run)
-    resume.check_model_name(path)
-    output = Output(path, resume.resume_path(path), adapter_only, force)
-    if dry_run:
-        return output
-    if model:
-        _check_not_an_input(path, model, model_role)
-    atomic_io.check_writable(path, force=True)
-    _lock(context, output)
-    output = replace(output, stopped=_load_stopped(output))
-    replaceable = output.may_replace()
-    if output.stopped and not replaceable:
-        raise LLMError(
-            f"{path} is not the model that the run stopped at step {output.stopped.state.step:,} saved; move it away "
-            "to resume the run, add --force to start over, or choose another output with -o"
-        )
-    output = replace(output, rename_existing=not replaceable and _is_default_model(context, path))
-    atomic_io.check_writable(path, force=replaceable or output.rename_existing)
-    if output.rename_existing:
-        console.note(f"{path} exists; it will be renamed, not overwritten (name the new model with -o)")
-    return output
 
 
 def _check_not_an_input(path: Path, model: Path, role: str) -> None:
-    from llmcli.formats import loading
-
     reject_overwriting(path, "model", [model], role)
     reject_overwriting(path, "model", loading.files(model), "part of a model that is read")
 
 
-def _lock(context: typer.Context, output: Output) -> None:
-    """Lock the output until the command ends, and remove temporary files that killed runs left beside it."""
-    from llmcli.formats import atomic_io
-
-    if problem := context.with_resource(atomic_io.locked(output.path)):
-        console.note(f"{output.path} cannot be locked here ({problem}); make sure that no other run writes it")
+def _lock(stack: ExitStack, output: Output) -> None:
+    """Lock the output until the context ends, and remove temporary files that killed runs left beside it."""
+    if problem := stack.enter_context(atomic_io.locked(output.path)):
+        output.on_note(f"{output.path} cannot be locked here ({problem}); make sure that no other run writes it")
         return
     for path in (output.path, output.resume_path):
         atomic_io.remove_stale(path)
@@ -173,8 +171,6 @@ def _lock(context: typer.Context, output: Output) -> None:
 
 def _load_stopped(output: Output) -> "StoppedRun | None":
     """The state of a stopped run, unless --force starts over."""
-    from llmcli.training import resume
-
     path = output.resume_path
     if not path.exists():
         return None
@@ -186,12 +182,9 @@ def _load_stopped(output: Output) -> "StoppedRun | None":
     return None if output.force else resume.load(path)
 
 
-def _is_default_model(context: typer.Context, path: Path) -> bool:
-    """Whether -o was not given and a model of this program has the default name: that one is renamed. With -o the
-    user chose the name, so --force is required."""
-    from llmcli.formats import loading
-
-    if not is_default(context, "output") or path.is_symlink() or not path.is_file():
+def _is_own_model(path: Path) -> bool:
+    """Whether there is a model of this program at `path`."""
+    if path.is_symlink() or not path.is_file():
         return False
     try:
         return bool(loading.read_header(path).is_ours)
@@ -199,23 +192,26 @@ def _is_default_model(context: typer.Context, path: Path) -> bool:
         return False
 
 
-def _adapter_path(context: typer.Context, path: Path, force: bool, dry_run: bool) -> Path:
-    """The file for adapters: `path` if it ends in .safetensors, else PEFT's file in a directory of that name, which is
-    created if it does not exist."""
-    from llmcli.formats import adapters, atomic_io
-
+def _adapter_file(path: Path) -> Path:
+    """The file for adapters: `path` if it ends in .safetensors, else PEFT's file in a directory of that name."""
     if path.suffix.lower() == ".safetensors" and not path.is_dir():
         return path
     if path.exists() and not path.is_dir():
         raise LLMError(f"{path} is a file; give a name that ends in .safetensors, or a directory for PEFT")
-    file = path / adapters.PEFT_FILE
-    if dry_run:
-        return file
-    if not path.is_dir():
-        context.with_resource(_new_directory(path))
-    if not file.exists():
-        atomic_io.check_writable(path / adapters.PEFT_CONFIG, force=force, example=adapters.PEFT_CONFIG)
-    return file
+    return path / adapters.PEFT_FILE
+
+
+@contextmanager
+def _adapter_place(path: Path, force: bool) -> Iterator[Path]:
+    """The file for adapters; a directory for it is created, and removed at the end if nothing was written to it."""
+    file = _adapter_file(path)
+    if file == path:
+        yield file
+        return
+    with nullcontext() if path.is_dir() else _new_directory(path):
+        if not file.exists():
+            atomic_io.check_writable(path / adapters.PEFT_CONFIG, force=force, example=adapters.PEFT_CONFIG)
+        yield file
 
 
 @contextmanager
