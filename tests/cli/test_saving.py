@@ -12,10 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from llmcli.cli.training_output import Output
 from typer.testing import Result
 
-from llmcli.cli import signals
+from llmcli.cli import console, signals
 from llmcli.cli.signals import stop_requests, termination_signals
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.data.tokenizer import Tokenizer
@@ -24,6 +23,7 @@ from llmcli.formats import adapters, atomic_io, checkpoint, ensemble_file
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.training import resume
 from llmcli.training.events import State
+from llmcli.training.output import Output
 from llmcli.training.plan import Plan
 from tests import platforms
 from tests.conftest import random_checkpoint
@@ -174,7 +174,7 @@ def test_a_changed_model_is_not_overwritten_without_force(llm: Llm) -> None:
 
 
 CHANGED_MEANWHILE = """
-import llmcli.cli.commands.train as t
+import llmcli.training.session as t
 def change(*_):
     data = bytearray(open("model.safetensors", "rb").read())
     data[-9] ^= 1
@@ -258,7 +258,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def save(done: SimpleNamespace, output: Path, *, replace: bool = True) -> Path:
-    return Output(output, resume.resume_path(output), adapter_only=False, force=replace).save(done)
+    shown = {"on_note": console.note, "on_warning": console.warn}
+    return Output(output, resume.resume_path(output), adapter_only=False, force=replace, **shown).save(done)
 
 
 def files_in(directory: Path) -> list[Path]:
@@ -332,7 +333,7 @@ def test_a_directory_that_became_unreadable_does_not_lose_the_model(
     monkeypatch.setattr(os, "stat", refuse)
     resume.StateSaver(beside, {}, stopped.plan, "{}", warnings.append).save(stopped.state)
     assert len(warnings) == 1 and "Permission denied" in warnings[0]
-    assert [Output(output, beside, adapter_only=False, force=False).save(done)] == files_in(elsewhere)
+    assert [Output(output, beside, False, False, on_warning=console.warn).save(done)] == files_in(elsewhere)
 
 
 def test_a_file_created_during_the_run_is_kept(done: SimpleNamespace) -> None:

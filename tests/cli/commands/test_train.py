@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from llmcli.cli.commands import train as command
+from llmcli.training import session
 from llmcli.training.record import versions
 from tests.conftest import TEXT
 
@@ -31,13 +31,13 @@ def test_the_identity_of_a_run_is_that_of_older_resume_files(
     """Its keys and values are in resume files: were they different, runs that an older version stopped could not be
     resumed."""
     identities: list[dict[str, Any]] = []
-    real = command._run_identity
+    real = session._run_identity
 
     def record(*arguments: Any) -> dict[str, Any]:
         identities.append(real(*arguments))
         return identities[-1]
 
-    monkeypatch.setattr(command, "_run_identity", record)
+    monkeypatch.setattr(session, "_run_identity", record)
     Path("c.txt").write_text(TEXT, "utf-8")
     assert llm(*RUN, *options, "--dry-run").exit_code == 0
     [identity] = identities
