@@ -1,4 +1,4 @@
-"""The script that draws the README's picture: the same text of a terminal gives the same picture, with all the text."""
+"""The script that draws the README's picture: the screen of a terminal by its bytes, and the picture of a screen."""
 
 import importlib.util
 import re
@@ -37,11 +37,11 @@ def elements(received: str, name: str) -> list[ElementTree.Element]:
     return ElementTree.fromstring(draw.svg(draw.screen(received), draw.LIGHT, "title")).findall(f".//{SVG}{name}")
 
 
-# ---- what stands on the screen
+# ---- the screen
 
 
 @given(st.lists(st.text("abc <&\"'語リ│█⠒", max_size=10), max_size=6))
-def test_plain_text_stands_as_it_was_written(lines: list[str]) -> None:
+def test_plain_text_is_shown_unchanged(lines: list[str]) -> None:
     rows = [line.rstrip(" ") for line in lines]
     assert "\n".join(shown("\r\n".join(lines))).strip("\n") == "\n".join(rows).strip("\n")
 
@@ -62,11 +62,11 @@ def test_plain_text_stands_as_it_was_written(lines: list[str]) -> None:
         ("\r\n \r\nx \r\n\r\n", ["x"]),
     ],
 )
-def test_the_screen_follows_the_sequences(received: str, rows: list[str]) -> None:
+def test_the_screen_after_escape_sequences(received: str, rows: list[str]) -> None:
     assert shown(received) == rows
 
 
-def test_styles_follow_the_sequences() -> None:
+def test_styles_after_escape_sequences() -> None:
     row = draw.screen("a\x1b[1;32mb\x1b[22;94mc\x1b[38;5;64;48;2;1;2;255md\x1b[39;49;2;3me\x1b[23;103mf\x1b[mg")[0]
     Style = draw.Style
     assert [cell.style for cell in row] == [
@@ -75,7 +75,7 @@ def test_styles_follow_the_sequences() -> None:
     ]  # fmt: skip
 
 
-def test_what_follows_the_last_row_wanted_is_left_out() -> None:
+def test_rows_after_the_last_one_to_show_are_cropped() -> None:
     rows = draw.session([("llm a", "saved x\r\nmore", "saved "), ("llm b", "1\r\n2", "saved "), ("llm c", "3", None)])
     text = ["".join(cell.text for cell in row) for row in rows]
     assert text == ["$ llm a", "saved x", "", "$ llm b", "1", "2", "", "$ llm c", "3"]
@@ -91,26 +91,26 @@ RECEIVED = (
 
 
 @pytest.mark.parametrize("theme", ["LIGHT", "DARK"])
-def test_a_picture_holds_all_the_text_and_is_the_same_each_time(theme: str) -> None:
+def test_a_picture_has_all_the_text_and_is_reproducible(theme: str) -> None:
     rows = draw.screen(RECEIVED)
     picture = draw.svg(rows, getattr(draw, theme), "a <title>")
     assert picture == draw.svg(draw.screen(RECEIVED), getattr(draw, theme), "a <title>")
     root = ElementTree.fromstring(picture)
     assert root.find(f"{SVG}title").text == "a <title>"  # type: ignore[union-attr]
     assert root.find(f"{SVG}desc").text == "\n".join(shown(RECEIVED, 80))  # type: ignore[union-attr]
-    drawn = [text.text for text in root.iter(f"{SVG}text")]
-    assert drawn == ["plan", "because", "budget", '5m <b>&"', "66%", "0.2", "リンゴ", "0.4", "ok"]
+    texts = [text.text for text in root.iter(f"{SVG}text")]
+    assert texts == ["plan", "because", "budget", '5m <b>&"', "66%", "0.2", "リンゴ", "0.4", "ok"]
     assert not re.search("url|href|@import|@font-face|script", picture)
     assert set(re.findall(r"https?://[^\s\"]+", picture)) == {"http://www.w3.org/2000/svg"}
 
 
-def test_the_themes_differ_in_nothing_but_colours() -> None:
+def test_the_themes_differ_only_in_colours() -> None:
     rows = draw.screen(RECEIVED)
     light, dark = (re.sub("#[0-9a-f]{6}", "#", draw.svg(rows, theme, "t")) for theme in (draw.LIGHT, draw.DARK))
     assert light == dark
 
 
-def test_letters_keep_their_columns_whatever_the_font() -> None:
+def test_text_is_stretched_to_its_columns() -> None:
     for text in elements(RECEIVED, "text"):
         row = next(line for line in shown(RECEIVED, 80) if text.text and text.text in line)
         column = cell_len(row[: row.index(text.text or "")])
@@ -118,19 +118,21 @@ def test_letters_keep_their_columns_whatever_the_font() -> None:
         assert float(text.get("textLength", 0)) == pytest.approx(cell_len(text.text or "") * draw.CELL, abs=0.01)
 
 
-def test_bars_rules_and_dots_are_drawn_to_scale() -> None:
+def test_bars_lines_and_dots_are_drawn_to_scale() -> None:
     bars = [float(bar.get("width", 0)) / draw.CELL for bar in elements("███▌\r\n▏\r\n██", "rect")[1:]]
     assert bars == pytest.approx([3.5, 0.125, 2], abs=0.002)
-    rule, rest = elements("\x1b[32m━━━\x1b[0m\x1b[90m──", "rect")[1:]
-    assert (rule.get("fill"), rest.get("fill")) == (draw.LIGHT.colours[2], draw.LIGHT.colours[8])
+    line, rest = elements("\x1b[32m━━━\x1b[0m\x1b[90m──", "rect")[1:]
+    assert (line.get("fill"), rest.get("fill")) == (draw.LIGHT.palette[2], draw.LIGHT.palette[8])
     assert float(rest.get("x", 0)) == pytest.approx(draw.MARGIN + 3 * draw.CELL)
     dots = re.findall(r"M([\d.]+) ([\d.]+)h0", elements("⠑⢄", "path")[0].get("d", ""))  # dots 1, 5; 3, 8
     places = [((float(x) - draw.MARGIN) / draw.CELL, (float(y) - draw.MARGIN) / draw.LINE) for x, y in dots]
-    want = [(0.25, 0.125), (0.75, 0.375), (1.25, 0.625), (1.75, 0.875)]
-    assert [axis for place in places for axis in place] == pytest.approx([axis for p in want for axis in p], abs=0.002)
+    expected = [(0.25, 0.125), (0.75, 0.375), (1.25, 0.625), (1.75, 0.875)]
+    assert [axis for place in places for axis in place] == pytest.approx(
+        [axis for p in expected for axis in p], abs=0.002
+    )
 
 
-def test_the_pictures_of_the_readme_are_of_its_commands() -> None:
+def test_the_pictures_of_the_readme_show_its_commands() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     names = re.search(
         r'<picture><source media="\(prefers-color-scheme: dark\)" srcset="([^"]+)">!\[[^]]+\]\(([^)]+)\)</picture>',
@@ -147,7 +149,7 @@ def test_the_pictures_of_the_readme_are_of_its_commands() -> None:
 # ---- the run
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
 def test_commands_run_in_a_terminal(tmp_path: Path) -> None:
     code = "import os, sys; print(sys.stdout.isatty(), *os.get_terminal_size(), os.environ['TERM'], os.getcwd())"
     received = draw.record(f'"{sys.executable}" -c "{code}"', tmp_path)
