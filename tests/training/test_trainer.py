@@ -25,6 +25,7 @@ from llmcli.training.events import Done, Evaluation, Sample, State, Step
 from llmcli.training.plan import Regularization, Request
 from llmcli.training.prepare import prepare
 from llmcli.training.rules import regularization
+from llmcli.training.run import SAMPLE_TOKENS, TIE_MARGIN
 from tests.training.small_runs import LINES, SimulatedMachine, losses, prepared, run, run_to_end
 
 OFTEN = EvaluationSchedule(training_per_evaluated=1)
@@ -61,7 +62,7 @@ def test_samples_are_recorded_and_the_last_is_what_the_saved_model_generates(tmp
     recorded = done.checkpoint.record["samples"]
     assert recorded["prompt"] == "Anna" and len(recorded["texts"]) > 3
     assert recorded["texts"] == [(event.step, event.text) for event in events if isinstance(event, Sample)]
-    sampling = SamplingConfig(max_tokens=trainer.SAMPLE_TOKENS)
+    sampling = SamplingConfig(max_tokens=SAMPLE_TOKENS)
     pieces = generate(NumpyRuntime(done.checkpoint), ready.tokenizer, "Anna", sampling)
     assert done.best_step == 40 and recorded["texts"][-1] == (40, "".join(piece.text for piece in pieces))
     assert run_to_end(ready).checkpoint.record["samples"] == {"prompt": None, "texts": []}
@@ -108,7 +109,7 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
 def test_of_two_nearly_equal_evaluations_the_later_is_kept(tmp_path: Path, worse: float, best_step: int) -> None:
     """The last of four evaluations is worse than the one before by a little less than TIE_MARGIN, or a little more."""
     ready = prepared(tmp_path / "c.txt", steps=10)
-    last = 2.0 * (1 + worse * trainer.TIE_MARGIN)
+    last = 2.0 * (1 + worse * TIE_MARGIN)
     scripted = ScriptedEvaluations(ready.tokenizer, [3.0, 2.5, 2.0, last, last])
     schedule = EvaluationSchedule(training_per_evaluated=0, min_progress=0.3)
     assert run_to_end(ready, compute=scripted.compute, schedule=schedule).best_step == best_step

@@ -1,0 +1,443 @@
+"""A training run between two steps: what `trainer.train` calls in turn.
+
+A run from scratch, a fine-tuning run and a resumed run take the same path.
+"""
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmcli.config import ModelConfig, SamplingConfig, TrainConfig, as_record
+from llmcli.data.batches import Tokens
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.errors import LLMError
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.generation.generator import generate
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.transformer import LanguageModel
+from llmcli.training.batch_schedule import BatchSchedule
+from llmcli.training.calibration import Calibration, reserve_tokens
+from llmcli.training.compute import Compute
+from llmcli.training.cost_model import micro_batches
+from llmcli.training.evaluation_schedule import EvaluationSchedule
+from llmcli.training.events import Done, Evaluation, Event, Sample, State, Step
+from llmcli.training.hardware import keep_freed_memory
+from llmcli.training.history import History
+from llmcli.training.initialization import compile_layers, eager_without_compiler, fresh_weights, new_model
+from llmcli.training.interruption import CutShortError, stop_between_layers
+from llmcli.training.optimizer import Optimizer, rate
+from llmcli.training.plan import Plan, Regularization
+from llmcli.training.position import Position
+from llmcli.training.record import FinalEvaluation, training_record
+from llmcli.training.run_clock import RunClock
+from llmcli.training.thread_tuner import ThreadTuner
+from llmcli.training.validation import Validator
+
+TIE_MARGIN = 0.002  # evaluations that differ by less, relatively, count as equal
+SAMPLE_TOKENS = 48
+MAX_SAMPLING_PARAMETERS = 200_000_000  # larger models generate no samples during training: that would take too long
+FIRST_EVALUATION_SHARE = 0.1  # of the run, at most, for the evaluation of the model that it starts from
+FIRST_STEP_SECONDS = 10.0  # the first step may take this long ...
+FIRST_STEP_SHARE = 0.25  # ... or this share of the run, if that is more
+STEP_PATIENCE = 1.0  # seconds that a step or an evaluation may still take after Ctrl-C
+FINAL_PATIENCE = 3.0  # seconds for each evaluation after Ctrl-C
+REGULARIZE_EVERY = 0.02  # of the run
+EPOCHS_MARGIN = 0.05  # relative: regularization changes once the expected epochs are this far beyond a threshold
+
+
+class Run:
+    """The weights, the optimizer, the position of the run, and the best weights so far."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        tokenizer: Tokenizer,
+        start: Checkpoint | None,
+        tokens: Tokens,
+        held_out: NDArray[np.unsignedinteger],
+        sample_prompt: str | None,
+        stop: Callable[[], bool],
+        regularize: Callable[[float], Regularization] | None,
+        tuner: ThreadTuner | None,
+        schedule: EvaluationSchedule,
+        compute: Compute,
+        clock: Callable[[], float],
+    ) -> None:
+        self._plan, self._settings, self._tokenizer, self._start = plan, plan.train, tokenizer, start
+        self._sample_prompt, self._stop, self._now = sample_prompt, stop, clock
+        self._schedule, self._compute = schedule, compute
+        settings, timed = plan.train, plan.train.seconds is not None
+        torch.set_num_threads(settings.threads)
+        keep_freed_memory()
+        self.model = _initial_model(plan, start)
+        self._optimizer = Optimizer(self.model, settings, plan.model.hidden_size)
+        compile_layers(self.model, settings)
+        train_tokens, calibration_windows = reserve_tokens(tokens, settings.calibration_tokens, settings.context)
+        self._train_tokens = len(train_tokens)
+        self._batches = BatchSchedule(train_tokens, settings, tokenizer)
+        self._window = 0  # tokens in a window of the last step
+        self._calibration = Calibration(self.model, calibration_windows)
+        models = 2 if start else 1
+        self._validator = Validator(
+            self.model, tokenizer, held_out, settings, final_models=models, compute=self._compute
+        )
+        self._history = History()
+        self.position = Position(dropout=settings.dropout, token_split=settings.token_split)
+        self._best = self.model.to_arrays()
+        self._best_adapters = self.model.trainable_arrays() if settings.lora_rank else None
+        self._regularize = regularize if timed else None
+        self._tuner = (tuner if timed else None) or ThreadTuner(1)
+        self.problem = ""  # why the run cannot continue
+
+    # ---- the clock
+
+    def begin(self, started_at: float, reserve_seconds: float, resume_from: State | None) -> None:
+        """Start the clock. A resumed run restores its state and continues where its clock stopped."""
+        self._began, self._training_began = started_at, self._now()
+        if resume_from:
+            self._restore(resume_from)
+        seconds = self._settings.seconds
+        training_began = self._training_began - self._began
+        self._clock = None if seconds is None else RunClock(seconds, reserve_seconds, training_began)
+
+    @property
+    def is_over(self) -> bool:
+        return self.position.progress >= 1
+
+    @property
+    def _elapsed(self) -> float:
+        """Seconds since the run began."""
+        return self._now() - self._began
+
+    @property
+    def _step_tokens(self) -> int:
+        return self._settings.batch_size * self._settings.context
+
+    @property
+    def _seen_tokens(self) -> int:
+        return self.position.step * self._step_tokens
+
+    def _progress(self) -> float:
+        """Of the run, 0 to 1, by its steps or by the clock."""
+        progress = self.position.step / self._settings.steps
+        if self._clock:
+            progress = max(progress, self._clock.progress(self._elapsed, self._final_cost()))
+        return progress
+
+    def _final_cost(self) -> float:
+        """What the evaluations after the last step will cost, in tokens of an evaluation during the run."""
+        return self._validator.remaining_cost(self._seen_tokens) + self._calibration.tokens
+
+    def _follow_clock(self) -> None:
+        """Adapt regularization to the number of epochs that the run will reach at its current speed."""
+        position = self.position
+        if (
+            not self._clock
+            or not self._regularize
+            or position.progress < position.regularized_progress + REGULARIZE_EVERY
+        ):
+            return
+        position.regularized_progress = position.progress
+        expected = self._clock.expected_tokens(self._elapsed, self._seen_tokens, self._final_cost())
+        epochs = min(expected, self._settings.steps * self._step_tokens) / self._train_tokens
+        current = Regularization(position.dropout, position.token_split)
+        nearby = [self._regularize(epochs / (1 + EPOCHS_MARGIN)), self._regularize(epochs * (1 + EPOCHS_MARGIN))]
+        if current in nearby:
+            return
+        chosen = self._regularize(epochs)
+        position.dropout, position.token_split = chosen.dropout, chosen.bpe_dropout
+        position.regularizations.append([position.step, round(epochs, 2), chosen.dropout, chosen.bpe_dropout])
+
+    @contextlib.contextmanager
+    def _interruptible(self, model: LanguageModel, patience: float, deadline: float = math.inf) -> Iterator[None]:
+        """Inside, passes through `model` raise CutShortError once `stop` returns True and `patience` seconds are over,
+        or at `deadline`, in seconds since the run began."""
+        began = self._now()
+
+        def should_stop() -> bool:
+            now = self._now()
+            return now - self._began > deadline or (now - began > patience and self._stop())
+
+        with eager_without_compiler(self._settings), stop_between_layers(model, should_stop):
+            yield
+
+    # ---- steps
+
+    def step(self) -> Step | None:
+        """Take a step. None if it was not finished: `problem` says why, or the time is over."""
+        position = self.position
+        began = self._now()
+        ids = self._next_batch()
+        try:
+            with self._interruptible(self.model, STEP_PATIENCE, self._step_deadline()):
+                loss = self._compute.gradients(self.model, ids, micro_batches(self._plan.model, self._settings))
+        except CutShortError:
+            self._give_up_step(began)
+            return None
+        self._optimizer.step(position.progress)
+        value = loss.item()
+        if not math.isfinite(value):
+            self.problem = _divergence(position.step + 1, self._settings)
+            return None
+        position.step += 1
+        seconds = self._now() - began
+        if self._clock:
+            self._clock.add_step(seconds, self._step_tokens)
+            self._tuner.add_step(seconds, self._step_tokens)
+        position.progress = self._progress()
+        self._follow_clock()
+        self._history.add_loss(value)
+        return self._step_event(value)
+
+    def _next_batch(self) -> torch.Tensor:
+        """Token ids [B, T + 1] of the next step, for which dropout is seeded as well."""
+        position, settings = self.position, self._settings
+        self.model.dropout.set_rate(position.dropout)
+        self.model.dropout.seed(settings.seed, position.step)
+        self.model.train()
+        ids = self._batches.batch(position.step, position.progress, position.token_split)
+        if ids.shape[1] != self._window:
+            self._window = ids.shape[1]
+            self._tuner.new_shape()
+        return torch.from_numpy(ids).to(settings.device)
+
+    def _step_event(self, loss: float) -> Step:
+        position, seen, now = self.position, self._seen_tokens, self._now()
+        return Step(
+            step=position.step,
+            progress=min(1.0, position.progress),
+            loss=loss,
+            tokens=seen,
+            epoch=seen / self._train_tokens,
+            rate=rate(position.progress),
+            seconds=now - self._began,
+            tokens_per_second=seen / max(1e-9, now - self._training_began),
+        )
+
+    def _step_deadline(self) -> float:
+        """When to give up a step, in seconds since the run began. The first may take longer than the run has left:
+        a late model is better than none."""
+        if not self._clock:
+            return math.inf
+        if self.position.step:
+            return self._clock.deadline
+        longest = max(FIRST_STEP_SECONDS, FIRST_STEP_SHARE * self._clock.seconds)
+        return max(self._clock.deadline, self._elapsed + longest)
+
+    def _give_up_step(self, began: float) -> None:
+        """Drop the gradients of a step that was cut short; unless that was asked for, the run is over. Raises LLMError
+        if not even the first step fits into the time limit."""
+        self.model.zero_grad(set_to_none=True)
+        if self._stop():
+            return
+        self.position.progress = 1.0
+        if self._clock and not self.position.step:
+            raise LLMError(
+                f"no training step could be finished in --time {self._clock.seconds:g}s: reading and planning took "
+                f"{began - self._began:,.0f} s, and one step takes more than {self._now() - began:,.0f} s here; give "
+                "more time, or a smaller --context or model, or end other programs that run on this machine"
+            )
+
+    # ---- evaluations
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the current weights were evaluated, or there is no held-out text."""
+        return not self._validator.tokens or self.position.evaluated_step >= self.position.step
+
+    def is_evaluation_due(self) -> bool:
+        """Whether the schedule says so, or the run is over."""
+        position, evaluated = self.position, self._validator.tokens
+        if not evaluated:
+            return False
+        trained = (position.step - position.evaluated_step) * self._step_tokens
+        return self.is_over or self._schedule.is_due(
+            trained, evaluated, position.progress - position.evaluated_progress
+        )
+
+    def evaluate(self, hurried: bool = False) -> Iterator[Event]:
+        """Evaluate the current weights, keep them if they are the best so far, and generate a sample. Yields nothing
+        if that was interrupted, or without held-out text."""
+        if not self._validator.tokens:
+            return
+        position = self.position
+        patience = FINAL_PATIENCE if hurried else STEP_PATIENCE
+        try:
+            with self._interruptible(self.model, patience), self._calibration.applied() as factor:
+                self._time_evaluation(self._calibration.seconds, self._calibration.tokens)
+                began = self._now()
+                score = self._validator.evaluate(began + self._evaluation_seconds(), self._now)
+                self._time_evaluation(self._now() - began, score.tokens)
+                weights = self.model.to_arrays()
+        except CutShortError:
+            return
+        bits = round(score.bits_per_byte, 6)  # as in the record, so that every display of it rounds the same number
+        position.evaluated_step, position.evaluated_progress = position.step, position.progress
+        self._history.add_evaluation(position.step, bits)
+        is_best = self._keep_if_best(bits, weights, factor)
+        yield Evaluation(position.step, bits, is_best)
+        if self._sample_prompt and self._plan.model.parameters <= MAX_SAMPLING_PARAMETERS:
+            text = _sample(self._plan.model, weights, self._tokenizer, self._sample_prompt)
+            self._history.add_sample(position.step, text)
+            yield Sample(position.step, self._sample_prompt, text)
+
+    def _keep_if_best(self, bits: float, weights: dict[str, NDArray[np.float32]], factor: float) -> bool:
+        """Keep the current weights if they are the best so far; returns whether they are. Of two equal evaluations the
+        later wins: its learning rate was lower."""
+        position = self.position
+        is_best = math.isfinite(bits) and (position.best_bits is None or bits <= position.best_bits * (1 + TIE_MARGIN))
+        if is_best:
+            self._best, position.best_step, position.best_factor = weights, position.step, factor
+            self._best_adapters = self.model.trainable_arrays() if self._settings.lora_rank else None
+            position.best_bits = bits if position.best_bits is None else min(bits, position.best_bits)
+        return is_best
+
+    def _evaluation_seconds(self) -> float:
+        """Time limit of an evaluation. Only the one before the first step has a limit; the later ones are as short."""
+        seconds = self._settings.seconds
+        return math.inf if self.position.step or seconds is None else FIRST_EVALUATION_SHARE * seconds
+
+    def _time_evaluation(self, seconds: float, tokens: int) -> None:
+        if self._clock:
+            self._clock.add_evaluation(seconds, tokens)
+
+    def has_long_final_evaluation(self) -> bool:
+        """Whether the final evaluations take so long that the state of the run should be saved before them."""
+        return 2 * self._plan.model.parameters * self._final_cost() > self._schedule.long_evaluation
+
+    # ---- the state of a stopped run
+
+    def state(self) -> State:
+        """All that the following steps depend on."""
+        groups: dict[str, Mapping[str, NDArray[Any]]] = {
+            "model.": self.model.trainable_arrays(),
+            "best.": self._best,
+            "optimizer.": self._optimizer.to_arrays(),
+        }
+        if self._best_adapters is not None:
+            groups["adapters."] = self._best_adapters
+        arrays = {prefix + name: array for prefix, group in groups.items() for name, array in group.items()}
+        now = self._now()
+        return State(
+            arrays | {"losses": self._history.losses()},
+            as_record(self.position)
+            | {
+                "evaluations": self._history.evaluations(),
+                "samples": self._history.samples(),
+                "seconds": now - self._began,
+                "trained_seconds": now - self._training_began,
+            },
+        )
+
+    def _restore(self, state: State) -> None:
+        """Take what `state` returned. Raises LLMError if it is of another run."""
+        arrays, values = state.arrays, state.values
+        try:
+            self._best = _with_prefix(arrays, "best.")
+            self.model.load_trainable(_with_prefix(arrays, "model."))
+            self._best_adapters = _with_prefix(arrays, "adapters.") if self._settings.lora_rank else None
+            self._optimizer.load_arrays(_with_prefix(arrays, "optimizer."))
+            self._history = History(arrays["losses"].tolist(), values["evaluations"], values["samples"])
+            self.position.restore({field.name: values[field.name] for field in fields(Position)}, self._settings)
+            self._began -= values["seconds"]
+            self._training_began -= values["trained_seconds"]
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise LLMError(
+                f"the state of the stopped run does not fit its plan ({error}); start over with --force"
+            ) from error
+
+    # ---- the end
+
+    def finish(self, record: dict[str, Any], interrupted: bool) -> Done:
+        """Evaluate the best weights as those who use the file will run them, and describe the run."""
+        position = self.position
+        if position.best_bits is None:
+            self._keep_last_weights()
+        trained_seconds = self._now() - self._training_began
+        final = self._final_evaluation(hurried=interrupted or bool(self.problem))
+        seconds = self._elapsed
+        record = copy.deepcopy(record) | training_record(
+            self._plan, position, self._history, final,
+            train_tokens=self._train_tokens, sample_prompt=self._sample_prompt, interrupted=interrupted,
+            problem=self.problem,
+        )  # fmt: skip
+        if self._clock:
+            tokens_per_second = round(self._seen_tokens / trained_seconds)
+            record["clock"] = {"seconds": round(seconds, 2), "tokens_per_second": tokens_per_second}
+        return Done(
+            checkpoint=self._checkpoint(record),
+            step=position.step,
+            best_step=position.best_step,
+            seconds=seconds,
+            score=final.score,
+            interrupted=interrupted,
+            problem=self.problem,
+            base_score=final.base_score,
+            adapters=self._best_adapters,
+        )
+
+    def _keep_last_weights(self) -> None:
+        """Without any evaluation, the last weights count as the best, calibrated. Raises LLMError if they are NaN."""
+        with eager_without_compiler(self._settings), self._calibration.applied() as self.position.best_factor:
+            self._best, self.position.best_step = self.model.to_arrays(), self.position.step
+        if self.problem or not all(np.isfinite(array).all() for array in self._best.values()):
+            raise LLMError(self.problem or _divergence(self.position.step, self._settings))
+
+    def _final_evaluation(self, hurried: bool) -> FinalEvaluation:
+        """The best weights, and those that the run started from, on the same part of the held-out text."""
+        validator = self._validator
+        if not validator.tokens:
+            return FinalEvaluation()
+        interruptible = partial(self._interruptible, patience=FINAL_PATIENCE)
+        limit = self._final_limit(hurried)
+        score = validator.evaluate_final(
+            self._best, self._seen_tokens, limit, self._now, interruptible, hurried=hurried
+        )
+        base_score = validator.evaluate_base(self._start.tensors, interruptible) if self._start and score else None
+        return FinalEvaluation(score, base_score, validator.final_context, validator.expert_shares)
+
+    def _final_limit(self, hurried: bool) -> float:
+        """When the evaluation of the best weights has to end, in time of the clock."""
+        limit = math.inf
+        if self._clock:
+            left = max(0.0, self._clock.deadline - self._elapsed)
+            limit = self._now() + (left / 2 if self._start else left)
+        return min(limit, self._now() + FINAL_PATIENCE) if hurried else limit
+
+    def _checkpoint(self, record: dict[str, Any]) -> Checkpoint:
+        config, tokenizer, start = self._plan.model, self._tokenizer, self._start
+        tokenizer_config = (
+            start.tokenizer_config_json if start else tokenizer.to_config_json(config.max_position_embeddings)
+        )
+        return Checkpoint(config, tokenizer.to_json(), self._best, record, tokenizer_config)
+
+
+def _initial_model(plan: Plan, start: Checkpoint | None) -> LanguageModel:
+    """With the weights of `start`, or fresh ones."""
+    model, settings = new_model(plan.model, plan.train), plan.train
+    model.load_arrays(start.tensors if start else fresh_weights(plan.model, settings.seed, settings.induction))
+    return model
+
+
+def _divergence(step: int, settings: TrainConfig) -> str:
+    lower = min(settings.lr / 4, 0.5)
+    return f"the loss became NaN or infinite at step {step}; lower the learning rate: --lr-scale {lower:g} --force"
+
+
+def _with_prefix(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    """The arrays whose names start with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _sample(config: ModelConfig, weights: dict[str, NDArray[np.float32]], tokenizer: Tokenizer, prompt: str) -> str:
+    runtime = NumpyRuntime(Checkpoint(config, "", weights))
+    pieces = generate(runtime, tokenizer, prompt, SamplingConfig(max_tokens=SAMPLE_TOKENS))
+    return "".join(piece.text for piece in pieces)
