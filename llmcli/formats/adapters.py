@@ -1,4 +1,4 @@
-"""Low-rank adapters as a file of their own, in the naming of the PEFT library: written, read, and merged into a model.
+"""Low-rank adapters in a file of their own, in the format of the PEFT library: written, read, and merged into a model.
 
 Knows numpy, not torch. LoRA: arXiv:2106.09685, section 4.1.
 """
@@ -14,27 +14,42 @@ from numpy.typing import NDArray
 from llmcli.config import LORA_SCALE, ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io
-from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.metadata import document
-from llmcli.formats.safetensors_file import Header, read_header, read_tensor, write_tensors
+from llmcli.formats.checkpoint import ADAPTER_PREFIX, Checkpoint
+from llmcli.formats.header import Header
+from llmcli.formats.metadata import parse_document
+from llmcli.formats.safetensors_file import read_tensor, write_tensors
+from llmcli.formats.safetensors_header import read_header
 
-_PREFIX = "base_model.model."  # PEFT's, before the name of a matrix
-PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a directory of PEFT's
-# keys of PEFT's config that change what an adapter adds
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a directory of PEFT
+# keys of PEFT's config that change what an adapter computes
 _UNSUPPORTED = (
     "use_dora", "use_rslora", "use_qalora", "rank_pattern", "alpha_pattern", "layer_replication",
     "alora_invocation_tokens", "trainable_token_indices",
 )  # fmt: skip
-_INTO_THE_BASE = ("pissa", "olora", "corda", "loftq")  # initial weights that PEFT takes out of the base
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # initializations that subtract the adapter from the base weights
 
 
 def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoint) -> None:
-    """Write what a model learned in its adapters, `x.adapter.lora_A` [rank, inputs] and `x.adapter.lora_B` [outputs,
-    rank] for each matrix x; beside them, in the metadata, PEFT's adapter_config.json and the record. A file of the name
-    that PEFT gives it gets that config as a file beside it too, so that PEFT opens the directory."""
-    named = {_PREFIX + name.replace(".adapter.", ".") + ".weight": array for name, array in adapters.items()}
+    """Write the adapters of a fine-tuned model: for each matrix x `x.adapter.lora_A` [rank, inputs] and
+    `x.adapter.lora_B` [outputs, rank].
+
+    The metadata has PEFT's adapter_config.json and the training record of `base`. If the file has the name that PEFT
+    uses, the config is also written to a file beside it, so that PEFT can open the directory.
+    """
+    tensors = {ADAPTER_PREFIX + name.replace(".adapter.", ".") + ".weight": array for name, array in adapters.items()}
+    metadata = {
+        "format": "pt",
+        PEFT_CONFIG: json.dumps(_peft_config(adapters, base), indent=2),
+        "training.json": json.dumps(base.record, ensure_ascii=False),
+    }
+    write_tensors(path, tensors, metadata)
+    if path.name == PEFT_FILE:
+        atomic_io.write(path.with_name(PEFT_CONFIG), [metadata[PEFT_CONFIG].encode("utf-8")])
+
+
+def _peft_config(adapters: Mapping[str, NDArray[np.float32]], base: Checkpoint) -> dict[str, Any]:
     rank = min(array.shape[0] for name, array in adapters.items() if name.endswith("lora_A"))
-    config = {
+    return {
         "base_model_name_or_path": base.record.get("base", {}).get("file"),
         "bias": "none",
         "lora_alpha": rank * LORA_SCALE,
@@ -44,72 +59,65 @@ def save(path: Path, adapters: Mapping[str, NDArray[np.float32]], base: Checkpoi
         "target_modules": sorted({name.split(".")[-3] for name in adapters}),
         "task_type": "CAUSAL_LM",
     }
-    metadata = {
-        "format": "pt",
-        PEFT_CONFIG: json.dumps(config, indent=2),
-        "training.json": json.dumps(base.record, ensure_ascii=False),
-    }
-    write_tensors(path, named, metadata)
-    if path.name == PEFT_FILE:
-        atomic_io.write(path.with_name(PEFT_CONFIG), [metadata[PEFT_CONFIG].encode("utf-8")])
 
 
 def parameter_count(config: ModelConfig, rank: int) -> int:
-    """Parameters of the adapters of all matrices in the layers; an upper bound with experts, which have none."""
+    """Parameters of the adapters of all matrices in the layers; with experts, which have none, an upper bound."""
     shapes = (shape for name, shape in config.tensor_shapes().items() if ".layers." in name and len(shape) == 2)
     return sum(rank * (outputs + inputs) for outputs, inputs in shapes)
 
 
 def is_adapter(header: Header) -> bool:
-    return any(name.startswith(_PREFIX) for name in header.tensors)
+    return any(name.startswith(ADAPTER_PREFIX) for name in header.tensors)
 
 
-def file_of(path: Path) -> Path:
-    """The file of adapters that is meant: PEFT saves them in a directory. Raises LLMError when there is none."""
+def find_file(path: Path) -> Path:
+    """The file of adapters at a path, which may be a directory of PEFT. Raises LLMError when there is none."""
     file = path / PEFT_FILE if path.is_dir() else path
     if not file.exists():
         raise LLMError(f"there is no file {file}; adapters are a .safetensors file, or a directory with {PEFT_FILE}")
     return file
 
 
-def learned_on(path: Path) -> tuple[str, list[str]]:
-    """(name, hashes) of the model that adapters of ours were learned on, as their record tells: its own, and that of
-    what it was imported from. No hash if none is told."""
+def base_of(path: Path) -> tuple[str, list[str]]:
+    """(name, hashes) of the model that adapters of this program were trained on: its own hash, and that of the model it
+    was imported from. No hashes if they are unknown."""
     try:
-        base = document(read_header(path).metadata.get("training.json", "{}"), "training.json")["base"]
+        record = parse_document(read_header(path).metadata.get("training.json", "{}"), "training.json")
+        base = record["base"]
         return str(base.get("file")), [base[key] for key in ("sha256", "source_sha256") if key in base]
     except (LLMError, KeyError):
         return "", []
 
 
-class Merged(Mapping[str, NDArray[np.float32]]):
-    """The tensors of a model with what adapters learned in them, each made when it is asked for."""
+class MergedTensors(Mapping[str, NDArray[np.float32]]):
+    """The tensors of a model with adapters added to them, each computed on access."""
 
     def __init__(self, base: Checkpoint, path: Path) -> None:
-        """Raises LLMError when the file holds no adapters of such a model."""
+        """Raises LLMError when the file has no adapters of such a model."""
         self._base, self._header = base, read_header(path)
-        config = _config(self._header)
+        config = _read_config(self._header)
         self._scale = config["lora_alpha"] / config["r"]
-        self._pairs: dict[str, tuple[str, str]] = {}
+        self._pairs: dict[str, tuple[str, str]] = {}  # matrix -> names of its A and B
         shapes = base.config.tensor_shapes()
         for name in self._header.tensors:
-            matrix = name.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
             if name.endswith(".lora_B.weight"):
                 continue
-            pair = name, f"{_PREFIX}{matrix}.lora_B.weight"
+            matrix = name.removeprefix(ADAPTER_PREFIX).removesuffix(".lora_A.weight")
+            pair = name, f"{ADAPTER_PREFIX}{matrix}.lora_B.weight"
             if not name.endswith(".lora_A.weight") or pair[1] not in self._header.tensors:
-                raise LLMError(f"{path}: {name[:100]} is no part of a low-rank adapter")
-            a, b = (self._header.tensors[part].shape for part in pair)
+                raise LLMError(f"{path}: {name[:100]} is not part of a low-rank adapter")
+            a, b = (self._header.tensors[tensor].shape for tensor in pair)
             if len(a) != 2 or len(b) != 2 or a[0] != b[1] or shapes.get(f"{matrix}.weight") != (b[0], a[1]):
                 raise LLMError(f"{path}: its adapter of {matrix[:100]} does not fit the model")
             self._pairs[f"{matrix}.weight"] = pair
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
-        found = self._base.tensors[name]
+        weights = self._base.tensors[name]
         if name in self._pairs:
-            a, b = (self._array(part) for part in self._pairs[name])
-            found = found + np.float32(self._scale) * (b @ a)
-        return found
+            a, b = (self._read(tensor) for tensor in self._pairs[name])
+            weights = weights + np.float32(self._scale) * (b @ a)
+        return weights
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._base.tensors)
@@ -117,27 +125,38 @@ class Merged(Mapping[str, NDArray[np.float32]]):
     def __len__(self) -> int:
         return len(self._base.tensors)
 
-    def _array(self, name: str) -> NDArray[np.float32]:
+    def _read(self, name: str) -> NDArray[np.float32]:
         return read_tensor(self._header, self._header.tensors[name]).astype(np.float32)
 
 
-def _config(header: Header) -> dict[str, Any]:
-    """PEFT's adapter_config.json, from the metadata or from beside the file."""
-    text = header.metadata.get("adapter_config.json")
-    beside = header.path.with_name("adapter_config.json")
+def _read_config(header: Header) -> dict[str, Any]:
+    """PEFT's adapter_config.json, from the metadata or the file beside. Raises LLMError for other than plain LoRA."""
     try:
-        if text is None and beside.exists() and not beside.is_file():
-            raise LLMError(f"{beside} is not a regular file")
-        found = document(beside.read_text("utf-8") if text is None else text, "adapter_config.json")
+        config = parse_document(_config_text(header), PEFT_CONFIG)
     except FileNotFoundError as error:
-        raise LLMError(f"{header.path} has no adapter_config.json, in its metadata or beside it") from error
+        raise LLMError(f"{header.path} has no {PEFT_CONFIG}, in its metadata or beside it") from error
     except LLMError as error:
         raise LLMError(f"{header.path}: {error}") from error
     except (OSError, ValueError) as error:
-        raise LLMError(f"{header.path}: its adapter_config.json cannot be read: {error}") from error
-    unsupported = [key for key in _UNSUPPORTED if found.get(key)]
-    if str(found.get("init_lora_weights")).startswith(_INTO_THE_BASE):
+        raise LLMError(f"{header.path}: its {PEFT_CONFIG} cannot be read: {error}") from error
+    unsupported = [key for key in _UNSUPPORTED if config.get(key)]
+    if str(config.get("init_lora_weights")).startswith(_CHANGES_BASE):
         unsupported.append("init_lora_weights")
-    if found["peft_type"] != "LORA" or unsupported:
-        raise LLMError(f"{header.path}: its adapter_config.json asks for more than plain LoRA {unsupported}")
-    return found
+    if unsupported:
+        raise LLMError(f"{header.path}: its {PEFT_CONFIG} sets {', '.join(unsupported)}; only plain LoRA is supported")
+    if config["peft_type"] != "LORA":
+        raise LLMError(
+            f"{header.path}: its {PEFT_CONFIG} is of type {config['peft_type'][:60]!r}; only plain LoRA is supported"
+        )
+    return config
+
+
+def _config_text(header: Header) -> str:
+    """Raises OSError or ValueError when the file cannot be read."""
+    text = header.metadata.get(PEFT_CONFIG)
+    if text is not None:
+        return text
+    beside = header.path.with_name(PEFT_CONFIG)
+    if beside.exists() and not beside.is_file():
+        raise LLMError(f"{beside} is not a regular file")
+    return beside.read_text("utf-8")

@@ -1,8 +1,8 @@
-"""Bytes -> disk, so that a file is the old one or the new one, never half.
+"""Write files so that each is the old one or the new one, never part of one. Standard library only.
 
-The steps are those of careful backup programs: a temporary file beside the target, its space taken first, written,
-its length checked, flushed to disk, given the mode of the file it replaces, closed, moved into place, the directory
-flushed. A step that a file system or operating system does not have is left out; one that fails is an error.
+The steps are those of backup programs: a temporary file beside the target, its space reserved first, written, its
+length checked, flushed to disk, given the mode of the file that it replaces, closed, renamed, the directory flushed. A
+step that a file system or operating system does not have is omitted; a step that fails is an error.
 """
 
 import contextlib
@@ -21,15 +21,17 @@ from llmcli.errors import LLMError
 
 Buffer = bytes | memoryview
 WINDOWS = os.name == "nt"
-_BINARY = getattr(os, "O_BINARY", 0)  # without it Windows writes two bytes for each line feed
+BINARY_FLAG = getattr(os, "O_BINARY", 0)  # without it Windows writes two bytes for each line feed
+RENAME_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between attempts to rename a file on Windows
+_WRITE_BYTES = 1 << 30  # in one call of the system
 _NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTTY, *(getattr(errno, n) for n in ("ENOTSUP", "EOPNOTSUPP"))}
-_HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}  # how systems say that a file is locked
-MOVE_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between tries to move a file on Windows
+_WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
+_WINDOWS_DEVICES |= {f"{port}{number}" for port in ("COM", "LPT") for number in "123456789¹²³"}
 
 
 def name_of(path: str | Path) -> str:
-    """The last part of a path as text that any file can hold: a name's bytes need not be UTF-8.
+    """The last part of a path as text: the bytes of a file name need not be UTF-8.
 
     >>> name_of(os.fsdecode(b"there/hf\\xff"))
     'hf\ufffd'
@@ -37,15 +39,35 @@ def name_of(path: str | Path) -> str:
     return os.fsencode(Path(path).name).decode("utf-8", "replace")
 
 
+# ---- checks before the work
+
+
 def check_writable(path: str | Path, *, force: bool, by: str = " with -o", example: str = "model.safetensors") -> None:
-    """Make sure, before the work, that `write` can put a file there. Raises LLMError if not, which tells to give
-    another name, like `example`, `by` the option that there is."""
+    """Raises LLMError unless `write` can write this file. The message suggests to give another name `by` an option, such
+    as `example`."""
     path = Path(path)
     option = by.removeprefix(" with")
     if WINDOWS and (problem := windows_name_problem(path.name)):
         raise LLMError(f"cannot write {path}: {problem}; give another name{by}")
     if str(path) == "-":
-        raise LLMError(f"a file is wanted, found -, which is standard output; give its name:{option} {example}")
+        raise LLMError(f"expected a file, found -, which is standard output; give a file name:{option} {example}")
+    _check_name(path, by)
+    if path.is_dir():
+        raise LLMError(f"{path} is a directory; give a file name:{option} {path / example}")
+    if path.exists():
+        _check_replaceable(path, force=force, by=by)
+    target = resolve_links(path)
+    if not target.parent.is_dir():
+        raise LLMError(f"there is no directory {target.parent}; make it first: mkdir -p {target.parent}")
+    with _temporary_file(target) as (descriptor, _):  # every step of `write` except renaming
+        _reserve(descriptor, 1)
+        os.write(descriptor, b"0")
+        _flush(descriptor)
+    _flush_directory(target.parent)
+
+
+def _check_name(path: Path, by: str) -> None:
+    """Raises LLMError for a name that the system does not allow."""
     try:
         os.stat(path)
     except OSError as error:
@@ -53,58 +75,45 @@ def check_writable(path: str | Path, *, force: bool, by: str = " with -o", examp
             raise LLMError(
                 f"cannot write {str(path)[:80]}: {error.strerror or error}; give another name{by}"
             ) from error
-    if path.is_dir():
-        raise LLMError(f"{path} is a directory; give a file name:{option} {path / example}")
-    if path.exists() and not path.is_file():
+
+
+def _check_replaceable(path: Path, *, force: bool, by: str) -> None:
+    """Raises LLMError for an existing file that may not be replaced."""
+    if not path.is_file():
         raise LLMError(f"{path} is not a regular file; give another name{by}")
-    if path.exists() and not force:
+    if not force:
         raise LLMError(f"{path} exists already; add --force to replace it, or give another name{by}")
-    if WINDOWS and path.exists() and not path.stat().st_mode & stat.S_IWRITE:
+    if WINDOWS and not path.stat().st_mode & stat.S_IWRITE:
         raise LLMError(f"{path} is read-only; allow writing: attrib -R {path}, or give another name{by}")
-    target = _target(path)
-    if not target.parent.is_dir():
-        raise LLMError(f"there is no directory {target.parent}; make it first: mkdir -p {target.parent}")
-    with _beside(target) as (descriptor, _):  # every step of `write` but the move
-        _reserve(descriptor, 1)
-        os.write(descriptor, b"0")
-        _flush(descriptor)
-    _flush_directory(target.parent)
 
 
 def windows_name_problem(name: str) -> str:
-    """Why Windows cannot keep a file of this name, or would write to something else; "" for other names.
+    """Why Windows cannot have a file of this name, or would write to something else; "" for other names.
 
     >>> windows_name_problem("model.safetensors"), windows_name_problem("nul.safetensors")
     ('', 'NUL is the name of a device on Windows')
     """
     device = name.split(".")[0].rstrip(" ").upper()
-    if device in _DEVICES:
+    if device in _WINDOWS_DEVICES:
         return f"{device} is the name of a device on Windows"
     if bad := next((c for c in name if c in '<>:"/\\|?*' or ord(c) < 32), ""):
         return f"Windows allows no {bad!r} in the name of a file"
     return "Windows allows no dot or space at the end of a name" if name.endswith((".", " ")) else ""
 
 
-_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
-_DEVICES |= {f"{port}{number}" for port in ("COM", "LPT") for number in "123456789¹²³"}
-
-
 def check_space(path: str | Path, size: int) -> None:
-    """Make sure, before the work, that a file of so many bytes may be written and that the disk has room for it.
-
-    Raises LLMError if not.
-    """
-    directory = _target(Path(path)).parent
-    most = _largest_file()
-    if most < size:
+    """Raises LLMError unless a file of `size` bytes is allowed and the disk has the space for it."""
+    directory = resolve_links(Path(path)).parent
+    limit = _file_size_limit()
+    if limit < size:
         raise LLMError(
-            f"a file may have {most / 1e6:,.1f} MB here (ulimit -f), {path} will take {size / 1e6:,.1f} MB; "
+            f"a file may have {limit / 1e6:,.1f} MB here (ulimit -f), {path} will take {size / 1e6:,.1f} MB; "
             "raise the limit: ulimit -f unlimited"
         )
     try:
         free = shutil.disk_usage(directory).free
     except OSError:
-        return  # nobody knows
+        return  # unknown
     if free < size:
         raise LLMError(
             f"the disk of {directory} has {free / 1e6:,.1f} MB left, {path} will take {size / 1e6:,.1f} MB; "
@@ -112,137 +121,54 @@ def check_space(path: str | Path, size: int) -> None:
         )
 
 
-def _largest_file() -> float:
-    """Bytes that a file of this process may have, as far as the system tells."""
+def _file_size_limit() -> float:
+    """Bytes that a file of this process may have; infinity if there is no limit."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-        if most != resource.RLIM_INFINITY:
-            return float(most)
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if limit != resource.RLIM_INFINITY:
+            return float(limit)
     return math.inf
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[str]:
-    """Nobody else may hold this while we do; the system frees it when we end, however that comes about.
-
-    Yields "" or, where the file system or the operating system has no locks, why nothing is held. Raises LLMError when
-    somebody else holds it.
-    """
-    target = _target(path)
-    beside = target.with_name(f".{target.name}.lock")
-    while True:
-        try:
-            descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | _BINARY, 0o666)
-        except OSError as error:
-            raise LLMError(f"cannot write {target}: {error.strerror or error}; give another name") from error
-        try:
-            problem = _lock(descriptor)
-            if problem or WINDOWS or os.path.samestat(os.fstat(descriptor), beside.stat()):
-                break  # on Windows nobody can have removed it
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            os.close(descriptor)
-            raise LLMError(f"another run is making {path}; wait for it, end it, or give another name") from None
-        os.close(descriptor)  # its last holder removed it meanwhile; perhaps another is there already
-    try:
-        yield problem
-    finally:
-        if WINDOWS:  # an open file cannot be removed there, nor one that the next holder has open
-            os.close(descriptor)
-        with contextlib.suppress(OSError):
-            os.unlink(beside)
-        if not WINDOWS:
-            os.close(descriptor)
-
-
-def _lock(descriptor: int) -> str:
-    """Lock an open file for this process: "", or why there are no locks here. Raises BlockingIOError when another
-    process has it locked."""
-    try:
-        import fcntl
-    except ImportError:
-        return _lock_by_msvcrt(descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return _why_not_locked(error)
-    return ""
-
-
-def _lock_by_msvcrt(descriptor: int) -> str:
-    """The same on Windows, where a range of bytes is locked."""
-    try:
-        import msvcrt
-    except ImportError:
-        return "this system has no file locks"
-    try:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-    except OSError as error:
-        return _why_not_locked(error)
-    return ""
-
-
-def _why_not_locked(error: OSError) -> str:
-    if error.errno in _HELD:
-        raise BlockingIOError(error.errno, error.strerror) from error
-    return error.strerror or str(error)
-
-
-def remove_stale(path: Path) -> None:
-    """Remove what killed writers of this file have left beside it; to be called by who has it locked."""
-    target = _target(path)
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.*"):
-        number, _, end = left.name.removeprefix(f".{target.name}.").partition(".")
-        if not number.isdecimal():  # somebody else's, such as of a file with a longer name
-            continue
-        with contextlib.suppress(OSError):
-            if end == "old" and left.is_dir():  # what `directory` was replacing; where the new one is there, that stays
-                left.rename(target)
-        with contextlib.suppress(OSError):
-            if left.is_dir() and end in ("old", "tmp"):
-                shutil.rmtree(left)
-            elif end == "tmp":
-                left.unlink()
+# ---- files
 
 
 def write(path: str | Path, parts: Iterable[Buffer], total: int | None = None) -> None:
-    """Put a file there that is `parts` joined, `total` bytes: needed where they are made one by one. Owner, mode and
-    symbolic link of an older file are kept.
+    """Write a file of `parts` joined. `total` is its size in bytes, required if the parts are generated one by one.
 
-    Raises LLMError when the disk refuses; the old file is then untouched.
+    Owner, mode and symbolic link of an existing file are kept. Raises LLMError when the disk is full or fails; the
+    existing file is then unchanged.
     """
-    target = _target(Path(path))
+    target = resolve_links(Path(path))
     if total is None:
         parts = list(parts)
         total = sum(len(part) for part in parts)
-    with _beside(target, moves=True) as (descriptor, _):
+    with _temporary_file(target, keep=True) as (descriptor, _):
         _reserve(descriptor, total)
         for part in parts:
             left = memoryview(part)
             while left:
-                left = left[os.write(descriptor, left[: 1 << 30]) :]
+                left = left[os.write(descriptor, left[:_WRITE_BYTES]) :]
         if os.lseek(descriptor, 0, os.SEEK_CUR) != total or os.fstat(descriptor).st_size != total:
             raise OSError(errno.EIO, "fewer bytes arrived than were written")
     _flush_directory(target.parent)
 
 
-def write_by(path: str | Path, writer: Callable[[Path], None]) -> None:
-    """Put a file there that `writer` writes under another name. Raises LLMError as `write` does."""
-    target = _target(Path(path))
-    with _beside(target, moves=True) as (_, temporary):
+def write_with(path: str | Path, writer: Callable[[Path], None]) -> None:
+    """Write a file by a function that writes to a given path. Raises LLMError as `write` does."""
+    target = resolve_links(Path(path))
+    with _temporary_file(target, keep=True) as (_, temporary):
         writer(temporary)
     _flush_directory(target.parent)
 
 
-def set_aside(path: Path) -> Path:
-    """Give a file another name beside it, the first that is free of `model-1.safetensors`, `model-2.safetensors` and so
-    on, and return that; `write` may then replace what stands at `path`.
+def move_aside(path: Path) -> Path:
+    """Rename a file to the first free name of `model-1.safetensors`, `model-2.safetensors`, ..., and return that.
 
-    Where the system has hard links the file also keeps its name until then, so that it never has none. Raises LLMError
-    when the disk refuses; the file then has its name still.
+    On systems with hard links the file also keeps its name until `write` replaces it, so that the name always exists.
+    Raises LLMError when renaming fails; the file then keeps its name.
     """
     numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(1))
     for place in numbered:
@@ -259,20 +185,41 @@ def set_aside(path: Path) -> Path:
                 raise LLMError(f"cannot rename {path} to {place}: {error.strerror or error}") from error
         _flush_directory(place.absolute().parent)
         return place
-    raise AssertionError("numbers do not end")
+    raise AssertionError("unreachable: there are infinitely many numbers")
+
+
+def remove_stale(path: Path) -> None:
+    """Remove temporary files that killed runs left beside an output, and restore a directory that was being replaced.
+    The caller must hold the lock of the output."""
+    target = resolve_links(path)
+    for stale in target.parent.glob(f".{glob.escape(target.name)}.*.*"):
+        process, _, suffix = stale.name.removeprefix(f".{target.name}.").partition(".")
+        if not process.isdecimal():  # of another output, whose name is longer
+            continue
+        with contextlib.suppress(OSError):
+            if suffix == "old" and stale.is_dir():  # fails if the new directory is in place already
+                stale.rename(target)
+        with contextlib.suppress(OSError):
+            if stale.is_dir() and suffix in ("old", "tmp"):
+                shutil.rmtree(stale)
+            elif suffix == "tmp":
+                stale.unlink()
+
+
+# ---- directories
 
 
 @contextlib.contextmanager
-def directory(path: Path) -> Iterator[Path]:
-    """A directory beside, to be filled under another name; then it takes the place of the one there as a whole.
+def replace_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory to fill, which then replaces the one at `path` as a whole.
 
-    Raises LLMError when the disk refuses; the old directory is then untouched. A run killed between the two moves has
-    left the old one aside; `remove_stale` brings it back.
+    Raises LLMError when the disk is full or fails; the existing directory is then unchanged. If the process is killed
+    between the two renames, `remove_stale` restores the existing directory.
     """
-    target = _target(path)
-    temporary, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    target = resolve_links(path)
+    temporary, old = (target.with_name(f".{target.name}.{os.getpid()}.{suffix}") for suffix in ("tmp", "old"))
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process that had our number
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same id
         temporary.mkdir()
         if target.exists():
             temporary.chmod(stat.S_IMODE(target.stat().st_mode))
@@ -280,8 +227,8 @@ def directory(path: Path) -> Iterator[Path]:
         _flush_directory(temporary)
         try:
             with contextlib.suppress(FileNotFoundError):
-                _move(target, old, os.rename)
-            _move(temporary, target, os.rename)
+                _rename(target, old, os.rename)
+            _rename(temporary, target, os.rename)
         except BaseException:
             if not target.exists() and old.exists():
                 old.rename(target)
@@ -296,34 +243,38 @@ def directory(path: Path) -> Iterator[Path]:
     _flush_directory(target.parent)
 
 
-def _target(path: Path) -> Path:
-    """Where the bytes go: behind symbolic links, which stay. Raises LLMError."""
+# ---- steps
+
+
+def resolve_links(path: Path) -> Path:
+    """The file that symbolic links lead to; the links stay. Raises LLMError."""
     try:
         return Path(os.path.realpath(path))
-    except OSError as error:  # such as a name relative to a working directory that was removed
+    except OSError as error:  # such as a relative path in a working directory that was deleted
         raise LLMError(
             f"cannot write {path}: {error.strerror or error}; give the name of a directory that exists"
         ) from error
 
 
 @contextlib.contextmanager
-def _beside(target: Path, *, moves: bool = False) -> Iterator[tuple[int, Path]]:
-    """A new temporary file next to `target` (descriptor, path), open to be written. In the end it is flushed and moved
-    into place if it `moves`, else removed, as it is after an error."""
+def _temporary_file(target: Path, *, keep: bool = False) -> Iterator[tuple[int, Path]]:
+    """(descriptor, path) of a new temporary file beside `target`. At the end it replaces `target` if it is to be kept,
+    else it is deleted, as it is after an error."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     descriptor, created = -1, False
     try:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)  # left by a killed process that had our number
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+            os.unlink(temporary)  # of a killed process with the same id
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY_FLAG, 0o666)
         created = True
-        _keep_owner_and_mode(target, descriptor)
+        _copy_owner_and_mode(target, descriptor)
         yield descriptor, temporary
-        if moves:
+        if keep:
             _flush(descriptor)
-            done, descriptor = descriptor, -1
-            os.close(done)  # first: network file systems tell late errors here, and Windows moves no open file
-            _move(temporary, target, os.replace)
+            flushed, descriptor = descriptor, -1
+            # closed before renaming: network file systems report late errors here, Windows renames no open file
+            os.close(flushed)
+            _rename(temporary, target, os.replace)
     except OSError as error:
         raise LLMError(f"cannot write {target}: {error.strerror or error}; nothing there was changed") from error
     finally:
@@ -335,22 +286,22 @@ def _beside(target: Path, *, moves: bool = False) -> Iterator[tuple[int, Path]]:
                 os.unlink(temporary)
 
 
-def _keep_owner_and_mode(old: Path, descriptor: int) -> None:
-    """Give a new file what the one that it replaces has, if there is one, as far as the system has such things."""
+def _copy_owner_and_mode(old: Path, descriptor: int) -> None:
+    """Give a new file the owner and mode of the one that it replaces, if there is one and the system allows it."""
     if not old.exists():
         return
-    found = old.stat()
+    status = old.stat()
     if hasattr(os, "fchown"):
-        with contextlib.suppress(OSError):  # only the administrator can give files away
-            os.fchown(descriptor, found.st_uid, found.st_gid)
+        with contextlib.suppress(OSError):  # only the administrator may change the owner
+            os.fchown(descriptor, status.st_uid, status.st_gid)
     if hasattr(os, "fchmod"):
-        os.fchmod(descriptor, stat.S_IMODE(found.st_mode))
+        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
 
 
-def _move(source: Path, target: Path, call: Callable[[Path, Path], None]) -> None:
-    """Rename by `call`. On Windows a program that has one of the files open forbids it, and those that look at every
-    new file (search, virus scanners) have it open for a moment: there it is tried for a few seconds."""
-    for pause in MOVE_PAUSES if WINDOWS else ():
+def _rename(source: Path, target: Path, call: Callable[[Path, Path], None]) -> None:
+    """Rename by `call`. Windows refuses while another program has one of the files open, as search indexers and virus
+    scanners do for a moment with every new file: there it is attempted for a few seconds."""
+    for pause in RENAME_PAUSES if WINDOWS else ():
         try:
             return call(source, target)
         except PermissionError:
@@ -359,8 +310,8 @@ def _move(source: Path, target: Path, call: Callable[[Path, Path], None]) -> Non
 
 
 def _reserve(descriptor: int, size: int) -> None:
-    """Take the disk space first, where the system can: a full disk is known before anything is written. Any other
-    error says that this file system, sandbox or kernel cannot do it, and nothing of the disk."""
+    """Reserve the disk space, so that a full disk is an error before anything is written. Errors other than a full disk
+    mean that the file system, sandbox or kernel cannot reserve space, and are ignored."""
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(descriptor, 0, size)
@@ -370,7 +321,7 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 def _flush(descriptor: int) -> None:
-    """Bytes to the disk itself; macOS has a call of its own for that, which its network file systems lack."""
+    """Flush a file to the disk. macOS has a call of its own for that, which network file systems do not support."""
     try:
         from fcntl import F_FULLFSYNC, fcntl  # type: ignore[attr-defined,unused-ignore]
     except ImportError:
@@ -382,7 +333,7 @@ def _flush(descriptor: int) -> None:
 
 
 def _is_supported(call: Callable[[], object]) -> bool:
-    """Make a call of the system; False where it says that it has no such thing. Other errors are raised."""
+    """Make a call of the system; False if the system does not support it. Other errors are raised."""
     try:
         call()
     except OSError as error:
@@ -393,7 +344,7 @@ def _is_supported(call: Callable[[], object]) -> bool:
 
 
 def _flush_directory(directory: Path) -> None:
-    """Make the new name durable, where the system can: Windows opens no directory."""
+    """Flush the names in a directory to the disk. Windows cannot open directories; there nothing is done."""
     try:
         descriptor = os.open(directory, os.O_RDONLY)
     except OSError:

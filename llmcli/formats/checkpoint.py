@@ -1,7 +1,7 @@
-"""The file: a standard safetensors file that holds weights, config, tokenizer and the record of training.
+"""The model file: a standard safetensors file with the weights, the config, the tokenizer and the training record.
 
-`load` opens one, and makes sure that it is one of ours and whole. Knows numpy, not torch. Does not interpret the
-tokenizer, which travels as text.
+`load` opens one and checks that this program wrote it and that it is complete. The tokenizer is text here, and is not
+interpreted. Knows numpy, not torch.
 """
 
 import json
@@ -16,131 +16,108 @@ from numpy.typing import NDArray
 from llmcli.config import QUANTIZATIONS, ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import quantization
+from llmcli.formats.dtypes import TORCH_NAMES, WEIGHT_DTYPES
+from llmcli.formats.header import Header
 from llmcli.formats.hf_config import dump_config, parse_config
-from llmcli.formats.metadata import document
-from llmcli.formats.quantization import Blocks
-from llmcli.formats.safetensors_file import TORCH_NAMES, Header, digest, read_header, read_into, read_tensor, write
+from llmcli.formats.metadata import parse_document
+from llmcli.formats.quantization import QuantizedMatrix
+from llmcli.formats.safetensors_file import TensorSource, digest, read_into, read_tensor, write
+from llmcli.formats.safetensors_header import read_header
 
 FORMAT_VERSION = 1
-HASHED_ON_LOAD = 1 << 24  # bytes of a file whose hash is checked whenever it is opened: that takes 10 ms at most
-
-
-def seen_bytes(records: Iterable[dict[str, Any]]) -> bytes | None:
-    """The byte values of the text that any of several models was trained on; None where a record does not tell."""
-    found: set[int] = set()
-    for record in records:
-        try:
-            found |= set(bytes.fromhex(record["seen_bytes"]))
-        except (KeyError, TypeError, ValueError):
-            return None
-    return bytes(sorted(found)) or None
+MAX_HASHED_BYTES = 1 << 24  # of a file whose hash is checked whenever it is opened, which takes up to 10 ms
+ADAPTER_PREFIX = "base_model.model."  # of PEFT's tensor names
 
 
 @dataclass
 class Checkpoint:
-    """A model: config, tokenizer (the text of tokenizer.json), tensors and the record of its training.
-
-    `read` fills a given array with a tensor, so that nothing is held twice in memory.
-    """
+    """A model: config, tokenizer (the text of tokenizer.json), tensors and training record."""
 
     config: ModelConfig
     tokenizer_json: str
     tensors: Mapping[str, NDArray[np.float32]]
     record: dict[str, Any] = field(default_factory=dict)
     tokenizer_config_json: str = "{}"
-    dtypes: Mapping[str, str] = field(default_factory=dict)  # F16 or BF16 where a tensor is kept so; else F32
-    quantization: str | None = None  # "int8" or "int4" where the file keeps its matrices so
-    path: Path | None = None  # where it was read from
+    dtypes: Mapping[str, str] = field(default_factory=dict)  # of tensors that the file has as F16 or BF16; others F32
+    quantization: str | None = None  # "int8" or "int4" if the file has quantized matrices
+    path: Path | None = None  # of the file it was read from
 
     @property
     def parameters(self) -> int:
         return self.config.parameters
 
     @property
-    def kinds(self) -> set[str]:
-        """The types of its tensors, as a file names them."""
+    def weight_dtypes(self) -> set[str]:
+        """The dtypes of its tensors, as a file names them."""
         return {self.dtypes.get(name, "F32") for name in self.config.tensor_shapes()}
 
     @property
     def torch_dtype(self) -> str:
-        """Of its weights, as config.json names it; float32 where there are several."""
-        kinds = self.kinds
-        return TORCH_NAMES[kinds.pop()] if len(kinds) == 1 else "float32"
+        """The dtype of its tensors as config.json names it; float32 if there are several."""
+        names = self.weight_dtypes
+        return TORCH_NAMES[names.pop()] if len(names) == 1 else "float32"
 
     @property
     def shared(self) -> "Checkpoint":
-        """What has the tokenizer and the context: itself, where a mixture has several of the same."""
+        """Itself. (Of an ensemble, the model whose tokenizer and context length all have.)"""
         return self
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """Of its training: one, where a mixture has several."""
+        """Its training record. (Of an ensemble, that of each model.)"""
         return [self.record]
 
     @property
     def seen_bytes(self) -> bytes | None:
-        """The byte values of the text that it was trained on; None where the record does not tell."""
+        """The byte values that occur in the training text; None if unknown."""
         return seen_bytes(self.records)
 
-    def blocks(self, name: str, kind: str | None) -> Blocks | None:
-        """A matrix in few bits: as the file has it, or quantized now; None if that kind keeps it as it is."""
-        bits = quantization.bits_of(name, self.config.tensor_shapes()[name], kind)
+    def quantized(self, name: str, scheme: str | None) -> QuantizedMatrix | None:
+        """A matrix under a quantization scheme, as stored if possible; None if the scheme does not quantize it."""
+        bits = quantization.bits_of(name, self.config.tensor_shapes()[name], scheme)
         if not bits:
             return None
-        found = self.tensors.blocks(name) if isinstance(self.tensors, TensorsOnDisk) else None
-        if found is not None and found.bits == bits:
-            return found
+        stored = self.tensors.quantized(name) if isinstance(self.tensors, TensorsOnDisk) else None
+        if stored is not None and stored.bits == bits:
+            return stored
         return quantization.quantize(self.tensors[name], bits)
 
-    def rounded(self, kind: str) -> "Checkpoint":
-        """The same model with the values that few bits can hold."""
-        return replace(self, tensors=_Rounded(self, kind), dtypes={})
+    def with_quantized_values(self, scheme: str) -> "Checkpoint":
+        """The same model in float32, with the values that its weights have after quantization."""
+        return replace(self, tensors=_QuantizedValues(self, scheme), dtypes={})
 
     def read(self, name: str, out: NDArray[np.float32]) -> None:
-        """Copy tensor `name` into `out`, which has its shape."""
+        """Copy a tensor into `out`, which has its shape, without a second copy in memory."""
         if isinstance(self.tensors, TensorsOnDisk):
             self.tensors.read(name, out)
         else:
             out[...] = self.tensors[name]
 
 
-class _Rounded(Mapping[str, NDArray[np.float32]]):
-    """The tensors of a model as few bits hold them, each made when it is asked for."""
+def seen_bytes(records: Iterable[dict[str, Any]]) -> bytes | None:
+    """The byte values that occur in the training text of any of several models; None if unknown for one of them."""
+    values: set[int] = set()
+    for record in records:
+        try:
+            values |= set(bytes.fromhex(record["seen_bytes"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+    return bytes(sorted(values)) or None
 
-    def __init__(self, model: Checkpoint, kind: str) -> None:
-        self._model, self._kind = model, kind
 
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
-        found = self._model.blocks(name, self._kind)
-        return self._model.tensors[name] if found is None else found.matrix()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._model.tensors)
-
-    def __len__(self) -> int:
-        return len(self._model.tensors)
+# ---- tensors that are read or computed on access
 
 
 class TensorsOnDisk(Mapping[str, NDArray[np.float32]]):
-    """The tensors of a file as float32 arrays, each read when it is asked for."""
+    """The tensors of a file as float32 arrays, each read on access."""
 
     def __init__(self, header: Header, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._header, self._shapes = header, shapes
 
-    def blocks(self, name: str) -> Blocks | None:
-        """A matrix that the file keeps in few bits; None if it keeps it in others."""
-        if name + quantization.CODES not in self._header.tensors:
-            return None
-        codes, scales = (self._stored(name + part) for part in (quantization.CODES, quantization.SCALES))
-        return Blocks(codes, scales, self._shapes[name][1])
-
-    def _stored(self, name: str) -> NDArray[Any]:
-        return read_tensor(self._header, self._header.tensors[name])
-
     def __getitem__(self, name: str) -> NDArray[np.float32]:
-        found = self.blocks(name)
-        if found is not None:
-            return found.matrix()
+        matrix = self.quantized(name)
+        if matrix is not None:
+            return matrix.dequantize()
         out = np.empty(self._header.tensors[name].shape, np.float32)
         self.read(name, out)
         return out
@@ -152,35 +129,94 @@ class TensorsOnDisk(Mapping[str, NDArray[np.float32]]):
         return len(self._shapes)
 
     def read(self, name: str, out: NDArray[np.float32]) -> None:
+        """As `Checkpoint.read`."""
         if name not in self._header.tensors or not out.flags.c_contiguous:
             out[...] = self[name]
             return
         read_into(self._header, self._header.tensors[name], out)
+
+    def quantized(self, name: str) -> QuantizedMatrix | None:
+        """A matrix that is stored quantized; None if it is not."""
+        if name + quantization.CODES not in self._header.tensors:
+            return None
+        codes, scales = (self._stored(name + suffix) for suffix in (quantization.CODES, quantization.SCALES))
+        return QuantizedMatrix(codes, scales, self._shapes[name][1])
+
+    def _stored(self, name: str) -> NDArray[Any]:
+        return read_tensor(self._header, self._header.tensors[name])
+
+
+class _QuantizedValues(Mapping[str, NDArray[np.float32]]):
+    """The tensors of a model with the values they have after quantization, each computed on access."""
+
+    def __init__(self, model: Checkpoint, scheme: str) -> None:
+        self._model, self._quantization = model, scheme
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        matrix = self._model.quantized(name, self._quantization)
+        return self._model.tensors[name] if matrix is None else matrix.dequantize()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._model.tensors)
+
+    def __len__(self) -> int:
+        return len(self._model.tensors)
+
+
+class _QuantizedTensors:
+    """The tensors of a quantized file, each computed on access. The codes and scales of a matrix follow each other."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._last: tuple[str, QuantizedMatrix] | None = None
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        matrix_name, dot, suffix = name.rpartition(".")
+        if dot + suffix not in (quantization.CODES, quantization.SCALES):
+            return self._checkpoint.tensors[name]
+        if self._last is None or self._last[0] != matrix_name:
+            matrix = self._checkpoint.quantized(matrix_name, self._checkpoint.quantization)
+            assert matrix is not None
+            self._last = matrix_name, matrix
+        matrix = self._last[1]
+        return matrix.codes if dot + suffix == quantization.CODES else matrix.scales
+
+
+class _TensorsOfSeveral:
+    """The tensors of several models under prefixed names."""
+
+    def __init__(self, sources: Mapping[str, tuple[Checkpoint, str]]) -> None:
+        """`sources`: prefixed name -> (model, name in it)."""
+        self._sources = sources
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        model, inner = self._sources[name]
+        return model.tensors[inner]
 
 
 # ---- reading
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Open a model of ours. Tensors stay on disk until they are asked for.
+    """Open a model that this program wrote. Tensors stay on disk until they are accessed.
 
-    Raises LLMError when the file is damaged, not ours, of a later format, or its tensors are not those that its
-    config demands. The hash of a large file is not checked here (see `safetensors_file.digest`).
+    Raises LLMError when the file is damaged, was written by another program or in a later format, or its tensors do
+    not match its config. The hash of a large file is not checked (see `safetensors_file.digest`).
     """
     header = read_header(path)
-    if any(name.startswith("base_model.model.") for name in header.tensors):
+    if any(name.startswith(ADAPTER_PREFIX) for name in header.tensors):
         raise LLMError(
             f"{path} holds adapters, not a model; merge them: llm import MODEL --adapter {path} -o merged.safetensors"
         )
     if not header.is_ours:
         raise LLMError(
-            f"{path} is a safetensors file but not a model made by this program (no llmcli in its metadata); "
-            f"look into it with: llm inspect {path}, or name the directory with its config.json"
+            f"{path} is a safetensors file but not a model of this program (no llmcli in its metadata); "
+            f"inspect it: llm inspect {path}, or name the directory with its config.json"
         )
-    return opened(header)
+    return from_header(header)
 
 
-def opened(header: Header) -> Checkpoint:
+def from_header(header: Header) -> Checkpoint:
     """The model that a header describes. Raises LLMError as `load` does."""
     path, metadata = header.path, header.metadata
     if header.problem:
@@ -191,14 +227,14 @@ def opened(header: Header) -> Checkpoint:
         raise LLMError(f"{path} has no {missing[0]} in its metadata; it is damaged")
     try:
         config = parse_config(metadata["config.json"])
-        record = document(metadata["training.json"], "training.json")
-        document(metadata.get("tokenizer_config.json", "{}"), "tokenizer_config.json")
+        record = parse_document(metadata["training.json"], "training.json")
+        parse_document(metadata.get("tokenizer_config.json", "{}"), "tokenizer_config.json")
     except LLMError as error:
         raise LLMError(f"{path}: {error}") from error
-    kind = metadata.get("quantization")
-    if kind is not None and kind not in QUANTIZATIONS:
-        raise LLMError(f"{path}: it is quantized as {kind[:20]!r}; {', '.join(QUANTIZATIONS)} are supported")
-    _check_tensors(header, config, kind)
+    scheme = metadata.get("quantization")
+    if scheme is not None and scheme not in QUANTIZATIONS:
+        raise LLMError(f"{path}: it is quantized as {scheme[:20]!r}; {' and '.join(QUANTIZATIONS)} are supported")
+    _check_tensors(header, config, scheme)
     check_hash(header)
     return Checkpoint(
         config,
@@ -206,14 +242,14 @@ def opened(header: Header) -> Checkpoint:
         TensorsOnDisk(header, config.tensor_shapes()),
         record,
         metadata.get("tokenizer_config.json", "{}"),
-        {name: t.dtype for name, t in header.tensors.items() if t.dtype in ("F16", "BF16") and kind is None},
-        kind,
+        {name: t.dtype for name, t in header.tensors.items() if t.dtype in ("F16", "BF16") and scheme is None},
+        scheme,
         path,
     )
 
 
 def check_version(header: Header) -> None:
-    """Raises LLMError for a file of a later program."""
+    """Raises LLMError for a file of a later version of this program."""
     version = header.metadata.get("llmcli", str(FORMAT_VERSION))
     if not version.isdecimal() or len(version) > 9 or int(version) > FORMAT_VERSION:
         raise LLMError(
@@ -223,8 +259,8 @@ def check_version(header: Header) -> None:
 
 
 def check_hash(header: Header) -> None:
-    """Raises LLMError for a file of ours that is not what was written; that of a large one is not looked at."""
-    if not header.is_ours or header.file_bytes > HASHED_ON_LOAD:
+    """Raises LLMError for a file of this program that was changed after it was written. Large files are not checked."""
+    if not header.is_ours or header.file_bytes > MAX_HASHED_BYTES:
         return
     if header.metadata.get("sha256") not in (None, digest(header)):
         raise LLMError(
@@ -233,39 +269,36 @@ def check_hash(header: Header) -> None:
         )
 
 
-def _check_tensors(header: Header, config: ModelConfig, kind: str | None = None) -> None:
-    """The file must hold exactly the tensors that its config demands."""
-    if config.swiglus > len(header.tensors):  # before the names of a billion layers or experts are listed
+def _check_tensors(header: Header, config: ModelConfig, scheme: str | None) -> None:
+    """Raises LLMError unless the file has exactly the tensors of its config."""
+    if config.swiglus > len(header.tensors):  # checked first: a false config may name a billion layers or experts
         experts = f" of {config.num_experts:,} experts" if config.num_experts else ""
         raise LLMError(
-            f"{header.path}: its config wants {config.num_hidden_layers:,} layers{experts}, the file has fewer tensors"
+            f"{header.path}: its config has {config.num_hidden_layers:,} layers{experts}, the file has fewer tensors"
         )
-    wanted = quantization.stored_shapes(config, kind)
-    for name, (dtype, shape) in wanted.items():
+    expected = quantization.stored_tensors(config, scheme)
+    for name, (dtype, shape) in expected.items():
         if name not in header.tensors:
             raise LLMError(f"{header.path}: tensor {name} is missing; the file is damaged")
-        found = header.tensors[name]
-        if found.shape != shape:
+        tensor = header.tensors[name]
+        if tensor.shape != shape:
             raise LLMError(
-                f"{header.path}: tensor {name} has shape {list(found.shape)}, its config wants {list(shape)}"
+                f"{header.path}: tensor {name} has shape {list(tensor.shape)}, its config has {list(shape)}"
             )
-        allowed, said = (("F32", "F16", "BF16"), "F32, F16 or BF16") if dtype == "F32" else ((dtype,), dtype)
-        if found.dtype not in allowed and not header.decode:
-            raise LLMError(f"{header.path}: tensor {name} is {found.dtype}; {said} is wanted")
-    extra = header.tensors.keys() - wanted.keys()
+        allowed = WEIGHT_DTYPES if dtype == "F32" else (dtype,)
+        if tensor.dtype not in allowed and not header.decode:
+            raise LLMError(f"{header.path}: tensor {name} is {tensor.dtype}; expected {' or '.join(allowed)}")
+    extra = header.tensors.keys() - expected.keys()
     if extra:
-        raise LLMError(f"{header.path}: tensor {min(extra)[:100]!r} is not part of the graph that its config describes")
+        raise LLMError(f"{header.path}: tensor {min(extra)[:100]!r} is not part of the model that its config describes")
 
 
 # ---- writing
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a model; its bytes are a function of the checkpoint alone. Raises LLMError when the disk refuses.
-
-    One whose `quantization` is set is written in few bits.
-    """
-    shapes = checkpoint.config.tensor_shapes()
+    """Write a model, quantized if its `quantization` is set; the bytes are a function of the checkpoint alone. Raises
+    LLMError when the disk is full or fails."""
     metadata = {
         "format": "pt",
         "llmcli": str(FORMAT_VERSION),
@@ -274,59 +307,35 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         "tokenizer_config.json": checkpoint.tokenizer_config_json,
         "training.json": json.dumps(checkpoint.record, ensure_ascii=False),
     }
-    if checkpoint.quantization:
-        stored = quantization.stored_shapes(checkpoint.config, checkpoint.quantization)
-        write(
-            path, _Stored(checkpoint), {name: shape for name, (_, shape) in stored.items()},
-            {name: dtype for name, (dtype, _) in stored.items()}, metadata | {"quantization": checkpoint.quantization},
-        )  # fmt: skip
+    if not checkpoint.quantization:
+        _write_tensors(path, checkpoint, metadata)
         return
-    write(path, checkpoint.tensors, shapes, {name: checkpoint.dtypes.get(name, "F32") for name in shapes}, metadata)
+    stored = quantization.stored_tensors(checkpoint.config, checkpoint.quantization)
+    shapes, dtypes = ({name: entry[i] for name, entry in stored.items()} for i in (1, 0))
+    metadata["quantization"] = checkpoint.quantization
+    write(path, _QuantizedTensors(checkpoint), shapes, dtypes, metadata)
 
 
-def save_joined(path: str | Path, models: Mapping[str, Checkpoint], metadata: Mapping[str, str]) -> None:
-    """Write several models into one file, the tensors of each under a name's beginning of its own."""
-    shapes, dtypes, places = {}, {}, {}
-    for start, model in models.items():
-        for name, shape in model.config.tensor_shapes().items():
-            shapes[start + name], dtypes[start + name] = shape, model.dtypes.get(name, "F32")
-            places[start + name] = model, name
-    joined = {"format": "pt", "llmcli": str(FORMAT_VERSION), **metadata}
-    write(path, _Joined(places), shapes, dtypes, joined)
+def save_weights(path: str | Path, checkpoint: Checkpoint, metadata: Mapping[str, str]) -> None:
+    """Write the tensors with some metadata but no config, as in a Hugging Face directory."""
+    _write_tensors(path, checkpoint, {"format": "pt", **metadata})
 
 
-class _Joined:
-    """The tensors of several models, each made when it is asked for."""
-
-    def __init__(self, places: Mapping[str, tuple[Checkpoint, str]]) -> None:
-        self._places = places
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        model, inner = self._places[name]
-        return model.tensors[inner]
-
-
-class _Stored:
-    """The tensors of a quantized file, each made when it is asked for; codes and scales come one after the other."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self._last: tuple[str, Blocks] | None = None
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        matrix, dot, part = name.rpartition(".")
-        if dot + part not in (quantization.CODES, quantization.SCALES):
-            return self._checkpoint.tensors[name]
-        if self._last is None or self._last[0] != matrix:
-            blocks = self._checkpoint.blocks(matrix, self._checkpoint.quantization)
-            assert blocks is not None
-            self._last = matrix, blocks
-        found = self._last[1]
-        return found.codes if dot + part == quantization.CODES else found.scales
-
-
-def save_weights(path: str | Path, checkpoint: Checkpoint, told: Mapping[str, str]) -> None:
-    """Write the tensors alone, as a Hugging Face directory has them; `told` goes into the metadata."""
+def _write_tensors(path: str | Path, checkpoint: Checkpoint, metadata: Mapping[str, str]) -> None:
     shapes = checkpoint.config.tensor_shapes()
     dtypes = {name: checkpoint.dtypes.get(name, "F32") for name in shapes}
-    write(path, checkpoint.tensors, shapes, dtypes, {"format": "pt", **told})
+    write(path, checkpoint.tensors, shapes, dtypes, metadata)
+
+
+def save_several(path: str | Path, models: Mapping[str, Checkpoint], metadata: Mapping[str, str]) -> None:
+    """Write several models into one file; the keys of `models` are prefixes of their tensors' names."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, str] = {}
+    sources: dict[str, tuple[Checkpoint, str]] = {}
+    for prefix, model in models.items():
+        for name, shape in model.config.tensor_shapes().items():
+            shapes[prefix + name], dtypes[prefix + name] = shape, model.dtypes.get(name, "F32")
+            sources[prefix + name] = model, name
+    metadata = {"format": "pt", "llmcli": str(FORMAT_VERSION), **metadata}
+    tensors: TensorSource = _TensorsOfSeveral(sources)
+    write(path, tensors, shapes, dtypes, metadata)

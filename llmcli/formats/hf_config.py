@@ -1,6 +1,6 @@
 """Hugging Face's config.json: read into a ModelConfig, and written from one.
 
-Whatever would make the graph another one than this program runs is refused, never ignored.
+A key that would make the model compute something else than this program does is an error, never ignored.
 """
 
 import json
@@ -10,10 +10,10 @@ from typing import Any
 
 from llmcli.config import ARCHITECTURES, EXPERT_NAMES, ROPE_TYPES, ModelConfig, RopeScaling, as_record
 from llmcli.errors import LLMError, brief
-from llmcli.formats.metadata import document
+from llmcli.formats.metadata import parse_document
 
-# what transformers takes for a key that a config.json leaves out, where that is not the same for all architectures;
-# sizes of tensors are no guess, since the tensors must agree
+# The values of transformers for keys that a config.json leaves out, where they differ between architectures. Sizes of
+# tensors may come from here, since the tensors are checked against them.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"eos_token_id": 2, "bos_token_id": 1},
     "mistral": {"eos_token_id": 2, "bos_token_id": 1, "num_key_value_heads": 8, "sliding_window": 4096},
@@ -24,7 +24,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen3": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28, "head_dim": 128},
     "qwen3_moe": {"num_key_value_heads": 4, "sliding_window": 4096},
 }  # fmt: skip
-# keys that change the graph when they are set, and the architectures that read them
+# keys that change the computation if they are set, and the architectures that have them
 UNSUPPORTED = {
     "attention_bias": ("llama", "qwen3", "qwen3_moe"),
     "mlp_bias": ("llama",),
@@ -32,206 +32,236 @@ UNSUPPORTED = {
     "per_layer_config": tuple(ARCHITECTURES),
     "attention_chunk_size": tuple(ARCHITECTURES),
 }
+_ROPE_KEYS = {  # rope type -> the keys that it needs
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+_LAYER_TYPES = ("full_attention", "attention", "sliding_attention")  # the second is an older name of the first
+_MAX_VALUE = 100  # characters of a value in a message
+
+
+# ---- writing
 
 
 def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
-    """The text of config.json, exactly as a Hugging Face directory would hold it; `dtype` is the weights'."""
-    ends = [config.eos_token_id, *config.extra_eos_ids]
-    experts: dict[str, dict[str, Any]] = {
-        "qwen3_moe": {
+    """The text of config.json, as in a Hugging Face directory; `dtype` is that of the weights, in torch's names."""
+    values = {
+        "architectures": [ARCHITECTURES[config.model_type]],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        **_dump_tokens(config),
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": config.hidden_size,
+        "initializer_range": 0.02,
+        "intermediate_size": config.intermediate_size,
+        "max_position_embeddings": config.max_position_embeddings,
+        "max_window_layers": config.num_hidden_layers,
+        "model_type": config.model_type,
+        "num_attention_heads": config.num_attention_heads,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_key_value_heads": config.num_key_value_heads,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_scaling": config.rope_scaling and as_record(config.rope_scaling),
+        "rope_theta": config.rope_theta,
+        "sliding_window": None,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "torch_dtype": dtype,
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vocab_size": config.vocab_size,
+        **_dump_experts(config),
+    }
+    return json.dumps(values, indent=2)
+
+
+def _dump_tokens(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "bos_token_id": config.eos_token_id if config.bos_token_id is None else config.bos_token_id,
+        "eos_token_id": (
+            [config.eos_token_id, *config.extra_eos_ids] if config.extra_eos_ids else config.eos_token_id
+        ),
+    }
+
+
+def _dump_experts(config: ModelConfig) -> dict[str, Any]:
+    if config.model_type == "qwen3_moe":
+        return {
             "decoder_sparse_step": 1,
             "mlp_only_layers": [],
             "moe_intermediate_size": config.intermediate_size,
             "norm_topk_prob": config.norm_topk_prob,
             "num_experts": config.num_experts,
             "num_experts_per_tok": config.num_experts_per_tok,
-        },
-        "mixtral": {"num_experts_per_tok": config.num_experts_per_tok, "num_local_experts": config.num_experts},
-    }
-    return json.dumps(
-        {
-            "architectures": [ARCHITECTURES[config.model_type]],
-            "attention_bias": False,
-            "attention_dropout": 0.0,
-            "bos_token_id": config.eos_token_id if config.bos_token_id is None else config.bos_token_id,
-            "eos_token_id": ends if config.extra_eos_ids else config.eos_token_id,
-            "head_dim": config.head_dim,
-            "hidden_act": "silu",
-            "hidden_size": config.hidden_size,
-            "initializer_range": 0.02,
-            "intermediate_size": config.intermediate_size,
-            "max_position_embeddings": config.max_position_embeddings,
-            "max_window_layers": config.num_hidden_layers,
-            "model_type": config.model_type,
-            "num_attention_heads": config.num_attention_heads,
-            "num_hidden_layers": config.num_hidden_layers,
-            "num_key_value_heads": config.num_key_value_heads,
-            "rms_norm_eps": config.rms_norm_eps,
-            "rope_scaling": config.rope_scaling and as_record(config.rope_scaling),
-            "rope_theta": config.rope_theta,
-            "sliding_window": None,
-            "tie_word_embeddings": config.tie_word_embeddings,
-            "torch_dtype": dtype,
-            "use_cache": True,
-            "use_sliding_window": False,
-            "vocab_size": config.vocab_size,
         }
-        | experts.get(config.model_type, {}),
-        indent=2,
-    )
+    if config.model_type == "mixtral":
+        return {"num_experts_per_tok": config.num_experts_per_tok, "num_local_experts": config.num_experts}
+    return {}
+
+
+# ---- reading
 
 
 def parse_config(text: str) -> ModelConfig:
-    """Read a config.json; raises LLMError when it describes another graph or is not one at all.
+    """Read a config.json. Raises LLMError when it is invalid or describes a model that is not supported.
 
-    Where a model looks back through a sliding window, the context is no longer than that: within it the graph is
-    the same.
+    With a sliding window the context length is at most that of the window, within which it changes nothing.
     """
-    found = document(text, "config.json")
-    _check_supported(found)
-    found = DEFAULTS[found["model_type"]] | found
-    values = {key: value for key, value in found.items() if value is not None}
-    for key, reads in (("num_key_value_heads", ("num_attention_heads",)), ("head_dim", _HEAD_DIM)):
-        if key not in values and all(type(values.get(name)) is int for name in reads):
-            sizes = [values[name] for name in reads]
-            values[key] = sizes[0] if len(sizes) == 1 else sizes[0] // max(1, sizes[1])
-    values |= _ends(values)
-    values |= _rope(values)
-    values |= _experts(values)
-    missing = [f.name for f in fields(ModelConfig) if f.default is MISSING and f.name not in values]
-    if missing:
-        raise LLMError(f"its config.json has no {missing[0]}")
-    try:
-        known = {field.name for field in fields(ModelConfig)}
-        config = ModelConfig(**{key: value for key, value in values.items() if key in known})
-    except LLMError as error:
-        raise LLMError(f"its config.json is not usable: {error}") from error
-    window = _sliding_window(found, config.num_hidden_layers)
+    document = parse_document(text, "config.json")
+    _check_supported(document)
+    document = DEFAULTS[document["model_type"]] | document
+    values = {key: value for key, value in document.items() if value is not None}
+    values |= _parse_heads(values) | _parse_tokens(values) | _parse_rope(values) | _parse_experts(values)
+    config = _make_config(values)
+    window = _sliding_window(document, config.num_hidden_layers)
     if window is None or window >= config.max_position_embeddings:
         return config
     return replace(config, max_position_embeddings=window)
 
 
-def _check_supported(found: Mapping[str, Any]) -> None:
-    """Raises LLMError for a config of another graph than that of the decoders here."""
-    if found.get("model_type") not in list(ARCHITECTURES):
-        raise LLMError(
-            f"its config.json says model_type {brief(found.get('model_type'))}; this program runs "
-            f"{', '.join(ARCHITECTURES)}"
-        )
-    kind = found["model_type"]
-    unsupported = [key for key, readers in UNSUPPORTED.items() if kind in readers and found.get(key)]
-    if unsupported:
-        raise LLMError(f"its config.json sets {unsupported[0]}, which this program does not run")
-    if found.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
-        raise LLMError(f"its config.json sets hidden_act {brief(found['hidden_act'])}; this program runs 'silu'")
-    if not found.get("is_causal", True):
-        raise LLMError("its config.json sets is_causal to false; this program runs causal attention")
+def _check_supported(document: Mapping[str, Any]) -> None:
+    """Raises LLMError for an architecture, or a variant of one, that is not supported."""
+    model_type = document.get("model_type")
+    if model_type not in list(ARCHITECTURES):
+        raise _unsupported("model_type", model_type, ", ".join(ARCHITECTURES))
+    for key, architectures in UNSUPPORTED.items():
+        if model_type in architectures and document.get(key):
+            raise LLMError(f"its config.json sets {key}, which is not supported")
+    if document.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
+        raise _unsupported("hidden_act", document["hidden_act"], "silu")
+    if not document.get("is_causal", True):
+        raise LLMError("its config.json sets is_causal to false; supported: causal attention")
 
 
-_HEAD_DIM = ("hidden_size", "num_attention_heads")
+def _unsupported(key: str, value: object, supported: str) -> LLMError:
+    return LLMError(f"its config.json sets {key} to {brief(value, _MAX_VALUE)}; supported: {supported}")
 
 
-def _ends(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The tokens that end a text, of which a config.json names one or lists several."""
-    ends = found.get("eos_token_id", 0)
-    first, *others = ends if isinstance(ends, list) and ends else [ends]
-    begin = found.get("bos_token_id")
+def _make_config(values: Mapping[str, Any]) -> ModelConfig:
+    missing = [f.name for f in fields(ModelConfig) if f.default is MISSING and f.name not in values]
+    if missing:
+        raise _missing(missing[0])
+    try:
+        names = {field.name for field in fields(ModelConfig)}
+        return ModelConfig(**{key: value for key, value in values.items() if key in names})
+    except LLMError as error:
+        raise LLMError(f"its config.json is not valid: {error}") from error
+
+
+def _missing(key: str) -> LLMError:
+    return LLMError(f"its config.json has no {key}")
+
+
+def _parse_heads(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of num_key_value_heads and head_dim, which follow from other keys."""
+    heads, width = values.get("num_attention_heads"), values.get("hidden_size")
+    defaults: dict[str, Any] = {}
+    if type(heads) is int:
+        defaults["num_key_value_heads"] = heads
+        if type(width) is int:
+            defaults["head_dim"] = width // max(1, heads)
+    return {key: value for key, value in defaults.items() if key not in values}
+
+
+def _parse_tokens(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The tokens that begin and end a text. eos_token_id is one token or a list."""
+    eos = values.get("eos_token_id", 0)
+    first, *extra = eos if isinstance(eos, list) and eos else [eos]
+    bos = values.get("bos_token_id")
     return {
         "eos_token_id": first,
-        "extra_eos_ids": tuple(others),
-        "bos_token_id": begin if type(begin) is int and begin != first else None,
+        "extra_eos_ids": tuple(extra),
+        "bos_token_id": bos if type(bos) is int and bos != first else None,
     }
 
 
-def _experts(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The experts, as the configs of Qwen3-MoE and Mixtral have them; nothing of them counts in others."""
-    kind = found["model_type"]
-    if kind not in EXPERT_NAMES:
+def _parse_experts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The experts of Qwen3-MoE and Mixtral; other architectures have none, whatever their config says."""
+    model_type = values["model_type"]
+    if model_type not in EXPERT_NAMES:
         return {"num_experts": 0, "num_experts_per_tok": 0, "norm_topk_prob": True}
-    if found.get("mlp_only_layers") or found.get("decoder_sparse_step", 1) != 1:
-        raise LLMError("its config.json has layers without experts among others with them, which are not run here")
-    told: dict[str, Any] = {"num_experts": found.get("num_experts", found.get("num_local_experts"))}
-    if kind == "mixtral":
-        told["norm_topk_prob"] = True
-    else:
-        told["norm_topk_prob"] = found.get("norm_topk_prob", False)  # as transformers reads a config without it
-        told["intermediate_size"] = found.get("moe_intermediate_size")
-    told["num_experts_per_tok"] = found.get("num_experts_per_tok")
-    for key, value in told.items():
+    if values.get("mlp_only_layers") or values.get("decoder_sparse_step", 1) != 1:
+        raise LLMError("its config.json has layers with and without experts, which is not supported")
+    experts: dict[str, Any] = {
+        "num_experts": values.get("num_experts", values.get("num_local_experts")),
+    }
+    if model_type == "qwen3_moe":
+        experts["intermediate_size"] = values.get("moe_intermediate_size")
+    experts["num_experts_per_tok"] = values.get("num_experts_per_tok")
+    for key, value in experts.items():
         if value is None:
-            raise LLMError(f"its config.json has no {'moe_' * (key == 'intermediate_size')}{key}")
-    return told
+            raise _missing("moe_intermediate_size" if key == "intermediate_size" else key)
+    # the default of transformers is false for Qwen3-MoE; Mixtral has no such key
+    experts["norm_topk_prob"] = model_type == "mixtral" or values.get("norm_topk_prob", False)
+    return experts
 
 
-def _rope(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary positions, as a config.json has them in rope_theta and rope_scaling, or, from transformers 5 on, both
-    in rope_parameters. As there, a rope_scaling counts before rope_parameters, and a rope_theta inside before one
-    outside."""
-    told = found.get("rope_scaling") or found.get("rope_parameters") or {}
-    if not isinstance(told, Mapping):
-        raise LLMError(f"its config.json has a rope_scaling that is none: {told!r}"[:200])
-    if any(isinstance(value, Mapping) for value in told.values()):
-        raise LLMError("its config.json has rope_parameters by type of layer; one for all layers is run here")
-    share = told.get("partial_rotary_factor", found.get("partial_rotary_factor"))
-    if share not in (None, 1):
-        raise LLMError(f"its config.json sets partial_rotary_factor to {share!r}; this program runs 1"[:200])
-    theta = {"rope_theta": told["rope_theta"]} if "rope_theta" in told else {}
-    kind = told.get("rope_type", told.get("type", "default"))
-    if kind == "default":
-        return theta | {"rope_scaling": None}
-    if kind not in list(ROPE_TYPES):
-        raise LLMError(
-            f"its config.json sets rope_scaling of type {brief(kind)}; this program runs {', '.join(ROPE_TYPES)}"
-        )
-    known = {key: told[key] for key in _ROPE_KEYS[kind] if told.get(key) is not None}
-    if kind == "llama3":
-        original = "original_max_position_embeddings"
-        length = found.get(original, known.get(original, found.get("max_position_embeddings")))
-        known |= {original: length} if length is not None else {}
-    if missing := [key for key in _ROPE_KEYS[kind] if key not in known]:
-        raise LLMError(f"its config.json has a rope_scaling without what it needs: a {missing[0]}")
+# ---- rotary positions
+
+
+def _parse_rope(values: Mapping[str, Any]) -> dict[str, Any]:
+    """rope_theta and rope_scaling. From transformers 5 on both are in rope_parameters. As there, rope_scaling takes
+    precedence over rope_parameters, and a rope_theta inside them over one outside."""
+    parameters = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    if not isinstance(parameters, Mapping):
+        raise _unsupported("rope_scaling", parameters, "an object")
+    if any(isinstance(value, Mapping) for value in parameters.values()):
+        raise LLMError("its config.json has rope_parameters for each type of layer; supported: one for all layers")
+    rotary_share = parameters.get("partial_rotary_factor", values.get("partial_rotary_factor"))
+    if rotary_share not in (None, 1):
+        raise _unsupported("partial_rotary_factor", rotary_share, "1")
+    theta = {"rope_theta": parameters["rope_theta"]} if "rope_theta" in parameters else {}
+    return theta | {"rope_scaling": _parse_rope_scaling(parameters, values)}
+
+
+def _parse_rope_scaling(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> RopeScaling | None:
+    rope_type = parameters.get("rope_type", parameters.get("type", "default"))
+    if rope_type == "default":
+        return None
+    if rope_type not in list(ROPE_TYPES):
+        raise _unsupported("the type of rope_scaling", rope_type, ", ".join(ROPE_TYPES))
+    arguments = {key: parameters[key] for key in _ROPE_KEYS[rope_type] if parameters.get(key) is not None}
+    if rope_type == "llama3":
+        key = "original_max_position_embeddings"
+        length = values.get(key, arguments.get(key, values.get("max_position_embeddings")))
+        arguments |= {key: length} if length is not None else {}
+    if missing := [key for key in _ROPE_KEYS[rope_type] if key not in arguments]:
+        raise LLMError(f"its config.json has a rope_scaling without {missing[0]}")
     try:
-        scaling = RopeScaling(rope_type=kind, **known)
+        return RopeScaling(rope_type=rope_type, **arguments)
     except LLMError as error:
-        raise LLMError(f"its config.json is not usable: {error}") from error
-    return theta | {"rope_scaling": scaling}
+        raise LLMError(f"its config.json is not valid: {error}") from error
 
 
-_ROPE_KEYS = {
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-}
+# ---- sliding windows
 
 
-def _sliding_window(found: Mapping[str, Any], layers: int) -> int | None:
-    """How many tokens a layer sees at most, itself among them; None where none has such a limit. As transformers
-    reads it: null is not the same as left out."""
-    kind, window = found["model_type"], found.get("sliding_window")
-    if kind.startswith("qwen") and not found.get("use_sliding_window"):
+def _sliding_window(document: Mapping[str, Any], layers: int) -> int | None:
+    """The number of tokens that a layer attends to, itself included; None if no layer has such a limit. Read as
+    transformers reads it, where null differs from a missing key."""
+    model_type, window = document["model_type"], document.get("sliding_window")
+    if model_type.startswith("qwen") and not document.get("use_sliding_window"):
         window = None
-    if kind in ("qwen2", "qwen3") and not _slides(found, layers):
+    if model_type in ("qwen2", "qwen3") and not _has_sliding_layers(document, layers):
         return None
     if window is not None and (type(window) is not int or window < 1):
-        raise LLMError(
-            f"its config.json sets sliding_window to {window!r}; a number of tokens, or null, is wanted"[:200]
-        )
+        raise _unsupported("sliding_window", window, "a number of tokens, or null")
     return window
 
 
-def _slides(found: Mapping[str, Any], layers: int) -> bool:
-    """Whether a layer of Qwen 2 or 3 has a sliding window: its config lists the types of the layers, or tells from
-    which layer on. Raises LLMError for other types."""
-    types = found.get("layer_types")
+def _has_sliding_layers(document: Mapping[str, Any], layers: int) -> bool:
+    """Whether a layer of Qwen 2 or 3 has a sliding window: the config lists the types of the layers, or says from which
+    layer on. Raises LLMError for other types."""
+    is_in_use = bool(document.get("use_sliding_window")) and document.get("sliding_window") is not None
+    types = document.get("layer_types")
     if types is None:
-        first = found["max_window_layers"]
+        first = document["max_window_layers"]
         if type(first) is not int:
-            raise LLMError(f"its config.json sets max_window_layers to {first!r}; a number of layers is wanted"[:200])
-        return bool(found.get("use_sliding_window")) and found.get("sliding_window") is not None and first < layers
-    known = ("full_attention", "attention", "sliding_attention")  # the second is an old name of the first
-    if not isinstance(types, list) or len(types) != layers or any(one not in known for one in types):
-        raise LLMError(f"its config.json has layer_types that are not run here: {types!r}"[:200])
+            raise _unsupported("max_window_layers", first, "a number of layers")
+        return is_in_use and first < layers
+    if not isinstance(types, list) or len(types) != layers or any(one not in _LAYER_TYPES for one in types):
+        raise _unsupported("layer_types", types, f"{layers} of {', '.join(_LAYER_TYPES)}")
     slides = "sliding_attention" in types
-    if slides and not (found.get("use_sliding_window") and found.get("sliding_window") is not None):
+    if slides and not is_in_use:
         raise LLMError("its config.json has layers with sliding_attention, but no sliding_window in use")
     return slides

@@ -1,13 +1,10 @@
-"""A Hugging Face directory: read as a header in this program's terms, and written.
+"""A Hugging Face directory: its header in the form of our own file, and writing one.
 
-config.json, tokenizer.json and the weights in one .safetensors or in several with an index. transformers and all that
-build on it read what is written here, with no code of ours.
-
-Knows neither numpy nor torch.
+It has a config.json, a tokenizer.json, and the weights in one .safetensors file or in several with an index. What is
+written here can be read by transformers, and by all programs that build on it, without code of this project.
 """
 
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -16,56 +13,197 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.errors import LLMError
-from llmcli.formats import atomic_io, checkpoint, safetensors_file
+from llmcli.formats import atomic_io, checkpoint, dtypes
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.hf_config import dump_config
-from llmcli.formats.metadata import document
-from llmcli.formats.safetensors_file import Header, TensorInfo
+from llmcli.formats.metadata import parse_document
+from llmcli.formats.safetensors_file import tensors_equal
+from llmcli.formats.safetensors_header import read_header as read_safetensors_header
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-# what else is read, ...
+# other files that are read, ...
 TEXTS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
          "README.md")  # fmt: skip
-# ... and what transformers writes beside it
-_OLDER = ("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
+# ... and files that transformers writes beside them
+_OTHER_FILES = ("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
+_OLD_TOKENIZERS = ("tokenizer.model", "vocab.json", "spiece.model")
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-LARGEST_TEXT = 100_000_000  # bytes of a JSON file beside the weights
-MOST_FILES = 1 << 12
-_NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$")  # tables that old files carry
+MAX_TEXT_BYTES = 100_000_000  # of a file beside the weights
+MAX_WEIGHT_FILES = 1 << 12
+_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+_NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$")  # precomputed tables in older files
+
+
+# ---- reading
 
 
 def read_header(directory: Path) -> Header:
-    """What a directory says of its model, in the terms of our own file; its config.json as it stands there. Raises
-    LLMError when something is missing or damaged."""
-    texts = {"config.json": _text(directory / "config.json")}
-    if not (directory / "tokenizer.json").exists():
-        old = next(
-            (name for name in ("tokenizer.model", "vocab.json", "spiece.model") if (directory / name).exists()), ""
+    """The header of the model in a directory. Raises LLMError when something is missing or damaged.
+
+    Its config.json is completed by the end-of-text tokens of other files, and by whether the embeddings are tied.
+    """
+    config_text = _read_text(directory / "config.json")
+    tokenizer = _read_tokenizer(directory)
+    tokenizer_config = _read_tokenizer_config(directory)
+    config = _read_json(directory / "config.json")
+    changes = _eos_tokens(directory, config, tokenizer_config, tokenizer)
+    record = {"imported": _provenance(directory)}
+    headers = [read_safetensors_header(path) for path in _weight_files(directory)]
+    tensors = _with_causal_names(_merge_tensors(directory, headers))
+    tied = _is_tied(config, tensors)
+    if config.get("tie_word_embeddings", False) is (not tied):
+        changes["tie_word_embeddings"] = tied
+    metadata = {
+        "config.json": json.dumps(config | changes) if changes else config_text,
+        "tokenizer.json": tokenizer,
+        "tokenizer_config.json": json.dumps(tokenizer_config, ensure_ascii=False, indent=2),
+        "training.json": json.dumps(record, ensure_ascii=False),
+    }
+    problem = ""
+    if tied:
+        tensors = _without_head(tensors)
+    elif _HEAD not in tensors:
+        problem = (
+            f"it has no output embedding ({_HEAD}), as a base model or a classifier, and its embeddings are not tied, "
+            "so it cannot generate text; get the model for causal language modeling"
         )
-        found = f"there is {old}, an older form" if old else "none is there"
-        raise LLMError(f"{directory} has no tokenizer.json ({found}); save the tokenizer with transformers, fast form")
-    texts["tokenizer.json"] = _text(directory / "tokenizer.json")
-    told = _json(directory / "tokenizer_config.json")
+    size = sum(header.file_bytes for header in headers)
+    return Header(directory, size, 0, tensors, metadata, "Hugging Face directory", problem=problem)
+
+
+def files(directory: Path) -> list[Path]:
+    """All files of a model in a directory, and those that would become part of it if they existed."""
+    return [*(directory / name for name in (*TEXTS, INDEX, WEIGHTS)), *_weight_files(directory)]
+
+
+# ---- texts
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():
+            raise LLMError(f"{path} is not a regular file")
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            raise LLMError(f"{path} has over {MAX_TEXT_BYTES:,} bytes, too many for such a file")
+        return path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise LLMError(f"{path.parent} is no model: it has no {path.name}; a Hugging Face directory has one") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise LLMError(f"{path} cannot be read as text: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; {} if it does not exist."""
+    if not path.exists():
+        return {}
+    return parse_document(_read_text(path), path.name, str(path))
+
+
+def _read_tokenizer(directory: Path) -> str:
+    if (directory / "tokenizer.json").exists():
+        return _read_text(directory / "tokenizer.json")
+    old = next((name for name in _OLD_TOKENIZERS if (directory / name).exists()), "")
+    reason = f"there is {old}, an older form" if old else "there is none"
+    raise LLMError(f"{directory} has no tokenizer.json ({reason}); save its fast tokenizer with transformers")
+
+
+def _read_tokenizer_config(directory: Path) -> dict[str, Any]:
+    """tokenizer_config.json with one chat template: that of chat_template.jinja if there is such a file, else the
+    default of several named ones."""
+    config = _read_json(directory / "tokenizer_config.json")
     template = directory / "chat_template.jinja"
     if template.exists():
-        told["chat_template"] = _text(template)
-    elif isinstance(told.get("chat_template"), list):  # named ones; the first called default is what all use
-        named = [entry for entry in told["chat_template"] if isinstance(entry, dict)]
+        config["chat_template"] = _read_text(template)
+    elif isinstance(config.get("chat_template"), list):
+        named = [entry for entry in config["chat_template"] if isinstance(entry, dict)]
         default = [entry.get("template") for entry in named if entry.get("name") == "default"]
-        told["chat_template"] = default[0] if default else None
-    texts["tokenizer_config.json"] = json.dumps(told, ensure_ascii=False, indent=2)
-    config = _json(directory / "config.json")
-    ends = _json(directory / "generation_config.json").get("eos_token_id")
-    if ends is not None:
-        own = config.get("eos_token_id")
-        listed = [*(own if isinstance(own, list) else [own]), *(ends if isinstance(ends, list) else [ends])]
-        config["eos_token_id"] = list(dict.fromkeys(end for end in listed if end is not None))
-        texts["config.json"] = json.dumps(config)
-    elif config.get("eos_token_id") is None and (end := _end_of_text(told, texts["tokenizer.json"])) is not None:
-        config["eos_token_id"] = end
-        texts["config.json"] = json.dumps(config)
-    texts["training.json"] = json.dumps({"imported": _provenance(directory)}, ensure_ascii=False)
-    headers = [safetensors_file.read_header(path) for path in _files(directory)]
+        config["chat_template"] = default[0] if default else None
+    return config
+
+
+def _eos_tokens(
+    directory: Path, config: Mapping[str, Any], tokenizer_config: Mapping[str, Any], tokenizer: str
+) -> dict[str, Any]:
+    """What config.json lacks of eos_token_id: the tokens of generation_config.json, or, if no config has any, the token
+    that tokenizer_config.json names. {} if it lacks nothing."""
+    own = config.get("eos_token_id")
+    others = _read_json(directory / "generation_config.json").get("eos_token_id")
+    if others is not None:
+        tokens = [*_as_list(own), *_as_list(others)]
+        return {"eos_token_id": list(dict.fromkeys(token for token in tokens if token is not None))}
+    if own is None and (token := _named_eos_token(tokenizer_config, tokenizer)) is not None:
+        return {"eos_token_id": token}
+    return {}
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _named_eos_token(tokenizer_config: Mapping[str, Any], tokenizer: str) -> int | None:
+    """The id of the eos_token of tokenizer_config.json; None if there is no such token."""
+    eos_token = tokenizer_config.get("eos_token")
+    content = eos_token.get("content") if isinstance(eos_token, dict) else eos_token
+    try:
+        added = [(entry["content"], entry["id"]) for entry in json.loads(tokenizer)["added_tokens"]]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None  # opening the tokenizer reports what is wrong with it
+    return next((token for text, token in added if text == content and type(token) is int), None)
+
+
+def _provenance(directory: Path) -> dict[str, Any]:
+    """Where the model comes from, for the record; its license from the first lines of the model card."""
+    origin: dict[str, Any] = {"file": atomic_io.name_of(directory.resolve()), "form": "Hugging Face directory"}
+    card = directory / "README.md"
+    if card.is_file() and card.stat().st_size < MAX_TEXT_BYTES:
+        front_matter = re.match(r"---\n(.*?)\n---", card.read_text("utf-8", "replace")[:20_000], re.DOTALL)
+        license_ = front_matter and re.search(r"^license:\s*([\w.+-]+)\s*$", front_matter[1], re.MULTILINE)
+        if license_:
+            origin["license"] = license_[1]
+    name = _read_json(directory / "config.json").get("_name_or_path")
+    if isinstance(name, str) and name:
+        origin["name"] = name
+    return origin
+
+
+# ---- weights
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    """The files with the weights. Raises LLMError when there are none."""
+    if (directory / INDEX).exists():
+        return _indexed_files(directory)
+    if (directory / WEIGHTS).exists():
+        return [directory / WEIGHTS]
+    others = sorted(directory.glob("*.safetensors"))
+    if len(others) == 1:
+        return others
+    if not others and (list(directory.glob("*.bin")) or list(directory.glob("*.pth"))):
+        raise LLMError(
+            f"{directory} has its weights as Python pickles, which can run code and are not read; convert them to "
+            "safetensors with transformers"
+        )
+    contents = f"{len(others)} .safetensors files but no {INDEX}" if others else f"no {WEIGHTS}"
+    raise LLMError(f"{directory} has {contents}; get all files of the model again")
+
+
+def _indexed_files(directory: Path) -> list[Path]:
+    """The files that the index lists."""
+    weight_map = _read_json(directory / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise LLMError(f"{directory / INDEX} has no weight_map of file names")
+    names = list(dict.fromkeys(weight_map.values()))
+    if len(names) > MAX_WEIGHT_FILES or any(Path(name).name != name for name in names):
+        raise LLMError(f"{directory / INDEX} names files that are not beside it")
+    for name in names:
+        if not (directory / name).exists():
+            raise LLMError(f"{directory / name} is missing: the download is incomplete, get it again")
+    return [directory / name for name in names]
+
+
+def _merge_tensors(directory: Path, headers: list[Header]) -> dict[str, TensorInfo]:
+    """The tensors of all files. Raises LLMError for one that occurs twice."""
     tensors: dict[str, TensorInfo] = {}
     for header in headers:
         for name, tensor in header.tensors.items():
@@ -74,43 +212,12 @@ def read_header(directory: Path) -> Header:
             if name in tensors:
                 raise LLMError(f"{directory}: tensor {name[:100]} is in two of its files")
             tensors[name] = replace(tensor, path=header.path)
-    tensors = _of_a_language_model(tensors)
-    tied = _is_tied(config, tensors)
-    told_tied = config.get("tie_word_embeddings", False)
-    if type(told_tied) is bool and tied != told_tied:
-        texts["config.json"] = json.dumps(config | {"tie_word_embeddings": tied})
-    problem = ""
-    if tied:
-        head = tensors.pop(_HEAD, None)
-        if head is not None:
-            tensors.setdefault(_EMBEDDING, head)
-    elif _HEAD not in tensors:
-        problem = (
-            f"it has no output head ({_HEAD}), as a base model or a classifier, and its embeddings are not tied, so it "
-            "cannot continue text; get the model for causal language modeling"
-        )
-    size = sum(header.file_bytes for header in headers)
-    return Header(directory, size, 0, tensors, texts, "Hugging Face directory", problem=problem)
+    return tensors
 
 
-def _end_of_text(told: Mapping[str, Any], tokenizer: str) -> int | None:
-    """The token that tokenizer_config.json calls eos_token, for a model whose configs name none; None if there is no
-    such token."""
-    named = told.get("eos_token")
-    wanted = named.get("content") if isinstance(named, dict) else named
-    try:
-        added = [(entry["content"], entry["id"]) for entry in json.loads(tokenizer)["added_tokens"]]
-    except (ValueError, RecursionError, KeyError, TypeError):
-        return None  # whoever opens the tokenizer says what is wrong with it
-    return next((number for content, number in added if content == wanted and type(number) is int), None)
-
-
-_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-
-
-def _of_a_language_model(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """The tensors under the names of a model with a head: those of a base model (transformers' AutoModel) lack the
-    beginning "model."."""
+def _with_causal_names(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The tensors under the names of a causal language model. Those of a base model (transformers' AutoModel) lack the
+    prefix "model."."""
     if _EMBEDDING.removeprefix("model.") not in tensors or any(name.startswith("model.") for name in tensors):
         return tensors
     names = {name: name if name == _HEAD else f"model.{name}" for name in tensors}
@@ -118,79 +225,19 @@ def _of_a_language_model(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo
 
 
 def _is_tied(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether one matrix reads and writes tokens. Where the config says so but the files hold two matrices that differ,
-    both are used, as transformers does."""
+    """Whether input and output embeddings are one matrix. If the config says so but the files have two different
+    matrices, both are used, as in transformers."""
     if "tie_word_embeddings" not in config:
         return _HEAD not in tensors
     if not config["tie_word_embeddings"] or not {_HEAD, _EMBEDDING} <= tensors.keys():
         return bool(config["tie_word_embeddings"])
-    return safetensors_file.equal(tensors[_HEAD], tensors[_EMBEDDING])
+    return tensors_equal(tensors[_HEAD], tensors[_EMBEDDING])
 
 
-def _files(directory: Path) -> list[Path]:
-    """The files that hold the weights."""
-    if (directory / INDEX).exists():
-        listed = _json(directory / INDEX).get("weight_map")
-        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
-            raise LLMError(f"{directory / INDEX} has no weight_map of file names")
-        names = list(dict.fromkeys(listed.values()))
-        if len(names) > MOST_FILES or any(Path(name).name != name for name in names):
-            raise LLMError(f"{directory / INDEX} names files that are not beside it")
-        for name in names:
-            if not (directory / name).exists():
-                raise LLMError(f"{directory / name} is missing: the download is not whole, get it again")
-        return [directory / name for name in names]
-    if (directory / WEIGHTS).exists():
-        return [directory / WEIGHTS]
-    others = sorted(directory.glob("*.safetensors"))
-    if len(others) == 1:
-        return others
-    if not others and (list(directory.glob("*.bin")) or list(directory.glob("*.pth"))):
-        raise LLMError(f"{directory} has its weights as Python pickles, which can run code and are not read; "
-                       "convert them to safetensors with transformers")  # fmt: skip
-    what = f"{len(others)} .safetensors files but no {INDEX}" if others else f"no {WEIGHTS}"
-    raise LLMError(f"{directory} has {what}")
-
-
-def files(directory: Path) -> list[Path]:
-    """All that a model in a directory is made of, and what would become a part of it if it were there."""
-    return [*(directory / name for name in (*TEXTS, INDEX, WEIGHTS)), *_files(directory)]
-
-
-def _text(path: Path) -> str:
-    try:
-        if path.exists() and not path.is_file():
-            raise LLMError(f"{path} is not a regular file")
-        if path.stat().st_size > LARGEST_TEXT:
-            raise LLMError(f"{path} has over {LARGEST_TEXT:,} bytes, too many for what it should be")
-        return path.read_text("utf-8")
-    except FileNotFoundError as error:
-        raise LLMError(f"{path.parent} is no model: it has no {path.name}; a Hugging Face directory has one") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise LLMError(f"{path} cannot be read as text: {error}") from error
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """What a JSON file says; {} if it is not there."""
-    if not path.exists():
-        return {}
-    return document(_text(path), path.name, str(path))
-
-
-def _provenance(directory: Path) -> dict[str, Any]:
-    """Where it comes from, for the record; its licence as the model card's first lines tell it."""
-    told: dict[str, Any] = {"file": atomic_io.name_of(directory.resolve()), "form": "Hugging Face directory"}
-    card = directory / "README.md"
-    if card.is_file() and card.stat().st_size < LARGEST_TEXT:
-        start = card.read_text("utf-8", "replace")[:20_000]
-        front = re.match(r"---\n(.*?)\n---", start, re.DOTALL)
-        found = front and re.search(r"^license:\s*([\w.+-]+)\s*$", front[1], re.MULTILINE)
-        if found:
-            told["license"] = found[1]
-    name = _json(directory / "config.json").get("_name_or_path")
-    if isinstance(name, str) and name:
-        told["name"] = name
-    return told
+def _without_head(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Tied embeddings under the name of the input embedding."""
+    head = {_EMBEDDING: tensors[_HEAD]} if _HEAD in tensors and _EMBEDDING not in tensors else {}
+    return {name: tensor for name, tensor in tensors.items() if name != _HEAD} | head
 
 
 # ---- writing
@@ -201,50 +248,53 @@ def check_writable(directory: Path, *, force: bool) -> None:
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise LLMError(f"{directory} is not a directory; give another name")
     if directory.is_dir():
-        there = sorted(directory.iterdir())
-        if there and not force:
-            raise LLMError(f"{directory} has something in it; add --force to replace the model there, or name another")
-        others = [file.name for file in there if not _is_of_a_model(file)]
-        if others:
-            raise LLMError(
-                f"{directory} has {others[0]} in it, which is no part of a model as it is written here, and would be "
-                "lost; move it away, or name another directory"
-            )
-        if (
-            os.path.ismount(directory)
-            or directory.resolve() in (here := Path.cwd()).parents
-            or directory.samefile(here)
-        ):
-            raise LLMError(
-                f"{directory} cannot be replaced as a whole: another disk is mounted there, or it is where you are; "
-                f"name another directory, such as {directory / 'model'}"
-            )
+        _check_replaceable(directory, force)
     if not directory.resolve().parent.is_dir():
         raise LLMError(f"there is no directory {directory.parent}; make it first: mkdir -p {directory.parent}")
 
 
-def _is_of_a_model(file: Path) -> bool:
-    return not file.is_dir() and (file.name in (*TEXTS, *_OLDER, WEIGHTS, INDEX) or bool(_SHARD.fullmatch(file.name)))
+def _check_replaceable(directory: Path, force: bool) -> None:
+    """Raises LLMError for an existing directory that has other files in it than a model, or that cannot be moved."""
+    contents = sorted(directory.iterdir())
+    if contents and not force:
+        raise LLMError(f"{directory} is not empty; add --force to replace the model in it, or give another name")
+    others = [file.name for file in contents if not _is_model_file(file)]
+    if others:
+        raise LLMError(
+            f"{directory} has {others[0]} in it, which is not part of a model and would be lost; move it away, or name "
+            "another directory"
+        )
+    here = Path.cwd()
+    if os.path.ismount(directory) or directory.resolve() in here.parents or directory.samefile(here):
+        raise LLMError(
+            f"{directory} cannot be replaced: another disk is mounted there, or it is the current directory; name "
+            f"another directory, such as {directory / 'model'}"
+        )
 
 
-def write(directory: Path, model: Checkpoint, told: Mapping[str, str], card: str) -> None:
-    """Write a model as a directory, old or new, never half; `told` goes into the weights' metadata, `card` becomes its
-    README.md. Raises LLMError when the disk refuses."""
+def _is_model_file(file: Path) -> bool:
+    """Whether a file is one that `write` or transformers writes."""
+    names = (*TEXTS, *_OTHER_FILES, WEIGHTS, INDEX)
+    return not file.is_dir() and (file.name in names or bool(_SHARD.fullmatch(file.name)))
+
+
+def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card: str) -> None:
+    """Write a model as a directory, which replaces an older one as a whole. `metadata` goes into the file of the
+    weights, `card` becomes its README.md. Raises LLMError when the disk is full or fails."""
     config = json.loads(dump_config(model.config, model.torch_dtype))
-    ends = config["eos_token_id"]
-    generation = {"bos_token_id": config["bos_token_id"], "eos_token_id": ends, "do_sample": True}
-    sizes = {"F16": 2, "BF16": 2}
-    shapes = model.config.tensor_shapes().items()
-    atomic_io.check_space(directory, sum(math.prod(s) * sizes.get(model.dtypes.get(n, ""), 4) for n, s in shapes))
+    generation_config = {
+        "bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"], "do_sample": True,
+    }  # fmt: skip
     texts = {
         "config.json": json.dumps(config, indent=2),
-        "generation_config.json": json.dumps(generation, indent=2),
+        "generation_config.json": json.dumps(generation_config, indent=2),
         "tokenizer.json": model.tokenizer_json,
         "tokenizer_config.json": model.tokenizer_config_json,
         "README.md": card,
     }
-    with atomic_io.directory(directory) as place:
+    atomic_io.check_space(directory, dtypes.stored_bytes(model.config.tensor_shapes(), model.dtypes))
+    with atomic_io.replace_directory(directory) as temporary:
         for name, text in texts.items():
-            atomic_io.write(place / name, [text.encode("utf-8")])
-        checkpoint.save_weights(place / WEIGHTS, model, told)
-        check_writable(directory, force=True)  # somebody may have put something there meanwhile
+            atomic_io.write(temporary / name, [text.encode("utf-8")])
+        checkpoint.save_weights(temporary / WEIGHTS, model, metadata)
+        check_writable(directory, force=True)  # again: another program may have put something there since

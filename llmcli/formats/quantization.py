@@ -1,12 +1,10 @@
-"""Matrices in few bits: blocks of 32 numbers in a row share a scale, and each is a small whole number times it.
+"""Quantized matrices: blocks of 32 weights in a row share a scale, and each weight is a small integer times the scale.
 
-int8: 1 byte a number; int4: 4 bits in the layers, 8 in what reads and writes tokens, where the loss would be largest
-(measured: tests/benchmarks/LOG.md). The layout is that of onnxruntime's MatMulNBits, whose products run on it as it is.
-
-Knows numpy only.
+int8 has 8 bits a weight. int4 has 4 bits in the layers and 8 in the input and output embeddings, where the loss would
+be largest (measured: tests/benchmarks/LOG.md). The layout is that of onnxruntime's MatMulNBits, which multiplies with
+it as stored. Knows numpy only.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,42 +12,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig
+from llmcli.formats import dtypes
 
-BLOCK = 32
-CODES, SCALES = ".codes", ".scales"  # behind the name of a matrix, in a file
-_MIDDLE = {8: 128, 4: 8}  # the code of zero
+BLOCK = 32  # weights that share a scale
+CODES, SCALES = ".codes", ".scales"  # appended to the name of a matrix in a file
+_ZERO_CODE = {8: 128, 4: 8}  # bits -> the code of 0
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """A matrix [rows, columns]; the last block of a row may be filled up."""
+class QuantizedMatrix:
+    """A matrix [rows, columns] in blocks; the last block of a row is padded."""
 
-    codes: NDArray[np.uint8]  # [rows, blocks, 32 or 16]: of 4 bits two in a byte, the first in its lower half
+    codes: NDArray[np.uint8]  # [rows, blocks, 32], or [rows, blocks, 16]: two codes of 4 bits a byte, low half first
     scales: NDArray[np.float16]  # [rows, blocks]
     columns: int
 
     @property
     def bits(self) -> int:
+        """Bits of a weight."""
         return 8 * self.codes.shape[-1] // BLOCK
 
-    def rows(self, which: Any) -> NDArray[np.float32]:
-        """Some rows as numbers: [..., columns]."""
-        codes = self.codes[which]
+    def dequantize(self, rows: Any = slice(None)) -> NDArray[np.float32]:
+        """The values of all rows, or of those that `rows` indexes: [..., columns]."""
+        codes = self.codes[rows]
         if self.bits == 4:
             codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], BLOCK)
         values = codes.astype(np.float32)
-        values -= _MIDDLE[self.bits]
-        values *= self.scales[which][..., None]
+        values -= _ZERO_CODE[self.bits]
+        values *= self.scales[rows][..., None]
         return values.reshape(*values.shape[:-2], -1)[..., : self.columns]
 
-    def matrix(self) -> NDArray[np.float32]:
-        return self.rows(slice(None))
 
-
-def quantize(matrix: NDArray[np.float32], bits: int) -> Blocks:
-    """The nearest codes; each block's scale makes its largest number the last code: 127, or 8 below zero."""
+def quantize(matrix: NDArray[np.float32], bits: int) -> QuantizedMatrix:
+    """Round each weight to the nearest code. The scale of a block maps its largest weight to the last code: 127 of 8
+    bits, or -8 of 4 bits."""
     rows, columns = matrix.shape
-    blocks = -(-columns // BLOCK)
+    blocks = _block_count(columns)
     values = np.zeros((rows, blocks * BLOCK), np.float32)
     values[:, :columns] = matrix
     values = values.reshape(rows, blocks, BLOCK)
@@ -61,40 +59,45 @@ def quantize(matrix: NDArray[np.float32], bits: int) -> Blocks:
     with np.errstate(divide="ignore"):
         factors = np.where(scales == 0, 0, 1 / scales.astype(np.float32)).astype(np.float32)
     values *= factors[..., None]
-    middle = _MIDDLE[bits]
-    codes = np.clip(np.rint(values, out=values) + middle, 0, 2 * middle - 1).astype(np.uint8)
+    zero = _ZERO_CODE[bits]
+    codes = np.clip(np.rint(values, out=values) + zero, 0, 2 * zero - 1).astype(np.uint8)
     if bits == 4:
         codes = codes[..., 0::2] | codes[..., 1::2] << 4
-    return Blocks(codes, scales, columns)
+    return QuantizedMatrix(codes, scales, columns)
 
 
-def bits_of(name: str, shape: tuple[int, ...], kind: str | None) -> int:
-    """In how many bits a kind keeps a tensor; 0: as it is.
+def _block_count(columns: int) -> int:
+    """Blocks in a row."""
+    return -(-columns // BLOCK)
+
+
+def bits_of(name: str, shape: tuple[int, ...], scheme: str | None) -> int:
+    """The bits of each weight of a tensor under a quantization scheme, "int8" or "int4"; 0 if the tensor is not quantized.
 
     >>> [bits_of(n, (64, 64), "int4") for n in ("lm_head.weight", "model.layers.0.mlp.up_proj.weight")]
     [8, 4]
     """
-    if kind is None or len(shape) != 2:
+    if scheme is None or len(shape) != 2:
         return 0
-    outside = name in ("model.embed_tokens.weight", "lm_head.weight")
-    return 8 if kind == "int8" or outside else 4
+    is_embedding = name in ("model.embed_tokens.weight", "lm_head.weight")
+    return 8 if scheme == "int8" or is_embedding else 4
 
 
-def stored_shapes(config: ModelConfig, kind: str | None) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Every tensor of a file: name -> (type, shape), where F32 stands for what is no code and no scale."""
-    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+def stored_tensors(config: ModelConfig, scheme: str | None) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Every tensor of a file: name -> (dtype, shape). F32 stands for any dtype of weights that are not quantized."""
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, shape in config.tensor_shapes().items():
-        bits = bits_of(name, shape, kind)
+        bits = bits_of(name, shape, scheme)
         if bits:
-            blocks = -(-shape[1] // BLOCK)
-            found[name + CODES] = "U8", (shape[0], blocks, BLOCK * bits // 8)
-            found[name + SCALES] = "F16", (shape[0], blocks)
+            blocks = _block_count(shape[1])
+            tensors[name + CODES] = "U8", (shape[0], blocks, BLOCK * bits // 8)
+            tensors[name + SCALES] = "F16", (shape[0], blocks)
         else:
-            found[name] = "F32", shape
-    return found
+            tensors[name] = "F32", shape
+    return tensors
 
 
-def stored_bytes(config: ModelConfig, kind: str | None) -> int:
-    """Of the tensors in a file."""
-    sizes = {"U8": 1, "F16": 2, "F32": 4}
-    return sum(sizes[dtype] * math.prod(shape) for dtype, shape in stored_shapes(config, kind).values())
+def stored_bytes(config: ModelConfig, scheme: str | None) -> int:
+    """The size of all tensors in a file."""
+    tensors = stored_tensors(config, scheme).items()
+    return dtypes.stored_bytes({n: shape for n, (_, shape) in tensors}, {n: dtype for n, (dtype, _) in tensors})

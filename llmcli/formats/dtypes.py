@@ -1,0 +1,51 @@
+"""The data types of tensors: their names in a safetensors file, in numpy and in torch, and their sizes."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BYTES_PER_ELEMENT = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4,
+    "U64": 8, "I64": 8, "F64": 8, "C64": 8,
+}  # fmt: skip
+TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+WEIGHT_DTYPES = tuple(TORCH_NAMES)  # of a model's tensors, unless they are quantized
+_NUMPY_NAMES = {
+    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "BF16": "<u2",
+    "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
+}  # fmt: skip
+
+
+def stored_bytes(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]) -> int:
+    """The size of tensors in a file; those that `dtypes` does not name are F32."""
+    return sum(math.prod(shape) * BYTES_PER_ELEMENT[dtypes.get(name, "F32")] for name, shape in shapes.items())
+
+
+def is_readable(dtype: str) -> bool:
+    """Whether `decode` knows a data type."""
+    return dtype in _NUMPY_NAMES
+
+
+def decode(data: bytes, dtype: str) -> NDArray[Any]:
+    """The elements of a tensor in a file, flat; bfloat16 becomes float32."""
+    elements = np.frombuffer(data, _NUMPY_NAMES[dtype])
+    if dtype == "BF16":  # the upper half of a float32
+        return (elements.astype(np.uint32) << 16).view(np.float32)
+    return elements
+
+
+def encode(array: NDArray[Any], dtype: str) -> NDArray[np.uint8]:
+    """The bytes of an array in a file; for bfloat16 it is rounded to the nearest, halves to even."""
+    if dtype == "BF16":
+        bits = np.ascontiguousarray(array, "<f4").reshape(-1).view(np.uint32)
+        rounded = (bits + ((bits >> 16 & 1) + 0x7FFF)) >> 16
+        is_nan = (bits & 0x7FFFFFFF) > 0x7F800000
+        upper = np.where(is_nan, bits >> 16 | 0x40, rounded)  # rounding could turn a NaN into infinity
+        return upper.astype("<u2").view(np.uint8)
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, _NUMPY_NAMES[dtype]).reshape(-1).view(np.uint8)

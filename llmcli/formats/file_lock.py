@@ -1,0 +1,86 @@
+"""A lock on an output file, so that two runs do not write the same file. Standard library only."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from llmcli.errors import LLMError
+from llmcli.formats import atomic_io
+
+_HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}  # how systems say that a file is locked
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[str]:
+    """Hold the lock of an output file. The system releases it when the process ends, even if it is killed.
+
+    Yields "", or, if the file system or the operating system has no locks, the reason why nothing is locked. Raises
+    LLMError when another process holds the lock.
+    """
+    target = atomic_io.resolve_links(path)
+    lock_file = target.with_name(f".{target.name}.lock")
+    descriptor, problem = _acquire(lock_file, path, target)
+    try:
+        yield problem
+    finally:
+        if atomic_io.WINDOWS:  # where an open file cannot be deleted, nor one that the next holder has open
+            os.close(descriptor)
+        with contextlib.suppress(OSError):
+            os.unlink(lock_file)
+        if not atomic_io.WINDOWS:
+            os.close(descriptor)
+
+
+def _acquire(lock_file: Path, path: Path, target: Path) -> tuple[int, str]:
+    """(descriptor of the locked file, why it is not locked or "")"""
+    while True:
+        try:
+            descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT | atomic_io.BINARY_FLAG, 0o666)
+        except OSError as error:
+            raise LLMError(f"cannot write {target}: {error.strerror or error}; give another name") from error
+        try:
+            problem = _lock(descriptor)
+            if problem or atomic_io.WINDOWS or os.path.samestat(os.fstat(descriptor), lock_file.stat()):
+                return descriptor, problem
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            os.close(descriptor)
+            raise LLMError(f"another run is writing {path}; wait for it, end it, or give another name") from None
+        os.close(descriptor)  # the holder before deleted the file after it was opened here: try again
+
+
+def _lock(descriptor: int) -> str:
+    """Lock an open file for this process: "", or why there are no locks here. Raises BlockingIOError when another
+    process has locked it."""
+    try:
+        import fcntl
+    except ImportError:
+        return _lock_on_windows(descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return _reason(error)
+    return ""
+
+
+def _lock_on_windows(descriptor: int) -> str:
+    """As `_lock`, by locking the first byte."""
+    try:
+        import msvcrt
+    except ImportError:
+        return "this system has no file locks"
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    except OSError as error:
+        return _reason(error)
+    return ""
+
+
+def _reason(error: OSError) -> str:
+    """Why a file cannot be locked. Raises BlockingIOError if another process has locked it."""
+    if error.errno in _HELD:
+        raise BlockingIOError(error.errno, error.strerror) from error
+    return error.strerror or str(error)

@@ -1,0 +1,36 @@
+"""The order of the rows of query and key projections, in which programs differ.
+
+Rotary positions rotate pairs of a head's D numbers. Hugging Face pairs the two halves, (i, i + D/2); Meta's Llama, and
+llama.cpp for its architecture "llama", pair neighbors, (2i, 2i + 1). With the rows in the other order the result is the
+same. The order of the rows is changed here, of weights [heads * D, inputs] or biases [heads * D].
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.config import ModelConfig
+
+
+def interleave(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """From pairs of halves to pairs of neighbors.
+
+    >>> interleave(np.arange(8, dtype=np.float32), heads=2).tolist()
+    [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]
+    """
+    half = rows.shape[0] // heads // 2
+    return rows.reshape(heads, 2, half, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def deinterleave(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """From pairs of neighbors to pairs of halves.
+
+    >>> deinterleave(interleave(np.arange(8, dtype=np.float32), heads=2), heads=2).tolist()
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    """
+    half = rows.shape[0] // heads // 2
+    return rows.reshape(heads, half, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def heads(config: ModelConfig) -> dict[str, int]:
+    """The projections whose rows are in such an order, and their number of heads."""
+    return {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
