@@ -26,7 +26,7 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
     "typer": {"cli"},
     "onnx": {"models.onnx_graph", "models.onnx_runtime"},
     "onnxruntime": {"models.onnx_runtime"},
-    "gguf": {"formats.gguf_file"},
+    "gguf": {"formats.gguf_package"},
     "matplotlib": {"cli.plot"},
     "pyppmd": {"evaluation.compressors"},
 }

@@ -25,7 +25,7 @@ from llmcli.cli import app
 from llmcli.cli.signals import termination_signals
 from llmcli.data.corpus import read_corpus
 from llmcli.errors import LLMError, command_line
-from llmcli.formats import atomic_io, checkpoint
+from llmcli.formats import atomic_io, checkpoint, file_lock
 from llmcli.models.transformer import LanguageModel
 from llmcli.training import resume
 from tests.reliability.runs import OPTIONS, TEXT
@@ -106,8 +106,8 @@ def locks() -> SimpleNamespace:
 def windows(monkeypatch: pytest.MonkeyPatch) -> Windows:
     system = Windows()
     monkeypatch.setattr(atomic_io, "WINDOWS", True)
-    monkeypatch.setattr(atomic_io, "_BINARY", BINARY)
-    monkeypatch.setattr(atomic_io, "MOVE_PAUSES", (0.0,) * 5)
+    monkeypatch.setattr(atomic_io, "BINARY_FLAG", BINARY)
+    monkeypatch.setattr(atomic_io, "RENAME_PAUSES", (0.0,) * 5)
     monkeypatch.setattr(shutil, "_use_fd_functions", False)
     monkeypatch.setitem(sys.modules, "msvcrt", locks())
     for module in MODULES:
@@ -135,13 +135,13 @@ def test_a_file_is_written_and_replaced(windows: Windows) -> None:
         atomic_io.check_writable("f", force=True)
         atomic_io.write("f", [data])
         assert Path("f").read_bytes() == data
-    atomic_io.write_by("f", lambda place: place.write_bytes(b"three") and None)
+    atomic_io.write_with("f", lambda place: place.write_bytes(b"three") and None)
     assert Path("f").read_bytes() == b"three" and names() == ["f"]
 
 
 def test_a_directory_is_written_and_replaced(windows: Windows) -> None:
     for text in ("one", "two"):
-        with atomic_io.directory(Path("d")) as place:
+        with atomic_io.replace_directory(Path("d")) as place:
             atomic_io.write(place / "f", [text.encode()])
         assert Path("d/f").read_text() == text and names() == ["d"]
 
@@ -192,16 +192,16 @@ def test_other_names_are_fine(windows: Windows, name: str) -> None:
 
 def test_of_two_runs_one_is_refused(windows: Windows) -> None:
     for _ in range(2):
-        with atomic_io.locked(Path("f")) as problem:
+        with file_lock.locked(Path("f")) as problem:
             assert problem == ""
-            with pytest.raises(LLMError, match="another run is making f"), atomic_io.locked(Path("f")):
+            with pytest.raises(LLMError, match="another run is writing f"), file_lock.locked(Path("f")):
                 pass
         assert names() == []
 
 
 def test_a_system_without_any_locks_says_so(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "msvcrt", None)
-    with atomic_io.locked(Path("f")) as problem:
+    with file_lock.locked(Path("f")) as problem:
         assert problem == "this system has no file locks"
     assert names() == []
 

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.tokenizer_json import describe
 from llmcli.errors import LLMError
-from llmcli.formats.checkpoint import opened
-from llmcli.formats.metadata import parsed
-from llmcli.formats.safetensors_file import Header, read_values
+from llmcli.formats.checkpoint import from_header
+from llmcli.formats.header import Header
+from llmcli.formats.json_schema import parse_json
+from llmcli.formats.safetensors_file import read_values
 
 Shape = tuple[int, ...]
 ReadTensor = Callable[[str], NDArray[Any]]
@@ -73,7 +74,7 @@ def _tensors(header: Header) -> tuple[Mapping[str, Shape], ReadTensor]:
     """(shape by name, function that reads a tensor as [values]). Of a model: the weights that it runs with, dequantized
     and under the usual names. Of another file: the tensors as stored."""
     try:
-        model = opened(header)
+        model = from_header(header)
     except LLMError:
         return {tensor.name: tensor.shape for tensor in header.tensors.values()}, lambda name: np.concatenate(
             [np.zeros(0), *read_values(header, header.tensors[name])]
@@ -93,7 +94,7 @@ def _distance(name: str, shape: Shape, first: NDArray[Any], other: NDArray[Any])
 
 def _config(header: Header) -> dict[str, Any]:
     try:
-        config = parsed(header.metadata.get("config.json", "{}"))
+        config = parse_json(header.metadata.get("config.json", "{}"))
     except ValueError:
         return {}
     return config if isinstance(config, dict) else {}

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llmcli.errors import LLMError
-from llmcli.formats.safetensors_file import Header, TensorInfo, read_values
+from llmcli.formats.header import Header, TensorInfo
+from llmcli.formats.safetensors_file import read_values
 
 if TYPE_CHECKING:
     import numpy as np

@@ -46,10 +46,10 @@ class Tokenizer:
         inner: tokenizers.Tokenizer,
         bos_token: str | None = None,
         space_first: bool = False,
-        end_ids: Iterable[int] = (),
+        eos_ids: Iterable[int] = (),
         seen_bytes: bytes | None = None,
     ) -> None:
-        self._bos_token, self.space_first, self._end_ids = bos_token, space_first, frozenset(end_ids)
+        self._bos_token, self.space_first, self._end_ids = bos_token, space_first, frozenset(eos_ids)
         self.imported = False  # its model was trained by another program
         self.seen_bytes = seen_bytes  # byte values that occur in the text its model was trained on; None if unknown
         inner.no_padding()
@@ -115,13 +115,13 @@ class Tokenizer:
         cls,
         text: str,
         max_vocab_size: int | None = None,
-        end_ids: Iterable[int] = (),
+        eos_ids: Iterable[int] = (),
         seen_bytes: bytes | None = None,
     ) -> "Tokenizer":
         """Read a tokenizer.json: a BPE that is byte-level or has byte fallback. Raises LLMError for any other.
 
         `max_vocab_size` is that of the model that the tokenizer belongs to; then tokens for some bytes may be missing,
-        and text with these bytes is refused by `encode`. `end_ids` are the tokens that end a text for this model,
+        and text with these bytes is refused by `encode`. `eos_ids` are the tokens that end a text for this model,
         `seen_bytes` the byte values of its training text (None: unknown).
         """
         safe = tokenizer_json.sanitize(text)
@@ -132,7 +132,7 @@ class Tokenizer:
                 raise
             raise LLMError(f"the tokenizer could not be read: {error}") from error
         inner.decoder = _decoder(safe.kind)
-        tokenizer = cls(inner, safe.bos_token, safe.space_first, end_ids, seen_bytes)
+        tokenizer = cls(inner, safe.bos_token, safe.space_first, eos_ids, seen_bytes)
         if max_vocab_size is not None and tokenizer.vocab_size > max_vocab_size:
             raise LLMError(f"the tokenizer has {tokenizer.vocab_size} tokens, its model only {max_vocab_size}")
         missing = set(tokenizer._missing_bytes) - RARE_BYTES
@@ -190,7 +190,7 @@ class Tokenizer:
         return min(self._end_ids or special.values(), default=0)
 
     @cached_property
-    def end_ids(self) -> frozenset[int]:
+    def eos_ids(self) -> frozenset[int]:
         """The ids that end a text: `eos_id`, and others that the model has."""
         return self._end_ids | {self.eos_id}
 

@@ -43,8 +43,8 @@ def name_of(path: str | Path) -> str:
 
 
 def check_writable(path: str | Path, *, force: bool, by: str = " with -o", example: str = "model.safetensors") -> None:
-    """Raises LLMError unless `write` can write this file. The message suggests to give another name `by` an option, such
-    as `example`."""
+    """Raises LLMError unless `write` can write this file. The message suggests another name, such as `example`, to be
+    given `by` an option."""
     path = Path(path)
     option = by.removeprefix(" with")
     if WINDOWS and (problem := windows_name_problem(path.name)):

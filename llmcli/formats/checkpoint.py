@@ -282,12 +282,11 @@ def _check_tensors(header: Header, config: ModelConfig, scheme: str | None) -> N
             raise LLMError(f"{header.path}: tensor {name} is missing; the file is damaged")
         tensor = header.tensors[name]
         if tensor.shape != shape:
-            raise LLMError(
-                f"{header.path}: tensor {name} has shape {list(tensor.shape)}, its config has {list(shape)}"
-            )
+            raise LLMError(f"{header.path}: tensor {name} has shape {list(tensor.shape)}, its config has {list(shape)}")
         allowed = WEIGHT_DTYPES if dtype == "F32" else (dtype,)
         if tensor.dtype not in allowed and not header.decode:
-            raise LLMError(f"{header.path}: tensor {name} is {tensor.dtype}; expected {' or '.join(allowed)}")
+            expected_dtypes = " or ".join(filter(None, [", ".join(allowed[:-1]), allowed[-1]]))
+            raise LLMError(f"{header.path}: tensor {name} is {tensor.dtype}; expected {expected_dtypes}")
     extra = header.tensors.keys() - expected.keys()
     if extra:
         raise LLMError(f"{header.path}: tensor {min(extra)[:100]!r} is not part of the model that its config describes")
@@ -311,7 +310,8 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         _write_tensors(path, checkpoint, metadata)
         return
     stored = quantization.stored_tensors(checkpoint.config, checkpoint.quantization)
-    shapes, dtypes = ({name: entry[i] for name, entry in stored.items()} for i in (1, 0))
+    dtypes = {name: dtype for name, (dtype, _) in stored.items()}
+    shapes = {name: shape for name, (_, shape) in stored.items()}
     metadata["quantization"] = checkpoint.quantization
     write(path, _QuantizedTensors(checkpoint), shapes, dtypes, metadata)
 

@@ -22,7 +22,11 @@ _PRE_TOKENIZERS = {
     "llama3": "Llama 3", "llama-v3": "Llama 3", "dbrx": "Llama 3", "smaug-bpe": "Llama 3",
     "deepseek-r1-qwen": "Qwen 2",
 }  # fmt: skip
-_LLAMA_3 = ("llama-bpe", "llama3", "llama-v3")  # these also put a token before a text, and ignore merges for whole words
+_LLAMA_3 = (
+    "llama-bpe",
+    "llama3",
+    "llama-v3",
+)  # these also put a token before a text, and ignore merges for whole words
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6  # types of tokens
 _UNMERGED_SCORE = -1e6  # of tokens that are no merges
 

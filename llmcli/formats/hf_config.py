@@ -78,9 +78,7 @@ def dump_config(config: ModelConfig, dtype: str = "float32") -> str:
 def _dump_tokens(config: ModelConfig) -> dict[str, Any]:
     return {
         "bos_token_id": config.eos_token_id if config.bos_token_id is None else config.bos_token_id,
-        "eos_token_id": (
-            [config.eos_token_id, *config.extra_eos_ids] if config.extra_eos_ids else config.eos_token_id
-        ),
+        "eos_token_id": ([config.eos_token_id, *config.extra_eos_ids] if config.extra_eos_ids else config.eos_token_id),
     }
 
 
@@ -122,6 +120,8 @@ def parse_config(text: str) -> ModelConfig:
 def _check_supported(document: Mapping[str, Any]) -> None:
     """Raises LLMError for an architecture, or a variant of one, that is not supported."""
     model_type = document.get("model_type")
+    if model_type is None:
+        raise _missing("model_type")
     if model_type not in list(ARCHITECTURES):
         raise _unsupported("model_type", model_type, ", ".join(ARCHITECTURES))
     for key, architectures in UNSUPPORTED.items():
@@ -219,7 +219,9 @@ def _parse_rope_scaling(parameters: Mapping[str, Any], values: Mapping[str, Any]
     if rope_type == "default":
         return None
     if rope_type not in list(ROPE_TYPES):
-        raise _unsupported("the type of rope_scaling", rope_type, ", ".join(ROPE_TYPES))
+        raise LLMError(
+            f"its config.json sets rope_scaling of type {brief(rope_type)}; supported: {', '.join(ROPE_TYPES)}"
+        )
     arguments = {key: parameters[key] for key in _ROPE_KEYS[rope_type] if parameters.get(key) is not None}
     if rope_type == "llama3":
         key = "original_max_position_embeddings"

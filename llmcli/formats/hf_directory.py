@@ -65,7 +65,7 @@ def read_header(directory: Path) -> Header:
         tensors = _without_head(tensors)
     elif _HEAD not in tensors:
         problem = (
-            f"it has no output embedding ({_HEAD}), as a base model or a classifier, and its embeddings are not tied, "
+            f"it has no output head ({_HEAD}), as a base model or a classifier, and its embeddings are not tied, "
             "so it cannot generate text; get the model for causal language modeling"
         )
     size = sum(header.file_bytes for header in headers)

@@ -114,7 +114,7 @@ def _object_error(value: dict[str, Any], schema: dict[str, Schema], place: str) 
     return ""
 
 
-def _python_type(schema: Schema) -> type | tuple[()]:
+def _python_type(schema: Schema) -> Any:
     """The Python type of values of a schema; () for a Scalar."""
     return list if isinstance(schema, list | Tuple) else dict if isinstance(schema, dict) else ()
 

@@ -90,6 +90,6 @@ def parse_document(text: str, name: str, label: str = "") -> dict[str, Any]:
         raise LLMError(f"{label} is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise LLMError(f"{label} is not an object")
-    if error := validation_error(document, SCHEMAS[name]):
-        raise LLMError(f"{label} is not valid: {error}")
+    if problem := validation_error(document, SCHEMAS[name]):
+        raise LLMError(f"{label} is not valid: {problem}")
     return document

@@ -48,7 +48,7 @@ def quantize(matrix: NDArray[np.float32], bits: int) -> QuantizedMatrix:
     bits, or -8 of 4 bits."""
     rows, columns = matrix.shape
     blocks = _block_count(columns)
-    values = np.zeros((rows, blocks * BLOCK), np.float32)
+    values: NDArray[np.float32] = np.zeros((rows, blocks * BLOCK), np.float32)
     values[:, :columns] = matrix
     values = values.reshape(rows, blocks, BLOCK)
     if bits == 8:
@@ -72,7 +72,7 @@ def _block_count(columns: int) -> int:
 
 
 def bits_of(name: str, shape: tuple[int, ...], scheme: str | None) -> int:
-    """The bits of each weight of a tensor under a quantization scheme, "int8" or "int4"; 0 if the tensor is not quantized.
+    """The bits of each weight of a tensor under a scheme, "int8" or "int4"; 0 if the tensor is not quantized.
 
     >>> [bits_of(n, (64, 64), "int4") for n in ("lm_head.weight", "model.layers.0.mlp.up_proj.weight")]
     [8, 4]

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.quantization import BLOCK, Blocks
+from llmcli.formats.quantization import BLOCK, QuantizedMatrix
 from llmcli.models.runtime import Array
 
 _ORT = "com.microsoft"  # the domain of onnxruntime's own operators
 
 
-def head_graph(weight: Blocks) -> bytes:
+def head_graph(weight: QuantizedMatrix) -> bytes:
     """hidden [1, T, C] -> logits [1, T, V]"""
     graph = _GraphBuilder()
     graph.input("hidden", [1, "T", weight.columns])
@@ -101,14 +101,14 @@ def _add_mlp(graph: "_GraphBuilder", checkpoint: Checkpoint, kind: str, name: st
     return graph.linear(inner, _stacked(checkpoint, kind, [name + "down_proj.weight"]), name + "down")
 
 
-def _stacked(checkpoint: Checkpoint, kind: str, names: Sequence[str]) -> Blocks:
+def _stacked(checkpoint: Checkpoint, kind: str, names: Sequence[str]) -> QuantizedMatrix:
     """Quantized matrices that read the same input, stacked, so that one product computes all of them."""
-    matrices = [blocks for name in names if (blocks := checkpoint.blocks(name, kind)) is not None]
+    matrices = [blocks for name in names if (blocks := checkpoint.quantized(name, kind)) is not None]
     if len(matrices) == 1:
         return matrices[0]
     codes = np.concatenate([blocks.codes for blocks in matrices])
     scales = np.concatenate([blocks.scales for blocks in matrices])
-    return Blocks(codes, scales, matrices[0].columns)
+    return QuantizedMatrix(codes, scales, matrices[0].columns)
 
 
 class _GraphBuilder:
@@ -147,7 +147,7 @@ class _GraphBuilder:
         self._nodes.append(self._helper.make_node(kind, inputs, outputs, name=name, domain=domain, **settings))
         return outputs[0]
 
-    def linear(self, x: str, weight: Blocks, out: str, bias: Array | None = None) -> str:
+    def linear(self, x: str, weight: QuantizedMatrix, out: str, bias: Array | None = None) -> str:
         """x [1, T, columns] -> [1, T, rows]; x is rounded to eight bits, a block at a time."""
         inputs = [x, self.constant(weight.codes), self.constant(weight.scales.astype(np.float32))]
         if bias is not None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from llmcli.config import ModelConfig, cpu_cores
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.formats.quantization import Blocks
+from llmcli.formats.quantization import QuantizedMatrix
 from llmcli.models.logits import token_losses
 from llmcli.models.onnx_graph import decoder_graph, head_graph
 from llmcli.models.runtime import LOGITS_AT_ONCE, Array, check_context, check_input
@@ -182,7 +182,7 @@ class _Binding:
         """Run tokens through the decoder, after `past` others whose keys and values are in `cache`."""
         if self._cache is not cache:
             self._bind(cache)
-        self._x[0] = self._runtime.embedding.rows(np.asarray(ids))
+        self._x[0] = self._runtime.embedding.dequantize(np.asarray(ids))
         self._past[0], self._total[0] = past + len(ids) - 1, past + len(ids)
         self._runtime.decoder.run_with_iobinding(self._decoder)
 
@@ -216,8 +216,8 @@ def _share_threads() -> None:
     onnxruntime.set_global_thread_pool_sizes(cpu_cores(), 1)
 
 
-def _blocks(checkpoint: Checkpoint, name: str, kind: str) -> Blocks:
+def _blocks(checkpoint: Checkpoint, name: str, kind: str) -> QuantizedMatrix:
     """A quantized matrix."""
-    blocks = checkpoint.blocks(name, kind)
+    blocks = checkpoint.quantized(name, kind)
     assert blocks is not None, name
     return blocks

@@ -67,4 +67,4 @@ def _open_quantized(checkpoint: Checkpoint, kind: str, on_note: OnNote, *, requi
         return onnx_runtime.OnnxRuntime(checkpoint, kind)
     reason = f"onnxruntime does not support {unsupported}" if unsupported else "pip install 'llmcli[fast]' adds one"
     on_note(f"no accelerated {kind} backend here: {reason}; running at the speed of float32")
-    return NumpyRuntime(checkpoint.rounded(kind))
+    return NumpyRuntime(checkpoint.with_quantized_values(kind))

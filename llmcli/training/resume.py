@@ -16,8 +16,10 @@ from typing import Any
 
 from llmcli.config import TrainConfig, as_record
 from llmcli.errors import LLMError
+from llmcli.formats.header import Header
 from llmcli.formats.hf_config import dump_config, parse_config
-from llmcli.formats.safetensors_file import Header, digest, read_header, read_tensor, write_tensors
+from llmcli.formats.safetensors_file import digest, read_tensor, write_tensors
+from llmcli.formats.safetensors_header import read_header
 from llmcli.training.events import State
 from llmcli.training.plan import Plan, PlanRow
 

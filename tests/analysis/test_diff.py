@@ -16,7 +16,7 @@ from typer.testing import Result
 from llmcli.analysis.diff import compare
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import load, save
-from llmcli.formats.safetensors_file import read_header
+from llmcli.formats.safetensors_header import read_header
 from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import TEXT, random_checkpoint
 

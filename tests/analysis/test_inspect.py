@@ -20,7 +20,9 @@ from llmcli.analysis.inspect import (
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import safetensors_file
-from llmcli.formats.safetensors_file import DTYPE_BYTES, Header, TensorInfo, read_header
+from llmcli.formats.dtypes import BYTES_PER_ELEMENT
+from llmcli.formats.header import Header, TensorInfo
+from llmcli.formats.safetensors_header import read_header
 
 CONFIG = ModelConfig(10, 4, 6, 3, 2, 1, 2, 16)
 
@@ -29,7 +31,7 @@ def header_of(shapes, dtype="F32"):
     """A header without a file; `shapes` is {name: shape}."""
     tensors, position = {}, 100
     for name, shape in shapes.items():
-        end = position + math.prod(shape) * DTYPE_BYTES[dtype]
+        end = position + math.prod(shape) * BYTES_PER_ELEMENT[dtype]
         tensors[name] = TensorInfo(name, dtype, tuple(shape), position, end)
         position = end
     return Header(Path("some.safetensors"), position, 100, tensors, {})
@@ -51,7 +53,7 @@ def statistics_of(path, dtype, values, shape=None):
     letters = {"U8": "B", "I8": "b", "U16": "H", "I16": "h", "U32": "I", "I32": "i", "U64": "Q", "I64": "q",
                "F16": "e", "F32": "f", "F64": "d"}  # fmt: skip
     data = values if isinstance(values, bytes) else struct.pack(f"<{len(values)}{letters[dtype]}", *values)
-    header = write(path / "t.safetensors", {"t": (dtype, shape or [len(data) // DTYPE_BYTES[dtype]], data)})
+    header = write(path / "t.safetensors", {"t": (dtype, shape or [len(data) // BYTES_PER_ELEMENT[dtype]], data)})
     return tensor_statistics(header, header.tensors["t"])
 
 
@@ -331,7 +333,7 @@ def test_without_a_finite_value_the_statistics_are_nan(tmp_path, values, not_fin
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60), st.sampled_from([4, 12, 64]))
 def test_statistics_do_not_depend_on_the_chunk_size(tmp_path_factory, values, block):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(safetensors_file, "BLOCK", block)
+        patch.setattr(safetensors_file, "BLOCK_BYTES", block)
         statistics = statistics_of(tmp_path_factory.getbasetemp(), "F32", values)
     expected = np.array(values, np.float64)
     assert statistics.mean == pytest.approx(expected.mean(), abs=1e-6)
@@ -343,7 +345,7 @@ def test_statistics_do_not_depend_on_the_chunk_size(tmp_path_factory, values, bl
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "C64", "F4"])
 def test_an_unreadable_dtype_is_an_error(tmp_path, dtype):
-    header = write(tmp_path / "t.safetensors", {"t": (dtype, [1], b"\0" * DTYPE_BYTES.get(dtype, 1))})
+    header = write(tmp_path / "t.safetensors", {"t": (dtype, [1], b"\0" * BYTES_PER_ELEMENT.get(dtype, 1))})
     with pytest.raises(LLMError, match=f"t is of type {dtype}"):
         tensor_statistics(header, header.tensors["t"])
 

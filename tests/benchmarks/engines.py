@@ -21,7 +21,7 @@ from typing import Any
 
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizer import Tokenizer
-from llmcli.formats import gguf_file, hf_directory, loading
+from llmcli.formats import gguf_writer, hf_directory, loading
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.onnx_runtime import OnnxRuntime
@@ -118,7 +118,7 @@ def main() -> None:
             place.mkdir()
             hf_directory.write(place / "hf", model, {}, "")
             for dtype in ("f32", "q8_0", "q4_0"):
-                gguf_file.write(place / f"{dtype}.gguf", model, dtype, {})
+                gguf_writer.write(place / f"{dtype}.gguf", model, dtype, {})
             for engine in ENGINES:
                 speeds[engine].append(f"{one(engine, place, options.tokens, options.rounds):,.0f}")
     print("| tokens a second | " + " | ".join(f"{n}, {m.config.parameters:,}" for n, m in models.items()) + " |")

@@ -295,7 +295,7 @@ def test_a_model_that_cannot_be_kept_is_left_alone(llm: Llm, monkeypatch: pytest
     Path("c.txt").write_text(TEXT, "utf-8")
     assert llm("train", "c.txt", "--steps", 1).exit_code == 0
     before = Path("model.safetensors").read_bytes()
-    monkeypatch.setattr(atomic_io, "set_aside", refuse)
+    monkeypatch.setattr(atomic_io, "move_aside", refuse)
     answer = llm("train", "c.txt", "--steps", 1, "--seed", 2)
     assert answer.exit_code == 0 and "Read-only file system; saving the model as model-2.safetensors" in answer.stderr
     assert Path("model.safetensors").read_bytes() == before and llm("inspect", "model-2.safetensors").exit_code == 0
@@ -512,7 +512,7 @@ WRONG = [
     (1, "train c.txt --val nofile", "--val nofile"),
     (2, "train c.txt --device tpu", "--device"),
     (2, "train c.txt --dtype int8", "--dtype"),
-    (1, "train c.txt --from foreign.safetensors", "not a model made by this program"),
+    (1, "train c.txt --from foreign.safetensors", "not a model of this program"),
     (2, "train c.txt --from model.safetensors --width 64", "--from keeps"),
     *[(2, f"train c.txt --{name} {value}", "--lr-scale must be a positive number")
       for name in ("lr", "lr-scale") for value in (0, -1, *NOT_FINITE)],
@@ -556,7 +556,7 @@ WRONG = [
     (1, "eval latin.txt", "byte 0xe9 at position 3"),
     (1, "eval c.txt -m nofile", "no file nofile"),
     (1, "eval c.txt -m model.safetensors -m c.txt", "not a safetensors file"),
-    (1, "eval c.txt -m foreign.safetensors", "not a model made by this program"),
+    (1, "eval c.txt -m foreign.safetensors", "not a model of this program"),
     (1, "eval c.txt --past nofile", "no file or directory nofile"),
     (1, "eval c.txt --past latin.txt", "byte 0xe9"),
     (2, "eval c.txt --device tpu", "--device"),
@@ -571,7 +571,7 @@ WRONG = [
     (2, "inspect --tensors --verify", "--tensors has no effect with --verify"),
     (2, "inspect --force", "--force has no effect without --plot or --html"),
     (1, "inspect foreign.safetensors --verify", "no hash"),
-    (1, "tokenize hi -m foreign.safetensors", "not a model made by this program"),
+    (1, "tokenize hi -m foreign.safetensors", "not a model of this program"),
     (2, "tokenize --decode x", "--decode wants ids"),
     (2, "tokenize --decode 7 --json", "--json has no effect with --decode"),
     (2, "tokenize hi --train c.txt", "TEXT has no effect with --train"),
@@ -643,7 +643,7 @@ def write_unhashed(
 def test_a_record_of_another_shape_is_told(llm: Llm, tiny_model: Path, record: str) -> None:
     write_unhashed(tiny_model, {"training.json": record})
     answer = llm("inspect")
-    assert answer.exit_code == 1 and "its training.json is not usable: " in answer.stderr
+    assert answer.exit_code == 1 and "its training.json is not valid: " in answer.stderr
     assert llm("generate", "The cat", "-n", 1).stderr == answer.stderr
     assert llm("inspect", "--tensors").exit_code == 0
 
@@ -830,9 +830,9 @@ def test_a_pipe_where_a_run_would_be_kept_is_told(llm: Llm) -> None:
         ("no.safetensors", "make one with: llm train corpus.txt -o no.safetensors"),
         ("HuggingFaceTB/SmolLM2-135M", "hf download HuggingFaceTB/SmolLM2-135M --local-dir SmolLM2-135M"),
         ("hf.co/x/y-1.7B-GGUF:Q4_K_M", "hf download x/y-1.7B-GGUF --local-dir y-1.7B-GGUF"),
-        ("nosuch/", "no file nosuch and no such directory; name a .safetensors"),
-        ("no.gguf", "no file no.gguf and no such directory"),
-        ("no/pytorch_model.bin", "no file no/pytorch_model.bin and no such directory"),
+        ("nosuch/", "no file or directory nosuch; name a .safetensors"),
+        ("no.gguf", "no file or directory no.gguf"),
+        ("no/pytorch_model.bin", "no file or directory no/pytorch_model.bin"),
         ("link.safetensors", "link.safetensors is a link to gone, which is not there"),
         ("gpt2", "a model of that name would not run here: Llama, Mistral, SmolLM2, Qwen2, Qwen3 and Mixtral do"),
         ("llama3.2:1b", "does not download by such names; get a .gguf or a Hugging Face directory"),

@@ -125,7 +125,7 @@ def test_a_model_that_another_command_derived_is_not_the_saved_one() -> None:
     for what, changed in changes.items():
         checkpoint.save("other.safetensors", changed)
         assert not resume.is_saved_in(stopped, Path("other.safetensors")), what
-    ensemble_file.save("other.safetensors", ensemble_file.mixed({"one": model, "two": model}))
+    ensemble_file.save("other.safetensors", ensemble_file.combine({"one": model, "two": model}))
     assert not resume.is_saved_in(stopped, Path("other.safetensors"))
     checkpoint.save("other.safetensors", model)
     assert resume.is_saved_in(stopped, Path("other.safetensors"))
@@ -507,7 +507,7 @@ def test_without_locks_temporary_files_of_others_are_kept(llm: Llm, monkeypatch:
 
 def test_a_limit_on_the_size_of_files_is_detected_before_training(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
-    monkeypatch.setattr(atomic_io, "_largest_file", lambda: 100_000.0)
+    monkeypatch.setattr(atomic_io, "_file_size_limit", lambda: 100_000.0)
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 2, "-q")
     assert answer.exit_code == 1 and "a file may have 0.1 MB here (ulimit -f)" in answer.stderr
     assert not MODEL.exists()

@@ -9,7 +9,7 @@ import pytest
 from llmcli.config import SamplingConfig
 from llmcli.formats import loading
 from llmcli.formats.loading import open_tokenizer
-from llmcli.formats.safetensors_file import read_header
+from llmcli.formats.safetensors_header import read_header
 from llmcli.generation.generator import generate
 from llmcli.models.numpy_runtime import NumpyRuntime
 

@@ -18,7 +18,8 @@ from llmcli.config import ARCHITECTURES, ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import loading
 from llmcli.formats.hf_config import dump_config, parse_config
-from llmcli.formats.safetensors_file import read_header, read_tensor, write_tensors
+from llmcli.formats.safetensors_file import read_tensor, write_tensors
+from llmcli.formats.safetensors_header import read_header
 from llmcli.models.numpy_runtime import NumpyRuntime
 
 FULL = bool(os.environ.get("LLMCLI_FULL"))  # tied models too: twice as long

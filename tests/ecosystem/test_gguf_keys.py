@@ -10,7 +10,7 @@ import pytest
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.formats import gguf_file, loading
+from llmcli.formats import gguf_writer, loading
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.conftest import random_checkpoint
 
@@ -79,7 +79,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         tokenizer.vocab_size, 64, 96, 2, 4, 2, 16, 64, model_type=request.param, **KINDS[request.param]
     )
     path = tmp_path_factory.mktemp(request.param) / "base.gguf"
-    gguf_file.write(path, random_checkpoint(config, tokenizer_json=tokenizer.to_json()), "f32", {"type": "model"})
+    gguf_writer.write(path, random_checkpoint(config, tokenizer_json=tokenizer.to_json()), "f32", {"type": "model"})
     return path
 
 

@@ -82,7 +82,7 @@ def test_greedy_text_and_logits_are_those_of_transformers(ours, theirs, prompt):
         logits = theirs(torch.tensor([ids + mine])).logits[0].numpy()
     assert logits[len(ids) - 1 : -1].argmax(-1).tolist() == mine
     if len(mine) < TOKENS:
-        assert logits[-1].argmax() in tokenizer.end_ids
+        assert logits[-1].argmax() in tokenizer.eos_ids
     runtime.rewind()
     np.testing.assert_allclose(runtime.logits(ids + mine), logits, atol=1e-3)
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from llmcli.errors import LLMError
-from llmcli.formats import atomic_io
+from llmcli.formats import atomic_io, file_lock
 from tests import platforms
 
 OLD, NEW = b"the old bytes", b"the new bytes, a few more of them"
@@ -426,13 +426,13 @@ def test_a_directory_whose_mode_forbids_writing_is_told() -> None:
 
 
 def test_of_two_holders_the_second_is_told_and_nothing_is_left() -> None:
-    with atomic_io.locked(Path("f")):
-        with pytest.raises(LLMError, match="another run is making f; wait for it"), atomic_io.locked(Path("f")):
+    with file_lock.locked(Path("f")):
+        with pytest.raises(LLMError, match="another run is writing f; wait for it"), file_lock.locked(Path("f")):
             pass
-        with atomic_io.locked(Path("g")):  # another file is free
+        with file_lock.locked(Path("g")):  # another file is free
             pass
         assert here() == [".f.lock"]
-    with atomic_io.locked(Path("f")):
+    with file_lock.locked(Path("f")):
         pass
     assert here() == []
 
@@ -443,9 +443,9 @@ def test_where_files_cannot_be_locked_the_work_is_done_without(number: int, monk
     before = open_descriptors()
     with monkeypatch.context() as patch:
         patch.setattr("fcntl.flock", refuse(number))
-        with atomic_io.locked(Path("f")) as problem:
+        with file_lock.locked(Path("f")) as problem:
             assert problem == os.strerror(number)
-    with atomic_io.locked(Path("f")) as problem:
+    with file_lock.locked(Path("f")) as problem:
         assert problem == ""
     assert here() == [] and open_descriptors() == before
 
@@ -456,22 +456,22 @@ def test_a_lock_that_is_held_is_told_however_the_system_says_so(number: int, mon
     before = open_descriptors()
     with monkeypatch.context() as patch:
         patch.setattr("fcntl.flock", refuse(number))
-        with pytest.raises(LLMError, match="another run is making f"), atomic_io.locked(Path("f")):
+        with pytest.raises(LLMError, match="another run is writing f"), file_lock.locked(Path("f")):
             pass
     assert open_descriptors() == before
 
 
 def test_a_lock_is_freed_when_its_holder_is_killed() -> None:
-    code = "import time; from pathlib import Path; from llmcli.formats import atomic_io\n"
-    code += "with atomic_io.locked(Path('f')): print('here', flush=True); time.sleep(60)"
+    code = "import time; from pathlib import Path; from llmcli.formats import file_lock\n"
+    code += "with file_lock.locked(Path('f')): print('here', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert holder.stdout is not None and holder.stdout.readline() == b"here\n"
-    with pytest.raises(LLMError, match="another run"), atomic_io.locked(Path("f")):
+    with pytest.raises(LLMError, match="another run"), file_lock.locked(Path("f")):
         pass
     holder.kill()
     holder.wait()
     assert here() == [".f.lock"]
-    with atomic_io.locked(Path("f")):
+    with file_lock.locked(Path("f")):
         pass
     assert here() == []
 
@@ -514,7 +514,7 @@ def test_a_limit_on_the_size_of_files_is_known_before() -> None:
 
 
 def filled(text: str, size: int = 1) -> None:
-    with atomic_io.directory(Path("d")) as place:
+    with atomic_io.replace_directory(Path("d")) as place:
         for i in range(size):
             atomic_io.write(place / f"{i}", [text.encode()])
 
@@ -596,7 +596,7 @@ def test_a_file_set_aside_gets_the_first_free_number(
     Path("model-2.safetensors").write_text("somebody's")
     for number, text in ((1, "a"), (3, "b"), (4, "c")):
         path.write_text(text) if not path.exists() else atomic_io.write(path, [text.encode()])
-        assert atomic_io.set_aside(path) == Path(f"model-{number}.safetensors")
+        assert atomic_io.move_aside(path) == Path(f"model-{number}.safetensors")
         assert path.exists() == links
     assert files(own_directory) == {
         **({"model.safetensors": "c"} if links else {}),
@@ -614,5 +614,5 @@ def test_a_file_that_cannot_be_set_aside_stays(monkeypatch: pytest.MonkeyPatch) 
     path = Path("model.safetensors")
     path.write_text("a")
     with pytest.raises(LLMError, match=r"cannot rename model.safetensors to model-1.safetensors: Read-only"):
-        atomic_io.set_aside(path)
+        atomic_io.move_aside(path)
     assert path.read_text() == "a"

@@ -25,7 +25,8 @@ from llmcli.formats import checkpoint as module
 from llmcli.formats import safetensors_file
 from llmcli.formats.checkpoint import Checkpoint, load, save
 from llmcli.formats.hf_config import dump_config
-from llmcli.formats.safetensors_file import digest, read_header, read_values
+from llmcli.formats.safetensors_file import digest, read_values
+from llmcli.formats.safetensors_header import read_header
 from tests import platforms
 from tests.conftest import random_checkpoint
 from tests.reliability.malformed import FOUR, ONE, OTHERS, put, tensor
@@ -277,7 +278,7 @@ def test_a_changed_weight_is_found_when_the_model_is_opened(monkeypatch: pytest.
     path.write_bytes(data)
     with pytest.raises(LLMError, match=r"m\.safetensors is damaged, or another program changed it"):
         load(path)
-    monkeypatch.setattr(module, "HASHED_ON_LOAD", len(data) - 1)  # of a large file that would take too long
+    monkeypatch.setattr(module, "MAX_HASHED_BYTES", len(data) - 1)  # of a large file that would take too long
     assert load(path).config == UNTIED
 
 
@@ -343,7 +344,7 @@ def test_a_model_in_bfloat16_is_read_as_float32(block: int) -> None:
         header[name] = tensor("BF16", list(array.shape), len(body), len(body) + array.nbytes)
         body += array.tobytes()
     loaded = load(put(header, body))
-    with mock.patch.object(safetensors_file, "BLOCK", block):
+    with mock.patch.object(safetensors_file, "BLOCK_BYTES", block):
         assert loaded.tensors["model.norm.weight"].tolist() == [1, -2, 3.140625, math.inf, 2.0**-133, 0, 0, -math.inf]
         for name, array in stored.items():
             found = loaded.tensors[name]
@@ -365,7 +366,7 @@ def test_a_model_in_float16_is_read_as_float32(block: int) -> None:
         header[name] = tensor("F16", list(shape), len(body), len(body) + len(data))
         body += data
     loaded = load(put(header, body))
-    with mock.patch.object(safetensors_file, "BLOCK", block):
+    with mock.patch.object(safetensors_file, "BLOCK_BYTES", block):
         assert loaded.tensors["model.norm.weight"].tolist() == [
             1, -2, 2.0**-24, 65504, math.inf, -math.inf, 0x555 / 2**12, -(2.0**-24),
         ]  # fmt: skip
@@ -446,7 +447,7 @@ def test_a_directory_and_a_missing_file_are_told() -> None:
 def test_a_file_of_others_is_pointed_to_inspect() -> None:
     path = with_metadata(llmcli=None)
     assert read_header(path).parameters == 1076
-    with pytest.raises(LLMError, match=r"not a model made by this program .*llm inspect x\.safetensors"):
+    with pytest.raises(LLMError, match=r"not a model of this program .*llm inspect x\.safetensors"):
         load(path)
     with pytest.raises(LLMError, match="llm inspect"):
         load(put({"a": ONE}, FOUR))
@@ -475,7 +476,7 @@ def test_a_record_or_config_that_is_not_json_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt2"}, "model_type 'gpt2'"),
+        ({"model_type": "gpt2"}, "model_type to 'gpt2'"),
         ({"rope_scaling": {"type": "yarn"}}, "sets rope_scaling"),
         ({"attention_bias": True}, "sets attention_bias"),
         ({"hidden_size": 0}, "hidden_size must be"),
@@ -486,7 +487,7 @@ def test_a_record_or_config_that_is_not_json_is_refused(text: str) -> None:
         ({"rms_norm_eps": 0}, "rms_norm_eps must be"),
         ({"rope_theta": math.nan}, "rope_theta must be"),
         ({"eos_token_id": 11}, "not below vocab_size"),
-        ({"num_hidden_layers": 10**9}, "wants 1,000,000,000 layers, the file has fewer tensors"),
+        ({"num_hidden_layers": 10**9}, "has 1,000,000,000 layers, the file has fewer tensors"),
         (
             {"num_hidden_layers": 10**4000},
             "must be at most 2,147,483,647, found a number of 13288 bits$",
@@ -494,8 +495,8 @@ def test_a_record_or_config_that_is_not_json_is_refused(text: str) -> None:
         ({"num_hidden_layers": 2}, r"model\.layers\.1\.input_layernorm\.weight is missing"),
         ({"vocab_size": 10**9}, r"embed_tokens\.weight has shape \[11, 8\]"),
         ({"vocab_size": 10**30}, "vocab_size must be at most"),
-        ({"hidden_size": 10}, r"embed_tokens\.weight has shape \[11, 8\], its config wants \[11, 10\]"),
-        ({"tie_word_embeddings": True}, r"'lm_head\.weight' is not part of the graph"),
+        ({"hidden_size": 10}, r"embed_tokens\.weight has shape \[11, 8\], its config has \[11, 10\]"),
+        ({"tie_word_embeddings": True}, r"'lm_head\.weight' is not part of the model"),
     ],
 )
 def test_a_config_that_does_not_fit_is_a_damaged_file_and_not_wrong_usage(
@@ -514,17 +515,17 @@ def test_a_missing_tensor_is_named(name: str) -> None:
 
 
 def test_an_extra_tensor_is_named() -> None:
-    with pytest.raises(LLMError, match=r"tensor 'model\.layers\.1\.x' is not part of the graph"):
+    with pytest.raises(LLMError, match=r"tensor 'model\.layers\.1\.x' is not part of the model"):
         load(with_tensors(lambda tensors: tensors.update({"model.layers.1.x": np.zeros(3, "f4")})))
 
 
 def test_a_tensor_of_another_shape_is_named_with_both_shapes() -> None:
     name = "model.layers.0.self_attn.o_proj.weight"
-    with pytest.raises(LLMError, match=rf"tensor {name} has shape \[24, 8\], its config wants \[8, 24\]"):
+    with pytest.raises(LLMError, match=rf"tensor {name} has shape \[24, 8\], its config has \[8, 24\]"):
         load(with_tensors(lambda tensors: tensors.update({name: np.zeros((24, 8), "f4")})))
 
 
 @pytest.mark.parametrize(("dtype", "name"), [("i4", "I32"), ("f8", "F64"), ("u2", "U16")])
 def test_a_tensor_of_another_type_is_named(dtype: str, name: str) -> None:
-    with pytest.raises(LLMError, match=rf"model\.norm\.weight is {name}; F32, F16 or BF16 is wanted"):
+    with pytest.raises(LLMError, match=rf"model\.norm\.weight is {name}; expected F32, F16 or BF16"):
         load(with_tensors(lambda tensors: tensors.update({"model.norm.weight": np.zeros(8, dtype)})))

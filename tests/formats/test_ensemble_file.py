@@ -12,7 +12,7 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats import checkpoint, ensemble_file, loading
 from llmcli.formats.checkpoint import Checkpoint, save
-from llmcli.formats.safetensors_file import read_header
+from llmcli.formats.safetensors_header import read_header
 from tests.conftest import TEXT, random_checkpoint
 
 TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
@@ -137,9 +137,7 @@ def test_who_wants_one_model_says_so(two, llm, verb: str) -> None:
     words = verb.split()
     place = {"export": 1, "import": 1, "train": 3}[words[0]]
     found = llm(*words[:place], "mixture.safetensors", *words[place:])
-    assert (
-        found.exit_code == 1 and "is a mixture of models; here the file of one of them is wanted: a, b" in found.stderr
-    )
+    assert found.exit_code == 1 and "is a mixture of models; name the file of one of them: a, b" in found.stderr
     assert not Path("x").exists() and not Path("y").exists()
 
 
@@ -169,10 +167,13 @@ def in_halves() -> Checkpoint:
     ("second", "message"),
     [
         (other_tokenizer, "b.safetensors has another tokenizer than a.safetensors"),
-        (lambda: model(2, max_position_embeddings=64), "b.safetensors sees 64 tokens at once, a.safetensors 32"),
+        (
+            lambda: model(2, max_position_embeddings=64),
+            "b.safetensors has a context length of 64 tokens, a.safetensors of 32",
+        ),
         (in_halves, "b.safetensors has weights in BF16, a.safetensors in F32"),
-        (lambda: model(2, vocab_size=TOKENIZER.vocab_size + 7), "rows for tokens"),
-        (lambda: replace(model(2), quantization="int8"), "b.safetensors is in few bits"),
+        (lambda: model(2, vocab_size=TOKENIZER.vocab_size + 7), "has embeddings of"),
+        (lambda: replace(model(2), quantization="int8"), "b.safetensors has quantized weights"),
     ],
 )
 def test_what_cannot_be_mixed(llm, second, message: str) -> None:
@@ -211,8 +212,8 @@ def test_a_model_without_experts_has_none_to_show(tiny_model, llm) -> None:
 
 
 def test_names_are_made_different() -> None:
-    mixed = ensemble_file.mixed({"x/a": model(1), "y/a": model(2)})
-    assert ensemble_file.named(mixed, ["a", "a"]).names == ("a", "a-2")
+    mixed = ensemble_file.combine({"x/a": model(1), "y/a": model(2)})
+    assert ensemble_file.with_short_names(mixed, ["a", "a"]).names == ("a", "a-2")
 
 
 @pytest.mark.parametrize("broken", ["names", "experts", "record", "tensor"])
@@ -231,4 +232,4 @@ def test_a_damaged_mixture_is_told_in_a_line(two, llm, broken: str) -> None:
     if broken == "tensor":
         tensors["experts.9.x"] = tensors.pop("experts.1.model.norm.weight")
     with pytest.raises(LLMError, match=r"mixture\.safetensors"):
-        ensemble_file.opened(replace(header, metadata=header.metadata | texts, tensors=tensors))
+        ensemble_file.from_header(replace(header, metadata=header.metadata | texts, tensors=tensors))

@@ -17,7 +17,7 @@ from llmcli.data import tokenizer_json
 from llmcli.data.token_names import byte_level_alphabet
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.formats import gguf_file, loading
+from llmcli.formats import gguf_config, gguf_header, gguf_writer, loading
 from llmcli.formats.loading import open_tokenizer
 from tests.conftest import random_checkpoint
 
@@ -126,7 +126,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     assert json.loads(found.tokenizer_config_json)["chat_template"] == "{{ messages }}"
     tokenizer = open_tokenizer(found)
     assert tokenizer.encode(" ab") == [TOKENS.index("Ġa"), TOKENS.index("b")]  # the merge that was learned first
-    assert tokenizer.end_ids == {0, 1} or tokenizer.end_ids == {1}
+    assert tokenizer.eos_ids == {0, 1} or tokenizer.eos_ids == {1}
     assert tokenizer.bos_ids == []
 
 
@@ -181,28 +181,28 @@ def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"general.architecture": "gpt2"}, "architecture 'gpt2'; this program runs llama, qwen2, qwen3"),
+        ({"general.architecture": "gpt2"}, "architecture 'gpt2'; supported: llama, qwen2, qwen3"),
         ({"llama.expert_count": 8}, "has no llama.expert_used_count"),
-        ({"tokenizer.ggml.pre": "falcon"}, "cuts words as 'falcon' does; gpt-2, smollm"),
+        ({"tokenizer.ggml.pre": "falcon"}, "its pre-tokenizer is 'falcon'; gpt-2, smollm"),
         ({"tokenizer.ggml.model": "bert"}, "kind 'bert'; gpt2 and llama"),
         ({"llama.rope.scaling.type": "yarn"}, "scaled by 'yarn'"),
         ({"llama.attention.head_count": 0}, "num_attention_heads must be"),
         ({"llama.block_count": 2}, "layers.1.input_layernorm.weight is missing"),
         ({"tokenizer.ggml.eos_token_id": 300}, "not below vocab_size"),
-        ({"tokenizer.ggml.tokens": ["a"]}, "header that is not usable|token"),
+        ({"tokenizer.ggml.tokens": ["a"]}, "invalid header|token"),
         ({"general.alignment": 0}, "alignment is 0"),
-        ({"general.type": "adapter"}, "holds no model: its general.type is 'adapter'; merge an adapter"),
-        ({"general.type": "mmproj"}, "holds no model: its general.type is 'mmproj'$"),
+        ({"general.type": "adapter"}, "has no model: its general.type is 'adapter'; merge an adapter"),
+        ({"general.type": "mmproj"}, "has no model: its general.type is 'mmproj'$"),
         ({"split.count": 2}, "one of the 2 files of a model; join them first: llama-gguf-split --merge"),
-        ({"llama.rope.dimension_count": 4}, "sets llama.rope.dimension_count to 4, which is not run here; 8 is"),
+        ({"llama.rope.dimension_count": 4}, "sets llama.rope.dimension_count to 4; supported: 8"),
         ({"llama.attention.value_length": 16}, "sets llama.attention.value_length to 16"),
         ({"llama.logit_scale": 2.0}, "sets llama.logit_scale to 2.0"),
         ({"llama.attention.causal": False}, "sets llama.attention.causal to False"),
-        ({"llama.attention.scale": 0.5}, r"sets llama.attention.scale to 0.5; 1 / sqrt\(8\) is run here"),
+        ({"llama.attention.scale": 0.5}, r"sets llama.attention.scale to 0.5; supported: 1 / sqrt\(8\)"),
         ({"llama.final_logit_softcapping": 30.0}, "sets llama.final_logit_softcapping to 30.0"),
         ({"llama.rope.scaling.attn_factor": 1.5}, "sets llama.rope.scaling.attn_factor to 1.5"),
         ({"llama.rope.dimension_sections": [2, 2, 0, 0]}, "sets llama.rope.dimension_sections to"),
-        ({"llama.rope.scaling.factor": "4"}, "by a factor of 4; a number is wanted"),
+        ({"llama.rope.scaling.factor": "4"}, "by a factor of 4; expected a number"),
         ({"llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_gating_func": 2}, "expert_gating_func"),
         ({"llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_weights_norm": False}, "weights_norm"),
         ({"llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_weights_scale": 2.5}, "weights_scale"),
@@ -224,7 +224,7 @@ def test_what_is_not_supported_says_what_it_is(tmp_path: Path, facts: dict[str, 
         (lambda data: data[: len(data) // 3], "cut off"),
         (lambda data: data[:-40], "the tensors end at byte"),
         (replaced(struct.pack("<I", 3), struct.pack("<I", 1)), "version 1; 2 and 3"),
-        (replaced(struct.pack("<Q", len(THEIRS)), struct.pack("<Q", 1 << 60)), "claims"),
+        (replaced(struct.pack("<Q", len(THEIRS)), struct.pack("<Q", 1 << 60)), "at most 131,072 are supported"),
         (replaced(text("general.name"), struct.pack("<Q", 1 << 62) + b"general.name"), "cut off inside its header"),
         (replaced(text("blk.0.ffn_up.weight"), text("blk.0.ffn_upp.weight")[:-1]), "."),
     ],
@@ -259,7 +259,7 @@ def test_writing_without_the_extra_says_what_to_install(tmp_path: Path, monkeypa
 
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(LLMError, match=r"pip install 'llmcli\[gguf\]'"):
-        gguf_file.write(tmp_path / "m.gguf", MODEL, "f32", {})
+        gguf_writer.write(tmp_path / "m.gguf", MODEL, "f32", {})
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q8_0", "q4_0"])
@@ -268,7 +268,7 @@ def test_what_is_written_is_read_again(tmp_path: Path, dtype: str) -> None:
     tokenizer = Tokenizer.train_bpe(["the cat sat on the mat " * 50], 280)
     config = ModelConfig(tokenizer.vocab_size, 64, 96, 2, 4, 2, 16, 40)
     model = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
-    gguf_file.write(tmp_path / "m.gguf", model, dtype, {"name": "x"})
+    gguf_writer.write(tmp_path / "m.gguf", model, dtype, {"name": "x"})
     found = loading.load(tmp_path / "m.gguf")
     assert found.config == config
     assert open_tokenizer(found).encode("the cat's hat 12 りんご") == tokenizer.encode("the cat's hat 12 りんご")
@@ -283,14 +283,14 @@ def test_characters_are_written_as_llama_cpp_has_them(tmp_path: Path) -> None:
     tokenizer = Tokenizer.train_char(["the cat りんご"])
     config = ModelConfig(tokenizer.vocab_size, 64, 96, 2, 4, 2, 16, 40)
     model = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
-    gguf_file.write(tmp_path / "m.gguf", model, "f32", {})
+    gguf_writer.write(tmp_path / "m.gguf", model, "f32", {})
     again = open_tokenizer(loading.load(tmp_path / "m.gguf"))
     assert again.kind == "char"
     assert again.encode("a cat ごX") == tokenizer.encode("a cat ごX")
     both = Tokenizer.train_char([f"a {tokenizer_json.SPACE}"])
     model = random_checkpoint(ModelConfig(both.vocab_size, 64, 96, 2, 4, 2, 16, 40), tokenizer_json=both.to_json())
     with pytest.raises(LLMError, match="both a space and"):
-        gguf_file.write(tmp_path / "b.gguf", model, "f32", {})
+        gguf_writer.write(tmp_path / "b.gguf", model, "f32", {})
 
 
 LLAMA_3 = [
@@ -309,7 +309,7 @@ def test_rotary_positions_that_we_write_are_read_exactly(tmp_path: Path, theta: 
         tokenizer.vocab_size, 64, 96, 2, 4, 2, 16, 40, rope_theta=theta, model_type="llama", rope_scaling=scaling
     )
     model = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
-    gguf_file.write(tmp_path / "m.gguf", model, "f32", {})
+    gguf_writer.write(tmp_path / "m.gguf", model, "f32", {})
     assert loading.load(tmp_path / "m.gguf").config == config
     keys = set(gguf.GGUFReader(tmp_path / "m.gguf").fields)
     assert scaling.rope_type == "linear" or "llama.rope.scaling.type" not in keys  # llama.cpp would scale twice
@@ -320,9 +320,9 @@ def test_what_does_not_give_the_factors_is_not_believed(told: str) -> None:
     theta, scaling = 500000.0, RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
     plain = [theta ** (-2 * i / 64) for i in range(32)]
     factors = [f / scaling.scaled(f) for f in plain]
-    assert gguf_file._llama3(factors, theta, told) == scaling  # guessed, as of others' files
+    assert gguf_config._llama3_scaling(factors, theta, told) == scaling  # guessed, as of others' files
     with pytest.raises(LLMError, match="not Llama 3's"):
-        gguf_file._llama3([factor**2 for factor in factors], theta, told)
+        gguf_config._llama3_scaling([factor**2 for factor in factors], theta, told)
 
 
 def test_tokens_that_the_file_does_not_name_are_those_of_llama_cpp(tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_rotary_positions_that_are_scaled_twice_or_by_too_few_numbers(tmp_path: 
     with pytest.raises(LLMError, match=r"are scaled twice, by 2.0 and by rope_freqs.weight"):
         loading.load(path)
     path.write_bytes(by_hand(FACTS, with_factors([8.0, 8.0])))
-    with pytest.raises(LLMError, match=r"rope_freqs.weight has 2 numbers, 4 are wanted"):
+    with pytest.raises(LLMError, match=r"rope_freqs.weight has 2 numbers; expected 4"):
         loading.load(path)
 
 
@@ -403,7 +403,7 @@ def test_scaling_of_llama_3_that_llama_cpp_would_not_load_is_not_written(tmp_pat
     pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
     config = ModelConfig(300, 32, 64, 1, 4, 2, 8, 40, rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 32))
     with pytest.raises(LLMError, match="in models of type llama only, not qwen3; use --to hf"):
-        gguf_file.write(tmp_path / "m.gguf", random_checkpoint(config), "f32", {})
+        gguf_writer.write(tmp_path / "m.gguf", random_checkpoint(config), "f32", {})
 
 
 def without(*keys: str) -> dict[str, Any]:
@@ -415,16 +415,16 @@ def without(*keys: str) -> dict[str, Any]:
     [
         (without("tokenizer.ggml.tokens"), "it has no tokenizer.ggml.tokens$"),
         (without("tokenizer.ggml.merges"), "it has no tokenizer.ggml.merges$"),
-        (without("tokenizer.ggml.pre"), "it has no tokenizer.ggml.pre, which"),
+        (without("tokenizer.ggml.pre"), "it has no tokenizer.ggml.pre, the name"),
         (FACTS | {"tokenizer.ggml.model": "llama"}, "it has no tokenizer.ggml.scores$"),
-        (FACTS | {"tokenizer.ggml.merges": "a b"}, "its tokenizer.ggml.merges is no list of str"),
+        (FACTS | {"tokenizer.ggml.merges": "a b"}, "its tokenizer.ggml.merges is not a list of str"),
         (FACTS | {"tokenizer.ggml.token_type": [1, 2]}, "300 tokens, but 2 entries in tokenizer.ggml.token_type"),
         (FACTS | {"tokenizer.ggml.tokens": TOKENS[:256], "tokenizer.ggml.token_type": [1] * 256,
                   "tokenizer.ggml.eos_token_id": 299}, "its token 299 is none of its 256 tokens"),
         (without("llama.attention.head_count"), "it has no llama.attention.head_count$"),
-        (FACTS | {"llama.attention.head_count": [4, 2]}, r"head_count is \[4, 2\]; one number for all layers"),
-        (FACTS | {"llama.context_length": "many"}, "context_length is many; one number"),
-        (FACTS | {"llama.attention.layer_norm_rms_epsilon": "small"}, "epsilon is small; one number"),
+        (FACTS | {"llama.attention.head_count": [4, 2]}, r"head_count is \[4, 2\]; expected one number for all layers"),
+        (FACTS | {"llama.context_length": "many"}, "context_length is many; expected one number"),
+        (FACTS | {"llama.attention.layer_norm_rms_epsilon": "small"}, "epsilon is small; expected one number"),
         (FACTS | {"llama.attention.head_count_kv": 3}, "3 key-value heads do not divide 4 heads$"),
         (FACTS | {"llama.attention.key_length": 7}, "head_dim must be even for rotary positions, found 7$"),
     ],
@@ -472,7 +472,7 @@ def test_inspect_shows_a_file_of_any_architecture_and_type(tmp_path: Path, llm) 
     assert answer.exit_code == 0, answer.stderr
     found = json.loads(answer.stdout)
     assert {t["name"]: (t["dtype"], t["shape"], t["bytes"]) for t in found["tensors"]} == truth
-    assert found["problem"] == "it is of architecture 'gemma3'; this program runs llama, qwen2, qwen3, qwen3moe"
+    assert found["problem"] == "it is of architecture 'gemma3'; supported: llama, qwen2, qwen3, qwen3moe"
     assert found["config"] == {
         "model_type": "gemma3", "num_hidden_layers": 2, "max_position_embeddings": 40, "hidden_size": 32,
         "num_attention_heads": [4, 2], "vocab_size": 300,
@@ -501,7 +501,7 @@ def test_inspect_shows_a_file_of_any_architecture_and_type(tmp_path: Path, llm) 
     [
         ({"general.architecture": "gpt2"}, "it is of architecture 'gpt2'"),
         ({"llama.rope.scaling.type": "yarn"}, "its rotary positions are scaled by 'yarn'"),
-        ({"tokenizer.ggml.pre": "falcon"}, "cuts words as 'falcon' does"),
+        ({"tokenizer.ggml.pre": "falcon"}, "its pre-tokenizer is 'falcon'"),
     ],
 )
 def test_inspect_says_why_a_file_is_not_run(tmp_path: Path, facts: dict[str, Any], problem: str, llm) -> None:
@@ -515,15 +515,19 @@ def test_inspect_says_why_a_file_is_not_run(tmp_path: Path, facts: dict[str, Any
 
 def test_every_type_has_its_name() -> None:
     gguf = pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
-    known = {number: name for number, (name, _, _) in gguf_file.TYPES.items()} | gguf_file._NOT_READ
+    known = {number: name for number, (name, _, _) in gguf_header.TYPES.items()} | {
+        number: name for number, (name, _, _) in gguf_header.TYPES_WITHOUT_VALUES.items()
+    }
     assert {kind.value: kind.name for kind in gguf.GGMLQuantizationType}.items() <= known.items()
-    sizes = {name: (block, size) for name, block, size in gguf_file.TYPES.values()} | gguf_file._SHOWN
+    sizes = {
+        name: (block, size) for name, block, size in (gguf_header.TYPES | gguf_header.TYPES_WITHOUT_VALUES).values()
+    }
     theirs = {kind.name: gguf.GGML_QUANT_SIZES[kind] for kind in gguf.GGMLQuantizationType}
     assert theirs.items() <= sizes.items()
 
 
 @pytest.mark.parametrize(
-    ("data", "said"), [(b"", "is empty; a GGUF file is wanted"), (b"no model at all", "is not a GGUF file")]
+    ("data", "said"), [(b"", "is empty; expected a GGUF file"), (b"no model at all", "is not a GGUF file")]
 )
 def test_what_is_called_gguf_should_be_one(tmp_path: Path, data: bytes, said: str) -> None:
     (tmp_path / "m.gguf").write_bytes(data)
@@ -544,5 +548,5 @@ def test_rotary_positions_of_no_base_are_told_in_one_line(tmp_path: Path) -> Non
     path, factors = tmp_path / "m.gguf", np.full(4, 8.0, "<f4").tobytes()
     tensors = {"token_embd.weight": (0, (300, 32), bytes(300 * 32 * 4)), "rope_freqs.weight": (0, (4,), factors)}
     path.write_bytes(by_hand(FACTS | {"llama.rope.freq_base": 0.0}, tensors))
-    with pytest.raises(LLMError, match="not usable"):
+    with pytest.raises(LLMError, match="invalid header"):
         loading.load(path)

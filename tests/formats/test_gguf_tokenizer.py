@@ -24,14 +24,14 @@ TOKENIZERS = {"bpe": Tokenizer.train_bpe([TEXT], 300), "characters": Tokenizer.t
 
 def facts(tokenizer: Tokenizer, more: int = 0) -> dict[str, Any]:
     config = ModelConfig(tokenizer.vocab_size + more, 32, 64, 1, 2, 2, 16, 32, eos_token_id=tokenizer.eos_id)
-    told = gguf_tokenizer.facts_of(json.loads(tokenizer.to_json()), config)
+    told = gguf_tokenizer.to_fields(json.loads(tokenizer.to_json()), config)
     return {f"tokenizer.ggml.{KEYS[method]}": value for method, value in told}
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @given(words=st.lists(st.sampled_from(["Anna", " likes", " tea", ".", "\n", "りんご", "🍎", " 12"]), max_size=12))
 def test_the_tokenizer_comes_back(kind: str, words: list[str]) -> None:
-    found, start = gguf_tokenizer.read(facts(TOKENIZERS[kind]))
+    found, start = gguf_tokenizer.to_json(facts(TOKENIZERS[kind]))
     assert start is None
     text = "".join(words)
     again = Tokenizer.from_json(found)
@@ -49,8 +49,8 @@ def test_tokens_that_a_model_has_beyond_its_tokenizer_have_names_of_their_own() 
 def test_words_cut_in_a_way_without_a_name_are_refused() -> None:
     found = json.loads(TOKENIZERS["bpe"].to_json())
     found["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
-    with pytest.raises(LLMError, match="no name for; use --to hf"):
-        gguf_tokenizer.facts_of(found, ModelConfig(300, 32, 64, 1, 2, 2, 16, 32))
+    with pytest.raises(LLMError, match="does not know; use --to hf"):
+        gguf_tokenizer.to_fields(found, ModelConfig(300, 32, 64, 1, 2, 2, 16, 32))
 
 
 class Counted(str):
@@ -98,8 +98,8 @@ def test_long_tokens_cost_what_they_are_long(ending: str) -> None:
 
 def test_tokens_without_end_are_refused() -> None:
     told = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["a", "b" * 1025]}
-    with pytest.raises(LLMError, match=r"its token 1 has 1,025 characters; tokens of at most 1,024 are read"):
-        gguf_tokenizer.read(told | {"tokenizer.ggml.scores": [0.0, 0.0]})
+    with pytest.raises(LLMError, match=r"its token 1 has 1,025 characters; tokens of at most 1,024 are supported"):
+        gguf_tokenizer.to_json(told | {"tokenizer.ggml.scores": [0.0, 0.0]})
     told["tokenizer.ggml.tokens"] = ["a" * n for n in range(1, 1025)]  # 525 kB, whose merges have 358 MB
     with pytest.raises(LLMError, match=r"the merges of its tokenizer have more than 33,554,432 characters"):
-        gguf_tokenizer.read(told | {"tokenizer.ggml.scores": [0.0] * 1024})
+        gguf_tokenizer.to_json(told | {"tokenizer.ggml.scores": [0.0] * 1024})

@@ -157,7 +157,7 @@ def write(text: str):
         ("config.json", Path.unlink, "has no config.json"),
         ("config.json", write("{"), "config.json is not JSON"),
         ("config.json", write("[]"), "config.json is not an object"),
-        ("config.json", write('{"model_type": "gpt2"}'), "model_type 'gpt2'; this program runs qwen3, qwen2, llama"),
+        ("config.json", write('{"model_type": "gpt2"}'), "model_type to 'gpt2'; supported: qwen3, qwen2, llama"),
         ("tokenizer.json", Path.unlink, "has no tokenizer.json"),
         ("model.safetensors", Path.unlink, "has no model.safetensors"),
         ("model.safetensors", write("no"), "is cut off"),
@@ -165,7 +165,7 @@ def write(text: str):
         (
             "model.safetensors.index.json",
             write('{"weight_map": {"a": "b.safetensors"}}'),
-            "b.safetensors is missing: the download is not whole",
+            "b.safetensors is missing: the download is incomplete",
         ),
         ("model.safetensors.index.json", write("{}"), "has no weight_map"),
         ("generation_config.json", write('{"eos_token_id": 10000}'), "is not below vocab_size"),
@@ -183,7 +183,7 @@ def test_a_config_that_cannot_be_run_names_no_option(directory: Path) -> None:
     for change, message in (
         ({"head_dim": 7}, "head_dim must be even for rotary positions, found 7$"),
         ({"num_key_value_heads": 3}, "3 key-value heads do not divide 4 heads$"),
-        ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling without what it needs: a factor$"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling without factor$"),
     ):
         (directory / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(LLMError, match=message) as caught:
@@ -237,7 +237,7 @@ def test_a_disk_that_is_full_leaves_the_model_that_is_there(directory: Path, tin
     before = inside(directory)
     code = (
         "from llmcli.cli import app; from llmcli.formats import atomic_io; "
-        "atomic_io._largest_file = lambda: 1e12; app.main()"
+        "atomic_io._file_size_limit = lambda: 1e12; app.main()"
     )
     for target, found in ((directory, before), (directory.with_name("new"), None)):
         command = f"ulimit -f 20; exec {sys.executable} -c '{code}' export {tiny_model} {target} --to hf --force"
@@ -268,7 +268,7 @@ def test_where_one_is_cannot_be_replaced(tiny_model: Path, tmp_path: Path, monke
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
     found = llm("export", tiny_model, ".", "--to", "hf", "--force")
-    assert found.exit_code == 1 and "where you are; name another directory, such as model" in found.stderr
+    assert found.exit_code == 1 and "the current directory; name another directory, such as model" in found.stderr
     assert llm("export", tiny_model, "model", "--to", "hf").exit_code == 0
 
 

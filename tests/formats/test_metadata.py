@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from llmcli.errors import LLMError
 from llmcli.formats import adapters, loading
-from llmcli.formats.metadata import COUNT, NUMBER, TEXT, Complete, Row, document, problem
+from llmcli.formats.json_schema import COUNT, NUMBER, TEXT, Required, Tuple, validation_error
+from llmcli.formats.metadata import parse_document
 from llmcli.generation import next_words
 from tests.sample_models import make_models, run
 
@@ -23,25 +24,25 @@ from tests.sample_models import make_models, run
 @pytest.mark.parametrize(
     ("value", "shape", "fault"),
     [
-        (5, [COUNT], "it is 5; a list is wanted"),
-        ([1, -1], [COUNT], "it[1] is -1; a whole number of at least 0 is wanted"),
-        (True, COUNT, "it is True; a whole number of at least 0 is wanted"),
-        (1.0, COUNT, "it is 1.0; a whole number of at least 0 is wanted"),
-        (2**53, COUNT, "it is 9007199254740992; a whole number of at least 0 is wanted"),
-        (10**400, NUMBER, "it is a number of 1329 bits; a number is wanted"),
+        (5, [COUNT], "it is 5; expected a list"),
+        ([1, -1], [COUNT], "it[1] is -1; expected a whole number of at least 0"),
+        (True, COUNT, "it is True; expected a whole number of at least 0"),
+        (1.0, COUNT, "it is 1.0; expected a whole number of at least 0"),
+        (2**53, COUNT, "it is 9007199254740992; expected a whole number of at least 0"),
+        (10**400, NUMBER, "it is a number of 1329 bits; expected a number"),
         (float("nan"), NUMBER, ""),
-        ({"a": {"b": []}}, {"a": {"b": TEXT}}, "a.b is []; a text is wanted"),
+        ({"a": {"b": []}}, {"a": {"b": TEXT}}, "a.b is []; expected a text"),
         ({"c": 1}, {"a": TEXT}, ""),
-        ({"c": 1}, Complete(a=TEXT), "a is missing"),
-        ([1, "a"], Row((COUNT, TEXT)), ""),
-        ([1], Row((COUNT, TEXT)), "it is [1]; a list of a whole number of at least 0, a text is wanted"),
-        (["a", 1], Row((COUNT, TEXT)), "it is ['a', 1]; a list of a whole number of at least 0, a text is wanted"),
-        ({}, (COUNT, [COUNT]), "it is {}; a whole number of at least 0 or a list is wanted"),
-        ([{}], (COUNT, [COUNT]), "it[0] is {}; a whole number of at least 0 is wanted"),
+        ({"c": 1}, Required(a=TEXT), "a is missing"),
+        ([1, "a"], Tuple((COUNT, TEXT)), ""),
+        ([1], Tuple((COUNT, TEXT)), "it is [1]; expected a list of a whole number of at least 0, a text"),
+        (["a", 1], Tuple((COUNT, TEXT)), "it is ['a', 1]; expected a list of a whole number of at least 0, a text"),
+        ({}, (COUNT, [COUNT]), "it is {}; expected a whole number of at least 0 or a list"),
+        ([{}], (COUNT, [COUNT]), "it[0] is {}; expected a whole number of at least 0"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(value: Any, shape: Any, fault: str) -> None:
-    assert problem(value, shape) == fault
+    assert validation_error(value, shape) == fault
 
 
 @pytest.mark.parametrize(
@@ -49,14 +50,14 @@ def test_what_is_wrong_is_named_with_its_place(value: Any, shape: Any, fault: st
 )
 def test_what_is_not_json_is_said_so(text: str) -> None:
     with pytest.raises(LLMError, match=r"^its training\.json is not JSON: "):
-        document(text, "training.json")
+        parse_document(text, "training.json")
 
 
 @pytest.mark.slow
 def test_a_value_of_any_size_is_told_in_few_words() -> None:
     for value in ("x" * 10**6, [0] * 10**6, {str(i): i for i in range(10**5)}, 10**4000):
         with pytest.raises(LLMError) as caught:
-            document(json.dumps({"corpus": {"a": value}}), "training.json")
+            parse_document(json.dumps({"corpus": {"a": value}}), "training.json")
         assert len(str(caught.value)) < 200
 
 
@@ -214,5 +215,5 @@ def test_each_key_of_another_type_is_read_or_refused(models: Path, form: str, na
         for new in (7, -1, "x", None, [], {}, [{}], [[1]], 10**400, float("nan")):
             path = changed(models, form, name, json.dumps(replaced(found, place, new)))
             with contextlib.suppress(LLMError):
-                adapters.Merged(base, path) if form == "adapter" else loading.load_any(path)
+                adapters.MergedTensors(base, path) if form == "adapter" else loading.load_any(path)
             check(("inspect", "FILE"), path, f"{name}{list(place)} = {new!r}")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import checkpoint, quantization
-from llmcli.formats.quantization import Blocks, quantize
+from llmcli.formats.quantization import QuantizedMatrix, quantize
 from tests.conftest import random_checkpoint
 
 CONFIG = ModelConfig(300, 64, 96, 2, 4, 2, 16, 32, rope_theta=100.0)
@@ -22,7 +22,7 @@ def test_eight_bits_by_hand():
     found = quantize(row, 8)
     assert found.scales.tolist() == [[1.0]]
     assert found.codes[0, 0, :5].tolist() == [255, 1, 129, 128, 129]
-    assert found.matrix()[0, :5].tolist() == [127.0, -127.0, 1.0, 0.0, 1.0]
+    assert found.dequantize()[0, :5].tolist() == [127.0, -127.0, 1.0, 0.0, 1.0]
 
 
 def test_four_bits_by_hand():
@@ -32,7 +32,7 @@ def test_four_bits_by_hand():
     assert found.scales.tolist() == [[-2.0]]
     assert found.codes.shape == (1, 1, 16)
     assert found.codes[0, 0, :2].tolist() == [0 | 15 << 4, 7 | 8 << 4]
-    assert found.matrix()[0, :4].tolist() == [16.0, -14.0, 2.0, 0.0]
+    assert found.dequantize()[0, :4].tolist() == [16.0, -14.0, 2.0, 0.0]
 
 
 @settings(max_examples=50, deadline=None)
@@ -43,12 +43,12 @@ def test_every_number_is_within_half_a_step(rows, columns, bits, seed, size):
     assert found.bits == bits and found.columns == columns
     steps = np.repeat(np.abs(found.scales.astype(np.float32)), 32, axis=1)[:, :columns]
     # at the far end of four bits a number may be a whole step off: 8 is a code there, -8 is none
-    assert (np.abs(found.matrix() - matrix) <= steps * (0.52 if bits == 8 else 1.02) + 1e-6 * size).all()
-    np.testing.assert_array_equal(found.rows([0]), found.matrix()[:1])
+    assert (np.abs(found.dequantize() - matrix) <= steps * (0.52 if bits == 8 else 1.02) + 1e-6 * size).all()
+    np.testing.assert_array_equal(found.dequantize([0]), found.dequantize()[:1])
 
 
 def test_zeros_stay_zeros():
-    assert not quantize(np.zeros((2, 40), np.float32), 4).matrix().any()
+    assert not quantize(np.zeros((2, 40), np.float32), 4).dequantize().any()
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
@@ -62,7 +62,7 @@ def test_a_file_in_few_bits_is_a_model(tmp_path: Path, kind: str) -> None:
     assert set(found.tensors) == set(whole.tensors)
     for name, shape in CONFIG.tensor_shapes().items():
         bits = quantization.bits_of(name, shape, kind)
-        wanted = quantize(whole.tensors[name], bits).matrix() if bits else whole.tensors[name]
+        wanted = quantize(whole.tensors[name], bits).dequantize() if bits else whole.tensors[name]
         np.testing.assert_array_equal(found.tensors[name], wanted)
         into = np.empty(shape, np.float32)
         found.read(name, into)
@@ -79,11 +79,11 @@ def test_codes_of_another_size_are_damage(tmp_path: Path) -> None:
     )
     data = (tmp_path / "s.safetensors").read_bytes().replace(b'"quantization":"int8"', b'"quantization":"int4"')
     (tmp_path / "s.safetensors").write_bytes(data)
-    with pytest.raises(LLMError, match=r"codes has shape \[64, 2, 32\], its config wants \[64, 2, 16\]"):
+    with pytest.raises(LLMError, match=r"codes has shape \[64, 2, 32\], its config has \[64, 2, 16\]"):
         checkpoint.load(tmp_path / "s.safetensors")
 
 
 def test_rows_are_those_of_the_matrix():
     blocks = quantize(np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32), 4)
-    assert isinstance(blocks, Blocks)
-    np.testing.assert_array_equal(blocks.rows(np.array([3, 3, 7])), blocks.matrix()[[3, 3, 7]])
+    assert isinstance(blocks, QuantizedMatrix)
+    np.testing.assert_array_equal(blocks.dequantize(np.array([3, 3, 7])), blocks.dequantize()[[3, 3, 7]])

@@ -14,7 +14,8 @@ import safetensors.numpy
 
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import load
-from llmcli.formats.safetensors_file import digest, read_header, read_tensor, read_values
+from llmcli.formats.safetensors_file import digest, read_tensor, read_values
+from llmcli.formats.safetensors_header import read_header
 from tests.reliability.malformed import FOUR, MALFORMED, ONE, put, tensor
 
 

@@ -33,7 +33,7 @@ LENGTH = 5  # tokens after which every text ends
 class Table:
     """A tokenizer of these tokens; the longest that fit are taken. The last word is what follows the last space."""
 
-    end_ids, bos_ids, token_bytes, vocabulary = frozenset({0}), [], TOKENS, Vocabulary(TOKENS)
+    eos_ids, bos_ids, token_bytes, vocabulary = frozenset({0}), [], TOKENS, Vocabulary(TOKENS)
 
     def encode(self, text: str) -> list[int]:
         data, ids = text.encode(), []

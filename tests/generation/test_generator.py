@@ -59,7 +59,7 @@ class Model:
 class Table:
     """A tokenizer that is a table: id 0 ends the text, id n writes the n-th bytes. A prompt is written as digits."""
 
-    eos_id, end_ids, bos_ids = 0, frozenset({0}), []
+    eos_id, eos_ids, bos_ids = 0, frozenset({0}), []
 
     def __init__(self, *written):
         self.token_bytes = [b"", *written]
@@ -81,7 +81,7 @@ class Whole:
     bos_ids: list[int] = []  # noqa: RUF012
 
     def __init__(self, inner):
-        self.end_ids = inner.end_ids
+        self.eos_ids = inner.eos_ids
         self.token_bytes, self.eos_id, self.encode = inner.token_bytes, inner.eos_id, inner.encode
         self.vocabulary = inner.vocabulary
 

@@ -62,7 +62,7 @@ class Table:
     """A tokenizer that is a table: id 0 ends the text; each character of a prompt becomes token 1, but for its last
     `tail`, which the longest tokens spell that fit."""
 
-    eos_id, end_ids, bos_ids = 0, frozenset({0}), []
+    eos_id, eos_ids, bos_ids = 0, frozenset({0}), []
 
     def __init__(self, written, tail=""):
         self.token_bytes = [b"", *(text if isinstance(text, bytes) else text.encode() for text in written)]

@@ -257,7 +257,7 @@ class Table:
 
     token_bytes = (b"", b"a", b"b", b"c", b"d")
     vocabulary = Vocabulary(token_bytes)
-    eos_id, end_ids, bos_ids = 0, frozenset({0}), []
+    eos_id, eos_ids, bos_ids = 0, frozenset({0}), []
 
     def encode(self, text):
         return [b"\nabcd".index(c) for c in text.encode()]

@@ -27,7 +27,7 @@ def on_the_same_weights(model: Checkpoint, kind: str) -> NumpyRuntime:
     """The readable runtime on what the weights in few bits stand for."""
     shapes = model.config.tensor_shapes()
     bits = {name: bits_of(name, shape, kind) for name, shape in shapes.items()}
-    values = {n: quantize(model.tensors[n], b).matrix() if b else model.tensors[n] for n, b in bits.items()}
+    values = {n: quantize(model.tensors[n], b).dequantize() if b else model.tensors[n] for n, b in bits.items()}
     return NumpyRuntime(replace(model, tensors=values))
 
 

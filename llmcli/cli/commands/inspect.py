@@ -13,7 +13,8 @@ from llmcli.cli.text_layout import terminal_width, truncate
 from llmcli.config import as_record
 from llmcli.errors import LLMError
 from llmcli.formats.hf_config import parse_config
-from llmcli.formats.metadata import document, parsed
+from llmcli.formats.json_schema import parse_json
+from llmcli.formats.metadata import parse_document
 from llmcli.training.summary import read_curve
 
 NARROWEST_CURVE = 30  # columns
@@ -112,7 +113,7 @@ def _facts(header: Any) -> dict[str, Any]:
 
 def _json(header: Any, key: str) -> dict[str, Any]:
     try:
-        found = parsed(header.metadata.get(key, "{}"))
+        found = parse_json(header.metadata.get(key, "{}"))
     except ValueError:
         console.note(f"its {key} is not JSON and is left out here")
         return {}
@@ -122,7 +123,7 @@ def _json(header: Any, key: str) -> dict[str, Any]:
 def _record_of(header: Any) -> dict[str, Any]:
     """The record of training, its types checked; {} if there is none. Raises LLMError when it is not one of ours."""
     try:
-        return document(header.metadata.get("training.json", "{}"), "training.json")
+        return parse_document(header.metadata.get("training.json", "{}"), "training.json")
     except LLMError as error:
         raise LLMError(f"{header.path}: {error}") from error
 
@@ -214,7 +215,7 @@ def _mixture(header: Any, training: dict[str, Any]) -> None:
 def _members(header: Any, training: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     """Of each model of a mixture: name, shape, what it learned from, bits per byte. Raises LLMError."""
     try:
-        config = document(header.metadata.get("config.json", "{}"), "config.json of a mixture", "its config.json")
+        config = parse_document(header.metadata.get("config.json", "{}"), "config.json of a mixture", "its config.json")
     except LLMError as error:
         raise LLMError(f"{header.path}: {error}") from error
     rows = []

@@ -39,8 +39,8 @@ def mix(
 
     if len(models) < 2:
         raise usage(f"two models or more are wanted, found {len(models)}: llm mix {models[0]} OTHER -o {MIXTURE}")
-    if len(models) > ensemble_file.MOST_EXPERTS:
-        raise usage(f"at most {ensemble_file.MOST_EXPERTS} models can be mixed, found {len(models)}")
+    if len(models) > ensemble_file.MAX_EXPERTS:
+        raise usage(f"at most {ensemble_file.MAX_EXPERTS} models can be mixed, found {len(models)}")
     if not output.name:
         raise usage(f"-o needs the name of a file: -o {MIXTURE}")
     reject_gguf_name(output)
@@ -61,9 +61,9 @@ def mix(
                 f"{model} is a mixture already; mix the models that it was made of: {', '.join(found.names)}"
             )
         loaded[model] = found
-    mixture = ensemble_file.mixed(loaded)
+    mixture = ensemble_file.combine(loaded)
     if average:
-        averaged = ensemble_file.averaged(loaded)
+        averaged = ensemble_file.average(loaded)
         starts = [model.record.get("base", {}).get("sha256") for model in loaded.values()]
         if None in starts or len(set(starts)) > 1:
             console.warn("their records do not say that they came from one model; else the mean of weights is no good")
@@ -71,7 +71,7 @@ def mix(
         checkpoint.save(output, averaged)
     else:
         atomic_io.check_space(output, 4 * mixture.parameters)
-        ensemble_file.save(output, ensemble_file.named(mixture, [_name(Path(model)) for model in models]))
+        ensemble_file.save(output, ensemble_file.with_short_names(mixture, [_name(Path(model)) for model in models]))
     parameters = averaged.parameters if average else mixture.parameters
     if json_:
         answer = {"file": str(output), "models": models, "average": average, "parameters": parameters}
