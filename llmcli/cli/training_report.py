@@ -96,7 +96,7 @@ def show_result(
 
 def note_float32(base: "Checkpoint", name: str) -> None:
     """Say that the weights of a fine-tuned model are float32, if those of its base model are not."""
-    from llmcli.formats.safetensors_file import TORCH_NAMES
+    from llmcli.formats.dtypes import TORCH_NAMES
 
     dtypes = sorted({TORCH_NAMES[dtype] for dtype in base.dtypes.values()})
     if dtypes:

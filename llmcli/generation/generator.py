@@ -68,7 +68,7 @@ def _pieces(
             logits = model_logits if allowed is None else np.where(allowed, model_logits, np.float32(-np.inf))
             token, logprob = sampler(logits, seen.ids(), model_logits=model_logits)
             new_bytes, next_state = vocabulary.token_bytes[token], vocabulary.state_after(token, state)
-        if token in tokenizer.end_ids:
+        if token in tokenizer.eos_ids:
             reason = "stop"
             break
         ids.append(token)

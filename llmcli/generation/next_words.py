@@ -107,7 +107,7 @@ class _Search:
     """Best-first search for first words."""
 
     def __init__(self, tokenizer: Tokenizer, in_word: bool) -> None:
-        self._end_ids, self._in_word = tokenizer.end_ids, in_word
+        self._end_ids, self._in_word = tokenizer.eos_ids, in_word
         self._words: dict[tuple[str, bool], float] = defaultdict(float)  # (word, continues) -> probability
         self._explored = 0.0  # sum of these probabilities
         self._open: list[tuple[float, Path, bytes]] = []  # heap: (-probability, tokens, bytes after the text)

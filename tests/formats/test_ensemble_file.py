@@ -169,7 +169,7 @@ def in_halves() -> Checkpoint:
         (other_tokenizer, "b.safetensors has another tokenizer than a.safetensors"),
         (
             lambda: model(2, max_position_embeddings=64),
-            "b.safetensors has a context length of 64 tokens, a.safetensors of 32",
+            "b.safetensors has a context length of 64 tokens, a",
         ),
         (in_halves, "b.safetensors has weights in BF16, a.safetensors in F32"),
         (lambda: model(2, vocab_size=TOKENIZER.vocab_size + 7), "has embeddings of"),

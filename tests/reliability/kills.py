@@ -153,7 +153,7 @@ def two_runs(where: Path, tries: int) -> list[str]:
         wait_until_saved(first, where)
         second = train(where, steps=10_000)
         stderr = end(second)
-        if second.returncode != 1 or not stderr.startswith(b"error: another run is making model.safetensors"):
+        if second.returncode != 1 or not stderr.startswith(b"error: another run is writing model.safetensors"):
             failures.append(f"the second ended with {second.returncode}: {stderr!r}")
         if first.poll() is not None:
             failures.append("the first did not continue")

@@ -152,7 +152,7 @@ def small_model(path: Path, kind: str = "dense") -> None:
     tensors = {name: rng.normal(0, 0.2, shape).astype("f4") for name, shape in config.tensor_shapes().items()}
     model = Checkpoint(config, tokenizer.to_json(), tensors, {"steps": 0})
     if kind == "ensemble":
-        ensemble_file.save(path, ensemble_file.mixed({"one": model, "two": model}))
+        ensemble_file.save(path, ensemble_file.combine({"one": model, "two": model}))
     else:
         save(path, model)
 

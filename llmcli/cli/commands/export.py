@@ -69,18 +69,18 @@ def export(
     if to in (None, "tokenizer"):
         reject_options(context_, "with --to tokenizer" if to else "with --quantize", "name", "licence")
     output, path = Path(names[-1]), model_path(names[0] if len(names) == 2 else None)
-    from llmcli.formats import atomic_io, gguf_file, hf_directory, loading
+    from llmcli.formats import atomic_io, file_lock, gguf_writer, hf_directory, loading
 
     if quantize:
         reject_gguf_name(output)
     loaded = loading.load_any(path)
-    model = loaded.shared if to == "tokenizer" else loading.single(loaded, path)
+    model = loaded.shared if to == "tokenizer" else loading.single_model(loaded, path)
     reject_overwriting(output, "export", [path], "the model to export", by="")
     reject_overwriting(output, "export", loading.files(path), "part of the model to export", by="")
     if to == "gguf" and output.suffix.lower() == ".safetensors":
         raise usage(f"{output}: --to gguf writes a .gguf; name it so: {output.with_suffix('.gguf')}")
     if to == "hf":
-        if problem := context_.with_resource(atomic_io.locked(output)):
+        if problem := context_.with_resource(file_lock.locked(output)):
             console.note(f"{output} cannot be locked here ({problem}): see to it that nothing else writes it")
         else:
             atomic_io.remove_stale(output)
@@ -103,7 +103,7 @@ def export(
             model.dtypes.get(tensor, "F32") for tensor, shape in model.config.tensor_shapes().items() if len(shape) > 1
         }
         loading.open_tokenizer(model)  # a broken one is told before
-        gguf_file.write(output, model, dtype or (kinds.pop().lower() if len(kinds) == 1 else "f32"), told)
+        gguf_writer.write(output, model, dtype or (kinds.pop().lower() if len(kinds) == 1 else "f32"), told)
     size = sum(file.stat().st_size for file in (output.iterdir() if output.is_dir() else [output]))
     if json_:
         console.json_result({"file": str(output), "to": to, "bytes": size})

@@ -37,7 +37,7 @@ def import_(
 
     Example: llm import SmolLM2-135M/ -o smol.safetensors
     """
-    from llmcli.formats import adapters, atomic_io, checkpoint, loading, safetensors_file
+    from llmcli.formats import adapters, atomic_io, checkpoint, dtypes, loading
 
     if not output.name:
         raise LLMError("-o needs the name of a file: -o model.safetensors")
@@ -46,7 +46,7 @@ def import_(
     model = loading.load(source)
     reject_overwriting(output, "new one", [Path(source)], "the model to import")
     reject_overwriting(output, "new one", loading.files(source), "part of the model to import")
-    learned = adapters.file_of(adapter) if adapter is not None else None
+    learned = adapters.find_file(adapter) if adapter is not None else None
     if learned is not None:
         reject_overwriting(output, "model", [learned], "the adapter to merge")
     few_bits = ""  # of weights that become float32
@@ -55,9 +55,9 @@ def import_(
     if isinstance(origin, dict) and "train" not in model.record:
         origin.setdefault("sha256", loading.fingerprint(source))
     if learned is not None:
-        merged = adapters.Merged(model, learned)
+        merged = adapters.MergedTensors(model, learned)
         _warn_of_another_base(model, source, learned)
-        few_bits = " and ".join(sorted({safetensors_file.TORCH_NAMES[kind] for kind in model.dtypes.values()}))
+        few_bits = " and ".join(sorted({dtypes.TORCH_NAMES[kind] for kind in model.dtypes.values()}))
         model = replace(model, tensors=merged, record=model.record | {"adapter": atomic_io.name_of(learned)}, dtypes={})
     sizes = {"F32": 4, "F16": 2, "BF16": 2}
     shapes = model.config.tensor_shapes()
@@ -84,8 +84,8 @@ def _warn_of_another_base(model: Any, source: str, adapter: Path) -> None:
     """Adapters fit any model of the same shape, and are of use to the one that they were learned on."""
     from llmcli.formats import adapters, loading
 
-    name, wanted = adapters.learned_on(adapter)
-    if not wanted or loading.source_hash(model) in wanted:
+    name, wanted = adapters.base_of(adapter)
+    if not wanted or loading.source_fingerprint(model) in wanted:
         return
     found = loading.fingerprint(source)
     if found not in wanted:
