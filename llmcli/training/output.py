@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import LLMError, usage
-from llmcli.formats import adapters, atomic_io, loading
+from llmcli.formats import adapters, atomic_io, file_lock, loading
 from llmcli.formats.checkpoint import save
 from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
 from llmcli.training import resume
@@ -72,7 +72,7 @@ class Output:
         problem = f"{self.path} was created by another process during the run and is kept"
         if self.rename_existing:
             try:
-                self.on_note(f"renamed the existing {self.path} to {atomic_io.set_aside(self.path)}")
+                self.on_note(f"renamed the existing {self.path} to {atomic_io.move_aside(self.path)}")
                 return self.path
             except LLMError as error:
                 problem = str(error)
@@ -162,7 +162,7 @@ def _check_not_an_input(path: Path, model: Path, role: str) -> None:
 
 def _lock(stack: ExitStack, output: Output) -> None:
     """Lock the output until the context ends, and remove temporary files that killed runs left beside it."""
-    if problem := stack.enter_context(atomic_io.locked(output.path)):
+    if problem := stack.enter_context(file_lock.locked(output.path)):
         output.on_note(f"{output.path} cannot be locked here ({problem}); make sure that no other run writes it")
         return
     for path in (output.path, output.resume_path):

@@ -252,7 +252,7 @@ def add_base_to_record(record: dict[str, Any], inputs: Inputs) -> None:
     if inputs.base is None or inputs.base_path is None:
         return
     record["base"] = {"file": atomic_io.name_of(inputs.base_path.resolve()), "sha256": inputs.base_sha256}
-    if source := loading.source_hash(inputs.base):
+    if source := loading.source_fingerprint(inputs.base):
         record["base"]["source_sha256"] = source
     record.update({key: inputs.base.record[key] for key in ("imported",) if key in inputs.base.record})
 
