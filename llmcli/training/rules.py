@@ -25,9 +25,9 @@ MIN_CONTEXT = 8
 SHORT_CONTEXT, CONTEXT = 128, 256  # for fewer and for more training tokens than
 CONTEXT_TOKENS = 100_000
 FINE_TUNING_CONTEXT = 512
-INDUCTION_CONTEXT = 1024  # "What of a window helps"
+INDUCTION_CONTEXT = 1024  # "Useful context length"
 
-# Induction heads in the initial weights, "weights that can copy"
+# "Induction heads at initialization"
 INDUCTION_MIN_TOKENS = 100_000  # of training text
 INDUCTION_MIN_CORE_SECONDS = 90.0  # time budget x threads, on a CPU
 
