@@ -8,7 +8,6 @@ tensor of each file is in memory at a time.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from llmcli.formats.json_schema import parse_json
 from llmcli.formats.safetensors_file import read_values
 
 Shape = tuple[int, ...]
-ReadTensor = Callable[[str], NDArray[Any]]
+ReadTensor = Callable[[str], NDArray[np.floating]]
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class TensorDistance:
 class Difference:
     """How two files differ. `first` and `other` are the files in the order of the comparison."""
 
-    config: dict[str, tuple[Any, Any]]  # key -> (first, other) where they differ; None where a file lacks the key
-    tokenizer: dict[str, tuple[Any, Any]]  # likewise, of the description of the tokenizer
+    config: dict[str, tuple[object, object]]  # key -> (first, other) where they differ; None where a file lacks the key
+    tokenizer: dict[str, tuple[object, object]]  # likewise, of the description of the tokenizer
     shared_tokens: int | None  # tokens in both vocabularies; None if a tokenizer cannot be read
     tensors: tuple[TensorDistance, ...]  # the most distant first
     reshaped: dict[str, tuple[Shape, Shape]]
@@ -82,7 +81,7 @@ def _tensors(header: Header) -> tuple[Mapping[str, Shape], ReadTensor]:
     return model.config.tensor_shapes(), lambda name: model.tensors[name].reshape(-1)
 
 
-def _distance(name: str, shape: Shape, first: NDArray[Any], other: NDArray[Any]) -> TensorDistance:
+def _distance(name: str, shape: Shape, first: NDArray[np.floating], other: NDArray[np.floating]) -> TensorDistance:
     a, b = np.asarray(first, np.float64).reshape(-1), np.asarray(other, np.float64).reshape(-1)
     with np.errstate(invalid="ignore", over="ignore"):
         difference = b - a
@@ -92,7 +91,7 @@ def _distance(name: str, shape: Shape, first: NDArray[Any], other: NDArray[Any])
     return TensorDistance(name, shape, distance, max_difference)
 
 
-def _config(header: Header) -> dict[str, Any]:
+def _config(header: Header) -> dict[str, object]:
     try:
         config = parse_json(header.metadata.get("config.json", "{}"))
     except ValueError:
@@ -100,11 +99,11 @@ def _config(header: Header) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _tokenizer(header: Header) -> dict[str, Any]:
+def _tokenizer(header: Header) -> dict[str, object]:
     return describe(header.metadata["tokenizer.json"]) if "tokenizer.json" in header.metadata else {}
 
 
-def _unequal(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def _unequal(first: Mapping[str, object], other: Mapping[str, object]) -> dict[str, tuple[object, object]]:
     keys = dict.fromkeys([*first, *other])
     return {key: (first.get(key), other.get(key)) for key in keys if first.get(key) != other.get(key)}
 

@@ -7,7 +7,7 @@ generated (`verbatim`), and JSON, whose escapes stand for the same characters.
 import os
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from llmcli.cli import styles
 from llmcli.cli.safe_text import json_line, visible, visible_line
@@ -65,7 +65,7 @@ def result_bytes(data: bytes) -> None:
         sys.stdout.buffer.flush()
 
 
-def json_result(value: Any) -> None:
+def json_result(value: object) -> None:
     """A result as one line of JSON; NaN and infinity become null."""
     _write(json_line(value) + "\n")
 

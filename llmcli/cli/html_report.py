@@ -77,17 +77,17 @@ def explanation_page(
     return _page("explain", title if len(title) <= MAX_TITLE else f"…{title[-MAX_TITLE:]}", data, texts)
 
 
+def _attention_bytes(layers: int, heads: int, tokens: int) -> int:
+    """Size of the attention weights on a page, a byte each: a lower triangle per head."""
+    return layers * heads * tokens * (tokens + 1) // 2
+
+
 def _limited_attention(attention: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Attention weights [L, H, N, N], if too many for a page [L, 1, n, n]: the heads' mean, of the last n tokens."""
-
-    def size(tokens: int) -> int:
-        """Bytes of the lower triangles."""
-        return attention.shape[0] * attention.shape[1] * tokens * (tokens + 1) // 2
-
-    tokens = attention.shape[-1]
-    if size(tokens) > MAX_ATTENTION:
-        attention = attention.mean(1, keepdims=True)
-    while size(tokens) > MAX_ATTENTION:
+    """Attention weights [L, H, N, N], if too large for a page [L, 1, n, n]: the heads' mean, of the last n tokens."""
+    layers, heads, tokens, _ = attention.shape
+    if _attention_bytes(layers, heads, tokens) > MAX_ATTENTION:
+        attention, heads = attention.mean(1, keepdims=True), 1
+    while _attention_bytes(layers, heads, tokens) > MAX_ATTENTION:
         tokens = tokens * 9 // 10
     return attention[:, :, -tokens:, -tokens:]
 
@@ -101,7 +101,7 @@ def _notes(explanation: Explanation, model: str, expert: Mapping[str, Any] | Non
             f"The model is an ensemble. This page shows the inside of its expert {_printable(expert['name'])}, whose "
             f"weight is {expert['weight']:.3f} here; the prediction is the ensemble's."
         )
-    if layers * heads * tokens * (tokens + 1) // 2 > MAX_ATTENTION:
+    if _attention_bytes(layers, heads, tokens) > MAX_ATTENTION:
         notes.append("Attention is shown as the mean of each layer's heads, to keep the page small.")
     if before := explanation.truncated + explanation.preceding + tokens - shown:
         notes.append(f"The last {_counted(shown, 'token')} of the prompt are shown; {before:,} before them are not.")
@@ -111,7 +111,7 @@ def _notes(explanation: Explanation, model: str, expert: Mapping[str, Any] | Non
     return notes
 
 
-def _lens_data(lens: Candidates, tokenizer: Tokenizer, shown: int) -> dict[str, Any]:
+def _lens_data(lens: Candidates, tokenizer: Tokenizer, shown: int) -> dict[str, object]:
     """The logit lens of the last positions: [layer][position][rank] is (index in `texts`, probability)."""
     ids, probabilities = lens.ids[:, -shown:], lens.probabilities[:, -shown:]
     tokens, indices = np.unique(ids, return_inverse=True)
@@ -174,7 +174,7 @@ def _samples(samples: object) -> tuple[str, list[list[str]]]:
     return prompt, [[str(step), str(text)] for step, text in pairs]
 
 
-def _curve_data(curve: Curve) -> dict[str, Any]:
+def _curve_data(curve: Curve) -> dict[str, object]:
     return {
         "steps": curve.steps,
         "training": [round(bits, 4) for bits in curve.training],
@@ -199,7 +199,7 @@ def _curve_summary(curve: Curve) -> str:
     )
 
 
-def _tree_data(group: "ParameterGroup", parent: str) -> dict[str, Any]:
+def _tree_data(group: "ParameterGroup", parent: str) -> dict[str, object]:
     path = f"{parent}.{group.name}" if parent else group.name
     shape = " or ".join(" × ".join(map(str, shape)) or "one number" for shape in list(group.shapes)[:2])
     return {
@@ -224,7 +224,7 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _page(kind: str, title: str, data: Mapping[str, Any], texts: Mapping[str, str]) -> bytes:
+def _page(kind: str, title: str, data: Mapping[str, object], texts: Mapping[str, str]) -> bytes:
     """A page of pages/: `data` for its script, `texts` by the id of the element that each goes into."""
     pages = files("llmcli.cli") / "pages"
     style, body, *scripts = (
@@ -250,7 +250,7 @@ def _page(kind: str, title: str, data: Mapping[str, Any], texts: Mapping[str, st
     ).encode("utf-8", "backslashreplace")
 
 
-def _json_for_script(data: Mapping[str, Any]) -> str:
+def _json_for_script(data: Mapping[str, object]) -> str:
     """JSON inside a script element, which no text in it can end."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":

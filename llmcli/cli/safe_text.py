@@ -8,7 +8,6 @@ they are escaped, which keeps the value.
 import json
 import math
 import re
-from typing import Any
 
 _CONTROL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 _UNSAFE = re.compile(f"[{_CONTROL}]")
@@ -50,7 +49,7 @@ def _mark(match: re.Match[str]) -> str:
     return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
 
 
-def json_line(value: Any) -> str:
+def json_line(value: object) -> str:
     """`value` as one line of JSON: NaN and infinity become null, control characters are escaped."""
     try:
         line = json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -59,7 +58,7 @@ def json_line(value: Any) -> str:
     return _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
 
 
-def _without_nan(value: Any) -> Any:
+def _without_nan(value: object) -> object:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
