@@ -22,7 +22,7 @@ from llmcli.training.planner import make_plan
 
 HELD_OUT = 0.1  # share of the corpus at its end that is held out
 # Bytes of text that a run reads at most: factor * (time budget x threads) ** exponent, a third more than any plan has
-# time for once (LOG.md, "100 MB of text for 30 seconds")
+# time for once (LOG.md, "100 MB of text in 30 seconds")
 CPU_BYTES_FACTOR, GPU_BYTES_FACTOR, BYTES_EXPONENT = 4e5, 1.2e7, 0.6
 MIN_BYTES = 1_000_000
 VOCABULARY_FACTOR = 170  # of a CPU: the output layer must leave time for the others; factor * sqrt(core-seconds)

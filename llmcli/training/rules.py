@@ -39,7 +39,7 @@ MIN_STEPS = 10  # of a run with a time budget: batches become smaller for it, an
 # (epochs at most, rate), "At a fixed time" and "Text seen often"
 DROPOUT = ((4, 0.0), (8, 0.05), (12, 0.1), (math.inf, 0.2))
 BPE_DROPOUT = ((4.5, 0.0), (math.inf, 0.15))
-# ... of a model that can memorize its text, "Large models on little text": its layers have more parameters than both
+# ... of a model that can memorize its text, "Large models on small corpora": its layers have more parameters than both
 # limits, and it sees the text for more epochs than the third
 LARGE_PARAMETERS, LARGE_PARAMETERS_PER_TOKEN, LARGE_EPOCHS = 500_000, 4.0, 12.0
 LARGE_DROPOUT = LARGE_BPE_DROPOUT = 0.3
