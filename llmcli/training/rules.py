@@ -36,7 +36,7 @@ CPU_BATCH_FACTOR, CPU_BATCH_TOKENS = 1.6, (1024, 16_384)
 GPU_BATCH_DIVISOR, GPU_BATCH_TOKENS = 2500, (16_384, 262_144)
 MIN_STEPS = 10  # of a run with a time budget: batches become smaller for it, and with fewer the user is warned
 
-# (epochs at most, rate), "At a fixed time" and "Text seen often"
+# (epochs at most, rate), "At a fixed time" and "Many epochs"
 DROPOUT = ((4, 0.0), (8, 0.05), (12, 0.1), (math.inf, 0.2))
 BPE_DROPOUT = ((4.5, 0.0), (math.inf, 0.15))
 # ... of a model that can memorize its text, "Large models on small corpora": its layers have more parameters than both
@@ -44,7 +44,7 @@ BPE_DROPOUT = ((4.5, 0.0), (math.inf, 0.15))
 LARGE_PARAMETERS, LARGE_PARAMETERS_PER_TOKEN, LARGE_EPOCHS = 500_000, 4.0, 12.0
 LARGE_DROPOUT = LARGE_BPE_DROPOUT = 0.3
 
-# Temperature calibration, "A quarter of an hour, five times as fast"
+# Temperature calibration, "A 15-minute run, five times as fast"
 CALIBRATION_EPOCHS = 6.0  # fewer do not make a model overconfident
 CALIBRATION_SHARE = 1 / 64  # of the training tokens ...
 CALIBRATION_TOKENS = (1024, 8192)  # ... at least and at most
