@@ -58,9 +58,13 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
             getattr(writer, method)(value)
         if template := _chat_template(checkpoint):
             writer.add_chat_template(template)
+        size = len(checkpoint.tokenizer_json)
         for name, values, type_name in _tensors(checkpoint, architecture, dtype):
             quantization_type = gguf.GGMLQuantizationType[type_name]
-            writer.add_tensor(name, gguf.quants.quantize(values, quantization_type), raw_dtype=quantization_type)
+            data = gguf.quants.quantize(values, quantization_type)
+            size += data.nbytes
+            writer.add_tensor(name, data, raw_dtype=quantization_type)
+        atomic_io.check_space(path, size)  # the library's own error does not name the cause
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

@@ -5,6 +5,7 @@ import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from llmcli.data import tokenizer_json
 from llmcli.data.token_names import byte_level_alphabet
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.formats import gguf_config, gguf_header, gguf_writer, loading
+from llmcli.formats import atomic_io, gguf_config, gguf_header, gguf_writer, loading
 from llmcli.formats.loading import open_tokenizer
 from tests.conftest import random_checkpoint
 
@@ -291,6 +292,17 @@ def test_characters_are_written_as_llama_cpp_has_them(tmp_path: Path) -> None:
     model = random_checkpoint(ModelConfig(both.vocab_size, 64, 96, 2, 4, 2, 16, 40), tokenizer_json=both.to_json())
     with pytest.raises(LLMError, match="both a space and"):
         gguf_writer.write(tmp_path / "b.gguf", model, "f32", {})
+
+
+def test_a_disk_without_space_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
+    tokenizer = Tokenizer.train_char(["the cat"])
+    config = ModelConfig(tokenizer.vocab_size, 64, 96, 2, 4, 2, 16, 40)
+    model = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
+    monkeypatch.setattr(atomic_io.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(LLMError, match=r"the disk of .* has 0\.0 MB left, .*m\.gguf will take"):
+        gguf_writer.write(tmp_path / "m.gguf", model, "f32", {})
+    assert list(tmp_path.iterdir()) == []
 
 
 LLAMA_3 = [
