@@ -56,17 +56,18 @@ class TensorStatistics:
     def as_json(self) -> dict[str, float | int | list[int] | None]:
         """The statistics by name; None instead of NaN, which JSON does not have."""
         return {
-            "mean": _finite_or_none(self.mean),
-            "deviation": _finite_or_none(self.deviation),
-            "min": _finite_or_none(self.min),
-            "max": _finite_or_none(self.max),
+            "mean": finite_or_none(self.mean),
+            "deviation": finite_or_none(self.deviation),
+            "min": finite_or_none(self.min),
+            "max": finite_or_none(self.max),
             "zeros": self.zeros,
             "not_finite": self.not_finite,
             "histogram": self.histogram,
         }
 
 
-def _finite_or_none(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
+    """None instead of NaN and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None
 
 

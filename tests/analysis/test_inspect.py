@@ -356,7 +356,7 @@ def test_an_unreadable_dtype_is_an_error(tmp_path, dtype):
         ({"model_type": "llama", "rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0}},
          ["rope_theta 500000.0", "rope_scaling rope_type linear, factor 2.0", "max_position_embeddings 32"]),
         ({"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0},
-         ["max_position_embeddings 16 of 32, as far as its window reaches"]),
+         ["max_position_embeddings 16 of 32 (limited by the sliding window)"]),
         ({"model_type": "gpt2", "rope_theta": 7.0}, ["rope_theta 7.0", "max_position_embeddings 32"]),
     ],
 )  # fmt: skip

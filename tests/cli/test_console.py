@@ -194,7 +194,7 @@ CAPTIONS = {
                              "over the ways to spell it."),
     ("eval", "c.txt"): ("lower is better, 8 is no knowledge", "first guess"),
     ("eval", "c.txt", "--per-token"): ("1/2 costs 1 bit",),
-    ("inspect", "--weights"): ("a histogram of a part's weights",),
+    ("inspect", "--weights"): ("a histogram of a group's weights",),
 }  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def test_the_file_name_gives_the_format() -> None:
 def test_inspect_draws_the_curve(llm: Llm, trained: Path) -> None:
     pytest.importorskip("matplotlib")
     answer = llm("inspect", "--plot", "loss.svg")
-    assert answer.exit_code == 0 and answer.stdout == "" and answer.stderr == "drew loss.svg\n"
+    assert answer.exit_code == 0 and answer.stdout == "" and answer.stderr == "saved loss.svg\n"
     before = Path("loss.svg").read_bytes()
     again = llm("inspect", "--plot", "loss.svg")
     assert again.exit_code == 1 and "exists already; add --force" in again.stderr

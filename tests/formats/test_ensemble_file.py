@@ -62,7 +62,7 @@ def test_the_verbs_work_on_it(two, llm) -> None:
     path = "mixture.safetensors"
     assert llm("inspect", path, "--html", "file.html").exit_code == 0
     page = Path("file.html").read_text("utf-8")
-    assert "expert a" in page and "from 1.txt" in page and "0 bytes" not in page
+    assert "expert a" in page and "trained on 1.txt" in page and "0 bytes" not in page
     assert (
         llm("tokenize", "The cat", "-m", path, "--ids").stdout
         == llm("tokenize", "The cat", "-m", two[0], "--ids").stdout
@@ -116,7 +116,7 @@ def test_explained_is_the_heaviest_and_the_probabilities_are_the_mixtures(two, l
     assert said["tokens"][0]["id"] == found["next_tokens"][0]["id"]
     assert said["tokens"][0]["logprob"] == pytest.approx(found["next_tokens"][0]["logprob"], abs=1.1e-6)
     assert llm("explain", *words[:4], "--html", "page.html").exit_code == 0
-    assert f"This is a mixture of models: shown is {found['expert']['name']}" in Path("page.html").read_text("utf-8")
+    assert f"This page shows the inside of its expert {found['expert']['name']}" in Path("page.html").read_text("utf-8")
     layers = loading.load_any("mixture.safetensors").experts[most].config
     assert len(found["attention"]["weights"]) == layers.num_hidden_layers
 

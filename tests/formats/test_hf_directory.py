@@ -216,7 +216,7 @@ def test_every_command_takes_a_directory(directory: Path, llm) -> None:
     shown = llm("inspect", directory)
     assert shown.exit_code == 0 and "a Hugging Face directory" in shown.stdout and "layers x 2" in shown.stdout
     assert llm("train", "text.txt", "--from", directory, "-o", "new.safetensors", "--steps", 1).exit_code == 0
-    assert "taught by llmcli from a Hugging Face directory" in llm("inspect", "new.safetensors").stdout
+    assert "fine-tuned by llmcli from a Hugging Face directory" in llm("inspect", "new.safetensors").stdout
 
 
 def test_export_keeps_what_is_there(directory: Path, tiny_model: Path, llm) -> None:
