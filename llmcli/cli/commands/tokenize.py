@@ -16,7 +16,6 @@ from llmcli.cli.options import (
     vocab_size_option,
 )
 from llmcli.cli.safe_text import visible_whitespace
-from llmcli.data.tokenizer_path import read_tokenizer
 from llmcli.errors import usage
 from llmcli.formats.output_path import reject_overwriting
 
@@ -74,6 +73,8 @@ def tokenize(
 
 def _tokenizer(model: str | None, file: Path | None) -> Any:
     if file is not None:
+        from llmcli.data.tokenizer_path import read_tokenizer
+
         return read_tokenizer(str(file))[1]
     from llmcli.formats.loading import load_any, open_tokenizer
 
