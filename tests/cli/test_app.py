@@ -572,7 +572,7 @@ WRONG = [
     (2, "inspect --force", "--force has no effect without --plot or --html"),
     (1, "inspect foreign.safetensors --verify", "no hash"),
     (1, "tokenize hi -m foreign.safetensors", "not a model of this program"),
-    (2, "tokenize --decode x", "--decode wants ids"),
+    (2, "tokenize --decode x", "--decode needs token ids"),
     (2, "tokenize --decode 7 --json", "--json has no effect with --decode"),
     (2, "tokenize hi --train c.txt", "TEXT has no effect with --train"),
     (2, "tokenize hi --vocab-size 300", "--vocab-size has no effect without --train"),

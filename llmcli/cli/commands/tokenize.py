@@ -1,7 +1,7 @@
-"""`llm tokenize`: see what the model sees."""
+"""`llm tokenize`: show the tokens of a text, or train a tokenizer."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,41 +17,47 @@ from llmcli.cli.options import (
 )
 from llmcli.cli.safe_text import visible_whitespace
 from llmcli.errors import usage
-from llmcli.formats.output_path import reject_overwriting
+
+if TYPE_CHECKING:
+    from llmcli.data.tokenizer import Tokenizer
+
+DEFAULT_OUTPUT = "tokenizer.json"
 
 
 def tokenize(
     context_: typer.Context,
     text: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="Text to take apart; - reads standard input.")
+        str | None, typer.Argument(metavar="TEXT", help="Text to tokenize; - reads standard input.")
     ] = None,
     model: ModelOption = None,
-    file: Annotated[Path | None, typer.Option("--file", metavar="FILE", help="Take the text of a file.")] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option("--tokenizer", metavar="FILE", help="A tokenizer.json instead of a model.")
+    file: Annotated[
+        Path | None, typer.Option("--file", metavar="FILE", help="Tokenize the text in a file instead.")
     ] = None,
-    ids: Annotated[bool, typer.Option("--ids", help="Print only the ids.")] = False,
-    decode: Annotated[bool, typer.Option("--decode", help="The text is ids: print what they stand for.")] = False,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", metavar="FILE", help="Use a tokenizer.json instead of a model.")
+    ] = None,
+    ids: Annotated[bool, typer.Option("--ids", help="Print only the token ids.")] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="Turn token ids back into text; TEXT is the ids.")] = False,
     train: Annotated[
         list[str] | None,
-        typer.Option("--train", metavar="CORPUS", help="Learn a tokenizer from this text (repeatable)."),
+        typer.Option("--train", metavar="CORPUS", help="Train a tokenizer on this text; can be repeated."),
     ] = None,
-    vocab_size: Annotated[int | None, vocab_size_option("With --train: tokens in the vocabulary.")] = None,
-    char: Annotated[bool, typer.Option("--char", help="With --train: a token for each character.")] = False,
+    vocab_size: Annotated[int | None, vocab_size_option("With --train: vocabulary size, in tokens.")] = None,
+    char: Annotated[bool, typer.Option("--char", help="With --train: one token per character instead of BPE.")] = False,
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FILE", help="With --train: the file to write.")
-    ] = Path("tokenizer.json"),
-    force: Annotated[bool, typer.Option("--force", help="With --train: replace the file if it exists.")] = False,
+        Path, typer.Option("-o", "--output", metavar="FILE", help="With --train: tokenizer file to write.")
+    ] = Path(DEFAULT_OUTPUT),
+    force: Annotated[bool, typer.Option("--force", help="With --train: overwrite an existing file.")] = False,
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Show the tokens of a text with their ids, or learn a tokenizer.
+    """Show the tokens of a text, or train a tokenizer.
 
     Example: llm tokenize "I like to eat"
     """
     if train:
         reject_options(context_, "with --train", "text", "model", "file", "tokenizer", "ids", "decode", "json_")
-        _train(train, vocab_size, char, output, force)
+        _train(train, vocab_size, char, output, force=force)
         return
     reject_options(context_, "without --train", "vocab_size", "char", "output", "force")
     if file is not None:
@@ -60,18 +66,18 @@ def tokenize(
         reject_options(context_, "with --tokenizer", "model")
     if decode:
         reject_options(context_, "with --decode", "ids", "json_")
-    found = _tokenizer(model, tokenizer)
+    opened = _open_tokenizer(model, tokenizer)
     if decode:
-        _decode(found, text_argument(text, "list of ids") if file is None else _read(file))
-        return
-    if file is not None and ids and not json_:
-        _stream_ids(found, file)
-        return
-    content = _read(file) if file is not None else text_argument(text, "text")
-    _show(found, content, ids, json_)
+        _decode(opened, text_argument(text, "list of ids") if file is None else _read(file))
+    elif file is not None and ids and not json_:
+        _print_ids_of_file(opened, file)
+    else:
+        content = _read(file) if file is not None else text_argument(text, "text")
+        _print_tokens(opened, content, ids_only=ids, json_=json_)
 
 
-def _tokenizer(model: str | None, file: Path | None) -> Any:
+def _open_tokenizer(model: str | None, file: Path | None) -> "Tokenizer":
+    """The tokenizer in a file, or else that of a model."""
     if file is not None:
         from llmcli.data.tokenizer_path import read_tokenizer
 
@@ -84,33 +90,38 @@ def _tokenizer(model: str | None, file: Path | None) -> Any:
 def _read(file: Path) -> str:
     from llmcli.data.corpus import read_corpus
 
-    return "".join(part for text in read_corpus([str(file)]).texts() for part in text)
+    return "".join(piece for text in read_corpus([str(file)]).texts() for piece in text)
 
 
-def _train(corpus: list[str], vocab_size: int | None, char: bool, output: Path, force: bool) -> None:
-    from llmcli.data.corpus import read_corpus
-    from llmcli.data.train_tokenizer import train_tokenizer
-    from llmcli.formats import atomic_io
-
-    if output.suffix.lower() in (".safetensors", ".gguf"):
-        raise usage(f"-o {output} is the name of a model; a tokenizer is a .json file: -o tokenizer.json")
-    atomic_io.check_writable(output, force=force, example="tokenizer.json")
-    text = read_corpus(corpus)
-    reject_overwriting(output, "tokenizer", [document.path for document in text.documents], "the text to learn from")
-    learned, _ = train_tokenizer(text, text.text_bytes, vocab_size, characters=char)
-    atomic_io.write(output, [learned.to_json().encode("utf-8")])
-    console.note(f"saved {output}: {learned.vocab_size:,} tokens learned from {text.text_bytes:,} bytes")
+# ---- showing tokens
 
 
-def _decode(tokenizer: Any, text: str) -> None:
-    try:
-        ids = [int(part) for part in text.replace(",", " ").replace("[", " ").replace("]", " ").split()]
-    except ValueError as error:
-        raise usage(f"--decode wants ids such as 12 7 300, found {str(error).rsplit(': ', 1)[-1]}") from None
-    console.result_bytes(tokenizer.decode_bytes(ids))
+def _print_tokens(tokenizer: "Tokenizer", text: str, *, ids_only: bool, json_: bool) -> None:
+    ids = tokenizer.encode(text)
+    size = len(text.encode("utf-8"))
+    if json_:
+        console.json_result({"ids": ids, "tokens": [tokenizer.decode([token]) for token in ids], "bytes": size})
+        return
+    if ids_only:
+        console.result(" ".join(map(str, ids)))
+        return
+    token_output.tokens([_label(tokenizer.token_bytes[token]) for token in ids], ids)
+    ratio = f", {size / len(ids):.2f} bytes per token" if ids else ""
+    console.note(f"{len(ids):,} tokens, {len(text):,} characters, {size:,} bytes{ratio}")
 
 
-def _stream_ids(tokenizer: Any, file: Path) -> None:
+def _label(token: bytes) -> str:
+    """A token as text, or its bytes in hexadecimal if they are not characters by themselves.
+
+    >>> _label("é".encode()), _label(b"\\xc3")
+    ('é', 'c3')
+    """
+    text = token.decode("utf-8", "replace")
+    return " ".join(f"{byte:02x}" for byte in token) if "\ufffd" in text else visible_whitespace(text)
+
+
+def _print_ids_of_file(tokenizer: "Tokenizer", file: Path) -> None:
+    """Print token ids while the file is read, which may be larger than memory."""
     from llmcli.data.corpus import read_corpus
 
     for text in read_corpus([str(file)]).texts():
@@ -118,25 +129,29 @@ def _stream_ids(tokenizer: Any, file: Path) -> None:
             console.result(" ".join(map(str, ids)))
 
 
-def _show(tokenizer: Any, text: str, ids: bool, json_: bool) -> None:
-    from llmcli.data.tokenizer import StreamDecoder
+def _decode(tokenizer: "Tokenizer", text: str) -> None:
+    """Print the bytes of token ids, which spaces, commas or brackets separate."""
+    try:
+        ids = [int(part) for part in text.replace(",", " ").replace("[", " ").replace("]", " ").split()]
+    except ValueError as error:
+        raise usage(f"--decode needs token ids such as 12 7 300, found {str(error).rsplit(': ', 1)[-1]}") from None
+    console.result_bytes(tokenizer.decode_bytes(ids))
 
-    found = tokenizer.encode(text)
-    size = len(text.encode("utf-8"))
-    if json_:
-        tokens = [tokenizer.decode([i]) for i in found]
-        console.json_result({"ids": found, "tokens": tokens, "bytes": size})
-        return
-    if ids:
-        console.result(" ".join(map(str, found)))
-        return
-    names = []
-    for token in found:
-        data = tokenizer.token_bytes[token]
-        decoder = StreamDecoder()
-        whole = decoder.feed(data)
-        part = "" if "\ufffd" not in whole + decoder.finish() else " ".join(f"{byte:02x}" for byte in data)
-        names.append(part or visible_whitespace(whole))
-    token_output.tokens(names, found)
-    ratio = f", {size / len(found):.2f} bytes a token" if found else ""
-    console.note(f"{len(found):,} tokens, {len(text):,} characters, {size:,} bytes{ratio}")
+
+# ---- --train
+
+
+def _train(corpus: list[str], vocab_size: int | None, char: bool, output: Path, *, force: bool) -> None:
+    from llmcli.data.corpus import read_corpus
+    from llmcli.data.train_tokenizer import train_tokenizer
+    from llmcli.formats import atomic_io
+    from llmcli.formats.output_path import reject_overwriting
+
+    if output.suffix.lower() in (".safetensors", ".gguf"):
+        raise usage(f"-o {output} is the name of a model; a tokenizer is a .json file: -o {DEFAULT_OUTPUT}")
+    atomic_io.check_writable(output, force=force, example=DEFAULT_OUTPUT)
+    text = read_corpus(corpus)
+    reject_overwriting(output, "tokenizer", [document.path for document in text.documents], "the training text")
+    trained, _ = train_tokenizer(text, text.text_bytes, vocab_size, characters=char)
+    atomic_io.write(output, [trained.to_json().encode("utf-8")])
+    console.note(f"saved {output}: {trained.vocab_size:,} tokens, trained on {text.text_bytes:,} bytes")
