@@ -1,5 +1,5 @@
-"""Text from outside (names of files and tensors, metadata, tokens) commands no terminal and breaks no line, whichever
-command shows it, in both streams."""
+"""Names of files and tensors, metadata and tokens with control characters: no command writes these to stdout or stderr,
+and none of them breaks a line."""
 
 import json
 import re
@@ -20,16 +20,16 @@ NAME = "m\x1b]0;x\x07\n\r\x9b31m\u202e\u2066\u200f\u061c\x7f"
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def faults(stream: str) -> list[str]:
-    """What of NAME reached a stream as it is."""
+def unsafe_characters(stream: str) -> list[str]:
+    """The unsafe characters of NAME in a stream."""
     return UNSAFE.findall(stream) + re.findall("\n␍|\n␛", stream)
 
 
-def texts(value: Any) -> Iterator[str]:
-    """Every text in a JSON value."""
+def strings(value: Any) -> Iterator[str]:
+    """All strings in a JSON value."""
     if isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
-            yield from texts(inner)
+            yield from strings(inner)
     elif isinstance(value, str):
         yield value
 
@@ -148,7 +148,7 @@ def files(models: Path, own_directory: Path) -> None:
 
 
 @pytest.mark.slow
-def test_names_of_files_are_marked_in_both_streams_by_every_command(files: None) -> None:
+def test_every_command_marks_control_characters_of_file_names(files: None) -> None:
     pytest.importorskip("gguf", reason="needs the extra gguf")
     from llmcli.cli.app import app
 
@@ -158,25 +158,25 @@ def test_names_of_files_are_marked_in_both_streams_by_every_command(files: None)
         answer = run(*command)
         assert answer.exception is None or isinstance(answer.exception, SystemExit), (command, answer.exception)
         for which, stream in (("stdout", answer.stdout), ("stderr", answer.stderr)):
-            if found := faults(stream):
+            if found := unsafe_characters(stream):
                 failures.append((command, which, found))
             shown |= {(command[0], which)} if "m␛" in stream or "m\\u001b" in stream else set()
         if "--json" in command and answer.exit_code == 0:
-            said = [json.loads(line) for line in answer.stdout.splitlines()]
-            in_json |= {command[0]} if any(NAME in text for text in texts(said)) else set()
+            printed = [json.loads(line) for line in answer.stdout.splitlines()]
+            in_json |= {command[0]} if any(NAME in text for text in strings(printed)) else set()
     assert failures == []
-    verbs = {name for group in app.registered_commands if (name := group.name) and not group.hidden}
-    assert {verb for verb, _ in shown} >= verbs  # each of them has shown the name, so that it could have gone wrong
-    assert {verb for verb, which in shown if which == "stdout"} >= {"inspect", "eval", "export", "generate"}
-    assert in_json >= {"inspect", "eval", "export", "generate", "import", "mix", "train"}  # ... and JSON has it whole
+    subcommands = {name for group in app.registered_commands if (name := group.name) and not group.hidden}
+    assert {name for name, _ in shown} >= subcommands  # each of them has shown the name
+    assert {name for name, which in shown if which == "stdout"} >= {"inspect", "eval", "export", "generate"}
+    assert in_json >= {"inspect", "eval", "export", "generate", "import", "mix", "train"}  # JSON has it unchanged
 
 
-def test_what_a_file_says_is_marked_too(own_directory: Path) -> None:
+def test_control_characters_of_metadata_are_marked(own_directory: Path) -> None:
     tensors = {f"layers.0.{NAME}.weight": np.zeros((2, 2), "f4"), NAME: np.ones(3, "f4")}
     record = {"corpus": [{"name": NAME, "bytes": 1, "sha256": NAME}], "imported": {NAME: NAME}, "verdict": [NAME]}
     record |= {"versions": {NAME: NAME}, "samples": {"prompt": NAME, "texts": [[1, NAME]]}, "train": {"dtype": NAME}}
-    told = {NAME: NAME, "config.json": json.dumps({"model_type": NAME}), "training.json": json.dumps(record)}
-    safetensors_file.write_tensors("a.safetensors", tensors, told)
+    metadata = {NAME: NAME, "config.json": json.dumps({"model_type": NAME}), "training.json": json.dumps(record)}
+    safetensors_file.write_tensors("a.safetensors", tensors, metadata)
     safetensors_file.write_tensors("b.safetensors", {NAME: np.ones(4, "f4")}, {"config.json": '{"model_type": "x"}'})
     for command in (
         ("inspect", "a.safetensors"), ("inspect", "a.safetensors", "--json"), ("inspect", "a.safetensors", "--tensors"),
@@ -187,13 +187,13 @@ def test_what_a_file_says_is_marked_too(own_directory: Path) -> None:
         ("inspect", "a.safetensors", "--diff", "b.safetensors", "--json"),
     ):  # fmt: skip
         answer = run(*command)
-        assert answer.exit_code == 0 and faults(answer.stdout + answer.stderr) == [], command
+        assert answer.exit_code == 0 and unsafe_characters(answer.stdout + answer.stderr) == [], command
         assert "m␛" in answer.stdout or "m\\u001b" in answer.stdout
         assert "--json" not in command or json.loads(answer.stdout)
 
 
 @pytest.mark.slow
-def test_a_terminal_gets_marks_too(files: None) -> None:
+def test_control_characters_are_marked_in_a_terminal(files: None) -> None:
     pytest.importorskip("gguf", reason="needs the extra gguf")
     for command in (
         ("inspect", MODEL), ("inspect", MODEL, "--verify"), ("inspect", MODEL, "--diff", OTHER),
@@ -201,19 +201,19 @@ def test_a_terminal_gets_marks_too(files: None) -> None:
         ("export", MODEL, GGUF, "--to", "gguf"), ("inspect", MISSING),
     ):  # fmt: skip
         shown = STYLES.sub("", in_a_terminal(*command)).replace("\x1b[K", "").replace("\r", "")
-        assert faults(shown) == [] and "␛" in shown, command
+        assert unsafe_characters(shown) == [] and "␛" in shown, command
 
 
-def test_text_that_was_written_keeps_its_bytes_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+def test_generated_text_is_unchanged_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     console.verbatim(NAME)
     token_output.with_highlights(NAME, [(1, 2)])
     assert capsys.readouterr().out == NAME + NAME[0] + f"⟦{NAME[1]}⟧" + NAME[2:]
 
 
-def test_json_stays_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_escaped_json_has_the_same_value(capsys: pytest.CaptureFixture[str]) -> None:
     value = {NAME: [NAME, "\u2028\ud800りんご🍎"], "x": 1.5}
     console.json_result(value)
     line = capsys.readouterr().out
-    assert json.loads(line) == value and faults(line) == [] and "りんご🍎" in line and line.count("\n") == 1
+    assert json.loads(line) == value and unsafe_characters(line) == [] and "りんご🍎" in line and line.count("\n") == 1
     console.json_result({"a": float("nan"), "b": [float("inf"), 1.0]})
     assert capsys.readouterr().out == '{"a": null, "b": [null, 1.0]}\n'

@@ -24,11 +24,11 @@ def test_text_is_cut_to_any_number_of_columns(columns: int, text: str) -> None:
 @given(st.lists(st.text("abé-/,", min_size=1, max_size=50)), st.integers(10, 60), st.integers(0, 6), st.integers(0, 6))
 def test_words_wrap_as_the_standard_library_wraps_them(words: list[str], columns: int, first: int, later: int) -> None:
     text = " ".join(words)
-    wanted = textwrap.wrap(
+    expected = textwrap.wrap(
         text, columns, initial_indent=" " * first, subsequent_indent=" " * later, break_long_words=False,
         break_on_hyphens=False,
     )  # fmt: skip
-    assert wrap(text, columns, first, later) == (wanted or [""])
+    assert wrap(text, columns, first, later) == (expected or [""])
 
 
 CHARACTERS = st.lists(st.sampled_from(["私", "🍎", "カ\u3099", "、", "。", "「", "」", "e", "e\u0301"])).map("".join)

@@ -1,4 +1,4 @@
-"""Attention and the logit lens are those of transformers, for every kind of model."""
+"""Attention and logit lens equal those of transformers, for every architecture."""
 
 import numpy as np
 
@@ -8,12 +8,12 @@ from llmcli.formats.loading import open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime
 
 
-def test_attention_and_the_lens_are_those_of_transformers(reference) -> None:
+def test_attention_and_logit_lens_equal_those_of_transformers(reference) -> None:
     import torch
     import transformers
 
     checkpoint = loading.load(reference.directory)
-    found = explain(
+    explanation = explain(
         NumpyRuntime(checkpoint),
         open_tokenizer(checkpoint),
         "def f(x): return the world",
@@ -24,11 +24,11 @@ def test_attention_and_the_lens_are_those_of_transformers(reference) -> None:
         reference.directory, dtype=torch.float32, attn_implementation="eager"
     ).eval()
     with torch.inference_mode():
-        theirs = model(torch.tensor([found.ids]), output_attentions=True, output_hidden_states=True)
-        attention = torch.stack(theirs.attentions)[:, 0].numpy()
-        streams = [model.lm_head(model.model.norm(states[0])) for states in theirs.hidden_states[:-1]]
-        chances = torch.stack([*streams, theirs.logits[0]]).softmax(-1).numpy()
-    np.testing.assert_allclose(found.attention, attention, atol=1e-4)
-    wanted = -np.sort(-chances, axis=-1)[..., : found.logit_lens.ids.shape[-1]]
-    np.testing.assert_allclose(found.logit_lens.probabilities, wanted, atol=1e-4)
-    np.testing.assert_allclose(np.take_along_axis(chances, found.logit_lens.ids, -1), wanted, atol=1e-4)
+        outputs = model(torch.tensor([explanation.ids]), output_attentions=True, output_hidden_states=True)
+        attention = torch.stack(outputs.attentions)[:, 0].numpy()
+        streams = [model.lm_head(model.model.norm(states[0])) for states in outputs.hidden_states[:-1]]
+        probabilities = torch.stack([*streams, outputs.logits[0]]).softmax(-1).numpy()
+    np.testing.assert_allclose(explanation.attention, attention, atol=1e-4)
+    expected = -np.sort(-probabilities, axis=-1)[..., : explanation.logit_lens.ids.shape[-1]]
+    np.testing.assert_allclose(explanation.logit_lens.probabilities, expected, atol=1e-4)
+    np.testing.assert_allclose(np.take_along_axis(probabilities, explanation.logit_lens.ids, -1), expected, atol=1e-4)
