@@ -62,9 +62,8 @@ def shown_at(monkeypatch: pytest.MonkeyPatch, columns: int, *words: str) -> str:
 def test_every_command_ends_at_any_width(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, columns: int) -> None:
     from tests.conftest import TEXT
 
-    monkeypatch.setattr(
-        "llmcli.generation.next_words.max_evaluations", lambda parameters: 3
-    )  # what is shown counts here, not what is found
+    # a short search: this test is about the layout
+    monkeypatch.setattr("llmcli.generation.next_words.max_evaluations", lambda parameters: 3)
     Path("c.txt").write_text(TEXT, "utf-8")
     for words in (
         ["generate", "The cat sat 猫", "--steps", "2", "--seed", "1"],
