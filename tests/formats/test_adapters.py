@@ -177,7 +177,7 @@ def test_adapters_that_meet_another_model_are_told(taught: tuple[Path, Path], ti
     for source, warned in ((tiny_model, False), ("other.safetensors", True)):
         found = llm("import", source, "--adapter", taught[1], "-o", "m.safetensors", "--force", "-q")
         assert found.exit_code == 0
-        said = f"alone.safetensors was learned on model.safetensors (sha256 {loading.fingerprint(tiny_model)[:16]})"
+        said = f"alone.safetensors was trained on model.safetensors (sha256 {loading.fingerprint(tiny_model)[:16]})"
         assert (said in found.stderr and "other.safetensors is another model" in found.stderr) == warned
 
 

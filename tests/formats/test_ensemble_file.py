@@ -187,10 +187,10 @@ def test_what_cannot_be_mixed(llm, second, message: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("a.safetensors", "two models or more are wanted, found 1"),
+        ("a.safetensors", "at least two models are needed, found 1"),
         ("a.safetensors c.safetensors -o y.safetensors", "there is no file c.safetensors"),
         ("a.safetensors ./a.safetensors -o y.safetensors", "./a.safetensors is named twice"),
-        ("a.safetensors mixture.safetensors -o y.safetensors", "mixture.safetensors is a mixture already"),
+        ("a.safetensors mixture.safetensors -o y.safetensors", "mixture.safetensors is an ensemble already"),
         ("a.safetensors b.safetensors -o b.safetensors --force", "b.safetensors is one of the models to mix"),
         (
             "a.safetensors b.safetensors --average -o y.safetensors",

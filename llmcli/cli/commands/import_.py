@@ -1,9 +1,8 @@
-"""`llm import`: a model of another program becomes one file of ours."""
+"""`llm import`: convert a published model to one file."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,82 +13,101 @@ from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
 from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
 
+if TYPE_CHECKING:
+    from llmcli.formats.checkpoint import Checkpoint
+
 
 def import_(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A Hugging Face directory or a .gguf file.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The model to write.")] = Path(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Model to import: a Hugging Face directory or a .gguf file.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Model file to write.")] = Path(
         DEFAULT_MODEL
     ),
     adapter: Annotated[
         Path | None,
         typer.Option(
-            "--adapter", metavar="FILE", help="Merge low-rank adapters in PEFT's naming into it: a file or directory."
+            "--adapter",
+            metavar="FILE",
+            help="Low-rank adapters (LoRA) to merge into the model: a file or a directory of PEFT.",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Make one file of a published model: weights, config, tokenizer and where it comes from.
+    """Convert a published model to one file.
 
-    bfloat16 and float16 weights stay what they are; those of a quantized GGUF become float32. Every other command also
-    takes a directory or a .gguf as it is.
+    The file has the weights, config and tokenizer, and says where they are from. Weights in float16 and bfloat16 keep
+    their type; quantized GGUF weights become float32. All other commands also read the directory or .gguf itself.
 
     Example: llm import SmolLM2-135M/ -o smol.safetensors
     """
     from llmcli.formats import adapters, atomic_io, checkpoint, dtypes, loading
 
     if not output.name:
-        raise LLMError("-o needs the name of a file: -o model.safetensors")
+        raise LLMError(f"-o needs the name of a file: -o {DEFAULT_MODEL}")
     reject_gguf_name(output)
     atomic_io.check_writable(output, force=force)
-    model = loading.load(source)
-    reject_overwriting(output, "new one", [Path(source)], "the model to import")
-    reject_overwriting(output, "new one", loading.files(source), "part of the model to import")
-    learned = adapters.find_file(adapter) if adapter is not None else None
-    if learned is not None:
-        reject_overwriting(output, "model", [learned], "the adapter to merge")
-    few_bits = ""  # of weights that become float32
-    loading.open_tokenizer(model)  # one that cannot be used is told now
+    base = loading.load(source)
+    reject_overwriting(output, "output", [Path(source)], "the model to import")
+    reject_overwriting(output, "output", loading.files(source), "part of the model to import")
+    adapter_file = adapters.find_file(adapter) if adapter is not None else None
+    if adapter_file is not None:
+        reject_overwriting(output, "output", [adapter_file], "the adapter to merge")
+    loading.open_tokenizer(base)  # raises LLMError for a tokenizer that cannot be used
+    _record_hash(base, source)
+    model = base if adapter_file is None else _merge(base, source, adapter_file)
+    size = dtypes.stored_bytes(model.config.tensor_shapes(), model.dtypes)
+    atomic_io.check_space(output, size + len(model.tokenizer_json))
+    checkpoint.save(output, model)
+    if json_:
+        imported = model.record.get("imported", {})
+        console.json_result({"file": str(output), "parameters": model.config.parameters, "imported": imported})
+    else:
+        _note_saved(output, model, base, source)
+
+
+def _record_hash(model: "Checkpoint", source: str) -> None:
+    """Add the hash of the imported files to the record of a model that was not trained by this program."""
+    from llmcli.formats import loading
+
     origin = model.record.get("imported")
     if isinstance(origin, dict) and "train" not in model.record:
         origin.setdefault("sha256", loading.fingerprint(source))
-    if learned is not None:
-        merged = adapters.MergedTensors(model, learned)
-        _warn_of_another_base(model, source, learned)
-        few_bits = " and ".join(sorted({dtypes.TORCH_NAMES[kind] for kind in model.dtypes.values()}))
-        model = replace(model, tensors=merged, record=model.record | {"adapter": atomic_io.name_of(learned)}, dtypes={})
-    sizes = {"F32": 4, "F16": 2, "BF16": 2}
-    shapes = model.config.tensor_shapes()
-    total = sum(math.prod(shape) * sizes[model.dtypes.get(name, "F32")] for name, shape in shapes.items())
-    atomic_io.check_space(output, total + len(model.tokenizer_json))
-    checkpoint.save(output, model)
-    parameters = model.config.parameters
-    if json_:
-        answer = {"file": str(output), "parameters": parameters, "imported": model.record.get("imported", {})}
-        console.json_result(answer)
-    else:
-        console.note(f"saved {output}: {units.number(parameters)} parameters, {units.size(output.stat().st_size)}")
-        if few_bits:
-            console.note(
-                f"the weights are saved as float32, those of {source} are {few_bits}: lower precision would round off "
-                "what the adapters add"
-            )
-        licence = model.record.get("imported", {}).get("license")
-        if licence:
-            console.note(f"its licence: {licence}")
 
 
-def _warn_of_another_base(model: Any, source: str, adapter: Path) -> None:
-    """Adapters fit any model of the same shape, and are of use to the one that they were learned on."""
+def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":
+    """The model with the adapters added to its weights, in float32. Raises LLMError if they do not fit."""
+    from llmcli.formats import adapters, atomic_io
+
+    merged = adapters.MergedTensors(base, adapter)
+    _warn_of_other_base(base, source, adapter)
+    return replace(base, tensors=merged, record=base.record | {"adapter": atomic_io.name_of(adapter)}, dtypes={})
+
+
+def _warn_of_other_base(base: "Checkpoint", source: str, adapter: Path) -> None:
+    """Warn if adapters were trained on another model: they fit any of the same shape, but are useless there."""
     from llmcli.formats import adapters, loading
 
-    name, wanted = adapters.base_of(adapter)
-    if not wanted or loading.source_fingerprint(model) in wanted:
+    name, hashes = adapters.base_of(adapter)
+    if not hashes or loading.source_fingerprint(base) in hashes:
         return
-    found = loading.fingerprint(source)
-    if found not in wanted:
+    fingerprint = loading.fingerprint(source)
+    if fingerprint not in hashes:
         console.warn(
-            f"warning: {adapter} was learned on {name} (sha256 {wanted[0][:16]}), {source} is another model (sha256 "
-            f"{found[:16]}); what comes of it may be of no use"
+            f"warning: {adapter} was trained on {name} (sha256 {hashes[0][:16]}), {source} is another model (sha256 "
+            f"{fingerprint[:16]}); the merged model may be useless"
         )
+
+
+def _note_saved(output: Path, model: "Checkpoint", base: "Checkpoint", source: str) -> None:
+    """Note what was saved; `base` is the model before adapters were merged."""
+    from llmcli.cli.training_report import note_float32
+
+    parameters = units.number(model.config.parameters)
+    console.note(f"saved {output}: {parameters} parameters, {units.size(output.stat().st_size)}")
+    if model is not base:
+        note_float32(base, source)
+    if license_ := model.record.get("imported", {}).get("license"):
+        console.note(f"license: {license_}")

@@ -1,7 +1,8 @@
-"""`llm mix`: several models, one answer."""
+"""`llm mix`: combine several models into an ensemble, or average their weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,86 +12,119 @@ from llmcli.cli.options import JsonOption, QuietOption
 from llmcli.errors import LLMError, usage
 from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
 
-MIXTURE = "mixture.safetensors"
+if TYPE_CHECKING:
+    from llmcli.formats.checkpoint import Checkpoint
+
+DEFAULT_OUTPUT = "mixture.safetensors"
 
 
 def mix(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODELS", help="Two models or more, each trained on a domain of its own.")
+        list[str], typer.Argument(metavar="MODELS", help="Two or more models, each trained on its own domain.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The mixture to write.")] = Path(
-        MIXTURE
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Model file to write.")] = Path(
+        DEFAULT_OUTPUT
     ),
     average: Annotated[
         bool,
-        typer.Option("--average", help="Average the weights instead: one model's cost; for models that came from one."),
+        typer.Option(
+            "--average",
+            help="Average the weights into a single model instead; for models fine-tuned from the same base model.",
+        ),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Let several models answer together: each weighs as much as the text so far speaks for its domain.
+    """Combine several models into an ensemble.
 
-    They need the same tokenizer and context: train the second and third with --like the first.
+    The better a model predicts the text so far, the larger its weight in the next prediction. All models need the same
+    tokenizer and context length: train the second and later ones with --like the first.
 
     Example: llm mix cooking.safetensors law.safetensors -o expert.safetensors
     """
-    from llmcli.formats import atomic_io, checkpoint, ensemble_file, loading
+    from llmcli.formats import atomic_io, ensemble_file
+
+    _check_arguments(models, output)
+    atomic_io.check_writable(output, force=force)
+    loaded = _load(models, output)
+    ensemble = ensemble_file.combine(loaded)
+    if average:
+        parameters = _save_average(output, loaded)
+    else:
+        parameters = ensemble.parameters
+        atomic_io.check_space(output, 4 * parameters)
+        ensemble_file.save(output, ensemble_file.with_short_names(ensemble, [_stem(Path(name)) for name in models]))
+    if json_:
+        console.json_result({"file": str(output), "models": models, "average": average, "parameters": parameters})
+        return
+    kind = "the average" if average else "an ensemble"
+    console.note(f"saved {output}: {kind} of {len(models)} models, {units.number(parameters)} parameters")
+    if not average:
+        console.note(f"to see the weight of each model: llm generate TEXT -m {output} --experts")
+
+
+def _check_arguments(models: list[str], output: Path) -> None:
+    """Raise LLMError for names that cannot be those of several models and an output."""
+    from llmcli.formats.ensemble_file import MAX_EXPERTS
 
     if len(models) < 2:
-        raise usage(f"two models or more are wanted, found {len(models)}: llm mix {models[0]} OTHER -o {MIXTURE}")
-    if len(models) > ensemble_file.MAX_EXPERTS:
-        raise usage(f"at most {ensemble_file.MAX_EXPERTS} models can be mixed, found {len(models)}")
+        raise usage(f"at least two models are needed, found {len(models)}: llm mix {models[0]} OTHER")
+    if len(models) > MAX_EXPERTS:
+        raise usage(f"at most {MAX_EXPERTS} models can be mixed, found {len(models)}")
     if not output.name:
-        raise usage(f"-o needs the name of a file: -o {MIXTURE}")
+        raise usage(f"-o needs the name of a file: -o {DEFAULT_OUTPUT}")
     reject_gguf_name(output)
     if "" in models:
         raise usage("the name of a model is empty; name the files to mix")
-    same = [m for i, m in enumerate(models) if any(_is(Path(m), Path(other)) for other in models[:i])]
-    if same:
-        raise LLMError(f"{same[0]} is named twice; name each model once")
-    atomic_io.check_writable(output, force=force)
-    reject_overwriting(output, "mixture", [Path(model) for model in models], "one of the models to mix")
-    parts = [file for model in models for file in loading.files(model)]
-    reject_overwriting(output, "mixture", parts, "part of a model to mix")
+    paths = [Path(name) for name in models]
+    for index, path in enumerate(paths):
+        if any(_is_same_file(path, other) for other in paths[:index]):
+            raise LLMError(f"{models[index]} is named twice; name each model once")
+
+
+def _is_same_file(first: Path, other: Path) -> bool:
+    return first.resolve() == other.resolve() or (first.exists() and other.exists() and first.samefile(other))
+
+
+def _load(models: list[str], output: Path) -> "dict[str, Checkpoint]":
+    """The models by name. Raises LLMError for an ensemble, and if the output would replace one of them."""
+    from llmcli.formats import ensemble_file, loading
+
+    reject_overwriting(output, "ensemble", [Path(name) for name in models], "one of the models to mix")
+    parts = [file for name in models for file in loading.files(name)]
+    reject_overwriting(output, "ensemble", parts, "part of a model to mix")
     loaded = {}
-    for model in models:
-        found = loading.load_any(model)
-        if isinstance(found, ensemble_file.Ensemble):
+    for name in models:
+        model = loading.load_any(name)
+        if isinstance(model, ensemble_file.Ensemble):
             raise LLMError(
-                f"{model} is a mixture already; mix the models that it was made of: {', '.join(found.names)}"
+                f"{name} is an ensemble already; mix the models that it consists of: {', '.join(model.names)}"
             )
-        loaded[model] = found
-    mixture = ensemble_file.combine(loaded)
-    if average:
-        averaged = ensemble_file.average(loaded)
-        starts = [model.record.get("base", {}).get("sha256") for model in loaded.values()]
-        if None in starts or len(set(starts)) > 1:
-            console.warn("their records do not say that they came from one model; else the mean of weights is no good")
-        atomic_io.check_space(output, 4 * averaged.parameters)
-        checkpoint.save(output, averaged)
-    else:
-        atomic_io.check_space(output, 4 * mixture.parameters)
-        ensemble_file.save(output, ensemble_file.with_short_names(mixture, [_name(Path(model)) for model in models]))
-    parameters = averaged.parameters if average else mixture.parameters
-    if json_:
-        answer = {"file": str(output), "models": models, "average": average, "parameters": parameters}
-        console.json_result(answer)
-        return
-    what = "the average" if average else "a mixture"
-    console.note(f"saved {output}: {what} of {len(models)} models, {units.number(parameters)} parameters")
-    if not average:
-        console.note(f"see who speaks: llm generate TEXT -m {output} --experts")
+        loaded[name] = model
+    return loaded
 
 
-def _is(one: Path, other: Path) -> bool:
-    """Whether two names are of one file."""
-    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
+def _save_average(output: Path, models: "Mapping[str, Checkpoint]") -> int:
+    """Save the model with averaged weights; its number of parameters. Warns if the average may be useless."""
+    from llmcli.formats import atomic_io, checkpoint, ensemble_file
+
+    averaged = ensemble_file.average(models)
+    bases = {model.record.get("base", {}).get("sha256") for model in models.values()}
+    if None in bases or len(bases) > 1:
+        console.warn(
+            "warning: the training records do not show that the models were fine-tuned from the same base model; the "
+            "average of unrelated models is useless"
+        )
+    atomic_io.check_space(output, 4 * averaged.parameters)
+    checkpoint.save(output, averaged)
+    return averaged.parameters
 
 
-def _name(path: Path) -> str:
-    """
-    >>> _name(Path("a/cooking.safetensors"))
+def _stem(path: Path) -> str:
+    """The name of a file or directory without suffix.
+
+    >>> _stem(Path("a/cooking.safetensors"))
     'cooking'
     """
     from llmcli.formats import atomic_io

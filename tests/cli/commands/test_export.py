@@ -126,7 +126,7 @@ def test_import_of_our_own_file_is_a_copy(tiny_model: Path, llm) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("nothing", "there is no file nothing"),
+        ("nothing", "there is no file or directory nothing"),
         (".", "has no config.json"),
         ("c.txt", "is not a safetensors file|cut off"),
     ],
