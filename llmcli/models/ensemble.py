@@ -84,7 +84,8 @@ class EnsembleRuntime:
         check_input(ids, self.length, self.context)
         for first in range(0, len(ids), PREFILL_CHUNK):
             rows = self._process(ids[first : first + PREFILL_CHUNK])
-        return rows[-1]
+        last: Array = rows[-1]
+        return last
 
     def step(self, token: int) -> Array:
         """Process one token; return the log probabilities [V] of the next one."""

@@ -66,10 +66,12 @@ class Experts(nn.Module):
         """
         shape = x.shape
         x = (x * gain.to(x.dtype)).flatten(0, 1)  # [N, C]
+        weights: Tensor
         weights, chosen, counts = self.gate(x)
         order = chosen.flatten().argsort(stable=True)  # [N * K], by expert
         inverse, ends = order.argsort(), list(accumulate(counts))
         x = regroup(x, order, inverse, weights.shape[1])  # [N * K, C]
         inner = swiglu(grouped_linear(x, torch.cat([self.gate_proj, self.up_proj], 1).to(x.dtype), ends))
         y = regroup(grouped_linear(inner, self.down_proj.to(x.dtype), ends), inverse, order)
-        return (y.view(*weights.shape, -1) * weights[..., None].to(y.dtype)).sum(1).view(shape)
+        y = (y.view(*weights.shape, -1) * weights[..., None].to(y.dtype)).sum(1)
+        return y.view(shape)

@@ -22,6 +22,12 @@ QUERY_BLOCK = 128  # queries per head at once: smaller blocks copy keys and valu
 MIN_PROBABILITY = 1e-37  # probabilities are clipped here before the logarithm
 
 
+def _apply(function: type[torch.autograd.Function], *inputs: object) -> Tensor:
+    """`function.apply`, which torch leaves untyped."""
+    output: Tensor = function.apply(*inputs)  # type: ignore[no-untyped-call]
+    return output
+
+
 class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
@@ -39,7 +45,7 @@ class _Normalize(torch.autograd.Function):
 
 def normalize(x: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the last dimension: RMSNorm (arXiv:1910.07467) without its gain."""
-    return _Normalize.apply(x, eps)
+    return _apply(_Normalize, x, eps)
 
 
 def _normalized(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -77,7 +83,7 @@ def normalize_rotate(x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, eps: flo
 
     x [B, T, N, D], gain [N, D]; cos and sin [T, 1, D] of position * frequency, whose two halves of D are equal.
     """
-    return _NormalizeRotate.apply(x, gain, cos, sin, eps)
+    return _apply(_NormalizeRotate, x, gain, cos, sin, eps)
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
@@ -108,7 +114,7 @@ class _Rotate(torch.autograd.Function):
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The rotary embedding of each head's position (arXiv:2104.09864); x [B, T, N, D], cos and sin [T, 1, D]."""
-    return _Rotate.apply(x, cos, sin)
+    return _apply(_Rotate, x, cos, sin)
 
 
 class _Attention(torch.autograd.Function):
@@ -153,7 +159,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     The attention weights [B, N, T, T], without most of their empty half, are kept for the backward pass: for T up to
     about a thousand that takes less time than computing them again.
     """
-    return _Attention.apply(q, k, v)
+    return _apply(_Attention, q, k, v)
 
 
 @lru_cache(maxsize=8)
@@ -184,7 +190,7 @@ class _SwiGLU(torch.autograd.Function):
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up (arXiv:2002.05202), where gate and up are the two halves of the last dimension."""
-    return _SwiGLU.apply(gate_up)
+    return _apply(_SwiGLU, gate_up)
 
 
 class _Regroup(torch.autograd.Function):
@@ -206,7 +212,7 @@ def regroup(x: Tensor, order: Tensor, inverse: Tensor, times: int = 1) -> Tensor
 
     `inverse` is the inverse permutation of `order`. The gradient sums in a fixed order, so it is deterministic.
     """
-    return _Regroup.apply(x, order, inverse, times)
+    return _apply(_Regroup, x, order, inverse, times)
 
 
 class _GroupedLinear(torch.autograd.Function):
@@ -235,7 +241,7 @@ def grouped_linear(x: Tensor, weights: Tensor, ends: list[int]) -> Tensor:
 
     Group i ends before row ends[i].
     """
-    return _GroupedLinear.apply(x, weights, ends)
+    return _apply(_GroupedLinear, x, weights, ends)
 
 
 class _AddScaled(torch.autograd.Function):
@@ -275,7 +281,7 @@ class Dropout:
         """x + dropout(y)"""
         if not self._dropped:
             return x + y
-        return _AddScaled.apply(x, y, self._mask(y))
+        return _apply(_AddScaled, x, y, self._mask(y))
 
     def _mask(self, like: Tensor) -> Tensor:
         """1 / (1 - rate) where a value is kept, 0 where it is dropped."""
@@ -326,4 +332,4 @@ def cross_entropy(x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     The forward pass already computes the gradients, a block of rows at a time, so that the logits [R, V] are never
     held in memory. Call it only in training, and backward at most once.
     """
-    return _CrossEntropy.apply(x, head, targets)
+    return _apply(_CrossEntropy, x, head, targets)

@@ -16,8 +16,9 @@ Floats = TypeVar("Floats", bound=np.floating)
 
 def softmax(logits: NDArray[Floats]) -> NDArray[Floats]:
     """Probabilities over the last dimension."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+    exponentials: NDArray[Floats] = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    exponentials /= exponentials.sum(axis=-1, keepdims=True)
+    return exponentials
 
 
 def log_softmax(logits: Array) -> NDArray[np.float64]:
@@ -25,7 +26,8 @@ def log_softmax(logits: Array) -> NDArray[np.float64]:
     highest = logits.max()
     check_finite(highest)
     shifted = logits - highest
-    return shifted.astype(np.float64) - np.log(float(np.exp(shifted).sum()))
+    logprobs: NDArray[np.float64] = shifted.astype(np.float64) - np.log(float(np.exp(shifted).sum()))
+    return logprobs
 
 
 def check_finite(value: float | np.floating) -> None:

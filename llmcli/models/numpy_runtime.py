@@ -65,7 +65,8 @@ class NumpyRuntime:
 
     def prefill(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
         """Process one token or more; return the logits [V] of the next one. `recorder` receives the activations."""
-        return np.vecdot(self._head, self._process(ids, recorder)[-1])
+        logits: Array = np.vecdot(self._head, self._process(ids, recorder)[-1])
+        return logits
 
     def step(self, token: int) -> Array:
         """Process one token; return the logits [V] of the next one."""
@@ -326,7 +327,8 @@ def _attention(q: Array, keys: Array, values: Array, recorder: Recorder | None =
     weights /= weights.sum(axis=-1, keepdims=True)
     if recorder:
         recorder.attention(weights.reshape(H, T, S))
-    return (weights @ values).reshape(H, T, D).swapaxes(0, 1).reshape(T, H * D)
+    y: Array = (weights @ values).reshape(H, T, D).swapaxes(0, 1).reshape(T, H * D)
+    return y
 
 
 @lru_cache(maxsize=32)
@@ -337,7 +339,9 @@ def _future(T: int, S: int) -> NDArray[np.bool_]:
 
 def _rms_norm(x: Array, eps: np.float32) -> Array:
     """x / sqrt(mean(x^2) + eps) over the last dimension: RMSNorm (arXiv:1910.07467) without its gain."""
-    return x / np.sqrt(np.vecdot(x, x)[..., None] * np.float32(1 / x.shape[-1]) + eps)
+    mean_square = np.vecdot(x, x)[..., None] * np.float32(1 / x.shape[-1])
+    normalized: Array = x / np.sqrt(mean_square + eps)
+    return normalized
 
 
 def _linear(x: Array, weight: Array) -> Array:
@@ -348,7 +352,8 @@ def _linear(x: Array, weight: Array) -> Array:
     weights into another order, which pays off only for more tokens.
     """
     if len(x) == 1:
-        return np.vecdot(weight, x[0])[None]
+        y: Array = np.vecdot(weight, x[0])
+        return y[None]
     return np.ascontiguousarray(np.vecdot(weight[:, None], x[None]).T) if len(x) <= FEW_TOKENS else x @ weight.T
 
 

@@ -173,8 +173,9 @@ class _GraphBuilder:
         graph = self._helper.make_graph(self._nodes, "step", self._inputs, self._outputs, self._constants)
         versions = [self._helper.make_opsetid("", 17), self._helper.make_opsetid(_ORT, 1)]
         try:
-            return self._helper.make_model(graph, opset_imports=versions, ir_version=9).SerializeToString()
+            model: bytes = self._helper.make_model(graph, opset_imports=versions, ir_version=9).SerializeToString()
         except ValueError as error:
             raise LLMError(
                 "quantized weights of over 2 GB do not run in onnxruntime; run the model without --quantize"
             ) from error
+        return model

@@ -205,7 +205,8 @@ class _Binding:
         if self._values["last"] is not self._values["hidden"]:
             self._values["last"].numpy()[...] = self._hidden[:, -1:]
         self._runtime.head.run_with_iobinding(self._head)
-        return self._logits[0, 0].copy()
+        logits: Array = self._logits[0, 0].copy()
+        return logits
 
 
 @lru_cache(maxsize=1)

@@ -32,7 +32,8 @@ class TorchRuntime:
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int]) -> Array:
         """Process one token or more; return the logits [V] of the next one."""
-        return self.logits(ids)[-1]
+        logits: Array = self.logits(ids)[-1]
+        return logits
 
     def step(self, token: int) -> Array:
         """Process one token; return the logits [V] of the next one."""
@@ -44,7 +45,8 @@ class TorchRuntime:
         check_input(ids, self.length, self.context)
         batch = torch.tensor([list(ids)], device=self._model.cos.device)
         self.length += len(ids)
-        return self._model(batch, self._caches)[0].float().cpu().numpy()
+        logits: Array = self._model(batch, self._caches)[0].float().cpu().numpy()
+        return logits
 
     def rewind(self, length: int = 0) -> None:
         """Drop all but the first `length` tokens from the cache."""

@@ -49,14 +49,16 @@ def fit_inverse_temperature(model: LanguageModel, ids: NDArray[np.int64]) -> flo
     below, at, above = losses[best - 1 : best + 2].tolist()
     offset = 0.5 * (below - above) / max(below - 2 * at + above, 1e-9)  # of the minimum from `best`, in steps
     step = INVERSE_TEMPERATURES[1] - INVERSE_TEMPERATURES[0]
-    return min(max(INVERSE_TEMPERATURES[best] + step * offset, INVERSE_TEMPERATURES[0]), INVERSE_TEMPERATURES[-1])
+    minimum: float = INVERSE_TEMPERATURES[best] + step * offset
+    return min(max(minimum, INVERSE_TEMPERATURES[0]), INVERSE_TEMPERATURES[-1])
 
 
 def _logits_and_targets(model: LanguageModel, ids: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
     """(logits [n, V] in float32, targets [n]) of windows ids [B, T + 1] in order, as many as LOGITS_AT_ONCE allows."""
     rows = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
-    for batch in torch.from_numpy(ids).to(model.cos.device).split(max(1, rows // (ids.shape[1] - 1))):
+    windows = torch.from_numpy(ids).to(model.cos.device)
+    for batch in torch.split(windows, max(1, rows // (ids.shape[1] - 1))):
         hidden, targets = model.hidden_states(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()
         head = model.head()
-        for some_hidden, some_targets in zip(hidden.split(rows), targets.split(rows), strict=True):
+        for some_hidden, some_targets in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):
             yield F.linear(some_hidden, head).float(), some_targets

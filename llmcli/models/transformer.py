@@ -84,7 +84,8 @@ class Attention(nn.Module):
             y = attention(q, k, v)
         else:
             y = self._attention_with_cache(q, k, v, cache)
-        return self.o_proj(y.reshape(B, T, self.H * self.D))
+        output: Tensor = self.o_proj(y.reshape(B, T, self.H * self.D))
+        return output
 
     def _project(self, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries [B, T, H, D], scaled for attention, and keys [B, T, G, D]; values [B, T, G, D]."""
@@ -131,7 +132,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, gain: Tensor) -> Tensor:
         """Normalized x [B, T, C], whose gain is still to be applied -> [B, T, C]."""
-        return self.down_proj(swiglu(stacked_linear(x, gain, self.gate_proj, self.up_proj)))
+        output: Tensor = self.down_proj(swiglu(stacked_linear(x, gain, self.gate_proj, self.up_proj)))
+        return output
 
 
 class Layer(nn.Module):
