@@ -10,7 +10,7 @@ B, T, C = batch, tokens, hidden size; N, D = heads, head size; V = vocabulary si
 import math
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,13 +22,14 @@ QUERY_BLOCK = 128  # queries per head at once: smaller blocks copy keys and valu
 MIN_PROBABILITY = 1e-37  # probabilities are clipped here before the logarithm
 
 
-def _apply(function: type[torch.autograd.Function], *inputs: object) -> Tensor:
-    """`function.apply`, which torch leaves untyped."""
-    output: Tensor = function.apply(*inputs)  # type: ignore[no-untyped-call]
-    return output
+class _Function(torch.autograd.Function):
+    if TYPE_CHECKING:  # torch leaves this untyped
+
+        @classmethod
+        def apply(cls, *inputs: Any) -> Tensor: ...
 
 
-class _Normalize(torch.autograd.Function):
+class _Normalize(_Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
         y, scale = _normalized(x, eps)
@@ -45,7 +46,7 @@ class _Normalize(torch.autograd.Function):
 
 def normalize(x: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the last dimension: RMSNorm (arXiv:1910.07467) without its gain."""
-    return _apply(_Normalize, x, eps)
+    return _Normalize.apply(x, eps)
 
 
 def _normalized(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -61,7 +62,7 @@ def _sum_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-class _NormalizeRotate(torch.autograd.Function):
+class _NormalizeRotate(_Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
         y, scale = _normalized(x, eps)
@@ -83,7 +84,7 @@ def normalize_rotate(x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, eps: flo
 
     x [B, T, N, D], gain [N, D]; cos and sin [T, 1, D] of position * frequency, whose two halves of D are equal.
     """
-    return _apply(_NormalizeRotate, x, gain, cos, sin, eps)
+    return _NormalizeRotate.apply(x, gain, cos, sin, eps)
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None = None) -> Tensor:
@@ -100,7 +101,7 @@ def _empty_heads_first(like: Tensor) -> Tensor:
     return like.new_empty(N, B, T, D).permute(1, 2, 0, 3)
 
 
-class _Rotate(torch.autograd.Function):
+class _Rotate(_Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
@@ -114,10 +115,10 @@ class _Rotate(torch.autograd.Function):
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The rotary embedding of each head's position (arXiv:2104.09864); x [B, T, N, D], cos and sin [T, 1, D]."""
-    return _apply(_Rotate, x, cos, sin)
+    return _Rotate.apply(x, cos, sin)
 
 
-class _Attention(torch.autograd.Function):
+class _Attention(_Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         B, T, N, D = q.shape
@@ -159,7 +160,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     The attention weights [B, N, T, T], without most of their empty half, are kept for the backward pass: for T up to
     about a thousand that takes less time than computing them again.
     """
-    return _apply(_Attention, q, k, v)
+    return _Attention.apply(q, k, v)
 
 
 @lru_cache(maxsize=8)
@@ -168,7 +169,7 @@ def _future(T: int, device: torch.device) -> Tensor:
     return torch.ones(T, T, dtype=torch.bool, device=device).triu(1)
 
 
-class _SwiGLU(torch.autograd.Function):
+class _SwiGLU(_Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
@@ -190,10 +191,10 @@ class _SwiGLU(torch.autograd.Function):
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up (arXiv:2002.05202), where gate and up are the two halves of the last dimension."""
-    return _apply(_SwiGLU, gate_up)
+    return _SwiGLU.apply(gate_up)
 
 
-class _Regroup(torch.autograd.Function):
+class _Regroup(_Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor, times: int) -> Tensor:
         ctx.save_for_backward(inverse)
@@ -212,10 +213,10 @@ def regroup(x: Tensor, order: Tensor, inverse: Tensor, times: int = 1) -> Tensor
 
     `inverse` is the inverse permutation of `order`. The gradient sums in a fixed order, so it is deterministic.
     """
-    return _apply(_Regroup, x, order, inverse, times)
+    return _Regroup.apply(x, order, inverse, times)
 
 
-class _GroupedLinear(torch.autograd.Function):
+class _GroupedLinear(_Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor, ends: list[int]) -> Tensor:
         ctx.save_for_backward(x, weights)
@@ -241,10 +242,10 @@ def grouped_linear(x: Tensor, weights: Tensor, ends: list[int]) -> Tensor:
 
     Group i ends before row ends[i].
     """
-    return _apply(_GroupedLinear, x, weights, ends)
+    return _GroupedLinear.apply(x, weights, ends)
 
 
-class _AddScaled(torch.autograd.Function):
+class _AddScaled(_Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
         ctx.save_for_backward(mask)
@@ -281,7 +282,7 @@ class Dropout:
         """x + dropout(y)"""
         if not self._dropped:
             return x + y
-        return _apply(_AddScaled, x, y, self._mask(y))
+        return _AddScaled.apply(x, y, self._mask(y))
 
     def _mask(self, like: Tensor) -> Tensor:
         """1 / (1 - rate) where a value is kept, 0 where it is dropped."""
@@ -296,7 +297,7 @@ class Dropout:
         return kept.to(like.dtype).mul_(256 / (256 - self._dropped))
 
 
-class _CrossEntropy(torch.autograd.Function):
+class _CrossEntropy(_Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         sum_dtype = _sum_dtype(x)
@@ -332,4 +333,4 @@ def cross_entropy(x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     The forward pass already computes the gradients, a block of rows at a time, so that the logits [R, V] are never
     held in memory. Call it only in training, and backward at most once.
     """
-    return _apply(_CrossEntropy, x, head, targets)
+    return _CrossEntropy.apply(x, head, targets)
