@@ -1,0 +1,80 @@
+"""Decoders of several shapes, their definition written out in float64, and their weights in torch."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmcli.config import ModelConfig
+from llmcli.models.transformer import LanguageModel
+from tests.conftest import random_checkpoint
+
+SHAPES = {
+    "untied": ModelConfig(300, 64, 160, 3, 4, 4, 16, 48),
+    "tied": ModelConfig(300, 64, 160, 2, 4, 4, 16, 48, tie_word_embeddings=True),
+    "grouped": ModelConfig(300, 64, 160, 2, 4, 2, 16, 48),
+    "one key-value head, tied": ModelConfig(300, 48, 96, 2, 6, 1, 8, 48, tie_word_embeddings=True),
+    "heads wider than the model": ModelConfig(300, 32, 96, 2, 4, 2, 16, 48, rope_theta=1e6),
+    "experts": ModelConfig(300, 32, 32, 2, 4, 2, 8, 48, model_type="qwen3_moe", num_experts=5, num_experts_per_tok=2),
+    "experts that do not sum to one": ModelConfig(
+        300, 32, 32, 2, 4, 2, 8, 48, model_type="qwen3_moe", num_experts=3, num_experts_per_tok=1, norm_topk_prob=False
+    ),
+}
+
+
+def logits_by_definition(weights: dict[str, np.ndarray], config: ModelConfig, ids: list[int]) -> Tensor:
+    """The logits [T, V] of Qwen3 by its definition, one head and one position at a time, in float64."""
+    W = {name: torch.from_numpy(array).double() for name, array in weights.items()}
+    D, H, G = config.head_dim, config.num_attention_heads, config.num_key_value_heads
+
+    def rms(x: Tensor, weight: Tensor) -> Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + config.rms_norm_eps).sqrt() * weight
+
+    def rotated(x: Tensor, position: int) -> Tensor:
+        out = x.clone()
+        for i in range(D // 2):
+            angle = position * config.rope_theta ** (-2 * i / D)
+            a, b = x[i], x[i + D // 2]
+            out[i] = a * math.cos(angle) - b * math.sin(angle)
+            out[i + D // 2] = a * math.sin(angle) + b * math.cos(angle)
+        return out
+
+    def swiglu(h: Tensor, L: dict[str, Tensor], name: str) -> Tensor:
+        gate = h @ L[f"{name}gate_proj.weight"].T
+        return (gate * gate.sigmoid() * (h @ L[f"{name}up_proj.weight"].T)) @ L[f"{name}down_proj.weight"].T
+
+    def experts(h: Tensor, L: dict[str, Tensor]) -> Tensor:
+        probabilities = (L["mlp.gate.weight"] @ h).softmax(0)
+        chosen = sorted(range(config.num_experts), key=lambda e: -probabilities[e])[: config.num_experts_per_tok]
+        total = sum(probabilities[e] for e in chosen) if config.norm_topk_prob else 1
+        return sum(probabilities[e] / total * swiglu(h, L, f"mlp.experts.{e}.") for e in chosen)
+
+    x = W["model.embed_tokens.weight"][ids]
+    for layer in range(config.num_hidden_layers):
+        L = {name.split(f"layers.{layer}.")[1]: w for name, w in W.items() if f"layers.{layer}." in name}
+        h = rms(x, L["input_layernorm.weight"])
+        q, k, v = (h @ L[f"self_attn.{name}_proj.weight"].T for name in "qkv")
+        rows = []
+        for t in range(len(ids)):
+            heads = []
+            for head in range(H):
+                group = head * G // H
+                query = rotated(rms(q[t, head * D : (head + 1) * D], L["self_attn.q_norm.weight"]), t)
+                cut = slice(group * D, (group + 1) * D)
+                keys = [rotated(rms(k[s, cut], L["self_attn.k_norm.weight"]), s) for s in range(t + 1)]
+                scores = torch.stack([query @ key / math.sqrt(D) for key in keys]).softmax(0)
+                heads.append(sum(p * v[s, cut] for s, p in enumerate(scores)))
+            rows.append(torch.cat(heads))
+        x = x + torch.stack(rows) @ L["self_attn.o_proj.weight"].T
+        h = rms(x, L["post_attention_layernorm.weight"])
+        x = x + (torch.stack([experts(row, L) for row in h]) if config.num_experts else swiglu(h, L, "mlp."))
+    return rms(x, W["model.norm.weight"]) @ W.get("lm_head.weight", W["model.embed_tokens.weight"]).T
+
+
+def torch_model(config: ModelConfig) -> tuple[LanguageModel, dict[str, np.ndarray]]:
+    """(a model in eval mode, its random weights by name)"""
+    weights = dict(random_checkpoint(config).tensors)
+    model = LanguageModel(config).eval()
+    model.load_arrays(weights)
+    return model, weights

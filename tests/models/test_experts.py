@@ -1,0 +1,78 @@
+"""Sparse experts: routing, the load-balancing loss, and the names of their weights."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from llmcli.models.experts import Router
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.torch_scoring import score
+from tests.conftest import random_checkpoint
+from tests.models.decoders import SHAPES, torch_model
+
+
+def test_stacked_experts_are_exported_under_hugging_faces_names() -> None:
+    model, weights = torch_model(SHAPES["experts"])
+    found = model.to_arrays()
+    assert list(found) == list(weights) and all(np.array_equal(found[name], weights[name]) for name in weights)
+
+
+def test_the_balance_loss_is_that_of_its_definition_and_not_part_of_the_reported_loss() -> None:
+    """Three experts, one active per token: of four tokens, three go to the first expert and one to the second."""
+    config = SHAPES["experts that do not sum to one"]
+    router = Router(config).train()
+    with torch.no_grad():
+        router.weight.zero_()
+        router.weight[0, 0], router.weight[1, 1] = 3.0, 3.0
+    x = torch.zeros(4, 32)
+    x[:3, 0], x[3, 1] = 1.0, 1.0
+    weights, chosen, counts = router(x)
+    a, b = math.exp(3) / (math.exp(3) + 2), 1 / (math.exp(3) + 2)
+    assert counts == [3, 1, 0] and chosen.flatten().tolist() == [0, 0, 0, 1]
+    assert torch.allclose(weights.flatten(), torch.full((4,), a))
+    assert router.balance_loss is not None
+    assert router.balance_loss.item() == pytest.approx(
+        3 * (3 / 4 * (3 * a + b) / 4 + 1 / 4 * (3 * b + a) / 4), rel=1e-5
+    )
+    model, _ = torch_model(SHAPES["experts"])
+    ids = torch.randint(300, (2, 12), generator=torch.Generator().manual_seed(4))
+    without = model.loss(ids).item()
+    model.train()
+    loss = model.loss(ids)
+    loss.backward()
+    assert loss.item() == without and model.get_parameter("model.layers.0.mlp.gate.weight").grad is not None
+
+
+def test_minimizing_the_balance_loss_spreads_tokens() -> None:
+    """A router trained on the balance loss alone stops sending every token to one expert."""
+    router = Router(SHAPES["experts"]).train()
+    x = torch.randn(256, 32, generator=torch.Generator().manual_seed(5))
+    x[:, 0] = 2.0
+    with torch.no_grad():
+        router.weight.normal_(0, 0.05, generator=torch.Generator().manual_seed(6))
+        router.weight[0, 0] = 2.0
+    assert router(x)[2][0] == 256
+    optimizer = torch.optim.Adam(router.parameters(), 0.03)
+    for _ in range(200):
+        optimizer.zero_grad()
+        router(x)
+        assert router.balance_loss is not None
+        router.balance_loss.backward()
+        optimizer.step()
+    counts = router(x)[2]
+    assert max(counts) < 1.5 * 512 / 5 and min(counts) > 0.5 * 512 / 5
+
+
+def test_expert_shares_are_those_of_the_numpy_runtime() -> None:
+    model, _ = torch_model(SHAPES["experts"])
+    assert model.expert_shares() == [[0.0] * 5] * 2
+    score(model, np.arange(22).reshape(1, 22))
+    runtime = NumpyRuntime(random_checkpoint(SHAPES["experts"]))
+    runtime.prefill(range(21))
+    for layer, shares in zip(runtime._layers, model.expert_shares(), strict=True):
+        counts = (layer.mlp.weights > 0).sum(axis=0)
+        assert shares == pytest.approx((counts / counts.sum()).tolist(), abs=1e-4)
+    assert runtime.expert_weights().shape == (2, 5)
+    np.testing.assert_allclose(runtime.expert_weights().sum(axis=1), 1, rtol=1e-5)
