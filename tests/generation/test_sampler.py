@@ -42,16 +42,6 @@ def kept(logits):
 # ---- the filters, one by one
 
 
-def test_probabilities_are_the_softmax_of_each_row():
-    found = softmax(np.stack([logits_of(CHANCES), logits_of([0.25] * 4)]))
-    np.testing.assert_allclose(found, [CHANCES, [0.25] * 4], rtol=1e-6)
-
-
-def test_probabilities_of_huge_logits_do_not_overflow():
-    with np.errstate(over="raise", invalid="raise"):
-        np.testing.assert_allclose(softmax(vector(1e4, 1e4, -1e4, -INF)), [0.5, 0.5, 0, 0])
-
-
 @pytest.mark.parametrize(
     ("k", "expected"),
     [

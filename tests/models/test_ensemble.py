@@ -1,4 +1,4 @@
-"""A mixture against the formula, written out for every position from whole distributions."""
+"""The ensemble compared with its formula, written out for every position."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,16 +22,16 @@ def members() -> list[NumpyRuntime]:
     return [NumpyRuntime(random_checkpoint(config, seed=number)) for number, config in enumerate(SHAPES)]
 
 
-class Domain:
-    """A model for which tokens of one third of the vocabulary are nine times as likely as the others."""
+class DomainModel:
+    """A model of one third of the vocabulary, whose tokens are nine times as likely as the others."""
 
     def __init__(self, third: int) -> None:
-        self.context, self.length, self.asked = 100, 0, 0
+        self.context, self.length, self.calls = 100, 0, 0
         self._row = np.zeros(60, np.float32)
         self._row[20 * third : 20 * third + 20] = np.log(9)
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
-        self.asked += 1
+        self.calls += 1
         self.length += len(ids)
         return np.tile(self._row, (len(ids), 1))
 
@@ -39,85 +39,85 @@ class Domain:
         self.length = length
 
 
-def by_formula(ids: list[int], runtimes: list[NumpyRuntime]) -> np.ndarray:
-    """log p of the mixture after each token, [T, V]: prior times likelihood with forgetting; who weighed less than
-    MIN_WEIGHT at the last multiple of REFRESH has no part."""
+def expected_logprobs(ids: list[int], runtimes: list[NumpyRuntime]) -> np.ndarray:
+    """Log probabilities [T, V] of the ensemble after each token: prior times decayed likelihood, without the models
+    that weighed less than MIN_WEIGHT at the last refresh."""
     rows = []
     for runtime in runtimes:
         runtime.rewind()
         logits = runtime.logits(ids).astype(np.float64)
         rows.append(logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True)))
-    told = np.array([[row[t - 1, ids[t]] for t in range(1, len(ids))] for row in rows])  # of tokens 1, 2, ...
+    likelihoods = np.array([[row[t - 1, ids[t]] for t in range(1, len(ids))] for row in rows])  # of tokens 1, 2, ...
 
     def posterior(length: int) -> np.ndarray:
         ages = length - 1 - np.arange(1, length)
-        evidence = told[:, : max(0, length - 1)] @ ensemble.DECAY ** ages.astype(float)
+        evidence = likelihoods[:, : max(0, length - 1)] @ ensemble.DECAY ** ages.astype(float)
         weights = np.exp(evidence - evidence.max())
         return weights / weights.sum()
 
-    found = []
+    logprobs = []
     for length in range(1, len(ids) + 1):
-        asked = posterior(length // ensemble.REFRESH * ensemble.REFRESH) >= ensemble.MIN_WEIGHT
-        weights = posterior(length) * asked
-        found.append(
+        runs = posterior(length // ensemble.REFRESH * ensemble.REFRESH) >= ensemble.MIN_WEIGHT
+        weights = posterior(length) * runs
+        logprobs.append(
             np.log(sum(w * np.exp(row[length - 1]) for w, row in zip(weights / weights.sum(), rows, strict=True)))
         )
-    return np.array(found)
+    return np.array(logprobs)
 
 
 @pytest.mark.parametrize("pieces", [[90], [1] * 90, [5, 1, 1, 30, *[1] * 53], [15, 1, 16, 1, 57]])
-def test_the_answer_is_the_formulas_however_the_text_comes(pieces: list[int]) -> None:
-    wanted = by_formula(IDS, members())
+def test_logits_are_those_of_the_formula_however_the_text_is_split(pieces: list[int]) -> None:
+    expected = expected_logprobs(IDS, members())
     runtime, at = EnsembleRuntime(members()), 0
     for count in pieces:
-        found = runtime.prefill(IDS[at : at + count])
+        logprobs = runtime.prefill(IDS[at : at + count])
         at += count
-        np.testing.assert_allclose(found, wanted[at - 1], atol=1e-4)
-        assert np.exp(found.astype(np.float64)).sum() == pytest.approx(1, abs=1e-4)
+        np.testing.assert_allclose(logprobs, expected[at - 1], atol=1e-4)
+        assert np.exp(logprobs.astype(np.float64)).sum() == pytest.approx(1, abs=1e-4)
         assert runtime.expert_weights().sum() == pytest.approx(1, abs=1e-5)
     assert runtime.length == 90
 
 
-def test_scores_are_those_of_its_answers() -> None:
+def test_scores_are_those_of_the_formula() -> None:
     windows = np.array([IDS[:41], IDS[45:86]])
-    nats, right = EnsembleRuntime(members()).score(windows)
-    for window, costs, hits in zip(windows.tolist(), nats, right, strict=True):
-        wanted = by_formula(window[:-1], members())
+    losses, correct = EnsembleRuntime(members()).score(windows)
+    for window, window_losses, window_correct in zip(windows.tolist(), losses, correct, strict=True):
+        expected = expected_logprobs(window[:-1], members())
         np.testing.assert_allclose(
-            costs, [-row[token] for row, token in zip(wanted, window[1:], strict=True)], atol=1e-4
+            window_losses, [-row[token] for row, token in zip(expected, window[1:], strict=True)], atol=1e-4
         )
-        assert hits.tolist() == (wanted.argmax(axis=-1) == window[1:]).tolist()
+        assert window_correct.tolist() == (expected.argmax(axis=-1) == window[1:]).tolist()
 
 
-@pytest.mark.parametrize("back", [89, 64, 50, 33, 16, 1, 0])
-def test_going_back_is_never_having_been_there(back: int) -> None:
+@pytest.mark.parametrize("length", [89, 64, 50, 33, 16, 1, 0])
+def test_after_a_rewind_the_dropped_tokens_have_no_effect(length: int) -> None:
     runtime = EnsembleRuntime(members())
     for token in IDS:
         runtime.step(token)
-    runtime.rewind(back)
-    assert runtime.length == back
+    runtime.rewind(length)
+    assert runtime.length == length
     other = [7, 50, *IDS[:5]]
-    wanted = by_formula([*IDS[:back], *other], members())
+    expected = expected_logprobs([*IDS[:length], *other], members())
     for i, token in enumerate(other):
-        np.testing.assert_allclose(runtime.step(token), wanted[back + i], atol=1e-4)
+        np.testing.assert_allclose(runtime.step(token), expected[length + i], atol=1e-4)
 
 
-def test_the_domains_model_speaks_alone_and_the_others_are_not_asked() -> None:
-    runtimes = [Domain(third) for third in range(3)]
+def test_models_of_other_domains_do_not_run() -> None:
+    runtimes = [DomainModel(third) for third in range(3)]
     runtime = EnsembleRuntime(runtimes)
     text = [20 + i % 20 for i in range(64)]  # the domain of the second
     runtime.prefill(text[:48])
     assert runtime.expert_weights()[0].tolist() == [0.0, 1.0, 0.0]
-    before = [one.asked for one in runtimes]
+    before = [one.calls for one in runtimes]
     for token in text[48:55]:
         runtime.step(token)
-    assert [one.asked - was for one, was in zip(runtimes, before, strict=True)] == [0, 7, 0]
-    runtime.step(text[55])  # now all read what they missed, at once
-    assert [one.asked - was for one, was in zip(runtimes, before, strict=True)] == [1, 8, 1]
+    assert [one.calls - was for one, was in zip(runtimes, before, strict=True)] == [0, 7, 0]
+    runtime.step(text[55])  # a refresh: all models catch up
+    assert [one.calls - was for one, was in zip(runtimes, before, strict=True)] == [1, 8, 1]
 
 
-def test_when_the_domain_changes_another_takes_over() -> None:
-    runtime = EnsembleRuntime([Domain(third) for third in range(3)])
+def test_the_weights_follow_a_change_of_domain() -> None:
+    runtime = EnsembleRuntime([DomainModel(third) for third in range(3)])
     runtime.prefill([i % 20 for i in range(40)])
     assert runtime.expert_weights()[0].argmax() == 0
     for i in range(40):
@@ -125,7 +125,7 @@ def test_when_the_domain_changes_another_takes_over() -> None:
     assert runtime.expert_weights()[0].argmax() == 2
 
 
-def test_more_than_the_context_is_refused() -> None:
+def test_more_tokens_than_the_context_are_an_error() -> None:
     runtime = EnsembleRuntime(members())
     with pytest.raises(LLMError, match="101 tokens do not fit the context length of 100"):
         runtime.prefill([1] * 101)

@@ -1,4 +1,4 @@
-"""The circuit in fresh weights, held against what it should do: copy."""
+"""Initialization with induction heads: the fresh model copies from its context."""
 
 import math
 from dataclasses import replace
@@ -18,17 +18,17 @@ from llmcli.training.initialization import fresh_weights
 CONFIG = ModelConfig(300, 128, 352, 2, 2, 2, 64, 256, rope_theta=1e6)
 
 
-def twice(config, rng, length=40, rows=4):
-    """Random tokens [rows, 2 * length], the second half the same as the first."""
-    once = rng.integers(config.vocab_size, size=(rows, length))
-    return np.concatenate([once, once], axis=1)
+def repeated(config, rng, length=40, rows=4):
+    """Random tokens [rows, 2 * length], whose second half equals the first."""
+    half = rng.integers(config.vocab_size, size=(rows, length))
+    return np.concatenate([half, half], axis=1)
 
 
-def nats(config, weights, ids):
-    """Mean cost of the first time and of the second, but for the first few tokens of each."""
-    found, _ = NumpyRuntime(Checkpoint(config, "", weights)).score(ids)
+def losses_of_halves(config, weights, ids):
+    """Mean losses of the first and of the second half, without the first few tokens of each."""
+    losses, _ = NumpyRuntime(Checkpoint(config, "", weights)).score(ids)
     half = ids.shape[1] // 2
-    return found[:, : half - 1].mean(), found[:, half + induction.MATCHED_TOKENS :].mean()
+    return losses[:, : half - 1].mean(), losses[:, half + induction.MATCHED_TOKENS :].mean()
 
 
 @pytest.mark.parametrize(
@@ -43,27 +43,28 @@ def nats(config, weights, ids):
     ],
     ids=["2 x 128", "2 x 64", "2 x 96", "3 x 192", "grouped", "experts"],
 )
-def test_a_fresh_model_copies_what_it_read(config):
+def test_a_fresh_model_predicts_repeated_text_better(config):
     rng = np.random.default_rng(1)
-    first, again = nats(config, fresh_weights(config, 0, induction=True), twice(config, rng))
-    assert again < first - 0.4
-    assert abs(first - math.log(config.vocab_size)) < 0.3  # and knows nothing else
-    first, again = nats(config, fresh_weights(config, 0), twice(config, rng))
-    assert abs(again - first) < 1e-3  # without the circuit it knows nothing at all
+    first, second = losses_of_halves(config, fresh_weights(config, 0, induction=True), repeated(config, rng))
+    assert second < first - 0.4
+    assert abs(first - math.log(config.vocab_size)) < 0.3  # otherwise it predicts uniformly
+    first, second = losses_of_halves(config, fresh_weights(config, 0), repeated(config, rng))
+    assert abs(second - first) < 1e-3  # without the heads it predicts uniformly
 
 
-def test_three_equal_tokens_outweigh_one():
-    """a b c X ... c Y ... a b c: X, which stood after the same three, not Y, which stood nearer after one of them."""
+def test_a_match_of_three_tokens_outweighs_a_match_of_one():
+    """After a b c X ... c Y ... a b c the model predicts X, which followed the same three tokens, rather than the
+    nearer Y, which followed one of them."""
     config = replace(CONFIG, hidden_size=192, num_attention_heads=3, num_key_value_heads=3)
     weights = fresh_weights(config, 0, induction=True)
     rng = np.random.default_rng(2)
-    right = 0
+    hits = 0
     for _ in range(20):
         a, b, c, x, y, *rest = rng.permutation(300)[:45].tolist()
         ids = [*rest[:10], a, b, c, x, *rest[10:25], c, y, *rest[25:], a, b, c]
         logits = NumpyRuntime(Checkpoint(config, "", weights)).prefill(ids)
-        right += logits[x] > logits[y]
-    assert right >= 18
+        hits += logits[x] > logits[y]
+    assert hits >= 18
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_three_equal_tokens_outweigh_one():
         {"model_type": "llama"},
     ],
 )
-def test_where_there_is_no_room_weights_stay_as_they_are(change):
+def test_unsupported_configs_keep_their_weights(change):
     config = replace(CONFIG, **change)
     assert not supports_induction(config)
     weights = fresh_weights(config, 0)
@@ -85,7 +86,7 @@ def test_where_there_is_no_room_weights_stay_as_they_are(change):
     assert all(np.array_equal(found[name], weights[name]) for name in weights)
 
 
-def test_what_was_given_is_not_changed_and_a_seed_gives_the_same():
+def test_the_input_is_not_modified_and_the_result_depends_on_the_seed_alone():
     weights = fresh_weights(CONFIG, 0)
     kept = {name: weight.copy() for name, weight in weights.items()}
     one, same, other = (with_induction_heads(CONFIG, weights, seed) for seed in (3, 3, 4))
@@ -103,7 +104,7 @@ def test_what_was_given_is_not_changed_and_a_seed_gives_the_same():
     theta=st.sampled_from([100.0, 1e4, 1e6]),
 )
 @settings(max_examples=60, deadline=None)
-def test_it_fits_every_shape(width, heads, share, head_dim, layers, theta):
+def test_every_supported_shape_works(width, heads, share, head_dim, layers, theta):
     kv_heads = heads // share if heads % share == 0 else heads
     config = ModelConfig(50, width, 32, layers, heads, kv_heads or 1, head_dim, 64, rope_theta=theta)
     rng = np.random.default_rng(0)

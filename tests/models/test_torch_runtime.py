@@ -23,9 +23,7 @@ def test_prefill_step_and_rewind_are_those_of_the_numpy_runtime(shape: str) -> N
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_scores_are_those_of_the_numpy_runtime(
-    shape: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_are_those_of_the_numpy_runtime(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = random_checkpoint(SHAPES[shape])
     ids = np.random.default_rng(2).integers(300, size=(5, 49))
     losses, correct = NumpyRuntime(checkpoint).score(ids)

@@ -1,0 +1,107 @@
+"""The backend chosen for a model, and the notes about it."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from llmcli.config import ModelConfig
+from llmcli.errors import LLMError
+from llmcli.formats.ensemble_file import Ensemble
+from llmcli.models import onnx_runtime
+from llmcli.models.devices import pick_device
+from llmcli.models.ensemble import EnsembleRuntime
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.onnx_runtime import OnnxRuntime
+from llmcli.models.open_runtime import open_runtime
+from llmcli.models.runtime import Runtime, RuntimeWithExperts
+from llmcli.models.torch_runtime import TorchRuntime
+from tests.conftest import random_checkpoint
+
+CONFIG = ModelConfig(300, 64, 96, 2, 4, 2, 16, 32)
+MODEL = random_checkpoint(CONFIG)
+ENSEMBLE = Ensemble((MODEL, random_checkpoint(CONFIG, seed=1)), ("one", "two"))
+OPEN: dict[str, Callable[[], Runtime]] = {
+    "numpy": lambda: open_runtime(MODEL),
+    "torch": lambda: TorchRuntime(MODEL, "cpu"),
+    "ensemble": lambda: open_runtime(ENSEMBLE),
+}
+if onnx_runtime.is_installed():
+    OPEN["onnx"] = lambda: open_runtime(MODEL, quantize="int8")
+
+
+def test_the_cpu_runs_numpy_and_an_ensemble_of_it() -> None:
+    assert isinstance(open_runtime(MODEL), NumpyRuntime)
+    runtime = open_runtime(ENSEMBLE)
+    assert isinstance(runtime, EnsembleRuntime) and runtime.parameters == 2 * CONFIG.parameters
+
+
+def test_another_device_runs_torch_even_when_it_resolves_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert isinstance(open_runtime(MODEL, "auto"), TorchRuntime)
+    with pytest.raises(LLMError, match="finds no cuda device here; use --device cpu or auto"):
+        open_runtime(MODEL, "cuda")
+
+
+def test_auto_picks_cuda_before_mps_before_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cuda, mps, expected in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
+        assert pick_device("auto") == expected
+        assert pick_device("cpu") == "cpu"
+
+
+@pytest.mark.skipif(not onnx_runtime.is_installed(), reason="needs onnxruntime and onnx: pip install -e '.[fast]'")
+def test_quantized_weights_run_in_onnxruntime_without_a_note() -> None:
+    notes: list[str] = []
+    assert isinstance(open_runtime(MODEL, quantize="int8", on_note=notes.append), OnnxRuntime)
+    assert isinstance(open_runtime(replace(MODEL, quantization="int4"), on_note=notes.append), OnnxRuntime)
+    assert notes == []
+
+
+def test_a_model_that_onnxruntime_does_not_support_runs_dequantized_with_a_note() -> None:
+    notes: list[str] = []
+    model = random_checkpoint(replace(CONFIG, head_dim=8))
+    runtime = open_runtime(model, quantize="int8", on_note=notes.append)
+    assert isinstance(runtime, NumpyRuntime)
+    [note] = notes
+    assert "no accelerated int8 backend" in note and "head size of 8 (only multiples of 16)" in note
+    assert not np.array_equal(runtime.prefill([1, 2]), NumpyRuntime(model).prefill([1, 2]))
+
+
+def test_without_onnxruntime_stored_quantized_weights_run_and_requested_ones_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(onnx_runtime, "is_installed", lambda: False)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    runtime = open_runtime(replace(MODEL, quantization="int8"), on_note=notes.append)
+    assert isinstance(runtime, NumpyRuntime) and "pip install 'llmcli[fast]'" in notes[0]
+    with pytest.raises(LLMError, match=r"pip install 'llmcli\[fast\]'"):
+        open_runtime(MODEL, quantize="int8")
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_every_runtime_implements_the_interface(name: str) -> None:
+    runtime = OPEN[name]()
+    assert (runtime.context, runtime.length) == (32, 0) and runtime.parameters >= CONFIG.parameters
+    after_three = runtime.prefill([1, 2, 3])
+    assert after_three.shape == (300,) and runtime.length == 3
+    runtime.rewind(2)
+    np.testing.assert_allclose(runtime.step(3), after_three, atol=0.05)
+    assert runtime.logits([4, 5]).shape == (2, 300) and runtime.length == 5
+    losses, correct = runtime.score(np.ones((2, 6), np.int64))
+    assert losses.shape == correct.shape == (2, 5) and correct.dtype == np.bool_
+    with pytest.raises(LLMError, match="context length of 32; use a shorter text"):
+        runtime.prefill([1] * 33)
+    with pytest.raises(ValueError, match="at least one token"):
+        runtime.logits([])
+
+
+def test_runtimes_with_experts_are_recognized() -> None:
+    assert isinstance(OPEN["numpy"](), RuntimeWithExperts) and isinstance(OPEN["ensemble"](), RuntimeWithExperts)
+    assert not isinstance(OPEN["torch"](), RuntimeWithExperts)
