@@ -835,7 +835,7 @@ def test_a_pipe_where_a_run_would_be_kept_is_told(llm: Llm) -> None:
         ("no.gguf", "no file or directory no.gguf"),
         ("no/pytorch_model.bin", "no file or directory no/pytorch_model.bin"),
         ("link.safetensors", "link.safetensors is a link to gone, which is not there"),
-        ("gpt2", "a model of that name would not run here: Llama, Mistral, SmolLM2, Qwen2, Qwen3 and Mixtral do"),
+        ("gpt2", "a model of that name is not supported; Llama, Mistral, SmolLM2, Qwen2, Qwen3 and Mixtral are"),
         ("llama3.2:1b", "does not download by such names; get a .gguf or a Hugging Face directory"),
         ("hf.co/x/y", "get it first: hf download x/y --local-dir y"),
         ("hf://a/b", "get it first: hf download a/b --local-dir b"),
