@@ -1,1 +1,1 @@
-"""Benchmarks, run by hand: each compares two things in one run."""
+"""Benchmarks, run by hand. Each measures what it compares in the same run."""

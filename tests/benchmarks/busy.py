@@ -1,11 +1,12 @@
-"""What another busy program costs: `llm train CORPUS --time T` alone, beside one, and beside one half of the time.
+"""How another busy process affects training: `llm train CORPUS --time T` while one is busy never, throughout, or in one
+half of the time.
 
     python -m tests.benchmarks.busy CORPUS [--time 60s] [--seeds 1] [options of llm train]
 
-Each run is the command itself in a process of its own; the other program is a loop in Python. Printed for each run: the
-parameters, the tokens per second in training, their share of those of the run alone, the time that the command took and
-its share of T, the held-out bits per byte by `llm eval`, and the changes of regularization (step, expected epochs,
-dropout, BPE-dropout).
+Each run is the command itself in a process of its own; the other process is an endless loop in Python. Prints for each
+run: the number of parameters, training tokens per second, their ratio to those of the first run, the wall-clock time of
+the command and its share of T, the held-out bits per byte by `llm eval`, and the changes of regularization (step,
+expected epochs, dropout, BPE-dropout).
 """
 
 import argparse
@@ -17,17 +18,30 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 
 from llmcli.cli.options import parse_duration
 from tests.benchmarks.quality import llm
 
-SCENARIOS = {"alone": (1.0, 1.0), "beside one": (0.0, 1.0), "first half": (0.0, 0.5), "second half": (0.5, 1.0)}
+# when the other process is busy: from and until, as shares of the time budget
+SCENARIOS = {"never": (1.0, 1.0), "throughout": (0.0, 1.0), "first half": (0.0, 0.5), "second half": (0.5, 1.0)}
+EXTRA_SECONDS = 30  # after the budget, in which the other process is still busy if it is at the end
+
+
+@dataclass(frozen=True)
+class Run:
+    """The result of one `llm train`."""
+
+    parameters: int
+    tokens_per_second: float
+    seconds: float  # of the whole command
+    bits_per_byte: float
+    regularization: list[list[float]]
 
 
 @contextmanager
 def busy(start: float, end: float) -> Iterator[None]:
-    """A process that does nothing but work, from `start` to `end` seconds from now."""
+    """A process that keeps one core busy from `start` to `end` seconds from now."""
     finished = threading.Event()
 
     def run() -> None:
@@ -46,36 +60,45 @@ def busy(start: float, end: float) -> Iterator[None]:
         thread.join()
 
 
+def train(corpus: str, scenario: str, budget: float, arguments: list[str]) -> Run:
+    start, end = SCENARIOS[scenario]
+    with tempfile.TemporaryDirectory() as directory:
+        model = f"{directory}/model.safetensors"
+        with busy(start * budget, end * budget + EXTRA_SECONDS * (end == 1.0 > start)):
+            began = time.monotonic()
+            llm("train", corpus, "-o", model, "-q", *arguments)
+            seconds = time.monotonic() - began
+        info = json.loads(llm("inspect", model, "--json")[0])
+        scores = json.loads(llm("eval", corpus, "-m", model, "--json", "-q")[0])
+    record = info["training"]
+    return Run(
+        info["parameters"], record["clock"]["tokens_per_second"], seconds, scores["results"][0]["bits_per_byte"],
+        record.get("regularization", []),
+    )  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("--time", default="60s")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--scenarios", default=",".join(SCENARIOS))
+    parser.add_argument("corpus")
+    parser.add_argument("--time", default="60s", help="time budget of each run")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each scenario")
+    parser.add_argument("--scenarios", default=",".join(SCENARIOS), help="when the other process is busy")
     options, others = parser.parse_known_args()
     budget = parse_duration(options.time)
-    alone = 0.0
-    print("| busy | parameters | tokens/s | of alone | seconds | of the budget | bits per byte | changes |")
+    first_speed = 0.0
+    print(
+        "| other process busy | parameters | tokens/s | relative speed | seconds | of the budget | bits per byte "
+        "| changes of regularization |"
+    )
     print("|---|---|---|---|---|---|---|---|")
-    for name in options.scenarios.split(","):
-        start, end = SCENARIOS[name]
+    for scenario in options.scenarios.split(","):
         for seed in range(options.seeds):
-            with tempfile.TemporaryDirectory() as directory:
-                model = f"{directory}/model.safetensors"
-                arguments = ["--time", options.time, "--seed", str(seed), "-o", model, "-q", *others]
-                with busy(start * budget, end * budget + 30 * (end == 1.0 > start)):
-                    began = time.monotonic()
-                    llm("train", str(options.corpus), *arguments)
-                    took = time.monotonic() - began
-                found = json.loads(llm("inspect", model, "--json")[0])
-                record = found["training"]
-                bits = json.loads(llm("eval", str(options.corpus), "-m", model, "--json", "-q")[0])
-            speed = record["clock"]["tokens_per_second"]
-            alone = alone or speed
+            run = train(options.corpus, scenario, budget, ["--time", options.time, "--seed", str(seed), *others])
+            first_speed = first_speed or run.tokens_per_second
             row = [
-                name, f"{found['parameters']:,}", f"{speed:,.0f}", f"{speed / alone:.0%}",
-                f"{took:.1f}", f"{took / budget:.1%}",
-                f"{bits['results'][0]['bits_per_byte']:.3f}", str(record.get("regularization", [])),
+                scenario, f"{run.parameters:,}", f"{run.tokens_per_second:,.0f}",
+                f"{run.tokens_per_second / first_speed:.0%}", f"{run.seconds:.1f}", f"{run.seconds / budget:.1%}",
+                f"{run.bits_per_byte:.3f}", str(run.regularization),
             ]  # fmt: skip
             print(f"| {' | '.join(row)} |", flush=True)
 

@@ -1,11 +1,11 @@
-"""Tokens a second when generating: the numpy runtime beside torch eager on the same weights, in one run.
+"""Generation speed: the numpy runtime and eager torch on the same weights, in one run.
 
     python -m tests.benchmarks.decode [--tokens 200] [--rounds 5]
 
-Two models with untrained weights: 15.2M parameters (width 288, 6 layers, 6 heads, hidden 768, vocabulary 32,000,
-tied, the shape of llama2.c's stories15M) and 0.8M (width 128, 4 layers, vocabulary 512). The two runtimes take turns;
-the median of the rounds is printed. Also a memory bandwidth, since decoding the larger model reads every weight for
-every token.
+Two models with random weights: 15.2M parameters (the shape of llama2.c's stories15M: hidden size 288, 6 layers, 6
+heads, MLP size 768, vocabulary 32,000, tied embeddings) and 0.8M (hidden size 128, 4 layers, vocabulary 512). The two
+runtimes alternate; prints the median tokens per second over the rounds, and the memory bandwidth, since every token of
+the larger model reads all weights.
 """
 
 import argparse
@@ -28,7 +28,7 @@ MODELS = {
 }
 
 
-def untrained(config: ModelConfig) -> Checkpoint:
+def random_model(config: ModelConfig) -> Checkpoint:
     rng = np.random.default_rng(0)
     tensors = {
         name: np.ones(shape, np.float32) if len(shape) == 1 else rng.normal(0, 0.05, shape).astype(np.float32)
@@ -47,7 +47,7 @@ def tokens_per_second(runtime: NumpyRuntime | TorchRuntime, tokens: int) -> floa
 
 
 def bandwidth() -> float:
-    """Bytes a second that one pass over a large array reads, best of five."""
+    """Bytes per second that one core reads from a large array, best of five."""
     array = np.ones(1 << 26, np.float32)
     best = 0.0
     for _ in range(5):
@@ -59,23 +59,26 @@ def bandwidth() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--tokens", type=int, default=200, help="per round")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     machine = platform.processor() or platform.machine()
     print(f"{machine}, {os.cpu_count()} cores, one core reads {bandwidth() / 1e9:.1f} GB/s")
-    for name, config in MODELS.items():
-        runtimes = {"numpy": NumpyRuntime(untrained(config)), "torch eager": TorchRuntime(untrained(config), "cpu")}
-        speeds: dict[str, list[float]] = {which: [] for which in runtimes}
+    for size, config in MODELS.items():
+        runtimes: dict[str, NumpyRuntime | TorchRuntime] = {
+            "numpy": NumpyRuntime(random_model(config)),
+            "torch eager": TorchRuntime(random_model(config), "cpu"),
+        }
+        speeds: dict[str, list[float]] = {name: [] for name in runtimes}
         for _ in range(options.rounds):
-            for which, runtime in runtimes.items():
-                time.sleep(0.3)  # the other's threads spin on for a while
-                speeds[which].append(tokens_per_second(runtime, options.tokens))
-        medians = {which: statistics.median(found) for which, found in speeds.items()}
+            for name, runtime in runtimes.items():
+                time.sleep(0.3)  # the other runtime's threads spin for a while
+                speeds[name].append(tokens_per_second(runtime, options.tokens))
+        medians = {name: statistics.median(values) for name, values in speeds.items()}
         ratio = medians["numpy"] / medians["torch eager"]
         print(
-            f"{name} ({config.parameters:,} parameters): numpy {medians['numpy']:,.0f} tokens/s, "
+            f"{size} ({config.parameters:,} parameters): numpy {medians['numpy']:,.0f} tokens/s, "
             f"torch eager {medians['torch eager']:,.0f}, ratio {ratio:.2f}; "
             f"numpy reads {medians['numpy'] * 4 * config.parameters / 1e9:.1f} GB/s of weights"
         )

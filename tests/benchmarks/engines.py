@@ -1,11 +1,11 @@
-"""Tokens a second when generating: ours beside transformers and llama.cpp, the same weights, in one run.
+"""Generation speed: llmcli, transformers and llama.cpp on the same weights, in one run.
 
     python -m tests.benchmarks.engines [--real smol.gguf] [--tokens 128] [--rounds 5]
 
-Models: two of ours with random weights, 1M and 10M parameters, and a real one if its file is named. Each engine
-continues a short prompt greedily by so many tokens, whatever they are, in a process of its own, since an engine's idle
-threads spin in the way of another's; the median of the rounds is printed. llama.cpp tells its own time, of the model
-alone; the others' is measured from outside, with the choice of each token. Needs the extras ecosystem and fast.
+Models: two with random weights, 1M and 10M parameters, and the one in the --real file, if given. Each engine continues
+a short prompt greedily, ignoring the end-of-text token, in a process of its own: an engine's idle threads spin and
+would slow down the others. Prints the median tokens per second over the rounds. llama.cpp reports its own time, of the
+model alone; for the others, the time includes choosing each token. Needs the extras ecosystem and fast.
 """
 
 import argparse
@@ -25,26 +25,28 @@ from llmcli.formats import gguf_writer, hf_directory, loading
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.onnx_runtime import OnnxRuntime
+from llmcli.models.runtime import Runtime
 from tests.conftest import random_checkpoint
 from tests.ecosystem import texts
 from tests.ecosystem.conftest import LlamaCpp
 
 ENGINES = (
-    "ours, float32", "ours, int8", "ours, int4", "transformers, float32",
+    "llmcli, float32", "llmcli, int8", "llmcli, int4", "transformers, float32",
     "llama.cpp, f32", "llama.cpp, q8_0", "llama.cpp, q4_0",
 )  # fmt: skip
-PROMPT = [5, 6, 7, 8, 9]
-SHAPES = {"1M": (4, 128, 1024), "10M": (6, 320, 4096)}  # layers, width, vocabulary
+PROMPT = [5, 6, 7, 8, 9]  # token ids
+SHAPES = {"1M": (4, 128, 1024), "10M": (6, 320, 4096)}  # layers, hidden size, vocabulary size
 
 
-def untrained(layers: int, width: int, vocabulary: int) -> Checkpoint:
+def random_model(layers: int, width: int, vocabulary: int) -> Checkpoint:
     tokenizer = Tokenizer.train_bpe(texts.varied(8000), vocabulary)
-    inner = round(width * 8 / 3 / 32) * 32
-    config = ModelConfig(tokenizer.vocab_size, width, inner, layers, width // 64, width // 64, 64, 512)
+    mlp_size = round(width * 8 / 3 / 32) * 32
+    config = ModelConfig(tokenizer.vocab_size, width, mlp_size, layers, width // 64, width // 64, 64, 512)
     return random_checkpoint(config, tokenizer_json=tokenizer.to_json())
 
 
-def ours(runtime: Any, tokens: int) -> float:
+def llmcli_speed(runtime: Runtime, tokens: int) -> float:
+    """Tokens per second, like the two functions below."""
     runtime.rewind()
     logits = runtime.prefill(PROMPT)
     began = time.perf_counter()
@@ -53,78 +55,84 @@ def ours(runtime: Any, tokens: int) -> float:
     return tokens / (time.perf_counter() - began)
 
 
-def transformers(model: Any, tokens: int) -> float:
+def transformers_speed(model: Any, tokens: int) -> float:
     import torch
 
     with torch.inference_mode():
-        found = model(torch.tensor([PROMPT]), use_cache=True)
+        output = model(torch.tensor([PROMPT]), use_cache=True)
         began = time.perf_counter()
         for _ in range(tokens):
-            token = found.logits[:, -1:].argmax(-1)
-            found = model(token, past_key_values=found.past_key_values, use_cache=True)
+            token = output.logits[:, -1:].argmax(-1)
+            output = model(token, past_key_values=output.past_key_values, use_cache=True)
     return tokens / (time.perf_counter() - began)
 
 
-def llama_cpp(model: LlamaCpp, tokens: int) -> float:
-    return float(model.ask(PROMPT, tokens, ignore_eos=True)["timings"]["predicted_per_second"])
+def llama_cpp_speed(server: LlamaCpp, tokens: int) -> float:
+    return float(server.ask(PROMPT, tokens, ignore_eos=True)["timings"]["predicted_per_second"])
 
 
-def opened(engine: str, place: Path) -> Callable[[int], float]:
-    """An engine with its model, ready to be timed."""
+def open_engine(engine: str, directory: Path) -> Callable[[int], float]:
+    """Load the model in `directory` into an engine; the function returned measures tokens per second over a number of
+    tokens."""
     program, _, dtype = engine.partition(", ")
     if program == "llama.cpp":
-        server = LlamaCpp(place / f"{dtype}.gguf", 512)
-        return lambda tokens: llama_cpp(server, tokens)
+        server = LlamaCpp(directory / f"{dtype}.gguf", 512)
+        return lambda tokens: llama_cpp_speed(server, tokens)
     if program == "transformers":
         import torch
         from transformers import AutoModelForCausalLM
 
         torch.set_num_threads(os.cpu_count() or 1)
-        theirs = AutoModelForCausalLM.from_pretrained(place / "hf", dtype=torch.float32).eval()
-        return lambda tokens: transformers(theirs, tokens)
-    model = loading.load(place / "hf")
-    runtime = NumpyRuntime(model) if dtype == "float32" else OnnxRuntime(model, dtype)
-    return lambda tokens: ours(runtime, tokens)
+        hf_model = AutoModelForCausalLM.from_pretrained(directory / "hf", dtype=torch.float32).eval()
+        return lambda tokens: transformers_speed(hf_model, tokens)
+    model = loading.load(directory / "hf")
+    runtime: Runtime = NumpyRuntime(model) if dtype == "float32" else OnnxRuntime(model, dtype)
+    return lambda tokens: llmcli_speed(runtime, tokens)
 
 
-def one(engine: str, place: Path, tokens: int, rounds: int) -> float:
-    """In a process of its own, so that no other engine's threads are in the way."""
-    words = ["--engine", engine, "--place", str(place), "--tokens", str(tokens), "--rounds", str(rounds)]
-    command = [sys.executable, "-m", "tests.benchmarks.engines", *words]
-    found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
-    return float(found.stdout.split()[-1])
+def write(directory: Path, model: Checkpoint) -> None:
+    """The model in the formats that the engines read."""
+    directory.mkdir()
+    hf_directory.write(directory / "hf", model, {}, "")
+    for dtype in ("f32", "q8_0", "q4_0"):
+        gguf_writer.write(directory / f"{dtype}.gguf", model, dtype, {})
+
+
+def measure(engine: str, directory: Path, tokens: int, rounds: int) -> float:
+    """Median tokens per second of an engine, measured in a process of its own."""
+    arguments = ["--engine", engine, "--directory", str(directory), "--tokens", str(tokens), "--rounds", str(rounds)]
+    command = [sys.executable, "-m", "tests.benchmarks.engines", *arguments]
+    process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    return float(process.stdout.split()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--real", type=Path)
-    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--real", type=Path, help="a model file to measure as well")
+    parser.add_argument("--tokens", type=int, default=128, help="per round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--engine", help=argparse.SUPPRESS)
-    parser.add_argument("--place", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.engine:
-        run = opened(options.engine, options.place)
-        run(options.tokens)
+    if options.engine:  # in the process of one engine
+        run = open_engine(options.engine, options.directory)
+        run(options.tokens)  # warm-up
         print(statistics.median(run(options.tokens) for _ in range(options.rounds)))
         return
-    models = {name: untrained(*shape) for name, shape in SHAPES.items()}
+    models = {name: random_model(*shape) for name, shape in SHAPES.items()}
     if options.real:
         models[options.real.stem] = loading.load(options.real)
     speeds: dict[str, list[str]] = {engine: [] for engine in ENGINES}
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as parent:
         for name, model in models.items():
-            place = Path(directory) / name
-            place.mkdir()
-            hf_directory.write(place / "hf", model, {}, "")
-            for dtype in ("f32", "q8_0", "q4_0"):
-                gguf_writer.write(place / f"{dtype}.gguf", model, dtype, {})
+            directory = Path(parent) / name
+            write(directory, model)
             for engine in ENGINES:
-                speeds[engine].append(f"{one(engine, place, options.tokens, options.rounds):,.0f}")
-    print("| tokens a second | " + " | ".join(f"{n}, {m.config.parameters:,}" for n, m in models.items()) + " |")
+                speeds[engine].append(f"{measure(engine, directory, options.tokens, options.rounds):,.0f}")
+    print("| tokens/s | " + " | ".join(f"{name}, {model.config.parameters:,}" for name, model in models.items()) + " |")
     print("|---" * (1 + len(models)) + "|")
-    for engine, found in speeds.items():
-        print(f"| {engine} | {' | '.join(found)} |")
+    for engine, row in speeds.items():
+        print(f"| {engine} | {' | '.join(row)} |")
 
 
 if __name__ == "__main__":

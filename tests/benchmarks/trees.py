@@ -1,4 +1,4 @@
-"""Runs the command of one source tree or another, each in a process of its own; and the text they work on."""
+"""Runs `llm` of several source trees, each in a process of its own; and a text to run it on."""
 
 import os
 import random
@@ -15,7 +15,7 @@ def environment(tree: Path) -> dict[str, str]:
 
 
 def start(tree: Path, directory: Path, *arguments: str) -> "subprocess.Popen[str]":
-    """`llm` of a source tree, with its standard output as a pipe."""
+    """Start `llm` of a source tree; its standard output and error are pipes."""
     return subprocess.Popen(
         [sys.executable, "-m", "llmcli", *arguments], cwd=directory, env=environment(tree), text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
@@ -23,7 +23,7 @@ def start(tree: Path, directory: Path, *arguments: str) -> "subprocess.Popen[str
 
 
 def run(tree: Path, directory: Path, *arguments: str) -> str:
-    """The standard output of `llm` of a source tree; ends this program where the command fails."""
+    """The standard output of `llm` of a source tree. Ends this program if the command fails."""
     process = start(tree, directory, *arguments)
     stdout, stderr = process.communicate()
     if process.returncode:
@@ -32,16 +32,19 @@ def run(tree: Path, directory: Path, *arguments: str) -> str:
 
 
 def check(trees: Sequence[Path]) -> None:
-    """End this program unless each tree's own package is what runs."""
+    """End this program unless `import llmcli` imports the package of each tree."""
     for tree in trees:
         command = [sys.executable, "-c", "import llmcli; print(llmcli.__file__)"]
-        found = subprocess.run(command, cwd="/", env=environment(tree), capture_output=True, text=True).stdout.strip()
-        if not found or Path(found).parents[1] != tree.resolve():
-            sys.exit(f"{tree} is no source tree of llmcli: importing it there gives {found or 'an error'}")
+        file = subprocess.run(command, cwd="/", env=environment(tree), capture_output=True, text=True).stdout.strip()
+        if not file or Path(file).parents[1] != tree.resolve():
+            sys.exit(
+                f"{tree} is not a source tree of llmcli: importing llmcli there gives {file or 'an error'}; "
+                "give the directory that holds llmcli/"
+            )
 
 
 def text(sentences: int, seed: int = 0) -> str:
-    """Made-up English, the same every time."""
+    """Made-up English, a function of the seed."""
     choose = random.Random(seed).choice
     subjects = ("The old man", "A small dog", "Anna", "My neighbour", "The king of the hill", "りんごさん")
     verbs = ("likes", "finds", "paints", "sells", "forgets about", "dreams of")
