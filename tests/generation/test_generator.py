@@ -1,4 +1,4 @@
-"""The generation loop, on models whose every answer is known: characters, stops, limits, the window, the seed."""
+"""The generation loop, on models with known logits: characters, stop texts, limits, the context, the seed."""
 
 import codecs
 import math
@@ -18,51 +18,51 @@ SAMPLE = "the cat sat on the mat, the cat ate. りんごを食べる。日本語
 BPE = Tokenizer.train_bpe([SAMPLE], 320)
 CHAR = Tokenizer.train_char([SAMPLE])
 GREEDY = SamplingConfig(temperature=0.0, max_tokens=10_000)
-ENOUGH = 2000  # questions to a model after which a test calls it endless
+MAX_EVALUATIONS = 2000  # after which a test counts as an endless loop
 
 
 class Model:
-    """A runtime whose logits are a function of the tokens it holds; notes what it was asked."""
+    """A runtime whose logits are a function of the tokens in its cache; records its calls."""
 
-    def __init__(self, context, answer):
-        self.context, self.answer = context, answer
-        self.taken, self.prefills, self.seen = [], [], []
+    def __init__(self, context, logits_of):
+        self.context, self.logits_of = context, logits_of
+        self.cached, self.prefills, self.seen = [], [], []
 
     parameters = 1
 
     @property
     def length(self):
-        return len(self.taken)
+        return len(self.cached)
 
     def prefill(self, ids):
         assert len(ids) > 0
         self.prefills.append(list(ids))
-        return self._take(ids)
+        return self._process(ids)
 
     def step(self, token):
-        return self._take([token])
+        return self._process([token])
 
     def logits(self, ids):
-        return np.stack([self._take([token]) for token in ids])
+        return np.stack([self._process([token]) for token in ids])
 
     def rewind(self, length=0):
-        del self.taken[length:]
+        del self.cached[length:]
 
-    def _take(self, ids):
-        self.taken += ids
+    def _process(self, ids):
+        self.cached += ids
         assert self.length <= self.context
-        self.seen.append(list(self.taken))
-        assert len(self.seen) <= ENOUGH, "generation does not end"
-        return np.asarray(self.answer(tuple(self.taken)), np.float32)
+        self.seen.append(list(self.cached))
+        assert len(self.seen) <= MAX_EVALUATIONS, "generation does not end"
+        return np.asarray(self.logits_of(tuple(self.cached)), np.float32)
 
 
 class Table:
-    """A tokenizer that is a table: id 0 ends the text, id n writes the n-th bytes. A prompt is written as digits."""
+    """A tokenizer given by a table: id 0 ends the text, id n has the n-th bytes. A prompt is written as digits."""
 
     eos_id, eos_ids, bos_ids = 0, frozenset({0}), []
 
-    def __init__(self, *written):
-        self.token_bytes = [b"", *written]
+    def __init__(self, *token_bytes):
+        self.token_bytes = [b"", *token_bytes]
         self.vocabulary = Vocabulary(self.token_bytes)
 
     def encode(self, text):
@@ -75,8 +75,8 @@ class Table:
 LETTERS = Table(*(bytes([c]) for c in b"abcdefghi"))  # "1" is a, "2" is b, ...
 
 
-class Whole:
-    """A real tokenizer that takes no word back from a prompt, so that a script can begin at once."""
+class WithoutTail:
+    """A real tokenizer whose prompts have no tail that is tokenized again."""
 
     bos_ids: list[int] = []  # noqa: RUF012
 
@@ -89,28 +89,28 @@ class Whole:
         return text, ""
 
 
-def says(script, vocab_size):
-    """A model that surely says these tokens, one after the other, and then ends the text."""
-    answers = iter([*script, 0])
-    return Model(100_000, lambda _: 50 * np.eye(vocab_size)[next(answers)])
+def scripted(script, vocab_size):
+    """A model that predicts these tokens, one after the other, and then the end of the text."""
+    tokens = iter([*script, 0])
+    return Model(100_000, lambda _: 50 * np.eye(vocab_size)[next(tokens)])
 
 
-def counts_on(context):
-    """A model of LETTERS: after a comes b, after b comes c, ..., after i comes a."""
-    return Model(context, lambda taken: 50 * np.eye(10)[taken[-1] % 9 + 1])
+def alphabetical(context):
+    """A model of LETTERS that predicts b after a, c after b, ..., a after i."""
+    return Model(context, lambda cached: 50 * np.eye(10)[cached[-1] % 9 + 1])
 
 
-def undecided(context=100):
-    """A model of LETTERS to which all nine are alike, and the end impossible."""
+def uniform(context=100):
+    """A model of LETTERS in which all nine are equally likely, and the end is impossible."""
     return Model(context, lambda _: [-math.inf] + [0.0] * 9)
 
 
 def pieces_of(script, tokenizer, sampling=GREEDY):
-    return list(generate(says(script, len(tokenizer.token_bytes)), tokenizer, "1", sampling))
+    return list(generate(scripted(script, len(tokenizer.token_bytes)), tokenizer, "1", sampling))
 
 
 def pieces_of_texts(texts, stop=(), max_tokens=10_000):
-    """What comes when a model says these texts, a token each."""
+    """The pieces of a model that predicts these texts, one token each."""
     table = Table(*(text if isinstance(text, bytes) else text.encode() for text in texts))
     sampling = SamplingConfig(temperature=0.0, max_tokens=max_tokens, stop=stop)
     return pieces_of(range(1, len(texts) + 1), table, sampling)
@@ -126,27 +126,27 @@ def joined(pieces):
 @pytest.mark.parametrize("tokenizer", [BPE, CHAR], ids=["bpe", "char"])
 @settings(max_examples=40, deadline=None)
 @given(text=st.text(max_size=20) | st.text("りんご食🍎👧\u200dïa \n\u0301未", max_size=20))
-def test_pieces_tell_each_character_as_soon_as_it_is_whole(tokenizer, text):
+def test_a_piece_holds_each_character_as_soon_as_it_is_complete(tokenizer, text):
     ids = tokenizer.encode(text)
-    pieces = pieces_of(ids, Whole(tokenizer))
+    pieces = pieces_of(ids, WithoutTail(tokenizer))
     assert joined(pieces) == text == tokenizer.decode(ids)
     assert [piece.id for piece in pieces] == [*ids, None]
     for n in range(len(ids)):
-        whole = tokenizer.decode_bytes(ids[:n]).decode("utf-8", "ignore")  # without the character that is not done
-        assert joined(pieces[:n]) == whole
+        complete = tokenizer.decode_bytes(ids[:n]).decode("utf-8", "ignore")  # without an incomplete character
+        assert joined(pieces[:n]) == complete
 
 
 @pytest.mark.parametrize("tokenizer", [BPE, CHAR], ids=["bpe", "char"])
-def test_an_emoji_of_several_tokens_comes_with_its_last_one(tokenizer):
+def test_an_emoji_of_several_tokens_comes_with_its_last_token(tokenizer):
     ids = tokenizer.encode("🥝")  # not in the sample: spelled by its bytes
     assert len(ids) >= 3
-    assert [piece.text for piece in pieces_of(ids, Whole(tokenizer))] == [""] * (len(ids) - 1) + ["🥝", ""]
+    assert [piece.text for piece in pieces_of(ids, WithoutTail(tokenizer))] == [""] * (len(ids) - 1) + ["🥝", ""]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=5), max_size=12), st.integers(0, 99))
-def test_what_is_written_is_valid_whatever_bytes_tokens_have(tokens, seed):
-    """However likely a token is that breaks a character, and where the text ends inside one."""
+def test_text_is_valid_utf_8_whatever_bytes_tokens_have(tokens, seed):
+    """Even if a token that breaks a character is likely, or the text ends inside a character."""
     table = Table(*tokens, b"a", *(bytes([n]) for n in range(0x80, 0xC0)))
     rng = np.random.default_rng(seed)
     model = Model(100, lambda _: rng.normal(0, 3, len(table.token_bytes)))
@@ -159,7 +159,7 @@ def test_what_is_written_is_valid_whatever_bytes_tokens_have(tokens, seed):
 
 
 @pytest.mark.parametrize("tokenizer", [BPE, CHAR], ids=["bpe", "char"])
-def test_bytes_that_the_training_text_does_not_have_are_never_written(tokenizer):
+def test_bytes_that_are_not_in_the_training_text_are_never_generated(tokenizer):
     seen = bytes(sorted(set(SAMPLE.encode())))
     known = Tokenizer.from_json(tokenizer.to_json(), seen_bytes=seen)
     for seed in range(20):
@@ -169,7 +169,7 @@ def test_bytes_that_the_training_text_does_not_have_are_never_written(tokenizer)
         assert set(text.encode()) <= set(seen)
 
 
-def test_logprob_is_of_the_model_itself_where_tokens_are_ruled_out():
+def test_logprobs_are_those_of_the_model_where_tokens_are_not_allowed():
     table = Table(b"a", b"\xff")
     model = Model(100, lambda _: [-math.inf, math.log(0.25), math.log(0.75)])
     pieces = list(generate(model, table, "1", SamplingConfig(max_tokens=3), literal=True))
@@ -178,7 +178,7 @@ def test_logprob_is_of_the_model_itself_where_tokens_are_ruled_out():
 
 
 @pytest.mark.parametrize("max_tokens", [2, 1])
-def test_half_a_character_at_the_end_is_not_written(max_tokens):
+def test_an_incomplete_character_at_the_end_is_dropped(max_tokens):
     pieces = pieces_of_texts([b"a\xe3", b"\x81"], max_tokens=max_tokens)
     assert [piece.text for piece in pieces] == ["a", *[""] * max_tokens]
     assert pieces[-1] == Piece(None, "", 0.0, "length")
@@ -187,22 +187,22 @@ def test_half_a_character_at_the_end_is_not_written(max_tokens):
 # ---- the end
 
 
-def test_max_tokens_0_asks_nothing_and_says_nothing():
-    model = counts_on(9)
+def test_max_tokens_0_evaluates_and_generates_nothing():
+    model = alphabetical(9)
     assert list(generate(model, LETTERS, "1", SamplingConfig(max_tokens=0))) == [Piece(None, "", 0.0, "length")]
     assert model.seen == []
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_max_tokens_n_gives_n_tokens_for_n_questions(count):
-    model = counts_on(100)
+def test_max_tokens_n_gives_n_tokens_for_n_evaluations(count):
+    model = alphabetical(100)
     pieces = list(generate(model, LETTERS, "1", SamplingConfig(temperature=0.0, max_tokens=count)))
     assert joined(pieces) == "bcdefgh"[:count]
     assert [piece.finish_reason for piece in pieces] == [None] * count + ["length"]
     assert len(model.seen) == count
 
 
-def test_the_end_of_text_ends_the_text_and_is_no_piece():
+def test_the_end_of_text_ends_generation_and_is_not_a_piece():
     pieces = pieces_of_texts(["a", "b"])
     assert [(piece.id, piece.text, piece.finish_reason) for piece in pieces] == [
         (1, "a", None),
@@ -211,11 +211,11 @@ def test_the_end_of_text_ends_the_text_and_is_no_piece():
     ]
 
 
-def test_a_model_that_ends_at_once_says_nothing():
+def test_a_model_that_ends_at_once_generates_nothing():
     assert pieces_of_texts([]) == [Piece(None, "", 0.0, "stop")]
 
 
-def test_control_tokens_that_write_nothing_count_as_tokens():
+def test_control_tokens_without_text_count_as_tokens():
     pads = Table(b"")  # id 1 is a control token too, but does not end the text
     pieces = list(generate(Model(8, lambda _: [0, 9]), pads, "1", SamplingConfig(max_tokens=5, temperature=0.0)))
     assert joined(pieces) == ""
@@ -223,7 +223,7 @@ def test_control_tokens_that_write_nothing_count_as_tokens():
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.1, 3.0])
-def test_logprob_is_of_the_model_itself_whatever_the_temperature(temperature):
+def test_logprobs_are_those_of_the_model_whatever_the_temperature(temperature):
     model = Model(100, lambda _: [-math.inf, math.log(0.5), math.log(0.3), math.log(0.2)])
     table = Table(b"a", b"b", b"c")
     pieces = list(generate(model, table, "1", SamplingConfig(temperature=temperature, max_tokens=30, min_p=0.0)))
@@ -231,7 +231,7 @@ def test_logprob_is_of_the_model_itself_whatever_the_temperature(temperature):
         assert piece.logprob == pytest.approx(math.log({1: 0.5, 2: 0.3, 3: 0.2}[piece.id]), abs=1e-6)
 
 
-def test_tokens_that_the_tokenizer_does_not_have_are_never_written():
+def test_tokens_that_the_tokenizer_does_not_have_are_never_generated():
     model = Model(100, lambda _: [0.0, 1.0, 2.0, 9.0, 9.0])  # five logits
     try:
         pieces = list(generate(model, Table(b"a", b"b"), "1", SamplingConfig(temperature=0.0, max_tokens=3)))
@@ -252,7 +252,7 @@ def test_tokens_that_the_tokenizer_does_not_have_are_never_written():
         (["a", "E", "N", "D", "b"], ("END",), "a"),  # over several tokens
         (["ab", "cd", "ef"], ("bc",), "a"),  # from inside a token to inside another
         (["hello END more"], ("END",), "hello "),
-        (["a", "E", "N"], ("END",), "aEN"),  # only begins like one
+        (["a", "E", "N"], ("END",), "aEN"),  # only a beginning of one
         (["a", "E", "N", "x", "y"], ("END",), "aENxy"),
         (["a", "E", "N", "E", "N", "D"], ("END",), "aEN"),
         (["E", "E", "E", "N", "D"], ("EEND",), "E"),  # begins again inside itself
@@ -263,7 +263,7 @@ def test_tokens_that_the_tokenizer_does_not_have_are_never_written():
         ([b"x\xe6", b"\x97\xa5y"], ("日",), "x"),  # a character of two tokens
     ],
 )
-def test_text_ends_before_a_stop_text(texts, stop, expected):
+def test_generation_ends_before_a_stop_text(texts, stop, expected):
     pieces = pieces_of_texts(texts, stop)
     assert joined(pieces) == expected
     assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
@@ -277,25 +277,25 @@ def test_a_piece_cut_by_a_stop_text_keeps_its_token_and_probability():
     assert last == Piece(None, "", 0.0, "stop")
 
 
-def test_what_began_like_a_stop_text_is_released_when_the_tokens_are_used_up():
+def test_the_beginning_of_a_stop_text_is_released_at_max_tokens():
     pieces = pieces_of_texts(["a", "E", "N", "D"], ("END",), max_tokens=3)
     assert joined(pieces) == "aEN"
     assert pieces[-1].finish_reason == "length"
 
 
-def test_a_stop_text_in_the_last_token_allowed_is_still_seen():
+def test_a_stop_text_in_the_last_token_is_detected():
     pieces = pieces_of_texts(["a", "E", "N", "D"], ("END",), max_tokens=4)
     assert (joined(pieces), pieces[-1].finish_reason) == ("a", "stop")
 
 
-def test_nothing_is_asked_after_a_stop_text():
-    model = counts_on(100)
+def test_the_model_is_not_evaluated_after_a_stop_text():
+    model = alphabetical(100)
     list(generate(model, LETTERS, "1", SamplingConfig(temperature=0.0, stop=("cd",))))
     assert len(model.seen) == 3
 
 
-def test_text_that_cannot_begin_a_stop_text_is_told_at_once():
-    model = counts_on(100)
+def test_text_that_cannot_begin_a_stop_text_is_not_held_back():
+    model = alphabetical(100)
     pieces = generate(model, LETTERS, "1", SamplingConfig(temperature=0.0, stop=("dz",)))
     assert [next(pieces).text, next(pieces).text] == ["b", "c"]
     assert len(model.seen) == 2
@@ -314,36 +314,36 @@ def inside(stop, others):
 )
 def test_output_is_the_text_cut_at_the_earliest_stop_text(texts, stops):
     assume(not any(inside(stop, stops) for stop in stops))
-    whole = "".join(texts)
-    end = min((at for stop in stops if (at := whole.find(stop)) >= 0), default=len(whole))
-    assert joined(pieces_of_texts(texts, tuple(stops))) == whole[:end]
+    text = "".join(texts)
+    end = min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))
+    assert joined(pieces_of_texts(texts, tuple(stops))) == text[:end]
 
 
 @pytest.mark.parametrize("texts", [["xabcdy"], ["x", "abcd", "y"], ["x", "abc", "d", "y"], [*"xabcdy"]])
-def test_of_a_stop_text_inside_another_the_longer_counts_however_the_text_is_cut(texts):
+def test_the_longer_of_two_nested_stop_texts_counts_however_the_text_is_split(texts):
     assert joined(pieces_of_texts(texts, ("abcd", "c"))) == "x"
 
 
 @pytest.mark.parametrize("texts", [["xabcey"], ["x", "abc", "ey"], [*"xabcey"]])
-def test_of_a_stop_text_inside_another_the_shorter_counts_when_the_longer_does_not_come(texts):
+def test_the_shorter_of_two_nested_stop_texts_counts_if_the_longer_is_not_completed(texts):
     assert joined(pieces_of_texts(texts, ("abcd", "c"))) == "xab"
 
 
-# ---- the window
+# ---- the context
 
 
 @pytest.mark.parametrize(
     ("context", "prompt", "expected"),
     [(5, "123456789", [5, 6, 7, 8, 9]), (5, "12345", [1, 2, 3, 4, 5]), (5, "12", [1, 2]), (1, "123", [3])],
 )
-def test_of_a_long_prompt_the_model_sees_exactly_the_end(context, prompt, expected):
-    model = counts_on(context)
+def test_the_end_of_a_long_prompt_is_used(context, prompt, expected):
+    model = alphabetical(context)
     list(generate(model, LETTERS, prompt, SamplingConfig(max_tokens=1)))
     assert model.seen == [expected]
 
 
-def test_when_the_context_is_full_its_newer_half_is_kept():
-    model = counts_on(6)
+def test_the_newer_half_of_a_full_context_is_kept():
+    model = alphabetical(6)
     pieces = list(generate(model, LETTERS, "1234", SamplingConfig(temperature=0.0, max_tokens=7)))
     assert joined(pieces) == "efghiab"
     assert model.seen == [
@@ -359,16 +359,16 @@ def test_when_the_context_is_full_its_newer_half_is_kept():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 12), st.text("123456789", min_size=1, max_size=20), st.integers(1, 40))
-def test_generation_goes_on_past_the_context(context, prompt, count):
-    model = counts_on(context)
+def test_generation_continues_past_the_context(context, prompt, count):
+    model = alphabetical(context)
     pieces = list(generate(model, LETTERS, prompt, SamplingConfig(temperature=0.0, max_tokens=count)))
     last = int(prompt[-1])
     assert joined(pieces) == "".join("abcdefghi"[(last + i) % 9] for i in range(count))
-    whole = [int(c) for c in prompt] + [piece.id for piece in pieces[:-1]]
-    for n, taken in enumerate(model.seen):
-        known = whole[: len(prompt) + n]
-        assert taken == known[-len(taken) :]  # without gaps, up to the newest; never more than the context (see Model)
-        assert len(taken) >= min(len(known), max(1, context // 2))
+    tokens = [int(c) for c in prompt] + [piece.id for piece in pieces[:-1]]
+    for n, cached in enumerate(model.seen):
+        known = tokens[: len(prompt) + n]
+        assert cached == known[-len(cached) :]  # the newest tokens, without gaps; Model checks the context
+        assert len(cached) >= min(len(known), max(1, context // 2))
 
 
 # ---- prompts
@@ -377,11 +377,11 @@ def test_generation_goes_on_past_the_context(context, prompt, count):
 def test_an_empty_prompt_is_an_error():
     for tokenizer in (LETTERS, BPE, CHAR):
         with pytest.raises(LLMError, match="prompt is empty"):
-            list(generate(counts_on(9), tokenizer, "", GREEDY))
+            list(generate(alphabetical(9), tokenizer, "", GREEDY))
 
 
 class Words(Table):
-    """A table whose prompts give their last word back; the longest tokens that fit spell the rest."""
+    """A table whose prompts have their last word as a tail. Text becomes the longest tokens that fit."""
 
     def encode(self, text):
         data, ids = text.encode(), []
@@ -402,26 +402,26 @@ EAT = Words(b"I", b" like", b" eat", b" ea", b" e", b"a", b"t", b"s", b"\n")  # 
 
 
 @pytest.mark.parametrize(
-    ("wishes", "expected"),
+    ("likely", "expected"),
     [
-        ({(): [3]}, (3, "t")),  # " eat" writes " ea", and its "t" is the answer
-        ({(): [2, 8, 3]}, (3, "t")),  # what does not fit is passed over, however likely
-        ({(): [0, 3]}, (3, "t")),  # so is the end
-        ({(): [4], (4,): [7]}, (7, "t")),  # the word itself is no piece, nor does it count
+        ({(): [3]}, (3, "t")),  # " eat" spells " ea", and adds "t"
+        ({(): [2, 8, 3]}, (3, "t")),  # tokens that do not fit the prompt are skipped, however likely
+        ({(): [0, 3]}, (3, "t")),  # so is the end of the text
+        ({(): [4], (4,): [7]}, (7, "t")),  # the prompt's own word is not a piece, and does not count
         ({(): [5], (5,): [6], (5, 6): [8]}, (8, "s")),
         ({(): [5], (5,): [8, 7, 6], (5, 6): [8]}, (8, "s")),
     ],
 )
-def test_of_the_last_word_of_a_prompt_only_what_goes_beyond_it_is_a_piece(wishes, expected):
-    """`wishes` are the tokens that the model likes after "I like" and others, best first."""
+def test_only_text_after_the_prompt_is_a_piece(likely, expected):
+    """`likely` are the most likely tokens after "I like" and after further tokens, the most likely first."""
 
-    def answer(taken):
+    def logits_of(cached):
         logits = np.zeros(10)
-        for rank, token in enumerate(wishes.get(taken[2:], [])):
+        for rank, token in enumerate(likely.get(cached[2:], [])):
             logits[token] = 50 - 20 * rank
         return logits
 
-    model = Model(100, answer)
+    model = Model(100, logits_of)
     pieces = list(generate(model, EAT, "I like ea", SamplingConfig(temperature=0.0, max_tokens=1)))
     assert [(piece.id, piece.text) for piece in pieces] == [expected, (None, "")]
     assert model.seen[0] == [1, 2]
@@ -430,40 +430,40 @@ def test_of_the_last_word_of_a_prompt_only_what_goes_beyond_it_is_a_piece(wishes
 @pytest.mark.parametrize("tokenizer", [BPE, CHAR], ids=["bpe", "char"])
 @settings(max_examples=40, deadline=None)
 @given(st.text(min_size=1, max_size=12) | st.sampled_from(["the c", "the cat ", "りんごを食", "a\n\n", " "]), st.data())
-def test_prompt_and_answer_together_are_what_the_model_holds(tokenizer, prompt, data):
+def test_the_cache_holds_the_prompt_and_the_text_generated(tokenizer, prompt, data):
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     model = Model(10_000, lambda _: rng.normal(0, 3, tokenizer.vocab_size))
     pieces = list(generate(model, tokenizer, prompt, SamplingConfig(max_tokens=6)))
-    held = list(model.seen[-1])
+    cached = list(model.seen[-1])
     if pieces[-1].finish_reason == "length":
-        held.append(pieces[-2].id)  # the last token was not taken in any more
-    # a prompt of one word begins like a line
+        cached.append(pieces[-2].id)  # the last token is not processed any more
+    # before a prompt of one word a line begins
     line = "" if tokenizer.kind == "char" or tokenizer.split_last_word(prompt)[0] else "\n"
-    assert tokenizer.decode_bytes(held).decode("utf-8", "ignore") == line + prompt + joined(pieces)
+    assert tokenizer.decode_bytes(cached).decode("utf-8", "ignore") == line + prompt + joined(pieces)
 
 
-# ---- chance
+# ---- the seed
 
 
 def text_with(model, **options):
     return joined(generate(model, LETTERS, "123", SamplingConfig(max_tokens=30, **options)))
 
 
-def test_the_same_seed_writes_the_same_text_and_another_seed_another():
-    first = text_with(undecided(), seed=1)
+def test_the_same_seed_generates_the_same_text_and_another_seed_another():
+    first = text_with(uniform(), seed=1)
     assert len(first) == 30
-    assert text_with(undecided(), seed=1) == first
-    assert text_with(undecided(), seed=2) != first
+    assert text_with(uniform(), seed=1) == first
+    assert text_with(uniform(), seed=2) != first
 
 
-def test_a_runtime_that_was_used_before_starts_afresh():
-    model = counts_on(9)
+def test_a_used_runtime_is_rewound():
+    model = alphabetical(9)
     model.prefill([7, 7, 7])
-    assert text_with(model, temperature=0.0) == text_with(counts_on(9), temperature=0.0)
+    assert text_with(model, temperature=0.0) == text_with(alphabetical(9), temperature=0.0)
     assert model.seen[1] == [1, 2, 3]
 
 
-def test_the_repetition_penalty_sees_the_prompt_and_what_was_said():
+def test_the_repetition_penalty_applies_to_the_prompt_and_to_generated_tokens():
     model = Model(100, lambda _: [-9.0, 3.0, 2.5, 2.0, *[-9.0] * 6])
     sampling = SamplingConfig(temperature=0.0, repetition_penalty=2.0, max_tokens=4)
     assert joined(generate(model, LETTERS, "1", sampling)) == "bcaa"

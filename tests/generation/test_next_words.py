@@ -1,4 +1,4 @@
-"""The next words, from models over tiny vocabularies whose probabilities are worked out by hand."""
+"""Next words of models over tiny vocabularies, whose probabilities are computed by hand."""
 
 import math
 import re
@@ -16,34 +16,31 @@ from llmcli.generation import next_words as next_words_module
 from llmcli.generation.first_token import CONTINUE_WORD_FACTOR
 from llmcli.generation.next_words import NextWord, NextWords, next_words
 
-SURE = 1e-6  # logits are float32
+TOLERANCE = 1e-6  # logits are float32
 
 
 class Tree:
-    """A model that knows after each path of tokens (what the prompt became is the first) how likely the next ones are.
-
-    `after` takes the tokens since the prompt and gives {token: probability}.
-    """
+    """A model given by the next tokens' probabilities: `after` maps the tokens since the prompt to {token: probability}."""
 
     def __init__(self, context, vocab_size, after, prompt_length=1):
         self.context, self.vocab_size, self.after, self.prompt_length = context, vocab_size, after, prompt_length
-        self.taken, self.evaluations, self.first = [], 0, None
+        self.cached, self.evaluations, self.first = [], 0, None
 
     parameters = 1
 
     @property
     def length(self):
-        return len(self.taken)
+        return len(self.cached)
 
     def prefill(self, ids):
         assert len(ids) > 0
-        self.taken += ids
+        self.cached += ids
         self.evaluations += 1
         if self.first is None:
             self.first = list(ids)
         assert self.length <= self.context
         logits = np.full(self.vocab_size, -math.inf, np.float32)
-        for token, probability in self.after(tuple(self.taken[self.prompt_length :])).items():
+        for token, probability in self.after(tuple(self.cached[self.prompt_length :])).items():
             logits[token] = math.log(probability)
         return logits + np.float32(2)
 
@@ -55,17 +52,17 @@ class Tree:
         return np.stack([self.prefill([token]) for token in ids])
 
     def rewind(self, length=0):
-        del self.taken[length:]
+        del self.cached[length:]
 
 
 class Table:
-    """A tokenizer that is a table: id 0 ends the text; each character of a prompt becomes token 1, but for its last
-    `tail`, which the longest tokens spell that fit."""
+    """A tokenizer given by a table: id 0 ends the text. Each character of a prompt becomes token 1, except those of its
+    `tail`, which becomes the longest tokens that fit."""
 
     eos_id, eos_ids, bos_ids = 0, frozenset({0}), []
 
-    def __init__(self, written, tail=""):
-        self.token_bytes = [b"", *(text if isinstance(text, bytes) else text.encode() for text in written)]
+    def __init__(self, texts, tail=""):
+        self.token_bytes = [b"", *(text if isinstance(text, bytes) else text.encode() for text in texts)]
         self.vocabulary = Vocabulary(self.token_bytes)
         self._tail = tail
 
@@ -84,7 +81,7 @@ class Table:
 
 
 def found_in(tree, *, prompt=".", tail="", context=100):
-    """The next words of a model: {tokens joined by "|": {token: probability}}; elsewhere the text surely ends."""
+    """The next words of a model {tokens joined by "|": {token: probability}}; elsewhere the text ends."""
     written = ["\x00", *dict.fromkeys(token for after in tree.values() for token in after if token != "END")]
     ids = {"END": 0} | {token: n for n, token in enumerate(written, 1)}
     paths = {
@@ -100,19 +97,19 @@ def shares(found):
 
 
 def first_word(text, *, ends=False):
-    """The one word that comes first when a model surely spells `text` byte by byte; None if it never ends a word."""
+    """The first word when a model spells `text` byte by byte with probability 1."""
     data = text if isinstance(text, bytes) else text.encode()
     table = Table([b"."] + [bytes([n]) for n in range(256)])  # id of byte n: n + 2
     model = Tree(120, 258, lambda path: {data[len(path)] + 2: 1.0} if len(path) < len(data) else {0: 1.0})
     found = next_words(model, table, ".")
-    assert sum(shares(found).values()) + found.unexplored == pytest.approx(1, abs=SURE)
+    assert sum(shares(found).values()) + found.unexplored == pytest.approx(1, abs=TOLERANCE)
     assert len(found.words) == 1
     if not ends:
-        assert model.evaluations <= len(data)  # the word was told before the text's end
+        assert model.evaluations <= len(data)  # the word was complete before the text's end
     return found.words[0].text
 
 
-# ---- sums
+# ---- spellings
 
 
 APPLE = {
@@ -139,18 +136,18 @@ def test_the_probability_of_a_word_is_the_sum_over_all_its_spellings():
         "ap": 0.2 * 0.5,
         "apples": 0.5 * 0.2,
     }
-    assert shares(found) == pytest.approx(expected, abs=SURE)
-    assert found.unexplored == pytest.approx(0, abs=SURE)
+    assert shares(found) == pytest.approx(expected, abs=TOLERANCE)
+    assert found.unexplored == pytest.approx(0, abs=TOLERANCE)
 
 
-def test_the_likeliest_word_comes_first_and_equals_in_the_order_of_letters():
+def test_words_are_ordered_by_probability_then_alphabetically():
     found = found_in({"": {" pear": 0.25, " fig": 0.25, " kiwi": 0.3, " yam": 0.2}})
     assert [word.text for word in found.words] == ["kiwi", "fig", "pear", "yam"]
 
 
 def test_a_word_that_the_end_of_text_ends_is_counted():
     found = found_in({"": {" apple": 0.5, "END": 0.5}, " apple": {"END": 0.5, "s": 0.25, ".": 0.25}})
-    assert shares(found) == pytest.approx({"<end>": 0.5, "apple": 0.375, "apples": 0.125}, abs=SURE)
+    assert shares(found) == pytest.approx({"<end>": 0.5, "apple": 0.375, "apples": 0.125}, abs=TOLERANCE)
 
 
 def test_a_character_of_several_tokens_is_followed_to_its_end():
@@ -166,10 +163,10 @@ def test_a_character_of_several_tokens_is_followed_to_its_end():
     table = Table(["あ", b"\xe3\x81", b"\x82", b"\x84", b"\xe3\x81\x82", "!"])  # あ whole; あ in two; いあ in three
     paths = {tuple(ids[t] for t in k.split("|") if t): {ids[t]: p for t, p in v.items()} for k, v in tree.items()}
     found = next_words(Tree(50, 7, lambda path: paths.get(path, {0: 1.0})), table, ".")
-    assert shares(found) == pytest.approx({"あ": 0.1 + 0.45, "いあ": 0.45}, abs=SURE)
+    assert shares(found) == pytest.approx({"あ": 0.1 + 0.45, "いあ": 0.45}, abs=TOLERANCE)
 
 
-def test_a_word_before_half_a_character_waits_for_its_other_half():
+def test_a_word_before_an_incomplete_character_is_not_complete():
     assert first_word("apple、") == "apple"
     assert first_word("app\u0301le.") == "app\u0301le"
 
@@ -178,15 +175,15 @@ TOKENS = [".", " ", "a", " a", "b", "ab", "'b", "\n", "a'b", " b. "]
 
 
 def reference_word(text):
-    """The first word of a whole text of these letters, by another road than the program's."""
+    """The first word of a complete text of these characters, by a regular expression."""
     text = text.lstrip(" \t\u3000")
     return re.match(r"\w+('\w+)*|.", text, re.DOTALL)[0] if text else "<end>"
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000))
-def test_every_word_is_exact_from_below_and_all_sum_to_1(seed):
-    """Against all texts of at most three tokens, each with its probability."""
+def test_probabilities_are_lower_bounds_and_sum_to_1(seed):
+    """Compared with the sum over all texts of at most three tokens."""
 
     def after(path):
         if len(path) == 3:
@@ -195,25 +192,25 @@ def test_every_word_is_exact_from_below_and_all_sum_to_1(seed):
         chosen = rng.choice(len(TOKENS) + 1, 4, replace=False)
         return dict(zip(chosen.tolist(), rng.dirichlet(np.ones(4) * 0.7).clip(1e-9).tolist(), strict=True))
 
-    truth = defaultdict(float)
+    exact = defaultdict(float)
 
-    def walk(path, text, probability):
+    def visit(path, text, probability):
         row = after(path)
         for token, share in row.items():
             p = probability * share / sum(row.values())
             if token == 0:
-                truth[reference_word(text)] += p
+                exact[reference_word(text)] += p
             else:
-                walk((*path, token), text + TOKENS[token - 1], p)
+                visit((*path, token), text + TOKENS[token - 1], p)
 
-    walk((), "", 1.0)
+    visit((), "", 1.0)
     found = next_words(Tree(50, len(TOKENS) + 1, after), Table(TOKENS), ".")
-    told = shares(found)
-    assert sum(told.values()) + found.unexplored == pytest.approx(1, abs=SURE)
-    assert found.unexplored < next_words_module.MAX_UNEXPLORED + SURE
-    assert told.keys() <= truth.keys()
-    for word, probability in truth.items():
-        assert probability - found.unexplored - SURE <= told.get(word, 0) <= probability + SURE
+    words = shares(found)
+    assert sum(words.values()) + found.unexplored == pytest.approx(1, abs=TOLERANCE)
+    assert found.unexplored < next_words_module.MAX_UNEXPLORED + TOLERANCE
+    assert words.keys() <= exact.keys()
+    for word, probability in exact.items():
+        assert probability - found.unexplored - TOLERANCE <= words.get(word, 0) <= probability + TOLERANCE
 
 
 # ---- what a word is
@@ -251,14 +248,14 @@ def test_every_word_is_exact_from_below_and_all_sum_to_1(seed):
         ("コーヒーを", "コーヒー"),
         ("ひらがな漢字", "ひらがな"),
         ("を食べる", "を"),
-        ("\u304b\u3099く。", "\u304b\u3099く"),  # か with its mark apart
+        ("\u304b\u3099く。", "\u304b\u3099く"),  # か with a combining mark
         ("、そして", "、"),
         ("abc漢字", "abc"),
         ("漢字abc", "漢字"),
         ("𠮷野家の", "𠮷野家"),
     ],
 )
-def test_a_word_ends_where_its_run_ends(text, word):
+def test_a_word_is_a_run_of_one_class(text, word):
     assert first_word(text) == word
 
 
@@ -271,7 +268,7 @@ def test_a_word_ends_where_its_run_ends(text, word):
         ("", "<end>"),
         ("  \t", "<end>"),
         ("don't", "don't"),
-        ("dogs'", "dogs"),  # as "dogs' tails" begins with
+        ("dogs'", "dogs"),  # as in "dogs' tails"
         ("dogs’", "dogs"),
     ],
 )
@@ -279,24 +276,24 @@ def test_the_end_of_text_ends_a_word(text, word):
     assert first_word(text, ends=True) == word
 
 
-def test_bytes_that_are_no_text_are_never_part_of_a_word():
+def test_invalid_utf_8_is_never_part_of_a_word():
     model = Tree(50, 5, lambda path: {2: 0.25, 3: 0.5, 4: 0.25} if len(path) < 3 else {0: 1.0})
     found = next_words(model, Table([".", "a", b"\xff", " "]), ".")
-    # of the eight texts of three tokens " " and "a"
-    assert shares(found) == pytest.approx({"a": 4 / 8, "aa": 2 / 8, "aaa": 1 / 8, "<end>": 1 / 8}, abs=SURE)
-    assert found.unexplored == pytest.approx(0, abs=SURE)
+    # over the eight texts of three tokens " " and "a"
+    assert shares(found) == pytest.approx({"a": 4 / 8, "aa": 2 / 8, "aaa": 1 / 8, "<end>": 1 / 8}, abs=TOLERANCE)
+    assert found.unexplored == pytest.approx(0, abs=TOLERANCE)
 
 
-def test_where_a_model_gives_no_probability_to_text_it_is_unexplored():
+def test_probability_on_invalid_tokens_alone_is_unexplored():
     model = Tree(50, 4, lambda path: {2: 1.0} if len(path) < 3 else {3: 1.0})
     found = next_words(model, Table([".", "a", b"\xff"]), ".")
     assert found.words == () and found.unexplored == pytest.approx(1)
 
 
-# ---- what is not followed to its end
+# ---- the unexplored rest
 
 
-def test_a_model_that_never_ends_a_word_stops_at_the_context():
+def test_an_endless_word_stops_at_the_context():
     model = Tree(20, 3, lambda path: {2: 1.0})
     found = next_words(model, Table([".", "a"]), ".")
     assert found.words == ()
@@ -304,15 +301,15 @@ def test_a_model_that_never_ends_a_word_stops_at_the_context():
     assert model.evaluations <= 20
 
 
-def test_words_longer_than_the_context_allows_are_the_unexplored_rest():
+def test_words_that_do_not_fit_the_context_are_unexplored():
     model = Tree(10, 4, lambda path: {2: 1.0} if not path else {2: 0.75, 3: 0.25})
     found = next_words(model, Table([".", "a", "!"]), ".")
-    expected = {"a" * n: 0.25 * 0.75 ** (n - 1) for n in range(1, 10)}  # one token of the ten is the prompt's
-    assert shares(found) == pytest.approx(expected, abs=SURE)
-    assert found.unexplored == pytest.approx(0.75**9, abs=SURE)
+    expected = {"a" * n: 0.25 * 0.75 ** (n - 1) for n in range(1, 10)}  # one of the ten tokens is the prompt's
+    assert shares(found) == pytest.approx(expected, abs=TOLERANCE)
+    assert found.unexplored == pytest.approx(0.75**9, abs=TOLERANCE)
 
 
-def test_a_model_that_branches_for_ever_is_asked_a_limited_number_of_times():
+def test_an_endlessly_branching_model_is_evaluated_a_limited_number_of_times():
     model = Tree(100, 4, lambda path: {2: 0.5, 3: 0.5})
     found = next_words(model, Table([".", "a", "b"]), ".")
     assert found.words == ()
@@ -324,16 +321,16 @@ def test_the_search_ends_when_less_than_a_thousandth_is_left():
     model = Tree(100, 4, lambda path: {2: 1.0} if not path else {2: 0.08, 3: 0.92})
     found = next_words(model, Table([".", "a", "!"]), ".")
     assert [word.text for word in found.words] == ["a", "aa", "aaa"]
-    assert found.unexplored == pytest.approx(0.08**3, abs=SURE)
+    assert found.unexplored == pytest.approx(0.08**3, abs=TOLERANCE)
 
 
-def test_spellings_too_unlikely_to_follow_are_unexplored():
+def test_very_unlikely_spellings_are_unexplored():
     found = found_in({"": {" apple": 1 - 3e-8, " pear": 3e-8}})
     assert [word.text for word in found.words] == ["apple"]
     assert found.unexplored == pytest.approx(3e-8, rel=0.1)
 
 
-def test_tokens_that_the_tokenizer_does_not_have_are_no_words():
+def test_tokens_that_the_tokenizer_does_not_have_are_not_words():
     model = Tree(50, 9, lambda path: {2: 0.5, 8: 0.5} if not path else {0: 1.0})
     try:
         found = next_words(model, Table([".", "a"]), ".")
@@ -350,7 +347,7 @@ def test_an_empty_prompt_is_an_error():
         next_words(Tree(9, 2, lambda path: {0: 1.0}), Table(["a"]), "")
 
 
-def test_of_a_long_prompt_the_end_is_used_and_room_is_kept_for_a_word():
+def test_the_end_of_a_long_prompt_is_used_with_space_for_a_word():
     class Counting(Table):
         def encode(self, text):
             return list(range(1, len(text) + 1))
@@ -360,14 +357,14 @@ def test_of_a_long_prompt_the_end_is_used_and_room_is_kept_for_a_word():
     assert model.first == [27, 28, 29, 30]
 
 
-def test_a_runtime_that_was_used_before_starts_afresh():
+def test_a_used_runtime_is_rewound():
     model = Tree(20, 3, lambda path: {2: 1.0} if not path else {0: 1.0})
     model.prefill([2, 2, 2])
     assert shares(next_words(model, Table([".", "a"]), ".")) == pytest.approx({"a": 1.0})
 
 
-def test_a_prompt_cut_inside_a_token_is_searched_from_before_its_last_word():
-    """The prompt "x ap": its tail " ap" may be " ap", or " a" and "p", or the beginning of " apple"."""
+def test_tokenizations_of_the_last_word_are_summed():
+    """The tail " ap" of "x ap" may be " ap", " a" and "p", or the beginning of " apple"."""
     found = found_in(
         {
             "": {" apple": 0.2, " ap": 0.1, " a": 0.1, " pear": 0.6},
@@ -383,19 +380,19 @@ def test_a_prompt_cut_inside_a_token_is_searched_from_before_its_last_word():
         prompt="x ap",
         tail=" ap",
     )
-    inside, after = 0.2 + 0.05 + 0.05, 0.05  # what makes the last word longer, and what does not
+    inside, after = 0.2 + 0.05 + 0.05, 0.05  # continuations of the last word, and others
     total = inside * CONTINUE_WORD_FACTOR + after
     expected = {
         "ple": 0.25 * CONTINUE_WORD_FACTOR / total,
         "t": 0.05 * CONTINUE_WORD_FACTOR / total,
         "e": after / total,
     }
-    assert shares(found) == pytest.approx(expected, abs=SURE)
+    assert shares(found) == pytest.approx(expected, abs=TOLERANCE)
     assert {word.text: word.continues for word in found.words} == {"ple": True, "t": True, "e": False}
-    assert found.unexplored == pytest.approx(0, abs=SURE)
+    assert found.unexplored == pytest.approx(0, abs=TOLERANCE)
 
 
-def test_only_letters_right_after_letters_go_on_with_the_last_word():
+def test_only_letters_right_after_letters_continue_the_last_word():
     tree = {"": {"s": 0.25, " s": 0.25, "!": 0.25, "\n": 0.25}}
     after_letter = {(word.text, word.continues) for word in found_in(tree, prompt="apple").words}
     assert after_letter == {("s", True), ("s", False), ("!", False), ("\n", False)}
@@ -411,15 +408,15 @@ def test_with_a_real_tokenizer_words_and_the_unexplored_rest_sum_to_1(prompt):
     class Steady(Tree):
         def prefill(self, ids):
             super().prefill(ids)
-            return np.random.default_rng(self.taken[-1]).normal(0, 4, self.vocab_size).astype(np.float32)
+            return np.random.default_rng(self.cached[-1]).normal(0, 4, self.vocab_size).astype(np.float32)
 
     model = Steady(40, tokenizer.vocab_size, lambda path: {0: 1.0})
     found = next_words(model, tokenizer, prompt)
-    assert sum(word.probability for word in found.words) + found.unexplored == pytest.approx(1, abs=SURE)
+    assert sum(word.probability for word in found.words) + found.unexplored == pytest.approx(1, abs=TOLERANCE)
     assert all(word.probability > 0 for word in found.words)
     assert len(found.words) > 5
     assert found.evaluations == model.evaluations <= next_words_module.MAX_EVALUATIONS
 
 
-def test_the_unexplored_counts_as_one_word_of_the_entropy() -> None:
+def test_the_unexplored_rest_counts_as_one_word_in_the_entropy() -> None:
     assert NextWords((NextWord("a", 0.5), NextWord("b", 0.25)), 0.25, 1).entropy == pytest.approx(1.5)

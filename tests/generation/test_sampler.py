@@ -1,4 +1,4 @@
-"""Choosing a token: each filter against vectors worked out by hand, the draw against softmax."""
+"""Sampling: each filter compared with vectors computed by hand, the draws with softmax."""
 
 import math
 from collections import Counter
@@ -17,17 +17,17 @@ from llmcli.generation.sampler import Sampler, SeenTokens, min_p, repetition_pen
 from llmcli.models.logits import softmax
 
 INF = math.inf
-PLAIN = SamplingConfig(temperature=1.0, min_p=0.0)  # no filter at all: the model's own probabilities
-CHANCES = [0.1, 0.4, 0.2, 0.3]
+PLAIN = SamplingConfig(temperature=1.0, min_p=0.0)  # no filter
+PROBABILITIES = [0.1, 0.4, 0.2, 0.3]
 
 
 def vector(*values):
     return np.array(values, np.float32)
 
 
-def logits_of(chances):
-    """Logits with these probabilities, not normalised, so that nobody can rely on that."""
-    return np.log(np.array(chances, np.float64)).astype(np.float32) + np.float32(3)
+def logits_of(probabilities):
+    """Logits with these probabilities, shifted so that they are not log probabilities."""
+    return np.log(np.array(probabilities, np.float64)).astype(np.float32) + np.float32(3)
 
 
 def draws(config, logits, count, seen=()):
@@ -53,11 +53,11 @@ def kept(logits):
         (1000, [1, 3, 2, 0]),
     ],
 )
-def test_top_k_keeps_the_k_likeliest(k, expected):
+def test_top_k_keeps_the_k_most_likely(k, expected):
     np.testing.assert_array_equal(top_k(vector(1, 3, 2, 0), k), vector(*expected))
 
 
-def test_top_k_keeps_the_equals_of_the_last_one_kept():
+def test_top_k_keeps_ties_with_the_last_one_kept():
     np.testing.assert_array_equal(top_k(vector(1, 3, 1, 0), 2), vector(1, 3, 1, -INF))
 
 
@@ -75,7 +75,7 @@ def test_top_k_keeps_the_equals_of_the_last_one_kept():
     ],
 )
 def test_top_p_keeps_the_smallest_set_that_reaches_p(p, expected):
-    logits = logits_of(CHANCES)
+    logits = logits_of(PROBABILITIES)
     found = top_p(logits, p)
     assert kept(found) == expected
     np.testing.assert_array_equal(found[sorted(expected)], logits[sorted(expected)])
@@ -85,8 +85,8 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(p, expected):
     ("p", "expected"),
     [(0.0, {0, 1, 2, 3}), (0.2, {0, 1, 2, 3}), (0.3, {1, 2, 3}), (0.6, {1, 3}), (0.8, {1}), (1.0, {1})],
 )
-def test_min_p_keeps_what_is_at_least_p_times_as_likely_as_the_likeliest(p, expected):
-    logits = logits_of(CHANCES)
+def test_min_p_keeps_tokens_at_least_p_times_as_likely_as_the_most_likely(p, expected):
+    logits = logits_of(PROBABILITIES)
     found = min_p(logits, p)
     assert kept(found) == expected
     np.testing.assert_array_equal(found[sorted(expected)], logits[sorted(expected)])
@@ -95,13 +95,13 @@ def test_min_p_keeps_what_is_at_least_p_times_as_likely_as_the_likeliest(p, expe
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (1.0, CHANCES),
+        (1.0, PROBABILITIES),
         (0.5, [0.01 / 0.30, 0.16 / 0.30, 0.04 / 0.30, 0.09 / 0.30]),  # squares
-        (2.0, [math.sqrt(p) / sum(math.sqrt(q) for q in CHANCES) for p in CHANCES]),  # roots
+        (2.0, [math.sqrt(p) / sum(math.sqrt(q) for q in PROBABILITIES) for p in PROBABILITIES]),  # roots
     ],
 )
 def test_temperature_raises_probabilities_to_its_inverse(value, expected):
-    np.testing.assert_allclose(softmax(temperature(logits_of(CHANCES), value)), expected, rtol=1e-5)
+    np.testing.assert_allclose(softmax(temperature(logits_of(PROBABILITIES), value)), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -119,19 +119,19 @@ def test_repetition_penalty_divides_positive_and_multiplies_negative(seen, penal
     np.testing.assert_array_equal(repetition_penalty(vector(2, -2, 1, 0), seen, penalty), vector(*expected))
 
 
-# ---- together
+# ---- all filters together
 
 
 @pytest.mark.parametrize(
     ("options", "seen", "expected"),
     [
         ({}, (), {0, 1, 2, 3}),
-        ({"repetition_penalty": 8.0, "top_k": 1}, [0], {1}),  # penalty before top-k: else only 0 were left
-        ({"temperature": 0.1, "top_p": 0.85}, (), {0}),  # temperature before top-p: else 1 and 2 were left too
-        ({"temperature": 2.0, "top_p": 0.35}, (), {0, 1}),  # ... else 0 alone
-        ({"temperature": 2.0, "min_p": 0.8}, (), {0, 1}),  # temperature before min-p: else 0 alone
-        ({"top_k": 2, "top_p": 0.5}, (), {0}),  # top-k before top-p: else 1 was left too
-        ({"top_p": 0.5, "min_p": 0.6}, (), {0, 1}),  # top-p before min-p: else 0 alone
+        ({"repetition_penalty": 8.0, "top_k": 1}, [0], {1}),  # penalty before top-k, or only 0 would be left
+        ({"temperature": 0.1, "top_p": 0.85}, (), {0}),  # temperature before top-p, or 1 and 2 would be left too
+        ({"temperature": 2.0, "top_p": 0.35}, (), {0, 1}),  # ... or only 0
+        ({"temperature": 2.0, "min_p": 0.8}, (), {0, 1}),  # temperature before min-p, or only 0
+        ({"top_k": 2, "top_p": 0.5}, (), {0}),  # top-k before top-p, or 1 would be left too
+        ({"top_p": 0.5, "min_p": 0.6}, (), {0, 1}),  # top-p before min-p, or only 0
     ],
 )
 def test_filters_apply_in_the_order_penalty_temperature_top_k_top_p_min_p(options, seen, expected):
@@ -139,42 +139,42 @@ def test_filters_apply_in_the_order_penalty_temperature_top_k_top_p_min_p(option
     assert set(draws(replace(PLAIN, **options), logits, 300, seen)) == expected
 
 
-def test_temperature_0_takes_the_likeliest_every_time():
-    assert draws(SamplingConfig(temperature=0.0), logits_of(CHANCES), 50) == [1] * 50
+def test_temperature_0_always_takes_the_most_likely():
+    assert draws(SamplingConfig(temperature=0.0), logits_of(PROBABILITIES), 50) == [1] * 50
 
 
-def test_temperature_0_obeys_the_repetition_penalty():
+def test_the_repetition_penalty_applies_at_temperature_0():
     config = SamplingConfig(temperature=0.0, repetition_penalty=2.0)
     assert draws(config, vector(2, 3, 1, 0), 1, seen=[1]) == [0]
 
 
-def test_top_k_1_takes_the_likeliest_every_time():
-    assert draws(replace(PLAIN, temperature=5.0, top_k=1), logits_of(CHANCES), 100) == [1] * 100
+def test_top_k_1_always_takes_the_most_likely():
+    assert draws(replace(PLAIN, temperature=5.0, top_k=1), logits_of(PROBABILITIES), 100) == [1] * 100
 
 
 @pytest.mark.parametrize("k", [0, 4, 100])
 def test_top_k_0_and_top_k_of_the_vocabulary_change_no_draw(k):
-    logits = logits_of(CHANCES)
+    logits = logits_of(PROBABILITIES)
     assert draws(replace(PLAIN, top_k=k), logits, 200) == draws(PLAIN, logits, 200)
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, CHANCES),
+        ({}, PROBABILITIES),
         ({"temperature": 0.5}, [0.01 / 0.30, 0.16 / 0.30, 0.04 / 0.30, 0.09 / 0.30]),
         ({"top_k": 2}, [0, 4 / 7, 0, 3 / 7]),
     ],
 )
 def test_frequencies_of_draws_are_the_probabilities(options, expected):
     count = 20_000
-    found = Counter(draws(replace(PLAIN, seed=7, **options), logits_of(CHANCES), count))
+    found = Counter(draws(replace(PLAIN, seed=7, **options), logits_of(PROBABILITIES), count))
     np.testing.assert_allclose([found[i] / count for i in range(4)], expected, atol=0.014)  # 4 deviations
     assert set(found) == {i for i in range(4) if expected[i]}
 
 
 def test_the_same_seed_draws_the_same_and_another_seed_does_not():
-    logits = logits_of(CHANCES)
+    logits = logits_of(PROBABILITIES)
     first = draws(replace(PLAIN, seed=3), logits, 100)
     assert draws(replace(PLAIN, seed=3), logits, 100) == first
     assert draws(replace(PLAIN, seed=4), logits, 100) != first
@@ -193,22 +193,22 @@ ANY_OPTIONS = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(ANY_LOGITS, ANY_OPTIONS)
-def test_what_is_filtered_out_is_never_drawn(values, config):
+def test_removed_tokens_are_never_drawn(values, config):
     assume(max(values) > -INF)
-    warm = [value / config.temperature for value in values]
-    least_k = sorted(warm, reverse=True)[min(config.top_k or len(warm), len(warm)) - 1]
-    heap = [math.exp(value - max(warm)) if value >= least_k and value > -INF else 0.0 for value in warm]
-    chances = [part / sum(heap) for part in heap]
+    tempered = [value / config.temperature for value in values]
+    least_k = sorted(tempered, reverse=True)[min(config.top_k or len(tempered), len(tempered)) - 1]
+    weights = [math.exp(value - max(tempered)) if value >= least_k and value > -INF else 0.0 for value in tempered]
+    probabilities = [weight / sum(weights) for weight in weights]
     for token in draws(config, vector(*values), 10):
         assert values[token] > -INF
-        assert warm[token] >= least_k
-        assert sum(chance for chance in chances if chance > chances[token] * 1.001) < config.top_p + 1e-4
-        assert chances[token] >= config.min_p * max(chances) * 0.999
+        assert tempered[token] >= least_k
+        assert sum(p for p in probabilities if p > probabilities[token] * 1.001) < config.top_p + 1e-4
+        assert probabilities[token] >= config.min_p * max(probabilities) * 0.999
 
 
 @settings(max_examples=100, deadline=None)
 @given(ANY_LOGITS, ANY_OPTIONS, st.sets(st.integers(0, 11)))
-def test_the_probability_told_is_that_of_the_raw_logits(values, config, seen):
+def test_logprobs_are_those_of_the_raw_logits(values, config, seen):
     assume(max(values) > -INF)
     logits = vector(*values)
     before = logits.copy()
@@ -216,24 +216,24 @@ def test_the_probability_told_is_that_of_the_raw_logits(values, config, seen):
     token, logprob = Sampler(config)(logits, [i for i in seen if i < len(values)])
     total = math.log(sum(math.exp(value - max(values)) for value in values)) + max(values)
     assert logprob == pytest.approx(values[token] - total, abs=1e-4)
-    np.testing.assert_array_equal(logits, before)  # the runtime's array is its own
+    np.testing.assert_array_equal(logits, before)  # the runtime's array is not modified
 
 
 @pytest.mark.parametrize("bad", [(1, math.nan, 0, 2), (math.nan,) * 4, (1, INF, 0, 2), (-INF,) * 4])
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 1.0}, {"top_k": 2, "top_p": 0.5}])
-def test_logits_that_are_not_numbers_are_an_error(bad, options):
+def test_nan_and_infinite_logits_are_an_error(bad, options):
     with pytest.raises(LLMError, match="NaN or infinite logits"):
         Sampler(SamplingConfig(**options))(vector(*bad))
 
 
 @pytest.mark.parametrize("value", [1e-3, 1e-6, 1e-30, 5e-324])
-def test_tiny_temperatures_do_not_overflow_and_take_the_likeliest(value):
+def test_tiny_temperatures_do_not_overflow_and_take_the_most_likely(value):
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         assert draws(replace(PLAIN, temperature=value), vector(-1e4, 1e4, 9e3, -INF), 20) == [1] * 20
 
 
 @pytest.mark.parametrize("value", [1e6, 1e30, 1e300])
-def test_huge_temperatures_do_not_overflow_and_make_all_alike(value):
+def test_huge_temperatures_do_not_overflow_and_draw_uniformly(value):
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         found = Counter(draws(replace(PLAIN, temperature=value), vector(-9, 9, 3, 0), 400))
     assert all(found[i] > 60 for i in range(4))
@@ -256,8 +256,8 @@ class Table:
         return text, ""
 
 
-class Same:
-    """A model that says the same whatever came before."""
+class Constant:
+    """A model whose logits do not depend on the context."""
 
     context, length, parameters = 100, 0, 1
 
@@ -286,22 +286,22 @@ OTHER_OPTIONS = {
 }
 
 
-def test_every_option_is_tried_here():
+def test_every_option_is_tested_here():
     assert list(OTHER_OPTIONS) == [field.name for field in fields(SamplingConfig)]
 
 
-def test_seen_tokens_are_kept_once_each_in_order():
+def test_seen_tokens_are_distinct_and_in_order():
     seen = SeenTokens([5, 3, 5])
     for token in range(200):
         seen.add(token)
     assert seen.ids().tolist() == [5, 3, *(n for n in range(200) if n not in (3, 5))]
     logits = np.random.default_rng(0).normal(0, 1, 300).astype(np.float32)
-    by_hand = repetition_penalty(logits, list(range(200)), 1.3)
-    np.testing.assert_array_equal(repetition_penalty(logits, seen.ids(), 1.3), by_hand)
+    expected = repetition_penalty(logits, list(range(200)), 1.3)
+    np.testing.assert_array_equal(repetition_penalty(logits, seen.ids(), 1.3), expected)
 
 
-def test_a_step_under_the_repetition_penalty_does_not_go_through_the_text_again(monkeypatch):
-    """A token is added once; what a step is given has at most as many as the vocabulary, not as the text."""
+def test_the_repetition_penalty_does_not_scan_the_text_at_every_step(monkeypatch):
+    """Each token is added once, and the sampler receives distinct ids: at most as many as the vocabulary has."""
     added, given = [], []
     add = SeenTokens.add
     monkeypatch.setattr(SeenTokens, "add", lambda self, token: (added.append(token), add(self, token))[1])
@@ -313,14 +313,14 @@ def test_a_step_under_the_repetition_penalty_does_not_go_through_the_text_again(
             return super().__call__(logits, seen, **values)
 
     config = SamplingConfig(max_tokens=90, repetition_penalty=1.5)
-    list(generate(Same(), Table(), "a" * 9, config, sampler=Spy(config)))
+    list(generate(Constant(), Table(), "a" * 9, config, sampler=Spy(config)))
     assert len(added) == 9 + 90 and max(given) <= 4
 
 
 @pytest.mark.parametrize("name", OTHER_OPTIONS)
 def test_every_option_changes_the_text(name):
     def text(config):
-        return "".join(piece.text for piece in generate(Same(), Table(), "a", config))
+        return "".join(piece.text for piece in generate(Constant(), Table(), "a", config))
 
     plain = SamplingConfig(max_tokens=40)
     assert set(text(plain)) == set("abcd")

@@ -1,4 +1,4 @@
-"""The steps of an answer: the choices are those of `generate`, the candidates those of a softmax worked out here."""
+"""The steps of generation: choices are those of `generate`, candidates those of a softmax computed here."""
 
 import json
 import math
@@ -27,8 +27,8 @@ CONFIG = ModelConfig(300, 32, 64, 2, 4, 2, 8, 32)
 ALLOWED = TOKENIZER.vocabulary.allowed(START)
 
 
-def walked(prompt: str, literal: bool = True, candidates: int = 5, **values: float) -> tuple[list[Step], str]:
-    """The steps, and what generate says with the same values."""
+def traced(prompt: str, literal: bool = True, candidates: int = 5, **values: float) -> tuple[list[Step], str]:
+    """(the steps, the text that `generate` gives with the same options)"""
     sampling = SamplingConfig(**{"max_tokens": 6, "seed": 3, **values})  # type: ignore[arg-type]
     runtime = NumpyRuntime(random_checkpoint(CONFIG))
     steps = list(trace(runtime, TOKENIZER, prompt, sampling, literal=literal, candidates=candidates))
@@ -41,18 +41,18 @@ def walked(prompt: str, literal: bool = True, candidates: int = 5, **values: flo
 
 @pytest.mark.parametrize("literal", [True, False])
 @pytest.mark.parametrize("values", [{}, {"temperature": 0.0}, {"top_k": 4, "top_p": 0.7}, {"repetition_penalty": 1.5}])
-def test_the_walk_is_the_way_of_generate(values: dict[str, float], literal: bool) -> None:
-    steps, text = walked("The cat sat", literal, **values)
+def test_steps_choose_the_tokens_of_generate(values: dict[str, float], literal: bool) -> None:
+    steps, text = traced("The cat sat", literal, **values)
     assert "".join(step.text for step in steps) == text
     assert any(step.retokenized for step in steps) is not literal
 
 
-def test_probabilities_chances_and_cuts_are_those_of_the_definition() -> None:
-    [step], _ = walked("The dog", max_tokens=1, temperature=0.5, top_k=20, top_p=0.8, min_p=0.0, candidates=300)
+def test_probabilities_and_removals_are_those_of_the_definition() -> None:
+    [step], _ = traced("The dog", max_tokens=1, temperature=0.5, top_k=20, top_p=0.8, min_p=0.0, candidates=300)
     logits = NumpyRuntime(random_checkpoint(CONFIG)).prefill(TOKENIZER.encode("The dog")).astype(np.float64)
-    everything = np.exp(logits) / np.exp(logits).sum()
-    assert step.entropy == pytest.approx(-(everything * np.log2(everything)).sum(), abs=1e-4)
-    own = np.where(ALLOWED, everything, 0)
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    assert step.entropy == pytest.approx(-(probabilities * np.log2(probabilities)).sum(), abs=1e-4)
+    own = np.where(ALLOWED, probabilities, 0)
     assert [c.id for c in step.candidates] == np.argsort(-own)[: ALLOWED.sum()].tolist()
     own = own[ALLOWED]
     np.testing.assert_allclose([c.probability for c in step.candidates], np.sort(own)[::-1], rtol=1e-4)
@@ -64,32 +64,32 @@ def test_probabilities_chances_and_cuts_are_those_of_the_definition() -> None:
         ("top-p", 20 - kept),
     ]
     assert step.removals[0].probability == pytest.approx(np.sort(own)[:-20].sum(), rel=1e-4)
-    chances = [c.sampling_probability for c in step.candidates]
-    np.testing.assert_allclose(chances[:kept], squared[:kept] / squared[:kept].sum(), rtol=1e-4)
-    assert not any(chances[kept:])
+    sampling = [c.sampling_probability for c in step.candidates]
+    np.testing.assert_allclose(sampling[:kept], squared[:kept] / squared[:kept].sum(), rtol=1e-4)
+    assert not any(sampling[kept:])
     assert [c.removed_by for c in step.candidates] == [None] * kept + ["top-p"] * (20 - kept) + ["top-k"] * (
         len(own) - 20
     )
 
 
-def test_at_temperature_0_one_is_left() -> None:
-    steps, _ = walked("The dog", temperature=0.0)
+def test_at_temperature_0_one_token_remains() -> None:
+    steps, _ = traced("The dog", temperature=0.0)
     assert all(step.remaining == 1 and not step.removals and step.chosen == step.candidates[0] for step in steps)
     assert [c.sampling_probability for c in steps[0].candidates] == [1, 0, 0, 0, 0]
 
 
-def test_the_first_step_sums_over_the_ways_to_split_the_last_word() -> None:
-    """Its candidates are those of the distribution that prompt.py gives; the later steps are those of any text."""
-    steps, _ = walked("The do", literal=False, candidates=300)
+def test_the_first_step_sums_over_tokenizations_of_the_last_word() -> None:
+    """Its candidates are those of read_prompt; later steps have one tokenization."""
+    steps, _ = traced("The do", literal=False, candidates=300)
     assert [step.retokenized for step in steps] == [True] + [False] * 5
     first = read_prompt(NumpyRuntime(random_checkpoint(CONFIG)), TOKENIZER, Prompt.of("The do", TOKENIZER))
-    wanted = {"".join(map(str, way.tokens[-1:])) for way in first.continuations(0)}
-    assert {str(c.id) for c in steps[0].candidates} <= wanted
+    expected = {"".join(map(str, continuation.tokens[-1:])) for continuation in first.continuations(0)}
+    assert {str(c.id) for c in steps[0].candidates} <= expected
     assert sum(c.probability for c in steps[0].candidates) == pytest.approx(1, abs=1e-5)
     assert sum(c.sampling_probability for c in steps[0].candidates) == pytest.approx(1, abs=1e-5)
 
 
-def test_the_end_of_the_document_is_a_choice_too() -> None:
+def test_the_end_of_the_document_can_be_chosen() -> None:
     model = random_checkpoint(CONFIG)
     model.tensors["model.norm.weight"][:] = 0
     steps = list(
@@ -101,14 +101,14 @@ def test_the_end_of_the_document_is_a_choice_too() -> None:
 def test_json_has_every_step(llm: Llm, tiny_model: Path) -> None:
     found = json.loads(llm("generate", "The cat", "--steps", 3, "--seed", 1, "--literal", "--json").stdout)
     assert set(found) == {"prompt", "text", "steps", "finish_reason", "seed"} and len(found["steps"]) == 3
-    said = json.loads(llm("generate", "The cat", "-n", 3, "--seed", 1, "--literal", "--json").stdout)
-    assert [step["chosen"]["id"] for step in found["steps"]] == [token["id"] for token in said["tokens"]]
-    assert [round(math.exp(token["logprob"]), 5) for token in said["tokens"]] == [
+    generated = json.loads(llm("generate", "The cat", "-n", 3, "--seed", 1, "--literal", "--json").stdout)
+    assert [step["chosen"]["id"] for step in found["steps"]] == [token["id"] for token in generated["tokens"]]
+    assert [round(math.exp(token["logprob"]), 5) for token in generated["tokens"]] == [
         pytest.approx(step["chosen"]["probability"], abs=1e-5) for step in found["steps"]
     ]
 
 
-def test_the_picture_fits_and_says_why(tiny_model: Path) -> None:
+def test_the_output_fits_the_terminal_and_gives_reasons(tiny_model: Path) -> None:
     shown = STYLES.sub("", in_a_terminal("generate", "りんごを\x1b[31m食べる", "--steps", "3", "-k", "5", "--literal"))
     assert (
         len(re.findall(r"top-k 5 cuts \d+ tokens of", shown)) == 3 and shown.count("→") == 3 and "drawn from 5" in shown
