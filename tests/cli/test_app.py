@@ -514,7 +514,7 @@ WRONG = [
     (2, "train c.txt --dtype int8", "--dtype"),
     (1, "train c.txt --from foreign.safetensors", "not a model of this program"),
     (2, "train c.txt --from model.safetensors --width 64", "--from keeps"),
-    *[(2, f"train c.txt --{name} {value}", "--lr-scale must be a positive number")
+    *[(2, f"train c.txt --{name} {value}", "--lr-scale must be above 0")
       for name in ("lr", "lr-scale") for value in (0, -1, *NOT_FINITE)],
     (2, "train c.txt --lr 3e-4", "--lr 0.0003 looks like a learning rate, but it multiplies the"),
     (2, "train c.txt --lr 0.5 --lr-scale 0.5", "--lr-scale has no effect with --lr"),
@@ -834,7 +834,7 @@ def test_a_pipe_where_a_run_would_be_kept_is_told(llm: Llm) -> None:
         ("nosuch/", "no file or directory nosuch; name a .safetensors"),
         ("no.gguf", "no file or directory no.gguf"),
         ("no/pytorch_model.bin", "no file or directory no/pytorch_model.bin"),
-        ("link.safetensors", "link.safetensors is a link to gone, which is not there"),
+        ("link.safetensors", "link.safetensors is a link to gone, which is missing"),
         ("gpt2", "a model of that name is not supported; Llama, Mistral, SmolLM2, Qwen2, Qwen3 and Mixtral are"),
         ("llama3.2:1b", "does not download by such names; get a .gguf or a Hugging Face directory"),
         ("hf.co/x/y", "get it first: hf download x/y --local-dir y"),
