@@ -249,7 +249,7 @@ def test_the_model_is_evaluated_no_more_often_than_allowed(limit: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "most"), [(10**6, 2 + first_token.MAX_EVALUATIONS), (135 * 10**6, 3), (10**9, 2)]
+    ("parameters", "limit"), [(10**6, 2 + first_token.MAX_EVALUATIONS), (135 * 10**6, 3), (10**9, 2)]
 )
 def test_a_large_model_is_evaluated_less_often(parameters: int, limit: int) -> None:
     class Large(Model):

@@ -20,7 +20,7 @@ TOLERANCE = 1e-6  # logits are float32
 
 
 class Tree:
-    """A model given by the next tokens' probabilities: `after` maps the tokens since the prompt to {token: probability}."""
+    """A model given by `after`, which maps the tokens since the prompt to {next token: probability}."""
 
     def __init__(self, context, vocab_size, after, prompt_length=1):
         self.context, self.vocab_size, self.after, self.prompt_length = context, vocab_size, after, prompt_length
