@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from llmcli.models.experts import Router
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -43,6 +44,28 @@ def test_the_balance_loss_is_that_of_its_definition_and_not_part_of_the_reported
     loss = model.loss(ids)
     loss.backward()
     assert loss.item() == without and model.get_parameter("model.layers.0.mlp.gate.weight").grad is not None
+
+
+def test_training_adds_a_hundredth_of_the_balance_losses_gradient() -> None:
+    """The weight 0.01 is that of Switch Transformers (arXiv:2101.03961, section 2.2); layers are averaged."""
+    model, _ = torch_model(SHAPES["experts"])
+    ids = torch.randint(300, (2, 12), generator=torch.Generator().manual_seed(4))
+
+    def router_gradient(loss: Tensor) -> Tensor:
+        model.zero_grad()
+        loss.backward()
+        gradient = model.get_parameter("model.layers.0.mlp.gate.weight").grad
+        assert gradient is not None
+        return gradient.clone()
+
+    cross_entropy = router_gradient(model.loss(ids))
+    model.train()
+    total = router_gradient(model.loss(ids))
+    model.loss(ids)  # computes the balance losses anew
+    balance_losses = [module.balance_loss for module in model.modules() if isinstance(module, Router)]
+    balance = router_gradient(torch.stack([loss for loss in balance_losses if loss is not None]).mean())
+    assert balance.abs().max() > 1e-3
+    torch.testing.assert_close(total - cross_entropy, 0.01 * balance, rtol=1e-3, atol=1e-6)
 
 
 def test_minimizing_the_balance_loss_spreads_tokens() -> None:
