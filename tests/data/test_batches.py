@@ -34,15 +34,15 @@ def test_a_batch_is_slices_of_the_tokens_and_depends_on_seed_and_step_alone(
 ) -> None:
     tokens = ascending_tokens(context + more)
     batches = Batches(tokens, context, batch_size, seed)
-    found = batches.batch(step)
-    assert found.shape == (batch_size, context + 1)
-    assert found.dtype == np.int64
-    assert (found == (found[:, :1] + np.arange(context + 1)) % len(tokens)).all()
-    assert found.min() >= 0
-    assert found.max() < len(tokens)
+    result = batches.batch(step)
+    assert result.shape == (batch_size, context + 1)
+    assert result.dtype == np.int64
+    assert (result == (result[:, :1] + np.arange(context + 1)) % len(tokens)).all()
+    assert result.min() >= 0
+    assert result.max() < len(tokens)
     batches.batch(step + 1)
-    assert np.array_equal(batches.batch(step), found)
-    assert np.array_equal(Batches(tokens.copy(), context, batch_size, seed).batch(step), found)
+    assert np.array_equal(batches.batch(step), result)
+    assert np.array_equal(Batches(tokens.copy(), context, batch_size, seed).batch(step), result)
 
 
 def window_starts(batches: Batches, first: int, count: int) -> list[int]:
@@ -62,10 +62,10 @@ def test_each_token_is_a_target_once_in_an_epoch_for_any_windows(data: st.DataOb
     targets: list[int] = []
     steps = 3 * batches.blocks  # so that epochs end where steps do, after batch_size of them or sooner
     for step in range(steps):
-        found = batches.batch(step, data.draw(st.sampled_from(lengths)))
-        assert found[:, 1:].size == batch_size * context  # every batch has the same number of tokens
-        assert ((found[:, 1:] - found[:, :-1]) % tokens == 1).all()  # neighbours, the last and the first too
-        targets += found[:, 1:].ravel().tolist()
+        result = batches.batch(step, data.draw(st.sampled_from(lengths)))
+        assert result[:, 1:].size == batch_size * context  # every batch has the same number of tokens
+        assert ((result[:, 1:] - result[:, :-1]) % tokens == 1).all()  # neighbours, the last and the first too
+        targets += result[:, 1:].ravel().tolist()
     per_epoch = batches.blocks * context
     assert tokens - context < per_epoch <= tokens
     for first in range(0, len(targets), per_epoch):
@@ -125,12 +125,12 @@ def test_tokens_without_spans_are_the_remaining_tokens(data: st.DataObject, widt
     gaps = data.draw(st.lists(st.integers(0, 9), min_size=runs + 1, max_size=runs + 1))
     firsts = np.cumsum(gaps[:-1], dtype=np.int64) + width * np.arange(runs)
     tokens = ascending_tokens(sum(gaps) + width * runs + 1)
-    wanted = np.delete(tokens, (firsts[:, None] + np.arange(width)).ravel())
-    found = TokensWithoutSpans(tokens, firsts, width)
-    assert len(found) == len(wanted)
-    assert found[np.arange(len(wanted))].tolist() == wanted.tolist()
-    places = np.random.default_rng(0).integers(len(wanted), size=(4, 3))
-    assert np.array_equal(found[places], wanted[places])
+    expected = np.delete(tokens, (firsts[:, None] + np.arange(width)).ravel())
+    result = TokensWithoutSpans(tokens, firsts, width)
+    assert len(result) == len(expected)
+    assert result[np.arange(len(expected))].tolist() == expected.tolist()
+    places = np.random.default_rng(0).integers(len(expected), size=(4, 3))
+    assert np.array_equal(result[places], expected[places])
 
 
 @settings(max_examples=100, deadline=None)
@@ -138,10 +138,10 @@ def test_tokens_without_spans_are_the_remaining_tokens(data: st.DataObject, widt
 def test_prefixed_tokens_slice_like_the_joined_array(count: int, start: int, stop: int) -> None:
     tokens = ascending_tokens(count) + np.uint16(100)
     whole = np.concatenate([[7], tokens])
-    found = PrefixedTokens(7, tokens)
-    assert len(found) == len(whole)
-    assert found[start:stop].tolist() == whole[start:stop].tolist()
-    assert found[start:stop].dtype == tokens.dtype
+    result = PrefixedTokens(7, tokens)
+    assert len(result) == len(whole)
+    assert result[start:stop].tolist() == whole[start:stop].tolist()
+    assert result[start:stop].dtype == tokens.dtype
 
 
 def test_mapped_tokens_give_the_same_batches_as_tokens_in_memory() -> None:
@@ -160,9 +160,9 @@ TOKEN_TEXTS = {0: "x", 1: "a", 2: "b", 3: "ab", 4: "aba", 5: "c"}
 @given(st.integers(0, 2**31), st.floats(0, 1))
 def test_rows_with_split_tokens_spell_the_same_text(seed: int, share: float) -> None:
     ids = np.random.default_rng(seed).integers(0, 6, (5, 17))
-    found = batches_module._split_merges(ids, MERGE_PAIRS, share, np.random.default_rng(seed))
-    assert found.shape == ids.shape
-    for before, after in zip(ids.tolist(), found.tolist(), strict=True):
+    result = batches_module._split_merges(ids, MERGE_PAIRS, share, np.random.default_rng(seed))
+    assert result.shape == ids.shape
+    for before, after in zip(ids.tolist(), result.tolist(), strict=True):
         text, again = ("".join(TOKEN_TEXTS[i] for i in row) for row in (before, after))
         assert text.startswith(again)
 
@@ -177,9 +177,9 @@ def test_bpe_dropout_of_0_splits_no_token_and_of_1_every_merged_token() -> None:
 
 def test_the_fraction_of_split_tokens_is_the_bpe_dropout() -> None:
     ids = np.full((100, 101), 3)
-    found = batches_module._split_merges(ids, MERGE_PAIRS, 0.25, np.random.default_rng(0))
+    result = batches_module._split_merges(ids, MERGE_PAIRS, 0.25, np.random.default_rng(0))
     # of 100 whole or taken-apart tokens in a row of about 125 parts: five standard deviations
-    whole, first = (found == 3).sum(), (found == 1).sum()
+    whole, first = (result == 3).sum(), (result == 1).sum()
     assert abs(first / (first + whole) - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 8000)
 
 
@@ -187,8 +187,8 @@ def test_batches_split_the_same_tokens_for_the_same_seed_and_step() -> None:
     tokens = np.tile(np.array([4, 3, 0, 5, 1, 2], np.uint16), 40)
     plain = Batches(tokens, 16, 2, 7)
     split = Batches(tokens, 16, 2, 7, MERGE_PAIRS)
-    found = split.batch(3, 8, 0.5)
-    assert found.shape == (4, 9)
-    assert np.array_equal(found, Batches(tokens, 16, 2, 7, MERGE_PAIRS).batch(3, 8, 0.5))
-    assert not np.array_equal(found, split.batch(3, 8)) and np.array_equal(split.batch(3, 8), plain.batch(3, 8))
-    assert not np.array_equal(found, Batches(tokens, 16, 2, 8, MERGE_PAIRS).batch(3, 8, 0.5))
+    result = split.batch(3, 8, 0.5)
+    assert result.shape == (4, 9)
+    assert np.array_equal(result, Batches(tokens, 16, 2, 7, MERGE_PAIRS).batch(3, 8, 0.5))
+    assert not np.array_equal(result, split.batch(3, 8)) and np.array_equal(split.batch(3, 8), plain.batch(3, 8))
+    assert not np.array_equal(result, Batches(tokens, 16, 2, 8, MERGE_PAIRS).batch(3, 8, 0.5))

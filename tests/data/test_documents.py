@@ -391,5 +391,5 @@ def test_a_part_of_the_text_is_the_same_in_every_encoding(kind: str) -> None:
     corpus, whole = read_corpus([put("a.txt", data)]), text.encode("utf-8")
     assert corpus.text_bytes == len(whole)
     for start in [*range(40), 1000, 1001, 1002, 1003, len(whole) - 2]:
-        wanted = whole[character_end(whole, start) : character_end(whole, start + 50)].decode("utf-8")
-        assert joined(corpus, start, start + 50) == wanted
+        expected = whole[character_end(whole, start) : character_end(whole, start + 50)].decode("utf-8")
+        assert joined(corpus, start, start + 50) == expected

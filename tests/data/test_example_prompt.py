@@ -36,7 +36,7 @@ def test_a_prompt_is_the_beginning_of_a_sentence_or_line(text: str, prompt: str 
     assert example_prompt(text) == prompt
 
 
-def test_a_sentence_that_may_be_cut_is_used_last() -> None:
+def test_a_sentence_that_may_be_incomplete_is_used_last() -> None:
     assert example_prompt("es to the market today.\nAnna has a kite.", starts_inside=True) == "Anna has a"
     assert example_prompt("es to the market today.", starts_inside=True) == "es to the market"
 

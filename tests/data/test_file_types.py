@@ -101,10 +101,10 @@ FILES: dict[str, tuple[Callable[[], bytes] | bytes, str]] = {
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.slow
 def test_the_error_says_what_a_file_is_and_how_to_get_its_text(llm: Llm, name: str) -> None:
-    made, said = FILES[name]
+    made, message = FILES[name]
     data = made if isinstance(made, bytes) else made()
     Path("d").mkdir()
-    for place, advice in ((name, said), (f"d/{name}", "")):
+    for place, advice in ((name, message), (f"d/{name}", "")):
         Path(place).write_bytes(data)
         for words in (["train", place, "--dry-run"], ["eval", place, "-m", "none"], ["tokenize", "--train", place]):
             if words[0] == "eval" and not advice:
@@ -127,8 +127,8 @@ def test_the_name_of_a_file_does_not_matter(llm: Llm) -> None:
 
 @pytest.mark.parametrize("name", ["it's.pdf", "{x}.pdf", "a\x1b.pdf"])
 def test_commands_in_advice_can_be_pasted_for_any_name(name: str) -> None:
-    said = file_types.describe_binary(name, b"%PDF-1.7")
-    assert said and shlex.split(said.rpartition(": ")[2]) == ["pdftotext", name, name[:-3] + "txt"]
+    message = file_types.describe_binary(name, b"%PDF-1.7")
+    assert message and shlex.split(message.rpartition(": ")[2]) == ["pdftotext", name, name[:-3] + "txt"]
 
 
 def test_a_prompt_that_is_not_text_is_recognized_too(llm: Llm) -> None:

@@ -26,8 +26,8 @@ def test_tokens_of_documents_have_one_end_of_text_between_two(tokenizer: Tokeniz
     texts = ["The cat sat.\n", "りんご🍎<|endoftext|>", " ", TEXT]
     corpus = read_corpus([put(f"{i}", text.encode()) for i, text in enumerate(texts)])
     tokens = tokenize(corpus.texts(), tokenizer)
-    wanted = [tokenizer.encode(text) for text in texts]
-    assert tokens.tolist() == [*wanted[0], 0, *wanted[1], 0, *wanted[2], 0, *wanted[3]]
+    expected = [tokenizer.encode(text) for text in texts]
+    assert tokens.tolist() == [*expected[0], 0, *expected[1], 0, *expected[2], 0, *expected[3]]
     assert tokens.dtype == np.uint16
     assert (tokens == tokenizer.eos_id).sum() == len(texts) - 1
 

@@ -25,7 +25,7 @@ def decodes(data: bytes) -> str | None:
 @example(b"\xed\xa0\x80")  # a surrogate
 @example(b"\xf4\x90\x80\x80")  # beyond the last character
 @example(b"\xe0\x9f\xbf")  # longer than needed
-def test_bytes_are_valid_where_the_decoder_takes_them(data: bytes) -> None:
+def test_states_agree_with_the_decoder_of_python(data: bytes) -> None:
     text = decodes(data)
     assert (state_after(data) == INVALID) is (text is None)
     if text is not None:
@@ -35,19 +35,19 @@ def test_bytes_are_valid_where_the_decoder_takes_them(data: bytes) -> None:
 @given(
     st.lists(st.binary(max_size=4), min_size=1, max_size=30), st.text(max_size=3).map(lambda text: text.encode()[:7])
 )
-def test_a_token_is_allowed_where_the_text_stays_valid(tokens: list[bytes], before: bytes) -> None:
+def test_a_token_is_allowed_if_the_text_stays_valid(tokens: list[bytes], before: bytes) -> None:
     vocabulary = Vocabulary(tokens)
     state = state_after(before)
     mask = vocabulary.allowed(state)
-    wanted = [decodes(before + data) is not None and (bool(data) or state == START) for data in tokens]
-    assert mask is None or mask.tolist() == wanted
-    assert mask is not None or all(wanted) or not any(wanted)
+    expected = [decodes(before + data) is not None and (bool(data) or state == START) for data in tokens]
+    assert mask is None or mask.tolist() == expected
+    assert mask is not None or all(expected) or not any(expected)
     for token, data in enumerate(tokens):
-        if wanted[token]:
+        if expected[token]:
             assert vocabulary.state_after(token, state) == state_after(before + data)
 
 
-def test_bytes_that_the_training_text_does_not_have_are_not_allowed() -> None:
+def test_bytes_that_are_not_in_the_training_text_are_not_allowed() -> None:
     vocabulary = Vocabulary([b"", b"ab", b"ac", b"c", "é".encode(), b"\xc3", b"\xa9"], seen_bytes="abé".encode())
     allowed = vocabulary.allowed(START)
     assert allowed is not None and allowed.tolist() == [True, True, False, False, True, True, False]
@@ -55,7 +55,7 @@ def test_bytes_that_the_training_text_does_not_have_are_not_allowed() -> None:
     assert inside is not None and np.flatnonzero(inside).tolist() == [6]
 
 
-def test_where_no_token_could_come_all_may() -> None:
+def test_if_no_token_is_allowed_all_are() -> None:
     assert Vocabulary([b"a", b"b"]).allowed(state_after(b"\xe3")) is None
 
 
@@ -63,15 +63,15 @@ def test_where_no_token_could_come_all_may() -> None:
     st.lists(st.text("aé. ", max_size=3).map(str.encode) | st.binary(max_size=2), max_size=12),
     st.text("aé. ", min_size=1, max_size=2).map(str.encode) | st.just(b"\xff"),
 )
-def test_tokens_are_found_by_how_they_begin(tokens: list[bytes], data: bytes) -> None:
+def test_tokens_are_found_by_their_first_bytes(tokens: list[bytes], data: bytes) -> None:
     vocabulary = Vocabulary(tokens)
     assert sorted(vocabulary.prefixes_of(data)) == [i for i, t in enumerate(tokens) if t and data.startswith(t)]
     beyond = [i for i, t in enumerate(tokens) if t.startswith(data) and t != data]
     assert sorted(vocabulary.extensions_of(data).tolist()) == beyond
     letters = vocabulary.letter_at(np.array(beyond, np.int64), len(data))
     assert letters.tolist() == [begins_with_letter(tokens[i][len(data) :]) for i in beyond]
-    found = vocabulary.find(data)
-    assert tokens[found] == data if found is not None else data not in tokens
+    result = vocabulary.find(data)
+    assert tokens[result] == data if result is not None else data not in tokens
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,6 @@ def test_tokens_are_found_by_how_they_begin(tokens: list[bytes], data: bytes) ->
     [("a", True), ("7", True), ("_x", True), ("é", True), ("ж", True), ("\u0301", True), ("한", True), (" a", False),
      ("'s", False), ("漢", False), ("ひ", False), ("カ", False), ("!", False), ("", False), ("😀", False)],
 )  # fmt: skip
-def test_letters_go_on_with_a_word(text: str, letter: bool) -> None:
+def test_which_bytes_begin_with_a_letter(text: str, letter: bool) -> None:
     assert begins_with_letter(text.encode()) is letter
     assert Vocabulary([text.encode()]).begins_with_letter.tolist() == [letter]

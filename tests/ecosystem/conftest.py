@@ -132,8 +132,8 @@ class LlamaCpp:
 
     def ask(self, prompt: str | list[int], count: int, **more: Any) -> dict[str, Any]:
         asked = {"prompt": prompt, "n_predict": count, "temperature": 0.0, "cache_prompt": False, **more}
-        found = self._server.handle_completions(asked)
-        return json.loads(found) if isinstance(found, str) else found
+        result = self._server.handle_completions(asked)
+        return json.loads(result) if isinstance(result, str) else result
 
     def text(self, prompt: str, count: int) -> str:
         return str(self.ask(prompt, count)["choices"][0]["text"])
@@ -148,11 +148,11 @@ class LlamaCpp:
 
     def ids(self, prompt: str | list[int], count: int) -> list[int]:
         """The tokens that follow."""
-        found = self.ask(prompt, count, return_tokens=True, verbose=True)["__verbose"]["tokens"]
-        assert isinstance(found, list)
-        return found
+        result = self.ask(prompt, count, return_tokens=True, verbose=True)["__verbose"]["tokens"]
+        assert isinstance(result, list)
+        return result
 
     def chosen(self, prompt: str | list[int], count: int) -> list[dict[str, Any]]:
         """The tokens that follow: {"id", "logprob", "top_logprobs": [{"id", "logprob"}, ...]} each."""
-        found = self.ask(prompt, count, n_probs=5)["choices"][0]["logprobs"]
-        return list(found["content"]) if found else []
+        result = self.ask(prompt, count, n_probs=5)["choices"][0]["logprobs"]
+        return list(result["content"]) if result else []

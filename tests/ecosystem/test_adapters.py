@@ -25,13 +25,13 @@ def test_peft_reads_our_adapters(reference, tmp_path: Path, llm) -> None:
     theirs = peft.PeftModel.from_pretrained(base, alone).eval()
     ids = list(range(2, 40))
     with torch.inference_mode():
-        wanted = theirs(torch.tensor([ids])).logits[0].numpy()
-    found = NumpyRuntime(loading.load("merged.safetensors")).logits(ids)
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
-    assert np.abs(wanted - reference.logits(ids)).max() > 0.01  # it has learned something
+        expected = theirs(torch.tensor([ids])).logits[0].numpy()
+    result = NumpyRuntime(loading.load("merged.safetensors")).logits(ids)
+    np.testing.assert_allclose(result, expected, atol=1e-4)
+    assert np.abs(expected - reference.logits(ids)).max() > 0.01  # it has learned something
 
 
-def test_we_read_what_peft_saves(reference, tmp_path: Path, llm) -> None:
+def test_adapters_saved_by_peft_are_read(reference, tmp_path: Path, llm) -> None:
     peft = pytest.importorskip("peft", reason="needs peft: pip install -e '.[ecosystem]'")
     import torch
     import transformers
@@ -43,10 +43,10 @@ def test_we_read_what_peft_saves(reference, tmp_path: Path, llm) -> None:
     settings = peft.LoraConfig(r=3, lora_alpha=7, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
     theirs = peft.get_peft_model(base, settings).eval()
     theirs.save_pretrained(tmp_path / "peft")
-    found = llm("import", reference.directory, "--adapter", tmp_path / "peft", "-o", "merged.safetensors")
-    assert found.exit_code == 0, found.stderr
+    result = llm("import", reference.directory, "--adapter", tmp_path / "peft", "-o", "merged.safetensors")
+    assert result.exit_code == 0, result.stderr
     ids = list(range(2, 40))
     with torch.inference_mode():
-        wanted = theirs(torch.tensor([ids])).logits[0].numpy()
-    np.testing.assert_allclose(NumpyRuntime(loading.load("merged.safetensors")).logits(ids), wanted, atol=1e-4)
-    assert np.abs(wanted - reference.logits(ids)).max() > 0.01
+        expected = theirs(torch.tensor([ids])).logits[0].numpy()
+    np.testing.assert_allclose(NumpyRuntime(loading.load("merged.safetensors")).logits(ids), expected, atol=1e-4)
+    assert np.abs(expected - reference.logits(ids)).max() > 0.01

@@ -25,22 +25,22 @@ def greedy(path: Path, prompt: str, count: int = GREEDY) -> list[int]:
 
 
 @pytest.mark.parametrize("length", [1, 2, 31, 64])
-def test_logits_are_those_of_transformers(reference, length):
+def test_logits_equal_those_of_transformers(reference, length):
     import torch
 
     from llmcli.models.transformer import LanguageModel
 
     ids = np.random.default_rng(length).integers(0, 400, length).tolist()
-    wanted = reference.logits(ids)
+    expected = reference.logits(ids)
     checkpoint = loading.load(reference.directory)
-    np.testing.assert_allclose(NumpyRuntime(checkpoint).logits(ids), wanted, atol=1e-4)
+    np.testing.assert_allclose(NumpyRuntime(checkpoint).logits(ids), expected, atol=1e-4)
     model = LanguageModel(checkpoint.config).eval()
     model.load_arrays(checkpoint.tensors)
     with torch.inference_mode():
-        np.testing.assert_allclose(model(torch.tensor([ids]))[0].numpy(), wanted, atol=1e-4)
+        np.testing.assert_allclose(model(torch.tensor([ids]))[0].numpy(), expected, atol=1e-4)
 
 
-def test_gradients_are_those_of_transformers(reference):
+def test_gradients_equal_those_of_transformers(reference):
     """What teaches a model is the same graph."""
     import torch
 
@@ -63,7 +63,7 @@ def test_gradients_are_those_of_transformers(reference):
         torch.testing.assert_close(weight.grad, theirs[name], atol=2e-5, rtol=1e-3)
 
 
-def test_steps_are_those_of_the_whole(reference):
+def test_single_steps_equal_the_whole_sequence(reference):
     """A token at a time gives what all at once give."""
     ids = list(range(5, 45))
     runtime = NumpyRuntime(loading.load(reference.directory))
@@ -73,7 +73,7 @@ def test_steps_are_those_of_the_whole(reference):
     np.testing.assert_allclose(stepped, reference.logits(ids)[-1], atol=1e-4)
 
 
-def test_import_export_hf_is_the_same_model(reference, tmp_path, llm):
+def test_a_model_round_trips_through_a_hugging_face_directory(reference, tmp_path, llm):
     import torch
     import transformers
 
@@ -95,7 +95,7 @@ def test_import_export_hf_is_the_same_model(reference, tmp_path, llm):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_halves_stay_halves(reference, tmp_path, llm, dtype):
+def test_16_bit_weights_stay_16_bit(reference, tmp_path, llm, dtype):
     import torch
     import transformers
 
@@ -115,7 +115,7 @@ def test_halves_stay_halves(reference, tmp_path, llm, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f16"])
-def test_a_directory_in_halves_is_what_transformers_makes_of_the_model(reference, tmp_path, llm, dtype):
+def test_a_16_bit_directory_equals_the_conversion_of_transformers(reference, tmp_path, llm, dtype):
     import torch
     import transformers
 
@@ -126,22 +126,22 @@ def test_a_directory_in_halves_is_what_transformers_makes_of_the_model(reference
         assert torch.equal(weight, whole.to(opened.dtype)), name
 
 
-def test_gguf_is_the_same_model(reference, tmp_path, llm):
+def test_a_model_round_trips_through_a_gguf(reference, tmp_path, llm):
     from tests.ecosystem.conftest import LlamaCpp
 
     path = tmp_path / "model.gguf"
-    found = llm("export", reference.directory, path, "--to", "gguf", "--name", "Tiny", "--license", "mit")
+    result = llm("export", reference.directory, path, "--to", "gguf", "--name", "Tiny", "--license", "mit")
     if not loading.load(reference.directory).config.norm_topk_prob:
-        assert found.exit_code == 1 and "does not sum to 1" in found.stderr and not path.exists()
+        assert result.exit_code == 1 and "do not sum to 1" in result.stderr and not path.exists()
         return
-    assert found.exit_code == 0 and found.stdout.startswith("FROM /")
+    assert result.exit_code == 0 and result.stdout.startswith("FROM /")
     ids = list(range(2, 62))
     np.testing.assert_allclose(NumpyRuntime(loading.load(path)).logits(ids), reference.logits(ids), atol=1e-4)
     theirs = LlamaCpp(path)
     for prompt in PROMPTS:
         assert [token for token in theirs.ids(prompt, GREEDY) if token] == greedy(reference.directory, prompt), prompt
-    told = loading.load(path).record["imported"]
-    assert told["name"] == "Tiny" and told["license"] == "mit"
+    fields = loading.load(path).record["imported"]
+    assert fields["name"] == "Tiny" and fields["license"] == "mit"
 
 
 def test_transformers_reads_our_gguf(reference, tmp_path, llm):
@@ -159,7 +159,7 @@ def test_transformers_reads_our_gguf(reference, tmp_path, llm):
 
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0", "q4_0"])
-def test_smaller_types_run_in_llama_cpp(reference, tmp_path, llm, dtype):
+def test_smaller_tensor_types_run_in_llama_cpp(reference, tmp_path, llm, dtype):
     """What a smaller type makes of the weights, read by us, is what llama.cpp answers from."""
     from tests.ecosystem.conftest import LlamaCpp
 
@@ -172,11 +172,11 @@ def test_smaller_types_run_in_llama_cpp(reference, tmp_path, llm, dtype):
     runtime, theirs = NumpyRuntime(loading.load(path)), LlamaCpp(path)
     for first in range(2, 30):  # llama.cpp does not tell of a token that ends the text or is part of a character
         ids = list(range(first, first + 28))
-        if found := theirs.chosen(ids, 1):
+        if result := theirs.chosen(ids, 1):
             break
     ours = runtime.prefill(ids)
-    top = {entry["id"]: entry["logprob"] for entry in found[0]["top_logprobs"]}
-    wanted = ours - ours.max() - np.log(np.exp(ours - ours.max()).sum())
+    top = {entry["id"]: entry["logprob"] for entry in result[0]["top_logprobs"]}
+    expected = ours - ours.max() - np.log(np.exp(ours - ours.max()).sum())
     # llama.cpp rounds what it multiplies by quantized weights to eight bits
     for token, logprob in top.items():
-        assert logprob == pytest.approx(float(wanted[token]), abs=0.05 if dtype in ("f16", "bf16") else 0.5)
+        assert logprob == pytest.approx(float(expected[token]), abs=0.05 if dtype in ("f16", "bf16") else 0.5)

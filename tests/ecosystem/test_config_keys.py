@@ -193,14 +193,14 @@ def own_logits(config: dict[str, Any], directory: Path) -> tuple[ModelConfig, np
 
 @pytest.mark.parametrize("tied", [False, True] if FULL else [False])
 @pytest.mark.parametrize("kind", list(ARCHITECTURES))
-def test_each_key_is_run_as_transformers_does_or_refused(kind: str, tied: bool, tmp_path: Path) -> None:
+def test_each_config_key_has_the_effect_of_transformers_or_is_an_error(kind: str, tied: bool, tmp_path: Path) -> None:
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     own = transformers.CONFIG_MAPPING[kind](**SHAPE | MORE.get(kind, {}), tie_word_embeddings=tied)
     base = json.loads(own.to_json_string())
-    other, run, told = [], 0, set()
+    other, run, fields = [], 0, set()
     before: np.ndarray | None = None
     for number, change in enumerate(changes(base)):
         config = applied(base, change)
@@ -213,7 +213,7 @@ def test_each_key_is_run_as_transformers_does_or_refused(kind: str, tied: bool, 
             theirs = None
         directory.mkdir(exist_ok=True)
         try:
-            found, logits = own_logits(config, directory)
+            result, logits = own_logits(config, directory)
         except LLMError as error:
             assert "\n" not in str(error), change
             assert change, error
@@ -223,13 +223,13 @@ def test_each_key_is_run_as_transformers_does_or_refused(kind: str, tied: bool, 
         run += 1
         before = theirs if before is None else before
         if before.shape == theirs.shape and np.abs(before - theirs).max() > 1e-3:
-            told |= change.keys()
+            fields |= change.keys()
         if len(logits) < 1 or np.abs(logits - theirs[: len(logits)]).max() > 1e-4:
             other.append(applied({}, change) | {key: "left out" for key, v in change.items() if v is DELETED})
-        assert parse_config(dump_config(found)) == found, change
+        assert parse_config(dump_config(result)) == result, change
     assert not other, "\n".join(map(str, other))
     assert run > 60
-    assert {"rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta"} <= told  # what is compared can differ
+    assert {"rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta"} <= fields  # what is compared can differ
 
 
 def directory_of(kind: str, directory: Path, **more: Any) -> Path:
@@ -252,7 +252,7 @@ def logits_of_both(directory: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", ["llama", "mixtral", "qwen3"])
-def test_a_head_in_the_file_of_a_tied_model_counts_as_in_transformers(kind: str, tmp_path: Path) -> None:
+def test_the_head_of_a_tied_model_is_treated_as_in_transformers(kind: str, tmp_path: Path) -> None:
     directory = directory_of(kind, tmp_path / "m")
     config = json.loads((directory / "config.json").read_text("utf-8"))
     (directory / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}), "utf-8")

@@ -36,7 +36,7 @@ CASES: list[tuple[dict[str, Any], bool]] = [
     ({"split.count": ("UINT16", 1)}, False),
     ({"general.type": LEFT_OUT}, False),
 ]
-REFUSED: list[dict[str, Any]] = [  # by llama.cpp too, or it answers otherwise: tried in tests/test_gguf_file.py
+REFUSED: list[dict[str, Any]] = [  # an error in llama.cpp too, or another result: see tests/formats
     {"rope.dimension_count": 8}, {"attention.value_length": 8}, {"attention.causal": False},
     {"rope.scaling.attn_factor": 2.0}, {"attention.layer_norm_rms_epsilon": LEFT_OUT},
     {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, {"split.count": ("UINT16", 2)},
@@ -93,15 +93,15 @@ def answers(path: Path) -> tuple[dict[int, float], dict[int, float]]:
     theirs = LlamaCpp(path)
     for start in range(PROMPT):  # llama.cpp does not tell of a token that ends the text or is part of a character
         ids = IDS[start : start + PROMPT]
-        if found := theirs.chosen(ids, 1):
+        if result := theirs.chosen(ids, 1):
             break
     logits = NumpyRuntime(loading.load(path)).prefill(ids)
     own = logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
-    wanted = {entry["id"]: float(entry["logprob"]) for entry in found[0]["top_logprobs"]}
-    return wanted, {token: float(own[token]) for token in wanted}
+    expected = {entry["id"]: float(entry["logprob"]) for entry in result[0]["top_logprobs"]}
+    return expected, {token: float(own[token]) for token in expected}
 
 
-def test_each_key_is_run_as_llama_cpp_does(base: Path, tmp_path: Path) -> None:
+def test_each_field_has_the_effect_of_llama_cpp(base: Path, tmp_path: Path) -> None:
     plain, _ = answers(base)
     for number, (change, changes) in enumerate(CASES):
         theirs, own = answers(rewritten(base, tmp_path / f"{number}.gguf", change))
@@ -109,7 +109,7 @@ def test_each_key_is_run_as_llama_cpp_does(base: Path, tmp_path: Path) -> None:
         assert (theirs != pytest.approx(plain, abs=1e-3)) == changes, change
 
 
-def test_what_it_runs_otherwise_is_refused(base: Path, tmp_path: Path) -> None:
+def test_fields_that_llama_cpp_treats_differently_are_an_error(base: Path, tmp_path: Path) -> None:
     for number, change in enumerate(REFUSED):
         path = rewritten(base, tmp_path / f"{number}.gguf", change)
         with pytest.raises(LLMError) as caught:
@@ -119,21 +119,21 @@ def test_what_it_runs_otherwise_is_refused(base: Path, tmp_path: Path) -> None:
 
 def keys_of(group: Any) -> list[str]:
     """All keys by architecture that the gguf package knows."""
-    found = []
+    result = []
     for name, value in vars(group).items():
         if isinstance(value, type):
-            found += keys_of(value)
+            result += keys_of(value)
         elif (
             isinstance(value, str)
             and not name.startswith("__")
             and value.startswith("{arch}.")
             and "{" not in value[6:]
         ):
-            found.append(value.removeprefix("{arch}."))
-    return found
+            result.append(value.removeprefix("{arch}."))
+    return result
 
 
-def test_every_other_key_is_refused_or_changes_nothing(base: Path, tmp_path: Path) -> None:
+def test_every_other_field_is_an_error_or_changes_nothing(base: Path, tmp_path: Path) -> None:
     """Each alone, to see whether it is refused; those that are not, all together in llama.cpp."""
     import gguf
 
@@ -153,13 +153,13 @@ def test_every_other_key_is_refused_or_changes_nothing(base: Path, tmp_path: Pat
     assert not refused & passed.keys() and "pooling_type" in passed
     for key in ("expert_used_count", "expert_group_count"):  # of a model without experts: llama.cpp ends the process
         passed.pop(key, None)
-    theirs, found = answers(rewritten(base, tmp_path / "all.gguf", passed))
-    assert found == pytest.approx(theirs, abs=1e-3)
+    theirs, result = answers(rewritten(base, tmp_path / "all.gguf", passed))
+    assert result == pytest.approx(theirs, abs=1e-3)
     assert theirs == pytest.approx(answers(base)[0], abs=1e-3)
 
 
 @pytest.mark.parametrize("sizes", [{"attention.sliding_window": 8}, {"attention.sliding_window": 0}])
-def test_within_a_window_the_answer_is_that_without(base: Path, tmp_path: Path, sizes: dict[str, int]) -> None:
+def test_a_sliding_window_changes_nothing_within_it(base: Path, tmp_path: Path, sizes: dict[str, int]) -> None:
     model = loading.load(rewritten(base, tmp_path / "m.gguf", sizes))
     assert model.config.max_position_embeddings == (sizes["attention.sliding_window"] or 64)
     np.testing.assert_array_equal(
@@ -167,7 +167,7 @@ def test_within_a_window_the_answer_is_that_without(base: Path, tmp_path: Path, 
     )
 
 
-def test_a_file_that_is_refused_is_shown(base: Path, tmp_path: Path, llm) -> None:
+def test_an_unsupported_file_can_be_inspected(base: Path, tmp_path: Path, llm) -> None:
     path = rewritten(base, tmp_path / "m.gguf", {"logit_scale": 2.0})
     shown = llm("inspect", path)
     assert shown.exit_code == 0 and "logit_scale to 2.0, which is not run here" in " ".join(shown.stdout.split())

@@ -41,16 +41,16 @@ def learned() -> dict[str, object]:
     )  # fmt: skip
     # without what would let merges spell a control token: which pairs are merged among equals is the library's chance
     inner.train_from_iterator((string.replace("</s>", "") for string in texts.varied(500, seed=2)), trainer)
-    found = json.loads(inner.to_str())
-    found["added_tokens"] = [token for token in found["added_tokens"] if token["id"] < 3]
-    found["model"]["byte_fallback"] = True
-    found["post_processor"] = {
+    result = json.loads(inner.to_str())
+    result["added_tokens"] = [token for token in result["added_tokens"] if token["id"] < 3]
+    result["model"]["byte_fallback"] = True
+    result["post_processor"] = {
         "type": "TemplateProcessing",
         "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
         "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
     }
-    return found
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def rules() -> dict[str, object]:
 
 
 @pytest.mark.parametrize("form", list(FORMS))
-def test_ids_are_the_librarys(rules: dict[str, object], form: str) -> None:
+def test_ids_equal_those_of_the_library(rules: dict[str, object], form: str) -> None:
     text = json.dumps(rules | FORMS[form])
     theirs, ours = tokenizers.Tokenizer.from_str(text), Tokenizer.from_json(text)
     theirs.encode_special_tokens = True
@@ -69,13 +69,13 @@ def test_ids_are_the_librarys(rules: dict[str, object], form: str) -> None:
     for string in texts.varied(1000, seed=3):
         if form == "mistral" and string.startswith((" ", "▁")):
             continue  # there Metaspace puts no second space before a text
-        wanted = theirs.encode(string, add_special_tokens=False).ids
-        assert ours.encode(string) == wanted, string
-        assert ours.decode(wanted) == string
-        assert again.encode(string).ids == [1, *wanted]
+        expected = theirs.encode(string, add_special_tokens=False).ids
+        assert ours.encode(string) == expected, string
+        assert ours.decode(expected) == string
+        assert again.encode(string).ids == [1, *expected]
 
 
-def test_llama_cpp_cuts_alike_and_says_the_same(rules: dict[str, object], tmp_path: Path, llm) -> None:
+def test_llama_cpp_gives_the_same_ids_and_text(rules: dict[str, object], tmp_path: Path, llm) -> None:
     tokenizer = Tokenizer.from_json(json.dumps(rules | FORMS["llama 2"]))
     config = ModelConfig(
         tokenizer.vocab_size, 64, 96, 2, 4, 2, 16, 64, eos_token_id=2, model_type="llama", bos_token_id=1

@@ -71,7 +71,7 @@ def continued(ours: tuple[NumpyRuntime, Any], prompt: str, count: int) -> list[i
 
 
 @pytest.mark.parametrize("prompt", PROMPTS if FULL else PROMPTS[:4])
-def test_greedy_text_and_logits_are_those_of_transformers(ours, theirs, prompt):
+def test_greedy_text_and_logits_equal_those_of_transformers(ours, theirs, prompt):
     """At each place of our continuation, the likeliest token in transformers is ours: so its own continuation is."""
     import torch
 
@@ -92,17 +92,17 @@ def test_it_knows_the_capital_of_france(ours):
     assert "Paris" in tokenizer.decode(continued(ours, "The capital of France is", 8))
 
 
-def test_token_ids_are_the_reference_tokenizers(ours, reference_tokenizer):
+def test_token_ids_equal_those_of_the_reference_tokenizer(ours, reference_tokenizer):
     """But for digits, which what transformers makes of a GGUF does not set apart, as SmolLM2 does: llama.cpp knows."""
     _, tokenizer = ours
     for string in texts.varied(10_000 if FULL else 2_000):
         assert tokenizer.decode(tokenizer.encode(string)) == string
         if not any(c.isnumeric() for c in string):
-            wanted = reference_tokenizer(string, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-            assert tokenizer.encode(string) == wanted, string
+            expected = reference_tokenizer(string, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            assert tokenizer.encode(string) == expected, string
 
 
-def test_token_ids_are_those_of_llama_cpp(ours, smollm2):
+def test_token_ids_equal_those_of_llama_cpp(ours, smollm2):
     from tests.ecosystem.conftest import LlamaCpp
 
     _, tokenizer = ours
@@ -111,7 +111,7 @@ def test_token_ids_are_those_of_llama_cpp(ours, smollm2):
         assert tokenizer.encode(string) == theirs.tokenize(string), string
 
 
-def test_llama_cpp_says_the_same_of_our_export(smollm2, tmp_path, ours, llm):
+def test_llama_cpp_generates_the_same_text_from_our_export(smollm2, tmp_path, ours, llm):
     from tests.ecosystem.conftest import LlamaCpp
 
     path = tmp_path / "smol.gguf"
@@ -122,7 +122,7 @@ def test_llama_cpp_says_the_same_of_our_export(smollm2, tmp_path, ours, llm):
         assert model.text(prompt, TOKENS) == tokenizer.decode(continued(ours, prompt, TOKENS)), prompt
 
 
-def test_inspect_shows_it_as_naturally_as_our_own(smollm2, llm):
+def test_inspect_shows_all_its_facts(smollm2, llm):
     shown = llm("inspect", smollm2).stdout
-    for said in ("134.52 M parameters", "layers x 30", "apache-2.0", "49,152 tokens", "chat template", "GGUF"):
-        assert said in shown, said
+    for message in ("134.52 M parameters", "layers x 30", "apache-2.0", "49,152 tokens", "chat template", "GGUF"):
+        assert message in shown, message

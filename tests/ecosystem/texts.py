@@ -22,7 +22,7 @@ WORDS = (
 def varied(count: int, seed: int = 0) -> list[str]:
     """So many strings: words of many languages, digits, code, emoji, white space, marks, and mixtures."""
     rng = random.Random(seed)
-    found = []
+    result = []
     for _ in range(count):
         parts = []
         for _ in range(rng.randint(1, 12)):
@@ -33,5 +33,5 @@ def varied(count: int, seed: int = 0) -> list[str]:
                 parts.append("".join(rng.choice(alphabet) for _ in range(rng.randint(1, 8))))
             if rng.random() < 0.4:
                 parts.append(" ")
-        found.append("".join(parts))
-    return found
+        result.append("".join(parts))
+    return result

@@ -25,23 +25,23 @@ def taught(tiny_model: Path, llm) -> tuple[Path, Path]:
 
 
 @pytest.mark.slow
-def test_merged_is_base_plus_adapters(taught: tuple[Path, Path], tiny_model: Path) -> None:
+def test_merged_weights_are_base_plus_adapters(taught: tuple[Path, Path], tiny_model: Path) -> None:
     base, merged = checkpoint.load(tiny_model), checkpoint.load(taught[0])
     header = safetensors_header.read_header(taught[1])
     pair = {}
     changed = 0
     for name in base.config.tensor_shapes():
         start = f"base_model.model.{name.removesuffix('.weight')}.lora_"
-        wanted = base.tensors[name]
+        expected = base.tensors[name]
         if start + "A.weight" in header.tensors:
             for part in "AB":
                 tensor = header.tensors[f"{start}{part}.weight"]
                 pair[part] = np.concatenate([*safetensors_file.read_values(header, tensor)]).reshape(tensor.shape)
             assert pair["A"].shape[0] == pair["B"].shape[1] == 4
             assert np.abs(pair["B"]).max() > 0  # it has learned
-            wanted = wanted + LORA_SCALE * pair["B"] @ pair["A"]
+            expected = expected + LORA_SCALE * pair["B"] @ pair["A"]
             changed += 1
-        np.testing.assert_allclose(merged.tensors[name], wanted, atol=1e-6)
+        np.testing.assert_allclose(merged.tensors[name], expected, atol=1e-6)
     assert changed == 7 * base.config.num_hidden_layers
     assert len(header.tensors) == 2 * changed
     numbers = sum(math.prod(tensor.shape) for tensor in header.tensors.values())
@@ -49,7 +49,7 @@ def test_merged_is_base_plus_adapters(taught: tuple[Path, Path], tiny_model: Pat
 
 
 @pytest.mark.slow
-def test_the_run_says_what_came_of_it(taught: tuple[Path, Path], tiny_model: Path) -> None:
+def test_the_run_reports_its_output(taught: tuple[Path, Path], tiny_model: Path) -> None:
     record = checkpoint.load(taught[0]).record
     assert record["bits_per_byte"] < record["bits_per_byte_before"]
     assert record["base"] == {"file": tiny_model.name, "sha256": loading.fingerprint(tiny_model)}
@@ -57,16 +57,16 @@ def test_the_run_says_what_came_of_it(taught: tuple[Path, Path], tiny_model: Pat
 
 
 @pytest.mark.slow
-def test_the_file_says_what_peft_wants_to_know(taught: tuple[Path, Path]) -> None:
+def test_the_file_has_the_config_of_peft(taught: tuple[Path, Path]) -> None:
     header = safetensors_header.read_header(taught[1])
-    found = json.loads(header.metadata["adapter_config.json"])
-    assert (found["peft_type"], found["task_type"], found["r"]) == ("LORA", "CAUSAL_LM", 4)
-    assert found["lora_alpha"] == 4 * LORA_SCALE
-    assert found["target_modules"] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    result = json.loads(header.metadata["adapter_config.json"])
+    assert (result["peft_type"], result["task_type"], result["r"]) == ("LORA", "CAUSAL_LM", 4)
+    assert result["lora_alpha"] == 4 * LORA_SCALE
+    assert result["target_modules"] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 
 
 @pytest.mark.slow
-def test_import_merges_them(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
+def test_import_merges_adapters(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
     assert llm("import", tiny_model, "--adapter", taught[1], "-o", "again.safetensors").exit_code == 0
     one, two = checkpoint.load(taught[0]), checkpoint.load("again.safetensors")
     for name in one.config.tensor_shapes():
@@ -74,7 +74,7 @@ def test_import_merges_them(taught: tuple[Path, Path], tiny_model: Path, llm) ->
 
 
 @pytest.mark.slow
-def test_a_directory_has_the_two_files_of_peft(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
+def test_a_directory_of_adapters_has_the_two_files_of_peft(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
     same = ("train", "c.txt", "--from", tiny_model, "--lora", 4, "--steps", 12, "--context", 16, "--threads", 1)
     made = llm(*same, "--adapter-only", "-o", "adapter")
     assert made.exit_code == 0 and "--adapter adapter/adapter_model.safetensors" in made.stderr
@@ -88,7 +88,7 @@ def test_a_directory_has_the_two_files_of_peft(taught: tuple[Path, Path], tiny_m
     assert llm(*same, "--adapter-only", "-o", "adapter/", "--force", "-q").exit_code == 0
 
 
-def test_a_directory_for_adapters_is_made_only_for_what_comes_into_it(tiny_model: Path, llm) -> None:
+def test_a_directory_for_adapters_is_made_only_when_a_file_is_written(tiny_model: Path, llm) -> None:
     Path("c.txt").write_text(TEXT)
     same = ("train", "c.txt", "--from", tiny_model, "--lora", 2, "--steps", 1, "--threads", 1, "--adapter-only")
     assert llm(*same, "-o", "new", "--dry-run").exit_code == 0
@@ -107,13 +107,13 @@ def test_a_directory_for_adapters_is_made_only_for_what_comes_into_it(tiny_model
 
 
 @pytest.mark.slow
-def test_adapters_are_no_model(taught: tuple[Path, Path], llm) -> None:
-    found = llm("generate", "The", "-m", taught[1])
-    assert found.exit_code == 1 and "llm import MODEL --adapter" in found.stderr
+def test_adapters_alone_are_not_a_model(taught: tuple[Path, Path], llm) -> None:
+    result = llm("generate", "The", "-m", taught[1])
+    assert result.exit_code == 1 and "llm import MODEL --adapter" in result.stderr
 
 
 @pytest.mark.slow
-def test_adapters_of_another_model_are_told(taught: tuple[Path, Path], tmp_path: Path) -> None:
+def test_adapters_of_a_model_of_another_shape_are_an_error(taught: tuple[Path, Path], tmp_path: Path) -> None:
     from tests.conftest import random_checkpoint
     from tests.formats.test_quantization import CONFIG
 
@@ -121,7 +121,7 @@ def test_adapters_of_another_model_are_told(taught: tuple[Path, Path], tmp_path:
         adapters.MergedTensors(random_checkpoint(CONFIG), taught[1])
 
 
-def test_a_stopped_run_of_adapters_goes_on_to_the_same_bytes(tiny_model: Path, llm) -> None:
+def test_a_stopped_run_of_adapters_resumes_to_the_same_bytes(tiny_model: Path, llm) -> None:
     from llmcli.data.corpus import read_corpus
     from llmcli.data.tokenizer import Tokenizer
     from llmcli.training import trainer
@@ -162,23 +162,23 @@ def test_a_stopped_run_of_adapters_goes_on_to_the_same_bytes(tiny_model: Path, l
         ("--optimizer sgd", "--optimizer must be muon or adamw"),
     ],
 )
-def test_options_at_odds_are_told(tiny_model: Path, llm, words: str, message: str) -> None:
+def test_contradictory_options_are_an_error(tiny_model: Path, llm, words: str, message: str) -> None:
     Path("c.txt").write_text(TEXT)
-    found = llm("train", "c.txt", "-o", "x.safetensors", *words.split())
-    assert found.exit_code == 2 and message in found.stderr
+    result = llm("train", "c.txt", "-o", "x.safetensors", *words.split())
+    assert result.exit_code == 2 and message in result.stderr
 
 
 @pytest.mark.slow
-def test_adapters_that_meet_another_model_are_told(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
+def test_merging_adapters_into_another_model_is_noted(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
     from tests.conftest import random_checkpoint
 
     base = checkpoint.load(tiny_model)
     checkpoint.save("other.safetensors", random_checkpoint(base.config, 1, base.tokenizer_json))
     for source, warned in ((tiny_model, False), ("other.safetensors", True)):
-        found = llm("import", source, "--adapter", taught[1], "-o", "m.safetensors", "--force", "-q")
-        assert found.exit_code == 0
-        said = f"alone.safetensors was trained on model.safetensors (sha256 {loading.fingerprint(tiny_model)[:16]})"
-        assert (said in found.stderr and "other.safetensors is another model" in found.stderr) == warned
+        result = llm("import", source, "--adapter", taught[1], "-o", "m.safetensors", "--force", "-q")
+        assert result.exit_code == 0
+        message = f"alone.safetensors was trained on model.safetensors (sha256 {loading.fingerprint(tiny_model)[:16]})"
+        assert (message in result.stderr and "other.safetensors is another model" in result.stderr) == warned
 
 
 def test_a_model_is_the_same_in_either_form(tiny_model: Path, llm) -> None:
@@ -193,8 +193,8 @@ def test_a_model_is_the_same_in_either_form(tiny_model: Path, llm) -> None:
         assert llm(*words).exit_code == 0
     for source in ("there", "ours.safetensors"):
         for adapter in ("1.safetensors", "2.safetensors"):
-            found = llm("import", source, "--adapter", adapter, "-o", "m.safetensors", "--force")
-            assert found.exit_code == 0 and "another model" not in found.stderr
+            result = llm("import", source, "--adapter", adapter, "-o", "m.safetensors", "--force")
+            assert result.exit_code == 0 and "another model" not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_model_is_the_same_in_either_form(tiny_model: Path, llm) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.slow
-def test_adapters_of_another_kind_are_refused(taught: tuple[Path, Path], tiny_model: Path, llm, change) -> None:
+def test_other_adapters_than_plain_lora_are_an_error(taught: tuple[Path, Path], tiny_model: Path, llm, change) -> None:
     header = safetensors_header.read_header(taught[1])
     tensors = {name: safetensors_file.read_tensor(header, tensor) for name, tensor in header.tensors.items()}
     Path("peft").mkdir()
@@ -215,12 +215,12 @@ def test_adapters_of_another_kind_are_refused(taught: tuple[Path, Path], tiny_mo
     Path("peft/adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": "gaussian"}))
     assert llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors").exit_code == 0
     Path("peft/adapter_config.json").write_text(json.dumps(config | change))
-    found = llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors", "--force")
-    assert found.exit_code == 1 and "only plain LoRA" in found.stderr
+    result = llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors", "--force")
+    assert result.exit_code == 1 and "only plain LoRA" in result.stderr
 
 
 @pytest.mark.slow
-def test_peft_saves_a_directory(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
+def test_adapters_in_a_directory_of_peft_are_read(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
     Path("peft").mkdir()
     missing = llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors")
     assert missing.exit_code == 1 and "there is no file peft/adapter_model.safetensors" in missing.stderr

@@ -1,4 +1,4 @@
-"""Writing to disk: the old file or the new one, never half, and nothing left beside it."""
+"""Writing to disk: the old file or the new one, never part of one, and nothing left beside it."""
 
 import contextlib
 import errno
@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from llmcli.errors import LLMError
-from llmcli.formats import atomic_io, file_lock
+from llmcli.formats import atomic_io
 from tests import platforms
 
 OLD, NEW = b"the old bytes", b"the new bytes, a few more of them"
+
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
@@ -45,9 +46,6 @@ def open_descriptors() -> int:
     return len(here("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
 
 
-# ---- what is written
-
-
 @pytest.mark.parametrize(
     "parts",
     [[], [b""], [NEW], [b"ab", b"", b"cd"], [b"ab", memoryview(b"cdef")[1:3]], [bytes(range(256)) * 9000]],
@@ -59,7 +57,7 @@ def test_the_file_is_the_parts_joined(parts: list[atomic_io.Buffer]) -> None:
     assert here() == ["f"]
 
 
-def test_a_system_that_writes_a_few_bytes_at_a_time_still_gets_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_call_that_writes_only_a_few_bytes_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = os.write
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda descriptor, data: whole(descriptor, data[:3]))
@@ -67,20 +65,17 @@ def test_a_system_that_writes_a_few_bytes_at_a_time_still_gets_them_all(monkeypa
     assert Path("f").read_bytes() == NEW + OLD
 
 
-def test_a_longer_file_is_replaced_by_a_shorter_one_entirely() -> None:
+def test_a_shorter_file_replaces_a_longer_one_completely() -> None:
     Path("f").write_bytes(b"x" * 10_000)
     atomic_io.write("f", [NEW])
     assert Path("f").read_bytes() == NEW
 
 
-def test_who_has_the_old_file_open_keeps_the_old_bytes() -> None:
+def test_a_reader_of_the_old_file_keeps_its_bytes() -> None:
     Path("f").write_bytes(OLD)
     with open("f", "rb") as reader:
         atomic_io.write("f", [NEW])
         assert reader.read() == OLD
-
-
-# ---- mode and symbolic links
 
 
 @platforms.posix
@@ -95,15 +90,15 @@ def test_the_mode_of_the_old_file_is_kept(bits: int) -> None:
 
 
 @platforms.posix
-@pytest.mark.parametrize(("bits", "wanted"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o000, 0o666)])
-def test_a_new_file_has_the_mode_that_the_umask_leaves(bits: int, wanted: int) -> None:
+@pytest.mark.parametrize(("bits", "expected"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o000, 0o666)])
+def test_a_new_file_has_the_mode_that_the_umask_leaves(bits: int, expected: int) -> None:
     with umask(bits):
         atomic_io.write("f", [NEW])
-    assert mode("f") == wanted
+    assert mode("f") == expected
 
 
 @platforms.posix
-def test_a_symbolic_link_stays_and_the_file_behind_it_is_replaced() -> None:
+def test_a_symbolic_link_is_kept_and_its_target_replaced() -> None:
     Path("d").mkdir()
     Path("d/real").write_bytes(OLD)
     Path("d/real").chmod(0o640)
@@ -119,15 +114,12 @@ def test_a_symbolic_link_stays_and_the_file_behind_it_is_replaced() -> None:
 
 
 @platforms.symbolic_links
-def test_a_symbolic_link_to_nothing_yet_gets_its_file() -> None:
+def test_a_dangling_symbolic_link_gets_its_target() -> None:
     Path("link").symlink_to("real")
     atomic_io.check_writable("link", force=False)
     atomic_io.write("link", [NEW])
     assert Path("link").is_symlink()
     assert Path("real").read_bytes() == NEW
-
-
-# ---- failing
 
 
 def refuse(number: int, after: int = 0, whole: Callable[..., Any] | None = None) -> Callable[..., Any]:
@@ -159,7 +151,7 @@ FAILURES = {
 
 @pytest.mark.parametrize("kind", FAILURES)
 @pytest.mark.parametrize("existing", [True, False], ids=["replacing", "new"])
-def test_a_failing_disk_leaves_what_was_there_and_nothing_else(
+def test_a_failing_disk_leaves_the_old_file_and_nothing_else(
     kind: str, existing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, make = FAILURES[kind]
@@ -181,14 +173,14 @@ def test_a_failing_disk_leaves_what_was_there_and_nothing_else(
         assert mode("f") == 0o640
 
 
-def test_the_message_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_has_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", refuse(errno.ENOSPC))
         with pytest.raises(LLMError, match=os.strerror(errno.ENOSPC)):
             atomic_io.write("f", [NEW])
 
 
-def test_being_interrupted_leaves_what_was_there_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_the_old_file_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("f").write_bytes(OLD)
 
     def interrupt(*_: object) -> int:
@@ -236,7 +228,7 @@ def test_a_file_system_that_cannot_flush_at_all_is_fine(number: int, monkeypatch
 
 @platforms.posix
 @pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOTTY, errno.EINVAL])
-def test_a_network_disk_of_macos_is_flushed_as_elsewhere(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_macos_a_network_disk_is_flushed_by_fsync(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It refuses the call that macOS has for its own disks."""
     import fcntl
 
@@ -256,7 +248,7 @@ def test_a_file_system_that_cannot_flush_directories_is_fine(number: int, monkey
     assert Path("f").read_bytes() == NEW
 
 
-def test_a_directory_that_fails_to_flush_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_cannot_be_flushed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     before = open_descriptors()
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", refuse(errno.EIO, 1, os.fsync))
@@ -266,24 +258,21 @@ def test_a_directory_that_fails_to_flush_is_told(monkeypatch: pytest.MonkeyPatch
     assert here() == ["f"]
 
 
-def test_a_directory_that_is_not_there_is_an_error() -> None:
+def test_a_missing_directory_is_an_error() -> None:
     with pytest.raises(LLMError, match="cannot write"):
         atomic_io.write("nowhere/f", [NEW])
     with pytest.raises(LLMError, match="cannot write"):
         atomic_io.write("d" * 300, [NEW])
 
 
-def test_a_temporary_file_of_a_killed_run_does_not_stand_in_the_way() -> None:
+def test_the_temporary_file_of_a_killed_run_is_replaced() -> None:
     Path(f".f.{os.getpid()}.tmp").write_bytes(b"half")  # in a container each run has the same process id
     atomic_io.check_writable("f", force=False)
     atomic_io.write("f", [NEW])
     assert Path("f").read_bytes() == NEW
 
 
-# ---- the order of the steps
-
-
-def test_the_bytes_are_flushed_before_the_move_and_the_directory_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_flushed_before_it_is_renamed_and_the_directory_after(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("d").mkdir()
     Path("d/f").write_bytes(OLD)
     calls: list[Any] = []
@@ -294,13 +283,13 @@ def test_the_bytes_are_flushed_before_the_move_and_the_directory_after_it(monkey
         return write(descriptor, data)
 
     def recording_fsync(descriptor: int) -> None:
-        found = os.fstat(descriptor)
-        calls.append(("flush", found.st_ino, found.st_size if stat.S_ISREG(found.st_mode) else "directory"))
+        result = os.fstat(descriptor)
+        calls.append(("flush", result.st_ino, result.st_size if stat.S_ISREG(result.st_mode) else "directory"))
         fsync(descriptor)
 
     def recording_replace(source: Any, target: Any) -> None:
-        found = os.stat(source)
-        calls.append(("move", found.st_ino, Path(source).parent == Path(target).parent, Path(target).read_bytes()))
+        result = os.stat(source)
+        calls.append(("move", result.st_ino, Path(source).parent == Path(target).parent, Path(target).read_bytes()))
         replace(source, target)
 
     with monkeypatch.context() as patch:
@@ -317,16 +306,13 @@ def test_the_bytes_are_flushed_before_the_move_and_the_directory_after_it(monkey
     ]
 
 
-# ---- knowing before the work
-
-
-def test_a_file_that_can_be_written_is_fine_and_nothing_is_left_behind() -> None:
+def test_checking_a_writable_file_leaves_nothing_behind() -> None:
     atomic_io.check_writable("f", force=False)
     atomic_io.check_writable(Path("f"), force=True)
     assert here() == []
 
 
-def test_an_existing_file_needs_force_and_stays_as_it_is() -> None:
+def test_an_existing_file_needs_force_and_is_not_changed_by_the_check() -> None:
     Path("f").write_bytes(OLD)
     with pytest.raises(LLMError, match="f exists already; add --force"):
         atomic_io.check_writable("f", force=False)
@@ -336,7 +322,7 @@ def test_an_existing_file_needs_force_and_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_directory_is_no_place_for_a_file(force: bool) -> None:
+def test_a_directory_in_place_of_a_file_is_an_error(force: bool) -> None:
     Path("d").mkdir()
     with pytest.raises(LLMError, match=r"d is a directory; .* -o d/model\.safetensors"):
         atomic_io.check_writable("d", force=force)
@@ -345,7 +331,7 @@ def test_a_directory_is_no_place_for_a_file(force: bool) -> None:
     assert here("d") == []
 
 
-def test_standard_output_is_no_place_for_a_file() -> None:
+def test_standard_output_in_place_of_a_file_is_an_error() -> None:
     with pytest.raises(LLMError, match=r"found -, which is standard output; .* -o model\.safetensors"):
         atomic_io.check_writable("-", force=True)
     assert here() == []
@@ -360,24 +346,24 @@ def test_a_fifo_is_not_replaced(force: bool) -> None:
     assert here() == ["pipe"]
 
 
-def test_a_missing_parent_is_told_with_the_way_out(tmp_path: Path) -> None:
+def test_a_missing_parent_directory_is_an_error_with_advice(tmp_path: Path) -> None:
     with pytest.raises(LLMError, match=f"no directory {tmp_path}/a/b; .*mkdir -p {tmp_path}/a/b"):
         atomic_io.check_writable("a/b/f", force=False)
     assert here() == []
 
 
-def test_a_file_in_place_of_the_parent_is_told() -> None:
+def test_a_file_in_place_of_the_parent_directory_is_an_error() -> None:
     Path("a").write_bytes(OLD)
     with pytest.raises(LLMError, match="no directory"):
         atomic_io.check_writable("a/f", force=False)
 
 
-def test_a_name_that_is_too_long_is_told() -> None:
+def test_a_name_that_is_too_long_is_an_error() -> None:
     with pytest.raises(LLMError):
         atomic_io.check_writable("f" * 300, force=False)
 
 
-def test_a_directory_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_file_system_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse(errno.EROFS))
         with pytest.raises(LLMError, match=r"cannot write .*f: Read-only"):
@@ -385,7 +371,7 @@ def test_a_directory_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("call", ["posix_fallocate", "write", "fsync"])
-def test_what_a_save_would_meet_is_met_before_the_work(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_before_the_work(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if not hasattr(os, call):
         pytest.skip("this step does not happen here")
     with monkeypatch.context() as patch:
@@ -408,7 +394,7 @@ def as_nobody() -> Iterator[None]:
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no modes here")
-def test_a_directory_whose_mode_forbids_writing_is_told() -> None:
+def test_a_directory_without_write_permission_is_an_error() -> None:
     with tempfile.TemporaryDirectory() as place:  # not in tmp_path, which another user cannot enter
         Path(place).chmod(0o755)
         closed, open_ = Path(place, "closed"), Path(place, "open")
@@ -422,61 +408,7 @@ def test_a_directory_whose_mode_forbids_writing_is_told() -> None:
         assert here(closed) == here(open_) == []
 
 
-# ---- locks and leftovers
-
-
-def test_of_two_holders_the_second_is_told_and_nothing_is_left() -> None:
-    with file_lock.locked(Path("f")):
-        with pytest.raises(LLMError, match="another run is writing f; wait for it"), file_lock.locked(Path("f")):
-            pass
-        with file_lock.locked(Path("g")):  # another file is free
-            pass
-        assert here() == [".f.lock"]
-    with file_lock.locked(Path("f")):
-        pass
-    assert here() == []
-
-
-@platforms.file_locks
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM])
-def test_where_files_cannot_be_locked_the_work_is_done_without(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = open_descriptors()
-    with monkeypatch.context() as patch:
-        patch.setattr("fcntl.flock", refuse(number))
-        with file_lock.locked(Path("f")) as problem:
-            assert problem == os.strerror(number)
-    with file_lock.locked(Path("f")) as problem:
-        assert problem == ""
-    assert here() == [] and open_descriptors() == before
-
-
-@platforms.file_locks
-@pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
-def test_a_lock_that_is_held_is_told_however_the_system_says_so(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = open_descriptors()
-    with monkeypatch.context() as patch:
-        patch.setattr("fcntl.flock", refuse(number))
-        with pytest.raises(LLMError, match="another run is writing f"), file_lock.locked(Path("f")):
-            pass
-    assert open_descriptors() == before
-
-
-def test_a_lock_is_freed_when_its_holder_is_killed() -> None:
-    code = "import time; from pathlib import Path; from llmcli.formats import file_lock\n"
-    code += "with file_lock.locked(Path('f')): print('here', flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert holder.stdout is not None and holder.stdout.readline() == b"here\n"
-    with pytest.raises(LLMError, match="another run"), file_lock.locked(Path("f")):
-        pass
-    holder.kill()
-    holder.wait()
-    assert here() == [".f.lock"]
-    with file_lock.locked(Path("f")):
-        pass
-    assert here() == []
-
-
-def test_leftovers_of_this_file_and_no_other_are_removed() -> None:
+def test_stale_files_of_this_output_and_no_other_are_removed() -> None:
     ours, others = [".f[1].123.tmp", ".f[1].9.tmp"], [".f1.123.tmp", "f[1].123.tmp", ".f[1].lock", ".f[1].tmp.keep"]
     for name in (*ours, *others):
         Path(name).touch()
@@ -484,7 +416,7 @@ def test_leftovers_of_this_file_and_no_other_are_removed() -> None:
     assert here() == sorted(others)
 
 
-def test_a_disk_too_small_is_known_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_enough_space_is_an_error_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     free = shutil.disk_usage(".").free
     atomic_io.check_space("m.safetensors", free // 2)
     with pytest.raises(
@@ -500,7 +432,7 @@ def test_a_disk_too_small_is_known_before(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @platforms.posix
-def test_a_limit_on_the_size_of_files_is_known_before() -> None:
+def test_a_limit_on_file_sizes_is_an_error_before_the_work() -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))\n"
         "from llmcli.formats import atomic_io; atomic_io.check_space('m.safetensors', 4_000_000)\n"
@@ -510,16 +442,13 @@ def test_a_limit_on_the_size_of_files_is_known_before() -> None:
     assert "LLMError: a file may have 5.0 MB here (ulimit -f), m.safetensors will take 6.0 MB; raise" in run.stderr
 
 
-# ---- directories
-
-
 def filled(text: str, size: int = 1) -> None:
     with atomic_io.replace_directory(Path("d")) as place:
         for i in range(size):
             atomic_io.write(place / f"{i}", [text.encode()])
 
 
-def test_a_directory_is_replaced_as_a_whole_and_nothing_is_left_beside() -> None:
+def test_a_directory_is_replaced_as_a_whole_and_nothing_else_is_left() -> None:
     filled("old", 3)
     filled("new", 2)
     assert here("d") == ["0", "1"] and Path("d/0").read_text() == "new" and here() == ["d"]
@@ -534,7 +463,7 @@ def refuse_once(number: int, after: int, whole: Callable[..., Any]) -> Callable[
 
 @pytest.mark.parametrize("name", ["mkdir", "rename", "write", "fsync", "replace"])
 @pytest.mark.parametrize("old", [False, True])
-def test_a_disk_that_fails_anywhere_leaves_the_old_directory(
+def test_a_disk_that_fails_at_any_step_leaves_the_old_directory(
     monkeypatch: pytest.MonkeyPatch, name: str, old: bool
 ) -> None:
     if old:
@@ -554,7 +483,7 @@ def test_a_disk_that_fails_anywhere_leaves_the_old_directory(
                 break
 
 
-def test_a_run_killed_between_the_two_moves_has_lost_nothing() -> None:
+def test_a_run_killed_between_the_two_renames_loses_nothing() -> None:
     filled("old")
     Path("d").rename(".d.123.old")
     Path(".d.123.tmp").mkdir()
@@ -570,13 +499,10 @@ def test_a_run_killed_between_the_two_moves_has_lost_nothing() -> None:
     assert here() == [*others, "d"] and Path("d/0").read_text() == "old"
 
 
-def test_a_name_that_is_no_utf8_has_a_text() -> None:
+def test_a_name_that_is_not_utf8_can_be_shown() -> None:
     assert (
         atomic_io.name_of(os.fsdecode(b"a/hf\xff")) == "hf\ufffd" and atomic_io.name_of("a/りんご.txt") == "りんご.txt"
     )
-
-
-# ---- another name
 
 
 def files(here: Path) -> dict[str, str]:
@@ -584,7 +510,7 @@ def files(here: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_file_set_aside_gets_the_first_free_number(
+def test_a_file_moved_aside_gets_the_first_free_number(
     own_directory: Path, links: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not links:
@@ -606,7 +532,7 @@ def test_a_file_set_aside_gets_the_first_free_number(
     }  # fmt: skip
 
 
-def test_a_file_that_cannot_be_set_aside_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_moved_aside_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 

@@ -67,10 +67,10 @@ METADATA = [
 
 
 def model(config: ModelConfig = UNTIED, seed: int = 0) -> Checkpoint:
-    found = random_checkpoint(config, seed, TOKENIZER)
-    found.record = {"steps": 7, "name": "りんご\n", "nested": {"curve": [[1, 0.5], [2, 1e-9]]}}
-    found.tokenizer_config_json = '{"eos_token": "<|endoftext|>"}'
-    return found
+    result = random_checkpoint(config, seed, TOKENIZER)
+    result.record = {"steps": 7, "name": "りんご\n", "nested": {"curve": [[1, 0.5], [2, 1e-9]]}}
+    result.tokenizer_config_json = '{"eos_token": "<|endoftext|>"}'
+    return result
 
 
 def taken_apart(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -118,7 +118,7 @@ def with_tensors(change: Callable[[dict[str, np.ndarray]], None]) -> Path:
 
 
 @pytest.mark.parametrize("config", [UNTIED, TIED], ids=["untied", "tied"])
-def test_a_model_comes_back_to_the_bit(config: ModelConfig) -> None:
+def test_a_model_round_trips_exactly(config: ModelConfig) -> None:
     before = model(config)
     special = np.array([0.0, -0.0, math.inf, -math.inf, math.nan, 1e-45, 3.4028235e38, 1 / 3], "f4")
     before.tensors["model.norm.weight"][:] = special
@@ -131,24 +131,24 @@ def test_a_model_comes_back_to_the_bit(config: ModelConfig) -> None:
     assert list(after.tensors) == list(config.tensor_shapes())
     assert len(after.tensors) == len(before.tensors)
     for name, array in before.tensors.items():
-        found = after.tensors[name]
-        assert (found.dtype, found.shape) == (np.float32, array.shape)
-        assert found.tobytes() == array.tobytes()
+        result = after.tensors[name]
+        assert (result.dtype, result.shape) == (np.float32, array.shape)
+        assert result.tobytes() == array.tobytes()
 
 
 @pytest.mark.parametrize("config", [UNTIED, TIED], ids=["untied", "tied"])
-def test_the_safetensors_library_reads_the_same(config: ModelConfig) -> None:
+def test_the_safetensors_library_reads_the_same_tensors(config: ModelConfig) -> None:
     save("m", model(config))
-    found = safetensors.numpy.load_file("m")
-    assert found.keys() == model(config).tensors.keys()
+    result = safetensors.numpy.load_file("m")
+    assert result.keys() == model(config).tensors.keys()
     for name, array in model(config).tensors.items():
-        assert found[name].dtype == np.float32
-        assert np.array_equal(found[name], array)
+        assert result[name].dtype == np.float32
+        assert np.array_equal(result[name], array)
     with safetensors.safe_open("m", "numpy") as file:
         assert file.metadata() == read_header("m").metadata
 
 
-def test_what_the_safetensors_library_writes_from_our_tensors_loads_here() -> None:
+def test_a_file_written_by_the_safetensors_library_loads() -> None:
     path = with_tensors(lambda tensors: None)
     loaded = load(path)
     assert all(np.array_equal(loaded.tensors[name], array) for name, array in model().tensors.items())
@@ -166,14 +166,14 @@ def test_metadata_has_these_keys_in_this_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "wanted"),
+    ("config", "expected"),
     [(UNTIED, [EMBEDDING, *LAYER, NORM, HEAD]), (TIED, [EMBEDDING, *LAYER, NORM])],
     ids=["untied", "tied"],
 )
-def test_tensors_are_qwen3s_by_name_shape_and_order(config: ModelConfig, wanted: list[Any]) -> None:
-    assert list(config.tensor_shapes().items()) == wanted
+def test_tensors_have_the_names_shapes_and_order_of_qwen3(config: ModelConfig, expected: list[Any]) -> None:
+    assert list(config.tensor_shapes().items()) == expected
     header = read_header(saved(config))
-    assert [(t.name, t.shape) for t in header.tensors.values()] == wanted
+    assert [(t.name, t.shape) for t in header.tensors.values()] == expected
     assert {t.dtype for t in header.tensors.values()} == {"F32"}
     starts = [t.start for t in header.tensors.values()]
     assert starts == sorted(starts)
@@ -196,14 +196,14 @@ QWEN3_CONFIG = {  # the keys of Qwen/Qwen3-0.6B/config.json, less transformers_v
 
 
 @pytest.mark.parametrize("config", [UNTIED, TIED], ids=["untied", "tied"])
-def test_config_json_in_the_file_is_qwen3s(config: ModelConfig) -> None:
-    found = json.loads(read_header(saved(config)).metadata["config.json"])
-    assert found.keys() >= QWEN3_CONFIG
-    assert found["architectures"] == ["Qwen3ForCausalLM"]
-    assert (found["model_type"], found["hidden_act"], found["torch_dtype"]) == ("qwen3", "silu", "float32")
-    assert (found["vocab_size"], found["hidden_size"], found["intermediate_size"]) == (11, 8, 12)
-    assert (found["num_attention_heads"], found["num_key_value_heads"], found["head_dim"]) == (4, 2, 6)
-    assert found["tie_word_embeddings"] is config.tie_word_embeddings
+def test_config_json_in_the_file_has_the_keys_of_qwen3(config: ModelConfig) -> None:
+    result = json.loads(read_header(saved(config)).metadata["config.json"])
+    assert result.keys() >= QWEN3_CONFIG
+    assert result["architectures"] == ["Qwen3ForCausalLM"]
+    assert (result["model_type"], result["hidden_act"], result["torch_dtype"]) == ("qwen3", "silu", "float32")
+    assert (result["vocab_size"], result["hidden_size"], result["intermediate_size"]) == (11, 8, 12)
+    assert (result["num_attention_heads"], result["num_key_value_heads"], result["head_dim"]) == (4, 2, 6)
+    assert result["tie_word_embeddings"] is config.tie_word_embeddings
 
 
 def test_the_bytes_are_a_function_of_the_model_alone() -> None:
@@ -226,14 +226,14 @@ def test_tensors_in_any_memory_order_and_type_are_written_as_their_values() -> N
     assert Path("a").read_bytes() == Path("b").read_bytes()
 
 
-def test_saving_over_the_file_that_is_being_read_keeps_its_values() -> None:
+def test_a_model_can_be_saved_over_its_own_file() -> None:
     path = saved()
     loaded = load(path)
     save(path, loaded)
     assert all(np.array_equal(loaded.tensors[name], array) for name, array in model().tensors.items())
 
 
-def test_tensors_begin_at_a_multiple_of_eight() -> None:
+def test_tensors_are_aligned_to_eight_bytes() -> None:
     for length in range(9):
         checkpoint = model()
         checkpoint.record = {"x": "y" * length}
@@ -241,7 +241,7 @@ def test_tensors_begin_at_a_multiple_of_eight() -> None:
         assert read_header("m").data_start % 8 == 0
 
 
-def test_the_digest_is_that_of_the_file_with_zeros_in_its_own_place() -> None:
+def test_the_digest_is_that_of_the_file_with_zeros_in_place_of_it() -> None:
     header = read_header(saved())
     own = header.metadata["sha256"]
     assert header.path.read_bytes().count(own.encode()) == 1
@@ -249,7 +249,7 @@ def test_the_digest_is_that_of_the_file_with_zeros_in_its_own_place() -> None:
     assert own == hashlib.sha256(zeros).hexdigest() == digest(header)
 
 
-def test_a_hash_in_a_text_of_the_metadata_is_not_taken_for_that_of_the_file() -> None:
+def test_a_hash_inside_a_text_of_the_metadata_is_not_replaced() -> None:
     checkpoint = model()
     checkpoint.record = {"sha256": "0" * 64, "x": '"sha256":"' + "0" * 64 + '"'}
     save("m", checkpoint)
@@ -259,7 +259,7 @@ def test_a_hash_in_a_text_of_the_metadata_is_not_taken_for_that_of_the_file() ->
 
 @settings(max_examples=40, deadline=None)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_any_flipped_bit_is_refused_or_changes_the_digest(place: float, bit: int) -> None:
+def test_any_flipped_bit_is_an_error_or_changes_the_digest(place: float, bit: int) -> None:
     data = bytearray(saved_bytes())
     data[int(place * len(data))] ^= 1 << bit
     path = Path("m.safetensors")
@@ -271,7 +271,7 @@ def test_any_flipped_bit_is_refused_or_changes_the_digest(place: float, bit: int
     assert digest(header) != header.metadata.get("sha256")
 
 
-def test_a_changed_weight_is_found_when_the_model_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_weight_is_an_error_when_the_model_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved()
     data = bytearray(path.read_bytes())
     data[-2] ^= 1
@@ -282,7 +282,7 @@ def test_a_changed_weight_is_found_when_the_model_is_opened(monkeypatch: pytest.
     assert load(path).config == UNTIED
 
 
-def test_a_corpus_whose_name_is_not_unicode_can_be_named_in_the_record() -> None:
+def test_a_corpus_whose_name_is_not_unicode_can_be_in_the_record() -> None:
     try:
         Path(os.fsdecode(b"caf\xe9.txt")).write_bytes(b"some text")
     except (OSError, UnicodeError):
@@ -294,7 +294,7 @@ def test_a_corpus_whose_name_is_not_unicode_can_be_named_in_the_record() -> None
     assert len(load("m").record["corpus"]) == 1
 
 
-def test_a_failing_disk_is_one_line_and_leaves_the_old_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_disk_is_an_error_and_leaves_the_old_model(monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved()
     before = path.read_bytes()
     with monkeypatch.context() as patch:
@@ -308,7 +308,7 @@ def test_a_failing_disk_is_one_line_and_leaves_the_old_model(monkeypatch: pytest
 # ---- reading values
 
 
-def test_read_fills_an_array_that_is_given_from_disk_and_from_memory() -> None:
+def test_read_fills_an_array_from_disk_and_from_memory() -> None:
     held = model()
     save("m", held)
     for checkpoint in (held, load("m")):
@@ -347,22 +347,22 @@ def test_a_model_in_bfloat16_is_read_as_float32(block: int) -> None:
     with mock.patch.object(safetensors_file, "BLOCK_BYTES", block):
         assert loaded.tensors["model.norm.weight"].tolist() == [1, -2, 3.140625, math.inf, 2.0**-133, 0, 0, -math.inf]
         for name, array in stored.items():
-            found = loaded.tensors[name]
-            assert (found.dtype, found.shape) == (np.float32, array.shape)
-            assert found.ravel().tolist() == bits_to_floats(array)
+            result = loaded.tensors[name]
+            assert (result.dtype, result.shape) == (np.float32, array.shape)
+            assert result.ravel().tolist() == bits_to_floats(array)
 
 
 @pytest.mark.parametrize("block", [16, 1 << 24])
 def test_a_model_in_float16_is_read_as_float32(block: int) -> None:
     metadata = unhashed_metadata()
     rng = np.random.default_rng(2)
-    header, body, wanted = {"__metadata__": metadata}, b"", {}
+    header, body, expected = {"__metadata__": metadata}, b"", {}
     for name, shape in UNTIED.tensor_shapes().items():
         bits = rng.integers(0, 0x7C00, math.prod(shape)).tolist()
         if name == "model.norm.weight":
             bits = [0x3C00, 0xC000, 0x0001, 0x7BFF, 0x7C00, 0xFC00, 0x3555, 0x8001]
         data = struct.pack(f"<{len(bits)}H", *bits)
-        wanted[name] = list(struct.unpack(f"<{len(bits)}e", data))
+        expected[name] = list(struct.unpack(f"<{len(bits)}e", data))
         header[name] = tensor("F16", list(shape), len(body), len(body) + len(data))
         body += data
     loaded = load(put(header, body))
@@ -370,12 +370,12 @@ def test_a_model_in_float16_is_read_as_float32(block: int) -> None:
         assert loaded.tensors["model.norm.weight"].tolist() == [
             1, -2, 2.0**-24, 65504, math.inf, -math.inf, 0x555 / 2**12, -(2.0**-24),
         ]  # fmt: skip
-        for name, values in wanted.items():
+        for name, values in expected.items():
             assert loaded.tensors[name].dtype == np.float32
             assert loaded.tensors[name].ravel().tolist() == values
 
 
-def test_a_file_cut_off_while_it_is_read_is_told() -> None:
+def test_a_file_cut_off_while_it_is_read_is_an_error() -> None:
     path = saved()
     loaded, header = load(path), read_header(path)
     os.truncate(path, path.stat().st_size - 100)
@@ -388,13 +388,13 @@ def test_a_file_cut_off_while_it_is_read_is_told() -> None:
 # ---- headers of any file
 
 
-def test_only_a_file_with_our_mark_is_ours() -> None:
+def test_only_a_file_with_llmcli_in_its_metadata_is_ours() -> None:
     assert read_header(saved()).is_ours
     assert not read_header(with_metadata(llmcli=None)).is_ours
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_what_is_no_safetensors_file_is_called_by_its_name(kind: str) -> None:
+def test_the_error_says_what_another_file_is(kind: str) -> None:
     make, message = OTHERS[kind]
     Path("x").write_bytes(make())
     for read in (read_header, load):
@@ -405,7 +405,7 @@ def test_what_is_no_safetensors_file_is_called_by_its_name(kind: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(position=st.integers(0, 10**6), value=st.integers(0, 255), metadata=st.booleans())
-def test_a_changed_byte_is_read_or_refused_and_nothing_else(position: int, value: int, metadata: bool) -> None:
+def test_a_file_with_a_changed_byte_is_read_or_an_error(position: int, value: int, metadata: bool) -> None:
     data = bytearray(saved_bytes())
     path = Path("m.safetensors")
     ends, data_start = data.index(b'"model.embed_tokens.weight":'), len(data) - 1076 * 4
@@ -413,22 +413,22 @@ def test_a_changed_byte_is_read_or_refused_and_nothing_else(position: int, value
     data[low + position % (high - low)] = value
     path.write_bytes(data)
     try:
-        found = load(path)
+        result = load(path)
     except LLMError as error:
         assert "m.safetensors" in str(error)
     else:
-        assert sum(array.size for array in found.tensors.values()) == found.config.parameters == 1076
+        assert sum(array.size for array in result.tensors.values()) == result.config.parameters == 1076
 
 
 @platforms.named_pipes
-def test_a_fifo_is_refused_without_waiting_for_a_writer(no_hang: None) -> None:
+def test_a_fifo_is_an_error_and_is_not_opened(no_hang: None) -> None:
     os.mkfifo("pipe")
     for read in (read_header, load):
         with pytest.raises(LLMError, match="pipe is not a regular file"):
             read("pipe")
 
 
-def test_a_directory_and_a_missing_file_are_told() -> None:
+def test_a_directory_and_a_missing_file_are_errors() -> None:
     Path("d").mkdir()
     with pytest.raises(LLMError, match="d is a directory"):
         read_header("d")
@@ -444,7 +444,7 @@ def test_a_directory_and_a_missing_file_are_told() -> None:
 # ---- what is ours
 
 
-def test_a_file_of_others_is_pointed_to_inspect() -> None:
+def test_a_file_of_another_program_is_an_error_that_suggests_inspect() -> None:
     path = with_metadata(llmcli=None)
     assert read_header(path).parameters == 1076
     with pytest.raises(LLMError, match=r"not a model of this program .*llm inspect x\.safetensors"):
@@ -454,19 +454,19 @@ def test_a_file_of_others_is_pointed_to_inspect() -> None:
 
 
 @pytest.mark.parametrize("version", ["2", "10", "999999999999999999999", "9" * 5000, "", "-1", "1.0", "one", "²"])
-def test_a_later_or_senseless_format_is_refused_with_the_way_out(version: str) -> None:
+def test_a_later_or_invalid_format_version_is_an_error_with_advice(version: str) -> None:
     with pytest.raises(LLMError, match=r"has format version .*, this program reads up to 1; upgrade it: pip install"):
         load(with_metadata(llmcli=version))
 
 
 @pytest.mark.parametrize("key", ["config.json", "tokenizer.json", "training.json"])
-def test_missing_metadata_is_named(key: str) -> None:
+def test_the_error_names_missing_metadata(key: str) -> None:
     with pytest.raises(LLMError, match=f"has no {key} in its metadata; it is damaged"):
         load(with_metadata(**{key.replace(".", "_"): None}))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000], ids=["empty", "cut", "deep"])
-def test_a_record_or_config_that_is_not_json_is_refused(text: str) -> None:
+def test_a_record_or_config_that_is_not_json_is_an_error(text: str) -> None:
     with pytest.raises(LLMError, match=r"x\.safetensors: its training\.json is not JSON"):
         load(with_metadata(training_json=text))
     with pytest.raises(LLMError, match=r"x\.safetensors: its config\.json is not JSON"):
@@ -499,7 +499,7 @@ def test_a_record_or_config_that_is_not_json_is_refused(text: str) -> None:
         ({"tie_word_embeddings": True}, r"'lm_head\.weight' is not part of the model"),
     ],
 )
-def test_a_config_that_does_not_fit_is_a_damaged_file_and_not_wrong_usage(
+def test_a_config_that_does_not_match_is_an_error_of_the_file_not_of_usage(
     changes: dict[str, Any], message: str, no_hang: None
 ) -> None:
     with pytest.raises(LLMError, match=message) as caught:
@@ -509,23 +509,23 @@ def test_a_config_that_does_not_fit_is_a_damaged_file_and_not_wrong_usage(
 
 
 @pytest.mark.parametrize("name", ["model.embed_tokens.weight", LAYER[4][0], "model.norm.weight", "lm_head.weight"])
-def test_a_missing_tensor_is_named(name: str) -> None:
+def test_the_error_names_a_missing_tensor(name: str) -> None:
     with pytest.raises(LLMError, match=f"tensor {name} is missing; the file is damaged"):
         load(with_tensors(lambda tensors: tensors.pop(name)))
 
 
-def test_an_extra_tensor_is_named() -> None:
+def test_the_error_names_an_extra_tensor() -> None:
     with pytest.raises(LLMError, match=r"tensor 'model\.layers\.1\.x' is not part of the model"):
         load(with_tensors(lambda tensors: tensors.update({"model.layers.1.x": np.zeros(3, "f4")})))
 
 
-def test_a_tensor_of_another_shape_is_named_with_both_shapes() -> None:
+def test_the_error_has_both_shapes_of_a_tensor() -> None:
     name = "model.layers.0.self_attn.o_proj.weight"
     with pytest.raises(LLMError, match=rf"tensor {name} has shape \[24, 8\], its config has \[8, 24\]"):
         load(with_tensors(lambda tensors: tensors.update({name: np.zeros((24, 8), "f4")})))
 
 
 @pytest.mark.parametrize(("dtype", "name"), [("i4", "I32"), ("f8", "F64"), ("u2", "U16")])
-def test_a_tensor_of_another_type_is_named(dtype: str, name: str) -> None:
+def test_the_error_names_a_tensor_of_another_type(dtype: str, name: str) -> None:
     with pytest.raises(LLMError, match=rf"model\.norm\.weight is {name}; expected F32, F16 or BF16"):
         load(with_tensors(lambda tensors: tensors.update({"model.norm.weight": np.zeros(8, dtype)})))

@@ -21,9 +21,9 @@ CONFIG = ModelConfig(TOKENIZER.vocab_size, 32, 64, 2, 4, 2, 8, 32)
 
 def model(seed: int = 0, **changes: object) -> Checkpoint:
     config = replace(CONFIG, **changes)  # type: ignore[arg-type]
-    found = random_checkpoint(config, seed=seed, tokenizer_json=TOKENIZER.to_json())
-    found.record = {"corpus": [{"name": f"{seed}.txt", "bytes": 9, "sha256": str(seed)}], "bits_per_byte": 2.5}
-    return found
+    result = random_checkpoint(config, seed=seed, tokenizer_json=TOKENIZER.to_json())
+    result.record = {"corpus": [{"name": f"{seed}.txt", "bytes": 9, "sha256": str(seed)}], "bits_per_byte": 2.5}
+    return result
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
     return Path("a.safetensors"), Path("b.safetensors")
 
 
-def test_a_mixture_comes_back_as_it_was(two, llm) -> None:
-    found = llm("mix", *two, "-o", "m.safetensors", "--json")
-    assert found.exit_code == 0, found.stderr
-    assert json.loads(found.stdout)["parameters"] == sum(checkpoint.load(path).parameters for path in two)
+def test_a_mixture_round_trips(two, llm) -> None:
+    result = llm("mix", *two, "-o", "m.safetensors", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["parameters"] == sum(checkpoint.load(path).parameters for path in two)
     mixed = loading.load_any("m.safetensors")
     assert isinstance(mixed, ensemble_file.Ensemble) and mixed.names == ("a", "b")
     for path, expert in zip(two, mixed.experts, strict=True):
@@ -57,7 +57,7 @@ def test_a_mixture_comes_back_as_it_was(two, llm) -> None:
 
 
 @pytest.mark.slow
-def test_the_verbs_work_on_it(two, llm) -> None:
+def test_commands_take_a_mixture(two, llm) -> None:
     assert llm("mix", *two).exit_code == 0
     path = "mixture.safetensors"
     assert llm("inspect", path, "--html", "file.html").exit_code == 0
@@ -71,14 +71,14 @@ def test_the_verbs_work_on_it(two, llm) -> None:
     shown = llm("inspect", path)
     assert shown.exit_code == 0 and "a\t2 layers, width 32\t1.txt\t2.500" in shown.stdout
     assert llm("inspect", path, "--verify").exit_code == 0
-    told = json.loads(llm("generate", "The cat", "-m", path, "-n", 5, "--seed", 1, "--experts", "--json").stdout)
-    for token in told["tokens"]:
+    fields = json.loads(llm("generate", "The cat", "-m", path, "-n", 5, "--seed", 1, "--experts", "--json").stdout)
+    for token in fields["tokens"]:
         assert set(token["experts"]) <= {"a", "b"} and sum(token["experts"].values()) == pytest.approx(1, abs=1e-3)
     spoken = llm("generate", "The cat", "-m", path, "-n", 5, "--seed", 1, "--experts")
-    assert spoken.exit_code == 0 and spoken.stdout == told["text"] + "\n"
+    assert spoken.exit_code == 0 and spoken.stdout == fields["text"] + "\n"
     rows = [line.split("\t") for line in spoken.stderr.splitlines()]
     assert rows.pop(0) == ["expert", "tokens", "share", "mean weight"]
-    assert [row[0] for row in rows] == ["a", "b"] and sum(int(row[1]) for row in rows) == len(told["tokens"])
+    assert [row[0] for row in rows] == ["a", "b"] and sum(int(row[1]) for row in rows) == len(fields["tokens"])
     following = json.loads(llm("generate", "The cat", "-m", path, "--next", 3, "--json").stdout)
     assert sum(w["probability"] for w in following["next"]) + following["unexplored"] <= 1.00001
     Path("t.txt").write_text(TEXT)
@@ -93,35 +93,37 @@ def test_the_verbs_work_on_it(two, llm) -> None:
 
 
 @pytest.mark.slow
-def test_explained_is_the_heaviest_and_the_probabilities_are_the_mixtures(two, llm) -> None:
+def test_explain_shows_the_expert_with_the_largest_weight_and_the_probabilities_of_the_mixture(two, llm) -> None:
     llm("mix", *two)
     words = "The cat sat", "-m", "mixture.safetensors", "--literal", "--json"
-    told = llm("explain", *words)
-    assert told.exit_code == 0 and "a mixture of 2 models" in told.stderr, told.stderr
-    found = json.loads(told.stdout)
+    fields = llm("explain", *words)
+    assert fields.exit_code == 0 and "a mixture of 2 models" in fields.stderr, fields.stderr
+    result = json.loads(fields.stdout)
     from llmcli.models.ensemble import EnsembleRuntime
     from llmcli.models.open_runtime import open_runtime
 
     runtime = open_runtime(loading.load_any("mixture.safetensors"))
     assert isinstance(runtime, EnsembleRuntime)
-    chances = np.exp(runtime.prefill([token["id"] for token in found["tokens"]]).astype(np.float64))
-    for token in found["next_tokens"]:
+    chances = np.exp(runtime.prefill([token["id"] for token in result["tokens"]]).astype(np.float64))
+    for token in result["next_tokens"]:
         assert token["probability"] == pytest.approx(chances[token["id"]], abs=2e-6)
     most = int(runtime.expert_weights()[0].argmax())
-    assert found["expert"] == {
+    assert result["expert"] == {
         "name": "ab"[most],
         "weight": pytest.approx(float(runtime.expert_weights()[0][most]), abs=1e-5),
     }
-    said = json.loads(llm("generate", *words, "-n", 1, "-t", 0).stdout)
-    assert said["tokens"][0]["id"] == found["next_tokens"][0]["id"]
-    assert said["tokens"][0]["logprob"] == pytest.approx(found["next_tokens"][0]["logprob"], abs=1.1e-6)
+    message = json.loads(llm("generate", *words, "-n", 1, "-t", 0).stdout)
+    assert message["tokens"][0]["id"] == result["next_tokens"][0]["id"]
+    assert message["tokens"][0]["logprob"] == pytest.approx(result["next_tokens"][0]["logprob"], abs=1.1e-6)
     assert llm("explain", *words[:4], "--html", "page.html").exit_code == 0
-    assert f"This page shows the inside of its expert {found['expert']['name']}" in Path("page.html").read_text("utf-8")
+    assert f"This page shows the inside of its expert {result['expert']['name']}" in Path("page.html").read_text(
+        "utf-8"
+    )
     layers = loading.load_any("mixture.safetensors").experts[most].config
-    assert len(found["attention"]["weights"]) == layers.num_hidden_layers
+    assert len(result["attention"]["weights"]) == layers.num_hidden_layers
 
 
-def test_few_bits_of_a_mixture(two, llm) -> None:
+def test_a_mixture_runs_quantized(two, llm) -> None:
     llm("mix", *two)
     Path("t.txt").write_text(TEXT[:500])
     rows = json.loads(llm("eval", "t.txt", "-m", "mixture.safetensors", "--quantize", "int8", "--json").stdout)[
@@ -131,28 +133,28 @@ def test_few_bits_of_a_mixture(two, llm) -> None:
 
 
 @pytest.mark.parametrize("verb", ["export x --to hf", "export x --to gguf", "import -o y", "train 0.txt --from -o y"])
-def test_who_wants_one_model_says_so(two, llm, verb: str) -> None:
+def test_commands_that_need_one_model_name_those_of_the_mixture(two, llm, verb: str) -> None:
     llm("mix", *two)
     Path("0.txt").write_text("The dog ate the mat. " * 400)
     words = verb.split()
     place = {"export": 1, "import": 1, "train": 3}[words[0]]
-    found = llm(*words[:place], "mixture.safetensors", *words[place:])
-    assert found.exit_code == 1 and "is a mixture of models; name the file of one of them: a, b" in found.stderr
+    result = llm(*words[:place], "mixture.safetensors", *words[place:])
+    assert result.exit_code == 1 and "is a mixture of models; name the file of one of them: a, b" in result.stderr
     assert not Path("x").exists() and not Path("y").exists()
 
 
-def test_averaged_weights_are_the_mean(llm) -> None:
+def test_averaged_weights_are_the_mean_of_the_models(llm) -> None:
     models = model(1), model(2)
     save("a.safetensors", models[0])
     save("b.safetensors", models[1])
     assert llm("mix", "a.safetensors", "b.safetensors", "--average", "-o", "m.safetensors").exit_code == 0
-    found = checkpoint.load("m.safetensors")
+    result = checkpoint.load("m.safetensors")
     for name in CONFIG.tensor_shapes():
         np.testing.assert_allclose(
-            found.tensors[name], (models[0].tensors[name] + models[1].tensors[name]) / 2, rtol=1e-6
+            result.tensors[name], (models[0].tensors[name] + models[1].tensors[name]) / 2, rtol=1e-6
         )
-    assert found.record["average_of"] == ["a.safetensors", "b.safetensors"]
-    assert [document["name"] for document in found.record["corpus"]] == ["1.txt", "2.txt"]
+    assert result.record["average_of"] == ["a.safetensors", "b.safetensors"]
+    assert [document["name"] for document in result.record["corpus"]] == ["1.txt", "2.txt"]
 
 
 def other_tokenizer() -> Checkpoint:
@@ -176,11 +178,11 @@ def in_halves() -> Checkpoint:
         (lambda: replace(model(2), quantization="int8"), "b.safetensors has quantized weights"),
     ],
 )
-def test_what_cannot_be_mixed(llm, second, message: str) -> None:
+def test_models_that_cannot_be_mixed_are_an_error(llm, second, message: str) -> None:
     save("a.safetensors", model(1))
     save("b.safetensors", second())
-    found = llm("mix", "a.safetensors", "b.safetensors", "-o", "m.safetensors")
-    assert found.exit_code == 1 and message in found.stderr and found.stderr.count("\n") == 1, found.stderr
+    result = llm("mix", "a.safetensors", "b.safetensors", "-o", "m.safetensors")
+    assert result.exit_code == 1 and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
     assert not Path("m.safetensors").exists()
 
 
@@ -198,26 +200,26 @@ def test_what_cannot_be_mixed(llm, second, message: str) -> None:
         ),
     ],
 )
-def test_mistakes_end_in_a_line(two, llm, words: str, message: str) -> None:
+def test_wrong_usage_of_mix_is_an_error_of_one_line(two, llm, words: str, message: str) -> None:
     llm("mix", *two)
     before = {path: path.read_bytes() for path in Path().glob("*.safetensors")}
-    found = llm("mix", *words.split())
-    assert found.exit_code in (1, 2) and message in found.stderr and found.stderr.count("\n") == 1, found.stderr
+    result = llm("mix", *words.split())
+    assert result.exit_code in (1, 2) and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
     assert before == {path: path.read_bytes() for path in Path().glob("*.safetensors")}
 
 
-def test_a_model_without_experts_has_none_to_show(tiny_model, llm) -> None:
-    found = llm("generate", "The", "-n", 2, "--experts")
-    assert found.exit_code == 1 and "has no experts" in found.stderr
+def test_a_model_without_experts_cannot_show_them(tiny_model, llm) -> None:
+    result = llm("generate", "The", "-n", 2, "--experts")
+    assert result.exit_code == 1 and "has no experts" in result.stderr
 
 
-def test_names_are_made_different() -> None:
+def test_equal_names_are_numbered() -> None:
     mixed = ensemble_file.combine({"x/a": model(1), "y/a": model(2)})
     assert ensemble_file.with_short_names(mixed, ["a", "a"]).names == ("a", "a-2")
 
 
 @pytest.mark.parametrize("broken", ["names", "experts", "record", "tensor"])
-def test_a_damaged_mixture_is_told_in_a_line(two, llm, broken: str) -> None:
+def test_a_damaged_mixture_is_an_error_of_one_line(two, llm, broken: str) -> None:
     llm("mix", *two)
     header = read_header("mixture.safetensors")
     config, record = json.loads(header.metadata["config.json"]), json.loads(header.metadata["training.json"])

@@ -22,35 +22,35 @@ KEYS = {  # the writer's methods by the keys that they write
 TOKENIZERS = {"bpe": Tokenizer.train_bpe([TEXT], 300), "characters": Tokenizer.train_char([TEXT])}
 
 
-def facts(tokenizer: Tokenizer, more: int = 0) -> dict[str, Any]:
+def fields_of(tokenizer: Tokenizer, more: int = 0) -> dict[str, Any]:
     config = ModelConfig(tokenizer.vocab_size + more, 32, 64, 1, 2, 2, 16, 32, eos_token_id=tokenizer.eos_id)
-    told = gguf_tokenizer.to_fields(json.loads(tokenizer.to_json()), config)
-    return {f"tokenizer.ggml.{KEYS[method]}": value for method, value in told}
+    fields = gguf_tokenizer.to_fields(json.loads(tokenizer.to_json()), config)
+    return {f"tokenizer.ggml.{KEYS[method]}": value for method, value in fields}
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @given(words=st.lists(st.sampled_from(["Anna", " likes", " tea", ".", "\n", "りんご", "🍎", " 12"]), max_size=12))
-def test_the_tokenizer_comes_back(kind: str, words: list[str]) -> None:
-    found, start = gguf_tokenizer.to_json(facts(TOKENIZERS[kind]))
+def test_the_tokenizer_round_trips(kind: str, words: list[str]) -> None:
+    result, start = gguf_tokenizer.to_json(fields_of(TOKENIZERS[kind]))
     assert start is None
     text = "".join(words)
-    again = Tokenizer.from_json(found)
+    again = Tokenizer.from_json(result)
     assert list(again.encode(text)) == list(TOKENIZERS[kind].encode(text))
     assert again.vocab_size == TOKENIZERS[kind].vocab_size
 
 
-def test_tokens_that_a_model_has_beyond_its_tokenizer_have_names_of_their_own() -> None:
-    told = facts(TOKENIZERS["bpe"], more=2)
+def test_embedding_rows_without_a_token_get_unique_names() -> None:
+    fields = fields_of(TOKENIZERS["bpe"], more=2)
     count = TOKENIZERS["bpe"].vocab_size
-    assert told["tokenizer.ggml.tokens"][-2:] == [f"<unused {count}>", f"<unused {count + 1}>"]
-    assert told["tokenizer.ggml.token_type"][-2:] == [5, 5]  # GGUF's number of an unused token
+    assert fields["tokenizer.ggml.tokens"][-2:] == [f"<unused {count}>", f"<unused {count + 1}>"]
+    assert fields["tokenizer.ggml.token_type"][-2:] == [5, 5]  # GGUF's number of an unused token
 
 
-def test_words_cut_in_a_way_without_a_name_are_refused() -> None:
-    found = json.loads(TOKENIZERS["bpe"].to_json())
-    found["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+def test_an_unnamed_pre_tokenizer_is_an_error() -> None:
+    result = json.loads(TOKENIZERS["bpe"].to_json())
+    result["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
     with pytest.raises(LLMError, match="does not know; use --to hf"):
-        gguf_tokenizer.to_fields(found, ModelConfig(300, 32, 64, 1, 2, 2, 16, 32))
+        gguf_tokenizer.to_fields(result, ModelConfig(300, 32, 64, 1, 2, 2, 16, 32))
 
 
 class Counted(str):
@@ -59,9 +59,9 @@ class Counted(str):
     characters = 0
 
     def __getitem__(self, which: Any) -> "Counted":
-        found = Counted(str(self).__getitem__(which))
-        Counted.characters += len(found)
-        return found
+        result = Counted(str(self).__getitem__(which))
+        Counted.characters += len(result)
+        return result
 
     def startswith(self, other: Any, *_: Any) -> bool:
         Counted.characters += len(other)
@@ -80,14 +80,14 @@ def merges_by_definition(vocabulary: dict[str, int], scores: list[float]) -> lis
 
 
 @given(st.lists(st.text("ab▁", min_size=1, max_size=8), unique=True, max_size=40), st.randoms())
-def test_merges_are_those_of_the_definition(tokens: list[str], random: Any) -> None:
+def test_merges_equal_those_by_definition(tokens: list[str], random: Any) -> None:
     vocabulary = {token: i for i, token in enumerate(tokens)}
     scores = [float(random.randrange(4)) for _ in tokens]
     assert gguf_tokenizer._merges(vocabulary, scores, [1] * len(tokens)) == merges_by_definition(vocabulary, scores)
 
 
 @pytest.mark.parametrize("ending", ["", "z"])
-def test_long_tokens_cost_what_they_are_long(ending: str) -> None:
+def test_the_merges_of_long_tokens_take_linear_time(ending: str) -> None:
     """Each cut of each token would copy 1,000 characters: 200 million in all. Counted, not timed."""
     alike = [f"{'x' * 996}{i:04}{ending}" for i in range(200)]
     vocabulary = {Counted(token): i for i, token in enumerate([*alike, "x", "xx"])}
@@ -96,10 +96,10 @@ def test_long_tokens_cost_what_they_are_long(ending: str) -> None:
     assert Counted.characters < 10 * sum(map(len, vocabulary))
 
 
-def test_tokens_without_end_are_refused() -> None:
-    told = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["a", "b" * 1025]}
+def test_very_long_tokens_are_an_error() -> None:
+    fields = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["a", "b" * 1025]}
     with pytest.raises(LLMError, match=r"its token 1 has 1,025 characters; tokens of at most 1,024 are supported"):
-        gguf_tokenizer.to_json(told | {"tokenizer.ggml.scores": [0.0, 0.0]})
-    told["tokenizer.ggml.tokens"] = ["a" * n for n in range(1, 1025)]  # 525 kB, whose merges have 358 MB
+        gguf_tokenizer.to_json(fields | {"tokenizer.ggml.scores": [0.0, 0.0]})
+    fields["tokenizer.ggml.tokens"] = ["a" * n for n in range(1, 1025)]  # 525 kB, whose merges have 358 MB
     with pytest.raises(LLMError, match=r"the merges of its tokenizer have more than 33,554,432 characters"):
-        gguf_tokenizer.to_json(told | {"tokenizer.ggml.scores": [0.0] * 1024})
+        gguf_tokenizer.to_json(fields | {"tokenizer.ggml.scores": [0.0] * 1024})

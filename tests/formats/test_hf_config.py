@@ -93,7 +93,7 @@ def test_unknown_keys_are_ignored():
         ({"head_dim": 3}, "head_dim"),
     ],
 )
-def test_an_unsupported_or_invalid_config_is_refused(values, message):
+def test_an_unsupported_or_invalid_config_is_an_error(values, message):
     with pytest.raises(LLMError, match=message) as caught:
         parse_config(changed(**values))
     assert "config.json" in str(caught.value)
@@ -101,7 +101,7 @@ def test_an_unsupported_or_invalid_config_is_refused(values, message):
 
 
 @pytest.mark.parametrize("name", [name for name in INTEGERS if name not in ("num_key_value_heads", "head_dim")])
-def test_a_config_without_a_size_is_refused(name):
+def test_a_config_without_a_size_is_an_error(name):
     config = json.loads(dump_config(SMALL))
     del config[name]
     with pytest.raises(LLMError, match=f"has no {name}"):
@@ -111,7 +111,7 @@ def test_a_config_without_a_size_is_refused(name):
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", "3", '"qwen3"', "{}", "[" * 100_000, '{"vocab_size": 1' + "0" * 5000 + "}", "\0"]
 )
-def test_text_that_is_not_a_config_is_refused(text):
+def test_text_that_is_not_a_config_is_an_error(text):
     with pytest.raises(LLMError, match=r"config\.json"):
         parse_config(text)
 
@@ -137,7 +137,7 @@ def test_a_config_with_experts_round_trips_and_counts_its_parameters(kind):
         ({"num_experts": "4"}, "config.json is not valid: num_experts must be an integer"),
     ],
 )
-def test_a_config_with_other_experts_is_refused(changes, message):
+def test_a_config_with_unsupported_experts_is_an_error(changes, message):
     config = {key: value for key, value in (json.loads(dump_config(SPARSE)) | changes).items() if value is not None}
     with pytest.raises(LLMError, match=message):
         parse_config(json.dumps(config))
@@ -248,7 +248,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
         ({"rope_parameters": LLAMA3, "model_type": "mistral", "sliding_window": 30}, 100),
     ],
 )  # fmt: skip
-def test_where_the_original_context_length_stands(values, original):
+def test_all_keys_of_the_original_context_length(values, original):
     assert parsed(**values).rope_scaling == RopeScaling("llama3", 8.0, 1.0, 4.0, original)
 
 

@@ -22,7 +22,7 @@ def directory(tiny_model: Path, tmp_path: Path) -> Path:
     return there
 
 
-def test_it_is_the_same_model(directory: Path, tiny_model: Path) -> None:
+def test_a_model_round_trips_as_a_directory(directory: Path, tiny_model: Path) -> None:
     one, two = checkpoint.load(tiny_model), loading.load(directory)
     assert one.config == two.config and one.tokenizer_json == two.tokenizer_json
     for name in one.config.tensor_shapes():
@@ -30,22 +30,22 @@ def test_it_is_the_same_model(directory: Path, tiny_model: Path) -> None:
     assert two.record == {"imported": {"file": "there", "form": "Hugging Face directory"}}
 
 
-def test_shards_are_one_model(directory: Path) -> None:
+def test_weights_in_several_files_are_one_model(directory: Path) -> None:
     whole = loading.load(directory)
     names = list(whole.config.tensor_shapes())
     parts = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
-    for file, some in parts.items():
-        safetensors_file.write_tensors(directory / file, {name: whole.tensors[name] for name in some}, {})
-    index = {"weight_map": {name: file for file, some in parts.items() for name in some}}
+    for file, part in parts.items():
+        safetensors_file.write_tensors(directory / file, {name: whole.tensors[name] for name in part}, {})
+    index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
-    wanted = {name: whole.tensors[name] for name in names}
+    expected = {name: whole.tensors[name] for name in names}
     (directory / "model.safetensors").unlink()
-    found = loading.load(directory)
+    result = loading.load(directory)
     for name in names:
-        np.testing.assert_array_equal(found.tensors[name], wanted[name])
+        np.testing.assert_array_equal(result.tensors[name], expected[name])
 
 
-def test_what_a_model_needs_not_is_passed_over(directory: Path) -> None:
+def test_tensors_that_are_not_weights_are_ignored(directory: Path) -> None:
     whole = loading.load(directory)
     tensors = {name: whole.tensors[name] for name in whole.config.tensor_shapes()}
     extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
@@ -53,7 +53,7 @@ def test_what_a_model_needs_not_is_passed_over(directory: Path) -> None:
     assert set(loading.load(directory).tensors) == set(tensors)
 
 
-def test_a_head_that_is_not_there_is_the_embedding(directory: Path) -> None:
+def test_without_a_head_the_embeddings_are_tied(directory: Path) -> None:
     whole = loading.load(directory)
     tensors = {name: whole.tensors[name] for name in whole.config.tensor_shapes() if name != "lm_head.weight"}
     safetensors_file.write_tensors(directory / "model.safetensors", tensors, {})
@@ -74,7 +74,7 @@ def weights_of(directory: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("type_name", ["F32", "F16"])
-def test_a_second_matrix_counts_only_where_it_is_another(directory: Path, type_name: str) -> None:
+def test_a_head_that_equals_the_embedding_is_tied(directory: Path, type_name: str) -> None:
     """As transformers: tie_word_embeddings, but a head in the file that is not the embedding."""
     tensors = weights_of(directory)
     embedding = tensors["model.embed_tokens.weight"]
@@ -90,29 +90,29 @@ def test_a_second_matrix_counts_only_where_it_is_another(directory: Path, type_n
     changed_config(directory, tie_word_embeddings=True)
     assert written().config.tie_word_embeddings
     tensors["lm_head.weight"][-1, -1] = 1
-    found = written()
-    assert not found.config.tie_word_embeddings
-    np.testing.assert_array_equal(found.tensors["lm_head.weight"], tensors["lm_head.weight"])
-    np.testing.assert_array_equal(found.tensors["model.embed_tokens.weight"], embedding)
+    result = written()
+    assert not result.config.tie_word_embeddings
+    np.testing.assert_array_equal(result.tensors["lm_head.weight"], tensors["lm_head.weight"])
+    np.testing.assert_array_equal(result.tensors["model.embed_tokens.weight"], embedding)
 
 
-def test_a_head_without_an_embedding_is_both(directory: Path) -> None:
+def test_a_tied_head_without_an_embedding_serves_as_both(directory: Path) -> None:
     tensors = weights_of(directory)
-    wanted = tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    expected = tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
     safetensors_file.write_tensors(directory / "model.safetensors", tensors, {})
     changed_config(directory, tie_word_embeddings=True)
-    np.testing.assert_array_equal(loading.load(directory).tensors["model.embed_tokens.weight"], wanted)
+    np.testing.assert_array_equal(loading.load(directory).tensors["model.embed_tokens.weight"], expected)
 
 
-def test_a_base_model_with_tied_embeddings_is_the_model(directory: Path, llm) -> None:
-    wanted = weights_of(directory)
-    wanted.pop("lm_head.weight", None)
-    base = {name.removeprefix("model."): array for name, array in wanted.items()}
+def test_a_base_model_is_supported_if_its_embeddings_are_tied(directory: Path, llm) -> None:
+    expected = weights_of(directory)
+    expected.pop("lm_head.weight", None)
+    base = {name.removeprefix("model."): array for name, array in expected.items()}
     safetensors_file.write_tensors(directory / "model.safetensors", base, {})
     changed_config(directory, tie_word_embeddings=True, architectures=["Qwen3Model"])
-    found = loading.load(directory)
-    for name, array in wanted.items():
-        np.testing.assert_array_equal(found.tensors[name], array)
+    result = loading.load(directory)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(result.tensors[name], array)
     changed_config(directory, tie_word_embeddings=False)
     with pytest.raises(LLMError, match=r"has no output head \(lm_head.weight\), as a base model"):
         loading.load(directory)
@@ -120,7 +120,7 @@ def test_a_base_model_with_tied_embeddings_is_the_model(directory: Path, llm) ->
     assert shown.exit_code == 0 and "a Hugging Face directory" in shown.stdout
 
 
-def test_an_end_of_text_that_only_the_tokenizer_names(directory: Path) -> None:
+def test_an_eos_token_that_only_the_tokenizer_config_names(directory: Path) -> None:
     changed_config(directory, eos_token_id="left out")
     (directory / "generation_config.json").unlink()
     tokenizer = json.loads((directory / "tokenizer.json").read_text("utf-8"))
@@ -134,15 +134,15 @@ def test_an_end_of_text_that_only_the_tokenizer_names(directory: Path) -> None:
     assert loading.load(directory).config.eos_token_id == 7
 
 
-def test_ends_and_chat_template_are_taken_from_where_they_stand(directory: Path) -> None:
+def test_eos_tokens_and_chat_template_come_from_all_files(directory: Path) -> None:
     (directory / "generation_config.json").write_text('{"eos_token_id": [0, 7, 9]}')
     (directory / "chat_template.jinja").write_text("{{ messages }}")
-    found = loading.load(directory)
-    assert (found.config.eos_token_id, found.config.extra_eos_ids) == (0, (7, 9))
-    assert json.loads(found.tokenizer_config_json)["chat_template"] == "{{ messages }}"
+    result = loading.load(directory)
+    assert (result.config.eos_token_id, result.config.extra_eos_ids) == (0, (7, 9))
+    assert json.loads(result.tokenizer_config_json)["chat_template"] == "{{ messages }}"
 
 
-def test_the_licence_of_the_model_card_goes_along(directory: Path) -> None:
+def test_the_license_of_the_model_card_is_in_the_record(directory: Path) -> None:
     (directory / "README.md").write_text("---\nlanguage: en\nlicense: mit\n---\nlicense: gpl\n")
     assert loading.load(directory).record["imported"]["license"] == "mit"
 
@@ -171,14 +171,14 @@ def write(text: str):
         ("generation_config.json", write('{"eos_token_id": 10000}'), "is not below vocab_size"),
     ],
 )
-def test_a_broken_directory_is_told_in_one_line(directory: Path, name: str, change, message: str) -> None:
+def test_a_damaged_directory_is_an_error_of_one_line(directory: Path, name: str, change, message: str) -> None:
     change(directory / name)
     with pytest.raises(LLMError, match=message) as caught:
         loading.load(directory)
     assert "\n" not in str(caught.value)
 
 
-def test_a_config_that_cannot_be_run_names_no_option(directory: Path) -> None:
+def test_the_error_of_a_config_names_no_option(directory: Path) -> None:
     config = json.loads((directory / "config.json").read_text())
     for change, message in (
         ({"head_dim": 7}, "head_dim must be even for rotary positions, found 7$"),
@@ -191,13 +191,13 @@ def test_a_config_that_cannot_be_run_names_no_option(directory: Path) -> None:
         assert caught.value.exit_code == 1
 
 
-def test_pickles_are_refused(directory: Path) -> None:
+def test_pickles_are_an_error(directory: Path) -> None:
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
     with pytest.raises(LLMError, match="Python pickles, which can run code"):
         loading.load(directory)
 
 
-def test_a_tensor_in_two_files_is_told(directory: Path) -> None:
+def test_a_tensor_in_two_files_is_an_error(directory: Path) -> None:
     shutil.copy(directory / "model.safetensors", directory / "other.safetensors")
     with pytest.raises(LLMError, match=r"2 .safetensors files but no model.safetensors.index.json"):
         (directory / "model.safetensors").rename(directory / "one.safetensors")
@@ -219,9 +219,9 @@ def test_every_command_takes_a_directory(directory: Path, llm) -> None:
     assert "fine-tuned by llmcli from a Hugging Face directory" in llm("inspect", "new.safetensors").stdout
 
 
-def test_export_keeps_what_is_there(directory: Path, tiny_model: Path, llm) -> None:
-    found = llm("export", tiny_model, directory, "--to", "hf")
-    assert found.exit_code == 1 and "--force" in found.stderr
+def test_export_does_not_replace_a_directory_without_force(directory: Path, tiny_model: Path, llm) -> None:
+    result = llm("export", tiny_model, directory, "--to", "hf")
+    assert result.exit_code == 1 and "--force" in result.stderr
     assert llm("export", tiny_model, directory, "--to", "hf", "--force", "-q").exit_code == 0
     assert llm("export", tiny_model, tiny_model, "--to", "hf").exit_code == 1
     assert llm("export", tiny_model, "no/where", "--to", "hf").exit_code == 1
@@ -232,43 +232,43 @@ def inside(directory: Path) -> dict[str, bytes]:
 
 
 @platforms.posix
-def test_a_disk_that_is_full_leaves_the_model_that_is_there(directory: Path, tiny_model: Path) -> None:
+def test_a_full_disk_leaves_the_existing_model(directory: Path, tiny_model: Path) -> None:
     """`ulimit -f`, which is not known before here, refuses the weights, after config and tokenizer were written."""
     before = inside(directory)
     code = (
         "from llmcli.cli import app; from llmcli.formats import atomic_io; "
         "atomic_io._file_size_limit = lambda: 1e12; app.main()"
     )
-    for target, found in ((directory, before), (directory.with_name("new"), None)):
+    for target, result in ((directory, before), (directory.with_name("new"), None)):
         command = f"ulimit -f 20; exec {sys.executable} -c '{code}' export {tiny_model} {target} --to hf --force"
         run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
         assert run.returncode == 1 and "nothing there was changed" in run.stderr and "Traceback" not in run.stderr
-        assert (inside(target) if target.exists() else None) == found
+        assert (inside(target) if target.exists() else None) == result
     assert sorted(file.name for file in directory.parent.iterdir()) == ["model.safetensors", "there"]
 
 
-def test_what_an_older_model_had_beside_it_is_not_left_to_the_new_one(directory: Path, llm) -> None:
-    wanted = sorted(inside(directory))
+def test_files_of_the_older_model_are_not_left_beside_the_new_one(directory: Path, llm) -> None:
+    expected = sorted(inside(directory))
     for name in ("chat_template.jinja", "special_tokens_map.json", "model-00001-of-00002.safetensors"):
         (directory / name).write_text("{{ of another model }}")
     assert llm("export", directory, "--to", "hf", "--force").exit_code == 0
-    assert sorted(inside(directory)) == wanted
+    assert sorted(inside(directory)) == expected
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "runs/"])
-def test_what_is_no_part_of_a_model_is_never_lost(directory: Path, name: str, llm) -> None:
+def test_files_that_are_not_of_a_model_are_never_deleted(directory: Path, name: str, llm) -> None:
     (directory / name).mkdir() if name.endswith("/") else (directory / name).write_text("mine")
     before = sorted(directory.iterdir())
-    found = llm("export", directory, "--to", "hf", "--force")
-    assert found.exit_code == 1 and f"has {name.rstrip('/')} in it" in found.stderr
+    result = llm("export", directory, "--to", "hf", "--force")
+    assert result.exit_code == 1 and f"has {name.rstrip('/')} in it" in result.stderr
     assert sorted(directory.iterdir()) == before
 
 
-def test_where_one_is_cannot_be_replaced(tiny_model: Path, tmp_path: Path, monkeypatch, llm) -> None:
+def test_the_current_directory_cannot_be_replaced(tiny_model: Path, tmp_path: Path, monkeypatch, llm) -> None:
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
-    found = llm("export", tiny_model, ".", "--to", "hf", "--force")
-    assert found.exit_code == 1 and "the current directory; name another directory, such as model" in found.stderr
+    result = llm("export", tiny_model, ".", "--to", "hf", "--force")
+    assert result.exit_code == 1 and "the current directory; name another directory, such as model" in result.stderr
     assert llm("export", tiny_model, "model", "--to", "hf").exit_code == 0
 
 
@@ -277,9 +277,9 @@ def shards(directory: Path) -> Path:
     whole = loading.load(directory)
     names = list(whole.config.tensor_shapes())
     parts = {f"model-0000{i}-of-00002.safetensors": names[i - 1 :: 2] for i in (1, 2)}
-    for file, some in parts.items():
-        safetensors_file.write_tensors(directory / file, {name: whole.tensors[name] for name in some}, {})
-    index = {"weight_map": {name: file for file, some in parts.items() for name in some}}
+    for file, part in parts.items():
+        safetensors_file.write_tensors(directory / file, {name: whole.tensors[name] for name in part}, {})
+    index = {"weight_map": {name: file for file, part in parts.items() for name in part}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     (directory / "model.safetensors").unlink()
     return directory
@@ -288,25 +288,25 @@ def shards(directory: Path) -> Path:
 @platforms.symbolic_links
 @pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "config.json", "model.safetensors"])
 @pytest.mark.parametrize("words", ["--quantize int8", "--to gguf", "--to tokenizer", "import", "mix", "train"])
-def test_no_part_of_a_model_that_is_read_is_written_over(shards: Path, name: str, words: str, llm) -> None:
+def test_no_file_of_the_model_being_read_is_overwritten(shards: Path, name: str, words: str, llm) -> None:
     before, output = inside(shards), shards / name
     Path("c.txt").write_text("The cat sat on the mat. " * 200)
     Path("other").symlink_to(shards)
-    found = {
+    result = {
         "import": lambda: llm("import", shards, "-o", output, "--force"),
         "mix": lambda: llm("mix", shards, "model.safetensors", "-o", output, "--force"),
         "train": lambda: llm("train", "c.txt", "--from", "other", "-o", output, "--force", "--steps", 1),
     }.get(words, lambda: llm("export", shards, output, "--force", *words.split()))()
-    assert found.exit_code == 1 and "part of " in found.stderr and "another name" in found.stderr
-    assert ("with -o" in found.stderr) == (words in ("import", "mix", "train"))
+    assert result.exit_code == 1 and "part of " in result.stderr and "another name" in result.stderr
+    assert ("with -o" in result.stderr) == (words in ("import", "mix", "train"))
     assert inside(shards) == before
 
 
 def test_a_directory_that_holds_the_model_is_not_replaced(directory: Path, tiny_model: Path, llm) -> None:
     before = tiny_model.read_bytes()
     for output in (tiny_model.parent, "."):
-        found = llm("export", tiny_model, output, "--to", "hf", "--force")
-        assert found.exit_code == 1 and "holds" in found.stderr and "the model to export" in found.stderr
+        result = llm("export", tiny_model, output, "--to", "hf", "--force")
+        assert result.exit_code == 1 and "holds" in result.stderr and "the model to export" in result.stderr
     assert tiny_model.read_bytes() == before
 
 
@@ -314,7 +314,7 @@ NO_UTF8 = os.fsdecode(b"hf\xff")
 
 
 @pytest.mark.slow
-def test_names_that_are_no_utf8_are_kept_with_marks(directory: Path, llm) -> None:
+def test_names_that_are_not_utf8_have_replacement_characters(directory: Path, llm) -> None:
     pytest.importorskip("gguf", reason="needs the extra gguf")
     there = directory.rename(directory.with_name(NO_UTF8))
     text = Path(os.fsdecode(b"text\xff.txt"))
@@ -333,7 +333,7 @@ def test_names_that_are_no_utf8_are_kept_with_marks(directory: Path, llm) -> Non
     assert llm("generate", "The", "-m", NO_UTF8 + "-3", "-n", 2).exit_code == 0
 
 
-def test_half_a_character_is_no_text(directory: Path, llm) -> None:
+def test_a_lone_surrogate_in_a_json_file_is_an_error(directory: Path, llm) -> None:
     (directory / "tokenizer_config.json").write_text('{"chat_template": "\\ud800"}')
-    found = llm("import", directory, "-o", "a.safetensors")
-    assert found.exit_code == 1 and "tokenizer_config.json is not JSON" in found.stderr
+    result = llm("import", directory, "-o", "a.safetensors")
+    assert result.exit_code == 1 and "tokenizer_config.json is not JSON" in result.stderr

@@ -1,4 +1,4 @@
-"""Whatever the metadata of a model says, a command works or ends in one line."""
+"""Whatever the metadata of a model contains, each command works or ends with an error of one line."""
 
 import contextlib
 import copy
@@ -13,55 +13,25 @@ from hypothesis import strategies as st
 
 from llmcli.errors import LLMError
 from llmcli.formats import adapters, loading
-from llmcli.formats.json_schema import COUNT, NUMBER, TEXT, Required, Tuple, validation_error
 from llmcli.formats.metadata import parse_document
 from llmcli.generation import next_words
 from tests.sample_models import make_models, run
-
-# ---- the check itself
-
-
-@pytest.mark.parametrize(
-    ("value", "shape", "fault"),
-    [
-        (5, [COUNT], "it is 5; expected a list"),
-        ([1, -1], [COUNT], "it[1] is -1; expected a whole number of at least 0"),
-        (True, COUNT, "it is True; expected a whole number of at least 0"),
-        (1.0, COUNT, "it is 1.0; expected a whole number of at least 0"),
-        (2**53, COUNT, "it is 9007199254740992; expected a whole number of at least 0"),
-        (10**400, NUMBER, "it is a number of 1329 bits; expected a number"),
-        (float("nan"), NUMBER, ""),
-        ({"a": {"b": []}}, {"a": {"b": TEXT}}, "a.b is []; expected a text"),
-        ({"c": 1}, {"a": TEXT}, ""),
-        ({"c": 1}, Required(a=TEXT), "a is missing"),
-        ([1, "a"], Tuple((COUNT, TEXT)), ""),
-        ([1], Tuple((COUNT, TEXT)), "it is [1]; expected a list of a whole number of at least 0, a text"),
-        (["a", 1], Tuple((COUNT, TEXT)), "it is ['a', 1]; expected a list of a whole number of at least 0, a text"),
-        ({}, (COUNT, [COUNT]), "it is {}; expected a whole number of at least 0 or a list"),
-        ([{}], (COUNT, [COUNT]), "it[0] is {}; expected a whole number of at least 0"),
-    ],
-)
-def test_what_is_wrong_is_named_with_its_place(value: Any, shape: Any, fault: str) -> None:
-    assert validation_error(value, shape) == fault
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[" * 100_000, '{"a": ' + "[" * 200 + "]" * 200 + "}", '{"a": "\\ud800"}', "9" * 5000]
 )
-def test_what_is_not_json_is_said_so(text: str) -> None:
+def test_text_that_is_not_json_is_an_error(text: str) -> None:
     with pytest.raises(LLMError, match=r"^its training\.json is not JSON: "):
         parse_document(text, "training.json")
 
 
 @pytest.mark.slow
-def test_a_value_of_any_size_is_told_in_few_words() -> None:
+def test_the_error_for_a_large_value_is_short() -> None:
     for value in ("x" * 10**6, [0] * 10**6, {str(i): i for i in range(10**5)}, 10**4000):
         with pytest.raises(LLMError) as caught:
             parse_document(json.dumps({"corpus": {"a": value}}), "training.json")
         assert len(str(caught.value)) < 200
-
-
-# ---- every key of every document
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +63,12 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(place for key, one in inner for place in places(one, (*path, key)))]
 
 
-def replaced(found: Any, place: tuple[Any, ...], new: Any) -> Any:
+def replaced(result: Any, place: tuple[Any, ...], new: Any) -> Any:
     if not place:
         return new
-    found = copy.copy(found)
-    found[place[0]] = replaced(found[place[0]], place[1:], new)
-    return found
+    result = copy.copy(result)
+    result[place[0]] = replaced(result[place[0]], place[1:], new)
+    return result
 
 
 FILES = {  # form -> (its file, its documents)
@@ -108,8 +78,11 @@ FILES = {  # form -> (its file, its documents)
     "adapter": ("a.safetensors", ("adapter_config.json", "training.json")),
     "hf": ("hf", ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json")),
 }
+
 CASES = [(form, name) for form, (_, names) in FILES.items() for name in names]
+
 INSPECT = [("inspect", "FILE"), ("inspect", "FILE", "--json"), ("inspect", "FILE", "--html", "p.html", "--force")]
+
 READERS: dict[str, list[tuple[object, ...]]] = {
     "any": [
         *INSPECT,
@@ -137,6 +110,7 @@ READERS: dict[str, list[tuple[object, ...]]] = {
     ],
     "adapter": [("import", "m.safetensors", "--adapter", "FILE", "-o", "i.safetensors", "--force")],
 }
+
 OF = {"adapter": ("any", "adapter"), "mixture": ("any", "model")}  # else all of one model
 
 json_values = st.recursive(
@@ -194,26 +168,26 @@ def read_by_all(models: Path, form: str, name: str, text: str, what: str) -> Non
 )  # fmt: skip
 @given(data=st.data())
 @pytest.mark.slow
-def test_anything_in_place_of_a_key_is_read_or_refused_by_every_command(
+def test_every_command_takes_any_value_of_a_key_or_ends_with_an_error(
     models: Path, monkeypatch: pytest.MonkeyPatch, form: str, name: str, data: Any
 ) -> None:
     monkeypatch.setattr(
         next_words, "max_evaluations", lambda parameters: 4
     )  # a model that learned nothing looks for long
-    found = original(models, form, name)
-    place = data.draw(st.sampled_from(places(found)))
+    result = original(models, form, name)
+    place = data.draw(st.sampled_from(places(result)))
     new = data.draw(json_values)
-    read_by_all(models, form, name, json.dumps(replaced(found, place, new)), f"{name}{list(place)} = {new!r}")
+    read_by_all(models, form, name, json.dumps(replaced(result, place, new)), f"{name}{list(place)} = {new!r}")
 
 
 @pytest.mark.parametrize(("form", "name"), CASES)
 @pytest.mark.slow
-def test_each_key_of_another_type_is_read_or_refused(models: Path, form: str, name: str) -> None:
+def test_each_key_with_a_value_of_another_type_is_read_or_an_error(models: Path, form: str, name: str) -> None:
     """By what opens a model, whatever it is for, and by what shows all of its metadata."""
-    found, base = original(models, form, name), loading.load(models / "m.safetensors")
-    for place in places(found):
+    result, base = original(models, form, name), loading.load(models / "m.safetensors")
+    for place in places(result):
         for new in (7, -1, "x", None, [], {}, [{}], [[1]], 10**400, float("nan")):
-            path = changed(models, form, name, json.dumps(replaced(found, place, new)))
+            path = changed(models, form, name, json.dumps(replaced(result, place, new)))
             with contextlib.suppress(LLMError):
                 adapters.MergedTensors(base, path) if form == "adapter" else loading.load_any(path)
             check(("inspect", "FILE"), path, f"{name}{list(place)} = {new!r}")

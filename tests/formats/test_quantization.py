@@ -17,34 +17,34 @@ from tests.conftest import random_checkpoint
 CONFIG = ModelConfig(300, 64, 96, 2, 4, 2, 16, 32, rope_theta=100.0)
 
 
-def test_eight_bits_by_hand():
+def test_8_bits_by_hand():
     row = np.array([[127.0, -127.0, 1.0, 0.4, 0.6, *[0.0] * 27]], np.float32)
-    found = quantize(row, 8)
-    assert found.scales.tolist() == [[1.0]]
-    assert found.codes[0, 0, :5].tolist() == [255, 1, 129, 128, 129]
-    assert found.dequantize()[0, :5].tolist() == [127.0, -127.0, 1.0, 0.0, 1.0]
+    result = quantize(row, 8)
+    assert result.scales.tolist() == [[1.0]]
+    assert result.codes[0, 0, :5].tolist() == [255, 1, 129, 128, 129]
+    assert result.dequantize()[0, :5].tolist() == [127.0, -127.0, 1.0, 0.0, 1.0]
 
 
-def test_four_bits_by_hand():
+def test_4_bits_by_hand():
     """The largest, whatever its sign, is the code 0: eight steps below zero."""
     row = np.array([[16.0, -14.0, 2.0, 0.9, *[0.0] * 28]], np.float32)
-    found = quantize(row, 4)
-    assert found.scales.tolist() == [[-2.0]]
-    assert found.codes.shape == (1, 1, 16)
-    assert found.codes[0, 0, :2].tolist() == [0 | 15 << 4, 7 | 8 << 4]
-    assert found.dequantize()[0, :4].tolist() == [16.0, -14.0, 2.0, 0.0]
+    result = quantize(row, 4)
+    assert result.scales.tolist() == [[-2.0]]
+    assert result.codes.shape == (1, 1, 16)
+    assert result.codes[0, 0, :2].tolist() == [0 | 15 << 4, 7 | 8 << 4]
+    assert result.dequantize()[0, :4].tolist() == [16.0, -14.0, 2.0, 0.0]
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 100), st.sampled_from([8, 4]), st.integers(0, 1000), st.floats(0.1, 1e3))
-def test_every_number_is_within_half_a_step(rows, columns, bits, seed, size):
+def test_every_weight_is_within_half_a_step(rows, columns, bits, seed, size):
     matrix = (np.random.default_rng(seed).normal(0, size, (rows, columns))).astype(np.float32)
-    found = quantize(matrix, bits)
-    assert found.bits == bits and found.columns == columns
-    steps = np.repeat(np.abs(found.scales.astype(np.float32)), 32, axis=1)[:, :columns]
+    result = quantize(matrix, bits)
+    assert result.bits == bits and result.columns == columns
+    steps = np.repeat(np.abs(result.scales.astype(np.float32)), 32, axis=1)[:, :columns]
     # at the far end of four bits a number may be a whole step off: 8 is a code there, -8 is none
-    assert (np.abs(found.dequantize() - matrix) <= steps * (0.52 if bits == 8 else 1.02) + 1e-6 * size).all()
-    np.testing.assert_array_equal(found.dequantize([0]), found.dequantize()[:1])
+    assert (np.abs(result.dequantize() - matrix) <= steps * (0.52 if bits == 8 else 1.02) + 1e-6 * size).all()
+    np.testing.assert_array_equal(result.dequantize([0]), result.dequantize()[:1])
 
 
 def test_zeros_stay_zeros():
@@ -52,28 +52,28 @@ def test_zeros_stay_zeros():
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
-def test_a_file_in_few_bits_is_a_model(tmp_path: Path, kind: str) -> None:
+def test_a_quantized_file_is_a_model(tmp_path: Path, kind: str) -> None:
     whole = random_checkpoint(CONFIG, tokenizer_json="{}")
     small = replace(whole, quantization=kind)
     checkpoint.save(tmp_path / "small.safetensors", small)
     checkpoint.save(tmp_path / "whole.safetensors", whole)
-    found = checkpoint.load(tmp_path / "small.safetensors")
-    assert found.quantization == kind
-    assert set(found.tensors) == set(whole.tensors)
+    result = checkpoint.load(tmp_path / "small.safetensors")
+    assert result.quantization == kind
+    assert set(result.tensors) == set(whole.tensors)
     for name, shape in CONFIG.tensor_shapes().items():
         bits = quantization.bits_of(name, shape, kind)
-        wanted = quantize(whole.tensors[name], bits).dequantize() if bits else whole.tensors[name]
-        np.testing.assert_array_equal(found.tensors[name], wanted)
+        expected = quantize(whole.tensors[name], bits).dequantize() if bits else whole.tensors[name]
+        np.testing.assert_array_equal(result.tensors[name], expected)
         into = np.empty(shape, np.float32)
-        found.read(name, into)
-        np.testing.assert_array_equal(into, wanted)
+        result.read(name, into)
+        np.testing.assert_array_equal(into, expected)
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("small", "whole")]
     assert sizes[0] < sizes[1] * (0.4 if kind == "int8" else 0.35)
-    checkpoint.save(tmp_path / "again.safetensors", found)
+    checkpoint.save(tmp_path / "again.safetensors", result)
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "small.safetensors").read_bytes()
 
 
-def test_codes_of_another_size_are_damage(tmp_path: Path) -> None:
+def test_codes_of_another_shape_are_an_error(tmp_path: Path) -> None:
     checkpoint.save(
         tmp_path / "s.safetensors", replace(random_checkpoint(CONFIG, tokenizer_json="{}"), quantization="int8")
     )
@@ -83,7 +83,7 @@ def test_codes_of_another_size_are_damage(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "s.safetensors")
 
 
-def test_rows_are_those_of_the_matrix():
+def test_dequantized_rows_are_those_of_the_matrix():
     blocks = quantize(np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32), 4)
     assert isinstance(blocks, QuantizedMatrix)
     np.testing.assert_array_equal(blocks.dequantize(np.array([3, 3, 7])), blocks.dequantize()[[3, 3, 7]])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests import platforms
-from tests.formats.test_gguf_file import FACTS, MODEL, THEIRS, by_hand, interleaved
+from tests.formats.gguf_by_hand import FIELDS, MODEL, TENSOR_NAMES, gguf_bytes, interleaved
 from tests.formats.test_metadata import OF, READERS, original, parts, replaced, with_metadata
 from tests.sample_models import make_models, run
 
@@ -35,10 +35,10 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def gguf(facts: dict[str, Any], sparse: bool) -> bytes:
+def gguf(fields: dict[str, Any], sparse: bool) -> bytes:
     """A GGUF in which a layer has a SwiGLU, or two of them stacked."""
     tensors = {}
-    for theirs, ours in THEIRS.items():
+    for theirs, ours in TENSOR_NAMES.items():
         weight = np.asarray(MODEL.tensors[ours], "<f4")
         heads = {"attn_q": 4, "attn_k": 2}.get(theirs.split(".")[-2])
         if sparse and ".ffn_" in theirs and "norm" not in theirs:
@@ -46,35 +46,35 @@ def gguf(facts: dict[str, Any], sparse: bool) -> bytes:
         tensors[theirs] = 0, weight.shape, (interleaved(weight, heads) if heads else weight).tobytes()
     if sparse:
         tensors["blk.0.ffn_gate_inp.weight"] = 0, (2, 32), bytes(256)
-    return by_hand(facts, tensors)
+    return gguf_bytes(fields, tensors)
 
 
 def variants(form: str, values: tuple[Any, ...]) -> Iterator[tuple[str, Path]]:
     """(what was changed, the file) for each number of a form and each value; first the file as it was made."""
     if "gguf" in form:
-        path, facts = Path("changed.gguf"), FACTS | (EXPERTS if form == "sparse gguf" else {})
-        changes: list[tuple[str, dict[str, Any]]] = [("nothing", facts)]
-        keys = [key for key, value in facts.items() if is_number(value)] + ["general.alignment", "llama.expert_count"]
+        path, fields = Path("changed.gguf"), FIELDS | (EXPERTS if form == "sparse gguf" else {})
+        changes: list[tuple[str, dict[str, Any]]] = [("nothing", fields)]
+        keys = [key for key, value in fields.items() if is_number(value)] + ["general.alignment", "llama.expert_count"]
         for key in dict.fromkeys(keys):
             for value in values:
-                without = {k: v for k, v in facts.items() if k != key}
+                without = {k: v for k, v in fields.items() if k != key}
                 changes.append((f"{key} = {value!r}", without if value in (None, []) else without | {key: value}))
-        for what, found in changes:
-            path.write_bytes(gguf(found, form == "sparse gguf"))
+        for what, result in changes:
+            path.write_bytes(gguf(result, form == "sparse gguf"))
             yield what, path
         return
     name = "adapter_config.json" if form == "adapter" else "config.json"
-    path, write, found = writer(form, name)
-    write(json.dumps(found))
+    path, write, result = writer(form, name)
+    write(json.dumps(result))
     yield "nothing", path
-    inside = [(("experts", 0), found["experts"][0])] if form == "mixture" else [((), found)]
+    inside = [(("experts", 0), result["experts"][0])] if form == "mixture" else [((), result)]
     for start, config in inside:
         for key in [key for key, value in config.items() if is_number(value)] + ["sliding_window", "num_experts"]:
             for value in values:
                 changed = {k: v for k, v in config.items() if k != key} | ({} if value is None else {key: value})
-                write(json.dumps(replaced(found, start, changed)))
+                write(json.dumps(replaced(result, start, changed)))
                 yield f"{key} = {value!r}", path
-    write(json.dumps(found))
+    write(json.dumps(result))
 
 
 def writer(form: str, name: str) -> tuple[Path, Callable[[str], object], Any]:
@@ -125,9 +125,9 @@ def work(form: str) -> None:
             print(f"as it was made, {command}: {answer.stderr}", flush=True)
 
     before = 0.0
-    for values, some in ((HUGE, commands), (OTHERS, quick)):
+    for values, part in ((HUGE, commands), (OTHERS, quick)):
         for what, path in variants(form, values):
-            for command in some:
+            for command in part:
                 check(command, path, what)
             before = before or peak()
     if peak() - before > MOST_MEMORY:
@@ -136,13 +136,13 @@ def work(form: str) -> None:
 
 @platforms.linux
 @pytest.mark.parametrize("form", FORMS)
-def test_no_number_decides_what_is_made(form: str, own_directory: Path) -> None:
+def test_no_number_in_a_file_decides_how_much_memory_is_taken(form: str, own_directory: Path) -> None:
     if "gguf" in form or form == "int8":
         pytest.importorskip("gguf", reason="needs the extra gguf")
     make_models(own_directory)
     Path("short.txt").write_text("The cat sat.\n" * 9)
     assert run("export", "m.safetensors", "int8.safetensors", "--quantize", "int8").exit_code == 0
     root = str(Path(__file__).parent.parent.parent)
-    code = f"import sys; sys.path.insert(0, {root!r}); from tests.formats.test_counts import work; work({form!r})"
+    code = f"import sys; sys.path.insert(0, {root!r}); from {__name__} import work; work({form!r})"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1200)
     assert (answer.returncode, answer.stdout) == (0, ""), answer.stdout + answer.stderr[-2000:]

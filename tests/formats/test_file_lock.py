@@ -1,0 +1,65 @@
+"""Of two runs that write one file the second is refused, and no lock is left behind."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmcli.errors import LLMError
+from llmcli.formats import file_lock
+from tests import platforms
+from tests.formats.test_atomic_io import here, open_descriptors, refuse
+
+
+def test_a_second_holder_is_an_error_and_no_lock_file_is_left() -> None:
+    with file_lock.locked(Path("f")):
+        with pytest.raises(LLMError, match="another run is writing f; wait for it"), file_lock.locked(Path("f")):
+            pass
+        with file_lock.locked(Path("g")):  # another file is free
+            pass
+        assert here() == [".f.lock"]
+    with file_lock.locked(Path("f")):
+        pass
+    assert here() == []
+
+
+@platforms.file_locks
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM])
+def test_without_file_locks_the_work_goes_on(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", refuse(number))
+        with file_lock.locked(Path("f")) as problem:
+            assert problem == os.strerror(number)
+    with file_lock.locked(Path("f")) as problem:
+        assert problem == ""
+    assert here() == [] and open_descriptors() == before
+
+
+@platforms.file_locks
+@pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
+def test_every_system_error_for_a_held_lock_is_recognized(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", refuse(number))
+        with pytest.raises(LLMError, match="another run is writing f"), file_lock.locked(Path("f")):
+            pass
+    assert open_descriptors() == before
+
+
+def test_a_lock_is_released_when_its_holder_is_killed() -> None:
+    code = "import time; from pathlib import Path; from llmcli.formats import file_lock\n"
+    code += "with file_lock.locked(Path('f')): print('here', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == b"here\n"
+    with pytest.raises(LLMError, match="another run"), file_lock.locked(Path("f")):
+        pass
+    holder.kill()
+    holder.wait()
+    assert here() == [".f.lock"]
+    with file_lock.locked(Path("f")):
+        pass
+    assert here() == []
