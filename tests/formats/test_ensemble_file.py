@@ -116,7 +116,8 @@ def test_explain_shows_the_expert_with_the_largest_weight_and_the_probabilities_
     assert message["tokens"][0]["id"] == result["next_tokens"][0]["id"]
     assert message["tokens"][0]["logprob"] == pytest.approx(result["next_tokens"][0]["logprob"], abs=1.1e-6)
     assert llm("explain", *words[:4], "--html", "page.html").exit_code == 0
-    assert f"This page shows the inside of its expert {result['expert']['name']}" in Path("page.html").read_text(
+    page = Path("page.html").read_text("utf-8")
+    assert f"This page shows the inside of its expert {result['expert']['name']}" in page
         "utf-8"
     )
     layers = loading.load_any("mixture.safetensors").experts[most].config
