@@ -118,8 +118,6 @@ def test_explain_shows_the_expert_with_the_largest_weight_and_the_probabilities_
     assert llm("explain", *words[:4], "--html", "page.html").exit_code == 0
     page = Path("page.html").read_text("utf-8")
     assert f"This page shows the inside of its expert {result['expert']['name']}" in page
-        "utf-8"
-    )
     layers = loading.load_any("mixture.safetensors").experts[most].config
     assert len(result["attention"]["weights"]) == layers.num_hidden_layers
 
