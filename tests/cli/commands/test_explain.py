@@ -112,7 +112,7 @@ def test_a_pipe_gets_no_colours_and_nothing_goes_to_stderr(llm: Llm, tiny_model:
         ("--force", 2, "--force has no effect without --html"),
         ("--layer 1 --html a.html", 2, "--layer has no effect with --html"),
         ("more", 2, "a text of several words needs quotes"),
-        ("-m nofile", 1, "no file nofile"),
+        ("-m nofile", 1, "no file or directory nofile"),
     ],
 )
 def test_one_clear_line(llm: Llm, tiny_model: Path, words: str, code: int, said: str) -> None:
