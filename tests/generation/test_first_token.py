@@ -223,9 +223,8 @@ def test_at_temperature_0_the_text_with_the_highest_sum_is_chosen() -> None:
         def logits(self, ids: Sequence[int]) -> np.ndarray:
             self.cached += ids
             paths = [tuple(self.cached[1 : len(self.cached) - n]) for n in reversed(range(len(ids)))]
-            return np.stack([np.log(rows.get(path, np.eye(len(TOKENS))[0] + 1e-12)) for path in paths]).astype(
-                np.float32
-            )
+            end = np.eye(len(TOKENS))[0] + 1e-12
+            return np.stack([np.log(rows.get(path, end)) for path in paths]).astype(np.float32)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(first_token, "CONTINUE_WORD_FACTOR", 1.0)
