@@ -25,9 +25,10 @@ from llmcli.generation.prompt import Prompt
 from llmcli.models.logits import entropy, softmax
 from llmcli.models.runtime import Runtime
 
-MAX_UNEXPLORED = 0.001  # the search ends when less probability than this is left
-MAX_EVALUATIONS, MIN_EVALUATIONS = 1000, 50  # ... or after so many evaluations of the model; fewer of a large one:
-MAX_WORK = 2e10  # evaluations x parameters
+MAX_UNEXPLORED = 0.001  # the search stops when less probability than this is unexplored
+MAX_EVALUATIONS = 1000  # of the model, after which the search stops; fewer for a large model ...
+MAX_WORK = 2e10  # ... so that evaluations x parameters stay below this ...
+MIN_EVALUATIONS = 50  # ... but at least this many
 PROMPT_SHARE = 4  # one in four evaluations is for the tokenizations of the prompt's end
 MAX_WORD_TOKENS = 16  # tokens of the context kept free for the word
 END = "<end>"  # the word that stands for the end of the document

@@ -6,8 +6,9 @@ from llmcli.data.characters import character_class
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 
-RETOKENIZED = 3  # tokens at a prompt's end that may be tokenized again: a fourth gains nothing, without the third
-# quality drops (tests/benchmarks/LOG.md)
+# Tokens at a prompt's end that may be tokenized again. Four are no better than three; two are worse
+# (tests/benchmarks/LOG.md).
+RETOKENIZED = 3
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Prompt:
         Raises LLMError for an empty text.
         """
         if not text:
-            raise LLMError('the prompt is empty; give some text to continue, for example: llm generate "Once upon a"')
+            raise LLMError('the prompt is empty; give a text to continue: llm generate "Once upon a time"')
         if literal:
             return cls(tokenizer.bos_ids + tokenizer.encode(text))
         before, last_word = tokenizer.split_last_word(text)

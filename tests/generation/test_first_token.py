@@ -14,7 +14,6 @@ from llmcli.config import ModelConfig, SamplingConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.vocabulary import Vocabulary
 from llmcli.generation import first_token
-from llmcli.generation import prompt as prompt_module
 from llmcli.generation.first_token import CONTINUE_WORD_FACTOR, read_prompt
 from llmcli.generation.generator import generate
 from llmcli.generation.next_words import next_words
@@ -308,14 +307,3 @@ def test_an_ensemble_of_equal_models_gives_the_distribution_of_one_model() -> No
         negligible=1e-6,
     )
     np.testing.assert_allclose(softmax(both.logits), softmax(one.logits), atol=1e-5)
-
-
-def test_the_tail_of_a_prompt_lies_in_its_last_word() -> None:
-    tokenizer = Tokenizer.train_bpe([TEXT], 300)
-    for text in ["The cat", "The ca", "The cat ", "T", "りんごを食べ", "The zzzzzzzz", "a\n\n", "don't"]:
-        known = Prompt.of(text, tokenizer)
-        before, word = tokenizer.split_last_word(text)
-        assert len(known.tail) <= prompt_module.RETOKENIZED and known.head
-        assert word.encode().endswith(tokenizer.decode_bytes(known.tail))
-        assert tokenizer.decode(known.ids) == ("" if before else "\n") + text
-        assert known.tail, text
