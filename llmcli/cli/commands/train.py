@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from llmcli.cli import console, progress
+from llmcli.cli import console
 from llmcli.cli.options import (
     JsonOption,
     QuietOption,
@@ -22,12 +22,8 @@ from llmcli.cli.options import (
     vocab_size_option,
 )
 from llmcli.cli.signals import stop_requests
-from llmcli.cli.training_report import note_float32, show_event, show_plan, show_result
 from llmcli.config import ADAMW_LR, DEFAULT_MODEL, DEVICES, DTYPES, MUON_LR, TrainConfig, cpu_cores
-from llmcli.data.example_prompt import example_prompt
 from llmcli.errors import LLMError, command_line, usage
-from llmcli.training.plan import Request
-from llmcli.training.summary import summarize, usage_hints
 
 if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
@@ -258,6 +254,11 @@ def train(
 
     Example: llm train corpus.txt --time 5m
     """
+    from llmcli.cli.training_report import show_plan
+    from llmcli.training import output as training_output
+    from llmcli.training import session
+    from llmcli.training.plan import Request
+
     started = time.monotonic()
     _check_options(context_, from_, like, lora, tokenizer)
     request = Request(
@@ -266,9 +267,6 @@ def train(
         dropout=dropout, lr=_learning_rate_scale(context_, lr_scale, lr), seed=seed, threads=threads or cpu_cores(),
         optimizer=optimizer, lora=lora or 0, experts=experts, active=active,
     )  # fmt: skip
-    from llmcli.training import output as training_output
-    from llmcli.training import session
-
     if dry_run:
         target = training_output.dry_run_output(output, adapter_only=adapter_only)
     else:
@@ -358,10 +356,12 @@ def _run(
     context: typer.Context, run: "PlannedRun", inputs: "Inputs", output: "Output", *, started: float, json_: bool
 ) -> None:
     """Train, show what happens, and report the result. `started` is when the time budget began."""
+    from llmcli.cli.progress import TrainingView
+    from llmcli.cli.training_report import show_event
     from llmcli.training import session
 
     output_error: OSError | None = None
-    view = progress.TrainingView(run.prepared.record["read_bytes"] / len(run.prepared.tokens), hidden=json_)
+    view = TrainingView(run.prepared.record["read_bytes"] / len(run.prepared.tokens), hidden=json_)
     with stop_requests() as signals, view:
         events = session.run(
             run, inputs, output, started=started, stop=lambda: bool(signals or output_error), on_note=console.note
@@ -403,6 +403,9 @@ def _report(
     context: typer.Context, result: "Result", run: "PlannedRun", inputs: "Inputs", output: "Output", *, json_: bool
 ) -> None:
     """Print what was saved, how good the model is, and what to type next."""
+    from llmcli.cli.training_report import note_float32, show_result
+    from llmcli.training.summary import summarize, usage_hints
+
     done = result.done
     sentences = summarize(
         done.checkpoint.record,
@@ -446,6 +449,8 @@ def _name_to_type(file: Path) -> str:
 
 def _example_prompt(prepared: "Prepared") -> str | None:
     """The start of a sentence of the held-out text, or else of the training text, to try the model with."""
+    from llmcli.data.example_prompt import example_prompt
+
     tokenizer = prepared.tokenizer
     for ids, starts_inside in ((prepared.held_out, True), (prepared.tokens, False)):
         documents: list[list[int]] = [[]]
