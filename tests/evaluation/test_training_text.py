@@ -150,12 +150,12 @@ def test_what_is_known_by_heart_is_marked(llm: Llm) -> None:
     answer = llm(*words)
     plain = llm(*words[:-1]).stdout
     assert answer.exit_code == 0 and answer.stdout.replace("⟦", "").replace("⟧", "") == plain
-    assert "⟦" in answer.stdout and "characters stand word for word in c.txt" in answer.stderr
+    assert "⟦" in answer.stdout and "characters occur verbatim in c.txt" in answer.stderr
     marked = in_a_terminal(*map(str, words))
     assert "\x1b[48;5;24" in marked and "⟦" not in marked
     Path("other.txt").write_text("nothing of that")
     answer = llm(*words, "--corpus", "other.txt")
-    assert answer.stdout == plain and "is not the text that model.safetensors says it learned from" in answer.stderr
-    assert "0% of its" in answer.stderr
+    assert answer.stdout == plain and "is not the training text that model.safetensors records" in answer.stderr
+    assert "0% of the" in answer.stderr
     short = llm("generate", "The cat", "-n", 2, "--memory")
     assert "too few to tell" in short.stderr

@@ -1,0 +1,49 @@
+"""What `llm generate --next` prints: the most likely next words, as a table or as JSON."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from llmcli import units
+from llmcli.cli import console, token_output
+from llmcli.cli.safe_text import visible_whitespace
+from llmcli.cli.text_layout import terminal_width, truncate_start
+
+if TYPE_CHECKING:
+    from llmcli.generation.next_words import NextWord, NextWords
+
+
+def print_next_words(found: "NextWords", prompt: str, count: int) -> None:
+    """The `count` most likely words with their probabilities; the others are summed."""
+    from llmcli.generation.next_words import MAX_UNEXPLORED
+
+    rows = [(word_label(word), word.probability) for word in found.words[:count]]
+    if others := found.words[count:]:
+        rows.append((f"({len(others)} others)", sum(word.probability for word in others)))
+    rows.append(("(unexplored)", found.unexplored))
+    if sys.stdout.isatty():
+        console.heading(f"{truncate_start(prompt, terminal_width() - 2)}▁")
+        is_lower_bound = found.unexplored >= MAX_UNEXPLORED
+        console.paragraph(f"next word: {units.entropy(found.entropy, at_least=is_lower_bound)}")
+    token_output.probabilities("next word", rows)
+    console.caption(
+        f"{units.choice(found.entropy, 'words')} The probability of a word is summed over its tokenizations; "
+        "(unexplored) is the probability of those that the search did not follow to the end of a word."
+    )
+
+
+def word_label(word: "NextWord") -> str:
+    """A word as tables show it: "…" marks one that continues the prompt's last word."""
+    return "…" * word.continues + visible_whitespace(word.text)
+
+
+def next_words_json(found: "NextWords", prompt: str, count: int) -> dict[str, object]:
+    return {
+        "prompt": prompt,
+        "next": [
+            {"text": word.text, "probability": round(word.probability, 6)}
+            | ({"continues": True} if word.continues else {})
+            for word in found.words[:count]
+        ],
+        "unexplored": round(found.unexplored, 6),
+        "entropy_bits": round(found.entropy, 6),
+    }
