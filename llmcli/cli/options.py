@@ -179,6 +179,15 @@ def parse_duration(text: str) -> float:
 # ---- outputs
 
 
+def check_report_path(output: Path, model: Path, option: str, example: str, *, force: bool) -> None:
+    """Raise LLMError if the page or plot that `option` names cannot be written, or would replace the model."""
+    from llmcli.formats import atomic_io
+
+    if output.resolve() == model.resolve():
+        raise LLMError(f"{output} is the model itself; give another name: {option} {example}")
+    atomic_io.check_writable(output, force=force, by=f" with {option}", example=example)
+
+
 # ---- notes on a corpus
 
 

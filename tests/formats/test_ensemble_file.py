@@ -97,7 +97,7 @@ def test_explain_shows_the_expert_with_the_largest_weight_and_the_probabilities_
     llm("mix", *two)
     words = "The cat sat", "-m", "mixture.safetensors", "--literal", "--json"
     fields = llm("explain", *words)
-    assert fields.exit_code == 0 and "a mixture of 2 models" in fields.stderr, fields.stderr
+    assert fields.exit_code == 0 and "mixture of 2 models" in fields.stderr, fields.stderr
     result = json.loads(fields.stdout)
     from llmcli.models.ensemble import EnsembleRuntime
     from llmcli.models.open_runtime import open_runtime

@@ -232,7 +232,7 @@ def generate(
         if color and not json_:
             token_output.probability_legend()
         if usage and not json_:
-            usage.print()
+            usage.show()
 
 
 def _check_options(
@@ -434,7 +434,7 @@ class _ExpertUsage:
         self._weights = [total + weight for total, weight in zip(self._weights, weights, strict=True)]
         return {name: round(weight, 4) for name, weight in zip(self._names, weights, strict=True) if weight > 0}
 
-    def print(self) -> None:
+    def show(self) -> None:
         tokens = max(1, sum(self._counts))
         rows = [
             (name, str(count), f"{count / tokens:.0%}", f"{weight / tokens:.3f}")

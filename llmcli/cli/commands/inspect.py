@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.cli import console
-from llmcli.cli.options import JsonOption, QuietOption, model_path, reject_options
+from llmcli.cli.options import JsonOption, QuietOption, check_report_path, model_path, reject_options
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError
 
@@ -127,7 +127,7 @@ def _save_page(header: "Header", output: Path, *, force: bool, json_: bool) -> N
     from llmcli.formats import atomic_io
     from llmcli.training.summary import read_curve
 
-    _check_output(header, output, "html", "page.html", force=force)
+    check_report_path(output, header.path, "--html", "page.html", force=force)
     record = training_record(header)
     shown = facts(header) | {"training": record}
     try:
@@ -150,7 +150,7 @@ def _save_plot(header: "Header", output: Path, *, force: bool, json_: bool) -> N
     from llmcli.training.summary import read_curve
 
     format_ = plot.format_of(output)
-    _check_output(header, output, "plot", "loss.svg", force=force)
+    check_report_path(output, header.path, "--plot", "loss.svg", force=force)
     record = training_record(header)
     try:
         curve = read_curve(record)
@@ -161,15 +161,6 @@ def _save_plot(header: "Header", output: Path, *, force: bool, json_: bool) -> N
         console.json_result({"file": str(header.path), "plot": str(output)})
     else:
         console.note(f"saved {output}")
-
-
-def _check_output(header: "Header", output: Path, option: str, example: str, *, force: bool) -> None:
-    """Raise LLMError if the output cannot be written, or is the model."""
-    from llmcli.formats import atomic_io
-
-    if output.resolve() == header.path.resolve():
-        raise LLMError(f"{output} is the model itself; give the {option} another name: --{option} {example}")
-    atomic_io.check_writable(output, force=force, by=f" with --{option}", example=example)
 
 
 # ---- --verify

@@ -104,9 +104,9 @@ def test_a_pipe_gets_no_colours_and_nothing_goes_to_stderr(llm: Llm, tiny_model:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ("--layer 3", 2, "--layer 3 is more than the 2 that model.safetensors has"),
-        ("--layer 1 --head 5", 2, "--head 5 is more than the 4 that model.safetensors has"),
-        ("--head 1", 2, "--head 1 says nothing without a layer; add --layer N"),
+        ("--layer 3", 2, "--layer must be at most 2 for model.safetensors, found 3"),
+        ("--layer 1 --head 5", 2, "--head must be at most 4 for model.safetensors, found 5"),
+        ("--head 1", 2, "--head 1 needs a layer; add --layer N"),
         ("--layer 0", 2, "--layer"),
         ("--next 0", 2, "--next"),
         ("--force", 2, "--force has no effect without --html"),

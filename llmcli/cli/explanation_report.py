@@ -1,0 +1,226 @@
+"""What `llm explain` prints: tokens, attention, logit lens, ablation effects and the predictions, or all of it as JSON.
+
+L, H, N = layers, heads, analyzed tokens.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmcli import units
+from llmcli.cli import charts, console, tables, token_output
+from llmcli.cli.next_words_report import word_label
+from llmcli.cli.safe_text import visible_whitespace
+from llmcli.cli.text_layout import terminal_width, truncate
+
+if TYPE_CHECKING:
+    from llmcli.analysis.explain import Explanation
+    from llmcli.data.tokenizer import Tokenizer
+    from llmcli.generation.next_words import NextWords
+    from llmcli.models.runtime import Array
+
+LABEL_WIDTH = 14  # columns of a token's label beside a chart
+MAX_HEAT_MAP_ROWS = 60
+MAX_HEADS = 5  # in the table of those with the highest attention weights
+MAX_LENS_LABEL, LENS_CELL = 12, 20  # columns of a token in the logit lens, and of a token with its probability
+MAX_BAR = 60  # columns
+ORDINALS = {1: "most likely", 2: "second", 3: "third"}
+
+
+@dataclass(frozen=True)
+class ExplanationReport:
+    """An explanation of a prompt with all that is needed to print it."""
+
+    explanation: "Explanation"
+    words: "NextWords"
+    tokenizer: "Tokenizer"
+    prompt: str
+    layer: int | None  # of the attention to show, from 1; None: the mean of all
+    head: int | None  # in this layer, from 1
+    count: int  # of next tokens and words
+
+    def show(self) -> None:
+        explanation = self.explanation
+        labels = [self._label(token) for token in explanation.ids]
+        console.heading("tokens and their ids")
+        token_output.tokens(labels, explanation.ids)
+        self._show_heat_map(labels)
+        self._show_top_heads(labels)
+        self._show_logit_lens()
+        self._show_ablation(labels)
+        self._show_predictions()
+
+    def _label(self, token: int) -> str:
+        return visible_whitespace(self.tokenizer.label(token))
+
+    def _selected_attention(self) -> "tuple[str, Array]":
+        """(which attention is shown, its weights [N, N])"""
+        weights = self.explanation.attention
+        L, H, _, _ = weights.shape
+        if self.layer is None:
+            return f"mean of {_count(L, 'layer')} and {_count(H, 'head')}", weights.mean((0, 1))
+        if self.head is None:
+            return f"layer {self.layer} of {L}, mean of {_count(H, 'head')}", weights[self.layer - 1].mean(0)
+        return f"layer {self.layer} of {L}, head {self.head} of {H}", weights[self.layer - 1, self.head - 1]
+
+    def _show_heat_map(self, labels: list[str]) -> None:
+        what, weights = self._selected_attention()
+        N = len(labels)
+        console.heading(f"attention, {what}: rows attend to columns")
+        shown = max(1, min(N, MAX_HEAT_MAP_ROWS, (terminal_width() - LABEL_WIDTH - 8) // 2))
+        if shown < N:
+            console.paragraph(f"(the last {shown} of {N} tokens; --html shows more, --json all)")
+        first = N - shown + 1
+        tens, ones, *rows = charts.heat_map(weights[-shown:, -shown:].tolist(), first)
+        digits = len(str(N))
+        numbered = [f"{i:>{digits}} {labels[i - 1]}" for i in range(first, N + 1)]
+        header = [tens, ones] if tens.strip() else [ones]
+        rows_with_labels = [*(("", line) for line in header), *zip(numbered, rows, strict=True)]
+        tables.labelled(rows_with_labels, LABEL_WIDTH + digits + 1)
+        console.paragraph(charts.HEAT_LEGEND)
+        console.caption(
+            "Each row is a token; its dark cells are the tokens that it attends to, itself or earlier ones. High "
+            "attention to the first token often means that there is nothing else to attend to (an attention sink)."
+        )
+
+    def _show_top_heads(self, labels: list[str]) -> None:
+        """The heads with the highest attention weight from the last token to a single token."""
+        if len(labels) < 2:
+            return
+        weights = self.explanation.attention[:, :, -1]  # [L, H, N]
+        L, H, _ = weights.shape
+        heads = [(layer, head, int(weights[layer, head].argmax())) for layer in range(L) for head in range(H)]
+        ranked = sorted(
+            ((float(weights[layer, head, target]), layer + 1, head + 1, target) for layer, head, target in heads),
+            reverse=True,
+        )
+        console.heading(f"heads with the highest attention weights from the last token, {labels[-1]}")
+        tables.table(
+            ("layer", "head", "attends to", "weight"),
+            [
+                (str(layer), str(head), f"{target + 1} {labels[target]}", units.probability(weight))
+                for weight, layer, head, target in ranked[:MAX_HEADS]
+            ],
+            numbers=(0, 1, 3),
+        )
+        console.caption("The attention weights of a head sum to 1 over all tokens.")
+
+    def _show_logit_lens(self) -> None:
+        lens = self.explanation.logit_lens
+        depths, _, candidates = lens.ids.shape
+        shown = max(1, min(candidates, (terminal_width() - 12) // LENS_CELL))
+        console.heading("predictions after each layer (logit lens)")
+        rows = []
+        for depth in range(depths):
+            tokens, probabilities = lens.ids[depth, -1, :shown].tolist(), lens.probabilities[depth, -1, :shown].tolist()
+            cells = [
+                f"{truncate(self._label(token), MAX_LENS_LABEL)} {units.probability(probability)}"
+                for token, probability in zip(tokens, probabilities, strict=True)
+            ]
+            rows.append(("none" if depth == 0 else str(depth), *cells))
+        ranks = [ORDINALS.get(rank, f"{rank}th") for rank in range(1, shown + 1)]
+        tables.table(("after layer", *ranks), rows, numbers=(0,))
+        console.caption("What the model would predict if it ended after this layer.")
+
+    def _show_ablation(self, labels: list[str]) -> None:
+        """How much less likely the prediction is without each token."""
+        effects = [
+            (i, bits) for i, bits in enumerate(self.explanation.ablation_effects.tolist()) if not math.isnan(bits)
+        ]
+        if not effects:
+            return
+        predicted = self._label(self.explanation.most_likely(1)[0])
+        console.heading(f"ablation: bits that {predicted} loses without each token")
+        if len(effects) < len(labels):
+            console.paragraph(f"(of the last {len(effects)} tokens only: a model of this size takes long)")
+        digits = len(str(len(labels)))
+        largest = max(abs(bits) for _, bits in effects)
+        bar_width = min(MAX_BAR, terminal_width() - LABEL_WIDTH - digits - 12)
+        rows = [
+            (
+                f"{i + 1:>{digits}} {labels[i]}",
+                f"{units.bits(bits, signed=True):>7} {charts.signed_bar(bits, largest, bar_width)}",
+            )
+            for i, bits in effects
+        ]
+        tables.labelled(rows, LABEL_WIDTH + digits + 1)
+        console.caption(
+            f"+1.00: without the token, {predicted} is half as likely. Negative: without it, {predicted} is more "
+            "likely."
+        )
+
+    def _show_predictions(self) -> None:
+        explanation = self.explanation
+        console.heading(f"next token: {units.entropy(explanation.entropy)}")
+        tokens = explanation.most_likely(self.count)
+        rows = [(self._label(token), math.exp(explanation.logprobs[token])) for token in tokens]
+        token_output.probabilities("next token", rows)
+        console.caption(units.choice(explanation.entropy, "tokens"))
+        console.heading("next word")
+        words = self.words.words[: self.count]
+        token_output.probabilities("next word", [(word_label(word), word.probability) for word in words])
+        console.caption(
+            "A word may consist of several tokens; its probability is summed over its tokenizations. llm generate "
+            "samples from these probabilities."
+        )
+
+    def as_json(self) -> dict[str, object]:
+        explanation = self.explanation
+        L, H, _, _ = explanation.attention.shape
+        layers = list(range(L)) if self.layer is None else [self.layer - 1]
+        heads = list(range(H)) if self.head is None else [self.head - 1]
+        effects = explanation.ablation_effects.tolist()
+        return {
+            "prompt": self.prompt,
+            "tokens": [
+                {**self._token_json(token), "effect_bits": None if math.isnan(bits) else round(bits, 6)}
+                for token, bits in zip(explanation.ids, effects, strict=True)
+            ],
+            "tail": explanation.tail,
+            "cut": explanation.truncated,
+            "earlier": explanation.preceding,
+            "attention": {
+                "layers": [layer + 1 for layer in layers],
+                "heads": [head + 1 for head in heads],
+                "weights": explanation.attention[layers][:, heads].astype(float).round(6).tolist(),
+            },
+            "lens": self._logit_lens_json(),
+            "next_tokens": [
+                {
+                    **self._token_json(token),
+                    "probability": round(math.exp(explanation.logprobs[token]), 6),
+                    "logprob": round(float(explanation.logprobs[token]), 6),
+                }
+                for token in explanation.most_likely(self.count)
+            ],
+            "entropy_bits": round(explanation.entropy, 6),
+            "next": [
+                {"text": word.text, "probability": round(word.probability, 6)}
+                for word in self.words.words[: self.count]
+            ],
+            "unexplored": round(self.words.unexplored, 6),
+        }
+
+    def _token_json(self, token: int) -> dict[str, object]:
+        return {"id": token, "text": self.tokenizer.label(token)}
+
+    def _logit_lens_json(self) -> list[dict[str, object]]:
+        lens = self.explanation.logit_lens
+        return [
+            {
+                "layer": depth,
+                "next_tokens": [
+                    {**self._token_json(token), "probability": round(probability, 6)}
+                    for token, probability in zip(ids[-1].tolist(), probabilities[-1].tolist(), strict=True)
+                ],
+            }
+            for depth, (ids, probabilities) in enumerate(zip(lens.ids, lens.probabilities, strict=True))
+        ]
+
+
+def _count(number: int, noun: str) -> str:
+    """
+    >>> [_count(1, "head"), _count(4, "head")]
+    ['1 head', '4 heads']
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"
