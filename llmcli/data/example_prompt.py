@@ -31,16 +31,13 @@ def example_prompt(text: str, *, starts_inside: bool = False) -> str | None:
     prompts = [prompt for sentence in sentences if (prompt := _beginning(sentence))]
     if starts_inside and len(prompts) > 1:
         prompts = [*prompts[1:], prompts[0]]
-    conditions = (
-        lambda prompt: _is_simple(prompt) and _is_specific(prompt),
-        lambda prompt: _is_simple(prompt) and len(prompt) >= MIN_PROMPT,
-        lambda prompt: len(prompt) >= MIN_PROMPT,
+    simple = [prompt for prompt in prompts if _is_simple(prompt)]
+    best_first = (
+        *(prompt for prompt in simple if _is_specific(prompt)),
+        *(prompt for prompt in [*simple, *prompts] if len(prompt) >= MIN_PROMPT),
+        *prompts,
     )
-    for condition in conditions:
-        for prompt in prompts:
-            if condition(prompt):
-                return prompt
-    return prompts[0] if prompts else None
+    return next(iter(best_first), None)
 
 
 def shell_quoted(text: str) -> str:

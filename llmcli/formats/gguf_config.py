@@ -58,49 +58,72 @@ def parse_config(
     fields: Mapping[str, Any], tensors: Mapping[str, TensorInfo], rope_factors: list[float] | None
 ) -> ModelConfig:
     """The config of a model, whose tensors have GGUF's names. Raises LLMError when it is not supported."""
-    name = fields["general.architecture"]
-
-    def field(key: str, default: Any = None) -> Any:
-        value = fields.get(f"{name}.{key}", default)
-        if value is None:
-            raise LLMError(f"it has no {name}.{key}")
-        if type(value) not in (int, float):
-            raise LLMError(f"its {name}.{key} is {str(value)[:60]}; expected one number for all layers")
-        return value
-
     if _EMBEDDING not in tensors or len(tensors[_EMBEDDING].shape) != 2:
         raise LLMError(f"it has no {_EMBEDDING}")
-    heads, width = field("attention.head_count"), field("embedding_length")
-    window = field("attention.sliding_window", 0)
-    context = field("context_length")
-    _, eos = gguf_tokenizer.bos_and_eos(fields)
-    extra_eos = [fields[key] for key in ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id") if key in fields]
-    bos = fields.get("tokenizer.ggml.bos_token_id")
-    experts = field("expert_count", 0)
-    head_dim = field("attention.key_length", width // max(1, heads))
-    _check_neutral_fields(fields, head_dim)
     config = ModelConfig(
         vocab_size=tensors[_EMBEDDING].shape[0],
-        hidden_size=width,
-        intermediate_size=field("expert_feed_forward_length" if name == "qwen3moe" else "feed_forward_length"),
-        num_hidden_layers=field("block_count"),
-        num_attention_heads=heads,
-        num_key_value_heads=field("attention.head_count_kv", heads),
-        head_dim=head_dim,
-        max_position_embeddings=min(window, context) if window else context,
         tie_word_embeddings="output.weight" not in tensors,
-        rms_norm_eps=_shortest_float(field("attention.layer_norm_rms_epsilon")),
-        rope_theta=_shortest_float(field("rope.freq_base", DEFAULT_ROPE_THETA)),
-        eos_token_id=eos,
-        bos_token_id=None if bos == eos else bos,
-        model_type=MODEL_TYPES_WITH_EXPERTS[name] if experts else ARCHITECTURES[name][0],
-        num_experts=experts,
-        num_experts_per_tok=field("expert_used_count") if experts else 0,
-        rope_scaling=_rope_scaling(fields, rope_factors, head_dim),
-        extra_eos_ids=tuple(token for token in extra_eos if token != eos),
+        **_attention(fields, rope_factors),
+        **_layers(fields),
+        **_tokens(fields),
     )
     _check_counts(config, tensors)
     return config
+
+
+def _number(fields: Mapping[str, Any], key: str, default: Any = None) -> Any:
+    """A field of the architecture. Raises LLMError when it has no default and is missing, or is not a number."""
+    name = f"{fields['general.architecture']}.{key}"
+    value = fields.get(name, default)
+    if value is None:
+        raise LLMError(f"it has no {name}")
+    if type(value) not in (int, float):
+        raise LLMError(f"its {name} is {str(value)[:60]}; expected one number for all layers")
+    return value
+
+
+def _attention(fields: Mapping[str, Any], rope_factors: list[float] | None) -> dict[str, Any]:
+    """The values of a ModelConfig for heads, context and rotary positions."""
+    heads, width = _number(fields, "attention.head_count"), _number(fields, "embedding_length")
+    head_dim = _number(fields, "attention.key_length", width // max(1, heads))
+    _check_neutral_fields(fields, head_dim)
+    window, context = _number(fields, "attention.sliding_window", 0), _number(fields, "context_length")
+    return {
+        "hidden_size": width,
+        "num_attention_heads": heads,
+        "num_key_value_heads": _number(fields, "attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "max_position_embeddings": min(window, context) if window else context,
+        "rope_theta": _shortest_float(_number(fields, "rope.freq_base", DEFAULT_ROPE_THETA)),
+        "rope_scaling": _rope_scaling(fields, rope_factors, head_dim),
+    }
+
+
+def _layers(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a ModelConfig for the number of layers, their norms, and their experts if they have any."""
+    name, experts = fields["general.architecture"], _number(fields, "expert_count", 0)
+    return {
+        "model_type": MODEL_TYPES_WITH_EXPERTS[name] if experts else ARCHITECTURES[name][0],
+        "num_hidden_layers": _number(fields, "block_count"),
+        "intermediate_size": _number(
+            fields, "expert_feed_forward_length" if name == "qwen3moe" else "feed_forward_length"
+        ),
+        "rms_norm_eps": _shortest_float(_number(fields, "attention.layer_norm_rms_epsilon")),
+        "num_experts": experts,
+        "num_experts_per_tok": _number(fields, "expert_used_count") if experts else 0,
+    }
+
+
+def _tokens(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a ModelConfig for the tokens that begin and end a text."""
+    _, eos = gguf_tokenizer.bos_and_eos(fields)
+    bos = fields.get("tokenizer.ggml.bos_token_id")
+    extra_keys = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+    return {
+        "eos_token_id": eos,
+        "bos_token_id": None if bos == eos else bos,
+        "extra_eos_ids": tuple(fields[key] for key in extra_keys if key in fields and fields[key] != eos),
+    }
 
 
 def _shortest_float(number: float) -> float:

@@ -42,12 +42,11 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
     if dtype not in DTYPES:
         raise usage(f"--dtype must be {', '.join(DTYPES)}, found {dtype}")
     gguf = import_gguf("to write a GGUF")
-    architecture = ARCHITECTURE_OF[checkpoint.config.model_type]
-    _check_supported(checkpoint.config, architecture)
+    _check_supported(checkpoint.config)
     tokenizer = gguf_tokenizer.to_fields(json.loads(checkpoint.tokenizer_json), checkpoint.config)
 
-    def write_file(place: Path) -> None:
-        writer = gguf.GGUFWriter(place, architecture)
+    def write_file(temporary: Path) -> None:
+        writer = gguf.GGUFWriter(temporary, ARCHITECTURE_OF[checkpoint.config.model_type])
         for key, value in general.items():
             writer.add_string(f"general.{key}", value)
         writer.add_file_type(int(getattr(gguf.LlamaFileType, _FILE_TYPES[dtype])))
@@ -58,13 +57,9 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
             getattr(writer, method)(value)
         if template := _chat_template(checkpoint):
             writer.add_chat_template(template)
-        size = len(checkpoint.tokenizer_json)
-        for name, values, type_name in _tensors(checkpoint, architecture, dtype):
-            quantization_type = gguf.GGMLQuantizationType[type_name]
-            data = gguf.quants.quantize(values, quantization_type)
-            size += data.nbytes
-            writer.add_tensor(name, data, raw_dtype=quantization_type)
-        atomic_io.check_space(path, size)  # the library's own error does not name the cause
+        size = _add_tensors(writer, checkpoint, dtype, gguf)
+        # the error of the package would not say that the disk is full
+        atomic_io.check_space(path, size + len(checkpoint.tokenizer_json))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -73,11 +68,15 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
     atomic_io.write_with(path, write_file)
 
 
-def _check_supported(config: ModelConfig, architecture: str) -> None:
+def _check_supported(config: ModelConfig) -> None:
     """Raises LLMError for what llama.cpp cannot compute."""
     if not config.norm_topk_prob:
         raise LLMError("the weights of this model's active experts do not sum to 1, which llama.cpp does not support")
-    if config.rope_scaling and config.rope_scaling.rope_type == "llama3" and architecture != "llama":
+    if (
+        config.rope_scaling
+        and config.rope_scaling.rope_type == "llama3"
+        and ARCHITECTURE_OF[config.model_type] != "llama"
+    ):
         raise LLMError(
             f"llama.cpp supports Llama 3's scaling of rotary positions in models of type llama only, not "
             f"{config.model_type}; use --to hf instead"
@@ -113,10 +112,22 @@ def _chat_template(checkpoint: Checkpoint) -> str:
     return template if isinstance(template, str) else ""
 
 
-def _tensors(checkpoint: Checkpoint, architecture: str, dtype: str) -> Iterator[tuple[str, NDArray[np.float32], str]]:
+def _add_tensors(writer: Any, checkpoint: Checkpoint, dtype: str, gguf: ModuleType) -> int:
+    """The size of the tensors, in bytes."""
+    size = 0
+    for name, values, type_name in _tensors(checkpoint, dtype):
+        quantization_type = gguf.GGMLQuantizationType[type_name]
+        data = gguf.quants.quantize(values, quantization_type)
+        writer.add_tensor(name, data, raw_dtype=quantization_type)
+        size += data.nbytes
+    return size
+
+
+def _tensors(checkpoint: Checkpoint, dtype: str) -> Iterator[tuple[str, NDArray[np.float32], str]]:
     """(GGUF's name, values, type) of each tensor."""
     config = checkpoint.config
-    heads = rotary_layout.heads(config) if ARCHITECTURES[architecture][1] else {}
+    is_interleaved = ARCHITECTURES[ARCHITECTURE_OF[config.model_type]][1]
+    heads = rotary_layout.heads(config) if is_interleaved else {}
     of_experts: set[str] = set()
     for layer in range(config.num_hidden_layers if config.num_experts else 0):
         router = config.router_name(layer)

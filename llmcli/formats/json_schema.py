@@ -8,14 +8,14 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from llmcli.errors import brief
 
 MAX_INTEGER = (1 << 53) - 1  # that every JSON reader keeps exact
 MAX_DEPTH = 100  # of nested lists and objects
 
-Schema = Any  # recursive, which the type checker cannot express with dicts and lists that are not annotated
+Schema: TypeAlias = "Scalar | Tuple | list[Schema] | dict[str, Schema] | tuple[Schema, ...]"
 
 
 class Required(dict[str, Schema]):

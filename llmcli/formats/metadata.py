@@ -26,9 +26,10 @@ from llmcli.formats.json_schema import (
     validation_error,
 )
 
-_TOKEN_IDS = (COUNT, [COUNT], NULL)
-_OPTIONAL_TEXT, _OPTIONAL_NUMBER = (TEXT, NULL), (NUMBER, NULL)
-_ROPE_PARAMETERS = (
+_TOKEN_IDS: Schema = (COUNT, [COUNT], NULL)
+_OPTIONAL_TEXT: Schema = (TEXT, NULL)
+_OPTIONAL_NUMBER: Schema = (NUMBER, NULL)
+_ROPE_PARAMETERS: Schema = (
     {
         "type": _OPTIONAL_TEXT, "rope_type": _OPTIONAL_TEXT, "rope_theta": _OPTIONAL_NUMBER, "factor": _OPTIONAL_NUMBER,
     },

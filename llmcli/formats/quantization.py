@@ -30,17 +30,18 @@ class QuantizedMatrix:
     @property
     def bits(self) -> int:
         """Bits of a weight."""
-        return 8 * self.codes.shape[-1] // BLOCK
+        return int(8 * self.codes.shape[-1] // BLOCK)
 
     def dequantize(self, rows: Any = slice(None)) -> NDArray[np.float32]:
         """The values of all rows, or of those that `rows` indexes: [..., columns]."""
         codes = self.codes[rows]
         if self.bits == 4:
             codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], BLOCK)
-        values = codes.astype(np.float32)
+        values: NDArray[np.float32] = codes.astype(np.float32)
         values -= _ZERO_CODE[self.bits]
         values *= self.scales[rows][..., None]
-        return values.reshape(*values.shape[:-2], -1)[..., : self.columns]
+        flat: NDArray[np.float32] = values.reshape(*values.shape[:-2], -1)
+        return flat[..., : self.columns]
 
 
 def quantize(matrix: NDArray[np.float32], bits: int) -> QuantizedMatrix:

@@ -18,7 +18,8 @@ def interleave(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]
     """
     half = rows.shape[0] // heads // 2
-    return rows.reshape(heads, 2, half, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+    pairs = rows.reshape(heads, 2, half, *rows.shape[1:])
+    return np.reshape(pairs.swapaxes(1, 2), rows.shape)
 
 
 def deinterleave(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
@@ -28,7 +29,8 @@ def deinterleave(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     """
     half = rows.shape[0] // heads // 2
-    return rows.reshape(heads, half, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+    pairs = rows.reshape(heads, half, 2, *rows.shape[1:])
+    return np.reshape(pairs.swapaxes(1, 2), rows.shape)
 
 
 def heads(config: ModelConfig) -> dict[str, int]:
