@@ -17,7 +17,7 @@ BPE = Tokenizer.train_bpe([TEXT], 280)
 
 
 def ascending_tokens(length: int) -> np.ndarray:
-    """Tokens that say where they stand."""
+    """Each token is its own position."""
     return np.arange(length, dtype=np.uint16)
 
 
@@ -46,14 +46,14 @@ def test_a_batch_is_slices_of_the_tokens_and_depends_on_seed_and_step_alone(
 
 
 def window_starts(batches: Batches, first: int, count: int) -> list[int]:
-    """Where the windows of some visits start (of ascending_tokens tokens, one window in a batch)."""
+    """Where the windows of consecutive steps start, for ascending tokens and one window in a batch."""
     return [int(batches.batch(step)[0, 0]) for step in range(first, first + count)]
 
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), window=st.sampled_from([1, 2, 3, 5]), cuts=st.sampled_from([1, 2, 4, 6]))
 def test_each_token_is_a_target_once_in_an_epoch_for_any_windows(data: st.DataObject, window: int, cuts: int) -> None:
-    """Up to a rest that fills no block; the length of the windows is drawn anew for each step."""
+    """Except for a rest that fills no block. The length of the windows varies from step to step."""
     context = window * cuts
     tokens = data.draw(st.integers(context + 1, 12 * context))
     batch_size = data.draw(st.integers(1, 5))
@@ -106,7 +106,7 @@ def test_epochs_and_seeds_have_different_orders_and_offsets() -> None:
 
 def test_the_batch_size_does_not_change_the_order_of_blocks() -> None:
     one, four = Batches(ascending_tokens(87), 8, 1, seed=3), Batches(ascending_tokens(87), 8, 4, seed=3)
-    assert one.blocks == 10  # so the third batch of four goes over into the next epoch
+    assert one.blocks == 10  # so the third batch of four extends into the next epoch
     assert [int(start) for step in range(5) for start in four.batch(step)[:, 0]] == window_starts(one, 0, 20)
 
 
@@ -178,7 +178,7 @@ def test_bpe_dropout_of_0_splits_no_token_and_of_1_every_merged_token() -> None:
 def test_the_fraction_of_split_tokens_is_the_bpe_dropout() -> None:
     ids = np.full((100, 101), 3)
     result = batches_module._split_merges(ids, MERGE_PAIRS, 0.25, np.random.default_rng(0))
-    # of 100 whole or taken-apart tokens in a row of about 125 parts: five standard deviations
+    # about 8,000 tokens before the split: five standard deviations
     whole, first = (result == 3).sum(), (result == 1).sum()
     assert abs(first / (first + whole) - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 8000)
 

@@ -132,7 +132,7 @@ def test_every_split_of_a_small_corpus() -> None:
 
 
 def test_the_sample_of_a_long_text_is_evenly_spaced() -> None:
-    text = "".join(f"{n:05d}" for n in range(2000))  # 10,000 bytes; each five tell their place
+    text = "".join(f"{n:05d}" for n in range(2000))  # 10,000 bytes; each five give their position
     corpus = read_corpus([put("a.txt", text.encode())])
     parts = ["".join(part) for part in corpus.sample(100, 9000, 640)]
     assert [len(part) for part in parts] == [10] * 64

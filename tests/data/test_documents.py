@@ -297,7 +297,7 @@ def test_a_file_that_is_not_text_leaves_nothing_in_the_temporary_copy() -> None:
 
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Collects how many bytes each reading gave: of packed files, and of the files themselves."""
+    """A list that collects the number of bytes of each read, from files and from compressed files."""
     sizes: list[int] = []
     real_gzip, real_read = gzip.GzipFile.read, documents._read
 
@@ -319,7 +319,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("kind", ["gzip", "UTF-16", "gzip of UTF-16"])
 def test_text_that_must_be_decoded_is_decoded_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often parts of it are read afterwards; each part is that of the plain text."""
+    """Reading parts of it later does not decode it again, and gives the same text as a plain file."""
     text = "".join(f"{n}りんご🍎é\n" for n in range(20_000))
     data = {"gzip": text.encode(), "UTF-16": text.encode("utf-16"), "gzip of UTF-16": text.encode("utf-16")}[kind]
     sizes = count_reads(monkeypatch)
@@ -353,7 +353,7 @@ def test_reading_a_part_skips_the_text_before_it(monkeypatch: pytest.MonkeyPatch
 
 
 def character_end(data: bytes, position: int) -> int:
-    """By trying: the first place from `position` on where the bytes before it are whole characters."""
+    """By trial: the first position from `position` on before which all characters are complete."""
     while True:
         try:
             data[:position].decode("utf-8")

@@ -82,7 +82,7 @@ def test_cutting_text_keeps_the_ids_of_every_pre_tokenizer(
     name: str, pairs: list[tuple[str, str]], cuts: list[int]
 ) -> None:
     result = json.loads(SPACED.to_json()) | {"pre_tokenizer": PRE_TOKENIZERS[name]}
-    for left, right in (("!", "Ċ"), ("Ċ", "!")):  # what Llama 3 and Qwen 2 put into a word, and what nobody does
+    for left, right in (("!", "Ċ"), ("Ċ", "!")):  # the first is one word for Llama 3 and Qwen 2, the second never
         result["model"]["vocab"][left + right] = len(result["model"]["vocab"])
         result["model"]["merges"].append([left, right])
     tokenizer = Tokenizer.from_json(json.dumps(result))

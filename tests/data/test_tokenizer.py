@@ -38,7 +38,7 @@ def ids_in_parts(tokenizer: Tokenizer, parts: Iterable[str]) -> list[int]:
 
 
 def library(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
-    """The same tokenizer.json in the hands of the library alone."""
+    """The same tokenizer.json in the library, without our code."""
     inner = tokenizers.Tokenizer.from_str(tokenizer.to_json())
     inner.encode_special_tokens = True
     return inner
@@ -49,7 +49,7 @@ def library_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def edited(tokenizer: Tokenizer = BPE, **parts: object) -> str:
-    """A tokenizer.json with some of its parts replaced."""
+    """A tokenizer.json with parts replaced."""
     return json.dumps(json.loads(tokenizer.to_json()) | parts)
 
 
@@ -219,14 +219,14 @@ def test_repetitive_text_gives_no_very_long_tokens(text: str, no_hang: None) -> 
 
 @pytest.mark.slow
 def test_long_words_are_cut_so_training_does_not_take_quadratic_time() -> None:
-    """The work is the sum of the squares of the words' lengths: for all of Unicode once a thousandth of what it was."""
+    """The work is the sum of the squared lengths of words; for all of Unicode it shrinks to a thousandth."""
     unicode = "".join(chr(code) for code in range(1, 0x110000) if not 0xD800 <= code < 0xE000)
 
     def work(pre_tokenizer: pre_tokenizers.PreTokenizer, text: str) -> int:
         return sum(len(word) ** 2 for word, _ in pre_tokenizer.pre_tokenize_str(text))
 
     cut, gpt2 = module._training_pre_tokenizer(), pre_tokenizers.ByteLevel(add_prefix_space=False)
-    longest = 4 * module.MAX_TRAINING_WORD + 1  # bytes of so many characters, with a space before them
+    longest = 4 * module.MAX_TRAINING_WORD + 1  # bytes of this many characters and a space
     for text in (unicode, "a" * 300_000, FAMILY * 5000, "\n" * 3000 + " x"):
         words = [word for word, _ in cut.pre_tokenize_str(text)]
         assert "".join(words) == "".join(word for word, _ in gpt2.pre_tokenize_str(text))

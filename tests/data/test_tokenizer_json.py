@@ -117,7 +117,7 @@ def test_an_empty_vocabulary_is_an_error() -> None:
 
 
 class Panic(BaseException):
-    """As the library's: no Exception."""
+    """Like a panic of the library: not an Exception."""
 
 
 def test_a_panic_of_the_library_becomes_an_error() -> None:
@@ -152,7 +152,7 @@ def with_added(token: object) -> str:
 
 
 def lacking(tokenizer: Tokenizer, name: str) -> str:
-    """The vocabulary with another token in the place of one byte."""
+    """A tokenizer.json without the token of one byte."""
     vocab = {("zzz" if key == name else key): i for key, i in json.loads(tokenizer.to_json())["model"]["vocab"].items()}
     return edited_model(tokenizer, vocab=vocab, merges=[])
 
@@ -262,7 +262,7 @@ def test_describe_of_anything_else_is_empty(text: str) -> None:
 
 
 def nested(depth: int) -> dict[str, Any]:
-    """A pre-tokenizer inside so many sequences."""
+    """A pre-tokenizer inside `depth` sequences."""
     result: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     for _ in range(depth):
         result = {"type": "Sequence", "pretokenizers": [result]}

@@ -1,4 +1,4 @@
-"""Which tokens keep a text valid: held against Python's own decoder."""
+"""Which tokens keep a text valid: compared with the decoder of Python."""
 
 import codecs
 
@@ -14,7 +14,7 @@ BYTES = [bytes([n]) for n in range(256)]
 
 
 def decodes(data: bytes) -> str | None:
-    """The whole characters of bytes that begin valid UTF-8, else None."""
+    """The complete characters of bytes; None if they are not the beginning of valid UTF-8."""
     try:
         return codecs.getincrementaldecoder("utf-8")().decode(data)
     except UnicodeDecodeError:

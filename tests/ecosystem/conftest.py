@@ -1,4 +1,4 @@
-"""What the truths are made of: tiny models by transformers, a real one, and llama.cpp."""
+"""The references: tiny models made by transformers, a real model, and llama.cpp."""
 
 import importlib.util
 import json
@@ -13,7 +13,7 @@ from llmcli.data import tokenizer_json
 from llmcli.data.tokenizer import Tokenizer
 from tests.ecosystem import texts
 
-HOW = "pip install -e '.[ecosystem]'"
+INSTALL = "pip install -e '.[ecosystem]'"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in (item for item in items if item.path.is_relative_to(Path(__file__).parent)):
         item.add_marker(pytest.mark.slow)
         if missing:
-            item.add_marker(pytest.mark.skip(reason=f"needs {', '.join(missing)}: {HOW}"))
+            item.add_marker(pytest.mark.skip(reason=f"needs {', '.join(missing)}: {INSTALL}"))
 
 
 @pytest.fixture(scope="session")
@@ -33,8 +33,8 @@ def smollm2() -> Path:
     return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
-def tokenizer_cutting_as(name: str) -> Tokenizer:
-    """A byte-level BPE that cuts words in one of the ways that have a name."""
+def tokenizer_with_pre_tokenizer(name: str) -> Tokenizer:
+    """A byte-level BPE with one of PRE_TOKENIZERS."""
     import tokenizers
     from tokenizers import models, pre_tokenizers, trainers
 
@@ -52,7 +52,7 @@ def tokenizer_cutting_as(name: str) -> Tokenizer:
 
 
 class Reference:
-    """A tiny model of random weights that transformers made, in a directory."""
+    """A tiny model with random weights, made by transformers, in a directory."""
 
     def __init__(self, directory: Path, model: Any) -> None:
         self.directory, self.model = directory, model
@@ -98,7 +98,7 @@ def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     torch.manual_seed(1)
     config = getattr(transformers, kind)(**SHAPE | changes)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    with torch.no_grad():  # what begins as zeros or ones would hide a mistake
+    with torch.no_grad():  # zeros and ones would hide errors
         for name, weight in model.named_parameters():
             if name.endswith("bias"):
                 weight.normal_(0, 0.5)
@@ -106,8 +106,9 @@ def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
                 weight.uniform_(0.5, 1.5)
     directory = tmp_path_factory.mktemp(request.param)
     model.save_pretrained(directory, max_shard_size="100KB" if "qwen" in request.param else "1GB")
-    cuts = {"llama": "GPT-2", "llama-linear": "GPT-2, single digits", "llama-3-scaled": "Llama 3", "qwen2": "Qwen 2"}
-    tokenizer = tokenizer_cutting_as(cuts.get(request.param, "Qwen 2" if "qwen" in request.param else "GPT-2"))
+    names = {"llama": "GPT-2", "llama-linear": "GPT-2, single digits", "llama-3-scaled": "Llama 3", "qwen2": "Qwen 2"}
+    default = "Qwen 2" if "qwen" in request.param else "GPT-2"
+    tokenizer = tokenizer_with_pre_tokenizer(names.get(request.param, default))
     (directory / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
     (directory / "tokenizer_config.json").write_text(tokenizer.to_config_json(64), "utf-8")
     (directory / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A tiny model\n", "utf-8")
@@ -115,8 +116,8 @@ def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 class LlamaCpp:
-    """A GGUF in llama.cpp; temperature 0. One thread: several wait for each other by spinning, which on a busy machine
-    makes seconds out of milliseconds."""
+    """A GGUF in llama.cpp, at temperature 0. It has one thread: several wait for each other in spin locks, which takes
+    seconds on a busy machine."""
 
     def __init__(self, path: Path, context: int = 64) -> None:
         import xllamacpp
@@ -125,34 +126,34 @@ class LlamaCpp:
         params.model.path = str(path)
         params.n_ctx, params.n_parallel, params.warmup, params.port = context, 1, False, 0
         params.verbosity = -1
-        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32  # else it rounds to float16
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32  # by default it is float16
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
         self._server = xllamacpp.Server(params)
 
     def ask(self, prompt: str | list[int], count: int, **more: Any) -> dict[str, Any]:
-        asked = {"prompt": prompt, "n_predict": count, "temperature": 0.0, "cache_prompt": False, **more}
-        result = self._server.handle_completions(asked)
+        request = {"prompt": prompt, "n_predict": count, "temperature": 0.0, "cache_prompt": False, **more}
+        result = self._server.handle_completions(request)
         return json.loads(result) if isinstance(result, str) else result
 
     def text(self, prompt: str, count: int) -> str:
         return str(self.ask(prompt, count)["choices"][0]["text"])
 
     def tokenize(self, text: str) -> list[int]:
-        asked = json.dumps({"content": text, "parse_special": False, "add_special": False}).encode()
+        body = json.dumps({"content": text, "parse_special": False, "add_special": False}).encode()
         request = urllib.request.Request(
-            self._server.listening_address + "/tokenize", asked, {"Content-Type": "application/json"}
+            self._server.listening_address + "/tokenize", body, {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request) as answer:
-            return list(json.load(answer)["tokens"])
+        with urllib.request.urlopen(request) as response:
+            return list(json.load(response)["tokens"])
 
     def ids(self, prompt: str | list[int], count: int) -> list[int]:
-        """The tokens that follow."""
+        """The next tokens."""
         result = self.ask(prompt, count, return_tokens=True, verbose=True)["__verbose"]["tokens"]
         assert isinstance(result, list)
         return result
 
     def chosen(self, prompt: str | list[int], count: int) -> list[dict[str, Any]]:
-        """The tokens that follow: {"id", "logprob", "top_logprobs": [{"id", "logprob"}, ...]} each."""
+        """The next tokens: {"id", "logprob", "top_logprobs": [{"id", "logprob"}, ...]} each."""
         result = self.ask(prompt, count, n_probs=5)["choices"][0]["logprobs"]
         return list(result["content"]) if result else []

@@ -1,4 +1,5 @@
-"""Tiny models of every kind: read as transformers runs them, written as transformers and llama.cpp read them."""
+"""Tiny models of each architecture: the logits are those of transformers, and exports run in transformers and
+llama.cpp."""
 
 import json
 from pathlib import Path
@@ -41,13 +42,13 @@ def test_logits_equal_those_of_transformers(reference, length):
 
 
 def test_gradients_equal_those_of_transformers(reference):
-    """What teaches a model is the same graph."""
+    """The torch model that is trained computes the same function."""
     import torch
 
     from llmcli.models.transformer import LanguageModel
 
     checkpoint = loading.load(reference.directory)
-    model = LanguageModel(checkpoint.config).eval()  # in training experts are balanced too
+    model = LanguageModel(checkpoint.config).eval()  # in training mode the loss also balances the experts
     model.load_arrays(checkpoint.tensors)
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, 400, (2, 33)))
     model.loss(ids).backward()
@@ -64,7 +65,7 @@ def test_gradients_equal_those_of_transformers(reference):
 
 
 def test_single_steps_equal_the_whole_sequence(reference):
-    """A token at a time gives what all at once give."""
+    """One token at a time, with the KV cache."""
     ids = list(range(5, 45))
     runtime = NumpyRuntime(loading.load(reference.directory))
     runtime.prefill(ids[:10])
@@ -140,8 +141,8 @@ def test_a_model_round_trips_through_a_gguf(reference, tmp_path, llm):
     theirs = LlamaCpp(path)
     for prompt in PROMPTS:
         assert [token for token in theirs.ids(prompt, GREEDY) if token] == greedy(reference.directory, prompt), prompt
-    fields = loading.load(path).record["imported"]
-    assert fields["name"] == "Tiny" and fields["license"] == "mit"
+    origin = loading.load(path).record["imported"]
+    assert origin["name"] == "Tiny" and origin["license"] == "mit"
 
 
 def test_transformers_reads_our_gguf(reference, tmp_path, llm):
@@ -150,7 +151,7 @@ def test_transformers_reads_our_gguf(reference, tmp_path, llm):
 
     kind = reference.directory.name.rstrip("0123456789")
     if kind not in ("llama", "llama-tied-no-groups", "qwen2"):
-        pytest.skip("from a GGUF transformers reads no scaling of rotary positions, no head size of Qwen3, no Mistral")
+        pytest.skip("transformers reads neither rope scaling, nor the head size of Qwen3, nor Mistral from a GGUF")
     assert llm("export", reference.directory, tmp_path / "m.gguf", "--to", "gguf").exit_code == 0
     opened = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32)
     ids = list(range(1, 50))
@@ -160,23 +161,23 @@ def test_transformers_reads_our_gguf(reference, tmp_path, llm):
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0", "q4_0"])
 def test_smaller_tensor_types_run_in_llama_cpp(reference, tmp_path, llm, dtype):
-    """What a smaller type makes of the weights, read by us, is what llama.cpp answers from."""
+    """The weights that are read back from a smaller type are those that llama.cpp uses."""
     from tests.ecosystem.conftest import LlamaCpp
 
     if "not-to-one" in str(reference.directory):
-        pytest.skip("llama.cpp has no such experts")
+        pytest.skip("llama.cpp does not support experts whose weights do not sum to 1")
     if "qwen3" not in str(reference.directory) and not str(reference.directory).rstrip("0123456789").endswith("llama"):
-        pytest.skip("two kinds are enough")
+        pytest.skip("two architectures are enough")
     path = tmp_path / "model.gguf"
     assert llm("export", reference.directory, path, "--to", "gguf", "--dtype", dtype).exit_code == 0
     runtime, theirs = NumpyRuntime(loading.load(path)), LlamaCpp(path)
-    for first in range(2, 30):  # llama.cpp does not tell of a token that ends the text or is part of a character
+    for first in range(2, 30):  # llama.cpp reports no token that ends the text or is part of a character
         ids = list(range(first, first + 28))
         if result := theirs.chosen(ids, 1):
             break
     ours = runtime.prefill(ids)
     top = {entry["id"]: entry["logprob"] for entry in result[0]["top_logprobs"]}
     expected = ours - ours.max() - np.log(np.exp(ours - ours.max()).sum())
-    # llama.cpp rounds what it multiplies by quantized weights to eight bits
+    # llama.cpp rounds the activations that it multiplies with quantized weights to 8 bits
     for token, logprob in top.items():
         assert logprob == pytest.approx(float(expected[token]), abs=0.05 if dtype in ("f16", "bf16") else 0.5)

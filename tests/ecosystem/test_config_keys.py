@@ -1,7 +1,7 @@
-"""Every key of a config.json, left out or changed: what we run is what transformers runs, or it is refused.
+"""Each key of a config.json, omitted or changed: the logits are those of transformers, or the config is an error.
 
-A tiny model of each architecture is built by transformers from the changed config, and read by us from a directory with
-that very config.json. Equal logits or one clear line; never other logits.
+Transformers builds a tiny model of each architecture from the changed config. It is read here from a directory with the
+same config.json. Equal logits or an error of one line are right, other logits never.
 """
 
 import json
@@ -44,7 +44,7 @@ def without(rules: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in rules.items() if key not in keys}
 
 
-# what each key is changed to; keys that a config of that architecture does not have are added
+# the values of each key; keys that a config of the architecture does not have are added
 VALUES: dict[str, list[Any]] = {
     "attention_bias": [True, False, None],
     "attention_chunk_size": [8],
@@ -136,15 +136,10 @@ TOGETHER: list[dict[str, Any]] = [
     {"use_sliding_window": True, "sliding_window": DELETED, "layer_types": DELETED, "max_window_layers": 0},
     {"norm_topk_prob": True, "num_experts_per_tok": 3},
 ]  # fmt: skip
-# left out or changed as above, these change what transformers answers (where the architecture reads them)
-TELLING = {
-    "hidden_act", "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta", "is_causal", "num_experts_per_tok",
-    "norm_topk_prob", "sliding_window",
-}  # fmt: skip
 
 
 def changes(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What is changed at once: each key left out, each key set to each of its values, some together."""
+    """Changes of a config: each key omitted, each key set to each of its values, and combinations."""
     yield {}
     for key in config:
         yield {key: DELETED}
@@ -158,17 +153,17 @@ def applied(config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 
 class Built:
-    """What transformers makes of a config: its answer, and a directory with its weights."""
+    """A model that transformers builds from a config: its logits, and a directory with its weights."""
 
     def __init__(self, config: dict[str, Any], directory: Path) -> None:
-        """Raises whatever transformers raises."""
+        """Raises all that transformers raises."""
         import torch
         import transformers
 
         own = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(json.loads(json.dumps(config)))
         model = transformers.AutoModelForCausalLM.from_config(own, dtype=torch.float32).eval()
         with torch.no_grad():
-            for name, weight in model.named_parameters():  # the same for the same name and shape, whatever the config
+            for name, weight in model.named_parameters():  # a function of name and shape alone
                 generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
                 if weight.ndim == 1 and not name.endswith("bias"):
                     weight.uniform_(0.5, 1.5, generator=generator)
@@ -183,7 +178,7 @@ IDS = np.random.default_rng(0).integers(0, SHAPE["vocab_size"], TOKENS).tolist()
 
 
 def own_logits(config: dict[str, Any], directory: Path) -> tuple[ModelConfig, np.ndarray]:
-    """(what we make of it, our answer, as far as our context reaches). Raises LLMError."""
+    """(our config, our logits within our context length). Raises LLMError."""
     (directory / "config.json").write_text(json.dumps(config), "utf-8")
     (directory / "tokenizer.json").write_text("{}", "utf-8")
     checkpoint = loading.load(directory)
@@ -200,16 +195,16 @@ def test_each_config_key_has_the_effect_of_transformers_or_is_an_error(kind: str
     transformers.logging.disable_progress_bar()
     own = transformers.CONFIG_MAPPING[kind](**SHAPE | MORE.get(kind, {}), tie_word_embeddings=tied)
     base = json.loads(own.to_json_string())
-    other, run, fields = [], 0, set()
+    other, run, effective = [], 0, set()
     before: np.ndarray | None = None
     for number, change in enumerate(changes(base)):
         config = applied(base, change)
         if config.get("model_type") != kind or (tied and config.get("tie_word_embeddings") is not True):
-            continue  # another architecture; random weights where none are stored
+            continue  # another architecture, or weights that are not stored
         directory = tmp_path / str(number)
         try:
             theirs = Built(config, directory).logits
-        except Exception:  # transformers cannot, in one of its many ways
+        except Exception:  # transformers has no exception class of its own
             theirs = None
         directory.mkdir(exist_ok=True)
         try:
@@ -223,13 +218,13 @@ def test_each_config_key_has_the_effect_of_transformers_or_is_an_error(kind: str
         run += 1
         before = theirs if before is None else before
         if before.shape == theirs.shape and np.abs(before - theirs).max() > 1e-3:
-            fields |= change.keys()
+            effective |= change.keys()
         if len(logits) < 1 or np.abs(logits - theirs[: len(logits)]).max() > 1e-4:
-            other.append(applied({}, change) | {key: "left out" for key, v in change.items() if v is DELETED})
+            other.append(applied({}, change) | {key: "omitted" for key, v in change.items() if v is DELETED})
         assert parse_config(dump_config(result)) == result, change
     assert not other, "\n".join(map(str, other))
     assert run > 60
-    assert {"rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta"} <= fields  # what is compared can differ
+    assert {"rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta"} <= effective  # the comparison can fail
 
 
 def directory_of(kind: str, directory: Path, **more: Any) -> Path:
@@ -242,7 +237,7 @@ def directory_of(kind: str, directory: Path, **more: Any) -> Path:
 
 
 def logits_of_both(directory: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(ours, those of transformers) of what is in a directory."""
+    """(our logits, those of transformers) of the model in a directory."""
     import torch
     import transformers
 
@@ -271,7 +266,7 @@ def test_the_head_of_a_tied_model_is_treated_as_in_transformers(kind: str, tmp_p
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3_moe"])
 def test_a_base_model_of_transformers(kind: str, tmp_path: Path) -> None:
-    """Saved by AutoModel: tensors without "model.", and no head."""
+    """Saved by AutoModel: the names of tensors lack "model.", and there is no head."""
     import transformers
 
     for tied in (True, False):

@@ -1,4 +1,4 @@
-"""The keys of a GGUF, left out or changed: what we run is what llama.cpp runs, or it is refused."""
+"""The fields of a GGUF, omitted or changed: the next token is that of llama.cpp, or the file is an error."""
 
 import json
 from pathlib import Path
@@ -17,11 +17,11 @@ from tests.conftest import random_checkpoint
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True}
 KINDS: dict[str, dict[str, Any]] = {"llama": {}, "mixtral": EXPERTS, "qwen2": {}, "qwen3": {}, "qwen3_moe": EXPERTS}
 PROMPT = 30  # tokens
-LEFT_OUT = None
-# as the file of that architecture has them, without its name before; what llama.cpp answers must change where told
+OMITTED = None
+# (fields without the name of the architecture, whether they change the result of llama.cpp)
 CASES: list[tuple[dict[str, Any], bool]] = [
     ({}, False),
-    ({"rope.scaling.factor": 4.0}, True),  # of no type: linear
+    ({"rope.scaling.factor": 4.0}, True),  # linear by default
     ({"rope.scale_linear": 4.0}, True),  # the old name
     ({"rope.scaling.factor": 2.0, "rope.scale_linear": 4.0}, True),
     ({"rope.scaling.factor": 0.0, "rope.scale_linear": 4.0}, False),
@@ -30,22 +30,22 @@ CASES: list[tuple[dict[str, Any], bool]] = [
     ({"rope.scaling.type": "linear"}, False),
     ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, False),
     ({"rope.freq_base": 100.0}, True),
-    ({"rope.freq_base": LEFT_OUT}, False),  # 10,000
-    ({"rope.dimension_count": LEFT_OUT, "attention.key_length": LEFT_OUT, "attention.value_length": LEFT_OUT}, False),
+    ({"rope.freq_base": OMITTED}, False),  # 10,000
+    ({"rope.dimension_count": OMITTED, "attention.key_length": OMITTED, "attention.value_length": OMITTED}, False),
     ({"attention.layer_norm_rms_epsilon": 0.1}, True),
     ({"split.count": ("UINT16", 1)}, False),
-    ({"general.type": LEFT_OUT}, False),
+    ({"general.type": OMITTED}, False),
 ]
-REFUSED: list[dict[str, Any]] = [  # an error in llama.cpp too, or another result: see tests/formats
+UNSUPPORTED: list[dict[str, Any]] = [  # an error in llama.cpp too, or another result: see tests/formats
     {"rope.dimension_count": 8}, {"attention.value_length": 8}, {"attention.causal": False},
-    {"rope.scaling.attn_factor": 2.0}, {"attention.layer_norm_rms_epsilon": LEFT_OUT},
+    {"rope.scaling.attn_factor": 2.0}, {"attention.layer_norm_rms_epsilon": OMITTED},
     {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, {"split.count": ("UINT16", 2)},
     {"general.type": "adapter"}, {"nextn_predict_layers": 1},
 ]  # fmt: skip
 
 
 def rewritten(source: Path, target: Path, change: dict[str, Any]) -> Path:
-    """The same file with keys changed or left out."""
+    """The same file with fields changed or omitted."""
     import gguf
 
     reader = gguf.GGUFReader(source)
@@ -60,7 +60,7 @@ def rewritten(source: Path, target: Path, change: dict[str, Any]) -> Path:
     for key, value in change.items():
         if isinstance(value, list):
             writer.add_array(key, value)
-        elif value is not LEFT_OUT:
+        elif value is not OMITTED:
             name, value = value if isinstance(value, tuple) else (types[type(value)], value)
             writer.add_key_value(key, value, getattr(gguf.GGUFValueType, name))
     for tensor in reader.tensors:
@@ -86,12 +86,12 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 IDS = np.random.default_rng(1).integers(2, 257, 2 * PROMPT).tolist()
 
 
-def answers(path: Path) -> tuple[dict[int, float], dict[int, float]]:
+def next_token_logprobs(path: Path) -> tuple[dict[int, float], dict[int, float]]:
     """(llama.cpp's five likeliest next tokens and their log probabilities, ours of those)."""
     from tests.ecosystem.conftest import LlamaCpp
 
     theirs = LlamaCpp(path)
-    for start in range(PROMPT):  # llama.cpp does not tell of a token that ends the text or is part of a character
+    for start in range(PROMPT):  # llama.cpp reports no token that ends the text or is part of a character
         ids = IDS[start : start + PROMPT]
         if result := theirs.chosen(ids, 1):
             break
@@ -102,15 +102,15 @@ def answers(path: Path) -> tuple[dict[int, float], dict[int, float]]:
 
 
 def test_each_field_has_the_effect_of_llama_cpp(base: Path, tmp_path: Path) -> None:
-    plain, _ = answers(base)
+    plain, _ = next_token_logprobs(base)
     for number, (change, changes) in enumerate(CASES):
-        theirs, own = answers(rewritten(base, tmp_path / f"{number}.gguf", change))
+        theirs, own = next_token_logprobs(rewritten(base, tmp_path / f"{number}.gguf", change))
         assert own == pytest.approx(theirs, abs=1e-3), change
         assert (theirs != pytest.approx(plain, abs=1e-3)) == changes, change
 
 
 def test_fields_that_llama_cpp_treats_differently_are_an_error(base: Path, tmp_path: Path) -> None:
-    for number, change in enumerate(REFUSED):
+    for number, change in enumerate(UNSUPPORTED):
         path = rewritten(base, tmp_path / f"{number}.gguf", change)
         with pytest.raises(LLMError) as caught:
             loading.load(path)
@@ -118,7 +118,7 @@ def test_fields_that_llama_cpp_treats_differently_are_an_error(base: Path, tmp_p
 
 
 def keys_of(group: Any) -> list[str]:
-    """All keys by architecture that the gguf package knows."""
+    """All fields of an architecture that the gguf package knows."""
     result = []
     for name, value in vars(group).items():
         if isinstance(value, type):
@@ -134,7 +134,7 @@ def keys_of(group: Any) -> list[str]:
 
 
 def test_every_other_field_is_an_error_or_changes_nothing(base: Path, tmp_path: Path) -> None:
-    """Each alone, to see whether it is refused; those that are not, all together in llama.cpp."""
+    """Each alone is an error here or not; those that are not are passed to llama.cpp, all together."""
     import gguf
 
     own = {key.partition(".")[2] for key in gguf.GGUFReader(base).fields}
@@ -151,11 +151,11 @@ def test_every_other_field_is_an_error_or_changes_nothing(base: Path, tmp_path: 
             passed[key] = value
     refused = {"logit_scale", "attention.causal", "attention.scale", "final_logit_softcapping", "rope.scaling.alpha"}
     assert not refused & passed.keys() and "pooling_type" in passed
-    for key in ("expert_used_count", "expert_group_count"):  # of a model without experts: llama.cpp ends the process
+    for key in ("expert_used_count", "expert_group_count"):  # llama.cpp aborts the process if a model has no experts
         passed.pop(key, None)
-    theirs, result = answers(rewritten(base, tmp_path / "all.gguf", passed))
+    theirs, result = next_token_logprobs(rewritten(base, tmp_path / "all.gguf", passed))
     assert result == pytest.approx(theirs, abs=1e-3)
-    assert theirs == pytest.approx(answers(base)[0], abs=1e-3)
+    assert theirs == pytest.approx(next_token_logprobs(base)[0], abs=1e-3)
 
 
 @pytest.mark.parametrize("sizes", [{"attention.sliding_window": 8}, {"attention.sliding_window": 0}])
@@ -170,5 +170,5 @@ def test_a_sliding_window_changes_nothing_within_it(base: Path, tmp_path: Path, 
 def test_an_unsupported_file_can_be_inspected(base: Path, tmp_path: Path, llm) -> None:
     path = rewritten(base, tmp_path / "m.gguf", {"logit_scale": 2.0})
     shown = llm("inspect", path)
-    assert shown.exit_code == 0 and "logit_scale to 2.0, which is not run here" in " ".join(shown.stdout.split())
+    assert shown.exit_code == 0 and "logit_scale to 2.0; supported: 1" in " ".join(shown.stdout.split())
     assert json.loads(llm("inspect", path, "--json").stdout)["problem"].startswith("it sets ")

@@ -1,4 +1,4 @@
-"""The tokenizers of Llama 1 and 2 and Mistral: a BPE on characters where spaces are a sign and bytes a last resort."""
+"""The tokenizers of Llama 1 and 2 and Mistral: a BPE on characters with a sign for spaces and a fallback to bytes."""
 
 import json
 from pathlib import Path
@@ -29,17 +29,17 @@ FORMS = {
 }
 
 
-def learned() -> dict[str, object]:
-    """A tokenizer.json as Llama 2 has it, of few tokens."""
+def trained_rules() -> dict[str, object]:
+    """A tokenizer.json like that of Llama 2, with few tokens."""
     inner = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=True, unk_token="<unk>"))
     inner.normalizer = tokenizers.normalizers.Replace(" ", "▁")
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Split("▁", "merged_with_next")  # so that tokens are parts of words
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Split("▁", "merged_with_next")  # no token crosses a word end
     bytes_ = [f"<0x{b:02X}>" for b in range(256)]
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=700, special_tokens=["<unk>", "<s>", "</s>", *bytes_], show_progress=False,
         limit_alphabet=80,
     )  # fmt: skip
-    # without what would let merges spell a control token: which pairs are merged among equals is the library's chance
+    # without text whose merges spell a control token: among equally frequent pairs the library picks at random
     inner.train_from_iterator((string.replace("</s>", "") for string in texts.varied(500, seed=2)), trainer)
     result = json.loads(inner.to_str())
     result["added_tokens"] = [token for token in result["added_tokens"] if token["id"] < 3]
@@ -55,7 +55,7 @@ def learned() -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def rules() -> dict[str, object]:
-    return learned()
+    return trained_rules()
 
 
 @pytest.mark.parametrize("form", list(FORMS))
@@ -68,7 +68,7 @@ def test_ids_equal_those_of_the_library(rules: dict[str, object], form: str) -> 
     again.encode_special_tokens = True
     for string in texts.varied(1000, seed=3):
         if form == "mistral" and string.startswith((" ", "▁")):
-            continue  # there Metaspace puts no second space before a text
+            continue  # Metaspace puts no second space before a text
         expected = theirs.encode(string, add_special_tokens=False).ids
         assert ours.encode(string) == expected, string
         assert ours.decode(expected) == string
@@ -88,7 +88,7 @@ def test_llama_cpp_gives_the_same_ids_and_text(rules: dict[str, object], tmp_pat
     for string in texts.varied(300, seed=4):
         assert again.decode(again.encode(string)) == string
         same += again.encode(string) == tokenizer.encode(string) == theirs.tokenize(string)
-    assert same >= 299  # of merges of the same rank in another place llama.cpp takes another first
+    assert same >= 299  # among merges of one rank llama.cpp may take another first
     ids = [*again.bos_ids, *again.encode("the world")]
     assert theirs.ids("the world", 1) == [int(NumpyRuntime(model).prefill(ids).argmax())]
 

@@ -1,4 +1,4 @@
-"""A real model, SmolLM2-135M-Instruct in Q4_1: ours against transformers and llama.cpp on the same file."""
+"""A real model, SmolLM2-135M-Instruct in Q4_1, compared with transformers and llama.cpp on the same file."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ from llmcli.generation.generator import generate
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.ecosystem import texts
 
-FULL = bool(os.environ.get("LLMCLI_FULL"))  # all prompts and strings: some minutes
+FULL = bool(os.environ.get("LLMCLI_FULL"))  # all prompts and strings, which takes minutes
 TOKENS = 64
 PROMPTS = (
     "The capital of France is",
@@ -72,7 +72,7 @@ def continued(ours: tuple[NumpyRuntime, Any], prompt: str, count: int) -> list[i
 
 @pytest.mark.parametrize("prompt", PROMPTS if FULL else PROMPTS[:4])
 def test_greedy_text_and_logits_equal_those_of_transformers(ours, theirs, prompt):
-    """At each place of our continuation, the likeliest token in transformers is ours: so its own continuation is."""
+    """The most likely token of transformers after each token of our continuation is the next one, so both are equal."""
     import torch
 
     runtime, tokenizer = ours
@@ -93,7 +93,8 @@ def test_it_knows_the_capital_of_france(ours):
 
 
 def test_token_ids_equal_those_of_the_reference_tokenizer(ours, reference_tokenizer):
-    """But for digits, which what transformers makes of a GGUF does not set apart, as SmolLM2 does: llama.cpp knows."""
+    """Except with digits: SmolLM2 makes each a token, which transformers does not read from a GGUF. The test with
+    llama.cpp includes them."""
     _, tokenizer = ours
     for string in texts.varied(10_000 if FULL else 2_000):
         assert tokenizer.decode(tokenizer.encode(string)) == string

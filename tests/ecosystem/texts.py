@@ -1,4 +1,4 @@
-"""Strings of every kind, as a function of a seed."""
+"""Random strings in many scripts, as a function of a seed."""
 
 import random
 
@@ -20,7 +20,7 @@ WORDS = (
 
 
 def varied(count: int, seed: int = 0) -> list[str]:
-    """So many strings: words of many languages, digits, code, emoji, white space, marks, and mixtures."""
+    """`count` strings of words in many languages, digits, code, emoji, white space and combining marks."""
     rng = random.Random(seed)
     result = []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""Low-rank adapters: only they learn, what they learned is in the merged model, and a file of them says the same."""
+"""Low-rank adapters: only they are trained, and merging them gives the model that the run saves."""
 
 import json
 import math
@@ -15,7 +15,7 @@ TEXT = "The dog ate the hat. The cat sat on the mat.\n" * 60
 
 
 @pytest.fixture
-def taught(tiny_model: Path, llm) -> tuple[Path, Path]:
+def trained(tiny_model: Path, llm) -> tuple[Path, Path]:
     """(the merged model, its adapters alone), of the same run."""
     Path("c.txt").write_text(TEXT)
     same = ("train", "c.txt", "--from", tiny_model, "--lora", 4, "--steps", 12, "--context", 16, "--threads", 1, "-q")
@@ -25,9 +25,9 @@ def taught(tiny_model: Path, llm) -> tuple[Path, Path]:
 
 
 @pytest.mark.slow
-def test_merged_weights_are_base_plus_adapters(taught: tuple[Path, Path], tiny_model: Path) -> None:
-    base, merged = checkpoint.load(tiny_model), checkpoint.load(taught[0])
-    header = safetensors_header.read_header(taught[1])
+def test_merged_weights_are_base_plus_adapters(trained: tuple[Path, Path], tiny_model: Path) -> None:
+    base, merged = checkpoint.load(tiny_model), checkpoint.load(trained[0])
+    header = safetensors_header.read_header(trained[1])
     pair = {}
     changed = 0
     for name in base.config.tensor_shapes():
@@ -38,7 +38,7 @@ def test_merged_weights_are_base_plus_adapters(taught: tuple[Path, Path], tiny_m
                 tensor = header.tensors[f"{start}{part}.weight"]
                 pair[part] = np.concatenate([*safetensors_file.read_values(header, tensor)]).reshape(tensor.shape)
             assert pair["A"].shape[0] == pair["B"].shape[1] == 4
-            assert np.abs(pair["B"]).max() > 0  # it has learned
+            assert np.abs(pair["B"]).max() > 0  # it was trained
             expected = expected + LORA_SCALE * pair["B"] @ pair["A"]
             changed += 1
         np.testing.assert_allclose(merged.tensors[name], expected, atol=1e-6)
@@ -49,16 +49,16 @@ def test_merged_weights_are_base_plus_adapters(taught: tuple[Path, Path], tiny_m
 
 
 @pytest.mark.slow
-def test_the_run_reports_its_output(taught: tuple[Path, Path], tiny_model: Path) -> None:
-    record = checkpoint.load(taught[0]).record
+def test_the_run_reports_its_output(trained: tuple[Path, Path], tiny_model: Path) -> None:
+    record = checkpoint.load(trained[0]).record
     assert record["bits_per_byte"] < record["bits_per_byte_before"]
     assert record["base"] == {"file": tiny_model.name, "sha256": loading.fingerprint(tiny_model)}
     assert record["train"]["recipe"] == "lora" and record["train"]["lora_rank"] == 4
 
 
 @pytest.mark.slow
-def test_the_file_has_the_config_of_peft(taught: tuple[Path, Path]) -> None:
-    header = safetensors_header.read_header(taught[1])
+def test_the_file_has_the_config_of_peft(trained: tuple[Path, Path]) -> None:
+    header = safetensors_header.read_header(trained[1])
     result = json.loads(header.metadata["adapter_config.json"])
     assert (result["peft_type"], result["task_type"], result["r"]) == ("LORA", "CAUSAL_LM", 4)
     assert result["lora_alpha"] == 4 * LORA_SCALE
@@ -66,21 +66,21 @@ def test_the_file_has_the_config_of_peft(taught: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.slow
-def test_import_merges_adapters(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
-    assert llm("import", tiny_model, "--adapter", taught[1], "-o", "again.safetensors").exit_code == 0
-    one, two = checkpoint.load(taught[0]), checkpoint.load("again.safetensors")
+def test_import_merges_adapters(trained: tuple[Path, Path], tiny_model: Path, llm) -> None:
+    assert llm("import", tiny_model, "--adapter", trained[1], "-o", "again.safetensors").exit_code == 0
+    one, two = checkpoint.load(trained[0]), checkpoint.load("again.safetensors")
     for name in one.config.tensor_shapes():
         np.testing.assert_allclose(one.tensors[name], two.tensors[name], atol=1e-6)
 
 
 @pytest.mark.slow
-def test_a_directory_of_adapters_has_the_two_files_of_peft(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
+def test_a_directory_of_adapters_has_the_two_files_of_peft(trained: tuple[Path, Path], tiny_model: Path, llm) -> None:
     same = ("train", "c.txt", "--from", tiny_model, "--lora", 4, "--steps", 12, "--context", 16, "--threads", 1)
     made = llm(*same, "--adapter-only", "-o", "adapter")
     assert made.exit_code == 0 and "--adapter adapter/adapter_model.safetensors" in made.stderr
     names = {file.name for file in Path("adapter").iterdir()}
     assert names == {"adapter_config.json", "adapter_model.safetensors"}
-    assert Path("adapter/adapter_model.safetensors").read_bytes() == taught[1].read_bytes()
+    assert Path("adapter/adapter_model.safetensors").read_bytes() == trained[1].read_bytes()
     header = safetensors_header.read_header("adapter/adapter_model.safetensors")
     assert Path("adapter/adapter_config.json").read_text("utf-8") == header.metadata["adapter_config.json"]
     assert llm("import", tiny_model, "--adapter", "adapter", "-o", "again.safetensors").exit_code == 0
@@ -107,18 +107,18 @@ def test_a_directory_for_adapters_is_made_only_when_a_file_is_written(tiny_model
 
 
 @pytest.mark.slow
-def test_adapters_alone_are_not_a_model(taught: tuple[Path, Path], llm) -> None:
-    result = llm("generate", "The", "-m", taught[1])
+def test_adapters_alone_are_not_a_model(trained: tuple[Path, Path], llm) -> None:
+    result = llm("generate", "The", "-m", trained[1])
     assert result.exit_code == 1 and "llm import MODEL --adapter" in result.stderr
 
 
 @pytest.mark.slow
-def test_adapters_of_a_model_of_another_shape_are_an_error(taught: tuple[Path, Path], tmp_path: Path) -> None:
+def test_adapters_of_a_model_of_another_shape_are_an_error(trained: tuple[Path, Path], tmp_path: Path) -> None:
     from tests.conftest import random_checkpoint
     from tests.formats.test_quantization import CONFIG
 
     with pytest.raises(LLMError, match="does not fit the model"):
-        adapters.MergedTensors(random_checkpoint(CONFIG), taught[1])
+        adapters.MergedTensors(random_checkpoint(CONFIG), trained[1])
 
 
 def test_a_stopped_run_of_adapters_resumes_to_the_same_bytes(tiny_model: Path, llm) -> None:
@@ -169,13 +169,13 @@ def test_contradictory_options_are_an_error(tiny_model: Path, llm, words: str, m
 
 
 @pytest.mark.slow
-def test_merging_adapters_into_another_model_is_noted(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
+def test_merging_adapters_into_another_model_is_noted(trained: tuple[Path, Path], tiny_model: Path, llm) -> None:
     from tests.conftest import random_checkpoint
 
     base = checkpoint.load(tiny_model)
     checkpoint.save("other.safetensors", random_checkpoint(base.config, 1, base.tokenizer_json))
     for source, warned in ((tiny_model, False), ("other.safetensors", True)):
-        result = llm("import", source, "--adapter", taught[1], "-o", "m.safetensors", "--force", "-q")
+        result = llm("import", source, "--adapter", trained[1], "-o", "m.safetensors", "--force", "-q")
         assert result.exit_code == 0
         message = f"alone.safetensors was trained on model.safetensors (sha256 {loading.fingerprint(tiny_model)[:16]})"
         assert (message in result.stderr and "other.safetensors is another model" in result.stderr) == warned
@@ -206,8 +206,8 @@ def test_a_model_is_the_same_in_either_form(tiny_model: Path, llm) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.slow
-def test_other_adapters_than_plain_lora_are_an_error(taught: tuple[Path, Path], tiny_model: Path, llm, change) -> None:
-    header = safetensors_header.read_header(taught[1])
+def test_other_adapters_than_plain_lora_are_an_error(trained: tuple[Path, Path], tiny_model: Path, llm, change) -> None:
+    header = safetensors_header.read_header(trained[1])
     tensors = {name: safetensors_file.read_tensor(header, tensor) for name, tensor in header.tensors.items()}
     Path("peft").mkdir()
     safetensors_file.write_tensors("peft/adapter_model.safetensors", tensors, {"format": "pt"})
@@ -220,11 +220,11 @@ def test_other_adapters_than_plain_lora_are_an_error(taught: tuple[Path, Path], 
 
 
 @pytest.mark.slow
-def test_adapters_in_a_directory_of_peft_are_read(taught: tuple[Path, Path], tiny_model: Path, llm) -> None:
+def test_adapters_in_a_directory_of_peft_are_read(trained: tuple[Path, Path], tiny_model: Path, llm) -> None:
     Path("peft").mkdir()
     missing = llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors")
     assert missing.exit_code == 1 and "there is no file peft/adapter_model.safetensors" in missing.stderr
-    taught[1].rename("peft/adapter_model.safetensors")
+    trained[1].rename("peft/adapter_model.safetensors")
     assert llm("import", tiny_model, "--adapter", "peft", "-o", "m.safetensors").exit_code == 0
     before = Path("peft/adapter_model.safetensors").read_bytes()
     over = llm("import", tiny_model, "--adapter", "peft", "-o", "peft/adapter_model.safetensors", "--force")

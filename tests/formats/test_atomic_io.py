@@ -229,7 +229,7 @@ def test_a_file_system_that_cannot_flush_at_all_is_fine(number: int, monkeypatch
 @platforms.posix
 @pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOTTY, errno.EINVAL])
 def test_on_macos_a_network_disk_is_flushed_by_fsync(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It refuses the call that macOS has for its own disks."""
+    """It does not support the call that macOS has for its own disks."""
     import fcntl
 
     flushed: list[int] = []
@@ -383,7 +383,7 @@ def test_a_full_disk_is_an_error_before_the_work(call: str, monkeypatch: pytest.
 
 @contextlib.contextmanager
 def as_nobody() -> Iterator[None]:
-    """Without root's rights, which no mode refuses."""
+    """Without the rights of root, who may write everywhere."""
     if AS_ROOT:
         os.seteuid(65534)
     try:

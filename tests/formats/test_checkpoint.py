@@ -1,4 +1,4 @@
-"""The model file: standard safetensors, the same bits back, and a clear no to everything else."""
+"""The model file: standard safetensors, round trips to the bit, and an error for everything else."""
 
 import functools
 import hashlib
@@ -73,7 +73,7 @@ def model(config: ModelConfig = UNTIED, seed: int = 0) -> Checkpoint:
     return result
 
 
-def taken_apart(path: Path) -> tuple[dict[str, Any], bytes]:
+def header_and_body(path: Path) -> tuple[dict[str, Any], bytes]:
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     return json.loads(data[8 : 8 + length]), data[8 + length :]
@@ -86,20 +86,20 @@ def saved(config: ModelConfig = UNTIED, name: str = "m.safetensors") -> Path:
 
 @functools.cache
 def saved_bytes() -> bytes:
-    """What is in such a file, saved once for the tests that change it many times."""
+    """The bytes of a saved model, made once for tests that change them many times."""
     return saved().read_bytes()
 
 
 def with_metadata(**changes: str | None) -> Path:
-    """A model of ours without a hash and with some of its metadata changed, or gone (None)."""
-    header, body = taken_apart(saved())
+    """A saved model without a hash, with parts of its metadata changed or removed (None)."""
+    header, body = header_and_body(saved())
     renamed = {"sha256": None} | {key.replace("_json", ".json"): value for key, value in changes.items()}
     metadata = {key: value for key, value in (header["__metadata__"] | renamed).items() if value is not None}
     return put(header | {"__metadata__": metadata}, body)
 
 
 def unhashed_metadata() -> dict[str, str]:
-    return {key: value for key, value in taken_apart(saved())[0]["__metadata__"].items() if key != "sha256"}
+    return {key: value for key, value in header_and_body(saved())[0]["__metadata__"].items() if key != "sha256"}
 
 
 def with_config(**changes: Any) -> Path:
@@ -107,7 +107,7 @@ def with_config(**changes: Any) -> Path:
 
 
 def with_tensors(change: Callable[[dict[str, np.ndarray]], None]) -> Path:
-    """A model of ours whose tensors were changed before the safetensors library wrote them."""
+    """A model whose tensors were changed and written by the safetensors library."""
     tensors = dict(safetensors.numpy.load_file(saved()))
     change(tensors)
     safetensors.numpy.save_file(tensors, "x.safetensors", unhashed_metadata())
@@ -155,7 +155,7 @@ def test_a_file_written_by_the_safetensors_library_loads() -> None:
 
 
 def test_metadata_has_these_keys_in_this_order() -> None:
-    header, _ = taken_apart(saved())
+    header, _ = header_and_body(saved())
     assert next(iter(header)) == "__metadata__"
     assert list(header["__metadata__"]) == METADATA
     assert list(read_header("m.safetensors").metadata) == METADATA
@@ -441,7 +441,7 @@ def test_a_directory_and_a_missing_file_are_errors() -> None:
         read_header("x" * 5000)
 
 
-# ---- what is ours
+# ---- files of this program and of others
 
 
 def test_a_file_of_another_program_is_an_error_that_suggests_inspect() -> None:

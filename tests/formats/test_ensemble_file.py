@@ -1,4 +1,4 @@
-"""Mixtures on disk, what cannot be mixed, and the verbs on them."""
+"""Mixtures of models: the file, models that cannot be mixed, and the commands that take a mixture."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Of two runs that write one file the second is refused, and no lock is left behind."""
+"""Only one run can write a file at a time, and no lock is left behind."""
 
 import errno
 import os

@@ -50,20 +50,22 @@ def test_the_error_names_what_is_not_supported(tmp_path: Path, fields: dict[str,
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("fields", ["{}", "[", '{"rope_type": "llama3", "factor": 2.0}', '{"factor": []}', "[" * 99999])
-def test_a_stored_rope_scaling_that_does_not_give_the_factors_is_ignored(fields: str) -> None:
+@pytest.mark.parametrize("stored", ["{}", "[", '{"rope_type": "llama3", "factor": 2.0}', '{"factor": []}', "[" * 99999])
+def test_a_stored_rope_scaling_that_does_not_give_the_factors_is_ignored(stored: str) -> None:
     theta, scaling = 500000.0, RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
     plain = [theta ** (-2 * i / 64) for i in range(32)]
     factors = [f / scaling.scaled(f) for f in plain]
-    assert gguf_config._llama3_scaling(factors, theta, fields) == scaling  # guessed, as of others' files
+    assert (
+        gguf_config._llama3_scaling(factors, theta, stored) == scaling
+    )  # found by trying, as for files of other programs
     with pytest.raises(LLMError, match="not Llama 3's"):
-        gguf_config._llama3_scaling([factor**2 for factor in factors], theta, fields)
+        gguf_config._llama3_scaling([factor**2 for factor in factors], theta, stored)
 
 
 @pytest.mark.parametrize(
     ("fields", "factor"),
     [
-        ({"llama.rope.scaling.factor": 4.0}, 4.0),  # as in llama.cpp, linear where no type is told
+        ({"llama.rope.scaling.factor": 4.0}, 4.0),  # as in llama.cpp, linear if there is no type
         ({"llama.rope.scale_linear": 4.0}, 4.0),  # the old name
         ({"llama.rope.scaling.factor": 2.0, "llama.rope.scale_linear": 4.0}, 2.0),
         ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}, 4.0),

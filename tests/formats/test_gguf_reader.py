@@ -26,7 +26,7 @@ def test_a_gguf_made_by_hand_is_read_as_the_model(tmp_path: Path) -> None:
     assert (fields["name"], fields["license"], fields["form"]) == ("By hand", "mit", "GGUF")
     assert json.loads(result.tokenizer_config_json)["chat_template"] == "{{ messages }}"
     tokenizer = open_tokenizer(result)
-    assert tokenizer.encode(" ab") == [TOKENS.index("Ġa"), TOKENS.index("b")]  # the merge that was learned first
+    assert tokenizer.encode(" ab") == [TOKENS.index("Ġa"), TOKENS.index("b")]  # the first merge has priority
     assert tokenizer.eos_ids == {0, 1} or tokenizer.eos_ids == {1}
     assert tokenizer.bos_ids == []
 
@@ -59,7 +59,7 @@ def test_float16_and_bfloat16_by_hand(tmp_path: Path) -> None:
 
 
 def test_4_bits_by_hand(tmp_path: Path) -> None:
-    """Q4_0: a half for the scale, then 32 codes of which the first 16 are the lower halves of the bytes."""
+    """Q4_0: the scale in float16, then 32 codes, of which the first 16 are the lower halves of the bytes."""
     pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
     codes = np.arange(32) % 16
     block = np.float16(0.5).tobytes() + bytes(int(codes[i]) | int(codes[i + 16]) << 4 for i in range(16))
@@ -79,7 +79,7 @@ LEFT_OUT = "left out"
 
 
 def test_bos_and_eos_default_to_those_of_llama_cpp(tmp_path: Path) -> None:
-    """Of a tokenizer like GPT-2's 11 both, of SentencePiece's 1 and 2; Llama 3's begin a text without being asked."""
+    """11 and 11 for a byte-level BPE, 1 and 2 for SentencePiece; Llama 3 has a bos token by default."""
     path = tmp_path / "m.gguf"
     for changes, ends, start in (
         ({"tokenizer.ggml.eos_token_id": LEFT_OUT}, 11, []),

@@ -1,4 +1,4 @@
-"""What a GGUF file says of a tokenizer gives the same tokenizer again; what it cannot say is refused."""
+"""A tokenizer round trips through the fields of a GGUF, or is an error if they cannot express it."""
 
 import json
 from typing import Any
@@ -69,7 +69,7 @@ class Counted(str):
 
 
 def merges_by_definition(vocabulary: dict[str, int], scores: list[float]) -> list[list[str]]:
-    """Every place where a token can be cut into two tokens, the best score first; of one token the longest left."""
+    """All splits of a token into two tokens: the highest score first, and for one token the longest first part."""
     cuts = [
         (-scores[i], i, -cut, [token[:cut], token[cut:]])
         for token, i in vocabulary.items()
@@ -88,7 +88,7 @@ def test_merges_equal_those_by_definition(tokens: list[str], random: Any) -> Non
 
 @pytest.mark.parametrize("ending", ["", "z"])
 def test_the_merges_of_long_tokens_take_linear_time(ending: str) -> None:
-    """Each cut of each token would copy 1,000 characters: 200 million in all. Counted, not timed."""
+    """Trying each split of each token would copy 200 million characters. They are counted, not timed."""
     alike = [f"{'x' * 996}{i:04}{ending}" for i in range(200)]
     vocabulary = {Counted(token): i for i, token in enumerate([*alike, "x", "xx"])}
     Counted.characters = 0

@@ -1,4 +1,4 @@
-"""Hugging Face's config.json: round trips, defaults of each architecture, and what is refused."""
+"""Hugging Face's config.json: round trips, defaults of each architecture, and unsupported configs."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A Hugging Face directory: read as it comes, refused in one line when it is none, written whole."""
+"""A Hugging Face directory: round trips, the variants that exist, and errors of one line."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def weights_of(directory: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("type_name", ["F32", "F16"])
 def test_a_head_that_equals_the_embedding_is_tied(directory: Path, type_name: str) -> None:
-    """As transformers: tie_word_embeddings, but a head in the file that is not the embedding."""
+    """As in transformers, a head that differs from the embedding is used although the config says tied."""
     tensors = weights_of(directory)
     embedding = tensors["model.embed_tokens.weight"]
     embedding[...] = embedding.astype(np.float16)  # so that both types can hold it

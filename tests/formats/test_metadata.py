@@ -47,7 +47,7 @@ def parts(path: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def with_metadata(path: Path, texts: dict[str, str]) -> None:
-    """Replace texts in the metadata, as whoever also takes the hash out would."""
+    """Replace texts in the metadata, and remove the hash."""
     header, body = parts(path)
     header["__metadata__"].pop("sha256", None)
     header["__metadata__"] |= texts
@@ -56,7 +56,7 @@ def with_metadata(path: Path, texts: dict[str, str]) -> None:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where in a document anything stands; of each list and each vocabulary the first entry alone."""
+    """The paths to all values of a document; of each list and each vocabulary only to the first entry."""
     inner = enumerate(value[:1]) if isinstance(value, list) else ()
     if isinstance(value, dict):
         inner = list(value.items())[: None if len(value) < 100 else 1]
@@ -122,7 +122,7 @@ json_values = st.recursive(
 
 
 def check(command: tuple[object, ...], path: Path, what: str) -> None:
-    """A command works, or refuses in one line."""
+    """A command works, or ends with an error of one line."""
     answer = run(*(path if word == "FILE" else word for word in command))
     assert answer.exception is None or isinstance(answer.exception, SystemExit), (what, command, answer.exception)
     refused = answer.exit_code in (1, 2) and answer.stderr.splitlines()[-1].startswith("error: ")
@@ -131,7 +131,7 @@ def check(command: tuple[object, ...], path: Path, what: str) -> None:
 
 
 def changed(models: Path, form: str, name: str, text: str) -> Path:
-    """A copy of a model, here, in which a document is another."""
+    """A copy of a model with another document, in the current directory."""
     file = FILES[form][0]
     source, path = models / file, Path("changed") / file
     if source.is_dir():
@@ -173,7 +173,7 @@ def test_every_command_takes_any_value_of_a_key_or_ends_with_an_error(
 ) -> None:
     monkeypatch.setattr(
         next_words, "max_evaluations", lambda parameters: 4
-    )  # a model that learned nothing looks for long
+    )  # on an untrained model the search takes long
     result = original(models, form, name)
     place = data.draw(st.sampled_from(places(result)))
     new = data.draw(json_values)
@@ -183,7 +183,7 @@ def test_every_command_takes_any_value_of_a_key_or_ends_with_an_error(
 @pytest.mark.parametrize(("form", "name"), CASES)
 @pytest.mark.slow
 def test_each_key_with_a_value_of_another_type_is_read_or_an_error(models: Path, form: str, name: str) -> None:
-    """By what opens a model, whatever it is for, and by what shows all of its metadata."""
+    """By a command that opens the model, and one that shows all its metadata."""
     result, base = original(models, form, name), loading.load(models / "m.safetensors")
     for place in places(result):
         for new in (7, -1, "x", None, [], {}, [{}], [[1]], 10**400, float("nan")):

@@ -1,4 +1,4 @@
-"""Matrices in few bits: what is kept, how near it is, and that a file holds it."""
+"""Quantized matrices: exact values by hand, bounds of the error, and files with them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_8_bits_by_hand():
 
 
 def test_4_bits_by_hand():
-    """The largest, whatever its sign, is the code 0: eight steps below zero."""
+    """The largest weight, of either sign, is the code 0: eight steps below zero."""
     row = np.array([[16.0, -14.0, 2.0, 0.9, *[0.0] * 28]], np.float32)
     result = quantize(row, 4)
     assert result.scales.tolist() == [[-2.0]]

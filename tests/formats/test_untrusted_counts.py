@@ -1,5 +1,6 @@
-"""Whatever number stands in a config or in a GGUF's header, every command works or ends in one line, and never makes
-anything that is as large as the number. In a process of its own: its memory is bounded and its peak is looked at."""
+"""Whatever numbers are in a config or in the header of a GGUF, each command works or ends with an error of one line,
+and allocates nothing as large as the number. Each form runs in a process of its own, with limited memory, whose peak is
+measured."""
 
 import json
 import re
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 HUGE = (10**7, 2**32 - 1)  # tried with every command; what follows with those that open a model in different ways
 OTHERS = (0, -1, 1, 3, 10**6, 2**31 - 1, 2**31, 2**63 - 1, 1.5, 1e30, "8", [], [7], None, True)  # None: no such key
-MOST_MEMORY = 300.0  # MB on top of what the same commands take on the file as it was made
+MOST_MEMORY = 300.0  # MB, more than the same commands take with the unchanged file
 FORMS = ("model", "sparse", "int8", "mixture", "hf", "gguf", "sparse gguf", "adapter")
 EXPERTS = {
     "llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_feed_forward_length": 64,
@@ -36,7 +37,7 @@ def is_number(value: Any) -> bool:
 
 
 def gguf(fields: dict[str, Any], sparse: bool) -> bytes:
-    """A GGUF in which a layer has a SwiGLU, or two of them stacked."""
+    """A GGUF whose layer has one SwiGLU, or two in a stack."""
     tensors = {}
     for theirs, ours in TENSOR_NAMES.items():
         weight = np.asarray(MODEL.tensors[ours], "<f4")
@@ -50,7 +51,7 @@ def gguf(fields: dict[str, Any], sparse: bool) -> bytes:
 
 
 def variants(form: str, values: tuple[Any, ...]) -> Iterator[tuple[str, Path]]:
-    """(what was changed, the file) for each number of a form and each value; first the file as it was made."""
+    """(description of the change, the file) for each number of a form and each value; first the unchanged file."""
     if "gguf" in form:
         path, fields = Path("changed.gguf"), FIELDS | (EXPERTS if form == "sparse gguf" else {})
         changes: list[tuple[str, dict[str, Any]]] = [("nothing", fields)]
@@ -78,7 +79,7 @@ def variants(form: str, values: tuple[Any, ...]) -> Iterator[tuple[str, Path]]:
 
 
 def writer(form: str, name: str) -> tuple[Path, Callable[[str], object], Any]:
-    """(where a form lies, what writes its document anew, what that says)"""
+    """(path of a form, a function that replaces its document, the content of that document)"""
     if form == "int8":
         path = Path("int8.safetensors")
         return path, lambda text: with_metadata(path, {name: text}), json.loads(parts(path)[0]["__metadata__"][name])
@@ -90,7 +91,7 @@ def writer(form: str, name: str) -> tuple[Path, Callable[[str], object], Any]:
 
 
 def peak() -> float:
-    """Megabytes that this process had at most."""
+    """The peak memory of this process in MB."""
     return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # type: ignore[index]
 
 
@@ -99,12 +100,12 @@ def ring(*_: object) -> None:
 
 
 def work(form: str) -> None:
-    """Run all commands on all variants of a form, here; each fault is a line on stdout."""
+    """Run all commands on all variants of a form in this process; each failure is a line on stdout."""
     import resource
 
     from llmcli.generation import next_words
 
-    next_words.max_evaluations = lambda parameters: 4  # a model that learned nothing looks for long
+    next_words.max_evaluations = lambda parameters: 4  # on an untrained model the search takes long
     resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
     signal.signal(signal.SIGALRM, ring)
     groups = ("any", "model", "single")
@@ -120,7 +121,7 @@ def work(form: str) -> None:
         refused = answer.exit_code in (1, 2) and answer.stderr.count("error: ") == 1
         if not (answer.exit_code == 0 or refused) or not isinstance(answer.exception, SystemExit | None):
             print(f"{what}, {command}: {answer.exit_code}, {answer.exception!r}, {answer.stderr[-200:]!r}", flush=True)
-        runs = command[0] not in ("mix", "export") and "--memory" not in command  # which some forms refuse as they are
+        runs = command[0] not in ("mix", "export") and "--memory" not in command  # which are errors with some forms
         if what == "nothing" and runs and answer.exit_code:
             print(f"as it was made, {command}: {answer.stderr}", flush=True)
 
