@@ -87,7 +87,7 @@ IDS = np.random.default_rng(1).integers(2, 257, 2 * PROMPT).tolist()
 
 
 def next_token_logprobs(path: Path) -> tuple[dict[int, float], dict[int, float]]:
-    """(llama.cpp's five likeliest next tokens and their log probabilities, ours of those)."""
+    """The log probabilities of the five most likely next tokens in llama.cpp: (those of llama.cpp, ours)."""
     from tests.ecosystem.conftest import LlamaCpp
 
     theirs = LlamaCpp(path)
