@@ -16,6 +16,7 @@ SHAPES = {
     "grouped": ModelConfig(300, 64, 160, 2, 4, 2, 16, 48),
     "one key-value head, tied": ModelConfig(300, 48, 96, 2, 6, 1, 8, 48, tie_word_embeddings=True),
     "heads wider than the model": ModelConfig(300, 32, 96, 2, 4, 2, 16, 48, rope_theta=1e6),
+    "qwen2: biases, queries and keys without norms": ModelConfig(300, 64, 160, 2, 4, 2, 16, 48, model_type="qwen2"),
     "experts": ModelConfig(300, 32, 32, 2, 4, 2, 8, 48, model_type="qwen3_moe", num_experts=5, num_experts_per_tok=2),
     "experts that do not sum to one": ModelConfig(
         300, 32, 32, 2, 4, 2, 8, 48, model_type="qwen3_moe", num_experts=3, num_experts_per_tok=1, norm_topk_prob=False
@@ -24,12 +25,15 @@ SHAPES = {
 
 
 def logits_by_definition(weights: dict[str, np.ndarray], config: ModelConfig, ids: list[int]) -> Tensor:
-    """The logits [T, V] of Qwen3 by its definition, one head and one position at a time, in float64."""
+    """The logits [T, V] of Qwen3 or Qwen2 by its definition, one head and one position at a time, in float64."""
     W = {name: torch.from_numpy(array).double() for name, array in weights.items()}
     D, H, G = config.head_dim, config.num_attention_heads, config.num_key_value_heads
 
     def rms(x: Tensor, weight: Tensor) -> Tensor:
         return x / (x.square().mean(-1, keepdim=True) + config.rms_norm_eps).sqrt() * weight
+
+    def rms_if(x: Tensor, weight: Tensor | None) -> Tensor:
+        return x if weight is None else rms(x, weight)
 
     def rotated(x: Tensor, position: int) -> Tensor:
         out = x.clone()
@@ -54,15 +58,18 @@ def logits_by_definition(weights: dict[str, np.ndarray], config: ModelConfig, id
     for layer in range(config.num_hidden_layers):
         L = {name.split(f"layers.{layer}.")[1]: w for name, w in W.items() if f"layers.{layer}." in name}
         h = rms(x, L["input_layernorm.weight"])
-        q, k, v = (h @ L[f"self_attn.{name}_proj.weight"].T for name in "qkv")
+        q, k, v = (
+            h @ L[f"self_attn.{name}_proj.weight"].T + L.get(f"self_attn.{name}_proj.bias", torch.zeros(1))
+            for name in "qkv"
+        )
         rows = []
         for t in range(len(ids)):
             heads = []
             for head in range(H):
                 group = head * G // H
-                query = rotated(rms(q[t, head * D : (head + 1) * D], L["self_attn.q_norm.weight"]), t)
+                query = rotated(rms_if(q[t, head * D : (head + 1) * D], L.get("self_attn.q_norm.weight")), t)
                 cut = slice(group * D, (group + 1) * D)
-                keys = [rotated(rms(k[s, cut], L["self_attn.k_norm.weight"]), s) for s in range(t + 1)]
+                keys = [rotated(rms_if(k[s, cut], L.get("self_attn.k_norm.weight")), s) for s in range(t + 1)]
                 scores = torch.stack([query @ key / math.sqrt(D) for key in keys]).softmax(0)
                 heads.append(sum(p * v[s, cut] for s, p in enumerate(scores)))
             rows.append(torch.cat(heads))

@@ -158,6 +158,7 @@ def test_a_state_that_does_not_fit_the_plan_is_refused(ready: Prepared) -> None:
         (state.arrays, {"best_step": None}),
         (state.arrays, {"progress": float("nan")}),
         (state.arrays, {"best_factor": float("inf")}),
+        (state.arrays, {"best_factor": 0.0}),
     ):
         with pytest.raises(LLMError, match=r"does not fit its plan \(.*\); start over with --force"):
             run(ready, resume_from=State(arrays, state.values | values))

@@ -1,0 +1,63 @@
+"""The estimated KL divergence: against its definition, and of a model from itself."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from llmcli.config import ModelConfig
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.evaluation import divergence
+from llmcli.evaluation.divergence import kl_divergence
+from llmcli.models.numpy_runtime import NumpyRuntime
+from tests.conftest import TEXT, random_checkpoint
+
+
+class FixedProbabilities:
+    """A model whose next token has the same probabilities after every text."""
+
+    def __init__(self, probabilities: Sequence[float], context: int) -> None:
+        self.context, self.length, self.parameters = context, 0, 0
+        self.logprobs = np.log(np.array(probabilities)).astype(np.float32)
+
+    def prefill(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        return self.logits(ids)[-1]
+
+    def step(self, token: int) -> NDArray[np.float32]:
+        return self.prefill([token])
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        self.length += len(ids)
+        assert self.length <= self.context
+        return np.tile(self.logprobs, (len(ids), 1))
+
+    def rewind(self, length: int = 0) -> None:
+        self.length = length
+
+    def score(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        return -self.logprobs[ids[:, 1:]], ids[:, 1:] == self.logprobs.argmax()
+
+
+def test_the_estimate_approaches_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KL(p || q) = sum of p log2(p / q) bits per token, over the sum of p * length bytes per token."""
+    monkeypatch.setattr(divergence, "SAMPLE_TOKENS", 20_000)
+    tokenizer = Tokenizer.train_bpe([TEXT], 300)
+    lengths = np.array([len(token) for token in tokenizer.token_bytes])
+    rng = np.random.default_rng(1)
+    p, q = rng.dirichlet(np.full(len(lengths), 0.5), 2) + 1e-6
+    p, q = p / p.sum(), q / q.sum()
+    bits = np.log2(p / q)
+    expected = (p @ bits) / (p @ lengths)
+    deviation = math.sqrt(p @ (bits - expected * lengths) ** 2 / 20_000) / (p @ lengths)  # of a ratio of means
+    estimate = kl_divergence(FixedProbabilities(p, 20_001), FixedProbabilities(q, 20_001), tokenizer)
+    assert expected > 20 * deviation
+    assert estimate == pytest.approx(expected, abs=5 * deviation)
+
+
+def test_a_model_does_not_diverge_from_itself_whatever_its_cache_holds() -> None:
+    tokenizer = Tokenizer.train_bpe([TEXT], 300)
+    model = NumpyRuntime(random_checkpoint(ModelConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, 32)))
+    model.prefill(range(20))
+    assert kl_divergence(model, model, tokenizer) == 0
