@@ -187,12 +187,12 @@ def test_a_pipe_gets_neither_legend_nor_captions(llm: Callable[..., Result], tin
 
 
 CAPTIONS = {
-    ("generate", "The cat", "--next", "3"): ("As uncertain as a choice among", "sum over the ways to spell it;"),
-    ("generate", "The cat", "--steps", "2"): ("the probability that the model gives a token",),
-    ("explain", "The cat"): ("A row is a token", "half as likely", "if it ended after this layer", "add up to 1",
-                             "over the ways to spell it."),
-    ("eval", "c.txt"): ("lower is better, 8 is no knowledge", "first guess"),
-    ("eval", "c.txt", "--per-token"): ("1/2 costs 1 bit",),
+    ("generate", "The cat", "--next", "3"): ("As uncertain as a choice among", "summed over its tokenizations;"),
+    ("generate", "The cat", "--steps", "2"): ("the probability of the token under the model",),
+    ("explain", "The cat"): ("Each row is a token", "half as likely", "if it ended after this layer", "sum to 1",
+                             "summed over its tokenizations."),
+    ("eval", "c.txt"): ("lower is better, 8 is no knowledge", "most likely one"),
+    ("eval", "c.txt", "--per-token"): ("probability 1/2 is 1 bit",),
     ("inspect", "--weights"): ("a histogram of a group's weights",),
 }  # fmt: skip
 

@@ -116,7 +116,7 @@ def test_models_side_by_side_documents_and_a_total(llm: Llm) -> None:
 def test_text_comes_from_standard_input_too(llm: Llm, tiny_model: Path) -> None:
     answer = llm("eval", "-", stdin=b"The cat sat.")
     assert answer.exit_code == 0 and answer.stderr.startswith(
-        "model.safetensors: context windows of 32 tokens, 16 apart"
+        "model.safetensors: context windows of 32 tokens, stride 16"
     )
     name, bits, perplexity, accuracy, tokens, size = answer.stdout.splitlines()[1].split("\t")
     assert name == "model.safetensors" and size == "12" and float(bits) > 0 and float(perplexity) > 1
@@ -161,16 +161,16 @@ def test_the_held_out_end_is_measured_with_the_rest_as_past(llm: Llm) -> None:
     assert found["from_byte"] == learned and row["bytes"] == record["held_out"]["bytes"]
     assert row["tokens"] == record["held_out"]["tokens"]
     assert row["bits_per_byte"] == pytest.approx(record["bits_per_byte"], abs=1e-4)  # it was measured whole
-    assert f"learned from the first {learned:,} bytes" in answer.stderr and "--whole" in answer.stderr
+    assert f"trained on the first {learned:,} bytes" in answer.stderr and "--whole" in answer.stderr
     assert all(b["past_bytes"] == learned for b in found["baselines"]) and len(found["baselines"]) == 3
     whole = llm("eval", "c.txt", "--json", "--whole")
     assert figures(whole)["results"][0]["bytes"] == len(TEXT.encode()) and figures(whole)["from_byte"] == 0
-    assert "learned from some of this text" in whole.stderr
+    assert "trained on some of this text" in whole.stderr
     Path("other.txt").write_text(TEXT[1:], "utf-8")
     other = llm("eval", "other.txt", "--json")
-    assert figures(other)["from_byte"] == 0 and "learned" not in other.stderr
+    assert figures(other)["from_byte"] == 0 and "trained on" not in other.stderr
     Path("more.txt").write_text("more")
-    assert "learned from some of this text" in llm("eval", "c.txt", "more.txt").stderr
+    assert "trained on some of this text" in llm("eval", "c.txt", "more.txt").stderr
 
 
 def test_of_several_models_the_one_that_learned_most_says_where_the_end_begins(llm: Llm) -> None:
@@ -187,11 +187,11 @@ def test_of_several_models_the_one_that_learned_most_says_where_the_end_begins(l
 
     answer = measured("a", "b", "none")
     assert {row["bytes"] for row in figures(answer)["results"]} == {10}
-    assert "b.safetensors learned from the first 150 bytes" in answer.stderr
+    assert "b.safetensors: trained on the first 150 bytes" in answer.stderr
     assert figures(measured("a"))["from_byte"] == 100 and figures(measured("none"))["from_byte"] == 0
     answer = measured("a", "all")
     assert figures(answer)["from_byte"] == 0
-    assert answer.stderr.count("learned from some of this text") == 2
+    assert answer.stderr.count("trained on some of this text") == 2
 
 
 # ---- what can go wrong

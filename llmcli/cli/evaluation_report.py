@@ -1,0 +1,157 @@
+"""What `llm eval` prints: scores beside those of compressors, or the surprisal of each token; as tables or as JSON."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmcli import units
+from llmcli.cli import console, tables, token_output
+from llmcli.cli.safe_text import visible_whitespace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmcli.data.tokenizer import Tokenizer
+    from llmcli.evaluation.compressors import Baseline
+    from llmcli.evaluation.evaluator import Score
+    from llmcli.evaluation.surprisal import Span
+
+MAX_TOKENS_SHOWN = 4_000  # in the text coloured by surprisal
+
+
+# ---- scores
+
+
+@dataclass(frozen=True)
+class ModelScore:
+    """How well a model predicts a document, or all documents together."""
+
+    model: str  # its name in the table
+    file: str | None  # the document; None: all together
+    score: "Score"
+    context: int  # tokens in a window
+    stride: int  # tokens between windows
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "model": self.model,
+            "file": self.file,
+            "bytes": self.score.bytes,
+            "tokens": self.score.tokens,
+            "bits_per_byte": round(self.score.bits_per_byte, 6),
+            "perplexity": round(self.score.perplexity, 6),
+            "accuracy": round(self.score.accuracy, 6),
+            "context": self.context,
+            "stride": self.stride,
+        }
+
+
+def print_scores(scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]", baseline_file: str | None) -> None:
+    """A table of models and compressors; the text has a column if there are several."""
+    rows = [
+        (
+            row.model, units.bits_per_byte(row.score.bits_per_byte), f"{row.score.perplexity:.2f}",
+            f"{row.score.accuracy:.3f}", str(row.score.tokens), str(row.score.bytes), row.file or "all",
+        )
+        for row in scores
+    ] + [
+        (row.name, units.bits_per_byte(row.bits_per_byte), "", "", "", str(row.bytes), baseline_file or "all")
+        for row in baselines
+    ]  # fmt: skip
+    columns = ("model", "bits/byte", "perplexity", "accuracy", "tokens", "bytes", "text")
+    count = len(columns) if len({row.file for row in scores}) > 1 else len(columns) - 1
+    tables.table(columns[:count], [row[:count] for row in rows], numbers=(1, 2, 3, 4, 5))
+    console.caption(
+        "bits/byte: lower is better, 8 is no knowledge of the text; it compares any models. perplexity: as uncertain "
+        "as a choice among that many equally likely tokens; it compares models with the same tokenizer only. accuracy: "
+        "share of tokens that were the model's most likely one."
+    )
+
+
+def baseline_json(baseline: "Baseline", file: str | None) -> dict[str, object]:
+    return {
+        "name": baseline.name,
+        "file": file,
+        "bytes": baseline.bytes,
+        "bits_per_byte": round(baseline.bits_per_byte, 6),
+        "past_bytes": baseline.past_bytes,
+        "pieces": baseline.pieces,
+    }
+
+
+# ---- surprisal of each token
+
+
+@dataclass(frozen=True)
+class TokenSurprisals:
+    """The surprisal of every token of some documents under a model."""
+
+    model: str
+    tokenizer: "Tokenizer"
+    ids: list[int]
+    bits: list[float]
+    files: list[str]
+    first_tokens: list[int]  # index of the first token of each file
+    score: "Score"
+
+    def as_json(self, spans: "Sequence[Span]", from_byte: int) -> dict[str, object]:
+        """`spans` are the most surprising passages, `from_byte` is where the measured text begins."""
+        return {
+            "model": self.model,
+            "files": [
+                {"file": file, "first_token": first} for file, first in zip(self.files, self.first_tokens, strict=True)
+            ],
+            "from_byte": from_byte,
+            "bits_per_byte": round(self.score.bits_per_byte, 6),
+            "tokens": [
+                {"id": token, "text": self.tokenizer.label(token), "bits": round(bits, 4)}
+                for token, bits in zip(self.ids, self.bits, strict=True)
+            ],
+            "most_surprising": [
+                {
+                    "first_token": span.start,
+                    "tokens": span.end - span.start,
+                    "bits": round(span.bits, 4),
+                    "text": self.tokenizer.decode(self.ids[span.start : span.end]),
+                }
+                for span in spans
+            ],
+        }
+
+    def show(self, spans: "Sequence[Span]") -> None:
+        """The texts with their tokens coloured by surprisal, then a table of the most surprising passages."""
+        shown = min(len(self.ids), MAX_TOKENS_SHOWN)
+        if shown < len(self.ids):
+            console.note(f"the first {shown:,} of {len(self.ids):,} tokens are shown; --json prints all")
+        ends = [*self.first_tokens[1:], len(self.ids)]
+        for file, first, end in zip(self.files, self.first_tokens, ends, strict=True):
+            end = min(end, shown)
+            if end > first:
+                if len(self.files) > 1:
+                    console.heading(file)
+                token_output.surprisals(self._text_with_bits(first, end))
+        console.heading(f"{units.bits_per_byte(self.score.bits_per_byte)} bits per byte; the most surprising passages:")
+        rows = [
+            (f"{span.bits:.1f}", f"{span.bits / (span.end - span.start):.2f}", f"{span.start + 1:,}", self._text(span))
+            for span in spans
+        ]
+        tables.table(("bits", "per token", "at token", "passage"), rows, numbers=(0, 1, 2))
+        console.caption("The surprisal of a token with probability 1/2 is 1 bit, with 1/4 2 bits, with 1/1024 10 bits.")
+
+    def _text(self, span: "Span") -> str:
+        text = self.tokenizer.decode_bytes(self.ids[span.start : span.end]).decode("utf-8", "ignore")
+        return visible_whitespace(text).replace("·", " ")
+
+    def _text_with_bits(self, first: int, end: int) -> list[tuple[str, float]]:
+        """(text, bits) of the tokens; tokens that share a character are joined."""
+        from llmcli.data.tokenizer import StreamDecoder
+
+        decoder = StreamDecoder()
+        rows, pending_bits = [], 0.0
+        for token, bits in zip(self.ids[first:end], self.bits[first:end], strict=True):
+            pending_bits += bits
+            if text := decoder.feed(self.tokenizer.token_bytes[token]):
+                rows.append((text, pending_bits))
+                pending_bits = 0.0
+        if rest := decoder.finish():
+            rows.append((rest, pending_bits))
+        return rows
