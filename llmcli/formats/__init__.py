@@ -1,1 +1,1 @@
-"""Files read and written: models, adapters, tokenizers, and how they are written safely."""
+"""File formats: models, adapters and ensembles, read and written; atomic output and locks."""

@@ -7,6 +7,7 @@ import math
 import mmap
 import struct
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,16 @@ TYPES_WITHOUT_VALUES = {
 }  # fmt: skip
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _TEXT, _LIST = 8, 9  # types of a field's value; _SCALARS are the others
+
+
+def is_gguf(path: Path) -> bool:
+    try:
+        if not path.is_file():  # opening a pipe would block
+            return False
+        with open(path, "rb") as file:
+            return file.read(4) == MAGIC
+    except OSError:
+        return False
 
 
 class GGUFHeader:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, dtypes, gguf_config, gguf_tokenizer, rotary_layout
-from llmcli.formats.gguf_header import MAGIC, GGUFHeader
+from llmcli.formats.gguf_header import GGUFHeader
 from llmcli.formats.gguf_names import ARCHITECTURES, CONFIG_KEYS, ROPE_FACTORS, expert_tensors, hf_tensor_name
 from llmcli.formats.gguf_package import import_gguf
 from llmcli.formats.header import Header, TensorInfo
@@ -30,16 +30,6 @@ _PROVENANCE_KEYS = (  # after "general."
     "name", "author", "organization", "license", "license.link", "description", "url", "source.url", "basename",
     "finetune", "size_label",
 )  # fmt: skip
-
-
-def is_gguf(path: Path) -> bool:
-    try:
-        if not path.is_file():  # opening a pipe would block
-            return False
-        with open(path, "rb") as file:
-            return file.read(4) == MAGIC
-    except OSError:
-        return False
 
 
 def read_header(path: Path) -> Header:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import LLMError
-from llmcli.formats import checkpoint, ensemble_file, gguf_reader, hf_directory, safetensors_header
+from llmcli.formats import checkpoint, ensemble_file, hf_directory, safetensors_header
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
+from llmcli.formats.gguf_header import is_gguf
 from llmcli.formats.header import Header
 from llmcli.formats.open_file import open_for_reading
 from llmcli.formats.safetensors_file import BLOCK_BYTES
@@ -25,7 +26,9 @@ def read_header(path: str | Path) -> Header:
     path = Path(path)
     if path.is_dir():
         return hf_directory.read_header(path)
-    if gguf_reader.is_gguf(path):
+    if is_gguf(path):
+        from llmcli.formats import gguf_reader  # with what it imports, only for a GGUF
+
         return gguf_reader.read_header(path)
     return safetensors_header.read_header(path)
 
@@ -45,7 +48,7 @@ def single_model(model: Checkpoint | Ensemble, path: str | Path) -> Checkpoint:
 def load_any(path: str | Path) -> Checkpoint | Ensemble:
     """Open a model in any format, or an ensemble of several. Raises LLMError."""
     path = Path(path)
-    if path.is_dir() or gguf_reader.is_gguf(path):
+    if path.is_dir() or is_gguf(path):
         return checkpoint.from_header(read_header(path))
     header = safetensors_header.read_header(path)
     return ensemble_file.from_header(header) if ensemble_file.is_ensemble(header) else checkpoint.load(path)

@@ -702,7 +702,7 @@ def test_a_model_that_cannot_be_saved_is_saved_elsewhere(llm: Llm, monkeypatch: 
             raise LLMError("the disk is full")
         real(path, model)
 
-    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr("llmcli.training.output.save", save)
     Path("c.txt").write_text(TEXT, "utf-8")
     answer = llm("train", "c.txt", "--steps", 1, "-o", "m.safetensors", "--json", "-q")  # said though quiet
     place = json.loads(answer.stdout.splitlines()[-1])["file"]
