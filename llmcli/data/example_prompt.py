@@ -73,7 +73,9 @@ def _beginning(sentence: str) -> str:
 
 def _beginning_of_word(word: str) -> str:
     """The beginning of a text without spaces."""
-    if _is_cased(word) and len(word) <= MAX_PROMPT:  # a line of one word, such as a name: half of it is no prompt
+    if (
+        _is_cased(word) and len(word) <= MAX_PROMPT
+    ):  # a line of one word, such as a name: half of it would not be a prompt
         return word
     most = min(MAX_PROMPT_WITHOUT_SPACES, max(1, len(word) // 2))
     boundaries = [i for i in range(1, len(word)) if not _joins(word, i)]

@@ -231,7 +231,7 @@ class Tokenizer:
 
     @cached_property
     def merge_pairs(self) -> list[tuple[int, int]]:
-        """The two tokens that each token was merged from; (-1, -1) for tokens that are no merges."""
+        """The two tokens that each token was merged from; (-1, -1) for tokens that are not merges."""
         model = json.loads(self._inner.to_str())["model"]
         vocabulary = model.get("vocab") or {}
         pairs = [(-1, -1)] * self.vocab_size

@@ -28,7 +28,7 @@ _LLAMA_3 = (
     "llama-v3",
 )  # these also put a token before a text, and ignore merges for whole words
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6  # types of tokens
-_UNMERGED_SCORE = -1e6  # of tokens that are no merges
+_UNMERGED_SCORE = -1e6  # of tokens that are not merges
 
 
 # ---- reading

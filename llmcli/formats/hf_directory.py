@@ -65,7 +65,7 @@ def read_header(directory: Path) -> Header:
         tensors = _without_head(tensors)
     elif _HEAD not in tensors:
         problem = (
-            f"it has no output head ({_HEAD}), as a base model or a classifier, and its embeddings are not tied, "
+            f"it has no output head ({_HEAD}), like a base model or a classifier, and its embeddings are not tied, "
             "so it cannot generate text; get the model for causal language modeling"
         )
     size = sum(header.file_bytes for header in headers)
@@ -88,7 +88,9 @@ def _read_text(path: Path) -> str:
             raise LLMError(f"{path} has over {MAX_TEXT_BYTES:,} bytes, too many for such a file")
         return path.read_text("utf-8")
     except FileNotFoundError as error:
-        raise LLMError(f"{path.parent} is no model: it has no {path.name}; a Hugging Face directory has one") from error
+        raise LLMError(
+            f"{path.parent} is not a model: it has no {path.name}; a Hugging Face directory has one"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise LLMError(f"{path} cannot be read as text: {error}") from error
 

@@ -34,5 +34,5 @@ def deinterleave(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
 
 
 def heads(config: ModelConfig) -> dict[str, int]:
-    """The projections whose rows are in such an order, and their number of heads."""
+    """The projections with rotary positions -> their number of heads."""
     return {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
