@@ -862,7 +862,7 @@ def test_a_file_is_named_after_what_it_holds(llm: Llm, tiny_model: Path) -> None
         answer = llm(*words)
         assert answer.exit_code == 2 and "to write a .gguf: llm export" in answer.stderr
     answer = llm("export", tiny_model, "n.safetensors", "--to", "gguf")
-    assert answer.exit_code == 2 and "name it so: n.gguf" in answer.stderr
+    assert answer.exit_code == 2 and "name it n.gguf" in answer.stderr
     assert not [*Path().glob("n.*")]
 
 

@@ -1,23 +1,29 @@
-"""`llm export`: hand a model to other programs."""
+"""`llm export`: convert a model for other programs, or quantize it."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import llmcli
 from llmcli import units
 from llmcli.cli import console
-from llmcli.cli.options import JsonOption, QuantizeOption, QuietOption, model_path, reject_options
+from llmcli.cli.options import JsonOption, QuietOption, model_path, one_of, reject_options
+from llmcli.config import DEFAULT_MODEL, QUANTIZATIONS
 from llmcli.errors import LLMError, command_line, usage
 from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
 
-NOISE = 0.001  # bits per byte: what a model loses against itself over so few words may be this much by chance
-FORMS = ("hf", "gguf", "tokenizer")
-LARGEST_F16 = 65504.0
-HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # as a safetensors file names them
+if TYPE_CHECKING:
+    from llmcli.formats.checkpoint import Checkpoint
+
+FORMATS = ("hf", "gguf", "tokenizer")
+EXAMPLES = {"gguf": "model.gguf", "tokenizer": "tokenizer.json"}  # names of outputs, by format
+HF_DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}  # -> as a safetensors file names them
+MAX_FLOAT16 = 65504.0
+MIN_DIVERGENCE = 0.001  # bits per byte: an estimate from one short text can be this much by chance
+MAX_CORPUS_NAMES = 5  # in the description of a model
 
 
 def export(
@@ -25,169 +31,241 @@ def export(
     names: Annotated[
         list[str],
         typer.Argument(
-            metavar="[MODEL] OUTPUT", help="The model, else the one here; and the file or directory to write."
+            metavar="[MODEL] OUTPUT",
+            help=f"Model to export (default: $LLMCLI_MODEL or {DEFAULT_MODEL}), and the file or directory to write.",
         ),
     ],
     to: Annotated[
-        str | None, typer.Option("--to", metavar="hf|gguf|tokenizer", help="The form to write, unless --quantize.")
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="hf|gguf|tokenizer",
+            help="Output format: Hugging Face directory, GGUF file, or the tokenizer alone.",
+            callback=one_of("--to", *FORMATS),
+        ),
     ] = None,
-    quantize: QuantizeOption = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            "--quantize",
+            metavar="int8|int4",
+            help="Write a .safetensors file with quantized weights instead.",
+            callback=one_of("--quantize", *QUANTIZATIONS),
+        ),
+    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
             "--dtype",
             metavar="f32|f16|bf16|q8_0|q4_0",
-            help="Data type of the weights (q8_0, q4_0: gguf only); default: as in the model.",
+            help="Data type of the weights; q8_0 and q4_0 for GGUF only (default: that of the model).",
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", metavar="TEXT", help="What the model is called.")] = None,
-    licence: Annotated[
-        str | None, typer.Option("--license", metavar="TEXT", help="Its licence, such as mit or apache-2.0.")
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="TEXT", help="Name of the model in its metadata.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    licence: Annotated[
+        str | None,
+        typer.Option("--license", metavar="TEXT", help="Licence in its metadata, such as mit or apache-2.0."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")] = False,
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a model for transformers (hf: a directory), for llama.cpp, Ollama and LM Studio (gguf), or its tokenizer;
-    or, with --quantize, a smaller file of ours.
+    """Convert a model to GGUF or Hugging Face format, or quantize it.
+
+    --to hf is for transformers, --to gguf for llama.cpp, Ollama and LM Studio.
 
     Example: llm export model.safetensors --to gguf model.gguf --dtype q8_0
     """
-    if to is None and quantize is None:
-        raise usage(f"say what to write: --to {', --to '.join(FORMS)}, or --quantize int8")
-    if to is not None and quantize is not None:
-        raise usage("--quantize writes a file of ours; a GGUF in few bits is made with --to gguf --dtype q8_0 or q4_0")
-    if to not in (None, *FORMS):
-        raise usage(f"--to must be {', '.join(FORMS)}, found {to}")
-    if len(names) > 2:
-        raise usage(f"one model and one output are wanted, found {len(names)} names: {command_line(names)}")
-    if to not in ("gguf", "hf"):
-        reject_options(context_, "without --to gguf or --to hf", "dtype")
-    if to == "hf" and dtype is not None and dtype not in HF_DTYPES:
-        quantized = "; for quantized weights: --to gguf" if dtype.startswith("q") else ""
-        raise usage(f"--dtype must be {', '.join(HF_DTYPES)} with --to hf, found {dtype}{quantized}")
-    if to in (None, "tokenizer"):
-        reject_options(context_, "with --to tokenizer" if to else "with --quantize", "name", "licence")
+    _check_options(context_, names, to, quantize, dtype)
     output, path = Path(names[-1]), model_path(names[0] if len(names) == 2 else None)
-    from llmcli.formats import atomic_io, file_lock, gguf_writer, hf_directory, loading
+    from llmcli.formats import loading
 
     if quantize:
         reject_gguf_name(output)
-    loaded = loading.load_any(path)
-    model = loaded.shared if to == "tokenizer" else loading.single_model(loaded, path)
-    reject_overwriting(output, "export", [path], "the model to export", by="")
-    reject_overwriting(output, "export", loading.files(path), "part of the model to export", by="")
-    if to == "gguf" and output.suffix.lower() == ".safetensors":
-        raise usage(f"{output}: --to gguf writes a .gguf; name it so: {output.with_suffix('.gguf')}")
-    if to == "hf":
-        if problem := context_.with_resource(file_lock.locked(output)):
-            console.note(f"{output} cannot be locked here ({problem}): see to it that nothing else writes it")
-        else:
-            atomic_io.remove_stale(output)
-        hf_directory.check_writable(output, force=force)
-    else:
-        example = {"gguf": "model.gguf", "tokenizer": "tokenizer.json"}.get(to or "", "model.safetensors")
-        atomic_io.check_writable(output, force=force, by="", example=example)
-    told = _told(model, path, name, licence)
+    source = loading.load_any(path)
+    model = source.shared if to == "tokenizer" else loading.single_model(source, path)
+    _check_output(context_, output, path, to, force)
     if quantize:
-        _quantized(model, output, quantize, json_)
+        _export_quantized(model, output, quantize, json_=json_)
         return
     if to == "tokenizer":
-        atomic_io.write(output, [model.tokenizer_json.encode("utf-8")])
+        _export_tokenizer(model, output)
     elif to == "hf":
-        if dtype:
-            model = _in_type(model, HF_DTYPES[dtype])
-        hf_directory.write(output, model, {key: value for key, value in told.items() if value}, _card(model, told))
+        _export_hf(model, output, dtype, _metadata(model, path, name, licence))
     else:
-        kinds = {
-            model.dtypes.get(tensor, "F32") for tensor, shape in model.config.tensor_shapes().items() if len(shape) > 1
-        }
-        loading.open_tokenizer(model)  # a broken one is told before
-        gguf_writer.write(output, model, dtype or (kinds.pop().lower() if len(kinds) == 1 else "f32"), told)
-    size = sum(file.stat().st_size for file in (output.iterdir() if output.is_dir() else [output]))
-    if json_:
-        console.json_result({"file": str(output), "to": to, "bytes": size})
-        return
-    console.note(f"saved {output}: {units.size(size)}")
-    if to == "gguf":
-        console.note("for Ollama, a Modelfile of this line, then: ollama create NAME -f Modelfile")
-        console.result(f"FROM {output.resolve()}")
+        _export_gguf(model, output, dtype, _metadata(model, path, name, licence))
+    _report(output, str(to), json_=json_)
 
 
-def _quantized(model: Any, output: Path, kind: str, json_: bool) -> None:
-    """Write a model in few bits, and say what that costs."""
+# ---- checks
+
+
+def _check_options(
+    context: typer.Context, names: list[str], to: str | None, quantize: str | None, dtype: str | None
+) -> None:
+    """Raise LLMError for options that are missing, or have no effect together."""
+    if to is None and quantize is None:
+        raise usage(f"choose a format: --to {', --to '.join(FORMATS)} or --quantize int8")
+    if to is not None and quantize is not None:
+        raise usage("--quantize writes a .safetensors file; for a quantized GGUF: --to gguf --dtype q8_0 (or q4_0)")
+    if len(names) > 2:
+        raise usage(f"give one model and one output, found {len(names)} names: {command_line(names)}")
+    if to not in ("gguf", "hf"):
+        reject_options(context, "without --to gguf or --to hf", "dtype")
+    if to == "hf" and dtype is not None and dtype not in HF_DTYPES:
+        advice = "; for quantized weights: --to gguf" if dtype.startswith("q") else ""
+        raise usage(f"--dtype must be {', '.join(HF_DTYPES)} with --to hf, found {dtype}{advice}")
+    if to in (None, "tokenizer"):
+        reject_options(context, "with --to tokenizer" if to else "with --quantize", "name", "licence")
+
+
+def _check_output(context: typer.Context, output: Path, model: Path, to: str | None, force: bool) -> None:
+    """Raise LLMError if the output cannot be written, or would replace the model."""
+    from llmcli.formats import atomic_io, hf_directory, loading
+
+    reject_overwriting(output, "export", [model], "the model to export", by="")
+    reject_overwriting(output, "export", loading.files(model), "part of the model to export", by="")
+    if to == "gguf" and output.suffix.lower() == ".safetensors":
+        raise usage(f"{output}: --to gguf writes a .gguf file; name it {output.with_suffix('.gguf')}")
+    if to == "hf":
+        _lock(context, output)
+        hf_directory.check_writable(output, force=force)
+    else:
+        atomic_io.check_writable(output, force=force, by="", example=EXAMPLES.get(to or "", DEFAULT_MODEL))
+
+
+def _lock(context: typer.Context, directory: Path) -> None:
+    """Lock a directory until the command ends, and remove temporary files that killed exports left beside it."""
+    from llmcli.formats import atomic_io, file_lock
+
+    if problem := context.with_resource(file_lock.locked(directory)):
+        console.note(f"{directory} cannot be locked here ({problem}); make sure that nothing else writes it")
+    else:
+        atomic_io.remove_stale(directory)
+
+
+# ---- one function per format
+
+
+def _export_tokenizer(model: "Checkpoint", output: Path) -> None:
+    from llmcli.formats import atomic_io
+
+    atomic_io.write(output, [model.tokenizer_json.encode("utf-8")])
+
+
+def _export_hf(model: "Checkpoint", output: Path, dtype: str | None, metadata: dict[str, str]) -> None:
+    from llmcli.formats import hf_directory
+
+    if dtype:
+        model = _converted(model, HF_DTYPES[dtype])
+    hf_directory.write(output, model, metadata, _model_card(model, metadata))
+
+
+def _export_gguf(model: "Checkpoint", output: Path, dtype: str | None, metadata: dict[str, str]) -> None:
+    from llmcli.formats import gguf_writer, loading
+
+    shapes = model.config.tensor_shapes()
+    dtypes = {model.dtypes.get(name, "F32") for name, shape in shapes.items() if len(shape) > 1}
+    own_dtype = dtypes.pop().lower() if len(dtypes) == 1 else "f32"
+    loading.open_tokenizer(model)  # raises LLMError for a tokenizer that cannot be used
+    gguf_writer.write(output, model, dtype or own_dtype, metadata)
+
+
+def _export_quantized(model: "Checkpoint", output: Path, kind: str, *, json_: bool) -> None:
+    """Write the model with quantized weights, and report how much its predictions change."""
     from llmcli.evaluation.divergence import kl_divergence
     from llmcli.formats import atomic_io, checkpoint, loading, quantization
     from llmcli.models.numpy_runtime import NumpyRuntime
     from llmcli.models.open_runtime import open_runtime
 
     if model.quantization == kind:
-        raise LLMError(f"the model is in {kind} already")
+        raise LLMError(f"the model is already quantized as {kind}")
     atomic_io.check_space(output, quantization.stored_bytes(model.config, kind) + len(model.tokenizer_json))
     checkpoint.save(output, replace(model, quantization=kind, dtypes={}))
-    size = output.stat().st_size
     quantized = loading.load(output)
-    few, tokenizer = open_runtime(quantized, on_note=console.note), loading.open_tokenizer(quantized)
-    lost = kl_divergence(NumpyRuntime(model), few, tokenizer)
+    runtime, tokenizer = open_runtime(quantized, on_note=console.note), loading.open_tokenizer(quantized)
+    divergence = kl_divergence(NumpyRuntime(model), runtime, tokenizer)
+    size = output.stat().st_size
     if json_:
-        answer = {"file": str(output), "quantize": kind, "bytes": size, "bits_per_byte_lost": lost}
-        console.json_result(answer)
-    else:
-        console.note(f"saved {output}: {units.size(size)}")
-        cost = f"it costs {lost:.4f} bits per byte" if lost >= NOISE else f"it costs less than {NOISE} bits per byte"
-        console.note(f"{cost} of the model's own words; of another text: llm eval")
+        console.json_result({"file": str(output), "quantize": kind, "bytes": size, "bits_per_byte_lost": divergence})
+        return
+    console.note(f"saved {output}: {units.size(size)}")
+    amount = f"{divergence:.4f}" if divergence >= MIN_DIVERGENCE else f"less than {MIN_DIVERGENCE}"
+    console.note(
+        f"KL divergence from the original: {amount} bits per byte of generated text; on a text of yours: "
+        f"llm eval TEXT -m ORIGINAL -m {output}"
+    )
 
 
-def _in_type(model: Any, dtype: str) -> Any:
-    """The same model with weights of one type. Raises LLMError when float16 cannot hold one."""
+def _report(output: Path, to: str, *, json_: bool) -> None:
+    size = sum(file.stat().st_size for file in (output.iterdir() if output.is_dir() else [output]))
+    if json_:
+        console.json_result({"file": str(output), "to": to, "bytes": size})
+        return
+    console.note(f"saved {output}: {units.size(size)}")
+    if to == "gguf":
+        console.note("for Ollama, write the next line to a file Modelfile, then: ollama create NAME -f Modelfile")
+        console.result(f"FROM {output.resolve()}")
+
+
+# ---- what other programs are told of a model
+
+
+def _converted(model: "Checkpoint", dtype: str) -> "Checkpoint":
+    """The same model, to be saved with weights of one type. Raises LLMError if a weight is too large for float16."""
     import numpy as np
 
     names = list(model.config.tensor_shapes())
     for name in names if dtype == "F16" else ():
         largest = float(np.abs(model.tensors[name]).max(initial=0.0))
-        if LARGEST_F16 < largest < float("inf"):
-            raise LLMError(f"{name} holds {largest:.6g}, float16 at most {LARGEST_F16:,.0f}; export with --dtype bf16")
+        if MAX_FLOAT16 < largest < float("inf"):
+            raise LLMError(
+                f"{name} contains {largest:.6g}, the largest float16 is {MAX_FLOAT16:,.0f}; export with --dtype bf16"
+            )
     return replace(model, dtypes=dict.fromkeys(names, dtype))
 
 
-def _told(model: Any, path: Path, name: str | None, licence: str | None) -> dict[str, str]:
-    """What is said of the model, in the names that GGUF has for it."""
+def _metadata(model: "Checkpoint", path: Path, name: str | None, licence: str | None) -> dict[str, str]:
+    """Name, licence, author and description of a model, under the keys of GGUF's general.*."""
     from llmcli.formats import atomic_io
 
     record, origin = model.record, model.record.get("imported", {})
-    told = {
+    values = {
         "type": "model",
         "name": name or origin.get("name") or Path(atomic_io.name_of(path.resolve())).stem,
         "license": licence or origin.get("license"),
         "author": origin.get("author"),
         "organization": origin.get("organization"),
-        "description": _history(record, origin),
+        "description": _description(record, origin),
     }
-    texts = {key: value for key, value in told.items() if isinstance(value, str) and value}
-    return {key: value.encode("utf-8", "replace").decode("utf-8") for key, value in texts.items()}
+    texts = {key: value for key, value in values.items() if isinstance(value, str) and value}
+    return {key: text.encode("utf-8", "replace").decode("utf-8") for key, text in texts.items()}
 
 
-def _history(record: dict[str, Any], origin: dict[str, Any]) -> str:
-    """Where it comes from, in a sentence or two."""
+def _description(record: dict[str, Any], origin: dict[str, Any]) -> str:
+    """Where a model comes from, in a few sentences."""
     corpus = record.get("corpus", [])
-    said = []
+    sentences = []
     if origin:
-        said.append(f"Imported from {origin.get('file')} ({origin.get('form')}).")
+        sentences.append(f"Imported from {origin.get('file')} ({origin.get('form')}).")
     if corpus:
-        names = ", ".join(str(d.get("name")) for d in corpus[:5]) + (" and others" if len(corpus) > 5 else "")
-        verb = "Taught" if origin or record.get("base") else "Trained"
-        said.append(f"{verb} by llmcli {llmcli.__version__} on {names}.")
+        names = ", ".join(str(document.get("name")) for document in corpus[:MAX_CORPUS_NAMES])
+        others = " and others" if len(corpus) > MAX_CORPUS_NAMES else ""
+        verb = "Fine-tuned" if origin or record.get("base") else "Trained"
+        sentences.append(f"{verb} by llmcli {llmcli.__version__} on {names}{others}.")
     bits = record.get("bits_per_byte")
     if isinstance(bits, float):
-        said.append(f"Held-out text: {bits:.3f} bits per byte.")
-    return " ".join(said) or f"Written by llmcli {llmcli.__version__}."
+        sentences.append(f"Held-out text: {bits:.3f} bits per byte.")
+    return " ".join(sentences) or f"Written by llmcli {llmcli.__version__}."
 
 
-def _card(model: Any, told: dict[str, str]) -> str:
+def _model_card(model: "Checkpoint", metadata: dict[str, str]) -> str:
     """The README.md of a Hugging Face directory."""
-    front = ["library_name: transformers", "pipeline_tag: text-generation"]
-    if "license" in told:
-        front.append(f"license: {json.dumps(told['license'])}")
-    lines = ["---", *front, "---", "", f"# {told['name']}", "", told["description"], ""]
+    front_matter = ["library_name: transformers", "pipeline_tag: text-generation"]
+    if "license" in metadata:
+        front_matter.append(f"license: {json.dumps(metadata['license'])}")
+    lines = ["---", *front_matter, "---", "", f"# {metadata['name']}", "", metadata["description"], ""]
     lines += [f"{model.config.parameters:,} parameters, context {model.config.max_position_embeddings:,} tokens.", ""]
     return "\n".join(lines)

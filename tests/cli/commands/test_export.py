@@ -12,10 +12,10 @@ from llmcli.formats import checkpoint, loading
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("out", "say what to write: --to hf, --to gguf, --to tokenizer, or --quantize int8"),
-        ("out --to onnx", "--to must be hf, gguf, tokenizer, found onnx"),
-        ("a b c --to hf", "one model and one output are wanted, found 3 names"),
-        ("out --to hf --quantize int8", "--quantize writes a file of ours"),
+        ("out", "choose a format: --to hf, --to gguf, --to tokenizer or --quantize int8"),
+        ("out --to onnx", "--to must be hf, gguf or tokenizer, found onnx"),
+        ("a b c --to hf", "give one model and one output, found 3 names"),
+        ("out --to hf --quantize int8", "--quantize writes a .safetensors file"),
         ("out --quantize int2", "--quantize must be int8 or int4"),
         ("out --to tokenizer --dtype f16", "--dtype has no effect without --to gguf or --to hf"),
         ("out --to hf --dtype q8_0", "--dtype must be f32, f16, bf16 with --to hf, found q8_0; for quantized weights"),
@@ -76,7 +76,7 @@ def test_what_float16_cannot_hold_is_told(tiny_model: Path, llm) -> None:
     model.tensors = tensors
     checkpoint.save("big.safetensors", model)
     found = llm("export", "big.safetensors", "there", "--to", "hf", "--dtype", "f16")
-    assert found.exit_code == 1 and "model.norm.weight holds 70000, float16 at most 65,504" in found.stderr
+    assert found.exit_code == 1 and "model.norm.weight contains 70000, the largest float16 is 65,504" in found.stderr
     assert not Path("there").exists()
 
 
@@ -102,7 +102,7 @@ def test_few_bits_are_a_smaller_file_and_say_what_they_cost(tiny_model: Path, ll
     assert rows[0]["bits_per_byte"] == pytest.approx(rows[1]["bits_per_byte"], rel=0.01)
     assert llm("generate", "The", "-m", "small.safetensors", "-n", 2).exit_code == 0
     again = llm("export", "small.safetensors", "smaller.safetensors", "--quantize", "int8")
-    assert again.exit_code == 1 and "in int8 already" in again.stderr
+    assert again.exit_code == 1 and "already quantized as int8" in again.stderr
     assert "U8" in llm("inspect", "small.safetensors").stdout
 
 
@@ -141,17 +141,17 @@ def test_import_of_what_is_no_model(llm, source: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lost", "said"),
+    ("divergence", "message"),
     [
-        (-0.0016, "it costs less than"),
-        (0.0004, "it costs less than"),
-        (0.0123, "it costs 0.0123 bits"),
+        (-0.0016, "from the original: less than 0.001 bits"),
+        (0.0004, "from the original: less than 0.001 bits"),
+        (0.0123, "from the original: 0.0123 bits"),
     ],
 )
-def test_a_cost_below_nothing_is_none(tiny_model: Path, llm, monkeypatch, lost: float, said: str) -> None:
-    monkeypatch.setattr("llmcli.evaluation.divergence.kl_divergence", lambda *_: lost)
+def test_a_cost_below_nothing_is_none(tiny_model: Path, llm, monkeypatch, divergence: float, message: str) -> None:
+    monkeypatch.setattr("llmcli.evaluation.divergence.kl_divergence", lambda *_: divergence)
     found = llm("export", "small.safetensors", "--quantize", "int4")
-    assert found.exit_code == 0 and said in found.stderr and "-0.0" not in found.stderr
+    assert found.exit_code == 0 and message in found.stderr and "-0.0" not in found.stderr
 
 
 def test_what_is_there_is_told_without_an_option_that_export_lacks(tiny_model: Path, llm) -> None:
