@@ -3,10 +3,11 @@
     python -m tests.benchmarks.mutants [--count 60] [--seed 1] [--only PACKAGE or MODULE] [--skip 0] [--time-limit 240]
 
 Works in a temporary copy of the project. A mutant of llmcli/PACKAGE/MODULE.py is "killed" when a fast test in
-tests/PACKAGE/test_MODULE.py fails (in all of tests/PACKAGE, if there is no such file), "killed by golden" when only
-tests/test_golden.py fails, "timeout" when the tests exceed the time limit, and "survived" otherwise. A survivor is
-equivalent to the original, or a constant that only benchmarks can judge, or a missing test. Modules take turns, so that
-each has about equally many mutants. `--skip` omits the first mutants, to continue an earlier run with the same seed.
+tests/PACKAGE/test_MODULE.py fails (in all of tests/PACKAGE, if there is no such file), "killed by slow tests" when only
+a slow one of them or tests/test_golden.py fails, "timeout" when the tests exceed the time limit, else "survived". A
+survivor is equivalent to the original, or a constant that only benchmarks can judge, or a missing test. Modules take
+turns, so that each has about equally many mutants. `--skip` omits the first mutants, to continue an earlier run
+with the same seed.
 """
 
 import argparse
@@ -162,7 +163,7 @@ def passes(copy: Path, time_limit: float, *words: str) -> bool:
         process.kill()
         process.join()
         raise TimeoutError
-    return process.exitcode == 0
+    return process.exitcode in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
 def outcome(mutant: Mutant, copy: Path, time_limit: float) -> str:
@@ -171,11 +172,13 @@ def outcome(mutant: Mutant, copy: Path, time_limit: float) -> str:
     original = path.read_text("utf-8")
     tests = Path("tests") / mutant.module.parent.name
     mirror = tests / f"test_{mutant.module.name}"
+    tests = mirror if (copy / mirror).exists() else tests
     path.write_text(mutant.source(), "utf-8")
     try:
-        if not passes(copy, time_limit, "-m", "not slow", str(mirror if (copy / mirror).exists() else tests)):
+        if not passes(copy, time_limit, "-m", "not slow", str(tests)):
             return "killed"
-        return "survived" if passes(copy, 3 * time_limit, "tests/test_golden.py") else "killed by golden"
+        is_alive = passes(copy, 3 * time_limit, "-m", "slow", str(tests), "tests/test_golden.py")
+        return "survived" if is_alive else "killed by slow tests"
     except TimeoutError:
         return "timeout"
     finally:

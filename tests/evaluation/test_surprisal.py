@@ -86,6 +86,11 @@ def test_a_short_text_is_one_passage() -> None:
     assert most_surprising(np.array([1.0, 2.0])) == [Span(0, 2, 3.0)]
 
 
+def test_empty_texts_have_no_passages() -> None:
+    assert most_surprising(np.array([])) == []
+    assert most_surprising(np.array([1.0, 2.0]), breaks=[2]) == [Span(0, 2, 3.0)]  # the last document is empty
+
+
 def test_in_a_terminal_the_text_is_tinted_and_cannot_command_it(tiny_model: Path) -> None:
     Path("a.txt").write_text("The cat sat\x1b[31m on りんご👨‍👩‍👧 the mat.\n" * 2, "utf-8")
     shown = in_a_terminal("eval", "a.txt", "--per-token").split("\x1b[K")[-1]  # after the progress

@@ -3,7 +3,8 @@
 import pytest
 
 from llmcli.errors import LLMError
-from llmcli.training.model_shapes import SHAPES, _divisors
+from llmcli.training.cost_model import CorpusSize
+from llmcli.training.model_shapes import SHAPES, _divisors, candidates
 from llmcli.training.plan import Request
 from tests.training.plans import plan, row
 
@@ -25,6 +26,19 @@ def test_every_requested_size_is_in_the_model():
     assert (model.num_hidden_layers, model.hidden_size, model.num_attention_heads) == (3, 80, 4)
     assert (model.num_key_value_heads, model.head_dim, model.max_position_embeddings) == (2, 20, 32)
     assert model.tie_word_embeddings is True
+
+
+def test_candidates_are_the_shapes_that_the_corpus_is_large_enough_for():
+    """100,000 tokens allow 0.006 * 10^8 = 600,000 layer parameters: 12 * 3 * 128^2 = 589,824 of the fourth shape, but
+    not 12 * 3 * 192^2 = 1,327,104 of the fifth. The smallest shape is always a candidate."""
+
+    def shapes(tokens: int) -> list[tuple[int, int]]:
+        configs = candidates(Request(), CorpusSize(tokens, 4 * tokens), 128, 1000, 0, induction=False)
+        return [(config.num_hidden_layers, config.hidden_size) for config in configs]
+
+    assert shapes(100_000) == list(SHAPES[:4])
+    assert shapes(100) == list(SHAPES[:1])
+    assert shapes(10**9) == list(SHAPES)
 
 
 def test_a_single_requested_size_leaves_the_other_to_the_planner():
