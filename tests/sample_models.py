@@ -1,6 +1,8 @@
 """Small models that were really trained, in every form there is, for tests that change or rename them."""
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +40,16 @@ def make_models(where: Path) -> Path:
     finally:
         os.chdir(here)
     return where
+
+
+def write_unhashed(
+    path: Path, metadata: dict[str, str] | None = None, body: Callable[[bytes], bytes] = lambda body: body
+) -> None:
+    """Change a model's metadata or its tensor bytes, and remove the hash that would reveal it."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    del header["__metadata__"]["sha256"]
+    header["__metadata__"] |= metadata or {}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body(data[8 + length :]))

@@ -1,4 +1,4 @@
-"""What a newcomer does, with the installed command and the project's own examples."""
+"""What a new user does first, with the installed command and the example corpora."""
 
 import json
 import os
@@ -18,15 +18,15 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
 
-def llm(*words: str, where: Path) -> subprocess.CompletedProcess[str]:
-    """The installed command, in a directory."""
+def llm(*words: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run the installed command in a directory."""
     command = shutil.which("llm", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     assert command, "the project is not installed: pip install -e '.[test]'"
-    return subprocess.run([command, *words], cwd=where, capture_output=True, text=True, timeout=900)
+    return subprocess.run([command, *words], cwd=directory, capture_output=True, text=True, timeout=900)
 
 
 def true_frequencies(corpus: str, start: str, end: str) -> dict[str, float]:
-    """How often each word stands between start and end in the lines of a corpus."""
+    """Relative frequencies of the words between `start` and `end` in the lines of a corpus."""
     lines = (EXAMPLES / corpus).read_text("utf-8").splitlines()
     counts = Counter(
         line[len(start) : -len(end)].strip() for line in lines if line.startswith(start) and line.endswith(end)
@@ -34,49 +34,49 @@ def true_frequencies(corpus: str, start: str, end: str) -> dict[str, float]:
     return {word: count / sum(counts.values()) for word, count in counts.items()}
 
 
-def next_words(prompt: str, where: Path) -> dict[str, float]:
-    found = json.loads(llm("generate", prompt, "--next", "12", "--json", where=where).stdout)
-    return {word["text"]: word["probability"] for word in found["next"]}
+def next_words(prompt: str, directory: Path) -> dict[str, float]:
+    predicted = json.loads(llm("generate", prompt, "--next", "12", "--json", directory=directory).stdout)
+    return {word["text"]: word["probability"] for word in predicted["next"]}
 
 
 @pytest.fixture(scope="module")
 def food(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with model.safetensors, trained by the README's command, in the type that every machine has."""
-    where = tmp_path_factory.mktemp("food")
+    """A directory with model.safetensors, trained as in the README but without a clock, in float32."""
+    directory = tmp_path_factory.mktemp("food")
     trained = llm(
-        "train", str(EXAMPLES / "food.txt"), "--epochs", "30", "--dtype", "float32", where=where
-    )  # as planned, without a clock
+        "train", str(EXAMPLES / "food.txt"), "--epochs", "30", "--dtype", "float32", directory=directory
+    )  # epochs instead of a time budget
     assert trained.returncode == 0, trained.stderr
-    return where
+    return directory
 
 
-def test_the_corpus_is_what_the_story_says() -> None:
+def test_the_corpus_has_the_documented_frequencies() -> None:
     eat = true_frequencies("food.txt", "I like to eat ", ".")
     assert eat["apple"] == 18 / 48 == 0.375 and eat["banana"] == 7 / 48
     assert "apple" not in true_frequencies("food.txt", "I like to drink ", ".")
 
 
 @pytest.mark.parametrize("prompt", ["I like to eat", "I like to drink", "They went to the", "The cat likes to"])
-def test_the_file_answers_with_the_frequencies_of_the_corpus(food: Path, prompt: str) -> None:
-    truth = true_frequencies("food.txt", prompt + " ", ".")
-    found = next_words(prompt, food)
-    for word, frequency in truth.items():
-        assert found.get(word, 0.0) == pytest.approx(frequency, abs=0.03), word
-    assert next(iter(found)) == max(truth, key=truth.__getitem__)
+def test_predicted_probabilities_equal_the_frequencies_in_the_corpus(food: Path, prompt: str) -> None:
+    expected = true_frequencies("food.txt", prompt + " ", ".")
+    predicted = next_words(prompt, food)
+    for word, frequency in expected.items():
+        assert predicted.get(word, 0.0) == pytest.approx(frequency, abs=0.03), word
+    assert next(iter(predicted)) == max(expected, key=expected.__getitem__)
 
 
-def test_context_matters(food: Path) -> None:
+def test_the_prediction_depends_on_the_context(food: Path) -> None:
     assert next_words("I like to drink", food).get("apple", 0.0) < 0.01
 
 
-def test_a_space_at_the_end_and_half_a_word_do_no_harm(food: Path) -> None:
+def test_prompts_that_end_in_a_space_or_inside_a_word(food: Path) -> None:
     whole, spaced = next_words("I like to eat", food), next_words("I like to eat ", food)
     assert spaced["apple"] == pytest.approx(whole["apple"], abs=0.02)
-    assert llm("generate", "I like to drin", "-n", "1", "-t", "0", where=food).stdout == "k\n"
+    assert llm("generate", "I like to drin", "-n", "1", "-t", "0", directory=food).stdout == "k\n"
 
 
-def test_it_talks(food: Path) -> None:
-    words = llm("generate", "I like to", "-n", "60", "--seed", "5", where=food)
+def test_generated_lines_consist_of_words_of_the_corpus(food: Path) -> None:
+    words = llm("generate", "I like to", "-n", "60", "--seed", "5", directory=food)
     assert words.returncode == 0 and words.stderr == ""
     known = set((EXAMPLES / "food.txt").read_text("utf-8").split())
     lines = words.stdout.split("\n")[1:-2]  # whole lines only
@@ -91,8 +91,8 @@ def test_any_safetensors_reader_opens_the_file(food: Path) -> None:
     assert {"model.embed_tokens.weight", "model.layers.0.self_attn.q_norm.weight", "model.norm.weight"} < names
 
 
-def test_looking_into_it(food: Path) -> None:
-    shown = llm("inspect", where=food).stdout
+def test_inspect_and_tokenize(food: Path) -> None:
+    shown = llm("inspect", directory=food).stdout
     for what in (
         "a model made by llmcli",
         "Qwen3ForCausalLM",
@@ -101,17 +101,17 @@ def test_looking_into_it(food: Path) -> None:
         "bits per byte by step",
     ):
         assert what in shown
-    tokens = json.loads(llm("tokenize", "I like to eat apple.", "--json", where=food).stdout)
+    tokens = json.loads(llm("tokenize", "I like to eat apple.", "--json", directory=food).stdout)
     assert "".join(tokens["tokens"]) == "I like to eat apple."
 
 
 def test_the_japanese_example(tmp_path: Path) -> None:
-    trained = llm("train", str(EXAMPLES / "asagohan.txt"), "--epochs", "12", where=tmp_path)
+    trained = llm("train", str(EXAMPLES / "asagohan.txt"), "--epochs", "12", directory=tmp_path)
     assert trained.returncode == 0, trained.stderr
-    truth = true_frequencies("asagohan.txt", "私は毎朝", "を食べます。")
-    found = next_words("私は毎朝", tmp_path)
-    assert found["リンゴ"] == pytest.approx(truth["リンゴ"], abs=0.06)
-    assert found["バナナ"] == pytest.approx(truth["バナナ"], abs=0.06)
+    expected = true_frequencies("asagohan.txt", "私は毎朝", "を食べます。")
+    predicted = next_words("私は毎朝", tmp_path)
+    assert predicted["リンゴ"] == pytest.approx(expected["リンゴ"], abs=0.06)
+    assert predicted["バナナ"] == pytest.approx(expected["バナナ"], abs=0.06)
     assert re.match(
-        r"(リンゴ|バナナ|納豆|パン|卵|魚)を食べます。\n", llm("generate", "私は毎朝", where=tmp_path).stdout
+        r"(リンゴ|バナナ|納豆|パン|卵|魚)を食べます。\n", llm("generate", "私は毎朝", directory=tmp_path).stdout
     )

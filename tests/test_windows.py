@@ -1,6 +1,5 @@
-"""Windows, as Python's documentation tells of it: simulated, so that these tests run on Linux.
-
-What it lacks is taken away; what is open there can neither be moved nor removed.
+"""Windows simulated on Linux, after Python's documentation: functions that it lacks are removed, and open files can
+neither be moved nor deleted.
 """
 
 import ast
@@ -47,8 +46,8 @@ def is_open(path: Any) -> bool:
 
 
 class Windows:
-    """The calls of the system as Windows has them. `busy` is the number of times that a file which another program has
-    open for a moment still refuses to be replaced."""
+    """System calls that behave as on Windows. `busy` is how many more times a file that another program has open
+    refuses to be replaced."""
 
     def __init__(self) -> None:
         self.busy = 0
@@ -89,7 +88,7 @@ class Windows:
 
 
 def locks() -> SimpleNamespace:
-    """The module msvcrt, as far as we need it."""
+    """The functions of the module msvcrt that are used."""
     import fcntl
 
     def locking(descriptor: int, mode: int, count: int) -> None:
@@ -147,14 +146,14 @@ def test_a_directory_is_written_and_replaced(windows: Windows) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 4])
-def test_a_file_that_is_busy_for_a_moment_is_replaced(windows: Windows, times: int) -> None:
+def test_a_file_that_is_in_use_for_a_moment_is_replaced(windows: Windows, times: int) -> None:
     atomic_io.write("f", [b"old"])
     windows.busy = times
     atomic_io.write("f", [b"new"])
     assert windows.busy == 0 and Path("f").read_bytes() == b"new"
 
 
-def test_a_file_that_stays_busy_stays(windows: Windows) -> None:
+def test_a_file_that_stays_in_use_is_kept(windows: Windows) -> None:
     atomic_io.write("f", [b"old"])
     with open("f", "rb") as reader, pytest.raises(LLMError, match="cannot access the file; nothing there was changed"):
         reader.read(1)
@@ -162,7 +161,7 @@ def test_a_file_that_stays_busy_stays(windows: Windows) -> None:
     assert Path("f").read_bytes() == b"old" and names() == ["f"]
 
 
-def test_a_file_that_cannot_be_replaced_is_told_before(windows: Windows) -> None:
+def test_a_read_only_file_is_refused_in_advance(windows: Windows) -> None:
     Path("f").write_bytes(b"old")
     Path("f").chmod(0o444)
     with pytest.raises(LLMError, match="f is read-only; allow writing: attrib -R f"):
@@ -177,20 +176,20 @@ def test_a_file_that_cannot_be_replaced_is_told_before(windows: Windows) -> None
         ("a.", "end"), ("a ", "end"),
     ],
 )  # fmt: skip
-def test_names_that_windows_does_not_take_are_told_before(windows: Windows, name: str, problem: str) -> None:
+def test_names_that_windows_does_not_allow_are_refused_in_advance(windows: Windows, name: str, problem: str) -> None:
     with pytest.raises(LLMError, match=rf"Windows.*; give another name with -o|{problem}.*Windows"):
         atomic_io.check_writable(name, force=False)
     assert re.search(problem, atomic_io.windows_name_problem(name))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "null", "com", "com10", "りんご.gguf", ".hidden", "a b.c"])
-def test_other_names_are_fine(windows: Windows, name: str) -> None:
+def test_other_names_are_allowed(windows: Windows, name: str) -> None:
     atomic_io.check_writable(name, force=False)
     atomic_io.write(name, [b"x"])
     assert names() == [name]
 
 
-def test_of_two_runs_one_is_refused(windows: Windows) -> None:
+def test_the_second_of_two_runs_is_refused(windows: Windows) -> None:
     for _ in range(2):
         with file_lock.locked(Path("f")) as problem:
             assert problem == ""
@@ -199,7 +198,7 @@ def test_of_two_runs_one_is_refused(windows: Windows) -> None:
         assert names() == []
 
 
-def test_a_system_without_any_locks_says_so(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_file_locks_is_reported(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "msvcrt", None)
     with file_lock.locked(Path("f")) as problem:
         assert problem == "this system has no file locks"
@@ -220,7 +219,7 @@ def test_standard_input_is_read_twice(windows: Windows, tmp_path: Path) -> None:
 # ---- the command
 
 
-def test_a_run_is_made_stopped_and_gone_on_with(windows: Windows, llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_stopped_and_resumed(windows: Windows, llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     words = ["train", "c.txt", *OPTIONS, "--steps", 12]
     assert llm(*words, "-o", "whole.safetensors").exit_code == 0
@@ -245,7 +244,7 @@ def test_a_run_is_made_stopped_and_gone_on_with(windows: Windows, llm: Llm, monk
 
 
 @pytest.mark.slow
-def test_other_commands_write_too(windows: Windows, llm: Llm, tiny_model: Path) -> None:
+def test_other_commands_write_their_files(windows: Windows, llm: Llm, tiny_model: Path) -> None:
     for words in (
         ["export", "model.safetensors", "hf", "--to", "hf"],
         ["export", "model.safetensors", "q.safetensors", "--quantize", "int8"],
@@ -263,7 +262,7 @@ def test_the_signals_of_windows_end_a_run(windows: Windows) -> None:
     assert termination_signals() == [signal.SIGTERM, signal.SIGUSR1]  # the latter stands for SIGBREAK
 
 
-def test_a_stopped_run_that_is_gone_on_with_has_no_file_open(windows: Windows, llm: Llm) -> None:
+def test_a_header_keeps_no_file_open(windows: Windows, llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     assert llm("train", "c.txt", *OPTIONS, "--steps", 1).exit_code == 0
     header = resume.read_header(Path("model.safetensors"))
@@ -274,7 +273,7 @@ def test_a_stopped_run_that_is_gone_on_with_has_no_file_open(windows: Windows, l
 
 
 class Console:
-    """kernel32, as far as colours need it."""
+    """The functions of kernel32 that set the console mode."""
 
     def __init__(self, *, is_console: bool, takes_colours: bool) -> None:
         self.is_console, self.takes_colours = is_console, takes_colours
@@ -294,7 +293,7 @@ class Console:
     ("is_console", "takes_colours", "modes", "plain"),
     [(True, True, [7, 7], False), (True, False, [7, 7], True), (False, False, [], False)],
 )
-def test_colours_are_turned_on_or_left_out(
+def test_escape_codes_are_enabled_or_colours_turned_off(
     is_console: bool, takes_colours: bool, modes: list[int], plain: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel = Console(is_console=is_console, takes_colours=takes_colours)
@@ -304,7 +303,7 @@ def test_colours_are_turned_on_or_left_out(
     assert kernel.modes == modes and bool(os.environ["NO_COLOR"]) == plain
 
 
-def test_a_pipe_whose_reader_has_gone_is_known_by_what_windows_says(windows: Windows) -> None:
+def test_a_pipe_without_a_reader_is_recognized_by_the_error_of_windows(windows: Windows) -> None:
     descriptor = os.eventfd(0)  # a file that says EINVAL to a short text
     with app._StandardOutput(descriptor, "w") as output, pytest.raises(BrokenPipeError):
         output.write(b"x")
@@ -312,8 +311,8 @@ def test_a_pipe_whose_reader_has_gone_is_known_by_what_windows_says(windows: Win
 
 @pytest.mark.parametrize("encoding", ["cp1252", "cp437", "ascii"])
 @pytest.mark.slow
-def test_what_does_not_fit_a_code_page_is_written_all_the_same(encoding: str, tiny_model: Path) -> None:
-    """Where Windows writes to a pipe or a file, in the code page of the country."""
+def test_characters_outside_the_code_page_are_written(encoding: str, tiny_model: Path) -> None:
+    """Output to a pipe or a file, which Windows writes in the code page of the locale."""
     environment = os.environ | {"PYTHONUTF8": "0", "PYTHONIOENCODING": encoding}
     for words in (["tokenize", "りんご 🍎"], ["inspect"], ["generate", "りんご", "-n", "3"], ["inspect", "りんご"]):
         run = subprocess.run([sys.executable, "-m", "llmcli", *words], capture_output=True, env=environment)
@@ -323,7 +322,7 @@ def test_what_does_not_fit_a_code_page_is_written_all_the_same(encoding: str, ti
         assert words[0] == "generate" or b"?" not in run.stdout
 
 
-def test_commands_to_type_are_quoted_for_its_shells() -> None:
+def test_suggested_commands_are_quoted_for_windows_shells() -> None:
     words = ["llm", "train", "my text.txt", "-o", "C:\\models\\m.safetensors"]
     assert command_line(words, windows=True) == 'llm train "my text.txt" -o C:\\models\\m.safetensors'
     assert command_line(words, windows=False) == "llm train 'my text.txt' -o 'C:\\models\\m.safetensors'"
@@ -332,8 +331,8 @@ def test_commands_to_type_are_quoted_for_its_shells() -> None:
 # ---- the source
 
 
-def test_no_text_is_read_or_written_in_the_encoding_of_the_country() -> None:
-    """In UTF-8, or with bytes: never as the locale says."""
+def test_no_text_is_read_or_written_in_the_locale_encoding() -> None:
+    """Text is read and written as UTF-8 or as bytes, never in the encoding of the locale."""
     for source in SOURCES:
         for call in (n for n in ast.walk(ast.parse(source.read_text("utf-8"))) if isinstance(n, ast.Call)):
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
@@ -348,7 +347,7 @@ def test_no_text_is_read_or_written_in_the_encoding_of_the_country() -> None:
                 assert "encoding" in named or any("b" in mode for mode in modes), where
 
 
-def test_what_windows_does_not_have_is_used_only_where_it_is_there() -> None:
+def test_functions_that_windows_lacks_are_used_only_if_present() -> None:
     for source in SOURCES:
         text = source.read_text("utf-8")
         tree = ast.parse(text)

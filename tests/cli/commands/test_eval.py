@@ -1,4 +1,4 @@
-"""`llm eval`: figures of models whose probabilities are known by hand, what is measured of which text, its looks."""
+"""`llm eval`: scores of models with known probabilities, which part of a text is measured, and its output."""
 
 import json
 import math
@@ -17,23 +17,23 @@ from tests.cli.terminals import in_a_terminal
 from tests.conftest import TEXT
 
 Llm = Callable[..., Result]
-BYTES = Tokenizer.train_bpe(["a"], 257)  # one token for each byte
+BYTES = Tokenizer.train_bpe(["a"], 257)  # one token per byte
 
 
-def bigram_model(path: str, chances: np.ndarray, record: dict | None = None) -> None:
-    """A model that tells each token from the one before it alone: chances [V, V], the row is the one before.
+def bigram_model(path: str, probabilities: np.ndarray, record: dict | None = None) -> None:
+    """A model that predicts each token from the one before it: probabilities [V, V], a row for each preceding token.
 
-    Attention and MLP write nothing, embeddings are the unit vectors, and the head holds the logarithms.
+    Attention and MLP output zeros, embeddings are unit vectors, and the output layer holds log probabilities.
     """
-    V = len(chances)
-    config = ModelConfig(V, V + 1, 8, 1, 1, 1, 4, 16)  # one more number, so that the width is even
+    V = len(probabilities)
+    config = ModelConfig(V, V + 1, 8, 1, 1, 1, 4, 16)  # plus one, so that the hidden size is even
     tensors = {name: np.zeros(shape, np.float32) for name, shape in config.tensor_shapes().items()}
     tensors["model.embed_tokens.weight"][:, :V] = np.eye(V)
     for name, tensor in tensors.items():
         if name.endswith("norm.weight"):
             tensor[:] = 1
     length = math.sqrt(1 / (V + 1) + config.rms_norm_eps)  # the final norm divides a unit vector by this
-    tensors["lm_head.weight"][:, :V] = np.log(chances).T * length
+    tensors["lm_head.weight"][:, :V] = np.log(probabilities).T * length
     save(path, Checkpoint(config, BYTES.to_json(), tensors, record or {}))
 
 
@@ -41,15 +41,15 @@ UNIFORM = np.full((257, 257), 1 / 257)
 
 
 def successor() -> np.ndarray:
-    """After each byte the next one of the alphabet with 0.9, all others alike."""
-    chances = np.full((257, 257), 0.1 / 256)
+    """After each letter the next one of the alphabet has probability 0.9; the rest is uniform."""
+    probabilities = np.full((257, 257), 0.1 / 256)
     after = {BYTES.encode(chr(97 + i))[0]: BYTES.encode(chr(97 + (i + 1) % 26))[0] for i in range(26)}
     for before, now in after.items():
-        chances[before, now] = 0.9
-    return chances
+        probabilities[before, now] = 0.9
+    return probabilities
 
 
-def figures(answer: Result) -> dict:
+def results_of(answer: Result) -> dict:
     assert answer.exit_code == 0, answer.stderr
     return json.loads(answer.stdout)
 
@@ -58,7 +58,7 @@ def figures(answer: Result) -> dict:
 def test_a_uniform_model_needs_the_logarithm_of_its_vocabulary(llm: Llm, device: str) -> None:
     bigram_model("model.safetensors", UNIFORM)
     Path("t.txt").write_text("りんご and apple " * 20, "utf-8")
-    [found] = figures(llm("eval", "t.txt", "--json", "--device", device))["results"]
+    [found] = results_of(llm("eval", "t.txt", "--json", "--device", device))["results"]
     assert found["bytes"] == found["tokens"] == len("りんご and apple ".encode()) * 20
     assert found["bits_per_byte"] == pytest.approx(math.log2(257), abs=1e-6)
     assert found["perplexity"] == pytest.approx(257, abs=1e-3)
@@ -69,7 +69,7 @@ def test_a_uniform_model_needs_the_logarithm_of_its_vocabulary(llm: Llm, device:
 def test_a_bigram_model_by_hand(llm: Llm, device: str) -> None:
     bigram_model("model.safetensors", successor())
     Path("t.txt").write_text("abcdefgh" * 10 + "xyzabq")
-    [found] = figures(llm("eval", "t.txt", "--json", "--device", device))["results"]
+    [found] = results_of(llm("eval", "t.txt", "--json", "--device", device))["results"]
     # the first a: after the end of text all 257 are alike. Then 7 in each of the 10 runs, and y z a b of the rest, are
     # successors; what begins the 9 later runs, the x and the q are not.
     right, wrong = 10 * 7 + 4, 9 + 1 + 1
@@ -82,7 +82,7 @@ def test_a_bigram_model_by_hand(llm: Llm, device: str) -> None:
 
 def test_numpy_and_torch_agree(llm: Llm, tiny_model: Path) -> None:
     Path("t.txt").write_text(TEXT, "utf-8")
-    numpy, torch = (figures(llm("eval", "t.txt", "--json", "--device", d))["results"][0] for d in ("cpu", "auto"))
+    numpy, torch = (results_of(llm("eval", "t.txt", "--json", "--device", d))["results"][0] for d in ("cpu", "auto"))
     for key in ("bits_per_byte", "perplexity", "accuracy"):
         assert numpy[key] == pytest.approx(torch[key], rel=1e-5)
 
@@ -90,7 +90,7 @@ def test_numpy_and_torch_agree(llm: Llm, tiny_model: Path) -> None:
 # ---- rows
 
 
-def test_models_side_by_side_documents_and_a_total(llm: Llm) -> None:
+def test_results_of_each_model_and_document_and_all_together(llm: Llm) -> None:
     bigram_model("u.safetensors", UNIFORM)
     bigram_model("s.safetensors", successor())
     Path("d").mkdir()
@@ -99,7 +99,7 @@ def test_models_side_by_side_documents_and_a_total(llm: Llm) -> None:
     Path("d/3.bin").write_bytes(b"\xff\0")
     answer = llm("eval", "d", "-m", "u.safetensors", "-m", "s.safetensors", "--json")
     assert "skipped: d/3.bin" in answer.stderr
-    found = figures(answer)["results"]
+    found = results_of(answer)["results"]
     assert [(r["model"][0], r["file"]) for r in found] == [
         ("s", "d/1.txt"), ("u", "d/1.txt"), ("u", "d/2.txt"), ("s", "d/2.txt"), ("s", None), ("u", None)
     ]  # fmt: skip
@@ -113,7 +113,7 @@ def test_models_side_by_side_documents_and_a_total(llm: Llm) -> None:
     assert table[2][1:6] == ["8.006", "257.00", "0.000", "57", "57"]
 
 
-def test_text_comes_from_standard_input_too(llm: Llm, tiny_model: Path) -> None:
+def test_the_text_may_come_from_standard_input(llm: Llm, tiny_model: Path) -> None:
     answer = llm("eval", "-", stdin=b"The cat sat.")
     assert answer.exit_code == 0 and answer.stderr.startswith(
         "model.safetensors: context windows of 32 tokens, stride 16"
@@ -123,7 +123,7 @@ def test_text_comes_from_standard_input_too(llm: Llm, tiny_model: Path) -> None:
     assert 0 <= float(accuracy) <= 1 and 0 < int(tokens) <= 12
 
 
-def test_in_a_terminal_it_is_a_table(tiny_model: Path) -> None:
+def test_a_terminal_gets_a_table(tiny_model: Path) -> None:
     Path("t.txt").write_text("The cat sat.")
     shown = in_a_terminal("eval", "t.txt")
     for word in ("bits/byte", "perplexity", "accuracy", "model.safetensors", "PPM, adapting", "xz"):
@@ -133,20 +133,20 @@ def test_in_a_terminal_it_is_a_table(tiny_model: Path) -> None:
 # ---- compressors
 
 
-def test_baselines_are_those_of_the_text_after_its_past(llm: Llm, tiny_model: Path) -> None:
+def test_compressors_read_the_past_first(llm: Llm, tiny_model: Path) -> None:
     Path("t.txt").write_text("The cat sat on the hat. " * 3)
     Path("p.txt").write_text(TEXT, "utf-8")
     for words, past in (([], ""), (["--past", "p.txt"], TEXT), (["--past", "p.txt", "--past", "t.txt"], None)):
         text = Path("t.txt").read_bytes()
-        wanted = baselines(text, TEXT.encode() + text if past is None else past.encode())
-        found = figures(llm("eval", "t.txt", "--json", *words))["baselines"]
-        assert {b["name"]: b["bits_per_byte"] for b in found} == {b.name: round(b.bits_per_byte, 6) for b in wanted}
+        expected = baselines(text, TEXT.encode() + text if past is None else past.encode())
+        found = results_of(llm("eval", "t.txt", "--json", *words))["baselines"]
+        assert {b["name"]: b["bits_per_byte"] for b in found} == {b.name: round(b.bits_per_byte, 6) for b in expected}
         assert all(b["file"] == "t.txt" and b["bytes"] == len(text) for b in found)
         bits = [b["bits_per_byte"] for b in found]
         assert bits == sorted(bits)
 
 
-# ---- a text that a model learned from
+# ---- a text that a model was trained on
 
 
 @pytest.mark.slow
@@ -154,65 +154,65 @@ def test_the_held_out_end_is_measured_with_the_rest_as_past(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     assert llm("train", "c.txt", "--steps", 3, "--context", 16, "-q").exit_code == 0
     record = load("model.safetensors").record
-    learned = record["train_bytes"]
+    trained_bytes = record["train_bytes"]
     answer = llm("eval", "c.txt", "--json")
-    found = figures(answer)
+    found = results_of(answer)
     [row] = found["results"]
-    assert found["from_byte"] == learned and row["bytes"] == record["held_out"]["bytes"]
+    assert found["from_byte"] == trained_bytes and row["bytes"] == record["held_out"]["bytes"]
     assert row["tokens"] == record["held_out"]["tokens"]
     assert row["bits_per_byte"] == pytest.approx(record["bits_per_byte"], abs=1e-4)  # it was measured whole
-    assert f"trained on the first {learned:,} bytes" in answer.stderr and "--whole" in answer.stderr
-    assert all(b["past_bytes"] == learned for b in found["baselines"]) and len(found["baselines"]) == 3
+    assert f"trained on the first {trained_bytes:,} bytes" in answer.stderr and "--whole" in answer.stderr
+    assert all(b["past_bytes"] == trained_bytes for b in found["baselines"]) and len(found["baselines"]) == 3
     whole = llm("eval", "c.txt", "--json", "--whole")
-    assert figures(whole)["results"][0]["bytes"] == len(TEXT.encode()) and figures(whole)["from_byte"] == 0
+    assert results_of(whole)["results"][0]["bytes"] == len(TEXT.encode()) and results_of(whole)["from_byte"] == 0
     assert "trained on some of this text" in whole.stderr
     Path("other.txt").write_text(TEXT[1:], "utf-8")
     other = llm("eval", "other.txt", "--json")
-    assert figures(other)["from_byte"] == 0 and "trained on" not in other.stderr
+    assert results_of(other)["from_byte"] == 0 and "trained on" not in other.stderr
     Path("more.txt").write_text("more")
     assert "trained on some of this text" in llm("eval", "c.txt", "more.txt").stderr
 
 
-def test_of_several_models_the_one_that_learned_most_says_where_the_end_begins(llm: Llm) -> None:
+def test_the_model_trained_on_most_of_the_text_sets_the_held_out_start(llm: Llm) -> None:
     from llmcli.data.corpus import read_corpus
 
     Path("c.txt").write_text("abcdefgh" * 20)
     document = read_corpus(["c.txt"]).documents[0]
-    for name, learned in (("a", 100), ("b", 150), ("all", 160), ("none", None)):
-        record = {"corpus": [{"sha256": document.sha256}], "train_bytes": learned} if learned else {}
+    for name, trained_bytes in (("a", 100), ("b", 150), ("all", 160), ("none", None)):
+        record = {"corpus": [{"sha256": document.sha256}], "train_bytes": trained_bytes} if trained_bytes else {}
         bigram_model(f"{name}.safetensors", UNIFORM, record)
 
     def measured(*names: str) -> Result:
         return llm("eval", "c.txt", "--json", *(word for name in names for word in ("-m", f"{name}.safetensors")))
 
     answer = measured("a", "b", "none")
-    assert {row["bytes"] for row in figures(answer)["results"]} == {10}
+    assert {row["bytes"] for row in results_of(answer)["results"]} == {10}
     assert "b.safetensors: trained on the first 150 bytes" in answer.stderr
-    assert figures(measured("a"))["from_byte"] == 100 and figures(measured("none"))["from_byte"] == 0
+    assert results_of(measured("a"))["from_byte"] == 100 and results_of(measured("none"))["from_byte"] == 0
     answer = measured("a", "all")
-    assert figures(answer)["from_byte"] == 0
+    assert results_of(answer)["from_byte"] == 0
     assert answer.stderr.count("trained on some of this text") == 2
 
 
-# ---- what can go wrong
+# ---- errors and limits
 
 
-def test_a_tokenizer_that_does_not_fit_is_told_with_its_model(llm: Llm, tiny_model: Path) -> None:
+def test_the_error_for_an_unsuitable_tokenizer_names_its_model(llm: Llm, tiny_model: Path) -> None:
     Path("t.txt").write_text("cafe\u0301", "utf-8")
     good = load(tiny_model)
     made = json.loads(good.tokenizer_json)
-    for text, said in (("", "is not JSON"), (json.dumps(made | {"normalizer": {"type": "NFC"}}), "changes t.txt")):
+    for text, message in (("", "is not JSON"), (json.dumps(made | {"normalizer": {"type": "NFC"}}), "changes t.txt")):
         save("bad.safetensors", Checkpoint(good.config, text, dict(good.tensors)))
         answer = llm("eval", "t.txt", "-m", "model.safetensors", "-m", "bad.safetensors", "-q")
         assert answer.exit_code == 1 and answer.stdout == "" and answer.stderr.count("\n") == 1
-        assert answer.stderr.startswith("error: bad.safetensors: ") and said in answer.stderr
+        assert answer.stderr.startswith("error: bad.safetensors: ") and message in answer.stderr
 
 
-def test_a_shorter_context_can_be_asked_for_and_a_longer_one_is_refused(llm: Llm) -> None:
+def test_a_shorter_context_is_used_and_a_longer_one_is_refused(llm: Llm) -> None:
     bigram_model("model.safetensors", successor())
     Path("t.txt").write_text("abcdefgh" * 10)
-    [whole] = figures(llm("eval", "t.txt", "--json"))["results"]
-    [short] = figures(llm("eval", "t.txt", "--json", "--context", "4"))["results"]
+    [whole] = results_of(llm("eval", "t.txt", "--json"))["results"]
+    [short] = results_of(llm("eval", "t.txt", "--json", "--context", "4"))["results"]
     assert (short["context"], short["stride"]) == (4, 2)
     assert short["bits_per_byte"] == pytest.approx(whole["bits_per_byte"])  # a bigram model needs one token
     refused = llm("eval", "t.txt", "--context", "17")
@@ -220,10 +220,10 @@ def test_a_shorter_context_can_be_asked_for_and_a_longer_one_is_refused(llm: Llm
     assert "--context 17 is longer than the model's context of 16 tokens; give --context 16 or less" in refused.stderr
 
 
-def test_a_long_context_is_capped_and_that_is_said(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_context_is_limited_with_a_note(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmcli.evaluation.evaluator.EVALUATION_CONTEXT", 8)
     bigram_model("model.safetensors", UNIFORM)
     Path("t.txt").write_text("abcdefgh" * 10)
     answer = llm("eval", "t.txt", "--json")
-    assert figures(answer)["results"][0]["context"] == 8
+    assert results_of(answer)["results"][0]["context"] == 8
     assert "context windows of 8 tokens (of 16; --context changes it)" in answer.stderr

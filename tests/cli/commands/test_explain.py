@@ -1,4 +1,4 @@
-"""`llm explain`: the shape of its JSON, its pictures at any width, what can be wrong."""
+"""`llm explain`: its JSON, its charts at several terminal widths, its errors."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(next_words, "MAX_EVALUATIONS", 50)
 
 
-def test_json_tells_what_the_explainer_found(llm: Llm, tiny_model: Path) -> None:
+def test_json_equals_the_explanation(llm: Llm, tiny_model: Path) -> None:
     found = json.loads(llm("explain", "The cat", "--literal", "--next", 3, "--json").stdout)
     assert set(found) == {
         "prompt", "tokens", "tail", "cut", "earlier", "attention", "lens", "next_tokens", "entropy_bits", "next",
@@ -54,19 +54,23 @@ def test_json_tells_what_the_explainer_found(llm: Llm, tiny_model: Path) -> None
 
 def test_probabilities_are_those_that_generate_prints(llm: Llm, tiny_model: Path) -> None:
     found = json.loads(llm("explain", "The cat", "--literal", "--next", 300, "--json").stdout)
-    said = json.loads(llm("generate", "The cat", "--literal", "-n", 1, "-t", 0, "--json").stdout)["tokens"][0]
+    message = json.loads(llm("generate", "The cat", "--literal", "-n", 1, "-t", 0, "--json").stdout)["tokens"][0]
     likeliest = found["next_tokens"][0]
-    assert (likeliest["id"], likeliest["text"], likeliest["logprob"]) == (said["id"], said["text"], said["logprob"])
-    said = json.loads(llm("generate", "The cat", "--next", 300, "--json").stdout)
-    assert [(w["text"], w["probability"]) for w in said["next"]] == [
+    assert (likeliest["id"], likeliest["text"], likeliest["logprob"]) == (
+        message["id"],
+        message["text"],
+        message["logprob"],
+    )
+    message = json.loads(llm("generate", "The cat", "--next", 300, "--json").stdout)
+    assert [(w["text"], w["probability"]) for w in message["next"]] == [
         (w["text"], w["probability"]) for w in found["next"]
     ]
-    assert found["unexplored"] == said["unexplored"]
+    assert found["unexplored"] == message["unexplored"]
     # all but what is never written, which a random model holds for likely: bytes that are no UTF-8
     tokenizer = open_tokenizer(load(tiny_model))
     own = softmax(NumpyRuntime(load(tiny_model)).prefill(tokenizer.encode("The cat")))
-    wanted = own[tokenizer.vocabulary.allowed(START)].sum()
-    assert sum(token["probability"] for token in found["next_tokens"]) == pytest.approx(wanted, abs=1e-3)
+    expected = own[tokenizer.vocabulary.allowed(START)].sum()
+    assert sum(token["probability"] for token in found["next_tokens"]) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "200"])
@@ -74,7 +78,7 @@ def test_probabilities_are_those_that_generate_prints(llm: Llm, tiny_model: Path
     "prompt", ["The cat sat on the mat. The dog ate", f"りんごを食べる。{FAMILY}", "a\x1b[31mb\u202e\tc"]
 )
 @pytest.mark.slow
-def test_every_line_fits_its_terminal(tiny_model: Path, prompt: str, columns: str) -> None:
+def test_every_line_fits_the_terminal(tiny_model: Path, prompt: str, columns: str) -> None:
     sure = load(tiny_model)
     louder = {name: 20 * t if name == "model.norm.weight" else t for name, t in sure.tensors.items()}
     save(tiny_model, replace(sure, tensors=louder))
@@ -86,7 +90,7 @@ def test_every_line_fits_its_terminal(tiny_model: Path, prompt: str, columns: st
         assert not pictures or cell_len(line.rstrip()) <= int(columns), line
 
 
-def test_the_heat_map_keeps_the_last_tokens_that_fit(llm: Llm, tiny_model: Path) -> None:
+def test_the_heat_map_shows_the_last_tokens_that_fit(llm: Llm, tiny_model: Path) -> None:
     answer = llm("explain", "The cat sat on the mat. The dog ate the hat. " * 4, "--literal")
     assert "(the last 29 of 32 tokens; --html shows more, --json all)" in answer.stdout
     assert "do not fit the context of 32" in answer.stderr
@@ -95,14 +99,14 @@ def test_the_heat_map_keeps_the_last_tokens_that_fit(llm: Llm, tiny_model: Path)
     assert not any(line.startswith(" 3 ") and "+" not in line and "-" not in line for line in rows)
 
 
-def test_a_pipe_gets_no_colours_and_nothing_goes_to_stderr(llm: Llm, tiny_model: Path) -> None:
+def test_a_pipe_gets_no_colours_and_stderr_is_empty(llm: Llm, tiny_model: Path) -> None:
     answer = llm("explain", "The cat")
     assert answer.exit_code == 0 and "\x1b" not in answer.stdout.replace("\x1b[1m", "").replace("\x1b[0m", "")
     assert answer.stderr == ""
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         ("--layer 3", 2, "--layer must be at most 2 for model.safetensors, found 3"),
         ("--layer 1 --head 5", 2, "--head must be at most 4 for model.safetensors, found 5"),
@@ -115,12 +119,12 @@ def test_a_pipe_gets_no_colours_and_nothing_goes_to_stderr(llm: Llm, tiny_model:
         ("-m nofile", 1, "no file or directory nofile"),
     ],
 )
-def test_one_clear_line(llm: Llm, tiny_model: Path, words: str, code: int, said: str) -> None:
+def test_every_mistake_is_reported_in_one_line(llm: Llm, tiny_model: Path, words: str, code: int, message: str) -> None:
     answer = llm("explain", "The cat", *words.split())
     assert answer.exit_code == code and answer.stdout == ""
-    assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1 and said in answer.stderr
+    assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1 and message in answer.stderr
 
 
-def test_an_empty_prompt_is_told(llm: Llm, tiny_model: Path) -> None:
+def test_an_empty_prompt_is_refused(llm: Llm, tiny_model: Path) -> None:
     answer = llm("explain", "")
     assert answer.exit_code == 1 and "the prompt is empty" in answer.stderr

@@ -1,4 +1,4 @@
-"""`llm export` and `llm import`: what is written, and what is refused in one line."""
+"""`llm export` and `llm import`: the files they write, and their errors."""
 
 import json
 from pathlib import Path
@@ -13,29 +13,29 @@ from llmcli.formats import checkpoint, loading
     ("words", "message"),
     [
         ("out", "choose a format: --to hf, --to gguf, --to tokenizer or --quantize int8"),
-        ("out --to onnx", "--to must be hf, gguf or tokenizer, found onnx"),
-        ("a b c --to hf", "give one model and one output, found 3 names"),
+        ("out --to onnx", "--to must be hf, gguf or tokenizer, answer onnx"),
+        ("a b c --to hf", "give one model and one output, answer 3 names"),
         ("out --to hf --quantize int8", "--quantize writes a .safetensors file"),
         ("out --quantize int2", "--quantize must be int8 or int4"),
         ("out --to tokenizer --dtype f16", "--dtype has no effect without --to gguf or --to hf"),
-        ("out --to hf --dtype q8_0", "--dtype must be f32, f16, bf16 with --to hf, found q8_0; for quantized weights"),
-        ("out --to hf --dtype int8", "--dtype must be f32, f16, bf16 with --to hf, found int8"),
+        ("out --to hf --dtype q8_0", "--dtype must be f32, f16, bf16 with --to hf, answer q8_0; for quantized weights"),
+        ("out --to hf --dtype int8", "--dtype must be f32, f16, bf16 with --to hf, answer int8"),
         ("out --to tokenizer --name x", "--name has no effect with --to tokenizer"),
     ],
 )
-def test_wrong_usage(tiny_model: Path, llm, words: str, message: str) -> None:
-    found = llm("export", *words.split())
-    assert found.exit_code == 2 and message in found.stderr
+def test_usage_errors(tiny_model: Path, llm, words: str, message: str) -> None:
+    answer = llm("export", *words.split())
+    assert answer.exit_code == 2 and message in answer.stderr
     assert not Path("out").exists()
 
 
-def test_gguf_of_an_unknown_type(tiny_model: Path, llm) -> None:
+def test_an_unknown_dtype_of_a_gguf_is_refused(tiny_model: Path, llm) -> None:
     pytest.importorskip("gguf", reason="needs the extra gguf")
-    found = llm("export", "m.gguf", "--to", "gguf", "--dtype", "q2")
-    assert found.exit_code == 2 and "--dtype must be f32, f16, bf16, q8_0, q4_0" in found.stderr
+    answer = llm("export", "m.gguf", "--to", "gguf", "--dtype", "q2")
+    assert answer.exit_code == 2 and "--dtype must be f32, f16, bf16, q8_0, q4_0" in answer.stderr
 
 
-def test_the_tokenizer_alone(tiny_model: Path, llm) -> None:
+def test_export_of_the_tokenizer_alone(tiny_model: Path, llm) -> None:
     assert llm("export", "t.json", "--to", "tokenizer").exit_code == 0
     assert Path("t.json").read_text("utf-8") == checkpoint.load(tiny_model).tokenizer_json
     again = llm("export", "t.json", "--to", "tokenizer")
@@ -43,14 +43,14 @@ def test_the_tokenizer_alone(tiny_model: Path, llm) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "name"), [("f32", "float32"), ("f16", "float16"), ("bf16", "bfloat16")])
-def test_a_directory_has_the_type_that_was_asked_for(tiny_model: Path, llm, dtype: str, name: str) -> None:
+def test_a_directory_has_the_requested_dtype(tiny_model: Path, llm, dtype: str, name: str) -> None:
     torch = pytest.importorskip("torch")
     from safetensors.torch import load_file
 
     assert llm("export", "d", "--to", "hf", "--dtype", dtype).exit_code == 0
-    found, before = load_file("d/model.safetensors"), load_file(tiny_model)
-    assert found.keys() == before.keys()
-    for key, tensor in found.items():
+    answer, before = load_file("d/model.safetensors"), load_file(tiny_model)
+    assert answer.keys() == before.keys()
+    for key, tensor in answer.items():
         assert tensor.dtype == getattr(torch, name) and torch.equal(tensor, before[key].to(tensor.dtype))
     config = json.loads(Path("d/config.json").read_text("utf-8"))
     assert config.get("dtype", config.get("torch_dtype")) == name
@@ -59,44 +59,44 @@ def test_a_directory_has_the_type_that_was_asked_for(tiny_model: Path, llm, dtyp
     assert load_file("again/model.safetensors")["model.norm.weight"].dtype == getattr(torch, name)
 
 
-def test_a_model_is_never_written_over(tiny_model: Path, llm) -> None:
+def test_the_model_itself_is_never_overwritten(tiny_model: Path, llm) -> None:
     before = tiny_model.read_bytes()
     for words in (("--to", "tokenizer"), ("--quantize", "int8")):
-        found = llm("export", tiny_model, tiny_model, "--force", *words)
-        assert found.exit_code == 1 and "is the model to export" in found.stderr
-    found = llm("import", tiny_model, "-o", tiny_model, "--force")
-    assert found.exit_code == 1 and "is the model to import" in found.stderr
+        answer = llm("export", tiny_model, tiny_model, "--force", *words)
+        assert answer.exit_code == 1 and "is the model to export" in answer.stderr
+    answer = llm("import", tiny_model, "-o", tiny_model, "--force")
+    assert answer.exit_code == 1 and "is the model to import" in answer.stderr
     assert tiny_model.read_bytes() == before
 
 
-def test_what_float16_cannot_hold_is_told(tiny_model: Path, llm) -> None:
+def test_weights_too_large_for_float16_are_refused(tiny_model: Path, llm) -> None:
     model = checkpoint.load(tiny_model)
     tensors = {name: np.array(model.tensors[name]) for name in model.config.tensor_shapes()}
     tensors["model.norm.weight"][3] = -70000
     model.tensors = tensors
     checkpoint.save("big.safetensors", model)
-    found = llm("export", "big.safetensors", "there", "--to", "hf", "--dtype", "f16")
-    assert found.exit_code == 1 and "model.norm.weight contains 70000, the largest float16 is 65,504" in found.stderr
+    answer = llm("export", "big.safetensors", "there", "--to", "hf", "--dtype", "f16")
+    assert answer.exit_code == 1 and "model.norm.weight contains 70000, the largest float16 is 65,504" in answer.stderr
     assert not Path("there").exists()
 
 
-def test_gguf_says_what_to_paste_for_ollama(tiny_model: Path, llm) -> None:
+def test_gguf_prints_the_line_of_a_modelfile(tiny_model: Path, llm) -> None:
     pytest.importorskip("gguf", reason="needs the extra gguf")
-    found = llm("export", "m.gguf", "--to", "gguf", "--license", "mit", "--name", "Cat")
-    assert found.exit_code == 0
-    assert found.stdout == f"FROM {Path('m.gguf').resolve()}\n"
-    assert "ollama create" in found.stderr
-    told = loading.load("m.gguf").record["imported"]
-    assert (told["name"], told["license"]) == ("Cat", "mit")
-    said = llm("export", "m.gguf", "--to", "gguf", "--force", "--json")
-    assert json.loads(said.stdout)["to"] == "gguf"
+    answer = llm("export", "m.gguf", "--to", "gguf", "--license", "mit", "--name", "Cat")
+    assert answer.exit_code == 0
+    assert answer.stdout == f"FROM {Path('m.gguf').resolve()}\n"
+    assert "ollama create" in answer.stderr
+    metadata = loading.load("m.gguf").record["imported"]
+    assert (metadata["name"], metadata["license"]) == ("Cat", "mit")
+    again = llm("export", "m.gguf", "--to", "gguf", "--force", "--json")
+    assert json.loads(again.stdout)["to"] == "gguf"
 
 
-def test_few_bits_are_a_smaller_file_and_say_what_they_cost(tiny_model: Path, llm) -> None:
-    found = llm("export", "small.safetensors", "--quantize", "int8", "--json")
-    assert found.exit_code == 0, found.stderr
-    told = json.loads(found.stdout)
-    assert told["bytes"] < tiny_model.stat().st_size and abs(told["bits_per_byte_lost"]) < 0.05
+def test_a_quantized_file_is_smaller_and_its_divergence_is_reported(tiny_model: Path, llm) -> None:
+    answer = llm("export", "small.safetensors", "--quantize", "int8", "--json")
+    assert answer.exit_code == 0, answer.stderr
+    result = json.loads(answer.stdout)
+    assert result["bytes"] < tiny_model.stat().st_size and abs(result["bits_per_byte_lost"]) < 0.05
     Path("t.txt").write_text("The cat sat on the mat. " * 30)
     rows = json.loads(llm("eval", "t.txt", "-m", tiny_model, "-m", "small.safetensors", "--json").stdout)["results"]
     assert rows[0]["bits_per_byte"] == pytest.approx(rows[1]["bits_per_byte"], rel=0.01)
@@ -106,16 +106,16 @@ def test_few_bits_are_a_smaller_file_and_say_what_they_cost(tiny_model: Path, ll
     assert "U8" in llm("inspect", "small.safetensors").stdout
 
 
-def test_eval_shows_what_few_bits_cost(tiny_model: Path, llm) -> None:
+def test_eval_compares_a_model_with_its_quantized_form(tiny_model: Path, llm) -> None:
     Path("t.txt").write_text("The cat sat on the mat. " * 30)
-    found = llm("eval", "t.txt", "--quantize", "int8", "--json")
-    assert found.exit_code == 0 and "multiples of 16" in found.stderr  # the tiny model's heads are of 8
-    rows = json.loads(found.stdout)["results"]
+    answer = llm("eval", "t.txt", "--quantize", "int8", "--json")
+    assert answer.exit_code == 0 and "multiples of 16" in answer.stderr  # the tiny model's heads are of 8
+    rows = json.loads(answer.stdout)["results"]
     assert rows[0]["bits_per_byte"] == pytest.approx(rows[1]["bits_per_byte"], rel=0.01)
     assert rows[0]["bits_per_byte"] != rows[1]["bits_per_byte"]
 
 
-def test_import_of_our_own_file_is_a_copy(tiny_model: Path, llm) -> None:
+def test_import_of_a_file_of_this_program_is_a_copy(tiny_model: Path, llm) -> None:
     assert llm("import", tiny_model, "-o", "again.safetensors").exit_code == 0
     one, two = checkpoint.load(tiny_model), checkpoint.load("again.safetensors")
     assert one.config == two.config and one.record == two.record
@@ -131,12 +131,12 @@ def test_import_of_our_own_file_is_a_copy(tiny_model: Path, llm) -> None:
         ("c.txt", "is not a safetensors file|cut off"),
     ],
 )
-def test_import_of_what_is_no_model(llm, source: str, message: str) -> None:
+def test_import_of_something_else_is_refused(llm, source: str, message: str) -> None:
     import re
 
     Path("c.txt").write_text("Some text, and no model at all.")
-    found = llm("import", source, "-o", "m.safetensors")
-    assert found.exit_code == 1 and re.search(message, found.stderr)
+    answer = llm("import", source, "-o", "m.safetensors")
+    assert answer.exit_code == 1 and re.search(message, answer.stderr)
     assert not Path("m.safetensors").exists()
 
 
@@ -148,15 +148,17 @@ def test_import_of_what_is_no_model(llm, source: str, message: str) -> None:
         (0.0123, "from the original: 0.0123 bits"),
     ],
 )
-def test_a_cost_below_nothing_is_none(tiny_model: Path, llm, monkeypatch, divergence: float, message: str) -> None:
+def test_a_divergence_within_the_noise_is_reported_as_small(
+    tiny_model: Path, llm, monkeypatch, divergence: float, message: str
+) -> None:
     monkeypatch.setattr("llmcli.evaluation.divergence.kl_divergence", lambda *_: divergence)
-    found = llm("export", "small.safetensors", "--quantize", "int4")
-    assert found.exit_code == 0 and message in found.stderr and "-0.0" not in found.stderr
+    answer = llm("export", "small.safetensors", "--quantize", "int4")
+    assert answer.exit_code == 0 and message in answer.stderr and "-0.0" not in answer.stderr
 
 
-def test_what_is_there_is_told_without_an_option_that_export_lacks(tiny_model: Path, llm) -> None:
+def test_the_error_for_an_existing_output_names_no_option_that_export_lacks(tiny_model: Path, llm) -> None:
     Path("t.json").write_text("mine")
     Path("d").mkdir()
     for words in (("t.json", "--to", "tokenizer"), ("d", "--to", "tokenizer"), ("model.safetensors", "--to", "gguf")):
-        found = llm("export", *words)
-        assert found.exit_code == 1 and "name" in found.stderr and "-o" not in found.stderr
+        answer = llm("export", *words)
+        assert answer.exit_code == 1 and "name" in answer.stderr and "-o" not in answer.stderr

@@ -1,15 +1,30 @@
-"""`llm train`: what makes a run the same run. The command as a whole is tested in test_app and test_saving."""
+"""`llm train`: its output, its JSON, its options, what it refuses, and what it never overwrites."""
 
+import gzip
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import Result
 
+from llmcli.errors import LLMError
+from llmcli.formats import atomic_io, checkpoint, loading
 from llmcli.training import session
 from llmcli.training.record import versions
-from tests.conftest import TEXT
+from tests import platforms
+from tests.cli.terminals import STYLES, in_a_terminal
+from tests.conftest import TEXT, random_checkpoint
+from tests.reliability.runs import TIMEOUT
 
 Llm = Callable[..., Result]
 RUN = ("train", "c.txt", "--steps", 1, "--layers", 1, "--width", 16, "--context", 16, "--threads", 1)
@@ -48,3 +63,374 @@ def test_the_identity_of_a_run_is_that_of_older_resume_files(
         "--adapter-only": False, "--layers": 1, "--width": 16, "--context": 16, "--seed": 0, "--device": "auto",
         "--dtype": "auto", **{f"the version of {name}": version for name, version in versions().items()},
     } | expected  # fmt: skip
+
+
+def test_json_events(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    answer = llm("train", "c.txt", "--steps", 3, "--json")
+    events = [json.loads(line) for line in answer.stdout.splitlines()]
+    kinds = [event["event"] for event in events]
+    assert kinds[0] == "plan" and kinds[-1] == "done" and kinds.count("step") == 3 and {"eval", "sample"} < set(kinds)
+    done = events[-1]
+    assert {"file", "steps", "seconds", "bits_per_byte", "parameters"} < set(done)
+    record = json.loads(llm("inspect", "--json").stdout)["training"]
+    assert record["bits_per_byte"] == pytest.approx(done["bits_per_byte"], abs=1e-6) and record["steps"] == 3
+
+
+def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    words = ["train", "c.txt", "--steps", 4, "--no-tie", "--context", 16, "-o", "my model.safetensors", "--threads", 1]
+    answer = llm(*words)
+    assert answer.exit_code == 0 and answer.stdout == ""
+    summary = answer.stderr.splitlines()[-4:]
+    assert summary[0].startswith("Held-out text: ") and "bits per byte at the end" in summary[0]
+    assert summary[1].startswith("Undertrained: 4 steps") and summary[1].endswith(
+        " Train longer: llm train c.txt -o 'my model.safetensors' --context 16 --no-tie --threads 1 --force --time 5m"
+    )
+    assert summary[2:] == [
+        "Try it: llm generate \"The dog ate the\" -m 'my model.safetensors'",
+        "The model continues text; it does not answer questions. Details of the file: "
+        "llm inspect 'my model.safetensors'",
+    ]
+    assert llm(*shlex.split(summary[2].split(": llm ")[1]), "-n", 3).exit_code == 0
+    *events, done = map(json.loads, llm(*words, "--force", "--json").stdout.splitlines())
+    assert done["verdict"] == summary
+    assert [found["name"] for found in done["baselines"]] == ["xz", "PPM, adapting", "PPM, static"]
+    assert all(f"{found['name']} {found['bits_per_byte']:.3f}" in summary[0] for found in done["baselines"])
+    assert set(done["memorised"]) == {"share", "strings", "held_out_share", "searched_bytes"}
+    record = json.loads(llm("inspect", "my model.safetensors", "--json").stdout)["training"]
+    assert record["memorised"] == done["memorised"]
+    interim = [event["bits_per_byte"] for event in events if event["event"] == "eval"]
+    assert interim and record["curve"]["eval_bits_per_byte"] == interim  # the same numbers, not rounded once more
+    assert record["verdict"] == [summary[0], summary[1].split(": llm")[0] + "."]
+    shown = llm("inspect", "my model.safetensors").stdout
+    assert "summary" in shown and "memorization" in shown and "⠒⠒ training  o held-out (interim)" in shown
+    assert re.search(
+        rf"held-out +{record['bits_per_byte']:.3f} bits per byte at the end, on [\d,]+ bytes, in float32", shown
+    )
+
+
+def test_an_existing_model_with_the_default_name_is_renamed(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    runs = []
+    for seed in (1, 2, 3):
+        answer = llm("train", "c.txt", "--steps", 2, "--seed", seed)
+        assert answer.exit_code == 0, answer.stderr
+        runs.append(Path("model.safetensors").read_bytes())
+    assert "renamed the existing model.safetensors to model-2.safetensors" in answer.stderr
+    assert [Path(f"model-{number}.safetensors").read_bytes() for number in (1, 2)] == runs[:2]
+    assert llm("train", "c.txt", "--steps", 2, "--force").exit_code == 0
+    assert sorted(path.name for path in Path().glob("*.safetensors")) == [
+        "model-1.safetensors",
+        "model-2.safetensors",
+        "model.safetensors",
+    ]
+    answer = llm("train", "c.txt", "--steps", 2, "-o", "model.safetensors")  # who gives a name wants that name
+    assert answer.exit_code == 1 and "exists already; add --force" in answer.stderr
+
+
+def test_a_model_that_cannot_be_renamed_is_not_overwritten(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> Path:
+        raise LLMError(f"cannot rename {path} to model-1.safetensors: Read-only file system")
+
+    Path("c.txt").write_text(TEXT, "utf-8")
+    assert llm("train", "c.txt", "--steps", 1).exit_code == 0
+    before = Path("model.safetensors").read_bytes()
+    monkeypatch.setattr(atomic_io, "move_aside", refuse)
+    answer = llm("train", "c.txt", "--steps", 1, "--seed", 2)
+    assert answer.exit_code == 0 and "Read-only file system; saving the model as model-2.safetensors" in answer.stderr
+    assert Path("model.safetensors").read_bytes() == before and llm("inspect", "model-2.safetensors").exit_code == 0
+
+
+def test_a_file_of_another_program_is_not_renamed(llm: Llm) -> None:
+    from safetensors.numpy import save_file
+
+    Path("c.txt").write_text(TEXT, "utf-8")
+    for write in (lambda name: save_file({"a": np.zeros(3)}, name), lambda name: Path(name).write_text("notes")):
+        write("model.safetensors")
+        before = Path("model.safetensors").read_bytes()
+        answer = llm("train", "c.txt", "--steps", 2)
+        assert answer.exit_code == 1 and "exists already; add --force" in answer.stderr
+        assert Path("model.safetensors").read_bytes() == before
+        assert {path.name for path in Path().iterdir()} == {"c.txt", "model.safetensors"}
+
+
+def test_a_corpus_deleted_during_the_run_does_not_lose_the_model(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmcli.training import trainer
+
+    real = trainer.train
+
+    def train(*values: object, **options: object) -> object:
+        Path("c.txt").unlink()
+        yield from real(*values, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer, "train", train)
+    Path("c.txt").write_text(TEXT, "utf-8")
+    answer = llm("train", "c.txt", "--steps", 1)
+    assert answer.exit_code == 0 and "memorization could not be measured: " in answer.stderr
+    assert llm("inspect", "--verify").exit_code == 0
+
+
+def test_the_same_run_gives_the_same_bytes(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    for name in ("a", "b", "c"):
+        seed = 2 if name == "c" else 1
+        assert (
+            llm("train", "c.txt", "--steps", 5, "--seed", seed, "--threads", 1, "-o", f"{name}.safetensors").exit_code
+            == 0
+        )
+    a, b, c = (Path(f"{name}.safetensors").read_bytes() for name in "abc")
+    assert a == b and a != c
+
+
+def test_a_compressed_corpus_gives_the_same_model(llm: Llm) -> None:
+    texts = {"plain": TEXT.encode("utf-8"), "gz": gzip.compress(TEXT.encode("utf-8")), "wide": TEXT.encode("utf-16")}
+    for name, data in texts.items():
+        Path(name).mkdir()
+        Path(name, "c.txt").write_bytes(data)
+        assert llm("train", f"{name}/c.txt", "--steps", 2, "--threads", 1, "-o", f"{name}.safetensors").exit_code == 0
+    answer = llm("train", "-", "--steps", 2, "--threads", 1, "-o", "stdin.safetensors", stdin=texts["gz"])
+    assert answer.exit_code == 0
+    plain, packed, wide = (Path(f"{name}.safetensors").read_bytes() for name in texts)
+    assert plain == packed == wide
+    curves = [checkpoint.load(Path(f"{name}.safetensors")).record["curve"] for name in ("stdin", "gz")]
+    assert curves[0] == curves[1]
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    answer = llm("train", "c.txt", "--dry-run")
+    assert answer.exit_code == 0
+    for word in ("vocabulary", "budget", "size", "context", "batch", "steps", "dropout"):
+        assert word in answer.stdout
+    assert not Path("model.safetensors").exists()
+
+
+def test_lr_scale_multiplies_the_learning_rates(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+
+    def plan(*words: object) -> dict[str, str]:
+        answer = llm("train", "c.txt", "--steps", 2, "--tie", "--dry-run", *words)
+        assert answer.exit_code == 0
+        return {row[0]: row[1] for row in (line.split("\t") for line in answer.stdout.splitlines())}
+
+    assert plan()["learning rate"] == "Muon 0.03, AdamW 0.003"
+    assert plan("--lr", 0.5)["learning rate"] == plan("--lr-scale", 0.5)["learning rate"] == "Muon 0.015, AdamW 0.0015"
+    small = llm("train", "c.txt", "--steps", 2, "--lr-scale", "3e-4", "--threads", 1)  # explicit, so it is done
+    assert small.exit_code == 0 and "the model will hardly learn anything" in small.stderr
+    assert json.loads(llm("inspect", "--json").stdout)["training"]["train"]["lr"] == 0.0003
+    again = llm("train", "c.txt", "--steps", 2, "--lr", 0.5, "--threads", 1, "--force").stderr
+    assert "hardly learn" not in again
+
+
+@pytest.mark.slow
+def test_in_a_terminal_the_plan_is_five_lines(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    shown = in_a_terminal("train", "c.txt", "--steps", "2", "--threads", "1", "--seed", "1")
+    plan = STYLES.sub("", shown).split("--dry-run shows the whole plan")[0].splitlines()
+    names = [line.split()[0] for line in plan if re.match(r"  \w", line)]
+    assert names == ["corpus", "vocabulary", "model", "training", "regularization"]
+    assert len(plan) <= 9 and max(map(len, plan)) <= 80
+    everything = llm("train", "c.txt", "--steps", 2, "--threads", 1, "--seed", 1, "--dry-run").stdout.splitlines()
+    kept = json.loads(llm("inspect", "--json").stdout)["training"]["plan"]
+    assert everything == ["setting\tvalue\treason", *("\t".join(choice.values()) for choice in kept)]
+    assert len(kept) > 12
+    events = llm("train", "c.txt", "--steps", 2, "--threads", 1, "--seed", 1, "--json", "--force").stdout
+    assert json.loads(events.splitlines()[0])["choices"] == kept
+
+
+def test_every_size_option_takes_effect(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    words = (
+        "--layers 1 --width 48 --heads 6 --kv-heads 2 --context 16 --tie --vocab-size 270 --tokenizer char --steps 1"
+    )
+    assert llm("train", "c.txt", *words.split()).exit_code == 0
+    config = json.loads(llm("inspect", "--json").stdout)["config"]
+    expected_config = {
+        "num_hidden_layers": 1, "hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 8,
+        "max_position_embeddings": 16, "tie_word_embeddings": True, "vocab_size": 257 + len("りんごを食べる。🍎"),
+    }  # fmt: skip
+    assert {key: config[key] for key in expected_config} == expected_config
+
+
+def test_fine_tuning_starts_from_the_weights_of_the_base_model(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    assert llm("train", "c.txt", "--steps", 20, "-o", "base.safetensors").exit_code == 0
+    answer = llm("train", "c.txt", "--steps", 1, "--from", "base.safetensors", "-o", "more.safetensors", "--json")
+    step = next(json.loads(line) for line in answer.stdout.splitlines() if '"event": "step"' in line)
+    assert step["loss"] < 4.5  # ln(vocabulary) is over 5.6
+
+
+def interrupt(how: list[int], pause: float = 0.0, more: tuple[str, ...] = ()) -> tuple[int, str]:
+    """Start a long run, send signals once it takes steps; (exit code, stderr)."""
+    Path("c.txt").write_text(TEXT * 5, "utf-8")
+    run = subprocess.Popen(
+        [sys.executable, "-m", "llmcli", "train", "c.txt", "--steps", "100000", "--json", *more],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert run.stdout is not None
+    for line in run.stdout:
+        if '"event": "step"' in line:
+            break
+    for number in how:
+        run.send_signal(number)
+        time.sleep(pause)
+    _, errors = run.communicate(timeout=TIMEOUT)
+    return run.returncode, errors
+
+
+@platforms.posix
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
+def test_a_signal_ends_the_run_after_the_step_and_saves(llm: Llm, number: int, code: int) -> None:
+    found, errors = interrupt([number])
+    assert found == code and "Traceback" not in errors
+    record = json.loads(llm("inspect", "--json").stdout)["training"]
+    assert record["interrupted"] is True and record["steps"] >= 1
+    assert llm("inspect", "--verify").exit_code == 0
+
+
+def test_the_corpus_is_never_overwritten(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    answer = llm("train", "c.txt", "--steps", 1, "-o", "c.txt", "--force")
+    assert answer.exit_code == 1 and "is the training text" in answer.stderr
+    assert Path("c.txt").read_text("utf-8") == TEXT
+
+
+def test_an_empty_tokenizer_file_is_refused(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    Path("e.json").touch()
+    assert "not JSON" in llm("train", "c.txt", "--tokenizer", "e.json", "--steps", 1).stderr
+
+
+def test_a_model_larger_than_memory_is_refused(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    answer = llm("train", "c.txt", "--width", 1000000, "--steps", 1)
+    assert answer.exit_code == 1 and "GB of memory" in answer.stderr.splitlines()[-1]
+
+
+def test_a_model_that_cannot_be_saved_is_saved_elsewhere(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmcli.errors import LLMError
+    from llmcli.formats import checkpoint
+
+    real = checkpoint.save
+
+    def save(path: Path, model: checkpoint.Checkpoint) -> None:
+        if Path(path).name == path.name == "m.safetensors" and path.parent == Path():
+            raise LLMError("the disk is full")
+        real(path, model)
+
+    monkeypatch.setattr("llmcli.training.output.save", save)
+    Path("c.txt").write_text(TEXT, "utf-8")
+    answer = llm("train", "c.txt", "--steps", 1, "-o", "m.safetensors", "--json", "-q")  # printed in spite of -q
+    place = json.loads(answer.stdout.splitlines()[-1])["file"]
+    assert answer.exit_code == 0 and "saved the model as" in answer.stderr
+    assert llm("inspect", place, "--verify").exit_code == 0
+
+
+def test_a_file_created_during_the_run_is_not_overwritten(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmcli.training import trainer
+
+    real = trainer.train
+
+    def train(*values: object, **options: object) -> object:
+        Path("model.safetensors").write_text("somebody's")
+        yield from real(*values, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer, "train", train)
+    Path("c.txt").write_text(TEXT, "utf-8")
+    assert llm("train", "c.txt", "--steps", 1).exit_code == 0
+    assert Path("model.safetensors").read_text() == "somebody's"
+    assert llm("inspect", "model-2.safetensors", "--verify").exit_code == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full here")
+@pytest.mark.slow
+def test_notes_that_cannot_be_written_do_not_end_a_run(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    with open("/dev/full", "wb") as full:
+        words = ["train", "c.txt", "--steps", "2", "--threads", "1"]
+        run = subprocess.run([sys.executable, "-m", "llmcli", *words], stderr=full, stdout=subprocess.PIPE)
+    assert run.returncode == 0
+    assert llm("inspect", "--verify").exit_code == 0
+
+
+def test_a_tokenizer_that_is_no_regular_file_or_too_large_is_refused(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    with open("large.json", "wb") as file:
+        file.truncate(100_000_001)
+    for path, message in (
+        ("/dev/null", "not a regular file"),
+        (".", "not a regular file"),
+        ("large.json", "over 100,000,000"),
+    ):
+        answer = llm("train", "c.txt", "--tokenizer", path, "--steps", 1)
+        assert answer.exit_code == 1 and message in answer.stderr and answer.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("option", "most"), [("--vocab-size", 1_000_000), ("--layers", 1024)])
+def test_an_option_out_of_range_is_refused(llm: Llm, option: str, most: int) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    error = llm("train", "c.txt", option, 10**9, "--steps", 1).stderr
+    assert f"less than or equal to {most}" in error or f"<={most}" in error  # typer's words before 0.29
+
+
+def test_a_foreign_file_at_the_resume_path_is_kept(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    beside = Path("model.resume.safetensors")
+    beside.write_text("my notes", "utf-8")
+    for words in ((), ("--force",)):
+        answer = llm("train", "c.txt", "--steps", 1, *words)
+        assert answer.exit_code == 1 and "is not a resume file" in answer.stderr
+    assert beside.read_text("utf-8") == "my notes"
+
+
+@platforms.named_pipes
+@pytest.mark.usefixtures("no_hang")
+def test_a_named_pipe_at_the_resume_path_is_refused(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    os.mkfifo("model.resume.safetensors")
+    assert "is not a resume file" in llm("train", "c.txt", "--steps", 1).stderr
+
+
+def test_the_plan_says_where_the_tokenizer_is_from(llm: Llm, tiny_model: Path) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    assert llm("tokenize", "--train", "c.txt", "-o", "t.json").exit_code == 0
+    for words, message in (
+        (("--from", tiny_model), "from the base model"),
+        (("--like", tiny_model), "same as the --like model"),
+        (("--tokenizer", "t.json"), "from the tokenizer given"),
+    ):
+        assert message in llm("train", "c.txt", "--steps", 1, "--dry-run", *words).stdout
+
+
+def test_weights_saved_as_float32_are_noted(llm: Llm, tiny_model: Path) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    model = checkpoint.load(tiny_model)
+    model.dtypes = dict.fromkeys(model.config.tensor_shapes(), "BF16")
+    checkpoint.save("half.safetensors", model)
+    same = ("train", "c.txt", "--steps", 1, "--from")
+    message = "the weights are saved as float32, those of half.safetensors are bfloat16"
+    assert message in llm(*same, "half.safetensors", "-o", "a.safetensors").stderr
+    other = llm(*same, tiny_model, "-o", "b.safetensors").stderr
+    assert "float32, those" not in other and "Undertrained: 1 step" in other and "plateaued" not in other
+    alone = llm(*same, "half.safetensors", "--lora", 2, "--adapter-only", "-o", "c.safetensors")
+    assert "Try it" not in alone.stderr  # adapters alone cannot answer
+    assert "Undertrained: 1 step" in alone.stderr and "plateaued" not in alone.stderr
+    typed = alone.stderr.split("To use the adapters, merge them into the base model: llm ")[1].split("\n")[0]
+    assert typed == "import half.safetensors --adapter c.safetensors -o merged.safetensors"
+    merged = llm(*typed.split())
+    assert message in merged.stderr
+
+
+@platforms.posix
+@pytest.mark.slow
+def test_resuming_with_another_base_model_names_both(llm: Llm, tiny_model: Path) -> None:
+    base = checkpoint.load(tiny_model)
+    checkpoint.save("other.safetensors", random_checkpoint(base.config, 1, base.tokenizer_json))
+    hashes = [loading.fingerprint(name)[:16] for name in (tiny_model, "other.safetensors")]
+    same = ("--threads", "1", "-o", "m.safetensors")
+    assert interrupt([signal.SIGINT], more=("--from", str(tiny_model), *same))[0] == 130
+    again = llm("train", "c.txt", "--steps", 100000, "--json", "--from", "other.safetensors", *same)
+    message = f"--from was model.safetensors (sha256 {hashes[0]}), is other.safetensors (sha256 {hashes[1]})"
+    assert again.exit_code == 1 and message in again.stderr

@@ -1,0 +1,97 @@
+"""`llm generate`: its output, its JSON, and prompts of all kinds."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from llmcli.formats import checkpoint
+from tests.conftest import TEXT
+
+Llm = Callable[..., Result]
+
+
+@pytest.mark.slow
+def test_a_trained_model_generates_only_bytes_of_its_text(llm: Llm, tmp_path: Path) -> None:
+    """After two steps a model knows nothing; at a high temperature it writes whatever it may."""
+    (tmp_path / "c.txt").write_text(TEXT, "utf-8")
+    words = ["--steps", 2, "--context", 16, "--threads", 1, "-q"]
+    assert llm("train", "c.txt", *words).exit_code == 0
+    record = json.loads(llm("inspect", "--json").stdout)["training"]
+    known = set(TEXT.encode())
+    assert set(bytes.fromhex(record["seen_bytes"])) == known
+    assert all(set(text.encode()) <= known for _, text in record["samples"]["texts"])
+    for seed in range(5):
+        for way in ("--literal", "--no-literal"):
+            answer = llm("generate", "The c", "-t", 5, "--min-p", 0, "-n", 60, "--seed", seed, way, "--json")
+            assert set(json.loads(answer.stdout)["text"].encode()) <= known
+    shown = json.loads(llm("generate", "The c", "--next", 100_000, "--json").stdout)
+    assert all(word["text"] == "<end>" or set(word["text"].encode()) <= known for word in shown["next"])
+    assert sum(word["probability"] for word in shown["next"]) + shown["unexplored"] == pytest.approx(1, abs=1e-3)
+    # a model that goes on from this one has the bytes of both
+    (tmp_path / "d.txt").write_text("XYZ xyz " * 400, "utf-8")
+    assert llm("train", "d.txt", "--from", "model.safetensors", "-o", "d.safetensors", *words).exit_code == 0
+    record = json.loads(llm("inspect", "d.safetensors", "--json").stdout)["training"]
+    assert set(bytes.fromhex(record["seen_bytes"])) == known | set(b"XYZ xyz ")
+
+
+def test_a_record_without_seen_bytes_allows_all_bytes() -> None:
+    for record in ({}, {"seen_bytes": 5}, {"seen_bytes": "zz"}, {"seen_bytes": ""}, {"seen_bytes": [1]}):
+        assert checkpoint.seen_bytes([record]) is None
+    assert checkpoint.seen_bytes([{"seen_bytes": "6162"}, {"seen_bytes": "6263"}]) == b"abc"
+    assert checkpoint.seen_bytes([{"seen_bytes": "6162"}, {}]) is None
+
+
+def test_json_has_the_documented_fields(llm: Llm, tiny_model: Path) -> None:
+    found = json.loads(llm("generate", "The cat", "-n", 5, "--seed", 3, "--json").stdout)
+    assert list(found)[:4] == ["prompt", "text", "tokens", "finish_reason"]
+    assert {"tokens_per_second", "seconds_to_first_token"} < set(found)
+    assert found["prompt"] == "The cat" and found["finish_reason"] == "length" and len(found["tokens"]) == 5
+    assert found["text"].startswith("".join(token["text"] for token in found["tokens"]))
+    assert all(set(token) == {"id", "text", "logprob"} and token["logprob"] <= 0 for token in found["tokens"])
+
+
+def test_stdout_has_only_the_text_and_a_seed_reproduces_it(llm: Llm, tiny_model: Path) -> None:
+    first, again = (llm("generate", "The cat", "-n", 8, "--seed", 3) for _ in range(2))
+    expected = json.loads(llm("generate", "The cat", "-n", 8, "--seed", 3, "--json").stdout)["text"]
+    assert first.stdout == again.stdout == expected + "\n"
+    assert first.stderr == ""
+
+
+def test_samples_differ(llm: Llm, tiny_model: Path) -> None:
+    lines = llm("generate", "The cat", "-n", 8, "--seed", 3, "--samples", 3, "--json").stdout.splitlines()
+    assert len({json.loads(line)["text"] for line in lines}) == 3
+
+
+@pytest.mark.slow
+def test_json_of_next_words_has_the_documented_fields(llm: Llm, tiny_model: Path) -> None:
+    found = json.loads(llm("generate", "The cat", "--next", 3, "--json").stdout)
+    assert set(found) == {"prompt", "next", "unexplored", "entropy_bits"} and len(found["next"]) == 3
+    chances = [word["probability"] for word in found["next"]]
+    assert chances == sorted(chances, reverse=True) and 0 <= found["unexplored"] <= 1
+
+
+def test_a_prompt_longer_than_the_context_is_noted_and_continued(llm: Llm, tiny_model: Path) -> None:
+    answer = llm("generate", "The cat sat on the mat. " * 40, "-n", 40, "--seed", 1)  # another seed may end at once
+    assert answer.exit_code == 0 and "only its end is used" in answer.stderr and len(answer.stdout) > 5
+
+
+def test_the_prompt_may_come_from_standard_input(llm: Llm, tiny_model: Path) -> None:
+    expected = llm("generate", "The cat", "-n", 5, "--seed", 1).stdout
+    assert llm("generate", "-", "-n", 5, "--seed", 1, stdin=b"The cat").stdout == expected
+    assert llm("generate", "-n", 5, "--seed", 1, stdin=b"The cat").stdout == expected
+
+
+def test_torch_and_numpy_generate_the_same_text(llm: Llm, tiny_model: Path) -> None:
+    pytest.importorskip("torch")
+    expected = llm("generate", "The cat", "-n", 40, "-t", 0).stdout
+    assert llm("generate", "The cat", "-n", 40, "-t", 0, "--device", "auto").stdout == expected
+
+
+@pytest.mark.parametrize("prompt", ["朝ごはんに", "   ", "supercalifragilistic"])
+@pytest.mark.slow
+def test_probabilities_after_an_unlikely_prompt_sum_to_one(llm: Llm, tiny_model: Path, prompt: str) -> None:
+    found = json.loads(llm("generate", prompt, "--next", 100000, "--json").stdout)
+    assert sum(word["probability"] for word in found["next"]) + found["unexplored"] == pytest.approx(1, abs=1e-3)
