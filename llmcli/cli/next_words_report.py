@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from llmcli.generation.next_words import NextWord, NextWords
 
 
-def print_next_words(found: "NextWords", prompt: str, count: int) -> None:
+def print_next_words(search: "NextWords", prompt: str, count: int) -> None:
     """The `count` most likely words with their probabilities; the others are summed."""
     from llmcli.generation.next_words import MAX_UNEXPLORED
 
-    rows = [(word_label(word), word.probability) for word in found.words[:count]]
-    if others := found.words[count:]:
+    rows = [(word_label(word), word.probability) for word in search.words[:count]]
+    if others := search.words[count:]:
         rows.append((f"({len(others)} others)", sum(word.probability for word in others)))
-    rows.append(("(unexplored)", found.unexplored))
+    rows.append(("(unexplored)", search.unexplored))
     if sys.stdout.isatty():
         console.heading(f"{truncate_start(prompt, terminal_width() - 2)}▁")
-        is_lower_bound = found.unexplored >= MAX_UNEXPLORED
-        console.paragraph(f"next word: {units.entropy(found.entropy, at_least=is_lower_bound)}")
+        is_lower_bound = search.unexplored >= MAX_UNEXPLORED
+        console.paragraph(f"next word: {units.entropy(search.entropy, at_least=is_lower_bound)}")
     token_output.probabilities("next word", rows)
     console.caption(
-        f"{units.choice(found.entropy, 'words')} The probability of a word is summed over its tokenizations; "
+        f"{units.choice(search.entropy, 'words')} The probability of a word is summed over its tokenizations; "
         "(unexplored) is the probability of those that the search did not follow to the end of a word."
     )
 
@@ -36,14 +36,14 @@ def word_label(word: "NextWord") -> str:
     return "…" * word.continues + visible_whitespace(word.text)
 
 
-def next_words_json(found: "NextWords", prompt: str, count: int) -> dict[str, object]:
+def next_words_json(search: "NextWords", prompt: str, count: int) -> dict[str, object]:
     return {
         "prompt": prompt,
         "next": [
             {"text": word.text, "probability": round(word.probability, 6)}
             | ({"continues": True} if word.continues else {})
-            for word in found.words[:count]
+            for word in search.words[:count]
         ],
-        "unexplored": round(found.unexplored, 6),
-        "entropy_bits": round(found.entropy, 6),
+        "unexplored": round(search.unexplored, 6),
+        "entropy_bits": round(search.entropy, 6),
     }

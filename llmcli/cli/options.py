@@ -53,7 +53,8 @@ ModelOption = Annotated[
         "-m",
         "--model",
         metavar="FILE",
-        help=f"Model: a .safetensors, a .gguf or a Hugging Face directory (default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
+        help="Model: .safetensors or .gguf file, or Hugging Face directory "
+        f"(default: $LLMCLI_MODEL or {DEFAULT_MODEL}).",
     ),
 ]
 DeviceOption = Annotated[

@@ -21,6 +21,7 @@ from llmcli.errors import usage
 
 if TYPE_CHECKING:
     from llmcli.analysis.explain import Explanation
+    from llmcli.cli.explanation_report import ExplanationReport
     from llmcli.config import ModelConfig
     from llmcli.data.tokenizer import Tokenizer
     from llmcli.formats.checkpoint import Checkpoint
@@ -67,17 +68,11 @@ def explain(
 
     Example: llm explain "I like to eat"
     """
-    if html is None:
-        reject_options(context_, "without --html", "force")
-    else:
-        reject_options(context_, "with --html", "layer", "head")
-    if head is not None and layer is None:
-        raise usage(f"--head {head} needs a layer; add --layer N")
+    _check_options(context_, html, layer, head)
     path = model_path(model)
     text = text_argument(prompt, "prompt")
     from llmcli.analysis.explain import explain
     from llmcli.cli.explanation_report import ExplanationReport
-    from llmcli.formats import atomic_io
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.generation.next_words import max_evaluations, next_words
     from llmcli.models.numpy_runtime import NumpyRuntime
@@ -98,21 +93,39 @@ def explain(
     _print_notes(explanation, subject.checkpoint.config)
     if subject.checkpoint.quantization:
         console.note("the analysis uses the dequantized weights; llm generate also rounds the activations")
-    if html is not None:
-        from llmcli.cli import html_report
-
-        page = html_report.explanation_page(explanation, tokenizer, text, words, next_, path.name, subject.expert)
-        atomic_io.write(html, [page])
-        if json_:
-            console.json_result({"prompt": text, "page": str(html)})
-        else:
-            console.note(f"wrote {html}; open it in a browser")
-        return
     report = ExplanationReport(explanation, words, tokenizer, text, layer, head, next_)
-    if json_:
+    if html is not None:
+        _save_page(report, html, path.name, subject.expert, json_=json_)
+    elif json_:
         console.json_result(report.as_json() | ({"expert": subject.expert} if subject.expert else {}))
     else:
         report.show()
+
+
+def _check_options(context: typer.Context, html: Path | None, layer: int | None, head: int | None) -> None:
+    """Raise LLMError for options that have no effect together."""
+    if html is None:
+        reject_options(context, "without --html", "force")
+    else:
+        reject_options(context, "with --html", "layer", "head")
+    if head is not None and layer is None:
+        raise usage(f"--head {head} needs a layer; add --layer N")
+
+
+def _save_page(
+    report: "ExplanationReport", html: Path, model: str, expert: dict[str, object] | None, *, json_: bool
+) -> None:
+    from llmcli.cli.html_report import explanation_page
+    from llmcli.formats import atomic_io
+
+    page = explanation_page(
+        report.explanation, report.tokenizer, report.prompt, report.words, report.count, model, expert
+    )
+    atomic_io.write(html, [page])
+    if json_:
+        console.json_result({"prompt": report.prompt, "page": str(html)})
+    else:
+        console.note(f"saved {html}; open it in a browser")
 
 
 @dataclass(frozen=True)

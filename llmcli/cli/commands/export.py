@@ -66,7 +66,7 @@ def export(
     ] = None,
     licence: Annotated[
         str | None,
-        typer.Option("--license", metavar="TEXT", help="Licence in its metadata, such as mit or apache-2.0."),
+        typer.Option("--license", metavar="TEXT", help="License in its metadata, such as mit or apache-2.0."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")] = False,
     json_: JsonOption = False,
@@ -210,7 +210,7 @@ def _report(output: Path, to: str, *, json_: bool) -> None:
         console.result(f"FROM {output.resolve()}")
 
 
-# ---- what other programs are told of a model
+# ---- metadata and weights for other programs
 
 
 def _converted(model: "Checkpoint", dtype: str) -> "Checkpoint":

@@ -154,7 +154,7 @@ def generate(
         bool,
         typer.Option(
             "--literal/--no-literal",
-            help="Tokenize the prompt in one way only, as other programs do; otherwise the first token is sampled over "
+            help="Tokenize the prompt in one way only, as other programs do. Otherwise the first token is sampled over "
             "all tokenizations of the prompt's end, so that an incomplete word can be completed.",
             rich_help_panel=SAMPLING,
         ),
@@ -166,7 +166,7 @@ def generate(
         bool,
         typer.Option(
             "--experts",
-            help="Color each token by the expert with the largest weight, and list how often that is each one.",
+            help="Color each token by the expert with the largest weight, and count the tokens of each expert.",
             rich_help_panel=ANALYSIS,
         ),
     ] = False,
@@ -183,7 +183,7 @@ def generate(
         typer.Option(
             "--corpus",
             metavar="FILE",
-            help="With --memory: the training text, if it is not found by itself; can be repeated.",
+            help="With --memory: training text, if it is not found automatically; can be repeated.",
             rich_help_panel=ANALYSIS,
         ),
     ] = None,
@@ -372,13 +372,13 @@ def _list_next_words(runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, co
     from llmcli.generation.next_words import max_evaluations, next_words
 
     limit = max_evaluations(runtime.parameters)
-    found = next_words(runtime, tokenizer, prompt, limit)
-    if found.evaluations == limit:
+    search = next_words(runtime, tokenizer, prompt, limit)
+    if search.evaluations == limit:
         console.note(f"the search stopped after {limit:,} evaluations of the model; the rest is unexplored")
     if json_:
-        console.json_result(next_words_json(found, prompt, count))
+        console.json_result(next_words_json(search, prompt, count))
     else:
-        print_next_words(found, prompt, count)
+        print_next_words(search, prompt, count)
 
 
 def _trace_steps(
@@ -471,30 +471,30 @@ def _print_with_verbatim_passages(
     from llmcli.evaluation.memorization import find_verbatim
 
     names = [document.name for training_text in training_texts for document in training_text.corpus.documents]
-    matches = find_verbatim([generated.text for generated in texts], training_texts)
-    for number, (generated, found) in enumerate(zip(texts, matches, strict=True), 1):
+    all_matches = find_verbatim([generated.text for generated in texts], training_texts)
+    for number, (generated, matches) in enumerate(zip(texts, all_matches, strict=True), 1):
         if json_:
-            console.json_result(generated.as_json() | {"memory": _verbatim_json(generated.text, found, names)})
+            console.json_result(generated.as_json() | {"memory": _verbatim_json(generated.text, matches, names)})
             continue
         if len(texts) > 1:
             console.note(f"--- {number}")
         _print_prompt(generated.prompt)
-        token_output.with_highlights(generated.text, found.spans)
+        token_output.with_highlights(generated.text, matches.spans)
         console.result()
-        _note_verbatim(generated.text, found, names)
+        _note_verbatim(generated.text, matches, names)
         _note_speed(generated)
 
 
-def _verbatim_json(text: str, found: "VerbatimSpans", names: list[str]) -> dict[str, object]:
+def _verbatim_json(text: str, matches: "VerbatimSpans", names: list[str]) -> dict[str, object]:
     return {
         "corpus": names,
-        "searched_bytes": found.searched_bytes,
-        "share": round(found.share, 6),
-        "spans": [{"start": start, "end": end, "text": text[start:end]} for start, end in found.spans],
+        "searched_bytes": matches.searched_bytes,
+        "share": round(matches.share, 6),
+        "spans": [{"start": start, "end": end, "text": text[start:end]} for start, end in matches.spans],
     }
 
 
-def _note_verbatim(text: str, found: "VerbatimSpans", names: list[str]) -> None:
+def _note_verbatim(text: str, matches: "VerbatimSpans", names: list[str]) -> None:
     """Say how much of a text occurs verbatim in the training text."""
     from llmcli.evaluation.memorization import LENGTH
 
@@ -502,8 +502,8 @@ def _note_verbatim(text: str, found: "VerbatimSpans", names: list[str]) -> None:
         console.note(f"{len(text)} characters are too few: only passages of at least {LENGTH} count; use a larger -n")
         return
     files = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
-    longest = max((end - start for start, end in found.spans), default=0)
+    longest = max((end - start for start, end in matches.spans), default=0)
     console.note(
-        f"{found.share:.0%} of the {len(text):,} characters occur verbatim in {files}, in passages of at least "
+        f"{matches.share:.0%} of the {len(text):,} characters occur verbatim in {files}, in passages of at least "
         f"{LENGTH} characters" + (f"; the longest has {longest:,}" if longest else "")
     )

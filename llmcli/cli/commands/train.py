@@ -250,7 +250,7 @@ def train(
 ) -> None:
     """Train a model on text and save it as one file.
 
-    What no option sets is chosen for the text, the time budget and this machine; --dry-run shows the plan.
+    Settings without an option are chosen for the text, the time budget and this machine; --dry-run shows them.
 
     Example: llm train corpus.txt --time 5m
     """
