@@ -136,7 +136,8 @@ def _usage_message(error: "UsageError", words: Sequence[str]) -> str:
     unknown_option: str | None = getattr(error, "option_name", None) if hasattr(error, "possibilities") else None
     if error.ctx and (hint := _option_hint(error.ctx, unknown_option, words)):
         return hint
-    path = error.ctx.command_path if error.ctx else "llm"
+    subcommand = words[0] if words and not words[0].startswith("-") else ""
+    path = error.ctx.command_path if error.ctx else f"llm {subcommand}".rstrip()
     message = error.format_message().rstrip(".")
     if "unexpected extra argument" in message and path.endswith(("generate", "explain", "tokenize")):
         return f"{message}; a text of several words needs quotes"

@@ -171,7 +171,9 @@ def _parse_documents(header: Header) -> tuple[list[dict[str, Any]], list[str], l
         if not all(0 < len(name) <= MAX_NAME_CHARACTERS for name in names):
             raise ValueError(f"the names of its experts must have 1 to {MAX_NAME_CHARACTERS} characters")
     except (KeyError, ValueError, LLMError) as error:
-        raise LLMError(f"{header.path} is a mixture whose config.json or training.json is damaged: {error}") from error
+        raise LLMError(
+            f"{header.path} is an ensemble whose config.json or training.json is damaged: {error}"
+        ) from error
     return configs, names, records
 
 

@@ -41,7 +41,7 @@ def load(path: str | Path) -> Checkpoint:
 def single_model(model: Checkpoint | Ensemble, path: str | Path) -> Checkpoint:
     """The model, unless it is an ensemble of several. Raises LLMError."""
     if isinstance(model, Ensemble):
-        raise LLMError(f"{path} is a mixture of models; name the file of one of them: {', '.join(model.names)}")
+        raise LLMError(f"{path} is an ensemble of models; name the file of one of them: {', '.join(model.names)}")
     return model
 
 

@@ -97,7 +97,7 @@ def test_explain_shows_the_expert_with_the_largest_weight_and_the_probabilities_
     llm("mix", *two)
     words = "The cat sat", "-m", "mixture.safetensors", "--literal", "--json"
     fields = llm("explain", *words)
-    assert fields.exit_code == 0 and "mixture of 2 models" in fields.stderr, fields.stderr
+    assert fields.exit_code == 0 and "ensemble of 2 models" in fields.stderr, fields.stderr
     result = json.loads(fields.stdout)
     from llmcli.models.ensemble import EnsembleRuntime
     from llmcli.models.open_runtime import open_runtime
@@ -138,7 +138,7 @@ def test_commands_that_need_one_model_name_those_of_the_mixture(two, llm, verb: 
     words = verb.split()
     place = {"export": 1, "import": 1, "train": 3}[words[0]]
     result = llm(*words[:place], "mixture.safetensors", *words[place:])
-    assert result.exit_code == 1 and "is a mixture of models; name the file of one of them: a, b" in result.stderr
+    assert result.exit_code == 1 and "is an ensemble of models; name the file of one of them: a, b" in result.stderr
     assert not Path("x").exists() and not Path("y").exists()
 
 

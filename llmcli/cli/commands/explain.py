@@ -130,11 +130,11 @@ def _save_page(
 
 @dataclass(frozen=True)
 class _Subject:
-    """The model whose activations are shown: of a mixture the one with the largest weight."""
+    """The model whose activations are shown: of an ensemble the one with the largest weight."""
 
     checkpoint: "Checkpoint"
-    ensemble: "EnsembleRuntime | None" = None  # the mixture, which makes the final prediction
-    expert: dict[str, object] | None = None  # name and weight of the model in the mixture
+    ensemble: "EnsembleRuntime | None" = None  # which makes the final prediction
+    expert: dict[str, object] | None = None  # name and weight of the model in the ensemble
 
 
 def _choose_subject(source: "Checkpoint | Ensemble", tokenizer: "Tokenizer", prompt: str, literal: bool) -> _Subject:
@@ -149,8 +149,8 @@ def _choose_subject(source: "Checkpoint | Ensemble", tokenizer: "Tokenizer", pro
     weights = runtime.expert_weights()[0].tolist()
     top = weights.index(max(weights))
     console.note(
-        f"mixture of {len(weights)} models: shown are the activations of {source.names[top]}, which has the largest "
-        f"weight after this prompt ({weights[top]:.3f}); the final probabilities are those of the mixture"
+        f"ensemble of {len(weights)} models: shown are the activations of {source.names[top]}, which has the largest "
+        f"weight after this prompt ({weights[top]:.3f}); the final probabilities are those of the ensemble"
     )
     return _Subject(source.experts[top], runtime, {"name": source.names[top], "weight": round(weights[top], 6)})
 

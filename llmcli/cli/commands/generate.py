@@ -403,18 +403,18 @@ def _trace_steps(
 
 
 def _expert_names(source: "Checkpoint | Ensemble", path: Path) -> list[str]:
-    """The models of a mixture, or the numbers of a sparse model's experts. Raises LLMError if there are none."""
+    """The models of an ensemble, or the numbers of a sparse model's experts. Raises LLMError if there are none."""
     from llmcli.formats.ensemble_file import Ensemble
 
     if isinstance(source, Ensemble):
         return list(source.names)
     if not source.config.num_experts:
-        raise LLMError(f"{path} has no experts; use a mixture (llm mix), or a model trained with llm train --experts")
+        raise LLMError(f"{path} has no experts; use an ensemble (llm mix), or a model trained with llm train --experts")
     return [str(number) for number in range(source.config.num_experts)]
 
 
 class _ExpertUsage:
-    """Which expert had the largest weight for each token: the models of a mixture, or the experts of a sparse model's
+    """Which expert had the largest weight for each token: the models of an ensemble, or the experts of a sparse model's
     last layer."""
 
     def __init__(self, names: list[str]) -> None:
@@ -451,7 +451,7 @@ class _ExpertUsage:
 
 
 def _training_texts(names: list[str] | None, source: "Checkpoint | Ensemble", path: Path) -> "list[TrainingText]":
-    """The training text of the model, or of each model of a mixture; or the files of these names instead."""
+    """The training text of the model, or of each model of an ensemble; or the files of these names instead."""
     from llmcli.data.corpus import read_corpus
     from llmcli.evaluation.training_text import TrainingText, find_corpus, trained_bytes
 

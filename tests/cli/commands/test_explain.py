@@ -54,18 +54,18 @@ def test_json_equals_the_explanation(llm: Llm, tiny_model: Path) -> None:
 
 def test_probabilities_are_those_that_generate_prints(llm: Llm, tiny_model: Path) -> None:
     found = json.loads(llm("explain", "The cat", "--literal", "--next", 300, "--json").stdout)
-    message = json.loads(llm("generate", "The cat", "--literal", "-n", 1, "-t", 0, "--json").stdout)["tokens"][0]
-    likeliest = found["next_tokens"][0]
-    assert (likeliest["id"], likeliest["text"], likeliest["logprob"]) == (
-        message["id"],
-        message["text"],
-        message["logprob"],
+    generated = json.loads(llm("generate", "The cat", "--literal", "-n", 1, "-t", 0, "--json").stdout)["tokens"][0]
+    most_likely = found["next_tokens"][0]
+    assert (most_likely["id"], most_likely["text"], most_likely["logprob"]) == (
+        generated["id"],
+        generated["text"],
+        generated["logprob"],
     )
-    message = json.loads(llm("generate", "The cat", "--next", 300, "--json").stdout)
-    assert [(w["text"], w["probability"]) for w in message["next"]] == [
+    generated = json.loads(llm("generate", "The cat", "--next", 300, "--json").stdout)
+    assert [(w["text"], w["probability"]) for w in generated["next"]] == [
         (w["text"], w["probability"]) for w in found["next"]
     ]
-    assert found["unexplored"] == message["unexplored"]
+    assert found["unexplored"] == generated["unexplored"]
     # all but what is never written, which a random model holds for likely: bytes that are no UTF-8
     tokenizer = open_tokenizer(load(tiny_model))
     own = softmax(NumpyRuntime(load(tiny_model)).prefill(tokenizer.encode("The cat")))

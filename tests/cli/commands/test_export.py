@@ -13,13 +13,13 @@ from llmcli.formats import checkpoint, loading
     ("words", "message"),
     [
         ("out", "choose a format: --to hf, --to gguf, --to tokenizer or --quantize int8"),
-        ("out --to onnx", "--to must be hf, gguf or tokenizer, answer onnx"),
-        ("a b c --to hf", "give one model and one output, answer 3 names"),
+        ("out --to onnx", "--to must be hf, gguf or tokenizer, found onnx"),
+        ("a b c --to hf", "give one model and one output, found 3 names"),
         ("out --to hf --quantize int8", "--quantize writes a .safetensors file"),
         ("out --quantize int2", "--quantize must be int8 or int4"),
         ("out --to tokenizer --dtype f16", "--dtype has no effect without --to gguf or --to hf"),
-        ("out --to hf --dtype q8_0", "--dtype must be f32, f16, bf16 with --to hf, answer q8_0; for quantized weights"),
-        ("out --to hf --dtype int8", "--dtype must be f32, f16, bf16 with --to hf, answer int8"),
+        ("out --to hf --dtype q8_0", "--dtype must be f32, f16, bf16 with --to hf, found q8_0; for quantized weights"),
+        ("out --to hf --dtype int8", "--dtype must be f32, f16, bf16 with --to hf, found int8"),
         ("out --to tokenizer --name x", "--name has no effect with --to tokenizer"),
     ],
 )
