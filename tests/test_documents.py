@@ -97,6 +97,7 @@ class Newcomer:
     def __init__(self, directory: Path, llm: Callable[..., Result]) -> None:
         self._directory, self._llm = directory, llm
         self._variables: dict[str, object] = {}
+        exec("import safetensors.numpy", self._variables)
         self.commands = 0
         for name in ("examples", "llmcli", "tests"):
             (directory / name).symlink_to(ROOT / name)
@@ -104,7 +105,7 @@ class Newcomer:
     def types(self, page: str) -> None:
         for line in typed(page):
             if line.startswith(PYTHON):
-                exec("import safetensors.numpy; " + line.replace("seconds=10", f"steps={STEPS}"), self._variables)
+                exec(line.replace("seconds=10", f"steps={STEPS}"), self._variables)
             elif line.startswith("cp "):
                 self._copy_real_model()
             else:
