@@ -15,6 +15,7 @@ import ast
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import sys
 import tempfile
@@ -43,6 +44,7 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 SKIPPED_NODES = (ast.Raise, ast.Assert, ast.JoinedStr)
 SKIPPED_FIELDS = ("annotation", "returns", "decorator_list")
 SKIPPED_FUNCTIONS = ("__repr__", "__str__")
+MAX_BYTES = 6 * 2**30  # of memory, since a mutant may allocate without end
 SKIPPED_CALLS = ("on_note", "note", "print")
 
 
@@ -148,6 +150,8 @@ def run_pytest(copy: Path, words: tuple[str, ...]) -> None:
     sys.path.insert(0, str(copy))
     os.environ["PYTHONPATH"] = str(copy)
     os.chdir(copy)
+    os.setsid()  # a mutant may send a signal to its process group
+    resource.setrlimit(resource.RLIMIT_DATA, (MAX_BYTES, MAX_BYTES))
     with open(os.devnull, "w") as null:
         os.dup2(null.fileno(), 1)
         os.dup2(null.fileno(), 2)
