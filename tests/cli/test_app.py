@@ -279,6 +279,22 @@ def test_every_mistake_is_reported_in_one_line(llm: Llm, tiny_model: Path, code:
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    ("words", "option", "value"),
+    [
+        ("train c.txt --steps 0", "--steps", "0"),
+        ("train c.txt --steps=few", "--steps", "few"),
+        ("train c.txt --vocab-size 10", "--vocab-size", "10"),
+        ("generate hi -n many", "--max-tokens", "many"),
+        ("generate hi --device tpu", "--device", "tpu"),
+    ],
+)
+def test_an_invalid_value_is_named_with_its_option(llm: Llm, words: str, option: str, value: str) -> None:
+    answer = llm(*words.split())
+    assert answer.exit_code == 2
+    assert re.search(rf"{option}\b.*\b{value}\b", answer.stderr), answer.stderr
+
+
 def test_without_a_model_the_error_says_how_to_train_one(llm: Llm) -> None:
     for words in (["generate", "hi"], ["inspect"], ["tokenize", "hi"], ["eval", "c.txt"]):
         answer = llm(*words)
