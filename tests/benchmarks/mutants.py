@@ -17,6 +17,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -167,6 +168,8 @@ def passes(copy: Path, time_limit: float, *words: str) -> bool:
         process.kill()
         process.join()
         raise TimeoutError
+    if process.exitcode == -signal.SIGTERM:  # by another program: no result
+        sys.exit("the tests were terminated")
     return process.exitcode in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 
 

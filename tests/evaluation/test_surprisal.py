@@ -86,6 +86,10 @@ def test_a_short_text_is_one_passage() -> None:
     assert most_surprising(np.array([1.0, 2.0])) == [Span(0, 2, 3.0)]
 
 
+def test_passages_may_touch() -> None:
+    assert most_surprising(np.array([1.0, 1.0, 2.0, 2.0]), length=2) == [Span(2, 4, 4.0), Span(0, 2, 2.0)]
+
+
 def test_empty_texts_have_no_passages() -> None:
     assert most_surprising(np.array([])) == []
     assert most_surprising(np.array([1.0, 2.0]), breaks=[2]) == [Span(0, 2, 3.0)]  # the last document is empty
