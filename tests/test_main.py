@@ -32,7 +32,7 @@ runpy.run_module("llmcli", run_name="__main__", alter_sys=True)
 @pytest.mark.slow
 def test_an_interrupt_inside_an_import_ends_the_program(tiny_model: Path, place: tuple[str, str]) -> None:
     """Importlib's callbacks drop a KeyboardInterrupt, and `__set_name__` wraps it in another exception."""
-    words = ["generate", "The cat", "-n", "3000000", "-m", str(tiny_model)]  # would not end by itself
+    words = ["generate", "The cat", "--samples", "1000000", "-m", str(tiny_model), "-q"]  # minutes, if not interrupted
     run = subprocess.run(
         [sys.executable, "-c", AT_CALL, *place, *words], capture_output=True, text=True, timeout=240, check=False
     )
