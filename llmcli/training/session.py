@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -272,7 +272,7 @@ def check_space(output: Output, prepared: Prepared) -> None:
 class Result:
     """A run that has ended, its model saved."""
 
-    done: Done
+    done: Done = field(repr=False)  # it holds all weights
     file: Path  # where the model was saved
     baselines: list[Baseline]
     resumable: bool  # whether an interrupted run can resume
