@@ -161,7 +161,8 @@ def _slots(text: str) -> NDArray[np.uint64]:
         for k in range(1, times):
             total = total * power + hashes[k * width :][:places]
         hashes, width = total, width * times
-    return hashes >> np.uint64(64 - _TABLE_BITS)
+    slots: NDArray[np.uint64] = hashes >> np.uint64(64 - _TABLE_BITS)
+    return slots
 
 
 def _generate_texts(checkpoint: Checkpoint, tokenizer: Tokenizer, seed: int) -> Iterator[str]:

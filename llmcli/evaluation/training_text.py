@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmcli.data.corpus import Corpus, Document, TemporaryFileError, TextCopy, read_corpus
+from llmcli.data.corpus import Corpus, read_corpus
+from llmcli.data.documents import Document
+from llmcli.data.temporary_files import TemporaryFileError, TextCopy
 from llmcli.errors import LLMError
 
 Record = dict[str, Any]  # of a training run: training.json in the file of a model
