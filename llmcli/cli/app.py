@@ -4,12 +4,14 @@ The one place where an exception becomes one line on stderr and an exit code.
 """
 
 import errno
+import importlib
 import io
 import itertools
+import keyword
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
@@ -19,15 +21,6 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 import llmcli
 from llmcli.cli import console, name_conflict, suggestions
-from llmcli.cli.commands.eval import eval_
-from llmcli.cli.commands.explain import explain
-from llmcli.cli.commands.export import export
-from llmcli.cli.commands.generate import generate
-from llmcli.cli.commands.import_ import import_
-from llmcli.cli.commands.inspect import inspect
-from llmcli.cli.commands.mix import mix
-from llmcli.cli.commands.tokenize import tokenize
-from llmcli.cli.commands.train import train
 from llmcli.cli.signals import termination_signals
 from llmcli.errors import LLMError, usage
 from llmcli.formats import atomic_io
@@ -40,11 +33,29 @@ if TYPE_CHECKING:
 else:
     UsageError = typer.BadParameter.__mro__[1]
 
+SUBCOMMANDS = ("train", "generate", "eval", "explain", "inspect", "tokenize", "mix", "import", "export")
 OUTPUT = "the output"  # the file name in errors of standard output
 
 
 class ErrorHandlingGroup(TyperGroup):
-    """Runs a subcommand; an exception becomes one line on stderr and an exit code."""
+    """Runs a subcommand; an exception becomes one line on stderr and an exit code.
+
+    A subcommand is imported when it is first needed: one that runs does not wait for the others.
+    """
+
+    def list_commands(self, ctx: "Context") -> list[str]:
+        return [*SUBCOMMANDS, *(name for name in self.commands if name not in SUBCOMMANDS)]
+
+    def get_command(self, ctx: "Context", cmd_name: str) -> "Command | None":
+        if cmd_name in SUBCOMMANDS:
+            return self.subcommand(cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+    def subcommand(self, name: str) -> "Command":
+        """One of SUBCOMMANDS."""
+        if name not in self.commands:
+            self.commands[name] = _subcommand(name)
+        return self.commands[name]
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run and exit. Also handles errors outside of a subcommand, for example while help is printed."""
@@ -67,11 +78,8 @@ class ErrorHandlingGroup(TyperGroup):
     def resolve_command(self, ctx: "Context", args: list[str]) -> "tuple[str | None, Command | None, list[str]]":
         """As Typer, but an unknown subcommand gets a suggestion."""
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise usage(suggestions.command_hint(args[0], list(self.visible_commands())))
+            raise usage(suggestions.command_hint(args[0], list(SUBCOMMANDS)))
         return super().resolve_command(ctx, args)
-
-    def visible_commands(self) -> "Mapping[str, Command]":
-        return {name: command for name, command in self.commands.items() if not command.hidden}
 
     def invoke(self, ctx: "Context") -> Any:
         try:
@@ -172,8 +180,8 @@ def _option_hint(context: "Context", unknown: str | None, words: Sequence[str]) 
     group = (context.parent or context).command
     assert isinstance(group, ErrorHandlingGroup)
     options = {
-        name: [option for param in command.params for option in (*param.opts, *param.secondary_opts)]
-        for name, command in group.visible_commands().items()
+        name: [option for param in group.subcommand(name).params for option in (*param.opts, *param.secondary_opts)]
+        for name in SUBCOMMANDS
     }
     if context.parent is None:
         return suggestions.top_option_hint(unknown, options) if unknown else None
@@ -195,8 +203,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for subcommand in (train, generate, eval_, explain, inspect, tokenize, mix, import_, export):
-    app.command(subcommand.__name__.rstrip("_"), cls=Subcommand)(subcommand)
+
+
+def _subcommand(name: str) -> "Command":
+    """The subcommand in the module of `cli/commands/` with its name; where Python has the name, "_" follows it."""
+    module = importlib.import_module(f"llmcli.cli.commands.{name}{'_' if keyword.iskeyword(name) else ''}")
+    function = vars(module).get(name) or vars(module)[f"{name}_"]
+    app_of_one = typer.Typer(rich_markup_mode=None, add_completion=False)
+    app_of_one.command(name, cls=Subcommand)(function)
+    return typer.main.get_command(app_of_one)
 
 
 def _print_version(requested: bool) -> None:
@@ -224,7 +239,7 @@ def help_(
         return
     subcommand = top.command.get_command(top, command)
     if subcommand is None:
-        raise usage(suggestions.command_hint(command, list(top.command.visible_commands())))
+        raise usage(suggestions.command_hint(command, list(SUBCOMMANDS)))
     with typer.Context(subcommand, info_name=command, parent=top) as inner:
         console.result(subcommand.get_help(inner), raw=True)
 

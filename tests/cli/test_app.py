@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.main import get_command
 from typer.testing import Result
 
-from llmcli.cli.app import ErrorHandlingGroup, app
+from llmcli.cli.app import SUBCOMMANDS
 from llmcli.formats import checkpoint
 from tests import platforms
 from tests.conftest import TEXT
@@ -66,6 +65,18 @@ def test_commands_run_without_importing_torch(tiny_model: Path, words: list[str]
     assert found.returncode == 0, found.stderr
 
 
+def test_a_subcommand_does_not_import_the_others() -> None:
+    found = python(
+        "import sys; sys.argv = ['llm', 'inspect', '--help']\n"
+        "from llmcli.cli.app import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "commands = {name for name in sys.modules if name.startswith('llmcli.cli.commands.')}\n"
+        "assert commands == {'llmcli.cli.commands.inspect'}, commands"
+    )
+    assert found.returncode == 0, found.stderr
+
+
 def test_help_imports_no_heavy_library() -> None:
     found = python(
         "import sys; sys.argv = ['llm', '--help']\n"
@@ -80,15 +91,9 @@ def test_help_imports_no_heavy_library() -> None:
 # ---- help and standard streams
 
 
-def subcommands() -> list[str]:
-    group = get_command(app)
-    assert isinstance(group, ErrorHandlingGroup)
-    return list(group.visible_commands())
-
-
 def test_version_and_help(llm: Llm) -> None:
     assert llm("--version").stdout.startswith("llmcli ")
-    for words in ([], ["-h"], ["--help"], *([name, "-h"] for name in subcommands())):
+    for words in ([], ["-h"], ["--help"], *([name, "-h"] for name in SUBCOMMANDS)):
         answer = llm(*words)
         assert answer.exit_code == 0 and answer.stdout.startswith("Usage: ") and answer.stderr == ""
 
@@ -96,13 +101,13 @@ def test_version_and_help(llm: Llm) -> None:
 def test_help_shows_whole_summaries(llm: Llm) -> None:
     lines = llm("--help").stdout.split("Commands:\n")[1].splitlines()
     summaries = dict(line.split(maxsplit=1) for line in lines)
-    assert list(summaries) == subcommands()
+    assert tuple(summaries) == SUBCOMMANDS
     for name, summary in summaries.items():
         assert summary.endswith(".") and not summary.endswith("..."), summary
         assert summary == llm(name, "--help").stdout.split("\n\n")[1].strip()
 
 
-@pytest.mark.parametrize("name", subcommands())
+@pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_help_names_arguments_without_python_types_and_fits_80_columns(llm: Llm, name: str) -> None:
     text = llm(name, "--help").stdout
     assert not re.search(r"<\w+|\{|\blist\[|\bstr\b", text), text

@@ -10,12 +10,12 @@ from typer.main import get_command
 from typer.testing import Result
 
 from llmcli.cli import suggestions
-from llmcli.cli.app import ErrorHandlingGroup, app
+from llmcli.cli.app import SUBCOMMANDS, ErrorHandlingGroup, app
 
 Llm = Callable[..., Result]
 TOP = get_command(app)
 assert isinstance(TOP, ErrorHandlingGroup)
-KNOWN = TOP.visible_commands()
+KNOWN = {name: TOP.subcommand(name) for name in SUBCOMMANDS}
 OPTIONS = {
     name: {option for param in command.params for option in (*param.opts, *param.secondary_opts)}
     for name, command in KNOWN.items()
