@@ -241,7 +241,7 @@ class _Layer:
 
 
 class _KeyValueCache:
-    """Keys and values [G, capacity, D] of the tokens that a layer has processed.
+    """The KV cache: keys and values [G, capacity, D] of the tokens that a layer has processed.
 
     With them a new token costs one pass through the network, not one for each token before it.
     """

@@ -32,7 +32,7 @@ class Scorer(Protocol):
 
 
 class Runtime(Scorer, Protocol):
-    """A model ready to run, with a key-value cache of the tokens processed so far.
+    """A model ready to run, with a key-value (KV) cache of the tokens processed so far.
 
     Every method that processes tokens raises LLMError when they do not fit the context.
     """

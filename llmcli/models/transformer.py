@@ -35,7 +35,7 @@ BALANCE_WEIGHT = 0.01  # of the experts' load-balancing loss: measured, tests/be
 
 
 class KeyValueCache:
-    """Keys and values [B, G, T, D] of the tokens that a layer has processed."""
+    """The KV cache: keys and values [B, G, T, D] of the tokens that a layer has processed."""
 
     def __init__(self) -> None:
         self.k: Tensor | None = None

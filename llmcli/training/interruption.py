@@ -1,4 +1,5 @@
-"""Giving up a training step or an evaluation that takes too long: between two layers the model asks whether to stop."""
+"""Abandoning a training step or an evaluation that takes too long, after Ctrl-C or at a time limit: between two layers
+the model asks whether to stop. The signal itself is received in cli/signals.py."""
 
 import contextlib
 from collections.abc import Callable, Iterator

@@ -270,11 +270,11 @@ def optimizer(request: Request, base: ModelConfig | None) -> Decision[str]:
 
 
 def learning_rate(request: Request, recipe: str) -> Decision[float]:
-    """The multiplier of the recipe's peak learning rates."""
+    """The multiplier of the recipe's peak learning rates (config.learning_rates)."""
     if request.lr != 1:
         reason = f"{request.lr:g} times the peak rates of the recipe, {REQUESTED}"
     elif recipe == "fine-tune":
         reason = "low, to limit catastrophic forgetting"
     else:
         reason = "peak rates of the recipe"
-    return Decision(request.lr, f"{reason}; linear decay to 0")
+    return Decision(request.lr, f"{reason}; linear decay to 0 after 40% of the run")  # optimizer.rate

@@ -3,6 +3,8 @@
 import pytest
 
 from llmcli.errors import LLMError
+from llmcli.training import rules
+from llmcli.training.optimizer import DECAY, FINAL_RATE
 from llmcli.training.plan import Request
 from tests.training.plans import BASE, plan
 
@@ -102,3 +104,8 @@ def test_a_context_longer_than_the_base_models_is_wrong_usage():
         plan(Request(context=65), base=BASE)
     assert caught.value.exit_code == 2
     assert plan(Request(context=64), base=BASE).train.context == 64
+
+
+def test_the_reason_for_the_learning_rate_describes_the_schedule() -> None:
+    assert FINAL_RATE == 0
+    assert rules.learning_rate(Request(), "muon").reason.endswith(f"; linear decay to 0 after {1 - DECAY:.0%} of the run")
