@@ -90,8 +90,8 @@ def eval_(
 ) -> None:
     """Measure bits per byte and perplexity of models on a text.
 
-    The compressors xz and PPM are measured on the same text as baselines. Lower is better; 8 bits per byte is no
-    knowledge of the text.
+    The compressors xz and PPM are measured on the same text as baselines. Lower is better; 8 bits per byte is a
+    uniform guess over all byte values.
 
     Example: llm eval held-out.txt -m a.safetensors -m b.safetensors
     """

@@ -32,19 +32,25 @@ if TYPE_CHECKING:
 def explain(
     context_: typer.Context,
     prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="Prompt to follow; - reads standard input.")
+        str | None, typer.Argument(metavar="PROMPT", help="Prompt to analyze; - reads standard input.")
     ] = None,
     model: ModelOption = None,
     layer: Annotated[
         int | None,
         typer.Option(
-            "--layer", metavar="N", min=1, help="Layer whose attention to show, from 1 (default: mean of all)."
+            "--layer",
+            metavar="N",
+            min=1,
+            help="Layer whose attention to show, counted from 1 (default: mean of all).",
         ),
     ] = None,
     head: Annotated[
         int | None,
         typer.Option(
-            "--head", metavar="N", min=1, help="With --layer: head whose attention to show, from 1 (default: mean)."
+            "--head",
+            metavar="N",
+            min=1,
+            help="With --layer: head whose attention to show, counted from 1 (default: mean).",
         ),
     ] = None,
     next_: Annotated[

@@ -91,7 +91,7 @@ def train(
         bool,
         typer.Option(
             "--adapter-only",
-            help="With --lora: save only the adapters; -o DIRECTORY writes them as PEFT does.",
+            help="With --lora: save only the adapters; -o DIRECTORY writes them in PEFT format.",
         ),
     ] = False,
     tokenizer: Annotated[
