@@ -181,7 +181,7 @@ def test_a_damaged_directory_is_an_error_of_one_line(directory: Path, name: str,
 def test_the_error_of_a_config_names_no_option(directory: Path) -> None:
     config = json.loads((directory / "config.json").read_text())
     for change, message in (
-        ({"head_dim": 7}, "head_dim must be even for rotary positions, found 7$"),
+        ({"head_dim": 7}, "head_dim must be even for rotary embeddings, found 7$"),
         ({"num_key_value_heads": 3}, "3 key-value heads do not divide 4 heads$"),
         ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling without factor$"),
     ):
