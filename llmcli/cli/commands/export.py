@@ -141,7 +141,7 @@ def _lock(context: typer.Context, directory: Path) -> None:
     from llmcli.formats import atomic_io, file_lock
 
     if problem := context.with_resource(file_lock.locked(directory)):
-        console.note(f"{directory} cannot be locked here ({problem}); make sure that nothing else writes it")
+        console.note(f"{directory} cannot be locked here ({problem}); make sure that nothing else writes to it")
     else:
         atomic_io.remove_stale(directory)
 

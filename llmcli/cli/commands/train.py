@@ -375,12 +375,10 @@ def _run(
             except OSError as error:  # the reader has gone, or the disk is full: save what has been trained
                 output_error = output_error or error
     if output_error:
-        console.note(f"stopped because events could not be written any more; saved {result.file}")
+        console.note(f"stopped because events could no longer be written; saved {result.file}")
         raise output_error
     if problem := result.done.problem:
-        raise LLMError(
-            f"{problem}; saved the best weights before that, of step {result.done.best_step:,}, in {result.file}"
-        )
+        raise LLMError(f"{problem}; saved the best weights so far (step {result.done.best_step:,}) in {result.file}")
     _report(context, result, run, inputs, output, json_=json_)
     if signals:
         raise typer.Exit(128 + signals[0])

@@ -410,7 +410,7 @@ def test_weights_saved_as_float32_are_noted(llm: Llm, tiny_model: Path) -> None:
     model.dtypes = dict.fromkeys(model.config.tensor_shapes(), "BF16")
     checkpoint.save("half.safetensors", model)
     same = ("train", "c.txt", "--steps", 1, "--from")
-    message = "the weights are saved as float32, those of half.safetensors are bfloat16"
+    message = "the weights are saved as float32 although those of half.safetensors are bfloat16"
     assert message in llm(*same, "half.safetensors", "-o", "a.safetensors").stderr
     other = llm(*same, tiny_model, "-o", "b.safetensors").stderr
     assert "float32, those" not in other and "Undertrained: 1 step" in other and "plateaued" not in other
