@@ -153,7 +153,7 @@ WRONG = [
     (1, "train c.txt --width 1000000", "GB is free"),
     (1, "train c.txt -o nowhere/m.safetensors", "no directory"),
     (1, "train c.txt -o binaries", "is a directory"),
-    (1, "train c.txt -o model.safetensors", "exists already; add --force"),
+    (1, "train c.txt -o model.safetensors", "already exists; add --force"),
     (2, "train c.txt --width 100 --heads 3", "does not divide"),
     (2, "train c.txt --width 64 --heads 4 --kv-heads 3", "do not divide"),
     (2, "train c.txt --width 6 --heads 2", "must be even"),

@@ -509,7 +509,7 @@ def test_a_limit_on_the_size_of_files_is_detected_before_training(llm: Llm, monk
     Path("c.txt").write_text(TEXT, "utf-8")
     monkeypatch.setattr(atomic_io, "_file_size_limit", lambda: 100_000.0)
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 2, "-q")
-    assert answer.exit_code == 1 and "a file may have 0.1 MB here (ulimit -f)" in answer.stderr
+    assert answer.exit_code == 1 and "files are limited to 0.1 MB here (ulimit -f)" in answer.stderr
     assert not MODEL.exists()
 
 

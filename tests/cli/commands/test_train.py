@@ -126,7 +126,7 @@ def test_an_existing_model_with_the_default_name_is_renamed(llm: Llm) -> None:
         "model.safetensors",
     ]
     answer = llm("train", "c.txt", "--steps", 2, "-o", "model.safetensors")  # who gives a name wants that name
-    assert answer.exit_code == 1 and "exists already; add --force" in answer.stderr
+    assert answer.exit_code == 1 and "already exists; add --force" in answer.stderr
 
 
 def test_a_model_that_cannot_be_renamed_is_not_overwritten(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_a_file_of_another_program_is_not_renamed(llm: Llm) -> None:
         write("model.safetensors")
         before = Path("model.safetensors").read_bytes()
         answer = llm("train", "c.txt", "--steps", 2)
-        assert answer.exit_code == 1 and "exists already; add --force" in answer.stderr
+        assert answer.exit_code == 1 and "already exists; add --force" in answer.stderr
         assert Path("model.safetensors").read_bytes() == before
         assert {path.name for path in Path().iterdir()} == {"c.txt", "model.safetensors"}
 
