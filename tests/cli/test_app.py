@@ -380,7 +380,7 @@ def test_a_named_pipe_is_not_read_as_a_model(llm: Llm, name: str) -> None:
         ("no/pytorch_model.bin", "no file or directory no/pytorch_model.bin"),
         ("link.safetensors", "link.safetensors is a link to gone, which is missing"),
         ("gpt2", "a model of that name is not supported; Llama, Mistral, SmolLM2, Qwen2, Qwen3 and Mixtral are"),
-        ("llama3.2:1b", "does not download by such names; get a .gguf or a Hugging Face directory"),
+        ("llama3.2:1b", "does not download models by name; get a .gguf or Hugging Face directory"),
         ("hf.co/x/y", "get it first: hf download x/y --local-dir y"),
         ("hf://a/b", "get it first: hf download a/b --local-dir b"),
         ("hf:a/b", "get it first: hf download a/b --local-dir b"),

@@ -178,7 +178,7 @@ def test_merging_adapters_into_another_model_is_noted(trained: tuple[Path, Path]
         result = llm("import", source, "--adapter", trained[1], "-o", "m.safetensors", "--force", "-q")
         assert result.exit_code == 0
         message = f"alone.safetensors was trained on model.safetensors (sha256 {loading.fingerprint(tiny_model)[:16]})"
-        assert (message in result.stderr and "other.safetensors is another model" in result.stderr) == warned
+        assert (message in result.stderr and "other.safetensors is a different model" in result.stderr) == warned
 
 
 def test_a_model_is_the_same_in_either_form(tiny_model: Path, llm) -> None:

@@ -167,7 +167,7 @@ def in_halves() -> Checkpoint:
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (other_tokenizer, "b.safetensors has another tokenizer than a.safetensors"),
+        (other_tokenizer, "b.safetensors has a different tokenizer from a.safetensors"),
         (
             lambda: model(2, max_position_embeddings=64),
             "b.safetensors has a context length of 64 tokens, a",
@@ -195,7 +195,7 @@ def test_models_that_cannot_be_mixed_are_an_error(llm, second, message: str) -> 
         ("a.safetensors b.safetensors -o b.safetensors --force", "b.safetensors is one of the models to mix"),
         (
             "a.safetensors b.safetensors --average -o y.safetensors",
-            "b.safetensors has another shape than a.safetensors",
+            "b.safetensors has a different shape from a.safetensors",
         ),
     ],
 )
