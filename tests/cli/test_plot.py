@@ -77,7 +77,7 @@ def test_errors_are_one_line(llm: Llm, trained: Path, monkeypatch: pytest.Monkey
     save(Path("bare.safetensors"), random_checkpoint(model.config, tokenizer_json=model.tokenizer_json))
     Path("link.svg").symlink_to(trained)
     for options, message in (
-        (["--plot", "loss.jpg"], "a name ending in .svg"),
+        (["--plot", "loss.jpg"], "a name that ends in .svg"),
         (["--plot", "nowhere/loss.svg"], "mkdir -p"),
         (["bare.safetensors", "--plot", "loss.svg"], "bare.safetensors: there is no readable curve"),
         (["--plot", "link.svg", "--force"], "is the model itself"),

@@ -95,7 +95,7 @@ def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm) -> None:
     assert llm(*shlex.split(summary[2].split(": llm ")[1]), "-n", 3).exit_code == 0
     *events, done = map(json.loads, llm(*words, "--force", "--json").stdout.splitlines())
     assert done["verdict"] == summary
-    assert [found["name"] for found in done["baselines"]] == ["xz", "PPM, adapting", "PPM, static"]
+    assert [found["name"] for found in done["baselines"]] == ["xz", "PPM, adaptive", "PPM, static"]
     assert all(f"{found['name']} {found['bits_per_byte']:.3f}" in summary[0] for found in done["baselines"])
     assert set(done["memorised"]) == {"share", "strings", "held_out_share", "searched_bytes"}
     record = json.loads(llm("inspect", "my model.safetensors", "--json").stdout)["training"]
