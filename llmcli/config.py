@@ -136,7 +136,7 @@ class ModelConfig:
         if self.num_attention_heads % self.num_key_value_heads:
             raise usage(f"{self.num_key_value_heads} key-value heads do not divide {self.num_attention_heads} heads")
         if self.head_dim % 2:
-            raise usage(f"head_dim must be even for rotary positions, found {self.head_dim}")
+            raise usage(f"head_dim must be even for rotary embeddings, found {self.head_dim}")
 
     def _check_experts(self) -> None:
         experts, active = self.num_experts, self.num_experts_per_tok

@@ -44,12 +44,14 @@ def entropy(value: float, *, at_least: bool = False) -> str:
 def choice(value: float, what: str) -> str:
     """An entropy in bits, explained as a choice among equally likely outcomes.
 
-    >>> [choice(bits, "words") for bits in (2.82, 0.1)]
-    ['As uncertain as a choice among 7 equally likely words.', 'Hardly any choice: one of the words is nearly certain.']
+    >>> choice(2.82, "words")
+    'As uncertain as a choice among 7 equally likely words.'
+    >>> choice(0.1, "words")
+    'Nearly certain: one of the words has almost all of the probability.'
     """
     outcomes = round(2.0 ** min(value, 64.0))
     if outcomes < 2:
-        return f"Hardly any choice: one of the {what} is nearly certain."
+        return f"Nearly certain: one of the {what} has almost all of the probability."
     return f"As uncertain as a choice among {outcomes:,} equally likely {what}."
 
 

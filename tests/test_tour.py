@@ -59,7 +59,7 @@ def test_one_sees_what_the_english_tour_says(tmp_path: Path, llm: Callable[..., 
     eat, stones = (float(re.search(rf"([\d.]+)\t·{token}\n", surprise)[1]) for token in ("eat", "s"))  # type: ignore[index]
     assert eat < 3 < stones
     figures = bits_per_byte(said(walked, "llm eval examples"))
-    assert figures["model.safetensors"] < figures["PPM, adapting"] < figures["small.safetensors"]
+    assert figures["model.safetensors"] < figures["PPM, adaptive"] < figures["small.safetensors"]
     assert "⟦" in said(walked, 'llm generate "I like to" -n 40')
     assert "2 of 4 experts" in said(walked, "llm inspect sparse")
     mixed = bits_per_byte(said(walked, "llm eval examples/food.txt examples/stories.txt"))  # the last rows: of all

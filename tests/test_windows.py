@@ -193,7 +193,7 @@ def test_the_second_of_two_runs_is_refused(windows: Windows) -> None:
     for _ in range(2):
         with file_lock.locked(Path("f")) as problem:
             assert problem == ""
-            with pytest.raises(LLMError, match="another run is writing f"), file_lock.locked(Path("f")):
+            with pytest.raises(LLMError, match="another run is writing to f"), file_lock.locked(Path("f")):
                 pass
         assert names() == []
 

@@ -145,7 +145,7 @@ def heat_map(shares: Sequence[Sequence[float]], first: int = 1) -> list[str]:
 
 
 _SHADES = ((0.6, "█"), (0.3, "▓"), (0.1, "▒"), (0.03, "░"))
-HEAT_LEGEND = "██ 60% and more, ▓▓ 30%, ▒▒ 10%, ░░ 3%, ·· less"
+HEAT_LEGEND = "██ 60% or more, ▓▓ 30%, ▒▒ 10%, ░░ 3%, ·· less"
 
 
 def _shade(share: float) -> str:

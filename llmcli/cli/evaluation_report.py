@@ -61,9 +61,9 @@ def print_scores(scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]"
     count = len(columns) if len({row.file for row in scores}) > 1 else len(columns) - 1
     tables.table(columns[:count], [row[:count] for row in rows], numbers=(1, 2, 3, 4, 5))
     console.caption(
-        "bits/byte: lower is better, 8 is no knowledge of the text; it compares any models. perplexity: as uncertain "
-        "as a choice among that many equally likely tokens; it compares models with the same tokenizer only. accuracy: "
-        "share of tokens that were the model's most likely one."
+        "bits/byte: lower is better, 8 is a uniform guess over all byte values; comparable across all models. "
+        "perplexity: as uncertain as a choice among that many equally likely tokens; comparable only between models "
+        "with the same tokenizer. accuracy: share of tokens that were the model's most likely one."
     )
 
 

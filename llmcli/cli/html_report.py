@@ -98,8 +98,8 @@ def _notes(explanation: Explanation, model: str, expert: Mapping[str, Any] | Non
     notes = [f"Model: {model}, {_counted(layers, 'layer')} with {_counted(heads, 'attention head')} each."]
     if expert:
         notes.append(
-            f"The model is an ensemble. This page shows the inside of its expert {_printable(expert['name'])}, whose "
-            f"weight is {expert['weight']:.3f} here; the prediction is the ensemble's."
+            f"The model is an ensemble. This page shows the activations of its expert {_printable(expert['name'])}, "
+            f"whose weight is {expert['weight']:.3f} here; the prediction is the ensemble's."
         )
     if _attention_bytes(layers, heads, tokens) > MAX_ATTENTION:
         notes.append("Attention is shown as the mean of each layer's heads, to keep the page small.")
@@ -201,7 +201,7 @@ def _curve_summary(curve: Curve) -> str:
 
 def _tree_data(group: "ParameterGroup", parent: str) -> dict[str, object]:
     path = f"{parent}.{group.name}" if parent else group.name
-    shape = " or ".join(" × ".join(map(str, shape)) or "one number" for shape in list(group.shapes)[:2])
+    shape = " or ".join(" × ".join(map(str, shape)) or "scalar" for shape in list(group.shapes)[:2])
     return {
         "name": group.name, "path": path, "parameters": group.parameters, "copies": group.copies, "shape": shape,
         "children": [_tree_data(child, path) for child in group.children.values()],

@@ -130,7 +130,7 @@ def _memorization(record: Record) -> list[tuple[str, str]]:
     if not shares:
         return []
     baseline = shares["held_out_share"]
-    held_out = "" if baseline is None else f" (held-out text: {baseline:.0%})"
+    held_out = "" if baseline is None else f" (held-out text itself: {baseline:.0%})"
     share = f"{shares['share']:.0%} of generated 30-character strings occur verbatim in the training text"
     return [("memorization", share + held_out)]
 
@@ -175,7 +175,7 @@ def expert_rows(header: "Header", record: Record) -> list[tuple[str, str, str, s
 
 
 def _expert_row(name: str, config: Mapping[str, Any], record: Record) -> tuple[str, str, str, str]:
-    shape = f"{config.get('num_hidden_layers')} layers, width {config.get('hidden_size')}"
+    shape = f"{config.get('num_hidden_layers')} layers, hidden size {config.get('hidden_size')}"
     corpus = ", ".join(str(document.get("name")) for document in record.get("corpus", [])[:MAX_NAMES])
     bits = record.get("bits_per_byte")
     return name, shape, corpus, units.bits_per_byte(bits) if isinstance(bits, float) else ""

@@ -41,7 +41,7 @@ CONFIG_KEYS = (
 )  # fmt: skip
 TOKENIZER_KINDS = {
     "bpe": "byte-level byte-pair encoding (BPE)",
-    "spm": "byte-pair encoding (BPE) of SentencePiece",
+    "spm": "SentencePiece byte-pair encoding (BPE)",
     "char": "one token per character; others as bytes",
     "?": "not supported",
 }

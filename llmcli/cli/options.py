@@ -62,7 +62,7 @@ DeviceOption = Annotated[
     typer.Option(
         "--device",
         metavar="DEVICE",
-        help="Device: cpu runs numpy; cuda, mps or auto run torch.",
+        help="Device: cpu uses numpy; cuda, mps and auto use torch.",
         callback=one_of("--device", *DEVICES, "auto"),
     ),
 ]
@@ -71,7 +71,7 @@ QuantizeOption = Annotated[
     typer.Option(
         "--quantize",
         metavar="int8|int4",
-        help="Quantize the weights, which is faster and slightly less exact.",
+        help="Quantize the weights: faster, slightly less accurate.",
         callback=one_of("--quantize", *QUANTIZATIONS),
     ),
 ]

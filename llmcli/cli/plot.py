@@ -30,7 +30,7 @@ def format_of(path: Path) -> str:
     """The format that a file name asks for, one of FORMATS. Raises LLMError for any other."""
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
-        raise LLMError(f"{path} does not name the format of a figure; give it a name ending in .svg, .png or .pdf")
+        raise LLMError(f"{path} is not in a supported figure format; give a name that ends in .svg, .png or .pdf")
     return suffix
 
 

@@ -66,7 +66,7 @@ def by_surprisal(text: str, bits: float) -> str:
 
 def surprisal_legend() -> str:
     """The backgrounds of `by_surprisal` with their ranges, on one line."""
-    ranges = ("below 1", "1 to 3", "3 to 6", "6 to 10", "10 and more")
+    ranges = ("below 1", "1 to 3", "3 to 6", "6 to 10", "10 or more")
     return "".join(by_surprisal(f" {text} ", bits) for text, bits in zip(ranges, (0, *SURPRISALS), strict=True))
 
 

@@ -26,7 +26,7 @@ _QUANTIZE = (
 _CONVERT = "to convert: llm import SOURCE -o FILE.safetensors, or llm export MODEL OUTPUT --to gguf (or --to hf)"
 _FINE_TUNE = "to fine-tune: llm train TEXT --from MODEL -o FILE (--lora 8 for low-rank adapters)"
 _CHAT = f"there is no chat yet; {_GENERATE}"
-_SERVE = "there is no server yet; for the one of llama.cpp or Ollama: llm export MODEL FILE.gguf --to gguf"
+_SERVE = "there is no server yet; to serve it with llama.cpp or Ollama: llm export MODEL FILE.gguf --to gguf"
 _TOKENIZE = 'to see the tokens of a text: llm tokenize "I like to eat"'
 _OTHER_LLM = (
     "that is a command of another program named llm (llm.datasette.io); this one is llmcli and is also installed under "

@@ -101,8 +101,8 @@ def note_float32(base: "Checkpoint", name: str) -> None:
     dtypes = sorted({TORCH_NAMES[dtype] for dtype in base.dtypes.values()})
     if dtypes:
         console.note(
-            f"the weights are saved as float32, those of {name} are {' and '.join(dtypes)}: small updates would be "
-            "lost in lower precision"
+            f"the weights are saved as float32 although those of {name} are {' and '.join(dtypes)}: small updates "
+            "would be lost in lower precision"
         )
 
 

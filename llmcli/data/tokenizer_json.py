@@ -152,13 +152,13 @@ def _normalizer_problem(normalizer: Any) -> str:
     """Why a normalizer is not supported; "" if it is."""
     if normalizer is None or _step_types(normalizer) == ["NFC"]:
         return ""
-    return f"changes the text with a {'/'.join(_step_types(normalizer))[:60] or 'strange'} normalizer"
+    return f"changes the text with a {'/'.join(_step_types(normalizer))[:60] or 'nonstandard'} normalizer"
 
 
 def _model_problem(model: Mapping[str, Any]) -> str:
     """Why a BPE model is not supported; "" if it is."""
     if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
-        return "uses dropout, or marks the parts of words"
+        return "uses dropout, or a prefix or suffix for parts of words"
     ids_are_numbers = all(type(i) is int for i in model["vocab"].values())
     if not ids_are_numbers or not isinstance(model.get("merges") or [], list):
         return "has a vocabulary or merges of the wrong type"
@@ -177,7 +177,7 @@ def _added_tokens_problem(added: Any) -> str:
         if type(token.get("id")) is not int or not has_text:
             return f"has an added token without an id, or without a text of 1 to {MAX_TOKEN_CHARACTERS:,} characters"
         if not token.get("special") and (token.get("lstrip") or token.get("rstrip")):
-            return "has added tokens that strip the white space beside them"
+            return "has added tokens that strip the whitespace beside them"
     return ""
 
 
@@ -189,9 +189,9 @@ def _pre_tokenizer_problem(pre_tokenizer: Any) -> str:
     if not set(types) <= {"ByteLevel", "Split", "Digits", "Punctuation"}:
         return f"splits words with {', '.join(types)[:60]}"
     if any(step.get("behavior") == "Removed" or step.get("add_prefix_space") for step in steps):
-        return "adds or removes white space"
+        return "adds or removes whitespace"
     if any(step["type"] == "Split" and not _is_safe_pattern(step.get("pattern")) for step in steps):
-        return f"splits words by a pattern that is none of {', '.join(PATTERNS)}'s"
+        return f"splits words by a pattern other than those of {', '.join(PATTERNS)}"
     return ""
 
 
@@ -303,21 +303,21 @@ def pre_tokenizer_name(pre_tokenizer: Any) -> str | None:
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
     """The steps of a pre-tokenizer, normalizer or post-processor, with every Sequence flattened. A step that is not an
-    object, and all steps after MAX_STEPS, are replaced by one of type "strange"."""
+    object, and all steps after MAX_STEPS, are replaced by one of type "nonstandard"."""
     pending = [part]
     for _ in range(MAX_STEPS):
         if not pending:
             return
         step = pending.pop()
         if not isinstance(step, dict):
-            yield {"type": "strange"}
+            yield {"type": "nonstandard"}
         elif step.get("type") == "Sequence":
             inner = step.get("pretokenizers", step.get("normalizers", step.get("processors")))
             pending += reversed(inner[: MAX_STEPS + 1]) if isinstance(inner, list) else [None]
         else:
             yield step
     if pending:
-        yield {"type": "strange"}
+        yield {"type": "nonstandard"}
 
 
 def _step_types(part: Any) -> list[str]:

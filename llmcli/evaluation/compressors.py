@@ -43,7 +43,7 @@ def baselines(text: bytes, past: bytes = b"", *, seconds: float = DEFAULT_SECOND
     xz_past, ppm_past, _ = (past[-limit:] for limit in _past_limits(seconds))
     results = [
         Baseline("xz", _added_bits_per_byte(xz_size, text, xz_past), len(text), len(xz_past)),
-        Baseline("PPM, adapting", _added_bits_per_byte(ppm_size, text, ppm_past), len(text), len(ppm_past)),
+        Baseline("PPM, adaptive", _added_bits_per_byte(ppm_size, text, ppm_past), len(text), len(ppm_past)),
     ]
     return [*results, static_ppm(text, past, seconds=STATIC_SHARE * seconds)] if past else results
 

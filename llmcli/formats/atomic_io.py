@@ -82,7 +82,7 @@ def _check_replaceable(path: Path, *, force: bool, by: str) -> None:
     if not path.is_file():
         raise LLMError(f"{path} is not a regular file; give another name{by}")
     if not force:
-        raise LLMError(f"{path} exists already; add --force to replace it, or give another name{by}")
+        raise LLMError(f"{path} already exists; add --force to replace it, or give another name{by}")
     if WINDOWS and not path.stat().st_mode & stat.S_IWRITE:
         raise LLMError(f"{path} is read-only; allow writing: attrib -R {path}, or give another name{by}")
 
@@ -97,8 +97,8 @@ def windows_name_problem(name: str) -> str:
     if device in _WINDOWS_DEVICES:
         return f"{device} is the name of a device on Windows"
     if bad := next((c for c in name if c in '<>:"/\\|?*' or ord(c) < 32), ""):
-        return f"Windows allows no {bad!r} in the name of a file"
-    return "Windows allows no dot or space at the end of a name" if name.endswith((".", " ")) else ""
+        return f"Windows does not allow {bad!r} in a file name"
+    return "Windows does not allow a dot or space at the end of a name" if name.endswith((".", " ")) else ""
 
 
 def check_space(path: str | Path, size: int) -> None:
@@ -107,7 +107,7 @@ def check_space(path: str | Path, size: int) -> None:
     limit = _file_size_limit()
     if limit < size:
         raise LLMError(
-            f"a file may have {limit / 1e6:,.1f} MB here (ulimit -f), {path} will take {size / 1e6:,.1f} MB; "
+            f"files are limited to {limit / 1e6:,.1f} MB here (ulimit -f), {path} needs {size / 1e6:,.1f} MB; "
             "raise the limit: ulimit -f unlimited"
         )
     try:
@@ -116,8 +116,8 @@ def check_space(path: str | Path, size: int) -> None:
         return  # unknown
     if free < size:
         raise LLMError(
-            f"the disk of {directory} has {free / 1e6:,.1f} MB left, {path} will take {size / 1e6:,.1f} MB; "
-            "free some, or name a file on another disk"
+            f"the disk of {directory} has {free / 1e6:,.1f} MB left, {path} needs {size / 1e6:,.1f} MB; "
+            "free some space, or name a file on another disk"
         )
 
 

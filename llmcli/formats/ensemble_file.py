@@ -63,9 +63,7 @@ def combine(models: Mapping[str, Checkpoint]) -> Ensemble:
     hint = f"train it with --like {first_name}"
     for name, model in others:
         if not _same_tokenizer(first, model):
-            raise LLMError(
-                f"{name} has another tokenizer than {first_name}: their tokens are not the same text; {hint}"
-            )
+            raise LLMError(f"{name} has a different tokenizer from {first_name}; {hint}")
         rows = model.config.vocab_size, first.config.vocab_size
         if rows[0] != rows[1]:
             raise LLMError(f"{name} has embeddings of {rows[0]:,} tokens, {first_name} of {rows[1]:,}; {hint}")
@@ -110,8 +108,8 @@ class AveragedTensors(Mapping[str, NDArray[np.float32]]):
         for name, model in others:
             if replace(model.config, eos_token_id=0) != replace(first.config, eos_token_id=0):
                 raise LLMError(
-                    f"{name} has another shape than {first_name}; average models that were fine-tuned from one: "
-                    f"llm train TEXT --from {first_name}"
+                    f"{name} has a different shape from {first_name}; average models fine-tuned from the same base "
+                    f"model: llm train TEXT --from {first_name}"
                 )
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:

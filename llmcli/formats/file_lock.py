@@ -48,7 +48,7 @@ def _acquire(lock_file: Path, path: Path, target: Path) -> tuple[int, str]:
             pass
         except BlockingIOError:
             os.close(descriptor)
-            raise LLMError(f"another run is writing {path}; wait for it, end it, or give another name") from None
+            raise LLMError(f"another run is writing to {path}; wait for it, end it, or give another name") from None
         os.close(descriptor)  # the holder before deleted the file after it was opened here: try again
 
 

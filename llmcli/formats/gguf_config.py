@@ -215,17 +215,13 @@ def _rope_scaling(fields: Mapping[str, Any], factors: list[float] | None, head_d
     name = fields["general.architecture"]
     rope_type = fields.get(f"{name}.rope.scaling.type", "linear")
     if rope_type not in ("none", "linear"):
-        raise LLMError(
-            f"its rotary positions are scaled by {str(rope_type)[:60]!r}; supported: linear, and that of Llama 3"
-        )
+        raise LLMError(f"its RoPE scaling is of type {str(rope_type)[:60]!r}; supported: linear, and that of Llama 3")
     factor = fields.get(f"{name}.rope.scaling.factor", fields.get(f"{name}.rope.scale_linear", 0)) or 1
     if type(factor) not in (int, float):
-        raise LLMError(f"its rotary positions are scaled by a factor of {str(factor)[:60]}; expected a number")
+        raise LLMError(f"its RoPE scaling factor is {str(factor)[:60]}; expected a number")
     has_factor = rope_type == "linear" and factor != 1
     if has_factor and factors:
-        raise LLMError(
-            f"its rotary positions are scaled twice, by {factor} and by {ROPE_FACTORS}; supported: one of them"
-        )
+        raise LLMError(f"it has two RoPE scalings, a factor of {factor} and {ROPE_FACTORS}; supported: one of them")
     if factors:
         if len(factors) != head_dim // 2:
             raise LLMError(f"its {ROPE_FACTORS} has {len(factors):,} numbers; expected {head_dim // 2:,}")
@@ -251,4 +247,4 @@ def _llama3_scaling(factors: list[float], theta: float, stored: Any) -> RopeScal
         expected = (frequency / scaling.scaled(frequency) for frequency in frequencies)
         if all(math.isclose(e, factor, rel_tol=1e-5) for e, factor in zip(expected, factors, strict=True)):
             return scaling
-    raise LLMError("its rotary positions are scaled in a way that is not Llama 3's")
+    raise LLMError("its RoPE scaling factors are not those of Llama 3")

@@ -144,7 +144,7 @@ class _Parser:
         length = self.number("<Q")
         self._require(length)
         if length > MAX_TEXT_BYTES:
-            raise ValueError(f"a text in its header has {length:,} bytes")
+            raise ValueError(f"a string in its header has {length:,} bytes")
         data = self._data[self.position : self.position + length]
         self.position += length
         return data.decode("utf-8", "replace")

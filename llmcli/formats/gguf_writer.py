@@ -78,7 +78,7 @@ def _check_supported(config: ModelConfig) -> None:
         and ARCHITECTURE_OF[config.model_type] != "llama"
     ):
         raise LLMError(
-            f"llama.cpp supports Llama 3's scaling of rotary positions in models of type llama only, not "
+            f"llama.cpp supports Llama 3's RoPE scaling only in models of type llama, not "
             f"{config.model_type}; use --to hf instead"
         )
 

@@ -65,8 +65,8 @@ def read_header(directory: Path) -> Header:
         tensors = _without_head(tensors)
     elif _HEAD not in tensors:
         problem = (
-            f"it has no output head ({_HEAD}), like a base model or a classifier, and its embeddings are not tied, "
-            "so it cannot generate text; get the model for causal language modeling"
+            f"it has no output head ({_HEAD}) and its embeddings are not tied, so it cannot generate text; get the "
+            "model for causal language modeling"
         )
     size = sum(header.file_bytes for header in headers)
     return Header(directory, size, 0, tensors, metadata, "Hugging Face directory", problem=problem)
@@ -106,7 +106,7 @@ def _read_tokenizer(directory: Path) -> str:
     if (directory / "tokenizer.json").exists():
         return _read_text(directory / "tokenizer.json")
     old = next((name for name in _OLD_TOKENIZERS if (directory / name).exists()), "")
-    reason = f"there is {old}, an older form" if old else "there is none"
+    reason = f"there is {old}, an older format" if old else "there is none"
     raise LLMError(f"{directory} has no tokenizer.json ({reason}); save its fast tokenizer with transformers")
 
 
@@ -183,11 +183,11 @@ def _weight_files(directory: Path) -> list[Path]:
         return others
     if not others and (list(directory.glob("*.bin")) or list(directory.glob("*.pth"))):
         raise LLMError(
-            f"{directory} has its weights as Python pickles, which can run code and are not read; convert them to "
+            f"{directory} stores its weights as Python pickles, which can run code and are not read; convert them to "
             "safetensors with transformers"
         )
     contents = f"{len(others)} .safetensors files but no {INDEX}" if others else f"no {WEIGHTS}"
-    raise LLMError(f"{directory} has {contents}; get all files of the model again")
+    raise LLMError(f"{directory} has {contents}; download all files of the model again")
 
 
 def _indexed_files(directory: Path) -> list[Path]:

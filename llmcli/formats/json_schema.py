@@ -45,7 +45,7 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and (abs(value) <= 1e30 or (type(value) is float and not math.isfinite(value)))
 
 
-TEXT = Scalar("a text", lambda value: isinstance(value, str))
+TEXT = Scalar("a string", lambda value: isinstance(value, str))
 FLAG = Scalar("true or false", lambda value: isinstance(value, bool))
 COUNT = Scalar("a whole number of at least 0", _is_count)
 POSITIVE_COUNT = Scalar("a whole number of at least 1", lambda value: _is_count(value) and value > 0)

@@ -48,7 +48,7 @@ def expected_format(path: Path) -> str:
 def _missing_file_message(path: Path) -> str:
     """Why a file is missing, and how to get it."""
     if url := _URL.match(str(path)):
-        return f"{path} is an address, and this program downloads nothing; get it first: {_download_command(path, url)}"
+        return f"{path} is a URL, and this program downloads nothing; get it first: {_download_command(path, url)}"
     if path.is_symlink():
         return f"{path} is a link to {path.readlink()}, which is missing"
     if path.suffix.lower() == ".safetensors":
@@ -65,8 +65,8 @@ def _missing_file_message(path: Path) -> str:
         )
     if ":" in path.name and path.suffix.lower() not in _FILE_SUFFIXES:  # a name of Ollama: llama3.2:1b
         return (
-            f"there is no file {path}, and this program does not download by such names; get a .gguf or a Hugging Face "
-            f"directory, {_EXAMPLE}"
+            f"there is no file {path}, and this program does not download models by name; get a .gguf or Hugging "
+            f"Face directory, {_EXAMPLE}"
         )
     return f"there is no file or directory {path}; name a .safetensors, a .gguf or a Hugging Face directory"
 

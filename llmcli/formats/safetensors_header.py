@@ -132,7 +132,7 @@ class _HeaderParser:
 
     def _string(self) -> str:
         if self._peek() != '"':
-            raise ValueError(f"expected a text at character {self._position:,} of its header")
+            raise ValueError(f"expected a string at character {self._position:,} of its header")
         value, self._position = self._decoder.raw_decode(self._text, self._position)
         return str(value)
 

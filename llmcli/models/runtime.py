@@ -69,7 +69,7 @@ class RuntimeWithExperts(Runtime, Protocol):
 def check_context(tokens: int, context: int) -> None:
     """Raise LLMError when a sequence of `tokens` tokens does not fit the context."""
     if tokens > context:
-        raise LLMError(f"{tokens} tokens do not fit the context length of {context}; use a shorter text")
+        raise LLMError(f"{tokens} tokens exceed the context length of {context}; use a shorter text")
 
 
 def check_input(ids: Sequence[int], length: int, context: int) -> None:

@@ -44,7 +44,7 @@ def pick_dtype(
         supported = torch.cuda.is_bf16_supported()
         return ("bfloat16", "the fastest on this GPU") if supported else ("float32", "this GPU has no bfloat16")
     if device != "cpu":
-        return "float32", "detected"
+        return "float32", f"the default on {device}"
     torch.set_num_threads(threads)
     measure = product_seconds or _product_seconds
     times = {dtype: measure(dtype) for dtype in (torch.float32, torch.bfloat16)}
@@ -157,7 +157,7 @@ def explain_out_of_memory() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or any(message in str(error) for message in OUT_OF_MEMORY):
             raise LLMError(
-                "out of memory; take a smaller batch, context or model: --batch-tokens 1024, --context 128, or a "
+                "out of memory; use a smaller batch, context or model: --batch-tokens 1024, --context 128, or a "
                 "smaller --width or fewer --layers"
             ) from error
         raise

@@ -41,7 +41,7 @@ def fit(
         if fixed_batch or divisor >= MAX_BATCH_DIVISOR:
             raise LLMError(
                 f"training {models[0].parameters:,} parameters needs about {_gigabytes(needed(models[0], divisor))} "
-                f"of memory, {_gigabytes(memory)} are free; give a smaller {options}"
+                f"of memory, but only {_gigabytes(memory)} is free; give a smaller {options}"
             )
         divisor *= 2
 
@@ -52,8 +52,8 @@ def check_fits(plan: Plan, memory: float) -> None:
     if needed > memory:
         smaller = "--context" if plan.train.recipe in ("fine-tune", "lora") else "--width"
         raise LLMError(
-            f"resuming needs about {_gigabytes(needed)} of memory, {_gigabytes(memory)} are free; free some, or start "
-            f"over with --force and a smaller {smaller} or --batch-tokens"
+            f"resuming needs about {_gigabytes(needed)} of memory, but only {_gigabytes(memory)} is free; free "
+            f"some, or start over with --force and a smaller {smaller} or --batch-tokens"
         )
 
 

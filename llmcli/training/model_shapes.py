@@ -69,14 +69,14 @@ def _heads(width: int) -> int:
 def _check_heads(width: int, heads: int, kv_heads: int) -> None:
     """Raises LLMError where heads do not divide the hidden size, or rotary positions cannot be applied."""
     if width % heads:
-        raise usage(f"{heads} heads do not divide width {width}; give --heads a divisor of {width}")
+        raise usage(f"{heads} heads do not divide width {width}; set --heads to a divisor of {width}")
     if heads % kv_heads:
         raise usage(f"{kv_heads} key-value heads do not divide {heads} heads; set --kv-heads to a divisor of --heads")
     if width % 2:
-        raise usage(f"--width must be even for rotary positions, found {width}")
+        raise usage(f"--width must be even for rotary embeddings, found {width}")
     if width // heads % 2:
         raise usage(
-            f"the size of a head must be even for rotary positions, found {width // heads}; set --heads so that "
+            f"the head size must be even for rotary embeddings, found {width // heads}; set --heads so that "
             "--width / --heads is even"
         )
 

@@ -139,7 +139,7 @@ def claim_output(
         replaceable = output.may_replace()
         if output.stopped and not replaceable:
             raise LLMError(
-                f"{path} is not the model that the run stopped at step {output.stopped.state.step:,} saved; move it "
+                f"{path} was not saved by the run that stopped at step {output.stopped.state.step:,}; move it "
                 "away to resume the run, add --force to start over, or choose another output with -o"
             )
         output = replace(output, rename_existing=not replaceable and rename_existing and _is_own_model(path))
@@ -157,13 +157,13 @@ def _check_name(path: Path) -> None:
 
 def _check_not_an_input(path: Path, model: Path, role: str) -> None:
     reject_overwriting(path, "model", [model], role)
-    reject_overwriting(path, "model", loading.files(model), "part of a model that is read")
+    reject_overwriting(path, "model", loading.files(model), "part of a model that this run reads")
 
 
 def _lock(stack: ExitStack, output: Output) -> None:
     """Lock the output until the context ends, and remove temporary files that killed runs left beside it."""
     if problem := stack.enter_context(file_lock.locked(output.path)):
-        output.on_note(f"{output.path} cannot be locked here ({problem}); make sure that no other run writes it")
+        output.on_note(f"{output.path} cannot be locked here ({problem}); make sure that no other run writes to it")
         return
     for path in (output.path, output.resume_path):
         atomic_io.remove_stale(path)

@@ -150,4 +150,4 @@ def _too_few_steps(run: _Run, steps: float) -> str:
     fitting = "less than one step fits" if steps < 1 else f"only about {steps:.0f} steps fit"
     enough = units.duration(math.ceil(seconds * rules.MIN_STEPS / max(steps, 0.01))).replace(" ", "")
     smaller = "--context" if run.base else "--context, --width or --layers"
-    return f"{fitting} into {units.duration(seconds)}; give --time {enough} or more, or a smaller {smaller}"
+    return f"{fitting} in {units.duration(seconds)}; give --time {enough} or more, or a smaller {smaller}"

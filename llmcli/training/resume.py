@@ -60,7 +60,9 @@ def resume_path(model: Path) -> Path:
 def check_model_name(model: Path) -> None:
     """Raises LLMError if a model would get the name of a resume file."""
     if model.name.endswith(_RESUME_SUFFIXES):
-        raise LLMError(f"{model}: names that end in {' or '.join(_RESUME_SUFFIXES)} are resume files; give another -o")
+        raise LLMError(
+            f"{model}: names that end in {' or '.join(_RESUME_SUFFIXES)} are for resume files; give another -o"
+        )
 
 
 def is_resume_file(path: Path) -> bool:
@@ -174,7 +176,7 @@ def check_same_run(stopped: StoppedRun, identity: Mapping[str, Any], path: Path)
     different = differences(stopped.identity, json.loads(json.dumps(identity)))
     if different:
         raise LLMError(
-            f"{path} is of a run that stopped at step {stopped.state.step:,} and differs from this one: "
+            f"{path} is from a run that stopped at step {stopped.state.step:,}, whose settings differ: "
             f"{'; '.join(different)}; give the same to resume it, --force to start over, or another -o"
         )
 

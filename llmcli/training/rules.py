@@ -91,7 +91,7 @@ def _check_context(request: Request, context: int, longest: int, base: ModelConf
     if context > longest:
         shorter = f" or give --context {longest} or less" if request.context_reason == REQUESTED else ""
         raise LLMError(
-            f"the corpus is shorter than a context: {longest + 1} training tokens, --context {context} needs "
+            f"the corpus is shorter than the context length: {longest + 1} training tokens, --context {context} needs "
             f"{context + 1}; add more text{shorter}"
         )
 
@@ -122,7 +122,7 @@ def model_size(
     elif len(fitting.models) == len(models):
         reason = "largest size this much data supports"
     else:
-        reason = "largest size that fits into memory"
+        reason = "largest size that fits in memory"
     return Decision(model, reason)
 
 
@@ -174,7 +174,7 @@ def batch_size(request: Request, text: CorpusSize, context: int, tokens: float, 
             per_batch = min(per_batch, int(tokens / MIN_STEPS))
         reason = "small batches converge fastest in wall-clock time"
     if batch_divisor > 1:
-        reason = "largest that fits into memory"
+        reason = "largest that fits in memory"
     return Decision(max(1, min(per_batch, text.tokens) // context // batch_divisor), reason)
 
 
@@ -266,7 +266,7 @@ def optimizer(request: Request, base: ModelConfig | None) -> Decision[str]:
         return Decision("fine-tune", REQUESTED if request.optimizer else "usual for fine-tuning")
     if request.optimizer:
         return Decision(request.optimizer, REQUESTED)
-    return Decision("muon", "Muon for matrices, AdamW for the rest: lowest loss for the time")
+    return Decision("muon", "Muon for matrices, AdamW for the rest: lowest loss in a given time")
 
 
 def learning_rate(request: Request, recipe: str) -> Decision[float]:

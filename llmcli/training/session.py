@@ -77,7 +77,7 @@ def load_inputs(
     documents = [*text.documents, *(held_out.documents if isinstance(held_out, Corpus) else ())]
     reject_overwriting(output, "model", [document.path for document in documents], "the training text")
     if isinstance(held_out, Corpus) and {d.sha256 for d in held_out.documents} & {d.sha256 for d in text.documents}:
-        on_note("--val contains training text, so its figures do not measure how well new text is predicted")
+        on_note("--val contains training text, so the validation loss does not measure generalization")
     tokenizer_json, reason = _existing_tokenizer(tokenizer, base_model, like_model, output)
     base_sha256 = loading.fingerprint(base) if base else ""
     return Inputs(text, held_out, base_model, base, base_sha256, like_model, tokenizer, tokenizer_json, reason)
@@ -95,7 +95,7 @@ def _held_out(val: str | float | None) -> Corpus | float:
     try:
         fraction = float(val)
     except ValueError:
-        raise LLMError(f"--val {val}: there is no such file, and it is no fraction of the corpus such as 0.1") from None
+        raise LLMError(f"--val {val}: there is no such file, and it is not a fraction such as 0.1") from None
     if not 0 <= fraction < 1:
         raise usage(f"--val must be a file, or a fraction from 0 (nothing held out) to below 1, found {val}")
     return fraction
@@ -191,7 +191,7 @@ def _check_hardware(stopped: StoppedRun, resume_path: Path) -> None:
         hardware.check_dtype(settings.dtype, settings.device)
     except LLMError as error:
         raise LLMError(
-            f"{resume_path} is of a run on {settings.device} in {settings.dtype}, which cannot resume here: {error}; "
+            f"{resume_path} is from a run on {settings.device} in {settings.dtype}, which cannot resume here: {error}; "
             "resume it on a machine that can, or start over with --force"
         ) from error
 

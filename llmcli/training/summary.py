@@ -79,8 +79,8 @@ def summarize(
     1. Bits per byte of held-out text at the end, beside the baselines, and which of these are beaten.
     2. Interrupted, or ended by a problem.
     3. Undertrained: fewer than MIN_STEPS steps (MIN_STEPS_FINE_TUNING for fine-tuning) and MANY_EPOCHS epochs; less
-       than one epoch of a text that was read whole; or no compressor beaten. A longer time is suggested. Not where
-       the limit of epochs ended the run, nor, for the compressors, where 4 explains it.
+       than one epoch of a text that was read whole; or worse than every compressor. A longer time is suggested. Not
+       where the limit of epochs ended the run, nor, for the compressors, where 4 explains it.
     4. Overfitting: the held-out loss rose by DETERIORATION after the best weights, or after OVERFITTING_EPOCHS it is
        OVERFITTING_RATIO times the training loss; or the limit of epochs ended the run. More text would help.
     5. Still improving: the best weights are the last, and their held-out loss is lower by IMPROVEMENT than that at half
@@ -179,9 +179,9 @@ def _quality(run: _Run) -> str:
     if bits is None and held_out:
         return "The held-out text was not evaluated at the end, which would have taken too long: run llm eval."
     if bits is None:
-        return "No text was held out, so the loss on unseen text is not known."
+        return "No text was held out, so the loss on unseen text is unknown."
     measured, context = record["held_out_measured"]["bytes"], record["held_out_measured"].get("context")
-    part = f"{measured:,} of its {held_out:,}" if measured < held_out else f"all its {measured:,}"
+    part = f"{measured:,} of its {held_out:,}" if measured < held_out else f"all {measured:,}"
     window = f" with a context of {context:,} tokens" if context else ""
     quality = (
         f"Held-out text: {units.bits_per_byte(bits)} bits per byte at the end (lower is better), on {part} bytes, in "
@@ -221,7 +221,7 @@ def _advice(run: _Run, command: str | None, seconds: float | None) -> list[str]:
     if not run.ended_early and not run.ended_by_epochs:
         reasons = _undertrained(run)
         if not (run.beats_a_compressor or overfitting):
-            reasons.append("no compressor beaten")
+            reasons.append("worse than every compressor")
         if reasons:
             then = f": {command} --time {_suggested_time(run, seconds)}" if command else "."
             return [f"Undertrained: {', '.join(reasons)}. Train longer{then}"]
@@ -346,5 +346,5 @@ def _memorization(run: _Run) -> str:
     share, held_out_share = measured["share"], measured["held_out_share"]
     if share < (MEMORIZED_SHARE_ALONE if held_out_share is None else held_out_share + MEMORIZED_SHARE):
         return ""
-    beside = "" if held_out_share is None else f" (of the held-out text: {held_out_share:.0%})"
+    beside = "" if held_out_share is None else f" (held-out text itself: {held_out_share:.0%})"
     return f"Memorization: {share:.0%} of generated 30-character strings occur verbatim in the training text{beside}."

@@ -191,7 +191,7 @@ CAPTIONS = {
     ("generate", "The cat", "--steps", "2"): ("the probability of the token under the model",),
     ("explain", "The cat"): ("Each row is a token", "half as likely", "if it ended after this layer", "sum to 1",
                              "summed over its tokenizations."),
-    ("eval", "c.txt"): ("lower is better, 8 is no knowledge", "most likely one"),
+    ("eval", "c.txt"): ("lower is better, 8 is a uniform guess", "most likely one"),
     ("eval", "c.txt", "--per-token"): ("probability 1/2 is 1 bit",),
     ("inspect", "--weights"): ("a histogram of a group's weights",),
 }  # fmt: skip

@@ -451,7 +451,7 @@ def test_a_page_replaces_a_file_only_with_force(
     first = Path("page.html").read_bytes()
     assert first.startswith(b"<!DOCTYPE html>") and first.endswith(b"</html>\n")
     answer = llm(*command, "--html", "page.html")
-    assert answer.exit_code == 1 and "exists already; add --force to replace it" in answer.stderr
+    assert answer.exit_code == 1 and "already exists; add --force to replace it" in answer.stderr
     assert "--html" in answer.stderr and "-o" not in answer.stderr and answer.stderr.count("\n") == 1
     answer = llm(*command, "--html", "page.html", "--force", "--json")
     assert json.loads(answer.stdout)["page"] == "page.html" and Path("page.html").read_bytes() == first

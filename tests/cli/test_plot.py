@@ -65,7 +65,7 @@ def test_inspect_draws_the_curve(llm: Llm, trained: Path) -> None:
     assert answer.exit_code == 0 and answer.stdout == "" and answer.stderr == "saved loss.svg\n"
     before = Path("loss.svg").read_bytes()
     again = llm("inspect", "--plot", "loss.svg")
-    assert again.exit_code == 1 and "exists already; add --force" in again.stderr
+    assert again.exit_code == 1 and "already exists; add --force" in again.stderr
     printed = json.loads(llm("inspect", "--plot", "loss.svg", "--force", "--json").stdout)
     assert printed == {"file": "model.safetensors", "plot": "loss.svg"} and Path("loss.svg").read_bytes() == before
 
@@ -77,7 +77,7 @@ def test_errors_are_one_line(llm: Llm, trained: Path, monkeypatch: pytest.Monkey
     save(Path("bare.safetensors"), random_checkpoint(model.config, tokenizer_json=model.tokenizer_json))
     Path("link.svg").symlink_to(trained)
     for options, message in (
-        (["--plot", "loss.jpg"], "a name ending in .svg"),
+        (["--plot", "loss.jpg"], "a name that ends in .svg"),
         (["--plot", "nowhere/loss.svg"], "mkdir -p"),
         (["bare.safetensors", "--plot", "loss.svg"], "bare.safetensors: there is no readable curve"),
         (["--plot", "link.svg", "--force"], "is the model itself"),

@@ -166,7 +166,7 @@ def test_a_changed_model_is_not_overwritten_without_force(llm: Llm) -> None:
     changed = flip_a_bit(MODEL)
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 12)
     assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
-    assert "is not the model that the run stopped at step 5 saved" in answer.stderr and "move it away" in answer.stderr
+    assert "was not saved by the run that stopped at step 5" in answer.stderr and "move it away" in answer.stderr
     assert MODEL.read_bytes() == changed
     MODEL.rename("changed.safetensors")  # as the line says
     assert llm("train", "c.txt", *OPTIONS, "--steps", 12).exit_code == 0
@@ -202,7 +202,7 @@ def test_no_two_outputs_share_a_resume_file() -> None:
     beside = [resume.resume_path(Path(name)) for name in names]
     assert len(set(beside)) == len(names) and not set(beside) & set(map(Path, names))
     for path in beside:
-        with pytest.raises(LLMError, match="are resume files; give another -o"):
+        with pytest.raises(LLMError, match="are for resume files; give another -o"):
             resume.check_model_name(path)
     for name in names:
         resume.check_model_name(Path(name))
@@ -427,7 +427,7 @@ def test_a_closed_pipe_of_events_does_not_lose_the_model() -> None:
     assert process.stderr is not None
     stderr = process.stderr.read()
     assert process.wait(TIMEOUT) == 1 and b"Traceback" not in stderr
-    assert b"events could not be written any more; saved" in stderr
+    assert b"events could no longer be written; saved" in stderr
     record = checkpoint.load(MODEL).record
     assert record["interrupted"] is True and record["steps"] >= 3
     assert Path(RESUME_FILE).exists()
@@ -509,7 +509,7 @@ def test_a_limit_on_the_size_of_files_is_detected_before_training(llm: Llm, monk
     Path("c.txt").write_text(TEXT, "utf-8")
     monkeypatch.setattr(atomic_io, "_file_size_limit", lambda: 100_000.0)
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 2, "-q")
-    assert answer.exit_code == 1 and "a file may have 0.1 MB here (ulimit -f)" in answer.stderr
+    assert answer.exit_code == 1 and "files are limited to 0.1 MB here (ulimit -f)" in answer.stderr
     assert not MODEL.exists()
 
 
@@ -525,5 +525,5 @@ def test_a_stopped_run_on_a_missing_device_is_refused_in_one_line(llm: Llm) -> N
     before = Path(RESUME_FILE).read_bytes()
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 12)
     assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
-    assert f"{RESUME_FILE} is of a run on cuda in " in answer.stderr and "start over with --force" in answer.stderr
+    assert f"{RESUME_FILE} is from a run on cuda in " in answer.stderr and "start over with --force" in answer.stderr
     assert Path(RESUME_FILE).read_bytes() == before

@@ -78,7 +78,7 @@ REFUSED = {
     "too many added tokens": (edited(added_tokens=[{"id": i, "content": "x"} for i in range(1 << 15)]), "32,768 added"),
     "a pattern that never ends": (
         edited(pre_tokenizer={"type": "Sequence", "pretokenizers": [split({"Regex": "(a+)+$"}), BYTE_LEVEL]}),
-        "a pattern that is none of GPT-2, Llama 3, Qwen 2's",
+        "a pattern other than those of GPT-2, Llama 3, Qwen 2",
     ),
     "a split by nothing": (
         edited(pre_tokenizer={"type": "Sequence", "pretokenizers": [split({"String": ""}), BYTE_LEVEL]}),

@@ -44,7 +44,7 @@ def test_a_past_lowers_the_result() -> None:
     past, text = FOOD[:cut], FOOD[cut:]
     alone = {b.name: b for b in baselines(text)}
     after = {b.name: b for b in baselines(text, past)}
-    assert list(alone) == ["xz", "PPM, adapting"] and list(after) == ["xz", "PPM, adapting", "PPM, static"]
+    assert list(alone) == ["xz", "PPM, adaptive"] and list(after) == ["xz", "PPM, adaptive", "PPM, static"]
     assert all(after[name].bits_per_byte < alone[name].bits_per_byte for name in alone)
     assert all((b.bytes, b.past_bytes) == (len(text), cut) for b in after.values())
     assert all(b.past_bytes == 0 for b in alone.values())

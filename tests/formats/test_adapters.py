@@ -84,7 +84,7 @@ def test_a_directory_of_adapters_has_the_two_files_of_peft(trained: tuple[Path, 
     header = safetensors_header.read_header("adapter/adapter_model.safetensors")
     assert Path("adapter/adapter_config.json").read_text("utf-8") == header.metadata["adapter_config.json"]
     assert llm("import", tiny_model, "--adapter", "adapter", "-o", "again.safetensors").exit_code == 0
-    assert "exists already" in llm(*same, "--adapter-only", "-o", "adapter").stderr
+    assert "already exists" in llm(*same, "--adapter-only", "-o", "adapter").stderr
     assert llm(*same, "--adapter-only", "-o", "adapter/", "--force", "-q").exit_code == 0
 
 
@@ -102,7 +102,7 @@ def test_a_directory_for_adapters_is_made_only_when_a_file_is_written(tiny_model
     Path("there").mkdir()
     Path("there/adapter_config.json").write_text("mine")
     kept = llm(*same, "-o", "there")
-    assert kept.exit_code == 1 and "there/adapter_config.json exists already" in kept.stderr
+    assert kept.exit_code == 1 and "there/adapter_config.json already exists" in kept.stderr
     assert Path("there/adapter_config.json").read_text() == Path("file").read_text() == "mine"
 
 
@@ -178,7 +178,7 @@ def test_merging_adapters_into_another_model_is_noted(trained: tuple[Path, Path]
         result = llm("import", source, "--adapter", trained[1], "-o", "m.safetensors", "--force", "-q")
         assert result.exit_code == 0
         message = f"alone.safetensors was trained on model.safetensors (sha256 {loading.fingerprint(tiny_model)[:16]})"
-        assert (message in result.stderr and "other.safetensors is another model" in result.stderr) == warned
+        assert (message in result.stderr and "other.safetensors is a different model" in result.stderr) == warned
 
 
 def test_a_model_is_the_same_in_either_form(tiny_model: Path, llm) -> None:

@@ -314,7 +314,7 @@ def test_checking_a_writable_file_leaves_nothing_behind() -> None:
 
 def test_an_existing_file_needs_force_and_is_not_changed_by_the_check() -> None:
     Path("f").write_bytes(OLD)
-    with pytest.raises(LLMError, match="f exists already; add --force"):
+    with pytest.raises(LLMError, match="f already exists; add --force"):
         atomic_io.check_writable("f", force=False)
     atomic_io.check_writable("f", force=True)
     assert here() == ["f"]
@@ -420,7 +420,7 @@ def test_a_disk_without_enough_space_is_an_error_before_the_work(monkeypatch: py
     free = shutil.disk_usage(".").free
     atomic_io.check_space("m.safetensors", free // 2)
     with pytest.raises(
-        LLMError, match=r"MB left, m\.safetensors will take .* MB; free some, or name a file on another"
+        LLMError, match=r"MB left, m\.safetensors needs .* MB; free some space, or name a file on another"
     ):
         atomic_io.check_space("m.safetensors", 100 * free)
 
@@ -439,7 +439,7 @@ def test_a_limit_on_file_sizes_is_an_error_before_the_work() -> None:
         "atomic_io.check_space('m.safetensors', 6_000_000)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "LLMError: a file may have 5.0 MB here (ulimit -f), m.safetensors will take 6.0 MB; raise" in run.stderr
+    assert "LLMError: files are limited to 5.0 MB here (ulimit -f), m.safetensors needs 6.0 MB; raise" in run.stderr
 
 
 def filled(text: str, size: int = 1) -> None:

@@ -69,7 +69,7 @@ def test_commands_take_a_mixture(two, llm) -> None:
     )
     assert llm("export", path, "tokenizer.json", "--to", "tokenizer").exit_code == 0
     shown = llm("inspect", path)
-    assert shown.exit_code == 0 and "a\t2 layers, width 32\t1.txt\t2.500" in shown.stdout
+    assert shown.exit_code == 0 and "a\t2 layers, hidden size 32\t1.txt\t2.500" in shown.stdout
     assert llm("inspect", path, "--verify").exit_code == 0
     fields = json.loads(llm("generate", "The cat", "-m", path, "-n", 5, "--seed", 1, "--experts", "--json").stdout)
     for token in fields["tokens"]:
@@ -117,7 +117,7 @@ def test_explain_shows_the_expert_with_the_largest_weight_and_the_probabilities_
     assert message["tokens"][0]["logprob"] == pytest.approx(result["next_tokens"][0]["logprob"], abs=1.1e-6)
     assert llm("explain", *words[:4], "--html", "page.html").exit_code == 0
     page = Path("page.html").read_text("utf-8")
-    assert f"This page shows the inside of its expert {result['expert']['name']}" in page
+    assert f"This page shows the activations of its expert {result['expert']['name']}" in page
     layers = loading.load_any("mixture.safetensors").experts[most].config
     assert len(result["attention"]["weights"]) == layers.num_hidden_layers
 
@@ -167,7 +167,7 @@ def in_halves() -> Checkpoint:
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (other_tokenizer, "b.safetensors has another tokenizer than a.safetensors"),
+        (other_tokenizer, "b.safetensors has a different tokenizer from a.safetensors"),
         (
             lambda: model(2, max_position_embeddings=64),
             "b.safetensors has a context length of 64 tokens, a",
@@ -195,7 +195,7 @@ def test_models_that_cannot_be_mixed_are_an_error(llm, second, message: str) -> 
         ("a.safetensors b.safetensors -o b.safetensors --force", "b.safetensors is one of the models to mix"),
         (
             "a.safetensors b.safetensors --average -o y.safetensors",
-            "b.safetensors has another shape than a.safetensors",
+            "b.safetensors has a different shape from a.safetensors",
         ),
     ],
 )

@@ -16,7 +16,7 @@ from tests.formats.test_atomic_io import here, open_descriptors, refuse
 
 def test_a_second_holder_is_an_error_and_no_lock_file_is_left() -> None:
     with file_lock.locked(Path("f")):
-        with pytest.raises(LLMError, match="another run is writing f; wait for it"), file_lock.locked(Path("f")):
+        with pytest.raises(LLMError, match="another run is writing to f; wait for it"), file_lock.locked(Path("f")):
             pass
         with file_lock.locked(Path("g")):  # another file is free
             pass
@@ -45,7 +45,7 @@ def test_every_system_error_for_a_held_lock_is_recognized(number: int, monkeypat
     before = open_descriptors()
     with monkeypatch.context() as patch:
         patch.setattr("fcntl.flock", refuse(number))
-        with pytest.raises(LLMError, match="another run is writing f"), file_lock.locked(Path("f")):
+        with pytest.raises(LLMError, match="another run is writing to f"), file_lock.locked(Path("f")):
             pass
     assert open_descriptors() == before
 

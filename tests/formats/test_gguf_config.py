@@ -19,7 +19,7 @@ from tests.formats.gguf_by_hand import FIELDS, MODEL, TOKENS, gguf_bytes
         ({"llama.expert_count": 8}, "has no llama.expert_used_count"),
         ({"tokenizer.ggml.pre": "falcon"}, "its pre-tokenizer is 'falcon'; gpt-2, smollm"),
         ({"tokenizer.ggml.model": "bert"}, "kind 'bert'; gpt2 and llama"),
-        ({"llama.rope.scaling.type": "yarn"}, "scaled by 'yarn'"),
+        ({"llama.rope.scaling.type": "yarn"}, "RoPE scaling is of type 'yarn'"),
         ({"llama.attention.head_count": 0}, "num_attention_heads must be"),
         ({"llama.block_count": 2}, "layers.1.input_layernorm.weight is missing"),
         ({"tokenizer.ggml.eos_token_id": 300}, "not below vocab_size"),
@@ -36,7 +36,7 @@ from tests.formats.gguf_by_hand import FIELDS, MODEL, TOKENS, gguf_bytes
         ({"llama.final_logit_softcapping": 30.0}, "sets llama.final_logit_softcapping to 30.0"),
         ({"llama.rope.scaling.attn_factor": 1.5}, "sets llama.rope.scaling.attn_factor to 1.5"),
         ({"llama.rope.dimension_sections": [2, 2, 0, 0]}, "sets llama.rope.dimension_sections to"),
-        ({"llama.rope.scaling.factor": "4"}, "by a factor of 4; expected a number"),
+        ({"llama.rope.scaling.factor": "4"}, "RoPE scaling factor is 4; expected a number"),
         ({"llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_gating_func": 2}, "expert_gating_func"),
         ({"llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_weights_norm": False}, "weights_norm"),
         ({"llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_weights_scale": 2.5}, "weights_scale"),
@@ -58,7 +58,7 @@ def test_a_stored_rope_scaling_that_does_not_give_the_factors_is_ignored(stored:
     assert (
         gguf_config._llama3_scaling(factors, theta, stored) == scaling
     )  # found by trying, as for files of other programs
-    with pytest.raises(LLMError, match="not Llama 3's"):
+    with pytest.raises(LLMError, match="RoPE scaling factors are not those of Llama 3"):
         gguf_config._llama3_scaling([factor**2 for factor in factors], theta, stored)
 
 
@@ -107,7 +107,7 @@ def with_factors(factors: list[float]) -> dict[str, Any]:
 def test_rope_scaling_twice_or_by_too_few_factors_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf_bytes(FIELDS | {"llama.rope.scaling.factor": 2.0}, with_factors([1.0, 1.0, 8.0, 8.0])))
-    with pytest.raises(LLMError, match=r"are scaled twice, by 2.0 and by rope_freqs.weight"):
+    with pytest.raises(LLMError, match=r"two RoPE scalings, a factor of 2.0 and rope_freqs.weight"):
         loading.load(path)
     path.write_bytes(gguf_bytes(FIELDS, with_factors([8.0, 8.0])))
     with pytest.raises(LLMError, match=r"rope_freqs.weight has 2 numbers; expected 4"):
@@ -134,7 +134,7 @@ def without(*keys: str) -> dict[str, Any]:
         (FIELDS | {"llama.context_length": "many"}, "context_length is many; expected one number"),
         (FIELDS | {"llama.attention.layer_norm_rms_epsilon": "small"}, "epsilon is small; expected one number"),
         (FIELDS | {"llama.attention.head_count_kv": 3}, "3 key-value heads do not divide 4 heads$"),
-        (FIELDS | {"llama.attention.key_length": 7}, "head_dim must be even for rotary positions, found 7$"),
+        (FIELDS | {"llama.attention.key_length": 7}, "head_dim must be even for rotary embeddings, found 7$"),
     ],
 )  # fmt: skip
 def test_the_error_names_a_missing_or_invalid_field(tmp_path: Path, fields: dict[str, Any], message: str, llm) -> None:

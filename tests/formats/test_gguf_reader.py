@@ -152,7 +152,7 @@ def test_inspect_shows_a_file_of_any_architecture_and_tensor_type(tmp_path: Path
     ("fields", "problem"),
     [
         ({"general.architecture": "gpt2"}, "it is of architecture 'gpt2'"),
-        ({"llama.rope.scaling.type": "yarn"}, "its rotary positions are scaled by 'yarn'"),
+        ({"llama.rope.scaling.type": "yarn"}, "its RoPE scaling is of type 'yarn'"),
         ({"tokenizer.ggml.pre": "falcon"}, "its pre-tokenizer is 'falcon'"),
     ],
 )

@@ -90,6 +90,6 @@ def test_a_disk_without_space_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     config = ModelConfig(tokenizer.vocab_size, 64, 96, 2, 4, 2, 16, 40)
     model = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
     monkeypatch.setattr(atomic_io.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(LLMError, match=r"the disk of .* has 0\.0 MB left, .*m\.gguf will take"):
+    with pytest.raises(LLMError, match=r"the disk of .* has 0\.0 MB left, .*m\.gguf needs"):
         gguf_writer.write(tmp_path / "m.gguf", model, "f32", {})
     assert list(tmp_path.iterdir()) == []

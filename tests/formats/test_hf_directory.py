@@ -114,7 +114,7 @@ def test_a_base_model_is_supported_if_its_embeddings_are_tied(directory: Path, l
     for name, array in expected.items():
         np.testing.assert_array_equal(result.tensors[name], array)
     changed_config(directory, tie_word_embeddings=False)
-    with pytest.raises(LLMError, match=r"has no output head \(lm_head.weight\), like a base model"):
+    with pytest.raises(LLMError, match=r"has no output head \(lm_head.weight\) and its embeddings are not tied"):
         loading.load(directory)
     shown = llm("inspect", directory)
     assert shown.exit_code == 0 and "a Hugging Face directory" in shown.stdout
@@ -181,7 +181,7 @@ def test_a_damaged_directory_is_an_error_of_one_line(directory: Path, name: str,
 def test_the_error_of_a_config_names_no_option(directory: Path) -> None:
     config = json.loads((directory / "config.json").read_text())
     for change, message in (
-        ({"head_dim": 7}, "head_dim must be even for rotary positions, found 7$"),
+        ({"head_dim": 7}, "head_dim must be even for rotary embeddings, found 7$"),
         ({"num_key_value_heads": 3}, "3 key-value heads do not divide 4 heads$"),
         ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling without factor$"),
     ):

@@ -127,7 +127,7 @@ def test_the_weights_follow_a_change_of_domain() -> None:
 
 def test_more_tokens_than_the_context_are_an_error() -> None:
     runtime = EnsembleRuntime(members())
-    with pytest.raises(LLMError, match="101 tokens do not fit the context length of 100"):
+    with pytest.raises(LLMError, match="101 tokens exceed the context length of 100"):
         runtime.prefill([1] * 101)
     with pytest.raises(ValueError):
         runtime.prefill([])

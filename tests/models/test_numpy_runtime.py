@@ -37,7 +37,7 @@ def test_rewind_drops_tokens() -> None:
 def test_more_tokens_than_the_context_are_an_error_and_leave_the_cache() -> None:
     runtime = NumpyRuntime(random_checkpoint(ModelConfig(200, 32, 64, 1, 2, 2, 16, 8)))
     expected = runtime.prefill(range(7))
-    with pytest.raises(LLMError, match="9 tokens do not fit the context length of 8"):
+    with pytest.raises(LLMError, match="9 tokens exceed the context length of 8"):
         runtime.prefill([1, 2])
     runtime.rewind(6)
     assert np.abs(runtime.step(6) - expected).max() < 1e-5
@@ -63,7 +63,7 @@ def test_scoring_leaves_the_cache_and_checks_the_context() -> None:
         each.prefill([1, 2, 3])
     runtime.score(np.ones((2, 3 * PREFILL_CHUNK + 1), np.int64))
     assert runtime.length == 3 and np.array_equal(runtime.step(4), other.step(4))
-    with pytest.raises(LLMError, match="385 tokens do not fit the context length of 384"):
+    with pytest.raises(LLMError, match="385 tokens exceed the context length of 384"):
         runtime.score(np.ones((1, 3 * PREFILL_CHUNK + 2), np.int64))
 
 

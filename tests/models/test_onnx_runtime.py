@@ -83,7 +83,7 @@ def test_scores_are_close_to_those_of_the_numpy_runtime_and_leave_the_cache() ->
 def test_more_tokens_than_the_context_are_an_error() -> None:
     quantized = OnnxRuntime(random_checkpoint(replace(QWEN3, max_position_embeddings=8)), "int8")
     quantized.prefill(IDS[:8])
-    with pytest.raises(LLMError, match="9 tokens do not fit the context length of 8"):
+    with pytest.raises(LLMError, match="9 tokens exceed the context length of 8"):
         quantized.step(1)
     with pytest.raises(ValueError, match="at least one"):
         quantized.prefill([])

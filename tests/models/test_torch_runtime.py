@@ -40,9 +40,9 @@ def test_scores_are_those_of_the_numpy_runtime(shape: str, monkeypatch: pytest.M
 
 def test_more_tokens_than_the_context_are_an_error() -> None:
     runtime = TorchRuntime(random_checkpoint(SHAPES["tied"]), "cpu")
-    with pytest.raises(LLMError, match="49 tokens do not fit the context length of 48"):
+    with pytest.raises(LLMError, match="49 tokens exceed the context length of 48"):
         runtime.prefill([1] * 49)
-    with pytest.raises(LLMError, match="49 tokens do not fit the context length of 48"):
+    with pytest.raises(LLMError, match="49 tokens exceed the context length of 48"):
         runtime.score(np.ones((1, 50), np.int64))
     with pytest.raises(ValueError, match="at least one token"):
         runtime.prefill([])

@@ -147,7 +147,7 @@ def refusing_disks(where: Path, tries: int) -> list[str]:
         failures += _refused(where, disk, "disk", "ENOSPC", "disk/")
         run = train(where, "--layers", "2", "--width", "64", steps=1, output="disk/large.safetensors")
         stderr = end(run)  # detected before the first step
-        if run.returncode != 1 or b"MB left, disk/large.safetensors will take" not in stderr or b"step" in stderr:
+        if run.returncode != 1 or b"MB left, disk/large.safetensors needs" not in stderr or b"step" in stderr:
             failures.append(f"a disk too small for a model: {run.returncode}, {stderr[-300:]!r}")
     finally:
         subprocess.run(["umount", str(disk)], check=True)

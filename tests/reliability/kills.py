@@ -153,7 +153,7 @@ def two_runs(where: Path, tries: int) -> list[str]:
         wait_until_saved(first, where)
         second = train(where, steps=10_000)
         stderr = end(second)
-        if second.returncode != 1 or not stderr.startswith(b"error: another run is writing model.safetensors"):
+        if second.returncode != 1 or not stderr.startswith(b"error: another run is writing to model.safetensors"):
             failures.append(f"the second ended with {second.returncode}: {stderr!r}")
         if first.poll() is not None:
             failures.append("the first did not continue")
@@ -226,7 +226,7 @@ def exploding_loss(where: Path, tries: int) -> list[str]:
         failures.append("the existing model was replaced")
     run = train(where, "--force", steps=STEPS, code=EXPLODES)
     stderr = end(run)
-    if run.returncode != 1 or b"the best weights before that, of step" not in stderr or b"Traceback" in stderr:
+    if run.returncode != 1 or b"the best weights so far (step" not in stderr or b"Traceback" in stderr:
         failures.append(f"late: {run.returncode}, {stderr!r}")
     model = load(where / "model.safetensors")
     if not all(np.isfinite(tensor).all() for tensor in model.tensors.values()) or model.record["steps"] != 60:

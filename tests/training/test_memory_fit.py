@@ -20,7 +20,7 @@ def test_every_plan_fits_into_memory_or_is_an_error(train_tokens, budget, machin
     try:
         result = plan(Request(**budget, **machine), train_tokens=train_tokens, machine=machine_here)
     except LLMError as error:
-        assert "GB are free" in str(error)
+        assert "GB is free" in str(error)
         smallest = plan(Request(**budget, **machine, layers=1, width=2), train_tokens=train_tokens)
         assert memory < 3 * memory_needed(smallest.model, smallest.train)
     else:
@@ -40,7 +40,7 @@ def test_short_of_memory_the_batch_shrinks_before_a_model_is_refused():
     limited = plan(Request(**requested), machine=Machine(estimated_speed, 1.3 * smallest))
     assert limited.model == unlimited.model
     assert limited.train.batch_size < unlimited.train.batch_size
-    assert row(limited, "batch size").reason == "largest that fits into memory"
+    assert row(limited, "batch size").reason == "largest that fits in memory"
     assert memory_needed(limited.model, limited.train) <= 1.3 * smallest
     with pytest.raises(LLMError, match=r"needs about .* GB of memory"):
         plan(Request(**requested, batch_tokens=16384), machine=Machine(estimated_speed, 1.3 * smallest))

@@ -31,7 +31,7 @@ def test_every_row_of_a_plan() -> None:
         ("BPE-dropout", "off", "not needed for about 2 epochs"),
         ("calibration", "none", "not needed for about 2 epochs"),
         ("weight decay", "0.1", "higher values did not help at any epoch count"),
-        ("optimizer", "Muon + AdamW", "Muon for matrices, AdamW for the rest: lowest loss for the time"),
+        ("optimizer", "Muon + AdamW", "Muon for matrices, AdamW for the rest: lowest loss in a given time"),
         ("learning rate", "Muon 0.03, AdamW 0.003 (embedding 0.05)", "peak rates of the recipe; linear decay to 0 after 40% of the run"),
         ("device", "cpu, 1 thread, float32", "detected"),
     ]

@@ -181,7 +181,7 @@ def test_an_invalid_plan_is_refused(ready: Prepared, change: dict[str, object]) 
 def test_a_plan_too_large_for_the_memory_that_is_free_now_is_refused(ready: Prepared) -> None:
     check_fits(ready.plan, 1e12)
     large = replace(ready.plan, train=replace(ready.plan.train, context=10**12))
-    with pytest.raises(LLMError, match=r"resuming needs about .* GB of memory, 1,000\.0 GB are free"):
+    with pytest.raises(LLMError, match=r"resuming needs about .* GB of memory, but only 1,000\.0 GB is free"):
         check_fits(large, 1e12)
 
 

@@ -10,7 +10,7 @@ from llmcli.training.summary import read_curve, summarize, usage_hints
 
 PLATEAU = "The held-out loss has plateaued: longer training at this size would help little."
 PLATEAU_ALONE = "The training loss has plateaued: longer training at this size would help little."
-FINAL = "Held-out text: 1.000 bits per byte at the end (lower is better), on all its 500 bytes, in float32."
+FINAL = "Held-out text: 1.000 bits per byte at the end (lower is better), on all 500 bytes, in float32."
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -62,21 +62,21 @@ def test_the_part_of_the_held_out_text_that_was_measured_is_given() -> None:
 
 @pytest.mark.parametrize(
     ("ours", "comparison"),
-    [(0.9, "The model beats all of them."), (2.5, "The model beats all but PPM, adapting."),
-     (2.0, "The model beats all but PPM, adapting."),
+    [(0.9, "The model beats all of them."), (2.5, "The model beats all but PPM, adaptive."),
+     (2.0, "The model beats all but PPM, adaptive."),
      (9.0, "The model beats none of them.")],
 )  # fmt: skip
 def test_comparison_with_compressors(ours: float, comparison: str) -> None:
-    first = summarize(record(bits_per_byte=ours), [("xz", 3.0), ("PPM, adapting", 2.0)])[0]
+    first = summarize(record(bits_per_byte=ours), [("xz", 3.0), ("PPM, adaptive", 2.0)])[0]
     quality = FINAL.replace("1.000", f"{ours:.3f}")
-    assert first == f"{quality} Compressors on the same text: xz 3.000; PPM, adapting 2.000. {comparison}"
+    assert first == f"{quality} Compressors on the same text: xz 3.000; PPM, adaptive 2.000. {comparison}"
 
 
 def test_without_held_out_text() -> None:
     curve = record()["curve"] | {"eval_step": [], "eval_bits_per_byte": []}
     bare = record(bits_per_byte=None, held_out={"bytes": 0}, curve=curve)
     assert summarize(bare, [("xz", 3.0)]) == [
-        "No text was held out, so the loss on unseen text is not known.",
+        "No text was held out, so the loss on unseen text is unknown.",
         PLATEAU_ALONE,
     ]
 
@@ -99,8 +99,8 @@ def test_a_capped_context_and_an_unmeasured_text_are_mentioned() -> None:
         ({"steps": 99, "best_step": 99}, [], "99 steps"),
         ({"epochs": 0.31}, [], "31% of the training text seen"),
         ({"epochs": 0.9999}, [], "99% of the training text seen"),
-        ({}, [("xz", 0.9), ("PPM", 0.8)], "no compressor beaten"),
-        ({"steps": 2, "best_step": 2}, [("xz", 0.9)], "2 steps, no compressor beaten"),
+        ({}, [("xz", 0.9), ("PPM", 0.8)], "worse than every compressor"),
+        ({"steps": 2, "best_step": 2}, [("xz", 0.9)], "2 steps, worse than every compressor"),
         ({"steps": 2, "best_step": 1}, [], "2 steps"),
         ({}, [("xz", 0.9), ("PPM", 1.8)], ""),  # worse than xz alone: rule 6
         ({"steps": 99, "best_step": 99, "epochs": 10.0}, [], ""),  # short of text, not of steps
@@ -283,7 +283,7 @@ def test_more_text_and_more_time_are_never_advised_together(
 )
 def test_memorization_is_measured_against_held_out_text(own: float, new: float | None, memorized: bool) -> None:
     sentences = summarize(record(memorised={"share": own, "held_out_share": new}))
-    beside = "" if new is None else f" (of the held-out text: {new:.0%})"
+    beside = "" if new is None else f" (held-out text itself: {new:.0%})"
     assert sentences[1:] == (
         [f"Memorization: {own:.0%} of generated 30-character strings occur verbatim in the training text{beside}. "
          f"More text or a smaller model would help."] if memorized else [PLATEAU]

@@ -90,8 +90,8 @@ def eval_(
 ) -> None:
     """Measure bits per byte and perplexity of models on a text.
 
-    The compressors xz and PPM are measured on the same text as baselines. Lower is better; 8 bits per byte is no
-    knowledge of the text.
+    The compressors xz and PPM are measured on the same text as baselines. Lower is better; 8 bits per byte is a
+    uniform guess over all byte values.
 
     Example: llm eval held-out.txt -m a.safetensors -m b.safetensors
     """
@@ -239,8 +239,8 @@ class _Evaluation:
 def _note_windows(name: str, context: int, stride: int, model_context: int) -> None:
     longer = f" (of {model_context:,}; --context changes it)" if context < model_context else ""
     console.note(
-        f"{name}: context windows of {context:,} tokens{longer}, stride {stride:,}; each token is predicted from at "
-        f"least {stride:,} tokens before it, or from all there are"
+        f"{name}: context windows of {context:,} tokens{longer}, stride {stride:,}; each token is predicted from "
+        f"at least {stride:,} preceding tokens (fewer only at the start of a text)"
     )
 
 
@@ -292,6 +292,7 @@ def _baselines(text: "Corpus", start: int, past_text: "Corpus | None") -> "list[
     baselines = compressors.baselines(text.utf8(start, end), past.utf8(past_start, past_end))
     if past_end:
         limited = ", ".join(f"{b.name} {b.past_bytes:,}" for b in baselines if b.past_bytes < past_end)
-        only_the_end = f", but only the last bytes of them: {limited}" if limited else ""
-        console.note(f"xz and PPM first read {past_end:,} bytes{only_the_end}")
+        only_the_end = f", but use only the last of them: {limited}" if limited else ""
+        source = "the --past text" if past_text else "the training text"
+        console.note(f"xz and PPM first read {past_end:,} bytes of {source}{only_the_end}")
     return sorted(baselines, key=lambda baseline: baseline.bits_per_byte)

@@ -32,19 +32,25 @@ if TYPE_CHECKING:
 def explain(
     context_: typer.Context,
     prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="Prompt to follow; - reads standard input.")
+        str | None, typer.Argument(metavar="PROMPT", help="Prompt to analyze; - reads standard input.")
     ] = None,
     model: ModelOption = None,
     layer: Annotated[
         int | None,
         typer.Option(
-            "--layer", metavar="N", min=1, help="Layer whose attention to show, from 1 (default: mean of all)."
+            "--layer",
+            metavar="N",
+            min=1,
+            help="Layer whose attention to show, counted from 1 (default: mean of all).",
         ),
     ] = None,
     head: Annotated[
         int | None,
         typer.Option(
-            "--head", metavar="N", min=1, help="With --layer: head whose attention to show, from 1 (default: mean)."
+            "--head",
+            metavar="N",
+            min=1,
+            help="With --layer: head whose attention to show, counted from 1 (default: mean).",
         ),
     ] = None,
     next_: Annotated[
@@ -92,7 +98,7 @@ def explain(
     words = next_words(subject.ensemble or runtime, tokenizer, text, max_evaluations(source.parameters))
     _print_notes(explanation, subject.checkpoint.config)
     if subject.checkpoint.quantization:
-        console.note("the analysis uses the dequantized weights; llm generate also rounds the activations")
+        console.note("the analysis uses the dequantized weights; llm generate also quantizes the activations")
     report = ExplanationReport(explanation, words, tokenizer, text, layer, head, next_)
     if html is not None:
         _save_page(report, html, path.name, subject.expert, json_=json_)
@@ -149,7 +155,7 @@ def _choose_subject(source: "Checkpoint | Ensemble", tokenizer: "Tokenizer", pro
     weights = runtime.expert_weights()[0].tolist()
     top = weights.index(max(weights))
     console.note(
-        f"ensemble of {len(weights)} models: shown are the activations of {source.names[top]}, which has the largest "
+        f"ensemble of {len(weights)} models: showing the activations of {source.names[top]}, which has the largest "
         f"weight after this prompt ({weights[top]:.3f}); the final probabilities are those of the ensemble"
     )
     return _Subject(source.experts[top], runtime, {"name": source.names[top], "weight": round(weights[top], 6)})
@@ -164,8 +170,8 @@ def _print_notes(explanation: "Explanation", config: "ModelConfig") -> None:
     """Say where the explanation does not cover the prompt as it was typed."""
     if explanation.truncated:
         console.note(
-            f"{explanation.truncated:,} tokens of the prompt do not fit the context of "
-            f"{config.max_position_embeddings:,} and are left out"
+            f"the prompt exceeds the context length of {config.max_position_embeddings:,} tokens; its first "
+            f"{explanation.truncated:,} are left out"
         )
     if explanation.tail:
         console.note(

@@ -141,7 +141,7 @@ def _lock(context: typer.Context, directory: Path) -> None:
     from llmcli.formats import atomic_io, file_lock
 
     if problem := context.with_resource(file_lock.locked(directory)):
-        console.note(f"{directory} cannot be locked here ({problem}); make sure that nothing else writes it")
+        console.note(f"{directory} cannot be locked here ({problem}); make sure that nothing else writes to it")
     else:
         atomic_io.remove_stale(directory)
 
@@ -194,7 +194,7 @@ def _export_quantized(model: "Checkpoint", output: Path, kind: str, *, json_: bo
     console.note(f"saved {output}: {units.size(size)}")
     amount = f"{divergence:.4f}" if divergence >= MIN_DIVERGENCE else f"less than {MIN_DIVERGENCE}"
     console.note(
-        f"KL divergence from the original: {amount} bits per byte of generated text; on a text of yours: "
+        f"KL divergence from the original: {amount} bits per byte of generated text; to compare both on your text: "
         f"llm eval TEXT -m ORIGINAL -m {output}"
     )
 
@@ -206,7 +206,7 @@ def _report(output: Path, to: str, *, json_: bool) -> None:
         return
     console.note(f"saved {output}: {units.size(size)}")
     if to == "gguf":
-        console.note("for Ollama, write the next line to a file Modelfile, then: ollama create NAME -f Modelfile")
+        console.note("for Ollama, write the next line to a file named Modelfile, then: ollama create NAME -f Modelfile")
         console.result(f"FROM {output.resolve()}")
 
 

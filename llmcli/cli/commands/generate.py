@@ -118,7 +118,7 @@ def generate(
         ),
     ] = None,
     stop: Annotated[
-        list[str] | None, typer.Option("--stop", metavar="TEXT", help="Stop before this text; can be repeated.")
+        list[str] | None, typer.Option("--stop", metavar="TEXT", help="Stop sequence, not printed; can be repeated.")
     ] = None,
     samples: Annotated[
         int,

@@ -29,7 +29,7 @@ def import_(
         typer.Option(
             "--adapter",
             metavar="FILE",
-            help="Low-rank adapters (LoRA) to merge into the model: a file or a directory of PEFT.",
+            help="Low-rank adapters (LoRA) to merge into the model: a file or a PEFT directory.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
@@ -38,7 +38,7 @@ def import_(
 ) -> None:
     """Convert a published model to one file.
 
-    The file has the weights, config and tokenizer, and says where they are from. Weights in float16 and bfloat16 keep
+    The file contains the weights, config and tokenizer, and their origin. Weights in float16 and bfloat16 keep
     their type; quantized GGUF weights become float32. All other commands also read the directory or .gguf itself.
 
     Example: llm import SmolLM2-135M/ -o smol.safetensors
@@ -96,7 +96,7 @@ def _warn_of_other_base(base: "Checkpoint", source: str, adapter: Path) -> None:
     fingerprint = loading.fingerprint(source)
     if fingerprint not in hashes:
         console.warn(
-            f"warning: {adapter} was trained on {name} (sha256 {hashes[0][:16]}), {source} is another model (sha256 "
+            f"warning: {adapter} was trained on {name} (sha256 {hashes[0][:16]}), {source} is a different model (sha256 "
             f"{fingerprint[:16]}); the merged model may be useless"
         )
 

@@ -37,9 +37,9 @@ def inspect(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", metavar="FILE", help="Save the loss curve of its training as .svg, .png or .pdf."),
+        typer.Option("--plot", metavar="FILE", help="Save the training loss curve as .svg, .png or .pdf."),
     ] = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Save a page for a browser.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Save an interactive HTML page.")] = None,
     force: Annotated[bool, typer.Option("--force", help="With --plot or --html: overwrite an existing file.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Check the file against the hash that it contains.")] = False,
     json_: JsonOption = False,
@@ -47,8 +47,8 @@ def inspect(
 ) -> None:
     """Show what is in a model file: tensors, config, training record.
 
-    Only the header is read, which takes no longer for a large file. --tensor, --weights, --diff and --verify read
-    tensors too.
+    Only the header is read, so a large file takes no longer. --tensor, --weights, --diff and --verify also read
+    tensors.
 
     Example: llm inspect model.safetensors
     """

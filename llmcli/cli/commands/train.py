@@ -91,7 +91,7 @@ def train(
         bool,
         typer.Option(
             "--adapter-only",
-            help="With --lora: save only the adapters; -o DIRECTORY writes them as PEFT does.",
+            help="With --lora: save only the adapters; -o DIRECTORY writes them in PEFT format.",
         ),
     ] = False,
     tokenizer: Annotated[
@@ -375,12 +375,10 @@ def _run(
             except OSError as error:  # the reader has gone, or the disk is full: save what has been trained
                 output_error = output_error or error
     if output_error:
-        console.note(f"stopped because events could not be written any more; saved {result.file}")
+        console.note(f"stopped because events could no longer be written; saved {result.file}")
         raise output_error
     if problem := result.done.problem:
-        raise LLMError(
-            f"{problem}; saved the best weights before that, of step {result.done.best_step:,}, in {result.file}"
-        )
+        raise LLMError(f"{problem}; saved the best weights so far (step {result.done.best_step:,}) in {result.file}")
     _report(context, result, run, inputs, output, json_=json_)
     if signals:
         raise typer.Exit(128 + signals[0])

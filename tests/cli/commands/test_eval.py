@@ -126,7 +126,7 @@ def test_the_text_may_come_from_standard_input(llm: Llm, tiny_model: Path) -> No
 def test_a_terminal_gets_a_table(tiny_model: Path) -> None:
     Path("t.txt").write_text("The cat sat.")
     shown = in_a_terminal("eval", "t.txt")
-    for word in ("bits/byte", "perplexity", "accuracy", "model.safetensors", "PPM, adapting", "xz"):
+    for word in ("bits/byte", "perplexity", "accuracy", "model.safetensors", "PPM, adaptive", "xz"):
         assert word in shown
 
 

@@ -93,7 +93,7 @@ def test_every_line_fits_the_terminal(tiny_model: Path, prompt: str, columns: st
 def test_the_heat_map_shows_the_last_tokens_that_fit(llm: Llm, tiny_model: Path) -> None:
     answer = llm("explain", "The cat sat on the mat. The dog ate the hat. " * 4, "--literal")
     assert "(the last 29 of 32 tokens; --html shows more, --json all)" in answer.stdout
-    assert "do not fit the context of 32" in answer.stderr
+    assert "exceeds the context length of 32" in answer.stderr
     rows = [line for line in answer.stdout.splitlines() if re.match(r" ?\d+ .*[█▓▒░·]{2}", line)]
     assert any(line.startswith(" 4 ") for line in rows) and any(line.startswith("32 ") for line in rows)
     assert not any(line.startswith(" 3 ") and "+" not in line and "-" not in line for line in rows)

@@ -95,7 +95,7 @@ def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm) -> None:
     assert llm(*shlex.split(summary[2].split(": llm ")[1]), "-n", 3).exit_code == 0
     *events, done = map(json.loads, llm(*words, "--force", "--json").stdout.splitlines())
     assert done["verdict"] == summary
-    assert [found["name"] for found in done["baselines"]] == ["xz", "PPM, adapting", "PPM, static"]
+    assert [found["name"] for found in done["baselines"]] == ["xz", "PPM, adaptive", "PPM, static"]
     assert all(f"{found['name']} {found['bits_per_byte']:.3f}" in summary[0] for found in done["baselines"])
     assert set(done["memorised"]) == {"share", "strings", "held_out_share", "searched_bytes"}
     record = json.loads(llm("inspect", "my model.safetensors", "--json").stdout)["training"]
@@ -126,7 +126,7 @@ def test_an_existing_model_with_the_default_name_is_renamed(llm: Llm) -> None:
         "model.safetensors",
     ]
     answer = llm("train", "c.txt", "--steps", 2, "-o", "model.safetensors")  # who gives a name wants that name
-    assert answer.exit_code == 1 and "exists already; add --force" in answer.stderr
+    assert answer.exit_code == 1 and "already exists; add --force" in answer.stderr
 
 
 def test_a_model_that_cannot_be_renamed_is_not_overwritten(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_a_file_of_another_program_is_not_renamed(llm: Llm) -> None:
         write("model.safetensors")
         before = Path("model.safetensors").read_bytes()
         answer = llm("train", "c.txt", "--steps", 2)
-        assert answer.exit_code == 1 and "exists already; add --force" in answer.stderr
+        assert answer.exit_code == 1 and "already exists; add --force" in answer.stderr
         assert Path("model.safetensors").read_bytes() == before
         assert {path.name for path in Path().iterdir()} == {"c.txt", "model.safetensors"}
 
@@ -410,7 +410,7 @@ def test_weights_saved_as_float32_are_noted(llm: Llm, tiny_model: Path) -> None:
     model.dtypes = dict.fromkeys(model.config.tensor_shapes(), "BF16")
     checkpoint.save("half.safetensors", model)
     same = ("train", "c.txt", "--steps", 1, "--from")
-    message = "the weights are saved as float32, those of half.safetensors are bfloat16"
+    message = "the weights are saved as float32 although those of half.safetensors are bfloat16"
     assert message in llm(*same, "half.safetensors", "-o", "a.safetensors").stderr
     other = llm(*same, tiny_model, "-o", "b.safetensors").stderr
     assert "float32, those" not in other and "Undertrained: 1 step" in other and "plateaued" not in other
