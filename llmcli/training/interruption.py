@@ -1,4 +1,4 @@
-"""Giving up a training step or an evaluation that takes too long: between two layers the model asks whether to stop."""
+"""Aborting a training step or an evaluation that takes too long: the model checks between layers whether to stop."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -7,12 +7,12 @@ from llmcli.models.transformer import LanguageModel
 
 
 class CutShortError(Exception):
-    """Raised by a pass through the model that was asked to stop."""
+    """Raised by a forward pass that was asked to stop."""
 
 
 @contextlib.contextmanager
 def stop_between_layers(model: LanguageModel, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Inside, a pass through `model` raises CutShortError before the next layer once `should_stop` returns True."""
+    """Inside, a forward pass of `model` raises CutShortError before the next layer once `should_stop` returns True."""
 
     def check() -> None:
         if should_stop():
