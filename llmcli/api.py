@@ -169,10 +169,10 @@ def train(
 
     Settings that are not given are chosen for the text, the time budget (default: 300 seconds) and this machine.
     `corpus` is one or more files, directories or glob patterns. `val` is a validation file or the fraction to hold out.
-    `base` is a model to fine-tune, `like` one whose tokenizer to use. `options` are further fields of `Request`: layers,
+    `base` is a model to fine-tune, `like` one whose tokenizer to use. `options` are other fields of `Request`: layers,
     width, heads, kv_heads, context, tie, vocab_size, batch_tokens, dropout, lr (a factor), optimizer, experts, active,
-    lora, seed. A file at `output` is replaced only with `overwrite`. A run that was stopped is resumed by the same call. Closing
-    the iterator before its end discards the run. Raises LLMError.
+    lora, seed. A file at `output` is replaced only with `overwrite`. A run that was stopped is resumed by the same
+    call. Closing the iterator before its end discards the run. Raises LLMError.
     """
     from llmcli.config import cpu_cores
     from llmcli.training import session
