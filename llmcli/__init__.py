@@ -1,4 +1,4 @@
-"""Train and query small language models: the command `llm`, and the same from Python.
+"""Train and query small language models: the `llm` command and its Python API.
 
     import llmcli
     model = llmcli.load("model.safetensors")

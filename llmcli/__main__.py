@@ -1,6 +1,6 @@
 """Entry point of the commands `llm` and `llmcli`, and of `python -m llmcli`.
 
-Installs the handler of Ctrl-C before anything else is imported.
+Installs the Ctrl-C handler before anything else is imported.
 """
 
 import os

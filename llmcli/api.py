@@ -1,6 +1,6 @@
-"""The Python API: load a model and ask it, or train one. The command line is a caller of the same functions.
+"""The Python API: load and query a model, or train one. The command line calls the same functions.
 
-Nothing here prints. Everything that a caller can get wrong raises `llmcli.LLMError`.
+Nothing here prints. Invalid values, files and models raise `llmcli.LLMError`; an unknown option raises TypeError.
 """
 
 from __future__ import annotations
@@ -76,8 +76,9 @@ class Model:
         """Continue a prompt; returns the new text only.
 
         Options are those of `SamplingConfig`: max_tokens=200, temperature=0.8 (0: always the most likely token),
-        top_k=0, top_p=1.0, min_p=0.05, repetition_penalty=1.0, seed=None (another text each time), stop=(). With
-        literal=True the prompt is tokenized in one way only; see `llm generate --help`.
+        top_k=0, top_p=1.0, min_p=0.05, repetition_penalty=1.0, seed=None (random, so each call gives another text),
+        stop=(). With literal=True the prompt is tokenized in one way only; see `llm generate --help`. Raises LLMError
+        for an empty prompt or an invalid value, and TypeError for an unknown option.
         """
         return "".join(self.stream(prompt, **options))
 
@@ -86,7 +87,7 @@ class Model:
         return (piece.text for piece in self.pieces(prompt, **options))
 
     def pieces(self, prompt: str, *, literal: bool = False, **options: Any) -> Iterator[Piece]:
-        """Like `stream`, with token id, log probability and finish reason of each piece."""
+        """Like `stream`, with token id, natural log probability and finish reason of each piece."""
         from llmcli.generation.generator import generate
 
         return generate(self.runtime, self.tokenizer, prompt, _sampling(options), literal=literal)
@@ -102,7 +103,10 @@ class Model:
         return next_words(self.runtime, self.tokenizer, prompt, max_evaluations(self.parameters))
 
     def score(self, text: str) -> Score:
-        """How well the model predicts a text: `.bits_per_byte`, `.perplexity`, `.accuracy`, `.tokens`."""
+        """How well the model predicts a text: `.bits_per_byte`, `.perplexity`, `.accuracy`, `.tokens`.
+
+        Raises LLMError when the tokenizer changes the text, because bits per byte would then be wrong.
+        """
         from llmcli.evaluation.evaluator import score_text
 
         return score_text(text, self.runtime, self.tokenizer)
@@ -130,10 +134,10 @@ def load(
     quantize: str | None = None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Model:
-    """Load a model: a .safetensors file of ours, a .gguf, or a Hugging Face directory.
+    """Load a model: a .safetensors file of llmcli, a .gguf, or a Hugging Face directory.
 
     `device` is "cpu" (numpy), or "cuda", "mps" or "auto" (torch). `quantize` is None, "int8" or "int4". `on_note`
-    receives what a user should know, such as a missing backend. Raises LLMError when the file is missing or damaged,
+    receives notes for the user, such as that of a missing backend. Raises LLMError when the file is missing or damaged,
     or holds a model that does not run here.
     """
     from llmcli.formats.loading import load_any, open_tokenizer
@@ -163,12 +167,12 @@ def train(
 ) -> Iterator[Step | Evaluation | Sample | Result]:
     """Train a model on text files and save it. Yields events; the last one is the `Result`, after the file is written.
 
-    What is not given is chosen for the text, the time budget and this machine (default: 300 seconds). `corpus` is one
-    or more files, directories or patterns. `val` is a validation file or the fraction to hold out. `base` is a model
-    to fine-tune, `like` one whose tokenizer to use. `options` are further fields of `Request`: layers, width, heads,
-    kv_heads, context, tie, vocab_size, batch_tokens, dropout, lr (a factor), optimizer, experts, active, lora, seed.
-    A file at `output` is replaced only with `overwrite`. A run that was stopped is resumed by the same call. Closing
-    the iterator before its end discards the run. Raises LLMError.
+    Settings that are not given are chosen for the text, the time budget (default: 300 seconds) and this machine.
+    `corpus` is one or more files, directories or glob patterns. `val` is a validation file or the fraction to hold out.
+    `base` is a model to fine-tune, `like` one whose tokenizer to use. `options` are other fields of `Request`: layers,
+    width, heads, kv_heads, context, tie, vocab_size, batch_tokens, dropout, lr (a factor), optimizer, experts, active,
+    lora, seed. A file at `output` is replaced only with `overwrite`. A run that was stopped is resumed by the same
+    call. Closing the iterator before its end discards the run. Raises LLMError.
     """
     from llmcli.config import cpu_cores
     from llmcli.training import session
@@ -193,7 +197,7 @@ def train(
 
 
 def _as_options(request: Request) -> dict[str, object]:
-    """The fields of a request by the names of the options that set them, as the command line has them."""
+    """The fields of a request by the names of the options that set them, as on the command line."""
     options = {f"--{field.name.replace('_', '-')}": getattr(request, field.name) for field in fields(request)}
     return options | {"--lora": request.lora or None, "--adapter-only": False}
 

@@ -1,9 +1,9 @@
-"""What several tests share: a place of one's own, a tiny model, the command without a process."""
+"""Shared fixtures: an empty working directory, a tiny model, the command run in this process."""
 
 import os
 
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
-    # a core for each worker, before libraries start a thread for each core; not on macOS and Windows
+    # pin each worker to a core, before libraries start a thread for each core; not on macOS and Windows
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
@@ -29,7 +29,7 @@ if sys.platform != "linux":
 
 @pytest.fixture(scope="session", autouse=True)
 def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What the command remembers between starts is not written into the home directory of who runs the tests."""
+    """State files of the command are not written to the home directory of the user who runs the tests."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
@@ -52,7 +52,7 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def llm() -> Callable[..., Result]:
-    """`llm("generate", "text")` runs the command in this process; the answer has exit_code, stdout and stderr."""
+    """`llm("generate", "text")` runs the command in this process; the result has exit_code, stdout and stderr."""
     from llmcli.cli.app import app
 
     return lambda *words, stdin=b"": CliRunner().invoke(app, [str(word) for word in words], input=stdin)
@@ -80,15 +80,15 @@ def tiny_model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_hang() -> Iterator[None]:
-    """Turns waiting for ever into a failure, where the system has alarms (Windows has none)."""
+    """A test that hangs fails after five minutes, where the system has alarms (Windows has none)."""
     if not hasattr(signal, "SIGALRM"):
         yield
         return
 
-    def ring(*_: object) -> None:
-        raise TimeoutError("it hangs")
+    def time_out(*_: object) -> None:
+        raise TimeoutError("the test hangs")
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before = signal.signal(signal.SIGALRM, time_out)
     signal.alarm(300)
     yield
     signal.alarm(0)

@@ -1,4 +1,4 @@
-"""Small models that were really trained, in every form there is, for tests that change or rename them."""
+"""Small trained models in every format, for tests that change or rename them."""
 
 import json
 import os
@@ -17,8 +17,8 @@ def run(*words: object) -> Any:
 
 
 def make_models(where: Path) -> Path:
-    """Fill a directory: a text, a model of it, one with experts, one to be mixed with the first, adapters of it, the
-    mixture, a Hugging Face directory, a tokenizer. The same directory."""
+    """Fill a directory: a text, a model trained on it, one with experts, one to be mixed with the first, adapters for
+    the first, the mixture, a Hugging Face directory, a tokenizer. Returns the directory."""
     here = Path.cwd()
     os.chdir(where)
     try:

@@ -1,4 +1,4 @@
-"""The Python API answers as the command line does, and importing it costs nothing."""
+"""The Python API gives the results of the command line, and importing it loads no heavy library."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def test_generate_gives_the_text_of_the_command(tiny_model: Path, llm: Llm) -> N
     assert "".join(model.stream(PROMPT, max_tokens=12, seed=3)) == answer["text"]
 
 
-def test_each_call_without_a_seed_samples_anew(tiny_model: Path) -> None:
+def test_calls_without_a_seed_give_different_texts(tiny_model: Path) -> None:
     model = llmcli.load(tiny_model)
     assert len({model.generate(PROMPT, max_tokens=8) for _ in range(8)}) > 1
     assert len({model.generate(PROMPT, max_tokens=8, temperature=0) for _ in range(3)}) == 1
@@ -96,7 +96,7 @@ def test_explain_predicts_what_generate_chooses(tiny_model: Path) -> None:
     assert piece.id == explanation.most_likely(1)[0]
 
 
-def test_tokens_are_the_text_again(tiny_model: Path) -> None:
+def test_detokenize_reverses_tokenize(tiny_model: Path) -> None:
     model = llmcli.load(tiny_model)
     for text in (PROMPT, "りんご🍎", ""):
         assert model.detokenize(model.tokenize(text)) == text
@@ -108,7 +108,7 @@ def test_a_model_describes_itself(tiny_model: Path) -> None:
     assert f"{model.parameters:,} parameters, context 32" in repr(model)
 
 
-def test_what_can_go_wrong_is_one_error(tmp_path: Path) -> None:
+def test_every_error_is_an_llm_error(tmp_path: Path) -> None:
     (tmp_path / "no.safetensors").write_bytes(b"no model")
     for name in ("missing.safetensors", "no.safetensors"):
         with pytest.raises(llmcli.LLMError):
@@ -150,7 +150,7 @@ def test_a_stopped_run_of_the_command_is_resumed_by_the_api_to_the_same_bytes(ow
     assert Path("api.safetensors").read_bytes() == whole.file.read_bytes()
 
 
-def test_a_file_is_replaced_only_when_asked(own_directory: Path) -> None:
+def test_a_file_is_replaced_only_with_overwrite(own_directory: Path) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     Path("m.safetensors").write_text("mine", "utf-8")
     with pytest.raises(llmcli.LLMError, match="exists"):

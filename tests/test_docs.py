@@ -1,4 +1,4 @@
-"""Links and anchors of the README and the pages in docs/ lead somewhere, and the site's menu names every page.
+"""Links and anchors of the README and the pages in docs/ lead somewhere, and the site's menu lists every page.
 
 Needs no generator and no network. .ci/run builds the site too (`zensical build --strict`).
 """

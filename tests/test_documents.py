@@ -1,4 +1,4 @@
-"""What the documents tell a newcomer to type can be typed: in order, as printed, in one directory."""
+"""The commands in the documents run: in order, as printed, in one directory."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ DOCS = tuple(f"docs/{name}.md" for name in ("training", "explain", "mixtures", "
 TOURS = ("examples/tour.md", "examples/tour.ja.md")
 PYTHON = ("import ", "model = ", "model.", "for event in ", "safetensors.")
 COMMANDS = ("llm ", "pip ", "pipx ", "uv ", "python3 ", "cp ", "cat ", "printf ", *PYTHON)
-NOT_TYPED = {  # the beginning of a command -> why it is not run here
+NOT_RUN = {  # the beginning of a command -> why it is not run here
     "python3 -m venv": "makes an environment: the tests run in one",
     ". .venv/bin/activate": "the tests run in an environment",
     "pip install": "installs what the tests run in",
@@ -30,7 +30,7 @@ NOT_TYPED = {  # the beginning of a command -> why it is not run here
     "uv tool install": "installs",
     "python -m pytest": "these tests",
 }
-STEPS = 2  # in place of the time or steps that a run is given, or of the five minutes it has without
+STEPS = 2  # in place of the time or steps that a run is given, or of the default of five minutes
 
 
 def blocks(page: str) -> Iterator[list[str]]:
@@ -41,7 +41,7 @@ def blocks(page: str) -> Iterator[list[str]]:
             yield lines
 
 
-def typed(page: str) -> Iterator[str]:
+def commands_of(page: str) -> Iterator[str]:
     """The commands of a page, in order: what follows a `$` where a block has one, else the lines that are commands."""
     for lines in blocks(page):
         if any(line.startswith("$ ") for line in lines):
@@ -58,7 +58,7 @@ def parts(line: str) -> list[list[str]]:
 
 
 def shortened(words: list[str]) -> list[str]:
-    """A training with few steps."""
+    """A training command with few steps instead of its budget."""
     if "--dry-run" in words:
         return words
     budget = [i for i, word in enumerate(words) if word in ("--time", "--steps", "--epochs")]
@@ -71,7 +71,7 @@ def test_no_document_writes_a_file_that_another_wrote(tour: str) -> None:
     """Only a model without -o may stand there already: it is kept under another name."""
     written: list[str] = []
     for page in (*READ, tour, *DOCS):
-        for words in itertools.chain.from_iterable(map(parts, typed(page))):
+        for words in itertools.chain.from_iterable(map(parts, commands_of(page))):
             if words[0] == "llm" and "--force" not in words:
                 written += [words[i + 1] for i, word in enumerate(words) if word in ("-o", "--html", "--plot")]
                 written += words[3:4] if words[1] == "export" else []
@@ -79,7 +79,7 @@ def test_no_document_writes_a_file_that_another_wrote(tour: str) -> None:
     assert "model.safetensors" not in written
 
 
-def stand_in(place: Path, llm: Callable[..., Result]) -> None:
+def make_tiny_gguf(place: Path, llm: Callable[..., Result]) -> None:
     """A tiny GGUF in place of the real model's, which has 98 MB: each of its steps would take half a minute."""
     text = (ROOT / "examples" / "food.txt").read_text("utf-8")[:20_000]
     (place / "tiny.txt").write_text(text, "utf-8")
@@ -91,8 +91,8 @@ def stand_in(place: Path, llm: Callable[..., Result]) -> None:
     (place / "tiny.safetensors").unlink()
 
 
-class Newcomer:
-    """Types the commands of a page, one after the other, in one directory that looks like a clone."""
+class CommandRunner:
+    """Runs the commands of a page, one after the other, in one directory that looks like a clone."""
 
     def __init__(self, directory: Path, llm: Callable[..., Result]) -> None:
         self._directory, self._llm = directory, llm
@@ -102,8 +102,8 @@ class Newcomer:
         for name in ("examples", "llmcli", "tests"):
             (directory / name).symlink_to(ROOT / name)
 
-    def types(self, page: str) -> None:
-        for line in typed(page):
+    def run_page(self, page: str) -> None:
+        for line in commands_of(page):
             if line.startswith(PYTHON):
                 exec(line.replace("seconds=10", f"steps={STEPS}"), self._variables)
             elif line.startswith("cp "):
@@ -116,13 +116,13 @@ class Newcomer:
         if real and os.environ.get("LLMCLI_FULL"):
             (self._directory / "smol.gguf").symlink_to(real)
         else:
-            stand_in(self._directory, self._llm)
+            make_tiny_gguf(self._directory, self._llm)
 
     def run(self, page: str, line: str) -> None:
         *source, line = re.split(r" \| (?=llm )", line)
         line = line.removesuffix(" | cat")  # the test has no terminal
         for words in parts(line):
-            if any(" ".join(words).startswith(start) for start in NOT_TYPED):
+            if any(" ".join(words).startswith(start) for start in NOT_RUN):
                 continue
             assert words[0] == "llm", f"{page}: {line}"
             words = shortened(words) if words[1] == "train" else words
@@ -139,18 +139,18 @@ def piped(command: str = "true") -> bytes:
 
 
 @pytest.fixture
-def newcomer(own_directory: Path, llm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> Newcomer:
+def runner(own_directory: Path, llm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> CommandRunner:
     """Memorization and the compressors, which a run measures after its last step, are left out: they take longer."""
     monkeypatch.setattr(memorization, "measure_memorization", lambda *_: None)
     monkeypatch.setattr(compressors, "affordable", lambda *_: False)
-    return Newcomer(own_directory, llm)
+    return CommandRunner(own_directory, llm)
 
 
-def test_the_first_documents_can_be_typed_in_order_in_one_directory(own_directory: Path, newcomer: Newcomer) -> None:
+def test_the_first_documents_run_in_order_in_one_directory(own_directory: Path, runner: CommandRunner) -> None:
     """README, examples/README and the tour."""
     for page in (*READ, TOURS[0]):
-        newcomer.types(page)
-    assert newcomer.commands > 50
+        runner.run_page(page)
+    assert runner.commands > 50
     made = {path.name for path in own_directory.iterdir()}
     # without -o: the first model of README, and those of examples/README and the tour
     kept = ["model.safetensors", "model-1.safetensors", "model-2.safetensors"]
@@ -160,17 +160,17 @@ def test_the_first_documents_can_be_typed_in_order_in_one_directory(own_director
         assert record["corpus"][0]["name"] == "food.txt"
 
 
-def test_the_guides_can_be_typed_after_the_readme(newcomer: Newcomer) -> None:
+def test_the_guides_run_after_the_readme(runner: CommandRunner) -> None:
     """docs/. With LLMCLI_FULL=1 the real SmolLM2 is used where its package is installed."""
-    newcomer.run("README.md", "llm train examples/food.txt --time 20s -o food.safetensors")
+    runner.run("README.md", "llm train examples/food.txt --time 20s -o food.safetensors")
     for page in DOCS:
-        newcomer.types(page)
-    assert newcomer.commands > 35
+        runner.run_page(page)
+    assert runner.commands > 35
 
 
-def test_the_japanese_readme_can_be_typed(newcomer: Newcomer) -> None:
-    newcomer.types("README.ja.md")
-    assert newcomer.commands > 6
+def test_the_japanese_readme_runs(runner: CommandRunner) -> None:
+    runner.run_page("README.ja.md")
+    assert runner.commands > 6
 
 
 def importlib_path(package: str) -> Path | None:

@@ -99,7 +99,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 
 def test_only_the_command_line_prints() -> None:
-    """All output goes through the console, where text from outside is made safe for a terminal; JSON has a function of
+    """All output goes through the console, where untrusted text is made safe for a terminal; JSON has a function of
     its own, since replaced characters would make it other text."""
     for module, file in MODULES.items():
         if module in ("cli.console", "cli.app"):

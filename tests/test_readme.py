@@ -1,4 +1,4 @@
-"""What the README tells a reader to type can be typed."""
+"""The options and files that the README shows exist."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""The guided tours run as printed, in English and in Japanese, and one sees what they say."""
+"""The guided tours run as printed, in English and in Japanese, with the results that they describe."""
 
 import os
 import re
@@ -20,9 +20,9 @@ def commands(tour: str) -> list[str]:
     return [line.removeprefix("    $ ") for line in TOURS[tour].splitlines() if line.startswith("    $ ")]
 
 
-def walk(tour: str, place: Path, llm: Callable[..., Result]) -> dict[str, str]:
+def run_tour(tour: str, place: Path, llm: Callable[..., Result]) -> dict[str, str]:
     """What each command of a tour prints, typed one after the other as in a fresh clone; all in this process, which
-    wakes torch up once."""
+    imports torch once."""
     (place / "examples").symlink_to(ROOT / "examples")
     found = {}
     for command in commands(tour):
@@ -37,8 +37,8 @@ def walk(tour: str, place: Path, llm: Callable[..., Result]) -> dict[str, str]:
     return found
 
 
-def said(walked: dict[str, str], start: str) -> str:
-    return next(text for command, text in walked.items() if command.startswith(start))
+def output_of(outputs: dict[str, str], start: str) -> str:
+    return next(text for command, text in outputs.items() if command.startswith(start))
 
 
 def bits_per_byte(table: str) -> dict[str, float]:
@@ -47,39 +47,39 @@ def bits_per_byte(table: str) -> dict[str, float]:
     return {row[0]: float(row[1]) for row in rows}
 
 
-def test_one_sees_what_the_english_tour_says(tmp_path: Path, llm: Callable[..., Result]) -> None:
-    walked = walk("tour.md", tmp_path, llm)
-    assert said(walked, 'llm generate "I like to eat" --next').startswith("next word\tprobability\napple\t0.")
-    assert "apple" not in said(walked, 'llm generate "I like to drink"')
-    lens = said(walked, 'llm explain "The cat').split("logit lens")[1]
+def test_the_english_tour_gives_the_results_that_it_describes(tmp_path: Path, llm: Callable[..., Result]) -> None:
+    outputs = run_tour("tour.md", tmp_path, llm)
+    assert output_of(outputs, 'llm generate "I like to eat" --next').startswith("next word\tprobability\napple\t0.")
+    assert "apple" not in output_of(outputs, 'llm generate "I like to drink"')
+    lens = output_of(outputs, 'llm explain "The cat').split("logit lens")[1]
     assert re.search(r"none\t·(eat|drink)", lens) and re.search(r"\n1\t·sleep", lens)
-    kite = said(walked, 'llm explain "Anna')
+    kite = output_of(outputs, 'llm explain "Anna')
     assert re.search(r"\d\t\d\t4 ·kite\t0\.\d+", kite) and re.search(r"next token.*\n·kite\t0\.[5-9]", kite)
-    surprise = said(walked, "echo")
+    surprise = output_of(outputs, "echo")
     eat, stones = (float(re.search(rf"([\d.]+)\t·{token}\n", surprise)[1]) for token in ("eat", "s"))  # type: ignore[index]
     assert eat < 3 < stones
-    figures = bits_per_byte(said(walked, "llm eval examples"))
+    figures = bits_per_byte(output_of(outputs, "llm eval examples"))
     assert figures["model.safetensors"] < figures["PPM, adaptive"] < figures["small.safetensors"]
-    assert "⟦" in said(walked, 'llm generate "I like to" -n 40')
-    assert "2 of 4 experts" in said(walked, "llm inspect sparse")
-    mixed = bits_per_byte(said(walked, "llm eval examples/food.txt examples/stories.txt"))  # the last rows: of all
+    assert "⟦" in output_of(outputs, 'llm generate "I like to" -n 40')
+    assert "2 of 4 experts" in output_of(outputs, "llm inspect sparse")
+    mixed = bits_per_byte(output_of(outputs, "llm eval examples/food.txt examples/stories.txt"))  # last rows: all
     assert 2 * mixed["both.safetensors"] < min(mixed["model.safetensors"], mixed["other.safetensors"])
 
 
-@pytest.mark.skipif(not os.environ.get("LLMCLI_FULL"), reason="takes 40 s; LLMCLI_FULL=1 walks it too")
-def test_one_sees_what_the_japanese_tour_says(tmp_path: Path, llm: Callable[..., Result]) -> None:
-    walked = walk("tour.ja.md", tmp_path, llm)
-    assert said(walked, 'llm generate "私は毎朝" --next').startswith("next word\tprobability\nリンゴ\t0.")
-    assert "リンゴ" not in said(walked, 'llm generate "私は毎晩"')
-    cat, park = (said(walked, f'llm explain "{start}').split("logit lens")[1] for start in ("猫", "私たち"))
+@pytest.mark.skipif(not os.environ.get("LLMCLI_FULL"), reason="takes 40 s; LLMCLI_FULL=1 runs it too")
+def test_the_japanese_tour_gives_the_results_that_it_describes(tmp_path: Path, llm: Callable[..., Result]) -> None:
+    outputs = run_tour("tour.ja.md", tmp_path, llm)
+    assert output_of(outputs, 'llm generate "私は毎朝" --next').startswith("next word\tprobability\nリンゴ\t0.")
+    assert "リンゴ" not in output_of(outputs, 'llm generate "私は毎晩"')
+    cat, park = (output_of(outputs, f'llm explain "{start}').split("logit lens")[1] for start in ("猫", "私たち"))
     assert re.search(r"\n2\t眠 0\.[5-9]", cat) and re.search(r"\n2\t[サ散野] ", park)
-    figures = bits_per_byte(said(walked, "llm eval examples"))
+    figures = bits_per_byte(output_of(outputs, "llm eval examples"))
     assert figures["model.safetensors"] < figures["xz"] < figures["small.safetensors"]
-    assert "⟦" in said(walked, 'llm generate "私は毎朝" -n 60')
+    assert "⟦" in output_of(outputs, 'llm generate "私は毎朝" -n 60')
 
 
-def test_the_tours_go_the_same_way() -> None:
-    """The verbs of both are the same, whichever texts they are about."""
+def test_both_tours_have_the_same_sections() -> None:
+    """And a similar number of commands."""
     english, japanese = ([line.split(".")[0] for line in text.splitlines() if line.startswith("## ")]
                          for text in TOURS.values())  # fmt: skip
     assert english == japanese == [f"## {number}" for number in range(1, 8)]

@@ -1,7 +1,7 @@
 """Prompt -> what happens inside a model while it reads it: attention, logit lens, ablation, surprisal.
 
-The prompt is read as `generate` reads it, so the probabilities of the next token are equal to the last digit. Then its
-tokens go through the same graph once more, with a recorder that keeps the activations. numpy only, never torch.
+The prompt is read as `generate` reads it, so the probabilities of the next token are identical. Then its tokens go
+through the same graph once more, with a recorder that keeps the activations. numpy only, never torch.
 
 L, H, C, V = layers, heads, hidden size, vocabulary; T = tokens in the context; N = the last of them, which are
 analyzed; K = candidates per position.
@@ -21,7 +21,7 @@ from llmcli.models.logits import entropy, log_softmax, softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Array, Runtime
 
-MAX_TOKENS = 256  # analyzed: the attention weights grow with the square
+MAX_TOKENS = 256  # analyzed: the memory for attention weights grows quadratically
 MAX_ABLATION_WORK = 3e10  # parameters x tokens processed, over all ablations: a few seconds
 MAX_LENS_WORK = 1e11  # multiplications of the logit lens at every position: some seconds
 
@@ -42,7 +42,7 @@ class Explanation:
     tail: str  # end of the prompt that is part of the most likely next token instead of `ids`; mostly ""
     truncated: int  # tokens of the prompt that do not fit the context
     preceding: int  # T - N, tokens in the context before the analyzed ones
-    attention: Array  # [L, H, N, N]: weights of each token (row) on the others; the rest to 1 is on preceding tokens
+    attention: Array  # [L, H, N, N]: one row per query; a row sums to 1 minus its weight on preceding tokens
     logit_lens: Candidates  # [L + 1, N or 1, K]: predictions after 0, 1, ... L layers, at each position or the last
     ablation_effects: NDArray[np.float64]  # [N], bits that the most likely next token loses without each; NaN: skipped
     surprisals: NDArray[np.float64]  # [N], bits of each token given the tokens before it; NaN: not computed
@@ -168,8 +168,8 @@ class _ActivationRecorder:
         self.first = tokens - kept  # position of the first token that is kept
         self.residuals = np.zeros((L + 1, kept, config.hidden_size), np.float32)  # after 0, 1, ... L layers
         self.weights = np.zeros((L, H, kept, kept), np.float32)
-        self._depth = 0  # layers that the present chunk has been through
-        self._processed = 0  # tokens of the chunks before
+        self._depth = 0  # layers that the current chunk has passed
+        self._processed = 0  # tokens of the previous chunks
 
     def residual(self, x: Array) -> None:
         """The residual stream [t, C] of a chunk: before the first layer, then after each."""
@@ -220,8 +220,8 @@ def _ablation_effects(
 ) -> NDArray[np.float64]:
     """[T]: by how many bits the predicted token is less likely without each token of the context; NaN where skipped.
 
-    `logits` [V] are those after the whole context. The last token comes first: what the cache holds before a gap is
-    valid for all earlier gaps too.
+    `logits` [V] are those after the whole context. Goes from the last token to the first, so that the cached prefix is
+    valid for all remaining gaps.
     """
     T = len(context)
     effects = np.full(T, np.nan)

@@ -1,6 +1,6 @@
 """Output of the commands: results to stdout, everything else to stderr.
 
-All text from outside goes through `safe_text`. Two things keep their bytes when a program reads them: text that a model
+All untrusted text goes through `safe_text`. Two things keep their bytes when a program reads them: text that a model
 generated (`verbatim`), and JSON, whose escapes stand for the same characters.
 """
 
@@ -45,7 +45,7 @@ def is_quiet() -> bool:
 def result(line: str = "", *, raw: bool = False) -> None:
     """A line of a result, flushed at once; control characters, also line ends, become visible marks.
 
-    `raw` keeps escape sequences of our own. Text from outside in such a line must have been made visible before.
+    `raw` keeps escape sequences of our own. Untrusted text in such a line must already have passed through `visible`.
     """
     _write((line if raw else visible_line(line)) + "\n")
 
@@ -145,7 +145,7 @@ def prompt(text: str) -> None:
 
 
 def write_line(line: str, stream: TextIO) -> None:
-    """A line on a stream, flushed at once. Text from outside in it must have been made visible before."""
+    """A line on a stream, flushed at once. Untrusted text in it must already have passed through `visible`."""
     print(line, file=stream, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The progress of a training run on stderr: a live view in a terminal, now and then a line elsewhere."""
+"""The progress of a training run on stderr: a live view in a terminal, periodic lines elsewhere."""
 
 import math
 import os
@@ -34,7 +34,7 @@ class _Status:
 
 
 class TrainingView:
-    """Shows a run: in a terminal a bar, figures and a growing chart, elsewhere now and then a line.
+    """Shows a run: in a terminal a bar, figures and a growing chart, elsewhere periodic lines.
 
     `bytes_per_token` converts the training loss to bits per byte, the unit of the held-out figures. With `hidden`
     nothing is drawn in a terminal, for a run whose events a program reads.
@@ -89,7 +89,7 @@ class TrainingView:
         self._evaluations.append((step, bits_per_byte))
 
     def sample(self, prompt: str, text: str) -> None:
-        """The model's present continuation of a prompt."""
+        """The model's current continuation of a prompt."""
         self._sample = visible_whitespace(prompt).replace("·", " "), visible_whitespace(text).replace("·", " ")
 
     def _show(self, seconds: float, status: _Status) -> None:

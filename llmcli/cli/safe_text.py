@@ -1,4 +1,4 @@
-"""Text from outside -> text that is safe to print.
+"""Untrusted text -> text that is safe to print.
 
 Names of files and tensors, metadata, tokens and generated text may contain control characters and bidirectional
 overrides. In a terminal these move the cursor, change colours or reorder a line, so visible marks replace them. In JSON

@@ -1,6 +1,6 @@
 """Colours of the terminal, as strings with ANSI escape sequences. Plain text where colours are off.
 
-Control characters in the text become visible marks first, so that text from outside brings no escape sequences.
+Control characters in the text become visible marks first, so that untrusted text brings no escape sequences.
 """
 
 import itertools

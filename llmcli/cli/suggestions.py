@@ -1,7 +1,7 @@
 """Suggestions for subcommands and options that do not exist.
 
 Many users know the names of other programs (Ollama, llama.cpp, mlx-lm, transformers, nanoGPT, simonw's llm). The tables
-map these to what does the same here. Typing errors are found by difflib.
+map these to what does the same here. Typos are found by difflib.
 """
 
 import difflib

@@ -105,7 +105,7 @@ def tree(rows: Sequence[tuple[int, str, str, str]]) -> None:
     """Rows of (depth, name, detail, figures) as a tree with aligned columns. A narrow terminal gets no details, and
     truncated names."""
     lines = [
-        (_rails(rows, i) + visible_line(name)[:MAX_TREE_NAME], visible_line(detail), f"{visible_line(figures):>18}")
+        (_branches(rows, i) + visible_line(name)[:MAX_TREE_NAME], visible_line(detail), f"{visible_line(figures):>18}")
         for i, (_, name, detail, figures) in enumerate(rows)
     ]
     left, middle, right = (max((text_width(line[i]) for line in lines), default=0) for i in range(3))
@@ -120,11 +120,11 @@ def tree(rows: Sequence[tuple[int, str, str, str]]) -> None:
         console.result(f"{name}{' ' * (left - text_width(name))}{gap}{detail:>{middle}}  {figures}".rstrip())
 
 
-def _rails(rows: Sequence[tuple[int, str, str, str]], index: int) -> str:
+def _branches(rows: Sequence[tuple[int, str, str, str]], index: int) -> str:
     """The lines that connect a row of a tree with its parent and siblings."""
-    depth, rails = rows[index][0], ""
+    depth, branches = rows[index][0], ""
     for level in range(depth + 1):
         next_depth = next((d for d, *_ in rows[index + 1 :] if d <= level), -1)
         has_sibling = next_depth == level
-        rails += ("├─ " if has_sibling else "└─ ") if level == depth else ("│  " if has_sibling else "   ")
-    return rails
+        branches += ("├─ " if has_sibling else "└─ ") if level == depth else ("│  " if has_sibling else "   ")
+    return branches

@@ -1,8 +1,9 @@
 """File compressors as baselines for language models: bits per byte of a text, given text before it (its past).
 
-Of a past, such as the training text of a model, only what the text adds to it counts. xz (LZ77, as `xz -9e`) copies
-what it has seen before. PPM (variant H of PPMd, order 6; D. Shkarin, "PPM: one step to practicality", 2002; as in
-7-Zip) predicts each byte from the six bytes before it: a small language model made of counts.
+A past, such as the training text of a model, is compressed first; only the bytes that the text adds to it count. xz
+(LZ77, as `xz -9e`) copies what it has seen before. PPM (variant H of PPMd, order 6; D. Shkarin, "PPM: one step to
+practicality", 2002; as in 7-Zip) predicts each byte from the six bytes before it: a small language model made of
+counts.
 """
 
 import lzma
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 PPM_ORDER = 6  # bytes of context
 PIECE_BYTES = 1024  # so short that PPM adapts little within a piece
 MAX_PIECES, MIN_PIECES = 24, 8
-PPM_MEMORY = 1 << 28  # bytes at most; the model starts afresh when they are full
+PPM_MEMORY = 1 << 28  # bytes at most; the model is reset when they are full
 # bytes per second, measured on one slow core, and shares of the time. They are constants, so that the same call gives
 # the same result on every machine.
 XZ_SPEED, PPM_SPEED = 1.5e6, 4e6
@@ -66,7 +67,7 @@ def _past_limits(seconds: float) -> tuple[int, int, int]:
 
 
 def _added_bits_per_byte(size: Callable[[bytes], int], text: bytes, past: bytes) -> float:
-    """What a text adds to the compressed size of its past, in bits per byte; headers cancel out."""
+    """What a text adds to the compressed size of its past, in bits per byte; fixed headers cancel out."""
     return (size(past + text) - size(past)) * 8 / len(text)
 
 

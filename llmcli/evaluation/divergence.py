@@ -1,4 +1,4 @@
-"""Relative entropy (KL divergence) between two forms of a model, such as float32 and int8."""
+"""KL divergence between two versions of a model, such as float32 and int8."""
 
 import math
 

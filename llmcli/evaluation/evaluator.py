@@ -1,7 +1,8 @@
 """Bits per byte of a text under a model: a measure that compares models with different tokenizers.
 
-Windows of the model's context slide over the text by half a context. A token is counted in the window where at least
-half a context precedes it; at the text's beginning, all that there is. Losses are computed by any runtime or by torch.
+Windows as long as the model's context slide over the text with a stride of half a context. Each token is counted in one
+window, where at least half a context precedes it (at the beginning of the text: all tokens before it). Losses are
+computed by any runtime or by torch.
 """
 
 import math
@@ -62,7 +63,7 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        """The share of tokens that the model found most likely."""
+        """The share of tokens that were the model's most likely one (top-1 accuracy)."""
         return self.correct / self.tokens if self.tokens else math.nan
 
 

@@ -25,7 +25,7 @@ MAX_WORK = 3e9  # parameters x tokens generated: about a second or two on one co
 MAX_SEARCHED_BYTES = 64_000_000  # of the training text, from its beginning: about two seconds
 _STEPS = (2, 3, 5)  # their product is LENGTH
 _HASH_FACTOR = 0x9E3779B97F4A7C15  # odd, with well-mixed bits
-_TABLE_BITS = 20  # a million slots for a few thousand strings: few collisions
+_TABLE_BITS = 20  # a million slots for a few thousand strings: few hash collisions
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def share(candidates: Sequence[str], occurring: set[str]) -> float:
 def occurring_strings(candidates: set[str], documents: Iterable[Iterable[str]]) -> set[str]:
     """The candidates, strings of LENGTH characters, that occur in a document. One pass, about 0.05 s per MB.
 
-    numpy hashes all strings of the documents at once. The few that share a slot with a candidate are compared
-    themselves, so the result is exact.
+    numpy hashes all strings of the documents at once. The few whose slot a candidate shares are then
+    compared character by character, so the result is exact.
     """
     missing = set(candidates)
     slots = _filter(missing)
@@ -133,9 +133,9 @@ def occurring_strings(candidates: set[str], documents: Iterable[Iterable[str]]) 
             if len(text) < LENGTH:
                 continue
             places = np.flatnonzero(slots[_slots(text)]).tolist()
-            here = missing.intersection([text[at : at + LENGTH] for at in places])
-            if here:
-                missing -= here
+            matches = missing.intersection([text[at : at + LENGTH] for at in places])
+            if matches:
+                missing -= matches
                 slots = _filter(missing)  # a string that the text keeps repeating is compared once
     return candidates - missing
 
@@ -166,7 +166,7 @@ def _slots(text: str) -> NDArray[np.uint64]:
 
 
 def _generate_texts(checkpoint: Checkpoint, tokenizer: Tokenizer, seed: int) -> Iterator[str]:
-    """Up to SAMPLES texts with SAMPLED_CHARACTERS in all; less from a model so large that it would take long."""
+    """Up to SAMPLES texts with SAMPLED_CHARACTERS in all; less from a large model, to limit the time."""
     runtime = NumpyRuntime(checkpoint)
     tokens = int(min(SAMPLED_CHARACTERS, max(200, MAX_WORK / checkpoint.config.parameters))) // SAMPLES
     for index in range(SAMPLES):
@@ -192,7 +192,7 @@ def _excerpts(tokenizer: Tokenizer, ids: NDArray[np.unsignedinteger]) -> Iterato
 
 
 class _ByteCounter:
-    """Passes pieces of text on and counts their bytes; stops at MAX_SEARCHED_BYTES."""
+    """Yields pieces of text unchanged and counts their bytes; stops at MAX_SEARCHED_BYTES."""
 
     def __init__(self) -> None:
         self.bytes = 0

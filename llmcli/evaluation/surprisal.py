@@ -21,14 +21,17 @@ class Span:
 
 
 def most_surprising(
-    bits: NDArray[np.floating], length: int = PASSAGE_TOKENS, most: int = MAX_PASSAGES, breaks: Iterable[int] = ()
+    bits: NDArray[np.floating],
+    length: int = PASSAGE_TOKENS,
+    max_passages: int = MAX_PASSAGES,
+    breaks: Iterable[int] = (),
 ) -> list[Span]:
     """The passages of `length` tokens with the highest total surprisal, the highest first.
 
     `bits` [N] is the surprisal of each token. Passages neither overlap nor cross a break (the index of the first token
     of another document). A shorter document is one passage.
 
-    >>> most_surprising(np.array([1, 5, 5, 0, 0, 4, 4]), length=2, most=2)
+    >>> most_surprising(np.array([1, 5, 5, 0, 0, 4, 4]), length=2, max_passages=2)
     [Span(start=1, end=3, bits=10.0), Span(start=5, end=7, bits=8.0)]
     """
     edges = [0, *sorted(set(breaks) - {0}), len(bits)]
@@ -42,7 +45,7 @@ def most_surprising(
     sums = total[end] - total[start]
     free = np.ones(len(sums), bool)
     spans: list[Span] = []
-    while len(spans) < most and free.any():
+    while len(spans) < max_passages and free.any():
         best = int(np.where(free, sums, -np.inf).argmax())
         spans.append(Span(int(start[best]), int(end[best]), float(sums[best])))
         free &= (end <= start[best]) | (start >= end[best])

@@ -1,4 +1,4 @@
-"""Which text a model was trained on, by its record: names, sizes and sha256 hashes of the files.
+"""Which text a model was trained on, according to its record: names, sizes and sha256 hashes of the files.
 
 Decides which part of a corpus is held out for a model, and finds the training corpus again.
 """
@@ -42,7 +42,7 @@ def was_trained_on(corpus: Corpus, record: Record, start: int = 0) -> bool:
 
 
 def _hashes(record: Record) -> list[str]:
-    """The sha256 of each document in a record; none if the record has another shape."""
+    """The sha256 of each document in a record; none if the record has an unexpected structure."""
     listed = record.get("corpus")
     return [str(d.get("sha256")) for d in listed if isinstance(d, dict)] if isinstance(listed, list) else []
 
@@ -62,7 +62,7 @@ class TrainingText:
 
 
 def find_corpus(record: Record, model: Path) -> Corpus:
-    """The corpus that a record names, searched for here and beside the model, and recognised by its sha256.
+    """The corpus that a record names, searched for here and beside the model, and recognized by its sha256.
 
     Raises LLMError when the record names none, or when a file is missing or has changed.
     """

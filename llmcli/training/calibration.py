@@ -2,7 +2,7 @@
 
 After several epochs a model predicts with more certainty than held-out text of the same kind justifies. A part of the
 training text is therefore kept out of training. On it one factor for all logits is fitted, the inverse of a
-temperature, and multiplied into the gain of the last norm, so that every program that opens the file benefits.
+temperature, and multiplied into the gain of the final norm, so that every program that opens the file benefits.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ def reserve_tokens(tokens: Tokens, count: int, context: int) -> tuple[Tokens, ND
 
 
 class Calibration:
-    """Fits the factor on the logits for the current weights of `model`, on windows `ids` [B, T + 1]."""
+    """Fits the factor for the logits of the current weights of `model`, on windows `ids` [B, T + 1]."""
 
     def __init__(self, model: LanguageModel, ids: NDArray[np.int64]) -> None:
         self._model, self._ids = model, ids

@@ -15,7 +15,7 @@ from llmcli.models.transformer import LanguageModel
 
 
 def accumulate_gradients(model: LanguageModel, ids: torch.Tensor, micro_batches: int) -> torch.Tensor:
-    """Mean loss in nats per token of a batch ids [B, T + 1]. Its gradients are added to those of the parameters.
+    """Mean loss in nats per token of a batch ids [B, T + 1]. Its gradients are accumulated in the parameters.
 
     The batch passes through the model in at most `micro_batches` pieces, to limit memory.
     """
@@ -37,7 +37,7 @@ def synchronize(device: str) -> None:
 
 @dataclass(frozen=True)
 class Compute:
-    """How a run computes."""
+    """The implementations of both computations."""
 
     gradients: Callable[[LanguageModel, torch.Tensor, int], torch.Tensor] = accumulate_gradients
     # ids [B, T + 1] -> nats, and whether the target was the most likely token; both [B, T]

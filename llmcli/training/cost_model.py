@@ -52,7 +52,7 @@ class CorpusSize:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The model that a budget is best spent on."""
+    """The model with the lowest expected loss for a budget, and what it is expected to see."""
 
     model: ModelConfig
     tokens: float  # seen in training
@@ -105,7 +105,7 @@ def layer_parameters(model: ModelConfig) -> int:
 def expected_loss(parameters: float, seen: float, text: CorpusSize) -> float:
     """The loss after training on `seen` tokens, up to a constant: only for ranking shapes.
 
-    A sum of what the size of the model and the amount of data cost. Repeated tokens count less in each epoch, as in
+    A sum of a term for the model size and one for the amount of data. Repeated tokens count less in each epoch, as in
     arXiv:2305.16264, equation 5, but decay faster: REPETITION_DECAY.
     """
     epochs = seen / text.tokens
@@ -132,7 +132,7 @@ def choose_model(
     max_epochs: float,
 ) -> Estimate:
     """The best of `models`, which are sorted by size: the largest that sees TOKENS_PER_PARAMETER, or, with a time
-    budget of `seconds`, the one of least expected loss."""
+    budget of `seconds`, the one with the lowest expected loss."""
     if seconds is None:
         return _choose_by_tokens(models, planned_tokens(settings(models[0], 0.0)))
     return _choose_by_time(models, TRAINING_SHARE * seconds, text, settings, machine, max_epochs)
@@ -170,8 +170,8 @@ def _choose_by_time(
         best = min(range(len(models)), key=loss)
         if best in measured:
             break
-        run = tokens(best) / (correction * estimated[best])  # seconds; max_tokens may end the run before its time
-        limit = min(MAX_MEASUREMENT_SECONDS, MEASUREMENT_SHARE * run)
+        run_seconds = tokens(best) / (correction * estimated[best])  # max_tokens may end the run before its time
+        limit = min(MAX_MEASUREMENT_SECONDS, MEASUREMENT_SHARE * run_seconds)
         measured[best] = machine.speed(models[best], settings(models[best], tokens(best)), limit)
         correction = measured[best] / estimated[best]
     best = min(measured, key=loss)

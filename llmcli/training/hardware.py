@@ -18,8 +18,8 @@ from llmcli.training.cgroups import available_memory
 from llmcli.training.thread_tuner import ThreadTuner, thread_counts
 
 OUT_OF_MEMORY = ("not enough memory", "out of memory", "allocate memory", "std::bad_alloc")  # in messages of torch
-BFLOAT16_GAIN = 0.8  # of the time in float32, that products in bfloat16 must stay below
-THREADS_GAIN = 0.9  # of the time with more threads, that fewer must stay below
+BFLOAT16_GAIN = 0.8  # bfloat16 is chosen if products take less than this fraction of their time in float32
+THREADS_GAIN = 0.9  # fewer threads are chosen if they take less than this fraction of the time with more
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
 
 
@@ -67,10 +67,10 @@ def _product_seconds(dtype: torch.dtype) -> float:
 
 
 def fastest_threads(counts: Sequence[int], chain_seconds: Callable[[int], float] | None = None) -> int:
-    """The number of threads, of `counts`, with which small operations are fastest now; the first of equals.
+    """The number of threads, of `counts`, with which small operations are fastest now.
 
     While another process is busy, fewer threads than cores are much faster, since threads wait for each other.
-    `chain_seconds` measures one number of threads.
+    `chain_seconds` measures one number of threads. A later number wins only by THREADS_GAIN.
     """
     measure = chain_seconds or _chain_seconds
     best, fastest = math.inf, counts[0]

@@ -19,7 +19,7 @@ class History:
         evaluations: Sequence[tuple[int, float]] = (),
         samples: Sequence[tuple[int, str]] = (),
     ) -> None:
-        """Empty, or that of a stopped run. Raises TypeError or ValueError if a value has another shape."""
+        """Empty, or that of a stopped run. Raises TypeError or ValueError for values of another structure."""
         self._losses = list(losses)
         self._evaluations = [(step, bits) for step, bits in evaluations]
         self._samples = [(step, text) for step, text in samples]

@@ -11,7 +11,7 @@ from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.induction import with_induction_heads
 from llmcli.models.transformer import LanguageModel
 
-COMPILE_FROM = 120.0  # seconds of a run, from which on compiling pays
+COMPILE_FROM = 120.0  # length of a run in seconds from which compiling pays off
 
 
 def fresh_weights(config: ModelConfig, seed: int, induction: bool = False) -> dict[str, NDArray[np.float32]]:
@@ -31,7 +31,7 @@ def new_model(config: ModelConfig, settings: TrainConfig) -> LanguageModel:
 
 
 def compile_layers(model: LanguageModel, settings: TrainConfig) -> None:
-    """Compile each layer into a few kernels, where that pays."""
+    """Compile each layer into a few kernels, where that pays off."""
     if _is_worth_compiling(settings):
         for layer in model.model.layers:
             layer.compile()
@@ -39,7 +39,7 @@ def compile_layers(model: LanguageModel, settings: TrainConfig) -> None:
 
 @contextlib.contextmanager
 def eager_without_compiler(settings: TrainConfig) -> Iterator[None]:
-    """Inside, a layer that cannot be compiled runs as it is: torch needs a C compiler, which may be missing."""
+    """Inside, a layer that cannot be compiled runs eagerly: torch needs a C compiler, which may be missing."""
     if not _is_worth_compiling(settings):
         yield
         return

@@ -1,5 +1,5 @@
-"""Abandoning a training step or an evaluation that takes too long, after Ctrl-C or at a time limit: between two layers
-the model asks whether to stop. The signal itself is received in cli/signals.py."""
+"""Aborting a training step or an evaluation that takes too long, after Ctrl-C or at a time limit: the model checks
+between layers whether to stop. The signal itself is received in cli/signals.py."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -8,12 +8,12 @@ from llmcli.models.transformer import LanguageModel
 
 
 class CutShortError(Exception):
-    """Raised by a pass through the model that was asked to stop."""
+    """Raised by a forward pass that was asked to stop."""
 
 
 @contextlib.contextmanager
 def stop_between_layers(model: LanguageModel, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Inside, a pass through `model` raises CutShortError before the next layer once `should_stop` returns True."""
+    """Inside, a forward pass of `model` raises CutShortError before the next layer once `should_stop` returns True."""
 
     def check() -> None:
         if should_stop():

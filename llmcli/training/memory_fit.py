@@ -9,7 +9,7 @@ from llmcli.training.cost_model import memory_needed
 from llmcli.training.plan import Plan
 
 MEMORY_SHARE = 0.8  # of the free memory, that a plan may use
-MAX_BATCH_DIVISOR = 64  # a batch may become this many times smaller before no model is said to fit
+MAX_BATCH_DIVISOR = 64  # how many times smaller a batch may become; if no model fits then, that is an error
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,10 @@ def fit(
     fixed_batch: bool,
     options: str,
 ) -> Fit:
-    """The models, of those sorted by size, that train in `memory` bytes, with the largest batch in which any of them
-    does. `needed` gives the bytes for a model and a divisor of its batch size; with `fixed_batch` the divisor is 1.
+    """Those of `models`, sorted by size, that can be trained in `memory` bytes, with the largest batch in which any
+    of them can.
 
+    `needed` gives the bytes for a model and a divisor of its batch size; with `fixed_batch` the divisor is 1.
     Raises LLMError where none fits; `options` names the options to lower.
     """
     divisor = 1

@@ -60,7 +60,7 @@ def model_config(
 
 
 def _heads(width: int) -> int:
-    """The number of heads that brings their size closest to the preferred one."""
+    """The number of heads whose size is closest to the preferred one."""
     preferred = SMALL_HEAD_DIM if width < MIN_HIDDEN_SIZE_OF_LARGE_HEADS else HEAD_DIM
     possible = _divisors(width // 2) if width % 2 == 0 else []  # heads of even size
     return min(possible, key=lambda heads: abs(math.log(width / heads / preferred)), default=1)

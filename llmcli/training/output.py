@@ -1,5 +1,5 @@
-"""The file that a training run writes: claimed before the run, saved after it. A file that is not of this run is never
-overwritten, and a trained model is saved somewhere even if its place can no longer be written to."""
+"""The file that a training run writes: claimed before the run, saved after it. A file that this run did not write is
+never overwritten without --force, and if the path can no longer be written to, the model is saved elsewhere."""
 
 import itertools
 import os
@@ -31,7 +31,7 @@ class Output:
     adapter_only: bool
     force: bool
     stopped: StoppedRun | None = None  # the run to resume
-    rename_existing: bool = False  # an existing model gets another name instead of --force being required
+    rename_existing: bool = False  # rename an existing model instead of requiring --force
     on_note: Callable[[str], None] = lambda note: None
     on_warning: Callable[[str], None] = lambda warning: None
 
@@ -41,8 +41,8 @@ class Output:
         return self.force or not exists or (self.stopped is not None and is_saved_in(self.stopped, self.path))
 
     def save(self, done: "Done") -> Path:
-        """Write the model to `path`; if that fails, to another place. Returns its path. Raises LLMError if no place
-        takes it."""
+        """Write the model to `path`; if that fails, to another directory. Returns its path. Raises LLMError if no
+        directory can be written to."""
         path = self._free_path()
         try:
             self._write(path, done)
@@ -66,7 +66,7 @@ class Output:
                 self.resume_path.unlink()
 
     def _free_path(self) -> Path:
-        """`path`, once an existing model there has been renamed; another name beside it if that is not allowed."""
+        """`path`, once an existing model there has been renamed; if that is not allowed, another path beside it."""
         if self.may_replace():
             return self.path
         problem = f"{self.path} was created by another process during the run and is kept"
@@ -119,16 +119,16 @@ def claim_output(
     on_note: Callable[[str], None] = lambda note: None,
     on_warning: Callable[[str], None] = lambda warning: None,
 ) -> Iterator[Output]:
-    """Check the place of the model, lock it until the context ends, and load the state of a stopped run.
+    """Check the output path, lock it until the context ends, and load the state of a stopped run.
 
-    With `rename_existing` a model of this program that is at `path` gets another name; otherwise it is replaced only
+    With `rename_existing` an existing model of this program at `path` is renamed; otherwise it is replaced only
     with `force`. `model` is a model that the run reads, `model_role` describes it in errors. Raises LLMError when the
     run could not save its model there.
     """
     _check_name(path)
     with ExitStack() as stack:
         if adapter_only:
-            path = stack.enter_context(_adapter_place(path, force))
+            path = stack.enter_context(_adapter_output(path, force))
         resume.check_model_name(path)
         output = Output(path, resume.resume_path(path), adapter_only, force, on_note=on_note, on_warning=on_warning)
         if model:
@@ -202,7 +202,7 @@ def _adapter_file(path: Path) -> Path:
 
 
 @contextmanager
-def _adapter_place(path: Path, force: bool) -> Iterator[Path]:
+def _adapter_output(path: Path, force: bool) -> Iterator[Path]:
     """The file for adapters; a directory for it is created, and removed at the end if nothing was written to it."""
     file = _adapter_file(path)
     if file == path:

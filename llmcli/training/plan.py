@@ -140,7 +140,7 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that the trainer needs to know, and why."""
+    """The configs that the trainer needs, with the reasons for their values."""
 
     model: ModelConfig
     train: TrainConfig

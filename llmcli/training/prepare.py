@@ -21,7 +21,7 @@ from llmcli.training.plan import Plan, PlanRow, Request
 from llmcli.training.planner import make_plan
 
 HELD_OUT = 0.1  # share of the corpus at its end that is held out
-# Bytes of text that a run reads at most: factor * (time budget x threads) ** exponent, a third more than any plan has
+# Most bytes of text that a run reads: factor * (time budget x threads) ** exponent, a third more than any plan has
 # time for once (LOG.md, "100 MB of text in 30 seconds")
 CPU_BYTES_FACTOR, GPU_BYTES_FACTOR, BYTES_EXPONENT = 4e5, 1.2e7, 0.6
 MIN_BYTES = 1_000_000
@@ -42,7 +42,7 @@ class Prepared:
     max_bytes: int = sys.maxsize  # of training text that the time budget allows for
 
     def read_from(self, corpus: Corpus) -> Iterator[Iterator[str]]:
-        """The text of `tokens`: pieces of each of its parts."""
+        """The text of `tokens`: one iterator of pieces for each of its parts."""
         return corpus.sample(0, self.record["train_bytes"], self.max_bytes)
 
 
@@ -105,7 +105,7 @@ class _Split:
     is_from_corpus: bool
 
     def describe(self, read_bytes: int) -> str:
-        """`read_bytes` of the training text are used."""
+        """The split in words, for the plan; `read_bytes` of the training text are used."""
         if not self.held_out_bytes:
             text = f"{self.train_bytes:,} for training, nothing held out"
         elif self.is_from_corpus:
@@ -159,7 +159,7 @@ def _max_bytes(request: Request) -> int:
 
 
 def _max_vocab_size(request: Request) -> int:
-    """The largest vocabulary for the time budget: time for the output layer is missing for the other layers."""
+    """The largest vocabulary for the time budget: the output layer takes its time from the other layers."""
     if math.isinf(request.core_seconds) or request.device == "cuda":
         return MAX_DEFAULT_VOCAB_SIZE
     return nearest_power_of_two(

@@ -19,7 +19,7 @@ MAX_SAMPLED_PARAMETERS = 20_000_000  # samples of larger models are not kept in 
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that the bytes of a trained model depend on."""
+    """The versions of the packages that the bytes of a trained model depend on."""
     return {
         "llmcli": llmcli.__version__,
         "torch": torch.__version__,
@@ -30,11 +30,11 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class FinalEvaluation:
-    """The held-out text at the end of a run."""
+    """Results on the held-out text at the end of a run."""
 
     score: Score | None = None  # of the best weights
     base_score: Score | None = None  # of the model that the run started from, on the same tokens
-    context: int = 0  # tokens that the model saw at once
+    context: int = 0  # length of the windows, in tokens
     expert_shares: list[list[float]] | None = None  # of the tokens, by layer and expert, if there are experts
 
 
@@ -49,7 +49,7 @@ def training_record(
     interrupted: bool,
     problem: str,
 ) -> dict[str, Any]:
-    """The record of a run, but for its corpus and its clock. Keys are always in the same order: a file is a function
+    """The record of a run, without its corpus and its clock. Keys are always in the same order: a file is a function
     of the corpus, the options and the seed."""
     tokens = position.step * plan.train.batch_size * plan.train.context
     score, base = final.score, final.base_score
@@ -66,7 +66,7 @@ def training_record(
         **_given("regularization", position.regularizations),
         "bits_per_byte": score and round(score.bits_per_byte, 6),
         **({"bits_per_byte_before": round(base.bits_per_byte, 6)} if base else {}),
-        "sharpness": position.best_factor,
+        "sharpness": position.best_factor,  # the factor on the logits (calibration.py); files keep the name
         **_given("expert_shares", final.expert_shares),
         "held_out_measured": score and _measured(score, final.context, plan.model.max_position_embeddings),
         "curve": history.curve(),

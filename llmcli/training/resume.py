@@ -122,14 +122,14 @@ def _check_plan(plan: Plan, identity: Mapping[str, Any]) -> None:
     settings = plan.train
     if settings.context > plan.model.max_position_embeddings:
         raise ValueError(f"windows of {settings.context:,} tokens are longer than the context of its model")
-    asked = identity.get("--threads", settings.threads), identity.get("--steps", settings.steps)
-    if asked != (settings.threads, settings.steps):
+    requested = identity.get("--threads", settings.threads), identity.get("--steps", settings.steps)
+    if requested != (settings.threads, settings.steps):
         raise ValueError("its plan and its command have different --threads or --steps")
 
 
 class StateSaver:
-    """Saves the state of a run now and then: soon at first, then every minute, and so that saving takes at most a
-    fiftieth of the time."""
+    """Saves the state of a run at intervals that grow from FIRST_PAUSE to LONGEST_PAUSE, and are longer if necessary so
+    that saving takes at most a fiftieth of the time."""
 
     def __init__(
         self, path: Path, identity: dict[str, Any], plan: Plan, tokenizer_json: str, warn: Callable[[str], None]
@@ -163,7 +163,7 @@ class StateSaver:
 
 
 def text_fingerprint(documents: Iterable[tuple[str, int, str]]) -> str:
-    """Stands for a text in the identity of a run. Each document is (file name, bytes, sha256)."""
+    """The training text as the identity of a run contains it. Each document is (file name, bytes, sha256)."""
     documents = list(documents)
     names = json.dumps([[name, sha256] for name, _, sha256 in documents])
     files = "1 file" if len(documents) == 1 else f"{len(documents):,} files"

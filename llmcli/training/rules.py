@@ -22,7 +22,7 @@ FINE_TUNING_EPOCHS = 2.0  # "Fine-tuning": four are worse
 
 # Context length, in tokens
 MIN_CONTEXT = 8
-SHORT_CONTEXT, CONTEXT = 128, 256  # for fewer and for more training tokens than
+SHORT_CONTEXT, CONTEXT = 128, 256  # below CONTEXT_TOKENS training tokens, and from there on
 CONTEXT_TOKENS = 100_000
 FINE_TUNING_CONTEXT = 512
 INDUCTION_CONTEXT = 1024  # "Useful context length"
@@ -34,9 +34,9 @@ INDUCTION_MIN_CORE_SECONDS = 90.0  # time budget x threads, on a CPU
 # Tokens per batch, "At a fixed number of tokens": on a CPU factor * sqrt(tokens), on a GPU tokens / divisor
 CPU_BATCH_FACTOR, CPU_BATCH_TOKENS = 1.6, (1024, 16_384)
 GPU_BATCH_DIVISOR, GPU_BATCH_TOKENS = 2500, (16_384, 262_144)
-MIN_STEPS = 10  # of a run with a time budget: batches become smaller for it, and with fewer the user is warned
+MIN_STEPS = 10  # of a run with a time budget: batches are made smaller to reach it; below it the user is warned
 
-# (epochs at most, rate), "At a fixed time" and "Many epochs"
+# (maximum number of epochs, rate), "At a fixed time" and "Many epochs"
 DROPOUT = ((4, 0.0), (8, 0.05), (12, 0.1), (math.inf, 0.2))
 BPE_DROPOUT = ((4.5, 0.0), (math.inf, 0.15))
 # ... of a model that can memorize its text, "Large models on small corpora": its layers have more parameters than both
@@ -49,7 +49,7 @@ CALIBRATION_EPOCHS = 6.0  # fewer do not make a model overconfident
 CALIBRATION_SHARE = 1 / 64  # of the training tokens ...
 CALIBRATION_TOKENS = (1024, 8192)  # ... at least and at most
 
-EVAL_DIVISOR, EVAL_TOKENS = 400, (4096, 65_536)  # training tokens per held-out token of an evaluation; its limits
+EVAL_DIVISOR, EVAL_TOKENS = 400, (4096, 65_536)  # training tokens per evaluated token; least and most tokens
 
 
 def max_epochs(request: Request, base: ModelConfig | None) -> float:
@@ -191,7 +191,7 @@ def steps(request: Request, text: CorpusSize, tokens_per_step: int, base: ModelC
 def training_tokens(
     request: Request, text: CorpusSize, base: ModelConfig | None, estimate: Estimate, tokens_of_all_steps: float
 ) -> Decision[float]:
-    """Seen in training; with a time budget an estimate by the speed measured."""
+    """The number of tokens seen in training; with a time budget estimated from the measured speed."""
     if not request.has_time_budget:
         return Decision(tokens_of_all_steps, "steps x batch size")
     epochs = estimate.tokens / text.tokens
@@ -209,7 +209,7 @@ def dropout(request: Request, model: ModelConfig, text_tokens: int, epochs: floa
 
 
 def bpe_dropout(model: ModelConfig, text_tokens: int, epochs: float) -> Decision[float]:
-    """The share of tokens that are split into their parts (arXiv:1910.13267), by the number of epochs."""
+    """The share of merged tokens that are split again (arXiv:1910.13267), by the number of epochs."""
     rate = LARGE_BPE_DROPOUT if _memorizes(model, text_tokens, epochs) else _rate(BPE_DROPOUT, epochs)
     if rate:
         return Decision(rate, "tokenizes the text differently in each epoch")
@@ -217,7 +217,7 @@ def bpe_dropout(model: ModelConfig, text_tokens: int, epochs: float) -> Decision
 
 
 def regularization(request: Request, model: ModelConfig, text_tokens: int, epochs: float) -> Regularization:
-    """Both rates, as the trainer updates them when the number of epochs becomes clear."""
+    """Both rates, as the trainer updates them while its estimate of the number of epochs changes."""
     return Regularization(
         dropout(request, model, text_tokens, epochs).value, bpe_dropout(model, text_tokens, epochs).value
     )
@@ -231,7 +231,7 @@ def _memorizes(model: ModelConfig, text_tokens: int, epochs: float) -> bool:
 
 def _rate(table: Sequence[tuple[float, float]], epochs: float) -> float:
     """The rate of the first row whose limit is not exceeded."""
-    return next(rate for at_most, rate in table if epochs <= at_most)
+    return next(rate for limit, rate in table if epochs <= limit)
 
 
 def calibration(request: Request, text: CorpusSize, context: int, epochs: float) -> Decision[int]:

@@ -1,4 +1,4 @@
-"""A training run between two steps: what `trainer.train` calls in turn.
+"""The state of a training run, and its operations (step, evaluate, save, finish), which `trainer.train` calls.
 
 A run from scratch, a fine-tuning run and a resumed run take the same path.
 """
@@ -133,10 +133,10 @@ class Run:
         return progress
 
     def _final_cost(self) -> float:
-        """What the evaluations after the last step will cost, in tokens of an evaluation during the run."""
+        """The cost of the evaluations after the last step, as a number of tokens of an evaluation during the run."""
         return self._validator.remaining_cost(self._seen_tokens) + self._calibration.tokens
 
-    def _follow_clock(self) -> None:
+    def _adapt_regularization(self) -> None:
         """Adapt regularization to the number of epochs that the run will reach at its current speed."""
         position = self.position
         if (
@@ -158,8 +158,8 @@ class Run:
 
     @contextlib.contextmanager
     def _interruptible(self, model: LanguageModel, patience: float, deadline: float = math.inf) -> Iterator[None]:
-        """Inside, passes through `model` raise CutShortError once `stop` returns True and `patience` seconds are over,
-        or at `deadline`, in seconds since the run began."""
+        """Inside, forward passes of `model` raise CutShortError once `stop` returns True and `patience` seconds are
+        over, or at `deadline`, in seconds since the run began."""
         began = self._now()
 
         def should_stop() -> bool:
@@ -193,7 +193,7 @@ class Run:
             self._clock.add_step(seconds, self._step_tokens)
             self._tuner.add_step(seconds, self._step_tokens)
         position.progress = self._progress()
-        self._follow_clock()
+        self._adapt_regularization()
         self._history.add_loss(value)
         return self._step_event(value)
 
@@ -233,8 +233,8 @@ class Run:
         return max(self._clock.deadline, self._elapsed + longest)
 
     def _give_up_step(self, began: float) -> None:
-        """Drop the gradients of a step that was cut short; unless that was asked for, the run is over. Raises LLMError
-        if not even the first step fits into the time limit."""
+        """Drop the gradients of a step that was cut short; unless the user asked to stop, the run is over. Raises
+        LLMError if not even the first step fits into the time limit."""
         self.model.zero_grad(set_to_none=True)
         if self._stop():
             return
@@ -301,7 +301,7 @@ class Run:
         return is_best
 
     def _evaluation_seconds(self) -> float:
-        """Time limit of an evaluation. Only the one before the first step has a limit; the later ones are as short."""
+        """Time limit of an evaluation. Only the first has one; later ones cover no more tokens than it did."""
         seconds = self._settings.seconds
         return math.inf if self.position.step or seconds is None else FIRST_EVALUATION_SHARE * seconds
 
@@ -338,7 +338,7 @@ class Run:
         )
 
     def _restore(self, state: State) -> None:
-        """Take what `state` returned. Raises LLMError if it is of another run."""
+        """Restore what `state` returned. Raises LLMError if it is of another run."""
         arrays, values = state.arrays, state.values
         try:
             self._best = _with_prefix(arrays, "best.")
@@ -392,7 +392,7 @@ class Run:
             raise LLMError(self.problem or _divergence(self.position.step, self._settings))
 
     def _final_evaluation(self, hurried: bool) -> FinalEvaluation:
-        """The best weights, and those that the run started from, on the same part of the held-out text."""
+        """The scores of the best weights and of the base model, on the same part of the held-out text."""
         validator = self._validator
         if not validator.tokens:
             return FinalEvaluation()

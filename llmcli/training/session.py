@@ -33,7 +33,7 @@ RESERVED_SECONDS, RESERVED_SECONDS_PER_MILLION = 0.6, 0.06
 # seconds for the compressors: a share of the time budget, or without one
 BASELINE_TIME_SHARE, BASELINE_SECONDS = 0.03, 9.99
 SAMPLE_PROMPT_CHARACTERS = 24
-# the options that are part of what a run is; see _run_identity
+# the options that are part of the identity of a run, see _run_identity
 IDENTITY_OPTIONS = (
     "--time", "--steps", "--epochs", "--lora", "--adapter-only", "--vocab-size", "--layers", "--width", "--heads",
     "--kv-heads", "--experts", "--active", "--context", "--tie", "--batch-tokens", "--optimizer", "--dropout", "--seed",
@@ -208,7 +208,7 @@ def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | N
 
 
 def _run_identity(options: Mapping[str, object], request: Request, inputs: Inputs) -> dict[str, Any]:
-    """What makes a run the same run: a stopped one resumes only if all of this is equal. JSON.
+    """What identifies a run: a stopped one resumes only if all of this is equal. JSON.
 
     Resume files contain it: a key that is renamed or added makes older ones those of another run.
     """

@@ -1,4 +1,4 @@
-"""The record of a run -> a summary for people: its loss curve, and a few sentences on what would help.
+"""The record of a run -> its loss curve, and a summary: a few sentences on its quality and on what would improve it.
 
 The rules are rough. Each needs only figures that the record holds, so that `llm inspect` can say the same later.
 """
@@ -103,12 +103,12 @@ def summarize(
     return [_quality(run), *remarks]
 
 
-def usage_hints(model: str, prompt: str | None = None, *, chats: bool = False) -> list[str]:
-    """What to type next. `model` is the file, "" for the default one; `prompt` is a text for it to continue; `chats` is
-    whether the model has a chat template."""
+def usage_hints(model: str, prompt: str | None = None, *, has_chat_template: bool = False) -> list[str]:
+    """What to type next. `model` is the file, "" for the default one; `prompt` is a text for it to continue.
+    `has_chat_template` says whether the model was trained to answer in a chat."""
     file = f" {command_line([model])}" if model else ""
     option = f" -m{file}" if model else ""
-    note = "" if chats else "The model continues text; it does not answer questions. "
+    note = "" if has_chat_template else "The model continues text; it does not answer questions. "
     return [
         f"Try it: llm generate {shell_quoted(prompt or '...')}{option}",
         f"{note}Details of the file: llm inspect{file}",

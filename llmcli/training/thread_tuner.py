@@ -2,8 +2,8 @@
 
 The threads of an operation wait for each other at its end. A thread whose core is taken by another process delays all
 others: on two cores, with one other busy process, two threads train at 0.28 of their usual speed and one thread at 0.70
-of it (tests/benchmarks/LOG.md). So a few steps are tried with another number of threads now and then, and the faster
-number is kept. Pure logic: the caller runs and times the steps.
+of it (tests/benchmarks/LOG.md). So from time to time a few steps are tried with another number of threads, and the
+faster number is kept. Pure logic: the caller runs and times the steps.
 """
 
 import statistics
@@ -13,8 +13,8 @@ from collections.abc import Callable
 RECENT_STEPS = 6  # whose median is the current pace
 FIRST_TRIAL = 4  # steps before the first trial: as many are needed to know the current pace
 TRIAL_STEPS = 2  # measured in a trial, after one step to warm up
-GAIN = 0.95  # of the current pace, that a trial must stay below
-HOPELESS = 1.8  # times the current pace: a trial ends after its first step
+GAIN = 0.95  # a trial succeeds below this fraction of the current pace
+ABORT = 1.8  # times the current pace: so slow a trial ends after its first step
 SLOWER = 1.25  # times the best pace with this number of threads: another process is busy, try fewer at once
 SHORTEST_PAUSE, LONGEST_PAUSE = 4.0, 32.0  # seconds between rounds of trials; doubled after each without success
 PAUSE_PER_ROUND = 25  # a pause lasts at least this many times as long as the round before it
@@ -92,7 +92,7 @@ class ThreadTuner:
         current = statistics.median(self._recent)
         self._trial_paces.append(pace)
         measured = self._trial_paces[1:]
-        if pace < HOPELESS * current and len(measured) < TRIAL_STEPS:
+        if pace < ABORT * current and len(measured) < TRIAL_STEPS:
             return
         if self._trial is not None and measured and statistics.median(measured) < GAIN * current:
             self._chosen = self._trial

@@ -56,7 +56,7 @@ class Validator:
         self.expert_shares: list[list[float]] = []  # of the final evaluation's tokens, [layers][experts]
 
     def evaluate(self, limit: float = math.inf, clock: Clock = time.monotonic) -> Score:
-        """Evaluate the current weights. If `limit`, a time of `clock`, ends this early, the next ones are as short."""
+        """Evaluate the current weights. If `limit`, a time of `clock`, ends this early, later ones cover no more."""
         score, windows = self._evaluate(self._model, self._windows, limit, clock)
         if len(windows) < len(self._windows):
             self._windows, self.tokens = windows, score.tokens
@@ -90,7 +90,7 @@ class Validator:
         return score if len(windows) == len(self._final_windows) else None
 
     def remaining_cost(self, trained: int) -> float:
-        """What the evaluations after the last step will cost together, in tokens of an evaluation during the run."""
+        """The cost of the evaluations after the last step, as a number of tokens of an evaluation during the run."""
         slower = 1 if self._model.dtype is torch.float32 else FLOAT32_COST
         return self._final_models * slower * self._final_tokens(trained) + self.tokens
 

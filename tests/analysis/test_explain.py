@@ -81,16 +81,16 @@ def test_attention_and_logit_lens_equal_the_reference(words: int, tied: bool) ->
     N = len(explanation.ids)
     assert words <= N and explanation.attention.shape == (3, 4, N, N)
     np.testing.assert_allclose(explanation.attention, attention.numpy(), atol=1e-4)
-    chances = lens.softmax(-1)
-    top = chances.topk(8)
+    probabilities = lens.softmax(-1)
+    top = probabilities.topk(8)
     np.testing.assert_allclose(explanation.logit_lens.probabilities[:-1], top.values.numpy()[:-1], atol=1e-4)
     np.testing.assert_allclose(explanation.logit_lens.probabilities[-1, :-1], top.values.numpy()[-1, :-1], atol=1e-4)
     np.testing.assert_allclose(
-        np.take_along_axis(chances.numpy(), explanation.logit_lens.ids, -1),
+        np.take_along_axis(probabilities.numpy(), explanation.logit_lens.ids, -1),
         explanation.logit_lens.probabilities,
         atol=1e-4,
     )
-    answer = torch.where(torch.from_numpy(TOKENIZER.vocabulary.allowed(START)), chances[-1, -1], 0).topk(8)
+    answer = torch.where(torch.from_numpy(TOKENIZER.vocabulary.allowed(START)), probabilities[-1, -1], 0).topk(8)
     np.testing.assert_allclose(explanation.logit_lens.probabilities[-1, -1], answer.values.numpy(), atol=1e-4)
     bits = -lens[-1].log_softmax(-1)[range(N - 1), explanation.ids[1:]].numpy() / math.log(2)
     np.testing.assert_allclose(explanation.surprisals[1:], bits, atol=1e-3)
@@ -199,24 +199,24 @@ def test_a_token_that_starts_inside_the_prompt_may_be_the_prediction() -> None:
     fits = [i for i, data in enumerate(table) if data in (b" ", b" d") or data.startswith(b" do")]
     assert set(explanation.logit_lens.ids[:-1, -1].ravel().tolist()) <= set(fits)
 
-    def chances(*path: int) -> np.ndarray:
+    def probabilities(*path: int) -> np.ndarray:
         return softmax(NumpyRuntime(model).prefill([*TOKENIZER.encode("The"), *path]))
 
     def paths(rest: bytes) -> Iterator[list[int]]:
-        """All ways to split it into tokens."""
+        """All ways to split these bytes into tokens."""
         for i, data in enumerate(table):
             if data and rest.startswith(data):
                 yield from ([i, *more] for more in (paths(rest[len(data) :]) if data != rest else [[]]))
 
-    beyond = chances()[dog] * CONTINUE_WORD_FACTOR
+    beyond = probabilities()[dog] * CONTINUE_WORD_FACTOR
     allowed = TOKENIZER.vocabulary.allowed(START) * np.where(
         TOKENIZER.vocabulary.begins_with_letter, CONTINUE_WORD_FACTOR, 1
     )
     ends = 0.0
     for path in paths(b" do"):
-        spelled = math.prod(float(chances(*path[:n])[path[n]]) for n in range(len(path)))
-        ends += spelled * float((chances(*path) * allowed).sum())
-    # what has less than a thousandth of what is known is not followed
+        spelled = math.prod(float(probabilities(*path[:n])[path[n]]) for n in range(len(path)))
+        ends += spelled * float((probabilities(*path) * allowed).sum())
+    # tolerance: continuations with less than a thousandth of the total probability are not followed
     assert explanation.probabilities[dog] == pytest.approx(beyond / (beyond + ends), rel=1e-2)
 
 

@@ -26,7 +26,7 @@ STEPS_TO_STOP = 400  # of the run that is interrupted: enough that it has not en
 STOP_AFTER = 5  # its steps before the interrupt
 SMALL = ["--layers", "1", "--width", "32", "--context", "32", "--batch-tokens", "128"]
 TINY = ["--layers", "1", "--width", "16", "--context", "16", "--batch-tokens", "4096"]
-LARGE = ("calibration", "copying heads")  # what needs a larger text
+LARGE = ("calibration", "induction heads")  # what needs a larger text
 TEXTS = {"text.txt": 800, "other.txt": 100, "large.txt": 3_000}  # sentences
 CASES = {
     "defaults": STEPS,
@@ -40,15 +40,15 @@ CASES = {
     "float32": ["--dtype", "float32", *STEPS],
     "validation file": ["--val", "other.txt", *STEPS],
     "epochs": ["--epochs", "2"],
-    "BPE-dropout": ["--epochs", "15", *SMALL],  # as a text seen often has it
+    "BPE-dropout": ["--epochs", "15", *SMALL],  # which many epochs turn on
     "from": ["--from", "base.safetensors", *STEPS],
     "from, lora": ["--from", "base.safetensors", "--lora", "4", *STEPS],
     "adapter only": ["--from", "base.safetensors", "--lora", "4", "--adapter-only", *STEPS],
     "like": ["--like", "base.safetensors", *STEPS],
     "calibration": ["--epochs", "6.5", "--tokenizer", "char", *TINY],
-    "copying heads": ["--tokenizer", "char", "--layers", "2", "--width", "64", "--steps", "8"],
+    "induction heads": ["--tokenizer", "char", "--layers", "2", "--width", "64", "--steps", "8"],
     "resumed": ["--steps", str(STEPS_TO_STOP), *SMALL],
-    "resumed by the other": ["--steps", str(STEPS_TO_STOP), *SMALL],  # AFTER goes on where BEFORE was stopped
+    "resumed by the other": ["--steps", str(STEPS_TO_STOP), *SMALL],  # AFTER continues where BEFORE was stopped
 }
 
 
@@ -65,7 +65,7 @@ def train(tree: Path, directory: Path, case: str, before: Path) -> Path:
 
 
 def stop(tree: Path, directory: Path, command: list[str]) -> None:
-    """Interrupt a run after its first steps, as Ctrl-C does; the same command then goes on from there."""
+    """Interrupt a run after its first steps, as Ctrl-C does; the same command then resumes it."""
     process = trees.start(tree, directory, *command)
     assert process.stdout is not None
     for line in process.stdout:
@@ -91,7 +91,7 @@ def content(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def differing(one: Any, other: Any, name: str = "") -> list[str]:
-    """The keys under which two JSON values differ; entries of a list are not told apart.
+    """The keys under which two JSON values differ; lists are compared as a whole.
 
     >>> differing({"a": {"b": 1, "c": [1]}, "d": 0}, {"a": {"b": 2, "c": [1]}})
     ['a.b', 'd']
@@ -137,8 +137,8 @@ def main() -> None:
             unequal += not same
             keys = differing(before, after)
             details += [f"{case}: {key}\n  {value(before, key)}\n  {value(after, key)}" for key in keys]
-            told = ", ".join(key.replace("training.json.", "") for key in keys) or "none"
-            print(f"| {case} | {'yes' if same else 'NO'} | {'yes' if whole else 'no'} | {told} |", flush=True)
+            differing_keys = ", ".join(key.replace("training.json.", "") for key in keys) or "none"
+            print(f"| {case} | {'yes' if same else 'NO'} | {'yes' if whole else 'no'} | {differing_keys} |", flush=True)
     if options.details:
         print("\n".join(["", *details]))
     sys.exit(1 if unequal else 0)
@@ -147,10 +147,10 @@ def main() -> None:
 def value(metadata: dict[str, Any], key: str) -> str:
     """What metadata hold under a key of `differing`, shortened."""
     document, _, rest = key.partition(".json.")
-    found: Any = metadata.get(f"{document}.json" if rest else key)
+    entry: Any = metadata.get(f"{document}.json" if rest else key)
     for part in rest.split(".") if rest else ():
-        found = found.get(part) if isinstance(found, dict) else found
-    return json.dumps(found, ensure_ascii=False)[:2_000]
+        entry = entry.get(part) if isinstance(entry, dict) else entry
+    return json.dumps(entry, ensure_ascii=False)[:2_000]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 BEFORE and AFTER are source trees (the directories that hold `llmcli`). Each round measures everything once in each
 tree, in alternating order, after a round that only warms up. Printed are the medians, the ratio of the medians, and the
-quartiles of the ratio within a round. To be run on a machine that does nothing else.
+quartiles of the ratio within a round. Run it on an otherwise idle machine.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def decoding_speed(tree: Path, directory: Path) -> float:
 
 
 def training_speed(tree: Path, directory: Path, run_seconds: float, threads: int) -> float:
-    """Tokens a second of the steps between WARM_UP of a run and its end, as its events tell."""
+    """Tokens a second of the steps between WARM_UP of a run and its end, from its events."""
     options = ["--steps", "100000", "--tokenizer", "char", *MODEL, "--batch-tokens", "1024", "--seed", "1", "--json"]
     options += ["--threads", str(threads)]
     steps: list[tuple[float, int]] = []  # seconds, tokens
@@ -93,7 +93,7 @@ def main() -> None:
             partial(training_speed, run_seconds=options.seconds, threads=options.threads),
         ),
     }
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in options.only}
+    results: dict[str, list[tuple[float, float]]] = {name: [] for name in options.only}
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         (directory / "text.txt").write_text(trees.text(4_000), "utf-8")
@@ -105,10 +105,10 @@ def main() -> None:
                 order = (0, 1) if number % 2 else (1, 0)
                 figures = {i: measures[which][1](sources[i], directory) for i in order}
                 if number:
-                    found[which].append((figures[0], figures[1]))
+                    results[which].append((figures[0], figures[1]))
             print(f"round {number} of {options.rounds}", file=sys.stderr, flush=True)
     print("| | before | after | after / before | within a round |\n|---|---|---|---|---|")
-    for which, rounds in found.items():
+    for which, rounds in results.items():
         before, after = (statistics.median(figures) for figures in zip(*rounds, strict=True))
         ratios = [b / a for a, b in rounds]
         low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3

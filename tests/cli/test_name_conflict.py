@@ -74,7 +74,7 @@ def test_the_entry_points_are_read_only_after_an_installation(
 
 
 @pytest.mark.parametrize("arguments", [["generate", "x"], ["train", "c.txt", "-q"], ["eval", "c.txt", "--json"]])
-def test_other_commands_and_quiet_ones_do_not_look(
+def test_other_commands_and_quiet_ones_do_not_check(
     arguments: list[str], state: Path, site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install(site, "llm", "0.32", "llm")

@@ -1,4 +1,4 @@
-"""Compressors as baselines: compared with the xz program, with PPM's decoder, and on texts of known information."""
+"""Compressors as baselines: compared with the xz program, with PPM's decoder, and on texts of known entropy."""
 
 import lzma
 import random
@@ -69,7 +69,7 @@ def test_a_sample_of_pieces_estimates_the_mean_of_all(monkeypatch: pytest.Monkey
     assert sample.bits_per_byte == pytest.approx(complete.bits_per_byte, abs=0.03)
 
 
-def test_of_a_long_past_only_the_end_is_read() -> None:
+def test_only_the_end_of_a_long_past_is_read() -> None:
     past = noise(200_000, 3)
     results = baselines(past[-4000:], past, seconds=0.1)
     assert [b.past_bytes for b in results] == [22_500, 40_000, 25_000] and max_past_bytes(0.1) == 40_000

@@ -15,22 +15,22 @@ from llmcli.errors import LLMError
 from llmcli.evaluation.evaluator import Score, _Windows, evaluate, measure, passages
 from llmcli.evaluation.training_text import held_out_start, trained_bytes, was_trained_on
 
-CHANCES = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625])  # of token 0 (the end of text), 1, 2, 3, 4
-LENGTHS = np.array([0, 1, 2, 3, 7])  # its bytes
+PROBABILITIES = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625])  # of tokens 0 (end of text) to 4
+BYTE_LENGTHS = np.array([0, 1, 2, 3, 7])  # bytes of each token
 
 
 def by_token(block):
-    """Nats of each target, whatever stands before it; the likeliest is always 0."""
-    return -np.log(CHANCES[block[:, 1:]]), block[:, 1:] == 0
+    """Losses that depend on the target alone; the most likely token is always 0."""
+    return -np.log(PROBABILITIES[block[:, 1:]]), block[:, 1:] == 0
 
 
 def by_pair(block):
-    """Nats of each target by it and the token before: any step beside the right place changes the sum."""
+    """Losses that depend on the target and the token before it, so that any off-by-one error changes the sum."""
     return 0.1 + block[:, :-1] * 0.37 + block[:, 1:] * 0.011, block[:, 1:] == (block[:, :-1] + 1) % 5
 
 
-def all_alike(nats):
-    """The same nats for each target, none of them the likeliest."""
+def constant_loss(nats):
+    """The same loss for each target; no target is the most likely token."""
     return lambda block: (np.full(block[:, 1:].shape, nats), np.zeros(block[:, 1:].shape, bool))
 
 
@@ -68,39 +68,39 @@ def test_windows_of_small_texts(count, context, expected):
 
 def test_bits_per_byte_by_hand():
     ids = np.array([0, 1, 2, 0, 3, 1, 4], np.uint16)  # what is scored: 1 2 0 3 1 4
-    found = evaluate(ids, LENGTHS, 4, by_token)
+    result = evaluate(ids, BYTE_LENGTHS, 4, by_token)
     bits, size = 2 + 3 + 1 + 4 + 2 + 4, 1 + 2 + 0 + 3 + 1 + 7
-    assert found.tokens == 6
-    assert found.bytes == size
-    assert found.nats == pytest.approx(bits * math.log(2), abs=1e-9)
-    assert found.bits_per_byte == pytest.approx(bits / size, abs=1e-9)
-    assert found.perplexity == pytest.approx(2 ** (bits / 6), abs=1e-9)
-    assert found.accuracy == 1 / 6
-    assert found + found == Score(2 * found.nats, 12, 2 * size, 2)
+    assert result.tokens == 6
+    assert result.bytes == size
+    assert result.nats == pytest.approx(bits * math.log(2), abs=1e-9)
+    assert result.bits_per_byte == pytest.approx(bits / size, abs=1e-9)
+    assert result.perplexity == pytest.approx(2 ** (bits / 6), abs=1e-9)
+    assert result.accuracy == 1 / 6
+    assert result + result == Score(2 * result.nats, 12, 2 * size, 2)
 
 
-def test_a_uniform_model_of_bytes_needs_8_bits_for_each():
+def test_a_uniform_model_of_bytes_has_8_bits_per_byte():
     ids = np.arange(200) % 256
-    found = evaluate(ids, np.ones(256, int), 16, all_alike(math.log(256)))
-    assert found.bits_per_byte == pytest.approx(8, abs=1e-9)
-    assert found.perplexity == pytest.approx(256, abs=1e-6)
+    result = evaluate(ids, np.ones(256, int), 16, constant_loss(math.log(256)))
+    assert result.bits_per_byte == pytest.approx(8, abs=1e-9)
+    assert result.perplexity == pytest.approx(256, abs=1e-6)
 
 
 @settings(max_examples=100, deadline=None)
 @given(ids_of, st.integers(1, 20), st.integers(1, 200))
-def test_each_token_is_scored_once_in_its_place_whatever_the_windows_and_batches(ids, context, batch_tokens):
-    found = evaluate(ids, LENGTHS, context, by_pair, batch_tokens=batch_tokens)
+def test_each_token_is_scored_once_at_its_position_for_any_window_and_batch_size(ids, context, batch_tokens):
+    result = evaluate(ids, BYTE_LENGTHS, context, by_pair, batch_tokens=batch_tokens)
     pairs = list(zip(ids.tolist(), ids.tolist()[1:], strict=False))
-    assert found.tokens == len(pairs)
-    assert found.bytes == sum(LENGTHS[b] for _, b in pairs)
-    assert found.nats == pytest.approx(sum(0.1 + a * 0.37 + b * 0.011 for a, b in pairs), abs=1e-9)
-    assert found.correct == sum(b == (a + 1) % 5 for a, b in pairs)
+    assert result.tokens == len(pairs)
+    assert result.bytes == sum(BYTE_LENGTHS[b] for _, b in pairs)
+    assert result.nats == pytest.approx(sum(0.1 + a * 0.37 + b * 0.011 for a, b in pairs), abs=1e-9)
+    assert result.correct == sum(b == (a + 1) % 5 for a, b in pairs)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 90), st.integers(1, 20), st.integers(1, 200))
-def test_the_model_is_shown_windows_of_the_text_and_no_more_than_asked(count, context, batch_tokens):
-    text = np.arange(1, count + 1)  # each token tells its place; 0 is what fills up
+def test_batches_are_windows_of_the_text_and_respect_the_limits(count, context, batch_tokens):
+    text = np.arange(1, count + 1)  # each token is its position; 0 is padding
 
     def score(block):
         assert block.shape[1] <= context + 1
@@ -108,26 +108,26 @@ def test_the_model_is_shown_windows_of_the_text_and_no_more_than_asked(count, co
         for row in block:
             window = row[: int((row > 0).sum())]
             np.testing.assert_array_equal(window, np.arange(window[0], window[0] + len(window)))
-        return all_alike(0.0)(block)
+        return constant_loss(0.0)(block)
 
     assert evaluate(text, np.ones(count + 1, int), context, score, batch_tokens=batch_tokens).tokens == count - 1
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(2, 500), st.integers(1, 20), st.integers(1, 600), st.integers(1, 200))
-def test_max_tokens_limits_what_is_scored(count, context, most, batch_tokens):
+def test_max_tokens_limits_what_is_scored(count, context, max_tokens, batch_tokens):
     shown = []
 
     def score(block):
         shown.extend(int(row.max()) for row in block)
-        return all_alike(1.0)(block)
+        return constant_loss(1.0)(block)
 
-    options = {"max_tokens": most, "batch_tokens": batch_tokens}
-    found = evaluate(np.arange(count), np.ones(count, int), context, score, **options)
-    first = context - context // 2  # what the first window counts more than the others
-    assert found.tokens <= max(most, context // 2) + first
-    assert found.tokens >= min(count - 1, max(1, most - context))
-    assert found.nats == found.tokens == found.bytes
+    options = {"max_tokens": max_tokens, "batch_tokens": batch_tokens}
+    result = evaluate(np.arange(count), np.ones(count, int), context, score, **options)
+    first = context - context // 2  # tokens that the first window counts beyond those of each other window
+    assert result.tokens <= max(max_tokens, context // 2) + first
+    assert result.tokens >= min(count - 1, max(1, max_tokens - context))
+    assert result.nats == result.tokens == result.bytes
     assert len(set(shown)) == len(shown)  # no window twice
 
 
@@ -136,20 +136,20 @@ def test_with_max_tokens_the_windows_are_spread_from_the_beginning_to_the_end():
 
     def score(block):
         shown.extend(int(row.max()) for row in block)
-        return all_alike(0.0)(block)
+        return constant_loss(0.0)(block)
 
-    found = evaluate(np.arange(981), np.ones(981, int), 20, score, max_tokens=50)
+    result = evaluate(np.arange(981), np.ones(981, int), 20, score, max_tokens=50)
     assert shown == [20, 260, 500, 740, 980]  # the last token of each
-    assert found.tokens == 20 + 4 * 10
+    assert result.tokens == 20 + 4 * 10
 
 
 def test_max_tokens_beyond_the_text_scores_all_of_it():
     ids = np.arange(77) % 5
-    assert evaluate(ids, LENGTHS, 8, by_token, max_tokens=10_000) == evaluate(ids, LENGTHS, 8, by_token)
+    assert evaluate(ids, BYTE_LENGTHS, 8, by_token, max_tokens=10_000) == evaluate(ids, BYTE_LENGTHS, 8, by_token)
 
 
-class Endless:
-    """Ids of a text far larger than memory, made where they are asked for."""
+class HugeText:
+    """Ids of a text far larger than memory, generated on access."""
 
     def __len__(self):
         return 10**13
@@ -158,25 +158,25 @@ class Endless:
         return np.arange(span.start, span.stop) % 5
 
 
-def test_what_is_scored_of_a_text_decides_the_work_not_its_length(no_hang):
-    found = evaluate(Endless(), LENGTHS, 8, by_token, max_tokens=1000)
-    assert 1000 <= found.tokens <= 1008
+def test_the_work_depends_on_max_tokens_and_not_on_the_length_of_the_text(no_hang):
+    result = evaluate(HugeText(), BYTE_LENGTHS, 8, by_token, max_tokens=1000)
+    assert 1000 <= result.tokens <= 1008
 
 
 @pytest.mark.parametrize("ids", [[], [0]])
-def test_a_text_without_tokens_has_no_figures(ids):
-    found = evaluate(np.array(ids, np.int64), LENGTHS, 8, by_token, max_tokens=5)
-    assert (found.nats, found.tokens, found.bytes) == (0, 0, 0)
-    assert math.isnan(found.bits_per_byte)
-    assert math.isnan(found.perplexity)
-    assert math.isnan(found.accuracy)
+def test_scores_of_a_text_without_tokens_are_nan(ids):
+    result = evaluate(np.array(ids, np.int64), BYTE_LENGTHS, 8, by_token, max_tokens=5)
+    assert (result.nats, result.tokens, result.bytes) == (0, 0, 0)
+    assert math.isnan(result.bits_per_byte)
+    assert math.isnan(result.perplexity)
+    assert math.isnan(result.accuracy)
 
 
-def test_a_hopeless_model_has_a_finite_perplexity():
+def test_the_perplexity_of_a_very_high_loss_is_finite():
     assert math.isfinite(Score(nats=1e9, tokens=1, bytes=1).perplexity)
 
 
-# ---- texts on disk, and what a record says of them
+# ---- texts on disk, and training records that name them
 
 
 def corpus_of(*texts):
@@ -185,8 +185,8 @@ def corpus_of(*texts):
     return read_corpus([f"{i}.txt" for i in range(len(texts))])
 
 
-def record_of(corpus, learned):
-    return {"corpus": [{"sha256": d.sha256} for d in corpus.documents], "train_bytes": learned}
+def record_of(corpus, train_bytes):
+    return {"corpus": [{"sha256": d.sha256} for d in corpus.documents], "train_bytes": train_bytes}
 
 
 @pytest.mark.parametrize(
@@ -195,12 +195,12 @@ def record_of(corpus, learned):
      (13, ["hree"]), (17, [])],
 )  # fmt: skip
 def test_passages_are_the_documents_from_a_byte_on(start, expected):
-    found = passages(corpus_of("one", "りんご", "three"), start)
-    assert ["".join(passage.text()) for passage in found] == expected
-    assert [passage.name for passage in found] == ["0.txt", "1.txt", "2.txt"][3 - len(expected) :]
+    result = passages(corpus_of("one", "りんご", "three"), start)
+    assert ["".join(passage.text()) for passage in result] == expected
+    assert [passage.name for passage in result] == ["0.txt", "1.txt", "2.txt"][3 - len(expected) :]
 
 
-def test_the_end_that_no_model_learned_from():
+def test_the_held_out_end_was_not_trained_on_by_any_model():
     corpus, other = corpus_of("one", "two", "three"), {"corpus": [{"sha256": "x"}], "train_bytes": 5}
     a, b, everything = (record_of(corpus, n) for n in (6, 8, 11))
     assert (trained_bytes(corpus, a), trained_bytes(corpus, other), trained_bytes(corpus, {})) == (6, None, None)
@@ -216,41 +216,41 @@ def test_the_end_that_no_model_learned_from():
 @pytest.mark.parametrize(
     "record", [{"corpus": 7}, {"corpus": [3, {}]}, {"corpus": None}, {"train_bytes": "x"}, {"train_bytes": 10**9}]
 )
-def test_a_record_of_another_shape_tells_nothing(record):
+def test_a_malformed_record_names_no_training_text(record):
     corpus = corpus_of("one")
     assert trained_bytes(corpus, record_of(corpus, 2) | record) is None
 
 
 class Model:
-    """Tells every token alike."""
+    """A model with the same loss for every token."""
 
     context = 8
 
     def __init__(self, nats):
-        self.score = all_alike(nats)
+        self.score = constant_loss(nats)
 
 
 def test_measure_counts_every_token_and_byte_of_the_text():
     tokenizer = Tokenizer.train_bpe(["The cat りんご"] * 3, 270)
     text = "The cat りんご\n" * 30
     [passage] = passages(corpus_of(text))
-    told = []
-    found = measure(passage, Model(2.0), tokenizer, told.append)
+    shares = []
+    result = measure(passage, Model(2.0), tokenizer, shares.append)
     count = len(tokenizer.encode(text))
-    assert (found.tokens, found.bytes, found.nats) == (count, len(text.encode()), 2.0 * count)
-    assert told == sorted(told) and told[-1] == 1.0
+    assert (result.tokens, result.bytes, result.nats) == (count, len(text.encode()), 2.0 * count)
+    assert shares == sorted(shares) and shares[-1] == 1.0
     assert measure(passages(corpus_of(text), 5)[0], Model(2.0), tokenizer).bytes == len(text.encode()) - 5
 
 
-def test_a_tokenizer_that_changes_the_text_is_told():
-    made = json.loads(Tokenizer.train_bpe(["abc"], 257).to_json())
-    tokenizer = Tokenizer.from_json(json.dumps(made | {"normalizer": {"type": "NFC"}}))
+def test_a_tokenizer_that_changes_the_text_is_an_error():
+    document = json.loads(Tokenizer.train_bpe(["abc"], 257).to_json())
+    tokenizer = Tokenizer.from_json(json.dumps(document | {"normalizer": {"type": "NFC"}}))
     plain, split = passages(corpus_of("caf\u00e9", "cafe\u0301"))
     assert measure(plain, Model(1.0), tokenizer).bytes == 5
     with pytest.raises(LLMError, match=r"changes 1\.txt: 6 bytes of text become 5"):
         measure(split, Model(1.0), tokenizer)
 
 
-def test_a_model_that_answers_no_number_is_told():
+def test_nan_losses_are_an_error():
     with pytest.raises(LLMError, match="NaN or infinite logits"):
         measure(passages(corpus_of("abc"))[0], Model(math.nan), Tokenizer.train_bpe(["abc"], 257))

@@ -1,4 +1,4 @@
-"""The bits of each token: they sum to the figures of eval, and are those of the model asked token by token."""
+"""Surprisals: they sum to the score of eval, and equal those computed token by token."""
 
 import itertools
 import json
@@ -23,37 +23,37 @@ Llm = Callable[..., Result]
 TEXT = "The cat りんご sat.\n👨‍👩‍👧 ate the hat. The dog ate the mat and the cat sat on the hat of the dog.\n" * 3
 
 
-def test_the_bits_are_those_of_the_model_asked_token_by_token(llm: Llm, tiny_model: Path) -> None:
+def test_surprisals_equal_those_computed_token_by_token(llm: Llm, tiny_model: Path) -> None:
     Path("a.txt").write_text("The cat sat on りんご.", "utf-8")
-    found = json.loads(llm("eval", "a.txt", "--per-token", "--json").stdout)
+    report = json.loads(llm("eval", "a.txt", "--per-token", "--json").stdout)
     model = load(tiny_model)
     runtime, tokenizer = NumpyRuntime(model), open_tokenizer(model)
     ids = tokenizer.encode("The cat sat on りんご.")
-    assert [token["id"] for token in found["tokens"]] == ids and len(ids) < 32
+    assert [token["id"] for token in report["tokens"]] == ids and len(ids) < 32
     logits = runtime.prefill([tokenizer.bos_id]).astype(np.float64)
-    for token in found["tokens"]:
-        chances = np.exp(logits) / np.exp(logits).sum()
-        assert token["bits"] == pytest.approx(-math.log2(chances[token["id"]]), abs=1e-3)
+    for token in report["tokens"]:
+        probabilities = np.exp(logits) / np.exp(logits).sum()
+        assert token["bits"] == pytest.approx(-math.log2(probabilities[token["id"]]), abs=1e-3)
         logits = runtime.step(token["id"]).astype(np.float64)
 
 
-def test_the_bits_sum_to_those_of_eval(llm: Llm, tiny_model: Path) -> None:
+def test_surprisals_sum_to_the_score_of_eval(llm: Llm, tiny_model: Path) -> None:
     """Several windows, several documents."""
     Path("a.txt").write_text(TEXT, "utf-8")
     Path("b.txt").write_text("The dog.", "utf-8")
-    found = json.loads(llm("eval", "a.txt", "b.txt", "--per-token", "--json").stdout)
+    report = json.loads(llm("eval", "a.txt", "b.txt", "--per-token", "--json").stdout)
     rows = json.loads(llm("eval", "a.txt", "b.txt", "--json").stdout)["results"]
     whole = next(row for row in rows if row["file"] is None)
-    bits = [token["bits"] for token in found["tokens"]]
+    bits = [token["bits"] for token in report["tokens"]]
     assert len(bits) == whole["tokens"] > 96
     assert sum(bits) / whole["bytes"] == pytest.approx(whole["bits_per_byte"], abs=1e-4)
-    assert found["bits_per_byte"] == whole["bits_per_byte"]
-    first = found["files"][1]["first_token"]
-    assert [file["file"] for file in found["files"]] == ["a.txt", "b.txt"]
-    assert "".join(token["text"] for token in found["tokens"][first:]) == "The dog."
-    for place in found["most_surprising"]:
-        start, end = place["first_token"], place["first_token"] + place["tokens"]
-        assert place["bits"] == pytest.approx(sum(bits[start:end]), abs=1e-2)
+    assert report["bits_per_byte"] == whole["bits_per_byte"]
+    first = report["files"][1]["first_token"]
+    assert [file["file"] for file in report["files"]] == ["a.txt", "b.txt"]
+    assert "".join(token["text"] for token in report["tokens"][first:]) == "The dog."
+    for passage in report["most_surprising"]:
+        start, end = passage["first_token"], passage["first_token"] + passage["tokens"]
+        assert passage["bits"] == pytest.approx(sum(bits[start:end]), abs=1e-2)
         assert not start < first < end
 
 
@@ -64,20 +64,20 @@ def test_the_bits_sum_to_those_of_eval(llm: Llm, tiny_model: Path) -> None:
     st.integers(1, 6),
     st.sets(st.integers(0, 39), max_size=3),
 )
-def test_passages_are_the_dearest_apart_and_within_their_document(
-    costs: list[int], length: int, most: int, breaks: set[int]
+def test_passages_are_sorted_do_not_overlap_and_stay_within_a_document(
+    bits: list[int], length: int, max_passages: int, breaks: set[int]
 ) -> None:
-    breaks = {b for b in breaks if b < len(costs)}
-    places = most_surprising(np.array(costs, float), length, most, breaks)
-    assert 1 <= len(places) <= most
-    assert [place.bits for place in places] == sorted((place.bits for place in places), reverse=True)
+    breaks = {b for b in breaks if b < len(bits)}
+    passages = most_surprising(np.array(bits, float), length, max_passages, breaks)
+    assert 1 <= len(passages) <= max_passages
+    assert [passage.bits for passage in passages] == sorted((passage.bits for passage in passages), reverse=True)
     taken: set[int] = set()
-    for place in places:
-        span = set(range(place.start, place.end))
-        assert place.bits == sum(costs[place.start : place.end]) and not span & taken
-        assert not any(place.start < b < place.end for b in breaks)
-        edges = sorted({0, *breaks, len(costs)})
-        document = next(b - a for a, b in itertools.pairwise(edges) if a <= place.start < b)
+    for passage in passages:
+        span = set(range(passage.start, passage.end))
+        assert passage.bits == sum(bits[passage.start : passage.end]) and not span & taken
+        assert not any(passage.start < b < passage.end for b in breaks)
+        edges = sorted({0, *breaks, len(bits)})
+        document = next(b - a for a, b in itertools.pairwise(edges) if a <= passage.start < b)
         assert len(span) == min(length, document)
         taken |= span
 
@@ -86,7 +86,7 @@ def test_a_short_text_is_one_passage() -> None:
     assert most_surprising(np.array([1.0, 2.0])) == [Span(0, 2, 3.0)]
 
 
-def test_passages_may_touch() -> None:
+def test_passages_may_be_adjacent() -> None:
     assert most_surprising(np.array([1.0, 1.0, 2.0, 2.0]), length=2) == [Span(2, 4, 4.0), Span(0, 2, 2.0)]
 
 
@@ -95,7 +95,7 @@ def test_empty_texts_have_no_passages() -> None:
     assert most_surprising(np.array([1.0, 2.0]), breaks=[2]) == [Span(0, 2, 3.0)]  # the last document is empty
 
 
-def test_in_a_terminal_the_text_is_tinted_and_cannot_command_it(tiny_model: Path) -> None:
+def test_a_terminal_shows_coloured_text_without_its_control_characters(tiny_model: Path) -> None:
     Path("a.txt").write_text("The cat sat\x1b[31m on りんご👨‍👩‍👧 the mat.\n" * 2, "utf-8")
     shown = in_a_terminal("eval", "a.txt", "--per-token").split("\x1b[K")[-1]  # after the progress
     assert "\x1b[48;5;130;38" in shown and "bits: below 1" in STYLES.sub("", shown).replace("  ", " ")
@@ -104,7 +104,7 @@ def test_in_a_terminal_the_text_is_tinted_and_cannot_command_it(tiny_model: Path
     assert "most surprising passages" in plain
 
 
-def test_without_colours_each_token_has_a_line(llm: Llm, tiny_model: Path) -> None:
+def test_without_colours_each_token_is_on_a_line(llm: Llm, tiny_model: Path) -> None:
     Path("a.txt").write_text("The cat 🍎", "utf-8")
     lines = llm("eval", "a.txt", "--per-token").stdout.splitlines()
     assert [line.split("\t")[1] for line in lines[:3]][:2] == ["The", "·cat"]

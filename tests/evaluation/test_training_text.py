@@ -1,4 +1,4 @@
-"""What a model knows by heart: spans against a search character by character, and where its text is found."""
+"""Verbatim passages: spans compared with a character-by-character search, and finding the training text."""
 
 import hashlib
 import itertools
@@ -21,34 +21,34 @@ from tests.cli.terminals import in_a_terminal
 from tests.conftest import random_checkpoint
 
 Llm = Callable[..., Result]
-LEARNED = (
+TRAINING_TEXT = (
     "".join(chr(0x3042 + i % 80) for i in range(200)) + "👨‍👩‍👧" + "The cat sat on the mat and looked at the moon. "
 )
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 240), st.integers(1, 60), st.text("ab ", max_size=5)), max_size=5))
-def test_spans_are_those_of_a_search_character_by_character(parts: list[tuple[int, int, str]]) -> None:
-    text = "".join(LEARNED[start : start + length] + own for start, length, own in parts)
+def test_spans_equal_those_of_a_character_by_character_search(parts: list[tuple[int, int, str]]) -> None:
+    text = "".join(TRAINING_TEXT[start : start + length] + own for start, length, own in parts)
     covered = {
-        i + k for i in range(len(text) - LENGTH + 1) if text[i : i + LENGTH] in LEARNED for k in range(LENGTH)
+        i + k for i in range(len(text) - LENGTH + 1) if text[i : i + LENGTH] in TRAINING_TEXT for k in range(LENGTH)
     }  # fmt: skip
-    [found, none] = find_spans([text, ""], [[LEARNED[:77], LEARNED[77:]]])
+    [found, none] = find_spans([text, ""], [[TRAINING_TEXT[:77], TRAINING_TEXT[77:]]])
     assert none == ()
     assert {i for first, last in found for i in range(first, last)} == covered
     assert all(first < last and last - first >= LENGTH for first, last in found)
     assert all(a[1] < b[0] for a, b in itertools.pairwise(found))
 
 
-def record(name: str, text: str, learned: int | None = None) -> dict:
+def record(name: str, text: str, train_bytes: int | None = None) -> dict:
     data = text.encode()
     return {
         "corpus": [{"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}],
-        "train_bytes": len(data) if learned is None else learned,
+        "train_bytes": len(data) if train_bytes is None else train_bytes,
     }
 
 
-def test_only_what_the_model_learned_from_is_searched() -> None:
+def test_only_the_text_that_the_model_was_trained_on_is_searched() -> None:
     Path("c.txt").write_text("a" * 50 + "b" * 50)
     corpus = read_corpus(["c.txt"])
     text = "a" * 40 + "|" + "b" * 40
@@ -58,39 +58,39 @@ def test_only_what_the_model_learned_from_is_searched() -> None:
 
 
 @pytest.mark.parametrize("place", ["c.txt", "texts/c.txt", "there/c.txt", "there/texts/c.txt"])
-def test_the_text_is_found_from_here_or_beside_the_model(place: str) -> None:
+def test_the_text_is_found_in_the_working_directory_or_beside_the_model(place: str) -> None:
     Path("texts").mkdir()
     Path("there/texts").mkdir(parents=True)
-    Path(place).write_text(LEARNED, "utf-8")
-    corpus = find_corpus(record("texts/c.txt", LEARNED), Path("there/m.safetensors"))
+    Path(place).write_text(TRAINING_TEXT, "utf-8")
+    corpus = find_corpus(record("texts/c.txt", TRAINING_TEXT), Path("there/m.safetensors"))
     assert [document.path for document in corpus.documents] == [Path(place)]
 
 
 @pytest.mark.parametrize("text", [None, "another text", "\0"])
-def test_a_text_that_is_gone_or_another_now_is_told(text: str | None) -> None:
+def test_a_missing_or_changed_text_is_an_error(text: str | None) -> None:
     if text is not None:
         Path("c.txt").write_text(text)
     with pytest.raises(
         LLMError, match=r"training text of m\.safetensors, c\.txt, is missing or has changed .*; name it: --corpus FILE"
     ):
-        find_corpus(record("c.txt", LEARNED), Path("m.safetensors"))
+        find_corpus(record("c.txt", TRAINING_TEXT), Path("m.safetensors"))
 
 
-@pytest.mark.parametrize("found", [{}, {"corpus": []}, {"corpus": 7}, {"corpus": ["a"]}])
-def test_a_record_without_a_text_is_told(found: dict) -> None:
+@pytest.mark.parametrize("malformed", [{}, {"corpus": []}, {"corpus": 7}, {"corpus": ["a"]}])
+def test_a_record_without_a_text_is_an_error(malformed: dict) -> None:
     with pytest.raises(LLMError, match="does not record its training text"):
-        find_corpus(found, Path("m.safetensors"))
+        find_corpus(malformed, Path("m.safetensors"))
 
 
-def test_several_texts_are_marked_as_each_alone_in_one_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("c.txt").write_text(LEARNED * 3, "utf-8")
-    learned = [TrainingText.of(read_corpus(["c.txt"]), [])]
-    texts = [LEARNED[5:50] + "?" + LEARNED[60:99], "", LEARNED[20:], "short", LEARNED[5:50]]
-    alone = [find_verbatim([text], learned)[0] for text in texts]
+def test_several_texts_are_searched_in_one_pass_with_the_same_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("c.txt").write_text(TRAINING_TEXT * 3, "utf-8")
+    training_texts = [TrainingText.of(read_corpus(["c.txt"]), [])]
+    texts = [TRAINING_TEXT[5:50] + "?" + TRAINING_TEXT[60:99], "", TRAINING_TEXT[20:], "short", TRAINING_TEXT[5:50]]
+    alone = [find_verbatim([text], training_texts)[0] for text in texts]
     reads = []
     real = Corpus.texts
     monkeypatch.setattr(Corpus, "texts", lambda self, *words: reads.append(words) or real(self, *words))
-    assert find_verbatim(texts, learned) == alone
+    assert find_verbatim(texts, training_texts) == alone
     assert len(reads) == 1
 
 
@@ -98,19 +98,19 @@ def test_several_texts_are_marked_as_each_alone_in_one_reading(monkeypatch: pyte
 
 
 @pytest.fixture
-def parrot(tiny_model: Path, llm: Llm) -> str:
-    """A model whose record names c.txt, which holds what it says to "The cat"; returns that."""
-    said = json.loads(llm("generate", "The cat", "-n", 60, "--seed", 1, "--json").stdout)["text"].replace("\0", "")
-    text = "\n" + said[:45]
+def memorizing_model(tiny_model: Path, llm: Llm) -> str:
+    """A model whose record names c.txt, which contains its continuation of "The cat"; returns the continuation."""
+    generated = json.loads(llm("generate", "The cat", "-n", 60, "--seed", 1, "--json").stdout)["text"].replace("\0", "")
+    text = "\n" + generated[:45]
     Path("c.txt").write_text(text, "utf-8")
     model = load(tiny_model)
     checkpoint = random_checkpoint(model.config, tokenizer_json=model.tokenizer_json)
     checkpoint.record.update(record("c.txt", text))
     save(tiny_model, checkpoint)
-    return said
+    return generated
 
 
-def test_json_has_the_spans(llm: Llm, parrot: str) -> None:
+def test_json_has_the_spans(llm: Llm, memorizing_model: str) -> None:
     found = json.loads(llm("generate", "The cat", "-n", 60, "--seed", 1, "--memory", "--json").stdout)
     memory = found["memory"]
     assert memory["spans"]
@@ -123,8 +123,10 @@ def test_json_has_the_spans(llm: Llm, parrot: str) -> None:
     )
 
 
-def test_samples_read_the_text_as_often_as_one_does(llm: Llm, parrot: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once to see that it is the one of the record, once to search it; each answer is the one alone."""
+def test_samples_read_the_text_as_often_as_one(
+    llm: Llm, memorizing_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once to verify its hash and once to search it; the results equal those of single samples."""
     words = ("generate", "The cat", "-n", 60, "--memory", "--json", "--seed")
     alone = [json.loads(llm(*words, seed).stdout) for seed in (1, 2, 3)]
     sizes = []
@@ -143,7 +145,7 @@ def test_samples_read_the_text_as_often_as_one_does(llm: Llm, parrot: str, monke
 
 
 @pytest.mark.slow
-def test_what_is_known_by_heart_is_marked(llm: Llm) -> None:
+def test_memorized_passages_are_marked(llm: Llm) -> None:
     Path("c.txt").write_text("The cat sat on the mat. The dog ate the hat and the mat.\n" * 40)
     assert llm("train", "c.txt", "--steps", 60, "-q", "--seed", 1).exit_code == 0
     words = ("generate", "The cat", "-n", 40, "-t", 0, "--memory")

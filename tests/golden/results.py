@@ -101,16 +101,16 @@ def described(path: Path, *, exact: bool) -> Any:
     if path.suffix == ".json":
         return json.loads(path.read_text("utf-8"))
     metadata, tensors = read_gguf(path) if path.suffix == ".gguf" else read_safetensors(path)
-    told: dict[str, list[Any]] = {}
+    summaries: dict[str, list[Any]] = {}
     for name, (dtype, shape, data) in tensors.items():
         if exact:
             values: list[Any] = [hashlib.sha256(data).hexdigest()[:16]]
         else:
             array = np.frombuffer(data, "<f4").astype(np.float64)
             values = [float(array.mean()), float(np.linalg.norm(array))]
-        told[name] = [dtype, list(shape), *values]
+        summaries[name] = [dtype, list(shape), *values]
     documents = {key: json.loads(text) if key.endswith(".json") else text for key, text in metadata.items()}
-    return {"metadata": by_type(documents, IN_METADATA), "tensors": told}
+    return {"metadata": by_type(documents, IN_METADATA), "tensors": summaries}
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, tuple[str, tuple[int, ...], bytes]]]:

@@ -24,7 +24,7 @@ def test_the_dtype_is_the_faster(seconds: float, faster: str) -> None:
     assert not any(letter.isdigit() for letter in reason.replace("16", "").replace("32", ""))
 
 
-def test_the_dtype_is_as_asked() -> None:
+def test_the_requested_dtype_is_used() -> None:
     assert hardware.pick_dtype("bfloat16", "cpu", 1) == ("bfloat16", "as requested")
 
 
@@ -117,7 +117,7 @@ def test_a_device_or_dtype_that_does_not_work_is_an_error(monkeypatch: pytest.Mo
         pytest.param({2: 0.001, 1: 0.00095}, 2, id="hardly a difference"),
     ],
 )
-def test_as_many_threads_as_are_fast(seconds: dict[int, float], fastest: int) -> None:
+def test_the_fastest_number_of_threads_is_chosen(seconds: dict[int, float], fastest: int) -> None:
     assert hardware.fastest_threads([2, 1], seconds.__getitem__) == fastest
 
 

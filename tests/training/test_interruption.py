@@ -15,4 +15,4 @@ def test_a_pass_ends_before_the_next_layer_once_it_should_stop() -> None:
     with stop_between_layers(model, lambda: next(answers)), pytest.raises(CutShortError):
         model(ids)
     assert next(answers, None) is None
-    assert model(ids).shape == (1, 4, 50)  # outside, nobody asks
+    assert model(ids).shape == (1, 4, 50)  # after the context nothing is checked

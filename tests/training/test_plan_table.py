@@ -32,7 +32,11 @@ def test_every_row_of_a_plan() -> None:
         ("calibration", "none", "not needed for about 2 epochs"),
         ("weight decay", "0.1", "higher values did not help at any epoch count"),
         ("optimizer", "Muon + AdamW", "Muon for matrices, AdamW for the rest: lowest loss in a given time"),
-        ("learning rate", "Muon 0.03, AdamW 0.003 (embedding 0.05)", "peak rates of the recipe; linear decay to 0 after 40% of the run"),
+        (
+            "learning rate",
+            "Muon 0.03, AdamW 0.003 (embedding 0.05)",
+            "peak rates of the recipe; linear decay to 0 after 40% of the run",
+        ),
         ("device", "cpu, 1 thread, float32", "detected"),
     ]
 
@@ -42,7 +46,10 @@ def test_rows_of_fine_tuning_with_adapters() -> None:
     assert row(made, "steps").reason == "2 epochs; more would only memorize the text"
     assert (row(made, "LoRA rank").value, row(made, "optimizer").value) == ("8", "AdamW")
     assert row(made, "learning rate").value == "AdamW 0.0187"
-    assert row(made, "learning rate").reason == "2 times the peak rates of the recipe, as requested; linear decay to 0 after 40% of the run"
+    assert (
+        row(made, "learning rate").reason
+        == "2 times the peak rates of the recipe, as requested; linear decay to 0 after 40% of the run"
+    )
     assert row(made, "training tokens").value == "about 400,000"
     assert row(made, "training tokens").reason.startswith("about 2 epochs at ")
     assert row(made, "training tokens").reason.endswith(" tokens/s; ends before the time is up")

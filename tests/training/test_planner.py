@@ -160,7 +160,7 @@ def test_the_default_budget_is_5_minutes():
 
 
 @pytest.mark.parametrize("epochs", [0.5, 1.0, 3.0])
-def test_epochs_give_the_steps_that_see_the_text_so_often(epochs):
+def test_epochs_set_the_number_of_steps(epochs):
     result = plan(Request(epochs=epochs))
     seen = result.train.steps * result.train.batch_size * result.train.context
     assert result.train.seconds is None

@@ -108,4 +108,6 @@ def test_a_context_longer_than_the_base_models_is_wrong_usage():
 
 def test_the_reason_for_the_learning_rate_describes_the_schedule() -> None:
     assert FINAL_RATE == 0
-    assert rules.learning_rate(Request(), "muon").reason.endswith(f"; linear decay to 0 after {1 - DECAY:.0%} of the run")
+    assert rules.learning_rate(Request(), "muon").reason.endswith(
+        f"; linear decay to 0 after {1 - DECAY:.0%} of the run"
+    )

@@ -34,7 +34,7 @@ def test_progress_ends_before_the_reserve_of_the_caller() -> None:
     assert made.progress(95.0, 0) == 1.0
 
 
-def test_time_is_reserved_for_the_final_evaluations_at_the_present_speed() -> None:
+def test_time_is_reserved_for_the_final_evaluations_at_the_current_speed() -> None:
     made = clock()
     made.add_evaluation(0.4, 1000)  # 0.0004 s per token: 0.4 of training
     assert made.seconds_left(50.0, 10_000) == pytest.approx(50 - 4.0)

@@ -306,7 +306,7 @@ def test_the_hints_name_the_model_where_they_must() -> None:
         'Try it: llm generate "I like to eat"',
         "The model continues text; it does not answer questions. Details of the file: llm inspect",
     ]
-    assert usage_hints("my model.safetensors", "It's $5", chats=True) == [
+    assert usage_hints("my model.safetensors", "It's $5", has_chat_template=True) == [
         "Try it: llm generate 'It'\"'\"'s $5' -m 'my model.safetensors'",
         "Details of the file: llm inspect 'my model.safetensors'",
     ]

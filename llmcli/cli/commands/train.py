@@ -37,8 +37,8 @@ TRAINING = "Training"
 MIN_LR_SCALE = 0.01  # a smaller factor is more likely meant as a learning rate
 MAX_PROMPT_SEARCH_TOKENS = 4_000  # at the start of a text, in which a prompt is looked for
 T = TypeVar("T")
-# the options of a run's budget, and those that do not matter when a command is suggested again with a larger budget
-BUDGET_OPTIONS = {"time_", "steps", "epochs", "force", "json_", "quiet", "corpus"}
+# what a suggested command leaves out: the budget, which it replaces, what it adds itself, and what does not matter
+OMITTED_PARAMETERS = {"time_", "steps", "epochs", "force", "json_", "quiet", "corpus"}
 
 
 def train(
@@ -418,8 +418,8 @@ def _report(
         merge = ["llm", "import", str(inputs.base_path), "--adapter", str(result.file), "-o", "merged.safetensors"]
         sentences.append(f"To use the adapters, merge them into the base model: {command_line(merge)}")
     else:
-        prompt, chats = _example_prompt(run.prepared), _has_chat_template(done.checkpoint)
-        sentences += usage_hints(_name_to_type(result.file), prompt, chats=chats)
+        prompt, has_chat_template = _example_prompt(run.prepared), _has_chat_template(done.checkpoint)
+        sentences += usage_hints(_name_to_type(result.file), prompt, has_chat_template=has_chat_template)
     show_result(done, result.file, parameters=parameters, baselines=result.baselines, sentences=sentences, json_=json_)
     if inputs.base and not output.adapter_only and not json_:
         note_float32(inputs.base, str(inputs.base_path))
@@ -430,7 +430,7 @@ def _command_without_budget(context: typer.Context) -> str:
     words = ["llm", "train", *context.params["corpus"]]
     for param in context.command.params:
         name = str(param.name)
-        if name in BUDGET_OPTIONS or not typed_options(context, name):
+        if name in OMITTED_PARAMETERS or not typed_options(context, name):
             continue
         value = context.params[name]
         if isinstance(value, bool):

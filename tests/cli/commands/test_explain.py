@@ -25,8 +25,8 @@ FAMILY = "👨‍👩‍👧"  # joined by zero-width joiners
 
 
 @pytest.fixture(autouse=True)
-def few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A random model leaves much to search for the next word."""
+def short_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a random model the search for the next word would be long."""
     monkeypatch.setattr(next_words, "MAX_EVALUATIONS", 50)
 
 
@@ -66,7 +66,7 @@ def test_probabilities_are_those_that_generate_prints(llm: Llm, tiny_model: Path
         (w["text"], w["probability"]) for w in found["next"]
     ]
     assert found["unexplored"] == generated["unexplored"]
-    # all but what is never written, which a random model holds for likely: bytes that are no UTF-8
+    # all but the tokens that are never generated (invalid UTF-8), to which a random model gives much probability
     tokenizer = open_tokenizer(load(tiny_model))
     own = softmax(NumpyRuntime(load(tiny_model)).prefill(tokenizer.encode("The cat")))
     expected = own[tokenizer.vocabulary.allowed(START)].sum()

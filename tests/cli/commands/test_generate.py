@@ -15,7 +15,7 @@ Llm = Callable[..., Result]
 
 @pytest.mark.slow
 def test_a_trained_model_generates_only_bytes_of_its_text(llm: Llm, tmp_path: Path) -> None:
-    """After two steps a model knows nothing; at a high temperature it writes whatever it may."""
+    """After two steps a model is nearly random; at a high temperature it generates any token that is allowed."""
     (tmp_path / "c.txt").write_text(TEXT, "utf-8")
     words = ["--steps", 2, "--context", 16, "--threads", 1, "-q"]
     assert llm("train", "c.txt", *words).exit_code == 0
@@ -30,7 +30,7 @@ def test_a_trained_model_generates_only_bytes_of_its_text(llm: Llm, tmp_path: Pa
     shown = json.loads(llm("generate", "The c", "--next", 100_000, "--json").stdout)
     assert all(word["text"] == "<end>" or set(word["text"].encode()) <= known for word in shown["next"])
     assert sum(word["probability"] for word in shown["next"]) + shown["unexplored"] == pytest.approx(1, abs=1e-3)
-    # a model that goes on from this one has the bytes of both
+    # a model fine-tuned from this one has the bytes of both
     (tmp_path / "d.txt").write_text("XYZ xyz " * 400, "utf-8")
     assert llm("train", "d.txt", "--from", "model.safetensors", "-o", "d.safetensors", *words).exit_code == 0
     record = json.loads(llm("inspect", "d.safetensors", "--json").stdout)["training"]

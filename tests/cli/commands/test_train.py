@@ -125,7 +125,7 @@ def test_an_existing_model_with_the_default_name_is_renamed(llm: Llm) -> None:
         "model-2.safetensors",
         "model.safetensors",
     ]
-    answer = llm("train", "c.txt", "--steps", 2, "-o", "model.safetensors")  # who gives a name wants that name
+    answer = llm("train", "c.txt", "--steps", 2, "-o", "model.safetensors")  # an explicitly given name is not renamed
     assert answer.exit_code == 1 and "already exists; add --force" in answer.stderr
 
 
@@ -216,7 +216,7 @@ def test_lr_scale_multiplies_the_learning_rates(llm: Llm) -> None:
 
     assert plan()["learning rate"] == "Muon 0.03, AdamW 0.003"
     assert plan("--lr", 0.5)["learning rate"] == plan("--lr-scale", 0.5)["learning rate"] == "Muon 0.015, AdamW 0.0015"
-    small = llm("train", "c.txt", "--steps", 2, "--lr-scale", "3e-4", "--threads", 1)  # explicit, so it is done
+    small = llm("train", "c.txt", "--steps", 2, "--lr-scale", "3e-4", "--threads", 1)  # explicit, so it is applied
     assert small.exit_code == 0 and "the model will hardly learn anything" in small.stderr
     assert json.loads(llm("inspect", "--json").stdout)["training"]["train"]["lr"] == 0.0003
     again = llm("train", "c.txt", "--steps", 2, "--lr", 0.5, "--threads", 1, "--force").stderr
