@@ -24,6 +24,14 @@ def bits(value: float, *, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}.{BITS_DIGITS}f}"
 
 
+def count(number: int, noun: str) -> str:
+    """
+    >>> count(1, "layer"), count(1024, "head")
+    ('1 layer', '1,024 heads')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def bits_per_byte(value: float) -> str:
     """
     >>> bits_per_byte(0.21349)

@@ -58,9 +58,9 @@ class ExplanationReport:
         weights = self.explanation.attention
         L, H, _, _ = weights.shape
         if self.layer is None:
-            return f"mean of {_count(L, 'layer')} and {_count(H, 'head')}", weights.mean((0, 1))
+            return f"mean of {units.count(L, 'layer')} and {units.count(H, 'head')}", weights.mean((0, 1))
         if self.head is None:
-            return f"layer {self.layer} of {L}, mean of {_count(H, 'head')}", weights[self.layer - 1].mean(0)
+            return f"layer {self.layer} of {L}, mean of {units.count(H, 'head')}", weights[self.layer - 1].mean(0)
         return f"layer {self.layer} of {L}, head {self.head} of {H}", weights[self.layer - 1, self.head - 1]
 
     def _show_heat_map(self, labels: list[str]) -> None:
@@ -216,11 +216,3 @@ class ExplanationReport:
             }
             for depth, (ids, probabilities) in enumerate(zip(lens.ids, lens.probabilities, strict=True))
         ]
-
-
-def _count(number: int, noun: str) -> str:
-    """
-    >>> [_count(1, "head"), _count(4, "head")]
-    ['1 head', '4 heads']
-    """
-    return f"{number} {noun}{'s' * (number != 1)}"

@@ -95,7 +95,7 @@ def _limited_attention(attention: NDArray[np.float32]) -> NDArray[np.float32]:
 def _notes(explanation: Explanation, model: str, expert: Mapping[str, Any] | None, shown: int) -> list[str]:
     """Sentences on what the page shows, and what it leaves out."""
     layers, heads, tokens, _ = explanation.attention.shape
-    notes = [f"Model: {model}, {_counted(layers, 'layer')} with {_counted(heads, 'attention head')} each."]
+    notes = [f"Model: {model}, {units.count(layers, 'layer')} with {units.count(heads, 'attention head')} each."]
     if expert:
         notes.append(
             f"The model is an ensemble. This page shows the activations of its expert {_printable(expert['name'])}, "
@@ -104,7 +104,7 @@ def _notes(explanation: Explanation, model: str, expert: Mapping[str, Any] | Non
     if _attention_bytes(layers, heads, tokens) > MAX_ATTENTION:
         notes.append("Attention is shown as the mean of each layer's heads, to keep the page small.")
     if before := explanation.truncated + explanation.preceding + tokens - shown:
-        notes.append(f"The last {_counted(shown, 'token')} of the prompt are shown; {before:,} before them are not.")
+        notes.append(f"The last {units.count(shown, 'token')} of the prompt are shown; {before:,} before them are not.")
     if explanation.tail:
         tail = _printable(explanation.tail)
         notes.append(f"The most likely next token starts inside the prompt: it includes the prompt's end “{tail}”.")
@@ -209,14 +209,6 @@ def _tree_data(group: "ParameterGroup", parent: str) -> dict[str, object]:
 
 
 # ---- both
-
-
-def _counted(count: int, noun: str) -> str:
-    """
-    >>> [_counted(1, "layer"), _counted(30, "layer")]
-    ['1 layer', '30 layers']
-    """
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _printable(text: str) -> str:

@@ -56,9 +56,9 @@ class TrainingText:
 
     @classmethod
     def of(cls, corpus: Corpus, records: Iterable[Record]) -> "TrainingText":
-        """The training part if a record names this corpus; the whole of any other corpus."""
+        """The training part if records name this corpus, the longest of them; the whole of any other corpus."""
         ends = [end for record in records if (end := trained_bytes(corpus, record)) is not None]
-        return cls(corpus, ends[0] if ends else corpus.text_bytes)
+        return cls(corpus, max(ends, default=corpus.text_bytes))
 
 
 def find_corpus(record: Record, model: Path) -> Corpus:

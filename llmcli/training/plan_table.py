@@ -22,11 +22,7 @@ def rows(
 def _budget(request: Request, training: TrainDecisions) -> str:
     if training.seconds.value:
         return units.duration(training.seconds.value)
-    return units.epochs(request.epochs) if request.epochs else _plural(training.steps.value, "step")
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
+    return units.epochs(request.epochs) if request.epochs else units.count(training.steps.value, "step")
 
 
 def _model_rows(architecture: ModelDecisions, training: TrainDecisions) -> list[PlanRow]:
@@ -50,8 +46,8 @@ def _model_rows(architecture: ModelDecisions, training: TrainDecisions) -> list[
 def _architecture(model: ModelConfig) -> str:
     heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
     grouped = "" if kv_heads == heads else f" ({kv_heads} for keys and values)"
-    layers = _plural(model.num_hidden_layers, "layer")
-    return f"{layers}, hidden size {model.hidden_size}, {_plural(heads, 'head')}{grouped}"
+    layers = units.count(model.num_hidden_layers, "layer")
+    return f"{layers}, hidden size {model.hidden_size}, {units.count(heads, 'head')}{grouped}"
 
 
 def _train_rows(
@@ -72,7 +68,7 @@ def _train_rows(
     if request.lora:
         table.append(PlanRow("LoRA rank", f"{request.lora}", f"{REQUESTED}; the base model's weights stay frozen"))
     recipe, rate = training.recipe, training.learning_rate
-    machine = f"{request.device}, {_plural(request.threads, 'thread')}, {request.dtype}"
+    machine = f"{request.device}, {units.count(request.threads, 'thread')}, {request.dtype}"
     return [
         *table,
         PlanRow("optimizer", OPTIMIZERS[recipe.value], recipe.reason),

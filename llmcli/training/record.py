@@ -15,7 +15,7 @@ from llmcli.training.history import History
 from llmcli.training.plan import Plan
 from llmcli.training.position import Position
 
-MAX_SAMPLED_PARAMETERS = 20_000_000  # samples of larger models are not kept in their record
+MAX_PARAMETERS_WITH_SAMPLES = 20_000_000  # the record of a larger model keeps no samples
 
 
 def versions() -> dict[str, str]:
@@ -86,6 +86,6 @@ def _measured(score: Score, context: int, model_context: int) -> dict[str, int]:
 
 
 def _samples(parameters: int, history: History, prompt: str | None) -> Mapping[str, object]:
-    if parameters > MAX_SAMPLED_PARAMETERS:
+    if parameters > MAX_PARAMETERS_WITH_SAMPLES:
         return {}
     return {"samples": {"prompt": prompt, "texts": history.samples()}}

@@ -16,6 +16,7 @@ from typing import Any
 
 from llmcli.config import TrainConfig, as_record
 from llmcli.errors import LLMError
+from llmcli.formats.adapters import PEFT_CONFIG, PEFT_FILE
 from llmcli.formats.header import Header
 from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.safetensors_file import digest, read_tensor, write_tensors
@@ -27,7 +28,6 @@ FORMAT_KEY, FORMAT_VERSION = "llmcli.resume", "1"
 HEADER_BYTES = 1 << 16  # from the beginning of the file, which include FORMAT_KEY
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0  # seconds between two saves: at first, and later at most ...
 PAUSE_PER_SAVE = 50  # ... but at least this many times as long as a save takes
-ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a PEFT directory
 _MODEL_SUFFIX, _RESUME_SUFFIXES = ".safetensors", (".resume.safetensors", ".resume")
 
 
@@ -204,7 +204,7 @@ def is_saved_in(stopped: StoppedRun, model: Path) -> bool:
     `model` is a model, a file of adapters, or a PEFT directory. All of its bytes are read, whatever its size.
     """
     try:
-        header = read_header(model / ADAPTER_FILE if model.is_dir() else model)
+        header = read_header(model / PEFT_FILE if model.is_dir() else model)
         return (
             _is_of(stopped, header.metadata) and _is_unchanged(header) and _has_no_other_files(model, header.metadata)
         )
@@ -236,6 +236,6 @@ def _has_no_other_files(model: Path, metadata: Mapping[str, str]) -> bool:
     """Whether a PEFT directory consists of the adapters and of their config as the file of adapters repeats it."""
     if not model.is_dir():
         return True
-    config = model / ADAPTER_CONFIG
+    config = model / PEFT_CONFIG
     names = {path.name for path in model.iterdir()}
-    return names == {ADAPTER_FILE, ADAPTER_CONFIG} and config.read_text("utf-8") == metadata[ADAPTER_CONFIG]
+    return names == {PEFT_FILE, PEFT_CONFIG} and config.read_text("utf-8") == metadata[PEFT_CONFIG]

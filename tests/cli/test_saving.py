@@ -73,12 +73,12 @@ def saved_by(kind: str, path: Path) -> resume.StoppedRun:
         "model.layers.0.self_attn.q_proj.adapter.lora_A": rng_like[:2],
         "model.layers.0.self_attn.q_proj.adapter.lora_B": rng_like[:, :2].copy(),
     }
-    file = path / resume.ADAPTER_FILE if kind == "adapters in a directory" else path
+    file = path / adapters.PEFT_FILE if kind == "adapters in a directory" else path
     file.parent.mkdir(exist_ok=True)
     adapters.save(file, learned, model)
     if kind == "adapters in a directory":
-        text = resume.read_header(file).metadata[resume.ADAPTER_CONFIG]
-        (path / resume.ADAPTER_CONFIG).write_text(text, "utf-8")
+        text = resume.read_header(file).metadata[adapters.PEFT_CONFIG]
+        (path / adapters.PEFT_CONFIG).write_text(text, "utf-8")
     return replace(stopped, identity=TUNED)
 
 

@@ -57,6 +57,13 @@ def test_only_the_text_that_the_model_was_trained_on_is_searched() -> None:
     assert find_verbatim([text], [TrainingText.of(corpus, [{}])])[0].spans == ((0, 40), (41, 81))
 
 
+def test_of_an_ensemble_the_longest_training_text_is_searched() -> None:
+    text = "a" * 50 + "b" * 50
+    Path("c.txt").write_text(text)
+    records = [record("c.txt", text, 50), record("c.txt", text, 90)]
+    assert TrainingText.of(read_corpus(["c.txt"]), records).end == 90
+
+
 @pytest.mark.parametrize("place", ["c.txt", "texts/c.txt", "there/c.txt", "there/texts/c.txt"])
 def test_the_text_is_found_in_the_working_directory_or_beside_the_model(place: str) -> None:
     Path("texts").mkdir()

@@ -96,8 +96,8 @@ def _warn_of_other_base(base: "Checkpoint", source: str, adapter: Path) -> None:
     fingerprint = loading.fingerprint(source)
     if fingerprint not in hashes:
         console.warn(
-            f"warning: {adapter} was trained on {name} (sha256 {hashes[0][:16]}), {source} is a different model (sha256 "
-            f"{fingerprint[:16]}); the merged model may be useless"
+            f"warning: {adapter} was trained on {name} (sha256 {hashes[0][:16]}), {source} is a different model "
+            f"(sha256 {fingerprint[:16]}); the merged model may be useless"
         )
 
 
