@@ -149,8 +149,8 @@ def _sentencepiece(fields: Mapping[str, Any], vocabulary: dict[str, int], types:
     model = {"type": "BPE", "vocab": vocabulary, "merges": merges, "byte_fallback": True}
     if not merges:  # one token for each character, where a space is a space
         return {"model": model | {"vocab": {" " if token == SPACE else token: i for token, i in vocabulary.items()}}}
-    space_first = fields.get("tokenizer.ggml.add_space_prefix", True)
-    normalizer = tokenizer_json.space_first_normalizer() if space_first else tokenizer_json.space_normalizer()
+    adds_prefix_space = fields.get("tokenizer.ggml.add_space_prefix", True)
+    normalizer = tokenizer_json.prefix_space_normalizer() if adds_prefix_space else tokenizer_json.space_normalizer()
     return {"model": model, "normalizer": normalizer}
 
 
@@ -204,10 +204,10 @@ def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, 
         fields = _byte_level_fields(document)
     else:
         scores, tokens = _scores(document["model"], kind, tokens)
-        space_first = "Prepend" in json.dumps(document.get("normalizer"))
+        adds_prefix_space = "Prepend" in json.dumps(document.get("normalizer"))
         fields = [
             ("add_tokenizer_model", "llama"), ("add_tokenizer_pre", "default"), ("add_token_scores", scores),
-            ("add_add_space_prefix", space_first),
+            ("add_add_space_prefix", adds_prefix_space),
         ]  # fmt: skip
     bos_token = tokenizer_json.bos_token_of(document.get("post_processor"))
     bos = config.eos_token_id if config.bos_token_id is None else config.bos_token_id
