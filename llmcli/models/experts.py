@@ -43,7 +43,7 @@ class Router(nn.Module):
 
     @property
     def expert_shares(self) -> list[float]:
-        """The share of routed tokens [E] that each expert received in eval mode; shares sum to 1."""
+        """The share of routed tokens [E] that each expert received in eval mode."""
         return [round(count / max(1, sum(self.expert_counts)), 4) for count in self.expert_counts]
 
 

@@ -216,7 +216,7 @@ class LanguageModel(nn.Module):
         return (head * self.model.norm.weight).to(self.dtype)
 
     def expert_shares(self) -> list[list[float]]:
-        """The share of routed tokens that each expert received in eval mode, [layers, experts]; rows sum to 1."""
+        """The share of routed tokens that each expert received in eval mode, [layers, experts]."""
         return [router.expert_shares for router in self._routers()]
 
     def _routers(self) -> list[Router]:
