@@ -85,10 +85,10 @@ def no_hang() -> Iterator[None]:
         yield
         return
 
-    def ring(*_: object) -> None:
+    def raise_timeout(*_: object) -> None:
         raise TimeoutError("it hangs")
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before = signal.signal(signal.SIGALRM, raise_timeout)
     signal.alarm(300)
     yield
     signal.alarm(0)
