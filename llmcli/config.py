@@ -38,11 +38,12 @@ EXPERT_NAMES = {  # model_type -> tensors of a layer with experts: (router; gate
 }
 ROPE_TYPES = ("linear", "llama3")
 RECIPES = ("muon", "adamw", "fine-tune", "lora")  # see training/optimizer.py
-LORA_SCALE = 2.0  # alpha / rank, in the terms of PEFT
+LORA_SCALE = 2.0  # alpha / rank, in PEFT's terms
 EVALUATION_CONTEXT = 2048  # tokens; longest context of an evaluation by default
-# the longest context at which training on a CPU keeps the attention scores for the backward pass, which is faster
+# the longest context at which training on a CPU keeps the attention weights for the backward pass, which is faster than
+# recomputing them
 MAX_CONTEXT_KEEPING_SCORES = 1024
-LARGEST_COUNT = (1 << 31) - 1  # of a config: an int32, as other programs read it
+LARGEST_COUNT = (1 << 31) - 1  # largest integer in a config: other programs read it as int32
 
 
 def _is_usable(value: object) -> bool:
@@ -55,8 +56,8 @@ class RopeScaling:
     """Scaling of rotary positions beyond the context length of pretraining, in Hugging Face's key names.
 
     "linear": all frequencies are divided by `factor` (arXiv:2306.15595). "llama3" (Llama 3.1): low frequencies are
-    divided by `factor`, high ones stay, and those between are interpolated. The bounds are given as rotations within
-    the original context length.
+    divided by `factor`, high ones stay, and those between are interpolated. `low_freq_factor` and `high_freq_factor`
+    are the bounds, in full rotations over the original context length.
     """
 
     rope_type: str
@@ -81,14 +82,14 @@ class RopeScaling:
         if self.rope_type == "linear":
             return frequency / self.factor
         rotations = self.original_max_position_embeddings * frequency / (2 * math.pi)  # in the original context
-        share = (rotations - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
-        share = min(max(share, 0.0), 1.0)
-        return frequency * (share + (1 - share) / self.factor)
+        smooth = (rotations - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        smooth = min(max(smooth, 0.0), 1.0)  # 0: divided by `factor`, 1: unchanged
+        return frequency * (smooth + (1 - smooth) / self.factor)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a model, in the key names of Hugging Face's config.json."""
+    """The architecture of a model, under the key names of Hugging Face's config.json."""
 
     vocab_size: int
     hidden_size: int  # width of the residual stream
@@ -106,7 +107,7 @@ class ModelConfig:
     rope_scaling: RopeScaling | None = None
     bos_token_id: int | None = None  # for programs that begin a text with such a token; None: eos_token_id
     extra_eos_ids: tuple[int, ...] = ()  # other tokens that end a text; config.json lists them in eos_token_id
-    num_experts: int = 0  # SwiGLUs per layer, of which a router picks some for each token; 0: a dense model
+    num_experts: int = 0  # SwiGLUs per layer, of which a router chooses some for each token; 0: a dense model
     num_experts_per_tok: int = 0  # active experts
     norm_topk_prob: bool = True  # the weights of the active experts are normalized to sum to 1
 
@@ -155,7 +156,7 @@ class ModelConfig:
 
     @property
     def qk_norm(self) -> bool:
-        """Whether queries and keys pass an RMSNorm, per head."""
+        """Whether queries and keys are normalized, by an RMSNorm per head."""
         return self.model_type in ("qwen3", "qwen3_moe")
 
     @property
@@ -224,7 +225,7 @@ class ModelConfig:
 
     @property
     def active_parameters(self) -> int:
-        """The number of parameters used for a token: all but those of inactive experts."""
+        """The number of parameters used per token: all but those of inactive experts."""
         inactive = self.num_experts - self.num_experts_per_tok
         return self.parameters - inactive * self.num_hidden_layers * 3 * self.hidden_size * self.intermediate_size
 
@@ -254,24 +255,24 @@ def learning_rates(recipe: str, width: int, tied: bool) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. With the corpus and the tokenizer it determines the weights.
+    """Training hyperparameters and the settings that make a run reproducible.
 
     The names of these fields are stored in model files and resume files.
     """
 
-    steps: int  # at most
+    steps: int  # maximum number of optimizer steps
     seconds: float | None = None  # time budget, if any
     context: int = 256  # tokens per window
     batch_size: int = 8  # windows per step
     lr: float = 1.0  # multiplier of the recipe's learning rates
     dropout: float = 0.0
-    token_split: float = 0.0  # BPE-dropout: share of tokens that are split into their parts (stored under this name)
-    calibration_tokens: int = 0  # held out, evenly from the text, for temperature calibration
+    token_split: float = 0.0  # BPE-dropout: fraction of merged tokens that are split (stored under this name)
+    calibration_tokens: int = 0  # tokens held out, evenly spaced over the text, for temperature calibration
     weight_decay: float = 0.1
     induction: bool = False  # initial weights contain induction heads (models/induction.py)
     recipe: str = "muon"  # one of RECIPES
     lora_rank: int = 0  # above 0 for the recipe "lora" only
-    eval_tokens: int = 4096  # held-out tokens of an evaluation during the run
+    eval_tokens: int = 4096  # held-out tokens per evaluation during the run
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"  # of matrix products; weights are always float32

@@ -19,7 +19,7 @@ class LLMError(Exception):
 
 
 def command_line(words: Sequence[str], *, windows: bool = os.name == "nt") -> str:
-    """A command as it is typed: words are quoted where the shell of this system needs it.
+    """A command that can be pasted into a shell: arguments are quoted where the shell of this system needs it.
 
     >>> command_line(["llm", "inspect", "my model"], windows=False)
     "llm inspect 'my model'"

@@ -82,7 +82,7 @@ def size(count: float) -> str:
 
 
 def _scaled(value: float, units: Sequence[str], digits: Sequence[int]) -> str:
-    """In the first unit in which it is below 1000; each unit is a thousand of the one before."""
+    """A value in the first unit in which it rounds to less than 1000; each unit is 1000 times the one before."""
     if value >= 10**18:
         return f"over 1,000,000{units[-1]}"
     power = next((p for p, places in enumerate(digits) if round(value / 1000**p, places) < 1000), len(units) - 1)

@@ -85,10 +85,10 @@ def no_hang() -> Iterator[None]:
         yield
         return
 
-    def time_out(*_: object) -> None:
+    def raise_timeout(*_: object) -> None:
         raise TimeoutError("the test hangs")
 
-    before = signal.signal(signal.SIGALRM, time_out)
+    before = signal.signal(signal.SIGALRM, raise_timeout)
     signal.alarm(300)
     yield
     signal.alarm(0)

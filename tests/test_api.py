@@ -50,7 +50,7 @@ def test_calls_without_a_seed_give_different_texts(tiny_model: Path) -> None:
     assert len({model.generate(PROMPT, max_tokens=8, temperature=0) for _ in range(3)}) == 1
 
 
-def test_a_stop_text_may_be_a_string(tiny_model: Path) -> None:
+def test_a_single_stop_string_is_accepted(tiny_model: Path) -> None:
     model = llmcli.load(tiny_model)
     text = model.generate(PROMPT, max_tokens=20, seed=1)
     assert model.generate(PROMPT, max_tokens=20, seed=1, stop=text[2]) == text[: text.index(text[2])]

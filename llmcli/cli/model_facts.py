@@ -163,7 +163,8 @@ def expert_rows(header: "Header", record: Record) -> list[tuple[str, str, str, s
     """(name, shape, training text, held-out bits per byte) of each model of an ensemble. Raises LLMError if its config
     is damaged."""
     try:
-        config = parse_document(header.metadata.get("config.json", "{}"), "config.json of a mixture", "its config.json")
+        text = header.metadata.get("config.json", "{}")
+        config = parse_document(text, "config.json of an ensemble", "its config.json")
     except LLMError as error:
         raise LLMError(f"{header.path}: {error}") from error
     return [

@@ -1,4 +1,7 @@
-"""Tokens to training batches. A batch is a pure function of (tokens, seed, step): no state is kept between steps."""
+"""Tokens to training batches. A batch is a pure function of (tokens, seed, step): no state is kept between steps.
+
+B, T, W, V = batch size, context, window, vocabulary size.
+"""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +21,7 @@ class Tokens(Protocol):
 class TokensWithoutSpans:
     """Tokens with spans of one width left out, to be indexed by positions.
 
-    Nothing is copied: the tokens may be a mapped file.
+    Nothing is copied: the tokens may be a memory-mapped file.
     """
 
     def __init__(self, tokens: Tokens, starts: NDArray[np.integer], width: int) -> None:
@@ -34,7 +37,7 @@ class TokensWithoutSpans:
 
 
 class PrefixedTokens:
-    """Tokens after one more token, to be sliced. Only the slices are copied."""
+    """Tokens with one more token before them, to be sliced. Only the slices are copied."""
 
     def __init__(self, first: int, tokens: NDArray[np.integer]) -> None:
         self._first, self._tokens = np.array([first], tokens.dtype), tokens
@@ -53,8 +56,8 @@ class Batches:
     """Training batches of a token array as a pure function of (seed, step).
 
     An epoch visits every block of `context` tokens once. The order of the blocks, and the offset at which they begin,
-    are drawn from (seed, epoch). The text is a ring: a block that reaches its end continues at its beginning. So each
-    token is a target once in an epoch, except for the fewer than `context` tokens that fill no block. A step takes
+    are drawn from (seed, epoch). The tokens are circular: a block that reaches their end wraps around. So each token is
+    a target once in an epoch, except for the fewer than `context` tokens that are left over. A step takes
     `batch_size` blocks, whole or cut into shorter windows; which tokens an epoch visits does not depend on the length
     of the windows.
     """
@@ -63,7 +66,7 @@ class Batches:
     context: int  # T
     batch_size: int  # B
     seed: int
-    merge_pairs: NDArray[np.int64] | None = None  # [V, 2]: the two tokens that each was merged from; -1 for none
+    merge_pairs: NDArray[np.int64] | None = None  # [V, 2]: the two tokens that a token was merged from; -1 for none
 
     @property
     def blocks(self) -> int:
@@ -71,11 +74,12 @@ class Batches:
         return len(self.tokens) // self.context
 
     def batch(self, step: int, window: int | None = None, bpe_dropout: float = 0.0) -> NDArray[np.int64]:
-        """The token ids of step 0, 1, ...: [B * T / W, W + 1] in windows of W tokens, where W divides T and is T by
-        default. Columns 0 to W - 1 are the inputs, 1 to W the targets.
+        """The token ids [B * T / W, W + 1] of a step, counted from 0, in windows of W tokens, by default T. Columns 0
+        to W - 1 are the inputs, 1 to W the targets.
 
         `bpe_dropout` is the fraction of merged tokens that are split into the two tokens that they were merged from,
-        drawn anew for each step (after BPE-dropout, arXiv:1910.13267). What then no longer fits a window is cut off.
+        drawn anew for each step (after BPE-dropout, arXiv:1910.13267). Windows that become longer are truncated. Raises
+        ValueError unless W divides T.
         """
         window = window or self.context
         if self.context % window:
@@ -93,11 +97,11 @@ class Batches:
 def _split_merges(
     ids: NDArray[np.int64], merge_pairs: NDArray[np.int64], fraction: float, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Rows of tokens [B, W], a fraction of whose merged tokens is replaced by the pair; each row is cut to W tokens."""
+    """Rows of tokens [B, W], a fraction of whose merged tokens is replaced by their pairs; rows are truncated to W."""
     B, W = ids.shape
     pairs = merge_pairs[ids]  # [B, W, 2]
     split = (rng.random((B, W)) < fraction) & (pairs[..., 0] >= 0)
-    column = np.arange(W) + np.cumsum(split, axis=1) - split  # in the output, of each token or the first of its pair
+    column = np.arange(W) + np.cumsum(split, axis=1) - split  # in `out`, of each token or the first of its pair
     row = np.broadcast_to(np.arange(B)[:, None], (B, W))
     out = np.empty((B, 2 * W), np.int64)
     out[row, column] = np.where(split, pairs[..., 0], ids)
@@ -107,7 +111,7 @@ def _split_merges(
 
 @lru_cache(maxsize=2)
 def _block_starts(tokens: int, context: int, blocks: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Where each block of an epoch begins, in the order of the visits."""
+    """The start position of each block of an epoch, in the order in which they are visited: [blocks]."""
     rng = np.random.default_rng([seed, epoch])
     offset = int(rng.integers(tokens))
     return (rng.permutation(blocks) * context + offset) % tokens

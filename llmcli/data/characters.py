@@ -4,8 +4,8 @@ import unicodedata
 
 
 def character_class(c: str) -> str:
-    """The class of a character, where a word consists of characters of one class; "single" for a character that is a
-    word by itself.
+    """The class of a character: a word is a run of characters of one class, and a character of class "single" is a word
+    by itself.
 
     >>> [character_class(c) for c in "a7_漢ひカ!"]
     ['letters', 'letters', 'letters', 'han', 'hiragana', 'katakana', 'single']
@@ -19,8 +19,8 @@ def character_class(c: str) -> str:
 def begins_with_letter(data: bytes) -> bool:
     """Whether UTF-8 begins with a letter, digit or combining mark of a script that separates words by spaces.
 
-    An incomplete character is judged by its first byte: nearly all characters of two bytes are such letters (accented
-    Latin, Greek, Cyrillic, Hebrew, Arabic); longer ones are unknown and count as no letter.
+    An incomplete character is classified by its first byte: nearly all characters of two bytes are such letters
+    (accented Latin, Greek, Cyrillic, Hebrew, Arabic); longer ones are unknown and do not count as letters.
 
     >>> [begins_with_letter(data) for data in (b"s", b" s", "é".encode(), b"\\xd0", "漢".encode(), b"\\xe6", b"")]
     [True, False, True, True, False, False, False]
@@ -31,7 +31,7 @@ def begins_with_letter(data: bytes) -> bool:
     return character_class(text[0]) == "letters" if text else 0xC3 <= data[0] <= 0xDF
 
 
-_BLOCKS = {  # class -> ranges of Unicode; the first class with a matching range counts
+_BLOCKS = {  # class -> ranges of Unicode code points; the first class with a matching range wins
     "han": [
         ("\u3005", "\u3007"), ("\u3400", "\u4dbf"), ("\u4e00", "\u9fff"), ("\uf900", "\ufaff"),
         ("\U00020000", "\U0003ffff"),

@@ -17,7 +17,7 @@ from llmcli.data.documents import Document, describe_binary_file, display_name, 
 from llmcli.data.temporary_files import TemporaryFileError, TextCopy
 from llmcli.errors import LLMError
 
-SAMPLE_SPANS = 64  # that `Corpus.sample` takes from a longer text
+SAMPLE_SPANS = 64  # number of spans that `Corpus.sample` takes from a long text
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Corpus:
     def texts(self, start: int = 0, end: int | None = None) -> Iterator[Iterator[str]]:
         """The text between two positions, document by document, each in pieces.
 
-        A position inside a character means the end of that character.
+        A position inside a character is moved to the end of that character.
         """
         end = self.text_bytes if end is None else end
         first = 0
@@ -110,7 +110,7 @@ def _check_has_text(names: list[str], documents: list[Document], skipped: list[s
 
 
 def _find_files(names: Iterable[str]) -> Iterator[tuple[str, Path, bool]]:
-    """(name to show, path, whether it was named itself) for each file; the files of a directory are sorted."""
+    """(name to show, path, whether the user named the file itself) for each file; those in a directory are sorted."""
     for name in names:
         if not name:
             raise LLMError("the name of a text is empty; name a text file, a directory, a pattern or -")

@@ -25,7 +25,7 @@ from llmcli.data import file_types
 from llmcli.data.temporary_files import TemporaryFileError, TextCopy
 from llmcli.errors import LLMError
 
-BLOCK_BYTES = 1 << 20  # read at once
+BLOCK_BYTES = 1 << 20  # bytes per read
 STANDARD_INPUT = "standard input"  # its name in messages
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -48,7 +48,7 @@ class Document:
     def text(self, start: int = 0, end: int | None = None) -> Iterator[str]:
         """The text between two byte positions of its UTF-8, in pieces, with its line ends unchanged.
 
-        A position inside a character means the end of that character.
+        A position inside a character is moved to the end of that character.
         """
         end = self.text_bytes if end is None else min(end, self.text_bytes)
         stop = min(end + 3, self.text_bytes)  # includes the whole of a character that begins before `end`
@@ -120,7 +120,7 @@ class _TextDigest:
         return self._hash.hexdigest()
 
     def read(self, name: str, blocks: Iterable[bytes], encoding: str, first: int, compressed: bool) -> None:
-        """Take all the text of `blocks`, the first of which begins at position `first`. Raises LLMError."""
+        """Add the text of all `blocks`, the first of which begins at position `first`. Raises LLMError."""
         if encoding == "utf-8":  # the bytes of the file are those of the text
             for _ in _decode(name, map(self._add, blocks), encoding, first, compressed=compressed):
                 pass
@@ -156,7 +156,7 @@ def describe_binary_file(name: str, path: Path) -> str | None:
 
 @contextlib.contextmanager
 def _open_regular_file(name: str, path: Path) -> Iterator[IO[bytes]]:
-    """The file, open for reading. Raises LLMError if it cannot be opened, or is a pipe or the like."""
+    """The file, open for reading. Raises LLMError if it cannot be opened, or is not a regular file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise LLMError(f"{name} is not a regular file; name a text file, or - for standard input")
@@ -210,8 +210,8 @@ def _decode(
     complete: bool = True,
     compressed: bool = False,
 ) -> Iterator[str]:
-    """The text of blocks, in pieces. `first` is the position of the first block in the decompressed file. Unless the
-    blocks go on to the `complete` end of the text, they may end inside a character, which is then omitted. Raises
+    """The text of blocks, in pieces. `first` is the position of the first block in the decompressed file. `complete`
+    says that the blocks reach the end of the text; otherwise a character that they end inside of is omitted. Raises
     LLMError with the position of the first byte that is not text."""
     decoder = codecs.getincrementaldecoder(encoding)()
     for block in itertools.chain(blocks, [b""]):
@@ -262,8 +262,8 @@ def _last_character_start(data: bytes) -> int:
 
 
 def _clip(texts: Iterator[str], first: int, start: int, end: int) -> Iterator[str]:
-    """The part of a text between two positions in its UTF-8, each moved on to the end of a character. The text begins
-    at position `first`."""
+    """The part of a text between two positions in its UTF-8, each moved to the end of the character it is inside of.
+    The text begins at position `first`."""
     for text in texts:
         if first >= end:
             return

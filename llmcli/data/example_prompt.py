@@ -10,7 +10,7 @@ MAX_PROMPT = 32  # characters, in a script that puts spaces between words
 MAX_WORDS = 5
 MAX_PROMPT_WITHOUT_SPACES = 12  # characters, in other scripts
 MIN_PROMPT = 4  # characters; a shorter prompt is used only if there is no other
-MAX_SENTENCES = 400  # that are tried
+MAX_SENTENCES = 400  # sentences that are tried
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
 _SHELL_SPECIAL = frozenset("\"$`\\!'")  # characters with a meaning inside double quotes, and the single quote
 
@@ -72,14 +72,12 @@ def _beginning(sentence: str) -> str:
 
 
 def _beginning_of_word(word: str) -> str:
-    """The beginning of a text without spaces."""
-    if (
-        _is_cased(word) and len(word) <= MAX_PROMPT
-    ):  # a line of one word, such as a name: half of it would not be a prompt
-        return word
-    most = min(MAX_PROMPT_WITHOUT_SPACES, max(1, len(word) // 2))
+    """The beginning of a sentence without spaces: one word, or a sentence in a script that has none."""
+    if _is_cased(word) and len(word) <= MAX_PROMPT:
+        return word  # a line of one word, such as a name: half of it would not be a prompt
+    max_length = min(MAX_PROMPT_WITHOUT_SPACES, max(1, len(word) // 2))
     boundaries = [i for i in range(1, len(word)) if not _joins(word, i)]
-    ends = [i for i in boundaries if i <= most] or boundaries[:1] or [len(word)]
+    ends = [i for i in boundaries if i <= max_length] or boundaries[:1] or [len(word)]
     # a word ends where the script changes, except before hiragana, which is the ending of a Japanese word
     word_ends = [i for i in ends if i > 1 and _script(word[i - 1]) != _script(word[i]) != "HIRAGANA"]
     return word[: (word_ends or ends)[-1]]

@@ -1,4 +1,4 @@
-"""What type of file some bytes are, where they are not text, and how to get text out of it.
+"""The type of a file that is not text, and how to get text out of it.
 
 A file is recognized by its first bytes, and a ZIP container by the names of its members, not by its own name.
 Standard library only.

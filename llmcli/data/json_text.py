@@ -1,4 +1,4 @@
-"""Notes on text that is JSON or JSON Lines, which a model would be trained on with its keys and braces.
+"""Notes on text that is JSON or JSON Lines: training on it as it is includes its keys and braces.
 
 Standard library only.
 """

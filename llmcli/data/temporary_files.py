@@ -1,4 +1,4 @@
-"""Decoded text in a temporary file, and the error for a temporary file that the system refuses."""
+"""Decoded text in a temporary file, and the error for a temporary file that cannot be written."""
 
 import contextlib
 import tempfile
@@ -9,7 +9,7 @@ from llmcli.errors import LLMError
 
 
 class TemporaryFileError(LLMError):
-    """The system refused to create or extend a temporary file."""
+    """A temporary file could not be created, extended or read."""
 
 
 @contextlib.contextmanager
@@ -35,7 +35,7 @@ class TextCopy:
     """The UTF-8 text of several documents, appended to one temporary file without a name.
 
     The system deletes the file when this object or the process ends, even if the process is killed. The file is created
-    with the first text.
+    by the first `append`.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class TextCopy:
         self.size += len(data)
 
     def truncate(self, size: int) -> None:
-        """Discard what follows the first `size` bytes: a document that turned out not to be text."""
+        """Discard all but the first `size` bytes, when a document turned out not to be text."""
         self.size = size
         if self._file is not None:
             with contextlib.suppress(OSError):  # then the next append overwrites it

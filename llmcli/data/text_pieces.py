@@ -6,7 +6,7 @@ Standard library only.
 import re
 from collections.abc import Iterable, Iterator
 
-PIECE_CHARACTERS = 1 << 16  # encoded at once; the library's Encoding takes about 200 bytes a token
+PIECE_CHARACTERS = 1 << 16  # encoded at a time; the library's Encoding takes about 200 bytes per token
 WORD_END = re.compile(r"(?<=\S)[ \n]")
 # in the patterns of Llama 3 and Qwen 2 a punctuation mark takes the line ends after it into its pre-token
 WORD_OR_LINE_END = re.compile(r"(?<=\S) |(?<=\n)(?=\S)")

@@ -27,29 +27,29 @@ from llmcli.data.vocabulary_limits import MIN_VOCAB_SIZE
 from llmcli.errors import LLMError, usage
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the end of a document; id 0 in the tokenizers trained here
-# other names of this token, in the order in which they are looked for
+# names of the end-of-text token, in order of preference
 _EOS_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
-MAX_TAIL = 200  # characters at the end of a prompt in which its last word is searched
+MAX_TAIL = 200  # characters at the end of a prompt that are searched for its last word
 MAX_TOKEN_BYTES = 63  # of a trained token: longer ones are boilerplate, and leave too few tokens of a short text
 MAX_TRAINING_WORD = 256  # characters of a pre-token in training
-BATCH_PIECES = 8  # encoded in one call of the library
+BATCH_PIECES = 8  # pieces per call of the library
 # bytes that hardly occur in text: control characters, and first bytes of code points that are not assigned
 RARE_BYTES = {*range(9), 11, 12, *range(14, 32), 127, 0xC0, 0xC1, *range(0xF1, 0x100)}
 _LAST_WORD = re.compile(r"\s*\S*\Z")
 
 
 class Tokenizer:
-    """A vocabulary and its rules; `to_json()` is the text of a tokenizer.json."""
+    """A vocabulary with its merges and pre-tokenizer; `to_json()` is the text of a tokenizer.json."""
 
     def __init__(
         self,
         inner: tokenizers.Tokenizer,
         bos_token: str | None = None,
-        space_first: bool = False,
+        adds_prefix_space: bool = False,
         eos_ids: Iterable[int] = (),
         seen_bytes: bytes | None = None,
     ) -> None:
-        self._bos_token, self.space_first, self._end_ids = bos_token, space_first, frozenset(eos_ids)
+        self._bos_token, self.adds_prefix_space, self._end_ids = bos_token, adds_prefix_space, frozenset(eos_ids)
         self.imported = False  # its model was trained by another program
         self.seen_bytes = seen_bytes  # byte values that occur in the text its model was trained on; None if unknown
         inner.no_padding()
@@ -87,10 +87,10 @@ class Tokenizer:
 
     @classmethod
     def train_char(cls, texts: Iterable[str], vocab_size: int | None = None) -> "Tokenizer":
-        """One token for each character of the texts; any other character is spelled in bytes.
+        """One token for each character of the texts; any other character is encoded as bytes.
 
-        All ASCII characters of the texts are kept, as each takes the place of its byte. Of the others `vocab_size`
-        keeps the most frequent. The tokenizer.json is a BPE without merges and with `byte_fallback`.
+        All ASCII characters of the texts are kept, as each takes the place of its byte. Of the others, the most
+        frequent are kept, up to `vocab_size`. The tokenizer.json is a BPE without merges and with `byte_fallback`.
         """
         if vocab_size is not None and vocab_size < MIN_VOCAB_SIZE:
             raise usage(f"--vocab-size must be at least {MIN_VOCAB_SIZE} for --tokenizer char, found {vocab_size}")
@@ -121,7 +121,7 @@ class Tokenizer:
         """Read a tokenizer.json: a BPE that is byte-level or has byte fallback. Raises LLMError for any other.
 
         `max_vocab_size` is that of the model that the tokenizer belongs to; then tokens for some bytes may be missing,
-        and text with these bytes is refused by `encode`. `eos_ids` are the tokens that end a text for this model,
+        and `encode` raises LLMError for text with these bytes. `eos_ids` are the tokens that end a text for this model,
         `seen_bytes` the byte values of its training text (None: unknown).
         """
         safe = tokenizer_json.sanitize(text)
@@ -132,7 +132,7 @@ class Tokenizer:
                 raise
             raise LLMError(f"the tokenizer could not be read: {error}") from error
         inner.decoder = _decoder(safe.kind)
-        tokenizer = cls(inner, safe.bos_token, safe.space_first, eos_ids, seen_bytes)
+        tokenizer = cls(inner, safe.bos_token, safe.adds_prefix_space, eos_ids, seen_bytes)
         if max_vocab_size is not None and tokenizer.vocab_size > max_vocab_size:
             raise LLMError(f"the tokenizer has {tokenizer.vocab_size} tokens, its model only {max_vocab_size}")
         missing = set(tokenizer._missing_bytes) - RARE_BYTES
@@ -143,13 +143,13 @@ class Tokenizer:
     def to_json(self) -> str:
         """The text of tokenizer.json."""
         text = self._inner.to_str()
-        if self._bos_token is None and not self.space_first:
+        if self._bos_token is None and not self.adds_prefix_space:
             return text
         document = json.loads(text)
         if self._bos_token is not None:
             document["post_processor"] = tokenizer_json.bos_post_processor(self._bos_token, self.bos_id)
-        if self.space_first:
-            document["normalizer"] = tokenizer_json.space_first_normalizer()
+        if self.adds_prefix_space:
+            document["normalizer"] = tokenizer_json.prefix_space_normalizer()
             document["decoder"]["decoders"].append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
         return json.dumps(document, ensure_ascii=False)
 
@@ -182,7 +182,7 @@ class Tokenizer:
 
     @cached_property
     def eos_id(self) -> int:
-        """The id that ends a document: the special token named <|endoftext|>, </s> or the like, else the first one."""
+        """The id that ends a document: the special token with one of _EOS_NAMES, else the first special token."""
         special = {t.content: i for i, t in self._inner.get_added_tokens_decoder().items() if t.special}
         for name in _EOS_NAMES:
             if name in special:
@@ -191,7 +191,7 @@ class Tokenizer:
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
-        """The ids that end a text: `eos_id`, and others that the model has."""
+        """The ids that end a text: `eos_id`, and any others of the model."""
         return self._end_ids | {self.eos_id}
 
     @cached_property
@@ -278,7 +278,7 @@ class Tokenizer:
         """(head, last word) of a text, where words are the pre-tokens of this tokenizer.
 
         No token crosses the split, but one may extend beyond the end of the text: after "I like to ea" one of " eat".
-        The last word is "" for tokenizers of single characters; of a very long word it is the last MAX_TAIL characters.
+        The last word is "" for tokenizers of single characters; a very long one is cut to its last MAX_TAIL characters.
         """
         if self.kind == "char" or not text:
             return text, ""
@@ -295,7 +295,7 @@ class Tokenizer:
         The ids do not depend on where the parts end, except in runs of over 65,536 characters without a space.
         """
         batch: list[str] = []
-        texts = text_pieces.with_leading_space(texts) if self.space_first else texts
+        texts = text_pieces.with_leading_space(texts) if self.adds_prefix_space else texts
         for piece in text_pieces.pieces(texts, self._boundary):
             batch.append(piece)
             if len(batch) == BATCH_PIECES:
@@ -335,7 +335,7 @@ class Tokenizer:
             if not 0 <= i < len(table):
                 raise LLMError(f"there is no token {i}; this vocabulary has 0 to {len(table) - 1}")
             parts.append(table[i])
-        return b"".join(parts).removeprefix(b" " if self.space_first else b"")
+        return b"".join(parts).removeprefix(b" " if self.adds_prefix_space else b"")
 
 
 class StreamDecoder:

@@ -16,8 +16,8 @@ from llmcli.errors import LLMError, brief
 MAX_CHARACTERS = 1 << 25  # of JSON: twice the largest published vocabularies
 MAX_TOKEN_CHARACTERS = 1024  # of an added token
 MAX_ADDED_TOKENS = 1 << 14
-MAX_STEPS = 64  # of a pre-tokenizer or the like, Sequences included: ten times the most that is published
-# patterns that split text into words
+MAX_STEPS = 64  # of a pre-tokenizer, normalizer or post-processor, Sequences included: ten times any published one
+# patterns that split text into pre-tokens
 PATTERNS = {
     "GPT-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "Llama 3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
@@ -57,13 +57,14 @@ class SafeTokenizer:
     """A tokenizer.json reduced to what is safe to give to the library."""
 
     kind: str  # "bpe" (byte-level), "spm" (SentencePiece: spaces are written as SPACE) or "char"
-    text: str  # tokenizer.json, without what the other fields say
-    bos_token: str | None  # the control token that is put before a text
-    space_first: bool  # whether a space is put before a text
+    text: str  # tokenizer.json, without what the fields below describe
+    bos_token: str | None  # the control token that is prepended to a text
+    adds_prefix_space: bool  # whether a space is prepended to a text
 
 
 def sanitize(text: str) -> SafeTokenizer:
-    """Raises LLMError unless it is a byte-level BPE or a BPE with byte fallback, in which everything is safe."""
+    """Reduce a tokenizer.json to its safe parts. Raises LLMError unless it is a byte-level BPE or a BPE with byte
+    fallback, and all of its parts are supported."""
     document = _parse(text)
     kind, problem = classify(document)
     if problem:
@@ -92,7 +93,10 @@ def sanitize(text: str) -> SafeTokenizer:
     special = {token["content"] for token in added if token.get("special")}
     bos_token = bos_token_of(document.get("post_processor"))
     return SafeTokenizer(
-        kind, json.dumps(safe), bos_token if bos_token in special else None, kind == "spm" and _space_first(document)
+        kind,
+        json.dumps(safe),
+        bos_token if bos_token in special else None,
+        kind == "spm" and _adds_prefix_space(document),
     )
 
 
@@ -206,7 +210,7 @@ def _is_safe_pattern(pattern: Any) -> bool:
 
 
 def _is_sentencepiece(document: Mapping[str, Any]) -> bool:
-    """Whether the only change to a text is that spaces become SPACE, and perhaps one is put before it."""
+    """Whether the only change to a text is that spaces become SPACE, and perhaps one is prepended."""
     steps = list(_steps(document["normalizer"])) if document.get("normalizer") else []
     if not all(_is_prepend_space(step) or _is_replace_spaces(step) for step in steps):
         return False
@@ -228,8 +232,8 @@ def _is_replace_spaces(step: Mapping[str, Any]) -> bool:
     return step.get("type") == "Replace" and step.get("pattern") == {"String": " "} and step.get("content") == SPACE
 
 
-def _space_first(document: Mapping[str, Any]) -> bool:
-    """Whether a SentencePiece BPE puts a space before a text."""
+def _adds_prefix_space(document: Mapping[str, Any]) -> bool:
+    """Whether a SentencePiece BPE prepends a space to a text."""
     types = _step_types(document["normalizer"]) if document.get("normalizer") else []
     metaspace = document.get("pre_tokenizer") or {}
     scheme = metaspace.get("prepend_scheme", "always" if metaspace.get("add_prefix_space", True) else "never")
@@ -249,18 +253,18 @@ def merge_pair(merge: Any) -> tuple[str, str]:
     return left, right
 
 
-def space_first_normalizer() -> dict[str, Any]:
-    """The normalizer of a SentencePiece BPE that puts a space before a text."""
+def prefix_space_normalizer() -> dict[str, Any]:
+    """The normalizer of a SentencePiece BPE that prepends a space to a text."""
     return {"type": "Sequence", "normalizers": [_PREPEND_SPACE, _REPLACE_SPACES]}
 
 
 def space_normalizer() -> dict[str, Any]:
-    """The normalizer of a SentencePiece BPE that puts nothing before a text."""
+    """The normalizer of a SentencePiece BPE that prepends nothing to a text."""
     return dict(_REPLACE_SPACES)
 
 
 def bos_token_of(post_processor: Any) -> str | None:
-    """The control token that a post-processor puts before a text; None if there is none."""
+    """The control token that a post-processor prepends to a text; None if there is none."""
     for step in _steps(post_processor):
         single = step.get("single")
         if step.get("type") == "TemplateProcessing" and isinstance(single, list) and single:
@@ -270,7 +274,7 @@ def bos_token_of(post_processor: Any) -> str | None:
 
 
 def bos_post_processor(token: str, token_id: int) -> dict[str, Any]:
-    """The post-processor that puts a control token before a text."""
+    """The post-processor that prepends a control token to a text."""
 
     def template(*sequences: str) -> list[dict[str, Any]]:
         return [

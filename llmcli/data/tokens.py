@@ -1,4 +1,4 @@
-"""Text to tokens, stored in a temporary file that is mapped into memory."""
+"""Text to tokens, stored in a memory-mapped temporary file."""
 
 import tempfile
 from array import array
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from llmcli.data.temporary_files import temporary_file_errors
 
-BLOCK_TOKENS = 1 << 20  # that are looked up at once
+BLOCK_TOKENS = 1 << 20  # tokens per block
 
 
 class Encoder(Protocol):
@@ -24,8 +24,8 @@ class Encoder(Protocol):
 
 
 def tokenize(texts: Iterator[Iterator[str]], tokenizer: Encoder) -> NDArray[np.unsignedinteger]:
-    """The token ids of documents, with one end-of-text id between two documents, as an array mapped from a temporary
-    file: uint16 for up to 65,536 tokens in the vocabulary, else uint32.
+    """The token ids of documents [T], with one end-of-text id between two documents, as a memory-mapped array: uint16
+    for up to 65,536 tokens in the vocabulary, else uint32.
 
     Memory use does not depend on the size of the text. Raises LLMError when the disk is full.
     """
@@ -46,7 +46,7 @@ def tokenize(texts: Iterator[Iterator[str]], tokenizer: Encoder) -> NDArray[np.u
 
 
 def count_bytes(ids: NDArray[np.integer], token_bytes: Sequence[bytes]) -> int:
-    """The bytes that token ids stand for, `token_bytes` being those of each token in the vocabulary."""
+    """The total number of bytes that token ids stand for; `token_bytes` are those of each token in the vocabulary."""
     lengths = np.array([len(data) for data in token_bytes])
     return sum(int(lengths[block].sum()) for block in blocks(ids))
 
@@ -60,5 +60,5 @@ def used_tokens(ids: NDArray[np.integer], vocab_size: int) -> NDArray[np.intp]:
 
 
 def blocks(ids: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
-    """Ids in blocks of bounded memory: they may be a mapped file."""
+    """Ids in blocks of bounded memory: they may be a memory-mapped file."""
     return (ids[first : first + BLOCK_TOKENS] for first in range(0, len(ids), BLOCK_TOKENS))

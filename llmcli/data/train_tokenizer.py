@@ -6,7 +6,7 @@ from llmcli.data.corpus import Corpus
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.vocabulary_limits import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
 
-TRAINING_BYTES = 16_000_000  # of text that a tokenizer is trained on; of a longer one an even sample
+TRAINING_BYTES = 16_000_000  # of text that a tokenizer is trained on; a longer text is sampled evenly
 BYTES_PER_TOKEN_TYPE = 1000  # bytes of text per vocabulary entry, so that each occurs often enough to be learned
 
 

@@ -1,8 +1,9 @@
 """The bytes of all tokens, indexed: which tokens begin with given bytes, and which keep a text valid.
 
 Two rules restrict which tokens a model may generate. First, the text stays valid UTF-8: the training text is, so a
-token that breaks a character only has probability that training did not remove. Second, where it is known which byte
-values occur in the training text, no others are generated. Models trained by other programs are not restricted.
+token that breaks a character only has probability because training did not reduce it to zero. Second, where it is known
+which byte values occur in the training text, no others are generated. Models trained by other programs are not
+restricted.
 
 V = size of the vocabulary.
 """
@@ -85,7 +86,8 @@ class Vocabulary:
         return order[bisect_right(sorted_bytes, data) : end]
 
     def letter_at(self, tokens: NDArray[np.int64], offset: int) -> NDArray[np.bool_]:
-        """For each of some tokens, all longer than `offset` bytes: whether a letter follows the first `offset`."""
+        """[n]: whether the bytes of each of `tokens` [n] from `offset` on begin with a letter; all tokens are longer
+        than `offset` bytes."""
         if not len(tokens):
             return np.zeros(0, bool)
         joined, starts = self._joined
@@ -97,13 +99,14 @@ class Vocabulary:
 
     @cached_property
     def begins_with_letter(self) -> NDArray[np.bool_]:
-        """[V]: the tokens that, after a letter, continue its word."""
+        """[V]: mask of the tokens that, after a letter, continue its word."""
         return np.fromiter(map(begins_with_letter, self.token_bytes), bool, len(self))
 
     # ---- tokens that keep a text valid
 
     def allowed(self, state: int) -> NDArray[np.bool_] | None:
-        """[V]: the tokens that may be generated in a state. None if all may, or if none could."""
+        """[V]: mask of the tokens that may be generated in a state. None if there is no restriction: all tokens are
+        allowed, or none would be."""
         if self._unrestricted:
             return None
         if state not in self._allowed:
@@ -118,7 +121,7 @@ class Vocabulary:
 
     @cached_property
     def _allowed(self) -> dict[int, NDArray[np.bool_] | None]:
-        """`allowed` of the states that were asked for."""
+        """Cache of `allowed`: state -> mask."""
         return {}
 
     def _allowed_after(self, state: int) -> NDArray[np.bool_] | None:

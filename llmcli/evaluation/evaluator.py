@@ -34,7 +34,7 @@ class ByteEncoder(Encoder, Protocol):
     @property
     def bos_id(self) -> int: ...
     @property
-    def space_first(self) -> bool: ...
+    def adds_prefix_space(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ def _tokenize_exactly(passage: Passage, tokenizer: ByteEncoder) -> tuple[NDArray
 
     ids = tokenize(iter([counted()]), tokenizer)
     token_bytes = count_bytes(ids, tokenizer.token_bytes)
-    added = 1 if tokenizer.space_first and size else 0  # a space that the tokenizer puts before the text
+    added = 1 if tokenizer.adds_prefix_space and size else 0  # a space that the tokenizer puts before the text
     if token_bytes != size + added:
         raise LLMError(
             f"the tokenizer changes {passage.name}: {size:,} bytes of text become {token_bytes:,} bytes of tokens, so "

@@ -20,7 +20,7 @@ from llmcli.formats.metadata import parse_document
 from llmcli.formats.safetensors_file import read_tensor, write_tensors
 from llmcli.formats.safetensors_header import read_header
 
-PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a directory of PEFT
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # in a PEFT directory
 # keys of PEFT's config that change what an adapter computes
 _UNSUPPORTED = (
     "use_dora", "use_rslora", "use_qalora", "rank_pattern", "alpha_pattern", "layer_replication",
@@ -62,7 +62,8 @@ def _peft_config(adapters: Mapping[str, NDArray[np.float32]], base: Checkpoint) 
 
 
 def parameter_count(config: ModelConfig, rank: int) -> int:
-    """Parameters of the adapters of all matrices in the layers; with experts, which have none, an upper bound."""
+    """Parameters of the adapters of all matrices in the layers; an upper bound for a model with experts, whose matrices
+    get no adapters."""
     shapes = (shape for name, shape in config.tensor_shapes().items() if ".layers." in name and len(shape) == 2)
     return sum(rank * (outputs + inputs) for outputs, inputs in shapes)
 
@@ -72,7 +73,7 @@ def is_adapter(header: Header) -> bool:
 
 
 def find_file(path: Path) -> Path:
-    """The file of adapters at a path, which may be a directory of PEFT. Raises LLMError when there is none."""
+    """The file of adapters at a path, which may be a PEFT directory. Raises LLMError when there is none."""
     file = path / PEFT_FILE if path.is_dir() else path
     if not file.exists():
         raise LLMError(f"there is no file {file}; adapters are a .safetensors file, or a directory with {PEFT_FILE}")
@@ -91,7 +92,7 @@ def base_of(path: Path) -> tuple[str, list[str]]:
 
 
 class MergedTensors(Mapping[str, NDArray[np.float32]]):
-    """The tensors of a model with adapters added to them, each computed on access."""
+    """The tensors of a model with adapters merged into them, each computed on access."""
 
     def __init__(self, base: Checkpoint, path: Path) -> None:
         """Raises LLMError when the file has no adapters of such a model."""
@@ -130,7 +131,8 @@ class MergedTensors(Mapping[str, NDArray[np.float32]]):
 
 
 def _read_config(header: Header) -> dict[str, Any]:
-    """PEFT's adapter_config.json, from the metadata or the file beside. Raises LLMError for other than plain LoRA."""
+    """PEFT's adapter_config.json, from the metadata or the file beside it. Raises LLMError for anything but plain
+    LoRA."""
     try:
         config = parse_document(_config_text(header), PEFT_CONFIG)
     except FileNotFoundError as error:

@@ -1,8 +1,8 @@
-"""Write files so that each is the old one or the new one, never part of one. Standard library only.
+"""Atomic writes: whatever fails, a file has all of its old content or all of its new content.
 
-The steps are those of backup programs: a temporary file beside the target, its space reserved first, written, its
-length checked, flushed to disk, given the mode of the file that it replaces, closed, renamed, the directory flushed. A
-step that a file system or operating system does not have is omitted; a step that fails is an error.
+The steps: create a temporary file beside the target with the target's owner and mode, reserve its space, write it,
+check its length, flush it to disk, close it, rename it, flush the directory. A step that a file system or operating
+system does not support is omitted; a step that fails is an error. Standard library only.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ Buffer = bytes | memoryview
 WINDOWS = os.name == "nt"
 BINARY_FLAG = getattr(os, "O_BINARY", 0)  # without it Windows writes two bytes for each line feed
 RENAME_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between attempts to rename a file on Windows
-_WRITE_BYTES = 1 << 30  # in one call of the system
+_WRITE_BYTES = 1 << 30  # per system call
 _NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTTY, *(getattr(errno, n) for n in ("ENOTSUP", "EOPNOTSUPP"))}
 _WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
@@ -39,12 +39,12 @@ def name_of(path: str | Path) -> str:
     return os.fsencode(Path(path).name).decode("utf-8", "replace")
 
 
-# ---- checks before the work
+# ---- checks before a long run
 
 
 def check_writable(path: str | Path, *, force: bool, by: str = " with -o", example: str = "model.safetensors") -> None:
-    """Raises LLMError unless `write` can write this file. The message suggests another name, such as `example`, to be
-    given `by` an option."""
+    """Raises LLMError unless `write` can write this file. The message asks for another name, such as `example`; `by`
+    says how to give it."""
     path = Path(path)
     option = by.removeprefix(" with")
     if WINDOWS and (problem := windows_name_problem(path.name)):
@@ -122,7 +122,7 @@ def check_space(path: str | Path, size: int) -> None:
 
 
 def _file_size_limit() -> float:
-    """Bytes that a file of this process may have; infinity if there is no limit."""
+    """Largest size of a file that this process may write, in bytes; infinity if there is no limit."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -171,20 +171,20 @@ def move_aside(path: Path) -> Path:
     Raises LLMError when renaming fails; the file then keeps its name.
     """
     numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(1))
-    for place in numbered:
+    for new_path in numbered:
         try:
-            os.link(path, place)
+            os.link(path, new_path)
         except FileExistsError:
             continue
         except OSError:  # no hard links here
-            if os.path.lexists(place):
+            if os.path.lexists(new_path):
                 continue
             try:
-                path.rename(place)
+                path.rename(new_path)
             except OSError as error:
-                raise LLMError(f"cannot rename {path} to {place}: {error.strerror or error}") from error
-        _flush_directory(place.absolute().parent)
-        return place
+                raise LLMError(f"cannot rename {path} to {new_path}: {error.strerror or error}") from error
+        _flush_directory(new_path.absolute().parent)
+        return new_path
     raise AssertionError("unreachable: there are infinitely many numbers")
 
 
@@ -300,7 +300,7 @@ def _copy_owner_and_mode(old: Path, descriptor: int) -> None:
 
 def _rename(source: Path, target: Path, call: Callable[[Path, Path], None]) -> None:
     """Rename by `call`. Windows refuses while another program has one of the files open, as search indexers and virus
-    scanners do for a moment with every new file: there it is attempted for a few seconds."""
+    scanners do for a moment with every new file: there it is retried for a few seconds."""
     for pause in RENAME_PAUSES if WINDOWS else ():
         try:
             return call(source, target)
@@ -321,7 +321,7 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 def _flush(descriptor: int) -> None:
-    """Flush a file to the disk. macOS has a call of its own for that, which network file systems do not support."""
+    """Flush a file to the disk. On macOS only F_FULLFSYNC does that, which network file systems do not support."""
     try:
         from fcntl import F_FULLFSYNC, fcntl  # type: ignore[attr-defined,unused-ignore]
     except ImportError:
@@ -333,7 +333,7 @@ def _flush(descriptor: int) -> None:
 
 
 def _is_supported(call: Callable[[], object]) -> bool:
-    """Make a call of the system; False if the system does not support it. Other errors are raised."""
+    """Make a system call; False if the system does not support it. Other errors are raised."""
     try:
         call()
     except OSError as error:

@@ -25,7 +25,7 @@ from llmcli.formats.safetensors_file import TensorSource, digest, read_into, rea
 from llmcli.formats.safetensors_header import read_header
 
 FORMAT_VERSION = 1
-MAX_HASHED_BYTES = 1 << 24  # of a file whose hash is checked whenever it is opened, which takes up to 10 ms
+MAX_HASHED_BYTES = 1 << 24  # largest file whose hash is checked whenever it is opened, which takes up to 10 ms
 ADAPTER_PREFIX = "base_model.model."  # of PEFT's tensor names
 
 
@@ -38,7 +38,7 @@ class Checkpoint:
     tensors: Mapping[str, NDArray[np.float32]]
     record: dict[str, Any] = field(default_factory=dict)
     tokenizer_config_json: str = "{}"
-    dtypes: Mapping[str, str] = field(default_factory=dict)  # of tensors that the file has as F16 or BF16; others F32
+    dtypes: Mapping[str, str] = field(default_factory=dict)  # of tensors stored as F16 or BF16; all others are F32
     quantization: str | None = None  # "int8" or "int4" if the file has quantized matrices
     path: Path | None = None  # of the file it was read from
 
@@ -59,12 +59,12 @@ class Checkpoint:
 
     @property
     def shared(self) -> "Checkpoint":
-        """Itself. (Of an ensemble, the model whose tokenizer and context length all have.)"""
+        """Itself; the counterpart of `Ensemble.shared`."""
         return self
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """Its training record. (Of an ensemble, that of each model.)"""
+        """Its training record; the counterpart of `Ensemble.records`."""
         return [self.record]
 
     @property
@@ -83,8 +83,8 @@ class Checkpoint:
         return quantization.quantize(self.tensors[name], bits)
 
     def with_quantized_values(self, scheme: str) -> "Checkpoint":
-        """The same model in float32, with the values that its weights have after quantization."""
-        return replace(self, tensors=_QuantizedValues(self, scheme), dtypes={})
+        """The same model in float32, with weights that were quantized and dequantized."""
+        return replace(self, tensors=_DequantizedTensors(self, scheme), dtypes={})
 
     def read(self, name: str, out: NDArray[np.float32]) -> None:
         """Copy a tensor into `out`, which has its shape, without a second copy in memory."""
@@ -146,8 +146,8 @@ class TensorsOnDisk(Mapping[str, NDArray[np.float32]]):
         return read_tensor(self._header, self._header.tensors[name])
 
 
-class _QuantizedValues(Mapping[str, NDArray[np.float32]]):
-    """The tensors of a model with the values they have after quantization, each computed on access."""
+class _DequantizedTensors(Mapping[str, NDArray[np.float32]]):
+    """The tensors of a model, quantized and dequantized, each computed on access."""
 
     def __init__(self, model: Checkpoint, scheme: str) -> None:
         self._model, self._quantization = model, scheme
@@ -164,11 +164,11 @@ class _QuantizedValues(Mapping[str, NDArray[np.float32]]):
 
 
 class _QuantizedTensors:
-    """The tensors of a quantized file, each computed on access. The codes and scales of a matrix follow each other."""
+    """The tensors of a quantized file, each computed on access."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self._last: tuple[str, QuantizedMatrix] | None = None
+        self._last: tuple[str, QuantizedMatrix] | None = None  # a file has the scales of a matrix after its codes
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         matrix_name, dot, suffix = name.rpartition(".")
@@ -182,7 +182,7 @@ class _QuantizedTensors:
         return matrix.codes if dot + suffix == quantization.CODES else matrix.scales
 
 
-class _TensorsOfSeveral:
+class _PrefixedTensors:
     """The tensors of several models under prefixed names."""
 
     def __init__(self, sources: Mapping[str, tuple[Checkpoint, str]]) -> None:
@@ -271,7 +271,7 @@ def check_hash(header: Header) -> None:
 
 def _check_tensors(header: Header, config: ModelConfig, scheme: str | None) -> None:
     """Raises LLMError unless the file has exactly the tensors of its config."""
-    if config.swiglus > len(header.tensors):  # checked first: a false config may name a billion layers or experts
+    if config.swiglus > len(header.tensors):  # checked first: a damaged config may claim a billion layers or experts
         experts = f" of {config.num_experts:,} experts" if config.num_experts else ""
         raise LLMError(
             f"{header.path}: its config has {config.num_hidden_layers:,} layers{experts}, the file has fewer tensors"
@@ -296,8 +296,8 @@ def _check_tensors(header: Header, config: ModelConfig, scheme: str | None) -> N
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a model, quantized if its `quantization` is set; the bytes are a function of the checkpoint alone. Raises
-    LLMError when the disk is full or fails."""
+    """Write a model, quantized if its `quantization` is set; the bytes depend on the checkpoint alone. Raises LLMError
+    when the disk is full or fails."""
     metadata = {
         "format": "pt",
         "llmcli": str(FORMAT_VERSION),
@@ -327,8 +327,9 @@ def _write_tensors(path: str | Path, checkpoint: Checkpoint, metadata: Mapping[s
     write(path, checkpoint.tensors, shapes, dtypes, metadata)
 
 
-def save_several(path: str | Path, models: Mapping[str, Checkpoint], metadata: Mapping[str, str]) -> None:
-    """Write several models into one file; the keys of `models` are prefixes of their tensors' names."""
+def save_many(path: str | Path, models: Mapping[str, Checkpoint], metadata: Mapping[str, str]) -> None:
+    """Write models into one file; the keys of `models` are prefixes of their tensors' names. Raises LLMError when the
+    disk is full or fails."""
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, str] = {}
     sources: dict[str, tuple[Checkpoint, str]] = {}
@@ -337,5 +338,5 @@ def save_several(path: str | Path, models: Mapping[str, Checkpoint], metadata: M
             shapes[prefix + name], dtypes[prefix + name] = shape, model.dtypes.get(name, "F32")
             sources[prefix + name] = model, name
     metadata = {"format": "pt", "llmcli": str(FORMAT_VERSION), **metadata}
-    tensors: TensorSource = _TensorsOfSeveral(sources)
+    tensors: TensorSource = _PrefixedTensors(sources)
     write(path, tensors, shapes, dtypes, metadata)

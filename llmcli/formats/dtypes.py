@@ -32,7 +32,7 @@ def is_readable(dtype: str) -> bool:
 
 
 def decode(data: bytes, dtype: str) -> NDArray[Any]:
-    """The elements of a tensor in a file, flat; bfloat16 becomes float32."""
+    """The elements of a tensor in a file, as a flat array; bfloat16 becomes float32."""
     elements = np.frombuffer(data, _NUMPY_NAMES[dtype])
     if dtype == "BF16":  # the upper half of a float32
         return (elements.astype(np.uint32) << 16).view(np.float32)
@@ -40,7 +40,7 @@ def decode(data: bytes, dtype: str) -> NDArray[Any]:
 
 
 def encode(array: NDArray[Any], dtype: str) -> NDArray[np.uint8]:
-    """The bytes of an array in a file; for bfloat16 it is rounded to the nearest, halves to even."""
+    """The bytes of an array in a file; for bfloat16 it is rounded to nearest, ties to even."""
     if dtype == "BF16":
         bits = np.ascontiguousarray(array, "<f4").reshape(-1).view(np.uint32)
         rounded = (bits + ((bits >> 16 & 1) + 0x7FFF)) >> 16

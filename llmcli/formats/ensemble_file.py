@@ -1,4 +1,4 @@
-"""Several models in one file, whose predictions are mixed: read and written.
+"""An ensemble in one file, several models whose predictions are mixed: read and written.
 
 A safetensors file with the tensors of each model under `experts.0.`, `experts.1.`, ...; its config.json lists their
 configs, its training.json their records. All models share one tokenizer. models/ensemble.py mixes their predictions.
@@ -64,9 +64,9 @@ def combine(models: Mapping[str, Checkpoint]) -> Ensemble:
     for name, model in others:
         if not _same_tokenizer(first, model):
             raise LLMError(f"{name} has a different tokenizer from {first_name}; {hint}")
-        rows = model.config.vocab_size, first.config.vocab_size
-        if rows[0] != rows[1]:
-            raise LLMError(f"{name} has embeddings of {rows[0]:,} tokens, {first_name} of {rows[1]:,}; {hint}")
+        sizes = model.config.vocab_size, first.config.vocab_size
+        if sizes[0] != sizes[1]:
+            raise LLMError(f"{name} has embeddings of {sizes[0]:,} tokens, {first_name} of {sizes[1]:,}; {hint}")
         contexts = model.config.max_position_embeddings, first.config.max_position_embeddings
         if contexts[0] != contexts[1]:
             raise LLMError(
@@ -94,14 +94,15 @@ def with_short_names(ensemble: Ensemble, names: Sequence[str]) -> Ensemble:
     return replace(ensemble, names=tuple(unique))
 
 
-# ---- the mean of weights
+# ---- weight averaging
 
 
 class AveragedTensors(Mapping[str, NDArray[np.float32]]):
-    """The mean of the weights of models of one shape, each tensor computed on access (arXiv:2203.05482)."""
+    """The mean of the weights of models of one architecture, called a model soup (arXiv:2203.05482). Each tensor is
+    computed on access."""
 
     def __init__(self, models: Mapping[str, Checkpoint]) -> None:
-        """Raises LLMError when their shapes differ."""
+        """Raises LLMError when their configs differ in more than the end-of-text token."""
         (first_name, first), *others = models.items()
         self._models = list(models.values())
         self._shapes = first.config.tensor_shapes()
@@ -127,7 +128,7 @@ class AveragedTensors(Mapping[str, NDArray[np.float32]]):
 
 def average(models: Mapping[str, Checkpoint]) -> Checkpoint:
     """A model whose weights are the mean of those of several, with all their training texts in its record. Raises
-    LLMError when their shapes differ."""
+    LLMError when their architectures differ."""
     tensors, first = AveragedTensors(models), next(iter(models.values()))
     corpora = [document for model in models.values() for document in model.record.get("corpus", [])]
     record: dict[str, Any] = {"average_of": [atomic_io.name_of(name) for name in models], "corpus": corpora}
@@ -161,8 +162,8 @@ def from_header(header: Header) -> Ensemble:
 def _parse_documents(header: Header) -> tuple[list[dict[str, Any]], list[str], list[dict[str, Any]]]:
     """(configs, names, training records) of the experts. Raises LLMError when they are damaged."""
     try:
-        config = parse_document(header.metadata["config.json"], "config.json of a mixture", "its config.json")
-        record = parse_document(header.metadata["training.json"], "training.json of a mixture", "its training.json")
+        config = parse_document(header.metadata["config.json"], "config.json of an ensemble", "its config.json")
+        record = parse_document(header.metadata["training.json"], "training.json of an ensemble", "its training.json")
         configs, names, records = config["experts"], config["names"], record["experts"]
         if not 2 <= len(configs) == len(names) == len(records) <= MAX_EXPERTS:
             raise ValueError(f"it has {len(configs)} experts, {len(names)} names and {len(records)} records")
@@ -188,7 +189,7 @@ def _tensors_by_expert(header: Header, experts: int) -> list[dict[str, TensorInf
 
 
 def save(path: Path, ensemble: Ensemble) -> None:
-    """Write an ensemble; the bytes are a function of it alone. Raises LLMError when the disk is full or fails."""
+    """Write an ensemble; the bytes depend on it alone. Raises LLMError when the disk is full or fails."""
     first = ensemble.shared
     configs = [json.loads(dump_config(expert.config, expert.torch_dtype)) for expert in ensemble.experts]
     metadata = {
@@ -199,4 +200,4 @@ def save(path: Path, ensemble: Ensemble) -> None:
         "tokenizer_config.json": first.tokenizer_config_json,
         "training.json": json.dumps({"experts": ensemble.records}, ensure_ascii=False),
     }
-    checkpoint.save_several(path, {f"experts.{i}.": expert for i, expert in enumerate(ensemble.experts)}, metadata)
+    checkpoint.save_many(path, {f"experts.{i}.": expert for i, expert in enumerate(ensemble.experts)}, metadata)

@@ -1,6 +1,6 @@
 """The fields of a GGUF file as a ModelConfig.
 
-A field that would make the model compute something else than this program does is an error, never ignored.
+A field that would make the model compute something other than what this program computes is an error, never ignored.
 """
 
 import json
@@ -132,7 +132,8 @@ def _shortest_float(number: float) -> float:
 
 
 def _check_counts(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> None:
-    """Raises LLMError for more layers or experts than the file has tensors for, before their names are listed."""
+    """Raises LLMError for more layers or experts than the file has tensors for. Called before anything takes time or
+    memory in proportion to these numbers, which may be false."""
     if config.num_hidden_layers > len(tensors):
         raise LLMError(f"its config has {config.num_hidden_layers:,} layers, the file has {len(tensors):,} tensors")
     stacks = (tensors[stack] for pattern in EXPERT_STACKS if (stack := pattern.format(0)) in tensors)
@@ -146,8 +147,8 @@ def _check_counts(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> Non
 
 # ---- fields that are not supported
 
-# Fields that change what a model computes, and the values at which they do not. llama.cpp reads some of them for other
-# architectures only; here they are checked for all, so that no model computes something else than its file says.
+# Fields that change what a model computes, and their neutral values, which change nothing. llama.cpp reads some of them
+# for other architectures only; here they are checked for all, so that every model computes what its file says.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "activation_sparsity_scale": (0,),
     "attention.causal": (True,),
@@ -193,13 +194,13 @@ _NEUTRAL_WITH_EXPERTS: dict[str, tuple[Any, ...]] = {
 
 
 def _check_neutral_fields(fields: Mapping[str, Any], head_dim: float) -> None:
-    """Raises LLMError for a field with a value that is not supported."""
+    """Raises LLMError for a field whose value is not neutral."""
     name = fields["general.architecture"]
     neutral = _NEUTRAL | (_NEUTRAL_WITH_EXPERTS if fields.get(f"{name}.expert_count") else {})
     neutral = neutral | {"attention.value_length": (head_dim,), "rope.dimension_count": (head_dim,)}
     for key, allowed in neutral.items():
         value = fields.get(f"{name}.{key}", allowed[0])
-        if any(one not in allowed for one in (value if isinstance(value, list) else [value])):
+        if any(entry not in allowed for entry in (value if isinstance(value, list) else [value])):
             raise LLMError(f"it sets {name}.{key} to {str(value)[:60]}; supported: {allowed[-1]}")
     scale = fields.get(f"{name}.attention.scale")
     if scale and not math.isclose(scale, head_dim**-0.5, rel_tol=1e-6):
@@ -210,8 +211,8 @@ def _check_neutral_fields(fields: Mapping[str, Any], head_dim: float) -> None:
 
 
 def _rope_scaling(fields: Mapping[str, Any], factors: list[float] | None, head_dim: int) -> RopeScaling | None:
-    """The scaling of rotary positions: by a factor, or by a tensor of `factors`. As in llama.cpp, a factor has an older
-    name too, and its type is linear if none is given. Raises LLMError for other types."""
+    """The scaling of rotary positions: by a factor, or by a tensor of `factors`. As in llama.cpp, the factor is also
+    read under its older key, and the type is linear if none is given. Raises LLMError for other types."""
     name = fields["general.architecture"]
     rope_type = fields.get(f"{name}.rope.scaling.type", "linear")
     if rope_type not in ("none", "linear"):
@@ -233,8 +234,8 @@ def _rope_scaling(fields: Mapping[str, Any], factors: list[float] | None, head_d
 def _llama3_scaling(factors: list[float], theta: float, stored: Any) -> RopeScaling:
     """The scaling of Llama 3.1 that divides the frequencies by these factors.
 
-    A GGUF has only the factors, so the parameters are found by trying the usual ones, unless this program wrote the
-    file and `stored` them.
+    A GGUF has only the factors, so the parameters are found by trying the usual ones, unless the file was written by
+    this program and has them as JSON (`stored`). Raises LLMError when none give these factors.
     """
     candidates = []
     with suppress(ValueError, TypeError, RecursionError, LLMError):

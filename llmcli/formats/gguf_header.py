@@ -18,8 +18,8 @@ from llmcli.formats.header import TensorInfo
 MAGIC = b"GGUF"
 MAX_COUNT = 1 << 17  # of tensors, and of fields
 MAX_HEADER_BYTES = 100_000_000  # several times the longest that is published
-MAX_TEXT_BYTES = 1 << 24
-MAX_LIST_ENTRIES = 1 << 24  # of all lists together
+MAX_STRING_BYTES = 1 << 24
+MAX_ARRAY_ENTRIES = 1 << 24  # of all arrays together
 MAX_DIMENSIONS = 4  # of a tensor
 MAX_ALIGNMENT = 1 << 20  # bytes
 # GGML's number of a type -> (name, elements in a block, bytes of a block)
@@ -28,7 +28,7 @@ TYPES = {
     7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
     13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 30: ("BF16", 1, 2),
 }  # fmt: skip
-# other types, with which a file can be inspected but its model cannot run
+# other types: a file with them can be inspected, but its model cannot run
 TYPES_WITHOUT_VALUES = {
     9: ("Q8_1", 32, 40), 15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74),
     18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110),
@@ -37,7 +37,7 @@ TYPES_WITHOUT_VALUES = {
     39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }  # fmt: skip
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-_TEXT, _LIST = 8, 9  # types of a field's value; _SCALARS are the others
+_STRING, _ARRAY = 8, 9  # the types of a field's value besides _SCALARS
 
 
 def is_gguf(path: Path) -> bool:
@@ -123,10 +123,10 @@ class _Parser:
     def __init__(self, data: mmap.mmap) -> None:
         self._data, self.position = data, len(MAGIC)
         self._end = min(len(data), MAX_HEADER_BYTES)
-        self._list_entries = 0
+        self._array_entries = 0
 
     def number(self, form: str) -> Any:
-        """A number in a form of `struct`."""
+        """A number in a format of `struct`."""
         size = struct.calcsize(form)
         self._require(size)
         (value,) = struct.unpack_from(form, self._data, self.position)
@@ -143,26 +143,26 @@ class _Parser:
     def text(self) -> str:
         length = self.number("<Q")
         self._require(length)
-        if length > MAX_TEXT_BYTES:
+        if length > MAX_STRING_BYTES:
             raise ValueError(f"a string in its header has {length:,} bytes")
         data = self._data[self.position : self.position + length]
         self.position += length
         return data.decode("utf-8", "replace")
 
     def value(self, value_type: int, depth: int = 0) -> Any:
-        """The value of a field; lists may be nested."""
+        """The value of a field; arrays may be nested."""
         if value_type in _SCALARS:
             return self.number(_SCALARS[value_type])
-        if value_type == _TEXT:
+        if value_type == _STRING:
             return self.text()
-        if value_type != _LIST or depth > 2:
+        if value_type != _ARRAY or depth > 2:
             raise ValueError(f"a value in its header is of type {value_type}")
         entry_type, count = self.number("<I"), self.number("<Q")
-        size = struct.calcsize(_SCALARS.get(entry_type, "<Q"))  # a text or a list begins with its length
+        size = struct.calcsize(_SCALARS.get(entry_type, "<Q"))  # a string or an array begins with its length
         self._require(count * size)
-        self._list_entries += count
-        if self._list_entries > MAX_LIST_ENTRIES:
-            raise ValueError(f"the lists in its header have more than {MAX_LIST_ENTRIES:,} entries")
+        self._array_entries += count
+        if self._array_entries > MAX_ARRAY_ENTRIES:
+            raise ValueError(f"the arrays in its header have more than {MAX_ARRAY_ENTRIES:,} entries")
         if entry_type in _SCALARS:
             entries = np.frombuffer(self._data, _SCALARS[entry_type], count, self.position).tolist()
             self.position += count * size

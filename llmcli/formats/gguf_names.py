@@ -13,7 +13,7 @@ ARCHITECTURE_OF = {  # model_type -> GGUF's architecture
     "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
     "qwen3_moe": "qwen3moe",
 }  # fmt: skip
-CONFIG_KEYS = {  # GGUF's, after the name of the architecture -> Hugging Face's
+CONFIG_KEYS = {  # GGUF's key without the prefix of the architecture -> Hugging Face's
     "block_count": "num_hidden_layers", "embedding_length": "hidden_size", "feed_forward_length": "intermediate_size",
     "attention.head_count": "num_attention_heads", "attention.head_count_kv": "num_key_value_heads",
     "attention.key_length": "head_dim", "context_length": "max_position_embeddings", "expert_count": "num_experts",
@@ -53,7 +53,7 @@ _SINGLE_EXPERTS = ("blk.{}.ffn_gate.{}.weight", "blk.{}.ffn_up.{}.weight", "blk.
 
 
 def hf_tensor_name(name: str) -> str:
-    """Hugging Face's name of a tensor that is not of an expert; GGUF's if there is no other.
+    """Hugging Face's name for a tensor outside the experts; an unknown name is returned unchanged.
 
     >>> hf_tensor_name("blk.3.attn_q.weight")
     'model.layers.3.self_attn.q_proj.weight'
@@ -66,7 +66,7 @@ def hf_tensor_name(name: str) -> str:
 
 
 def gguf_tensor_name(name: str) -> str:
-    """GGUF's name of a tensor that is not of an expert.
+    """GGUF's name for a tensor outside the experts.
 
     >>> gguf_tensor_name("model.layers.3.self_attn.q_proj.weight")
     'blk.3.attn_q.weight'

@@ -1,4 +1,4 @@
-"""A GGUF file, that of llama.cpp, Ollama and LM Studio: its header in the form of our own file, and its tensors.
+"""Read a GGUF file, the format of llama.cpp, Ollama and LM Studio: its header in the form of our own, and its tensors.
 
 GGUF has its own names of tensors and config keys. They become Hugging Face's here, so that no other module knows them.
 Values of quantized types are decoded by the `gguf` package, an extra. Knows numpy, not torch.
@@ -85,7 +85,7 @@ def _translated_header(path: Path, header: GGUFHeader, mapped: mmap.mmap) -> Hea
 
 
 def _rope_factors(tensor: TensorInfo | None, mapped: mmap.mmap) -> list[float] | None:
-    """The values of the tensor with divisors of rotary frequencies."""
+    """The divisors of the rotary frequencies [D/2], which a GGUF has as a tensor; None if it has none."""
     if tensor is None:
         return None
     if tensor.dtype != "F32":

@@ -26,7 +26,7 @@ _LLAMA_3 = (
     "llama-bpe",
     "llama3",
     "llama-v3",
-)  # these also put a token before a text, and ignore merges for whole words
+)  # these also prepend a token to a text, and ignore merges for whole words
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6  # types of tokens
 _UNMERGED_SCORE = -1e6  # of tokens that are not merges
 
@@ -35,8 +35,8 @@ _UNMERGED_SCORE = -1e6  # of tokens that are not merges
 
 
 def to_json(fields: Mapping[str, Any]) -> tuple[str, str | None]:
-    """(the text of a tokenizer.json, the control token that is put before a text). Raises LLMError for a tokenizer that
-    is not supported."""
+    """(the text of a tokenizer.json, the control token that is prepended to a text). Raises LLMError for a tokenizer
+    that is not supported."""
     kind, tokens = fields.get("tokenizer.ggml.model"), _list_field(fields, "tokens", str)
     _check_lengths(tokens)
     types = [_NORMAL] * len(tokens)
@@ -82,7 +82,7 @@ def to_config(fields: Mapping[str, Any], config: ModelConfig, bos_token: str | N
 
 
 def _list_field(fields: Mapping[str, Any], name: str, entry_type: type, count: int | None = None) -> list[Any]:
-    """A list of the tokenizer. Raises LLMError when it is missing, of another type, or not of `count` entries."""
+    """An array of the tokenizer. Raises LLMError when it is missing, of another type, or not of `count` entries."""
     value = fields.get(f"tokenizer.ggml.{name}")
     if value is None:
         raise LLMError(f"it has no tokenizer.ggml.{name}")
@@ -108,8 +108,8 @@ def _token(tokens: list[str], token_id: Any) -> str:
 
 
 def _unique_names(tokens: list[str]) -> list[str]:
-    """Tokens whose names occur twice get names of their own: padding at the vocabulary's end, names that were not
-    UTF-8."""
+    """The tokens, with unique names for those whose name is empty or occurs before: padding at the end of the
+    vocabulary, names that were not UTF-8."""
     seen: set[str] = set()
     names = []
     for i, token in enumerate(tokens):
@@ -144,22 +144,22 @@ def _byte_level(fields: Mapping[str, Any], vocabulary: dict[str, int]) -> dict[s
 
 
 def _sentencepiece(fields: Mapping[str, Any], vocabulary: dict[str, int], types: list[int]) -> dict[str, Any]:
-    """The parts of the tokenizer.json of a SentencePiece BPE, or of one token for each character."""
+    """The parts of the tokenizer.json of a SentencePiece BPE, or of a tokenizer with one token for each character."""
     merges = _merges(vocabulary, _list_field(fields, "scores", float, len(types)), types)
     model = {"type": "BPE", "vocab": vocabulary, "merges": merges, "byte_fallback": True}
     if not merges:  # one token for each character, where a space is a space
         return {"model": model | {"vocab": {" " if token == SPACE else token: i for token, i in vocabulary.items()}}}
-    space_first = fields.get("tokenizer.ggml.add_space_prefix", True)
-    normalizer = tokenizer_json.space_first_normalizer() if space_first else tokenizer_json.space_normalizer()
+    adds_prefix_space = fields.get("tokenizer.ggml.add_space_prefix", True)
+    normalizer = tokenizer_json.prefix_space_normalizer() if adds_prefix_space else tokenizer_json.space_normalizer()
     return {"model": model, "normalizer": normalizer}
 
 
 def _merges(vocabulary: dict[str, int], scores: list[float], types: list[int]) -> list[list[str]]:
-    """The merges that SentencePiece's scores mean: the highest score first, each of two tokens into a third. Raises
-    LLMError when they are longer than any tokenizer that is supported.
+    """The merges that SentencePiece's scores imply, each of two tokens into a third, by descending score. Raises
+    LLMError when they are longer than any tokenizer.json that is supported.
 
-    Takes time in proportion to the characters of the vocabulary and to the merges, not to all places where a token
-    could be split.
+    Takes time in proportion to the characters of the vocabulary and to the number of merges, not to the number of ways
+    to split each token.
     """
     prefixes = _prefix_lengths(vocabulary)
     suffixes = _prefix_lengths({token[::-1]: i for token, i in vocabulary.items()})
@@ -204,10 +204,10 @@ def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, 
         fields = _byte_level_fields(document)
     else:
         scores, tokens = _scores(document["model"], kind, tokens)
-        space_first = "Prepend" in json.dumps(document.get("normalizer"))
+        adds_prefix_space = "Prepend" in json.dumps(document.get("normalizer"))
         fields = [
             ("add_tokenizer_model", "llama"), ("add_tokenizer_pre", "default"), ("add_token_scores", scores),
-            ("add_add_space_prefix", space_first),
+            ("add_add_space_prefix", adds_prefix_space),
         ]  # fmt: skip
     bos_token = tokenizer_json.bos_token_of(document.get("post_processor"))
     bos = config.eos_token_id if config.bos_token_id is None else config.bos_token_id

@@ -113,7 +113,7 @@ def _chat_template(checkpoint: Checkpoint) -> str:
 
 
 def _add_tensors(writer: Any, checkpoint: Checkpoint, dtype: str, gguf: ModuleType) -> int:
-    """The size of the tensors, in bytes."""
+    """Add all tensors to the writer; return their size in bytes."""
     size = 0
     for name, values, type_name in _tensors(checkpoint, dtype):
         quantization_type = gguf.GGMLQuantizationType[type_name]
@@ -154,7 +154,7 @@ def _float32(checkpoint: Checkpoint, name: str) -> NDArray[np.float32]:
 
 
 def _tensor_type(dtype: str, values: NDArray[np.float32], name: str) -> str:
-    """The type of a tensor in a file whose matrices are of `dtype`."""
+    """The GGUF type of a tensor in a file whose matrices are of `dtype`."""
     type_name = "F32" if values.ndim == 1 else dtype.upper()
     if type_name == "Q4_0" and name in _EMBEDDINGS:
         type_name = "Q8_0"  # as in llama.cpp: the embeddings keep more precision

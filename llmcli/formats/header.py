@@ -28,7 +28,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """All that a file says before its tensors."""
+    """The tensors and metadata that a file declares."""
 
     path: Path
     file_bytes: int
@@ -36,7 +36,7 @@ class Header:
     tensors: dict[str, TensorInfo]  # in the order of the file
     metadata: dict[str, str]
     form: str = "safetensors file"
-    decode: Callable[[TensorInfo], Iterator[NDArray[Any]]] | None = None  # of formats with their own data types
+    decode: Callable[[TensorInfo], Iterator[NDArray[Any]]] | None = None  # for formats with their own data types
     problem: str = ""  # why this program can show the file but not run its model, if so
 
     @property

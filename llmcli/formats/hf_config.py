@@ -1,6 +1,6 @@
 """Hugging Face's config.json: read into a ModelConfig, and written from one.
 
-A key that would make the model compute something else than this program does is an error, never ignored.
+A key that would make the model compute something other than what this program computes is an error, never ignored.
 """
 
 import json
@@ -103,7 +103,7 @@ def _dump_experts(config: ModelConfig) -> dict[str, Any]:
 def parse_config(text: str) -> ModelConfig:
     """Read a config.json. Raises LLMError when it is invalid or describes a model that is not supported.
 
-    With a sliding window the context length is at most that of the window, within which it changes nothing.
+    With a sliding window the context length is limited to the window, within which attention is the same.
     """
     document = parse_document(text, "config.json")
     _check_supported(document)
@@ -261,9 +261,9 @@ def _has_sliding_layers(document: Mapping[str, Any], layers: int) -> bool:
         if type(first) is not int:
             raise _unsupported("max_window_layers", first, "a number of layers")
         return is_in_use and first < layers
-    if not isinstance(types, list) or len(types) != layers or any(one not in _LAYER_TYPES for one in types):
+    if not isinstance(types, list) or len(types) != layers or any(kind not in _LAYER_TYPES for kind in types):
         raise _unsupported("layer_types", types, f"{layers} of {', '.join(_LAYER_TYPES)}")
-    slides = "sliding_attention" in types
-    if slides and not is_in_use:
+    has_sliding = "sliding_attention" in types
+    if has_sliding and not is_in_use:
         raise LLMError("its config.json has layers with sliding_attention, but no sliding_window in use")
-    return slides
+    return has_sliding

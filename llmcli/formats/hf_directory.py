@@ -41,7 +41,7 @@ _NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$")  # precomputed tables in o
 def read_header(directory: Path) -> Header:
     """The header of the model in a directory. Raises LLMError when something is missing or damaged.
 
-    Its config.json is completed by the end-of-text tokens of other files, and by whether the embeddings are tied.
+    Its config.json is completed with the end-of-text tokens of other files, and with whether the embeddings are tied.
     """
     config_text = _read_text(directory / "config.json")
     tokenizer = _read_tokenizer(directory)
@@ -227,8 +227,8 @@ def _with_causal_names(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
 
 
 def _is_tied(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether input and output embeddings are one matrix. If the config says so but the files have two different
-    matrices, both are used, as in transformers."""
+    """Whether input and output embeddings are tied. If the config says so but the files have two different matrices,
+    both are used, as in transformers."""
     if "tie_word_embeddings" not in config:
         return _HEAD not in tensors
     if not config["tie_word_embeddings"] or not {_HEAD, _EMBEDDING} <= tensors.keys():
@@ -256,7 +256,7 @@ def check_writable(directory: Path, *, force: bool) -> None:
 
 
 def _check_replaceable(directory: Path, force: bool) -> None:
-    """Raises LLMError for an existing directory that has other files in it than a model, or that cannot be moved."""
+    """Raises LLMError for an existing directory that contains files other than a model, or that cannot be moved."""
     contents = sorted(directory.iterdir())
     if contents and not force:
         raise LLMError(f"{directory} is not empty; add --force to replace the model in it, or give another name")

@@ -65,7 +65,7 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deep") from error
     level, depth = [value] if isinstance(value, dict | list) else [], 0
     while level:
-        children = [child for one in level for child in (one.values() if isinstance(one, dict) else one)]
+        children = [child for node in level for child in (node.values() if isinstance(node, dict) else node)]
         level = [child for child in children if isinstance(child, dict | list)]
         depth += 1
         if depth > MAX_DEPTH:
@@ -74,7 +74,7 @@ def parse_json(text: str) -> Any:
 
 
 def validation_error(value: Any, schema: Schema, place: str = "it") -> str:
-    """The first violation of a schema, with its place in the document; "" if there is none.
+    """The first violation of a schema, with its path in the document; "" if there is none.
 
     >>> validation_error({"corpus": [{"bytes": "many"}]}, {"corpus": [{"bytes": COUNT}]})
     "corpus[0].bytes is 'many'; expected a whole number of at least 0"

@@ -73,8 +73,8 @@ SCHEMAS: dict[str, dict[str, Schema]] = {
     "training.json": _RECORD | {"experts": [_RECORD]},
     "adapter_config.json": Required(peft_type=TEXT, r=POSITIVE_COUNT, lora_alpha=POSITIVE_NUMBER),
     "model.safetensors.index.json": OBJECT,
-    "config.json of a mixture": Required(experts=[OBJECT], names=[TEXT]),
-    "training.json of a mixture": Required(experts=[_RECORD]),
+    "config.json of an ensemble": Required(experts=[OBJECT], names=[TEXT]),
+    "training.json of an ensemble": Required(experts=[_RECORD]),
 }
 
 

@@ -1,4 +1,4 @@
-"""Open a model file for reading, or say why that is impossible and how to get the file. Standard library only."""
+"""Open a model file for reading, with errors that say how to get a missing file. Standard library only."""
 
 import contextlib
 import io

@@ -1,8 +1,8 @@
 """Quantized matrices: blocks of 32 weights in a row share a scale, and each weight is a small integer times the scale.
 
-int8 has 8 bits a weight. int4 has 4 bits in the layers and 8 in the input and output embeddings, where the loss would
-be largest (measured: tests/benchmarks/LOG.md). The layout is that of onnxruntime's MatMulNBits, which multiplies with
-it as stored. Knows numpy only.
+int8 has 8 bits per weight. int4 has 4 bits in the layers and 8 in the input and output embeddings, where 4 bits would
+cost the most quality (measured: tests/benchmarks/LOG.md). The layout is that of onnxruntime's MatMulNBits, which
+multiplies with it as stored. Knows numpy only.
 """
 
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ _ZERO_CODE = {8: 128, 4: 8}  # bits -> the code of 0
 class QuantizedMatrix:
     """A matrix [rows, columns] in blocks; the last block of a row is padded."""
 
-    codes: NDArray[np.uint8]  # [rows, blocks, 32], or [rows, blocks, 16]: two codes of 4 bits a byte, low half first
+    codes: NDArray[np.uint8]  # [rows, blocks, 32], or [rows, blocks, 16]: two 4-bit codes per byte, low nibble first
     scales: NDArray[np.float16]  # [rows, blocks]
     columns: int
 
     @property
     def bits(self) -> int:
-        """Bits of a weight."""
+        """Bits per weight."""
         return int(8 * self.codes.shape[-1] // BLOCK)
 
     def dequantize(self, rows: Any = slice(None)) -> NDArray[np.float32]:
@@ -45,8 +45,8 @@ class QuantizedMatrix:
 
 
 def quantize(matrix: NDArray[np.float32], bits: int) -> QuantizedMatrix:
-    """Round each weight to the nearest code. The scale of a block maps its largest weight to the last code: 127 of 8
-    bits, or -8 of 4 bits."""
+    """Round each weight of a matrix [rows, columns] to the nearest code of `bits` bits, 8 or 4. The scale of a block
+    maps its weight of largest magnitude to an extreme value: 127 or -127 in 8 bits, -8 in 4 bits."""
     rows, columns = matrix.shape
     blocks = _block_count(columns)
     values: NDArray[np.float32] = np.zeros((rows, blocks * BLOCK), np.float32)

@@ -1,8 +1,8 @@
-"""The order of the rows of query and key projections, in which programs differ.
+"""The row order of query and key projections, in which programs differ.
 
-Rotary positions rotate pairs of a head's D numbers. Hugging Face pairs the two halves, (i, i + D/2); Meta's Llama, and
-llama.cpp for its architecture "llama", pair neighbors, (2i, 2i + 1). With the rows in the other order the result is the
-same. The order of the rows is changed here, of weights [heads * D, inputs] or biases [heads * D].
+Rotary embeddings rotate pairs of a head's D dimensions. Hugging Face pairs the two halves, (i, i + D/2); Meta's Llama,
+and llama.cpp for its architecture "llama", pair neighbors, (2i, 2i + 1). With the rows permuted accordingly, the result
+is the same. This module permutes the rows of weights [heads * D, inputs] and biases [heads * D].
 """
 
 import numpy as np

@@ -19,7 +19,7 @@ from llmcli.formats.atomic_io import Buffer
 from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.open_file import open_for_reading
 
-BLOCK_BYTES = 1 << 24  # read at once
+BLOCK_BYTES = 1 << 24  # bytes per read
 # how the hash is written in our headers, and zeros in its place while it is computed
 _HASH_FIELD, _ZERO_HASH = b'"sha256":"%s"', b"0" * 64
 
@@ -34,7 +34,8 @@ class TensorSource(Protocol):
 
 
 def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
-    """The elements of any tensor in flat pieces of bounded size; bfloat16 becomes float32."""
+    """The elements of any tensor, in flat arrays of bounded size; bfloat16 becomes float32. Raises LLMError for a type
+    that is not supported, and for a file that is cut off."""
     if header.decode:
         yield from header.decode(tensor)
         return
@@ -83,8 +84,8 @@ def cut_off_error(path: Path, tensor: TensorInfo) -> LLMError:
 
 
 def tensors_equal(first: TensorInfo, other: TensorInfo) -> bool:
-    """Whether two tensors, each with the path of its file, have the same values. Of one type they are read only up to
-    the first block that differs."""
+    """Whether two tensors, each with the path of its file, have the same values. Tensors of the same type are read only
+    up to the first block that differs."""
     assert first.path is not None and other.path is not None
     if first.shape != other.shape:
         return False
@@ -131,9 +132,9 @@ def write(
     dtype_names: Mapping[str, str],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a safetensors file, with a hash of it all in its metadata (see `digest`).
+    """Write a safetensors file, with a hash of all of it in its metadata (see `digest`).
 
-    The bytes are a function of the arguments. Each tensor is taken twice, for the hash and for the file, and only one
+    The bytes depend on the arguments alone. Each tensor is accessed twice, for the hash and for the file, and only one
     is in memory at a time. Raises LLMError when the disk is full or fails.
     """
     header = _encode_header(shapes, dtype_names, {**metadata, "sha256": _ZERO_HASH.decode()})

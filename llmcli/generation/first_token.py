@@ -1,13 +1,15 @@
 """The distribution of the first token after a prompt, summed over the tokenizations of the prompt's end.
 
 A prompt may end inside a token: a model knows " eat", and has never seen " ea" followed by "t", as after "I like to
-ea". So the probability of a continuation given the prompt's bytes is a sum over all token sequences that spell the
-prompt. Each is weighted by its own probability, and its last token ends with the prompt or extends beyond it:
+ea". This is the prompt boundary problem; token healing is a common approximation. Here the probability of a
+continuation given the prompt's bytes is a sum over all token sequences that spell the prompt. Each is weighted by its
+own probability, and its last token ends with the prompt or extends beyond it:
 
     p(next | prompt) = sum of p(sequence) over those that spell prompt + next / sum of p(sequence) over all
 
-Only the tokens of the prompt's tail are tokenized again, most likely sequences first. The probability of what is not
-followed is known: it is reported as unexplored. `generate`, its --next and --steps, and `explain` all start here.
+Only the prompt's tail is tokenized again, and the most likely sequences are followed first. The probability of those
+that are not followed is known, and reported as unexplored. `generate`, its --next and --steps, and `explain` all start
+here.
 
 V = vocabulary size; N = entries of the distribution; n = tokens of a group; T = tokens.
 """
@@ -27,13 +29,14 @@ from llmcli.generation.prompt import Prompt
 from llmcli.models.logits import check_finite, log_softmax, softmax
 from llmcli.models.runtime import Array, Runtime
 
-# Limits when text is generated: evaluations of the model for other tokenizations, fewer for a large model, so that
-# they take no longer than the prompt itself.
+# Limits on the evaluations of the model for other tokenizations when text is generated: fewer for a large model, so
+# that they take no longer than the prompt itself.
 MAX_EVALUATIONS = 8
 MAX_WORK = 150_000_000  # evaluations x parameters
 NEGLIGIBLE = 1e-3  # sequences less likely than this share of the total so far are not followed
-# People end a prompt at the end of a word more often than a random cut of a text would. So continuing the prompt's last
-# word is multiplied by this; measured on prompts that end inside and at the end of words (tests/benchmarks/LOG.md).
+# People end a prompt at the end of a word more often than a random cut of a text would. So the probability that the
+# last word continues is multiplied by this factor, measured on prompts that end inside words and at their end
+# (tests/benchmarks/LOG.md).
 CONTINUE_WORD_FACTOR = 0.4
 
 Path = tuple[int, ...]  # tokens after a prompt's head
@@ -106,7 +109,7 @@ class FirstToken:
         return self._search.space
 
     def logits_after(self, path: Path) -> Array:
-        """The logits [V] after the prompt's head and these tokens, at least one."""
+        """The logits [V] after the prompt's head and the tokens of `path`, at least one."""
         return self._search.logits_after(path)
 
     def process(self, continuation: Continuation) -> list[int]:
@@ -179,10 +182,10 @@ def read_prompt(
     negligible: float = NEGLIGIBLE,
     reserve: int = 0,
 ) -> FirstToken:
-    """Process a prompt; the distribution of the token that follows.
+    """Process a prompt; return the distribution of the token that follows.
 
-    The end of a long prompt is used, so that `reserve` tokens of the context stay free. The model is evaluated at most
-    `max_evaluations` times, which must be at least 2; by default as often as MAX_EVALUATIONS and MAX_WORK allow.
+    Of a long prompt only the end is used, so that `reserve` tokens of the context stay free. The model is evaluated at
+    most `max_evaluations` times, which must be at least 2; by default as often as MAX_EVALUATIONS and MAX_WORK allow.
     Sequences less likely than `negligible` times the total so far are not followed. Raises LLMError for damaged
     weights.
     """
@@ -199,7 +202,7 @@ def read_prompt(
 
 @dataclass(frozen=True)
 class _Group:
-    """Continuations that differ in their last token alone."""
+    """Continuations that differ only in their last token."""
 
     before: Path
     inside: int  # bytes of the last token that still belong to the prompt
@@ -219,7 +222,7 @@ class _Aligned:
 
 @dataclass(frozen=True)
 class _Crossing:
-    """Sequences whose last token extends beyond the prompt, and that differ in it alone."""
+    """Sequences whose last token extends beyond the prompt, and that differ only in this token."""
 
     logprobs: NDArray[np.float64]  # [n]
     before: Path
@@ -280,14 +283,14 @@ class _Search:
         self._expand(-cost, path, spelled, self.logits_after(path))
 
     def logits_after(self, path: Path) -> Array:
-        """The logits [V] after the head and these tokens, at least one."""
+        """The logits [V] after the head and the tokens of `path`, at least one."""
         self._runtime.rewind(self._head_length)
         self._cached = path
         self.evaluations += 1
         return self._checked(self._runtime.prefill(path))
 
     def process(self, path: Path) -> None:
-        """Let the runtime's cache hold the head and these tokens."""
+        """Make the runtime's cache hold the head and the tokens of `path`."""
         if path != self._cached and path:
             self.logits_after(path)
         elif path != self._cached:

@@ -1,4 +1,4 @@
-"""Prompt -> pieces of text. Every caller consumes this one loop: generate, chat, samples during training, tests.
+"""Prompt -> pieces of text. Every caller uses this one loop: generate, chat, samples during training, tests.
 
 The model is any Runtime. The first token comes from first_token.py, which sums over the tokenizations of the prompt's
 end.
@@ -27,7 +27,7 @@ class Piece:
     text: str  # "" while a character is incomplete; all pieces joined are the whole text
     logprob: float  # natural logarithm of the model's own probability, before any filter; that of the first token is
     # given the prompt's text, summed over its tokenizations
-    finish_reason: str | None = None  # "stop" (a stop text, or the end of the document) or "length"
+    finish_reason: str | None = None  # "stop" (a stop string, or the end of the document) or "length"
 
 
 def generate(
@@ -39,11 +39,11 @@ def generate(
     literal: bool = False,
     sampler: Sampler | None = None,
 ) -> Iterator[Piece]:
-    """Continue a prompt, piece by piece. A piece never holds half a character or a part of a stop text.
+    """Continue a prompt, piece by piece. A piece never holds part of a character or part of a stop string.
 
     Unless `literal`, the prompt's end may be tokenized differently and its last word may continue (first_token.py). If
     the prompt is longer than the context, its end is used. When the context is full, its newer half is kept and
-    generation goes on. `sampler` replaces the sampler that `sampling` describes. Raises LLMError for an empty prompt.
+    generation continues. `sampler` replaces the sampler that `sampling` describes. Raises LLMError for an empty prompt.
     """
     known = Prompt.of(prompt, tokenizer, literal=literal)
     pieces = _pieces(runtime, tokenizer, known, sampling, sampler or Sampler(sampling))
@@ -53,7 +53,7 @@ def generate(
 def _pieces(
     runtime: Runtime, tokenizer: Tokenizer, prompt: Prompt, sampling: SamplingConfig, sampler: Sampler
 ) -> Iterator[Piece]:
-    """The pieces, whatever the stop texts."""
+    """The pieces, regardless of stop strings."""
     vocabulary, decoder, state, reason = tokenizer.vocabulary, StreamDecoder(), START, "length"
     ids, seen = list(prompt.ids), SeenTokens()
     if sampling.repetition_penalty != 1:
@@ -94,7 +94,7 @@ def _first_token(
 def logits_after(runtime: Runtime, ids: Sequence[int]) -> Array:
     """The logits [V] after `ids`, of which the runtime has processed none, or all but the last.
 
-    Of more than the context the end is used. When the context is full, its newer half is kept.
+    If `ids` are more than fit the context, their end is used. When the context is full, its newer half is kept.
     """
     if runtime.length == 0:
         return runtime.prefill(ids[-runtime.context :])
@@ -105,14 +105,14 @@ def logits_after(runtime: Runtime, ids: Sequence[int]) -> Array:
 
 
 def _until_stop(pieces: Iterator[Piece], stops: Sequence[str]) -> Iterator[Piece]:
-    """The pieces before the first stop text. A piece is held back while its text could be the beginning of one."""
+    """The pieces before the first stop string. A piece is held back while its text could be the beginning of one."""
     held: deque[Piece] = deque()
     for piece in pieces:
         held.append(piece)
         text = "".join(p.text for p in held)
         stop = min((at for stop in stops if (at := text.find(stop)) >= 0), default=-1)
-        safe = len(text) if piece.finish_reason else len(text) - _overlap(text, stops)  # no stop text begins before
-        if 0 <= stop <= safe:  # otherwise a longer stop text, which began earlier, may still be completed
+        safe = len(text) if piece.finish_reason else len(text) - _overlap(text, stops)  # no stop string begins before
+        if 0 <= stop <= safe:  # otherwise a longer stop string, which began earlier, may still be completed
             yield from _cut(held, stop)
             yield Piece(None, "", 0.0, "stop")
             return
@@ -131,7 +131,7 @@ def _cut(pieces: deque[Piece], length: int) -> Iterator[Piece]:
 
 
 def _overlap(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest suffix of `text` that is the beginning of a stop text.
+    """Length of the longest suffix of `text` that is the beginning of a stop string.
 
     >>> _overlap("the en", ["end", "stop"])
     2

@@ -1,4 +1,4 @@
-"""Prompt -> the most likely next words with their probabilities, whatever the tokenizer.
+"""Prompt -> the most likely next words with their probabilities, for any tokenizer.
 
 A model gives probabilities of tokens, and a word has many spellings: " apple", or " app" followed by "le". Best-first
 search follows the most likely spellings until each has completed its word, and sums those of the same word. What was
@@ -26,7 +26,7 @@ from llmcli.models.logits import entropy, softmax
 from llmcli.models.runtime import Runtime
 
 MAX_UNEXPLORED = 0.001  # the search stops when less probability than this is unexplored
-MAX_EVALUATIONS = 1000  # of the model, after which the search stops; fewer for a large model ...
+MAX_EVALUATIONS = 1000  # forward passes, after which the search stops; fewer for a large model ...
 MAX_WORK = 2e10  # ... so that evaluations x parameters stay below this ...
 MIN_EVALUATIONS = 50  # ... but at least this many
 PROMPT_SHARE = 4  # one in four evaluations is for the tokenizations of the prompt's end
@@ -59,7 +59,7 @@ class NextWords:
 
 
 def max_evaluations(parameters: int) -> int:
-    """How often a model of this size is evaluated at most, so that it takes a few seconds.
+    """The maximum number of evaluations of a model of this size, so that the search takes a few seconds.
 
     >>> [max_evaluations(10**6), max_evaluations(135 * 10**6), max_evaluations(10**12)]
     [1000, 148, 50]

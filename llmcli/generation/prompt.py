@@ -6,9 +6,9 @@ from llmcli.data.characters import character_class
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 
-# Tokens at a prompt's end that may be tokenized again. Four are no better than three; two are worse
+# Number of tokens at a prompt's end that may be tokenized differently. Four are no better than three; two are worse
 # (tests/benchmarks/LOG.md).
-RETOKENIZED = 3
+MAX_TAIL_TOKENS = 3
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Prompt:
 
 
 def _tail_length(ids: list[int], word_bytes: int, tokenizer: Tokenizer) -> int:
-    """How many tokens at the end lie within the last word of `word_bytes` bytes, at most RETOKENIZED."""
+    """How many tokens at the end lie within the last word of `word_bytes` bytes, at most MAX_TAIL_TOKENS."""
     length = 0
-    while length < min(RETOKENIZED, len(ids) - 1):
+    while length < min(MAX_TAIL_TOKENS, len(ids) - 1):
         word_bytes -= len(tokenizer.token_bytes[ids[-1 - length]])
         if word_bytes < 0:
             break

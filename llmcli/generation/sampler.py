@@ -45,7 +45,8 @@ class Sampler:
         return chosen, float(logprobs[chosen])
 
     def choose(self, weights: Sequence[float]) -> int:
-        """The index of one of several equivalent choices, drawn by their weights; the heaviest at temperature 0."""
+        """The index of one of several equivalent choices, drawn by weight; that of the largest weight at temperature
+        0."""
         if self._config.temperature == 0 or len(weights) == 1:
             return int(np.argmax(weights))
         return self._draw(np.log(np.array(weights, np.float64)).astype(np.float32))
@@ -72,7 +73,7 @@ class Sampler:
     def _draw(self, logits: Array) -> int:
         cumulative = np.exp(logits - logits.max()).cumsum(dtype=np.float64)
         drawn = int(cumulative.searchsorted(self._rng.random() * cumulative[-1], side="right"))
-        return min(drawn, int(cumulative.searchsorted(cumulative[-1])))  # rounding must not reach removed tokens
+        return min(drawn, int(cumulative.searchsorted(cumulative[-1])))  # rounding must not draw a removed token
 
 
 class SeenTokens:
@@ -93,7 +94,7 @@ class SeenTokens:
         self._known.add(token)
 
     def ids(self) -> NDArray[np.int64]:
-        """In order of first appearance; a view."""
+        """The distinct tokens in order of first appearance, as a view."""
         return self._ids[: len(self._known)]
 
 

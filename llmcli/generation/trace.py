@@ -1,6 +1,6 @@
 """Prompt -> a continuation step by step: the candidates for each token, what filters removed, and the token chosen.
 
-The loop is that of generator.py and the choice that of sampler.py; a sampler that records its choices is all it takes.
+The loop is that of generator.py, and the choices are those of sampler.py: a subclass of Sampler records them.
 """
 
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ def trace(
 ) -> Iterator[Step]:
     """The steps of `generate` with the same arguments, each with the `candidates` most likely tokens.
 
-    Stop texts are ignored. Raises LLMError as `generate` does.
+    Stop strings are ignored. Raises LLMError as `generate` does.
     """
     sampler = _RecordingSampler(sampling, candidates)
     sampling = replace(sampling, stop=())

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from llmcli.models.logits import softmax
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime, check_context, check_input
 
-DECAY = 0.9  # factor on a token's log-likelihood with each token that follows: measured, tests/benchmarks/LOG.md
+DECAY = 0.9  # of a token's log-likelihood, per token that follows it: measured, tests/benchmarks/LOG.md
 REFRESH = 8  # tokens after which all models catch up
 MIN_WEIGHT = 0.001  # a model that weighs less at a refresh does not run until the next
 MIN_PROBABILITY = 1e-37  # probabilities are clipped here, so that their logarithms stay finite
@@ -28,15 +28,16 @@ class _Member:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.evidence = [0.0]  # after 0, 1, ... tokens: their log-likelihood, decayed
-        self._last: tuple[int, Array] | None = None  # (tokens, probabilities [V] after them)
+        self.evidence = [0.0]  # after 0, 1, ... tokens: their decayed log-likelihood, in nats
+        self._last: tuple[int, Array] | None = None  # (number of tokens, probabilities [V] after them)
 
     @property
     def parameters(self) -> int:
         return self._runtime.parameters
 
-    def read(self, ids: list[int], start: int) -> Array:
-        """Process those of the text's tokens `ids` that are new; the probabilities [T, V] after each of ids[start:]."""
+    def process(self, ids: list[int], start: int) -> Array:
+        """Process those tokens of the text `ids` that are new; return the probabilities [T, V] after each of
+        ids[start:]."""
         done = self._runtime.length
         known = self._last[1] if self._last and self._last[0] == done else None
         if done and known is None:  # after a rewind the distribution after the last cached token is unknown
@@ -110,10 +111,10 @@ class EnsembleRuntime:
         return self._weights(self.length, self.length)
 
     def score(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window on its own.
+        """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently.
 
-        Returns (losses in nats [B, T], whether the target was the most likely token [B, T]). Tokens processed before
-        are dropped from the cache.
+        Returns (losses in nats [B, T], whether the target was the most likely token [B, T]). Unlike in other runtimes,
+        the cache is empty afterwards.
         """
         B, T = ids.shape[0], ids.shape[1] - 1
         check_context(T, self.context)
@@ -135,7 +136,7 @@ class EnsembleRuntime:
         self._ids += ids
         all_run = len(ids) > 1 or self.length % REFRESH == 0
         runs = [all_run or weight > 0 for weight in self._weights(start, start)[0]]
-        rows = {i: member.read(self._ids, start) for i, member in enumerate(self._members) if runs[i]}
+        rows = {i: member.process(self._ids, start) for i, member in enumerate(self._members) if runs[i]}
         weights = self._weights(start + 1, self.length)
         average = sum(weights[:, i, None] * row for i, row in rows.items() if weights[:, i].any())
         return np.log(np.maximum(average, MIN_PROBABILITY))

@@ -14,7 +14,7 @@ from llmcli.models.kernels import grouped_linear, regroup, swiglu
 
 
 class Router(nn.Module):
-    """Chooses the experts of each token, and their weights."""
+    """Routes each token to the K experts with the highest probabilities."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Router(nn.Module):
         """x [N, C] -> (weights [N, K], experts [N, K], number of tokens for each expert [E]).
 
         In training it sets `balance_loss`, the load-balancing loss of Switch Transformers (arXiv:2101.03961, section
-        2.2): 1 when every expert receives equally many tokens, more when not.
+        2.2): 1 when tokens are spread evenly over the experts, more when they are not.
         """
         probabilities = torch.softmax(F.linear(x.float(), self.weight), -1)  # [N, E]
         weights, chosen = probabilities.topk(self.active, -1)
@@ -43,7 +43,7 @@ class Router(nn.Module):
 
     @property
     def expert_shares(self) -> list[float]:
-        """The share of tokens [E] that was routed to each expert in eval mode."""
+        """The share of routed tokens [E] that each expert received in eval mode."""
         return [round(count / max(1, sum(self.expert_counts)), 4) for count in self.expert_counts]
 
 

@@ -6,12 +6,13 @@ in minutes on a CPU: after such a run, a model predicted a repeated passage of a
 time (tests/benchmarks/LOG.md). So they are written into the initial weights. The architecture does not change, and
 training may change these weights like all others.
 
-The residual stream is divided into: a constant one; the token; codes of the K tokens before it; the copied token.
+The residual stream is divided into: one constant dimension; the token; codes of the K tokens before it; the copied
+token.
 
     layer 0, heads 0 to K - 1   head k attends to the token k + 1 positions back, by position alone, and writes its code
     layer 1, head 0             attends to the position that follows an earlier occurrence of the last K tokens, and
-                                writes the token there
-    the output embedding        slightly favours that token
+                                copies the token there
+    the output embedding        raises the logit of that token slightly
 
 Numpy only. C, V = hidden size, vocabulary size; H, G, D = query heads, key-value heads, head size.
 """
@@ -28,11 +29,12 @@ from llmcli.models.runtime import Array
 MATCHED_TOKENS = 3  # K, if there are as many key-value heads
 MIN_HIDDEN_SIZE, MIN_HEAD_SIZE = 48, 16  # smaller ones have no space for the codes
 CODE_SHARE, COPY_SHARE = 1 / 4, 1 / 6  # of the hidden size, at most: for the codes, and for the copied token
-CONSTANT = 4.0  # in embeddings whose other entries have variance 1
+CONSTANT = 4.0  # the constant dimension of embeddings whose other entries have variance 1
 POSITION_FREQUENCY = 0.1  # radians per token: rotary pairs at least this fast distinguish positions ...
 CONTENT_SHARE = 0.6  # ... and this share of the pairs, the slowest, hardly rotate: they compare tokens
 NORM_GAIN = 1.5  # of queries and keys; attention scores grow with its square
-NORMALIZED_SCALE = 16.0  # of matrices whose products are normalized: a training step changes them less, relatively
+# scale of matrices whose products are normalized: it cancels out, but makes a training step relatively smaller
+NORMALIZED_SCALE = 16.0
 COPY_LOGIT = 0.05  # scale of the copied token in the output embedding
 
 
@@ -49,7 +51,7 @@ def supports_induction(config: ModelConfig) -> bool:
 
 
 def with_induction_heads(config: ModelConfig, weights: Mapping[str, Array], seed: int) -> dict[str, Array]:
-    """A copy of fresh weights by name, with induction heads in it; without them where the config does not support them.
+    """A copy of freshly initialized weights by name, with induction heads if the config supports them.
 
     The embedding is assumed to have variance 1.
     """
@@ -74,11 +76,11 @@ def with_induction_heads(config: ModelConfig, weights: Mapping[str, Array], seed
 
 @dataclass(frozen=True)
 class _Subspaces:
-    """Where things are: slices of the residual stream, and rows of a head."""
+    """The subspaces: slices of the residual stream, and rows of a head."""
 
     token: slice
     copied: slice
-    codes: list[slice]  # [K], of the token 1, 2, ... positions back
+    codes: list[slice]  # K slices, of the tokens 1, 2, ... K positions back
     code_size: int
     content: NDArray[np.int64]  # rows of a head that compare tokens, shuffled
 

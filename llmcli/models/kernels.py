@@ -1,4 +1,4 @@
-"""Operations of the decoder with hand-written gradients, which take few passes over memory.
+"""Operations of the decoder with hand-written gradients, which make few passes over memory.
 
 At these model sizes a training step on a CPU is limited by memory bandwidth and by the number of operations. What
 autograd would store and re-read for a norm, a rotation or a loss takes as long as the matrix products between them.
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-LOSS_ROWS = 512  # rows of logits computed at once by cross_entropy: they stay in the cache, and V may be large
-QUERY_BLOCK = 128  # queries per head at once: smaller blocks copy keys and values more often, larger ones mask more
+LOSS_ROWS = 512  # rows of logits that cross_entropy computes at a time: they stay in the CPU cache, and V may be large
+# queries per head at a time: smaller blocks read keys and values more often, larger ones compute more masked scores
+QUERY_BLOCK = 128
 MIN_PROBABILITY = 1e-37  # probabilities are clipped here before the logarithm
 
 
@@ -157,8 +158,8 @@ class _Attention(_Function):
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Causal softmax(q k^T) v (arXiv:1706.03762, section 3.2.1); [B, T, N, D] all. Queries must be scaled already.
 
-    The attention weights [B, N, T, T], without most of their empty half, are kept for the backward pass: for T up to
-    about a thousand that takes less time than computing them again.
+    The attention weights [B, N, T, T], without most of their masked half, are kept for the backward pass: for T up to
+    about a thousand that takes less time than recomputing them.
     """
     return _Attention.apply(q, k, v)
 
@@ -258,10 +259,10 @@ class _AddScaled(_Function):
 
 
 class Dropout:
-    """Adds a branch to the residual stream with dropout.
+    """Adds the output of a sublayer to the residual stream, with dropout.
 
     torch draws masks on one core, one random number per value. Here numpy draws one byte per value, which is twenty
-    times as fast; so the rate is rounded to a multiple of 1/256.
+    times as fast, but rounds the rate to a multiple of 1/256.
     """
 
     def __init__(self, rate: float) -> None:
@@ -309,9 +310,10 @@ class _CrossEntropy(_Function):
         for start in range(0, len(x), rows):
             x_block, targets_block = x[start : start + rows], targets[start : start + rows, None]
             probabilities = torch.softmax(functional.linear(x_block, head).to(sum_dtype), -1)
-            of_targets = probabilities.gather(-1, targets_block)
-            loss -= of_targets.clamp_min(MIN_PROBABILITY).log().sum()
-            grad_logits = probabilities.scatter_(-1, targets_block, of_targets - 1).mul_(1 / len(x)).to(x.dtype)
+            target_probabilities = probabilities.gather(-1, targets_block)
+            loss -= target_probabilities.clamp_min(MIN_PROBABILITY).log().sum()
+            probabilities.scatter_(-1, targets_block, target_probabilities - 1)
+            grad_logits = probabilities.mul_(1 / len(x)).to(x.dtype)
             torch.mm(grad_logits, head, out=grad_x[start : start + rows])
             if head_is_trained and x.dtype == sum_dtype:
                 grad_head.addmm_(grad_logits.mT, x_block)
@@ -331,6 +333,6 @@ def cross_entropy(x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy in nats of targets [R] under softmax(x head^T); x [R, C], head [V, C].
 
     The forward pass already computes the gradients, a block of rows at a time, so that the logits [R, V] are never
-    held in memory. Call it only in training, and backward at most once.
+    held in memory. Call it only in training; backward scales these gradients in place, so call it at most once.
     """
     return _CrossEntropy.apply(x, head, targets)

@@ -1,6 +1,6 @@
 """Linear layers with optional low-rank adapters, and the gain of RMSNorm.
 
-Weights stay float32 whatever the type that products are computed in.
+Weights stay float32; they are cast to the dtype of the activations for each product.
 """
 
 import torch
@@ -41,7 +41,7 @@ class Linear(nn.Linear):
 
 
 class RMSNorm(nn.Module):
-    """The gain of RMSNorm. It is multiplied into the matrices that follow, which are smaller than the activations."""
+    """The gain of RMSNorm. It is folded into the matrices that follow, which are smaller than the activations."""
 
     def __init__(self, size: int) -> None:
         super().__init__()

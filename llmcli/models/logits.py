@@ -41,12 +41,12 @@ def check_finite(value: float | np.floating) -> None:
 def token_losses(logits: Array, targets: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """(cross-entropy in nats [N], whether the target was the most likely token [N]).
 
-    `logits` [N, V] are overwritten, so that no second array of that size is needed; `targets` [N] are token ids.
+    `logits` [N, V] is overwritten, so that no second array of that size is needed; `targets` [N] are token ids.
     """
     logits -= logits.max(axis=-1, keepdims=True)
     correct = logits.argmax(axis=-1) == targets
-    of_targets = np.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
-    return np.log(np.exp(logits, out=logits).sum(axis=-1, dtype=np.float64)) - of_targets, correct
+    target_logits = np.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+    return np.log(np.exp(logits, out=logits).sum(axis=-1, dtype=np.float64)) - target_logits, correct
 
 
 def entropy(probabilities: NDArray[np.floating]) -> float:

@@ -4,12 +4,12 @@ Token ids go in, logits come out; text does not appear here. `NumpyRuntime._forw
 
     x = the embedding of each token           [T, C], called the residual stream
     for each layer:
-        x = x + attention(RMSNorm(x))         lets each token read from the tokens before it
-        x = x + SwiGLU(RMSNorm(x))            computes on each token by itself
+        x = x + attention(RMSNorm(x))         lets each token attend to itself and to earlier tokens
+        x = x + SwiGLU(RMSNorm(x))            transforms each token independently of the others
     logits = output embedding of RMSNorm(x)   [T, V]
 
 This is the decoder of Qwen3 (arXiv:2505.09388, section 2) and its relatives Qwen2, Llama and Mistral; ModelConfig says
-in what they differ. transformer.py is the same network in torch, for training. This module never imports torch.
+how they differ. transformer.py is the same network in torch, for training. This module never imports torch.
 
 T = tokens; S = tokens in the cache; B = windows scored together; V = vocabulary size; C = hidden size;
 F = intermediate size of a SwiGLU; E = experts; H, G = query heads, key-value heads; D = head size.
@@ -93,7 +93,7 @@ class NumpyRuntime:
         return np.stack(weights) if weights else np.zeros((0, 0), np.float32)
 
     def score(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window on its own. The cache is not touched.
+        """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently. The cache is unchanged.
 
         Returns (losses in nats [B, T], whether the target was the most likely token [B, T]). Holds B * T hidden
         states in memory, never B * T * V logits.
@@ -137,7 +137,7 @@ class NumpyRuntime:
     def _forward_windows(self, ids: NDArray[np.int64]) -> Array:
         """Windows [B, T] through all layers, without the cache: the residual stream [B * T, C].
 
-        Matrix products take all windows at once; attention takes them one by one.
+        Matrix products process all windows together, attention one window at a time.
         """
         B, T = ids.shape
         self._extend_rotations(T)
@@ -191,10 +191,10 @@ class NumpyRuntime:
 class _Layer:
     """The weights of one layer, and its key-value cache.
 
-    Matrices that read the same input are stacked, so that a layer costs four matrix-vector products a token. The gains
-    of norms and the scale of attention scores are multiplied into the matrices once. Rotary embeddings rotate the
-    pairs (i, i + D/2) of a head; here the two lie side by side, so that a pair is one complex number and a rotation
-    one complex product. Queries and keys are permuted alike, so attention scores do not change.
+    Matrices with the same input are stacked, so that a layer takes four matrix-vector products per token. The gains of
+    norms and the scale of attention scores are folded into the matrices once. Rotary embeddings rotate the pairs
+    (i, i + D/2) of a head; here the two lie side by side, so that a pair is one complex number and a rotation one
+    complex product. Queries and keys are permuted alike, so attention scores do not change.
     """
 
     def __init__(self, checkpoint: Checkpoint, index: int) -> None:
@@ -204,7 +204,7 @@ class _Layer:
         self.eps = np.float32(config.rms_norm_eps)
         name = f"model.layers.{index}."
         attention = name + "self_attn."
-        scale = np.float32(1 / math.sqrt(D))  # of attention scores, multiplied into the queries
+        scale = np.float32(1 / math.sqrt(D))  # of attention scores, folded into the queries
 
         self.qkv = _read_stacked(checkpoint, [f"{attention}{which}_proj.weight" for which in "qkv"])
         self.qkv *= _read(checkpoint, name + "input_layernorm.weight")
@@ -264,7 +264,7 @@ class _KeyValueCache:
 
 
 class _SwiGLU:
-    """down(silu(gate(x)) * up(x)), arXiv:2002.05202. The gain of the norm before it is multiplied into gate and up."""
+    """down(silu(gate(x)) * up(x)), arXiv:2002.05202. The gain of the norm before it is folded into gate and up."""
 
     def __init__(self, checkpoint: Checkpoint, layer: int, names: tuple[str, str, str]) -> None:
         """`names` of the tensors: gate [F, C], up [F, C], down [C, F]."""
@@ -280,9 +280,9 @@ class _SwiGLU:
 
 
 class _Experts:
-    """A sparse mixture of SwiGLUs: a router picks a few experts for each token (arXiv:2401.04088, section 2.1).
+    """A sparse mixture of SwiGLUs: a router chooses a few experts for each token (arXiv:2401.04088, section 2.1).
 
-    The weights of the other experts are not read.
+    The others are not computed.
     """
 
     def __init__(self, checkpoint: Checkpoint, layer: int) -> None:
@@ -347,9 +347,9 @@ def _rms_norm(x: Array, eps: np.float32) -> Array:
 def _linear(x: Array, weight: Array) -> Array:
     """x [T, inputs], weight [outputs, inputs] -> [T, outputs].
 
-    One token is one dot product per row, which reads weights at twice the speed of BLAS's matrix-vector product
-    (measured: 20 against 10 GB/s on one core). A few tokens are a few dot products per row. BLAS first copies the
-    weights into another order, which pays off only for more tokens.
+    For one token it takes a dot product per row, which reads weights twice as fast as BLAS's matrix-vector product
+    (measured: 20 against 10 GB/s on one core); for a few tokens, a few dot products per row. BLAS first packs the
+    weights into another layout, which pays off only for more tokens.
     """
     if len(x) == 1:
         y: Array = np.vecdot(weight, x[0])

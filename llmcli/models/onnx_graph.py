@@ -31,11 +31,12 @@ def head_graph(weight: QuantizedMatrix) -> bytes:
     return graph.serialize()
 
 
-def decoder_graph(checkpoint: Checkpoint, kind: str) -> bytes:
+def decoder_graph(checkpoint: Checkpoint, scheme: str) -> bytes:
     """Embeddings x [1, T, C] -> final hidden states [1, T, C], normalized; keys and values are cached in place.
 
-    `kind` is "int8" or "int4". Further inputs: past and total [1], the index of the last token and the length after
-    it; the rotary tables cos and sin [positions, D/2]; the cache keys.i and values.i [1, G, capacity, D] of layer i.
+    `scheme` is "int8" or "int4". Further inputs: past and total [1], the position of the last token and the number of
+    tokens including it; the rotary tables cos and sin [positions, D/2]; the cache keys.i and values.i [1, G, capacity,
+    D] of layer i.
     """
     config, tensors = checkpoint.config, checkpoint.tensors
     graph = _GraphBuilder()
@@ -49,23 +50,23 @@ def decoder_graph(checkpoint: Checkpoint, kind: str) -> bytes:
     for i in range(config.num_hidden_layers):
         name, last = f"model.layers.{i}.", i == config.num_hidden_layers - 1
         following = "model.norm.weight" if last else f"model.layers.{i + 1}.input_layernorm.weight"
-        y = _add_attention(graph, checkpoint, kind, i, normed)
+        y = _add_attention(graph, checkpoint, scheme, i, normed)
         gain = tensors[name + "post_attention_layernorm.weight"]
         normed, x = graph.add_and_norm(x, y, gain, config.rms_norm_eps, name + "self_attn.added")
-        y = _add_mlp(graph, checkpoint, kind, name + "mlp.", normed)
+        y = _add_mlp(graph, checkpoint, scheme, name + "mlp.", normed)
         normed, x = graph.add_and_norm(x, y, tensors[following], config.rms_norm_eps, name + "mlp.added")
     graph.add("Identity", [normed], ["hidden"])
     graph.output("hidden", [1, "T", config.hidden_size])
     return graph.serialize()
 
 
-def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, kind: str, layer: int, x: str) -> str:
+def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str, layer: int, x: str) -> str:
     """Normalized x -> the attention output of a layer, [1, T, C]."""
     config, tensors = checkpoint.config, checkpoint.tensors
     H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     name = f"model.layers.{layer}.self_attn."
     bias = np.concatenate([tensors[f"{name}{which}_proj.bias"] for which in "qkv"]) if config.qkv_bias else None
-    qkv = graph.linear(x, _stacked(checkpoint, kind, [f"{name}{which}_proj.weight" for which in "qkv"]), name, bias)
+    qkv = graph.linear(x, _stacked(checkpoint, scheme, [f"{name}{which}_proj.weight" for which in "qkv"]), name, bias)
     projections = [qkv, "", ""]  # the operator takes the three in one
     if config.qk_norm:
         projections = [f"{name}{which}" for which in "qkv"]
@@ -86,28 +87,28 @@ def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, kind: str, la
         "GroupQueryAttention", [*projections, *caches, "past", "total", "cos", "sin"],
         [f"{name}y", *(f"{cache}.now" for cache in caches)], _ORT, num_heads=H, kv_num_heads=G, do_rotary=1,
     )  # fmt: skip
-    return graph.linear(y, _stacked(checkpoint, kind, [name + "o_proj.weight"]), name + "o")
+    return graph.linear(y, _stacked(checkpoint, scheme, [name + "o_proj.weight"]), name + "o")
 
 
-def _add_mlp(graph: "_GraphBuilder", checkpoint: Checkpoint, kind: str, name: str, x: str) -> str:
+def _add_mlp(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str, name: str, x: str) -> str:
     """Normalized x -> the SwiGLU output of a layer, [1, T, C]; `name` is the prefix of its tensors."""
     size = checkpoint.config.intermediate_size
-    weight = _stacked(checkpoint, kind, [name + "gate_proj.weight", name + "up_proj.weight"])
+    weight = _stacked(checkpoint, scheme, [name + "gate_proj.weight", name + "up_proj.weight"])
     gate_up = graph.linear(x, weight, name + "gate_up")
     sizes = graph.constant(np.array([size, size], np.int64))
     graph.add("Split", [gate_up, sizes], [name + "gate", name + "up"], axis=-1)
     silu = graph.add("QuickGelu", [name + "gate"], [name + "silu"], _ORT, alpha=1.0)  # gate * sigmoid(gate)
     inner = graph.add("Mul", [silu, name + "up"], [name + "inner"])
-    return graph.linear(inner, _stacked(checkpoint, kind, [name + "down_proj.weight"]), name + "down")
+    return graph.linear(inner, _stacked(checkpoint, scheme, [name + "down_proj.weight"]), name + "down")
 
 
-def _stacked(checkpoint: Checkpoint, kind: str, names: Sequence[str]) -> QuantizedMatrix:
-    """Quantized matrices that read the same input, stacked, so that one product computes all of them."""
-    matrices = [blocks for name in names if (blocks := checkpoint.quantized(name, kind)) is not None]
+def _stacked(checkpoint: Checkpoint, scheme: str, names: Sequence[str]) -> QuantizedMatrix:
+    """Quantized matrices with the same input, stacked, so that one product computes all of them."""
+    matrices = [matrix for name in names if (matrix := checkpoint.quantized(name, scheme)) is not None]
     if len(matrices) == 1:
         return matrices[0]
-    codes = np.concatenate([blocks.codes for blocks in matrices])
-    scales = np.concatenate([blocks.scales for blocks in matrices])
+    codes = np.concatenate([matrix.codes for matrix in matrices])
+    scales = np.concatenate([matrix.scales for matrix in matrices])
     return QuantizedMatrix(codes, scales, matrices[0].columns)
 
 
@@ -124,7 +125,7 @@ class _GraphBuilder:
         self._outputs: list[Any] = []
 
     def input(self, name: str, shape: Sequence[int | str], dtype: type[np.generic] = np.float32) -> str:
-        """Declare an input; its name."""
+        """Declare an input; return its name."""
         self._inputs.append(self._value_info(name, shape, dtype))
         return name
 
@@ -136,19 +137,19 @@ class _GraphBuilder:
         return self._helper.make_tensor_value_info(name, self._helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
 
     def constant(self, array: NDArray[Any]) -> str:
-        """Store an array in the graph; its name."""
+        """Store an array in the graph; return its name."""
         name = f"constant.{len(self._constants)}"
         self._constants.append(self._tensor(np.ascontiguousarray(array), name))
         return name
 
-    def add(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **settings: Any) -> str:
-        """Add an operator; the name of its first output."""
-        name = f"{kind}.{len(self._nodes)}"
-        self._nodes.append(self._helper.make_node(kind, inputs, outputs, name=name, domain=domain, **settings))
+    def add(self, op_type: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attrs: Any) -> str:
+        """Add an operator; return the name of its first output."""
+        name = f"{op_type}.{len(self._nodes)}"
+        self._nodes.append(self._helper.make_node(op_type, inputs, outputs, name=name, domain=domain, **attrs))
         return outputs[0]
 
     def linear(self, x: str, weight: QuantizedMatrix, out: str, bias: Array | None = None) -> str:
-        """x [1, T, columns] -> [1, T, rows]; x is rounded to eight bits, a block at a time."""
+        """x [1, T, columns] -> [1, T, rows]; x is quantized to int8, block by block."""
         inputs = [x, self.constant(weight.codes), self.constant(weight.scales.astype(np.float32))]
         if bias is not None:
             inputs += ["", "", self.constant(bias)]
@@ -169,7 +170,7 @@ class _GraphBuilder:
         return normed, total
 
     def serialize(self) -> bytes:
-        """The model file. Raises LLMError when it is too large for one."""
+        """The graph as an ONNX model. Raises LLMError when it exceeds the size limit of protobuf, 2 GB."""
         graph = self._helper.make_graph(self._nodes, "step", self._inputs, self._outputs, self._constants)
         versions = [self._helper.make_opsetid("", 17), self._helper.make_opsetid(_ORT, 1)]
         try:

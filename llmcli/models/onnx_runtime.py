@@ -1,7 +1,7 @@
-"""Runs quantized models on a CPU with onnxruntime: weights of 8 or 4 bits take less memory traffic, so they run faster.
+"""Runs quantized models on a CPU with onnxruntime: weights of 8 or 4 bits need less memory bandwidth, so it is faster.
 
 numpy_runtime.py is the reference, and the tests compare this runtime with it. Results differ slightly, since matrix
-products round their inputs to eight bits, a block at a time. onnx_graph.py builds the graphs.
+products quantize their inputs to int8, block by block. onnx_graph.py builds the graphs.
 
 Needs onnxruntime and onnx, which are extras. Never imports torch.
 T = tokens; B = windows; V = vocabulary size; C = hidden size; G = key-value heads; D = head size.
@@ -23,7 +23,7 @@ from llmcli.models.logits import token_losses
 from llmcli.models.onnx_graph import decoder_graph, head_graph
 from llmcli.models.runtime import LOGITS_AT_ONCE, Array, check_context, check_input
 
-PREFILL_CHUNK = 256  # tokens processed at once; numpy takes fewer
+PREFILL_CHUNK = 256  # tokens processed at a time; numpy takes fewer
 
 
 def is_installed() -> bool:
@@ -41,8 +41,8 @@ def unsupported(config: ModelConfig) -> str | None:
 class OnnxRuntime:
     """A checkpoint ready to run quantized; runtime.py describes the interface."""
 
-    def __init__(self, checkpoint: Checkpoint, kind: str) -> None:
-        """`kind` is "int8" or "int4". Raises LLMError without onnxruntime, and for an unsupported model."""
+    def __init__(self, checkpoint: Checkpoint, scheme: str) -> None:
+        """`scheme` is "int8" or "int4". Raises LLMError without onnxruntime, and for an unsupported model."""
         try:
             import onnx  # noqa: F401
             import onnxruntime
@@ -55,10 +55,10 @@ class OnnxRuntime:
         self.length = 0
         if reason := unsupported(self.config):
             raise LLMError(f"onnxruntime does not support {reason}")
-        self.embedding = _blocks(checkpoint, "model.embed_tokens.weight", kind)  # [V, C]
+        self.embedding = _quantized(checkpoint, "model.embed_tokens.weight", scheme)  # [V, C]
         tied = self.config.tie_word_embeddings
-        head = self.embedding if tied else _blocks(checkpoint, "lm_head.weight", kind)
-        self.decoder = self._session(decoder_graph(checkpoint, kind))
+        head = self.embedding if tied else _quantized(checkpoint, "lm_head.weight", scheme)
+        self.decoder = self._session(decoder_graph(checkpoint, scheme))
         self.head = self._session(head_graph(head))
         self.rotary: list[Any] = []  # cos and sin of the positions used so far: [positions, D/2]
         self._cache: list[Any] = []  # keys, then values, of each layer: [1, G, capacity, D]
@@ -88,7 +88,7 @@ class OnnxRuntime:
         self.length = min(length, self.length)
 
     def score(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window on its own. The cache is not touched.
+        """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently. The cache is unchanged.
 
         Returns (losses in nats [B, T], whether the target was the most likely token [B, T]).
         """
@@ -107,7 +107,7 @@ class OnnxRuntime:
         return losses, correct
 
     def _process(self, ids: Sequence[int]) -> "Iterator[_Binding]":
-        """Run tokens through the decoder, a chunk at a time; yields the arrays that hold each chunk's results."""
+        """Run tokens through the decoder, a chunk at a time; yields the binding that holds the results of a chunk."""
         check_input(ids, self.length, self.context)
         self._reserve(self.length + len(ids))
         for first in range(0, len(ids), PREFILL_CHUNK):
@@ -176,7 +176,7 @@ class _Binding:
         self._decoder.bind_ortvalue_output("hidden", self._values["hidden"])
         self._head.bind_ortvalue_input("hidden", self._values["last"])
         self._head.bind_ortvalue_output("logits", self._values["logits"])
-        self._cache: list[Any] | None = None  # that is bound at present
+        self._cache: list[Any] | None = None  # the cache that is currently bound
 
     def run(self, ids: Sequence[int] | NDArray[np.int64], past: int, cache: list[Any]) -> None:
         """Run tokens through the decoder, after `past` others whose keys and values are in `cache`."""
@@ -217,8 +217,7 @@ def _share_threads() -> None:
     onnxruntime.set_global_thread_pool_sizes(cpu_cores(), 1)
 
 
-def _blocks(checkpoint: Checkpoint, name: str, kind: str) -> QuantizedMatrix:
-    """A quantized matrix."""
-    blocks = checkpoint.quantized(name, kind)
-    assert blocks is not None, name
-    return blocks
+def _quantized(checkpoint: Checkpoint, name: str, scheme: str) -> QuantizedMatrix:
+    matrix = checkpoint.quantized(name, scheme)
+    assert matrix is not None, name
+    return matrix

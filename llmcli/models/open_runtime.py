@@ -41,9 +41,9 @@ def open_runtime(
 
 
 def _open_single(checkpoint: Checkpoint, device: str, quantize: str | None, on_note: OnNote) -> Runtime:
-    kind = quantize or checkpoint.quantization
-    if device == "cpu" and kind:
-        return _open_quantized(checkpoint, kind, on_note, required=quantize is not None)
+    scheme = quantize or checkpoint.quantization
+    if device == "cpu" and scheme:
+        return _open_quantized(checkpoint, scheme, on_note, required=quantize is not None)
     if device == "cpu":
         from llmcli.models.numpy_runtime import NumpyRuntime
 
@@ -54,7 +54,7 @@ def _open_single(checkpoint: Checkpoint, device: str, quantize: str | None, on_n
     return TorchRuntime(checkpoint, pick_device(device))
 
 
-def _open_quantized(checkpoint: Checkpoint, kind: str, on_note: OnNote, *, required: bool) -> Runtime:
+def _open_quantized(checkpoint: Checkpoint, scheme: str, on_note: OnNote, *, required: bool) -> Runtime:
     """onnxruntime where it supports the model, else numpy on the dequantized weights.
 
     If quantization is `required`, a missing onnxruntime is an error; a file that is stored quantized runs without it.
@@ -64,7 +64,7 @@ def _open_quantized(checkpoint: Checkpoint, kind: str, on_note: OnNote, *, requi
 
     unsupported = onnx_runtime.unsupported(checkpoint.config)
     if not unsupported and (required or onnx_runtime.is_installed()):
-        return onnx_runtime.OnnxRuntime(checkpoint, kind)
+        return onnx_runtime.OnnxRuntime(checkpoint, scheme)
     reason = f"onnxruntime does not support {unsupported}" if unsupported else "pip install 'llmcli[fast]' adds one"
-    on_note(f"no accelerated {kind} backend here: {reason}; running at the speed of float32")
-    return NumpyRuntime(checkpoint.with_quantized_values(kind))
+    on_note(f"no accelerated {scheme} backend here: {reason}; running at the speed of float32")
+    return NumpyRuntime(checkpoint.with_quantized_values(scheme))

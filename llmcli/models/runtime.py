@@ -13,7 +13,7 @@ from llmcli.errors import LLMError
 
 Array = NDArray[np.float32]
 Scores = tuple[NDArray[np.floating], NDArray[np.bool_]]  # (losses in nats [B, T], whether top-1 was correct [B, T])
-PREFILL_CHUNK = 128  # tokens processed at once during prefill
+PREFILL_CHUNK = 128  # tokens processed at a time during prefill
 LOGITS_AT_ONCE = 1 << 22  # logits held in memory while scoring: 16 MB
 
 
@@ -22,19 +22,20 @@ class Scorer(Protocol):
 
     @property
     def context(self) -> int:
-        """The context length: the most tokens that fit one sequence."""
+        """The context length: the maximum number of tokens in a sequence."""
 
     def score(self, ids: NDArray[np.int64], /) -> Scores:
-        """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window on its own.
+        """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently.
 
-        Returns (losses in nats [B, T], whether the target was the most likely token [B, T]).
+        Returns (losses in nats [B, T], whether the target was the most likely token [B, T]). Raises LLMError when T
+        exceeds the context.
         """
 
 
 class Runtime(Scorer, Protocol):
     """A model ready to run, with a key-value (KV) cache of the tokens processed so far.
 
-    Every method that processes tokens raises LLMError when they do not fit the context.
+    Every method that processes tokens raises LLMError when they do not fit the context, and ValueError for no tokens.
     """
 
     @property
@@ -73,7 +74,8 @@ def check_context(tokens: int, context: int) -> None:
 
 
 def check_input(ids: Sequence[int], length: int, context: int) -> None:
-    """Check that there is a token to process, and that `ids` fit the context after `length` tokens."""
+    """Raise ValueError when there is no token to process, LLMError when `ids` do not fit the context after `length`
+    tokens."""
     if not len(ids):
         raise ValueError("at least one token is needed")
     check_context(length + len(ids), context)

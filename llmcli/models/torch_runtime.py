@@ -55,6 +55,9 @@ class TorchRuntime:
             cache.rewind(self.length)
 
     def score(self, ids: NDArray[np.int64]) -> Scores:
-        """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each on its own. The cache is not touched."""
+        """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently. The cache is unchanged.
+
+        Returns (losses in nats [B, T], whether the target was the most likely token [B, T]).
+        """
         check_context(ids.shape[1] - 1, self.context)
         return score(self._model, ids)

@@ -20,7 +20,7 @@ INVERSE_TEMPERATURES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # eve
 
 @torch.inference_mode()
 def score(model: LanguageModel, ids: NDArray[np.int64]) -> Scores:
-    """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window on its own.
+    """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently.
 
     Returns (losses in nats [B, T], whether the target was the most likely token [B, T]). Dropout is off only if the
     model is in eval mode.
@@ -37,8 +37,8 @@ def score(model: LanguageModel, ids: NDArray[np.int64]) -> Scores:
 def fit_inverse_temperature(model: LanguageModel, ids: NDArray[np.int64]) -> float:
     """The factor on all logits that minimizes the loss of windows ids [B, T + 1], within INVERSE_TEMPERATURES.
 
-    This is temperature scaling (arXiv:1706.04599, section 4.2). The loss is convex in the factor, so its minimum is
-    that of the parabola through the best factor tried and its two neighbours.
+    This is temperature scaling (arXiv:1706.04599, section 4.2). The loss is convex in the factor; its minimum is
+    interpolated by a parabola through the best factor tried and its two neighbours.
     """
     losses = torch.zeros(len(INVERSE_TEMPERATURES), dtype=torch.float64)
     for logits, targets in _logits_and_targets(model, ids):
@@ -60,5 +60,5 @@ def _logits_and_targets(model: LanguageModel, ids: NDArray[np.int64]) -> Iterato
     for batch in torch.split(windows, max(1, rows // (ids.shape[1] - 1))):
         hidden, targets = model.hidden_states(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()
         head = model.head()
-        for some_hidden, some_targets in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):
-            yield F.linear(some_hidden, head).float(), some_targets
+        for hidden_block, targets_block in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):
+            yield F.linear(hidden_block, head).float(), targets_block

@@ -2,8 +2,8 @@
 
 Pre-norm blocks with RMSNorm, rotary embeddings (arXiv:2104.09864), grouped-query attention (arXiv:2305.13245), SwiGLU
 (arXiv:2002.05202) or a sparse mixture of them, optional tied embeddings. Qwen3 normalizes queries and keys, Qwen2 adds
-a bias to them, Llama and Mistral do neither. Modules are named so that the state dict has Hugging Face's tensor names,
-except that experts are stacked. numpy_runtime.py is the same network in numpy, and easier to read.
+biases to queries, keys and values, Llama and Mistral do neither. Modules are named so that the state dict has Hugging
+Face's tensor names, except that experts are stacked. numpy_runtime.py is the same network in numpy, and easier to read.
 
 B, T = batch, tokens; C = hidden size; H, G = query heads, key-value heads; D = head size; V = vocabulary size.
 """
@@ -104,7 +104,8 @@ class Attention(nn.Module):
         return q, qk[:, :, H:], qkv[:, :, H + G :]
 
     def _attention_with_cache(self, q: Tensor, k: Tensor, v: Tensor, cache: KeyValueCache | None) -> Tensor:
-        """Attention [B, T, H, D] by torch's own kernel, to the tokens in the cache as well."""
+        """Attention by torch's own kernel, also to the tokens in the cache: q [B, T, H, D], k and v [B, T, G, D] ->
+        [B, T, H, D]."""
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [B, H or G, T, D]
         T, past = q.shape[2], 0
         if cache is not None:
@@ -155,7 +156,8 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Everything before the output embedding. It is a module because Hugging Face's tensor names have this level."""
+    """Everything before the output embedding. A module of its own because Hugging Face's tensor names have this
+    level."""
 
     def __init__(self, config: ModelConfig, dropout: Dropout) -> None:
         super().__init__()
@@ -165,7 +167,7 @@ class Decoder(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Token ids [B, T] -> logits [B, T, V]. `dtype` is the type that products are computed in."""
+    """Token ids [B, T] -> logits [B, T, V]. `dtype` is that of activations and matrix products; weights are float32."""
 
     cos: Tensor
     sin: Tensor
@@ -214,7 +216,7 @@ class LanguageModel(nn.Module):
         return (head * self.model.norm.weight).to(self.dtype)
 
     def expert_shares(self) -> list[list[float]]:
-        """The share of tokens that was routed to each expert in eval mode, [layers, experts]."""
+        """The share of routed tokens that each expert received in eval mode, [layers, experts]."""
         return [router.expert_shares for router in self._routers()]
 
     def _routers(self) -> list[Router]:
@@ -234,8 +236,9 @@ class LanguageModel(nn.Module):
     # ---- weights
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Fresh weights: matrices uniform with variance 1 / (3 inputs); those that write into the residual stream,
-        the output embedding and biases zero."""
+        """Initialize all weights: embeddings normal with standard deviation 1, or 0.02 if tied; matrices uniform with
+        variance 1 / (3 * inputs); zero for biases, the output embedding, and matrices that write into the residual
+        stream. The gains of norms keep their 1."""
         for name, weight in self.named_parameters():
             with torch.no_grad():
                 if name.endswith("embed_tokens.weight"):
@@ -261,7 +264,7 @@ class LanguageModel(nn.Module):
         self.to(self.cos.device)
 
     def load_arrays(self, arrays: Mapping[str, Array]) -> None:
-        """Copy the weights from numpy arrays by Hugging Face's names; every one must be present."""
+        """Copy the weights from numpy arrays by Hugging Face's names; all of them must be present."""
         with torch.no_grad():
             for name in self.config.tensor_shapes():
                 self._weight(name).copy_(torch.from_numpy(arrays[name]))

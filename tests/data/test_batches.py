@@ -1,4 +1,4 @@
-"""Training batches: a pure function of tokens, seed and step that visits each token once an epoch."""
+"""Training batches: a pure function of tokens, seed and step that visits each token once per epoch."""
 
 import numpy as np
 import pytest
@@ -46,14 +46,14 @@ def test_a_batch_is_slices_of_the_tokens_and_depends_on_seed_and_step_alone(
 
 
 def window_starts(batches: Batches, first: int, count: int) -> list[int]:
-    """Where the windows of consecutive steps start, for ascending tokens and one window in a batch."""
+    """Where the windows of consecutive steps start, for ascending tokens and one window per batch."""
     return [int(batches.batch(step)[0, 0]) for step in range(first, first + count)]
 
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), window=st.sampled_from([1, 2, 3, 5]), cuts=st.sampled_from([1, 2, 4, 6]))
 def test_each_token_is_a_target_once_in_an_epoch_for_any_windows(data: st.DataObject, window: int, cuts: int) -> None:
-    """Except for a rest that fills no block. The length of the windows varies from step to step."""
+    """Except for the remainder that fills no block. The length of the windows varies from step to step."""
     context = window * cuts
     tokens = data.draw(st.integers(context + 1, 12 * context))
     batch_size = data.draw(st.integers(1, 5))

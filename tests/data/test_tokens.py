@@ -1,4 +1,4 @@
-"""Text to tokens in a mapped temporary file."""
+"""Text to tokens in a memory-mapped temporary file."""
 
 import re
 import tempfile

@@ -12,7 +12,7 @@ from llmcli.errors import LLMError
 
 
 def words(count, seed=0, letters=string.ascii_lowercase):
-    """Random text in which the same words recur."""
+    """Random text with repeated words."""
     rng = random.Random(seed)
     known = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(200)]
     return " ".join(rng.choices(known, k=count)) + "\n"

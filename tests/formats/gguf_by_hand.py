@@ -1,4 +1,4 @@
-"""A GGUF file made byte for byte, for tests."""
+"""A GGUF file written byte by byte, for tests."""
 
 import struct
 from typing import Any

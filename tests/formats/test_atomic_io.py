@@ -1,4 +1,4 @@
-"""Writing to disk: the old file or the new one, never part of one, and nothing left beside it."""
+"""Atomic writes: the old file or the new one, never a partial one, and no temporary file is left."""
 
 import contextlib
 import errno
@@ -28,8 +28,8 @@ def mode(path: str | Path) -> int:
     return stat.S_IMODE(Path(path).stat().st_mode)
 
 
-def here(directory: str | Path = ".") -> list[str]:
-    """Everything in the directory, hidden files too."""
+def listing(directory: str | Path = ".") -> list[str]:
+    """The names of everything in a directory, hidden files included."""
     return sorted(path.name for path in Path(directory).iterdir())
 
 
@@ -43,7 +43,7 @@ def umask(bits: int) -> Iterator[None]:
 
 
 def open_descriptors() -> int:
-    return len(here("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
+    return len(listing("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
 
 
 @pytest.mark.parametrize(
@@ -54,13 +54,13 @@ def open_descriptors() -> int:
 def test_the_file_is_the_parts_joined(parts: list[atomic_io.Buffer]) -> None:
     atomic_io.write("f", parts)
     assert Path("f").read_bytes() == b"".join(parts)
-    assert here() == ["f"]
+    assert listing() == ["f"]
 
 
 def test_a_system_call_that_writes_only_a_few_bytes_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = os.write
+    real = os.write
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda descriptor, data: whole(descriptor, data[:3]))
+        patch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:3]))
         atomic_io.write("f", [NEW, b"", OLD])
     assert Path("f").read_bytes() == NEW + OLD
 
@@ -109,8 +109,8 @@ def test_a_symbolic_link_is_kept_and_its_target_replaced() -> None:
     assert Path("d/link").readlink() == Path("real")
     assert Path("d/real").read_bytes() == NEW
     assert mode("d/real") == 0o640
-    assert here() == ["d", "link"]
-    assert here("d") == ["link", "real"]
+    assert listing() == ["d", "link"]
+    assert listing("d") == ["link", "real"]
 
 
 @platforms.symbolic_links
@@ -122,14 +122,14 @@ def test_a_dangling_symbolic_link_gets_its_target() -> None:
     assert Path("real").read_bytes() == NEW
 
 
-def refuse(number: int, after: int = 0, whole: Callable[..., Any] | None = None) -> Callable[..., Any]:
+def refuse(number: int, after: int = 0, real: Callable[..., Any] | None = None) -> Callable[..., Any]:
     """A system call that works `after` times and then fails."""
     left = [after]
 
     def call(*args: Any, **options: Any) -> Any:
         if left[0]:
             left[0] -= 1
-            return whole(*args, **options) if whole else None
+            return real(*args, **options) if real else None
         raise OSError(number, os.strerror(number))
 
     return call
@@ -139,7 +139,7 @@ FAILURES = {
     "no space when it is reserved": ("posix_fallocate", lambda: refuse(errno.ENOSPC)),
     "no space at the first write": ("write", lambda: refuse(errno.ENOSPC)),
     "no space at the second write": ("write", lambda: refuse(errno.ENOSPC, 1, os.write)),
-    "bytes lost without a word": ("write", lambda: lambda _, data: len(data)),
+    "bytes lost silently": ("write", lambda: lambda _, data: len(data)),
     "no space at the flush": ("fsync", lambda: refuse(errno.ENOSPC)),
     "a bad disk at the flush": ("fsync", lambda: refuse(errno.EIO)),
     "no space at the move": ("replace", lambda: refuse(errno.ENOSPC)),
@@ -167,7 +167,7 @@ def test_a_failing_disk_leaves_the_old_file_and_nothing_else(
             atomic_io.write("f", [NEW, NEW])
     assert caught.value.exit_code == 1
     assert open_descriptors() == before
-    assert here() == (["f"] if existing else [])
+    assert listing() == (["f"] if existing else [])
     if existing:
         assert Path("f").read_bytes() == OLD
         assert mode("f") == 0o640
@@ -190,7 +190,7 @@ def test_an_interrupt_leaves_the_old_file_and_nothing_else(monkeypatch: pytest.M
         patch.setattr(os, "write", interrupt)
         with pytest.raises(KeyboardInterrupt):
             atomic_io.write("f", [NEW])
-    assert here() == ["f"]
+    assert listing() == ["f"]
     assert Path("f").read_bytes() == OLD
 
 
@@ -214,7 +214,7 @@ def test_a_disk_without_the_space_is_not_written(number: int, monkeypatch: pytes
         patch.setattr(os, "posix_fallocate", refuse(number))
         with pytest.raises(LLMError, match=os.strerror(number)):
             atomic_io.write("f", [NEW])
-    assert here() == []
+    assert listing() == []
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
@@ -229,7 +229,7 @@ def test_a_file_system_that_cannot_flush_at_all_is_fine(number: int, monkeypatch
 @platforms.posix
 @pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOTTY, errno.EINVAL])
 def test_on_macos_a_network_disk_is_flushed_by_fsync(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It does not support the call that macOS has for its own disks."""
+    """It does not support F_FULLFSYNC."""
     import fcntl
 
     flushed: list[int] = []
@@ -255,7 +255,7 @@ def test_a_directory_that_cannot_be_flushed_is_an_error(monkeypatch: pytest.Monk
         with pytest.raises(LLMError, match="cannot flush"):
             atomic_io.write("f", [NEW])
     assert open_descriptors() == before
-    assert here() == ["f"]
+    assert listing() == ["f"]
 
 
 def test_a_missing_directory_is_an_error() -> None:
@@ -309,7 +309,7 @@ def test_the_file_is_flushed_before_it_is_renamed_and_the_directory_after(monkey
 def test_checking_a_writable_file_leaves_nothing_behind() -> None:
     atomic_io.check_writable("f", force=False)
     atomic_io.check_writable(Path("f"), force=True)
-    assert here() == []
+    assert listing() == []
 
 
 def test_an_existing_file_needs_force_and_is_not_changed_by_the_check() -> None:
@@ -317,7 +317,7 @@ def test_an_existing_file_needs_force_and_is_not_changed_by_the_check() -> None:
     with pytest.raises(LLMError, match="f already exists; add --force"):
         atomic_io.check_writable("f", force=False)
     atomic_io.check_writable("f", force=True)
-    assert here() == ["f"]
+    assert listing() == ["f"]
     assert Path("f").read_bytes() == OLD
 
 
@@ -328,13 +328,13 @@ def test_a_directory_in_place_of_a_file_is_an_error(force: bool) -> None:
         atomic_io.check_writable("d", force=force)
     with pytest.raises(LLMError, match=r"d is a directory; .* --html d/page\.html"):
         atomic_io.check_writable("d", force=force, by=" with --html", example="page.html")
-    assert here("d") == []
+    assert listing("d") == []
 
 
 def test_standard_output_in_place_of_a_file_is_an_error() -> None:
     with pytest.raises(LLMError, match=r"found -, which is standard output; .* -o model\.safetensors"):
         atomic_io.check_writable("-", force=True)
-    assert here() == []
+    assert listing() == []
 
 
 @platforms.named_pipes
@@ -343,13 +343,13 @@ def test_a_fifo_is_not_replaced(force: bool) -> None:
     os.mkfifo("pipe")
     with pytest.raises(LLMError, match="pipe is not a regular file"):
         atomic_io.check_writable("pipe", force=force)
-    assert here() == ["pipe"]
+    assert listing() == ["pipe"]
 
 
 def test_a_missing_parent_directory_is_an_error_with_advice(tmp_path: Path) -> None:
     with pytest.raises(LLMError, match=f"no directory {tmp_path}/a/b; .*mkdir -p {tmp_path}/a/b"):
         atomic_io.check_writable("a/b/f", force=False)
-    assert here() == []
+    assert listing() == []
 
 
 def test_a_file_in_place_of_the_parent_directory_is_an_error() -> None:
@@ -378,7 +378,7 @@ def test_a_full_disk_is_an_error_before_the_work(call: str, monkeypatch: pytest.
         patch.setattr(os, call, refuse(errno.ENOSPC))
         with pytest.raises(LLMError, match=r"cannot write .*f: No space"):
             atomic_io.check_writable("f", force=False)
-    assert here() == []
+    assert listing() == []
 
 
 @contextlib.contextmanager
@@ -405,7 +405,7 @@ def test_a_directory_without_write_permission_is_an_error() -> None:
             atomic_io.check_writable(open_ / "f", force=False)
             with pytest.raises(LLMError, match=r"cannot write .*closed/f: Permission denied"):
                 atomic_io.check_writable(closed / "f", force=False)
-        assert here(closed) == here(open_) == []
+        assert listing(closed) == listing(open_) == []
 
 
 def test_stale_files_of_this_output_and_no_other_are_removed() -> None:
@@ -413,7 +413,7 @@ def test_stale_files_of_this_output_and_no_other_are_removed() -> None:
     for name in (*ours, *others):
         Path(name).touch()
     atomic_io.remove_stale(Path("f[1]"))
-    assert here() == sorted(others)
+    assert listing() == sorted(others)
 
 
 def test_a_disk_without_enough_space_is_an_error_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,22 +442,23 @@ def test_a_limit_on_file_sizes_is_an_error_before_the_work() -> None:
     assert "LLMError: files are limited to 5.0 MB here (ulimit -f), m.safetensors needs 6.0 MB; raise" in run.stderr
 
 
-def filled(text: str, size: int = 1) -> None:
-    with atomic_io.replace_directory(Path("d")) as place:
-        for i in range(size):
-            atomic_io.write(place / f"{i}", [text.encode()])
+def replace_files(text: str, count: int = 1) -> None:
+    """Replace the directory "d" by one with `count` files."""
+    with atomic_io.replace_directory(Path("d")) as directory:
+        for i in range(count):
+            atomic_io.write(directory / f"{i}", [text.encode()])
 
 
 def test_a_directory_is_replaced_as_a_whole_and_nothing_else_is_left() -> None:
-    filled("old", 3)
-    filled("new", 2)
-    assert here("d") == ["0", "1"] and Path("d/0").read_text() == "new" and here() == ["d"]
+    replace_files("old", 3)
+    replace_files("new", 2)
+    assert listing("d") == ["0", "1"] and Path("d/0").read_text() == "new" and listing() == ["d"]
 
 
-def refuse_once(number: int, after: int, whole: Callable[..., Any]) -> Callable[..., Any]:
+def refuse_once(number: int, after: int, real: Callable[..., Any]) -> Callable[..., Any]:
     calls = iter(range(1000))
     return lambda *args, **options: (
-        refuse(number)() if next(calls) == after else whole(*args, **options)
+        refuse(number)() if next(calls) == after else real(*args, **options)
     )  # fmt: skip
 
 
@@ -467,24 +468,24 @@ def test_a_disk_that_fails_at_any_step_leaves_the_old_directory(
     monkeypatch: pytest.MonkeyPatch, name: str, old: bool
 ) -> None:
     if old:
-        filled("old", 3)
-    before = here()
+        replace_files("old", 3)
+    before = listing()
     owner = Path if name == "mkdir" else os  # pathlib of Python 3.10 keeps the function of os that it imported
     for after in range(4):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, refuse_once(errno.ENOSPC, after, getattr(owner, name)))
             try:
-                filled("new", 2)
+                replace_files("new", 2)
             except LLMError as error:
                 assert re.match("cannot (write|flush) d", str(error)) and ".tmp" not in str(error)
-                assert here() == before and (not old or Path("d/2").read_text() == "old")
+                assert listing() == before and (not old or Path("d/2").read_text() == "old")
             else:
-                assert after and here("d") == ["0", "1"]
+                assert after and listing("d") == ["0", "1"]
                 break
 
 
 def test_a_run_killed_between_the_two_renames_loses_nothing() -> None:
-    filled("old")
+    replace_files("old")
     Path("d").rename(".d.123.old")
     Path(".d.123.tmp").mkdir()
     Path(".d.notes.old").write_text("mine")
@@ -493,10 +494,10 @@ def test_a_run_killed_between_the_two_renames_loses_nothing() -> None:
     Path(".d.77.old").write_text("mine")
     others = [".d.77.old", ".d.notes.old", ".d.v1.9.old", ".d.v1.9.tmp"]
     atomic_io.remove_stale(Path("d"))
-    assert here() == [*others, "d"] and Path("d/0").read_text() == "old"
+    assert listing() == [*others, "d"] and Path("d/0").read_text() == "old"
     Path(".d.124.old").mkdir()  # killed after them
     atomic_io.remove_stale(Path("d"))
-    assert here() == [*others, "d"] and Path("d/0").read_text() == "old"
+    assert listing() == [*others, "d"] and Path("d/0").read_text() == "old"
 
 
 def test_a_name_that_is_not_utf8_can_be_shown() -> None:
@@ -505,8 +506,8 @@ def test_a_name_that_is_not_utf8_can_be_shown() -> None:
     )
 
 
-def files(here: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in here.iterdir()}
+def contents(directory: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in directory.iterdir()}
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -525,7 +526,7 @@ def test_a_file_moved_aside_gets_the_first_free_number(
         path.write_text(text) if not path.exists() else atomic_io.write(path, [text.encode()])
         assert atomic_io.move_aside(path) == Path(f"model-{number}.safetensors")
         assert path.exists() == links
-    assert files(own_directory) == {
+    assert contents(own_directory) == {
         **({"model.safetensors": "c"} if links else {}),
         "model-1.safetensors": "a", "model-2.safetensors": "somebody's", "model-3.safetensors": "b",
         "model-4.safetensors": "c",

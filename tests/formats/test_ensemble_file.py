@@ -1,4 +1,4 @@
-"""Mixtures of models: the file, models that cannot be mixed, and the commands that take a mixture."""
+"""Ensembles: the file, models that cannot be mixed, and the commands that take an ensemble."""
 
 import json
 from dataclasses import replace
@@ -27,28 +27,28 @@ def model(seed: int = 0, **changes: object) -> Checkpoint:
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> tuple[Path, Path]:
+def two_models(tmp_path: Path) -> tuple[Path, Path]:
     """Two models of different shapes, a.safetensors and b.safetensors."""
     save("a.safetensors", model(1))
     save("b.safetensors", model(2, hidden_size=48, num_hidden_layers=1))
     return Path("a.safetensors"), Path("b.safetensors")
 
 
-def test_a_mixture_round_trips(two, llm) -> None:
-    result = llm("mix", *two, "-o", "m.safetensors", "--json")
+def test_an_ensemble_round_trips(two_models, llm) -> None:
+    result = llm("mix", *two_models, "-o", "m.safetensors", "--json")
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout)["parameters"] == sum(checkpoint.load(path).parameters for path in two)
+    assert json.loads(result.stdout)["parameters"] == sum(checkpoint.load(path).parameters for path in two_models)
     mixed = loading.load_any("m.safetensors")
     assert isinstance(mixed, ensemble_file.Ensemble) and mixed.names == ("a", "b")
-    for path, expert in zip(two, mixed.experts, strict=True):
+    for path, expert in zip(two_models, mixed.experts, strict=True):
         alone = checkpoint.load(path)
         assert expert.config == alone.config and expert.record == alone.record
         assert expert.tokenizer_json == alone.tokenizer_json
         for name in alone.config.tensor_shapes():
             np.testing.assert_array_equal(expert.tensors[name], alone.tensors[name])
     before = Path("m.safetensors").read_bytes()
-    assert llm("mix", *two, "-o", "m.safetensors").exit_code == 1  # without --force
-    assert llm("mix", *two, "-o", "m.safetensors", "--force").exit_code == 0
+    assert llm("mix", *two_models, "-o", "m.safetensors").exit_code == 1  # without --force
+    assert llm("mix", *two_models, "-o", "m.safetensors", "--force").exit_code == 0
     assert Path("m.safetensors").read_bytes() == before
     import safetensors.numpy
 
@@ -57,15 +57,15 @@ def test_a_mixture_round_trips(two, llm) -> None:
 
 
 @pytest.mark.slow
-def test_commands_take_a_mixture(two, llm) -> None:
-    assert llm("mix", *two).exit_code == 0
+def test_commands_take_an_ensemble(two_models, llm) -> None:
+    assert llm("mix", *two_models).exit_code == 0
     path = "mixture.safetensors"
     assert llm("inspect", path, "--html", "file.html").exit_code == 0
     page = Path("file.html").read_text("utf-8")
     assert "expert a" in page and "trained on 1.txt" in page and "0 bytes" not in page
     assert (
         llm("tokenize", "The cat", "-m", path, "--ids").stdout
-        == llm("tokenize", "The cat", "-m", two[0], "--ids").stdout
+        == llm("tokenize", "The cat", "-m", two_models[0], "--ids").stdout
     )
     assert llm("export", path, "tokenizer.json", "--to", "tokenizer").exit_code == 0
     shown = llm("inspect", path)
@@ -89,12 +89,12 @@ def test_commands_take_a_mixture(two, llm) -> None:
     assert alike.exit_code == 0, alike.stderr
     made = checkpoint.load("c.safetensors")
     assert made.tokenizer_json == TOKENIZER.to_json() and made.config.max_position_embeddings == 32
-    assert llm("mix", *two, "c.safetensors", "-o", "three.safetensors").exit_code == 0
+    assert llm("mix", *two_models, "c.safetensors", "-o", "three.safetensors").exit_code == 0
 
 
 @pytest.mark.slow
-def test_explain_shows_the_expert_with_the_largest_weight_and_the_probabilities_of_the_mixture(two, llm) -> None:
-    llm("mix", *two)
+def test_explain_shows_the_expert_of_largest_weight_and_the_probabilities_of_the_ensemble(two_models, llm) -> None:
+    llm("mix", *two_models)
     words = "The cat sat", "-m", "mixture.safetensors", "--literal", "--json"
     fields = llm("explain", *words)
     assert fields.exit_code == 0 and "ensemble of 2 models" in fields.stderr, fields.stderr
@@ -122,8 +122,8 @@ def test_explain_shows_the_expert_with_the_largest_weight_and_the_probabilities_
     assert len(result["attention"]["weights"]) == layers.num_hidden_layers
 
 
-def test_a_mixture_runs_quantized(two, llm) -> None:
-    llm("mix", *two)
+def test_an_ensemble_runs_quantized(two_models, llm) -> None:
+    llm("mix", *two_models)
     Path("t.txt").write_text(TEXT[:500])
     rows = json.loads(llm("eval", "t.txt", "-m", "mixture.safetensors", "--quantize", "int8", "--json").stdout)[
         "results"
@@ -132,8 +132,8 @@ def test_a_mixture_runs_quantized(two, llm) -> None:
 
 
 @pytest.mark.parametrize("verb", ["export x --to hf", "export x --to gguf", "import -o y", "train 0.txt --from -o y"])
-def test_commands_that_need_one_model_name_those_of_the_mixture(two, llm, verb: str) -> None:
-    llm("mix", *two)
+def test_commands_that_need_one_model_name_those_of_the_ensemble(two_models, llm, verb: str) -> None:
+    llm("mix", *two_models)
     Path("0.txt").write_text("The dog ate the mat. " * 400)
     words = verb.split()
     place = {"export": 1, "import": 1, "train": 3}[words[0]]
@@ -156,23 +156,23 @@ def test_averaged_weights_are_the_mean_of_the_models(llm) -> None:
     assert [document["name"] for document in result.record["corpus"]] == ["1.txt", "2.txt"]
 
 
-def other_tokenizer() -> Checkpoint:
+def with_other_tokenizer() -> Checkpoint:
     return replace(model(2), tokenizer_json=Tokenizer.train_bpe([TEXT.upper()], 300).to_json())
 
 
-def in_halves() -> Checkpoint:
+def in_bfloat16() -> Checkpoint:
     return replace(model(2), dtypes=dict.fromkeys(CONFIG.tensor_shapes(), "BF16"))
 
 
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (other_tokenizer, "b.safetensors has a different tokenizer from a.safetensors"),
+        (with_other_tokenizer, "b.safetensors has a different tokenizer from a.safetensors"),
         (
             lambda: model(2, max_position_embeddings=64),
             "b.safetensors has a context length of 64 tokens, a",
         ),
-        (in_halves, "b.safetensors has weights in BF16, a.safetensors in F32"),
+        (in_bfloat16, "b.safetensors has weights in BF16, a.safetensors in F32"),
         (lambda: model(2, vocab_size=TOKENIZER.vocab_size + 7), "has embeddings of"),
         (lambda: replace(model(2), quantization="int8"), "b.safetensors has quantized weights"),
     ],
@@ -199,8 +199,8 @@ def test_models_that_cannot_be_mixed_are_an_error(llm, second, message: str) -> 
         ),
     ],
 )
-def test_wrong_usage_of_mix_is_an_error_of_one_line(two, llm, words: str, message: str) -> None:
-    llm("mix", *two)
+def test_wrong_usage_of_mix_is_an_error_of_one_line(two_models, llm, words: str, message: str) -> None:
+    llm("mix", *two_models)
     before = {path: path.read_bytes() for path in Path().glob("*.safetensors")}
     result = llm("mix", *words.split())
     assert result.exit_code in (1, 2) and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
@@ -218,8 +218,8 @@ def test_equal_names_are_numbered() -> None:
 
 
 @pytest.mark.parametrize("broken", ["names", "experts", "record", "tensor"])
-def test_a_damaged_mixture_is_an_error_of_one_line(two, llm, broken: str) -> None:
-    llm("mix", *two)
+def test_a_damaged_ensemble_is_an_error_of_one_line(two_models, llm, broken: str) -> None:
+    llm("mix", *two_models)
     header = read_header("mixture.safetensors")
     config, record = json.loads(header.metadata["config.json"]), json.loads(header.metadata["training.json"])
     if broken == "names":

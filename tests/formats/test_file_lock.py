@@ -11,7 +11,7 @@ import pytest
 from llmcli.errors import LLMError
 from llmcli.formats import file_lock
 from tests import platforms
-from tests.formats.test_atomic_io import here, open_descriptors, refuse
+from tests.formats.test_atomic_io import listing, open_descriptors, refuse
 
 
 def test_a_second_holder_is_an_error_and_no_lock_file_is_left() -> None:
@@ -20,10 +20,10 @@ def test_a_second_holder_is_an_error_and_no_lock_file_is_left() -> None:
             pass
         with file_lock.locked(Path("g")):  # another file is free
             pass
-        assert here() == [".f.lock"]
+        assert listing() == [".f.lock"]
     with file_lock.locked(Path("f")):
         pass
-    assert here() == []
+    assert listing() == []
 
 
 @platforms.file_locks
@@ -36,7 +36,7 @@ def test_without_file_locks_the_work_goes_on(number: int, monkeypatch: pytest.Mo
             assert problem == os.strerror(number)
     with file_lock.locked(Path("f")) as problem:
         assert problem == ""
-    assert here() == [] and open_descriptors() == before
+    assert listing() == [] and open_descriptors() == before
 
 
 @platforms.file_locks
@@ -59,7 +59,7 @@ def test_a_lock_is_released_when_its_holder_is_killed() -> None:
         pass
     holder.kill()
     holder.wait()
-    assert here() == [".f.lock"]
+    assert listing() == [".f.lock"]
     with file_lock.locked(Path("f")):
         pass
-    assert here() == []
+    assert listing() == []

@@ -1,4 +1,4 @@
-"""A GGUF made byte for byte is read as a model."""
+"""A GGUF written byte by byte is read as a model."""
 
 import json
 import math
@@ -59,7 +59,7 @@ def test_float16_and_bfloat16_by_hand(tmp_path: Path) -> None:
 
 
 def test_4_bits_by_hand(tmp_path: Path) -> None:
-    """Q4_0: the scale in float16, then 32 codes, of which the first 16 are the lower halves of the bytes."""
+    """Q4_0: the scale in float16, then 32 codes, of which the first 16 are the low nibbles of the bytes."""
     pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
     codes = np.arange(32) % 16
     block = np.float16(0.5).tobytes() + bytes(int(codes[i]) | int(codes[i + 16]) << 4 for i in range(16))

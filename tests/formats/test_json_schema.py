@@ -1,4 +1,4 @@
-"""Violations of a schema are reported with their place."""
+"""Violations of a schema are reported with their path in the document."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from llmcli.formats.json_schema import COUNT, NUMBER, TEXT, Required, Tuple, val
 
 
 @pytest.mark.parametrize(
-    ("value", "shape", "fault"),
+    ("value", "schema", "error"),
     [
         (5, [COUNT], "it is 5; expected a list"),
         ([1, -1], [COUNT], "it[1] is -1; expected a whole number of at least 0"),
@@ -27,5 +27,5 @@ from llmcli.formats.json_schema import COUNT, NUMBER, TEXT, Required, Tuple, val
         ([{}], (COUNT, [COUNT]), "it[0] is {}; expected a whole number of at least 0"),
     ],
 )
-def test_a_violation_is_reported_with_its_place(value: Any, shape: Any, fault: str) -> None:
-    assert validation_error(value, shape) == fault
+def test_a_violation_is_reported_with_its_path(value: Any, schema: Any, error: str) -> None:
+    assert validation_error(value, schema) == error

@@ -56,7 +56,7 @@ def with_metadata(path: Path, texts: dict[str, str]) -> None:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The paths to all values of a document; of each list and each vocabulary only to the first entry."""
+    """The paths to all values of a document; in each list and each vocabulary only to the first entry."""
     inner = enumerate(value[:1]) if isinstance(value, list) else ()
     if isinstance(value, dict):
         inner = list(value.items())[: None if len(value) < 100 else 1]
@@ -111,7 +111,8 @@ READERS: dict[str, list[tuple[object, ...]]] = {
     "adapter": [("import", "m.safetensors", "--adapter", "FILE", "-o", "i.safetensors", "--force")],
 }
 
-OF = {"adapter": ("any", "adapter"), "mixture": ("any", "model")}  # else all of one model
+# form -> the groups of READERS that take it; by default those of a single model
+READERS_OF = {"adapter": ("any", "adapter"), "mixture": ("any", "model")}
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
@@ -156,14 +157,14 @@ def read_by_all(models: Path, form: str, name: str, text: str, what: str) -> Non
             shutil.copy(models / file, file)
     Path("short.txt").write_text("The cat sat.\n" * 9)
     path = changed(models, form, name, text)
-    for group in OF.get(form, ("any", "model", "single")):
+    for group in READERS_OF.get(form, ("any", "model", "single")):
         for command in READERS[group]:
             check(command, path, what)
 
 
 @pytest.mark.parametrize(("form", "name"), CASES)
 @settings(
-    max_examples=6, deadline=None, phases=[Phase.reuse, Phase.generate],  # to make a fault smaller takes minutes
+    max_examples=6, deadline=None, phases=[Phase.reuse, Phase.generate],  # shrinking takes minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(data=st.data())

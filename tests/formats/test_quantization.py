@@ -1,4 +1,4 @@
-"""Quantized matrices: exact values by hand, bounds of the error, and files with them."""
+"""Quantized matrices: exact values computed by hand, error bounds, and files with them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_8_bits_by_hand():
 
 
 def test_4_bits_by_hand():
-    """The largest weight, of either sign, is the code 0: eight steps below zero."""
+    """The weight of largest magnitude, of either sign, becomes code 0: -8 times the scale."""
     row = np.array([[16.0, -14.0, 2.0, 0.9, *[0.0] * 28]], np.float32)
     result = quantize(row, 4)
     assert result.scales.tolist() == [[-2.0]]
@@ -42,7 +42,7 @@ def test_every_weight_is_within_half_a_step(rows, columns, bits, seed, size):
     result = quantize(matrix, bits)
     assert result.bits == bits and result.columns == columns
     steps = np.repeat(np.abs(result.scales.astype(np.float32)), 32, axis=1)[:, :columns]
-    # at the far end of four bits a number may be a whole step off: 8 is a code there, -8 is none
+    # 4 bits hold -8 to 7 times the scale, so a value near 8 times the scale may be a whole step off
     assert (np.abs(result.dequantize() - matrix) <= steps * (0.52 if bits == 8 else 1.02) + 1e-6 * size).all()
     np.testing.assert_array_equal(result.dequantize([0]), result.dequantize()[:1])
 

@@ -1,6 +1,6 @@
 """Whatever numbers are in a config or in the header of a GGUF, each command works or ends with an error of one line,
-and allocates nothing as large as the number. Each form runs in a process of its own, with limited memory, whose peak is
-measured."""
+and does not allocate memory in proportion to the number. Each form runs in its own process, with limited memory, whose
+peak is measured."""
 
 import json
 import re
@@ -16,14 +16,14 @@ import pytest
 
 from tests import platforms
 from tests.formats.gguf_by_hand import FIELDS, MODEL, TENSOR_NAMES, gguf_bytes, interleaved
-from tests.formats.test_metadata import OF, READERS, original, parts, replaced, with_metadata
+from tests.formats.test_metadata import READERS, READERS_OF, original, parts, replaced, with_metadata
 from tests.sample_models import make_models, run
 
 pytestmark = pytest.mark.slow
 
 HUGE = (10**7, 2**32 - 1)  # tried with every command; what follows with those that open a model in different ways
 OTHERS = (0, -1, 1, 3, 10**6, 2**31 - 1, 2**31, 2**63 - 1, 1.5, 1e30, "8", [], [7], None, True)  # None: no such key
-MOST_MEMORY = 300.0  # MB, more than the same commands take with the unchanged file
+MAX_EXTRA_MEMORY = 300.0  # MB, above the peak of the same commands with the unchanged file
 FORMS = ("model", "sparse", "int8", "mixture", "hf", "gguf", "sparse gguf", "adapter")
 EXPERTS = {
     "llama.expert_count": 2, "llama.expert_used_count": 1, "llama.expert_feed_forward_length": 64,
@@ -95,7 +95,7 @@ def peak() -> float:
     return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # type: ignore[index]
 
 
-def ring(*_: object) -> None:
+def raise_timeout(*_: object) -> None:
     raise TimeoutError("it hangs")
 
 
@@ -107,9 +107,9 @@ def work(form: str) -> None:
 
     next_words.max_evaluations = lambda parameters: 4  # on an untrained model the search takes long
     resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
-    signal.signal(signal.SIGALRM, ring)
-    groups = ("any", "model", "single")
-    commands = [command for group in OF.get(form, groups) for command in READERS[group] if "--plot" not in command]
+    signal.signal(signal.SIGALRM, raise_timeout)
+    groups = READERS_OF.get(form, ("any", "model", "single"))
+    commands = [command for group in groups for command in READERS[group] if "--plot" not in command]
     quick = [
         command for command in commands if command[0] in ("import", "tokenize") or command[2:] in ((), ("--json",))
     ]
@@ -131,7 +131,7 @@ def work(form: str) -> None:
             for command in part:
                 check(command, path, what)
             before = before or peak()
-    if peak() - before > MOST_MEMORY:
+    if peak() - before > MAX_EXTRA_MEMORY:
         print(f"memory grew by {peak() - before:.0f} MB")
 
 

@@ -30,7 +30,7 @@ MAX_TOKENS = 5  # every text ends after so many
 
 
 class Table:
-    """A tokenizer of these tokens; text becomes the longest that fit. The last word follows the last space."""
+    """A tokenizer of TOKENS: encoding greedily takes the longest token. The last word begins with the last space."""
 
     eos_ids, bos_ids, token_bytes, vocabulary = frozenset({0}), [], TOKENS, Vocabulary(TOKENS)
 

@@ -1,4 +1,4 @@
-"""The generation loop, on models with known logits: characters, stop texts, limits, the context, the seed."""
+"""The generation loop, on models with known logits: characters, stop strings, limits, the context, the seed."""
 
 import codecs
 import math
@@ -18,7 +18,7 @@ SAMPLE = "the cat sat on the mat, the cat ate. りんごを食べる。日本語
 BPE = Tokenizer.train_bpe([SAMPLE], 320)
 CHAR = Tokenizer.train_char([SAMPLE])
 GREEDY = SamplingConfig(temperature=0.0, max_tokens=10_000)
-MAX_EVALUATIONS = 2000  # after which a test counts as an endless loop
+MAX_EVALUATIONS = 2000  # more than that count as an endless loop
 
 
 class Model:
@@ -240,7 +240,7 @@ def test_tokens_that_the_tokenizer_does_not_have_are_never_generated():
     assert joined(pieces) == "bbb"
 
 
-# ---- stop texts
+# ---- stop strings
 
 
 @pytest.mark.parametrize(
@@ -263,38 +263,38 @@ def test_tokens_that_the_tokenizer_does_not_have_are_never_generated():
         ([b"x\xe6", b"\x97\xa5y"], ("日",), "x"),  # a character of two tokens
     ],
 )
-def test_generation_ends_before_a_stop_text(texts, stop, expected):
+def test_generation_ends_before_a_stop_string(texts, stop, expected):
     pieces = pieces_of_texts(texts, stop)
     assert joined(pieces) == expected
     assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
     assert (pieces[-1].id, pieces[-1].finish_reason) == (None, "stop")
 
 
-def test_a_piece_cut_by_a_stop_text_keeps_its_token_and_probability():
+def test_a_piece_cut_by_a_stop_string_keeps_its_token_and_probability():
     first, cut, last = pieces_of_texts(["one ", "two.", " three"], (". t",))
     assert (first.text, cut.id, cut.text) == ("one ", 2, "two")
     assert cut.logprob == pytest.approx(0, abs=1e-6)
     assert last == Piece(None, "", 0.0, "stop")
 
 
-def test_the_beginning_of_a_stop_text_is_released_at_max_tokens():
+def test_the_beginning_of_a_stop_string_is_released_at_max_tokens():
     pieces = pieces_of_texts(["a", "E", "N", "D"], ("END",), max_tokens=3)
     assert joined(pieces) == "aEN"
     assert pieces[-1].finish_reason == "length"
 
 
-def test_a_stop_text_in_the_last_token_is_detected():
+def test_a_stop_string_in_the_last_token_is_detected():
     pieces = pieces_of_texts(["a", "E", "N", "D"], ("END",), max_tokens=4)
     assert (joined(pieces), pieces[-1].finish_reason) == ("a", "stop")
 
 
-def test_the_model_is_not_evaluated_after_a_stop_text():
+def test_the_model_is_not_evaluated_after_a_stop_string():
     model = alphabetical(100)
     list(generate(model, LETTERS, "1", SamplingConfig(temperature=0.0, stop=("cd",))))
     assert len(model.seen) == 3
 
 
-def test_text_that_cannot_begin_a_stop_text_is_not_held_back():
+def test_text_that_cannot_begin_a_stop_string_is_not_held_back():
     model = alphabetical(100)
     pieces = generate(model, LETTERS, "1", SamplingConfig(temperature=0.0, stop=("dz",)))
     assert [next(pieces).text, next(pieces).text] == ["b", "c"]
@@ -312,7 +312,7 @@ def inside(stop, others):
     st.lists(st.text("abc", min_size=1, max_size=4), max_size=8),
     st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3),
 )
-def test_output_is_the_text_cut_at_the_earliest_stop_text(texts, stops):
+def test_output_is_the_text_cut_at_the_earliest_stop_string(texts, stops):
     assume(not any(inside(stop, stops) for stop in stops))
     text = "".join(texts)
     end = min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))
@@ -320,12 +320,12 @@ def test_output_is_the_text_cut_at_the_earliest_stop_text(texts, stops):
 
 
 @pytest.mark.parametrize("texts", [["xabcdy"], ["x", "abcd", "y"], ["x", "abc", "d", "y"], [*"xabcdy"]])
-def test_the_longer_of_two_nested_stop_texts_counts_however_the_text_is_split(texts):
+def test_the_longer_of_two_nested_stop_strings_counts_however_the_text_is_split(texts):
     assert joined(pieces_of_texts(texts, ("abcd", "c"))) == "x"
 
 
 @pytest.mark.parametrize("texts", [["xabcey"], ["x", "abc", "ey"], [*"xabcey"]])
-def test_the_shorter_of_two_nested_stop_texts_counts_if_the_longer_is_not_completed(texts):
+def test_the_shorter_of_two_nested_stop_strings_counts_if_the_longer_is_not_completed(texts):
     assert joined(pieces_of_texts(texts, ("abcd", "c"))) == "xab"
 
 
@@ -381,7 +381,7 @@ def test_an_empty_prompt_is_an_error():
 
 
 class Words(Table):
-    """A table whose prompts have their last word as a tail. Text becomes the longest tokens that fit."""
+    """A table whose prompts have their last word as a tail. Text is encoded greedily with the longest tokens."""
 
     def encode(self, text):
         data, ids = text.encode(), []

@@ -57,7 +57,7 @@ class Tree:
 
 class Table:
     """A tokenizer given by a table: id 0 ends the text. Each character of a prompt becomes token 1, except those of its
-    `tail`, which becomes the longest tokens that fit."""
+    `tail`, which is encoded greedily with the longest tokens."""
 
     eos_id, eos_ids, bos_ids = 0, frozenset({0}), []
 
@@ -80,7 +80,7 @@ class Table:
         return text[: len(text) - len(self._tail)], self._tail
 
 
-def found_in(tree, *, prompt=".", tail="", context=100):
+def next_words_of(tree, *, prompt=".", tail="", context=100):
     """The next words of a model {tokens joined by "|": {token: probability}}; elsewhere the text ends."""
     written = ["\x00", *dict.fromkeys(token for after in tree.values() for token in after if token != "END")]
     ids = {"END": 0} | {token: n for n, token in enumerate(written, 1)}
@@ -92,8 +92,8 @@ def found_in(tree, *, prompt=".", tail="", context=100):
     return next_words(model, Table(written, tail), prompt)
 
 
-def shares(found):
-    return {word.text: word.probability for word in found.words}
+def probabilities_of(result):
+    return {word.text: word.probability for word in result.words}
 
 
 def first_word(text, *, ends=False):
@@ -101,12 +101,12 @@ def first_word(text, *, ends=False):
     data = text if isinstance(text, bytes) else text.encode()
     table = Table([b"."] + [bytes([n]) for n in range(256)])  # id of byte n: n + 2
     model = Tree(120, 258, lambda path: {data[len(path)] + 2: 1.0} if len(path) < len(data) else {0: 1.0})
-    found = next_words(model, table, ".")
-    assert sum(shares(found).values()) + found.unexplored == pytest.approx(1, abs=TOLERANCE)
-    assert len(found.words) == 1
+    result = next_words(model, table, ".")
+    assert sum(probabilities_of(result).values()) + result.unexplored == pytest.approx(1, abs=TOLERANCE)
+    assert len(result.words) == 1
     if not ends:
         assert model.evaluations <= len(data)  # the word was complete before the text's end
-    return found.words[0].text
+    return result.words[0].text
 
 
 # ---- spellings
@@ -129,25 +129,25 @@ APPLE = {
 
 
 def test_the_probability_of_a_word_is_the_sum_over_all_its_spellings():
-    found = found_in(APPLE)
+    result = next_words_of(APPLE)
     expected = {
         "apple": 0.5 * 0.8 + 0.3 * 0.5 + 0.2 * 0.5 * 0.5 + 0.2 * 0.5 * 0.5,
         "app": 0.3 * 0.5,
         "ap": 0.2 * 0.5,
         "apples": 0.5 * 0.2,
     }
-    assert shares(found) == pytest.approx(expected, abs=TOLERANCE)
-    assert found.unexplored == pytest.approx(0, abs=TOLERANCE)
+    assert probabilities_of(result) == pytest.approx(expected, abs=TOLERANCE)
+    assert result.unexplored == pytest.approx(0, abs=TOLERANCE)
 
 
 def test_words_are_ordered_by_probability_then_alphabetically():
-    found = found_in({"": {" pear": 0.25, " fig": 0.25, " kiwi": 0.3, " yam": 0.2}})
-    assert [word.text for word in found.words] == ["kiwi", "fig", "pear", "yam"]
+    result = next_words_of({"": {" pear": 0.25, " fig": 0.25, " kiwi": 0.3, " yam": 0.2}})
+    assert [word.text for word in result.words] == ["kiwi", "fig", "pear", "yam"]
 
 
 def test_a_word_that_the_end_of_text_ends_is_counted():
-    found = found_in({"": {" apple": 0.5, "END": 0.5}, " apple": {"END": 0.5, "s": 0.25, ".": 0.25}})
-    assert shares(found) == pytest.approx({"<end>": 0.5, "apple": 0.375, "apples": 0.125}, abs=TOLERANCE)
+    result = next_words_of({"": {" apple": 0.5, "END": 0.5}, " apple": {"END": 0.5, "s": 0.25, ".": 0.25}})
+    assert probabilities_of(result) == pytest.approx({"<end>": 0.5, "apple": 0.375, "apples": 0.125}, abs=TOLERANCE)
 
 
 def test_a_character_of_several_tokens_is_followed_to_its_end():
@@ -162,8 +162,8 @@ def test_a_character_of_several_tokens_is_followed_to_its_end():
     ids = {"あ": 1, "A": 2, "B": 3, "C": 4, "D": 5, "!": 6}
     table = Table(["あ", b"\xe3\x81", b"\x82", b"\x84", b"\xe3\x81\x82", "!"])  # あ whole; あ in two; いあ in three
     paths = {tuple(ids[t] for t in k.split("|") if t): {ids[t]: p for t, p in v.items()} for k, v in tree.items()}
-    found = next_words(Tree(50, 7, lambda path: paths.get(path, {0: 1.0})), table, ".")
-    assert shares(found) == pytest.approx({"あ": 0.1 + 0.45, "いあ": 0.45}, abs=TOLERANCE)
+    result = next_words(Tree(50, 7, lambda path: paths.get(path, {0: 1.0})), table, ".")
+    assert probabilities_of(result) == pytest.approx({"あ": 0.1 + 0.45, "いあ": 0.45}, abs=TOLERANCE)
 
 
 def test_a_word_before_an_incomplete_character_is_not_complete():
@@ -204,13 +204,13 @@ def test_probabilities_are_lower_bounds_and_sum_to_1(seed):
                 visit((*path, token), text + TOKENS[token - 1], p)
 
     visit((), "", 1.0)
-    found = next_words(Tree(50, len(TOKENS) + 1, after), Table(TOKENS), ".")
-    words = shares(found)
-    assert sum(words.values()) + found.unexplored == pytest.approx(1, abs=TOLERANCE)
-    assert found.unexplored < next_words_module.MAX_UNEXPLORED + TOLERANCE
+    result = next_words(Tree(50, len(TOKENS) + 1, after), Table(TOKENS), ".")
+    words = probabilities_of(result)
+    assert sum(words.values()) + result.unexplored == pytest.approx(1, abs=TOLERANCE)
+    assert result.unexplored < next_words_module.MAX_UNEXPLORED + TOLERANCE
     assert words.keys() <= exact.keys()
     for word, probability in exact.items():
-        assert probability - found.unexplored - TOLERANCE <= words.get(word, 0) <= probability + TOLERANCE
+        assert probability - result.unexplored - TOLERANCE <= words.get(word, 0) <= probability + TOLERANCE
 
 
 # ---- what a word is
@@ -278,16 +278,17 @@ def test_the_end_of_text_ends_a_word(text, word):
 
 def test_invalid_utf_8_is_never_part_of_a_word():
     model = Tree(50, 5, lambda path: {2: 0.25, 3: 0.5, 4: 0.25} if len(path) < 3 else {0: 1.0})
-    found = next_words(model, Table([".", "a", b"\xff", " "]), ".")
+    result = next_words(model, Table([".", "a", b"\xff", " "]), ".")
     # over the eight texts of three tokens " " and "a"
-    assert shares(found) == pytest.approx({"a": 4 / 8, "aa": 2 / 8, "aaa": 1 / 8, "<end>": 1 / 8}, abs=TOLERANCE)
-    assert found.unexplored == pytest.approx(0, abs=TOLERANCE)
+    expected = {"a": 4 / 8, "aa": 2 / 8, "aaa": 1 / 8, "<end>": 1 / 8}
+    assert probabilities_of(result) == pytest.approx(expected, abs=TOLERANCE)
+    assert result.unexplored == pytest.approx(0, abs=TOLERANCE)
 
 
 def test_probability_on_invalid_tokens_alone_is_unexplored():
     model = Tree(50, 4, lambda path: {2: 1.0} if len(path) < 3 else {3: 1.0})
-    found = next_words(model, Table([".", "a", b"\xff"]), ".")
-    assert found.words == () and found.unexplored == pytest.approx(1)
+    result = next_words(model, Table([".", "a", b"\xff"]), ".")
+    assert result.words == () and result.unexplored == pytest.approx(1)
 
 
 # ---- the unexplored rest
@@ -295,48 +296,48 @@ def test_probability_on_invalid_tokens_alone_is_unexplored():
 
 def test_an_endless_word_stops_at_the_context():
     model = Tree(20, 3, lambda path: {2: 1.0})
-    found = next_words(model, Table([".", "a"]), ".")
-    assert found.words == ()
-    assert found.unexplored == pytest.approx(1)
+    result = next_words(model, Table([".", "a"]), ".")
+    assert result.words == ()
+    assert result.unexplored == pytest.approx(1)
     assert model.evaluations <= 20
 
 
 def test_words_that_do_not_fit_the_context_are_unexplored():
     model = Tree(10, 4, lambda path: {2: 1.0} if not path else {2: 0.75, 3: 0.25})
-    found = next_words(model, Table([".", "a", "!"]), ".")
+    result = next_words(model, Table([".", "a", "!"]), ".")
     expected = {"a" * n: 0.25 * 0.75 ** (n - 1) for n in range(1, 10)}  # one of the ten tokens is the prompt's
-    assert shares(found) == pytest.approx(expected, abs=TOLERANCE)
-    assert found.unexplored == pytest.approx(0.75**9, abs=TOLERANCE)
+    assert probabilities_of(result) == pytest.approx(expected, abs=TOLERANCE)
+    assert result.unexplored == pytest.approx(0.75**9, abs=TOLERANCE)
 
 
 def test_an_endlessly_branching_model_is_evaluated_a_limited_number_of_times():
     model = Tree(100, 4, lambda path: {2: 0.5, 3: 0.5})
-    found = next_words(model, Table([".", "a", "b"]), ".")
-    assert found.words == ()
-    assert found.unexplored == pytest.approx(1)
-    assert model.evaluations == found.evaluations == next_words_module.MAX_EVALUATIONS
+    result = next_words(model, Table([".", "a", "b"]), ".")
+    assert result.words == ()
+    assert result.unexplored == pytest.approx(1)
+    assert model.evaluations == result.evaluations == next_words_module.MAX_EVALUATIONS
 
 
 def test_the_search_ends_when_less_than_a_thousandth_is_left():
     model = Tree(100, 4, lambda path: {2: 1.0} if not path else {2: 0.08, 3: 0.92})
-    found = next_words(model, Table([".", "a", "!"]), ".")
-    assert [word.text for word in found.words] == ["a", "aa", "aaa"]
-    assert found.unexplored == pytest.approx(0.08**3, abs=TOLERANCE)
+    result = next_words(model, Table([".", "a", "!"]), ".")
+    assert [word.text for word in result.words] == ["a", "aa", "aaa"]
+    assert result.unexplored == pytest.approx(0.08**3, abs=TOLERANCE)
 
 
 def test_very_unlikely_spellings_are_unexplored():
-    found = found_in({"": {" apple": 1 - 3e-8, " pear": 3e-8}})
-    assert [word.text for word in found.words] == ["apple"]
-    assert found.unexplored == pytest.approx(3e-8, rel=0.1)
+    result = next_words_of({"": {" apple": 1 - 3e-8, " pear": 3e-8}})
+    assert [word.text for word in result.words] == ["apple"]
+    assert result.unexplored == pytest.approx(3e-8, rel=0.1)
 
 
 def test_tokens_that_the_tokenizer_does_not_have_are_not_words():
     model = Tree(50, 9, lambda path: {2: 0.5, 8: 0.5} if not path else {0: 1.0})
     try:
-        found = next_words(model, Table([".", "a"]), ".")
+        result = next_words(model, Table([".", "a"]), ".")
     except LLMError:
         return
-    assert [word.text for word in found.words] == ["a"]
+    assert [word.text for word in result.words] == ["a"]
 
 
 # ---- prompts
@@ -360,12 +361,12 @@ def test_the_end_of_a_long_prompt_is_used_with_space_for_a_word():
 def test_a_used_runtime_is_rewound():
     model = Tree(20, 3, lambda path: {2: 1.0} if not path else {0: 1.0})
     model.prefill([2, 2, 2])
-    assert shares(next_words(model, Table([".", "a"]), ".")) == pytest.approx({"a": 1.0})
+    assert probabilities_of(next_words(model, Table([".", "a"]), ".")) == pytest.approx({"a": 1.0})
 
 
 def test_tokenizations_of_the_last_word_are_summed():
     """The tail " ap" of "x ap" may be " ap", " a" and "p", or the beginning of " apple"."""
-    found = found_in(
+    result = next_words_of(
         {
             "": {" apple": 0.2, " ap": 0.1, " a": 0.1, " pear": 0.6},
             " apple": {" ": 1.0},
@@ -387,17 +388,17 @@ def test_tokenizations_of_the_last_word_are_summed():
         "t": 0.05 * CONTINUE_WORD_FACTOR / total,
         "e": after / total,
     }
-    assert shares(found) == pytest.approx(expected, abs=TOLERANCE)
-    assert {word.text: word.continues for word in found.words} == {"ple": True, "t": True, "e": False}
-    assert found.unexplored == pytest.approx(0, abs=TOLERANCE)
+    assert probabilities_of(result) == pytest.approx(expected, abs=TOLERANCE)
+    assert {word.text: word.continues for word in result.words} == {"ple": True, "t": True, "e": False}
+    assert result.unexplored == pytest.approx(0, abs=TOLERANCE)
 
 
 def test_only_letters_right_after_letters_continue_the_last_word():
     tree = {"": {"s": 0.25, " s": 0.25, "!": 0.25, "\n": 0.25}}
-    after_letter = {(word.text, word.continues) for word in found_in(tree, prompt="apple").words}
+    after_letter = {(word.text, word.continues) for word in next_words_of(tree, prompt="apple").words}
     assert after_letter == {("s", True), ("s", False), ("!", False), ("\n", False)}
-    assert not any(word.continues for word in found_in(tree, prompt="apple ").words)
-    assert not any(word.continues for word in found_in(tree, prompt="りんご").words)
+    assert not any(word.continues for word in next_words_of(tree, prompt="apple ").words)
+    assert not any(word.continues for word in next_words_of(tree, prompt="りんご").words)
 
 
 @pytest.mark.parametrize("prompt", ["the cat ", "the ca", "the cat", "りん", "\n", "x"])
@@ -411,11 +412,11 @@ def test_with_a_real_tokenizer_words_and_the_unexplored_rest_sum_to_1(prompt):
             return np.random.default_rng(self.cached[-1]).normal(0, 4, self.vocab_size).astype(np.float32)
 
     model = Steady(40, tokenizer.vocab_size, lambda path: {0: 1.0})
-    found = next_words(model, tokenizer, prompt)
-    assert sum(word.probability for word in found.words) + found.unexplored == pytest.approx(1, abs=TOLERANCE)
-    assert all(word.probability > 0 for word in found.words)
-    assert len(found.words) > 5
-    assert found.evaluations == model.evaluations <= next_words_module.MAX_EVALUATIONS
+    result = next_words(model, tokenizer, prompt)
+    assert sum(word.probability for word in result.words) + result.unexplored == pytest.approx(1, abs=TOLERANCE)
+    assert all(word.probability > 0 for word in result.words)
+    assert len(result.words) > 5
+    assert result.evaluations == model.evaluations <= next_words_module.MAX_EVALUATIONS
 
 
 def test_the_unexplored_rest_counts_as_one_word_in_the_entropy() -> None:

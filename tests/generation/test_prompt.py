@@ -4,7 +4,7 @@ import pytest
 
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.generation.prompt import RETOKENIZED, Prompt
+from llmcli.generation.prompt import MAX_TAIL_TOKENS, Prompt
 from tests.conftest import TEXT
 
 
@@ -13,7 +13,7 @@ def test_the_tail_of_a_prompt_lies_in_its_last_word() -> None:
     for text in ["The cat", "The ca", "The cat ", "T", "りんごを食べ", "The zzzzzzzz", "a\n\n", "don't"]:
         prompt = Prompt.of(text, tokenizer)
         before, word = tokenizer.split_last_word(text)
-        assert len(prompt.tail) <= RETOKENIZED and prompt.head
+        assert len(prompt.tail) <= MAX_TAIL_TOKENS and prompt.head
         assert word.encode().endswith(tokenizer.decode_bytes(prompt.tail))
         assert tokenizer.decode(prompt.ids) == ("" if before else "\n") + text
         assert prompt.tail, text

@@ -21,7 +21,7 @@ def test_stacked_experts_are_exported_under_hugging_faces_names() -> None:
 
 
 def test_the_balance_loss_is_that_of_its_definition_and_not_part_of_the_reported_loss() -> None:
-    """Three experts, one active per token: of four tokens, three go to the first expert and one to the second."""
+    """Three experts, one active per token: of four tokens, three are routed to the first expert, one to the second."""
     config = SHAPES["experts that do not sum to one"]
     router = Router(config).train()
     with torch.no_grad():

@@ -30,7 +30,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def assert_same(found: Tensor, expected: Tensor, inputs: list[Tensor], tolerance: float = 1e-9) -> None:
-    """Compare values, and gradients of a sum in which every value has a different weight."""
+    """Compare values, and gradients of a weighted sum in which every value has a different weight."""
     assert torch.allclose(found, expected, rtol=tolerance, atol=tolerance)
     weights = random(*found.shape, seed=99).detach()
     gradients = [torch.autograd.grad((y * weights).sum(), inputs) for y in (found, expected)]
