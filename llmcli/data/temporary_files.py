@@ -62,6 +62,10 @@ class TextCopy:
     def read(self, position: int, size: int) -> bytes:
         if self._file is None:
             return b""
-        with temporary_file_errors("the decoded text"):
+        try:
             self._file.seek(position)
             return self._file.read(size)
+        except OSError as error:
+            raise TemporaryFileError(
+                f"cannot read the decoded text in {_temporary_directory()}: {error.strerror or error}"
+            ) from error

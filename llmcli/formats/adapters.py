@@ -62,9 +62,12 @@ def _peft_config(adapters: Mapping[str, NDArray[np.float32]], base: Checkpoint) 
 
 
 def parameter_count(config: ModelConfig, rank: int) -> int:
-    """Parameters of the adapters of all matrices in the layers; an upper bound for a model with experts, whose matrices
-    get no adapters."""
-    shapes = (shape for name, shape in config.tensor_shapes().items() if ".layers." in name and len(shape) == 2)
+    """Parameters of the adapters of all matrices in the layers except those of experts and routers, which get none."""
+    shapes = (
+        shape
+        for name, shape in config.tensor_shapes().items()
+        if ".layers." in name and len(shape) == 2 and ".experts." not in name and not name.endswith(".mlp.gate.weight")
+    )
     return sum(rank * (outputs + inputs) for outputs, inputs in shapes)
 
 
@@ -86,7 +89,7 @@ def base_of(path: Path) -> tuple[str, list[str]]:
     try:
         record = parse_document(read_header(path).metadata.get("training.json", "{}"), "training.json")
         base = record["base"]
-        return str(base.get("file")), [base[key] for key in ("sha256", "source_sha256") if key in base]
+        return str(base.get("file", "")), [base[key] for key in ("sha256", "source_sha256") if key in base]
     except (LLMError, KeyError):
         return "", []
 

@@ -191,7 +191,8 @@ class _Binding:
             for name, bound in ((f"keys.{i}", keys), (f"values.{i}", values)):
                 self._decoder.bind_ortvalue_input(name, bound)
                 self._decoder.bind_ortvalue_output(f"{name}.now", bound)
-        for name, table in zip(("cos", "sin"), self._runtime.rotary, strict=True):
+        self._tables = self._runtime.rotary  # the runtime may replace its own by longer ones
+        for name, table in zip(("cos", "sin"), self._tables, strict=True):
             self._decoder.bind_ortvalue_input(name, table)
         self._cache = cache
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmcli.config import LORA_SCALE
+from llmcli.config import LORA_SCALE, ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import adapters, checkpoint, loading, safetensors_file, safetensors_header
 
@@ -46,6 +46,12 @@ def test_merged_weights_are_base_plus_adapters(trained: tuple[Path, Path], tiny_
     assert len(header.tensors) == 2 * changed
     numbers = sum(math.prod(tensor.shape) for tensor in header.tensors.values())
     assert adapters.parameter_count(base.config, 4) == numbers
+
+
+def test_experts_and_routers_get_no_adapters() -> None:
+    config = ModelConfig(10, 8, 12, 2, 2, 1, 4, 48, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2)
+    attention = (8 + 8) + (4 + 8) + (4 + 8) + (8 + 8)  # rows and columns of the matrices q, k, v and o
+    assert adapters.parameter_count(config, rank=3) == 2 * 3 * attention
 
 
 @pytest.mark.slow

@@ -104,6 +104,17 @@ def test_without_onnxruntime_the_error_says_what_to_install(monkeypatch: pytest.
 
 
 @needs_onnxruntime
+def test_a_step_after_a_longer_score_uses_rotary_tables_that_still_exist() -> None:
+    model = OnnxRuntime(random_checkpoint(QWEN3), "int8")
+    before = model.prefill(IDS[:1])
+    bound = model._single._tables
+    model.score(np.array([IDS[:351]]))  # replaces the tables of the runtime
+    assert model.rotary is not bound and model._single._tables is bound  # a value must live as long as it is bound
+    model.rewind()
+    np.testing.assert_array_equal(model.prefill(IDS[:1]), before)
+
+
+@needs_onnxruntime
 def test_rotary_tables_grow_as_positions_are_used() -> None:
     """With a claimed context of a billion positions the tables hold only those used, and the logits are the same."""
     model = random_checkpoint(QWEN3)
