@@ -23,6 +23,7 @@ def interrupt(frame, event, _):
             sys.setprofile(None)
             os.kill(os.getpid(), signal.SIGINT)
 sys.argv = ["llm", *sys.argv[3:]]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where it is ignored
 sys.setprofile(interrupt)
 runpy.run_module("llmcli", run_name="__main__", alter_sys=True)
 """

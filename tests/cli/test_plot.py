@@ -55,7 +55,7 @@ def test_a_curve_may_be_a_point_or_constant(curve: Curve) -> None:
 def test_the_file_name_gives_the_format() -> None:
     assert [format_of(Path(name)) for name in ("a.svg", "b.PNG", "c.d.pdf")] == ["svg", "png", "pdf"]
     for name in ("a", "a.jpg", ".svg"):
-        with pytest.raises(LLMError, match=r"a name ending in \.svg, \.png or \.pdf"):
+        with pytest.raises(LLMError, match=r"a name that ends in \.svg, \.png or \.pdf"):
             format_of(Path(name))
 
 
