@@ -27,7 +27,7 @@ from llmcli.errors import LLMError
 
 BLOCK_BYTES = 1 << 20  # bytes per read
 STANDARD_INPUT = "standard input"  # its name in messages
-_BYTE_ORDER_MARKS = (
+BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
@@ -71,7 +71,7 @@ class Document:
         if self.copy is not None:
             yield self.copy.read
             return
-        with _open_regular_file(self.name, self.path) as file:
+        with open_regular_file(self.name, self.path) as file:
 
             def read(position: int, size: int) -> bytes:
                 file.seek(position)
@@ -89,10 +89,10 @@ def read_document(name: str, path: Path, stream: IO[bytes] | None, copy: TextCop
     Text that is not plain UTF-8 in a file is appended to `copy`. Raises LLMError with the position of the first byte
     that is not text.
     """
-    source = _open_regular_file(name, path) if stream is None else _buffered(stream)
+    source = open_regular_file(name, path) if stream is None else _buffered(stream)
     with source as file, _decompressed(name, file) as (content, compressed):
         start = _read(content, max(BLOCK_BYTES, 4), name)
-        mark, encoding = next((known for known in _BYTE_ORDER_MARKS if start.startswith(known[0])), (b"", "utf-8"))
+        mark, encoding = next((known for known in BYTE_ORDER_MARKS if start.startswith(known[0])), (b"", "utf-8"))
         copied = stream is not None or compressed or encoding != "utf-8"
         offset = copy.size if copied else len(mark)
         text = _TextDigest(copy if copied else None)
@@ -141,7 +141,7 @@ def describe_binary_file(name: str, path: Path) -> str | None:
     try:
         if not path.is_file():
             return None
-        with _open_regular_file(name, path) as file, _decompressed(name, file) as (content, compressed):
+        with open_regular_file(name, path) as file, _decompressed(name, file) as (content, compressed):
             start = content.read(file_types.START_BYTES)
         with open(path, "rb") as file:
             file.seek(max(0, path.stat().st_size - file_types.END_BYTES))
@@ -155,7 +155,7 @@ def describe_binary_file(name: str, path: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def _open_regular_file(name: str, path: Path) -> Iterator[IO[bytes]]:
+def open_regular_file(name: str, path: Path) -> Iterator[IO[bytes]]:
     """The file, open for reading. Raises LLMError if it cannot be opened, or is not a regular file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):

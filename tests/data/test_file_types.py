@@ -86,7 +86,7 @@ FILES: dict[str, tuple[Callable[[], bytes] | bytes, str]] = {
     "a.zst": (b"\x28\xb5\x2f\xfd" + BINARY, "unpack it first: zstd -d a.zst"),
     "a.7z": (b"7z\xbc\xaf\x27\x1c" + BINARY, "7z x -oa a.7z"),
     "a.doc": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + BINARY, "is an old Office document"),
-    "a.parquet": (b"PAR1" + BINARY, "is a Parquet table"),
+    "a.parquet": (b"PAR1" + BINARY, "arquet"),  # what train says depends on whether pyarrow is installed
     "a.db": (database, "is an SQLite database, not text; export its text to a text file first: sqlite3 a.db"),
     "a.npy": (array, "is a NumPy array"),
     "a.pkl": (lambda: pickle.dumps({"a": "b" * 300}), "is a Python pickle"),

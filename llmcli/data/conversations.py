@@ -1,0 +1,256 @@
+"""A conversation: messages of a user and an assistant, and the pair of prompt and answer as its shortest form.
+
+`from_record` reads one from a JSON object, in each of the shapes that OpenAI, TRL, mlx-lm, Alpaca and ShareGPT use.
+Standard library only.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from llmcli.errors import LLMError, brief
+
+ROLES = ("system", "user", "assistant")
+
+Record: TypeAlias = Mapping[str, object]
+
+_ROLE_NAMES = {role: role for role in ROLES} | {"developer": "system", "human": "user", "gpt": "assistant"}
+_MESSAGE_KEYS = (("role", "content"), ("from", "value"))  # OpenAI's and ShareGPT's
+_MESSAGE_EXAMPLE = '{"role": "user", "content": "text"}'
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str  # one of ROLES
+    content: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in order. `source` is where it comes from, for error messages: the file and the line."""
+
+    messages: tuple[Message, ...]
+    source: str = ""
+
+
+def answered(messages: Sequence[Message]) -> Sequence[Message]:
+    """The messages up to the last answer that is not blank; none where there is no such answer.
+
+    >>> answered([Message("user", "1?"), Message("assistant", "1."), Message("user", "2?")])
+    [Message(role='user', content='1?'), Message(role='assistant', content='1.')]
+    """
+    for end in range(len(messages), 0, -1):
+        if messages[end - 1].role == "assistant" and messages[end - 1].content.strip():
+            return messages[:end]
+    return messages[:0]
+
+
+# ---- records
+
+
+@dataclass(frozen=True)
+class RecordShape:
+    """Which keys of a record hold a conversation: a list of messages, or a prompt and an answer."""
+
+    name: str  # for users
+    keys: tuple[str, ...]  # of the list; of the prompt and the answer
+    context_key: str = ""  # of text that is appended to the prompt after a blank line, if it is there
+
+    @property
+    def used_keys(self) -> frozenset[str]:
+        """The keys whose values are read. Every shape may have a "system" key: text of a first system message."""
+        return frozenset((*self.keys, self.context_key, "system"))
+
+    def fits(self, record: Record) -> bool:
+        """Whether a record is of this shape, though parts of it may be malformed."""
+        values = [record.get(key) for key in self.keys]
+        if len(values) == 1:
+            return values[0] == [] or _is_list_of_messages(values[0])
+        return all(isinstance(value, str) or _is_list_of_messages(value) for value in values)
+
+
+SHAPES = (  # the first that fits is taken
+    RecordShape("messages", ("messages",)),
+    RecordShape("ShareGPT", ("conversations",)),
+    RecordShape("prompt/completion", ("prompt", "completion")),
+    RecordShape("prompt/response", ("prompt", "response")),
+    RecordShape("instruction/output", ("instruction", "output"), "input"),
+    RecordShape("instruction/response", ("instruction", "response"), "context"),
+    RecordShape("question/answer", ("question", "answer")),
+    RecordShape("source/target", ("source", "target")),
+    RecordShape("input/output", ("input", "output")),
+)
+
+
+def record_shape(record: object) -> RecordShape | None:
+    """The shape of a record; None if it holds no conversation. A list of messages is taken as their record.
+
+    >>> record_shape({"question": "Who?", "answer": "Me.", "id": 1}).name
+    'question/answer'
+    >>> record_shape({"text": "Once upon a time"}) is None
+    True
+    """
+    record = _with_key(record)
+    if not isinstance(record, Mapping):
+        return None
+    return next((shape for shape in SHAPES if shape.fits(record)), None)
+
+
+def from_record(record: object, source: str, shape: RecordShape | None = None) -> Conversation:
+    """The conversation in a record, to the character. `source` is where the record comes from; without a `shape`, it
+    is recognized. Raises LLMError, beginning with the source, with what is wrong in the record.
+
+    Roles are system, user and assistant, also called developer, human and gpt. A system message comes first; between
+    two answers comes a message of the user.
+    """
+    try:
+        record = _with_key(record)
+        if not isinstance(record, Mapping):
+            raise _RecordError(f"the record is {_kind(record)}; wanted an object: {{...}}")
+        shape = shape or record_shape(record)
+        if shape is None:
+            keys = ", ".join(list(map(str, record))[:5]) or "none"
+            raise _RecordError(f'the record is no conversation (its keys: {keys}); wanted "messages", or "prompt" and '
+                               f'"completion"')  # fmt: skip
+        messages = tuple(_read(record, shape))
+        _check_order(messages)
+    except _RecordError as error:
+        raise LLMError(f"{source}: {error}") from error
+    return Conversation(messages, source)
+
+
+class _RecordError(Exception):
+    """What is wrong in a record, without its place in a file."""
+
+
+def _with_key(record: object) -> object:
+    return {"messages": record} if isinstance(record, list) and _is_list_of_messages(record) else record
+
+
+def _is_list_of_messages(value: object) -> bool:
+    """Whether any item of a list has a role; others may be malformed."""
+    names = [role for role, _ in _MESSAGE_KEYS]
+    return isinstance(value, list) and any(isinstance(item, Mapping) and item.keys() & names for item in value)
+
+
+def _read(record: Record, shape: RecordShape) -> Iterator[Message]:
+    for key in shape.keys:
+        if key not in record:
+            keys = " and ".join(f'"{key}"' for key in shape.keys)
+            raise _RecordError(f'the record has no "{key}"; wanted {keys}, as in other records of the file')
+    if len(shape.keys) == 1:
+        messages = list(_read_list(record[shape.keys[0]], f'"{shape.keys[0]}"'))
+    else:
+        prompt, answer = shape.keys
+        messages = [*_read_prompt(record, prompt, shape.context_key), *_read_side(record, answer, "assistant")]
+    if _is_given(record.get("system")) and messages[0].role != "system":
+        yield Message("system", _content(record["system"], '"system"'))
+    yield from messages
+
+
+def _read_prompt(record: Record, key: str, context_key: str) -> list[Message]:
+    messages = _read_side(record, key, "user")
+    if context_key and _is_given(record.get(context_key)) and isinstance(record[key], str):
+        context = _content(record[context_key], f'"{context_key}"')
+        return [Message("user", f"{messages[0].content}\n\n{context}")]
+    return messages
+
+
+def _is_given(value: object) -> bool:
+    """Whether an optional text is there; other types than text are read, and are then an error."""
+    return bool(value.strip()) if isinstance(value, str) else value is not None
+
+
+def _read_side(record: Record, key: str, role: str) -> list[Message]:
+    """The messages of a prompt or of an answer."""
+    value = record[key]
+    if isinstance(value, list):
+        return list(_read_list(value, f'"{key}"'))
+    return [Message(role, _content(value, f'"{key}"'))]
+
+
+def _read_list(value: object, name: str) -> Iterator[Message]:
+    if not isinstance(value, list):
+        raise _RecordError(f"{name} is {_kind(value)}; wanted a list of messages: [{_MESSAGE_EXAMPLE}, ...]")
+    if not value:
+        raise _RecordError(f"{name} is an empty list; wanted messages of the user and the assistant")
+    for number, item in enumerate(value, 1):
+        yield _read_message(item, f"message {number} of {name}")
+
+
+def _read_message(item: object, name: str) -> Message:
+    if not isinstance(item, Mapping):
+        raise _RecordError(f"{name} is {_kind(item)}; wanted {_MESSAGE_EXAMPLE}")
+    role_key, content_key = next((keys for keys in _MESSAGE_KEYS if keys[0] in item), ("", ""))
+    if not role_key:
+        raise _RecordError(f'{name} has no "role"; wanted {_MESSAGE_EXAMPLE}')
+    role = item[role_key]
+    if not isinstance(role, str) or role not in _ROLE_NAMES:
+        known = "system, user or assistant" if role_key == "role" else "system, human or gpt"
+        raise _RecordError(f"{name} has the {'role' if role_key == 'role' else 'sender'} {brief(role)}; wanted {known}")
+    if content_key not in item:
+        raise _RecordError(f'{name} has no "{content_key}"; wanted {{"{role_key}": "{role}", "{content_key}": "text"}}')
+    return Message(_ROLE_NAMES[role], _content(item[content_key], f'"{content_key}" of {name}'))
+
+
+def _content(value: object, name: str) -> str:
+    """Text, or the joined text of OpenAI's content parts."""
+    if isinstance(value, list):
+        return "".join(_text_of_part(part, f"part {number} of {name}") for number, part in enumerate(value, 1))
+    if not isinstance(value, str):
+        raise _RecordError(f"{name} is {_kind(value)}; wanted text in quotes")
+    return _checked_text(value, name)
+
+
+def _text_of_part(part: object, name: str) -> str:
+    if not isinstance(part, Mapping) or part.get("type") != "text":
+        kind = f"of type {brief(part.get('type'))}" if isinstance(part, Mapping) else _kind(part)
+        raise _RecordError(f'{name} is {kind}; wanted {{"type": "text", "text": ...}}: the model reads text only')
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise _RecordError(f'"text" of {name} is {_kind(text)}; wanted text in quotes')
+    return _checked_text(text, name)
+
+
+def _checked_text(text: str, name: str) -> str:
+    """The text, which may come from JSON escapes of what is no text."""
+    if "\0" in text:
+        raise _RecordError(f"{name} has a zero character (\\u0000) at position {text.index(chr(0)):,}; remove it")
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            code = f"\\u{ord(text[error.start]):04x}"
+            raise _RecordError(f"{name} has half a character ({code}, a lone surrogate) at position "
+                               f"{error.start:,}; wanted both halves, or remove it") from error  # fmt: skip
+    return text
+
+
+def _kind(value: object) -> str:
+    """What a JSON value is, for messages.
+
+    >>> [_kind(value) for value in (None, True, 1.5, "a", [], {})]
+    ['null', 'true', 'the number 1.5', "the text 'a'", 'a list', 'an object']
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return f"the number {value:g}" if abs(value) < 1e15 else "a number"
+    if isinstance(value, str):
+        return f"the text {brief(value)}"
+    if isinstance(value, list):
+        return "a list"
+    return "an object" if isinstance(value, Mapping) else f"of type {type(value).__name__}"
+
+
+def _check_order(messages: Iterable[Message]) -> None:
+    for number, (before, message) in enumerate(itertools.pairwise(messages), 2):
+        if message.role == "system":
+            raise _RecordError(f"message {number} is a system message; wanted it first, or not at all")
+        if message.role == before.role == "assistant":
+            raise _RecordError(
+                f"messages {number - 1} and {number} are both of the assistant; wanted one of the user between them"
+            )

@@ -1,0 +1,73 @@
+"""The records of a Parquet file, row by row. The only module that imports pyarrow, an extra."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from llmcli.data.conversations import RecordShape, record_shape
+from llmcli.errors import LLMError
+
+MAGIC = b"PAR1"  # the first bytes of such a file
+_BATCH_ROWS = 1024  # held in memory at once
+_PEEKED_ROWS = 10
+
+
+@dataclass(frozen=True)
+class ParquetTable:
+    """An open table; `shape` is that of its first rows, None for a table without conversations."""
+
+    columns: list[str]
+    shape: RecordShape | None
+    rows: Callable[[], Iterator[tuple[int, object]]]  # (row number from 1, record with the keys of the shape)
+
+
+@contextlib.contextmanager
+def open_parquet(name: str, path: Path) -> Iterator[ParquetTable]:
+    """Raises LLMError, also in the block while rows are read, if the file is damaged or pyarrow is not installed."""
+    pyarrow = _import_pyarrow(name)
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            columns: list[str] = file.schema_arrow.names
+            first = itertools.islice(_rows(name, file, columns), _PEEKED_ROWS)
+            shape = next(filter(None, (record_shape(row) for _, row in first)), None)
+            used = [column for column in columns if shape and column in shape.used_keys]
+            yield ParquetTable(columns, shape, lambda: _rows(name, file, used))
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = str(error).split("\n")[0]
+        raise LLMError(f"{name} cannot be read as a Parquet file: {reason}") from error
+
+
+def _rows(name: str, file: Any, columns: list[str]) -> Iterator[tuple[int, object]]:
+    before = 0
+    for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+        try:
+            rows = batch.to_pylist()
+        except UnicodeDecodeError as error:
+            number = before + 1 + _first_undecodable(batch)
+            raise LLMError(f"{name} row {number:,}: text that is not UTF-8 ({error.reason})") from error
+        yield from enumerate(rows, before + 1)
+        before += len(rows)
+
+
+def _first_undecodable(batch: Any) -> int:
+    """Index of the first row of a batch whose text cannot be decoded; converting all at once is many times faster."""
+    for index in range(batch.num_rows):
+        try:
+            batch.slice(index, 1).to_pylist()
+        except UnicodeDecodeError:
+            return index
+    return 0
+
+
+def _import_pyarrow(name: str) -> ModuleType:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise LLMError(f"to read {name} the pyarrow package is needed: pip install 'llmcli[parquet]'") from error
+    module: ModuleType = pyarrow
+    return module
