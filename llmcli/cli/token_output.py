@@ -72,6 +72,14 @@ def with_highlights(text: str, spans: Iterable[tuple[int, int]]) -> None:
     console.verbatim(text[position:])
 
 
+def conversation(title: str, text: str, learned: Iterable[tuple[int, int]]) -> None:
+    """A conversation under its title, with the passages of its learned tokens as `with_highlights` shows them."""
+    console.heading(title)
+    with_highlights(text, learned)
+    if not text.endswith("\n"):
+        console.result()
+
+
 def probability_legend() -> None:
     """Explains the backgrounds of `styles.by_probability`, on stderr, if colours were shown; nothing with --quiet."""
     is_coloured = sys.stdout.isatty() and styles.has_colours(sys.stdout) and styles.has_colours(sys.stderr)

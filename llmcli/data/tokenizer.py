@@ -26,9 +26,12 @@ from llmcli.data.vocabulary import Vocabulary
 from llmcli.data.vocabulary_limits import MIN_VOCAB_SIZE
 from llmcli.errors import LLMError, usage
 
-END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the end of a document; id 0 in the tokenizers trained here
+END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the end of a document
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"  # ChatML's names for the beginning and the end of a turn
+# the control tokens of the tokenizers trained here, from id 0 on; the last two are spare, under the names of Llama 3
+CONTROL_TOKENS = (END_OF_TEXT, IM_START, IM_END, "<|reserved_special_token_0|>", "<|reserved_special_token_1|>")
 # names of the end-of-text token, in order of preference
-_EOS_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
+_EOS_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 MAX_TAIL = 200  # characters at the end of a prompt that are searched for its last word
 MAX_TOKEN_BYTES = 63  # of a trained token: longer ones are boilerplate, and leave too few tokens of a short text
 MAX_TRAINING_WORD = 256  # characters of a pre-token in training
@@ -45,11 +48,11 @@ class Tokenizer:
         self,
         inner: tokenizers.Tokenizer,
         bos_token: str | None = None,
-        adds_prefix_space: bool = False,
+        prefix_space: str = "",
         eos_ids: Iterable[int] = (),
         seen_bytes: bytes | None = None,
     ) -> None:
-        self._bos_token, self.adds_prefix_space, self._end_ids = bos_token, adds_prefix_space, frozenset(eos_ids)
+        self._bos_token, self._prefix_space, self._end_ids = bos_token, prefix_space, frozenset(eos_ids)
         self.imported = False  # its model was trained by another program
         self.seen_bytes = seen_bytes  # byte values that occur in the text its model was trained on; None if unknown
         inner.no_padding()
@@ -63,12 +66,13 @@ class Tokenizer:
     def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
         """Byte-level byte-pair encoding (Sennrich et al. 2016; GPT-2 section 2.2) with GPT-2's pre-tokenizer.
 
-        The vocabulary is the end of text, the 256 bytes, then the merges in the order of training. It is smaller than
-        `vocab_size` if the text has no more pairs to merge. No token is longer than MAX_TOKEN_BYTES.
+        The vocabulary is CONTROL_TOKENS, the 256 bytes, then the merges in the order of training. It is smaller than
+        `vocab_size` if the text has no more pairs to merge. No merge is longer than MAX_TOKEN_BYTES.
         """
         if vocab_size < MIN_VOCAB_SIZE:
             raise usage(
-                f"--vocab-size must be at least {MIN_VOCAB_SIZE} (256 bytes and the end of text), found {vocab_size}"
+                f"--vocab-size must be at least {MIN_VOCAB_SIZE} (256 bytes and {len(CONTROL_TOKENS)} control tokens), "
+                f"found {vocab_size}"
             )
         inner = tokenizers.Tokenizer(models.BPE())
         inner.pre_tokenizer = _training_pre_tokenizer()
@@ -76,7 +80,7 @@ class Tokenizer:
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             min_frequency=2,
-            special_tokens=[END_OF_TEXT],
+            special_tokens=list(CONTROL_TOKENS),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
             max_token_length=MAX_TOKEN_BYTES + 1,  # the library's limit is exclusive
@@ -102,12 +106,12 @@ class Tokenizer:
             non_ascii = non_ascii[: vocab_size - MIN_VOCAB_SIZE]
         characters = {c for c in counts if ord(c) < 128} | set(non_ascii)
         other_bytes = [b for b in range(256) if b >= 128 or chr(b) not in characters]
-        names = [END_OF_TEXT, *(f"<0x{b:02X}>" for b in other_bytes), *sorted(characters)]
+        names = [*CONTROL_TOKENS, *(f"<0x{b:02X}>" for b in other_bytes), *sorted(characters)]
         inner = tokenizers.Tokenizer(
             models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=[], byte_fallback=True)
         )
         inner.decoder = _decoder("char")
-        inner.add_special_tokens([END_OF_TEXT])
+        inner.add_special_tokens(list(CONTROL_TOKENS))
         return cls(inner)
 
     @classmethod
@@ -132,7 +136,7 @@ class Tokenizer:
                 raise
             raise LLMError(f"the tokenizer could not be read: {error}") from error
         inner.decoder = _decoder(safe.kind)
-        tokenizer = cls(inner, safe.bos_token, safe.adds_prefix_space, eos_ids, seen_bytes)
+        tokenizer = cls(inner, safe.bos_token, safe.prefix_space, eos_ids, seen_bytes)
         if max_vocab_size is not None and tokenizer.vocab_size > max_vocab_size:
             raise LLMError(f"the tokenizer has {tokenizer.vocab_size} tokens, its model only {max_vocab_size}")
         missing = set(tokenizer._missing_bytes) - RARE_BYTES
@@ -143,14 +147,14 @@ class Tokenizer:
     def to_json(self) -> str:
         """The text of tokenizer.json."""
         text = self._inner.to_str()
-        if self._bos_token is None and not self.adds_prefix_space:
+        if self._bos_token is None and not self._prefix_space:
             return text
         document = json.loads(text)
         if self._bos_token is not None:
             document["post_processor"] = tokenizer_json.bos_post_processor(self._bos_token, self.bos_id)
-        if self.adds_prefix_space:
-            document["normalizer"] = tokenizer_json.prefix_space_normalizer()
-            document["decoder"]["decoders"].append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+        if self._prefix_space:
+            document |= tokenizer_json.prefix_space_steps(self._prefix_space)
+            document["decoder"] = tokenizer_json.decoder("spm", adds_prefix_space=True)
         return json.dumps(document, ensure_ascii=False)
 
     def to_config_json(self, context: int) -> str:
@@ -180,14 +184,26 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return int(self._inner.get_vocab_size(with_added_tokens=True))
 
+    @property
+    def adds_prefix_space(self) -> bool:
+        """Whether a space is prepended to a text."""
+        return bool(self._prefix_space)
+
+    @cached_property
+    def control_ids(self) -> dict[str, int]:
+        """The control tokens: name -> id."""
+        return {t.content: i for i, t in self._inner.get_added_tokens_decoder().items() if t.special}
+
     @cached_property
     def eos_id(self) -> int:
-        """The id that ends a document: the special token with one of _EOS_NAMES, else the first special token."""
-        special = {t.content: i for i, t in self._inner.get_added_tokens_decoder().items() if t.special}
+        """The id that ends a document: the control token with one of _EOS_NAMES, else the first one that ends a text
+        for the model, else IM_END, else the first control token."""
         for name in _EOS_NAMES:
-            if name in special:
-                return special[name]
-        return min(self._end_ids or special.values(), default=0)
+            if name in self.control_ids:
+                return self.control_ids[name]
+        if self._end_ids:
+            return min(self._end_ids)
+        return self.control_ids.get(IM_END, min(self.control_ids.values(), default=0))
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
@@ -214,8 +230,8 @@ class Tokenizer:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The bytes of all tokens, indexed."""
-        return Vocabulary(self.token_bytes, self.seen_bytes, unrestricted=self.imported)
+        """The bytes of all tokens, indexed. Of the control tokens, a model trained here writes only `eos_ids`."""
+        return Vocabulary(self.token_bytes, self.seen_bytes, self.eos_ids, unrestricted=self.imported)
 
     def with_seen_bytes(self, seen_bytes: bytes | None) -> "Tokenizer":
         """A copy for a model whose training text has these byte values; None if they are unknown."""
@@ -223,6 +239,36 @@ class Tokenizer:
         other.__dict__.pop("vocabulary", None)
         other.seen_bytes = seen_bytes
         return other
+
+    def with_eos_ids(self, ids: Iterable[int]) -> "Tokenizer":
+        """A copy for a model for which these tokens, too, end a text; `eos_id` stays."""
+        other = copy.copy(self)
+        for name in ("vocabulary", "eos_ids"):
+            other.__dict__.pop(name, None)
+        other.eos_id, other._end_ids = self.eos_id, self.eos_ids | set(ids)
+        return other
+
+    def with_chat_tokens(self) -> "Tokenizer":
+        """Itself if it has the control tokens of ChatML, else a copy to which those that it lacks are appended.
+
+        Its `eos_id` stays. Raises LLMError if ordinary text would become one of them.
+        """
+        missing = [name for name in (IM_START, IM_END) if name not in self.control_ids]
+        if not missing:
+            return self
+        inner = tokenizers.Tokenizer.from_str(self._inner.to_str())
+        inner.add_special_tokens([tokenizers.AddedToken(name, normalized=False, special=True) for name in missing])
+        other = Tokenizer(inner, self._bos_token, self._prefix_space, self.eos_ids, self.seen_bytes)
+        other.eos_id, other.imported = self.eos_id, self.imported
+        for name in missing:
+            if other.control_ids[name] in other.encode(name):
+                raise LLMError(f"the tokenizer makes {name} of ordinary text, so it cannot be a control token")
+        return other
+
+    def strips(self, control_id: int) -> tuple[bool, bool]:
+        """Whether a control token takes the white space before it, and that after it, where a template writes it."""
+        token = self._inner.get_added_tokens_decoder()[control_id]
+        return token.lstrip, token.rstrip
 
     def label(self, token: int) -> str:
         """One token as text, for display: bytes of an incomplete character as \\xe3, a control token by its name."""
@@ -266,13 +312,36 @@ class Tokenizer:
 
         Raises LLMError for a lone surrogate, which stands for bytes that were not UTF-8.
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise LLMError(
-                f"not text: the character at position {error.start} is not Unicode (the bytes were not UTF-8)"
-            ) from error
+        _check_unicode(text)
         return [i for ids in self.encode_stream([text]) for i in ids]
+
+    def encode_part(self, text: str, *, after_control_token: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        """(ids, spans) of a part of a text, between the control tokens that a template wrote.
+
+        A span is (first character, the one after the last); tokens of the same character have the same span. Unlike
+        `encode`, this gives the ids of other programs also where a space is prepended. Raises LLMError as `encode`.
+        """
+        _check_unicode(text)
+        added = " " if text and self._adds_space_to_part(text, after_control_token) else ""
+        ids: list[int] = []
+        spans: list[tuple[int, int]] = []
+        start = -len(added)
+        for piece in text_pieces.pieces([added + text], self._boundary):
+            self._check_bytes([piece])
+            encoding = self._inner.encode(piece, add_special_tokens=False)
+            ids += encoding.ids
+            spans += [(max(0, start + first), start + end) for first, end in encoding.offsets]
+            start += len(piece)
+        return ids, spans
+
+    def _adds_space_to_part(self, text: str, after_control_token: bool) -> bool:
+        """Whether a space is prepended to a part of a text."""
+        if self._prefix_space == "prepend":
+            return True
+        has_space = text.startswith((" ", SPACE))
+        return not has_space and (
+            self._prefix_space == "always" or (self._prefix_space == "first" and not after_control_token)
+        )
 
     def split_last_word(self, text: str) -> tuple[str, str]:
         """(head, last word) of a text, where words are the pre-tokens of this tokenizer.
@@ -354,6 +423,16 @@ class StreamDecoder:
     def finish(self) -> str:
         """U+FFFD for a character that is still incomplete, or ""."""
         return self._decoder.decode(b"", final=True)
+
+
+def _check_unicode(text: str) -> None:
+    """Raises LLMError for a lone surrogate."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise LLMError(
+            f"not text: the character at position {error.start} is not Unicode (the bytes were not UTF-8)"
+        ) from error
 
 
 def _training_pre_tokenizer() -> pre_tokenizers.PreTokenizer:

@@ -59,7 +59,7 @@ class SafeTokenizer:
     kind: str  # "bpe" (byte-level), "spm" (SentencePiece: spaces are written as SPACE) or "char"
     text: str  # tokenizer.json, without what the fields below describe
     bos_token: str | None  # the control token that is prepended to a text
-    adds_prefix_space: bool  # whether a space is prepended to a text
+    prefix_space: str  # how a space is prepended to a text (see `prefix_space`)
 
 
 def sanitize(text: str) -> SafeTokenizer:
@@ -77,7 +77,9 @@ def sanitize(text: str) -> SafeTokenizer:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [token | {"lstrip": False, "rstrip": False} for token in added],
+        "added_tokens": [
+            token | {"lstrip": bool(token.get("lstrip")), "rstrip": bool(token.get("rstrip"))} for token in added
+        ],
         "normalizer": _REPLACE_SPACES if kind == "spm" else document.get("normalizer"),
         "pre_tokenizer": None if kind == "spm" else document.get("pre_tokenizer"),
         "post_processor": None,
@@ -96,7 +98,7 @@ def sanitize(text: str) -> SafeTokenizer:
         kind,
         json.dumps(safe),
         bos_token if bos_token in special else None,
-        kind == "spm" and _adds_prefix_space(document),
+        prefix_space(document) if kind == "spm" else "",
     )
 
 
@@ -232,15 +234,29 @@ def _is_replace_spaces(step: Mapping[str, Any]) -> bool:
     return step.get("type") == "Replace" and step.get("pattern") == {"String": " "} and step.get("content") == SPACE
 
 
-def _adds_prefix_space(document: Mapping[str, Any]) -> bool:
-    """Whether a SentencePiece BPE prepends a space to a text."""
-    types = _step_types(document["normalizer"]) if document.get("normalizer") else []
+# ---- parts of a tokenizer.json
+
+
+def prefix_space(document: Mapping[str, Any]) -> str:
+    """How a SentencePiece BPE prepends a space.
+
+    "prepend": to a text, and to each part of it that follows a control token (the normalizer Prepend). The other values
+    are those of the pre-tokenizer Metaspace, which adds no space where there is one. "always": likewise to each part.
+    "first": only to a text. "": never.
+    """
+    if "Prepend" in (_step_types(document["normalizer"]) if document.get("normalizer") else []):
+        return "prepend"
     metaspace = document.get("pre_tokenizer") or {}
     scheme = metaspace.get("prepend_scheme", "always" if metaspace.get("add_prefix_space", True) else "never")
-    return "Prepend" in types or (metaspace.get("type") == "Metaspace" and scheme in ("always", "first"))
+    return scheme if metaspace.get("type") == "Metaspace" and scheme in ("always", "first") else ""
 
 
-# ---- parts of a tokenizer.json
+def prefix_space_steps(scheme: str) -> dict[str, Any]:
+    """The normalizer and the pre-tokenizer of a SentencePiece BPE that prepends a space as `prefix_space` says."""
+    if scheme in ("always", "first"):
+        metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": False}
+        return {"normalizer": None, "pre_tokenizer": metaspace}
+    return {"normalizer": prefix_space_normalizer() if scheme else space_normalizer(), "pre_tokenizer": None}
 
 
 def merge_pair(merge: Any) -> tuple[str, str]:
@@ -261,6 +277,18 @@ def prefix_space_normalizer() -> dict[str, Any]:
 def space_normalizer() -> dict[str, Any]:
     """The normalizer of a SentencePiece BPE that prepends nothing to a text."""
     return dict(_REPLACE_SPACES)
+
+
+def decoder(kind: str, *, adds_prefix_space: bool = False) -> dict[str, Any]:
+    """The decoder of a tokenizer of a kind, for other programs: this one joins the bytes of the tokens."""
+    if kind == "bpe":
+        return dict(BYTE_LEVEL)
+    steps: list[dict[str, Any]] = [{"type": "ByteFallback"}, {"type": "Fuse"}]
+    if kind == "spm":
+        steps.insert(0, {"type": "Replace", "pattern": {"String": SPACE}, "content": " "})
+    if adds_prefix_space:
+        steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    return {"type": "Sequence", "decoders": steps}
 
 
 def bos_token_of(post_processor: Any) -> str | None:

@@ -1,6 +1,8 @@
 """Train a tokenizer on a corpus, and choose the size of its vocabulary."""
 
+import itertools
 import math
+from collections.abc import Iterable
 
 from llmcli.data.corpus import Corpus
 from llmcli.data.tokenizer import Tokenizer
@@ -18,15 +20,19 @@ def train_tokenizer(
     max_vocab_size: int = MAX_DEFAULT_VOCAB_SIZE,
     max_bytes: int = TRAINING_BYTES,
     characters: bool = False,
+    contents: Iterable[str] = (),
+    content_bytes: int = 0,
 ) -> tuple[Tokenizer, str]:
     """(tokenizer for the first `train_bytes` of a corpus, the reason for the size of its vocabulary).
 
-    It is trained on at most `max_bytes` of them, sampled evenly. `vocab_size` fixes the size; otherwise it follows the
-    length of the text, up to `max_vocab_size`. `characters` makes each character a token. Raises LLMError when
-    `vocab_size` is too small for the characters of the text.
+    It is trained on at most `max_bytes` of them, sampled evenly, and on `contents`, other texts of `content_bytes`
+    bytes. `vocab_size` fixes the size; otherwise it follows the length of the text, up to `max_vocab_size`.
+    `characters` makes each character a token. Raises LLMError when `vocab_size` is too small for the characters of the
+    text.
     """
     sample = corpus.sample(0, train_bytes, min(max_bytes, TRAINING_BYTES))
-    text = (piece for part in sample for piece in part)
+    text = itertools.chain((piece for part in sample for piece in part), contents)
+    train_bytes += content_bytes
     if characters:
         return Tokenizer.train_char(text, vocab_size), "one token per character, as requested"
     by_text = nearest_power_of_two(train_bytes / BYTES_PER_TOKEN_TYPE, MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE)

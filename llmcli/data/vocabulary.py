@@ -1,16 +1,17 @@
 """The bytes of all tokens, indexed: which tokens begin with given bytes, and which keep a text valid.
 
-Two rules restrict which tokens a model may generate. First, the text stays valid UTF-8: the training text is, so a
+Three rules restrict which tokens a model may generate. First, the text stays valid UTF-8: the training text is, so a
 token that breaks a character only has probability because training did not reduce it to zero. Second, where it is known
-which byte values occur in the training text, no others are generated. Models trained by other programs are not
-restricted.
+which byte values occur in the training text, no others are generated. Third, of the control tokens only those are
+generated that end a text; the others are reserved, or written only by a chat template. Models trained by other programs
+are not restricted.
 
 V = size of the vocabulary.
 """
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -58,11 +59,16 @@ class Vocabulary:
     """The bytes of each token, b"" for control tokens."""
 
     def __init__(
-        self, token_bytes: Sequence[bytes], seen_bytes: bytes | None = None, *, unrestricted: bool = False
+        self,
+        token_bytes: Sequence[bytes],
+        seen_bytes: bytes | None = None,
+        end_ids: Collection[int] | None = None,
+        *,
+        unrestricted: bool = False,
     ) -> None:
-        """`seen_bytes` are the byte values of the training text; None if unknown. If `unrestricted`, every token may be
-        generated."""
-        self.token_bytes, self._unrestricted = token_bytes, unrestricted
+        """`seen_bytes` are the byte values of the training text, `end_ids` the control tokens that the model was
+        trained to write; None if unknown. If `unrestricted`, every token may be generated."""
+        self.token_bytes, self._unrestricted, self._end_ids = token_bytes, unrestricted, end_ids
         self._unseen = b"" if seen_bytes is None else bytes(set(range(256)) - set(seen_bytes))
 
     def __len__(self) -> int:
@@ -129,6 +135,8 @@ class Vocabulary:
         if state == START:
             mask[:] = True
             mask[[i for i, next_state in self._incomplete.items() if next_state == INVALID]] = False
+            if self._end_ids is not None:
+                mask[[i for i, data in enumerate(self.token_bytes) if not data and i not in self._end_ids]] = False
         else:
             mask[[i for i in self._continuations if state_after(self.token_bytes[i], state) != INVALID]] = True
         if self._unseen:

@@ -139,6 +139,7 @@ def _byte_level(fields: Mapping[str, Any], vocabulary: dict[str, int]) -> dict[s
     return {
         "normalizer": {"type": "NFC"} if _PRE_TOKENIZERS[name] == "Qwen 2" else None,
         "pre_tokenizer": tokenizer_json.PRE_TOKENIZERS[_PRE_TOKENIZERS[name]],
+        "decoder": tokenizer_json.decoder("bpe"),
         "model": {"type": "BPE", "vocab": vocabulary, "merges": merges, "ignore_merges": name in _LLAMA_3},
     }
 
@@ -148,10 +149,11 @@ def _sentencepiece(fields: Mapping[str, Any], vocabulary: dict[str, int], types:
     merges = _merges(vocabulary, _list_field(fields, "scores", float, len(types)), types)
     model = {"type": "BPE", "vocab": vocabulary, "merges": merges, "byte_fallback": True}
     if not merges:  # one token for each character, where a space is a space
-        return {"model": model | {"vocab": {" " if token == SPACE else token: i for token, i in vocabulary.items()}}}
-    adds_prefix_space = fields.get("tokenizer.ggml.add_space_prefix", True)
-    normalizer = tokenizer_json.prefix_space_normalizer() if adds_prefix_space else tokenizer_json.space_normalizer()
-    return {"model": model, "normalizer": normalizer}
+        names = {" " if token == SPACE else token: i for token, i in vocabulary.items()}
+        return {"model": model | {"vocab": names}, "decoder": tokenizer_json.decoder("char")}
+    adds_prefix_space = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
+    steps = tokenizer_json.prefix_space_steps("prepend" if adds_prefix_space else "")
+    return {"model": model, **steps, "decoder": tokenizer_json.decoder("spm", adds_prefix_space=adds_prefix_space)}
 
 
 def _merges(vocabulary: dict[str, int], scores: list[float], types: list[int]) -> list[list[str]]:
@@ -204,7 +206,7 @@ def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, 
         fields = _byte_level_fields(document)
     else:
         scores, tokens = _scores(document["model"], kind, tokens)
-        adds_prefix_space = "Prepend" in json.dumps(document.get("normalizer"))
+        adds_prefix_space = kind == "spm" and bool(tokenizer_json.prefix_space(document))
         fields = [
             ("add_tokenizer_model", "llama"), ("add_tokenizer_pre", "default"), ("add_token_scores", scores),
             ("add_add_space_prefix", adds_prefix_space),
@@ -217,6 +219,7 @@ def to_fields(document: dict[str, Any], config: ModelConfig) -> list[tuple[str, 
         ("add_token_types", types),
         ("add_bos_token_id", tokens.index(bos_token) if bos_token in tokens else bos),
         ("add_eos_token_id", config.eos_token_id),
+        *(("add_eot_token_id", token) for token in config.extra_eos_ids[:1]),  # the end of an answer
         ("add_add_bos_token", bos_token in tokens),
         ("add_add_eos_token", False),
     ]

@@ -294,6 +294,9 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
         "tokenizer_config.json": model.tokenizer_config_json,
         "README.md": card,
     }
+    template = parse_document(model.tokenizer_config_json, "tokenizer_config.json").get("chat_template")
+    if isinstance(template, str):  # newer programs look for it here, older ones in tokenizer_config.json
+        texts["chat_template.jinja"] = template
     atomic_io.check_space(directory, dtypes.stored_bytes(model.config.tensor_shapes(), model.dtypes))
     with atomic_io.replace_directory(directory) as temporary:
         for name, text in texts.items():

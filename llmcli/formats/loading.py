@@ -14,10 +14,12 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.gguf_header import is_gguf
 from llmcli.formats.header import Header
+from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import open_for_reading
 from llmcli.formats.safetensors_file import BLOCK_BYTES
 
 if TYPE_CHECKING:
+    from llmcli.data.chat_template import ChatTemplate
     from llmcli.data.tokenizer import Tokenizer
 
 
@@ -71,6 +73,14 @@ def open_tokenizer(model: Checkpoint | Ensemble) -> "Tokenizer":
         raise LLMError(f"{shared.path}: {error}" if shared.path else str(error)) from error
     tokenizer.imported = model.seen_bytes is None and any("imported" in record for record in model.records)
     return tokenizer
+
+
+def open_chat_template(model: Checkpoint | Ensemble, tokenizer: "Tokenizer") -> "ChatTemplate | None":
+    """The chat template of a model with its tokenizer, as `open_tokenizer` returns it; None if the model has none."""
+    from llmcli.data.chat_template import ChatTemplate
+
+    config = parse_document(model.shared.tokenizer_config_json, "tokenizer_config.json")
+    return ChatTemplate.from_config(config, tokenizer)
 
 
 def files(path: str | Path) -> list[Path]:

@@ -9,10 +9,11 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from llmcli.data import tokenizer as module
-from llmcli.data.tokenizer import END_OF_TEXT, StreamDecoder, Tokenizer
+from llmcli.data.tokenizer import CONTROL_TOKENS, END_OF_TEXT, IM_END, IM_START, StreamDecoder, Tokenizer
+from llmcli.data.vocabulary_limits import MIN_VOCAB_SIZE
 from llmcli.errors import LLMError
 from tests.conftest import TEXT
 
@@ -89,27 +90,38 @@ def test_reading_its_own_json_keeps_the_ids(tokenizer: Tokenizer, text: str) -> 
     assert Tokenizer.from_json(tokenizer.to_json()).encode(text) == tokenizer.encode(text)
 
 
+CONTROL_IDS = {
+    "<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2, "<|reserved_special_token_0|>": 3,
+    "<|reserved_special_token_1|>": 4,
+}  # fmt: skip
+
+
 @BOTH
-@pytest.mark.parametrize("text", [END_OF_TEXT, f"a{END_OF_TEXT}b", f"{END_OF_TEXT}\n{END_OF_TEXT}"])
-def test_an_end_of_text_typed_by_a_user_is_text(tokenizer: Tokenizer, text: str) -> None:
-    ids = tokenizer.encode(text)
-    assert tokenizer.eos_id not in ids
-    assert tokenizer.decode(ids) == text
+@pytest.mark.parametrize("name", CONTROL_TOKENS)
+def test_a_control_token_typed_by_a_user_is_text(tokenizer: Tokenizer, name: str) -> None:
+    for text in (name, f"a{name}b", f"{name}\n{name}"):
+        ids = tokenizer.encode(text)
+        assert not set(ids) & set(CONTROL_IDS.values())
+        assert tokenizer.decode(ids) == text
 
 
 @pytest.mark.parametrize("train", [Tokenizer.train_bpe, Tokenizer.train_char])
-def test_training_on_the_end_of_text_does_not_make_it_typeable(train) -> None:
-    tokenizer = train([END_OF_TEXT * 500], 400)
-    ids = tokenizer.encode(END_OF_TEXT * 2)
-    assert tokenizer.eos_id not in ids
-    assert tokenizer.decode(ids) == END_OF_TEXT * 2
+def test_training_on_control_tokens_does_not_make_them_typeable(train) -> None:
+    text = "".join(CONTROL_TOKENS)
+    tokenizer = train([text * 500], 500)
+    ids = tokenizer.encode(text * 2)
+    assert not set(ids) & set(CONTROL_IDS.values())
+    assert tokenizer.decode(ids) == text * 2
 
 
 @BOTH
-def test_the_control_token_is_id_0_and_has_no_bytes(tokenizer: Tokenizer) -> None:
-    assert tokenizer.eos_id == 0
-    assert tokenizer.token_bytes[0] == b""
+def test_the_control_tokens_are_the_first_ids_and_have_no_bytes(tokenizer: Tokenizer) -> None:
+    assert tokenizer.control_ids == CONTROL_IDS
+    assert tokenizer.eos_id == 0 and tokenizer.eos_ids == {0}
+    assert tokenizer.token_bytes[:5] == [b""] * 5
+    assert [tokenizer.label(i) for i in range(5)] == list(CONTROL_IDS)
     assert tokenizer.decode([*tokenizer.encode("a"), 0, *tokenizer.encode("b")]) == "ab"
+    assert 256 + len(CONTROL_TOKENS) == MIN_VOCAB_SIZE
 
 
 @BOTH
@@ -170,37 +182,37 @@ def test_training_does_not_depend_on_the_parts_of_the_text(train) -> None:
 
 
 def test_byte_pair_encoding_merges_the_most_frequent_pair_first() -> None:
-    tokenizer = Tokenizer.train_bpe(["ab ab ab ab abc abc"], 259)
+    tokenizer = Tokenizer.train_bpe(["ab ab ab ab abc abc"], 263)
     # pairs in "ab", " ab" x3, " abc" x2: a+b 6 times, " "+ab 5 times
     assert json.loads(tokenizer.to_json())["model"]["merges"] == [["a", "b"], ["Ġ", "ab"]]
-    assert tokenizer.token_bytes[257:] == [b"ab", b" ab"]
-    assert tokenizer.encode("ab abc") == [257, 258, *tokenizer.encode("c")]
+    assert tokenizer.token_bytes[261:] == [b"ab", b" ab"]
+    assert tokenizer.encode("ab abc") == [261, 262, *tokenizer.encode("c")]
 
 
-def test_byte_pair_vocabulary_is_the_end_of_text_then_the_256_bytes_then_merges() -> None:
+def test_byte_pair_vocabulary_is_the_control_tokens_then_the_256_bytes_then_merges() -> None:
     assert BPE.vocab_size == 290
-    assert sorted(BPE.token_bytes[1:257]) == [bytes([b]) for b in range(256)]
-    assert all(len(piece) >= 2 for piece in BPE.token_bytes[257:])
+    assert sorted(BPE.token_bytes[5:261]) == [bytes([b]) for b in range(256)]
+    assert all(len(piece) >= 2 for piece in BPE.token_bytes[261:])
 
 
 @pytest.mark.parametrize("train", [Tokenizer.train_bpe, Tokenizer.train_char])
-@pytest.mark.parametrize("size", [256, 1, 0, -5])
-def test_a_vocabulary_below_257_is_wrong_usage(train, size: int) -> None:
-    with pytest.raises(LLMError, match=f"at least 257.*found {size}") as caught:
+@pytest.mark.parametrize("size", [260, 1, 0, -5])
+def test_a_vocabulary_below_261_is_wrong_usage(train, size: int) -> None:
+    with pytest.raises(LLMError, match=f"at least 261.*found {size}") as caught:
         train([TEXT], size)
     assert caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize("train", [Tokenizer.train_bpe, Tokenizer.train_char])
-def test_a_vocabulary_of_257_is_bytes_and_the_end_of_text(train) -> None:
-    tokenizer = train([TEXT], 257)
-    assert tokenizer.vocab_size == 257
+def test_a_vocabulary_of_261_is_bytes_and_control_tokens(train) -> None:
+    tokenizer = train([TEXT], 261)
+    assert tokenizer.vocab_size == 261
     assert len(tokenizer.encode("the 🍎")) == len("the 🍎".encode())
-    assert sorted(tokenizer.token_bytes) == sorted([b"", *(bytes([b]) for b in range(256))])
+    assert sorted(tokenizer.token_bytes) == sorted([*[b""] * 5, *(bytes([b]) for b in range(256))])
 
 
 def test_a_text_with_few_pairs_ends_with_a_smaller_vocabulary() -> None:
-    assert Tokenizer.train_bpe(["aa aa"], 5000).vocab_size == 258  # "aa" twice; " aa" only once
+    assert Tokenizer.train_bpe(["aa aa"], 5000).vocab_size == 262  # "aa" twice; " aa" only once
 
 
 FAMILY = "👨\u200d👩\u200d👧\u200d👦"
@@ -250,7 +262,7 @@ def test_ordinary_text_gives_the_vocabulary_of_the_library() -> None:
     inner = tokenizers.Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=900, min_frequency=2, special_tokens=[END_OF_TEXT], show_progress=False,
+        vocab_size=900, min_frequency=2, special_tokens=list(CONTROL_TOKENS), show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
     inner.train_from_iterator([text], trainer)
@@ -274,7 +286,7 @@ def test_each_character_of_the_corpus_is_one_token() -> None:
     assert CHAR.kind == "char"
     for character in set(TEXT):
         assert len(CHAR.encode(character)) == 1, character
-    assert CHAR.vocab_size == 257 + len({c for c in TEXT if ord(c) >= 128})
+    assert CHAR.vocab_size == 261 + len({c for c in TEXT if ord(c) >= 128})
     assert len(CHAR.encode(TEXT)) == len(TEXT)
 
 
@@ -286,13 +298,13 @@ def test_an_unseen_character_is_encoded_as_bytes(unseen: str) -> None:
 
 
 def test_a_small_char_vocabulary_keeps_the_most_frequent_characters() -> None:
-    tokenizer = Tokenizer.train_char(["ああいいいうええええ"], 259)
-    assert tokenizer.vocab_size == 259
+    tokenizer = Tokenizer.train_char(["ああいいいうええええ"], 263)
+    assert tokenizer.vocab_size == 263
     assert [len(tokenizer.encode(c)) for c in "あいうえ"] == [3, 1, 3, 1]
 
 
 def test_among_equally_frequent_characters_the_first_in_unicode_is_kept() -> None:
-    tokenizer = Tokenizer.train_char(["うあい"], 258)
+    tokenizer = Tokenizer.train_char(["うあい"], 262)
     assert [len(tokenizer.encode(c)) for c in "うあい"] == [3, 1, 3]
 
 
@@ -307,6 +319,121 @@ def test_tokenizer_config_has_the_eos_token_and_the_context_length() -> None:
     assert result["model_max_length"] == 1234
     assert result["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert result["add_prefix_space"] is result["add_bos_token"] is result["clean_up_tokenization_spaces"] is False
+
+
+# ---- tokenizers without the control tokens of ChatML
+
+
+def without_chat_tokens(kind: str, eos: str = END_OF_TEXT) -> Tokenizer:
+    """A tokenizer with one control token, as earlier versions of this program trained it, or as Llama's."""
+    if kind == "bpe":
+        return Tokenizer.from_json(BPE_JSON.read_text("utf-8").replace(END_OF_TEXT, eos))
+    if kind == "char":
+        return Tokenizer.from_json(CHARACTERS_JSON.read_text("utf-8").replace(END_OF_TEXT, eos))
+    names = [eos, *(f"<0x{b:02X}>" for b in range(256)), "▁", "a", "b", "▁a", "ab", "▁ab"]
+    inner = tokenizers.Tokenizer(
+        models.BPE({name: i for i, name in enumerate(names)}, [("▁", "a"), ("a", "b"), ("▁", "ab")], byte_fallback=True)
+    )
+    inner.add_special_tokens([eos])
+    prepend, replace = normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")
+    inner.normalizer = normalizers.Sequence([prepend, replace])
+    return Tokenizer.from_json(inner.to_str())
+
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+BPE_JSON, CHARACTERS_JSON = GOLDEN / "bpe.json", GOLDEN / "characters.json"
+KINDS = pytest.mark.parametrize("kind", ["bpe", "char", "spm"])
+
+
+@KINDS
+@pytest.mark.parametrize("eos", [END_OF_TEXT, "</s>", "<end>"])
+def test_missing_chat_tokens_are_appended(kind: str, eos: str) -> None:
+    old = without_chat_tokens(kind, eos)
+    assert old.kind == kind and old.control_ids == {eos: 0}
+    tokenizer = old.with_chat_tokens()
+    size = old.vocab_size
+    assert tokenizer.control_ids == {eos: 0, IM_START: size, IM_END: size + 1}
+    assert (tokenizer.kind, tokenizer.vocab_size) == (kind, size + 2)
+    assert (tokenizer.eos_id, tokenizer.eos_ids, tokenizer.bos_ids) == (0, {0}, old.bos_ids)
+    text = f"a ab {IM_START}b{IM_END} {eos}"
+    assert tokenizer.encode(text) == old.encode(text)
+    assert tokenizer.decode([size, *tokenizer.encode(text), size + 1]) == text
+    assert tokenizer.with_chat_tokens() is tokenizer
+    assert old.control_ids == {eos: 0}  # unchanged
+    again = Tokenizer.from_json(tokenizer.to_json(), eos_ids=[0, size + 1])
+    assert again.control_ids == tokenizer.control_ids and again.eos_id == 0 and again.eos_ids == {0, size + 1}
+
+
+def test_a_tokenizer_that_has_the_chat_tokens_stays() -> None:
+    assert BPE.with_chat_tokens() is BPE
+
+
+def test_only_the_chat_token_that_is_missing_is_appended() -> None:
+    inner = library(without_chat_tokens("bpe"))
+    inner.add_special_tokens([IM_END])
+    old = Tokenizer.from_json(inner.to_str())
+    assert old.with_chat_tokens().control_ids == old.control_ids | {IM_START: old.vocab_size}
+
+
+def test_a_chat_token_that_text_becomes_is_an_error() -> None:
+    rules = json.loads(without_chat_tokens("spm").to_json())
+    parts = ["<|im_end|>"[:n] for n in range(1, 11)]
+    for part in (*"<|imend_>", *parts):
+        rules["model"]["vocab"].setdefault(part, len(rules["model"]["vocab"]))
+    rules["model"]["merges"] += [[part[:-1], part[-1]] for part in parts[1:]]
+    tokenizer = Tokenizer.from_json(json.dumps(rules))
+    assert tokenizer.vocab_size == len(rules["model"]["vocab"])
+    with pytest.raises(LLMError, match=r"makes <\|im_end\|> of ordinary text"):
+        tokenizer.with_chat_tokens()
+
+
+def test_more_tokens_may_end_a_text() -> None:
+    tokenizer = BPE.with_seen_bytes(b"abc").with_eos_ids([2])
+    assert tokenizer.eos_ids == {0, 2} and tokenizer.eos_id == 0 and BPE.eos_ids == {0}
+    assert tokenizer.seen_bytes == b"abc"
+
+
+# ---- parts of a text between control tokens
+
+METASPACE = {"type": "Metaspace", "replacement": "▁", "split": False}
+
+
+@pytest.mark.parametrize("scheme", ["prepend", "always", "first", "never"])
+@pytest.mark.parametrize("text", ["ab{0}ab", "{0}a b{0} ab{0}", " ab{0}▁ab", "{0}{0}", "é{0}é"])
+def test_a_part_gets_a_space_as_in_the_library(scheme: str, text: str) -> None:
+    rules = json.loads(without_chat_tokens("spm").to_json())
+    if scheme != "prepend":
+        rules |= {"normalizer": None, "pre_tokenizer": METASPACE | {"prepend_scheme": scheme}}
+    tokenizer = Tokenizer.from_json(json.dumps(rules))
+    assert json.loads(tokenizer.to_json())["pre_tokenizer"] in (rules["pre_tokenizer"], None)
+    expected = tokenizers.Tokenizer.from_str(json.dumps(rules)).encode(text.format(END_OF_TEXT)).ids
+    for read in (tokenizer, Tokenizer.from_json(tokenizer.to_json())):
+        ids: list[int] = []
+        for number, part in enumerate(text.split("{0}")):
+            ids += [0] * (number > 0) + read.encode_part(part, after_control_token=number > 0)[0]
+        assert ids == expected
+
+
+@BOTH
+@given(text=ANY_TEXT)
+@settings(max_examples=60, deadline=None)
+def test_a_part_has_the_ids_of_its_text_and_spans_that_cover_it(tokenizer: Tokenizer, text: str) -> None:
+    ids, spans = tokenizer.encode_part(text, after_control_token=True)
+    assert ids == tokenizer.encode(text) and len(spans) == len(ids)
+    for token, (start, end) in zip(ids, spans, strict=True):
+        assert tokenizer.token_bytes[token] in text[start:end].encode("utf-8")
+    covered = {i for start, end in spans for i in range(start, end)}
+    assert covered == set(range(len(text)))
+
+
+def test_spans_of_a_long_part_are_positions_in_it() -> None:
+    text = long_text()
+    ids, spans = BPE.encode_part(text, after_control_token=False)
+    assert ids == BPE.encode(text)
+    for token, (start, end) in zip(ids, spans, strict=True):
+        if BPE.token_bytes[token].isascii():
+            assert text[start:end].encode() == BPE.token_bytes[token]
+    assert spans[-1][1] == len(text)
 
 
 BROKEN = [
@@ -362,7 +489,7 @@ def test_merge_pairs_spell_their_token() -> None:
     tokenizer = Tokenizer.train_bpe(["the cat sat on the mat, the rat ate the cat " * 9], 300)
     pieces = tokenizer.token_bytes
     merged = [(i, pair) for i, pair in enumerate(tokenizer.merge_pairs) if pair != (-1, -1)]
-    assert len(merged) == tokenizer.vocab_size - 257 > 5
+    assert len(merged) == tokenizer.vocab_size - 261 > 5
     assert all(pieces[left] + pieces[right] == pieces[i] for i, (left, right) in merged)
 
 

@@ -179,7 +179,7 @@ ACCEPTED = {
     },
     "a sequence": edited(pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTE_LEVEL]}),
     "an added word in ASCII": with_added("<tool_call>"),
-    "no merges": edited_model(vocab={name: i for i, name in enumerate(BPE._names[:257])}, merges=[]),
+    "no merges": edited_model(vocab={name: i for i, name in enumerate(BPE._names[:261])}, merges=[]),
 }
 
 TEXTS = ["quick  brown\n\tcat", "  the  cat", "café", "<tool_call>é</tool_call>", "りんご🍎\U0010ffff"]
@@ -202,7 +202,7 @@ def test_a_tokenizer_that_could_lose_text_is_an_error_or_keeps_all_text(name: st
 
 
 def test_the_tokenizer_of_a_model_may_lack_a_byte_until_text_needs_it() -> None:
-    result = json.loads(Tokenizer.train_bpe([TEXT], 257).to_json())
+    result = json.loads(Tokenizer.train_bpe([TEXT], 261).to_json())
     del result["model"]["vocab"]["z"]
     result["model"]["vocab"] = {token: i for i, token in enumerate(result["model"]["vocab"])}
     with pytest.raises(LLMError, match="no token for 1 of the 256 bytes"):
@@ -276,7 +276,7 @@ def nested(depth: int) -> dict[str, Any]:
     ids=["deep", "deeper", "many", "many in sequences", "a list", "an object", "nothing", "a list of one", "no type"],
 )  # fmt: skip
 def test_an_unknown_or_very_long_pre_tokenizer_is_an_error(cutter: Any) -> None:
-    made = json.loads(Tokenizer.train_bpe(["the cat sat on the mat " * 9], 260).to_json())
+    made = json.loads(Tokenizer.train_bpe(["the cat sat on the mat " * 9], 264).to_json())
     with pytest.raises(LLMError, match=r"the tokenizer (is not byte-level|splits words with)") as caught:
         Tokenizer.from_json(json.dumps(made | {"pre_tokenizer": cutter}))
     assert len(str(caught.value)) < 200

@@ -55,6 +55,16 @@ def test_bytes_that_are_not_in_the_training_text_are_not_allowed() -> None:
     assert inside is not None and np.flatnonzero(inside).tolist() == [6]
 
 
+def test_of_the_control_tokens_only_those_that_end_a_text_are_allowed() -> None:
+    tokens = [b"", b"", b"", b"a", b"\xe3", b"\x81"]
+    allowed = Vocabulary(tokens, None, {0, 2}).allowed(START)
+    assert allowed is not None and allowed.tolist() == [True, False, True, True, True, False]
+    inside = Vocabulary(tokens, None, {0, 2}).allowed(state_after(b"\xe3"))
+    assert inside is not None and inside.tolist() == [False] * 5 + [True]
+    assert Vocabulary(tokens, None, {0, 2}, unrestricted=True).allowed(START) is None
+    assert Vocabulary(tokens[:4]).allowed(START) is None
+
+
 def test_if_no_token_is_allowed_all_are() -> None:
     assert Vocabulary([b"a", b"b"]).allowed(state_after(b"\xe3")) is None
 

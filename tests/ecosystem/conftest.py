@@ -139,13 +139,16 @@ class LlamaCpp:
     def text(self, prompt: str, count: int) -> str:
         return str(self.ask(prompt, count)["choices"][0]["text"])
 
-    def tokenize(self, text: str) -> list[int]:
-        body = json.dumps({"content": text, "parse_special": False, "add_special": False}).encode()
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """What its server answers."""
         request = urllib.request.Request(
-            self._server.listening_address + "/tokenize", body, {"Content-Type": "application/json"}
+            self._server.listening_address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request) as response:
-            return list(json.load(response)["tokens"])
+            return dict(json.load(response))
+
+    def tokenize(self, text: str) -> list[int]:
+        return list(self.post("/tokenize", {"content": text, "parse_special": False, "add_special": False})["tokens"])
 
     def ids(self, prompt: str | list[int], count: int) -> list[int]:
         """The next tokens."""

@@ -40,7 +40,8 @@ def trained_rules() -> dict[str, object]:
         limit_alphabet=80,
     )  # fmt: skip
     # without text whose merges spell a control token: among equally frequent pairs the library picks at random
-    inner.train_from_iterator((string.replace("</s>", "") for string in texts.varied(500, seed=2)), trainer)
+    strings = (string.replace("</s>", "").replace("<|im_start|>", "") for string in texts.varied(500, seed=2))
+    inner.train_from_iterator(strings, trainer)
     result = json.loads(inner.to_str())
     result["added_tokens"] = [token for token in result["added_tokens"] if token["id"] < 3]
     result["model"]["byte_fallback"] = True

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ KEYS = {  # the writer's methods by the keys that they write
     "add_tokenizer_model": "model", "add_tokenizer_pre": "pre", "add_token_merges": "merges",
     "add_token_scores": "scores", "add_add_space_prefix": "add_space_prefix", "add_token_list": "tokens",
     "add_token_types": "token_type", "add_bos_token_id": "bos_token_id", "add_eos_token_id": "eos_token_id",
-    "add_add_bos_token": "add_bos_token", "add_add_eos_token": "add_eos_token",
+    "add_add_bos_token": "add_bos_token", "add_add_eos_token": "add_eos_token", "add_eot_token_id": "eot_token_id",
 }  # fmt: skip
 TOKENIZERS = {"bpe": Tokenizer.train_bpe([TEXT], 300), "characters": Tokenizer.train_char([TEXT])}
 
@@ -37,6 +38,21 @@ def test_the_tokenizer_round_trips(kind: str, words: list[str]) -> None:
     again = Tokenizer.from_json(result)
     assert list(again.encode(text)) == list(TOKENIZERS[kind].encode(text))
     assert again.vocab_size == TOKENIZERS[kind].vocab_size
+    assert tokenizers.Tokenizer.from_str(result).decode(again.encode(text)) == text  # in other programs
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_control_tokens_stay_control_tokens(kind: str) -> None:
+    result, _ = gguf_tokenizer.to_json(fields_of(TOKENIZERS[kind]))
+    assert Tokenizer.from_json(result).control_ids == TOKENIZERS[kind].control_ids
+
+
+def test_the_token_that_ends_an_answer_is_a_field() -> None:
+    tokenizer = TOKENIZERS["bpe"]
+    config = ModelConfig(tokenizer.vocab_size, 32, 64, 1, 2, 2, 16, 32, extra_eos_ids=(2, 3))
+    fields = dict(gguf_tokenizer.to_fields(json.loads(tokenizer.to_json()), config))
+    assert fields["add_eos_token_id"] == 0 and fields["add_eot_token_id"] == 2
+    assert "tokenizer.ggml.eot_token_id" not in fields_of(tokenizer)
 
 
 def test_embedding_rows_without_a_token_get_unique_names() -> None:

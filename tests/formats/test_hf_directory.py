@@ -249,10 +249,20 @@ def test_a_full_disk_leaves_the_existing_model(directory: Path, tiny_model: Path
 
 def test_files_of_the_older_model_are_not_left_beside_the_new_one(directory: Path, llm) -> None:
     expected = sorted(inside(directory))
+    assert llm("import", directory, "-o", "m.safetensors").exit_code == 0
     for name in ("chat_template.jinja", "special_tokens_map.json", "model-00001-of-00002.safetensors"):
         (directory / name).write_text("{{ of another model }}")
-    assert llm("export", directory, "--to", "hf", "--force").exit_code == 0
+    assert llm("export", "m.safetensors", directory, "--to", "hf", "--force").exit_code == 0
     assert sorted(inside(directory)) == expected
+
+
+def test_a_chat_template_is_exported_in_both_of_its_places(directory: Path, llm) -> None:
+    (directory / "chat_template.jinja").write_text("{{ messages }} é\n", "utf-8")
+    assert llm("export", directory, "there2", "--to", "hf").exit_code == 0
+    assert Path("there2/chat_template.jinja").read_text("utf-8") == "{{ messages }} é\n"
+    assert json.loads(Path("there2/tokenizer_config.json").read_text("utf-8"))["chat_template"] == "{{ messages }} é\n"
+    Path("there2/chat_template.jinja").unlink()
+    assert loading.load("there2").tokenizer_config_json == loading.load(directory).tokenizer_config_json
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "runs/"])

@@ -301,7 +301,8 @@ EXECUTING = {"pickle", "cPickle", "dill", "marshal", "shelve", "jinja2", "joblib
 
 
 def nothing_executes(where: Path, tries: int) -> list[str]:
-    """R18: no module loads pickles, evaluates text or renders templates; files that are pickles are refused."""
+    """R18: no module loads pickles or evaluates text; templates are rendered in a separate process, in a sandbox;
+    files that are pickles are refused."""
     failures = []
     for source in Path(llmcli.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(source.read_text("utf-8"))):
@@ -309,7 +310,8 @@ def nothing_executes(where: Path, tries: int) -> list[str]:
             called = node.func if isinstance(node, ast.Call) else None
             bad = isinstance(called, ast.Name) and called.id in ("eval", "exec", "compile", "__import__")
             bad |= ast.unparse(called).endswith("torch.load") if called else False
-            if bad or EXECUTING & {name.split(".")[0] for name in names_}:
+            executing = EXECUTING & {name.split(".")[0] for name in names_}
+            if bad or (executing and (source.name, executing) != ("template_worker.py", {"jinja2"})):
                 failures.append(f"{source.name}, line {node.lineno}")
     canary = where / "fired"
     pickled = b"\x80\x04cposix\nsystem\n(V" + b"touch " + os.fsencode(canary) + b"\ntR."

@@ -44,7 +44,7 @@ ROWS = {
     "R15": Row("a catalogue of malformed files: each is refused", files.malformed_files),
     "R16": Row("absurd configs: refused quickly", files.absurd_configs),
     "R17": Row("hostile tokenizers (hangs, aborts): refused or limited", files.tokenizer_bombs, 0, 15),
-    "R18": Row("no pickle, eval or template is executed", files.nothing_executes),
+    "R18": Row("no pickle or eval is executed; templates only in a sandbox", files.nothing_executes),
     "R19": Row("streamed text equals the text decoded at once", texts.streamed_text, 1000, 10_000),
     "R20": Row("text never becomes a control token", texts.text_stays_text, 1000, 10_000),
     "R21": Row("absurd sampling options: output or one line of error", terminals.sampling_options),

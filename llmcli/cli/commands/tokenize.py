@@ -1,7 +1,8 @@
 """`llm tokenize`: show the tokens of a text, or train a tokenizer."""
 
+import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,13 +13,16 @@ from llmcli.cli.options import (
     QuietOption,
     model_path,
     reject_options,
+    speaker_names,
+    speakers_option,
     text_argument,
     vocab_size_option,
 )
 from llmcli.cli.safe_text import visible_whitespace
-from llmcli.errors import usage
+from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
+    from llmcli.data.chat_template import ChatTemplate, EncodedConversation
     from llmcli.data.tokenizer import Tokenizer
 
 DEFAULT_OUTPUT = "tokenizer.json"
@@ -33,6 +37,15 @@ def tokenize(
     file: Annotated[
         Path | None, typer.Option("--file", metavar="FILE", help="Tokenize the text in a file instead.")
     ] = None,
+    chat: Annotated[
+        Path | None,
+        typer.Option(
+            "--chat",
+            metavar="FILE",
+            help="Show the conversations in a file as text to train on, with the learned tokens marked.",
+        ),
+    ] = None,
+    speakers: Annotated[str | None, speakers_option()] = None,
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", metavar="FILE", help="Use a tokenizer.json instead of a model.")
     ] = None,
@@ -56,16 +69,26 @@ def tokenize(
     Example: llm tokenize "I like to eat"
     """
     if train:
-        reject_options(context_, "with --train", "text", "model", "file", "tokenizer", "ids", "decode", "json_")
+        reject_options(
+            context_, "with --train", "text", "model", "file", "chat", "speakers", "tokenizer", "ids", "decode", "json_"
+        )
         _train(train, vocab_size, char, output, force=force)
         return
     reject_options(context_, "without --train", "vocab_size", "char", "output", "force")
+    if chat is not None:
+        reject_options(context_, "with --chat", "text", "file", "ids", "decode")
+    else:
+        reject_options(context_, "without --chat", "speakers")
     if file is not None:
         reject_options(context_, "with --file", "text")
     if tokenizer is not None:
         reject_options(context_, "with --tokenizer", "model")
     if decode:
         reject_options(context_, "with --decode", "ids", "json_")
+    if chat is not None:
+        names = speaker_names(speakers)
+        _print_conversations(chat, names, _open_chat_template(model, tokenizer), json_=json_)
+        return
     opened = _open_tokenizer(model, tokenizer)
     if decode:
         _decode(opened, text_argument(text, "list of ids") if file is None else _read(file))
@@ -136,6 +159,75 @@ def _decode(tokenizer: "Tokenizer", text: str) -> None:
     except ValueError as error:
         raise usage(f"--decode needs token ids such as 12 7 300, found {str(error).rsplit(': ', 1)[-1]}") from None
     console.result_bytes(tokenizer.decode_bytes(ids))
+
+
+# ---- --chat
+
+
+def _open_chat_template(model: str | None, tokenizer_file: Path | None) -> "ChatTemplate":
+    """The chat template of a model, or ChatML if it has none."""
+    from llmcli.data.chat_template import CHATML, ChatTemplate
+    from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
+
+    if tokenizer_file is not None:
+        tokenizer, source = _open_tokenizer(None, tokenizer_file), tokenizer_file
+    else:
+        source = model_path(model)
+        checkpoint = load_any(source).shared
+        tokenizer = open_tokenizer(checkpoint)
+        template = open_chat_template(checkpoint, tokenizer)
+        if template is not None:
+            return template
+    console.note(f"{source} has no chat template; shown in ChatML, which llm train uses for such a model")
+    return ChatTemplate(CHATML, tokenizer.with_chat_tokens())
+
+
+def _print_conversations(
+    file: Path, speakers: tuple[str, str] | None, template: "ChatTemplate", *, json_: bool
+) -> None:
+    """Print each conversation in a file as a text with the learned tokens marked, or as a line of JSON."""
+    from llmcli.data.conversation_files import read_conversations
+
+    read = read_conversations(str(file), file, speakers=speakers)
+    if read is None:
+        raise LLMError(
+            f'{file} has no conversations; expected records with "messages", "prompt" and "completion", "instruction" '
+            'and "output" or "conversations", two columns, or turns such as User: and Assistant:'
+        )
+    total = learned = 0
+    for conversation in read.conversations:
+        try:
+            encoded = template.encode_conversation(conversation.messages)
+        except LLMError as error:
+            raise LLMError(f"{conversation.source}: {error}") from error
+        if json_:
+            console.json_result(_as_record(template.tokenizer, encoded))
+        else:
+            token_output.conversation(conversation.source, *_marked_text(template.tokenizer, encoded))
+        total, learned = total + len(encoded.ids), learned + sum(encoded.learned)
+    for note in read.notes:
+        console.note(note)
+    console.note(
+        f"{len(read.conversations):,} conversations of {total:,} tokens; {learned:,} of them are learned (marked): "
+        "those of answers, and the one that ends each"
+    )
+
+
+def _as_record(tokenizer: "Tokenizer", encoded: "EncodedConversation") -> dict[str, list[Any]]:
+    """A conversation for --json."""
+    names = [tokenizer.decode([i]) if tokenizer.token_bytes[i] else tokenizer.label(i) for i in encoded.ids]
+    return {"ids": encoded.ids, "tokens": names, "mask": [int(learned) for learned in encoded.learned]}
+
+
+def _marked_text(tokenizer: "Tokenizer", encoded: "EncodedConversation") -> tuple[str, list[tuple[int, int]]]:
+    """(text of a conversation with control tokens by their names, spans of the learned tokens in it)"""
+    text, spans = "", []
+    for learned, run in itertools.groupby(zip(encoded.learned, encoded.ids, strict=True), key=lambda pair: pair[0]):
+        data = b"".join(tokenizer.token_bytes[i] or tokenizer.label(i).encode() for _, i in run)
+        start, text = len(text), text + data.decode("utf-8", "replace")
+        if learned:
+            spans.append((start, len(text)))
+    return text, spans
 
 
 # ---- --train

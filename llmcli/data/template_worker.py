@@ -1,0 +1,202 @@
+"""Renders chat templates in a process of its own: `main` reads requests from standard input and answers on standard
+output, each a line of JSON.
+
+A template comes from a stranger's file and is a program: it may never end, or fill the memory. So jinja2 runs it in a
+sandbox as transformers does, and this process has limits. template_renderer.py starts it and kills it when a template
+takes too long. Only this module imports jinja2.
+
+    {"template": TEXT or null for the last one, "variables": {}, "jobs": [[messages, add_generation_prompt], ...]}
+    -> {"results": [[text, [[start, end], ...]], ...]} or {"refused": message} or {"error": message}
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import jinja2
+import jinja2.ext
+from jinja2 import nodes
+from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+SECONDS = 5.0  # for the templates of one request
+MEMORY = 1 << 29  # bytes of this process, where the system can limit it
+EXTRA_CHARACTERS = 1 << 20  # that a template may write beyond twice the text of the messages
+MAX_MESSAGE = 300  # characters of an error
+
+
+def main() -> None:
+    """Answer requests until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the process that started this one
+    _limit_memory()
+    template: jinja2.Template | None = None
+    with os.fdopen(os.dup(1), "wb") as answers:
+        _write(answers, {"ready": True})
+        for line in sys.stdin.buffer:
+            request = json.loads(line)
+            with _alarm():
+                answer, template = _answer(request, template)
+            _write(answers, answer)
+
+
+def _write(stream: Any, answer: Mapping[str, Any]) -> None:
+    stream.write(json.dumps(answer).encode("ascii") + b"\n")
+    stream.flush()
+
+
+def _limit_memory() -> None:
+    """Make allocations beyond MEMORY fail, where the system can do that."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+
+@contextlib.contextmanager
+def _alarm() -> Iterator[None]:
+    """End this process if the block never ends: the process that started it may have died."""
+    has_alarm = hasattr(signal, "setitimer") and hasattr(signal, "ITIMER_REAL")
+    if has_alarm:
+        signal.setitimer(signal.ITIMER_REAL, 2 * SECONDS)
+    yield
+    if has_alarm:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _answer(
+    request: Mapping[str, Any], template: jinja2.Template | None
+) -> tuple[dict[str, Any], jinja2.Template | None]:
+    """(the answer to a request, its template, for the next one)"""
+    try:
+        if request["template"] is not None:
+            template = None
+            template = environment().from_string(request["template"])
+        if template is None:
+            return {"error": "it could not be compiled"}, None
+        return {"results": [_render(template, request["variables"], *job) for job in request["jobs"]]}, template
+    except _RefusalError as error:
+        return {"refused": _one_line(error)}, template
+    except MemoryError:
+        return {"error": f"it needs over {MEMORY >> 20} MB of memory"}, None
+    except Exception as error:
+        return {"error": _one_line(error)}, template
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE - 1]}…"
+
+
+def _render(
+    template: jinja2.Template, variables: Mapping[str, str], messages: list[dict[str, str]], add_generation_prompt: bool
+) -> tuple[str, list[tuple[int, int]]]:
+    """(text, spans of the blocks {% generation %} in it)"""
+    limit = EXTRA_CHARACTERS + 2 * sum(len(message["content"]) for message in messages)
+    tracker = template.environment.extensions[_Generation.identifier]
+    assert isinstance(tracker, _Generation)
+    tracker.position, tracker.spans = 0, []
+    parts = []
+    for part in template.generate(
+        messages=messages, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **variables
+    ):
+        parts.append(part)
+        tracker.position += len(part)
+        if tracker.position > limit:
+            raise TemplateError(f"it writes over {limit:,} characters")
+    return "".join(parts), tracker.spans
+
+
+# ---- what templates may use, as in transformers
+
+
+class _RefusalError(TemplateError):
+    """A template called raise_exception."""
+
+
+def environment() -> jinja2.Environment:
+    """The environment in which transformers renders a chat template."""
+    made = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+    )
+    made.filters["tojson"] = _to_json
+    made.globals.update(
+        raise_exception=_raise_exception, strftime_now=_strftime_now, dict=_Dict(), namespace=_Namespace
+    )
+    return made
+
+
+class _Generation(jinja2.ext.Extension):
+    """The block {% generation %}, which marks what the assistant writes."""
+
+    tags = {"generation"}  # noqa: RUF012 (the name and the type are jinja2's)
+
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.position = 0  # characters written so far
+        self.spans: list[tuple[int, int]] = []
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
+
+    def _mark(self, caller: Callable[[], str]) -> str:
+        text = caller()
+        self.spans.append((self.position, self.position + len(text)))
+        return text
+
+
+def _raise_exception(message: str) -> None:
+    raise _RefusalError(message)
+
+
+def _strftime_now(format: str) -> str:
+    return datetime.now().strftime(format)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON without the HTML escapes of jinja2's own filter."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+class _Dict:
+    """`dict` without the attributes of the type."""
+
+    def __call__(self, *values: Any, **named: Any) -> dict[Any, Any]:
+        return dict(*values, **named)
+
+    def fromkeys(self, *values: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*values)
+
+
+class _Namespace(Namespace):
+    """`namespace` without attributes that begin with an underscore, which belong to Python."""
+
+    def __init__(*args: Any, **named: Any) -> None:
+        self, *values = args  # so that namespace(self=...) works
+        attributes = dict(*values, **named)
+        for name in attributes:
+            _check_name(name)
+        Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        Namespace.__setitem__(self, name, value)
+
+
+def _check_name(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"access to attribute {name[:40]!r} of a namespace is unsafe")
