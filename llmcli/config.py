@@ -37,6 +37,7 @@ EXPERT_NAMES = {  # model_type -> tensors of a layer with experts: (router; gate
     ),
 }
 ROPE_TYPES = ("linear", "llama3")
+ANSWER_TOKENS = 1000  # most tokens of an answer in a chat; most models end theirs long before
 RECIPES = ("muon", "adamw", "fine-tune", "lora")  # see training/optimizer.py
 LORA_SCALE = 2.0  # alpha / rank, in PEFT's terms
 EVALUATION_CONTEXT = 2048  # tokens; longest context of an evaluation by default

@@ -30,6 +30,7 @@ class ModelScore:
     score: "Score"
     context: int  # tokens in a window
     stride: int  # tokens between windows
+    conversations: int = 0  # whose answers were measured; 0: the document is plain text
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -42,6 +43,7 @@ class ModelScore:
             "accuracy": round(self.score.accuracy, 6),
             "context": self.context,
             "stride": self.stride,
+            **({"of": "answers", "conversations": self.conversations} if self.conversations else {}),
         }
 
 

@@ -92,6 +92,7 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
     """The facts of a training run, by name."""
     return [
         ("corpus", _corpus(record)),
+        *_conversations(record),
         ("steps", _steps(record)),
         ("best weights", f"step {record.get('best_step', 0):,}"),
         ("held-out", _held_out_loss(record)),
@@ -108,6 +109,25 @@ def _corpus(record: Record) -> str:
     return f"{names}{more}, {sum(document.get('bytes', 0) for document in documents):,} bytes"
 
 
+def _conversations(record: Record) -> list[tuple[str, str]]:
+    """The conversations that a model was trained on, and how it answers those held out."""
+    found = record.get("conversations")
+    if not found:
+        return []
+    rows = [("conversations", f"{found.get('training', 0):,} for training, {found.get('held_out', 0):,} held out")]
+    if answers := record.get("answers"):
+        shares = (
+            f"{answers['verbatim']:.0%} verbatim from the training answers, {answers['exact']:.0%} as the reference"
+        )
+        rows.append(("greedy answers", f"to {answers['questions']:,} held-out questions: {shares}"))
+    plain_text = record.get("plain_text", {})
+    if "after" in plain_text:
+        before = plain_text.get("before")
+        change = f"{units.bits_per_byte(before)} before, " if before else ""
+        rows.append(("plain text", f"{change}{units.bits_per_byte(plain_text['after'])} bits per byte after"))
+    return rows
+
+
 def _steps(record: Record) -> str:
     interrupted = ", interrupted" if record.get("interrupted") else ""
     return f"{record.get('steps', 0):,} ({record.get('epochs', 0):.2f} epochs){interrupted}"
@@ -119,7 +139,8 @@ def _held_out_loss(record: Record) -> str:
     if not bits:
         return "not measured"
     measured = record.get("held_out_measured")
-    at_end = f" at the end, on {measured['bytes']:,} bytes, in float32" if measured else ""
+    of_answers = " of answers" if record.get("held_out", {}).get("of") == "answers" else ""
+    at_end = f"{of_answers} at the end, on {measured['bytes']:,} bytes, in float32" if measured else of_answers
     before = record.get("bits_per_byte_before")
     base = f"; {units.bits_per_byte(before)} before fine-tuning" if before else ""
     return f"{units.bits_per_byte(bits)} bits per byte{at_end}{base}"

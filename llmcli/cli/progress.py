@@ -36,12 +36,16 @@ class _Status:
 class TrainingView:
     """Shows a run: in a terminal a bar, figures and a growing chart, elsewhere periodic lines.
 
-    `bytes_per_token` converts the training loss to bits per byte, the unit of the held-out figures. With `hidden`
-    nothing is drawn in a terminal, for a run whose events a program reads.
+    `bytes_per_token` converts the training loss to bits per byte, the unit of the held-out figures. `answers` is given
+    where these are of answers in conversations: (the progress from which on the run trains on them, 0 to 1; their bytes
+    per token). With `hidden` nothing is drawn in a terminal, for a run whose events a program reads.
     """
 
-    def __init__(self, bytes_per_token: float, *, hidden: bool = False) -> None:
-        self._bits_per_byte_per_nat = 1 / (math.log(2) * bytes_per_token)
+    def __init__(
+        self, bytes_per_token: float, *, hidden: bool = False, answers: tuple[float, float] | None = None
+    ) -> None:
+        self._bytes_per_token, self._answers = bytes_per_token, answers
+        self._held_out_name = "held-out answers" if answers else "held-out"
         self._curve = ThinnedCurve()
         self._evaluations: list[tuple[int, float]] = []  # (step, bits per byte)
         self._loss = math.nan  # moving average, nats per token
@@ -81,7 +85,7 @@ class TrainingView:
         is_known = progress > 0 and step >= MIN_STEPS_FOR_ESTIMATE
         seconds_left = training_seconds * (1 - progress) / progress if is_known else math.nan
         self._status = _Status(step, progress, epoch, tokens_per_second, seconds_left)
-        self._curve.add(step, loss * self._bits_per_byte_per_nat)
+        self._curve.add(step, self._bits_per_byte(loss, progress))
         self._show(seconds, self._status)
 
     def evaluation(self, step: int, bits_per_byte: float) -> None:
@@ -108,7 +112,7 @@ class TrainingView:
     def _line(self, status: _Status) -> str:
         held_out = ""
         if self._evaluations:
-            held_out = f"  held-out (interim) {units.bits_per_byte(self._evaluations[-1][1])} bits/byte"
+            held_out = f"  {self._held_out_name} (interim) {units.bits_per_byte(self._evaluations[-1][1])} bits/byte"
         return (
             f"{status.progress:4.0%}  step {status.step:,}  {clock(status.seconds_left)} left  "
             f"{status.tokens_per_second:,.0f} tokens/s  loss {self._loss:.3f}{held_out}"
@@ -140,19 +144,26 @@ class TrainingView:
         figures = f"{status.progress:4.0%}  {clock(status.seconds_left)} left  {status.tokens_per_second:,.0f} tokens/s"
         width = max(10, min(100, columns - len(figures) - 4))
         filled = round(status.progress * width)
-        training = units.bits_per_byte(self._loss * self._bits_per_byte_per_nat)
+        training = units.bits_per_byte(self._bits_per_byte(self._loss, status.progress))
         return [
             Text.assemble(("━" * filled, "green"), ("─" * (width - filled), "bright_black"), f" {figures}"),
             Text(f"step {status.step:,}  epoch {status.epoch:.1f}  loss {self._loss:.3f} nats/token"),
             Text(f"bits per byte: training {training}{self._held_out()}"),
         ]
 
+    def _bits_per_byte(self, loss: float, progress: float) -> float:
+        """A training loss, in nats per token, in the unit of the held-out figures."""
+        bytes_per_token = self._bytes_per_token
+        if self._answers and progress > self._answers[0]:
+            bytes_per_token = self._answers[1]
+        return loss / (math.log(2) * bytes_per_token)
+
     def _held_out(self) -> str:
         if not self._evaluations:
             return ""
         step, best = min(self._evaluations, key=lambda evaluation: evaluation[1])
         newest = units.bits_per_byte(self._evaluations[-1][1])
-        return f"  held-out (interim) {newest}  best {units.bits_per_byte(best)} (step {step:,})"
+        return f"  {self._held_out_name} (interim) {newest}  best {units.bits_per_byte(best)} (step {step:,})"
 
     def _chart(self, columns: int, height: int) -> "list[Text]":
         from rich.text import Text
@@ -160,7 +171,7 @@ class TrainingView:
         marks = [step for step, _ in self._evaluations], [bits for _, bits in self._evaluations]
         legend = "bits per byte"
         if self._evaluations:
-            legend += f": ⠒⠒ training  {charts.MARK} held-out (interim)"
+            legend += f": ⠒⠒ training  {charts.MARK} {self._held_out_name} (interim)"
         *lines, axis = charts.curve(
             [self._curve.points()], columns, height, marks=marks, initial_share=charts.INITIAL_SHARE, legend=legend
         )

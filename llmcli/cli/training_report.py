@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmcli import units
 from llmcli.cli import console, tables
@@ -24,7 +24,9 @@ def show_plan(plan: "Plan", *, dry_run: bool, json_: bool) -> None:
     """The plan: with --dry-run the result; else on stderr, in a terminal as a summary of a few lines."""
     if json_:
         choices = [as_record(row) for row in plan.rows]
-        json_event("plan", choices=choices, config=json.loads(dump_config(plan.model)), train=as_record(plan.train))
+        conversations = {"conversations": as_record(plan.conversations)} if plan.conversations else {}
+        config, train = json.loads(dump_config(plan.model)), as_record(plan.train)
+        json_event("plan", choices=choices, config=config, train=train, **conversations)
         return
     if dry_run or not sys.stderr.isatty():
         rows = [(row.name, row.value, row.reason) for row in plan.rows]
@@ -37,13 +39,16 @@ def show_plan(plan: "Plan", *, dry_run: bool, json_: bool) -> None:
         console.note(line)
 
 
-def show_event(event: "Step | Evaluation | Sample", view: "TrainingView", *, json_: bool) -> None:
-    """An event of the trainer. Raises OSError if stdout cannot be written to."""
+def show_event(
+    event: "Step | Evaluation | Sample", view: "TrainingView", *, json_: bool, of_answers: bool = False
+) -> None:
+    """An event of the trainer; `of_answers` is whether the held-out figures are of answers in conversations. Raises
+    OSError if stdout cannot be written to."""
     from llmcli.training import events
 
     if json_:
         kind = {events.Step: "step", events.Evaluation: "eval", events.Sample: "sample"}[type(event)]
-        json_event(kind, **as_record(event))
+        json_event(kind, **as_record(event), **({"of": "answers"} if of_answers and kind == "eval" else {}))
     elif isinstance(event, events.Step):
         view.step(**as_record(event))
     elif isinstance(event, events.Evaluation):
@@ -76,6 +81,7 @@ def show_result(
             baselines=[{"name": name, "bits_per_byte": bits} for name, bits in baselines],
             memorised=done.checkpoint.record["memorised"],
             verdict=sentences,
+            **_conversation_results(done.checkpoint.record),
         )
         return
     saved = "interrupted; saved" if done.interrupted else "saved"
@@ -89,9 +95,17 @@ def show_result(
             units.bits_per_byte(done.checkpoint.record[key]) for key in ("bits_per_byte_before", "bits_per_byte")
         )
         unchanged = "; no step improved it, so the weights are unchanged" if done.best_step == 0 else ""
-        console.note(f"held-out bits per byte: {before} before, {after} after{unchanged}")
+        of_answers = " of answers" if "conversations" in done.checkpoint.record else ""
+        console.note(f"held-out bits per byte{of_answers}: {before} before, {after} after{unchanged}")
     for sentence in sentences:
         console.note(sentence)
+
+
+def _conversation_results(record: dict[str, Any]) -> dict[str, object]:
+    """What the result of a run on conversations has besides."""
+    if "conversations" not in record:
+        return {}
+    return {"of": "answers", **{key: record.get(key) for key in ("answers", "plain_text")}}
 
 
 def note_float32(base: "Checkpoint", name: str) -> None:

@@ -6,7 +6,7 @@ Text comes in pieces, so a corpus may be larger than memory.
 import errno
 import glob
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -59,18 +59,27 @@ class Corpus:
             yield from self.texts(first, first + span)
 
 
-def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, copy: TextCopy | None = None) -> Corpus:
+def read_corpus(
+    names: Iterable[str],
+    stdin: IO[bytes] | None = None,
+    copy: TextCopy | None = None,
+    *,
+    takes: Callable[[str, Path], bool] | None = None,
+) -> Corpus:
     """Find and check every file. `names` are files, directories (all text files inside), glob patterns, or "-" for
     standard input.
 
     Each file is read to its end once: UTF-8 with or without a byte-order mark, UTF-16 with one, and either in gzip.
     What is not plain UTF-8 in a file is decoded into `copy`, a temporary file that several calls may share.
-    A file that is not text raises LLMError if it was named, and is listed in `skipped` if a directory contained it.
+    A file that is not text raises LLMError if it was named, and is listed in `skipped` if a directory contained it; so
+    is one for which `takes` raises LLMError. `takes` is called with the name and path of each file, and returns whether
+    the caller reads that one itself; if it takes all of them, the corpus is empty.
     """
     names = list(names)
     documents: list[Document] = []
     skipped: list[str] = []
     seen: set[Path] = set()
+    taken = False
     copy = copy or TextCopy()
     for name, path, was_named in _find_files(names):
         if path.resolve() in seen:
@@ -78,14 +87,18 @@ def read_corpus(names: Iterable[str], stdin: IO[bytes] | None = None, copy: Text
             continue
         seen.add(path.resolve())
         try:
-            documents.append(_read_file(name, path, stdin, copy))
+            if takes and name != "-" and takes(name, path):
+                taken = True
+            else:
+                documents.append(_read_file(name, path, stdin, copy))
         except TemporaryFileError:
             raise
         except LLMError as error:
             if was_named:
                 raise
             skipped.append(str(error))
-    _check_has_text(names, documents, skipped)
+    if not taken:
+        _check_has_text(names, documents, skipped)
     return Corpus(tuple(d for d in documents if d.text_bytes), tuple(skipped))
 
 

@@ -18,7 +18,7 @@ Record = dict[str, Any]  # of a training run: training.json in the file of a mod
 
 def trained_bytes(corpus: Corpus, record: Record) -> int | None:
     """Bytes of a corpus, from its beginning, that a model was trained on; None if its record names another corpus."""
-    if _hashes(record) != [document.sha256 for document in corpus.documents]:
+    if [str(document.get("sha256")) for document in _texts(record)] != [d.sha256 for d in corpus.documents]:
         return None
     count = record.get("train_bytes")
     return count if isinstance(count, int) and 0 <= count <= corpus.text_bytes else None
@@ -38,13 +38,19 @@ def was_trained_on(corpus: Corpus, record: Record, start: int = 0) -> bool:
     count = trained_bytes(corpus, record)
     if count is not None:
         return count > start
-    return not {document.sha256 for document in corpus.documents}.isdisjoint(_hashes(record))
+    hashes = {str(document.get("sha256")) for document in _files(record)}
+    return not {document.sha256 for document in corpus.documents}.isdisjoint(hashes)
 
 
-def _hashes(record: Record) -> list[str]:
-    """The sha256 of each document in a record; none if the record has an unexpected structure."""
+def _files(record: Record) -> list[dict[str, Any]]:
+    """The files in a record; none if the record has an unexpected structure."""
     listed = record.get("corpus")
-    return [str(d.get("sha256")) for d in listed if isinstance(d, dict)] if isinstance(listed, list) else []
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+
+
+def _texts(record: Record) -> list[dict[str, Any]]:
+    """The files in a record that are plain text, and not conversations."""
+    return [one for one in _files(record) if "shape" not in one]
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,7 @@ def find_corpus(record: Record, model: Path) -> Corpus:
 
     Raises LLMError when the record names none, or when a file is missing or has changed.
     """
-    listed = record.get("corpus")
-    documents = [d for d in listed if isinstance(d, dict)] if isinstance(listed, list) else []
+    documents = _texts(record)
     if not documents:
         raise LLMError(f"{model} does not record its training text; name it: --corpus FILE")
     matches: dict[Path, Document] = {}

@@ -30,6 +30,7 @@ from llmcli.models.kernels import (
 )
 from llmcli.models.linear import Linear, LowRankAdapter, RMSNorm, stacked_linear
 from llmcli.models.runtime import Array
+from llmcli.models.token_rows import TokenRows
 
 BALANCE_WEIGHT = 0.01  # of the experts' load-balancing loss: measured, tests/benchmarks/LOG.md
 
@@ -181,6 +182,7 @@ class LanguageModel(nn.Module):
         self.model = Decoder(config, self.dropout)
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.token_rows: TokenRows | None = None  # set by `train_token_rows`
         self._stacked = _stacked_names(config)
         empty = torch.empty(0, 1, config.head_dim, dtype=dtype)
         self.register_buffer("cos", empty, persistent=False)  # [positions used so far, 1, D]
@@ -189,9 +191,14 @@ class LanguageModel(nn.Module):
     def forward(self, ids: Tensor, caches: Sequence[KeyValueCache] | None = None) -> Tensor:
         return F.linear(self.hidden_states(ids, caches), self.head())
 
-    def loss(self, ids: Tensor) -> Tensor:
-        """Mean cross-entropy in nats of ids[:, 1:] in windows ids [B, T + 1]. For training: call backward on it."""
-        loss = cross_entropy(self.hidden_states(ids[:, :-1]).flatten(0, 1), self.head(), ids[:, 1:].flatten())
+    def loss(self, ids: Tensor, learned: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy in nats of ids[:, 1:] in windows ids [B, T + 1]; with `learned` [B, T + 1], of those of
+        them where it is True, of which there is at least one. For training: call backward on it."""
+        hidden, targets = self.hidden_states(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
+        if learned is not None:
+            rows = learned[:, 1:].flatten().nonzero().squeeze(1)
+            hidden, targets = hidden.index_select(0, rows), targets.index_select(0, rows)
+        loss = cross_entropy(hidden, self.head(), targets)
         if self.config.num_experts and self.training:
             balance_losses = [router.balance_loss for router in self._routers()]
             balance = torch.stack([term for term in balance_losses if term is not None]).mean()
@@ -203,7 +210,10 @@ class LanguageModel(nn.Module):
         start = caches[0].length if caches else 0
         end = start + ids.shape[1]
         self._extend_rotary_tables(end)
-        x = self.model.embed_tokens(ids).to(self.dtype)  # [B, T, C]
+        x = self.model.embed_tokens(ids)  # [B, T, C]
+        if self.token_rows is not None:
+            x = self.token_rows.embed(x, ids)
+        x = x.to(self.dtype)
         for i, layer in enumerate(self.model.layers):
             if self.between_layers:
                 self.between_layers()
@@ -212,7 +222,9 @@ class LanguageModel(nn.Module):
 
     def head(self) -> Tensor:
         """The output embedding [V, C], times the gain of the last norm."""
-        head = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        head: Tensor = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        if self.token_rows is not None:
+            head = self.token_rows.merged("lm_head.weight", head)
         return (head * self.model.norm.weight).to(self.dtype)
 
     def expert_shares(self) -> list[list[float]]:
@@ -263,11 +275,18 @@ class LanguageModel(nn.Module):
                         matrix.adapter.lora_A.uniform_(-bound, bound, generator=generator)
         self.to(self.cos.device)
 
+    def train_token_rows(self, first: int, count: int) -> None:
+        """Train the embeddings of tokens `first` to `first` + `count` - 1, although the others are frozen."""
+        self.token_rows = TokenRows(first, count, self.config.hidden_size, self.config.tie_word_embeddings)
+        self.token_rows.to(self.cos.device)
+
     def load_arrays(self, arrays: Mapping[str, Array]) -> None:
         """Copy the weights from numpy arrays by Hugging Face's names; all of them must be present."""
         with torch.no_grad():
             for name in self.config.tensor_shapes():
                 self._weight(name).copy_(torch.from_numpy(arrays[name]))
+                if self.token_rows is not None:
+                    self.token_rows.load(name, torch.from_numpy(arrays[name]))
 
     @torch.no_grad()
     def to_arrays(self) -> dict[str, Array]:
@@ -279,11 +298,13 @@ class LanguageModel(nn.Module):
                 owner = self.get_submodule(name.rpartition(".")[0])
                 if isinstance(owner, Linear) and owner.adapter is not None and name.endswith(".weight"):
                     weight = weight + owner.adapter.merged()
+            if self.token_rows is not None:
+                weight = self.token_rows.merged(name, weight)
             arrays[name] = _copied(weight)
         return arrays
 
     def trainable_arrays(self) -> dict[str, Array]:
-        """A copy of the weights that are trained, by parameter name: all of them, or the adapters."""
+        """A copy of the weights that are trained, by parameter name: all of them, or the adapters and token rows."""
         return {name: _copied(weight) for name, weight in self._trainable()}
 
     def load_trainable(self, arrays: Mapping[str, Array]) -> None:

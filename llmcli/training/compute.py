@@ -13,18 +13,39 @@ from numpy.typing import NDArray
 from llmcli.models.torch_scoring import score
 from llmcli.models.transformer import LanguageModel
 
+Piece = tuple[torch.Tensor, torch.Tensor | None, float]  # (ids [b, T + 1], which are learned, share of the loss)
 
-def accumulate_gradients(model: LanguageModel, ids: torch.Tensor, micro_batches: int) -> torch.Tensor:
-    """Mean loss in nats per token of a batch ids [B, T + 1]. Its gradients are accumulated in the parameters.
+
+def accumulate_gradients(
+    model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean loss in nats per token of a batch ids [B, T + 1]; with `learned` [B, T + 1], per token where that is True.
+    Its gradients are accumulated in the parameters.
 
     The batch passes through the model in at most `micro_batches` pieces, to limit memory.
     """
     total = torch.zeros((), device=ids.device)
-    for micro_batch in ids.chunk(micro_batches):
-        loss = model.loss(micro_batch) * (len(micro_batch) / len(ids))
+    pieces: list[Piece]
+    if learned is None:
+        pieces = [(piece, None, len(piece) / len(ids)) for piece in ids.chunk(micro_batches)]
+    else:
+        pieces = _learned_pieces(ids, learned, micro_batches)
+    for piece, mask, share in pieces:
+        loss = model.loss(piece, mask) * share
         torch.autograd.backward(loss)
         total += loss.detach()
     return total
+
+
+def _learned_pieces(ids: torch.Tensor, learned: torch.Tensor, micro_batches: int) -> list[Piece]:
+    """The pieces of a batch that have a learned token, each with its share of them."""
+    masks = learned.chunk(micro_batches)
+    counts = [int(mask[:, 1:].sum()) for mask in masks]
+    return [
+        (piece, mask, count / sum(counts))
+        for piece, mask, count in zip(ids.chunk(micro_batches), masks, counts, strict=True)
+        if count
+    ]
 
 
 def synchronize(device: str) -> None:
@@ -39,6 +60,6 @@ def synchronize(device: str) -> None:
 class Compute:
     """The implementations of both computations."""
 
-    gradients: Callable[[LanguageModel, torch.Tensor, int], torch.Tensor] = accumulate_gradients
+    gradients: Callable[[LanguageModel, torch.Tensor, int, torch.Tensor | None], torch.Tensor] = accumulate_gradients
     # ids [B, T + 1] -> nats, and whether the target was the most likely token; both [B, T]
     score: Callable[[LanguageModel, NDArray[np.int64]], tuple[NDArray[np.floating], NDArray[np.bool_]]] = score

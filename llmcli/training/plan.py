@@ -90,6 +90,14 @@ class ModelDecisions:
 
 
 @dataclass(frozen=True)
+class ConversationDecisions:
+    """How conversations are trained on."""
+
+    share: Decision[float]  # of the run, at its end
+    dropout: Decision[float]  # in that part
+
+
+@dataclass(frozen=True)
 class TrainDecisions:
     """How it is trained."""
 
@@ -105,6 +113,7 @@ class TrainDecisions:
     recipe: Decision[str]  # the reason is for its optimizer
     learning_rate: Decision[float]  # multiplier of the recipe's rates
     eval_tokens: Decision[int]
+    conversations: ConversationDecisions | None = None  # None: plain text only
 
     def settings(self, request: Request) -> TrainConfig:
         """The values, with what the request alone decides."""
@@ -139,6 +148,22 @@ class PlanRow:
 
 
 @dataclass(frozen=True)
+class ConversationSettings:
+    """How conversations are trained on. Together with TrainConfig it determines the weights.
+
+    The names of these fields are stored in resume files.
+    """
+
+    share: float = 1.0  # of the run, at its end, in which the batches are conversations; before, they are text
+    dropout: float = 0.0  # in that part
+    new_tokens: int = 0  # tokens at the end of the vocabulary that the base model does not have
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1 or not 0 <= self.dropout < 1 or self.new_tokens < 0:
+            raise ValueError(f"no run trains on conversations with {self}")
+
+
+@dataclass(frozen=True)
 class Plan:
     """The configs that the trainer needs, with the reasons for their values."""
 
@@ -146,6 +171,7 @@ class Plan:
     train: TrainConfig
     rows: tuple[PlanRow, ...]
     warning: str = ""  # why the run will hardly train the model
+    conversations: ConversationSettings | None = None  # None: plain text only
 
 
 @dataclass(frozen=True)

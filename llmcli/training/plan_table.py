@@ -60,6 +60,7 @@ def _train_rows(
         ),
         PlanRow("steps", f"{'at most ' * timed}{training.steps.value:,}", training.steps.reason),
         PlanRow("training tokens", f"{'about ' * timed}{tokens.value:,.0f}", tokens.reason),
+        *_conversation_rows(training),
         PlanRow("dropout", f"{training.dropout.value:g}", training.dropout.reason),
         PlanRow("BPE-dropout", _percent(training.bpe_dropout.value), training.bpe_dropout.reason),
         PlanRow("calibration", _tokens(training.calibration.value), training.calibration.reason),
@@ -74,6 +75,17 @@ def _train_rows(
         PlanRow("optimizer", OPTIMIZERS[recipe.value], recipe.reason),
         PlanRow("learning rate", learning_rate(recipe.value, rate.value, model), rate.reason),
         PlanRow("device", machine, request.machine_reason),
+    ]
+
+
+def _conversation_rows(training: TrainDecisions) -> list[PlanRow]:
+    """When conversations follow text, if they do."""
+    chosen = training.conversations
+    if chosen is None or chosen.share.value == 1:
+        return []
+    dropout = f"dropout {chosen.dropout.value:g}: {chosen.dropout.reason}"
+    return [
+        PlanRow("conversation phase", f"last {chosen.share.value:.0%} of the run", f"{chosen.share.reason}; {dropout}")
     ]
 
 
@@ -112,6 +124,7 @@ def overview(plan: Plan) -> list[PlanRow]:
     size, architecture = by_name["model size"], by_name["architecture"]
     return [
         by_name["corpus"],
+        *([by_name["conversations"]] if "conversations" in by_name else []),
         by_name["vocabulary"],
         PlanRow("model", f"{size.value}: {architecture.value}", size.reason),
         training,

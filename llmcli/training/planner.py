@@ -7,11 +7,13 @@ the same command gives the same plan.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from llmcli import units
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.induction import supports_induction
-from llmcli.training import memory_fit, plan_table, rules
+from llmcli.training import conversation_rules, memory_fit, plan_table, rules
+from llmcli.training.conversation_rules import ConversationSize
 from llmcli.training.cost_model import (
     CorpusSize,
     Machine,
@@ -22,7 +24,15 @@ from llmcli.training.cost_model import (
 )
 from llmcli.training.memory_fit import Fit
 from llmcli.training.model_shapes import candidates
-from llmcli.training.plan import Decision, ModelDecisions, Plan, Request, TrainDecisions
+from llmcli.training.plan import (
+    ConversationDecisions,
+    ConversationSettings,
+    Decision,
+    ModelDecisions,
+    Plan,
+    Request,
+    TrainDecisions,
+)
 
 MAX_SPEEDUP = 4.0  # over the estimate; a faster machine gets larger batches, which must fit into memory too
 
@@ -36,9 +46,11 @@ def make_plan(
     train_bytes: int | None = None,
     base: ModelConfig | None = None,
     machine: Machine | None = None,
+    conversations: ConversationSize | None = None,
 ) -> Plan:
-    """A plan for training on `train_tokens` tokens, of `train_bytes` bytes. `base` is the model to fine-tune, if any;
-    its shape is kept.
+    """A plan for training on `train_tokens` tokens of text, of `train_bytes` bytes, and then on conversations if there
+    are any; without text (0 tokens), on conversations alone. `base` is the model to fine-tune, if any; its shape is
+    kept.
 
     The speed of `machine` is measured only where a time budget ends the run. Raises LLMError when the corpus is too
     short, when no model fits into memory, or when the requests contradict each other.
@@ -46,18 +58,17 @@ def make_plan(
     text = CorpusSize(train_tokens, train_bytes or 3 * train_tokens)
     machine = machine or Machine(estimated_speed)
 
-    def models(context: int, induction: bool) -> list[ModelConfig]:
-        return [base] if base else candidates(request, text, context, vocab_size, eos_id, induction=induction)
+    def candidates_for(data: CorpusSize, context: int, induction: bool) -> list[ModelConfig]:
+        return [base] if base else candidates(request, data, context, vocab_size, eos_id, induction=induction)
 
     def plan(induction: bool) -> Plan:
-        context = rules.context_length(request, text, base, induction)
-        run = _Run(request, text, base, induction, rules.time_budget(request, base), context)
-        return _plan(run, models(context.value, induction), machine)
+        run = _Run(request, text, conversations, base, induction)
+        return _plan(run, candidates_for(run.data, run.context.value, induction), machine)
 
     if (
         not base
         and rules.induction_helps(request, text)
-        and any(map(supports_induction, models(rules.INDUCTION_CONTEXT, True)))
+        and any(map(supports_induction, candidates_for(text, rules.INDUCTION_CONTEXT, True)))
     ):
         with_induction = plan(True)
         if with_induction.train.induction:  # else the best model cannot hold the heads
@@ -67,42 +78,88 @@ def make_plan(
 
 @dataclass(frozen=True)
 class _Run:
-    """A run whose budget and context are decided; all else depends on the model."""
+    """A run as requested, and what follows before its model is known."""
 
     request: Request
     text: CorpusSize
+    conversations: ConversationSize | None
     base: ModelConfig | None
     induction: bool  # whether initial weights get induction heads, where the model can hold them
-    budget: Decision[float | None]
-    context: Decision[int]
+
+    @cached_property
+    def context(self) -> Decision[int]:
+        if not self.text.tokens and self.conversations:
+            return conversation_rules.context_length(self.request, self.conversations, self.base)
+        context = rules.context_length(self.request, self.text, self.base, self.induction)
+        if self.conversations is None or self.request.context is not None:
+            return context
+        wanted = conversation_rules.context_length(self.request, self.conversations, self.base)
+        longest = rules.longest_context(self.text)
+        return wanted if context.value < wanted.value <= longest else context
+
+    @cached_property
+    def packed(self) -> CorpusSize | None:
+        """The rows of conversations, if there are any."""
+        return self.conversations.packed(self.context.value) if self.conversations else None
+
+    @cached_property
+    def data(self) -> CorpusSize:
+        """All that an epoch reads."""
+        if self.packed is None:
+            return self.text
+        if not self.text.tokens:
+            return self.packed
+        return CorpusSize(self.text.tokens + self.packed.tokens, self.text.bytes + self.packed.bytes)
+
+    @property
+    def conversations_alone(self) -> bool:
+        return self.conversations is not None and not self.text.tokens
 
     @property
     def max_epochs(self) -> float:
+        if self.conversations_alone:
+            return conversation_rules.max_epochs(self.request, self.data, self.base)
         return rules.max_epochs(self.request, self.base)
+
+    @property
+    def budget(self) -> Decision[float | None]:
+        return rules.time_budget(self.request, self.max_epochs)
 
     def decide(self, model: ModelConfig, tokens: float, batch_divisor: int) -> TrainDecisions:
         """How to train a model on `tokens` (0: not known yet), with the batch size divided by `batch_divisor`."""
-        request, text, base, context = self.request, self.text, self.base, self.context.value
-        batch_size = rules.batch_size(request, text, context, tokens, batch_divisor)
-        steps = rules.steps(request, text, batch_size.value * context, base)
+        request, data, context = self.request, self.data, self.context.value
+        alone = self.conversations_alone
+        batches = conversation_rules.batches_per_epoch(request) if alone else 1
+        batch_size = rules.batch_size(request, data, context, tokens, batch_divisor, batches)
+        memorized = "the conversations" if alone else "the text"
+        steps = rules.steps(request, data, batch_size.value * context, self.max_epochs, memorized)
         if request.steps:
             tokens = float(request.steps * batch_size.value * context)
-        epochs = tokens / text.tokens
-        recipe = rules.optimizer(request, base)
+        epochs = tokens / data.tokens
+        recipe = rules.optimizer(request, self.base)
         return TrainDecisions(
             seconds=self.budget,
             context=self.context,
             induction=rules.initialization(model, self.induction),
             batch_size=batch_size,
             steps=steps,
-            dropout=rules.dropout(request, model, text.tokens, epochs),
-            bpe_dropout=rules.bpe_dropout(model, text.tokens, epochs),
-            calibration=rules.calibration(request, text, context, epochs),
+            dropout=rules.dropout(request, model, data.tokens, epochs),
+            bpe_dropout=conversation_rules.bpe_dropout() if alone else rules.bpe_dropout(model, data.tokens, epochs),
+            calibration=conversation_rules.calibration()
+            if self.conversations
+            else rules.calibration(request, data, context, epochs),
             weight_decay=rules.weight_decay(),
             recipe=recipe,
             learning_rate=rules.learning_rate(request, recipe.value),
             eval_tokens=rules.eval_tokens(tokens),
+            conversations=self._decide_conversations(model, tokens),
         )
+
+    def _decide_conversations(self, model: ModelConfig, tokens: float) -> ConversationDecisions | None:
+        if self.packed is None:
+            return None
+        text = None if self.conversations_alone else self.text
+        return conversation_rules.decisions(self.request, model, text, self.packed, tokens)
 
     def settings(self, model: ModelConfig, tokens: float, batch_divisor: int) -> TrainConfig:
         return self.decide(model, tokens, batch_divisor).settings(self.request)
@@ -111,7 +168,7 @@ class _Run:
         """Bytes, with the largest batch that the run may have."""
         settings = self.settings(model, 0.0, batch_divisor)
         in_time = MAX_SPEEDUP * (self.budget.value or 0.0) * estimated_speed(model, settings)
-        tokens = min(in_time, self.max_epochs * self.text.tokens) or planned_tokens(settings)
+        tokens = min(in_time, self.max_epochs * self.data.tokens) or planned_tokens(settings)
         return memory_needed(model, self.settings(model, tokens, batch_divisor))
 
     def decide_model(self, model: ModelConfig, models: Sequence[ModelConfig], fitting: Fit) -> ModelDecisions:
@@ -133,13 +190,19 @@ def _plan(run: _Run, models: Sequence[ModelConfig], machine: Machine) -> Plan:
     def settings(model: ModelConfig, tokens: float) -> TrainConfig:
         return run.settings(model, tokens, fitting.batch_divisor)
 
-    estimate = choose_model(fitting.models, run.budget.value, run.text, settings, machine, run.max_epochs)
+    estimate = choose_model(fitting.models, run.budget.value, run.data, settings, machine, run.max_epochs)
     training = run.decide(estimate.model, estimate.tokens, fitting.batch_divisor)
     architecture = run.decide_model(estimate.model, models, fitting)
     train = training.settings(run.request)
-    tokens = rules.training_tokens(run.request, run.text, run.base, estimate, planned_tokens(train))
+    tokens = rules.training_tokens(run.request, run.data, run.max_epochs, estimate, planned_tokens(train))
     warning = _too_few_steps(run, tokens.value / (train.batch_size * train.context))
-    return Plan(estimate.model, train, plan_table.rows(run.request, architecture, training, tokens), warning)
+    rows = plan_table.rows(run.request, architecture, training, tokens)
+    return Plan(estimate.model, train, rows, warning, _conversation_settings(training))
+
+
+def _conversation_settings(training: TrainDecisions) -> ConversationSettings | None:
+    chosen = training.conversations
+    return ConversationSettings(chosen.share.value, chosen.dropout.value) if chosen else None
 
 
 def _too_few_steps(run: _Run, steps: float) -> str:

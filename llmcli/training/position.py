@@ -23,6 +23,7 @@ class Position:
     token_split: float = 0.0  # BPE-dropout
     regularized_progress: float = 0.0  # when these two were last chosen
     regularizations: list[list[float]] = field(default_factory=list)  # changes: [step, epochs, dropout, BPE-dropout]
+    conversations_from: int | None = None  # steps before the first on conversations; None: not begun
 
     def restore(self, values: Mapping[str, Any], settings: TrainConfig) -> None:
         """Take the values of a stopped run. Raises TypeError or ValueError if no run with `settings` can have them."""
@@ -42,6 +43,7 @@ class Position:
             and 0 <= self.token_split <= 1
             and 0 <= self.regularized_progress < math.inf
             and isinstance(self.regularizations, list)
+            and (self.conversations_from is None or 0 <= self.conversations_from <= self.step)
         )
         if not valid:
             raise ValueError(str(self))

@@ -1,8 +1,8 @@
-"""Corpus -> training and held-out tokens, tokenizer, plan and the start of the training record."""
+"""Corpus and conversations -> training and held-out tokens, tokenizer, plan and the start of the training record."""
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,16 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.tokens import count_bytes, tokenize, used_tokens
 from llmcli.data.train_tokenizer import nearest_power_of_two, train_tokenizer
 from llmcli.data.vocabulary_limits import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
+from llmcli.training import rules
 from llmcli.training.cost_model import Machine
-from llmcli.training.plan import Plan, PlanRow, Request
+from llmcli.training.plan import Plan, PlanRow, Regularization, Request
 from llmcli.training.planner import make_plan
+from llmcli.training.prepare_conversations import (
+    ConversationInputs,
+    EncodedConversations,
+    PreparedConversations,
+    corpus_record,
+)
 
 HELD_OUT = 0.1  # share of the corpus at its end that is held out
 # Most bytes of text that a run reads: factor * (time budget x threads) ** exponent, a third more than any plan has
@@ -36,14 +43,37 @@ class Prepared:
 
     plan: Plan
     tokenizer: Tokenizer
-    tokens: TokenIds  # training text
+    tokens: TokenIds  # training text; may be empty if there are conversations
     held_out: TokenIds  # validation text; may be empty
     record: dict[str, Any]  # the corpus, for the training record
     max_bytes: int = sys.maxsize  # of training text that the time budget allows for
+    encoded: EncodedConversations | None = None
+    conversations: PreparedConversations | None = None  # as the context of the plan has space for them
 
     def read_from(self, corpus: Corpus) -> Iterator[Iterator[str]]:
         """The text of `tokens`: one iterator of pieces for each of its parts."""
         return corpus.sample(0, self.record["train_bytes"], self.max_bytes)
+
+    def with_plan(self, plan: Plan) -> "Prepared":
+        """The same for another plan; the conversations are fitted into its context, and recorded."""
+        if self.encoded is None:
+            return replace(self, plan=plan)
+        fitted = self.encoded.fit(plan.train.context)
+        record = self.record | {
+            "held_out": fitted.held_out_record(self.tokenizer),
+            "conversations": fitted.record(self.tokenizer),
+        }
+        return replace(self, plan=plan, conversations=fitted, record=record)
+
+    def regularization(self, request: Request) -> Callable[[float], Regularization]:
+        """The regularization by the number of epochs, which the trainer asks for again when that becomes clear."""
+        packed = self.encoded.size.packed(self.plan.train.context).tokens if self.encoded else 0
+
+        def by_epochs(epochs: float) -> Regularization:
+            chosen = rules.regularization(request, self.plan.model, len(self.tokens) + packed, epochs)
+            return chosen if len(self.tokens) else replace(chosen, bpe_dropout=0.0)
+
+        return by_epochs
 
 
 def prepare(
@@ -56,22 +86,27 @@ def prepare(
     characters: bool = False,
     base: ModelConfig | None = None,
     tokenizer_reason: str = "from the tokenizer given",
+    conversations: ConversationInputs | None = None,
 ) -> Prepared:
     """Split the corpus, train a tokenizer unless one is given, tokenize, plan.
 
     `held_out` is another corpus, or a share of this one to hold out at its end. `characters` makes each character a
-    token. `base` is the model to fine-tune, if any. `tokenizer_reason` says where a given tokenizer comes from. Raises
-    LLMError when the corpus is too short.
+    token. `base` is the model to fine-tune, if any. `tokenizer_reason` says where a given tokenizer comes from. With
+    `conversations` the corpus may be empty. Raises LLMError when the corpus is too short, or no conversation has an
+    answer.
     """
     max_bytes = _max_bytes(request)
     split = _split(corpus, held_out, max_bytes)
+    divided = conversations.divide(max_bytes) if conversations else None
     if tokenizer is None:
         tokenizer, tokenizer_reason = train_tokenizer(
             corpus, split.train_bytes, request.vocab_size,
             max_vocab_size=_max_vocab_size(request), max_bytes=max_bytes, characters=characters,
+            contents=divided.texts() if divided else (), content_bytes=divided.text_bytes if divided else 0,
         )  # fmt: skip
     tokens = tokenize(corpus.sample(0, split.train_bytes, max_bytes), tokenizer)
     held_out_tokens = tokenize(split.held_out, tokenizer)
+    encoded = divided.encode(tokenizer) if divided else None
     read_bytes = split.train_bytes if split.train_bytes <= max_bytes else count_bytes(tokens, tokenizer.token_bytes)
     plan = make_plan(
         request,
@@ -81,17 +116,37 @@ def prepare(
         eos_id=tokenizer.eos_id,
         base=base,
         machine=machine,
+        conversations=encoded.size if encoded else None,
     )
-    rows = (
-        PlanRow("corpus", f"{corpus.text_bytes:,} bytes", split.describe(read_bytes)),
-        PlanRow("vocabulary", f"{tokenizer.vocab_size} tokens", tokenizer_reason),
-    )
-    plan = replace(plan, rows=(*rows, *plan.rows))
     record = _record(corpus, split, read_bytes, len(tokens), len(held_out_tokens))
-    seen_bytes = _seen_bytes(tokens, tokenizer, base is not None)
+    seen_bytes = _seen_bytes(tokens, encoded, tokenizer, base is not None)
     if seen_bytes:
         record["seen_bytes"] = seen_bytes.hex()
-    return Prepared(plan, tokenizer.with_seen_bytes(seen_bytes), tokens, held_out_tokens, record, max_bytes)
+    tokenizer = tokenizer.with_seen_bytes(seen_bytes)
+    prepared = Prepared(plan, tokenizer, tokens, held_out_tokens, record, max_bytes, encoded)
+    corpus_row = PlanRow("corpus", f"{corpus.text_bytes:,} bytes", split.describe(read_bytes))
+    vocabulary_row = PlanRow("vocabulary", f"{tokenizer.vocab_size} tokens", tokenizer_reason)
+    if encoded is None:
+        return prepared.with_plan(replace(plan, rows=(corpus_row, vocabulary_row, *plan.rows)))
+    return _with_conversations(prepared, encoded, [corpus_row] if corpus.documents else [], vocabulary_row)
+
+
+def _with_conversations(
+    prepared: Prepared, encoded: EncodedConversations, corpus_rows: list[PlanRow], vocabulary_row: PlanRow
+) -> Prepared:
+    """Complete the plan and the record of a run on conversations, after text if there are `corpus_rows`."""
+    plan, inputs = prepared.plan, encoded.divided.inputs
+    assert plan.conversations
+    stop_ids = {*plan.model.extra_eos_ids, *encoded.template.stop_ids} - {plan.model.eos_token_id}
+    conversation_rows = encoded.fit(plan.train.context).rows("conversations" if corpus_rows else "corpus")
+    plan = replace(
+        plan,
+        model=replace(plan.model, extra_eos_ids=tuple(sorted(stop_ids))),
+        rows=(*corpus_rows, *conversation_rows, vocabulary_row, *plan.rows),
+        conversations=replace(plan.conversations, new_tokens=inputs.new_tokens),
+    )
+    corpus = [*prepared.record["corpus"], *corpus_record(inputs.files)]
+    return replace(prepared, record=prepared.record | {"corpus": corpus}).with_plan(plan)
 
 
 @dataclass(frozen=True)
@@ -139,13 +194,17 @@ def _record(corpus: Corpus, split: _Split, read_bytes: int, tokens: int, held_ou
     }
 
 
-def _seen_bytes(tokens: TokenIds, tokenizer: Tokenizer, fine_tunes: bool) -> bytes | None:
-    """The byte values that occur in the training text, and, for fine-tuning, in that of the base model; None where the
-    latter are not known."""
+def _seen_bytes(
+    tokens: TokenIds, conversations: EncodedConversations | None, tokenizer: Tokenizer, fine_tunes: bool
+) -> bytes | None:
+    """The byte values that occur in the training text and conversations, and, for fine-tuning, in the text of the base
+    model; None where the latter are not known."""
     before = tokenizer.seen_bytes if fine_tunes else b""
     if before is None:
         return None
-    used = used_tokens(tokens, tokenizer.vocab_size)
+    used = {*used_tokens(tokens, tokenizer.vocab_size).tolist()}
+    if conversations:
+        used |= {*used_tokens(conversations.training.ids, tokenizer.vocab_size).tolist()}
     return bytes(sorted({*before, *b"".join(tokenizer.token_bytes[i] for i in used)}))
 
 

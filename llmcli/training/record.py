@@ -12,6 +12,7 @@ import llmcli
 from llmcli.config import as_record
 from llmcli.evaluation.evaluator import Score
 from llmcli.training.history import History
+from llmcli.training.plain_text import PlainTextScores
 from llmcli.training.plan import Plan
 from llmcli.training.position import Position
 
@@ -36,6 +37,7 @@ class FinalEvaluation:
     base_score: Score | None = None  # of the model that the run started from, on the same tokens
     context: int = 0  # length of the windows, in tokens
     expert_shares: list[list[float]] | None = None  # of the tokens, by layer and expert, if there are experts
+    plain_text: PlainTextScores | None = None  # only after training on conversations
 
 
 def training_record(
@@ -69,6 +71,7 @@ def training_record(
         "sharpness": position.best_factor,  # the factor on the logits (calibration.py); files keep the name
         **_given("expert_shares", final.expert_shares),
         "held_out_measured": score and _measured(score, final.context, plan.model.max_position_embeddings),
+        **_given("plain_text", final.plain_text and final.plain_text.as_record()),
         "curve": history.curve(),
         **_samples(plan.model.parameters, history, sample_prompt),
     }

@@ -22,7 +22,7 @@ from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.safetensors_file import digest, read_tensor, write_tensors
 from llmcli.formats.safetensors_header import read_header
 from llmcli.training.events import State
-from llmcli.training.plan import Plan, PlanRow
+from llmcli.training.plan import ConversationSettings, Plan, PlanRow
 
 FORMAT_KEY, FORMAT_VERSION = "llmcli.resume", "1"
 HEADER_BYTES = 1 << 16  # from the beginning of the file, which include FORMAT_KEY
@@ -88,6 +88,8 @@ def save(path: Path, run: StoppedRun) -> None:
         "tokenizer.json": run.tokenizer_json,
         "figures": json.dumps(run.state.values),
     }
+    if plan.conversations:
+        metadata["conversations"] = json.dumps(as_record(plan.conversations))
     write_tensors(path, run.state.arrays, metadata)
 
 
@@ -114,7 +116,13 @@ def load(path: Path) -> StoppedRun:
 
 def _read_plan(metadata: Mapping[str, str]) -> Plan:
     rows = tuple(PlanRow(**row) for row in json.loads(metadata["choices"]))
-    return Plan(parse_config(metadata["config.json"]), TrainConfig(**json.loads(metadata["train"])), rows)
+    chosen = metadata.get("conversations")
+    return Plan(
+        parse_config(metadata["config.json"]),
+        TrainConfig(**json.loads(metadata["train"])),
+        rows,
+        conversations=None if chosen is None else ConversationSettings(**json.loads(chosen)),
+    )
 
 
 def _check_plan(plan: Plan, identity: Mapping[str, Any]) -> None:

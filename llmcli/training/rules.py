@@ -57,15 +57,13 @@ def max_epochs(request: Request, base: ModelConfig | None) -> float:
     return FINE_TUNING_EPOCHS if base and request.optimizer != "muon" else MAX_EPOCHS
 
 
-def time_budget(request: Request, base: ModelConfig | None) -> Decision[float | None]:
+def time_budget(request: Request, most_epochs: float) -> Decision[float | None]:
     """In seconds; None where a number of steps or epochs ends the run."""
     if not request.has_time_budget:
         return Decision(None, REQUESTED)
     if request.seconds:
         return Decision(request.seconds, REQUESTED)
-    return Decision(
-        DEFAULT_SECONDS, f"default; stops after {units.epochs(max_epochs(request, base))} if that comes first"
-    )
+    return Decision(DEFAULT_SECONDS, f"default; stops after {units.epochs(most_epochs)} if that comes first")
 
 
 def context_length(request: Request, text: CorpusSize, base: ModelConfig | None, induction: bool) -> Decision[int]:
@@ -81,8 +79,13 @@ def context_length(request: Request, text: CorpusSize, base: ModelConfig | None,
         _check_context(request, request.context, longest, base)
         return Decision(request.context, request.context_reason)
     decision = _default_context(text, base, induction)
-    quarter = max(MIN_CONTEXT, 2 ** int(math.log2(longest / 4)))
+    quarter = longest_context(text)
     return decision if decision.value <= quarter else Decision(quarter, "a quarter of this short corpus")
+
+
+def longest_context(text: CorpusSize) -> int:
+    """The longest context, in tokens, that the planner chooses for a text."""
+    return max(MIN_CONTEXT, int(2 ** int(math.log2((text.tokens - 1) / 4))))
 
 
 def _check_context(request: Request, context: int, longest: int, base: ModelConfig | None) -> None:
@@ -160,9 +163,16 @@ def tied_embeddings(request: Request, model: ModelConfig, base: ModelConfig | No
     return Decision(tied, f"the embedding has {'more' if tied else 'fewer'} parameters than the layers")
 
 
-def batch_size(request: Request, text: CorpusSize, context: int, tokens: float, batch_divisor: int) -> Decision[int]:
+def batch_size(
+    request: Request,
+    text: CorpusSize,
+    context: int,
+    tokens: float,
+    batch_divisor: int,
+    batches_per_epoch: int = 1,
+) -> Decision[int]:
     """In windows of `context` tokens. `tokens` is the length of the run, 0 where it is not known yet; `batch_divisor`
-    makes the batch smaller to save memory."""
+    makes the batch smaller to save memory. An epoch has `batches_per_epoch` batches or more."""
     if request.batch_tokens:
         per_batch, reason = request.batch_tokens, REQUESTED
     elif request.device == "cuda":
@@ -175,27 +185,29 @@ def batch_size(request: Request, text: CorpusSize, context: int, tokens: float, 
         reason = "small batches converge fastest in wall-clock time"
     if batch_divisor > 1:
         reason = "largest that fits in memory"
-    return Decision(max(1, min(per_batch, text.tokens) // context // batch_divisor), reason)
+    return Decision(max(1, min(per_batch, text.tokens // batches_per_epoch) // context // batch_divisor), reason)
 
 
-def steps(request: Request, text: CorpusSize, tokens_per_step: int, base: ModelConfig | None) -> Decision[int]:
-    """The number of steps that ends the run, at the latest."""
+def steps(
+    request: Request, text: CorpusSize, tokens_per_step: int, most_epochs: float, data: str = "the text"
+) -> Decision[int]:
+    """The number of steps that ends the run, at the latest. `data` is a name for what would be memorized."""
     if request.steps:
         return Decision(request.steps, REQUESTED)
     steps_per_epoch = text.tokens / tokens_per_step
-    count = max(1, math.ceil((request.epochs or max_epochs(request, base)) * steps_per_epoch))
+    count = max(1, math.ceil((request.epochs or most_epochs) * steps_per_epoch))
     epochs = units.epochs(count / steps_per_epoch)
-    return Decision(count, epochs if request.epochs else f"{epochs}; more would only memorize the text")
+    return Decision(count, epochs if request.epochs else f"{epochs}; more would only memorize {data}")
 
 
 def training_tokens(
-    request: Request, text: CorpusSize, base: ModelConfig | None, estimate: Estimate, tokens_of_all_steps: float
+    request: Request, text: CorpusSize, most_epochs: float, estimate: Estimate, tokens_of_all_steps: float
 ) -> Decision[float]:
     """The number of tokens seen in training; with a time budget estimated from the measured speed."""
     if not request.has_time_budget:
         return Decision(tokens_of_all_steps, "steps x batch size")
     epochs = estimate.tokens / text.tokens
-    early = "; ends before the time is up" if epochs >= max_epochs(request, base) else ""
+    early = "; ends before the time is up" if epochs >= most_epochs else ""
     reason = f"about {units.epochs(epochs)} at {estimate.tokens_per_second:,.0f} tokens/s{early}"
     return Decision(estimate.tokens, reason)
 

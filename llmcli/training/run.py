@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmcli.config import ModelConfig, SamplingConfig, TrainConfig, as_record
+from llmcli.config import SamplingConfig, TrainConfig, as_record
 from llmcli.data.batches import Tokens
+from llmcli.data.chat_template import with_chat_template
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
@@ -26,6 +27,7 @@ from llmcli.models.transformer import LanguageModel
 from llmcli.training.batch_schedule import BatchSchedule
 from llmcli.training.calibration import Calibration, reserve_tokens
 from llmcli.training.compute import Compute
+from llmcli.training.conversation_phase import ConversationPhase
 from llmcli.training.cost_model import micro_batches
 from llmcli.training.evaluation_schedule import EvaluationSchedule
 from llmcli.training.events import Done, Evaluation, Event, Sample, State, Step
@@ -34,8 +36,10 @@ from llmcli.training.history import History
 from llmcli.training.initialization import compile_layers, eager_without_compiler, fresh_weights, new_model
 from llmcli.training.interruption import CutShortError, stop_between_layers
 from llmcli.training.optimizer import Optimizer, rate
+from llmcli.training.plain_text import PlainText, PlainTextComparison
 from llmcli.training.plan import Plan, Regularization
 from llmcli.training.position import Position
+from llmcli.training.prepare_conversations import PreparedConversations
 from llmcli.training.record import FinalEvaluation, training_record
 from llmcli.training.run_clock import RunClock
 from llmcli.training.thread_tuner import ThreadTuner
@@ -70,6 +74,8 @@ class Run:
         schedule: EvaluationSchedule,
         compute: Compute,
         clock: Callable[[], float],
+        conversations: PreparedConversations | None = None,
+        plain_text: PlainText | None = None,
     ) -> None:
         self._plan, self._settings, self._tokenizer, self._start = plan, plan.train, tokenizer, start
         self._sample_prompt, self._stop, self._now = sample_prompt, stop, clock
@@ -77,18 +83,26 @@ class Run:
         settings, timed = plan.train, plan.train.seconds is not None
         torch.set_num_threads(settings.threads)
         keep_freed_memory()
-        self.model = _initial_model(plan, start)
+        self.model = _initial_model(plan, start, tokenizer.vocab_size)
         self._optimizer = Optimizer(self.model, settings, plan.model.hidden_size)
         compile_layers(self.model, settings)
         train_tokens, calibration_windows = reserve_tokens(tokens, settings.calibration_tokens, settings.context)
         self._train_tokens = len(train_tokens)
         self._batches = BatchSchedule(train_tokens, settings, tokenizer)
+        self._conversations: ConversationPhase | None = None
+        self._plain_text: PlainTextComparison | None = None
+        if conversations and plan.conversations:
+            self._conversations = ConversationPhase(conversations, plan.conversations, settings, tokenizer)
+            self._train_tokens += self._conversations.tokens_per_epoch
+            self._sample_prompt = self._conversations.question
+            self._plain_text = PlainTextComparison(plan.model, tokenizer, plain_text, start, settings)
         self._window = 0  # tokens in a window of the last step
         self._calibration = Calibration(self.model, calibration_windows)
         models = 2 if start else 1
         self._validator = Validator(
-            self.model, tokenizer, held_out, settings, final_models=models, compute=self._compute
-        )
+            self.model, tokenizer, self._conversations.held_out if self._conversations else held_out, settings,
+            final_models=models, compute=self._compute,
+        )  # fmt: skip
         self._history = History()
         self.position = Position(dropout=settings.dropout, token_split=settings.token_split)
         self._best = self.model.to_arrays()
@@ -134,7 +148,8 @@ class Run:
 
     def _final_cost(self) -> float:
         """The cost of the evaluations after the last step, as a number of tokens of an evaluation during the run."""
-        return self._validator.remaining_cost(self._seen_tokens) + self._calibration.tokens
+        plain_text = self._plain_text.cost if self._plain_text else 0.0
+        return self._validator.remaining_cost(self._seen_tokens) + self._calibration.tokens + plain_text
 
     def _adapt_regularization(self) -> None:
         """Adapt regularization to the number of epochs that the run will reach at its current speed."""
@@ -142,6 +157,7 @@ class Run:
         if (
             not self._clock
             or not self._regularize
+            or (self._conversations and self._conversations.has_planned_dropout(position))
             or position.progress < position.regularized_progress + REGULARIZE_EVERY
         ):
             return
@@ -175,10 +191,11 @@ class Run:
         """Take a step. None if it was not finished: `problem` says why, or the time is over."""
         position = self.position
         began = self._now()
-        ids = self._next_batch()
+        ids, learned = self._next_batch()
+        pieces = micro_batches(self._plan.model, self._settings)
         try:
             with self._interruptible(self.model, STEP_PATIENCE, self._step_deadline()):
-                loss = self._compute.gradients(self.model, ids, micro_batches(self._plan.model, self._settings))
+                loss = self._compute.gradients(self.model, ids, pieces, learned)
         except CutShortError:
             self._give_up_step(began)
             return None
@@ -197,17 +214,24 @@ class Run:
         self._history.add_loss(value)
         return self._step_event(value)
 
-    def _next_batch(self) -> torch.Tensor:
-        """Token ids [B, T + 1] of the next step, for which dropout is seeded as well."""
+    def _next_batch(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(token ids [B, T + 1] of the next step, which of them are learned [B, T + 1], None for all), for which
+        dropout is seeded as well."""
         position, settings = self.position, self._settings
+        if self._conversations:
+            self._conversations.begin_if_due(position)
         self.model.dropout.set_rate(position.dropout)
         self.model.dropout.seed(settings.seed, position.step)
         self.model.train()
-        ids = self._batches.batch(position.step, position.progress, position.token_split)
+        batch = self._conversations.batch(position) if self._conversations else None
+        if batch:
+            ids, learned = batch.ids, torch.from_numpy(batch.learned).to(settings.device)
+        else:
+            ids, learned = self._batches.batch(position.step, position.progress, position.token_split), None
         if ids.shape[1] != self._window:
             self._window = ids.shape[1]
             self._tuner.new_shape()
-        return torch.from_numpy(ids).to(settings.device)
+        return torch.from_numpy(ids).to(settings.device), learned
 
     def _step_event(self, loss: float) -> Step:
         position, seen, now = self.position, self._seen_tokens, self._now()
@@ -275,7 +299,7 @@ class Run:
                 self._time_evaluation(self._calibration.seconds, self._calibration.tokens)
                 began = self._now()
                 score = self._validator.evaluate(began + self._evaluation_seconds(), self._now)
-                self._time_evaluation(self._now() - began, score.tokens)
+                self._time_evaluation(self._now() - began, self._validator.evaluated_tokens)
                 weights = self.model.to_arrays()
         except CutShortError:
             return
@@ -285,9 +309,17 @@ class Run:
         is_best = self._keep_if_best(bits, weights, factor)
         yield Evaluation(position.step, bits, is_best)
         if self._sample_prompt and self._plan.model.parameters <= MAX_SAMPLING_PARAMETERS:
-            text = _sample(self._plan.model, weights, self._tokenizer, self._sample_prompt)
+            text = self._sample(weights, self._sample_prompt)
             self._history.add_sample(position.step, text)
             yield Sample(position.step, self._sample_prompt, text)
+
+    def _sample(self, weights: dict[str, NDArray[np.float32]], prompt: str) -> str:
+        """A continuation of the prompt; of conversations, the greedy answer to a held-out question."""
+        runtime = NumpyRuntime(Checkpoint(self._plan.model, "", weights))
+        if self._conversations:
+            return self._conversations.answer(runtime, SAMPLE_TOKENS)
+        pieces = generate(runtime, self._tokenizer, prompt, SamplingConfig(max_tokens=SAMPLE_TOKENS))
+        return "".join(piece.text for piece in pieces)
 
     def _keep_if_best(self, bits: float, weights: dict[str, NDArray[np.float32]], factor: float) -> bool:
         """Keep the current weights if they are the best so far; returns whether they are. Of two equal evaluations the
@@ -346,7 +378,10 @@ class Run:
             self._best_adapters = _with_prefix(arrays, "adapters.") if self._settings.lora_rank else None
             self._optimizer.load_arrays(_with_prefix(arrays, "optimizer."))
             self._history = History(arrays["losses"].tolist(), values["evaluations"], values["samples"])
-            self.position.restore({field.name: values[field.name] for field in fields(Position)}, self._settings)
+            known = [field.name for field in fields(Position)]
+            if "conversations_from" not in values:  # written by a version that did not know conversations
+                known.remove("conversations_from")
+            self.position.restore({name: values[name] for name in known}, self._settings)
             self._began -= values["seconds"]
             self._training_began -= values["trained_seconds"]
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -369,6 +404,8 @@ class Run:
             train_tokens=self._train_tokens, sample_prompt=self._sample_prompt, interrupted=interrupted,
             problem=self.problem,
         )  # fmt: skip
+        if self._conversations:
+            record["conversations"] |= self._conversations.record(position)
         if self._clock:
             tokens_per_second = round(self._seen_tokens / trained_seconds)
             record["clock"] = {"seconds": round(seconds, 2), "tokens_per_second": tokens_per_second}
@@ -393,16 +430,17 @@ class Run:
 
     def _final_evaluation(self, hurried: bool) -> FinalEvaluation:
         """The scores of the best weights and of the base model, on the same part of the held-out text."""
-        validator = self._validator
+        validator, device = self._validator, self.model.cos.device
+        plain_text = None if hurried or not self._plain_text else self._plain_text.scores(self._best, device)
         if not validator.tokens:
-            return FinalEvaluation()
+            return FinalEvaluation(plain_text=plain_text)
         interruptible = partial(self._interruptible, patience=FINAL_PATIENCE)
         limit = self._final_limit(hurried)
         score = validator.evaluate_final(
             self._best, self._seen_tokens, limit, self._now, interruptible, hurried=hurried
         )
         base_score = validator.evaluate_base(self._start.tensors, interruptible) if self._start and score else None
-        return FinalEvaluation(score, base_score, validator.final_context, validator.expert_shares)
+        return FinalEvaluation(score, base_score, validator.final_context, validator.expert_shares, plain_text)
 
     def _final_limit(self, hurried: bool) -> float:
         """When the evaluation of the best weights has to end, in time of the clock."""
@@ -417,12 +455,15 @@ class Run:
         tokenizer_config = (
             start.tokenizer_config_json if start else tokenizer.to_config_json(config.max_position_embeddings)
         )
+        if self._conversations and (template := self._conversations.template):
+            tokenizer_config = with_chat_template(tokenizer_config, template)
         return Checkpoint(config, tokenizer.to_json(), self._best, record, tokenizer_config)
 
 
-def _initial_model(plan: Plan, start: Checkpoint | None) -> LanguageModel:
-    """With the weights of `start`, or fresh ones."""
-    model, settings = new_model(plan.model, plan.train), plan.train
+def _initial_model(plan: Plan, start: Checkpoint | None, vocab_size: int) -> LanguageModel:
+    """With the weights of `start`, or fresh ones. `vocab_size` is that of the tokenizer."""
+    new_tokens = plan.conversations.new_tokens if plan.conversations else 0
+    model, settings = new_model(plan.model, plan.train, range(vocab_size - new_tokens, vocab_size)), plan.train
     model.load_arrays(start.tensors if start else fresh_weights(plan.model, settings.seed, settings.induction))
     return model
 
@@ -435,9 +476,3 @@ def _divergence(step: int, settings: TrainConfig) -> str:
 def _with_prefix(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
     """The arrays whose names start with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-
-def _sample(config: ModelConfig, weights: dict[str, NDArray[np.float32]], tokenizer: Tokenizer, prompt: str) -> str:
-    runtime = NumpyRuntime(Checkpoint(config, "", weights))
-    pieces = generate(runtime, tokenizer, prompt, SamplingConfig(max_tokens=SAMPLE_TOKENS))
-    return "".join(piece.text for piece in pieces)

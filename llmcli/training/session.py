@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,15 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.config import as_record
-from llmcli.data.tokenizer_path import read_tokenizer
-from llmcli.errors import LLMError, usage
-from llmcli.formats.output_path import reject_overwriting
+from llmcli.errors import LLMError
+from llmcli.training.inputs import Inputs, load_inputs
 from llmcli.training.output import Output
 from llmcli.training.plan import Request
 from llmcli.training.summary import summarize
 
 if TYPE_CHECKING:  # torch is imported when training starts, not when the text is read
+    from llmcli.data.conversation_files import ConversationFile
     from llmcli.data.corpus import Corpus
+    from llmcli.data.documents import Document
     from llmcli.data.tokenizer import Tokenizer
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.training.cost_model import Machine
@@ -27,90 +29,22 @@ if TYPE_CHECKING:  # torch is imported when training starts, not when the text i
     from llmcli.training.resume import StoppedRun
     from llmcli.training.thread_tuner import ThreadTuner
 
+__all__ = ["Inputs", "PlannedRun", "Result", "check_space", "load_inputs", "plan_run", "run"]
+
 Baseline = tuple[str, float]  # (name of a compressor, bits per byte)
 # seconds of the time budget reserved for evaluating and saving the model, and for each million parameters
 RESERVED_SECONDS, RESERVED_SECONDS_PER_MILLION = 0.6, 0.06
 # seconds for the compressors: a share of the time budget, or without one
 BASELINE_TIME_SHARE, BASELINE_SECONDS = 0.03, 9.99
+# seconds for greedy answers to held-out questions: a share of the time budget, and at least
+ANSWERS_TIME_SHARE, ANSWERS_SECONDS = 0.03, 0.5
 SAMPLE_PROMPT_CHARACTERS = 24
 # the options that are part of the identity of a run, see _run_identity
 IDENTITY_OPTIONS = (
     "--time", "--steps", "--epochs", "--lora", "--adapter-only", "--vocab-size", "--layers", "--width", "--heads",
     "--kv-heads", "--experts", "--active", "--context", "--tie", "--batch-tokens", "--optimizer", "--dropout", "--seed",
-    "--device", "--dtype",
+    "--device", "--dtype", "--speakers",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a run reads."""
-
-    corpus: Corpus
-    held_out: Corpus | float  # validation text, or the fraction of the corpus to hold out at its end
-    base: Checkpoint | None  # the model to fine-tune
-    base_path: Path | None
-    base_sha256: str
-    like: Checkpoint | None  # the model whose tokenizer and context length are used
-    tokenizer: str  # "bpe", "char" or a file
-    tokenizer_json: str | None  # of an existing tokenizer; None: one is trained
-    tokenizer_reason: str
-
-
-def load_inputs(
-    corpus: Sequence[str],
-    val: str | float | None,
-    base: Path | None,
-    like: Path | None,
-    tokenizer: str,
-    output: Path,
-    *,
-    on_note: Callable[[str], None] = lambda note: None,
-) -> Inputs:
-    """Open the models and read the texts. Raises LLMError, also where the output would overwrite one of them."""
-    from llmcli.data.corpus import Corpus, read_corpus
-    from llmcli.formats import loading
-
-    base_model = loading.load(base) if base else None
-    like_model = loading.load_any(like).shared if like else None
-    text = read_corpus(corpus)
-    held_out = _held_out(val)
-    documents = [*text.documents, *(held_out.documents if isinstance(held_out, Corpus) else ())]
-    reject_overwriting(output, "model", [document.path for document in documents], "the training text")
-    if isinstance(held_out, Corpus) and {d.sha256 for d in held_out.documents} & {d.sha256 for d in text.documents}:
-        on_note("--val contains training text, so the validation loss does not measure generalization")
-    tokenizer_json, reason = _existing_tokenizer(tokenizer, base_model, like_model, output)
-    base_sha256 = loading.fingerprint(base) if base else ""
-    return Inputs(text, held_out, base_model, base, base_sha256, like_model, tokenizer, tokenizer_json, reason)
-
-
-def _held_out(val: str | float | None) -> Corpus | float:
-    """The value of --val: a corpus, or a fraction of the training corpus."""
-    from llmcli.data.corpus import read_corpus
-    from llmcli.training.prepare import HELD_OUT
-
-    if val is None:
-        return HELD_OUT
-    if isinstance(val, str) and Path(val).exists():
-        return read_corpus([val])
-    try:
-        fraction = float(val)
-    except ValueError:
-        raise LLMError(f"--val {val}: there is no such file, and it is not a fraction such as 0.1") from None
-    if not 0 <= fraction < 1:
-        raise usage(f"--val must be a file, or a fraction from 0 (nothing held out) to below 1, found {val}")
-    return fraction
-
-
-def _existing_tokenizer(
-    tokenizer: str, base: Checkpoint | None, like: Checkpoint | None, output: Path
-) -> tuple[str | None, str]:
-    """(the tokenizer.json of --tokenizer or of another model, None if a tokenizer is trained; the reason for it)."""
-    if tokenizer not in ("bpe", "char"):
-        reject_overwriting(output, "model", [Path(tokenizer)], "the tokenizer to use")
-        return read_tokenizer(tokenizer, "bpe, char or a tokenizer.json")[0], "from the tokenizer given"
-    if base:
-        return base.tokenizer_json, "from the base model"
-    return (like.tokenizer_json, "same as the --like model") if like else (None, "")
 
 
 @dataclass(frozen=True)
@@ -141,6 +75,7 @@ def plan_run(
     if inputs.like:
         length = inputs.like.config.max_position_embeddings
         request = replace(request, context=length, context_reason="same as the --like model")
+    _check_adapters(inputs, output)
     identity = _run_identity(options, request, inputs)
     # Where steps or epochs end the run, the bytes of the model depend on the number of threads.
     is_fixed = fixed_threads or request.steps or request.epochs
@@ -151,7 +86,8 @@ def plan_run(
         _check_hardware(stopped, output.resume_path)
         request = replace(request, device=stopped.plan.train.device, dtype=stopped.plan.train.dtype)
     else:
-        request, machine = _choose_hardware(request, device, dtype, tuner)
+        conversations_alone = inputs.conversations is not None and not inputs.corpus.documents
+        request, machine = _choose_hardware(request, device, dtype, tuner, conversations=conversations_alone)
     with hardware.explain_out_of_memory():
         prepared = prepare(
             request,
@@ -162,15 +98,29 @@ def plan_run(
             characters=inputs.tokenizer == "char",
             base=inputs.base.config if inputs.base else None,
             tokenizer_reason=inputs.tokenizer_reason,
+            conversations=inputs.conversations,
         )
     if stopped:
         check_fits(stopped.plan, hardware.free_memory(stopped.plan.train.device))
-        prepared = replace(prepared, plan=stopped.plan)
+        prepared = prepared.with_plan(stopped.plan)
     return PlannedRun(request, prepared, identity, tuner)
 
 
-def _choose_hardware(request: Request, device: str, dtype: str, tuner: ThreadTuner | None) -> tuple[Request, Machine]:
-    """(the request with device and data type, this machine)"""
+def _check_adapters(inputs: Inputs, output: Output) -> None:
+    """Raise LLMError if a file of adapters could not hold all that the run trains."""
+    if output.adapter_only and inputs.conversations and inputs.conversations.template is None:
+        count = inputs.conversations.new_tokens
+        lacks = f"{count} tokens of one" if count else "one to store"
+        raise LLMError(
+            f"{inputs.base_path} has no chat template, and adapters have no place for {lacks}; leave out "
+            "--adapter-only: the merged model has it"
+        )
+
+
+def _choose_hardware(
+    request: Request, device: str, dtype: str, tuner: ThreadTuner | None, *, conversations: bool
+) -> tuple[Request, Machine]:
+    """(the request with device and data type, this machine); `conversations` is whether there is nothing else."""
     from llmcli.models import devices
     from llmcli.training import hardware, throughput
     from llmcli.training.cost_model import Machine
@@ -178,7 +128,8 @@ def _choose_hardware(request: Request, device: str, dtype: str, tuner: ThreadTun
     device = devices.pick_device(device)
     dtype, reason = hardware.pick_dtype(dtype, device, request.threads)
     hardware.check_dtype(dtype, device)
-    machine = Machine(partial(throughput.measure_throughput, tuner=tuner), hardware.free_memory(device))
+    speed = partial(throughput.measure_throughput, tuner=tuner, conversations=conversations)
+    machine = Machine(speed, hardware.free_memory(device))
     return replace(request, device=device, dtype=dtype, machine_reason=reason), machine
 
 
@@ -201,10 +152,16 @@ def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | N
     from llmcli.data.tokenizer import Tokenizer
     from llmcli.formats import loading
 
-    if model := inputs.base or inputs.like:
-        return loading.open_tokenizer(model)
-    text = stopped.tokenizer_json if stopped else inputs.tokenizer_json
-    return None if text is None else Tokenizer.from_json(text)
+    if inputs.base:
+        return loading.open_tokenizer(inputs.base)
+    if inputs.like:
+        tokenizer = loading.open_tokenizer(inputs.like)
+    else:
+        text = stopped.tokenizer_json if stopped else inputs.tokenizer_json
+        if text is None:
+            return None
+        tokenizer = Tokenizer.from_json(text)
+    return tokenizer.with_chat_tokens() if inputs.conversations else tokenizer
 
 
 def _run_identity(options: Mapping[str, object], request: Request, inputs: Inputs) -> dict[str, Any]:
@@ -218,8 +175,8 @@ def _run_identity(options: Mapping[str, object], request: Request, inputs: Input
     if inputs.tokenizer_json is not None:
         tokenizer = hashlib.sha256(inputs.tokenizer_json.encode("utf-8")).hexdigest()
     return {
-        "the text": _corpus_fingerprint(inputs.corpus),
-        "--val": inputs.held_out if isinstance(inputs.held_out, float) else _corpus_fingerprint(inputs.held_out),
+        "the text": _data_fingerprint(inputs.corpus, inputs.conversations.files if inputs.conversations else ()),
+        "--val": _held_out_fingerprint(inputs),
         "--from": _base_name(inputs),
         "--tokenizer": tokenizer,
         "--threads": request.threads,
@@ -238,11 +195,22 @@ def _base_name(inputs: Inputs) -> str | None:
     return f"{atomic_io.name_of(inputs.base_path.resolve())} (sha256 {inputs.base_sha256[:16]})"
 
 
-def _corpus_fingerprint(corpus: Corpus) -> str:
-    """A hash of the texts of a corpus and the names of their files."""
+def _data_fingerprint(corpus: Corpus, files: Sequence[ConversationFile]) -> str:
+    """A hash of texts and conversations and the names of their files."""
     from llmcli.training.resume import text_fingerprint
 
-    return text_fingerprint((Path(d.name).name, d.text_bytes, d.sha256) for d in corpus.documents)
+    read: list[Document | ConversationFile] = [*corpus.documents, *files]
+    return text_fingerprint((Path(one.name).name, one.text_bytes, one.sha256) for one in read)
+
+
+def _held_out_fingerprint(inputs: Inputs) -> str | float:
+    """The value of --val in the identity of a run."""
+    from llmcli.data.corpus import Corpus
+
+    text, files = inputs.held_out, inputs.conversations.held_out if inputs.conversations else ()
+    if isinstance(text, float) and (isinstance(files, float) or not files):
+        return text
+    return _data_fingerprint(Corpus(()) if isinstance(text, float) else text, () if isinstance(files, float) else files)
 
 
 def add_base_to_record(record: dict[str, Any], inputs: Inputs) -> None:
@@ -299,7 +267,7 @@ def run(
     """
     from llmcli.training import hardware, resume, trainer
     from llmcli.training.events import Done, State
-    from llmcli.training.rules import regularization
+    from llmcli.training.find_plain_text import find_plain_text
 
     prepared, settings = plan.prepared, plan.prepared.plan
     add_base_to_record(prepared.record, inputs)
@@ -313,14 +281,16 @@ def run(
             prepared.tokens,
             prepared.held_out,
             prepared.record,
-            sample_prompt=_first_words(next(next(inputs.corpus.texts()))),
+            sample_prompt=_first_words(next(next(inputs.corpus.texts()))) if inputs.corpus.documents else None,
             started_at=started,
-            reserve_seconds=RESERVED_SECONDS + RESERVED_SECONDS_PER_MILLION * settings.model.parameters / 1e6,
+            reserve_seconds=_reserve_seconds(prepared),
             stop=stop,
             save_due=saver.is_due,
             resume_from=output.stopped.state if output.stopped else None,
-            regularize=partial(regularization, plan.request, settings.model, len(prepared.tokens)),
+            regularize=prepared.regularization(plan.request),
             tuner=plan.tuner,
+            conversations=prepared.conversations,
+            plain_text=find_plain_text(inputs, prepared),
         ):
             if isinstance(event, State):
                 saver.save(event)
@@ -334,10 +304,26 @@ def run(
                 yield event
 
 
+def _reserve_seconds(prepared: Prepared) -> float:
+    """Seconds of the time budget for what follows the training and its evaluations."""
+    seconds = RESERVED_SECONDS + RESERVED_SECONDS_PER_MILLION * prepared.plan.model.parameters / 1e6
+    if prepared.conversations and prepared.plan.train.seconds is not None:
+        seconds += _answers_seconds(prepared.plan.train.seconds)
+    return seconds
+
+
+def _answers_seconds(budget: float | None) -> float:
+    """Seconds for greedy answers to held-out questions."""
+    return math.inf if budget is None else max(ANSWERS_SECONDS, ANSWERS_TIME_SHARE * budget)
+
+
 def _baselines(inputs: Inputs, prepared: Prepared) -> list[Baseline]:
     """Bits per byte of compressors on the held-out text, after reading the training text; none if it is too long for
-    the time there is."""
+    the time there is, and none of answers, which are no text without their questions."""
     from llmcli.evaluation import compressors
+
+    if prepared.conversations:
+        return []
 
     budget = prepared.plan.train.seconds
     seconds = BASELINE_SECONDS if budget is None else BASELINE_TIME_SHARE * budget
@@ -362,8 +348,26 @@ def _complete_record(
     """Add memorization, unless the run was cut short, and the summary of the run to the record in the model."""
     record = done.checkpoint.record
     cut_short = done.interrupted or done.problem
-    record["memorised"] = None if cut_short else _memorization(done.checkpoint, plan, text, on_note)
+    if plan.prepared.conversations:
+        record["memorised"] = None
+        record["answers"] = None if cut_short else _answers(done.checkpoint, plan.prepared, on_note)
+    else:
+        record["memorised"] = None if cut_short else _memorization(done.checkpoint, plan, text, on_note)
     record["verdict"] = summarize(record, baselines, resumable=resumable)
+
+
+def _answers(checkpoint: Checkpoint, prepared: Prepared, on_note: Callable[[str], None]) -> dict[str, Any] | None:
+    """How the model answers held-out questions; None where that could not be measured."""
+    from llmcli.training.held_out_questions import answer_questions
+
+    assert prepared.conversations
+    try:
+        seconds = _answers_seconds(prepared.plan.train.seconds)
+        result = answer_questions(checkpoint, prepared.tokenizer, prepared.conversations, seconds)
+    except Exception as error:  # memory is short: the model must still be saved
+        on_note(f"answers to held-out questions could not be measured: {error}")
+        return None
+    return as_record(result) if result else None
 
 
 def _memorization(

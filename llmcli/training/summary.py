@@ -18,10 +18,13 @@ MIN_STEPS_FINE_TUNING = 10  # ... and of a fine-tuned one
 MANY_EPOCHS = 10.0  # with these a run of few steps lacks text, not steps
 # Still improving
 IMPROVEMENT = 0.03  # share by which the second half of the run lowered the loss: doubling the run would do so again
+NEGLIGIBLE = 0.002  # bits per byte; answers that follow from their questions are predicted with less
 # Overfitting
 DETERIORATION = 0.02  # share by which the held-out loss rose after the best weights
 OVERFITTING_RATIO = 1.15  # of held-out to training loss ...
 OVERFITTING_EPOCHS = 2.0  # ... after this many epochs; before, the two texts just differ
+# Forgetting: share by which training on conversations raised the bits per byte of plain text
+FORGETTING = 0.02
 # Memorization: share of generated strings that occur in the training text ...
 MEMORIZED_SHARE = 0.1  # ... beyond that of the held-out text
 MEMORIZED_SHARE_ALONE = 0.5  # ... where there is no held-out text
@@ -46,11 +49,13 @@ def read_curve(record: Record) -> Curve:
     """The curve of a record. Raises LLMError when it holds none that can be read."""
     try:
         points = record["curve"]
-        read_bytes = record.get("read_bytes", record["train_bytes"])
-        bits_per_byte = record["train_tokens"] / read_bytes / math.log(2)  # of a loss of one nat per token
+        steps = [int(step) for step in points["step"]]
         curve = Curve(
-            [int(step) for step in points["step"]],
-            [float(loss) * bits_per_byte for loss in points["loss"]],
+            steps,
+            [
+                float(loss) * (_tokens_per_byte(record, step) / math.log(2))  # a loss is in nats per token
+                for step, loss in zip(steps, points["loss"], strict=True)
+            ],
             [int(step) for step in points["eval_step"]],
             [float(bits) for bits in points["eval_bits_per_byte"]],
         )
@@ -59,6 +64,15 @@ def read_curve(record: Record) -> Curve:
     if not curve.steps or len(curve.steps) != len(curve.training) or len(curve.held_out_steps) != len(curve.held_out):
         raise LLMError("there is no readable curve in its training record")
     return curve
+
+
+def _tokens_per_byte(record: Record, step: int) -> float:
+    """Tokens that a step was trained to predict per byte of their text: of plain text, or of answers. Raises KeyError,
+    TypeError or ZeroDivisionError if the record does not say."""
+    conversations = record.get("conversations")
+    if conversations and step > conversations["from_step"]:
+        return float(conversations["train_tokens"] / conversations["train_bytes"])
+    return float(record["train_tokens"] / record.get("read_bytes", record["train_bytes"]))
 
 
 def summarize(
@@ -91,6 +105,7 @@ def summarize(
     7. Memorization: the share of generated strings that occur in the training text is MEMORIZED_SHARE above that of the
        held-out text, or above MEMORIZED_SHARE_ALONE where there is none.
     8. None of 2 to 7: the loss has plateaued.
+    9. After training on conversations: how held-out questions are answered, and what became of plain text.
     """
     run = _Run(record, read_curve(record), baselines)
     remarks = [*_early_end(run, resumable), *_advice(run, command, seconds)]
@@ -100,19 +115,19 @@ def summarize(
     if not remarks:
         loss = "held-out" if run.curve.held_out else "training"
         remarks = [f"The {loss} loss has plateaued: longer training at this size would help little."]
-    return [_quality(run), *remarks]
+    return [_quality(run), *_answers(run), *_plain_text(run), *remarks]
 
 
-def usage_hints(model: str, prompt: str | None = None, *, has_chat_template: bool = False) -> list[str]:
+def usage_hints(
+    model: str, prompt: str | None = None, *, has_chat_template: bool = False, chats: bool = False
+) -> list[str]:
     """What to type next. `model` is the file, "" for the default one; `prompt` is a text for it to continue.
-    `has_chat_template` says whether the model was trained to answer in a chat."""
+    `has_chat_template` says whether the model can answer in a chat, `chats` whether that is what it was trained for."""
     file = f" {command_line([model])}" if model else ""
     option = f" -m{file}" if model else ""
     note = "" if has_chat_template else "The model continues text; it does not answer questions. "
-    return [
-        f"Try it: llm generate {shell_quoted(prompt or '...')}{option}",
-        f"{note}Details of the file: llm inspect{file}",
-    ]
+    command = "llm chat" if chats else f"llm generate {shell_quoted(prompt or '...')}"
+    return [f"Try it: {command}{option}", f"{note}Details of the file: llm inspect{file}"]
 
 
 @dataclass(frozen=True)
@@ -133,13 +148,25 @@ class _Run:
 
     @property
     def epochs(self) -> float:
-        return float(self.record.get("epochs", 0.0))
+        """Of the conversations, if the held-out figures are of their answers."""
+        record = self.record["conversations"] if self.of_answers else self.record
+        return float(record.get("epochs", 0.0))
 
     @property
     def bits_per_byte(self) -> float | None:
         """Of the held-out text, at the end."""
         bits: float | None = self.record.get("bits_per_byte")
         return bits
+
+    @property
+    def of_answers(self) -> bool:
+        """Whether the held-out figures are of the answers in conversations."""
+        return bool(self.record.get("held_out", {}).get("of") == "answers")
+
+    @property
+    def data(self) -> str:
+        """What more of would help."""
+        return "conversations" if self.of_answers else "text"
 
     @property
     def ended_early(self) -> bool:
@@ -176,21 +203,56 @@ def _quality(run: _Run) -> str:
     """Rule 1."""
     record, bits = run.record, run.bits_per_byte
     held_out = record.get("held_out", {}).get("bytes", 0)
+    what = "answers" if run.of_answers else "text"
     if bits is None and held_out:
-        return "The held-out text was not evaluated at the end, which would have taken too long: run llm eval."
+        was = "were" if run.of_answers else "was"
+        return f"The held-out {what} {was} not evaluated at the end, which would have taken too long: run llm eval."
     if bits is None:
-        return "No text was held out, so the loss on unseen text is unknown."
+        what = "conversations were" if run.of_answers else "text was"
+        return f"No {what} held out, so the loss on unseen {run.data} is unknown."
     measured, context = record["held_out_measured"]["bytes"], record["held_out_measured"].get("context")
     part = f"{measured:,} of its {held_out:,}" if measured < held_out else f"all {measured:,}"
     window = f" with a context of {context:,} tokens" if context else ""
     quality = (
-        f"Held-out text: {units.bits_per_byte(bits)} bits per byte at the end (lower is better), on {part} bytes, in "
+        f"Held-out {what}: {units.bits_per_byte(bits)} bits per byte at the end (lower is better), on {part} bytes, in "
         f"float32{window}."
     )
     if not run.baselines:
         return quality
     compressors = "; ".join(f"{name} {units.bits_per_byte(other)}" for name, other in run.baselines)
     return f"{quality} Compressors on the same text: {compressors}. The model beats {_beaten(bits, run.baselines)}."
+
+
+def _answers(run: _Run) -> list[str]:
+    """Rule 9: greedy answers to held-out questions."""
+    measured = run.record.get("answers")
+    if not measured:
+        return []
+    count = measured["questions"]
+    verbatim, exact = (round(measured[key] * count) for key in ("verbatim", "exact"))
+    questions = f"{count:,} held-out question{'s' * (count != 1)}"
+    return [
+        f"Greedy answers to {questions}: {verbatim:,} occur verbatim among the training answers, {exact:,} equal the "
+        "reference answer."
+    ]
+
+
+def _plain_text(run: _Run) -> list[str]:
+    """Rule 9: plain text, before and after."""
+    measured = run.record.get("plain_text")
+    if not measured:
+        return []
+    source, before, after = measured["from"], measured["before"], measured["after"]
+    if before is None:
+        return [f"Plain text ({source}): {units.bits_per_byte(after)} bits per byte."]
+    change = after / before - 1 if before else 0.0
+    advice = ""
+    if change > FORGETTING:
+        advice = " Adding plain text to the training data, --lora, or a lower --lr-scale would help to keep it."
+    return [
+        f"Plain text ({source}): {units.bits_per_byte(before)} bits per byte before, {units.bits_per_byte(after)} "
+        f"after ({change:+.1%}).{advice}"
+    ]
 
 
 def _beaten(bits: float, baselines: Baselines) -> str:
@@ -232,7 +294,7 @@ def _advice(run: _Run, command: str | None, seconds: float | None) -> list[str]:
     if run.ended_by_epochs:
         return [
             f"Training stopped after {units.epochs(run.epochs)}, before the time was up: further epochs would only "
-            "memorize the text. More text would help."
+            f"memorize the {run.data}. More {run.data} would help."
         ]
     reason = _needs_time(run)
     then = f": {command} {_double_budget(run)}" if command else "."
@@ -246,7 +308,7 @@ def _undertrained(run: _Run) -> list[str]:
     if run.steps < enough and run.epochs < MANY_EPOCHS:
         reasons.append(f"{run.steps:,} step{'s' * (run.steps != 1)}")
     if run.epochs < 1 and not run.read_in_part:
-        reasons.append(f"{_percent(run.epochs)} of the training text seen")
+        reasons.append(f"{_percent(run.epochs)} of the training {run.data} seen")
     return reasons
 
 
@@ -277,20 +339,22 @@ def _overfitting(run: _Run) -> str:
         return ""
     best, last = min(run.curve.held_out), run.curve.held_out[-1]
     lowest, at_end = units.bits_per_byte(best), units.bits_per_byte(last)
-    if run.best_step < run.steps and last > best * (1 + DETERIORATION):
+    if run.best_step < run.steps and last > max(best * (1 + DETERIORATION), NEGLIGIBLE):
         if run.best_step == 0:
             return (
-                f"Fine-tuning did not improve on the base model (held-out text: {lowest} bits per byte before, "
-                f"{at_end} at the end), so its weights are kept. A lower learning rate or more text would help."
+                f"Fine-tuning did not improve on the base model (held-out {'answers' if run.of_answers else 'text'}: "
+                f"{lowest} bits per byte before, {at_end} at the end), so its weights are kept. A lower learning rate "
+                f"or more {run.data} would help."
             )
         return (
             f"Overfitting after step {run.best_step:,}: the held-out loss rose from {lowest} to {at_end} bits per "
-            "byte, so the weights of that step are kept. More text would help."
+            f"byte, so the weights of that step are kept. More {run.data} would help."
         )
-    if run.epochs >= OVERFITTING_EPOCHS and last >= OVERFITTING_RATIO * run.training_loss:
+    if run.epochs >= OVERFITTING_EPOCHS and last >= max(OVERFITTING_RATIO * run.training_loss, NEGLIGIBLE):
         return (
             f"Overfitting: after {units.epochs(run.epochs)} the training loss is "
-            f"{units.bits_per_byte(run.training_loss)} bits per byte, the held-out loss {at_end}. More text would help."
+            f"{units.bits_per_byte(run.training_loss)} bits per byte, the held-out loss {at_end}. More {run.data} "
+            "would help."
         )
     return ""
 
@@ -316,6 +380,8 @@ def _still_improving(run: _Run) -> bool:
         steps, losses, last = curve.held_out_steps, curve.held_out, curve.held_out[-1]
     else:
         steps, losses, last = curve.steps, curve.training, run.training_loss
+    if last < NEGLIGIBLE:
+        return False
     first_half = [loss for step, loss in zip(steps, losses, strict=True) if step <= run.steps / 2]
     return not first_half or last <= first_half[-1] * (1 - IMPROVEMENT)
 

@@ -16,6 +16,7 @@ from llmcli.training.optimizer import Optimizer
 from llmcli.training.thread_tuner import ThreadTuner
 
 MAX_SECONDS = 4.0  # after which two steps have to be enough
+LEARNED_SHARE = 0.4  # of the tokens of conversations, assumed
 
 
 def measure_throughput(
@@ -24,15 +25,17 @@ def measure_throughput(
     seconds: float,
     tuner: ThreadTuner | None = None,
     *,
+    conversations: bool = False,
     compute: Compute | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Training tokens per second, measured in about `seconds`.
 
-    A `tuner` may change the number of threads between the steps; the result is for the number that it chose.
+    With `conversations`, all rows have the full context length, and a part of their tokens is learned. A `tuner` may
+    change the number of threads between the steps; the result is for the number that it chose.
     """
     tuner = tuner or ThreadTuner(1)
-    trial = _Trial(config, settings, compute or Compute(), clock)
+    trial = _Trial(config, settings, compute or Compute(), clock, conversations)
     tuner.new_shape()
     paces: list[tuple[int, int, float]] = []  # (window length, threads, seconds per token)
     longest = min(MAX_SECONDS, max(0.5, 10 * seconds))
@@ -67,7 +70,12 @@ class _Trial:
     """A model with random weights that is trained on random tokens."""
 
     def __init__(
-        self, config: ModelConfig, settings: TrainConfig, compute: Compute, clock: Callable[[], float]
+        self,
+        config: ModelConfig,
+        settings: TrainConfig,
+        compute: Compute,
+        clock: Callable[[], float],
+        conversations: bool,
     ) -> None:
         self._settings, self._compute, self._clock = settings, compute, clock
         torch.set_num_threads(settings.threads)
@@ -77,7 +85,9 @@ class _Trial:
         self._model.train()
         self._optimizer = Optimizer(self._model, settings, config.hidden_size)
         self._rng = np.random.default_rng(0)
-        self.lengths = window_length(0.0, settings), settings.context  # the shortest and the longest, in turn
+        # the shortest and the longest, in turn
+        self.lengths = settings.context if conversations else window_length(0.0, settings), settings.context
+        self._conversations = conversations
 
     def tokens(self, length: int) -> int:
         """Of a step with windows of `length` tokens."""
@@ -91,10 +101,12 @@ class _Trial:
         of which `spent` have passed."""
         size = self._rows(length), length + 1
         ids = torch.from_numpy(self._rng.integers(self._model.config.vocab_size, size=size)).to(self._settings.device)
+        learned = torch.arange(ids.shape[1], device=ids.device) < LEARNED_SHARE * ids.shape[1]
         began = self._clock()
         done = 0
         for micro_batch in ids.chunk(micro_batches(self._model.config, self._settings)):
-            self._compute.gradients(self._model, micro_batch, 1)
+            mask = learned.expand(micro_batch.shape) if self._conversations else None
+            self._compute.gradients(self._model, micro_batch, 1, mask)
             done += micro_batch.shape[0] * length
             if spent + self._clock() - began > MAX_SECONDS:
                 break

@@ -17,7 +17,9 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.training.compute import Compute
 from llmcli.training.evaluation_schedule import EvaluationSchedule
 from llmcli.training.events import Event, State
+from llmcli.training.plain_text import PlainText
 from llmcli.training.plan import Plan, Regularization
+from llmcli.training.prepare_conversations import PreparedConversations
 from llmcli.training.run import Run
 from llmcli.training.thread_tuner import ThreadTuner
 
@@ -41,8 +43,14 @@ def train(
     schedule: EvaluationSchedule | None = None,
     compute: Compute | None = None,
     clock: Callable[[], float] = time.monotonic,
+    conversations: PreparedConversations | None = None,
+    plain_text: PlainText | None = None,
 ) -> Iterator[Event]:
     """Train on `tokens` according to `plan`, from the weights of `start` or from fresh ones. The last event is Done.
+
+    With `conversations` the run turns to them when the plan says so, at once if there are no tokens, and evaluates
+    their held-out answers instead of `held_out`. `plain_text` is scored at its end; if it fine-tunes a model and there
+    is no such text, one that the base model generates.
 
     `record` describes the corpus; it becomes part of the training record. `sample_prompt` is the prompt of
     the samples.
@@ -60,8 +68,9 @@ def train(
     """
     schedule, compute = schedule or EvaluationSchedule(), compute or Compute()
     run = Run(
-        plan, tokenizer, start, tokens, held_out, sample_prompt, stop, regularize, tuner, schedule, compute, clock
-    )
+        plan, tokenizer, start, tokens, held_out, sample_prompt, stop, regularize, tuner, schedule, compute, clock,
+        conversations, plain_text,
+    )  # fmt: skip
     run.begin(clock() if started_at is None else started_at, reserve_seconds, resume_from)
     if start and not resume_from:
         yield from run.evaluate()  # if training only makes the model worse, the run ends with these weights

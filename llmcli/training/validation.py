@@ -1,10 +1,14 @@
-"""Evaluation on held-out text while a model is trained, and once more at the end with the weights that are saved."""
+"""Evaluation on held-out data while a model is trained, and once more at the end with the weights that are saved.
+
+The data are a text, of which all tokens count, or conversations, of which the answers count.
+"""
 
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,8 +16,10 @@ from numpy.typing import NDArray
 
 from llmcli.config import EVALUATION_CONTEXT, TrainConfig
 from llmcli.data.batches import PrefixedTokens
+from llmcli.data.conversation_batches import ConversationTokens
 from llmcli.data.tokenizer import Tokenizer
-from llmcli.evaluation.evaluator import Score, Window, evaluate_windows, select_windows, spread_order
+from llmcli.evaluation.answers import evaluate_answers, spread
+from llmcli.evaluation.evaluator import Score, ScoreWindows, evaluate_windows, select_windows, spread_order
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.compute import Compute
 from llmcli.training.evaluation_schedule import final_evaluation_tokens
@@ -30,14 +36,72 @@ Clock = Callable[[], float]
 Interruptible = Callable[[LanguageModel], contextlib.AbstractContextManager[None]]
 
 
+class _HeldOut(Protocol):
+    """Held-out data as units that are scored by themselves: windows of a text, or conversations."""
+
+    def __len__(self) -> int:
+        """The number of tokens."""
+
+    def select(self, context: int, max_tokens: int, *, timed: bool) -> Sequence[Any]:
+        """Units of about `max_tokens` tokens, spread evenly over the data. If a clock may end an evaluation early
+        (`timed`), so are the first of them."""
+
+    def tokens(self, units: Sequence[Any], score: Score) -> int:
+        """The number of tokens that the model processed to score these units."""
+
+    def evaluate(
+        self, units: Sequence[Any], score: ScoreWindows, batch_tokens: int
+    ) -> Iterator[tuple[Sequence[Any], Score]]:
+        """Score units in batches; a caller can stop in between."""
+
+
+class _HeldOutText:
+    def __init__(self, tokenizer: Tokenizer, ids: NDArray[np.unsignedinteger], byte_lengths: NDArray[np.int64]) -> None:
+        self._ids, self._byte_lengths = PrefixedTokens(tokenizer.bos_id, ids), byte_lengths
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def select(self, context: int, max_tokens: int, *, timed: bool) -> Sequence[Any]:
+        windows = select_windows(len(self._ids), context, max_tokens)
+        return spread_order(windows) if timed else windows
+
+    def tokens(self, units: Sequence[Any], score: Score) -> int:
+        return score.tokens
+
+    def evaluate(
+        self, units: Sequence[Any], score: ScoreWindows, batch_tokens: int
+    ) -> Iterator[tuple[Sequence[Any], Score]]:
+        return evaluate_windows(self._ids, self._byte_lengths, units, score, batch_tokens=batch_tokens)
+
+
+class _HeldOutAnswers:
+    def __init__(self, conversations: ConversationTokens, byte_lengths: NDArray[np.int64]) -> None:
+        self._conversations, self._byte_lengths = conversations, byte_lengths
+
+    def __len__(self) -> int:
+        return len(self._conversations.ids)
+
+    def select(self, context: int, max_tokens: int, *, timed: bool) -> Sequence[Any]:
+        return spread(self._conversations, max_tokens)
+
+    def tokens(self, units: Sequence[Any], score: Score) -> int:
+        return int(self._conversations.lengths[list(units)].sum())
+
+    def evaluate(
+        self, units: Sequence[Any], score: ScoreWindows, batch_tokens: int
+    ) -> Iterator[tuple[Sequence[Any], Score]]:
+        return evaluate_answers(self._conversations, units, self._byte_lengths, score, batch_tokens=batch_tokens)
+
+
 class Validator:
-    """Evaluates held-out text: `tokens` of it during the run, more at the end."""
+    """Evaluates held-out data: `tokens` of them during the run, more at the end."""
 
     def __init__(
         self,
         model: LanguageModel,
         tokenizer: Tokenizer,
-        held_out: NDArray[np.unsignedinteger],
+        held_out: NDArray[np.unsignedinteger] | ConversationTokens,
         settings: TrainConfig,
         *,
         final_models: int = 1,
@@ -46,20 +110,29 @@ class Validator:
         """`final_models` is the number of models evaluated at the end: 2 if the run starts from another model."""
         self._model, self._final_models = model, final_models
         self._score = (compute or Compute()).score
-        self._ids = PrefixedTokens(tokenizer.bos_id, held_out)
-        self._byte_lengths = np.array([len(data) for data in tokenizer.token_bytes])
-        self._timed, self._context = settings.seconds is not None, settings.context
-        self.tokens = min(settings.eval_tokens, len(held_out))
-        self._windows = self._select(settings.context, self.tokens)
-        self.final_context = min(model.config.max_position_embeddings, max(EVALUATION_CONTEXT, settings.context))
-        self._final_windows: Sequence[Window] = ()
+        byte_lengths = np.array([len(data) for data in tokenizer.token_bytes])
+        self._timed = settings.seconds is not None
+        longest = model.config.max_position_embeddings
+        self._data: _HeldOut
+        if isinstance(held_out, ConversationTokens):
+            self._data, count = _HeldOutAnswers(held_out, byte_lengths), len(held_out.ids)
+            self.final_context = self._hurried_context = longest  # each conversation is scored whole
+        else:
+            self._data, count = _HeldOutText(tokenizer, held_out, byte_lengths), len(held_out)
+            self.final_context = min(longest, max(EVALUATION_CONTEXT, settings.context))
+            self._hurried_context = settings.context
+        self.tokens = min(settings.eval_tokens, count)
+        self.evaluated_tokens = 0  # that the last evaluation processed
+        self._units = self._select(settings.context, self.tokens)
+        self._final_units: Sequence[Any] = ()
         self.expert_shares: list[list[float]] = []  # of the final evaluation's tokens, [layers][experts]
 
     def evaluate(self, limit: float = math.inf, clock: Clock = time.monotonic) -> Score:
         """Evaluate the current weights. If `limit`, a time of `clock`, ends this early, later ones cover no more."""
-        score, windows = self._evaluate(self._model, self._windows, limit, clock)
-        if len(windows) < len(self._windows):
-            self._windows, self.tokens = windows, score.tokens
+        score, units = self._evaluate(self._model, self._units, limit, clock)
+        self.evaluated_tokens = self._data.tokens(units, score)
+        if len(units) < len(self._units):
+            self._units, self.tokens = units, self.evaluated_tokens
         return score
 
     def evaluate_final(
@@ -72,22 +145,22 @@ class Validator:
         """
         tokens = self.tokens if hurried else self._final_tokens(trained)
         if hurried:
-            self.final_context = self._context
+            self.final_context = min(self.final_context, self._hurried_context)
         elif self._timed:  # the limit decides, so that the run ends on time
-            tokens = min(EXTRA_FINAL_TOKENS * tokens, len(self._ids))
-        self._final_windows = self._select(self.final_context, tokens)
+            tokens = min(EXTRA_FINAL_TOKENS * tokens, len(self._data))
+        self._final_units = self._select(self.final_context, tokens)
         model = self._float32_model(weights)
         with interruptible(model):
-            score, self._final_windows = self._evaluate(model, self._final_windows, limit, clock, partial_ok=True)
+            score, self._final_units = self._evaluate(model, self._final_units, limit, clock, partial_ok=True)
         self.expert_shares = model.expert_shares()
-        return score if self._final_windows else None
+        return score if self._final_units else None
 
     def evaluate_base(self, weights: Weights, interruptible: Interruptible) -> Score | None:
-        """Evaluate other weights on the windows of `evaluate_final`. None if it was interrupted."""
+        """Evaluate other weights on the units of `evaluate_final`. None if it was interrupted."""
         model = self._float32_model(weights)
         with interruptible(model):
-            score, windows = self._evaluate(model, self._final_windows, partial_ok=True)
-        return score if len(windows) == len(self._final_windows) else None
+            score, units = self._evaluate(model, self._final_units, partial_ok=True)
+        return score if len(units) == len(self._final_units) else None
 
     def remaining_cost(self, trained: int) -> float:
         """The cost of the evaluations after the last step, as a number of tokens of an evaluation during the run."""
@@ -95,12 +168,10 @@ class Validator:
         return self._final_models * slower * self._final_tokens(trained) + self.tokens
 
     def _final_tokens(self, trained: int) -> int:
-        return final_evaluation_tokens(trained, self.tokens, len(self._ids))
+        return final_evaluation_tokens(trained, self.tokens, len(self._data))
 
-    def _select(self, context: int, max_tokens: int) -> Sequence[Window]:
-        """Windows spread evenly over the text. Where a clock may end an evaluation early, so are the first of them."""
-        windows = select_windows(len(self._ids), context, max_tokens)
-        return spread_order(windows) if self._timed else windows
+    def _select(self, context: int, max_tokens: int) -> Sequence[Any]:
+        return self._data.select(context, max_tokens, timed=self._timed)
 
     def _float32_model(self, weights: Weights) -> LanguageModel:
         model = LanguageModel(self._model.config).to(self._model.cos.device)
@@ -110,21 +181,20 @@ class Validator:
     def _evaluate(
         self,
         model: LanguageModel,
-        windows: Sequence[Window],
+        units: Sequence[Any],
         limit: float = math.inf,
         clock: Clock = time.monotonic,
         *,
         partial_ok: bool = False,
-    ) -> tuple[Score, Sequence[Window]]:
-        """(score, windows evaluated): all windows, or those until `limit`, but at least one batch of them.
+    ) -> tuple[Score, Sequence[Any]]:
+        """(score, units evaluated): all units, or those until `limit`, but at least one batch of them.
 
         Raises CutShortError if it was interrupted, unless a part is enough (`partial_ok`).
         """
         model.eval()
         total, done = Score(0.0, 0, 0), 0
-        score = partial(self._score, model)
         batch_tokens = int(min(BATCH_TOKENS, BATCH_OPERATIONS / model.config.parameters))
-        batches = evaluate_windows(self._ids, self._byte_lengths, windows, score, batch_tokens=batch_tokens)
+        batches = self._data.evaluate(units, partial(self._score, model), batch_tokens)
         try:
             for batch, batch_score in batches:
                 total, done = total + batch_score, done + len(batch)
@@ -133,4 +203,4 @@ class Validator:
         except CutShortError:
             if not partial_ok:
                 raise
-        return total, windows if done == len(windows) else [windows[i] for i in range(done)]
+        return total, units if done == len(units) else [units[i] for i in range(done)]

@@ -1,5 +1,6 @@
 """The progress of a training run, in a terminal and elsewhere."""
 
+import math
 import sys
 
 import pytest
@@ -70,6 +71,19 @@ def test_the_time_left_does_not_count_planning(capsys: pytest.CaptureFixture[str
     with progress.TrainingView(4.0) as view:  # 20 of 70 seconds were training, a fifth is done
         view.step(step=9, progress=0.2, loss=1, tokens=20_000, epoch=1, seconds=70, tokens_per_second=1000)
     assert "1:20 left" in capsys.readouterr().err
+
+
+def test_figures_of_answers_have_a_name_and_a_unit_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """From half of the run on, a token is 2 bytes instead of 4."""
+    with progress.TrainingView(4.0, answers=(0.5, 2.0)) as view:
+        view.evaluation(1, 1.5)
+        for step, done in ((1, 0.4), (2, 0.6)):
+            view.step(
+                step=step, progress=done, loss=4 * math.log(2), tokens=9, epoch=1, seconds=20 * step,
+                tokens_per_second=1,
+            )  # fmt: skip
+        assert view._curve.points()[1] == pytest.approx([1.0, 2.0])
+    assert "held-out answers (interim) 1.500 bits/byte" in capsys.readouterr().err
 
 
 def test_a_hidden_view_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

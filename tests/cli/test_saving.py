@@ -145,11 +145,11 @@ SIGNALLED_AT = """
 import signal
 import llmcli.models.transformer
 real, steps = llmcli.models.transformer.LanguageModel.loss, []
-def loss(self, ids):
+def loss(self, ids, learned=None):
     steps.append(1)
     if len(steps) == {step}:
         signal.raise_signal(signal.SIGINT)
-    return real(self, ids)
+    return real(self, ids, learned)
 llmcli.models.transformer.LanguageModel.loss = loss
 """ + SAVING_EVERY_STEP.replace("; ", "\n")
 
@@ -452,10 +452,10 @@ def test_a_removed_working_directory_is_named(tiny_model: Path) -> None:
 
 
 def test_an_error_without_a_name_is_not_blamed_on_the_output(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("llmcli.data.corpus.read_corpus", refuse)
+    monkeypatch.setattr("llmcli.data.sources.read_corpus", refuse)
     Path("c.txt").write_text(TEXT, "utf-8")
     answer = llm("train", "c.txt", "--steps", 1)
     assert answer.exit_code == 1

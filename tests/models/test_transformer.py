@@ -91,6 +91,22 @@ def test_loss_is_the_mean_cross_entropy_of_the_next_token() -> None:
         assert model.loss(ids).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_a_masked_loss_is_the_mean_over_the_learned_tokens_and_so_is_its_gradient() -> None:
+    model, _ = torch_model(SHAPES["untied"])
+    generator = torch.Generator().manual_seed(4)
+    ids = torch.randint(300, (3, 9), generator=generator)
+    learned = torch.rand(3, 9, generator=generator) < 0.4
+    losses = F.cross_entropy(model(ids[:, :-1]).mT, ids[:, 1:], reduction="none")
+    expected = losses[learned[:, 1:]].mean()
+    found = model.loss(ids, learned)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    weights = list(model.parameters())
+    for ours, reference in zip(
+        torch.autograd.grad(found, weights), torch.autograd.grad(expected, weights), strict=True
+    ):
+        assert torch.allclose(ours, reference, atol=1e-6)
+
+
 def test_initialization_predicts_uniformly_and_depends_on_the_seed_alone() -> None:
     first, again, other = (
         LanguageModel(SHAPES["untied"]),

@@ -48,7 +48,9 @@ class SimulatedMachine:
         self.time, self.speed, self.slow_evaluation, self.evaluated = 0.0, speed, slow_evaluation, 0
         self.compute = Compute(self._gradients, self._score)
 
-    def _gradients(self, model: LanguageModel, ids: torch.Tensor, micro_batches: int) -> torch.Tensor:
+    def _gradients(
+        self, model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None
+    ) -> torch.Tensor:
         self.time += ids.shape[0] * (ids.shape[1] - 1) / self.speed(self.time)
         return torch.tensor(1.0)
 

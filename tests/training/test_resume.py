@@ -124,10 +124,17 @@ def test_the_keys_of_the_file_stay(ready: Prepared) -> None:
     ]  # fmt: skip
     assert list(json.loads(metadata["figures"])) == [
         "step", "progress", "evaluated_step", "evaluated_progress", "best_step", "best_bits", "best_factor", "dropout",
-        "token_split", "regularized_progress", "regularizations", "evaluations", "samples", "seconds",
-        "trained_seconds",
+        "token_split", "regularized_progress", "regularizations", "conversations_from", "evaluations", "samples",
+        "seconds", "trained_seconds",
     ]  # fmt: skip
     assert {name.split(".")[0] for name in tensors} >= {"model", "optimizer", "losses"}
+
+
+def test_a_run_that_was_stopped_before_there_were_conversations_resumes(ready: Prepared) -> None:
+    whole = run(ready, save_due=lambda: True)
+    state = states(whole)[9]
+    older = State(state.arrays, {key: value for key, value in state.values.items() if key != "conversations_from"})
+    assert_same_end(whole, run(ready, resume_from=through_a_file(ready, older)))
 
 
 def test_damage_is_detected(ready: Prepared) -> None:
@@ -159,6 +166,7 @@ def test_a_state_that_does_not_fit_the_plan_is_refused(ready: Prepared) -> None:
         (state.arrays, {"progress": float("nan")}),
         (state.arrays, {"best_factor": float("inf")}),
         (state.arrays, {"best_factor": 0.0}),
+        (state.arrays, {"conversations_from": -1}),
     ):
         with pytest.raises(LLMError, match=r"does not fit its plan \(.*\); start over with --force"):
             run(ready, resume_from=State(arrays, state.values | values))

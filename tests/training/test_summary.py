@@ -298,6 +298,71 @@ def test_without_held_out_text_memorization_is_not_taken_for_improvement() -> No
     assert len(sentences) == 2 and sentences[1].startswith("Memorization: 60%")
 
 
+# ---- conversations
+
+
+def chat_record(**changes: Any) -> dict[str, Any]:
+    """A run of 100 steps, the last 60 on conversations, whose learned tokens are 4 bytes each."""
+    made = record(
+        held_out={"bytes": 500, "of": "answers"}, epochs=0.5,
+        conversations={"from_step": 40, "epochs": 3.0, "train_tokens": 250, "train_bytes": 1000},
+    )  # fmt: skip
+    return made | changes
+
+
+def test_the_training_loss_is_per_byte_of_what_was_learned() -> None:
+    """Text of 2 bytes a token before, answers of 4 bytes a token after the 40th step."""
+    curve = read_curve(chat_record())
+    assert curve.steps[3] == 40
+    assert curve.training == pytest.approx([4, 2, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])
+
+
+def test_the_figure_of_conversations_is_of_answers() -> None:
+    first, *rest = summarize(chat_record(curve=record()["curve"] | {"loss": [9.0] * 10}))
+    assert first == (
+        "Held-out answers: 1.000 bits per byte at the end (lower is better), on all 500 bytes, in float32."
+    )
+    assert rest == [PLATEAU]
+    assert "No conversations were held out" in summarize(
+        chat_record(bits_per_byte=None, held_out={"bytes": 0, "of": "answers"})
+    )[0]  # fmt: skip
+
+
+def test_more_conversations_would_help() -> None:
+    overfitted = chat_record(curve=record()["curve"] | {"eval_bits_per_byte": [2.0, 1.0, 1.1, 1.2]}, best_step=50)
+    assert "More conversations would help." in summarize(overfitted)[1]
+    ended = chat_record(train={"steps": 100, "seconds": 60.0}, curve=record()["curve"] | {"loss": [9.0] * 10})
+    assert summarize(ended)[1] == (
+        "Training stopped after 3 epochs, before the time was up: further epochs would only memorize the conversations."
+        " More conversations would help."
+    )
+
+
+def test_answers_that_are_certain_need_no_advice() -> None:
+    """As of translations by rules: the loss is hardly more than 0, whatever its ratio to another one."""
+    for bits, best in (([2.0, 0.01, 0.001, 0.0001], 100), ([2.0, 0.0001, 0.001, 0.001], 50)):
+        curve = record()["curve"] | {"eval_bits_per_byte": bits, "loss": [0.0] * 10}
+        assert summarize(chat_record(curve=curve, best_step=best))[1:] == [PLATEAU]
+
+
+def test_greedy_answers_and_plain_text_have_a_sentence_each() -> None:
+    answers = {"questions": 12, "verbatim": 0.25, "exact": 0.1667}
+    plain_text = {"from": "the held-out text", "tokens": 99, "before": 2.0, "after": 2.03}
+    sentences = summarize(chat_record(answers=answers, plain_text=plain_text))
+    assert sentences[1:3] == [
+        "Greedy answers to 12 held-out questions: 3 occur verbatim among the training answers, 2 equal the reference "
+        "answer.",
+        "Plain text (the held-out text): 2.000 bits per byte before, 2.030 after (+1.5%).",
+    ]
+    forgot = summarize(chat_record(plain_text=plain_text | {"after": 2.2}))[1]
+    assert forgot.endswith(
+        "(+10.0%). Adding plain text to the training data, --lora, or a lower --lr-scale would help to keep it."
+    )
+    alone = summarize(chat_record(plain_text=plain_text | {"before": None}))[1]
+    assert alone == "Plain text (the held-out text): 2.030 bits per byte."
+    assert "1 held-out question:" in summarize(chat_record(answers=answers | {"questions": 1}))[1]
+
+
 # ---- hints
 
 
@@ -311,3 +376,7 @@ def test_the_hints_name_the_model_where_they_must() -> None:
         "Details of the file: llm inspect 'my model.safetensors'",
     ]
     assert usage_hints("")[0] == 'Try it: llm generate "..."'
+    assert usage_hints("my model.safetensors", has_chat_template=True, chats=True) == [
+        "Try it: llm chat -m 'my model.safetensors'",
+        "Details of the file: llm inspect 'my model.safetensors'",
+    ]

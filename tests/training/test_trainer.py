@@ -145,8 +145,10 @@ def nan_gradients(from_step: int, loss: float = math.nan) -> Compute:
     """From a step on, all gradients are NaN; the loss of these steps is `loss`."""
     steps = count(1)
 
-    def gradients(model: LanguageModel, ids: torch.Tensor, micro_batches: int) -> torch.Tensor:
-        result = accumulate_gradients(model, ids, micro_batches)
+    def gradients(
+        model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None
+    ) -> torch.Tensor:
+        result = accumulate_gradients(model, ids, micro_batches, learned)
         if next(steps) < from_step:
             return result
         for parameter in model.parameters():

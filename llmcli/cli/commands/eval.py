@@ -18,6 +18,8 @@ from llmcli.cli.options import (
     model_path,
     note_skipped_files,
     reject_options,
+    speaker_names,
+    speakers_option,
 )
 from llmcli.config import DEFAULT_MODEL, EVALUATION_CONTEXT
 from llmcli.errors import LLMError, usage
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from llmcli.data.chat_template import ChatTemplate
+    from llmcli.data.conversations import Conversation
     from llmcli.data.corpus import Corpus
+    from llmcli.data.sources import Sources
     from llmcli.data.tokenizer import Tokenizer
     from llmcli.evaluation.compressors import Baseline
     from llmcli.evaluation.evaluator import Passage, Score
@@ -85,10 +90,11 @@ def eval_(
     ] = None,
     quantize: QuantizeOption = None,
     device: DeviceOption = "cpu",
+    speakers: Annotated[str | None, speakers_option()] = None,
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure bits per byte and perplexity of models on a text.
+    """Measure bits per byte and perplexity of models on text or answers.
 
     The compressors xz and PPM are measured on the same text as baselines. Lower is better; 8 bits per byte is a
     uniform guess over all byte values.
@@ -96,6 +102,7 @@ def eval_(
     Example: llm eval held-out.txt -m a.safetensors -m b.safetensors
     """
     from llmcli.data.corpus import read_corpus
+    from llmcli.data.sources import read_sources
     from llmcli.evaluation.training_text import held_out_start
     from llmcli.formats.loading import load_any
 
@@ -104,7 +111,16 @@ def eval_(
         if len(model or ()) > 1:
             raise usage(f"--per-token shows one model, found {len(model or ())}; name one with -m")
     models = {path: load_any(path) for path in (model_path(name) for name in model or (None,))}
-    text = read_corpus(texts)
+    if templates := _chat_templates(models):
+        sources = read_sources(texts, speaker_names(speakers))
+        if sources.conversation_files:
+            reject_options(context_, "with conversations", "past", "per_token")
+            answers = _AnswerEvaluation(sources, templates, device, context, whole)
+            answers.show(models, quantize, json_=json_)
+            return
+        text = sources.text
+    else:
+        text = read_corpus(texts)
     note_skipped_files(text)
     past_text = read_corpus(past) if past else None
     start = 0 if whole else held_out_start(text, [record for source in models.values() for record in source.records])
@@ -234,6 +250,98 @@ class _Evaluation:
         return LLMError(
             f"the text has no tokens to measure after byte {self.start:,}; add --whole to measure all of it"
         )
+
+
+# ---- conversations
+
+
+def _chat_templates(models: dict[Path, "Checkpoint | Ensemble"]) -> "dict[Path, ChatTemplate]":
+    """The chat templates of the models that have one."""
+    from llmcli.formats.loading import open_chat_template, open_tokenizer
+
+    templates = {}
+    for path, source in models.items():
+        if '"chat_template"' in source.shared.tokenizer_config_json:  # else the tokenizer need not be opened yet
+            try:
+                template = open_chat_template(source, open_tokenizer(source))
+            except LLMError as error:
+                raise LLMError(f"{path}: {error}", error.exit_code) from error
+            if template is not None:
+                templates[path] = template
+    return templates
+
+
+@dataclass(frozen=True)
+class _AnswerEvaluation:
+    """Which answers are measured, and how."""
+
+    sources: "Sources"
+    templates: "dict[Path, ChatTemplate]"
+    device: str
+    context: int | None  # requested context length
+    whole: bool
+
+    def show(self, models: dict[Path, "Checkpoint | Ensemble"], quantize: str | None, *, json_: bool) -> None:
+        """Measure and print. Raises LLMError if there is also text, or a model that has no chat template."""
+        from llmcli.evaluation.held_out_conversations import measured_conversations
+
+        files = self.sources.conversation_files
+        if self.sources.text.documents:
+            text, other = self.sources.text.documents[0].name, files[0].name
+            raise usage(f"{text} is text and {other} holds conversations; measure one kind at a time")
+        for path in models:
+            if path not in self.templates:
+                raise LLMError(f"{path} has no chat template, so its answers cannot be measured; leave it out")
+        records = [record for source in models.values() for record in source.records]
+        measured = measured_conversations(files, records, whole=self.whole)
+        if measured.contains_training:
+            console.note(
+                "a model was trained on some of these conversations, so its score does not measure generalization"
+            )
+        elif measured.trained:
+            console.note(
+                f"{measured.trained:,} conversations were trained on; the {len(measured.conversations):,} others are "
+                "measured (--whole measures all)"
+            )
+        scores = [
+            self._score(path, source, kind, measured.conversations)
+            for path, source in models.items()
+            for kind in dict.fromkeys([None, quantize])
+        ]
+        scores.sort(key=lambda score: round(score.score.bits_per_byte, 6))
+        if json_:
+            console.json_result({"results": [score.as_json() for score in scores], "baselines": [], "from_byte": 0})
+        else:
+            print_scores(scores, [], None)
+
+    def _score(
+        self, path: Path, source: "Checkpoint | Ensemble", quantize: str | None, conversations: "list[Conversation]"
+    ) -> ModelScore:
+        from llmcli.evaluation.answers import measure_answers
+        from llmcli.evaluation.evaluator import evaluation_context
+        from llmcli.models.open_runtime import open_runtime
+
+        name = f"{path}, {quantize}" if quantize else str(path)
+
+        def show_progress(share: float) -> None:
+            console.status(f"{share:4.0%}  {name}")
+
+        try:
+            runtime = open_runtime(source, self.device, quantize, console.note)
+            context = evaluation_context(runtime.context, self.context)
+            result = measure_answers(conversations, runtime, self.templates[path], context, show_progress)
+        except LLMError as error:
+            raise LLMError(f"{path}: {error}", error.exit_code) from error
+        finally:
+            console.status("")
+        if result.truncated or result.left_out:
+            console.note(
+                f"{name}: {result.truncated:,} conversations are truncated to the context of {context:,} tokens, "
+                f"{result.left_out:,} have no answer within it"
+            )
+        files = self.sources.conversation_files
+        file = files[0].name if len(files) == 1 else None
+        return ModelScore(name, file, result.score, context, context, result.conversations)
 
 
 def _note_windows(name: str, context: int, stride: int, model_context: int) -> None:

@@ -1,4 +1,4 @@
-"""`llm train`: train a model on text and save it as one file."""
+"""`llm train`: train a model on text or conversations and save it as one file."""
 
 import json
 import time
@@ -18,6 +18,8 @@ from llmcli.cli.options import (
     one_of,
     parse_duration,
     reject_options,
+    speaker_names,
+    speakers_option,
     typed_options,
     vocab_size_option,
 )
@@ -46,7 +48,8 @@ def train(
     corpus: Annotated[
         list[str],
         typer.Argument(
-            metavar="CORPUS", help="Training text: files, directories or globs, also .gz; - reads standard input."
+            metavar="CORPUS",
+            help="Text or conversations: files, directories or globs, also .gz; - reads text from standard input.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Model file to write.")] = Path(
@@ -109,10 +112,11 @@ def train(
         typer.Option(
             "--val",
             metavar="FILE|FRACTION",
-            help="Validation text, or fraction of the corpus held out at its end (default: 0.1).",
+            help="Validation file, or fraction of the corpus that is held out (default: 0.1).",
             rich_help_panel=DATA,
         ),
     ] = None,
+    speakers: Annotated[str | None, speakers_option(DATA)] = None,
     layers: Annotated[
         int | None,
         typer.Option(
@@ -248,9 +252,11 @@ def train(
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a model on text and save it as one file.
+    """Train a model on text or conversations and save it as one file.
 
-    Settings without an option are chosen for the text, the time budget and this machine; --dry-run shows them.
+    Settings without an option are chosen for the data, the time budget and this machine; --dry-run shows them. Files of
+    conversations (JSON Lines with messages, prompts and answers in two columns, ...) make a model that answers: llm
+    chat. After text, they are trained on in the last part of the run.
 
     Example: llm train corpus.txt --time 5m
     """
@@ -277,7 +283,9 @@ def train(
                 on_note=console.note, on_warning=console.warn,
             )
         )  # fmt: skip
-    inputs = session.load_inputs(corpus, val, from_, like, tokenizer, target.path, on_note=console.note)
+    inputs = session.load_inputs(
+        corpus, val, from_, like, tokenizer, target.path, speakers=speaker_names(speakers), on_note=console.note
+    )
     note_skipped_files(inputs.corpus)
     note_json_files(inputs.corpus)
     if threads and threads > cpu_cores():
@@ -361,7 +369,12 @@ def _run(
     from llmcli.training import session
 
     output_error: OSError | None = None
-    view = TrainingView(run.prepared.record["read_bytes"] / len(run.prepared.tokens), hidden=json_)
+    prepared, chosen = run.prepared, run.prepared.plan.conversations
+    bytes_per_token, answers = prepared.record["read_bytes"] / max(1, len(prepared.tokens)), None
+    if chosen:
+        learned = prepared.record["conversations"]
+        answers = 1 - chosen.share, max(1, learned["train_bytes"]) / learned["train_tokens"]
+    view = TrainingView(bytes_per_token, hidden=json_, answers=answers)
     with stop_requests() as signals, view:
         events = session.run(
             run, inputs, output, started=started, stop=lambda: bool(signals or output_error), on_note=console.note
@@ -371,7 +384,7 @@ def _run(
                 result = event
                 continue
             try:
-                show_event(event, view, json_=json_)
+                show_event(event, view, json_=json_, of_answers=chosen is not None)
             except OSError as error:  # the reader has gone, or the disk is full: save what has been trained
                 output_error = output_error or error
     if output_error:
@@ -418,8 +431,11 @@ def _report(
         merge = ["llm", "import", str(inputs.base_path), "--adapter", str(result.file), "-o", "merged.safetensors"]
         sentences.append(f"To use the adapters, merge them into the base model: {command_line(merge)}")
     else:
-        prompt, has_chat_template = _example_prompt(run.prepared), _has_chat_template(done.checkpoint)
-        sentences += usage_hints(_name_to_type(result.file), prompt, has_chat_template=has_chat_template)
+        chats = run.prepared.conversations is not None
+        sentences += usage_hints(
+            _name_to_type(result.file), None if chats else _example_prompt(run.prepared),
+            has_chat_template=_has_chat_template(done.checkpoint), chats=chats,
+        )  # fmt: skip
     show_result(done, result.file, parameters=parameters, baselines=result.baselines, sentences=sentences, json_=json_)
     if inputs.base and not output.adapter_only and not json_:
         note_float32(inputs.base, str(inputs.base_path))

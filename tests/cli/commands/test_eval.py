@@ -17,7 +17,7 @@ from tests.cli.terminals import in_a_terminal
 from tests.conftest import TEXT
 
 Llm = Callable[..., Result]
-BYTES = Tokenizer.train_bpe(["a"], 257)  # one token per byte
+BYTES = Tokenizer.train_bpe(["a"], 261)  # one token per byte
 
 
 def bigram_model(path: str, probabilities: np.ndarray, record: dict | None = None) -> None:
@@ -37,12 +37,12 @@ def bigram_model(path: str, probabilities: np.ndarray, record: dict | None = Non
     save(path, Checkpoint(config, BYTES.to_json(), tensors, record or {}))
 
 
-UNIFORM = np.full((257, 257), 1 / 257)
+UNIFORM = np.full((261, 261), 1 / 261)
 
 
 def successor() -> np.ndarray:
     """After each letter the next one of the alphabet has probability 0.9; the rest is uniform."""
-    probabilities = np.full((257, 257), 0.1 / 256)
+    probabilities = np.full((261, 261), 0.1 / 260)
     after = {BYTES.encode(chr(97 + i))[0]: BYTES.encode(chr(97 + (i + 1) % 26))[0] for i in range(26)}
     for before, now in after.items():
         probabilities[before, now] = 0.9
@@ -60,8 +60,8 @@ def test_a_uniform_model_needs_the_logarithm_of_its_vocabulary(llm: Llm, device:
     Path("t.txt").write_text("りんご and apple " * 20, "utf-8")
     [found] = results_of(llm("eval", "t.txt", "--json", "--device", device))["results"]
     assert found["bytes"] == found["tokens"] == len("りんご and apple ".encode()) * 20
-    assert found["bits_per_byte"] == pytest.approx(math.log2(257), abs=1e-6)
-    assert found["perplexity"] == pytest.approx(257, abs=1e-3)
+    assert found["bits_per_byte"] == pytest.approx(math.log2(261), abs=1e-6)
+    assert found["perplexity"] == pytest.approx(261, abs=1e-3)
     assert (found["context"], found["stride"]) == (16, 8)
 
 
@@ -70,10 +70,10 @@ def test_a_bigram_model_by_hand(llm: Llm, device: str) -> None:
     bigram_model("model.safetensors", successor())
     Path("t.txt").write_text("abcdefgh" * 10 + "xyzabq")
     [found] = results_of(llm("eval", "t.txt", "--json", "--device", device))["results"]
-    # the first a: after the end of text all 257 are alike. Then 7 in each of the 10 runs, and y z a b of the rest, are
+    # the first a: after the end of text all 261 are alike. Then 7 in each of the 10 runs, and y z a b of the rest, are
     # successors; what begins the 9 later runs, the x and the q are not.
     right, wrong = 10 * 7 + 4, 9 + 1 + 1
-    bits = math.log2(257) - right * math.log2(0.9) - wrong * math.log2(0.1 / 256)
+    bits = math.log2(261) - right * math.log2(0.9) - wrong * math.log2(0.1 / 260)
     assert found["tokens"] == found["bytes"] == 86
     assert found["bits_per_byte"] == pytest.approx(bits / 86, abs=1e-6)
     assert found["perplexity"] == pytest.approx(2 ** (bits / 86), abs=1e-5)
@@ -110,7 +110,7 @@ def test_results_of_each_model_and_document_and_all_together(llm: Llm) -> None:
     assert table.pop(0) == ["model", "bits/byte", "perplexity", "accuracy", "tokens", "bytes", "text"]
     assert [row[0] for row in table[:3]] == ["u.safetensors"] * 3
     assert [row[-1] for row in table] == ["d/1.txt", "d/2.txt", "all", "all", "all"]
-    assert table[2][1:6] == ["8.006", "257.00", "0.000", "57", "57"]
+    assert table[2][1:6] == ["8.028", "261.00", "0.000", "57", "57"]
 
 
 def test_the_text_may_come_from_standard_input(llm: Llm, tiny_model: Path) -> None:

@@ -248,7 +248,7 @@ def test_every_size_option_takes_effect(llm: Llm) -> None:
     config = json.loads(llm("inspect", "--json").stdout)["config"]
     expected_config = {
         "num_hidden_layers": 1, "hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 8,
-        "max_position_embeddings": 16, "tie_word_embeddings": True, "vocab_size": 257 + len("りんごを食べる。🍎"),
+        "max_position_embeddings": 16, "tie_word_embeddings": True, "vocab_size": 261 + len("りんごを食べる。🍎"),
     }  # fmt: skip
     assert {key: config[key] for key in expected_config} == expected_config
 

@@ -1,0 +1,181 @@
+"""Tokenized conversations to training batches: whole conversations packed into rows, with a mask of the learned tokens.
+
+A batch is a pure function of (conversations, seed, step), as in batches.py. Unlike windows of a text, every row begins
+where a conversation begins, and no conversation is cut.
+"""
+
+import bisect
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Encoded(Protocol):
+    """A conversation as token ids; `learned` says of each whether it belongs to an answer."""
+
+    @property
+    def ids(self) -> Sequence[int]: ...
+    @property
+    def learned(self) -> Sequence[bool]: ...
+
+
+@dataclass(frozen=True)
+class ConversationTokens:
+    """The tokens of n conversations, one after another."""
+
+    ids: NDArray[np.unsignedinteger]  # [N]
+    learned: NDArray[np.bool_]  # [N]; False for the first token of each conversation, which nothing predicts
+    starts: NDArray[np.int64]  # [n + 1]: where each conversation begins, and the end of the last
+
+    @classmethod
+    def of(cls, conversations: Iterable[Encoded]) -> "ConversationTokens":
+        """Join conversations, none of which is empty."""
+        ids: list[NDArray[np.uint32]] = []
+        learned: list[NDArray[np.bool_]] = []
+        for conversation in conversations:
+            ids.append(np.array(conversation.ids, np.uint32))
+            learned.append(np.array(conversation.learned, bool))
+            learned[-1][0] = False
+        starts = np.cumsum([0, *map(len, ids)], dtype=np.int64)
+        if not ids:
+            return cls(np.zeros(0, np.uint32), np.zeros(0, bool), starts)
+        return cls(np.concatenate(ids), np.concatenate(learned), starts)
+
+    def __len__(self) -> int:
+        """The number of conversations."""
+        return len(self.starts) - 1
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each conversation, [n]."""
+        return np.diff(self.starts)
+
+    @property
+    def targets(self) -> int:
+        """The number of learned tokens."""
+        return int(self.learned.sum())
+
+    def span(self, index: int) -> slice:
+        """Where the tokens of a conversation are."""
+        return slice(int(self.starts[index]), int(self.starts[index + 1]))
+
+    def answer_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
+        """Bytes of text in the learned tokens; `byte_lengths[i]` is the length of token i in bytes."""
+        return int(byte_lengths[self.ids[self.learned]].sum())
+
+    def select(self, indices: Sequence[int]) -> "ConversationTokens":
+        """Some of the conversations, in this order."""
+        return self._slices([self.span(i) for i in indices])
+
+    def truncated(self, most: int) -> tuple["ConversationTokens", list[int], int]:
+        """(the conversations, each of at most `most` tokens; the index that each had; how many were truncated).
+
+        A longer one ends after the last answer that fits whole, else within its first answer. It is left out if no
+        learned token would remain.
+        """
+        spans = [self.span(i) for i in range(len(self))]
+        fitting = [self._truncated_span(span, most) if span.stop - span.start > most else span for span in spans]
+        kept = [i for i, span in enumerate(fitting) if span.stop > span.start]
+        return self._slices([fitting[i] for i in kept]), kept, sum(fitting[i] != spans[i] for i in kept)
+
+    def _truncated_span(self, span: slice, most: int) -> slice:
+        learned = self.learned[span.start : span.start + most + 1]
+        answer_ends = np.flatnonzero(learned[:-1] & ~learned[1:]) + 1  # one past the last token of each answer
+        if len(answer_ends):
+            return slice(span.start, span.start + int(answer_ends[-1]))
+        return slice(span.start, span.start + (most if learned[:most].any() else 0))
+
+    def _slices(self, slices: Sequence[slice]) -> "ConversationTokens":
+        starts = np.cumsum([0, *(one.stop - one.start for one in slices)], dtype=np.int64)
+        ids = np.concatenate([self.ids[:0], *(self.ids[one] for one in slices)])
+        return ConversationTokens(ids, np.concatenate([self.learned[:0], *(self.learned[s] for s in slices)]), starts)
+
+
+@dataclass(frozen=True)
+class MaskedBatch:
+    """Rows of a training step. The targets are ids[:, 1:] where learned[:, 1:]."""
+
+    ids: NDArray[np.int64]  # [B, T + 1]
+    learned: NDArray[np.bool_]  # [B, T + 1]
+
+
+class ConversationBatches:
+    """Training batches of conversations as a pure function of (seed, step).
+
+    An epoch visits every conversation once. In an order drawn from (seed, epoch) they are packed into rows of
+    `context` + 1 tokens, which are then visited in an order of their own. The rest of a row is `padding`, not learned.
+    """
+
+    def __init__(
+        self, conversations: ConversationTokens, context: int, batch_size: int, seed: int, padding: int
+    ) -> None:
+        """No conversation may have more than `context` + 1 tokens. A batch has `batch_size` rows."""
+        if not len(conversations) or conversations.lengths.max() > context + 1:
+            raise ValueError(f"no conversations, or one of more than {context + 1} tokens")
+        self._conversations, self._context, self._batch_size = conversations, context, batch_size
+        self._seed, self._padding = seed, padding
+        self._first_rows = [0]  # of epochs 0, 1, ...: the number of rows in all epochs before; as far as they are known
+        self._recent: tuple[int, list[list[int]]] = -1, []  # the last epoch that was packed, with its rows
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows in the first epoch; those of others differ by a few."""
+        return len(self._epoch(0))
+
+    def batch(self, step: int) -> MaskedBatch:
+        """The rows of step 0, 1, ... They may belong to two epochs, or to more if an epoch has few rows."""
+        visits = range(step * self._batch_size, (step + 1) * self._batch_size)
+        ids = np.full((self._batch_size, self._context + 1), self._padding, np.int64)
+        learned = np.zeros(ids.shape, bool)
+        for row, visit in enumerate(visits):
+            end = 0
+            for index in self._visited(visit):
+                span = self._conversations.span(index)
+                begin, end = end, end + span.stop - span.start
+                ids[row, begin:end] = self._conversations.ids[span]
+                learned[row, begin:end] = self._conversations.learned[span]
+        return MaskedBatch(ids, learned)
+
+    def _visited(self, visit: int) -> list[int]:
+        """The conversations in the row of a visit; visits are numbered from the first of epoch 0."""
+        while self._first_rows[-1] <= visit:
+            self._first_rows.append(self._first_rows[-1] + len(self._epoch(len(self._first_rows) - 1)))
+        epoch = bisect.bisect_right(self._first_rows, visit) - 1
+        return self._epoch(epoch)[visit - self._first_rows[epoch]]
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        """The rows of an epoch, in the order of the visits."""
+        if self._recent[0] != epoch:
+            rng = np.random.default_rng([self._seed, epoch])
+            order = rng.permutation(len(self._conversations)).tolist()
+            rows = pack(self._conversations.lengths.tolist(), self._context + 1, order)
+            self._recent = epoch, [rows[i] for i in rng.permutation(len(rows))]
+        return self._recent[1]
+
+
+def pack(lengths: Sequence[int], capacity: int, order: Iterable[int]) -> list[list[int]]:
+    """Rows of at most `capacity` tokens, by best fit: in this order, each conversation goes into the fullest row that
+    has space for it. `lengths` are those of the conversations, each at most `capacity`.
+
+    >>> pack([5, 4, 3, 6], 8, [0, 1, 2, 3])
+    [[0, 2], [1], [3]]
+    """
+    rows: list[list[int]] = []
+    spaces: list[tuple[int, int]] = []  # (tokens left, row), ascending; only rows that another conversation may fit
+    shortest = min(lengths, default=0)
+    for index in order:
+        at = bisect.bisect_left(spaces, (lengths[index], -1))
+        if at == len(spaces):
+            rows.append([])
+            space, row = capacity, len(rows) - 1
+        else:
+            space, row = spaces.pop(at)
+        rows[row].append(index)
+        left = space - lengths[index]
+        if left >= shortest:
+            bisect.insort(spaces, (left, row))
+    return rows

@@ -1,0 +1,106 @@
+"""Bits per byte of the answers in conversations: the loss of the learned tokens, per byte of their text.
+
+Each conversation is scored by itself, as a chat reads it. Its questions are context and are not counted; the tokens
+that end an answer are, although they have no text.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.data.chat_template import ChatTemplate
+from llmcli.data.conversation_batches import ConversationTokens
+from llmcli.data.conversations import Conversation
+from llmcli.errors import LLMError
+from llmcli.evaluation.evaluator import Score, ScoreWindows
+from llmcli.models.logits import check_finite
+from llmcli.models.runtime import Scorer
+
+
+def spread(conversations: ConversationTokens, max_tokens: float = math.inf) -> list[int]:
+    """The indices of as many conversations as have about `max_tokens` tokens, at least one if there is one. Any first
+    part of them is spread evenly over all."""
+    golden = (math.sqrt(5) - 1) / 2  # steps of the golden ratio: a low-discrepancy sequence
+    count = len(conversations)
+    order = np.argsort([i * golden % 1.0 for i in range(count)], kind="stable")
+    order = np.argsort(order, kind="stable")  # the inverse permutation is spread as well
+    ends = np.cumsum(conversations.lengths[order])
+    return [int(i) for i in order[: max(1, int(np.searchsorted(ends, max_tokens, side="right")))]]
+
+
+def evaluate_answers(
+    conversations: ConversationTokens,
+    indices: Sequence[int],
+    byte_lengths: NDArray[np.integer],
+    score: ScoreWindows,
+    *,
+    batch_tokens: int = 4096,
+) -> Iterator[tuple[Sequence[int], Score]]:
+    """Score the answers of some conversations, in batches of at most `batch_tokens` tokens, or of one conversation; a
+    caller can stop in between. `byte_lengths[i]` is the length of token i in bytes."""
+    for batch in _batches(conversations.lengths, indices, batch_tokens):
+        width = int(conversations.lengths[list(batch)].max())
+        ids = np.zeros((len(batch), width), np.int64)  # padded on the right; padding is not counted
+        learned = np.zeros(ids.shape, bool)
+        for row, index in enumerate(batch):
+            span = conversations.span(index)
+            ids[row, : span.stop - span.start] = conversations.ids[span]
+            learned[row, : span.stop - span.start] = conversations.learned[span]
+        losses, correct = score(ids)
+        counted = learned[:, 1:]
+        targets = ids[:, 1:][counted]
+        nats = float(losses[counted].sum(dtype=np.float64))
+        yield batch, Score(nats, len(targets), int(byte_lengths[targets].sum()), int(correct[counted].sum()))
+
+
+@dataclass(frozen=True)
+class AnswerScore:
+    """How well a model predicts the answers of some conversations."""
+
+    score: Score
+    conversations: int  # that were measured
+    truncated: int  # of them, those that were longer than the context
+    left_out: int  # conversations without an answer within the context
+
+
+def measure_answers(
+    conversations: Sequence[Conversation],
+    model: Scorer,
+    template: ChatTemplate,
+    context: int,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> AnswerScore:
+    """Score the answers of conversations, each in its own context of at most `context` tokens.
+
+    Raises LLMError when there is no answer to measure, or when the model's logits are NaN or infinite.
+    """
+    encoded = (template.encode_conversation(one.messages) for one in conversations)
+    whole = ConversationTokens.of(one for one in encoded if any(one.learned[1:]))
+    tokens, kept, truncated = whole.truncated(context + 1)
+    if not kept:
+        raise LLMError("there is no answer to measure: no conversation has one within the context")
+    lengths = np.array([len(data) for data in template.tokenizer.token_bytes])
+    total, done = Score(0.0, 0, 0), 0
+    for batch, batch_score in evaluate_answers(tokens, range(len(tokens)), lengths, model.score):
+        total, done = total + batch_score, done + len(batch)
+        on_progress(done / len(tokens))
+    check_finite(total.nats)
+    return AnswerScore(total, len(tokens), truncated, len(conversations) - len(tokens))
+
+
+def _batches(lengths: NDArray[np.int64], indices: Sequence[int], batch_tokens: int) -> Iterator[Sequence[int]]:
+    """Consecutive indices whose conversations, padded to the longest of them, have at most `batch_tokens` tokens."""
+    batch: list[int] = []
+    width = 0
+    for index in indices:
+        width_with_it = max(width, int(lengths[index]))
+        if batch and (len(batch) + 1) * width_with_it > batch_tokens:
+            yield batch
+            batch, width_with_it = [], int(lengths[index])
+        batch.append(index)
+        width = width_with_it
+    if batch:
+        yield batch

@@ -1,0 +1,64 @@
+"""Which conversations of a file were held out when models were trained on it, according to their training records."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmcli.data.conversation_files import ConversationFile
+from llmcli.data.conversation_split import is_held_out, without_duplicates
+from llmcli.data.conversations import Conversation
+
+Record = dict[str, Any]  # of a training run: training.json in the file of a model
+
+
+@dataclass(frozen=True)
+class MeasuredConversations:
+    """The conversations that measure how models answer."""
+
+    conversations: list[Conversation]
+    trained: int  # of the files' conversations, those that a model was trained on; they are left out if not all are
+    contains_training: bool  # whether all are measured, although a model was trained on some
+
+
+def measured_conversations(
+    files: Sequence[ConversationFile], records: Iterable[Record], *, whole: bool = False
+) -> MeasuredConversations:
+    """The conversations that were held out for all models; all of them if there are none, or if `whole`."""
+    conversations = [one for file in files for one in file.conversations]
+    trained: set[int] = set()
+    for record in records:
+        trained |= trained_indices(files, record)
+    training = [conversations[i] for i in sorted(trained)]
+    rest = without_duplicates(training, [one for i, one in enumerate(conversations) if i not in trained]).held_out
+    if whole or not rest:
+        return MeasuredConversations(conversations, len(trained), bool(trained))
+    return MeasuredConversations(rest, len(conversations) - len(rest), False)
+
+
+def trained_indices(files: Sequence[ConversationFile], record: Record) -> set[int]:
+    """The indices, among the conversations of all files, of those that a model was trained on."""
+    details = record.get("conversations")
+    share = (details.get("held_out_share") if isinstance(details, dict) else None) or 0.0
+    recorded, count = _recorded_files(record)
+    trained: set[int] = set()
+    first = 0
+    for file in files:
+        offset = recorded.get(file.sha256)
+        if offset is not None:
+            held_out = (is_held_out(offset + i, count, share) for i in range(len(file.conversations)))
+            trained |= {first + i for i, is_out in enumerate(held_out) if not is_out}
+        first += len(file.conversations)
+    return trained
+
+
+def _recorded_files(record: Record) -> tuple[dict[str, int], int]:
+    """(sha256 of each file of conversations in a record -> the index of its first conversation among all; the number of
+    all)"""
+    listed = record.get("corpus")
+    recorded: dict[str, int] = {}
+    count = 0
+    for file in listed if isinstance(listed, list) else ():
+        if isinstance(file, dict) and "shape" in file:
+            recorded.setdefault(str(file.get("sha256")), count)
+            count += int(file.get("conversations", 0))
+    return recorded, count

@@ -1,0 +1,120 @@
+"""The rules of the planner where a run trains on conversations: what differs from those for text in rules.py.
+
+Constants that were measured have their source in tests/benchmarks/LOG.md, under the heading given.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from llmcli import units
+from llmcli.config import ModelConfig
+from llmcli.data.conversation_batches import pack
+from llmcli.errors import usage
+from llmcli.training import rules
+from llmcli.training.cost_model import CorpusSize
+from llmcli.training.plan import ConversationDecisions, Decision, Request
+
+# Context length, in tokens
+SHORTEST_CONTEXT, LONGEST_CONTEXT = 128, 1024  # from scratch
+SHORTEST_FINE_TUNING_CONTEXT = 64  # rows of a batch; the model keeps its own context length
+
+# Length of the run: epochs, or more where that would be fewer steps
+EPOCHS, STEPS = 60.0, 1000
+FINE_TUNING_EPOCHS, FINE_TUNING_STEPS = 3.0, 100
+BATCHES_PER_EPOCH = 4  # at least, where that is at least one row
+
+# The part of a run in which conversations follow text
+SHARE, LARGEST_SHARE, SMALLEST_SHARE = 0.3, 0.8, 0.05
+SHARE_EPOCHS = 20.0  # of the conversations, at most, in SHARE of the run
+
+
+@dataclass(frozen=True)
+class ConversationSize:
+    """The size of the training conversations."""
+
+    lengths: tuple[int, ...]  # tokens of each, with those of the chat template
+    bytes: int  # of text in their messages
+
+    @cached_property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+    def packed(self, context: int) -> CorpusSize:
+        """The rows of an epoch, padding included. Longer conversations are truncated."""
+        most = context + 1  # a row has the token after the last input too
+        rows = pack([min(length, most) for length in self.lengths], most, range(len(self.lengths)))
+        return CorpusSize(context * len(rows), self.bytes)
+
+
+def context_length(request: Request, size: ConversationSize, base: ModelConfig | None) -> Decision[int]:
+    """In tokens: the inputs of a row."""
+    limit = base.max_position_embeddings if base else LONGEST_CONTEXT
+    if request.context is not None:
+        if base and request.context > limit:
+            raise usage(f"--context {request.context} is longer than the base model's {limit}")
+        return Decision(request.context, request.context_reason)
+    shortest = min(limit, SHORTEST_FINE_TUNING_CONTEXT if base else SHORTEST_CONTEXT)
+    if base:
+        limit = min(limit, LONGEST_CONTEXT)
+    whole = max(shortest, _power_of_two(size.longest - 1))
+    if whole <= limit:
+        reason = "long enough for the longest conversation" if whole > shortest else "long enough for several turns"
+        return Decision(whole, reason)
+    return Decision(limit, "the longest that is affordable; longer conversations are truncated")
+
+
+def _power_of_two(count: int) -> int:
+    """The smallest power of two that is not below a count.
+
+    >>> [_power_of_two(count) for count in (1, 64, 65)]
+    [1, 64, 128]
+    """
+    return 1 << max(0, count - 1).bit_length()
+
+
+def batches_per_epoch(request: Request) -> int:
+    """Into how many batches an epoch is divided, at least: a few dozen pairs are less than a usual batch."""
+    return 1 if request.batch_tokens else BATCHES_PER_EPOCH
+
+
+def max_epochs(request: Request, data: CorpusSize, base: ModelConfig | None) -> float:
+    """The number of epochs after which a run on conversations alone ends, unless the user fixes it.
+
+    Few conversations need many epochs, since each is only one example. The weights with the best held-out answers are
+    kept.
+    """
+    epochs, steps = (FINE_TUNING_EPOCHS, FINE_TUNING_STEPS) if base else (EPOCHS, STEPS)
+    smallest_batch = min(request.batch_tokens or rules.CPU_BATCH_TOKENS[0], data.tokens / batches_per_epoch(request))
+    return max(epochs, steps * smallest_batch / data.tokens)
+
+
+def share(text: CorpusSize, conversations: CorpusSize, tokens: float) -> Decision[float]:
+    """The part of a run of `tokens` training tokens (0: not known yet), at its end, in which conversations follow
+    text."""
+    natural = conversations.tokens / (text.tokens + conversations.tokens)
+    if natural > SHARE:
+        return Decision(round(min(natural, LARGEST_SHARE), 3), "text first; in proportion to the amount of data")
+    most = SHARE_EPOCHS * conversations.tokens / tokens if tokens else 1.0
+    if most < SHARE:
+        limited = max(natural, SMALLEST_SHARE, most)
+        return Decision(round(limited, 3), f"text first; at most {units.epochs(SHARE_EPOCHS)} of few conversations")
+    return Decision(SHARE, "text first, to learn the language; then to answer")
+
+
+def decisions(
+    request: Request, model: ModelConfig, text: CorpusSize | None, conversations: CorpusSize, tokens: float
+) -> ConversationDecisions:
+    """How a run of `tokens` training tokens trains on conversations, after `text` if there is any."""
+    part = share(text, conversations, tokens) if text else Decision(1.0, "there is no plain text")
+    epochs = part.value * tokens / conversations.tokens
+    return ConversationDecisions(part, rules.dropout(request, model, conversations.tokens, epochs))
+
+
+def bpe_dropout() -> Decision[float]:
+    """None: it would move the mask of the learned tokens."""
+    return Decision(0.0, "not used with conversations")
+
+
+def calibration() -> Decision[int]:
+    """None, in tokens."""
+    return Decision(0, "not used with conversations")

@@ -1,0 +1,130 @@
+"""Greedy answers to held-out questions: whether a model answers them with the reference, or with a training answer."""
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.data.conversations import Conversation
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.evaluation.answers import spread
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.runtime import Runtime
+from llmcli.training.prepare_conversations import PreparedConversations
+
+MAX_QUESTIONS = 64
+MAX_WORK = 2e10  # parameters x tokens generated: a few seconds on one core; but at least ...
+MIN_QUESTIONS = 4
+LONGEST_ANSWER = 2.0  # times the length of the longest training answer, in tokens; plus SLACK
+SLACK = 8
+
+
+@dataclass(frozen=True)
+class Question:
+    """What precedes the last answer of a conversation, and that answer."""
+
+    text: str  # of the last message before the answer
+    ids: tuple[int, ...]  # the whole prompt, up to where the answer begins
+    answer: tuple[int, ...]  # with the token that ends it
+
+
+@dataclass(frozen=True)
+class AnswerShares:
+    """Greedy answers to held-out questions."""
+
+    questions: int
+    verbatim: float  # share of them, 0 to 1, answered with an answer of the training data
+    exact: float  # share of them answered with the reference answer
+
+
+def questions(conversations: PreparedConversations) -> Iterator[Question]:
+    """Of the held-out conversations, or of the training conversations if none is held out; any first part of them is
+    spread evenly over all."""
+    tokens, texts = conversations.held_out, conversations.split.held_out
+    if not len(tokens):
+        tokens, texts = conversations.training, conversations.split.training
+    for index in spread(tokens):
+        span = tokens.span(index)
+        ids = tokens.ids[span]
+        starts, ends = _answers(tokens.learned[span])
+        yield Question(
+            _text_before(texts[index], len(starts)),
+            tuple(ids[: starts[-1]].tolist()),
+            tuple(ids[starts[-1] : ends[-1]].tolist()),
+        )
+
+
+def _answers(learned: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where each answer begins and ends, the latter exclusive, by the mask [N] of learned tokens."""
+    edges = np.diff(np.concatenate([[False], learned, [False]]).astype(np.int8))
+    return np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+
+
+def _text_before(conversation: Conversation, answer: int) -> str:
+    """The message before the answer of a number, counted from 1."""
+    before, answers = "", 0
+    for message in conversation.messages:
+        answers += message.role == "assistant"
+        if answers == answer:
+            break
+        before = message.content
+    return before
+
+
+def greedy_answer(runtime: Runtime, ids: tuple[int, ...], stop_ids: Collection[int], most: int) -> list[int]:
+    """The most likely token again and again, until one of `stop_ids`, which is not included, or `most` tokens."""
+    runtime.rewind()
+    answer: list[int] = []
+    logits = runtime.prefill(ids)
+    while len(answer) < most:
+        token = int(np.argmax(logits))
+        if token in stop_ids:
+            break
+        answer.append(token)
+        if runtime.length == runtime.context:
+            break
+        logits = runtime.step(token)
+    return answer
+
+
+def longest_answer(conversations: PreparedConversations) -> int:
+    """Tokens after which a greedy answer is cut."""
+    starts, ends = _answers(conversations.training.learned)
+    return int(LONGEST_ANSWER * (ends - starts).max()) + SLACK
+
+
+def answer_questions(
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    conversations: PreparedConversations,
+    seconds: float = math.inf,
+    clock: Callable[[], float] = time.monotonic,
+) -> AnswerShares | None:
+    """Answer held-out questions, as many as MAX_WORK allows and `seconds` are enough for. None if nothing is held out,
+    or if there was no time for any."""
+    if not len(conversations.held_out):
+        return None
+    known = {
+        message.content.strip()
+        for conversation in conversations.split.training
+        for message in conversation.messages
+        if message.role == "assistant"
+    }
+    runtime, most = NumpyRuntime(checkpoint), longest_answer(conversations)
+    end, work, answers = clock() + seconds, 0.0, list[tuple[bool, bool]]()
+    for question in questions(conversations):
+        is_enough = len(answers) >= MIN_QUESTIONS and work > MAX_WORK
+        if len(answers) == MAX_QUESTIONS or is_enough or clock() > end:
+            break
+        ids = greedy_answer(runtime, question.ids, conversations.template.stop_ids, most)
+        work += checkpoint.parameters * (len(ids) + 1)
+        text = tokenizer.decode(ids).strip()
+        answers.append((text in known, text == tokenizer.decode(question.answer).strip()))
+    if not answers:
+        return None
+    verbatim, exact = (round(sum(column) / len(answers), 4) for column in zip(*answers, strict=True))
+    return AnswerShares(len(answers), verbatim, exact)

@@ -1,0 +1,148 @@
+"""What a training run reads: texts, conversations, their held-out parts, models and a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmcli.data.tokenizer_path import read_tokenizer
+from llmcli.errors import LLMError, usage
+from llmcli.formats.output_path import reject_overwriting
+
+if TYPE_CHECKING:  # imported when they are needed
+    from llmcli.data.conversation_files import ConversationFile
+    from llmcli.data.corpus import Corpus
+    from llmcli.data.sources import Sources
+    from llmcli.formats.checkpoint import Checkpoint
+    from llmcli.training.prepare_conversations import ConversationInputs
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads."""
+
+    corpus: Corpus  # plain text; may be empty if there are conversations
+    held_out: Corpus | float  # validation text, or the fraction of the corpus to hold out at its end
+    base: Checkpoint | None  # the model to fine-tune
+    base_path: Path | None
+    base_sha256: str
+    like: Checkpoint | None  # the model whose tokenizer and context length are used
+    tokenizer: str  # "bpe", "char" or a file
+    tokenizer_json: str | None  # of an existing tokenizer; None: one is trained
+    tokenizer_reason: str
+    conversations: ConversationInputs | None = None
+
+
+def load_inputs(
+    corpus: Sequence[str],
+    val: str | float | None,
+    base: Path | None,
+    like: Path | None,
+    tokenizer: str,
+    output: Path,
+    *,
+    speakers: tuple[str, str] | None = None,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> Inputs:
+    """Open the models and read the texts and conversations. Raises LLMError, also where the output would overwrite one
+    of them. `speakers` are the names of the user and of the assistant in text with turns."""
+    from llmcli.data.sources import read_sources
+    from llmcli.formats import loading
+
+    base_model = loading.load(base) if base else None
+    like_model = loading.load_any(like).shared if like else None
+    sources = read_sources(corpus, speakers)
+    held_out = _HeldOut.of(val, sources, speakers)
+    _check_sources(sources, held_out, output, on_note)
+    base_sha256 = loading.fingerprint(base) if base else ""
+    conversations = None
+    if sources.conversation_files:
+        base_model, conversations = _conversation_inputs(sources, held_out, base_model)
+    tokenizer_json, reason = _existing_tokenizer(tokenizer, base_model, like_model, output)
+    return Inputs(
+        sources.text, held_out.text, base_model, base, base_sha256, like_model, tokenizer, tokenizer_json, reason,
+        conversations,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """The value of --val for each kind of data: files, or the fraction of the data to hold out."""
+
+    text: Corpus | float
+    conversations: tuple[ConversationFile, ...] | float
+
+    @classmethod
+    def of(cls, val: str | float | None, sources: Sources, speakers: tuple[str, str] | None) -> _HeldOut:
+        """Raises LLMError for a value that does not fit the data."""
+        from llmcli.data.sources import read_sources
+        from llmcli.training.prepare import HELD_OUT
+
+        if val is None:
+            return cls(HELD_OUT, HELD_OUT)
+        if not isinstance(val, str) or not Path(val).exists():
+            fraction = _fraction(val)
+            return cls(fraction, fraction)
+        files = read_sources([val], speakers)
+        if files.text.documents and not sources.text.documents:
+            raise LLMError(f"--val {val} holds no conversations; name a file of conversations, or a fraction")
+        if files.conversation_files and not sources.conversation_files:
+            raise LLMError(f"--val {val} holds conversations, but the training data are plain text; name a text")
+        return cls(
+            files.text if files.text.documents else HELD_OUT,
+            files.conversation_files or HELD_OUT,
+        )
+
+
+def _fraction(val: str | float) -> float:
+    """A value of --val that is no file. Raises LLMError."""
+    try:
+        fraction = float(val)
+    except ValueError:
+        raise LLMError(f"--val {val}: there is no such file, and it is no fraction of the corpus such as 0.1") from None
+    if not 0 <= fraction < 1:
+        raise usage(f"--val must be a file, or a fraction from 0 (nothing held out) to below 1, found {val}")
+    return fraction
+
+
+def _check_sources(sources: Sources, held_out: _HeldOut, output: Path, on_note: Callable[[str], None]) -> None:
+    """Raise LLMError where the output would overwrite one of the files; note what was left out of them."""
+    val_texts = () if isinstance(held_out.text, float) else held_out.text.documents
+    val_files = () if isinstance(held_out.conversations, float) else held_out.conversations
+    for paths, what in (
+        ([document.path for document in (*sources.text.documents, *val_texts)], "the training text"),
+        ([file.path for file in (*sources.conversation_files, *val_files)], "a file of conversations"),
+    ):
+        reject_overwriting(output, "model", paths, what)
+    if {document.sha256 for document in val_texts} & {document.sha256 for document in sources.text.documents}:
+        on_note("--val contains training text, so its figures do not measure how well new text is predicted")
+    for file in (*sources.conversation_files, *val_files):
+        for note in file.notes:
+            on_note(note)
+
+
+def _conversation_inputs(
+    sources: Sources, held_out: _HeldOut, base: Checkpoint | None
+) -> tuple[Checkpoint | None, ConversationInputs]:
+    """(the base model, with the tokens of a chat template; the conversations)"""
+    from llmcli.training.appended_tokens import with_chat_format
+    from llmcli.training.prepare_conversations import ConversationInputs
+
+    if base is None:
+        return None, ConversationInputs(sources.conversation_files, held_out.conversations)
+    base, template, new_tokens = with_chat_format(base)
+    return base, ConversationInputs(sources.conversation_files, held_out.conversations, template, new_tokens)
+
+
+def _existing_tokenizer(
+    tokenizer: str, base: Checkpoint | None, like: Checkpoint | None, output: Path
+) -> tuple[str | None, str]:
+    """(the tokenizer.json of --tokenizer or of another model, None if a tokenizer is trained; the reason for it)."""
+    if tokenizer not in ("bpe", "char"):
+        reject_overwriting(output, "model", [Path(tokenizer)], "the tokenizer to use")
+        return read_tokenizer(tokenizer, "bpe, char or a tokenizer.json")[0], "from the tokenizer given"
+    if base:
+        return base.tokenizer_json, "from the base model"
+    return (like.tokenizer_json, "same as the --like model") if like else (None, "")

@@ -1,0 +1,140 @@
+"""How well a model still predicts plain text after it was trained on conversations: what fine-tuning forgot.
+
+The text is held-out text if there is any, else text that the base model itself generates: on that, bits per byte rise
+by the divergence of the new model from the base model.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmcli.config import ModelConfig, TrainConfig
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.models.torch_scoring import score
+from llmcli.models.transformer import KeyValueCache, LanguageModel
+
+WORK = 1.5e11  # parameters x tokens scored: a few seconds on two cores ...
+TOKENS = (256, 16_384)  # ... but at least and at most so many tokens
+WINDOW = 256  # tokens that are scored together
+GENERATED_LENGTH = 64  # tokens of each generated text
+GENERATION_COST = 5.0  # of generating a text and scoring it with two models, per token; 1 is that of scoring it once
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class PlainText:
+    """A text to score."""
+
+    windows: NDArray[np.int64]  # [W, T + 1]: the first token of each is context only
+    source: str  # a phrase that says what it is
+
+    @property
+    def tokens(self) -> int:
+        return self.windows[:, 1:].size
+
+
+@dataclass(frozen=True)
+class PlainTextScores:
+    """How well plain text is predicted by a model that was trained on conversations."""
+
+    source: str  # of the text
+    tokens: int
+    before: float | None  # bits per byte under the base model, if there is one
+    after: float
+
+    def as_record(self) -> dict[str, Any]:
+        before = None if self.before is None else round(self.before, 6)
+        return {"from": self.source, "tokens": self.tokens, "before": before, "after": round(self.after, 6)}
+
+
+def affordable_tokens(parameters: int) -> int:
+    """Tokens of plain text that are scored for a model of this size."""
+    least, most = TOKENS
+    return int(min(max(WORK / parameters, least), most))
+
+
+def windows_of(ids: NDArray[np.integer], bos_id: int, context: int, most: int) -> NDArray[np.int64]:
+    """Windows [W, T + 1] of about `most` tokens, spread evenly over a text [N]; the first begins with `bos_id`."""
+    text = np.concatenate([[bos_id], ids]).astype(np.int64)
+    length = min(WINDOW, context, len(ids))
+    if not length:
+        return np.zeros((0, 1), np.int64)
+    available = len(ids) // length
+    count = min(available, max(1, most // length))
+    starts = np.linspace(0, available - 1, count).round().astype(np.int64) * length
+    return np.asarray(text[starts[:, None] + np.arange(length + 1)])
+
+
+def generate_text(model: LanguageModel, tokenizer: Tokenizer, most: int, seed: int) -> PlainText:
+    """About `most` tokens that a model generates at temperature 1, in texts of GENERATED_LENGTH."""
+    length = min(GENERATED_LENGTH, model.config.max_position_embeddings - 1)
+    ids = torch.full((max(1, most // length), 1), tokenizer.bos_id, device=model.cos.device)
+    caches = [KeyValueCache() for _ in range(model.config.num_hidden_layers)]
+    generator = torch.Generator(model.cos.device).manual_seed(seed)
+    model.eval()
+    with torch.inference_mode():
+        for _ in range(length):
+            logits = model(ids[:, -1:], caches)[:, -1, : tokenizer.vocab_size].float()
+            ids = torch.cat([ids, torch.multinomial(torch.softmax(logits, -1), 1, generator=generator)], dim=1)
+    return PlainText(ids.cpu().numpy(), "text that the base model generates")
+
+
+def bits_per_byte(model: LanguageModel, text: PlainText, byte_lengths: NDArray[np.integer]) -> float:
+    """Of a text under a model; `byte_lengths[i]` is the length of token i in bytes."""
+    model.eval()
+    losses, _ = score(model, text.windows)
+    size = int(byte_lengths[text.windows[:, 1:]].sum())
+    return float(losses.sum(dtype=np.float64)) / math.log(2) / max(1, size)
+
+
+class PlainTextComparison:
+    """Plain text under the model that a run ends with, and under the one that it started from."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        text: PlainText | None,
+        start: Checkpoint | None,
+        settings: TrainConfig,
+    ) -> None:
+        """Without a text the base model `start` generates one; without either, nothing is compared."""
+        self._config, self._tokenizer, self._text, self._start = config, tokenizer, text, start
+        self._seed = settings.seed
+
+    @property
+    def cost(self) -> float:
+        """Of `scores`, as a number of tokens of an evaluation."""
+        if self._start is None:
+            return self._text.tokens if self._text else 0.0
+        if self._text:
+            return 2.0 * self._text.tokens
+        return GENERATION_COST * affordable_tokens(self._config.parameters)
+
+    def scores(self, best: Weights, device: torch.device) -> PlainTextScores | None:
+        """Of the weights that a run ends with. None if there is nothing to compare."""
+        lengths = np.array([len(data) for data in self._tokenizer.token_bytes])
+        text, before = self._text, None
+        if self._start:
+            model = self._model(self._start.tensors, device)
+            if text is None:
+                text = generate_text(model, self._tokenizer, affordable_tokens(self._config.parameters), self._seed)
+            before = bits_per_byte(model, text, lengths)
+        if text is None:
+            return None
+        return PlainTextScores(
+            text.source, text.tokens, before, bits_per_byte(self._model(best, device), text, lengths)
+        )
+
+    def _model(self, weights: Weights, device: torch.device) -> LanguageModel:
+        """In float32, for scoring."""
+        model = LanguageModel(self._config).to(device)
+        model.load_arrays(weights)
+        return model

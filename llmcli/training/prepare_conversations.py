@@ -1,0 +1,232 @@
+"""Files of conversations -> training and held-out conversations as tokens, and their rows in the plan and the record.
+
+In the order in which a run needs it: `divide` before a tokenizer is trained on the contents, `encode` with the
+tokenizer, `fit` once the context length is planned.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmcli.data.chat_template import CHATML, ChatTemplate
+from llmcli.data.conversation_batches import ConversationTokens
+from llmcli.data.conversation_files import ConversationFile
+from llmcli.data.conversation_split import ConversationSplit, split, without_duplicates
+from llmcli.data.conversations import Conversation
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.errors import LLMError
+from llmcli.training.conversation_rules import ConversationSize
+from llmcli.training.plan import PlanRow
+
+MAX_NAMES = 3  # of files that a row of the plan lists
+
+
+@dataclass(frozen=True)
+class ConversationInputs:
+    """The conversations that a run reads."""
+
+    files: tuple[ConversationFile, ...]
+    held_out: tuple[ConversationFile, ...] | float  # files for validation, or the share of `files` to hold out
+    template: ChatTemplate | None = None  # the base model's own; None: ChatML
+    new_tokens: int = 0  # that were appended to the base model's vocabulary for ChatML
+
+    def divide(self, max_bytes: int) -> "DividedConversations":
+        """Training and held-out conversations; of more than `max_bytes` bytes of either, an even sample."""
+        conversations = [one for file in self.files for one in file.conversations]
+        if isinstance(self.held_out, float):
+            divided = split(conversations, self.held_out)
+            source = f"{self.held_out:.3g} of the conversations, spread evenly"
+        else:
+            others = [one for file in self.held_out for one in file.conversations]
+            divided = without_duplicates(conversations, others)
+            source = ", ".join(Path(file.name).name for file in self.held_out)
+        sampled = ConversationSplit(
+            _sample(divided.training, max_bytes), _sample(divided.held_out, max_bytes), divided.duplicates
+        )
+        return DividedConversations(self, sampled, len(divided.training), source)
+
+
+def _sample(conversations: list[Conversation], max_bytes: int) -> list[Conversation]:
+    total = sum(map(_text_bytes, conversations))
+    if total <= max_bytes:
+        return conversations
+    count = max(1, int(len(conversations) * max_bytes / total))
+    return [conversations[i * len(conversations) // count] for i in range(count)]
+
+
+def _text_bytes(conversation: Conversation) -> int:
+    return sum(len(message.content.encode("utf-8")) for message in conversation.messages)
+
+
+@dataclass(frozen=True)
+class DividedConversations:
+    """Conversations as text."""
+
+    inputs: ConversationInputs
+    split: ConversationSplit
+    available: int  # conversations for training, of which `split` has a sample if there is no time for all
+    source: str  # of the held-out conversations
+
+    def texts(self) -> Iterator[str]:
+        """What a tokenizer is trained on: the contents of the training messages, each after its role."""
+        for conversation in self.split.training:
+            for message in conversation.messages:
+                yield f"{message.role}\n{message.content}\n"
+
+    @property
+    def text_bytes(self) -> int:
+        """Of the contents of the training messages."""
+        return sum(map(_text_bytes, self.split.training))
+
+    def encode(self, tokenizer: Tokenizer) -> "EncodedConversations":
+        """Tokenize. Raises LLMError if there is nothing to learn from."""
+        template = self.inputs.template or ChatTemplate(CHATML, tokenizer)
+        training, kept = _encode(self.split.training, template)
+        if not len(training):
+            names = ", ".join(file.name for file in self.inputs.files[:MAX_NAMES])
+            raise LLMError(
+                f"there is nothing to learn from in {names}: none of {len(self.split.training):,} conversations has an "
+                'answer; each needs a message with the role "assistant", and a chat template that marks it'
+            )
+        held_out, kept_held_out = _encode(self.split.held_out, template)
+        chosen = ConversationSplit(kept, kept_held_out, self.split.duplicates)
+        unanswered = len(self.split.training) + len(self.split.held_out) - len(kept) - len(kept_held_out)
+        return EncodedConversations(self, template, training, held_out, chosen, unanswered)
+
+
+def _encode(
+    conversations: Sequence[Conversation], template: ChatTemplate
+) -> tuple[ConversationTokens, list[Conversation]]:
+    """(the tokens of the conversations that have a learned one, these conversations)"""
+    encoded = [(template.encode_conversation(one.messages), one) for one in conversations]
+    answered = [(tokens, one) for tokens, one in encoded if any(tokens.learned[1:])]
+    return ConversationTokens.of(tokens for tokens, _ in answered), [one for _, one in answered]
+
+
+@dataclass(frozen=True)
+class EncodedConversations:
+    """Conversations as tokens, of any length."""
+
+    divided: DividedConversations
+    template: ChatTemplate
+    training: ConversationTokens
+    held_out: ConversationTokens
+    split: ConversationSplit  # the same conversations as text
+    unanswered: int  # conversations left out because they have no answer
+
+    @property
+    def size(self) -> ConversationSize:
+        return ConversationSize(tuple(self.training.lengths.tolist()), sum(map(_text_bytes, self.split.training)))
+
+    def fit(self, context: int) -> "PreparedConversations":
+        """Truncate what is longer than a row of `context` inputs. Raises LLMError if nothing to learn from is left."""
+        training, kept, truncated = self.training.truncated(context + 1)
+        if not len(training):
+            raise LLMError(
+                f"no answer begins within a context of {context} tokens: the shortest conversation has "
+                f"{int(self.training.lengths.min()):,}; give a larger --context"
+            )
+        held_out, kept_held_out, _ = self.held_out.truncated(context + 1)
+        return PreparedConversations(
+            encoded=self,
+            training=training,
+            held_out=held_out,
+            split=ConversationSplit(
+                [self.split.training[i] for i in kept],
+                [self.split.held_out[i] for i in kept_held_out],
+                self.split.duplicates,
+            ),
+            truncated=truncated,
+            too_long=len(self.training) - len(kept),
+        )
+
+
+@dataclass(frozen=True)
+class PreparedConversations:
+    """Conversations that fit the context of a plan."""
+
+    encoded: EncodedConversations
+    training: ConversationTokens
+    held_out: ConversationTokens
+    split: ConversationSplit  # the same conversations as text
+    truncated: int  # training conversations that are cut
+    too_long: int  # training conversations left out because their first answer begins after the context
+
+    @property
+    def template(self) -> ChatTemplate:
+        return self.encoded.template
+
+    @property
+    def stored_template(self) -> str | None:
+        """The chat template to store with the model; None if the base model has one."""
+        return None if self.encoded.divided.inputs.template else self.template.source
+
+    def rows(self, name: str) -> list[PlanRow]:
+        """What the plan says of the conversations; the first row has this name."""
+        total = len(self.training) + len(self.held_out)
+        learned = f"{self.training.targets:,} of {len(self.training.ids):,}"
+        return [
+            PlanRow(name, f"{total:,} conversation{'s' * (total != 1)}", "; ".join(self._remarks())),
+            PlanRow("learned tokens", learned, "loss on the answers only; questions are context"),
+        ]
+
+    def _remarks(self) -> Iterator[str]:
+        divided, files = self.encoded.divided, self.encoded.divided.inputs.files
+        held_out = f"{len(self.held_out):,} held out for validation" if len(self.held_out) else "nothing held out"
+        yield f"{len(self.training):,} for training, {held_out}"
+        names = ", ".join(Path(file.name).name for file in files[:MAX_NAMES])
+        more = f" and {len(files) - MAX_NAMES} more files" if len(files) > MAX_NAMES else ""
+        shapes = ", ".join(dict.fromkeys(file.shape for file in files))
+        yield f"{shapes} in {names}{more}"
+        if divided.available > len(divided.split.training):
+            yield f"the time budget allows for {len(divided.split.training):,} of {divided.available:,}"
+        for count, what in (
+            (self.truncated, "truncated to the context"),
+            (self.too_long, "left out: no answer begins within the context"),
+            (self.split.duplicates, "not held out: the same as a training conversation"),
+            (self.encoded.unanswered + sum(file.dropped for file in files), "left out: no answer"),
+        ):
+            if count:
+                yield f"{count:,} {what}"
+
+    def record(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """The conversations as the training record describes them."""
+        lengths = np.array([len(data) for data in tokenizer.token_bytes])
+        inputs = self.encoded.divided.inputs
+        return {
+            "training": len(self.training),
+            "held_out": len(self.held_out),
+            "held_out_share": inputs.held_out if isinstance(inputs.held_out, float) else None,
+            "duplicates": self.split.duplicates,
+            "dropped": self.encoded.unanswered + self.too_long + sum(file.dropped for file in inputs.files),
+            "truncated": self.truncated,
+            "train_tokens": self.training.targets,
+            "train_bytes": self.training.answer_bytes(lengths),
+        }
+
+    def held_out_record(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """The held-out answers as the training record describes them."""
+        lengths = np.array([len(data) for data in tokenizer.token_bytes])
+        return {
+            "bytes": self.held_out.answer_bytes(lengths),
+            "tokens": self.held_out.targets,
+            "from": self.encoded.divided.source,
+            "of": "answers",
+        }
+
+
+def corpus_record(files: Sequence[ConversationFile]) -> list[dict[str, Any]]:
+    """The files of conversations as the training record lists them, beside texts."""
+    return [
+        {
+            "name": Path(file.name).name,
+            "bytes": file.text_bytes,
+            "sha256": file.sha256,
+            "shape": file.shape,
+            "conversations": len(file.conversations),
+        }
+        for file in files
+    ]

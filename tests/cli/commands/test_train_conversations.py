@@ -1,0 +1,206 @@
+"""`llm train` with conversations, and `llm eval` on them: what is recognized, shown, recorded and refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from llmcli.data.conversation_split import held_out_indices
+from llmcli.formats import checkpoint
+from tests.conftest import TEXT
+from tests.training.chats import PAIRS
+
+Llm = Callable[..., Result]
+SMALL = ("--layers", 1, "--width", 32, "--context", 64, "--batch-tokens", 256, "--threads", 1)
+RUN = ("train", "chats.jsonl", "--steps", 4, *SMALL)
+
+
+def write_chats(path: str = "chats.jsonl", pairs: list[tuple[str, str]] = PAIRS) -> None:
+    lines = [json.dumps({"prompt": question, "completion": answer}) for question, answer in pairs]
+    Path(path).write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def record_of(name: str) -> dict[str, Any]:
+    return checkpoint.load(name).record
+
+
+def test_a_file_of_conversations_makes_a_model_that_answers(llm: Llm) -> None:
+    write_chats()
+    answer = llm(*RUN)
+    assert answer.exit_code == 0, answer.stderr
+    lines = answer.stderr.splitlines()
+    assert any(
+        line.startswith("corpus\t35 conversations\t31 for training, 4 held out for validation;") for line in lines
+    )
+    summary = next(line for line in lines if line.startswith("Held-out answers: "))
+    assert "bits per byte at the end (lower is better)" in summary
+    assert any(line.startswith("Greedy answers to 4 held-out questions: ") for line in lines)
+    assert lines[-2:] == ["Try it: llm chat", "Details of the file: llm inspect"]
+    record = record_of("model.safetensors")
+    assert record["memorised"] is None and record["answers"]["questions"] == 4
+    assert record["verdict"] == [line.split(": llm train")[0] for line in record["verdict"]]
+    shown = llm("inspect").stdout
+    assert "31 for training, 4 held out" in shown and "of answers at the end" in shown
+
+
+def test_json_events_say_that_the_figures_are_of_answers(llm: Llm) -> None:
+    write_chats()
+    plan, *events, done = map(json.loads, llm(*RUN, "--json").stdout.splitlines())
+    assert plan["conversations"] == {"share": 1.0, "dropout": 0.0, "new_tokens": 0}
+    assert {event["of"] for event in events if event["event"] == "eval"} == {"answers"}
+    assert done["of"] == "answers" and set(done["answers"]) == {"questions", "verbatim", "exact"}
+    assert done["plain_text"] is None and done["memorised"] is None
+
+
+def test_text_first_then_conversations(llm: Llm) -> None:
+    write_chats()
+    Path("book.txt").write_text(TEXT * 3, "utf-8")
+    answer = llm("train", "book.txt", *RUN[1:], "--json")
+    assert answer.exit_code == 0, answer.stderr
+    plan, *_, done = map(json.loads, answer.stdout.splitlines())
+    phase = next(row for row in plan["choices"] if row["name"] == "conversation phase")
+    assert phase["value"].startswith("last ") and "text first" in phase["reason"]
+    record = record_of("model.safetensors")
+    assert [one["name"] for one in record["corpus"]] == ["book.txt", "chats.jsonl"]
+    assert 0 < record["conversations"]["from_step"] < 4
+    assert record["plain_text"]["from"] == "the held-out text" and record["plain_text"]["before"] is None
+    assert done["plain_text"] == record["plain_text"]
+    scores = json.loads(llm("eval", "book.txt", "--json").stdout)
+    assert scores["from_byte"] == record["train_bytes"] > 0
+
+
+def test_the_same_run_gives_the_same_bytes(llm: Llm) -> None:
+    write_chats()
+    for name in ("a", "b"):
+        assert llm(*RUN, "--seed", 1, "-o", f"{name}.safetensors").exit_code == 0
+    assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+
+
+def test_the_api_gives_the_model_of_the_command(llm: Llm) -> None:
+    import llmcli
+
+    write_chats()
+    assert llm(*RUN, "--seed", 2, "-o", "command.safetensors").exit_code == 0
+    options = {"steps": 4, "layers": 1, "width": 32, "context": 64, "batch_tokens": 256, "threads": 1, "seed": 2}
+    *_, result = llmcli.train("chats.jsonl", "api.safetensors", **options)  # type: ignore[arg-type]
+    assert isinstance(result, llmcli.Result) and result.bits_per_byte
+    assert Path("api.safetensors").read_bytes() == Path("command.safetensors").read_bytes()
+
+
+def test_other_speakers(llm: Llm) -> None:
+    turns = "".join(f"Teacher: {question}\nPupil: {answer}\n\n" for question, answer in PAIRS)
+    Path("turns.txt").write_text(turns, "utf-8")
+    plain = llm("train", "turns.txt", "--steps", 1, *SMALL, "--dry-run").stdout
+    assert "conversations" not in plain
+    named = llm("train", "turns.txt", "--steps", 1, *SMALL, "--speakers", "Teacher,Pupil", "--dry-run").stdout
+    assert "conversations\t" in named
+    wrong = llm("train", "turns.txt", "--speakers", "Teacher")
+    assert wrong.exit_code == 2 and "--speakers must be two names, as in --speakers User,Assistant" in wrong.stderr
+
+
+# ---- fine-tuning
+
+
+@pytest.mark.parametrize("lora", [(), ("--lora", 2)], ids=["full", "lora"])
+def test_a_base_model_learns_to_answer(llm: Llm, lora: tuple[object, ...]) -> None:
+    """The base's training text is beside it, so what was forgotten of its held-out part is measured."""
+    write_chats()
+    Path("book.txt").write_text(TEXT * 3, "utf-8")
+    assert llm("train", "book.txt", "--steps", 20, *SMALL, "-o", "base.safetensors").exit_code == 0
+    answer = llm("train", "chats.jsonl", "--from", "base.safetensors", "--steps", 5, *lora, "--threads", 1)
+    assert answer.exit_code == 0, answer.stderr
+    record = record_of("model.safetensors")
+    assert record["plain_text"]["from"] == "the text held out from the base model"
+    assert "Plain text (the text held out from the base model): " in answer.stderr
+    assert "held-out bits per byte of answers: " in answer.stderr
+    before = record["plain_text"]["before"]
+    scores = json.loads(llm("eval", "book.txt", "-m", "base.safetensors", "--json").stdout)["results"]
+    assert before == pytest.approx(scores[0]["bits_per_byte"], rel=0.1)  # of other windows
+    assert record["base"]["file"] == "base.safetensors"
+
+
+def test_adapters_alone_have_no_place_for_a_template(llm: Llm, tiny_model: Path) -> None:
+    write_chats()
+    answer = llm("train", "chats.jsonl", "--from", tiny_model, "--lora", 2, "--adapter-only", "-o", "a.safetensors")
+    assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
+    assert (
+        "has no chat template, and adapters have no place for one to store; leave out --adapter-only" in answer.stderr
+    )
+
+
+# ---- what is refused
+
+
+def test_conversations_without_answers_are_one_line(llm: Llm) -> None:
+    Path("chats.jsonl").write_text('{"messages": [{"role": "user", "content": "Hello?"}]}\n' * 12, "utf-8")
+    answer = llm(*RUN)
+    assert answer.exit_code == 1 and answer.stderr.count("\n") == 1 and "chats.jsonl" in answer.stderr
+
+
+def test_a_malformed_record_names_its_line(llm: Llm) -> None:
+    write_chats()
+    with open("chats.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"prompt": "Who?", "completion": 7}\n')
+    answer = llm(*RUN)
+    assert answer.exit_code == 1 and "chats.jsonl line 36" in answer.stderr
+
+
+def test_the_conversations_are_never_overwritten(llm: Llm) -> None:
+    write_chats()
+    before = Path("chats.jsonl").read_bytes()
+    answer = llm(*RUN, "-o", "chats.jsonl", "--force")
+    assert answer.exit_code == 1 and "is a file of conversations" in answer.stderr
+    assert Path("chats.jsonl").read_bytes() == before
+
+
+def test_validation_files_must_be_of_the_same_kind(llm: Llm) -> None:
+    write_chats()
+    write_chats("val.jsonl", [("Who is Anna?", "A person.")])
+    Path("c.txt").write_text(TEXT, "utf-8")
+    assert "--val c.txt holds no conversations" in llm(*RUN, "--val", "c.txt").stderr
+    other = llm("train", "c.txt", "--steps", 1, "--val", "val.jsonl").stderr
+    assert "--val val.jsonl holds conversations, but the training data are plain text" in other
+    assert llm(*RUN, "--val", "val.jsonl").exit_code == 0
+    record = record_of("model.safetensors")
+    assert record["held_out"]["from"] == "val.jsonl" and record["conversations"]["held_out"] == 1
+
+
+# ---- llm eval
+
+
+def test_the_held_out_answers_are_measured(llm: Llm) -> None:
+    write_chats()
+    assert llm(*RUN).exit_code == 0
+    record = record_of("model.safetensors")
+    answer = llm("eval", "chats.jsonl", "--json")
+    found = json.loads(answer.stdout)
+    [result] = found["results"]
+    assert result["of"] == "answers" and result["conversations"] == len(held_out_indices(35, 0.1)) == 4
+    assert result["bits_per_byte"] == pytest.approx(record["bits_per_byte"], abs=1e-4)
+    assert result["bytes"] == record["held_out"]["bytes"]
+    assert "31 conversations were trained on; the 4 others are measured (--whole measures all)" in answer.stderr
+    whole = llm("eval", "chats.jsonl", "--json", "--whole")
+    assert json.loads(whole.stdout)["results"][0]["conversations"] == 35
+    assert "does not measure generalization" in whole.stderr
+    assert "bits/byte" in llm("eval", "chats.jsonl").stdout
+
+
+def test_a_model_without_a_chat_template_reads_conversations_as_text(llm: Llm, tiny_model: Path) -> None:
+    write_chats()
+    [result] = json.loads(llm("eval", "chats.jsonl", "--json").stdout)["results"]
+    assert "of" not in result and result["bytes"] == Path("chats.jsonl").stat().st_size
+    assert llm(*RUN, "-o", "chat.safetensors").exit_code == 0
+    both = llm("eval", "chats.jsonl", "-m", "chat.safetensors", "-m", tiny_model)
+    assert both.exit_code == 1 and f"{tiny_model} has no chat template" in both.stderr
+
+
+def test_options_for_text_are_refused_with_conversations(llm: Llm) -> None:
+    write_chats()
+    Path("c.txt").write_text(TEXT, "utf-8")
+    assert llm(*RUN).exit_code == 0
+    assert "--per-token has no effect with conversations" in llm("eval", "chats.jsonl", "--per-token").stderr
+    mixed = llm("eval", "chats.jsonl", "c.txt")
+    assert mixed.exit_code == 2 and "measure one kind at a time" in mixed.stderr

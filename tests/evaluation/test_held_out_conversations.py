@@ -1,0 +1,80 @@
+"""The conversations that measure models are those that none of them was trained on, according to their records."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.data.conversation_files import ConversationFile
+from llmcli.data.conversation_split import held_out_indices
+from llmcli.data.conversations import Conversation, Message
+from llmcli.evaluation.held_out_conversations import measured_conversations, trained_indices
+
+
+def file(name: str, count: int, first: int = 0) -> ConversationFile:
+    every = tuple(Conversation((Message("user", f"{first + i}?"), Message("assistant", "Yes."))) for i in range(count))
+    return ConversationFile(name, Path(name), "messages", every, 0, (), 10 * count, f"hash of {name}")
+
+
+def record(*files: ConversationFile, share: float | None = 0.1) -> dict[str, Any]:
+    """That of a model trained on a text and these files."""
+    listed = [{"name": one.name, "sha256": one.sha256, "shape": one.shape, "conversations": len(one.conversations)}
+              for one in files]  # fmt: skip
+    return {"corpus": [{"name": "t.txt", "sha256": "x"}, *listed], "conversations": {"held_out_share": share}}
+
+
+A, B, C = file("a", 34), file("b", 28, 100), file("c", 5, 200)
+
+
+def test_the_held_out_part_is_that_of_the_training_run() -> None:
+    measured = measured_conversations([A, B], [record(A, B)])
+    every = [*A.conversations, *B.conversations]
+    assert measured.conversations == [every[i] for i in held_out_indices(62, 0.1)]
+    assert measured.trained == 62 - 6 and not measured.contains_training
+
+
+def test_one_of_the_files_is_enough() -> None:
+    """Its conversations keep their numbers among all."""
+    wanted = [i - 34 for i in held_out_indices(62, 0.1) if i >= 34]
+    assert measured_conversations([B], [record(A, B)]).conversations == [B.conversations[i] for i in wanted]
+    assert trained_indices([B], record(A, B)) == set(range(28)) - set(wanted)
+
+
+def test_other_files_are_measured_whole() -> None:
+    measured = measured_conversations([C, A], [record(A)])
+    assert measured.conversations == [*C.conversations, *(A.conversations[i] for i in held_out_indices(34, 0.1))]
+    assert measured_conversations([C], [record(A), {}]).conversations == list(C.conversations)
+
+
+def test_no_model_was_trained_on_what_is_measured() -> None:
+    long = file("long", 500)
+    both = sorted({*held_out_indices(500, 0.1)} & {*held_out_indices(500, 0.25)})
+    assert 0 < len(both) < 50
+    two = measured_conversations([long], [record(long), record(long, share=0.25)])
+    assert two.conversations == [long.conversations[i] for i in both]
+
+
+@pytest.mark.parametrize(("share", "whole"), [(None, False), (0.0, False), (0.1, True)])
+def test_all_are_measured_where_nothing_was_held_out_or_on_request(share: float | None, whole: bool) -> None:
+    measured = measured_conversations([A], [record(A, share=share)], whole=whole)
+    assert measured.conversations == list(A.conversations) and measured.contains_training
+
+
+def test_a_repeated_conversation_is_not_measured_if_it_was_trained_on() -> None:
+    repeated = ConversationFile("r", Path("r"), "messages", A.conversations * 2, 0, (), 1, "r")
+    measured = measured_conversations([repeated], [record(repeated)])
+    held_out = {i % 34 for i in held_out_indices(68, 0.1)}
+    trained = {i % 34 for i in set(range(68)) - set(held_out_indices(68, 0.1))}
+    assert held_out & trained and held_out - trained
+    assert {A.conversations.index(one) for one in measured.conversations} == held_out - trained
+
+
+@pytest.mark.parametrize("damaged", [{"corpus": 7}, {"corpus": [3]}, {"conversations": []}, {}])
+def test_a_record_of_another_structure_names_no_conversations(damaged: dict[str, Any]) -> None:
+    assert trained_indices([A], damaged) == set()
+
+
+def test_a_record_with_an_absurd_count_costs_nothing() -> None:
+    absurd = record(A)
+    absurd["corpus"].append({"sha256": "x", "shape": "messages", "conversations": 10**15})
+    assert trained_indices([A], absurd) <= set(range(34))

@@ -1,0 +1,71 @@
+"""Conversations for tests, and runs on them."""
+
+from pathlib import Path
+
+from llmcli.data.conversation_files import ConversationFile
+from llmcli.data.conversations import Conversation, Message
+from llmcli.data.corpus import Corpus, read_corpus
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.training import trainer
+from llmcli.training.events import Done, Event
+from llmcli.training.plan import Request
+from llmcli.training.prepare import Prepared, prepare
+from llmcli.training.prepare_conversations import ConversationInputs
+
+NAMES, DRINKS = ("Anna", "Ben", "Cleo", "Dora", "Emil"), ("tea", "milk", "rice", "bread", "soup", "cake")
+FAVOURITES = {name: DRINKS[i] for i, name in enumerate(NAMES)}
+WORDINGS = ("What does {} like?", "What is the favourite of {}?", "Tell me what {} likes.", "{} likes what?",
+            "Which thing does {} like?", "Do you know what {} likes?", "Say what {} likes!")  # fmt: skip
+PAIRS = [(wording.format(name), f"{name} likes {FAVOURITES[name]}.") for wording in WORDINGS for name in NAMES]
+LINES = "".join(f"{a} likes {b}.\n" for a in NAMES for b in DRINKS) * 30
+
+
+def conversation(*contents: str, system: str = "") -> Conversation:
+    """Messages of the user and the assistant in turn."""
+    roles = ("user", "assistant")
+    messages = [Message("system", system)] if system else []
+    return Conversation((*messages, *(Message(roles[i % 2], content) for i, content in enumerate(contents))))
+
+
+def conversation_file(
+    conversations: list[Conversation], name: str = "chats.jsonl", dropped: int = 0
+) -> ConversationFile:
+    size = sum(len(message.content.encode()) for one in conversations for message in one.messages)
+    return ConversationFile(name, Path(name), "messages", tuple(conversations), dropped, (), size, "0" * 64)
+
+
+def inputs(conversations: list[Conversation] | None = None, held_out: float = 0.1) -> ConversationInputs:
+    """By default of PAIRS."""
+    chosen = [conversation(*pair) for pair in PAIRS] if conversations is None else conversations
+    return ConversationInputs((conversation_file(chosen),), held_out)
+
+
+def prepared(text: Path | None = None, conversations: ConversationInputs | None = None, **request: object) -> Prepared:
+    """A run of 30 small steps on PAIRS, after LINES, which are written to `text`, if it is given."""
+    corpus = Corpus(())
+    if text:
+        text.write_text(LINES, "utf-8")
+        corpus = read_corpus([str(text)])
+    settings = {"steps": 30, "batch_tokens": 256, "context": 64, "dtype": "float32"} | request
+    return prepare(Request(**settings), corpus, conversations=conversations or inputs())  # type: ignore[arg-type]
+
+
+def run(ready: Prepared, **options: object) -> list[Event]:
+    return list(
+        trainer.train(
+            ready.plan, ready.tokenizer, None, ready.tokens, ready.held_out, ready.record,
+            conversations=ready.conversations, **options,  # type: ignore[arg-type]
+        )
+    )  # fmt: skip
+
+
+def run_to_end(ready: Prepared, **options: object) -> Done:
+    done = run(ready, **options)[-1]
+    assert isinstance(done, Done)
+    return done
+
+
+def text_of(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """Ids as text, control tokens by their names."""
+    names = {token: name for name, token in tokenizer.control_ids.items()}
+    return "".join(names.get(i) or tokenizer.decode([i]) for i in ids)

@@ -1,0 +1,133 @@
+"""The plan of a run on conversations: context, batches, epochs, and when conversations follow text."""
+
+import pytest
+
+from llmcli.config import ModelConfig
+from llmcli.errors import LLMError
+from llmcli.training import conversation_rules
+from llmcli.training.conversation_rules import ConversationSize
+from llmcli.training.cost_model import CorpusSize
+from llmcli.training.plan import Plan, Request
+from llmcli.training.planner import make_plan
+from tests.training.plans import BASE, row
+
+LONG_BASE = ModelConfig(300, 64, 160, 2, 2, 2, 32, 8192)
+
+
+def size(count: int = 30, length: int = 30) -> ConversationSize:
+    return ConversationSize((length,) * count, 3 * count * length)
+
+
+def plan(
+    conversations: ConversationSize, request: Request | None = None, *, text: int = 0, base: ModelConfig | None = None
+) -> Plan:
+    return make_plan(
+        request or Request(), train_tokens=text, vocab_size=512, eos_id=0, base=base, conversations=conversations
+    )
+
+
+@pytest.mark.parametrize(
+    ("longest", "base", "expected"),
+    [
+        (30, None, 128),
+        (129, None, 128),  # a row has the token after its last input too
+        (130, None, 256),
+        (600, None, 1024),
+        (5000, None, 1024),
+        (30, LONG_BASE, 64),
+        (300, LONG_BASE, 512),
+        (5000, LONG_BASE, 1024),
+        (5000, BASE, 64),
+    ],
+)
+def test_the_context_is_long_enough_for_the_longest_conversation(
+    longest: int, base: ModelConfig | None, expected: int
+) -> None:
+    result = plan(ConversationSize((20, longest, 20), 100), base=base)
+    assert result.train.context == expected
+    if base is None:
+        assert result.model.max_position_embeddings == expected
+
+
+def test_a_context_is_kept_as_requested() -> None:
+    assert plan(size(), Request(context=40)).train.context == 40
+    with pytest.raises(LLMError, match="--context 65 is longer than the base model's 64"):
+        plan(size(), Request(context=65), base=BASE)
+
+
+def test_an_epoch_is_the_packed_rows() -> None:
+    """Four conversations of 30 tokens fill a row of 129."""
+    assert size(30).packed(128) == CorpusSize(8 * 128, 2700)
+    assert ConversationSize((400, 20), 9).packed(128) == CorpusSize(2 * 128, 9)
+
+
+def test_few_conversations_are_several_batches_and_many_epochs() -> None:
+    result = plan(size(30))
+    assert result.train.batch_size == 2  # of 8 rows: four batches
+    assert result.train.steps == conversation_rules.STEPS
+    assert row(result, "steps").reason == "250 epochs; more would only memorize the conversations"
+    many = plan(size(30_000))
+    assert many.train.steps * many.train.batch_size * 128 == pytest.approx(
+        conversation_rules.EPOCHS * size(30_000).packed(128).tokens, rel=0.01
+    )
+
+
+def test_one_conversation_can_be_trained_on() -> None:
+    result = plan(size(1))
+    assert (result.train.batch_size, result.train.context) == (1, 128)
+
+
+def test_conversations_alone_have_neither_bpe_dropout_nor_calibration_nor_induction_heads() -> None:
+    train = plan(size(20_000), Request(epochs=30.0, layers=2, width=64)).train
+    assert (train.token_split, train.calibration_tokens, train.induction) == (0.0, 0, False)
+    assert train.dropout == 0.2
+    assert plan(size(20_000)).conversations is not None
+    assert plan(size(20_000)).conversations.share == 1.0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("text", "conversations", "tokens", "expected"),
+    [
+        (1_000_000, 100_000, 0.0, 0.3),
+        (1_000_000, 100_000, 1e6, 0.3),
+        (1_000_000, 100_000, 1e7, 0.2),  # 20 epochs of the conversations
+        (1_000_000, 100_000, 1e9, 0.091),  # but no less than their share of the data
+        (1_000_000, 1_000, 1e7, 0.05),
+        (1_000_000, 1_000_000, 1e6, 0.5),
+        (1_000, 1_000_000, 1e6, 0.8),
+    ],
+)
+def test_the_share_of_conversations_after_text(text: int, conversations: int, tokens: float, expected: float) -> None:
+    found = conversation_rules.share(CorpusSize(text, 3 * text), CorpusSize(conversations, 3), tokens)
+    assert found.value == expected
+
+
+def test_conversations_after_text_are_planned_with_a_reason() -> None:
+    result = plan(size(3000), Request(steps=100), text=400_000)
+    assert result.conversations is not None and result.conversations.share == 0.3
+    phase = row(result, "conversation phase")
+    assert phase.value == "last 30% of the run" and phase.reason.startswith("text first, to learn the language")
+    assert result.train.induction and result.train.context == 1024  # as for the text alone
+    assert result.train.calibration_tokens == 0
+    assert plan(ConversationSize((200,) * 50, 99), Request(steps=9), text=5_000).train.context == 256
+    assert not [one for one in plan(size()).rows if one.name == "conversation phase"]
+
+
+def test_the_context_of_a_short_text_stays_short() -> None:
+    """Its windows would have no tokens."""
+    assert plan(ConversationSize((200,) * 50, 99), Request(steps=9), text=500).train.context == 64
+
+
+def test_fine_tuning_takes_few_epochs_of_many_conversations_and_more_of_few() -> None:
+    few, many = plan(size(30), base=LONG_BASE).train, plan(size(30_000), base=LONG_BASE).train
+    assert (few.batch_size, few.context) == (3, 64)  # of 15 rows: a quarter of them is 3.75
+    assert few.steps == 25 * 15 / 3  # the epochs in which a quarter of the data makes FINE_TUNING_STEPS steps
+    assert many.steps * many.batch_size * 64 == pytest.approx(
+        conversation_rules.FINE_TUNING_EPOCHS * size(30_000).packed(64).tokens, rel=0.01
+    )
+
+
+def test_without_conversations_nothing_changes() -> None:
+    result = make_plan(Request(), train_tokens=5000, vocab_size=512, eos_id=0)
+    assert result.conversations is None
+    assert not {"conversations", "conversation phase"} & {one.name for one in result.rows}

@@ -1,0 +1,179 @@
+"""Runs on conversations: they learn to answer, turn to the conversations in time, and resume to the bit."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llmcli.data.conversation_batches import ConversationTokens
+from llmcli.evaluation.answers import evaluate_answers
+from llmcli.evaluation.evaluator import Score
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.transformer import LanguageModel
+from llmcli.training import resume
+from llmcli.training.compute import Compute, accumulate_gradients
+from llmcli.training.evaluation_schedule import EvaluationSchedule
+from llmcli.training.events import Done, Evaluation, Event, Sample, State, Step
+from llmcli.training.prepare import Prepared
+from tests.training.chats import PAIRS, prepared, run, run_to_end
+
+OFTEN = EvaluationSchedule(training_per_evaluated=1)
+
+
+class Recorder:
+    """Takes real steps, and notes what each saw."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[np.ndarray, np.ndarray | None]] = []
+        self.rates: list[int] = []
+        self.compute = Compute(self._gradients)
+
+    def _gradients(
+        self, model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None
+    ) -> torch.Tensor:
+        self.batches.append((ids.numpy().copy(), None if learned is None else learned.numpy().copy()))
+        self.rates.append(model.dropout._dropped)
+        return accumulate_gradients(model, ids, micro_batches, learned)
+
+
+@pytest.mark.slow
+def test_a_model_learns_to_answer_in_other_wordings() -> None:
+    """Each question is held out in some of its wordings."""
+    ready = prepared(steps=400, layers=2, width=64)
+    done = run_to_end(ready)
+    assert done.score is not None and done.score.bits_per_byte < 0.5
+    assert done.checkpoint.record["bits_per_byte"] == pytest.approx(done.score.bits_per_byte, abs=1e-6)
+    assert done.checkpoint.record["conversations"]["epochs"] > 40
+
+
+def test_the_validation_figure_is_what_the_numpy_graph_computes() -> None:
+    """Each held-out conversation by itself, from its beginning: the nats of its learned tokens per byte of answers."""
+    ready = prepared()
+    done = run_to_end(ready)
+    assert done.score is not None and ready.conversations is not None
+    held_out: ConversationTokens = ready.conversations.held_out
+    lengths = np.array([len(data) for data in ready.tokenizer.token_bytes])
+    runtime = NumpyRuntime(done.checkpoint)
+    scores = evaluate_answers(held_out, range(len(held_out)), lengths, runtime.score, batch_tokens=1)
+    expected = sum((score for _, score in scores), Score(0.0, 0, 0))
+    assert done.score.bits_per_byte == pytest.approx(expected.bits_per_byte, abs=1e-4)
+    assert done.score.bytes == ready.record["held_out"]["bytes"] == held_out.answer_bytes(lengths)
+    assert done.score.tokens == held_out.targets
+    assert "context" not in done.checkpoint.record["held_out_measured"]
+
+
+def test_the_model_has_the_chat_template_and_stops_at_the_end_of_a_turn() -> None:
+    import json
+
+    from llmcli.data.chat_template import CHATML
+    from llmcli.formats.loading import open_chat_template, open_tokenizer
+
+    checkpoint = run_to_end(prepared(steps=2)).checkpoint
+    assert json.loads(checkpoint.tokenizer_config_json)["chat_template"] == CHATML
+    tokenizer = open_tokenizer(checkpoint)
+    template = open_chat_template(checkpoint, tokenizer)
+    assert template is not None and template.stop_ids == tokenizer.eos_ids == {
+        tokenizer.eos_id, tokenizer.control_ids["<|im_end|>"],
+    }  # fmt: skip
+
+
+def test_a_sample_answers_a_held_out_question() -> None:
+    ready = prepared(steps=60, layers=2, width=64)
+    events = run(ready, schedule=OFTEN)
+    samples = [event for event in events if isinstance(event, Sample)]
+    assert ready.conversations is not None
+    questions = {one.messages[0].content for one in ready.conversations.split.held_out}
+    assert samples and {sample.prompt for sample in samples} <= questions
+    assert all("assistant" not in sample.text and "<|im" not in sample.text for sample in samples)
+    done = events[-1]
+    assert isinstance(done, Done) and done.checkpoint.record["samples"]["prompt"] == samples[0].prompt
+
+
+def test_the_same_run_gives_the_same_weights_and_another_seed_does_not() -> None:
+    first, again, other = (run_to_end(prepared(steps=4, seed=seed, dropout=0.1)).checkpoint for seed in (1, 1, 2))
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert np.array_equal(first.tensors[name], again.tensors[name]) and first.record == again.record
+    assert not np.array_equal(first.tensors[name], other.tensors[name])
+
+
+# ---- text first
+
+
+def test_a_run_turns_from_text_to_conversations(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt", steps=10, dropout=0.1)
+    assert ready.plan.conversations is not None
+    share = replace(ready.plan.conversations, share=0.3, dropout=0.5)
+    ready = replace(ready, plan=replace(ready.plan, conversations=share))
+    recorder = Recorder()
+    done = run_to_end(ready, compute=recorder.compute)
+    assert [learned is None for _, learned in recorder.batches] == [True] * 7 + [False] * 3
+    assert recorder.rates == [round(256 * 0.1)] * 7 + [128] * 3
+    start = ready.tokenizer.control_ids["<|im_start|>"]
+    for ids, learned in recorder.batches:
+        if learned is not None:
+            assert (ids[:, 0] == start).all() and learned.any(axis=1).all()
+        else:
+            assert start not in ids
+    chats = done.checkpoint.record["conversations"]
+    assert chats["from_step"] == 7
+    assert ready.conversations is not None
+    assert done.checkpoint.record["held_out"]["of"] == "answers"
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_even_the_shortest_run_has_a_step_on_conversations(tmp_path: Path, steps: int) -> None:
+    recorder = Recorder()
+    run_to_end(prepared(tmp_path / "c.txt", steps=steps), compute=recorder.compute)
+    assert recorder.batches[-1][1] is not None
+
+
+# ---- resuming
+
+
+def through_a_file(ready: Prepared, state: State) -> State:
+    path = Path("model.resume.safetensors")
+    resume.save(path, resume.StoppedRun({}, ready.plan, ready.tokenizer.to_json(), state))
+    loaded = resume.load(path)
+    assert loaded.plan == ready.plan and loaded.tokenizer_json == ready.tokenizer.to_json()
+    return loaded.state
+
+
+def losses(events: list[Event]) -> list[float]:
+    return [event.loss for event in events if isinstance(event, Step)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_text", [False, True], ids=["conversations", "text, then conversations"])
+def test_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, with_text: bool) -> None:
+    """With the same losses to the last bit; the state passes through a file."""
+    text = tmp_path / "c.txt" if with_text else None
+    ready = prepared(text, steps=16, dropout=0.2)
+    assert ready.plan.conversations is not None
+    whole = run(ready, save_due=lambda: True, schedule=OFTEN)
+    saved = [event for event in whole if isinstance(event, State)]
+    assert [state.step for state in saved] == list(range(1, 16))
+    assert any(isinstance(event, Evaluation) for event in whole[: len(whole) // 2])
+    turn = 12 if with_text else 0  # the step before which it turns to the conversations
+    assert [state.values["conversations_from"] for state in saved] == [
+        turn if state.step > turn else None for state in saved
+    ]
+    ours = whole[-1]
+    assert isinstance(ours, Done)
+    for step in (1, 11, 12, 13, 15):
+        state = saved[step - 1]
+        rest = run(ready, resume_from=through_a_file(ready, state), schedule=OFTEN)
+        assert losses(rest) == losses(whole)[step:]
+        theirs = rest[-1]
+        assert isinstance(theirs, Done) and ours.checkpoint.record == theirs.checkpoint.record
+        for name, array in ours.checkpoint.tensors.items():
+            assert np.array_equal(array, theirs.checkpoint.tensors[name]), name
+
+
+def test_a_run_without_held_out_conversations_keeps_the_last_weights() -> None:
+    from tests.training.chats import inputs
+
+    done = run_to_end(prepared(steps=3, conversations=inputs(held_out=0.0)))
+    assert done.score is None and done.best_step == 3
+    assert len(PAIRS) == done.checkpoint.record["conversations"]["training"]

@@ -1,0 +1,111 @@
+"""Greedy answers to held-out questions, of a model that answers as it is told."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from llmcli.training import held_out_questions
+from llmcli.training.held_out_questions import AnswerShares, answer_questions, greedy_answer, longest_answer, questions
+from llmcli.training.prepare import Prepared
+from tests.training.chats import conversation, inputs, prepared, run_to_end, text_of
+
+
+class Scripted:
+    """A runtime whose most likely tokens follow a script for each prompt, then end the answer."""
+
+    context, parameters = 64, 1
+
+    def __init__(self, script: dict[tuple[int, ...], list[int]], end: int) -> None:
+        self._script, self._end = script, end
+        self.length = 0
+
+    def rewind(self, length: int = 0) -> None:
+        self.length = length
+
+    def prefill(self, ids: Sequence[int]) -> np.ndarray:
+        self.length += len(ids)
+        self._answer = iter([*self._script[tuple(ids)], self._end])
+        return self._next()
+
+    def step(self, token: int) -> np.ndarray:
+        self.length += 1
+        return self._next()
+
+    def _next(self) -> np.ndarray:
+        logits = np.zeros(600, np.float32)
+        logits[next(self._answer)] = 1.0
+        return logits
+
+
+EVERY = [
+    *(conversation(f"Is {i} even?", "Yes." if i % 2 == 0 else "No.") for i in range(18)),
+    conversation("Who?", "Ann.", "Why?", "So."),
+    conversation("Who are you?", "A model."),
+]
+
+
+def ready_with(held_out: list[int]) -> Prepared:
+    """A run in which these of EVERY are held out."""
+    from dataclasses import replace
+
+    from tests.training.chats import conversation_file
+
+    rest = [one for i, one in enumerate(EVERY) if i not in held_out]
+    other = conversation_file([EVERY[i] for i in held_out], "val.jsonl")
+    return prepared(conversations=replace(inputs(rest), held_out=(other,)))
+
+
+def test_a_question_is_all_before_the_last_answer() -> None:
+    ready = ready_with([18])
+    assert ready.conversations is not None
+    [question] = questions(ready.conversations)
+    assert question.text == "Why?"
+    assert text_of(ready.tokenizer, list(question.ids)) == (
+        "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\nAnn.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert text_of(ready.tokenizer, list(question.answer)) == "So.<|im_end|>"
+
+
+def test_without_held_out_conversations_the_questions_are_of_the_training_part() -> None:
+    ready = prepared(conversations=inputs(EVERY, held_out=0.0))
+    assert ready.conversations is not None
+    assert len(list(questions(ready.conversations))) == len(EVERY)
+    checkpoint = run_to_end(prepared(steps=1)).checkpoint
+    assert answer_questions(checkpoint, ready.tokenizer, ready.conversations) is None
+
+
+def test_a_greedy_answer_ends_at_a_stop_token_the_limit_or_the_context() -> None:
+    runtime = Scripted({(1, 2): [5, 6, 7], (3,) * 62: [5, 6, 7]}, end=9)
+    assert greedy_answer(runtime, (1, 2), {9}, 10) == [5, 6, 7]  # type: ignore[arg-type]
+    assert greedy_answer(runtime, (1, 2), {7, 9}, 10) == [5, 6]  # type: ignore[arg-type]
+    assert greedy_answer(runtime, (1, 2), {9}, 2) == [5, 6]  # type: ignore[arg-type]
+    assert greedy_answer(runtime, (3,) * 62, {9}, 10) == [5, 6, 7]  # type: ignore[arg-type]
+
+
+def test_shares_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held out are an answer that training has too, and two that it has not."""
+    ready = ready_with([4, 18, 19])
+    conversations, tokenizer = ready.conversations, ready.tokenizer
+    assert conversations is not None
+    answers = {"Is 4 even?": " Yes. ", "Why?": "So.", "Who are you?": "No."}
+    script = {one.ids: tokenizer.encode(answers[one.text]) for one in questions(conversations)}
+    end = tokenizer.control_ids["<|im_end|>"]
+    monkeypatch.setattr(held_out_questions, "NumpyRuntime", lambda checkpoint: Scripted(script, end))
+    checkpoint = run_to_end(prepared(steps=1)).checkpoint
+    found = answer_questions(checkpoint, tokenizer, conversations)
+    assert found == AnswerShares(questions=3, verbatim=0.6667, exact=0.6667)  # Yes., No.; Yes., So.
+    clock = iter([0.0, 0.5, 1.5, 9.9])
+    assert answer_questions(checkpoint, tokenizer, conversations, 1.0, lambda: next(clock)) == AnswerShares(1, 1.0, 1.0)
+    monkeypatch.setattr(held_out_questions, "MAX_QUESTIONS", 2)
+    limited = answer_questions(checkpoint, tokenizer, conversations)
+    assert limited is not None and limited.questions == 2
+
+
+def test_an_answer_is_cut_where_it_is_longer_than_any_of_training() -> None:
+    ready = ready_with([18, 19])
+    assert ready.conversations is not None
+    longest = len(ready.tokenizer.encode("Yes.")) + 1  # with the token that ends it
+    assert longest >= len(ready.tokenizer.encode("No.")) + 1
+    assert longest_answer(ready.conversations) == 2 * longest + 8

@@ -1,0 +1,75 @@
+"""Bits per byte of plain text before and after training on conversations."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.config import ModelConfig
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.models.transformer import LanguageModel
+from llmcli.training import plain_text
+from llmcli.training.plain_text import PlainText, affordable_tokens, bits_per_byte, generate_text, windows_of
+
+BYTES = Tokenizer.train_bpe(["a"], 261)
+LENGTHS = np.array([len(data) for data in BYTES.token_bytes])
+
+
+def model(seed: int = 0) -> LanguageModel:
+    made = LanguageModel(ModelConfig(261, 32, 64, 2, 2, 2, 16, 128))
+    made.initialize(torch.Generator().manual_seed(seed))
+    return made
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2000), st.integers(1, 300), st.integers(1, 3000))
+def test_windows_are_parts_of_the_text_that_do_not_overlap(count: int, context: int, most: int) -> None:
+    ids = np.arange(1, count + 1, dtype=np.uint16)
+    windows = windows_of(ids, 0, context, most)
+    assert (np.diff(windows, axis=1) == 1).all()  # of ascending ids, with 0 before them
+    assert windows.shape[1] - 1 <= min(context, plain_text.WINDOW)
+    assert windows[:, 1:].size <= max(most, windows.shape[1] - 1)
+    assert len(set(windows[:, 1:].ravel().tolist())) == windows[:, 1:].size
+    if count:
+        assert windows[0, 0] == 0
+
+
+def test_larger_models_score_fewer_tokens() -> None:
+    assert affordable_tokens(10**6) == plain_text.TOKENS[1]
+    assert affordable_tokens(10**8) == plain_text.WORK / 10**8
+    assert affordable_tokens(10**12) == plain_text.TOKENS[0]
+
+
+def test_bits_per_byte_of_a_uniform_model() -> None:
+    """Fresh weights predict all tokens alike; a byte is a token."""
+    text = PlainText(windows_of(np.array(BYTES.encode("Some text. " * 20)), BYTES.bos_id, 32, 10**6), "a text")
+    assert bits_per_byte(model(), text, LENGTHS) == pytest.approx(math.log2(261), rel=1e-4)
+
+
+def test_generated_text_follows_the_probabilities_of_the_model() -> None:
+    """A model whose token depends on the one before: its text has the entropy of these distributions."""
+    repeating = model()
+    with torch.no_grad():
+        for name, weight in repeating.named_parameters():
+            if "proj" in name:
+                weight.zero_()
+        embedding = torch.nn.init.orthogonal_(torch.empty(261, 32))
+        repeating.model.embed_tokens.weight.copy_(embedding / embedding.norm(dim=1, keepdim=True))
+        repeating.lm_head.weight.copy_(repeating.model.embed_tokens.weight * 0.7)
+    text = generate_text(repeating, BYTES, 4000, seed=1)
+    assert text.windows.shape[1] == plain_text.GENERATED_LENGTH + 1 and (text.windows[:, 0] == BYTES.bos_id).all()
+    assert text.tokens == pytest.approx(4000, abs=plain_text.GENERATED_LENGTH)
+    with torch.no_grad():
+        logits = repeating(torch.arange(261)[:, None])[:, 0]
+        entropies = torch.distributions.Categorical(logits=logits).entropy().numpy() / math.log(2)
+    expected = entropies[text.windows[:, :-1]].mean()
+    found = bits_per_byte(repeating, text, np.ones(261, int))
+    assert found == pytest.approx(expected, rel=0.02)
+    again = generate_text(repeating, BYTES, 4000, seed=1)
+    assert np.array_equal(again.windows, text.windows)
+    assert not np.array_equal(generate_text(repeating, BYTES, 4000, seed=2).windows, text.windows)
+    other = bits_per_byte(model(3), text, np.ones(261, int))
+    assert other > found  # nobody predicts a model's text better than the model
