@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.config import DEFAULT_MODEL, SamplingConfig
+from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL, SamplingConfig
 
 if TYPE_CHECKING:
     from llmcli.analysis.explain import Explanation
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmcli.evaluation.evaluator import Score
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
+    from llmcli.generation.chat import Assistant
     from llmcli.generation.generator import Piece
     from llmcli.generation.next_words import NextWords
     from llmcli.models.runtime import Runtime
@@ -36,12 +37,19 @@ class Model:
 
     def __init__(self, source: Checkpoint | Ensemble, runtime: Runtime, tokenizer: Tokenizer) -> None:
         self._source = source
-        self.runtime = runtime
+        self._runtime = runtime
+        self._assistant: Assistant | None = None  # of the last chat, which may go on
         self.tokenizer = tokenizer
 
     def __repr__(self) -> str:
         name = f" {self.path}" if self.path else ""
         return f"<llmcli.Model{name}: {self.parameters:,} parameters, context {self.context}>"
+
+    @property
+    def runtime(self) -> Runtime:
+        """What computes the model. Its KV cache is then no longer that of the last chat."""
+        self._assistant = None
+        return self._runtime
 
     @property
     def path(self) -> Path | None:
@@ -57,7 +65,7 @@ class Model:
     @property
     def context(self) -> int:
         """Context length: the number of tokens the model sees at once."""
-        return self.runtime.context
+        return self._runtime.context
 
     @property
     def record(self) -> dict[str, Any]:
@@ -92,6 +100,29 @@ class Model:
 
         return generate(self.runtime, self.tokenizer, prompt, _sampling(options), literal=literal)
 
+    def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> str:
+        """The answer to a conversation: messages {"role": ..., "content": ...} of "system", "user" and "assistant", the
+        last of them the user's.
+
+        Options are those of `generate`, with max_tokens=1000. A conversation that goes on is answered faster, since the
+        model keeps what it has read. If it does not fit the context, the oldest turns are left out. Raises LLMError for
+        a model without a chat template, messages that it does not accept or an invalid value, and TypeError for an
+        unknown option.
+
+            model.chat([{"role": "user", "content": "What is the capital of France?"}])
+        """
+        return "".join(self.stream_chat(messages, **options))
+
+    def stream_chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Iterator[str]:
+        """Like `chat`, piece by piece as the model generates. A piece never ends inside a character."""
+        from llmcli.generation.chat import messages_from, open_assistant
+        from llmcli.generation.generator import Piece
+
+        if self._assistant is None:
+            self._assistant = open_assistant(self._source, self._runtime, self.tokenizer)
+        events = self._assistant.answer(messages_from(messages), _sampling({"max_tokens": ANSWER_TOKENS} | options))
+        return (event.text for event in events if isinstance(event, Piece))
+
     def next_words(self, prompt: str, count: int = 10) -> list[tuple[str, float]]:
         """The `count` most likely next words, each with its probability, the most likely first."""
         return [(word.text, word.probability) for word in self.search_next_words(prompt).words[:count]]
@@ -120,11 +151,12 @@ class Model:
         from llmcli.errors import LLMError
         from llmcli.models.numpy_runtime import NumpyRuntime
 
-        if not isinstance(self.runtime, NumpyRuntime):
+        runtime = self.runtime
+        if not isinstance(runtime, NumpyRuntime):
             raise LLMError(
                 'explain needs a single model on the CPU with its own weights: llmcli.load("model.safetensors")'
             )
-        return explain(self.runtime, self.tokenizer, prompt, literal=literal)
+        return explain(runtime, self.tokenizer, prompt, literal=literal)
 
 
 def load(
@@ -158,6 +190,7 @@ def train(
     base: str | Path | None = None,
     like: str | Path | None = None,
     tokenizer: str = "bpe",
+    speakers: tuple[str, str] | None = None,
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
@@ -165,10 +198,12 @@ def train(
     on_note: Callable[[str], None] = lambda note: None,
     **options: Any,
 ) -> Iterator[Step | Evaluation | Sample | Result]:
-    """Train a model on text files and save it. Yields events; the last one is the `Result`, after the file is written.
+    """Train a model on text or conversations and save it. Yields events; the last is the `Result`, after the file is
+    written.
 
     Settings that are not given are chosen for the text, the time budget (default: 300 seconds) and this machine.
-    `corpus` is one or more files, directories or glob patterns. `val` is a validation file or the fraction to hold out.
+    `corpus` is one or more files, directories or glob patterns; files of conversations are recognized, `speakers` names
+    who asks and who answers in text with turns. `val` is a validation file or the fraction to hold out.
     `base` is a model to fine-tune, `like` one whose tokenizer to use. `options` are other fields of `Request`: layers,
     width, heads, kv_heads, context, tie, vocab_size, batch_tokens, dropout, lr (a factor), optimizer, experts, active,
     lora, seed. A file at `output` is replaced only with `overwrite`. A run that was stopped is resumed by the same
@@ -187,8 +222,11 @@ def train(
         Path(output), force=overwrite, model=base_path or like_path, model_role="a model that the run reads",
         on_note=on_note, on_warning=on_note,
     ) as place:  # fmt: skip
-        inputs = session.load_inputs(files, val, base_path, like_path, tokenizer, place.path, on_note=on_note)
+        inputs = session.load_inputs(
+            files, val, base_path, like_path, tokenizer, place.path, speakers=speakers, on_note=on_note
+        )
         identity = _as_options(request) | {"--time": seconds, "--device": device, "--dtype": dtype}
+        identity |= {"--speakers": speakers and ",".join(speakers)}
         plan = session.plan_run(
             request, inputs, place, device, dtype, options=identity, fixed_threads=threads is not None
         )

@@ -9,7 +9,7 @@ analyzed; K = candidates per position.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,8 @@ class Explanation:
     preceding: int  # T - N, tokens in the context before the analyzed ones
     attention: Array  # [L, H, N, N]: one row per query; a row sums to 1 minus its weight on preceding tokens
     logit_lens: Candidates  # [L + 1, N or 1, K]: predictions after 0, 1, ... L layers, at each position or the last
-    ablation_effects: NDArray[np.float64]  # [N], bits that the most likely next token loses without each; NaN: skipped
+    token: int  # the next token that the ablation is about: the most likely one, unless another was asked for
+    ablation_effects: NDArray[np.float64]  # [N], bits that `token` loses without each; NaN: skipped
     surprisals: NDArray[np.float64]  # [N], bits of each token given the tokens before it; NaN: not computed
     logprobs: NDArray[np.float64]  # [V], natural log probabilities of the next token, as `generate` has them; -inf for
     # tokens that it never writes: incomplete UTF-8, and bytes that are not in the training text
@@ -76,7 +77,7 @@ class NextToken:
     token: int  # the most likely one
 
 
-def predict_next(runtime: Runtime, tokenizer: Tokenizer, prompt: str, *, literal: bool) -> NextToken:
+def predict_next(runtime: Runtime, tokenizer: Tokenizer, prompt: str | Prompt, *, literal: bool) -> NextToken:
     """The next token as `generate` predicts it: summed over the ways to split the prompt's end into tokens, the ids
     being the most likely of them. Afterwards the cache holds these ids, or the last of them that fit the context.
 
@@ -103,11 +104,12 @@ def predict_next(runtime: Runtime, tokenizer: Tokenizer, prompt: str, *, literal
 def explain(
     runtime: NumpyRuntime,
     tokenizer: Tokenizer,
-    prompt: str,
+    prompt: str | Prompt,
     *,
     literal: bool,
     candidates: int = 5,
     every_position: bool = False,
+    token: int | None = None,
     ensemble: Runtime | None = None,
 ) -> Explanation:
     """Run a prompt through a model and record what happens.
@@ -116,8 +118,8 @@ def explain(
     - Attention: the softmax of each head's scores.
     - Logit lens (nostalgebraist 2020): the final norm and the output layer, applied to the residual stream after each
       layer. With `every_position` at each token, which also gives the surprisals: -log2 p(token | tokens before).
-    - Ablation: log2 p(most likely token | all tokens) - log2 p(same token | all but one). The tokens after the missing
-      one move forward by one position.
+    - Ablation: log2 p(token | all tokens) - log2 p(same token | all but one), of the most likely token or of `token`.
+      The tokens after the missing one move forward by one position.
 
     Of a prompt longer than the context, the model sees the end that `generate` keeps. Limits: the last MAX_TOKENS are
     analyzed, fewer by MAX_LENS_WORK for a large model with `every_position`; ablation covers the last tokens that
@@ -126,6 +128,8 @@ def explain(
     """
     predictor = ensemble or runtime
     prediction = predict_next(predictor, tokenizer, prompt, literal=literal)
+    if token is not None:
+        prediction = replace(prediction, token=token)
     context = prediction.ids[len(prediction.ids) - predictor.length :]
     recorder = _ActivationRecorder(runtime, len(context), _analyzed(runtime, len(context), every_position))
     runtime.rewind()
@@ -147,6 +151,7 @@ def explain(
         attention=recorder.weights,
         logit_lens=lens,
         surprisals=surprisals,
+        token=prediction.token,
         ablation_effects=_ablation_effects(runtime, context, logits, prediction)[recorder.first :],
         logprobs=prediction.logprobs,
     )

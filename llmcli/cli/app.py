@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 else:
     UsageError = typer.BadParameter.__mro__[1]
 
-SUBCOMMANDS = ("train", "generate", "eval", "explain", "inspect", "tokenize", "mix", "import", "export")
+SUBCOMMANDS = ("train", "generate", "chat", "eval", "explain", "inspect", "tokenize", "mix", "import", "export")
 OUTPUT = "the output"  # the file name in errors of standard output
 
 
@@ -147,7 +147,7 @@ def _usage_message(error: "UsageError", words: Sequence[str]) -> str:
     subcommand = words[0] if words and not words[0].startswith("-") else ""
     path = error.ctx.command_path if error.ctx else f"llm {subcommand}".rstrip()
     message = error.format_message().rstrip(".")
-    if "unexpected extra argument" in message and path.endswith(("generate", "explain", "tokenize")):
+    if "unexpected extra argument" in message and path.endswith(("chat", "generate", "explain", "tokenize")):
         return f"{message}; a text of several words needs quotes"
     return f"{_with_value(message, error, words)}; see: {path} --help"
 

@@ -24,6 +24,7 @@ MAX_HEAT_MAP_ROWS = 60
 MAX_HEADS = 5  # in the table of those with the highest attention weights
 MAX_LENS_LABEL, LENS_CELL = 12, 20  # columns of a token in the logit lens, and of a token with its probability
 MAX_BAR = 60  # columns
+SUMMARY_ROWS = 10  # tokens whose effects a summary shows
 ORDINALS = {1: "most likely", 2: "second", 3: "third"}
 
 
@@ -32,12 +33,20 @@ class ExplanationReport:
     """An explanation of a prompt with all that is needed to print it."""
 
     explanation: "Explanation"
-    words: "NextWords"
+    words: "NextWords | None"  # None: not searched for
     tokenizer: "Tokenizer"
     prompt: str
     layer: int | None  # of the attention to show, from 1; None: the mean of all
     head: int | None  # in this layer, from 1
     count: int  # of next tokens and words
+
+    def show_summary(self) -> None:
+        """What fits on a screen, also for a long prompt: the tokens with the largest effects, heads and predictions."""
+        labels = [self._label(token) for token in self.explanation.ids]
+        self._show_top_heads(labels)
+        self._show_logit_lens()
+        self._show_ablation(labels, SUMMARY_ROWS)
+        self._show_predictions()
 
     def show(self) -> None:
         explanation = self.explanation
@@ -122,28 +131,32 @@ class ExplanationReport:
         tables.table(("after layer", *ranks), rows, numbers=(0,))
         console.caption("What the model would predict if it ended after this layer.")
 
-    def _show_ablation(self, labels: list[str]) -> None:
-        """How much less likely the prediction is without each token."""
+    def _show_ablation(self, labels: list[str], rows: int | None = None) -> None:
+        """How much less likely the prediction is without each token, or without each of as many tokens as `rows`, those
+        with the largest effects."""
         effects = [
             (i, bits) for i, bits in enumerate(self.explanation.ablation_effects.tolist()) if not math.isnan(bits)
         ]
         if not effects:
             return
-        predicted = self._label(self.explanation.most_likely(1)[0])
+        predicted = self._label(self.explanation.token)
         console.heading(f"ablation: bits that {predicted} loses without each token")
-        if len(effects) < len(labels):
+        if rows is not None and rows < len(effects):
+            console.paragraph(f"(the {rows} tokens with the largest effects)")
+            effects = sorted(sorted(effects, key=lambda effect: -abs(effect[1]))[:rows])
+        elif len(effects) < len(labels):
             console.paragraph(f"(of the last {len(effects)} tokens only: a model of this size takes long)")
         digits = len(str(len(labels)))
         largest = max(abs(bits) for _, bits in effects)
         bar_width = min(MAX_BAR, terminal_width() - LABEL_WIDTH - digits - 12)
-        rows = [
+        labelled = [
             (
                 f"{i + 1:>{digits}} {labels[i]}",
                 f"{units.bits(bits, signed=True):>7} {charts.signed_bar(bits, largest, bar_width)}",
             )
             for i, bits in effects
         ]
-        tables.labelled(rows, LABEL_WIDTH + digits + 1)
+        tables.labelled(labelled, LABEL_WIDTH + digits + 1)
         console.caption(
             f"+1.00: without the token, {predicted} is half as likely. Negative: without it, {predicted} is more "
             "likely."
@@ -156,6 +169,8 @@ class ExplanationReport:
         rows = [(self._label(token), math.exp(explanation.logprobs[token])) for token in tokens]
         token_output.probabilities("next token", rows)
         console.caption(units.choice(explanation.entropy, "tokens"))
+        if self.words is None:
+            return
         console.heading("next word")
         words = self.words.words[: self.count]
         token_output.probabilities("next word", [(word_label(word), word.probability) for word in words])
@@ -170,6 +185,8 @@ class ExplanationReport:
         layers = list(range(L)) if self.layer is None else [self.layer - 1]
         heads = list(range(H)) if self.head is None else [self.head - 1]
         effects = explanation.ablation_effects.tolist()
+        words = self.words
+        assert words is not None
         return {
             "prompt": self.prompt,
             "tokens": [
@@ -195,10 +212,9 @@ class ExplanationReport:
             ],
             "entropy_bits": round(explanation.entropy, 6),
             "next": [
-                {"text": word.text, "probability": round(word.probability, 6)}
-                for word in self.words.words[: self.count]
+                {"text": word.text, "probability": round(word.probability, 6)} for word in words.words[: self.count]
             ],
-            "unexplored": round(self.words.unexplored, 6),
+            "unexplored": round(words.unexplored, 6),
         }
 
     def _token_json(self, token: int) -> dict[str, object]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmcli.data.corpus import Corpus
 
 MAX_SKIPPED_NOTES = 5
+SAMPLING, ANALYSIS = "Sampling", "Analysis"  # panels of the help
 # how much of the corpus is searched for JSON: bytes of each file, and files
 JSON_SEARCH_BYTES, JSON_SEARCH_FILES = 1 << 16, 256
 
@@ -31,6 +32,17 @@ def vocab_size_option(help: str, panel: str | None = None) -> OptionInfo:
     """--vocab-size, for each subcommand that trains a tokenizer."""
     option: OptionInfo = typer.Option(
         "--vocab-size", metavar="N", min=MIN_VOCAB_SIZE, max=MAX_VOCAB_SIZE, help=help, rich_help_panel=panel
+    )
+    return option
+
+
+def speakers_option(panel: str | None = None) -> OptionInfo:
+    """--speakers, for each subcommand that reads conversations; `speaker_names` reads its value."""
+    option: OptionInfo = typer.Option(
+        "--speakers",
+        metavar="USER,ASSISTANT",
+        help="Names of who asks and who answers in text with turns (default: User,Assistant and Q,A).",
+        rich_help_panel=panel,
     )
     return option
 
@@ -79,6 +91,99 @@ QuietOption = Annotated[
     bool, typer.Option("-q", "--quiet", help="Print only results and errors.", callback=console.set_quiet)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+# ---- sampling
+
+
+MaxTokensOption = Annotated[
+    int,
+    typer.Option(
+        "-n",
+        "--max-tokens",
+        "--max-new-tokens",
+        "--n-predict",
+        metavar="N",
+        help="Maximum number of tokens to generate.",
+    ),
+]
+TemperatureOption = Annotated[
+    float,
+    typer.Option(
+        "-t",
+        "--temperature",
+        "--temp",
+        metavar="X",
+        help="Sampling temperature; 0 always chooses the most likely token.",
+        rich_help_panel=SAMPLING,
+    ),
+]
+TopKOption = Annotated[
+    int,
+    typer.Option(
+        "-k",
+        "--top-k",
+        metavar="N",
+        help="Sample from the N most likely tokens only; 0 is off.",
+        rich_help_panel=SAMPLING,
+    ),
+]
+TopPOption = Annotated[
+    float,
+    typer.Option(
+        "-p",
+        "--top-p",
+        metavar="X",
+        help="Sample from the most likely tokens only, as many as reach a total probability of X; 1 is off.",
+        rich_help_panel=SAMPLING,
+    ),
+]
+MinPOption = Annotated[
+    float,
+    typer.Option(
+        "--min-p",
+        metavar="X",
+        help="Sample only from tokens that are at least X times as likely as the most likely one; 0 is off.",
+        rich_help_panel=SAMPLING,
+    ),
+]
+RepetitionPenaltyOption = Annotated[
+    float,
+    typer.Option(
+        "--repetition-penalty",
+        "--repeat-penalty",
+        metavar="X",
+        help="Penalty on tokens that have occurred; above 1 reduces repetition, 1 is off.",
+        rich_help_panel=SAMPLING,
+    ),
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(
+        "-s",
+        "--seed",
+        metavar="N",
+        help="Random seed; the same seed generates the same text (default: random).",
+        rich_help_panel=SAMPLING,
+    ),
+]
+MemoryOption = Annotated[
+    bool,
+    typer.Option(
+        "--memory",
+        help="Mark passages that occur verbatim in the training text.",
+        rich_help_panel=ANALYSIS,
+    ),
+]
+CorpusOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--corpus",
+        metavar="FILE",
+        help="With --memory: training text, if it is not found automatically; can be repeated.",
+        rich_help_panel=ANALYSIS,
+    ),
+]
 
 
 # ---- which options were given
@@ -138,7 +243,12 @@ def text_argument(given: str | None, what: str) -> str:
     if given is None and sys.stdin.isatty():
         raise usage(f"no {what} was given; write it in quotes, or - to read standard input")
     if given is None or given == "-":
-        return _decoded(sys.stdin.buffer.read(), what)
+        return decoded(sys.stdin.buffer.read(), what)
+    return utf8_argument(given, what)
+
+
+def utf8_argument(given: str, what: str) -> str:
+    """A text of the command line. Raises LLMError if it is not UTF-8; `what` names the text there."""
     try:
         return os.fsencode(given).decode("utf-8")  # the bytes that were typed, whatever the locale decoded them as
     except UnicodeError as error:
@@ -146,7 +256,8 @@ def text_argument(given: str | None, what: str) -> str:
         raise LLMError(f"the {what} is not UTF-8 text: byte at position {position}; write it in UTF-8") from error
 
 
-def _decoded(data: bytes, what: str) -> str:
+def decoded(data: bytes, what: str) -> str:
+    """The text of standard input, or of a part of it. Raises LLMError as `utf8_argument` does."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -175,6 +286,20 @@ def parse_duration(text: str) -> float:
     if total <= 0:
         raise usage(f"--time must be a duration, found {text}; write it as 90s, 5m, 2h or 1h30m")
     return total
+
+
+def speaker_names(option: str | None) -> tuple[str, str] | None:
+    """The two names of --speakers; None if it was not given. Raises LLMError.
+
+    >>> speaker_names("Teacher, Pupil")
+    ('Teacher', 'Pupil')
+    """
+    if option is None:
+        return None
+    names = [name.strip() for name in option.split(",")]
+    if len(names) != 2 or not all(names) or names[0] == names[1]:
+        raise usage(f"--speakers must be two names, as in --speakers User,Assistant; found {option}")
+    return names[0], names[1]
 
 
 # ---- outputs

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -22,7 +22,23 @@ def termination_signals() -> list[signal.Signals]:
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
     """Collect the first SIGINT or termination signal in a list, so that a run can end and save; a later second one
-    raises KeyboardInterrupt.
+    raises KeyboardInterrupt."""
+    note = "finishing this step and saving; press Ctrl-C again to quit without saving"
+    with _collected((signal.SIGINT, *termination_signals()), note) as received:
+        yield received
+
+
+@contextmanager
+def interruptions() -> Iterator[list[int]]:
+    """Collect the first Ctrl-C in a list, so that an answer can end between two tokens; a later second one raises
+    KeyboardInterrupt."""
+    with _collected((signal.SIGINT,)) as received:
+        yield received
+
+
+@contextmanager
+def _collected(numbers: Sequence[signal.Signals], note: str = "") -> Iterator[list[int]]:
+    """Collect the first of these signals in a list, with a note; a later second one raises KeyboardInterrupt.
 
     One request often arrives as two signals: `timeout` signals the process and its group, and a closed terminal is
     reported by both the shell and the kernel.
@@ -36,13 +52,12 @@ def stop_requests() -> Iterator[list[int]]:
         if not received:
             first_at = now
             received.append(number)
-            console.note_from_signal_handler(
-                "finishing this step and saving; press Ctrl-C again to quit without saving"
-            )
+            if note:
+                console.note_from_signal_handler(note)
         elif now - first_at >= SAME_REQUEST:
             raise KeyboardInterrupt
 
-    handlers = {number: signal.signal(number, handle) for number in (signal.SIGINT, *termination_signals())}
+    handlers = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield received
     finally:

@@ -25,7 +25,7 @@ _QUANTIZE = (
 )
 _CONVERT = "to convert: llm import SOURCE -o FILE.safetensors, or llm export MODEL OUTPUT --to gguf (or --to hf)"
 _FINE_TUNE = "to fine-tune: llm train TEXT --from MODEL -o FILE (--lora 8 for low-rank adapters)"
-_CHAT = f"there is no chat yet; {_GENERATE}"
+_CHAT = "to talk with a model: llm chat -m FILE"
 _SERVE = "there is no server yet; to serve it with llama.cpp or Ollama: llm export MODEL FILE.gguf --to gguf"
 _TOKENIZE = 'to see the tokens of a text: llm tokenize "I like to eat"'
 _OTHER_LLM = (
@@ -35,10 +35,11 @@ _OTHER_LLM = (
 
 # Subcommands of other programs -> what to type here.
 COMMANDS: dict[str, str] = {
-    **dict.fromkeys(("chat", "repl", "interactive", "talk"), _CHAT),
+    **dict.fromkeys(("repl", "interactive", "talk", "conversation", "ask", "assistant", "instruct"), _CHAT),
+    "run": f"{_CHAT}; {_GENERATE}",
     **dict.fromkeys(("serve", "server", "start", "api", "web", "ui"), _SERVE),
     **dict.fromkeys(
-        ("run", "prompt", "ask", "complete", "completion", "predict", "infer", "inference", "sample", "gen", "write"),
+        ("prompt", "complete", "completion", "predict", "infer", "inference", "sample", "gen", "write"),
         _GENERATE,
     ),
     **dict.fromkeys(("show", "info", "view", "describe", "cat", "head", "summary", "stats", "look"), _INSPECT),
@@ -82,6 +83,30 @@ _POSITIONAL_TEXT = "the text is an argument, not an option: llm train TEXT"
 _SCALE = "--lr-scale X, which multiplies the recipe's learning rates"
 _BATCH = "--batch-tokens N, the batch size in tokens (sequences x context)"
 _RECIPE = "the training recipe sets that; to see the plan: llm train TEXT --dry-run"
+
+# Options of other programs that generate text -> what to use here.
+_GENERATION: dict[str, str] = {
+    **dict.fromkeys(
+        ("--max-length", "--length", "--tokens", "--num-tokens", "--n-tokens", "--num-predict", "--max-new",
+         "--max-output-tokens", "--max-completion-tokens", "--max-gen-len", "--limit"), "--max-tokens N",
+    ),
+    **dict.fromkeys(("--greedy", "--no-sample", "--do-sample", "--deterministic", "--argmax"),
+                    "--temperature 0, which always chooses the most likely token"),
+    **dict.fromkeys(("--num-beams", "--beams", "--beam", "--beam-size", "--beam-width"),
+                    "there is no beam search; --temperature 0 always chooses the most likely token"),
+    **dict.fromkeys(("--frequency-penalty", "--presence-penalty", "--rep-penalty", "--repeat-last-n"),
+                    "--repetition-penalty X"),
+    **dict.fromkeys(("--load-in-8bit", "--int8", "--8bit", "--quant", "--quantise", "--q8-0"), "--quantize int8"),
+    **dict.fromkeys(("--load-in-4bit", "--int4", "--4bit", "--q4-0"), "--quantize int4"),
+    **dict.fromkeys(("--stream", "--streaming"), "text is always streamed, token by token"),
+    **dict.fromkeys(("--no-stream", "--verbose-prompt"), "--json, which prints the whole text at the end"),
+    **dict.fromkeys(("--adapter", "--adapter-path", "--lora"),
+                    "merge the adapters into the model first: llm import MODEL --adapter FILE"),
+    **dict.fromkeys(("--typical-p", "--typical", "--mirostat", "--tfs", "--dry-multiplier", "--xtc"),
+                    "that sampler is not supported; --top-k, --top-p and --min-p are"),
+    **dict.fromkeys(("--ctx-size", "--n-ctx", "--context", "--ctx"),
+                    "the model fixes the context length; to see it: llm inspect FILE"),
+}  # fmt: skip
 
 # Options of other programs, by subcommand -> what to use here; an entry that starts with "-" follows "did you mean".
 OPTIONS: dict[str, dict[str, str]] = {
@@ -178,15 +203,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("--compile", "--no-compile", "--flash-attn", "--flash-attention"),
                         "the fastest way on this machine is chosen automatically"),
     },
-    "generate": {
-        **dict.fromkeys(
-            ("--max-length", "--length", "--tokens", "--num-tokens", "--n-tokens", "--num-predict", "--max-new",
-             "--max-output-tokens", "--max-completion-tokens", "--max-gen-len", "--limit"), "--max-tokens N",
-        ),
-        **dict.fromkeys(("--greedy", "--no-sample", "--do-sample", "--deterministic", "--argmax"),
-                        "--temperature 0, which always chooses the most likely token"),
-        **dict.fromkeys(("--num-beams", "--beams", "--beam", "--beam-size", "--beam-width"),
-                        "there is no beam search; --temperature 0 always chooses the most likely token"),
+    "generate": _GENERATION | {
         **dict.fromkeys(("--num-return-sequences", "--n-samples", "--best-of", "--count", "-N"), "--samples N"),
         **dict.fromkeys(("--prompt", "--text", "--input", "--query", "--start", "--p"),
                         'the prompt is an argument, not an option: llm generate "Once upon a time"'),
@@ -195,23 +212,27 @@ OPTIONS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("--logprobs", "--top-logprobs", "--probs", "--probabilities", "--n-probs"),
                         "--json, which includes the log probability of each token, or --next N"),
         **dict.fromkeys(("--top-n", "--candidates", "--next-words", "--predict"), "--next N"),
-        **dict.fromkeys(("--frequency-penalty", "--presence-penalty", "--rep-penalty", "--repeat-last-n"),
-                        "--repetition-penalty X"),
         **dict.fromkeys(("--stop-sequence", "--stop-sequences", "--stop-token", "--stop-string", "--stop-strings",
                          "--eos", "--until"), "--stop TEXT"),
-        **dict.fromkeys(("--load-in-8bit", "--int8", "--8bit", "--quant", "--quantise", "--q8-0"), "--quantize int8"),
-        **dict.fromkeys(("--load-in-4bit", "--int4", "--4bit", "--q4-0"), "--quantize int4"),
         **dict.fromkeys(("--interactive", "-i", "--chat", "--conversation", "-cnv", "--system", "--system-prompt",
-                         "--chat-template"), "there is no chat yet; the model continues the prompt"),
-        **dict.fromkeys(("--stream", "--streaming"), "text is always streamed, token by token"),
-        **dict.fromkeys(("--no-stream", "--verbose-prompt"), "--json, which prints the whole text at the end"),
-        **dict.fromkeys(("--adapter", "--adapter-path", "--lora"),
-                        "merge the adapters into the model first: llm import MODEL --adapter FILE"),
-        **dict.fromkeys(("--typical-p", "--typical", "--mirostat", "--tfs", "--dry-multiplier", "--xtc"),
-                        "that sampler is not supported; --top-k, --top-p and --min-p are"),
-        **dict.fromkeys(("--ctx-size", "--n-ctx", "--context", "--ctx"),
-                        "the model fixes the context length; to see it: llm inspect FILE"),
+                         "--chat-template"), "to talk with a model: llm chat -m FILE"),
+        **dict.fromkeys(("--pair", "--question", "--answer", "--source", "--translate", "--instruct"), "--prompt-pair"),
         **dict.fromkeys(("--probability", "--colour", "--highlight", "--show-probs"), "--color"),
+    },
+    "chat": _GENERATION | {
+        **dict.fromkeys(("--interactive", "-i", "--chat", "--conversation", "-cnv", "--multiline"),
+                        "without MESSAGE, llm chat is a conversation"),
+        **dict.fromkeys(("--system-prompt", "--sys", "--system-message", "--instruction", "-sys"), "--system TEXT"),
+        **dict.fromkeys(("--prompt", "--message", "--text", "--input", "--query", "--question"),
+                        'the message is an argument, not an option: llm chat "Hello"'),
+        **dict.fromkeys(("--file", "--prompt-file", "-f", "--input-file"),
+                        "to read a message from standard input: llm chat - < FILE"),
+        **dict.fromkeys(("--logprobs", "--top-logprobs", "--probs", "--probabilities"),
+                        "--json, which includes the log probability of each token"),
+        **dict.fromkeys(("--chat-template", "--template", "--jinja"), "the chat template is that of the model file"),
+        **dict.fromkeys(("--save", "--log", "--output", "-o"), "in a conversation, /save FILE writes it to a file"),
+        **dict.fromkeys(("--load", "--continue", "--history", "--session"),
+                        "in a conversation, /load FILE continues a saved one"),
     },
     "eval": {
         **dict.fromkeys(("--text", "--file", "--data", "--dataset", "--input", "--corpus", "-f", "--test"),

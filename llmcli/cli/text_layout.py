@@ -123,7 +123,7 @@ def _unbreakable_units(text: str) -> Iterator[tuple[str, str]]:
     for command in [*_COMMAND.finditer(text), None]:
         for word in re.finditer(r"(\s*)(\S+)", text[position : command.start() if command else len(text)]):
             space = word[1]
-            for unit in _split_word(word[2]):
+            for unit in split_word(word[2]):
                 yield space, unit
                 space = ""
         if command:
@@ -131,7 +131,7 @@ def _unbreakable_units(text: str) -> Iterator[tuple[str, str]]:
             position = command.end()
 
 
-def _split_word(word: str) -> list[str]:
+def split_word(word: str) -> list[str]:
     """The parts of a word between which a line may break: at wide characters, though not before closing punctuation and
     not after opening punctuation."""
     if word.isascii():

@@ -1,11 +1,11 @@
 """Prompt -> pieces of text. Every caller uses this one loop: generate, chat, samples during training, tests.
 
-The model is any Runtime. The first token comes from first_token.py, which sums over the tokenizations of the prompt's
-end.
+The model is any Runtime. The first token after a text comes from first_token.py, which sums over the tokenizations of
+the prompt's end; token ids are continued as they are.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,7 +27,7 @@ class Piece:
     text: str  # "" while a character is incomplete; all pieces joined are the whole text
     logprob: float  # natural logarithm of the model's own probability, before any filter; that of the first token is
     # given the prompt's text, summed over its tokenizations
-    finish_reason: str | None = None  # "stop" (a stop string, or the end of the document) or "length"
+    finish_reason: str | None = None  # "stop" (a stop string, or a token that ends the text) or "length"
 
 
 def generate(
@@ -50,16 +50,38 @@ def generate(
     return _until_stop(pieces, sampling.stop) if sampling.stop else pieces
 
 
+def continue_ids(
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    sampling: SamplingConfig,
+    *,
+    stop_ids: Collection[int] = (),
+) -> Iterator[Piece]:
+    """Continue token ids, of which the runtime has processed none, or all but the last; otherwise as `generate` does.
+
+    `stop_ids` end the text, as those of the tokenizer do. The repetition penalty does not apply to them: every turn of
+    a conversation has them, and an answer that avoids them does not end.
+    """
+    pieces = _pieces(runtime, tokenizer, list(ids), sampling, Sampler(sampling), stop_ids)
+    return _until_stop(pieces, sampling.stop) if sampling.stop else pieces
+
+
 def _pieces(
-    runtime: Runtime, tokenizer: Tokenizer, prompt: Prompt, sampling: SamplingConfig, sampler: Sampler
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    prompt: Prompt | list[int],
+    sampling: SamplingConfig,
+    sampler: Sampler,
+    stop_ids: Collection[int] = (),
 ) -> Iterator[Piece]:
     """The pieces, regardless of stop strings."""
     vocabulary, decoder, state, reason = tokenizer.vocabulary, StreamDecoder(), START, "length"
-    ids, seen = list(prompt.ids), SeenTokens()
+    ids, seen = list(prompt.ids if isinstance(prompt, Prompt) else prompt), SeenTokens()
     if sampling.repetition_penalty != 1:
-        seen = SeenTokens(ids)
+        seen = SeenTokens(i for i in ids if i not in stop_ids)
     for number in range(sampling.max_tokens):
-        if number == 0:
+        if number == 0 and isinstance(prompt, Prompt):
             ids, token, logprob, new_bytes = _first_token(runtime, tokenizer, prompt, sampler, seen)
             next_state = state_after(new_bytes)
         else:
@@ -68,7 +90,7 @@ def _pieces(
             logits = model_logits if allowed is None else np.where(allowed, model_logits, np.float32(-np.inf))
             token, logprob = sampler(logits, seen.ids(), model_logits=model_logits)
             new_bytes, next_state = vocabulary.token_bytes[token], vocabulary.state_after(token, state)
-        if token in tokenizer.eos_ids:
+        if token in tokenizer.eos_ids or token in stop_ids:
             reason = "stop"
             break
         ids.append(token)

@@ -20,11 +20,14 @@ class Prompt:
     in_word: bool = False  # it ends with a letter, so its last word may continue
 
     @classmethod
-    def of(cls, text: str, tokenizer: Tokenizer, *, literal: bool = False) -> "Prompt":
+    def of(cls, text: "str | Prompt", tokenizer: Tokenizer, *, literal: bool = False) -> "Prompt":
         """The tokens of a text. A `literal` prompt has no tail: it is tokenized once, as in other programs.
 
-        Raises LLMError for an empty text.
+        A prompt that is tokens already, such as a conversation, is returned as it is. Raises LLMError for an empty
+        text.
         """
+        if isinstance(text, Prompt):
+            return text
         if not text:
             raise LLMError('the prompt is empty; give a text to continue: llm generate "Once upon a time"')
         if literal:

@@ -1,13 +1,19 @@
 """Terminals for tests: a stream that says it is one, and a real pseudo-terminal."""
 
+import codecs
 import io
 import os
 import re
+import select
 import sys
+import time
 
 import pytest
 
 STYLES = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]")  # escape sequences of ours: colours, cursor hidden and shown
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]|[\r\b]")  # and those of prompt_toolkit
+READS, PROMPT = "\x1b[?2004h", "⟦prompt⟧"  # what prompt_toolkit writes when it begins to read, and our name for it
 
 
 class Terminal(io.StringIO):
@@ -46,3 +52,55 @@ def in_a_terminal(*arguments: str, **environment: str) -> str:
     os.waitpid(pid, 0)
     os.close(descriptor)
     return output.decode("utf-8")
+
+
+class Typist:
+    """A command in a pseudo-terminal, and a person who reads and types.
+
+    `wait_for` a text before the next keys are typed: what the program has not asked for yet would be echoed.
+    """
+
+    def __init__(self, *arguments: str, columns: int = 80, **environment: str) -> None:
+        pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals", exc_type=ImportError)
+        self._pid, self._descriptor = pty.fork()
+        if self._pid == 0:
+            # no terminal answers when prompt_toolkit asks where the cursor is
+            settings = {"TERM": "xterm-256color", "COLUMNS": str(columns), "PROMPT_TOOLKIT_NO_CPR": "1"}
+            os.environ.update(settings | environment)
+            os.execv(sys.executable, [sys.executable, "-m", "llmcli", *arguments])
+        self._unread = ""  # of the screen, since the last text that was waited for
+        self.screen = ""  # all of it
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def wait_for(self, text: str, seconds: float = 120) -> str:
+        """Read until a text appears; what appeared before it, escape sequences left out. AssertionError at the end of
+        the program."""
+        deadline = time.monotonic() + seconds
+        while text not in (plain := ESCAPES.sub("", self._unread.replace(READS, PROMPT))):
+            ready = select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]
+            assert ready, f"{text!r} did not appear after {self.screen[-2000:]!r}"
+            assert self._read(), f"the program ended before {text!r} appeared: {self.screen[-2000:]!r}"
+        before, _, self._unread = plain.partition(text)
+        return before
+
+    def type(self, keys: str) -> None:
+        os.write(self._descriptor, keys.encode("utf-8"))
+
+    def end(self) -> int:
+        """Wait for the end of the program; its exit code."""
+        while self._read():
+            pass
+        _, status = os.waitpid(self._pid, 0)
+        os.close(self._descriptor)
+        return os.waitstatus_to_exitcode(status)
+
+    def _read(self) -> bool:
+        """More of the screen; False at the end of the program."""
+        try:
+            block = os.read(self._descriptor, 65536)
+        except OSError:
+            return False
+        text = self._decoder.decode(block)
+        self._unread += text
+        self.screen += text
+        return bool(block)

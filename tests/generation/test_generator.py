@@ -169,6 +169,29 @@ def test_bytes_that_are_not_in_the_training_text_are_never_generated(tokenizer):
         assert set(text.encode()) <= set(seen)
 
 
+@pytest.mark.parametrize("literal", [False, True])
+@pytest.mark.parametrize("tokenizer", [BPE, CHAR], ids=["bpe", "char"])
+def test_control_tokens_are_not_generated_unless_they_end_a_text(tokenizer, literal):
+    likely = np.zeros(tokenizer.vocab_size)
+    likely[0], likely[1:5] = -9.0, 9.0  # the end of text; <|im_start|>, <|im_end|> and the spare ones
+    sampling = SamplingConfig(max_tokens=5, temperature=0)
+    *pieces, last = generate(Model(100, lambda _: likely), tokenizer, "the c", sampling, literal=literal)
+    assert len(pieces) == 5 and last.finish_reason == "length"
+    assert all(tokenizer.token_bytes[piece.id] for piece in pieces)
+    ended = list(
+        generate(Model(100, lambda _: likely), tokenizer.with_eos_ids([2]), "the c", sampling, literal=literal)
+    )
+    assert ended[-1].finish_reason == "stop" and len(ended) <= 2
+
+
+def test_an_imported_model_may_generate_any_control_token():
+    tokenizer = BPE.with_eos_ids([2])
+    tokenizer.imported = True
+    model = Model(100, lambda _: 9.0 * np.eye(BPE.vocab_size)[1])
+    pieces = list(generate(model, tokenizer, "the c", SamplingConfig(max_tokens=2, temperature=0), literal=True))
+    assert [piece.id for piece in pieces] == [1, 1, None]
+
+
 def test_logprobs_are_those_of_the_model_where_tokens_are_not_allowed():
     table = Table(b"a", b"\xff")
     model = Model(100, lambda _: [-math.inf, math.log(0.25), math.log(0.75)])

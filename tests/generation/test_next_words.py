@@ -419,5 +419,17 @@ def test_with_a_real_tokenizer_words_and_the_unexplored_rest_sum_to_1(prompt):
     assert result.evaluations == model.evaluations <= next_words_module.MAX_EVALUATIONS
 
 
+@pytest.mark.parametrize(
+    ("path", "expected"), [((), {"<end>": 0.5, "s": 0.5}), ((4,), {"mat": 0.5, "mats": 0.5})], ids=["first", "later"]
+)
+def test_control_tokens_that_do_not_end_a_text_are_not_expected(path, expected):
+    table = Table([".", "", "", " mat", "s"])
+    table.vocabulary = Vocabulary(table.token_bytes, None, {0})
+    mostly_control_tokens = {2: 0.5, 3: 0.3, 0: 0.1, 5: 0.1}
+    model = Tree(40, 6, lambda tokens: {(): {4: 1.0}, path: mostly_control_tokens}.get(tokens, {0: 1.0}))
+    words = {word.text: word.probability for word in next_words(model, table, ".").words}
+    assert words == pytest.approx(expected, abs=TOLERANCE)
+
+
 def test_the_unexplored_rest_counts_as_one_word_in_the_entropy() -> None:
     assert NextWords((NextWord("a", 0.5), NextWord("b", 0.25)), 0.25, 1).entropy == pytest.approx(1.5)

@@ -1,6 +1,5 @@
 """`llm explain`: follow a prompt through the model to its prediction."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,10 +22,6 @@ if TYPE_CHECKING:
     from llmcli.analysis.explain import Explanation
     from llmcli.cli.explanation_report import ExplanationReport
     from llmcli.config import ModelConfig
-    from llmcli.data.tokenizer import Tokenizer
-    from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.formats.ensemble_file import Ensemble
-    from llmcli.models.ensemble import EnsembleRuntime
 
 
 def explain(
@@ -78,6 +73,7 @@ def explain(
     path = model_path(model)
     text = text_argument(prompt, "prompt")
     from llmcli.analysis.explain import explain
+    from llmcli.analysis.explained_model import choose_subject
     from llmcli.cli.explanation_report import ExplanationReport
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.generation.next_words import max_evaluations, next_words
@@ -85,7 +81,7 @@ def explain(
 
     source = load_any(path)
     tokenizer = open_tokenizer(source)
-    subject = _choose_subject(source, tokenizer, text, literal)
+    subject = choose_subject(source, tokenizer, text, literal=literal, on_note=console.note)
     _check_range("--layer", layer, subject.checkpoint.config.num_hidden_layers, path)
     _check_range("--head", head, subject.checkpoint.config.num_attention_heads, path)
     if html is not None:
@@ -124,6 +120,7 @@ def _save_page(
     from llmcli.cli.html_report import explanation_page
     from llmcli.formats import atomic_io
 
+    assert report.words is not None
     page = explanation_page(
         report.explanation, report.tokenizer, report.prompt, report.words, report.count, model, expert
     )
@@ -132,33 +129,6 @@ def _save_page(
         console.json_result({"prompt": report.prompt, "page": str(html)})
     else:
         console.note(f"saved {html}; open it in a browser")
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """The model whose activations are shown: of an ensemble the one with the largest weight."""
-
-    checkpoint: "Checkpoint"
-    ensemble: "EnsembleRuntime | None" = None  # which makes the final prediction
-    expert: dict[str, object] | None = None  # name and weight of the model in the ensemble
-
-
-def _choose_subject(source: "Checkpoint | Ensemble", tokenizer: "Tokenizer", prompt: str, literal: bool) -> _Subject:
-    from llmcli.analysis.explain import predict_next
-    from llmcli.formats.ensemble_file import Ensemble
-    from llmcli.models.open_runtime import open_runtime
-
-    if not isinstance(source, Ensemble):
-        return _Subject(source)
-    runtime = open_runtime(source, on_note=console.note)
-    predict_next(runtime, tokenizer, prompt, literal=literal)
-    weights = runtime.expert_weights()[0].tolist()
-    top = weights.index(max(weights))
-    console.note(
-        f"ensemble of {len(weights)} models: showing the activations of {source.names[top]}, which has the largest "
-        f"weight after this prompt ({weights[top]:.3f}); the final probabilities are those of the ensemble"
-    )
-    return _Subject(source.experts[top], runtime, {"name": source.names[top], "weight": round(weights[top], 6)})
 
 
 def _check_range(option: str, value: int | None, largest: int, model: Path) -> None:

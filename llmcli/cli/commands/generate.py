@@ -4,22 +4,32 @@ import math
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli import console, styles, tables, token_output
+from llmcli.cli import console, memory_report, styles, tables, token_output
 from llmcli.cli.options import (
+    ANALYSIS,
+    SAMPLING,
+    CorpusOption,
     DeviceOption,
     JsonOption,
+    MaxTokensOption,
+    MemoryOption,
+    MinPOption,
     ModelOption,
     QuantizeOption,
     QuietOption,
+    RepetitionPenaltyOption,
+    SeedOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
     model_path,
-    note_skipped_files,
     reject_options,
     text_argument,
 )
@@ -28,16 +38,12 @@ from llmcli.errors import LLMError
 
 if TYPE_CHECKING:
     from llmcli.data.tokenizer import Tokenizer
-    from llmcli.evaluation.memorization import VerbatimSpans
     from llmcli.evaluation.training_text import TrainingText
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.formats.ensemble_file import Ensemble
+    from llmcli.generation.chat import Assistant
     from llmcli.generation.generator import Piece
     from llmcli.models.runtime import Runtime
-
-SAMPLING = "Sampling"
-ANALYSIS = "Analysis"
-MAX_NAMES = 3  # of training files in a note
 
 
 def generate(
@@ -46,77 +52,13 @@ def generate(
         str | None, typer.Argument(metavar="PROMPT", help="Text to continue; - reads standard input.")
     ] = None,
     model: ModelOption = None,
-    max_tokens: Annotated[
-        int,
-        typer.Option(
-            "-n",
-            "--max-tokens",
-            "--max-new-tokens",
-            "--n-predict",
-            metavar="N",
-            help="Maximum number of tokens to generate.",
-        ),
-    ] = SamplingConfig.max_tokens,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            "-t",
-            "--temperature",
-            "--temp",
-            metavar="X",
-            help="Sampling temperature; 0 always chooses the most likely token.",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = SamplingConfig.temperature,
-    top_k: Annotated[
-        int,
-        typer.Option(
-            "-k",
-            "--top-k",
-            metavar="N",
-            help="Sample from the N most likely tokens only; 0 is off.",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = SamplingConfig.top_k,
-    top_p: Annotated[
-        float,
-        typer.Option(
-            "-p",
-            "--top-p",
-            metavar="X",
-            help="Sample from the most likely tokens only, as many as reach a total probability of X; 1 is off.",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = SamplingConfig.top_p,
-    min_p: Annotated[
-        float,
-        typer.Option(
-            "--min-p",
-            metavar="X",
-            help="Sample only from tokens that are at least X times as likely as the most likely one; 0 is off.",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = SamplingConfig.min_p,
-    repetition_penalty: Annotated[
-        float,
-        typer.Option(
-            "--repetition-penalty",
-            "--repeat-penalty",
-            metavar="X",
-            help="Penalty on tokens that have occurred; above 1 reduces repetition, 1 is off.",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = SamplingConfig.repetition_penalty,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            "-s",
-            "--seed",
-            metavar="N",
-            help="Random seed; the same seed generates the same text (default: random).",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = None,
+    max_tokens: MaxTokensOption = SamplingConfig.max_tokens,
+    temperature: TemperatureOption = SamplingConfig.temperature,
+    top_k: TopKOption = SamplingConfig.top_k,
+    top_p: TopPOption = SamplingConfig.top_p,
+    min_p: MinPOption = SamplingConfig.min_p,
+    repetition_penalty: RepetitionPenaltyOption = SamplingConfig.repetition_penalty,
+    seed: SeedOption = None,
     stop: Annotated[
         list[str] | None, typer.Option("--stop", metavar="TEXT", help="Stop sequence, not printed; can be repeated.")
     ] = None,
@@ -159,6 +101,14 @@ def generate(
             rich_help_panel=SAMPLING,
         ),
     ] = False,
+    prompt_pair: Annotated[
+        bool,
+        typer.Option(
+            "--prompt-pair",
+            help="The prompt is a question, or the first half of another pair the model was trained on: generate the "
+            "answer, as llm chat does.",
+        ),
+    ] = False,
     color: Annotated[
         bool, typer.Option("--color", help="Color each token by its probability.", rich_help_panel=ANALYSIS)
     ] = False,
@@ -170,23 +120,8 @@ def generate(
             rich_help_panel=ANALYSIS,
         ),
     ] = False,
-    memory: Annotated[
-        bool,
-        typer.Option(
-            "--memory",
-            help="Mark passages that occur verbatim in the training text.",
-            rich_help_panel=ANALYSIS,
-        ),
-    ] = False,
-    corpus: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--corpus",
-            metavar="FILE",
-            help="With --memory: training text, if it is not found automatically; can be repeated.",
-            rich_help_panel=ANALYSIS,
-        ),
-    ] = None,
+    memory: MemoryOption = False,
+    corpus: CorpusOption = None,
     quantize: QuantizeOption = None,
     device: DeviceOption = "cpu",
     json_: JsonOption = False,
@@ -210,21 +145,24 @@ def generate(
     path = model_path(model)
     text = text_argument(prompt, "prompt")
     from llmcli.formats.loading import load_any, open_tokenizer
+    from llmcli.generation.chat import open_assistant
     from llmcli.models.open_runtime import open_runtime
 
     source = load_any(path)
     usage = _ExpertUsage(_expert_names(source, path)) if experts else None
-    training_texts = _training_texts(corpus, source, path) if memory else None
+    training_texts = memory_report.training_texts(corpus, source, path) if memory else None
     runtime, tokenizer = open_runtime(source, device, quantize, console.note), open_tokenizer(source)
-    _note_long_prompt(len(tokenizer.encode(text)), runtime.context)
+    assistant = open_assistant(source, runtime, tokenizer) if prompt_pair else None
+    if assistant is None:
+        _note_long_prompt(len(tokenizer.encode(text)), runtime.context)
     if next_ is not None:
         _list_next_words(runtime, tokenizer, text, next_, json_=json_)
     elif steps is not None:
         _trace_steps(runtime, tokenizer, text, sampling, literal=literal, json_=json_)
     else:
         style = _style(color, usage)
+        generator = _Generator(runtime, tokenizer, text, literal, usage, assistant)
         settings = [replace(sampling, seed=sampling.seed + number) for number in range(samples)]
-        generator = _Generator(runtime, tokenizer, text, literal, usage)
         if training_texts is None:
             _print_as_generated(generator, settings, style, json_=json_)
         else:
@@ -242,10 +180,14 @@ def _check_options(
     if next_ is not None:
         reject_options(
             context, "with --next", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty",
-            "seed", "stop", "samples", "literal", "color", "steps", "memory", "experts",
+            "seed", "stop", "samples", "literal", "prompt_pair", "color", "steps", "memory", "experts",
         )  # fmt: skip
     if steps is not None:
-        reject_options(context, "with --steps", "max_tokens", "stop", "samples", "color", "memory", "experts")
+        reject_options(
+            context, "with --steps", "max_tokens", "stop", "samples", "prompt_pair", "color", "memory", "experts"
+        )
+    if context.params["prompt_pair"]:
+        reject_options(context, "with --prompt-pair", "literal")
     if experts:
         reject_options(context, "with --experts", "color", "device", "memory")
     if memory:
@@ -266,7 +208,7 @@ def _note_long_prompt(tokens: int, context: int) -> None:
 
 @dataclass(frozen=True)
 class _Generated:
-    """A continuation of a prompt."""
+    """A continuation of a prompt, or an answer to it."""
 
     prompt: str
     text: str
@@ -275,6 +217,7 @@ class _Generated:
     seed: int
     tokens_per_second: float
     seconds_to_first_token: float
+    is_answer: bool  # to the prompt, instead of its continuation
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -290,21 +233,20 @@ class _Generated:
 
 @dataclass(frozen=True)
 class _Generator:
-    """Continues one prompt as often as it is asked to."""
+    """Continues or answers one prompt as often as it is asked to."""
 
     runtime: "Runtime"
     tokenizer: "Tokenizer"
     prompt: str
     literal: bool
     usage: "_ExpertUsage | None"
+    assistant: "Assistant | None"  # answers, with --prompt-pair
 
     def run(self, sampling: SamplingConfig, on_piece: "Callable[[Piece], None]" = lambda piece: None) -> _Generated:
         """Generate one text; `on_piece` is called for each piece as soon as it is there."""
-        from llmcli.generation.generator import generate
-
         started = time.perf_counter()
         seconds_to_first, tokens, texts, finish_reason = math.nan, [], [], None
-        for piece in generate(self.runtime, self.tokenizer, self.prompt, sampling, literal=self.literal):
+        for piece in self._pieces(sampling):
             if math.isnan(seconds_to_first):
                 seconds_to_first = time.perf_counter() - started
             if piece.id is not None:
@@ -318,7 +260,19 @@ class _Generator:
         seconds = time.perf_counter() - started
         later = len(tokens) - 1
         speed = later / (seconds - seconds_to_first) if later > 0 and seconds > seconds_to_first else 0.0
-        return _Generated(self.prompt, "".join(texts), tokens, finish_reason, sampling.seed, speed, seconds_to_first)
+        return _Generated(
+            self.prompt, "".join(texts), tokens, finish_reason, sampling.seed, speed, seconds_to_first,
+            is_answer=self.assistant is not None,
+        )  # fmt: skip
+
+    def _pieces(self, sampling: SamplingConfig) -> "Iterator[Piece]":
+        from llmcli.data.conversations import Message
+        from llmcli.generation.generator import Piece, generate
+
+        if self.assistant is None:
+            return generate(self.runtime, self.tokenizer, self.prompt, sampling, literal=self.literal)
+        events = self.assistant.answer([Message("user", self.prompt)], sampling)
+        return (event for event in events if isinstance(event, Piece))
 
 
 def _style(color: bool, usage: "_ExpertUsage | None") -> "Callable[[Piece], str] | None":
@@ -347,7 +301,8 @@ def _print_as_generated(
             continue
         if len(settings) > 1:
             console.note(f"--- {number}")
-        _print_prompt(generator.prompt)
+        if generator.assistant is None:
+            _print_prompt(generator.prompt)
         generated = generator.run(sampling, print_piece)
         console.result()
         _note_speed(generated)
@@ -450,60 +405,24 @@ class _ExpertUsage:
 # ---- --memory
 
 
-def _training_texts(names: list[str] | None, source: "Checkpoint | Ensemble", path: Path) -> "list[TrainingText]":
-    """The training text of the model, or of each model of an ensemble; or the files of these names instead."""
-    from llmcli.data.corpus import read_corpus
-    from llmcli.evaluation.training_text import TrainingText, find_corpus, trained_bytes
-
-    if not names:
-        return [TrainingText.of(find_corpus(record, path), [record]) for record in source.records]
-    corpus = read_corpus(names)
-    note_skipped_files(corpus)
-    if all(trained_bytes(corpus, record) is None for record in source.records):
-        console.note(f"{', '.join(names)} is not the training text that {path} records; all of it is searched")
-    return [TrainingText.of(corpus, source.records)]
-
-
 def _print_with_verbatim_passages(
     texts: list[_Generated], training_texts: "list[TrainingText]", *, json_: bool
 ) -> None:
     """Print texts with their verbatim passages marked; the training text is searched once for all of them."""
     from llmcli.evaluation.memorization import find_verbatim
 
-    names = [document.name for training_text in training_texts for document in training_text.corpus.documents]
+    names = memory_report.corpus_names(training_texts)
     all_matches = find_verbatim([generated.text for generated in texts], training_texts)
     for number, (generated, matches) in enumerate(zip(texts, all_matches, strict=True), 1):
         if json_:
-            console.json_result(generated.as_json() | {"memory": _verbatim_json(generated.text, matches, names)})
+            memory = memory_report.verbatim_json(generated.text, matches, names)
+            console.json_result(generated.as_json() | {"memory": memory})
             continue
         if len(texts) > 1:
             console.note(f"--- {number}")
-        _print_prompt(generated.prompt)
+        if not generated.is_answer:
+            _print_prompt(generated.prompt)
         token_output.with_highlights(generated.text, matches.spans)
         console.result()
-        _note_verbatim(generated.text, matches, names)
+        memory_report.note_verbatim(generated.text, matches, names, "; use a larger -n")
         _note_speed(generated)
-
-
-def _verbatim_json(text: str, matches: "VerbatimSpans", names: list[str]) -> dict[str, object]:
-    return {
-        "corpus": names,
-        "searched_bytes": matches.searched_bytes,
-        "share": round(matches.share, 6),
-        "spans": [{"start": start, "end": end, "text": text[start:end]} for start, end in matches.spans],
-    }
-
-
-def _note_verbatim(text: str, matches: "VerbatimSpans", names: list[str]) -> None:
-    """Say how much of a text occurs verbatim in the training text."""
-    from llmcli.evaluation.memorization import LENGTH
-
-    if len(text) < LENGTH:
-        console.note(f"{len(text)} characters are too few: only passages of at least {LENGTH} count; use a larger -n")
-        return
-    files = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
-    longest = max((end - start for start, end in matches.spans), default=0)
-    console.note(
-        f"{matches.share:.0%} of the {len(text):,} characters occur verbatim in {files}, in passages of at least "
-        f"{LENGTH} characters" + (f"; the longest has {longest:,}" if longest else "")
-    )

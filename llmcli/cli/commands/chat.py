@@ -1,0 +1,166 @@
+"""`llm chat`: talk with a model, in a terminal or by a program."""
+
+import json
+import secrets
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmcli import units
+from llmcli.cli import answers, console, memory_report
+from llmcli.cli.options import (
+    CorpusOption,
+    DeviceOption,
+    JsonOption,
+    MaxTokensOption,
+    MemoryOption,
+    MinPOption,
+    ModelOption,
+    QuantizeOption,
+    QuietOption,
+    RepetitionPenaltyOption,
+    SeedOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    decoded,
+    model_path,
+    reject_options,
+    text_argument,
+    utf8_argument,
+)
+from llmcli.config import ANSWER_TOKENS, SamplingConfig
+from llmcli.errors import usage
+
+if TYPE_CHECKING:
+    from llmcli.generation.chat import Chat
+
+
+def chat(
+    context_: typer.Context,
+    message: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MESSAGE", help="Message to answer, without a conversation; - reads it from standard input."
+        ),
+    ] = None,
+    model: ModelOption = None,
+    system: Annotated[
+        str | None,
+        typer.Option("--system", metavar="TEXT", help="System message, which says how the model should answer."),
+    ] = None,
+    max_tokens: MaxTokensOption = ANSWER_TOKENS,
+    temperature: TemperatureOption = SamplingConfig.temperature,
+    top_k: TopKOption = SamplingConfig.top_k,
+    top_p: TopPOption = SamplingConfig.top_p,
+    min_p: MinPOption = SamplingConfig.min_p,
+    repetition_penalty: RepetitionPenaltyOption = SamplingConfig.repetition_penalty,
+    seed: SeedOption = None,
+    memory: MemoryOption = False,
+    corpus: CorpusOption = None,
+    quantize: QuantizeOption = None,
+    device: DeviceOption = "cpu",
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Talk with a model that was trained on conversations.
+
+    Without MESSAGE a conversation begins: in a terminal with editing and commands (/help lists them). With --json each
+    line of standard input is a message, and each answer a line of JSON.
+
+    Example: llm chat -m model.safetensors
+    """
+    if not memory:
+        reject_options(context_, "without --memory", "corpus")
+    if quantize:
+        reject_options(context_, "with --quantize", "device")
+    sampling = SamplingConfig(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=secrets.randbelow(1 << 32) if seed is None else seed,
+    )
+    path = model_path(model)
+    is_conversation = message is None and (json_ or sys.stdin.isatty())
+    text = "" if is_conversation else text_argument(message, "message").rstrip("\r\n")
+    from llmcli.data.conversations import Message
+    from llmcli.formats.loading import load_any, open_tokenizer
+    from llmcli.generation.chat import Chat, open_assistant
+    from llmcli.models.open_runtime import open_runtime
+
+    source = load_any(path)
+    tokenizer = open_tokenizer(source)
+    training_texts = memory_report.training_texts(corpus, source, path) if memory else None
+    assistant = open_assistant(source, open_runtime(source, device, quantize, console.note), tokenizer)
+    system_message = [Message("system", utf8_argument(system, "system message"))] if system else []
+    conversation = Chat(assistant, sampling, system_message)
+    marks = answers.Memory(training_texts) if training_texts is not None else None
+    if not is_conversation:
+        _answer_once(conversation, text, marks, json_=json_)
+    elif json_:
+        _answer_lines(conversation, marks)
+    else:
+        from llmcli.cli import chat_commands, line_editor
+        from llmcli.cli.chat_session import Session
+
+        console.note(
+            f"{path.name}: {units.number(source.parameters)} parameters, context {assistant.runtime.context:,} tokens; "
+            "/help lists the commands, Ctrl-D leaves"
+        )
+        Session(conversation, line_editor.open_reader(chat_commands.completions), source, marks).run()
+
+
+def _answer_once(conversation: "Chat", text: str, marks: answers.Memory | None, *, json_: bool) -> None:
+    sampling = conversation.sampling
+    shows_text = marks is None and not json_
+    answer = answers.receive(conversation.answer(text), sampling.max_tokens, shows_text=shows_text)
+    if json_:
+        _print_json(answer, marks)
+        return
+    if marks:
+        marks.show(answer)
+    answers.note_end(answer, "for a longer answer: -n 2000")
+    if sys.stdout.isatty():
+        speed = f"{answer.tokens_per_second:,.0f} tokens/s"
+        console.note(f"[{units.count(len(answer.pieces), 'token')}, {speed}, seed {sampling.seed}]")
+
+
+# ---- --json
+
+
+def _answer_lines(conversation: "Chat", marks: answers.Memory | None) -> None:
+    """Answer each line of standard input, with a line of JSON each."""
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        role, text = _parse_turn(decoded(line, "message").strip(), number)
+        if role == "system":
+            conversation.set_system(text)
+        elif text:
+            events = conversation.answer(text)
+            _print_json(answers.receive(events, conversation.sampling.max_tokens, shows_text=False), marks)
+
+
+def _parse_turn(line: str, number: int) -> tuple[str, str]:
+    """(role, text) of a line: a message as JSON, so that it may have several lines, or the text of the user's message.
+
+    Raises LLMError for a message of another role.
+    """
+    try:
+        record = json.loads(line) if line.startswith("{") else None
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict) or "role" not in record:
+        return "user", line
+    role, text = record["role"], record.get("content")
+    if role not in ("user", "system") or not isinstance(text, str):
+        raise usage(
+            f'line {number:,} must be a text, or {{"role": "user", "content": "..."}} (or "system"), found {line[:80]}'
+        )
+    return role, text
+
+
+def _print_json(answer: answers.Answer, marks: answers.Memory | None) -> None:
+    console.json_result(answer.as_json() | ({"memory": marks.as_json(answer)} if marks else {}))

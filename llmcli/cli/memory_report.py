@@ -1,0 +1,60 @@
+"""What --memory shows: passages of a generated text that occur verbatim in the training text of the model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmcli.cli import console
+from llmcli.cli.options import note_skipped_files
+
+if TYPE_CHECKING:
+    from llmcli.evaluation.memorization import VerbatimSpans
+    from llmcli.evaluation.training_text import TrainingText
+    from llmcli.formats.checkpoint import Checkpoint
+    from llmcli.formats.ensemble_file import Ensemble
+
+MAX_NAMES = 3  # of training files in a note
+
+
+def training_texts(names: list[str] | None, source: "Checkpoint | Ensemble", path: Path) -> "list[TrainingText]":
+    """The training text of the model, or of each model of an ensemble; or the files of these names instead."""
+    from llmcli.data.corpus import read_corpus
+    from llmcli.evaluation.training_text import TrainingText, find_corpus, trained_bytes
+
+    if not names:
+        return [TrainingText.of(find_corpus(record, path), [record]) for record in source.records]
+    corpus = read_corpus(names)
+    note_skipped_files(corpus)
+    if all(trained_bytes(corpus, record) is None for record in source.records):
+        console.note(f"{', '.join(names)} is not the training text that {path} records; all of it is searched")
+    return [TrainingText.of(corpus, source.records)]
+
+
+def corpus_names(texts: "list[TrainingText]") -> list[str]:
+    """The names of the files that are searched."""
+    return [document.name for text in texts for document in text.corpus.documents]
+
+
+def verbatim_json(text: str, matches: "VerbatimSpans", names: list[str]) -> dict[str, object]:
+    """The passages as --json prints them."""
+    return {
+        "corpus": names,
+        "searched_bytes": matches.searched_bytes,
+        "share": round(matches.share, 6),
+        "spans": [{"start": start, "end": end, "text": text[start:end]} for start, end in matches.spans],
+    }
+
+
+def note_verbatim(text: str, matches: "VerbatimSpans", names: list[str], advice: str) -> None:
+    """Say how much of a text occurs verbatim in the training text; `advice` is what to do about a text that is too
+    short."""
+    from llmcli.evaluation.memorization import LENGTH
+
+    if len(text) < LENGTH:
+        console.note(f"{len(text)} characters are too few: only passages of at least {LENGTH} count{advice}")
+        return
+    files = ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
+    longest = max((end - start for start, end in matches.spans), default=0)
+    console.note(
+        f"{matches.share:.0%} of the {len(text):,} characters occur verbatim in {files}, in passages of at least "
+        f"{LENGTH} characters" + (f"; the longest has {longest:,}" if longest else "")
+    )

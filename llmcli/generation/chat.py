@@ -1,0 +1,258 @@
+"""A conversation with a model: messages in, pieces of the answer out.
+
+`Assistant` answers any list of messages, `Chat` keeps those of one conversation. The KV cache is kept between answers:
+the whole conversation is encoded each time, so that the model sees what other programs would give it, and only the
+tokens after the longest common prefix with those in the cache are processed.
+
+The model is any Runtime.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmcli.config import SamplingConfig
+from llmcli.data.chat_template import ChatTemplate
+from llmcli.data.conversations import ROLES, Message
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.errors import LLMError, brief, command_line, usage
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.formats.ensemble_file import Ensemble
+from llmcli.formats.loading import open_chat_template
+from llmcli.generation.generator import Piece, continue_ids
+from llmcli.models.runtime import Runtime
+
+READ_CHUNK = 256  # tokens of a prompt that are processed before control returns to the caller
+ANSWER_SHARE = 4  # a quarter of the context is kept free for the answer
+
+
+@dataclass(frozen=True)
+class TurnsDropped:
+    """The context is full: from now on the model does not see the oldest turns."""
+
+    turns: int  # a turn is a question with its answer
+    context: int  # tokens
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How far the conversation, rendered by the template, has been processed."""
+
+    tokens: int
+    cached: int  # of them, those that the KV cache held from the answer before
+    processed: int  # of them, so far, those in the cache included
+
+
+Event = TurnsDropped | Reading | Piece  # in this order; the last piece has the finish reason
+
+
+def open_assistant(model: Checkpoint | Ensemble, runtime: Runtime, tokenizer: Tokenizer) -> "Assistant":
+    """An assistant for a model. Raises LLMError if the model has no chat template."""
+    template = open_chat_template(model.shared, tokenizer)
+    if template is None:
+        name = str(model.shared.path or "MODEL")
+        train = command_line(["llm", "train", "dialogues.jsonl", "--from", name])
+        generate = command_line(["llm", "generate", "Once upon a time", "-m", name])
+        raise LLMError(
+            f"{name} has no chat template: it continues text, and was not trained on conversations; to train it on "
+            f"conversations: {train}; to continue a text: {generate}"
+        )
+    return Assistant(runtime, tokenizer, template)
+
+
+class Assistant:
+    """A model that answers conversations, with the KV cache of the last one."""
+
+    def __init__(self, runtime: Runtime, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+        self.runtime, self.tokenizer = runtime, tokenizer
+        self.prompt_ids: list[int] = []  # of the last answer: the conversation before it
+        self.answer_ids: list[int] = []
+        self._template = template
+        self._stop_ids = template.stop_ids | tokenizer.eos_ids
+        self._dropped: list[Message] = []  # the oldest messages of the last conversation, which did not fit
+        self._length = 0  # of the runtime's cache after the last answer: it differs after another use of the runtime
+
+    def answer(self, messages: Sequence[Message], sampling: SamplingConfig) -> Iterator[Event]:
+        """The answer to messages, of which the last is the user's. Closing the iterator stops the answer.
+
+        If they do not fit the context, the oldest turns are left out; the system message is kept. The answer ends with
+        the reason "length" where the context ends. Raises LLMError for messages that the template does not accept, and
+        for a last message that does not fit the context.
+        """
+        ids, dropped = self._fit(messages, sampling.max_tokens)
+        if dropped:
+            yield TurnsDropped(dropped, self.runtime.context)
+        try:
+            yield from self._read(ids)
+            yield from self._generate(sampling)
+        except GeneratorExit:
+            raise
+        except BaseException:  # also a KeyboardInterrupt in the middle of a layer, after which the cache is unknown
+            self.runtime.rewind()
+            raise
+        finally:
+            self._length = self.runtime.length
+
+    def forget(self) -> None:
+        """Empty the KV cache, as after another use of the runtime."""
+        self.runtime.rewind()
+        self._length = 0
+
+    def _fit(self, messages: Sequence[Message], max_tokens: int) -> tuple[list[int], int]:
+        """(ids of the conversation, how many more turns than before are left out of it)
+
+        Where a quarter of the context would not be free, turns are left out until half of it is: the rest is processed
+        anew, which should not happen at every turn.
+        """
+        if not messages or messages[-1].role != "user":
+            raise LLMError("a conversation needs a message of the user at its end, to be answered")
+        start = next(i for i, message in enumerate(messages) if message.role != "system")
+        system, turns = list(messages[:start]), list(messages[start:])
+        first = before = len(self._dropped) if turns[: len(self._dropped)] == self._dropped else 0
+        context = self.runtime.context
+        ids = self._encode(system + turns[first:])
+        if len(ids) + min(max_tokens, context // ANSWER_SHARE) > context:
+            for first in (i for i in range(before + 1, len(turns)) if turns[i].role == "user"):
+                ids = self._encode(system + turns[first:])
+                if len(ids) <= context // 2:
+                    break
+        if len(ids) >= context:
+            raise LLMError(
+                f"the message has {len(ids):,} tokens with its template{' and the system message' * bool(system)}, and "
+                f"the context length is {context:,}; use a shorter text"
+            )
+        self._dropped = turns[:first]
+        return ids, sum(message.role == "user" for message in turns[before:first])
+
+    def _encode(self, messages: Sequence[Message]) -> list[int]:
+        return self._template.encode(messages, add_generation_prompt=True)
+
+    def _read(self, ids: list[int]) -> Iterator[Reading]:
+        """Process all of `ids` but the last, without those that the cache holds already."""
+        known = []
+        if self.runtime.length == self._length:
+            known = (self.prompt_ids + self.answer_ids)[: self._length]
+        cached = min(common_prefix(known, ids), len(ids) - 1)
+        self.runtime.rewind(cached)
+        self.prompt_ids, self.answer_ids = ids, []
+        yield Reading(len(ids), cached, cached)
+        for start in range(cached, len(ids) - 1, READ_CHUNK):
+            self.runtime.prefill(ids[start : min(start + READ_CHUNK, len(ids) - 1)])
+            yield Reading(len(ids), cached, self.runtime.length)
+
+    def _generate(self, sampling: SamplingConfig) -> Iterator[Piece]:
+        """The pieces of the answer to the ids that were read."""
+        space = self.runtime.context - len(self.prompt_ids)
+        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, space))
+        is_begun = False
+        for piece in continue_ids(
+            self.runtime, self.tokenizer, self.prompt_ids, sampling, stop_ids=self._stop_ids
+        ):  # fmt: skip
+            if piece.id is not None:
+                self.answer_ids.append(piece.id)
+            if self.tokenizer.adds_prefix_space and not is_begun:  # SentencePiece's space before the first word
+                is_begun, piece = bool(piece.text), replace(piece, text=piece.text.removeprefix(" "))
+            yield piece
+
+
+class Chat:
+    """The messages of one conversation, which grows by the answers of an assistant."""
+
+    def __init__(self, assistant: Assistant, sampling: SamplingConfig, messages: Iterable[Message] = ()) -> None:
+        self.assistant = assistant
+        self.messages = list(messages)
+        self.set_sampling(sampling)
+
+    @property
+    def system(self) -> str:
+        """The system message; "" without one."""
+        return self.messages[0].content if self.messages and self.messages[0].role == "system" else ""
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How the next answer is sampled; each answer has a seed of its own."""
+        return replace(self._sampling, seed=self._sampling.seed + self._answers)
+
+    def set_sampling(self, sampling: SamplingConfig) -> None:
+        """Sample the next answer like this. The seeds of those after it follow its seed."""
+        self._sampling, self._answers = sampling, 0
+
+    @property
+    def turns(self) -> int:
+        """Number of questions."""
+        return sum(message.role == "user" for message in self.messages)
+
+    def set_system(self, text: str) -> None:
+        """Replace the system message; "" removes it. The turns stay."""
+        rest = self.messages[bool(self.system) :]
+        self.messages = [Message("system", text), *rest] if text else rest
+
+    def reset(self) -> None:
+        """Remove all turns; the system message stays."""
+        self.messages = self.messages[: bool(self.system)]
+
+    def answer(self, text: str) -> Iterator[Event]:
+        """Ask, and answer. The conversation grows when the answer ends or is stopped; it is as it was if an error ends
+        the answer, or if it is stopped before its first token. Raises LLMError, as for an empty text."""
+        if not text.strip():
+            raise usage("the message is empty; give a text to answer")
+        return self._answer([*self.messages, Message("user", text)])
+
+    def regenerate(self) -> Iterator[Event]:
+        """Another answer to the last question, with another seed. Raises LLMError if there is none."""
+        return self._answer(self.messages[: self._last_question() + 1])
+
+    def take_back(self) -> str:
+        """Remove the last question with its answer, and return it. Raises LLMError if there is none."""
+        last = self._last_question()
+        question = self.messages[last].content
+        self.messages = self.messages[:last]
+        return question
+
+    def _last_question(self) -> int:
+        indices = [i for i, message in enumerate(self.messages) if message.role == "user"]
+        if not indices:
+            raise usage("there is no question yet; type one")
+        return indices[-1]
+
+    def _answer(self, messages: list[Message]) -> Iterator[Event]:
+        sampling = self.sampling
+        self._answers += 1
+        text, is_complete = "", False
+        try:
+            for event in self.assistant.answer(messages, sampling):
+                if isinstance(event, Piece):
+                    text, is_complete = text + event.text, event.finish_reason is not None
+                yield event
+        finally:
+            if text or is_complete:
+                self.messages = [*messages, Message("assistant", text)]
+
+
+def messages_from(records: Iterable[Mapping[str, Any]]) -> list[Message]:
+    """Messages of records {"role": ..., "content": ...}. Raises LLMError for a record with another role, or without a
+    text.
+
+    >>> messages_from([{"role": "user", "content": "Hello"}])
+    [Message(role='user', content='Hello')]
+    """
+    messages = []
+    for number, record in enumerate(records, 1):
+        role, content = record.get("role"), record.get("content")
+        if role not in ROLES or not isinstance(content, str):
+            raise usage(
+                f'message {number} must be {{"role": {" or ".join(ROLES)}, "content": a text}}, found '
+                f"{brief(dict(record))}"
+            )
+        messages.append(Message(role, content))
+    return messages
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the longest common prefix.
+
+    >>> common_prefix([1, 2, 3], [1, 2, 4, 5])
+    2
+    """
+    differing = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    return next(differing, min(len(a), len(b)))

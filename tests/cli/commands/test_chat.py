@@ -1,0 +1,264 @@
+"""`llm chat`: one answer, conversations of programs, and a person at a terminal."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from llmcli.config import ModelConfig
+from llmcli.data.chat_template import CHATML, with_chat_template
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.formats.checkpoint import save
+from tests.cli.terminals import PROMPT, Typist, in_a_terminal
+from tests.conftest import TEXT, random_checkpoint
+
+Llm = Callable[..., Result]
+GREEDY = ("-t", 0, "-n", 8)
+
+
+def write_chat_model(path: Path, context: int = 256, **config: Any) -> Path:
+    """A model with random weights and ChatML."""
+    tokenizer = Tokenizer.train_bpe([TEXT], 300)
+    shape = replace(ModelConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, context), **config)
+    checkpoint = random_checkpoint(shape, tokenizer_json=tokenizer.to_json())
+    save(path, replace(checkpoint, tokenizer_config_json=with_chat_template("{}", CHATML)))
+    return path
+
+
+@pytest.fixture
+def chat_model(tmp_path: Path) -> Path:
+    """In model.safetensors here."""
+    return write_chat_model(tmp_path / "model.safetensors")
+
+
+def objects(answer: Result) -> list[dict[str, Any]]:
+    assert answer.exit_code == 0, answer.stderr
+    return [json.loads(line) for line in answer.stdout.splitlines()]
+
+
+# ---- one answer
+
+
+def test_stdout_has_only_the_answer(llm: Llm, chat_model: Path) -> None:
+    [expected] = objects(llm("chat", "The cat", *GREEDY, "--json"))
+    answer = llm("chat", "The cat", *GREEDY)
+    assert answer.stdout == expected["content"] + "\n" != "\n"
+    assert answer.stderr in ("", "(cut off after 8 tokens; for a longer answer: -n 2000)\n")
+
+
+def test_a_message_from_standard_input_is_the_same(llm: Llm, chat_model: Path) -> None:
+    expected = llm("chat", "The cat\nsat", *GREEDY).stdout
+    assert llm("chat", *GREEDY, stdin=b"The cat\nsat\n").stdout == expected
+    assert llm("chat", "-", *GREEDY, stdin=b"The cat\r\nsat".replace(b"\r", b"")).stdout == expected
+
+
+def test_json_has_the_documented_fields(llm: Llm, chat_model: Path) -> None:
+    [found] = objects(llm("chat", "The cat", *GREEDY, "--json"))
+    assert list(found)[:4] == ["role", "content", "tokens", "finish_reason"]
+    assert found["role"] == "assistant" and found["finish_reason"] in ("stop", "length")
+    assert found["content"].startswith("".join(token["text"] for token in found["tokens"]))
+    assert all(set(token) == {"id", "text", "logprob"} and token["logprob"] <= 0 for token in found["tokens"])
+    assert found["cached_tokens"] == found["dropped_turns"] == 0 and found["prompt_tokens"] > 5
+    assert {"tokens_per_second", "seconds_to_first_token"} < set(found)
+
+
+def test_a_seed_reproduces_an_answer_and_a_system_message_changes_it(llm: Llm, chat_model: Path) -> None:
+    first, again, other = (llm("chat", "The cat", "-n", 8, "--seed", seed).stdout for seed in (3, 3, 4))
+    assert first == again != other
+    assert llm("chat", "The cat", *GREEDY, "--system", "りんご").stdout != llm("chat", "The cat", *GREEDY).stdout
+
+
+def test_a_prompt_pair_of_generate_is_the_same_answer(llm: Llm, chat_model: Path) -> None:
+    [expected] = objects(llm("chat", "The cat", *GREEDY, "--json"))
+    [found] = objects(llm("generate", "The cat", "--prompt-pair", *GREEDY, "--json"))
+    assert found["prompt"] == "The cat" and found["text"] == expected["content"]
+    assert found["tokens"] == expected["tokens"] and found["finish_reason"] == expected["finish_reason"]
+    assert llm("generate", "The cat", "--prompt-pair", *GREEDY).stdout == expected["content"] + "\n"
+    texts = objects(llm("generate", "The cat", "--prompt-pair", "-n", 8, "--seed", 3, "--samples", 2, "--json"))
+    assert texts[0]["text"] != texts[1]["text"]
+    assert texts[0]["text"] + "\n" == llm("chat", "The cat", "-n", 8, "--seed", 3).stdout
+
+
+# ---- conversations of programs
+
+
+def test_each_line_is_a_message_of_one_conversation(llm: Llm, chat_model: Path) -> None:
+    first, second = objects(llm("chat", "--json", *GREEDY, stdin="The cat\n\nりんご\n".encode()))
+    assert first["content"] == objects(llm("chat", "The cat", *GREEDY, "--json"))[0]["content"]
+    turn = len(first["tokens"]) + first["prompt_tokens"]
+    assert 0 < second["cached_tokens"] <= turn < second["prompt_tokens"]
+    assert second["content"] != objects(llm("chat", "りんご", *GREEDY, "--json"))[0]["content"]
+
+
+def test_a_line_may_be_a_message_as_json(llm: Llm, chat_model: Path) -> None:
+    expected = objects(llm("chat", "a\nb", *GREEDY, "--json", "--system", "s"))[0]["content"]
+    lines = [{"role": "system", "content": "s"}, {"role": "user", "content": "a\nb"}]
+    [found] = objects(llm("chat", "--json", *GREEDY, stdin="\n".join(map(json.dumps, lines)).encode()))
+    assert found["content"] == expected
+    for text in ('{"a": 1}', "{not json}", "/exit"):  # texts like any other
+        [found] = objects(llm("chat", "--json", *GREEDY, stdin=text.encode()))
+        assert found["content"] == objects(llm("chat", text, *GREEDY, "--json"))[0]["content"]
+
+
+def test_a_full_context_is_reported(llm: Llm, tmp_path: Path) -> None:
+    write_chat_model(tmp_path / "model.safetensors", context=96)
+    answer = llm("chat", "--json", *GREEDY, stdin=b"The cat\n" * 6)
+    assert sum(one["dropped_turns"] for one in objects(answer)) > 0
+    assert all(one["prompt_tokens"] + len(one["tokens"]) <= 96 for one in objects(answer))
+
+
+# ---- errors
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "stdin", "message"),
+    [
+        (2, ["chat", " "], "", "the message is empty"),
+        (2, ["chat"], "\n", "the message is empty"),
+        (1, ["chat", "-"], b"caf\xe9", "not UTF-8 text: byte 0xe9"),
+        (1, ["chat", "--json"], b"caf\xe9", "not UTF-8 text: byte 0xe9"),
+        (2, ["chat", "--json"], '{"role": "assistant", "content": "x"}', "line 1 must be a text, or"),
+        (1, ["chat", "The cat " * 200], "", "tokens with its template, and the context length is 256"),
+        (2, ["chat", "hi", "there"], "", "a text of several words needs quotes"),
+        (2, ["chat", "hi", "--corpus", "c.txt"], "", "--corpus has no effect without --memory"),
+        (1, ["chat", "hi", "--memory"], "", "does not record its training text; name it: --corpus FILE"),
+        (2, ["chat", "hi", "--max-tokens", "-1"], "", "--max-tokens"),
+        (2, ["chat", "hi", "-t", "-1"], "", "--temperature"),
+        (2, ["generate", "hi", "--prompt-pair", "--literal"], "", "--literal has no effect with --prompt-pair"),
+        (2, ["generate", "hi", "--prompt-pair", "--next", "3"], "", "--prompt-pair has no effect with --next"),
+        (2, ["generate", "hi", "--prompt-pair", "--steps", "3"], "", "--prompt-pair has no effect with --steps"),
+    ],
+)
+def test_every_mistake_is_reported_in_one_line(
+    llm: Llm, chat_model: Path, code: int, words: list[str], stdin: str | bytes, message: str
+) -> None:
+    answer = llm(*words, stdin=stdin if isinstance(stdin, bytes) else stdin.encode())
+    assert answer.exit_code == code and answer.stdout == ""
+    assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1 and message in answer.stderr
+
+
+@pytest.mark.parametrize("words", [["chat", "hi"], ["chat", "--json"], ["generate", "hi", "--prompt-pair"]])
+def test_a_model_of_plain_text_says_what_to_do(llm: Llm, tiny_model: Path, words: list[str]) -> None:
+    answer = llm(*words, "-m", "model.safetensors", stdin=b"hi\n")
+    assert answer.exit_code == 1 and answer.stdout == "" and answer.stderr.count("\n") == 1
+    assert "model.safetensors has no chat template: it continues text" in answer.stderr
+    assert "llm train dialogues.jsonl --from model.safetensors" in answer.stderr
+    assert "llm generate 'Once upon a time' -m model.safetensors" in answer.stderr
+
+
+# ---- other models
+
+
+def test_an_ensemble_and_other_runtimes_answer(llm: Llm, chat_model: Path) -> None:
+    Path("other.safetensors").write_bytes(chat_model.read_bytes())
+    assert llm("mix", "model.safetensors", "other.safetensors", "-o", "mix.safetensors").exit_code == 0
+    expected = llm("chat", "The cat", *GREEDY).stdout
+    assert llm("chat", "The cat", *GREEDY, "-m", "mix.safetensors").stdout == expected
+    pytest.importorskip("torch")
+    assert llm("chat", "The cat", *GREEDY, "--device", "auto").stdout == expected
+
+
+def test_memory_marks_an_answer(llm: Llm, chat_model: Path) -> None:
+    text = llm("chat", "The cat", "-n", 60, "--seed", 1).stdout.removesuffix("\n")
+    Path("c.txt").write_text(f"before {text} after\n" * 3, "utf-8")
+    marked = llm("chat", "The cat", "-n", 60, "--seed", 1, "--memory", "--corpus", "c.txt")
+    assert marked.stdout == f"⟦{text}⟧\n" and "100% of the" in marked.stderr
+    [found] = objects(llm("chat", "The cat", "-n", 60, "--seed", 1, "--memory", "--corpus", "c.txt", "--json"))
+    assert found["memory"]["share"] == 1 and found["memory"]["spans"][0]["text"] == found["content"] == text
+
+
+# ---- a person at a terminal
+
+
+def test_a_single_answer_in_a_terminal_has_its_speed(chat_model: Path) -> None:
+    shown = in_a_terminal("chat", "The cat", "-t", "0", "-n", "8", "--seed", "5")
+    assert re.search(r"\[\d tokens, [\d,]+ tokens/s, seed 5\]", shown)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_hang")
+def test_a_conversation_in_a_terminal(chat_model: Path) -> None:
+    person = Typist("chat", "-t", "0", "-n", "4")
+    assert "parameters, context 256 tokens" in person.wait_for("Ctrl-D leaves")
+    person.wait_for(PROMPT)
+    person.type("りんご 🍎\r")  # Japanese
+    person.wait_for("(cut off after 4 tokens")
+    person.wait_for(PROMPT)
+    person.type("one\\\rtwo\x1b\rthree\r")  # a backslash and Enter, Alt-Enter: three lines
+    person.wait_for("(cut off after 4 tokens")
+    person.wait_for(PROMPT)
+    person.type("/sa")
+    person.wait_for("Write the conversation")  # the menu of completions
+    person.type("\t chat.jsonl\r")
+    person.wait_for("saved chat.jsonl (2 turns)")
+    person.wait_for(PROMPT)
+    person.type("\x1b[A\x1b[A\r")  # the arrow key: the message before the command
+    person.wait_for("(cut off after 4 tokens")
+    person.wait_for(PROMPT)
+    person.type("/retry\r")
+    person.wait_for("three")  # to be edited
+    person.type("!\r")
+    person.wait_for("(cut off after 4 tokens")
+    person.wait_for(PROMPT)
+    person.type("/save again.jsonl\r")
+    person.wait_for("saved again.jsonl (3 turns)")
+    person.wait_for(PROMPT)
+    person.type("\x04")
+    assert person.end() == 0
+    asked = ["りんご 🍎", "one\ntwo\nthree"]
+    assert [m["content"] for m in messages("chat.jsonl") if m["role"] == "user"] == asked
+    assert [m["content"] for m in messages("again.jsonl") if m["role"] == "user"] == [*asked, "one\ntwo\nthree!"]
+
+
+def messages(name: str) -> list[dict[str, str]]:
+    return list(json.loads(Path(name).read_text("utf-8"))["messages"])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_hang")
+def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path) -> None:
+    write_chat_model(tmp_path / "model.safetensors", context=100_000, eos_token_id=0)
+    person = Typist("chat", "-n", "90000", "-t", "5", "--min-p", "0")
+    person.wait_for(PROMPT)
+    person.type("The cat\r")
+    person.wait_for("The cat")
+    for _ in range(5):  # the answer has begun
+        person.wait_for("\n")
+    person.type("\x03")
+    person.wait_for("(stopped)")
+    person.wait_for(PROMPT)
+    person.type("half a message\x03")  # clears it
+    person.type("\x03")
+    person.wait_for("Ctrl-D or /exit leaves")
+    person.wait_for(PROMPT)
+    person.type("/stats\r")
+    assert "1 turn" in person.wait_for("sampling")
+    person.wait_for(PROMPT)
+    person.type("/exit\r")
+    assert person.end() == 0 and "Traceback" not in person.screen
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_hang")
+def test_why_explains_the_last_answer(chat_model: Path) -> None:
+    person = Typist("chat", "-t", "0", "-n", "4")
+    person.wait_for(PROMPT)
+    person.type("The cat\r")
+    person.wait_for("(cut off after 4 tokens")
+    person.wait_for(PROMPT)
+    person.type("/why 2\r")
+    assert "probability" in person.wait_for("token 2 of 4: ")
+    shown = person.wait_for("/why N explains")
+    for part in ("heads with the highest attention", "logit lens", "ablation: bits that", "next token: entropy"):
+        assert part in shown
+    person.wait_for(PROMPT)
+    person.type("and\r")  # the conversation goes on
+    person.wait_for("(cut off after 4 tokens")
+    person.wait_for(PROMPT)
+    person.type("\x04")
+    assert person.end() == 0

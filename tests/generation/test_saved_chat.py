@@ -1,0 +1,74 @@
+"""Conversations in files: what is written can be read, by `llm train` too, and no other file is replaced."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmcli.data.conversation_files import read_conversations
+from llmcli.data.conversations import Message
+from llmcli.errors import LLMError
+from llmcli.generation import saved_chat
+
+MESSAGES = (
+    Message("system", "Be brief."),
+    Message("user", 'りんご "x"\n🍎\u2028'),
+    Message("assistant", "<|im_end|>\ty\\n"),
+)
+PATH = Path("chat.jsonl")
+
+
+def test_a_conversation_is_read_as_it_was_written() -> None:
+    saved_chat.save(PATH, MESSAGES)
+    assert PATH.read_bytes().count(b"\n") == 1
+    conversation, count = saved_chat.load(PATH)
+    assert conversation.messages == MESSAGES and count == 1
+
+
+def test_the_file_is_one_that_training_reads() -> None:
+    saved_chat.save(PATH, MESSAGES)
+    records = [json.loads(line) for line in PATH.read_text("utf-8").splitlines()]
+    assert records == [{"messages": [{"role": m.role, "content": m.content} for m in MESSAGES]}]
+    read = read_conversations("chat.jsonl", PATH)
+    assert read is not None and [one.messages for one in read.conversations] == [MESSAGES]
+
+
+def test_only_the_conversation_as_it_was_saved_is_replaced() -> None:
+    data = saved_chat.save(PATH, MESSAGES[:3])
+    longer = (*MESSAGES, Message("user", "a"), Message("assistant", "b"))
+    with pytest.raises(LLMError, match=r"chat.jsonl already exists; give another name: /save OTHER.jsonl"):
+        saved_chat.save(PATH, longer)
+    saved_chat.save(PATH, longer, data)
+    assert saved_chat.load(PATH)[0].messages == longer
+    PATH.write_text("mine")
+    with pytest.raises(LLMError, match="already exists"):
+        saved_chat.save(PATH, longer, data)
+    assert PATH.read_text() == "mine"
+
+
+def test_nothing_is_saved_without_an_answer_or_a_directory() -> None:
+    with pytest.raises(LLMError, match="nothing to save"):
+        saved_chat.save(PATH, MESSAGES[:2])
+    with pytest.raises(LLMError, match="no directory"):
+        saved_chat.save(Path("nowhere/chat.jsonl"), MESSAGES)
+    assert list(Path().iterdir()) == []
+
+
+def test_one_of_several_conversations_is_loaded_by_its_number() -> None:
+    lines = [
+        json.dumps({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": q}]}) for q in "abc"
+    ]
+    PATH.write_text("\n".join(lines) + "\n")
+    conversation, count = saved_chat.load(PATH, 2)
+    assert conversation.messages[0] == Message("user", "b") and count == 3
+    for number in (0, 4):
+        with pytest.raises(LLMError, match="holds 3 conversations"):
+            saved_chat.load(PATH, number)
+
+
+def test_a_file_without_conversations_is_named() -> None:
+    with pytest.raises(LLMError, match=r"there is no file chat\.jsonl"):
+        saved_chat.load(PATH)
+    PATH.write_text("Once upon a time.\n" * 20)
+    with pytest.raises(LLMError, match=r"chat\.jsonl holds no conversations"):
+        saved_chat.load(PATH)
