@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 READ = ("README.md", "examples/README.md")
-DOCS = tuple(f"docs/{name}.md" for name in ("training", "explain", "mixtures", "models-and-formats", "api"))
+DOCS = tuple(f"docs/{name}.md" for name in ("training", "explain", "mixtures", "models-and-formats", "chat", "api"))
 TOURS = ("examples/tour.md", "examples/tour.ja.md")
 PYTHON = ("import ", "model = ", "model.", "for event in ", "safetensors.")
 COMMANDS = ("llm ", "pip ", "pipx ", "uv ", "python3 ", "cp ", "cat ", "printf ", *PYTHON)
@@ -83,7 +83,7 @@ def make_tiny_gguf(place: Path, llm: Callable[..., Result]) -> None:
     """A tiny GGUF in place of the real model's, which has 98 MB: each of its steps would take half a minute."""
     text = (ROOT / "examples" / "food.txt").read_text("utf-8")[:20_000]
     (place / "tiny.txt").write_text(text, "utf-8")
-    words = ("--steps", 1, "--layers", 1, "--width", 16, "--context", 16, "-o", "tiny.safetensors")
+    words = ("--steps", 1, "--layers", 1, "--width", 16, "--context", 64, "-o", "tiny.safetensors")
     for command in (("train", "tiny.txt", *words), ("export", "tiny.safetensors", "smol.gguf", "--to", "gguf")):
         run = llm(*command)
         assert run.exit_code == 0, run.stderr
@@ -126,7 +126,8 @@ class CommandRunner:
                 continue
             assert words[0] == "llm", f"{page}: {line}"
             words = shortened(words) if words[1] == "train" else words
-            run = self._llm(*words[1:], stdin=piped(*source))
+            is_interactive = words[1] == "chat" and words[2::2] == ["-m"] and not source
+            run = self._llm(*words[1:], stdin="Hello" if is_interactive else piped(*source))
             assert run.exit_code == 0, f"{page}: {shlex.join(words)}\n{run.stderr}"
             assert "Traceback" not in run.stderr
             self.commands += 1

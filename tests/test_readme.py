@@ -18,7 +18,7 @@ COMMANDS = sorted(
         (page, found[0].strip("`"))
         for page in PAGES
         for found in re.finditer(
-            r"\bllm (train|generate|explain|eval|inspect|tokenize|mix|import|export)\b[^`\n|&]*",
+            r"\bllm (train|generate|chat|explain|eval|inspect|tokenize|mix|import|export)\b[^`\n|&]*",
             re.sub("<!--.*?-->", "", (ROOT / page).read_text("utf-8"), flags=re.S),
         )
     }
