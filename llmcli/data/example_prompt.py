@@ -79,7 +79,7 @@ def _beginning_of_word(word: str) -> str:
     boundaries = [i for i in range(1, len(word)) if not _joins(word, i)]
     ends = [i for i in boundaries if i <= max_length] or boundaries[:1] or [len(word)]
     # a word ends where the script changes, except before hiragana, which is the ending of a Japanese word
-    word_ends = [i for i in ends if i > 1 and _script(word[i - 1]) != _script(word[i]) != "HIRAGANA"]
+    word_ends = [i for i in ends if 1 < i < len(word) and _script(word[i - 1]) != _script(word[i]) != "HIRAGANA"]
     return word[: (word_ends or ends)[-1]]
 
 

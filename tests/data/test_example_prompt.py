@@ -41,6 +41,10 @@ def test_a_sentence_that_may_be_incomplete_is_used_last() -> None:
     assert example_prompt("es to the market today.", starts_inside=True) == "es to the market"
 
 
+def test_a_character_with_a_modifier_is_not_split() -> None:
+    assert example_prompt("0\ua700") == "0\ua700"
+
+
 @given(st.text() | st.lists(st.sampled_from([*string.printable, "リンゴ", "é", "👩‍🚀"])).map("".join))
 def test_any_prompt_can_be_typed(text: str) -> None:
     prompt = example_prompt(text)

@@ -21,11 +21,14 @@ Llm = Callable[..., Result]
 GREEDY = ("-t", 0, "-n", 8)
 
 
-def write_chat_model(path: Path, context: int = 256, **config: Any) -> Path:
-    """A model with random weights and ChatML."""
+def write_chat_model(path: Path, context: int = 256, *, ends_answers: bool = True, **config: Any) -> Path:
+    """A model with random weights and ChatML. Unless it `ends_answers`, its control tokens are never among the likely
+    ones."""
     tokenizer = Tokenizer.train_bpe([TEXT], 300)
     shape = replace(ModelConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, context), **config)
     checkpoint = random_checkpoint(shape, tokenizer_json=tokenizer.to_json())
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        checkpoint.tensors[name][list(tokenizer.control_ids.values())] *= ends_answers
     save(path, replace(checkpoint, tokenizer_config_json=with_chat_template("{}", CHATML)))
     return path
 
@@ -222,8 +225,8 @@ def messages(name: str) -> list[dict[str, str]]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_hang")
 def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path) -> None:
-    write_chat_model(tmp_path / "model.safetensors", context=100_000, eos_token_id=0)
-    person = Typist("chat", "-n", "90000", "-t", "5", "--min-p", "0")
+    write_chat_model(tmp_path / "model.safetensors", context=100_000, ends_answers=False)
+    person = Typist("chat", "-n", "90000", "-t", "1", "--min-p", "0.5")
     person.wait_for(PROMPT)
     person.type("The cat\r")
     person.wait_for("The cat")
