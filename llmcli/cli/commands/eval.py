@@ -94,7 +94,7 @@ def eval_(
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure bits per byte and perplexity of models on text or answers.
+    """Measure bits per byte and perplexity on text or answers.
 
     The compressors xz and PPM are measured on the same text as baselines. Lower is better; 8 bits per byte is a
     uniform guess over all byte values.
