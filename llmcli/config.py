@@ -36,6 +36,7 @@ EXPERT_NAMES = {  # model_type -> tensors of a layer with experts: (router; gate
         "block_sparse_moe.experts.{}.w2",
     ),
 }
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # the tensors that have a row for each token
 ROPE_TYPES = ("linear", "llama3")
 ANSWER_TOKENS = 1000  # most tokens of an answer in a chat; most models end theirs long before
 RECIPES = ("muon", "adamw", "fine-tune", "lora")  # see training/optimizer.py
@@ -178,7 +179,7 @@ class ModelConfig:
     def _tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         d, ff = self.hidden_size, self.intermediate_size
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, d)}
+        shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocab_size, d)}
         for i in range(self.num_hidden_layers):
             layer = f"model.layers.{i}."
             shapes |= {
@@ -199,7 +200,7 @@ class ModelConfig:
                 shapes |= dict(zip(names, ((ff, d), (ff, d), (d, ff)), strict=True))
         shapes["model.norm.weight"] = (d,)
         if not self.tie_word_embeddings:
-            shapes["lm_head.weight"] = (self.vocab_size, d)
+            shapes[HEAD] = (self.vocab_size, d)
         return shapes
 
     def router_name(self, layer: int) -> str:

@@ -200,7 +200,6 @@ class _Tally:
 
 def _collect(name: str, path: Path, recognized: _Recognized, sha256: Callable[[], str]) -> ConversationFile:
     kept: list[Conversation] = []
-    text_bytes = 0
     unanswered, blank, shortened = _Tally(), _Tally(), _Tally()
     for conversation in recognized.conversations:
         messages = answered(conversation.messages)
@@ -212,7 +211,6 @@ def _collect(name: str, path: Path, recognized: _Recognized, sha256: Callable[[]
             if len(messages) < len(conversation.messages):
                 shortened.add(conversation.source)
             kept.append(Conversation(tuple(messages), conversation.source))
-            text_bytes += sum(len(message.content.encode("utf-8")) for message in messages)
     dropped = unanswered.count + blank.count
     total = len(kept) + dropped
     if not kept:
@@ -225,6 +223,7 @@ def _collect(name: str, path: Path, recognized: _Recognized, sha256: Callable[[]
             name, f"of {total:,} conversations cut after the last answer: the messages after it have none"
         ),
     ]
+    text_bytes = sum(conversation.text_bytes for conversation in kept)
     return ConversationFile(name, path, recognized.shape, tuple(kept), dropped, tuple(notes), text_bytes, sha256())
 
 

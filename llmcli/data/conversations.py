@@ -35,6 +35,11 @@ class Conversation:
     messages: tuple[Message, ...]
     source: str = ""
 
+    @property
+    def text_bytes(self) -> int:
+        """Size of the contents of all messages in UTF-8."""
+        return sum(len(message.content.encode("utf-8")) for message in self.messages)
+
 
 def answered(messages: Sequence[Message]) -> Sequence[Message]:
     """The messages up to the last answer that is not blank; none where there is no such answer.

@@ -15,7 +15,7 @@ from llmcli.data.chat_template import ChatTemplate
 from llmcli.data.conversation_batches import ConversationTokens
 from llmcli.data.conversations import Conversation
 from llmcli.errors import LLMError
-from llmcli.evaluation.evaluator import Score, ScoreWindows
+from llmcli.evaluation.evaluator import Score, ScoreWindows, spread_indices
 from llmcli.models.logits import check_finite
 from llmcli.models.runtime import Scorer
 
@@ -23,10 +23,7 @@ from llmcli.models.runtime import Scorer
 def spread(conversations: ConversationTokens, max_tokens: float = math.inf) -> list[int]:
     """The indices of as many conversations as have about `max_tokens` tokens, at least one if there is one. Any first
     part of them is spread evenly over all."""
-    golden = (math.sqrt(5) - 1) / 2  # steps of the golden ratio: a low-discrepancy sequence
-    count = len(conversations)
-    order = np.argsort([i * golden % 1.0 for i in range(count)], kind="stable")
-    order = np.argsort(order, kind="stable")  # the inverse permutation is spread as well
+    order = spread_indices(len(conversations))
     ends = np.cumsum(conversations.lengths[order])
     return [int(i) for i in order[: max(1, int(np.searchsorted(ends, max_tokens, side="right")))]]
 

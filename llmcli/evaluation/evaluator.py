@@ -137,15 +137,24 @@ def select_windows(count: int, context: int, max_tokens: int | None = None) -> S
 
 
 def spread_order(windows: Sequence[Window]) -> list[Window]:
-    """The windows reordered so that any prefix of them is spread evenly over the text: steps of the golden ratio
-    (a low-discrepancy sequence).
+    """The windows reordered so that any prefix of them is spread evenly over the text.
 
     >>> spread_order([(i, i, i) for i in range(5)])[:3]
     [(0, 0, 0), (3, 3, 3), (1, 1, 1)]
     """
+    return [windows[i] for i in spread_indices(len(windows))]
+
+
+def spread_indices(count: int) -> NDArray[np.intp]:
+    """0 to `count` - 1, ordered so that any prefix is spread evenly: steps of the golden ratio (a low-discrepancy
+    sequence).
+
+    >>> spread_indices(5).tolist()
+    [0, 3, 1, 4, 2]
+    """
     golden = (math.sqrt(5) - 1) / 2
-    order = sorted(range(len(windows)), key=lambda i: i * golden % 1.0)  # the inverse permutation is spread as well
-    return [windows[i] for i in np.argsort(order, kind="stable")]
+    order = np.argsort(np.arange(count) * golden % 1.0, kind="stable")
+    return np.argsort(order, kind="stable")  # the inverse permutation is spread as well
 
 
 def evaluation_context(model_context: int, requested: int | None = None) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.config import ModelConfig, as_record
+from llmcli.config import EMBEDDING, HEAD, ModelConfig, as_record
 from llmcli.errors import LLMError, usage
 from llmcli.formats import atomic_io, gguf_tokenizer, rotary_layout
 from llmcli.formats.checkpoint import Checkpoint
@@ -30,7 +30,6 @@ _FILE_TYPES = {  # dtype -> name in the gguf package
     "f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0",
 }  # fmt: skip
 QUANTIZED_BLOCK = 32  # elements in a block of Q8_0 and Q4_0
-_EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, str]) -> None:
@@ -156,7 +155,7 @@ def _float32(checkpoint: Checkpoint, name: str) -> NDArray[np.float32]:
 def _tensor_type(dtype: str, values: NDArray[np.float32], name: str) -> str:
     """The GGUF type of a tensor in a file whose matrices are of `dtype`."""
     type_name = "F32" if values.ndim == 1 else dtype.upper()
-    if type_name == "Q4_0" and name in _EMBEDDINGS:
+    if type_name == "Q4_0" and name in (EMBEDDING, HEAD):
         type_name = "Q8_0"  # as in llama.cpp: the embeddings keep more precision
     return "F16" if type_name.startswith("Q") and values.shape[-1] % QUANTIZED_BLOCK else type_name
 

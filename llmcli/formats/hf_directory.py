@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llmcli.config import EMBEDDING, HEAD
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, dtypes
 from llmcli.formats.checkpoint import Checkpoint
@@ -31,7 +32,6 @@ _OLD_TOKENIZERS = ("tokenizer.model", "vocab.json", "spiece.model")
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 MAX_TEXT_BYTES = 100_000_000  # of a file beside the weights
 MAX_WEIGHT_FILES = 1 << 12
-_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$")  # precomputed tables in older files
 
 
@@ -63,9 +63,9 @@ def read_header(directory: Path) -> Header:
     problem = ""
     if tied:
         tensors = _without_head(tensors)
-    elif _HEAD not in tensors:
+    elif HEAD not in tensors:
         problem = (
-            f"it has no output head ({_HEAD}) and its embeddings are not tied, so it cannot generate text; get the "
+            f"it has no output head ({HEAD}) and its embeddings are not tied, so it cannot generate text; get the "
             "model for causal language modeling"
         )
     size = sum(header.file_bytes for header in headers)
@@ -220,9 +220,9 @@ def _merge_tensors(directory: Path, headers: list[Header]) -> dict[str, TensorIn
 def _with_causal_names(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
     """The tensors under the names of a causal language model. Those of a base model (transformers' AutoModel) lack the
     prefix "model."."""
-    if _EMBEDDING.removeprefix("model.") not in tensors or any(name.startswith("model.") for name in tensors):
+    if EMBEDDING.removeprefix("model.") not in tensors or any(name.startswith("model.") for name in tensors):
         return tensors
-    names = {name: name if name == _HEAD else f"model.{name}" for name in tensors}
+    names = {name: name if name == HEAD else f"model.{name}" for name in tensors}
     return {names[name]: replace(tensor, name=names[name]) for name, tensor in tensors.items()}
 
 
@@ -230,16 +230,16 @@ def _is_tied(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bo
     """Whether input and output embeddings are tied. If the config says so but the files have two different matrices,
     both are used, as in transformers."""
     if "tie_word_embeddings" not in config:
-        return _HEAD not in tensors
-    if not config["tie_word_embeddings"] or not {_HEAD, _EMBEDDING} <= tensors.keys():
+        return HEAD not in tensors
+    if not config["tie_word_embeddings"] or not {HEAD, EMBEDDING} <= tensors.keys():
         return bool(config["tie_word_embeddings"])
-    return tensors_equal(tensors[_HEAD], tensors[_EMBEDDING])
+    return tensors_equal(tensors[HEAD], tensors[EMBEDDING])
 
 
 def _without_head(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
     """Tied embeddings under the name of the input embedding."""
-    head = {_EMBEDDING: tensors[_HEAD]} if _HEAD in tensors and _EMBEDDING not in tensors else {}
-    return {name: tensor for name, tensor in tensors.items() if name != _HEAD} | head
+    head = {EMBEDDING: tensors[HEAD]} if HEAD in tensors and EMBEDDING not in tensors else {}
+    return {name: tensor for name, tensor in tensors.items() if name != HEAD} | head
 
 
 # ---- writing

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.config import ModelConfig
+from llmcli.config import EMBEDDING, HEAD, ModelConfig
 from llmcli.formats import dtypes
 
 BLOCK = 32  # weights that share a scale
@@ -80,7 +80,7 @@ def bits_of(name: str, shape: tuple[int, ...], scheme: str | None) -> int:
     """
     if scheme is None or len(shape) != 2:
         return 0
-    is_embedding = name in ("model.embed_tokens.weight", "lm_head.weight")
+    is_embedding = name in (EMBEDDING, HEAD)
     return 8 if scheme == "int8" or is_embedding else 4
 
 

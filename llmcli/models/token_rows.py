@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # the matrices that have a row for each token
+from llmcli.config import EMBEDDING, HEAD
 
 
 class TokenRows(nn.Module):

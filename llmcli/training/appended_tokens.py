@@ -10,12 +10,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli.config import EMBEDDING, HEAD
 from llmcli.data.chat_template import ChatTemplate
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats import loading
 from llmcli.formats.checkpoint import Checkpoint
-
-EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 def with_chat_format(base: Checkpoint) -> tuple[Checkpoint, ChatTemplate | None, int]:
@@ -47,7 +46,7 @@ class _TensorsWithRows(Mapping[str, NDArray[np.float32]]):
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         tensor = self._tensors[name]
-        if name not in EMBEDDINGS:
+        if name not in (EMBEDDING, HEAD):
             return tensor
         known = tensor[: self._first]
         mean = known.mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -49,16 +49,16 @@ class ConversationInputs:
         return DividedConversations(self, sampled, len(divided.training), source)
 
 
+def _text_bytes(conversations: Sequence[Conversation]) -> int:
+    return sum(conversation.text_bytes for conversation in conversations)
+
+
 def _sample(conversations: list[Conversation], max_bytes: int) -> list[Conversation]:
-    total = sum(map(_text_bytes, conversations))
+    total = _text_bytes(conversations)
     if total <= max_bytes:
         return conversations
     count = max(1, int(len(conversations) * max_bytes / total))
     return [conversations[i * len(conversations) // count] for i in range(count)]
-
-
-def _text_bytes(conversation: Conversation) -> int:
-    return sum(len(message.content.encode("utf-8")) for message in conversation.messages)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class DividedConversations:
     @property
     def text_bytes(self) -> int:
         """Of the contents of the training messages."""
-        return sum(map(_text_bytes, self.split.training))
+        return _text_bytes(self.split.training)
 
     def encode(self, tokenizer: Tokenizer) -> "EncodedConversations":
         """Tokenize. Raises LLMError if there is nothing to learn from."""
@@ -119,7 +119,7 @@ class EncodedConversations:
 
     @property
     def size(self) -> ConversationSize:
-        return ConversationSize(tuple(self.training.lengths.tolist()), sum(map(_text_bytes, self.split.training)))
+        return ConversationSize(tuple(self.training.lengths.tolist()), _text_bytes(self.split.training))
 
     def fit(self, context: int) -> "PreparedConversations":
         """Truncate what is longer than a row of `context` inputs. Raises LLMError if nothing to learn from is left."""

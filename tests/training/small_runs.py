@@ -8,9 +8,9 @@ import torch
 
 from llmcli.data.corpus import read_corpus
 from llmcli.models.transformer import LanguageModel
-from llmcli.training import trainer
+from llmcli.training import resume, trainer
 from llmcli.training.compute import Compute
-from llmcli.training.events import Done, Event, Step
+from llmcli.training.events import Done, Event, State, Step
 from llmcli.training.plan import Request
 from llmcli.training.prepare import Prepared, prepare
 
@@ -60,3 +60,12 @@ class SimulatedMachine:
         tokens = ids.shape[0] * (ids.shape[1] - 1)
         self.time += slower * tokens / (3 * self.speed(self.time))
         return np.ones((ids.shape[0], ids.shape[1] - 1)), np.ones((ids.shape[0], ids.shape[1] - 1), bool)
+
+
+def through_a_file(ready: Prepared, state: State) -> State:
+    """A state that was saved as a resume file, in model.resume.safetensors here, and read again."""
+    path = Path("model.resume.safetensors")
+    resume.save(path, resume.StoppedRun({}, ready.plan, ready.tokenizer.to_json(), state))
+    loaded = resume.load(path)
+    assert loaded.plan == ready.plan and loaded.tokenizer_json == ready.tokenizer.to_json()
+    return loaded.state

@@ -5,18 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llmcli.config import ModelConfig
+from llmcli.config import EMBEDDING, HEAD, ModelConfig
 from llmcli.data.corpus import Corpus
 from llmcli.data.tokenizer import IM_END, IM_START, Tokenizer
 from llmcli.formats import loading
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.training import trainer
-from llmcli.training.appended_tokens import EMBEDDINGS, with_chat_format
+from llmcli.training.appended_tokens import with_chat_format
 from llmcli.training.events import Done
 from llmcli.training.plan import Request
 from llmcli.training.prepare import prepare
 from tests.conftest import TEXT, random_checkpoint
 from tests.training.chats import inputs
+
+EMBEDDINGS = (EMBEDDING, HEAD)
 
 
 def older_tokenizer() -> Tokenizer:

@@ -12,12 +12,11 @@ from llmcli.evaluation.answers import evaluate_answers
 from llmcli.evaluation.evaluator import Score
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.transformer import LanguageModel
-from llmcli.training import resume
 from llmcli.training.compute import Compute, accumulate_gradients
 from llmcli.training.evaluation_schedule import EvaluationSchedule
-from llmcli.training.events import Done, Evaluation, Event, Sample, State, Step
-from llmcli.training.prepare import Prepared
+from llmcli.training.events import Done, Evaluation, Sample, State
 from tests.training.chats import PAIRS, prepared, run, run_to_end
+from tests.training.small_runs import losses, through_a_file
 
 OFTEN = EvaluationSchedule(training_per_evaluated=1)
 
@@ -130,18 +129,6 @@ def test_even_the_shortest_run_has_a_step_on_conversations(tmp_path: Path, steps
 
 
 # ---- resuming
-
-
-def through_a_file(ready: Prepared, state: State) -> State:
-    path = Path("model.resume.safetensors")
-    resume.save(path, resume.StoppedRun({}, ready.plan, ready.tokenizer.to_json(), state))
-    loaded = resume.load(path)
-    assert loaded.plan == ready.plan and loaded.tokenizer_json == ready.tokenizer.to_json()
-    return loaded.state
-
-
-def losses(events: list[Event]) -> list[float]:
-    return [event.loss for event in events if isinstance(event, Step)]
 
 
 @pytest.mark.slow

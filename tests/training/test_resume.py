@@ -22,7 +22,7 @@ from tests import platforms
 from tests.golden.models import read_safetensors
 from tests.reliability.runs import OPTIONS, RESUME_FILE, TEXT, end, saved_at, train, wait_until_saved
 from tests.training import small_runs
-from tests.training.small_runs import losses
+from tests.training.small_runs import losses, through_a_file
 
 pytestmark = pytest.mark.slow
 
@@ -46,14 +46,6 @@ def run(ready: Prepared, **options: object) -> list[Event]:
 
 def states(events: list[Event]) -> list[State]:
     return [event for event in events if isinstance(event, State)]
-
-
-def through_a_file(ready: Prepared, state: State) -> State:
-    path = Path("model.resume.safetensors")
-    resume.save(path, resume.StoppedRun({}, ready.plan, ready.tokenizer.to_json(), state))
-    loaded = resume.load(path)
-    assert loaded.plan == ready.plan and loaded.tokenizer_json == ready.tokenizer.to_json()
-    return loaded.state
 
 
 def assert_same_end(first: list[Event], second: list[Event]) -> None:
