@@ -16,22 +16,22 @@ MAX_NAMES = 3  # of training files in a note
 
 
 def training_texts(names: list[str] | None, source: "Checkpoint | Ensemble", path: Path) -> "list[TrainingText]":
-    """The training text of the model, or of each model of an ensemble; or the files of these names instead."""
-    from llmcli.data.corpus import read_corpus
-    from llmcli.evaluation.training_text import TrainingText, find_corpus, trained_bytes
+    """What the model was trained on, or each model of an ensemble; or the files of these names instead."""
+    from llmcli.data.sources import read_sources
+    from llmcli.evaluation.training_text import TrainingText, find_sources, names_sources
 
     if not names:
-        return [TrainingText.of(find_corpus(record, path), [record]) for record in source.records]
-    corpus = read_corpus(names)
-    note_skipped_files(corpus)
-    if all(trained_bytes(corpus, record) is None for record in source.records):
+        return [TrainingText.of(find_sources(record, path), [record]) for record in source.records]
+    sources = read_sources(names)
+    note_skipped_files(sources.text)
+    if not any(names_sources(record, sources) for record in source.records):
         console.note(f"{', '.join(names)} is not the training text that {path} records; all of it is searched")
-    return [TrainingText.of(corpus, source.records)]
+    return [TrainingText.of(sources, source.records)]
 
 
 def corpus_names(texts: "list[TrainingText]") -> list[str]:
     """The names of the files that are searched."""
-    return [document.name for text in texts for document in text.corpus.documents]
+    return [name for text in texts for name in text.names]
 
 
 def verbatim_json(text: str, matches: "VerbatimSpans", names: list[str]) -> dict[str, object]:

@@ -95,6 +95,16 @@ def _named_speakers(user: str, assistant: str) -> _Speakers:
     return _Speakers(f"{user}:/{assistant}: turns", _label(re.escape(user), re.escape(assistant), "System"), named=True)
 
 
+def speakers_in(shape: str) -> tuple[str, str] | None:
+    """The names of the user and of the assistant in the name of a shape; None for the known ones.
+
+    >>> speakers_in("Ann:/Bob: turns"), speakers_in("Q:/A: turns"), speakers_in("messages")
+    (('Ann', 'Bob'), None, None)
+    """
+    named = re.fullmatch("(.+):/(.+): turns", shape)
+    return (named[1], named[2]) if named and shape not in (known.shape for known in _KNOWN) else None
+
+
 def read_turns(lines: TextLines, names: tuple[str, str] | None = None) -> TurnText | None:
     """The conversations of a text; None if it is other text, of which only the start is read in most cases.
 

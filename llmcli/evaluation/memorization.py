@@ -75,8 +75,8 @@ class VerbatimSpans:
 
 def find_verbatim(texts: Sequence[str], training_texts: Sequence[TrainingText]) -> list[VerbatimSpans]:
     """The spans of each text that occur in the training texts, which are read once for all of them."""
-    documents = itertools.chain.from_iterable(one.corpus.texts(0, one.end) for one in training_texts)
-    searched = sum(one.end for one in training_texts)
+    documents = itertools.chain.from_iterable(one.documents() for one in training_texts)
+    searched = sum(one.bytes for one in training_texts)
     return [
         VerbatimSpans(marked, sum(last - first for first, last in marked) / max(1, len(text)), searched)
         for text, marked in zip(texts, find_spans(texts, documents), strict=True)
@@ -186,8 +186,7 @@ def _excerpts(tokenizer: Tokenizer, ids: NDArray[np.unsignedinteger]) -> Iterato
     length = SAMPLED_CHARACTERS // SAMPLES
     for start in np.linspace(0, max(0, len(ids) - length), SAMPLES if len(ids) > SAMPLES * length else 1).astype(int):
         tokens = ids[start : start + length].tolist()
-        if tokenizer.eos_id in tokens:
-            tokens = tokens[: tokens.index(tokenizer.eos_id)]
+        tokens = itertools.takewhile(lambda token: token not in tokenizer.eos_ids, tokens)
         yield tokenizer.decode_bytes(tokens).decode("utf-8", "ignore")[:length]
 
 

@@ -85,6 +85,17 @@ def test_shares_of_generated_and_of_held_out_text(tiny_model: Path, monkeypatch:
     assert result.searched_bytes == 36 + 9
 
 
+def test_held_out_text_ends_at_any_token_that_ends_a_text(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = load(tiny_model)
+    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json).with_eos_ids([7])
+    known, other = "abcdefghijklmnopqrstuvwxyz0123456789", "9876543210zyxwvutsrqponmlkjihgfedcba"
+    set_generated_texts(monkeypatch, known)
+    for end in (tokenizer.eos_id, 7):
+        held_out = np.array([*tokenizer.encode(known), end, *tokenizer.encode(other)])
+        result = measure_memorization(checkpoint, tokenizer, held_out, [[known]])
+        assert result is not None and result.held_out_share == 1
+
+
 def test_texts_that_are_too_short_have_no_share(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = load(tiny_model)
     tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from typer.testing import Result
 
 from llmcli.data import documents
-from llmcli.data.corpus import Corpus, read_corpus
+from llmcli.data.corpus import Corpus
+from llmcli.data.sources import read_sources
 from llmcli.errors import LLMError
 from llmcli.evaluation.memorization import LENGTH, find_spans, find_verbatim
-from llmcli.evaluation.training_text import TrainingText, find_corpus
+from llmcli.evaluation.training_text import TrainingText, find_corpus, find_sources
 from llmcli.formats.checkpoint import load, save
 from tests.cli.terminals import in_a_terminal
 from tests.conftest import random_checkpoint
@@ -50,18 +51,18 @@ def record(name: str, text: str, train_bytes: int | None = None) -> dict:
 
 def test_only_the_text_that_the_model_was_trained_on_is_searched() -> None:
     Path("c.txt").write_text("a" * 50 + "b" * 50)
-    corpus = read_corpus(["c.txt"])
+    sources = read_sources(["c.txt"])
     text = "a" * 40 + "|" + "b" * 40
-    [found] = find_verbatim([text], [TrainingText.of(corpus, [record("c.txt", "a" * 50 + "b" * 50, 50)])])
+    [found] = find_verbatim([text], [TrainingText.of(sources, [record("c.txt", "a" * 50 + "b" * 50, 50)])])
     assert (found.spans, found.searched_bytes) == (((0, 40),), 50) and found.share == pytest.approx(40 / 81)
-    assert find_verbatim([text], [TrainingText.of(corpus, [{}])])[0].spans == ((0, 40), (41, 81))
+    assert find_verbatim([text], [TrainingText.of(sources, [{}])])[0].spans == ((0, 40), (41, 81))
 
 
 def test_of_an_ensemble_the_longest_training_text_is_searched() -> None:
     text = "a" * 50 + "b" * 50
     Path("c.txt").write_text(text)
     records = [record("c.txt", text, 50), record("c.txt", text, 90)]
-    assert TrainingText.of(read_corpus(["c.txt"]), records).end == 90
+    assert TrainingText.of(read_sources(["c.txt"]), records).end == 90
 
 
 @pytest.mark.parametrize("place", ["c.txt", "texts/c.txt", "there/c.txt", "there/texts/c.txt"])
@@ -91,7 +92,7 @@ def test_a_record_without_a_text_is_an_error(malformed: dict) -> None:
 
 def test_several_texts_are_searched_in_one_pass_with_the_same_results(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("c.txt").write_text(TRAINING_TEXT * 3, "utf-8")
-    training_texts = [TrainingText.of(read_corpus(["c.txt"]), [])]
+    training_texts = [TrainingText.of(read_sources(["c.txt"]), [])]
     texts = [TRAINING_TEXT[5:50] + "?" + TRAINING_TEXT[60:99], "", TRAINING_TEXT[20:], "short", TRAINING_TEXT[5:50]]
     alone = [find_verbatim([text], training_texts)[0] for text in texts]
     reads = []
@@ -99,6 +100,83 @@ def test_several_texts_are_searched_in_one_pass_with_the_same_results(monkeypatc
     monkeypatch.setattr(Corpus, "texts", lambda self, *words: reads.append(words) or real(self, *words))
     assert find_verbatim(texts, training_texts) == alone
     assert len(reads) == 1
+
+
+# ---- conversations
+
+
+ANSWER = "Jupiter is the largest planet of the Solar System."
+QUESTION = "Which planet has a ring that you can see with a telescope?"
+FILES = {
+    "c.jsonl": json.dumps(
+        {"messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]}
+    ),
+    "c.tsv": f"question\tanswer\n{QUESTION}\t{ANSWER}",
+    "c.txt": f"Q: {QUESTION}\nA: {ANSWER}",
+}  # fmt: skip
+SYNTAX = {  # what stands in the files but not in a message
+    "c.jsonl": '"}, {"role": "assistant", "content": "',
+    "c.tsv": f"{QUESTION[-20:]}\t{ANSWER[:20]}",
+    "c.txt": f"{QUESTION[-20:]}\nA: {ANSWER[:20]}",
+}
+
+
+def conversation_record(
+    name: str, content: str, conversations: int, shape: str = "", share: float | None = None
+) -> dict:
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    file = {"name": name, "sha256": digest, "shape": shape, "conversations": conversations}
+    return {"corpus": [file], "conversations": {"held_out_share": share}}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_of_conversations_the_messages_are_searched_and_not_the_syntax_of_the_file(name: str) -> None:
+    content = FILES[name] + "\n"
+    Path(name).write_text(content)
+    assert SYNTAX[name] in content and len(SYNTAX[name]) >= LENGTH
+    sources = find_sources(conversation_record(name, content, 1), Path("m.safetensors"))
+    training_text = TrainingText.of(sources, [])
+    texts = [f"So: {ANSWER}", f"{QUESTION[5:]}!", QUESTION[-20:] + ANSWER[:20], SYNTAX[name]]
+    answer, question, both, syntax = (found.spans for found in find_verbatim(texts, [training_text]))
+    assert answer == ((4, 4 + len(ANSWER)),) and question == ((0, len(QUESTION) - 5),)
+    assert both == syntax == ()
+    assert training_text.names == [name] and training_text.bytes == len(QUESTION) + len(ANSWER)
+
+
+def test_a_string_does_not_span_two_messages_or_two_conversations() -> None:
+    halves = ["abcdefghijklmnopqrst", "uvwxyzabcdefghijklmn", "opqrstuvwxyzabcdefgh", "ijklmnopqrstuvwxyzab"]
+    rows = [f"{halves[i % 4]}\t{halves[(i + 1) % 4]}" for i in range(0, 5000, 2)]
+    Path("c.tsv").write_text("\n".join([*rows, f"x\t{'abcdefghijklmnopqrstuvwxyz' * 2}y"]) + "\n")
+    text = TrainingText.of(read_sources(["c.tsv"]), [])
+    joined = "".join(halves) * 3
+    assert (
+        find_verbatim([joined[:80]], [TrainingText(text.corpus, 0, text.files, text.conversations[:-1])])[0].spans == ()
+    )
+    assert find_verbatim([joined[:52]], [text])[0].spans == ((0, 52),)
+
+
+def test_held_out_conversations_are_not_searched() -> None:
+    rows = [f"{i}?\tThis is the answer number {i:04} of a file." for i in range(30)]
+    content = "question\tanswer\n" + "\n".join(rows) + "\n"
+    Path("c.tsv").write_text(content)
+    answers = [row.partition("\t")[2] for row in rows]
+    saved = conversation_record("c.tsv", content, 30, share=0.1)
+    found = find_verbatim(answers, [TrainingText.of(find_sources(saved, Path("m.safetensors")), [saved])])
+    assert [i for i, one in enumerate(found) if not one.spans] == [6, 12, 28]
+    found = find_verbatim(answers, [TrainingText.of(read_sources(["c.tsv"]), [{}])])
+    assert all(one.spans for one in found)
+
+
+def test_named_speakers_are_found_again_and_a_changed_file_is_an_error() -> None:
+    content = f"Ann: {QUESTION}\nBob: {ANSWER}\n"
+    Path("there").mkdir()
+    Path("there/c.txt").write_text(content)
+    saved = conversation_record("c.txt", content, 1, shape="Ann:/Bob: turns")
+    sources = find_sources(saved, Path("there/m.safetensors"))
+    assert [message.content for message in sources.conversations[0].messages] == [QUESTION, ANSWER]
+    Path("there/c.txt").write_text(content + "Bob: No.\n")
+    with pytest.raises(LLMError, match=r"m\.safetensors, c\.txt, is missing or has changed"):
+        find_sources(saved, Path("there/m.safetensors"))
 
 
 # ---- the command

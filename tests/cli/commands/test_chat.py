@@ -1,5 +1,6 @@
 """`llm chat`: one answer, conversations of programs, and a person at a terminal."""
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typer.testing import Result
 from llmcli.config import ModelConfig
 from llmcli.data.chat_template import CHATML, with_chat_template
 from llmcli.data.tokenizer import Tokenizer
-from llmcli.formats.checkpoint import save
+from llmcli.formats.checkpoint import load, save
 from tests.cli.terminals import PROMPT, Typist, in_a_terminal
 from tests.conftest import TEXT, random_checkpoint
 
@@ -173,6 +174,25 @@ def test_memory_marks_an_answer(llm: Llm, chat_model: Path) -> None:
     assert marked.stdout == f"⟦{text}⟧\n" and "100% of the" in marked.stderr
     [found] = objects(llm("chat", "The cat", "-n", 60, "--seed", 1, "--memory", "--corpus", "c.txt", "--json"))
     assert found["memory"]["share"] == 1 and found["memory"]["spans"][0]["text"] == found["content"] == text
+
+
+def test_memory_searches_the_messages_of_the_training_conversations(llm: Llm, chat_model: Path) -> None:
+    [answer] = objects(llm("chat", "The cat", "-n", 60, "--seed", 1, "--json"))
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": answer["content"].replace("\0", "")},
+    ]
+    content = json.dumps({"messages": messages}) + "\n"
+    Path("c.jsonl").write_text(content)
+    model = load(chat_model)
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    model.record["corpus"] = [{"name": "c.jsonl", "sha256": digest, "shape": "messages", "conversations": 1}]
+    save(chat_model, model)
+    for more in ([], ["--corpus", "c.jsonl"]):
+        result = llm("chat", "The cat", "-n", 60, "--seed", 1, "--memory", *more, "--json")
+        [found] = objects(result)
+        assert found["memory"]["corpus"] == ["c.jsonl"] and found["memory"]["spans"] and result.stderr == ""
+        assert all(span["text"] in messages[1]["content"] for span in found["memory"]["spans"])
 
 
 # ---- a person at a terminal
