@@ -3,8 +3,10 @@
 import math
 import os
 import re
+import secrets
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +14,7 @@ import typer
 from typer.models import OptionInfo
 
 from llmcli.cli import console
-from llmcli.config import DEFAULT_MODEL, DEVICES, QUANTIZATIONS
+from llmcli.config import DEFAULT_MODEL, DEVICES, QUANTIZATIONS, SamplingConfig
 from llmcli.data.vocabulary_limits import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE
 from llmcli.errors import LLMError, usage
 
@@ -286,6 +288,14 @@ def parse_duration(text: str) -> float:
     if total <= 0:
         raise usage(f"--time must be a duration, found {text}; write it as 90s, 5m, 2h or 1h30m")
     return total
+
+
+def sampling_config(context: typer.Context) -> SamplingConfig:
+    """The sampling that the options of a subcommand describe, with a random seed if none was given. Raises LLMError."""
+    names = [field.name for field in fields(SamplingConfig)]
+    values = {name: value for name in names if (value := context.params.get(name)) is not None}
+    values.setdefault("seed", secrets.randbelow(1 << 32))
+    return SamplingConfig(**values | {"stop": tuple(values.get("stop", ()))})
 
 
 def speaker_names(option: str | None) -> tuple[str, str] | None:

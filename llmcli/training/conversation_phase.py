@@ -76,7 +76,8 @@ class ConversationPhase:
     def answer(self, runtime: Runtime, most: int) -> str:
         """The greedy answer of a model to the question, of at most `most` tokens."""
         most = min(most, longest_answer(self._conversations))
-        ids = greedy_answer(runtime, self._question.ids, self._conversations.template.stop_ids, most)
+        stop_ids = self._conversations.template.stop_ids
+        ids = greedy_answer(runtime, self._tokenizer, self._question.ids, stop_ids, most)
         return self._tokenizer.decode(ids)
 
     # ---- the record

@@ -2,16 +2,18 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli.config import SamplingConfig
 from llmcli.data.conversations import Conversation
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.evaluation.answers import spread
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.generation.generator import continue_ids
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Runtime
 from llmcli.training.prepare_conversations import PreparedConversations
@@ -75,20 +77,15 @@ def _text_before(conversation: Conversation, answer: int) -> str:
     return before
 
 
-def greedy_answer(runtime: Runtime, ids: tuple[int, ...], stop_ids: Collection[int], most: int) -> list[int]:
-    """The most likely token again and again, until one of `stop_ids`, which is not included, or `most` tokens."""
+def greedy_answer(
+    runtime: Runtime, tokenizer: Tokenizer, ids: Sequence[int], stop_ids: Collection[int], most: int
+) -> list[int]:
+    """The answer to `ids` as `llm chat` gives it at temperature 0, of at most `most` tokens, and of as many as the
+    context has space for. The token that ends it is not included."""
     runtime.rewind()
-    answer: list[int] = []
-    logits = runtime.prefill(ids)
-    while len(answer) < most:
-        token = int(np.argmax(logits))
-        if token in stop_ids:
-            break
-        answer.append(token)
-        if runtime.length == runtime.context:
-            break
-        logits = runtime.step(token)
-    return answer
+    sampling = SamplingConfig(max_tokens=min(most, runtime.context - len(ids) + 1), temperature=0.0)
+    pieces = continue_ids(runtime, tokenizer, ids, sampling, stop_ids=stop_ids)
+    return [piece.id for piece in pieces if piece.id is not None]
 
 
 def longest_answer(conversations: PreparedConversations) -> int:
@@ -120,7 +117,7 @@ def answer_questions(
         is_enough = len(answers) >= MIN_QUESTIONS and work > MAX_WORK
         if len(answers) == MAX_QUESTIONS or is_enough or clock() > end:
             break
-        ids = greedy_answer(runtime, question.ids, conversations.template.stop_ids, most)
+        ids = greedy_answer(runtime, tokenizer, question.ids, conversations.template.stop_ids, most)
         work += checkpoint.parameters * (len(ids) + 1)
         text = tokenizer.decode(ids).strip()
         answers.append((text in known, text == tokenizer.decode(question.answer).strip()))

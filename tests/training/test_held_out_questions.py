@@ -5,9 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from llmcli.config import SamplingConfig
+from llmcli.generation.chat import Assistant
+from llmcli.generation.generator import Piece
+from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.training import held_out_questions
 from llmcli.training.held_out_questions import AnswerShares, answer_questions, greedy_answer, longest_answer, questions
 from llmcli.training.prepare import Prepared
+from tests.generation.conversations import Letters
 from tests.training.chats import conversation, inputs, prepared, run_to_end, text_of
 
 
@@ -40,7 +45,7 @@ class Scripted:
 
 EVERY = [
     *(conversation(f"Is {i} even?", "Yes." if i % 2 == 0 else "No.") for i in range(18)),
-    conversation("Who?", "Ann.", "Why?", "So."),
+    conversation("Who?", "Ann.", "Why?", "Is so."),
     conversation("Who are you?", "A model."),
 ]
 
@@ -65,7 +70,7 @@ def test_a_question_is_all_before_the_last_answer() -> None:
         "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\nAnn.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
-    assert text_of(ready.tokenizer, list(question.answer)) == "So.<|im_end|>"
+    assert text_of(ready.tokenizer, list(question.answer)) == "Is so.<|im_end|>"
 
 
 def test_without_held_out_conversations_the_questions_are_of_the_training_part() -> None:
@@ -78,10 +83,28 @@ def test_without_held_out_conversations_the_questions_are_of_the_training_part()
 
 def test_a_greedy_answer_ends_at_a_stop_token_the_limit_or_the_context() -> None:
     runtime = Scripted({(1, 2): [5, 6, 7], (3,) * 62: [5, 6, 7]}, end=9)
-    assert greedy_answer(runtime, (1, 2), {9}, 10) == [5, 6, 7]  # type: ignore[arg-type]
-    assert greedy_answer(runtime, (1, 2), {7, 9}, 10) == [5, 6]  # type: ignore[arg-type]
-    assert greedy_answer(runtime, (1, 2), {9}, 2) == [5, 6]  # type: ignore[arg-type]
-    assert greedy_answer(runtime, (3,) * 62, {9}, 10) == [5, 6, 7]  # type: ignore[arg-type]
+
+    def answer(ids: tuple[int, ...], stop_ids: set[int], most: int) -> list[int]:
+        return greedy_answer(runtime, Letters(), ids, stop_ids, most)  # type: ignore[arg-type]
+
+    assert answer((1, 2), {9}, 10) == [5, 6, 7]
+    assert answer((1, 2), {7, 9}, 10) == [5, 6]
+    assert answer((1, 2), {9}, 2) == [5, 6]
+    assert answer((3,) * 62, {9}, 10) == [5, 6, 7]
+
+
+def test_a_greedy_answer_is_that_of_a_chat() -> None:
+    ready = ready_with([18, 19])
+    conversations = ready.conversations
+    assert conversations is not None
+    checkpoint = run_to_end(prepared(steps=30)).checkpoint
+    runtime, stop_ids = NumpyRuntime(checkpoint), conversations.template.stop_ids
+    assistant = Assistant(NumpyRuntime(checkpoint), ready.tokenizer, conversations.template)
+    asked = {one.messages[-2].content: one.messages[:-1] for one in conversations.split.held_out}
+    for question in questions(conversations):
+        events = assistant.answer(asked[question.text], SamplingConfig(max_tokens=10, temperature=0.0))
+        expected = [event.id for event in events if isinstance(event, Piece) and event.id is not None]
+        assert greedy_answer(runtime, ready.tokenizer, question.ids, stop_ids, 10) == expected
 
 
 def test_shares_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,13 +112,13 @@ def test_shares_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     ready = ready_with([4, 18, 19])
     conversations, tokenizer = ready.conversations, ready.tokenizer
     assert conversations is not None
-    answers = {"Is 4 even?": " Yes. ", "Why?": "So.", "Who are you?": "No."}
+    answers = {"Is 4 even?": " Yes. ", "Why?": "Is so.", "Who are you?": "No."}
     script = {one.ids: tokenizer.encode(answers[one.text]) for one in questions(conversations)}
     end = tokenizer.control_ids["<|im_end|>"]
     monkeypatch.setattr(held_out_questions, "NumpyRuntime", lambda checkpoint: Scripted(script, end))
     checkpoint = run_to_end(prepared(steps=1)).checkpoint
     found = answer_questions(checkpoint, tokenizer, conversations)
-    assert found == AnswerShares(questions=3, verbatim=0.6667, exact=0.6667)  # Yes., No.; Yes., So.
+    assert found == AnswerShares(questions=3, verbatim=0.6667, exact=0.6667)  # Yes., No.; Yes., Is so.
     clock = iter([0.0, 0.5, 1.5, 9.9])
     assert answer_questions(checkpoint, tokenizer, conversations, 1.0, lambda: next(clock)) == AnswerShares(1, 1.0, 1.0)
     monkeypatch.setattr(held_out_questions, "MAX_QUESTIONS", 2)

@@ -1,7 +1,6 @@
 """`llm chat`: talk with a model, in a terminal or by a program."""
 
 import json
-import secrets
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +26,7 @@ from llmcli.cli.options import (
     decoded,
     model_path,
     reject_options,
+    sampling_config,
     text_argument,
     utf8_argument,
 )
@@ -75,15 +75,7 @@ def chat(
         reject_options(context_, "without --memory", "corpus")
     if quantize:
         reject_options(context_, "with --quantize", "device")
-    sampling = SamplingConfig(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=secrets.randbelow(1 << 32) if seed is None else seed,
-    )
+    sampling = sampling_config(context_)
     path = model_path(model)
     is_conversation = message is None and (json_ or sys.stdin.isatty())
     text = "" if is_conversation else text_argument(message, "message").rstrip("\r\n")

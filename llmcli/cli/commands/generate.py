@@ -1,7 +1,6 @@
 """`llm generate`: continue a prompt, list the next words, or show how each token is chosen."""
 
 import math
-import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from llmcli.cli.options import (
     TopPOption,
     model_path,
     reject_options,
+    sampling_config,
     text_argument,
 )
 from llmcli.config import SamplingConfig
@@ -132,16 +132,9 @@ def generate(
     Example: llm generate "I like to eat" --next 5
     """
     _check_options(context_, next_, steps, experts, memory, quantize)
-    sampling = SamplingConfig(
-        max_tokens=max_tokens if steps is None else steps,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=secrets.randbelow(1 << 32) if seed is None else seed,
-        stop=tuple(stop or ()),
-    )
+    sampling = sampling_config(context_)
+    if steps is not None:
+        sampling = replace(sampling, max_tokens=steps)
     path = model_path(model)
     text = text_argument(prompt, "prompt")
     from llmcli.formats.loading import load_any, open_tokenizer
