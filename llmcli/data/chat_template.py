@@ -87,15 +87,15 @@ class ChatTemplate:
         return self._control_tokens.encode(self._render([(hidden, add_generation_prompt)])[0].text, names)[0]
 
     def encode_conversation(self, messages: Sequence[Message]) -> EncodedConversation:
-        """The ids of a conversation, and which to learn: in each turn of the assistant, the answer and the token that
-        ends it, but not the header before it.
+        """The ids of a conversation, and which to learn: in each turn of the assistant that is learned, the answer and
+        the token that ends it, but not the header before it.
 
         Without {% generation %} in the template, the answers are found by rendering the conversation up to each.
         Raises LLMError as `render` does, and when the template writes a turn differently once others follow.
         """
         hidden, names = self._hide(messages)
         rendering = self._render([(hidden, False)])[0] if _MARKER.search(self.source) else self._with_answers(hidden)
-        ids, learned = self._control_tokens.encode(rendering.text, names, rendering.answers)
+        ids, learned = self._control_tokens.encode(rendering.text, names, _learned(rendering.answers, messages))
         return EncodedConversation(ids, learned)
 
     @cached_property
@@ -149,6 +149,19 @@ class ChatTemplate:
         # the template has no generation prompt, or needs a message before it
         probe = unused_characters(1, [self.source, *(message.content for message in messages)])[0]
         return self.render([*before, Message("assistant", probe)]).partition(probe)[0]
+
+
+def _learned(answers: list[Span], messages: Sequence[Message]) -> list[Span]:
+    """The spans of the answers that are learned. Raises LLMError if not all are, and the template marks others."""
+    learned = [message.is_learned for message in messages if message.role == "assistant"]
+    if all(learned):
+        return answers
+    if len(answers) != len(learned):
+        raise LLMError(
+            f"the model's chat template marks {len(answers)} answers of {len(learned)} in the conversation, so which "
+            'of them has "weight": 0 is unclear; remove the answers with this weight'
+        )
+    return [answer for answer, is_learned in zip(answers, learned, strict=True) if is_learned]
 
 
 def _render_chatml(messages: Sequence[Message], add_generation_prompt: bool) -> Rendering:

@@ -95,6 +95,15 @@ def _named_speakers(user: str, assistant: str) -> _Speakers:
     return _Speakers(f"{user}:/{assistant}: turns", _label(re.escape(user), re.escape(assistant), "System"), named=True)
 
 
+def shape_of(user: str, assistant: str) -> str:
+    """The name of the shape of a text with turns of two speakers. Raises LLMError as `read_turns` does.
+
+    >>> shape_of("Ann", "Bob")
+    'Ann:/Bob: turns'
+    """
+    return _named_speakers(user, assistant).shape
+
+
 def speakers_in(shape: str) -> tuple[str, str] | None:
     """The names of the user and of the assistant in the name of a shape; None for the known ones.
 

@@ -6,7 +6,7 @@ Standard library only.
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from llmcli.errors import LLMError, brief
@@ -26,6 +26,7 @@ class Message:
 
     role: str  # one of ROLES
     content: str
+    is_learned: bool = field(default=True, repr=False)  # for an answer: whether it is trained on, or only context
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,17 @@ def _read_message(item: object, name: str) -> Message:
         raise _RecordError(f"{name} has the {'role' if role_key == 'role' else 'sender'} {brief(role)}; wanted {known}")
     if content_key not in item:
         raise _RecordError(f'{name} has no "{content_key}"; wanted {{"{role_key}": "{role}", "{content_key}": "text"}}')
-    return Message(_ROLE_NAMES[role], _content(item[content_key], f'"{content_key}" of {name}'))
+    content = _content(item[content_key], f'"{content_key}" of {name}')
+    return Message(_ROLE_NAMES[role], content, is_learned=_weight(item.get("weight"), f'"weight" of {name}') == 1)
+
+
+def _weight(value: object, name: str) -> int:
+    """The weight of a message in the loss, in OpenAI's format for fine-tuning; only answers are learned in any case."""
+    if value is None:
+        return 1
+    if type(value) is not int or value not in (0, 1):
+        raise _RecordError(f"{name} is {brief(value)}; wanted 1, or 0 for an answer that is not trained on")
+    return value
 
 
 def _content(value: object, name: str) -> str:

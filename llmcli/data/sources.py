@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.data.conversation_files import ConversationFile, read_conversations
+from llmcli.data.conversation_turns import shape_of
 from llmcli.data.conversations import Conversation
 from llmcli.data.corpus import Corpus, read_corpus
 from llmcli.data.documents import display_name
+from llmcli.errors import LLMError
 
 
 @dataclass(frozen=True)
@@ -41,3 +43,13 @@ def read_sources(names: Iterable[str], speakers: tuple[str, str] | None = None) 
 
     text = read_corpus(names, takes=holds_conversations)
     return Sources(text, tuple(files))
+
+
+def check_speakers(speakers: tuple[str, str] | None, files: Iterable[ConversationFile]) -> None:
+    """Raise LLMError if none of the files has turns of the named speakers."""
+    if speakers and shape_of(*speakers) not in {file.shape for file in files}:
+        user, assistant = speakers
+        raise LLMError(
+            f"--speakers {user},{assistant}: no file has turns of both; wanted a text with lines that begin with "
+            f'"{user}:" and "{assistant}:", its first line among them; check the names, or leave --speakers out'
+        )

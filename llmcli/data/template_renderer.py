@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from llmcli.data.conversations import Message
@@ -39,7 +39,7 @@ class Rendering:
 def render(source: str, variables: Mapping[str, str], jobs: Sequence[Job]) -> list[Rendering]:
     """Render a jinja2 template for each job. Raises LLMError when it is invalid or exceeds a limit, and
     TemplateRefusalError when it refuses the messages."""
-    sent = [([asdict(message) for message in messages], prompt) for messages, prompt in jobs]
+    sent = [([{"role": m.role, "content": m.content} for m in messages], prompt) for messages, prompt in jobs]
     answer = _process.ask(source, {"variables": dict(variables), "jobs": sent})
     if "refused" in answer:
         raise TemplateRefusalError(f"the model's chat template refuses these messages: {answer['refused']}")

@@ -67,10 +67,10 @@ def _answers(learned: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.i
 
 
 def _text_before(conversation: Conversation, answer: int) -> str:
-    """The message before the answer of a number, counted from 1."""
+    """The message before the learned answer of a number, counted from 1."""
     before, answers = "", 0
     for message in conversation.messages:
-        answers += message.role == "assistant"
+        answers += message.role == "assistant" and message.is_learned
         if answers == answer:
             break
         before = message.content

@@ -48,13 +48,14 @@ def load_inputs(
 ) -> Inputs:
     """Open the models and read the texts and conversations. Raises LLMError, also where the output would overwrite one
     of them. `speakers` are the names of the user and of the assistant in text with turns."""
-    from llmcli.data.sources import read_sources
+    from llmcli.data.sources import check_speakers, read_sources
     from llmcli.formats import loading
 
     base_model = loading.load(base) if base else None
     like_model = loading.load_any(like).shared if like else None
     sources = read_sources(corpus, speakers)
     held_out = _HeldOut.of(val, sources, speakers)
+    check_speakers(speakers, (*sources.conversation_files, *held_out.files))
     _check_sources(sources, held_out, output, on_note)
     base_sha256 = loading.fingerprint(base) if base else ""
     conversations = None
@@ -73,6 +74,11 @@ class _HeldOut:
 
     text: Corpus | float
     conversations: tuple[ConversationFile, ...] | float
+
+    @property
+    def files(self) -> tuple[ConversationFile, ...]:
+        """Those of the conversations; none where a fraction is held out."""
+        return () if isinstance(self.conversations, float) else self.conversations
 
     @classmethod
     def of(cls, val: str | float | None, sources: Sources, speakers: tuple[str, str] | None) -> _HeldOut:
@@ -110,15 +116,14 @@ def _fraction(val: str | float) -> float:
 def _check_sources(sources: Sources, held_out: _HeldOut, output: Path, on_note: Callable[[str], None]) -> None:
     """Raise LLMError where the output would overwrite one of the files; note what was left out of them."""
     val_texts = () if isinstance(held_out.text, float) else held_out.text.documents
-    val_files = () if isinstance(held_out.conversations, float) else held_out.conversations
     for paths, what in (
         ([document.path for document in (*sources.text.documents, *val_texts)], "the training text"),
-        ([file.path for file in (*sources.conversation_files, *val_files)], "a file of conversations"),
+        ([file.path for file in (*sources.conversation_files, *held_out.files)], "a file of conversations"),
     ):
         reject_overwriting(output, "model", paths, what)
     if {document.sha256 for document in val_texts} & {document.sha256 for document in sources.text.documents}:
         on_note("--val contains training text, so its figures do not measure how well new text is predicted")
-    for file in (*sources.conversation_files, *val_files):
+    for file in (*sources.conversation_files, *held_out.files):
         for note in file.notes:
             on_note(note)
 

@@ -89,7 +89,8 @@ class DividedConversations:
             names = ", ".join(file.name for file in self.inputs.files[:MAX_NAMES])
             raise LLMError(
                 f"there is nothing to learn from in {names}: none of {len(self.split.training):,} conversations has an "
-                'answer; each needs a message with the role "assistant", and a chat template that marks it'
+                'answer to learn; each needs a message with the role "assistant", whose "weight" is not 0, and a chat '
+                "template that marks it"
             )
         held_out, kept_held_out = _encode(self.split.held_out, template)
         chosen = ConversationSplit(kept, kept_held_out, self.split.duplicates)

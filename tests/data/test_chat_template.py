@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -87,6 +88,29 @@ def test_answers_and_the_tokens_that_end_them_are_learned(tokenizer: Tokenizer) 
     assert learned_text(template, CONVERSATIONS["turns"]) == ["The dog.<|im_end|>", "🍎\n<|im_end|>"]
     assert learned_text(template, CONVERSATIONS["nothing said"]) == ["<|im_end|>"]
     assert learned_text(template, CONVERSATIONS["a question"]) == []
+
+
+@pytest.mark.parametrize("source", [CHATML, CHATML + " ", PLAIN], ids=["ChatML", "rendered by jinja", "without marks"])
+def test_an_answer_that_is_not_learned_is_context(source: str) -> None:
+    template = ChatTemplate(source, BPE)
+    first, last = Message("assistant", "The cat."), Message("assistant", "The mat.")
+    messages = [USER, first, USER, ANSWER, USER, last]
+    whole = template.encode_conversation(messages)
+    assert learned_text(template, messages) == [f"The {what}.{IM_END}" for what in ("cat", "dog", "mat")]
+    for i, expected in ((1, ("dog", "mat")), (3, ("cat", "mat")), (5, ("cat", "dog"))):
+        weighted = [replace(one, is_learned=place != i) for place, one in enumerate(messages)]
+        assert template.encode_conversation(weighted).ids == whole.ids
+        assert learned_text(template, weighted) == [f"The {what}.{IM_END}" for what in expected]
+    nothing = template.encode_conversation([USER, replace(ANSWER, is_learned=False)])
+    assert not any(nothing.learned) and nothing.ids
+
+
+def test_answers_that_a_template_marks_otherwise_cannot_have_a_weight() -> None:
+    source = "{% generation %}{% for message in messages %}{{ message['content'] }}{% endfor %}{% endgeneration %}"
+    template = ChatTemplate(source, BPE)
+    assert all(template.encode_conversation([USER, ANSWER, USER, ANSWER]).learned)
+    with pytest.raises(LLMError, match='marks 1 answers of 2 in the conversation, so which of them has "weight": 0'):
+        template.encode_conversation([USER, ANSWER, USER, replace(ANSWER, is_learned=False)])
 
 
 def test_a_tokenizer_without_the_tokens_gets_them_at_its_end() -> None:

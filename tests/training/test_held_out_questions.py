@@ -1,6 +1,7 @@
 """Greedy answers to held-out questions, of a model that answers as it is told."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,8 +53,6 @@ EVERY = [
 
 def ready_with(held_out: list[int]) -> Prepared:
     """A run in which these of EVERY are held out."""
-    from dataclasses import replace
-
     from tests.training.chats import conversation_file
 
     rest = [one for i, one in enumerate(EVERY) if i not in held_out]
@@ -71,6 +70,14 @@ def test_a_question_is_all_before_the_last_answer() -> None:
         "<|im_start|>assistant\n"
     )
     assert text_of(ready.tokenizer, list(question.answer)) == "Is so.<|im_end|>"
+
+
+def test_the_question_before_an_answer_that_is_not_learned_is_not_asked() -> None:
+    asked = conversation("Who?", "Ann.", "Why?", "Is so.")
+    messages = [*asked.messages[:-1], replace(asked.messages[-1], is_learned=False)]
+    ready = prepared(conversations=inputs([*EVERY, replace(asked, messages=tuple(messages))], held_out=0.0))
+    assert ready.conversations is not None
+    assert [one.text for one in questions(ready.conversations)].count("Who?") == 1
 
 
 def test_without_held_out_conversations_the_questions_are_of_the_training_part() -> None:

@@ -102,7 +102,7 @@ def eval_(
     Example: llm eval held-out.txt -m a.safetensors -m b.safetensors
     """
     from llmcli.data.corpus import read_corpus
-    from llmcli.data.sources import read_sources
+    from llmcli.data.sources import check_speakers, read_sources
     from llmcli.evaluation.training_text import held_out_start
     from llmcli.formats.loading import load_any
 
@@ -112,7 +112,9 @@ def eval_(
             raise usage(f"--per-token shows one model, found {len(model or ())}; name one with -m")
     models = {path: load_any(path) for path in (model_path(name) for name in model or (None,))}
     if templates := _chat_templates(models):
-        sources = read_sources(texts, speaker_names(speakers))
+        names = speaker_names(speakers)
+        sources = read_sources(texts, names)
+        check_speakers(names, sources.conversation_files)
         if sources.conversation_files:
             reject_options(context_, "with conversations", "past", "per_token")
             answers = _AnswerEvaluation(sources, templates, device, context, whole)

@@ -97,6 +97,15 @@ def test_other_speakers(llm: Llm) -> None:
     assert "conversations" not in plain
     named = llm("train", "turns.txt", "--steps", 1, *SMALL, "--speakers", "Teacher,Pupil", "--dry-run").stdout
     assert "conversations\t" in named
+    assert llm("train", "turns.txt", *SMALL, "--val", "turns.txt", "--speakers", "Teacher,Pupil", "--dry-run").stdout
+    Path("text.txt").write_text("Once upon a time. " * 50)
+    mixed = llm("train", "text.txt", "--steps", 2, *SMALL, "turns.txt", "--speakers", "Teacher,Pupil", "--dry-run")
+    assert "conversations\t" in mixed.stdout
+    write_chats()
+    for file, names in (("turns.txt", "Teacher,Bob"), ("turns.txt", "Pupil,Ann"), ("chats.jsonl", "Teacher,Pupil")):
+        unknown = llm("train", file, *SMALL, "--speakers", names)
+        assert unknown.exit_code == 1 and unknown.stdout == "" and unknown.stderr.count("\n") == 1
+        assert unknown.stderr.startswith(f"error: --speakers {names}: no file has turns of both; wanted a text with ")
     wrong = llm("train", "turns.txt", "--speakers", "Teacher")
     assert wrong.exit_code == 2 and "--speakers must be two names, as in --speakers User,Assistant" in wrong.stderr
 
