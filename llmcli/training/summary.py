@@ -348,7 +348,7 @@ def _overfitting(run: _Run) -> str:
             )
         return (
             f"Overfitting after step {run.best_step:,}: the held-out loss rose from {lowest} to {at_end} bits per "
-            f"byte, so the weights of that step are kept. More {run.data} would help."
+            f"byte, so the weights of that step are kept. More {run.data} would help.{_without_held_out(run)}"
         )
     if run.epochs >= OVERFITTING_EPOCHS and last >= max(OVERFITTING_RATIO * run.training_loss, NEGLIGIBLE):
         return (
@@ -357,6 +357,11 @@ def _overfitting(run: _Run) -> str:
             "would help."
         )
     return ""
+
+
+def _without_held_out(run: _Run) -> str:
+    """For a model of conversations alone, which may serve those who ask what is in its file."""
+    return " For a model that repeats the answers in the file, hold none out: --val 0." if run.of_answers else ""
 
 
 def _needs_time(run: _Run) -> str:

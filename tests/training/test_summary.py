@@ -330,7 +330,9 @@ def test_the_figure_of_conversations_is_of_answers() -> None:
 
 def test_more_conversations_would_help() -> None:
     overfitted = chat_record(curve=record()["curve"] | {"eval_bits_per_byte": [2.0, 1.0, 1.1, 1.2]}, best_step=50)
-    assert "More conversations would help." in summarize(overfitted)[1]
+    assert summarize(overfitted)[1].endswith(
+        "More conversations would help. For a model that repeats the answers in the file, hold none out: --val 0."
+    )
     ended = chat_record(train={"steps": 100, "seconds": 60.0}, curve=record()["curve"] | {"loss": [9.0] * 10})
     assert summarize(ended)[1] == (
         "Training stopped after 3 epochs, before the time was up: further epochs would only memorize the conversations."
