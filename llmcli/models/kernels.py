@@ -336,3 +336,41 @@ def cross_entropy(x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     held in memory. Call it only in training; backward scales these gradients in place, so call it at most once.
     """
     return _CrossEntropy.apply(x, head, targets)
+
+
+class _Divergence(_Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, head: Tensor, base_x: Tensor, base_head: Tensor) -> Tensor:
+        sum_dtype = _sum_dtype(x)
+        loss = x.new_zeros((), dtype=sum_dtype)
+        grad_x = torch.empty_like(x)
+        head_is_trained = ctx.needs_input_grad[1]
+        grad_head = torch.zeros_like(head if head_is_trained else head[:0], dtype=sum_dtype)
+        rows = LOSS_ROWS if x.device.type == "cpu" else max(LOSS_ROWS, (1 << 27) // head.shape[0])
+        for start in range(0, len(x), rows):
+            block = slice(start, start + rows)
+            logs = torch.log_softmax(functional.linear(x[block], head).to(sum_dtype), -1)
+            base_logs = torch.log_softmax(functional.linear(base_x[block], base_head).to(sum_dtype), -1)
+            base_probabilities = base_logs.exp()
+            loss += (base_probabilities * (base_logs - logs)).sum()
+            grad_logits = logs.exp_().sub_(base_probabilities).mul_(1 / len(x)).to(x.dtype)
+            torch.mm(grad_logits, head, out=grad_x[block])
+            if head_is_trained:
+                grad_head += grad_logits.mT @ x[block]
+        ctx.head_is_trained = head_is_trained
+        ctx.save_for_backward(grad_x, grad_head.to(head.dtype))
+        return loss / len(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        grad_x, grad_head = ctx.saved_tensors
+        return grad_x.mul_(grads[0]), grad_head.mul_(grads[0]) if ctx.head_is_trained else None, None, None
+
+
+def divergence(x: Tensor, head: Tensor, base_x: Tensor, base_head: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence in nats of softmax(x head^T) from softmax(base_x base_head^T), which is not
+    trained; x and base_x [R, C], head and base_head [V, C].
+
+    As `cross_entropy`: a block of rows at a time, only in training, and backward at most once.
+    """
+    return _Divergence.apply(x, head, base_x, base_head)

@@ -23,6 +23,11 @@ EPOCHS, STEPS = 60.0, 1000
 FINE_TUNING_EPOCHS, FINE_TUNING_STEPS = 3.0, 100
 BATCHES_PER_EPOCH = 4  # at least, where that is at least one row
 
+# "What fine-tuning on few conversations forgets": the divergence from the base model on text that it generates
+DIVERGENCE_WEIGHT = 3.0  # in the loss
+DIVERGENCE_TOKENS = 0.25  # tokens of that text in a step, as a part of those of the batch
+DIVERGENCE_COST = 0.4  # the time they take, as a part of that of the batch
+
 # The part of a run in which conversations follow text
 SHARE, LARGEST_SHARE, SMALLEST_SHARE = 0.3, 0.8, 0.05
 SHARE_EPOCHS = 20.0  # of the conversations, at most, in SHARE of the run
@@ -101,13 +106,26 @@ def share(text: CorpusSize, conversations: CorpusSize, tokens: float) -> Decisio
     return Decision(SHARE, "text first, to learn the language; then to answer")
 
 
+def base_divergence(text: CorpusSize | None, base: ModelConfig | None) -> Decision[float]:
+    """The weight of the divergence from the base model in the loss. After text, it would undo what the text taught."""
+    if base and not text:
+        return Decision(DIVERGENCE_WEIGHT, "on text that it generates; limits catastrophic forgetting")
+    return Decision(0.0, "there is no base model" if base is None else "would undo what the text taught")
+
+
 def decisions(
-    request: Request, model: ModelConfig, text: CorpusSize | None, conversations: CorpusSize, tokens: float
+    request: Request,
+    model: ModelConfig,
+    text: CorpusSize | None,
+    conversations: CorpusSize,
+    tokens: float,
+    base: ModelConfig | None = None,
 ) -> ConversationDecisions:
     """How a run of `tokens` training tokens trains on conversations, after `text` if there is any."""
     part = share(text, conversations, tokens) if text else Decision(1.0, "there is no plain text")
     epochs = part.value * tokens / conversations.tokens
-    return ConversationDecisions(part, rules.dropout(request, model, conversations.tokens, epochs))
+    dropout = rules.dropout(request, model, conversations.tokens, epochs)
+    return ConversationDecisions(part, dropout, base_divergence(text, base))
 
 
 def bpe_dropout() -> Decision[float]:

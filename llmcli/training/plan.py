@@ -95,6 +95,7 @@ class ConversationDecisions:
 
     share: Decision[float]  # of the run, at its end
     dropout: Decision[float]  # in that part
+    base_divergence: Decision[float]  # weight in the loss
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,10 @@ class ConversationSettings:
     share: float = 1.0  # of the run, at its end, in which the batches are conversations; before, they are text
     dropout: float = 0.0  # in that part
     new_tokens: int = 0  # tokens at the end of the vocabulary that the base model does not have
+    base_divergence: float = 0.0  # weight in the loss of the divergence from the base model
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1 or not 0 <= self.dropout < 1 or self.new_tokens < 0:
+        if not 0 < self.share <= 1 or not 0 <= self.dropout < 1 or min(self.new_tokens, self.base_divergence) < 0:
             raise ValueError(f"no run trains on conversations with {self}")
 
 

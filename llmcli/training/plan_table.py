@@ -79,9 +79,13 @@ def _train_rows(
 
 
 def _conversation_rows(training: TrainDecisions) -> list[PlanRow]:
-    """When conversations follow text, if they do."""
+    """When conversations follow text, if they do, and what keeps a base model's knowledge."""
     chosen = training.conversations
-    if chosen is None or chosen.share.value == 1:
+    if chosen is None:
+        return []
+    if divergence := chosen.base_divergence.value:
+        return [PlanRow("divergence from base", f"weight {divergence:g}", chosen.base_divergence.reason)]
+    if chosen.share.value == 1:
         return []
     dropout = f"dropout {chosen.dropout.value:g}: {chosen.dropout.reason}"
     return [

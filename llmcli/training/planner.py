@@ -125,6 +125,13 @@ class _Run:
     def budget(self) -> Decision[float | None]:
         return rules.time_budget(self.request, self.max_epochs)
 
+    @property
+    def batch_seconds(self) -> float | None:
+        """The part of the time budget for the batches, without the divergence from a base model."""
+        has_divergence = self.base is not None and self.conversations_alone
+        seconds = self.budget.value
+        return seconds / (1 + conversation_rules.DIVERGENCE_COST) if seconds and has_divergence else seconds
+
     def decide(self, model: ModelConfig, tokens: float, batch_divisor: int) -> TrainDecisions:
         """How to train a model on `tokens` (0: not known yet), with the batch size divided by `batch_divisor`."""
         request, data, context = self.request, self.data, self.context.value
@@ -159,7 +166,7 @@ class _Run:
         if self.packed is None:
             return None
         text = None if self.conversations_alone else self.text
-        return conversation_rules.decisions(self.request, model, text, self.packed, tokens)
+        return conversation_rules.decisions(self.request, model, text, self.packed, tokens, self.base)
 
     def settings(self, model: ModelConfig, tokens: float, batch_divisor: int) -> TrainConfig:
         return self.decide(model, tokens, batch_divisor).settings(self.request)
@@ -190,7 +197,7 @@ def _plan(run: _Run, models: Sequence[ModelConfig], machine: Machine) -> Plan:
     def settings(model: ModelConfig, tokens: float) -> TrainConfig:
         return run.settings(model, tokens, fitting.batch_divisor)
 
-    estimate = choose_model(fitting.models, run.budget.value, run.data, settings, machine, run.max_epochs)
+    estimate = choose_model(fitting.models, run.batch_seconds, run.data, settings, machine, run.max_epochs)
     training = run.decide(estimate.model, estimate.tokens, fitting.batch_divisor)
     architecture = run.decide_model(estimate.model, models, fitting)
     train = training.settings(run.request)
@@ -202,7 +209,9 @@ def _plan(run: _Run, models: Sequence[ModelConfig], machine: Machine) -> Plan:
 
 def _conversation_settings(training: TrainDecisions) -> ConversationSettings | None:
     chosen = training.conversations
-    return ConversationSettings(chosen.share.value, chosen.dropout.value) if chosen else None
+    if chosen is None:
+        return None
+    return ConversationSettings(chosen.share.value, chosen.dropout.value, base_divergence=chosen.base_divergence.value)
 
 
 def _too_few_steps(run: _Run, steps: float) -> str:

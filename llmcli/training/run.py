@@ -24,6 +24,7 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.transformer import LanguageModel
+from llmcli.training.base_behaviour import BaseBehaviour
 from llmcli.training.batch_schedule import BatchSchedule
 from llmcli.training.calibration import Calibration, reserve_tokens
 from llmcli.training.compute import Compute
@@ -85,17 +86,20 @@ class Run:
         keep_freed_memory()
         self.model = _initial_model(plan, start, tokenizer.vocab_size)
         self._optimizer = Optimizer(self.model, settings, plan.model.hidden_size)
-        compile_layers(self.model, settings)
         train_tokens, calibration_windows = reserve_tokens(tokens, settings.calibration_tokens, settings.context)
         self._train_tokens = len(train_tokens)
         self._batches = BatchSchedule(train_tokens, settings, tokenizer)
         self._conversations: ConversationPhase | None = None
         self._plain_text: PlainTextComparison | None = None
+        self._base_behaviour: BaseBehaviour | None = None
         if conversations and plan.conversations:
             self._conversations = ConversationPhase(conversations, plan.conversations, settings, tokenizer)
             self._train_tokens += self._conversations.tokens_per_epoch
             self._sample_prompt = self._conversations.question
             self._plain_text = PlainTextComparison(plan.model, tokenizer, plain_text, start, settings)
+            if weight := plan.conversations.base_divergence:
+                self._base_behaviour = BaseBehaviour(self.model, tokenizer, settings, weight)
+        compile_layers(self.model, settings)
         self._window = 0  # tokens in a window of the last step
         self._calibration = Calibration(self.model, calibration_windows)
         models = 2 if start else 1
@@ -196,6 +200,8 @@ class Run:
         try:
             with self._interruptible(self.model, STEP_PATIENCE, self._step_deadline()):
                 loss = self._compute.gradients(self.model, ids, pieces, learned)
+                if self._base_behaviour:
+                    self._base_behaviour.add_gradients(position.step)
         except CutShortError:
             self._give_up_step(began)
             return None

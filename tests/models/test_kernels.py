@@ -14,6 +14,7 @@ from llmcli.models.kernels import (
     Dropout,
     attention,
     cross_entropy,
+    divergence,
     grouped_linear,
     normalize,
     normalize_rotate,
@@ -126,6 +127,18 @@ def test_cross_entropy_in_bfloat16_is_close_to_float64() -> None:
     assert found.item() == pytest.approx(expected.item(), rel=0.01)
     for found_grad, grad in zip(torch.autograd.grad(found, low), torch.autograd.grad(expected, [x, head]), strict=True):
         assert (found_grad.double() - grad).norm() < 0.02 * grad.norm()
+
+
+@pytest.mark.parametrize("rows", [7, 600])  # one block, and more
+def test_divergence_and_its_gradients(rows: int) -> None:
+    x, head = random(rows, 6), random(11, 6, seed=1)
+    base_x, base_head = random(rows, 6, seed=2).detach(), random(11, 6, seed=3).detach()
+    base_logs = torch.log_softmax(base_x @ base_head.mT, -1)
+    for inputs in ([x, head], [x]):  # the second time the head is frozen
+        head.requires_grad_(len(inputs) == 2)
+        logs = torch.log_softmax(x @ head.mT, -1)
+        expected = 3.0 * F.kl_div(logs, base_logs, log_target=True, reduction="batchmean")
+        assert_same(3.0 * divergence(x, head, base_x, base_head), expected, inputs)
 
 
 def test_attention_in_bfloat16_is_close_to_float64() -> None:

@@ -6,7 +6,7 @@ from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.training import conversation_rules
 from llmcli.training.conversation_rules import ConversationSize
-from llmcli.training.cost_model import CorpusSize
+from llmcli.training.cost_model import CorpusSize, Machine
 from llmcli.training.plan import Plan, Request
 from llmcli.training.planner import make_plan
 from tests.training.plans import BASE, row
@@ -125,6 +125,25 @@ def test_fine_tuning_takes_few_epochs_of_many_conversations_and_more_of_few() ->
     assert many.steps * many.batch_size * 64 == pytest.approx(
         conversation_rules.FINE_TUNING_EPOCHS * size(30_000).packed(64).tokens, rel=0.01
     )
+
+
+def test_only_a_base_model_without_new_text_is_kept() -> None:
+    kept = plan(size(), base=LONG_BASE)
+    assert kept.conversations is not None and kept.conversations.base_divergence == 3.0
+    assert row(kept, "divergence from base").value == "weight 3"
+    for other in (plan(size()), plan(size(), text=5_000, base=LONG_BASE)):
+        assert other.conversations is not None and other.conversations.base_divergence == 0.0
+        assert "divergence from base" not in {one.name for one in other.rows}
+
+
+def test_the_divergence_takes_its_part_of_the_time() -> None:
+    """1,000 tokens of batches a second, and 0.4 times as long for the divergence: 0.9 x 60 / 1.4 s of batches."""
+    machine = Machine(lambda model, settings, seconds: 1000.0)
+    result = make_plan(
+        Request(seconds=60.0), train_tokens=0, vocab_size=300, eos_id=0, base=LONG_BASE, machine=machine,
+        conversations=size(30_000),
+    )  # fmt: skip
+    assert row(result, "training tokens").value == "about 38,571"
 
 
 def test_without_conversations_nothing_changes() -> None:
