@@ -106,6 +106,15 @@ def share(text: CorpusSize, conversations: CorpusSize, tokens: float) -> Decisio
     return Decision(SHARE, "text first, to learn the language; then to answer")
 
 
+def dropout(
+    request: Request, model: ModelConfig, tokens: int, epochs: float, base: ModelConfig | None
+) -> Decision[float]:
+    """The rate in a run on conversations alone."""
+    if base and request.dropout is None:
+        return Decision(0.0, "the base model's layers would have to learn to do without each other first")
+    return rules.dropout(request, model, tokens, epochs)
+
+
 def base_divergence(text: CorpusSize | None, base: ModelConfig | None) -> Decision[float]:
     """The weight of the divergence from the base model in the loss. After text, it would undo what the text taught."""
     if base and not text:

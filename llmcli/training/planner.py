@@ -150,7 +150,9 @@ class _Run:
             induction=rules.initialization(model, self.induction),
             batch_size=batch_size,
             steps=steps,
-            dropout=rules.dropout(request, model, data.tokens, epochs),
+            dropout=conversation_rules.dropout(request, model, data.tokens, epochs, self.base)
+            if alone
+            else rules.dropout(request, model, data.tokens, epochs),
             bpe_dropout=conversation_rules.bpe_dropout() if alone else rules.bpe_dropout(model, data.tokens, epochs),
             calibration=conversation_rules.calibration()
             if self.conversations

@@ -71,7 +71,10 @@ class Prepared:
 
         def by_epochs(epochs: float) -> Regularization:
             chosen = rules.regularization(request, self.plan.model, len(self.tokens) + packed, epochs)
-            return chosen if len(self.tokens) else replace(chosen, bpe_dropout=0.0)
+            if len(self.tokens):
+                return chosen
+            keeps_base = self.plan.conversations is not None and self.plan.conversations.base_divergence > 0
+            return Regularization(self.plan.train.dropout if keeps_base else chosen.dropout, 0.0)
 
         return by_epochs
 

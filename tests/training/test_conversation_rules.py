@@ -136,6 +136,13 @@ def test_only_a_base_model_without_new_text_is_kept() -> None:
         assert "divergence from base" not in {one.name for one in other.rows}
 
 
+def test_a_base_model_has_no_dropout_unless_requested() -> None:
+    """Also after many epochs, for which a new model has it."""
+    assert plan(size(), base=LONG_BASE).train.dropout == 0.0
+    assert plan(size(), Request(dropout=0.1), base=LONG_BASE).train.dropout == 0.1
+    assert plan(size()).train.dropout > 0
+
+
 def test_the_divergence_takes_its_part_of_the_time() -> None:
     """1,000 tokens of batches a second, and 0.4 times as long for the divergence: 0.9 x 60 / 1.4 s of batches."""
     machine = Machine(lambda model, settings, seconds: 1000.0)
