@@ -377,7 +377,7 @@ def test_of_the_texts_of_the_project_only_the_examples_of_conversations_are_conv
     files = [*(ROOT / "examples").glob("*.txt"), *(ROOT / "llmcli").rglob("*.py"), *(ROOT / "docs").glob("*.md")]
     assert len(files) > 50
     recognized = {file.name for file in files if read_conversations(file.name, file) is not None}
-    assert recognized == {"planets.txt", "planets-test.txt", "wakusei.txt", "wakusei-test.txt", "school.txt", "school-test.txt"}
+    assert recognized == {f"{name}{part}.txt" for name in ("planets", "wakusei", "school") for part in ("", "-test")}
 
 
 def test_a_file_that_is_missing_or_a_directory_is_an_error() -> None:
