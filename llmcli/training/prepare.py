@@ -149,7 +149,8 @@ def _with_conversations(
         conversations=replace(plan.conversations, new_tokens=inputs.new_tokens),
     )
     corpus = [*prepared.record["corpus"], *corpus_record(inputs.files)]
-    return replace(prepared, record=prepared.record | {"corpus": corpus}).with_plan(plan)
+    tokenizer = prepared.tokenizer.with_eos_ids(stop_ids)  # as it is opened with the model: answers to questions end
+    return replace(prepared, tokenizer=tokenizer, record=prepared.record | {"corpus": corpus}).with_plan(plan)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.training import prepare as prepare_module
 from llmcli.training.prepare_conversations import ConversationInputs
-from tests.training.chats import PAIRS, conversation, conversation_file, inputs, prepared, text_of
+from tests.training.chats import PAIRS, conversation, conversation_file, inputs, prepared, run_to_end, text_of
 from tests.training.plans import row
 
 
@@ -102,6 +102,19 @@ def test_answers_end_a_text_for_the_model() -> None:
     ready = prepared()
     assert ready.plan.model.eos_token_id == ready.tokenizer.eos_id
     assert ready.plan.model.extra_eos_ids == (ready.tokenizer.control_ids["<|im_end|>"],)
+
+
+def test_the_tokenizer_of_a_run_is_that_of_its_model() -> None:
+    """Which tokens end a text, and which may be generated: else a greedy answer in the run would never end."""
+    from llmcli.data.vocabulary import START
+    from llmcli.formats.loading import open_tokenizer
+
+    ready = prepared(steps=1)
+    opened = open_tokenizer(run_to_end(ready).checkpoint)
+    assert ready.tokenizer.eos_ids == opened.eos_ids
+    assert opened.control_ids["<|im_end|>"] in opened.eos_ids
+    ours, theirs = (one.vocabulary.allowed(START) for one in (ready.tokenizer, opened))
+    assert ours is not None and np.array_equal(ours, theirs)
 
 
 def test_what_is_longer_than_the_context_is_truncated_and_counted() -> None:
