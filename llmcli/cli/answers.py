@@ -126,13 +126,20 @@ class AnswerPrinter:
             self._clear_status()
             if self._shows_text and event.text:
                 self._is_begun = True
-                console.verbatim(self._wrap.feed(visible(event.text)) if self._wrap else event.text, raw=True)
+                console.verbatim(self._wrapped(event.text), raw=True)
 
     def finish(self, *, is_answered: bool = True) -> None:
         """End the line of the answer; after an error (not `is_answered`) only if there is one."""
         self._clear_status()
         if self._shows_text and (is_answered or self._is_begun):
             console.verbatim(self._wrap.finish() if self._wrap else "", end="\n", raw=True)
+
+    def _wrapped(self, text: str) -> str:
+        """What can be printed of the answer with its next piece."""
+        if self._wrap is None:
+            return text
+        self._wrap.columns = terminal_width()  # the window may have been resized
+        return self._wrap.feed(visible(text))
 
     def _clear_status(self) -> None:
         if self._has_status:

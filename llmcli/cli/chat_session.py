@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from llmcli import units
 from llmcli.cli import answers, chat_commands, chat_explanation, console, tables
 from llmcli.cli.signals import interruptions
+from llmcli.cli.terminal_echo import without_echo
 from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Session:
     def _answer(self, events: "Iterator[Event]") -> None:
         """Show an answer as it arrives; Ctrl-C stops it."""
         max_tokens = self._chat.sampling.max_tokens
-        with interruptions() as requests:
+        with without_echo(), interruptions() as requests:
             answer = answers.receive(
                 events, max_tokens, shows_text=self._memory is None, is_stopped=lambda: bool(requests)
             )
@@ -85,7 +86,8 @@ class Session:
         if self._memory:
             self._memory.show(answer)
         if answer.finish_reason == answers.INTERRUPTED:
-            console.note("(stopped)")
+            unanswered = " before the answer began; the message is left out, and the up arrow brings it back"
+            console.note(f"(stopped{'' if answer.text else unanswered})")
         answers.note_end(answer, "for longer answers: /set max-tokens 2000")
         console.note("")
 
@@ -123,6 +125,8 @@ class Session:
         conversation, count = saved_chat.load(path, number)
         self._chat.messages = list(conversation.messages)
         self._last = None
+        if count == 1 and path.read_bytes() == (written := saved_chat.as_line(conversation.messages)):
+            self._saved[path] = written
         which = f"conversation {number} of {count:,} in {path}" if count > 1 else str(path)
         console.warn(f"loaded {which} ({units.count(self._chat.turns, 'turn')})")
 

@@ -17,7 +17,7 @@ class WordWrap:
     """
 
     def __init__(self, columns: int) -> None:
-        self._columns, self._used = columns, 0
+        self.columns, self._used = columns, 0  # the caller changes the columns when the window is resized
         self._space, self._word = "", ""  # the last word, not printed yet, and the space before it
 
     def feed(self, text: str) -> str:
@@ -39,9 +39,9 @@ class WordWrap:
             return word
         *complete, self._word = split_word(self._word + character)
         printed = "".join(map(self._place, complete))
-        if len(self._word) >= self._columns:  # longer than a line: not held back, and broken by the terminal
+        if len(self._word) >= self.columns:  # longer than a line: not held back, and broken by the terminal
             printed += self.finish()
-            self._used %= self._columns
+            self._used %= self.columns
         return printed
 
     def _place(self, unit: str) -> str:
@@ -51,7 +51,7 @@ class WordWrap:
         space, self._space = self._space, ""
         gap = len((" " * self._used + space).expandtabs(TAB)) - self._used
         end = self._used + gap + text_width(unit)
-        if end > self._columns and self._used:
+        if end > self.columns and self._used:
             space, end = "\n", text_width(unit)
-        self._used = end if end <= self._columns else end % self._columns
+        self._used = end if end <= self.columns else end % self.columns
         return space + unit

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmcli import units
 from llmcli.data.conversation_files import read_conversations
 from llmcli.data.conversations import Conversation, Message
 from llmcli.errors import LLMError, usage
@@ -24,12 +25,17 @@ def save(path: Path, messages: Sequence[Message], saved: bytes = b"") -> bytes:
     if path.exists() and not (saved and path.is_file() and path.read_bytes() == saved):
         raise LLMError(f"{path} already exists; give another name: /save OTHER.jsonl")
     atomic_io.check_writable(path, force=True, by=" after /save", example="chat.jsonl")
+    data = as_line(messages)
+    atomic_io.write(path, [data])
+    return data
+
+
+def as_line(messages: Sequence[Message]) -> bytes:
+    """A conversation as `save` writes it."""
     record = {"messages": [{"role": message.role, "content": message.content} for message in messages]}
     line = json.dumps(record, ensure_ascii=False)
     line = _OTHER_LINE_ENDS.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
-    data = (line + "\n").encode("utf-8")
-    atomic_io.write(path, [data])
-    return data
+    return (line + "\n").encode("utf-8")
 
 
 def load(path: Path, number: int = 1) -> tuple[Conversation, int]:
@@ -42,5 +48,7 @@ def load(path: Path, number: int = 1) -> tuple[Conversation, int]:
         raise LLMError(f'{path} holds no conversations; expected JSON Lines with "messages", as /save writes them')
     count = len(read.conversations)
     if not 1 <= number <= count:
-        raise usage(f"{path} holds {count:,} conversations, found number {number:,}; give one from 1 to {count:,}")
+        raise usage(
+            f"{path} holds {units.count(count, 'conversation')}, found number {number:,}; give one from 1 to {count:,}"
+        )
     return read.conversations[number - 1], count

@@ -102,6 +102,18 @@ def test_save_and_load(capsys: pytest.CaptureFixture[str]) -> None:
     assert "my chat.jsonl already exists; give another name" in capsys.readouterr().err
 
 
+def test_a_loaded_conversation_is_saved_to_its_file_again(capsys: pytest.CaptureFixture[str]) -> None:
+    converse("x", "/save chat.jsonl")
+    converse("/load chat.jsonl", "y", "/save chat.jsonl")
+    assert contents(converse("/load chat.jsonl")[0]) == ["x", "ca", "y", "do"]
+    theirs = "Q: x\nA: y\n"  # a file that /save did not write is not replaced
+    Path("theirs.txt").write_text(theirs, "utf-8")
+    capsys.readouterr()
+    converse("/load theirs.txt", "y", "/save theirs.txt")
+    assert "theirs.txt already exists" in capsys.readouterr().err
+    assert Path("theirs.txt").read_text("utf-8") == theirs
+
+
 def test_load_takes_the_number_of_a_conversation() -> None:
     lines = [
         json.dumps({"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": q}]}) for q in "abc"
@@ -159,6 +171,23 @@ def test_ctrl_c_stops_an_answer_between_two_tokens(capsys: pytest.CaptureFixture
     assert contents(chat) == ["x", "ccc"]
     captured = capsys.readouterr()
     assert captured.out == "ccc\n" and "(stopped)" in captured.err
+
+
+def test_ctrl_c_before_an_answer_leaves_the_message_out_and_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from contextlib import contextmanager
+
+    from llmcli.cli import chat_session
+
+    @contextmanager
+    def already_received() -> Iterator[list[int]]:
+        yield [2]
+
+    monkeypatch.setattr(chat_session, "interruptions", already_received)
+    chat, _ = converse("x")
+    assert contents(chat) == []
+    assert "stopped before the answer began; the message is left out" in capsys.readouterr().err
 
 
 def test_memory_marks_the_answer(capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,15 @@ def test_a_line_has_at_most_nine_columns(text: str, expected: str) -> None:
     assert wrapped(text, 9) == expected
 
 
+def test_the_columns_may_change() -> None:
+    wrapper = WordWrap(20)
+    text = wrapper.feed("one two three ")
+    wrapper.columns = 10  # fewer than the line has
+    text += wrapper.feed("four five six ")
+    wrapper.columns = 20
+    assert text + wrapper.feed("seven eight") + wrapper.finish() == "one two three\nfour five\nsix seven eight"
+
+
 def test_a_word_is_printed_when_it_is_complete() -> None:
     wrapper = WordWrap(20)
     assert [wrapper.feed(piece) for piece in ("I li", "ke", " to", "\n", "eat", "私は")] == [

@@ -66,6 +66,12 @@ def test_one_of_several_conversations_is_loaded_by_its_number() -> None:
             saved_chat.load(PATH, number)
 
 
+def test_a_number_above_one_of_a_single_conversation_is_an_error() -> None:
+    saved_chat.save(PATH, MESSAGES)
+    with pytest.raises(LLMError, match="holds 1 conversation, found number 2"):
+        saved_chat.load(PATH, 2)
+
+
 def test_a_file_without_conversations_is_named() -> None:
     with pytest.raises(LLMError, match=r"there is no file chat\.jsonl"):
         saved_chat.load(PATH)
