@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from llmcli.config import SamplingConfig
-from llmcli.errors import usage
+from llmcli.errors import LLMError, usage
 
 SETTINGS = ("temperature", "top-p", "top-k", "min-p", "repetition-penalty", "max-tokens", "seed")  # of /set
 MAX_FILES = 50  # completions of a file name
@@ -93,10 +93,12 @@ def set_option(sampling: SamplingConfig, text: str) -> SamplingConfig:
         number = int(value) if kind in (int, "int") else float(value)
     except ValueError:
         what = "a whole number" if kind in (int, "int") else "a number"
-        raise usage(
-            f"/set {name} needs {what}, found {value or 'nothing'}; for example: /set temperature 0.7"
-        ) from None
-    return replace(sampling, **{field: number})  # type: ignore[arg-type]
+        example = f"/set {name} {dict(settings(sampling))[name]}"
+        raise usage(f"/set {name} needs {what}, found {value or 'nothing'}; for example: {example}") from None
+    try:
+        return replace(sampling, **{field: number})  # type: ignore[arg-type]
+    except LLMError as error:  # it names the option of the command line
+        raise usage(str(error).removeprefix("--")) from None
 
 
 def settings(sampling: SamplingConfig) -> list[tuple[str, str]]:

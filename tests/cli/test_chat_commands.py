@@ -63,11 +63,11 @@ def test_set_changes_one_value(text: str, field: str, value: float) -> None:
     ("text", "message"),
     [
         ("warmth 1", "/set has no warmth; it has temperature, top-p,"),
-        ("temperature", "/set temperature needs a number, found nothing; for example: /set temperature 0.7"),
+        ("temperature", "/set temperature needs a number, found nothing; for example: /set temperature 0.8"),
         ("temperature hot", "/set temperature needs a number, found hot"),
-        ("max-tokens 1.5", "/set max-tokens needs a whole number, found 1.5"),
-        ("temperature -1", "--temperature must be a number of at least 0"),
-        ("top-p 2", "--top-p must be above 0"),
+        ("max-tokens 1.5", "/set max-tokens needs a whole number, found 1.5; for example: /set max-tokens 200"),
+        ("temperature -1", "^temperature must be a number of at least 0"),
+        ("top-p 2", "^top-p must be above 0"),
     ],
 )
 def test_a_wrong_setting_is_named(text: str, message: str) -> None:
