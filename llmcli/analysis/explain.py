@@ -157,6 +157,15 @@ def explain(
     )
 
 
+def attention_weights(runtime: NumpyRuntime, ids: Sequence[int]) -> Array:
+    """[L, H, N, N]: the attention weights of each token, a row, to itself and those before it. The KV cache then holds
+    these ids."""
+    recorder = _ActivationRecorder(runtime, len(ids), len(ids))
+    runtime.rewind()
+    runtime.prefill(ids, recorder)
+    return recorder.weights
+
+
 def _analyzed(runtime: NumpyRuntime, tokens: int, every_position: bool) -> int:
     """N, of `tokens` in the context."""
     config = runtime.config

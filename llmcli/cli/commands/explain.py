@@ -55,6 +55,14 @@ def explain(
         bool,
         typer.Option("--literal/--no-literal", help="Tokenize the prompt in one way only, as in llm generate."),
     ] = False,
+    prompt_pair: Annotated[
+        bool,
+        typer.Option(
+            "--prompt-pair",
+            help="Answer the prompt, as llm generate --prompt-pair does, and show which words of the prompt each word "
+            "of the answer attends to.",
+        ),
+    ] = False,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write an interactive HTML page instead.")
     ] = None,
@@ -72,6 +80,9 @@ def explain(
     _check_options(context_, html, layer, head)
     path = model_path(model)
     text = text_argument(prompt, "prompt")
+    if prompt_pair:
+        _explain_answer(path, text, layer, head, json_=json_)
+        return
     from llmcli.analysis.explain import explain
     from llmcli.analysis.explained_model import choose_subject
     from llmcli.cli.explanation_report import ExplanationReport
@@ -110,8 +121,41 @@ def _check_options(context: typer.Context, html: Path | None, layer: int | None,
         reject_options(context, "without --html", "force")
     else:
         reject_options(context, "with --html", "layer", "head")
+    if context.params["prompt_pair"]:
+        reject_options(context, "with --prompt-pair", "next_", "literal", "html", "force")
     if head is not None and layer is None:
         raise usage(f"--head {head} needs a layer; add --layer N")
+
+
+def _explain_answer(path: Path, text: str, layer: int | None, head: int | None, *, json_: bool) -> None:
+    """Show the model's most likely answer to a prompt, and the alignment of the two."""
+    from llmcli.analysis.alignment import align
+    from llmcli.analysis.explained_model import choose_subject
+    from llmcli.cli.alignment_report import AlignmentReport
+    from llmcli.config import SamplingConfig
+    from llmcli.data.conversations import Message
+    from llmcli.formats.loading import load_any, open_tokenizer
+    from llmcli.generation.chat import open_assistant
+    from llmcli.generation.generator import Piece
+    from llmcli.generation.prompt import Prompt
+    from llmcli.models.numpy_runtime import NumpyRuntime
+    from llmcli.models.open_runtime import open_runtime
+
+    source = load_any(path)
+    tokenizer = open_tokenizer(source)
+    assistant = open_assistant(source, open_runtime(source, on_note=console.note), tokenizer)
+    events = assistant.answer([Message("user", text)], SamplingConfig(temperature=0))
+    answer = "".join(event.text for event in events if isinstance(event, Piece))
+    prompt_ids, answer_ids = assistant.prompt_ids, assistant.answer_ids
+    subject = choose_subject(source, tokenizer, Prompt(prompt_ids), literal=True, on_note=console.note)
+    _check_range("--layer", layer, subject.checkpoint.config.num_hidden_layers, path)
+    _check_range("--head", head, subject.checkpoint.config.num_attention_heads, path)
+    alignment = align(NumpyRuntime(subject.checkpoint), tokenizer, text, prompt_ids, answer_ids)
+    report = AlignmentReport(alignment, text, answer, layer, head)
+    if json_:
+        console.json_result(report.as_json())
+    else:
+        report.show()
 
 
 def _save_page(

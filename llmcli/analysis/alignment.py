@@ -1,0 +1,119 @@
+"""A prompt and its answer -> the words of the prompt that the model attends to when it writes each word of the answer.
+
+In a model that translates, attention shows the word alignment (Bahdanau, Cho and Bengio 2014). The weights are those of
+the token before a word of the answer, whose output predicts the word. A word is one or more whole tokens; its weight is
+the sum of theirs. numpy only, never torch.
+
+A, P = words of the answer and of the prompt; L, H = layers, heads.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from llmcli.analysis.explain import MAX_TOKENS, attention_weights
+from llmcli.data.characters import character_class
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.errors import LLMError
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.runtime import Array
+
+
+@dataclass(frozen=True)
+class Word:
+    """Consecutive tokens: those of a word between spaces, or a token of a script without spaces."""
+
+    text: str
+    start: int  # its first token
+    end: int  # the token after it
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Which words of the prompt an answer attends to."""
+
+    prompt: list[Word]
+    answer: list[Word]
+    weights: Array  # [L, H, A, P]
+
+    def mean(self, layer: int | None = None, head: int | None = None) -> Array:
+        """[A, P]: the mean of all layers and heads, of the heads of a layer, or one head; both are counted from 1."""
+        layers = self.weights if layer is None else self.weights[layer - 1 : layer]
+        return np.asarray(layers if head is None else layers[:, head - 1 : head]).mean((0, 1))
+
+    def strongest_head(self, answer: int, prompt: int) -> tuple[int, int, float]:
+        """(layer, head, weight) of the head that attends most from one word to another; both are counted from 1."""
+        weights = self.weights[:, :, answer, prompt]
+        layer, head = np.unravel_index(int(weights.argmax()), weights.shape)
+        return int(layer) + 1, int(head) + 1, float(weights.max())
+
+
+def align(
+    runtime: NumpyRuntime, tokenizer: Tokenizer, text: str, prompt_ids: Sequence[int], answer_ids: Sequence[int]
+) -> Alignment:
+    """Align an answer with the text of its prompt, which the chat template wrote into `prompt_ids`.
+
+    Raises LLMError for an empty prompt or answer, and for more than MAX_TOKENS tokens.
+    """
+    ids = [*prompt_ids, *answer_ids]
+    if len(ids) > MAX_TOKENS:
+        raise LLMError(
+            f"prompt and answer have {len(ids):,} tokens; at most {MAX_TOKENS} can be shown; use a shorter prompt"
+        )
+    first, last = _find(tokenizer, prompt_ids, text)
+    prompt, answer = split_words(tokenizer, ids[:last], first), split_words(tokenizer, ids, len(prompt_ids))
+    if not prompt or not answer:
+        raise LLMError(f"the {'answer' if prompt else 'prompt'} is empty; use another prompt")
+    weights = attention_weights(runtime, ids)[:, :, [word.start - 1 for word in answer]]  # [L, H, A, N]
+    return Alignment(prompt, answer, np.stack([weights[..., one.start : one.end].sum(-1) for one in prompt], -1))
+
+
+def split_words(tokenizer: Tokenizer, ids: Sequence[int], start: int = 0) -> list[Word]:
+    """The words of the tokens from `start` on, without those that are only white space.
+
+    Tokens are joined that are parts of a word of letters, such as ` umbrell` and `as`. A token of bytes may end inside
+    a character: the character belongs to the token that it begins in, and a token in which none begins to the one
+    before it.
+    """
+    words: list[Word] = []
+    for text, first, end in _characters_of_tokens([tokenizer.token_bytes[token] for token in ids[start:]]):
+        if words and _is_letter(words[-1].text[-1]) and _is_letter(text[0]):
+            last = words.pop()
+            words.append(Word(last.text + text, last.start, start + end))
+        else:
+            words.append(Word(text, start + first, start + end))
+    return [Word(word.text.strip(), word.start, word.end) for word in words if word.text.strip()]
+
+
+def _characters_of_tokens(tokens: Sequence[bytes]) -> Iterator[tuple[str, int, int]]:
+    """(the characters that begin in a token, its index, the index of the next token in which one begins)
+
+    >>> list(_characters_of_tokens(["a赤".encode()[:2], "赤".encode()[1:], b"b"]))
+    [('a赤', 0, 2), ('b', 2, 3)]
+    """
+    begins, offset = [], 0  # (token, where its first character begins)
+    for i, token in enumerate(tokens):
+        begins += [(i, offset + k) for k, byte in enumerate(token) if byte & 0xC0 != 0x80][:1]
+        offset += len(token)
+    data = b"".join(tokens)
+    for (first, begin), (next_, end) in pairwise([*begins, (len(tokens), len(data))]):
+        yield data[begin:end].decode("utf-8", "replace"), first, next_
+
+
+def _is_letter(c: str) -> bool:
+    """Of a script that separates words by spaces."""
+    return character_class(c) == "letters"
+
+
+def _find(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> tuple[int, int]:
+    """The tokens that hold the last occurrence of a text, as (first, last + 1)."""
+    data = [tokenizer.token_bytes[token] for token in ids]
+    wanted = text.strip().encode()
+    place = b"".join(data).rfind(wanted)
+    if place < 0:
+        raise LLMError("the model's chat template changes the text of the prompt; use llm chat and /why")
+    ends = np.cumsum([len(one) for one in data])
+    first, last = np.searchsorted(ends, [place, place + len(wanted) - 1], side="right").tolist()
+    return first, last + 1

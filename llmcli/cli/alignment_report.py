@@ -1,0 +1,62 @@
+"""What `llm explain --prompt-pair` shows: a model's answer, and the words of the prompt that each of its words attends
+to."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmcli import units
+from llmcli.cli import charts, console, tables
+from llmcli.cli.safe_text import visible_whitespace
+
+if TYPE_CHECKING:
+    from llmcli.analysis.alignment import Alignment
+
+BAR_WIDTH = 12  # columns
+
+
+@dataclass(frozen=True)
+class AlignmentReport:
+    """An alignment with all that is needed to print it."""
+
+    alignment: "Alignment"
+    prompt: str
+    answer: str
+    layer: int | None  # whose attention is shown, from 1; None: the mean of all
+    head: int | None  # of this layer, from 1
+
+    def show(self) -> None:
+        alignment, weights = self.alignment, self.alignment.mean(self.layer, self.head)
+        console.result(f"answer: {self.answer}")
+        console.heading(f"attention from the answer to the prompt, {self._which()}")
+        rows = []
+        for i, word in enumerate(alignment.answer):
+            source = int(weights[i].argmax())
+            layer, head, largest = alignment.strongest_head(i, source)
+            texts = (visible_whitespace(text) for text in (word.text, alignment.prompt[source].text))
+            weight = float(weights[i, source])
+            strongest = f"{units.probability(largest)} in layer {layer}, head {head}"
+            rows.append((*texts, units.probability(weight), charts.bar(weight, BAR_WIDTH), strongest))
+        tables.table(("answer", "attends to", "weight", "", "largest weight"), rows, numbers=(2,))
+        console.caption(
+            "For each word of the answer, the word of the prompt to which the model attends most while it predicts it."
+        )
+
+    def _which(self) -> str:
+        L, H, _, _ = self.alignment.weights.shape
+        if self.layer is None:
+            return f"mean of {units.count(L, 'layer')} and {units.count(H, 'head')}"
+        return f"layer {self.layer} of {L}, " + (
+            f"mean of {units.count(H, 'head')}" if self.head is None else f"head {self.head} of {H}"
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """With the weights that are shown: a row for each word of the answer."""
+        return {
+            "prompt": self.prompt,
+            "answer": self.answer,
+            "layer": self.layer,
+            "head": self.head,
+            "prompt_words": [word.text for word in self.alignment.prompt],
+            "answer_words": [word.text for word in self.alignment.answer],
+            "weights": self.alignment.mean(self.layer, self.head).astype(float).round(6).tolist(),
+        }
