@@ -40,8 +40,10 @@ class Alignment:
 
     def mean(self, layer: int | None = None, head: int | None = None) -> Array:
         """[A, P]: the mean of all layers and heads, of the heads of a layer, or one head; both are counted from 1."""
-        layers = self.weights if layer is None else self.weights[layer - 1 : layer]
-        return np.asarray(layers if head is None else layers[:, head - 1 : head]).mean((0, 1))
+        layers = slice(None) if layer is None else slice(layer - 1, layer)
+        heads = slice(None) if head is None else slice(head - 1, head)
+        weights: Array = self.weights[layers, heads].mean((0, 1))
+        return weights
 
     def strongest_head(self, answer: int, prompt: int) -> tuple[int, int, float]:
         """(layer, head, weight) of the head that attends most from one word to another; both are counted from 1."""

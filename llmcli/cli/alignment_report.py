@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from llmcli import units
 from llmcli.cli import charts, console, tables
+from llmcli.cli.explanation_report import attention_title
 from llmcli.cli.safe_text import visible_whitespace
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ class AlignmentReport:
     def show(self) -> None:
         alignment, weights = self.alignment, self.alignment.mean(self.layer, self.head)
         console.result(f"answer: {self.answer}")
-        console.heading(f"attention from the answer to the prompt, {self._which()}")
+        L, H, _, _ = alignment.weights.shape
+        title = attention_title(L, H, self.layer, self.head)
+        console.heading(f"attention from the answer to the prompt, {title}")
         rows = []
         for i, word in enumerate(alignment.answer):
             source = int(weights[i].argmax())
@@ -39,14 +42,6 @@ class AlignmentReport:
         tables.table(("answer", "attends to", "weight", "", "largest weight"), rows, numbers=(2,))
         console.caption(
             "For each word of the answer, the word of the prompt to which the model attends most while it predicts it."
-        )
-
-    def _which(self) -> str:
-        L, H, _, _ = self.alignment.weights.shape
-        if self.layer is None:
-            return f"mean of {units.count(L, 'layer')} and {units.count(H, 'head')}"
-        return f"layer {self.layer} of {L}, " + (
-            f"mean of {units.count(H, 'head')}" if self.head is None else f"head {self.head} of {H}"
         )
 
     def as_json(self) -> dict[str, object]:

@@ -28,6 +28,18 @@ SUMMARY_ROWS = 10  # tokens whose effects a summary shows
 ORDINALS = {1: "most likely", 2: "second", 3: "third"}
 
 
+def attention_title(layers: int, heads: int, layer: int | None, head: int | None) -> str:
+    """Which attention of a model with so many layers and heads is shown; None: the mean of all.
+
+    >>> attention_title(3, 2, 1, None)
+    'layer 1 of 3, mean of 2 heads'
+    """
+    mean = f"mean of {units.count(heads, 'head')}"
+    if layer is None:
+        return f"mean of {units.count(layers, 'layer')} and {units.count(heads, 'head')}"
+    return f"layer {layer} of {layers}, {mean if head is None else f'head {head} of {heads}'}"
+
+
 @dataclass(frozen=True)
 class ExplanationReport:
     """An explanation of a prompt with all that is needed to print it."""
@@ -66,11 +78,12 @@ class ExplanationReport:
         """(which attention is shown, its weights [N, N])"""
         weights = self.explanation.attention
         L, H, _, _ = weights.shape
+        what = attention_title(L, H, self.layer, self.head)
         if self.layer is None:
-            return f"mean of {units.count(L, 'layer')} and {units.count(H, 'head')}", weights.mean((0, 1))
+            return what, weights.mean((0, 1))
         if self.head is None:
-            return f"layer {self.layer} of {L}, mean of {units.count(H, 'head')}", weights[self.layer - 1].mean(0)
-        return f"layer {self.layer} of {L}, head {self.head} of {H}", weights[self.layer - 1, self.head - 1]
+            return what, weights[self.layer - 1].mean(0)
+        return what, weights[self.layer - 1, self.head - 1]
 
     def _show_heat_map(self, labels: list[str]) -> None:
         what, weights = self._selected_attention()
