@@ -20,6 +20,14 @@ def commands(tour: str) -> list[str]:
     return [line.removeprefix("    $ ") for line in TOURS[tour].splitlines() if line.startswith("    $ ")]
 
 
+def shortened(words: list[str]) -> list[str]:
+    """Two steps in place of minutes: what those models answer is measured by the benchmarks, not here."""
+    if "--time" not in words:
+        return words
+    at = words.index("--time")
+    return [*words[:at], "--steps", "2", *words[at + 2 :]]
+
+
 def run_tour(tour: str, place: Path, llm: Callable[..., Result]) -> dict[str, str]:
     """What each command of a tour prints, typed one after the other as in a fresh clone; all in this process, which
     imports torch once."""
@@ -29,6 +37,7 @@ def run_tour(tour: str, place: Path, llm: Callable[..., Result]) -> dict[str, st
         *before, line = command.split(" | ")
         stdin = shlex.split(before[0])[1] + "\n" if before else ""  # of an echo
         name, *words = shlex.split(line)
+        words = shortened(words)
         assert name == "llm" and (not before or before[0].startswith("echo ")), command
         run = llm(*words, stdin=stdin.encode())
         assert run.exit_code == 0, f"{command}\n{run.stderr}"
@@ -82,8 +91,8 @@ def test_both_tours_have_the_same_sections() -> None:
     """And a similar number of commands."""
     english, japanese = ([line.split(".")[0] for line in text.splitlines() if line.startswith("## ")]
                          for text in TOURS.values())  # fmt: skip
-    assert english == japanese == [f"## {number}" for number in range(1, 8)]
-    assert all(15 <= len(commands(tour)) <= 26 for tour in TOURS)
+    assert english == japanese == [f"## {number}" for number in range(1, 9)]
+    assert all(15 <= len(commands(tour)) <= 36 for tour in TOURS)
 
 
 # ---- the Japanese

@@ -57,7 +57,7 @@ def align(
 ) -> Alignment:
     """Align an answer with the text of its prompt, which the chat template wrote into `prompt_ids`.
 
-    Raises LLMError for an empty prompt or answer, and for more than MAX_TOKENS tokens.
+    Raises LLMError for an empty prompt, and for more than MAX_TOKENS tokens.
     """
     ids = [*prompt_ids, *answer_ids]
     if len(ids) > MAX_TOKENS:
@@ -66,8 +66,8 @@ def align(
         )
     first, last = _find(tokenizer, prompt_ids, text)
     prompt, answer = split_words(tokenizer, ids[:last], first), split_words(tokenizer, ids, len(prompt_ids))
-    if not prompt or not answer:
-        raise LLMError(f"the {'answer' if prompt else 'prompt'} is empty; use another prompt")
+    if not prompt:
+        raise LLMError("the prompt is empty; give a text to answer")
     weights = attention_weights(runtime, ids)[:, :, [word.start - 1 for word in answer]]  # [L, H, A, N]
     return Alignment(prompt, answer, np.stack([weights[..., one.start : one.end].sum(-1) for one in prompt], -1))
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import Result
 
@@ -88,6 +89,21 @@ def test_a_prompt_pair_of_generate_is_the_same_answer(llm: Llm, chat_model: Path
     assert texts[0]["text"] + "\n" == llm("chat", "The cat", "-n", 8, "--seed", 3).stdout
 
 
+def test_explain_shows_what_the_same_answer_attends_to(llm: Llm, chat_model: Path) -> None:
+    [expected] = objects(llm("chat", "The cat", *GREEDY, "--json"))
+    [found] = objects(llm("explain", "The cat", "--prompt-pair", "--json"))
+    assert found["prompt"] == "The cat" and found["answer"].startswith(expected["content"])
+    assert found["prompt_words"] == ["The", "cat"] and (found["layer"], found["head"]) == (None, None)
+    weights = np.array(found["weights"])
+    assert weights.shape == (len(found["answer_words"]), 2) and (weights >= 0).all() and (weights.sum(1) <= 1).all()
+    [one] = objects(llm("explain", "The cat", "--prompt-pair", "--layer", 2, "--head", 1, "--json"))
+    assert (one["layer"], one["head"]) == (2, 1) and one["weights"] != found["weights"]
+    lines = llm("explain", "The cat", "--prompt-pair").stdout.splitlines()
+    assert lines[0].startswith("answer: ") and lines[2].startswith("attention from the answer to the prompt, mean of")
+    assert lines[3].split("\t")[:3] == ["answer", "attends to", "weight"] and len(lines) == 4 + len(weights)
+    assert [line.split("\t")[1] for line in lines[4:]] == [["The", "cat"][i] for i in weights.argmax(1)]
+
+
 # ---- conversations of programs
 
 
@@ -136,6 +152,9 @@ def test_a_full_context_is_reported(llm: Llm, tmp_path: Path) -> None:
         (2, ["generate", "hi", "--prompt-pair", "--literal"], "", "--literal has no effect with --prompt-pair"),
         (2, ["generate", "hi", "--prompt-pair", "--next", "3"], "", "--prompt-pair has no effect with --next"),
         (2, ["generate", "hi", "--prompt-pair", "--steps", "3"], "", "--prompt-pair has no effect with --steps"),
+        (2, ["explain", "hi", "--prompt-pair", "--next", "3"], "", "--next has no effect with --prompt-pair"),
+        (2, ["explain", "hi", "--prompt-pair", "--html", "p.html"], "", "--html has no effect with --prompt-pair"),
+        (2, ["explain", "hi", "--prompt-pair", "--layer", "9"], "", "--layer must be at most 2"),
     ],
 )
 def test_every_mistake_is_reported_in_one_line(
@@ -146,7 +165,7 @@ def test_every_mistake_is_reported_in_one_line(
     assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1 and message in answer.stderr
 
 
-@pytest.mark.parametrize("words", [["chat", "hi"], ["chat", "--json"], ["generate", "hi", "--prompt-pair"]])
+@pytest.mark.parametrize("words", [["chat", "hi"], ["chat", "--json"], ["generate", "hi", "--prompt-pair"], ["explain", "hi", "--prompt-pair"]])
 def test_a_model_of_plain_text_says_what_to_do(llm: Llm, tiny_model: Path, words: list[str]) -> None:
     answer = llm(*words, "-m", "model.safetensors", stdin=b"hi\n")
     assert answer.exit_code == 1 and answer.stdout == "" and answer.stderr.count("\n") == 1
