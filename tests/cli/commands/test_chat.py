@@ -165,7 +165,10 @@ def test_every_mistake_is_reported_in_one_line(
     assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1 and message in answer.stderr
 
 
-@pytest.mark.parametrize("words", [["chat", "hi"], ["chat", "--json"], ["generate", "hi", "--prompt-pair"], ["explain", "hi", "--prompt-pair"]])
+@pytest.mark.parametrize(
+    "words",
+    [["chat", "hi"], ["chat", "--json"], ["generate", "hi", "--prompt-pair"], ["explain", "hi", "--prompt-pair"]],
+)
 def test_a_model_of_plain_text_says_what_to_do(llm: Llm, tiny_model: Path, words: list[str]) -> None:
     answer = llm(*words, "-m", "model.safetensors", stdin=b"hi\n")
     assert answer.exit_code == 1 and answer.stdout == "" and answer.stderr.count("\n") == 1
