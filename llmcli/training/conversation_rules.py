@@ -24,7 +24,7 @@ FINE_TUNING_EPOCHS, FINE_TUNING_STEPS = 3.0, 100
 BATCHES_PER_EPOCH = 4  # at least, where that is at least one row
 
 # "What fine-tuning on few conversations forgets": the divergence from the base model on text that it generates
-DIVERGENCE_WEIGHT = 3.0  # in the loss
+DIVERGENCE_WEIGHT = 5.0  # in the loss
 DIVERGENCE_TOKENS = 0.25  # tokens of that text in a step, as a part of those of the batch
 DIVERGENCE_COST = 0.4  # the time they take, as a part of that of the batch
 

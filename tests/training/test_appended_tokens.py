@@ -14,7 +14,7 @@ from llmcli.training import trainer
 from llmcli.training.appended_tokens import with_chat_format
 from llmcli.training.events import Done
 from llmcli.training.plan import Request
-from llmcli.training.prepare import prepare
+from llmcli.training.prepare import Prepared, prepare
 from tests.conftest import TEXT, random_checkpoint
 from tests.training.chats import inputs
 
@@ -80,13 +80,19 @@ def test_a_base_with_a_template_keeps_it() -> None:
     assert template.source == "{{ messages[0].content }}"
 
 
-def fine_tune(start: Checkpoint, **request: object) -> Done:
+def fine_tuning(start: Checkpoint, **request: object) -> tuple[Prepared, Checkpoint]:
+    """(a run on conversations, the base model with the tokens that it needs)"""
     extended, template, new_tokens = with_chat_format(start)
     settings = {"steps": 3, "batch_tokens": 256, "dtype": "float32"} | request
     ready = prepare(
         Request(**settings), Corpus(()), tokenizer=loading.open_tokenizer(extended), base=extended.config,  # type: ignore[arg-type]
         conversations=replace(inputs(), template=template, new_tokens=new_tokens),
     )  # fmt: skip
+    return ready, extended
+
+
+def fine_tune(start: Checkpoint, **request: object) -> Done:
+    ready, extended = fine_tuning(start, **request)
     *_, done = trainer.train(
         ready.plan, ready.tokenizer, extended, ready.tokens, ready.held_out, ready.record,
         conversations=ready.conversations,

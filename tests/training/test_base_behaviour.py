@@ -1,5 +1,7 @@
 """The divergence from the base model that is added to the loss of fine-tuning on conversations."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,11 @@ from torch.nn import functional as F
 from llmcli.config import TrainConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.models.transformer import LanguageModel
-from llmcli.training import base_behaviour
+from llmcli.training import base_behaviour, trainer
 from llmcli.training.base_behaviour import BaseBehaviour
-from llmcli.training.events import Done
-from tests.training.test_appended_tokens import base, fine_tune
+from llmcli.training.events import Done, Event, State
+from tests.training.small_runs import through_a_file
+from tests.training.test_appended_tokens import base, fine_tune, fine_tuning
 from tests.training.test_plain_text import BYTES, model
 
 SETTINGS = TrainConfig(steps=9, context=64, batch_size=16)
@@ -63,6 +66,31 @@ def test_each_step_has_its_texts() -> None:
         added.add_gradients(step)
         found.append(gradients(tuned)["lm_head.weight"])
     assert torch.equal(found[0], found[1]) and not torch.allclose(found[0], found[2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [0, 2])
+def test_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, lora: int) -> None:
+    """The base model's text and predictions are those of the base model, and not of the state that goes on."""
+    ready, start = fine_tuning(base(context=128), steps=6, lora=lora, lr=3.0)
+
+    def run(**options: object) -> list[Event]:
+        return list(
+            trainer.train(
+                ready.plan, ready.tokenizer, start, ready.tokens, ready.held_out, ready.record,
+                conversations=ready.conversations, **options,  # type: ignore[arg-type]
+            )
+        )  # fmt: skip
+
+    whole = run(save_due=lambda: True)
+    saved = [event for event in whole if isinstance(event, State)]
+    ours = whole[-1]
+    assert isinstance(ours, Done) and [state.step for state in saved] == [1, 2, 3, 4, 5]
+    for state in (saved[0], saved[3]):
+        theirs = run(resume_from=through_a_file(ready, state))[-1]
+        assert isinstance(theirs, Done) and ours.checkpoint.record == theirs.checkpoint.record
+        for name, array in ours.checkpoint.tensors.items():
+            assert np.array_equal(array, theirs.checkpoint.tensors[name]), name
 
 
 @pytest.mark.parametrize("lora", [0, 2])

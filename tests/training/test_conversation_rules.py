@@ -129,8 +129,8 @@ def test_fine_tuning_takes_few_epochs_of_many_conversations_and_more_of_few() ->
 
 def test_only_a_base_model_without_new_text_is_kept() -> None:
     kept = plan(size(), base=LONG_BASE)
-    assert kept.conversations is not None and kept.conversations.base_divergence == 3.0
-    assert row(kept, "divergence from base").value == "weight 3"
+    assert kept.conversations is not None and kept.conversations.base_divergence == 5.0
+    assert row(kept, "divergence from base").value == "weight 5"
     for other in (plan(size()), plan(size(), text=5_000, base=LONG_BASE)):
         assert other.conversations is not None and other.conversations.base_divergence == 0.0
         assert "divergence from base" not in {one.name for one in other.rows}
