@@ -30,7 +30,6 @@ DIVERGENCE_COST = 0.4  # the time they take, as a part of that of the batch
 
 # The part of a run in which conversations follow text
 SHARE, LARGEST_SHARE, SMALLEST_SHARE = 0.3, 0.8, 0.05
-SHARE_EPOCHS = 20.0  # of the conversations, at most, in SHARE of the run
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def batches_per_epoch(request: Request) -> int:
 
 
 def max_epochs(request: Request, data: CorpusSize, base: ModelConfig | None) -> float:
-    """The number of epochs after which a run on conversations alone ends, unless the user fixes it.
+    """The number of epochs of conversations after which a run ends, unless the user fixes it.
 
     Few conversations need many epochs, since each is only one example. The weights with the best held-out answers are
     kept.
@@ -93,17 +92,46 @@ def max_epochs(request: Request, data: CorpusSize, base: ModelConfig | None) -> 
     return max(epochs, steps * smallest_batch / data.tokens)
 
 
-def share(text: CorpusSize, conversations: CorpusSize, tokens: float) -> Decision[float]:
-    """The part of a run of `tokens` training tokens (0: not known yet), at its end, in which conversations follow
-    text."""
-    natural = conversations.tokens / (text.tokens + conversations.tokens)
-    if natural > SHARE:
-        return Decision(round(min(natural, LARGEST_SHARE), 3), "text first; in proportion to the amount of data")
-    most = SHARE_EPOCHS * conversations.tokens / tokens if tokens else 1.0
-    if most < SHARE:
-        limited = max(natural, SMALLEST_SHARE, most)
-        return Decision(round(limited, 3), f"text first; at most {units.epochs(SHARE_EPOCHS)} of few conversations")
-    return Decision(SHARE, "text first, to learn the language; then to answer")
+@dataclass(frozen=True)
+class Phases:
+    """A run on text and then on conversations: the data, and how often it is worth while to read each of the two."""
+
+    text: CorpusSize
+    conversations: CorpusSize
+    text_epochs: float  # at most
+    conversation_epochs: float  # at most
+
+    @property
+    def epochs(self) -> float:
+        """Of all data, at most."""
+        return (self._most_text + self._most_conversations) / (self.text.tokens + self.conversations.tokens)
+
+    @property
+    def _most_text(self) -> float:
+        return self.text_epochs * self.text.tokens
+
+    @property
+    def _most_conversations(self) -> float:
+        return self.conversation_epochs * self.conversations.tokens
+
+    def share(self, tokens: float) -> Decision[float]:
+        """The part of a run of `tokens` training tokens (0: not known yet), at its end, in which conversations follow
+        text."""
+        natural = self.conversations.tokens / (self.text.tokens + self.conversations.tokens)
+        wanted, reason = SHARE, "text first, to learn the language; then to answer"
+        if natural > SHARE:
+            wanted, reason = min(natural, LARGEST_SHARE), "text first; in proportion to the amount of data"
+        if not tokens:
+            return Decision(round(wanted, 3), reason)
+        least, most = 1 - self._most_text / tokens, self._most_conversations / tokens
+        if most < wanted:
+            limited = max(natural, SMALLEST_SHARE, most)
+            few = f"text first; at most {units.epochs(self.conversation_epochs)} of few conversations"
+            return Decision(round(min(limited, wanted), 3), few)
+        if wanted < least:
+            after = f"after {units.epochs(self.text_epochs)} of the text, more of which would only memorize it"
+            return Decision(round(min(least, most), 3), after)
+        return Decision(round(wanted, 3), reason)
 
 
 def dropout(
@@ -115,9 +143,9 @@ def dropout(
     return rules.dropout(request, model, tokens, epochs)
 
 
-def base_divergence(text: CorpusSize | None, base: ModelConfig | None) -> Decision[float]:
+def base_divergence(*, has_text: bool, base: ModelConfig | None) -> Decision[float]:
     """The weight of the divergence from the base model in the loss. After text, it would undo what the text taught."""
-    if base and not text:
+    if base and not has_text:
         return Decision(DIVERGENCE_WEIGHT, "on text that it generates; limits catastrophic forgetting")
     return Decision(0.0, "there is no base model" if base is None else "would undo what the text taught")
 
@@ -125,16 +153,16 @@ def base_divergence(text: CorpusSize | None, base: ModelConfig | None) -> Decisi
 def decisions(
     request: Request,
     model: ModelConfig,
-    text: CorpusSize | None,
     conversations: CorpusSize,
+    phases: Phases | None,
     tokens: float,
     base: ModelConfig | None = None,
 ) -> ConversationDecisions:
-    """How a run of `tokens` training tokens trains on conversations, after `text` if there is any."""
-    part = share(text, conversations, tokens) if text else Decision(1.0, "there is no plain text")
+    """How a run of `tokens` training tokens trains on conversations: in one of two `phases`, if there is text."""
+    part = phases.share(tokens) if phases else Decision(1.0, "there is no plain text")
     epochs = part.value * tokens / conversations.tokens
     dropout = rules.dropout(request, model, conversations.tokens, epochs)
-    return ConversationDecisions(part, dropout, base_divergence(text, base))
+    return ConversationDecisions(part, dropout, base_divergence(has_text=phases is not None, base=base))
 
 
 def bpe_dropout() -> Decision[float]:

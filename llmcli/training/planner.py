@@ -13,7 +13,7 @@ from llmcli import units
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.induction import supports_induction
 from llmcli.training import conversation_rules, memory_fit, plan_table, rules
-from llmcli.training.conversation_rules import ConversationSize
+from llmcli.training.conversation_rules import ConversationSize, Phases
 from llmcli.training.cost_model import (
     CorpusSize,
     Machine,
@@ -116,10 +116,22 @@ class _Run:
         return self.conversations is not None and not self.text.tokens
 
     @property
+    def phases(self) -> Phases | None:
+        """Text and then conversations, if the run has both."""
+        if self.packed is None or self.conversations_alone:
+            return None
+        return Phases(
+            self.text,
+            self.packed,
+            rules.max_epochs(self.request, self.base),
+            conversation_rules.max_epochs(self.request, self.packed, self.base),
+        )
+
+    @property
     def max_epochs(self) -> float:
         if self.conversations_alone:
             return conversation_rules.max_epochs(self.request, self.data, self.base)
-        return rules.max_epochs(self.request, self.base)
+        return self.phases.epochs if self.phases else rules.max_epochs(self.request, self.base)
 
     @property
     def budget(self) -> Decision[float | None]:
@@ -138,7 +150,7 @@ class _Run:
         alone = self.conversations_alone
         batches = conversation_rules.batches_per_epoch(request) if alone else 1
         batch_size = rules.batch_size(request, data, context, tokens, batch_divisor, batches)
-        memorized = "the conversations" if alone else "the text"
+        memorized = "the conversations" if alone else "the text and the conversations" if self.packed else "the text"
         steps = rules.steps(request, data, batch_size.value * context, self.max_epochs, memorized)
         if request.steps:
             tokens = float(request.steps * batch_size.value * context)
@@ -167,8 +179,7 @@ class _Run:
     def _decide_conversations(self, model: ModelConfig, tokens: float) -> ConversationDecisions | None:
         if self.packed is None:
             return None
-        text = None if self.conversations_alone else self.text
-        return conversation_rules.decisions(self.request, model, text, self.packed, tokens, self.base)
+        return conversation_rules.decisions(self.request, model, self.packed, self.phases, tokens, self.base)
 
     def settings(self, model: ModelConfig, tokens: float, batch_divisor: int) -> TrainConfig:
         return self.decide(model, tokens, batch_divisor).settings(self.request)

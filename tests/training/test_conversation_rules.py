@@ -90,16 +90,25 @@ def test_conversations_alone_have_neither_bpe_dropout_nor_calibration_nor_induct
     [
         (1_000_000, 100_000, 0.0, 0.3),
         (1_000_000, 100_000, 1e6, 0.3),
-        (1_000_000, 100_000, 1e7, 0.2),  # 20 epochs of the conversations
-        (1_000_000, 100_000, 1e9, 0.091),  # but no less than their share of the data
-        (1_000_000, 1_000, 1e7, 0.05),
+        (1_000_000, 10_000, 2e7, 0.05),  # 60 epochs of the conversations would be 0.03
+        (1_000_000, 50_000, 1.5e7, 0.2),  # 60 epochs of them
+        (1_000_000, 300_000, 3e7, 0.333),  # 20 epochs of the text, and the rest of the run
+        (1_000_000, 300_000, 38e6, 0.474),  # 20 epochs of the text, and 60 of the conversations
         (1_000_000, 1_000_000, 1e6, 0.5),
-        (1_000, 1_000_000, 1e6, 0.8),
+        (10_000, 1_000_000, 1e6, 0.8),
+        (1_000, 1_000_000, 1e6, 0.98),  # 20 epochs of the text
     ],
 )
 def test_the_share_of_conversations_after_text(text: int, conversations: int, tokens: float, expected: float) -> None:
-    found = conversation_rules.share(CorpusSize(text, 3 * text), CorpusSize(conversations, 3), tokens)
-    assert found.value == expected
+    phases = conversation_rules.Phases(CorpusSize(text, 3 * text), CorpusSize(conversations, 3), 20.0, 60.0)
+    assert phases.share(tokens).value == expected
+
+
+def test_text_and_conversations_have_their_own_limits_of_epochs() -> None:
+    """20 of 1,000 tokens and 60 of 3,000: 200,000 tokens, which are 50 epochs of the 4,000."""
+    phases = conversation_rules.Phases(CorpusSize(1_000, 9), CorpusSize(3_000, 9), 20.0, 60.0)
+    assert phases.epochs == 50.0
+    assert phases.share(200_000.0).value == 0.9
 
 
 def test_conversations_after_text_are_planned_with_a_reason() -> None:

@@ -49,7 +49,7 @@ def test_a_file_of_conversations_makes_a_model_that_answers(llm: Llm) -> None:
 def test_json_events_say_that_the_figures_are_of_answers(llm: Llm) -> None:
     write_chats()
     plan, *events, done = map(json.loads, llm(*RUN, "--json").stdout.splitlines())
-    assert plan["conversations"] == {"share": 1.0, "dropout": 0.0, "new_tokens": 0}
+    assert plan["conversations"] == {"share": 1.0, "dropout": 0.0, "new_tokens": 0, "base_divergence": 0.0}
     assert {event["of"] for event in events if event["event"] == "eval"} == {"answers"}
     assert done["of"] == "answers" and set(done["answers"]) == {"questions", "verbatim", "exact"}
     assert done["plain_text"] is None and done["memorised"] is None
