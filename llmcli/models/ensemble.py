@@ -40,6 +40,10 @@ class _Member:
     def cache_bytes(self) -> int:
         return self._runtime.cache_bytes
 
+    @property
+    def cache_bytes_per_token(self) -> int:
+        return self._runtime.cache_bytes_per_token
+
     def fork(self, length: int) -> "_Member":
         forked = copy(self)
         forked._runtime = self._runtime.fork(min(length, self._runtime.length))
@@ -89,6 +93,11 @@ class EnsembleRuntime:
         forked._members = [member.fork(length) for member in self._members]
         forked._ids = self._ids[:length]
         return forked
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory that a token takes in the KV caches of all models together."""
+        return sum(member.cache_bytes_per_token for member in self._members)
 
     @property
     def cache_bytes(self) -> int:

@@ -75,6 +75,11 @@ class OnnxRuntime:
         return forked
 
     @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory that a token takes in the KV cache."""
+        return self.config.cache_bytes_per_token
+
+    @property
     def cache_bytes(self) -> int:
         """Memory of the KV cache."""
         return sum(values.numpy().nbytes for values in self._cache)

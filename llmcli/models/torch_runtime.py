@@ -33,6 +33,11 @@ class TorchRuntime:
         return forked
 
     @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory that a token takes in the KV cache."""
+        return self.config.cache_bytes_per_token
+
+    @property
     def cache_bytes(self) -> int:
         """Memory of the KV cache."""
         return sum(cache.nbytes for cache in self._caches)
