@@ -65,7 +65,9 @@ class Access:
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
             problem = "wrong" if authorization else "missing"
             raise ApiError(
-                f"the API key is {problem}; send it as the header Authorization: Bearer KEY", 401, code="invalid_api_key"
+                f"the API key is {problem}; send it as the header Authorization: Bearer KEY",
+                401,
+                code="invalid_api_key",
             )
 
     def cors_headers(self, method: str, headers: Headers) -> dict[str, str]:

@@ -117,7 +117,9 @@ class ChatCompletion:
         }
 
     def _usage(self, texts: Sequence[Generated]) -> dict[str, object]:
-        return usage_json(texts, self.settings.n) | ({"dropped_turns": self.dropped_turns} if self.dropped_turns else {})
+        return usage_json(texts, self.settings.n) | (
+            {"dropped_turns": self.dropped_turns} if self.dropped_turns else {}
+        )
 
     # ---- the stream
 
@@ -185,8 +187,9 @@ def _read_message(value: Any, name: str) -> Message:
         raise invalid(f"{name}.tool_calls", "is not supported", "unsupported_parameter")
     content = value.get("content")
     if isinstance(content, list):
-        parts = [one.get("text") if isinstance(one, dict) and one.get("type") == "text" else None for one in content]
-        content = None if None in parts or not all(isinstance(part, str) for part in parts) else "".join(parts)
+        parts = [one.get("text") for one in content if isinstance(one, dict) and one.get("type") == "text"]
+        texts = [part for part in parts if isinstance(part, str)]
+        content = "".join(texts) if len(texts) == len(content) else None
     if not isinstance(content, str):
         raise invalid(f"{name}.content", f"must be a text or a list of text parts, found {brief(value.get('content'))}")
     return Message(ROLES[role], content)

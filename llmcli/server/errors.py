@@ -51,6 +51,6 @@ def failed(error: BaseException) -> ApiError:
         return ApiError(
             "the model could not be loaded; the server's log says why", 503, param="model", code="model_not_loaded"
         )
-    if isinstance(error, LLMError):
+    if isinstance(error, LLMError) and error.__cause__ is None:  # one with a cause is not meant for users
         return ApiError(str(error), 500)
     return ApiError("the server made an error; its log has the details", 500)

@@ -1,6 +1,6 @@
 """The routes that generate text: /v1/completions and /v1/chat/completions, whole or streamed."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -85,16 +85,19 @@ class EventStream(Response):
                 await messages.aclose()
                 _note(run, self._service, self._entry)
 
-    async def _messages(self, run: Run) -> AsyncIterator[bytes]:
+    async def _messages(self, run: Run) -> AsyncGenerator[bytes, None]:
         """The text of the stream, in parts."""
         answer, is_begun = self._answer, False
         try:
             async for item in run.events():
                 if item is None:
+                    is_begun = True
                     yield b": the answer is being computed\n\n"
-                for chunk in () if item is None else answer.chunks(item[0], item[1], run.texts[item[0]]):
+                    continue
+                number, event = item
+                for chunk in answer.chunks(number, event, run.texts[number]):
+                    is_begun = True
                     yield _event(chunk)
-                is_begun = True
         except ApiError as error:
             if not is_begun:
                 raise

@@ -47,9 +47,7 @@ class Guard:
         finally:
             self._finish(entry, scope)
 
-    async def _answer(
-        self, entry: LogEntry, headers: Headers, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _answer(self, entry: LogEntry, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             self._access.check(entry.method, entry.path, headers)
         except ApiError as error:

@@ -1,4 +1,4 @@
-"""The generation requests of one HTTP request: submitted to the engine, awaited on the event loop, cancelled together."""
+"""The generation requests of one HTTP request: submitted to the engine, awaited and cancelled together."""
 
 import asyncio
 import time
@@ -8,10 +8,10 @@ from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
-from llmcli.server.engine import Engine, QueueFullError, Ticket
+from llmcli.server.engine import Engine, Ticket
 from llmcli.server.errors import ApiError, failed
 from llmcli.server.limits import KEEP_ALIVE_SECONDS, REQUEST_SECONDS
-from llmcli.server.requests import Event, Failed, Finished, Request, Started, Token
+from llmcli.server.requests import Event, Failed, Finished, QueueFullError, Request, Started, Token
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ class Run:
                 self._tickets.append(self._engine.submit(request, partial(self._receive, number)))
         except QueueFullError as error:
             self._cancel()
-            raise ApiError(f"{error}; try again later", 429, code="queue_full") from error
+            raise ApiError(str(error), 429, code="queue_full") from error
         return self
 
     async def __aexit__(

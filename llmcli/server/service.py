@@ -95,5 +95,3 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T |
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-

@@ -21,9 +21,7 @@ def token_text(tokenizer: Tokenizer, token: int | None, text_bytes: bytes) -> st
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in text_bytes)
 
 
-def completion_logprobs(
-    tokenizer: Tokenizer, tokens: Sequence[ScoredToken], first_offset: int, end: int
-) -> JsonObject:
+def completion_logprobs(tokenizer: Tokenizer, tokens: Sequence[ScoredToken], first_offset: int, end: int) -> JsonObject:
     """The four lists of a completion. `text_offset` counts characters from the beginning of the choice's text, up to
     its `end`, where a stop string may have cut it; the tokens begin at `first_offset`.
 
