@@ -17,6 +17,7 @@ F = intermediate size of a SwiGLU; E = experts; H, G = query heads, key-value he
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import lru_cache
 from typing import Protocol
 
@@ -27,8 +28,8 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.logits import softmax, token_losses
 from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK, Array, check_context, check_input
 
-# (layer, queries [T, H, D], keys [T, G, D], values [T, G, D]) -> attention outputs [T, H * D]
-Attend = Callable[["_Layer", Array, Array, Array], Array]
+# (index of a layer, queries [T, H, D], keys [T, G, D], values [T, G, D]) -> attention outputs [T, H * D]
+Attend = Callable[[int, Array, Array, Array], Array]
 FEW_TOKENS = 6  # up to this many, dot products are faster than BLAS's matrix product: see `_linear`
 
 
@@ -57,6 +58,24 @@ class NumpyRuntime:
         self._head = self._embedding if config.tie_word_embeddings else _read(checkpoint, "lm_head.weight")
         self._eps = np.float32(config.rms_norm_eps)
         self._rotations = np.zeros((0, 1, config.head_dim // 2), np.complex64)
+        self._caches = [_KeyValueCache(config.num_key_value_heads, config.head_dim) for _ in self._layers]
+
+    def fork(self, length: int = 0) -> "NumpyRuntime":
+        """A runtime of the same weights, whose own KV cache begins with the first `length` tokens of this one's."""
+        forked = copy(self)
+        forked._caches = [cache.first(length) for cache in self._caches]
+        forked.length = length
+        return forked
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory that a token takes in the KV cache."""
+        return self.config.cache_bytes_per_token
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the KV cache."""
+        return sum(cache.keys.nbytes + cache.values.nbytes for cache in self._caches)
 
     @property
     def parameters(self) -> int:
@@ -113,9 +132,7 @@ class NumpyRuntime:
         """Add tokens to the cache; return their final hidden states [T, C], which the output embedding reads."""
         check_input(ids, self.length, self.context)
         end = self.length + len(ids)
-        self._extend_rotations(end)
-        for layer in self._layers:
-            layer.cache.reserve(end)
+        self._reserve(end)
         chunks = [
             self._forward_chunk(ids[first : first + PREFILL_CHUNK], recorder)
             for first in range(0, len(ids), PREFILL_CHUNK)
@@ -126,9 +143,10 @@ class NumpyRuntime:
         """Tokens [T] through all layers, their keys and values into the cache: the residual stream [T, C]."""
         start, end = self.length, self.length + len(ids)
 
-        def attend(layer: _Layer, q: Array, k: Array, v: Array) -> Array:
-            layer.cache.write(start, k, v)
-            return _attention(q, layer.cache.keys[:, :end], layer.cache.values[:, :end], recorder)
+        def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
+            cache = self._caches[layer]
+            cache.write(start, k, v)
+            return _attention(q, cache.keys[:, :end], cache.values[:, :end], recorder)
 
         x = self._forward(np.array(ids), self._rotations[start:end], attend, recorder)
         self.length = end
@@ -142,7 +160,7 @@ class NumpyRuntime:
         B, T = ids.shape
         self._extend_rotations(T)
 
-        def attend(layer: _Layer, q: Array, k: Array, v: Array) -> Array:
+        def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
             y = np.empty((B * T, q.shape[1] * q.shape[2]), np.float32)
             for start in range(0, B * T, T):
                 keys, values = (array[start : start + T].swapaxes(0, 1) for array in (k, v))
@@ -153,6 +171,31 @@ class NumpyRuntime:
             return y
 
         return self._forward(ids.ravel(), np.tile(self._rotations[:T], (B, 1, 1)), attend)
+
+    @staticmethod
+    def step_batch(runtimes: "Sequence[NumpyRuntime]", tokens: Sequence[int]) -> Array:
+        """Process one token in each of several forks of one runtime; return the logits [B, V] after them.
+
+        Matrix products process all tokens together, and so read the weights once; attention one runtime at a time.
+        """
+        for runtime in runtimes:
+            check_input((0,), runtime.length, runtime.context)
+            runtime._reserve(runtime.length + 1)
+
+        def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
+            y = np.empty((len(q), q.shape[1] * q.shape[2]), np.float32)
+            for b, runtime in enumerate(runtimes):
+                cache, row, end = runtime._caches[layer], slice(b, b + 1), runtime.length + 1
+                cache.write(end - 1, k[row], v[row])
+                y[b] = _attention(q[row], cache.keys[:, :end], cache.values[:, :end])
+            return y
+
+        rotations = np.stack([runtime._rotations[runtime.length] for runtime in runtimes])
+        first = runtimes[0]
+        x = first._forward(np.array(tokens), rotations, attend)
+        for runtime in runtimes:
+            runtime.length += 1
+        return _linear(first._final_norm(x), first._head)
 
     def _forward(
         self,
@@ -169,9 +212,9 @@ class NumpyRuntime:
         if recorder:
             recorder.residual(x)
         with np.errstate(over="ignore"):  # exp(-gate) of a SwiGLU may be infinite; silu(gate) is then 0, as it should
-            for layer in self._layers:
+            for index, layer in enumerate(self._layers):
                 q, k, v = layer.project(_rms_norm(x, self._eps), rotations)
-                x = x + _linear(attend(layer, q, k, v), layer.o)
+                x = x + _linear(attend(index, q, k, v), layer.o)
                 x = x + layer.mlp(_rms_norm(x, self._eps))
                 if recorder:
                     recorder.residual(x)
@@ -179,6 +222,12 @@ class NumpyRuntime:
 
     def _final_norm(self, x: Array) -> Array:
         return _rms_norm(x, self._eps) * self._norm
+
+    def _reserve(self, length: int) -> None:
+        """Make space for `length` tokens."""
+        self._extend_rotations(length)
+        for cache in self._caches:
+            cache.reserve(length)
 
     def _extend_rotations(self, length: int) -> None:
         """Extend the table of rotary embeddings (arXiv:2104.09864) to `length` positions; it grows by doubling."""
@@ -189,7 +238,7 @@ class NumpyRuntime:
 
 
 class _Layer:
-    """The weights of one layer, and its key-value cache.
+    """The weights of one layer.
 
     Matrices with the same input are stacked, so that a layer takes four matrix-vector products per token. The gains of
     norms and the scale of attention scores are folded into the matrices once. Rotary embeddings rotate the pairs
@@ -224,7 +273,6 @@ class _Layer:
             self.bias[: H * D] *= scale
         self.o = _read(checkpoint, attention + "o_proj.weight")
         self.mlp = _read_mlp(checkpoint, index)
-        self.cache = _KeyValueCache(G, D)
 
     def project(self, x: Array, rotations: NDArray[np.complex64]) -> tuple[Array, Array, Array]:
         """Normalized x [T, C] -> rotated queries [T, H, D] and keys [T, G, D], and values [T, G, D]."""
@@ -256,6 +304,13 @@ class _KeyValueCache:
         if length > capacity:
             capacity = max(length, 2 * capacity, 64)
             self.keys, self.values = _extended(self.keys, capacity), _extended(self.values, capacity)
+
+    def first(self, length: int) -> "_KeyValueCache":
+        """A copy of the first `length` tokens."""
+        copied = _KeyValueCache(*self.keys.shape[::2])
+        if length:
+            copied.keys, copied.values = self.keys[:, :length].copy(), self.values[:, :length].copy()
+        return copied
 
     def write(self, start: int, k: Array, v: Array) -> None:
         """Store keys and values [T, G, D] of the tokens from position `start` on."""

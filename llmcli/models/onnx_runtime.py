@@ -8,6 +8,7 @@ T = tokens; B = windows; V = vocabulary size; C = hidden size; G = key-value hea
 """
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
@@ -63,6 +64,25 @@ class OnnxRuntime:
         self.rotary: list[Any] = []  # cos and sin of the positions used so far: [positions, D/2]
         self._cache: list[Any] = []  # keys, then values, of each layer: [1, G, capacity, D]
         self._reserve(1)
+
+    def fork(self, length: int = 0) -> "OnnxRuntime":
+        """A runtime of the same weights, whose own KV cache begins with the first `length` tokens of this one's."""
+        forked = copy(self)
+        forked._cache, forked.length = [], length
+        forked._reserve(max(1, length))
+        for values, forked_values in zip(self._cache, forked._cache, strict=True):
+            forked_values.numpy()[:, :, :length] = values.numpy()[:, :, :length]
+        return forked
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory that a token takes in the KV cache."""
+        return self.config.cache_bytes_per_token
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the KV cache."""
+        return sum(values.numpy().nbytes for values in self._cache)
 
     @property
     def parameters(self) -> int:

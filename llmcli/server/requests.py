@@ -1,7 +1,7 @@
 """What the engine is asked, and what it answers: plain data, without HTTP and without a model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
@@ -57,6 +57,7 @@ class Token:
     text: str  # "" while a character is incomplete, or while a stop string may be beginning
     logprob: float
     alternatives: tuple[Alternative, ...] = ()
+    ends_text: bool = False  # the model's sign that the text ends, which is not part of it: the text is ""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ class Failed:
     error: LLMError
 
 
+class QueueFullError(LLMError):
+    """More requests wait than the limit allows; the client may try again later."""
+
+
 Event = Started | Token | Finished | Failed  # Started, any number of Token, then Finished; or Failed at any place
 OnEvent = Callable[[Event], None]  # called in the engine's thread; must return at once
 
@@ -85,5 +90,6 @@ class Limits:
 
     concurrent: int = 16  # sequences that are decoded together
     queue: int = 64  # requests that wait; more are refused
-    prefix_bytes: int = field(default=1 << 30)  # keys and values kept of earlier requests
+    live_bytes: int = 4 << 30  # keys and values of sequences that are decoded together; one always runs
+    prefix_bytes: int = 1 << 30  # keys and values kept of earlier requests
     context: int | None = None  # tokens; None: the model's context length
