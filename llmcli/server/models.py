@@ -10,6 +10,7 @@ from pathlib import Path
 from llmcli.data.chat_template import ChatTemplate
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
+from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Runtime
@@ -38,6 +39,13 @@ class ServedModel:
         """Its chat template; None if it has none."""
         return open_chat_template(self.source, self.tokenizer)
 
+    @cached_property
+    def experts(self) -> list[str]:
+        """The models of an ensemble, or the numbers of a sparse model's experts; [] without any."""
+        if isinstance(self.source, Ensemble):
+            return list(self.source.names)
+        return [str(number) for number in range(self.source.config.num_experts)]
+
     def as_json(self) -> dict[str, object]:
         """The model as /v1/models lists it."""
         return {
@@ -49,6 +57,7 @@ class ServedModel:
             "max_model_len": self.context,  # the name that vLLM's clients know
             "parameters": self.source.parameters,
             "chat": self.template is not None,
+            "experts": self.experts,
         }
 
 
