@@ -1,4 +1,4 @@
-"""The routes that show what a model does: /v1/explain, /v1/next, /v1/experts, /v1/memory, /v1/models/{id}/card."""
+"""The routes that show what a model does: /v1/explain, /v1/next, /v1/memory, /v1/models/{id}/card."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,11 +16,11 @@ from llmcli.generation.next_words import NextWords, max_evaluations, next_words
 from llmcli.generation.prompt import Prompt
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
-from llmcli.models.runtime import Runtime, RuntimeWithExperts
+from llmcli.models.runtime import Runtime
 from llmcli.reports.explanation_json import explanation_json
 from llmcli.reports.html_report import explanation_page, inspection_data
 from llmcli.server.chat import encode_messages, read_messages, require_template
-from llmcli.server.completions import check_length, read_ids
+from llmcli.server.completions import check_length
 from llmcli.server.errors import ApiError, invalid
 from llmcli.server.fields import Fields
 from llmcli.server.limits import MAX_EXPLAIN_CHARACTERS, MAX_MEMORY_CHARACTERS, MAX_NEXT_WORDS
@@ -130,37 +130,6 @@ def _explain(
         runtime.rewind()
         words = next_words(runtime, tokenizer, prompt, max_evaluations(model.source.parameters))
     return _Explained(found, words, subject.expert)
-
-
-# ---- experts
-
-
-async def experts(request: Request) -> Response:
-    """POST /v1/experts: the weights of the experts, or of the models of an ensemble, for each token of a text."""
-    service, body = service_of(request), Fields(await read_object(request))
-    model = service.models.find(body.text("model", "") or None)
-    if not model.experts:
-        raise ApiError(f"{model.name} has no experts", param="model", code="no_experts")
-    _, prompt = await service.search(lambda: _read_prompt(body, model))
-    before = Prompt.of(prompt, model.tokenizer).ids
-    tokens = read_ids("token_ids", body.raw("token_ids"), model)
-    check_length(len(before) + len(tokens), model, "token_ids")
-    weights = await service.analyze(model.name, lambda runtime: _expert_weights(runtime, before, tokens))
-    return await json_response(lambda: {"model": model.name, "experts": model.experts, "weights": weights})
-
-
-def _expert_weights(runtime: Runtime, before: list[int], tokens: list[int]) -> list[list[float]]:
-    """The weights with which each token was predicted: those of the last layer that has experts, as in `llm generate
-    --experts`. In the engine's thread."""
-    if not isinstance(runtime, RuntimeWithExperts):
-        raise LLMError(
-            "this runtime does not tell the weights of its experts; serve it without --quantize and --device"
-        )
-    rows = []
-    for i, _ in enumerate(tokens):
-        runtime.prefill(before if i == 0 else tokens[i - 1 : i])
-        rows.append([round(float(weight), 4) for weight in runtime.expert_weights()[-1]])
-    return rows
 
 
 # ---- memorization

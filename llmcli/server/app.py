@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from llmcli.errors import LLMError
-from llmcli.server import analysis_routes, generation_routes, status_routes, token_routes
+from llmcli.server import analysis_routes, expert_routes, generation_routes, status_routes, token_routes
 from llmcli.server.access import Access
 from llmcli.server.engine import Engine
 from llmcli.server.errors import ApiError, ModelLoadError, failed
@@ -38,7 +38,7 @@ ROUTES = [
     Route("/v1/chat/completions", generation_routes.chat_completions, methods=["POST"]),
     Route("/v1/explain", analysis_routes.explain_prompt, methods=["POST"]),
     Route("/v1/next", analysis_routes.next_word_list, methods=["POST"]),
-    Route("/v1/experts", analysis_routes.experts, methods=["POST"]),
+    Route("/v1/experts", expert_routes.expert_weights, methods=["POST"]),
     Route("/v1/memory", analysis_routes.memory, methods=["POST"]),
     Route("/tokenize", token_routes.tokenize, methods=["POST"]),
     Route("/detokenize", token_routes.detokenize, methods=["POST"]),

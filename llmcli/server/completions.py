@@ -15,7 +15,7 @@ from llmcli.server.models import Models, ServedModel
 from llmcli.server.requests import Event, Finished, Request, Started, Token
 from llmcli.server.running import Generated, usage_json
 from llmcli.server.sampling import Settings, read_max_tokens, read_settings
-from llmcli.server.token_text import ScoredToken, completion_logprobs
+from llmcli.server.token_text import ScoredToken, chat_logprobs, completion_logprobs
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
@@ -34,6 +34,7 @@ class Completion:
     settings: Settings
     echo: bool
     logprobs: int | None  # alternatives for each token; None: no log probabilities
+    with_ids: bool  # with the log probabilities also `content`, as in chats, which has token ids and bytes
     requests: tuple[Request, ...]  # the n of the first prompt, those of the second, ...
     id: str = field(default_factory=lambda: new_id("cmpl"))
     created: int = field(default_factory=lambda: int(time.time()))
@@ -60,7 +61,8 @@ class Completion:
             for prompt in [_encode(prompt, model, literal=echo) for prompt in prompts]
             for number in range(settings.n)
         ]
-        return cls(model, tuple(prompts), settings, echo, logprobs, tuple(requests))
+        with_ids = fields.flag("return_token_ids")
+        return cls(model, tuple(prompts), settings, echo, logprobs, with_ids, tuple(requests))
 
     @property
     def prompt_text(self) -> str:
@@ -91,7 +93,7 @@ class Completion:
         if self.logprobs is not None:
             prompt = text.started.prompt if text.started else ()
             tokens: list[ScoredToken] = [*prompt, *text.tokens]
-            choice["logprobs"] = completion_logprobs(self.model.tokenizer, tokens, 0, len(choice["text"]))
+            choice["logprobs"] = self._logprobs(tokens, 0, len(choice["text"]))
         return choice
 
     def _echoed(self, index: int) -> str:
@@ -119,7 +121,7 @@ class Completion:
     def _echo_chunk(self, index: int, started: Started) -> list[dict[str, Any]]:
         choice = _choice_json(index, self._echoed(index // self.settings.n), None)
         if self.logprobs is not None:
-            choice["logprobs"] = completion_logprobs(self.model.tokenizer, started.prompt, 0, len(choice["text"]))
+            choice["logprobs"] = self._logprobs(started.prompt, 0, len(choice["text"]))
         return [self._envelope([choice])]
 
     def _chunk(self, index: int, new_text: str, reason: str | None, text: Generated) -> dict[str, Any]:
@@ -127,8 +129,13 @@ class Completion:
         if self.logprobs is not None:
             before = len(text.text) - len(new_text) + (len(self._echoed(index // self.settings.n)) if self.echo else 0)
             tokens = text.take_unsent()
-            choice["logprobs"] = completion_logprobs(self.model.tokenizer, tokens, before, before + len(new_text))
+            choice["logprobs"] = self._logprobs(tokens, before, before + len(new_text))
         return self._envelope([choice])
+
+    def _logprobs(self, tokens: Sequence[ScoredToken], start: int, end: int) -> dict[str, Any]:
+        """The log probabilities of tokens in the text from `start` to `end`."""
+        logprobs = completion_logprobs(self.model.tokenizer, tokens, start, end)
+        return logprobs | (chat_logprobs(self.model.tokenizer, tokens) if self.with_ids else {})
 
 
 def _choice_json(index: int, text: str, reason: str | None) -> dict[str, Any]:

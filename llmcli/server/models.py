@@ -39,9 +39,9 @@ class ServedModel:
         """Its chat template; None if it has none."""
         return open_chat_template(self.source, self.tokenizer)
 
-    @property
+    @cached_property
     def experts(self) -> list[str]:
-        """The names of the models of an ensemble, or the numbers of a sparse model's experts; none in other models."""
+        """The models of an ensemble, or the numbers of a sparse model's experts; [] without any."""
         if isinstance(self.source, Ensemble):
             return list(self.source.names)
         return [str(number) for number in range(self.source.config.num_experts)]
@@ -57,7 +57,7 @@ class ServedModel:
             "max_model_len": self.context,  # the name that vLLM's clients know
             "parameters": self.source.parameters,
             "chat": self.template is not None,
-            **({"experts": self.experts} if self.experts else {}),
+            "experts": self.experts,
         }
 
 

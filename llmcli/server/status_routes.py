@@ -1,5 +1,7 @@
 """The routes that tell of the server itself: health, models, metrics, its description, and the page."""
 
+import base64
+import hashlib
 from collections.abc import Iterator
 from importlib.resources import files
 
@@ -7,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from llmcli.server.engine import Stats
-from llmcli.server.errors import ApiError
 from llmcli.server.metrics import family
 from llmcli.server.openapi import description
 from llmcli.server.service import json_response, service_of
@@ -65,7 +66,26 @@ async def openapi(request: Request) -> Response:
 
 async def page(request: Request) -> Response:
     """GET /."""
-    file = files("llmcli.server") / "page" / "index.html"
-    if not file.is_file():
-        raise ApiError("there is no page here; the API begins with /v1", 404)
-    return HTMLResponse(file.read_bytes(), headers={"Cache-Control": "no-cache", "Referrer-Policy": "no-referrer"})
+    text = (files("llmcli.server") / "page" / "index.html").read_text("utf-8")
+    headers = {
+        "Cache-Control": "no-cache",
+        "Referrer-Policy": "no-referrer",
+        "Content-Security-Policy": page_policy(text),
+    }
+    return HTMLResponse(text, headers=headers)
+
+
+def page_policy(text: str) -> str:
+    """A Content-Security-Policy that allows a page its own style and script, and requests to this server."""
+    style, script = (_source_hash(text, tag) for tag in ("style", "script"))
+    return (
+        f"default-src 'none'; style-src {style}; script-src {script}; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _source_hash(text: str, tag: str) -> str:
+    """The hash of the text in an element that a page has once, as a Content-Security-Policy lists it."""
+    content = text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+    digest = hashlib.sha256(content.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"

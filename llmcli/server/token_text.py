@@ -1,4 +1,7 @@
-"""Tokens and log probabilities in the two shapes of OpenAI's API: that of completions and that of chats."""
+"""Tokens and log probabilities in the two shapes of OpenAI's API: that of completions and that of chats.
+
+The latter has the token ids, too, as in llama-server.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -53,8 +56,8 @@ def _top_logprobs(tokenizer: Tokenizer, token: ScoredToken) -> dict[str, float] 
     return top
 
 
-def chat_logprobs(tokenizer: Tokenizer, tokens: Sequence[Token]) -> JsonObject:
-    """The tokens of an answer, each with its bytes and alternatives."""
+def chat_logprobs(tokenizer: Tokenizer, tokens: Sequence[ScoredToken]) -> JsonObject:
+    """The tokens of an answer, each with its id, its bytes and alternatives."""
     return {
         "content": [
             _chat_token(tokenizer, token.id, token.text_bytes, token.logprob)
@@ -69,6 +72,6 @@ def chat_logprobs(tokenizer: Tokenizer, tokens: Sequence[Token]) -> JsonObject:
     }
 
 
-def _chat_token(tokenizer: Tokenizer, token: int | None, text_bytes: bytes, logprob: float) -> JsonObject:
+def _chat_token(tokenizer: Tokenizer, token: int | None, text_bytes: bytes, logprob: float | None) -> JsonObject:
     text = token_text(tokenizer, token, text_bytes) if not text_bytes else text_bytes.decode("utf-8", "replace")
-    return {"token": text, "logprob": logprob, "bytes": list(text_bytes)}
+    return {"id": token, "token": text, "logprob": logprob, "bytes": list(text_bytes)}
