@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from llmcli.analysis.explain import Explanation, explain
 from llmcli.analysis.explained_model import choose_subject
@@ -18,10 +18,10 @@ from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Runtime
 from llmcli.reports.explanation_json import explanation_json
-from llmcli.reports.html_report import explanation_page, inspection_data
+from llmcli.reports.html_report import inspection_data
 from llmcli.server.chat import encode_messages, read_messages, require_template
 from llmcli.server.completions import check_length
-from llmcli.server.errors import ApiError, invalid
+from llmcli.server.errors import ApiError
 from llmcli.server.fields import Fields
 from llmcli.server.limits import MAX_EXPLAIN_CHARACTERS, MAX_MEMORY_CHARACTERS, MAX_NEXT_WORDS
 from llmcli.server.models import ServedModel
@@ -67,37 +67,21 @@ class _Explained:
 
 
 async def explain_prompt(request: Request) -> Response:
-    """POST /v1/explain: what happens inside the model while it reads a prompt, or messages, as data or as a page."""
+    """POST /v1/explain: what happens inside the model while it reads a prompt, or messages."""
     service, body = service_of(request), Fields(await read_object(request))
     model = service.models.find(body.text("model", "") or None)
     count = body.integer("n", DEFAULT_WORDS, 1, MAX_NEXT_WORDS)
-    as_page, literal = _is_page(body), body.flag("literal")
+    literal = body.flag("literal")
     text, prompt = await service.search(lambda: _read_prompt(body, model))
     entry_of(request.scope).model, entry_of(request.scope).prompt = model.name, text
-    found = await service.analyze(
-        model.name, lambda runtime: _explain(runtime, model, prompt, count, literal=literal, every_position=as_page)
-    )
-    explained = found.explanation, model.tokenizer
-    if as_page:
-        page = await service.search(
-            lambda: explanation_page(*explained, text, found.words, count, model.name, found.expert)
-        )
-        return HTMLResponse(page)
-    expert = {"expert": found.expert} if found.expert else {}
+    found = await service.analyze(model.name, lambda runtime: _explain(runtime, model, prompt, count, literal=literal))
     return await json_response(
         lambda: (
             {"model": model.name}
             | explanation_json(found.explanation, found.words, model.tokenizer, text, count)
-            | expert
+            | ({"expert": found.expert} if found.expert else {})
         )
     )
-
-
-def _is_page(body: Fields) -> bool:
-    kind = body.text("format", "json")
-    if kind not in ("json", "html"):
-        raise invalid("format", f"must be json or html, found {kind[:100]!r}")
-    return kind == "html"
 
 
 def _read_prompt(body: Fields, model: ServedModel) -> tuple[str, str | Prompt]:
@@ -111,9 +95,7 @@ def _read_prompt(body: Fields, model: ServedModel) -> tuple[str, str | Prompt]:
     return messages[-1].content, prompt
 
 
-def _explain(
-    runtime: Runtime, model: ServedModel, prompt: str | Prompt, count: int, *, literal: bool, every_position: bool
-) -> _Explained:
+def _explain(runtime: Runtime, model: ServedModel, prompt: str | Prompt, count: int, *, literal: bool) -> _Explained:
     """In the engine's thread."""
     tokenizer = model.tokenizer
     ensemble = runtime if isinstance(runtime, EnsembleRuntime) else None
@@ -122,7 +104,7 @@ def _explain(
     )
     reader = runtime if isinstance(runtime, NumpyRuntime) else NumpyRuntime(subject.checkpoint)
     found = explain(
-        reader, tokenizer, prompt, literal=literal, candidates=count, every_position=every_position,
+        reader, tokenizer, prompt, literal=literal, candidates=count,
         ensemble=subject.ensemble,
     )  # fmt: skip
     words = NextWords((), 1.0, 0)
