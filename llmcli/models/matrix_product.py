@@ -26,7 +26,8 @@ def linear(x: Array, weight: Array) -> Array:
         y: Array = np.vecdot(weight, x[0])
         return y[None]
     if T > FEW_TOKENS:
-        return x @ weight.T
+        y = x @ weight.T
+        return y
     if T <= DOT_TOKENS:
         return np.ascontiguousarray(np.vecdot(weight[:, None], x[None]).T)
     y = np.empty((outputs, T), np.float32)
