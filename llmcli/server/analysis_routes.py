@@ -1,26 +1,29 @@
-"""The routes that show what a model does: /v1/explain, /v1/next, /v1/verbatim and /v1/models/{id}/card."""
+"""The routes that show what a model does: /v1/explain, /v1/next, /v1/memory, /v1/models/{id}/card."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from llmcli.analysis.explain import Explanation, explain
+from llmcli.analysis.explained_model import choose_subject
 from llmcli.errors import LLMError
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
 from llmcli.evaluation.training_text import TrainingText, find_corpus
 from llmcli.formats.loading import read_header
 from llmcli.generation.next_words import NextWords, max_evaluations, next_words
 from llmcli.generation.prompt import Prompt
+from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Runtime
-from llmcli.reports.html_report import explanation_data, explanation_page, inspection_data
+from llmcli.reports.explanation_json import explanation_json
+from llmcli.reports.html_report import inspection_data
 from llmcli.server.chat import encode_messages, read_messages, require_template
 from llmcli.server.completions import check_length
-from llmcli.server.errors import ApiError, invalid
+from llmcli.server.errors import ApiError
 from llmcli.server.fields import Fields
-from llmcli.server.limits import MAX_EXPLAIN_CHARACTERS, MAX_NEXT_WORDS, MAX_VERBATIM_CHARACTERS
+from llmcli.server.limits import MAX_EXPLAIN_CHARACTERS, MAX_MEMORY_CHARACTERS, MAX_NEXT_WORDS
 from llmcli.server.models import ServedModel
 from llmcli.server.request_log import entry_of
 from llmcli.server.service import json_response, read_object, service_of
@@ -54,31 +57,35 @@ def _next_words(runtime: Runtime, model: ServedModel, prompt: str) -> NextWords:
 # ---- explain
 
 
-async def explanation(request: Request) -> Response:
-    """POST /v1/explain: what happens inside the model while it reads a prompt, or messages, as data or as a page."""
+@dataclass(frozen=True)
+class _Explained:
+    """An explanation, with what is shown beside it."""
+
+    explanation: Explanation
+    words: NextWords  # none after a conversation
+    expert: dict[str, object] | None  # of an ensemble, the model that is shown
+
+
+async def explain_prompt(request: Request) -> Response:
+    """POST /v1/explain: what happens inside the model while it reads a prompt, or messages."""
     service, body = service_of(request), Fields(await read_object(request))
     model = service.models.find(body.text("model", "") or None)
     count = body.integer("n", DEFAULT_WORDS, 1, MAX_NEXT_WORDS)
-    as_page = _is_page(body)
     literal = body.flag("literal")
-    text, prompt = await service.search(lambda: _explained(body, model))
+    text, prompt = await service.search(lambda: _read_prompt(body, model))
     entry_of(request.scope).model, entry_of(request.scope).prompt = model.name, text
-    found, words = await service.analyze(model.name, lambda runtime: _explain(runtime, model, prompt, count, literal))
-    if as_page:
-        page = await service.search(lambda: explanation_page(found, model.tokenizer, text, words, count, model.name))
-        return HTMLResponse(page)
-    return await json_response(lambda: _explanation_json(found, words, model, count))
+    found = await service.analyze(model.name, lambda runtime: _explain(runtime, model, prompt, count, literal=literal))
+    return await json_response(
+        lambda: (
+            {"model": model.name}
+            | explanation_json(found.explanation, found.words, model.tokenizer, text, count)
+            | ({"expert": found.expert} if found.expert else {})
+        )
+    )
 
 
-def _is_page(body: Fields) -> bool:
-    kind = body.text("format", "json")
-    if kind not in ("json", "html"):
-        raise invalid("format", f"must be json or html, found {kind[:100]!r}")
-    return kind == "html"
-
-
-def _explained(body: Fields, model: ServedModel) -> tuple[str, str | Prompt]:
-    """(title, prompt) of what is explained: a text, or a conversation, whose last answer may be incomplete."""
+def _read_prompt(body: Fields, model: ServedModel) -> tuple[str, str | Prompt]:
+    """(title, prompt) of what is analyzed: a text, or a conversation, whose last answer may be incomplete."""
     if not body.given("messages"):
         text = body.text("prompt", max_characters=MAX_EXPLAIN_CHARACTERS)
         _check_prompt(text, model)
@@ -88,42 +95,39 @@ def _explained(body: Fields, model: ServedModel) -> tuple[str, str | Prompt]:
     return messages[-1].content, prompt
 
 
-def _explain(
-    runtime: Runtime, model: ServedModel, prompt: str | Prompt, count: int, literal: bool
-) -> tuple[Explanation, NextWords]:
+def _explain(runtime: Runtime, model: ServedModel, prompt: str | Prompt, count: int, *, literal: bool) -> _Explained:
     """In the engine's thread."""
-    if not isinstance(runtime, NumpyRuntime):
-        raise LLMError(
-            f"{model.name} cannot be explained here: that needs a single model on the CPU with its own weights; serve "
-            "it without --quantize and --device"
-        )
     tokenizer = model.tokenizer
-    found = explain(runtime, tokenizer, prompt, literal=literal, candidates=count, every_position=True)
-    if isinstance(prompt, Prompt):
-        return found, NextWords((), 1.0, 0)
-    runtime.rewind()
-    return found, next_words(runtime, tokenizer, prompt, max_evaluations(model.source.parameters))
-
-
-def _explanation_json(found: Explanation, words: NextWords, model: ServedModel, count: int) -> dict[str, Any]:
-    data, texts = explanation_data(found, model.tokenizer, words, count, model.name)
-    return {"model": model.name} | data | {"notes": texts}
+    ensemble = runtime if isinstance(runtime, EnsembleRuntime) else None
+    subject = choose_subject(
+        model.source, tokenizer, prompt, literal=literal, on_note=lambda note: None, runtime=ensemble
+    )
+    reader = runtime if isinstance(runtime, NumpyRuntime) else NumpyRuntime(subject.checkpoint)
+    found = explain(
+        reader, tokenizer, prompt, literal=literal, candidates=count,
+        ensemble=subject.ensemble,
+    )  # fmt: skip
+    words = NextWords((), 1.0, 0)
+    if isinstance(prompt, str):
+        runtime.rewind()
+        words = next_words(runtime, tokenizer, prompt, max_evaluations(model.source.parameters))
+    return _Explained(found, words, subject.expert)
 
 
 # ---- memorization
 
 
-async def verbatim(request: Request) -> Response:
-    """POST /v1/verbatim: which passages of a text stand verbatim in the training text."""
+async def memory(request: Request) -> Response:
+    """POST /v1/memory: which passages of a text stand verbatim in the training text."""
     service, body = service_of(request), Fields(await read_object(request))
     model = service.models.find(body.text("model", "") or None)
-    text = body.text("text", max_characters=MAX_VERBATIM_CHARACTERS)
+    text = body.text("text", max_characters=MAX_MEMORY_CHARACTERS)
     entry_of(request.scope).model, entry_of(request.scope).prompt = model.name, text
-    found = await service.search(lambda: _verbatim(model, text))
+    found = await service.search(lambda: _search(model, text))
     return await json_response(lambda: {"model": model.name} | found)
 
 
-def _verbatim(model: ServedModel, text: str) -> dict[str, object]:
+def _search(model: ServedModel, text: str) -> dict[str, object]:
     texts = [replace(one, end=min(one.end, MAX_SEARCHED_BYTES)) for one in training_texts(model)]
     names = [document.name for one in texts for document in one.corpus.documents]
     return find_verbatim([text], texts)[0].as_json(text, names)

@@ -99,7 +99,7 @@ class ChatCompletion:
     def _choice(self, index: int, text: Generated) -> dict[str, Any]:
         assert text.finished
         message = {"role": "assistant", "content": self._without_prefix_space(text.text), "refusal": None}
-        logprobs = chat_logprobs(self.model.tokenizer, text.tokens) if self.logprobs else None
+        logprobs = self._logprobs(text.tokens)
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": text.finished.reason}
 
     def _without_prefix_space(self, text: str) -> str:
@@ -130,19 +130,20 @@ class ChatCompletion:
                 return [self._chunk(index, {"role": "assistant", "content": ""}, None, None)]
             case Token() if event.text:
                 new_text = self._without_prefix_space(event.text) if event.text == text.text else event.text
-                return [self._chunk(index, {"content": new_text}, self._new_logprobs(text), None)]
+                return [self._chunk(index, {"content": new_text}, self._logprobs(text.take_unsent()), None)]
             case Finished():
                 delta = {"content": event.text} if event.text else {}
-                return [self._chunk(index, delta, self._new_logprobs(text), event.reason)]
+                return [self._chunk(index, delta, self._logprobs(text.take_unsent()), event.reason)]
         return []
 
     def usage_chunk(self, texts: Sequence[Generated]) -> dict[str, Any]:
         """The last chunk of a stream that was asked for its usage."""
         return self._envelope("chat.completion.chunk", []) | {"usage": self._usage(texts)}
 
-    def _new_logprobs(self, text: Generated) -> dict[str, Any] | None:
-        tokens = text.take_unsent()
-        return chat_logprobs(self.model.tokenizer, tokens) if self.logprobs and tokens else None
+    def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
+        """The log probabilities of the tokens of an answer, without the token that ends it."""
+        shown = [token for token in tokens if not token.ends_text]
+        return chat_logprobs(self.model.tokenizer, shown) if self.logprobs else None
 
     def _chunk(
         self, index: int, delta: dict[str, str], logprobs: dict[str, Any] | None, reason: str | None

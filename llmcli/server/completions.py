@@ -178,6 +178,14 @@ def _read_prompt(value: Any, model: ServedModel) -> str | tuple[int, ...]:
     return tuple(value)
 
 
+def read_ids(param: str, value: Any, model: ServedModel) -> list[int]:
+    """A list of token ids. Raises ApiError."""
+    if not _is_ids(value):
+        raise invalid(param, f"must be a list of token ids, found {brief(value)}")
+    check_ids(param, value, model)
+    return list(value)
+
+
 def check_ids(param: str, ids: Sequence[int], model: ServedModel) -> None:
     """Raise ApiError for an id outside the vocabulary."""
     size = model.tokenizer.vocab_size

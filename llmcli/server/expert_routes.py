@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llmcli.errors import brief
+from llmcli.errors import LLMError
 from llmcli.generation.prompt import Prompt
 from llmcli.models.runtime import Runtime, RuntimeWithExperts
 from llmcli.server.chat import encode_messages, read_messages, require_template
-from llmcli.server.completions import check_ids, check_length
+from llmcli.server.completions import check_length, read_ids
 from llmcli.server.errors import ApiError, invalid
 from llmcli.server.fields import Fields
 from llmcli.server.models import ServedModel
@@ -32,10 +32,9 @@ async def expert_weights(request: Request) -> Response:
 
 def _read(body: Fields, model: ServedModel) -> tuple[list[int], list[int]]:
     """(the tokens of the prompt, those that follow it)"""
-    ids = body.raw("token_ids")
-    if not isinstance(ids, list) or not ids or not all(type(token) is int for token in ids):
-        raise invalid("token_ids", f"must be a list of token ids, found {brief(ids)}")
-    check_ids("token_ids", ids, model)
+    ids = read_ids("token_ids", body.raw("token_ids"), model)
+    if not ids:
+        raise invalid("token_ids", "is empty; give the ids of a text")
     if body.given("messages"):
         messages = read_messages(body.raw("messages"))
         prompt, _ = encode_messages(messages, require_template(model), model.context, len(ids))
@@ -47,7 +46,8 @@ def _read(body: Fields, model: ServedModel) -> tuple[list[int], list[int]]:
 
 def _weights(runtime: Runtime, prompt: Sequence[int], ids: Sequence[int]) -> list[list[float]]:
     """The weights of the experts [T][n] that predicted each of `ids`; in the engine's thread."""
-    assert isinstance(runtime, RuntimeWithExperts)
+    if not isinstance(runtime, RuntimeWithExperts):
+        raise LLMError("the experts are only known on the CPU; serve the model without --quantize and --device")
     runtime.prefill(prompt)
     rows = [runtime.expert_weights()[-1]]
     for token in ids[:-1]:

@@ -9,7 +9,7 @@ MAX_STOPS, MAX_STOP_CHARACTERS = 16, 1_000
 MAX_LOGPROBS, MAX_TOP_LOGPROBS = 5, 20  # alternatives for each token: of a completion, of a chat
 MAX_NEXT_WORDS = 100
 MAX_EXPLAIN_CHARACTERS = 4_000
-MAX_VERBATIM_CHARACTERS = 20_000
+MAX_MEMORY_CHARACTERS = 20_000
 MAX_ANALYSES = 8  # requests to explain, list words or search, at one time; more are refused
 MAX_CONNECTIONS = 256
 

@@ -9,10 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llmcli.data.tokenizer import Tokenizer
-from llmcli.errors import brief
 from llmcli.server.chat import read_messages, require_template
-from llmcli.server.completions import check_ids
-from llmcli.server.errors import invalid
+from llmcli.server.completions import read_ids
 from llmcli.server.fields import Fields
 from llmcli.server.models import Models, ServedModel
 from llmcli.server.service import json_response, read_object, service_of
@@ -57,10 +55,7 @@ async def detokenize(request: Request) -> Response:
 
 def _text_json(fields: Fields, models: Models) -> dict[str, Any]:
     model = models.find(fields.text("model", "") or None)
-    ids = fields.raw("tokens")
-    if not isinstance(ids, list) or not all(type(token) is int for token in ids):
-        raise invalid("tokens", f"must be a list of token ids, found {brief(ids)}")
-    check_ids("tokens", ids, model)
+    ids = read_ids("tokens", fields.raw("tokens"), model)
     text = _text(model.tokenizer, ids)
     return {"prompt": text, "content": text}
 
