@@ -109,6 +109,8 @@ def _check_body(headers: Headers) -> None:
         raise ApiError(
             f"the body must be JSON; send it with the header Content-Type: application/json, found {kind[:100]!r}", 415
         )
+    if "content-length" in headers and "transfer-encoding" in headers:
+        raise ApiError("the body must have a Content-Length or a Transfer-Encoding, found both")
     length = headers.get("content-length", "0")
     if not length.isdecimal() or int(length[:20]) > MAX_BODY_BYTES:
         raise too_large()

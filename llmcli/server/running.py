@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -49,7 +50,9 @@ class Run:
     def __init__(self, engine: Engine, requests: Sequence[Request]) -> None:
         self._engine, self._requests = engine, requests
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()  # bounded by the tokens that were asked for
+        self._arrived: deque[tuple[int, Event]] = deque()  # bounded by the tokens that were asked for
+        self._is_woken = False  # the event loop will see what has arrived
+        self._waiter: asyncio.Future[None] | None = None
         self._tickets: list[Ticket] = []
         self._submitted_at = time.monotonic()
         self.seconds_to_first: float | None = None
@@ -77,8 +80,25 @@ class Run:
 
     def _receive(self, number: int, event: Event) -> None:
         """In the engine's thread."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, (number, event))
+        self._arrived.append((number, event))
+        if not self._is_woken and not self._loop.is_closed():
+            self._is_woken = True
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._is_woken = False
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait until something arrives, or for some seconds. (`asyncio.wait_for` loses a cancellation that comes
+        together with a result, before Python 3.12.)"""
+        self._waiter = self._loop.create_future()
+        timer = self._loop.call_later(seconds, self._wake)
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
 
     async def events(self) -> AsyncIterator[tuple[int, Event] | None]:
         """(number of the request, event) until all have finished; None when nothing has come for KEEP_ALIVE_SECONDS.
@@ -90,11 +110,12 @@ class Run:
             seconds = min(KEEP_ALIVE_SECONDS, self._submitted_at + REQUEST_SECONDS - time.monotonic())
             if seconds <= 0:
                 raise ApiError(f"the answer took longer than {REQUEST_SECONDS} seconds", 503, code="timeout")
-            try:
-                number, event = await asyncio.wait_for(self._queue.get(), seconds)
-            except asyncio.TimeoutError:
+            if not self._arrived:
+                await self._wait(seconds)
+            if not self._arrived:
                 yield None
                 continue
+            number, event = self._arrived.popleft()
             if isinstance(event, Failed):
                 raise failed(event.error) from event.error
             if isinstance(event, Token) and self.seconds_to_first is None:
