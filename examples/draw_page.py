@@ -36,13 +36,11 @@ def wait_for(url: str, seconds: float = 60) -> None:
 
 def draw(page: Any, output: Path) -> None:
     """Ask a question, continue a text, open the alternatives of a token, and save what is shown."""
-    page.click("#open-settings")
-    for name, value in (("max_tokens", 30), ("seed", 3)):
-        page.fill(f"#setting-{name}", str(value))
-    page.keyboard.press("Escape")
+    set_up(page, temperature=0, max_tokens=30, seed=3)
     page.fill("#message", QUESTION)
     page.press("#message", "Enter")
     page.wait_for_selector("#chat .regenerate:not(:disabled)")
+    set_up(page, temperature=0.8)
     page.fill("#prompt", PROMPT)
     page.press("#prompt", "Control+Enter")
     page.wait_for_selector("#text .regenerate:not(:disabled)")
@@ -51,6 +49,14 @@ def draw(page: Any, output: Path) -> None:
     page.locator("#text .token").nth(1).click()
     page.wait_for_selector("#details.pinned")
     page.screenshot(path=output)
+
+
+def set_up(page: Any, **settings: object) -> None:
+    """Fill fields of the settings."""
+    page.click("#open-settings")
+    for name, value in settings.items():
+        page.fill(f"#setting-{name}", str(value))
+    page.keyboard.press("Escape")
 
 
 def main() -> None:
