@@ -21,7 +21,9 @@ def training_texts(names: list[str] | None, source: "Checkpoint | Ensemble", pat
     from llmcli.evaluation.training_text import TrainingText, find_corpus, trained_bytes
 
     if not names:
-        return [TrainingText.of(find_corpus(record, path), [record]) for record in source.records]
+        return [
+            TrainingText.of(find_corpus(record, path, or_conversations=True), [record]) for record in source.records
+        ]
     corpus = read_corpus(names)
     note_skipped_files(corpus)
     if all(trained_bytes(corpus, record) is None for record in source.records):

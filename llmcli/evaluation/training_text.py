@@ -67,12 +67,14 @@ class TrainingText:
         return cls(corpus, max(ends, default=corpus.text_bytes))
 
 
-def find_corpus(record: Record, model: Path) -> Corpus:
+def find_corpus(record: Record, model: Path, *, or_conversations: bool = False) -> Corpus:
     """The corpus that a record names, searched for here and beside the model, and recognized by its sha256.
+
+    With `or_conversations` the files of a model that was trained on conversations alone count as text.
 
     Raises LLMError when the record names none, or when a file is missing or has changed.
     """
-    documents = _texts(record)
+    documents = _texts(record) or (_files(record) if or_conversations else [])
     if not documents:
         raise LLMError(f"{model} does not record its training text; name it: --corpus FILE")
     matches: dict[Path, Document] = {}

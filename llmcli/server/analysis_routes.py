@@ -136,7 +136,8 @@ def _search(model: ServedModel, text: str) -> dict[str, object]:
 def training_texts(model: ServedModel) -> list[TrainingText]:
     """The training text of a model, or of each model of an ensemble. Raises ApiError if it is not at hand."""
     try:
-        return [TrainingText.of(find_corpus(record, model.path), [record]) for record in model.source.records]
+        corpora = [find_corpus(record, model.path, or_conversations=True) for record in model.source.records]
+        return [TrainingText.of(corpus, [record]) for corpus, record in zip(corpora, model.source.records, strict=True)]
     except LLMError as error:
         raise ApiError(
             f"the training text of {model.name} is not here; put its files beside the model", 404,

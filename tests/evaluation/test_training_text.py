@@ -89,6 +89,16 @@ def test_a_record_without_a_text_is_an_error(malformed: dict) -> None:
         find_corpus(malformed, Path("m.safetensors"))
 
 
+def test_the_files_of_conversations_are_searched_where_a_model_has_no_other_text() -> None:
+    Path("c.txt").write_text(TRAINING_TEXT, "utf-8")
+    conversations = record("c.txt", TRAINING_TEXT)
+    conversations["corpus"][0]["shape"] = "Q:/A: turns"
+    with pytest.raises(LLMError, match="does not record its training text"):
+        find_corpus(conversations, Path("m.safetensors"))
+    corpus = find_corpus(conversations, Path("m.safetensors"), or_conversations=True)
+    assert [document.name for document in corpus.documents] == ["c.txt"]
+
+
 def test_several_texts_are_searched_in_one_pass_with_the_same_results(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("c.txt").write_text(TRAINING_TEXT * 3, "utf-8")
     training_texts = [TrainingText.of(read_corpus(["c.txt"]), [])]
