@@ -18,9 +18,6 @@ def explanation_json(
 ) -> dict[str, object]:
     """The explanation of a prompt with `count` next tokens and words. `layer` and `head`, from 1, are those whose
     attention is given; None: all."""
-    L, H, _, _ = explanation.attention.shape
-    layers = list(range(L)) if layer is None else [layer - 1]
-    heads = list(range(H)) if head is None else [head - 1]
     effects = explanation.ablation_effects.tolist()
     return {
         "prompt": prompt,
@@ -31,11 +28,7 @@ def explanation_json(
         "tail": explanation.tail,
         "cut": explanation.truncated,
         "earlier": explanation.preceding,
-        "attention": {
-            "layers": [layer + 1 for layer in layers],
-            "heads": [head + 1 for head in heads],
-            "weights": explanation.attention[layers][:, heads].astype(float).round(6).tolist(),
-        },
+        "attention": _attention_json(explanation, layer, head),
         "lens": _logit_lens_json(explanation, tokenizer),
         "next_tokens": [
             {
@@ -48,6 +41,17 @@ def explanation_json(
         "entropy_bits": round(explanation.entropy, 6),
         "next": [{"text": word.text, "probability": round(word.probability, 6)} for word in words.words[:count]],
         "unexplored": round(words.unexplored, 6),
+    }
+
+
+def _attention_json(explanation: Explanation, layer: int | None, head: int | None) -> dict[str, object]:
+    L, H, _, _ = explanation.attention.shape
+    layers = list(range(L)) if layer is None else [layer - 1]
+    heads = list(range(H)) if head is None else [head - 1]
+    return {
+        "layers": [layer + 1 for layer in layers],
+        "heads": [head + 1 for head in heads],
+        "weights": explanation.attention[layers][:, heads].astype(float).round(6).tolist(),
     }
 
 

@@ -67,17 +67,6 @@ def create_app(
     hooks = hooks or Hooks()
     service = Service(models, Engine(models.open_runtime, limits))
 
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        service.engine.start()
-        if len(list(models)) == 1:
-            _preload(service, hooks)
-        hooks.on_ready()
-        try:
-            yield
-        finally:
-            await asyncio.to_thread(service.engine.close, CLOSE_SECONDS)
-
     guard = Middleware(
         Guard,
         access=access or Access(),
@@ -91,10 +80,24 @@ def create_app(
         HTTPException: _handle,
         ClientDisconnect: _handle,
     }
-    app = Starlette(routes=ROUTES, middleware=[guard], exception_handlers=handlers, lifespan=lifespan)
+    app = Starlette(
+        routes=ROUTES, middleware=[guard], exception_handlers=handlers, lifespan=lambda _: _lifespan(service, hooks)
+    )
     app.router.redirect_slashes = False
     app.state.service = service
     return app
+
+
+@asynccontextmanager
+async def _lifespan(service: Service, hooks: Hooks) -> AsyncIterator[None]:
+    service.engine.start()
+    if len(list(service.models)) == 1:
+        _preload(service, hooks)
+    hooks.on_ready()
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(service.engine.close, CLOSE_SECONDS)
 
 
 def _preload(service: Service, hooks: Hooks) -> None:

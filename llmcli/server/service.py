@@ -34,19 +34,19 @@ class Service:
 
     async def analyze(self, model: str, function: Callable[[Runtime], T]) -> T:
         """Run a function on a scratch runtime of a model, in the engine's thread. Raises ApiError."""
-        return await self._bounded(asyncio.wrap_future(self.engine.run(model, function)))
+        # shielded: the engine sets the result of a job, which must not be cancelled then
+        return await self._bounded(lambda: asyncio.shield(asyncio.wrap_future(self.engine.run(model, function))))
 
     async def search(self, function: Callable[[], T]) -> T:
         """Run a function that takes seconds in a thread of its own. Raises ApiError when too many are running."""
-        return await self._bounded(run_in_threadpool(function))
+        return await self._bounded(lambda: run_in_threadpool(function))
 
-    async def _bounded(self, work: Awaitable[T]) -> T:
+    async def _bounded(self, start: Callable[[], Awaitable[T]]) -> T:
         if self.analyses >= MAX_ANALYSES:
-            asyncio.ensure_future(work).cancel()
             raise ApiError(f"{MAX_ANALYSES} analyses are in progress; try again later", 429, code="queue_full")
         self.analyses += 1
         try:
-            return await asyncio.wait_for(work, REQUEST_SECONDS)
+            return await asyncio.wait_for(start(), REQUEST_SECONDS)
         except asyncio.TimeoutError as error:
             raise ApiError(f"the answer took longer than {REQUEST_SECONDS} seconds", 503, code="timeout") from error
         finally:

@@ -136,10 +136,8 @@ def main() -> None:
         for thread in threads:
             thread.join()
         report((time.monotonic() - started) / 60, served, counts)
-        first = counts.all_first
-        print(
-            f"{len(first):,} texts; first token: p50 {percentile(first, 0.5):.4f} s, p99 {percentile(first, 0.99):.4f} s"
-        )
+        median, late = (percentile(counts.all_first, share) for share in (0.5, 0.99))
+        print(f"{len(counts.all_first):,} texts; first token: p50 {median:.4f} s, p99 {late:.4f} s")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from starlette.testclient import TestClient
@@ -103,3 +104,12 @@ def test_the_log_has_a_line_a_request_and_contents_only_if_asked(served, with_co
     assert any(line.startswith("GET /nowhere 404") for line in lines)
     assert any("Zebra" in line for line in lines) == with_contents
     assert all("\n" not in line for line in lines)
+
+
+def test_too_many_analyses_are_refused_and_the_engine_goes_on(served):
+    with TestClient(create_app(Models(served)), base_url=URL) as client, ThreadPoolExecutor(24) as threads:
+        asked = [threads.submit(client.post, "/v1/next", json={"prompt": "The cat"}) for _ in range(24)]
+        statuses = [one.result().status_code for one in asked]
+        assert set(statuses) == {200, 429} and statuses.count(200) >= 8
+        assert client.post("/v1/completions", json={"prompt": "The"}).status_code == 200
+        assert client.post("/v1/next", json={"prompt": "The cat"}).status_code == 200

@@ -95,7 +95,7 @@ def serve(
     device: DeviceOption = "cpu",
     quiet: QuietOption = False,
 ) -> None:
-    """Serve models over HTTP, with the API of OpenAI and a page for the browser.
+    """Serve models over HTTP: OpenAI's API, and a page.
 
     Each model answers under the name of its file: food for food.safetensors. Ctrl-C ends the server.
 
