@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.logits import softmax, token_losses
+from llmcli.models.matrix_product import linear
 from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK, Array, check_context, check_input
 
 # (index of a layer, queries [T, H, D], keys [T, G, D], values [T, G, D]) -> attention outputs [T, H * D]
 Attend = Callable[[int, Array, Array, Array], Array]
-FEW_TOKENS = 6  # up to this many, dot products are faster than BLAS's matrix product: see `_linear`
 
 
 class Recorder(Protocol):
@@ -93,11 +93,11 @@ class NumpyRuntime:
 
     def logits(self, ids: Sequence[int]) -> Array:
         """Process one token or more; return the logits [T, V] after each of them."""
-        return _linear(self._process(ids), self._head)
+        return linear(self._process(ids), self._head)
 
     def logit_lens(self, x: Array) -> Array:
         """Logits [T, V] of a residual stream [T, C], as if no layer followed (nostalgebraist 2020)."""
-        return _linear(self._final_norm(x), self._head)
+        return linear(self._final_norm(x), self._head)
 
     def rewind(self, length: int = 0) -> None:
         """Drop all but the first `length` tokens from the cache."""
@@ -125,7 +125,7 @@ class NumpyRuntime:
         rows = max(1, LOGITS_AT_ONCE // len(self._head))
         for start in range(0, B * T, rows):
             block = slice(start, start + rows)
-            losses[block], correct[block] = token_losses(_linear(x[block], self._head), targets[block])
+            losses[block], correct[block] = token_losses(linear(x[block], self._head), targets[block])
         return losses.reshape(B, T), correct.reshape(B, T)
 
     def _process(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
@@ -195,7 +195,7 @@ class NumpyRuntime:
         x = first._forward(np.array(tokens), rotations, attend)
         for runtime in runtimes:
             runtime.length += 1
-        return _linear(first._final_norm(x), first._head)
+        return linear(first._final_norm(x), first._head)
 
     def _forward(
         self,
@@ -214,7 +214,7 @@ class NumpyRuntime:
         with np.errstate(over="ignore"):  # exp(-gate) of a SwiGLU may be infinite; silu(gate) is then 0, as it should
             for index, layer in enumerate(self._layers):
                 q, k, v = layer.project(_rms_norm(x, self._eps), rotations)
-                x = x + _linear(attend(index, q, k, v), layer.o)
+                x = x + linear(attend(index, q, k, v), layer.o)
                 x = x + layer.mlp(_rms_norm(x, self._eps))
                 if recorder:
                     recorder.residual(x)
@@ -277,7 +277,7 @@ class _Layer:
     def project(self, x: Array, rotations: NDArray[np.complex64]) -> tuple[Array, Array, Array]:
         """Normalized x [T, C] -> rotated queries [T, H, D] and keys [T, G, D], and values [T, G, D]."""
         H, G, D = self.H, self.G, self.D
-        qkv = _linear(x, self.qkv)
+        qkv = linear(x, self.qkv)
         if self.bias is not None:
             qkv = qkv + self.bias
         qkv = qkv.reshape(len(x), H + 2 * G, D)
@@ -330,8 +330,8 @@ class _SwiGLU:
 
     def __call__(self, x: Array) -> Array:
         """[T, C] -> [T, C]"""
-        gate, up = np.split(_linear(x, self.gate_up), 2, axis=-1)  # [T, F] each
-        return _linear(gate / (1 + np.exp(-gate)) * up, self.down)
+        gate, up = np.split(linear(x, self.gate_up), 2, axis=-1)  # [T, F] each
+        return linear(gate / (1 + np.exp(-gate)) * up, self.down)
 
 
 class _Experts:
@@ -349,7 +349,7 @@ class _Experts:
 
     def __call__(self, x: Array) -> Array:
         """[T, C] -> [T, C]"""
-        probabilities = softmax(_linear(x, self.router))  # [T, E]
+        probabilities = softmax(linear(x, self.router))  # [T, E]
         chosen = np.argsort(-probabilities, axis=-1, kind="stable")[:, : self.active]  # [T, active]
         weights = np.take_along_axis(probabilities, chosen, axis=-1)
         if self.normalize:
@@ -397,19 +397,6 @@ def _rms_norm(x: Array, eps: np.float32) -> Array:
     mean_square = np.vecdot(x, x)[..., None] * np.float32(1 / x.shape[-1])
     normalized: Array = x / np.sqrt(mean_square + eps)
     return normalized
-
-
-def _linear(x: Array, weight: Array) -> Array:
-    """x [T, inputs], weight [outputs, inputs] -> [T, outputs].
-
-    For one token it takes a dot product per row, which reads weights twice as fast as BLAS's matrix-vector product
-    (measured: 20 against 10 GB/s on one core); for a few tokens, a few dot products per row. BLAS first packs the
-    weights into another layout, which pays off only for more tokens.
-    """
-    if len(x) == 1:
-        y: Array = np.vecdot(weight, x[0])
-        return y[None]
-    return np.ascontiguousarray(np.vecdot(weight[:, None], x[None]).T) if len(x) <= FEW_TOKENS else x @ weight.T
 
 
 def _interleave_halves(heads: Array) -> Array:

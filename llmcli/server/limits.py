@@ -17,4 +17,4 @@ RECEIVE_SECONDS = 10  # for the head of a request, and for its body
 REQUEST_SECONDS = 600  # for a text, with the time in the queue
 UNREAD_SECONDS = 30  # that a client may leave its answer unread
 KEEP_ALIVE_SECONDS = 10  # after which a stream without text sends a comment
-DRAIN_SECONDS = 4  # for the answers in progress, when the server is asked to end
+DRAIN_SECONDS = 3  # for the answers in progress, when the server is asked to end
