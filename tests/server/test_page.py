@@ -1,5 +1,6 @@
 """The page of `llm serve` in a real browser, with real models: chat, text, branches, and what is shown of tokens."""
 
+import json
 import re
 import shutil
 import socket
@@ -10,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,16 +143,21 @@ def test_an_answer_streams_and_can_be_regenerated(page: "playwright.Page") -> No
     assert page.locator("#chat .answer").count() == 0
 
 
-def test_the_same_seed_gives_the_text_of_the_completions_route(page: "playwright.Page", address: str) -> None:
-    continue_text(page, "She likes", temperature=0)
-    import json
+def post(url: str, body: dict[str, object]) -> dict[str, Any]:
+    """The JSON that a route answers."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as response:
+        return dict(json.load(response))
 
-    body = {"model": "words", "prompt": "She likes", "max_tokens": 20, "temperature": 0}
-    request = urllib.request.Request(
-        f"{address}v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    expected = json.load(urllib.request.urlopen(request))["choices"][0]["text"]
-    assert answer(page) == "She likes" + expected
+
+@pytest.mark.parametrize("temperature", [0, 3])  # at 3 characters are spelled by several tokens
+def test_the_same_seed_gives_the_text_of_the_completions_route(
+    page: "playwright.Page", address: str, temperature: int
+) -> None:
+    settings = {"temperature": temperature, "max_tokens": 40, "seed": 1, "min_p": 0}
+    continue_text(page, "She likes", **settings)
+    expected = post(f"{address}v1/completions", {"model": "words", "prompt": "She likes"} | settings)
+    assert answer(page) == "She likes" + expected["choices"][0]["text"]
 
 
 def test_stop_keeps_what_has_arrived(page: "playwright.Page") -> None:
@@ -164,15 +171,19 @@ def test_stop_keeps_what_has_arrived(page: "playwright.Page") -> None:
     assert 3 <= len(tokens(page)) < 20000
 
 
-def test_a_branch_keeps_the_tokens_before_it(page: "playwright.Page") -> None:
+def test_a_branch_keeps_the_tokens_before_it(page: "playwright.Page", address: str) -> None:
     continue_text(page, "She likes", temperature=1, min_p=0)
     before = tokens(page)
     page.locator("#text .token").nth(6).focus()
     page.keyboard.press("Enter")
     alternative = page.locator("#details .bars button:not(:disabled)").first
     assert alternative.evaluate("(node) => node === document.activeElement")
-    alternative.click()
+    with page.expect_request("**/v1/completions") as sent:
+        alternative.click()
     finished(page, "text")
+    ids = sent.value.post_data_json["prompt"]
+    text = post(f"{address}detokenize", {"model": "words", "tokens": ids})["prompt"]
+    assert text == "She likes" + "".join(tokens(page)[:7])
     after = tokens(page)
     assert after[:6] == before[:6]
     assert after[6] != before[6]
@@ -181,12 +192,16 @@ def test_a_branch_keeps_the_tokens_before_it(page: "playwright.Page") -> None:
 
 
 def test_a_branch_of_an_answer_is_its_beginning(page: "playwright.Page") -> None:
+    set_up(page, temperature=0, max_tokens=12)
     ask(page)
     before = tokens(page, "chat")
-    page.locator("#chat .token").nth(2).click()
-    page.locator("#details .bars button:not(:disabled)").first.click()
+    page.locator("#chat .token").nth(1).click()
+    with page.expect_request("**/v1/chat/completions") as sent:
+        page.locator("#details .bars button:not(:disabled)").first.click()
     finished(page, "chat")
-    assert tokens(page, "chat")[:2] == before[:2]
+    beginning = "".join(tokens(page, "chat")[:2])
+    assert sent.value.post_data_json["messages"][-1] == {"role": "assistant", "content": beginning}
+    assert beginning.startswith(before[0]) and answer(page, "chat") != "".join(before)
 
 
 def test_arrow_keys_go_from_token_to_token(page: "playwright.Page") -> None:
