@@ -354,16 +354,17 @@ class _Experts:
         weights = np.take_along_axis(probabilities, chosen, axis=-1)
         if self.normalize:
             weights /= weights.sum(axis=-1, keepdims=True)
-        self.weights = np.zeros_like(probabilities)
-        np.put_along_axis(self.weights, chosen, weights, axis=-1)
+        all_weights = np.zeros_like(probabilities)
+        np.put_along_axis(all_weights, chosen, weights, axis=-1)
+        self.weights = all_weights
         y = np.zeros_like(x)
         if len(x) == 1:
             for expert, weight in zip(chosen[0].tolist(), weights[0], strict=True):
                 y += self.experts[expert](x) * weight
             return y
         for expert in np.unique(chosen):
-            tokens = np.flatnonzero(self.weights[:, expert])
-            y[tokens] += self.experts[expert](x[tokens]) * self.weights[tokens, expert, None]
+            tokens = np.flatnonzero(all_weights[:, expert])
+            y[tokens] += self.experts[expert](x[tokens]) * all_weights[tokens, expert, None]
         return y
 
 

@@ -97,7 +97,7 @@ def test_texts_that_come_and_go_get_the_logits_of_a_runtime_alone(name, seed):
         stepped = [int(i) for i in rng.permutation(len(runtimes))[: rng.integers(1, len(runtimes) + 1)]]
         tokens = rng.integers(0, 300, len(stepped)).tolist()
         logits = step_batch([runtimes[i] for i in stepped], tokens)
-        for row, i, token in zip(logits, stepped, tokens, strict=True):
+        for i, token in zip(stepped, tokens, strict=True):
             texts[i].append(token)
             assert runtimes[i].length == len(texts[i])
         check = int(rng.integers(len(stepped)))

@@ -51,7 +51,7 @@ def test_a_longer_cache_replaces_its_beginning():
 
 def test_the_least_recently_used_is_dropped_when_the_bytes_are_full():
     cache = PrefixCache(30)
-    first, second, third = (kept(cache, [i] * 5) for i in range(3))
+    first, _, third = (kept(cache, [i] * 5) for i in range(3))
     cache.take("m", [0] * 4)  # the first is used again
     kept(cache, [9] * 5)
     assert cache.bytes == 30
