@@ -42,9 +42,18 @@ class CacheSlots:
         """Move the caches of runtimes into the first slots, in any order, with space for another token, at most
         `limit` in all. Returns their slots."""
         self._make_space(len(runtimes), max(runtime.length for runtime in runtimes) + 1, limit)
-        slots = {id(r): slot for slot in range(len(self._slots)) if (r := self.occupant(slot)) is not None}
+        occupants = [self.occupant(slot) for slot in range(len(self._slots))]
+        slots = {id(occupant): slot for slot, occupant in enumerate(occupants) if occupant is not None}
+        found = [slots.get(id(runtime), len(slots)) for runtime in runtimes]
+        if len(slots) == len(runtimes) and max(found) < len(runtimes):  # as in the step before, mostly
+            return found
+        return self._rearrange(runtimes, occupants, slots)
+
+    def _rearrange(
+        self, runtimes: Sequence[SlotRuntime], occupants: list[SlotRuntime | None], slots: dict[int, int]
+    ) -> list[int]:
         wanted = {id(runtime) for runtime in runtimes}
-        for slot, occupant in enumerate(map(self.occupant, range(len(self._slots)))):
+        for slot, occupant in enumerate(occupants):
             if occupant is not None and id(occupant) not in wanted:
                 _use_copy(occupant)
                 self._slots[slot] = None

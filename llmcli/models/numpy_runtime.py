@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.models.cache_slots import CacheSlots
 from llmcli.models.logits import softmax, token_losses
 from llmcli.models.matrix_product import linear
 from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK, Array, check_context, check_input
@@ -58,14 +59,22 @@ class NumpyRuntime:
         self._head = self._embedding if config.tie_word_embeddings else _read(checkpoint, "lm_head.weight")
         self._eps = np.float32(config.rms_norm_eps)
         self._rotations = np.zeros((0, 1, config.head_dim // 2), np.complex64)
-        self._caches = [_KeyValueCache(config.num_key_value_heads, config.head_dim) for _ in self._layers]
+        G, D = config.num_key_value_heads, config.head_dim
+        # the KV cache: keys, then values, of each layer [1, G, capacity, D]. With those of the tokens processed so far,
+        # a new token costs one pass through the network, not one for each token before it.
+        self.cache_arrays = [np.zeros((1, G, 0, D), np.float32) for _ in range(2 * len(self._layers))]
+        self._slots = CacheSlots(len(self._layers), G, D)  # of all forks
 
     def fork(self, length: int = 0) -> "NumpyRuntime":
         """A runtime of the same weights, whose own KV cache begins with the first `length` tokens of this one's."""
         forked = copy(self)
-        forked._caches = [cache.first(length) for cache in self._caches]
+        forked.cache_arrays = [array[:, :, :length].copy() for array in self.cache_arrays]
         forked.length = length
         return forked
+
+    def use_cache(self, arrays: list[Array]) -> None:
+        """Use other arrays as the KV cache, which hold the same tokens."""
+        self.cache_arrays = arrays
 
     @property
     def cache_bytes_per_token(self) -> int:
@@ -75,7 +84,7 @@ class NumpyRuntime:
     @property
     def cache_bytes(self) -> int:
         """Memory of the KV cache."""
-        return sum(cache.keys.nbytes + cache.values.nbytes for cache in self._caches)
+        return sum(array.nbytes for array in self.cache_arrays)
 
     @property
     def parameters(self) -> int:
@@ -144,9 +153,9 @@ class NumpyRuntime:
         start, end = self.length, self.length + len(ids)
 
         def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
-            cache = self._caches[layer]
-            cache.write(start, k, v)
-            return _attention(q, cache.keys[:, :end], cache.values[:, :end], recorder)
+            keys, values = self.cache_arrays[2 * layer][0], self.cache_arrays[2 * layer + 1][0]  # [G, capacity, D]
+            keys[:, start:end], values[:, start:end] = k.swapaxes(0, 1), v.swapaxes(0, 1)
+            return _attention(q, keys[:, :end], values[:, :end], recorder)
 
         x = self._forward(np.array(ids), self._rotations[start:end], attend, recorder)
         self.length = end
@@ -176,26 +185,28 @@ class NumpyRuntime:
     def step_batch(runtimes: "Sequence[NumpyRuntime]", tokens: Sequence[int]) -> Array:
         """Process one token in each of several forks of one runtime; return the logits [B, V] after them.
 
-        Matrix products process all tokens together, and so read the weights once; attention one runtime at a time.
+        Matrix products process all tokens together, and so read the weights once.
         """
+        first, B = runtimes[0], len(runtimes)
         for runtime in runtimes:
             check_input((0,), runtime.length, runtime.context)
-            runtime._reserve(runtime.length + 1)
+        slots = first._slots.arrange(runtimes, first.context)
+        past, ids = np.zeros(B, np.int64), np.zeros(B, np.int64)  # in the order of the slots
+        past[slots], ids[slots] = [runtime.length for runtime in runtimes], tokens
 
         def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
-            y = np.empty((len(q), q.shape[1] * q.shape[2]), np.float32)
-            for b, runtime in enumerate(runtimes):
-                cache, row, end = runtime._caches[layer], slice(b, b + 1), runtime.length + 1
-                cache.write(end - 1, k[row], v[row])
-                y[b] = _attention(q[row], cache.keys[:, :end], cache.values[:, :end])
-            return y
+            keys, values = (
+                array[:B] for array in first._slots.arrays[2 * layer : 2 * layer + 2]
+            )  # [B, G, capacity, D]
+            keys[np.arange(B), :, past], values[np.arange(B), :, past] = k, v
+            return _attention_together(q, keys, values, past + 1)
 
-        rotations = np.stack([runtime._rotations[runtime.length] for runtime in runtimes])
-        first = runtimes[0]
-        x = first._forward(np.array(tokens), rotations, attend)
+        first._extend_rotations(int(past.max()) + 1)
+        x = first._forward(ids, first._rotations[past], attend)
         for runtime in runtimes:
             runtime.length += 1
-        return linear(first._final_norm(x), first._head)
+        logits: Array = linear(first._final_norm(x), first._head)[slots]
+        return logits
 
     def _forward(
         self,
@@ -224,10 +235,12 @@ class NumpyRuntime:
         return _rms_norm(x, self._eps) * self._norm
 
     def _reserve(self, length: int) -> None:
-        """Make space for `length` tokens."""
+        """Make space for `length` tokens; the capacity of the KV cache grows by doubling."""
         self._extend_rotations(length)
-        for cache in self._caches:
-            cache.reserve(length)
+        capacity = self.cache_arrays[0].shape[2]
+        if length > capacity:
+            capacity = max(length, 2 * capacity, 64)
+            self.cache_arrays = [_extended(array, capacity) for array in self.cache_arrays]
 
     def _extend_rotations(self, length: int) -> None:
         """Extend the table of rotary embeddings (arXiv:2104.09864) to `length` positions; it grows by doubling."""
@@ -288,36 +301,6 @@ class _Layer:
         return qk[:, :H], qk[:, H:], qkv[:, H + G :]
 
 
-class _KeyValueCache:
-    """The KV cache: keys and values [G, capacity, D] of the tokens that a layer has processed.
-
-    With them a new token costs one pass through the network, not one for each token before it.
-    """
-
-    def __init__(self, G: int, D: int) -> None:
-        self.keys = np.zeros((G, 0, D), np.float32)
-        self.values = np.zeros((G, 0, D), np.float32)
-
-    def reserve(self, length: int) -> None:
-        """Make space for `length` tokens; the capacity grows by doubling."""
-        capacity = self.keys.shape[1]
-        if length > capacity:
-            capacity = max(length, 2 * capacity, 64)
-            self.keys, self.values = _extended(self.keys, capacity), _extended(self.values, capacity)
-
-    def first(self, length: int) -> "_KeyValueCache":
-        """A copy of the first `length` tokens."""
-        copied = _KeyValueCache(*self.keys.shape[::2])
-        if length:
-            copied.keys, copied.values = self.keys[:, :length].copy(), self.values[:, :length].copy()
-        return copied
-
-    def write(self, start: int, k: Array, v: Array) -> None:
-        """Store keys and values [T, G, D] of the tokens from position `start` on."""
-        self.keys[:, start : start + len(k)] = k.swapaxes(0, 1)
-        self.values[:, start : start + len(v)] = v.swapaxes(0, 1)
-
-
 class _SwiGLU:
     """down(silu(gate(x)) * up(x)), arXiv:2002.05202. The gain of the norm before it is folded into gate and up."""
 
@@ -354,16 +337,17 @@ class _Experts:
         weights = np.take_along_axis(probabilities, chosen, axis=-1)
         if self.normalize:
             weights /= weights.sum(axis=-1, keepdims=True)
-        self.weights = np.zeros_like(probabilities)
-        np.put_along_axis(self.weights, chosen, weights, axis=-1)
+        all_weights = np.zeros_like(probabilities)
+        np.put_along_axis(all_weights, chosen, weights, axis=-1)
+        self.weights = all_weights
         y = np.zeros_like(x)
         if len(x) == 1:
             for expert, weight in zip(chosen[0].tolist(), weights[0], strict=True):
                 y += self.experts[expert](x) * weight
             return y
         for expert in np.unique(chosen):
-            tokens = np.flatnonzero(self.weights[:, expert])
-            y[tokens] += self.experts[expert](x[tokens]) * self.weights[tokens, expert, None]
+            tokens = np.flatnonzero(all_weights[:, expert])
+            y[tokens] += self.experts[expert](x[tokens]) * all_weights[tokens, expert, None]
         return y
 
 
@@ -383,6 +367,25 @@ def _attention(q: Array, keys: Array, values: Array, recorder: Recorder | None =
     if recorder:
         recorder.attention(weights.reshape(H, T, S))
     y: Array = (weights @ values).reshape(H, T, D).swapaxes(0, 1).reshape(T, H * D)
+    return y
+
+
+def _attention_together(q: Array, keys: Array, values: Array, lengths: NDArray[np.int64]) -> Array:
+    """Attention of the last token of B texts: q [B, H, D], keys and values [B, G, capacity, D] -> [B, H * D].
+
+    Of each text as many positions as `lengths` [B] says are in use.
+    """
+    B, H, D = q.shape
+    G, S = keys.shape[1], int(lengths.max())
+    if 2 * lengths.sum() < B * S:  # one long text among short ones: most of what follows would be masked
+        texts = enumerate(lengths.tolist())
+        return np.concatenate([_attention(q[b : b + 1], keys[b, :, :n], values[b, :, :n]) for b, n in texts])
+    weights = q.reshape(B, G, H // G, D) @ keys[:, :, :S].swapaxes(2, 3)  # [B, G, H/G, S]
+    weights += np.where(np.arange(S) < lengths[:, None], np.float32(0), np.float32(-np.inf))[:, None, None]
+    weights -= weights.max(axis=-1, keepdims=True)
+    np.exp(weights, out=weights)
+    weights /= weights.sum(axis=-1, keepdims=True)
+    y: Array = (weights @ values[:, :, :S]).reshape(B, H * D)
     return y
 
 
@@ -407,9 +410,9 @@ def _interleave_halves(heads: Array) -> Array:
 
 
 def _extended(array: Array, capacity: int) -> Array:
-    """A copy of [G, S, D] with its second dimension extended by zeros to `capacity`."""
-    extended = np.zeros((array.shape[0], capacity, array.shape[2]), np.float32)
-    extended[:, : array.shape[1]] = array
+    """A copy of [1, G, S, D] with its third dimension extended by zeros to `capacity`."""
+    extended = np.zeros((*array.shape[:2], capacity, array.shape[3]), np.float32)
+    extended[:, :, : array.shape[2]] = array
     return extended
 
 

@@ -90,6 +90,7 @@ class OnnxRuntime:
 
     def use_cache(self, arrays: list[Array]) -> None:
         """Use other arrays as the KV cache, which hold the same tokens."""
+        self._extend_rotary_tables(arrays[0].shape[2])
         self.cache_arrays, self._cache = arrays, self._values(arrays)
 
     @property
@@ -135,6 +136,7 @@ class OnnxRuntime:
         check_context(T, self.context)
         losses, correct = np.empty((B, T)), np.empty((B, T), np.bool_)
         cache = self._values(self._new_cache(T))
+        self._extend_rotary_tables(T)
         size = max(1, min(PREFILL_CHUNK, LOGITS_AT_ONCE // self.config.vocab_size))
         for b in range(B):
             for first in range(0, T, size):
@@ -176,8 +178,7 @@ class OnnxRuntime:
             self._single = _Binding(self, 1)
 
     def _new_cache(self, capacity: int) -> list[Array]:
-        """Empty keys and values for `capacity` tokens; the rotary tables are extended to as many positions."""
-        self._extend_rotary_tables(capacity)
+        """Empty keys and values for `capacity` tokens."""
         shape = (1, self.config.num_key_value_heads, capacity, self.config.head_dim)
         return [np.zeros(shape, np.float32) for _ in range(2 * self.config.num_hidden_layers)]
 

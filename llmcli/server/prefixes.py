@@ -38,6 +38,8 @@ class PrefixCache:
 
     def keep(self, prefix: Prefix) -> None:
         """Keep a cache whose runtime nobody else uses any more. It replaces those that hold only its beginning."""
+        if prefix.bytes > self._max_bytes or not prefix.ids:
+            return
         self._kept = [p for p in self._kept if p.model != prefix.model or _shared(p, prefix.ids) < len(p.ids)]
         self._kept.append(prefix)
         while self.bytes > self._max_bytes:
