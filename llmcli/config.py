@@ -231,6 +231,11 @@ class ModelConfig:
         inactive = self.num_experts - self.num_experts_per_tok
         return self.parameters - inactive * self.num_hidden_layers * 3 * self.hidden_size * self.intermediate_size
 
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory of the keys and values of a token in all layers, in float32."""
+        return 2 * 4 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
+
 
 # Peak learning rates, measured: tests/benchmarks/LOG.md
 MUON_LR = 0.03  # matrices of the layers

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = [  # from the bottom to the top; what is not named here stands alone beside them
     "errors", "units", "config", "data", "formats", "models", "generation", "evaluation", "analysis", "training",
-    "server", "api", "cli", "__main__",
+    "reports", "server", "api", "cli", "__main__",
 ]  # fmt: skip
 ONLY_IN = {  # library -> the modules, or the packages, that may import it
     "torch": {
@@ -31,6 +31,8 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
     "gguf": {"formats.gguf_package"},
     "matplotlib": {"cli.plot"},
     "pyppmd": {"evaluation.compressors"},
+    "starlette": {"server"},
+    "uvicorn": {"server.connection", "server.listening"},
     "jinja2": {"data.template_worker"},
     "pyarrow": {"data.parquet_records"},
     "backports": {"data.text_lines"},

@@ -181,7 +181,7 @@ class Memory:
         memory_report.note_verbatim(answer.text, matches, self._names, "")
 
     def as_json(self, answer: Answer) -> dict[str, object]:
-        return memory_report.verbatim_json(answer.text, self._matches(answer), self._names)
+        return self._matches(answer).as_json(answer.text, self._names)
 
     def _matches(self, answer: Answer) -> "VerbatimSpans":
         from llmcli.evaluation.memorization import find_verbatim

@@ -33,7 +33,19 @@ if TYPE_CHECKING:
 else:
     UsageError = typer.BadParameter.__mro__[1]
 
-SUBCOMMANDS = ("train", "generate", "chat", "eval", "explain", "inspect", "tokenize", "mix", "import", "export")
+SUBCOMMANDS = (
+    "train",
+    "generate",
+    "chat",
+    "serve",
+    "eval",
+    "explain",
+    "inspect",
+    "tokenize",
+    "mix",
+    "import",
+    "export",
+)
 OUTPUT = "the output"  # the file name in errors of standard output
 
 

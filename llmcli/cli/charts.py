@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 Point = tuple[float, float]
-INITIAL_SHARE = 0.1  # of a training run: the loss falls steeply there, and the scale of a chart leaves it out
 MARK = "o"  # one column wide in every terminal and font
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # braille: bit of (column, row) in a cell of 2 x 4 dots
 _BLANK = 0x2800  # the braille character without dots

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from llmcli.analysis.diff import Difference, TensorDistance, compare
 from llmcli.analysis.inspect import finite_or_none
 from llmcli.cli import console, tables, token_output
-from llmcli.cli.model_facts import shape_text, value_text
 from llmcli.cli.text_layout import terminal_width, truncate
+from llmcli.reports.model_facts import shape_text, value_text
 
 if TYPE_CHECKING:
     from llmcli.formats.header import Header

@@ -193,55 +193,9 @@ class ExplanationReport:
         )
 
     def as_json(self) -> dict[str, object]:
-        explanation = self.explanation
-        L, H, _, _ = explanation.attention.shape
-        layers = list(range(L)) if self.layer is None else [self.layer - 1]
-        heads = list(range(H)) if self.head is None else [self.head - 1]
-        effects = explanation.ablation_effects.tolist()
-        words = self.words
-        assert words is not None
-        return {
-            "prompt": self.prompt,
-            "tokens": [
-                {**self._token_json(token), "effect_bits": None if math.isnan(bits) else round(bits, 6)}
-                for token, bits in zip(explanation.ids, effects, strict=True)
-            ],
-            "tail": explanation.tail,
-            "cut": explanation.truncated,
-            "earlier": explanation.preceding,
-            "attention": {
-                "layers": [layer + 1 for layer in layers],
-                "heads": [head + 1 for head in heads],
-                "weights": explanation.attention[layers][:, heads].astype(float).round(6).tolist(),
-            },
-            "lens": self._logit_lens_json(),
-            "next_tokens": [
-                {
-                    **self._token_json(token),
-                    "probability": round(math.exp(explanation.logprobs[token]), 6),
-                    "logprob": round(float(explanation.logprobs[token]), 6),
-                }
-                for token in explanation.most_likely(self.count)
-            ],
-            "entropy_bits": round(explanation.entropy, 6),
-            "next": [
-                {"text": word.text, "probability": round(word.probability, 6)} for word in words.words[: self.count]
-            ],
-            "unexplored": round(words.unexplored, 6),
-        }
+        from llmcli.reports.explanation_json import explanation_json
 
-    def _token_json(self, token: int) -> dict[str, object]:
-        return {"id": token, "text": self.tokenizer.label(token)}
-
-    def _logit_lens_json(self) -> list[dict[str, object]]:
-        lens = self.explanation.logit_lens
-        return [
-            {
-                "layer": depth,
-                "next_tokens": [
-                    {**self._token_json(token), "probability": round(probability, 6)}
-                    for token, probability in zip(ids[-1].tolist(), probabilities[-1].tolist(), strict=True)
-                ],
-            }
-            for depth, (ids, probabilities) in enumerate(zip(lens.ids, lens.probabilities, strict=True))
-        ]
+        assert self.words is not None
+        return explanation_json(
+            self.explanation, self.words, self.tokenizer, self.prompt, self.count, self.layer, self.head
+        )

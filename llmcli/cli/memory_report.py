@@ -34,16 +34,6 @@ def corpus_names(texts: "list[TrainingText]") -> list[str]:
     return [name for text in texts for name in text.names]
 
 
-def verbatim_json(text: str, matches: "VerbatimSpans", names: list[str]) -> dict[str, object]:
-    """The passages as --json prints them."""
-    return {
-        "corpus": names,
-        "searched_bytes": matches.searched_bytes,
-        "share": round(matches.share, 6),
-        "spans": [{"start": start, "end": end, "text": text[start:end]} for start, end in matches.spans],
-    }
-
-
 def note_verbatim(text: str, matches: "VerbatimSpans", names: list[str], advice: str) -> None:
     """Say how much of a text occurs verbatim in the training text; `advice` is what to do about a text that is too
     short."""

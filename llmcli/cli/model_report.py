@@ -12,7 +12,11 @@ from llmcli.analysis.inspect import (
     parameters_by_dtype,
 )
 from llmcli.cli import charts, console, tables
-from llmcli.cli.model_facts import (
+from llmcli.cli.text_layout import terminal_width
+from llmcli.config import as_record
+from llmcli.errors import LLMError
+from llmcli.formats.hf_config import parse_config
+from llmcli.reports.model_facts import (
     expert_rows,
     json_object,
     record_rows,
@@ -21,11 +25,7 @@ from llmcli.cli.model_facts import (
     training_record,
     value_text,
 )
-from llmcli.cli.text_layout import terminal_width
-from llmcli.config import as_record
-from llmcli.errors import LLMError
-from llmcli.formats.hf_config import parse_config
-from llmcli.training.summary import Record, read_curve
+from llmcli.training.summary import INITIAL_SHARE, Record, read_curve
 
 if TYPE_CHECKING:
     from llmcli.formats.header import Header
@@ -49,7 +49,10 @@ TOKENIZER_KINDS = {
 
 def print_overview(header: "Header") -> None:
     """Print what the header tells of a model. Raises LLMError for a training record that this program did not write."""
-    config, training = json_object(header, "config.json"), json_object(header, "training.json")
+    config, training = (
+        json_object(header, "config.json", console.note),
+        json_object(header, "training.json", console.note),
+    )
     imported = training.get("imported")
     origin = imported if isinstance(imported, dict) else {}
     _print_size(header, config, training, origin)
@@ -157,7 +160,7 @@ def _print_tokenizer(header: "Header") -> None:
         return
     console.heading("tokenizer")
     rows = [("kind", TOKENIZER_KINDS[tokenizer["kind"]]), ("vocabulary", f"{tokenizer['vocab_size']:,} tokens")]
-    if json_object(header, "tokenizer_config.json").get("chat_template"):
+    if json_object(header, "tokenizer_config.json", console.note).get("chat_template"):
         rows.append(("chat template", "in the file"))
     tables.pairs(rows)
 
@@ -189,7 +192,7 @@ def _print_curve(record: Record) -> None:
         min(terminal_width(), MAX_CURVE_WIDTH),
         CURVE_HEIGHT,
         marks=(run.held_out_steps, run.held_out),
-        initial_share=charts.INITIAL_SHARE,
+        initial_share=INITIAL_SHARE,
         legend=f"⠒⠒ training  {charts.MARK} held-out (interim)" if run.held_out else "",
     ):
         console.result(line)

@@ -34,16 +34,3 @@ def print_next_words(search: "NextWords", prompt: str, count: int) -> None:
 def word_label(word: "NextWord") -> str:
     """A word as tables show it: "…" marks one that continues the prompt's last word."""
     return "…" * word.continues + visible_whitespace(word.text)
-
-
-def next_words_json(search: "NextWords", prompt: str, count: int) -> dict[str, object]:
-    return {
-        "prompt": prompt,
-        "next": [
-            {"text": word.text, "probability": round(word.probability, 6)}
-            | ({"continues": True} if word.continues else {})
-            for word in search.words[:count]
-        ],
-        "unexplored": round(search.unexplored, 6),
-        "entropy_bits": round(search.entropy, 6),
-    }

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
-from llmcli.cli import charts
 from llmcli.errors import LLMError
-from llmcli.training.summary import Curve
+from llmcli.training.summary import INITIAL_SHARE, Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +36,7 @@ def format_of(path: Path) -> str:
 def draw(curve: Curve, title: str, format_: str) -> bytes:
     """Training and held-out bits per byte by step, as a file in one of FORMATS.
 
-    The first charts.INITIAL_SHARE of the steps does not set the top of the scale, as in the terminal's charts. Raises
+    The first INITIAL_SHARE of the steps does not set the top of the scale, as in the terminal's charts. Raises
     LLMError if matplotlib is not installed.
     """
     try:
@@ -82,10 +81,10 @@ def _label(axes: "Axes", curve: Curve, title: str) -> None:
 
 
 def _y_range(curve: Curve) -> tuple[float, float]:
-    """The lowest value, and the highest after the first charts.INITIAL_SHARE of the steps; never equal."""
+    """The lowest value, and the highest after the first INITIAL_SHARE of the steps; never equal."""
     points = [*zip(curve.steps, curve.training, strict=True), *zip(curve.held_out_steps, curve.held_out, strict=True)]
     first, last = min(step for step, _ in points), max(step for step, _ in points)
-    start = first + charts.INITIAL_SHARE * (last - first)
+    start = first + INITIAL_SHARE * (last - first)
     low, high = min(bits for _, bits in points), max(bits for step, bits in points if step >= start)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 

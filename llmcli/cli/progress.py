@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from llmcli import units
 from llmcli.cli import charts, console
 from llmcli.cli.safe_text import visible_whitespace
+from llmcli.training.summary import INITIAL_SHARE
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -173,7 +174,7 @@ class TrainingView:
         if self._evaluations:
             legend += f": ⠒⠒ training  {charts.MARK} {self._held_out_name} (interim)"
         *lines, axis = charts.curve(
-            [self._curve.points()], columns, height, marks=marks, initial_share=charts.INITIAL_SHARE, legend=legend
+            [self._curve.points()], columns, height, marks=marks, initial_share=INITIAL_SHARE, legend=legend
         )
         drawn = []
         for line in lines:

@@ -26,7 +26,7 @@ _QUANTIZE = (
 _CONVERT = "to convert: llm import SOURCE -o FILE.safetensors, or llm export MODEL OUTPUT --to gguf (or --to hf)"
 _FINE_TUNE = "to fine-tune: llm train TEXT --from MODEL -o FILE (--lora 8 for low-rank adapters)"
 _CHAT = "to talk with a model: llm chat -m FILE"
-_SERVE = "there is no server yet; to serve it with llama.cpp or Ollama: llm export MODEL FILE.gguf --to gguf"
+_SERVE = "to answer over HTTP, with a page for the browser: llm serve -m MODEL"
 _TOKENIZE = 'to see the tokens of a text: llm tokenize "I like to eat"'
 _OTHER_LLM = (
     "that is a command of another program named llm (llm.datasette.io); this one is llmcli and is also installed under "
@@ -37,7 +37,7 @@ _OTHER_LLM = (
 COMMANDS: dict[str, str] = {
     **dict.fromkeys(("repl", "interactive", "talk", "conversation", "ask", "assistant", "instruct"), _CHAT),
     "run": f"{_CHAT}; {_GENERATE}",
-    **dict.fromkeys(("serve", "server", "start", "api", "web", "ui"), _SERVE),
+    **dict.fromkeys(("server", "start", "api", "web", "ui"), _SERVE),
     **dict.fromkeys(
         ("prompt", "complete", "completion", "predict", "infer", "inference", "sample", "gen", "write"),
         _GENERATE,

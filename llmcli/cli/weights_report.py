@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from llmcli import units
 from llmcli.analysis.inspect import ParameterGroup, TensorStatistics, find_tensor, parameter_tree, tensor_statistics
 from llmcli.cli import charts, console, tables
-from llmcli.cli.model_facts import shape_text
 from llmcli.cli.text_layout import terminal_width
+from llmcli.reports.model_facts import shape_text
 
 if TYPE_CHECKING:
     from llmcli.formats.header import Header

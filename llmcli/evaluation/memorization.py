@@ -72,6 +72,15 @@ class VerbatimSpans:
     share: float  # of the characters, 0 to 1
     searched_bytes: int
 
+    def as_json(self, text: str, corpus: Sequence[str]) -> dict[str, object]:
+        """The passages of the text, as `--memory --json` prints them; `corpus` are the names of the files."""
+        return {
+            "corpus": list(corpus),
+            "searched_bytes": self.searched_bytes,
+            "share": round(self.share, 6),
+            "spans": [{"start": start, "end": end, "text": text[start:end]} for start, end in self.spans],
+        }
+
 
 def find_verbatim(texts: Sequence[str], training_texts: Sequence[TrainingText]) -> list[VerbatimSpans]:
     """The spans of each text that occur in the training texts, which are read once for all of them."""

@@ -7,6 +7,7 @@ tokens after the longest common prefix with those in the cache are processed.
 The model is any Runtime.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,23 +100,13 @@ class Assistant:
         self._length = 0
 
     def _fit(self, messages: Sequence[Message], max_tokens: int) -> tuple[list[int], int]:
-        """(ids of the conversation, how many more turns than before are left out of it)
-
-        Where a quarter of the context would not be free, turns are left out until half of it is: the rest is processed
-        anew, which should not happen at every turn.
-        """
+        """(ids of the conversation, how many more turns than before are left out of it)"""
         if not messages or messages[-1].role != "user":
             raise LLMError("a conversation needs a message of the user at its end, to be answered")
-        start = next(i for i, message in enumerate(messages) if message.role != "system")
-        system, turns = list(messages[:start]), list(messages[start:])
-        first = before = len(self._dropped) if turns[: len(self._dropped)] == self._dropped else 0
+        system, turns = split_system(messages)
+        before = len(self._dropped) if turns[: len(self._dropped)] == self._dropped else 0
         context = self.runtime.context
-        ids = self._encode(system + turns[first:])
-        if len(ids) + min(max_tokens, context // ANSWER_SHARE) > context:
-            for first in (i for i in range(before + 1, len(turns)) if turns[i].role == "user"):
-                ids = self._encode(system + turns[first:])
-                if len(ids) <= context // 2:
-                    break
+        ids, first = fit(system, turns, self._template, context, max_tokens, before)
         if len(ids) >= context:
             raise LLMError(
                 f"the message has {len(ids):,} tokens with its template{' and the system message' * bool(system)}, and "
@@ -123,9 +114,6 @@ class Assistant:
             )
         self._dropped = turns[:first]
         return ids, sum(message.role == "user" for message in turns[before:first])
-
-    def _encode(self, messages: Sequence[Message]) -> list[int]:
-        return self._template.encode(messages, add_generation_prompt=True)
 
     def _read(self, ids: list[int]) -> Iterator[Reading]:
         """Process all of `ids` but the last, without those that the cache holds already."""
@@ -227,6 +215,35 @@ class Chat:
         finally:
             if text or is_complete:
                 self.messages = [*messages, Message("assistant", text)]
+
+
+def split_system(messages: Sequence[Message]) -> tuple[list[Message], list[Message]]:
+    """(the system messages at the beginning, the turns)"""
+    start = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
+    return list(messages[:start]), list(messages[start:])
+
+
+def fit(
+    system: list[Message], turns: list[Message], template: ChatTemplate, context: int, max_tokens: int, before: int = 0
+) -> tuple[list[int], int]:
+    """(ids of a conversation up to its next answer, how many messages of `turns` are left out of it, `before` or more)
+
+    Where a quarter of the context would not be free for the answer, the oldest turns are left out until half of it is:
+    the rest is processed anew, which should not happen at every turn. The ids of the last turn may still be too many.
+    """
+
+    def encode(first: int) -> list[int]:
+        return template.encode(system + turns[first:], add_generation_prompt=True)
+
+    ids = encode(before)
+    if len(ids) + min(max_tokens, context // ANSWER_SHARE) <= context:
+        return ids, before
+    starts = [i for i in range(before + 1, len(turns)) if turns[i].role == "user"]
+    if not starts:
+        return ids, before
+    fitting = bisect_left(starts, True, key=lambda first: len(encode(first)) <= context // 2)
+    first = starts[min(fitting, len(starts) - 1)]
+    return encode(first), first
 
 
 def messages_from(records: Iterable[Mapping[str, Any]]) -> list[Message]:

@@ -98,6 +98,13 @@ class FirstToken:
         ]
         return sorted(of_entry, key=lambda continuation: -continuation.probability)
 
+    def token_of(self, entry: int) -> tuple[int | None, bytes]:
+        """(the token that an entry stands for; None if no single token adds its text; the text that it adds)"""
+        if entry < len(self._vocabulary):
+            return entry, self._vocabulary.token_bytes[entry]
+        texts = list(self._extra_entries)  # in the order of their entries
+        return None, texts[entry - len(self._vocabulary)]
+
     @property
     def evaluations(self) -> int:
         """How often the model has been evaluated so far."""
@@ -181,23 +188,31 @@ def read_prompt(
     max_evaluations: int | None = None,
     negligible: float = NEGLIGIBLE,
     reserve: int = 0,
+    cached: int = 0,
 ) -> FirstToken:
     """Process a prompt; return the distribution of the token that follows.
 
     Of a long prompt only the end is used, so that `reserve` tokens of the context stay free. The model is evaluated at
     most `max_evaluations` times, which must be at least 2; by default as often as MAX_EVALUATIONS and MAX_WORK allow.
-    Sequences less likely than `negligible` times the total so far are not followed. Raises LLMError for damaged
-    weights.
+    Sequences less likely than `negligible` times the total so far are not followed. The runtime's cache begins with
+    `cached` tokens of the prompt: of those before its tail, as far as they are used, and not all of them. Raises
+    LLMError for damaged weights.
     """
     if max_evaluations is None:
         max_evaluations = 2 + min(MAX_EVALUATIONS, MAX_WORK // max(1, runtime.parameters))
-    space = max(1, runtime.context - reserve)
-    tail = prompt.tail[max(0, len(prompt.tail) - (space - 1)) :] if space > 1 else []
-    head = prompt.ids[: len(prompt.ids) - len(tail)]
-    search = _Search(runtime, tokenizer.vocabulary, head[-(space - len(tail)) :], tail)
+    head, tail = split_prompt(prompt, runtime.context - reserve)
+    search = _Search(runtime, tokenizer.vocabulary, head, tail, cached)
     while search.evaluations < max_evaluations and search.should_continue(negligible):
         search.follow()
-    return FirstToken(search, head, prompt.in_word)
+    return FirstToken(search, prompt.ids[: len(prompt.ids) - len(tail)], prompt.in_word)
+
+
+def split_prompt(prompt: Prompt, space: int) -> tuple[list[int], list[int]]:
+    """(the tokens before a prompt's tail, the tail): those at the prompt's end that fit `space` tokens, at least one
+    of them before the tail."""
+    space = max(1, space)
+    tail = prompt.tail[max(0, len(prompt.tail) - (space - 1)) :] if space > 1 else []
+    return prompt.ids[: len(prompt.ids) - len(tail)][-(space - len(tail)) :], tail
 
 
 @dataclass(frozen=True)
@@ -233,7 +248,8 @@ class _Crossing:
 class _Search:
     """Best-first search for the token sequences that spell the bytes of a tail."""
 
-    def __init__(self, runtime: Runtime, vocabulary: Vocabulary, head: list[int], tail: list[int]) -> None:
+    def __init__(self, runtime: Runtime, vocabulary: Vocabulary, head: list[int], tail: list[int], cached: int) -> None:
+        """The runtime's cache begins with the first `cached` tokens of `head`, which has more."""
         self.vocabulary = vocabulary
         self.aligned: list[_Aligned] = []
         self.crossing: list[_Crossing] = []
@@ -246,12 +262,12 @@ class _Search:
         self._cached = Path()  # tokens after the head in the runtime's cache
         self._text = b"".join(vocabulary.token_bytes[token] for token in tail)
         self._state = START  # of the UTF-8 decoder where the text begins
-        self._read(head, tail)
+        self._read(head, tail, cached)
 
-    def _read(self, head: list[int], tail: list[int]) -> None:
+    def _read(self, head: list[int], tail: list[int], cached: int) -> None:
         """Process head and tail, and expand every prefix of the tail's own tokenization."""
-        self._runtime.rewind()
-        rows = [self._checked(self._runtime.prefill(head))]
+        self._runtime.rewind(cached)
+        rows = [self._checked(self._runtime.prefill(head[cached:]))]
         if tail:
             rows += [self._checked(row) for row in self._runtime.logits(tail)]
             self._state = state_between(b"".join(self.vocabulary.token_bytes[token] for token in head[-4:]))

@@ -13,7 +13,7 @@ import numpy as np
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizer import StreamDecoder, Tokenizer
 from llmcli.data.vocabulary import START, state_after
-from llmcli.generation.first_token import read_prompt
+from llmcli.generation.first_token import FirstToken, read_prompt
 from llmcli.generation.prompt import Prompt
 from llmcli.generation.sampler import Sampler, SeenTokens
 from llmcli.models.runtime import Array, Runtime
@@ -46,8 +46,7 @@ def generate(
     generation continues. `sampler` replaces the sampler that `sampling` describes. Raises LLMError for an empty prompt.
     """
     known = Prompt.of(prompt, tokenizer, literal=literal)
-    pieces = _pieces(runtime, tokenizer, known, sampling, sampler or Sampler(sampling))
-    return _until_stop(pieces, sampling.stop) if sampling.stop else pieces
+    return _pieces(runtime, tokenizer, known, sampling, sampler or Sampler(sampling))
 
 
 def continue_ids(
@@ -63,8 +62,7 @@ def continue_ids(
     `stop_ids` end the text, as those of the tokenizer do. The repetition penalty does not apply to them: every turn of
     a conversation has them, and an answer that avoids them does not end.
     """
-    pieces = _pieces(runtime, tokenizer, list(ids), sampling, Sampler(sampling), stop_ids)
-    return _until_stop(pieces, sampling.stop) if sampling.stop else pieces
+    return _pieces(runtime, tokenizer, list(ids), sampling, Sampler(sampling), stop_ids)
 
 
 def _pieces(
@@ -75,72 +73,138 @@ def _pieces(
     sampler: Sampler,
     stop_ids: Collection[int] = (),
 ) -> Iterator[Piece]:
-    """The pieces, regardless of stop strings."""
-    vocabulary, decoder, state, reason = tokenizer.vocabulary, StreamDecoder(), START, "length"
-    ids, seen = list(prompt.ids if isinstance(prompt, Prompt) else prompt), SeenTokens()
-    if sampling.repetition_penalty != 1:
-        seen = SeenTokens(i for i in ids if i not in stop_ids)
-    for number in range(sampling.max_tokens):
-        if number == 0 and isinstance(prompt, Prompt):
-            ids, token, logprob, new_bytes = _first_token(runtime, tokenizer, prompt, sampler, seen)
-            next_state = state_after(new_bytes)
+    """The pieces of a text, whose tokens are processed one by one."""
+    ids = prompt.ids if isinstance(prompt, Prompt) else prompt
+    text = GeneratedText(tokenizer, ids, sampling, sampler=sampler, stop_ids=stop_ids)
+    if not sampling.max_tokens:
+        yield Piece(None, "", 0.0, "length")
+        return
+    if isinstance(prompt, Prompt):
+        yield from text.add_first(read_prompt(runtime, tokenizer, prompt))
+    while text.finish_reason is None:
+        yield from text.add(logits_after(runtime, text.ids))
+
+
+class GeneratedText:
+    """A text that is being generated: it is given the logits after its last token, and chooses the next token.
+
+    It knows when the text ends, and it does not run the model: `generate` gives it the logits of one runtime, a server
+    those of many texts that are processed together.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        ids: Sequence[int],
+        sampling: SamplingConfig,
+        *,
+        sampler: Sampler | None = None,
+        stop_ids: Collection[int] = (),
+    ) -> None:
+        """`ids` are the tokens of the prompt; the other arguments are those of `continue_ids`. `sampling.max_tokens`
+        must be at least 1."""
+        self.ids = list(ids)  # of the prompt and of the text; a token that ends the text is not one of them
+        self.tokens = 0  # new ones
+        self.finish_reason: str | None = None
+        self.last_token: tuple[int, float] | None = None  # the token that ended the text, and its log probability
+        self._tokenizer, self._sampling, self._stop_ids = tokenizer, sampling, stop_ids
+        self._sampler = sampler or Sampler(sampling)
+        self._decoder, self._state = StreamDecoder(), START
+        self._penalizes = sampling.repetition_penalty != 1
+        self._seen = SeenTokens(i for i in ids if i not in stop_ids) if self._penalizes else SeenTokens()
+        self._stops = _StopStrings(sampling.stop) if sampling.stop else None
+
+    def add(self, logits: Array) -> list[Piece]:
+        """Choose a token from the logits [V] after `ids`. The pieces that this completes; the last one of the text has
+        the finish reason."""
+        vocabulary = self._tokenizer.vocabulary
+        model_logits = logits[: len(vocabulary)]  # a model may have rows that no token uses
+        allowed = vocabulary.allowed(self._state)
+        masked = model_logits if allowed is None else np.where(allowed, model_logits, np.float32(-np.inf))
+        token, logprob = self._sampler(masked, self._seen.ids(), model_logits=model_logits)
+        return self._append(token, logprob, vocabulary.token_bytes[token], vocabulary.state_after(token, self._state))
+
+    def add_first(self, first: FirstToken) -> list[Piece]:
+        """Choose the first token after a prompt, and bring the runtime to the state before it; otherwise as `add`."""
+        entry, logprob = self._sampler(
+            first.logits, self._seen.ids(), model_logits=first.model_logits, tokens=first.tokens
+        )
+        continuations = first.continuations_of(entry)
+        chosen = continuations[self._sampler.choose([continuation.probability for continuation in continuations])]
+        self.ids = first.process(chosen)
+        return self._append(chosen.tokens[-1], logprob, chosen.new_bytes, state_after(chosen.new_bytes))
+
+    def _append(self, token: int, logprob: float, new_bytes: bytes, state: int) -> list[Piece]:
+        pieces = []
+        if token in self._tokenizer.eos_ids or token in self._stop_ids:
+            self.finish_reason, self.last_token = "stop", (token, logprob)
         else:
-            model_logits = logits_after(runtime, ids)[: len(vocabulary)]  # a model may have rows that no token uses
-            allowed = vocabulary.allowed(state)
-            logits = model_logits if allowed is None else np.where(allowed, model_logits, np.float32(-np.inf))
-            token, logprob = sampler(logits, seen.ids(), model_logits=model_logits)
-            new_bytes, next_state = vocabulary.token_bytes[token], vocabulary.state_after(token, state)
-        if token in tokenizer.eos_ids or token in stop_ids:
-            reason = "stop"
-            break
-        ids.append(token)
-        if sampling.repetition_penalty != 1:
-            seen.add(token)
-        state = next_state
-        yield Piece(token, decoder.feed(new_bytes), logprob)
-    yield Piece(None, "", 0.0, reason)  # an incomplete character at the end is dropped
+            self.ids.append(token)
+            self.tokens += 1
+            self._state = state
+            if self._penalizes:
+                self._seen.add(token)
+            pieces.append(Piece(token, self._decoder.feed(new_bytes), logprob))
+            if self.tokens == self._sampling.max_tokens:
+                self.finish_reason = "length"
+        if self.finish_reason:
+            pieces.append(Piece(None, "", 0.0, self.finish_reason))  # an incomplete character at the end is dropped
+        return pieces if self._stops is None else self._before_stop(self._stops, pieces)
 
-
-def _first_token(
-    runtime: Runtime, tokenizer: Tokenizer, prompt: Prompt, sampler: Sampler, seen: SeenTokens
-) -> tuple[list[int], int, float, bytes]:
-    """(the tokens before the first one, the first token, its log probability given the prompt's text, the bytes that it
-    adds after the prompt)"""
-    first = read_prompt(runtime, tokenizer, prompt)
-    entry, logprob = sampler(first.logits, seen.ids(), model_logits=first.model_logits, tokens=first.tokens)
-    continuations = first.continuations_of(entry)
-    chosen = continuations[sampler.choose([continuation.probability for continuation in continuations])]
-    return first.process(chosen), chosen.tokens[-1], logprob, chosen.new_bytes
+    def _before_stop(self, stops: "_StopStrings", pieces: list[Piece]) -> list[Piece]:
+        safe = [piece for piece in pieces for piece in stops.feed(piece)]
+        if safe and safe[-1].finish_reason:
+            self.finish_reason = safe[-1].finish_reason
+        return safe
 
 
 def logits_after(runtime: Runtime, ids: Sequence[int]) -> Array:
-    """The logits [V] after `ids`, of which the runtime has processed none, or all but the last.
-
-    If `ids` are more than fit the context, their end is used. When the context is full, its newer half is kept.
-    """
-    if runtime.length == 0:
-        return runtime.prefill(ids[-runtime.context :])
-    if runtime.length < runtime.context:
-        return runtime.step(ids[-1])
+    """The logits [V] after `ids`, of which the runtime has processed none, or all but the last."""
+    length, new = next_input(ids, runtime.length, runtime.context)
+    if length:
+        return runtime.step(new[0])
     runtime.rewind()
-    return runtime.prefill(ids[-max(1, runtime.context // 2) :])
+    return runtime.prefill(new)
 
 
-def _until_stop(pieces: Iterator[Piece], stops: Sequence[str]) -> Iterator[Piece]:
-    """The pieces before the first stop string. A piece is held back while its text could be the beginning of one."""
-    held: deque[Piece] = deque()
-    for piece in pieces:
-        held.append(piece)
-        text = "".join(p.text for p in held)
-        stop = min((at for stop in stops if (at := text.find(stop)) >= 0), default=-1)
-        safe = len(text) if piece.finish_reason else len(text) - _overlap(text, stops)  # no stop string begins before
+def next_input(ids: Sequence[int], length: int, context: int) -> tuple[int, Sequence[int]]:
+    """(how many tokens of the cache to keep, the tokens to process), so that the logits after `ids` follow.
+
+    The cache holds `length` tokens, none of `ids` or all but the last. If `ids` are more than fit the context, their
+    end is used. When the context is full, its newer half is kept.
+
+    >>> next_input([1, 2, 3, 4, 5], 0, 4), next_input([1, 2, 3], 2, 4), next_input([1, 2, 3, 4, 5], 4, 4)
+    ((0, [2, 3, 4, 5]), (2, [3]), (0, [4, 5]))
+    """
+    if length == 0:
+        return 0, ids[-context:]
+    if length < context:
+        return length, ids[-1:]
+    return 0, ids[-max(1, context // 2) :]
+
+
+class _StopStrings:
+    """Holds back the pieces of a text that a stop string may follow, or begin in."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._held: deque[Piece] = deque()
+
+    def feed(self, piece: Piece) -> list[Piece]:
+        """The pieces that no stop string can be part of any more; at a stop string, those before it and the last one
+        with the finish reason, after which nothing may be fed."""
+        self._held.append(piece)
+        text = "".join(p.text for p in self._held)
+        stop = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)
+        # no stop string begins before
+        safe = len(text) if piece.finish_reason else len(text) - _overlap(text, self._stops)
         if 0 <= stop <= safe:  # otherwise a longer stop string, which began earlier, may still be completed
-            yield from _cut(held, stop)
-            yield Piece(None, "", 0.0, "stop")
-            return
-        while held and len(held[0].text) <= safe:
-            safe -= len(held[0].text)
-            yield held.popleft()
+            return [*_cut(self._held, stop), Piece(None, "", 0.0, "stop")]
+        complete = []
+        while self._held and len(self._held[0].text) <= safe:
+            safe -= len(self._held[0].text)
+            complete.append(self._held.popleft())
+        return complete
 
 
 def _cut(pieces: deque[Piece], length: int) -> Iterator[Piece]:

@@ -57,6 +57,19 @@ class NextWords:
         """Entropy of the next word in bits. The unexplored rest counts as one word, so this is a lower bound."""
         return entropy(np.array([*(word.probability for word in self.words), self.unexplored]))
 
+    def as_json(self, prompt: str, count: int) -> dict[str, object]:
+        """The `count` most likely words after a prompt, as `llm generate --next --json` prints them."""
+        return {
+            "prompt": prompt,
+            "next": [
+                {"text": word.text, "probability": round(word.probability, 6)}
+                | ({"continues": True} if word.continues else {})
+                for word in self.words[:count]
+            ],
+            "unexplored": round(self.unexplored, 6),
+            "entropy_bits": round(self.entropy, 6),
+        }
+
 
 def max_evaluations(parameters: int) -> int:
     """The maximum number of evaluations of a model of this size, so that the search takes a few seconds.

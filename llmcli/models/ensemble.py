@@ -10,6 +10,7 @@ n = models; T = tokens; V = vocabulary size.
 
 import math
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,22 @@ class _Member:
     @property
     def parameters(self) -> int:
         return self._runtime.parameters
+
+    @property
+    def cache_bytes(self) -> int:
+        return self._runtime.cache_bytes
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        return self._runtime.cache_bytes_per_token
+
+    def fork(self, length: int) -> "_Member":
+        forked = copy(self)
+        forked._runtime = self._runtime.fork(min(length, self._runtime.length))
+        forked.evidence = self.evidence[: length + 1]
+        if self._last and self._last[0] > length:
+            forked._last = None
+        return forked
 
     def process(self, ids: list[int], start: int) -> Array:
         """Process those tokens of the text `ids` that are new; return the probabilities [T, V] after each of
@@ -69,6 +86,23 @@ class EnsembleRuntime:
         self.context = runtimes[0].context
         self._members = [_Member(runtime) for runtime in runtimes]
         self._ids: list[int] = []
+
+    def fork(self, length: int = 0) -> "EnsembleRuntime":
+        """A runtime of the same weights, whose own KV caches begin with the first `length` tokens of this one's."""
+        forked = copy(self)
+        forked._members = [member.fork(length) for member in self._members]
+        forked._ids = self._ids[:length]
+        return forked
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory that a token takes in the KV caches of all models together."""
+        return sum(member.cache_bytes_per_token for member in self._members)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the KV caches of all models together."""
+        return sum(member.cache_bytes for member in self._members)
 
     @property
     def parameters(self) -> int:

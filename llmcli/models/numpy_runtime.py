@@ -17,6 +17,7 @@ F = intermediate size of a SwiGLU; E = experts; H, G = query heads, key-value he
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import lru_cache
 from typing import Protocol
 
@@ -24,12 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.models.cache_slots import CacheSlots
 from llmcli.models.logits import softmax, token_losses
+from llmcli.models.matrix_product import linear
 from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK, Array, check_context, check_input
 
-# (layer, queries [T, H, D], keys [T, G, D], values [T, G, D]) -> attention outputs [T, H * D]
-Attend = Callable[["_Layer", Array, Array, Array], Array]
-FEW_TOKENS = 6  # up to this many, dot products are faster than BLAS's matrix product: see `_linear`
+# (index of a layer, queries [T, H, D], keys [T, G, D], values [T, G, D]) -> attention outputs [T, H * D]
+Attend = Callable[[int, Array, Array, Array], Array]
 
 
 class Recorder(Protocol):
@@ -57,6 +59,32 @@ class NumpyRuntime:
         self._head = self._embedding if config.tie_word_embeddings else _read(checkpoint, "lm_head.weight")
         self._eps = np.float32(config.rms_norm_eps)
         self._rotations = np.zeros((0, 1, config.head_dim // 2), np.complex64)
+        G, D = config.num_key_value_heads, config.head_dim
+        # the KV cache: keys, then values, of each layer [1, G, capacity, D]. With those of the tokens processed so far,
+        # a new token costs one pass through the network, not one for each token before it.
+        self.cache_arrays = [np.zeros((1, G, 0, D), np.float32) for _ in range(2 * len(self._layers))]
+        self._slots = CacheSlots(len(self._layers), G, D)  # of all forks
+
+    def fork(self, length: int = 0) -> "NumpyRuntime":
+        """A runtime of the same weights, whose own KV cache begins with the first `length` tokens of this one's."""
+        forked = copy(self)
+        forked.cache_arrays = [array[:, :, :length].copy() for array in self.cache_arrays]
+        forked.length = length
+        return forked
+
+    def use_cache(self, arrays: list[Array]) -> None:
+        """Use other arrays as the KV cache, which hold the same tokens."""
+        self.cache_arrays = arrays
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory that a token takes in the KV cache."""
+        return self.config.cache_bytes_per_token
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the KV cache."""
+        return sum(array.nbytes for array in self.cache_arrays)
 
     @property
     def parameters(self) -> int:
@@ -74,11 +102,11 @@ class NumpyRuntime:
 
     def logits(self, ids: Sequence[int]) -> Array:
         """Process one token or more; return the logits [T, V] after each of them."""
-        return _linear(self._process(ids), self._head)
+        return linear(self._process(ids), self._head)
 
     def logit_lens(self, x: Array) -> Array:
         """Logits [T, V] of a residual stream [T, C], as if no layer followed (nostalgebraist 2020)."""
-        return _linear(self._final_norm(x), self._head)
+        return linear(self._final_norm(x), self._head)
 
     def rewind(self, length: int = 0) -> None:
         """Drop all but the first `length` tokens from the cache."""
@@ -106,16 +134,14 @@ class NumpyRuntime:
         rows = max(1, LOGITS_AT_ONCE // len(self._head))
         for start in range(0, B * T, rows):
             block = slice(start, start + rows)
-            losses[block], correct[block] = token_losses(_linear(x[block], self._head), targets[block])
+            losses[block], correct[block] = token_losses(linear(x[block], self._head), targets[block])
         return losses.reshape(B, T), correct.reshape(B, T)
 
     def _process(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
         """Add tokens to the cache; return their final hidden states [T, C], which the output embedding reads."""
         check_input(ids, self.length, self.context)
         end = self.length + len(ids)
-        self._extend_rotations(end)
-        for layer in self._layers:
-            layer.cache.reserve(end)
+        self._reserve(end)
         chunks = [
             self._forward_chunk(ids[first : first + PREFILL_CHUNK], recorder)
             for first in range(0, len(ids), PREFILL_CHUNK)
@@ -126,9 +152,10 @@ class NumpyRuntime:
         """Tokens [T] through all layers, their keys and values into the cache: the residual stream [T, C]."""
         start, end = self.length, self.length + len(ids)
 
-        def attend(layer: _Layer, q: Array, k: Array, v: Array) -> Array:
-            layer.cache.write(start, k, v)
-            return _attention(q, layer.cache.keys[:, :end], layer.cache.values[:, :end], recorder)
+        def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
+            keys, values = self.cache_arrays[2 * layer][0], self.cache_arrays[2 * layer + 1][0]  # [G, capacity, D]
+            keys[:, start:end], values[:, start:end] = k.swapaxes(0, 1), v.swapaxes(0, 1)
+            return _attention(q, keys[:, :end], values[:, :end], recorder)
 
         x = self._forward(np.array(ids), self._rotations[start:end], attend, recorder)
         self.length = end
@@ -142,7 +169,7 @@ class NumpyRuntime:
         B, T = ids.shape
         self._extend_rotations(T)
 
-        def attend(layer: _Layer, q: Array, k: Array, v: Array) -> Array:
+        def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
             y = np.empty((B * T, q.shape[1] * q.shape[2]), np.float32)
             for start in range(0, B * T, T):
                 keys, values = (array[start : start + T].swapaxes(0, 1) for array in (k, v))
@@ -153,6 +180,33 @@ class NumpyRuntime:
             return y
 
         return self._forward(ids.ravel(), np.tile(self._rotations[:T], (B, 1, 1)), attend)
+
+    @staticmethod
+    def step_batch(runtimes: "Sequence[NumpyRuntime]", tokens: Sequence[int]) -> Array:
+        """Process one token in each of several forks of one runtime; return the logits [B, V] after them.
+
+        Matrix products process all tokens together, and so read the weights once.
+        """
+        first, B = runtimes[0], len(runtimes)
+        for runtime in runtimes:
+            check_input((0,), runtime.length, runtime.context)
+        slots = first._slots.arrange(runtimes, first.context)
+        past, ids = np.zeros(B, np.int64), np.zeros(B, np.int64)  # in the order of the slots
+        past[slots], ids[slots] = [runtime.length for runtime in runtimes], tokens
+
+        def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
+            keys, values = (
+                array[:B] for array in first._slots.arrays[2 * layer : 2 * layer + 2]
+            )  # [B, G, capacity, D]
+            keys[np.arange(B), :, past], values[np.arange(B), :, past] = k, v
+            return _attention_together(q, keys, values, past + 1)
+
+        first._extend_rotations(int(past.max()) + 1)
+        x = first._forward(ids, first._rotations[past], attend)
+        for runtime in runtimes:
+            runtime.length += 1
+        logits: Array = linear(first._final_norm(x), first._head)[slots]
+        return logits
 
     def _forward(
         self,
@@ -169,9 +223,9 @@ class NumpyRuntime:
         if recorder:
             recorder.residual(x)
         with np.errstate(over="ignore"):  # exp(-gate) of a SwiGLU may be infinite; silu(gate) is then 0, as it should
-            for layer in self._layers:
+            for index, layer in enumerate(self._layers):
                 q, k, v = layer.project(_rms_norm(x, self._eps), rotations)
-                x = x + _linear(attend(layer, q, k, v), layer.o)
+                x = x + linear(attend(index, q, k, v), layer.o)
                 x = x + layer.mlp(_rms_norm(x, self._eps))
                 if recorder:
                     recorder.residual(x)
@@ -179,6 +233,14 @@ class NumpyRuntime:
 
     def _final_norm(self, x: Array) -> Array:
         return _rms_norm(x, self._eps) * self._norm
+
+    def _reserve(self, length: int) -> None:
+        """Make space for `length` tokens; the capacity of the KV cache grows by doubling."""
+        self._extend_rotations(length)
+        capacity = self.cache_arrays[0].shape[2]
+        if length > capacity:
+            capacity = max(length, 2 * capacity, 64)
+            self.cache_arrays = [_extended(array, capacity) for array in self.cache_arrays]
 
     def _extend_rotations(self, length: int) -> None:
         """Extend the table of rotary embeddings (arXiv:2104.09864) to `length` positions; it grows by doubling."""
@@ -189,7 +251,7 @@ class NumpyRuntime:
 
 
 class _Layer:
-    """The weights of one layer, and its key-value cache.
+    """The weights of one layer.
 
     Matrices with the same input are stacked, so that a layer takes four matrix-vector products per token. The gains of
     norms and the scale of attention scores are folded into the matrices once. Rotary embeddings rotate the pairs
@@ -224,12 +286,11 @@ class _Layer:
             self.bias[: H * D] *= scale
         self.o = _read(checkpoint, attention + "o_proj.weight")
         self.mlp = _read_mlp(checkpoint, index)
-        self.cache = _KeyValueCache(G, D)
 
     def project(self, x: Array, rotations: NDArray[np.complex64]) -> tuple[Array, Array, Array]:
         """Normalized x [T, C] -> rotated queries [T, H, D] and keys [T, G, D], and values [T, G, D]."""
         H, G, D = self.H, self.G, self.D
-        qkv = _linear(x, self.qkv)
+        qkv = linear(x, self.qkv)
         if self.bias is not None:
             qkv = qkv + self.bias
         qkv = qkv.reshape(len(x), H + 2 * G, D)
@@ -238,29 +299,6 @@ class _Layer:
             qk = _rms_norm(qk, self.eps) * self.qk_norm
         qk = (qk.view(np.complex64) * rotations).view(np.float32)
         return qk[:, :H], qk[:, H:], qkv[:, H + G :]
-
-
-class _KeyValueCache:
-    """The KV cache: keys and values [G, capacity, D] of the tokens that a layer has processed.
-
-    With them a new token costs one pass through the network, not one for each token before it.
-    """
-
-    def __init__(self, G: int, D: int) -> None:
-        self.keys = np.zeros((G, 0, D), np.float32)
-        self.values = np.zeros((G, 0, D), np.float32)
-
-    def reserve(self, length: int) -> None:
-        """Make space for `length` tokens; the capacity grows by doubling."""
-        capacity = self.keys.shape[1]
-        if length > capacity:
-            capacity = max(length, 2 * capacity, 64)
-            self.keys, self.values = _extended(self.keys, capacity), _extended(self.values, capacity)
-
-    def write(self, start: int, k: Array, v: Array) -> None:
-        """Store keys and values [T, G, D] of the tokens from position `start` on."""
-        self.keys[:, start : start + len(k)] = k.swapaxes(0, 1)
-        self.values[:, start : start + len(v)] = v.swapaxes(0, 1)
 
 
 class _SwiGLU:
@@ -275,8 +313,8 @@ class _SwiGLU:
 
     def __call__(self, x: Array) -> Array:
         """[T, C] -> [T, C]"""
-        gate, up = np.split(_linear(x, self.gate_up), 2, axis=-1)  # [T, F] each
-        return _linear(gate / (1 + np.exp(-gate)) * up, self.down)
+        gate, up = np.split(linear(x, self.gate_up), 2, axis=-1)  # [T, F] each
+        return linear(gate / (1 + np.exp(-gate)) * up, self.down)
 
 
 class _Experts:
@@ -294,21 +332,22 @@ class _Experts:
 
     def __call__(self, x: Array) -> Array:
         """[T, C] -> [T, C]"""
-        probabilities = softmax(_linear(x, self.router))  # [T, E]
+        probabilities = softmax(linear(x, self.router))  # [T, E]
         chosen = np.argsort(-probabilities, axis=-1, kind="stable")[:, : self.active]  # [T, active]
         weights = np.take_along_axis(probabilities, chosen, axis=-1)
         if self.normalize:
             weights /= weights.sum(axis=-1, keepdims=True)
-        self.weights = np.zeros_like(probabilities)
-        np.put_along_axis(self.weights, chosen, weights, axis=-1)
+        all_weights = np.zeros_like(probabilities)
+        np.put_along_axis(all_weights, chosen, weights, axis=-1)
+        self.weights = all_weights
         y = np.zeros_like(x)
         if len(x) == 1:
             for expert, weight in zip(chosen[0].tolist(), weights[0], strict=True):
                 y += self.experts[expert](x) * weight
             return y
         for expert in np.unique(chosen):
-            tokens = np.flatnonzero(self.weights[:, expert])
-            y[tokens] += self.experts[expert](x[tokens]) * self.weights[tokens, expert, None]
+            tokens = np.flatnonzero(all_weights[:, expert])
+            y[tokens] += self.experts[expert](x[tokens]) * all_weights[tokens, expert, None]
         return y
 
 
@@ -331,6 +370,25 @@ def _attention(q: Array, keys: Array, values: Array, recorder: Recorder | None =
     return y
 
 
+def _attention_together(q: Array, keys: Array, values: Array, lengths: NDArray[np.int64]) -> Array:
+    """Attention of the last token of B texts: q [B, H, D], keys and values [B, G, capacity, D] -> [B, H * D].
+
+    Of each text as many positions as `lengths` [B] says are in use.
+    """
+    B, H, D = q.shape
+    G, S = keys.shape[1], int(lengths.max())
+    if 2 * lengths.sum() < B * S:  # one long text among short ones: most of what follows would be masked
+        texts = enumerate(lengths.tolist())
+        return np.concatenate([_attention(q[b : b + 1], keys[b, :, :n], values[b, :, :n]) for b, n in texts])
+    weights = q.reshape(B, G, H // G, D) @ keys[:, :, :S].swapaxes(2, 3)  # [B, G, H/G, S]
+    weights += np.where(np.arange(S) < lengths[:, None], np.float32(0), np.float32(-np.inf))[:, None, None]
+    weights -= weights.max(axis=-1, keepdims=True)
+    np.exp(weights, out=weights)
+    weights /= weights.sum(axis=-1, keepdims=True)
+    y: Array = (weights @ values[:, :, :S]).reshape(B, H * D)
+    return y
+
+
 @lru_cache(maxsize=32)
 def _future(T: int, S: int) -> NDArray[np.bool_]:
     """The causal mask [T, S]: True where a position comes after the query, for the last T of S positions."""
@@ -344,19 +402,6 @@ def _rms_norm(x: Array, eps: np.float32) -> Array:
     return normalized
 
 
-def _linear(x: Array, weight: Array) -> Array:
-    """x [T, inputs], weight [outputs, inputs] -> [T, outputs].
-
-    For one token it takes a dot product per row, which reads weights twice as fast as BLAS's matrix-vector product
-    (measured: 20 against 10 GB/s on one core); for a few tokens, a few dot products per row. BLAS first packs the
-    weights into another layout, which pays off only for more tokens.
-    """
-    if len(x) == 1:
-        y: Array = np.vecdot(weight, x[0])
-        return y[None]
-    return np.ascontiguousarray(np.vecdot(weight[:, None], x[None]).T) if len(x) <= FEW_TOKENS else x @ weight.T
-
-
 def _interleave_halves(heads: Array) -> Array:
     """Put entries i and i + D/2 of each head [N, D, ...] side by side, in place; return the same array."""
     N, D, *inner = heads.shape
@@ -365,9 +410,9 @@ def _interleave_halves(heads: Array) -> Array:
 
 
 def _extended(array: Array, capacity: int) -> Array:
-    """A copy of [G, S, D] with its second dimension extended by zeros to `capacity`."""
-    extended = np.zeros((array.shape[0], capacity, array.shape[2]), np.float32)
-    extended[:, : array.shape[1]] = array
+    """A copy of [1, G, S, D] with its third dimension extended by zeros to `capacity`."""
+    extended = np.zeros((*array.shape[:2], capacity, array.shape[3]), np.float32)
+    extended[:, :, : array.shape[2]] = array
     return extended
 
 

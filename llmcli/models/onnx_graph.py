@@ -4,8 +4,8 @@ Two graphs: `decoder_graph` from token embeddings to final hidden states, with t
 outputs that share memory; `head_graph` from hidden states to logits. A layer is nine operators: calling onnxruntime
 for the matrix products alone, with the rest in numpy, took 1.7 times as long (tests/benchmarks/LOG.md).
 
-T = tokens; V = vocabulary size; C = hidden size; I = intermediate size of the SwiGLU; H, G = query heads, key-value
-heads; D = head size.
+B = texts; T = tokens; V = vocabulary size; C = hidden size; I = intermediate size of the SwiGLU; H, G = query heads,
+key-value heads; D = head size.
 """
 
 from collections.abc import Sequence
@@ -23,25 +23,25 @@ _ORT = "com.microsoft"  # the domain of onnxruntime's own operators
 
 
 def head_graph(weight: QuantizedMatrix) -> bytes:
-    """hidden [1, T, C] -> logits [1, T, V]"""
+    """hidden [B, T, C] -> logits [B, T, V]"""
     graph = _GraphBuilder()
-    graph.input("hidden", [1, "T", weight.columns])
+    graph.input("hidden", ["B", "T", weight.columns])
     graph.linear("hidden", weight, "logits")
-    graph.output("logits", [1, "T", len(weight.codes)])
+    graph.output("logits", ["B", "T", len(weight.codes)])
     return graph.serialize()
 
 
 def decoder_graph(checkpoint: Checkpoint, scheme: str) -> bytes:
-    """Embeddings x [1, T, C] -> final hidden states [1, T, C], normalized; keys and values are cached in place.
+    """Embeddings x [B, T, C] -> final hidden states [B, T, C], normalized; keys and values are cached in place.
 
-    `scheme` is "int8" or "int4". Further inputs: past and total [1], the position of the last token and the number of
-    tokens including it; the rotary tables cos and sin [positions, D/2]; the cache keys.i and values.i [1, G, capacity,
-    D] of layer i.
+    `scheme` is "int8" or "int4". Further inputs: past [B], the positions of the last tokens; total [1], the largest
+    number of tokens including the last; the rotary tables cos and sin [positions, D/2]; the cache keys.i and values.i
+    [B, G, capacity, D] of layer i.
     """
     config, tensors = checkpoint.config, checkpoint.tensors
     graph = _GraphBuilder()
-    x = graph.input("x", [1, "T", config.hidden_size])
-    graph.input("past", [1], np.int32)
+    x = graph.input("x", ["B", "T", config.hidden_size])
+    graph.input("past", ["B"], np.int32)
     graph.input("total", [1], np.int32)
     for table in ("cos", "sin"):
         graph.input(table, ["positions", config.head_dim // 2])
@@ -56,12 +56,12 @@ def decoder_graph(checkpoint: Checkpoint, scheme: str) -> bytes:
         y = _add_mlp(graph, checkpoint, scheme, name + "mlp.", normed)
         normed, x = graph.add_and_norm(x, y, tensors[following], config.rms_norm_eps, name + "mlp.added")
     graph.add("Identity", [normed], ["hidden"])
-    graph.output("hidden", [1, "T", config.hidden_size])
+    graph.output("hidden", ["B", "T", config.hidden_size])
     return graph.serialize()
 
 
 def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str, layer: int, x: str) -> str:
-    """Normalized x -> the attention output of a layer, [1, T, C]."""
+    """Normalized x -> the attention output of a layer, [B, T, C]."""
     config, tensors = checkpoint.config, checkpoint.tensors
     H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     name = f"model.layers.{layer}.self_attn."
@@ -81,8 +81,8 @@ def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str, 
             projections["qk".index(which)] = graph.add("Reshape", [normed, flat], [f"{name}{which}.flat"])
     caches = [f"{part}.{layer}" for part in ("keys", "values")]
     for cache in caches:
-        graph.input(cache, [1, G, "capacity", D])
-        graph.output(f"{cache}.now", [1, G, "capacity", D])
+        graph.input(cache, ["B", G, "capacity", D])
+        graph.output(f"{cache}.now", ["B", G, "capacity", D])
     y = graph.add(
         "GroupQueryAttention", [*projections, *caches, "past", "total", "cos", "sin"],
         [f"{name}y", *(f"{cache}.now" for cache in caches)], _ORT, num_heads=H, kv_num_heads=G, do_rotary=1,
@@ -91,7 +91,7 @@ def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str, 
 
 
 def _add_mlp(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str, name: str, x: str) -> str:
-    """Normalized x -> the SwiGLU output of a layer, [1, T, C]; `name` is the prefix of its tensors."""
+    """Normalized x -> the SwiGLU output of a layer, [B, T, C]; `name` is the prefix of its tensors."""
     size = checkpoint.config.intermediate_size
     weight = _stacked(checkpoint, scheme, [name + "gate_proj.weight", name + "up_proj.weight"])
     gate_up = graph.linear(x, weight, name + "gate_up")
@@ -149,7 +149,7 @@ class _GraphBuilder:
         return outputs[0]
 
     def linear(self, x: str, weight: QuantizedMatrix, out: str, bias: Array | None = None) -> str:
-        """x [1, T, columns] -> [1, T, rows]; x is quantized to int8, block by block."""
+        """x [B, T, columns] -> [B, T, rows]; x is quantized to int8, block by block."""
         inputs = [x, self.constant(weight.codes), self.constant(weight.scales.astype(np.float32))]
         if bias is not None:
             inputs += ["", "", self.constant(bias)]

@@ -4,10 +4,11 @@ numpy_runtime.py is the reference, and the tests compare this runtime with it. R
 products quantize their inputs to int8, block by block. onnx_graph.py builds the graphs.
 
 Needs onnxruntime and onnx, which are extras. Never imports torch.
-T = tokens; B = windows; V = vocabulary size; C = hidden size; G = key-value heads; D = head size.
+T = tokens; B = texts processed together; V = vocabulary size; C = hidden size; G = key-value heads; D = head size.
 """
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
@@ -19,6 +20,7 @@ from llmcli.config import ModelConfig, cpu_cores
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.quantization import QuantizedMatrix
+from llmcli.models.cache_slots import CacheSlots
 from llmcli.models.logits import token_losses
 from llmcli.models.onnx_graph import decoder_graph, head_graph
 from llmcli.models.runtime import LOGITS_AT_ONCE, Array, check_context, check_input
@@ -61,8 +63,45 @@ class OnnxRuntime:
         self.decoder = self._session(decoder_graph(checkpoint, scheme))
         self.head = self._session(head_graph(head))
         self.rotary: list[Any] = []  # cos and sin of the positions used so far: [positions, D/2]
-        self._cache: list[Any] = []  # keys, then values, of each layer: [1, G, capacity, D]
+        self.cache_arrays: list[Array] = []  # keys, then values, of each layer: [1, G, capacity, D]
         self._reserve(1)
+        self._batches = _Batches(self)  # of all forks
+
+    def fork(self, length: int = 0) -> "OnnxRuntime":
+        """A runtime of the same weights, whose own KV cache begins with the first `length` tokens of this one's."""
+        forked = copy(self)
+        forked.length = 0
+        forked.use_cache(self._new_cache(min(self.context, max(length, 128))))
+        forked._single = _Binding(forked, 1)
+        for values, forked_values in zip(self.cache_arrays, forked.cache_arrays, strict=True):
+            forked_values[:, :, :length] = values[:, :, :length]
+        forked.length = length
+        return forked
+
+    @staticmethod
+    def step_batch(runtimes: "Sequence[OnnxRuntime]", tokens: Sequence[int]) -> Array:
+        """Process one token in each of several forks of one runtime; return the logits [B, V] after them."""
+        for runtime in runtimes:
+            check_input((0,), runtime.length, runtime.context)
+        logits = runtimes[0]._batches.step(runtimes, tokens)
+        for runtime in runtimes:
+            runtime.length += 1
+        return logits
+
+    def use_cache(self, arrays: list[Array]) -> None:
+        """Use other arrays as the KV cache, which hold the same tokens."""
+        self._extend_rotary_tables(arrays[0].shape[2])
+        self.cache_arrays, self._cache = arrays, self._values(arrays)
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory that a token takes in the KV cache."""
+        return self.config.cache_bytes_per_token
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the KV cache."""
+        return sum(values.nbytes for values in self.cache_arrays)
 
     @property
     def parameters(self) -> int:
@@ -73,7 +112,8 @@ class OnnxRuntime:
         """Process one token or more; return the logits [V] of the next one."""
         for binding in self._process(ids):
             last = binding
-        return last.last_logits()
+        logits: Array = last.last_logits()[0]
+        return logits
 
     def step(self, token: int) -> Array:
         """Process one token; return the logits [V] of the next one."""
@@ -81,7 +121,7 @@ class OnnxRuntime:
 
     def logits(self, ids: Sequence[int]) -> Array:
         """Process one token or more; return the logits [T, V] after each of them."""
-        return np.concatenate([binding.logits() for binding in self._process(ids)])
+        return np.concatenate([binding.logits()[0] for binding in self._process(ids)])
 
     def rewind(self, length: int = 0) -> None:
         """Drop all but the first `length` tokens from the cache."""
@@ -95,15 +135,16 @@ class OnnxRuntime:
         B, T = ids.shape[0], ids.shape[1] - 1
         check_context(T, self.context)
         losses, correct = np.empty((B, T)), np.empty((B, T), np.bool_)
-        cache = self._new_cache(T)
+        cache = self._values(self._new_cache(T))
+        self._extend_rotary_tables(T)
         size = max(1, min(PREFILL_CHUNK, LOGITS_AT_ONCE // self.config.vocab_size))
         for b in range(B):
             for first in range(0, T, size):
                 end = min(T, first + size)
                 binding = _Binding(self, end - first)
-                binding.run(ids[b, first:end], first, cache)
+                binding.run(ids[None, b, first:end], [first], cache)
                 targets = ids[b, first + 1 : end + 1]
-                losses[b, first:end], correct[b, first:end] = token_losses(binding.logits(), targets)
+                losses[b, first:end], correct[b, first:end] = token_losses(binding.logits()[0], targets)
         return losses, correct
 
     def _process(self, ids: Sequence[int]) -> "Iterator[_Binding]":
@@ -113,7 +154,7 @@ class OnnxRuntime:
         for first in range(0, len(ids), PREFILL_CHUNK):
             chunk = ids[first : first + PREFILL_CHUNK]
             binding = self._single if len(chunk) == 1 else _Binding(self, len(chunk))
-            binding.run(chunk, self.length, self._cache)
+            binding.run([chunk], [self.length], self._cache)
             self.length += len(chunk)
             yield binding
 
@@ -128,19 +169,22 @@ class OnnxRuntime:
 
     def _reserve(self, length: int) -> None:
         """Make space in the cache for `length` tokens; its capacity grows by doubling."""
-        capacity = self._cache[0].shape()[2] if self._cache else 0
+        capacity = self.cache_arrays[0].shape[2] if self.cache_arrays else 0
         if length > capacity:
-            old, self._cache = self._cache, self._new_cache(min(self.context, max(length, 2 * capacity, 128)))
-            for old_values, new_values in zip(old, self._cache, strict=False):
-                new_values.numpy()[:, :, :capacity] = old_values.numpy()
+            old, new = self.cache_arrays, self._new_cache(min(self.context, max(length, 2 * capacity, 128)))
+            for old_values, new_values in zip(old, new, strict=False):
+                new_values[:, :, :capacity] = old_values
+            self.use_cache(new)
             self._single = _Binding(self, 1)
 
-    def _new_cache(self, capacity: int) -> list[Any]:
-        """Empty keys and values for `capacity` tokens; the rotary tables are extended to as many positions."""
-        self._extend_rotary_tables(capacity)
+    def _new_cache(self, capacity: int) -> list[Array]:
+        """Empty keys and values for `capacity` tokens."""
         shape = (1, self.config.num_key_value_heads, capacity, self.config.head_dim)
-        count = 2 * self.config.num_hidden_layers
-        return [self._ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32)) for _ in range(count)]
+        return [np.zeros(shape, np.float32) for _ in range(2 * self.config.num_hidden_layers)]
+
+    def _values(self, arrays: Sequence[Array]) -> list[Any]:
+        """The arrays for onnxruntime, which uses their memory."""
+        return [self._ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]
 
     def _extend_rotary_tables(self, length: int) -> None:
         """Extend cos and sin [positions, D/2] to `length` positions. They grow by doubling as positions are used, since
@@ -155,15 +199,16 @@ class OnnxRuntime:
 
 
 class _Binding:
-    """Arrays for a fixed number of tokens, bound to the two graphs as inputs and outputs so that nothing is copied."""
+    """Arrays for a fixed number of tokens in each of some texts, bound to the two graphs as inputs and outputs so that
+    nothing is copied."""
 
-    def __init__(self, runtime: OnnxRuntime, count: int) -> None:
+    def __init__(self, runtime: OnnxRuntime, count: int, batch: int = 1) -> None:
         value, config = runtime._ort.OrtValue.ortvalue_from_numpy, runtime.config
         self._runtime = runtime
-        self._x = np.zeros((1, count, config.hidden_size), np.float32)
+        self._x = np.zeros((batch, count, config.hidden_size), np.float32)
         self._hidden = np.zeros_like(self._x)
-        self._past, self._total = np.zeros(1, np.int32), np.zeros(1, np.int32)
-        self._logits = np.zeros((1, 1, config.vocab_size), np.float32)  # of the last token
+        self._past, self._total = np.zeros(batch, np.int32), np.zeros(1, np.int32)
+        self._logits = np.zeros((batch, 1, config.vocab_size), np.float32)  # of the last token
         self._decoder, self._head = runtime.decoder.io_binding(), runtime.head.io_binding()
         # a value must live as long as it is bound
         self._values = {
@@ -178,12 +223,19 @@ class _Binding:
         self._head.bind_ortvalue_output("logits", self._values["logits"])
         self._cache: list[Any] | None = None  # the cache that is currently bound
 
-    def run(self, ids: Sequence[int] | NDArray[np.int64], past: int, cache: list[Any]) -> None:
-        """Run tokens through the decoder, after `past` others whose keys and values are in `cache`."""
+    def run(
+        self,
+        ids: Sequence[Sequence[int]] | NDArray[np.int64],
+        past: Sequence[int] | NDArray[np.int32],
+        cache: list[Any],
+    ) -> None:
+        """Run tokens ids [B, T] through the decoder, after past [B] others whose keys and values are in `cache`."""
         if self._cache is not cache:
             self._bind(cache)
-        self._x[0] = self._runtime.embedding.dequantize(np.asarray(ids))
-        self._past[0], self._total[0] = past + len(ids) - 1, past + len(ids)
+        ids = np.asarray(ids)
+        self._x[...] = self._runtime.embedding.dequantize(ids.ravel()).reshape(self._x.shape)
+        self._past[:] = np.asarray(past) + (ids.shape[1] - 1)
+        self._total[0] = self._past.max() + 1
         self._runtime.decoder.run_with_iobinding(self._decoder)
 
     def _bind(self, cache: list[Any]) -> None:
@@ -197,16 +249,43 @@ class _Binding:
         self._cache = cache
 
     def logits(self) -> Array:
-        """Logits [T, V] after each token."""
-        logits: Array = self._runtime.head.run(None, {"hidden": self._hidden})[0][0]
+        """Logits [B, T, V] after each token."""
+        logits: Array = self._runtime.head.run(None, {"hidden": self._hidden})[0]
         return logits
 
     def last_logits(self) -> Array:
-        """Logits [V] after the last token."""
+        """Logits [B, V] after the last token of each text."""
         if self._values["last"] is not self._values["hidden"]:
             self._values["last"].numpy()[...] = self._hidden[:, -1:]
         self._runtime.head.run_with_iobinding(self._head)
-        logits: Array = self._logits[0, 0].copy()
+        logits: Array = self._logits[:, 0].copy()
+        return logits
+
+
+class _Batches:
+    """Steps of several forks of one runtime, whose caches are side by side."""
+
+    def __init__(self, runtime: OnnxRuntime) -> None:
+        self._runtime, config = runtime, runtime.config
+        self._slots = CacheSlots(config.num_hidden_layers, config.num_key_value_heads, config.head_dim)
+        self._arrays = self._slots.arrays  # those that the bindings use
+        self._bindings: dict[int, tuple[_Binding, list[Any]]] = {}  # by the number of texts, with their caches
+
+    def step(self, runtimes: Sequence[OnnxRuntime], tokens: Sequence[int]) -> Array:
+        """Process one token of each; the logits [B, V]. The lengths of the runtimes are not changed."""
+        slots, count = self._slots.arrange(runtimes, self._runtime.context), len(runtimes)
+        if self._arrays is not self._slots.arrays:  # they were replaced by larger ones
+            self._arrays = self._slots.arrays
+            self._bindings.clear()
+            self._runtime._extend_rotary_tables(self._arrays[0].shape[2])
+        if count not in self._bindings:
+            caches = self._runtime._values([array[:count] for array in self._arrays])
+            self._bindings[count] = _Binding(self._runtime, 1, count), caches
+        binding, caches = self._bindings[count]
+        ids, past = np.zeros((count, 1), np.int64), np.zeros(count, np.int32)
+        ids[slots, 0], past[slots] = tokens, [runtime.length for runtime in runtimes]
+        binding.run(ids, past, caches)
+        logits: Array = binding.last_logits()[slots]
         return logits
 
 

@@ -46,6 +46,17 @@ class Runtime(Scorer, Protocol):
     def parameters(self) -> int:
         """Number of parameters of the model."""
 
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the cache, as it is allocated."""
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory that a token takes in the cache."""
+
+    def fork(self, length: int = 0) -> "Runtime":
+        """A runtime of the same weights, whose own cache begins with the first `length` tokens of this one's."""
+
     def prefill(self, ids: Sequence[int]) -> Array:
         """Process one token or more; return the logits [V] of the next one."""
 

@@ -1,6 +1,7 @@
 """Runs a model with torch, on a GPU or a CPU; runtime.py describes the interface."""
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 import torch
@@ -23,6 +24,23 @@ class TorchRuntime:
         self._model.load_arrays(checkpoint.tensors)
         self._model.to(device).eval()
         self._caches = [KeyValueCache() for _ in range(self.config.num_hidden_layers)]
+
+    def fork(self, length: int = 0) -> "TorchRuntime":
+        """A runtime of the same weights, whose own KV cache begins with the first `length` tokens of this one's."""
+        forked = copy(self)
+        forked._caches = [cache.first(length) for cache in self._caches]
+        forked.length = length
+        return forked
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory that a token takes in the KV cache."""
+        return self.config.cache_bytes_per_token
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the KV cache."""
+        return sum(cache.nbytes for cache in self._caches)
 
     @property
     def parameters(self) -> int:

@@ -59,6 +59,17 @@ class KeyValueCache:
         if self.k is not None and self.v is not None:
             self.k, self.v = (self.k[:, :, :length], self.v[:, :, :length]) if length else (None, None)
 
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.k is None or self.v is None else self.k.nbytes + self.v.nbytes
+
+    def first(self, length: int) -> "KeyValueCache":
+        """Another cache with the first `length` tokens. Tensors are shared: they are replaced, never changed."""
+        other = KeyValueCache()
+        other.k, other.v = self.k, self.v
+        other.rewind(length)
+        return other
+
 
 class Attention(nn.Module):
     """Causal grouped-query attention."""

@@ -12,6 +12,7 @@ from llmcli import units
 from llmcli.data.example_prompt import shell_quoted
 from llmcli.errors import LLMError, command_line
 
+INITIAL_SHARE = 0.1  # of a training run: the loss falls steeply there, and the scale of a chart leaves it out
 # Undertrained
 MIN_STEPS = 100  # of a model trained from scratch ...
 MIN_STEPS_FINE_TUNING = 10  # ... and of a fine-tuned one

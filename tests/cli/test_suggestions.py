@@ -43,7 +43,7 @@ def test_every_suggestion_names_something_that_exists() -> None:
 CASES = [
     ("talk", "there is no command talk; to talk with a model: llm chat -m FILE"),
     ("chta", "did you mean: llm chat?"),
-    ("serve", "there is no server yet"),
+    ("server", "llm serve -m MODEL"),
     ("run llama3.2", "to talk with a model: llm chat -m FILE; to continue a text: llm generate"),
     ("show model.gguf", "llm inspect FILE"),
     ("ls", "llm inspect FILE"),

@@ -161,8 +161,8 @@ def _explain_answer(path: Path, text: str, layer: int | None, head: int | None, 
 def _save_page(
     report: "ExplanationReport", html: Path, model: str, expert: dict[str, object] | None, *, json_: bool
 ) -> None:
-    from llmcli.cli.html_report import explanation_page
     from llmcli.formats import atomic_io
+    from llmcli.reports.html_report import explanation_page
 
     assert report.words is not None
     page = explanation_page(

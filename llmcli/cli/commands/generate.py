@@ -316,7 +316,7 @@ def _note_speed(generated: _Generated) -> None:
 
 
 def _list_next_words(runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, count: int, *, json_: bool) -> None:
-    from llmcli.cli.next_words_report import next_words_json, print_next_words
+    from llmcli.cli.next_words_report import print_next_words
     from llmcli.generation.next_words import max_evaluations, next_words
 
     limit = max_evaluations(runtime.parameters)
@@ -324,7 +324,7 @@ def _list_next_words(runtime: "Runtime", tokenizer: "Tokenizer", prompt: str, co
     if search.evaluations == limit:
         console.note(f"the search stopped after {limit:,} evaluations of the model; the rest is unexplored")
     if json_:
-        console.json_result(next_words_json(search, prompt, count))
+        console.json_result(search.as_json(prompt, count))
     else:
         print_next_words(search, prompt, count)
 
@@ -408,7 +408,7 @@ def _print_with_verbatim_passages(
     all_matches = find_verbatim([generated.text for generated in texts], training_texts)
     for number, (generated, matches) in enumerate(zip(texts, all_matches, strict=True), 1):
         if json_:
-            memory = memory_report.verbatim_json(generated.text, matches, names)
+            memory = matches.as_json(generated.text, names)
             console.json_result(generated.as_json() | {"memory": memory})
             continue
         if len(texts) > 1:

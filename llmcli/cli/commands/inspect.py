@@ -80,9 +80,9 @@ def inspect(
     elif tensor is not None or weights:
         _show_statistics(header, tensor, json_=json_)
     elif json_:
-        from llmcli.cli.model_facts import facts
+        from llmcli.reports.model_facts import facts
 
-        console.json_result(facts(header))
+        console.json_result(facts(header, console.note))
     else:
         _show_header(header, all_tensors=tensors)
 
@@ -121,21 +121,11 @@ def _show_header(header: "Header", *, all_tensors: bool) -> None:
 
 
 def _save_page(header: "Header", output: Path, *, force: bool, json_: bool) -> None:
-    from llmcli.analysis.inspect import parameter_tree
-    from llmcli.cli.html_report import inspection_page
-    from llmcli.cli.model_facts import facts, page_rows, training_record
     from llmcli.formats import atomic_io
-    from llmcli.training.summary import read_curve
+    from llmcli.reports.html_report import inspection_page
 
     check_report_path(output, header.path, "--html", "page.html", force=force)
-    record = training_record(header)
-    shown = facts(header) | {"training": record}
-    try:
-        curve = read_curve(record)
-    except LLMError:  # a model that was not trained by this program
-        curve = None
-    rows = page_rows(header, shown)
-    page = inspection_page(shown, parameter_tree(header), curve, record.get("samples", {}), rows)
+    page = inspection_page(header, console.note)
     atomic_io.write(output, [page])
     if json_:
         console.json_result({"file": str(header.path), "page": str(output)})
@@ -145,8 +135,8 @@ def _save_page(header: "Header", output: Path, *, force: bool, json_: bool) -> N
 
 def _save_plot(header: "Header", output: Path, *, force: bool, json_: bool) -> None:
     from llmcli.cli import plot
-    from llmcli.cli.model_facts import training_record
     from llmcli.formats import atomic_io
+    from llmcli.reports.model_facts import training_record
     from llmcli.training.summary import read_curve
 
     format_ = plot.format_of(output)

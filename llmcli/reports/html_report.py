@@ -8,7 +8,7 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 
 from llmcli import units
 from llmcli.analysis.explain import Candidates, Explanation
-from llmcli.cli.charts import INITIAL_SHARE
+from llmcli.analysis.inspect import ParameterGroup, parameter_tree
 from llmcli.data.tokenizer import Tokenizer
+from llmcli.errors import LLMError
 from llmcli.generation.next_words import NextWords
-from llmcli.training.summary import Curve
+from llmcli.reports.model_facts import OnNote, facts, page_rows, training_record
+from llmcli.training.summary import INITIAL_SHARE, Curve, read_curve
 
 if TYPE_CHECKING:
-    from llmcli.analysis.inspect import ParameterGroup
+    from llmcli.formats.header import Header
 
 MAX_ATTENTION = 1_300_000  # bytes, one per weight: 200 tokens, 6 layers and 8 heads take 964,800
 MAX_TITLE = 200  # characters of the prompt; all tokens are shown below
@@ -40,8 +42,22 @@ def explanation_page(
     model: str,
     expert: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The page of an explanation made with `every_position`, with `count` next words and tokens. For an ensemble
-    `expert` is the name and weight of the model that is explained.
+    """The page of an explanation; the arguments are those of `explanation_data`."""
+    data, texts = explanation_data(explanation, tokenizer, words, count, model, expert)
+    title = _printable(prompt)
+    return _page("explain", title if len(title) <= MAX_TITLE else f"…{title[-MAX_TITLE:]}", data, texts)
+
+
+def explanation_data(
+    explanation: Explanation,
+    tokenizer: Tokenizer,
+    words: NextWords,
+    count: int,
+    model: str,
+    expert: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """(data, texts by the id of their element) of an explanation made with `every_position`, with `count` next words
+    and tokens. For an ensemble `expert` is the name and weight of the model that is explained.
 
     Attention weights are rounded to 1/255. If those of all heads would make the page too large, it has the mean of each
     layer's heads, if necessary of fewer tokens, and says so. All other figures are exact; the page rounds them when it
@@ -73,8 +89,7 @@ def explanation_page(
         "effects-hint": _effects_hint(tokenizer.label(next_tokens[0]), is_partial=is_partial),
         "entropy": f"{units.entropy(explanation.entropy).capitalize()}. {units.choice(explanation.entropy, 'tokens')}",
     }
-    title = _printable(prompt)
-    return _page("explain", title if len(title) <= MAX_TITLE else f"…{title[-MAX_TITLE:]}", data, texts)
+    return data, texts
 
 
 def _attention_bytes(layers: int, heads: int, tokens: int) -> int:
@@ -141,29 +156,36 @@ def _without_nan(values: NDArray[np.float64]) -> list[float | None]:
 # ---- inspect
 
 
-def inspection_page(
-    facts: Mapping[str, Any],
-    tree: "ParameterGroup",
-    curve: Curve | None,
-    samples: object,
-    record: Sequence[tuple[str, str]],
-) -> bytes:
-    """The page of a model file: `facts` as `inspect --json` prints them, the tree of its parameters, its training curve
-    and the samples in its training record if it has them, and further facts as (name, value)."""
-    prompt, texts = _samples(samples)
-    data = {
+def inspection_page(header: "Header", on_note: OnNote) -> bytes:
+    """The page of a model file. Raises LLMError for a training record that this program did not write."""
+    data = inspection_data(header, on_note)
+    summary = f"{data['parameters']:,} parameters in {data['tensors']:,} tensors, {data['bytes']:,} bytes."
+    return _page("inspect", _printable(str(header.path)), data, {"summary": summary})
+
+
+def inspection_data(header: "Header", on_note: OnNote) -> dict[str, Any]:
+    """What `llm inspect` shows: the tree of the parameters, the training curve and samples if the file has them, the
+    config, and further facts as (name, value). Raises LLMError for a training record that this program did not
+    write."""
+    record = training_record(header)
+    shown = facts(header, on_note) | {"training": record}
+    try:
+        curve = read_curve(record)
+    except LLMError:  # a model that was not trained by this program
+        curve = None
+    prompt, texts = _samples(record.get("samples", {}))
+    return {
         "prompt": prompt,
         "samples": texts,
-        "parameters": facts["parameters"],
-        "tree": _tree_data(tree, ""),
+        "parameters": shown["parameters"],
+        "tensors": len(shown["tensors"]),
+        "bytes": shown["bytes"],
+        "tree": _tree_data(parameter_tree(header), ""),
         "curve": None if curve is None else _curve_data(curve),
         "initial_share": INITIAL_SHARE,
-        "record": record,
-        "config": [(str(key), json.dumps(value, ensure_ascii=False)) for key, value in facts["config"].items()],
+        "record": page_rows(header, shown),
+        "config": [(str(key), json.dumps(value, ensure_ascii=False)) for key, value in shown["config"].items()],
     }
-    tensors = len(facts["tensors"])
-    summary = f"{facts['parameters']:,} parameters in {tensors:,} tensors, {facts['bytes']:,} bytes."
-    return _page("inspect", _printable(facts["file"]), data, {"summary": summary})
 
 
 def _samples(samples: object) -> tuple[str, list[list[str]]]:
@@ -199,7 +221,7 @@ def _curve_summary(curve: Curve) -> str:
     )
 
 
-def _tree_data(group: "ParameterGroup", parent: str) -> dict[str, object]:
+def _tree_data(group: ParameterGroup, parent: str) -> dict[str, object]:
     path = f"{parent}.{group.name}" if parent else group.name
     shape = " or ".join(" × ".join(map(str, shape)) or "scalar" for shape in list(group.shapes)[:2])
     return {
@@ -218,7 +240,7 @@ def _printable(text: str) -> str:
 
 def _page(kind: str, title: str, data: Mapping[str, object], texts: Mapping[str, str]) -> bytes:
     """A page of pages/: `data` for its script, `texts` by the id of the element that each goes into."""
-    pages = files("llmcli.cli") / "pages"
+    pages = files("llmcli.reports") / "pages"
     style, body, *scripts = (
         (pages / name).read_text("utf-8") for name in ("page.css", f"{kind}.html", "shared.js", f"{kind}.js")
     )

@@ -19,7 +19,6 @@ from typer.testing import Result
 
 from llmcli.analysis import explain as explain_module
 from llmcli.analysis.explain import Explanation, explain
-from llmcli.cli import html_report
 from llmcli.cli.safe_text import visible_whitespace
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizer import Tokenizer
@@ -27,6 +26,7 @@ from llmcli.formats.checkpoint import load, save
 from llmcli.generation import next_words as words_module
 from llmcli.generation.next_words import NextWord, NextWords
 from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.reports import html_report
 from llmcli.training.summary import Curve
 from tests.conftest import TEXT, random_checkpoint
 

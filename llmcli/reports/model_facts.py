@@ -1,10 +1,9 @@
 """What `llm inspect` says of a model file, as data: for JSON, for the terminal and for the HTML page."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
-from llmcli.cli import console
 from llmcli.errors import LLMError
 from llmcli.formats.json_schema import parse_json
 from llmcli.formats.metadata import parse_document
@@ -13,11 +12,12 @@ from llmcli.training.summary import Record
 if TYPE_CHECKING:
     from llmcli.formats.header import Header
 
+OnNote = Callable[[str], None]  # receives what a user should know
 MAX_NAMES = 3  # of corpus files that are listed
 SHOWN_SETTINGS = ("seed", "batch_size", "dropout", "dtype", "threads")
 
 
-def facts(header: "Header") -> dict[str, Any]:
+def facts(header: "Header", on_note: OnNote) -> dict[str, Any]:
     """What --json prints: sizes, tensors, and the documents of the metadata."""
     return {
         "file": str(header.path),
@@ -32,20 +32,20 @@ def facts(header: "Header") -> dict[str, Any]:
             }
             for tensor in header.tensors.values()
         ],
-        "config": json_object(header, "config.json"),
+        "config": json_object(header, "config.json", on_note),
         "tokenizer": tokenizer_facts(header),
-        "training": json_object(header, "training.json"),
+        "training": json_object(header, "training.json", on_note),
         "sha256": header.metadata.get("sha256"),
         **({"problem": header.problem} if header.problem else {}),
     }
 
 
-def json_object(header: "Header", key: str) -> dict[str, Any]:
+def json_object(header: "Header", key: str, on_note: OnNote) -> dict[str, Any]:
     """A JSON document of the metadata, as it stands; {} if it is missing or not an object. Notes if it is not JSON."""
     try:
         value = parse_json(header.metadata.get(key, "{}"))
     except ValueError:
-        console.note(f"its {key} is not JSON and is left out here")
+        on_note(f"its {key} is not JSON and is left out here")
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -1,0 +1,176 @@
+"""`llm serve`: answer over HTTP, in the shape of OpenAI's API."""
+
+import importlib.util
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmcli.cli import console
+from llmcli.cli.options import DeviceOption, QuantizeOption, QuietOption, model_path, reject_options
+from llmcli.config import DEFAULT_MODEL
+from llmcli.errors import LLMError, usage
+
+if TYPE_CHECKING:
+    import socket
+
+    from llmcli.server.access import Access
+    from llmcli.server.models import Models
+
+API_KEY_VARIABLE = "LLMCLI_API_KEY"
+NETWORK, LIMITS = "Network", "Limits"  # panels of the help
+
+
+def serve(
+    context_: typer.Context,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-m",
+            "--model",
+            metavar="FILE",
+            help="Model: .safetensors or .gguf file, or Hugging Face directory; can be repeated (default: "
+            f"$LLMCLI_MODEL or {DEFAULT_MODEL}).",
+        ),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host",
+            metavar="HOST",
+            help="Address to listen on; any other than 127.0.0.1 lets other computers connect, and needs a key.",
+            rich_help_panel=NETWORK,
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port", metavar="N", min=0, max=65535, help="Port to listen on; 0 is any.", rich_help_panel=NETWORK
+        ),
+    ] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key",
+            metavar="KEY",
+            help=f"Key that clients must send (default: ${API_KEY_VARIABLE}, or none).",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cors-origin",
+            metavar="ORIGIN",
+            help="Allow pages of this origin, such as https://example.com, to send requests; * is any. Can be "
+            "repeated.",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    max_concurrent: Annotated[
+        int,
+        typer.Option(
+            "--max-concurrent",
+            metavar="N",
+            min=1,
+            max=256,
+            help="Maximum number of texts generated at one time.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 16,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            "--context",
+            metavar="N",
+            min=2,
+            help="Maximum number of tokens of prompt and text (default: the model's context length).",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="Also log the prompts and the generated texts.")
+    ] = False,
+    quantize: QuantizeOption = None,
+    device: DeviceOption = "cpu",
+    quiet: QuietOption = False,
+) -> None:
+    """Serve models over HTTP: OpenAI's API, and a page.
+
+    Each model answers under the name of its file: food for food.safetensors. Ctrl-C ends the server.
+
+    Example: llm serve -m model.safetensors
+    """
+    if quantize:
+        reject_options(context_, "with --quantize", "device")
+    _check_installed()
+    paths = [model_path(name) for name in model] if model else [model_path(None)]
+    key = _api_key(api_key)
+    from llmcli.server.listening import bind
+    from llmcli.server.models import Models
+
+    with bind(host, port) as listener:
+        access = _access(listener, host, key, cors_origin or [])
+        models = Models(paths, device=device, quantize=quantize, context=context, on_note=console.note)
+        _run(models, listener, access, max_concurrent, context, log_prompts=log_prompts)
+
+
+def _check_installed() -> None:
+    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise LLMError(f"llm serve needs {' and '.join(missing)}; install what it needs: pip install 'llmcli[serve]'")
+
+
+def _api_key(given: str | None) -> str | None:
+    key = os.environ.get(API_KEY_VARIABLE) if given is None else given
+    if key is not None and not (key.strip() and key.isascii() and key.isprintable()):
+        raise usage("the API key must be printable ASCII characters, and not empty; give another: --api-key KEY")
+    return key
+
+
+def _access(listener: "socket.socket", host: str, key: str | None, origins: list[str]) -> "Access":
+    """Who may use the server. Raises LLMError where everybody could."""
+    from llmcli.server.access import LOOPBACK_NAMES, Access
+    from llmcli.server.listening import is_loopback
+
+    if is_loopback(listener):
+        return Access(LOOPBACK_NAMES | {host.lower()}, frozenset(origins), key)
+    if key is None:
+        raise usage(
+            f"--host {host} lets other computers connect, so a key is needed; give one: --api-key KEY, or set "
+            f"{API_KEY_VARIABLE}"
+        )
+    return Access(None, frozenset(origins), key)
+
+
+def _run(
+    models: "Models",
+    listener: "socket.socket",
+    access: "Access",
+    max_concurrent: int,
+    context: int | None,
+    *,
+    log_prompts: bool,
+) -> None:
+    """Serve until a signal ends it. Raises LLMError when the only model cannot be loaded."""
+    from llmcli.server.app import Hooks, create_app
+    from llmcli.server.listening import Server, url
+    from llmcli.server.requests import Limits
+
+    names = ", ".join(model.name for model in models)
+    load_errors: list[BaseException] = []
+
+    def on_load_error(error: BaseException) -> None:
+        load_errors.append(error)
+        server.stop()
+
+    hooks = Hooks(
+        log=console.note,
+        on_ready=lambda: console.warn(f"serving {names} at {url(listener)} (Ctrl-C ends it)"),
+        on_load_error=on_load_error,
+    )
+    limits = Limits(concurrent=max_concurrent, context=context)
+    server = Server(create_app(models, limits=limits, access=access, hooks=hooks, log_contents=log_prompts))
+    server.run(listener)
+    if load_errors:
+        raise LLMError(str(load_errors[0])) from load_errors[0]

@@ -1,0 +1,1 @@
+"""Explanations and model files as data and as HTML pages."""

@@ -1,0 +1,159 @@
+"""The routes that show what a model does: /v1/explain, /v1/next, /v1/memory, /v1/models/{id}/card."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from llmcli.analysis.explain import Explanation, explain
+from llmcli.analysis.explained_model import choose_subject
+from llmcli.errors import LLMError
+from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
+from llmcli.evaluation.training_text import TrainingText, find_sources
+from llmcli.formats.loading import read_header
+from llmcli.generation.next_words import NextWords, max_evaluations, next_words
+from llmcli.generation.prompt import Prompt
+from llmcli.models.ensemble import EnsembleRuntime
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.runtime import Runtime
+from llmcli.reports.explanation_json import explanation_json
+from llmcli.reports.html_report import inspection_data
+from llmcli.server.chat import encode_messages, read_messages, require_template
+from llmcli.server.completions import check_length
+from llmcli.server.errors import ApiError
+from llmcli.server.fields import Fields
+from llmcli.server.limits import MAX_EXPLAIN_CHARACTERS, MAX_MEMORY_CHARACTERS, MAX_NEXT_WORDS
+from llmcli.server.models import ServedModel
+from llmcli.server.request_log import entry_of
+from llmcli.server.service import json_response, read_object, service_of
+
+DEFAULT_WORDS = 10
+
+
+# ---- next words
+
+
+async def next_word_list(request: Request) -> Response:
+    """POST /v1/next: the most likely next words after a text."""
+    service, body = service_of(request), Fields(await read_object(request))
+    model = service.models.find(body.text("model", "") or None)
+    prompt = body.text("prompt")
+    count = body.integer("n", DEFAULT_WORDS, 1, MAX_NEXT_WORDS)
+    entry_of(request.scope).model, entry_of(request.scope).prompt = model.name, prompt
+    await service.search(lambda: _check_prompt(prompt, model))
+    found = await service.analyze(model.name, lambda runtime: _next_words(runtime, model, prompt))
+    return await json_response(lambda: {"model": model.name} | found.as_json(prompt, count))
+
+
+def _check_prompt(prompt: str, model: ServedModel) -> None:
+    check_length(len(Prompt.of(prompt, model.tokenizer).ids), model)
+
+
+def _next_words(runtime: Runtime, model: ServedModel, prompt: str) -> NextWords:
+    return next_words(runtime, model.tokenizer, prompt, max_evaluations(model.source.parameters))
+
+
+# ---- explain
+
+
+@dataclass(frozen=True)
+class _Explained:
+    """An explanation, with what is shown beside it."""
+
+    explanation: Explanation
+    words: NextWords  # none after a conversation
+    expert: dict[str, object] | None  # of an ensemble, the model that is shown
+
+
+async def explain_prompt(request: Request) -> Response:
+    """POST /v1/explain: what happens inside the model while it reads a prompt, or messages."""
+    service, body = service_of(request), Fields(await read_object(request))
+    model = service.models.find(body.text("model", "") or None)
+    count = body.integer("n", DEFAULT_WORDS, 1, MAX_NEXT_WORDS)
+    literal = body.flag("literal")
+    text, prompt = await service.search(lambda: _read_prompt(body, model))
+    entry_of(request.scope).model, entry_of(request.scope).prompt = model.name, text
+    found = await service.analyze(model.name, lambda runtime: _explain(runtime, model, prompt, count, literal=literal))
+    return await json_response(
+        lambda: (
+            {"model": model.name}
+            | explanation_json(found.explanation, found.words, model.tokenizer, text, count)
+            | ({"expert": found.expert} if found.expert else {})
+        )
+    )
+
+
+def _read_prompt(body: Fields, model: ServedModel) -> tuple[str, str | Prompt]:
+    """(title, prompt) of what is analyzed: a text, or a conversation, whose last answer may be incomplete."""
+    if not body.given("messages"):
+        text = body.text("prompt", max_characters=MAX_EXPLAIN_CHARACTERS)
+        _check_prompt(text, model)
+        return text, text
+    messages = read_messages(body.raw("messages"))
+    prompt, _ = encode_messages(messages, require_template(model), model.context, 1)
+    return messages[-1].content, prompt
+
+
+def _explain(runtime: Runtime, model: ServedModel, prompt: str | Prompt, count: int, *, literal: bool) -> _Explained:
+    """In the engine's thread."""
+    tokenizer = model.tokenizer
+    ensemble = runtime if isinstance(runtime, EnsembleRuntime) else None
+    subject = choose_subject(
+        model.source, tokenizer, prompt, literal=literal, on_note=lambda note: None, runtime=ensemble
+    )
+    reader = runtime if isinstance(runtime, NumpyRuntime) else NumpyRuntime(subject.checkpoint)
+    found = explain(
+        reader, tokenizer, prompt, literal=literal, candidates=count,
+        ensemble=subject.ensemble,
+    )  # fmt: skip
+    words = NextWords((), 1.0, 0)
+    if isinstance(prompt, str):
+        runtime.rewind()
+        words = next_words(runtime, tokenizer, prompt, max_evaluations(model.source.parameters))
+    return _Explained(found, words, subject.expert)
+
+
+# ---- memorization
+
+
+async def memory(request: Request) -> Response:
+    """POST /v1/memory: which passages of a text stand verbatim in the training text."""
+    service, body = service_of(request), Fields(await read_object(request))
+    model = service.models.find(body.text("model", "") or None)
+    text = body.text("text", max_characters=MAX_MEMORY_CHARACTERS)
+    entry_of(request.scope).model, entry_of(request.scope).prompt = model.name, text
+    found = await service.search(lambda: _search(model, text))
+    return await json_response(lambda: {"model": model.name} | found)
+
+
+def _search(model: ServedModel, text: str) -> dict[str, object]:
+    texts = [replace(one, end=min(one.end, MAX_SEARCHED_BYTES)) for one in training_texts(model)]
+    names = [name for one in texts for name in one.names]
+    return find_verbatim([text], texts)[0].as_json(text, names)
+
+
+def training_texts(model: ServedModel) -> list[TrainingText]:
+    """The training text of a model, or of each model of an ensemble. Raises ApiError if it is not at hand."""
+    try:
+        return [TrainingText.of(find_sources(record, model.path), [record]) for record in model.source.records]
+    except LLMError as error:
+        raise ApiError(
+            f"the training text of {model.name} is not here; put its files beside the model", 404,
+            code="training_text_not_found",
+        ) from error  # fmt: skip
+
+
+# ---- the card
+
+
+async def card(request: Request) -> Response:
+    """GET /v1/models/{id}/card: what `llm inspect` shows of a model."""
+    service = service_of(request)
+    model = service.models.find(request.path_params["id"])
+    return await json_response(lambda: _card(model))
+
+
+def _card(model: ServedModel) -> dict[str, Any]:
+    data = inspection_data(read_header(model.path), lambda note: None)
+    return model.as_json() | data | {"file": model.path.name}

@@ -1,0 +1,115 @@
+"""The models that are served, by name: the stem of the file's name. Each is loaded when it is first used.
+
+Its tokenizer and chat template are used by many threads, its runtime only by the engine's.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from llmcli.data.chat_template import ChatTemplate
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.errors import LLMError
+from llmcli.formats.ensemble_file import Ensemble
+from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
+from llmcli.models.open_runtime import open_runtime
+from llmcli.models.runtime import Runtime
+from llmcli.server.errors import ApiError, ModelLoadError
+
+MAX_LISTED = 10  # names in an error
+
+
+class ServedModel:
+    """A model file. Its header is read at once, so that a missing or damaged file is an error at the start."""
+
+    def __init__(self, path: Path, context: int | None = None) -> None:
+        """`context` limits the context length. Raises LLMError."""
+        self.path, self.name = path, path.stem if path.is_file() else path.name
+        self.source = load_any(path)
+        self.created = int(path.stat().st_mtime)
+        longest = self.source.shared.config.max_position_embeddings
+        self.context = longest if context is None else min(context, longest)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return open_tokenizer(self.source)
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """Its chat template; None if it has none."""
+        return open_chat_template(self.source, self.tokenizer)
+
+    @cached_property
+    def experts(self) -> list[str]:
+        """The models of an ensemble, or the numbers of a sparse model's experts; [] without any."""
+        if isinstance(self.source, Ensemble):
+            return list(self.source.names)
+        return [str(number) for number in range(self.source.config.num_experts)]
+
+    def as_json(self) -> dict[str, object]:
+        """The model as /v1/models lists it."""
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "llmcli",
+            "context_length": self.context,
+            "max_model_len": self.context,  # the name that vLLM's clients know
+            "parameters": self.source.parameters,
+            "chat": self.template is not None,
+            "experts": self.experts,
+        }
+
+
+class Models:
+    """The served models."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        device: str = "cpu",
+        quantize: str | None = None,
+        context: int | None = None,
+        on_note: Callable[[str], None] = lambda note: None,
+    ) -> None:
+        """Raises LLMError for a file that is no model, and for two files of one name."""
+        self._device, self._quantize, self._on_note = device, quantize, on_note
+        self._models: dict[str, ServedModel] = {}
+        for path in paths:
+            model = ServedModel(path, context)
+            if model.name in self._models:
+                raise LLMError(
+                    f"{self._models[model.name].path} and {path} would both be served as {model.name}; rename one of "
+                    "them"
+                )
+            self._models[model.name] = model
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models.values())
+
+    @property
+    def default(self) -> ServedModel:
+        """The model of requests that name none."""
+        return next(iter(self))
+
+    def find(self, name: str | None) -> ServedModel:
+        """The model of this name. Raises ApiError if it is not served."""
+        if name is None:
+            return self.default
+        if name not in self._models:
+            names = ", ".join(list(self._models)[:MAX_LISTED])
+            raise ApiError(
+                f"there is no model {name[:200]!r} here; this server has {names}", 404, param="model",
+                code="model_not_found",
+            )  # fmt: skip
+        return self._models[name]
+
+    def open_runtime(self, name: str) -> tuple[Runtime, Tokenizer]:
+        """Load a model. Raises LLMError."""
+        model = self._models[name]
+        try:
+            return open_runtime(model.source, self._device, self._quantize, self._on_note), model.tokenizer
+        except (LLMError, OSError, MemoryError) as error:
+            self._on_note(f"{model.path} could not be loaded: {str(error) or 'out of memory'}")
+            raise ModelLoadError(str(error)) from error

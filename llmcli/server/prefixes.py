@@ -1,0 +1,68 @@
+"""The KV caches of finished requests, of which new prompts reuse what they have in common: a system prompt, or a
+conversation so far. The least recently used are dropped when they exceed a number of bytes.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from llmcli.generation.chat import common_prefix
+from llmcli.models.runtime import Runtime
+
+MIN_SHARED = 4  # tokens; fewer are not worth a copy
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """A runtime of a model, and the tokens that its cache holds."""
+
+    model: str
+    runtime: Runtime
+    ids: Sequence[int]
+    bytes: int  # of the cache
+
+
+class PrefixCache:
+    """Kept caches of any models."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._kept: list[Prefix] = []  # the least recently used first
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all that are kept."""
+        return sum(prefix.bytes for prefix in self._kept)
+
+    def keep(self, prefix: Prefix) -> None:
+        """Keep a cache whose runtime nobody else uses any more. It replaces those that hold only its beginning."""
+        if prefix.bytes > self._max_bytes or not prefix.ids:
+            return
+        self._kept = [p for p in self._kept if p.model != prefix.model or _shared(p, prefix.ids) < len(p.ids)]
+        self._kept.append(prefix)
+        while self.bytes > self._max_bytes:
+            del self._kept[0]
+
+    def take(self, model: str, ids: Sequence[int], live: Iterable[Prefix] = ()) -> tuple[Runtime, int] | None:
+        """(a runtime for a prompt of a model, how many of `ids` its cache holds), as many as a kept cache or one of the
+        `live` ones has in common with them; None if there are too few.
+
+        A kept cache that holds nothing else is handed over; of others the beginning is copied.
+        """
+        known = [prefix for prefix in (*live, *self._kept) if prefix.model == model]
+        best = max(known, key=lambda prefix: _shared(prefix, ids), default=None)
+        if best is None or (length := _shared(best, ids)) < MIN_SHARED:
+            return None
+        if best in self._kept:
+            self._kept.remove(best)
+            if length == len(best.ids):
+                return best.runtime, length
+            self._kept.append(best)  # as the one used last
+        return best.runtime.fork(length), length
+
+
+def _shared(prefix: Prefix, ids: Sequence[int]) -> int:
+    """How many tokens a cache has in common with the beginning of a prompt."""
+    return common_prefix(prefix.ids, ids)

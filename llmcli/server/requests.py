@@ -1,0 +1,95 @@
+"""What the engine is asked, and what it answers: plain data, without HTTP and without a model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llmcli.config import SamplingConfig
+from llmcli.errors import LLMError
+from llmcli.generation.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Request:
+    """Tokens to continue."""
+
+    model: str  # the name that it is served under
+    prompt: Prompt | tuple[int, ...]  # token ids are continued as they are; of a Prompt, the last word may continue
+    sampling: SamplingConfig
+    stop_ids: frozenset[int] = frozenset()  # end the text, besides those of the tokenizer
+    top_logprobs: int = 0  # alternatives to report for each token
+    prompt_logprobs: bool = False  # also report the log probabilities of the prompt's tokens, which must be ids
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A token that could stand at a place, with its log probability under the model (natural, before any filter)."""
+
+    id: int | None  # None: text that no single token spells, at the end of a prompt that is tokenized in several ways
+    text_bytes: bytes
+    logprob: float
+
+
+@dataclass(frozen=True)
+class PromptToken:
+    """A token of the prompt. The first has no log probability and no alternatives."""
+
+    id: int
+    text_bytes: bytes
+    logprob: float | None
+    alternatives: tuple[Alternative, ...] = ()  # most likely first
+
+
+@dataclass(frozen=True)
+class Started:
+    """The prompt is processed; `prompt` has its tokens if they were asked for."""
+
+    prompt_tokens: int
+    cached_tokens: int  # of them, those whose keys and values were kept from an earlier request
+    prompt: tuple[PromptToken, ...] = ()
+
+
+@dataclass(frozen=True)
+class Token:
+    """A new token, and the text that it completes."""
+
+    id: int
+    text_bytes: bytes
+    text: str  # "" while a character is incomplete, or while a stop string may be beginning
+    logprob: float
+    alternatives: tuple[Alternative, ...] = ()
+    ends_text: bool = False  # the model's sign that the text ends, which is not part of it: the text is ""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The text ended."""
+
+    reason: str  # "stop" or "length"
+    tokens: int  # new tokens
+    text: str = ""  # held back until now, such as the beginning of a stop string that did not follow
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The request ended with an error; nothing follows."""
+
+    error: LLMError
+
+
+class QueueFullError(LLMError):
+    """More requests wait than the limit allows; the client may try again later."""
+
+
+Event = Started | Token | Finished | Failed  # Started, any number of Token, then Finished; or Failed at any place
+OnEvent = Callable[[Event], None]  # called in the engine's thread; must return at once
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of anything the engine accepts; docs/serve.md lists the numbers."""
+
+    concurrent: int = 16  # sequences that are decoded together
+    queue: int = 64  # requests that wait; more are refused
+    live_bytes: int = 4 << 30  # keys and values of sequences that are decoded together; one always runs
+    prefix_bytes: int = 1 << 30  # keys and values kept of earlier requests
+    context: int | None = None  # tokens; None: the model's context length

@@ -1,0 +1,97 @@
+"""What the routes share: the models, the engine, the counts, and how a request is received."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive
+
+from llmcli.models.runtime import Runtime
+from llmcli.server.engine import Engine
+from llmcli.server.errors import ApiError
+from llmcli.server.fields import parse_object
+from llmcli.server.limits import MAX_ANALYSES, RECEIVE_SECONDS, REQUEST_SECONDS
+from llmcli.server.metrics import Metrics
+from llmcli.server.models import Models
+
+T = TypeVar("T")
+
+
+@dataclass
+class Service:
+    """The state of the server. Its methods run on the event loop."""
+
+    models: Models
+    engine: Engine
+    metrics: Metrics = field(default_factory=Metrics)
+    loading: bool = False  # the first model is being loaded
+    analyses: int = 0  # in progress
+
+    async def analyze(self, model: str, function: Callable[[Runtime], T]) -> T:
+        """Run a function on a scratch runtime of a model, in the engine's thread. Raises ApiError."""
+        # shielded: the engine sets the result of a job, which must not be cancelled then
+        return await self._bounded(lambda: asyncio.shield(asyncio.wrap_future(self.engine.run(model, function))))
+
+    async def search(self, function: Callable[[], T]) -> T:
+        """Run a function that takes seconds in a thread of its own. Raises ApiError when too many are running."""
+        return await self._bounded(lambda: run_in_threadpool(function))
+
+    async def _bounded(self, start: Callable[[], Awaitable[T]]) -> T:
+        if self.analyses >= MAX_ANALYSES:
+            raise ApiError(f"{MAX_ANALYSES} analyses are in progress; try again later", 429, code="queue_full")
+        self.analyses += 1
+        try:
+            return await asyncio.wait_for(start(), REQUEST_SECONDS)
+        except asyncio.TimeoutError as error:
+            raise ApiError(f"the answer took longer than {REQUEST_SECONDS} seconds", 503, code="timeout") from error
+        finally:
+            self.analyses -= 1
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request is sent to."""
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """The JSON object in the body of a request. Raises ApiError."""
+    try:
+        data = await asyncio.wait_for(request.body(), RECEIVE_SECONDS)
+    except asyncio.TimeoutError as error:
+        raise ApiError(f"the body did not arrive within {RECEIVE_SECONDS} seconds", 408) from error
+    return await run_in_threadpool(parse_object, data)
+
+
+async def json_response(content: Callable[[], Any]) -> Response:
+    """An answer whose JSON is computed in a thread: it may be large."""
+    data = await run_in_threadpool(lambda: dump(content()))
+    return Response(data, media_type="application/json")
+
+
+def dump(value: Any) -> bytes:
+    """JSON as compact UTF-8. Raises ValueError for NaN."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`, which is cancelled when the client disconnects: then None. The body must be read."""
+    tasks = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return tasks[0].result() if tasks[0].done() else None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,39 @@
+"""`llm serve`: what it refuses before it listens."""
+
+import importlib.util
+
+import pytest
+
+pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--host", "0.0.0.0"], 2, "a key is needed; give one: --api-key KEY"),
+        (["--host", "no.such.host.invalid"], 2, "--host no.such.host.invalid is not known"),
+        (["--host", "198.51.100.7"], 2, "--host 198.51.100.7 is not an address of this computer"),
+        (["--api-key", ""], 2, "the API key must be printable"),
+        (["--api-key", "ключ"], 2, "the API key must be printable"),
+        (["--port", "70000"], 2, "--port"),
+        (["--quantize", "int8", "--device", "cuda"], 2, "--device has no effect with --quantize"),
+    ],
+)
+def test_what_is_refused(llm, tiny_model, options, code, message):
+    words = options if "--port" in options else [*options, "--port", "0"]
+    result = llm("serve", "-m", tiny_model, *words)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_missing_model_is_one_line(llm):
+    result = llm("serve", "--port", "0")
+    assert result.exit_code == 1 and "there is no model.safetensors here" in result.stderr
+    result = llm("serve", "-m", "missing.safetensors", "--port", "0")
+    assert result.exit_code == 1 and "missing.safetensors" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_without_its_packages_it_says_what_to_install(llm, tiny_model, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    result = llm("serve", "-m", tiny_model)
+    assert result.exit_code == 1 and "pip install 'llmcli[serve]'" in result.stderr

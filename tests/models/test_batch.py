@@ -1,0 +1,116 @@
+"""Forks of a runtime, and tokens of several forks processed together, compared with a runtime that is alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llmcli.config import ModelConfig
+from llmcli.errors import LLMError
+from llmcli.models.batch import step_batch
+from llmcli.models.ensemble import EnsembleRuntime
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.onnx_runtime import OnnxRuntime, is_installed
+from tests.conftest import random_checkpoint
+
+DENSE = ModelConfig(300, 64, 96, 2, 4, 2, 16, 200)
+MOE = replace(DENSE, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2)
+
+
+def torch_runtime():
+    from llmcli.models.torch_runtime import TorchRuntime
+
+    return TorchRuntime(random_checkpoint(DENSE), "cpu")
+
+
+needs_onnxruntime = pytest.mark.skipif(
+    not is_installed(), reason="needs onnxruntime and onnx: pip install -e '.[fast]'"
+)
+RUNTIMES = {
+    "dense": lambda: NumpyRuntime(random_checkpoint(DENSE)),
+    "qwen2": lambda: NumpyRuntime(random_checkpoint(replace(DENSE, model_type="qwen2", tie_word_embeddings=True))),
+    "moe": lambda: NumpyRuntime(random_checkpoint(MOE)),
+    "ensemble": lambda: EnsembleRuntime([NumpyRuntime(random_checkpoint(DENSE, seed)) for seed in range(2)]),
+    "torch": torch_runtime,
+    "int8": lambda: OnnxRuntime(random_checkpoint(DENSE), "int8"),
+    "int4": lambda: OnnxRuntime(random_checkpoint(DENSE), "int4"),
+}
+
+
+def parameters(names):
+    marks = {"torch": pytest.mark.slow, "int8": needs_onnxruntime, "int4": needs_onnxruntime}
+    return [pytest.param(name, marks=marks.get(name, ())) for name in names]
+
+
+def assert_close(name, logits, expected):
+    """Products in int8 differ with the kernel, which depends on the number of tokens."""
+    tolerance = 0.03 if name.startswith("int") else 1e-5
+    assert np.sqrt(np.mean((logits - expected) ** 2)) < tolerance * expected.std()
+
+
+@pytest.mark.parametrize("name", parameters(RUNTIMES))
+def test_a_fork_continues_from_its_prefix_and_leaves_the_other(name):
+    rng = np.random.default_rng(0)
+    ids, other = rng.integers(0, 300, (2, 40)).tolist()
+    runtime, reference = RUNTIMES[name](), RUNTIMES[name]()
+    runtime.prefill(ids)
+    fork = runtime.fork(20)
+    assert (fork.length, fork.context, fork.parameters) == (20, runtime.context, runtime.parameters)
+    assert_close(name, fork.prefill(other[:7]), reference.prefill([*ids[:20], *other[:7]]))
+    reference.rewind()
+    assert_close(name, runtime.prefill(other), reference.prefill([*ids, *other]))  # it was not changed
+    assert runtime.fork().length == 0
+    reference.rewind()
+    assert_close(name, runtime.fork().prefill(other), reference.prefill(other))
+
+
+@pytest.mark.parametrize("name", parameters(RUNTIMES))
+def test_the_cache_takes_as_much_memory_as_it_says(name):
+    runtime = RUNTIMES[name]()
+    runtime.prefill(list(range(150)))
+    per_token = runtime.cache_bytes_per_token
+    assert per_token == 2 * 2 * 2 * 16 * 4 * (2 if name == "ensemble" else 1)  # k and v, layers, G, D, float32, models
+    assert 150 * per_token <= runtime.cache_bytes <= 2 * 150 * per_token
+
+
+@pytest.mark.parametrize("name", parameters(RUNTIMES))
+@pytest.mark.parametrize("seed", [0, 1])
+def test_texts_that_come_and_go_get_the_logits_of_a_runtime_alone(name, seed):
+    rng = np.random.default_rng(seed)
+    base, reference = RUNTIMES[name](), RUNTIMES[name]()
+    texts, runtimes = [], []
+    for _ in range(40):
+        if len(runtimes) < 2 or (len(runtimes) < 9 and rng.random() < 0.4):  # one comes, perhaps as a fork
+            source = int(rng.integers(len(runtimes))) if runtimes and rng.random() < 0.5 else None
+            text = texts[source][: len(texts[source]) // 2] if source is not None else []
+            runtime = runtimes[source].fork(len(text)) if source is not None else base.fork()
+            new = rng.integers(0, 300, rng.integers(1, 70)).tolist()
+            runtime.prefill(new)
+            texts.append([*text, *new])
+            runtimes.append(runtime)
+        elif rng.random() < 0.3:  # one goes
+            gone = int(rng.integers(len(runtimes)))
+            del texts[gone], runtimes[gone]
+        elif rng.random() < 0.2:  # one starts again
+            runtimes[0].rewind(1)
+            texts[0] = texts[0][:1]
+        stepped = [int(i) for i in rng.permutation(len(runtimes))[: rng.integers(1, len(runtimes) + 1)]]
+        tokens = rng.integers(0, 300, len(stepped)).tolist()
+        logits = step_batch([runtimes[i] for i in stepped], tokens)
+        for i, token in zip(stepped, tokens, strict=True):
+            texts[i].append(token)
+            assert runtimes[i].length == len(texts[i])
+        check = int(rng.integers(len(stepped)))
+        reference.rewind()
+        assert_close(name, logits[check], reference.prefill(texts[stepped[check]]))
+
+
+@pytest.mark.parametrize("name", parameters(["dense", "int8", "ensemble"]))
+def test_a_full_context_is_an_error_and_changes_no_runtime(name):
+    base = RUNTIMES[name]()
+    full, other = base.fork(), base.fork()
+    full.prefill([1] * 200)
+    other.prefill([2, 3])
+    with pytest.raises(LLMError, match="exceed the context length of 200"):
+        step_batch([full, other], [4, 5])
+    assert (full.length, other.length) == (200, 2)

@@ -1,0 +1,55 @@
+"""Two tiny models with random weights, served in this process: "text" continues text, "chat" answers conversations."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
+
+from starlette.testclient import TestClient
+
+from llmcli.config import ModelConfig
+from llmcli.data.chat_template import CHATML, with_chat_template
+from llmcli.data.tokenizer import Tokenizer
+from llmcli.formats.checkpoint import save
+from llmcli.server.app import create_app
+from llmcli.server.models import Models
+from tests.conftest import TEXT, random_checkpoint
+
+URL = "http://127.0.0.1:8000"
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The files text.safetensors, with a context of 64 tokens, and chat.safetensors, with 128."""
+    directory = tmp_path_factory.mktemp("served")
+    tokenizer = Tokenizer.train_bpe([TEXT], 300)
+    paths = directory / "text.safetensors", directory / "chat.safetensors"
+    for path, context in zip(paths, (64, 128), strict=True):
+        config = ModelConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, context)
+        checkpoint = random_checkpoint(config, tokenizer_json=tokenizer.to_json())
+        if path.stem == "chat":
+            checkpoint = replace(checkpoint, tokenizer_config_json=with_chat_template("{}", CHATML))
+        save(path, checkpoint)
+    return paths
+
+
+@pytest.fixture(scope="session")
+def client(served: tuple[Path, Path]) -> Iterator[TestClient]:
+    """A client of both models; "text" is the default."""
+    with TestClient(create_app(Models(served)), base_url=URL) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def completion(client: TestClient):
+    """`completion(prompt="The cat")` posts to /v1/completions, greedily, and returns the answer's JSON."""
+
+    def post(path: str = "/v1/completions", **fields: object) -> dict:
+        response = client.post(path, json={"temperature": 0} | fields)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    return post

@@ -1,0 +1,173 @@
+"""/v1/completions: the text of `llm generate`, log probabilities computed by hand, and the shapes of OpenAI."""
+
+import json
+
+import numpy as np
+import pytest
+
+from llmcli.formats.loading import load_any, open_tokenizer
+from llmcli.models.logits import log_softmax
+from llmcli.models.numpy_runtime import NumpyRuntime
+from tests.server.streams import choices, events
+
+PROMPT = "The cat sat on"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(served):
+    return open_tokenizer(load_any(served[0]))
+
+
+@pytest.fixture
+def generated(served, llm):
+    """`generated(PROMPT, "--seed", 1)` is the text of `llm generate`."""
+
+    def run(prompt, *options):
+        result = llm("generate", prompt, "-m", served[0], "--json", *options)
+        return json.loads(result.stdout)
+
+    return run
+
+
+def logprobs_by_hand(path, ids):
+    """Log probabilities [T, V] after each token."""
+    return np.array([log_softmax(row) for row in NumpyRuntime(load_any(path)).logits(ids)])
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, "りんご", "The do", "A"])
+def test_greedy_text_is_that_of_generate(completion, generated, prompt):
+    answer = completion(prompt=prompt, max_tokens=20, logprobs=0)
+    expected = generated(prompt, "-t", 0, "-n", 20)
+    [choice] = answer["choices"]
+    assert choice["text"] == expected["text"]
+    assert choice["finish_reason"] == expected["finish_reason"]
+    logprobs = choice["logprobs"]["token_logprobs"][: len(expected["tokens"])]
+    assert logprobs == pytest.approx([token["logprob"] for token in expected["tokens"]], abs=1e-5)
+
+
+def test_each_choice_has_a_seed_of_its_own(completion, generated):
+    fields = {"prompt": PROMPT, "temperature": 1.2, "min_p": 0, "n": 3, "seed": 7, "max_tokens": 8}
+    answer = completion(**fields)
+    expected = [generated(PROMPT, "-t", 1.2, "--min-p", 0, "-n", 8, "--seed", seed)["text"] for seed in (7, 8, 9)]
+    assert [choice["text"] for choice in answer["choices"]] == expected
+    assert len(set(expected)) == 3
+    assert (
+        completion(prompt=PROMPT, temperature=1.2, min_p=0, n=3, seed=7, max_tokens=8)["choices"] == answer["choices"]
+    )
+
+
+def test_echo_has_the_log_probabilities_of_the_prompt(completion, served, tokenizer):
+    """What lm_eval reads: the first is null; each later one is that of the token given those before it."""
+    ids = tokenizer.encode("The dog ate the hat.")
+    [choice] = completion(prompt=ids, echo=True, logprobs=2, max_tokens=1)["choices"]
+    expected = logprobs_by_hand(served[0], ids)
+    figures = choice["logprobs"]
+    assert figures["token_logprobs"][0] is None and figures["top_logprobs"][0] is None
+    given = [expected[i, token] for i, token in enumerate(ids[1:])]
+    assert figures["token_logprobs"][1:-1] == pytest.approx(given, abs=1e-5)
+    assert figures["token_logprobs"][-1] == pytest.approx(expected[-1].max(), abs=1e-5)
+    for i, top in enumerate(figures["top_logprobs"][1:]):
+        assert max(top.values()) == pytest.approx(expected[i].max(), abs=1e-5)
+        assert figures["token_logprobs"][i + 1] in top.values()  # the very same float
+    assert choice["text"].startswith("The dog ate the hat.")
+    assert "".join(figures["tokens"][: len(ids)]) == "The dog ate the hat."
+
+
+def test_a_greedy_token_is_the_largest_of_its_alternatives(completion, served):
+    """lm_eval's test of greediness, with one alternative, finds the argmax of the logits."""
+    ids = [283]
+    for _ in range(6):
+        ids.append(int(logprobs_by_hand(served[0], ids)[-1].argmax()))
+    ids[3:3] = [70, 80]  # not greedy
+    [choice] = completion(prompt=ids, echo=True, logprobs=1, max_tokens=1)["choices"]
+    by_hand = logprobs_by_hand(served[0], ids).argmax(-1)[:-1] == ids[1:]
+    figures = choice["logprobs"]
+    pairs = zip(figures["token_logprobs"][1:-1], figures["top_logprobs"][1:-1], strict=True)
+    assert [logprob == max(top.values()) for logprob, top in pairs] == by_hand.tolist()
+    assert by_hand[:2].all() and not by_hand.all()
+
+
+def test_offsets_count_characters(completion):
+    [choice] = completion(prompt="りんごを食べる", echo=True, logprobs=0, max_tokens=4)["choices"]
+    figures = choice["logprobs"]
+    for text, start in zip(figures["tokens"], figures["text_offset"], strict=True):
+        if not text.startswith(("bytes:", "<|")):
+            assert choice["text"][start:].startswith(text)
+
+
+def test_no_tokens(completion):
+    answer = completion(prompt=PROMPT, max_tokens=0)
+    assert answer["choices"] == [{"text": "", "index": 0, "logprobs": None, "finish_reason": "length"}]
+    echoed = completion(prompt=PROMPT, max_tokens=0, echo=True, logprobs=1)
+    assert echoed["choices"][0]["text"] == PROMPT
+    assert len(echoed["choices"][0]["logprobs"]["tokens"]) == echoed["usage"]["prompt_tokens"]
+    assert echoed["usage"]["completion_tokens"] == 0
+
+
+def test_several_prompts_of_either_kind(completion, tokenizer):
+    single = [completion(prompt=text)["choices"][0]["text"] for text in (PROMPT, "The dog")]
+    answer = completion(prompt=[PROMPT, "The dog"], n=2)
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+    assert [choice["text"] for choice in answer["choices"]] == [single[0], single[0], single[1], single[1]]
+    assert answer["usage"]["prompt_tokens"] == sum(len(tokenizer.encode(text)) for text in (PROMPT, "The dog"))
+    ids = [tokenizer.encode(PROMPT), tokenizer.encode("The dog")]
+    of_ids = [completion(prompt=one)["choices"][0]["text"] for one in ids]
+    assert [choice["text"] for choice in completion(prompt=ids)["choices"]] == of_ids
+
+
+def test_the_default_is_sixteen_tokens(completion):
+    answer = completion(prompt=PROMPT)
+    assert answer["object"] == "text_completion" and answer["model"] == "text" and answer["id"].startswith("cmpl-")
+    assert answer["usage"]["completion_tokens"] == 16
+    usage = answer["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def test_a_stop_string_ends_the_text_before_it(completion):
+    text = completion(prompt=PROMPT, max_tokens=30)["choices"][0]["text"]
+    stop = text[5:8]
+    [choice] = completion(prompt=PROMPT, max_tokens=30, stop=[stop, "never found"])["choices"]
+    assert choice["text"] == text[: text.index(stop)]
+    assert choice["finish_reason"] == "stop"
+    assert completion(prompt=PROMPT, max_tokens=30, stop=stop)["choices"] == [choice]
+
+
+def test_a_stream_has_the_same_text(client, completion):
+    body = {"prompt": [PROMPT, "りんご"], "temperature": 0, "max_tokens": 20, "logprobs": 1, "n": 2, "echo": True}
+    whole = completion(**body)
+    response = client.post("/v1/completions", json=body | {"stream": True})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    for choice in whole["choices"]:
+        chunks = choices(response.text, choice["index"])
+        assert "".join(chunk["text"] for chunk in chunks) == choice["text"]
+        assert [chunk["finish_reason"] for chunk in chunks] == [None] * (len(chunks) - 1) + [choice["finish_reason"]]
+        for key, values in choice["logprobs"].items():
+            streamed = [value for chunk in chunks if chunk["logprobs"] for value in chunk["logprobs"][key]]
+            if key == "text_offset":
+                assert streamed == values
+            else:
+                assert json.dumps(streamed)[:200] == json.dumps(values)[:200] or streamed == pytest.approx(values)
+
+
+def test_usage_in_a_stream_only_if_asked_for(client):
+    body = {"prompt": PROMPT, "stream": True, "max_tokens": 3, "temperature": 0}
+    assert all("usage" not in event for event in events(client.post("/v1/completions", json=body).text))
+    body["stream_options"] = {"include_usage": True}
+    last = events(client.post("/v1/completions", json=body).text)[-1]
+    assert last["choices"] == [] and last["usage"]["completion_tokens"] == 3
+
+
+def test_a_prompt_longer_than_the_context_is_refused(client, tokenizer):
+    ids = tokenizer.encode("The cat sat. " * 40)[:65]
+    response = client.post("/v1/completions", json={"prompt": ids})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+    assert "65 tokens" in response.json()["error"]["message"] and "64" in response.json()["error"]["message"]
+    assert client.post("/v1/completions", json={"prompt": ids[:64], "max_tokens": 3}).status_code == 200
+
+
+def test_token_ids_beside_the_log_probabilities(completion, tokenizer):
+    [choice] = completion(prompt=PROMPT, echo=True, logprobs=1, return_token_ids=True, max_tokens=5)["choices"]
+    tokens = choice["logprobs"]["content"]
+    assert [token["id"] for token in tokens[:-5]] == tokenizer.encode(PROMPT)
+    assert [token["logprob"] for token in tokens] == choice["logprobs"]["token_logprobs"]

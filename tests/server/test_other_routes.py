@@ -1,0 +1,110 @@
+"""The routes besides completions and chats: they answer what the subcommands print."""
+
+import json
+
+import pytest
+
+from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
+from llmcli.server.app import ROUTES
+from llmcli.server.openapi import description
+
+
+@pytest.fixture(scope="module")
+def tokenizer(served):
+    return open_tokenizer(load_any(served[0]))
+
+
+def test_health_and_models(client):
+    for path in ("/health", "/v1/health"):
+        assert client.get(path).json() == {"status": "ok"}
+    listed = client.get("/v1/models").json()
+    assert listed["object"] == "list" and [model["id"] for model in listed["data"]] == ["text", "chat"]
+    assert [model["chat"] for model in listed["data"]] == [False, True]
+    assert client.get("/v1/models/chat").json() == listed["data"][1]
+    missing = client.get("/v1/models/none")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_tokens_and_back(client, tokenizer, served):
+    text = "The cat <|endoftext|> りんご"
+    answer = client.post("/tokenize", json={"prompt": text}).json()
+    assert answer == {"tokens": tokenizer.encode(text), "count": len(tokenizer.encode(text)), "max_model_len": 64}
+    assert client.post("/tokenize", json={"content": text}).json() == answer
+    assert client.post("/detokenize", json={"tokens": answer["tokens"]}).json() == {"prompt": text, "content": text}
+    pieces = client.post("/tokenize", json={"prompt": "The cat", "with_pieces": True}).json()["tokens"]
+    assert "".join(piece["piece"] for piece in pieces) == "The cat"
+    assert client.post("/tokenize", json={"prompt": ""}).json()["tokens"] == []
+    template = open_chat_template(load_any(served[1]), tokenizer)
+    from llmcli.data.conversations import Message
+
+    ids = template.encode([Message("user", "Hi")], add_generation_prompt=True)
+    body = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}]}
+    assert client.post("/tokenize", json=body).json()["tokens"] == ids
+
+
+def test_what_lm_eval_asks_of_a_tokenizer(client, tokenizer):
+    info = client.get("/tokenizer_info").json()
+    assert info["eos_token"] == "<|endoftext|>" and info["bos_token"] is None
+    ids = client.post("/tokenize", json={"prompt": info["eos_token"], "add_special_tokens": False}).json()["tokens"]
+    assert ids == [tokenizer.eos_id]
+    assert client.post("/detokenize", json={"tokens": ids}).json()["prompt"] == info["eos_token"]
+    assert client.get("/tokenizer_info?model=chat").json()["chat_template"].startswith("{% for message")
+
+
+def test_next_words_are_those_of_generate(client, served, llm):
+    printed = json.loads(llm("generate", "The cat", "--next", 4, "--json", "-m", served[0]).stdout)
+    assert client.post("/v1/next", json={"prompt": "The cat", "n": 4}).json() == {"model": "text"} | printed
+
+
+def test_an_explanation_is_that_of_explain(client, served, llm):
+    printed = json.loads(llm("explain", "The cat", "--next", 4, "--json", "-m", served[0]).stdout)
+    assert client.post("/v1/explain", json={"prompt": "The cat", "n": 4}).json() == {"model": "text"} | printed
+
+
+def test_an_answer_is_explained_after_its_question(client):
+    messages = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "The cat"}]
+    answer = client.post("/v1/explain", json={"model": "chat", "messages": messages}).json()
+    assert answer["tokens"][0]["text"] == "<|im_start|>"
+    assert len(answer["next_tokens"]) == 10 and answer["next"] == []
+
+
+def test_the_card_shows_what_inspect_does(client, served, llm):
+    printed = json.loads(llm("inspect", served[0], "--json").stdout)
+    card = client.get("/v1/models/text/card").json()
+    assert (card["parameters"], card["bytes"]) == (printed["parameters"], printed["bytes"])
+    assert str(served[0].parent) not in json.dumps(card)
+
+
+def test_the_training_text_must_be_at_hand(client):
+    response = client.post("/v1/memory", json={"text": "The cat sat on the mat."})
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "training_text_not_found")
+
+
+def test_metrics_are_prometheus_text(client):
+    client.post("/v1/completions", json={"prompt": "The", "max_tokens": 2})
+    response = client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    values = {}
+    for line in response.text.splitlines():
+        if not line.startswith("#"):
+            name, value = line.rsplit(" ", 1)
+            assert name not in values
+            values[name] = float(value)
+    assert values["llmcli_requests_total"] >= 1 and values["llmcli_tokens_total"] >= 2
+    assert (
+        values["llmcli_time_to_first_token_seconds_count"]
+        == values['llmcli_time_to_first_token_seconds_bucket{le="+Inf"}']
+    )
+    assert values['llmcli_http_requests_total{route="/v1/completions",status="200"}'] >= 1
+
+
+def test_the_description_lists_every_route(client):
+    published = client.get("/openapi.json").json()
+    assert published == json.loads(json.dumps(description()))
+    listed = {(path, method) for path, operations in published["paths"].items() for method in operations}
+    assert listed == {(route.path, method.lower()) for route in ROUTES for method in route.methods - {"HEAD"}}
+
+
+def test_the_description_is_valid():
+    validator = pytest.importorskip("openapi_spec_validator", reason="needs pip install openapi-spec-validator")
+    validator.validate(description())

@@ -1,0 +1,101 @@
+"""The process of `llm serve`: how it starts, what it refuses, slow and rude clients, and how it ends."""
+
+import http.client
+import json
+import signal
+import socket
+import time
+
+import pytest
+
+from tests.platforms import posix
+from tests.server.processes import serving
+
+pytestmark = pytest.mark.slow
+LONG = {"prompt": "The", "max_tokens": 30_000, "temperature": 0, "stream": True}
+
+
+def post(served, body, path="/v1/completions"):
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    return connection.getresponse()
+
+
+def raw(served, data):
+    """What a server answers to bytes, until it closes the connection."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
+        client.sendall(data)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+@pytest.fixture(scope="module")
+def running(served):
+    with serving(served[0]) as process:
+        yield process
+
+
+def test_it_listens_on_loopback_and_answers(running):
+    assert running.url.startswith("http://127.0.0.1:")
+    assert post(running, {"prompt": "The"}).status == 200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: -1\r\n", b"Content-Length: 5\r\nContent-Length: 6\r\n", b"Content-Length: x\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", b"A" * 100_000 + b": x\r\n", b"\x00\xff: x\r\n",
+    ],
+)  # fmt: skip
+def test_a_damaged_head_is_a_400(running, head):
+    request = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        + head
+        + b"\r\n"
+    )
+    assert raw(running, request).split(b" ")[1] in (b"400", b"413", b"431")
+    assert post(running, {"prompt": "The"}).status == 200
+
+
+def test_a_request_that_does_not_arrive_is_dropped(running):
+    started = time.monotonic()
+    assert raw(running, b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n") == b""
+    assert time.monotonic() - started < 20
+
+
+def test_many_slow_connections_do_not_stop_others(running):
+    slow = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(200)]
+    try:
+        for connection in slow:
+            connection.sendall(b"POST / HTTP")
+        assert post(running, {"prompt": "The"}).status == 200
+    finally:
+        for connection in slow:
+            connection.close()
+
+
+@posix
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_within_five_seconds(served, number, code):
+    with serving(served[0]) as process:
+        response = post(process, LONG)
+        assert response.read(10)  # a text is being generated
+        started = time.monotonic()
+        process.process.send_signal(number)
+        assert process.process.wait(30) == code
+        assert time.monotonic() - started < 6
+
+
+@posix
+def test_a_short_answer_is_finished_after_the_signal(served):
+    with serving(served[0]) as process:
+        response = post(process, LONG | {"max_tokens": 400})
+        assert response.read(10)
+        process.process.send_signal(signal.SIGTERM)
+        assert response.read().endswith(b"data: [DONE]\n\n")
+        assert process.process.wait(30) == 143
+
+
+def test_a_port_in_use_is_one_line(running, served, llm):
+    result = llm("serve", "-m", served[0], "--port", running.port)
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1 and f"port {running.port} is in use" in result.stderr
