@@ -31,14 +31,22 @@ def linear(x: Array, weight: Array) -> Array:
     if T <= DOT_TOKENS:
         return np.ascontiguousarray(np.vecdot(weight[:, None], x[None]).T)
     y = np.empty((outputs, T), np.float32)
-    threads = 1 if weight.size * T < THREAD_PRODUCTS else cpu_cores()
-    bounds = [outputs * i // threads for i in range(threads + 1)]
-    ranges = [slice(*bounds[i : i + 2]) for i in range(threads)]
-    others = [_threads().submit(_multiply_blocks, weight[rows], x, y[rows]) for rows in ranges[1:]]
-    _multiply_blocks(weight[ranges[0]], x, y[ranges[0]])
-    for other in others:
-        other.result()
+    if weight.size * T < THREAD_PRODUCTS:
+        _multiply_blocks(weight, x, y)
+    else:
+        _multiply_in_threads(weight, x, y)
     return np.ascontiguousarray(y.T)
+
+
+def _multiply_in_threads(weight: Array, x: Array, y: Array) -> None:
+    """Set y [outputs, T] to the product; each core computes as many of the outputs."""
+    cores = cpu_cores()
+    bounds = [len(weight) * i // cores for i in range(cores + 1)]
+    first, *others = [slice(*bounds[i : i + 2]) for i in range(cores)]
+    futures = [_threads().submit(_multiply_blocks, weight[rows], x, y[rows]) for rows in others]
+    _multiply_blocks(weight[first], x, y[first])
+    for future in futures:
+        future.result()
 
 
 def _multiply_blocks(weight: Array, x: Array, y: Array) -> None:

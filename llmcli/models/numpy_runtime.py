@@ -193,13 +193,14 @@ class NumpyRuntime:
         slots = first._slots.arrange(runtimes, first.context)
         past, ids = np.zeros(B, np.int64), np.zeros(B, np.int64)  # in the order of the slots
         past[slots], ids[slots] = [runtime.length for runtime in runtimes], tokens
+        rows, masked = np.arange(B), np.arange(past.max() + 1) > past[:, None]  # [B], [B, S]
 
         def attend(layer: int, q: Array, k: Array, v: Array) -> Array:
             keys, values = (
                 array[:B] for array in first._slots.arrays[2 * layer : 2 * layer + 2]
             )  # [B, G, capacity, D]
-            keys[np.arange(B), :, past], values[np.arange(B), :, past] = k, v
-            return _attention_together(q, keys, values, past + 1)
+            keys[rows, :, past], values[rows, :, past] = k, v
+            return _attention_together(q, keys, values, past + 1, masked)
 
         first._extend_rotations(int(past.max()) + 1)
         x = first._forward(ids, first._rotations[past], attend)
@@ -370,18 +371,20 @@ def _attention(q: Array, keys: Array, values: Array, recorder: Recorder | None =
     return y
 
 
-def _attention_together(q: Array, keys: Array, values: Array, lengths: NDArray[np.int64]) -> Array:
+def _attention_together(
+    q: Array, keys: Array, values: Array, lengths: NDArray[np.int64], masked: NDArray[np.bool_]
+) -> Array:
     """Attention of the last token of B texts: q [B, H, D], keys and values [B, G, capacity, D] -> [B, H * D].
 
-    Of each text as many positions as `lengths` [B] says are in use.
+    Of each text as many positions as `lengths` [B] says are in use, and the others are `masked` [B, S].
     """
     B, H, D = q.shape
-    G, S = keys.shape[1], int(lengths.max())
+    G, S = keys.shape[1], masked.shape[1]
     if 2 * lengths.sum() < B * S:  # one long text among short ones: most of what follows would be masked
         texts = enumerate(lengths.tolist())
         return np.concatenate([_attention(q[b : b + 1], keys[b, :, :n], values[b, :, :n]) for b, n in texts])
     weights = q.reshape(B, G, H // G, D) @ keys[:, :, :S].swapaxes(2, 3)  # [B, G, H/G, S]
-    weights += np.where(np.arange(S) < lengths[:, None], np.float32(0), np.float32(-np.inf))[:, None, None]
+    np.copyto(weights, -np.inf, where=masked[:, None, None])
     weights -= weights.max(axis=-1, keepdims=True)
     np.exp(weights, out=weights)
     weights /= weights.sum(axis=-1, keepdims=True)
