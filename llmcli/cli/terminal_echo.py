@@ -9,10 +9,14 @@ from contextlib import contextmanager, suppress
 def without_echo() -> Iterator[None]:
     """Do not show what is typed in the terminal that standard input is; it stays there to be read. Nothing changes for
     other input, and on Windows, which shows nothing until it is read."""
-    if sys.platform == "win32" or sys.stdin is None or not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         yield
         return
-    import termios
+    try:
+        import termios
+    except ImportError:  # Windows
+        yield
+        return
 
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)

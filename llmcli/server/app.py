@@ -20,7 +20,7 @@ from llmcli.server.errors import ApiError, ModelLoadError, failed
 from llmcli.server.guard import Guard, error_response
 from llmcli.server.models import Models
 from llmcli.server.request_log import entry_of
-from llmcli.server.requests import Limits, QueueFullError
+from llmcli.server.requests import Limits, QueueFullError, StoppingError
 from llmcli.server.service import Service
 
 CLOSE_SECONDS = 0.5  # for the engine, after the answers in progress have had their time
@@ -136,7 +136,7 @@ def _as_api_error(error: Exception) -> ApiError:
             return ApiError("the client disconnected", 400)
         case QueueFullError():
             return ApiError(str(error), 429, code="queue_full")
-        case ModelLoadError():
+        case ModelLoadError() | StoppingError():
             return failed(error)
         case _:
             return ApiError(str(error))

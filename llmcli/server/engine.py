@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -26,12 +25,11 @@ from llmcli.errors import LLMError
 from llmcli.models.batch import step_batch
 from llmcli.models.runtime import Array, Runtime
 from llmcli.server.prefixes import Prefix, PrefixCache
-from llmcli.server.requests import Limits, OnEvent, QueueFullError, Request
+from llmcli.server.requests import Limits, OnEvent, QueueFullError, Request, StoppingError
 from llmcli.server.sequence import Counts, Sequence
 
 T = TypeVar("T")
 OpenModel = Callable[[str], tuple[Runtime, Tokenizer]]  # by the name that it is served under; raises LLMError
-STOPPING = "the server is stopping; try again later"
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class Engine:
         self._loader.shutdown(wait=False, cancel_futures=True)
 
     def submit(self, request: Request, on_event: OnEvent) -> Ticket:
-        """Add a request to the queue. Raises QueueFullError when too many wait, and LLMError after `close`."""
+        """Add a request to the queue. Raises QueueFullError when too many wait, and StoppingError after `close`."""
         sequence = Sequence(request, on_event, self._counts)
         with self._changed:
             self._check_open()
@@ -116,7 +114,7 @@ class Engine:
 
     def run(self, model: str, function: Callable[[Runtime], T]) -> "Future[T]":
         """Call a function between two passes, with a runtime of the model that has an empty cache. All else waits for
-        it. Raises LLMError after `close`."""
+        it. Raises StoppingError after `close`."""
         job = _Job(model, function, Future())
         with self._changed:
             self._check_open()
@@ -136,7 +134,7 @@ class Engine:
 
     def _check_open(self) -> None:
         if self._drain_until is not None:
-            raise LLMError(STOPPING)
+            raise StoppingError()
 
     def _wake(self, *_: object) -> None:
         with self._changed:
@@ -175,10 +173,11 @@ class Engine:
         with self._changed:
             waiting, jobs, self._waiting, self._jobs = self._waiting, self._jobs, [], []
         for job in jobs:
-            job.future.set_exception(LLMError(STOPPING))
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(StoppingError())
         late = self._active if time.monotonic() >= until else []
         for sequence in (*waiting, *late):
-            sequence.fail(LLMError(STOPPING))
+            sequence.fail(StoppingError())
         self._remove_ended()
 
     def _run_job(self) -> None:
@@ -187,7 +186,8 @@ class Engine:
             try:
                 if (model := self._model(job.model)) is None:
                     continue
-                job.future.set_result(job.function(model.runtime.fork()))
+                if job.future.set_running_or_notify_cancel():
+                    job.future.set_result(job.function(model.runtime.fork()))
             except Exception as error:  # it belongs to whoever waits for the result
                 job.future.set_exception(error)
             with self._changed:
@@ -247,8 +247,13 @@ class Engine:
 
     def _step_model(self, sequences: list[Sequence]) -> None:
         rows: list[Array | None] = [None] * len(sequences)
-        with suppress(Exception):  # of one of them, perhaps: each is processed alone below
-            rows[:] = step_batch([s.live_runtime for s in sequences], [s.next_token for s in sequences])
+        runtimes = [sequence.live_runtime for sequence in sequences]
+        lengths = [runtime.length for runtime in runtimes]
+        try:
+            rows[:] = step_batch(runtimes, [sequence.next_token for sequence in sequences])
+        except Exception:  # of one of them, perhaps: each is processed alone below
+            for runtime, length in zip(runtimes, lengths, strict=True):
+                runtime.rewind(length)
         for sequence, row in zip(sequences, rows, strict=True):
             try:
                 sequence.step_done(sequence.live_runtime.step(sequence.next_token) if row is None else row)

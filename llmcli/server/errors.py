@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmcli.errors import LLMError
+from llmcli.server.requests import StoppingError
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -51,6 +52,8 @@ def failed(error: BaseException) -> ApiError:
         return ApiError(
             "the model could not be loaded; the server's log says why", 503, param="model", code="model_not_loaded"
         )
+    if isinstance(error, StoppingError):
+        return ApiError(str(error), 503, code="stopping")
     if isinstance(error, LLMError) and error.__cause__ is None:  # one with a cause is not meant for users
         return ApiError(str(error), 500)
     return ApiError("the server made an error; its log has the details", 500)

@@ -76,6 +76,13 @@ class Failed:
     error: LLMError
 
 
+class StoppingError(LLMError):
+    """The server is being stopped."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is stopping; try again later")
+
+
 class QueueFullError(LLMError):
     """More requests wait than the limit allows; the client may try again later."""
 
