@@ -116,7 +116,7 @@ def from_record(record: object, source: str, shape: RecordShape | None = None) -
         record = _with_key(record)
         if not isinstance(record, Mapping):
             raise _RecordError(f"the record is {_kind(record)}; wanted an object: {{...}}")
-        shape = shape or record_shape(record)
+        shape = shape or record_shape(record) or _shape_by_keys(record)
         if shape is None:
             keys = ", ".join(list(map(str, record))[:5]) or "none"
             raise _RecordError(f'the record is no conversation (its keys: {keys}); wanted "messages", or "prompt" and '
@@ -126,6 +126,11 @@ def from_record(record: object, source: str, shape: RecordShape | None = None) -
     except _RecordError as error:
         raise LLMError(f"{source}: {error}") from error
     return Conversation(messages, source)
+
+
+def _shape_by_keys(record: Record) -> RecordShape | None:
+    """The shape whose keys a record has, though none of their values may be a conversation's."""
+    return next((shape for shape in SHAPES if record.keys() >= set(shape.keys)), None)
 
 
 class _RecordError(Exception):
@@ -207,9 +212,9 @@ def _weight(value: object, name: str) -> int:
     """The weight of a message in the loss, in OpenAI's format for fine-tuning; only answers are learned in any case."""
     if value is None:
         return 1
-    if type(value) is not int or value not in (0, 1):
-        raise _RecordError(f"{name} is {brief(value)}; wanted 1, or 0 for an answer that is not trained on")
-    return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or value not in (0, 1):
+        raise _RecordError(f"{name} is {_kind(value)}; wanted 1, or 0 for an answer that is not trained on")
+    return int(value)  # numbers in JSON files are read as floats
 
 
 def _content(value: object, name: str) -> str:

@@ -208,15 +208,15 @@ def test_what_follows_the_last_answer_is_not_answered() -> None:
     assert answered(()) == ()
 
 
-@pytest.mark.parametrize(("weight", "learned"), [(0, False), (1, True), (None, True)])
-def test_an_answer_of_weight_0_is_not_learned(weight: int | None, learned: bool) -> None:
+@pytest.mark.parametrize(("weight", "learned"), [(0, False), (1, True), (0.0, False), (1.0, True), (None, True)])
+def test_an_answer_of_weight_0_is_not_learned(weight: float | None, learned: bool) -> None:
     for keys, roles in ((("role", "content"), ("user", "assistant")), (("from", "value"), ("human", "gpt"))):
         asked, answered_ = (dict(zip(keys, pair, strict=True)) for pair in zip(roles, ("Hi", "Ho"), strict=True))
         record = {"messages": [asked, answered_ | {"weight": weight}]}
         assert from_record(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned))
 
 
-@pytest.mark.parametrize("weight", [2, -1, 0.5, 1.0, "1", True, [], {}])
+@pytest.mark.parametrize("weight", [2, -1, 0.5, 1.5, "1", True, False, [], {}])
 def test_another_weight_is_an_error(weight: object) -> None:
     record = {"messages": [*openai(USER), {"role": "assistant", "content": "Ho", "weight": weight}]}
     with pytest.raises(
