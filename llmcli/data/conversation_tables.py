@@ -1,8 +1,11 @@
 """Conversations of a table with two columns, a prompt and its answer: CSV and TSV files.
 
-A file is taken as one by the ending of its name, if each of its first rows has two columns, and either the first row is
-a header of a known pair such as question,answer, or most of these rows hold a word in both columns: tables of numbers
-do not. Standard library only.
+A file is taken as one by the ending of its name, if
+- its first row is a header of a known pair such as question,answer, or
+- all of its first rows have two columns, and most a word in both, which tables of numbers do not have, or
+- four in five of its first rows have two columns with a word in both: then a row that has not is an error.
+
+Standard library only.
 """
 
 import csv
@@ -54,11 +57,12 @@ def read_table(lines: TextLines, suffix: str) -> Table | None:
     Raises LLMError, also later while the conversations are read, for a row without exactly two columns. Rows whose
     cells are empty are left out.
     """
-    for dialect in _DIALECTS[suffix]:
-        rows = _first_rows(lines, dialect)
-        columns = _header(rows[0]) if rows else None
-        if columns or (rows and _holds_words(rows)):
-            return _table(lines, dialect, rows[0], columns)
+    starts = [(dialect, rows) for dialect in _DIALECTS[suffix] if (rows := _first_rows(lines, dialect))]
+    for fits in (_holds_words, _nearly_holds_words):
+        for dialect, rows in starts:
+            columns = _header(rows[0])
+            if columns or fits(rows):
+                return _table(lines, dialect, rows[0], columns)
     return None
 
 
@@ -84,8 +88,16 @@ def _header(row: list[str]) -> tuple[int, int] | None:
 
 
 def _holds_words(rows: list[list[str]]) -> bool:
-    with_words = sum(all(any(map(str.isalpha, cell)) for cell in row) for row in rows)
-    return with_words * 2 > len(rows) and all(len(row) == 2 for row in rows)
+    return _pairs_of_words(rows) * 2 > len(rows) and all(len(row) == 2 for row in rows)
+
+
+def _nearly_holds_words(rows: list[list[str]]) -> bool:
+    return _pairs_of_words(rows) * 5 >= len(rows) * 4
+
+
+def _pairs_of_words(rows: list[list[str]]) -> int:
+    """The number of rows of two columns with a letter in each."""
+    return sum(len(row) == 2 and all(any(map(str.isalpha, cell)) for cell in row) for row in rows)
 
 
 def _table(lines: TextLines, dialect: _Dialect, first_row: list[str], columns: tuple[int, int] | None) -> Table:
