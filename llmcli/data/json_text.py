@@ -37,6 +37,16 @@ def json_note(name: str, text: str, *, complete: bool) -> str | None:
         return _note(name, "JSON", first if isinstance(first, dict) else {}, ".[]" if isinstance(value, list) else "")
     if not complete and name.lower().endswith(".json") and text.lstrip()[:1] in ("{", "["):
         return _note(name, "JSON", {}, "")
+    if lines and name.lower().endswith((".jsonl", ".ndjson")):
+        return _broken_lines_note(name, text)
+    return None
+
+
+def _broken_lines_note(name: str, text: str) -> str | None:
+    """On JSON Lines with a line among the first that is none."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip() and _parse_object(line) is None:
+            return f"{name} line {number}: no JSON object, as a file of that name has; the file is used as plain text"
     return None
 
 

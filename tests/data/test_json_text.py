@@ -56,6 +56,16 @@ def test_other_text_is_not_mistaken_for_json(text: str) -> None:
     assert json_note("a.txt", text, complete=True) is None
 
 
+def test_a_line_that_is_no_json_is_named() -> None:
+    good = lines({"prompt": "Hi", "completion": "Ho"})
+    for text, line in (("\n{'prompt': 'Hi'}\n" * 3, 2), (good + '{"prompt": "a\tb"}\n' * 9, 2), ("Hello\n", 1)):
+        assert json_note("a.jsonl", text, complete=True) == (
+            f"a.jsonl line {line}: no JSON object, as a file of that name has; the file is used as plain text"
+        )
+    assert json_note("a.jsonl", good + '{"prompt"', complete=False) is not None  # the end may be cut off
+    assert json_note("a.jsonl", "\n", complete=True) is None
+
+
 def test_train_notes_that_json_is_used_as_plain_text(llm: Llm) -> None:
     Path("d").mkdir()
     for name in ("a.jsonl", "b.jsonl", "c.json"):
