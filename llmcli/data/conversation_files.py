@@ -62,9 +62,7 @@ def read_conversations(name: str, path: Path, *, speakers: tuple[str, str] | Non
     Raises LLMError, with the name and the line, for what is malformed in a file that was recognized; if nothing can be
     learned from it; and if a library is missing that the file needs.
     """
-    with open_regular_file(name, path) as file:
-        is_parquet = file.read(len(MAGIC)) == MAGIC
-    if is_parquet:
+    if _is_parquet(name, path):
         return _read_parquet(name, path)
     suffix = _suffix(path)
     try:
@@ -75,6 +73,43 @@ def read_conversations(name: str, path: Path, *, speakers: tuple[str, str] | Non
         if suffix in _SUFFIXES:
             raise
         return None
+
+
+def require_conversations(name: str, path: Path, *, speakers: tuple[str, str] | None = None) -> ConversationFile:
+    """Like `read_conversations`, for a file that must hold conversations: raises LLMError if it holds none, with the
+    reason where there is one, such as a first record that is malformed."""
+    file = read_conversations(name, path, speakers=speakers)
+    if file is not None:
+        return file
+    if not _is_parquet(name, path):
+        _check_text(name, path)
+    raise LLMError(
+        f'{name} has no conversations; expected records with "messages", "prompt" and "completion", "instruction" and '
+        '"output" or "conversations", two columns, or turns such as User: and Assistant:'
+    )
+
+
+def _check_text(name: str, path: Path) -> None:
+    """Raise LLMError for a file that is no text, and for JSON whose first record is malformed or no conversation."""
+    with open_lines(name, path) as lines:
+        if _suffix(path) in _JSON_SUFFIXES or _JSON_START.match(lines.start):
+            _check_first_record(lines)
+        for _ in lines:  # raises LLMError where it is no text
+            pass
+
+
+def _check_first_record(lines: TextLines) -> None:
+    """Raise LLMError for a first record that is malformed or no conversation."""
+    start = next((line for line in lines.peek(3 * _PEEKED_RECORDS) if line.strip()), "")
+    is_array = start.lstrip().startswith("[") and record_of_line(start) is None
+    records = records_of_text(lines.name, "\n".join(lines)) if is_array else records_of_lines(lines.name, lines)
+    for number, record in islice(records, 1):
+        from_record(record, f"{lines.name} line {number:,}")
+
+
+def _is_parquet(name: str, path: Path) -> bool:
+    with open_regular_file(name, path) as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def _read_parquet(name: str, path: Path) -> ConversationFile | None:

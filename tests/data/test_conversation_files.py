@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.data import conversation_files
-from llmcli.data.conversation_files import ConversationFile, read_conversations
+from llmcli.data.conversation_files import ConversationFile, read_conversations, require_conversations
 from llmcli.data.conversations import Message
 from llmcli.errors import LLMError
 from tests.data.corpora import put
@@ -413,3 +413,35 @@ def test_json_lines_are_read_line_by_line(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(LLMError, match="line 12"):
         read("a.jsonl", (GOOD + "\n") * 11 + "{}\n" + (GOOD + "\n") * 50_000)
     assert taken == list(range(1, 13))
+
+
+NOT_REQUIRED = {
+    "broken JSON": ("a.jsonl", b'\n{"prompt": "a\tb", "completion": "c"}\n', "line 2: invalid JSON at character 14"),
+    "another type": ("a.jsonl", b'{"prompt": 1, "completion": "c"}\n', 'line 1: "prompt" is the number 1; wanted text'),
+    "messages as text": ("a.jsonl", b'{"messages": "Hi"}\n', 'line 1: "messages" is the text \'Hi\'; wanted a list'),
+    "a key twice": ("a.jsonl", b'{"prompt": "a", "prompt": "b", "completion": "c"}', "line 1: invalid JSON"),
+    "nested JSON": ("a.jsonl", b'{"messages": ' + b"[" * 100_000, "line 1: invalid JSON"),
+    "a broken array": ("a.json", b'[\n{"prompt": "a" "completion": "c"}]', "line 2: invalid JSON ("),
+    "no UTF-8": ("a.jsonl", b'{"prompt": "\xff"}\n', "line 1: byte 0xff is not UTF-8"),
+    "no UTF-8 in text": ("a.txt", b"One\nTw\xff\n", "line 2: byte 0xff is not UTF-8"),
+    "a damaged gzip": ("a.jsonl.gz", gzip.compress(GOOD.encode())[:-12], "line 1: cannot be read: "),
+    "text": ("a.txt", b"Once upon a time.\n", "has no conversations; expected records with"),
+    "nothing": ("a.jsonl", b"", "has no conversations; expected records with"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NOT_REQUIRED)
+def test_a_file_that_must_hold_conversations_and_does_not_is_an_error_with_the_reason(kind: str) -> None:
+    name, data, problem = NOT_REQUIRED[kind]
+    put(name, data)
+    with pytest.raises(LLMError) as caught:
+        require_conversations(name, Path(name))
+    assert str(caught.value).startswith(f"{name} {problem}") and "\n" not in str(caught.value)
+
+
+def test_the_weight_of_an_answer_in_a_file_is_read() -> None:
+    record = {"messages": turns(("1?", "1."), ("2?", "2."))}
+    record["messages"][1]["weight"], record["messages"][3]["weight"] = 0, 1
+    for name, data in (("a.jsonl", json.dumps(record)), ("a.json", json.dumps([record], indent=1))):
+        [messages] = messages_of(read(name, data))
+        assert [message.is_learned for message in messages if message.role == "assistant"] == [False, True]

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 
-from llmcli.data.conversation_files import ConversationFile, read_conversations
+from llmcli.data.conversation_files import ConversationFile, read_conversations, require_conversations
 from llmcli.errors import LLMError
 from tests.data.corpora import put
 from tests.data.test_conversation_files import LISTS, MESSAGES, PAIRS, SHAPES, TEXT_BYTES, messages_of
@@ -49,6 +49,8 @@ def test_other_tables_hold_no_conversation() -> None:
     write("a.parquet", [{"text": "Once"}, {"text": "upon"}])
     write("b.parquet", [{"x": 1.5, "y": 2}])
     assert read("a.parquet") is None and read("b.parquet") is None
+    with pytest.raises(LLMError, match=r"^a\.parquet has no conversations; expected records with"):
+        require_conversations("a.parquet", Path("a.parquet"))
 
 
 def test_the_error_gives_the_row() -> None:

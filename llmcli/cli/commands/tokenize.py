@@ -20,6 +20,7 @@ from llmcli.cli.options import (
 )
 from llmcli.cli.safe_text import visible_whitespace
 from llmcli.errors import LLMError, usage
+from llmcli.units import count
 
 if TYPE_CHECKING:
     from llmcli.data.chat_template import ChatTemplate, EncodedConversation
@@ -186,14 +187,9 @@ def _print_conversations(
     file: Path, speakers: tuple[str, str] | None, template: "ChatTemplate", *, json_: bool
 ) -> None:
     """Print each conversation in a file as a text with the learned tokens marked, or as a line of JSON."""
-    from llmcli.data.conversation_files import read_conversations
+    from llmcli.data.conversation_files import require_conversations
 
-    read = read_conversations(str(file), file, speakers=speakers)
-    if read is None:
-        raise LLMError(
-            f'{file} has no conversations; expected records with "messages", "prompt" and "completion", "instruction" '
-            'and "output" or "conversations", two columns, or turns such as User: and Assistant:'
-        )
+    read = require_conversations(str(file), file, speakers=speakers)
     total = learned = 0
     for conversation in read.conversations:
         try:
@@ -208,8 +204,8 @@ def _print_conversations(
     for note in read.notes:
         console.note(note)
     console.note(
-        f"{len(read.conversations):,} conversations of {total:,} tokens; {learned:,} of them are learned (marked): "
-        "those of answers, and the one that ends each"
+        f"{count(len(read.conversations), 'conversation')} of {total:,} tokens; {learned:,} of them are learned "
+        "(marked): those of answers, and the one that ends each"
     )
 
 

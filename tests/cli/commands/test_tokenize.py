@@ -120,7 +120,9 @@ def test_colours_mark_the_learned_tokens_in_a_terminal(chat_model: Path, pairs: 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("just a text\n", "pairs.jsonl has no conversations; expected records with"),
+        ("", "pairs.jsonl has no conversations; expected records with"),
+        ("just a text\n", "pairs.jsonl line 1: invalid JSON at character 1 (Expecting value)"),
+        ('{"text": "a"}\n', "pairs.jsonl line 1: the record is no conversation (its keys: text); wanted"),
         (RECORDS + '{"messages": 5}\n', "pairs.jsonl line 3"),
     ],
 )
