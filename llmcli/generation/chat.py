@@ -255,11 +255,10 @@ def messages_from(records: Iterable[Mapping[str, Any]]) -> list[Message]:
     """
     messages = []
     for number, record in enumerate(records, 1):
-        role, content = record.get("role"), record.get("content")
+        role, content = (record.get("role"), record.get("content")) if isinstance(record, Mapping) else (None, None)
         if role not in ROLES or not isinstance(content, str):
             raise usage(
-                f'message {number} must be {{"role": {" or ".join(ROLES)}, "content": a text}}, found '
-                f"{brief(dict(record))}"
+                f'message {number} must be {{"role": {" or ".join(ROLES)}, "content": a text}}, found {brief(record)}'
             )
         messages.append(Message(role, content))
     return messages

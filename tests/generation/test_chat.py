@@ -320,7 +320,8 @@ def test_the_system_message_is_replaced_and_survives_a_new_conversation():
 
 
 @pytest.mark.parametrize(
-    "record", [{"role": "robot", "content": "x"}, {"role": "user"}, {"content": "x"}, {"role": "user", "content": 5}]
+    "record",
+    [{"role": "robot", "content": "x"}, {"role": "user"}, {"content": "x"}, {"role": "user", "content": 5}, "Hi", None],
 )
 def test_a_record_that_is_no_message_is_named(record):
     with pytest.raises(LLMError, match="message 2 must be"):

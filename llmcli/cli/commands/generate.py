@@ -137,6 +137,8 @@ def generate(
         sampling = replace(sampling, max_tokens=steps)
     path = model_path(model)
     text = text_argument(prompt, "prompt")
+    if prompt_pair and not text.strip():
+        raise LLMError("the prompt is empty; give a text to answer")
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.generation.chat import open_assistant
     from llmcli.models.open_runtime import open_runtime

@@ -149,6 +149,8 @@ def test_a_full_context_is_reported(llm: Llm, tmp_path: Path) -> None:
         (1, ["chat", "hi", "--memory"], "", "does not record its training text; name it: --corpus FILE"),
         (2, ["chat", "hi", "--max-tokens", "-1"], "", "--max-tokens"),
         (2, ["chat", "hi", "-t", "-1"], "", "--temperature"),
+        (1, ["generate", " ", "--prompt-pair"], "", "the prompt is empty; give a text to answer"),
+        (1, ["explain", "", "--prompt-pair"], "", "the prompt is empty; give a text to answer"),
         (2, ["generate", "hi", "--prompt-pair", "--literal"], "", "--literal has no effect with --prompt-pair"),
         (2, ["generate", "hi", "--prompt-pair", "--next", "3"], "", "--prompt-pair has no effect with --next"),
         (2, ["generate", "hi", "--prompt-pair", "--steps", "3"], "", "--prompt-pair has no effect with --steps"),
