@@ -114,6 +114,12 @@ def names_sources(record: Record, sources: Sources) -> bool:
     return texts or bool(trained_indices(sources.conversation_files, record))
 
 
+def recorded_speakers(records: Iterable[Record]) -> tuple[str, str] | None:
+    """The speakers that were named when a model was trained on text with turns; None if there were none."""
+    shapes = (str(file.get("shape")) for record in records for file in _conversation_files(record))
+    return next(filter(None, map(speakers_in, shapes)), None)
+
+
 def find_sources(record: Record, model: Path) -> Sources:
     """The texts and conversations that a record names, searched for here and beside the model.
 

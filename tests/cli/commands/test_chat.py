@@ -219,6 +219,18 @@ def test_memory_searches_the_messages_of_the_training_conversations(llm: Llm, ch
         assert all(span["text"] in messages[1]["content"] for span in found["memory"]["spans"])
 
 
+def test_memory_reads_a_named_text_with_the_speakers_of_the_training(llm: Llm, chat_model: Path) -> None:
+    content = "Ann: Hi\nBob: Ho\n"
+    Path("c.txt").write_bytes(content.encode())
+    model = load(chat_model)
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    model.record["corpus"] = [{"name": "c.txt", "sha256": digest, "shape": "Ann:/Bob: turns", "conversations": 1}]
+    save(chat_model, model)
+    result = llm("chat", "The cat", "-n", 60, "--seed", 1, "--memory", "--corpus", "c.txt", "--json")
+    [found] = objects(result)
+    assert found["memory"]["searched_bytes"] == len("HiHo") and result.stderr == ""
+
+
 # ---- a person at a terminal
 
 
