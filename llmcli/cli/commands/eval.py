@@ -1,6 +1,7 @@
 """`llm eval`: measure how well models predict a text."""
 
 import math
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,7 @@ def eval_(
             answers = _AnswerEvaluation(sources, templates, device, context, whole)
             answers.show(models, quantize, json_=json_)
             return
+        _note_speakers(models)
         text = sources.text
     else:
         text = read_corpus(texts)
@@ -143,6 +145,17 @@ def eval_(
             })  # fmt: skip
         else:
             print_scores(scores, baselines, files[-1])
+
+
+def _note_speakers(models: dict[Path, "Checkpoint | Ensemble"]) -> None:
+    """Say of a text that is measured as plain text how a model that was trained with --speakers reads it as turns."""
+    from llmcli.evaluation.training_text import recorded_speakers
+
+    for path, source in models.items():
+        if speakers := recorded_speakers(source.records):
+            names = ",".join(speakers)
+            console.note(f"{path}: trained on turns of {names}; to measure the answers in such a text: "
+                         f"--speakers {shlex.quote(names)}")  # fmt: skip
 
 
 def _note_training_text(text: "Corpus", models: dict[Path, "Checkpoint | Ensemble"], start: int) -> None:
