@@ -2,7 +2,6 @@
 are correct where that can be checked by rules."""
 
 import re
-from collections.abc import Callable
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -24,12 +23,24 @@ def grammar() -> ModuleType:
     return load_grammar()
 
 
+@cache
+def sentences() -> tuple[list, list]:
+    """Those to train on, and those held out."""
+    return grammar().split(grammar().sentences())
+
+
+@cache
+def texts(kind: str) -> frozenset[tuple[str, str]]:
+    """All that the grammar can say of a kind."""
+    return frozenset(each.texts() for each in getattr(grammar(), kind)())
+
+
 def rows(name: str) -> list[list[str]]:
     return [line.split("\t") for line in (EXAMPLES / name).read_text("utf-8").splitlines()]
 
 
 def test_the_files_are_those_that_the_grammar_writes() -> None:
-    for name, part in zip(FILES, grammar().split(grammar().sentences()), strict=True):
+    for name, part in zip(FILES, sentences(), strict=True):
         assert (EXAMPLES / name).read_bytes() == grammar().table(part).encode(), f"run {grammar().__file__}"
     assert sum((EXAMPLES / name).stat().st_size for name in FILES) < 500_000
 
@@ -58,7 +69,7 @@ def test_the_whole_grammar_is_one_to_one() -> None:
 
 
 def test_a_tenth_is_held_out_in_both_directions_and_all_of_its_words_are_known() -> None:
-    training, test = grammar().split(grammar().sentences())
+    training, test = sentences()
     assert len(test) * 10 == len(training) + len(test)
     known = {side for sentence in training for side in sentence.texts()}
     assert not known & {side for sentence in test for side in sentence.texts()}
@@ -86,8 +97,7 @@ def test_a_tenth_is_held_out_in_both_directions_and_all_of_its_words_are_known()
     ],
 )  # fmt: skip
 def test_translations_by_hand(kind: str, english: str, japanese: str) -> None:
-    sentences: Callable[[], object] = getattr(grammar(), kind)
-    assert (english, japanese) in {each.texts() for each in sentences()}  # type: ignore[attr-defined]
+    assert (english, japanese) in texts(kind)
 
 
 def test_articles_and_verbs_agree() -> None:
