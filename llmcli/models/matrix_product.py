@@ -3,8 +3,13 @@
 One token is limited by memory bandwidth: every weight is read for one multiplication. A few tokens should cost hardly
 more, as when several texts are generated together. BLAS copies the weights into another layout first, which pays off
 only for many tokens; its products of small matrices do without. Figures: tests/benchmarks/LOG.md.
+
+BLAS's own threads wait for each other by spinning, so that beside other programs a product can take thirty times as
+long. A program for which that matters sets BLAS_THREADS to 1 before it imports numpy; the threads here are Python's.
 """
 
+import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -17,34 +22,41 @@ DOT_TOKENS = 3  # up to this many: a dot product for each output and token
 FEW_TOKENS = 16  # up to this many: products of blocks of the weights
 BLOCK_PRODUCTS = 250_000  # multiplications of a block; OpenBLAS starts no threads for fewer than 262,144
 THREAD_PRODUCTS = 3_000_000  # fewer are not worth another thread
+BLAS_THREADS = "OPENBLAS_NUM_THREADS"  # environment variable
 
 
 def linear(x: Array, weight: Array) -> Array:
     """x [T, inputs], weight [outputs, inputs] -> [T, outputs]."""
     T, outputs = len(x), len(weight)
+    y: Array
     if T == 1:  # vecdot reads weights twice as fast as BLAS's matrix-vector product: 20 against 10 GB/s on one core
-        y: Array = np.vecdot(weight, x[0])
+        y = np.vecdot(weight, x[0])
         return y[None]
+    in_threads = weight.size * T >= THREAD_PRODUCTS
     if T > FEW_TOKENS:
-        y = x @ weight.T
+        if not in_threads or os.environ.get(BLAS_THREADS) != "1":
+            y = x @ weight.T
+            return y
+        y = np.empty((T, outputs), np.float32)
+        _for_each_core(outputs, lambda rows: np.matmul(x, weight[rows].T, out=y[:, rows]))
         return y
     if T <= DOT_TOKENS:
         return np.ascontiguousarray(np.vecdot(weight[:, None], x[None]).T)
     y = np.empty((outputs, T), np.float32)
-    if weight.size * T < THREAD_PRODUCTS:
-        _multiply_blocks(weight, x, y)
+    if in_threads:
+        _for_each_core(outputs, lambda rows: _multiply_blocks(weight[rows], x, y[rows]))
     else:
-        _multiply_in_threads(weight, x, y)
+        _multiply_blocks(weight, x, y)
     return np.ascontiguousarray(y.T)
 
 
-def _multiply_in_threads(weight: Array, x: Array, y: Array) -> None:
-    """Set y [outputs, T] to the product; each core computes as many of the outputs."""
+def _for_each_core(outputs: int, multiply: Callable[[slice], object]) -> None:
+    """Call `multiply` for a range of the outputs in a thread for each core."""
     cores = cpu_cores()
-    bounds = [len(weight) * i // cores for i in range(cores + 1)]
+    bounds = [outputs * i // cores for i in range(cores + 1)]
     first, *others = [slice(*bounds[i : i + 2]) for i in range(cores)]
-    futures = [_threads().submit(_multiply_blocks, weight[rows], x, y[rows]) for rows in others]
-    _multiply_blocks(weight[first], x, y[first])
+    futures = [_threads().submit(multiply, rows) for rows in others]
+    multiply(first)
     for future in futures:
         future.result()
 

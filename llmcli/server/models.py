@@ -4,11 +4,15 @@ Its tokenizer and chat template are used by many threads, its runtime only by th
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from threading import Thread
 
 from llmcli.data.chat_template import ChatTemplate
+from llmcli.data.conversations import Message
 from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.vocabulary import START
 from llmcli.errors import LLMError
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
@@ -38,6 +42,15 @@ class ServedModel:
     def template(self) -> ChatTemplate | None:
         """Its chat template; None if it has none."""
         return open_chat_template(self.source, self.tokenizer)
+
+    def prepare(self) -> None:
+        """Compute what the first request would wait for: indices of the vocabulary, and the chat template's process.
+        Errors are left to the requests."""
+        with suppress(LLMError, OSError, MemoryError):
+            self.tokenizer.vocabulary.allowed(START)
+            if self.template is not None:
+                self.template.encode([Message("user", "Hello")], add_generation_prompt=True)
+                _ = self.template.stop_ids
 
     @cached_property
     def experts(self) -> list[str]:
@@ -108,6 +121,7 @@ class Models:
     def open_runtime(self, name: str) -> tuple[Runtime, Tokenizer]:
         """Load a model. Raises LLMError."""
         model = self._models[name]
+        Thread(target=model.prepare, name="prepare-model", daemon=True).start()
         try:
             return open_runtime(model.source, self._device, self._quantize, self._on_note), model.tokenizer
         except (LLMError, OSError, MemoryError) as error:

@@ -10,7 +10,9 @@ from llmcli.models.matrix_product import linear
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 7, 16, 17])
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3), (131, 64), (700, 512)])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_the_product_is_that_of_float64(tokens, shape, threads, monkeypatch):
+@pytest.mark.parametrize("blas_threads", ["1", "2"])
+def test_the_product_is_that_of_float64(tokens, shape, threads, blas_threads, monkeypatch):
+    monkeypatch.setenv(matrix_product.BLAS_THREADS, blas_threads)
     monkeypatch.setattr(matrix_product, "cpu_cores", lambda: threads)
     monkeypatch.setattr(matrix_product, "THREAD_PRODUCTS", 1000)
     matrix_product._threads.cache_clear()

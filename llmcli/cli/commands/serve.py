@@ -106,6 +106,8 @@ def serve(
     _check_installed()
     paths = [model_path(name) for name in model] if model else [model_path(None)]
     key = _api_key(api_key)
+    # before numpy is imported: BLAS's threads are slow beside other programs (models/matrix_product.py)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from llmcli.server.listening import bind
     from llmcli.server.models import Models
 
