@@ -9,14 +9,17 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizer import StreamDecoder, Tokenizer
-from llmcli.data.vocabulary import START, state_after
+from llmcli.data.vocabulary import START, Vocabulary, state_after
 from llmcli.generation.first_token import FirstToken, read_prompt
 from llmcli.generation.prompt import Prompt
 from llmcli.generation.sampler import Sampler, SeenTokens
 from llmcli.models.runtime import Array, Runtime
+
+Choice = tuple[int, float]  # a token, and its log probability under the model
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class GeneratedText:
         self.ids = list(ids)  # of the prompt and of the text; a token that ends the text is not one of them
         self.tokens = 0  # new ones
         self.finish_reason: str | None = None
-        self.last_token: tuple[int, float] | None = None  # the token that ended the text, and its log probability
+        self.last_token: Choice | None = None  # the token that ended the text, and its log probability
         self._tokenizer, self._sampling, self._stop_ids = tokenizer, sampling, stop_ids
         self._sampler = sampler or Sampler(sampling)
         self._decoder, self._state = StreamDecoder(), START
@@ -114,15 +117,33 @@ class GeneratedText:
         self._seen = SeenTokens(i for i in ids if i not in stop_ids) if self._penalizes else SeenTokens()
         self._stops = _StopStrings(sampling.stop) if sampling.stop else None
 
-    def add(self, logits: Array) -> list[Piece]:
-        """Choose a token from the logits [V] after `ids`. The pieces that this completes; the last one of the text has
-        the finish reason."""
-        vocabulary = self._tokenizer.vocabulary
-        model_logits = logits[: len(vocabulary)]  # a model may have rows that no token uses
-        allowed = vocabulary.allowed(self._state)
-        masked = model_logits if allowed is None else np.where(allowed, model_logits, np.float32(-np.inf))
-        token, logprob = self._sampler(masked, self._seen.ids(), model_logits=model_logits)
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens of the model."""
+        return self._tokenizer.vocabulary
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the next token is the most likely one that is allowed."""
+        return self._sampling.temperature == 0 and not self._penalizes
+
+    @property
+    def allowed(self) -> NDArray[np.bool_] | None:
+        """[V]: mask of the tokens that may be next; None if all may be."""
+        return self.vocabulary.allowed(self._state)
+
+    def add(self, logits: Array, choice: Choice | None = None) -> list[Piece]:
+        """Choose a token from the logits [V] after `ids`, unless greedy_batch.py made the `choice` already. The pieces
+        that this completes; the last one of the text has the finish reason."""
+        token, logprob = choice or self._choose(logits)
+        vocabulary = self.vocabulary
         return self._append(token, logprob, vocabulary.token_bytes[token], vocabulary.state_after(token, self._state))
+
+    def _choose(self, logits: Array) -> Choice:
+        model_logits = logits[: len(self.vocabulary)]  # a model may have rows that no token uses
+        allowed = self.allowed
+        masked = model_logits if allowed is None else np.where(allowed, model_logits, np.float32(-np.inf))
+        return self._sampler(masked, self._seen.ids(), model_logits=model_logits)
 
     def add_first(self, first: FirstToken) -> list[Piece]:
         """Choose the first token after a prompt, and bring the runtime to the state before it; otherwise as `add`."""

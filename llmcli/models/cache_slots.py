@@ -15,6 +15,8 @@ import numpy as np
 
 from llmcli.models.runtime import Array
 
+MIN_CAPACITY = 256  # tokens; the system provides memory only for those that are used, and growing copies all
+
 
 class SlotRuntime(Protocol):
     """A runtime whose cache can be in a slot."""
@@ -86,7 +88,7 @@ class CacheSlots:
         slots, G, capacity, D = self.arrays[0].shape
         if count <= slots and length <= capacity:
             return
-        capacity = capacity if length <= capacity else min(limit, max(length, 2 * capacity, 64))
+        capacity = capacity if length <= capacity else min(limit, max(length, 2 * capacity, MIN_CAPACITY))
         slots = slots if count <= slots else max(count, min(2 * slots, 16))
         occupants = [self.occupant(slot) for slot in range(len(self._slots))]
         self.arrays = [np.zeros((slots, G, capacity, D), np.float32) for _ in self.arrays]

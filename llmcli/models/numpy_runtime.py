@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.cache_slots import CacheSlots
 from llmcli.models.logits import softmax, token_losses
-from llmcli.models.matrix_product import linear
+from llmcli.models.matrix_product import Matrix, linear
 from llmcli.models.runtime import LOGITS_AT_ONCE, PREFILL_CHUNK, Array, check_context, check_input
 
 # (index of a layer, queries [T, H, D], keys [T, G, D], values [T, G, D]) -> attention outputs [T, H * D]
@@ -56,7 +56,7 @@ class NumpyRuntime:
         with np.errstate(over="ignore", invalid="ignore"):  # damaged weights are detected in the logits
             self._layers = [_Layer(checkpoint, index) for index in range(config.num_hidden_layers)]
         self._norm = _read(checkpoint, "model.norm.weight")
-        self._head = self._embedding if config.tie_word_embeddings else _read(checkpoint, "lm_head.weight")
+        self._head = Matrix(self._embedding if config.tie_word_embeddings else _read(checkpoint, "lm_head.weight"))
         self._eps = np.float32(config.rms_norm_eps)
         self._rotations = np.zeros((0, 1, config.head_dim // 2), np.complex64)
         G, D = config.num_key_value_heads, config.head_dim
@@ -93,7 +93,7 @@ class NumpyRuntime:
 
     def prefill(self, ids: Sequence[int], recorder: Recorder | None = None) -> Array:
         """Process one token or more; return the logits [V] of the next one. `recorder` receives the activations."""
-        logits: Array = np.vecdot(self._head, self._process(ids, recorder)[-1])
+        logits: Array = linear(self._process(ids, recorder)[-1:], self._head)[0]
         return logits
 
     def step(self, token: int) -> Array:
@@ -131,7 +131,7 @@ class NumpyRuntime:
         x = self._final_norm(self._forward_windows(ids[:, :-1]))
         targets = ids[:, 1:].ravel()
         losses, correct = np.empty(B * T), np.empty(B * T, np.bool_)
-        rows = max(1, LOGITS_AT_ONCE // len(self._head))
+        rows = max(1, LOGITS_AT_ONCE // self.config.vocab_size)
         for start in range(0, B * T, rows):
             block = slice(start, start + rows)
             losses[block], correct[block] = token_losses(linear(x[block], self._head), targets[block])
@@ -269,9 +269,9 @@ class _Layer:
         attention = name + "self_attn."
         scale = np.float32(1 / math.sqrt(D))  # of attention scores, folded into the queries
 
-        self.qkv = _read_stacked(checkpoint, [f"{attention}{which}_proj.weight" for which in "qkv"])
-        self.qkv *= _read(checkpoint, name + "input_layernorm.weight")
-        _interleave_halves(self.qkv[: (H + G) * D].reshape(H + G, D, -1))
+        qkv = _read_stacked(checkpoint, [f"{attention}{which}_proj.weight" for which in "qkv"])
+        qkv *= _read(checkpoint, name + "input_layernorm.weight")
+        _interleave_halves(qkv[: (H + G) * D].reshape(H + G, D, -1))
         self.qk_norm: Array | None = None
         if config.qk_norm:
             gains = np.empty((H + G, D), np.float32)
@@ -279,13 +279,13 @@ class _Layer:
             gains[H:] = _read(checkpoint, attention + "k_norm.weight")
             self.qk_norm = _interleave_halves(gains)
         else:
-            self.qkv[: H * D] *= scale
+            qkv[: H * D] *= scale
         self.bias: Array | None = None
         if config.qkv_bias:
             self.bias = _read_stacked(checkpoint, [f"{attention}{which}_proj.bias" for which in "qkv"])
             _interleave_halves(self.bias[: (H + G) * D].reshape(H + G, D))
             self.bias[: H * D] *= scale
-        self.o = _read(checkpoint, attention + "o_proj.weight")
+        self.qkv, self.o = Matrix(qkv), Matrix(_read(checkpoint, attention + "o_proj.weight"))
         self.mlp = _read_mlp(checkpoint, index)
 
     def project(self, x: Array, rotations: NDArray[np.complex64]) -> tuple[Array, Array, Array]:
@@ -308,13 +308,15 @@ class _SwiGLU:
     def __init__(self, checkpoint: Checkpoint, layer: int, names: tuple[str, str, str]) -> None:
         """`names` of the tensors: gate [F, C], up [F, C], down [C, F]."""
         gate, up, down = names
-        self.gate_up = _read_stacked(checkpoint, [gate, up])
-        self.gate_up *= _mlp_gain(checkpoint, layer)
-        self.down = _read(checkpoint, down)
+        gate_up = _read_stacked(checkpoint, [gate, up])
+        gate_up *= _mlp_gain(checkpoint, layer)
+        self.gate_up, self.down = Matrix(gate_up), Matrix(_read(checkpoint, down))
 
     def __call__(self, x: Array) -> Array:
         """[T, C] -> [T, C]"""
-        gate, up = np.split(linear(x, self.gate_up), 2, axis=-1)  # [T, F] each
+        gate_up = linear(x, self.gate_up)
+        F = gate_up.shape[1] // 2
+        gate, up = gate_up[:, :F], gate_up[:, F:]
         return linear(gate / (1 + np.exp(-gate)) * up, self.down)
 
 
@@ -327,7 +329,7 @@ class _Experts:
     def __init__(self, checkpoint: Checkpoint, layer: int) -> None:
         config = checkpoint.config
         self.experts = [_SwiGLU(checkpoint, layer, names) for names in config.swiglu_names(layer)]
-        self.router = _read(checkpoint, config.router_name(layer)) * _mlp_gain(checkpoint, layer)  # [E, C]
+        self.router = Matrix(_read(checkpoint, config.router_name(layer)) * _mlp_gain(checkpoint, layer))  # [E, C]
         self.active, self.normalize = config.num_experts_per_tok, config.norm_topk_prob
         self.weights = np.zeros((0, config.num_experts), np.float32)  # [T, E] of the last tokens processed
 

@@ -22,6 +22,8 @@ from typing import Any, Generic, TypeVar
 
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
+from llmcli.generation.generator import Choice
+from llmcli.generation.greedy_batch import choose_together
 from llmcli.models.batch import step_batch
 from llmcli.models.runtime import Array, Runtime
 from llmcli.server.prefixes import Prefix, PrefixCache
@@ -247,16 +249,18 @@ class Engine:
 
     def _step_model(self, sequences: list[Sequence]) -> None:
         rows: list[Array | None] = [None] * len(sequences)
+        choices: list[Choice | None] = [None] * len(sequences)
         runtimes = [sequence.live_runtime for sequence in sequences]
         lengths = [runtime.length for runtime in runtimes]
         try:
-            rows[:] = step_batch(runtimes, [sequence.next_token for sequence in sequences])
+            logits = step_batch(runtimes, [sequence.next_token for sequence in sequences])
+            choices, rows[:] = choose_together([sequence.text for sequence in sequences], logits), logits
         except Exception:  # of one of them, perhaps: each is processed alone below
             for runtime, length in zip(runtimes, lengths, strict=True):
                 runtime.rewind(length)
-        for sequence, row in zip(sequences, rows, strict=True):
+        for sequence, row, choice in zip(sequences, rows, choices, strict=True):
             try:
-                sequence.step_done(sequence.live_runtime.step(sequence.next_token) if row is None else row)
+                sequence.step_done(sequence.live_runtime.step(sequence.next_token) if row is None else row, choice)
             except Exception as error:
                 sequence.fail(_as_llm_error(error))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.generation.first_token import read_prompt, split_prompt
-from llmcli.generation.generator import GeneratedText, Piece, next_input
+from llmcli.generation.generator import Choice, GeneratedText, Piece, next_input
 from llmcli.generation.prompt import Prompt
 from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime
 from llmcli.server import logprobs
@@ -135,15 +135,20 @@ class Sequence:
         """The token to process in the next step."""
         return self._text.ids[-1]
 
-    def add(self, logits: Array) -> None:
-        """Choose the next token from the logits [V] after all that were processed."""
-        self._alternatives.append(logprobs.alternatives(logits, self._token_bytes, self.request.top_logprobs))
-        self._emit(self._text.add(logits))
+    @property
+    def text(self) -> GeneratedText:
+        """What is being generated."""
+        return self._text
 
-    def step_done(self, logits: Array) -> None:
-        """The next token was processed: these are the logits after it."""
+    def add(self, logits: Array, choice: Choice | None = None) -> None:
+        """Choose the next token from the logits [V] after all that were processed, if it is not chosen already."""
+        self._alternatives.append(logprobs.alternatives(logits, self._token_bytes, self.request.top_logprobs))
+        self._emit(self._text.add(logits, choice))
+
+    def step_done(self, logits: Array, choice: Choice | None = None) -> None:
+        """The next token was processed: these are the logits after it, and the choice from them if it is made."""
         self._held.append(self.next_token)
-        self.add(logits)
+        self.add(logits, choice)
 
     @property
     def held_ids(self) -> Ids[int]:

@@ -12,6 +12,7 @@ fast. The environment should not restrict the kernels of OpenBLAS: run it with `
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -116,7 +117,10 @@ def measure_program(program: str, directory: Path, dtype: str, options: argparse
     arguments = ["--program", program, "--directory", directory, "--dtype", dtype, "--tokens", options.tokens]
     arguments += ["--rounds", options.rounds, "--streams", *options.streams]
     command = [sys.executable, "-m", "tests.benchmarks.streams", *map(str, arguments)]
-    process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # as `llm serve` sets it
+    process = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+    )
     return [float(word) for word in process.stdout.split("\n")[-2].split()]
 
 
