@@ -15,7 +15,8 @@ import numpy as np
 
 from llmcli.models.runtime import Array
 
-MIN_CAPACITY = 256  # tokens; the system provides memory only for those that are used, and growing copies all
+MIN_CAPACITY = 64  # tokens of a slot
+MIN_BYTES = 4 << 20  # of a slot; the system provides memory only for what is used, and growing copies all of it
 
 
 class SlotRuntime(Protocol):
@@ -88,7 +89,8 @@ class CacheSlots:
         slots, G, capacity, D = self.arrays[0].shape
         if count <= slots and length <= capacity:
             return
-        capacity = capacity if length <= capacity else min(limit, max(length, 2 * capacity, MIN_CAPACITY))
+        least = max(MIN_CAPACITY, MIN_BYTES // (len(self.arrays) * G * D * 4))
+        capacity = capacity if length <= capacity else min(limit, max(length, 2 * capacity, least))
         slots = slots if count <= slots else max(count, min(2 * slots, 16))
         occupants = [self.occupant(slot) for slot in range(len(self._slots))]
         self.arrays = [np.zeros((slots, G, capacity, D), np.float32) for _ in self.arrays]
