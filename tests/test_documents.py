@@ -13,6 +13,7 @@ from typer.testing import Result
 
 from llmcli.evaluation import compressors, memorization
 from llmcli.formats import loading
+from llmcli.training import held_out_questions
 
 pytestmark = pytest.mark.slow
 
@@ -141,7 +142,9 @@ def piped(command: str = "true") -> bytes:
 
 @pytest.fixture
 def runner(own_directory: Path, llm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> CommandRunner:
-    """Memorization and the compressors, which a run measures after its last step, are left out: they take longer."""
+    """Memorization and the compressors, which a run measures after its last step, are left out, and most held-out
+    questions: they take longer."""
+    monkeypatch.setattr(held_out_questions, "MAX_QUESTIONS", 2)
     monkeypatch.setattr(memorization, "measure_memorization", lambda *_: None)
     monkeypatch.setattr(compressors, "affordable", lambda *_: False)
     return CommandRunner(own_directory, llm)
