@@ -155,5 +155,6 @@ async def card(request: Request) -> Response:
 
 
 def _card(model: ServedModel) -> dict[str, Any]:
+    model.check_unchanged()
     data = inspection_data(read_header(model.path), lambda note: None)
     return model.as_json() | data | {"file": model.path.name}

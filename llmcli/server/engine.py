@@ -16,7 +16,7 @@ may be allocated for those in progress.
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -31,6 +31,7 @@ from llmcli.server.requests import Limits, OnEvent, QueueFullError, Request, Sto
 from llmcli.server.sequence import Counts, Sequence
 
 T = TypeVar("T")
+PASS_SECONDS = 0.5  # that the end waits for the pass in progress
 OpenModel = Callable[[str], tuple[Runtime, Tokenizer]]  # by the name that it is served under; raises LLMError
 
 
@@ -86,7 +87,7 @@ class Engine:
         self._models: dict[str, Future[_Model]] = {}
         self._prefixes = PrefixCache(self._limits.prefix_bytes)
         self._counts = Counts()
-        self._loader = ThreadPoolExecutor(1, "load-model")
+        self._loading = threading.Lock()  # one model at a time
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     # ---- from any thread
@@ -95,12 +96,13 @@ class Engine:
         self._thread.start()
 
     def close(self, drain_seconds: float = 0.0) -> None:
-        """Refuse new requests, and end: those in progress have `drain_seconds` to finish, then they fail."""
+        """Refuse new requests, and end: those in progress have `drain_seconds` to finish, then they fail. A function
+        that `run` was given, and a model that is being loaded, are not waited for: their threads end with the process.
+        """
         with self._changed:
             self._drain_until = time.monotonic() + drain_seconds
         self._wake()
-        self._thread.join()
-        self._loader.shutdown(wait=False, cancel_futures=True)
+        self._thread.join(drain_seconds + PASS_SECONDS)
 
     def submit(self, request: Request, on_event: OnEvent) -> Ticket:
         """Add a request to the queue. Raises QueueFullError when too many wait, and StoppingError after `close`."""
@@ -276,12 +278,21 @@ class Engine:
         with self._changed:
             self._is_changed = True  # there is space for others
 
+    def _load(self, name: str, future: "Future[_Model]") -> None:
+        """In a thread of its own."""
+        with self._loading:
+            try:
+                future.set_result(_Model(*self._open_model(name)))
+            except BaseException as error:  # it belongs to whoever asks for the model
+                future.set_exception(error)
+
     def _model(self, name: str) -> _Model | None:
         """A model; None while it is being loaded. Raises the error with which loading failed; the next call tries
         again."""
         if name not in self._models:
-            self._models[name] = self._loader.submit(lambda: _Model(*self._open_model(name)))
+            self._models[name] = Future()
             self._models[name].add_done_callback(self._wake)
+            threading.Thread(target=self._load, args=(name, self._models[name]), name="load-model", daemon=True).start()
         future = self._models[name]
         if not future.done():
             return None

@@ -1,5 +1,6 @@
 """The routes that generate text: /v1/completions and /v1/chat/completions, whole or streamed."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -10,9 +11,10 @@ from starlette.types import Receive, Scope, Send
 
 from llmcli.server.chat import ChatCompletion
 from llmcli.server.completions import Completion
-from llmcli.server.errors import ApiError
+from llmcli.server.errors import ApiError, failed
 from llmcli.server.models import Models
 from llmcli.server.request_log import LogEntry, entry_of
+from llmcli.server.requests import StoppingError
 from llmcli.server.running import Run
 from llmcli.server.service import Service, dump, json_response, read_object, service_of, while_connected
 
@@ -69,7 +71,13 @@ class EventStream(Response):
         self._answer, self._service, self._entry = answer, service, entry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await while_connected(receive, self._send(send))
+        try:
+            await while_connected(receive, self._send(send))
+        except asyncio.CancelledError:  # the server ends, and the time for answers in progress is over
+            if not self._entry.status:
+                raise
+            await send(_part(_event(failed(StoppingError()).body)))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send) -> None:
         async with Run(self._service.engine, self._answer.requests) as run:

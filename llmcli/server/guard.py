@@ -1,5 +1,6 @@
 """The ASGI layer around all routes: access checks, the bound of the body, CORS headers, the log, unexpected errors."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from llmcli.server.errors import ApiError, failed
 from llmcli.server.limits import MAX_BODY_BYTES
 from llmcli.server.metrics import Metrics
 from llmcli.server.request_log import SCOPE_KEY, LogEntry
+from llmcli.server.requests import StoppingError
 
 
 def error_response(error: ApiError) -> Response:
@@ -58,6 +60,9 @@ class Guard:
             return
         try:
             await self._app(scope, _bounded(receive), send)
+        except asyncio.CancelledError:  # the server ends, and the time for answers in progress is over
+            if not entry.status:
+                await error_response(failed(StoppingError()))(scope, receive, send)
         except Exception as error:  # a bug: the client learns nothing of it, the log its kind and place
             entry.error = f"{type(error).__name__}: {error} ({_place(error)})"
             if not entry.status:

@@ -28,7 +28,10 @@ class ServedModel:
 
     def __init__(self, path: Path, context: int | None = None) -> None:
         """`context` limits the context length. Raises LLMError."""
-        self.path, self.name = path, path.stem if path.is_file() else path.name
+        self.path, self.name = path, path.stem if path.is_file() else path.resolve().name
+        if self.name != self.name.encode("utf-8", "replace").decode("utf-8"):  # JSON cannot hold it
+            raise LLMError(f"the name {path} is not UTF-8 text; rename the file")
+        self._version = _version(path)
         self.source = load_any(path)
         self.created = int(path.stat().st_mtime)
         longest = self.source.shared.config.max_position_embeddings
@@ -59,6 +62,16 @@ class ServedModel:
             return list(self.source.names)
         return [str(number) for number in range(self.source.config.num_experts)]
 
+    def check_unchanged(self) -> None:
+        """Raise ModelLoadError if the file is no longer the one that was opened: its tensors would be read with the
+        wrong header."""
+        try:
+            version = _version(self.path)
+        except OSError as error:
+            raise ModelLoadError(f"{self.path} cannot be read any more: {error.strerror}") from error
+        if version != self._version:
+            raise ModelLoadError(f"{self.path} was replaced while it was served; start llm serve again")
+
     def as_json(self) -> dict[str, object]:
         """The model as /v1/models lists it."""
         return {
@@ -72,6 +85,13 @@ class ServedModel:
             "chat": self.template is not None,
             "experts": self.experts,
         }
+
+
+def _version(path: Path) -> list[tuple[str, int, int, int]]:
+    """What changes when a model file, or a file of a model directory, is replaced."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    states = [(file.name, file.stat()) for file in files]
+    return [(name, state.st_ino, state.st_size, state.st_mtime_ns) for name, state in states]
 
 
 class Models:
@@ -91,6 +111,8 @@ class Models:
         self._models: dict[str, ServedModel] = {}
         for path in paths:
             model = ServedModel(path, context)
+            if model.name in self._models and path.samefile(self._models[model.name].path):
+                raise LLMError(f"{path} is named twice; name it once")
             if model.name in self._models:
                 raise LLMError(
                     f"{self._models[model.name].path} and {path} would both be served as {model.name}; rename one of "
@@ -123,6 +145,7 @@ class Models:
         model = self._models[name]
         Thread(target=model.prepare, name="prepare-model", daemon=True).start()
         try:
+            model.check_unchanged()
             return open_runtime(model.source, self._device, self._quantize, self._on_note), model.tokenizer
         except (LLMError, OSError, MemoryError) as error:
             self._on_note(f"{model.path} could not be loaded: {str(error) or 'out of memory'}")

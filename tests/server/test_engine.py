@@ -407,6 +407,31 @@ def test_closing_lets_requests_finish_for_a_while_and_then_fails_them(start):
         engine.run("dense", lambda runtime: None)
 
 
+def test_closing_waits_for_no_function_and_no_model_that_is_being_loaded():
+    go_on, loading = threading.Event(), threading.Event()
+
+    def open_model(name):
+        if name == "slow":
+            loading.set()
+            go_on.wait(SECONDS)
+        return runtime_of("dense"), TOKENIZER
+
+    engine, running = Engine(open_model), threading.Event()
+    engine.start()
+    engine.run("slow", lambda runtime: None)
+    assert loading.wait(SECONDS)
+    assert [thread.daemon for thread in threading.enumerate() if thread.name == "load-model"] == [True]
+    other = Engine(lambda name: (runtime_of(name), TOKENIZER))
+    other.start()
+    other.run("dense", lambda runtime: (running.set(), go_on.wait(SECONDS)))
+    assert running.wait(SECONDS)
+    for one in (engine, other):
+        began = time.monotonic()
+        one.close()
+        assert time.monotonic() - began < SECONDS / 2
+    go_on.set()
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     arrivals=st.lists(

@@ -30,10 +30,13 @@ def client(folder: Path) -> Iterator[TestClient]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [8, 40])  # the context is 16 tokens
 @pytest.mark.parametrize(("name", "experts"), [("sparse", ["0", "1"]), ("mixture", ["m", "other"])])
-def test_the_weights_are_those_of_generate(client: TestClient, folder: Path, name: str, experts: list[str]) -> None:
+def test_the_weights_are_those_of_generate(
+    client: TestClient, folder: Path, name: str, experts: list[str], count: int
+) -> None:
     model = folder / f"{name}.safetensors"
-    answer = run("generate", PROMPT, "-m", model, "-t", 0, "-n", 8, "--experts", "--json", "--literal")
+    answer = run("generate", PROMPT, "-m", model, "-t", 0, "-n", count, "--experts", "--json", "--literal")
     tokens = json.loads(answer.stdout)["tokens"]
     asked = {"model": name, "prompt": PROMPT, "token_ids": [token["id"] for token in tokens]}
     found = client.post("/v1/experts", json=asked).json()
@@ -51,7 +54,7 @@ def test_the_weights_are_those_of_generate(client: TestClient, folder: Path, nam
         ({"model": "sparse", "prompt": "a", "token_ids": []}, None, "token_ids is empty"),
         ({"model": "sparse", "prompt": "a", "token_ids": "x"}, None, "token_ids must be a list of token ids"),
         ({"model": "sparse", "prompt": "a", "token_ids": [9999]}, None, "token_ids must have token ids from 0 to"),
-        ({"model": "sparse", "prompt": "a", "token_ids": [1] * 99}, "context_length_exceeded", "context length"),
+        ({"model": "sparse", "prompt": "a " * 99, "token_ids": [1]}, "context_length_exceeded", "context length"),
         ({"model": "sparse", "token_ids": [1]}, None, "prompt is missing"),
         ({"model": "sparse", "messages": [{"role": "user", "content": "a"}], "token_ids": [1]}, "no_chat_template", ""),
     ],

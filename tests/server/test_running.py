@@ -93,6 +93,39 @@ def test_two_files_of_one_name_are_refused(served, tmp_path):
         Models([served[0], other])
 
 
+def test_a_model_that_is_named_twice_is_refused(served):
+    with pytest.raises(LLMError, match="is named twice"):
+        Models([served[0], served[0]])
+
+
+def test_a_name_that_json_cannot_hold_is_refused(served, tmp_path):
+    path = tmp_path / "bad\udcff.safetensors"
+    try:
+        path.write_bytes(served[0].read_bytes())
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has only names in UTF-8")
+    with pytest.raises(LLMError, match="not UTF-8 text; rename the file"):
+        Models([path])
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_a_model_whose_file_changed_before_its_first_use_is_not_loaded(served, tmp_path, is_deleted):
+    path, notes = tmp_path / "later.safetensors", []
+    path.write_bytes(served[0].read_bytes())
+    with TestClient(create_app(Models([*served, path], on_note=notes.append)), base_url=URL) as client:
+        path.unlink()
+        if not is_deleted:
+            path.write_bytes(served[1].read_bytes())
+        answers = [
+            client.post("/v1/completions", json={"model": "later", "prompt": "The"}),
+            client.get("/v1/models/later/card"),
+        ]
+        assert client.post("/v1/completions", json={"prompt": "The"}).status_code == 200
+    for answer in answers:
+        assert answer.status_code == 503 and answer.json()["error"]["code"] == "model_not_loaded"
+    assert any(("cannot be read" if is_deleted else "was replaced") in note for note in notes)
+
+
 @pytest.mark.parametrize("with_contents", [False, True])
 def test_the_log_has_a_line_a_request_and_contents_only_if_asked(served, with_contents):
     lines = []

@@ -5,6 +5,8 @@ import json
 import signal
 import socket
 import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -12,7 +14,7 @@ from tests.platforms import posix
 from tests.server.processes import serving
 
 pytestmark = pytest.mark.slow
-LONG = {"prompt": "The", "max_tokens": 30_000, "temperature": 0, "stream": True}
+LONG = {"prompt": "The", "max_tokens": 30_000, "n": 8, "temperature": 0, "stream": True}
 
 
 def post(served, body, path="/v1/completions"):
@@ -81,14 +83,29 @@ def test_a_signal_ends_it_within_five_seconds(served, number, code):
         assert response.read(10)  # a text is being generated
         started = time.monotonic()
         process.process.send_signal(number)
+        end = response.read()
+        assert end.endswith(b"\n\n") and b'"code":"stopping"' in end.splitlines()[-2]
         assert process.process.wait(30) == code
         assert time.monotonic() - started < 6
 
 
 @posix
+def test_a_long_answer_that_is_not_streamed_is_a_503_after_the_signal(served):
+    with serving(served[0]) as process, ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(post, process, LONG | {"stream": False})
+        while b"llmcli_requests_active 8" not in urllib.request.urlopen(f"{process.url}/metrics").read():
+            time.sleep(0.01)
+        process.process.send_signal(signal.SIGTERM)
+        response = answer.result()
+        assert response.status == 503
+        assert json.loads(response.read())["error"]["code"] == "stopping"
+        assert process.process.wait(30) == 143
+
+
+@posix
 def test_a_short_answer_is_finished_after_the_signal(served):
     with serving(served[0]) as process:
-        response = post(process, LONG | {"max_tokens": 400})
+        response = post(process, LONG | {"max_tokens": 400, "n": 1})
         assert response.read(10)
         process.process.send_signal(signal.SIGTERM)
         assert response.read().endswith(b"data: [DONE]\n\n")

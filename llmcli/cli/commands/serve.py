@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -105,14 +106,14 @@ def serve(
         reject_options(context_, "with --quantize", "device")
     _check_installed()
     paths = [model_path(name) for name in model] if model else [model_path(None)]
-    key = _api_key(api_key)
+    key, origins = _api_key(api_key), [_origin(given) for given in cors_origin or []]
     # before numpy is imported: BLAS's threads are slow beside other programs (models/matrix_product.py)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from llmcli.server.listening import bind
     from llmcli.server.models import Models
 
     with bind(host, port) as listener:
-        access = _access(listener, host, key, cors_origin or [])
+        access = _access(listener, host, key, origins)
         models = Models(paths, device=device, quantize=quantize, context=context, on_note=console.note)
         _run(models, listener, access, max_concurrent, context, log_prompts=log_prompts)
 
@@ -127,7 +128,15 @@ def _api_key(given: str | None) -> str | None:
     key = os.environ.get(API_KEY_VARIABLE) if given is None else given
     if key is not None and not (key.strip() and key.isascii() and key.isprintable()):
         raise usage("the API key must be printable ASCII characters, and not empty; give another: --api-key KEY")
-    return key
+    return key and key.strip()  # HTTP drops spaces around it
+
+
+def _origin(given: str) -> str:
+    """An origin as browsers write it."""
+    origin = given.rstrip("/").lower()
+    if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#]+", origin):
+        raise usage(f"--cors-origin {given} is no origin; give a scheme and a host: --cors-origin https://example.com")
+    return origin
 
 
 def _access(listener: "socket.socket", host: str, key: str | None, origins: list[str]) -> "Access":

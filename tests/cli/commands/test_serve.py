@@ -15,6 +15,8 @@ pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
         (["--host", "198.51.100.7"], 2, "--host 198.51.100.7 is not an address of this computer"),
         (["--api-key", ""], 2, "the API key must be printable"),
         (["--api-key", "ключ"], 2, "the API key must be printable"),
+        (["--cors-origin", "example.com"], 2, "example.com is no origin; give a scheme and a host"),
+        (["--cors-origin", "https://example.com/page"], 2, "is no origin"),
         (["--port", "70000"], 2, "--port"),
         (["--quantize", "int8", "--device", "cuda"], 2, "--device has no effect with --quantize"),
     ],
