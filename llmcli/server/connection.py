@@ -2,11 +2,14 @@
 there are."""
 
 import asyncio
+import socket
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llmcli.server.limits import MAX_CONNECTIONS, RECEIVE_SECONDS, UNREAD_SECONDS
+
+SEND_BUFFER_BYTES = 65_536  # the system's megabytes would take minutes of unread text before a client counts as slow
 
 
 class BoundedConnection(H11Protocol):
@@ -17,6 +20,7 @@ class BoundedConnection(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
             return

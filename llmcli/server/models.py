@@ -31,8 +31,8 @@ class ServedModel:
         self.path, self.name = path, path.stem if path.is_file() else path.resolve().name
         if self.name != self.name.encode("utf-8", "replace").decode("utf-8"):  # JSON cannot hold it
             raise LLMError(f"the name {path} is not UTF-8 text; rename the file")
-        self._version = _version(path)
         self.source = load_any(path)
+        self._version = _version(path)
         self.created = int(path.stat().st_mtime)
         longest = self.source.shared.config.max_position_embeddings
         self.context = longest if context is None else min(context, longest)
@@ -88,8 +88,10 @@ class ServedModel:
 
 
 def _version(path: Path) -> list[tuple[str, int, int, int]]:
-    """What changes when a model file, or a file of a model directory, is replaced."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    """What changes when a model file, or a model's file in a directory, is replaced."""
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".json") and file.is_file())
     states = [(file.name, file.stat()) for file in files]
     return [(name, state.st_ino, state.st_size, state.st_mtime_ns) for name, state in states]
 

@@ -9,8 +9,9 @@ from starlette.testclient import TestClient
 
 from llmcli.errors import LLMError
 from llmcli.server.app import Hooks, create_app
-from llmcli.server.models import Models
+from llmcli.server.models import Models, ServedModel
 from llmcli.server.requests import Limits
+from tests.sample_models import run
 from tests.server.conftest import URL
 
 HEADERS = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
@@ -124,6 +125,16 @@ def test_a_model_whose_file_changed_before_its_first_use_is_not_loaded(served, t
     for answer in answers:
         assert answer.status_code == 503 and answer.json()["error"]["code"] == "model_not_loaded"
     assert any(("cannot be read" if is_deleted else "was replaced") in note for note in notes)
+
+
+def test_a_model_directory_is_the_same_until_a_file_of_the_model_changes(served, tmp_path):
+    assert run("export", served[0], tmp_path / "model", "--to", "hf").exit_code == 0
+    model = ServedModel(tmp_path / "model")
+    (tmp_path / "model" / "server.log").write_text("a line")
+    model.check_unchanged()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(LLMError, match="was replaced"):
+        model.check_unchanged()
 
 
 @pytest.mark.parametrize("with_contents", [False, True])

@@ -10,6 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
+
+from llmcli.server import connection
+from llmcli.server.app import create_app
+from llmcli.server.listening import Server, bind
+from llmcli.server.models import Models
 from tests.platforms import posix
 from tests.server.processes import serving
 
@@ -18,9 +24,9 @@ LONG = {"prompt": "The", "max_tokens": 30_000, "n": 8, "temperature": 0, "stream
 
 
 def post(served, body, path="/v1/completions"):
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
-    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-    return connection.getresponse()
+    client = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    client.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    return client.getresponse()
 
 
 def raw(served, data):
@@ -28,6 +34,14 @@ def raw(served, data):
     with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
         client.sendall(data)
         return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def wait_until(is_so):
+    for _ in range(6000):
+        if is_so():
+            return
+        time.sleep(0.01)
+    raise AssertionError("not within a minute")
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +81,32 @@ def test_a_request_that_does_not_arrive_is_dropped(running):
 def test_many_slow_connections_do_not_stop_others(running):
     slow = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(200)]
     try:
-        for connection in slow:
-            connection.sendall(b"POST / HTTP")
+        for one in slow:
+            one.sendall(b"POST / HTTP")
         assert post(running, {"prompt": "The"}).status == 200
     finally:
-        for connection in slow:
-            connection.close()
+        for one in slow:
+            one.close()
+
+
+def test_answers_that_nobody_reads_are_dropped(served, monkeypatch):
+    monkeypatch.setattr(connection, "UNREAD_SECONDS", 0.2)
+    app = create_app(Models(served))
+    server, listener = Server(app), bind("127.0.0.1", 0)
+    body = json.dumps(LONG | {"logprobs": 5}).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: "
+    with ThreadPoolExecutor(1) as threads, listener, socket.socket() as unread:
+        ended = threads.submit(server.run, listener)
+        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        unread.connect(listener.getsockname())
+        unread.sendall(head + b"%d\r\n\r\n" % len(body) + body)
+        wait_until(lambda: app.state.service.engine.stats().active == 8)
+        wait_until(lambda: app.state.service.engine.stats().active == 0)
+        sent = sum(map(len, iter(lambda: unread.recv(65536), b"")))
+        server.stop()
+        ended.result(30)
+    assert app.state.service.engine.stats().counts.cancelled == 8
+    assert sent < 500_000  # so much was taken by the system's buffers
 
 
 @posix
@@ -93,8 +127,8 @@ def test_a_signal_ends_it_within_five_seconds(served, number, code):
 def test_a_long_answer_that_is_not_streamed_is_a_503_after_the_signal(served):
     with serving(served[0]) as process, ThreadPoolExecutor(1) as threads:
         answer = threads.submit(post, process, LONG | {"stream": False})
-        while b"llmcli_requests_active 8" not in urllib.request.urlopen(f"{process.url}/metrics").read():
-            time.sleep(0.01)
+        metrics = f"{process.url}/metrics"
+        wait_until(lambda: b"llmcli_requests_active 8\n" in urllib.request.urlopen(metrics).read())
         process.process.send_signal(signal.SIGTERM)
         response = answer.result()
         assert response.status == 503
