@@ -8,6 +8,7 @@ B, T, C = batch, tokens, hidden size; N, D = heads, head size; V = vocabulary si
 """
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -298,35 +299,60 @@ class Dropout:
         return kept.to(like.dtype).mul_(256 / (256 - self._dropped))
 
 
+def _loss_blocks(x: Tensor, head: Tensor, most_logits: int) -> Iterator[slice]:
+    """The rows of x [R, C] in blocks; on a GPU of at most about `most_logits` logits."""
+    rows = LOSS_ROWS if x.device.type == "cpu" else max(LOSS_ROWS, most_logits // head.shape[0])
+    return (slice(start, start + rows) for start in range(0, len(x), rows))
+
+
+class _HeadGradients:
+    """The gradients of a loss, the mean over rows, with respect to x [R, C] and head [V, C] of the logits x head^T:
+    computed in the forward pass from those of the logits, a block of rows at a time."""
+
+    def __init__(self, x: Tensor, head: Tensor, *, head_is_trained: bool) -> None:
+        self._x, self._head, self._head_is_trained = x, head, head_is_trained
+        self._grad_x = torch.empty_like(x)
+        self._grad_head = torch.zeros_like(head if head_is_trained else head[:0], dtype=_sum_dtype(x))
+
+    def add(self, block: slice, row_gradients: Tensor) -> None:
+        """Of a block of rows: the gradients of each row's loss with respect to its logits, which are overwritten."""
+        grad_logits = row_gradients.mul_(1 / len(self._x)).to(self._x.dtype)
+        torch.mm(grad_logits, self._head, out=self._grad_x[block])
+        if self._head_is_trained and self._x.dtype == self._grad_head.dtype:
+            self._grad_head.addmm_(grad_logits.mT, self._x[block])
+        elif self._head_is_trained:
+            self._grad_head += grad_logits.mT @ self._x[block]
+
+    def save(self, ctx: Any) -> None:
+        """For `_scaled_gradients` in the backward pass."""
+        ctx.head_is_trained = self._head_is_trained
+        ctx.save_for_backward(self._grad_x, self._grad_head.to(self._head.dtype))
+
+
+def _scaled_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The saved gradients of x and head, scaled in place by that of the loss."""
+    grad_x, grad_head = ctx.saved_tensors
+    return grad_x.mul_(grad), grad_head.mul_(grad) if ctx.head_is_trained else None
+
+
 class _CrossEntropy(_Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         sum_dtype = _sum_dtype(x)
         loss = x.new_zeros((), dtype=sum_dtype)
-        grad_x = torch.empty_like(x)
-        head_is_trained = ctx.needs_input_grad[1]
-        grad_head = torch.zeros_like(head if head_is_trained else head[:0], dtype=sum_dtype)
-        rows = LOSS_ROWS if x.device.type == "cpu" else max(LOSS_ROWS, (1 << 28) // head.shape[0])
-        for start in range(0, len(x), rows):
-            x_block, targets_block = x[start : start + rows], targets[start : start + rows, None]
-            probabilities = torch.softmax(functional.linear(x_block, head).to(sum_dtype), -1)
+        gradients = _HeadGradients(x, head, head_is_trained=ctx.needs_input_grad[1])
+        for block in _loss_blocks(x, head, 1 << 28):
+            targets_block = targets[block, None]
+            probabilities = torch.softmax(functional.linear(x[block], head).to(sum_dtype), -1)
             target_probabilities = probabilities.gather(-1, targets_block)
             loss -= target_probabilities.clamp_min(MIN_PROBABILITY).log().sum()
-            probabilities.scatter_(-1, targets_block, target_probabilities - 1)
-            grad_logits = probabilities.mul_(1 / len(x)).to(x.dtype)
-            torch.mm(grad_logits, head, out=grad_x[start : start + rows])
-            if head_is_trained and x.dtype == sum_dtype:
-                grad_head.addmm_(grad_logits.mT, x_block)
-            elif head_is_trained:
-                grad_head += grad_logits.mT @ x_block
-        ctx.head_is_trained = head_is_trained
-        ctx.save_for_backward(grad_x, grad_head.to(head.dtype))
+            gradients.add(block, probabilities.scatter_(-1, targets_block, target_probabilities - 1))
+        gradients.save(ctx)
         return loss / len(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        grad_x, grad_head = ctx.saved_tensors
-        return grad_x.mul_(grads[0]), grad_head.mul_(grads[0]) if ctx.head_is_trained else None, None
+        return *_scaled_gradients(ctx, grads[0]), None
 
 
 def cross_entropy(x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
@@ -343,28 +369,19 @@ class _Divergence(_Function):
     def forward(ctx: Any, x: Tensor, head: Tensor, base_x: Tensor, base_head: Tensor) -> Tensor:
         sum_dtype = _sum_dtype(x)
         loss = x.new_zeros((), dtype=sum_dtype)
-        grad_x = torch.empty_like(x)
-        head_is_trained = ctx.needs_input_grad[1]
-        grad_head = torch.zeros_like(head if head_is_trained else head[:0], dtype=sum_dtype)
-        rows = LOSS_ROWS if x.device.type == "cpu" else max(LOSS_ROWS, (1 << 27) // head.shape[0])
-        for start in range(0, len(x), rows):
-            block = slice(start, start + rows)
+        gradients = _HeadGradients(x, head, head_is_trained=ctx.needs_input_grad[1])
+        for block in _loss_blocks(x, head, 1 << 27):
             logs = torch.log_softmax(functional.linear(x[block], head).to(sum_dtype), -1)
             base_logs = torch.log_softmax(functional.linear(base_x[block], base_head).to(sum_dtype), -1)
             base_probabilities = base_logs.exp()
             loss += (base_probabilities * (base_logs - logs)).sum()
-            grad_logits = logs.exp_().sub_(base_probabilities).mul_(1 / len(x)).to(x.dtype)
-            torch.mm(grad_logits, head, out=grad_x[block])
-            if head_is_trained:
-                grad_head += grad_logits.mT @ x[block]
-        ctx.head_is_trained = head_is_trained
-        ctx.save_for_backward(grad_x, grad_head.to(head.dtype))
+            gradients.add(block, logs.exp_().sub_(base_probabilities))
+        gradients.save(ctx)
         return loss / len(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        grad_x, grad_head = ctx.saved_tensors
-        return grad_x.mul_(grads[0]), grad_head.mul_(grads[0]) if ctx.head_is_trained else None, None, None
+        return *_scaled_gradients(ctx, grads[0]), None, None
 
 
 def divergence(x: Tensor, head: Tensor, base_x: Tensor, base_head: Tensor) -> Tensor:
