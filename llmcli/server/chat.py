@@ -132,8 +132,7 @@ class ChatCompletion:
                 new_text = self._without_prefix_space(event.text) if event.text == text.text else event.text
                 return [self._chunk(index, {"content": new_text}, self._logprobs(text.take_unsent()), None)]
             case Finished():
-                delta = {"content": event.text} if event.text else {}
-                return [self._chunk(index, delta, self._logprobs(text.take_unsent()), event.reason)]
+                return [self._chunk(index, {}, self._logprobs(text.take_unsent()), event.reason)]
         return []
 
     def usage_chunk(self, texts: Sequence[Generated]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class Completion:
             case Token() if event.text:
                 return [self._chunk(index, event.text, None, text)]
             case Finished():
-                return [self._chunk(index, event.text, event.reason, text)]
+                return [self._chunk(index, "", event.reason, text)]
         return []
 
     def usage_chunk(self, texts: Sequence[Generated]) -> dict[str, Any]:

@@ -66,7 +66,6 @@ class Finished:
 
     reason: str  # "stop" or "length"
     tokens: int  # new tokens
-    text: str = ""  # held back until now, such as the beginning of a stop string that did not follow
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,6 @@ class Generated:
                 self.text += event.text
                 self.tokens.append(event)
             case Finished():
-                self.text += event.text
                 self.finished = event
 
 

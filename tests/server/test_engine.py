@@ -70,7 +70,7 @@ class Client:
 
     @property
     def text(self):
-        return "".join(event.text for event in self.events if isinstance(event, Token | Finished))
+        return "".join(event.text for event in self.events if isinstance(event, Token))
 
     @property
     def tokens(self):
