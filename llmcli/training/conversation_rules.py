@@ -144,10 +144,10 @@ def dropout(
 
 
 def base_divergence(*, has_text: bool, base: ModelConfig | None) -> Decision[float]:
-    """The weight of the divergence from the base model in the loss. After text, it would undo what the text taught."""
+    """The weight of the divergence from the base model in the loss. After text, it would undo what that text added."""
     if base and not has_text:
         return Decision(DIVERGENCE_WEIGHT, "on text that it generates; limits catastrophic forgetting")
-    return Decision(0.0, "there is no base model" if base is None else "would undo what the text taught")
+    return Decision(0.0, "there is no base model" if base is None else "would undo what the text added")
 
 
 def decisions(
