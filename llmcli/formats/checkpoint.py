@@ -5,7 +5,7 @@ interpreted. Knows numpy, not torch.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,16 @@ class Checkpoint:
     def with_quantized_values(self, scheme: str) -> "Checkpoint":
         """The same model in float32, with weights that were quantized and dequantized."""
         return replace(self, tensors=_DequantizedTensors(self, scheme), dtypes={})
+
+    def stacked(self, names: Sequence[str]) -> NDArray[np.float32]:
+        """Tensors stacked along their first dimension in float32, each read straight into its place."""
+        shapes = [self.config.tensor_shapes()[name] for name in names]
+        stacked = np.empty((sum(shape[0] for shape in shapes), *shapes[0][1:]), np.float32)
+        start = 0
+        for name, shape in zip(names, shapes, strict=True):
+            self.read(name, stacked[start : start + shape[0]])
+            start += shape[0]
+        return stacked
 
     def read(self, name: str, out: NDArray[np.float32]) -> None:
         """Copy a tensor into `out`, which has its shape, without a second copy in memory."""

@@ -28,6 +28,11 @@ class QuantizedMatrix:
     columns: int
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)"""
+        return len(self.codes), self.columns
+
+    @property
     def bits(self) -> int:
         """Bits per weight."""
         return int(8 * self.codes.shape[-1] // BLOCK)

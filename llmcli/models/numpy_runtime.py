@@ -269,7 +269,7 @@ class _Layer:
         attention = name + "self_attn."
         scale = np.float32(1 / math.sqrt(D))  # of attention scores, folded into the queries
 
-        qkv = _read_stacked(checkpoint, [f"{attention}{which}_proj.weight" for which in "qkv"])
+        qkv = checkpoint.stacked([f"{attention}{which}_proj.weight" for which in "qkv"])
         qkv *= _read(checkpoint, name + "input_layernorm.weight")
         _interleave_halves(qkv[: (H + G) * D].reshape(H + G, D, -1))
         self.qk_norm: Array | None = None
@@ -282,7 +282,7 @@ class _Layer:
             qkv[: H * D] *= scale
         self.bias: Array | None = None
         if config.qkv_bias:
-            self.bias = _read_stacked(checkpoint, [f"{attention}{which}_proj.bias" for which in "qkv"])
+            self.bias = checkpoint.stacked([f"{attention}{which}_proj.bias" for which in "qkv"])
             _interleave_halves(self.bias[: (H + G) * D].reshape(H + G, D))
             self.bias[: H * D] *= scale
         self.qkv, self.o = Matrix(qkv), Matrix(_read(checkpoint, attention + "o_proj.weight"))
@@ -308,7 +308,7 @@ class _SwiGLU:
     def __init__(self, checkpoint: Checkpoint, layer: int, names: tuple[str, str, str]) -> None:
         """`names` of the tensors: gate [F, C], up [F, C], down [C, F]."""
         gate, up, down = names
-        gate_up = _read_stacked(checkpoint, [gate, up])
+        gate_up = checkpoint.stacked([gate, up])
         gate_up *= _mlp_gain(checkpoint, layer)
         self.gate_up, self.down = Matrix(gate_up), Matrix(_read(checkpoint, down))
 
@@ -434,15 +434,4 @@ def _mlp_gain(checkpoint: Checkpoint, layer: int) -> Array:
 
 
 def _read(checkpoint: Checkpoint, name: str) -> Array:
-    return _read_stacked(checkpoint, [name])
-
-
-def _read_stacked(checkpoint: Checkpoint, names: Sequence[str]) -> Array:
-    """Tensors stacked along their first dimension, each read straight into its place."""
-    shapes = [checkpoint.config.tensor_shapes()[name] for name in names]
-    stacked = np.empty((sum(shape[0] for shape in shapes), *shapes[0][1:]), np.float32)
-    start = 0
-    for name, shape in zip(names, shapes, strict=True):
-        checkpoint.read(name, stacked[start : start + shape[0]])
-        start += shape[0]
-    return stacked
+    return checkpoint.stacked([name])

@@ -1,14 +1,16 @@
-"""The decoder with quantized weights as ONNX graphs, made of onnxruntime's fused operators.
+"""The decoder as ONNX graphs, made of onnxruntime's fused operators, with quantized weights or in float32.
 
 Two graphs: `decoder_graph` from token embeddings to final hidden states, with the key-value cache as inputs and
 outputs that share memory; `head_graph` from hidden states to logits. A layer is nine operators: calling onnxruntime
-for the matrix products alone, with the rest in numpy, took 1.7 times as long (tests/benchmarks/LOG.md).
+for the matrix products alone, with the rest in numpy, took 1.7 times as long (tests/benchmarks/LOG.md). Matrices in
+float32 are not copied into the graph: onnxruntime reads the arrays of this process.
 
 B = texts; T = tokens; V = vocabulary size; C = hidden size; I = intermediate size of the SwiGLU; H, G = query heads,
 key-value heads; D = head size.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,22 +23,45 @@ from llmcli.models.runtime import Array
 
 _ORT = "com.microsoft"  # the domain of onnxruntime's own operators
 
+Weight = QuantizedMatrix | Array  # of a linear layer: [outputs, inputs]
 
-def head_graph(weight: QuantizedMatrix) -> bytes:
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX model, and the arrays that it refers to by name. They must live as long as it is used."""
+
+    model: bytes
+    arrays: dict[str, Array]
+
+
+def read_weight(checkpoint: Checkpoint, scheme: str | None, *names: str) -> Weight:
+    """Matrices with the same input, stacked, so that one product computes all of them; in float32 without a scheme."""
+    matrices = [matrix for name in names if (matrix := checkpoint.quantized(name, scheme)) is not None]
+    if not matrices:
+        return checkpoint.stacked(names)
+    if len(matrices) == 1:
+        return matrices[0]
+    codes = np.concatenate([matrix.codes for matrix in matrices])
+    scales = np.concatenate([matrix.scales for matrix in matrices])
+    return QuantizedMatrix(codes, scales, matrices[0].columns)
+
+
+def head_graph(weight: Weight) -> Graph:
     """hidden [B, T, C] -> logits [B, T, V]"""
     graph = _GraphBuilder()
-    graph.input("hidden", ["B", "T", weight.columns])
+    outputs, inputs = weight.shape
+    graph.input("hidden", ["B", "T", inputs])
     graph.linear("hidden", weight, "logits")
-    graph.output("logits", ["B", "T", len(weight.codes)])
-    return graph.serialize()
+    graph.output("logits", ["B", "T", outputs])
+    return graph.finish()
 
 
-def decoder_graph(checkpoint: Checkpoint, scheme: str) -> bytes:
+def decoder_graph(checkpoint: Checkpoint, scheme: str | None) -> Graph:
     """Embeddings x [B, T, C] -> final hidden states [B, T, C], normalized; keys and values are cached in place.
 
-    `scheme` is "int8" or "int4". Further inputs: past [B], the positions of the last tokens; total [1], the largest
-    number of tokens including the last; the rotary tables cos and sin [positions, D/2]; the cache keys.i and values.i
-    [B, G, capacity, D] of layer i.
+    `scheme` is "int8", "int4" or None. Further inputs: past [B], the positions of the last tokens; total [1], the
+    largest number of tokens including the last; the rotary tables cos and sin [positions, D/2]; the cache keys.i and
+    values.i [B, G, capacity, D] of layer i.
     """
     config, tensors = checkpoint.config, checkpoint.tensors
     graph = _GraphBuilder()
@@ -57,16 +82,18 @@ def decoder_graph(checkpoint: Checkpoint, scheme: str) -> bytes:
         normed, x = graph.add_and_norm(x, y, tensors[following], config.rms_norm_eps, name + "mlp.added")
     graph.add("Identity", [normed], ["hidden"])
     graph.output("hidden", ["B", "T", config.hidden_size])
-    return graph.serialize()
+    return graph.finish()
 
 
-def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str, layer: int, x: str) -> str:
+def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str | None, layer: int, x: str) -> str:
     """Normalized x -> the attention output of a layer, [B, T, C]."""
     config, tensors = checkpoint.config, checkpoint.tensors
     H, G, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     name = f"model.layers.{layer}.self_attn."
     bias = np.concatenate([tensors[f"{name}{which}_proj.bias"] for which in "qkv"]) if config.qkv_bias else None
-    qkv = graph.linear(x, _stacked(checkpoint, scheme, [f"{name}{which}_proj.weight" for which in "qkv"]), name, bias)
+    qkv = graph.linear(
+        x, read_weight(checkpoint, scheme, *(f"{name}{which}_proj.weight" for which in "qkv")), name, bias
+    )
     projections = [qkv, "", ""]  # the operator takes the three in one
     if config.qk_norm:
         projections = [f"{name}{which}" for which in "qkv"]
@@ -87,42 +114,33 @@ def _add_attention(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str, 
         "GroupQueryAttention", [*projections, *caches, "past", "total", "cos", "sin"],
         [f"{name}y", *(f"{cache}.now" for cache in caches)], _ORT, num_heads=H, kv_num_heads=G, do_rotary=1,
     )  # fmt: skip
-    return graph.linear(y, _stacked(checkpoint, scheme, [name + "o_proj.weight"]), name + "o")
+    return graph.linear(y, read_weight(checkpoint, scheme, name + "o_proj.weight"), name + "o")
 
 
-def _add_mlp(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str, name: str, x: str) -> str:
+def _add_mlp(graph: "_GraphBuilder", checkpoint: Checkpoint, scheme: str | None, name: str, x: str) -> str:
     """Normalized x -> the SwiGLU output of a layer, [B, T, C]; `name` is the prefix of its tensors."""
     size = checkpoint.config.intermediate_size
-    weight = _stacked(checkpoint, scheme, [name + "gate_proj.weight", name + "up_proj.weight"])
+    weight = read_weight(checkpoint, scheme, name + "gate_proj.weight", name + "up_proj.weight")
     gate_up = graph.linear(x, weight, name + "gate_up")
     sizes = graph.constant(np.array([size, size], np.int64))
     graph.add("Split", [gate_up, sizes], [name + "gate", name + "up"], axis=-1)
     silu = graph.add("QuickGelu", [name + "gate"], [name + "silu"], _ORT, alpha=1.0)  # gate * sigmoid(gate)
     inner = graph.add("Mul", [silu, name + "up"], [name + "inner"])
-    return graph.linear(inner, _stacked(checkpoint, scheme, [name + "down_proj.weight"]), name + "down")
-
-
-def _stacked(checkpoint: Checkpoint, scheme: str, names: Sequence[str]) -> QuantizedMatrix:
-    """Quantized matrices with the same input, stacked, so that one product computes all of them."""
-    matrices = [matrix for name in names if (matrix := checkpoint.quantized(name, scheme)) is not None]
-    if len(matrices) == 1:
-        return matrices[0]
-    codes = np.concatenate([matrix.codes for matrix in matrices])
-    scales = np.concatenate([matrix.scales for matrix in matrices])
-    return QuantizedMatrix(codes, scales, matrices[0].columns)
+    return graph.linear(inner, read_weight(checkpoint, scheme, name + "down_proj.weight"), name + "down")
 
 
 class _GraphBuilder:
     """Collects the nodes, constants, inputs and outputs of an ONNX graph. Values are referred to by name."""
 
     def __init__(self) -> None:
-        from onnx import helper, numpy_helper
+        from onnx import TensorProto, helper, numpy_helper
 
-        self._helper, self._tensor = helper, numpy_helper.from_array
+        self._helper, self._tensor, self._empty = helper, numpy_helper.from_array, TensorProto
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
+        self._arrays: dict[str, Array] = {}
 
     def input(self, name: str, shape: Sequence[int | str], dtype: type[np.generic] = np.float32) -> str:
         """Declare an input; return its name."""
@@ -142,14 +160,32 @@ class _GraphBuilder:
         self._constants.append(self._tensor(np.ascontiguousarray(array), name))
         return name
 
+    def _external(self, array: Array) -> str:
+        """Refer to an array in float32 that is not stored in the graph; return its name."""
+        name = f"array.{len(self._arrays)}"
+        self._arrays[name] = np.ascontiguousarray(array)
+        tensor = self._empty(
+            name=name, data_type=self._empty.FLOAT, dims=array.shape, data_location=self._empty.EXTERNAL
+        )
+        tensor.external_data.add(key="location", value="memory")  # required, but not used
+        self._constants.append(tensor)
+        return name
+
     def add(self, op_type: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attrs: Any) -> str:
         """Add an operator; return the name of its first output."""
         name = f"{op_type}.{len(self._nodes)}"
         self._nodes.append(self._helper.make_node(op_type, inputs, outputs, name=name, domain=domain, **attrs))
         return outputs[0]
 
-    def linear(self, x: str, weight: QuantizedMatrix, out: str, bias: Array | None = None) -> str:
-        """x [B, T, columns] -> [B, T, rows]; x is quantized to int8, block by block."""
+    def linear(self, x: str, weight: Weight, out: str, bias: Array | None = None) -> str:
+        """x [B, T, inputs] -> [B, T, outputs]; for a quantized weight x is quantized to int8, block by block."""
+        if isinstance(weight, QuantizedMatrix):
+            return self._quantized_linear(x, weight, out, bias)
+        product = out if bias is None else f"{out}.product"
+        self.add("FusedMatMul", [x, self._external(weight)], [product], _ORT, transB=1)
+        return product if bias is None else self.add("Add", [product, self.constant(bias)], [out])
+
+    def _quantized_linear(self, x: str, weight: QuantizedMatrix, out: str, bias: Array | None) -> str:
         inputs = [x, self.constant(weight.codes), self.constant(weight.scales.astype(np.float32))]
         if bias is not None:
             inputs += ["", "", self.constant(bias)]
@@ -169,7 +205,7 @@ class _GraphBuilder:
         self.add("SkipSimplifiedLayerNormalization", inputs, [normed, "", "", total], _ORT, epsilon=eps)
         return normed, total
 
-    def serialize(self) -> bytes:
+    def finish(self) -> Graph:
         """The graph as an ONNX model. Raises LLMError when it exceeds the size limit of protobuf, 2 GB."""
         graph = self._helper.make_graph(self._nodes, "step", self._inputs, self._outputs, self._constants)
         versions = [self._helper.make_opsetid("", 17), self._helper.make_opsetid(_ORT, 1)]
@@ -179,4 +215,4 @@ class _GraphBuilder:
             raise LLMError(
                 "quantized weights of over 2 GB do not run in onnxruntime; run the model without --quantize"
             ) from error
-        return model
+        return Graph(model, self._arrays)

@@ -1,13 +1,16 @@
-"""Runs quantized models on a CPU with onnxruntime: weights of 8 or 4 bits need less memory bandwidth, so it is faster.
+"""Runs models on a CPU with onnxruntime, faster than numpy: quantized, where weights of 8 or 4 bits need less memory
+bandwidth, or in float32, where several operations are one and all cores work.
 
-numpy_runtime.py is the reference, and the tests compare this runtime with it. Results differ slightly, since matrix
-products quantize their inputs to int8, block by block. onnx_graph.py builds the graphs.
+numpy_runtime.py is the reference, and the tests compare this runtime with it. Results of quantized models differ
+slightly, since matrix products quantize their inputs to int8, block by block. onnx_graph.py builds the graphs.
+
+In float32 the weights are twice in memory: onnxruntime copies each matrix into the order in which it multiplies.
 
 Needs onnxruntime and onnx, which are extras. Never imports torch.
 T = tokens; B = texts processed together; V = vocabulary size; C = hidden size; G = key-value heads; D = head size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from functools import lru_cache
 from importlib.util import find_spec
@@ -22,7 +25,7 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.quantization import QuantizedMatrix
 from llmcli.models.cache_slots import CacheSlots
 from llmcli.models.logits import token_losses
-from llmcli.models.onnx_graph import decoder_graph, head_graph
+from llmcli.models.onnx_graph import Graph, decoder_graph, head_graph, read_weight
 from llmcli.models.runtime import LOGITS_AT_ONCE, Array, check_context, check_input
 
 PREFILL_CHUNK = 256  # tokens processed at a time; numpy takes fewer
@@ -41,10 +44,11 @@ def unsupported(config: ModelConfig) -> str | None:
 
 
 class OnnxRuntime:
-    """A checkpoint ready to run quantized; runtime.py describes the interface."""
+    """A checkpoint ready to run; runtime.py describes the interface."""
 
-    def __init__(self, checkpoint: Checkpoint, scheme: str) -> None:
-        """`scheme` is "int8" or "int4". Raises LLMError without onnxruntime, and for an unsupported model."""
+    def __init__(self, checkpoint: Checkpoint, scheme: str | None) -> None:
+        """`scheme` is "int8", "int4", or None for float32. Raises LLMError without onnxruntime, and for a model that
+        it does not support."""
         try:
             import onnx  # noqa: F401
             import onnxruntime
@@ -57,9 +61,10 @@ class OnnxRuntime:
         self.length = 0
         if reason := unsupported(self.config):
             raise LLMError(f"onnxruntime does not support {reason}")
-        self.embedding = _quantized(checkpoint, "model.embed_tokens.weight", scheme)  # [V, C]
+        self._embedding = read_weight(checkpoint, scheme, "model.embed_tokens.weight")  # [V, C]
         tied = self.config.tie_word_embeddings
-        head = self.embedding if tied else _quantized(checkpoint, "lm_head.weight", scheme)
+        head = self._embedding if tied else read_weight(checkpoint, scheme, "lm_head.weight")
+        self._weights: list[Any] = []  # in float32
         self.decoder = self._session(decoder_graph(checkpoint, scheme))
         self.head = self._session(head_graph(head))
         self.rotary: list[Any] = []  # cos and sin of the positions used so far: [positions, D/2]
@@ -158,12 +163,22 @@ class OnnxRuntime:
             self.length += len(chunk)
             yield binding
 
-    def _session(self, model: bytes) -> Any:
+    def embed(self, ids: NDArray[np.int64]) -> Array:
+        """The embeddings of tokens, [..., C]."""
+        if isinstance(self._embedding, QuantizedMatrix):
+            return self._embedding.dequantize(ids)
+        embeddings: Array = self._embedding[ids]
+        return embeddings
+
+    def _session(self, graph: Graph) -> Any:
         options = self._ort.SessionOptions()
         options.use_per_session_threads = False
         options.log_severity_level = 3
+        names, weights = list(graph.arrays), self._values(graph.arrays.values())
+        self._weights += weights  # they must live as long as the session
+        options.add_external_initializers(names, weights)
         try:
-            return self._ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            return self._ort.InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the library's errors have no common base class
             raise LLMError(f"onnxruntime {self._ort.__version__} cannot run this model: {error}") from error
 
@@ -182,7 +197,7 @@ class OnnxRuntime:
         shape = (1, self.config.num_key_value_heads, capacity, self.config.head_dim)
         return [np.zeros(shape, np.float32) for _ in range(2 * self.config.num_hidden_layers)]
 
-    def _values(self, arrays: Sequence[Array]) -> list[Any]:
+    def _values(self, arrays: Iterable[Array]) -> list[Any]:
         """The arrays for onnxruntime, which uses their memory."""
         return [self._ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]
 
@@ -233,7 +248,7 @@ class _Binding:
         if self._cache is not cache:
             self._bind(cache)
         ids = np.asarray(ids)
-        self._x[...] = self._runtime.embedding.dequantize(ids.ravel()).reshape(self._x.shape)
+        self._x[...] = self._runtime.embed(ids.ravel()).reshape(self._x.shape)
         self._past[:] = np.asarray(past) + (ids.shape[1] - 1)
         self._total[0] = self._past.max() + 1
         self._runtime.decoder.run_with_iobinding(self._decoder)
@@ -295,9 +310,3 @@ def _share_threads() -> None:
     import onnxruntime
 
     onnxruntime.set_global_thread_pool_sizes(cpu_cores(), 1)
-
-
-def _quantized(checkpoint: Checkpoint, name: str, scheme: str) -> QuantizedMatrix:
-    matrix = checkpoint.quantized(name, scheme)
-    assert matrix is not None, name
-    return matrix

@@ -1,4 +1,4 @@
-"""Model -> runtime: numpy on the CPU, onnxruntime for quantized weights, torch on any other device.
+"""Model -> runtime: numpy on the CPU, onnxruntime for quantized weights or for speed, torch on any other device.
 
 Each backend is imported only when it is chosen, so that the CPU never waits for torch.
 """
@@ -13,45 +13,70 @@ from llmcli.models.runtime import Runtime
 if TYPE_CHECKING:
     from llmcli.models.ensemble import EnsembleRuntime
 
+FAST_BYTES = 2 << 30  # float32 weights of at most this size are held twice for speed
 OnNote = Callable[[str], None]
 
 
 @overload
 def open_runtime(
-    model: Ensemble, device: str = "cpu", quantize: str | None = None, on_note: OnNote = lambda note: None
+    model: Ensemble,
+    device: str = "cpu",
+    quantize: str | None = None,
+    on_note: OnNote = lambda note: None,
+    *,
+    fast: bool = False,
 ) -> "EnsembleRuntime": ...
 @overload
 def open_runtime(
-    model: Checkpoint | Ensemble, device: str = "cpu", quantize: str | None = None, on_note: OnNote = lambda note: None
+    model: Checkpoint | Ensemble,
+    device: str = "cpu",
+    quantize: str | None = None,
+    on_note: OnNote = lambda note: None,
+    *,
+    fast: bool = False,
 ) -> Runtime: ...
 def open_runtime(
-    model: Checkpoint | Ensemble, device: str = "cpu", quantize: str | None = None, on_note: OnNote = lambda note: None
+    model: Checkpoint | Ensemble,
+    device: str = "cpu",
+    quantize: str | None = None,
+    on_note: OnNote = lambda note: None,
+    *,
+    fast: bool = False,
 ) -> Runtime:
     """Make a model ready to run.
 
     `device` is "cpu", "cuda", "mps" or "auto". `quantize` is "int8", "int4", or None for the weights as they are
-    stored. `on_note` receives what a user should know, such as a missing backend. Raises LLMError when the device or
-    the backend is missing.
+    stored. `on_note` receives what a user should know, such as a missing backend. With `fast`, float32 weights on the
+    CPU run in onnxruntime as well, where it is installed: up to twice as fast, in twice the memory. Raises LLMError
+    when the device or the backend is missing.
     """
     if isinstance(model, Ensemble):
         from llmcli.models.ensemble import EnsembleRuntime
 
-        return EnsembleRuntime([_open_single(expert, device, quantize, on_note) for expert in model.experts])
-    return _open_single(model, device, quantize, on_note)
+        return EnsembleRuntime([_open_single(one, device, quantize, on_note, fast=fast) for one in model.experts])
+    return _open_single(model, device, quantize, on_note, fast=fast)
 
 
-def _open_single(checkpoint: Checkpoint, device: str, quantize: str | None, on_note: OnNote) -> Runtime:
+def _open_single(checkpoint: Checkpoint, device: str, quantize: str | None, on_note: OnNote, *, fast: bool) -> Runtime:
     scheme = quantize or checkpoint.quantization
     if device == "cpu" and scheme:
         return _open_quantized(checkpoint, scheme, on_note, required=quantize is not None)
     if device == "cpu":
-        from llmcli.models.numpy_runtime import NumpyRuntime
-
-        return NumpyRuntime(checkpoint)
+        return _open_float32(checkpoint, fast=fast)
     from llmcli.models.devices import pick_device
     from llmcli.models.torch_runtime import TorchRuntime
 
     return TorchRuntime(checkpoint, pick_device(device))
+
+
+def _open_float32(checkpoint: Checkpoint, *, fast: bool) -> Runtime:
+    from llmcli.models import onnx_runtime
+    from llmcli.models.numpy_runtime import NumpyRuntime
+
+    is_small = 4 * checkpoint.config.parameters <= FAST_BYTES
+    if fast and is_small and onnx_runtime.is_installed() and not onnx_runtime.unsupported(checkpoint.config):
+        return onnx_runtime.OnnxRuntime(checkpoint, None)
+    return NumpyRuntime(checkpoint)
 
 
 def _open_quantized(checkpoint: Checkpoint, scheme: str, on_note: OnNote, *, required: bool) -> Runtime:

@@ -102,7 +102,7 @@ def _explain(runtime: Runtime, model: ServedModel, prompt: str | Prompt, count: 
     subject = choose_subject(
         model.source, tokenizer, prompt, literal=literal, on_note=lambda note: None, runtime=ensemble
     )
-    reader = runtime if isinstance(runtime, NumpyRuntime) else NumpyRuntime(subject.checkpoint)
+    reader = runtime if isinstance(runtime, NumpyRuntime) else model.readable_runtime(subject.checkpoint)
     found = explain(
         reader, tokenizer, prompt, literal=literal, candidates=count,
         ensemble=subject.ensemble,

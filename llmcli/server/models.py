@@ -14,8 +14,10 @@ from llmcli.data.conversations import Message
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.vocabulary import START
 from llmcli.errors import LLMError
+from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
+from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Runtime
 from llmcli.server.errors import ApiError, ModelLoadError
@@ -33,6 +35,7 @@ class ServedModel:
             raise LLMError(f"the name {path} is not UTF-8 text; rename the file")
         self.source = load_any(path)
         self._version = _version(path)
+        self._readable: tuple[Checkpoint, NumpyRuntime] | None = None
         self.created = int(path.stat().st_mtime)
         longest = self.source.shared.config.max_position_embeddings
         self.context = longest if context is None else min(context, longest)
@@ -54,6 +57,12 @@ class ServedModel:
             if self.template is not None:
                 self.template.encode([Message("user", "Hello")], add_generation_prompt=True)
                 _ = self.template.stop_ids
+
+    def readable_runtime(self, checkpoint: Checkpoint) -> NumpyRuntime:
+        """A runtime that shows its activations, of this model or of one of its ensemble. The last one is kept."""
+        if self._readable is None or self._readable[0] is not checkpoint:
+            self._readable = checkpoint, NumpyRuntime(checkpoint)
+        return self._readable[1].fork()
 
     @cached_property
     def experts(self) -> list[str]:
@@ -148,7 +157,8 @@ class Models:
         Thread(target=model.prepare, name="prepare-model", daemon=True).start()
         try:
             model.check_unchanged()
-            return open_runtime(model.source, self._device, self._quantize, self._on_note), model.tokenizer
+            runtime = open_runtime(model.source, self._device, self._quantize, self._on_note, fast=True)
+            return runtime, model.tokenizer
         except (LLMError, OSError, MemoryError) as error:
             self._on_note(f"{model.path} could not be loaded: {str(error) or 'out of memory'}")
             raise ModelLoadError(str(error)) from error

@@ -51,6 +51,21 @@ def test_logits_are_close_to_those_of_the_numpy_runtime(name: str, kind: str) ->
 
 
 @needs_onnxruntime
+@pytest.mark.parametrize("name", list(KINDS))
+def test_float32_logits_are_those_of_the_numpy_runtime(name: str) -> None:
+    model = random_checkpoint(KINDS[name])
+    runtime, reference = OnnxRuntime(model, None), NumpyRuntime(model)
+    for length in (1, 2, 300):
+        runtime.rewind()
+        reference.rewind()
+        expected = reference.prefill(IDS[:length])
+        np.testing.assert_allclose(runtime.prefill(IDS[:length]), expected, atol=1e-4 * expected.std())
+    forks, references = [[one.fork(length) for length in (3, 7, 300)] for one in (runtime, reference)]
+    expected = NumpyRuntime.step_batch(references, IDS[:3])
+    np.testing.assert_allclose(OnnxRuntime.step_batch(forks, IDS[:3]), expected, atol=1e-4 * expected.std())
+
+
+@needs_onnxruntime
 def test_steps_rewinds_and_growth_of_the_cache_give_the_same_logits() -> None:
     model = random_checkpoint(QWEN3)
     quantized = OnnxRuntime(model, "int8")

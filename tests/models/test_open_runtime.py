@@ -39,6 +39,17 @@ def test_the_cpu_runs_numpy_and_an_ensemble_of_it() -> None:
     assert isinstance(runtime, EnsembleRuntime) and runtime.parameters == 2 * CONFIG.parameters
 
 
+@pytest.mark.skipif(not onnx_runtime.is_installed(), reason="needs onnxruntime and onnx: pip install -e '.[fast]'")
+def test_for_speed_float32_runs_in_onnxruntime_unless_it_is_unsupported_or_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert isinstance(open_runtime(MODEL, fast=True), OnnxRuntime)
+    sparse = replace(CONFIG, model_type="qwen3_moe", num_experts=2, num_experts_per_tok=1, moe_intermediate_size=96)
+    assert isinstance(open_runtime(random_checkpoint(sparse), fast=True), NumpyRuntime)
+    monkeypatch.setattr("llmcli.models.open_runtime.FAST_BYTES", 4 * CONFIG.parameters - 1)
+    assert isinstance(open_runtime(MODEL, fast=True), NumpyRuntime)
+
+
 def test_another_device_runs_torch_even_when_it_resolves_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)

@@ -74,7 +74,7 @@ def test_a_full_queue_is_a_429(served):
 def test_the_first_model_that_cannot_be_loaded_is_reported(served, monkeypatch):
     from llmcli.server import models
 
-    def fail(*_):
+    def fail(*_, **__):
         raise LLMError(f"{served[0]}: damaged")
 
     monkeypatch.setattr(models, "open_runtime", fail)
