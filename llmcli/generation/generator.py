@@ -110,7 +110,7 @@ class GeneratedText:
         self.tokens = 0  # new ones
         self.finish_reason: str | None = None
         self.last_token: Choice | None = None  # the token that ended the text, and its log probability
-        self._tokenizer, self._sampling, self._stop_ids = tokenizer, sampling, stop_ids
+        self._tokenizer, self.sampling, self._stop_ids = tokenizer, sampling, stop_ids
         self._sampler = sampler or Sampler(sampling)
         self._decoder, self._state = StreamDecoder(), START
         self._penalizes = sampling.repetition_penalty != 1
@@ -123,9 +123,15 @@ class GeneratedText:
         return self._tokenizer.vocabulary
 
     @property
-    def is_greedy(self) -> bool:
-        """Whether the next token is the most likely one that is allowed."""
-        return self._sampling.temperature == 0 and not self._penalizes
+    def may_choose_together(self) -> bool:
+        """Whether the next token depends on nothing but temperature and min-p, as choice_batch.py requires."""
+        sampling = self.sampling
+        filters = sampling.top_k > 0 or sampling.top_p < 1
+        return not self._penalizes and not (filters and sampling.temperature)
+
+    def draw(self, logits: Array) -> int:
+        """An index, drawn from the softmax of the logits of tokens that may be next."""
+        return self._sampler.draw(logits)
 
     @property
     def allowed(self) -> NDArray[np.bool_] | None:
@@ -133,7 +139,7 @@ class GeneratedText:
         return self.vocabulary.allowed(self._state)
 
     def add(self, logits: Array, choice: Choice | None = None) -> list[Piece]:
-        """Choose a token from the logits [V] after `ids`, unless greedy_batch.py made the `choice` already. The pieces
+        """Choose a token from the logits [V] after `ids`, unless choice_batch.py made the `choice` already. The pieces
         that this completes; the last one of the text has the finish reason."""
         token, logprob = choice or self._choose(logits)
         vocabulary = self.vocabulary
@@ -166,7 +172,7 @@ class GeneratedText:
             if self._penalizes:
                 self._seen.add(token)
             pieces.append(Piece(token, self._decoder.feed(new_bytes), logprob))
-            if self.tokens == self._sampling.max_tokens:
+            if self.tokens == self.sampling.max_tokens:
                 self.finish_reason = "length"
         if self.finish_reason:
             pieces.append(Piece(None, "", 0.0, self.finish_reason))  # an incomplete character at the end is dropped

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.config import SamplingConfig
-from llmcli.models.logits import log_softmax, softmax
+from llmcli.models.logits import check_finite, softmax, token_logprob
 from llmcli.models.runtime import Array
 
 Ids = Collection[int] | NDArray[np.int64]  # an array holds each id once
@@ -39,17 +39,22 @@ class Sampler:
         the log probability is theirs. `tokens` [V] are the token ids of the entries, if not their indices. Raises
         LLMError for NaN or infinite logits.
         """
-        logprobs = log_softmax(logits if model_logits is None else model_logits)
+        model_logits = logits if model_logits is None else model_logits
+        check_finite(model_logits.max())
         *_, (_, filtered) = self.stages(logits, seen, tokens)
-        chosen = int(filtered.argmax()) if self._config.temperature == 0 else self._draw(filtered)
-        return chosen, float(logprobs[chosen])
+        if self._config.temperature == 0:
+            chosen = int(filtered.argmax())
+        else:
+            kept = np.flatnonzero(filtered > -np.inf)
+            chosen = int(kept[self.draw(filtered[kept])])
+        return chosen, token_logprob(model_logits, chosen)
 
     def choose(self, weights: Sequence[float]) -> int:
         """The index of one of several equivalent choices, drawn by weight; that of the largest weight at temperature
         0."""
         if self._config.temperature == 0 or len(weights) == 1:
             return int(np.argmax(weights))
-        return self._draw(np.log(np.array(weights, np.float64)).astype(np.float32))
+        return self.draw(np.log(np.array(weights, np.float64)).astype(np.float32))
 
     def stages(
         self, logits: Array, seen: Ids = (), tokens: NDArray[np.int64] | None = None
@@ -70,10 +75,11 @@ class Sampler:
         yield "top-p", logits
         yield "min-p", min_p(logits, config.min_p)
 
-    def _draw(self, logits: Array) -> int:
+    def draw(self, logits: Array) -> int:
+        """An index, drawn from the softmax of the logits; never one whose logit is -inf."""
         cumulative = np.exp(logits - logits.max()).cumsum(dtype=np.float64)
         drawn = int(cumulative.searchsorted(self._rng.random() * cumulative[-1], side="right"))
-        return min(drawn, int(cumulative.searchsorted(cumulative[-1])))  # rounding must not draw a removed token
+        return min(drawn, int(cumulative.searchsorted(cumulative[-1])))  # rounding must not exceed the last
 
 
 class SeenTokens:
@@ -110,7 +116,13 @@ def repetition_penalty(logits: Array, seen: Ids, penalty: float) -> Array:
 
 def temperature(logits: Array, value: float) -> Array:
     """Divide by the temperature: below 1 the distribution gets sharper, above 1 flatter."""
-    return logits if value == 1 else (logits - logits.max()) / np.float32(min(max(value, 1e-6), 1e30))
+    return logits if value == 1 else (logits - logits.max()) / usable_temperature(value)
+
+
+def usable_temperature(value: float) -> np.float32:
+    """A temperature that float32 can divide by."""
+    usable: np.float32 = np.float32(min(max(value, 1e-6), 1e30))
+    return usable
 
 
 def top_k(logits: Array, k: int) -> Array:
@@ -135,7 +147,13 @@ def min_p(logits: Array, p: float) -> Array:
     """Keep tokens at least p times as likely as the most likely one (arXiv:2407.01082)."""
     if p <= 0:
         return logits
-    return np.where(logits >= logits.max() + np.float32(np.log(p)), logits, np.float32(-np.inf))
+    return np.where(logits - logits.max() >= min_logit(p), logits, np.float32(-np.inf))
+
+
+def min_logit(p: float) -> np.float32:
+    """The lowest logit that min-p keeps, where the highest is 0."""
+    lowest: np.float32 = np.float32(np.log(p) if p > 0 else -np.inf)
+    return lowest
 
 
 def _as_array(ids: Ids) -> NDArray[np.int64]:

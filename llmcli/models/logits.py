@@ -30,6 +30,12 @@ def log_softmax(logits: Array) -> NDArray[np.float64]:
     return logprobs
 
 
+def token_logprob(logits: Array, token: int) -> float:
+    """The entry of `log_softmax` for one token, to the same bits; the logits must be finite."""
+    shifted = logits - logits.max()
+    return float(shifted[token]) - float(np.log(float(np.exp(shifted).sum())))
+
+
 def check_finite(value: float | np.floating) -> None:
     """Raise LLMError when a value that a model computed is NaN or infinite."""
     if not np.isfinite(value):

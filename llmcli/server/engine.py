@@ -22,8 +22,8 @@ from typing import Any, Generic, TypeVar
 
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
+from llmcli.generation.choice_batch import choose_together
 from llmcli.generation.generator import Choice
-from llmcli.generation.greedy_batch import choose_together
 from llmcli.models.batch import step_batch
 from llmcli.models.runtime import Array, Runtime
 from llmcli.server.prefixes import Prefix, PrefixCache

@@ -44,7 +44,7 @@ def test_for_speed_float32_runs_in_onnxruntime_unless_it_is_unsupported_or_large
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert isinstance(open_runtime(MODEL, fast=True), OnnxRuntime)
-    sparse = replace(CONFIG, model_type="qwen3_moe", num_experts=2, num_experts_per_tok=1, moe_intermediate_size=96)
+    sparse = replace(CONFIG, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2)
     assert isinstance(open_runtime(random_checkpoint(sparse), fast=True), NumpyRuntime)
     monkeypatch.setattr("llmcli.models.open_runtime.FAST_BYTES", 4 * CONFIG.parameters - 1)
     assert isinstance(open_runtime(MODEL, fast=True), NumpyRuntime)

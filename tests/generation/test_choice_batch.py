@@ -1,4 +1,4 @@
-"""Choices of several greedy texts at once, compared with those of GeneratedText.add for each."""
+"""Choices of several texts at once, compared with those of GeneratedText.add for each."""
 
 from copy import deepcopy
 
@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from llmcli.config import SamplingConfig
 from llmcli.data.tokenizer import Tokenizer
+from llmcli.generation.choice_batch import choose_together
 from llmcli.generation.generator import GeneratedText
-from llmcli.generation.greedy_batch import choose_together
 from tests.conftest import TEXT
 
 TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
@@ -19,6 +19,10 @@ SAMPLINGS = [
     SamplingConfig(temperature=0.0, max_tokens=50),
     SamplingConfig(temperature=0.0, max_tokens=50, stop=("at",)),
     SamplingConfig(temperature=0.8, max_tokens=50, seed=1),
+    SamplingConfig(temperature=1.0, max_tokens=50, seed=2, min_p=0.2),
+    SamplingConfig(temperature=1.5, max_tokens=50, seed=3, min_p=0.0),
+    SamplingConfig(temperature=0.8, max_tokens=50, seed=4, top_k=5),
+    SamplingConfig(temperature=0.8, max_tokens=50, seed=5, top_p=0.9),
     SamplingConfig(temperature=0.0, max_tokens=50, repetition_penalty=1.2),
 ]
 INSIDE_CHARACTER = TOKENIZER.vocabulary.find(b"\xe3")  # the first byte of a Japanese character
@@ -48,8 +52,8 @@ def test_the_choices_are_those_made_alone(seed, samplings, extra, inside):
     alone = deepcopy(texts)
     rows = rows_of(seed, len(texts), extra)
     choices = choose_together(texts, rows)
-    greedy = [text.is_greedy for text in texts]
-    assert [choice is not None for choice in choices] == [one and sum(greedy) > 1 for one in greedy]
+    together = [s.repetition_penalty == 1 and not s.top_k and s.top_p == 1 for s in samplings]
+    assert [choice is not None for choice in choices] == [one and sum(together) > 1 for one in together]
     for text, other, row, choice in zip(texts, alone, rows, choices, strict=True):
         assert text.add(row, choice) == other.add(row)
         assert (text.ids, text.last_token, text.finish_reason) == (other.ids, other.last_token, other.finish_reason)
