@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llmcli.models.ensemble import EnsembleRuntime
 
 FAST_BYTES = 2 << 30  # float32 weights of at most this size are held twice for speed
+WORTH_FAST = 20_000_000  # parameters; a smaller model answers at once anyway
 OnNote = Callable[[str], None]
 
 

@@ -82,12 +82,13 @@ def chat(
     from llmcli.data.conversations import Message
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.generation.chat import Chat, open_assistant
-    from llmcli.models.open_runtime import open_runtime
+    from llmcli.models.open_runtime import WORTH_FAST, open_runtime
 
     source = load_any(path)
     tokenizer = open_tokenizer(source)
     training_texts = memory_report.training_texts(corpus, source, path) if memory else None
-    assistant = open_assistant(source, open_runtime(source, device, quantize, console.note), tokenizer)
+    runtime = open_runtime(source, device, quantize, console.note, fast=source.parameters >= WORTH_FAST)
+    assistant = open_assistant(source, runtime, tokenizer)
     system_message = [Message("system", utf8_argument(system, "system message"))] if system else []
     conversation = Chat(assistant, sampling, system_message)
     marks = answers.Memory(training_texts) if training_texts is not None else None
