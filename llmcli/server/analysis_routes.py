@@ -98,7 +98,7 @@ def _read_prompt(body: Fields, model: ServedModel) -> tuple[str, str | Prompt]:
 
 
 def _explain(runtime: Runtime, model: ServedModel, prompt: str | Prompt, count: int, *, literal: bool) -> _Explained:
-    """In the engine's thread."""
+    """In the thread of analyses."""
     tokenizer = model.tokenizer
     ensemble = runtime if isinstance(runtime, EnsembleRuntime) else None
     subject = choose_subject(
