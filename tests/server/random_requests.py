@@ -6,6 +6,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from llmcli.server.openapi import PATHS, SCHEMAS
+from tests.server.wrong_requests import RIGHT
 
 POSTS = sorted(path for path, operations in PATHS.items() if "post" in operations)
 RIGHT_BODY = b'{"prompt": "The cat", "max_tokens": 2, "temperature": 0, "stop": ["a", "b"], "logprobs": 1}'
@@ -18,6 +19,7 @@ scalars = st.one_of(
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
 )
+sensible = st.sampled_from([0, 1, 2, 0.5, True, False, ["a"], "chat", "text"])
 
 
 def properties(path: str) -> list[str]:
@@ -30,9 +32,11 @@ def properties(path: str) -> list[str]:
 
 @st.composite
 def field_requests(draw: Any) -> Request:
-    """Known fields of a route with random values, that ask for two tokens at most."""
+    """Known fields of a route with random values, in half of the requests beside right ones; two tokens at most."""
     path = draw(st.sampled_from(POSTS))
-    body = draw(st.dictionaries(st.sampled_from(properties(path)), values, max_size=6))
+    right = {name: RIGHT[name] for name in properties(path) if name in RIGHT} if draw(st.booleans()) else {}
+    names = st.sampled_from([name for name in properties(path) if name not in right] or properties(path))
+    body = right | draw(st.dictionaries(names, sensible | values if right else values, max_size=3 if right else 6))
     body["max_tokens"] = body.get("max_tokens", 2) if body.get("max_tokens", 2) in (0, 1, 2, None, "x", -1) else 2
     return "POST", path, json.dumps(body).encode()
 
@@ -60,4 +64,4 @@ def path_requests(draw: Any) -> Request:
     return method, "/" + path.lstrip("/"), b""
 
 
-any_request = st.one_of(field_requests(), byte_requests, damaged_requests(), path_requests())
+any_request = st.one_of(*[field_requests()] * 3, byte_requests, damaged_requests(), path_requests())
