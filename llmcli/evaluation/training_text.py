@@ -57,6 +57,11 @@ def _files(record: Record) -> list[dict[str, Any]]:
     return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
 
 
+def recorded_names(record: Record) -> list[str]:
+    """The names of the files in a record."""
+    return [str(file.get("name")) for file in _files(record)]
+
+
 def _texts(record: Record) -> list[dict[str, Any]]:
     """The files in a record that are plain text, and not conversations."""
     return [one for one in _files(record) if "shape" not in one]

@@ -64,6 +64,7 @@ class NumpyRuntime:
         # a new token costs one pass through the network, not one for each token before it.
         self.cache_arrays = [np.zeros((1, G, 0, D), np.float32) for _ in range(2 * len(self._layers))]
         self._slots = CacheSlots(len(self._layers), G, D)  # of all forks
+        self._expert_weights: list[Array] = []  # [E] of the last token in each layer
 
     def fork(self, length: int = 0) -> "NumpyRuntime":
         """A runtime of the same weights, whose own KV cache begins with the first `length` tokens of this one's."""
@@ -117,8 +118,7 @@ class NumpyRuntime:
 
         Empty for a model without experts.
         """
-        weights = [layer.mlp.weights[-1] for layer in self._layers if isinstance(layer.mlp, _Experts)]
-        return np.stack(weights) if weights else np.zeros((0, 0), np.float32)
+        return np.stack(self._expert_weights) if self._expert_weights else np.zeros((0, 0), np.float32)
 
     def score(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently. The cache is unchanged.
@@ -223,13 +223,18 @@ class NumpyRuntime:
         x = self._embedding[ids]  # [T, C]
         if recorder:
             recorder.residual(x)
+        expert_weights: list[Array] = []
         with np.errstate(over="ignore"):  # exp(-gate) of a SwiGLU may be infinite; silu(gate) is then 0, as it should
             for index, layer in enumerate(self._layers):
                 q, k, v = layer.project(_rms_norm(x, self._eps), rotations)
                 x = x + linear(attend(index, q, k, v), layer.o)
-                x = x + layer.mlp(_rms_norm(x, self._eps))
+                y, weights = layer.mlp(_rms_norm(x, self._eps))
+                x = x + y
+                if weights is not None:
+                    expert_weights.append(weights[-1])
                 if recorder:
                     recorder.residual(x)
+        self._expert_weights = expert_weights
         return x
 
     def _final_norm(self, x: Array) -> Array:
@@ -312,7 +317,11 @@ class _SwiGLU:
         gate_up *= _mlp_gain(checkpoint, layer)
         self.gate_up, self.down = Matrix(gate_up), Matrix(_read(checkpoint, down))
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> tuple[Array, None]:
+        """[T, C] -> ([T, C], None: there are no experts)"""
+        return self.transform(x), None
+
+    def transform(self, x: Array) -> Array:
         """[T, C] -> [T, C]"""
         gate_up = linear(x, self.gate_up)
         F = gate_up.shape[1] // 2
@@ -331,10 +340,9 @@ class _Experts:
         self.experts = [_SwiGLU(checkpoint, layer, names) for names in config.swiglu_names(layer)]
         self.router = Matrix(_read(checkpoint, config.router_name(layer)) * _mlp_gain(checkpoint, layer))  # [E, C]
         self.active, self.normalize = config.num_experts_per_tok, config.norm_topk_prob
-        self.weights = np.zeros((0, config.num_experts), np.float32)  # [T, E] of the last tokens processed
 
-    def __call__(self, x: Array) -> Array:
-        """[T, C] -> [T, C]"""
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """[T, C] -> ([T, C], the weights of the experts [T, E])"""
         probabilities = softmax(linear(x, self.router))  # [T, E]
         chosen = np.argsort(-probabilities, axis=-1, kind="stable")[:, : self.active]  # [T, active]
         weights = np.take_along_axis(probabilities, chosen, axis=-1)
@@ -342,16 +350,15 @@ class _Experts:
             weights /= weights.sum(axis=-1, keepdims=True)
         all_weights = np.zeros_like(probabilities)
         np.put_along_axis(all_weights, chosen, weights, axis=-1)
-        self.weights = all_weights
         y = np.zeros_like(x)
         if len(x) == 1:
             for expert, weight in zip(chosen[0].tolist(), weights[0], strict=True):
-                y += self.experts[expert](x) * weight
-            return y
+                y += self.experts[expert].transform(x) * weight
+            return y, all_weights
         for expert in np.unique(chosen):
             tokens = np.flatnonzero(all_weights[:, expert])
-            y[tokens] += self.experts[expert](x[tokens]) * all_weights[tokens, expert, None]
-        return y
+            y[tokens] += self.experts[expert].transform(x[tokens]) * all_weights[tokens, expert, None]
+        return y, all_weights
 
 
 def _attention(q: Array, keys: Array, values: Array, recorder: Recorder | None = None) -> Array:

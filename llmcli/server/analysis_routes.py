@@ -10,7 +10,7 @@ from llmcli.analysis.explain import Explanation, explain
 from llmcli.analysis.explained_model import choose_subject
 from llmcli.errors import LLMError
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
-from llmcli.evaluation.training_text import TrainingText, find_sources
+from llmcli.evaluation.training_text import TrainingText, find_sources, recorded_names
 from llmcli.formats.loading import read_header
 from llmcli.generation.next_words import NextWords, max_evaluations, next_words
 from llmcli.generation.prompt import Prompt
@@ -21,7 +21,7 @@ from llmcli.reports.explanation_json import explanation_json
 from llmcli.reports.html_report import inspection_data
 from llmcli.server.chat import encode_messages, read_messages, require_template
 from llmcli.server.completions import check_length
-from llmcli.server.errors import ApiError
+from llmcli.server.errors import ApiError, invalid
 from llmcli.server.fields import Fields
 from llmcli.server.limits import MAX_EXPLAIN_CHARACTERS, MAX_MEMORY_CHARACTERS, MAX_NEXT_WORDS
 from llmcli.server.models import ServedModel
@@ -47,6 +47,8 @@ async def next_word_list(request: Request) -> Response:
 
 
 def _check_prompt(prompt: str, model: ServedModel) -> None:
+    if not prompt:
+        raise invalid("prompt", "is empty; give a text to continue")
     check_length(len(Prompt.of(prompt, model.tokenizer).ids), model)
 
 
@@ -96,7 +98,7 @@ def _read_prompt(body: Fields, model: ServedModel) -> tuple[str, str | Prompt]:
 
 
 def _explain(runtime: Runtime, model: ServedModel, prompt: str | Prompt, count: int, *, literal: bool) -> _Explained:
-    """In the engine's thread."""
+    """In the thread of analyses."""
     tokenizer = model.tokenizer
     ensemble = runtime if isinstance(runtime, EnsembleRuntime) else None
     subject = choose_subject(
@@ -138,10 +140,13 @@ def training_texts(model: ServedModel) -> list[TrainingText]:
     try:
         return [TrainingText.of(find_sources(record, model.path), [record]) for record in model.source.records]
     except LLMError as error:
-        raise ApiError(
-            f"the training text of {model.name} is not here; put its files beside the model", 404,
-            code="training_text_not_found",
-        ) from error  # fmt: skip
+        names = ", ".join(dict.fromkeys(name for record in model.source.records for name in recorded_names(record)))
+        message = (
+            f"the training text of {model.name}, {names}, is missing or has changed; put it beside the model"
+            if names
+            else f"{model.name} does not record its training text"
+        )
+        raise ApiError(message, 404, code="training_text_not_found") from error
 
 
 # ---- the card

@@ -5,7 +5,7 @@ out, as `llm chat` does, and the answer says how many.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from llmcli.server.completions import new_id
 from llmcli.server.errors import ApiError, invalid
 from llmcli.server.fields import Fields
 from llmcli.server.limits import MAX_MESSAGES, MAX_TOP_LOGPROBS
-from llmcli.server.models import Models, ServedModel
+from llmcli.server.models import MAX_LISTED, Models, ServedModel
 from llmcli.server.requests import Event, Finished, Request, Started, Token
 from llmcli.server.running import Generated, usage_json
 from llmcli.server.sampling import Settings, read_max_tokens, read_settings
@@ -69,7 +69,7 @@ class ChatCompletion:
         if top_logprobs and not logprobs:
             raise invalid("top_logprobs", "has no effect without logprobs; set logprobs to true")
         messages = read_messages(fields.raw("messages"))
-        template = require_template(model)
+        template = require_template(model, models)
         prompt, dropped = encode_messages(messages, template, model.context, max_tokens)
         settings = read_settings(fields, min(max_tokens, model.context - len(prompt.ids)))
         requests = [
@@ -154,12 +154,14 @@ class ChatCompletion:
 # ---- messages
 
 
-def require_template(model: ServedModel) -> ChatTemplate:
-    """The chat template of a model. Raises ApiError if it has none."""
+def require_template(model: ServedModel, others: Iterable[ServedModel] = ()) -> ChatTemplate:
+    """The chat template of a model. Raises ApiError if it has none, and names those of `others` that have one."""
     if model.template is None:
+        able = [other.name for other in others if other.template is not None][:MAX_LISTED]
+        hint = f", or a model that can chat: {', '.join(able)}" if able else ""
         raise ApiError(
             f"{model.name} has no chat template: it continues text, and was not trained on conversations; use "
-            "/v1/completions",
+            f"/v1/completions{hint}",
             param="model",
             code="no_chat_template",
         )

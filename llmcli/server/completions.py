@@ -156,7 +156,7 @@ def _read_prompts(value: Any, model: ServedModel) -> list[str | tuple[int, ...]]
     """The prompts: a text, token ids, or a list of either."""
     if isinstance(value, str) or (isinstance(value, list) and value and _is_ids(value)):
         value = [value]
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) or _is_ids(one) for one in value):
         raise invalid("prompt", f"must be a text, a list of token ids, or a list of either, found {brief(value)}")
     if len(value) > MAX_PROMPTS:
         raise invalid("prompt", f"must have at most {MAX_PROMPTS} prompts, found {len(value)}")
@@ -167,9 +167,7 @@ def _is_ids(value: Any) -> bool:
     return isinstance(value, list) and all(type(token) is int for token in value)
 
 
-def _read_prompt(value: Any, model: ServedModel) -> str | tuple[int, ...]:
-    if not isinstance(value, str) and not _is_ids(value):
-        raise invalid("prompt", f"must be a text or a list of token ids, found {brief(value)}")
+def _read_prompt(value: str | list[int], model: ServedModel) -> str | tuple[int, ...]:
     if not value:
         raise invalid("prompt", "is empty; give a text to continue")
     if isinstance(value, str):

@@ -5,6 +5,9 @@ processed yet, and then one token of each text that is being generated, stacked 
 So a long prompt delays the other texts by a chunk per token, not by the whole prompt, and a cancelled request is gone
 before the next token.
 
+Functions that analyze a model run in a thread of their own, one at a time, on a fork: they slow down the texts that are
+being generated, but do not stop them.
+
 A text does not depend on what else runs: each request has its own KV cache and its own random numbers. Only the last
 bits of logits can differ, with the number of texts in a step and with the part of the prompt that was cached.
 
@@ -18,7 +21,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, NoReturn, TypeVar
 
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
@@ -78,11 +82,12 @@ class Engine:
     def __init__(self, open_model: OpenModel, limits: Limits | None = None) -> None:
         """`open_model` is called at the first use of a model, in a thread of its own."""
         self._open_model, self._limits = open_model, limits or Limits()
-        self._changed = threading.Condition()  # guards the next four
+        self._changed = threading.Condition()  # guards the next five
         self._is_changed = False  # there may be something to do
         self._waiting: list[Sequence] = []
         self._jobs: list[_Job[Any]] = []
         self._drain_until: float | None = None  # a time; set when the engine is closed
+        self._job_is_running = False
         self._active: list[Sequence] = []  # this and all that follows is changed by the engine's thread alone
         self._models: dict[str, Future[_Model]] = {}
         self._prefixes = PrefixCache(self._limits.prefix_bytes)
@@ -117,8 +122,8 @@ class Engine:
         return Ticket(sequence, self._wake)
 
     def run(self, model: str, function: Callable[[Runtime], T]) -> "Future[T]":
-        """Call a function between two passes, with a runtime of the model that has an empty cache. All else waits for
-        it. Raises StoppingError after `close`."""
+        """Call a function in another thread, with a runtime of the model that has an empty cache, after all functions
+        that were given before. Raises StoppingError after `close`."""
         job = _Job(model, function, Future())
         with self._changed:
             self._check_open()
@@ -158,7 +163,7 @@ class Engine:
                 self._drain(drain_until)
                 if not self._active:
                     return
-            self._run_job()
+            self._start_job()
             self._admit()
             self._prefill()
             self._step()
@@ -184,20 +189,31 @@ class Engine:
             sequence.fail(StoppingError())
         self._remove_ended()
 
-    def _run_job(self) -> None:
-        """Run the first job whose model is loaded."""
+    def _start_job(self) -> None:
+        """Start the first job whose model is loaded, unless one is running."""
         for job in list(self._jobs):
+            if self._job_is_running:
+                return
             try:
                 if (model := self._model(job.model)) is None:
                     continue
-                if job.future.set_running_or_notify_cancel():
-                    job.future.set_result(job.function(model.runtime.fork()))
+                function = partial(job.function, model.runtime.fork())
             except Exception as error:  # it belongs to whoever waits for the result
-                job.future.set_exception(error)
+                function = partial(_fail, error)
             with self._changed:
                 self._jobs.remove(job)
-                self._is_changed = True  # there may be another
-            return
+            self._job_is_running = True
+            threading.Thread(target=self._run_job, args=(function, job.future), name="analysis", daemon=True).start()
+
+    def _run_job(self, function: Callable[[], T], future: "Future[T]") -> None:
+        """In a thread of its own."""
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(function())
+            except Exception as error:  # as above
+                future.set_exception(error)
+        self._job_is_running = False
+        self._wake()  # there may be another
 
     def _admit(self) -> None:
         """Move requests from the queue to those in progress: in their order, as many as there is space for. Requests
@@ -299,6 +315,10 @@ class Engine:
         if future.exception():
             del self._models[name]
         return future.result()
+
+
+def _fail(error: Exception) -> NoReturn:
+    raise error
 
 
 def _prefix(sequence: Sequence) -> Prefix | None:

@@ -50,7 +50,7 @@ def _read(body: Fields, model: ServedModel) -> tuple[list[int], list[int]]:
 
 def _weights(runtime: Runtime, prompt: Sequence[int], ids: Sequence[int], context: int) -> list[list[float]]:
     """The weights of the experts [T][n] that predicted each of `ids`, where a full context continues as when the text
-    was generated; in the engine's thread."""
+    was generated; in the thread of analyses."""
     if not isinstance(runtime, RuntimeWithExperts):
         raise LLMError("the experts are only known on the CPU; serve the model without --quantize and --device")
     read, rows = list(prompt), []

@@ -59,8 +59,12 @@ class ServedModel:
                 _ = self.template.stop_ids
 
     def readable_runtime(self, checkpoint: Checkpoint) -> NumpyRuntime:
-        """A runtime that shows its activations, of this model or of one of its ensemble. The last one is kept."""
+        """A runtime that shows its activations, of this model or of one of its ensemble. The last one is kept.
+
+        Raises ModelLoadError if the file has changed since it was opened.
+        """
         if self._readable is None or self._readable[0] is not checkpoint:
+            self.check_unchanged()  # its tensors are read again
             self._readable = checkpoint, NumpyRuntime(checkpoint)
         return self._readable[1].fork()
 

@@ -33,7 +33,7 @@ class Service:
     analyses: int = 0  # in progress
 
     async def analyze(self, model: str, function: Callable[[Runtime], T]) -> T:
-        """Run a function on a scratch runtime of a model, in the engine's thread. Raises ApiError."""
+        """Run a function on a scratch runtime of a model, in the engine's thread of analyses. Raises ApiError."""
         # shielded: the engine sets the result of a job, which must not be cancelled then
         return await self._bounded(lambda: asyncio.shield(asyncio.wrap_future(self.engine.run(model, function))))
 

@@ -29,7 +29,7 @@ from llmcli.formats import loading
 from llmcli.formats.checkpoint import save
 from llmcli.generation.chat import open_assistant
 from llmcli.generation.generator import Piece, generate
-from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.open_runtime import open_runtime
 from tests.benchmarks.engines import SHAPES, random_model
 from tests.server.processes import serving
 
@@ -79,7 +79,7 @@ def ways(path: Path, port: int, tokens: int) -> dict[str, dict[str, Ask]]:
     """{kind of prompt: {"in process" or "HTTP": how to ask}}"""
     model = loading.load(path)
     tokenizer = loading.open_tokenizer(model)
-    runtime = NumpyRuntime(model)
+    runtime = open_runtime(model, fast=True)
     sampling = SamplingConfig(max_tokens=tokens, temperature=0)
 
     def complete(number: int) -> Timing:
@@ -92,7 +92,7 @@ def ways(path: Path, port: int, tokens: int) -> dict[str, dict[str, Ask]]:
     found = {"text": {"in process": complete, "HTTP": complete_over_http}}
     if loading.open_chat_template(model, tokenizer) is None:
         return found
-    assistant = open_assistant(model, NumpyRuntime(model), tokenizer)
+    assistant = open_assistant(model, open_runtime(model, fast=True), tokenizer)
 
     def messages(number: int) -> list[Message]:
         return [Message("system", SYSTEM.format(number)), Message("user", QUESTION)]

@@ -128,7 +128,7 @@ def test_the_answer_ends_where_the_context_ends(chat):
     assert answer["usage"]["total_tokens"] <= 128
 
 
-def test_a_model_without_a_template_names_the_other_route(client):
+def test_a_model_without_a_template_names_the_other_route_and_the_models_that_can_chat(client):
     response = client.post("/v1/chat/completions", json={"model": "text", "messages": [QUESTION]})
     assert response.status_code == 400
-    assert "/v1/completions" in response.json()["error"]["message"]
+    assert response.json()["error"]["message"].endswith("; use /v1/completions, or a model that can chat: chat")

@@ -209,15 +209,35 @@ def test_a_conversation_processes_only_its_new_tokens(start):
     assert counts.prompt_tokens == 2 * len(ids) + len(longer)
 
 
+class Blocking(Client):
+    """Stops the engine's thread at the first event, until `go_on` is set."""
+
+    def __init__(self):
+        super().__init__()
+        self.stopped, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, event):
+        if not self.events:
+            self.stopped.set()
+            self.go_on.wait(SECONDS)
+        super().__call__(event)
+
+
+def blocked(engine):
+    """A client for which the engine's thread waits."""
+    client = Blocking()
+    engine.submit(Request("dense", (9,), SamplingConfig(max_tokens=1)), client)
+    assert client.stopped.wait(SECONDS)
+    return client
+
+
 def test_equal_prompts_that_run_together_are_processed_once(start):
     engine = start()
     ids = tuple(TOKENIZER.encode(TEXT[:40]))
-    blocked, started = threading.Event(), threading.Event()
-    engine.run("dense", lambda runtime: (started.set(), blocked.wait(SECONDS)))
-    assert started.wait(SECONDS)
+    blocking = blocked(engine)
     samplings = [SamplingConfig(temperature=1.0, max_tokens=10, seed=seed) for seed in range(4)]
     clients = [ask(engine, ids, sampling) for sampling in samplings]
-    blocked.set()
+    blocking.go_on.set()
     for client, sampling in zip(clients, samplings, strict=True):
         assert_as_alone(client, "dense", list(ids), sampling)
     assert [client.events[0].cached_tokens for client in clients] == [0] + [len(ids) - 1] * 3
@@ -346,15 +366,35 @@ def test_functions_run_on_a_runtime_of_their_own(start):
     assert_as_alone(client, "dense", [5, 6])
 
 
+@pytest.mark.parametrize("model", ["dense", "moe", "ensemble"])
+def test_texts_are_generated_while_a_function_runs(start, model):
+    """Also on a model whose forks share what the layers compute."""
+    engine = start()
+    half, go_on = threading.Event(), threading.Event()
+
+    def weights(runtime):
+        runtime.prefill([5])
+        half.set()
+        assert go_on.wait(SECONDS)
+        return runtime.expert_weights() if model != "dense" else runtime.prefill([6])
+
+    result = engine.run(model, weights)
+    assert half.wait(SECONDS)
+    assert_as_alone(ask(engine, (7, 8), model=model), model, [7, 8])
+    go_on.set()
+    alone = runtime_of(model).fork()
+    alone.prefill([5])
+    expected = alone.expert_weights() if model != "dense" else alone.prefill([6])
+    np.testing.assert_array_equal(result.result(SECONDS), expected)
+
+
 def test_more_requests_than_may_wait_are_refused(start):
     engine = start(Limits(concurrent=1, queue=2))
-    blocked, started = threading.Event(), threading.Event()
-    engine.run("dense", lambda runtime: (started.set(), blocked.wait(SECONDS)))
-    assert started.wait(SECONDS)
+    blocking = blocked(engine)
     clients = [ask(engine, (5, 6)), ask(engine, (7,))]
     with pytest.raises(QueueFullError, match="2 requests are waiting"):
         ask(engine, (8,))
-    blocked.set()
+    blocking.go_on.set()
     assert_as_alone(clients[0], "dense", [5, 6])
     assert_as_alone(clients[1], "dense", [7])
 

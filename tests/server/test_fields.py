@@ -18,6 +18,17 @@ def test_a_wrong_field_is_named(client, path):
             assert (error["param"] or name).startswith(name) or "prompt" in error["message"], (name, error)
 
 
+def test_a_list_of_different_kinds_is_shown_whole(client):
+    error = client.post("/v1/completions", json={"prompt": [1, "x"]}).json()["error"]["message"]
+    assert error == "prompt must be a text, a list of token ids, or a list of either, found [1, 'x']"
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/next", "/v1/explain"])
+def test_an_empty_prompt(client, path):
+    error = client.post(path, json={"prompt": ""}).json()["error"]
+    assert (error["message"], error["param"]) == ("prompt is empty; give a text to continue", "prompt")
+
+
 def test_neutral_values_and_unknown_fields_change_nothing(completion):
     plain = completion(prompt="The cat")["choices"]
     neutral = {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "best_of": 1, "suffix": None}

@@ -1,12 +1,19 @@
 """The routes besides completions and chats: they answer what the subcommands print."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from llmcli.config import ModelConfig
+from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
+from llmcli.server.analysis_routes import training_texts
 from llmcli.server.app import ROUTES
+from llmcli.server.errors import ApiError
+from llmcli.server.models import ServedModel
 from llmcli.server.openapi import description
+from tests.conftest import random_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +82,15 @@ def test_the_card_shows_what_inspect_does(client, served, llm):
     assert str(served[0].parent) not in json.dumps(card)
 
 
-def test_the_training_text_must_be_at_hand(client):
+def test_the_training_text_must_be_at_hand(client, tmp_path):
     response = client.post("/v1/memory", json={"text": "The cat sat on the mat."})
     assert (response.status_code, response.json()["error"]["code"]) == (404, "training_text_not_found")
+    assert response.json()["error"]["message"] == "text does not record its training text"
+    path = tmp_path / "pets.safetensors"
+    record = {"corpus": [{"name": "cats.txt", "sha256": "0"}, {"name": "dogs.txt", "sha256": "1"}]}
+    save(path, replace(random_checkpoint(ModelConfig(300, 16, 16, 1, 2, 1, 8, 32)), record=record))
+    with pytest.raises(ApiError, match=r"of pets, cats.txt, dogs.txt, is missing or has changed; put it beside"):
+        training_texts(ServedModel(path))
 
 
 def test_metrics_are_prometheus_text(client):

@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 
 from llmcli.errors import LLMError
 from llmcli.server.app import Hooks, create_app
+from llmcli.server.errors import ModelLoadError
 from llmcli.server.models import Models, ServedModel
 from llmcli.server.requests import Limits
 from tests.sample_models import run
@@ -135,6 +136,17 @@ def test_a_model_directory_is_the_same_until_a_file_of_the_model_changes(served,
     (tmp_path / "model" / "config.json").write_text("{}")
     with pytest.raises(LLMError, match="was replaced"):
         model.check_unchanged()
+
+
+def test_an_explanation_never_reads_a_file_that_was_replaced(served, tmp_path):
+    path = tmp_path / "text.safetensors"
+    path.write_bytes(served[0].read_bytes())
+    explained, other = ServedModel(path), ServedModel(path)
+    explained.readable_runtime(explained.source)
+    path.write_bytes(served[1].read_bytes())
+    explained.readable_runtime(explained.source)  # it is in memory
+    with pytest.raises(ModelLoadError, match="was replaced"):
+        other.readable_runtime(other.source)
 
 
 @pytest.mark.parametrize("with_contents", [False, True])

@@ -19,6 +19,7 @@ pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
         (["--cors-origin", "https://example.com/page"], 2, "is no origin"),
         (["--port", "70000"], 2, "--port"),
         (["--quantize", "int8", "--device", "cuda"], 2, "--device has no effect with --quantize"),
+        (["other.safetensors"], 2, "(other.safetensors); name each model with -m: llm serve -m FILE"),
     ],
 )
 def test_what_is_refused(llm, tiny_model, options, code, message):
