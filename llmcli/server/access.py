@@ -30,6 +30,7 @@ class Access:
 
     def check(self, method: str, path: str, headers: Headers) -> None:
         """Raise ApiError for a request that must not be answered."""
+        _check_framing(headers)
         self._check_host(headers.get("host", ""))
         self._check_origin(headers)
         if is_preflight(method, headers):
@@ -102,6 +103,13 @@ def _name(url: str) -> str | None:
         return None
 
 
+def _check_framing(headers: Headers) -> None:
+    """Raise ApiError for a request with two lengths: programs disagree on where it ends and the next one begins (RFC
+    9112, 6.3)."""
+    if "content-length" in headers and "transfer-encoding" in headers:
+        raise ApiError("the body must have a Content-Length or a Transfer-Encoding, found both", closes_connection=True)
+
+
 def _check_body(headers: Headers) -> None:
     """Raise ApiError for a body that is not read: another type than JSON, or too large."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -109,8 +117,6 @@ def _check_body(headers: Headers) -> None:
         raise ApiError(
             f"the body must be JSON; send it with the header Content-Type: application/json, found {kind[:100]!r}", 415
         )
-    if "content-length" in headers and "transfer-encoding" in headers:
-        raise ApiError("the body must have a Content-Length or a Transfer-Encoding, found both")
     length = headers.get("content-length", "0")
     if not length.isdecimal() or int(length[:20]) > MAX_BODY_BYTES:
         raise too_large()

@@ -15,9 +15,18 @@ TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_
 class ApiError(Exception):
     """An answer other than the one that was asked for."""
 
-    def __init__(self, message: str, status: int = 400, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        status: int = 400,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        closes_connection: bool = False,
+    ) -> None:
         super().__init__(message)
         self.message, self.status, self.param, self.code = message, status, param, code
+        self._closes_connection = closes_connection
 
     @property
     def body(self) -> dict[str, Any]:
@@ -28,6 +37,8 @@ class ApiError(Exception):
     @property
     def headers(self) -> Mapping[str, str]:
         """The HTTP headers that go with it."""
+        if self._closes_connection:
+            return {"Connection": "close"}
         if self.status == 401:
             return {"WWW-Authenticate": "Bearer"}
         return {"Retry-After": "1"} if self.status in (429, 503) else {}

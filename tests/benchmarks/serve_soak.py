@@ -11,7 +11,6 @@ import contextlib
 import http.client
 import json
 import random
-import re
 import socket
 import threading
 import time
@@ -102,16 +101,9 @@ def client(port: int, counts: Counts, seed: int, until: float) -> None:
         time.sleep(rng.random() * 0.2)
 
 
-def memory(served: Served) -> float:
-    """The resident memory of the server in MB."""
-    status = Path(f"/proc/{served.process.pid}/status").read_text("utf-8")
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    return int(found[1]) / 1000 if found else float("nan")
-
-
 def report(minute: float, served: Served, counts: Counts) -> None:
     ends, first = counts.take()
-    figures = f"{memory(served):7.1f} MB  first token: median {1000 * percentile(first, 0.5):6.1f} ms, p99 "
+    figures = f"{served.megabytes:7.1f} MB  first token: median {1000 * percentile(first, 0.5):6.1f} ms, p99 "
     print(
         f"{minute:5.1f} min  {figures}{1000 * percentile(first, 0.99):6.1f} ms  {dict(sorted(ends.items()))}",
         flush=True,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.reliability import disks, files, kills, terminals, texts
+from tests.reliability import disks, earlier_versions, files, kills, serve_abuse, terminals, texts
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,18 @@ ROWS = {
     "R23": Row("closed pipes, full disks, ASCII locales", terminals.pipes),
     "R24": Row("terminal escape sequences in text are escaped", terminals.commanding_text),
     "R25": Row("140 GB inspected quickly, without torch", files.huge_file),
+    "R26": Row(
+        "`llm serve`: foreign pages, false lengths, slow and vanishing clients, absurd fields, random requests",
+        serve_abuse.abused_server,
+        40,
+        serve_abuse.FULL_TRIES,
+    ),
+    "R27": Row(
+        "files of earlier versions: the same answers and exports, stopped runs go on",
+        earlier_versions.earlier_files,
+        0,  # tests/formats/test_earlier_files.py has the models
+        len(earlier_versions.MODELS) + len(earlier_versions.STOPPED),
+    ),
     "R28": Row("the same run gives the same bytes", kills.same_run_same_bytes, 0, 1),
     "R29": Row("a soak test, in seconds: memory stays flat, nothing is left behind", kills.soak, 0, 1200),
 }
-
-NOT_APPLICABLE = {"R26": "there is no server", "R27": "there is no earlier release whose files could be opened"}

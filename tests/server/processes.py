@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +15,24 @@ from pathlib import Path
 class Served:
     """A running server."""
 
-    process: "subprocess.Popen[str]"
+    process: "subprocess.Popen[bytes]"
     url: str
+    log_file: Path  # its standard error; a pipe that nobody reads would stop it once it is full
 
     @property
     def port(self) -> int:
         return int(self.url.rsplit(":", 1)[1])
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text("utf-8", "replace")
+
+    @property
+    def megabytes(self) -> float:
+        """Its resident memory. Linux only."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text("utf-8")
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        return int(found[1]) / 1000 if found else float("nan")
 
 
 @contextmanager
@@ -26,13 +40,15 @@ def serving(*models: Path, options: tuple[str, ...] = ()) -> Iterator[Served]:
     """Serve these models until the end of the block."""
     named = [word for model in models for word in ("-m", str(model))]
     command = [sys.executable, "-m", "llmcli", "serve", *named, "--port", "0", *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        lines = []
-        while not (match := re.search(r"at (http://\S+)", lines[-1] if lines else "")):
-            lines.append(process.stderr.readline())
-            assert lines[-1], "".join(lines)
-        yield Served(process, match[1])
-    finally:
-        process.kill()
-        process.communicate()
+    with tempfile.TemporaryDirectory() as directory:
+        log_file = Path(directory) / "log.txt"
+        with log_file.open("wb") as file:
+            process = subprocess.Popen(command, stderr=file)
+        try:
+            while not (match := re.search(r"at (http://\S+) ", log_file.read_text("utf-8", "replace"))):
+                assert process.poll() is None, log_file.read_text("utf-8", "replace")
+                time.sleep(0.02)
+            yield Served(process, match[1], log_file)
+        finally:
+            process.kill()
+            process.wait()

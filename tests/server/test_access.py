@@ -8,18 +8,7 @@ from llmcli.server.app import create_app
 from llmcli.server.limits import MAX_BODY_BYTES
 from llmcli.server.models import Models
 from tests.server.conftest import URL
-
-LOCAL_HOSTS = ["127.0.0.1", "127.0.0.1:8000", "localhost", "LOCALHOST:1", "[::1]", "[::1]:8000"]
-FOREIGN_HOSTS = [
-    "evil.com",
-    "evil.com:8000",
-    "127.0.0.1.evil.com",
-    "",
-    "192.168.1.5",
-    "[::2]",
-    "[",
-    "localhost.evil.com",
-]
+from tests.server.wrong_requests import FOREIGN_HOSTS, LOCAL_HOSTS, WRONG_TYPES
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +60,18 @@ def test_a_key_is_needed_where_one_is_set(guarded):
 
 
 def test_a_body_must_be_json(client):
-    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
+    for kind in WRONG_TYPES:
         response = client.post("/v1/completions", content=b'{"prompt": "x"}', headers={"content-type": kind})
         assert response.status_code == 415
     charset = {"content-type": "Application/JSON; charset=utf-8"}
     assert client.post("/v1/completions", content=b'{"prompt": "The"}', headers=charset).status_code == 200
+
+
+def test_a_request_with_two_lengths_ends_its_connection(client):
+    lengths = {"content-type": "application/json", "content-length": "5", "transfer-encoding": "chunked"}
+    for method, path in (("POST", "/v1/completions"), ("GET", "/health")):
+        response = client.request(method, path, headers=lengths)
+        assert response.status_code == 400 and response.headers["connection"] == "close"
 
 
 def test_a_large_body_is_refused(client):

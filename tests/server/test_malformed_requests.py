@@ -8,7 +8,6 @@ import os
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
 
@@ -16,28 +15,12 @@ from starlette.testclient import TestClient
 
 from llmcli.server.app import create_app
 from llmcli.server.models import Models
-from llmcli.server.openapi import PATHS, SCHEMAS
 from tests.server.conftest import URL
+from tests.server.random_requests import byte_requests, damaged_requests, field_requests, path_requests
 
 REQUESTS = int(os.environ.get("LLMCLI_TEST_REQUESTS", "100"))
-POSTS = sorted(path for path, operations in PATHS.items() if "post" in operations)
 JSON = {"content-type": "application/json"}
 thorough = settings(max_examples=REQUESTS, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=20),
-    st.sampled_from([10**400, -1, 0, 1e308, "", "\x00", "\ud83d\ude00"]),
-)  # fmt: skip
-values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-)
-
-
-def properties(path):
-    """The fields of a route's body."""
-    schema = PATHS[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    if "$ref" in schema:
-        schema = SCHEMAS[schema["$ref"].rsplit("/", 1)[1]]
-    return sorted(schema["properties"])
 
 
 def check(response):
@@ -48,42 +31,26 @@ def check(response):
 
 
 @thorough
-@given(st.data())
-def test_random_fields(client, data):
-    path = data.draw(st.sampled_from(POSTS))
-    body = data.draw(st.dictionaries(st.sampled_from(properties(path)), values, max_size=6))
-    body["max_tokens"] = body.get("max_tokens", 2) if body.get("max_tokens", 2) in (0, 1, 2, None, "x", -1) else 2
-    check(client.post(path, content=json.dumps(body), headers=JSON))
+@given(field_requests() | damaged_requests())
+def test_random_fields_and_damaged_bodies(client, request_):
+    method, path, body = request_
+    check(client.request(method, path, content=body, headers=JSON))
 
 
 @thorough
-@given(st.sampled_from(POSTS), st.binary(max_size=200))
-def test_random_bytes(client, path, body):
-    response = client.post(path, content=body, headers=JSON)
+@given(byte_requests)
+def test_random_bytes(client, request_):
+    method, path, body = request_
+    response = client.request(method, path, content=body, headers=JSON)
     check(response)
     assert response.status_code >= 400
 
 
 @thorough
-@given(st.data())
-def test_damaged_bodies(client, data):
-    """A right body with some bytes replaced or removed."""
-    body = bytearray(b'{"prompt": "The cat", "max_tokens": 2, "temperature": 0, "stop": ["a", "b"], "logprobs": 1}')
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, len(body) - 1))
-        body[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
-    check(client.post("/v1/completions", content=bytes(body), headers=JSON))
-
-
-@thorough
-@given(
-    st.sampled_from(["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"]),
-    st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), max_size=30),
-)
-def test_random_paths(client, method, path):
-    path = "/" + path.replace("?", "").replace("#", "").replace("%", "").replace("\\", "").lstrip("/")
-    response = client.request(method, path)
-    assert response.status_code < 500
+@given(path_requests())
+def test_random_paths(client, request_):
+    method, path, _ = request_
+    assert client.request(method, path).status_code < 500
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from llmcli.server.listening import Server, bind
 from llmcli.server.models import Models
 from tests.platforms import posix
 from tests.server.processes import serving
+from tests.server.wrong_requests import DAMAGED_HEADS
 
 pytestmark = pytest.mark.slow
 LONG = {"prompt": "The", "max_tokens": 30_000, "n": 8, "temperature": 0, "stream": True}
@@ -55,13 +56,7 @@ def test_it_listens_on_loopback_and_answers(running):
     assert post(running, {"prompt": "The"}).status == 200
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"Content-Length: -1\r\n", b"Content-Length: 5\r\nContent-Length: 6\r\n", b"Content-Length: x\r\n",
-        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", b"A" * 100_000 + b": x\r\n", b"\x00\xff: x\r\n",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("head", DAMAGED_HEADS)
 def test_a_damaged_head_is_a_400(running, head):
     request = (
         b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nConnection: close\r\n"

@@ -157,18 +157,17 @@ def _save_plot(header: "Header", output: Path, *, force: bool, json_: bool) -> N
 
 
 def _verify(header: "Header", *, json_: bool) -> None:
-    from llmcli.formats.safetensors_file import digest
+    from llmcli.formats.safetensors_file import digest, is_intact
 
     recorded = header.metadata.get("sha256")
     if recorded is None:
         raise LLMError(f"{header.path} has no hash to verify; only files made by llmcli have one")
-    computed = digest(header)
-    if computed != recorded:
+    if not is_intact(header):
         raise LLMError(
-            f"{header.path} is damaged: its sha256 is {computed[:16]}..., the file says {recorded[:16]}...; copy or "
-            "download it again"
+            f"{header.path} is damaged: its sha256 is {digest(header)[:16]}..., the file says {recorded[:16]}...; copy "
+            "or download it again"
         )
     if json_:
-        console.json_result({"file": str(header.path), "sha256": computed, "verified": True})
+        console.json_result({"file": str(header.path), "sha256": recorded, "verified": True})
     else:
-        console.paragraph(f"{header.path}: intact, its sha256 is the one in the file: {computed}")
+        console.paragraph(f"{header.path}: intact, its sha256 is the one in the file: {recorded}")

@@ -1,0 +1,92 @@
+"""Requests that the server must refuse: tables of Host headers, heads and fields."""
+
+import json
+from collections.abc import Iterator
+
+from llmcli.server.limits import MAX_PROMPTS, MAX_STOPS, MAX_TOKENS
+
+LOCAL_HOSTS = ["127.0.0.1", "127.0.0.1:8000", "localhost", "LOCALHOST:1", "[::1]", "[::1]:8000"]
+FOREIGN_HOSTS = [
+    "evil.com",
+    "evil.com:8000",
+    "127.0.0.1.evil.com",
+    "",
+    "192.168.1.5",
+    "[::2]",
+    "[",
+    "localhost.evil.com",
+]
+WRONG_TYPES = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "")
+DAMAGED_HEADS = [
+    b"Content-Length: -1\r\n", b"Content-Length: 5\r\nContent-Length: 6\r\n", b"Content-Length: x\r\n",
+    b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", b"A" * 100_000 + b": x\r\n", b"\x00\xff: x\r\n",
+]  # fmt: skip
+
+HUGE = 10**400
+WRONG_SAMPLING = {
+    "max_tokens": [-1, MAX_TOKENS + 1, HUGE, 1.5, "5", True, [5], {}],
+    "temperature": [-0.1, 101, "hot", True, HUGE, []],
+    "top_p": [-0.1, 1.1, "x", False],
+    "top_k": [-2, 1.5, "x", HUGE],
+    "min_p": [-1, 2, "x"],
+    "repetition_penalty": [0, -1, 1e7],
+    "seed": [-1, 1 << 63, "x", 0.5],
+    "n": [0, -1, 33, 1.5, HUGE],
+    "stop": ["", [""], [1], {}, 3, ["x"] * (MAX_STOPS + 1), "x" * 1001],
+    "stream": [1, "true"],
+    "stream_options": [{"include_usage": True}, "x"],
+    "model": [3, ["text"]],
+    "presence_penalty": [0.5],
+    "frequency_penalty": [-1, "x"],
+    "logit_bias": [{"5": 1}],
+    "best_of": [2],
+    "suffix": ["end"],
+    "guided_json": [{}],
+}
+WRONG = {
+    "/v1/completions": WRONG_SAMPLING
+    | {
+        "prompt": [
+            None, "", [], [[]], [""], 5, {}, [1, "x"], [1.5], [-1], [300], [HUGE], ["x"] * (MAX_PROMPTS + 1), [True],
+        ],
+        "logprobs": [-1, 6, "x", True],
+        "echo": ["yes"],
+    },
+    "/v1/chat/completions": WRONG_SAMPLING
+    | {
+        "messages": [
+            None, [], "x", {}, ["x"], [{}], [{"role": "user"}], [{"role": "robot", "content": "x"}],
+            [{"role": "user", "content": 5}], [{"role": "user", "content": [{"type": "image_url"}]}],
+            [{"role": "user", "content": [{"type": "text"}]}], [{"role": ["user"], "content": "x"}],
+            [{"role": "user", "content": "x"}] * 1001,
+        ],
+        "logprobs": [1, "x"],
+        "top_logprobs": [-1, 21, 2],  # 2 without logprobs
+        "max_completion_tokens": [-1, "x"],
+        "tools": [[{"type": "function"}]],
+        "tool_choice": ["required"],
+        "response_format": [{"type": "json_object"}],
+        "echo": [True],
+    },
+    "/v1/next": {"prompt": [None, "", 3], "n": [0, 101, "x"]},
+    "/v1/explain": {"prompt": [None, "", 3, "x" * 4001], "n": [0], "literal": [1]},
+    "/v1/memory": {"text": [None, 3, "x" * 20_001]},
+    "/v1/experts": {"token_ids": [[1]]},  # this model has none
+    "/tokenize": {"prompt": [None, 3], "with_pieces": [1], "messages": ["x"]},
+    "/detokenize": {"tokens": [None, "x", [1.5], [-1], [300], [True]]},
+}  # fmt: skip
+RIGHT = {
+    "prompt": "The cat",
+    "messages": [{"role": "user", "content": "x"}],
+    "text": "x",
+    "tokens": [1],
+    "model": "chat",
+}
+
+
+def wrong_fields(path: str) -> Iterator[tuple[str, object, str]]:
+    """(name of the wrong field, its value, the body as JSON) of each row for a route."""
+    for name, values in WRONG[path].items():
+        for value in values:
+            body = {key: one for key, one in RIGHT.items() if key != "messages" or "chat" in path} | {name: value}
+            yield name, value, json.dumps(body)
