@@ -21,7 +21,7 @@ from llmcli.formats.header import Header
 from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.quantization import QuantizedMatrix
-from llmcli.formats.safetensors_file import TensorSource, is_intact, read_into, read_tensor, write
+from llmcli.formats.safetensors_file import TensorSource, digest, read_into, read_tensor, write
 from llmcli.formats.safetensors_header import read_header
 
 FORMAT_VERSION = 1
@@ -211,7 +211,7 @@ def load(path: str | Path) -> Checkpoint:
     """Open a model that this program wrote. Tensors stay on disk until they are accessed.
 
     Raises LLMError when the file is damaged, was written by another program or in a later format, or its tensors do
-    not match its config. The hash of a large file is not checked (see `safetensors_file.is_intact`).
+    not match its config. The hash of a large file is not checked (see `safetensors_file.digest`).
     """
     header = read_header(path)
     if any(name.startswith(ADAPTER_PREFIX) for name in header.tensors):
@@ -272,7 +272,7 @@ def check_hash(header: Header) -> None:
     """Raises LLMError for a file of this program that was changed after it was written. Large files are not checked."""
     if not header.is_ours or header.file_bytes > MAX_HASHED_BYTES:
         return
-    if "sha256" in header.metadata and not is_intact(header):
+    if header.metadata.get("sha256") not in (None, digest(header)):
         raise LLMError(
             f"{header.path} is damaged, or another program changed it: its hash is not the one in its metadata; get it "
             "again"

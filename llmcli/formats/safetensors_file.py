@@ -8,7 +8,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,28 +107,12 @@ def tensors_equal(first: TensorInfo, other: TensorInfo) -> bool:
 
 def digest(header: Header) -> str:
     """The sha256, in hexadecimal, of the whole file with zeros in place of the hash in its own metadata."""
+    file_hash = hashlib.sha256()
     own = _HASH_FIELD % header.metadata.get("sha256", "").encode("utf-8", "replace")
     with open_for_reading(header.path) as file:
-        return _digest_rest(
-            file, hashlib.sha256(file.read(header.data_start).replace(own, _HASH_FIELD % _ZERO_HASH, 1))
-        )
-
-
-def is_intact(header: Header) -> bool:
-    """Whether a file is as it was written, by the hash in its metadata. In files of the first day of this format, that
-    is a hash of the tensors alone."""
-    recorded = header.metadata.get("sha256")
-    if recorded == digest(header):
-        return True
-    with open_for_reading(header.path) as file:
-        file.seek(header.data_start)
-        return recorded == _digest_rest(file, hashlib.sha256())
-
-
-def _digest_rest(file: BinaryIO, file_hash: "hashlib._Hash") -> str:
-    """The hash of what was hashed and the rest of a file, in hexadecimal."""
-    while block := file.read(BLOCK_BYTES):
-        file_hash.update(block)
+        file_hash.update(file.read(header.data_start).replace(own, _HASH_FIELD % _ZERO_HASH, 1))
+        while block := file.read(BLOCK_BYTES):
+            file_hash.update(block)
     return file_hash.hexdigest()
 
 

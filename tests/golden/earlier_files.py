@@ -55,7 +55,7 @@ def different_texts(kind: str, recorded: dict[str, Any]) -> list[str]:
         exit_code, output = invoke(words)
         tokens = [[token["id"], token["logprob"]] for token in json.loads(output)["tokens"]] if not exit_code else []
         pairs = zip(tokens, text["tokens"], strict=False)
-        same = [one == other and (other_p is None or is_close(p, other_p)) for (one, p), (other, other_p) in pairs]
+        same = [one == other and is_close(p, other_p) for (one, p), (other, other_p) in pairs]
         if len(tokens) != len(text["tokens"]) or not all(same):
             found.append(f"{prompt!r} is continued by {tokens}, recorded {text['tokens']}")
     return found

@@ -108,13 +108,10 @@ def stop(version: Version) -> bool:
 def answers(version: Version, kind: str) -> dict[str, Any]:
     """What the version says of a model file."""
     model = f"-m {kind}.safetensors"
-    literal = "--literal" if version.can("--literal") else ""
     texts = {}
-    for prompt in PROMPTS if literal else PROMPTS[-1:]:
-        text = version.output(f"generate '{prompt}' {model} -t 0 -n {TOKENS} {literal}")
+    for prompt in PROMPTS:
+        text = version.output(f"generate '{prompt}' {model} -t 0 -n {TOKENS} --literal")
         tokens = [[token["id"], token["logprob"]] for token in text["tokens"]]
-        if not literal:  # the first token may complete the prompt's last word: its probability is another
-            tokens[0][1] = None
         texts[prompt] = {"tokens": tokens}
     found: dict[str, Any] = {"texts": texts, "exports": {}}
     if version.can("eval"):

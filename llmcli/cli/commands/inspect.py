@@ -157,17 +157,18 @@ def _save_plot(header: "Header", output: Path, *, force: bool, json_: bool) -> N
 
 
 def _verify(header: "Header", *, json_: bool) -> None:
-    from llmcli.formats.safetensors_file import digest, is_intact
+    from llmcli.formats.safetensors_file import digest
 
     recorded = header.metadata.get("sha256")
     if recorded is None:
         raise LLMError(f"{header.path} has no hash to verify; only files made by llmcli have one")
-    if not is_intact(header):
+    computed = digest(header)
+    if computed != recorded:
         raise LLMError(
-            f"{header.path} is damaged: its sha256 is {digest(header)[:16]}..., the file says {recorded[:16]}...; copy "
-            "or download it again"
+            f"{header.path} is damaged: its sha256 is {computed[:16]}..., the file says {recorded[:16]}...; copy or "
+            "download it again"
         )
     if json_:
-        console.json_result({"file": str(header.path), "sha256": recorded, "verified": True})
+        console.json_result({"file": str(header.path), "sha256": computed, "verified": True})
     else:
-        console.paragraph(f"{header.path}: intact, its sha256 is the one in the file: {recorded}")
+        console.paragraph(f"{header.path}: intact, its sha256 is the one in the file: {computed}")
