@@ -68,14 +68,18 @@ def random_checkpoint(config: ModelConfig, seed: int = 0, tokenizer_json: str = 
     return Checkpoint(config, tokenizer_json, tensors, {"steps": 0})
 
 
+def write_tiny_model(path: Path) -> Path:
+    """Write a model with random weights and a context of 32. Returns the path."""
+    tokenizer = Tokenizer.train_bpe([TEXT], 300)
+    config = ModelConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, 32)
+    save(path, random_checkpoint(config, tokenizer_json=tokenizer.to_json()))
+    return path
+
+
 @pytest.fixture
 def tiny_model(tmp_path: Path) -> Path:
     """A model file with random weights and a context of 32, in model.safetensors here."""
-    tokenizer = Tokenizer.train_bpe([TEXT], 300)
-    config = ModelConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, 32)
-    path = tmp_path / "model.safetensors"
-    save(path, random_checkpoint(config, tokenizer_json=tokenizer.to_json()))
-    return path
+    return write_tiny_model(tmp_path / "model.safetensors")
 
 
 @pytest.fixture
