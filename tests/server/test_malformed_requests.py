@@ -47,6 +47,7 @@ def check(response):
         assert "Traceback" not in response.text and ".py" not in response.text
 
 
+@pytest.mark.slow
 @thorough
 @given(st.data())
 def test_random_fields(client, data):
