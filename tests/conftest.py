@@ -7,6 +7,8 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
+import itertools
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -33,12 +35,29 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
-LONGEST = {"test_documents.py", "test_tour.py", "test_story.py"}
+@pytest.fixture(scope="session", autouse=True)
+def unflushed() -> None:
+    """Files of tests need not survive a crash of the system, and flushing one takes milliseconds. Processes that tests
+    start do flush theirs."""
+    os.fsync = lambda descriptor: os.fstat(descriptor) and None
+
+
+NUMBERS = itertools.count(1)  # of the directories of this worker
+LONGEST = {"test_documents.py", "test_reliability.py", "test_smollm2.py", "test_story.py", "test_tour.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest tests run first, so that no worker waits for another at the end."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty directory, as pytest's, which also keeps a symbolic link to the newest one and thereby takes longer."""
+    name = re.sub(r"\W", "_", request.node.name)[:30]
+    path = tmp_path_factory.getbasetemp() / f"{next(NUMBERS)}-{name}"
+    path.mkdir()
+    return path
 
 
 @pytest.fixture(autouse=True)
@@ -68,14 +87,18 @@ def random_checkpoint(config: ModelConfig, seed: int = 0, tokenizer_json: str = 
     return Checkpoint(config, tokenizer_json, tensors, {"steps": 0})
 
 
+def write_tiny_model(path: Path) -> Path:
+    """Write a model with random weights and a context of 32. Returns the path."""
+    tokenizer = Tokenizer.train_bpe([TEXT], 300)
+    config = ModelConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, 32)
+    save(path, random_checkpoint(config, tokenizer_json=tokenizer.to_json()))
+    return path
+
+
 @pytest.fixture
 def tiny_model(tmp_path: Path) -> Path:
     """A model file with random weights and a context of 32, in model.safetensors here."""
-    tokenizer = Tokenizer.train_bpe([TEXT], 300)
-    config = ModelConfig(tokenizer.vocab_size, 32, 64, 2, 4, 2, 8, 32)
-    path = tmp_path / "model.safetensors"
-    save(path, random_checkpoint(config, tokenizer_json=tokenizer.to_json()))
-    return path
+    return write_tiny_model(tmp_path / "model.safetensors")
 
 
 @pytest.fixture

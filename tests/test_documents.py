@@ -13,6 +13,7 @@ from typer.testing import Result
 
 from llmcli.evaluation import compressors, memorization
 from llmcli.formats import loading
+from llmcli.generation import next_words
 from llmcli.training import held_out_questions
 
 pytestmark = pytest.mark.slow
@@ -100,8 +101,12 @@ class CommandRunner:
         self._variables: dict[str, object] = {}
         exec("import safetensors.numpy", self._variables)
         self.commands = 0
-        for name in ("examples", "llmcli", "tests"):
+        for name in ("llmcli", "tests"):
             (directory / name).symlink_to(ROOT / name)
+        (directory / "examples").mkdir()
+        for path in (ROOT / "examples").iterdir():
+            if path.suffix in (".txt", ".tsv", ".md"):
+                (directory / "examples" / path.name).write_text(beginning(path), "utf-8")
 
     def run_page(self, page: str) -> None:
         for line in commands_of(page):
@@ -134,6 +139,11 @@ class CommandRunner:
             self.commands += 1
 
 
+def beginning(path: Path) -> str:
+    """The first lines of a text, about 20 kB: a page's commands read each of them many times."""
+    return path.read_text("utf-8")[:20_000].rpartition("\n")[0] + "\n"
+
+
 def piped(command: str = "true") -> bytes:
     """What a command in front of a pipe writes: echo, printf or cat."""
     name, *words = shlex.split(command)
@@ -143,7 +153,8 @@ def piped(command: str = "true") -> bytes:
 @pytest.fixture
 def runner(own_directory: Path, llm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> CommandRunner:
     """Memorization and the compressors, which a run measures after its last step, are left out, and most held-out
-    questions: they take longer."""
+    questions; the search for next words, which is long after two steps of training, is cut short."""
+    monkeypatch.setattr(next_words, "MAX_EVALUATIONS", 50)
     monkeypatch.setattr(held_out_questions, "MAX_QUESTIONS", 2)
     monkeypatch.setattr(memorization, "measure_memorization", lambda *_: None)
     monkeypatch.setattr(compressors, "affordable", lambda *_: False)

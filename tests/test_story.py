@@ -44,7 +44,7 @@ def food(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with model.safetensors, trained as in the README but without a clock, in float32."""
     directory = tmp_path_factory.mktemp("food")
     trained = llm(
-        "train", str(EXAMPLES / "food.txt"), "--epochs", "30", "--dtype", "float32", directory=directory
+        "train", str(EXAMPLES / "food.txt"), "--epochs", "10", "--dtype", "float32", directory=directory
     )  # epochs instead of a time budget
     assert trained.returncode == 0, trained.stderr
     return directory
@@ -106,7 +106,7 @@ def test_inspect_and_tokenize(food: Path) -> None:
 
 
 def test_the_japanese_example(tmp_path: Path) -> None:
-    trained = llm("train", str(EXAMPLES / "asagohan.txt"), "--epochs", "12", directory=tmp_path)
+    trained = llm("train", str(EXAMPLES / "asagohan.txt"), "--epochs", "8", directory=tmp_path)
     assert trained.returncode == 0, trained.stderr
     expected = true_frequencies("asagohan.txt", "私は毎朝", "を食べます。")
     predicted = next_words("私は毎朝", tmp_path)

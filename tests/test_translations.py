@@ -39,6 +39,7 @@ def rows(name: str) -> list[list[str]]:
     return [line.split("\t") for line in (EXAMPLES / name).read_text("utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_the_files_are_those_that_the_grammar_writes() -> None:
     for name, part in zip(FILES, sentences(), strict=True):
         assert (EXAMPLES / name).read_bytes() == grammar().table(part).encode(), f"run {grammar().__file__}"
@@ -68,6 +69,7 @@ def test_the_whole_grammar_is_one_to_one() -> None:
     assert len(every) == len(set(english)) == len(set(japanese)) > 100_000
 
 
+@pytest.mark.slow
 def test_a_tenth_is_held_out_in_both_directions_and_all_of_its_words_are_known() -> None:
     training, test = sentences()
     assert len(test) * 10 == len(training) + len(test)
@@ -81,6 +83,7 @@ def test_a_tenth_is_held_out_in_both_directions_and_all_of_its_words_are_known()
         assert words(side, test) <= words(side, training)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "english", "japanese"),
     [

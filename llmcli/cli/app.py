@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
@@ -65,9 +66,7 @@ class ErrorHandlingGroup(TyperGroup):
 
     def subcommand(self, name: str) -> "Command":
         """One of SUBCOMMANDS."""
-        if name not in self.commands:
-            self.commands[name] = _subcommand(name)
-        return self.commands[name]
+        return _subcommand(name)
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run and exit. Also handles errors outside of a subcommand, for example while help is printed."""
@@ -219,6 +218,7 @@ app = typer.Typer(
 )
 
 
+@cache
 def _subcommand(name: str) -> "Command":
     """The subcommand in the module of `cli/commands/` with its name; where Python has the name, "_" follows it."""
     module = importlib.import_module(f"llmcli.cli.commands.{name}{'_' if keyword.iskeyword(name) else ''}")

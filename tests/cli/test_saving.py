@@ -21,7 +21,7 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats import adapters, atomic_io, checkpoint, ensemble_file
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.training import resume
+from llmcli.training import resume, session
 from llmcli.training.events import State
 from llmcli.training.output import Output
 from llmcli.training.plan import Plan
@@ -34,9 +34,11 @@ from tests.reliability.runs import (
     TEXT,
     TIMEOUT,
     end,
+    interrupted_here,
     python,
     saved_at,
     train,
+    train_here,
     wait_until_saved,
 )
 
@@ -59,7 +61,7 @@ def saved_by(kind: str, path: Path) -> resume.StoppedRun:
     """Write a model, or adapters, as a stopped run leaves them. Returns the run."""
     settings = TrainConfig(steps=100)
     tokenizer = Tokenizer.train_char(["abc"]).to_json()
-    width = 1024 if kind == "large" else 32
+    width = 544 if kind == "large" else 32
     config = ModelConfig(259, width, 2 * width, 2, 4, 2, width // 4, 32)
     record: dict[str, Any] = {"train": as_record(settings), "steps": 50, "corpus": CORPUS}
     model = replace(random_checkpoint(config, tokenizer_json=tokenizer), record=record)
@@ -92,7 +94,7 @@ def test_a_changed_byte_anywhere_is_detected(kind: str) -> None:
     assert resume.is_saved_in(stopped, place)
     for file in sorted(place.iterdir()) if place.is_dir() else [place]:
         whole = file.read_bytes()
-        assert len(whole) > 20_000_000 or kind != "large"
+        assert len(whole) > checkpoint.MAX_HASHED_BYTES or kind != "large"
         start = int.from_bytes(whole[:8], "little") + 8
         for position in {0, 9, 100, start - 1, start, len(whole) // 2, len(whole) - 1} & set(range(len(whole))):
             with open(file, "r+b") as opened:
@@ -141,24 +143,10 @@ def flip_a_bit(path: Path) -> bytes:
     return bytes(data)
 
 
-SIGNALLED_AT = """
-import signal
-import llmcli.models.transformer
-real, steps = llmcli.models.transformer.LanguageModel.loss, []
-def loss(self, ids, learned=None):
-    steps.append(1)
-    if len(steps) == {step}:
-        signal.raise_signal(signal.SIGINT)
-    return real(self, ids, learned)
-llmcli.models.transformer.LanguageModel.loss = loss
-""" + SAVING_EVERY_STEP.replace("; ", "\n")
-
-
 def interrupted(output: str = str(MODEL)) -> None:
     """Run 12 steps, interrupted in the fifth."""
-    process = train(HERE, steps=12, output=output, code=SIGNALLED_AT.format(step=5))
-    stderr = end(process)
-    assert process.returncode == 130, stderr
+    answer = interrupted_here(HERE, "-o", output, steps=12, step=5)
+    assert answer.exit_code == 130, answer.stderr
 
 
 def test_a_changed_model_is_not_overwritten_without_force(llm: Llm) -> None:
@@ -173,22 +161,12 @@ def test_a_changed_model_is_not_overwritten_without_force(llm: Llm) -> None:
     assert checkpoint.load(MODEL).record["steps"] == 12 and Path("changed.safetensors").read_bytes() == changed
 
 
-CHANGED_MEANWHILE = """
-import llmcli.training.session as t
-def change(*_):
-    data = bytearray(open("model.safetensors", "rb").read())
-    data[-9] ^= 1
-    open("model.safetensors", "wb").write(data)
-t._memorization = change
-""" + SAVING_EVERY_STEP.replace("; ", "\n")
-
-
-def test_a_model_changed_during_the_resumed_run_is_kept() -> None:
+def test_a_model_changed_during_the_resumed_run_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted()
     before = MODEL.read_bytes()
-    process = train(HERE, steps=12, code=CHANGED_MEANWHILE)
-    stderr = end(process).decode()
-    assert process.returncode == 0 and "is kept; saving the model as model-2.safetensors" in stderr
+    monkeypatch.setattr(session, "_memorization", lambda *_: flip_a_bit(MODEL) and None)
+    answer = train_here(HERE, steps=12)
+    assert answer.exit_code == 0 and "is kept; saving the model as model-2.safetensors" in answer.stderr
     assert len(MODEL.read_bytes()) == len(before) and MODEL.read_bytes()[-9] == before[-9] ^ 1
     assert checkpoint.load("model-2.safetensors").record["steps"] == 12
     assert not Path(RESUME_FILE).exists()
@@ -343,23 +321,16 @@ def test_a_file_created_during_the_run_is_kept(done: SimpleNamespace) -> None:
     assert Path("m.safetensors").read_bytes() == Path("m-2.safetensors").read_bytes() == b"mine"
 
 
-DIES_AFTERWARDS = """
-import llmcli.evaluation.memorization
-def fail(*_):
-    raise {error}
-llmcli.evaluation.memorization.measure_memorization = fail
-from llmcli.cli.app import main
-main()
-"""
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("out of memory"), OSError(5, "Input/output error")])
+def test_an_error_after_training_does_not_lose_the_model(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        measured.append(error)
+        raise error
 
-
-@pytest.mark.parametrize(
-    "error", ["MemoryError()", "RuntimeError('out of memory')", "OSError(5, 'Input/output error')"]
-)
-def test_an_error_after_training_does_not_lose_the_model(error: str) -> None:
-    process = train(HERE, steps=3, code=DIES_AFTERWARDS.format(error=error))
-    stderr = end(process)
-    assert process.returncode == 0, stderr
+    measured: list[Exception] = []
+    monkeypatch.setattr("llmcli.evaluation.memorization.measure_memorization", fail)
+    answer = train_here(HERE, steps=3)
+    assert measured and answer.exit_code == 0, answer.stderr
     assert checkpoint.load(MODEL).record["steps"] == 3
 
 

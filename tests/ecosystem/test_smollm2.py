@@ -1,8 +1,11 @@
 """A real model, SmolLM2-135M-Instruct in Q4_1, compared with transformers and llama.cpp on the same file."""
 
 import os
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -47,7 +50,18 @@ def ours(smollm2: Path) -> tuple[NumpyRuntime, Any]:
 
 
 @pytest.fixture(scope="module")
-def theirs(smollm2: Path) -> Any:
+def parsed_once() -> Iterator[None]:
+    """While this is in use, gguf parses a file and makes a table of names once; transformers asks for each several
+    times, which takes ten seconds."""
+    import gguf
+
+    once = {name: cache(getattr(gguf, name)) for name in ("GGUFReader", "get_tensor_name_map")}
+    with mock.patch.multiple(gguf, **once):
+        yield
+
+
+@pytest.fixture(scope="module")
+def theirs(smollm2: Path, parsed_once: None) -> Any:
     import torch
     import transformers
 
@@ -58,7 +72,7 @@ def theirs(smollm2: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def reference_tokenizer(smollm2: Path) -> Any:
+def reference_tokenizer(smollm2: Path, parsed_once: None) -> Any:
     import transformers
 
     return transformers.AutoTokenizer.from_pretrained(smollm2.parent, gguf_file=smollm2.name)

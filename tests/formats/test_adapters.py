@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,29 @@ import pytest
 from llmcli.config import LORA_SCALE, ModelConfig
 from llmcli.errors import LLMError
 from llmcli.formats import adapters, checkpoint, loading, safetensors_file, safetensors_header
+from tests.conftest import write_tiny_model
+from tests.sample_models import run
 
 TEXT = "The dog ate the hat. The cat sat on the mat.\n" * 60
 
 
-@pytest.fixture
-def trained(tiny_model: Path, llm) -> tuple[Path, Path]:
-    """(the merged model, its adapters alone), of the same run."""
-    Path("c.txt").write_text(TEXT)
-    same = ("train", "c.txt", "--from", tiny_model, "--lora", 4, "--steps", 12, "--context", 16, "--threads", 1, "-q")
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a text, a model trained on it with adapters for the tiny model, and these adapters alone."""
+    directory = tmp_path_factory.mktemp("trained")
+    base = write_tiny_model(directory / "model.safetensors")
+    (directory / "c.txt").write_text(TEXT)
+    same = ("train", directory / "c.txt", "--from", base, "--lora", 4, "--steps", 12, "--context", 16, "--threads", 1)
     for name, more in (("merged", ()), ("alone", ("--adapter-only",))):
-        assert llm(*same, "-o", f"{name}.safetensors", *more).exit_code == 0
+        assert run(*same, "-q", "-o", directory / f"{name}.safetensors", *more).exit_code == 0
+    return directory
+
+
+@pytest.fixture
+def trained(tiny_model: Path, trained_once: Path) -> tuple[Path, Path]:
+    """(the merged model, its adapters alone), of the same run on c.txt, all of them here."""
+    for name in ("c.txt", "merged.safetensors", "alone.safetensors"):
+        shutil.copy(trained_once / name, name)
     return Path("merged.safetensors"), Path("alone.safetensors")
 
 

@@ -5,6 +5,7 @@ peak is measured."""
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,12 +138,17 @@ def work(form: str) -> None:
         print(f"memory grew by {peak() - before:.0f} MB")
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
 @platforms.linux
 @pytest.mark.parametrize("form", FORMS + OTHER_FORMS if os.environ.get("LLMCLI_FULL") else FORMS)
-def test_no_number_in_a_file_decides_how_much_memory_is_taken(form: str, own_directory: Path) -> None:
+def test_no_number_in_a_file_decides_how_much_memory_is_taken(form: str, models: Path, own_directory: Path) -> None:
     if "gguf" in form or form == "int8":
         pytest.importorskip("gguf", reason="needs the extra gguf")
-    make_models(own_directory)
+    shutil.copytree(models, own_directory, dirs_exist_ok=True)
     Path("short.txt").write_text("The cat sat.\n" * 9)
     assert run("export", "m.safetensors", "int8.safetensors", "--quantize", "int8").exit_code == 0
     root = str(Path(__file__).parent.parent.parent)

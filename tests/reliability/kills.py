@@ -21,6 +21,8 @@ from tests.reliability.runs import (
     problems,
     python,
     train,
+    train_here,
+    unfinished,
     wait_until_saved,
 )
 
@@ -89,7 +91,7 @@ def signals(where: Path, tries: int) -> list[str]:
         failures += problems(process, 128 + kind)
         if not (where / "model.safetensors").exists():
             failures.append(f"{kind.name}: no model was saved")
-        failures += problems(train(where, steps=STEPS), 0, when=f"after {kind.name}: ")
+        failures += unfinished(train_here(where, steps=STEPS), when=f"after {kind.name}: ")
         if names(where) != ["c.txt", "model.safetensors"]:
             failures.append(f"left behind: {names(where)}")
         (where / "model.safetensors").unlink(missing_ok=True)
@@ -128,7 +130,7 @@ def _signalled_in_a_step(where: Path, kind: signal.Signals, times: int, step: in
     model = where / "model.safetensors"
     if not model.exists() or load(model).record["steps"] != step:
         failures.append(f"{kind.name} x {times}: the model of step {step} was not saved")
-    failures += problems(train(where, steps=STEPS), 0, when=f"after {kind.name} x {times}: ")
+    failures += unfinished(train_here(where, steps=STEPS), when=f"after {kind.name} x {times}: ")
     model.unlink(missing_ok=True)
     return failures
 
@@ -139,7 +141,7 @@ def stale_files_go(where: Path, tries: int) -> list[str]:
         for name in ("model.safetensors", RESUME_FILE):
             (where / f".{name}.{10_000_000 + number}.tmp").write_bytes(b"half a file")
     (where / ".other.safetensors.1.tmp").write_bytes(b"of another model")
-    failures = problems(train(where, steps=2), 0)
+    failures = unfinished(train_here(where, steps=2))
     if names(where) != [".other.safetensors.1.tmp", "c.txt", "model.safetensors"]:
         failures.append(f"left behind: {names(where)}")
     return failures

@@ -1,5 +1,6 @@
 """Runs of `llm`, most of them in a process that saves its state after every step."""
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -157,10 +159,38 @@ def small_model(path: Path, kind: str = "dense") -> None:
         save(path, model)
 
 
-def invoke(*words: str) -> Any:
+def invoke(*words: object, stdin: bytes = b"") -> Any:
     """Run the command in this process. The result has exit_code, stdout, stderr and exception."""
     from typer.testing import CliRunner
 
     from llmcli.cli.app import app
 
-    return CliRunner().invoke(app, list(words))
+    return CliRunner().invoke(app, [str(word) for word in words], input=stdin)
+
+
+def train_here(where: Path, *options: object, steps: int) -> Any:
+    """The command of `train` in this process, which has torch already, without saving after every step."""
+    (where / "c.txt").write_text(TEXT, "utf-8")
+    return invoke(
+        "train", where / "c.txt", *OPTIONS, "--steps", steps, "-o", where / "model.safetensors", "-q", *options
+    )
+
+
+def interrupted_here(where: Path, *options: object, steps: int, step: int) -> Any:
+    """The same, with a SIGINT in the step number `step` of this process."""
+    from llmcli.models.transformer import LanguageModel
+
+    real, calls = LanguageModel.loss, itertools.count(1)
+
+    def loss(*values: Any) -> Any:
+        if next(calls) == step:
+            signal.raise_signal(signal.SIGINT)
+        return real(*values)
+
+    with mock.patch.object(LanguageModel, "loss", loss):
+        return train_here(where, *options, steps=steps)
+
+
+def unfinished(answer: Any, when: str = "") -> list[str]:
+    """Nothing if a command in this process succeeded, else a line that says what it did."""
+    return [] if answer.exit_code == 0 else [f"{when}ended with {answer.exit_code}: {answer.stderr[-300:]}"]

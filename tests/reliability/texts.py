@@ -5,8 +5,6 @@ import gzip
 import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 from llmcli.data.tokenizer import StreamDecoder, Tokenizer
@@ -111,12 +109,9 @@ def corpora(where: Path, tries: int) -> list[str]:
             failures.append(f"{name}: {answer.exit_code}, {answer.stderr!r}, {answer.exception!r}")
         elif name in GOOD and name not in ("packed", "a byte-order mark", "UTF-16 LE", "UTF-16 BE"):
             ids = invoke("tokenize", "--file", str(path), "-m", str(model), "--ids").stdout
-            back = subprocess.run(
-                [sys.executable, "-m", "llmcli", "tokenize", "-m", str(model), "--decode", "-"],
-                input=ids.encode(), capture_output=True,
-            )  # fmt: skip
-            if back.stdout.removesuffix(b"\n") != data.removesuffix(b"\n"):
-                failures.append(f"{name}: was decoded as {back.stdout[:80]!r}, {back.stderr[-200:]!r}")
+            back = invoke("tokenize", "-m", model, "--decode", "-", stdin=ids.encode())
+            if back.stdout_bytes.removesuffix(b"\n") != data.removesuffix(b"\n"):
+                failures.append(f"{name}: was decoded as {back.stdout_bytes[:80]!r}, {back.stderr[-200:]!r}")
     return failures + (_one_line_of_200_mb(where) if tries > 1 else [])
 
 

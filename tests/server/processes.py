@@ -36,10 +36,12 @@ class Served:
 
 
 @contextmanager
-def serving(*models: Path, options: tuple[str, ...] = ()) -> Iterator[Served]:
-    """Serve these models until the end of the block."""
+def serving(*models: Path, options: tuple[str, ...] = (), limits: dict[str, float] | None = None) -> Iterator[Served]:
+    """Serve these models until the end of the block, with other values of names in limits.py if given."""
     named = [word for model in models for word in ("-m", str(model))]
-    command = [sys.executable, "-m", "llmcli", "serve", *named, "--port", "0", *options]
+    code = "".join(f"limits.{name} = {value!r}\n" for name, value in (limits or {}).items())
+    start = ["-c", f"from llmcli.server import limits\n{code}from llmcli.cli.app import main\nmain()"]
+    command = [sys.executable, *start, "serve", *named, "--port", "0", *options]
     with tempfile.TemporaryDirectory() as directory:
         log_file = Path(directory) / "log.txt"
         with log_file.open("wb") as file:

@@ -30,6 +30,7 @@ def check(response):
         assert "Traceback" not in response.text and ".py" not in response.text
 
 
+@pytest.mark.slow
 @thorough
 @given(field_requests() | damaged_requests())
 def test_random_fields_and_damaged_bodies(client, request_):

@@ -8,6 +8,7 @@ import pytest
 from llmcli.config import ModelConfig
 from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
+from llmcli.generation import next_words
 from llmcli.server.analysis_routes import training_texts
 from llmcli.server.app import ROUTES
 from llmcli.server.errors import ApiError
@@ -58,12 +59,18 @@ def test_what_lm_eval_asks_of_a_tokenizer(client, tokenizer):
     assert client.get("/tokenizer_info?model=chat").json()["chat_template"].startswith("{% for message")
 
 
-def test_next_words_are_those_of_generate(client, served, llm):
+@pytest.fixture
+def short_search(monkeypatch):
+    """On an untrained model the search for next words takes a second."""
+    monkeypatch.setattr(next_words, "MAX_EVALUATIONS", 50)
+
+
+def test_next_words_are_those_of_generate(client, served, llm, short_search):
     printed = json.loads(llm("generate", "The cat", "--next", 4, "--json", "-m", served[0]).stdout)
     assert client.post("/v1/next", json={"prompt": "The cat", "n": 4}).json() == {"model": "text"} | printed
 
 
-def test_an_explanation_is_that_of_explain(client, served, llm):
+def test_an_explanation_is_that_of_explain(client, served, llm, short_search):
     printed = json.loads(llm("explain", "The cat", "--next", 4, "--json", "-m", served[0]).stdout)
     assert client.post("/v1/explain", json={"prompt": "The cat", "n": 4}).json() == {"model": "text"} | printed
 

@@ -1,15 +1,20 @@
 """Requests in the engine: a full queue, clients that leave, models that cannot be loaded, and the log."""
 
 import asyncio
+import itertools
 import json
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import pytest
 from starlette.testclient import TestClient
 
 from llmcli.errors import LLMError
+from llmcli.generation.next_words import next_words
+from llmcli.server import analysis_routes
 from llmcli.server.app import Hooks, create_app
 from llmcli.server.errors import ModelLoadError
+from llmcli.server.limits import MAX_ANALYSES
 from llmcli.server.models import Models, ServedModel
 from llmcli.server.requests import Limits
 from tests.sample_models import run
@@ -162,10 +167,17 @@ def test_the_log_has_a_line_a_request_and_contents_only_if_asked(served, with_co
     assert all("\n" not in line for line in lines)
 
 
-def test_too_many_analyses_are_refused_and_the_engine_goes_on(served):
+def test_too_many_analyses_are_refused_and_the_engine_goes_on(served, monkeypatch):
+    """The first analysis ends when all but as many as are allowed have been refused."""
+    full = threading.Event()
+    monkeypatch.setattr(
+        analysis_routes, "next_words", lambda *values: full.wait(60) and next_words(*values[:-1], limit=4)
+    )
     with TestClient(create_app(Models(served)), base_url=URL) as client, ThreadPoolExecutor(24) as threads:
         asked = [threads.submit(client.post, "/v1/next", json={"prompt": "The cat"}) for _ in range(24)]
-        statuses = [one.result().status_code for one in asked]
-        assert set(statuses) == {200, 429} and statuses.count(200) >= 8
+        refused = list(itertools.islice(as_completed(asked, 60), 24 - MAX_ANALYSES))
+        full.set()
+        assert {one.result().status_code for one in refused} == {429}
+        assert [one.result().status_code for one in asked if one not in refused] == [200] * MAX_ANALYSES
         assert client.post("/v1/completions", json={"prompt": "The"}).status_code == 200
         assert client.post("/v1/next", json={"prompt": "The cat"}).status_code == 200

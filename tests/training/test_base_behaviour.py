@@ -94,6 +94,7 @@ def test_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, lora: int) ->
 
 
 @pytest.mark.parametrize("lora", [0, 2])
+@pytest.mark.slow
 def test_a_run_forgets_less(monkeypatch: pytest.MonkeyPatch, lora: int) -> None:
     """Than without the divergence, on text that the base model generates for the comparison at the end."""
 

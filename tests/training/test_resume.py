@@ -1,7 +1,6 @@
 """A run that was stopped, however often and by whatever means, ends with the same file as one that was not."""
 
 import json
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from llmcli.training.plan import Request
 from llmcli.training.prepare import Prepared, prepare
 from tests import platforms
 from tests.golden.models import read_safetensors
-from tests.reliability.runs import OPTIONS, RESUME_FILE, TEXT, end, saved_at, train, wait_until_saved
+from tests.reliability.runs import OPTIONS, RESUME_FILE, TEXT, end, interrupted_here, train, train_here
 from tests.training import small_runs
 from tests.training.small_runs import losses, through_a_file
 
@@ -226,30 +225,22 @@ def test_a_run_killed_after_saving_its_model_resumes_to_the_same_model() -> None
     assert process.returncode == -9
     before = Path("model.safetensors").read_bytes()
     assert Path(RESUME_FILE).exists()
-    again = train(HERE, steps=5)
-    assert end(again) == b"" and again.returncode == 0
+    again = train_here(HERE, steps=5)
+    assert (again.exit_code, again.stderr) == (0, "")
     assert Path("model.safetensors").read_bytes() == before and not Path(RESUME_FILE).exists()
 
 
-@platforms.posix
 def test_adapters_alone_resume_where_they_were_stopped(tiny_model: Path) -> None:
     tiny_model.rename("base.safetensors")
-    before = 0
-    for _ in range(2):
-        process = train(HERE, "--from", "base.safetensors", "--lora", "2", "--adapter-only", steps=4000)
-        wait_until_saved(process, HERE, before)
-        stderr = end(process, signal.SIGINT)
-        assert process.returncode == 130, stderr
+    for stopped_at in (2, 4):
+        answer = interrupted_here(HERE, "--from", "base.safetensors", "--lora", 2, "--adapter-only", steps=9, step=2)
+        assert answer.exit_code == 130, answer.stderr
         assert Path("model.safetensors").exists()
-        before = saved_at(HERE)
+        assert resume.load(Path(RESUME_FILE)).state.step == stopped_at
 
 
-@platforms.posix
 def test_another_command_does_not_resume_the_run_silently(llm: Llm) -> None:
-    process = train(HERE, steps=4000)
-    wait_until_saved(process, HERE)
-    end(process, signal.SIGINT)
-    assert process.returncode == 130
+    assert interrupted_here(HERE, steps=4000, step=2).exit_code == 130
     beside = Path(RESUME_FILE)
     before = beside.read_bytes()
 

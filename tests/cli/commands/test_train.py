@@ -5,10 +5,8 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from llmcli.training.record import versions
 from tests import platforms
 from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import TEXT, random_checkpoint
-from tests.reliability.runs import TIMEOUT
+from tests.reliability.runs import OPTIONS, interrupted_here
 
 Llm = Callable[..., Result]
 RUN = ("train", "c.txt", "--steps", 1, "--layers", 1, "--width", 16, "--context", 16, "--threads", 1)
@@ -261,35 +259,6 @@ def test_fine_tuning_starts_from_the_weights_of_the_base_model(llm: Llm) -> None
     assert step["loss"] < 4.5  # ln(vocabulary) is over 5.6
 
 
-def interrupt(how: list[int], pause: float = 0.0, more: tuple[str, ...] = ()) -> tuple[int, str]:
-    """Start a long run, send signals once it takes steps; (exit code, stderr)."""
-    Path("c.txt").write_text(TEXT * 5, "utf-8")
-    run = subprocess.Popen(
-        [sys.executable, "-m", "llmcli", "train", "c.txt", "--steps", "100000", "--json", *more],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert run.stdout is not None
-    for line in run.stdout:
-        if '"event": "step"' in line:
-            break
-    for number in how:
-        run.send_signal(number)
-        time.sleep(pause)
-    _, errors = run.communicate(timeout=TIMEOUT)
-    return run.returncode, errors
-
-
-@platforms.posix
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.slow
-def test_a_signal_ends_the_run_after_the_step_and_saves(llm: Llm, number: int, code: int) -> None:
-    found, errors = interrupt([number])
-    assert found == code and "Traceback" not in errors
-    record = json.loads(llm("inspect", "--json").stdout)["training"]
-    assert record["interrupted"] is True and record["steps"] >= 1
-    assert llm("inspect", "--verify").exit_code == 0
-
-
 def test_the_corpus_is_never_overwritten(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     answer = llm("train", "c.txt", "--steps", 1, "-o", "c.txt", "--force")
@@ -429,8 +398,8 @@ def test_resuming_with_another_base_model_names_both(llm: Llm, tiny_model: Path)
     base = checkpoint.load(tiny_model)
     checkpoint.save("other.safetensors", random_checkpoint(base.config, 1, base.tokenizer_json))
     hashes = [loading.fingerprint(name)[:16] for name in (tiny_model, "other.safetensors")]
-    same = ("--threads", "1", "-o", "m.safetensors")
-    assert interrupt([signal.SIGINT], more=("--from", str(tiny_model), *same))[0] == 130
-    again = llm("train", "c.txt", "--steps", 100000, "--json", "--from", "other.safetensors", *same)
+    same = (*OPTIONS, "-o", "m.safetensors")
+    assert interrupted_here(Path(), "--from", tiny_model, "-o", "m.safetensors", steps=9, step=2).exit_code == 130
+    again = llm("train", "c.txt", "--steps", 9, "--from", "other.safetensors", *same)
     message = f"--from was model.safetensors (sha256 {hashes[0]}), is other.safetensors (sha256 {hashes[1]})"
     assert again.exit_code == 1 and message in again.stderr
