@@ -44,6 +44,19 @@ class Document:
     sha256: str  # of that text
     offset: int = 0  # where its UTF-8 text begins in the file, or in the copy
     copy: TextCopy | None = field(default=None, repr=False, compare=False)  # of a file that is not plain UTF-8
+    changed_at: int = field(default=0, repr=False, compare=False)  # st_mtime_ns of the file before it was read
+
+    def is_unchanged(self) -> bool:
+        """Whether the text is still the one with this hash, as far as the file's time of modification shows."""
+        try:
+            return self.copy is not None or self.path.stat().st_mtime_ns == self.changed_at
+        except OSError:
+            return False
+
+    def utf8(self, start: int, size: int) -> bytes:
+        """Up to `size` bytes of the text in UTF-8 from a position on; characters may be cut at both ends."""
+        with self._reader() as read:
+            return read(self.offset + start, min(size, self.text_bytes - start))
 
     def text(self, start: int = 0, end: int | None = None) -> Iterator[str]:
         """The text between two byte positions of its UTF-8, in pieces, with its line ends unchanged.
@@ -91,6 +104,7 @@ def read_document(name: str, path: Path, stream: IO[bytes] | None, copy: TextCop
     """
     source = open_regular_file(name, path) if stream is None else _buffered(stream)
     with source as file, _decompressed(name, file) as (content, compressed):
+        changed_at = os.fstat(file.fileno()).st_mtime_ns if stream is None else 0
         start = _read(content, max(BLOCK_BYTES, 4), name)
         mark, encoding = next((known for known in BYTE_ORDER_MARKS if start.startswith(known[0])), (b"", "utf-8"))
         copied = stream is not None or compressed or encoding != "utf-8"
@@ -106,7 +120,7 @@ def read_document(name: str, path: Path, stream: IO[bytes] | None, copy: TextCop
                 raise
             description = file_types.describe_binary(name, start[: file_types.START_BYTES], compressed=compressed)
             raise LLMError(description or str(error), error.exit_code) from error
-    return Document(name, path, text.size, text.sha256, offset, copy if copied else None)
+    return Document(name, path, text.size, text.sha256, offset, copy if copied else None, changed_at)
 
 
 class _TextDigest:
