@@ -291,7 +291,9 @@ def train(
     if threads and threads > cpu_cores():
         console.note(f"--threads {threads} is more than the {cpu_cores()} cores here; extra threads slow training down")
     options = {param.opts[0]: context_.params[str(param.name)] for param in context_.command.params}
-    run = session.plan_run(request, inputs, target, device, dtype, options=options, fixed_threads=threads is not None)
+    run = session.plan_run(
+        request, inputs, target, device, dtype, options=options, fixed_threads=threads is not None, on_note=console.note
+    )
     _note_stopped_run(target, dry_run)
     show_plan(run.prepared.plan, dry_run=dry_run, json_=json_)
     if run.prepared.plan.warning:
