@@ -26,6 +26,7 @@ from llmcli.data.temporary_files import TemporaryFileError, TextCopy
 from llmcli.errors import LLMError
 
 BLOCK_BYTES = 1 << 20  # bytes per read
+CHECKED_BYTES = 1 << 16  # decoded at a time to check them: they stay in the processor's cache
 STANDARD_INPUT = "standard input"  # its name in messages
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -136,7 +137,8 @@ class _TextDigest:
     def read(self, name: str, blocks: Iterable[bytes], encoding: str, first: int, compressed: bool) -> None:
         """Add the text of all `blocks`, the first of which begins at position `first`. Raises LLMError."""
         if encoding == "utf-8":  # the bytes of the file are those of the text
-            for _ in _decode(name, map(self._add, blocks), encoding, first, compressed=compressed):
+            added = (part for block in blocks for part in _parts(self._add(block)))
+            for _ in _decode(name, added, encoding, first, compressed=compressed):
                 pass
         else:
             for text in _decode(name, blocks, encoding, first, compressed=compressed):
@@ -213,6 +215,11 @@ def _read(file: IO[bytes], size: int, name: str) -> bytes:
 
 
 # ---- decoding
+
+
+def _parts(block: bytes) -> Iterator[bytes]:
+    """A block in parts of CHECKED_BYTES."""
+    return (block[start : start + CHECKED_BYTES] for start in range(0, len(block), CHECKED_BYTES))
 
 
 def _decode(
