@@ -15,7 +15,7 @@ import numpy as np
 
 from llmcli import units
 from llmcli.data.corpus import Part
-from llmcli.data.shard_texts import ShardText, divide, tokenizer_hash
+from llmcli.data.shard_texts import ShardText, divide, label, tokenizer_hash
 from llmcli.data.temporary_files import temporary_file_errors
 from llmcli.data.token_cache import LIMIT_VARIABLE, TokenCache, cache_directory
 from llmcli.data.token_shards import DTYPES, HEADER_BYTES, Shard, ShardContent, TokenShards, open_shard
@@ -53,6 +53,7 @@ class _ShardMaker:
     def __init__(self, texts: list[ShardText], tokenizer: Tokenizer, cache: TokenCache | None, on_note: OnNote) -> None:
         self._texts, self._tokenizer, self._cache, self._on_note = texts, tokenizer, cache, on_note
         self._hash = tokenizer_hash(tokenizer)
+        self._labels = {"text": label(texts), "tokenizer": self._hash[:12]}
         self._keys = [text.key(self._hash) for text in texts]
         self._kept = set(self._keys)  # in the cache, while others are removed
         self._temporary: IO[bytes] | None = None
@@ -108,7 +109,7 @@ class _ShardMaker:
         """Write a shard to the cache; if that is not possible, to the temporary file."""
         text = self._texts[index]
         if self._cache and all(part.document.is_unchanged() for part in text.parts):
-            header = content.header({"text": text.label, "tokenizer": self._hash[:12]})
+            header = content.header(self._labels)
             size = len(header) + len(content.tokens)
             try:
                 path = self._cache.write(self._keys[index], (header, content.tokens), size, self._kept)

@@ -25,17 +25,17 @@ class ShardText:
     begins_text: bool  # False: the first part is the rest of a text that the shard before begins
     is_first: bool  # of all shards
 
-    @property
-    def label(self) -> str:
-        """Its files, for users."""
-        others = len({part.document.path for part in self.parts}) - 1
-        return self.parts[0].document.name + (f" and {others:,} more" if others else "")
-
     def key(self, tokenizer_hash: str) -> str:
         """A hash of the text and of the tokenizer: equal ones have equal tokens."""
         parts = [[part.document.sha256, part.start, part.end] for part in self.parts]
         content = [1, tokenizer_hash, parts, self.begins_text, self.is_first]
         return hashlib.sha256(json.dumps(content).encode("ascii")).hexdigest()[:40]
+
+
+def label(texts: Iterable[ShardText]) -> str:
+    """The files that texts are of, for users."""
+    names = dict.fromkeys(part.document.name for text in texts for part in text.parts)
+    return next(iter(names)) + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from llmcli.data import shard_texts
 from llmcli.data.corpus import read_corpus
-from llmcli.data.shard_texts import ShardText, divide, tokenizer_hash
+from llmcli.data.shard_texts import ShardText, divide, label, tokenizer_hash
 from llmcli.data.tokenizer import Tokenizer
 from tests.conftest import TEXT
 from tests.data.corpora import put
@@ -58,7 +58,11 @@ def test_a_text_without_spaces_is_cut_at_the_end_of_a_character() -> None:
 def test_short_texts_share_a_shard() -> None:
     shards = texts_of(*["some words\n"] * 10, shard_bytes=55)
     assert [len(shard.parts) for shard in shards] == [5, 5] and all(shard.begins_text for shard in shards)
-    assert [shard.label for shard in shards] == ["0.txt and 4 more", "5.txt and 4 more"]
+    assert (label(shards), label(shards[1:]), label(texts_of("one", shard_bytes=9))) == (
+        "0.txt and 9 more",
+        "5.txt and 4 more",
+        "0.txt",
+    )
 
 
 def test_the_key_names_text_and_tokenizer() -> None:

@@ -27,7 +27,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def train(llm: Llm, *words: object) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
-    answer = llm("train", "c.txt", "--steps", 2, "--vocab-size", 280, "-q", "--force", *words)
+    Path("d.txt").write_text(TEXT[:1500], "utf-8")
+    answer = llm("train", "c.txt", "d.txt", "--steps", 2, "--vocab-size", 280, "-q", "--force", *words)
     assert answer.exit_code == 0, answer.stderr
 
 
@@ -41,12 +42,12 @@ def test_a_run_leaves_files_that_are_listed_and_removed(llm: Llm, own_cache: Pat
     assert set(listed) == {"directory", "bytes", "limit", "texts"}
     assert (listed["directory"], listed["bytes"]) == (str(own_cache), size)
     (text,) = listed["texts"]
-    assert (text["text"], text["files"], text["bytes"]) == ("c.txt", len(files), size)
+    assert (text["text"], text["files"], text["bytes"]) == ("c.txt and 1 more", len(files), size)
     assert text["tokens"] == load("model.safetensors").record["train_tokens"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d", text["used"])
     names, row = llm("cache").stdout.splitlines()
     assert names.split("\t") == ["text", "tokenizer", "files", "tokens", "size", "used"]
-    assert row.split("\t")[:3] == ["c.txt", text["tokenizer"], str(len(files))]
+    assert row.split("\t")[:3] == ["c.txt and 1 more", text["tokenizer"], str(len(files))]
     assert f"{own_cache}: " in llm("cache").stderr and " of at most " in llm("cache").stderr
     removed = json.loads(llm("cache", "--clear", "--json").stdout)
     assert removed == {"directory": str(own_cache), "removed": len(files), "bytes": size}
@@ -60,7 +61,7 @@ def test_each_tokenizer_has_a_row_and_a_damaged_file_is_listed(llm: Llm, own_cac
     train(llm, "--vocab-size", 290)
     (own_cache / "x.tokens").write_bytes(b"nothing")
     texts = json.loads(llm("cache", "--json").stdout)["texts"]
-    assert sorted(text["text"] for text in texts) == ["c.txt", "c.txt", "damaged"]
+    assert sorted(text["text"] for text in texts) == ["c.txt and 1 more", "c.txt and 1 more", "damaged"]
     assert len({text["tokenizer"] for text in texts}) == 3
 
 
