@@ -5,12 +5,14 @@ momentum is replaced by the nearest orthogonal matrix, so that all its singular 
 Embeddings, the output head and the gains of the norms are updated by AdamW (arXiv:1711.05101). Learning rates and
 schedules were measured: tests/benchmarks/LOG.md.
 
+With several processes each sums and orthogonalizes its part of the matrices, and all get the result.
+
 Recipes: "muon" is the above; "adamw" uses AdamW for all parameters. Fine-tuning uses AdamW for all parameters at the
 low learning rates of "fine-tune", or for LoRA adapters alone ("lora").
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llmcli.config import TrainConfig, learning_rates
+from llmcli.training.process_group import ProcessGroup
 
 ROUTER_SUFFIX = "mlp.gate.weight"  # of routers of experts: matrices that AdamW updates, like gains
 WARMUP = 0.01  # of the run: the learning rate rises linearly
@@ -76,9 +79,12 @@ def orthogonalize(x: Tensor) -> Tensor:
 class Optimizer:
     """Updates all trainable parameters of a model; matrices of the same shape are updated together."""
 
-    def __init__(self, model: nn.Module, config: TrainConfig, width: int = 1) -> None:
-        """`width` is the hidden size, on which the learning rates of fine-tuning depend."""
-        self._config = config
+    def __init__(
+        self, model: nn.Module, config: TrainConfig, width: int = 1, group: ProcessGroup | None = None
+    ) -> None:
+        """`width` is the hidden size, on which the learning rates of fine-tuning depend. Of several processes, all call
+        the methods in the same order."""
+        self._config, self._group = config, group
         self._dtype: torch.dtype = getattr(torch, config.dtype)  # of Muon's matrix products
         names = [name for name, _ in model.named_parameters()]
         rates = learning_rates(config.recipe, width, tied="lm_head.weight" not in names)
@@ -87,14 +93,16 @@ class Optimizer:
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
-            group = _group(name, parameter) if "all" not in rates else "all"
-            if group == "matrices":
+            kind = _kind(name, parameter) if "all" not in rates else "all"
+            if kind == "matrices":
                 matrices[parameter.shape].append(parameter)
             else:
-                groups[rates[group]].append(parameter)
+                groups[rates[kind]].append(parameter)
         self._muon_lr = rates.get("matrices", 0.0)
         self._matrices = list(matrices.values())
-        self._momenta = [torch.zeros(len(same), *same[0].shape, device=same[0].device) for same in self._matrices]
+        self._momenta = [  # of the matrices of this process
+            torch.zeros(self._own_count(len(same)), *same[0].shape, device=same[0].device) for same in self._matrices
+        ]
         self._adamw = torch.optim.AdamW(
             [{"params": params, "lr": lr, "peak": lr} for lr, params in groups.items()],
             betas=(0.9, 0.99),
@@ -106,6 +114,8 @@ class Optimizer:
     def step(self, progress: float) -> None:
         """Update every parameter by its gradient, then drop the gradients. `progress` is 0 to 1 of the run."""
         scale = self._config.lr * rate(progress)
+        if self._group:
+            _sum_gradients(self._adamw_parameters(), self._group)
         for group in self._adamw.param_groups:
             group["lr"] = group["peak"] * scale
         self._adamw.step()
@@ -114,7 +124,9 @@ class Optimizer:
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """A copy of its state by name."""
-        state = {f"muon.{i}": buffer for i, buffer in enumerate(self._momenta)}
+        state = {}
+        for i, (same, buffer) in enumerate(zip(self._matrices, self._momenta, strict=True)):
+            state[f"muon.{i}"] = self._group.gather(buffer, len(same)) if self._group else buffer
         for i, parameter in enumerate(self._adamw_parameters()):
             for name, value in self._adamw.state[parameter].items():
                 state[f"adamw.{i}.{name}"] = value
@@ -123,7 +135,8 @@ class Optimizer:
     def load_arrays(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
         """Take the state that `to_arrays` returned."""
         for i, buffer in enumerate(self._momenta):
-            buffer.copy_(torch.from_numpy(arrays[f"muon.{i}"]))
+            stored = torch.from_numpy(arrays[f"muon.{i}"])
+            buffer.copy_(self._group.part(stored) if self._group else stored)
         for i, parameter in enumerate(self._adamw_parameters()):
             prefix = f"adamw.{i}."
             self._adamw.state[parameter] = {
@@ -135,12 +148,20 @@ class Optimizer:
     def _adamw_parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self._adamw.param_groups for parameter in group["params"]]
 
+    def _own_count(self, count: int) -> int:
+        """How many of `count` matrices this process updates; the last process may have fewer."""
+        return -(-count // self._group.count) if self._group else count
+
     @torch.no_grad()
     def _muon(self, lr: float, beta: float) -> None:
         for same_shape, buffer in zip(self._matrices, self._momenta, strict=True):
             gradient = torch.stack([_take_gradient(parameter) for parameter in same_shape])
+            if self._group:
+                gradient = self._group.sum_part(gradient)
             buffer.lerp_(gradient, 1 - beta)
             update = orthogonalize(gradient.lerp_(buffer, beta).to(self._dtype)).float()  # Nesterov momentum
+            if self._group:
+                update = self._group.gather(update, len(same_shape))
             rows, columns = same_shape[0].shape[-2:]
             shrink = 1 - lr * self._config.weight_decay
             step = -lr * max(1.0, rows / columns) ** 0.5
@@ -148,7 +169,17 @@ class Optimizer:
                 parameter.mul_(shrink).add_(direction, alpha=step)
 
 
-def _group(name: str, parameter: nn.Parameter) -> str:
+def _sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup) -> None:
+    """Replace the gradients by their sums over all processes, which are sent together."""
+    if not parameters:
+        return
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    summed = group.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+    for parameter, values in zip(parameters, torch.split(summed, [p.numel() for p in parameters]), strict=True):
+        parameter.grad = values.view_as(parameter)
+
+
+def _kind(name: str, parameter: nn.Parameter) -> str:
     """The key of `learning_rates` for a parameter, where they differ."""
     if name.endswith("embed_tokens.weight"):
         return "embedding"
