@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from llmcli.config import TrainConfig, learning_rates
 from llmcli.training.process_group import ProcessGroup
@@ -103,23 +104,14 @@ class Optimizer:
         self._momenta = [  # of the matrices of this process
             torch.zeros(self._own_count(len(same)), *same[0].shape, device=same[0].device) for same in self._matrices
         ]
-        self._adamw = torch.optim.AdamW(
-            [{"params": params, "lr": lr, "peak": lr} for lr, params in groups.items()],
-            betas=(0.9, 0.99),
-            eps=1e-10,
-            weight_decay=0.0,
-            fused=True,
-        )
+        self._adamw = _AdamW(groups)
 
     def step(self, progress: float) -> None:
         """Update every parameter by its gradient, then drop the gradients. `progress` is 0 to 1 of the run."""
         scale = self._config.lr * rate(progress)
         if self._group:
-            _sum_gradients(self._adamw_parameters(), self._group)
-        for group in self._adamw.param_groups:
-            group["lr"] = group["peak"] * scale
-        self._adamw.step()
-        self._adamw.zero_grad(set_to_none=True)
+            _sum_gradients(self._adamw.parameters, self._group)
+        self._adamw.step(scale)
         self._muon(self._muon_lr * scale, momentum(progress))
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
@@ -127,8 +119,8 @@ class Optimizer:
         state = {}
         for i, (same, buffer) in enumerate(zip(self._matrices, self._momenta, strict=True)):
             state[f"muon.{i}"] = self._group.gather(buffer, len(same)) if self._group else buffer
-        for i, parameter in enumerate(self._adamw_parameters()):
-            for name, value in self._adamw.state[parameter].items():
+        for i, parameter in enumerate(self._adamw.parameters):
+            for name, value in self._adamw.state.get(parameter, {}).items():
                 state[f"adamw.{i}.{name}"] = value
         return {name: value.detach().to("cpu", torch.float32, copy=True).numpy() for name, value in state.items()}
 
@@ -137,16 +129,13 @@ class Optimizer:
         for i, buffer in enumerate(self._momenta):
             stored = torch.from_numpy(arrays[f"muon.{i}"])
             buffer.copy_(self._group.part(stored) if self._group else stored)
-        for i, parameter in enumerate(self._adamw_parameters()):
+        for i, parameter in enumerate(self._adamw.parameters):
             prefix = f"adamw.{i}."
             self._adamw.state[parameter] = {
                 name.removeprefix(prefix): torch.from_numpy(value.copy()).to(parameter.device)
                 for name, value in arrays.items()
                 if name.startswith(prefix)
             }
-
-    def _adamw_parameters(self) -> list[nn.Parameter]:
-        return [parameter for group in self._adamw.param_groups for parameter in group["params"]]
 
     def _own_count(self, count: int) -> int:
         """How many of `count` matrices this process updates; the last process may have fewer."""
@@ -167,6 +156,41 @@ class Optimizer:
             step = -lr * max(1.0, rows / columns) ** 0.5
             for parameter, direction in zip(same_shape, update.unbind(), strict=True):
                 parameter.mul_(shrink).add_(direction, alpha=step)
+
+
+class _AdamW:
+    """What torch.optim.AdamW does. Making one of those imports torch's compiler, which takes a second."""
+
+    def __init__(self, groups: Mapping[float, list[nn.Parameter]]) -> None:
+        """`groups` are the parameters by their peak learning rate."""
+        self._groups = groups
+        self.parameters = [parameter for group in groups.values() for parameter in group]
+        self.state: dict[nn.Parameter, dict[str, Tensor]] = {}  # of those that have had a gradient
+
+    @torch.no_grad()
+    def step(self, scale: float) -> None:
+        """Update the parameters that have a gradient, with their peak learning rates times `scale`, and drop it."""
+        for peak, group in self._groups.items():
+            updated = [parameter for parameter in group if parameter.grad is not None]
+            for parameter in updated:
+                if parameter not in self.state:
+                    self.state[parameter] = _fresh_state(parameter)
+            states = [self.state[parameter] for parameter in updated]
+            adamw(
+                list(updated), [p.grad for p in updated if p.grad is not None], [s["exp_avg"] for s in states],
+                [s["exp_avg_sq"] for s in states], [], [s["step"] for s in states], fused=True, amsgrad=False,
+                beta1=0.9, beta2=0.99, lr=peak * scale, weight_decay=0.0, eps=1e-10, maximize=False,
+            )  # fmt: skip
+            for parameter in updated:
+                parameter.grad = None
+
+
+def _fresh_state(parameter: nn.Parameter) -> dict[str, Tensor]:
+    return {
+        "step": torch.zeros((), device=parameter.device),
+        "exp_avg": torch.zeros_like(parameter),
+        "exp_avg_sq": torch.zeros_like(parameter),
+    }
 
 
 def _sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup) -> None:
