@@ -270,14 +270,24 @@ class Dropout:
         self.set_rate(rate)
         self._rng = np.random.Generator(np.random.SFC64(0))
         self._device_rng: torch.Generator | None = None  # used on a GPU
+        self._rows: tuple[range, int] | None = None  # (rows of the batch that are here, all rows); None: all
+
+    @property
+    def rate(self) -> float:
+        """The dropout rate, rounded."""
+        return self._dropped / 256
+
+    def set_rows(self, rows: range | None, count: int = 0) -> None:
+        """Draw masks for these rows of a batch of `count` rows: those that the whole batch would get. None: all."""
+        self._rows = None if rows is None else (rows, count)
 
     def set_rate(self, rate: float) -> None:
         self._dropped = round(rate * 256)  # in 256ths
 
-    def seed(self, seed: int, step: int) -> None:
-        """Make the masks that follow a function of `seed` and `step`."""
+    def seed(self, *numbers: int) -> None:
+        """Make the masks that follow a function of these numbers: the seed, the step, ..."""
         if self._dropped:
-            self._rng = np.random.Generator(np.random.SFC64([seed, step]))
+            self._rng = np.random.Generator(np.random.SFC64(numbers))
             self._device_rng = None
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
@@ -288,14 +298,17 @@ class Dropout:
 
     def _mask(self, like: Tensor) -> Tensor:
         """1 / (1 - rate) where a value is kept, 0 where it is dropped."""
+        shape = like.shape if self._rows is None else (self._rows[1], *like.shape[1:])
         if like.device.type != "cpu":
             if self._device_rng is None:
                 self._device_rng = torch.Generator(like.device).manual_seed(int(self._rng.integers(2**62)))
-            kept = torch.rand(like.shape, generator=self._device_rng, device=like.device) >= self._dropped / 256
+            kept = torch.rand(shape, generator=self._device_rng, device=like.device) >= self._dropped / 256
         else:
-            count = like.numel()
+            count = math.prod(shape)
             words = self._rng.integers(0, 2**64, -(-count // 8), np.uint64)
-            kept = torch.from_numpy(words.view(np.uint8)[:count]).ge(self._dropped).view(like.shape)
+            kept = torch.from_numpy(words.view(np.uint8)[:count]).ge(self._dropped).view(shape)
+        if self._rows is not None:
+            kept = kept[self._rows[0].start : self._rows[0].stop]
         return kept.to(like.dtype).mul_(256 / (256 - self._dropped))
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from llmcli.models.torch_scoring import score
 from llmcli.models.transformer import LanguageModel
 
+Gradients = Callable[[LanguageModel, torch.Tensor, int, torch.Tensor | None], torch.Tensor]
 Piece = tuple[torch.Tensor, torch.Tensor | None, float]  # (ids [b, T + 1], which are learned, share of the loss)
 
 
@@ -60,6 +61,6 @@ def synchronize(device: str) -> None:
 class Compute:
     """The implementations of both computations."""
 
-    gradients: Callable[[LanguageModel, torch.Tensor, int, torch.Tensor | None], torch.Tensor] = accumulate_gradients
+    gradients: Gradients = accumulate_gradients
     # ids [B, T + 1] -> nats, and whether the target was the most likely token; both [B, T]
     score: Callable[[LanguageModel, NDArray[np.int64]], tuple[NDArray[np.floating], NDArray[np.bool_]]] = score

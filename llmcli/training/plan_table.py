@@ -70,6 +70,8 @@ def _train_rows(
         table.append(PlanRow("LoRA rank", f"{request.lora}", f"{REQUESTED}; the base model's weights stay frozen"))
     recipe, rate = training.recipe, training.learning_rate
     machine = f"{request.device}, {units.count(request.threads, 'thread')}, {request.dtype}"
+    if request.processes > 1:
+        machine = f"{request.processes} processes, each {machine}"
     return [
         *table,
         PlanRow("optimizer", OPTIMIZERS[recipe.value], recipe.reason),

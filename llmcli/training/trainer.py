@@ -15,6 +15,7 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.training.compute import Compute
+from llmcli.training.data_parallel import Leader
 from llmcli.training.evaluation_schedule import EvaluationSchedule
 from llmcli.training.events import Event, State
 from llmcli.training.plain_text import PlainText
@@ -45,6 +46,7 @@ def train(
     clock: Callable[[], float] = time.monotonic,
     conversations: PreparedConversations | None = None,
     plain_text: PlainText | None = None,
+    leader: Leader | None = None,
 ) -> Iterator[Event]:
     """Train on `tokens` according to `plan`, from the weights of `start` or from fresh ones. The last event is Done.
 
@@ -63,13 +65,15 @@ def train(
     to the caller. `regularize` (epochs -> regularization) is called again as the number of epochs that the run
     will reach becomes clear, and `tuner` chooses the number of threads from step to step.
 
+    With a `leader` of several processes, each step is computed by all of them.
+
     Raises LLMError if the loss becomes NaN or infinite before the first evaluation (after it, the run ends with the
     best weights so far), if the run is stopped before its first step, or if `resume_from` is of another run.
     """
     schedule, compute = schedule or EvaluationSchedule(), compute or Compute()
     run = Run(
         plan, tokenizer, start, tokens, held_out, sample_prompt, stop, regularize, tuner, schedule, compute, clock,
-        conversations, plain_text,
+        conversations, plain_text, leader,
     )  # fmt: skip
     run.begin(clock() if started_at is None else started_at, reserve_seconds, resume_from)
     if start and not resume_from:

@@ -1,6 +1,8 @@
 """Update rules, compared with torch's AdamW, with the singular value decomposition, and with literal numbers."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -145,3 +147,15 @@ def test_every_parameter_is_updated() -> None:
     model.loss(torch.randint(50, (2, 12))).backward()
     optimizer.step(0.2)
     assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.slow
+def test_torchs_compiler_is_not_imported() -> None:
+    """It takes a second or two at the start of each run."""
+    code = (
+        "import sys, torch; from llmcli.config import TrainConfig; from llmcli.training.optimizer import Optimizer; "
+        "model = torch.nn.Linear(4, 4); model(torch.ones(1, 4)).sum().backward(); "
+        "Optimizer(model, TrainConfig(steps=1)).step(0.5); print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
