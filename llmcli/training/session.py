@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # torch is imported when training starts, not when the text i
     from llmcli.data.documents import Document
     from llmcli.data.tokenizer import Tokenizer
     from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.training.cost_model import Machine
+    from llmcli.training.cost_model import Machine, Memory
     from llmcli.training.events import Done, Evaluation, Sample, Step
     from llmcli.training.prepare import Prepared
     from llmcli.training.resume import StoppedRun
@@ -101,7 +101,7 @@ def plan_run(
             conversations=inputs.conversations,
         )
     if stopped:
-        check_fits(stopped.plan, hardware.free_memory(stopped.plan.train.device))
+        check_fits(stopped.plan, _free_memory(stopped.plan.train.device))
         prepared = prepared.with_plan(stopped.plan)
     return PlannedRun(request, prepared, identity, tuner)
 
@@ -127,24 +127,31 @@ def _choose_hardware(
 
     device = devices.pick_device(device)
     dtype, reason = hardware.pick_dtype(dtype, device, request.threads)
-    hardware.check_dtype(dtype, device)
+    devices.check_dtype(dtype, device)
     speed = partial(throughput.measure_throughput, tuner=tuner, conversations=conversations)
-    machine = Machine(speed, hardware.free_memory(device))
+    machine = Machine(speed, _free_memory(device))
     return replace(request, device=device, dtype=dtype, machine_reason=reason), machine
 
 
 def _check_hardware(stopped: StoppedRun, resume_path: Path) -> None:
     """Raise LLMError if a stopped run cannot resume on this machine."""
-    from llmcli.training import hardware
+    from llmcli.models import devices
 
     settings = stopped.plan.train
-    try:
-        hardware.check_dtype(settings.dtype, settings.device)
-    except LLMError as error:
+    if problem := devices.find_problem(settings.dtype, settings.device):
+        works_in_float32 = settings.dtype != "float32" and not devices.find_problem("float32", settings.device)
+        option = "--dtype float32" if works_in_float32 else "--device cpu"
         raise LLMError(
-            f"{resume_path} is from a run on {settings.device} in {settings.dtype}, which cannot resume here: {error}; "
-            "resume it on a machine that can, or start over with --force"
-        ) from error
+            f"{resume_path} is from a run on {settings.device} in {settings.dtype}, but {problem}; resume it on a "
+            f"machine where that works, or start over here with {option} --force"
+        )
+
+
+def _free_memory(device: str) -> Memory:
+    from llmcli.training import hardware
+    from llmcli.training.cost_model import Memory
+
+    return Memory(hardware.free_memory(device), hardware.free_memory("cpu"))
 
 
 def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | None:
@@ -294,6 +301,7 @@ def run(
         ):
             if isinstance(event, State):
                 saver.save(event)
+                del event  # or its copy of all weights would be in memory while training goes on
             elif isinstance(event, Done):
                 _complete_record(event, plan, inputs.corpus, baselines, resumable=saver.resumable, on_note=on_note)
                 file = output.save(event)
