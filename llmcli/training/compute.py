@@ -21,7 +21,8 @@ def accumulate_gradients(
     model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Mean loss in nats per token of a batch ids [B, T + 1]; with `learned` [B, T + 1], per token where that is True.
-    Its gradients are accumulated in the parameters.
+    Its gradients are accumulated in the parameters. `learned` is on the CPU: there it is read without waiting for a
+    GPU.
 
     The batch passes through the model in at most `micro_batches` pieces, to limit memory.
     """

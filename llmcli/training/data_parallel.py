@@ -129,7 +129,7 @@ class _Follower:
     def _step(self, step: float, progress: float, dropout: float, rows: float, columns: float, masked: float) -> None:
         device, shape = self._settings.device, (int(rows), int(columns))
         ids = self._group.broadcast(torch.zeros(shape, dtype=torch.int64, device=device))
-        learned = self._group.broadcast(torch.zeros(shape, dtype=torch.bool, device=device)) if masked else None
+        learned = self._group.broadcast(torch.zeros(shape, dtype=torch.bool)) if masked else None
         self._model.dropout.set_rate(dropout)
         self._model.dropout.seed(self._settings.seed, int(step))
         self._model.train()

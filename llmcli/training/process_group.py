@@ -31,7 +31,7 @@ class ProcessGroup:
         self.processes = processes
         if device == "cuda":
             torch.cuda.set_device(processes.local_rank)
-        self._device = torch.device(device)
+        self._device = torch.device("cuda" if device == "cuda" else "cpu")  # of what is sent
         with _explain_lost_process():
             dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
 

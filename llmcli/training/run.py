@@ -23,6 +23,7 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
+from llmcli.models.devices import is_out_of_memory
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.base_behaviour import BaseBehaviour
@@ -57,6 +58,7 @@ FIRST_STEP_SHARE = 0.25  # ... or this share of the run, if that is more
 STEP_PATIENCE = 1.0  # seconds that a step or an evaluation may still take after Ctrl-C
 FINAL_PATIENCE = 3.0  # seconds for each evaluation after Ctrl-C
 REGULARIZE_EVERY = 0.02  # of the run
+NO_MEMORY = "for which memory was too short"
 EPOCHS_MARGIN = 0.05  # relative: regularization changes once the expected epochs are this far beyond a threshold
 
 
@@ -252,7 +254,7 @@ class Run:
         self.model.train()
         batch = self._conversations.batch(position) if self._conversations else None
         if batch:
-            ids, learned = batch.ids, torch.from_numpy(batch.learned).to(settings.device)
+            ids, learned = batch.ids, torch.from_numpy(batch.learned)
         else:
             ids, learned = self._batches.batch(position.step, position.progress, position.token_split), None
         if ids.shape[1] != self._window:
@@ -432,7 +434,7 @@ class Run:
             self._keep_last_weights()
         trained_seconds = self._now() - self._training_began
         with self._all_threads():
-            final = self._final_evaluation(hurried=interrupted or bool(self.problem))
+            final = self._final_evaluation_if_memory_allows(hurried=interrupted or bool(self.problem))
         seconds = self._elapsed
         record = copy.deepcopy(record) | training_record(
             self._plan, position, self._history, final,
@@ -462,6 +464,15 @@ class Run:
             self._best, self.position.best_step = self.model.to_arrays(), self.position.step
         if self.problem or not all(np.isfinite(array).all() for array in self._best.values()):
             raise LLMError(self.problem or _divergence(self.position.step, self._settings))
+
+    def _final_evaluation_if_memory_allows(self, hurried: bool) -> FinalEvaluation:
+        """It takes another model beside that of the run; without memory for that the weights must still be saved."""
+        try:
+            return self._final_evaluation(hurried)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return FinalEvaluation(problem=NO_MEMORY)
 
     def _final_evaluation(self, hurried: bool) -> FinalEvaluation:
         """The scores of the best weights and of the base model, on the same part of the held-out text."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # torch is imported when training starts, not when the text i
     from llmcli.data.documents import Document
     from llmcli.data.tokenizer import Tokenizer
     from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.training.cost_model import Machine
+    from llmcli.training.cost_model import Machine, Memory
     from llmcli.training.data_parallel import Leader
     from llmcli.training.events import Done, Evaluation, Sample, Step
     from llmcli.training.prepare import Prepared
@@ -107,7 +107,7 @@ def plan_run(
             conversations=inputs.conversations,
         )
     if stopped:
-        check_fits(stopped.plan, hardware.free_memory(stopped.plan.train.device))
+        check_fits(stopped.plan, _free_memory(stopped.plan.train.device, processes))
         settings = replace(stopped.plan.train, threads=request.threads)
         prepared = prepared.with_plan(replace(stopped.plan, train=settings))
     return PlannedRun(request, prepared, identity, tuner)
@@ -140,26 +140,34 @@ def _choose_hardware(
 
     device = devices.pick_device(device)
     dtype, reason = hardware.pick_dtype(dtype, device, request.threads)
-    hardware.check_dtype(dtype, device)
+    devices.check_dtype(dtype, device)
     measured = partial(throughput.measure_throughput, tuner=tuner, conversations=conversations)
     gain = 1 + PROCESS_GAIN * (processes.count - 1)
-    memory = hardware.free_memory(device) / (processes.local_count if device == "cpu" else 1)
-    machine = Machine(lambda *shape: gain * measured(*shape), memory)
+    machine = Machine(lambda *shape: gain * measured(*shape), _free_memory(device, processes))
     return replace(request, device=device, dtype=dtype, machine_reason=reason), machine
 
 
 def _check_hardware(stopped: StoppedRun, resume_path: Path) -> None:
     """Raise LLMError if a stopped run cannot resume on this machine."""
-    from llmcli.training import hardware
+    from llmcli.models import devices
 
     settings = stopped.plan.train
-    try:
-        hardware.check_dtype(settings.dtype, settings.device)
-    except LLMError as error:
+    if problem := devices.find_problem(settings.dtype, settings.device):
+        works_in_float32 = settings.dtype != "float32" and not devices.find_problem("float32", settings.device)
+        option = "--dtype float32" if works_in_float32 else "--device cpu"
         raise LLMError(
-            f"{resume_path} is from a run on {settings.device} in {settings.dtype}, which cannot resume here: {error}; "
-            "resume it on a machine that can, or start over with --force"
-        ) from error
+            f"{resume_path} is from a run on {settings.device} in {settings.dtype}, but {problem}; resume it on a "
+            f"machine where that works, or start over here with {option} --force"
+        )
+
+
+def _free_memory(device: str, processes: Processes) -> Memory:
+    """For one of the processes, which share the memory of a machine, and have a GPU each."""
+    from llmcli.training import hardware
+    from llmcli.training.cost_model import Memory
+
+    host = hardware.free_memory("cpu") / processes.local_count
+    return Memory(host if device == "cpu" else hardware.free_memory(device), host)
 
 
 def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | None:
@@ -313,6 +321,7 @@ def run(
         ):
             if isinstance(event, State):
                 saver.save(event)
+                del event  # or its copy of all weights would be in memory while training goes on
             elif isinstance(event, Done):
                 _complete_record(event, plan, inputs.corpus, baselines, resumable=saver.resumable, on_note=on_note)
                 file = output.save(event)

@@ -85,6 +85,8 @@ def train(
             yield step
         interrupted = stop() and not run.problem
         due = bool(step) and run.is_evaluation_due()
+        if run.is_over and run.has_long_final_evaluation():
+            yield run.state()  # a failure in any of the evaluations that follow loses no step
         if due:
             yield from run.evaluate()
         # saved before the evaluation that only an interrupted run makes: a resumed run must not depend on that
@@ -94,8 +96,6 @@ def train(
             yield from run.evaluate(hurried=True)
     if interrupted and not run.position.step:
         raise LLMError("stopped before the first training step was finished; no model was written")
-    if run.is_over and run.has_long_final_evaluation():
-        yield run.state()
     if run.is_over and not run.is_evaluated:  # the last step was cut short, or the run was killed at this point
         yield from run.evaluate(hurried=interrupted)
     yield run.finish(record, interrupted)

@@ -218,7 +218,14 @@ def train(
     ] = None,
     seed: Annotated[
         int,
-        typer.Option("--seed", metavar="N", min=0, max=2**31 - 1, help="Random seed.", rich_help_panel=TRAINING),
+        typer.Option(
+            "--seed",
+            metavar="N",
+            min=0,
+            max=2**31 - 1,
+            help="Random seed; with --steps it fixes the file on a CPU, but not on a GPU.",
+            rich_help_panel=TRAINING,
+        ),
     ] = TrainConfig.seed,
     device: Annotated[
         str,
