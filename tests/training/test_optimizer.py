@@ -45,6 +45,7 @@ def applied_rates(model: LanguageModel, train: TrainConfig) -> dict[str, float]:
 @pytest.mark.parametrize("recipe", ["muon", "adamw", "fine-tune"])
 def test_the_learning_rates_of_the_plan_are_those_that_are_applied(recipe: str, tied: bool) -> None:
     model = LanguageModel(ModelConfig(60, 16, 32, 1, 2, 2, 8, 16, tie_word_embeddings=tied))
+    model.initialize(torch.Generator().manual_seed(0))
     train = TrainConfig(steps=1, recipe=recipe, lr=0.5)
     rates = applied_rates(model, train)
     gains = rates["model.norm.weight"]
