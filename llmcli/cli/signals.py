@@ -28,6 +28,12 @@ def stop_requests() -> Iterator[list[int]]:
         yield received
 
 
+def ignore_stop_requests() -> None:
+    """Leave Ctrl-C and termination signals to another process of the run, which ends this one."""
+    for number in (signal.SIGINT, *termination_signals()):
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def interruptions() -> Iterator[list[int]]:
     """Collect the first Ctrl-C in a list, so that an answer can end between two tokens; a later second one raises

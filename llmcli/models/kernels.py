@@ -18,10 +18,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-LOSS_ROWS = 512  # rows of logits that cross_entropy computes at a time: they stay in the CPU cache, and V may be large
+from llmcli.config import LOSS_LOGITS, LOSS_ROWS
+
 # queries per head at a time: smaller blocks read keys and values more often, larger ones compute more masked scores
 QUERY_BLOCK = 128
 MIN_PROBABILITY = 1e-37  # probabilities are clipped here before the logarithm
+
+
+def contiguous_on_mps(x: Tensor) -> Tensor:
+    """x, copied if it is a view on MPS: of views the attention and the gradient of SiLU there are wrong in several
+    versions of torch, without an error (issues 163597, 175188 and 181133 of pytorch/pytorch)."""
+    return x.contiguous() if _is_on_mps(x) else x
+
+
+def _is_on_mps(x: Tensor) -> bool:
+    return x.device.type == "mps"
+
+
+def _is_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu"
 
 
 class _Function(torch.autograd.Function):
@@ -69,7 +84,8 @@ class _NormalizeRotate(_Function):
     def forward(ctx: Any, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
         y, scale = _normalized(x, eps)
         ctx.save_for_backward(y, scale, gain, cos, sin)
-        return _rotated(y * gain, cos, sin, _empty_heads_first(x))
+        # the order is that of `attention`, on a CPU; torch.compile, on a GPU, refuses it
+        return _rotated(y * gain, cos, sin, _empty_heads_first(x) if x.device.type == "cpu" else None)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -174,7 +190,7 @@ def _future(T: int, device: torch.device) -> Tensor:
 class _SwiGLU(_Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        gate, up = gate_up.chunk(2, dim=-1)
+        gate, up = map(contiguous_on_mps, gate_up.chunk(2, dim=-1))
         activated = functional.silu(gate)
         ctx.save_for_backward(gate_up, activated)
         return activated * up
@@ -182,7 +198,9 @@ class _SwiGLU(_Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         gate_up, activated = ctx.saved_tensors
-        gate, up = gate_up.chunk(2, dim=-1)
+        gate, up = map(contiguous_on_mps, gate_up.chunk(2, dim=-1))
+        if not _is_on_cpu(gate_up):  # torch.compile makes one kernel of it, but does not know the steps below
+            return torch.cat([torch.ops.aten.silu_backward(grads[0] * up, gate), grads[0] * activated], -1)
         grad = torch.empty_like(gate_up)
         grad_gate, grad_up = grad.chunk(2, dim=-1)
         torch.mul(grads[0], activated, out=grad_up)
@@ -270,15 +288,29 @@ class Dropout:
         self.set_rate(rate)
         self._rng = np.random.Generator(np.random.SFC64(0))
         self._device_rng: torch.Generator | None = None  # used on a GPU
+        self._rows: tuple[range, int] | None = None  # (rows of the batch that are here, all rows); None: all
+
+    @property
+    def rate(self) -> float:
+        """The dropout rate, rounded."""
+        return self._dropped / 256
+
+    def set_rows(self, rows: range | None, count: int = 0) -> None:
+        """Draw masks for these rows of a batch of `count` rows: those that the whole batch would get. None: all."""
+        self._rows = None if rows is None else (rows, count)
 
     def set_rate(self, rate: float) -> None:
         self._dropped = round(rate * 256)  # in 256ths
 
-    def seed(self, seed: int, step: int) -> None:
-        """Make the masks that follow a function of `seed` and `step`."""
+    def seed(self, *numbers: int) -> None:
+        """Make the masks that follow a function of these numbers: the seed, the step, ..."""
         if self._dropped:
-            self._rng = np.random.Generator(np.random.SFC64([seed, step]))
+            self._rng = np.random.Generator(np.random.SFC64(numbers))
             self._device_rng = None
+
+    def exclude_from_compilation(self) -> None:
+        """Have torch.compile call this as it is: it cannot compile random numbers that depend on a seed."""
+        self._mask = torch.compiler.disable(self._mask)  # type: ignore[method-assign, no-untyped-call]
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         """x + dropout(y)"""
@@ -288,14 +320,17 @@ class Dropout:
 
     def _mask(self, like: Tensor) -> Tensor:
         """1 / (1 - rate) where a value is kept, 0 where it is dropped."""
+        shape = like.shape if self._rows is None else (self._rows[1], *like.shape[1:])
         if like.device.type != "cpu":
             if self._device_rng is None:
                 self._device_rng = torch.Generator(like.device).manual_seed(int(self._rng.integers(2**62)))
-            kept = torch.rand(like.shape, generator=self._device_rng, device=like.device) >= self._dropped / 256
+            kept = torch.rand(shape, generator=self._device_rng, device=like.device) >= self._dropped / 256
         else:
-            count = like.numel()
+            count = math.prod(shape)
             words = self._rng.integers(0, 2**64, -(-count // 8), np.uint64)
-            kept = torch.from_numpy(words.view(np.uint8)[:count]).ge(self._dropped).view(like.shape)
+            kept = torch.from_numpy(words.view(np.uint8)[:count]).ge(self._dropped).view(shape)
+        if self._rows is not None:
+            kept = kept[self._rows[0].start : self._rows[0].stop]
         return kept.to(like.dtype).mul_(256 / (256 - self._dropped))
 
 
@@ -341,7 +376,7 @@ class _CrossEntropy(_Function):
         sum_dtype = _sum_dtype(x)
         loss = x.new_zeros((), dtype=sum_dtype)
         gradients = _HeadGradients(x, head, head_is_trained=ctx.needs_input_grad[1])
-        for block in _loss_blocks(x, head, 1 << 28):
+        for block in _loss_blocks(x, head, LOSS_LOGITS):
             targets_block = targets[block, None]
             probabilities = torch.softmax(functional.linear(x[block], head).to(sum_dtype), -1)
             target_probabilities = probabilities.gather(-1, targets_block)
@@ -370,7 +405,7 @@ class _Divergence(_Function):
         sum_dtype = _sum_dtype(x)
         loss = x.new_zeros((), dtype=sum_dtype)
         gradients = _HeadGradients(x, head, head_is_trained=ctx.needs_input_grad[1])
-        for block in _loss_blocks(x, head, 1 << 27):
+        for block in _loss_blocks(x, head, LOSS_LOGITS // 2):
             logs = torch.log_softmax(functional.linear(x[block], head).to(sum_dtype), -1)
             base_logs = torch.log_softmax(functional.linear(base_x[block], base_head).to(sum_dtype), -1)
             base_probabilities = base_logs.exp()

@@ -1,6 +1,7 @@
-"""Linear layers with optional low-rank adapters, and the gain of RMSNorm.
+"""Linear layers with optional low-rank adapters, embeddings, and the gain of RMSNorm.
 
-Weights stay float32; they are cast to the dtype of the activations for each product.
+Weights stay float32; they are cast to the dtype of the activations for each product. New ones are not initialized:
+LanguageModel initializes or loads them, and random numbers that are then overwritten take seconds for a billion.
 """
 
 import torch
@@ -34,10 +35,20 @@ class Linear(nn.Linear):
         super().__init__(inputs, outputs, bias=bias)
         self.adapter: LowRankAdapter | None = None
 
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are."""
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]"""
         y = F.linear(x, self.weight.to(x.dtype))
         return y if self.adapter is None else y + self.adapter(x)
+
+
+class Embedding(nn.Embedding):
+    """A row for each token."""
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are."""
 
 
 class RMSNorm(nn.Module):

@@ -64,10 +64,12 @@ def _open_single(checkpoint: Checkpoint, device: str, quantize: str | None, on_n
         return _open_quantized(checkpoint, scheme, on_note, required=quantize is not None)
     if device == "cpu":
         return _open_float32(checkpoint, fast=fast)
-    from llmcli.models.devices import pick_device
+    from llmcli.models.devices import check_dtype, pick_device
     from llmcli.models.torch_runtime import TorchRuntime
 
-    return TorchRuntime(checkpoint, pick_device(device))
+    device = pick_device(device)
+    check_dtype("float32", device)
+    return TorchRuntime(checkpoint, device)
 
 
 def _open_float32(checkpoint: Checkpoint, *, fast: bool) -> Runtime:

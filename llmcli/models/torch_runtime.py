@@ -6,8 +6,10 @@ from copy import copy
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.models.devices import memory_errors
 from llmcli.models.runtime import Array, Scores, check_context, check_input
 from llmcli.models.torch_scoring import score
 from llmcli.models.transformer import KeyValueCache, LanguageModel
@@ -16,13 +18,13 @@ from llmcli.models.transformer import KeyValueCache, LanguageModel
 class TorchRuntime:
     """A checkpoint ready to run on a torch device."""
 
+    @memory_errors()
     def __init__(self, checkpoint: Checkpoint, device: str) -> None:
         self.config = checkpoint.config
         self.context = checkpoint.config.max_position_embeddings
         self.length = 0
-        self._model = LanguageModel(checkpoint.config)
-        self._model.load_arrays(checkpoint.tensors)
-        self._model.to(device).eval()
+        self._model = LanguageModel(checkpoint.config).to(device).eval()
+        self._model.load_arrays(checkpoint.tensors)  # one by one: the CPU never holds all of them
         self._caches = [KeyValueCache() for _ in range(self.config.num_hidden_layers)]
 
     def fork(self, length: int = 0) -> "TorchRuntime":
@@ -47,23 +49,29 @@ class TorchRuntime:
         """Number of parameters of the model."""
         return self.config.parameters
 
-    @torch.inference_mode()
     def prefill(self, ids: Sequence[int]) -> Array:
         """Process one token or more; return the logits [V] of the next one."""
-        logits: Array = self.logits(ids)[-1]
+        logits: Array = self._process(ids, slice(-1, None))[0]
         return logits
 
     def step(self, token: int) -> Array:
         """Process one token; return the logits [V] of the next one."""
         return self.prefill((token,))
 
-    @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> Array:
         """Process one token or more; return the logits [T, V] after each of them."""
+        return self._process(ids, slice(None))
+
+    @memory_errors()
+    @torch.inference_mode()
+    def _process(self, ids: Sequence[int], wanted: slice) -> Array:
+        """Process one token or more; return the logits [., V] after those that are wanted: those of a long prompt take
+        gigabytes."""
         check_input(ids, self.length, self.context)
         batch = torch.tensor([list(ids)], device=self._model.cos.device)
         self.length += len(ids)
-        logits: Array = self._model(batch, self._caches)[0].float().cpu().numpy()
+        hidden = self._model.hidden_states(batch, self._caches)[0, wanted]
+        logits: Array = F.linear(hidden, self._model.head()).float().cpu().numpy()
         return logits
 
     def rewind(self, length: int = 0) -> None:
@@ -72,6 +80,7 @@ class TorchRuntime:
         for cache in self._caches:
             cache.rewind(self.length)
 
+    @memory_errors()
     def score(self, ids: NDArray[np.int64]) -> Scores:
         """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently. The cache is unchanged.
 

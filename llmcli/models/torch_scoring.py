@@ -43,8 +43,8 @@ def fit_inverse_temperature(model: LanguageModel, ids: NDArray[np.int64]) -> flo
     losses = torch.zeros(len(INVERSE_TEMPERATURES), dtype=torch.float64)
     for logits, targets in _logits_and_targets(model, ids):
         losses += torch.stack(
-            [F.cross_entropy(logits * factor, targets, reduction="sum").cpu() for factor in INVERSE_TEMPERATURES]
-        )
+            [F.cross_entropy(logits * factor, targets, reduction="sum") for factor in INVERSE_TEMPERATURES]
+        ).cpu()
     best = min(max(int(losses.argmin()), 1), len(INVERSE_TEMPERATURES) - 2)
     below, at, above = losses[best - 1 : best + 2].tolist()
     offset = 0.5 * (below - above) / max(below - 2 * at + above, 1e-9)  # of the minimum from `best`, in steps

@@ -22,13 +22,14 @@ from llmcli.models.experts import Experts, Router
 from llmcli.models.kernels import (
     Dropout,
     attention,
+    contiguous_on_mps,
     cross_entropy,
     normalize,
     normalize_rotate,
     rotate,
     swiglu,
 )
-from llmcli.models.linear import Linear, LowRankAdapter, RMSNorm, stacked_linear
+from llmcli.models.linear import Embedding, Linear, LowRankAdapter, RMSNorm, stacked_linear
 from llmcli.models.runtime import Array
 from llmcli.models.token_rows import TokenRows
 
@@ -118,7 +119,7 @@ class Attention(nn.Module):
     def _attention_with_cache(self, q: Tensor, k: Tensor, v: Tensor, cache: KeyValueCache | None) -> Tensor:
         """Attention by torch's own kernel, also to the tokens in the cache: q [B, T, H, D], k and v [B, T, G, D] ->
         [B, T, H, D]."""
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [B, H or G, T, D]
+        q, k, v = (contiguous_on_mps(t.transpose(1, 2)) for t in (q, k, v))  # [B, H or G, T, D]
         T, past = q.shape[2], 0
         if cache is not None:
             past = cache.length
@@ -173,13 +174,16 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig, dropout: Dropout) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, dropout) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size)
 
 
 class LanguageModel(nn.Module):
-    """Token ids [B, T] -> logits [B, T, V]. `dtype` is that of activations and matrix products; weights are float32."""
+    """Token ids [B, T] -> logits [B, T, V]. `dtype` is that of activations and matrix products; weights are float32.
+
+    A new model has no weights yet: call `initialize` or `load_arrays`.
+    """
 
     cos: Tensor
     sin: Tensor
@@ -203,11 +207,12 @@ class LanguageModel(nn.Module):
         return F.linear(self.hidden_states(ids, caches), self.head())
 
     def loss(self, ids: Tensor, learned: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy in nats of ids[:, 1:] in windows ids [B, T + 1]; with `learned` [B, T + 1], of those of
-        them where it is True, of which there is at least one. For training: call backward on it."""
+        """Mean cross-entropy in nats of ids[:, 1:] in windows ids [B, T + 1]; with `learned` [B, T + 1], which is on
+        the CPU, of those of them where it is True, of which there is at least one. For training: call backward on
+        it."""
         hidden, targets = self.hidden_states(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
         if learned is not None:
-            rows = learned[:, 1:].flatten().nonzero().squeeze(1)
+            rows = learned[:, 1:].flatten().nonzero().squeeze(1).to(hidden.device)
             hidden, targets = hidden.index_select(0, rows), targets.index_select(0, rows)
         loss = cross_entropy(hidden, self.head(), targets)
         if self.config.num_experts and self.training:

@@ -1,5 +1,5 @@
 """The KV caches of finished requests, of which new prompts reuse what they have in common: a system prompt, or a
-conversation so far. The least recently used are dropped when they exceed a number of bytes.
+conversation so far. The least recently used are dropped when they exceed a number of bytes, or MAX_KEPT.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,7 @@ from llmcli.generation.chat import common_prefix
 from llmcli.models.runtime import Runtime
 
 MIN_SHARED = 4  # tokens; fewer are not worth a copy
+MAX_KEPT = 256  # caches: each is compared with every new prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class PrefixCache:
             return
         self._kept = [p for p in self._kept if p.model != prefix.model or _shared(p, prefix.ids) < len(p.ids)]
         self._kept.append(prefix)
-        while self.bytes > self._max_bytes:
+        while self.bytes > self._max_bytes or len(self._kept) > MAX_KEPT:
             del self._kept[0]
 
     def take(self, model: str, ids: Sequence[int], live: Iterable[Prefix] = ()) -> tuple[Runtime, int] | None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from llmcli.models.torch_scoring import score
 from llmcli.models.transformer import LanguageModel
 
+Gradients = Callable[[LanguageModel, torch.Tensor, int, torch.Tensor | None], torch.Tensor]
 Piece = tuple[torch.Tensor, torch.Tensor | None, float]  # (ids [b, T + 1], which are learned, share of the loss)
 
 
@@ -20,7 +21,8 @@ def accumulate_gradients(
     model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Mean loss in nats per token of a batch ids [B, T + 1]; with `learned` [B, T + 1], per token where that is True.
-    Its gradients are accumulated in the parameters.
+    Its gradients are accumulated in the parameters. `learned` is on the CPU: there it is read without waiting for a
+    GPU.
 
     The batch passes through the model in at most `micro_batches` pieces, to limit memory.
     """
@@ -60,6 +62,6 @@ def synchronize(device: str) -> None:
 class Compute:
     """The implementations of both computations."""
 
-    gradients: Callable[[LanguageModel, torch.Tensor, int, torch.Tensor | None], torch.Tensor] = accumulate_gradients
+    gradients: Gradients = accumulate_gradients
     # ids [B, T + 1] -> nats, and whether the target was the most likely token; both [B, T]
     score: Callable[[LanguageModel, NDArray[np.int64]], tuple[NDArray[np.floating], NDArray[np.bool_]]] = score

@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from llmcli.config import MAX_CONTEXT_KEEPING_SCORES, ModelConfig, TrainConfig
+from llmcli.config import LOSS_LOGITS, LOSS_ROWS, MAX_CONTEXT_KEEPING_SCORES, ModelConfig, TrainConfig
+from llmcli.formats.adapters import parameter_count
 
 TOKENS_PER_PARAMETER = 1.2  # for a fixed number of steps or epochs: training tokens per parameter of the layers
 REPETITION_DECAY = 3.0  # epochs; R* of arXiv:2305.16264, where it is 15.4 (LOG.md, "At a fixed time": 2.5)
@@ -20,8 +21,9 @@ MICRO_BATCH_VALUES = 1 << 22  # layers x width x tokens; larger micro-batches ne
 CPU_THREAD_FLOPS, GPU_FLOPS = 5e10, 2e14  # peak assumed before any measurement
 CPU_HALF_PEAK_WIDTH, GPU_HALF_PEAK_WIDTH = 100, 600  # hidden size at which half of that peak is reached
 
-BYTES_PER_PARAMETER = 24.0  # float32 weight, gradient, optimizer state, best weights so far and a copy to save them
+FLOAT32 = 4.0  # bytes of a weight, a gradient, or a number in the state of the optimizer
 BYTES_PER_ACTIVATION = 6.0
+BYTES_PER_LOGIT = 12.0  # of a block of the loss: as multiplied, in float32, their probabilities, their gradients
 BASE_BYTES = 3e8  # of the process before it trains
 
 # Expected loss: exponents as in nanochat's fits of 2026 (compute-optimal parameters grow as compute ** 0.52), constants
@@ -35,11 +37,19 @@ Settings = Callable[[ModelConfig, float], TrainConfig]  # (model, training token
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Bytes of memory. Where the device has none of its own (the CPU, MPS), a run needs only the device's."""
+
+    device: float
+    host: float
+
+
+@dataclass(frozen=True)
 class Machine:
     """Where a plan will run."""
 
     speed: Speed
-    memory: float = math.inf  # free bytes
+    memory: Memory = Memory(math.inf, math.inf)  # that is free
 
 
 @dataclass(frozen=True)
@@ -86,15 +96,46 @@ def micro_batches(model: ModelConfig, train: TrainConfig) -> int:
     return min(train.batch_size, -(-values // MICRO_BATCH_VALUES))
 
 
-def memory_needed(model: ModelConfig, train: TrainConfig) -> float:
-    """Approximate bytes that training takes: per parameter, and per token of a micro-batch for the activations that
-    the backward pass needs."""
-    scores = model.num_attention_heads * min(train.context, MAX_CONTEXT_KEEPING_SCORES) // 3  # attention
+def memory_needed(model: ModelConfig, train: TrainConfig) -> Memory:
+    """Approximate bytes that training takes at most, and the copies of weights that it keeps on the host."""
+    weights, optimizer = FLOAT32 * model.parameters, _optimizer_bytes(model, train)
+    trained, best = FLOAT32 * _trained_parameters(model, train), weights  # the best so far are on the host
+    # for the backward pass: the matrices as they are multiplied and, if they are trained, without the gains in them
+    kept = weights * (0.5 if train.dtype == "bfloat16" else 1.0) + (0.0 if train.lora_rank else weights)
+    step = kept + _activation_bytes(model, train)
+    evaluation = weights  # of another model at the end; during the run a copy of those that were evaluated
+    saving = trained + optimizer  # a copy of the state
+    if train.device == "cuda":
+        device, host = weights + optimizer + max(step, evaluation), best + max(evaluation, saving)
+        return Memory(device + BASE_BYTES, host + BASE_BYTES)
+    return Memory(weights + optimizer + best + max(step, evaluation, saving) + BASE_BYTES, 0.0)
+
+
+def _trained_parameters(model: ModelConfig, train: TrainConfig) -> int:
+    return parameter_count(model, train.lora_rank) if train.lora_rank else model.parameters
+
+
+def _optimizer_bytes(model: ModelConfig, train: TrainConfig) -> float:
+    """Two numbers for each trained parameter under AdamW, one under Muon, which leaves embeddings to AdamW."""
+    if train.recipe != "muon":
+        return 2 * FLOAT32 * _trained_parameters(model, train)
+    embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
+    return FLOAT32 * (model.parameters + embeddings)
+
+
+def _activation_bytes(model: ModelConfig, train: TrainConfig) -> float:
+    """Of a micro-batch: what the backward pass needs of each token, and a block of logits."""
+    longest = train.context if train.device == "mps" else min(train.context, MAX_CONTEXT_KEEPING_SCORES)
+    scores = model.num_attention_heads * longest // 3  # of attention: half of them, the others are masked
+    if train.device == "mps":  # where torch keeps all of them
+        scores *= 2
     swiglu = 4 * model.intermediate_size + (4 * model.hidden_size if model.num_experts else 0)
     per_layer = 12 * model.hidden_size + swiglu * max(1, model.num_experts_per_tok) + scores
-    activations = model.num_hidden_layers * per_layer + model.vocab_size  # per token
     tokens = train.context * -(-train.batch_size // micro_batches(model, train))
-    return BYTES_PER_PARAMETER * model.parameters + BYTES_PER_ACTIVATION * activations * tokens + BASE_BYTES
+    logits = BYTES_PER_ACTIVATION * model.vocab_size * tokens
+    if train.device != "cpu":
+        logits = min(logits, BYTES_PER_LOGIT * max(LOSS_LOGITS, LOSS_ROWS * model.vocab_size))
+    return BYTES_PER_ACTIVATION * model.num_hidden_layers * per_layer * tokens + logits
 
 
 def layer_parameters(model: ModelConfig) -> int:

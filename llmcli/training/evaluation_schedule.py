@@ -1,6 +1,8 @@
-"""When a run evaluates held-out text, and on how many tokens of it. Pure arithmetic."""
+"""When a run evaluates held-out text, on how many tokens of it, and in windows of which length. Pure arithmetic."""
 
 from dataclasses import dataclass
+
+from llmcli.config import EVALUATION_CONTEXT
 
 FINAL_TOKENS = 65_536  # held-out tokens evaluated at the end, if the run is long enough to afford them ...
 FINAL_DIVISOR = 16  # ... or one for this many tokens trained on, if that is more ...
@@ -23,6 +25,16 @@ class EvaluationSchedule:
         True
         """
         return trained >= self.training_per_evaluated * evaluated and progress >= self.min_progress
+
+
+def final_context(longest: int, context: int) -> int:
+    """Tokens in a window of the final evaluation, for a model that can process `longest` and was trained with
+    `context`: the time and the memory of attention grow with it.
+
+    >>> final_context(1024, 256), final_context(131_072, 512), final_context(131_072, 4096)
+    (1024, 2048, 4096)
+    """
+    return min(longest, max(EVALUATION_CONTEXT, context))
 
 
 def final_evaluation_tokens(trained: int, evaluated: int, held_out: int) -> int:

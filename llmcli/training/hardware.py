@@ -13,25 +13,13 @@ from pathlib import Path
 import torch
 
 from llmcli.errors import LLMError
-from llmcli.models.devices import pick_device
+from llmcli.models.devices import is_out_of_memory
 from llmcli.training.cgroups import available_memory
 from llmcli.training.thread_tuner import ThreadTuner, thread_counts
 
-OUT_OF_MEMORY = ("not enough memory", "out of memory", "allocate memory", "std::bad_alloc")  # in messages of torch
 BFLOAT16_GAIN = 0.8  # bfloat16 is chosen if products take less than this fraction of their time in float32
 THREADS_GAIN = 0.9  # fewer threads are chosen if they take less than this fraction of the time with more
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
-
-
-def check_dtype(dtype: str, device: str) -> None:
-    """Raises LLMError if this machine cannot multiply matrices of `dtype` on `device`."""
-    pick_device(device)
-    try:
-        x = torch.ones(8, 8, dtype=getattr(torch, dtype), device=device)
-        (x @ x).sum().item()
-    except (RuntimeError, TypeError, AssertionError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
-        raise LLMError(f"{device} cannot compute in {dtype} here ({reason}); use --dtype float32") from error
 
 
 def pick_dtype(
@@ -41,7 +29,7 @@ def pick_dtype(
     if requested != "auto":
         return requested, "as requested"
     if device == "cuda":
-        supported = torch.cuda.is_bf16_supported()
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)  # that is slower than float32
         return ("bfloat16", "the fastest on this GPU") if supported else ("float32", "this GPU has no bfloat16")
     if device != "cpu":
         return "float32", f"the default on {device}"
@@ -111,11 +99,12 @@ def keep_freed_memory() -> None:
 
 
 def free_memory(device: str) -> float:
-    """Bytes that a run may use: the least of the system's free memory and of what the limits of this process and of its
-    control groups leave."""
+    """Bytes that a run may use on a device. For the CPU the least of the system's free memory and of what the limits of
+    this process and of its control groups leave; MPS shares that memory, but may not use all of it."""
     if device == "cuda":
         return float(torch.cuda.mem_get_info()[0])
-    return min(_system_memory(), available_memory(), _process_memory())
+    host = min(_system_memory(), available_memory(), _process_memory())
+    return min(host, float(torch.mps.recommended_max_memory())) if device == "mps" else host
 
 
 def _system_memory() -> float:
@@ -155,7 +144,7 @@ def explain_out_of_memory() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or any(message in str(error) for message in OUT_OF_MEMORY):
+        if is_out_of_memory(error):
             raise LLMError(
                 "out of memory; use a smaller batch, context or model: --batch-tokens 1024, --context 128, or a "
                 "smaller --width or fewer --layers"

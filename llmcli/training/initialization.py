@@ -36,6 +36,7 @@ def new_model(config: ModelConfig, settings: TrainConfig, new_tokens: range = ra
 def compile_layers(model: LanguageModel, settings: TrainConfig) -> None:
     """Compile each layer into a few kernels, where that pays off."""
     if _is_worth_compiling(settings):
+        model.dropout.exclude_from_compilation()
         for layer in model.model.layers:
             layer.compile()
 

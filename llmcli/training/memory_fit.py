@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
-from llmcli.training.cost_model import memory_needed
+from llmcli.training.cost_model import Memory, memory_needed
 from llmcli.training.plan import Plan
 
 MEMORY_SHARE = 0.8  # of the free memory, that a plan may use
@@ -22,40 +22,47 @@ class Fit:
 
 def fit(
     models: Sequence[ModelConfig],
-    memory: float,
-    needed: Callable[[ModelConfig, int], float],
+    memory: Memory,
+    needed: Callable[[ModelConfig, int], Memory],
     *,
     fixed_batch: bool,
     options: str,
 ) -> Fit:
-    """Those of `models`, sorted by size, that can be trained in `memory` bytes, with the largest batch in which any
-    of them can.
+    """Those of `models`, sorted by size, that can be trained in the `memory` that is free, with the largest batch in
+    which any of them can.
 
-    `needed` gives the bytes for a model and a divisor of its batch size; with `fixed_batch` the divisor is 1.
+    `needed` gives the memory for a model and a divisor of its batch size; with `fixed_batch` the divisor is 1.
     Raises LLMError where none fits; `options` names the options to lower.
     """
+    usable = Memory(MEMORY_SHARE * memory.device, MEMORY_SHARE * memory.host)
     divisor = 1
     while True:
-        fitting = [model for model in models if needed(model, divisor) <= MEMORY_SHARE * memory]
+        fitting = [model for model in models if not _shortage(needed(model, divisor), usable, memory)]
         if fitting:
             return Fit(fitting, divisor)
         if fixed_batch or divisor >= MAX_BATCH_DIVISOR:
-            raise LLMError(
-                f"training {models[0].parameters:,} parameters needs about {_gigabytes(needed(models[0], divisor))} "
-                f"of memory, but only {_gigabytes(memory)} is free; give a smaller {options}"
-            )
+            shortage = _shortage(needed(models[0], divisor), usable, memory)
+            raise LLMError(f"training {models[0].parameters:,} parameters {shortage}; give a smaller {options}")
         divisor *= 2
 
 
-def check_fits(plan: Plan, memory: float) -> None:
-    """Raises LLMError where a plan made earlier does not fit into `memory` bytes."""
-    needed = memory_needed(plan.model, plan.train)
-    if needed > memory:
+def check_fits(plan: Plan, memory: Memory) -> None:
+    """Raises LLMError where a plan made earlier does not fit into the `memory` that is free."""
+    if shortage := _shortage(memory_needed(plan.model, plan.train), memory, memory):
         smaller = "--context" if plan.train.recipe in ("fine-tune", "lora") else "--width"
         raise LLMError(
-            f"resuming needs about {_gigabytes(needed)} of memory, but only {_gigabytes(memory)} is free; free "
-            f"some, or start over with --force and a smaller {smaller} or --batch-tokens"
+            f"resuming {shortage}; free some, or start over with --force and a smaller {smaller} or --batch-tokens"
         )
+
+
+def _shortage(needed: Memory, usable: Memory, free: Memory) -> str:
+    """Of which memory more is needed than is usable, in words; "" if there is enough."""
+    if needed.device > usable.device:
+        kind = "GPU memory" if needed.host else "memory"
+        return f"needs about {_gigabytes(needed.device)} of {kind}, but only {_gigabytes(free.device)} is free"
+    if needed.host > usable.host:
+        return f"needs about {_gigabytes(needed.host)} of main memory, but only {_gigabytes(free.host)} is free"
+    return ""
 
 
 def _gigabytes(count: float) -> str:

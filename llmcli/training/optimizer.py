@@ -5,19 +5,23 @@ momentum is replaced by the nearest orthogonal matrix, so that all its singular 
 Embeddings, the output head and the gains of the norms are updated by AdamW (arXiv:1711.05101). Learning rates and
 schedules were measured: tests/benchmarks/LOG.md.
 
+With several processes each sums and orthogonalizes its part of the matrices, and all get the result.
+
 Recipes: "muon" is the above; "adamw" uses AdamW for all parameters. Fine-tuning uses AdamW for all parameters at the
 low learning rates of "fine-tune", or for LoRA adapters alone ("lora").
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from llmcli.config import TrainConfig, learning_rates
+from llmcli.training.process_group import ProcessGroup
 
 ROUTER_SUFFIX = "mlp.gate.weight"  # of routers of experts: matrices that AdamW updates, like gains
 WARMUP = 0.01  # of the run: the learning rate rises linearly
@@ -76,9 +80,12 @@ def orthogonalize(x: Tensor) -> Tensor:
 class Optimizer:
     """Updates all trainable parameters of a model; matrices of the same shape are updated together."""
 
-    def __init__(self, model: nn.Module, config: TrainConfig, width: int = 1) -> None:
-        """`width` is the hidden size, on which the learning rates of fine-tuning depend."""
-        self._config = config
+    def __init__(
+        self, model: nn.Module, config: TrainConfig, width: int = 1, group: ProcessGroup | None = None
+    ) -> None:
+        """`width` is the hidden size, on which the learning rates of fine-tuning depend. Of several processes, all call
+        the methods in the same order."""
+        self._config, self._group = config, group
         self._dtype: torch.dtype = getattr(torch, config.dtype)  # of Muon's matrix products
         names = [name for name, _ in model.named_parameters()]
         rates = learning_rates(config.recipe, width, tied="lm_head.weight" not in names)
@@ -87,44 +94,42 @@ class Optimizer:
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
-            group = _group(name, parameter) if "all" not in rates else "all"
-            if group == "matrices":
+            kind = _kind(name, parameter) if "all" not in rates else "all"
+            if kind == "matrices":
                 matrices[parameter.shape].append(parameter)
             else:
-                groups[rates[group]].append(parameter)
+                groups[rates[kind]].append(parameter)
         self._muon_lr = rates.get("matrices", 0.0)
         self._matrices = list(matrices.values())
-        self._momenta = [torch.zeros(len(same), *same[0].shape, device=same[0].device) for same in self._matrices]
-        self._adamw = torch.optim.AdamW(
-            [{"params": params, "lr": lr, "peak": lr} for lr, params in groups.items()],
-            betas=(0.9, 0.99),
-            eps=1e-10,
-            weight_decay=0.0,
-            fused=True,
-        )
+        self._momenta = [  # of the matrices of this process
+            torch.zeros(self._own_count(len(same)), *same[0].shape, device=same[0].device) for same in self._matrices
+        ]
+        self._adamw = _AdamW(groups)
 
     def step(self, progress: float) -> None:
         """Update every parameter by its gradient, then drop the gradients. `progress` is 0 to 1 of the run."""
         scale = self._config.lr * rate(progress)
-        for group in self._adamw.param_groups:
-            group["lr"] = group["peak"] * scale
-        self._adamw.step()
-        self._adamw.zero_grad(set_to_none=True)
+        if self._group:
+            _sum_gradients(self._adamw.parameters, self._group)
+        self._adamw.step(scale)
         self._muon(self._muon_lr * scale, momentum(progress))
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """A copy of its state by name."""
-        state = {f"muon.{i}": buffer for i, buffer in enumerate(self._momenta)}
-        for i, parameter in enumerate(self._adamw_parameters()):
-            for name, value in self._adamw.state[parameter].items():
+        state = {}
+        for i, (same, buffer) in enumerate(zip(self._matrices, self._momenta, strict=True)):
+            state[f"muon.{i}"] = self._group.gather(buffer, len(same)) if self._group else buffer
+        for i, parameter in enumerate(self._adamw.parameters):
+            for name, value in self._adamw.state.get(parameter, {}).items():
                 state[f"adamw.{i}.{name}"] = value
         return {name: value.detach().to("cpu", torch.float32, copy=True).numpy() for name, value in state.items()}
 
     def load_arrays(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
         """Take the state that `to_arrays` returned."""
         for i, buffer in enumerate(self._momenta):
-            buffer.copy_(torch.from_numpy(arrays[f"muon.{i}"]))
-        for i, parameter in enumerate(self._adamw_parameters()):
+            stored = torch.from_numpy(arrays[f"muon.{i}"])
+            buffer.copy_(self._group.part(stored) if self._group else stored)
+        for i, parameter in enumerate(self._adamw.parameters):
             prefix = f"adamw.{i}."
             self._adamw.state[parameter] = {
                 name.removeprefix(prefix): torch.from_numpy(value.copy()).to(parameter.device)
@@ -132,15 +137,20 @@ class Optimizer:
                 if name.startswith(prefix)
             }
 
-    def _adamw_parameters(self) -> list[nn.Parameter]:
-        return [parameter for group in self._adamw.param_groups for parameter in group["params"]]
+    def _own_count(self, count: int) -> int:
+        """How many of `count` matrices this process updates; the last process may have fewer."""
+        return -(-count // self._group.count) if self._group else count
 
     @torch.no_grad()
     def _muon(self, lr: float, beta: float) -> None:
         for same_shape, buffer in zip(self._matrices, self._momenta, strict=True):
             gradient = torch.stack([_take_gradient(parameter) for parameter in same_shape])
+            if self._group:
+                gradient = self._group.sum_part(gradient)
             buffer.lerp_(gradient, 1 - beta)
             update = orthogonalize(gradient.lerp_(buffer, beta).to(self._dtype)).float()  # Nesterov momentum
+            if self._group:
+                update = self._group.gather(update, len(same_shape))
             rows, columns = same_shape[0].shape[-2:]
             shrink = 1 - lr * self._config.weight_decay
             step = -lr * max(1.0, rows / columns) ** 0.5
@@ -148,7 +158,52 @@ class Optimizer:
                 parameter.mul_(shrink).add_(direction, alpha=step)
 
 
-def _group(name: str, parameter: nn.Parameter) -> str:
+class _AdamW:
+    """What torch.optim.AdamW does. Making one of those imports torch's compiler, which takes a second."""
+
+    def __init__(self, groups: Mapping[float, list[nn.Parameter]]) -> None:
+        """`groups` are the parameters by their peak learning rate."""
+        self._groups = groups
+        self.parameters = [parameter for group in groups.values() for parameter in group]
+        self.state: dict[nn.Parameter, dict[str, Tensor]] = {}  # of those that have had a gradient
+
+    @torch.no_grad()
+    def step(self, scale: float) -> None:
+        """Update the parameters that have a gradient, with their peak learning rates times `scale`, and drop it."""
+        for peak, group in self._groups.items():
+            updated = [parameter for parameter in group if parameter.grad is not None]
+            for parameter in updated:
+                if parameter not in self.state:
+                    self.state[parameter] = _fresh_state(parameter)
+            states = [self.state[parameter] for parameter in updated]
+            adamw(
+                list(updated), [p.grad for p in updated if p.grad is not None], [s["exp_avg"] for s in states],
+                [s["exp_avg_sq"] for s in states], [], [s["step"] for s in states], fused=True, amsgrad=False,
+                beta1=0.9, beta2=0.99, lr=peak * scale, weight_decay=0.0, eps=1e-10, maximize=False,
+            )  # fmt: skip
+            for parameter in updated:
+                parameter.grad = None
+
+
+def _fresh_state(parameter: nn.Parameter) -> dict[str, Tensor]:
+    return {
+        "step": torch.zeros((), device=parameter.device),
+        "exp_avg": torch.zeros_like(parameter),
+        "exp_avg_sq": torch.zeros_like(parameter),
+    }
+
+
+def _sum_gradients(parameters: Sequence[nn.Parameter], group: ProcessGroup) -> None:
+    """Replace the gradients by their sums over all processes, which are sent together."""
+    if not parameters:
+        return
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    summed = group.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+    for parameter, values in zip(parameters, torch.split(summed, [p.numel() for p in parameters]), strict=True):
+        parameter.grad = values.view_as(parameter)
+
+
+def _kind(name: str, parameter: nn.Parameter) -> str:
     """The key of `learning_rates` for a parameter, where they differ."""
     if name.endswith("embed_tokens.weight"):
         return "embedding"

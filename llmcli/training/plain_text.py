@@ -123,15 +123,20 @@ class PlainTextComparison:
         lengths = np.array([len(data) for data in self._tokenizer.token_bytes])
         text, before = self._text, None
         if self._start:
-            model = self._model(self._start.tensors, device)
-            if text is None:
-                text = generate_text(model, self._tokenizer, affordable_tokens(self._config.parameters), self._seed)
-            before = bits_per_byte(model, text, lengths)
+            text, before = self._before(self._start, device, lengths)
         if text is None:
             return None
         return PlainTextScores(
             text.source, text.tokens, before, bits_per_byte(self._model(best, device), text, lengths)
         )
+
+    def _before(self, start: Checkpoint, device: torch.device, lengths: NDArray[np.integer]) -> tuple[PlainText, float]:
+        """The text, which the base model generates if there is none, and its score under the base model, which takes
+        no memory afterwards."""
+        model, text = self._model(start.tensors, device), self._text
+        if text is None:
+            text = generate_text(model, self._tokenizer, affordable_tokens(self._config.parameters), self._seed)
+        return text, bits_per_byte(model, text, lengths)
 
     def _model(self, weights: Weights, device: torch.device) -> LanguageModel:
         """In float32, for scoring."""

@@ -39,7 +39,8 @@ class Request:
     seed: int = TrainConfig.seed
     device: str = TrainConfig.device
     dtype: str = TrainConfig.dtype
-    threads: int = TrainConfig.threads
+    threads: int = TrainConfig.threads  # of each process
+    processes: int = 1
     machine_reason: str = "detected"  # for the device and the data type
 
     def __post_init__(self) -> None:
@@ -67,8 +68,9 @@ class Request:
 
     @property
     def core_seconds(self) -> float:
-        """The time budget times the number of threads; infinite without one."""
-        return (self.seconds or DEFAULT_SECONDS) * self.threads if self.has_time_budget else math.inf
+        """The time budget times the number of threads of all processes; infinite without one."""
+        threads = self.threads * self.processes
+        return (self.seconds or DEFAULT_SECONDS) * threads if self.has_time_budget else math.inf
 
 
 @dataclass(frozen=True)

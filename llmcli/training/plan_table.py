@@ -2,6 +2,7 @@
 
 from llmcli import units
 from llmcli.config import ModelConfig, learning_rates
+from llmcli.training.evaluation_schedule import final_context
 from llmcli.training.plan import REQUESTED, Decision, ModelDecisions, Plan, PlanRow, Request, TrainDecisions
 
 OPTIMIZERS = {"muon": "Muon + AdamW", "adamw": "AdamW", "fine-tune": "AdamW", "lora": "AdamW"}  # by recipe
@@ -35,12 +36,21 @@ def _model_rows(architecture: ModelDecisions, training: TrainDecisions) -> list[
         value = f"{model.num_experts_per_tok} of {architecture.experts.value} active per token"
         reason = f"{architecture.experts.reason}; {model.active_parameters:,} active parameters"
         table.append(PlanRow("experts", value, reason))
-    table.append(PlanRow("context length", f"{training.context.value} tokens", training.context.reason))
+    table.append(PlanRow("context length", f"{training.context.value} tokens", _context_reason(model, training)))
     if training.induction.value:
         table.append(PlanRow("initialization", "induction heads", training.induction.reason))
     tied = architecture.tied_embeddings
     table.append(PlanRow("tied embeddings", "yes" if tied.value else "no", tied.reason))
     return table
+
+
+def _context_reason(model: ModelConfig, training: TrainDecisions) -> str:
+    """The reason, and with how many tokens the model is evaluated, if it could process more."""
+    longest, context = model.max_position_embeddings, training.context
+    evaluated = final_context(longest, context.value)
+    if evaluated == longest or training.conversations:  # answers are evaluated in the context of training
+        return context.reason
+    return f"{context.reason}; the final evaluation uses {evaluated:,} of the {longest:,} that the model supports"
 
 
 def _architecture(model: ModelConfig) -> str:
@@ -70,6 +80,8 @@ def _train_rows(
         table.append(PlanRow("LoRA rank", f"{request.lora}", f"{REQUESTED}; the base model's weights stay frozen"))
     recipe, rate = training.recipe, training.learning_rate
     machine = f"{request.device}, {units.count(request.threads, 'thread')}, {request.dtype}"
+    if request.processes > 1:
+        machine = f"{request.processes} processes, each {machine}"
     return [
         *table,
         PlanRow("optimizer", OPTIMIZERS[recipe.value], recipe.reason),

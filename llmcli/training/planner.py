@@ -17,6 +17,7 @@ from llmcli.training.conversation_rules import ConversationSize, Phases
 from llmcli.training.cost_model import (
     CorpusSize,
     Machine,
+    Memory,
     choose_model,
     estimated_speed,
     memory_needed,
@@ -184,8 +185,8 @@ class _Run:
     def settings(self, model: ModelConfig, tokens: float, batch_divisor: int) -> TrainConfig:
         return self.decide(model, tokens, batch_divisor).settings(self.request)
 
-    def memory_needed(self, model: ModelConfig, batch_divisor: int) -> float:
-        """Bytes, with the largest batch that the run may have."""
+    def memory_needed(self, model: ModelConfig, batch_divisor: int) -> Memory:
+        """With the largest batch that the run may have."""
         settings = self.settings(model, 0.0, batch_divisor)
         in_time = MAX_SPEEDUP * (self.budget.value or 0.0) * estimated_speed(model, settings)
         tokens = min(in_time, self.max_epochs * self.data.tokens) or planned_tokens(settings)

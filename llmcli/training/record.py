@@ -38,6 +38,7 @@ class FinalEvaluation:
     context: int = 0  # length of the windows, in tokens
     expert_shares: list[list[float]] | None = None  # of the tokens, by layer and expert, if there are experts
     plain_text: PlainTextScores | None = None  # only after training on conversations
+    problem: str = ""  # why there is no score, if not for lack of time
 
 
 def training_record(
@@ -70,6 +71,7 @@ def training_record(
         **({"bits_per_byte_before": round(base.bits_per_byte, 6)} if base else {}),
         "sharpness": position.best_factor,  # the factor on the logits (calibration.py); files keep the name
         **_given("expert_shares", final.expert_shares),
+        **_given("not_evaluated", final.problem),
         "held_out_measured": score and _measured(score, final.context, plan.model.max_position_embeddings),
         **_given("plain_text", final.plain_text and final.plain_text.as_record()),
         "curve": history.curve(),

@@ -40,6 +40,11 @@ class StoppedRun:
     tokenizer_json: str
     state: State
 
+    @property
+    def processes(self) -> int:
+        """How many processes it had."""
+        return int(self.state.values.get("processes", 1))
+
 
 # ---- the file
 
@@ -130,8 +135,8 @@ def _check_plan(plan: Plan, identity: Mapping[str, Any]) -> None:
     settings = plan.train
     if settings.context > plan.model.max_position_embeddings:
         raise ValueError(f"windows of {settings.context:,} tokens are longer than the context of its model")
-    requested = identity.get("--threads", settings.threads), identity.get("--steps", settings.steps)
-    if requested != (settings.threads, settings.steps):
+    threads, steps = identity.get("--threads", settings.threads), identity.get("--steps", settings.steps)
+    if threads < settings.threads or steps != settings.steps:  # several processes share the threads
         raise ValueError("its plan and its command have different --threads or --steps")
 
 

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
+from llmcli.models.devices import is_out_of_memory
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.base_behaviour import BaseBehaviour
@@ -30,6 +32,7 @@ from llmcli.training.calibration import Calibration, reserve_tokens
 from llmcli.training.compute import Compute
 from llmcli.training.conversation_phase import ConversationPhase
 from llmcli.training.cost_model import micro_batches
+from llmcli.training.data_parallel import Leader, all_threads, share_gradients
 from llmcli.training.evaluation_schedule import EvaluationSchedule
 from llmcli.training.events import Done, Evaluation, Event, Sample, State, Step
 from llmcli.training.hardware import keep_freed_memory
@@ -55,6 +58,7 @@ FIRST_STEP_SHARE = 0.25  # ... or this share of the run, if that is more
 STEP_PATIENCE = 1.0  # seconds that a step or an evaluation may still take after Ctrl-C
 FINAL_PATIENCE = 3.0  # seconds for each evaluation after Ctrl-C
 REGULARIZE_EVERY = 0.02  # of the run
+NO_MEMORY = "for which memory was too short"
 EPOCHS_MARGIN = 0.05  # relative: regularization changes once the expected epochs are this far beyond a threshold
 
 
@@ -77,7 +81,9 @@ class Run:
         clock: Callable[[], float],
         conversations: PreparedConversations | None = None,
         plain_text: PlainText | None = None,
+        leader: Leader | None = None,
     ) -> None:
+        self._leader = leader
         self._plan, self._settings, self._tokenizer, self._start = plan, plan.train, tokenizer, start
         self._sample_prompt, self._stop, self._now = sample_prompt, stop, clock
         self._schedule, self._compute = schedule, compute
@@ -85,7 +91,8 @@ class Run:
         torch.set_num_threads(settings.threads)
         keep_freed_memory()
         self.model = _initial_model(plan, start, tokenizer.vocab_size)
-        self._optimizer = Optimizer(self.model, settings, plan.model.hidden_size)
+        group = leader.group if leader else None
+        self._optimizer = Optimizer(self.model, settings, plan.model.hidden_size, group)
         train_tokens, calibration_windows = reserve_tokens(tokens, settings.calibration_tokens, settings.context)
         self._train_tokens = len(train_tokens)
         self._batches = BatchSchedule(train_tokens, settings, tokenizer)
@@ -122,6 +129,9 @@ class Run:
         self._began, self._training_began = started_at, self._now()
         if resume_from:
             self._restore(resume_from)
+        if self._leader:
+            state = _with_prefix(resume_from.arrays, "optimizer.") if resume_from else {}
+            self._leader.start(self.model, self._settings, _new_tokens(self._plan, self._tokenizer.vocab_size), state)
         seconds = self._settings.seconds
         training_began = self._training_began - self._began
         self._clock = None if seconds is None else RunClock(seconds, reserve_seconds, training_began)
@@ -195,14 +205,8 @@ class Run:
         """Take a step. None if it was not finished: `problem` says why, or the time is over."""
         position = self.position
         began = self._now()
-        ids, learned = self._next_batch()
-        pieces = micro_batches(self._plan.model, self._settings)
-        try:
-            with self._interruptible(self.model, STEP_PATIENCE, self._step_deadline()):
-                loss = self._compute.gradients(self.model, ids, pieces, learned)
-                if self._base_behaviour:
-                    self._base_behaviour.add_gradients(position.step)
-        except CutShortError:
+        loss = self._gradients()
+        if loss is None:
             self._give_up_step(began)
             return None
         self._optimizer.step(position.progress)
@@ -220,6 +224,25 @@ class Run:
         self._history.add_loss(value)
         return self._step_event(value)
 
+    def _gradients(self) -> torch.Tensor | None:
+        """Accumulate the gradients of the next step; its loss, or None if it was cut short."""
+        position, model = self.position, self.model
+        ids, learned = self._next_batch()
+        pieces, gradients = micro_batches(self._plan.model, self._settings), self._compute.gradients
+        if self._leader:
+            share = self._leader.begin_step(model, position.step, position.progress, ids, learned)
+            compute = partial(share_gradients, gradients, model, share)
+        else:
+            compute = partial(gradients, model, ids, pieces, learned)
+        loss: torch.Tensor | None = None
+        with contextlib.suppress(CutShortError), self._interruptible(model, STEP_PATIENCE, self._step_deadline()):
+            computed = compute()
+            if self._base_behaviour:
+                model.dropout.set_rows(None)
+                self._base_behaviour.add_gradients(position.step)
+            loss = computed
+        return self._leader.end_step(loss) if self._leader else loss
+
     def _next_batch(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(token ids [B, T + 1] of the next step, which of them are learned [B, T + 1], None for all), for which
         dropout is seeded as well."""
@@ -231,7 +254,7 @@ class Run:
         self.model.train()
         batch = self._conversations.batch(position) if self._conversations else None
         if batch:
-            ids, learned = batch.ids, torch.from_numpy(batch.learned).to(settings.device)
+            ids, learned = batch.ids, torch.from_numpy(batch.learned)
         else:
             ids, learned = self._batches.batch(position.step, position.progress, position.token_split), None
         if ids.shape[1] != self._window:
@@ -301,7 +324,7 @@ class Run:
         position = self.position
         patience = FINAL_PATIENCE if hurried else STEP_PATIENCE
         try:
-            with self._interruptible(self.model, patience), self._calibration.applied() as factor:
+            with self._all_threads(), self._interruptible(self.model, patience), self._calibration.applied() as factor:
                 self._time_evaluation(self._calibration.seconds, self._calibration.tokens)
                 began = self._now()
                 score = self._validator.evaluate(began + self._evaluation_seconds(), self._now)
@@ -343,6 +366,10 @@ class Run:
         seconds = self._settings.seconds
         return math.inf if self.position.step or seconds is None else FIRST_EVALUATION_SHARE * seconds
 
+    def _all_threads(self) -> AbstractContextManager[None]:
+        """Inside, the threads of other processes on this machine, which wait, are used as well."""
+        return all_threads(self._leader.group if self._leader else None, self._settings.threads)
+
     def _time_evaluation(self, seconds: float, tokens: int) -> None:
         if self._clock:
             self._clock.add_evaluation(seconds, tokens)
@@ -355,6 +382,8 @@ class Run:
 
     def state(self) -> State:
         """All that the following steps depend on."""
+        if self._leader:
+            self._leader.before_state()
         groups: dict[str, Mapping[str, NDArray[Any]]] = {
             "model.": self.model.trainable_arrays(),
             "best.": self._best,
@@ -372,7 +401,8 @@ class Run:
                 "samples": self._history.samples(),
                 "seconds": now - self._began,
                 "trained_seconds": now - self._training_began,
-            },
+            }
+            | ({"processes": self._leader.group.count} if self._leader else {}),
         )
 
     def _restore(self, state: State) -> None:
@@ -403,7 +433,8 @@ class Run:
         if position.best_bits is None:
             self._keep_last_weights()
         trained_seconds = self._now() - self._training_began
-        final = self._final_evaluation(hurried=interrupted or bool(self.problem))
+        with self._all_threads():
+            final = self._final_evaluation_if_memory_allows(hurried=interrupted or bool(self.problem))
         seconds = self._elapsed
         record = copy.deepcopy(record) | training_record(
             self._plan, position, self._history, final,
@@ -433,6 +464,15 @@ class Run:
             self._best, self.position.best_step = self.model.to_arrays(), self.position.step
         if self.problem or not all(np.isfinite(array).all() for array in self._best.values()):
             raise LLMError(self.problem or _divergence(self.position.step, self._settings))
+
+    def _final_evaluation_if_memory_allows(self, hurried: bool) -> FinalEvaluation:
+        """It takes another model beside that of the run; without memory for that the weights must still be saved."""
+        try:
+            return self._final_evaluation(hurried)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return FinalEvaluation(problem=NO_MEMORY)
 
     def _final_evaluation(self, hurried: bool) -> FinalEvaluation:
         """The scores of the best weights and of the base model, on the same part of the held-out text."""
@@ -468,10 +508,14 @@ class Run:
 
 def _initial_model(plan: Plan, start: Checkpoint | None, vocab_size: int) -> LanguageModel:
     """With the weights of `start`, or fresh ones. `vocab_size` is that of the tokenizer."""
-    new_tokens = plan.conversations.new_tokens if plan.conversations else 0
-    model, settings = new_model(plan.model, plan.train, range(vocab_size - new_tokens, vocab_size)), plan.train
+    model, settings = new_model(plan.model, plan.train, _new_tokens(plan, vocab_size)), plan.train
     model.load_arrays(start.tensors if start else fresh_weights(plan.model, settings.seed, settings.induction))
     return model
+
+
+def _new_tokens(plan: Plan, vocab_size: int) -> range:
+    """The tokens that a base model does not have."""
+    return range(vocab_size - (plan.conversations.new_tokens if plan.conversations else 0), vocab_size)
 
 
 def _divergence(step: int, settings: TrainConfig) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from llmcli.errors import LLMError
 from llmcli.training.inputs import Inputs, load_inputs
 from llmcli.training.output import Output
 from llmcli.training.plan import Request
+from llmcli.training.processes import Processes
 from llmcli.training.summary import summarize
 
 if TYPE_CHECKING:  # torch is imported when training starts, not when the text is read
@@ -23,7 +25,8 @@ if TYPE_CHECKING:  # torch is imported when training starts, not when the text i
     from llmcli.data.documents import Document
     from llmcli.data.tokenizer import Tokenizer
     from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.training.cost_model import Machine
+    from llmcli.training.cost_model import Machine, Memory
+    from llmcli.training.data_parallel import Leader
     from llmcli.training.events import Done, Evaluation, Sample, Step
     from llmcli.training.prepare import Prepared
     from llmcli.training.resume import StoppedRun
@@ -39,6 +42,8 @@ BASELINE_TIME_SHARE, BASELINE_SECONDS = 0.03, 9.99
 # seconds for greedy answers to held-out questions: a share of the time budget, and at least
 ANSWERS_TIME_SHARE, ANSWERS_SECONDS = 0.03, 0.5
 SAMPLE_PROMPT_CHARACTERS = 24
+ONE_PROCESS = Processes()
+PROCESS_GAIN = 0.85  # speed that each further process is assumed to add, relative to one alone
 # the options that are part of the identity of a run, see _run_identity
 IDENTITY_OPTIONS = (
     "--time", "--steps", "--epochs", "--lora", "--adapter-only", "--vocab-size", "--layers", "--width", "--heads",
@@ -67,6 +72,7 @@ def plan_run(
     options: Mapping[str, object],
     fixed_threads: bool,
     on_note: Callable[[str], None] = lambda note: None,
+    processes: Processes = ONE_PROCESS,
 ) -> PlannedRun:
     """Choose device and data type, prepare the tokens, plan; a stopped run keeps its plan. Raises LLMError."""
     from llmcli.training import hardware, resume
@@ -77,9 +83,9 @@ def plan_run(
         length = inputs.like.config.max_position_embeddings
         request = replace(request, context=length, context_reason="same as the --like model")
     _check_adapters(inputs, output)
-    identity = _run_identity(options, request, inputs)
+    identity = _run_identity(options, request, inputs, processes)
     # Where steps or epochs end the run, the bytes of the model depend on the number of threads.
-    is_fixed = fixed_threads or request.steps or request.epochs
+    is_fixed = fixed_threads or request.steps or request.epochs or processes.are_several
     tuner = None if is_fixed else hardware.torch_thread_tuner(request.threads)
     machine: Machine | None = None
     if stopped := output.stopped:
@@ -88,7 +94,7 @@ def plan_run(
         request = replace(request, device=stopped.plan.train.device, dtype=stopped.plan.train.dtype)
     else:
         conversations_alone = inputs.conversations is not None and not inputs.corpus.documents
-        request, machine = _choose_hardware(request, device, dtype, tuner, conversations=conversations_alone)
+        request, machine = _choose_hardware(request, device, dtype, tuner, processes, conversations=conversations_alone)
     with hardware.explain_out_of_memory():
         prepared = prepare(
             request,
@@ -103,8 +109,9 @@ def plan_run(
             on_note=on_note,
         )
     if stopped:
-        check_fits(stopped.plan, hardware.free_memory(stopped.plan.train.device))
-        prepared = prepared.with_plan(stopped.plan)
+        check_fits(stopped.plan, _free_memory(stopped.plan.train.device, processes))
+        settings = replace(stopped.plan.train, threads=request.threads)
+        prepared = prepared.with_plan(replace(stopped.plan, train=settings))
     return PlannedRun(request, prepared, identity, tuner)
 
 
@@ -120,7 +127,13 @@ def _check_adapters(inputs: Inputs, output: Output) -> None:
 
 
 def _choose_hardware(
-    request: Request, device: str, dtype: str, tuner: ThreadTuner | None, *, conversations: bool
+    request: Request,
+    device: str,
+    dtype: str,
+    tuner: ThreadTuner | None,
+    processes: Processes,
+    *,
+    conversations: bool,
 ) -> tuple[Request, Machine]:
     """(the request with device and data type, this machine); `conversations` is whether there is nothing else."""
     from llmcli.models import devices
@@ -129,24 +142,34 @@ def _choose_hardware(
 
     device = devices.pick_device(device)
     dtype, reason = hardware.pick_dtype(dtype, device, request.threads)
-    hardware.check_dtype(dtype, device)
-    speed = partial(throughput.measure_throughput, tuner=tuner, conversations=conversations)
-    machine = Machine(speed, hardware.free_memory(device))
+    devices.check_dtype(dtype, device)
+    measured = partial(throughput.measure_throughput, tuner=tuner, conversations=conversations)
+    gain = 1 + PROCESS_GAIN * (processes.count - 1)
+    machine = Machine(lambda *shape: gain * measured(*shape), _free_memory(device, processes))
     return replace(request, device=device, dtype=dtype, machine_reason=reason), machine
 
 
 def _check_hardware(stopped: StoppedRun, resume_path: Path) -> None:
     """Raise LLMError if a stopped run cannot resume on this machine."""
-    from llmcli.training import hardware
+    from llmcli.models import devices
 
     settings = stopped.plan.train
-    try:
-        hardware.check_dtype(settings.dtype, settings.device)
-    except LLMError as error:
+    if problem := devices.find_problem(settings.dtype, settings.device):
+        works_in_float32 = settings.dtype != "float32" and not devices.find_problem("float32", settings.device)
+        option = "--dtype float32" if works_in_float32 else "--device cpu"
         raise LLMError(
-            f"{resume_path} is from a run on {settings.device} in {settings.dtype}, which cannot resume here: {error}; "
-            "resume it on a machine that can, or start over with --force"
-        ) from error
+            f"{resume_path} is from a run on {settings.device} in {settings.dtype}, but {problem}; resume it on a "
+            f"machine where that works, or start over here with {option} --force"
+        )
+
+
+def _free_memory(device: str, processes: Processes) -> Memory:
+    """For one of the processes, which share the memory of a machine, and have a GPU each."""
+    from llmcli.training import hardware
+    from llmcli.training.cost_model import Memory
+
+    host = hardware.free_memory("cpu") / processes.local_count
+    return Memory(host if device == "cpu" else hardware.free_memory(device), host)
 
 
 def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | None:
@@ -166,7 +189,9 @@ def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | N
     return tokenizer.with_chat_tokens() if inputs.conversations else tokenizer
 
 
-def _run_identity(options: Mapping[str, object], request: Request, inputs: Inputs) -> dict[str, Any]:
+def _run_identity(
+    options: Mapping[str, object], request: Request, inputs: Inputs, processes: Processes
+) -> dict[str, Any]:
     """What identifies a run: a stopped one resumes only if all of this is equal. JSON.
 
     Resume files contain it: a key that is renamed or added makes older ones those of another run.
@@ -181,7 +206,7 @@ def _run_identity(options: Mapping[str, object], request: Request, inputs: Input
         "--val": _held_out_fingerprint(inputs),
         "--from": _base_name(inputs),
         "--tokenizer": tokenizer,
-        "--threads": request.threads,
+        "--threads": request.threads * processes.local_count,  # it may resume with another number of processes
         "--lr-scale": request.lr,
         **{name: options[name] for name in IDENTITY_OPTIONS if options.get(name) is not None},
         **{f"the version of {name}": version for name, version in versions().items()},
@@ -261,6 +286,7 @@ def run(
     started: float,
     stop: Callable[[], bool] = lambda: False,
     on_note: Callable[[str], None] = lambda note: None,
+    processes: Processes = ONE_PROCESS,
 ) -> Iterator[Step | Evaluation | Sample | Result]:
     """Train, and save the model at the end: yields events, and the result as the last one.
 
@@ -275,7 +301,7 @@ def run(
     add_base_to_record(prepared.record, inputs)
     baselines = _baselines(inputs, prepared)
     saver = resume.StateSaver(output.resume_path, plan.identity, settings, prepared.tokenizer.to_json(), on_note)
-    with hardware.explain_out_of_memory():
+    with hardware.explain_out_of_memory(), _leading(processes, settings.train.device) as leader:
         for event in trainer.train(
             settings,
             prepared.tokenizer,
@@ -293,9 +319,11 @@ def run(
             tuner=plan.tuner,
             conversations=prepared.conversations,
             plain_text=find_plain_text(inputs, prepared),
+            leader=leader,
         ):
             if isinstance(event, State):
                 saver.save(event)
+                del event  # or its copy of all weights would be in memory while training goes on
             elif isinstance(event, Done):
                 _complete_record(event, plan, inputs.corpus, baselines, resumable=saver.resumable, on_note=on_note)
                 file = output.save(event)
@@ -304,6 +332,36 @@ def run(
                 yield Result(event, file, baselines, saver.resumable)
             else:
                 yield event
+
+
+@contextmanager
+def _leading(processes: Processes, device: str) -> Iterator[Leader | None]:
+    """Rank 0 of several processes: connected with the others, which end at the end."""
+    if not processes.are_several:
+        yield None
+        return
+    from llmcli.training.data_parallel import Leader
+    from llmcli.training.process_group import ProcessGroup
+
+    group = ProcessGroup(processes, device)
+    leader = Leader(group)
+    try:
+        yield leader
+    finally:
+        leader.end()
+        group.close()
+
+
+def follow(processes: Processes, device: str, on_connected: Callable[[], None]) -> None:
+    """Any other rank: compute what rank 0 says until it ends. Raises LLMError when another process has ended."""
+    from llmcli.models import devices
+    from llmcli.training import data_parallel
+    from llmcli.training.process_group import ProcessGroup
+
+    group = ProcessGroup(processes, devices.pick_device(device))
+    on_connected()
+    data_parallel.follow(group)
+    group.close()
 
 
 def _reserve_seconds(prepared: Prepared) -> float:

@@ -207,7 +207,8 @@ def _quality(run: _Run) -> str:
     what = "answers" if run.of_answers else "text"
     if bits is None and held_out:
         was = "were" if run.of_answers else "was"
-        return f"The held-out {what} {was} not evaluated at the end, which would have taken too long: run llm eval."
+        why = record.get("not_evaluated", "which would have taken too long")
+        return f"The held-out {what} {was} not evaluated at the end, {why}: run llm eval."
     if bits is None:
         what = "conversations were" if run.of_answers else "text was"
         return f"No {what} held out, so the loss on unseen {run.data} is unknown."

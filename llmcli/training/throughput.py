@@ -81,7 +81,7 @@ class _Trial:
         torch.set_num_threads(settings.threads)
         keep_freed_memory()
         self._model = new_model(config, settings)
-        self._model.initialize(torch.Generator().manual_seed(0))
+        self._model.initialize(torch.Generator(settings.device).manual_seed(0))  # where the weights are already
         self._model.train()
         self._optimizer = Optimizer(self._model, settings, config.hidden_size)
         self._rng = np.random.default_rng(0)
@@ -101,7 +101,8 @@ class _Trial:
         of which `spent` have passed."""
         size = self._rows(length), length + 1
         ids = torch.from_numpy(self._rng.integers(self._model.config.vocab_size, size=size)).to(self._settings.device)
-        learned = torch.arange(ids.shape[1], device=ids.device) < LEARNED_SHARE * ids.shape[1]
+        learned = torch.arange(ids.shape[1]) < LEARNED_SHARE * ids.shape[1]
+        synchronize(self._settings.device)
         began = self._clock()
         done = 0
         for micro_batch in ids.chunk(micro_batches(self._model.config, self._settings)):

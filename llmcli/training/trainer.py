@@ -15,6 +15,7 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.training.compute import Compute
+from llmcli.training.data_parallel import Leader
 from llmcli.training.evaluation_schedule import EvaluationSchedule
 from llmcli.training.events import Event, State
 from llmcli.training.plain_text import PlainText
@@ -45,6 +46,7 @@ def train(
     clock: Callable[[], float] = time.monotonic,
     conversations: PreparedConversations | None = None,
     plain_text: PlainText | None = None,
+    leader: Leader | None = None,
 ) -> Iterator[Event]:
     """Train on `tokens` according to `plan`, from the weights of `start` or from fresh ones. The last event is Done.
 
@@ -63,13 +65,15 @@ def train(
     to the caller. `regularize` (epochs -> regularization) is called again as the number of epochs that the run
     will reach becomes clear, and `tuner` chooses the number of threads from step to step.
 
+    With a `leader` of several processes, each step is computed by all of them.
+
     Raises LLMError if the loss becomes NaN or infinite before the first evaluation (after it, the run ends with the
     best weights so far), if the run is stopped before its first step, or if `resume_from` is of another run.
     """
     schedule, compute = schedule or EvaluationSchedule(), compute or Compute()
     run = Run(
         plan, tokenizer, start, tokens, held_out, sample_prompt, stop, regularize, tuner, schedule, compute, clock,
-        conversations, plain_text,
+        conversations, plain_text, leader,
     )  # fmt: skip
     run.begin(clock() if started_at is None else started_at, reserve_seconds, resume_from)
     if start and not resume_from:
@@ -81,6 +85,8 @@ def train(
             yield step
         interrupted = stop() and not run.problem
         due = bool(step) and run.is_evaluation_due()
+        if run.is_over and run.has_long_final_evaluation():
+            yield run.state()  # a failure in any of the evaluations that follow loses no step
         if due:
             yield from run.evaluate()
         # saved before the evaluation that only an interrupted run makes: a resumed run must not depend on that
@@ -90,8 +96,6 @@ def train(
             yield from run.evaluate(hurried=True)
     if interrupted and not run.position.step:
         raise LLMError("stopped before the first training step was finished; no model was written")
-    if run.is_over and run.has_long_final_evaluation():
-        yield run.state()
     if run.is_over and not run.is_evaluated:  # the last step was cut short, or the run was killed at this point
         yield from run.evaluate(hurried=interrupted)
     yield run.finish(record, interrupted)

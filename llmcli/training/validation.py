@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmcli.config import EVALUATION_CONTEXT, TrainConfig
+from llmcli.config import TrainConfig
 from llmcli.data.batches import PrefixedTokens
 from llmcli.data.conversation_batches import ConversationTokens
 from llmcli.data.tokenizer import Tokenizer
@@ -22,7 +22,7 @@ from llmcli.evaluation.answers import evaluate_answers, spread
 from llmcli.evaluation.evaluator import Score, ScoreWindows, evaluate_windows, select_windows, spread_order
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.compute import Compute
-from llmcli.training.evaluation_schedule import final_evaluation_tokens
+from llmcli.training.evaluation_schedule import final_context, final_evaluation_tokens
 from llmcli.training.interruption import CutShortError
 
 EXTRA_FINAL_TOKENS = 3  # times as many tokens at the end, at most, where the clock leaves time for them
@@ -119,7 +119,7 @@ class Validator:
             self.final_context = self._hurried_context = longest  # each conversation is scored whole
         else:
             self._data, count = _HeldOutText(tokenizer, held_out, byte_lengths), len(held_out)
-            self.final_context = min(longest, max(EVALUATION_CONTEXT, settings.context))
+            self.final_context = final_context(longest, settings.context)
             self._hurried_context = settings.context
         self.tokens = min(settings.eval_tokens, count)
         self.evaluated_tokens = 0  # that the last evaluation processed
@@ -139,7 +139,7 @@ class Validator:
         self, weights: Weights, trained: int, limit: float, clock: Clock, interruptible: Interruptible, *, hurried: bool
     ) -> Score | None:
         """Evaluate the weights that will be saved, as those who use the file will run them: in float32, with the
-        model's own context length (EVALUATION_CONTEXT at most; that of training if `hurried`).
+        model's own context length (`evaluation_schedule.final_context` at most; that of training if `hurried`).
 
         Until `limit`, a time of `clock`. None if it was interrupted before the first windows were done.
         """

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llmcli.config import LOSS_ROWS
+from llmcli.models import kernels
 from llmcli.models.kernels import (
-    LOSS_ROWS,
     QUERY_BLOCK,
     Dropout,
     attention,
@@ -92,6 +93,27 @@ def test_grouped_linear_multiplies_each_group_by_its_matrix(ends: list[int]) -> 
 def test_swiglu_and_its_gradients() -> None:
     both = random(2, 5, 12)
     assert_same(swiglu(both), F.silu(both[..., :6]) * both[..., 6:], [both])
+
+
+def test_swiglu_on_mps_gives_torch_no_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Tensor] = []
+    backward = torch.ops.aten.silu_backward
+
+    def silu(x: Tensor) -> Tensor:
+        given.append(x)
+        return torch.sigmoid(x) * x
+
+    def silu_backward(grad: Tensor, x: Tensor) -> Tensor:
+        given.extend([grad, x])
+        return backward(grad, x)
+
+    monkeypatch.setattr(kernels, "_is_on_mps", lambda x: True)
+    monkeypatch.setattr(kernels, "_is_on_cpu", lambda x: False)
+    monkeypatch.setattr(kernels.functional, "silu", silu)
+    monkeypatch.setattr(torch.ops.aten, "silu_backward", silu_backward)
+    both = random(2, 5, 12)
+    assert_same(swiglu(both), torch.sigmoid(both[..., :6]) * both[..., :6] * both[..., 6:], [both])
+    assert len(given) == 3 and all(x.is_contiguous() for x in given)
 
 
 @pytest.mark.parametrize("rows", [1, 7, LOSS_ROWS, LOSS_ROWS + 1, 2 * LOSS_ROWS + 3])

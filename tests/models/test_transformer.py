@@ -48,6 +48,8 @@ def test_the_state_dict_has_hugging_faces_names_and_shapes() -> None:
 def test_attention_without_rotation_is_that_of_torch() -> None:
     config = SHAPES["grouped"]
     attention = Attention(config)
+    for parameter in attention.parameters():  # they have no values yet
+        torch.nn.init.normal_(parameter, 0, 0.2)
     gain = torch.rand(config.hidden_size) + 0.5
     for norm in (attention.q_norm, attention.k_norm):
         torch.nn.init.uniform_(norm.weight, 0.5, 1.5)

@@ -29,6 +29,13 @@ def test_a_cache_that_differs_later_is_copied_as_far_as_it_is_the_same():
     assert len(cache) == 2
 
 
+def test_at_most_256_caches_are_kept_those_used_last():
+    cache = PrefixCache(10**9)
+    runtimes = [kept(cache, [n, 1, 2, 3, 4]) for n in range(258)]
+    assert len(cache) == 256 and cache.take("m", [1, 1, 2, 3, 4, 5]) is None
+    assert cache.take("m", [2, 1, 2, 3, 4, 5]) == (runtimes[2], 5)
+
+
 def test_caches_of_other_models_and_short_prefixes_are_not_used():
     cache = PrefixCache(100)
     kept(cache, [1, 2, 3, 4, 5], model="other")

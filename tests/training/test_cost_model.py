@@ -1,9 +1,15 @@
 """The cost model: FLOPs and micro-batches counted by hand, and how repeated text counts."""
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from llmcli.config import ModelConfig, TrainConfig
+from llmcli.formats.adapters import parameter_count
 from llmcli.training.cost_model import (
+    BASE_BYTES,
     MICRO_BATCH_VALUES,
     CorpusSize,
     expected_loss,
@@ -11,6 +17,8 @@ from llmcli.training.cost_model import (
     memory_needed,
     micro_batches,
 )
+from llmcli.training.events import State
+from tests.training.small_runs import prepared, run
 
 
 def test_flops_by_hand():
@@ -39,3 +47,47 @@ def test_a_large_batch_is_split_into_micro_batches_and_takes_no_more_memory():
     wide = ModelConfig(1024, 2048, 4096, 12, 32, 32, 64, 1024)
     assert micro_batches(wide, batches[2]) == 4  # at least a window each
     assert micro_batches(model, TrainConfig(steps=1, context=1024, batch_size=16, device="cuda")) == 1
+
+
+LLAMA = ModelConfig(128_256, 2048, 8192, 16, 32, 8, 64, 131_072, model_type="llama", tie_word_embeddings=True)
+
+
+def test_memory_by_hand():
+    """Bytes per parameter, where activations hardly count: the batch is one token."""
+    every, adapters = LLAMA.parameters, parameter_count(LLAMA, 8)
+
+    def needed(**changes: object) -> tuple[float, float]:
+        settings = TrainConfig(**{"steps": 1, "context": 1, "batch_size": 1, **changes})
+        memory = memory_needed(LLAMA, settings)
+        return (memory.device - BASE_BYTES) / every, max(0.0, memory.host - BASE_BYTES) / every
+
+    state = 4 * adapters / every  # a number for each parameter of the adapters
+    # weights, optimizer, best weights; copies of weights and optimizer while the state is saved
+    assert needed(recipe="fine-tune") == pytest.approx((4 + 8 + 4 + (4 + 8), 0), abs=0.01)
+    # weights, best weights, and the matrices that the backward pass keeps
+    assert needed(recipe="lora", lora_rank=8) == pytest.approx((4 + 4 + 4 + 2 * state, 0), abs=0.01)
+    assert needed(recipe="lora", lora_rank=8, device="mps")[1] == 0
+    # on the device weights, optimizer, and what the backward pass keeps; on the host the best weights and the copies
+    gpu = {"device": "cuda", "dtype": "bfloat16"}
+    assert needed(recipe="fine-tune", **gpu) == pytest.approx((4 + 8 + (2 + 4), 4 + (4 + 8)), abs=0.01)
+    # the evaluation takes a model in float32 on the device, and its weights on the host
+    assert needed(recipe="lora", lora_rank=8, **gpu) == pytest.approx((4 + 2 * state + 4, 4 + 4), abs=0.01)
+
+
+def test_one_billion_parameters_with_lora_fit_on_a_gpu_of_16_gb():
+    settings = TrainConfig(
+        steps=1, context=512, batch_size=1, recipe="lora", lora_rank=16, device="cuda", dtype="bfloat16"
+    )
+    memory = memory_needed(LLAMA, settings)
+    assert 2 * 4 * LLAMA.parameters < memory.device < 0.8 * 16e9
+    assert 2 * 4 * LLAMA.parameters < memory.host < 11e9
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_the_copy_of_the_state_takes_what_the_model_says(tmp_path: Path, optimizer: str):
+    """On the host of a GPU: the best weights, and a copy of the weights and of the optimizer to save them."""
+    ready = prepared(tmp_path / "c.txt", steps=2, optimizer=optimizer, width=64, layers=1)
+    states = [event for event in run(ready, save_due=lambda: True) if isinstance(event, State)]
+    kept = sum(array.nbytes for array in states[0].arrays.values())
+    needed = memory_needed(ready.plan.model, replace(ready.plan.train, device="cuda"))
+    assert needed.host - BASE_BYTES == pytest.approx(kept, rel=0.02)

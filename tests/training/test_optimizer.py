@@ -1,6 +1,8 @@
 """Update rules, compared with torch's AdamW, with the singular value decomposition, and with literal numbers."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -43,6 +45,7 @@ def applied_rates(model: LanguageModel, train: TrainConfig) -> dict[str, float]:
 @pytest.mark.parametrize("recipe", ["muon", "adamw", "fine-tune"])
 def test_the_learning_rates_of_the_plan_are_those_that_are_applied(recipe: str, tied: bool) -> None:
     model = LanguageModel(ModelConfig(60, 16, 32, 1, 2, 2, 8, 16, tie_word_embeddings=tied))
+    model.initialize(torch.Generator().manual_seed(0))
     train = TrainConfig(steps=1, recipe=recipe, lr=0.5)
     rates = applied_rates(model, train)
     gains = rates["model.norm.weight"]
@@ -145,3 +148,15 @@ def test_every_parameter_is_updated() -> None:
     model.loss(torch.randint(50, (2, 12))).backward()
     optimizer.step(0.2)
     assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.slow
+def test_torchs_compiler_is_not_imported() -> None:
+    """It takes a second or two at the start of each run."""
+    code = (
+        "import sys, torch; from llmcli.config import TrainConfig; from llmcli.training.optimizer import Optimizer; "
+        "model = torch.nn.Linear(4, 4); model(torch.ones(1, 4)).sum().backward(); "
+        "Optimizer(model, TrainConfig(steps=1)).step(0.5); print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

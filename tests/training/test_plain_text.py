@@ -1,6 +1,7 @@
 """Bits per byte of plain text before and after training on conversations."""
 
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -8,11 +9,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.config import ModelConfig
+from llmcli.config import ModelConfig, TrainConfig
 from llmcli.data.tokenizer import Tokenizer
+from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.transformer import LanguageModel
 from llmcli.training import plain_text
-from llmcli.training.plain_text import PlainText, affordable_tokens, bits_per_byte, generate_text, windows_of
+from llmcli.training.plain_text import (
+    PlainText,
+    PlainTextComparison,
+    affordable_tokens,
+    bits_per_byte,
+    generate_text,
+    windows_of,
+)
 
 BYTES = Tokenizer.train_bpe(["a"], 261)
 LENGTHS = np.array([len(data) for data in BYTES.token_bytes])
@@ -73,3 +82,21 @@ def test_generated_text_follows_the_probabilities_of_the_model() -> None:
     assert not np.array_equal(generate_text(repeating, BYTES, 4000, seed=2).windows, text.windows)
     other = bits_per_byte(model(3), text, np.ones(261, int))
     assert other > found  # nobody predicts a model's text better than the model
+
+
+def test_no_two_models_are_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU they would be beside the one that was trained."""
+    alive: weakref.WeakSet[LanguageModel] = weakref.WeakSet()
+    made = model()
+    checkpoint = Checkpoint(made.config, BYTES.to_json(), made.to_arrays(), {})
+
+    class Counted(LanguageModel):
+        def __init__(self, config: ModelConfig) -> None:
+            assert not alive
+            super().__init__(config)
+            alive.add(self)
+
+    monkeypatch.setattr(plain_text, "LanguageModel", Counted)
+    comparison = PlainTextComparison(made.config, BYTES, None, checkpoint, TrainConfig(steps=1))
+    scores = comparison.scores(checkpoint.tensors, torch.device("cpu"))
+    assert scores is not None and scores.before == scores.after

@@ -6,6 +6,7 @@ from llmcli.training.plan import Plan, PlanRow, Request
 from llmcli.training.plan_table import overview
 from tests.training.plans import BASE, plan, row
 
+LONG = replace(BASE, max_position_embeddings=131_072)
 CORPUS = PlanRow("corpus", "600,000 bytes", "540,000 for training, 60,000 held out for validation")
 VOCABULARY = PlanRow("vocabulary", "512 tokens", "minimum")
 
@@ -84,3 +85,16 @@ def test_the_overview_shows_a_scaled_learning_rate() -> None:
 def test_the_overview_of_a_plan_from_an_earlier_version_has_all_its_rows() -> None:
     earlier = replace(plan(Request(steps=10)), rows=(PlanRow("text", "9 bytes", "all"), PlanRow("size", "9", "small")))
     assert overview(earlier) == list(earlier.rows)
+
+
+def test_the_context_of_the_final_evaluation_is_given_where_it_is_shorter_than_the_model_s() -> None:
+    for request in (Request(steps=9), Request(epochs=1), Request(seconds=60), Request(seconds=60, lora=8)):
+        assert row(plan(request, base=LONG), "context length") == PlanRow(
+            "context length",
+            "512 tokens",
+            "long enough for fine-tuning; longer windows are slower; the final evaluation uses 2,048 of the 131,072 "
+            "that the model supports",
+        )
+    assert "evaluation uses 4,096" in row(plan(Request(context=4096), base=LONG), "context length").reason
+    for made in (plan(base=BASE), plan(Request(context=4096))):
+        assert "evaluation" not in row(made, "context length").reason

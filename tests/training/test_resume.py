@@ -12,6 +12,7 @@ from typer.testing import Result
 from llmcli.data.corpus import read_corpus
 from llmcli.errors import LLMError
 from llmcli.training import resume
+from llmcli.training.cost_model import Memory
 from llmcli.training.evaluation_schedule import EvaluationSchedule
 from llmcli.training.events import Done, Evaluation, Event, State
 from llmcli.training.memory_fit import check_fits
@@ -178,10 +179,10 @@ def test_an_invalid_plan_is_refused(ready: Prepared, change: dict[str, object]) 
 
 
 def test_a_plan_too_large_for_the_memory_that_is_free_now_is_refused(ready: Prepared) -> None:
-    check_fits(ready.plan, 1e12)
+    check_fits(ready.plan, Memory(1e12, 1e12))
     large = replace(ready.plan, train=replace(ready.plan.train, context=10**12))
     with pytest.raises(LLMError, match=r"resuming needs about .* GB of memory, but only 1,000\.0 GB is free"):
-        check_fits(large, 1e12)
+        check_fits(large, Memory(1e12, 1e12))
 
 
 def test_a_model_is_not_a_resume_file(tiny_model: Path) -> None:

@@ -5,8 +5,11 @@ import torch
 
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.transformer import LanguageModel
+from llmcli.training import throughput
 from llmcli.training.compute import Compute, accumulate_gradients
 from llmcli.training.throughput import measure_throughput
+
+GENERATOR = torch.Generator
 
 
 def test_tokens_per_second_are_measured() -> None:
@@ -40,3 +43,42 @@ def test_rows_of_conversations_have_the_full_length_and_learn_a_part_of_their_to
     settings = TrainConfig(steps=1, context=32, batch_size=4)
     measure_throughput(config, settings, 0.0, conversations=True, compute=Compute(gradients))
     assert shapes == {33} and learned_shares == {0.4}
+
+
+def test_what_a_gpu_has_queued_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that works only while it is waited for: 1/4096 s per token, after a second for what was queued before
+    the first step."""
+    now, queued = 100.0, 1.0
+
+    def gradients(
+        model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None
+    ) -> torch.Tensor:
+        nonlocal queued
+        queued += ids[:, 1:].numel() / 4096
+        return accumulate_gradients(model, ids, micro_batches)
+
+    def synchronize(device: str) -> None:
+        nonlocal now, queued
+        now, queued = now + queued, 0.0
+
+    monkeypatch.setattr(throughput, "synchronize", synchronize)
+    config = ModelConfig(300, 16, 32, 2, 2, 2, 8, 32)
+    settings = TrainConfig(steps=1, context=32, batch_size=16)
+    trial = throughput._Trial(config, settings, Compute(gradients), lambda: now, False)
+    assert trial.pace(32, 0.0) == pytest.approx(1 / 4096)
+
+
+def test_the_weights_of_a_trial_are_drawn_on_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch fills the tensors of a device only from a generator of that device."""
+    drawn_on = []
+
+    def generator(device: str = "cpu") -> torch.Generator:
+        drawn_on.append(device)
+        return GENERATOR()
+
+    monkeypatch.setattr(torch, "Generator", generator)
+    monkeypatch.setattr(throughput, "new_model", lambda config, settings: LanguageModel(config))
+    for device in ("cuda", "mps", "cpu"):
+        settings = TrainConfig(steps=1, context=32, device=device)
+        throughput._Trial(ModelConfig(300, 16, 32, 2, 2, 2, 8, 32), settings, Compute(), float, False)
+    assert drawn_on == ["cuda", "mps", "cpu"]

@@ -16,6 +16,7 @@ from llmcli.data.corpus import read_corpus
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.generation.generator import generate
+from llmcli.models import torch_scoring
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.transformer import LanguageModel
 from llmcli.training import trainer
@@ -103,6 +104,33 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
     assert 0 < done.best_step < 30
     for name, array in scripted.weights[1].items():
         assert np.array_equal(done.checkpoint.tensors[name], array)
+
+
+def test_without_memory_for_the_final_evaluation_the_weights_are_kept_all_the_same(tmp_path: Path) -> None:
+    """That evaluation needs a model beside the one that was trained. Other errors in it are not hidden."""
+    ready = prepared(tmp_path / "c.txt", steps=4)
+    models: list[LanguageModel] = []
+
+    def gradients(model: LanguageModel, *rest: object) -> torch.Tensor:
+        models.append(model)
+        return accumulate_gradients(model, *rest)  # type: ignore[arg-type]
+
+    def score(model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if model is not models[0]:
+            raise RuntimeError(message)
+        return torch_scoring.score(model, ids)
+
+    message = "CUDA out of memory. Tried to allocate 4.60 GiB"
+    done, whole = run_to_end(ready, compute=Compute(gradients, score)), run_to_end(ready)
+    assert done.score is None and not done.problem and not done.interrupted
+    assert done.checkpoint.record["not_evaluated"] == "for which memory was too short"
+    assert "not_evaluated" not in whole.checkpoint.record
+    for name, array in whole.checkpoint.tensors.items():
+        assert np.array_equal(done.checkpoint.tensors[name], array)
+    models.clear()
+    message = "size mismatch"
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        run_to_end(ready, compute=Compute(gradients, score))
 
 
 @pytest.mark.parametrize(("worse", "best_step"), [(0.9, 10), (1.1, 9)])
@@ -303,6 +331,8 @@ def test_the_state_is_saved_before_a_long_final_evaluation(tmp_path: Path) -> No
     events = run(ready, schedule=EvaluationSchedule(long_evaluation=0))
     (state,) = [event for event in events if isinstance(event, State)]
     assert state.step == 3
+    last_step = next(event for event in events if isinstance(event, Step) and event.step == 3)
+    assert events.index(state) == events.index(last_step) + 1  # nothing was measured in between
     resumed, whole = run_to_end(ready, resume_from=state), events[-1]
     assert isinstance(whole, Done)
     assert resumed.checkpoint.record == whole.checkpoint.record

@@ -3,6 +3,11 @@
 import importlib.util
 import os
 import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
     from llmcli.server.models import Models
 
 API_KEY_VARIABLE = "LLMCLI_API_KEY"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # end the server
 NETWORK, LIMITS = "Network", "Limits"  # panels of the help
 
 
@@ -118,6 +124,26 @@ def serve(
         _run(models, listener, access, max_concurrent, context, log_prompts=log_prompts)
 
 
+@contextmanager
+def exits_at_once() -> Iterator[None]:
+    """When a signal ended the server, and a model is still loaded or analyzed, end the process here: native code that
+    runs in a thread while Python ends would abort it."""
+    received: list[int] = []
+    handlers = {number: signal.signal(number, lambda n, _: received.append(n)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        computing = [thread for thread in threading.enumerate() if thread.daemon]
+        if received and computing:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(128 + received[0])
+        if received:
+            signal.raise_signal(received[0])
+
+
 def _check_installed() -> None:
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
@@ -182,6 +208,7 @@ def _run(
     )
     limits = Limits(concurrent=max_concurrent, context=context)
     server = Server(create_app(models, limits=limits, access=access, hooks=hooks, log_contents=log_prompts))
-    server.run(listener)
+    with exits_at_once():
+        server.run(listener)
     if load_errors:
         raise LLMError(str(load_errors[0])) from load_errors[0]

@@ -1,6 +1,7 @@
 """`llm train`: train a model on text or conversations and save it as one file."""
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,9 +24,10 @@ from llmcli.cli.options import (
     typed_options,
     vocab_size_option,
 )
-from llmcli.cli.signals import stop_requests
+from llmcli.cli.signals import ignore_stop_requests, stop_requests
 from llmcli.config import ADAMW_LR, DEFAULT_MODEL, DEVICES, DTYPES, MUON_LR, TrainConfig, cpu_cores
 from llmcli.errors import LLMError, command_line, usage
+from llmcli.training.processes import Processes
 
 if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
@@ -216,7 +218,14 @@ def train(
     ] = None,
     seed: Annotated[
         int,
-        typer.Option("--seed", metavar="N", min=0, max=2**31 - 1, help="Random seed.", rich_help_panel=TRAINING),
+        typer.Option(
+            "--seed",
+            metavar="N",
+            min=0,
+            max=2**31 - 1,
+            help="Random seed; with --steps it fixes the file on a CPU, but not on a GPU.",
+            rich_help_panel=TRAINING,
+        ),
     ] = TrainConfig.seed,
     device: Annotated[
         str,
@@ -249,6 +258,18 @@ def train(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    processes_: Annotated[
+        int | None,
+        typer.Option(
+            "--processes",
+            metavar="N",
+            min=1,
+            max=1024,
+            help="Number of processes on this machine, which share its cores or have a GPU each (default: 1). On "
+            "several machines use torchrun.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -267,11 +288,22 @@ def train(
 
     started = time.monotonic()
     _check_options(context_, from_, like, lora, tokenizer)
+    processes = Processes.of()
+    if processes_ and processes_ > 1 and not processes.are_several:
+        if not dry_run:
+            raise typer.Exit(_launch(processes_))
+        processes = Processes(count=processes_, local_count=processes_)
+    if processes.rank:
+        if not dry_run:
+            session.follow(processes, device, ignore_stop_requests)
+        return
+    force = force and not processes.restarts
+    own_threads = processes.threads(threads or cpu_cores())
     request = Request(
         seconds=parse_duration(time_) if time_ else None, steps=steps, epochs=epochs, vocab_size=vocab_size,
         layers=layers, width=width, heads=heads, kv_heads=kv_heads, context=context, tie=tie, batch_tokens=batch_tokens,
-        dropout=dropout, lr=_learning_rate_scale(context_, lr_scale, lr), seed=seed, threads=threads or cpu_cores(),
-        optimizer=optimizer, lora=lora or 0, experts=experts, active=active,
+        dropout=dropout, lr=_learning_rate_scale(context_, lr_scale, lr), seed=seed, threads=own_threads,
+        processes=processes.count, optimizer=optimizer, lora=lora or 0, experts=experts, active=active,
     )  # fmt: skip
     if dry_run:
         target = training_output.dry_run_output(output, adapter_only=adapter_only)
@@ -292,16 +324,24 @@ def train(
         console.note(f"--threads {threads} is more than the {cpu_cores()} cores here; extra threads slow training down")
     options = {param.opts[0]: context_.params[str(param.name)] for param in context_.command.params}
     run = session.plan_run(
-        request, inputs, target, device, dtype, options=options, fixed_threads=threads is not None, on_note=console.note
-    )
-    _note_stopped_run(target, dry_run)
+        request, inputs, target, device, dtype, options=options, fixed_threads=threads is not None,
+        on_note=console.note, processes=processes,
+    )  # fmt: skip
+    _note_stopped_run(target, dry_run, processes.count)
     show_plan(run.prepared.plan, dry_run=dry_run, json_=json_)
     if run.prepared.plan.warning:
         console.warn(run.prepared.plan.warning)
     if dry_run:
         return
     session.check_space(target, run.prepared)
-    _run(context_, run, inputs, target, started=started, json_=json_)
+    _run(context_, run, inputs, target, processes, started=started, json_=json_)
+
+
+def _launch(count: int) -> int:
+    """Run the same command in several processes; returns its exit code."""
+    from llmcli.training.launcher import launch
+
+    return launch(count, sys.argv[1:], console.note)
 
 
 # ---- options
@@ -351,10 +391,14 @@ def _learning_rate_scale(context: typer.Context, scale: float, alias: float | No
 # ---- the run
 
 
-def _note_stopped_run(output: "Output", dry_run: bool) -> None:
+def _note_stopped_run(output: "Output", dry_run: bool, processes: int) -> None:
     """Say what happens to the state of a stopped run; with --force it is removed."""
-    if output.stopped:
-        console.note(f"{output.resume_path}: resuming from step {output.stopped.state.step:,}")
+    if stopped := output.stopped:
+        changed = f", with {processes} instead of {stopped.processes}" if stopped.processes != processes else ""
+        console.note(
+            f"{output.resume_path}: resuming from step {stopped.state.step:,}"
+            + (f"{changed} processes" if changed else "")
+        )
     elif dry_run and output.resume_path.exists():
         console.note(f"{output.resume_path}: state of a stopped run; kept, --dry-run changes nothing")
     elif output.resume_path.exists():
@@ -363,7 +407,14 @@ def _note_stopped_run(output: "Output", dry_run: bool) -> None:
 
 
 def _run(
-    context: typer.Context, run: "PlannedRun", inputs: "Inputs", output: "Output", *, started: float, json_: bool
+    context: typer.Context,
+    run: "PlannedRun",
+    inputs: "Inputs",
+    output: "Output",
+    processes: Processes,
+    *,
+    started: float,
+    json_: bool,
 ) -> None:
     """Train, show what happens, and report the result. `started` is when the time budget began."""
     from llmcli.cli.progress import TrainingView
@@ -379,8 +430,9 @@ def _run(
     view = TrainingView(bytes_per_token, hidden=json_, answers=answers)
     with stop_requests() as signals, view:
         events = session.run(
-            run, inputs, output, started=started, stop=lambda: bool(signals or output_error), on_note=console.note
-        )
+            run, inputs, output, started=started, stop=lambda: bool(signals or output_error), on_note=console.note,
+            processes=processes,
+        )  # fmt: skip
         for event in _with_signal_exit_code(events, signals):
             if isinstance(event, session.Result):
                 result = event

@@ -1,8 +1,12 @@
 """`llm serve`: what it refuses before it listens."""
 
 import importlib.util
+import subprocess
+import sys
 
 import pytest
+
+from tests.platforms import posix
 
 pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
 
@@ -40,3 +44,20 @@ def test_without_its_packages_it_says_what_to_install(llm, tiny_model, monkeypat
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     result = llm("serve", "-m", tiny_model)
     assert result.exit_code == 1 and "pip install 'llmcli[serve]'" in result.stderr
+
+
+@pytest.mark.slow
+@posix
+def test_a_signal_ends_the_process_although_a_thread_computes() -> None:
+    """Native code in a thread would otherwise abort it with another exit code."""
+    code = (
+        "import os, signal, threading, time\n"
+        "from llmcli.cli.commands.serve import exits_at_once\n"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "with exits_at_once():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(1)\n"
+        "print('went on')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (143, "")

@@ -1,0 +1,115 @@
+"""The group of the processes of a run: what they send each other. Without pickle: tensors, and JSON as bytes.
+
+N = processes.
+"""
+
+import datetime
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from llmcli.errors import LLMError
+from llmcli.training.processes import Processes
+
+PATIENCE = datetime.timedelta(days=7)  # the others wait while rank 0 plans or evaluates; an ended process is noticed
+LOST_PROCESS = 75  # exit code when another process ended: the run can be started again (EX_TEMPFAIL of sysexits.h)
+
+
+class ProcessGroup:
+    """All processes of a run, connected. Every method is called by all of them in the same order.
+
+    Raises LLMError when another process has ended.
+    """
+
+    def __init__(self, processes: Processes, device: str) -> None:
+        """Wait until all have connected. `device` is that of the model: "cpu", "cuda" or "mps"."""
+        self.processes = processes
+        if device == "cuda":
+            torch.cuda.set_device(processes.local_rank)
+        self._device = torch.device("cuda" if device == "cuda" else "cpu")  # of what is sent
+        with _explain_lost_process():
+            dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+
+    @property
+    def rank(self) -> int:
+        return self.processes.rank
+
+    @property
+    def count(self) -> int:
+        return self.processes.count
+
+    def close(self) -> None:
+        """Wait for the others, if they still run, and disconnect."""
+        with suppress(RuntimeError):
+            dist.barrier()
+        dist.destroy_process_group()
+
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """Overwrite a tensor with that of rank 0; its shape and dtype are the same everywhere."""
+        sent = tensor.to(self._device).contiguous()  # a view would be sent with what lies between its values
+        with _explain_lost_process():
+            dist.broadcast(sent, 0)
+        return tensor if sent is tensor else tensor.copy_(sent)
+
+    def broadcast_all(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            self.broadcast(tensor.data)
+
+    def broadcast_json(self, value: Any = None) -> Any:
+        """The value that rank 0 gives."""
+        data = json.dumps(value).encode() if self.rank == 0 else b""
+        size = int(self.broadcast(torch.tensor([len(data)])))
+        content = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(size, dtype=torch.uint8)
+        return json.loads(self.broadcast(content).numpy().tobytes())
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Overwrite a tensor with the sum over all processes."""
+        sent = tensor.to(self._device).contiguous()
+        with _explain_lost_process():
+            dist.all_reduce(sent)
+        return tensor if sent is tensor else tensor.copy_(sent)
+
+    def sum_part(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes of the part of a tensor [n, ...] that this one has: [ceil(n / N), ...], filled up
+        with zeros."""
+        size = -(-len(tensor) // self.count)
+        if missing := size * self.count - len(tensor):
+            tensor = torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
+        part = tensor.new_empty(size, *tensor.shape[1:])
+        scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+        with _explain_lost_process():
+            scatter(part, tensor.contiguous())
+        return part
+
+    def part(self, tensor: Tensor) -> Tensor:
+        """The part of a tensor [n, ...], known to all, that this process has, as `sum_part`."""
+        size = -(-len(tensor) // self.count)
+        own = tensor[self.rank * size : (self.rank + 1) * size]
+        return torch.cat([own, own.new_zeros(size - len(own), *tensor.shape[1:])])
+
+    def gather(self, part: Tensor, length: int) -> Tensor:
+        """The tensor [length, ...] whose parts the processes have."""
+        whole = part.new_empty(self.count * len(part), *part.shape[1:])
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        with _explain_lost_process():
+            gather(whole, part.contiguous())
+        return whole[:length]
+
+
+class _explain_lost_process:  # noqa: N801 (used as a function, many times per step)
+    """Turns the errors of torch.distributed into an LLMError."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RuntimeError):
+            raise LLMError(
+                "another process of this run has ended, or cannot be reached; start the same command again to resume "
+                "from the last saved state",
+                LOST_PROCESS,
+            ) from error

@@ -1,0 +1,47 @@
+"""The processes of a training run, as torchrun describes them to each in its environment. Imports nothing heavy."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmcli.errors import LLMError
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"  # how often torchrun has started all processes again
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Where this process is among those of a run. Rank 0 reads, plans, prints and saves."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0  # on this machine
+    local_count: int = 1
+    restarts: int = 0  # how often the run was started again after a process ended
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str] | None = None) -> "Processes":
+        """From the variables that torchrun sets; one process without any. Raises LLMError if only some are there."""
+        values = os.environ if environment is None else environment
+        given = [name for name in VARIABLES if name in values]
+        if not given or values.get("WORLD_SIZE") == "1":
+            return cls()
+        if missing := [name for name in VARIABLES if name not in values]:
+            raise LLMError(
+                f"the environment has {given[0]}, as torchrun sets it, but not {missing[0]}; start the run with "
+                "torchrun, or with llm train --processes N"
+            )
+        try:
+            rank, count, local_rank, local_count = (int(values[name]) for name in VARIABLES[:4])
+            return cls(rank, count, local_rank, local_count, int(values.get(RESTARTS, "0")))
+        except ValueError as error:
+            raise LLMError(f"RANK and WORLD_SIZE must be numbers, as torchrun sets them: {error}") from error
+
+    @property
+    def are_several(self) -> bool:
+        return self.count > 1
+
+    def threads(self, cores: int) -> int:
+        """Threads of each process on a machine with so many cores."""
+        return max(1, cores // self.local_count)

@@ -1,0 +1,189 @@
+"""Training with several processes, compared with one: the same function of (seed, step), but for the order of sums."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llmcli.config import ModelConfig, TrainConfig
+from llmcli.errors import LLMError
+from llmcli.formats.checkpoint import load
+from llmcli.models.kernels import Dropout
+from llmcli.models.transformer import LanguageModel
+from llmcli.training.compute import accumulate_gradients
+from llmcli.training.data_parallel import share_gradients, take_share
+from llmcli.training.processes import VARIABLES, Processes
+from tests.conftest import TEXT
+from tests.platforms import linux
+
+CONFIG = ModelConfig(50, 32, 48, 2, 4, 2, 8, 16)
+SETTINGS = TrainConfig(steps=10, context=16, batch_size=6, dropout=0.2, seed=3)
+OPTIONS = (
+    "--layers", "2", "--width", "16", "--heads", "2", "--context", "16", "--vocab-size", "270", "--batch-tokens", "96",
+    "--dropout", "0.1", "--seed", "1", "--dtype", "float32", "--threads", "2",
+)  # fmt: skip
+SECONDS = 120  # after which a run counts as hanging
+
+
+# ---- the environment
+
+
+def test_the_environment_says_which_process_this_is():
+    values = dict(zip(VARIABLES, ("3", "4", "1", "2", "localhost", "29500"), strict=True))
+    assert Processes.of({}) == Processes.of({"WORLD_SIZE": "1", "RANK": "0"}) == Processes()
+    found = Processes.of(values | {"TORCHELASTIC_RESTART_COUNT": "2"})
+    assert found == Processes(rank=3, count=4, local_rank=1, local_count=2, restarts=2)
+    assert (found.threads(8), found.threads(1)) == (4, 1)
+
+
+@pytest.mark.parametrize("damage", [{"RANK": "one"}, {"MASTER_PORT": None}])
+def test_an_incomplete_environment_is_refused(damage):
+    values = dict(zip(VARIABLES, ("0", "2", "0", "2", "localhost", "29500"), strict=True)) | damage
+    with pytest.raises(LLMError, match="torchrun"):
+        Processes.of({name: value for name, value in values.items() if value is not None})
+
+
+# ---- the share of a process
+
+
+def test_the_masks_of_some_rows_are_those_of_the_whole_batch():
+    x, y = torch.zeros(6, 5, 8), torch.ones(6, 5, 8)
+    dropout = Dropout(0.3)
+    dropout.seed(1, 2)
+    whole = [dropout.add(x, y) for _ in range(2)]
+    dropout.seed(1, 2)
+    dropout.set_rows(range(2, 5), 6)
+    for expected in whole:
+        assert torch.equal(dropout.add(x[2:5], y[2:5]), expected[2:5])
+
+
+@pytest.mark.parametrize("count", [2, 4, 7])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_shares_add_up_to_the_gradients_of_the_batch(count, masked):
+    """Also where a process has no row, or none with a learned token."""
+    ids = torch.randint(50, (6, 17), generator=torch.Generator().manual_seed(0))
+    learned = torch.zeros(6, 17, dtype=torch.bool)
+    learned[1:, 3:9] = True
+    mask = learned if masked else None
+
+    def gradients(run) -> tuple[float, dict[str, torch.Tensor]]:
+        model = LanguageModel(CONFIG, SETTINGS.dropout)
+        model.initialize(torch.Generator().manual_seed(1))
+        model.train()
+        model.dropout.seed(SETTINGS.seed, 4)
+        loss = run(model)
+        zeros = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+        return float(loss), zeros | {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+    def one_share(rank):
+        def run(model):
+            share = take_share(Processes(rank, count), model, SETTINGS, 4, ids, mask)
+            return share_gradients(accumulate_gradients, model, share)
+
+        return run
+
+    whole_loss, whole = gradients(lambda model: accumulate_gradients(model, ids, 1, mask))
+    parts = [gradients(one_share(rank)) for rank in range(count)]
+    assert sum(loss for loss, _ in parts) == pytest.approx(whole_loss, rel=1e-5)
+    for name, expected in whole.items():
+        torch.testing.assert_close(sum(part[name] for _, part in parts), expected, atol=1e-5, rtol=1e-4)
+
+
+# ---- whole runs
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("processes") / "corpus.txt"
+    path.write_text(TEXT * 3, "utf-8")
+    return path
+
+
+def command(corpus: Path, output: str, *options: str) -> list[str]:
+    return ["train", str(corpus), "-o", str(corpus.parent / output), *OPTIONS, *options]
+
+
+def run(arguments: list[str], start: tuple[str, ...] = ("-m", "llmcli")) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, *start, *arguments]
+    return subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
+
+
+def losses(result: subprocess.CompletedProcess[str]) -> list[float]:
+    assert result.returncode == 0, result.stderr
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    return [event["loss"] for event in events if event["event"] == "step"]
+
+
+@pytest.fixture(scope="module")
+def losses_of_one(corpus) -> list[float]:
+    return losses(run(command(corpus, "one.safetensors", "--steps", "20", "--json")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_losses_are_those_of_one_process(corpus, losses_of_one, count):
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m", "llmcli")
+    several = losses(run(command(corpus, f"{count}.safetensors", "--steps", "20", "--json"), torchrun))
+    np.testing.assert_allclose(several, losses_of_one, rtol=1e-3)
+
+
+@linux
+@pytest.mark.slow
+def test_a_killed_process_is_started_again_to_the_same_bytes(corpus):
+    expected = run(command(corpus, "whole.safetensors", "--steps", "200", "--processes", "2", "-q"))
+    assert expected.returncode == 0, expected.stderr
+    words = [sys.executable, "-m", "llmcli", *command(corpus, "killed.safetensors", "--steps", "200"), "--processes"]
+    process = subprocess.Popen([*words, "2", "-q"], stderr=subprocess.PIPE, text=True)
+    wait_for(corpus.parent / "killed.resume.safetensors")
+    os.kill(child_with_rank(process.pid, 1), signal.SIGKILL)
+    _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0 and "another process of this run has ended" in errors, errors
+    whole, killed = (load(corpus.parent / f"{name}.safetensors") for name in ("whole", "killed"))
+    assert all(np.array_equal(whole.tensors[name], killed.tensors[name]) for name in whole.tensors)
+
+
+@linux
+@pytest.mark.slow
+def test_a_stopped_run_resumes_with_another_number_of_processes(corpus):
+    words = command(corpus, "stopped.safetensors", "--steps", "200")
+    process = subprocess.Popen([sys.executable, "-m", "llmcli", *words, "--processes", "2", "-q"])
+    wait_for(corpus.parent / "stopped.resume.safetensors")
+    process.terminate()
+    assert process.wait(SECONDS) == 128 + signal.SIGTERM
+    resumed = run([*words])
+    assert resumed.returncode == 0, resumed.stderr
+    assert "with 1 instead of 2 processes" in resumed.stderr
+    assert load(corpus.parent / "stopped.safetensors").record["steps"] == 200
+
+
+@pytest.mark.slow
+def test_an_error_of_the_user_is_one_line_and_not_tried_again(corpus):
+    result = run(["train", str(corpus.parent / "missing.txt"), "--processes", "2"])
+    assert result.returncode == 1 and result.stderr.count("\n") == 1 and "missing.txt" in result.stderr
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert path.exists()
+
+
+def child_with_rank(parent: int, rank: int) -> int:
+    """The process of a rank, by its environment."""
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            is_child = f"PPid:\t{parent}\n" in (directory / "status").read_text("utf-8")
+            variables = (directory / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if is_child and b"RANK=%d" % rank in variables:
+            return int(directory.name)
+    raise AssertionError(f"no process has rank {rank}")

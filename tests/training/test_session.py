@@ -1,0 +1,68 @@
+"""A run from its files to its file: what it keeps in memory, and where it resumes."""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import Result
+
+from llmcli.errors import LLMError
+from llmcli.training.events import State
+from llmcli.training.resume import StateSaver, StoppedRun
+from llmcli.training.run import Run
+from llmcli.training.session import _check_hardware
+from tests.models.test_devices import refuse
+from tests.training.plans import plan
+from tests.training.small_runs import LINES
+
+RESUME_FILE = Path("model.resume.safetensors")
+
+
+def stopped_on(device: str, dtype: str) -> StoppedRun:
+    made = plan()
+    return StoppedRun({}, replace(made, train=replace(made.train, device=device, dtype=dtype)), "", State({}, {}))
+
+
+def test_a_state_that_was_saved_is_dropped_before_the_next_step(
+    llm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a copy of the weights and of the state of the optimizer."""
+    saved: list[weakref.ref[State]] = []
+    step, kept = Run.step, []
+
+    def noted_step(run: Run) -> object:
+        kept.extend(ref for ref in saved if ref() is not None)
+        return step(run)
+
+    monkeypatch.setattr(StateSaver, "is_due", lambda saver: True)
+    monkeypatch.setattr(StateSaver, "save", lambda saver, state: saved.append(weakref.ref(state)))
+    monkeypatch.setattr(Run, "step", noted_step)
+    Path("c.txt").write_text(LINES, "utf-8")
+    answer = llm("train", "c.txt", "--steps", 4, "--context", 32, "--batch-tokens", 64, "-q")
+    assert answer.exit_code == 0, answer.stderr
+    assert len(saved) == 3 and kept == []
+
+
+def test_a_run_resumes_where_its_device_works() -> None:
+    _check_hardware(stopped_on("cpu", "float32"), RESUME_FILE)
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_without_the_device_the_error_says_what_to_type(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(LLMError) as caught:
+        _check_hardware(stopped_on(device, "bfloat16"), RESUME_FILE)
+    assert str(caught.value) == (
+        f"model.resume.safetensors is from a run on {device} in bfloat16, but torch {torch.__version__} finds no "
+        f"{device} device here; resume it on a machine where that works, or start over here with --device cpu --force"
+    )
+
+
+def test_without_the_data_type_the_device_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, torch.bfloat16)
+    with pytest.raises(LLMError, match=r"on cuda in bfloat16, but cuda cannot .* here with --dtype float32 --force$"):
+        _check_hardware(stopped_on("cuda", "bfloat16"), RESUME_FILE)
