@@ -228,7 +228,7 @@ def train(
         identity = _as_options(request) | {"--time": seconds, "--device": device, "--dtype": dtype}
         identity |= {"--speakers": speakers and ",".join(speakers)}
         plan = session.plan_run(
-            request, inputs, place, device, dtype, options=identity, fixed_threads=threads is not None
+            request, inputs, place, device, dtype, options=identity, fixed_threads=threads is not None, on_note=on_note
         )
         session.check_space(place, plan.prepared)
         yield from session.run(plan, inputs, place, started=started, on_note=on_note)

@@ -46,6 +46,7 @@ SUBCOMMANDS = (
     "mix",
     "import",
     "export",
+    "cache",
 )
 OUTPUT = "the output"  # the file name in errors of standard output
 

@@ -10,6 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli.data.permutation import permuted
+
+MAX_SHUFFLED_BLOCKS = 1 << 22  # blocks of an epoch whose order is kept in memory; of more it is computed on demand
+
 
 class Tokens(Protocol):
     """An array of token ids that can be indexed by an array of positions."""
@@ -84,10 +88,9 @@ class Batches:
         window = window or self.context
         if self.context % window:
             raise ValueError(f"windows of {window} tokens do not fill blocks of {self.context}")
-        visits = range(step * self.batch_size, (step + 1) * self.batch_size)
-        shape = (len(self.tokens), self.context, self.blocks)
-        blocks = [_block_starts(*shape, self.seed, visit // self.blocks)[visit % self.blocks] for visit in visits]
-        starts = (np.array(blocks)[:, None] + np.arange(0, self.context, window)).ravel()
+        visits = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        blocks = _visited_blocks(len(self.tokens), self.context, self.blocks, self.seed, visits)
+        starts = (blocks[:, None] + np.arange(0, self.context, window)).ravel()
         ids = self.tokens[(starts[:, None] + np.arange(window + 1)) % len(self.tokens)].astype(np.int64)
         if bpe_dropout and self.merge_pairs is not None:
             ids = _split_merges(ids, self.merge_pairs, bpe_dropout, np.random.default_rng([self.seed, step, window]))
@@ -109,9 +112,26 @@ def _split_merges(
     return out[:, :W]
 
 
+def _visited_blocks(tokens: int, context: int, blocks: int, seed: int, visits: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The start positions of the blocks of some visits, counted from the beginning of the run and ascending."""
+    starts = []
+    for epoch in range(visits[0] // blocks, visits[-1] // blocks + 1):
+        indices = visits[visits // blocks == epoch] % blocks
+        if blocks <= MAX_SHUFFLED_BLOCKS:
+            starts.append(_block_starts(tokens, context, blocks, seed, epoch)[indices])
+        else:
+            offset = np.random.default_rng([seed, epoch]).integers(tokens)
+            starts.append((permuted(indices, blocks, [seed, epoch, 1]) * context + offset) % tokens)
+    return np.concatenate(starts)
+
+
 @lru_cache(maxsize=2)
 def _block_starts(tokens: int, context: int, blocks: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The start position of each block of an epoch, in the order in which they are visited: [blocks]."""
     rng = np.random.default_rng([seed, epoch])
     offset = int(rng.integers(tokens))
-    return (rng.permutation(blocks) * context + offset) % tokens
+    starts = rng.permutation(blocks)
+    starts *= context
+    starts += offset
+    starts %= tokens
+    return starts

@@ -3,11 +3,14 @@
 Text comes in pieces, so a corpus may be larger than memory.
 """
 
+import bisect
 import errno
 import glob
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +24,19 @@ SAMPLE_SPANS = 64  # number of spans that `Corpus.sample` takes from a long text
 
 
 @dataclass(frozen=True)
+class Part:
+    """A document, or the bytes of its UTF-8 text from `start` to `end`."""
+
+    document: Document
+    start: int
+    end: int
+
+    def text(self) -> Iterator[str]:
+        """In pieces; see `Document.text`."""
+        return self.document.text(self.start, self.end)
+
+
+@dataclass(frozen=True)
 class Corpus:
     """Documents in order. A position in a corpus is a byte position in its UTF-8 text."""
 
@@ -30,19 +46,31 @@ class Corpus:
     @property
     def text_bytes(self) -> int:
         """Size of the text in UTF-8."""
-        return sum(document.text_bytes for document in self.documents)
+        return self._ends[-1] if self._ends else 0
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """The position at the end of each document."""
+        return list(itertools.accumulate(document.text_bytes for document in self.documents))
 
     def texts(self, start: int = 0, end: int | None = None) -> Iterator[Iterator[str]]:
         """The text between two positions, document by document, each in pieces.
 
         A position inside a character is moved to the end of that character.
         """
+        for part in self.parts(start, end):
+            yield part.text()
+
+    def parts(self, start: int = 0, end: int | None = None) -> Iterator[Part]:
+        """What lies between two positions, document by document."""
         end = self.text_bytes if end is None else end
-        first = 0
-        for document in self.documents:
-            if first < end and start < first + document.text_bytes:
-                yield document.text(max(0, start - first), end - first)
-            first += document.text_bytes
+        for index in range(bisect.bisect_right(self._ends, start), len(self.documents)):
+            document = self.documents[index]
+            first = self._ends[index] - document.text_bytes
+            if first >= end:
+                return
+            if document.text_bytes:
+                yield Part(document, max(0, start - first), min(end - first, document.text_bytes))
 
     def utf8(self, start: int = 0, end: int | None = None) -> bytes:
         """The text between two positions as UTF-8, its documents joined, in memory."""
@@ -51,12 +79,17 @@ class Corpus:
     def sample(self, start: int, end: int, max_bytes: int) -> Iterator[Iterator[str]]:
         """The text between two positions; of more than `max_bytes`, SAMPLE_SPANS evenly spaced spans of about that
         size in total."""
+        for part in self.sample_parts(start, end, max_bytes):
+            yield part.text()
+
+    def sample_parts(self, start: int, end: int, max_bytes: int) -> Iterator[Part]:
+        """What `sample` reads."""
         if end - start <= max_bytes:
-            yield from self.texts(start, end)
+            yield from self.parts(start, end)
             return
         span = max(1, max_bytes // SAMPLE_SPANS)
         for first in np.linspace(start, end - span, SAMPLE_SPANS).astype(np.int64).tolist():
-            yield from self.texts(first, first + span)
+            yield from self.parts(first, first + span)
 
 
 def read_corpus(

@@ -26,6 +26,7 @@ from llmcli.data.temporary_files import TemporaryFileError, TextCopy
 from llmcli.errors import LLMError
 
 BLOCK_BYTES = 1 << 20  # bytes per read
+CHECKED_BYTES = 1 << 16  # decoded at a time to check them: they stay in the processor's cache
 STANDARD_INPUT = "standard input"  # its name in messages
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -44,6 +45,19 @@ class Document:
     sha256: str  # of that text
     offset: int = 0  # where its UTF-8 text begins in the file, or in the copy
     copy: TextCopy | None = field(default=None, repr=False, compare=False)  # of a file that is not plain UTF-8
+    changed_at: int = field(default=0, repr=False, compare=False)  # st_mtime_ns of the file before it was read
+
+    def is_unchanged(self) -> bool:
+        """Whether the text is still the one with this hash, as far as the file's time of modification shows."""
+        try:
+            return self.copy is not None or self.path.stat().st_mtime_ns == self.changed_at
+        except OSError:
+            return False
+
+    def utf8(self, start: int, size: int) -> bytes:
+        """Up to `size` bytes of the text in UTF-8 from a position on; characters may be cut at both ends."""
+        with self._reader() as read:
+            return read(self.offset + start, min(size, self.text_bytes - start))
 
     def text(self, start: int = 0, end: int | None = None) -> Iterator[str]:
         """The text between two byte positions of its UTF-8, in pieces, with its line ends unchanged.
@@ -91,6 +105,7 @@ def read_document(name: str, path: Path, stream: IO[bytes] | None, copy: TextCop
     """
     source = open_regular_file(name, path) if stream is None else _buffered(stream)
     with source as file, _decompressed(name, file) as (content, compressed):
+        changed_at = os.fstat(file.fileno()).st_mtime_ns if stream is None else 0
         start = _read(content, max(BLOCK_BYTES, 4), name)
         mark, encoding = next((known for known in BYTE_ORDER_MARKS if start.startswith(known[0])), (b"", "utf-8"))
         copied = stream is not None or compressed or encoding != "utf-8"
@@ -106,7 +121,7 @@ def read_document(name: str, path: Path, stream: IO[bytes] | None, copy: TextCop
                 raise
             description = file_types.describe_binary(name, start[: file_types.START_BYTES], compressed=compressed)
             raise LLMError(description or str(error), error.exit_code) from error
-    return Document(name, path, text.size, text.sha256, offset, copy if copied else None)
+    return Document(name, path, text.size, text.sha256, offset, copy if copied else None, changed_at)
 
 
 class _TextDigest:
@@ -122,7 +137,8 @@ class _TextDigest:
     def read(self, name: str, blocks: Iterable[bytes], encoding: str, first: int, compressed: bool) -> None:
         """Add the text of all `blocks`, the first of which begins at position `first`. Raises LLMError."""
         if encoding == "utf-8":  # the bytes of the file are those of the text
-            for _ in _decode(name, map(self._add, blocks), encoding, first, compressed=compressed):
+            added = (part for block in blocks for part in _parts(self._add(block)))
+            for _ in _decode(name, added, encoding, first, compressed=compressed):
                 pass
         else:
             for text in _decode(name, blocks, encoding, first, compressed=compressed):
@@ -199,6 +215,11 @@ def _read(file: IO[bytes], size: int, name: str) -> bytes:
 
 
 # ---- decoding
+
+
+def _parts(block: bytes) -> Iterator[bytes]:
+    """A block in parts of CHECKED_BYTES."""
+    return (block[start : start + CHECKED_BYTES] for start in range(0, len(block), CHECKED_BYTES))
 
 
 def _decode(

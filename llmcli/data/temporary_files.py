@@ -2,6 +2,7 @@
 
 import contextlib
 import tempfile
+import threading
 from collections.abc import Iterator
 from typing import IO
 
@@ -40,6 +41,7 @@ class TextCopy:
 
     def __init__(self) -> None:
         self._file: IO[bytes] | None = None
+        self._lock = threading.Lock()  # held from `seek` to `read`: several threads may read
         self.size = 0
 
     def append(self, data: bytes) -> None:
@@ -63,8 +65,9 @@ class TextCopy:
         if self._file is None:
             return b""
         try:
-            self._file.seek(position)
-            return self._file.read(size)
+            with self._lock:
+                self._file.seek(position)
+                return self._file.read(size)
         except OSError as error:
             raise TemporaryFileError(
                 f"cannot read the decoded text in {_temporary_directory()}: {error.strerror or error}"

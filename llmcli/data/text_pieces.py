@@ -33,6 +33,16 @@ def pieces(texts: Iterable[str], boundary: re.Pattern[str] = WORD_END) -> Iterat
         yield rest
 
 
+def first_cut(text: str, boundary: re.Pattern[str]) -> int | None:
+    """The first position after the beginning at which a text may be cut into pieces; None if there is none.
+
+    >>> first_cut("and so on", WORD_END)
+    3
+    """
+    match = boundary.search(text, 1)
+    return match.start() if match else None
+
+
 def with_leading_space(texts: Iterable[str]) -> Iterator[str]:
     """A text that comes in parts, with a space before its first character, if it has one."""
     is_first = True

@@ -358,13 +358,14 @@ class Tokenizer:
             word = end[self._inner.pre_tokenizer.pre_tokenize_str(end)[-1][1][0] :]
         return text[: len(text) - len(word)], word
 
-    def encode_stream(self, texts: Iterable[str]) -> "Iterator[array[int]]":
+    def encode_stream(self, texts: Iterable[str], *, continued: bool = False) -> "Iterator[array[int]]":
         """The ids of one long text that comes in parts, as arrays of bounded size.
 
         The ids do not depend on where the parts end, except in runs of over 65,536 characters without a space.
+        `continued` says that this is the rest of a text that was cut at `first_cut`.
         """
         batch: list[str] = []
-        texts = text_pieces.with_leading_space(texts) if self.adds_prefix_space else texts
+        texts = text_pieces.with_leading_space(texts) if self.adds_prefix_space and not continued else texts
         for piece in text_pieces.pieces(texts, self._boundary):
             batch.append(piece)
             if len(batch) == BATCH_PIECES:
@@ -372,6 +373,11 @@ class Tokenizer:
                 batch = []
         if batch:
             yield self._encode_batch(batch)
+
+    def first_cut(self, text: str) -> int | None:
+        """The first position after the beginning at which a text may be cut in two that are encoded one by one; None if
+        there is none."""
+        return text_pieces.first_cut(text, self._boundary)
 
     def _encode_batch(self, batch: list[str]) -> "array[int]":
         self._check_bytes(batch)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from llmcli.config import EVALUATION_CONTEXT
 
 FINAL_TOKENS = 65_536  # held-out tokens evaluated at the end, if the run is long enough to afford them ...
-FINAL_DIVISOR = 16  # ... or one for this many tokens trained on, if that is more
+FINAL_DIVISOR = 16  # ... or one for this many tokens trained on, if that is more ...
+MAX_FINAL_TOKENS = 1 << 22  # ... up to this number: more would not change the digits that are shown
 
 
 @dataclass(frozen=True)
@@ -45,5 +46,5 @@ def final_evaluation_tokens(trained: int, evaluated: int, held_out: int) -> int:
     >>> final_evaluation_tokens(trained=10**7, evaluated=4096, held_out=10**9)
     625000
     """
-    affordable = max(min(FINAL_TOKENS, trained // 6), trained // FINAL_DIVISOR)
+    affordable = max(min(FINAL_TOKENS, trained // 6), min(trained // FINAL_DIVISOR, MAX_FINAL_TOKENS))
     return min(max(affordable, evaluated), held_out)

@@ -1,6 +1,7 @@
 """The history of a training run: its losses, evaluations and samples, and their form in the training record."""
 
 import math
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ class History:
         samples: Sequence[tuple[int, str]] = (),
     ) -> None:
         """Empty, or that of a stopped run. Raises TypeError or ValueError for values of another structure."""
-        self._losses = list(losses)
+        self._losses = array("d", losses)
         self._evaluations = [(step, bits) for step, bits in evaluations]
         self._samples = [(step, text) for step, text in samples]
 

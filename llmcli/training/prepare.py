@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig
 from llmcli.data.corpus import Corpus
+from llmcli.data.corpus_tokens import tokenize_in_shards
+from llmcli.data.token_shards import TokenShards
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.tokens import count_bytes, tokenize, used_tokens
 from llmcli.data.train_tokenizer import nearest_power_of_two, train_tokenizer
@@ -32,6 +34,8 @@ HELD_OUT = 0.1  # share of the corpus at its end that is held out
 # time for once (LOG.md, "100 MB of text in 30 seconds")
 CPU_BYTES_FACTOR, GPU_BYTES_FACTOR, BYTES_EXPONENT = 4e5, 1.2e7, 0.6
 MIN_BYTES = 1_000_000
+MAX_HELD_OUT_BYTES = 64_000_000  # of held-out text that are read, sampled evenly: an evaluation never covers more
+MAX_TEMPORARY_BYTES = 64_000_000  # of training text whose tokens are not cached: a few seconds make them again
 VOCABULARY_FACTOR = 170  # of a CPU: the output layer must leave time for the others; factor * sqrt(core-seconds)
 
 TokenIds = NDArray[np.unsignedinteger]
@@ -43,7 +47,7 @@ class Prepared:
 
     plan: Plan
     tokenizer: Tokenizer
-    tokens: TokenIds  # training text; may be empty if there are conversations
+    tokens: TokenIds | TokenShards  # training text; may be empty if there are conversations
     held_out: TokenIds  # validation text; may be empty
     record: dict[str, Any]  # the corpus, for the training record
     max_bytes: int = sys.maxsize  # of training text that the time budget allows for
@@ -90,6 +94,7 @@ def prepare(
     base: ModelConfig | None = None,
     tokenizer_reason: str = "from the tokenizer given",
     conversations: ConversationInputs | None = None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> Prepared:
     """Split the corpus, train a tokenizer unless one is given, tokenize, plan.
 
@@ -107,10 +112,10 @@ def prepare(
             max_vocab_size=_max_vocab_size(request), max_bytes=max_bytes, characters=characters,
             contents=divided.texts() if divided else (), content_bytes=divided.text_bytes if divided else 0,
         )  # fmt: skip
-    tokens = tokenize(corpus.sample(0, split.train_bytes, max_bytes), tokenizer)
+    tokens = _training_tokens(corpus, split.train_bytes, max_bytes, tokenizer, on_note)
     held_out_tokens = tokenize(split.held_out, tokenizer)
     encoded = divided.encode(tokenizer) if divided else None
-    read_bytes = split.train_bytes if split.train_bytes <= max_bytes else count_bytes(tokens, tokenizer.token_bytes)
+    read_bytes = split.train_bytes if split.train_bytes <= max_bytes else _text_bytes(tokens, tokenizer)
     plan = make_plan(
         request,
         train_tokens=len(tokens),
@@ -178,13 +183,35 @@ class _Split:
 
 def _split(corpus: Corpus, held_out: Corpus | float, max_bytes: int) -> _Split:
     if isinstance(held_out, Corpus):
-        text = held_out.sample(0, held_out.text_bytes, max_bytes)
+        text = held_out.sample(0, held_out.text_bytes, min(max_bytes, MAX_HELD_OUT_BYTES))
         source = ", ".join(Path(d.name).name for d in held_out.documents)
         return _Split(corpus.text_bytes, text, held_out.text_bytes, source, False)
     train_bytes = corpus.text_bytes - round(corpus.text_bytes * held_out)
-    text = corpus.sample(train_bytes, corpus.text_bytes, max(1, round(max_bytes * held_out)))
+    most = min(max(1, round(max_bytes * held_out)), MAX_HELD_OUT_BYTES)
+    text = corpus.sample(train_bytes, corpus.text_bytes, most)
     source = f"the last {held_out:.3g} of the corpus"
     return _Split(train_bytes, text, corpus.text_bytes - train_bytes, source, True)
+
+
+def _training_tokens(
+    corpus: Corpus, train_bytes: int, max_bytes: int, tokenizer: Tokenizer, on_note: Callable[[str], None]
+) -> TokenIds | TokenShards:
+    """The tokens of the training text that the run reads; those of a long text are cached."""
+    if min(train_bytes, max_bytes) <= MAX_TEMPORARY_BYTES:
+        return tokenize(corpus.sample(0, train_bytes, max_bytes), tokenizer)
+    return tokenize_in_shards(corpus.sample_parts(0, train_bytes, max_bytes), tokenizer, on_note)
+
+
+def _text_bytes(tokens: TokenIds | TokenShards, tokenizer: Tokenizer) -> int:
+    """The number of bytes that tokens stand for."""
+    return tokens.text_bytes if isinstance(tokens, TokenShards) else count_bytes(tokens, tokenizer.token_bytes)
+
+
+def _byte_values(tokens: TokenIds | TokenShards, tokenizer: Tokenizer) -> frozenset[int]:
+    """The byte values that occur in the text of tokens."""
+    if isinstance(tokens, TokenShards):
+        return tokens.seen_bytes
+    return frozenset(b"".join(tokenizer.token_bytes[i] for i in used_tokens(tokens, tokenizer.vocab_size)))
 
 
 def _record(corpus: Corpus, split: _Split, read_bytes: int, tokens: int, held_out_tokens: int) -> dict[str, Any]:
@@ -199,17 +226,18 @@ def _record(corpus: Corpus, split: _Split, read_bytes: int, tokens: int, held_ou
 
 
 def _seen_bytes(
-    tokens: TokenIds, conversations: EncodedConversations | None, tokenizer: Tokenizer, fine_tunes: bool
+    tokens: TokenIds | TokenShards,
+    conversations: EncodedConversations | None,
+    tokenizer: Tokenizer,
+    fine_tunes: bool,
 ) -> bytes | None:
     """The byte values that occur in the training text and conversations, and, for fine-tuning, in the text of the base
     model; None where the latter are not known."""
     before = tokenizer.seen_bytes if fine_tunes else b""
     if before is None:
         return None
-    used = {*used_tokens(tokens, tokenizer.vocab_size).tolist()}
-    if conversations:
-        used |= {*used_tokens(conversations.training.ids, tokenizer.vocab_size).tolist()}
-    return bytes(sorted({*before, *b"".join(tokenizer.token_bytes[i] for i in used)}))
+    learned = _byte_values(conversations.training.ids, tokenizer) if conversations else frozenset()
+    return bytes(sorted({*before, *_byte_values(tokens, tokenizer), *learned}))
 
 
 def _max_bytes(request: Request) -> int:

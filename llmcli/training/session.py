@@ -71,6 +71,7 @@ def plan_run(
     *,
     options: Mapping[str, object],
     fixed_threads: bool,
+    on_note: Callable[[str], None] = lambda note: None,
     processes: Processes = ONE_PROCESS,
 ) -> PlannedRun:
     """Choose device and data type, prepare the tokens, plan; a stopped run keeps its plan. Raises LLMError."""
@@ -105,6 +106,7 @@ def plan_run(
             base=inputs.base.config if inputs.base else None,
             tokenizer_reason=inputs.tokenizer_reason,
             conversations=inputs.conversations,
+            on_note=on_note,
         )
     if stopped:
         check_fits(stopped.plan, _free_memory(stopped.plan.train.device, processes))

@@ -51,9 +51,12 @@ def window_starts(batches: Batches, first: int, count: int) -> list[int]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(data=st.data(), window=st.sampled_from([1, 2, 3, 5]), cuts=st.sampled_from([1, 2, 4, 6]))
-def test_each_token_is_a_target_once_in_an_epoch_for_any_windows(data: st.DataObject, window: int, cuts: int) -> None:
-    """Except for the remainder that fills no block. The length of the windows varies from step to step."""
+@given(data=st.data(), window=st.sampled_from([1, 2, 3, 5]), cuts=st.sampled_from([1, 2, 4, 6]), longer=st.booleans())
+def test_each_token_is_a_target_once_in_an_epoch_for_any_windows(
+    data: st.DataObject, window: int, cuts: int, longer: bool
+) -> None:
+    """Except for the remainder that fills no block. The length of the windows varies from step to step. In a text of
+    more blocks than are shuffled in memory (`longer`), too."""
     context = window * cuts
     tokens = data.draw(st.integers(context + 1, 12 * context))
     batch_size = data.draw(st.integers(1, 5))
@@ -62,7 +65,9 @@ def test_each_token_is_a_target_once_in_an_epoch_for_any_windows(data: st.DataOb
     targets: list[int] = []
     steps = 3 * batches.blocks  # so that epochs end where steps do, after batch_size of them or sooner
     for step in range(steps):
-        result = batches.batch(step, data.draw(st.sampled_from(lengths)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(batches_module, "MAX_SHUFFLED_BLOCKS", 0 if longer else 1000)
+            result = batches.batch(step, data.draw(st.sampled_from(lengths)))
         assert result[:, 1:].size == batch_size * context  # every batch has the same number of tokens
         assert ((result[:, 1:] - result[:, :-1]) % tokens == 1).all()  # neighbours, the last and the first too
         targets += result[:, 1:].ravel().tolist()
@@ -104,7 +109,9 @@ def test_epochs_and_seeds_have_different_orders_and_offsets() -> None:
     assert epochs[0] != sorted(epochs[0])
 
 
-def test_the_batch_size_does_not_change_the_order_of_blocks() -> None:
+@pytest.mark.parametrize("shuffled", [0, 1000])
+def test_the_batch_size_does_not_change_the_order_of_blocks(monkeypatch: pytest.MonkeyPatch, shuffled: int) -> None:
+    monkeypatch.setattr(batches_module, "MAX_SHUFFLED_BLOCKS", shuffled)
     one, four = Batches(ascending_tokens(87), 8, 1, seed=3), Batches(ascending_tokens(87), 8, 4, seed=3)
     assert one.blocks == 10  # so the third batch of four extends into the next epoch
     assert [int(start) for step in range(5) for start in four.batch(step)[:, 0]] == window_starts(one, 0, 20)

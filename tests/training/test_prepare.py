@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.config import ModelConfig
+from llmcli.data import shard_texts
 from llmcli.data.corpus import SAMPLE_SPANS, read_corpus
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
@@ -222,6 +223,35 @@ def test_without_a_time_budget_all_text_is_read(tmp_path, monkeypatch):
     ready = prepare(Request(steps=5), corpus_of(tmp_path, text), held_out=0.0)
     assert ready.tokenizer.decode(ready.tokens.tolist()) == text
     assert ready.record["read_bytes"] == len(text)
+
+
+@pytest.mark.parametrize("budget", [{"steps": 5}, {"seconds": 2.0, "threads": 2}], ids=str)
+def test_a_run_is_prepared_the_same_whether_its_tokens_are_cached(tmp_path, monkeypatch, budget):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(prepare_module, "MIN_BYTES", 20_000)
+    monkeypatch.setattr(prepare_module, "CPU_BYTES_FACTOR", 1)
+    monkeypatch.setattr(shard_texts, "SHARD_BYTES", 3000)
+    corpus = corpus_of(tmp_path, words(9000), words(20, 1), words(5000, 2, "りんごé🍎"))
+    plain = prepare(Request(**budget), corpus)
+    monkeypatch.setattr(prepare_module, "MAX_TEMPORARY_BYTES", 1000)
+    made, read = (prepare(Request(**budget), corpus) for _ in range(2))
+    assert len(list((tmp_path / "cache" / "llmcli").iterdir())) > 5
+    for shards in (made, read):
+        assert shards.record == plain.record and shards.plan == plain.plan
+        assert shards.tokens[0 : len(plain.tokens)].tolist() == plain.tokens.tolist()
+        assert shards.tokenizer.seen_bytes == plain.tokenizer.seen_bytes
+
+
+def test_no_more_of_the_held_out_text_is_read_than_an_evaluation_covers(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "MAX_HELD_OUT_BYTES", 640)
+    text, other = words(20_000), words(3000, 1)
+    (tmp_path / "other.txt").write_text(other, "utf-8")
+    for held_out, whole in ((0.1, text[len(text) - round(len(text) / 10) :]), (None, other)):
+        given_ = held_out or read_corpus([str(tmp_path / "other.txt")])
+        ready = prepare(Request(steps=5), corpus_of(tmp_path, text), held_out=given_)
+        assert ready.record["held_out"]["bytes"] == len(whole)
+        ids = ready.held_out.tolist()
+        assert len(ready.tokenizer.decode_bytes(ids)) == 640 and ids.count(ready.tokenizer.eos_id) == SAMPLE_SPANS - 1
 
 
 @given(seconds=st.floats(1, 1e6), threads=st.integers(1, 64))

@@ -324,8 +324,9 @@ def train(
         console.note(f"--threads {threads} is more than the {cpu_cores()} cores here; extra threads slow training down")
     options = {param.opts[0]: context_.params[str(param.name)] for param in context_.command.params}
     run = session.plan_run(
-        request, inputs, target, device, dtype, options=options, fixed_threads=threads is not None, processes=processes
-    )
+        request, inputs, target, device, dtype, options=options, fixed_threads=threads is not None,
+        on_note=console.note, processes=processes,
+    )  # fmt: skip
     _note_stopped_run(target, dry_run, processes.count)
     show_plan(run.prepared.plan, dry_run=dry_run, json_=json_)
     if run.prepared.plan.warning:

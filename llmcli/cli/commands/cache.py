@@ -1,0 +1,80 @@
+"""`llm cache`: list or remove the tokens of long texts that are kept for later runs."""
+
+import datetime
+from typing import Annotated
+
+import typer
+
+from llmcli import units
+from llmcli.cli import console, tables
+from llmcli.cli.options import JsonOption, QuietOption
+from llmcli.data.token_cache import TokenCache, cache_directory
+from llmcli.errors import LLMError
+
+
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all of them.")] = False,
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """List or remove the tokens of long texts kept for later runs.
+
+    llm train keeps the tokens of texts of more than 64 MB, so that the next run on the same text with the same
+    tokenizer starts sooner. At most 20 GB or a tenth of the free disk space is used, or $LLMCLI_CACHE_GB; what was not
+    used for longest is removed first.
+
+    Example: llm cache --clear
+    """
+    directory = cache_directory()
+    if directory is None:
+        raise LLMError("there is no home directory, so nothing is kept; set XDG_CACHE_HOME to a directory")
+    opened = TokenCache(directory)
+    if clear:
+        _clear(opened, json_=json_)
+    else:
+        _list(opened, json_=json_)
+
+
+def _clear(opened: TokenCache, *, json_: bool) -> None:
+    try:
+        removed = opened.clear()
+    except OSError as error:
+        raise LLMError(
+            f"cannot remove {error.filename}: {error.strerror or error}; end the runs that use it"
+        ) from error
+    size = sum(file.size for file in removed)
+    if json_:
+        console.json_result({"directory": str(opened.directory), "removed": len(removed), "bytes": size})
+    else:
+        console.note(f"removed {units.count(len(removed), 'file')} ({units.size(size)}) from {opened.directory}")
+
+
+def _list(opened: TokenCache, *, json_: bool) -> None:
+    from llmcli.data.cached_texts import cached_texts
+
+    texts, limit = cached_texts(opened), opened.limit()
+    size = sum(text.size for text in texts)
+    if json_:
+        entries = [
+            {
+                "text": text.text, "tokenizer": text.tokenizer, "files": text.shards, "tokens": text.tokens,
+                "bytes": text.size, "used": _date(text.used),
+            }
+            for text in texts
+        ]  # fmt: skip
+        console.json_result(
+            {"directory": str(opened.directory), "bytes": size, "limit": round(limit), "texts": entries}
+        )
+        return
+    rows = [
+        (text.text, text.tokenizer, f"{text.shards:,}", f"{text.tokens:,}", units.size(text.size), _date(text.used))
+        for text in texts
+    ]
+    if rows:
+        tables.table(("text", "tokenizer", "files", "tokens", "size", "used"), rows, numbers=(2, 3, 4))
+    console.note(f"{opened.directory}: {units.size(size)} of at most {units.size(limit)}")
+
+
+def _date(seconds: float) -> str:
+    """A time since 1970 in this computer's time zone, to the second."""
+    return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")

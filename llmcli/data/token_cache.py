@@ -1,0 +1,152 @@
+"""The cache directory: files of tokens that a later run on the same text reads instead of the text.
+
+Knows the names, sizes and ages of the files; token_shards.py knows what is in them. What was not used for longest is
+removed first. Nothing here is needed: a run goes on without a cache. Standard library only.
+"""
+
+import contextlib
+import os
+import shutil
+import threading
+import time
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SUFFIX = ".tokens"
+TEMPORARY_SUFFIX = ".tmp"  # of a file while it is written
+LIMIT_VARIABLE = "LLMCLI_CACHE_GB"
+MAX_BYTES = 20e9  # of all files together, at most ...
+DISK_SHARE = 0.1  # ... and of what is free on the disk without them
+STALE_SECONDS = 86_400.0  # after which a temporary file is that of a killed process
+
+
+@dataclass(frozen=True)
+class CachedFile:
+    """A file in the cache."""
+
+    path: Path
+    size: int  # bytes
+    used: float  # when it was written or last opened by a run, in seconds since 1970
+
+    @property
+    def key(self) -> str:
+        return self.path.stem
+
+
+def cache_directory() -> Path | None:
+    """$XDG_CACHE_HOME/llmcli, or ~/.cache/llmcli; on Windows %LOCALAPPDATA%\\llmcli\\cache. None without a home
+    directory. A relative path is ignored, as the XDG Base Directory Specification says."""
+    local = Path(os.environ.get("LOCALAPPDATA", "")) if os.name == "nt" else Path()
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if base.is_absolute():
+        return base / "llmcli"
+    if local.is_absolute():
+        return local / "llmcli" / "cache"
+    try:
+        return Path.home() / ".cache" / "llmcli"
+    except RuntimeError:
+        return None
+
+
+class TokenCache:
+    """The files in a directory, which is created by the first `write`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def files(self) -> list[CachedFile]:
+        """The one that was not used for longest first."""
+        return sorted(self._files(SUFFIX), key=lambda file: (file.used, file.path))
+
+    def limit(self) -> float:
+        """How many bytes all files together may have; 0 if the cache is turned off."""
+        with contextlib.suppress(ValueError):
+            return max(0.0, float(os.environ.get(LIMIT_VARIABLE, "")) * 1e9)
+        existing = next((path for path in (self.directory, *self.directory.parents) if path.exists()), None)
+        try:
+            free = shutil.disk_usage(existing or self.directory).free
+        except OSError:
+            return MAX_BYTES
+        return min(MAX_BYTES, DISK_SHARE * (free + sum(file.size for file in self._files(SUFFIX))))
+
+    def has(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def find(self, key: str) -> Path | None:
+        """The file of a key, which counts as used now; None if there is none."""
+        path = self._path(key)
+        try:
+            os.utime(path)
+        except OSError:
+            return path if path.is_file() else None  # also in a directory that may only be read
+        return path
+
+    def write(self, key: str, parts: Iterable[bytes], size: int, keep: Container[str]) -> Path | None:
+        """Store a file of `parts`, `size` bytes together; None if they do not fit beside the keys of `keep`.
+
+        Another process may write the same file at the same time: then one of the two equal files remains. Raises
+        OSError.
+        """
+        if not self._make_room(key, size, keep):
+            return None
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._path(key)
+        temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}{TEMPORARY_SUFFIX}")
+        try:
+            with open(temporary, "wb") as file:
+                file.writelines(parts)
+            self._rename(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        return path
+
+    def remove(self, key: str) -> None:
+        """Remove a file that is damaged."""
+        with contextlib.suppress(OSError):
+            self._path(key).unlink()
+
+    def clear(self) -> list[CachedFile]:
+        """Remove all files; returns those that are gone. Raises OSError if one cannot be removed."""
+        files = [*self.files(), *self._files(TEMPORARY_SUFFIX)]
+        for file in files:
+            file.path.unlink(missing_ok=True)
+        return [file for file in files if file.path.suffix == SUFFIX]
+
+    def _path(self, key: str) -> Path:
+        return self.directory / f"{key}{SUFFIX}"
+
+    def _rename(self, temporary: Path, path: Path) -> None:
+        try:
+            os.replace(temporary, path)
+        except PermissionError:  # on Windows, if another process has the file open, which has the same content
+            if not path.is_file():
+                raise
+
+    def _make_room(self, key: str, size: int, keep: Container[str]) -> bool:
+        """Remove files, but those of `keep`, until a file of a key and of `size` bytes fits; whether it does."""
+        for file in self._files(TEMPORARY_SUFFIX):
+            if time.time() - file.used > STALE_SECONDS:
+                with contextlib.suppress(OSError):
+                    file.path.unlink()
+        limit, files = self.limit(), [file for file in self.files() if file.key != key]  # which would be replaced
+        excess = sum(file.size for file in files) + size - limit
+        for file in files:
+            if excess <= 0:
+                break
+            if file.key not in keep:
+                with contextlib.suppress(OSError):
+                    file.path.unlink()
+                    excess -= file.size
+        return excess <= 0
+
+    def _files(self, suffix: str) -> Iterator[CachedFile]:
+        try:
+            paths = [path for path in self.directory.iterdir() if path.suffix == suffix]
+        except OSError:
+            return
+        for path in paths:
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                yield CachedFile(path, status.st_size, status.st_mtime)

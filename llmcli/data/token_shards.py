@@ -1,0 +1,180 @@
+"""Token shards: files of some million tokens each, and many of them as one sequence that is never in memory.
+
+A file has a header of HEADER_BYTES (a line of JSON), then the tokens, little-endian. The header says what a run would
+otherwise read all tokens for: their number, their bytes of text, and which bytes occur in these.
+"""
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.errors import LLMError
+
+HEADER_BYTES = 4096
+FORMAT = 1
+DTYPES = ("<u2", "<u4")
+MAPPED_BYTES = 64_000_000  # of shards that are mapped into memory at the same time
+_READ_BYTES = 1 << 20
+_MAX_LABEL = 200  # characters of the name of a text
+
+Tokens = NDArray[np.unsignedinteger]
+
+
+@dataclass(frozen=True)
+class ShardContent:
+    """The tokens of a shard, and what is known of them."""
+
+    tokens: bytes
+    dtype: str  # one of DTYPES
+    text_bytes: int  # that the tokens stand for
+    seen_bytes: bytes  # the byte values that occur in these, ascending
+
+    @property
+    def count(self) -> int:
+        return len(self.tokens) // np.dtype(self.dtype).itemsize
+
+    def header(self, labels: dict[str, str]) -> bytes:
+        """What precedes the tokens in a file. `labels` say for users what the tokens are of."""
+        fields: dict[str, Any] = {
+            "format": FORMAT,
+            "dtype": self.dtype,
+            "tokens": self.count,
+            "text_bytes": self.text_bytes,
+            "seen_bytes": self.seen_bytes.hex(),
+            "digest": _digest([self.tokens]),
+            **{name: label[:_MAX_LABEL] for name, label in labels.items()},
+        }
+        return json.dumps(fields).encode("ascii").ljust(HEADER_BYTES - 1) + b"\n"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard in a file."""
+
+    file: Path | IO[bytes]
+    offset: int  # of the first token in the file
+    dtype: str
+    count: int  # of tokens
+    text_bytes: int
+    seen_bytes: bytes
+
+    @classmethod
+    def of(cls, content: ShardContent, file: Path | IO[bytes], offset: int) -> "Shard":
+        return cls(file, offset, content.dtype, content.count, content.text_bytes, content.seen_bytes)
+
+    @property
+    def size(self) -> int:
+        """Of the tokens, in bytes."""
+        return self.count * np.dtype(self.dtype).itemsize
+
+    def map(self) -> Tokens:
+        """The tokens, mapped into memory. Raises OSError or ValueError if the file is gone or too short."""
+        if not self.count:
+            return np.zeros(0, self.dtype)
+        return np.memmap(self.file, dtype=self.dtype, mode="r", offset=self.offset, shape=(self.count,))
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Raises OSError, or ValueError for a file of another kind."""
+    with open(path, "rb") as file:
+        header = json.loads(file.read(HEADER_BYTES))
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError(f"{path} is no token shard of this version")
+    return header
+
+
+def open_shard(path: Path) -> Shard:
+    """A shard whose tokens were read once and are those that were written. Raises OSError, or ValueError if they are
+    not."""
+    header = read_header(path)
+    shard = Shard(
+        path, HEADER_BYTES, header["dtype"], header["tokens"], header["text_bytes"], bytes.fromhex(header["seen_bytes"])
+    )
+    with open(path, "rb") as file:
+        file.seek(HEADER_BYTES)
+        digest = _digest(iter(lambda: file.read(_READ_BYTES), b""))
+        complete = file.tell() == HEADER_BYTES + shard.size
+    if not complete or shard.dtype not in DTYPES or digest != header["digest"]:
+        raise ValueError(f"{path} is damaged")
+    return shard
+
+
+def _digest(blocks: Iterable[bytes]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()
+
+
+class TokenShards:
+    """The tokens of shards, one after another: to be sliced, or indexed by an array of positions.
+
+    Only what is asked for is copied. Shards of MAPPED_BYTES are mapped at a time, those used last: pages of a mapped
+    file count as memory of the process.
+    """
+
+    def __init__(self, shards: Sequence[Shard], restore: Callable[[int], Shard] | None = None) -> None:
+        """`restore` makes a shard again whose file is gone, by its index."""
+        self._shards, self._restore = list(shards), restore
+        self._ends = np.cumsum([shard.count for shard in shards], dtype=np.int64)
+        self.dtype = np.dtype(shards[0].dtype)
+        self._mapped: OrderedDict[int, Tokens] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @property
+    def text_bytes(self) -> int:
+        """The number of bytes that all tokens stand for."""
+        return sum(shard.text_bytes for shard in self._shards)
+
+    @property
+    def seen_bytes(self) -> frozenset[int]:
+        """The byte values that occur in the text of the tokens."""
+        return frozenset[int]().union(*(shard.seen_bytes for shard in self._shards))
+
+    def __getitem__(self, where: slice | NDArray[np.integer]) -> Tokens:
+        positions = np.arange(*where.indices(len(self))) if isinstance(where, slice) else where
+        flat = positions.ravel()
+        shards = np.searchsorted(self._ends, flat, side="right")
+        runs = np.flatnonzero(np.diff(shards)) + 1  # where positions move to another shard
+        result = np.empty(len(flat), self.dtype)
+        for first, end in zip([0, *runs], [*runs, len(flat)], strict=True):
+            if first < end:
+                index = int(shards[first])
+                start = self._ends[index] - self._shards[index].count
+                result[first:end] = self._open(index)[flat[first:end] - start]
+        return result.reshape(positions.shape)
+
+    def _open(self, index: int) -> Tokens:
+        """The tokens of a shard; those of others are closed for it."""
+        if index in self._mapped:
+            self._mapped.move_to_end(index)
+            return self._mapped[index]
+        size = sum(tokens.nbytes for tokens in self._mapped.values()) + self._shards[index].size
+        while self._mapped and size > MAPPED_BYTES:
+            size -= self._mapped.popitem(last=False)[1].nbytes
+        self._mapped[index] = self._map(index)
+        return self._mapped[index]
+
+    def _map(self, index: int) -> Tokens:
+        try:
+            return self._shards[index].map()
+        except (OSError, ValueError) as error:
+            if self._restore is None:
+                raise LLMError(f"cannot read the tokens in {self._shards[index].file}: {error}") from error
+            restored = self._restore(index)
+            if restored.count != self._shards[index].count:
+                raise LLMError(
+                    "the tokens of the training text were removed from the cache, and the text has changed; run the "
+                    "command again"
+                ) from error
+            self._shards[index] = restored
+            return restored.map()

@@ -1,0 +1,81 @@
+"""`llm cache`: what is kept of long texts, and its removal."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from llmcli.data import shard_texts
+from llmcli.formats.checkpoint import load
+from llmcli.training import prepare
+from tests.conftest import TEXT
+
+Llm = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own for shards of 1000 bytes, which also short texts use."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(shard_texts, "SHARD_BYTES", 1000)
+    monkeypatch.setattr(prepare, "MAX_TEMPORARY_BYTES", 0)
+    return tmp_path / "cache" / "llmcli"
+
+
+def train(llm: Llm, *words: object) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    Path("d.txt").write_text(TEXT[:1500], "utf-8")
+    answer = llm("train", "c.txt", "d.txt", "--steps", 2, "--vocab-size", 280, "-q", "--force", *words)
+    assert answer.exit_code == 0, answer.stderr
+
+
+@pytest.mark.slow
+def test_a_run_leaves_files_that_are_listed_and_removed(llm: Llm, own_cache: Path) -> None:
+    assert llm("cache").stdout == ""
+    train(llm)
+    files = list(own_cache.iterdir())
+    size = sum(file.stat().st_size for file in files)
+    listed = json.loads(llm("cache", "--json").stdout)
+    assert set(listed) == {"directory", "bytes", "limit", "texts"}
+    assert (listed["directory"], listed["bytes"]) == (str(own_cache), size)
+    (text,) = listed["texts"]
+    assert (text["text"], text["files"], text["bytes"]) == ("c.txt and 1 more", len(files), size)
+    assert text["tokens"] == load("model.safetensors").record["train_tokens"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d", text["used"])
+    names, row = llm("cache").stdout.splitlines()
+    assert names.split("\t") == ["text", "tokenizer", "files", "tokens", "size", "used"]
+    assert row.split("\t")[:3] == ["c.txt and 1 more", text["tokenizer"], str(len(files))]
+    assert f"{own_cache}: " in llm("cache").stderr and " of at most " in llm("cache").stderr
+    removed = json.loads(llm("cache", "--clear", "--json").stdout)
+    assert removed == {"directory": str(own_cache), "removed": len(files), "bytes": size}
+    assert list(own_cache.iterdir()) == []
+    assert "removed 0 files" in llm("cache", "--clear").stderr
+
+
+@pytest.mark.slow
+def test_each_tokenizer_has_a_row_and_a_damaged_file_is_listed(llm: Llm, own_cache: Path) -> None:
+    train(llm)
+    train(llm, "--vocab-size", 290)
+    (own_cache / "x.tokens").write_bytes(b"nothing")
+    texts = json.loads(llm("cache", "--json").stdout)["texts"]
+    assert sorted(text["text"] for text in texts) == ["c.txt and 1 more", "c.txt and 1 more", "damaged"]
+    assert len({text["tokenizer"] for text in texts}) == 3
+
+
+@pytest.mark.slow
+def test_the_model_is_the_same_with_the_cache_and_without(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(llm, "-o", "made.safetensors", "--threads", 1)
+    train(llm, "-o", "read.safetensors", "--threads", 1)
+    monkeypatch.setattr(prepare, "MAX_TEMPORARY_BYTES", 10**9)
+    train(llm, "-o", "plain.safetensors", "--threads", 1)
+    made, read, plain = (Path(f"{name}.safetensors").read_bytes() for name in ("made", "read", "plain"))
+    assert made == read == plain
+
+
+def test_without_a_home_directory_the_error_says_what_to_set(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmcli.cli.commands.cache.cache_directory", lambda: None)
+    answer = llm("cache")
+    assert answer.exit_code == 1 and "set XDG_CACHE_HOME" in answer.stderr
