@@ -62,6 +62,7 @@ class OnnxRuntime:
         if reason := unsupported(self.config):
             raise LLMError(f"onnxruntime does not support {reason}")
         self._embedding = read_weight(checkpoint, scheme, "model.embed_tokens.weight")  # [V, C]
+        self._is_quantized = scheme is not None
         tied = self.config.tie_word_embeddings
         head = self._embedding if tied else read_weight(checkpoint, scheme, "lm_head.weight")
         self._weights: list[Any] = []  # in float32
@@ -114,7 +115,14 @@ class OnnxRuntime:
         return self.config.parameters
 
     def prefill(self, ids: Sequence[int]) -> Array:
-        """Process one token or more; return the logits [V] of the next one."""
+        """Process one token or more; return the logits [V] of the next one. In a quantized model they come from a step
+        with the last token alone, whose rounding is another: so they do not depend on what was in the cache before."""
+        check_input(ids, self.length, self.context)
+        self._reserve(self.length + len(ids))
+        if self._is_quantized and len(ids) > 1:
+            for _ in self._process(ids[:-1]):
+                pass
+            ids = ids[-1:]
         for binding in self._process(ids):
             last = binding
         logits: Array = last.last_logits()[0]

@@ -66,6 +66,15 @@ def test_float32_logits_are_those_of_the_numpy_runtime(name: str) -> None:
 
 
 @needs_onnxruntime
+@pytest.mark.parametrize("scheme", ["int8", "int4", None])
+def test_logits_do_not_depend_on_how_much_of_a_prompt_is_in_the_cache(scheme: str | None) -> None:
+    runtime = OnnxRuntime(random_checkpoint(QWEN3), scheme)
+    expected = runtime.prefill(IDS[:36])
+    for length in (35, 20, 1):
+        np.testing.assert_allclose(runtime.fork(length).prefill(IDS[length:36]), expected, atol=1e-4 * expected.std())
+
+
+@needs_onnxruntime
 def test_steps_rewinds_and_growth_of_the_cache_give_the_same_logits() -> None:
     model = random_checkpoint(QWEN3)
     quantized = OnnxRuntime(model, "int8")
