@@ -34,7 +34,16 @@ Llm = Callable[..., Result]
 SOURCES = sorted(Path(llmcli.__file__).parent.rglob("*.py"))
 BINARY = 0x8000  # O_BINARY there
 ABSENT = ("fchmod", "fchown", "posix_fallocate", "sched_getaffinity", "sysconf", "geteuid", "getuid", "mkfifo", "fork")
-PORTABLE_SIGNAL_NAMES = {"signal", "getsignal", "default_int_handler", "Signals", "SIGINT", "SIGTERM", "SIG_IGN"}
+PORTABLE_SIGNAL_NAMES = {
+    "signal",
+    "getsignal",
+    "default_int_handler",
+    "raise_signal",
+    "Signals",
+    "SIGINT",
+    "SIGTERM",
+    "SIG_IGN",
+}
 MODULES = ("fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog")
 
 

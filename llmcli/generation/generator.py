@@ -110,6 +110,7 @@ class GeneratedText:
         self.tokens = 0  # new ones
         self.finish_reason: str | None = None
         self.last_token: Choice | None = None  # the token that ended the text, and its log probability
+        self.first_bytes = b""  # of the first token after a prompt, those that follow the prompt; set by `add_first`
         self._tokenizer, self.sampling, self._stop_ids = tokenizer, sampling, stop_ids
         self._sampler = sampler or Sampler(sampling)
         self._decoder, self._state = StreamDecoder(), START
@@ -158,7 +159,7 @@ class GeneratedText:
         )
         continuations = first.continuations_of(entry)
         chosen = continuations[self._sampler.choose([continuation.probability for continuation in continuations])]
-        self.ids = first.process(chosen)
+        self.ids, self.first_bytes = first.process(chosen), chosen.new_bytes
         return self._append(chosen.tokens[-1], logprob, chosen.new_bytes, state_after(chosen.new_bytes))
 
     def _append(self, token: int, logprob: float, new_bytes: bytes, state: int) -> list[Piece]:

@@ -53,7 +53,7 @@ class Token:
     """A new token, and the text that it completes."""
 
     id: int
-    text_bytes: bytes
+    text_bytes: bytes  # of the first token after a prompt whose last word goes on, those that follow the prompt
     text: str  # "" while a character is incomplete, or while a stop string may be beginning
     logprob: float
     alternatives: tuple[Alternative, ...] = ()

@@ -43,6 +43,7 @@ class Sequence:
         self._on_event, self._counts = on_event, counts
         self._alternatives: deque[tuple[Alternative, ...]] = deque()  # of the tokens whose pieces are held back
         self._prompt: list[PromptToken] = []
+        self._first_bytes = b""  # of the first token, those that follow a prompt whose last word goes on
 
     # ---- the prompt
 
@@ -119,6 +120,7 @@ class Sequence:
         self._start()
         self._alternatives.append(logprobs.first_alternatives(first, self.request.top_logprobs))
         pieces = self._text.add_first(first)
+        self._first_bytes = self._text.first_bytes
         ids = self._text.ids if self._text.last_token else self._text.ids[:-1]
         self._held = ids[len(ids) - self.live_runtime.length :]
         self._emit(pieces)
@@ -188,7 +190,7 @@ class Sequence:
     def _emit(self, pieces: list[Piece]) -> None:
         for piece in pieces:
             if piece.id is not None:
-                data = self._token_bytes[piece.id]
+                data, self._first_bytes = self._first_bytes or self._token_bytes[piece.id], b""
                 self._tell(Token(piece.id, data, piece.text, piece.logprob, self._alternatives.popleft()))
         self._counts.tokens += 1
         if self._text.finish_reason is None:

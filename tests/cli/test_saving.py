@@ -496,5 +496,5 @@ def test_a_stopped_run_on_a_missing_device_is_refused_in_one_line(llm: Llm) -> N
     before = Path(RESUME_FILE).read_bytes()
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 12)
     assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
-    assert f"{RESUME_FILE} is from a run on cuda in " in answer.stderr and "start over with --force" in answer.stderr
+    assert f"{RESUME_FILE} is from a run on cuda in " in answer.stderr and "--device cpu --force" in answer.stderr
     assert Path(RESUME_FILE).read_bytes() == before

@@ -8,6 +8,7 @@ import pytest
 from llmcli.formats.loading import load_any, open_tokenizer
 from llmcli.models.logits import log_softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
+from tests.conftest import TEXT
 from tests.server.streams import choices, events
 
 PROMPT = "The cat sat on"
@@ -71,6 +72,19 @@ def test_echo_has_the_log_probabilities_of_the_prompt(completion, served, tokeni
         assert figures["token_logprobs"][i + 1] in top.values()  # the very same float
     assert choice["text"].startswith("The dog ate the hat.")
     assert "".join(figures["tokens"][: len(ids)]) == "The dog ate the hat."
+
+
+def test_the_first_token_is_what_it_adds_to_a_prompt_whose_last_word_goes_on(completion, tokenizer):
+    """The token itself may begin in the prompt."""
+    begins_in_prompt = 0
+    for end in range(5, 25):
+        choice = completion(prompt=TEXT[:end], max_tokens=3, logprobs=2, return_token_ids=True)["choices"][0]
+        first = choice["logprobs"]["content"][0]
+        assert choice["text"].encode().startswith(bytes(first["bytes"])) or not choice["text"].isprintable()
+        whole = tokenizer.vocabulary.token_bytes[first["id"]]
+        assert whole.endswith(bytes(first["bytes"]))
+        begins_in_prompt += len(whole) > len(first["bytes"])
+    assert begins_in_prompt
 
 
 def test_a_greedy_token_is_the_largest_of_its_alternatives(completion, served):

@@ -121,6 +121,9 @@ def serve(
     with bind(host, port) as listener:
         access = _access(listener, host, key, origins)
         models = Models(paths, device=device, quantize=quantize, context=context, on_note=console.note)
+        for served in models:
+            if context is not None and served.context < context:
+                console.note(f"{served.name} has a context length of {served.context:,} tokens, less than --context")
         _run(models, listener, access, max_concurrent, context, log_prompts=log_prompts)
 
 
