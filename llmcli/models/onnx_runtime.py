@@ -120,13 +120,17 @@ class OnnxRuntime:
         check_input(ids, self.length, self.context)
         self._reserve(self.length + len(ids))
         if self._is_quantized and len(ids) > 1:
-            for _ in self._process(ids[:-1]):
-                pass
+            self.read(ids[:-1])
             ids = ids[-1:]
         for binding in self._process(ids):
             last = binding
         logits: Array = last.last_logits()[0]
         return logits
+
+    def read(self, ids: Sequence[int]) -> None:
+        """Process one token or more, without computing logits."""
+        for _ in self._process(ids):
+            pass
 
     def step(self, token: int) -> Array:
         """Process one token; return the logits [V] of the next one."""

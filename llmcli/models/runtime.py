@@ -78,6 +78,22 @@ class RuntimeWithExperts(Runtime, Protocol):
         """Weights [layers, experts] of the experts for the last token; an ensemble counts as one layer."""
 
 
+@runtime_checkable
+class ReadingRuntime(Runtime, Protocol):
+    """A runtime that processes tokens without computing logits."""
+
+    def read(self, ids: Sequence[int]) -> None:
+        """Process one token or more."""
+
+
+def read(runtime: Runtime, ids: Sequence[int]) -> None:
+    """Process one token or more, after which the logits are not needed."""
+    if isinstance(runtime, ReadingRuntime):
+        runtime.read(ids)
+    else:
+        runtime.prefill(ids)
+
+
 def check_context(tokens: int, context: int) -> None:
     """Raise LLMError when a sequence of `tokens` tokens does not fit the context."""
     if tokens > context:

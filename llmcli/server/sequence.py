@@ -12,7 +12,7 @@ from llmcli.errors import LLMError
 from llmcli.generation.first_token import read_prompt, split_prompt
 from llmcli.generation.generator import Choice, GeneratedText, Piece, next_input
 from llmcli.generation.prompt import Prompt
-from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime
+from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime, read
 from llmcli.server import logprobs
 from llmcli.server.requests import Alternative, Event, Failed, Finished, OnEvent, PromptToken, Request, Started, Token
 
@@ -89,6 +89,10 @@ class Sequence:
             self._read_end(self.request.prompt)
             return
         chunk, self._pending = self._pending[:PREFILL_CHUNK], self._pending[PREFILL_CHUNK:]
+        if not is_last and (not self.request.prompt_logprobs or self._is_started):
+            read(self.live_runtime, chunk)
+            self._held += chunk
+            return
         logits = self._process(chunk)
         if is_last:
             self._start()

@@ -14,6 +14,7 @@ from llmcli.errors import LLMError
 from llmcli.generation.chat import READ_CHUNK, Assistant, Chat, Reading, TurnsDropped, messages_from
 from llmcli.generation.generator import Piece
 from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.runtime import read
 from tests.conftest import TEXT, random_checkpoint
 from tests.generation.conversations import ASSISTANT, END, USER, CountingModel, Letters, Turns, answering
 
@@ -368,6 +369,10 @@ class Counting:
     def prefill(self, ids):
         self.processed += len(ids)
         return self._inner.prefill(ids)
+
+    def read(self, ids):
+        self.processed += len(ids)
+        read(self._inner, ids)
 
     def step(self, token):
         self.processed += 1
