@@ -6,8 +6,9 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -128,11 +129,16 @@ def serve(
 
 
 @contextmanager
-def exits_at_once() -> Iterator[None]:
+def exits_at_once(stop: Callable[[], None]) -> Iterator[None]:
     """When a signal ended the server, and a model is still loaded or analyzed, end the process here: native code that
-    runs in a thread while Python ends would abort it."""
+    runs in a thread while Python ends would abort it. `stop` ends a server that a signal reaches before it listens."""
     received: list[int] = []
-    handlers = {number: signal.signal(number, lambda n, _: received.append(n)) for number in SIGNALS}
+
+    def receive(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        stop()
+
+    handlers = {number: signal.signal(number, receive) for number in SIGNALS}
     try:
         yield
     finally:
@@ -211,7 +217,7 @@ def _run(
     )
     limits = Limits(concurrent=max_concurrent, context=context)
     server = Server(create_app(models, limits=limits, access=access, hooks=hooks, log_contents=log_prompts))
-    with exits_at_once():
+    with exits_at_once(server.stop):
         server.run(listener)
     if load_errors:
         raise LLMError(str(load_errors[0])) from load_errors[0]

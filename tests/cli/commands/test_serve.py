@@ -54,7 +54,7 @@ def test_a_signal_ends_the_process_although_a_thread_computes() -> None:
         "import os, signal, threading, time\n"
         "from llmcli.cli.commands.serve import exits_at_once\n"
         "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
-        "with exits_at_once():\n"
+        "with exits_at_once(lambda: None):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(1)\n"
         "print('went on')"
