@@ -117,9 +117,9 @@ class OnnxRuntime:
     def prefill(self, ids: Sequence[int]) -> Array:
         """Process one token or more; return the logits [V] of the next one. In a quantized model they come from a step
         with the last token alone, whose rounding is another: so they do not depend on what was in the cache before."""
-        check_input(ids, self.length, self.context)
-        self._reserve(self.length + len(ids))
         if self._is_quantized and len(ids) > 1:
+            check_input(ids, self.length, self.context)
+            self._reserve(self.length + len(ids))
             self.read(ids[:-1])
             ids = ids[-1:]
         for binding in self._process(ids):

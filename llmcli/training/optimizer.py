@@ -101,8 +101,9 @@ class Optimizer:
                 groups[rates[kind]].append(parameter)
         self._muon_lr = rates.get("matrices", 0.0)
         self._matrices = list(matrices.values())
+        length = group.part_length if group else int
         self._momenta = [  # of the matrices of this process
-            torch.zeros(self._own_count(len(same)), *same[0].shape, device=same[0].device) for same in self._matrices
+            torch.zeros(length(len(same)), *same[0].shape, device=same[0].device) for same in self._matrices
         ]
         self._adamw = _AdamW(groups)
 
@@ -136,10 +137,6 @@ class Optimizer:
                 for name, value in arrays.items()
                 if name.startswith(prefix)
             }
-
-    def _own_count(self, count: int) -> int:
-        """How many of `count` matrices this process updates; the last process may have fewer."""
-        return -(-count // self._group.count) if self._group else count
 
     @torch.no_grad()
     def _muon(self, lr: float, beta: float) -> None:

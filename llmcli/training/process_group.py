@@ -5,7 +5,7 @@ N = processes.
 
 import datetime
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -51,10 +51,7 @@ class ProcessGroup:
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Overwrite a tensor with that of rank 0; its shape and dtype are the same everywhere."""
-        sent = tensor.to(self._device).contiguous()  # a view would be sent with what lies between its values
-        with _explain_lost_process():
-            dist.broadcast(sent, 0)
-        return tensor if sent is tensor else tensor.copy_(sent)
+        return self._overwrite(tensor, lambda sent: dist.broadcast(sent, 0))
 
     def broadcast_all(self, tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
@@ -69,15 +66,22 @@ class ProcessGroup:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Overwrite a tensor with the sum over all processes."""
-        sent = tensor.to(self._device).contiguous()
+        return self._overwrite(tensor, dist.all_reduce)
+
+    def _overwrite(self, tensor: Tensor, collective: Callable[[Tensor], object]) -> Tensor:
+        """Overwrite a tensor with the result of a collective operation that works in place."""
+        sent = tensor.to(self._device).contiguous()  # a view would be sent with what lies between its values
         with _explain_lost_process():
-            dist.all_reduce(sent)
+            collective(sent)
         return tensor if sent is tensor else tensor.copy_(sent)
 
+    def part_length(self, length: int) -> int:
+        """How many of `length` values each process has; the last ones may have fewer, filled up with zeros."""
+        return -(-length // self.count)
+
     def sum_part(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes of the part of a tensor [n, ...] that this one has: [ceil(n / N), ...], filled up
-        with zeros."""
-        size = -(-len(tensor) // self.count)
+        """The sum over all processes of the part of a tensor [n, ...] that this one has: [`part_length`(n), ...]."""
+        size = self.part_length(len(tensor))
         if missing := size * self.count - len(tensor):
             tensor = torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
         part = tensor.new_empty(size, *tensor.shape[1:])
@@ -88,7 +92,7 @@ class ProcessGroup:
 
     def part(self, tensor: Tensor) -> Tensor:
         """The part of a tensor [n, ...], known to all, that this process has, as `sum_part`."""
-        size = -(-len(tensor) // self.count)
+        size = self.part_length(len(tensor))
         own = tensor[self.rank * size : (self.rank + 1) * size]
         return torch.cat([own, own.new_zeros(size - len(own), *tensor.shape[1:])])
 

@@ -228,12 +228,12 @@ class Run:
         """Accumulate the gradients of the next step; its loss, or None if it was cut short."""
         position, model = self.position, self.model
         ids, learned = self._next_batch()
-        pieces, gradients = micro_batches(self._plan.model, self._settings), self._compute.gradients
+        gradients = self._compute.gradients
         if self._leader:
             share = self._leader.begin_step(model, position.step, position.progress, ids, learned)
             compute = partial(share_gradients, gradients, model, share)
         else:
-            compute = partial(gradients, model, ids, pieces, learned)
+            compute = partial(gradients, model, ids, micro_batches(self._plan.model, self._settings), learned)
         loss: torch.Tensor | None = None
         with contextlib.suppress(CutShortError), self._interruptible(model, STEP_PATIENCE, self._step_deadline()):
             computed = compute()

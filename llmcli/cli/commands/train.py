@@ -394,11 +394,9 @@ def _learning_rate_scale(context: typer.Context, scale: float, alias: float | No
 def _note_stopped_run(output: "Output", dry_run: bool, processes: int) -> None:
     """Say what happens to the state of a stopped run; with --force it is removed."""
     if stopped := output.stopped:
-        changed = f", with {processes} instead of {stopped.processes}" if stopped.processes != processes else ""
-        console.note(
-            f"{output.resume_path}: resuming from step {stopped.state.step:,}"
-            + (f"{changed} processes" if changed else "")
-        )
+        before = stopped.processes
+        changed = f", with {processes} instead of {before} processes" if processes != before else ""
+        console.note(f"{output.resume_path}: resuming from step {stopped.state.step:,}{changed}")
     elif dry_run and output.resume_path.exists():
         console.note(f"{output.resume_path}: state of a stopped run; kept, --dry-run changes nothing")
     elif output.resume_path.exists():
