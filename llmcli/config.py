@@ -37,6 +37,7 @@ EXPERT_NAMES = {  # model_type -> tensors of a layer with experts: (router; gate
     ),
 }
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # the tensors that have a row for each token
+FINAL_NORM = "model.norm.weight"
 ROPE_TYPES = ("linear", "llama3")
 ANSWER_TOKENS = 1000  # most tokens of an answer in a chat; most models end theirs long before
 RECIPES = ("muon", "adamw", "fine-tune", "lora")  # see training/optimizer.py

@@ -8,7 +8,7 @@ B, T, C = batch, tokens, hidden size; N, D = heads, head size; V = vocabulary si
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -185,6 +185,60 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _future(T: int, device: torch.device) -> Tensor:
     """The causal mask [T, T]: True where a position comes after the query."""
     return torch.ones(T, T, dtype=torch.bool, device=device).triu(1)
+
+
+class _StackedLinear(_Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gain: Tensor | None, bias: Tensor | None, recompute: bool, *weights: Tensor
+    ) -> Tensor:
+        joined = _joined(weights)
+        matrix = _folded(joined, gain, x.dtype)
+        ctx.kept = not recompute
+        is_trained = any(ctx.needs_input_grad[4:])
+        kept = (joined if is_trained else matrix, matrix) if ctx.kept else ()
+        ctx.save_for_backward(x, gain, *kept, *weights)
+        return functional.linear(x, matrix, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        x, gain, *weights = ctx.saved_tensors
+        if ctx.kept:
+            joined, matrix, *weights = weights
+        else:
+            joined = _joined(weights)
+            matrix = _folded(joined, gain, x.dtype)
+        needs_x, needs_gain, needs_bias, _, *needs_weights = ctx.needs_input_grad
+        grad = grads[0].flatten(0, -2)  # [R, outputs]
+        grad_x = (grad @ matrix).view_as(x) if needs_x else None
+        grad_bias = grad.sum(0) if needs_bias else None
+        if not needs_gain and not any(needs_weights):
+            return grad_x, None, grad_bias, None, *(None for _ in weights)
+        grad_matrix = (grad.mT @ x.flatten(0, -2)).to(joined.dtype)
+        grad_gain = (grad_matrix * joined).sum(0) if needs_gain else None
+        if gain is not None:
+            grad_matrix = grad_matrix * gain
+        return grad_x, grad_gain, grad_bias, None, *torch.split(grad_matrix, [len(weight) for weight in weights])
+
+
+def stacked_linear(
+    x: Tensor, gain: Tensor | None, bias: Tensor | None, weights: Sequence[Tensor], *, recompute: bool
+) -> Tensor:
+    """(x * gain) W^T + bias for several matrices stacked, in one product: [..., inputs] -> [..., sum of outputs].
+
+    Weights and gain keep their dtype, mostly float32; the product is in that of x. Either what is multiplied is kept
+    for the backward pass, or it is made again there (`recompute`): of a large model the copies would take more memory
+    than the weights.
+    """
+    return _StackedLinear.apply(x, gain, bias, recompute, *weights)
+
+
+def _joined(weights: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(weights)) if len(weights) > 1 else weights[0]
+
+
+def _folded(matrix: Tensor, gain: Tensor | None, dtype: torch.dtype) -> Tensor:
+    return (matrix if gain is None else matrix * gain).to(dtype)
 
 
 class _SwiGLU(_Function):

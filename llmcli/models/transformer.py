@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmcli.config import MAX_CONTEXT_KEEPING_SCORES, ModelConfig
+from llmcli.config import FINAL_NORM, MAX_CONTEXT_KEEPING_SCORES, ModelConfig
 from llmcli.models.experts import Experts, Router
 from llmcli.models.kernels import (
     Dropout,
@@ -198,6 +198,7 @@ class LanguageModel(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.token_rows: TokenRows | None = None  # set by `train_token_rows`
+        self.logit_factor = 1.0  # of all logits, as if the gain of the last norm were multiplied by it
         self._stacked = _stacked_names(config)
         empty = torch.empty(0, 1, config.head_dim, dtype=dtype)
         self.register_buffer("cos", empty, persistent=False)  # [positions used so far, 1, D]
@@ -231,17 +232,24 @@ class LanguageModel(nn.Module):
             x = self.token_rows.embed(x, ids)
         x = x.to(self.dtype)
         for i, layer in enumerate(self.model.layers):
-            if self.between_layers:
-                self.between_layers()
+            self._check_interruption()
             x = layer(x, self.cos[start:end], self.sin[start:end], caches[i] if caches else None)
         return normalize(x, self.config.rms_norm_eps)
+
+    def _check_interruption(self) -> None:
+        if self.between_layers:
+            self.between_layers()
 
     def head(self) -> Tensor:
         """The output embedding [V, C], times the gain of the last norm."""
         head: Tensor = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
         if self.token_rows is not None:
             head = self.token_rows.merged("lm_head.weight", head)
-        return (head * self.model.norm.weight).to(self.dtype)
+        return (head * self._final_gain()).to(self.dtype)
+
+    def _final_gain(self) -> Tensor:
+        gain = self.model.norm.weight
+        return gain if self.logit_factor == 1 else gain * self.logit_factor
 
     def expert_shares(self) -> list[list[float]]:
         """The share of routed tokens that each expert received in eval mode, [layers, experts]."""
@@ -304,9 +312,16 @@ class LanguageModel(nn.Module):
                 if self.token_rows is not None:
                     self.token_rows.load(name, torch.from_numpy(arrays[name]))
 
+    def scoring_model(self, arrays: Mapping[str, Array]) -> "LanguageModel":
+        """A model of the same config on the same device with other weights, in float32: as those who use a file run
+        it."""
+        model = LanguageModel(self.config).to(self.cos.device)
+        model.load_arrays(arrays)
+        return model
+
     @torch.no_grad()
     def to_arrays(self) -> dict[str, Array]:
-        """A copy of the weights by Hugging Face's names, with adapters merged into them."""
+        """A copy of the weights by Hugging Face's names, with adapters and `logit_factor` merged into them."""
         arrays = {}
         for name in self.config.tensor_shapes():
             weight = self._weight(name)
@@ -316,7 +331,7 @@ class LanguageModel(nn.Module):
                     weight = weight + owner.adapter.merged()
             if self.token_rows is not None:
                 weight = self.token_rows.merged(name, weight)
-            arrays[name] = _copied(weight)
+            arrays[name] = _copied(self._final_gain() if name == FINAL_NORM else weight)
         return arrays
 
     def trainable_arrays(self) -> dict[str, Array]:

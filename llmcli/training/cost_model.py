@@ -96,19 +96,47 @@ def micro_batches(model: ModelConfig, train: TrainConfig) -> int:
     return min(train.batch_size, -(-values // MICRO_BATCH_VALUES))
 
 
-def memory_needed(model: ModelConfig, train: TrainConfig) -> Memory:
-    """Approximate bytes that training takes at most, and the copies of weights that it keeps on the host."""
+def memory_needed(model: ModelConfig, train: TrainConfig, sharded_over: int = 1) -> Memory:
+    """Approximate bytes that training takes at most, and the copies of weights that it keeps on the host; for rank 0 of
+    several processes, over which weights, gradients and optimizer may be sharded."""
     weights, optimizer = FLOAT32 * model.parameters, _optimizer_bytes(model, train)
     trained, best = FLOAT32 * _trained_parameters(model, train), weights  # the best so far are on the host
-    # for the backward pass: the matrices as they are multiplied and, if they are trained, without the gains in them
-    kept = weights * (0.5 if train.dtype == "bfloat16" else 1.0) + (0.0 if train.lora_rank else weights)
-    step = kept + _activation_bytes(model, train)
+    kept = 0.0
+    if train.device == "cpu" and sharded_over == 1:
+        # for the backward pass: the matrices as they are multiplied, and without the gains in them; gradients follow
+        kept = weights * (0.5 if train.dtype == "bfloat16" else 1.0) + (-trained if train.lora_rank else 0.0)
+    step = kept + trained / sharded_over
+    step += max(_activation_bytes(model, train), _update_bytes(model, train) / sharded_over)
     evaluation = weights  # of another model at the end; during the run a copy of those that were evaluated
     saving = trained + optimizer  # a copy of the state
+    held = (weights + optimizer) / sharded_over
+    if sharded_over > 1:
+        step += _gathered_bytes(model)
+        evaluation += weights  # gathered, and the copy of them
     if train.device == "cuda":
-        device, host = weights + optimizer + max(step, evaluation), best + max(evaluation, saving)
-        return Memory(device + BASE_BYTES, host + BASE_BYTES)
-    return Memory(weights + optimizer + best + max(step, evaluation, saving) + BASE_BYTES, 0.0)
+        device = held + max(step, weights if sharded_over == 1 else 0.0)
+        return Memory(device + BASE_BYTES, best + max(evaluation, saving) + BASE_BYTES)
+    return Memory(held + best + max(step, evaluation, saving) + BASE_BYTES, 0.0)
+
+
+def _update_bytes(model: ModelConfig, train: TrainConfig) -> float:
+    """Of an update by Muon: the gradients of the matrices of a shape, at most about half of all weights, once more in
+    float32, and a few times as they are multiplied."""
+    if train.recipe != "muon":
+        return 0.0
+    return model.parameters / 2 * (FLOAT32 + 3 * (FLOAT32 / 2 if train.dtype == "bfloat16" else FLOAT32))
+
+
+def _gathered_bytes(model: ModelConfig) -> float:
+    """Of sharded weights: what is whole at a time, the embeddings and two layers, with their gradients."""
+    embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
+    layer = (model.parameters - embeddings) / model.num_hidden_layers
+    return 2 * FLOAT32 * (embeddings + 2 * layer)
+
+
+def state_bytes(model: ModelConfig, train: TrainConfig) -> float:
+    """Weights, gradients and the state of the optimizer."""
+    return FLOAT32 * (model.parameters + _trained_parameters(model, train)) + _optimizer_bytes(model, train)
 
 
 def _trained_parameters(model: ModelConfig, train: TrainConfig) -> int:

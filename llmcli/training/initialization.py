@@ -22,10 +22,15 @@ def fresh_weights(config: ModelConfig, seed: int, induction: bool = False) -> di
     return with_induction_heads(config, weights, seed) if induction else weights
 
 
-def new_model(config: ModelConfig, settings: TrainConfig, new_tokens: range = range(0)) -> LanguageModel:
+def new_model(
+    config: ModelConfig,
+    settings: TrainConfig,
+    new_tokens: range = range(0),
+    kind: type[LanguageModel] = LanguageModel,
+) -> LanguageModel:
     """A model on the device of `settings`, with LoRA adapters if they ask for them; then the embeddings of `new_tokens`
     are trained too. Its weights are not set yet."""
-    model = LanguageModel(config, settings.dropout, getattr(torch, settings.dtype)).to(settings.device)
+    model = kind(config, settings.dropout, getattr(torch, settings.dtype)).to(settings.device)
     if settings.lora_rank:
         model.add_adapters(settings.lora_rank, torch.Generator().manual_seed(settings.seed))
         if new_tokens:

@@ -3,13 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from llmcli.config import ModelConfig
+from llmcli.config import ModelConfig, TrainConfig
 from llmcli.errors import LLMError
-from llmcli.training.cost_model import Memory, memory_needed
+from llmcli.training.cost_model import BASE_BYTES, Memory, memory_needed, state_bytes
 from llmcli.training.plan import Plan
 
 MEMORY_SHARE = 0.8  # of the free memory, that a plan may use
 MAX_BATCH_DIVISOR = 64  # how many times smaller a batch may become; if no model fits then, that is an error
+
+
+def exceeds(model: ModelConfig, train: TrainConfig, memory: Memory) -> bool:
+    """Whether weights, gradients and optimizer alone need more memory than a plan may use."""
+    return state_bytes(model, train) + BASE_BYTES > MEMORY_SHARE * memory.device
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,10 @@ def fit(
         divisor *= 2
 
 
-def check_fits(plan: Plan, memory: Memory) -> None:
-    """Raises LLMError where a plan made earlier does not fit into the `memory` that is free."""
-    if shortage := _shortage(memory_needed(plan.model, plan.train), memory, memory):
+def check_fits(plan: Plan, memory: Memory, processes: int = 1) -> None:
+    """Raises LLMError where a plan made earlier does not fit into the `memory` that is free for each process."""
+    needed = memory_needed(plan.model, plan.train, processes if plan.sharded else 1)
+    if shortage := _shortage(needed, memory, memory):
         smaller = "--context" if plan.train.recipe in ("fine-tune", "lora") else "--width"
         raise LLMError(
             f"resuming {shortage}; free some, or start over with --force and a smaller {smaller} or --batch-tokens"

@@ -12,8 +12,8 @@ from llmcli.config import ModelConfig, TrainConfig
 from llmcli.data.train_tokenizer import nearest_power_of_two
 from llmcli.errors import LLMError, usage
 from llmcli.models.induction import supports_induction
-from llmcli.training.cost_model import CorpusSize, Estimate, layer_parameters
-from llmcli.training.memory_fit import Fit
+from llmcli.training.cost_model import CorpusSize, Estimate, Memory, layer_parameters, state_bytes
+from llmcli.training.memory_fit import Fit, exceeds
 from llmcli.training.plan import DEFAULT_SECONDS, FROM_BASE, REQUESTED, Decision, Regularization, Request
 
 # Length of the run
@@ -151,6 +151,17 @@ def initialization(model: ModelConfig, induction: bool) -> Decision[bool]:
 def experts(model: ModelConfig, base: ModelConfig | None) -> Decision[int]:
     """Per layer; 0 for a dense model."""
     return Decision(model.num_experts, FROM_BASE if base else REQUESTED)
+
+
+def sharding(request: Request, model: ModelConfig, train: TrainConfig, memory: Memory) -> Decision[bool]:
+    """Whether several processes share out weights, gradients and optimizer. That costs more communication."""
+    if request.shard is not None:
+        return Decision(request.shard, REQUESTED)
+    # no figure of the free memory: the reason is part of the file, whose bytes must not depend on other programs
+    needed = f"with gradients and optimizer {units.size(state_bytes(model, train))}"
+    if request.processes > 1 and exceeds(model, train, memory):
+        return Decision(True, f"{needed}: more than a process can have")
+    return Decision(False, f"{needed}: they fit into each")
 
 
 def tied_embeddings(request: Request, model: ModelConfig, base: ModelConfig | None) -> Decision[bool]:

@@ -75,7 +75,7 @@ def plan_run(
     processes: Processes = ONE_PROCESS,
 ) -> PlannedRun:
     """Choose device and data type, prepare the tokens, plan; a stopped run keeps its plan. Raises LLMError."""
-    from llmcli.training import hardware, resume
+    from llmcli.training import hardware, resume, rules
     from llmcli.training.memory_fit import check_fits
     from llmcli.training.prepare import prepare
 
@@ -109,9 +109,11 @@ def plan_run(
             on_note=on_note,
         )
     if stopped:
-        check_fits(stopped.plan, _free_memory(stopped.plan.train.device, processes))
-        settings = replace(stopped.plan.train, threads=request.threads)
-        prepared = prepared.with_plan(replace(stopped.plan, train=settings))
+        memory = _free_memory(stopped.plan.train.device, processes)
+        resumed = replace(stopped.plan, train=replace(stopped.plan.train, threads=request.threads))
+        resumed = replace(resumed, sharded=rules.sharding(request, resumed.model, resumed.train, memory).value)
+        check_fits(resumed, memory, processes.count)
+        prepared = prepared.with_plan(resumed)
     return PlannedRun(request, prepared, identity, tuner)
 
 

@@ -18,8 +18,8 @@ from llmcli.formats.checkpoint import load
 from llmcli.models.kernels import Dropout
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.compute import accumulate_gradients
-from llmcli.training.data_parallel import share_gradients, take_share
 from llmcli.training.processes import VARIABLES, Processes
+from llmcli.training.shares import share_gradients, take_share
 from tests.conftest import TEXT
 from tests.platforms import linux
 

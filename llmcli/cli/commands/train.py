@@ -270,6 +270,15 @@ def train(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    shard: Annotated[
+        bool | None,
+        typer.Option(
+            "--shard/--no-shard",
+            help="With several processes: give each a part of the weights, gradients and optimizer state (default: if "
+            "a process has no memory for all of them).",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -303,7 +312,7 @@ def train(
         seconds=parse_duration(time_) if time_ else None, steps=steps, epochs=epochs, vocab_size=vocab_size,
         layers=layers, width=width, heads=heads, kv_heads=kv_heads, context=context, tie=tie, batch_tokens=batch_tokens,
         dropout=dropout, lr=_learning_rate_scale(context_, lr_scale, lr), seed=seed, threads=own_threads,
-        processes=processes.count, optimizer=optimizer, lora=lora or 0, experts=experts, active=active,
+        processes=processes.count, shard=shard, optimizer=optimizer, lora=lora or 0, experts=experts, active=active,
     )  # fmt: skip
     if dry_run:
         target = training_output.dry_run_output(output, adapter_only=adapter_only)
