@@ -24,6 +24,13 @@ def pick_device(name: str) -> str:
     return name
 
 
+def gpu_count() -> int:
+    """Of CUDA."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def check_dtype(dtype: str, device: str) -> None:
     """Raises LLMError if this machine cannot multiply matrices of `dtype` on `device`."""
     pick_device(device)
