@@ -332,7 +332,7 @@ def run(
             reserve_seconds=_reserve_seconds(prepared),
             stop=stop,
             save_due=saver.is_due,
-            resume_from=output.stopped.state if output.stopped else None,
+            resume_from=output.stopped.take_state() if output.stopped else None,
             regularize=prepared.regularization(plan.request),
             tuner=plan.tuner,
             conversations=prepared.conversations,
