@@ -106,7 +106,7 @@ class Run:
             self._plain_text = PlainTextComparison(plan.model, tokenizer, plain_text, start, settings)
             if weight := plan.conversations.base_divergence:
                 self._base_behaviour = BaseBehaviour(self.model, tokenizer, settings, weight)
-        compile_layers(self.model, settings)
+        self._is_compiled = compile_layers(self.model, settings)
         self._window = 0  # tokens in a window of the last step
         self._calibration = Calibration(self.model, calibration_windows)
         models = 2 if start else 1
@@ -203,7 +203,7 @@ class Run:
 
     def step(self) -> Step | None:
         """Take a step. None if it was not finished: `problem` says why, or the time is over."""
-        position = self.position
+        position, window = self.position, self._window
         began = self._now()
         loss = self._gradients()
         if loss is None:
@@ -216,7 +216,9 @@ class Run:
             return None
         position.step += 1
         seconds = self._now() - began
-        if self._clock:
+        if self._clock and self._is_compiled and self._window != window:  # then torch compiles
+            self._clock.exclude(seconds)
+        elif self._clock:
             self._clock.add_step(seconds, self._step_tokens)
             self._tuner.add_step(seconds, self._step_tokens)
         position.progress = self._progress()
@@ -323,12 +325,13 @@ class Run:
             return
         position = self.position
         patience = FINAL_PATIENCE if hurried else STEP_PATIENCE
+        compiles = self._is_compiled and not self._validator.evaluated_tokens
         try:
             with self._all_threads(), self._interruptible(self.model, patience), self._calibration.applied() as factor:
-                self._time_evaluation(self._calibration.seconds, self._calibration.tokens)
+                self._time_evaluation(self._calibration.seconds, self._calibration.tokens, compiles)
                 began = self._now()
                 score = self._validator.evaluate(began + self._evaluation_seconds(), self._now)
-                self._time_evaluation(self._now() - began, self._validator.evaluated_tokens)
+                self._time_evaluation(self._now() - began, self._validator.evaluated_tokens, compiles)
                 weights = self.model.to_arrays()
         except CutShortError:
             return
@@ -370,8 +373,10 @@ class Run:
         """Inside, the threads of other processes on this machine, which wait, are used as well."""
         return all_threads(self._leader.group if self._leader else None, self._settings.threads)
 
-    def _time_evaluation(self, seconds: float, tokens: int) -> None:
-        if self._clock:
+    def _time_evaluation(self, seconds: float, tokens: int, compiles: bool) -> None:
+        if self._clock and compiles:
+            self._clock.exclude(seconds)
+        elif self._clock:
             self._clock.add_evaluation(seconds, tokens)
 
     def has_long_final_evaluation(self) -> bool:
