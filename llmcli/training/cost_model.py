@@ -18,8 +18,10 @@ MEASUREMENT_SHARE = 0.01  # of the run, for each measurement ...
 MAX_MEASUREMENT_SECONDS = 3.0  # ... and at most this long
 MICRO_BATCH_VALUES = 1 << 22  # layers x width x tokens; larger micro-batches need memory and are hardly faster on a CPU
 
-CPU_THREAD_FLOPS, GPU_FLOPS = 5e10, 2e14  # peak assumed before any measurement
-CPU_HALF_PEAK_WIDTH, GPU_HALF_PEAK_WIDTH = 100, 600  # hidden size at which half of that peak is reached
+# before any measurement: the peak that is assumed (for each thread of a CPU; of MPS that of the smallest GPU), and the
+# hidden size at which half of it is reached
+PEAK_FLOPS = {"cpu": 5e10, "cuda": 2e14, "mps": 2e12}
+HALF_PEAK_WIDTH = {"cpu": 100, "cuda": 600, "mps": 300}
 
 FLOAT32 = 4.0  # bytes of a weight, a gradient, or a number in the state of the optimizer
 BYTES_PER_ACTIVATION = 6.0
@@ -72,10 +74,9 @@ class Estimate:
 def estimated_speed(model: ModelConfig, train: TrainConfig, seconds: float = 0.0) -> float:
     """Tokens per second, by formula: narrow matrices run further below the machine's peak. `seconds` is ignored, so
     that this can stand in for a measurement."""
-    gpu = train.device == "cuda"
-    peak = GPU_FLOPS if gpu else CPU_THREAD_FLOPS * train.threads
-    half_peak_width = GPU_HALF_PEAK_WIDTH if gpu else CPU_HALF_PEAK_WIDTH
-    return peak * model.hidden_size / (model.hidden_size + half_peak_width) / flops_per_token(model, train.context)
+    peak = PEAK_FLOPS[train.device] * (train.threads if train.device == "cpu" else 1)
+    reached = model.hidden_size / (model.hidden_size + HALF_PEAK_WIDTH[train.device])
+    return peak * reached / flops_per_token(model, train.context)
 
 
 def flops_per_token(model: ModelConfig, context: int) -> float:
