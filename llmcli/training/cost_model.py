@@ -7,7 +7,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from llmcli.config import LOSS_LOGITS, LOSS_ROWS, MAX_CONTEXT_KEEPING_SCORES, ModelConfig, TrainConfig
+from llmcli.config import (
+    LOSS_LOGITS,
+    LOSS_ROWS,
+    MAX_CONTEXT_KEEPING_SCORES,
+    QUERY_BLOCK,
+    ModelConfig,
+    TrainConfig,
+)
 from llmcli.formats.adapters import parameter_count
 
 TOKENS_PER_PARAMETER = 1.2  # for a fixed number of steps or epochs: training tokens per parameter of the layers
@@ -24,8 +31,7 @@ PEAK_FLOPS = {"cpu": 5e10, "cuda": 2e14, "mps": 2e12}
 HALF_PEAK_WIDTH = {"cpu": 100, "cuda": 600, "mps": 300}
 
 FLOAT32 = 4.0  # bytes of a weight, a gradient, or a number in the state of the optimizer
-BYTES_PER_ACTIVATION = 6.0
-BYTES_PER_LOGIT = 12.0  # of a block of the loss: as multiplied, in float32, their probabilities, their gradients
+BYTES_PER_LOGIT = 8.0  # of a block of the loss: in float32, and their probabilities
 BASE_BYTES = 3e8  # of the process before it trains
 
 # Expected loss: exponents as in nanochat's fits of 2026 (compute-optimal parameters grow as compute ** 0.52), constants
@@ -125,18 +131,38 @@ def _optimizer_bytes(model: ModelConfig, train: TrainConfig) -> float:
 
 
 def _activation_bytes(model: ModelConfig, train: TrainConfig) -> float:
-    """Of a micro-batch: what the backward pass needs of each token, and a block of logits."""
-    longest = train.context if train.device == "mps" else min(train.context, MAX_CONTEXT_KEEPING_SCORES)
-    scores = model.num_attention_heads * longest // 3  # of attention: half of them, the others are masked
-    if train.device == "mps":  # where torch keeps all of them
-        scores *= 2
-    swiglu = 4 * model.intermediate_size + (4 * model.hidden_size if model.num_experts else 0)
-    per_layer = 12 * model.hidden_size + swiglu * max(1, model.num_experts_per_tok) + scores
+    """Of a micro-batch: what the layers save for the backward pass, as much as one of them for what is computed in
+    between, and a block of logits."""
     tokens = train.context * -(-train.batch_size // micro_batches(model, train))
-    logits = BYTES_PER_ACTIVATION * model.vocab_size * tokens
-    if train.device != "cpu":
-        logits = min(logits, BYTES_PER_LOGIT * max(LOSS_LOGITS, LOSS_ROWS * model.vocab_size))
-    return BYTES_PER_ACTIVATION * model.num_hidden_layers * per_layer * tokens + logits
+    layers = activation_size(train) * (model.num_hidden_layers + 1) * saved_values(model, train) * tokens
+    rows = LOSS_ROWS if train.device == "cpu" else max(LOSS_ROWS, LOSS_LOGITS // model.vocab_size)
+    return layers + BYTES_PER_LOGIT * model.vocab_size * min(rows, tokens)
+
+
+def activation_size(train: TrainConfig) -> float:
+    """Bytes of a number in an activation."""
+    return 2.0 if train.dtype == "bfloat16" else 4.0
+
+
+def saved_values(model: ModelConfig, train: TrainConfig) -> float:
+    """Numbers that a layer saves for the backward pass, for each token. Approximate: within a tenth or so."""
+    width, heads, active = model.hidden_size, model.num_attention_heads, model.num_experts_per_tok
+    residual = 4 * width  # normalized, and a dropout mask, twice each
+    attention = 4 * model.head_dim * (heads + model.num_key_value_heads)  # e.g. q, k: normalized, rotated; v; outputs
+    swiglu = 4 * model.intermediate_size  # gate and up, activated, their product
+    if model.num_experts:
+        swiglu = active * (swiglu + 2 * width) + width  # a copy for each expert, before and after
+    return residual + attention + swiglu + heads * _kept_scores(train)
+
+
+def _kept_scores(train: TrainConfig) -> float:
+    """Scores of attention that are kept for each token and head: on a CPU without most of those that are masked, on MPS
+    all, elsewhere none, since they are computed again."""
+    if train.device == "mps":
+        return train.context
+    if train.device != "cpu" or train.context > MAX_CONTEXT_KEEPING_SCORES:
+        return 0
+    return min(train.context, (train.context + QUERY_BLOCK) / 2)
 
 
 def layer_parameters(model: ModelConfig) -> int:
