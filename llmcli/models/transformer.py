@@ -125,9 +125,18 @@ class Attention(nn.Module):
             past = cache.length
             k, v = cache.extend(k, v)
         mask = _causal_mask(T, past, q.device) if past and T > 1 else None
-        causal = not past and T > 1
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=1.0, enable_gqa=self.G != self.H)
+        causal, grouped = not past and T > 1, self.G != self.H
+        if grouped and not _has_grouped_kernel(q, mask):
+            k, v = (t.repeat_interleave(self.H // self.G, 1) for t in (k, v))
+            grouped = False
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=1.0, enable_gqa=grouped)
         return y.transpose(1, 2)
+
+
+def _has_grouped_kernel(q: Tensor, mask: Tensor | None) -> bool:
+    """Whether torch computes attention of fewer key-value heads than query heads without holding all scores in memory.
+    On CUDA only FlashAttention does, which needs half precision and no mask."""
+    return q.device.type != "cuda" or (q.dtype is torch.bfloat16 and mask is None)
 
 
 def _causal_mask(T: int, past: int, device: torch.device) -> Tensor:
