@@ -67,6 +67,16 @@ def _missing(device: str) -> str:
     return f"torch {torch.__version__} finds no {device} device here"
 
 
+def return_freed_memory(device: str) -> None:
+    """Give back memory that torch keeps for later tensors, so that other programs can use it."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    elif device == "mps":
+        torch.mps.empty_cache()
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error of torch, whose types differ by device, says that memory is short."""
     return isinstance(error, MemoryError) or any(message in str(error) for message in OUT_OF_MEMORY)
