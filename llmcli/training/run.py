@@ -24,7 +24,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
 from llmcli.models.devices import is_out_of_memory
-from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.open_runtime import open_trained
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.base_behaviour import BaseBehaviour
 from llmcli.training.batch_schedule import BatchSchedule
@@ -347,7 +347,7 @@ class Run:
 
     def _sample(self, weights: dict[str, NDArray[np.float32]], prompt: str) -> str:
         """A continuation of the prompt; of conversations, the greedy answer to a held-out question."""
-        runtime = NumpyRuntime(Checkpoint(self._plan.model, "", weights))
+        runtime = open_trained(Checkpoint(self._plan.model, "", weights), self._settings.device)
         if self._conversations:
             return self._conversations.answer(runtime, SAMPLE_TOKENS)
         pieces = generate(runtime, self._tokenizer, prompt, SamplingConfig(max_tokens=SAMPLE_TOKENS))

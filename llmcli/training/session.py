@@ -439,8 +439,11 @@ def _answers(checkpoint: Checkpoint, prepared: Prepared, on_note: Callable[[str]
 
     assert prepared.conversations
     try:
-        seconds = _answers_seconds(prepared.plan.train.seconds)
-        result = answer_questions(checkpoint, prepared.tokenizer, prepared.conversations, seconds)
+        settings = prepared.plan.train
+        seconds = _answers_seconds(settings.seconds)
+        result = answer_questions(
+            checkpoint, prepared.tokenizer, prepared.conversations, seconds, device=settings.device
+        )
     except Exception as error:  # memory is short: the model must still be saved
         on_note(f"answers to held-out questions could not be measured: {error}")
         return None
