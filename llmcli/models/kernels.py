@@ -18,10 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from llmcli.config import LOSS_LOGITS, LOSS_ROWS
+from llmcli.config import LOSS_LOGITS, LOSS_ROWS, QUERY_BLOCK
 
-# queries per head at a time: smaller blocks read keys and values more often, larger ones compute more masked scores
-QUERY_BLOCK = 128
 MIN_PROBABILITY = 1e-37  # probabilities are clipped here before the logarithm
 
 

@@ -35,6 +35,7 @@ class Linear(nn.Linear):
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__(inputs, outputs, bias=bias)
         self.adapter: LowRankAdapter | None = None
+        self.folded: tuple[Tensor, Tensor | None] | None = None  # see `fold`
         self.saves_memory = False  # also on a CPU, at the cost of some time
 
     def recomputes(self, x: Tensor) -> bool:
@@ -67,6 +68,8 @@ class RMSNorm(nn.Module):
 
 def stacked_linear(x: Tensor, gain: Tensor, *matrices: Linear) -> Tensor:
     """(x * gain) W^T for several matrices stacked, in one product: [..., inputs] -> [..., sum of outputs]."""
+    if matrices[0].folded is not None:
+        return F.linear(x, *matrices[0].folded)
     biases: list[Tensor] = [matrix.bias for matrix in matrices if matrix.bias is not None]
     bias = torch.cat(biases).to(x.dtype) if biases else None
     weights = [matrix.weight for matrix in matrices]
@@ -76,3 +79,15 @@ def stacked_linear(x: Tensor, gain: Tensor, *matrices: Linear) -> Tensor:
         x = x * gain.to(x.dtype)
         y = y + torch.cat([adapter(x) for adapter in adapters], dim=-1)
     return y
+
+
+@torch.no_grad()
+def fold(gain: Tensor, *matrices: Linear) -> None:
+    """Do once what `stacked_linear` does in every pass, for inference alone: the matrices themselves are dropped."""
+    assert all(matrix.adapter is None for matrix in matrices), "adapters are merged"
+    biases: list[Tensor] = [matrix.bias for matrix in matrices if matrix.bias is not None]
+    weight = torch.cat([matrix.weight for matrix in matrices]).mul_(gain)
+    matrices[0].folded = weight, torch.cat(biases) if biases else None
+    for matrix in matrices:
+        matrix.register_parameter("weight", None)
+        matrix.register_parameter("bias", None)

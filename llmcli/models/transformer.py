@@ -29,7 +29,7 @@ from llmcli.models.kernels import (
     rotate,
     swiglu,
 )
-from llmcli.models.linear import Embedding, Linear, LowRankAdapter, RMSNorm, stacked_linear
+from llmcli.models.linear import Embedding, Linear, LowRankAdapter, RMSNorm, fold, stacked_linear
 from llmcli.models.runtime import Array
 from llmcli.models.token_rows import TokenRows
 
@@ -100,6 +100,10 @@ class Attention(nn.Module):
         output: Tensor = self.o_proj(y.reshape(B, T, self.H * self.D))
         return output
 
+    def fold(self, gain: Tensor) -> None:
+        """See `LanguageModel.fold_gains`."""
+        fold(gain, self.q_proj, self.k_proj, self.v_proj)
+
     def _project(self, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries [B, T, H, D], scaled for attention, and keys [B, T, G, D]; values [B, T, G, D]."""
         B, T, _ = x.shape
@@ -125,9 +129,18 @@ class Attention(nn.Module):
             past = cache.length
             k, v = cache.extend(k, v)
         mask = _causal_mask(T, past, q.device) if past and T > 1 else None
-        causal = not past and T > 1
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=1.0, enable_gqa=self.G != self.H)
+        causal, grouped = not past and T > 1, self.G != self.H
+        if grouped and not _has_grouped_kernel(q, mask):
+            k, v = (t.repeat_interleave(self.H // self.G, 1) for t in (k, v))
+            grouped = False
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=1.0, enable_gqa=grouped)
         return y.transpose(1, 2)
+
+
+def _has_grouped_kernel(q: Tensor, mask: Tensor | None) -> bool:
+    """Whether torch computes attention of fewer key-value heads than query heads without holding all scores in memory.
+    On CUDA only FlashAttention does, which needs half precision and no mask."""
+    return q.device.type != "cuda" or (q.dtype is torch.bfloat16 and mask is None)
 
 
 def _causal_mask(T: int, past: int, device: torch.device) -> Tensor:
@@ -148,6 +161,10 @@ class MLP(nn.Module):
         """Normalized x [B, T, C], whose gain is still to be applied -> [B, T, C]."""
         output: Tensor = self.down_proj(swiglu(stacked_linear(x, gain, self.gate_proj, self.up_proj)))
         return output
+
+    def fold(self, gain: Tensor) -> None:
+        """See `LanguageModel.fold_gains`."""
+        fold(gain, self.gate_proj, self.up_proj)
 
 
 class Layer(nn.Module):
@@ -250,6 +267,20 @@ class LanguageModel(nn.Module):
     def _final_gain(self) -> Tensor:
         gain = self.model.norm.weight
         return gain if self.logit_factor == 1 else gain * self.logit_factor
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Final hidden states [T, C] of a few tokens -> their logits [T, V] in float32. Unlike in `head`, the gain is
+        applied to the hidden states, which are smaller."""
+        weight = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        return F.linear(hidden * self.model.norm.weight, weight)
+
+    def fold_gains(self) -> None:
+        """Fold the gains of the norms in the layers into the matrices after them, once and for all: every pass would
+        read and write these matrices three times otherwise. Afterwards the model, in float32, can only compute."""
+        for layer in self.modules():
+            if isinstance(layer, Layer):
+                layer.self_attn.fold(layer.input_layernorm.weight)
+                layer.mlp.fold(layer.post_attention_layernorm.weight)
 
     def expert_shares(self) -> list[list[float]]:
         """The share of routed tokens that each expert received in eval mode, [layers, experts]."""

@@ -7,7 +7,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from llmcli.config import LOSS_LOGITS, LOSS_ROWS, MAX_CONTEXT_KEEPING_SCORES, ModelConfig, TrainConfig
+from llmcli.config import (
+    LOSS_LOGITS,
+    LOSS_ROWS,
+    MAX_CONTEXT_KEEPING_SCORES,
+    QUERY_BLOCK,
+    ModelConfig,
+    TrainConfig,
+)
 from llmcli.formats.adapters import parameter_count
 
 TOKENS_PER_PARAMETER = 1.2  # for a fixed number of steps or epochs: training tokens per parameter of the layers
@@ -18,12 +25,13 @@ MEASUREMENT_SHARE = 0.01  # of the run, for each measurement ...
 MAX_MEASUREMENT_SECONDS = 3.0  # ... and at most this long
 MICRO_BATCH_VALUES = 1 << 22  # layers x width x tokens; larger micro-batches need memory and are hardly faster on a CPU
 
-CPU_THREAD_FLOPS, GPU_FLOPS = 5e10, 2e14  # peak assumed before any measurement
-CPU_HALF_PEAK_WIDTH, GPU_HALF_PEAK_WIDTH = 100, 600  # hidden size at which half of that peak is reached
+# before any measurement: the peak that is assumed (for each thread of a CPU; of MPS that of the smallest GPU), and the
+# hidden size at which half of it is reached
+PEAK_FLOPS = {"cpu": 5e10, "cuda": 2e14, "mps": 2e12}
+HALF_PEAK_WIDTH = {"cpu": 100, "cuda": 600, "mps": 300}
 
 FLOAT32 = 4.0  # bytes of a weight, a gradient, or a number in the state of the optimizer
-BYTES_PER_ACTIVATION = 6.0
-BYTES_PER_LOGIT = 12.0  # of a block of the loss: as multiplied, in float32, their probabilities, their gradients
+BYTES_PER_LOGIT = 8.0  # of a block of the loss: in float32, and their probabilities
 BASE_BYTES = 3e8  # of the process before it trains
 
 # Expected loss: exponents as in nanochat's fits of 2026 (compute-optimal parameters grow as compute ** 0.52), constants
@@ -72,10 +80,9 @@ class Estimate:
 def estimated_speed(model: ModelConfig, train: TrainConfig, seconds: float = 0.0) -> float:
     """Tokens per second, by formula: narrow matrices run further below the machine's peak. `seconds` is ignored, so
     that this can stand in for a measurement."""
-    gpu = train.device == "cuda"
-    peak = GPU_FLOPS if gpu else CPU_THREAD_FLOPS * train.threads
-    half_peak_width = GPU_HALF_PEAK_WIDTH if gpu else CPU_HALF_PEAK_WIDTH
-    return peak * model.hidden_size / (model.hidden_size + half_peak_width) / flops_per_token(model, train.context)
+    peak = PEAK_FLOPS[train.device] * (train.threads if train.device == "cpu" else 1)
+    reached = model.hidden_size / (model.hidden_size + HALF_PEAK_WIDTH[train.device])
+    return peak * reached / flops_per_token(model, train.context)
 
 
 def flops_per_token(model: ModelConfig, context: int) -> float:
@@ -101,22 +108,28 @@ def memory_needed(model: ModelConfig, train: TrainConfig, sharded_over: int = 1)
     several processes, over which weights, gradients and optimizer may be sharded."""
     weights, optimizer = FLOAT32 * model.parameters, _optimizer_bytes(model, train)
     trained, best = FLOAT32 * _trained_parameters(model, train), weights  # the best so far are on the host
-    kept = 0.0
-    if train.device == "cpu" and sharded_over == 1:
-        # for the backward pass: the matrices as they are multiplied, and without the gains in them; gradients follow
-        kept = weights * (0.5 if train.dtype == "bfloat16" else 1.0) + (-trained if train.lora_rank else 0.0)
-    step = kept + trained / sharded_over
-    step += max(_activation_bytes(model, train), _update_bytes(model, train) / sharded_over)
-    evaluation = weights  # of another model at the end; during the run a copy of those that were evaluated
+    held, step = (weights + optimizer) / sharded_over, _step_bytes(model, train, sharded_over)
     saving = trained + optimizer  # a copy of the state
-    held = (weights + optimizer) / sharded_over
-    if sharded_over > 1:
-        step += _gathered_bytes(model)
-        evaluation += weights  # gathered, and the copy of them
+    if sharded_over == 1:
+        scored, copied = weights, 0.0  # another model at the end; during the run a copy of those that were evaluated
+    else:
+        scored, copied = 0.0, 2 * weights  # gathered, and the copy of them
     if train.device == "cuda":
-        device = held + max(step, weights if sharded_over == 1 else 0.0)
-        return Memory(device + BASE_BYTES, best + max(evaluation, saving) + BASE_BYTES)
-    return Memory(held + best + max(step, evaluation, saving) + BASE_BYTES, 0.0)
+        host = best + max(scored, copied, saving)
+        return Memory(held + max(step, scored) + BASE_BYTES, host + BASE_BYTES)
+    return Memory(held + best + max(step, scored, copied, saving) + BASE_BYTES, 0.0)
+
+
+def _step_bytes(model: ModelConfig, train: TrainConfig, sharded_over: int) -> float:
+    """Of a step at its peak: in the backward pass, or when all gradients are there and Muon updates the matrices."""
+    gradients = FLOAT32 * _trained_parameters(model, train) / sharded_over
+    backward = _activation_bytes(model, train) + (gradients if micro_batches(model, train) > 1 else 0.0)
+    if sharded_over > 1:
+        backward += _gathered_bytes(model)
+    elif train.device == "cpu":  # where it keeps the matrices as they are multiplied and, if trained, before that
+        product = FLOAT32 / 2 if train.dtype == "bfloat16" else FLOAT32
+        backward += model.parameters * (product + (0.0 if train.lora_rank else FLOAT32))
+    return max(backward, gradients + _update_bytes(model, train) / sharded_over)
 
 
 def _update_bytes(model: ModelConfig, train: TrainConfig) -> float:
@@ -152,18 +165,38 @@ def _optimizer_bytes(model: ModelConfig, train: TrainConfig) -> float:
 
 
 def _activation_bytes(model: ModelConfig, train: TrainConfig) -> float:
-    """Of a micro-batch: what the backward pass needs of each token, and a block of logits."""
-    longest = train.context if train.device == "mps" else min(train.context, MAX_CONTEXT_KEEPING_SCORES)
-    scores = model.num_attention_heads * longest // 3  # of attention: half of them, the others are masked
-    if train.device == "mps":  # where torch keeps all of them
-        scores *= 2
-    swiglu = 4 * model.intermediate_size + (4 * model.hidden_size if model.num_experts else 0)
-    per_layer = 12 * model.hidden_size + swiglu * max(1, model.num_experts_per_tok) + scores
+    """Of a micro-batch: what the layers save for the backward pass, as much as one of them for what is computed in
+    between, and a block of logits."""
     tokens = train.context * -(-train.batch_size // micro_batches(model, train))
-    logits = BYTES_PER_ACTIVATION * model.vocab_size * tokens
-    if train.device != "cpu":
-        logits = min(logits, BYTES_PER_LOGIT * max(LOSS_LOGITS, LOSS_ROWS * model.vocab_size))
-    return BYTES_PER_ACTIVATION * model.num_hidden_layers * per_layer * tokens + logits
+    layers = activation_size(train) * (model.num_hidden_layers + 1) * saved_values(model, train) * tokens
+    rows = LOSS_ROWS if train.device == "cpu" else max(LOSS_ROWS, LOSS_LOGITS // model.vocab_size)
+    return layers + BYTES_PER_LOGIT * model.vocab_size * min(rows, tokens)
+
+
+def activation_size(train: TrainConfig) -> float:
+    """Bytes of a number in an activation."""
+    return 2.0 if train.dtype == "bfloat16" else 4.0
+
+
+def saved_values(model: ModelConfig, train: TrainConfig) -> float:
+    """Numbers that a layer saves for the backward pass, for each token. Approximate: within a tenth or so."""
+    width, heads, active = model.hidden_size, model.num_attention_heads, model.num_experts_per_tok
+    residual = 4 * width  # normalized, and a dropout mask, twice each
+    attention = 4 * model.head_dim * (heads + model.num_key_value_heads)  # e.g. q, k: normalized, rotated; v; outputs
+    swiglu = 4 * model.intermediate_size  # gate and up, activated, their product
+    if model.num_experts:
+        swiglu = active * (swiglu + 2 * width) + width  # a copy for each expert, before and after
+    return residual + attention + swiglu + heads * _kept_scores(train)
+
+
+def _kept_scores(train: TrainConfig) -> float:
+    """Scores of attention that are kept for each token and head: on a CPU without most of those that are masked, on MPS
+    all, elsewhere none, since they are computed again."""
+    if train.device == "mps":
+        return train.context
+    if train.device != "cpu" or train.context > MAX_CONTEXT_KEEPING_SCORES:
+        return 0
+    return min(train.context, (train.context + QUERY_BLOCK) / 2)
 
 
 def layer_parameters(model: ModelConfig) -> int:

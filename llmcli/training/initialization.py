@@ -38,12 +38,15 @@ def new_model(
     return model
 
 
-def compile_layers(model: LanguageModel, settings: TrainConfig) -> None:
-    """Compile each layer into a few kernels, where that pays off."""
-    if _is_worth_compiling(settings):
+def compile_layers(model: LanguageModel, settings: TrainConfig) -> bool:
+    """Have each layer compiled into a few kernels, where that pays off: when it first gets windows of a length, in
+    training and in evaluation. Returns whether it will be."""
+    worth = _is_worth_compiling(settings)
+    if worth:
         model.dropout.exclude_from_compilation()
         for layer in model.model.layers:
             layer.compile()
+    return worth
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
 from llmcli.models.devices import is_out_of_memory
-from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.open_runtime import open_trained
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.base_behaviour import BaseBehaviour
 from llmcli.training.batch_schedule import BatchSchedule
@@ -109,7 +109,7 @@ class Run:
                 self._plain_text = PlainTextComparison(plan.model, tokenizer, plain_text, start, settings)
             if weight := plan.conversations.base_divergence:
                 self._base_behaviour = BaseBehaviour(self.model, tokenizer, settings, weight)
-        compile_layers(self.model, settings)
+        self._is_compiled = compile_layers(self.model, settings)
         self._window = 0  # tokens in a window of the last step
         self._calibration = Calibration(self.model, calibration_windows)
         models = 2 if start else 1
@@ -207,7 +207,7 @@ class Run:
 
     def step(self) -> Step | None:
         """Take a step. None if it was not finished: `problem` says why, or the time is over."""
-        position = self.position
+        position, window = self.position, self._window
         began = self._now()
         loss = self._gradients()
         if loss is None:
@@ -220,7 +220,9 @@ class Run:
             return None
         position.step += 1
         seconds = self._now() - began
-        if self._clock:
+        if self._clock and self._is_compiled and self._window != window:  # then torch compiles
+            self._clock.exclude(seconds)
+        elif self._clock:
             self._clock.add_step(seconds, self._step_tokens)
             self._tuner.add_step(seconds, self._step_tokens)
         position.progress = self._progress()
@@ -327,12 +329,13 @@ class Run:
             return
         position = self.position
         patience = FINAL_PATIENCE if hurried else STEP_PATIENCE
+        compiles = self._is_compiled and not self._validator.evaluated_tokens
         try:
             with self._all_threads(), self._interruptible(self.model, patience), self._calibration.applied() as factor:
-                self._time_evaluation(self._calibration.seconds, self._calibration.tokens)
+                self._time_evaluation(self._calibration.seconds, self._calibration.tokens, compiles)
                 began = self._now()
                 score = self._validator.evaluate(began + self._evaluation_seconds(), self._now)
-                self._time_evaluation(self._now() - began, self._validator.evaluated_tokens)
+                self._time_evaluation(self._now() - began, self._validator.evaluated_tokens, compiles)
                 weights = self.model.to_arrays()
         except CutShortError:
             return
@@ -348,7 +351,8 @@ class Run:
 
     def _sample(self, weights: dict[str, NDArray[np.float32]], prompt: str) -> str:
         """A continuation of the prompt; of conversations, the greedy answer to a held-out question."""
-        runtime = NumpyRuntime(Checkpoint(self._plan.model, "", weights))
+        device = "cpu" if self._sharded else self._settings.device  # which has no memory for the whole model
+        runtime = open_trained(Checkpoint(self._plan.model, "", weights), device)
         if self._conversations:
             return self._conversations.answer(runtime, SAMPLE_TOKENS)
         pieces = generate(runtime, self._tokenizer, prompt, SamplingConfig(max_tokens=SAMPLE_TOKENS))
@@ -375,8 +379,10 @@ class Run:
         waiting = self._leader and not self._sharded
         return all_threads(self._leader.group if self._leader and waiting else None, self._settings.threads)
 
-    def _time_evaluation(self, seconds: float, tokens: int) -> None:
-        if self._clock:
+    def _time_evaluation(self, seconds: float, tokens: int, compiles: bool) -> None:
+        if self._clock and compiles:
+            self._clock.exclude(seconds)
+        elif self._clock:
             self._clock.add_evaluation(seconds, tokens)
 
     def has_long_final_evaluation(self) -> bool:

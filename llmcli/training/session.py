@@ -91,6 +91,7 @@ def plan_run(
     if stopped := output.stopped:
         resume.check_same_run(stopped, identity, output.resume_path)
         _check_hardware(stopped, output.resume_path)
+        pick_device(stopped.plan.train.device, processes)
         request = replace(request, device=stopped.plan.train.device, dtype=stopped.plan.train.dtype)
     else:
         conversations_alone = inputs.conversations is not None and not inputs.corpus.documents
@@ -128,6 +129,23 @@ def _check_adapters(inputs: Inputs, output: Output) -> None:
         )
 
 
+def pick_device(name: str, processes: Processes) -> str:
+    """The device of each process, of a GPU one to each. Raises LLMError where there are too few."""
+    from llmcli.models import devices
+
+    device = devices.pick_device(name)
+    if not processes.are_several or device == "cpu":
+        return device
+    if device == "mps":
+        raise LLMError("a run on mps has one process; leave out --processes, or add --device cpu")
+    if (count := devices.gpu_count()) < processes.local_count:
+        raise LLMError(
+            f"{processes.local_count} processes need a GPU each, but torch finds {count} here; use --processes {count}"
+            ", or --device cpu"
+        )
+    return device
+
+
 def _choose_hardware(
     request: Request,
     device: str,
@@ -142,7 +160,7 @@ def _choose_hardware(
     from llmcli.training import hardware, throughput
     from llmcli.training.cost_model import Machine
 
-    device = devices.pick_device(device)
+    device = pick_device(device, processes)
     dtype, reason = hardware.pick_dtype(dtype, device, request.threads)
     devices.check_dtype(dtype, device)
     measured = partial(throughput.measure_throughput, tuner=tuner, conversations=conversations)
@@ -316,7 +334,7 @@ def run(
             reserve_seconds=_reserve_seconds(prepared),
             stop=stop,
             save_due=saver.is_due,
-            resume_from=output.stopped.state if output.stopped else None,
+            resume_from=output.stopped.take_state() if output.stopped else None,
             regularize=prepared.regularization(plan.request),
             tuner=plan.tuner,
             conversations=prepared.conversations,
@@ -356,11 +374,10 @@ def _leading(processes: Processes, device: str) -> Iterator[Leader | None]:
 
 def follow(processes: Processes, device: str, on_connected: Callable[[], None]) -> None:
     """Any other rank: compute what rank 0 says until it ends. Raises LLMError when another process has ended."""
-    from llmcli.models import devices
     from llmcli.training import data_parallel
     from llmcli.training.process_group import ProcessGroup
 
-    group = ProcessGroup(processes, devices.pick_device(device))
+    group = ProcessGroup(processes, pick_device(device, processes))
     on_connected()
     data_parallel.follow(group)
     group.close()
@@ -424,8 +441,11 @@ def _answers(checkpoint: Checkpoint, prepared: Prepared, on_note: Callable[[str]
 
     assert prepared.conversations
     try:
-        seconds = _answers_seconds(prepared.plan.train.seconds)
-        result = answer_questions(checkpoint, prepared.tokenizer, prepared.conversations, seconds)
+        settings = prepared.plan.train
+        seconds = _answers_seconds(settings.seconds)
+        result = answer_questions(
+            checkpoint, prepared.tokenizer, prepared.conversations, seconds, device=settings.device
+        )
     except Exception as error:  # memory is short: the model must still be saved
         on_note(f"answers to held-out questions could not be measured: {error}")
         return None

@@ -299,9 +299,10 @@ def train(
     _check_options(context_, from_, like, lora, tokenizer)
     processes = Processes.of()
     if processes_ and processes_ > 1 and not processes.are_several:
+        processes = Processes(count=processes_, local_count=processes_)
+        session.pick_device(device, processes)  # it would fail in each of them
         if not dry_run:
             raise typer.Exit(_launch(processes_))
-        processes = Processes(count=processes_, local_count=processes_)
     if processes.rank:
         if not dry_run:
             session.follow(processes, device, ignore_stop_requests)
