@@ -23,7 +23,8 @@ TRAINING_SHARE = 0.9  # of the time budget; reading, planning, evaluating and sa
 MAX_MEASUREMENTS = 3  # shapes whose speed is measured
 MEASUREMENT_SHARE = 0.01  # of the run, for each measurement ...
 MAX_MEASUREMENT_SECONDS = 3.0  # ... and at most this long
-MICRO_BATCH_VALUES = 1 << 22  # layers x width x tokens; larger micro-batches need memory and are hardly faster on a CPU
+# layers x width x tokens of a micro-batch, at most; larger ones need memory (on a GPU 10 GB) and are hardly faster
+MICRO_BATCH_VALUES = {"cpu": 1 << 22, "cuda": 1 << 27, "mps": 1 << 25}
 
 # before any measurement: the peak that is assumed (for each thread of a CPU; of MPS that of the smallest GPU), and the
 # hidden size at which half of it is reached
@@ -95,46 +96,47 @@ def flops_per_token(model: ModelConfig, context: int) -> float:
     return 6.0 * (matrices - embedding - inactive + attention)
 
 
-def micro_batches(model: ModelConfig, train: TrainConfig) -> int:
-    """The number of micro-batches that a CPU splits a batch into (gradient accumulation); 1 on other devices."""
-    if train.device != "cpu":
-        return 1
-    values = model.num_hidden_layers * model.hidden_size * train.context * train.batch_size
-    return min(train.batch_size, -(-values // MICRO_BATCH_VALUES))
+def micro_batches(model: ModelConfig, train: TrainConfig, processes: int = 1) -> int:
+    """The number of micro-batches into which the part of a batch that a process has is split (gradient accumulation):
+    all processes have the same number."""
+    windows = -(-train.batch_size // processes)
+    values = model.num_hidden_layers * model.hidden_size * train.context * windows
+    return min(windows, -(-values // MICRO_BATCH_VALUES[train.device]))
 
 
-def memory_needed(model: ModelConfig, train: TrainConfig, sharded_over: int = 1) -> Memory:
+def memory_needed(model: ModelConfig, train: TrainConfig, processes: int = 1, *, sharded: bool = False) -> Memory:
     """Approximate bytes that training takes at most, and the copies of weights that it keeps on the host; for rank 0 of
     several processes, over which weights, gradients and optimizer may be sharded."""
     weights, optimizer = FLOAT32 * model.parameters, _optimizer_bytes(model, train)
     trained, best = FLOAT32 * _trained_parameters(model, train), weights  # the best so far are on the host
-    held, step = (weights + optimizer) / sharded_over, _step_bytes(model, train, sharded_over)
+    held, step = (weights + optimizer) / (processes if sharded else 1), _step_bytes(model, train, processes, sharded)
     saving = trained + optimizer  # a copy of the state
-    if sharded_over == 1:
-        scored, copied = weights, 0.0  # another model at the end; during the run a copy of those that were evaluated
-    else:
+    if sharded:
         scored, copied = 0.0, 2 * weights  # gathered, and the copy of them
+    else:
+        scored, copied = weights, 0.0  # another model at the end; during the run a copy of those that were evaluated
     if train.device == "cuda":
         host = best + max(scored, copied, saving)
         return Memory(held + max(step, scored) + BASE_BYTES, host + BASE_BYTES)
     return Memory(held + best + max(step, scored, copied, saving) + BASE_BYTES, 0.0)
 
 
-def _step_bytes(model: ModelConfig, train: TrainConfig, sharded_over: int) -> float:
+def _step_bytes(model: ModelConfig, train: TrainConfig, processes: int, sharded: bool) -> float:
     """Of a step at its peak: in the backward pass, or when all gradients are there and Muon updates the matrices."""
-    gradients = FLOAT32 * _trained_parameters(model, train) / sharded_over
-    backward = _activation_bytes(model, train) + (gradients if micro_batches(model, train) > 1 else 0.0)
-    if sharded_over > 1:
+    parts = processes if sharded else 1
+    gradients, pieces = FLOAT32 * _trained_parameters(model, train) / parts, micro_batches(model, train, processes)
+    backward = _activation_bytes(model, train, processes) + (gradients if pieces > 1 else 0.0)
+    if sharded:
         backward += _gathered_bytes(model)
     elif train.device == "cpu":  # where it keeps the matrices as they are multiplied and, if trained, before that
         product = FLOAT32 / 2 if train.dtype == "bfloat16" else FLOAT32
         backward += model.parameters * (product + (0.0 if train.lora_rank else FLOAT32))
-    return max(backward, gradients + _update_bytes(model, train) / sharded_over)
+    return max(backward, gradients + _update_bytes(model, train) / processes)
 
 
 def _update_bytes(model: ModelConfig, train: TrainConfig) -> float:
-    """Of an update by Muon: the gradients of the matrices of a shape, at most about half of all weights, once more in
-    float32, and a few times as they are multiplied."""
+    """Of an update of all matrices by Muon: the gradients of those of a shape, at most about half of all weights, once
+    more in float32, and a few times as they are multiplied."""
     if train.recipe != "muon":
         return 0.0
     return model.parameters / 2 * (FLOAT32 + 3 * (FLOAT32 / 2 if train.dtype == "bfloat16" else FLOAT32))
@@ -145,11 +147,6 @@ def _gathered_bytes(model: ModelConfig) -> float:
     embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
     layer = (model.parameters - embeddings) / model.num_hidden_layers
     return 2 * FLOAT32 * (embeddings + 2 * layer)
-
-
-def state_bytes(model: ModelConfig, train: TrainConfig) -> float:
-    """Weights, gradients and the state of the optimizer."""
-    return FLOAT32 * (model.parameters + _trained_parameters(model, train)) + _optimizer_bytes(model, train)
 
 
 def _trained_parameters(model: ModelConfig, train: TrainConfig) -> int:
@@ -164,10 +161,11 @@ def _optimizer_bytes(model: ModelConfig, train: TrainConfig) -> float:
     return FLOAT32 * (model.parameters + embeddings)
 
 
-def _activation_bytes(model: ModelConfig, train: TrainConfig) -> float:
+def _activation_bytes(model: ModelConfig, train: TrainConfig, processes: int) -> float:
     """Of a micro-batch: what the layers save for the backward pass, as much as one of them for what is computed in
     between, and a block of logits."""
-    tokens = train.context * -(-train.batch_size // micro_batches(model, train))
+    windows = -(-train.batch_size // processes)
+    tokens = train.context * -(-windows // micro_batches(model, train, processes))
     layers = activation_size(train) * (model.num_hidden_layers + 1) * saved_values(model, train) * tokens
     rows = LOSS_ROWS if train.device == "cpu" else max(LOSS_ROWS, LOSS_LOGITS // model.vocab_size)
     return layers + BYTES_PER_LOGIT * model.vocab_size * min(rows, tokens)

@@ -3,18 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from llmcli.config import ModelConfig, TrainConfig
+from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
-from llmcli.training.cost_model import BASE_BYTES, Memory, memory_needed, state_bytes
+from llmcli.training.cost_model import Memory, memory_needed
 from llmcli.training.plan import Plan
 
 MEMORY_SHARE = 0.8  # of the free memory, that a plan may use
 MAX_BATCH_DIVISOR = 64  # how many times smaller a batch may become; if no model fits then, that is an error
 
 
-def exceeds(model: ModelConfig, train: TrainConfig, memory: Memory) -> bool:
-    """Whether weights, gradients and optimizer alone need more memory than a plan may use."""
-    return state_bytes(model, train) + BASE_BYTES > MEMORY_SHARE * memory.device
+def exceeds(needed: Memory, free: Memory) -> bool:
+    """Whether a plan may not use so much."""
+    return bool(_shortage(needed, _usable(free), free))
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def fit(
     `needed` gives the memory for a model and a divisor of its batch size; with `fixed_batch` the divisor is 1.
     Raises LLMError where none fits; `options` names the options to lower.
     """
-    usable = Memory(MEMORY_SHARE * memory.device, MEMORY_SHARE * memory.host)
+    usable = _usable(memory)
     divisor = 1
     while True:
         fitting = [model for model in models if not _shortage(needed(model, divisor), usable, memory)]
@@ -53,12 +53,16 @@ def fit(
 
 def check_fits(plan: Plan, memory: Memory, processes: int = 1) -> None:
     """Raises LLMError where a plan made earlier does not fit into the `memory` that is free for each process."""
-    needed = memory_needed(plan.model, plan.train, processes if plan.sharded else 1)
+    needed = memory_needed(plan.model, plan.train, processes, sharded=plan.sharded and processes > 1)
     if shortage := _shortage(needed, memory, memory):
         smaller = "--context" if plan.train.recipe in ("fine-tune", "lora") else "--width"
         raise LLMError(
             f"resuming {shortage}; free some, or start over with --force and a smaller {smaller} or --batch-tokens"
         )
+
+
+def _usable(free: Memory) -> Memory:
+    return Memory(MEMORY_SHARE * free.device, MEMORY_SHARE * free.host)
 
 
 def _shortage(needed: Memory, usable: Memory, free: Memory) -> str:

@@ -195,8 +195,8 @@ class _Run:
         in_time = MAX_SPEEDUP * (self.budget.value or 0.0) * estimated_speed(model, settings)
         tokens = min(in_time, self.max_epochs * self.data.tokens) or planned_tokens(settings)
         settings = self.settings(model, tokens, batch_divisor)
-        sharded_over = self.request.processes if self.sharding(model, settings).value else 1
-        return memory_needed(model, settings, sharded_over)
+        sharded = self.sharding(model, settings).value
+        return memory_needed(model, settings, self.request.processes, sharded=sharded)
 
     def decide_model(
         self, model: ModelConfig, train: TrainConfig, models: Sequence[ModelConfig], fitting: Fit

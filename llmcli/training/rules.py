@@ -6,13 +6,14 @@ Constants that were measured have their source in tests/benchmarks/LOG.md, under
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from llmcli import units
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.data.train_tokenizer import nearest_power_of_two
 from llmcli.errors import LLMError, usage
 from llmcli.models.induction import supports_induction
-from llmcli.training.cost_model import CorpusSize, Estimate, Memory, layer_parameters, state_bytes
+from llmcli.training.cost_model import CorpusSize, Estimate, Memory, layer_parameters, memory_needed
 from llmcli.training.memory_fit import Fit, exceeds
 from llmcli.training.plan import DEFAULT_SECONDS, FROM_BASE, REQUESTED, Decision, Regularization, Request
 
@@ -157,11 +158,12 @@ def sharding(request: Request, model: ModelConfig, train: TrainConfig, memory: M
     """Whether several processes share out weights, gradients and optimizer. That costs more communication."""
     if request.shard is not None:
         return Decision(request.shard, REQUESTED)
+    least = memory_needed(model, replace(train, batch_size=1), request.processes)
     # no figure of the free memory: the reason is part of the file, whose bytes must not depend on other programs
-    needed = f"with gradients and optimizer {units.size(state_bytes(model, train))}"
-    if request.processes > 1 and exceeds(model, train, memory):
-        return Decision(True, f"{needed}: more than a process can have")
-    return Decision(False, f"{needed}: they fit into each")
+    needed = f"with gradients and optimizer they need {units.size(least.device)}"
+    if request.processes > 1 and exceeds(least, memory):
+        return Decision(True, f"{needed}, more than a process can have")
+    return Decision(False, f"{needed}, which each process has")
 
 
 def tied_embeddings(request: Request, model: ModelConfig, base: ModelConfig | None) -> Decision[bool]:

@@ -1,6 +1,5 @@
 """What each of several processes computes of a step: the gradients of a share of the batch."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -45,8 +44,7 @@ def take_share(
     rows = range(B)[B * rank // count : B * (rank + 1) // count]
     part = slice(rows.start, rows.stop)
     weight = len(rows) / B if learned is None else float(learned[part, 1:].sum() / learned[:, 1:].sum())
-    most = math.ceil(B / count) if sharded else len(rows)
-    pieces = math.ceil(micro_batches(model.config, settings) * most / B)
+    pieces = micro_batches(model.config, settings, count)
     if sharded and not rows:
         part, rows = slice(0, 1), range(1)  # with weight 0
     if pieces > 1:
