@@ -48,7 +48,7 @@ def fit(sent: Sequence[float], seconds: Sequence[float]) -> Link:
     """The line through the times of each number of bytes, with the least sum of squares of relative errors.
 
     >>> fit([0, 1e6, 2e6], [0.1, 0.2, 0.3])
-    Link(latency=0.1, bandwidth=10000000.0)
+    Link(latency=0.1, bandwidth=10000000)
     """
     weights = [1 / time**2 for time in seconds]
     total = sum(weights)

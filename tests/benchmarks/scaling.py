@@ -2,13 +2,15 @@
 
     python -m tests.benchmarks.scaling [--gpu h100] [--mfu 0.3] [--price 2.5] [--network-gbits 100]
 
-Prints the tables of docs/scaling.md. Every assumption is a field of CLUSTERS or a constant below, and an option.
+Prints the tables of docs/scaling.md; --write FILE writes them into it, in place of those that are there. Every
+assumption is a field of CLUSTERS or a constant below, and an option.
 """
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.errors import LLMError
@@ -21,8 +23,7 @@ from tests.benchmarks.step_model import Step, bytes_sent, memory, same_link, ste
 
 SHAPES = {"100M": (10, 640), "350M": (22, 1024), "1B": (18, 2048), "3B": (24, 3072), "7B": (32, 4096)}
 GPUS = (1, 2, 4, 8, 16, 32, 64)
-TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022, arXiv:2203.15556, table 3
-CONTEXT, VOCAB_SIZE = 2048, 32_768
+CONTEXT, VOCAB_SIZE, TOKENS_PER_PARAMETER = 2048, 32_768, 20.0  # the last is about that of arXiv:2203.15556, table 3
 BYTES_PER_TOKEN = 4.5  # of English text with such a vocabulary
 NETWORKS = (10, 100, 400, 3200)  # Gbit/s per machine, in the table of networks
 
@@ -66,9 +67,24 @@ CLUSTERS = {
 
 
 @dataclass(frozen=True)
+class Target:
+    """A model, and how many tokens it is trained on."""
+
+    name: str
+    model: ModelConfig
+    tokens: int
+
+    @property
+    def context(self) -> int:
+        return self.model.max_position_embeddings
+
+
+@dataclass(frozen=True)
 class Run:
     """A model on some GPUs."""
 
+    target: Target
+    gpus: int
     sharded: bool
     memory: float  # bytes per GPU
     tokens_per_step: int
@@ -79,55 +95,57 @@ class Run:
     def tokens_per_second(self) -> float:
         return self.tokens_per_step / self.step.seconds
 
-
-def shape(name: str, context: int, vocab_size: int) -> ModelConfig:
-    """As `llm train --layers --width --context --vocab-size` makes it."""
-    return model_config(Request(), *SHAPES[name], context, vocab_size, 0, induction=False)
-
-
-def training_tokens(model: ModelConfig) -> int:
-    return TOKENS_PER_PARAMETER * model.parameters
+    @property
+    def hours(self) -> float:
+        return self.target.tokens / self.tokens_per_second / 3600
 
 
-def batch_windows(model: ModelConfig, divisor: int = 1) -> int:
-    """Windows per step that the planner chooses for a GPU."""
-    tokens, context = training_tokens(model), model.max_position_embeddings
-    text = CorpusSize(tokens, int(BYTES_PER_TOKEN * tokens))
-    return rules.batch_size(Request(device="cuda"), text, context, tokens, divisor).value
+def targets(context: int, vocab_size: int, tokens_per_parameter: float) -> list[Target]:
+    """The models as `llm train --layers --width --context --vocab-size` makes them."""
+    found = []
+    for name, shape in SHAPES.items():
+        model = model_config(Request(), *shape, context, vocab_size, 0, induction=False)
+        found.append(Target(name, model, int(tokens_per_parameter * model.parameters)))
+    return found
 
 
-def needed(model: ModelConfig, gpus: int, windows: int, sharded: bool) -> float:
+def batch_windows(target: Target, divisor: int = 1) -> int:
+    """Windows per step that the planner chooses for a GPU; `divisor` makes them fewer to save memory."""
+    text = CorpusSize(target.tokens, int(BYTES_PER_TOKEN * target.tokens))
+    return rules.batch_size(Request(device="cuda"), text, target.context, target.tokens, divisor).value
+
+
+def needed(target: Target, gpus: int, windows: int, sharded: bool) -> float:
     """Bytes per GPU for a step of so many windows."""
-    context = model.max_position_embeddings
     train = TrainConfig(
-        steps=1, context=context, batch_size=-(-windows // gpus), device="cuda", dtype="bfloat16", recipe="muon"
+        steps=1, context=target.context, batch_size=-(-windows // gpus), device="cuda", dtype="bfloat16", recipe="muon"
     )
-    return memory(model, train, gpus, sharded)
+    return memory(target.model, train, gpus, sharded)
 
 
-def largest_batch(model: ModelConfig, gpus: int, gigabytes: float, sharded: bool) -> int | None:
+def largest_batch(target: Target, gpus: int, gigabytes: float, sharded: bool) -> int | None:
     """Windows per step that fit, at most those that the planner wants; None if none do."""
 
-    def of(model: ModelConfig, divisor: int) -> Memory:
-        return Memory(needed(model, gpus, batch_windows(model, divisor), sharded), 0.0)
+    def memory_of(_: ModelConfig, divisor: int) -> Memory:
+        return Memory(needed(target, gpus, batch_windows(target, divisor), sharded), 0.0)
 
+    free = Memory(gigabytes * 1e9, math.inf)
     try:
-        fit = memory_fit.fit([model], Memory(gigabytes * 1e9, math.inf), of, fixed_batch=False, options="")
+        fit = memory_fit.fit([target.model], free, memory_of, fixed_batch=False, options="")
     except LLMError:
         return None
-    return batch_windows(model, fit.batch_divisor)
+    return batch_windows(target, fit.batch_divisor)
 
 
-def plan(model: ModelConfig, gpus: int, cluster: Cluster) -> Run | None:
+def plan(target: Target, gpus: int, cluster: Cluster) -> Run | None:
     """Replicated weights if they fit, else sharded ones; None if these do not fit either."""
+    model, links = target.model, same_link(cluster.link(gpus))
     for sharded in (False, True)[: 1 if gpus == 1 else 2]:
-        windows = largest_batch(model, gpus, cluster.memory_gb, sharded)
-        if windows:
-            tokens = windows * model.max_position_embeddings
-            links = same_link(cluster.link(gpus))
-            time = step(model, model.max_position_embeddings, tokens, gpus, cluster.rate(model), links, sharded)
-            sent = bytes_sent(model, gpus, sharded)
-            return Run(sharded, needed(model, gpus, windows, sharded), tokens, sent, time)
+        if windows := largest_batch(target, gpus, cluster.memory_gb, sharded):
+            tokens = windows * target.context
+            time = step(model, target.context, tokens, gpus, cluster.rate(model), links, sharded)
+            size, sent = needed(target, gpus, windows, sharded), bytes_sent(model, gpus, sharded)
+            return Run(target, gpus, sharded, size, tokens, sent, time)
     return None
 
 
@@ -135,7 +153,8 @@ def plan(model: ModelConfig, gpus: int, cluster: Cluster) -> Run | None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+    first, *lines = (f"| {' | '.join(row)} |" for row in (head, *rows))
+    return "\n".join([first, "|---" * len(head) + "|", *lines])
 
 
 def rounded(value: float) -> str:
@@ -150,93 +169,104 @@ def rounded(value: float) -> str:
     return f"{round(value, digits):,.{max(0, digits)}f}"
 
 
-def models_table(models: dict[str, ModelConfig]) -> str:
+def models_table(models: Sequence[Target]) -> str:
     rows = []
-    for name, model in models.items():
-        per_token, tokens = flops_per_token(model, model.max_position_embeddings), training_tokens(model)
+    for target in models:
+        model, per_token = target.model, flops_per_token(target.model, target.context)
         size = f"{model.num_hidden_layers} x {model.hidden_size:,}"
         rows.append(
-            [name, size, f"{model.parameters:,}", f"{per_token / 1e9:.2f}", f"{tokens / 1e9:.1f}",
-             f"{per_token * tokens:.1e}", f"{BYTES_PER_TOKEN * tokens / 1e9:,.0f}"]
+            [target.name, size, f"{model.parameters / 1e6:,.0f}", f"{per_token / 1e9:.2f}",
+             f"{target.tokens / 1e9:.1f}", f"{per_token * target.tokens:.1e}",
+             rounded(BYTES_PER_TOKEN * target.tokens / 1e9)]
         )  # fmt: skip
-    head = ["model", "layers x width", "parameters", "GFLOPs per token", "billion tokens", "FLOPs in all", "GB of text"]
+    head = [
+        "model",
+        "layers x width",
+        "million parameters",
+        "GFLOPs per token",
+        "billion tokens",
+        "FLOPs",
+        "GB of text",
+    ]
     return table(head, rows)
 
 
-def memory_table(models: dict[str, ModelConfig]) -> str:
+def memory_table(models: Sequence[Target]) -> str:
     """GB per GPU with one window each."""
     rows = []
-    for name, model in models.items():
+    for target in models:
         for sharded in (False, True):
-            cells = [
-                f"{needed(model, gpus, gpus, sharded) / 1e9:.1f}" if gpus > 1 or not sharded else "" for gpus in GPUS
-            ]
-            rows.append([name, "sharded" if sharded else "replicated", *cells])
+            sizes = [needed(target, gpus, gpus, sharded) if gpus > 1 or not sharded else None for gpus in GPUS]
+            cells = ["" if size is None else f"{size / 1e9:.1f}" for size in sizes]
+            rows.append([target.name, "sharded" if sharded else "replicated", *cells])
     return table(["model", "weights", *map(str, GPUS)], rows)
 
 
-def cost_table(models: dict[str, ModelConfig], cluster: Cluster) -> str:
-    """Days and price by model and number of GPUs."""
-    rows = []
-    for name, model in models.items():
-        cells = []
-        for gpus in GPUS:
-            run = plan(model, gpus, cluster)
-            if run is None:
-                cells.append("does not fit")
-                continue
-            hours = training_tokens(model) / run.tokens_per_second / 3600
-            time = f"{rounded(hours)} h" if hours < 48 else f"{rounded(hours / 24)} d"
-            cells.append(f"{time}, ${rounded(hours * gpus * cluster.price)}{' (s)' if run.sharded else ''}")
-        rows.append([name, *cells])
+def cost_table(models: Sequence[Target], cluster: Cluster) -> str:
+    """Time and price by model and number of GPUs."""
+
+    def cell(run: Run | None) -> str:
+        if run is None:
+            return "does not fit"
+        time = f"{rounded(run.hours)} h" if run.hours < 48 else f"{rounded(run.hours / 24)} d"
+        return f"{time}, ${rounded(run.hours * run.gpus * cluster.price)}{' (s)' if run.sharded else ''}"
+
+    rows = [[target.name, *(cell(plan(target, gpus, cluster)) for gpus in GPUS)] for target in models]
     return table(["model", *map(str, GPUS)], rows)
 
 
-def step_table(models: dict[str, ModelConfig], cluster: Cluster) -> str:
+def step_table(models: Sequence[Target], cluster: Cluster) -> str:
     """What a step consists of."""
-    rows = []
-    for name, model in models.items():
-        for gpus in GPUS:
-            run = plan(model, gpus, cluster)
-            if run is None:
-                continue
-            time = run.step
-            hours = training_tokens(model) / run.tokens_per_second / 3600
-            rows.append(
-                [name, str(gpus), "sharded" if run.sharded else "replicated", f"{run.memory / 1e9:.0f}",
-                 f"{run.tokens_per_step:,}", rounded(run.sent / 1e9), rounded(1e3 * time.compute),
-                 rounded(1e3 * time.communication), rounded(1e3 * time.exposed), rounded(run.tokens_per_second),
-                 rounded(hours * gpus)]
-            )  # fmt: skip
+    runs = [plan(target, gpus, cluster) for target in models for gpus in GPUS]
+    rows = [
+        [run.target.name, str(run.gpus), "sharded" if run.sharded else "replicated", f"{run.memory / 1e9:.0f}",
+         f"{run.tokens_per_step:,}", rounded(run.sent / 1e9), *times_of(run.step), rounded(run.tokens_per_second),
+         rounded(run.hours * run.gpus)]
+        for run in runs if run
+    ]  # fmt: skip
     head = ["model", "GPUs", "weights", "GB per GPU", "tokens per step", "GB sent", "compute, ms", "communication, ms",
             "not overlapped, ms", "tokens/s", "GPU-hours"]  # fmt: skip
     return table(head, rows)
 
 
-def network_table(model: ModelConfig, cluster: Cluster, gpus: int) -> str:
+def times_of(time: Step) -> list[str]:
+    """Compute, communication, and what of it is not overlapped, in milliseconds."""
+    return [rounded(1e3 * seconds) for seconds in (time.compute, time.communication, time.exposed)]
+
+
+def network_table(target: Target, cluster: Cluster, gpus: int) -> str:
     """One model on several machines, by their network."""
     rows = []
     for gbits in NETWORKS:
-        run = plan(model, gpus, replace(cluster, network_gbits=gbits))
-        if run:
-            time = run.step
-            busy = f"{100 * time.compute / time.seconds:.0f} %"
-            cells = [rounded(1e3 * time.compute), rounded(1e3 * time.exposed), busy]
-            rows.append([f"{gbits:,}", *cells])
-    return table(["Gbit/s per machine", "compute, ms", "not overlapped, ms", "share of compute"], rows)
+        if run := plan(target, gpus, replace(cluster, network_gbits=gbits)):
+            share = f"{100 * run.step.compute / run.step.seconds:.0f} %"
+            rows.append([f"{gbits:,}", *times_of(run.step), share])
+    head = ["Gbit/s per machine", "compute, ms", "communication, ms", "not overlapped, ms", "share of compute"]
+    return table(head, rows)
 
 
-def report(models: dict[str, ModelConfig], clusters: dict[str, Cluster]) -> Iterator[str]:
+def report(models: Sequence[Target], clusters: Mapping[str, Cluster]) -> Iterator[tuple[str, str]]:
     """Headings and tables."""
-    yield "Models\n\n" + models_table(models)
-    yield "GB per GPU, one window each, by the number of GPUs\n\n" + memory_table(models)
+    yield "Models", models_table(models)
     for name, cluster in clusters.items():
-        yield f"{name}: time and price, by the number of GPUs; (s): sharded\n\n{cost_table(models, cluster)}"
+        yield f"{name}: time and price, by the number of GPUs; (s): sharded", cost_table(models, cluster)
     for name, cluster in clusters.items():
-        yield f"{name}: a step\n\n{step_table(models, cluster)}"
+        target, gpus = next(each for each in models if each.name == "1B"), 2 * cluster.gpus_per_machine
+        yield f"{name}: {target.name} on two machines, {gpus} GPUs", network_table(target, cluster, gpus)
+    yield "GB per GPU, one window each, by the number of GPUs", memory_table(models)
     for name, cluster in clusters.items():
-        gpus = 2 * cluster.gpus_per_machine
-        yield f"{name}: 1B on {gpus} GPUs in two machines\n\n{network_table(models['1B'], cluster, gpus)}"
+        yield f"{name}: a step", step_table(models, cluster)
+
+
+def with_tables(page: str, tables: Sequence[str]) -> str:
+    """A page in which the tables, in order, stand in place of those with the same first row."""
+    position = 0
+    for new in tables:
+        start = page.index(new.split("\n")[0], position)
+        end = page.index("\n\n", start)
+        page = page[:start] + new + page[end:]
+        position = start + len(new)
+    return page
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -244,14 +274,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--gpu", choices=CLUSTERS, nargs="+", default=list(CLUSTERS), help="assumptions to start from")
     parser.add_argument("--context", type=int, default=CONTEXT)
     parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE)
+    parser.add_argument("--tokens-per-parameter", type=float, default=TOKENS_PER_PARAMETER)
+    parser.add_argument("--write", type=Path, metavar="FILE", help="a page with these tables, to be updated")
     for field in fields(Cluster):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=field.type if callable(field.type) else float)
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=int if field.type is int else float)
     options = parser.parse_args(arguments)
     given = {field.name: getattr(options, field.name) for field in fields(Cluster)}
     changes = {name: value for name, value in given.items() if value is not None}
-    models = {name: shape(name, options.context, options.vocab_size) for name in SHAPES}
     clusters = {name: replace(CLUSTERS[name], **changes) for name in options.gpu}
-    print("\n\n".join(report(models, clusters)))
+    found = list(report(targets(options.context, options.vocab_size, options.tokens_per_parameter), clusters))
+    if options.write:
+        page = with_tables(options.write.read_text("utf-8"), [new for _, new in found])
+        options.write.write_text(page, "utf-8")
+    else:
+        print("\n\n".join(f"{heading}\n\n{rows}" for heading, rows in found))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Whether the formula behind docs/scaling.md predicts the speed of two processes on this machine.
 
-    python -m tests.benchmarks.scaling_check TEXT [--widths 128 256] [--steps 60]
+    python -m tests.benchmarks.scaling_check TEXT [--widths 128 256] [--steps 40] [--rounds 3]
 
 Measured: the collective operations between two processes, and the speed of one process with one thread on its part of
 the batch, while another one does the same on the other core. Predicted from these by tests/benchmarks/step_model.py,
-the formula of tests/benchmarks/scaling.py: the speed of two processes of one thread. That is then measured, too.
+the formula of tests/benchmarks/scaling.py: the speed of two processes of one thread. That is measured too, in turn with
+the one process; the figures are medians of the rounds.
 """
 
 import argparse
+import statistics
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,7 +33,7 @@ def measured_links() -> dict[str, Link]:
 
 
 def measured_rate(text: Path, directory: Path, model: ModelConfig, steps: int) -> float:
-    """FLOP/s of one process, while another one does the same."""
+    """FLOP/s of one process of one thread, while another one does the same."""
     tokens = BATCH_TOKENS // COUNT
 
     def run(copy: int) -> float:
@@ -49,11 +51,29 @@ def predicted(model: ModelConfig, rate: float, links: dict[str, Link]) -> Step:
     return step(model, CONTEXT, BATCH_TOKENS, COUNT, rate, links, sharded=False)
 
 
+def row(text: Path, directory: Path, width: int, steps: int, rounds: int, links: dict[str, Link]) -> str:
+    """Predicted and measured for a width."""
+    shape = Request(layers=LAYERS, width=width)
+    model = model_config(shape, LAYERS, width, CONTEXT, VOCAB_SIZE, 0, induction=False)
+    rates, speeds = [], []
+    for _ in range(rounds):
+        rates.append(measured_rate(text, directory, model, steps))
+        found = processes.measure(text, directory / "several.safetensors", width, steps, COUNT)
+        speeds.append(found.tokens_per_second)
+    rate, speed = statistics.median(rates), statistics.median(speeds)
+    time = predicted(model, rate, links)
+    expected = BATCH_TOKENS / time.seconds
+    cells = [width, f"{rate / 1e9:.1f}", f"{1e3 * time.compute:.1f}", f"{1e3 * time.communication:.1f}"]
+    cells += [f"{expected:,.0f}", f"{speed:,.0f}", f"{100 * (expected / speed - 1):+.0f} %"]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("text", type=Path)
     parser.add_argument("--widths", type=int, nargs="+", default=[128, 256])
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     links = measured_links()
     print("| operation | latency, µs | bandwidth, GB/s |\n|---|---|---|")
@@ -63,18 +83,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         for width in options.widths:
-            shape = Request(layers=LAYERS, width=width)
-            model = model_config(shape, LAYERS, width, CONTEXT, VOCAB_SIZE, 0, induction=False)
-            rate = measured_rate(options.text, Path(name), model, options.steps)
-            time = predicted(model, rate, links)
-            speed = BATCH_TOKENS / time.seconds
-            output = Path(name) / "several.safetensors"
-            found = processes.measure(options.text, output, width, options.steps, COUNT).tokens_per_second
-            print(
-                f"| {width} | {rate / 1e9:.1f} | {1e3 * time.compute:.1f} | {1e3 * time.communication:.1f} | "
-                f"{speed:,.0f} | {found:,.0f} | {100 * (speed / found - 1):+.0f} % |",
-                flush=True,
-            )
+            print(row(options.text, Path(name), width, options.steps, options.rounds, links), flush=True)
 
 
 if __name__ == "__main__":

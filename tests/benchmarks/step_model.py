@@ -2,8 +2,9 @@
 
 Follows llmcli/training: data_parallel.py and optimizer.py. Replicated: every process has all weights, sums its part of
 the matrices (reduce-scatter), and gathers their updates; the other gradients are summed everywhere (all-reduce).
-Sharded (FSDP2): weights, gradients and the optimizer's state are divided among the processes; a layer is gathered when
-it is used, forward and backward, and its gradients are reduced to their owners. N = processes.
+Sharded (FSDP2): weights, gradients and the optimizer's state are divided among the processes; a layer is gathered in
+float32 when it is used, forward and backward, and its gradients are reduced to their owners; for Muon, the parts of a
+matrix are sent to one process and back. N = processes.
 """
 
 import math
@@ -18,7 +19,8 @@ from tests.benchmarks.collectives import OPERATIONS, Link, least_sent
 
 BFLOAT16 = 2.0  # bytes
 MESSAGES = 3  # small ones of each step: what to do, the batch, whether all have its loss
-GATHERED_LAYERS = 2  # at a time, of sharded weights: the one in use and the next
+GATHERED_LAYERS = 2  # at a time, of sharded weights: the one in use and the next; the embeddings stay
+EXCHANGE = "all-to-all"
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,15 @@ def transfers(model: ModelConfig, processes: int, sharded: bool) -> list[Transfe
         ]
         matrices = [Transfer(operation, size) for size in sizes for operation in ("reduce-scatter", "all-gather")]
         return [*messages, *matrices, Transfer("all-reduce", FLOAT32 * others(model))]
-    layers = model.num_hidden_layers
-    units = [others(model)] + layers * [(model.parameters - others(model)) / layers]
-    gathered = [Transfer("all-gather", BFLOAT16 * unit) for unit in units] * 2
-    return [*messages, *gathered, *(Transfer("reduce-scatter", FLOAT32 * unit) for unit in units)]
+    layers, embeddings = model.num_hidden_layers, FLOAT32 * others(model)
+    layer = (FLOAT32 * model.parameters - embeddings) / layers
+    gathered = [Transfer("all-gather", embeddings), *[Transfer("all-gather", layer)] * 2 * layers]
+    reduced = [Transfer("reduce-scatter", embeddings), *[Transfer("reduce-scatter", layer)] * layers]
+    exchanged = [
+        Transfer(EXCHANGE, BFLOAT16 * count * math.prod(shape) / processes)
+        for shape, count in matrix_groups(model).items()
+    ] * 2
+    return [*messages, *gathered, *reduced, *exchanged]
 
 
 def bytes_sent(model: ModelConfig, processes: int, sharded: bool) -> float:
@@ -122,11 +129,11 @@ def memory(model: ModelConfig, train: TrainConfig, processes: int, sharded: bool
         return needed - momenta * (1 - 1 / processes)
     copies = BFLOAT16 * model.parameters  # of all matrices, as they are multiplied
     layer = (model.parameters - others(model)) / model.num_hidden_layers
-    largest = max(layer, others(model))
     divided = weights + weights + optimizer  # the second are the gradients
-    return needed - copies - divided * (1 - 1 / processes) + (BFLOAT16 * GATHERED_LAYERS + FLOAT32) * largest
+    gathered = 2 * FLOAT32 * (others(model) + GATHERED_LAYERS * layer)  # with their gradients
+    return needed - copies - divided * (1 - 1 / processes) + gathered
 
 
 def same_link(link: Link) -> dict[str, Link]:
     """All operations at the speed of one link."""
-    return dict.fromkeys(OPERATIONS, link)
+    return dict.fromkeys((*OPERATIONS, EXCHANGE), link)
