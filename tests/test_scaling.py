@@ -1,11 +1,14 @@
 """docs/scaling.md and examples/cluster: the tables are those of the calculator, the formulas agree with arithmetic by
 hand and with the shapes of a model, and every file can be read by the program that it is for."""
 
+import contextlib
 import math
 import os
+import random
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +24,7 @@ from llmcli.training.cost_model import BASE_BYTES, FLOAT32, memory_needed
 from tests.benchmarks import scaling
 from tests.benchmarks.collectives import Link
 from tests.benchmarks.step_model import bytes_sent, matrix_groups, memory, muon_flops, others, same_link, step
+from tests.platforms import linux
 from tests.test_documents import blocks
 
 ROOT = Path(__file__).parent.parent
@@ -154,7 +158,7 @@ def torchrun_words(name: str) -> list[str]:
     """What follows `torchrun`, with 2 in place of each variable."""
     joined = shell_text(name).replace("\\\n", " ")
     line = next(line for line in joined.splitlines() if re.search(r"torchrun +--", line) and not line.startswith("#"))
-    words = shlex.split(re.sub(r"\$\{?\w+\}?", "2", line))
+    words = shlex.split(re.sub(r"\$\{[^}]*\}|\$\w+", "2", line))
     return words[next(i for i, word in enumerate(words) if word.endswith("torchrun")) + 1 :]
 
 
@@ -187,6 +191,70 @@ def test_torchrun_and_llm_train_know_its_options(name: str) -> None:
     train = get_command(app).subcommand(command)  # type: ignore[attr-defined]
     with train.make_context(command, words) as context:
         assert context.params["epochs"] == 1 and context.params["output"] == Path("model.safetensors")
+
+
+def free_port(low: int, high: int) -> int:
+    """A port in a range, that nothing listens at."""
+    for port in random.sample(range(low, high), 100):
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
+
+
+def environment(**changes: str) -> dict[str, str]:
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PYTHONPATH": str(ROOT), "PATH": programs} | changes
+
+
+def text_of(directory: Path) -> str:
+    """The beginning of an example, as a file there."""
+    directory.mkdir(exist_ok=True)
+    text = (ROOT / "examples" / "food.txt").read_text("utf-8")[:20_000]
+    (directory / "corpus.txt").write_text(text, "utf-8")
+    return "corpus.txt"
+
+
+@linux
+@pytest.mark.slow
+def test_two_machines_train_one_model_and_only_the_first_has_the_text(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    text = text_of(first)
+    second.mkdir()
+    settings = environment(PROCESSES="1", PORT=str(free_port(20_000, 30_000)))
+    started = [
+        subprocess.Popen(["bash", CLUSTER / "two_machines.sh", str(rank), "127.0.0.1", text], cwd=place, env=settings,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for rank, place in enumerate((first, second))
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=SECONDS)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert (first / "model.safetensors").exists() and not list(second.iterdir())
+
+
+@linux
+@pytest.mark.slow
+def test_the_batch_job_starts_torchrun_on_each_machine(tmp_path: Path) -> None:
+    """With stand-ins for srun, which runs a command on both machines, and for scontrol, which names them."""
+    text = text_of(tmp_path)
+    programs = {
+        "scontrol": 'test "$*" = "show hostnames here" && echo localhost && echo other',
+        "srun": 'test "$1" = --kill-on-bad-exit=1 && shift && { "$@" & "$@" & wait -n && wait -n; }',
+    }
+    for name, command in programs.items():
+        path = tmp_path / name
+        path.write_text(f"#!/usr/bin/env bash\n{command}\n", "utf-8")
+        path.chmod(0o755)
+    settings = environment(
+        SLURM_JOB_NODELIST="here", SLURM_NNODES="2", SLURM_GPUS_ON_NODE="1",
+        SLURM_JOB_ID=str(free_port(20_000, 30_000)),
+    )  # fmt: skip
+    run = subprocess.run(
+        ["bash", CLUSTER / "slurm.sbatch", text], cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS,
+        env=settings | {"PATH": f"{tmp_path}{os.pathsep}{settings['PATH']}"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "model.safetensors").exists()
 
 
 def test_the_manifest_of_kubernetes_fits_together() -> None:
