@@ -38,7 +38,7 @@ class Processes:
         try:
             rank, count, local_rank, local_count = (int(values[name]) for name in VARIABLES[:4])
             restarts = int(values.get(RESTARTS, "0"))
-            left = int(values.get(MAX_RESTARTS, "0")) - restarts + int(values.get(RESTARTS_LEFT, "0"))
+            left = max(0, int(values.get(MAX_RESTARTS, "0")) - restarts) + int(values.get(RESTARTS_LEFT, "0"))
             return cls(rank, count, local_rank, local_count, restarts, left)
         except ValueError as error:
             raise LLMError(f"RANK and WORLD_SIZE must be numbers, as torchrun sets them: {error}") from error

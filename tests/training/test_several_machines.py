@@ -118,10 +118,9 @@ def test_an_address_that_the_other_host_cannot_reach_is_explained(tmp_path):
         two.connect({**ADDRESSES, "two": "127.0.1.1"})
         (one.directory / "corpus.txt").write_text(TEXT * 3, "utf-8")
         runs = [start(host, "--steps", "20") for host in (one, two)]
-        result = finish(runs[1])
-        runs[0].kill()
-        assert result.returncode == 1
-        assert "GLOO_SOCKET_IFNAME=eth0 torchrun" in result.stderr
+        first, second = map(finish, runs)
+        assert first.returncode and second.returncode
+        assert "GLOO_SOCKET_IFNAME=eth0 torchrun" in first.stderr + second.stderr  # of the one that tried to connect
 
 
 def test_nothing_is_left_of_the_hosts(tmp_path):
