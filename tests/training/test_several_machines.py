@@ -20,17 +20,7 @@ from tests.training.test_processes import OPTIONS, SECONDS, losses, wait_for
 
 pytestmark = [pytest.mark.slow, network_namespaces]
 ELASTIC = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "one:29400")
-TRAIN = (
-    "-m",
-    "llmcli",
-    "train",
-    "corpus.txt",
-    "-o",
-    "model.safetensors",
-    *OPTIONS,
-    "--threads",
-    "1",
-)  # of two hosts on few cores
+TRAIN = ("-m", "llmcli", "train", "corpus.txt", "-o", "model.safetensors", *OPTIONS, "--threads", "1")
 
 
 @pytest.fixture
