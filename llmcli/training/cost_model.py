@@ -109,7 +109,11 @@ def memory_needed(model: ModelConfig, train: TrainConfig, processes: int = 1, *,
     several processes, over which weights, gradients and optimizer may be sharded."""
     weights, optimizer = FLOAT32 * model.parameters, _optimizer_bytes(model, train)
     trained, best = FLOAT32 * _trained_parameters(model, train), weights  # the best so far are on the host
-    held, step = (weights + optimizer) / (processes if sharded else 1), _step_bytes(model, train, processes, sharded)
+    momenta = optimizer - 2 * FLOAT32 * _adamw_parameters(model, train)  # of Muon, always divided among the processes
+    held = weights + optimizer - momenta * (1 - 1 / processes)
+    if sharded:
+        held = (weights + optimizer) / processes
+    step = _step_bytes(model, train, processes, sharded)
     saving = trained + optimizer  # a copy of the state
     if sharded:
         scored, copied = 0.0, 2 * weights  # gathered, and the copy of them
@@ -154,11 +158,16 @@ def _trained_parameters(model: ModelConfig, train: TrainConfig) -> int:
 
 
 def _optimizer_bytes(model: ModelConfig, train: TrainConfig) -> float:
-    """Two numbers for each trained parameter under AdamW, one under Muon, which leaves embeddings to AdamW."""
+    """Two numbers for each parameter under AdamW, one under Muon."""
+    by_adamw = _adamw_parameters(model, train)
+    return FLOAT32 * (2 * by_adamw + _trained_parameters(model, train) - by_adamw)
+
+
+def _adamw_parameters(model: ModelConfig, train: TrainConfig) -> int:
+    """Muon leaves the embeddings to AdamW."""
     if train.recipe != "muon":
-        return 2 * FLOAT32 * _trained_parameters(model, train)
-    embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
-    return FLOAT32 * (model.parameters + embeddings)
+        return _trained_parameters(model, train)
+    return model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
 
 
 def _activation_bytes(model: ModelConfig, train: TrainConfig, processes: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -307,11 +307,13 @@ def run(
     stop: Callable[[], bool] = lambda: False,
     on_note: Callable[[str], None] = lambda note: None,
     processes: Processes = ONE_PROCESS,
+    on_stop_request: Callable[[int], None] = lambda signal: None,
 ) -> Iterator[Step | Evaluation | Sample | Result]:
     """Train, and save the model at the end: yields events, and the result as the last one.
 
     `started` is when the time budget began (time.monotonic). When `stop()` is true the run ends after the current step
-    and saves what it has. Raises LLMError.
+    and saves what it has. `on_stop_request` gets the signal that another of several processes received, after which
+    `stop` is asked again. Raises LLMError.
     """
     from llmcli.training import hardware, resume, trainer
     from llmcli.training.events import Done, State
@@ -332,7 +334,7 @@ def run(
             sample_prompt=_first_words(next(next(inputs.corpus.texts()))) if inputs.corpus.documents else None,
             started_at=started,
             reserve_seconds=_reserve_seconds(prepared),
-            stop=stop,
+            stop=_or_elsewhere(stop, leader, on_stop_request) if leader else stop,
             save_due=saver.is_due,
             resume_from=output.stopped.take_state() if output.stopped else None,
             regularize=prepared.regularization(plan.request),
@@ -368,17 +370,32 @@ def _leading(processes: Processes, device: str) -> Iterator[Leader | None]:
     try:
         yield leader
     finally:
-        leader.end()
+        with suppress(LLMError):  # a process that has ended already, as its launcher waits for a limited time
+            leader.end()
         group.close()
 
 
-def follow(processes: Processes, device: str, on_connected: Callable[[], None]) -> None:
-    """Any other rank: compute what rank 0 says until it ends. Raises LLMError when another process has ended."""
+def _or_elsewhere(
+    stop: Callable[[], bool], leader: Leader, on_stop_request: Callable[[int], None]
+) -> Callable[[], bool]:
+    """`stop`, once any stop request that another process received has been passed on."""
+
+    def stop_anywhere() -> bool:
+        if not stop() and (number := leader.group.stop_request()):
+            on_stop_request(number)
+        return stop()
+
+    return stop_anywhere
+
+
+def follow(processes: Processes, device: str, on_connected: Callable[[Callable[[int], None]], None]) -> None:
+    """Any other rank: compute what rank 0 says until it ends. `on_connected` gets a function that asks rank 0 to stop.
+    Raises LLMError when another process has ended."""
     from llmcli.training import data_parallel
     from llmcli.training.process_group import ProcessGroup
 
     group = ProcessGroup(processes, pick_device(device, processes))
-    on_connected()
+    on_connected(group.request_stop)
     data_parallel.follow(group)
     group.close()
 

@@ -1,6 +1,7 @@
 """`llm train`: train a model on text or conversations and save it as one file."""
 
 import json
+import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from llmcli.cli.options import (
     typed_options,
     vocab_size_option,
 )
-from llmcli.cli.signals import ignore_stop_requests, stop_requests
+from llmcli.cli.signals import forward_stop_requests, stop_requests
 from llmcli.config import ADAMW_LR, DEFAULT_MODEL, DEVICES, DTYPES, MUON_LR, TrainConfig, cpu_cores
 from llmcli.errors import LLMError, command_line, usage
 from llmcli.training.processes import Processes
@@ -302,11 +303,12 @@ def train(
         processes = Processes(count=processes_, local_count=processes_)
         session.pick_device(device, processes)  # it would fail in each of them
         if not dry_run:
-            raise typer.Exit(_launch(processes_))
+            raise typer.Exit(_launch(processes_, device))
     if processes.rank:
         if not dry_run:
-            session.follow(processes, device, ignore_stop_requests)
+            session.follow(processes, device, forward_stop_requests)
         return
+    _check_processes(processes, processes_)
     force = force and not processes.restarts
     own_threads = processes.threads(threads or cpu_cores())
     request = Request(
@@ -347,11 +349,26 @@ def train(
     _run(context_, run, inputs, target, processes, started=started, json_=json_)
 
 
-def _launch(count: int) -> int:
-    """Run the same command in several processes; returns its exit code."""
+def _launch(count: int, device: str) -> int:
+    """Run the same command in several processes; returns its exit code. Raises LLMError if the device is missing."""
+    from llmcli.models.devices import pick_device
     from llmcli.training.launcher import launch
 
+    if pick_device(device) == "cpu" and count > cpu_cores():
+        console.note(
+            f"--processes {count} is more than the {cpu_cores()} cores here; extra processes slow training down"
+        )
     return launch(count, sys.argv[1:], console.note)
+
+
+def _check_processes(processes: Processes, requested: int | None) -> None:
+    """Raise LLMError if torchrun has started other processes than --processes says; say which machine has the files."""
+    if requested and requested != processes.local_count:
+        raise usage(
+            f"torchrun has started {processes.local_count} processes on this machine; leave out --processes {requested}"
+        )
+    if processes.are_on_several_machines:
+        console.note(f"rank 0 runs on the machine {platform.node()}: it reads the text and saves the model there")
 
 
 # ---- options
@@ -439,7 +456,7 @@ def _run(
     with stop_requests() as signals, view:
         events = session.run(
             run, inputs, output, started=started, stop=lambda: bool(signals or output_error), on_note=console.note,
-            processes=processes,
+            processes=processes, on_stop_request=signals.append,
         )  # fmt: skip
         for event in _with_signal_exit_code(events, signals):
             if isinstance(event, session.Result):
