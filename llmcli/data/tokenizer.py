@@ -393,7 +393,7 @@ class Tokenizer:
         self._check_bytes(batch)
         ids = array("I")
         for encoding in self._inner.encode_batch_fast(batch, add_special_tokens=False):
-            ids.extend(encoding.ids)
+            ids.fromlist(encoding.ids)  # a third of the time of `extend`
         return ids
 
     def _check_bytes(self, batch: list[str]) -> None:

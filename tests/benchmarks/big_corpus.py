@@ -112,10 +112,10 @@ def main() -> None:
     ]
     print(" ".join(command[2:]), flush=True)
     started, peaks, first = time.monotonic(), Peaks(), dict[str, float]()
+    signal.signal(signal.SIGINT, lambda *_: os.killpg(run.pid, signal.SIGINT))  # before, or a shell's "&" ignores it
     run = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1, start_new_session=True
     )
-    signal.signal(signal.SIGINT, lambda *_: os.killpg(run.pid, signal.SIGINT))
     if options.interrupt:
         threading.Timer(options.interrupt, lambda: os.killpg(run.pid, signal.SIGINT)).start()
     readers = [
