@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from llmcli.config import as_record
 from llmcli.errors import LLMError
 from llmcli.training.inputs import Inputs, load_inputs
 from llmcli.training.output import Output
-from llmcli.training.plan import Request
+from llmcli.training.plan import Plan, Request
 from llmcli.training.processes import Processes
 from llmcli.training.summary import summarize
 
@@ -75,8 +75,7 @@ def plan_run(
     processes: Processes = ONE_PROCESS,
 ) -> PlannedRun:
     """Choose device and data type, prepare the tokens, plan; a stopped run keeps its plan. Raises LLMError."""
-    from llmcli.training import hardware, resume, rules
-    from llmcli.training.memory_fit import check_fits
+    from llmcli.training import hardware, resume
     from llmcli.training.prepare import prepare
 
     if inputs.like:
@@ -110,12 +109,24 @@ def plan_run(
             on_note=on_note,
         )
     if stopped:
-        memory = _free_memory(stopped.plan.train.device, processes)
-        resumed = replace(stopped.plan, train=replace(stopped.plan.train, threads=request.threads))
-        resumed = replace(resumed, sharded=rules.sharding(request, resumed.model, resumed.train, memory).value)
-        check_fits(resumed, memory, processes.count)
-        prepared = prepared.with_plan(resumed)
+        prepared = prepared.with_plan(_resumed_plan(stopped.plan, request, processes))
+    if prepared.plan.sharded:
+        hardware.check_can_shard()
     return PlannedRun(request, prepared, identity, tuner)
+
+
+def _resumed_plan(plan: Plan, request: Request, processes: Processes) -> Plan:
+    """The plan of a stopped run for the processes of this one. Raises LLMError if their memory is too short."""
+    from llmcli.training import rules
+    from llmcli.training.memory_fit import check_fits
+
+    memory = _free_memory(plan.train.device, processes)
+    train = replace(plan.train, threads=request.threads)
+    needs_whole_weights = plan.conversations is not None and plan.conversations.base_divergence > 0
+    sharded = not needs_whole_weights and rules.sharding(request, plan.model, train, memory).value
+    resumed = replace(plan, train=train, sharded=sharded)
+    check_fits(resumed, memory, processes.count)
+    return resumed
 
 
 def _check_adapters(inputs: Inputs, output: Output) -> None:

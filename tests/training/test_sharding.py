@@ -14,6 +14,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import load
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.cost_model import BASE_BYTES, Machine, Memory, estimated_speed, memory_needed
+from llmcli.training.hardware import can_shard
 from llmcli.training.plan import Request
 from llmcli.training.processes import Processes
 from llmcli.training.shares import _equal_pieces, take_share
@@ -25,6 +26,9 @@ __all__ = ["corpus"]
 
 CONFIG = ModelConfig(50, 32, 48, 2, 4, 2, 8, 16)
 LARGE = ModelConfig(128_256, 4096, 14336, 32, 32, 8, 128, 8192)  # 8 billion parameters
+
+
+needs_fsdp = pytest.mark.skipif(not can_shard(), reason="needs torch 2.6 or later")
 
 
 # ---- the plan
@@ -91,6 +95,7 @@ def tensors(path) -> dict[str, np.ndarray]:
     return load(path).tensors
 
 
+@needs_fsdp
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--experts", "3", "--active", "2")])
 def test_losses_and_weights_are_those_of_one_process(corpus, options) -> None:
@@ -121,6 +126,7 @@ def test_losses_and_weights_are_those_of_one_process(corpus, options) -> None:
         assert options or np.linalg.norm(found[name] - array) <= 1e-3 * np.linalg.norm(array), name
 
 
+@needs_fsdp
 @linux
 @pytest.mark.slow
 def test_a_stopped_run_resumes_with_whole_weights(corpus) -> None:
