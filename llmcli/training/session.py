@@ -369,10 +369,11 @@ def _leading(processes: Processes, device: str) -> Iterator[Leader | None]:
     leader = Leader(group)
     try:
         yield leader
-    finally:
-        with suppress(LLMError):  # a process that has ended already, as its launcher waits for a limited time
-            leader.end()
-        group.close()
+    except LLMError:  # after any other error the others may wait for the rest of a pass: they notice that this one ends
+        leader.end()
+        raise
+    leader.end()
+    group.close()
 
 
 def _or_elsewhere(

@@ -83,9 +83,9 @@ class ShardedModel(LanguageModel):
     def _forward_together(self, ids: Tensor, *, in_float32: bool) -> Tensor:
         if in_float32:
             self._use_float32()
-        self._group.broadcast(ids)
-        with torch.no_grad(), explain_lost_process():
-            return self._pass(ids)
+        # weights that are gathered in inference mode could not be used in training
+        with torch.inference_mode(False), torch.no_grad(), explain_lost_process():
+            return self._pass(self._group.broadcast(ids.clone()))
 
     def _pass(self, ids: Tensor) -> Tensor:
         return super().hidden_states(ids)

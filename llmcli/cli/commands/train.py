@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from llmcli import units
 from llmcli.cli import console
 from llmcli.cli.options import (
     JsonOption,
@@ -333,7 +334,8 @@ def train(
     note_skipped_files(inputs.corpus)
     note_json_files(inputs.corpus)
     if threads and threads > cpu_cores():
-        console.note(f"--threads {threads} is more than the {cpu_cores()} cores here; extra threads slow training down")
+        cores = units.count(cpu_cores(), "core")
+        console.note(f"--threads {threads} is more than the {cores} here; extra threads slow training down")
     options = {param.opts[0]: context_.params[str(param.name)] for param in context_.command.params}
     run = session.plan_run(
         request, inputs, target, device, dtype, options=options, fixed_threads=threads is not None,
@@ -355,9 +357,8 @@ def _launch(count: int, device: str) -> int:
     from llmcli.training.launcher import launch
 
     if pick_device(device) == "cpu" and count > cpu_cores():
-        console.note(
-            f"--processes {count} is more than the {cpu_cores()} cores here; extra processes slow training down"
-        )
+        cores = units.count(cpu_cores(), "core")
+        console.note(f"--processes {count} is more than the {cores} here; extra processes slow training down")
     return launch(count, sys.argv[1:], console.note)
 
 
