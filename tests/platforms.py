@@ -1,4 +1,4 @@
-"""Marks for tests that need what not every operating system has; each says what is missing where it is skipped."""
+"""Marks for tests that need what not every operating system has, or take long; each says why it is skipped."""
 
 import os
 import shutil
@@ -29,6 +29,7 @@ def _can_make_hosts() -> bool:
     return subprocess.run(words, capture_output=True, check=False).returncode == 0
 
 
+in_full = pytest.mark.skipif(not os.environ.get("LLMCLI_FULL"), reason="takes long; LLMCLI_FULL=1 runs it too")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc or needs Linux's limits on memory")
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no POSIX signals, modes, limits or shell")
 named_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes in the file system here")

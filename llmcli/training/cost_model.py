@@ -100,8 +100,8 @@ def micro_batches(model: ModelConfig, train: TrainConfig, processes: int = 1) ->
     """The number of micro-batches into which the part of a batch that a process has is split (gradient accumulation):
     all processes have the same number."""
     windows = -(-train.batch_size // processes)
-    values = model.num_hidden_layers * model.hidden_size * train.context * windows
-    return min(windows, -(-values // MICRO_BATCH_VALUES[train.device]))
+    values = model.num_hidden_layers * model.hidden_size * train.context  # of a window
+    return -(-windows // max(1, MICRO_BATCH_VALUES[train.device] // values))
 
 
 def memory_needed(model: ModelConfig, train: TrainConfig, processes: int = 1, *, sharded: bool = False) -> Memory:

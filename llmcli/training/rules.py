@@ -155,10 +155,12 @@ def experts(model: ModelConfig, base: ModelConfig | None) -> Decision[int]:
 
 
 def sharding(request: Request, model: ModelConfig, train: TrainConfig, memory: Memory) -> Decision[bool]:
-    """Whether several processes share out weights, gradients and optimizer. That costs more communication."""
+    """Whether several processes share out weights, gradients and optimizer. That costs more communication, but not as
+    much as batches so small that no process accumulates gradients."""
     if request.shard is not None:
         return Decision(request.shard, REQUESTED)
-    least = memory_needed(model, replace(train, batch_size=1), request.processes)
+    windows = min(train.batch_size, 2 * request.processes)
+    least = memory_needed(model, replace(train, batch_size=windows), request.processes)
     # no figure of the free memory: the reason is part of the file, whose bytes must not depend on other programs
     needed = f"with gradients and optimizer they need {units.size(least.device)}"
     if request.processes > 1 and exceeds(least, memory):

@@ -14,12 +14,20 @@ from pathlib import Path
 
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.errors import LLMError
-from llmcli.training import memory_fit, rules
-from llmcli.training.cost_model import GPU_HALF_PEAK_WIDTH, CorpusSize, Memory, flops_per_token
+from llmcli.training.cost_model import (
+    HALF_PEAK_WIDTH,
+    Machine,
+    Memory,
+    estimated_speed,
+    flops_per_token,
+    memory_needed,
+    micro_batches,
+)
 from llmcli.training.model_shapes import model_config
-from llmcli.training.plan import Request
+from llmcli.training.plan import Plan, Request
+from llmcli.training.planner import make_plan
 from tests.benchmarks.collectives import Link
-from tests.benchmarks.step_model import Step, bytes_sent, memory, same_link, step
+from tests.benchmarks.step_model import Step, bytes_sent, same_link, step
 
 SHAPES = {"100M": (10, 640), "350M": (22, 1024), "1B": (18, 2048), "3B": (24, 3072), "7B": (32, 4096)}
 GPUS = (1, 2, 4, 8, 16, 32, 64)
@@ -45,7 +53,7 @@ class Cluster:
     def rate(self, model: ModelConfig) -> float:
         """FLOP/s of a GPU: narrower matrices run further below the peak, as the planner assumes too."""
         width = model.hidden_size
-        return self.peak_tflops * 1e12 * self.mfu * width / (width + GPU_HALF_PEAK_WIDTH)
+        return self.peak_tflops * 1e12 * self.mfu * width / (width + HALF_PEAK_WIDTH["cuda"])
 
     def link(self, gpus: int) -> Link:
         """Between all GPUs. A ring through several machines leaves each once, so the ports of a machine add up."""
@@ -85,11 +93,12 @@ class Run:
 
     target: Target
     gpus: int
-    sharded: bool
-    memory: float  # bytes per GPU
-    tokens_per_step: int
-    sent: float  # bytes per step and GPU
+    plan: Plan
     step: Step
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.plan.train.context * self.plan.train.batch_size
 
     @property
     def tokens_per_second(self) -> float:
@@ -109,44 +118,35 @@ def targets(context: int, vocab_size: int, tokens_per_parameter: float) -> list[
     return found
 
 
-def batch_windows(target: Target, divisor: int = 1) -> int:
-    """Windows per step that the planner chooses for a GPU; `divisor` makes them fewer to save memory."""
-    text = CorpusSize(target.tokens, int(BYTES_PER_TOKEN * target.tokens))
-    return rules.batch_size(Request(device="cuda"), text, target.context, target.tokens, divisor).value
-
-
-def needed(target: Target, gpus: int, windows: int, sharded: bool) -> float:
-    """Bytes per GPU for a step of so many windows."""
-    train = TrainConfig(
-        steps=1, context=target.context, batch_size=-(-windows // gpus), device="cuda", dtype="bfloat16", recipe="muon"
-    )
-    return memory(target.model, train, gpus, sharded)
-
-
-def largest_batch(target: Target, gpus: int, gigabytes: float, sharded: bool) -> int | None:
-    """Windows per step that fit, at most those that the planner wants; None if none do."""
-
-    def memory_of(_: ModelConfig, divisor: int) -> Memory:
-        return Memory(needed(target, gpus, batch_windows(target, divisor), sharded), 0.0)
-
-    free = Memory(gigabytes * 1e9, math.inf)
+def plan_of(target: Target, gpus: int, memory: float) -> Plan | None:
+    """The plan of `llm train` for a model on GPUs that have so many bytes of memory; None if it does not fit."""
+    model = target.model
+    request = Request(
+        epochs=1, layers=model.num_hidden_layers, width=model.hidden_size, context=target.context, device="cuda",
+        dtype="bfloat16", processes=gpus,
+    )  # fmt: skip
     try:
-        fit = memory_fit.fit([target.model], free, memory_of, fixed_batch=False, options="")
+        return make_plan(
+            request, train_tokens=target.tokens, train_bytes=int(BYTES_PER_TOKEN * target.tokens),
+            vocab_size=model.vocab_size, eos_id=0, machine=Machine(estimated_speed, Memory(memory, math.inf)),
+        )  # fmt: skip
     except LLMError:
         return None
-    return batch_windows(target, fit.batch_divisor)
 
 
-def plan(target: Target, gpus: int, cluster: Cluster) -> Run | None:
-    """Replicated weights if they fit, else sharded ones; None if these do not fit either."""
-    model, links = target.model, same_link(cluster.link(gpus))
-    for sharded in (False, True)[: 1 if gpus == 1 else 2]:
-        if windows := largest_batch(target, gpus, cluster.memory_gb, sharded):
-            tokens = windows * target.context
-            time = step(model, target.context, tokens, gpus, cluster.rate(model), links, sharded)
-            size, sent = needed(target, gpus, windows, sharded), bytes_sent(model, gpus, sharded)
-            return Run(target, gpus, sharded, size, tokens, sent, time)
-    return None
+def run(target: Target, gpus: int, cluster: Cluster) -> Run | None:
+    """A run on some GPUs of a cluster; None if it does not fit."""
+    plan = plan_of(target, gpus, cluster.memory_gb * 1e9)
+    if plan is None:
+        return None
+    rate, links = cluster.rate(plan.model), same_link(cluster.link(gpus))
+    return Run(target, gpus, plan, step(plan.model, plan.train, gpus, rate, links, plan.sharded))
+
+
+def least_memory(target: Target, gpus: int, sharded: bool) -> float:
+    """Bytes per GPU for a step of one window each."""
+    train = TrainConfig(steps=1, context=target.context, batch_size=gpus, device="cuda", dtype="bfloat16")
+    return memory_needed(target.model, train, gpus, sharded=sharded).device
 
 
 # ---- tables
@@ -196,7 +196,7 @@ def memory_table(models: Sequence[Target]) -> str:
     rows = []
     for target in models:
         for sharded in (False, True):
-            sizes = [needed(target, gpus, gpus, sharded) if gpus > 1 or not sharded else None for gpus in GPUS]
+            sizes = [least_memory(target, gpus, sharded) if gpus > 1 or not sharded else None for gpus in GPUS]
             cells = ["" if size is None else f"{size / 1e9:.1f}" for size in sizes]
             rows.append([target.name, "sharded" if sharded else "replicated", *cells])
     return table(["model", "weights", *map(str, GPUS)], rows)
@@ -205,28 +205,35 @@ def memory_table(models: Sequence[Target]) -> str:
 def cost_table(models: Sequence[Target], cluster: Cluster) -> str:
     """Time and price by model and number of GPUs."""
 
-    def cell(run: Run | None) -> str:
-        if run is None:
+    def cell(found: Run | None) -> str:
+        if found is None:
             return "does not fit"
-        time = f"{rounded(run.hours)} h" if run.hours < 48 else f"{rounded(run.hours / 24)} d"
-        return f"{time}, ${rounded(run.hours * run.gpus * cluster.price)}{' (s)' if run.sharded else ''}"
+        time = f"{rounded(found.hours)} h" if found.hours < 48 else f"{rounded(found.hours / 24)} d"
+        return f"{time}, ${rounded(found.hours * found.gpus * cluster.price)}{' (s)' if found.plan.sharded else ''}"
 
-    rows = [[target.name, *(cell(plan(target, gpus, cluster)) for gpus in GPUS)] for target in models]
+    rows = [[target.name, *(cell(run(target, gpus, cluster)) for gpus in GPUS)] for target in models]
     return table(["model", *map(str, GPUS)], rows)
 
 
 def step_table(models: Sequence[Target], cluster: Cluster) -> str:
     """What a step consists of."""
-    runs = [plan(target, gpus, cluster) for target in models for gpus in GPUS]
-    rows = [
-        [run.target.name, str(run.gpus), "sharded" if run.sharded else "replicated", f"{run.memory / 1e9:.0f}",
-         f"{run.tokens_per_step:,}", rounded(run.sent / 1e9), *times_of(run.step), rounded(run.tokens_per_second),
-         rounded(run.hours * run.gpus)]
-        for run in runs if run
-    ]  # fmt: skip
-    head = ["model", "GPUs", "weights", "GB per GPU", "tokens per step", "GB sent", "compute, ms", "communication, ms",
-            "not overlapped, ms", "tokens/s", "GPU-hours"]  # fmt: skip
+    runs = [run(target, gpus, cluster) for target in models for gpus in GPUS]
+    rows = [[found.target.name, str(found.gpus), *cells_of(found)] for found in runs if found]
+    head = ["model", "GPUs", "weights", "GB per GPU", "tokens per step", "micro-batches", "GB sent",
+            "compute, ms", "communication, ms", "not overlapped, ms", "tokens/s", "GPU-hours"]  # fmt: skip
     return table(head, rows)
+
+
+def cells_of(run: Run) -> list[str]:
+    """A row of `step_table`."""
+    plan, gpus = run.plan, run.gpus
+    shape = (plan.model, plan.train, gpus)
+    return [
+        "sharded" if plan.sharded else "replicated",
+        f"{memory_needed(*shape, sharded=plan.sharded).device / 1e9:.0f}", f"{run.tokens_per_step:,}",
+        str(micro_batches(*shape)), rounded(bytes_sent(*shape, plan.sharded) / 1e9), *times_of(run.step),
+        rounded(run.tokens_per_second), rounded(run.hours * gpus),
+    ]  # fmt: skip
 
 
 def times_of(time: Step) -> list[str]:
@@ -238,9 +245,9 @@ def network_table(target: Target, cluster: Cluster, gpus: int) -> str:
     """One model on several machines, by their network."""
     rows = []
     for gbits in NETWORKS:
-        if run := plan(target, gpus, replace(cluster, network_gbits=gbits)):
-            share = f"{100 * run.step.compute / run.step.seconds:.0f} %"
-            rows.append([f"{gbits:,}", *times_of(run.step), share])
+        if found := run(target, gpus, replace(cluster, network_gbits=gbits)):
+            share = f"{100 * found.step.compute / found.step.seconds:.0f} %"
+            rows.append([f"{gbits:,}", *times_of(found.step), share])
     head = ["Gbit/s per machine", "compute, ms", "communication, ms", "not overlapped, ms", "share of compute"]
     return table(head, rows)
 

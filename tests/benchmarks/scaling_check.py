@@ -14,7 +14,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from llmcli.config import ModelConfig
+from llmcli.config import ModelConfig, TrainConfig
 from llmcli.training.cost_model import flops_per_token
 from llmcli.training.model_shapes import model_config
 from llmcli.training.plan import Request
@@ -48,7 +48,8 @@ def measured_rate(text: Path, directory: Path, model: ModelConfig, steps: int) -
 
 
 def predicted(model: ModelConfig, rate: float, links: dict[str, Link]) -> Step:
-    return step(model, CONTEXT, BATCH_TOKENS, COUNT, rate, links, sharded=False)
+    train = TrainConfig(steps=1, context=CONTEXT, batch_size=BATCH_TOKENS // CONTEXT)  # in float32
+    return step(model, train, COUNT, rate, links, sharded=False)
 
 
 def row(text: Path, directory: Path, width: int, steps: int, rounds: int, links: dict[str, Link]) -> str:

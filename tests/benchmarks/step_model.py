@@ -1,10 +1,10 @@
-"""How much memory and time a training step needs in several processes, by formula.
+"""How long a training step takes in several processes, and what they send each other, by formula.
 
-Follows llmcli/training: data_parallel.py and optimizer.py. Replicated: every process has all weights, sums its part of
-the matrices (reduce-scatter), and gathers their updates; the other gradients are summed everywhere (all-reduce).
-Sharded (FSDP2): weights, gradients and the optimizer's state are divided among the processes; a layer is gathered in
-float32 when it is used, forward and backward, and its gradients are reduced to their owners; for Muon, the parts of a
-matrix are sent to one process and back. N = processes.
+Follows llmcli/training: data_parallel.py, muon.py, adamw.py, sharded_model.py and sharded_muon.py. Replicated weights:
+each process sums the gradients of its part of the matrices (reduce-scatter) and gathers the updates of all, in the data
+type of Muon's products; the other gradients are summed everywhere (all-reduce). Sharded weights (FSDP2): for each
+micro-batch the layers are gathered in float32 when they are used, forward and backward, and their gradients are reduced
+to the owners of the parts; for Muon, the parts of a matrix are sent to one process and back. N = processes.
 """
 
 import math
@@ -13,13 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llmcli.config import EMBEDDING, HEAD, ModelConfig, TrainConfig
-from llmcli.training.cost_model import FLOAT32, _optimizer_bytes, flops_per_token, memory_needed
-from llmcli.training.optimizer import POLAR_EXPRESS
+from llmcli.training.cost_model import FLOAT32, activation_size, flops_per_token, micro_batches
+from llmcli.training.muon import POLAR_EXPRESS
 from tests.benchmarks.collectives import OPERATIONS, Link, least_sent
 
-BFLOAT16 = 2.0  # bytes
 MESSAGES = 3  # small ones of each step: what to do, the batch, whether all have its loss
-GATHERED_LAYERS = 2  # at a time, of sharded weights: the one in use and the next; the embeddings stay
 EXCHANGE = "all-to-all"
 
 
@@ -29,6 +27,11 @@ class Transfer:
 
     operation: str
     size: float  # bytes of the tensor
+    overlapped: bool = False  # with what is computed before or after it
+
+    def sent(self, processes: int) -> float:
+        """Bytes that each process has to send."""
+        return least_sent(self.operation, self.size, processes)
 
 
 @dataclass(frozen=True)
@@ -70,68 +73,54 @@ def muon_flops(model: ModelConfig, processes: int) -> float:
     )
 
 
-def transfers(model: ModelConfig, processes: int, sharded: bool) -> list[Transfer]:
+def transfers(model: ModelConfig, train: TrainConfig, processes: int, sharded: bool) -> list[Transfer]:
     """The collective operations of a step; none of one process."""
     if processes == 1:
         return []
+    divided = {  # numbers in the matrices of a shape, as many at each process
+        shape: per_process(count, processes) * processes * math.prod(shape)
+        for shape, count in matrix_groups(model).items()
+    }
+    product = activation_size(train)  # bytes of a number in Muon's products
     messages = [Transfer("all-reduce", 0.0)] * MESSAGES
     if not sharded:
-        sizes = [
-            FLOAT32 * per_process(count, processes) * processes * math.prod(shape)
-            for shape, count in matrix_groups(model).items()
-        ]
-        matrices = [Transfer(operation, size) for size in sizes for operation in ("reduce-scatter", "all-gather")]
-        return [*messages, *matrices, Transfer("all-reduce", FLOAT32 * others(model))]
+        summed = [Transfer("reduce-scatter", FLOAT32 * numbers) for numbers in divided.values()]
+        gathered = [Transfer("all-gather", product * numbers) for numbers in divided.values()]
+        return [*messages, *summed, *gathered, Transfer("all-reduce", FLOAT32 * others(model))]
+    exchanged = [Transfer(EXCHANGE, product * numbers / processes) for numbers in divided.values()]
+    passes = _passes(model) * micro_batches(model, train, processes)
+    return [*messages, *passes, *exchanged, *exchanged]  # there and back
+
+
+def _passes(model: ModelConfig) -> list[Transfer]:
+    """Of sharded weights, in a forward and a backward pass. While a layer computes, the next one is gathered, and the
+    gradients of the one before are reduced. Nothing is computed while the embeddings and the first layer are gathered,
+    and while their gradients are reduced, the last of all."""
     layers, embeddings = model.num_hidden_layers, FLOAT32 * others(model)
     layer = (FLOAT32 * model.parameters - embeddings) / layers
-    gathered = [Transfer("all-gather", embeddings), *[Transfer("all-gather", layer)] * 2 * layers]
-    reduced = [Transfer("reduce-scatter", embeddings), *[Transfer("reduce-scatter", layer)] * layers]
-    exchanged = [
-        Transfer(EXCHANGE, BFLOAT16 * count * math.prod(shape) / processes)
-        for shape, count in matrix_groups(model).items()
-    ] * 2
-    return [*messages, *gathered, *reduced, *exchanged]
+    ends = [Transfer(operation, size) for operation in ("all-gather", "reduce-scatter") for size in (embeddings, layer)]
+    gathered = [Transfer("all-gather", layer, overlapped=True)] * (2 * layers - 1)
+    reduced = [Transfer("reduce-scatter", layer, overlapped=True)] * (layers - 1)
+    return [*ends, *gathered, *reduced]
 
 
-def bytes_sent(model: ModelConfig, processes: int, sharded: bool) -> float:
+def bytes_sent(model: ModelConfig, train: TrainConfig, processes: int, sharded: bool) -> float:
     """By each process in a step."""
-    found = transfers(model, processes, sharded)
-    return sum(least_sent(transfer.operation, transfer.size, processes) for transfer in found)
-
-
-def overlapping(model: ModelConfig, sharded: bool) -> float:
-    """The share of communication that runs while something is computed: none of replicated weights today; of sharded
-    ones all but that of the first layer, which nothing precedes."""
-    return 1 - 1 / model.num_hidden_layers if sharded else 0.0
+    return sum(transfer.sent(processes) for transfer in transfers(model, train, processes, sharded))
 
 
 def step(
-    model: ModelConfig, context: int, tokens: int, processes: int, rate: float, links: Mapping[str, Link], sharded: bool
+    model: ModelConfig, train: TrainConfig, processes: int, rate: float, links: Mapping[str, Link], sharded: bool
 ) -> Step:
-    """A step of `tokens` tokens, of which each process computes a part at `rate` FLOP/s."""
-    operations = flops_per_token(model, context) * tokens / processes + muon_flops(model, processes)
-    compute = operations / rate
-    communication = sum(
-        links[transfer.operation].seconds(least_sent(transfer.operation, transfer.size, processes))
-        for transfer in transfers(model, processes, sharded)
-    )
-    hidden = min(compute, overlapping(model, sharded) * communication)
-    return Step(compute, communication, communication - hidden)
-
-
-def memory(model: ModelConfig, train: TrainConfig, processes: int, sharded: bool) -> float:
-    """Bytes on the GPU of a process that computes `train.batch_size` windows of a step."""
-    needed = memory_needed(model, train).device
-    optimizer = _optimizer_bytes(model, train)
-    weights = FLOAT32 * model.parameters
-    if not sharded:  # Muon's momenta are divided among the processes
-        momenta = FLOAT32 * (model.parameters - others(model))
-        return needed - momenta * (1 - 1 / processes)
-    copies = BFLOAT16 * model.parameters  # of all matrices, as they are multiplied
-    layer = (model.parameters - others(model)) / model.num_hidden_layers
-    divided = weights + weights + optimizer  # the second are the gradients
-    gathered = 2 * FLOAT32 * (others(model) + GATHERED_LAYERS * layer)  # with their gradients
-    return needed - copies - divided * (1 - 1 / processes) + gathered
+    """A step, of which each process computes a part at `rate` FLOP/s."""
+    passes = flops_per_token(model, train.context) * train.context * train.batch_size / processes / rate
+    found = [
+        (transfer.overlapped, links[transfer.operation].seconds(transfer.sent(processes)))
+        for transfer in transfers(model, train, processes, sharded)
+    ]
+    communication = sum(seconds for _, seconds in found)
+    hidden = min(passes, sum(seconds for overlapped, seconds in found if overlapped))
+    return Step(passes + muon_flops(model, processes) / rate, communication, communication - hidden)
 
 
 def same_link(link: Link) -> dict[str, Link]:

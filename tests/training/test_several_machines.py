@@ -14,7 +14,7 @@ import pytest
 
 from llmcli.formats.checkpoint import load
 from tests.conftest import TEXT
-from tests.platforms import network_namespaces
+from tests.platforms import in_full, network_namespaces
 from tests.training.hosts import ADDRESSES, Host, two_hosts
 from tests.training.test_processes import OPTIONS, SECONDS, losses, wait_for
 
@@ -45,20 +45,20 @@ def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
 
-def test_the_losses_are_those_of_one_process(hosts):
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=in_full)])
+def test_the_losses_are_those_of_one_process(hosts, count):
     words = hosts[0].command(sys.executable, *TRAIN, "--steps", "20", "--json")
     expected = losses(subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False))
-    for count in (1, 2):
-        runs = [start(host, "--steps", "20", "--json", "--force", processes=count) for host in hosts]
-        first, second = map(finish, runs)
-        np.testing.assert_allclose(losses(first), expected, rtol=1e-3)
-        assert (second.returncode, second.stdout) == (0, ""), second.stderr
-        assert "rank 0 runs on the machine one" in first.stderr
+    runs = [start(host, "--steps", "20", "--json", "--force", processes=count) for host in hosts]
+    first, second = map(finish, runs)
+    np.testing.assert_allclose(losses(first), expected, rtol=1e-3)
+    assert (second.returncode, second.stdout) == (0, ""), second.stderr
+    assert "rank 0 runs on the machine one" in first.stderr
     assert [path.name for path in hosts[0].directory.iterdir()].count("model.safetensors") == 1
     assert not list(hosts[1].directory.iterdir())
 
 
-@pytest.mark.parametrize("kind", ["elastic", "static"])
+@pytest.mark.parametrize("kind", ["static", pytest.param("elastic", marks=in_full)])
 def test_a_worker_killed_on_the_other_host_is_started_again_to_the_same_bytes(hosts, kind):
     def meeting(rank: int) -> tuple[str, ...]:
         static = ("--node-rank", str(rank), "--master-addr", ADDRESSES["one"], "--master-port", "29500")
@@ -81,6 +81,7 @@ def test_a_worker_killed_on_the_other_host_is_started_again_to_the_same_bytes(ho
     assert all(np.array_equal(whole.tensors[name], killed.tensors[name]) for name in whole.tensors)
 
 
+@in_full
 @pytest.mark.parametrize(("number", "where"), [(signal.SIGINT, 1), (signal.SIGTERM, 0), (signal.SIGTERM, 1)])
 def test_a_signal_to_torchrun_on_one_host_ends_both_with_the_model_saved(hosts, number, where):
     runs = [start(host, "--steps", "5000") for host in hosts]
@@ -94,6 +95,7 @@ def test_a_signal_to_torchrun_on_one_host_ends_both_with_the_model_saved(hosts, 
     assert not list(hosts[1].directory.iterdir())
 
 
+@in_full
 def test_a_run_with_a_time_budget_ends_on_both(hosts):
     first, second = map(finish, [start(host, "--time", "8s", "--json") for host in hosts])
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
@@ -101,6 +103,7 @@ def test_a_run_with_a_time_budget_ends_on_both(hosts):
     assert (hosts[0].directory / "model.safetensors").exists() and len(steps) > 2
 
 
+@in_full
 def test_an_address_that_the_other_host_cannot_reach_is_explained(tmp_path):
     """Debian and Ubuntu have the host's own name in /etc/hosts, as 127.0.1.1, and gloo listens on the address of it."""
     with two_hosts(tmp_path) as (one, two):

@@ -37,7 +37,7 @@ needs_fsdp = pytest.mark.skipif(not can_shard(), reason="needs torch 2.6 or late
 def test_weights_are_sharded_where_a_process_has_no_memory_for_them() -> None:
     requested = {"steps": 10, "layers": 16, "width": 4096, "device": "cuda", "processes": 4}
     large = plan(Request(**requested))
-    needed = memory_needed(large.model, replace(large.train, batch_size=1), 4).device
+    needed = memory_needed(large.model, replace(large.train, batch_size=8), 4).device  # two windows each
     assert not large.sharded and row(large, "weights").value == "in each process"
     for memory, sharded in ((1.2 * needed, True), (1.3 * needed, False)):  # a plan uses 0.8 of what is free
         chosen = plan(Request(**requested), machine=Machine(estimated_speed, Memory(memory, 1e12)))
