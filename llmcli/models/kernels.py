@@ -186,37 +186,45 @@ def _future(T: int, device: torch.device) -> Tensor:
 
 
 class _StackedLinear(_Function):
+    """Numbers come before tensors, and no tensor is None: torch.compile confuses them otherwise."""
+
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, gain: Tensor | None, bias: Tensor | None, recompute: bool, *weights: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, recompute: bool, gains: int, biases: int, x: Tensor, *tensors: Tensor) -> Tensor:
+        """`tensors` are a gain, if `gains` is 1, a bias, if `biases` is 1, and the weights."""
+        gain, bias, weights = _taken_apart(tensors, gains, biases)
         joined = _joined(weights)
         matrix = _folded(joined, gain, x.dtype)
-        ctx.kept = not recompute
-        is_trained = any(ctx.needs_input_grad[4:])
-        kept = (joined if is_trained else matrix, matrix) if ctx.kept else ()
-        ctx.save_for_backward(x, gain, *kept, *weights)
+        is_trained = any(ctx.needs_input_grad[4 + gains + biases :])
+        kept = () if recompute else (joined if is_trained else matrix, matrix)
+        ctx.save_for_backward(x, *tensors, *kept)
+        ctx.gains, ctx.biases, ctx.kept = gains, biases, len(kept)
         return functional.linear(x, matrix, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        x, gain, *weights = ctx.saved_tensors
-        if ctx.kept:
-            joined, matrix, *weights = weights
-        else:
-            joined = _joined(weights)
-            matrix = _folded(joined, gain, x.dtype)
-        needs_x, needs_gain, needs_bias, _, *needs_weights = ctx.needs_input_grad
+        x, *tensors = ctx.saved_tensors
+        tensors, kept = tensors[: len(tensors) - ctx.kept], tensors[len(tensors) - ctx.kept :]
+        gain, _, weights = _taken_apart(tensors, ctx.gains, ctx.biases)
+        joined = kept[0] if kept else _joined(weights)
+        matrix = kept[1] if kept else _folded(joined, gain, x.dtype)
         grad = grads[0].flatten(0, -2)  # [R, outputs]
-        grad_x = (grad @ matrix).view_as(x) if needs_x else None
-        grad_bias = grad.sum(0) if needs_bias else None
-        if not needs_gain and not any(needs_weights):
-            return grad_x, None, grad_bias, None, *(None for _ in weights)
+        grad_x = (grad @ matrix).view_as(x) if ctx.needs_input_grad[3] else None
+        grad_bias = [grad.sum(0)] * ctx.biases
+        if not any(ctx.needs_input_grad[4:]):
+            return None, None, None, grad_x, *(None for _ in tensors)
         grad_matrix = (grad.mT @ x.flatten(0, -2)).to(joined.dtype)
-        grad_gain = (grad_matrix * joined).sum(0) if needs_gain else None
+        grad_gain = [(grad_matrix * joined).sum(0)] * ctx.gains
         if gain is not None:
             grad_matrix = grad_matrix * gain
-        return grad_x, grad_gain, grad_bias, None, *torch.split(grad_matrix, [len(weight) for weight in weights])
+        grad_weights = torch.split(grad_matrix, [len(weight) for weight in weights])
+        return None, None, None, grad_x, *grad_gain, *grad_bias, *grad_weights
+
+
+def _taken_apart(
+    tensors: Sequence[Tensor], gains: int, biases: int
+) -> tuple[Tensor | None, Tensor | None, Sequence[Tensor]]:
+    """(gain, bias, weights)"""
+    return tensors[0] if gains else None, tensors[gains] if biases else None, tensors[gains + biases :]
 
 
 def stacked_linear(
@@ -228,7 +236,8 @@ def stacked_linear(
     for the backward pass, or it is made again there (`recompute`): of a large model the copies would take more memory
     than the weights.
     """
-    return _StackedLinear.apply(x, gain, bias, recompute, *weights)
+    others = [tensor for tensor in (gain, bias) if tensor is not None]
+    return _StackedLinear.apply(recompute, int(gain is not None), int(bias is not None), x, *others, *weights)
 
 
 def _joined(weights: Sequence[Tensor]) -> Tensor:
