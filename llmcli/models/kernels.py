@@ -83,7 +83,7 @@ class _NormalizeRotate(_Function):
         y, scale = _normalized(x, eps)
         ctx.save_for_backward(y, scale, gain, cos, sin)
         # the order is that of `attention`, on a CPU; torch.compile, on a GPU, refuses it
-        return _rotated(y * gain, cos, sin, _empty_heads_first(x) if x.device.type == "cpu" else None)
+        return _rotated(y * gain, cos, sin, _empty_heads_first(x) if _is_on_cpu(x) else None)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
