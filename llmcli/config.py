@@ -37,6 +37,7 @@ EXPERT_NAMES = {  # model_type -> tensors of a layer with experts: (router; gate
     ),
 }
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # the tensors that have a row for each token
+FINAL_NORM = "model.norm.weight"
 ROPE_TYPES = ("linear", "llama3")
 ANSWER_TOKENS = 1000  # most tokens of an answer in a chat; most models end theirs long before
 RECIPES = ("muon", "adamw", "fine-tune", "lora")  # see training/optimizer.py
@@ -45,6 +46,9 @@ EVALUATION_CONTEXT = 2048  # tokens; longest context of an evaluation by default
 # the longest context at which training on a CPU keeps the attention weights for the backward pass, which is faster than
 # recomputing them
 MAX_CONTEXT_KEEPING_SCORES = 1024
+# of such attention, queries per head at a time: smaller blocks read keys and values more often, larger ones compute
+# more masked scores
+QUERY_BLOCK = 128
 # logits of a training step are computed in blocks: of LOSS_ROWS tokens on a CPU, whose cache they stay in; on a GPU of
 # about LOSS_LOGITS logits
 LOSS_ROWS, LOSS_LOGITS = 512, 1 << 28

@@ -1,6 +1,8 @@
-"""Marks for tests that need what not every operating system has; each says what is missing where it is skipped."""
+"""Marks for tests that need what not every operating system has, or take long; each says why it is skipped."""
 
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,8 +20,21 @@ def _can_link() -> bool:
     return True
 
 
+def _can_make_hosts() -> bool:
+    """Whether this user may make network namespaces, and connect them."""
+    if not all(map(shutil.which, ("ip", "unshare", "nsenter"))):
+        return False
+    namespaces = ["unshare", "--net", "--uts", "--mount", "--pid", "--fork"]
+    words = [*namespaces, "ip", "link", "add", "one", "type", "veth", "peer", "name", "two"]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+in_full = pytest.mark.skipif(not os.environ.get("LLMCLI_FULL"), reason="takes long; LLMCLI_FULL=1 runs it too")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc or needs Linux's limits on memory")
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no POSIX signals, modes, limits or shell")
 named_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes in the file system here")
 file_locks = pytest.mark.skipif(os.name == "nt", reason="replaces fcntl.flock, which Windows does not have")
 symbolic_links = pytest.mark.skipif(not _can_link(), reason="this user may not make symbolic links here")
+network_namespaces = pytest.mark.skipif(
+    not _can_make_hosts(), reason="needs Linux, root, and ip, unshare and nsenter, to make hosts of network namespaces"
+)

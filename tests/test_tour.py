@@ -1,6 +1,5 @@
 """The guided tours run as printed, in English and in Japanese, with the results that they describe."""
 
-import os
 import re
 import shlex
 from collections.abc import Callable
@@ -9,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from typer.testing import Result
+
+from tests.platforms import in_full
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +76,7 @@ def test_the_english_tour_gives_the_results_that_it_describes(tmp_path: Path, ll
     assert 2 * mixed["both.safetensors"] < min(mixed["model.safetensors"], mixed["other.safetensors"])
 
 
-@pytest.mark.skipif(not os.environ.get("LLMCLI_FULL"), reason="takes 40 s; LLMCLI_FULL=1 runs it too")
+@in_full
 def test_the_japanese_tour_gives_the_results_that_it_describes(tmp_path: Path, llm: Callable[..., Result]) -> None:
     outputs = run_tour("tour.ja.md", tmp_path, llm)
     assert output_of(outputs, 'llm generate "私は毎朝" --next').startswith("next word\tprobability\nリンゴ\t0.")

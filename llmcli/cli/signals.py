@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -28,10 +28,10 @@ def stop_requests() -> Iterator[list[int]]:
         yield received
 
 
-def ignore_stop_requests() -> None:
-    """Leave Ctrl-C and termination signals to another process of the run, which ends this one."""
+def forward_stop_requests(forward: Callable[[int], None]) -> None:
+    """Pass Ctrl-C and termination signals to another process of the run, which ends this one."""
     for number in (signal.SIGINT, *termination_signals()):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda number, _: forward(number))
 
 
 @contextmanager

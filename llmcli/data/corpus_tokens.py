@@ -20,11 +20,11 @@ from llmcli.data.temporary_files import temporary_file_errors
 from llmcli.data.token_cache import LIMIT_VARIABLE, TokenCache, cache_directory
 from llmcli.data.token_shards import DTYPES, HEADER_BYTES, Shard, ShardContent, TokenShards, open_shard
 from llmcli.data.tokenizer import Tokenizer
+from llmcli.data.tokenizing_progress import TokenizingProgress
 from llmcli.data.tokens import count_bytes, used_tokens
 
 CORES_PER_THREAD = 4  # the library has threads of its own; these read the text and store the tokens meanwhile
 MIN_THREADS = 2
-NOTE_BYTES = 1_000_000_000  # of text to tokenize, from which on the progress is shown
 
 OnNote = Callable[[str], None]
 
@@ -140,15 +140,10 @@ class _ShardMaker:
     def _with_progress(self, shards: Iterator[Shard]) -> Iterator[Shard]:
         """The same shards; if many have to be made, notes say how far that is."""
         sizes = [sum(part.end - part.start for part in text.parts) for text in self._texts]
-        missing = [not (self._cache and self._cache.has(key)) for key in self._keys]
-        total = sum(size for size, is_missing in zip(sizes, missing, strict=True) if is_missing)
-        done, noted = 0, 0
-        if total >= NOTE_BYTES:
-            cached = f"; {units.size(sum(sizes) - total)} are cached" if total < sum(sizes) else ""
-            self._on_note(f"tokenizing {units.size(total)} of text{cached}")
-        for shard, size, is_missing in zip(shards, sizes, missing, strict=True):
-            done += size if is_missing else 0
-            if total >= NOTE_BYTES and 10 * done // total > noted:
-                noted = 10 * done // total
-                self._on_note(f"tokenized {10 * noted} %")
+        missing = [
+            0 if self._cache and self._cache.has(key) else size for key, size in zip(self._keys, sizes, strict=True)
+        ]
+        progress = TokenizingProgress(sum(missing), sum(sizes) - sum(missing), self._on_note)
+        for shard, size in zip(shards, missing, strict=True):
+            progress.add(size)
             yield shard

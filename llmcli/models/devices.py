@@ -24,6 +24,13 @@ def pick_device(name: str) -> str:
     return name
 
 
+def gpu_count() -> int:
+    """Of CUDA."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def check_dtype(dtype: str, device: str) -> None:
     """Raises LLMError if this machine cannot multiply matrices of `dtype` on `device`."""
     pick_device(device)
@@ -58,6 +65,16 @@ def _missing(device: str) -> str:
     import torch
 
     return f"torch {torch.__version__} finds no {device} device here"
+
+
+def return_freed_memory(device: str) -> None:
+    """Give back memory that torch keeps for later tensors, so that other programs can use it."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    elif device == "mps":
+        torch.mps.empty_cache()
 
 
 def is_out_of_memory(error: Exception) -> bool:

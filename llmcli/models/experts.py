@@ -58,6 +58,13 @@ class Experts(nn.Module):
         self.gate_proj = nn.Parameter(torch.empty(E, I, C))
         self.up_proj = nn.Parameter(torch.empty(E, I, C))
         self.down_proj = nn.Parameter(torch.empty(E, C, I))
+        self.gate_up: Tensor | None = None  # see `fold`
+
+    def fold(self, gain: Tensor) -> None:
+        """Stack the matrices of gate and up once, for inference alone. Their gain is applied to the activations."""
+        self.gate_up = torch.cat([self.gate_proj.detach(), self.up_proj.detach()], 1)
+        self.register_parameter("gate_proj", None)
+        self.register_parameter("up_proj", None)
 
     def forward(self, x: Tensor, gain: Tensor) -> Tensor:
         """Normalized x [B, T, C], whose gain is still to be applied -> [B, T, C].
@@ -71,7 +78,8 @@ class Experts(nn.Module):
         order = chosen.flatten().argsort(stable=True)  # [N * K], by expert
         inverse, ends = order.argsort(), list(accumulate(counts))
         x = regroup(x, order, inverse, weights.shape[1])  # [N * K, C]
-        inner = swiglu(grouped_linear(x, torch.cat([self.gate_proj, self.up_proj], 1).to(x.dtype), ends))
+        gate_up = torch.cat([self.gate_proj, self.up_proj], 1) if self.gate_up is None else self.gate_up
+        inner = swiglu(grouped_linear(x, gate_up.to(x.dtype), ends))
         y = regroup(grouped_linear(inner, self.down_proj.to(x.dtype), ends), inverse, order)
         y = (y.view(*weights.shape, -1) * weights[..., None].to(y.dtype)).sum(1)
         return y.view(shape)

@@ -8,7 +8,7 @@ B, T, C = batch, tokens, hidden size; N, D = heads, head size; V = vocabulary si
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from llmcli.config import LOSS_LOGITS, LOSS_ROWS
+from llmcli.config import LOSS_LOGITS, LOSS_ROWS, QUERY_BLOCK
 
-# queries per head at a time: smaller blocks read keys and values more often, larger ones compute more masked scores
-QUERY_BLOCK = 128
 MIN_PROBABILITY = 1e-37  # probabilities are clipped here before the logarithm
 
 
@@ -85,7 +83,7 @@ class _NormalizeRotate(_Function):
         y, scale = _normalized(x, eps)
         ctx.save_for_backward(y, scale, gain, cos, sin)
         # the order is that of `attention`, on a CPU; torch.compile, on a GPU, refuses it
-        return _rotated(y * gain, cos, sin, _empty_heads_first(x) if x.device.type == "cpu" else None)
+        return _rotated(y * gain, cos, sin, _empty_heads_first(x) if _is_on_cpu(x) else None)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -185,6 +183,69 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _future(T: int, device: torch.device) -> Tensor:
     """The causal mask [T, T]: True where a position comes after the query."""
     return torch.ones(T, T, dtype=torch.bool, device=device).triu(1)
+
+
+class _StackedLinear(_Function):
+    """Numbers come before tensors, and no tensor is None: torch.compile confuses them otherwise."""
+
+    @staticmethod
+    def forward(ctx: Any, recompute: bool, gains: int, biases: int, x: Tensor, *tensors: Tensor) -> Tensor:
+        """`tensors` are a gain, if `gains` is 1, a bias, if `biases` is 1, and the weights."""
+        gain, bias, weights = _taken_apart(tensors, gains, biases)
+        joined = _joined(weights)
+        matrix = _folded(joined, gain, x.dtype)
+        is_trained = any(ctx.needs_input_grad[4 + gains + biases :])
+        kept = () if recompute else (joined if is_trained else matrix, matrix)
+        ctx.save_for_backward(x, *tensors, *kept)
+        ctx.gains, ctx.biases, ctx.kept = gains, biases, len(kept)
+        return functional.linear(x, matrix, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        x, *tensors = ctx.saved_tensors
+        tensors, kept = tensors[: len(tensors) - ctx.kept], tensors[len(tensors) - ctx.kept :]
+        gain, _, weights = _taken_apart(tensors, ctx.gains, ctx.biases)
+        joined = kept[0] if kept else _joined(weights)
+        matrix = kept[1] if kept else _folded(joined, gain, x.dtype)
+        grad = grads[0].flatten(0, -2)  # [R, outputs]
+        grad_x = (grad @ matrix).view_as(x) if ctx.needs_input_grad[3] else None
+        grad_bias = [grad.sum(0)] * ctx.biases
+        if not any(ctx.needs_input_grad[4:]):
+            return None, None, None, grad_x, *(None for _ in tensors)
+        grad_matrix = (grad.mT @ x.flatten(0, -2)).to(joined.dtype)
+        grad_gain = [(grad_matrix * joined).sum(0)] * ctx.gains
+        if gain is not None:
+            grad_matrix = grad_matrix * gain
+        grad_weights = torch.split(grad_matrix, [len(weight) for weight in weights])
+        return None, None, None, grad_x, *grad_gain, *grad_bias, *grad_weights
+
+
+def _taken_apart(
+    tensors: Sequence[Tensor], gains: int, biases: int
+) -> tuple[Tensor | None, Tensor | None, Sequence[Tensor]]:
+    """(gain, bias, weights)"""
+    return tensors[0] if gains else None, tensors[gains] if biases else None, tensors[gains + biases :]
+
+
+def stacked_linear(
+    x: Tensor, gain: Tensor | None, bias: Tensor | None, weights: Sequence[Tensor], *, recompute: bool
+) -> Tensor:
+    """(x * gain) W^T + bias for several matrices stacked, in one product: [..., inputs] -> [..., sum of outputs].
+
+    Weights and gain keep their dtype, mostly float32; the product is in that of x. Either what is multiplied is kept
+    for the backward pass, or it is made again there (`recompute`): of a large model the copies would take more memory
+    than the weights.
+    """
+    others = [tensor for tensor in (gain, bias) if tensor is not None]
+    return _StackedLinear.apply(recompute, int(gain is not None), int(bias is not None), x, *others, *weights)
+
+
+def _joined(weights: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(weights)) if len(weights) > 1 else weights[0]
+
+
+def _folded(matrix: Tensor, gain: Tensor | None, dtype: torch.dtype) -> Tensor:
+    return (matrix if gain is None else matrix * gain).to(dtype)
 
 
 class _SwiGLU(_Function):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmcli.config import LORA_SCALE
+from llmcli.models import kernels
 
 
 class LowRankAdapter(nn.Module):
@@ -34,13 +35,19 @@ class Linear(nn.Linear):
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__(inputs, outputs, bias=bias)
         self.adapter: LowRankAdapter | None = None
+        self.folded: tuple[Tensor, Tensor | None] | None = None  # see `fold`
+        self.saves_memory = False  # also on a CPU, at the cost of some time
+
+    def recomputes(self, x: Tensor) -> bool:
+        """Whether the copy of the weights that is multiplied is made again in the backward pass."""
+        return self.saves_memory or x.device.type != "cpu"
 
     def reset_parameters(self) -> None:
         """Leave the weights as they are."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]"""
-        y = F.linear(x, self.weight.to(x.dtype))
+        y = kernels.stacked_linear(x, None, None, [self.weight], recompute=self.recomputes(x))
         return y if self.adapter is None else y + self.adapter(x)
 
 
@@ -61,11 +68,26 @@ class RMSNorm(nn.Module):
 
 def stacked_linear(x: Tensor, gain: Tensor, *matrices: Linear) -> Tensor:
     """(x * gain) W^T for several matrices stacked, in one product: [..., inputs] -> [..., sum of outputs]."""
-    weight = torch.cat([matrix.weight for matrix in matrices]) if len(matrices) > 1 else matrices[0].weight
+    if matrices[0].folded is not None:
+        return F.linear(x, *matrices[0].folded)
     biases: list[Tensor] = [matrix.bias for matrix in matrices if matrix.bias is not None]
-    y = F.linear(x, (weight * gain).to(x.dtype), torch.cat(biases).to(x.dtype) if biases else None)
+    bias = torch.cat(biases).to(x.dtype) if biases else None
+    weights = [matrix.weight for matrix in matrices]
+    y = kernels.stacked_linear(x, gain, bias, weights, recompute=matrices[0].recomputes(x))
     adapters = [matrix.adapter for matrix in matrices if matrix.adapter is not None]
     if adapters:
         x = x * gain.to(x.dtype)
         y = y + torch.cat([adapter(x) for adapter in adapters], dim=-1)
     return y
+
+
+@torch.no_grad()
+def fold(gain: Tensor, *matrices: Linear) -> None:
+    """Do once what `stacked_linear` does in every pass, for inference alone: the matrices themselves are dropped."""
+    assert all(matrix.adapter is None for matrix in matrices), "adapters are merged"
+    biases: list[Tensor] = [matrix.bias for matrix in matrices if matrix.bias is not None]
+    weight = torch.cat([matrix.weight for matrix in matrices]).mul_(gain)
+    matrices[0].folded = weight, torch.cat(biases) if biases else None
+    for matrix in matrices:
+        matrix.register_parameter("weight", None)
+        matrix.register_parameter("bias", None)

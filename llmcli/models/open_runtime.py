@@ -96,3 +96,18 @@ def _open_quantized(checkpoint: Checkpoint, scheme: str, on_note: OnNote, *, req
     reason = f"onnxruntime does not support {unsupported}" if unsupported else "pip install 'llmcli[fast]' adds one"
     on_note(f"no accelerated {scheme} backend here: {reason}; running at the speed of float32")
     return NumpyRuntime(checkpoint.with_quantized_values(scheme))
+
+
+def open_trained(checkpoint: Checkpoint, device: str) -> Runtime:
+    """A model as its run generates from it: on the GPU that trained it, where the CPU would take long and the GPU has
+    memory for it; otherwise in numpy."""
+    from llmcli.models.numpy_runtime import NumpyRuntime
+
+    if device == "cpu" or checkpoint.parameters < WORTH_FAST:
+        return NumpyRuntime(checkpoint)
+    from llmcli.models.torch_runtime import TorchRuntime
+
+    try:
+        return TorchRuntime(checkpoint, device)
+    except MemoryError:
+        return NumpyRuntime(checkpoint)

@@ -6,10 +6,9 @@ from copy import copy
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.models.devices import memory_errors
+from llmcli.models.devices import memory_errors, return_freed_memory
 from llmcli.models.runtime import Array, Scores, check_context, check_input
 from llmcli.models.torch_scoring import score
 from llmcli.models.transformer import KeyValueCache, LanguageModel
@@ -25,6 +24,8 @@ class TorchRuntime:
         self.length = 0
         self._model = LanguageModel(checkpoint.config).to(device).eval()
         self._model.load_arrays(checkpoint.tensors)  # one by one: the CPU never holds all of them
+        self._model.fold_gains()  # layer by layer: the device never holds two copies of more than one of them
+        return_freed_memory(device)
         self._caches = [KeyValueCache() for _ in range(self.config.num_hidden_layers)]
 
     def fork(self, length: int = 0) -> "TorchRuntime":
@@ -71,7 +72,7 @@ class TorchRuntime:
         batch = torch.tensor([list(ids)], device=self._model.cos.device)
         self.length += len(ids)
         hidden = self._model.hidden_states(batch, self._caches)[0, wanted]
-        logits: Array = F.linear(hidden, self._model.head()).float().cpu().numpy()
+        logits: Array = self._model.logits(hidden).cpu().numpy()
         return logits
 
     def rewind(self, length: int = 0) -> None:

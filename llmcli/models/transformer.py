@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmcli.config import MAX_CONTEXT_KEEPING_SCORES, ModelConfig
+from llmcli.config import FINAL_NORM, MAX_CONTEXT_KEEPING_SCORES, ModelConfig
 from llmcli.models.experts import Experts, Router
 from llmcli.models.kernels import (
     Dropout,
@@ -29,7 +29,7 @@ from llmcli.models.kernels import (
     rotate,
     swiglu,
 )
-from llmcli.models.linear import Embedding, Linear, LowRankAdapter, RMSNorm, stacked_linear
+from llmcli.models.linear import Embedding, Linear, LowRankAdapter, RMSNorm, fold, stacked_linear
 from llmcli.models.runtime import Array
 from llmcli.models.token_rows import TokenRows
 
@@ -100,6 +100,10 @@ class Attention(nn.Module):
         output: Tensor = self.o_proj(y.reshape(B, T, self.H * self.D))
         return output
 
+    def fold(self, gain: Tensor) -> None:
+        """See `LanguageModel.fold_gains`."""
+        fold(gain, self.q_proj, self.k_proj, self.v_proj)
+
     def _project(self, x: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries [B, T, H, D], scaled for attention, and keys [B, T, G, D]; values [B, T, G, D]."""
         B, T, _ = x.shape
@@ -125,9 +129,18 @@ class Attention(nn.Module):
             past = cache.length
             k, v = cache.extend(k, v)
         mask = _causal_mask(T, past, q.device) if past and T > 1 else None
-        causal = not past and T > 1
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=1.0, enable_gqa=self.G != self.H)
+        causal, grouped = not past and T > 1, self.G != self.H
+        if grouped and not _has_grouped_kernel(q, mask):
+            k, v = (t.repeat_interleave(self.H // self.G, 1) for t in (k, v))
+            grouped = False
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=1.0, enable_gqa=grouped)
         return y.transpose(1, 2)
+
+
+def _has_grouped_kernel(q: Tensor, mask: Tensor | None) -> bool:
+    """Whether torch computes attention of fewer key-value heads than query heads without holding all scores in memory.
+    On CUDA only FlashAttention does, which needs half precision and no mask."""
+    return q.device.type != "cuda" or (q.dtype is torch.bfloat16 and mask is None)
 
 
 def _causal_mask(T: int, past: int, device: torch.device) -> Tensor:
@@ -148,6 +161,10 @@ class MLP(nn.Module):
         """Normalized x [B, T, C], whose gain is still to be applied -> [B, T, C]."""
         output: Tensor = self.down_proj(swiglu(stacked_linear(x, gain, self.gate_proj, self.up_proj)))
         return output
+
+    def fold(self, gain: Tensor) -> None:
+        """See `LanguageModel.fold_gains`."""
+        fold(gain, self.gate_proj, self.up_proj)
 
 
 class Layer(nn.Module):
@@ -198,6 +215,7 @@ class LanguageModel(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.token_rows: TokenRows | None = None  # set by `train_token_rows`
+        self.logit_factor = 1.0  # of all logits, as if the gain of the last norm were multiplied by it
         self._stacked = _stacked_names(config)
         empty = torch.empty(0, 1, config.head_dim, dtype=dtype)
         self.register_buffer("cos", empty, persistent=False)  # [positions used so far, 1, D]
@@ -231,17 +249,38 @@ class LanguageModel(nn.Module):
             x = self.token_rows.embed(x, ids)
         x = x.to(self.dtype)
         for i, layer in enumerate(self.model.layers):
-            if self.between_layers:
-                self.between_layers()
+            self._check_interruption()
             x = layer(x, self.cos[start:end], self.sin[start:end], caches[i] if caches else None)
         return normalize(x, self.config.rms_norm_eps)
+
+    def _check_interruption(self) -> None:
+        if self.between_layers:
+            self.between_layers()
 
     def head(self) -> Tensor:
         """The output embedding [V, C], times the gain of the last norm."""
         head: Tensor = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
         if self.token_rows is not None:
             head = self.token_rows.merged("lm_head.weight", head)
-        return (head * self.model.norm.weight).to(self.dtype)
+        return (head * self._final_gain()).to(self.dtype)
+
+    def _final_gain(self) -> Tensor:
+        gain = self.model.norm.weight
+        return gain if self.logit_factor == 1 else gain * self.logit_factor
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Final hidden states [T, C] of a few tokens -> their logits [T, V] in float32. Unlike in `head`, the gain is
+        applied to the hidden states, which are smaller."""
+        weight = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        return F.linear(hidden * self.model.norm.weight, weight)
+
+    def fold_gains(self) -> None:
+        """Fold the gains of the norms in the layers into the matrices after them, once and for all: every pass would
+        read and write these matrices three times otherwise. Afterwards the model, in float32, can only compute."""
+        for layer in self.modules():
+            if isinstance(layer, Layer):
+                layer.self_attn.fold(layer.input_layernorm.weight)
+                layer.mlp.fold(layer.post_attention_layernorm.weight)
 
     def expert_shares(self) -> list[list[float]]:
         """The share of routed tokens that each expert received in eval mode, [layers, experts]."""
@@ -304,9 +343,16 @@ class LanguageModel(nn.Module):
                 if self.token_rows is not None:
                     self.token_rows.load(name, torch.from_numpy(arrays[name]))
 
+    def scoring_model(self, arrays: Mapping[str, Array]) -> "LanguageModel":
+        """A model of the same config on the same device with other weights, in float32: as those who use a file run
+        it."""
+        model = LanguageModel(self.config).to(self.cos.device)
+        model.load_arrays(arrays)
+        return model
+
     @torch.no_grad()
     def to_arrays(self) -> dict[str, Array]:
-        """A copy of the weights by Hugging Face's names, with adapters merged into them."""
+        """A copy of the weights by Hugging Face's names, with adapters and `logit_factor` merged into them."""
         arrays = {}
         for name in self.config.tensor_shapes():
             weight = self._weight(name)
@@ -316,7 +362,7 @@ class LanguageModel(nn.Module):
                     weight = weight + owner.adapter.merged()
             if self.token_rows is not None:
                 weight = self.token_rows.merged(name, weight)
-            arrays[name] = _copied(weight)
+            arrays[name] = _copied(self._final_gain() if name == FINAL_NORM else weight)
         return arrays
 
     def trainable_arrays(self) -> dict[str, Array]:

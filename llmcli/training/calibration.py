@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from llmcli.data.batches import Tokens, TokensWithoutSpans
@@ -49,13 +48,9 @@ class Calibration:
         began = time.monotonic()
         self._model.eval()
         factor = round(fit_inverse_temperature(self._model, self._ids), 4)
-        gain = self._model.model.norm.weight
-        before = gain.detach().clone()
-        with torch.no_grad():
-            gain.mul_(factor)
+        self._model.logit_factor = factor
         self.seconds = time.monotonic() - began
         try:
             yield factor
         finally:
-            with torch.no_grad():
-                gain.copy_(before)
+            self._model.logit_factor = 1.0

@@ -7,7 +7,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from llmcli.config import LOSS_LOGITS, LOSS_ROWS, MAX_CONTEXT_KEEPING_SCORES, ModelConfig, TrainConfig
+from llmcli.config import (
+    LOSS_LOGITS,
+    LOSS_ROWS,
+    MAX_CONTEXT_KEEPING_SCORES,
+    QUERY_BLOCK,
+    ModelConfig,
+    TrainConfig,
+)
 from llmcli.formats.adapters import parameter_count
 
 TOKENS_PER_PARAMETER = 1.2  # for a fixed number of steps or epochs: training tokens per parameter of the layers
@@ -16,14 +23,16 @@ TRAINING_SHARE = 0.9  # of the time budget; reading, planning, evaluating and sa
 MAX_MEASUREMENTS = 3  # shapes whose speed is measured
 MEASUREMENT_SHARE = 0.01  # of the run, for each measurement ...
 MAX_MEASUREMENT_SECONDS = 3.0  # ... and at most this long
-MICRO_BATCH_VALUES = 1 << 22  # layers x width x tokens; larger micro-batches need memory and are hardly faster on a CPU
+# layers x width x tokens of a micro-batch, at most; larger ones need memory (on a GPU 10 GB) and are hardly faster
+MICRO_BATCH_VALUES = {"cpu": 1 << 22, "cuda": 1 << 27, "mps": 1 << 25}
 
-CPU_THREAD_FLOPS, GPU_FLOPS = 5e10, 2e14  # peak assumed before any measurement
-CPU_HALF_PEAK_WIDTH, GPU_HALF_PEAK_WIDTH = 100, 600  # hidden size at which half of that peak is reached
+# before any measurement: the peak that is assumed (for each thread of a CPU; of MPS that of the smallest GPU), and the
+# hidden size at which half of it is reached
+PEAK_FLOPS = {"cpu": 5e10, "cuda": 2e14, "mps": 2e12}
+HALF_PEAK_WIDTH = {"cpu": 100, "cuda": 600, "mps": 300}
 
 FLOAT32 = 4.0  # bytes of a weight, a gradient, or a number in the state of the optimizer
-BYTES_PER_ACTIVATION = 6.0
-BYTES_PER_LOGIT = 12.0  # of a block of the loss: as multiplied, in float32, their probabilities, their gradients
+BYTES_PER_LOGIT = 8.0  # of a block of the loss: in float32, and their probabilities
 BASE_BYTES = 3e8  # of the process before it trains
 
 # Expected loss: exponents as in nanochat's fits of 2026 (compute-optimal parameters grow as compute ** 0.52), constants
@@ -72,10 +81,9 @@ class Estimate:
 def estimated_speed(model: ModelConfig, train: TrainConfig, seconds: float = 0.0) -> float:
     """Tokens per second, by formula: narrow matrices run further below the machine's peak. `seconds` is ignored, so
     that this can stand in for a measurement."""
-    gpu = train.device == "cuda"
-    peak = GPU_FLOPS if gpu else CPU_THREAD_FLOPS * train.threads
-    half_peak_width = GPU_HALF_PEAK_WIDTH if gpu else CPU_HALF_PEAK_WIDTH
-    return peak * model.hidden_size / (model.hidden_size + half_peak_width) / flops_per_token(model, train.context)
+    peak = PEAK_FLOPS[train.device] * (train.threads if train.device == "cpu" else 1)
+    reached = model.hidden_size / (model.hidden_size + HALF_PEAK_WIDTH[train.device])
+    return peak * reached / flops_per_token(model, train.context)
 
 
 def flops_per_token(model: ModelConfig, context: int) -> float:
@@ -88,27 +96,61 @@ def flops_per_token(model: ModelConfig, context: int) -> float:
     return 6.0 * (matrices - embedding - inactive + attention)
 
 
-def micro_batches(model: ModelConfig, train: TrainConfig) -> int:
-    """The number of micro-batches that a CPU splits a batch into (gradient accumulation); 1 on other devices."""
-    if train.device != "cpu":
-        return 1
-    values = model.num_hidden_layers * model.hidden_size * train.context * train.batch_size
-    return min(train.batch_size, -(-values // MICRO_BATCH_VALUES))
+def micro_batches(model: ModelConfig, train: TrainConfig, processes: int = 1) -> int:
+    """The number of micro-batches into which the part of a batch that a process has is split (gradient accumulation):
+    all processes have the same number."""
+    windows = -(-train.batch_size // processes)
+    values = model.num_hidden_layers * model.hidden_size * train.context  # of a window
+    return -(-windows // max(1, MICRO_BATCH_VALUES[train.device] // values))
 
 
-def memory_needed(model: ModelConfig, train: TrainConfig) -> Memory:
-    """Approximate bytes that training takes at most, and the copies of weights that it keeps on the host."""
+def memory_needed(model: ModelConfig, train: TrainConfig, processes: int = 1, *, sharded: bool = False) -> Memory:
+    """Approximate bytes that training takes at most, and the copies of weights that it keeps on the host; for rank 0 of
+    several processes, over which weights, gradients and optimizer may be sharded."""
     weights, optimizer = FLOAT32 * model.parameters, _optimizer_bytes(model, train)
     trained, best = FLOAT32 * _trained_parameters(model, train), weights  # the best so far are on the host
-    # for the backward pass: the matrices as they are multiplied and, if they are trained, without the gains in them
-    kept = weights * (0.5 if train.dtype == "bfloat16" else 1.0) + (0.0 if train.lora_rank else weights)
-    step = kept + _activation_bytes(model, train)
-    evaluation = weights  # of another model at the end; during the run a copy of those that were evaluated
+    momenta = optimizer - 2 * FLOAT32 * _adamw_parameters(model, train)  # of Muon, always divided among the processes
+    held = weights + optimizer - momenta * (1 - 1 / processes)
+    if sharded:
+        held = (weights + optimizer) / processes
+    step = _step_bytes(model, train, processes, sharded)
     saving = trained + optimizer  # a copy of the state
+    if sharded:
+        scored, copied = 0.0, 2 * weights  # gathered, and the copy of them
+    else:
+        scored, copied = weights, 0.0  # another model at the end; during the run a copy of those that were evaluated
     if train.device == "cuda":
-        device, host = weights + optimizer + max(step, evaluation), best + max(evaluation, saving)
-        return Memory(device + BASE_BYTES, host + BASE_BYTES)
-    return Memory(weights + optimizer + best + max(step, evaluation, saving) + BASE_BYTES, 0.0)
+        host = best + max(scored, copied, saving)
+        return Memory(held + max(step, scored) + BASE_BYTES, host + BASE_BYTES)
+    return Memory(held + best + max(step, scored, copied, saving) + BASE_BYTES, 0.0)
+
+
+def _step_bytes(model: ModelConfig, train: TrainConfig, processes: int, sharded: bool) -> float:
+    """Of a step at its peak: in the backward pass, or when all gradients are there and Muon updates the matrices."""
+    parts = processes if sharded else 1
+    gradients, pieces = FLOAT32 * _trained_parameters(model, train) / parts, micro_batches(model, train, processes)
+    backward = _activation_bytes(model, train, processes) + (gradients if pieces > 1 else 0.0)
+    if sharded:
+        backward += _gathered_bytes(model)
+    elif train.device == "cpu":  # where it keeps the matrices as they are multiplied and, if trained, before that
+        product = FLOAT32 / 2 if train.dtype == "bfloat16" else FLOAT32
+        backward += model.parameters * (product + (0.0 if train.lora_rank else FLOAT32))
+    return max(backward, gradients + _update_bytes(model, train) / processes)
+
+
+def _update_bytes(model: ModelConfig, train: TrainConfig) -> float:
+    """Of an update of all matrices by Muon: the gradients of those of a shape, at most about half of all weights, once
+    more in float32, and a few times as they are multiplied."""
+    if train.recipe != "muon":
+        return 0.0
+    return model.parameters / 2 * (FLOAT32 + 3 * (FLOAT32 / 2 if train.dtype == "bfloat16" else FLOAT32))
+
+
+def _gathered_bytes(model: ModelConfig) -> float:
+    """Of sharded weights: what is whole at a time, the embeddings and two layers, with their gradients."""
+    embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
+    layer = (model.parameters - embeddings) / model.num_hidden_layers
+    return 2 * FLOAT32 * (embeddings + 2 * layer)
 
 
 def _trained_parameters(model: ModelConfig, train: TrainConfig) -> int:
@@ -116,26 +158,52 @@ def _trained_parameters(model: ModelConfig, train: TrainConfig) -> int:
 
 
 def _optimizer_bytes(model: ModelConfig, train: TrainConfig) -> float:
-    """Two numbers for each trained parameter under AdamW, one under Muon, which leaves embeddings to AdamW."""
+    """Two numbers for each parameter under AdamW, one under Muon."""
+    by_adamw = _adamw_parameters(model, train)
+    return FLOAT32 * (2 * by_adamw + _trained_parameters(model, train) - by_adamw)
+
+
+def _adamw_parameters(model: ModelConfig, train: TrainConfig) -> int:
+    """Muon leaves the embeddings to AdamW."""
     if train.recipe != "muon":
-        return 2 * FLOAT32 * _trained_parameters(model, train)
-    embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
-    return FLOAT32 * (model.parameters + embeddings)
+        return _trained_parameters(model, train)
+    return model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
 
 
-def _activation_bytes(model: ModelConfig, train: TrainConfig) -> float:
-    """Of a micro-batch: what the backward pass needs of each token, and a block of logits."""
-    longest = train.context if train.device == "mps" else min(train.context, MAX_CONTEXT_KEEPING_SCORES)
-    scores = model.num_attention_heads * longest // 3  # of attention: half of them, the others are masked
-    if train.device == "mps":  # where torch keeps all of them
-        scores *= 2
-    swiglu = 4 * model.intermediate_size + (4 * model.hidden_size if model.num_experts else 0)
-    per_layer = 12 * model.hidden_size + swiglu * max(1, model.num_experts_per_tok) + scores
-    tokens = train.context * -(-train.batch_size // micro_batches(model, train))
-    logits = BYTES_PER_ACTIVATION * model.vocab_size * tokens
-    if train.device != "cpu":
-        logits = min(logits, BYTES_PER_LOGIT * max(LOSS_LOGITS, LOSS_ROWS * model.vocab_size))
-    return BYTES_PER_ACTIVATION * model.num_hidden_layers * per_layer * tokens + logits
+def _activation_bytes(model: ModelConfig, train: TrainConfig, processes: int) -> float:
+    """Of a micro-batch: what the layers save for the backward pass, as much as one of them for what is computed in
+    between, and a block of logits."""
+    windows = -(-train.batch_size // processes)
+    tokens = train.context * -(-windows // micro_batches(model, train, processes))
+    layers = activation_size(train) * (model.num_hidden_layers + 1) * saved_values(model, train) * tokens
+    rows = LOSS_ROWS if train.device == "cpu" else max(LOSS_ROWS, LOSS_LOGITS // model.vocab_size)
+    return layers + BYTES_PER_LOGIT * model.vocab_size * min(rows, tokens)
+
+
+def activation_size(train: TrainConfig) -> float:
+    """Bytes of a number in an activation."""
+    return 2.0 if train.dtype == "bfloat16" else 4.0
+
+
+def saved_values(model: ModelConfig, train: TrainConfig) -> float:
+    """Numbers that a layer saves for the backward pass, for each token. Approximate: within a tenth or so."""
+    width, heads, active = model.hidden_size, model.num_attention_heads, model.num_experts_per_tok
+    residual = 4 * width  # normalized, and a dropout mask, twice each
+    attention = 4 * model.head_dim * (heads + model.num_key_value_heads)  # e.g. q, k: normalized, rotated; v; outputs
+    swiglu = 4 * model.intermediate_size  # gate and up, activated, their product
+    if model.num_experts:
+        swiglu = active * (swiglu + 2 * width) + width  # a copy for each expert, before and after
+    return residual + attention + swiglu + heads * _kept_scores(train)
+
+
+def _kept_scores(train: TrainConfig) -> float:
+    """Scores of attention that are kept for each token and head: on a CPU without most of those that are masked, on MPS
+    all, elsewhere none, since they are computed again."""
+    if train.device == "mps":
+        return train.context
+    if train.device != "cpu" or train.context > MAX_CONTEXT_KEEPING_SCORES:
+        return 0
+    return min(train.context, (train.context + QUERY_BLOCK) / 2)
 
 
 def layer_parameters(model: ModelConfig) -> int:

@@ -2,43 +2,30 @@
 matrices.
 
 Rank 0, the leader, runs everything else: it reads, plans, keeps the clock, evaluates and saves. The others follow: they
-hold the same weights, and do what the leader says step by step. So the run is the same function of (seed, step) with
-any number of processes, but for the order of sums.
+hold the same weights, or with sharded weights another part of each, and do what the leader says step by step. So the
+run is the same function of (seed, step) with any number of processes, but for the order of sums.
 """
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmcli.config import TrainConfig, as_record
+from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.models.transformer import LanguageModel
-from llmcli.training.compute import Compute, Gradients
-from llmcli.training.cost_model import micro_batches
+from llmcli.training.commands import Command
+from llmcli.training.compute import Compute
 from llmcli.training.hardware import keep_freed_memory
 from llmcli.training.initialization import compile_layers, new_model
 from llmcli.training.optimizer import Optimizer
 from llmcli.training.process_group import ProcessGroup
-from llmcli.training.processes import Processes
+from llmcli.training.shares import Share, share_gradients, take_share
 
-STEP, STATE, END = range(3)  # what the leader says ...
-HEADER_LENGTH = 7  # ... in this many numbers
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one process computes of a step."""
-
-    ids: Tensor  # [rows, T + 1]
-    learned: Tensor | None  # the same shape; None: all
-    weight: float  # of its mean loss in that of the whole batch
-    pieces: int  # in which it passes through the model, to limit memory
+MESSAGE_LENGTH = 7  # numbers that the leader sends: a Command, and what it needs
 
 
 class Leader:
@@ -47,84 +34,124 @@ class Leader:
     def __init__(self, group: ProcessGroup) -> None:
         self.group = group
         self._settings: TrainConfig | None = None  # None: the others have nothing to do yet, or have ended
+        self._sharded = False
 
-    def start(
-        self, model: LanguageModel, settings: TrainConfig, new_tokens: range, state: Mapping[str, NDArray[np.float32]]
-    ) -> None:
-        """Give the others the model, and the state of the optimizer of a resumed run."""
+    def start(self, config: ModelConfig, settings: TrainConfig, new_tokens: range, *, sharded: bool) -> None:
+        """Have the others make a model, with these tokens that a base model does not have."""
         self.group.broadcast_json(
             {
-                "config": dump_config(model.config),
+                "config": dump_config(config),
                 "settings": as_record(settings),
                 "new_tokens": [new_tokens.start, new_tokens.stop],
-                "state": [[name, list(array.shape)] for name, array in state.items()],
+                "sharded": sharded,
             }
         )
-        self._settings = settings
+        self._settings, self._sharded = settings, sharded
+
+    def send_weights(self, model: LanguageModel) -> None:
+        """Give the others the weights, if they are not sharded."""
+        self.tell(Command.RECEIVE_WEIGHTS)
         self.group.broadcast_all(model.parameters())
-        self.group.broadcast_all(torch.from_numpy(array) for array in state.values())
+
+    def send_optimizer(self, state: Mapping[str, NDArray[np.float32]]) -> None:
+        """Give the others the state of the optimizer of a resumed run."""
+        self.tell(Command.LOAD_OPTIMIZER)
+        self.group.broadcast_json([[name, list(array.shape)] for name, array in state.items()])
+        for array in state.values():
+            self.group.broadcast(torch.from_numpy(array))
 
     def begin_step(
         self, model: LanguageModel, step: int, progress: float, ids: Tensor, learned: Tensor | None
     ) -> Share:
         """Send a batch; what this process computes of it."""
         assert self._settings, "it was started"
-        self._say(STEP, step, progress, model.dropout.rate, *ids.shape, learned is not None)
+        self.tell(Command.STEP, step, progress, model.dropout.rate, *ids.shape, learned is not None)
         self.group.broadcast(ids)
         if learned is not None:
             self.group.broadcast(learned)
-        return take_share(self.group.processes, model, self._settings, step, ids, learned)
+        return take_share(self.group.processes, model, self._settings, step, ids, learned, sharded=self._sharded)
 
     def end_step(self, loss: Tensor | None) -> Tensor | None:
         """The loss of the whole batch, from that of the share times its weight; None if the step is given up."""
         return _agree(self.group, loss)
 
-    def before_state(self) -> None:
-        """Have the others take part in reading the optimizer's state."""
-        self._say(STATE)
+    def read_optimizer(self, optimizer: Optimizer) -> dict[str, NDArray[np.float32]]:
+        """Its state, of which the others have a part."""
+        self.tell(Command.SAVE_OPTIMIZER)
+        return optimizer.to_arrays()
 
     def end(self) -> None:
         """Have the others end."""
         if self._settings:
             self._settings = None
-            self._say(END)
+            self.tell(Command.END)
 
-    def _say(self, command: int, *values: float) -> None:
-        header = [float(command), *map(float, values)]
-        self.group.broadcast(torch.tensor(header + [0.0] * (HEADER_LENGTH - len(header)), dtype=torch.float64))
+    def tell(self, command: Command, *numbers: float) -> None:
+        message = [float(command), *map(float, numbers)]
+        self.group.broadcast(torch.tensor(message + [0.0] * (MESSAGE_LENGTH - len(message)), dtype=torch.float64))
 
 
 def follow(group: ProcessGroup) -> None:
-    """Any rank but 0: compute what the leader says until it ends."""
+    """Any rank but 0: do what the leader tells until it ends."""
     plan = group.broadcast_json()
-    settings = TrainConfig(**plan["settings"])
+    settings, sharded = TrainConfig(**plan["settings"]), plan["sharded"]
     torch.set_num_threads(settings.threads)
     keep_freed_memory()
-    model = new_model(parse_config(plan["config"]), settings, range(*plan["new_tokens"]))
-    group.broadcast_all(model.parameters())
-    optimizer = Optimizer(model, settings, model.config.hidden_size, group)
-    arrays = {name: np.zeros(shape, np.float32) for name, shape in plan["state"]}
-    group.broadcast_all(torch.from_numpy(array) for array in arrays.values())
-    if arrays:
-        optimizer.load_arrays(arrays)
+    config, new_tokens = parse_config(plan["config"]), range(*plan["new_tokens"])
+    take_part = None
+    if sharded:
+        from llmcli.training.sharded_model import new_sharded_model  # its import takes time
+
+        model: LanguageModel
+        model = sharded_model = new_sharded_model(config, settings, new_tokens, group)
+        take_part = sharded_model.take_part
+    else:
+        model = new_model(config, settings, new_tokens)
+    optimizer = Optimizer(model, settings, config.hidden_size, group, sharded=sharded)
     compile_layers(model, settings)
-    _Follower(group, model, optimizer, settings).run()
+    _Follower(group, model, optimizer, settings, take_part).run()
 
 
 class _Follower:
-    def __init__(self, group: ProcessGroup, model: LanguageModel, optimizer: Optimizer, settings: TrainConfig) -> None:
+    def __init__(
+        self,
+        group: ProcessGroup,
+        model: LanguageModel,
+        optimizer: Optimizer,
+        settings: TrainConfig,
+        take_part: Callable[..., None] | None,
+    ) -> None:
+        """`take_part` does what is told of sharded weights."""
         self._group, self._model, self._optimizer, self._settings = group, model, optimizer, settings
+        self._take_part = take_part
         self._gradients = Compute().gradients
 
     def run(self) -> None:
         while True:
-            command, *values = self._group.broadcast(torch.zeros(HEADER_LENGTH, dtype=torch.float64)).tolist()
-            if command == END:
+            message = self._group.broadcast(torch.zeros(MESSAGE_LENGTH, dtype=torch.float64)).tolist()
+            command, numbers = Command(int(message[0])), message[1:]
+            if command == Command.END:
                 return
-            if command == STATE:
-                self._optimizer.to_arrays()
-            else:
-                self._step(*values)
+            self._do(command, numbers)
+
+    def _do(self, command: Command, numbers: Sequence[float]) -> None:
+        if command == Command.STEP:
+            self._step(*numbers)
+        elif command == Command.SAVE_OPTIMIZER:
+            for _ in self._optimizer.state():
+                pass
+        elif command == Command.LOAD_OPTIMIZER:
+            self._load_optimizer()
+        elif command == Command.RECEIVE_WEIGHTS:
+            self._group.broadcast_all(self._model.parameters())
+        elif self._take_part:
+            self._take_part(command, *numbers)
+
+    def _load_optimizer(self) -> None:
+        for name, shape in self._group.broadcast_json():
+            array = np.zeros(shape, np.float32)
+            self._group.broadcast(torch.from_numpy(array))
+            self._optimizer.load_array(name, array)
 
     def _step(self, step: float, progress: float, dropout: float, rows: float, columns: float, masked: float) -> None:
         device, shape = self._settings.device, (int(rows), int(columns))
@@ -133,41 +160,14 @@ class _Follower:
         self._model.dropout.set_rate(dropout)
         self._model.dropout.seed(self._settings.seed, int(step))
         self._model.train()
-        share = take_share(self._group.processes, self._model, self._settings, int(step), ids, learned)
+        share = take_share(
+            self._group.processes, self._model, self._settings, int(step), ids, learned, sharded=bool(self._take_part)
+        )
         loss = share_gradients(self._gradients, self._model, share)
         if _agree(self._group, loss) is None:
             self._model.zero_grad(set_to_none=True)
         else:
             self._optimizer.step(progress)
-
-
-def take_share(
-    processes: Processes, model: LanguageModel, settings: TrainConfig, step: int, ids: Tensor, learned: Tensor | None
-) -> Share:
-    """The rows of a batch [B, T + 1] that this process has. The model will draw the dropout masks that these rows would
-    get in the whole batch, unless they pass through it in pieces."""
-    B, rank, count = len(ids), processes.rank, processes.count
-    rows = range(B)[B * rank // count : B * (rank + 1) // count]
-    part = slice(rows.start, rows.stop)
-    weight = len(rows) / B if learned is None else float(learned[part, 1:].sum() / learned[:, 1:].sum())
-    pieces = math.ceil(micro_batches(model.config, settings) * len(rows) / B)
-    if pieces > 1:
-        model.dropout.set_rows(None)
-        model.dropout.seed(settings.seed, step, rank)
-    else:
-        model.dropout.set_rows(rows, B)
-    return Share(ids[part], None if learned is None else learned[part], weight, pieces)
-
-
-def share_gradients(gradients: Gradients, model: LanguageModel, share: Share) -> Tensor:
-    """Accumulate the gradients of a share of a batch, times its weight; returns its loss times its weight."""
-    if not share.weight:
-        return torch.zeros((), device=share.ids.device)
-    loss = gradients(model, share.ids, share.pieces, share.learned)
-    for parameter in model.parameters():
-        if parameter.grad is not None:
-            parameter.grad.mul_(share.weight)
-    return loss * share.weight
 
 
 def _agree(group: ProcessGroup, loss: Tensor | None) -> Tensor | None:

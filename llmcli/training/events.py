@@ -47,7 +47,7 @@ class Sample:
 class State:
     """Everything that the steps after this one depend on: arrays by name, and values that JSON can hold."""
 
-    arrays: Mapping[str, NDArray[Any]]
+    arrays: dict[str, NDArray[Any]]
     values: Mapping[str, Any]
 
     @property

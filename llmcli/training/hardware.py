@@ -86,6 +86,20 @@ def torch_thread_tuner(threads: int) -> ThreadTuner:
     return ThreadTuner(threads, torch.set_num_threads, fastest_threads(thread_counts(threads)))
 
 
+def can_shard() -> bool:
+    """Whether this version of torch has FSDP2: 2.6 or later."""
+    major, minor = torch.__version__.split(".")[:2]
+    return (int(major), int(minor)) >= (2, 6)
+
+
+def check_can_shard() -> None:
+    """Raises LLMError if this version of torch does not have FSDP2."""
+    if not can_shard():
+        raise LLMError(
+            f"sharded weights need torch 2.6 or later, found {torch.__version__}; update it: pip install -U torch"
+        )
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep freed memory for the next step instead of returning it to the system.
 

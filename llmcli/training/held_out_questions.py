@@ -14,7 +14,7 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.evaluation.answers import spread
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import continue_ids
-from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.open_runtime import open_trained
 from llmcli.models.runtime import Runtime
 from llmcli.training.prepare_conversations import PreparedConversations
 
@@ -100,9 +100,10 @@ def answer_questions(
     conversations: PreparedConversations,
     seconds: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
+    device: str = "cpu",
 ) -> AnswerShares | None:
     """Answer held-out questions, as many as MAX_WORK allows and `seconds` are enough for. None if nothing is held out,
-    or if there was no time for any."""
+    or if there was no time for any. `device` is that of the run."""
     if not len(conversations.held_out):
         return None
     known = {
@@ -111,7 +112,7 @@ def answer_questions(
         for message in conversation.messages
         if message.role == "assistant"
     }
-    runtime, most = NumpyRuntime(checkpoint), longest_answer(conversations)
+    runtime, most = open_trained(checkpoint, device), longest_answer(conversations)
     end, work, answers = clock() + seconds, 0.0, list[tuple[bool, bool]]()
     for question in questions(conversations):
         is_enough = len(answers) >= MIN_QUESTIONS and work > MAX_WORK

@@ -22,10 +22,15 @@ def fresh_weights(config: ModelConfig, seed: int, induction: bool = False) -> di
     return with_induction_heads(config, weights, seed) if induction else weights
 
 
-def new_model(config: ModelConfig, settings: TrainConfig, new_tokens: range = range(0)) -> LanguageModel:
+def new_model(
+    config: ModelConfig,
+    settings: TrainConfig,
+    new_tokens: range = range(0),
+    kind: type[LanguageModel] = LanguageModel,
+) -> LanguageModel:
     """A model on the device of `settings`, with LoRA adapters if they ask for them; then the embeddings of `new_tokens`
     are trained too. Its weights are not set yet."""
-    model = LanguageModel(config, settings.dropout, getattr(torch, settings.dtype)).to(settings.device)
+    model = kind(config, settings.dropout, getattr(torch, settings.dtype)).to(settings.device)
     if settings.lora_rank:
         model.add_adapters(settings.lora_rank, torch.Generator().manual_seed(settings.seed))
         if new_tokens:
@@ -33,12 +38,15 @@ def new_model(config: ModelConfig, settings: TrainConfig, new_tokens: range = ra
     return model
 
 
-def compile_layers(model: LanguageModel, settings: TrainConfig) -> None:
-    """Compile each layer into a few kernels, where that pays off."""
-    if _is_worth_compiling(settings):
+def compile_layers(model: LanguageModel, settings: TrainConfig) -> bool:
+    """Have each layer compiled into a few kernels, where that pays off: when it first gets windows of a length, in
+    training and in evaluation. Returns whether it will be."""
+    worth = _is_worth_compiling(settings)
+    if worth:
         model.dropout.exclude_from_compilation()
         for layer in model.model.layers:
             layer.compile()
+    return worth
 
 
 @contextlib.contextmanager

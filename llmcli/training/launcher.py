@@ -10,7 +10,8 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from llmcli.training.process_group import LOST_PROCESS
+from llmcli.training.connection import LOST_PROCESS
+from llmcli.training.processes import RESTARTS_LEFT
 
 MAX_RESTARTS = 3
 SAVING_SECONDS = 60  # that the processes have to end after a signal
@@ -25,6 +26,7 @@ def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None])
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it logs what the exit code says
     command = ["-m", "llmcli", *arguments]
     for restarts in range(MAX_RESTARTS + 1):
+        os.environ[RESTARTS_LEFT] = str(MAX_RESTARTS - restarts)
         try:
             elastic_launch(_config(count), sys.executable)(*command)
             return 0

@@ -12,6 +12,11 @@ MEMORY_SHARE = 0.8  # of the free memory, that a plan may use
 MAX_BATCH_DIVISOR = 64  # how many times smaller a batch may become; if no model fits then, that is an error
 
 
+def exceeds(needed: Memory, free: Memory) -> bool:
+    """Whether a plan may not use so much."""
+    return bool(_shortage(needed, _usable(free), free))
+
+
 @dataclass(frozen=True)
 class Fit:
     """The models that fit into memory, and by how much the batch was made smaller for them."""
@@ -34,7 +39,7 @@ def fit(
     `needed` gives the memory for a model and a divisor of its batch size; with `fixed_batch` the divisor is 1.
     Raises LLMError where none fits; `options` names the options to lower.
     """
-    usable = Memory(MEMORY_SHARE * memory.device, MEMORY_SHARE * memory.host)
+    usable = _usable(memory)
     divisor = 1
     while True:
         fitting = [model for model in models if not _shortage(needed(model, divisor), usable, memory)]
@@ -46,13 +51,18 @@ def fit(
         divisor *= 2
 
 
-def check_fits(plan: Plan, memory: Memory) -> None:
-    """Raises LLMError where a plan made earlier does not fit into the `memory` that is free."""
-    if shortage := _shortage(memory_needed(plan.model, plan.train), memory, memory):
+def check_fits(plan: Plan, memory: Memory, processes: int = 1) -> None:
+    """Raises LLMError where a plan made earlier does not fit into the `memory` that is free for each process."""
+    needed = memory_needed(plan.model, plan.train, processes, sharded=plan.sharded and processes > 1)
+    if shortage := _shortage(needed, memory, memory):
         smaller = "--context" if plan.train.recipe in ("fine-tune", "lora") else "--width"
         raise LLMError(
             f"resuming {shortage}; free some, or start over with --force and a smaller {smaller} or --batch-tokens"
         )
+
+
+def _usable(free: Memory) -> Memory:
+    return Memory(MEMORY_SHARE * free.device, MEMORY_SHARE * free.host)
 
 
 def _shortage(needed: Memory, usable: Memory, free: Memory) -> str:

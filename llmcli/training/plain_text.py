@@ -118,28 +118,24 @@ class PlainTextComparison:
             return 2.0 * self._text.tokens
         return GENERATION_COST * affordable_tokens(self._config.parameters)
 
-    def scores(self, best: Weights, device: torch.device) -> PlainTextScores | None:
-        """Of the weights that a run ends with. None if there is nothing to compare."""
+    def scores(self, best: Weights, model: LanguageModel) -> PlainTextScores | None:
+        """Of the weights that a run of `model` ends with. None if there is nothing to compare."""
         lengths = np.array([len(data) for data in self._tokenizer.token_bytes])
         text, before = self._text, None
         if self._start:
-            text, before = self._before(self._start, device, lengths)
+            text, before = self._before(self._start, model, lengths)
         if text is None:
             return None
         return PlainTextScores(
-            text.source, text.tokens, before, bits_per_byte(self._model(best, device), text, lengths)
+            text.source, text.tokens, before, bits_per_byte(model.scoring_model(best), text, lengths)
         )
 
-    def _before(self, start: Checkpoint, device: torch.device, lengths: NDArray[np.integer]) -> tuple[PlainText, float]:
+    def _before(
+        self, start: Checkpoint, run_model: LanguageModel, lengths: NDArray[np.integer]
+    ) -> tuple[PlainText, float]:
         """The text, which the base model generates if there is none, and its score under the base model, which takes
         no memory afterwards."""
-        model, text = self._model(start.tensors, device), self._text
+        model, text = run_model.scoring_model(start.tensors), self._text
         if text is None:
             text = generate_text(model, self._tokenizer, affordable_tokens(self._config.parameters), self._seed)
         return text, bits_per_byte(model, text, lengths)
-
-    def _model(self, weights: Weights, device: torch.device) -> LanguageModel:
-        """In float32, for scoring."""
-        model = LanguageModel(self._config).to(device)
-        model.load_arrays(weights)
-        return model

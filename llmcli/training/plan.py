@@ -41,6 +41,7 @@ class Request:
     dtype: str = TrainConfig.dtype
     threads: int = TrainConfig.threads  # of each process
     processes: int = 1
+    shard: bool | None = None  # over the processes: weights, gradients and optimizer
     machine_reason: str = "detected"  # for the device and the data type
 
     def __post_init__(self) -> None:
@@ -56,6 +57,8 @@ class Request:
             raise usage("--active is the number of experts per token; give --experts too")
         if self.experts and not 1 <= (self.active or 1) <= self.experts:
             raise usage(f"--active must be between 1 and --experts ({self.experts}), found {self.active}")
+        if self.shard and self.processes == 1:
+            raise usage("--shard is for several processes; give --processes, or start them with torchrun")
         if self.lora and self.optimizer == "muon":
             raise usage("--lora trains with AdamW; leave out --optimizer muon")
         if self.width is not None and self.heads is not None and self.width % self.heads:
@@ -89,6 +92,7 @@ class ModelDecisions:
     shape: Decision[ModelConfig]  # the same; the reason is for its layers, hidden size and heads
     experts: Decision[int]  # per layer; 0: dense
     tied_embeddings: Decision[bool]
+    sharded: Decision[bool]  # weights, gradients and optimizer, over the processes
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,7 @@ class Plan:
     rows: tuple[PlanRow, ...]
     warning: str = ""  # why the run will hardly train the model
     conversations: ConversationSettings | None = None  # None: plain text only
+    sharded: bool = False  # of several processes each has a part of the weights, their gradients and the optimizer
 
 
 @dataclass(frozen=True)

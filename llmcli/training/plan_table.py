@@ -16,7 +16,7 @@ def rows(
     return (
         budget,
         *_model_rows(architecture, training),
-        *_train_rows(request, architecture.size.value, training, tokens),
+        *_train_rows(request, architecture.size.value, training, tokens, architecture.sharded),
     )
 
 
@@ -61,7 +61,11 @@ def _architecture(model: ModelConfig) -> str:
 
 
 def _train_rows(
-    request: Request, model: ModelConfig, training: TrainDecisions, tokens: Decision[float]
+    request: Request,
+    model: ModelConfig,
+    training: TrainDecisions,
+    tokens: Decision[float],
+    sharded: Decision[bool],
 ) -> list[PlanRow]:
     timed = training.seconds.value is not None
     table = [
@@ -82,12 +86,19 @@ def _train_rows(
     machine = f"{request.device}, {units.count(request.threads, 'thread')}, {request.dtype}"
     if request.processes > 1:
         machine = f"{request.processes} processes, each {machine}"
+    if request.processes > 1:
+        table.append(weights_row(sharded))
     return [
         *table,
         PlanRow("optimizer", OPTIMIZERS[recipe.value], recipe.reason),
         PlanRow("learning rate", learning_rate(recipe.value, rate.value, model), rate.reason),
         PlanRow("device", machine, request.machine_reason),
     ]
+
+
+def weights_row(sharded: Decision[bool]) -> PlanRow:
+    """Where several processes have the weights."""
+    return PlanRow("weights", "sharded over the processes" if sharded.value else "in each process", sharded.reason)
 
 
 def _conversation_rows(training: TrainDecisions) -> list[PlanRow]:

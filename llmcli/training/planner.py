@@ -6,7 +6,7 @@ the same command gives the same plan.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from llmcli import units
@@ -63,7 +63,7 @@ def make_plan(
         return [base] if base else candidates(request, data, context, vocab_size, eos_id, induction=induction)
 
     def plan(induction: bool) -> Plan:
-        run = _Run(request, text, conversations, base, induction)
+        run = _Run(machine.memory, request, text, conversations, base, induction)
         return _plan(run, candidates_for(run.data, run.context.value, induction), machine)
 
     if (
@@ -81,6 +81,7 @@ def make_plan(
 class _Run:
     """A run as requested, and what follows before its model is known."""
 
+    memory: Memory  # that is free for each process
     request: Request
     text: CorpusSize
     conversations: ConversationSize | None
@@ -182,6 +183,9 @@ class _Run:
             return None
         return conversation_rules.decisions(self.request, model, self.packed, self.phases, tokens, self.base)
 
+    def sharding(self, model: ModelConfig, train: TrainConfig) -> Decision[bool]:
+        return rules.sharding(self.request, model, train, self.memory)
+
     def settings(self, model: ModelConfig, tokens: float, batch_divisor: int) -> TrainConfig:
         return self.decide(model, tokens, batch_divisor).settings(self.request)
 
@@ -190,9 +194,13 @@ class _Run:
         settings = self.settings(model, 0.0, batch_divisor)
         in_time = MAX_SPEEDUP * (self.budget.value or 0.0) * estimated_speed(model, settings)
         tokens = min(in_time, self.max_epochs * self.data.tokens) or planned_tokens(settings)
-        return memory_needed(model, self.settings(model, tokens, batch_divisor))
+        settings = self.settings(model, tokens, batch_divisor)
+        sharded = self.sharding(model, settings).value
+        return memory_needed(model, settings, self.request.processes, sharded=sharded)
 
-    def decide_model(self, model: ModelConfig, models: Sequence[ModelConfig], fitting: Fit) -> ModelDecisions:
+    def decide_model(
+        self, model: ModelConfig, train: TrainConfig, models: Sequence[ModelConfig], fitting: Fit
+    ) -> ModelDecisions:
         """The reasons for the model chosen, of `models` and those `fitting` into memory."""
         request, base = self.request, self.base
         return ModelDecisions(
@@ -200,6 +208,7 @@ class _Run:
             shape=rules.model_shape(request, model, base),
             experts=rules.experts(model, base),
             tied_embeddings=rules.tied_embeddings(request, model, base),
+            sharded=self.sharding(model, train),
         )
 
 
@@ -213,18 +222,21 @@ def _plan(run: _Run, models: Sequence[ModelConfig], machine: Machine) -> Plan:
 
     estimate = choose_model(fitting.models, run.batch_seconds, run.data, settings, machine, run.max_epochs)
     training = run.decide(estimate.model, estimate.tokens, fitting.batch_divisor)
-    architecture = run.decide_model(estimate.model, models, fitting)
     train = training.settings(run.request)
+    architecture = run.decide_model(estimate.model, train, models, fitting)
     tokens = rules.training_tokens(run.request, run.data, run.max_epochs, estimate, planned_tokens(train))
     warning = _too_few_steps(run, tokens.value / (train.batch_size * train.context))
     rows = plan_table.rows(run.request, architecture, training, tokens)
-    return Plan(estimate.model, train, rows, warning, _conversation_settings(training))
+    sharded = architecture.sharded.value
+    return Plan(estimate.model, train, rows, warning, _conversation_settings(training, sharded=sharded), sharded)
 
 
-def _conversation_settings(training: TrainDecisions) -> ConversationSettings | None:
+def _conversation_settings(training: TrainDecisions, *, sharded: bool) -> ConversationSettings | None:
     chosen = training.conversations
     if chosen is None:
         return None
+    if sharded:  # the base model would have to generate text
+        chosen = replace(chosen, base_divergence=Decision(0.0, "not with sharded weights"))
     return ConversationSettings(chosen.share.value, chosen.dropout.value, base_divergence=chosen.base_divergence.value)
 
 

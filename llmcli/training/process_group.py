@@ -3,9 +3,9 @@
 N = processes.
 """
 
-import datetime
 import json
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from llmcli.errors import LLMError
+from llmcli.training.connection import connect, lost_process
 from llmcli.training.processes import Processes
 
-PATIENCE = datetime.timedelta(days=7)  # the others wait while rank 0 plans or evaluates; an ended process is noticed
-LOST_PROCESS = 75  # exit code when another process ended: the run can be started again (EX_TEMPFAIL of sysexits.h)
+STOP = "llmcli/stop"  # key in the store: a signal that another process than rank 0 has received
+LOOK_SECONDS = 0.5  # between two looks at it
 
 
 class ProcessGroup:
@@ -32,8 +32,8 @@ class ProcessGroup:
         if device == "cuda":
             torch.cuda.set_device(processes.local_rank)
         self._device = torch.device("cuda" if device == "cuda" else "cpu")  # of what is sent
-        with _explain_lost_process():
-            dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+        self._store = connect(processes, "nccl" if device == "cuda" else "gloo")
+        self._next_look = 0.0  # when to look for a stop request again
 
     @property
     def rank(self) -> int:
@@ -48,6 +48,19 @@ class ProcessGroup:
         with suppress(RuntimeError):
             dist.barrier()
         dist.destroy_process_group()
+
+    def request_stop(self, signal: int) -> None:
+        """Ask rank 0 to end the run because of a signal; only this method is called by one process alone."""
+        self._store.set(STOP, str(signal))
+
+    def stop_request(self) -> int | None:
+        """The signal for which another process asked rank 0 to end the run."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return None
+        self._next_look = now + LOOK_SECONDS
+        with explain_lost_process():
+            return int(self._store.get(STOP)) if self._store.check([STOP]) else None
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Overwrite a tensor with that of rank 0; its shape and dtype are the same everywhere."""
@@ -71,7 +84,7 @@ class ProcessGroup:
     def _overwrite(self, tensor: Tensor, collective: Callable[[Tensor], object]) -> Tensor:
         """Overwrite a tensor with the result of a collective operation that works in place."""
         sent = tensor.to(self._device).contiguous()  # a view would be sent with what lies between its values
-        with _explain_lost_process():
+        with explain_lost_process():
             collective(sent)
         return tensor if sent is tensor else tensor.copy_(sent)
 
@@ -86,7 +99,7 @@ class ProcessGroup:
             tensor = torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
         part = tensor.new_empty(size, *tensor.shape[1:])
         scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-        with _explain_lost_process():
+        with explain_lost_process():
             scatter(part, tensor.contiguous())
         return part
 
@@ -100,20 +113,30 @@ class ProcessGroup:
         """The tensor [length, ...] whose parts the processes have."""
         whole = part.new_empty(self.count * len(part), *part.shape[1:])
         gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-        with _explain_lost_process():
+        with explain_lost_process():
             gather(whole, part.contiguous())
         return whole[:length]
 
+    def gather_rows(self, rows: Tensor, length: int) -> Tensor:
+        """As `gather`, of parts that are not filled up with zeros."""
+        missing = self.part_length(length) - len(rows)
+        return self.gather(torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]), length)
 
-class _explain_lost_process:  # noqa: N801 (used as a function, many times per step)
+    def exchange(self, sent: Sequence[Tensor], received: Sequence[int]) -> list[Tensor]:
+        """Send rows to every process, by its rank, and receive rows from every process: `received` are their numbers.
+        All rows have the same shape."""
+        rows = torch.cat(list(sent))
+        result = rows.new_empty(sum(received), *rows.shape[1:])
+        with explain_lost_process():
+            dist.all_to_all_single(result, rows, list(received), [len(part) for part in sent])
+        return list(torch.split(result, list(received)))
+
+
+class explain_lost_process:  # noqa: N801 (used as a function, many times per step)
     """Turns the errors of torch.distributed into an LLMError."""
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RuntimeError):
-            raise LLMError(
-                "another process of this run has ended, or cannot be reached; start the same command again to resume "
-                "from the last saved state",
-                LOST_PROCESS,
-            ) from error
+        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+            raise lost_process(Processes.of()) from error

@@ -8,6 +8,8 @@ from llmcli.errors import LLMError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"  # how often torchrun has started all processes again
+MAX_RESTARTS = "TORCHELASTIC_MAX_RESTARTS"  # how often it does so at most
+RESTARTS_LEFT = "LLMCLI_RESTARTS_LEFT"  # how often `llm train --processes` still starts them again
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Processes:
     local_rank: int = 0  # on this machine
     local_count: int = 1
     restarts: int = 0  # how often the run was started again after a process ended
+    restarts_left: int = 0  # how often it would be started again
 
     @classmethod
     def of(cls, environment: Mapping[str, str] | None = None) -> "Processes":
@@ -34,13 +37,19 @@ class Processes:
             )
         try:
             rank, count, local_rank, local_count = (int(values[name]) for name in VARIABLES[:4])
-            return cls(rank, count, local_rank, local_count, int(values.get(RESTARTS, "0")))
+            restarts = int(values.get(RESTARTS, "0"))
+            left = max(0, int(values.get(MAX_RESTARTS, "0")) - restarts) + int(values.get(RESTARTS_LEFT, "0"))
+            return cls(rank, count, local_rank, local_count, restarts, left)
         except ValueError as error:
             raise LLMError(f"RANK and WORLD_SIZE must be numbers, as torchrun sets them: {error}") from error
 
     @property
     def are_several(self) -> bool:
         return self.count > 1
+
+    @property
+    def are_on_several_machines(self) -> bool:
+        return self.count > self.local_count
 
     def threads(self, cores: int) -> int:
         """Threads of each process on a machine with so many cores."""

@@ -45,6 +45,12 @@ class StoppedRun:
         """How many processes it had."""
         return int(self.state.values.get("processes", 1))
 
+    def take_state(self) -> State:
+        """Its state, whose arrays are dropped here: they are as large as the weights and the optimizer together."""
+        taken = State(dict(self.state.arrays), self.state.values)
+        self.state.arrays.clear()
+        return taken
+
 
 # ---- the file
 

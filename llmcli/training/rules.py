@@ -6,14 +6,15 @@ Constants that were measured have their source in tests/benchmarks/LOG.md, under
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from llmcli import units
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.data.train_tokenizer import nearest_power_of_two
 from llmcli.errors import LLMError, usage
 from llmcli.models.induction import supports_induction
-from llmcli.training.cost_model import CorpusSize, Estimate, layer_parameters
-from llmcli.training.memory_fit import Fit
+from llmcli.training.cost_model import CorpusSize, Estimate, Memory, layer_parameters, memory_needed
+from llmcli.training.memory_fit import Fit, exceeds
 from llmcli.training.plan import DEFAULT_SECONDS, FROM_BASE, REQUESTED, Decision, Regularization, Request
 
 # Length of the run
@@ -151,6 +152,20 @@ def initialization(model: ModelConfig, induction: bool) -> Decision[bool]:
 def experts(model: ModelConfig, base: ModelConfig | None) -> Decision[int]:
     """Per layer; 0 for a dense model."""
     return Decision(model.num_experts, FROM_BASE if base else REQUESTED)
+
+
+def sharding(request: Request, model: ModelConfig, train: TrainConfig, memory: Memory) -> Decision[bool]:
+    """Whether several processes share out weights, gradients and optimizer. That costs more communication, but not as
+    much as batches so small that no process accumulates gradients."""
+    if request.shard is not None:
+        return Decision(request.shard, REQUESTED)
+    windows = min(train.batch_size, 2 * request.processes)
+    least = memory_needed(model, replace(train, batch_size=windows), request.processes)
+    # no figure of the free memory: the reason is part of the file, whose bytes must not depend on other programs
+    needed = f"with gradients and optimizer they need {units.size(least.device)}"
+    if request.processes > 1 and exceeds(least, memory):
+        return Decision(True, f"{needed}, more than a process can have")
+    return Decision(False, f"{needed}, which each process has")
 
 
 def tied_embeddings(request: Request, model: ModelConfig, base: ModelConfig | None) -> Decision[bool]:

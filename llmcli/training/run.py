@@ -24,7 +24,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
 from llmcli.models.devices import is_out_of_memory
-from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.open_runtime import open_trained
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.base_behaviour import BaseBehaviour
 from llmcli.training.batch_schedule import BatchSchedule
@@ -32,7 +32,7 @@ from llmcli.training.calibration import Calibration, reserve_tokens
 from llmcli.training.compute import Compute
 from llmcli.training.conversation_phase import ConversationPhase
 from llmcli.training.cost_model import micro_batches
-from llmcli.training.data_parallel import Leader, all_threads, share_gradients
+from llmcli.training.data_parallel import Leader, all_threads
 from llmcli.training.evaluation_schedule import EvaluationSchedule
 from llmcli.training.events import Done, Evaluation, Event, Sample, State, Step
 from llmcli.training.hardware import keep_freed_memory
@@ -46,6 +46,7 @@ from llmcli.training.position import Position
 from llmcli.training.prepare_conversations import PreparedConversations
 from llmcli.training.record import FinalEvaluation, training_record
 from llmcli.training.run_clock import RunClock
+from llmcli.training.shares import share_gradients
 from llmcli.training.thread_tuner import ThreadTuner
 from llmcli.training.validation import Validator
 
@@ -90,9 +91,10 @@ class Run:
         settings, timed = plan.train, plan.train.seconds is not None
         torch.set_num_threads(settings.threads)
         keep_freed_memory()
-        self.model = _initial_model(plan, start, tokenizer.vocab_size)
+        self._sharded = plan.sharded and leader is not None
+        self.model = _initial_model(plan, start, tokenizer.vocab_size, leader)
         group = leader.group if leader else None
-        self._optimizer = Optimizer(self.model, settings, plan.model.hidden_size, group)
+        self._optimizer = Optimizer(self.model, settings, plan.model.hidden_size, group, sharded=self._sharded)
         train_tokens, calibration_windows = reserve_tokens(tokens, settings.calibration_tokens, settings.context)
         self._train_tokens = len(train_tokens)
         self._batches = BatchSchedule(train_tokens, settings, tokenizer)
@@ -103,10 +105,11 @@ class Run:
             self._conversations = ConversationPhase(conversations, plan.conversations, settings, tokenizer)
             self._train_tokens += self._conversations.tokens_per_epoch
             self._sample_prompt = self._conversations.question
-            self._plain_text = PlainTextComparison(plan.model, tokenizer, plain_text, start, settings)
+            if plain_text or not self._sharded:  # a model with sharded weights cannot generate text
+                self._plain_text = PlainTextComparison(plan.model, tokenizer, plain_text, start, settings)
             if weight := plan.conversations.base_divergence:
                 self._base_behaviour = BaseBehaviour(self.model, tokenizer, settings, weight)
-        compile_layers(self.model, settings)
+        self._is_compiled = compile_layers(self.model, settings)
         self._window = 0  # tokens in a window of the last step
         self._calibration = Calibration(self.model, calibration_windows)
         models = 2 if start else 1
@@ -129,9 +132,10 @@ class Run:
         self._began, self._training_began = started_at, self._now()
         if resume_from:
             self._restore(resume_from)
-        if self._leader:
-            state = _with_prefix(resume_from.arrays, "optimizer.") if resume_from else {}
-            self._leader.start(self.model, self._settings, _new_tokens(self._plan, self._tokenizer.vocab_size), state)
+        if self._leader and not self._sharded:
+            self._leader.send_weights(self.model)
+        if self._leader and resume_from:
+            self._leader.send_optimizer(_with_prefix(resume_from.arrays, "optimizer."))
         seconds = self._settings.seconds
         training_began = self._training_began - self._began
         self._clock = None if seconds is None else RunClock(seconds, reserve_seconds, training_began)
@@ -203,7 +207,7 @@ class Run:
 
     def step(self) -> Step | None:
         """Take a step. None if it was not finished: `problem` says why, or the time is over."""
-        position = self.position
+        position, window = self.position, self._window
         began = self._now()
         loss = self._gradients()
         if loss is None:
@@ -216,7 +220,9 @@ class Run:
             return None
         position.step += 1
         seconds = self._now() - began
-        if self._clock:
+        if self._clock and self._is_compiled and self._window != window:  # then torch compiles
+            self._clock.exclude(seconds)
+        elif self._clock:
             self._clock.add_step(seconds, self._step_tokens)
             self._tuner.add_step(seconds, self._step_tokens)
         position.progress = self._progress()
@@ -323,12 +329,13 @@ class Run:
             return
         position = self.position
         patience = FINAL_PATIENCE if hurried else STEP_PATIENCE
+        compiles = self._is_compiled and not self._validator.evaluated_tokens
         try:
             with self._all_threads(), self._interruptible(self.model, patience), self._calibration.applied() as factor:
-                self._time_evaluation(self._calibration.seconds, self._calibration.tokens)
+                self._time_evaluation(self._calibration.seconds, self._calibration.tokens, compiles)
                 began = self._now()
                 score = self._validator.evaluate(began + self._evaluation_seconds(), self._now)
-                self._time_evaluation(self._now() - began, self._validator.evaluated_tokens)
+                self._time_evaluation(self._now() - began, self._validator.evaluated_tokens, compiles)
                 weights = self.model.to_arrays()
         except CutShortError:
             return
@@ -344,7 +351,8 @@ class Run:
 
     def _sample(self, weights: dict[str, NDArray[np.float32]], prompt: str) -> str:
         """A continuation of the prompt; of conversations, the greedy answer to a held-out question."""
-        runtime = NumpyRuntime(Checkpoint(self._plan.model, "", weights))
+        device = "cpu" if self._sharded else self._settings.device  # which has no memory for the whole model
+        runtime = open_trained(Checkpoint(self._plan.model, "", weights), device)
         if self._conversations:
             return self._conversations.answer(runtime, SAMPLE_TOKENS)
         pieces = generate(runtime, self._tokenizer, prompt, SamplingConfig(max_tokens=SAMPLE_TOKENS))
@@ -368,10 +376,13 @@ class Run:
 
     def _all_threads(self) -> AbstractContextManager[None]:
         """Inside, the threads of other processes on this machine, which wait, are used as well."""
-        return all_threads(self._leader.group if self._leader else None, self._settings.threads)
+        waiting = self._leader and not self._sharded
+        return all_threads(self._leader.group if self._leader and waiting else None, self._settings.threads)
 
-    def _time_evaluation(self, seconds: float, tokens: int) -> None:
-        if self._clock:
+    def _time_evaluation(self, seconds: float, tokens: int, compiles: bool) -> None:
+        if self._clock and compiles:
+            self._clock.exclude(seconds)
+        elif self._clock:
             self._clock.add_evaluation(seconds, tokens)
 
     def has_long_final_evaluation(self) -> bool:
@@ -382,12 +393,11 @@ class Run:
 
     def state(self) -> State:
         """All that the following steps depend on."""
-        if self._leader:
-            self._leader.before_state()
+        optimizer = self._optimizer
         groups: dict[str, Mapping[str, NDArray[Any]]] = {
             "model.": self.model.trainable_arrays(),
             "best.": self._best,
-            "optimizer.": self._optimizer.to_arrays(),
+            "optimizer.": self._leader.read_optimizer(optimizer) if self._leader else optimizer.to_arrays(),
         }
         if self._best_adapters is not None:
             groups["adapters."] = self._best_adapters
@@ -476,8 +486,8 @@ class Run:
 
     def _final_evaluation(self, hurried: bool) -> FinalEvaluation:
         """The scores of the best weights and of the base model, on the same part of the held-out text."""
-        validator, device = self._validator, self.model.cos.device
-        plain_text = None if hurried or not self._plain_text else self._plain_text.scores(self._best, device)
+        validator = self._validator
+        plain_text = None if hurried or not self._plain_text else self._plain_text.scores(self._best, self.model)
         if not validator.tokens:
             return FinalEvaluation(plain_text=plain_text)
         interruptible = partial(self._interruptible, patience=FINAL_PATIENCE)
@@ -506,9 +516,19 @@ class Run:
         return Checkpoint(config, tokenizer.to_json(), self._best, record, tokenizer_config)
 
 
-def _initial_model(plan: Plan, start: Checkpoint | None, vocab_size: int) -> LanguageModel:
-    """With the weights of `start`, or fresh ones. `vocab_size` is that of the tokenizer."""
-    model, settings = new_model(plan.model, plan.train, _new_tokens(plan, vocab_size)), plan.train
+def _initial_model(plan: Plan, start: Checkpoint | None, vocab_size: int, leader: Leader | None) -> LanguageModel:
+    """With the weights of `start`, or fresh ones. `vocab_size` is that of the tokenizer. Of several processes the
+    others make one too."""
+    settings, new_tokens = plan.train, _new_tokens(plan, vocab_size)
+    if leader:
+        leader.start(plan.model, settings, new_tokens, sharded=plan.sharded)
+    model: LanguageModel
+    if leader and plan.sharded:
+        from llmcli.training.sharded_model import new_sharded_model  # its import takes time
+
+        model = new_sharded_model(plan.model, settings, new_tokens, leader.group, leader.tell)
+    else:
+        model = new_model(plan.model, settings, new_tokens)
     model.load_arrays(start.tensors if start else fresh_weights(plan.model, settings.seed, settings.induction))
     return model
 

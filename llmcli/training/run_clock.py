@@ -49,6 +49,11 @@ class RunClock:
         if len(self._steps) == RECENT_STEPS:
             self._best_pace = min(self._best_pace, self.pace)
 
+    def exclude(self, seconds: float) -> None:
+        """Time that says nothing about the speed, such as that of a step in which layers are compiled: the run counts
+        as begun so much later."""
+        self._training_began += seconds
+
     def add_evaluation(self, seconds: float, tokens: int) -> None:
         if self._steps and tokens:
             self._evaluation_costs.append(seconds / tokens / self.pace)

@@ -15,7 +15,7 @@ from llmcli.config import as_record
 from llmcli.errors import LLMError
 from llmcli.training.inputs import Inputs, load_inputs
 from llmcli.training.output import Output
-from llmcli.training.plan import Request
+from llmcli.training.plan import Plan, Request
 from llmcli.training.processes import Processes
 from llmcli.training.summary import summarize
 
@@ -76,7 +76,6 @@ def plan_run(
 ) -> PlannedRun:
     """Choose device and data type, prepare the tokens, plan; a stopped run keeps its plan. Raises LLMError."""
     from llmcli.training import hardware, resume
-    from llmcli.training.memory_fit import check_fits
     from llmcli.training.prepare import prepare
 
     if inputs.like:
@@ -91,6 +90,7 @@ def plan_run(
     if stopped := output.stopped:
         resume.check_same_run(stopped, identity, output.resume_path)
         _check_hardware(stopped, output.resume_path)
+        pick_device(stopped.plan.train.device, processes)
         request = replace(request, device=stopped.plan.train.device, dtype=stopped.plan.train.dtype)
     else:
         conversations_alone = inputs.conversations is not None and not inputs.corpus.documents
@@ -109,10 +109,24 @@ def plan_run(
             on_note=on_note,
         )
     if stopped:
-        check_fits(stopped.plan, _free_memory(stopped.plan.train.device, processes))
-        settings = replace(stopped.plan.train, threads=request.threads)
-        prepared = prepared.with_plan(replace(stopped.plan, train=settings))
+        prepared = prepared.with_plan(_resumed_plan(stopped.plan, request, processes))
+    if prepared.plan.sharded:
+        hardware.check_can_shard()
     return PlannedRun(request, prepared, identity, tuner)
+
+
+def _resumed_plan(plan: Plan, request: Request, processes: Processes) -> Plan:
+    """The plan of a stopped run for the processes of this one. Raises LLMError if their memory is too short."""
+    from llmcli.training import rules
+    from llmcli.training.memory_fit import check_fits
+
+    memory = _free_memory(plan.train.device, processes)
+    train = replace(plan.train, threads=request.threads)
+    needs_whole_weights = plan.conversations is not None and plan.conversations.base_divergence > 0
+    sharded = not needs_whole_weights and rules.sharding(request, plan.model, train, memory).value
+    resumed = replace(plan, train=train, sharded=sharded)
+    check_fits(resumed, memory, processes.count)
+    return resumed
 
 
 def _check_adapters(inputs: Inputs, output: Output) -> None:
@@ -124,6 +138,23 @@ def _check_adapters(inputs: Inputs, output: Output) -> None:
             f"{inputs.base_path} has no chat template, and adapters have no place for {lacks}; leave out "
             "--adapter-only: the merged model has it"
         )
+
+
+def pick_device(name: str, processes: Processes) -> str:
+    """The device of each process, of a GPU one to each. Raises LLMError where there are too few."""
+    from llmcli.models import devices
+
+    device = devices.pick_device(name)
+    if not processes.are_several or device == "cpu":
+        return device
+    if device == "mps":
+        raise LLMError("a run on mps has one process; leave out --processes, or add --device cpu")
+    if (count := devices.gpu_count()) < processes.local_count:
+        raise LLMError(
+            f"{processes.local_count} processes need a GPU each, but torch finds {count} here; use --processes {count}"
+            ", or --device cpu"
+        )
+    return device
 
 
 def _choose_hardware(
@@ -140,7 +171,7 @@ def _choose_hardware(
     from llmcli.training import hardware, throughput
     from llmcli.training.cost_model import Machine
 
-    device = devices.pick_device(device)
+    device = pick_device(device, processes)
     dtype, reason = hardware.pick_dtype(dtype, device, request.threads)
     devices.check_dtype(dtype, device)
     measured = partial(throughput.measure_throughput, tuner=tuner, conversations=conversations)
@@ -287,11 +318,13 @@ def run(
     stop: Callable[[], bool] = lambda: False,
     on_note: Callable[[str], None] = lambda note: None,
     processes: Processes = ONE_PROCESS,
+    on_stop_request: Callable[[int], None] = lambda signal: None,
 ) -> Iterator[Step | Evaluation | Sample | Result]:
     """Train, and save the model at the end: yields events, and the result as the last one.
 
     `started` is when the time budget began (time.monotonic). When `stop()` is true the run ends after the current step
-    and saves what it has. Raises LLMError.
+    and saves what it has. `on_stop_request` gets the signal that another of several processes received, after which
+    `stop` is asked again. Raises LLMError.
     """
     from llmcli.training import hardware, resume, trainer
     from llmcli.training.events import Done, State
@@ -312,9 +345,9 @@ def run(
             sample_prompt=_first_words(next(next(inputs.corpus.texts()))) if inputs.corpus.documents else None,
             started_at=started,
             reserve_seconds=_reserve_seconds(prepared),
-            stop=stop,
+            stop=_or_elsewhere(stop, leader, on_stop_request) if leader else stop,
             save_due=saver.is_due,
-            resume_from=output.stopped.state if output.stopped else None,
+            resume_from=output.stopped.take_state() if output.stopped else None,
             regularize=prepared.regularization(plan.request),
             tuner=plan.tuner,
             conversations=prepared.conversations,
@@ -347,19 +380,34 @@ def _leading(processes: Processes, device: str) -> Iterator[Leader | None]:
     leader = Leader(group)
     try:
         yield leader
-    finally:
+    except LLMError:  # after any other error the others may wait for the rest of a pass: they notice that this one ends
         leader.end()
-        group.close()
+        raise
+    leader.end()
+    group.close()
 
 
-def follow(processes: Processes, device: str, on_connected: Callable[[], None]) -> None:
-    """Any other rank: compute what rank 0 says until it ends. Raises LLMError when another process has ended."""
-    from llmcli.models import devices
+def _or_elsewhere(
+    stop: Callable[[], bool], leader: Leader, on_stop_request: Callable[[int], None]
+) -> Callable[[], bool]:
+    """`stop`, once any stop request that another process received has been passed on."""
+
+    def stop_anywhere() -> bool:
+        if not stop() and (number := leader.group.stop_request()):
+            on_stop_request(number)
+        return stop()
+
+    return stop_anywhere
+
+
+def follow(processes: Processes, device: str, on_connected: Callable[[Callable[[int], None]], None]) -> None:
+    """Any other rank: compute what rank 0 says until it ends. `on_connected` gets a function that asks rank 0 to stop.
+    Raises LLMError when another process has ended."""
     from llmcli.training import data_parallel
     from llmcli.training.process_group import ProcessGroup
 
-    group = ProcessGroup(processes, devices.pick_device(device))
-    on_connected()
+    group = ProcessGroup(processes, pick_device(device, processes))
+    on_connected(group.request_stop)
     data_parallel.follow(group)
     group.close()
 
@@ -422,8 +470,11 @@ def _answers(checkpoint: Checkpoint, prepared: Prepared, on_note: Callable[[str]
 
     assert prepared.conversations
     try:
-        seconds = _answers_seconds(prepared.plan.train.seconds)
-        result = answer_questions(checkpoint, prepared.tokenizer, prepared.conversations, seconds)
+        settings = prepared.plan.train
+        seconds = _answers_seconds(settings.seconds)
+        result = answer_questions(
+            checkpoint, prepared.tokenizer, prepared.conversations, seconds, device=settings.device
+        )
     except Exception as error:  # memory is short: the model must still be saved
         on_note(f"answers to held-out questions could not be measured: {error}")
         return None

@@ -76,7 +76,9 @@ def train(
         conversations, plain_text, leader,
     )  # fmt: skip
     run.begin(clock() if started_at is None else started_at, reserve_seconds, resume_from)
-    if start and not resume_from:
+    is_new = resume_from is None
+    del resume_from  # or its copy of the weights and of the optimizer would be in memory for the whole run
+    if start and is_new:
         yield from run.evaluate()  # if training only makes the model worse, the run ends with these weights
     interrupted = False
     while not run.is_over and not interrupted and not run.problem:

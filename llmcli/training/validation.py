@@ -149,7 +149,7 @@ class Validator:
         elif self._timed:  # the limit decides, so that the run ends on time
             tokens = min(EXTRA_FINAL_TOKENS * tokens, len(self._data))
         self._final_units = self._select(self.final_context, tokens)
-        model = self._float32_model(weights)
+        model = self._model.scoring_model(weights)
         with interruptible(model):
             score, self._final_units = self._evaluate(model, self._final_units, limit, clock, partial_ok=True)
         self.expert_shares = model.expert_shares()
@@ -157,7 +157,7 @@ class Validator:
 
     def evaluate_base(self, weights: Weights, interruptible: Interruptible) -> Score | None:
         """Evaluate other weights on the units of `evaluate_final`. None if it was interrupted."""
-        model = self._float32_model(weights)
+        model = self._model.scoring_model(weights)
         with interruptible(model):
             score, units = self._evaluate(model, self._final_units, partial_ok=True)
         return score if len(units) == len(self._final_units) else None
@@ -172,11 +172,6 @@ class Validator:
 
     def _select(self, context: int, max_tokens: int) -> Sequence[Any]:
         return self._data.select(context, max_tokens, timed=self._timed)
-
-    def _float32_model(self, weights: Weights) -> LanguageModel:
-        model = LanguageModel(self._model.config).to(self._model.cos.device)
-        model.load_arrays(weights)
-        return model
 
     def _evaluate(
         self,

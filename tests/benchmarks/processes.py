@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LLM = [sys.executable, "-m", "llmcli"]
-BATCH_TOKENS, LAYERS, CONTEXT = 2048, 4, 256
+BATCH_TOKENS, LAYERS, CONTEXT, VOCAB_SIZE = 2048, 4, 256, 2048
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,15 @@ def loopback_bytes() -> int:
     return int(line.split(":")[1].split()[8])
 
 
-def measure(text: Path, output: Path, width: int, steps: int, processes: int) -> Figures:
+def measure(
+    text: Path, output: Path, width: int, steps: int, processes: int, *, threads: int = 0, tokens: int = BATCH_TOKENS
+) -> Figures:
+    """A run with batches of so many tokens; by default with all cores."""
     command = [
         *LLM, "train", text, "-o", output, "--force", "--json", "--steps", steps, "--layers", LAYERS, "--width", width,
-        "--context", CONTEXT, "--batch-tokens", BATCH_TOKENS, "--vocab-size", 2048, "--seed", 1, "--dropout", 0,
+        "--context", CONTEXT, "--batch-tokens", tokens, "--vocab-size", VOCAB_SIZE, "--seed", 1, "--dropout", 0,
         "--dtype", "float32", *(["--processes", processes] if processes > 1 else []),
+        *(["--threads", threads] if threads else []),
     ]  # fmt: skip
     before = loopback_bytes()
     run = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True, check=True)

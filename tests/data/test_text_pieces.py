@@ -1,8 +1,10 @@
 """Long text encoded in pieces has the token ids of the whole."""
 
+import contextlib
 import itertools
 import json
 import random
+from collections.abc import Iterator
 from unittest import mock
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.data import text_pieces
+from llmcli.data import tokenizer as tokenizer_module
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.tokenizer_json import PRE_TOKENIZERS
 from tests.data.test_tokenizer import BPE, ids_in_parts, library_ids, long_text
@@ -43,6 +46,16 @@ def test_long_text_without_spaces_round_trips_in_any_parts() -> None:
     assert ids_in_parts(BPE, [text[:5], text[5:100_000], text[100_000:]]) == ids
 
 
+@contextlib.contextmanager
+def short_pieces() -> Iterator[None]:
+    """Pieces of about 5 characters, and at most 32."""
+    with (
+        mock.patch.object(text_pieces, "PIECE_CHARACTERS", 16),
+        mock.patch.object(tokenizer_module, "PIECE_CHARACTERS", 5),
+    ):
+        yield
+
+
 SPACED = Tokenizer.train_bpe(["a   b\n\n\nc\n  d\n\ne  f \u3000g \th " * 9], 300)  # has merges of white space
 
 WORD = st.builds(
@@ -64,7 +77,7 @@ def test_cutting_text_at_word_ends_keeps_the_ids(pairs: list[tuple[str, str]], c
     text = "".join(word + space for word, space in pairs)  # a word end in every 16 characters
     edges = [0, *sorted(cuts), len(text)]
     parts = [text[low:high] for low, high in itertools.pairwise(edges)]
-    with mock.patch.object(text_pieces, "PIECE_CHARACTERS", 16):
+    with short_pieces():
         assert ids_in_parts(SPACED, parts) == library_ids(SPACED, text)
 
 
@@ -89,5 +102,5 @@ def test_cutting_text_keeps_the_ids_of_every_pre_tokenizer(
     text = "".join(word + space for word, space in pairs)
     edges = [0, *sorted(cuts), len(text)]
     parts = [text[low:high] for low, high in itertools.pairwise(edges)]
-    with mock.patch.object(text_pieces, "PIECE_CHARACTERS", 16):
+    with short_pieces():
         assert ids_in_parts(tokenizer, parts) == library_ids(tokenizer, text)

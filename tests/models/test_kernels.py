@@ -21,6 +21,7 @@ from llmcli.models.kernels import (
     normalize_rotate,
     regroup,
     rotate,
+    stacked_linear,
     swiglu,
 )
 
@@ -88,6 +89,38 @@ def test_grouped_linear_multiplies_each_group_by_its_matrix(ends: list[int]) -> 
     x, weights = random(7, 4), random(3, 5, 4, seed=1)
     group = torch.searchsorted(torch.tensor(ends), torch.arange(7), right=True)
     assert_same(grouped_linear(x, weights, ends), torch.einsum("ni,noi->no", x, weights[group]), [x, weights])
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_stacked_linear_and_its_gradients(recompute: bool) -> None:
+    x, gain, bias = random(2, 5, 8), random(8, seed=1), random(7, seed=2)
+    weights = [random(3, 8, seed=3), random(4, 8, seed=4)]
+    expected = F.linear(x * gain, torch.cat(weights), bias)
+    assert_same(stacked_linear(x, gain, bias, weights, recompute=recompute), expected, [x, gain, bias, *weights])
+    plain = stacked_linear(x, None, None, weights[:1], recompute=recompute)
+    assert_same(plain, F.linear(x, weights[0]), [x, weights[0]])
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_stacked_linear_of_frozen_weights(recompute: bool) -> None:
+    x, gain, weight = random(5, 8), random(8, seed=1).detach(), random(3, 8, seed=2).detach()
+    assert_same(stacked_linear(x, gain, None, [weight], recompute=recompute), F.linear(x * gain, weight), [x])
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_stacked_linear_keeps_copies_of_the_weights_only_if_they_are_not_made_again(recompute: bool) -> None:
+    kept: list[int] = []
+    x, gain, weights = random(5, 8), random(8, seed=1), [random(64, 8, seed=2), random(64, 8, seed=3)]
+    own = {t.data_ptr() for t in (x, gain, *weights)}
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in own:
+            kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        stacked_linear(x, gain, None, weights, recompute=recompute)
+    assert sum(kept) == (0 if recompute else 2 * 128 * 8)
 
 
 def test_swiglu_and_its_gradients() -> None:

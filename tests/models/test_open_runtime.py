@@ -10,13 +10,14 @@ import torch
 
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
+from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.models import onnx_runtime
 from llmcli.models.devices import pick_device
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.onnx_runtime import OnnxRuntime
-from llmcli.models.open_runtime import open_runtime
+from llmcli.models.open_runtime import open_runtime, open_trained
 from llmcli.models.runtime import Runtime, RuntimeWithExperts
 from llmcli.models.torch_runtime import TorchRuntime
 from tests.conftest import random_checkpoint
@@ -116,3 +117,24 @@ def test_every_runtime_implements_the_interface(name: str) -> None:
 def test_runtimes_with_experts_are_recognized() -> None:
     assert isinstance(OPEN["numpy"](), RuntimeWithExperts) and isinstance(OPEN["ensemble"](), RuntimeWithExperts)
     assert not isinstance(OPEN["torch"](), RuntimeWithExperts)
+
+
+def test_a_run_generates_where_it_trained_if_that_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def open_torch(checkpoint: Checkpoint, device: str) -> TorchRuntime:
+        opened.append(device)
+        return TorchRuntime(checkpoint, "cpu")
+
+    monkeypatch.setattr("llmcli.models.torch_runtime.TorchRuntime", open_torch)
+    assert isinstance(open_trained(MODEL, "cuda"), NumpyRuntime)  # a small model
+    monkeypatch.setattr("llmcli.models.open_runtime.WORTH_FAST", CONFIG.parameters)
+    assert isinstance(open_trained(MODEL, "cpu"), NumpyRuntime)
+    assert opened == []
+    assert isinstance(open_trained(MODEL, "cuda"), TorchRuntime) and opened == ["cuda"]
+
+    def fail(checkpoint: Checkpoint, device: str) -> None:
+        raise MemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("llmcli.models.torch_runtime.TorchRuntime", fail)
+    assert isinstance(open_trained(MODEL, "cuda"), NumpyRuntime)

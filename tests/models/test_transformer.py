@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from llmcli.config import ModelConfig
+from llmcli.models import kernels
 from llmcli.models.kernels import normalize_rotate
+from llmcli.models.linear import Linear
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch_scoring import score
 from llmcli.models.transformer import Attention, LanguageModel, rotary_tables
@@ -141,3 +144,29 @@ def test_rotary_tables_grow_as_positions_are_used() -> None:
         assert all(
             torch.equal(a[:length], b) for a, b in zip(whole, rotary_tables(claimed.config, length), strict=True)
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saves_memory", [False, True])
+def test_layers_can_be_compiled_whole(saves_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, and with the same gradients. torch only warns where it cannot, and training is slower then."""
+    monkeypatch.setattr(kernels, "_is_on_cpu", lambda x: False)
+    config = ModelConfig(50, 32, 48, 2, 4, 2, 8, 16, model_type="qwen2")
+
+    def gradients(compiled: bool) -> list[torch.Tensor]:
+        model = LanguageModel(config).train()
+        model.initialize(torch.Generator().manual_seed(1))
+        for module in model.modules():
+            if isinstance(module, Linear):
+                module.saves_memory = saves_memory
+        if compiled:
+            for layer in model.model.layers:
+                layer.compile(backend="aot_eager", fullgraph=True)
+        torch.nn.init.normal_(model.lm_head.weight, generator=torch.Generator().manual_seed(2))
+        model.loss(torch.randint(50, (2, 12), generator=torch.Generator().manual_seed(3))).backward()
+        return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+    eager, compiled = gradients(False), gradients(True)
+    assert len(eager) == len(compiled)
+    for expected, found in zip(eager, compiled, strict=True):
+        torch.testing.assert_close(found, expected)

@@ -1,7 +1,6 @@
 """The page of `llm serve` in a real browser, with real models: chat, text, branches, and what is shown of tokens."""
 
 import json
-import os
 import re
 import shutil
 import socket
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from llmcli.api import train
+from tests.platforms import in_full
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUESTIONS = "".join(
@@ -31,9 +31,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(BROWSER is None, reason="needs chromium: apt install chromium"),
 ]
-
-
-in_full = pytest.mark.skipif(not os.environ.get("LLMCLI_FULL"), reason="a minute in all; LLMCLI_FULL=1 runs it too")
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ def test_shares_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"Is 4 even?": " Yes. ", "Why?": "Is so.", "Who are you?": "No."}
     script = {one.ids: tokenizer.encode(answers[one.text]) for one in questions(conversations)}
     end = tokenizer.control_ids["<|im_end|>"]
-    monkeypatch.setattr(held_out_questions, "NumpyRuntime", lambda checkpoint: Scripted(script, end))
+    monkeypatch.setattr(held_out_questions, "open_trained", lambda checkpoint, device: Scripted(script, end))
     checkpoint = run_to_end(prepared(steps=1)).checkpoint
     found = answer_questions(checkpoint, tokenizer, conversations)
     assert found == AnswerShares(questions=3, verbatim=0.6667, exact=0.6667)  # Yes., No.; Yes., Is so.

@@ -10,7 +10,8 @@ from torch import nn
 
 from llmcli.config import MUON_LR, ModelConfig, TrainConfig
 from llmcli.models.transformer import LanguageModel
-from llmcli.training.optimizer import DECAY, WARMUP, Optimizer, momentum, orthogonalize, rate
+from llmcli.training.muon import orthogonalize
+from llmcli.training.optimizer import DECAY, WARMUP, Optimizer, momentum, rate
 from llmcli.training.plan_table import learning_rate
 
 

@@ -98,5 +98,5 @@ def test_no_two_models_are_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(plain_text, "LanguageModel", Counted)
     comparison = PlainTextComparison(made.config, BYTES, None, checkpoint, TrainConfig(steps=1))
-    scores = comparison.scores(checkpoint.tensors, torch.device("cpu"))
+    scores = comparison.scores(checkpoint.tensors, LanguageModel(made.config))
     assert scores is not None and scores.before == scores.after

@@ -18,8 +18,9 @@ from llmcli.formats.checkpoint import load
 from llmcli.models.kernels import Dropout
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.compute import accumulate_gradients
-from llmcli.training.data_parallel import share_gradients, take_share
 from llmcli.training.processes import VARIABLES, Processes
+from llmcli.training.session import pick_device
+from llmcli.training.shares import share_gradients, take_share
 from tests.conftest import TEXT
 from tests.platforms import linux
 
@@ -48,6 +49,28 @@ def test_an_incomplete_environment_is_refused(damage):
     values = dict(zip(VARIABLES, ("0", "2", "0", "2", "localhost", "29500"), strict=True)) | damage
     with pytest.raises(LLMError, match="torchrun"):
         Processes.of({name: value for name, value in values.items() if value is not None})
+
+
+def test_several_processes_need_a_gpu_each(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("auto", Processes(count=2, local_count=2)) == "cuda"
+    assert pick_device("auto", Processes(count=8, local_count=2)) == "cuda"  # on four machines
+    with pytest.raises(LLMError, match=r"^3 processes need a GPU each, but torch finds 2 here; use --processes 2, or"):
+        pick_device("auto", Processes(count=3, local_count=3))
+    assert pick_device("cpu", Processes(count=3, local_count=3)) == "cpu"
+
+
+@pytest.mark.parametrize("device", ["mps", "auto"])
+def test_several_processes_on_mps_are_refused_before_they_start(device, monkeypatch, llm):
+    """A machine has one such device, and processes on different machines cannot send each other its tensors."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_device(device, Processes()) == "mps"
+    monkeypatch.setattr("llmcli.cli.commands.train._launch", lambda count: pytest.fail("started"))
+    result = llm("train", "c.txt", "--processes", 2, "--device", device)
+    assert result.exit_code == 1
+    assert result.stderr == "error: a run on mps has one process; leave out --processes, or add --device cpu\n"
 
 
 # ---- the share of a process
@@ -166,7 +189,8 @@ def test_a_stopped_run_resumes_with_another_number_of_processes(corpus):
 @pytest.mark.slow
 def test_an_error_of_the_user_is_one_line_and_not_tried_again(corpus):
     result = run(["train", str(corpus.parent / "missing.txt"), "--processes", "2"])
-    assert result.returncode == 1 and result.stderr.count("\n") == 1 and "missing.txt" in result.stderr
+    errors = [line for line in result.stderr.splitlines() if not line.startswith("--processes 2 is more than")]
+    assert result.returncode == 1 and len(errors) == 1 and "missing.txt" in errors[0]
 
 
 def wait_for(path: Path) -> None:

@@ -81,3 +81,17 @@ def test_before_the_first_step_there_is_no_pace() -> None:
     assert made.pace == 0.0
     assert made.progress(0.0, 1000) == 0.0
     assert made.expected_tokens(0.0, 0, 1000) == 0.0
+
+
+def test_time_for_compiling_counts_neither_as_progress_nor_in_the_speed() -> None:
+    made = RunClock(100.0, training_began=5.0)
+    made.exclude(20.0)
+    assert made.pace == 0.0
+    assert made.progress(25.0, 0) == 0.0
+    for _ in range(RECENT_STEPS):
+        made.add_step(0.1, 100)
+    assert made.pace == pytest.approx(0.001)
+    assert made.expected_tokens(26.2, 1200, 0) == pytest.approx(1200 + (100 - 26.2) * 1000)
+    before = made.progress(60.0, 0)
+    made.exclude(10.0)
+    assert before == pytest.approx(1 - 40 / 75) and made.progress(70.0, 0) == pytest.approx(1 - 30 / 65)  # it rises

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from typer.testing import Result
 
 from llmcli.errors import LLMError
@@ -44,6 +46,40 @@ def test_a_state_that_was_saved_is_dropped_before_the_next_step(
     answer = llm("train", "c.txt", "--steps", 4, "--context", 32, "--batch-tokens", 64, "-q")
     assert answer.exit_code == 0, answer.stderr
     assert len(saved) == 3 and kept == []
+
+
+def test_the_state_of_a_resumed_run_is_dropped_before_its_first_step(
+    llm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it but the best weights, which may be saved again."""
+    Path("c.txt").write_text(LINES, "utf-8")
+    command = ("train", "c.txt", "--steps", 4, "--context", 32, "--batch-tokens", 64, "-q", "-o", "m.safetensors")
+    save = StateSaver.save
+    loaded: dict[str, weakref.ref[NDArray[np.float32]]] = {}
+    kept: list[str] = []
+    restore, step = Run._restore, Run.step
+
+    def save_and_fail(saver: StateSaver, state: State) -> None:
+        save(saver, state)
+        raise LLMError("stopped")
+
+    def noted_restore(run: Run, state: State) -> None:
+        loaded.update((name, weakref.ref(array)) for name, array in state.arrays.items())
+        restore(run, state)
+
+    def noted_step(run: Run) -> object:
+        kept.extend(name for name, ref in loaded.items() if ref() is not None and not name.startswith("best."))
+        return step(run)
+
+    monkeypatch.setattr(StateSaver, "is_due", lambda saver: True)
+    monkeypatch.setattr(StateSaver, "save", save_and_fail)
+    assert llm(*command).exit_code == 1
+    monkeypatch.setattr(StateSaver, "save", save)
+    monkeypatch.setattr(Run, "_restore", noted_restore)
+    monkeypatch.setattr(Run, "step", noted_step)
+    answer = llm(*command)
+    assert answer.exit_code == 0, answer.stderr
+    assert "optimizer.muon.0" in loaded and any(name.startswith("model.") for name in loaded) and kept == []
 
 
 def test_a_run_resumes_where_its_device_works() -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from itertools import chain, count, repeat
+from itertools import chain, count, pairwise, repeat
 from pathlib import Path
 
 import numpy as np
@@ -267,6 +267,43 @@ def test_the_caller_gets_the_time_that_it_reserves(tmp_path: Path) -> None:
     options = {"started_at": 0.0, "clock": lambda: machine.time, "compute": machine.compute}
     done = run_to_end(ready, reserve_seconds=150.0, **options)
     assert 45 < done.seconds < 50 + 2 * 64 / 30  # two steps
+
+
+def test_a_timed_run_with_compiled_layers_begins_once_they_are_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which takes 40 seconds at the first step, when windows become longer, and at the first evaluation."""
+    ready = prepared(tmp_path / "c.txt", steps=None, seconds=400.0, batch_tokens=64)
+    settings, machine = replace(ready.plan.train, steps=10**9), SimulatedMachine(lambda time: 90.0)
+    compiled = set[object]()
+
+    def compile_once(key: object) -> None:
+        machine.time += 0.0 if key in compiled else 40.0
+        compiled.add(key)
+
+    def gradients(
+        model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None
+    ) -> torch.Tensor:
+        compile_once(ids.shape[1])
+        return machine.compute.gradients(model, ids, micro_batches, learned)
+
+    def score(model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        compile_once("evaluation")
+        return machine.compute.score(model, ids)
+
+    monkeypatch.setattr("llmcli.training.run.compile_layers", lambda model, settings: True)
+    events = run(
+        replace(ready, plan=replace(ready.plan, train=settings)),
+        started_at=0.0,
+        clock=lambda: machine.time,
+        compute=Compute(gradients, score),
+    )
+    steps, done = [event for event in events if isinstance(event, Step)], events[-1]
+    assert len(compiled) == 3
+    assert steps[0].seconds > 40 and steps[0].progress < 0.01  # the learning rate still rises
+    assert all(after.progress > before.progress for before, after in pairwise(steps))
+    assert isinstance(done, Done) and 0.97 * 400 <= done.seconds <= 1.03 * 400
+    assert steps[-1].rate < 0.02
 
 
 # ---- stopping

@@ -1,6 +1,7 @@
 """`llm train`: train a model on text or conversations and save it as one file."""
 
 import json
+import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from llmcli import units
 from llmcli.cli import console
 from llmcli.cli.options import (
     JsonOption,
@@ -24,7 +26,7 @@ from llmcli.cli.options import (
     typed_options,
     vocab_size_option,
 )
-from llmcli.cli.signals import ignore_stop_requests, stop_requests
+from llmcli.cli.signals import forward_stop_requests, stop_requests
 from llmcli.config import ADAMW_LR, DEFAULT_MODEL, DEVICES, DTYPES, MUON_LR, TrainConfig, cpu_cores
 from llmcli.errors import LLMError, command_line, usage
 from llmcli.training.processes import Processes
@@ -270,6 +272,15 @@ def train(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    shard: Annotated[
+        bool | None,
+        typer.Option(
+            "--shard/--no-shard",
+            help="With several processes: give each a part of the weights, gradients and optimizer state (default: if "
+            "a process has no memory for all of them).",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -290,20 +301,22 @@ def train(
     _check_options(context_, from_, like, lora, tokenizer)
     processes = Processes.of()
     if processes_ and processes_ > 1 and not processes.are_several:
-        if not dry_run:
-            raise typer.Exit(_launch(processes_))
         processes = Processes(count=processes_, local_count=processes_)
+        session.pick_device(device, processes)  # it would fail in each of them
+        if not dry_run:
+            raise typer.Exit(_launch(processes_, device))
     if processes.rank:
         if not dry_run:
-            session.follow(processes, device, ignore_stop_requests)
+            session.follow(processes, device, forward_stop_requests)
         return
+    _check_processes(processes, processes_)
     force = force and not processes.restarts
     own_threads = processes.threads(threads or cpu_cores())
     request = Request(
         seconds=parse_duration(time_) if time_ else None, steps=steps, epochs=epochs, vocab_size=vocab_size,
         layers=layers, width=width, heads=heads, kv_heads=kv_heads, context=context, tie=tie, batch_tokens=batch_tokens,
         dropout=dropout, lr=_learning_rate_scale(context_, lr_scale, lr), seed=seed, threads=own_threads,
-        processes=processes.count, optimizer=optimizer, lora=lora or 0, experts=experts, active=active,
+        processes=processes.count, shard=shard, optimizer=optimizer, lora=lora or 0, experts=experts, active=active,
     )  # fmt: skip
     if dry_run:
         target = training_output.dry_run_output(output, adapter_only=adapter_only)
@@ -321,7 +334,8 @@ def train(
     note_skipped_files(inputs.corpus)
     note_json_files(inputs.corpus)
     if threads and threads > cpu_cores():
-        console.note(f"--threads {threads} is more than the {cpu_cores()} cores here; extra threads slow training down")
+        cores = units.count(cpu_cores(), "core")
+        console.note(f"--threads {threads} is more than the {cores} here; extra threads slow training down")
     options = {param.opts[0]: context_.params[str(param.name)] for param in context_.command.params}
     run = session.plan_run(
         request, inputs, target, device, dtype, options=options, fixed_threads=threads is not None,
@@ -337,11 +351,25 @@ def train(
     _run(context_, run, inputs, target, processes, started=started, json_=json_)
 
 
-def _launch(count: int) -> int:
-    """Run the same command in several processes; returns its exit code."""
+def _launch(count: int, device: str) -> int:
+    """Run the same command in several processes; returns its exit code. Raises LLMError if the device is missing."""
+    from llmcli.models.devices import pick_device
     from llmcli.training.launcher import launch
 
+    if pick_device(device) == "cpu" and count > cpu_cores():
+        cores = units.count(cpu_cores(), "core")
+        console.note(f"--processes {count} is more than the {cores} here; extra processes slow training down")
     return launch(count, sys.argv[1:], console.note)
+
+
+def _check_processes(processes: Processes, requested: int | None) -> None:
+    """Raise LLMError if torchrun has started other processes than --processes says; say which machine has the files."""
+    if requested and requested != processes.local_count:
+        raise usage(
+            f"torchrun has started {processes.local_count} processes on this machine; leave out --processes {requested}"
+        )
+    if processes.are_on_several_machines:
+        console.note(f"rank 0 runs on the machine {platform.node()}: it reads the text and saves the model there")
 
 
 # ---- options
@@ -429,7 +457,7 @@ def _run(
     with stop_requests() as signals, view:
         events = session.run(
             run, inputs, output, started=started, stop=lambda: bool(signals or output_error), on_note=console.note,
-            processes=processes,
+            processes=processes, on_stop_request=signals.append,
         )  # fmt: skip
         for event in _with_signal_exit_code(events, signals):
             if isinstance(event, session.Result):

@@ -1,0 +1,145 @@
+"""Training with sharded weights, compared with whole ones: the same steps, but for the order of sums."""
+
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from llmcli.config import ModelConfig, TrainConfig
+from llmcli.errors import LLMError
+from llmcli.formats.checkpoint import load
+from llmcli.models.transformer import LanguageModel
+from llmcli.training.cost_model import BASE_BYTES, Machine, Memory, estimated_speed, memory_needed
+from llmcli.training.hardware import can_shard
+from llmcli.training.plan import Request
+from llmcli.training.processes import Processes
+from llmcli.training.shares import _equal_pieces, take_share
+from tests.platforms import linux
+from tests.training.plans import plan, row
+from tests.training.test_processes import SECONDS, command, corpus, losses, run, wait_for
+
+__all__ = ["corpus"]
+
+CONFIG = ModelConfig(50, 32, 48, 2, 4, 2, 8, 16)
+LARGE = ModelConfig(128_256, 4096, 14336, 32, 32, 8, 128, 8192)  # 8 billion parameters
+
+
+needs_fsdp = pytest.mark.skipif(not can_shard(), reason="needs torch 2.6 or later")
+
+
+# ---- the plan
+
+
+def test_weights_are_sharded_where_a_process_has_no_memory_for_them() -> None:
+    requested = {"steps": 10, "layers": 16, "width": 4096, "device": "cuda", "processes": 4}
+    large = plan(Request(**requested))
+    needed = memory_needed(large.model, replace(large.train, batch_size=8), 4).device  # two windows each
+    assert not large.sharded and row(large, "weights").value == "in each process"
+    for memory, sharded in ((1.2 * needed, True), (1.3 * needed, False)):  # a plan uses 0.8 of what is free
+        chosen = plan(Request(**requested), machine=Machine(estimated_speed, Memory(memory, 1e12)))
+        assert chosen.sharded == sharded
+    alone = plan(Request(**requested | {"processes": 1}), machine=Machine(estimated_speed, Memory(1e12, 1e12)))
+    assert "weights" not in {r.name for r in alone.rows}
+
+
+def test_a_request_decides() -> None:
+    machine = Machine(estimated_speed, Memory(1e12, 1e12))
+    assert plan(Request(steps=10, processes=2, shard=True), machine=machine).sharded
+    with pytest.raises(LLMError, match="--shard is for several processes"):
+        Request(steps=10, shard=True)
+
+
+def test_memory_by_hand() -> None:
+    """Weights, gradients and AdamW's two numbers for each parameter, over eight GPUs; two layers and the embeddings
+    with their gradients are whole. The host of rank 0 has the best weights and gathers all twice."""
+    settings = TrainConfig(steps=1, context=1, batch_size=1, recipe="fine-tune", device="cuda", dtype="bfloat16")
+    memory, every = memory_needed(LARGE, settings, 8, sharded=True), LARGE.parameters
+    layer = (every - 2 * 128_256 * 4096) / 32
+    whole = 8 * (2 * 128_256 * 4096 + 2 * layer)
+    assert memory.device - BASE_BYTES == pytest.approx(12 * every / 8 + whole, rel=0.01)
+    assert memory.host - BASE_BYTES == pytest.approx(4 * every + max(8, 4 + 8) * every, rel=0.01)
+    assert memory.device < 32e9 < memory_needed(LARGE, settings).device
+
+
+# ---- the share of a process
+
+
+@pytest.mark.parametrize("count", [2, 4, 7])
+@pytest.mark.parametrize("masked", [False, True])
+def test_all_processes_have_the_same_number_of_pieces_which_add_up_to_the_batch(count: int, masked: bool) -> None:
+    settings = TrainConfig(steps=1, context=16, batch_size=6)
+    ids = torch.randint(50, (6, 17), generator=torch.Generator().manual_seed(0))
+    learned = torch.zeros(6, 17, dtype=torch.bool)
+    learned[1:, 3:9] = True
+    model = LanguageModel(CONFIG)
+    model.initialize(torch.Generator().manual_seed(1))
+    mask = learned if masked else None
+    total, pieces = 0.0, set()
+    for rank in range(count):
+        share = take_share(Processes(rank, count), model, settings, 0, ids, mask, sharded=True)
+        found = list(_equal_pieces(share))
+        pieces.add(len(found))
+        total += sum(weight * model.loss(piece, learned_).item() for piece, learned_, weight in found)
+    assert len(pieces) == 1
+    assert total == pytest.approx(model.loss(ids, mask).item(), rel=1e-5)
+
+
+# ---- whole runs
+
+
+def tensors(path) -> dict[str, np.ndarray]:
+    return load(path).tensors
+
+
+@needs_fsdp
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--experts", "3", "--active", "2")])
+def test_losses_and_weights_are_those_of_one_process(corpus, options) -> None:
+    """Three processes: no dimension of the model is a multiple of that. The load-balancing loss of experts is that of
+    each share, not of the whole batch."""
+    one = losses(run(command(corpus, "whole.safetensors", "--steps", "10", "--json", "--force", *options)))
+    sharded = losses(
+        run(
+            command(
+                corpus,
+                "sharded.safetensors",
+                "--steps",
+                "10",
+                "--json",
+                "--force",
+                "--processes",
+                "3",
+                "--shard",
+                *options,
+            )
+        )
+    )
+    tolerance = 5e-3 if options else 1e-4
+    np.testing.assert_allclose(sharded, one, rtol=tolerance)
+    expected, found = (tensors(corpus.parent / f"{name}.safetensors") for name in ("whole", "sharded"))
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert options or np.linalg.norm(found[name] - array) <= 1e-3 * np.linalg.norm(array), name
+
+
+@needs_fsdp
+@linux
+@pytest.mark.slow
+def test_a_stopped_run_resumes_with_whole_weights(corpus) -> None:
+    words = command(corpus, "resharded.safetensors", "--steps", "60")
+    process = subprocess.Popen([sys.executable, "-m", "llmcli", *words, "--processes", "2", "--shard", "-q"])
+    wait_for(corpus.parent / "resharded.resume.safetensors")
+    process.terminate()
+    assert process.wait(SECONDS) == 128 + signal.SIGTERM
+    resumed = run(words)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "with 1 instead of 2 processes" in resumed.stderr
+    whole = run(command(corpus, "unbroken.safetensors", "--steps", "60", "-q"))
+    assert whole.returncode == 0
+    found, expected = (tensors(corpus.parent / f"{name}.safetensors") for name in ("resharded", "unbroken"))
+    for name, array in expected.items():
+        assert np.linalg.norm(found[name] - array) <= 0.02 * np.linalg.norm(array), name
