@@ -195,12 +195,14 @@ def _check_hardware(stopped: StoppedRun, resume_path: Path) -> None:
 
 
 def _free_memory(device: str, processes: Processes) -> Memory:
-    """For one of the processes, which share the memory of a machine, and have a GPU each."""
+    """For rank 0, which alone keeps copies on the host of a GPU; on a CPU the processes of a machine share its memory."""
     from llmcli.training import hardware
-    from llmcli.training.cost_model import Memory
+    from llmcli.training.cost_model import BASE_BYTES, Memory
 
-    host = hardware.free_memory("cpu") / processes.local_count
-    return Memory(host if device == "cpu" else hardware.free_memory(device), host)
+    host = hardware.free_memory("cpu")
+    if device == "cpu":
+        return Memory(host / processes.local_count, math.inf)
+    return Memory(hardware.free_memory(device), host - (processes.local_count - 1) * BASE_BYTES)
 
 
 def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | None:
