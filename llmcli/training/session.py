@@ -195,7 +195,7 @@ def _check_hardware(stopped: StoppedRun, resume_path: Path) -> None:
 
 
 def _free_memory(device: str, processes: Processes) -> Memory:
-    """For rank 0, which alone keeps copies on the host of a GPU; on a CPU the processes share the memory of a machine."""
+    """For rank 0, which alone keeps copies on the host of a GPU. On a CPU the processes share its memory."""
     from llmcli.training import hardware
     from llmcli.training.cost_model import BASE_BYTES, Memory
 
