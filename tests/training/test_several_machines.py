@@ -58,7 +58,8 @@ def test_the_losses_are_those_of_one_process(hosts, count):
     assert not list(hosts[1].directory.iterdir())
 
 
-@pytest.mark.parametrize("kind", ["static", pytest.param("elastic", marks=in_full)])
+@in_full
+@pytest.mark.parametrize("kind", ["static", "elastic"])
 def test_a_worker_killed_on_the_other_host_is_started_again_to_the_same_bytes(hosts, kind):
     def meeting(rank: int) -> tuple[str, ...]:
         static = ("--node-rank", str(rank), "--master-addr", ADDRESSES["one"], "--master-port", "29500")
