@@ -88,7 +88,7 @@ def plan_run(
     tuner = None if is_fixed else hardware.torch_thread_tuner(request.threads)
     machine: Machine | None = None
     if stopped := output.stopped:
-        resume.check_same_run(stopped, identity, output.resume_path)
+        resume.check_same_run(stopped, identity, output.resume_path, processes.count)
         _check_hardware(stopped, output.resume_path)
         pick_device(stopped.plan.train.device, processes)
         request = replace(request, device=stopped.plan.train.device, dtype=stopped.plan.train.dtype)
