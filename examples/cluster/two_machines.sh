@@ -14,6 +14,10 @@ if [ $# -ne 3 ]; then
     exit 2
 fi
 node_rank=$1 first_machine=$2 text=$3
+if [ -z "${PROCESSES:-}" ] && ! command -v nvidia-smi >/dev/null; then
+    echo "there is no nvidia-smi here to count GPUs; set the number of processes: PROCESSES=1 bash two_machines.sh ..." >&2
+    exit 2
+fi
 processes=${PROCESSES:-$(nvidia-smi --list-gpus | wc -l)}
 
 # With the rank given, the first process is on the first machine, which has the text. (With --rdzv-backend c10d the

@@ -28,6 +28,12 @@ def stop_requests() -> Iterator[list[int]]:
         yield received
 
 
+def end_on_stop_requests() -> None:
+    """Have Ctrl-C and termination signals end this process at once, also while it waits outside of Python."""
+    for number in (signal.SIGINT, *termination_signals()):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def forward_stop_requests(forward: Callable[[int], None]) -> None:
     """Pass Ctrl-C and termination signals to another process of the run, which ends this one."""
     for number in (signal.SIGINT, *termination_signals()):

@@ -125,7 +125,7 @@ class _ShardMaker:
     def _note_once(self, reason: str) -> None:
         with self._lock:
             if not self._noted:
-                self._on_note(f"not all tokens are kept for the next run: {reason}")
+                self._on_note(f"tokens are in a temporary file, and so not all are kept for the next run: {reason}")
             self._noted = True
 
     def _store_temporarily(self, content: ShardContent) -> Shard:

@@ -5,6 +5,7 @@ removed first. Nothing here is needed: a run goes on without a cache. Standard l
 """
 
 import contextlib
+import math
 import os
 import shutil
 import threading
@@ -12,6 +13,8 @@ import time
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from llmcli.errors import LLMError
 
 SUFFIX = ".tokens"
 TEMPORARY_SUFFIX = ".tmp"  # of a file while it is written
@@ -49,6 +52,13 @@ def cache_directory() -> Path | None:
         return None
 
 
+def _requested_limit(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (gigabytes := float(text)) < math.inf:
+            return gigabytes * 1e9
+    raise LLMError(f"{LIMIT_VARIABLE} must be a number of gigabytes, 0 or more, found {text!r}; for example 20")
+
+
 class TokenCache:
     """The files in a directory, which is created by the first `write`."""
 
@@ -60,9 +70,10 @@ class TokenCache:
         return sorted(self._files(SUFFIX), key=lambda file: (file.used, file.path))
 
     def limit(self) -> float:
-        """How many bytes all files together may have; 0 if the cache is turned off."""
-        with contextlib.suppress(ValueError):
-            return max(0.0, float(os.environ.get(LIMIT_VARIABLE, "")) * 1e9)
+        """How many bytes all files together may have; 0 if the cache is turned off. Raises LLMError where the user has
+        set what is no number."""
+        if requested := os.environ.get(LIMIT_VARIABLE):
+            return _requested_limit(requested)
         existing = next((path for path in (self.directory, *self.directory.parents) if path.exists()), None)
         try:
             free = shutil.disk_usage(existing or self.directory).free

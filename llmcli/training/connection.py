@@ -26,7 +26,8 @@ def connect(processes: Processes, backend: str) -> Any:
     Raises LLMError if one has ended or cannot be reached.
     """
     try:
-        store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
+        store, _, _ = next(rendezvous("env://", timeout=CONNECTING))  # torchrun has started it before its processes
+        store.set_timeout(PATIENCE)
         prefix = meet(store, processes)
     except RuntimeError as error:
         raise lost_process(processes) from error

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +56,10 @@ def _config(count: int) -> LaunchConfig:
 
 
 def _may_restart(codes: Mapping[int, int]) -> bool:
-    """Whether a process was killed, or only lost another one."""
+    """Whether a process was killed, or only lost another one; not if rank 0 has ended with an error, whereupon the
+    others were killed."""
+    if codes.get(0, 0) > 0 and codes[0] not in (LOST_PROCESS, 128 + signal.SIGTERM):
+        return False
     return any(code < 0 or code == LOST_PROCESS for code in codes.values())
 
 

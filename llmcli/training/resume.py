@@ -25,6 +25,7 @@ from llmcli.training.events import State
 from llmcli.training.plan import ConversationSettings, Plan, PlanRow
 
 FORMAT_KEY, FORMAT_VERSION = "llmcli.resume", "1"
+THREADS = "--threads"  # key of the identity of a run: of all processes on the machine of rank 0
 HEADER_BYTES = 1 << 16  # from the beginning of the file, which include FORMAT_KEY
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0  # seconds between two saves: at first, and later at most ...
 PAUSE_PER_SAVE = 50  # ... but at least this many times as long as a save takes
@@ -141,7 +142,7 @@ def _check_plan(plan: Plan, identity: Mapping[str, Any]) -> None:
     settings = plan.train
     if settings.context > plan.model.max_position_embeddings:
         raise ValueError(f"windows of {settings.context:,} tokens are longer than the context of its model")
-    threads, steps = identity.get("--threads", settings.threads), identity.get("--steps", settings.steps)
+    threads, steps = identity.get(THREADS, settings.threads), identity.get("--steps", settings.steps)
     if threads < settings.threads or steps != settings.steps:  # several processes share the threads
         raise ValueError("its plan and its command have different --threads or --steps")
 
@@ -190,8 +191,11 @@ def text_fingerprint(documents: Iterable[tuple[str, int, str]]) -> str:
     return f"{files} of {size:,} bytes (sha256 {hashlib.sha256(names.encode('utf-8')).hexdigest()[:16]})"
 
 
-def check_same_run(stopped: StoppedRun, identity: Mapping[str, Any], path: Path) -> None:
-    """Raises LLMError, with the differences, if the stopped run in the file `path` has another identity."""
+def check_same_run(stopped: StoppedRun, identity: Mapping[str, Any], path: Path, processes: int = 1) -> None:
+    """Raises LLMError, with the differences, if the stopped run in the file `path` has another identity. With another
+    number of processes the order of sums is another anyway, so that threads do not matter."""
+    if processes != stopped.processes and THREADS in stopped.identity:
+        identity = {**identity, THREADS: stopped.identity[THREADS]}
     different = differences(stopped.identity, json.loads(json.dumps(identity)))
     if different:
         raise LLMError(

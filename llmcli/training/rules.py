@@ -13,7 +13,7 @@ from llmcli.config import ModelConfig, TrainConfig
 from llmcli.data.train_tokenizer import nearest_power_of_two
 from llmcli.errors import LLMError, usage
 from llmcli.models.induction import supports_induction
-from llmcli.training.cost_model import CorpusSize, Estimate, Memory, layer_parameters, memory_needed
+from llmcli.training.cost_model import BASE_BYTES, CorpusSize, Estimate, Memory, layer_parameters, memory_needed
 from llmcli.training.memory_fit import Fit, exceeds
 from llmcli.training.plan import DEFAULT_SECONDS, FROM_BASE, REQUESTED, Decision, Regularization, Request
 
@@ -162,7 +162,7 @@ def sharding(request: Request, model: ModelConfig, train: TrainConfig, memory: M
     windows = min(train.batch_size, 2 * request.processes)
     least = memory_needed(model, replace(train, batch_size=windows), request.processes)
     # no figure of the free memory: the reason is part of the file, whose bytes must not depend on other programs
-    needed = f"with gradients and optimizer they need {units.size(least.device)}"
+    needed = f"with gradients and optimizer they need {units.size(least.device - BASE_BYTES)}"
     if request.processes > 1 and exceeds(least, memory):
         return Decision(True, f"{needed}, more than a process can have")
     return Decision(False, f"{needed}, which each process has")

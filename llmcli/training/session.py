@@ -88,7 +88,7 @@ def plan_run(
     tuner = None if is_fixed else hardware.torch_thread_tuner(request.threads)
     machine: Machine | None = None
     if stopped := output.stopped:
-        resume.check_same_run(stopped, identity, output.resume_path)
+        resume.check_same_run(stopped, identity, output.resume_path, processes.count)
         _check_hardware(stopped, output.resume_path)
         pick_device(stopped.plan.train.device, processes)
         request = replace(request, device=stopped.plan.train.device, dtype=stopped.plan.train.dtype)
@@ -195,12 +195,14 @@ def _check_hardware(stopped: StoppedRun, resume_path: Path) -> None:
 
 
 def _free_memory(device: str, processes: Processes) -> Memory:
-    """For one of the processes, which share the memory of a machine, and have a GPU each."""
+    """For rank 0, which alone keeps copies on the host of a GPU. On a CPU the processes share its memory."""
     from llmcli.training import hardware
-    from llmcli.training.cost_model import Memory
+    from llmcli.training.cost_model import BASE_BYTES, Memory
 
-    host = hardware.free_memory("cpu") / processes.local_count
-    return Memory(host if device == "cpu" else hardware.free_memory(device), host)
+    host = hardware.free_memory("cpu")
+    if device == "cpu":
+        return Memory(host / processes.local_count, math.inf)
+    return Memory(hardware.free_memory(device), host - (processes.local_count - 1) * BASE_BYTES)
 
 
 def _open_tokenizer(inputs: Inputs, stopped: StoppedRun | None) -> Tokenizer | None:

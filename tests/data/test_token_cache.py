@@ -10,6 +10,7 @@ import pytest
 
 from llmcli.data import token_cache
 from llmcli.data.token_cache import TokenCache, cache_directory
+from llmcli.errors import LLMError
 from tests import platforms
 
 
@@ -78,8 +79,15 @@ def test_the_limit_is_a_tenth_of_the_disk_that_is_free_without_the_cache(
         usage = type("Usage", (), {"free": free})
         monkeypatch.setattr(token_cache.shutil, "disk_usage", lambda path, usage=usage: usage)
         assert cache.limit() == limit
-    monkeypatch.setenv("LLMCLI_CACHE_GB", "many")
-    assert cache.limit() == 20e9
+
+
+@pytest.mark.parametrize("requested", ["many", "-1", "inf", "nan"])
+def test_a_limit_that_is_no_number_is_refused(
+    cache: TokenCache, monkeypatch: pytest.MonkeyPatch, requested: str
+) -> None:
+    monkeypatch.setenv("LLMCLI_CACHE_GB", requested)
+    with pytest.raises(LLMError, match="LLMCLI_CACHE_GB must be a number of gigabytes"):
+        cache.limit()
 
 
 def test_clearing_removes_the_files_of_the_cache_alone(cache: TokenCache) -> None:

@@ -147,6 +147,7 @@ def test_rotary_tables_grow_as_positions_are_used() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 @pytest.mark.parametrize("saves_memory", [False, True])
 def test_layers_can_be_compiled_whole(saves_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, and with the same gradients. torch only warns where it cannot, and training is slower then."""

@@ -180,7 +180,7 @@ def test_a_stopped_run_resumes_with_another_number_of_processes(corpus):
     wait_for(corpus.parent / "stopped.resume.safetensors")
     process.terminate()
     assert process.wait(SECONDS) == 128 + signal.SIGTERM
-    resumed = run([*words])
+    resumed = run([*words, "--threads", "1"])  # one process has as many threads as each of two
     assert resumed.returncode == 0, resumed.stderr
     assert "with 1 instead of 2 processes" in resumed.stderr
     assert load(corpus.parent / "stopped.safetensors").record["steps"] == 200
@@ -191,6 +191,15 @@ def test_an_error_of_the_user_is_one_line_and_not_tried_again(corpus):
     result = run(["train", str(corpus.parent / "missing.txt"), "--processes", "2"])
     errors = [line for line in result.stderr.splitlines() if not line.startswith("--processes 2 is more than")]
     assert result.returncode == 1 and len(errors) == 1 and "missing.txt" in errors[0]
+
+
+@pytest.mark.slow
+def test_an_error_that_rank_0_finds_late_ends_all_at_once(corpus):
+    """The others wait for it. It counts neither as a killed process, nor does anybody wait until they are killed."""
+    result = run(command(corpus, "late.safetensors", "--steps", "5", "--processes", "2", "--context", "90000"))
+    assert result.returncode == 1
+    assert result.stderr.count("error:") == 1 and "shorter than the context length" in result.stderr
+    assert "was killed" not in result.stderr
 
 
 def wait_for(path: Path) -> None:

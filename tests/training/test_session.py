@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from typer.testing import Result
 
 from llmcli.errors import LLMError
+from llmcli.training import hardware
+from llmcli.training.cost_model import BASE_BYTES, Memory
 from llmcli.training.events import State
+from llmcli.training.processes import Processes
 from llmcli.training.resume import StateSaver, StoppedRun
 from llmcli.training.run import Run
-from llmcli.training.session import _check_hardware
+from llmcli.training.session import _check_hardware, _free_memory
 from tests.models.test_devices import refuse
 from tests.training.plans import plan
 from tests.training.small_runs import LINES
@@ -102,3 +105,12 @@ def test_without_the_data_type_the_device_is_kept(monkeypatch: pytest.MonkeyPatc
     refuse(monkeypatch, torch.bfloat16)
     with pytest.raises(LLMError, match=r"on cuda in bfloat16, but cuda cannot .* here with --dtype float32 --force$"):
         _check_hardware(stopped_on("cuda", "bfloat16"), RESUME_FILE)
+
+
+def test_processes_on_a_cpu_share_its_memory_and_on_gpus_rank_0_alone_has_copies_on_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hardware, "free_memory", {"cpu": 64e9, "cuda": 80e9}.__getitem__)
+    four = Processes(count=8, local_count=4)
+    assert _free_memory("cpu", four).device == 16e9
+    assert _free_memory("cuda", four) == Memory(80e9, 64e9 - 3 * BASE_BYTES)

@@ -40,8 +40,8 @@ def start(host: Host, *options: str, meeting: tuple[str, ...] = ELASTIC, process
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    out, errors = process.communicate(timeout=SECONDS)
+def finish(process: subprocess.Popen[str], seconds: float = SECONDS) -> subprocess.CompletedProcess[str]:
+    out, errors = process.communicate(timeout=seconds)
     return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
 
@@ -58,7 +58,8 @@ def test_the_losses_are_those_of_one_process(hosts, count):
     assert not list(hosts[1].directory.iterdir())
 
 
-@pytest.mark.parametrize("kind", ["static", pytest.param("elastic", marks=in_full)])
+@in_full
+@pytest.mark.parametrize("kind", ["static", "elastic"])
 def test_a_worker_killed_on_the_other_host_is_started_again_to_the_same_bytes(hosts, kind):
     def meeting(rank: int) -> tuple[str, ...]:
         static = ("--node-rank", str(rank), "--master-addr", ADDRESSES["one"], "--master-port", "29500")
@@ -111,7 +112,7 @@ def test_an_address_that_the_other_host_cannot_reach_is_explained(tmp_path):
         two.connect({**ADDRESSES, "two": "127.0.1.1"})
         (one.directory / "corpus.txt").write_text(TEXT * 3, "utf-8")
         runs = [start(host, "--steps", "20") for host in (one, two)]
-        first, second = map(finish, runs)
+        first, second = (finish(run, 3 * SECONDS) for run in runs)  # which wait for each other for a minute
         assert first.returncode and second.returncode
         assert "GLOO_SOCKET_IFNAME=eth0 torchrun" in first.stderr + second.stderr  # of the one that tried to connect
 

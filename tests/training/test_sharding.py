@@ -18,7 +18,7 @@ from llmcli.training.hardware import can_shard
 from llmcli.training.plan import Request
 from llmcli.training.processes import Processes
 from llmcli.training.shares import _equal_pieces, take_share
-from tests.platforms import linux
+from tests.platforms import in_full, linux
 from tests.training.plans import plan, row
 from tests.training.test_processes import SECONDS, command, corpus, losses, run, wait_for
 
@@ -97,7 +97,7 @@ def tensors(path) -> dict[str, np.ndarray]:
 
 @needs_fsdp
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [(), ("--experts", "3", "--active", "2")])
+@pytest.mark.parametrize("options", [(), pytest.param(("--experts", "3", "--active", "2"), marks=in_full)])
 def test_losses_and_weights_are_those_of_one_process(corpus, options) -> None:
     """Three processes: no dimension of the model is a multiple of that. The load-balancing loss of experts is that of
     each share, not of the whole batch."""

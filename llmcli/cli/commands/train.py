@@ -1,12 +1,15 @@
 """`llm train`: train a model on text or conversations and save it as one file."""
 
 import json
+import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
@@ -26,7 +29,7 @@ from llmcli.cli.options import (
     typed_options,
     vocab_size_option,
 )
-from llmcli.cli.signals import forward_stop_requests, stop_requests
+from llmcli.cli.signals import end_on_stop_requests, forward_stop_requests, stop_requests
 from llmcli.config import ADAMW_LR, DEFAULT_MODEL, DEVICES, DTYPES, MUON_LR, TrainConfig, cpu_cores
 from llmcli.errors import LLMError, command_line, usage
 from llmcli.training.processes import Processes
@@ -307,7 +310,8 @@ def train(
             raise typer.Exit(_launch(processes_, device))
     if processes.rank:
         if not dry_run:
-            session.follow(processes, device, forward_stop_requests)
+            end_on_stop_requests()  # until it is connected with rank 0, which may never come so far
+            _end_after(context_, partial(session.follow, processes, device, forward_stop_requests))
         return
     _check_processes(processes, processes_)
     force = force and not processes.restarts
@@ -348,7 +352,31 @@ def train(
     if dry_run:
         return
     session.check_space(target, run.prepared)
-    _run(context_, run, inputs, target, processes, started=started, json_=json_)
+    train_and_save = partial(_run, context_, run, inputs, target, processes, started=started, json_=json_)
+    if processes.are_several:
+        _end_after(context_, train_and_save)
+    train_and_save()
+
+
+def _end_after(context: typer.Context, work: Callable[[], None]) -> NoReturn:
+    """Do the work of one of several processes, and end it without finalizing Python: torch's threads may abort it
+    then, which looks as if it were killed."""
+    code = 0
+    try:
+        work()
+    except LLMError as error:
+        console.fail(str(error))
+        code = error.exit_code
+    except typer.Exit as end:
+        code = end.exit_code
+    except KeyboardInterrupt:
+        console.note("interrupted")
+        code = 130
+    context.close()
+    with suppress(OSError):  # the reader of a pipe is gone
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _launch(count: int, device: str) -> int:
