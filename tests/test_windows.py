@@ -42,6 +42,7 @@ PORTABLE_SIGNAL_NAMES = {
     "Signals",
     "SIGINT",
     "SIGTERM",
+    "SIG_DFL",
     "SIG_IGN",
 }
 MODULES = ("fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog")
