@@ -259,10 +259,14 @@ class LanguageModel(nn.Module):
 
     def head(self) -> Tensor:
         """The output embedding [V, C], times the gain of the last norm."""
-        head: Tensor = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        head = self._head_weight()
         if self.token_rows is not None:
             head = self.token_rows.merged("lm_head.weight", head)
         return (head * self._final_gain()).to(self.dtype)
+
+    def _head_weight(self) -> Tensor:
+        weight: Tensor = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        return weight
 
     def _final_gain(self) -> Tensor:
         gain = self.model.norm.weight
@@ -271,8 +275,7 @@ class LanguageModel(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Final hidden states [T, C] of a few tokens -> their logits [T, V] in float32. Unlike in `head`, the gain is
         applied to the hidden states, which are smaller."""
-        weight = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
-        return F.linear(hidden * self.model.norm.weight, weight)
+        return F.linear(hidden * self.model.norm.weight, self._head_weight())
 
     def fold_gains(self) -> None:
         """Fold the gains of the norms in the layers into the matrices after them, once and for all: every pass would
@@ -362,12 +365,12 @@ class LanguageModel(nn.Module):
                     weight = weight + owner.adapter.merged()
             if self.token_rows is not None:
                 weight = self.token_rows.merged(name, weight)
-            arrays[name] = _copied(self._final_gain() if name == FINAL_NORM else weight)
+            arrays[name] = copied(self._final_gain() if name == FINAL_NORM else weight)
         return arrays
 
     def trainable_arrays(self) -> dict[str, Array]:
         """A copy of the weights that are trained, by parameter name: all of them, or the adapters and token rows."""
-        return {name: _copied(weight) for name, weight in self._trainable()}
+        return {name: copied(weight) for name, weight in self._trainable()}
 
     def load_trainable(self, arrays: Mapping[str, Array]) -> None:
         """Copy what `trainable_arrays` returned back into the model."""
@@ -406,5 +409,6 @@ def _stacked_names(config: ModelConfig) -> dict[str, tuple[str, int | None]]:
     return stacked
 
 
-def _copied(weight: Tensor) -> NDArray[np.float32]:
+def copied(weight: Tensor) -> NDArray[np.float32]:
+    """A copy on the CPU, in float32."""
     return weight.detach().to("cpu", torch.float32, copy=True).numpy()

@@ -57,7 +57,7 @@ class AdamW:
         parameter = self._parameters[int(index)]
         own = own_part(parameter)
         if self._sharded and self._group and value.ndim:
-            value = self._group.part(value)[: len(own)]
+            value = self._group.rows(value)
         self._state.setdefault(parameter, {})[name] = value.to(own.device, copy=True)
 
 

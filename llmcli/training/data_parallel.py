@@ -121,7 +121,7 @@ class _Follower:
         settings: TrainConfig,
         take_part: Callable[..., None] | None,
     ) -> None:
-        """`take_part` does what is told of sharded weights."""
+        """`take_part` executes the commands that are for sharded weights alone."""
         self._group, self._model, self._optimizer, self._settings = group, model, optimizer, settings
         self._take_part = take_part
         self._gradients = Compute().gradients

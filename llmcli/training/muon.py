@@ -69,10 +69,18 @@ def same_shapes(matrices: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
     return list(groups.values())
 
 
-def shape_rate(lr: float, shape: Sequence[int]) -> float:
-    """The learning rate of matrices [..., m, n]."""
+def nesterov(gradient: Tensor, buffer: Tensor, momentum: float) -> Tensor:
+    """Nesterov momentum of a gradient, which is overwritten; `buffer`, the momentum, is updated."""
+    buffer.lerp_(gradient, 1 - momentum)
+    return gradient.lerp_(buffer, momentum)
+
+
+def update(own: Tensor, direction: Tensor, shape: Sequence[int], lr: float, weight_decay: float) -> None:
+    """Move a matrix of `shape` [..., m, n], or the rows of it that are here, against an orthogonalized momentum. `lr`
+    is the learning rate of square matrices."""
     rows, columns = shape[-2:]
-    return lr * math.sqrt(max(1.0, rows / columns))
+    rate = lr * math.sqrt(max(1.0, rows / columns))
+    own.mul_(1 - lr * weight_decay).add_(direction, alpha=-rate)
 
 
 class WholeMuon:
@@ -93,13 +101,11 @@ class WholeMuon:
             gradient = torch.stack([_take_gradient(matrix) for matrix in same_shape])
             if self._group:
                 gradient = self._group.sum_part(gradient)
-            buffer.lerp_(gradient, 1 - momentum)
-            directions = orthogonalize(gradient.lerp_(buffer, momentum).to(self._dtype))  # Nesterov momentum
+            directions = orthogonalize(nesterov(gradient, buffer, momentum).to(self._dtype))
             if self._group:
                 directions = self._group.gather(directions, len(same_shape))
-            rate = shape_rate(lr, same_shape[0].shape)
             for matrix, direction in zip(same_shape, directions.float().unbind(), strict=True):
-                matrix.mul_(1 - lr * weight_decay).add_(direction, alpha=-rate)
+                update(matrix, direction, matrix.shape, lr, weight_decay)
 
     @property
     def shapes(self) -> int:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llmcli.config import TrainConfig, learning_rates
+from llmcli.models.transformer import copied
 from llmcli.training.adamw import AdamW
 from llmcli.training.muon import Muon, WholeMuon
 from llmcli.training.process_group import ProcessGroup
@@ -84,7 +85,7 @@ class Optimizer:
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """A copy of its state by name."""
-        return {name: _copied(value) for name, value in self.state()}
+        return {name: copied(value) for name, value in self.state()}
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """Its state by name, one after another."""
@@ -115,10 +116,6 @@ def _muon(matrices: Sequence[nn.Parameter], dtype: torch.dtype, group: ProcessGr
 
         return ShardedMuon(matrices, dtype, group)
     return WholeMuon(matrices, dtype, group)
-
-
-def _copied(value: Tensor) -> NDArray[np.float32]:
-    return value.detach().to("cpu", torch.float32, copy=True).numpy()
 
 
 def _kind(name: str, parameter: nn.Parameter) -> str:

@@ -103,11 +103,23 @@ class ProcessGroup:
             scatter(part, tensor.contiguous())
         return part
 
+    def rows_of(self, rank: int, length: int) -> range:
+        """Which of `length` rows a process has. FSDP2 shards weights in the same way."""
+        size = self.part_length(length)
+        return range(length)[rank * size : (rank + 1) * size]
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """The rows of a tensor [n, ...], known to all, that this process has."""
+        own = self.rows_of(self.rank, len(tensor))
+        return tensor[own.start : own.stop]
+
     def part(self, tensor: Tensor) -> Tensor:
-        """The part of a tensor [n, ...], known to all, that this process has, as `sum_part`."""
-        size = self.part_length(len(tensor))
-        own = tensor[self.rank * size : (self.rank + 1) * size]
-        return torch.cat([own, own.new_zeros(size - len(own), *tensor.shape[1:])])
+        """As `rows`, filled up with zeros: as `sum_part`."""
+        return self._filled(self.rows(tensor), len(tensor))
+
+    def _filled(self, rows: Tensor, length: int) -> Tensor:
+        """The rows of this process, filled up with zeros to the `part_length` of `length`."""
+        return torch.cat([rows, rows.new_zeros(self.part_length(length) - len(rows), *rows.shape[1:])])
 
     def gather(self, part: Tensor, length: int) -> Tensor:
         """The tensor [length, ...] whose parts the processes have."""
@@ -119,8 +131,7 @@ class ProcessGroup:
 
     def gather_rows(self, rows: Tensor, length: int) -> Tensor:
         """As `gather`, of parts that are not filled up with zeros."""
-        missing = self.part_length(length) - len(rows)
-        return self.gather(torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]), length)
+        return self.gather(self._filled(rows, length), length)
 
     def exchange(self, sent: Sequence[Tensor], received: Sequence[int]) -> list[Tensor]:
         """Send rows to every process, by its rank, and receive rows from every process: `received` are their numbers.

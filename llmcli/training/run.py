@@ -376,8 +376,8 @@ class Run:
 
     def _all_threads(self) -> AbstractContextManager[None]:
         """Inside, the threads of other processes on this machine, which wait, are used as well."""
-        waiting = self._leader and not self._sharded
-        return all_threads(self._leader.group if self._leader and waiting else None, self._settings.threads)
+        waiting = None if self._sharded or not self._leader else self._leader.group
+        return all_threads(waiting, self._settings.threads)
 
     def _time_evaluation(self, seconds: float, tokens: int, compiles: bool) -> None:
         if self._clock and compiles:

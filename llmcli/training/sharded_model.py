@@ -58,7 +58,7 @@ class ShardedModel(LanguageModel):
             register_fsdp_forward_method(self, method)
 
     def take_part(self, command: Command, *numbers: float) -> None:
-        """Do what rank 0 told with one of FORWARD, GATHER and SCATTER."""
+        """Execute a command of rank 0: FORWARD, GATHER or SCATTER."""
         if command == Command.FORWARD:
             rows, columns, in_float32, *_ = map(int, numbers)
             ids = torch.zeros(rows, columns, dtype=torch.int64, device=self.cos.device)
@@ -136,7 +136,7 @@ class ShardedModel(LanguageModel):
             local = parameter.to_local()
             whole = local.new_empty(parameter.shape) if weights is None else weights[name].to(local.device)
             self._group.broadcast(whole)
-            local.copy_(self._group.part(whole)[: len(local)])
+            local.copy_(self._group.rows(whole))
 
     def _receive(self, *, trainable: bool) -> dict[str, Tensor]:
         assert self._tell, "rank 0 asks for the weights"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.training.adamw import own_part
-from llmcli.training.muon import orthogonalize, same_shapes, shape_rate
+from llmcli.training.muon import nesterov, orthogonalize, same_shapes, update
 from llmcli.training.process_group import ProcessGroup
 
 
@@ -36,15 +36,14 @@ class ShardedMuon:
             else:
                 directions = self._orthogonalize_dealt(smoothed, shape[0], first)
             for matrix, direction in zip(same_shape, directions, strict=True):
-                own_part(matrix).mul_(1 - lr * weight_decay).add_(direction.float(), alpha=-shape_rate(lr, shape))
+                update(own_part(matrix), direction.float(), shape, lr, weight_decay)
             first = (first + len(same_shape)) % self._group.count
 
     def _orthogonalize_dealt(self, parts: Sequence[Tensor], rows: int, first: int) -> list[Tensor]:
         """The rows that are here of some matrices [m, n] -> the same rows of the orthogonalized matrices."""
         group = self._group
         dealt = [[i for i in range(len(parts)) if (first + i) % group.count == rank] for rank in range(group.count)]
-        heights = [len(part) for part in torch.empty(rows, 0).chunk(group.count)]  # of the part at each process
-        heights += [0] * (group.count - len(heights))
+        heights = [len(group.rows_of(rank, rows)) for rank in range(group.count)]
         own = dealt[group.rank]
         sent = [torch.cat([parts[0][:0], *(parts[i] for i in indices)]) for indices in dealt]
         received = group.exchange(sent, [height * len(own) for height in heights])
@@ -74,12 +73,11 @@ class ShardedMuon:
 
     def load_momenta(self, i: int, momenta: Tensor) -> None:
         for buffer, whole in zip(self._momenta[i], momenta, strict=True):
-            buffer.copy_(self._group.part(whole)[: len(buffer)])
+            buffer.copy_(self._group.rows(whole))
 
 
 def _smoothed(matrix: nn.Parameter, buffer: Tensor, momentum: float) -> Tensor:
     """Nesterov momentum of the gradient, which is dropped; `buffer` is updated."""
     gradient = torch.zeros_like(buffer) if matrix.grad is None else own_part(matrix.grad)
     matrix.grad = None
-    buffer.lerp_(gradient, 1 - momentum)
-    return gradient.lerp(buffer, momentum)
+    return nesterov(gradient, buffer, momentum)

@@ -305,9 +305,9 @@ def train(
     processes = Processes.of()
     if processes_ and processes_ > 1 and not processes.are_several:
         processes = Processes(count=processes_, local_count=processes_)
-        session.pick_device(device, processes)  # it would fail in each of them
+        found = session.pick_device(device, processes)  # it would fail in each of them
         if not dry_run:
-            raise typer.Exit(_launch(processes_, device))
+            raise typer.Exit(_launch(processes_, found))
     if processes.rank:
         if not dry_run:
             end_on_stop_requests()  # until it is connected with rank 0, which may never come so far
@@ -380,11 +380,10 @@ def _end_after(context: typer.Context, work: Callable[[], None]) -> NoReturn:
 
 
 def _launch(count: int, device: str) -> int:
-    """Run the same command in several processes; returns its exit code. Raises LLMError if the device is missing."""
-    from llmcli.models.devices import pick_device
+    """Run the same command in several processes on a device; returns its exit code."""
     from llmcli.training.launcher import launch
 
-    if pick_device(device) == "cpu" and count > cpu_cores():
+    if device == "cpu" and count > cpu_cores():
         cores = units.count(cpu_cores(), "core")
         console.note(f"--processes {count} is more than the {cores} here; extra processes slow training down")
     return launch(count, sys.argv[1:], console.note)
