@@ -148,7 +148,7 @@ def _update_bytes(model: ModelConfig, train: TrainConfig) -> float:
 
 def _gathered_bytes(model: ModelConfig) -> float:
     """Of sharded weights: what is whole at a time, the embeddings and two layers, with their gradients."""
-    embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
+    embeddings = _embedding_parameters(model)
     layer = (model.parameters - embeddings) / model.num_hidden_layers
     return 2 * FLOAT32 * (embeddings + 2 * layer)
 
@@ -167,6 +167,11 @@ def _adamw_parameters(model: ModelConfig, train: TrainConfig) -> int:
     """Muon leaves the embeddings to AdamW."""
     if train.recipe != "muon":
         return _trained_parameters(model, train)
+    return _embedding_parameters(model)
+
+
+def _embedding_parameters(model: ModelConfig) -> int:
+    """Of the input and, if it is another matrix, of the output."""
     return model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
 
 
