@@ -149,14 +149,15 @@ class Model:
         """
         from llmcli.analysis.explain import explain
         from llmcli.errors import LLMError
+        from llmcli.models.cache_runtime import network_of
         from llmcli.models.numpy_runtime import NumpyRuntime
 
-        runtime = self.runtime
-        if not isinstance(runtime, NumpyRuntime):
+        network = network_of(self.runtime)
+        if not isinstance(network, NumpyRuntime):
             raise LLMError(
                 'explain needs a single model on the CPU with its own weights: llmcli.load("model.safetensors")'
             )
-        return explain(runtime, self.tokenizer, prompt, literal=literal)
+        return explain(network, self.tokenizer, prompt, literal=literal, predictor=self.runtime)
 
 
 def load(
@@ -164,19 +165,21 @@ def load(
     *,
     device: str = "cpu",
     quantize: str | None = None,
+    cache: bool = True,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Model:
     """Load a model: a .safetensors file of llmcli, a .gguf, or a Hugging Face directory.
 
-    `device` is "cpu" (numpy), or "cuda", "mps" or "auto" (torch). `quantize` is None, "int8" or "int4". `on_note`
-    receives notes for the user, such as that of a missing backend. Raises LLMError when the file is missing or damaged,
-    or holds a model that does not run here.
+    `device` is "cpu" (numpy), or "cuda", "mps" or "auto" (torch). `quantize` is None, "int8" or "int4". `cache` is
+    whether a model uses its n-gram cache of the text so far, if it has one. `on_note` receives notes for the user, such
+    as that of a missing backend. Raises LLMError when the file is missing or damaged, or holds a model that does not
+    run here.
     """
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.models.open_runtime import open_runtime
 
     source = load_any(model)
-    return Model(source, open_runtime(source, device, quantize, on_note), open_tokenizer(source))
+    return Model(source, open_runtime(source, device, quantize, on_note, cache=cache), open_tokenizer(source))
 
 
 def train(

@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli.analysis.copies import Copy, find_copies
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.generation.first_token import read_prompt
 from llmcli.generation.prompt import Prompt
+from llmcli.models.cache_runtime import CacheRuntime
 from llmcli.models.logits import entropy, log_softmax, softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Array, Runtime
@@ -49,6 +51,7 @@ class Explanation:
     surprisals: NDArray[np.float64]  # [N], bits of each token given the tokens before it; NaN: not computed
     logprobs: NDArray[np.float64]  # [V], natural log probabilities of the next token, as `generate` has them; -inf for
     # tokens that it never writes: incomplete UTF-8, and bytes that are not in the training text
+    copies: tuple[Copy, ...] | None = None  # what an n-gram cache adds; None: there is none
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
@@ -110,7 +113,7 @@ def explain(
     candidates: int = 5,
     every_position: bool = False,
     token: int | None = None,
-    ensemble: Runtime | None = None,
+    predictor: Runtime | None = None,
 ) -> Explanation:
     """Run a prompt through a model and record what happens.
 
@@ -123,10 +126,11 @@ def explain(
 
     Of a prompt longer than the context, the model sees the end that `generate` keeps. Limits: the last MAX_TOKENS are
     analyzed, fewer by MAX_LENS_WORK for a large model with `every_position`; ablation covers the last tokens that
-    MAX_ABLATION_WORK allows. Given an `ensemble`, the next token is its prediction, and `runtime` is the member that is
-    analyzed. Raises LLMError for an empty prompt and for NaN or infinite logits.
+    MAX_ABLATION_WORK allows. Given a `predictor`, the next token is its prediction, and `runtime` the part of it that
+    is analyzed: one model of an ensemble, or the network beside its n-gram cache. Raises LLMError for an empty prompt
+    and for NaN or infinite logits.
     """
-    predictor = ensemble or runtime
+    predictor = predictor or runtime
     prediction = predict_next(predictor, tokenizer, prompt, literal=literal)
     if token is not None:
         prediction = replace(prediction, token=token)
@@ -140,7 +144,7 @@ def explain(
     surprisals = np.full(len(ids), np.nan)
     if every_position:
         surprisals = _surprisals(runtime.logit_lens(residuals[-1])[:, : len(prediction.allowed)], ids)
-    if ensemble is None:  # the last prediction exactly as `generate` has it
+    if predictor is runtime:  # the last prediction exactly as `generate` has it
         top = np.argsort(-prediction.logprobs, kind="stable")[: lens.ids.shape[-1]]
         lens.ids[-1, -1], lens.probabilities[-1, -1] = top, np.exp(prediction.logprobs[top])
     return Explanation(
@@ -152,9 +156,16 @@ def explain(
         logit_lens=lens,
         surprisals=surprisals,
         token=prediction.token,
+        copies=_copies(predictor, context, logits, prediction) if isinstance(predictor, CacheRuntime) else None,
         ablation_effects=_ablation_effects(runtime, context, logits, prediction)[recorder.first :],
         logprobs=prediction.logprobs,
     )
+
+
+def _copies(predictor: CacheRuntime, context: Sequence[int], logits: Array, prediction: NextToken) -> tuple[Copy, ...]:
+    """What the n-gram cache adds to the prediction; `logits` [V] are those of the network."""
+    network = log_softmax(logits[: len(prediction.logprobs)])
+    return find_copies(context, len(predictor.weights.orders), network, prediction.logprobs)
 
 
 def attention_weights(runtime: NumpyRuntime, ids: Sequence[int]) -> Array:

@@ -74,6 +74,7 @@ def _explain(source: "Checkpoint | Ensemble", assistant: "Assistant", position: 
     from llmcli.analysis.explain import explain
     from llmcli.analysis.explained_model import choose_subject
     from llmcli.generation.prompt import Prompt
+    from llmcli.models.cache_runtime import CacheRuntime, network_of
     from llmcli.models.ensemble import EnsembleRuntime
     from llmcli.models.numpy_runtime import NumpyRuntime
 
@@ -84,10 +85,11 @@ def _explain(source: "Checkpoint | Ensemble", assistant: "Assistant", position: 
             source, tokenizer, prompt, literal=True, on_note=console.note,
             runtime=runtime if isinstance(runtime, EnsembleRuntime) else None,
         )  # fmt: skip
-        analyzed = runtime if isinstance(runtime, NumpyRuntime) else NumpyRuntime(subject.checkpoint)
+        network = network_of(runtime)
+        analyzed = network if isinstance(network, NumpyRuntime) else NumpyRuntime(subject.checkpoint)
         return explain(
             analyzed, tokenizer, prompt, literal=True, candidates=CANDIDATES, token=assistant.answer_ids[position],
-            ensemble=subject.ensemble,
+            predictor=subject.ensemble or (runtime if isinstance(runtime, CacheRuntime) else None),
         )  # fmt: skip
     finally:
         assistant.forget()

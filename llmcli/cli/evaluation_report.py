@@ -39,6 +39,7 @@ class ModelScore:
             "bytes": self.score.bytes,
             "tokens": self.score.tokens,
             "bits_per_byte": round(self.score.bits_per_byte, 6),
+            **self._without_cache_json(),
             "perplexity": round(self.score.perplexity, 6),
             "accuracy": round(self.score.accuracy, 6),
             "context": self.context,
@@ -46,27 +47,42 @@ class ModelScore:
             **({"of": "answers", "conversations": self.conversations} if self.conversations else {}),
         }
 
+    def _without_cache_json(self) -> dict[str, float]:
+        bits = self.score.bits_per_byte_without_cache
+        return {} if bits is None else {"bits_per_byte_without_cache": round(bits, 6)}
+
 
 def print_scores(scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]", baseline_file: str | None) -> None:
     """A table of models and compressors; the text has a column if there are several."""
     rows = [
         (
-            row.model, units.bits_per_byte(row.score.bits_per_byte), f"{row.score.perplexity:.2f}",
-            f"{row.score.accuracy:.3f}", str(row.score.tokens), str(row.score.bytes), row.file or "all",
+            row.model, units.bits_per_byte(row.score.bits_per_byte), _without_cache(row.score),
+            f"{row.score.perplexity:.2f}", f"{row.score.accuracy:.3f}", str(row.score.tokens), str(row.score.bytes),
+            row.file or "all",
         )
         for row in scores
     ] + [
-        (row.name, units.bits_per_byte(row.bits_per_byte), "", "", "", str(row.bytes), baseline_file or "all")
+        (row.name, units.bits_per_byte(row.bits_per_byte), "", "", "", "", str(row.bytes), baseline_file or "all")
         for row in baselines
     ]  # fmt: skip
-    columns = ("model", "bits/byte", "perplexity", "accuracy", "tokens", "bytes", "text")
-    count = len(columns) if len({row.file for row in scores}) > 1 else len(columns) - 1
-    tables.table(columns[:count], [row[:count] for row in rows], numbers=(1, 2, 3, 4, 5))
+    columns = ("model", "bits/byte", "no cache", "perplexity", "accuracy", "tokens", "bytes", "text")
+    has_cache = any(row.score.network_nats is not None for row in scores)
+    has_several = len({row.file for row in scores}) > 1
+    shown = [i for i in range(len(columns)) if (i != 2 or has_cache) and (i != len(columns) - 1 or has_several)]
+    numbers = tuple(range(1, len(shown) - has_several))
+    tables.table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows], numbers=numbers)
+    if has_cache:
+        console.caption("no cache: bits/byte of the network alone, as programs that know no n-gram cache run it.")
     console.caption(
         "bits/byte: lower is better, 8 is a uniform guess over all byte values; comparable across all models. "
         "perplexity: as uncertain as a choice among that many equally likely tokens; comparable only between models "
         "with the same tokenizer. accuracy: share of tokens that were the model's most likely one."
     )
+
+
+def _without_cache(score: "Score") -> str:
+    bits = score.bits_per_byte_without_cache
+    return "" if bits is None else units.bits_per_byte(bits)
 
 
 def baseline_json(baseline: "Baseline", file: str | None) -> dict[str, object]:

@@ -14,6 +14,8 @@ from llmcli.cli.safe_text import visible_whitespace
 from llmcli.cli.text_layout import terminal_width, truncate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llmcli.analysis.explain import Explanation
     from llmcli.data.tokenizer import Tokenizer
     from llmcli.generation.next_words import NextWords
@@ -25,6 +27,7 @@ MAX_HEADS = 5  # in the table of those with the highest attention weights
 MAX_LENS_LABEL, LENS_CELL = 12, 20  # columns of a token in the logit lens, and of a token with its probability
 MAX_BAR = 60  # columns
 SUMMARY_ROWS = 10  # tokens whose effects a summary shows
+MAX_POSITIONS = 5  # of a copied token
 ORDINALS = {1: "most likely", 2: "second", 3: "third"}
 
 
@@ -58,6 +61,7 @@ class ExplanationReport:
         self._show_top_heads(labels)
         self._show_logit_lens()
         self._show_ablation(labels, SUMMARY_ROWS)
+        self._show_copies()
         self._show_predictions()
 
     def show(self) -> None:
@@ -69,6 +73,7 @@ class ExplanationReport:
         self._show_top_heads(labels)
         self._show_logit_lens()
         self._show_ablation(labels)
+        self._show_copies()
         self._show_predictions()
 
     def _label(self, token: int) -> str:
@@ -174,6 +179,33 @@ class ExplanationReport:
             f"+1.00: without the token, {predicted} is half as likely. Negative: without it, {predicted} is more "
             "likely."
         )
+
+    def _show_copies(self) -> None:
+        """The tokens that the n-gram cache makes more likely, and the tokens of the prompt that they are copies of."""
+        copies = self.explanation.copies
+        if copies is None:
+            return
+        console.heading("copies from the prompt (n-gram cache)")
+        if not copies:
+            console.paragraph("none: the end of the prompt did not occur in it before")
+            return
+        rows = [
+            (
+                self._label(copy.token), units.probability(copy.network), units.probability(copy.probability),
+                str(copy.matched), self._numbers(copy.positions[-MAX_POSITIONS:]),
+            )
+            for copy in copies
+        ]  # fmt: skip
+        tables.table(("next token", "network", "with cache", "matched", "at token"), rows, numbers=(1, 2, 3))
+        console.caption(
+            "matched: how many of the last tokens stood before this token earlier in the prompt; at token: where it "
+            "stood. The more tokens match, and the more recently, the more the cache counts. --no-cache leaves it out."
+        )
+
+    def _numbers(self, positions: "Sequence[int]") -> str:
+        """Positions in the context as numbers of the tokens shown, from 1; "earlier" for those before them."""
+        first = self.explanation.preceding
+        return ", ".join(f"{position - first + 1:,}" if position >= first else "earlier" for position in positions)
 
     def _show_predictions(self) -> None:
         explanation = self.explanation

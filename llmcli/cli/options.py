@@ -89,6 +89,10 @@ QuantizeOption = Annotated[
         callback=one_of("--quantize", *QUANTIZATIONS),
     ),
 ]
+NoCacheOption = Annotated[
+    bool,
+    typer.Option("--no-cache", help="Predict with the network alone, without the n-gram cache of the text so far."),
+]
 QuietOption = Annotated[
     bool, typer.Option("-q", "--quiet", help="Print only results and errors.", callback=console.set_quiet)
 ]

@@ -2,7 +2,7 @@
 
 Windows as long as the model's context slide over the text with a stride of half a context. Each token is counted in one
 window, where at least half a context precedes it (at the beginning of the text: all tokens before it). Losses are
-computed by any runtime or by torch.
+computed by any runtime or by torch. The n-gram cache of a model (models/ngram_cache.py) sees all of the text so far.
 """
 
 import math
@@ -18,7 +18,9 @@ from llmcli.data.batches import PrefixedTokens
 from llmcli.data.corpus import Corpus
 from llmcli.data.tokens import Encoder, count_bytes, tokenize
 from llmcli.errors import LLMError, usage
+from llmcli.models.cache_runtime import CacheRuntime
 from llmcli.models.logits import check_finite
+from llmcli.models.ngram_cache import CachedText
 from llmcli.models.runtime import Scorer
 
 # windows ids [B, T + 1] -> for each of ids[:, 1:]: (loss in nats, whether it was the most likely token), both [B, T]
@@ -44,17 +46,28 @@ class Score:
     nats: float  # total cross-entropy of the tokens
     tokens: int
     bytes: int  # of text in these tokens
-    correct: int = 0  # tokens that were the most likely one
+    correct: int = 0  # tokens that were the network's most likely one
+    network_nats: float | None = None  # of the network alone; None where it has no n-gram cache
 
     def __add__(self, other: "Score") -> "Score":
         """The score of two texts together."""
         return Score(
-            self.nats + other.nats, self.tokens + other.tokens, self.bytes + other.bytes, self.correct + other.correct
-        )
+            self.nats + other.nats, self.tokens + other.tokens, self.bytes + other.bytes, self.correct + other.correct,
+            None if self.network_nats is other.network_nats is None else self._network + other._network,
+        )  # fmt: skip
+
+    @property
+    def _network(self) -> float:
+        return self.nats if self.network_nats is None else self.network_nats
 
     @property
     def bits_per_byte(self) -> float:
-        return self.nats / math.log(2) / self.bytes if self.bytes else math.nan
+        return _bits_per_byte(self.nats, self.bytes)
+
+    @property
+    def bits_per_byte_without_cache(self) -> float | None:
+        """Of the network alone; None where it has no n-gram cache."""
+        return None if self.network_nats is None else _bits_per_byte(self.network_nats, self.bytes)
 
     @property
     def perplexity(self) -> float:
@@ -63,8 +76,12 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        """The share of tokens that were the model's most likely one (top-1 accuracy)."""
+        """The share of tokens that were the network's most likely one (top-1 accuracy)."""
         return self.correct / self.tokens if self.tokens else math.nan
+
+
+def _bits_per_byte(nats: float, size: int) -> float:
+    return nats / math.log(2) / size if size else math.nan
 
 
 def evaluate(
@@ -75,19 +92,21 @@ def evaluate(
     *,
     max_tokens: int | None = None,
     batch_tokens: int = 4096,
+    cached: CachedText | None = None,
     on_progress: Callable[[float], None] = lambda share: None,
     on_tokens: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
 ) -> Score:
     """Score ids[1:], each given the ids before it; ids[0] is the token that precedes the text (end of text).
 
     `byte_lengths[i]` is the length of token i in bytes. `max_tokens` limits the evaluation to windows of about that
-    many tokens, spread evenly over the text. `on_progress` is called with the share done, `on_tokens` with the tokens
+    many tokens, spread evenly over the text. `cached` are the same ids with an n-gram cache, which the losses of the
+    network are mixed with. `on_progress` is called with the share done, `on_tokens` with the tokens
     counted and their losses in nats, in the order of the text.
     """
     windows = select_windows(len(ids), context, max_tokens)
     total, done = Score(0.0, 0, 0), 0
     for batch, batch_score in evaluate_windows(
-        ids, byte_lengths, windows, score, batch_tokens=batch_tokens, on_tokens=on_tokens
+        ids, byte_lengths, windows, score, batch_tokens=batch_tokens, cached=cached, on_tokens=on_tokens
     ):
         total, done = total + batch_score, done + len(batch)
         on_progress(done / len(windows))
@@ -101,6 +120,7 @@ def evaluate_windows(
     score: ScoreWindows,
     *,
     batch_tokens: int = 4096,
+    cached: CachedText | None = None,
     on_tokens: Callable[[NDArray[np.integer], NDArray[np.floating]], None] = lambda ids, nats: None,
 ) -> Iterator[tuple[Sequence[Window], Score]]:
     """Score windows in batches of at most `batch_tokens` tokens, or of one window; a caller can stop in between."""
@@ -116,13 +136,15 @@ def evaluate_windows(
         total = Score(0.0, 0, 0)
         for row, (start, counted_from, end) in enumerate(batch):
             counted = slice(counted_from - start - 1, end - start - 1)
-            targets = ids[counted_from:end]
-            on_tokens(targets, losses[row, counted])
+            targets, network = ids[counted_from:end], losses[row, counted]
+            nats = cached.nats(counted_from, network) if cached else network
+            on_tokens(targets, nats)
             total += Score(
-                float(losses[row, counted].sum(dtype=np.float64)),
+                float(nats.sum(dtype=np.float64)),
                 len(targets),
                 int(byte_lengths[targets].sum()),
                 int(correct[row, counted].sum()),
+                float(network.sum(dtype=np.float64)) if cached else None,
             )
         yield batch, total
 
@@ -270,7 +292,12 @@ def measure(
     lengths = np.array([len(data) for data in tokenizer.token_bytes])
     context = context or evaluation_context(model.context)
     ids_with_bos = PrefixedTokens(tokenizer.bos_id, ids)
-    score = evaluate(ids_with_bos, lengths, context, model.score, on_progress=on_progress, on_tokens=on_tokens)
+    network, cached = model, None
+    if isinstance(model, CacheRuntime):
+        network, cached = model.network, CachedText(ids_with_bos, model.weights)
+    score = evaluate(
+        ids_with_bos, lengths, context, network.score, cached=cached, on_progress=on_progress, on_tokens=on_tokens
+    )
     check_finite(score.nats)
     return replace(score, bytes=text_bytes)
 

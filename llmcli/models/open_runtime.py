@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, overload
 
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
+from llmcli.models.cache_runtime import with_cache
+from llmcli.models.ngram_cache import CacheWeights
 from llmcli.models.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ def open_runtime(
     on_note: OnNote = lambda note: None,
     *,
     fast: bool = False,
+    cache: bool = True,
 ) -> "EnsembleRuntime": ...
 @overload
 def open_runtime(
@@ -35,6 +38,7 @@ def open_runtime(
     on_note: OnNote = lambda note: None,
     *,
     fast: bool = False,
+    cache: bool = True,
 ) -> Runtime: ...
 def open_runtime(
     model: Checkpoint | Ensemble,
@@ -43,8 +47,9 @@ def open_runtime(
     on_note: OnNote = lambda note: None,
     *,
     fast: bool = False,
+    cache: bool = True,
 ) -> Runtime:
-    """Make a model ready to run.
+    """Make a model ready to run, with its n-gram cache if it has one and `cache` is true.
 
     `device` is "cpu", "cuda", "mps" or "auto". `quantize` is "int8", "int4", or None for the weights as they are
     stored. `on_note` receives what a user should know, such as a missing backend. With `fast`, float32 weights on the
@@ -54,11 +59,20 @@ def open_runtime(
     if isinstance(model, Ensemble):
         from llmcli.models.ensemble import EnsembleRuntime
 
-        return EnsembleRuntime([_open_single(one, device, quantize, on_note, fast=fast) for one in model.experts])
-    return _open_single(model, device, quantize, on_note, fast=fast)
+        return EnsembleRuntime(
+            [_open_single(one, device, quantize, on_note, fast=fast, cache=cache) for one in model.experts]
+        )
+    return _open_single(model, device, quantize, on_note, fast=fast, cache=cache)
 
 
-def _open_single(checkpoint: Checkpoint, device: str, quantize: str | None, on_note: OnNote, *, fast: bool) -> Runtime:
+def _open_single(
+    checkpoint: Checkpoint, device: str, quantize: str | None, on_note: OnNote, *, fast: bool, cache: bool
+) -> Runtime:
+    weights = CacheWeights.of_record(checkpoint.record) if cache else None
+    return with_cache(_open_network(checkpoint, device, quantize, on_note, fast=fast), weights)
+
+
+def _open_network(checkpoint: Checkpoint, device: str, quantize: str | None, on_note: OnNote, *, fast: bool) -> Runtime:
     scheme = quantize or checkpoint.quantization
     if device == "cpu" and scheme:
         return _open_quantized(checkpoint, scheme, on_note, required=quantize is not None)

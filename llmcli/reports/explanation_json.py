@@ -38,9 +38,28 @@ def explanation_json(
             }
             for token in explanation.most_likely(count)
         ],
+        **_copies_json(explanation, tokenizer),
         "entropy_bits": round(explanation.entropy, 6),
         "next": [{"text": word.text, "probability": round(word.probability, 6)} for word in words.words[:count]],
         "unexplored": round(words.unexplored, 6),
+    }
+
+
+def _copies_json(explanation: Explanation, tokenizer: Tokenizer) -> dict[str, object]:
+    """What the n-gram cache adds; nothing for a model that has none. Positions are those of "tokens", from 0."""
+    if explanation.copies is None:
+        return {}
+    return {
+        "copies": [
+            {
+                **_token_json(tokenizer, copy.token),
+                "network": round(copy.network, 6),
+                "probability": round(copy.probability, 6),
+                "matched": copy.matched,
+                "positions": [position - explanation.preceding for position in copy.positions],
+            }
+            for copy in explanation.copies
+        ]
     }
 
 

@@ -14,6 +14,7 @@ from llmcli.evaluation.training_text import TrainingText, find_sources, recorded
 from llmcli.formats.loading import read_header
 from llmcli.generation.next_words import NextWords, max_evaluations, next_words
 from llmcli.generation.prompt import Prompt
+from llmcli.models.cache_runtime import CacheRuntime
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Runtime
@@ -107,7 +108,7 @@ def _explain(runtime: Runtime, model: ServedModel, prompt: str | Prompt, count: 
     reader = runtime if isinstance(runtime, NumpyRuntime) else model.readable_runtime(subject.checkpoint)
     found = explain(
         reader, tokenizer, prompt, literal=literal, candidates=count,
-        ensemble=subject.ensemble,
+        predictor=subject.ensemble or (runtime if isinstance(runtime, CacheRuntime) else None),
     )  # fmt: skip
     words = NextWords((), 1.0, 0)
     if isinstance(prompt, str):

@@ -119,10 +119,11 @@ class Models:
         device: str = "cpu",
         quantize: str | None = None,
         context: int | None = None,
+        cache: bool = True,
         on_note: Callable[[str], None] = lambda note: None,
     ) -> None:
         """Raises LLMError for a file that is no model, and for two files of one name."""
-        self._device, self._quantize, self._on_note = device, quantize, on_note
+        self._device, self._quantize, self._cache, self._on_note = device, quantize, cache, on_note
         self._models: dict[str, ServedModel] = {}
         for path in paths:
             model = ServedModel(path, context)
@@ -161,7 +162,9 @@ class Models:
         Thread(target=model.prepare, name="prepare-model", daemon=True).start()
         try:
             model.check_unchanged()
-            runtime = open_runtime(model.source, self._device, self._quantize, self._on_note, fast=True)
+            runtime = open_runtime(
+                model.source, self._device, self._quantize, self._on_note, fast=True, cache=self._cache
+            )
             return runtime, model.tokenizer
         except (LLMError, OSError, MemoryError) as error:
             self._on_note(f"{model.path} could not be loaded: {str(error) or 'out of memory'}")

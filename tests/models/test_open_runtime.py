@@ -21,6 +21,7 @@ from llmcli.models.open_runtime import open_runtime, open_trained
 from llmcli.models.runtime import Runtime, RuntimeWithExperts
 from llmcli.models.torch_runtime import TorchRuntime
 from tests.conftest import random_checkpoint
+from tests.models.test_ngram_cache import WEIGHTS
 
 CONFIG = ModelConfig(300, 64, 96, 2, 4, 2, 16, 32)
 MODEL = random_checkpoint(CONFIG)
@@ -29,6 +30,7 @@ OPEN: dict[str, Callable[[], Runtime]] = {
     "numpy": lambda: open_runtime(MODEL),
     "torch": lambda: TorchRuntime(MODEL, "cpu"),
     "ensemble": lambda: open_runtime(ENSEMBLE),
+    "n-gram cache": lambda: open_runtime(replace(MODEL, record={"ngram_cache": WEIGHTS.as_record()})),
 }
 if onnx_runtime.is_installed():
     OPEN["onnx"] = lambda: open_runtime(MODEL, quantize="int8")

@@ -16,6 +16,7 @@ from llmcli.cli.options import (
     MemoryOption,
     MinPOption,
     ModelOption,
+    NoCacheOption,
     QuantizeOption,
     QuietOption,
     RepetitionPenaltyOption,
@@ -60,6 +61,7 @@ def chat(
     memory: MemoryOption = False,
     corpus: CorpusOption = None,
     quantize: QuantizeOption = None,
+    no_cache: NoCacheOption = False,
     device: DeviceOption = "cpu",
     json_: JsonOption = False,
     quiet: QuietOption = False,
@@ -87,7 +89,9 @@ def chat(
     source = load_any(path)
     tokenizer = open_tokenizer(source)
     training_texts = memory_report.training_texts(corpus, source, path) if memory else None
-    runtime = open_runtime(source, device, quantize, console.note, fast=source.parameters >= WORTH_FAST)
+    runtime = open_runtime(
+        source, device, quantize, console.note, fast=source.parameters >= WORTH_FAST, cache=not no_cache
+    )
     assistant = open_assistant(source, runtime, tokenizer)
     system_message = [Message("system", utf8_argument(system, "system message"))] if system else []
     conversation = Chat(assistant, sampling, system_message)

@@ -14,6 +14,7 @@ from llmcli.cli.evaluation_report import ModelScore, TokenSurprisals, baseline_j
 from llmcli.cli.options import (
     DeviceOption,
     JsonOption,
+    NoCacheOption,
     QuantizeOption,
     QuietOption,
     model_path,
@@ -90,6 +91,7 @@ def eval_(
         ),
     ] = None,
     quantize: QuantizeOption = None,
+    no_cache: NoCacheOption = False,
     device: DeviceOption = "cpu",
     speakers: Annotated[str | None, speakers_option()] = None,
     json_: JsonOption = False,
@@ -118,7 +120,7 @@ def eval_(
         check_speakers(names, sources.conversation_files)
         if sources.conversation_files:
             reject_options(context_, "with conversations", "past", "per_token")
-            answers = _AnswerEvaluation(sources, templates, device, context, whole)
+            answers = _AnswerEvaluation(sources, templates, device, context, whole, cache=not no_cache)
             answers.show(models, quantize, json_=json_)
             return
         _note_speakers(models)
@@ -129,7 +131,7 @@ def eval_(
     past_text = read_corpus(past) if past else None
     start = 0 if whole else held_out_start(text, [record for source in models.values() for record in source.records])
     _note_training_text(text, models, start)
-    evaluation = _Evaluation(text, start, device, context)
+    evaluation = _Evaluation(text, start, device, context, cache=not no_cache)
     if per_token:
         [(path, source)] = models.items()
         _show_surprisals(evaluation.surprisals(path, source, quantize), start, json_=json_)
@@ -189,6 +191,7 @@ class _Evaluation:
     start: int  # byte from which on the text is measured
     device: str
     context: int | None  # requested context length
+    cache: bool  # whether the models use their n-gram caches
 
     def scores(self, models: dict[Path, "Checkpoint | Ensemble"], quantize: str | None) -> list[ModelScore]:
         """The score of each model on each document and on all together, the best first for each document; with
@@ -259,7 +262,8 @@ class _Evaluation:
         from llmcli.formats.loading import open_tokenizer
         from llmcli.models.open_runtime import open_runtime
 
-        return open_runtime(source, self.device, quantize, console.note), open_tokenizer(source)
+        runtime = open_runtime(source, self.device, quantize, console.note, cache=self.cache)
+        return runtime, open_tokenizer(source)
 
     def _nothing_measured(self) -> LLMError:
         return LLMError(
@@ -295,6 +299,7 @@ class _AnswerEvaluation:
     device: str
     context: int | None  # requested context length
     whole: bool
+    cache: bool  # whether the models use their n-gram caches
 
     def show(self, models: dict[Path, "Checkpoint | Ensemble"], quantize: str | None, *, json_: bool) -> None:
         """Measure and print. Raises LLMError if there is also text, or a model that has no chat template."""
@@ -342,7 +347,7 @@ class _AnswerEvaluation:
             console.status(f"{share:4.0%}  {name}")
 
         try:
-            runtime = open_runtime(source, self.device, quantize, console.note)
+            runtime = open_runtime(source, self.device, quantize, console.note, cache=self.cache)
             context = evaluation_context(runtime.context, self.context)
             result = measure_answers(conversations, runtime, self.templates[path], context, show_progress)
         except LLMError as error:

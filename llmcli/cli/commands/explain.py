@@ -9,6 +9,7 @@ from llmcli.cli import console
 from llmcli.cli.options import (
     JsonOption,
     ModelOption,
+    NoCacheOption,
     QuietOption,
     check_report_path,
     model_path,
@@ -67,6 +68,7 @@ def explain(
         Path | None, typer.Option("--html", metavar="FILE", help="Write an interactive HTML page instead.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="With --html: overwrite an existing file.")] = False,
+    no_cache: NoCacheOption = False,
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -88,6 +90,8 @@ def explain(
     from llmcli.cli.explanation_report import ExplanationReport
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.generation.next_words import max_evaluations, next_words
+    from llmcli.models.cache_runtime import with_cache
+    from llmcli.models.ngram_cache import CacheWeights
     from llmcli.models.numpy_runtime import NumpyRuntime
 
     source = load_any(path)
@@ -98,11 +102,13 @@ def explain(
     if html is not None:
         check_report_path(html, path, "--html", "page.html", force=force)
     runtime = NumpyRuntime(subject.checkpoint)
+    cache = None if no_cache else CacheWeights.of_record(subject.checkpoint.record)
+    predictor = subject.ensemble or with_cache(runtime, cache)
     explanation = explain(
         runtime, tokenizer, text, literal=literal, candidates=next_, every_position=html is not None,
-        ensemble=subject.ensemble,
+        predictor=predictor,
     )  # fmt: skip
-    words = next_words(subject.ensemble or runtime, tokenizer, text, max_evaluations(source.parameters))
+    words = next_words(predictor, tokenizer, text, max_evaluations(source.parameters))
     _print_notes(explanation, subject.checkpoint.config)
     if subject.checkpoint.quantization:
         console.note("the analysis uses the dequantized weights; llm generate also quantizes the activations")

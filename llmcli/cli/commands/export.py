@@ -185,7 +185,7 @@ def _export_quantized(model: "Checkpoint", output: Path, kind: str, *, json_: bo
     atomic_io.check_space(output, quantization.stored_bytes(model.config, kind) + len(model.tokenizer_json))
     checkpoint.save(output, replace(model, quantization=kind, dtypes={}))
     quantized = loading.load(output)
-    runtime, tokenizer = open_runtime(quantized, on_note=console.note), loading.open_tokenizer(quantized)
+    runtime, tokenizer = open_runtime(quantized, on_note=console.note, cache=False), loading.open_tokenizer(quantized)
     divergence = kl_divergence(NumpyRuntime(model), runtime, tokenizer)
     size = output.stat().st_size
     if json_:

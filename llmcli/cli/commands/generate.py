@@ -21,6 +21,7 @@ from llmcli.cli.options import (
     MemoryOption,
     MinPOption,
     ModelOption,
+    NoCacheOption,
     QuantizeOption,
     QuietOption,
     RepetitionPenaltyOption,
@@ -123,6 +124,7 @@ def generate(
     memory: MemoryOption = False,
     corpus: CorpusOption = None,
     quantize: QuantizeOption = None,
+    no_cache: NoCacheOption = False,
     device: DeviceOption = "cpu",
     json_: JsonOption = False,
     quiet: QuietOption = False,
@@ -146,7 +148,10 @@ def generate(
     source = load_any(path)
     usage = _ExpertUsage(_expert_names(source, path)) if experts else None
     training_texts = memory_report.training_texts(corpus, source, path) if memory else None
-    runtime, tokenizer = open_runtime(source, device, quantize, console.note), open_tokenizer(source)
+    runtime, tokenizer = (
+        open_runtime(source, device, quantize, console.note, cache=not no_cache),
+        open_tokenizer(source),
+    )
     assistant = open_assistant(source, runtime, tokenizer) if prompt_pair else None
     if assistant is None:
         _note_long_prompt(len(tokenizer.encode(text)), runtime.context)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.cli import console
-from llmcli.cli.options import DeviceOption, QuantizeOption, QuietOption, model_path, reject_options
+from llmcli.cli.options import DeviceOption, NoCacheOption, QuantizeOption, QuietOption, model_path, reject_options
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError, usage
 
@@ -100,6 +100,7 @@ def serve(
         bool, typer.Option("--log-prompts", help="Also log the prompts and the generated texts.")
     ] = False,
     quantize: QuantizeOption = None,
+    no_cache: NoCacheOption = False,
     device: DeviceOption = "cpu",
     quiet: QuietOption = False,
 ) -> None:
@@ -121,7 +122,9 @@ def serve(
 
     with bind(host, port) as listener:
         access = _access(listener, host, key, origins)
-        models = Models(paths, device=device, quantize=quantize, context=context, on_note=console.note)
+        models = Models(
+            paths, device=device, quantize=quantize, context=context, cache=not no_cache, on_note=console.note
+        )
         for served in models:
             if context is not None and served.context < context:
                 console.note(f"{served.name} has a context length of {served.context:,} tokens, less than --context")

@@ -1,0 +1,127 @@
+"""A runtime whose predictions are mixed with an n-gram cache of the text so far (ngram_cache.py).
+
+What the model wrote itself, the tokens of `step`, counts less than a prompt, so that it does not repeat itself. After a
+rewind all that is left counts as a prompt.
+
+B, T, V = batch, tokens, vocabulary size.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.models.batch import step_batch
+from llmcli.models.ngram_cache import BYTES_PER_TOKEN, CachedText, CacheWeights, NgramCache
+from llmcli.models.runtime import Array, Runtime, RuntimeWithExperts, Scores, read
+
+OWN_WEIGHT = 0.25  # of a token that the model wrote: with more it repeats itself, tests/benchmarks/LOG.md
+
+
+class CacheRuntime:
+    """A network with its n-gram cache; runtime.py describes the interface."""
+
+    def __init__(self, network: Runtime, weights: CacheWeights, cache: NgramCache | None = None) -> None:
+        self.network, self.weights = network, weights
+        self.cache = cache or NgramCache(weights)
+
+    @property
+    def context(self) -> int:
+        return self.network.context
+
+    @property
+    def length(self) -> int:
+        return self.network.length
+
+    @property
+    def parameters(self) -> int:
+        return self.network.parameters
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the KV cache, and about that of the n-gram cache."""
+        return self.network.cache_bytes + BYTES_PER_TOKEN * len(self.cache)
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory that a token takes in both."""
+        return self.network.cache_bytes_per_token + BYTES_PER_TOKEN
+
+    def fork(self, length: int = 0) -> "CacheRuntime":
+        """A runtime of the same weights, which begins with the first `length` tokens of this one."""
+        return type(self)(self.network.fork(length), self.weights, self.cache.fork(length))
+
+    def rewind(self, length: int = 0) -> None:
+        """Drop all but the first `length` tokens."""
+        self.network.rewind(length)
+        self.cache.rewind(length)
+
+    def prefill(self, ids: Sequence[int]) -> Array:
+        """Process one token or more; return the logits [V] of the next one."""
+        logits = self.network.prefill(ids)
+        self._extend(ids)
+        return self.cache.mix(logits)
+
+    def read(self, ids: Sequence[int]) -> None:
+        """Process one token or more."""
+        read(self.network, ids)
+        self._extend(ids)
+
+    def step(self, token: int) -> Array:
+        """Process one token, which the model wrote; return the logits [V] of the next one."""
+        return self._after_step(token, self.network.step(token))
+
+    @staticmethod
+    def step_batch(runtimes: "Sequence[CacheRuntime]", tokens: Sequence[int]) -> Array:
+        """Process one token in each of several forks of one runtime; return the logits [B, V] after them."""
+        logits = step_batch([runtime.network for runtime in runtimes], tokens)
+        rows = zip(runtimes, tokens, logits, strict=True)
+        return np.stack([runtime._after_step(token, row) for runtime, token, row in rows])
+
+    def logits(self, ids: Sequence[int]) -> Array:
+        """Process one token or more; return the logits [T, V] after each of them."""
+        rows = []
+        for token, row in zip(ids, self.network.logits(ids), strict=True):
+            self.cache.append(token)
+            rows.append(self.cache.mix(row))
+        return np.stack(rows)
+
+    def score(self, ids: NDArray[np.int64]) -> Scores:
+        """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently.
+
+        Returns (losses in nats [B, T], whether the target was the network's most likely token [B, T]).
+        """
+        losses, correct = self.network.score(ids)
+        mixed = [CachedText(row, self.weights).nats(1, nats) for row, nats in zip(ids, losses, strict=True)]
+        return np.stack(mixed), correct
+
+    def _extend(self, ids: Sequence[int]) -> None:
+        for token in ids:
+            self.cache.append(token)
+
+    def _after_step(self, token: int, logits: Array) -> Array:
+        self.cache.append(token, OWN_WEIGHT)
+        return self.cache.mix(logits)
+
+
+class CacheRuntimeWithExperts(CacheRuntime):
+    """The same for a network with experts."""
+
+    network: RuntimeWithExperts
+
+    def expert_weights(self) -> Array:
+        """Weights [layers, experts] of the experts for the last token."""
+        return self.network.expert_weights()
+
+
+def network_of(runtime: Runtime) -> Runtime:
+    """The network of a runtime that may have an n-gram cache."""
+    return runtime.network if isinstance(runtime, CacheRuntime) else runtime
+
+
+def with_cache(network: Runtime, weights: CacheWeights | None) -> Runtime:
+    """The network with an n-gram cache, if there are weights for one."""
+    if weights is None:
+        return network
+    kind = CacheRuntimeWithExperts if isinstance(network, RuntimeWithExperts) else CacheRuntime
+    return kind(network, weights)

@@ -1,0 +1,321 @@
+"""The n-gram cache: what followed the last few tokens earlier in the text becomes more likely to follow them again.
+
+A cache language model (Kuhn and De Mori 1990; with a gate that is fitted: Grave, Joulin and Usunier,
+arXiv:1612.04426). The network's prediction is interpolated with relative frequencies in the text so far, of the tokens
+that followed its last 1, 2, ... K tokens there; longer contexts count last, and so most:
+
+    p_0(v) = the network's probability
+    p_k(v) = (1 - g_k) p_(k-1)(v) + g_k c_k(v) / T_k     where the last k tokens occurred before, otherwise p_(k-1)(v)
+    g_k    = sigmoid(w_k . (1, log T_k, log(D_k / T_k), log G_k))
+
+T_k is how often these k tokens occurred before, D_k the number of different tokens that followed them, c_k(v) how often
+v did, and G_k the number of tokens since they last occurred. The weights w_k, four for each k, are fitted to text that
+the network was not trained on (training/cache_fit.py), and belong to the model.
+
+`NgramCache` holds a text that grows token by token; `CachedText` treats a whole text at once, to the same
+probabilities. Numpy only. K, N, V = orders, tokens of a text, vocabulary size.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.data.batches import PrefixedTokens
+from llmcli.errors import LLMError
+from llmcli.models.runtime import Array
+
+ORDERS = 5  # K of models trained here; longer contexts add nothing
+MAX_ORDERS = 16  # of a model
+FEATURES = 4  # of a context, see above
+MAX_GATE = 0.999  # so that the network always counts
+MAX_LOGIT = 50.0  # of a gate, negated: its exponential stays finite
+MAX_WEIGHT = 1e3  # larger ones are damaged
+BLOCK_TOKENS = 1 << 17  # of a whole text, after which its cache is emptied
+BYTES_PER_TOKEN = 250 * ORDERS  # memory of a token in a cache, about
+
+
+@dataclass(frozen=True)
+class CacheWeights:
+    """The weights w_k of the gates, [K][FEATURES]."""
+
+    orders: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> "CacheWeights | None":
+        """Those in a training record; None if the model has no cache. Raises LLMError where they are damaged."""
+        value = record.get("ngram_cache")
+        if value is None:
+            return None
+        rows = value.get("weights") if isinstance(value, Mapping) else None
+        if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_ORDERS or not all(map(_is_row, rows)):
+            raise LLMError(
+                f"the n-gram cache in its training.json is damaged: expected weights, 1 to {MAX_ORDERS} rows of "
+                f"{FEATURES} numbers; run it without: --no-cache"
+            )
+        return cls(tuple(tuple(float(weight) for weight in row) for row in rows))
+
+    def as_record(self) -> dict[str, Any]:
+        return {"weights": [[round(weight, 4) for weight in row] for row in self.orders]}
+
+    def gate(self, order: int, total: float, distinct: int, gap: int) -> float:
+        """g_k of a context of k = `order` tokens."""
+        bias, of_total, of_distinct, of_gap = self.orders[order - 1]
+        z = bias + of_total * math.log(total) + of_distinct * math.log(distinct / total) + of_gap * math.log(gap)
+        return min(MAX_GATE, 1 / (1 + math.exp(-max(z, -MAX_LOGIT))))
+
+    def gates(self, matches: "Matches") -> NDArray[np.float64]:
+        """The same for all contexts [N, K]; 0 where a context is new."""
+        z = np.einsum("nkf,kf->nk", matches.features(), np.array(self.orders))
+        return np.where(matches.total > 0, np.minimum(MAX_GATE, 1 / (1 + np.exp(-np.maximum(z, -MAX_LOGIT)))), 0.0)
+
+
+def _is_row(row: object) -> bool:
+    return (
+        isinstance(row, list)
+        and len(row) == FEATURES
+        and all(type(weight) in (int, float) and abs(weight) <= MAX_WEIGHT for weight in row)
+    )
+
+
+# ---- a text that grows
+
+
+class _Context:
+    """What followed a context so far."""
+
+    __slots__ = ("counts", "last", "total")
+
+    def __init__(self) -> None:
+        self.counts: dict[int, float] = {}  # how often, by token
+        self.total = 0.0  # of them
+        self.last = 0  # position of the last one
+
+
+class NgramCache:
+    """A text that grows, and shrinks, at its end, with what followed each of its contexts."""
+
+    def __init__(self, weights: CacheWeights, ids: Iterable[int] = ()) -> None:
+        self._weights, self._orders = weights, len(weights.orders)
+        self._ids: list[int] = []
+        self._contexts: dict[tuple[int, ...], _Context] = {}
+        self._changes: list[
+            tuple[float, list[int]]
+        ] = []  # for each token: its weight, and `last` of its contexts before
+        self._own = 0  # tokens in the text that count less
+        for token in ids:
+            self.append(token)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def append(self, token: int, weight: float = 1.0) -> None:
+        """Add a token; with a weight below 1 it counts as that much of an occurrence."""
+        recent, position = tuple(self._ids[-self._orders :]), len(self._ids)
+        before = []
+        for start in range(len(recent) - 1, -1, -1):
+            context = self._contexts.get(recent[start:])
+            if context is None:
+                context = self._contexts[recent[start:]] = _Context()
+            before.append(context.last)
+            context.counts[token] = context.counts.get(token, 0.0) + weight
+            context.total += weight
+            context.last = position
+        self._ids.append(token)
+        self._changes.append((weight, before))
+        self._own += weight < 1
+
+    def rewind(self, length: int = 0) -> None:
+        """Drop all but the first `length` tokens. Those that are left count fully from now on."""
+        while len(self._ids) > length:
+            self._drop_last()
+        if self._own:
+            self.__init__(self._weights, self._ids)  # type: ignore[misc]
+
+    def _drop_last(self) -> None:
+        token = self._ids.pop()
+        weight, before = self._changes.pop()
+        self._own -= weight < 1
+        recent = tuple(self._ids[-self._orders :])
+        for start, last in zip(range(len(recent) - 1, -1, -1), before, strict=True):
+            context = self._contexts[recent[start:]]
+            context.last = last
+            context.total -= weight
+            context.counts[token] -= weight
+            if context.counts[token] <= 0:
+                del context.counts[token]
+            if not context.counts:
+                del self._contexts[recent[start:]]
+
+    def fork(self, length: int) -> "NgramCache":
+        """The cache of the first `length` tokens, which count fully."""
+        return NgramCache(self._weights, self._ids[:length])
+
+    def matches(self) -> Iterator[tuple[int, float, Mapping[int, float]]]:
+        """(k, g_k, how often each token followed) of the last k = 1, 2, ... tokens, as far as they occurred before."""
+        recent, position = tuple(self._ids[-self._orders :]), len(self._ids)
+        for order in range(1, len(recent) + 1):
+            context = self._contexts.get(recent[-order:])
+            if context is None:
+                return
+            gate = self._weights.gate(order, context.total, len(context.counts), position - context.last)
+            yield order, gate, context.counts
+
+    def added(self) -> dict[int, float]:
+        """For each token that followed a context of the text's end: what the cache adds to its probability under the
+        network, before all are normalized again."""
+        added: dict[int, float] = {}
+        left = 1.0  # of the network's probability
+        for _, gate, counts in self.matches():
+            left *= 1 - gate
+            scale = gate / (left * sum(counts.values()))
+            for token, count in counts.items():
+                added[token] = added.get(token, 0.0) + scale * count
+        return added
+
+    def mix(self, logits: Array) -> Array:
+        """The logits [V] of the mixture, from those of the network after the text so far."""
+        if not (added := self.added()):
+            return logits
+        highest = logits.max()
+        total = float(highest) + math.log(float(np.exp(logits - highest).sum()))
+        tokens = np.fromiter(added, np.int64, len(added))
+        from_cache = total + np.log(np.fromiter(added.values(), np.float64, len(added)))
+        mixed: Array = logits.copy()
+        mixed[tokens] = np.logaddexp(logits[tokens], from_cache)
+        return mixed
+
+
+# ---- a whole text at once
+
+
+@dataclass(frozen=True)
+class Matches:
+    """For each token of a text, earlier occurrences of the 1, 2, ... K tokens before it; all [N, K], 0 where there are
+    none."""
+
+    total: NDArray[np.int64]  # T
+    distinct: NDArray[np.int64]  # D
+    gap: NDArray[np.int64]  # G
+    count: NDArray[np.int64]  # c of the token itself
+
+    def __getitem__(self, part: slice) -> "Matches":
+        return Matches(self.total[part], self.distinct[part], self.gap[part], self.count[part])
+
+    @classmethod
+    def join(cls, parts: Sequence["Matches"]) -> "Matches":
+        """Those of several texts."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    def features(self) -> NDArray[np.float64]:
+        """[N, K, FEATURES], what the gates depend on."""
+        total, distinct, gap = (
+            np.maximum(1, values).astype(np.float64) for values in (self.total, self.distinct, self.gap)
+        )
+        return np.stack([np.ones_like(total), np.log(total), np.log(distinct / total), np.log(gap)], axis=-1)
+
+    def shares(self) -> NDArray[np.float64]:
+        """c / T, the share of the token [N, K]."""
+        return self.count / np.maximum(1, self.total)
+
+
+def find_matches(ids: NDArray[np.integer], orders: int, separator: int | None = None) -> Matches:
+    """The matches of every token of a text `ids` [N] in what precedes it. `separator` is a token that ends a document;
+    nothing matches beyond it."""
+    N = len(ids)
+    starts = np.zeros(N, np.int64)  # where the document of each token begins
+    if separator is not None:
+        begins = np.concatenate([[False], ids[:-1] == separator])
+        starts = np.maximum.accumulate(np.where(begins, np.arange(N), 0))
+    followers = np.unique(ids, return_inverse=True)[1].astype(np.int64)
+    columns = [[np.zeros(N, np.int64) for _ in range(orders)] for _ in range(4)]
+    contexts = starts  # a number for each different context of k tokens: of 0 tokens, the document
+    for k in range(1, min(orders, N - 1) + 1):
+        known = np.flatnonzero(np.arange(N) - starts >= k)
+        numbers = np.zeros(N, np.int64)
+        pairs = contexts[known - 1] * (N + 1) + followers[known - 1]
+        numbers[known] = np.unique(pairs, return_inverse=True)[1]
+        for column, values in zip(columns, _count_matches(numbers[known], followers[known], known), strict=True):
+            column[k - 1][known] = values
+        contexts = numbers
+    return Matches(*(np.stack(column, axis=1) for column in columns))
+
+
+def _count_matches(
+    contexts: NDArray[np.int64], followers: NDArray[np.int64], positions: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], ...]:
+    """(T, D, G, c) [n] of contexts and what follows them, at increasing positions; see `Matches`."""
+    order = np.argsort(contexts, kind="stable")
+    rank, is_first = _ranks(contexts[order])
+    gaps = np.where(is_first, 0, np.diff(positions[order], prepend=0))
+    pairs = contexts * (followers.max(initial=0) + 1) + followers
+    by_pair = np.argsort(pairs, kind="stable")
+    count = np.empty(len(pairs), np.int64)
+    count[by_pair] = _ranks(pairs[by_pair])[0]
+    new = (count[order] == 0).astype(np.int64)  # followers that this context has for the first time
+    before = np.cumsum(new) - new
+    distinct = before - np.maximum.accumulate(np.where(is_first, before, 0))
+    results = np.empty((3, len(contexts)), np.int64)
+    results[:, order] = rank, distinct, gaps
+    return results[0], results[1], results[2], count
+
+
+def _ranks(ordered: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(how many equal values precede each, whether none does) of sorted values."""
+    is_first = np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)]
+    places = np.arange(len(ordered))
+    return places - np.maximum.accumulate(np.where(is_first, places, 0)), is_first
+
+
+def shares_of_mixture(
+    gates: NDArray[np.float64], shares: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(a, b) [N], such that a token's probability in the mixture is a times that under the network, plus b.
+
+    `gates` and `shares` [N, K] are g and c / T.
+    """
+    a, b = np.ones(len(gates)), np.zeros(len(gates))
+    for gate, share in zip(gates.T, shares.T, strict=True):
+        a, b = (1 - gate) * a, (1 - gate) * b + gate * share
+    return a, b
+
+
+class CachedText:
+    """A whole text, for which the losses of the mixture are computed. Each block of it begins with an empty cache, so
+    that memory is bounded."""
+
+    def __init__(
+        self,
+        ids: NDArray[np.integer] | PrefixedTokens,
+        weights: CacheWeights,
+        separator: int | None = None,
+        block_tokens: int = BLOCK_TOKENS,
+    ) -> None:
+        """For `separator` see `find_matches`."""
+        self._ids, self._weights, self._separator, self._block_tokens = ids, weights, separator, block_tokens
+        self._blocks: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+
+    def nats(self, first: int, network: NDArray[np.floating]) -> NDArray[np.float64]:
+        """The losses of the tokens from position `first` on, from their losses under the network [N]."""
+        mixed = np.empty(len(network))
+        done = 0
+        while done < len(network):
+            block, offset = divmod(first + done, self._block_tokens)
+            count = min(len(network) - done, self._block_tokens - offset)
+            a, b = (part[offset : offset + count] for part in self._block(block))
+            here = slice(done, done + count)
+            mixed[here] = -np.log(a * np.exp(-network[here].astype(np.float64)) + b)
+            done += count
+        return mixed
+
+    def _block(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """`shares_of_mixture` of the tokens of a block, computed once."""
+        if number not in self._blocks:
+            ids = np.asarray(self._ids[number * self._block_tokens : (number + 1) * self._block_tokens])
+            matches = find_matches(ids, len(self._weights.orders), self._separator)
+            a, b = shares_of_mixture(self._weights.gates(matches), matches.shares())
+            self._blocks[number] = a.astype(np.float32), b.astype(np.float32)
+        return self._blocks[number]

@@ -1,0 +1,99 @@
+"""A network with its n-gram cache, compared with the two apart."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llmcli.config import ModelConfig
+from llmcli.data.batches import PrefixedTokens
+from llmcli.evaluation.evaluator import evaluate
+from llmcli.models.batch import step_batch
+from llmcli.models.cache_runtime import OWN_WEIGHT, CacheRuntime, network_of, with_cache
+from llmcli.models.logits import log_softmax
+from llmcli.models.ngram_cache import CachedText, NgramCache
+from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.runtime import Array, Runtime, RuntimeWithExperts
+from tests.conftest import random_checkpoint
+from tests.models.test_ngram_cache import WEIGHTS
+
+CONFIG = ModelConfig(12, 64, 96, 2, 4, 2, 16, 64)
+MODEL = random_checkpoint(CONFIG)
+
+
+def cached() -> CacheRuntime:
+    runtime = with_cache(NumpyRuntime(MODEL), WEIGHTS)
+    assert isinstance(runtime, CacheRuntime)
+    return runtime
+
+
+def text(length: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed).integers(0, 4, length).tolist()
+
+
+def expected(prompt: list[int], written: list[int]) -> Array:
+    """The logits after a prompt and what the model wrote after it."""
+    cache = NgramCache(WEIGHTS, prompt)
+    for token in written:
+        cache.append(token, OWN_WEIGHT)
+    return cache.mix(NumpyRuntime(MODEL).prefill([*prompt, *written]))
+
+
+def test_a_prompt_and_what_the_model_writes_after_it() -> None:
+    runtime, prompt, written = cached(), text(20), text(10, seed=1)
+    np.testing.assert_allclose(runtime.prefill(prompt), expected(prompt, []), rtol=1e-4, atol=1e-5)
+    for count, token in enumerate(written, 1):
+        np.testing.assert_allclose(runtime.step(token), expected(prompt, written[:count]), rtol=1e-4, atol=1e-5)
+    assert runtime.length == 30
+
+
+def test_several_texts_together() -> None:
+    base, prompts = cached(), [text(7 + 3 * n, seed=n) for n in range(3)]
+    forks = [base.fork() for _ in prompts]
+    for fork, prompt in zip(forks, prompts, strict=True):
+        fork.read(prompt)
+    for step in range(3):
+        logits = step_batch(forks, [1, 2, 3])
+        for row, prompt, token in zip(logits, prompts, [1, 2, 3], strict=True):
+            np.testing.assert_allclose(row, expected(prompt, [token] * (step + 1)), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_left_after_a_rewind_or_a_fork_counts_as_a_prompt() -> None:
+    runtime, prompt, written = cached(), text(12), text(8, seed=1)
+    runtime.prefill(prompt)
+    for token in written:
+        runtime.step(token)
+    known = [*prompt, *written[:5]]
+    fork = runtime.fork(17)
+    runtime.rewind(17)
+    for one in (fork, runtime):
+        np.testing.assert_allclose(one.prefill([2]), expected([*known, 2], []), rtol=1e-4, atol=1e-5)
+
+
+def test_the_probabilities_of_generation_are_those_of_evaluation() -> None:
+    """The chain rule over a whole text equals its score, of windows and as one text."""
+    runtime, ids = cached(), text(50, seed=2)
+    rows = runtime.logits(ids)
+    losses = [-log_softmax(row)[token] for row, token in zip(rows, ids[1:], strict=False)]
+    np.testing.assert_allclose(runtime.score(np.array([ids]))[0][0], losses, rtol=1e-4)
+    with_bos = PrefixedTokens(ids[0], np.array(ids[1:]))
+    score = evaluate(with_bos, np.ones(12, np.int64), 64, runtime.network.score, cached=CachedText(with_bos, WEIGHTS))
+    assert score.nats == pytest.approx(sum(losses), rel=1e-5)
+    assert score.network_nats == pytest.approx(float(NumpyRuntime(MODEL).score(np.array([ids]))[0].sum()), rel=1e-5)
+    assert score.bits_per_byte_without_cache != score.bits_per_byte
+
+
+def test_experts_are_those_of_the_network() -> None:
+    config = replace(CONFIG, model_type="qwen3_moe", num_experts=4, num_experts_per_tok=2)
+    network = NumpyRuntime(random_checkpoint(config))
+    runtime: Runtime = with_cache(network, WEIGHTS)
+    runtime.prefill([1, 2, 3])
+    assert isinstance(runtime, RuntimeWithExperts)
+    np.testing.assert_array_equal(runtime.expert_weights(), network.expert_weights())
+    assert network_of(runtime) is network
+
+
+def test_a_model_without_weights_has_no_cache() -> None:
+    network = NumpyRuntime(MODEL)
+    assert with_cache(network, None) is network
+    assert network_of(network) is network

@@ -1,0 +1,134 @@
+"""The n-gram cache against its definition, written out with plain counting."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from llmcli.data.batches import PrefixedTokens
+from llmcli.errors import LLMError
+from llmcli.models.logits import softmax
+from llmcli.models.ngram_cache import CachedText, CacheWeights, NgramCache, find_matches
+
+WEIGHTS = CacheWeights(((-1.0, 0.2, -0.3, -0.1), (-0.5, 0.1, -0.8, -0.2), (0.4, -0.2, -0.5, 0.1)))
+V = 6
+
+
+def text(length: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed).integers(0, 4, length).tolist()
+
+
+def network(seed: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(V).astype(np.float32)
+
+
+def defined(ids: Sequence[int], probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The mixture after a text by the formula in the module's docstring."""
+    p = probabilities.astype(np.float64)
+    for k, weights in enumerate(WEIGHTS.orders, 1):
+        places = [i for i in range(k, len(ids)) if ids[i - k : i] == ids[len(ids) - k :]]
+        if len(ids) < k or not places:
+            continue
+        counts = Counter(ids[i] for i in places)
+        T, D, G = len(places), len(counts), len(ids) - places[-1]
+        z = sum(w * f for w, f in zip(weights, (1, math.log(T), math.log(D / T), math.log(G)), strict=True))
+        g = 1 / (1 + math.exp(-z))
+        p = (1 - g) * p + g * np.array([counts[v] / T for v in range(V)])
+    return p
+
+
+def test_a_growing_text_gives_the_mixture_of_the_definition() -> None:
+    ids, cache = text(60), NgramCache(WEIGHTS)
+    for count, token in enumerate(ids):
+        logits = network(count)
+        np.testing.assert_allclose(softmax(cache.mix(logits)), defined(ids[:count], softmax(logits)), rtol=1e-5)
+        cache.append(token)
+
+
+def test_a_whole_text_has_the_same_losses() -> None:
+    ids = text(80, seed=1)
+    rows = [softmax(network(i).astype(np.float64)) for i in range(len(ids))]
+    losses = np.array([-math.log(row[token]) for row, token in zip(rows, ids, strict=True)])
+    expected = [-math.log(defined(ids[:i], row)[ids[i]]) for i, row in enumerate(rows)]
+    cached = CachedText(np.array(ids), WEIGHTS)
+    np.testing.assert_allclose(cached.nats(0, losses), expected, rtol=1e-6)
+    np.testing.assert_allclose(cached.nats(30, losses[30:45]), expected[30:45], rtol=1e-6)
+
+
+def test_a_text_is_divided_into_blocks_that_begin_afresh() -> None:
+    ids, losses = np.array(text(50, seed=2)), np.full(50, 1.3)
+    blocks = CachedText(PrefixedTokens(5, ids[1:]), WEIGHTS, block_tokens=20).nats(0, losses)
+    ids[0] = 5
+    expected = [
+        CachedText(ids[first : first + 20], WEIGHTS).nats(0, losses[first : first + 20]) for first in (0, 20, 40)
+    ]
+    np.testing.assert_allclose(blocks, np.concatenate(expected))
+
+
+def test_documents_do_not_match_each_other() -> None:
+    first, second = text(30, seed=3), text(30, seed=4)
+    joined = find_matches(np.array([*first, 5, *second]), 3, separator=5)
+    alone = find_matches(np.array(second), 3)
+    for name in ("total", "distinct", "gap", "count"):
+        np.testing.assert_array_equal(getattr(joined, name)[31:], getattr(alone, name))
+
+
+def test_matches_counted_by_hand() -> None:
+    """a b a c a b: before the last token "a" occurred twice, followed by b and by c."""
+    matches = find_matches(np.array([0, 1, 0, 2, 0, 1]), 2)
+    assert matches.total[5].tolist() == [2, 0]
+    assert matches.distinct[5].tolist() == [2, 0]
+    assert matches.gap[5].tolist() == [2, 0]
+    assert matches.count[5].tolist() == [1, 0]
+    assert matches.total[:5].max(axis=1).tolist() == [0, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("length", [0, 1, 2])
+def test_short_texts_have_no_matches(length: int) -> None:
+    assert not find_matches(np.zeros(length, np.int64), 5).total.any()
+    np.testing.assert_allclose(
+        CachedText(np.zeros(length, np.int64), WEIGHTS).nats(0, np.ones(length)), np.ones(length)
+    )
+
+
+def test_a_rewind_undoes_what_was_appended() -> None:
+    ids = text(40, seed=5)
+    cache = NgramCache(WEIGHTS, ids)
+    for token in text(15, seed=6):
+        cache.append(token)
+    cache.rewind(40)
+    assert len(cache) == 40
+    assert cache.added() == NgramCache(WEIGHTS, ids).added()
+    cache.rewind(25)
+    assert cache.added() == NgramCache(WEIGHTS, ids[:25]).added()
+    assert cache.fork(10).added() == NgramCache(WEIGHTS, ids[:10]).added()
+    cache.rewind()
+    assert cache.added() == {}
+
+
+def test_own_tokens_count_less_until_a_rewind() -> None:
+    """After 1 2 1 3 1 the followers of 1 are 2, from the prompt, and 3, which the model wrote."""
+    cache = NgramCache(WEIGHTS, [1, 2, 1])
+    cache.append(3, 0.25)
+    cache.append(1, 0.25)
+    added = cache.added()
+    assert added[2] == pytest.approx(4 * added[3])
+    cache.rewind(5)
+    assert cache.added() == NgramCache(WEIGHTS, [1, 2, 1, 3, 1]).added()
+
+
+def test_weights_survive_the_record() -> None:
+    assert CacheWeights.of_record({"ngram_cache": WEIGHTS.as_record()}) == WEIGHTS
+    assert CacheWeights.of_record({}) is None
+
+
+@pytest.mark.parametrize(
+    "value", [1, {}, {"weights": []}, {"weights": [[1, 2, 3]]}, {"weights": [[1, 2, 3, True]]}, {"weights": [[1e9] * 4]},
+              {"weights": [[1.0] * 4] * 17}, {"weights": [[float("nan")] * 4]}],
+)  # fmt: skip
+def test_damaged_weights_are_refused(value: object) -> None:
+    with pytest.raises(LLMError, match=r"n-gram cache in its training\.json is damaged"):
+        CacheWeights.of_record({"ngram_cache": value})
