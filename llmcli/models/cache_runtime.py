@@ -1,7 +1,7 @@
 """A runtime whose predictions are mixed with an n-gram cache of the text so far (ngram_cache.py).
 
-What the model wrote itself, the tokens of `step`, counts less than a prompt, so that it does not repeat itself. After a
-rewind all that is left counts as a prompt.
+What the model writes itself, the tokens of `step`, is not added to the cache, or it would repeat itself (LOG.md, "An
+n-gram cache"). After a rewind all that is left is a prompt.
 
 B, T, V = batch, tokens, vocabulary size.
 """
@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from llmcli.models.batch import step_batch
 from llmcli.models.ngram_cache import BYTES_PER_TOKEN, CachedText, CacheWeights, NgramCache
 from llmcli.models.runtime import Array, Runtime, RuntimeWithExperts, Scores, read
-
-OWN_WEIGHT = 0.25  # of a token that the model wrote: with more it repeats itself, tests/benchmarks/LOG.md
 
 
 class CacheRuntime:
@@ -100,7 +98,7 @@ class CacheRuntime:
             self.cache.append(token)
 
     def _after_step(self, token: int, logits: Array) -> Array:
-        self.cache.append(token, OWN_WEIGHT)
+        self.cache.append(token, counts=False)
         return self.cache.mix(logits)
 
 

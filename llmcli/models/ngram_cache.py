@@ -61,7 +61,7 @@ class CacheWeights:
     def as_record(self) -> dict[str, Any]:
         return {"weights": [[round(weight, 4) for weight in row] for row in self.orders]}
 
-    def gate(self, order: int, total: float, distinct: int, gap: int) -> float:
+    def gate(self, order: int, total: int, distinct: int, gap: int) -> float:
         """g_k of a context of k = `order` tokens."""
         bias, of_total, of_distinct, of_gap = self.orders[order - 1]
         z = bias + of_total * math.log(total) + of_distinct * math.log(distinct / total) + of_gap * math.log(gap)
@@ -90,8 +90,8 @@ class _Context:
     __slots__ = ("counts", "last", "total")
 
     def __init__(self) -> None:
-        self.counts: dict[int, float] = {}  # how often, by token
-        self.total = 0.0  # of them
+        self.counts: dict[int, int] = {}  # how often, by token
+        self.total = 0  # of them
         self.last = 0  # position of the last one
 
 
@@ -102,76 +102,79 @@ class NgramCache:
         self._weights, self._orders = weights, len(weights.orders)
         self._ids: list[int] = []
         self._contexts: dict[tuple[int, ...], _Context] = {}
-        self._changes: list[
-            tuple[float, list[int]]
-        ] = []  # for each token: its weight, and `last` of its contexts before
-        self._own = 0  # tokens in the text that count less
+        # for each token: `last` of its contexts before it was added; None: it does not count
+        self._before: list[list[int] | None] = []
+        self._uncounted = 0  # tokens
         for token in ids:
             self.append(token)
 
     def __len__(self) -> int:
         return len(self._ids)
 
-    def append(self, token: int, weight: float = 1.0) -> None:
-        """Add a token; with a weight below 1 it counts as that much of an occurrence."""
+    def append(self, token: int, *, counts: bool = True) -> None:
+        """Add a token. Unless it `counts` it is context for later tokens, but not what followed a context."""
         recent, position = tuple(self._ids[-self._orders :]), len(self._ids)
+        self._ids.append(token)
+        if not counts:
+            self._before.append(None)
+            self._uncounted += 1
+            return
         before = []
         for start in range(len(recent) - 1, -1, -1):
             context = self._contexts.get(recent[start:])
             if context is None:
                 context = self._contexts[recent[start:]] = _Context()
             before.append(context.last)
-            context.counts[token] = context.counts.get(token, 0.0) + weight
-            context.total += weight
+            context.counts[token] = context.counts.get(token, 0) + 1
+            context.total += 1
             context.last = position
-        self._ids.append(token)
-        self._changes.append((weight, before))
-        self._own += weight < 1
+        self._before.append(before)
 
     def rewind(self, length: int = 0) -> None:
-        """Drop all but the first `length` tokens. Those that are left count fully from now on."""
+        """Drop all but the first `length` tokens. All that are left count from now on."""
         while len(self._ids) > length:
             self._drop_last()
-        if self._own:
+        if self._uncounted:
             self.__init__(self._weights, self._ids)  # type: ignore[misc]
 
     def _drop_last(self) -> None:
-        token = self._ids.pop()
-        weight, before = self._changes.pop()
-        self._own -= weight < 1
+        token, before = self._ids.pop(), self._before.pop()
+        if before is None:
+            self._uncounted -= 1
+            return
         recent = tuple(self._ids[-self._orders :])
         for start, last in zip(range(len(recent) - 1, -1, -1), before, strict=True):
             context = self._contexts[recent[start:]]
             context.last = last
-            context.total -= weight
-            context.counts[token] -= weight
-            if context.counts[token] <= 0:
+            context.total -= 1
+            context.counts[token] -= 1
+            if not context.counts[token]:
                 del context.counts[token]
             if not context.counts:
                 del self._contexts[recent[start:]]
 
     def fork(self, length: int) -> "NgramCache":
-        """The cache of the first `length` tokens, which count fully."""
+        """The cache of the first `length` tokens, all of which count."""
         return NgramCache(self._weights, self._ids[:length])
 
-    def matches(self) -> Iterator[tuple[int, float, Mapping[int, float]]]:
-        """(k, g_k, how often each token followed) of the last k = 1, 2, ... tokens, as far as they occurred before."""
+    def matches(self) -> Iterator[tuple[int, float, int, Mapping[int, int]]]:
+        """(k, g_k, T_k, how often each token followed) of the last k = 1, 2, ... tokens, as far as they occurred before."""
         recent, position = tuple(self._ids[-self._orders :]), len(self._ids)
         for order in range(1, len(recent) + 1):
             context = self._contexts.get(recent[-order:])
             if context is None:
                 return
             gate = self._weights.gate(order, context.total, len(context.counts), position - context.last)
-            yield order, gate, context.counts
+            yield order, gate, context.total, context.counts
 
     def added(self) -> dict[int, float]:
         """For each token that followed a context of the text's end: what the cache adds to its probability under the
         network, before all are normalized again."""
         added: dict[int, float] = {}
         left = 1.0  # of the network's probability
-        for _, gate, counts in self.matches():
+        for _, gate, total, counts in self.matches():
             left *= 1 - gate
-            scale = gate / (left * sum(counts.values()))
+            scale = gate / (left * total)
             for token, count in counts.items():
                 added[token] = added.get(token, 0.0) + scale * count
         return added

@@ -9,7 +9,7 @@ from llmcli.config import ModelConfig
 from llmcli.data.batches import PrefixedTokens
 from llmcli.evaluation.evaluator import evaluate
 from llmcli.models.batch import step_batch
-from llmcli.models.cache_runtime import OWN_WEIGHT, CacheRuntime, network_of, with_cache
+from llmcli.models.cache_runtime import CacheRuntime, network_of, with_cache
 from llmcli.models.logits import log_softmax
 from llmcli.models.ngram_cache import CachedText, NgramCache
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -35,7 +35,7 @@ def expected(prompt: list[int], written: list[int]) -> Array:
     """The logits after a prompt and what the model wrote after it."""
     cache = NgramCache(WEIGHTS, prompt)
     for token in written:
-        cache.append(token, OWN_WEIGHT)
+        cache.append(token, counts=False)
     return cache.mix(NumpyRuntime(MODEL).prefill([*prompt, *written]))
 
 

@@ -109,13 +109,15 @@ def test_a_rewind_undoes_what_was_appended() -> None:
     assert cache.added() == {}
 
 
-def test_own_tokens_count_less_until_a_rewind() -> None:
+def test_tokens_that_do_not_count_are_context_until_a_rewind() -> None:
     """After 1 2 1 3 1 the followers of 1 are 2, from the prompt, and 3, which the model wrote."""
     cache = NgramCache(WEIGHTS, [1, 2, 1])
-    cache.append(3, 0.25)
-    cache.append(1, 0.25)
-    added = cache.added()
-    assert added[2] == pytest.approx(4 * added[3])
+    cache.append(3, counts=False)
+    cache.append(1, counts=False)
+    assert list(cache.added()) == [2]
+    assert [(order, total) for order, _, total, _ in cache.matches()] == [(1, 1)]
+    cache.append(2, counts=False)
+    assert list(cache.added()) == [1]  # after 1 2
     cache.rewind(5)
     assert cache.added() == NgramCache(WEIGHTS, [1, 2, 1, 3, 1]).added()
 
@@ -126,8 +128,9 @@ def test_weights_survive_the_record() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [1, {}, {"weights": []}, {"weights": [[1, 2, 3]]}, {"weights": [[1, 2, 3, True]]}, {"weights": [[1e9] * 4]},
-              {"weights": [[1.0] * 4] * 17}, {"weights": [[float("nan")] * 4]}],
+    "value",
+    [1, {}, {"weights": []}, {"weights": [[1, 2, 3]]}, {"weights": [[1, 2, 3, True]]},
+     {"weights": [[1e9] * 4]}, {"weights": [[1.0] * 4] * 17}, {"weights": [[float("nan")] * 4]}],
 )  # fmt: skip
 def test_damaged_weights_are_refused(value: object) -> None:
     with pytest.raises(LLMError, match=r"n-gram cache in its training\.json is damaged"):
