@@ -281,12 +281,13 @@ class TrainConfig:
     lr: float = 1.0  # multiplier of the recipe's learning rates
     dropout: float = 0.0
     token_split: float = 0.0  # BPE-dropout: fraction of merged tokens that are split (stored under this name)
-    calibration_tokens: int = 0  # tokens held out, evenly spaced over the text, for temperature calibration
+    calibration_tokens: int = 0  # of the training text in the validation slice (stored under this name)
+    calibrates: bool = True  # whether the temperature is calibrated on that slice
     weight_decay: float = 0.1
     induction: bool = False  # initial weights contain induction heads (models/induction.py)
     recipe: str = "muon"  # one of RECIPES
     lora_rank: int = 0  # above 0 for the recipe "lora" only
-    eval_tokens: int = 4096  # held-out tokens per evaluation during the run
+    eval_tokens: int = 4096  # held-out tokens that are evaluated even at the end of a short or interrupted run
     seed: int = 0
     device: str = "cpu"
     dtype: str = "float32"  # of matrix products; weights are always float32

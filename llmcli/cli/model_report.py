@@ -191,15 +191,19 @@ def _print_curve(record: Record) -> None:
         [(run.steps, run.training)],
         min(terminal_width(), MAX_CURVE_WIDTH),
         CURVE_HEIGHT,
-        marks=(run.held_out_steps, run.held_out),
+        marks=(run.validation_steps, run.validation),
         initial_share=INITIAL_SHARE,
-        legend=f"⠒⠒ training  {charts.MARK} held-out (interim)" if run.held_out else "",
+        legend=f"⠒⠒ training  {charts.MARK} {run.label}" if run.validation else "",
     ):
         console.result(line)
+    measured = (
+        "the validation loss on a part of the training text that the model was not trained on"
+        if run.name == "validation"
+        else "the held-out loss mostly on a part of the held-out text"
+    )
     console.caption(
         "Lower is better. Both losses were measured during training: the training loss on the batches, with dropout if "
-        "any, the held-out loss mostly on a part of the held-out text. If the training loss falls and the held-out "
-        "loss does not, the model overfits."
+        f"any, {measured}. If the training loss falls and the {run.name} loss does not, the model overfits."
     )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FORMATS = ("svg", "png", "pdf")
 SIZE = (7.0, 4.2)  # inches
 DOTS_PER_INCH = 160  # of a png
-TRAINING_COLOUR, HELD_OUT_COLOUR = "#4878a8", "#c44e1b"  # safe for colour blindness; the line styles differ too
+TRAINING_COLOUR, VALIDATION_COLOUR = "#4878a8", "#c44e1b"  # safe for colour blindness; the line styles differ too
 STYLE: dict[Any, Any] = {  # the keys are matplotlib's
     "svg.hashsalt": "llmcli", "svg.fonttype": "path", "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4", "axes.axisbelow": True,
@@ -34,7 +34,7 @@ def format_of(path: Path) -> str:
 
 
 def draw(curve: Curve, title: str, format_: str) -> bytes:
-    """Training and held-out bits per byte by step, as a file in one of FORMATS.
+    """Training and validation bits per byte by step, as a file in one of FORMATS.
 
     The first INITIAL_SHARE of the steps does not set the top of the scale, as in the terminal's charts. Raises
     LLMError if matplotlib is not installed.
@@ -57,15 +57,15 @@ def draw(curve: Curve, title: str, format_: str) -> bytes:
 
 
 def _draw_lines(axes: "Axes", curve: Curve) -> None:
-    axes.plot(curve.steps, curve.training, color=TRAINING_COLOUR, linewidth=1.4, label="training text")
-    if curve.held_out:
+    axes.plot(curve.steps, curve.training, color=TRAINING_COLOUR, linewidth=1.4, label="training")
+    if curve.validation:
         axes.plot(
-            curve.held_out_steps, curve.held_out, color=HELD_OUT_COLOUR, linewidth=1.4, linestyle="--", marker="o",
-            markersize=4.5, markerfacecolor="white", label="held-out text (interim)",
+            curve.validation_steps, curve.validation, color=VALIDATION_COLOUR, linewidth=1.4, linestyle="--",
+            marker="o", markersize=4.5, markerfacecolor="white", label=curve.label,
         )  # fmt: skip
-        best = min(curve.held_out)
+        best = min(curve.validation)
         label = f"best: {units.bits_per_byte(best)}"
-        axes.axhline(best, color=HELD_OUT_COLOUR, linewidth=0.8, linestyle=":", label=label)
+        axes.axhline(best, color=VALIDATION_COLOUR, linewidth=0.8, linestyle=":", label=label)
 
 
 def _label(axes: "Axes", curve: Curve, title: str) -> None:
@@ -82,7 +82,10 @@ def _label(axes: "Axes", curve: Curve, title: str) -> None:
 
 def _y_range(curve: Curve) -> tuple[float, float]:
     """The lowest value, and the highest after the first INITIAL_SHARE of the steps; never equal."""
-    points = [*zip(curve.steps, curve.training, strict=True), *zip(curve.held_out_steps, curve.held_out, strict=True)]
+    points = [
+        *zip(curve.steps, curve.training, strict=True),
+        *zip(curve.validation_steps, curve.validation, strict=True),
+    ]
     first, last = min(step for step, _ in points), max(step for step, _ in points)
     start = first + INITIAL_SHARE * (last - first)
     low, high = min(bits for _, bits in points), max(bits for step, bits in points if step >= start)

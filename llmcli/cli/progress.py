@@ -37,7 +37,7 @@ class _Status:
 class TrainingView:
     """Shows a run: in a terminal a bar, figures and a growing chart, elsewhere periodic lines.
 
-    `bytes_per_token` converts the training loss to bits per byte, the unit of the held-out figures. `answers` is given
+    `bytes_per_token` converts the training loss to bits per byte, the unit of the validation loss. `answers` is given
     where these are of answers in conversations: (the progress from which on the run trains on them, 0 to 1; their bytes
     per token). With `hidden` nothing is drawn in a terminal, for a run whose events a program reads.
     """
@@ -46,7 +46,7 @@ class TrainingView:
         self, bytes_per_token: float, *, hidden: bool = False, answers: tuple[float, float] | None = None
     ) -> None:
         self._bytes_per_token, self._answers = bytes_per_token, answers
-        self._held_out_name = "held-out answers" if answers else "held-out"
+        self._validation_name = "validation answers" if answers else "validation"
         self._curve = ThinnedCurve()
         self._evaluations: list[tuple[int, float]] = []  # (step, bits per byte)
         self._loss = math.nan  # moving average, nats per token
@@ -90,7 +90,7 @@ class TrainingView:
         self._show(seconds, self._status)
 
     def evaluation(self, step: int, bits_per_byte: float) -> None:
-        """The held-out text, mostly a part of it, was evaluated: an interim figure."""
+        """The validation slice was evaluated."""
         self._evaluations.append((step, bits_per_byte))
 
     def sample(self, prompt: str, text: str) -> None:
@@ -111,12 +111,12 @@ class TrainingView:
             console.note(self._line(status))
 
     def _line(self, status: _Status) -> str:
-        held_out = ""
+        validation = ""
         if self._evaluations:
-            held_out = f"  {self._held_out_name} (interim) {units.bits_per_byte(self._evaluations[-1][1])} bits/byte"
+            validation = f"  {self._validation_name} {units.bits_per_byte(self._evaluations[-1][1])} bits/byte"
         return (
             f"{status.progress:4.0%}  step {status.step:,}  {clock(status.seconds_left)} left  "
-            f"{status.tokens_per_second:,.0f} tokens/s  loss {self._loss:.3f}{held_out}"
+            f"{status.tokens_per_second:,.0f} tokens/s  loss {self._loss:.3f}{validation}"
         )
 
     # ---- the live view
@@ -149,22 +149,22 @@ class TrainingView:
         return [
             Text.assemble(("━" * filled, "green"), ("─" * (width - filled), "bright_black"), f" {figures}"),
             Text(f"step {status.step:,}  epoch {status.epoch:.1f}  loss {self._loss:.3f} nats/token"),
-            Text(f"bits per byte: training {training}{self._held_out()}"),
+            Text(f"bits per byte: training {training}{self._validation()}"),
         ]
 
     def _bits_per_byte(self, loss: float, progress: float) -> float:
-        """A training loss, in nats per token, in the unit of the held-out figures."""
+        """A training loss, in nats per token, in the unit of the validation loss."""
         bytes_per_token = self._bytes_per_token
         if self._answers and progress > self._answers[0]:
             bytes_per_token = self._answers[1]
         return loss / (math.log(2) * bytes_per_token)
 
-    def _held_out(self) -> str:
+    def _validation(self) -> str:
         if not self._evaluations:
             return ""
         step, best = min(self._evaluations, key=lambda evaluation: evaluation[1])
         newest = units.bits_per_byte(self._evaluations[-1][1])
-        return f"  {self._held_out_name} (interim) {newest}  best {units.bits_per_byte(best)} (step {step:,})"
+        return f"  {self._validation_name} {newest}  best {units.bits_per_byte(best)} (step {step:,})"
 
     def _chart(self, columns: int, height: int) -> "list[Text]":
         from rich.text import Text
@@ -172,7 +172,7 @@ class TrainingView:
         marks = [step for step, _ in self._evaluations], [bits for _, bits in self._evaluations]
         legend = "bits per byte"
         if self._evaluations:
-            legend += f": ⠒⠒ training  {charts.MARK} {self._held_out_name} (interim)"
+            legend += f": ⠒⠒ training  {charts.MARK} {self._validation_name}"
         *lines, axis = charts.curve(
             [self._curve.points()], columns, height, marks=marks, initial_share=INITIAL_SHARE, legend=legend
         )

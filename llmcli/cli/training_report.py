@@ -42,7 +42,7 @@ def show_plan(plan: "Plan", *, dry_run: bool, json_: bool) -> None:
 def show_event(
     event: "Step | Evaluation | Sample", view: "TrainingView", *, json_: bool, of_answers: bool = False
 ) -> None:
-    """An event of the trainer; `of_answers` is whether the held-out figures are of answers in conversations. Raises
+    """An event of the trainer; `of_answers` is whether the validation figures are of answers in conversations. Raises
     OSError if stdout cannot be written to."""
     from llmcli.training import events
 

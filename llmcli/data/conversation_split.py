@@ -1,4 +1,4 @@
-"""Which conversations are held out for validation. Deterministic, so that `llm eval` finds the same ones again."""
+"""Which conversations are held out. Deterministic, so that `llm eval` finds the same ones again."""
 
 import math
 from collections.abc import Sequence

@@ -70,6 +70,7 @@ _RECORD: dict[str, Schema] = {  # of a training run
     "train": OBJECT,
     "train_bytes": COUNT,
     "train_tokens": COUNT,
+    "validation": {"tokens": COUNT, "conversations": COUNT},
     "verdict": [TEXT],
     "versions": OBJECT,
 }

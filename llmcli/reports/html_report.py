@@ -200,8 +200,9 @@ def _curve_data(curve: Curve) -> dict[str, object]:
     return {
         "steps": curve.steps,
         "training": [round(bits, 4) for bits in curve.training],
-        "held_out_steps": curve.held_out_steps,
-        "held_out": [round(bits, units.BITS_PER_BYTE_DIGITS) for bits in curve.held_out],
+        "validation_steps": curve.validation_steps,
+        "validation": [round(bits, units.BITS_PER_BYTE_DIGITS) for bits in curve.validation],
+        "label": curve.label,
         "summary": _curve_summary(curve),
     }
 
@@ -209,15 +210,15 @@ def _curve_data(curve: Curve) -> dict[str, object]:
 def _curve_summary(curve: Curve) -> str:
     """The sentence below the chart of a run."""
     first, last = (units.bits_per_byte(bits) for bits in (curve.training[0], curve.training[-1]))
-    steps = max([*curve.steps, *curve.held_out_steps])
+    steps = max([*curve.steps, *curve.validation_steps])
     summary = f"The training loss went from {first} to {last} bits per byte in {steps:,} steps"
-    if not curve.held_out:
+    if not curve.validation:
         return f"{summary}."
-    best = min(curve.held_out)
-    step = curve.held_out_steps[curve.held_out.index(best)]
+    best = min(curve.validation)
+    step = curve.validation_steps[curve.validation.index(best)]
     return (
-        f"{summary}; the best interim loss on held-out text was {units.bits_per_byte(best)} at step {step:,}. The "
-        "final figure is in the record."
+        f"{summary}; the lowest {curve.label} loss was {units.bits_per_byte(best)} at step {step:,}. The "
+        "loss on held-out text is in the record."
     )
 
 

@@ -95,6 +95,7 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         *_conversations(record),
         ("steps", _steps(record)),
         ("best weights", f"step {record.get('best_step', 0):,}"),
+        *_validation(record),
         ("held-out", _held_out_loss(record)),
         *_memorization(record),
         *_experts(record),
@@ -133,8 +134,16 @@ def _steps(record: Record) -> str:
     return f"{record.get('steps', 0):,} ({record.get('epochs', 0):.2f} epochs){interrupted}"
 
 
+def _validation(record: Record) -> list[tuple[str, str]]:
+    """The part of the training data that chose the weights."""
+    size = record.get("validation", {})
+    if "conversations" in size:
+        return [("validation", f"{size['conversations']:,} of the training conversations, not trained on")]
+    return [("validation", f"{size['tokens']:,} tokens of the training text, not trained on")] if size else []
+
+
 def _held_out_loss(record: Record) -> str:
-    """The loss at the end of a run, and how it was measured; those in the curve are interim, mostly of less text."""
+    """The loss at the end of a run, and how it was measured."""
     bits = record.get("bits_per_byte")
     if not bits:
         return "not measured"

@@ -1,8 +1,8 @@
 """Temperature calibration (arXiv:1706.04599, section 4.2): a trained model is overconfident about new text.
 
-After several epochs a model predicts with more certainty than held-out text of the same kind justifies. A part of the
-training text is therefore kept out of training. On it one factor for all logits is fitted, the inverse of a
-temperature, and multiplied into the gain of the final norm, so that every program that opens the file benefits.
+After several epochs a model predicts with more certainty than new text of the same kind justifies. On the validation
+slice, which it is not trained on, one factor for all logits is fitted, the inverse of a temperature, and multiplied
+into the gain of the final norm, so that every program that opens the file benefits.
 """
 
 import contextlib
@@ -12,23 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.data.batches import Tokens, TokensWithoutSpans
 from llmcli.models.torch_scoring import fit_inverse_temperature
 from llmcli.models.transformer import LanguageModel
-
-
-def reserve_tokens(tokens: Tokens, count: int, context: int) -> tuple[Tokens, NDArray[np.int64]]:
-    """(training tokens, calibration windows [B, context + 1] of about `count` tokens).
-
-    The windows are taken evenly from the whole text: its end alone may differ from the rest, such as by the names in a
-    last chapter.
-    """
-    windows = count // (context + 1)
-    if not windows:
-        return tokens, np.empty((0, context + 1), np.int64)
-    starts = ((np.arange(windows) + 0.5) / windows * (len(tokens) - context - 1)).astype(np.int64)
-    reserved = tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64)
-    return TokensWithoutSpans(tokens, starts, context + 1), reserved
 
 
 class Calibration:
@@ -41,7 +26,7 @@ class Calibration:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[float]:
-        """Inside, the model is calibrated. Yields the factor on the logits: 1.0 without calibration windows."""
+        """Inside, the model is calibrated. Yields the factor on the logits: 1.0 without windows."""
         if not len(self._ids):
             yield 1.0
             return

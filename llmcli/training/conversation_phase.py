@@ -10,6 +10,7 @@ from llmcli.training.held_out_questions import greedy_answer, longest_answer, qu
 from llmcli.training.plan import ConversationSettings
 from llmcli.training.position import Position
 from llmcli.training.prepare_conversations import PreparedConversations
+from llmcli.training.validation_slice import reserve_conversations
 
 
 class ConversationPhase:
@@ -24,8 +25,9 @@ class ConversationPhase:
     ) -> None:
         self._conversations, self._chosen, self._settings = conversations, chosen, settings
         self._tokenizer = tokenizer
+        training, self.validation = reserve_conversations(conversations.training, chosen.validation)
         self._batches = ConversationBatches(
-            conversations.training, settings.context, settings.batch_size, settings.seed, tokenizer.eos_id
+            training, settings.context, settings.batch_size, settings.seed, tokenizer.eos_id
         )
         self._question = next(questions(conversations))
 

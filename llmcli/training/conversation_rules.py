@@ -28,6 +28,10 @@ DIVERGENCE_WEIGHT = 5.0  # in the loss
 DIVERGENCE_TOKENS = 0.25  # tokens of that text in a step, as a part of those of the batch
 DIVERGENCE_COST = 0.4  # the time they take, as a part of that of the batch
 
+# "What is reported has chosen nothing"
+VALIDATION_SHARE = 1 / 32  # of the training conversations are in the validation slice ...
+MIN_VALIDATION = 32  # ... or none, if that would be fewer; at most as many as have `rules.eval_tokens` tokens
+
 # The part of a run in which conversations follow text
 SHARE, LARGEST_SHARE, SMALLEST_SHARE = 0.3, 0.8, 0.05
 
@@ -84,8 +88,7 @@ def batches_per_epoch(request: Request) -> int:
 def max_epochs(request: Request, data: CorpusSize, base: ModelConfig | None) -> float:
     """The number of epochs of conversations after which a run ends, unless the user fixes it.
 
-    Few conversations need many epochs, since each is only one example. The weights with the best held-out answers are
-    kept.
+    Few conversations need many epochs, since each is only one example.
     """
     epochs, steps = (FINE_TUNING_EPOCHS, FINE_TUNING_STEPS) if base else (EPOCHS, STEPS)
     smallest_batch = min(request.batch_tokens or rules.CPU_BATCH_TOKENS[0], data.tokens / batches_per_epoch(request))
@@ -150,19 +153,31 @@ def base_divergence(*, has_text: bool, base: ModelConfig | None) -> Decision[flo
     return Decision(0.0, "there is no base model" if base is None else "would undo what the text added")
 
 
+def validation(size: ConversationSize, tokens: float) -> Decision[int]:
+    """Training conversations in the validation slice; `tokens` is the number of training tokens."""
+    most = rules.eval_tokens(tokens) * len(size.lengths) // sum(size.lengths)
+    count = min(int(len(size.lengths) * VALIDATION_SHARE), most)
+    if count < MIN_VALIDATION:
+        return Decision(0, "there are too few conversations; the weights of the end are kept")
+    return Decision(count, "spread evenly, not trained on; the weights with the lowest loss of their answers are kept")
+
+
 def decisions(
     request: Request,
     model: ModelConfig,
+    size: ConversationSize,
     conversations: CorpusSize,
     phases: Phases | None,
     tokens: float,
     base: ModelConfig | None = None,
 ) -> ConversationDecisions:
-    """How a run of `tokens` training tokens trains on conversations: in one of two `phases`, if there is text."""
+    """How a run of `tokens` training tokens trains on conversations of this `size`, packed as `conversations`: in one
+    of two `phases`, if there is text."""
     part = phases.share(tokens) if phases else Decision(1.0, "there is no plain text")
     epochs = part.value * tokens / conversations.tokens
     dropout = rules.dropout(request, model, conversations.tokens, epochs)
-    return ConversationDecisions(part, dropout, base_divergence(has_text=phases is not None, base=base))
+    divergence = base_divergence(has_text=phases is not None, base=base)
+    return ConversationDecisions(part, dropout, divergence, validation(size, tokens))
 
 
 def bpe_dropout() -> Decision[float]:
@@ -170,6 +185,6 @@ def bpe_dropout() -> Decision[float]:
     return Decision(0.0, "not used with conversations")
 
 
-def calibration() -> Decision[int]:
-    """None, in tokens."""
-    return Decision(0, "not used with conversations")
+def calibration() -> Decision[bool]:
+    """None."""
+    return Decision(False, "not used with conversations")

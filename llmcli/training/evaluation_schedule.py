@@ -1,4 +1,4 @@
-"""When a run evaluates held-out text, on how many tokens of it, and in windows of which length. Pure arithmetic."""
+"""When a run evaluates the validation slice, and how much of the held-out text at its end. Pure arithmetic."""
 
 from dataclasses import dataclass
 
@@ -37,14 +37,14 @@ def final_context(longest: int, context: int) -> int:
     return min(longest, max(EVALUATION_CONTEXT, context))
 
 
-def final_evaluation_tokens(trained: int, evaluated: int, held_out: int) -> int:
+def final_evaluation_tokens(trained: int, least: int, held_out: int) -> int:
     """Tokens that the final evaluation covers, of `held_out`: as many as is reasonable after training on `trained`
-    tokens, and no fewer than the `evaluated` of each evaluation before.
+    tokens, and no fewer than `least`.
 
-    >>> final_evaluation_tokens(trained=120_000, evaluated=4096, held_out=50_000)
+    >>> final_evaluation_tokens(trained=120_000, least=4096, held_out=50_000)
     20000
-    >>> final_evaluation_tokens(trained=10**7, evaluated=4096, held_out=10**9)
+    >>> final_evaluation_tokens(trained=10**7, least=4096, held_out=10**9)
     625000
     """
     affordable = max(min(FINAL_TOKENS, trained // 6), min(trained // FINAL_DIVISOR, MAX_FINAL_TOKENS))
-    return min(max(affordable, evaluated), held_out)
+    return min(max(affordable, least), held_out)

@@ -27,7 +27,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The model was evaluated on a part of the held-out text."""
+    """The model was evaluated on the validation slice."""
 
     step: int
     bits_per_byte: float
@@ -63,7 +63,7 @@ class Done:
     step: int
     best_step: int
     seconds: float
-    score: Score | None  # of the best weights, on the held-out text
+    score: Score | None  # of these weights, on the held-out data
     interrupted: bool
     problem: str = ""  # why the run could not continue, if it could not
     base_score: Score | None = None  # of the model that the run started from, on the same text

@@ -102,6 +102,7 @@ class ConversationDecisions:
     share: Decision[float]  # of the run, at its end
     dropout: Decision[float]  # in that part
     base_divergence: Decision[float]  # weight in the loss
+    validation: Decision[int]  # conversations in the validation slice
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,12 @@ class TrainDecisions:
     steps: Decision[int]
     dropout: Decision[float]
     bpe_dropout: Decision[float]
-    calibration: Decision[int]  # tokens
+    validation: Decision[int]  # tokens of text in the validation slice
+    calibration: Decision[bool]  # of the temperature
     weight_decay: Decision[float]
     recipe: Decision[str]  # the reason is for its optimizer
     learning_rate: Decision[float]  # multiplier of the recipe's rates
-    eval_tokens: Decision[int]
+    eval_tokens: int
     conversations: ConversationDecisions | None = None  # None: plain text only
 
     def settings(self, request: Request) -> TrainConfig:
@@ -132,12 +134,13 @@ class TrainDecisions:
             lr=self.learning_rate.value,
             dropout=self.dropout.value,
             token_split=self.bpe_dropout.value,
-            calibration_tokens=self.calibration.value,
+            calibration_tokens=self.validation.value,
+            calibrates=self.calibration.value,
             weight_decay=self.weight_decay.value,
             induction=self.induction.value,
             recipe=self.recipe.value,
             lora_rank=request.lora,
-            eval_tokens=self.eval_tokens.value,
+            eval_tokens=self.eval_tokens,
             seed=request.seed,
             device=request.device,
             dtype=request.dtype,
@@ -165,9 +168,14 @@ class ConversationSettings:
     dropout: float = 0.0  # in that part
     new_tokens: int = 0  # tokens at the end of the vocabulary that the base model does not have
     base_divergence: float = 0.0  # weight in the loss of the divergence from the base model
+    validation: int = 0  # training conversations in the validation slice
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1 or not 0 <= self.dropout < 1 or min(self.new_tokens, self.base_divergence) < 0:
+        if (
+            not 0 < self.share <= 1
+            or not 0 <= self.dropout < 1
+            or min(self.new_tokens, self.base_divergence, self.validation) < 0
+        ):
             raise ValueError(f"no run trains on conversations with {self}")
 
 

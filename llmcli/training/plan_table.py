@@ -77,7 +77,8 @@ def _train_rows(
         *_conversation_rows(training),
         PlanRow("dropout", f"{training.dropout.value:g}", training.dropout.reason),
         PlanRow("BPE-dropout", _percent(training.bpe_dropout.value), training.bpe_dropout.reason),
-        PlanRow("calibration", _tokens(training.calibration.value), training.calibration.reason),
+        _validation_row(training),
+        PlanRow("calibration", "on" if training.calibration.value else "off", training.calibration.reason),
         PlanRow("weight decay", f"{training.weight_decay.value:g}", training.weight_decay.reason),
     ]
     if request.lora:
@@ -120,8 +121,11 @@ def _percent(rate: float) -> str:
     return f"{rate:.0%}" if rate else "off"
 
 
-def _tokens(count: int) -> str:
-    return f"{count:,} tokens" if count else "none"
+def _validation_row(training: TrainDecisions) -> PlanRow:
+    chosen, unit = training.validation, "token"
+    if training.conversations:
+        chosen, unit = training.conversations.validation, "conversation"
+    return PlanRow("validation", units.count(chosen.value, unit) if chosen.value else "none", chosen.reason)
 
 
 def learning_rate(recipe: str, multiplier: float, model: ModelConfig) -> str:

@@ -158,6 +158,8 @@ class _Run:
             tokens = float(request.steps * batch_size.value * context)
         epochs = tokens / data.tokens
         recipe = rules.optimizer(request, self.base)
+        no_text = Decision(0, "of the conversations")
+        validation = no_text if self.conversations else rules.validation(data, tokens)
         return TrainDecisions(
             seconds=self.budget,
             context=self.context,
@@ -168,9 +170,10 @@ class _Run:
             if alone
             else rules.dropout(request, model, data.tokens, epochs),
             bpe_dropout=conversation_rules.bpe_dropout() if alone else rules.bpe_dropout(model, data.tokens, epochs),
+            validation=validation,
             calibration=conversation_rules.calibration()
             if self.conversations
-            else rules.calibration(request, data, context, epochs),
+            else rules.calibration(request, validation.value, epochs),
             weight_decay=rules.weight_decay(),
             recipe=recipe,
             learning_rate=rules.learning_rate(request, recipe.value),
@@ -179,9 +182,11 @@ class _Run:
         )
 
     def _decide_conversations(self, model: ModelConfig, tokens: float) -> ConversationDecisions | None:
-        if self.packed is None:
+        if self.packed is None or self.conversations is None:
             return None
-        return conversation_rules.decisions(self.request, model, self.packed, self.phases, tokens, self.base)
+        return conversation_rules.decisions(
+            self.request, model, self.conversations, self.packed, self.phases, tokens, self.base
+        )
 
     def sharding(self, model: ModelConfig, train: TrainConfig) -> Decision[bool]:
         return rules.sharding(self.request, model, train, self.memory)
@@ -237,7 +242,12 @@ def _conversation_settings(training: TrainDecisions, *, sharded: bool) -> Conver
         return None
     if sharded:  # the base model would have to generate text
         chosen = replace(chosen, base_divergence=Decision(0.0, "not with sharded weights"))
-    return ConversationSettings(chosen.share.value, chosen.dropout.value, base_divergence=chosen.base_divergence.value)
+    return ConversationSettings(
+        chosen.share.value,
+        chosen.dropout.value,
+        base_divergence=chosen.base_divergence.value,
+        validation=chosen.validation.value,
+    )
 
 
 def _too_few_steps(run: _Run, steps: float) -> str:

@@ -17,7 +17,7 @@ class Position:
     evaluated_step: int = 0  # of the last evaluation
     evaluated_progress: float = 0.0
     best_step: int = 0
-    best_bits: float | None = None  # per byte of held-out text; None before the first evaluation
+    best_bits: float | None = None  # per byte of the validation slice; None before the first evaluation
     best_factor: float = 1.0  # on the logits of the best weights (calibration.py)
     dropout: float = 0.0
     token_split: float = 0.0  # BPE-dropout

@@ -173,7 +173,7 @@ class _Split:
         if not self.held_out_bytes:
             text = f"{self.train_bytes:,} for training, nothing held out"
         elif self.is_from_corpus:
-            text = f"{self.train_bytes:,} for training, {self.held_out_bytes:,} held out for validation"
+            text = f"{self.train_bytes:,} for training, {self.held_out_bytes:,} held out"
         else:
             text = f"all for training; validation on the {self.held_out_bytes:,} bytes of {self.source}"
         if read_bytes < self.train_bytes:

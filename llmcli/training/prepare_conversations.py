@@ -176,7 +176,7 @@ class PreparedConversations:
 
     def _remarks(self) -> Iterator[str]:
         divided, files = self.encoded.divided, self.encoded.divided.inputs.files
-        held_out = f"{len(self.held_out):,} held out for validation" if len(self.held_out) else "nothing held out"
+        held_out = f"{len(self.held_out):,} held out" if len(self.held_out) else "nothing held out"
         yield f"{len(self.training):,} for training, {held_out}"
         names = ", ".join(Path(file.name).name for file in files[:MAX_NAMES])
         more = f" and {len(files) - MAX_NAMES} more files" if len(files) > MAX_NAMES else ""

@@ -48,12 +48,13 @@ def training_record(
     final: FinalEvaluation,
     *,
     train_tokens: int,
+    validation: Mapping[str, int],
     sample_prompt: str | None,
     interrupted: bool,
     problem: str,
 ) -> dict[str, Any]:
-    """The record of a run, without its corpus and its clock. Keys are always in the same order: a file is a function
-    of the corpus, the options and the seed."""
+    """The record of a run, without its corpus and its clock. `validation` is the size of the validation slice, empty if
+    there is none. Keys are always in the same order: a file is a function of the corpus, the options and the seed."""
     tokens = position.step * plan.train.batch_size * plan.train.context
     score, base = final.score, final.base_score
     return {
@@ -74,6 +75,7 @@ def training_record(
         **_given("not_evaluated", final.problem),
         "held_out_measured": score and _measured(score, final.context, plan.model.max_position_embeddings),
         **_given("plain_text", final.plain_text and final.plain_text.as_record()),
+        **_given("validation", validation),
         "curve": history.curve(),
         **_samples(plan.model.parameters, history, sample_prompt),
     }

@@ -45,10 +45,11 @@ BPE_DROPOUT = ((4.5, 0.0), (math.inf, 0.15))
 LARGE_PARAMETERS, LARGE_PARAMETERS_PER_TOKEN, LARGE_EPOCHS = 500_000, 4.0, 12.0
 LARGE_DROPOUT = LARGE_BPE_DROPOUT = 0.3
 
+# "What is reported has chosen nothing"
+VALIDATION_SHARE = 1 / 64  # of the training tokens are in the validation slice ...
+MIN_VALIDATION_TOKENS = 512  # ... or none, if that would be fewer; at most as many as `eval_tokens`
 # Temperature calibration, "A 15-minute run, five times as fast"
 CALIBRATION_EPOCHS = 6.0  # fewer do not make a model overconfident
-CALIBRATION_SHARE = 1 / 64  # of the training tokens ...
-CALIBRATION_TOKENS = (1024, 8192)  # ... at least and at most
 
 EVAL_DIVISOR, EVAL_TOKENS = 400, (4096, 65_536)  # training tokens per evaluated token; least and most tokens
 
@@ -261,23 +262,29 @@ def _rate(table: Sequence[tuple[float, float]], epochs: float) -> float:
     return next(rate for limit, rate in table if epochs <= limit)
 
 
-def calibration(request: Request, text: CorpusSize, context: int, epochs: float) -> Decision[int]:
-    """Tokens held out for temperature calibration: whole windows with the token after each."""
+def validation(text: CorpusSize, tokens: float) -> Decision[int]:
+    """Tokens of the training text in the validation slice; `tokens` is the number of training tokens."""
+    count = min(int(text.tokens * VALIDATION_SHARE), eval_tokens(tokens))
+    if count < MIN_VALIDATION_TOKENS:
+        return Decision(0, "the text is too short; the weights of the end are kept")
+    return Decision(count, "spread over the training text, not trained on; the weights with the lowest loss are kept")
+
+
+def calibration(request: Request, validation_tokens: int, epochs: float) -> Decision[bool]:
+    """Whether the temperature is calibrated on the validation slice."""
     if request.lora:
-        return Decision(0, "not used with LoRA")
+        return Decision(False, "not used with LoRA")
     if epochs <= CALIBRATION_EPOCHS:
-        return Decision(0, f"not needed for about {units.epochs(epochs)}")
-    least, most = CALIBRATION_TOKENS
-    tokens = min(int(text.tokens * CALIBRATION_SHARE), most) // (context + 1) * (context + 1)
-    if tokens < least:
-        return Decision(0, "the corpus is too small")
-    return Decision(tokens, "held out for temperature calibration")
+        return Decision(False, f"not needed for about {units.epochs(epochs)}")
+    if not validation_tokens:
+        return Decision(False, "the text is too short")
+    return Decision(True, "the temperature is fitted on the validation slice")
 
 
-def eval_tokens(tokens: float) -> Decision[int]:
-    """Held-out tokens of an evaluation during the run, by the number of training tokens."""
+def eval_tokens(tokens: float) -> int:
+    """Tokens of an evaluation, a small part of the time of the run, by the number of training tokens."""
     least, most = EVAL_TOKENS
-    return Decision(min(max(int(tokens / EVAL_DIVISOR), least), most), "a small part of the time of the run")
+    return min(max(int(tokens / EVAL_DIVISOR), least), most)
 
 
 def weight_decay() -> Decision[float]:

@@ -28,7 +28,7 @@ from llmcli.models.open_runtime import open_trained
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.base_behaviour import BaseBehaviour
 from llmcli.training.batch_schedule import BatchSchedule
-from llmcli.training.calibration import Calibration, reserve_tokens
+from llmcli.training.calibration import Calibration
 from llmcli.training.compute import Compute
 from llmcli.training.conversation_phase import ConversationPhase
 from llmcli.training.cost_model import micro_batches
@@ -48,7 +48,8 @@ from llmcli.training.record import FinalEvaluation, training_record
 from llmcli.training.run_clock import RunClock
 from llmcli.training.shares import share_gradients
 from llmcli.training.thread_tuner import ThreadTuner
-from llmcli.training.validation import Validator
+from llmcli.training.validation import HeldOutEvaluation, Validator
+from llmcli.training.validation_slice import reserve_tokens
 
 TIE_MARGIN = 0.002  # evaluations that differ by less, relatively, count as equal
 SAMPLE_TOKENS = 48
@@ -95,7 +96,7 @@ class Run:
         self.model = _initial_model(plan, start, tokenizer.vocab_size, leader)
         group = leader.group if leader else None
         self._optimizer = Optimizer(self.model, settings, plan.model.hidden_size, group, sharded=self._sharded)
-        train_tokens, calibration_windows = reserve_tokens(tokens, settings.calibration_tokens, settings.context)
+        train_tokens, self.validation_windows = reserve_tokens(tokens, settings.calibration_tokens, settings.context)
         self._train_tokens = len(train_tokens)
         self._batches = BatchSchedule(train_tokens, settings, tokenizer)
         self._conversations: ConversationPhase | None = None
@@ -111,11 +112,16 @@ class Run:
                 self._base_behaviour = BaseBehaviour(self.model, tokenizer, settings, weight)
         self._is_compiled = compile_layers(self.model, settings)
         self._window = 0  # tokens in a window of the last step
-        self._calibration = Calibration(self.model, calibration_windows)
-        models = 2 if start else 1
+        self._calibration = Calibration(self.model, self.validation_windows[: None if settings.calibrates else 0])
         self._validator = Validator(
+            self.model,
+            tokenizer,
+            self._conversations.validation if self._conversations else self.validation_windows,
+            self._compute,
+        )
+        self._held_out = HeldOutEvaluation(
             self.model, tokenizer, self._conversations.held_out if self._conversations else held_out, settings,
-            final_models=models, compute=self._compute,
+            models=2 if start else 1, compute=self._compute,
         )  # fmt: skip
         self._history = History()
         self.position = Position(dropout=settings.dropout, token_split=settings.token_split)
@@ -167,7 +173,8 @@ class Run:
     def _final_cost(self) -> float:
         """The cost of the evaluations after the last step, as a number of tokens of an evaluation during the run."""
         plain_text = self._plain_text.cost if self._plain_text else 0.0
-        return self._validator.remaining_cost(self._seen_tokens) + self._calibration.tokens + plain_text
+        held_out = self._held_out.cost(self._seen_tokens)
+        return held_out + self._validator.tokens + self._calibration.tokens + plain_text
 
     def _adapt_regularization(self) -> None:
         """Adapt regularization to the number of epochs that the run will reach at its current speed."""
@@ -309,26 +316,41 @@ class Run:
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether the current weights were evaluated, or there is no held-out text."""
+        """Whether the current weights were evaluated, or there is no validation slice."""
         return not self._validator.tokens or self.position.evaluated_step >= self.position.step
 
     def is_evaluation_due(self) -> bool:
-        """Whether the schedule says so, or the run is over."""
-        position, evaluated = self.position, self._validator.tokens
-        if not evaluated:
-            return False
+        """Whether the schedule says so, or the run is over. Without a validation slice only a sample is due."""
+        position, evaluated = self.position, self._validator.tokens or self._settings.eval_tokens
         trained = (position.step - position.evaluated_step) * self._step_tokens
         return self.is_over or self._schedule.is_due(
             trained, evaluated, position.progress - position.evaluated_progress
         )
 
     def evaluate(self, hurried: bool = False) -> Iterator[Event]:
-        """Evaluate the current weights, keep them if they are the best so far, and generate a sample. Yields nothing
-        if that was interrupted, or without held-out text."""
-        if not self._validator.tokens:
-            return
+        """Evaluate the current weights on the validation slice, keep them if they are the best so far, and generate a
+        sample. Yields nothing if that was interrupted; without a slice the sample alone, unless `hurried`."""
         position = self.position
-        patience = FINAL_PATIENCE if hurried else STEP_PATIENCE
+        weights = None
+        if self._validator.tokens:
+            measured = self._measure(FINAL_PATIENCE if hurried else STEP_PATIENCE)
+            if measured is None:
+                return
+            bits, weights, factor = measured
+            self._history.add_evaluation(position.step, bits)
+            is_best = self._keep_if_best(bits, weights, factor)
+            yield Evaluation(position.step, bits, is_best)
+        elif hurried:
+            return
+        position.evaluated_step, position.evaluated_progress = position.step, position.progress
+        if self._sample_prompt and self._plan.model.parameters <= MAX_SAMPLING_PARAMETERS:
+            text = self._sample(weights or self.model.to_arrays(), self._sample_prompt)
+            self._history.add_sample(position.step, text)
+            yield Sample(position.step, self._sample_prompt, text)
+
+    def _measure(self, patience: float) -> tuple[float, dict[str, NDArray[np.float32]], float] | None:
+        """(bits per byte of the validation slice, the current weights, the factor on their logits); None if that was
+        interrupted."""
         compiles = self._is_compiled and not self._validator.evaluated_tokens
         try:
             with self._all_threads(), self._interruptible(self.model, patience), self._calibration.applied() as factor:
@@ -338,16 +360,9 @@ class Run:
                 self._time_evaluation(self._now() - began, self._validator.evaluated_tokens, compiles)
                 weights = self.model.to_arrays()
         except CutShortError:
-            return
-        bits = round(score.bits_per_byte, 6)  # as in the record, so that every display of it rounds the same number
-        position.evaluated_step, position.evaluated_progress = position.step, position.progress
-        self._history.add_evaluation(position.step, bits)
-        is_best = self._keep_if_best(bits, weights, factor)
-        yield Evaluation(position.step, bits, is_best)
-        if self._sample_prompt and self._plan.model.parameters <= MAX_SAMPLING_PARAMETERS:
-            text = self._sample(weights, self._sample_prompt)
-            self._history.add_sample(position.step, text)
-            yield Sample(position.step, self._sample_prompt, text)
+            return None
+        # as in the record, so that every display of it rounds the same number
+        return round(score.bits_per_byte, 6), weights, factor
 
     def _sample(self, weights: dict[str, NDArray[np.float32]], prompt: str) -> str:
         """A continuation of the prompt; of conversations, the greedy answer to a held-out question."""
@@ -448,8 +463,8 @@ class Run:
         seconds = self._elapsed
         record = copy.deepcopy(record) | training_record(
             self._plan, position, self._history, final,
-            train_tokens=self._train_tokens, sample_prompt=self._sample_prompt, interrupted=interrupted,
-            problem=self.problem,
+            train_tokens=self._train_tokens, validation=self._validation_size(), sample_prompt=self._sample_prompt,
+            interrupted=interrupted, problem=self.problem,
         )  # fmt: skip
         if self._conversations:
             record["conversations"] |= self._conversations.record(position)
@@ -468,8 +483,17 @@ class Run:
             adapters=self._best_adapters,
         )
 
+    def _validation_size(self) -> dict[str, int]:
+        """Of the validation slice, for the record; empty if there is none."""
+        if self._conversations:
+            slice_ = self._conversations.validation
+            return {"conversations": len(slice_), "tokens": slice_.targets} if len(slice_) else {}
+        windows = self.validation_windows
+        return {"tokens": windows.size} if len(windows) else {}
+
     def _keep_last_weights(self) -> None:
-        """Without any evaluation, the last weights count as the best, calibrated. Raises LLMError if they are NaN."""
+        """Without a validation slice, or in a run too short for an evaluation, the last weights are kept, calibrated if
+        possible. Raises LLMError if they are NaN."""
         with eager_without_compiler(self._settings), self._calibration.applied() as self.position.best_factor:
             self._best, self.position.best_step = self.model.to_arrays(), self.position.step
         if self.problem or not all(np.isfinite(array).all() for array in self._best.values()):
@@ -485,18 +509,16 @@ class Run:
             return FinalEvaluation(problem=NO_MEMORY)
 
     def _final_evaluation(self, hurried: bool) -> FinalEvaluation:
-        """The scores of the best weights and of the base model, on the same part of the held-out text."""
-        validator = self._validator
+        """The scores of the best weights and of the base model, on the same part of the held-out data."""
+        held_out = self._held_out
         plain_text = None if hurried or not self._plain_text else self._plain_text.scores(self._best, self.model)
-        if not validator.tokens:
+        if not held_out.tokens:
             return FinalEvaluation(plain_text=plain_text)
         interruptible = partial(self._interruptible, patience=FINAL_PATIENCE)
         limit = self._final_limit(hurried)
-        score = validator.evaluate_final(
-            self._best, self._seen_tokens, limit, self._now, interruptible, hurried=hurried
-        )
-        base_score = validator.evaluate_base(self._start.tensors, interruptible) if self._start and score else None
-        return FinalEvaluation(score, base_score, validator.final_context, validator.expert_shares, plain_text)
+        score = held_out.evaluate(self._best, self._seen_tokens, limit, self._now, interruptible, hurried=hurried)
+        base_score = held_out.evaluate_base(self._start.tensors, interruptible) if self._start and score else None
+        return FinalEvaluation(score, base_score, held_out.context, held_out.expert_shares, plain_text)
 
     def _final_limit(self, hurried: bool) -> float:
         """When the evaluation of the best weights has to end, in time of the clock."""

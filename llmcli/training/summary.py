@@ -21,8 +21,8 @@ MANY_EPOCHS = 10.0  # with these a run of few steps lacks text, not steps
 IMPROVEMENT = 0.03  # share by which the second half of the run lowered the loss: doubling the run would do so again
 NEGLIGIBLE = 0.002  # bits per byte; answers that follow from their questions are predicted with less
 # Overfitting
-DETERIORATION = 0.02  # share by which the held-out loss rose after the best weights
-OVERFITTING_RATIO = 1.15  # of held-out to training loss ...
+DETERIORATION = 0.02  # share by which the validation loss rose after the best weights
+OVERFITTING_RATIO = 1.15  # of validation to training loss ...
 OVERFITTING_EPOCHS = 2.0  # ... after this many epochs; before, the two texts just differ
 # Forgetting: share by which training on conversations raised the bits per byte of plain text
 FORGETTING = 0.02
@@ -41,9 +41,15 @@ class Curve:
     """The losses of a run, in bits per byte."""
 
     steps: list[int]
-    training: list[float]  # mean of the steps up to each of these; with dropout, in shorter contexts than held_out
-    held_out_steps: list[int]
-    held_out: list[float]
+    training: list[float]  # mean of the steps up to each of these, with dropout
+    validation_steps: list[int]
+    validation: list[float]
+    name: str = "validation"  # in files of earlier versions these losses are of the held-out text, and named "held-out"
+
+    @property
+    def label(self) -> str:
+        """Of the validation losses in a legend."""
+        return self.name if self.name == "validation" else f"{self.name} (interim)"
 
 
 def read_curve(record: Record) -> Curve:
@@ -59,10 +65,12 @@ def read_curve(record: Record) -> Curve:
             ],
             [int(step) for step in points["eval_step"]],
             [float(bits) for bits in points["eval_bits_per_byte"]],
+            "validation" if "validation" in record else "held-out",
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise LLMError("there is no readable curve in its training record") from error
-    if not curve.steps or len(curve.steps) != len(curve.training) or len(curve.held_out_steps) != len(curve.held_out):
+    lengths = len(curve.training), len(curve.validation)
+    if not curve.steps or (len(curve.steps), len(curve.validation_steps)) != lengths:
         raise LLMError("there is no readable curve in its training record")
     return curve
 
@@ -96,11 +104,11 @@ def summarize(
     3. Undertrained: fewer than MIN_STEPS steps (MIN_STEPS_FINE_TUNING for fine-tuning) and MANY_EPOCHS epochs; less
        than one epoch of a text that was read whole; or worse than every compressor. A longer time is suggested. Not
        where the limit of epochs ended the run, nor, for the compressors, where 4 explains it.
-    4. Overfitting: the held-out loss rose by DETERIORATION after the best weights, or after OVERFITTING_EPOCHS it is
+    4. Overfitting: the validation loss rose by DETERIORATION after the best weights, or after OVERFITTING_EPOCHS it is
        OVERFITTING_RATIO times the training loss; or the limit of epochs ended the run. More text would help.
-    5. Still improving: the best weights are the last, and their held-out loss is lower by IMPROVEMENT than that at half
-       the run (the training loss, where there are fewer than two held-out losses). More time would help. Not by the
-       training loss alone where 7 applies: then it falls because the text is memorized.
+    5. Still improving: the best weights are the last, and their validation loss is lower by IMPROVEMENT than that at
+       half the run (the training loss, where there are fewer than two validation losses). More time would help. Not by
+       the training loss alone where 7 applies: then it falls because the text is memorized.
     6. xz, which only finds repeated strings, predicts the text better; or there was time to read a part of the text
        only. More time would help.
     7. Memorization: the share of generated strings that occur in the training text is MEMORIZED_SHARE above that of the
@@ -114,7 +122,7 @@ def summarize(
         advice = "" if remarks else " More text or a smaller model would help."
         remarks.append(memorization + advice)
     if not remarks:
-        loss = "held-out" if run.curve.held_out else "training"
+        loss = run.curve.name if run.curve.validation else "training"
         remarks = [f"The {loss} loss has plateaued: longer training at this size would help little."]
     return [_quality(run), *_answers(run), *_plain_text(run), *remarks]
 
@@ -291,7 +299,7 @@ def _advice(run: _Run, command: str | None, seconds: float | None) -> list[str]:
             return [f"Undertrained: {', '.join(reasons)}. Train longer{then}"]
     if overfitting:
         return [overfitting]
-    if run.ended_early or (_memorization(run) and not run.curve.held_out):
+    if run.ended_early or (_memorization(run) and not run.curve.validation):
         return []
     if run.ended_by_epochs:
         return [
@@ -337,26 +345,25 @@ def _suggested_time(run: _Run, seconds: float | None) -> str:
 
 def _overfitting(run: _Run) -> str:
     """Rule 4 as a sentence, "" where it does not apply."""
-    if not run.curve.held_out:
+    if not run.curve.validation:
         return ""
-    best, last = min(run.curve.held_out), run.curve.held_out[-1]
+    best, last = min(run.curve.validation), run.curve.validation[-1]
     lowest, at_end = units.bits_per_byte(best), units.bits_per_byte(last)
     if run.best_step < run.steps and last > max(best * (1 + DETERIORATION), NEGLIGIBLE):
         if run.best_step == 0:
             return (
-                f"Fine-tuning did not improve on the base model (held-out {'answers' if run.of_answers else 'text'}: "
-                f"{lowest} bits per byte before, {at_end} at the end), so its weights are kept. A lower learning rate "
-                f"or more {run.data} would help."
+                f"Fine-tuning did not improve on the base model ({run.curve.name} loss: {lowest} bits per byte before, "
+                f"{at_end} at the end), so its weights are kept. A lower learning rate or more {run.data} would help."
             )
         return (
-            f"Overfitting after step {run.best_step:,}: the held-out loss rose from {lowest} to {at_end} bits per "
-            f"byte, so the weights of that step are kept. More {run.data} would help.{_without_held_out(run)}"
+            f"Overfitting after step {run.best_step:,}: the {run.curve.name} loss rose from {lowest} to {at_end} bits "
+            f"per byte, so the weights of that step are kept. More {run.data} would help.{_without_held_out(run)}"
         )
     if run.epochs >= OVERFITTING_EPOCHS and last >= max(OVERFITTING_RATIO * run.training_loss, NEGLIGIBLE):
         return (
             f"Overfitting: after {units.epochs(run.epochs)} the training loss is "
-            f"{units.bits_per_byte(run.training_loss)} bits per byte, the held-out loss {at_end}. More {run.data} "
-            "would help."
+            f"{units.bits_per_byte(run.training_loss)} bits per byte, the {run.curve.name} loss {at_end}. More "
+            f"{run.data} would help."
         )
     return ""
 
@@ -383,8 +390,8 @@ def _still_improving(run: _Run) -> bool:
     if run.best_step < run.steps:
         return False
     curve = run.curve
-    if len(curve.held_out) > 1:
-        steps, losses, last = curve.held_out_steps, curve.held_out, curve.held_out[-1]
+    if len(curve.validation) > 1:
+        steps, losses, last = curve.validation_steps, curve.validation, curve.validation[-1]
     else:
         steps, losses, last = curve.steps, curve.training, run.training_loss
     if last < NEGLIGIBLE:

@@ -44,7 +44,7 @@ def test_the_live_view_fits_the_terminal_and_restores_it(
         chart = [line for line in last if "│" in line and "りんご" not in line]
         assert len(chart) >= 5 and max(map(len, chart)) <= columns
         assert sum(line.count("o") for line in chart) >= 5
-        assert "held-out (interim) 2.050  best 2.050 (step 20)" in "\n".join(last)
+        assert "validation 2.050  best 2.050 (step 20)" in "\n".join(last)
         assert any(line.startswith("りんご│") for line in last) and last[-1].endswith("…")
 
 
@@ -64,7 +64,7 @@ def test_a_pipe_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], sec
     lines_shown = capsys.readouterr().err.splitlines()
     assert abs(len(lines_shown) - lines) <= 1
     last = lines_shown[-1]
-    assert last.startswith("100%  step 1,000  0:00 left  1,000 tokens/s  loss ") and "held-out" in last
+    assert last.startswith("100%  step 1,000  0:00 left  1,000 tokens/s  loss ") and "validation" in last
 
 
 def test_the_time_left_does_not_count_planning(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +83,7 @@ def test_figures_of_answers_have_a_name_and_a_unit_of_their_own(capsys: pytest.C
                 tokens_per_second=1,
             )  # fmt: skip
         assert view._curve.points()[1] == pytest.approx([1.0, 2.0])
-    assert "held-out answers (interim) 1.500 bits/byte" in capsys.readouterr().err
+    assert "validation answers 1.500 bits/byte" in capsys.readouterr().err
 
 
 def test_a_hidden_view_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,8 +148,8 @@ def test_terminal_and_page_show_the_same_figures(llm: Llm, tiny_model: Path, mon
 def test_the_summary_of_a_curve() -> None:
     summary = html_report._curve_summary(Curve([1, 2000], [5.0, 0.2134999], [2, 1140], [0.5, 0.213499]))
     assert summary == (
-        "The training loss went from 5.000 to 0.213 bits per byte in 2,000 steps; the best interim loss on held-out "
-        "text was 0.213 at step 1,140. The final figure is in the record."
+        "The training loss went from 5.000 to 0.213 bits per byte in 2,000 steps; the lowest validation "
+        "loss was 0.213 at step 1,140. The loss on held-out text is in the record."
     )
 
 
@@ -426,7 +426,7 @@ def test_the_page_of_a_trained_model(llm: Llm, trained: Path) -> None:
     assert re.match(r"model.layers × 2: [\d,]+ parameters, \d+\.\d%", result["details"])
     assert result["total"] == pytest.approx(100) and result["rows"] == result["boxes"] > 10 and result["circles"] == 2
     assert result["samples"] == ["step 1 The cat <b>", "step 3 The cat sat⏎"]
-    best = "the best interim loss on held-out text was 2.200 at step 3"
+    best = "the lowest held-out (interim) loss was 2.200 at step 3"
     assert best in shown and "&lt;b&gt;りんご&lt;/b&gt;.txt" in shown and "&lt;i&gt;Good&lt;/i&gt;" in shown
     run_page(Path("page.html"))
 

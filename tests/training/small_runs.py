@@ -1,6 +1,7 @@
 """Training runs of seconds, and a simulated machine for runs with a clock."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,13 @@ LINES = "".join(f"{a} likes {b}.\n" for a in ("Anna", "Ben", "Cleo") for b in ("
 def prepared(path: Path, **request: object) -> Prepared:
     """A run of 40 small steps on LINES, written to `path`, unless `request` says otherwise."""
     path.write_text(LINES, "utf-8")
-    return prepare(Request(**{"steps": 40, "batch_tokens": 512, "context": 32, **request}), read_corpus([str(path)]))  # type: ignore[arg-type]
+    small = Request(**{"steps": 40, "batch_tokens": 512, "context": 32, **request})  # type: ignore[arg-type]
+    return with_slice(prepare(small, read_corpus([str(path)])))
+
+
+def with_slice(ready: Prepared, tokens: int = 330) -> Prepared:
+    """The same run with a validation slice, for which its text would be too short."""
+    return replace(ready, plan=replace(ready.plan, train=replace(ready.plan.train, calibration_tokens=tokens)))
 
 
 def run(ready: Prepared, **options: object) -> list[Event]:

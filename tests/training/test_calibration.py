@@ -1,20 +1,20 @@
-"""Temperature calibration of a run, and the text it reserves for it."""
+"""Temperature calibration of a run on its validation slice."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from tests.training.small_runs import losses, prepared, run, run_to_end
+from tests.training.small_runs import losses, prepared, run, run_to_end, with_slice
 
 
 def test_calibration_scales_the_last_gain_and_its_text_is_not_trained_on(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt", steps=30)
-    settings = replace(ready.plan.train, calibration_tokens=66)
+    settings = replace(ready.plan.train, calibration_tokens=66, calibrates=True)
     calibrated = replace(ready, plan=replace(ready.plan, train=settings))
     count = len(ready.tokens)  # two windows of 33 are reserved, in the middle of each half
     reserved = [int(share * (count - 33)) + i for share in (0.25, 0.75) for i in range(33)]
-    without = replace(ready, tokens=np.delete(ready.tokens, reserved))
+    without = replace(with_slice(ready, 0), tokens=np.delete(ready.tokens, reserved))
     assert losses(run(calibrated)) == losses(run(without))
     ours, theirs = (run_to_end(either).checkpoint for either in (calibrated, without))
     factor = ours.record["sharpness"]

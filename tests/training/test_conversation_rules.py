@@ -122,6 +122,16 @@ def test_conversations_after_text_are_planned_with_a_reason() -> None:
     assert not [one for one in plan(size()).rows if one.name == "conversation phase"]
 
 
+@pytest.mark.parametrize(
+    ("conversations", "tokens", "expected"),
+    [(1023, 1e5, 0), (1024, 1e5, 32), (9999, 1e5, 204), (100_000, 1e5, 204), (100_000, 1e8, 3125)],
+)
+def test_the_validation_slice_of_conversations(conversations: int, tokens: float, expected: int) -> None:
+    """One in 32, if these are 32; at most 4,096 tokens (20 to each), or a 400th of what is trained on."""
+    chosen = conversation_rules.validation(ConversationSize((20,) * conversations, 99), tokens)
+    assert chosen.value == expected
+
+
 def test_the_context_of_a_short_text_stays_short() -> None:
     """Its windows would have no tokens."""
     assert plan(ConversationSize((200,) * 50, 99), Request(steps=9), text=500).train.context == 64

@@ -15,6 +15,7 @@ from llmcli.models.transformer import LanguageModel
 from llmcli.training.compute import Compute, accumulate_gradients
 from llmcli.training.evaluation_schedule import EvaluationSchedule
 from llmcli.training.events import Done, Evaluation, Sample, State
+from llmcli.training.validation_slice import reserve_conversations
 from tests.training.chats import PAIRS, prepared, run, run_to_end
 from tests.training.small_runs import losses, through_a_file
 
@@ -138,6 +139,7 @@ def test_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, with_text: bo
     text = tmp_path / "c.txt" if with_text else None
     ready = prepared(text, steps=16, dropout=0.2)
     assert ready.plan.conversations is not None
+    ready = replace(ready, plan=replace(ready.plan, conversations=replace(ready.plan.conversations, validation=6)))
     whole = run(ready, save_due=lambda: True, schedule=OFTEN)
     saved = [event for event in whole if isinstance(event, State)]
     assert [state.step for state in saved] == list(range(1, 16))
@@ -156,6 +158,30 @@ def test_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, with_text: bo
         assert isinstance(theirs, Done) and ours.checkpoint.record == theirs.checkpoint.record
         for name, array in ours.checkpoint.tensors.items():
             assert np.array_equal(array, theirs.checkpoint.tensors[name]), name
+
+
+def test_conversations_of_the_validation_slice_are_not_trained_on() -> None:
+    """The run is, to the bit, that on the other training conversations, but for the weights that it keeps."""
+    ready = prepared(steps=10)
+    assert ready.plan.conversations is not None and ready.conversations is not None
+    plan = replace(ready.plan, conversations=replace(ready.plan.conversations, validation=6))
+    training, validation = reserve_conversations(ready.conversations.training, 6)
+    assert len(validation) == 6 and len(training) + 6 == len(ready.conversations.training)
+    events = run(replace(ready, plan=plan), schedule=OFTEN)
+    others = replace(ready, conversations=replace(ready.conversations, training=training))
+    assert losses(events) == losses(run(others))
+    [done] = [event for event in events if isinstance(event, Done)]
+    assert done.checkpoint.record["validation"] == {"conversations": 6, "tokens": validation.targets}
+    assert len([event for event in events if isinstance(event, Evaluation)]) > 1
+
+
+def test_a_conversation_that_equals_a_training_conversation_is_not_in_the_validation_slice() -> None:
+    ready = prepared(steps=1)
+    assert ready.conversations is not None
+    tokens = ready.conversations.training
+    twice = tokens.select([i // 2 for i in range(2 * len(tokens))])
+    training, validation = reserve_conversations(twice, 6)
+    assert len(validation) == 0 and len(training) == len(twice) - 6
 
 
 def test_a_run_without_held_out_conversations_keeps_the_last_weights() -> None:

@@ -82,7 +82,7 @@ def test_the_plan_describes_the_split(tmp_path):
     corpus, size = corpus_of(tmp_path, words(500)), len(words(500))
     (tmp_path / "other.txt").write_text("quite another text", "utf-8")
     for held_out, reason in (
-        (0.1, f"{size - round(size / 10):,} for training, {round(size / 10):,} held out for validation"),
+        (0.1, f"{size - round(size / 10):,} for training, {round(size / 10):,} held out"),
         (0.0, f"{size:,} for training, nothing held out"),
         (read_corpus([str(tmp_path / "other.txt")]), "all for training; validation on the 18 bytes of other.txt"),
     ):

@@ -80,9 +80,7 @@ def test_the_plan_says_what_is_trained_on() -> None:
     assert ready.conversations is not None
     corpus, learned = row(ready.plan, "corpus"), row(ready.plan, "learned tokens")
     assert corpus.value == "35 conversations"
-    assert corpus.reason == (
-        "31 for training, 4 held out for validation; messages in chats.jsonl; 3 left out: no answer"
-    )
+    assert corpus.reason == ("31 for training, 4 held out; messages in chats.jsonl; 3 left out: no answer")
     tokens = ready.conversations.training
     assert learned.value == f"{tokens.targets:,} of {len(tokens.ids):,}"
     assert [one.name for one in ready.plan.rows][:3] == ["corpus", "learned tokens", "vocabulary"]

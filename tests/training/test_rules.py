@@ -76,10 +76,31 @@ def test_dropout_grows_with_the_number_of_epochs():
 
 @pytest.mark.parametrize(
     ("epochs", "train_tokens", "tokens"),
-    [(10.0, 200_000, 3 * 1025), (10.0, 10_000_000, 7 * 1025), (10.0, 50_000, 0), (2.0, 200_000, 0)],
-)  # a 64th of the text in whole windows with the token after each, at most 8,192; none of a short text
-def test_calibration_tokens_after_many_epochs(epochs, train_tokens, tokens):
-    assert plan(Request(epochs=epochs), train_tokens=train_tokens).train.calibration_tokens == tokens
+    [
+        (10.0, 200_000, 3125),
+        (2.0, 200_000, 3125),
+        (1.0, 3_200_000, 8000),
+        (1.0, 100_000_000, 65_536),
+        (10.0, 30_000, 0),
+    ],
+)  # a 64th of the text, at most a 400th of the tokens trained on, or 4,096 if that is more; none of a short text
+def test_the_size_of_the_validation_slice(epochs, train_tokens, tokens):
+    planned = plan(Request(epochs=epochs), train_tokens=train_tokens)
+    assert planned.train.calibration_tokens == tokens
+    [row] = [row for row in planned.rows if row.name == "validation"]
+    assert row.value == (f"{tokens:,} tokens" if tokens else "none")
+
+
+@pytest.mark.parametrize(
+    ("request_", "calibrates"),
+    [
+        (Request(epochs=10.0), True),
+        (Request(epochs=5.0), False),  # few epochs do not make a model overconfident
+        (Request(epochs=10.0, lora=4), False),
+    ],
+)
+def test_the_temperature_is_calibrated_after_many_epochs(request_, calibrates):
+    assert plan(request_, train_tokens=200_000).train.calibrates == calibrates
 
 
 def test_the_error_of_a_context_longer_than_the_text_names_the_longest_possible():

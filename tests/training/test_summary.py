@@ -8,7 +8,7 @@ import pytest
 from llmcli.errors import LLMError
 from llmcli.training.summary import read_curve, summarize, usage_hints
 
-PLATEAU = "The held-out loss has plateaued: longer training at this size would help little."
+PLATEAU = "The validation loss has plateaued: longer training at this size would help little."
 PLATEAU_ALONE = "The training loss has plateaued: longer training at this size would help little."
 FINAL = "Held-out text: 1.000 bits per byte at the end (lower is better), on all 500 bytes, in float32."
 
@@ -19,7 +19,7 @@ def record(**changes: Any) -> dict[str, Any]:
     return {
         "train_bytes": 2000, "train_tokens": 1000, "steps": 100, "best_step": 100, "epochs": 1.0, "interrupted": False,
         "bits_per_byte": 1.0, "held_out_measured": {"bytes": 500}, "held_out": {"bytes": 500},
-        "train": {"steps": 100, "seconds": None},
+        "train": {"steps": 100, "seconds": None}, "validation": {"tokens": 512},
         "curve": {
             "step": list(range(10, 101, 10)), "loss": [4 * nats, 2 * nats] + [nats] * 8,
             "eval_step": [25, 50, 75, 100], "eval_bits_per_byte": [2.0, 1.02, 1.01, 1.0],
@@ -27,15 +27,21 @@ def record(**changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
-def with_held_out(*bits: float, **changes: Any) -> dict[str, Any]:
-    """The same with other held-out losses at a quarter, half, three quarters and the end."""
+def with_validation(*bits: float, **changes: Any) -> dict[str, Any]:
+    """The same with other validation losses at a quarter, half, three quarters and the end."""
     return record(curve=record()["curve"] | {"eval_bits_per_byte": list(bits)}, **changes)
+
+
+def test_the_curve_of_an_earlier_version_is_of_the_held_out_text() -> None:
+    older = {key: value for key, value in record().items() if key != "validation"}
+    assert (read_curve(record()).label, read_curve(older).label) == ("validation", "held-out (interim)")
+    assert summarize(older) == [FINAL, PLATEAU.replace("validation", "held-out")]
 
 
 def test_the_curve_is_in_bits_per_byte() -> None:
     curve = read_curve(record())
     assert curve.training == pytest.approx([4, 2, 1, 1, 1, 1, 1, 1, 1, 1])
-    assert (curve.steps[0], curve.held_out_steps, curve.held_out) == (10, [25, 50, 75, 100], [2.0, 1.02, 1.01, 1.0])
+    assert (curve.steps[0], curve.validation_steps, curve.validation) == (10, [25, 50, 75, 100], [2.0, 1.02, 1.01, 1.0])
 
 
 @pytest.mark.parametrize(
@@ -148,7 +154,7 @@ def test_the_suggested_time(steps: int, epochs: float, taken: float, tuned: bool
 
 
 def test_overfitting_explains_why_no_compressor_is_beaten() -> None:
-    sentences = summarize(with_held_out(2.0, 1.2, 1.2, 1.2, epochs=4), [("xz", 0.5)])[1:]
+    sentences = summarize(with_validation(2.0, 1.2, 1.2, 1.2, epochs=4), [("xz", 0.5)])[1:]
     assert len(sentences) == 1 and sentences[0].startswith("Overfitting: after 4 epochs")
 
 
@@ -158,7 +164,7 @@ def test_overfitting_explains_why_no_compressor_is_beaten() -> None:
 @pytest.mark.parametrize(("last", "improving"), [(0.96, True), (0.97, True), (0.98, False), (1.0, False)])
 def test_still_improving_means_three_percent_in_the_second_half(last: float, improving: bool) -> None:
     assert (
-        "Still improving at the end; more time would help." in summarize(with_held_out(2.0, 1.0, 0.99, last))
+        "Still improving at the end; more time would help." in summarize(with_validation(2.0, 1.0, 0.99, last))
     ) is improving
 
 
@@ -179,7 +185,7 @@ def test_with_one_evaluation_the_training_loss_decides() -> None:
     ],
 )
 def test_the_command_doubles_the_budget(changes: dict[str, Any], option: str) -> None:
-    sentences = summarize(with_held_out(2.0, 1.5, 1.2, 1.0, **changes), command="llm train c.txt --force")
+    sentences = summarize(with_validation(2.0, 1.5, 1.2, 1.0, **changes), command="llm train c.txt --force")
     assert f"Still improving at the end; more time would help: llm train c.txt --force {option}" in sentences
 
 
@@ -197,12 +203,12 @@ def test_a_text_too_long_for_the_time_budget() -> None:
 
 def test_a_run_ended_by_its_epochs_needs_more_text() -> None:
     ended: dict[str, Any] = {"train": {"steps": 100, "seconds": 300.0}, "epochs": 19.98}
-    sentences = summarize(with_held_out(2.0, 1.5, 1.2, 1.0, **ended), command="llm train c.txt --force")[1:]
+    sentences = summarize(with_validation(2.0, 1.5, 1.2, 1.0, **ended), command="llm train c.txt --force")[1:]
     assert sentences == [
         "Training stopped after 20 epochs, before the time was up: further epochs would only memorize the text. "
         "More text would help."
     ]
-    sentences = summarize(with_held_out(2.0, 1.5, 1.4, 1.3, **ended))[1:]  # it overfits besides
+    sentences = summarize(with_validation(2.0, 1.5, 1.4, 1.3, **ended))[1:]  # it overfits besides
     assert (
         len(sentences) == 1
         and sentences[0].startswith("Overfitting")
@@ -211,7 +217,7 @@ def test_a_run_ended_by_its_epochs_needs_more_text() -> None:
 
 
 def test_an_interrupted_run_can_be_resumed() -> None:
-    cut = with_held_out(2.0, 1.5, 1.2, 1.0, interrupted=True, train={"steps": 1000, "seconds": None})
+    cut = with_validation(2.0, 1.5, 1.2, 1.0, interrupted=True, train={"steps": 1000, "seconds": None})
     assert summarize(cut, command="llm train c.txt --force")[1:] == [
         "Interrupted at step 100; the same command resumes from there."
     ]
@@ -221,7 +227,7 @@ def test_an_interrupted_run_can_be_resumed() -> None:
 
 
 def test_a_run_that_ended_in_a_problem_is_not_resumed() -> None:
-    sentences = summarize(with_held_out(2.0, 1.5, 1.2, 1.0, problem="the loss is no longer a number at step 101"))
+    sentences = summarize(with_validation(2.0, 1.5, 1.2, 1.0, problem="the loss is no longer a number at step 101"))
     assert sentences[1:] == ["Training ended early: the loss is no longer a number at step 101."]
 
 
@@ -229,18 +235,18 @@ def test_a_run_that_ended_in_a_problem_is_not_resumed() -> None:
 
 
 def test_overfitting_after_the_best_weights() -> None:
-    sentences = summarize(with_held_out(2.0, 1.0, 1.1, 1.2, best_step=50))
+    sentences = summarize(with_validation(2.0, 1.0, 1.1, 1.2, best_step=50))
     assert sentences[1:] == [
-        "Overfitting after step 50: the held-out loss rose from 1.000 to 1.200 bits per byte, so the weights of that "
+        "Overfitting after step 50: the validation loss rose from 1.000 to 1.200 bits per byte, so the weights of that "
         "step are kept. More text would help."
     ]
-    assert summarize(with_held_out(2.0, 1.0, 1.0, 1.01, best_step=50))[1:] == [PLATEAU]  # hardly worse
+    assert summarize(with_validation(2.0, 1.0, 1.0, 1.01, best_step=50))[1:] == [PLATEAU]  # hardly worse
 
 
 def test_fine_tuning_without_improvement() -> None:
-    assert summarize(with_held_out(1.0, 1.1, 1.1, 1.2, best_step=0, base={}))[1:] == [
-        "Fine-tuning did not improve on the base model (held-out text: 1.000 bits per byte before, 1.200 at the end), "
-        "so its weights are kept. A lower learning rate or more text would help."
+    assert summarize(with_validation(1.0, 1.1, 1.1, 1.2, best_step=0, base={}))[1:] == [
+        "Fine-tuning did not improve on the base model (validation loss: 1.000 bits per byte before, 1.200 at the "
+        "end), so its weights are kept. A lower learning rate or more text would help."
     ]
 
 
@@ -248,10 +254,10 @@ def test_fine_tuning_without_improvement() -> None:
     ("epochs", "held", "short"), [(4, 1.2, True), (4, 1.14, False), (1.5, 1.2, False), (2, 1.15, True)]
 )
 def test_a_gap_between_the_losses_after_many_epochs(epochs: float, held: float, short: bool) -> None:
-    sentences = summarize(with_held_out(2.0, held, held, held, epochs=epochs))
+    sentences = summarize(with_validation(2.0, held, held, held, epochs=epochs))
     assert sentences[1:] == (
-        [f"Overfitting: after {epochs} epochs the training loss is 1.000 bits per byte, the held-out loss {held:.3f}. "
-         f"More text would help."] if short else [PLATEAU]
+        [f"Overfitting: after {epochs} epochs the training loss is 1.000 bits per byte, the validation loss "
+         f"{held:.3f}. More text would help."] if short else [PLATEAU]
     )  # fmt: skip
 
 
@@ -263,7 +269,7 @@ def test_a_gap_between_the_losses_after_many_epochs(epochs: float, held: float, 
 def test_more_text_and_more_time_are_never_advised_together(
     shape: tuple[float, ...], epochs: float, seconds: float | None, memorised: Any, best: int
 ) -> None:
-    run = with_held_out(
+    run = with_validation(
         *shape, epochs=epochs, train={"steps": 100, "seconds": seconds}, memorised=memorised, best_step=best
     )
     for baselines in ([], [("xz", 0.5)], [("xz", 0.5), ("PPM", 9.0)]):

@@ -27,7 +27,7 @@ from llmcli.training.plan import Regularization, Request
 from llmcli.training.prepare import prepare
 from llmcli.training.rules import regularization
 from llmcli.training.run import SAMPLE_TOKENS, TIE_MARGIN
-from tests.training.small_runs import LINES, SimulatedMachine, losses, prepared, run, run_to_end
+from tests.training.small_runs import LINES, SimulatedMachine, losses, prepared, run, run_to_end, with_slice
 
 OFTEN = EvaluationSchedule(training_per_evaluated=1)
 
@@ -143,20 +143,65 @@ def test_of_two_nearly_equal_evaluations_the_later_is_kept(tmp_path: Path, worse
     assert run_to_end(ready, compute=scripted.compute, schedule=schedule).best_step == best_step
 
 
-def test_without_held_out_text_the_last_weights_are_kept(tmp_path: Path) -> None:
+def test_without_a_validation_slice_the_last_weights_are_kept(tmp_path: Path) -> None:
+    """The held-out text does not replace it: it is only measured."""
+    ready = with_slice(prepared(tmp_path / "c.txt", steps=4), 0)
+    events = run(ready, schedule=OFTEN)
+    done = events[-1]
+    assert isinstance(done, Done) and done.score is not None and done.best_step == 4
+    assert not any(isinstance(event, Evaluation) for event in events)
+    assert "validation" not in done.checkpoint.record
+
+
+def test_without_held_out_text_the_validation_slice_still_chooses_the_weights(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text(LINES, "utf-8")
-    ready = prepare(Request(steps=4, context=32), read_corpus([str(tmp_path / "c.txt")]), held_out=0.0)
-    done = run_to_end(ready)
-    assert done.score is None and done.best_step == 4
+    ready = with_slice(prepare(Request(steps=30, context=32), read_corpus([str(tmp_path / "c.txt")]), held_out=0.0))
+    scripted = ScriptedEvaluations(ready.tokenizer, chain([3.0, 1.0, 2.0, 2.5, 2.6], repeat(2.7)))
+    done = run_to_end(ready, compute=scripted.compute, schedule=OFTEN)
+    assert done.score is None and 0 < done.best_step < 30
+
+
+@pytest.mark.slow
+def test_the_held_out_text_has_no_influence_on_the_weights(tmp_path: Path) -> None:
+    """One that is best predicted by the first weights, one by the last: the weights are the same to the bit."""
+    (tmp_path / "c.txt").write_text(LINES, "utf-8")
+    (tmp_path / "same.txt").write_text(LINES[:2000], "utf-8")
+    (tmp_path / "other.txt").write_text("zzq. pkx, vvb; " * 200, "utf-8")
+    request = Request(steps=40, batch_tokens=512, context=32)
+    corpus = read_corpus([str(tmp_path / "c.txt")])
+    same, other = (
+        run_to_end(
+            with_slice(prepare(request, corpus, held_out=read_corpus([str(tmp_path / f"{name}.txt")]))), schedule=OFTEN
+        )
+        for name in ("same", "other")
+    )
+    assert same.score and other.score
+    assert same.score.bits_per_byte < 1 < other.score.bits_per_byte  # worse than a uniform guess, and than at first
+    assert same.best_step == other.best_step
+    for name, array in same.checkpoint.tensors.items():
+        assert np.array_equal(array, other.checkpoint.tensors[name])
+
+
+def test_the_slice_is_not_trained_on_and_is_what_evaluations_measure(tmp_path: Path) -> None:
+    """Other tokens in its place change evaluations, but no step."""
+    ready = prepared(tmp_path / "c.txt", steps=10)
+    count = len(ready.tokens)
+    changed = np.array(ready.tokens)
+    starts = [int((i + 0.5) / 10 * (count - 33)) for i in range(10)]  # ten windows of 33 tokens
+    for start in starts:
+        changed[start : start + 33] = ready.tokens[0]
+    first, second = run(ready, schedule=OFTEN), run(replace(ready, tokens=changed), schedule=OFTEN)
+    assert losses(first) == losses(second)
+    ours, theirs = ([one.bits_per_byte for one in events if isinstance(one, Evaluation)] for events in (first, second))
+    assert len(ours) == len(theirs) > 1 and not set(ours) & set(theirs)
+    assert first[-1].checkpoint.record["validation"] == {"tokens": 330}  # type: ignore[union-attr]
 
 
 def test_fine_tuning_starts_where_the_base_model_is(tmp_path: Path) -> None:
     base = run_to_end(prepared(tmp_path / "c.txt", dtype="float32")).checkpoint
     tokenizer = Tokenizer.from_json(base.tokenizer_json)
-    ready = prepare(
-        Request(steps=2, batch_tokens=512), read_corpus([str(tmp_path / "c.txt")]), tokenizer=tokenizer,
-        base=base.config,
-    )  # fmt: skip
+    request, corpus = Request(steps=2, batch_tokens=512), read_corpus([str(tmp_path / "c.txt")])
+    ready = with_slice(prepare(request, corpus, tokenizer=tokenizer, base=base.config))
     events = list(trainer.train(ready.plan, tokenizer, base, ready.tokens, ready.held_out, ready.record))
     assert isinstance(events[0], Evaluation) and events[0].step == 0  # of the base model
     assert isinstance(events[1], Step)
@@ -238,7 +283,9 @@ def test_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(
 ) -> None:
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
     machine = SimulatedMachine(speed, slow_evaluation)
-    settings = replace(ready.plan.train, steps=10**9, dropout=0.2, token_split=0.15, eval_tokens=64)
+    settings = replace(
+        ready.plan.train, steps=10**9, dropout=0.2, token_split=0.15, eval_tokens=64, calibration_tokens=66
+    )
     regularize = partial(regularization, Request(seconds=200.0), ready.plan.model, len(ready.tokens))
     events = run(
         replace(ready, plan=replace(ready.plan, train=settings)),

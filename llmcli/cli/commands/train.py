@@ -119,7 +119,7 @@ def train(
         typer.Option(
             "--val",
             metavar="FILE|FRACTION",
-            help="Validation file, or fraction of the corpus that is held out (default: 0.1).",
+            help="Held-out text: a file, or a fraction of the corpus (default: 0.1).",
             rich_help_panel=DATA,
         ),
     ] = None,

@@ -41,16 +41,16 @@ function treeRows(group, depth = 0) {
 // ---- training curve
 
 // The scale does not include what is high in the first part of a run only, where the loss falls steeply.
-function scaleOf({ steps, training, held_out_steps: heldOutSteps, held_out: heldOut }) {
-  const first = Math.min(...steps), last = Math.max(...steps, ...heldOutSteps);
-  const points = [...steps.map((step, i) => [step, training[i]]), ...heldOutSteps.map((step, i) => [step, heldOut[i]])];
+function scaleOf({ steps, training, validation_steps: validationSteps, validation }) {
+  const first = Math.min(...steps), last = Math.max(...steps, ...validationSteps);
+  const points = [...steps.map((step, i) => [step, training[i]]), ...validationSteps.map((step, i) => [step, validation[i]])];
   const low = Math.min(...points.map(([, bits]) => bits));
   const high = Math.max(...points.filter(([step]) => step >= first + data.initial_share * (last - first)).map(([, bits]) => bits));
   return { first, last, low, high: high > low ? high : low + 1 };
 }
 
 function curveChart(curve) {
-  const { steps, training, held_out_steps: heldOutSteps, held_out: heldOut } = curve;
+  const { steps, training, validation_steps: validationSteps, validation } = curve;
   const { first, last, low, high } = scaleOf(curve);
   const width = Math.max(320, Math.min(900, byId("curve").clientWidth || 900)), height = 0.4 * width + 60;
   const left = 56, right = 12, top = 12, bottom = 34; // margins
@@ -69,20 +69,20 @@ function curveChart(curve) {
   const circle = (step, bits) => element("circle", { cx: x(step), cy: y(bits), r: 4 }, element("title", {}, `step ${step}: ${bits.toFixed(3)}`));
   const inside = { x: left, y: top - 2, width: width - left - right, height: height - top - bottom + 4 };
   svg.append(element("clipPath", { id: "inside" }, element("rect", inside)),
-    line(steps, training, "training"), line(heldOutSteps, heldOut, "held-out"),
-    ...heldOutSteps.flatMap((step, i) => (heldOut[i] > high ? [] : circle(step, heldOut[i]))));
+    line(steps, training, "training"), line(validationSteps, validation, "validation"),
+    ...validationSteps.flatMap((step, i) => (validation[i] > high ? [] : circle(step, validation[i]))));
   return svg;
 }
 
 function showCurve(curve) {
-  const { steps, training, held_out_steps: heldOutSteps, held_out: heldOut } = curve;
+  const { steps, training, validation_steps: validationSteps, validation, label } = curve;
   const legend = element("p", { class: "legend" }, element("span", {}, element("i"), " training"),
-    ...(heldOut.length ? [element("span", {}, element("i", { class: "held-out" }), " held-out text (interim)")] : []),
+    ...(validation.length ? [element("span", {}, element("i", { class: "validation" }), " " + label)] : []),
     element("span", {}, "bits per byte by step"));
   byId("curve").append(legend, curveChart(curve), element("p", {}, curve.summary));
   byId("curve-table").append(
     table("Bits per byte", ["step", "training"], steps.map((step, i) => [step, training[i].toFixed(4)]), [0, 1]),
-    table("Held-out text", ["step", "bits per byte"], heldOutSteps.map((step, i) => [step, heldOut[i].toFixed(3)]), [0, 1]));
+    table(label[0].toUpperCase() + label.slice(1), ["step", "bits per byte"], validationSteps.map((step, i) => [step, validation[i].toFixed(3)]), [0, 1]));
 }
 
 // ---- start

@@ -25,6 +25,7 @@ from tests.conftest import TEXT, random_checkpoint
 from tests.reliability.runs import OPTIONS, interrupted_here
 
 Llm = Callable[..., Result]
+LONG_TEXT = TEXT * 300  # enough for a validation slice
 RUN = ("train", "c.txt", "--steps", 1, "--layers", 1, "--width", 16, "--context", 16, "--threads", 1)
 
 
@@ -64,7 +65,7 @@ def test_the_identity_of_a_run_is_that_of_older_resume_files(
 
 
 def test_json_events(llm: Llm) -> None:
-    Path("c.txt").write_text(TEXT, "utf-8")
+    Path("c.txt").write_text(LONG_TEXT, "utf-8")
     answer = llm("train", "c.txt", "--steps", 3, "--json")
     events = [json.loads(line) for line in answer.stdout.splitlines()]
     kinds = [event["event"] for event in events]
@@ -76,7 +77,7 @@ def test_json_events(llm: Llm) -> None:
 
 
 def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm) -> None:
-    Path("c.txt").write_text(TEXT, "utf-8")
+    Path("c.txt").write_text(LONG_TEXT, "utf-8")
     words = ["train", "c.txt", "--steps", 4, "--no-tie", "--context", 16, "-o", "my model.safetensors", "--threads", 1]
     answer = llm(*words)
     assert answer.exit_code == 0 and answer.stdout == ""
@@ -102,7 +103,7 @@ def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm) -> None:
     assert interim and record["curve"]["eval_bits_per_byte"] == interim  # the same numbers, not rounded once more
     assert record["verdict"] == [summary[0], summary[1].split(": llm")[0] + "."]
     shown = llm("inspect", "my model.safetensors").stdout
-    assert "summary" in shown and "memorization" in shown and "⠒⠒ training  o held-out (interim)" in shown
+    assert "summary" in shown and "memorization" in shown and "⠒⠒ training  o validation" in shown
     assert re.search(
         rf"held-out +{record['bits_per_byte']:.3f} bits per byte at the end, on [\d,]+ bytes, in float32", shown
     )

@@ -32,9 +32,7 @@ def test_a_file_of_conversations_makes_a_model_that_answers(llm: Llm) -> None:
     answer = llm(*RUN)
     assert answer.exit_code == 0, answer.stderr
     lines = answer.stderr.splitlines()
-    assert any(
-        line.startswith("corpus\t35 conversations\t31 for training, 4 held out for validation;") for line in lines
-    )
+    assert any(line.startswith("corpus\t35 conversations\t31 for training, 4 held out;") for line in lines)
     summary = next(line for line in lines if line.startswith("Held-out answers: "))
     assert "bits per byte at the end (lower is better)" in summary
     assert any(line.startswith("Greedy answers to 4 held-out questions: ") for line in lines)
@@ -47,9 +45,10 @@ def test_a_file_of_conversations_makes_a_model_that_answers(llm: Llm) -> None:
 
 
 def test_json_events_say_that_the_figures_are_of_answers(llm: Llm) -> None:
-    write_chats()
+    write_chats(pairs=[(f"What follows {i}?", f"{i + 1}.") for i in range(1200)])
     plan, *events, done = map(json.loads, llm(*RUN, "--json").stdout.splitlines())
-    assert plan["conversations"] == {"share": 1.0, "dropout": 0.0, "new_tokens": 0, "base_divergence": 0.0}
+    chosen = {"share": 1.0, "dropout": 0.0, "new_tokens": 0, "base_divergence": 0.0, "validation": 33}
+    assert plan["conversations"] == chosen
     assert {event["of"] for event in events if event["event"] == "eval"} == {"answers"}
     assert done["of"] == "answers" and set(done["answers"]) == {"questions", "verbatim", "exact"}
     assert done["plain_text"] is None and done["memorised"] is None
