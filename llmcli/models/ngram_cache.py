@@ -158,7 +158,7 @@ class NgramCache:
         return NgramCache(self._weights, self._ids[:length])
 
     def matches(self) -> Iterator[tuple[int, float, int, Mapping[int, int]]]:
-        """(k, g_k, T_k, how often each token followed) of the last k = 1, 2, ... tokens, as far as they occurred before."""
+        """(k, g_k, T_k, how often each token followed) of the last k = 1, 2, ... tokens, where they occurred before."""
         recent, position = tuple(self._ids[-self._orders :]), len(self._ids)
         for order in range(1, len(recent) + 1):
             context = self._contexts.get(recent[-order:])

@@ -11,6 +11,7 @@ import torch
 import llmcli
 from llmcli.config import as_record
 from llmcli.evaluation.evaluator import Score
+from llmcli.models.ngram_cache import CacheWeights
 from llmcli.training.history import History
 from llmcli.training.plain_text import PlainTextScores
 from llmcli.training.plan import Plan
@@ -52,6 +53,7 @@ def training_record(
     sample_prompt: str | None,
     interrupted: bool,
     problem: str,
+    cache: CacheWeights | None,
 ) -> dict[str, Any]:
     """The record of a run, without its corpus and its clock. `validation` is the size of the validation slice, empty if
     there is none. Keys are always in the same order: a file is a function of the corpus, the options and the seed."""
@@ -69,8 +71,10 @@ def training_record(
         **_given("problem", problem),
         **_given("regularization", position.regularizations),
         "bits_per_byte": score and round(score.bits_per_byte, 6),
+        **_given("bits_per_byte_without_cache", score and _without_cache(score)),
         **({"bits_per_byte_before": round(base.bits_per_byte, 6)} if base else {}),
         "sharpness": position.best_factor,  # the factor on the logits (calibration.py); files keep the name
+        **_given("ngram_cache", cache and cache.as_record()),
         **_given("expert_shares", final.expert_shares),
         **_given("not_evaluated", final.problem),
         "held_out_measured": score and _measured(score, final.context, plan.model.max_position_embeddings),
@@ -79,6 +83,11 @@ def training_record(
         "curve": history.curve(),
         **_samples(plan.model.parameters, history, sample_prompt),
     }
+
+
+def _without_cache(score: Score) -> float | None:
+    bits = score.bits_per_byte_without_cache
+    return None if bits is None else round(bits, 6)
 
 
 def _given(key: str, value: object) -> Mapping[str, object]:

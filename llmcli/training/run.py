@@ -24,10 +24,12 @@ from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
 from llmcli.models.devices import is_out_of_memory
+from llmcli.models.ngram_cache import CacheWeights
 from llmcli.models.open_runtime import open_trained
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.base_behaviour import BaseBehaviour
 from llmcli.training.batch_schedule import BatchSchedule
+from llmcli.training.cache_fit import ValidationText
 from llmcli.training.calibration import Calibration
 from llmcli.training.compute import Compute
 from llmcli.training.conversation_phase import ConversationPhase
@@ -59,6 +61,7 @@ FIRST_STEP_SECONDS = 10.0  # the first step may take this long ...
 FIRST_STEP_SHARE = 0.25  # ... or this share of the run, if that is more
 STEP_PATIENCE = 1.0  # seconds that a step or an evaluation may still take after Ctrl-C
 FINAL_PATIENCE = 3.0  # seconds for each evaluation after Ctrl-C
+CACHE_FIT_COST = 4.0  # of the n-gram cache, for each token of the validation slice, in tokens of an evaluation
 REGULARIZE_EVERY = 0.02  # of the run
 NO_MEMORY = "for which memory was too short"
 EPOCHS_MARGIN = 0.05  # relative: regularization changes once the expected epochs are this far beyond a threshold
@@ -97,6 +100,7 @@ class Run:
         group = leader.group if leader else None
         self._optimizer = Optimizer(self.model, settings, plan.model.hidden_size, group, sharded=self._sharded)
         train_tokens, self.validation_windows = reserve_tokens(tokens, settings.calibration_tokens, settings.context)
+        self._slice = ValidationText(tokens, self.validation_windows, tokenizer.eos_id)
         self._train_tokens = len(train_tokens)
         self._batches = BatchSchedule(train_tokens, settings, tokenizer)
         self._conversations: ConversationPhase | None = None
@@ -174,7 +178,8 @@ class Run:
         """The cost of the evaluations after the last step, as a number of tokens of an evaluation during the run."""
         plain_text = self._plain_text.cost if self._plain_text else 0.0
         held_out = self._held_out.cost(self._seen_tokens)
-        return held_out + self._validator.tokens + self._calibration.tokens + plain_text
+        cache = CACHE_FIT_COST * self.validation_windows.size
+        return held_out + self._validator.tokens + self._calibration.tokens + cache + plain_text
 
     def _adapt_regularization(self) -> None:
         """Adapt regularization to the number of epochs that the run will reach at its current speed."""
@@ -459,12 +464,13 @@ class Run:
             self._keep_last_weights()
         trained_seconds = self._now() - self._training_began
         with self._all_threads():
-            final = self._final_evaluation_if_memory_allows(hurried=interrupted or bool(self.problem))
+            cache = self._fit_cache()
+            final = self._final_evaluation_if_memory_allows(cache, hurried=interrupted or bool(self.problem))
         seconds = self._elapsed
         record = copy.deepcopy(record) | training_record(
             self._plan, position, self._history, final,
             train_tokens=self._train_tokens, validation=self._validation_size(), sample_prompt=self._sample_prompt,
-            interrupted=interrupted, problem=self.problem,
+            interrupted=interrupted, problem=self.problem, cache=cache,
         )  # fmt: skip
         if self._conversations:
             record["conversations"] |= self._conversations.record(position)
@@ -499,16 +505,32 @@ class Run:
         if self.problem or not all(np.isfinite(array).all() for array in self._best.values()):
             raise LLMError(self.problem or _divergence(self.position.step, self._settings))
 
-    def _final_evaluation_if_memory_allows(self, hurried: bool) -> FinalEvaluation:
+    def _fit_cache(self) -> CacheWeights | None:
+        """The weights of the n-gram cache for the weights that are kept. A model of conversations has none; nor has one
+        whose fit was interrupted, or for which memory is short."""
+        if self._conversations or self._sharded or not self._slice.is_sufficient:
+            return None
+        try:
+            model = self.model.scoring_model(self._best)
+            with self._interruptible(model, FINAL_PATIENCE):
+                return self._slice.fit_cache(model)
+        except CutShortError:
+            return None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _final_evaluation_if_memory_allows(self, cache: CacheWeights | None, *, hurried: bool) -> FinalEvaluation:
         """It takes another model beside that of the run; without memory for that the weights must still be saved."""
         try:
-            return self._final_evaluation(hurried)
+            return self._final_evaluation(cache, hurried=hurried)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return FinalEvaluation(problem=NO_MEMORY)
 
-    def _final_evaluation(self, hurried: bool) -> FinalEvaluation:
+    def _final_evaluation(self, cache: CacheWeights | None, *, hurried: bool) -> FinalEvaluation:
         """The scores of the best weights and of the base model, on the same part of the held-out data."""
         held_out = self._held_out
         plain_text = None if hurried or not self._plain_text else self._plain_text.scores(self._best, self.model)
@@ -516,8 +538,13 @@ class Run:
             return FinalEvaluation(plain_text=plain_text)
         interruptible = partial(self._interruptible, patience=FINAL_PATIENCE)
         limit = self._final_limit(hurried)
-        score = held_out.evaluate(self._best, self._seen_tokens, limit, self._now, interruptible, hurried=hurried)
-        base_score = held_out.evaluate_base(self._start.tensors, interruptible) if self._start and score else None
+        score = held_out.evaluate(
+            self._best, self._seen_tokens, limit, self._now, interruptible, hurried=hurried, cache=cache
+        )
+        base_score = None
+        if self._start and score:
+            base_cache = CacheWeights.of_record(self._start.record)
+            base_score = held_out.evaluate_base(self._start.tensors, interruptible, base_cache)
         return FinalEvaluation(score, base_score, held_out.context, held_out.expert_shares, plain_text)
 
     def _final_limit(self, hurried: bool) -> float:

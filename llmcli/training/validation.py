@@ -30,6 +30,7 @@ from llmcli.evaluation.evaluator import (
     spread_order,
     stride,
 )
+from llmcli.models.ngram_cache import BLOCK_TOKENS, CachedText, CacheWeights
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.compute import Compute
 from llmcli.training.evaluation_schedule import final_context, final_evaluation_tokens
@@ -39,6 +40,8 @@ EXTRA_FINAL_TOKENS = 3  # times as many tokens at the end, at most, where the cl
 FLOAT32_COST = 2.2  # seconds of an evaluation in float32, for each second of one in bfloat16
 BATCH_TOKENS = 4096  # evaluated between two readings of the clock, at most ...
 BATCH_OPERATIONS = 1e11  # ... and parameters x tokens, at most
+# tokens of the held-out text, up to which its n-gram cache holds blocks of BLOCK_TOKENS; of a longer text shorter ones
+MAX_WHOLE_TOKENS, SHORT_BLOCK_TOKENS = 1 << 20, 1 << 13
 
 Weights = Mapping[str, NDArray[np.float32]]
 Clock = Callable[[], float]
@@ -64,8 +67,14 @@ class _Data(Protocol):
 class _Text:
     """Its units are (start, first position counted, end)."""
 
-    def __init__(self, ids: NDArray[np.integer] | PrefixedTokens, byte_lengths: NDArray[np.int64]) -> None:
-        self._ids, self._byte_lengths = ids, byte_lengths
+    def __init__(
+        self,
+        ids: NDArray[np.integer] | PrefixedTokens,
+        byte_lengths: NDArray[np.int64],
+        cached: CachedText | None = None,
+    ) -> None:
+        """`cached` are the same ids with an n-gram cache."""
+        self._ids, self._byte_lengths, self._cached = ids, byte_lengths, cached
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -76,7 +85,17 @@ class _Text:
     def evaluate(
         self, units: Sequence[Window], score: ScoreWindows, batch_tokens: int
     ) -> Iterator[tuple[Sequence[Window], Score]]:
-        return evaluate_windows(self._ids, self._byte_lengths, units, score, batch_tokens=batch_tokens)
+        return evaluate_windows(
+            self._ids, self._byte_lengths, units, score, batch_tokens=batch_tokens, cached=self._cached
+        )
+
+    def with_cache(self, weights: CacheWeights | None, separator: int) -> "_Text":
+        """The same text with an n-gram cache, if there are weights for one. Of a long text only parts are evaluated,
+        for which less of it in the cache is enough."""
+        if weights is None:
+            return self
+        block_tokens = BLOCK_TOKENS if len(self._ids) <= MAX_WHOLE_TOKENS else SHORT_BLOCK_TOKENS
+        return _Text(self._ids, self._byte_lengths, CachedText(self._ids, weights, separator, block_tokens))
 
 
 class _Answers:
@@ -145,7 +164,7 @@ class HeldOutEvaluation:
     ) -> None:
         """`model` is that of the run. `models` is the number of models evaluated: 2 if the run starts from another."""
         self._model, self._models, self._settings = model, models, settings
-        self._score = (compute or Compute()).score
+        self._score, self._separator = (compute or Compute()).score, tokenizer.eos_id
         self._conversations = data if isinstance(data, ConversationTokens) else None
         byte_lengths = _byte_lengths(tokenizer)
         longest = model.config.max_position_embeddings
@@ -160,12 +179,21 @@ class HeldOutEvaluation:
         self.expert_shares: list[list[float]] = []  # of the tokens evaluated, [layers][experts]
 
     def evaluate(
-        self, weights: Weights, trained: int, limit: float, clock: Clock, interruptible: Interruptible, *, hurried: bool
+        self,
+        weights: Weights,
+        trained: int,
+        limit: float,
+        clock: Clock,
+        interruptible: Interruptible,
+        *,
+        hurried: bool,
+        cache: CacheWeights | None = None,
     ) -> Score | None:
         """Evaluate the weights that will be saved, as those who use the file will run them: in float32, with the
         model's own context length (`evaluation_schedule.final_context` at most; that of training if `hurried`).
 
-        Until `limit`, a time of `clock`. None if it was interrupted before the first windows were done.
+        With a `cache` of n-grams, if there are weights for one. Until `limit`, a time of `clock`. None if it was
+        interrupted before the first windows were done.
         """
         tokens = min(self._settings.eval_tokens, self.tokens) if hurried else self._affordable_tokens(trained)
         if hurried:
@@ -175,16 +203,23 @@ class HeldOutEvaluation:
         self._units = self._select(tokens)
         model = self._model.scoring_model(weights)
         with interruptible(model):
-            score, self._units = _evaluate(model, self._data, self._units, self._score, limit, clock, partial_ok=True)
+            score, self._units = _evaluate(
+                model, self._with_cache(cache), self._units, self._score, limit, clock, partial_ok=True
+            )
         self.expert_shares = model.expert_shares()
         return score if self._units else None
 
-    def evaluate_base(self, weights: Weights, interruptible: Interruptible) -> Score | None:
+    def evaluate_base(
+        self, weights: Weights, interruptible: Interruptible, cache: CacheWeights | None = None
+    ) -> Score | None:
         """Evaluate other weights on the units of `evaluate`. None if it was interrupted."""
         model = self._model.scoring_model(weights)
         with interruptible(model):
-            score, units = _evaluate(model, self._data, self._units, self._score, partial_ok=True)
+            score, units = _evaluate(model, self._with_cache(cache), self._units, self._score, partial_ok=True)
         return score if len(units) == len(self._units) else None
+
+    def _with_cache(self, cache: CacheWeights | None) -> _Data:
+        return self._data.with_cache(cache, self._separator) if isinstance(self._data, _Text) else self._data
 
     def cost(self, trained: int) -> float:
         """After training on `trained` tokens, as a number of tokens of the validation slice."""

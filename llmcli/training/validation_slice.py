@@ -24,7 +24,7 @@ def reserve_tokens(tokens: Tokens, count: int, context: int) -> tuple[Tokens, ND
     windows = count // (length + 1)
     if not windows:
         return tokens, np.empty((0, length + 1), np.int64)
-    starts = ((np.arange(windows) + 0.5) / windows * (len(tokens) - length - 1)).astype(np.int64)
+    starts = window_starts(len(tokens), windows, length)
     reserved = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)
     return TokensWithoutSpans(tokens, starts, length + 1), reserved
 
@@ -39,6 +39,11 @@ def window_length(count: int, context: int) -> int:
     while length // 2 >= SHORTEST_WINDOW and count // (length + 1) < MIN_WINDOWS:
         length //= 2
     return length
+
+
+def window_starts(tokens: int, windows: int, length: int) -> NDArray[np.int64]:
+    """Where the windows that `reserve_tokens` takes from a text of `tokens` tokens begin."""
+    return ((np.arange(windows) + 0.5) / windows * (tokens - length - 1)).astype(np.int64)
 
 
 def reserve_conversations(

@@ -1,0 +1,101 @@
+"""The weights of the n-gram cache (models/ngram_cache.py), fitted at the end of a run.
+
+They minimize the loss of the mixture on windows of the training text that were reserved: the network was not trained on
+them, so it predicts them as it predicts new text. The cache of a window also holds the tokens before it in the text. A
+few thousand tokens are enough for twenty weights, which are drawn to those of other texts.
+
+N, K = tokens, orders.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llmcli.data.batches import Tokens
+from llmcli.models.ngram_cache import MAX_GATE, ORDERS, CacheWeights, Matches, find_matches
+from llmcli.models.torch_scoring import score
+from llmcli.models.transformer import LanguageModel
+from llmcli.training.validation_slice import window_starts
+
+MIN_TOKENS = 1000  # to fit the weights on; with fewer a model gets no cache
+MIN_GAIN = 0.002  # share by which the cache must lower the loss
+HISTORY = 8192  # tokens before a window
+# The weights for tiny Shakespeare and for Python's standard library, on average (LOG.md, "An n-gram cache")
+PRIOR = (
+    (-2.05, -0.1, -0.2, -0.15),
+    (-0.7, -0.6, -1.6, -0.2),
+    (-1.35, -0.45, -1.35, -0.1),
+    (-1.6, -0.15, -0.9, -0.1),
+    (-1.3, -0.4, -0.95, -0.05),
+)
+PRIOR_STRENGTH = 10.0  # nats for each squared distance from these
+STEPS, LEARNING_RATE, BETAS = 40, 0.05, (0.9, 0.98)  # of the fit; the rate falls linearly to 0
+
+
+@dataclass(frozen=True)
+class ValidationText:
+    """The windows [B, T + 1] that `validation_slice.reserve_tokens` took from `tokens`; `separator` is the token
+    between documents."""
+
+    tokens: Tokens
+    windows: NDArray[np.int64]
+    separator: int
+
+    @property
+    def is_sufficient(self) -> bool:
+        """Whether there are tokens enough for a fit."""
+        return self.windows.size >= MIN_TOKENS
+
+    def fit_cache(self, model: LanguageModel) -> CacheWeights | None:
+        """The weights for a model; None where the cache does not help it."""
+        model.eval()
+        network, _ = score(model, self.windows)
+        return fit_weights(network.reshape(-1), self._matches())
+
+    def _matches(self) -> Matches:
+        """Of the tokens that are predicted in the windows, B * T."""
+        T = self.windows.shape[1] - 1
+        parts = []
+        for start in window_starts(len(self.tokens), len(self.windows), T).tolist():
+            first = max(0, start - HISTORY)
+            text = self.tokens[np.arange(first, start + T + 1)]
+            parts.append(find_matches(text, ORDERS, self.separator)[start + 1 - first :])
+        return Matches.join(parts)
+
+
+def fit_weights(network: NDArray[np.floating], matches: Matches) -> CacheWeights | None:
+    """The weights that minimize the loss of the mixture, from the losses of the network in nats [N]; None where it is
+    not lower by MIN_GAIN."""
+    features = torch.from_numpy(matches.features())
+    known = torch.from_numpy(matches.total > 0)
+    shares = torch.from_numpy(matches.shares())
+    probabilities = torch.exp(-torch.from_numpy(network.astype(np.float64)))
+    prior = torch.tensor(PRIOR, dtype=torch.float64)
+    weights = prior.clone()
+    moments = torch.zeros(2, *prior.shape, dtype=torch.float64)
+    for step in range(STEPS):  # Adam (arXiv:1412.6980); torch.optim would take a second to import its compiler
+        weights.requires_grad_()
+        total = _loss(weights, probabilities, features, known, shares)
+        total = total + PRIOR_STRENGTH * ((weights - prior) ** 2).sum()
+        (gradient,) = torch.autograd.grad(total, weights)
+        moments[0].lerp_(gradient, 1 - BETAS[0])
+        moments[1].lerp_(gradient**2, 1 - BETAS[1])
+        mean, square = (moment / (1 - beta ** (step + 1)) for moment, beta in zip(moments, BETAS, strict=True))
+        weights = (weights - LEARNING_RATE * (1 - step / STEPS) * mean / (square.sqrt() + 1e-8)).detach()
+    before = float(network.sum(dtype=np.float64))
+    if not _loss(weights, probabilities, features, known, shares) < (1 - MIN_GAIN) * before:
+        return None
+    return CacheWeights(tuple(tuple(round(value, 4) for value in row) for row in weights.tolist()))
+
+
+def _loss(weights: Tensor, network: Tensor, features: Tensor, known: Tensor, shares: Tensor) -> Tensor:
+    """The total loss of the mixture in nats, from the probabilities of the network [N], the features [N, K, FEATURES],
+    whether contexts are known and the shares of the tokens [N, K]."""
+    gates = (torch.sigmoid((features * weights).sum(-1)) * known).clamp(max=MAX_GATE)
+    mixed = network
+    for gate, share in zip(gates.T, shares.T, strict=True):
+        mixed = (1 - gate) * mixed + gate * share
+    return -torch.log(mixed).sum()
