@@ -178,7 +178,7 @@ class Run:
         """The cost of the evaluations after the last step, as a number of tokens of an evaluation during the run."""
         plain_text = self._plain_text.cost if self._plain_text else 0.0
         held_out = self._held_out.cost(self._seen_tokens)
-        cache = CACHE_FIT_COST * self.validation_windows.size
+        cache = CACHE_FIT_COST * self.validation_windows.size if self._has_cache else 0.0
         return held_out + self._validator.tokens + self._calibration.tokens + cache + plain_text
 
     def _adapt_regularization(self) -> None:
@@ -505,10 +505,15 @@ class Run:
         if self.problem or not all(np.isfinite(array).all() for array in self._best.values()):
             raise LLMError(self.problem or _divergence(self.position.step, self._settings))
 
+    @property
+    def _has_cache(self) -> bool:
+        """Whether the model gets an n-gram cache: not one of conversations, nor of too little text."""
+        return not self._conversations and not self._sharded and self._slice.is_sufficient
+
     def _fit_cache(self) -> CacheWeights | None:
-        """The weights of the n-gram cache for the weights that are kept. A model of conversations has none; nor has one
-        whose fit was interrupted, or for which memory is short."""
-        if self._conversations or self._sharded or not self._slice.is_sufficient:
+        """The weights of the n-gram cache for the weights that are kept; None also where the fit was interrupted, or
+        memory is short."""
+        if not self._has_cache:
             return None
         try:
             model = self.model.scoring_model(self._best)
