@@ -142,11 +142,11 @@ def c_headers(files: Files) -> Iterator[str]:
 
 
 def python_library(files: Files) -> Iterator[str]:
-    """Modules sorted by path, up to the middle of the character set tables, of which the last tenth is made."""
+    """Modules sorted by path, up to the first character set tables, which are at the end of the last tenth."""
     [archive] = (content for path, content in files if path.endswith("/python_stdlib.zip"))
     with zipfile.ZipFile(io.BytesIO(archive)) as library:
         modules = sorted((name, library.read(name)) for name in library.namelist())
-    return first_bytes(matching(modules, "*.py"), 3_300_000)
+    return first_bytes(matching(modules, "*.py"), 3_000_000)
 
 
 def whole(pattern: str) -> Callable[[Files], Iterator[str]]:
@@ -172,13 +172,14 @@ TEXTS = {
             (Package("apt", "manpages", "6.9.1-1"), Package("apt", "manpages-dev", "6.9.1-1")), english_manual,
         ),
         Text(
-            "c-headers", "C headers in arbitrary order", DEVELOPMENT, 1_993_773,
-            "22293cd14f7b60cd973718d708661c2597a1995bd664f537e146113fc2c387e7",
-            (Package("apt", "libgsl-dev", "2.8+dfsg-5"), Package("apt", "libsdl2-dev", "2.32.4+dfsg-1")), c_headers,
+            "c-headers", "C headers in arbitrary order", DEVELOPMENT, 1_486_450,
+            "c953d68409da747731e9886614682207f7b1b7d93ab63f313cd310902b2bf9d7",
+            (Package("apt", "libsdl2-dev", "2.32.4+dfsg-1"), Package("apt", "musl-dev", "1.2.5-3.1~deb13u1")),
+            c_headers,
         ),
         Text(
-            "python-library", "Python's standard library, sorted by name", DEVELOPMENT, 3_276_992,
-            "c70e9c81c000f19f13e94228a9924f63416b8e41a6c1f09a7ee8dfd484588449",
+            "python-library", "Python's standard library, sorted by name", DEVELOPMENT, 2_999_152,
+            "f664901405c20746e8f5aa85d33cc34c63f40c91b827c580c28bdf0b991e4283",
             (Package("npm", "pyodide", "314.0.7"),), python_library,
         ),
         Text(
