@@ -98,7 +98,8 @@ def draw_budgets(axes: "Axes", shown: Mapping[str, Any], theme: Theme) -> None:
         if bits is not None:
             colour = MARKERS[label][1]
             axes.axhline(bits, color=colour, linewidth=1.3, linestyle="--" if "adapting" in label else ":")
-            axes.text(5200, bits, f"{label}  {bits:.3f}", color=colour, va="bottom", ha="right", fontsize=9.5)
+            right = axes.get_yaxis_transform()  # x as a share of the width, so beside the axes
+            axes.text(1.01, bits, f"{label}\n{bits:.3f}", color=colour, va="center", fontsize=9.5, transform=right)
     axes.set_xscale("log")
     axes.set_xlim(14, 5400)
     axes.set_xticks(list(seconds.values()), list(seconds), minor=False)
@@ -120,7 +121,10 @@ def draw_texts(axes: "Axes", shown: Mapping[str, Any], theme: Theme) -> None:
     axes.set_ylim(-0.6, len(names) - 0.4)
     tests = sum(TEXTS[name].role == TEST for name in names)
     axes.axhline(tests - 0.5, color=theme["ink"], linewidth=0.8)
-    axes.set_xlabel("held-out bits per byte (lower is better); below the line: texts that no setting was chosen on")
+    right = axes.get_yaxis_transform()
+    for side, label in (("bottom", "development texts"), ("top", "test texts: no setting was chosen on them")):
+        axes.text(0.995, tests - 0.5, label, fontsize=9, style="italic", va=side, ha="right", transform=right)
+    axes.set_xlabel("held-out bits per byte (lower is better)")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper center", bbox_to_anchor=(0.4, 1.17), ncols=4, frameon=False, fontsize=9)
 
