@@ -92,7 +92,9 @@ def measure(model: str, texts: dict[str, Path]) -> dict[str, Any]:
     active = loaded.config.active_parameters if isinstance(loaded, Checkpoint) else parameters
     prompt = paths[0].read_text("utf-8")[:200]
     speed = statistics.median(
-        json.loads(llm("generate", prompt, "-m", model, "-n", "200", "--seed", "1", "--json")[0])["tokens_per_second"]
+        json.loads(llm("generate", "-m", model, "-n", "200", "--seed", "1", "--json", "--", prompt)[0])[
+            "tokens_per_second"
+        ]
         for _ in range(3)
     )
     bits = {name: by_file[path.name] for name, path in texts.items()} | {"all": by_file["all"]}
