@@ -88,6 +88,14 @@ def test_the_results_belong_together() -> None:
         assert str(Path.home()) not in json.dumps(result)
 
 
+def test_models_and_compressors_predict_the_same_bytes() -> None:
+    for text in TEXTS:
+        of_text = [stored["result"] for stored in results.load().values() if stored["measurement"]["text"] == text]
+        held_out = {result["bytes"] for result in of_text if "bytes" in result}
+        held_out |= {run["eval"]["results"][0]["bytes"] for result in of_text for run in result.get("runs", [])}
+        assert len(held_out) <= 1
+
+
 def test_every_part_is_used_in_a_document() -> None:
     used = {match[1] for name in tables.DOCUMENTS for match in tables.generated((ROOT / name).read_text("utf-8"))}
     assert used == set(tables.SECTIONS)
@@ -226,6 +234,8 @@ def test_results_of_another_source_tree_or_machine_are_out_of_date(environment: 
     stale = publish.out_of_date(WANTED, stored(HERE, *WANTED), environment)
     assert stale == {WANTED[0].name: [key], WANTED[1].name: [key]}  # the compressor's stays
     assert not publish.out_of_date(WANTED, stored(HERE, *WANTED), HERE)
+    removed = publish.out_of_date(WANTED[:2], stored(HERE, *WANTED), HERE)
+    assert removed == {WANTED[2].name: ["list of measurements"]}
     mixed = stored(HERE, WANTED[0]) | stored(environment, *WANTED[1:])
     with pytest.raises(LLMError, match=f"of another {key} than those before it"):
         results.check_consistent(mixed)

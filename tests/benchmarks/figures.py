@@ -37,9 +37,10 @@ class Figures:
         result = self.result(kind, text)
         return result[key] if result else None
 
-    def nanogpt(self, text: str, budget: str = NANOGPT_BUDGET) -> dict[str, Any] | None:
+    def nanogpt(self, text: str, budget: str = NANOGPT_BUDGET, key: str = "bits_per_byte") -> float | None:
         """Of its own number of steps if the budget is empty."""
-        return self.result("nanogpt", text, budget)
+        result = self.result("nanogpt", text, budget)
+        return result[key] if result else None
 
     @property
     def have_cache(self) -> bool:

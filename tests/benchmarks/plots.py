@@ -52,9 +52,9 @@ def budget_figures(figures: Figures) -> dict[str, Any]:
     return {
         "ours": {budget: [score(run) for run in figures.runs(SHAKESPEARE, budget)] for budget in BUDGETS},
         "nanogpt": [
-            [result["seconds"], result["bits_per_byte"]]
-            for result in (figures.nanogpt(SHAKESPEARE, ""), figures.nanogpt(SHAKESPEARE, NANOGPT_BUDGET))
-            if result
+            [figures.nanogpt(SHAKESPEARE, budget, "seconds"), bits]
+            for budget in ("", NANOGPT_BUDGET)
+            if (bits := figures.nanogpt(SHAKESPEARE, budget)) is not None
         ],
         "compressors": {
             label: figures.compressor(kind, SHAKESPEARE, key) for label, (kind, key) in COMPRESSORS.items()
@@ -66,12 +66,11 @@ def text_figures(figures: Figures) -> dict[str, Any]:
     """Bits per byte of each text, by what predicted it."""
     found: dict[str, dict[str, float | None]] = {}
     for name in TEXTS:
-        nanogpt = figures.nanogpt(name)
         found[name] = {
             "llm train --time 142s": figures.median(name, "142s"),
             "llm train --time 15m": figures.median(name, "15m"),
             **{label: figures.compressor(kind, name, key) for label, (kind, key) in COMPRESSORS.items()},
-            "nanoGPT's recipe": nanogpt and nanogpt["bits_per_byte"],
+            "nanoGPT's recipe": figures.nanogpt(name),
         }
     return found
 

@@ -15,6 +15,7 @@ import argparse
 import fnmatch
 import importlib.util
 import json
+import math
 import os
 import signal
 import subprocess
@@ -39,7 +40,6 @@ FIXED_BUDGET = "60s"
 # For estimates, in seconds, on two cores: what `llm train` and `llm eval` take beyond the budget, at most; nanoGPT's
 # own number of steps; the other programs
 OVERHEAD, NANOGPT_STEPS, XZ, PPM, ZPAQ, ENGINES = 25.0, 110.0, 6.0, 25.0, 25.0, 400.0
-DAY_MINUTES = 24 * 60
 
 
 def measurements() -> list[Measurement]:
@@ -81,8 +81,8 @@ def estimated_seconds(measurement: Measurement) -> float:
 def out_of_date(
     wanted: Sequence[Measurement], stored: Mapping[str, Stored], environment: Environment
 ) -> dict[str, list[str]]:
-    """The measurements whose results do not belong to this environment, and in what these differ."""
-    found = {}
+    """The results that do not belong to this environment, or to none of the measurements, and in what they differ."""
+    found = {name: ["list of measurements"] for name in stored.keys() - {each.name for each in wanted}}
     for measurement in wanted:
         if result := stored.get(measurement.name):
             expected = environment.depends_on(measurement)
@@ -98,7 +98,7 @@ def run_missing(
     environment: Environment,
     measure: Callable[[Measurement], Mapping[str, Any]],
     *,
-    max_minutes: float = DAY_MINUTES,
+    max_minutes: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
     report: Callable[[str], None] = print,
 ) -> int:
@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--only", default="*", metavar="PATTERN", help="names of measurements, such as '*.ours.142s.*'")
     parser.add_argument("--list", action="store_true", help="show what is done and what is missing")
-    parser.add_argument("--max-minutes", type=float, default=DAY_MINUTES, metavar="N", help="end after about N minutes")
+    parser.add_argument("--max-minutes", type=float, default=math.inf, metavar="N", help="end after about N minutes")
     parser.add_argument("--start-afresh", action="store_true", help="remove results that are out of date")
     parser.add_argument("--results", type=Path, default=results.DIRECTORY, metavar="DIR")
     options = parser.parse_args(arguments)

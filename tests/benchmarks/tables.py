@@ -138,8 +138,7 @@ def texts(figures: Figures, role: str) -> str:
             found = [figures.median(name, budget) for budget in ("142s", "15m")]
             found += [figures.median(name, label.split()[0], WITHOUT_CACHE) for label in cached]
             found += _compressors(figures, name)
-            for result in (figures.nanogpt(name, ""), figures.nanogpt(name)):
-                found.append(result and result["bits_per_byte"])
+            found += [figures.nanogpt(name, ""), figures.nanogpt(name)]
             rows.append([f"{name}: {text.kind}", f"{text.bytes / 1e6:.1f}", *(cell(value) for value in found)])
     return table(head, rows)
 

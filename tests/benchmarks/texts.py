@@ -102,7 +102,7 @@ def without_roff(page: str) -> str:
     >>> without_roff('.TH LS 1\n.SH 名前\nls \\- 一覧\n.\\" comment\n.BR ls (1)\n.Op Fl a Ns Ar b\n')
     '名前\nls - 一覧\nls(1)\na b\n'
     """
-    lines = []
+    lines: list[str] = []
     for line in page.split("\n"):
         if line.startswith((".", "'")):
             request, _, rest = line[1:].strip().partition(" ")
