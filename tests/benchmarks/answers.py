@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llmcli.data.conversation_files import read_conversations
-from tests.benchmarks.quality import llm
+from tests.benchmarks.llm_command import llm
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TEXT_BYTES = 40_000

@@ -1,6 +1,6 @@
 """Generation speed: llmcli, transformers and llama.cpp on the same weights, in one run.
 
-    python -m tests.benchmarks.engines [--real smol.gguf] [--tokens 128] [--rounds 5]
+    python -m tests.benchmarks.engines [--real smol.gguf] [--tokens 128] [--rounds 5] [--json]
 
 Models: two with random weights, 1M and 10M parameters, and the one in the --real file, if given. Each engine continues
 a short prompt greedily, ignoring the end-of-text token, in a process of its own: an engine's idle threads spin and
@@ -9,6 +9,7 @@ model alone; for the others, the time includes choosing each token. Needs the ex
 """
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -106,11 +107,27 @@ def measure(engine: str, directory: Path, tokens: int, rounds: int) -> float:
     return float(process.stdout.split()[-1])
 
 
+def measure_all(real: Path | None, tokens: int, rounds: int) -> dict[str, Any]:
+    """As JSON: the parameters of each model, and the tokens per second of each engine on each model."""
+    models = {name: random_model(*shape) for name, shape in SHAPES.items()}
+    if real:
+        models[real.stem] = loading.load(real)
+    speeds: dict[str, dict[str, float]] = {engine: {} for engine in ENGINES}
+    with tempfile.TemporaryDirectory() as parent:
+        for name, model in models.items():
+            directory = Path(parent) / name
+            write(directory, model)
+            for engine in ENGINES:
+                speeds[engine][name] = round(measure(engine, directory, tokens, rounds), 1)
+    return {"parameters": {name: model.config.parameters for name, model in models.items()}, "speeds": speeds}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--real", type=Path, help="a model file to measure as well")
     parser.add_argument("--tokens", type=int, default=128, help="per round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
     parser.add_argument("--engine", help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -119,20 +136,15 @@ def main() -> None:
         run(options.tokens)  # warm-up
         print(statistics.median(run(options.tokens) for _ in range(options.rounds)))
         return
-    models = {name: random_model(*shape) for name, shape in SHAPES.items()}
-    if options.real:
-        models[options.real.stem] = loading.load(options.real)
-    speeds: dict[str, list[str]] = {engine: [] for engine in ENGINES}
-    with tempfile.TemporaryDirectory() as parent:
-        for name, model in models.items():
-            directory = Path(parent) / name
-            write(directory, model)
-            for engine in ENGINES:
-                speeds[engine].append(f"{measure(engine, directory, options.tokens, options.rounds):,.0f}")
-    print("| tokens/s | " + " | ".join(f"{name}, {model.config.parameters:,}" for name, model in models.items()) + " |")
-    print("|---" * (1 + len(models)) + "|")
-    for engine, row in speeds.items():
-        print(f"| {engine} | {' | '.join(row)} |")
+    result = measure_all(options.real, options.tokens, options.rounds)
+    if options.json:
+        print(json.dumps(result))
+        return
+    parameters = result["parameters"]
+    print("| tokens/s | " + " | ".join(f"{name}, {count:,}" for name, count in parameters.items()) + " |")
+    print("|---" * (1 + len(parameters)) + "|")
+    for engine, speeds in result["speeds"].items():
+        print(f"| {engine} | {' | '.join(f'{speeds[name]:,.0f}' for name in parameters)} |")
 
 
 if __name__ == "__main__":

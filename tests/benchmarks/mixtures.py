@@ -1,6 +1,6 @@
 """Three ways to use equal time: a dense model, a model with sparse experts, and an ensemble of one model per domain.
 
-    python -m tests.benchmarks.mixtures ENGLISH JAPANESE CODE [--time 3m] [--seed 0] [--experts 8]
+    python -m tests.benchmarks.mixtures ENGLISH JAPANESE CODE [--time 3m] [--seed 0] [--experts 8] [--json]
 
 Each text is one domain; its last tenth is held out. The dense and the sparse model train on all domains for the whole
 time, each domain's model on its own domain for an equal share of it, with the tokenizer of the dense model. All
@@ -13,12 +13,14 @@ import argparse
 import json
 import statistics
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from llmcli.cli.options import parse_duration
 from llmcli.formats import loading
 from llmcli.formats.checkpoint import Checkpoint
-from tests.benchmarks.quality import llm
+from tests.benchmarks.llm_command import llm
 
 
 def main() -> None:
@@ -27,9 +29,20 @@ def main() -> None:
     parser.add_argument("--time", default="3m", help="of the dense, the sparse and all domains' models each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--experts", type=int, default=8, help="of the sparse model, per layer")
+    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        run(Path(directory), options.domains, parse_duration(options.time), options.seed, options.experts)
+        found = rows(Path(directory), options.domains, parse_duration(options.time), options.seed, options.experts)
+        if options.json:
+            print(json.dumps({"time": options.time, "models": list(found)}))
+            return
+        names = [*(path.stem for path in options.domains), "all"]
+        print(f"| model | {' | '.join(names)} | parameters | active | tokens/s |")
+        print("|---" * (len(names) + 4) + "|")
+        for row in found:
+            bits = " | ".join(f"{row['bits_per_byte'][name]:.3f}" for name in names)
+            print(f"| {row['model']} | {bits} | {row['parameters']:,} | {row['active']:,} "
+                  f"| {row['tokens_per_second']:,.0f} |", flush=True)  # fmt: skip
 
 
 def split(directory: Path, domains: list[Path]) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -45,8 +58,8 @@ def split(directory: Path, domains: list[Path]) -> tuple[dict[str, Path], dict[s
     return training, held_out
 
 
-def run(directory: Path, domains: list[Path], total: float, seed: int, experts: int) -> None:
-    """`total` is in seconds."""
+def rows(directory: Path, domains: list[Path], total: float, seed: int, experts: int) -> Iterator[dict[str, Any]]:
+    """The results of each model, as JSON. `total` is in seconds."""
     training, held_out = split(directory, domains)
     all_held_out = directory / "held-out.txt"
     all_held_out.write_text("".join(path.read_text("utf-8") for path in held_out.values()), "utf-8")
@@ -65,27 +78,30 @@ def run(directory: Path, domains: list[Path], total: float, seed: int, experts: 
     ]
     ensemble = str(directory / "ensemble.safetensors")
     llm("mix", *singles, "-o", ensemble, "-q")
-    print(f"| model | {' | '.join(training)} | all | parameters | active | tokens/s |")
-    print("|---" * (len(domains) + 5) + "|")
     for model in (dense, sparse, *singles, ensemble):
-        print(row(model, list(held_out.values())), flush=True)
+        yield measure(model, {path.stem: held_out[path.stem] for path in domains})
 
 
-def row(model: str, texts: list[Path]) -> str:
-    """The row of the table for a model; `texts` are the held-out texts of the domains."""
-    results = json.loads(llm("eval", *map(str, texts), "-m", model, "--whole", "--json", "-q")[0])["results"]
+def measure(model: str, texts: dict[str, Path]) -> dict[str, Any]:
+    """The results of a model, as JSON; `texts` are the held-out texts of the domains, by their names."""
+    paths = list(texts.values())
+    results = json.loads(llm("eval", *map(str, paths), "-m", model, "--whole", "--json", "-q")[0])["results"]
     by_file = {Path(result["file"]).name if result["file"] else "all": result["bits_per_byte"] for result in results}
-    bits = [by_file[text.name] for text in texts] + [by_file["all"]]
     loaded = loading.load_any(model)
     parameters = loaded.parameters
     active = loaded.config.active_parameters if isinstance(loaded, Checkpoint) else parameters
-    prompt = texts[0].read_text("utf-8")[:200]
+    prompt = paths[0].read_text("utf-8")[:200]
     speed = statistics.median(
-        json.loads(llm("generate", prompt, "-m", model, "-n", "200", "--seed", "1", "--json")[0])["tokens_per_second"]
+        json.loads(llm("generate", "-m", model, "-n", "200", "--seed", "1", "--json", "--", prompt)[0])[
+            "tokens_per_second"
+        ]
         for _ in range(3)
     )
-    figures = [f"{value:.3f}" for value in bits]
-    return f"| {Path(model).stem} | {' | '.join(figures)} | {parameters:,} | {active:,} | {speed:,.0f} |"
+    bits = {name: by_file[path.name] for name, path in texts.items()} | {"all": by_file["all"]}
+    return {
+        "model": Path(model).stem, "bits_per_byte": bits, "parameters": parameters, "active": active,
+        "tokens_per_second": speed,
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from llmcli.formats.checkpoint import load
 from llmcli.formats.loading import open_chat_template, open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.benchmarks.answers import EXAMPLES, Pair, wrong_answers
-from tests.benchmarks.quality import llm
+from tests.benchmarks.llm_command import llm
 
 DIRECTIONS = ("English to Japanese", "Japanese to English")
 SHOWN = 10  # wrong translations of a direction that are printed

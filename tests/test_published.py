@@ -1,0 +1,417 @@
+"""The published tables: the documents agree with the stored results, a call of `publish` goes on where another ended,
+and results that do not belong together are not mixed."""
+
+import dataclasses
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.errors import LLMError
+from tests.benchmarks import load, measure, plots, publish, results, tables, texts
+from tests.benchmarks.figures import Figures
+from tests.benchmarks.measure import Measurement
+from tests.benchmarks.results import Environment
+from tests.benchmarks.texts import SHAKESPEARE, TEXTS
+from tests.platforms import linux
+
+ROOT = Path(__file__).parent.parent
+PATHS = {path for paths in results.SOURCES.values() for path in paths}
+HERE = Environment(
+    "1234567",
+    dict.fromkeys(PATHS, "aaaa"),
+    {"cpu": "A", "cores": 2, "memory_gb": 8},
+    {"python": "3.12.0"} | dict.fromkeys(results.PACKAGES, "2.0"),
+)
+NEWER = dataclasses.replace(HERE, commit="89abcde", hashes=dict.fromkeys(PATHS, "aaaa") | {"llmcli": "bbbb"})
+ELSEWHERE = dataclasses.replace(HERE, machine={"cpu": "B", "cores": 4, "memory_gb": 8})
+WANTED = [
+    Measurement("ours", SHAKESPEARE, "20s", 0), Measurement("ours", SHAKESPEARE, "20s", 1),
+    Measurement("xz", SHAKESPEARE),
+]  # fmt: skip
+
+
+def a_run(bits: float, **scores: float) -> dict[str, Any]:
+    record = {"clock": {"tokens_per_second": 9000}, "epochs": 2.0, "train_tokens": 1000}
+    return {
+        "seconds": 19.9, "megabytes": 600, "parameters": 1000, "planned_tokens_per_second": 10_000,
+        "plan": {"training tokens": "about 3,000"}, "record": record,
+        "eval": {"results": [{"bits_per_byte": bits, **scores}]},
+    }  # fmt: skip
+
+
+def a_result(measurement: Measurement, bits: float = 2.0, **scores: float) -> dict[str, Any]:
+    if measurement.kind in ("ours", "fixed"):
+        return {"runs": [a_run(bits, **scores)] * (3 if measurement.beside == load.THREE else 1)}
+    if measurement.kind == "engines":
+        return {"parameters": {"1M": 1_000_000}, "speeds": {"llmcli, float32": {"1M": 1234.5}}}
+    if measurement.kind == "mixtures":
+        model = {"model": "dense", "bits_per_byte": {"a": 2.0, "all": 2.1}, "parameters": 10, "active": 5}
+        return {"models": [{**model, "tokens_per_second": 100.0}]}
+    return {"bits_per_byte": bits, "static_bits_per_byte": bits + 0.1, "seconds": 100.0}
+
+
+def stored(environment: Environment, *measurements: Measurement) -> dict[str, results.Stored]:
+    return {each.name: environment.result(each, 1.0, a_result(each)) for each in measurements}
+
+
+# ---- the documents
+
+
+@pytest.mark.parametrize("document", tables.DOCUMENTS)
+def test_a_document_agrees_with_the_results(document: str) -> None:
+    text = (ROOT / document).read_text("utf-8")
+    assert list(tables.generated(text))
+    assert tables.updated(text, Figures(results.load())) == text, "run python -m tests.benchmarks.tables"
+
+
+@pytest.mark.parametrize("name", plots.PLOTS)
+@pytest.mark.parametrize("ending", plots.THEMES)
+def test_a_plot_shows_the_results(name: str, ending: str) -> None:
+    select, _ = plots.PLOTS[name]
+    svg = (ROOT / "docs" / f"{name}{ending}.svg").read_text("utf-8")
+    assert plots.digest(select(Figures(results.load()))) in svg, "run python -m tests.benchmarks.tables"
+
+
+def test_the_results_belong_together() -> None:
+    found = results.load()
+    results.check_consistent(found)
+    for name, result in found.items():
+        assert Measurement(**result["measurement"]).name == name
+        assert str(Path.home()) not in json.dumps(result)
+
+
+def test_models_and_compressors_predict_the_same_bytes() -> None:
+    for text in TEXTS:
+        of_text = [stored["result"] for stored in results.load().values() if stored["measurement"]["text"] == text]
+        held_out = {result["bytes"] for result in of_text if "bytes" in result}
+        held_out |= {run["eval"]["results"][0]["bytes"] for result in of_text for run in result.get("runs", [])}
+        assert len(held_out) <= 1
+
+
+def test_every_part_is_used_in_a_document() -> None:
+    used = {match[1] for name in tables.DOCUMENTS for match in tables.generated((ROOT / name).read_text("utf-8"))}
+    assert used == set(tables.SECTIONS)
+
+
+def test_tables_with_and_without_results() -> None:
+    everything = Figures(stored(HERE, *publish.measurements()))
+    for name, make in tables.SECTIONS.items():
+        assert make(Figures({})), name
+        never_measured = 2 if name == "busy" else 0  # three runs of an hour at once: bits per byte, seconds
+        assert make(everything).count(tables.DASH) == never_measured, name
+
+
+def test_a_row_by_hand() -> None:
+    """Three seeds, of which the middle one is the median; the scores without a cache have a column if there are any."""
+    seeds = [Measurement("ours", SHAKESPEARE, "20s", seed) for seed in range(3)]
+    scores = [(2.3, 2.4), (2.1, 2.5), (2.2, 2.6)]
+
+    def rows(with_cache: bool) -> list[str]:
+        found = {}
+        for each, (bits, without) in zip(seeds, scores, strict=True):
+            more = {"bits_per_byte_without_cache": without} if with_cache else {}
+            found[each.name] = HERE.result(each, 1.0, a_result(each, bits, **more))
+        return tables.budgets(Figures(found)).split("\n")
+
+    assert rows(False)[2] == "| 20s | **2.200** | 2.300 2.100 2.200 | 1,000 | 19.9 | 600 |"
+    assert "without cache" not in rows(False)[0] and "without cache" in rows(True)[0]
+    assert rows(True)[2] == "| 20s | **2.200** | 2.300 2.100 2.200 | 2.500 | 1,000 | 19.9 | 600 |"
+
+
+def test_what_was_planned_beside_what_came() -> None:
+    [row] = tables.plan(Figures(stored(HERE, WANTED[0]))).split("\n")[2:3]
+    assert row == "| 20s | 10,000 | 9,000 | 90% | 3.0 | 2.0 |"
+
+
+def test_the_throughput_of_three_is_that_of_all_together() -> None:
+    alone, three = (Measurement("fixed", SHAKESPEARE, "60s", 0, beside) for beside in (load.NOTHING, load.THREE))
+    rows = tables.fixed(Figures(stored(HERE, alone, three))).split("\n")
+    assert rows[2].startswith("| alone | 9,000 | 100% |")
+    assert rows[-1].startswith("| three runs at once, together | 27,000 | 300% |")
+
+
+def test_only_what_is_between_markers_is_written() -> None:
+    page = "before\n<!-- begin summary -->\nold\n<!-- end summary -->\nafter\n"
+    new = tables.updated(page, Figures({}))
+    assert new.startswith("before\n<!-- begin summary -->\n\n| `--time`") and new.endswith(
+        "<!-- end summary -->\nafter\n"
+    )
+    assert tables.updated(new, Figures({})) == new
+    with pytest.raises(LLMError, match="a part called unknown"):
+        tables.updated("<!-- begin unknown -->\n<!-- end unknown -->", Figures({}))
+
+
+def test_plots_are_a_function_of_the_figures() -> None:
+    some = Figures(stored(HERE, *WANTED, Measurement("nanogpt", SHAKESPEARE), Measurement("zpaq", "novel-en")))
+    drawn = plots.draw_all(some)
+    assert plots.draw_all(some) == drawn
+    assert sorted(drawn) == sorted(f"{name}{ending}.svg" for name in plots.PLOTS for ending in plots.THEMES)
+    assert b"<dc:date>" not in b"".join(drawn.values())
+
+
+# ---- the list of measurements
+
+
+def test_measurements_have_names_of_their_own_and_the_important_ones_come_first() -> None:
+    found = publish.measurements()
+    assert len({each.name for each in found}) == len(found)
+    assert [each.name for each in found[:2]] == ["tiny-shakespeare.ours.20s.seed0", "tiny-shakespeare.ours.20s.seed1"]
+    assert found[-1].budget == "60m"
+    for each in found:
+        assert publish.estimated_seconds(each) > each.seconds or not each.budget
+        assert each.text in TEXTS or not each.text
+        assert HERE.depends_on(each)
+
+
+def test_a_result_of_a_compressor_depends_on_no_engine_and_no_machine() -> None:
+    xz = Measurement("xz", SHAKESPEARE)
+    assert HERE.depends_on(xz) == NEWER.depends_on(xz) == ELSEWHERE.depends_on(xz)
+    assert set(HERE.depends_on(xz)) == {"llmcli/evaluation/compressors.py", f"text {SHAKESPEARE}"}
+
+
+# ---- going on where another call ended
+
+
+class FakeMeasure:
+    """Counts its calls; the clock advances by what each takes."""
+
+    def __init__(self, seconds: float = 1.0, fail: Callable[[Measurement], bool] = lambda measurement: False) -> None:
+        self.seconds, self.fail, self.now = seconds, fail, 0.0
+        self.measured: list[str] = []
+
+    def __call__(self, measurement: Measurement) -> Mapping[str, Any]:
+        if self.fail(measurement):
+            raise KeyboardInterrupt
+        self.now += self.seconds
+        self.measured.append(measurement.name)
+        return a_result(measurement)
+
+    def run(self, directory: Path, **options: Any) -> int:
+        return publish.run_missing(
+            WANTED, directory, HERE, self, clock=lambda: self.now, report=lambda line: None, **options
+        )
+
+
+def test_a_second_call_measures_what_is_missing(tmp_path: Path) -> None:
+    first = FakeMeasure(fail=lambda measurement: measurement.seed == 1)
+    with pytest.raises(KeyboardInterrupt):
+        first.run(tmp_path)
+    assert [path.stem for path in tmp_path.iterdir()] == first.measured == [WANTED[0].name]  # not the interrupted one
+    second = FakeMeasure()
+    assert second.run(tmp_path) == 0
+    assert second.measured == [each.name for each in WANTED[1:]]
+    third = FakeMeasure()
+    assert third.run(tmp_path) == 0 and not third.measured
+
+
+def test_a_stored_result_says_where_it_comes_from(tmp_path: Path) -> None:
+    FakeMeasure(seconds=7.0).run(tmp_path)
+    found = results.load(tmp_path)[WANTED[1].name]
+    assert Measurement(**found["measurement"]) == WANTED[1]
+    assert (found["commit"], found["seconds"], found["machine"]["cores"]) == ("1234567", 7.0, 2)
+    assert found["depends_on"]["llmcli"] == "aaaa" and found["depends_on"]["machine"] == "A, 2 cores, 8 GB of memory"
+    assert found["result"] == a_result(WANTED[1])
+
+
+def test_measurements_that_do_not_fit_into_the_time_are_left(tmp_path: Path) -> None:
+    estimates = [publish.estimated_seconds(each) for each in WANTED]
+    assert estimates[2] < estimates[0] == estimates[1]
+    fake = FakeMeasure(seconds=estimates[0])
+    assert fake.run(tmp_path, max_minutes=(estimates[0] + estimates[2] + 1) / 60) == 1
+    assert fake.measured == [WANTED[0].name, WANTED[2].name]
+
+
+@pytest.mark.parametrize(("environment", "key"), [(NEWER, "llmcli"), (ELSEWHERE, "machine")])
+def test_results_of_another_source_tree_or_machine_are_out_of_date(environment: Environment, key: str) -> None:
+    stale = publish.out_of_date(WANTED, stored(HERE, *WANTED), environment)
+    assert stale == {WANTED[0].name: [key], WANTED[1].name: [key]}  # the compressor's stays
+    assert not publish.out_of_date(WANTED, stored(HERE, *WANTED), HERE)
+    removed = publish.out_of_date(WANTED[:2], stored(HERE, *WANTED), HERE)
+    assert removed == {WANTED[2].name: ["list of measurements"]}
+    mixed = stored(HERE, WANTED[0]) | stored(environment, *WANTED[1:])
+    with pytest.raises(LLMError, match=f"of another {key} than those before it"):
+        results.check_consistent(mixed)
+    results.check_consistent(stored(HERE, *WANTED[2:]) | stored(environment, *WANTED[:2]))
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Calls the command with fake measurements and texts; returns the directory of results."""
+    monkeypatch.setattr(results, "present", lambda: HERE)
+    monkeypatch.setattr(publish, "in_own_process", lambda command: a_result(WANTED[0]))
+    monkeypatch.setattr(texts, "build", lambda text, cache, shakespeare: tmp_path / text.name)
+    directory = tmp_path / "results"
+
+    def call(*arguments: str) -> Path:
+        publish.main(["--results", str(directory), "--only", "*.ours.20s.seed*", *arguments])
+        return directory
+
+    return call
+
+
+def test_the_command_refuses_to_mix_and_starts_afresh_if_asked(
+    published: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = published()
+    assert len(list(directory.iterdir())) == 3
+    assert "all measured" in capsys.readouterr().out
+    monkeypatch.setattr(results, "present", lambda: NEWER)
+    with pytest.raises(SystemExit, match=r"3 results in .* are of another llmcli; --start-afresh removes them"):
+        published()
+    published("--list")
+    assert "of another llmcli" in capsys.readouterr().out
+    published("--start-afresh")
+    assert {stored["commit"] for stored in results.load(directory).values()} == {"89abcde"}
+
+
+def test_the_list_shows_what_is_done(published: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    published("--list")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines[:-1]] == ["missing"] * 3
+    assert lines[-1].startswith("3 measurements; those not done take about 0.0 hours")
+    published()
+    published("--list")
+    assert "done" in capsys.readouterr().out.splitlines()[-2]
+    with pytest.raises(SystemExit, match="no measurement is called nothing"):
+        publish.main(["--only", "nothing"])
+
+
+def test_a_modified_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"status": "M llmcli/config.py"}
+    monkeypatch.setattr(results, "_git", lambda command, *arguments: answers[command])
+    with pytest.raises(LLMError, match=r"llmcli/config\.py differs from the last commit; commit it first"):
+        results.present()
+
+
+@linux
+def test_no_process_is_left_of_an_interrupted_measurement(tmp_path: Path) -> None:
+    """The measurement starts a process of its own, as `llm train` is one, and both are gone."""
+    started = tmp_path / "pid"
+    measurement = (
+        "import subprocess, sys, pathlib\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "file = pathlib.Path(sys.argv[1] + '.new')\n"
+        "file.write_text(str(child.pid))\n"
+        "file.rename(sys.argv[1])\n"
+        "child.wait()\n"
+    )
+    caller = (
+        "import sys\n"
+        "from tests.benchmarks.publish import in_own_process\n"
+        f"in_own_process([sys.executable, '-c', {measurement!r}, sys.argv[1]])\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", caller, str(started)], cwd=ROOT, stderr=subprocess.PIPE) as process:
+        while not started.exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert b"KeyboardInterrupt" in errors
+    state = Path(f"/proc/{started.read_text()}/stat")
+    assert not state.exists() or state.read_text().split()[2] in "ZX"
+
+
+def test_a_measurement_that_fails_says_so() -> None:
+    with pytest.raises(LLMError, match="ended with status 3; nothing is stored"):
+        publish.in_own_process([sys.executable, "-c", "raise SystemExit(3)"])
+    assert publish.in_own_process([sys.executable, "-c", "print('note'); print('{\"a\": 1}')"]) == {"a": 1}
+
+
+# ---- what is measured
+
+
+def test_compressors_read_the_training_text_first(tmp_path: Path) -> None:
+    """The second half of a text whose halves are equal adds next to nothing; the tenth is that of `llm train`."""
+    text = tmp_path / "text.txt"
+    half = "".join(f"{number * 7919 % 1000003} " for number in range(2000))
+    text.write_text(half + half, "utf-8")
+    past, held_out = measure.split(text)
+    assert (past + held_out).decode() == half + half and len(held_out) == round(0.1 * len(half + half))
+    assert measure.xz(Measurement("xz"), text)["bits_per_byte"] < 0.05
+    found = measure.ppm(Measurement("ppm"), text)
+    assert found["bits_per_byte"] < found["static_bits_per_byte"] < 4
+
+
+@pytest.mark.slow
+def test_a_run_end_to_end(tmp_path: Path) -> None:
+    """A few seconds of training: everything that the tables need is there, and no path of this machine."""
+    text = tmp_path / "stories.txt"
+    text.write_bytes((ROOT / "examples" / "stories.txt").read_bytes())
+    command = [sys.executable, "-m", "tests.benchmarks.measure", str(text), "--budgets", "6s", "--seeds", "1"]
+    run = subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert str(tmp_path) not in run.stdout
+    each = Measurement("ours", SHAKESPEARE, "20s")
+    row = tables.budgets(Figures({each.name: HERE.result(each, 1.0, found)})).split("\n")[2]
+    assert tables.DASH not in row
+    plan = tables.plan(Figures({each.name: HERE.result(each, 1.0, found)})).split("\n")[2]
+    assert tables.DASH not in plan
+    assert re.search(r"\d bits per byte, [\d,]+ parameters, ", measure.summary(found))
+
+
+# ---- texts
+
+
+def test_the_file_of_a_text_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "shakespeare.txt"
+    path.write_text("something else", "utf-8")
+    with pytest.raises(LLMError, match=r"expected SHA-256 86c4e6aa.*, found "):
+        texts.build(TEXTS[SHAKESPEARE], tmp_path, path)
+    with pytest.raises(LLMError, match="give its file: --shakespeare FILE"):
+        texts.build(TEXTS[SHAKESPEARE], tmp_path)
+
+
+def test_packages_are_read(tmp_path: Path) -> None:
+    """A Debian package and one of npm, made here: the same files, sorted; links are no files."""
+    import io
+    import tarfile
+
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:xz") as tar:
+        for name, content in (("usr/b", b"two"), ("usr/a", b"one")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("usr/c")
+        link.type, link.linkname = tarfile.SYMTYPE, "a"
+        tar.addfile(link)
+    data = archive.getvalue()
+
+    def member_of_ar(name: str, content: bytes) -> bytes:
+        return (
+            f"{name:16}{'0':12}{'0':6}{'0':6}{'100644':8}{len(content):<10}`\n".encode()
+            + content
+            + b"\n" * (len(content) % 2)
+        )
+
+    deb = tmp_path / "a_1_all.deb"
+    deb.write_bytes(b"!<arch>\n" + member_of_ar("debian-binary", b"2.0") + member_of_ar("data.tar.xz", data))
+    tgz = tmp_path / "a-1.tgz"
+    tgz.write_bytes(data)
+    expected = [("usr/a", b"one"), ("usr/b", b"two")]
+    assert texts.archive_files(deb) == texts.archive_files(tgz) == expected
+    deb.write_bytes(b"!<arch>\n")
+    with pytest.raises(LLMError, match="not a Debian package"):
+        texts.archive_files(deb)
+
+
+def test_a_package_that_cannot_be_fetched_can_be_put_there_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = texts.Package("apt", "some-name", "1:2-3")
+    assert package.command[-1] == "some-name=1:2-3"
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(LLMError, match=r"put some-name_1%3a2-3_\*\.deb into .* by hand"):
+        texts.fetch(package, tmp_path)
+    by_hand = tmp_path / "some-name_1%3a2-3_all.deb"
+    by_hand.touch()
+    assert texts.fetch(package, tmp_path) == by_hand
+    assert texts.Package("npm", "@a/b", "1.0").pattern == "a-b-1.0.tgz"
