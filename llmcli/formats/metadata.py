@@ -43,7 +43,13 @@ _RECORD: dict[str, Schema] = {  # of a training run
     "best_step": COUNT,
     "bits_per_byte": (NUMBER, NULL),
     "bits_per_byte_before": NUMBER,
-    "clock": Required(seconds=AMOUNT, tokens_per_second=AMOUNT),
+    "bits_per_byte_without_cache": NUMBER,
+    "clock": {
+        "seconds": AMOUNT,
+        "tokens_per_second": AMOUNT,
+        "planned_tokens_per_second": AMOUNT,
+        "planned_epochs": AMOUNT,
+    },
     "conversations": {
         "training": COUNT,
         "held_out": COUNT,

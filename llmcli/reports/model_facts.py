@@ -97,10 +97,17 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         ("best weights", f"step {record.get('best_step', 0):,}"),
         *_validation(record),
         ("held-out", _held_out_loss(record)),
+        *_cache(record),
         *_memorization(record),
         *_experts(record),
         *_environment(record),
     ]
+
+
+def _cache(record: Record) -> list[tuple[str, str]]:
+    cache = record.get("ngram_cache")
+    weights = cache.get("weights") if isinstance(cache, dict) else None
+    return [("n-gram cache", f"contexts of up to {len(weights)} tokens")] if isinstance(weights, list) else []
 
 
 def _corpus(record: Record) -> str:
@@ -152,7 +159,9 @@ def _held_out_loss(record: Record) -> str:
     at_end = f"{of_answers} at the end, on {measured['bytes']:,} bytes, in float32" if measured else of_answers
     before = record.get("bits_per_byte_before")
     base = f"; {units.bits_per_byte(before)} before fine-tuning" if before else ""
-    return f"{units.bits_per_byte(bits)} bits per byte{at_end}{base}"
+    network = record.get("bits_per_byte_without_cache")
+    cache = f"; {units.bits_per_byte(network)} without the n-gram cache" if network else ""
+    return f"{units.bits_per_byte(bits)} bits per byte{at_end}{cache}{base}"
 
 
 def _memorization(record: Record) -> list[tuple[str, str]]:

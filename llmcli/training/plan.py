@@ -180,6 +180,14 @@ class ConversationSettings:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """What a plan assumes about a run that a clock ends."""
+
+    tokens_per_second: float  # as measured
+    epochs: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """The configs that the trainer needs, with the reasons for their values."""
 
@@ -188,6 +196,7 @@ class Plan:
     rows: tuple[PlanRow, ...]
     warning: str = ""  # why the run will hardly train the model
     conversations: ConversationSettings | None = None  # None: plain text only
+    expected: Expected | None = None  # where a clock ends the run
     sharded: bool = False  # of several processes each has a part of the weights, their gradients and the optimizer
 
 

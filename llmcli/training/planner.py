@@ -29,6 +29,7 @@ from llmcli.training.plan import (
     ConversationDecisions,
     ConversationSettings,
     Decision,
+    Expected,
     ModelDecisions,
     Plan,
     Request,
@@ -233,7 +234,11 @@ def _plan(run: _Run, models: Sequence[ModelConfig], machine: Machine) -> Plan:
     warning = _too_few_steps(run, tokens.value / (train.batch_size * train.context))
     rows = plan_table.rows(run.request, architecture, training, tokens)
     sharded = architecture.sharded.value
-    return Plan(estimate.model, train, rows, warning, _conversation_settings(training, sharded=sharded), sharded)
+    expected = None
+    if estimate.tokens_per_second:
+        expected = Expected(estimate.tokens_per_second, tokens.value / run.data.tokens)
+    conversations = _conversation_settings(training, sharded=sharded)
+    return Plan(estimate.model, train, rows, warning, conversations, expected, sharded)
 
 
 def _conversation_settings(training: TrainDecisions, *, sharded: bool) -> ConversationSettings | None:

@@ -477,6 +477,11 @@ class Run:
         if self._clock:
             tokens_per_second = round(self._seen_tokens / trained_seconds)
             record["clock"] = {"seconds": round(seconds, 2), "tokens_per_second": tokens_per_second}
+            if expected := self._plan.expected:
+                record["clock"] |= {
+                    "planned_tokens_per_second": round(expected.tokens_per_second),
+                    "planned_epochs": round(expected.epochs, 4),
+                }
         return Done(
             checkpoint=self._checkpoint(record),
             step=position.step,

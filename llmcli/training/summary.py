@@ -30,6 +30,7 @@ FORGETTING = 0.02
 MEMORIZED_SHARE = 0.1  # ... beyond that of the held-out text
 MEMORIZED_SHARE_ALONE = 0.5  # ... where there is no held-out text
 
+SPEED_TOLERANCE = 1.25  # factor between the planned and the reached speed
 SUGGESTED_MINUTES = (5, 10, 15, 20, 30, 60, 120, 180, 240, 360, 480, 720, 1440)  # for --time; the first is its default
 
 Record = Mapping[str, Any]  # of a training run, as JSON holds it
@@ -114,7 +115,8 @@ def summarize(
     7. Memorization: the share of generated strings that occur in the training text is MEMORIZED_SHARE above that of the
        held-out text, or above MEMORIZED_SHARE_ALONE where there is none.
     8. None of 2 to 7: the loss has plateaued.
-    9. After training on conversations: how held-out questions are answered, and what became of plain text.
+    9. The speed was not the one that the plan assumed: the model was chosen for another number of tokens.
+    10. After training on conversations: how held-out questions are answered, and what became of plain text.
     """
     run = _Run(record, read_curve(record), baselines)
     remarks = [*_early_end(run, resumable), *_advice(run, command, seconds)]
@@ -124,7 +126,7 @@ def summarize(
     if not remarks:
         loss = run.curve.name if run.curve.validation else "training"
         remarks = [f"The {loss} loss has plateaued: longer training at this size would help little."]
-    return [_quality(run), *_answers(run), *_plain_text(run), *remarks]
+    return [_quality(run), *_answers(run), *_plain_text(run), *_speed(run), *remarks]
 
 
 def usage_hints(
@@ -223,9 +225,11 @@ def _quality(run: _Run) -> str:
     measured, context = record["held_out_measured"]["bytes"], record["held_out_measured"].get("context")
     part = f"{measured:,} of its {held_out:,}" if measured < held_out else f"all {measured:,}"
     window = f" with a context of {context:,} tokens" if context else ""
+    network = record.get("bits_per_byte_without_cache")
+    cache = f", {units.bits_per_byte(network)} without the n-gram cache" if network else ""
     quality = (
-        f"Held-out {what}: {units.bits_per_byte(bits)} bits per byte at the end (lower is better), on {part} bytes, in "
-        f"float32{window}."
+        f"Held-out {what}: {units.bits_per_byte(bits)} bits per byte at the end (lower is better){cache}, on {part} "
+        f"bytes, in float32{window}."
     )
     if not run.baselines:
         return quality
@@ -233,8 +237,20 @@ def _quality(run: _Run) -> str:
     return f"{quality} Compressors on the same text: {compressors}. The model beats {_beaten(bits, run.baselines)}."
 
 
+def _speed(run: _Run) -> list[str]:
+    """Rule 9."""
+    clock = run.record.get("clock", {})
+    reached, planned = clock.get("tokens_per_second"), clock.get("planned_tokens_per_second")
+    if run.ended_early or not reached or not planned or 1 / SPEED_TOLERANCE <= reached / planned <= SPEED_TOLERANCE:
+        return []
+    return [
+        f"The plan assumed {planned:,} tokens per second and {units.epochs(clock['planned_epochs'])}; the run reached "
+        f"{reached:,} and {units.epochs(run.record['epochs'])}. Other programs may have been running."
+    ]
+
+
 def _answers(run: _Run) -> list[str]:
-    """Rule 9: greedy answers to held-out questions."""
+    """Rule 10: greedy answers to held-out questions."""
     measured = run.record.get("answers")
     if not measured:
         return []
@@ -248,7 +264,7 @@ def _answers(run: _Run) -> list[str]:
 
 
 def _plain_text(run: _Run) -> list[str]:
-    """Rule 9: plain text, before and after."""
+    """Rule 10: plain text, before and after."""
     measured = run.record.get("plain_text")
     if not measured:
         return []

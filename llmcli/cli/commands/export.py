@@ -90,6 +90,8 @@ def export(
     if quantize:
         _export_quantized(model, output, quantize, json_=json_)
         return
+    if to in ("hf", "gguf"):
+        _note_cache(model)
     if to == "tokenizer":
         _export_tokenizer(model, output)
     elif to == "hf":
@@ -144,6 +146,16 @@ def _lock(context: typer.Context, directory: Path) -> None:
         console.note(f"{directory} cannot be locked here ({problem}); make sure that nothing else writes to it")
     else:
         atomic_io.remove_stale(directory)
+
+
+def _note_cache(model: "Checkpoint") -> None:
+    """Say what other programs do not run."""
+    record = model.record
+    if "ngram_cache" not in record:
+        return
+    figures = (record.get("bits_per_byte_without_cache"), record.get("bits_per_byte"))
+    loss = f": {figures[0]:.3f} bits per byte instead of {figures[1]:.3f}" if all(figures) else ""
+    console.note(f"other programs run the network without its n-gram cache{loss}")
 
 
 # ---- one function per format
