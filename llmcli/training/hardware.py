@@ -18,6 +18,7 @@ from llmcli.training.cgroups import available_memory
 from llmcli.training.thread_tuner import ThreadTuner, thread_counts
 
 BFLOAT16_GAIN = 0.8  # bfloat16 is chosen if products take less than this fraction of their time in float32
+PRODUCTS_TIMED = 16  # in each data type
 THREADS_GAIN = 0.9  # fewer threads are chosen if they take less than this fraction of the time with more
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
 
@@ -43,14 +44,18 @@ def pick_dtype(
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """Seconds for a matrix product of a size that is usual in training: the minimum of several, so that other
-    processes matter little."""
+    """Seconds of one core for a matrix product of a size that is usual in training: processor time, and the minimum of
+    several, so that other processes matter little."""
+    clock = time.perf_counter if sys.platform == "win32" else time.thread_time  # which is too coarse there
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     x, y = (torch.ones(512, 256, dtype=dtype) for _ in range(2))
     times = []
-    for _ in range(8):
-        began = time.perf_counter()
+    for _ in range(PRODUCTS_TIMED):
+        began = clock()
         x @ y.mT
-        times.append(time.perf_counter() - began)
+        times.append(clock() - began)
+    torch.set_num_threads(threads)
     return min(times)
 
 

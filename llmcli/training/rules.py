@@ -30,7 +30,9 @@ INDUCTION_CONTEXT = 1024  # "Useful context length"
 
 # "Induction heads at initialization"
 INDUCTION_MIN_TOKENS = 100_000  # of training text
-INDUCTION_MIN_CORE_SECONDS = 200.0  # time budget x threads, on a CPU; with less, longer windows cost more than they gain
+INDUCTION_MIN_CORE_SECONDS = (
+    200.0  # time budget x threads, on a CPU; with less, longer windows cost more than they gain
+)
 
 # Tokens per batch, "At a fixed number of tokens": on a CPU factor * sqrt(tokens), on a GPU tokens / divisor
 CPU_BATCH_FACTOR, CPU_BATCH_TOKENS = 1.6, (1024, 16_384)
