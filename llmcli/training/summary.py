@@ -223,9 +223,11 @@ def _quality(run: _Run) -> str:
     measured, context = record["held_out_measured"]["bytes"], record["held_out_measured"].get("context")
     part = f"{measured:,} of its {held_out:,}" if measured < held_out else f"all {measured:,}"
     window = f" with a context of {context:,} tokens" if context else ""
+    source = record["held_out"].get("from")
+    rule = f" ({source})" if source else ""
     quality = (
-        f"Held-out {what}: {units.bits_per_byte(bits)} bits per byte at the end (lower is better), on {part} bytes, in "
-        f"float32{window}."
+        f"Held-out {what}{rule}: {units.bits_per_byte(bits)} bits per byte at the end (lower is better), on {part} "
+        f"bytes, in float32{window}."
     )
     if not run.baselines:
         return quality
