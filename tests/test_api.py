@@ -120,7 +120,7 @@ RUN = {"steps": 4, "threads": 1, "seed": 2, "layers": 1, "width": 32, "context":
 
 
 def test_training_gives_the_model_of_the_command(own_directory: Path, llm: Llm) -> None:
-    Path("c.txt").write_text(TEXT, "utf-8")
+    Path("c.txt").write_text(TEXT * 300, "utf-8")
     words = [word for key, value in RUN.items() for word in (f"--{key.replace('_', '-')}", value)]
     assert llm("train", "c.txt", "-o", "command.safetensors", "-q", *words).exit_code == 0
     *events, result = llmcli.train("c.txt", "api.safetensors", **RUN)

@@ -1,4 +1,4 @@
-"""The corpus: documents in order, found by the names of files, directories and glob patterns.
+"""The corpus: documents, or parts of them, in order, found by the names of files, directories and glob patterns.
 
 Text comes in pieces, so a corpus may be larger than memory.
 """
@@ -8,15 +8,16 @@ import errno
 import glob
 import itertools
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from llmcli.data.documents import Document, describe_binary_file, display_name, read_document
+from llmcli.data.documents import STANDARD_INPUT, Document, describe_binary_file, display_name, read_document
 from llmcli.data.temporary_files import TemporaryFileError, TextCopy
 from llmcli.errors import LLMError
 
@@ -31,6 +32,10 @@ class Part:
     start: int
     end: int
 
+    @property
+    def text_bytes(self) -> int:
+        return self.end - self.start
+
     def text(self) -> Iterator[str]:
         """In pieces; see `Document.text`."""
         return self.document.text(self.start, self.end)
@@ -38,10 +43,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in order. A position in a corpus is a byte position in its UTF-8 text."""
+    """Texts in order, each a document or a part of one. A position in a corpus is a byte position in its UTF-8 text."""
 
-    documents: tuple[Document, ...]
+    contents: tuple[Part, ...]
     skipped: tuple[str, ...] = ()  # why files found in directories were skipped, one line each
+
+    @classmethod
+    def of(cls, documents: Iterable[Document], skipped: Iterable[str] = ()) -> "Corpus":
+        """Whole documents; empty ones are left out."""
+        return cls(tuple(Part(one, 0, one.text_bytes) for one in documents if one.text_bytes), tuple(skipped))
+
+    @cached_property
+    def documents(self) -> tuple[Document, ...]:
+        """Those that the texts are of."""
+        return tuple(part.document for part in self.contents)
 
     @property
     def text_bytes(self) -> int:
@@ -50,8 +65,8 @@ class Corpus:
 
     @cached_property
     def _ends(self) -> list[int]:
-        """The position at the end of each document."""
-        return list(itertools.accumulate(document.text_bytes for document in self.documents))
+        """The position at the end of each text."""
+        return list(itertools.accumulate(part.text_bytes for part in self.contents))
 
     def texts(self, start: int = 0, end: int | None = None) -> Iterator[Iterator[str]]:
         """The text between two positions, document by document, each in pieces.
@@ -64,31 +79,35 @@ class Corpus:
     def parts(self, start: int = 0, end: int | None = None) -> Iterator[Part]:
         """What lies between two positions, document by document."""
         end = self.text_bytes if end is None else end
-        for index in range(bisect.bisect_right(self._ends, start), len(self.documents)):
-            document = self.documents[index]
-            first = self._ends[index] - document.text_bytes
+        for index in range(bisect.bisect_right(self._ends, start), len(self.contents)):
+            part = self.contents[index]
+            first = self._ends[index] - part.text_bytes
             if first >= end:
                 return
-            if document.text_bytes:
-                yield Part(document, max(0, start - first), min(end - first, document.text_bytes))
+            yield Part(
+                part.document, part.start + max(0, start - first), part.start + min(end - first, part.text_bytes)
+            )
+
+    def cut(self, start: int, end: int) -> "Corpus":
+        """What lies between two positions."""
+        return Corpus(tuple(self.parts(start, end)))
 
     def utf8(self, start: int = 0, end: int | None = None) -> bytes:
         """The text between two positions as UTF-8, its documents joined, in memory."""
         return b"".join(piece.encode("utf-8") for text in self.texts(start, end) for piece in text)
 
-    def sample(self, start: int, end: int, max_bytes: int) -> Iterator[Iterator[str]]:
-        """The text between two positions; of more than `max_bytes`, SAMPLE_SPANS evenly spaced spans of about that
-        size in total."""
-        for part in self.sample_parts(start, end, max_bytes):
+    def sample(self, max_bytes: int) -> Iterator[Iterator[str]]:
+        """The text; of more than `max_bytes`, SAMPLE_SPANS evenly spaced spans of about that size in total."""
+        for part in self.sample_parts(max_bytes):
             yield part.text()
 
-    def sample_parts(self, start: int, end: int, max_bytes: int) -> Iterator[Part]:
+    def sample_parts(self, max_bytes: int) -> Iterator[Part]:
         """What `sample` reads."""
-        if end - start <= max_bytes:
-            yield from self.parts(start, end)
+        if self.text_bytes <= max_bytes:
+            yield from self.contents
             return
         span = max(1, max_bytes // SAMPLE_SPANS)
-        for first in np.linspace(start, end - span, SAMPLE_SPANS).astype(np.int64).tolist():
+        for first in np.linspace(0, self.text_bytes - span, SAMPLE_SPANS).astype(np.int64).tolist():
             yield from self.parts(first, first + span)
 
 
@@ -114,7 +133,7 @@ def read_corpus(
     seen: set[Path] = set()
     taken = False
     copy = copy or TextCopy()
-    for name, path, was_named in _find_files(names):
+    for name, path, relative, was_named in _find_files(names):
         if path.resolve() in seen:
             skipped.append(f"{name} was named before; it is read once")
             continue
@@ -123,7 +142,7 @@ def read_corpus(
             if takes and name != "-" and takes(name, path):
                 taken = True
             else:
-                documents.append(_read_file(name, path, stdin, copy))
+                documents.append(replace(_read_file(name, path, stdin, copy), relative_name=relative))
         except TemporaryFileError:
             raise
         except LLMError as error:
@@ -132,7 +151,7 @@ def read_corpus(
             skipped.append(str(error))
     if not taken:
         _check_has_text(names, documents, skipped)
-    return Corpus(tuple(d for d in documents if d.text_bytes), tuple(skipped))
+    return Corpus.of(documents, skipped)
 
 
 def _read_file(name: str, path: Path, stdin: IO[bytes] | None, copy: TextCopy) -> Document:
@@ -155,28 +174,50 @@ def _check_has_text(names: list[str], documents: list[Document], skipped: list[s
         raise LLMError(f"{documents[0].name} is empty; name a file that contains text")
 
 
-def _find_files(names: Iterable[str]) -> Iterator[tuple[str, Path, bool]]:
-    """(name to show, path, whether the user named the file itself) for each file; those in a directory are sorted."""
+def _find_files(names: Iterable[str]) -> Iterator[tuple[str, Path, str, bool]]:
+    """(name to show, path, relative name, whether the user named the file itself) of each file; those in a directory
+    are sorted."""
     for name in names:
         if not name:
             raise LLMError("the name of a text is empty; name a text file, a directory, a pattern or -")
         path = Path(name)
         _check_name_length(name, path)
-        if name == "-":
-            yield name, path, True
-        elif path.is_dir():
-            for file in _files_inside(path):
-                yield str(file), file, False
-        elif path.exists():
-            yield name, path, True
+        if name == "-" or path.exists():
+            yield from _files_of(name, path, path if path.is_dir() else path.parent)
         elif glob.has_magic(name):
             matches = sorted(glob.glob(name, recursive=True))
             if not matches:
                 raise LLMError(f"nothing matches {name}; name a text file, a directory or a pattern")
-            yield from _find_files(matches)
+            for match in matches:
+                yield from _files_of(match, Path(match), _without_pattern(path))
         else:
             download = f"; this program downloads nothing, get it first: curl -LO {name}" if "://" in name else ""
             raise LLMError(f"there is no file or directory {name}{download}")
+
+
+def _files_of(name: str, path: Path, root: Path) -> Iterator[tuple[str, Path, str, bool]]:
+    """A file, or the files in a directory, with their names relative to `root`."""
+    if name == "-":
+        yield name, path, STANDARD_INPUT, True
+    elif path.is_dir():
+        for file in _files_inside(path):
+            yield str(file), file, _relative_name(file, root), False
+    else:
+        yield name, path, _relative_name(path, root), True
+
+
+def _relative_name(path: Path, root: Path) -> str:
+    """The same on every system, wherever `root` is."""
+    return unicodedata.normalize("NFC", display_name(path.relative_to(root).as_posix()))
+
+
+def _without_pattern(path: Path) -> Path:
+    """The directory in which a glob pattern begins.
+
+    >>> _without_pattern(Path("docs/2024/*/a?.md")).as_posix()
+    'docs/2024'
+    """
+    return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
 
 
 def _check_name_length(name: str, path: Path) -> None:

@@ -46,6 +46,7 @@ class Document:
     offset: int = 0  # where its UTF-8 text begins in the file, or in the copy
     copy: TextCopy | None = field(default=None, repr=False, compare=False)  # of a file that is not plain UTF-8
     changed_at: int = field(default=0, repr=False, compare=False)  # st_mtime_ns of the file before it was read
+    relative_name: str = ""  # its path from the directory that the user named, with "/"; of a named file, its name
 
     def is_unchanged(self) -> bool:
         """Whether the text is still the one with this hash, as far as the file's time of modification shows."""

@@ -14,7 +14,6 @@ BYTES_PER_TOKEN_TYPE = 1000  # bytes of text per vocabulary entry, so that each 
 
 def train_tokenizer(
     corpus: Corpus,
-    train_bytes: int,
     vocab_size: int | None = None,
     *,
     max_vocab_size: int = MAX_DEFAULT_VOCAB_SIZE,
@@ -23,16 +22,16 @@ def train_tokenizer(
     contents: Iterable[str] = (),
     content_bytes: int = 0,
 ) -> tuple[Tokenizer, str]:
-    """(tokenizer for the first `train_bytes` of a corpus, the reason for the size of its vocabulary).
+    """(tokenizer for a corpus, the reason for the size of its vocabulary).
 
-    It is trained on at most `max_bytes` of them, sampled evenly, and on `contents`, other texts of `content_bytes`
+    It is trained on at most `max_bytes` of it, sampled evenly, and on `contents`, other texts of `content_bytes`
     bytes. `vocab_size` fixes the size; otherwise it follows the length of the text, up to `max_vocab_size`.
     `characters` makes each character a token. Raises LLMError when `vocab_size` is too small for the characters of the
     text.
     """
-    sample = corpus.sample(0, train_bytes, min(max_bytes, TRAINING_BYTES))
+    sample = corpus.sample(min(max_bytes, TRAINING_BYTES))
     text = itertools.chain((piece for part in sample for piece in part), contents)
-    train_bytes += content_bytes
+    train_bytes = corpus.text_bytes + content_bytes
     if characters:
         return Tokenizer.train_char(text, vocab_size), "one token per character, as requested"
     by_text = nearest_power_of_two(train_bytes / BYTES_PER_TOKEN_TYPE, MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from llmcli.config import EVALUATION_CONTEXT
 from llmcli.data.batches import PrefixedTokens
-from llmcli.data.corpus import Corpus
+from llmcli.data.corpus import Corpus, Part
 from llmcli.data.tokens import Encoder, count_bytes, tokenize
 from llmcli.errors import LLMError, usage
 from llmcli.models.cache_runtime import CacheRuntime
@@ -250,26 +250,22 @@ class InMemoryPassage:
 
 @dataclass(frozen=True)
 class DocumentPassage:
-    """One document, or the end of one."""
+    """One document, or a part of one."""
 
-    name: str
-    corpus: Corpus  # of this document alone
-    start: int  # in bytes
+    part: Part
+
+    @property
+    def name(self) -> str:
+        return self.part.document.name
 
     def text(self) -> Iterator[str]:
         """The text, in pieces."""
-        for text in self.corpus.texts(self.start):
-            yield from text
+        return self.part.text()
 
 
-def passages(corpus: Corpus, start: int = 0) -> list[DocumentPassage]:
-    """The documents of a corpus from byte `start` on."""
-    passages_, first = [], 0
-    for document in corpus.documents:
-        if start < first + document.text_bytes:
-            passages_.append(DocumentPassage(document.name, Corpus((document,)), max(0, start - first)))
-        first += document.text_bytes
-    return passages_
+def passages(corpus: Corpus) -> list[DocumentPassage]:
+    """Each text of a corpus."""
+    return [DocumentPassage(part) for part in corpus.contents]
 
 
 def measure(

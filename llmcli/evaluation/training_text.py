@@ -1,8 +1,10 @@
 """Which text a model was trained on, according to its record: names, sizes and sha256 hashes of the files.
 
-Decides which part of a corpus is held out for a model, and finds the training corpus again, and the conversations.
+Decides which part of a text a model was not trained on, and finds the training corpus again, and the conversations.
 """
 
+import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any, TypeVar
 from llmcli.data.conversation_files import ConversationFile, read_conversations
 from llmcli.data.conversation_turns import speakers_in
 from llmcli.data.conversations import Conversation
-from llmcli.data.corpus import Corpus, read_corpus
+from llmcli.data.corpus import Corpus, Part, read_corpus
 from llmcli.data.documents import Document
 from llmcli.data.sources import Sources
 from llmcli.data.temporary_files import TemporaryFileError, TextCopy
@@ -25,30 +27,74 @@ _Read = TypeVar("_Read", Document, ConversationFile)
 Record = dict[str, Any]  # of a training run: training.json in the file of a model
 
 
-def trained_bytes(corpus: Corpus, record: Record) -> int | None:
-    """Bytes of a corpus, from its beginning, that a model was trained on; None if its record names another corpus."""
-    if [str(document.get("sha256")) for document in _texts(record)] != [d.sha256 for d in corpus.documents]:
-        return None
-    count = record.get("train_bytes")
-    return count if isinstance(count, int) and 0 <= count <= corpus.text_bytes else None
+def trained_lengths(record: Record) -> dict[str, int]:
+    """How many bytes of each text, from its beginning, a model was trained on, by the sha256 of the text; 0 for one
+    that was held out. {} if the record is not valid."""
+    texts = _texts(record)
+    sizes = [size if isinstance(size := text.get("bytes"), int) else 0 for text in texts]
+    if any("held_out" in text for text in texts):
+        lengths = [size - int(text.get("held_out", 0)) for text, size in zip(texts, sizes, strict=True)]
+    else:  # the end of the whole corpus, in files of earlier versions; nothing, or another text
+        total = record.get("train_bytes")
+        if not isinstance(total, int) or not 0 <= total <= sum(sizes):
+            return {}
+        starts = itertools.accumulate(sizes, initial=0)
+        lengths = [min(size, max(0, total - start)) for start, size in zip(starts, sizes, strict=False)]
+    trained: dict[str, int] = {}
+    for text, length in zip(texts, lengths, strict=True):
+        sha256 = str(text.get("sha256"))
+        trained[sha256] = max(length, trained.get(sha256, 0))
+    return trained
 
 
-def held_out_start(corpus: Corpus, records: Iterable[Record]) -> int:
-    """The byte from which on a corpus is held out for all of the models.
-
-    0, the whole corpus, if none of them was trained on it, or one was trained on all of it.
-    """
-    start = max((trained_bytes(corpus, record) or 0 for record in records), default=0)
-    return start if start < corpus.text_bytes else 0
+def names_texts(corpus: Corpus, record: Record) -> bool:
+    """Whether a record names texts of a corpus, trained on or held out."""
+    return not trained_lengths(record).keys().isdisjoint(document.sha256 for document in corpus.documents)
 
 
-def was_trained_on(corpus: Corpus, record: Record, start: int = 0) -> bool:
-    """Whether a model was trained on text from byte `start` on, as far as the hashes of whole files show."""
-    count = trained_bytes(corpus, record)
-    if count is not None:
-        return count > start
-    hashes = {str(document.get("sha256")) for document in _files(record)}
-    return not {document.sha256 for document in corpus.documents}.isdisjoint(hashes)
+def trained_part(corpus: Corpus, records: Iterable[Record]) -> Corpus:
+    """What any of the models was trained on, as far as their records name texts of the corpus."""
+    return Corpus(tuple(part for part in _divide(corpus, records)[0] if part.text_bytes))
+
+
+def untrained_part(corpus: Corpus, records: Iterable[Record]) -> Corpus:
+    """The rest of the corpus, which none of the models was trained on. It may be empty."""
+    return Corpus(tuple(part for part in _divide(corpus, records)[1] if part.text_bytes))
+
+
+def _divide(corpus: Corpus, records: Iterable[Record]) -> tuple[list[Part], list[Part]]:
+    """Each text as what was trained on, and the rest."""
+    known = [trained_lengths(record) for record in records]
+    ends = [max((lengths.get(document.sha256, 0) for lengths in known), default=0) for document in corpus.documents]
+    middles = [min(max(part.start, end), part.end) for part, end in zip(corpus.contents, ends, strict=True)]
+    divided = list(zip(corpus.contents, middles, strict=True))
+    return [Part(one.document, one.start, middle) for one, middle in divided], [
+        Part(one.document, middle, one.end) for one, middle in divided
+    ]
+
+
+def was_trained_on(corpus: Corpus, record: Record) -> bool:
+    """Whether a model was trained on any of this text, as far as the hashes of whole files show; also on conversations
+    in it."""
+    hashes = {str(file.get("sha256")) for file in _conversation_files(record)}
+    read_as_conversations = not hashes.isdisjoint(document.sha256 for document in corpus.documents)
+    return read_as_conversations or bool(trained_part(corpus, [record]).contents)
+
+
+def is_held_out(corpus: Corpus, record: Record) -> bool:
+    """Whether a text is what was held out when a model was trained: of its corpus, or as another file."""
+    files, trained = held_out_files(record), trained_lengths(record)
+    return bool(corpus.contents) and all(
+        part.document.sha256 in files or part.start >= trained.get(part.document.sha256, sys.maxsize)
+        for part in corpus.contents
+    )
+
+
+def held_out_files(record: Record) -> set[str]:
+    """The sha256 of each text or file of conversations that --val named when a model was trained."""
+    held_out = record.get("held_out")
+    listed = held_out.get("files") if isinstance(held_out, dict) else None
+    return {str(file.get("sha256")) for file in listed or () if isinstance(file, dict)}
 
 
 def _files(record: Record) -> list[dict[str, Any]]:
@@ -74,10 +120,9 @@ def _conversation_files(record: Record) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class TrainingText:
-    """What a model was trained on: the beginning of a corpus, and conversations."""
+    """What a model was trained on: texts, or parts of them, and conversations."""
 
     corpus: Corpus
-    end: int  # bytes of the corpus, from its beginning
     files: tuple[ConversationFile, ...] = ()
     conversations: Sequence[Conversation] = field(default=(), repr=False)  # those of the files
 
@@ -86,11 +131,16 @@ class TrainingText:
         """The training part of texts that records name, the longest of them; the whole of any other text. The same for
         conversations."""
         records = list(records)
-        ends = [end for record in records if (end := trained_bytes(sources.text, record)) is not None]
+        known = set[str]().union(*map(trained_lengths, records))
+        parts = [
+            part
+            for whole, trained in zip(sources.text.contents, _divide(sources.text, records)[0], strict=True)
+            if (part := trained if whole.document.sha256 in known else whole).text_bytes
+        ]
         conversations, files = sources.conversations, sources.conversation_files
-        if trained := set[int]().union(*(trained_indices(files, record) for record in records)):
-            conversations = [conversations[i] for i in sorted(trained)]
-        return cls(sources.text, max(ends, default=sources.text.text_bytes), files, conversations)
+        if trained_on := set[int]().union(*(trained_indices(files, record) for record in records)):
+            conversations = [conversations[i] for i in sorted(trained_on)]
+        return cls(Corpus(tuple(parts)), files, conversations)
 
     @property
     def names(self) -> list[str]:
@@ -100,12 +150,12 @@ class TrainingText:
     @property
     def bytes(self) -> int:
         """Size of the text, and of the messages."""
-        return self.end + sum(conversation.text_bytes for conversation in self.conversations)
+        return self.corpus.text_bytes + sum(conversation.text_bytes for conversation in self.conversations)
 
     def documents(self) -> Iterator[Iterable[str]]:
         """Each text, and the messages of the conversations, in pieces. No text that a model writes spans two messages,
         between which half a character stands."""
-        yield from self.corpus.texts(0, self.end)
+        yield from self.corpus.texts()
         yield map(self._messages, range(0, len(self.conversations), _JOINED))
 
     def _messages(self, first: int) -> str:
@@ -115,8 +165,7 @@ class TrainingText:
 
 def names_sources(record: Record, sources: Sources) -> bool:
     """Whether a model was trained on these texts, or on conversations of these files."""
-    texts = bool(sources.text.documents) and trained_bytes(sources.text, record) is not None
-    return texts or bool(trained_indices(sources.conversation_files, record))
+    return names_texts(sources.text, record) or bool(trained_indices(sources.conversation_files, record))
 
 
 def recorded_speakers(records: Iterable[Record]) -> tuple[str, str] | None:
@@ -148,7 +197,7 @@ def find_corpus(record: Record, model: Path) -> Corpus:
     for document in documents:
         match = _find(document, model, lambda path: read_corpus([str(path)], copy=copy).documents[0])
         matches.setdefault(match.path.resolve(), match)
-    return Corpus(tuple(matches.values()))
+    return Corpus.of(matches.values())
 
 
 def _read_conversations(file: dict[str, Any]) -> Callable[[Path], ConversationFile | None]:

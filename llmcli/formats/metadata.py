@@ -35,6 +35,7 @@ _ROPE_PARAMETERS: Schema = (
     },
     NULL,
 )  # fmt: skip
+_FILE: dict[str, Schema] = {"name": TEXT, "bytes": COUNT, "sha256": TEXT, "shape": TEXT, "conversations": COUNT}
 _RECORD: dict[str, Schema] = {  # of a training run
     "adapter": TEXT,
     "answers": (Required(questions=COUNT, verbatim=FRACTION, exact=FRACTION), NULL),
@@ -59,11 +60,11 @@ _RECORD: dict[str, Schema] = {  # of a training run
         "from_step": COUNT,
         "epochs": AMOUNT,
     },
-    "corpus": [{"name": TEXT, "bytes": COUNT, "sha256": TEXT, "shape": TEXT, "conversations": COUNT}],
+    "corpus": [{**_FILE, "held_out": COUNT}],
     "curve": {"step": [COUNT], "loss": [NUMBER], "eval_step": [COUNT], "eval_bits_per_byte": [NUMBER]},
     "epochs": AMOUNT,
     "expert_shares": [[NUMBER]],
-    "held_out": {"bytes": COUNT, "tokens": COUNT, "from": TEXT, "of": TEXT},
+    "held_out": {"bytes": COUNT, "tokens": COUNT, "from": TEXT, "of": TEXT, "files": [_FILE]},
     "held_out_measured": ({"bytes": COUNT, "tokens": COUNT}, NULL),
     "imported": OBJECT,
     "interrupted": FLAG,

@@ -131,7 +131,7 @@ async def memory(request: Request) -> Response:
 
 
 def _search(model: ServedModel, text: str) -> dict[str, object]:
-    texts = [replace(one, end=min(one.end, MAX_SEARCHED_BYTES)) for one in training_texts(model)]
+    texts = [replace(one, corpus=one.corpus.cut(0, MAX_SEARCHED_BYTES)) for one in training_texts(model)]
     names = [name for one in texts for name in one.names]
     return find_verbatim([text], texts)[0].as_json(text, names)
 

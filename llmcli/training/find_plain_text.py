@@ -9,7 +9,7 @@ from llmcli.data.corpus import Corpus
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.tokens import tokenize
 from llmcli.errors import LLMError
-from llmcli.evaluation.training_text import find_corpus, held_out_start, was_trained_on
+from llmcli.evaluation.training_text import find_corpus, untrained_part, was_trained_on
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.training.inputs import Inputs
 from llmcli.training.plain_text import TOKENS, PlainText, affordable_tokens, windows_of
@@ -49,5 +49,4 @@ def _held_out_text_of(base: Checkpoint, path: Path | None, tokenizer: Tokenizer)
         corpus = find_corpus(base.record, path)
     except (LLMError, KeyError):
         return none
-    start = held_out_start(corpus, [base.record]) or corpus.text_bytes  # nothing, if all of it was trained on
-    return tokenize(corpus.sample(start, corpus.text_bytes, BYTES_PER_TOKEN * TOKENS[1]), tokenizer)
+    return tokenize(untrained_part(corpus, [base.record]).sample(BYTES_PER_TOKEN * TOKENS[1]), tokenizer)

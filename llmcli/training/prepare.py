@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig
 from llmcli.data.corpus import Corpus
+from llmcli.data.corpus_split import CorpusSplit, split
 from llmcli.data.corpus_tokens import tokenize_in_shards
+from llmcli.data.documents import Document
 from llmcli.data.token_shards import TokenShards
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.tokens import count_bytes, tokenize, used_tokens
@@ -29,7 +31,7 @@ from llmcli.training.prepare_conversations import (
     corpus_record,
 )
 
-HELD_OUT = 0.1  # share of the corpus at its end that is held out
+HELD_OUT = 0.1  # share of the corpus that is held out
 # Most bytes of text that a run reads: factor * (time budget x threads) ** exponent, a third more than any plan has
 # time for once (LOG.md, "100 MB of text in 30 seconds")
 CPU_BYTES_FACTOR, GPU_BYTES_FACTOR, BYTES_EXPONENT = 4e5, 1.2e7, 0.6
@@ -47,6 +49,7 @@ class Prepared:
 
     plan: Plan
     tokenizer: Tokenizer
+    split: CorpusSplit
     tokens: TokenIds | TokenShards  # training text; may be empty if there are conversations
     held_out: TokenIds  # validation text; may be empty
     record: dict[str, Any]  # the corpus, for the training record
@@ -54,9 +57,9 @@ class Prepared:
     encoded: EncodedConversations | None = None
     conversations: PreparedConversations | None = None  # as the context of the plan has space for them
 
-    def read_from(self, corpus: Corpus) -> Iterator[Iterator[str]]:
+    def training_text(self) -> Iterator[Iterator[str]]:
         """The text of `tokens`: one iterator of pieces for each of its parts."""
-        return corpus.sample(0, self.record["train_bytes"], self.max_bytes)
+        return self.split.training.sample(self.max_bytes)
 
     def with_plan(self, plan: Plan) -> "Prepared":
         """The same for another plan; the conversations are fitted into its context, and recorded."""
@@ -64,7 +67,7 @@ class Prepared:
             return replace(self, plan=plan)
         fitted = self.encoded.fit(plan.train.context)
         record = self.record | {
-            "held_out": fitted.held_out_record(self.tokenizer),
+            "held_out": fitted.held_out_record(self.tokenizer, self.record["held_out"].get("files", [])),
             "conversations": fitted.record(self.tokenizer),
         }
         return replace(self, plan=plan, conversations=fitted, record=record)
@@ -98,24 +101,25 @@ def prepare(
 ) -> Prepared:
     """Split the corpus, train a tokenizer unless one is given, tokenize, plan.
 
-    `held_out` is another corpus, or a share of this one to hold out at its end. `characters` makes each character a
+    `held_out` is another corpus, or a share of this one to hold out. `characters` makes each character a
     token. `base` is the model to fine-tune, if any. `tokenizer_reason` says where a given tokenizer comes from. With
     `conversations` the corpus may be empty. Raises LLMError when the corpus is too short, or no conversation has an
     answer.
     """
     max_bytes = _max_bytes(request)
-    split = _split(corpus, held_out, max_bytes)
+    text = _split(corpus, held_out)
     divided = conversations.divide(max_bytes) if conversations else None
     if tokenizer is None:
         tokenizer, tokenizer_reason = train_tokenizer(
-            corpus, split.train_bytes, request.vocab_size,
+            text.training, request.vocab_size,
             max_vocab_size=_max_vocab_size(request), max_bytes=max_bytes, characters=characters,
             contents=divided.texts() if divided else (), content_bytes=divided.text_bytes if divided else 0,
         )  # fmt: skip
-    tokens = _training_tokens(corpus, split.train_bytes, max_bytes, tokenizer, on_note)
-    held_out_tokens = tokenize(split.held_out, tokenizer)
+    tokens = _training_tokens(text.training, max_bytes, tokenizer, on_note)
+    held_out_tokens = tokenize(text.held_out.sample(_max_held_out_bytes(text, max_bytes)), tokenizer)
     encoded = divided.encode(tokenizer) if divided else None
-    read_bytes = split.train_bytes if split.train_bytes <= max_bytes else _text_bytes(tokens, tokenizer)
+    train_bytes = text.training.text_bytes
+    read_bytes = train_bytes if train_bytes <= max_bytes else _text_bytes(tokens, tokenizer)
     plan = make_plan(
         request,
         train_tokens=len(tokens),
@@ -126,13 +130,13 @@ def prepare(
         machine=machine,
         conversations=encoded.size if encoded else None,
     )
-    record = _record(corpus, split, read_bytes, len(tokens), len(held_out_tokens))
+    record = _record(corpus, text, read_bytes, len(tokens), len(held_out_tokens))
     seen_bytes = _seen_bytes(tokens, encoded, tokenizer, base is not None)
     if seen_bytes:
         record["seen_bytes"] = seen_bytes.hex()
     tokenizer = tokenizer.with_seen_bytes(seen_bytes)
-    prepared = Prepared(plan, tokenizer, tokens, held_out_tokens, record, max_bytes, encoded)
-    corpus_row = PlanRow("corpus", f"{corpus.text_bytes:,} bytes", split.describe(read_bytes))
+    prepared = Prepared(plan, tokenizer, text, tokens, held_out_tokens, record, max_bytes, encoded)
+    corpus_row = PlanRow("corpus", f"{corpus.text_bytes:,} bytes", _description(text, read_bytes))
     vocabulary_row = PlanRow("vocabulary", f"{tokenizer.vocab_size} tokens", tokenizer_reason)
     if encoded is None:
         return prepared.with_plan(replace(plan, rows=(corpus_row, vocabulary_row, *plan.rows)))
@@ -158,48 +162,42 @@ def _with_conversations(
     return replace(prepared, tokenizer=tokenizer, record=prepared.record | {"corpus": corpus}).with_plan(plan)
 
 
-@dataclass(frozen=True)
-class _Split:
-    """The corpus as training text, its first `train_bytes`, and held-out text."""
-
-    train_bytes: int
-    held_out: Iterator[Iterator[str]]
-    held_out_bytes: int
-    source: str  # of the held-out text
-    is_from_corpus: bool
-
-    def describe(self, read_bytes: int) -> str:
-        """The split in words, for the plan; `read_bytes` of the training text are used."""
-        if not self.held_out_bytes:
-            text = f"{self.train_bytes:,} for training, nothing held out"
-        elif self.is_from_corpus:
-            text = f"{self.train_bytes:,} for training, {self.held_out_bytes:,} held out"
-        else:
-            text = f"all for training; validation on the {self.held_out_bytes:,} bytes of {self.source}"
-        if read_bytes < self.train_bytes:
-            text += f"; the time budget allows for {read_bytes:,} bytes of training text, sampled evenly"
-        return text
+def _split(corpus: Corpus, held_out: Corpus | float) -> CorpusSplit:
+    if isinstance(held_out, float):
+        return split(corpus, held_out)
+    names = ", ".join(Path(document.name).name for document in held_out.documents)
+    return CorpusSplit(corpus, held_out, names, is_from_corpus=False)
 
 
-def _split(corpus: Corpus, held_out: Corpus | float, max_bytes: int) -> _Split:
-    if isinstance(held_out, Corpus):
-        text = held_out.sample(0, held_out.text_bytes, min(max_bytes, MAX_HELD_OUT_BYTES))
-        source = ", ".join(Path(d.name).name for d in held_out.documents)
-        return _Split(corpus.text_bytes, text, held_out.text_bytes, source, False)
-    train_bytes = corpus.text_bytes - round(corpus.text_bytes * held_out)
-    most = min(max(1, round(max_bytes * held_out)), MAX_HELD_OUT_BYTES)
-    text = corpus.sample(train_bytes, corpus.text_bytes, most)
-    source = f"the last {held_out:.3g} of the corpus"
-    return _Split(train_bytes, text, corpus.text_bytes - train_bytes, source, True)
+def _description(text: CorpusSplit, read_bytes: int) -> str:
+    """The split in words, for the plan; `read_bytes` of the training text are used."""
+    train_bytes, held_out_bytes = text.training.text_bytes, text.held_out.text_bytes
+    if not held_out_bytes:
+        description = f"{train_bytes:,} for training, nothing held out"
+    elif text.is_from_corpus:
+        description = f"{train_bytes:,} for training, {held_out_bytes:,} held out: {text.rule}"
+    else:
+        description = f"all for training; held out: the {held_out_bytes:,} bytes of {text.rule}"
+    if read_bytes < train_bytes:
+        description += f"; the time budget allows for {read_bytes:,} bytes of training text, sampled evenly"
+    return description
+
+
+def _max_held_out_bytes(text: CorpusSplit, max_bytes: int) -> int:
+    """Bytes of held-out text to read: of a corpus of which a part is read, as large a part."""
+    held_out_bytes = text.held_out.text_bytes
+    if text.is_from_corpus and held_out_bytes:
+        max_bytes = max(1, round(max_bytes * held_out_bytes / (text.training.text_bytes + held_out_bytes)))
+    return min(max_bytes, MAX_HELD_OUT_BYTES)
 
 
 def _training_tokens(
-    corpus: Corpus, train_bytes: int, max_bytes: int, tokenizer: Tokenizer, on_note: Callable[[str], None]
+    training: Corpus, max_bytes: int, tokenizer: Tokenizer, on_note: Callable[[str], None]
 ) -> TokenIds | TokenShards:
     """The tokens of the training text that the run reads; those of a long text are cached."""
-    if min(train_bytes, max_bytes) <= MAX_TEMPORARY_BYTES:
-        return tokenize(corpus.sample(0, train_bytes, max_bytes), tokenizer)
-    return tokenize_in_shards(corpus.sample_parts(0, train_bytes, max_bytes), tokenizer, on_note)
+    if min(training.text_bytes, max_bytes) <= MAX_TEMPORARY_BYTES:
+        return tokenize(training.sample(max_bytes), tokenizer)
+    return tokenize_in_shards(training.sample_parts(max_bytes), tokenizer, on_note)
 
 
 def _text_bytes(tokens: TokenIds | TokenShards, tokenizer: Tokenizer) -> int:
@@ -214,15 +212,28 @@ def _byte_values(tokens: TokenIds | TokenShards, tokenizer: Tokenizer) -> frozen
     return frozenset(b"".join(tokenizer.token_bytes[i] for i in used_tokens(tokens, tokenizer.vocab_size)))
 
 
-def _record(corpus: Corpus, split: _Split, read_bytes: int, tokens: int, held_out_tokens: int) -> dict[str, Any]:
+def _record(corpus: Corpus, text: CorpusSplit, read_bytes: int, tokens: int, held_out_tokens: int) -> dict[str, Any]:
     """The corpus as the training record describes it."""
+    held_out: dict[str, Any] = {"bytes": text.held_out.text_bytes, "tokens": held_out_tokens, "from": text.rule}
+    ends: dict[Document, int] = {}
+    if text.is_from_corpus:
+        ends = {part.document: part.text_bytes for part in text.held_out.contents}
+    else:
+        held_out["files"] = [_document_record(document) for document in text.held_out.documents]
     return {
-        "corpus": [{"name": Path(d.name).name, "bytes": d.text_bytes, "sha256": d.sha256} for d in corpus.documents],
-        "train_bytes": split.train_bytes,
+        "corpus": [
+            _document_record(document) | ({"held_out": ends[document]} if document in ends else {})
+            for document in corpus.documents
+        ],
+        "train_bytes": text.training.text_bytes,
         "read_bytes": read_bytes,  # of them
         "train_tokens": tokens,
-        "held_out": {"bytes": split.held_out_bytes, "tokens": held_out_tokens, "from": split.source},
+        "held_out": held_out,
     }
+
+
+def _document_record(document: Document) -> dict[str, Any]:
+    return {"name": document.relative_name, "bytes": document.text_bytes, "sha256": document.sha256}
 
 
 def _seen_bytes(

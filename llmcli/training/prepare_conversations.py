@@ -208,14 +208,18 @@ class PreparedConversations:
             "train_bytes": self.training.answer_bytes(lengths),
         }
 
-    def held_out_record(self, tokenizer: Tokenizer) -> dict[str, Any]:
-        """The held-out answers as the training record describes them."""
+    def held_out_record(self, tokenizer: Tokenizer, texts: list[dict[str, Any]]) -> dict[str, Any]:
+        """The held-out answers as the training record describes them; with the files that --val named: `texts`, and
+        those of conversations."""
         lengths = np.array([len(data) for data in tokenizer.token_bytes])
+        held_out = self.encoded.divided.inputs.held_out
+        files = texts if isinstance(held_out, float) else [*texts, *corpus_record(held_out)]
         return {
             "bytes": self.held_out.answer_bytes(lengths),
             "tokens": self.held_out.targets,
             "from": self.encoded.divided.source,
             "of": "answers",
+            **({"files": files} if files else {}),
         }
 
 

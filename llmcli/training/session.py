@@ -22,7 +22,6 @@ from llmcli.training.summary import summarize
 if TYPE_CHECKING:  # torch is imported when training starts, not when the text is read
     from llmcli.data.conversation_files import ConversationFile
     from llmcli.data.corpus import Corpus
-    from llmcli.data.documents import Document
     from llmcli.data.tokenizer import Tokenizer
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.training.cost_model import Machine, Memory
@@ -259,8 +258,10 @@ def _data_fingerprint(corpus: Corpus, files: Sequence[ConversationFile]) -> str:
     """A hash of texts and conversations and the names of their files."""
     from llmcli.training.resume import text_fingerprint
 
-    read: list[Document | ConversationFile] = [*corpus.documents, *files]
-    return text_fingerprint((Path(one.name).name, one.text_bytes, one.sha256) for one in read)
+    return text_fingerprint([
+        *((document.relative_name, document.text_bytes, document.sha256) for document in corpus.documents),
+        *((Path(file.name).name, file.text_bytes, file.sha256) for file in files),
+    ])  # fmt: skip
 
 
 def _held_out_fingerprint(inputs: Inputs) -> str | float:
@@ -269,7 +270,7 @@ def _held_out_fingerprint(inputs: Inputs) -> str | float:
 
     text, files = inputs.held_out, inputs.conversations.held_out if inputs.conversations else ()
     if isinstance(text, float) and (isinstance(files, float) or not files):
-        return text
+        return text if len(inputs.corpus.contents) < 2 else f"{text:g} of several documents"
     return _data_fingerprint(Corpus(()) if isinstance(text, float) else text, () if isinstance(files, float) else files)
 
 
@@ -334,7 +335,7 @@ def run(
 
     prepared, settings = plan.prepared, plan.prepared.plan
     add_base_to_record(prepared.record, inputs)
-    baselines = _baselines(inputs, prepared)
+    baselines = _baselines(prepared)
     saver = resume.StateSaver(output.resume_path, plan.identity, settings, prepared.tokenizer.to_json(), on_note)
     with hardware.explain_out_of_memory(), _leading(processes, settings.train.device) as leader:
         for event in trainer.train(
@@ -360,7 +361,7 @@ def run(
                 saver.save(event)
                 del event  # or its copy of all weights would be in memory while training goes on
             elif isinstance(event, Done):
-                _complete_record(event, plan, inputs.corpus, baselines, resumable=saver.resumable, on_note=on_note)
+                _complete_record(event, plan, baselines, resumable=saver.resumable, on_note=on_note)
                 file = output.save(event)
                 if not event.interrupted:  # also after a problem: a resumed run would meet it again
                     output.discard_resume_file()
@@ -427,7 +428,7 @@ def _answers_seconds(budget: float | None) -> float:
     return math.inf if budget is None else max(ANSWERS_SECONDS, ANSWERS_TIME_SHARE * budget)
 
 
-def _baselines(inputs: Inputs, prepared: Prepared) -> list[Baseline]:
+def _baselines(prepared: Prepared) -> list[Baseline]:
     """Bits per byte of compressors on the held-out text, after reading the training text; none if it is too long for
     the time there is, and none of answers, which are no text without their questions."""
     from llmcli.evaluation import compressors
@@ -437,19 +438,16 @@ def _baselines(inputs: Inputs, prepared: Prepared) -> list[Baseline]:
 
     budget = prepared.plan.train.seconds
     seconds = BASELINE_SECONDS if budget is None else BASELINE_TIME_SHARE * budget
-    train_bytes, held_out_bytes = prepared.record["train_bytes"], prepared.record["held_out"]["bytes"]
-    if not held_out_bytes or not compressors.affordable(held_out_bytes, train_bytes, seconds):
+    training, held_out = prepared.split.training, prepared.split.held_out
+    if not held_out.text_bytes or not compressors.affordable(held_out.text_bytes, training.text_bytes, seconds):
         return []
-    corpus, held_out = inputs.corpus, inputs.held_out
-    past = corpus.utf8(0, train_bytes)
-    text = corpus.utf8(train_bytes) if isinstance(held_out, float) else held_out.utf8()
+    text, past = held_out.utf8(), training.utf8()
     return [(result.name, result.bits_per_byte) for result in compressors.baselines(text, past, seconds=seconds)]
 
 
 def _complete_record(
     done: Done,
     plan: PlannedRun,
-    text: Corpus,
     baselines: list[Baseline],
     *,
     resumable: bool,
@@ -462,7 +460,7 @@ def _complete_record(
         record["memorised"] = None
         record["answers"] = None if cut_short else _answers(done.checkpoint, plan.prepared, on_note)
     else:
-        record["memorised"] = None if cut_short else _memorization(done.checkpoint, plan, text, on_note)
+        record["memorised"] = None if cut_short else _memorization(done.checkpoint, plan, on_note)
     record["verdict"] = summarize(record, baselines, resumable=resumable)
 
 
@@ -483,16 +481,14 @@ def _answers(checkpoint: Checkpoint, prepared: Prepared, on_note: Callable[[str]
     return as_record(result) if result else None
 
 
-def _memorization(
-    checkpoint: Checkpoint, plan: PlannedRun, text: Corpus, on_note: Callable[[str], None]
-) -> dict[str, Any] | None:
+def _memorization(checkpoint: Checkpoint, plan: PlannedRun, on_note: Callable[[str], None]) -> dict[str, Any] | None:
     """How much of its training text the model repeats verbatim; None where it could not be measured."""
     from llmcli.evaluation.memorization import measure_memorization
 
     prepared = plan.prepared
     try:
         result = measure_memorization(
-            checkpoint, prepared.tokenizer, prepared.held_out, prepared.read_from(text), plan.request.seed
+            checkpoint, prepared.tokenizer, prepared.held_out, prepared.training_text(), plan.request.seed
         )
     except Exception as error:  # the text was removed, or memory is short: the model must still be saved
         on_note(f"memorization could not be measured: {error}")

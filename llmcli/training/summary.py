@@ -225,10 +225,12 @@ def _quality(run: _Run) -> str:
     measured, context = record["held_out_measured"]["bytes"], record["held_out_measured"].get("context")
     part = f"{measured:,} of its {held_out:,}" if measured < held_out else f"all {measured:,}"
     window = f" with a context of {context:,} tokens" if context else ""
+    source = record["held_out"].get("from")
+    rule = f" ({source})" if source else ""
     network = record.get("bits_per_byte_without_cache")
     cache = f", {units.bits_per_byte(network)} without the n-gram cache" if network else ""
     quality = (
-        f"Held-out {what}: {units.bits_per_byte(bits)} bits per byte at the end (lower is better){cache}, on {part} "
+        f"Held-out {what}{rule}: {units.bits_per_byte(bits)} bits per byte at the end (lower is better){cache}, on {part} "
         f"bytes, in float32{window}."
     )
     if not run.baselines:

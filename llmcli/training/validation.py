@@ -5,7 +5,9 @@ The held-out data are evaluated with these weights, and choose nothing. Both are
 conversations, of which the answers count.
 """
 
+import bisect
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +40,7 @@ from llmcli.training.interruption import CutShortError
 
 EXTRA_FINAL_TOKENS = 3  # times as many tokens at the end, at most, where the clock leaves time for them
 FLOAT32_COST = 2.2  # seconds of an evaluation in float32, for each second of one in bfloat16
+BLOCK_TOKENS = 1 << 16  # of a text that are searched at once
 BATCH_TOKENS = 4096  # evaluated between two readings of the clock, at most ...
 BATCH_OPERATIONS = 1e11  # ... and parameters x tokens, at most
 # tokens of the held-out text, up to which its n-gram cache holds blocks of BLOCK_TOKENS; of a longer text shorter ones
@@ -51,9 +54,6 @@ Interruptible = Callable[[LanguageModel], contextlib.AbstractContextManager[None
 
 class _Data(Protocol):
     """Data as units that are scored by themselves: windows of a text, or conversations."""
-
-    def __len__(self) -> int:
-        """The number of tokens."""
 
     def tokens(self, units: Sequence[Any], score: Score) -> int:
         """The number of tokens that the model processed to score these units."""
@@ -75,9 +75,6 @@ class _Text:
     ) -> None:
         """`cached` are the same ids with an n-gram cache."""
         self._ids, self._byte_lengths, self._cached = ids, byte_lengths, cached
-
-    def __len__(self) -> int:
-        return len(self._ids)
 
     def tokens(self, units: Sequence[Window], score: Score) -> int:
         return score.tokens
@@ -103,9 +100,6 @@ class _Answers:
 
     def __init__(self, conversations: ConversationTokens, byte_lengths: NDArray[np.int64]) -> None:
         self._conversations, self._byte_lengths = conversations, byte_lengths
-
-    def __len__(self) -> int:
-        return len(self._conversations.ids)
 
     def tokens(self, units: Sequence[int], score: Score) -> int:
         return int(self._conversations.lengths[list(units)].sum())
@@ -175,6 +169,8 @@ class HeldOutEvaluation:
         else:
             self._data, self.tokens = _Text(PrefixedTokens(tokenizer.bos_id, data), byte_lengths), len(data)
             self.context, self._hurried_context = final_context(longest, settings.context), settings.context
+            ends = _positions_of(tokenizer.eos_id, data)
+            self._first_tokens = [0, *(1 + end for end in ends), 1 + len(data)]
         self._units: Sequence[Any] = ()
         self.expert_shares: list[list[float]] = []  # of the tokens evaluated, [layers][experts]
 
@@ -199,7 +195,7 @@ class HeldOutEvaluation:
         if hurried:
             self.context = min(self.context, self._hurried_context)
         elif self._is_timed:  # the limit decides, so that the run ends on time
-            tokens = min(EXTRA_FINAL_TOKENS * tokens, len(self._data))
+            tokens = min(EXTRA_FINAL_TOKENS * tokens, self.tokens)
         self._units = self._select(tokens)
         model = self._model.scoring_model(weights)
         with interruptible(model):
@@ -240,8 +236,46 @@ class HeldOutEvaluation:
         the first of them."""
         if self._conversations is not None:
             return spread(self._conversations, most)
-        windows = select_windows(len(self._data), self.context, most)
+        windows = _even_part(_DocumentWindows(self._first_tokens, self.context), most / max(1, self.tokens))
         return spread_order(windows) if self._is_timed else windows
+
+
+class _DocumentWindows(Sequence[Window]):
+    """The windows of documents that follow one another, computed on access. None spans two documents, so that the
+    figure is that of `llm eval`, which measures each document by itself."""
+
+    def __init__(self, first_tokens: Sequence[int], context: int) -> None:
+        """`first_tokens` are the positions of the tokens that precede the documents, and the end of the last."""
+        self._first_tokens, self._context = first_tokens, context
+        counts = (len(self._of(index)) for index in range(len(first_tokens) - 1))
+        self._ends = list(itertools.accumulate(counts))  # of each document, as a number of windows
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Window:  # type: ignore[override]
+        document = bisect.bisect_right(self._ends, index)
+        windows, first = self._of(document), self._first_tokens[document]
+        start, counted_from, end = windows[index - self._ends[document] + len(windows)]
+        return first + start, first + counted_from, first + end
+
+    def _of(self, document: int) -> Sequence[Window]:
+        """Those of a document, counted from the token that precedes it."""
+        return select_windows(self._first_tokens[document + 1] - self._first_tokens[document], self._context)
+
+
+def _even_part(windows: Sequence[Window], share: float) -> Sequence[Window]:
+    """A share of the windows, spread evenly over all; at least one, if there is one."""
+    if share >= 1 or not windows:
+        return windows
+    keep = max(1, round(share * len(windows)))
+    return [windows[round(i)] for i in np.linspace(0, len(windows) - 1, keep)]
+
+
+def _positions_of(token: int, ids: NDArray[np.integer]) -> list[int]:
+    """Where a token is. The ids may be a memory-mapped file."""
+    blocks = range(0, len(ids), BLOCK_TOKENS)
+    return [start + int(i) for start in blocks for i in np.flatnonzero(ids[start : start + BLOCK_TOKENS] == token)]
 
 
 def _byte_lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:

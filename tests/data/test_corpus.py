@@ -134,13 +134,13 @@ def test_every_split_of_a_small_corpus() -> None:
 def test_the_sample_of_a_long_text_is_evenly_spaced() -> None:
     text = "".join(f"{n:05d}" for n in range(2000))  # 10,000 bytes; each five give their position
     corpus = read_corpus([put("a.txt", text.encode())])
-    parts = ["".join(part) for part in corpus.sample(100, 9000, 640)]
+    parts = ["".join(part) for part in corpus.cut(100, 9000).sample(640)]
     assert [len(part) for part in parts] == [10] * 64
     window_starts = [text.index(part) for part in parts]
     assert (window_starts[0], window_starts[-1]) == (100, 8990)  # nothing from beyond the ends
     gaps = [b - a for a, b in itertools.pairwise(window_starts)]
     assert max(gaps) - min(gaps) <= 10
-    assert ["".join(part) for part in corpus.sample(100, 740, 640)] == [text[100:740]]
+    assert ["".join(part) for part in corpus.cut(100, 740).sample(640)] == [text[100:740]]
 
 
 def test_a_part_of_the_corpus_keeps_its_documents_separate() -> None:

@@ -100,8 +100,8 @@ def test_shards_have_the_tokens_of_the_whole(tokenizer: Tokenizer) -> None:
 
 def test_samples_of_a_text_are_separated_as_without_shards() -> None:
     read = corpus()
-    whole = tokenize(read.sample(0, read.text_bytes, 3000), BPE)
-    tokens = tokenize_in_shards(read.sample_parts(0, read.text_bytes, 3000), BPE)
+    whole = tokenize(read.sample(3000), BPE)
+    tokens = tokenize_in_shards(read.sample_parts(3000), BPE)
     assert tokens[0 : len(tokens)].tolist() == whole.tolist()
 
 

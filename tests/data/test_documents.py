@@ -324,18 +324,18 @@ def test_text_that_must_be_decoded_is_decoded_once(kind: str, monkeypatch: pytes
     data = {"gzip": text.encode(), "UTF-16": text.encode("utf-16"), "gzip of UTF-16": text.encode("utf-16")}[kind]
     sizes = count_reads(monkeypatch)
     corpus = read_corpus([put("a", gzip.compress(data) if "gzip" in kind else data)])
-    parts = [list(map("".join, corpus.sample(1000, 300_000, most))) for most in (5000, 20_000, 299_000)]
+    parts = [list(map("".join, corpus.cut(1000, 300_000).sample(most))) for most in (5000, 20_000, 299_000)]
     corpus.utf8(0, 200_000)
     assert sum(sizes) == len(data)
     plain = read_corpus([put("plain", text.encode())])
-    assert parts == [list(map("".join, plain.sample(1000, 300_000, most))) for most in (5000, 20_000, 299_000)]
+    assert parts == [list(map("".join, plain.cut(1000, 300_000).sample(most))) for most in (5000, 20_000, 299_000)]
     assert joined(corpus) == text and corpus.documents[0].sha256 == plain.documents[0].sha256
 
 
 def test_reading_a_sample_reads_little_more_than_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = read_corpus([put("a", b"x" * 5_000_000)])
     sizes = count_reads(monkeypatch)
-    assert sum(len("".join(part)) for part in corpus.sample(0, 5_000_000, 6400)) == 6400
+    assert sum(len("".join(part)) for part in corpus.sample(6400)) == 6400
     assert sum(sizes) <= 64 * (100 + 3 + 4)
 
 

@@ -41,46 +41,48 @@ def test_the_target_size_grows_with_the_text(tmp_path, monkeypatch, train_bytes,
     targets = []
     small = Tokenizer.train_char([""])
     monkeypatch.setattr(Tokenizer, "train_bpe", lambda texts, size: targets.append(size) or small)
-    train_tokenizer(corpus_of(tmp_path, "text"), train_bytes)
+    train_tokenizer(corpus_of(tmp_path, "t"), content_bytes=train_bytes - 1)
     assert targets == [expected]
 
 
 def test_a_varied_text_gets_the_target_size(tmp_path):
     text = " ".join(f"{n * 7919 % 99991:x}" for n in range(20_000))
-    tokenizer, reason = train_tokenizer(corpus_of(tmp_path, text), 1_000_000)  # as if it were that long
+    tokenizer, reason = train_tokenizer(
+        corpus_of(tmp_path, text), content_bytes=900_000
+    )  # as if it were that much longer
     assert tokenizer.vocab_size == 1024
     assert reason.startswith("about one token per 1,000 bytes")
 
 
 def test_a_text_with_few_pairs_gives_a_smaller_vocabulary(tmp_path):
-    tokenizer, reason = train_tokenizer(corpus_of(tmp_path, "abab abab"), 9)
+    tokenizer, reason = train_tokenizer(corpus_of(tmp_path, "abab abab"))
     assert 261 <= tokenizer.vocab_size < 274
     assert reason == "no more pairs to merge in the corpus"
 
 
 def test_a_requested_size_is_trained(tmp_path):
-    tokenizer, reason = train_tokenizer(corpus_of(tmp_path, words(1000)), 4000, 300)
+    tokenizer, reason = train_tokenizer(corpus_of(tmp_path, words(1000)), 300)
     assert (tokenizer.vocab_size, reason) == (300, "as requested")
 
 
 def test_each_character_becomes_a_token(tmp_path):
     corpus = corpus_of(tmp_path, "りんごとリンゴ🍎")
-    tokenizer, reason = train_tokenizer(corpus, corpus.text_bytes, characters=True)
+    tokenizer, reason = train_tokenizer(corpus, characters=True)
     assert tokenizer.vocab_size == 261 + 8  # り ん ご と リ ン ゴ 🍎
     assert reason == "one token per character, as requested"
-    assert train_tokenizer(corpus, corpus.text_bytes, 264, characters=True)[0].vocab_size == 264
+    assert train_tokenizer(corpus, 264, characters=True)[0].vocab_size == 264
 
 
 def test_a_vocabulary_smaller_than_the_byte_values_is_wrong_usage(tmp_path):
     with pytest.raises(LLMError, match="--vocab-size") as caught:
-        train_tokenizer(corpus_of(tmp_path, "text"), 4, 260)
+        train_tokenizer(corpus_of(tmp_path, "text"), 260)
     assert caught.value.exit_code == 2
 
 
 def test_a_tokenizer_is_trained_on_evenly_sampled_parts_of_a_long_corpus(tmp_path):
     text = words(5000)
     corpus = corpus_of(tmp_path, text)
-    tokenizer, _ = train_tokenizer(corpus, len(text), 300, max_bytes=6400)
-    parts = [piece for part in corpus.sample(0, len(text), 6400) for piece in part]
+    tokenizer, _ = train_tokenizer(corpus, 300, max_bytes=6400)
+    parts = [piece for part in corpus.sample(6400) for piece in part]
     assert len("".join(parts)) == 6400
     assert tokenizer.to_json() == Tokenizer.train_bpe(parts, 300).to_json()

@@ -13,7 +13,6 @@ from llmcli.data.corpus import read_corpus
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.evaluation.evaluator import Score, _Windows, evaluate, measure, passages
-from llmcli.evaluation.training_text import held_out_start, trained_bytes, was_trained_on
 
 PROBABILITIES = np.array([0.5, 0.25, 0.125, 0.0625, 0.0625])  # of tokens 0 (end of text) to 4
 BYTE_LENGTHS = np.array([0, 1, 2, 3, 7])  # bytes of each token
@@ -185,40 +184,10 @@ def corpus_of(*texts):
     return read_corpus([f"{i}.txt" for i in range(len(texts))])
 
 
-def record_of(corpus, train_bytes):
-    return {"corpus": [{"sha256": d.sha256} for d in corpus.documents], "train_bytes": train_bytes}
-
-
-@pytest.mark.parametrize(
-    ("start", "expected"),
-    [(0, ["one", "りんご", "three"]), (2, ["e", "りんご", "three"]), (3, ["りんご", "three"]), (4, ["んご", "three"]),
-     (13, ["hree"]), (17, [])],
-)  # fmt: skip
-def test_passages_are_the_documents_from_a_byte_on(start, expected):
-    result = passages(corpus_of("one", "りんご", "three"), start)
-    assert ["".join(passage.text()) for passage in result] == expected
-    assert [passage.name for passage in result] == ["0.txt", "1.txt", "2.txt"][3 - len(expected) :]
-
-
-def test_the_held_out_end_was_not_trained_on_by_any_model():
-    corpus, other = corpus_of("one", "two", "three"), {"corpus": [{"sha256": "x"}], "train_bytes": 5}
-    a, b, everything = (record_of(corpus, n) for n in (6, 8, 11))
-    assert (trained_bytes(corpus, a), trained_bytes(corpus, other), trained_bytes(corpus, {})) == (6, None, None)
-    assert held_out_start(corpus, [a]) == held_out_start(corpus, [other, a]) == 6
-    assert held_out_start(corpus, [a, b]) == 8
-    assert held_out_start(corpus, [other]) == held_out_start(corpus, []) == held_out_start(corpus, [b, everything]) == 0
-    reordered = {**a, "corpus": a["corpus"][::-1]}
-    assert held_out_start(corpus, [reordered]) == 0
-    known = [was_trained_on(corpus, r, s) for r, s in [(a, 6), (a, 0), (everything, 0), (reordered, 0), (other, 0)]]
-    assert known == [False, True, True, True, False]
-
-
-@pytest.mark.parametrize(
-    "record", [{"corpus": 7}, {"corpus": [3, {}]}, {"corpus": None}, {"train_bytes": "x"}, {"train_bytes": 10**9}]
-)
-def test_a_malformed_record_names_no_training_text(record):
-    corpus = corpus_of("one")
-    assert trained_bytes(corpus, record_of(corpus, 2) | record) is None
+def test_passages_are_the_texts_of_a_corpus():
+    result = passages(corpus_of("one", "りんご", "three").cut(2, 17))
+    assert ["".join(passage.text()) for passage in result] == ["e", "りんご", "three"]
+    assert [passage.name for passage in result] == ["0.txt", "1.txt", "2.txt"]
 
 
 class Model:
@@ -239,7 +208,10 @@ def test_measure_counts_every_token_and_byte_of_the_text():
     count = len(tokenizer.encode(text))
     assert (result.tokens, result.bytes, result.nats) == (count, len(text.encode()), 2.0 * count)
     assert shares == sorted(shares) and shares[-1] == 1.0
-    assert measure(passages(corpus_of(text), 5)[0], Model(2.0), tokenizer).bytes == len(text.encode()) - 5
+    assert (
+        measure(passages(corpus_of(text).cut(5, len(text.encode())))[0], Model(2.0), tokenizer).bytes
+        == len(text.encode()) - 5
+    )
 
 
 def test_a_tokenizer_that_changes_the_text_is_an_error():

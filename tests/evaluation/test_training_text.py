@@ -12,11 +12,20 @@ from hypothesis import strategies as st
 from typer.testing import Result
 
 from llmcli.data import documents
-from llmcli.data.corpus import Corpus
+from llmcli.data.corpus import Corpus, read_corpus
 from llmcli.data.sources import read_sources
 from llmcli.errors import LLMError
 from llmcli.evaluation.memorization import LENGTH, find_spans, find_verbatim
-from llmcli.evaluation.training_text import TrainingText, find_corpus, find_sources
+from llmcli.evaluation.training_text import (
+    TrainingText,
+    find_corpus,
+    find_sources,
+    is_held_out,
+    names_texts,
+    trained_part,
+    untrained_part,
+    was_trained_on,
+)
 from llmcli.formats.checkpoint import load, save
 from tests.cli.terminals import in_a_terminal
 from tests.conftest import random_checkpoint
@@ -49,6 +58,80 @@ def record(name: str, text: str, train_bytes: int | None = None) -> dict:
     }
 
 
+# ---- what was trained on, and what was not
+
+
+def corpus_of(*texts: str) -> Corpus:
+    for i, text in enumerate(texts):
+        Path(f"{i}.txt").write_text(text, "utf-8")
+    return read_corpus([f"{i}.txt" for i in range(len(texts))])
+
+
+def record_of(corpus: Corpus, train_bytes: int, **held_out: int) -> dict:
+    """Of a run on a corpus; `held_out` are bytes at the end of documents, by name: `n0` for 0.txt."""
+    files = [{"name": d.name, "bytes": d.text_bytes, "sha256": d.sha256} for d in corpus.documents]
+    for name, size in held_out.items():
+        files[int(name[1:])]["held_out"] = size
+    return {"corpus": files, "train_bytes": train_bytes}
+
+
+def joined(corpus: Corpus) -> list[str]:
+    return ["".join(text) for text in corpus.texts()]
+
+
+@pytest.mark.parametrize(
+    ("records", "trained", "rest"),
+    [
+        ([(6, {})], ["one", "two"], ["three"]),  # of an earlier version: the first 6 bytes
+        ([(5, {})], ["one", "tw"], ["o", "three"]),
+        ([(5, {}), (8, {})], ["one", "two", "th"], ["ree"]),
+        ([(8, {"n1": 3})], ["one", "three"], ["two"]),  # a whole document
+        ([(9, {"n0": 1, "n2": 1})], ["on", "two", "thre"], ["e", "e"]),
+        ([(8, {"n1": 3}), (8, {"n0": 3})], ["one", "two", "three"], []),
+        ([(11, {})], ["one", "two", "three"], []),
+        ([], [], ["one", "two", "three"]),
+    ],
+)
+def test_what_models_were_trained_on_and_the_rest(
+    records: list[tuple[int, dict]], trained: list[str], rest: list[str]
+) -> None:
+    corpus = corpus_of("one", "two", "three")
+    found = [record_of(corpus, train_bytes, **held_out) for train_bytes, held_out in records]
+    assert (joined(trained_part(corpus, found)), joined(untrained_part(corpus, found))) == (trained, rest)
+    assert [was_trained_on(corpus, one) for one in found] == [True] * len(found)
+    assert not any(was_trained_on(untrained_part(corpus, found), one) for one in found)
+    assert all(is_held_out(untrained_part(corpus, found), one) for one in found) == bool(rest)
+
+
+def test_a_text_is_known_in_any_order_and_beside_others() -> None:
+    """By its hash, so also under another name; of other texts nothing is known."""
+    record = record_of(corpus_of("one", "two", "three"), 8, n1=3)
+    Path("new.txt").write_text("new")
+    Path("renamed.txt").write_text("two")
+    corpus = read_corpus(["2.txt", "new.txt", "renamed.txt"])
+    assert joined(untrained_part(corpus, [record])) == ["new", "two"]
+    new, two = read_corpus(["new.txt"]), read_corpus(["renamed.txt"])
+    assert names_texts(two, record) and not names_texts(new, record)
+    assert is_held_out(two, record) and not is_held_out(new, record) and not was_trained_on(new, record)
+
+
+def test_files_that_were_held_out_are_known() -> None:
+    record = record_of(corpus_of("one", "two"), 6)
+    Path("val.txt").write_text("other")
+    document = read_corpus(["val.txt"]).documents[0]
+    record["held_out"] = {"files": [{"name": "val.txt", "bytes": 5, "sha256": document.sha256}]}
+    assert is_held_out(read_corpus(["val.txt"]), record) and not was_trained_on(read_corpus(["val.txt"]), record)
+    assert not is_held_out(read_corpus(["0.txt"]), record) and not is_held_out(read_corpus(["val.txt"]), {})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"corpus": 7}, {"corpus": [3, {}]}, {"corpus": None}, {"train_bytes": "x"}, {"train_bytes": 10**9}]
+)
+def test_a_malformed_record_names_no_training_text(changes: dict) -> None:
+    corpus = corpus_of("one")
+    assert joined(untrained_part(corpus, [record_of(corpus, 2) | changes])) == ["one"]
+
+
 def test_only_the_text_that_the_model_was_trained_on_is_searched() -> None:
     Path("c.txt").write_text("a" * 50 + "b" * 50)
     sources = read_sources(["c.txt"])
@@ -62,7 +145,7 @@ def test_of_an_ensemble_the_longest_training_text_is_searched() -> None:
     text = "a" * 50 + "b" * 50
     Path("c.txt").write_text(text)
     records = [record("c.txt", text, 50), record("c.txt", text, 90)]
-    assert TrainingText.of(read_sources(["c.txt"]), records).end == 90
+    assert TrainingText.of(read_sources(["c.txt"]), records).corpus.text_bytes == 90
 
 
 @pytest.mark.parametrize("place", ["c.txt", "texts/c.txt", "there/c.txt", "there/texts/c.txt"])
@@ -149,9 +232,7 @@ def test_a_string_does_not_span_two_messages_or_two_conversations() -> None:
     Path("c.tsv").write_text("\n".join([*rows, f"x\t{'abcdefghijklmnopqrstuvwxyz' * 2}y"]) + "\n")
     text = TrainingText.of(read_sources(["c.tsv"]), [])
     joined = "".join(halves) * 3
-    assert (
-        find_verbatim([joined[:80]], [TrainingText(text.corpus, 0, text.files, text.conversations[:-1])])[0].spans == ()
-    )
+    assert find_verbatim([joined[:80]], [TrainingText(text.corpus, text.files, text.conversations[:-1])])[0].spans == ()
     assert find_verbatim([joined[:52]], [text])[0].spans == ((0, 52),)
 
 

@@ -82,9 +82,9 @@ def test_the_plan_describes_the_split(tmp_path):
     corpus, size = corpus_of(tmp_path, words(500)), len(words(500))
     (tmp_path / "other.txt").write_text("quite another text", "utf-8")
     for held_out, reason in (
-        (0.1, f"{size - round(size / 10):,} for training, {round(size / 10):,} held out"),
+        (0.1, f"{size - round(size / 10):,} for training, {round(size / 10):,} held out: the last tenth of the text"),
         (0.0, f"{size:,} for training, nothing held out"),
-        (read_corpus([str(tmp_path / "other.txt")]), "all for training; validation on the 18 bytes of other.txt"),
+        (read_corpus([str(tmp_path / "other.txt")]), "all for training; held out: the 18 bytes of other.txt"),
     ):
         assert row(prepare(Request(steps=5), corpus, held_out=held_out).plan, "corpus").reason == reason
 
@@ -113,20 +113,19 @@ def test_the_record_describes_the_corpus(tmp_path):
     first, second = "one text of many words. " * 50, "another one! " * 50
     corpus = corpus_of(tmp_path, first, second)
     ready = prepare(Request(steps=5), corpus)
-    size = len(first) + len(second)
     assert ready.record == {
         "corpus": [
-            {"name": "0.txt", "bytes": len(first), "sha256": corpus.documents[0].sha256},
-            {"name": "1.txt", "bytes": len(second), "sha256": corpus.documents[1].sha256},
+            {"name": "0.txt", "bytes": 1200, "sha256": corpus.documents[0].sha256, "held_out": 120},
+            {"name": "1.txt", "bytes": 650, "sha256": corpus.documents[1].sha256, "held_out": 65},
         ],
-        "train_bytes": size - round(size / 10),
-        "read_bytes": size - round(size / 10),
+        "train_bytes": 1665,
+        "read_bytes": 1665,
         "train_tokens": len(ready.tokens),
-        "held_out": {"bytes": round(size / 10), "tokens": len(ready.held_out), "from": "the last 0.1 of the corpus"},
-        "seen_bytes": bytes(sorted(set((first + second)[: size - round(size / 10)].encode()))).hex(),
+        "held_out": {"bytes": 185, "tokens": len(ready.held_out), "from": "the last tenth of each of 2 documents"},
+        "seen_bytes": bytes(sorted(set((first + second).encode()))).hex(),
     }
     assert [row.name for row in ready.plan.rows][:3] == ["corpus", "vocabulary", "budget"]
-    assert f"{size:,} bytes" == row(ready.plan, "corpus").value
+    assert row(ready.plan, "corpus").value == "1,850 bytes"
 
 
 def test_the_same_corpus_and_request_give_the_same_result(tmp_path):
@@ -209,7 +208,7 @@ def test_of_a_text_too_long_for_the_time_budget_parts_are_read(tmp_path, monkeyp
     ids = ready.tokens.tolist()
     assert len(ready.tokenizer.decode_bytes(ids)) == 12_800
     assert ids.count(ready.tokenizer.eos_id) == SAMPLE_SPANS - 1
-    read = ["".join(part) for part in ready.read_from(corpus)]
+    read = ["".join(part) for part in ready.training_text()]
     assert ready.tokenizer.decode(ids) == "".join(read)
     assert all(part in text[:train_bytes] for part in read)
     assert len(ready.tokenizer.decode_bytes(ready.held_out.tolist())) == 1280

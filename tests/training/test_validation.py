@@ -4,6 +4,7 @@ import math
 import tracemalloc
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 from llmcli.config import EVALUATION_CONTEXT, ModelConfig
 from llmcli.data.tokenizer import Tokenizer
-from llmcli.evaluation.evaluator import evaluate
+from llmcli.evaluation.evaluator import Score, evaluate
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch_scoring import score
@@ -48,7 +49,7 @@ def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_rec
     model = LanguageModel(config)
     model.initialize(torch.Generator().manual_seed(0))
     base = Checkpoint(config, BYTES.to_json(), model.to_arrays(), {})
-    tokens = np.random.default_rng(0).integers(256, size=12_000).astype(np.uint16)
+    tokens = np.random.default_rng(0).integers(100, 200, size=12_000).astype(np.uint16)
     plan = make_plan(Request(steps=2, batch_tokens=64), train_tokens=len(tokens), vocab_size=300, eos_id=0, base=config)
     lengths = []
 
@@ -63,12 +64,29 @@ def test_a_model_with_a_long_context_is_evaluated_with_a_shorter_one_that_is_rec
     assert (done.base_score.tokens, done.base_score.bytes) == (done.score.tokens, done.score.bytes)
 
 
+def test_documents_are_evaluated_one_by_one(tmp_path: Path) -> None:
+    """No window spans two of them, and the tokens between them are not counted; in part, and one with empty ones."""
+    ready = prepared(tmp_path / "c.txt")
+    model, settings = LanguageModel(ready.plan.model), replace(ready.plan.train, eval_tokens=10**6)
+    model.initialize(torch.Generator().manual_seed(0))
+    end, lengths = ready.tokenizer.eos_id, np.array([len(data) for data in ready.tokenizer.token_bytes])
+    documents = [ready.tokens[first : first + count] for first, count in ((0, 100), (200, 7), (300, 0), (400, 65))]
+    expected = Score(0.0, 0, 0)
+    for ids in documents:
+        expected += evaluate(np.array([end, *ids]), lengths, 32, partial(score, model))
+    joined = np.array([*documents[0], end, *documents[1], end, *documents[2], end, *documents[3]])
+    held_out = HeldOutEvaluation(model, ready.tokenizer, joined, settings)
+    found = held_out.evaluate(model.to_arrays(), 0, math.inf, lambda: 0.0, lambda model: nullcontext(), hurried=False)
+    assert found is not None and (found.tokens, found.bytes, found.correct) == (172, expected.bytes, expected.correct)
+    assert found.nats == pytest.approx(expected.nats, rel=1e-5)
+
+
 def test_the_text_is_not_held_in_memory(tmp_path: Path) -> None:
     """Validation windows, batches and evaluations of 10 MB of memory-mapped tokens take a fifth of that."""
     ready = prepared(tmp_path / "c.txt", layers=1, width=32)
     settings = replace(ready.plan.train, context=256, batch_size=2)
     model = LanguageModel(replace(ready.plan.model, max_position_embeddings=256))
-    np.zeros(5_000_000, np.uint16).tofile(tmp_path / "tokens")
+    np.full(5_000_000, 100, np.uint16).tofile(tmp_path / "tokens")
     tokens = np.memmap(tmp_path / "tokens", np.uint16, "r")
     tracemalloc.start()
     try:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     OnTokens = Callable[[NDArray[np.integer], NDArray[np.floating]], None]
 
 MAX_COMPRESSED_BYTES = 1 << 26  # of text: the compressors hold it in memory
+MAX_NAMES = 3  # of documents that a note lists
 
 
 def eval_(
@@ -75,7 +76,7 @@ def eval_(
     ] = None,
     whole: Annotated[
         bool,
-        typer.Option("--whole", help="Measure all of a text that a model was trained on, not only its held-out end."),
+        typer.Option("--whole", help="Measure all of a text that a model was trained on, not only what was held out."),
     ] = False,
     per_token: Annotated[
         bool,
@@ -104,9 +105,9 @@ def eval_(
 
     Example: llm eval held-out.txt -m a.safetensors -m b.safetensors
     """
-    from llmcli.data.corpus import read_corpus
+    from llmcli.data.corpus import Corpus, read_corpus
     from llmcli.data.sources import check_speakers, read_sources
-    from llmcli.evaluation.training_text import held_out_start
+    from llmcli.evaluation.training_text import trained_part, untrained_part
     from llmcli.formats.loading import load_any
 
     if per_token:
@@ -129,21 +130,24 @@ def eval_(
         text = read_corpus(texts)
     note_skipped_files(text)
     past_text = read_corpus(past) if past else None
-    start = 0 if whole else held_out_start(text, [record for source in models.values() for record in source.records])
-    _note_training_text(text, models, start)
-    evaluation = _Evaluation(text, start, device, context, cache=not no_cache)
+    records = [record for source in models.values() for record in source.records]
+    measured = text if whole else untrained_part(text, records)
+    measured = measured if measured.contents else text
+    trained = trained_part(text, records) if measured.text_bytes < text.text_bytes else Corpus(())
+    _note_training_text(measured, trained, models)
+    evaluation = _Evaluation(measured, device, context, cache=not no_cache)
     if per_token:
         [(path, source)] = models.items()
-        _show_surprisals(evaluation.surprisals(path, source, quantize), start, json_=json_)
+        _show_surprisals(evaluation.surprisals(path, source, quantize), _first_byte(text, measured), json_=json_)
     else:
         scores = evaluation.scores(models, quantize)
         files = list(dict.fromkeys(score.file for score in scores))
-        baselines = _baselines(text, start, past_text)
+        baselines = _baselines(measured, past_text, trained)
         if json_:
             console.json_result({
                 "results": [score.as_json() for score in scores],
                 "baselines": [baseline_json(baseline, files[-1]) for baseline in baselines],
-                "from_byte": start,
+                "from_byte": _first_byte(text, measured),
             })  # fmt: skip
         else:
             print_scores(scores, baselines, files[-1])
@@ -160,24 +164,40 @@ def _note_speakers(models: dict[Path, "Checkpoint | Ensemble"]) -> None:
                          f"--speakers {shlex.quote(names)}")  # fmt: skip
 
 
-def _note_training_text(text: "Corpus", models: dict[Path, "Checkpoint | Ensemble"], start: int) -> None:
-    """Say which models were trained on the text, and which part of it is measured."""
-    from llmcli.evaluation.training_text import trained_bytes, was_trained_on
+def _note_training_text(measured: "Corpus", trained: "Corpus", models: dict[Path, "Checkpoint | Ensemble"]) -> None:
+    """Say which part of the text is measured, and what each model has to do with it."""
+    from llmcli.evaluation.training_text import is_held_out, was_trained_on
 
-    if start:
-        trained = ", ".join(
-            str(path)
-            for path, source in models.items()
-            for record in source.records
-            if trained_bytes(text, record) == start
-        )
+    if trained.contents:
         console.note(
-            f"{trained}: trained on the first {start:,} bytes of this text; the {text.text_bytes - start:,} bytes "
-            "after them are measured (--whole measures all)"
+            f"{trained.text_bytes:,} bytes of this text were trained on; the {measured.text_bytes:,} others are "
+            f"measured: {_listed(measured)} (--whole measures all)"
         )
     for path, source in models.items():
-        if any(was_trained_on(text, record, start) for record in source.records):
+        if any(was_trained_on(measured, record) for record in source.records):
             console.note(f"{path}: trained on some of this text, so its scores do not measure generalization")
+        elif any(is_held_out(measured, record) for record in source.records):
+            console.note(f"{path}: this text was held out in training")
+
+
+def _listed(measured: "Corpus") -> str:
+    """Which parts of documents are measured."""
+    parts = [
+        f"{part.document.name} from byte {part.start:,} on" if part.start else part.document.name
+        for part in measured.contents
+    ]
+    more = f" and {len(parts) - MAX_NAMES:,} more documents" if len(parts) > MAX_NAMES else ""
+    return ", ".join(parts[:MAX_NAMES]) + more
+
+
+def _first_byte(text: "Corpus", measured: "Corpus") -> int:
+    """The position in a text of the first byte that is measured."""
+    part, first = measured.contents[0], 0
+    for one in text.contents:
+        if one.document == part.document:
+            return first + part.start
+        first += one.text_bytes
+    return 0
 
 
 # ---- models
@@ -188,7 +208,6 @@ class _Evaluation:
     """What is measured, and how."""
 
     text: "Corpus"
-    start: int  # byte from which on the text is measured
     device: str
     context: int | None  # requested context length
     cache: bool  # whether the models use their n-gram caches
@@ -213,7 +232,7 @@ class _Evaluation:
 
         name = f"{path}, {quantize}" if quantize else str(path)
         runtime, tokenizer = self._open(source, quantize)
-        documents = passages(self.text, self.start)
+        documents = passages(self.text)
         total = Score(0.0, 0, 0)
         try:
             context = evaluation_context(runtime.context, self.context)
@@ -248,7 +267,7 @@ class _Evaluation:
         try:
             runtime, tokenizer = self._open(source, quantize)
             context = evaluation_context(runtime.context, self.context)
-            for document in passages(self.text, self.start):
+            for document in passages(self.text):
                 first_tokens.append(len(ids))
                 files.append(document.name)
                 total += _measure(document, str(path), runtime, tokenizer, context, add_tokens)
@@ -266,9 +285,7 @@ class _Evaluation:
         return runtime, open_tokenizer(source)
 
     def _nothing_measured(self) -> LLMError:
-        return LLMError(
-            f"the text has no tokens to measure after byte {self.start:,}; add --whole to measure all of it"
-        )
+        return LLMError("the text has no tokens to measure; add --whole to measure what was trained on too")
 
 
 # ---- conversations
@@ -304,6 +321,7 @@ class _AnswerEvaluation:
     def show(self, models: dict[Path, "Checkpoint | Ensemble"], quantize: str | None, *, json_: bool) -> None:
         """Measure and print. Raises LLMError if there is also text, or a model that has no chat template."""
         from llmcli.evaluation.held_out_conversations import measured_conversations
+        from llmcli.evaluation.training_text import held_out_files
 
         files = self.sources.conversation_files
         if self.sources.text.documents:
@@ -323,6 +341,9 @@ class _AnswerEvaluation:
                 f"{measured.trained:,} conversations were trained on; the {len(measured.conversations):,} others are "
                 "measured (--whole measures all)"
             )
+        for path, source in models.items():
+            if any({file.sha256 for file in files} <= held_out_files(record) for record in source.records):
+                console.note(f"{path}: these conversations were held out in training")
         scores = [
             self._score(path, source, kind, measured.conversations)
             for path, source in models.items()
@@ -407,20 +428,20 @@ def _show_surprisals(surprisals: TokenSurprisals, from_byte: int, *, json_: bool
 # ---- compressors
 
 
-def _baselines(text: "Corpus", start: int, past_text: "Corpus | None") -> "list[Baseline]":
-    """Compressors on the measured text, the best first. They first read `past_text`, or else the text before `start`,
-    which the models were trained on."""
+def _baselines(text: "Corpus", past_text: "Corpus | None", trained: "Corpus") -> "list[Baseline]":
+    """Compressors on the measured text, the best first. They first read `past_text`, or else what the models were
+    trained on."""
     from llmcli.evaluation import compressors
 
-    end = min(text.text_bytes, start + MAX_COMPRESSED_BYTES)
+    end = min(text.text_bytes, MAX_COMPRESSED_BYTES)
     if end < text.text_bytes:
-        console.note(f"xz and PPM compress only the first {end - start:,} bytes of the text")
-    past, past_end = (past_text, past_text.text_bytes) if past_text else (text, start)
-    past_start = max(0, past_end - compressors.max_past_bytes())
-    baselines = compressors.baselines(text.utf8(start, end), past.utf8(past_start, past_end))
-    if past_end:
-        limited = ", ".join(f"{b.name} {b.past_bytes:,}" for b in baselines if b.past_bytes < past_end)
+        console.note(f"xz and PPM compress only the first {end:,} bytes of the text")
+    past = past_text or trained
+    past_start = max(0, past.text_bytes - compressors.max_past_bytes())
+    baselines = compressors.baselines(text.utf8(0, end), past.utf8(past_start))
+    if past.text_bytes:
+        limited = ", ".join(f"{b.name} {b.past_bytes:,}" for b in baselines if b.past_bytes < past.text_bytes)
         only_the_end = f", but use only the last of them: {limited}" if limited else ""
         source = "the --past text" if past_text else "the training text"
-        console.note(f"xz and PPM first read {past_end:,} bytes of {source}{only_the_end}")
+        console.note(f"xz and PPM first read {past.text_bytes:,} bytes of {source}{only_the_end}")
     return sorted(baselines, key=lambda baseline: baseline.bits_per_byte)

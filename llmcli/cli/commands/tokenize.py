@@ -240,6 +240,6 @@ def _train(corpus: list[str], vocab_size: int | None, char: bool, output: Path, 
     atomic_io.check_writable(output, force=force, example=DEFAULT_OUTPUT)
     text = read_corpus(corpus)
     reject_overwriting(output, "tokenizer", [document.path for document in text.documents], "the training text")
-    trained, _ = train_tokenizer(text, text.text_bytes, vocab_size, characters=char)
+    trained, _ = train_tokenizer(text, vocab_size, characters=char)
     atomic_io.write(output, [trained.to_json().encode("utf-8")])
     console.note(f"saved {output}: {trained.vocab_size:,} tokens, trained on {text.text_bytes:,} bytes")

@@ -119,7 +119,7 @@ def train(
         typer.Option(
             "--val",
             metavar="FILE|FRACTION",
-            help="Held-out text: a file, or a fraction of the corpus (default: 0.1).",
+            help="Held-out text: a file, or the fraction of the corpus to hold out (default: 0.1).",
             rich_help_panel=DATA,
         ),
     ] = None,

@@ -1,7 +1,9 @@
 """`llm eval`: scores of models with known probabilities, which part of a text is measured, and its output."""
 
+import hashlib
 import json
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,7 +163,11 @@ def test_the_held_out_end_is_measured_with_the_rest_as_past(llm: Llm) -> None:
     assert found["from_byte"] == trained_bytes and row["bytes"] == record["held_out"]["bytes"]
     assert row["tokens"] == record["held_out"]["tokens"]
     assert row["bits_per_byte"] == pytest.approx(record["bits_per_byte"], abs=1e-4)  # it was measured whole
-    assert f"trained on the first {trained_bytes:,} bytes" in answer.stderr and "--whole" in answer.stderr
+    note = (
+        f"{trained_bytes:,} bytes of this text were trained on; the {row['bytes']} others are measured: c.txt from byte"
+    )
+    assert note in answer.stderr and "--whole" in answer.stderr
+    assert "model.safetensors: this text was held out in training" in answer.stderr
     assert all(b["past_bytes"] == trained_bytes for b in found["baselines"]) and len(found["baselines"]) == 3
     whole = llm("eval", "c.txt", "--json", "--whole")
     assert results_of(whole)["results"][0]["bytes"] == len(TEXT.encode()) and results_of(whole)["from_byte"] == 0
@@ -170,7 +176,55 @@ def test_the_held_out_end_is_measured_with_the_rest_as_past(llm: Llm) -> None:
     other = llm("eval", "other.txt", "--json")
     assert results_of(other)["from_byte"] == 0 and "trained on" not in other.stderr
     Path("more.txt").write_text("more")
-    assert "trained on some of this text" in llm("eval", "c.txt", "more.txt").stderr
+    both = llm("eval", "more.txt", "c.txt", "--json")  # neither has been trained on
+    assert [row["bytes"] for row in results_of(both)["results"]] == [4, row["bytes"], 4 + row["bytes"]]
+    assert "trained on some of this text" not in both.stderr
+
+
+@pytest.mark.slow
+def test_documents_that_were_held_out_are_found_again(llm: Llm) -> None:
+    """Wherever the directory is then. The figure of the training run is that of an independent evaluation."""
+    Path("c/more").mkdir(parents=True)
+    for i in range(40):
+        words = random.Random(i).choices(("the", "cat", "sat", "ate", "hat", "dog"), k=60)
+        Path(f"c/{'more/' * (i % 2)}{i}.txt").write_text(" ".join(words) + "\n")
+    answer = llm("train", "c", "--steps", 3, "--context", 16)
+    assert answer.exit_code == 0
+    record = load("model.safetensors").record
+    held_out = [file["name"] for file in record["corpus"] if "held_out" in file]
+    assert len(held_out) == 4 and record["held_out"]["bytes"] == sum(
+        Path("c", name).stat().st_size for name in held_out
+    )
+    rule = f"4 of 40 documents: {', '.join(held_out[:3])}, ..."
+    assert f" held out: {rule}" in answer.stderr and f"Held-out text ({rule}): " in answer.stderr
+    Path("c").rename("elsewhere")
+    answer = llm("eval", "elsewhere", "--json")
+    *rows, total = results_of(answer)["results"]
+    assert [row["file"] for row in rows] == [f"elsewhere/{name}" for name in held_out]
+    assert total["bytes"] == record["held_out"]["bytes"]
+    assert total["bits_per_byte"] == pytest.approx(record["bits_per_byte"], abs=1e-4)
+    assert "this text was held out in training" in answer.stderr
+    assert all(one["past_bytes"] == record["train_bytes"] for one in results_of(answer)["baselines"])
+    trained = llm("eval", f"elsewhere/{next(f['name'] for f in record['corpus'] if 'held_out' not in f)}")
+    assert "trained on some of this text" in trained.stderr
+
+
+@pytest.mark.slow
+def test_a_validation_file_is_known(llm: Llm) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    Path("val.txt").write_text("The hat sat on the cat. " * 30)
+    Path("new.txt").write_text("The cat sat on the hat. " * 30)
+    assert llm("train", "c.txt", "--val", "val.txt", "--steps", 3, "--context", 16, "-q").exit_code == 0
+    record = load("model.safetensors").record
+    sha256 = hashlib.sha256(Path("val.txt").read_bytes()).hexdigest()
+    assert record["held_out"]["files"] == [{"name": "val.txt", "bytes": 720, "sha256": sha256}]
+    Path("val.txt").rename("renamed.txt")
+    answer = llm("eval", "renamed.txt", "--json")
+    [row] = results_of(answer)["results"]
+    assert row["bits_per_byte"] == pytest.approx(record["bits_per_byte"], abs=1e-4)
+    assert "model.safetensors: this text was held out in training" in answer.stderr
+    assert "held out" not in llm("eval", "new.txt").stderr
+    assert "trained on some of this text" in llm("eval", "c.txt").stderr
 
 
 def test_the_model_trained_on_most_of_the_text_sets_the_held_out_start(llm: Llm) -> None:
@@ -179,7 +233,8 @@ def test_the_model_trained_on_most_of_the_text_sets_the_held_out_start(llm: Llm)
     Path("c.txt").write_text("abcdefgh" * 20)
     document = read_corpus(["c.txt"]).documents[0]
     for name, trained_bytes in (("a", 100), ("b", 150), ("all", 160), ("none", None)):
-        record = {"corpus": [{"sha256": document.sha256}], "train_bytes": trained_bytes} if trained_bytes else {}
+        text = {"name": "c.txt", "bytes": 160, "sha256": document.sha256}
+        record = {"corpus": [text], "train_bytes": trained_bytes} if trained_bytes else {}
         bigram_model(f"{name}.safetensors", UNIFORM, record)
 
     def measured(*names: str) -> Result:
@@ -187,7 +242,7 @@ def test_the_model_trained_on_most_of_the_text_sets_the_held_out_start(llm: Llm)
 
     answer = measured("a", "b", "none")
     assert {row["bytes"] for row in results_of(answer)["results"]} == {10}
-    assert "b.safetensors: trained on the first 150 bytes" in answer.stderr
+    assert "150 bytes of this text were trained on; the 10 others are measured: c.txt from byte 150 on" in answer.stderr
     assert results_of(measured("a"))["from_byte"] == 100 and results_of(measured("none"))["from_byte"] == 0
     answer = measured("a", "all")
     assert results_of(answer)["from_byte"] == 0

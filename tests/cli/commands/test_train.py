@@ -82,7 +82,10 @@ def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm) -> None:
     answer = llm(*words)
     assert answer.exit_code == 0 and answer.stdout == ""
     summary = answer.stderr.splitlines()[-4:]
-    assert summary[0].startswith("Held-out text: ") and "bits per byte at the end" in summary[0]
+    assert (
+        summary[0].startswith("Held-out text (the last tenth of the text): ")
+        and "bits per byte at the end" in summary[0]
+    )
     assert summary[1].startswith("Undertrained: 4 steps") and summary[1].endswith(
         " Train longer: llm train c.txt -o 'my model.safetensors' --context 16 --no-tie --threads 1 --force --time 5m"
     )
