@@ -230,8 +230,8 @@ def _quality(run: _Run) -> str:
     network = record.get("bits_per_byte_without_cache")
     cache = f", {units.bits_per_byte(network)} without the n-gram cache" if network else ""
     quality = (
-        f"Held-out {what}{rule}: {units.bits_per_byte(bits)} bits per byte at the end (lower is better){cache}, on {part} "
-        f"bytes, in float32{window}."
+        f"Held-out {what}{rule}: {units.bits_per_byte(bits)} bits per byte at the end (lower is better){cache}, on "
+        f"{part} bytes, in float32{window}."
     )
     if not run.baselines:
         return quality

@@ -40,7 +40,7 @@ from llmcli.training.interruption import CutShortError
 
 EXTRA_FINAL_TOKENS = 3  # times as many tokens at the end, at most, where the clock leaves time for them
 FLOAT32_COST = 2.2  # seconds of an evaluation in float32, for each second of one in bfloat16
-BLOCK_TOKENS = 1 << 16  # of a text that are searched at once
+SEARCHED_TOKENS = 1 << 16  # of a text, at once
 BATCH_TOKENS = 4096  # evaluated between two readings of the clock, at most ...
 BATCH_OPERATIONS = 1e11  # ... and parameters x tokens, at most
 # tokens of the held-out text, up to which its n-gram cache holds blocks of BLOCK_TOKENS; of a longer text shorter ones
@@ -274,8 +274,8 @@ def _even_part(windows: Sequence[Window], share: float) -> Sequence[Window]:
 
 def _positions_of(token: int, ids: NDArray[np.integer]) -> list[int]:
     """Where a token is. The ids may be a memory-mapped file."""
-    blocks = range(0, len(ids), BLOCK_TOKENS)
-    return [start + int(i) for start in blocks for i in np.flatnonzero(ids[start : start + BLOCK_TOKENS] == token)]
+    blocks = range(0, len(ids), SEARCHED_TOKENS)
+    return [start + int(i) for start in blocks for i in np.flatnonzero(ids[start : start + SEARCHED_TOKENS] == token)]
 
 
 def _byte_lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
