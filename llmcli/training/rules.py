@@ -52,6 +52,7 @@ VALIDATION_SHARE = 1 / 64  # of the training tokens are in the validation slice 
 MIN_VALIDATION_TOKENS = 512  # ... or none, if that would be fewer; at most as many as `eval_tokens`
 # Temperature calibration, "A 15-minute run, five times as fast"
 CALIBRATION_EPOCHS = 6.0  # fewer do not make a model overconfident
+MIN_CALIBRATION_TOKENS = 1024  # in the validation slice; fewer give a factor that is mostly noise
 
 EVAL_DIVISOR, EVAL_TOKENS = 400, (4096, 65_536)  # training tokens per evaluated token; least and most tokens
 
@@ -278,7 +279,7 @@ def calibration(request: Request, validation_tokens: int, epochs: float) -> Deci
         return Decision(False, "not used with LoRA")
     if epochs <= CALIBRATION_EPOCHS:
         return Decision(False, f"not needed for about {units.epochs(epochs)}")
-    if not validation_tokens:
+    if validation_tokens < MIN_CALIBRATION_TOKENS:
         return Decision(False, "the text is too short")
     return Decision(True, "the temperature is fitted on the validation slice")
 

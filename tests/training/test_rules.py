@@ -92,15 +92,16 @@ def test_the_size_of_the_validation_slice(epochs, train_tokens, tokens):
 
 
 @pytest.mark.parametrize(
-    ("request_", "calibrates"),
+    ("request_", "train_tokens", "calibrates"),
     [
-        (Request(epochs=10.0), True),
-        (Request(epochs=5.0), False),  # few epochs do not make a model overconfident
-        (Request(epochs=10.0, lora=4), False),
+        (Request(epochs=10.0), 65_536, True),
+        (Request(epochs=10.0), 65_535, False),  # the slice would have 1,023 tokens
+        (Request(epochs=5.0), 200_000, False),  # few epochs do not make a model overconfident
+        (Request(epochs=10.0, lora=4), 200_000, False),
     ],
 )
-def test_the_temperature_is_calibrated_after_many_epochs(request_, calibrates):
-    assert plan(request_, train_tokens=200_000).train.calibrates == calibrates
+def test_the_temperature_is_calibrated_after_many_epochs_of_enough_text(request_, train_tokens, calibrates):
+    assert plan(request_, train_tokens=train_tokens).train.calibrates == calibrates
 
 
 def test_the_error_of_a_context_longer_than_the_text_names_the_longest_possible():
