@@ -54,6 +54,16 @@ def test_json_events_say_that_the_figures_are_of_answers(llm: Llm) -> None:
     assert done["plain_text"] is None and done["memorised"] is None
 
 
+def test_a_file_of_held_out_conversations_is_known(llm: Llm) -> None:
+    write_chats(pairs=PAIRS[:30])
+    write_chats("val.jsonl", PAIRS[30:])
+    assert llm(*RUN, "--val", "val.jsonl", "-q").exit_code == 0
+    [file] = record_of("model.safetensors")["held_out"]["files"]
+    assert (file["name"], file["conversations"]) == ("val.jsonl", len(PAIRS) - 30)
+    note = "these conversations were held out in training"
+    assert note in llm("eval", "val.jsonl").stderr and note not in llm("eval", "chats.jsonl", "--whole").stderr
+
+
 def test_text_first_then_conversations(llm: Llm) -> None:
     write_chats()
     Path("book.txt").write_text(TEXT * 3, "utf-8")
