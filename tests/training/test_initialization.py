@@ -12,6 +12,7 @@ from llmcli.models.induction import supports_induction, with_induction_heads
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.batch_schedule import BatchSchedule
 from llmcli.training.initialization import eager_without_compiler, fresh_weights
+from llmcli.training.validation_slice import reserve_tokens
 from tests.training.small_runs import losses, prepared, run
 
 
@@ -22,7 +23,8 @@ def test_a_run_can_start_with_induction_heads(tmp_path: Path) -> None:
     first = losses(run(replace(ready, plan=replace(ready.plan, train=settings))))[0]
     model = LanguageModel(config)
     model.load_arrays(with_induction_heads(config, fresh_weights(config, settings.seed), settings.seed))
-    ids = BatchSchedule(ready.tokens, settings, ready.tokenizer).batch(0, 0.0)
+    tokens, _ = reserve_tokens(ready.tokens, settings.calibration_tokens, settings.context)
+    ids = BatchSchedule(tokens, settings, ready.tokenizer).batch(0, 0.0)
     assert supports_induction(config)
     assert first == pytest.approx(model.loss(torch.from_numpy(ids)).item(), rel=1e-5)
 
