@@ -507,6 +507,7 @@ class Run:
         possible. Raises LLMError if they are NaN."""
         with eager_without_compiler(self._settings), self._calibration.applied() as self.position.best_factor:
             self._best, self.position.best_step = self.model.to_arrays(), self.position.step
+        self._best_adapters = self.model.trainable_arrays() if self._settings.lora_rank else None
         if self.problem or not all(np.isfinite(array).all() for array in self._best.values()):
             raise LLMError(self.problem or _divergence(self.position.step, self._settings))
 
