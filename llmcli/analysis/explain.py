@@ -156,14 +156,19 @@ def explain(
         logit_lens=lens,
         surprisals=surprisals,
         token=prediction.token,
-        copies=_copies(predictor, context, logits, prediction) if isinstance(predictor, CacheRuntime) else None,
+        copies=_copies(predictor, runtime, context, logits, prediction),
         ablation_effects=_ablation_effects(runtime, context, logits, prediction)[recorder.first :],
         logprobs=prediction.logprobs,
     )
 
 
-def _copies(predictor: CacheRuntime, context: Sequence[int], logits: Array, prediction: NextToken) -> tuple[Copy, ...]:
-    """What the n-gram cache adds to the prediction; `logits` [V] are those of the network."""
+def _copies(
+    predictor: Runtime, runtime: NumpyRuntime, context: Sequence[int], logits: Array, prediction: NextToken
+) -> tuple[Copy, ...] | None:
+    """What the n-gram cache adds to the prediction; `logits` [V] are those of `runtime`. None without a cache, and for
+    an ensemble, of which `runtime` is only a part."""
+    if not isinstance(predictor, CacheRuntime) or predictor.parameters != runtime.parameters:
+        return None
     network = log_softmax(logits[: len(prediction.logprobs)])
     return find_copies(context, len(predictor.weights.orders), network, prediction.logprobs)
 

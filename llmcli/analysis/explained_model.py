@@ -8,8 +8,10 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.generation.prompt import Prompt
+from llmcli.models.cache_runtime import network_of
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.open_runtime import open_runtime
+from llmcli.models.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Subject:
     """The model whose activations are shown."""
 
     checkpoint: Checkpoint
-    ensemble: EnsembleRuntime | None = None  # which makes the final prediction
+    ensemble: Runtime | None = None  # which makes the final prediction
     expert: dict[str, object] | None = None  # name and weight of the model in the ensemble
 
 
@@ -28,15 +30,18 @@ def choose_subject(
     *,
     literal: bool,
     on_note: Callable[[str], None],
-    runtime: EnsembleRuntime | None = None,
+    runtime: Runtime | None = None,
+    cache: bool = True,
 ) -> Subject:
-    """The model to explain a prompt with. `runtime` is that of the ensemble, if it is open already. `on_note` receives
-    what the user should know."""
+    """The model to explain a prompt with. `runtime` is that of the ensemble, if it is open already; otherwise `cache`
+    says whether it uses its n-gram cache. `on_note` receives what the user should know."""
     if not isinstance(source, Ensemble):
         return Subject(source)
-    runtime = runtime or open_runtime(source, on_note=on_note)
+    runtime = runtime or open_runtime(source, on_note=on_note, cache=cache)
     predict_next(runtime, tokenizer, prompt, literal=literal)
-    weights = runtime.expert_weights()[0].tolist()
+    ensemble = network_of(runtime)
+    assert isinstance(ensemble, EnsembleRuntime)
+    weights = ensemble.expert_weights()[0].tolist()
     top = weights.index(max(weights))
     on_note(
         f"ensemble of {len(weights)} models: showing the activations of {source.names[top]}, which has the largest "

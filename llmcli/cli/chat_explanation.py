@@ -83,7 +83,7 @@ def _explain(source: "Checkpoint | Ensemble", assistant: "Assistant", position: 
     try:
         subject = choose_subject(
             source, tokenizer, prompt, literal=True, on_note=console.note,
-            runtime=runtime if isinstance(runtime, EnsembleRuntime) else None,
+            runtime=runtime if isinstance(network_of(runtime), EnsembleRuntime) else None,
         )  # fmt: skip
         network = network_of(runtime)
         analyzed = network if isinstance(network, NumpyRuntime) else NumpyRuntime(subject.checkpoint)

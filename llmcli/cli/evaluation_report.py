@@ -76,7 +76,7 @@ def print_scores(scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]"
     console.caption(
         "bits/byte: lower is better, 8 is a uniform guess over all byte values; comparable across all models. "
         "perplexity: as uncertain as a choice among that many equally likely tokens; comparable only between models "
-        "with the same tokenizer. accuracy: share of tokens that were the model's most likely one."
+        "with the same tokenizer. accuracy: share of tokens that were the network's most likely one."
     )
 
 

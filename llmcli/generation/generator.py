@@ -17,6 +17,7 @@ from llmcli.data.vocabulary import START, Vocabulary, state_after
 from llmcli.generation.first_token import FirstToken, read_prompt
 from llmcli.generation.prompt import Prompt
 from llmcli.generation.sampler import Sampler, SeenTokens
+from llmcli.models.cache_runtime import process_again
 from llmcli.models.runtime import Array, Runtime
 
 Choice = tuple[int, float]  # a token, and its log probability under the model
@@ -191,7 +192,8 @@ def logits_after(runtime: Runtime, ids: Sequence[int]) -> Array:
     length, new = next_input(ids, runtime.length, runtime.context)
     if length:
         return runtime.step(new[0])
-    runtime.rewind()
+    if runtime.length:
+        process_again(runtime, len(new) - 1)
     return runtime.prefill(new)
 
 

@@ -22,6 +22,7 @@ class CacheRuntime:
     def __init__(self, network: Runtime, weights: CacheWeights, cache: NgramCache | None = None) -> None:
         self.network, self.weights = network, weights
         self.cache = cache or NgramCache(weights)
+        self._ahead = 0  # tokens at the end of the n-gram cache that the network processes again
 
     @property
     def context(self) -> int:
@@ -47,12 +48,27 @@ class CacheRuntime:
 
     def fork(self, length: int = 0) -> "CacheRuntime":
         """A runtime of the same weights, which begins with the first `length` tokens of this one."""
-        return type(self)(self.network.fork(length), self.weights, self.cache.fork(length))
+        return type(self)(self.network.fork(length), self.weights, self.cache.part(self._start, self._start + length))
 
     def rewind(self, length: int = 0) -> None:
         """Drop all but the first `length` tokens."""
+        start, self._ahead = self._start, 0
         self.network.rewind(length)
-        self.cache.rewind(length)
+        if start:
+            self.cache = self.cache.part(start, start + length)
+        else:
+            self.cache.rewind(length)
+
+    @property
+    def _start(self) -> int:
+        """Where the tokens in the KV cache begin in the n-gram cache."""
+        return len(self.cache) - self._ahead - self.network.length
+
+    def process_again(self, tokens: int) -> None:
+        """Empty the KV cache of a text that goes on: its end is processed again. The first `tokens` of that the n-gram
+        cache has; it keeps the whole text."""
+        self.network.rewind()
+        self._ahead = tokens
 
     def prefill(self, ids: Sequence[int]) -> Array:
         """Process one token or more; return the logits [V] of the next one."""
@@ -80,7 +96,7 @@ class CacheRuntime:
         """Process one token or more; return the logits [T, V] after each of them."""
         rows = []
         for token, row in zip(ids, self.network.logits(ids), strict=True):
-            self.cache.append(token)
+            self._extend((token,))
             rows.append(self.cache.mix(row))
         return np.stack(rows)
 
@@ -94,8 +110,10 @@ class CacheRuntime:
         return np.stack(mixed), correct
 
     def _extend(self, ids: Sequence[int]) -> None:
-        for token in ids:
-            self.cache.append(token)
+        known = min(self._ahead, len(ids))
+        for token in ids[known:]:
+            self.cache.append(token, counts=not known)
+        self._ahead -= known
 
     def _after_step(self, token: int, logits: Array) -> Array:
         self.cache.append(token, counts=False)
@@ -110,6 +128,15 @@ class CacheRuntimeWithExperts(CacheRuntime):
     def expert_weights(self) -> Array:
         """Weights [layers, experts] of the experts for the last token."""
         return self.network.expert_weights()
+
+
+def process_again(runtime: Runtime, tokens: int) -> None:
+    """Empty the KV cache of a text that goes on, whose last tokens are processed again: `tokens` that were processed
+    before, and one that was not."""
+    if isinstance(runtime, CacheRuntime):
+        runtime.process_again(tokens)
+    else:
+        runtime.rewind()
 
 
 def network_of(runtime: Runtime) -> Runtime:

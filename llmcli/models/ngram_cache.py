@@ -45,18 +45,27 @@ class CacheWeights:
     orders: tuple[tuple[float, ...], ...]
 
     @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> "CacheWeights | None":
-        """Those in a training record; None if the model has no cache. Raises LLMError where they are damaged."""
+    def of_record(cls, record: Mapping[str, Any], path: object = None) -> "CacheWeights | None":
+        """Those in a training record, that of the file at `path`; None if the model has no cache. Raises LLMError where
+        they are damaged."""
         value = record.get("ngram_cache")
         if value is None:
             return None
         rows = value.get("weights") if isinstance(value, Mapping) else None
         if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_ORDERS or not all(map(_is_row, rows)):
             raise LLMError(
-                f"the n-gram cache in its training.json is damaged: expected weights, 1 to {MAX_ORDERS} rows of "
-                f"{FEATURES} numbers; run it without: --no-cache"
+                f"{path or 'the model'}: the n-gram cache in its training.json is damaged: expected weights, 1 to "
+                f"{MAX_ORDERS} rows of {FEATURES} numbers; run it without: --no-cache"
             )
         return cls(tuple(tuple(float(weight) for weight in row) for row in rows))
+
+    @classmethod
+    def mean(cls, models: Sequence["CacheWeights | None"]) -> "CacheWeights | None":
+        """The mean of those of several models; None where one has none, or they have other orders."""
+        weights = [one.orders for one in models if one]
+        if len(weights) < len(models) or len({len(orders) for orders in weights}) != 1:
+            return None
+        return cls(tuple(map(tuple, np.mean(weights, axis=0).tolist())))
 
     def as_record(self) -> dict[str, Any]:
         return {"weights": [[round(weight, 4) for weight in row] for row in self.orders]}
@@ -153,9 +162,9 @@ class NgramCache:
             if not context.counts:
                 del self._contexts[recent[start:]]
 
-    def fork(self, length: int) -> "NgramCache":
-        """The cache of the first `length` tokens, all of which count."""
-        return NgramCache(self._weights, self._ids[:length])
+    def part(self, start: int, end: int) -> "NgramCache":
+        """The cache of a part of the text, all of which counts."""
+        return NgramCache(self._weights, self._ids[start:end])
 
     def matches(self) -> Iterator[tuple[int, float, int, Mapping[int, int]]]:
         """(k, g_k, T_k, how often each token followed) of the last k = 1, 2, ... tokens, where they occurred before."""

@@ -4,7 +4,6 @@ Each backend is imported only when it is chosen, so that the CPU never waits for
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, overload
 
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
@@ -12,34 +11,11 @@ from llmcli.models.cache_runtime import with_cache
 from llmcli.models.ngram_cache import CacheWeights
 from llmcli.models.runtime import Runtime
 
-if TYPE_CHECKING:
-    from llmcli.models.ensemble import EnsembleRuntime
-
 FAST_BYTES = 2 << 30  # float32 weights of at most this size are held twice for speed
 WORTH_FAST = 20_000_000  # parameters; a smaller model answers at once anyway
 OnNote = Callable[[str], None]
 
 
-@overload
-def open_runtime(
-    model: Ensemble,
-    device: str = "cpu",
-    quantize: str | None = None,
-    on_note: OnNote = lambda note: None,
-    *,
-    fast: bool = False,
-    cache: bool = True,
-) -> "EnsembleRuntime": ...
-@overload
-def open_runtime(
-    model: Checkpoint | Ensemble,
-    device: str = "cpu",
-    quantize: str | None = None,
-    on_note: OnNote = lambda note: None,
-    *,
-    fast: bool = False,
-    cache: bool = True,
-) -> Runtime: ...
 def open_runtime(
     model: Checkpoint | Ensemble,
     device: str = "cpu",
@@ -56,20 +32,18 @@ def open_runtime(
     CPU run in onnxruntime as well, where it is installed: up to twice as fast, in twice the memory. Raises LLMError
     when the device or the backend is missing.
     """
+    weights = _cache_weights(model) if cache else None
     if isinstance(model, Ensemble):
         from llmcli.models.ensemble import EnsembleRuntime
 
-        return EnsembleRuntime(
-            [_open_single(one, device, quantize, on_note, fast=fast, cache=cache) for one in model.experts]
-        )
-    return _open_single(model, device, quantize, on_note, fast=fast, cache=cache)
+        networks = [_open_network(one, device, quantize, on_note, fast=fast) for one in model.experts]
+        return with_cache(EnsembleRuntime(networks), weights)
+    return with_cache(_open_network(model, device, quantize, on_note, fast=fast), weights)
 
 
-def _open_single(
-    checkpoint: Checkpoint, device: str, quantize: str | None, on_note: OnNote, *, fast: bool, cache: bool
-) -> Runtime:
-    weights = CacheWeights.of_record(checkpoint.record) if cache else None
-    return with_cache(_open_network(checkpoint, device, quantize, on_note, fast=fast), weights)
+def _cache_weights(model: Checkpoint | Ensemble) -> CacheWeights | None:
+    """Of the n-gram cache; those of an ensemble are the mean of those of its models. Raises LLMError."""
+    return CacheWeights.mean([CacheWeights.of_record(record, model.shared.path) for record in model.records])
 
 
 def _open_network(checkpoint: Checkpoint, device: str, quantize: str | None, on_note: OnNote, *, fast: bool) -> Runtime:

@@ -14,7 +14,7 @@ from llmcli.evaluation.training_text import TrainingText, find_sources, recorded
 from llmcli.formats.loading import read_header
 from llmcli.generation.next_words import NextWords, max_evaluations, next_words
 from llmcli.generation.prompt import Prompt
-from llmcli.models.cache_runtime import CacheRuntime
+from llmcli.models.cache_runtime import CacheRuntime, network_of
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Runtime
@@ -101,7 +101,7 @@ def _read_prompt(body: Fields, model: ServedModel) -> tuple[str, str | Prompt]:
 def _explain(runtime: Runtime, model: ServedModel, prompt: str | Prompt, count: int, *, literal: bool) -> _Explained:
     """In the thread of analyses."""
     tokenizer = model.tokenizer
-    ensemble = runtime if isinstance(runtime, EnsembleRuntime) else None
+    ensemble = runtime if isinstance(network_of(runtime), EnsembleRuntime) else None
     subject = choose_subject(
         model.source, tokenizer, prompt, literal=literal, on_note=lambda note: None, runtime=ensemble
     )

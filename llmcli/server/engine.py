@@ -257,6 +257,7 @@ class Engine:
         live = [prefix for other in self._active if (prefix := _prefix(other))]
         shared = self._prefixes.take(name, sequence.shareable_ids, live)
         runtime, cached = shared or (self._models[name].result().runtime.fork(), 0)
+        runtime.rewind(cached)  # what an earlier request wrote is a part of this prompt
         sequence.begin(runtime, cached)
 
     def _step(self) -> None:

@@ -50,8 +50,11 @@ def load_inputs(
     of them. `speakers` are the names of the user and of the assistant in text with turns."""
     from llmcli.data.sources import check_speakers, read_sources
     from llmcli.formats import loading
+    from llmcli.models.ngram_cache import CacheWeights
 
     base_model = loading.load(base) if base else None
+    if base_model:
+        CacheWeights.of_record(base_model.record, base)  # damaged ones are an error before the run, not at its end
     like_model = loading.load_any(like).shared if like else None
     sources = read_sources(corpus, speakers)
     held_out = _HeldOut.of(val, sources, speakers)

@@ -236,7 +236,8 @@ def _quality(run: _Run) -> str:
     if not run.baselines:
         return quality
     compressors = "; ".join(f"{name} {units.bits_per_byte(other)}" for name, other in run.baselines)
-    return f"{quality} Compressors on the same text: {compressors}. The model beats {_beaten(bits, run.baselines)}."
+    text = "the same text" if measured == held_out else "all of it"
+    return f"{quality} Compressors on {text}: {compressors}. The model beats {_beaten(bits, run.baselines)}."
 
 
 def _speed(run: _Run) -> list[str]:

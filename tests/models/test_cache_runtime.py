@@ -8,11 +8,16 @@ import pytest
 from llmcli.config import ModelConfig
 from llmcli.data.batches import PrefixedTokens
 from llmcli.evaluation.evaluator import evaluate
+from llmcli.formats import ensemble_file
+from llmcli.formats.ensemble_file import Ensemble
+from llmcli.generation.generator import logits_after
 from llmcli.models.batch import step_batch
-from llmcli.models.cache_runtime import CacheRuntime, network_of, with_cache
+from llmcli.models.cache_runtime import CacheRuntime, CacheRuntimeWithExperts, network_of, process_again, with_cache
+from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import log_softmax
-from llmcli.models.ngram_cache import CachedText, NgramCache
+from llmcli.models.ngram_cache import CachedText, CacheWeights, NgramCache
 from llmcli.models.numpy_runtime import NumpyRuntime
+from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Array, Runtime, RuntimeWithExperts
 from tests.conftest import random_checkpoint
 from tests.models.test_ngram_cache import WEIGHTS
@@ -81,6 +86,55 @@ def test_the_probabilities_of_generation_are_those_of_evaluation() -> None:
     assert score.nats == pytest.approx(sum(losses), rel=1e-5)
     assert score.network_nats == pytest.approx(float(NumpyRuntime(MODEL).score(np.array([ids]))[0].sum()), rel=1e-5)
     assert score.bits_per_byte_without_cache != score.bits_per_byte
+
+
+def test_a_text_that_goes_on_beyond_the_context_keeps_its_prompt_in_the_cache() -> None:
+    """The newer half is processed again, in chunks; what the model wrote is still not in the cache."""
+    runtime, prompt, written = cached(), text(30), text(34, seed=1)
+    runtime.prefill(prompt)
+    for token in written:
+        runtime.step(token)
+    new = [*prompt, *written, 2][-32:]
+    process_again(runtime, 31)
+    runtime.read(new[:20])
+    logits = runtime.prefill(new[20:])
+    cache = NgramCache(WEIGHTS, prompt)
+    for token in [*written, 2]:
+        cache.append(token, counts=False)
+    np.testing.assert_allclose(logits, cache.mix(NumpyRuntime(MODEL).prefill(new)), rtol=1e-4, atol=1e-5)
+    fork = runtime.fork(10)
+    runtime.rewind(10)
+    for one in (fork, runtime):
+        np.testing.assert_allclose(one.prefill([3]), expected([*new[:10], 3], []), rtol=1e-4, atol=1e-5)
+
+
+def test_generation_beyond_the_context_copies_only_from_the_prompt() -> None:
+    runtime, ids = cached(), text(40)
+    for token in text(60, seed=1):
+        logits = logits_after(runtime, ids)
+        ids.append(token)
+    cache = NgramCache(WEIGHTS, ids[:40])
+    for token in ids[40:-1]:
+        cache.append(token, counts=False)
+    end = NumpyRuntime(MODEL).prefill(ids[:-1][-runtime.length :])
+    np.testing.assert_allclose(logits, cache.mix(end), rtol=1e-4, atol=1e-5)
+
+
+def test_an_ensemble_has_the_mean_of_the_caches_of_its_models() -> None:
+    other = CacheWeights(tuple(tuple(2 * value for value in row) for row in WEIGHTS.orders))
+    models = tuple(
+        replace(random_checkpoint(CONFIG, seed), record={"ngram_cache": weights.as_record()})
+        for seed, weights in enumerate((WEIGHTS, other))
+    )
+    runtime = open_runtime(Ensemble(models, ("a", "b")))
+    assert isinstance(runtime, CacheRuntimeWithExperts) and isinstance(runtime.network, EnsembleRuntime)
+    np.testing.assert_allclose(runtime.weights.orders, 1.5 * np.array(WEIGHTS.orders))
+    assert isinstance(open_runtime(Ensemble(models, ("a", "b")), cache=False), EnsembleRuntime)
+    one_without = (models[0], replace(models[1], record={}))
+    assert isinstance(open_runtime(Ensemble(one_without, ("a", "b"))), EnsembleRuntime)
+    average = CacheWeights.of_record(ensemble_file.average(dict(zip("ab", models, strict=True))).record)
+    assert average is not None
+    np.testing.assert_allclose(average.orders, 1.5 * np.array(WEIGHTS.orders))
 
 
 def test_experts_are_those_of_the_network() -> None:

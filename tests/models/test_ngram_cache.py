@@ -104,7 +104,7 @@ def test_a_rewind_undoes_what_was_appended() -> None:
     assert cache.added() == NgramCache(WEIGHTS, ids).added()
     cache.rewind(25)
     assert cache.added() == NgramCache(WEIGHTS, ids[:25]).added()
-    assert cache.fork(10).added() == NgramCache(WEIGHTS, ids[:10]).added()
+    assert cache.part(5, 15).added() == NgramCache(WEIGHTS, ids[5:15]).added()
     cache.rewind()
     assert cache.added() == {}
 

@@ -264,8 +264,8 @@ class _Evaluation:
             ids.extend(tokens.tolist())
             bits.extend((np.asarray(nats, np.float64) / math.log(2)).tolist())
 
+        runtime, tokenizer = self._open(source, quantize)
         try:
-            runtime, tokenizer = self._open(source, quantize)
             context = evaluation_context(runtime.context, self.context)
             for document in passages(self.text):
                 first_tokens.append(len(ids))

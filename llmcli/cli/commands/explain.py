@@ -96,13 +96,13 @@ def explain(
 
     source = load_any(path)
     tokenizer = open_tokenizer(source)
-    subject = choose_subject(source, tokenizer, text, literal=literal, on_note=console.note)
+    subject = choose_subject(source, tokenizer, text, literal=literal, on_note=console.note, cache=not no_cache)
     _check_range("--layer", layer, subject.checkpoint.config.num_hidden_layers, path)
     _check_range("--head", head, subject.checkpoint.config.num_attention_heads, path)
     if html is not None:
         check_report_path(html, path, "--html", "page.html", force=force)
     runtime = NumpyRuntime(subject.checkpoint)
-    cache = None if no_cache else CacheWeights.of_record(subject.checkpoint.record)
+    cache = None if no_cache else CacheWeights.of_record(subject.checkpoint.record, path)
     predictor = subject.ensemble or with_cache(runtime, cache)
     explanation = explain(
         runtime, tokenizer, text, literal=literal, candidates=next_, every_position=html is not None,
