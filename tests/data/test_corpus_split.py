@@ -137,9 +137,9 @@ def test_near_duplicates_are_on_the_same_side(seed: int) -> None:
     path = write("c", [])
     families: list[set[str]] = []
     for family in range(60):
-        text, members = letters(600, seed + family), set[str]()
+        text, members = letters(2000, seed + family), set[str]()
         for _ in range(random_.randint(2, 4)):
-            position, name = random_.randrange(600), f"{random_.randrange(10**9)}.txt"
+            position, name = random_.randrange(2000), f"{random_.randrange(10**9)}.txt"
             (path / name).write_text(text[:position] + letters(20, random_.randrange(10**9)) + text[position:])
             members.add(name)
         families.append(members)

@@ -160,9 +160,9 @@ def test_the_losses_are_those_of_one_process(corpus, losses_of_one, count):
 @linux
 @pytest.mark.slow
 def test_a_killed_process_is_started_again_to_the_same_bytes(corpus):
-    expected = run(command(corpus, "whole.safetensors", "--steps", "200", "--processes", "2", "-q"))
+    expected = run(command(corpus, "whole.safetensors", "--steps", "500", "--processes", "2", "-q"))
     assert expected.returncode == 0, expected.stderr
-    words = [sys.executable, "-m", "llmcli", *command(corpus, "killed.safetensors", "--steps", "200"), "--processes"]
+    words = [sys.executable, "-m", "llmcli", *command(corpus, "killed.safetensors", "--steps", "500"), "--processes"]
     process = subprocess.Popen([*words, "2", "-q"], stderr=subprocess.PIPE, text=True)
     wait_for(corpus.parent / "killed.resume.safetensors")
     os.kill(child_with_rank(process.pid, 1), signal.SIGKILL)
