@@ -205,11 +205,11 @@ def mixtures(figures: Figures) -> str:
 
 
 def short(figures: Figures, head: Sequence[str], seeds: Callable[[int], str]) -> str:
-    """The small table of a README."""
-    rows = []
-    for budget in BUDGETS:
-        runs = figures.runs(SHAKESPEARE, budget)
-        rows.append([budget, cell(figures.median(SHAKESPEARE, budget)), seeds(len(runs)) if runs else DASH])
+    """The small table of a README: the budgets that are measured."""
+    measured = [(budget, len(figures.runs(SHAKESPEARE, budget))) for budget in BUDGETS]
+    rows = [[budget, cell(figures.median(SHAKESPEARE, budget)), seeds(runs)] for budget, runs in measured if runs] or [
+        [BUDGETS[0], DASH, DASH]
+    ]
     return table(head, rows)
 
 
