@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.models.ngram_cache import MAX_ORDERS
-
 MAX_COPIES = 5
 MIN_ADDED = 0.001  # of probability; less is not worth a line
 
@@ -38,7 +36,7 @@ def find_copies(
     `network` and `mixed` [V] are log probabilities of the next token, without and with the cache.
     """
     found: dict[int, tuple[int, list[int]]] = {}  # token -> (tokens of the context, positions)
-    for matched in range(1, min(orders, MAX_ORDERS, len(context) - 1) + 1):
+    for matched in range(1, min(orders, len(context) - 1) + 1):
         end = tuple(context[-matched:])
         for position in range(matched, len(context)):
             if tuple(context[position - matched : position]) == end:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint
+from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.hf_config import dump_config
@@ -132,22 +133,13 @@ def average(models: Mapping[str, Checkpoint]) -> Checkpoint:
     tensors, first = AveragedTensors(models), next(iter(models.values()))
     corpora = [document for model in models.values() for document in model.record.get("corpus", [])]
     record: dict[str, Any] = {"average_of": [atomic_io.name_of(name) for name in models], "corpus": corpora}
-    if cache := _mean_cache([model.record for model in models.values()]):
-        record["ngram_cache"] = cache
+    if cache := CacheWeights.mean([CacheWeights.of_record(model.record, name) for name, model in models.items()]):
+        record["ngram_cache"] = cache.as_record()
     if seen := checkpoint.seen_bytes(model.record for model in models.values()):
         record["seen_bytes"] = seen.hex()
     for model in models.values():
         record |= {key: model.record[key] for key in ("imported",) if key in model.record}
     return replace(first, tensors=tensors, record=record)
-
-
-def _mean_cache(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The mean of the weights of n-gram caches (models/ngram_cache.py); None where there is none."""
-    try:
-        weights = np.array([record["ngram_cache"]["weights"] for record in records], np.float64)
-    except (KeyError, TypeError, ValueError):
-        return None
-    return {"weights": weights.mean(axis=0).round(4).tolist()}
 
 
 # ---- the file

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli.formats.cache_weights import CacheWeights
 from llmcli.models.batch import step_batch
-from llmcli.models.ngram_cache import BYTES_PER_TOKEN, CachedText, CacheWeights, NgramCache
+from llmcli.models.ngram_cache import BYTES_PER_TOKEN, CachedText, NgramCache
 from llmcli.models.runtime import Array, Runtime, RuntimeWithExperts, Scores, read
 
 

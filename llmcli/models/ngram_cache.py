@@ -19,75 +19,32 @@ probabilities. Numpy only. K, N, V = orders, tokens of a text, vocabulary size.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.data.batches import PrefixedTokens
-from llmcli.errors import LLMError
+from llmcli.formats.cache_weights import CacheWeights
 from llmcli.models.runtime import Array
 
 ORDERS = 5  # K of models trained here; longer contexts add nothing
-MAX_ORDERS = 16  # of a model
-FEATURES = 4  # of a context, see above
 MAX_GATE = 0.999  # so that the network always counts
 MAX_LOGIT = 50.0  # of a gate, negated: its exponential stays finite
-MAX_WEIGHT = 1e3  # larger ones are damaged
 BLOCK_TOKENS = 1 << 17  # of a whole text, after which its cache is emptied
 BYTES_PER_TOKEN = 250 * ORDERS  # memory of a token in a cache, about
 
 
-@dataclass(frozen=True)
-class CacheWeights:
-    """The weights w_k of the gates, [K][FEATURES]."""
-
-    orders: tuple[tuple[float, ...], ...]
-
-    @classmethod
-    def of_record(cls, record: Mapping[str, Any], path: object = None) -> "CacheWeights | None":
-        """Those in a training record, that of the file at `path`; None if the model has no cache. Raises LLMError where
-        they are damaged."""
-        value = record.get("ngram_cache")
-        if value is None:
-            return None
-        rows = value.get("weights") if isinstance(value, Mapping) else None
-        if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_ORDERS or not all(map(_is_row, rows)):
-            raise LLMError(
-                f"{path or 'the model'}: the n-gram cache in its training.json is damaged: expected weights, 1 to "
-                f"{MAX_ORDERS} rows of {FEATURES} numbers; run it without: --no-cache"
-            )
-        return cls(tuple(tuple(float(weight) for weight in row) for row in rows))
-
-    @classmethod
-    def mean(cls, models: Sequence["CacheWeights | None"]) -> "CacheWeights | None":
-        """The mean of those of several models; None where one has none, or they have other orders."""
-        weights = [one.orders for one in models if one]
-        if len(weights) < len(models) or len({len(orders) for orders in weights}) != 1:
-            return None
-        return cls(tuple(map(tuple, np.mean(weights, axis=0).tolist())))
-
-    def as_record(self) -> dict[str, Any]:
-        return {"weights": [[round(weight, 4) for weight in row] for row in self.orders]}
-
-    def gate(self, order: int, total: int, distinct: int, gap: int) -> float:
-        """g_k of a context of k = `order` tokens."""
-        bias, of_total, of_distinct, of_gap = self.orders[order - 1]
-        z = bias + of_total * math.log(total) + of_distinct * math.log(distinct / total) + of_gap * math.log(gap)
-        return min(MAX_GATE, 1 / (1 + math.exp(-max(z, -MAX_LOGIT))))
-
-    def gates(self, matches: "Matches") -> NDArray[np.float64]:
-        """The same for all contexts [N, K]; 0 where a context is new."""
-        z = np.einsum("nkf,kf->nk", matches.features(), np.array(self.orders))
-        return np.where(matches.total > 0, np.minimum(MAX_GATE, 1 / (1 + np.exp(-np.maximum(z, -MAX_LOGIT)))), 0.0)
+def _gate(weights: Sequence[float], total: int, distinct: int, gap: int) -> float:
+    """g_k of a context, from its weights w_k."""
+    bias, of_total, of_distinct, of_gap = weights
+    z = bias + of_total * math.log(total) + of_distinct * math.log(distinct / total) + of_gap * math.log(gap)
+    return min(MAX_GATE, 1 / (1 + math.exp(-max(z, -MAX_LOGIT))))
 
 
-def _is_row(row: object) -> bool:
-    return (
-        isinstance(row, list)
-        and len(row) == FEATURES
-        and all(type(weight) in (int, float) and abs(weight) <= MAX_WEIGHT for weight in row)
-    )
+def _gates(weights: CacheWeights, matches: "Matches") -> NDArray[np.float64]:
+    """The same for all contexts [N, K]; 0 where a context is new."""
+    z = np.einsum("nkf,kf->nk", matches.features(), np.array(weights.orders))
+    return np.where(matches.total > 0, np.minimum(MAX_GATE, 1 / (1 + np.exp(-np.maximum(z, -MAX_LOGIT)))), 0.0)
 
 
 # ---- a text that grows
@@ -173,7 +130,7 @@ class NgramCache:
             context = self._contexts.get(recent[-order:])
             if context is None:
                 return
-            gate = self._weights.gate(order, context.total, len(context.counts), position - context.last)
+            gate = _gate(self._weights.orders[order - 1], context.total, len(context.counts), position - context.last)
             yield order, gate, context.total, context.counts
 
     def added(self) -> dict[int, float]:
@@ -328,6 +285,6 @@ class CachedText:
         if number not in self._blocks:
             ids = np.asarray(self._ids[number * self._block_tokens : (number + 1) * self._block_tokens])
             matches = find_matches(ids, len(self._weights.orders), self._separator)
-            a, b = shares_of_mixture(self._weights.gates(matches), matches.shares())
+            a, b = shares_of_mixture(_gates(self._weights, matches), matches.shares())
             self._blocks[number] = a.astype(np.float32), b.astype(np.float32)
         return self._blocks[number]

@@ -5,10 +5,10 @@ Each backend is imported only when it is chosen, so that the CPU never waits for
 
 from collections.abc import Callable
 
+from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.models.cache_runtime import with_cache
-from llmcli.models.ngram_cache import CacheWeights
 from llmcli.models.runtime import Runtime
 
 FAST_BYTES = 2 << 30  # float32 weights of at most this size are held twice for speed

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llmcli.data.batches import Tokens
-from llmcli.models.ngram_cache import MAX_GATE, ORDERS, CacheWeights, Matches, find_matches
+from llmcli.formats.cache_weights import CacheWeights
+from llmcli.models.ngram_cache import MAX_GATE, ORDERS, Matches, find_matches
 from llmcli.models.torch_scoring import score
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.validation_slice import window_starts

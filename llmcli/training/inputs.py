@@ -50,7 +50,7 @@ def load_inputs(
     of them. `speakers` are the names of the user and of the assistant in text with turns."""
     from llmcli.data.sources import check_speakers, read_sources
     from llmcli.formats import loading
-    from llmcli.models.ngram_cache import CacheWeights
+    from llmcli.formats.cache_weights import CacheWeights
 
     base_model = loading.load(base) if base else None
     if base_model:

@@ -11,7 +11,7 @@ import torch
 import llmcli
 from llmcli.config import as_record
 from llmcli.evaluation.evaluator import Score
-from llmcli.models.ngram_cache import CacheWeights
+from llmcli.formats.cache_weights import CacheWeights
 from llmcli.training.history import History
 from llmcli.training.plain_text import PlainTextScores
 from llmcli.training.plan import Plan

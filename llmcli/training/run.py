@@ -21,10 +21,10 @@ from llmcli.data.batches import Tokens
 from llmcli.data.chat_template import with_chat_template
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
+from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import generate
 from llmcli.models.devices import is_out_of_memory
-from llmcli.models.ngram_cache import CacheWeights
 from llmcli.models.open_runtime import open_trained
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.base_behaviour import BaseBehaviour

@@ -32,7 +32,8 @@ from llmcli.evaluation.evaluator import (
     spread_order,
     stride,
 )
-from llmcli.models.ngram_cache import BLOCK_TOKENS, CachedText, CacheWeights
+from llmcli.formats.cache_weights import CacheWeights
+from llmcli.models.ngram_cache import BLOCK_TOKENS, CachedText
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.compute import Compute
 from llmcli.training.evaluation_schedule import final_context, final_evaluation_tokens

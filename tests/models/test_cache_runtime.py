@@ -9,13 +9,14 @@ from llmcli.config import ModelConfig
 from llmcli.data.batches import PrefixedTokens
 from llmcli.evaluation.evaluator import evaluate
 from llmcli.formats import ensemble_file
+from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.generation.generator import logits_after
 from llmcli.models.batch import step_batch
 from llmcli.models.cache_runtime import CacheRuntime, CacheRuntimeWithExperts, network_of, process_again, with_cache
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import log_softmax
-from llmcli.models.ngram_cache import CachedText, CacheWeights, NgramCache
+from llmcli.models.ngram_cache import CachedText, NgramCache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Array, Runtime, RuntimeWithExperts

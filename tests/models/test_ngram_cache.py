@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from llmcli.data.batches import PrefixedTokens
 from llmcli.errors import LLMError
+from llmcli.formats.cache_weights import CacheWeights
 from llmcli.models.logits import softmax
-from llmcli.models.ngram_cache import CachedText, CacheWeights, NgramCache, find_matches
+from llmcli.models.ngram_cache import CachedText, NgramCache, find_matches
 
 WEIGHTS = CacheWeights(((-1.0, 0.2, -0.3, -0.1), (-0.5, 0.1, -0.8, -0.2), (0.4, -0.2, -0.5, 0.1)))
 V = 6

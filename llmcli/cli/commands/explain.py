@@ -88,10 +88,10 @@ def explain(
     from llmcli.analysis.explain import explain
     from llmcli.analysis.explained_model import choose_subject
     from llmcli.cli.explanation_report import ExplanationReport
+    from llmcli.formats.cache_weights import CacheWeights
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.generation.next_words import max_evaluations, next_words
     from llmcli.models.cache_runtime import with_cache
-    from llmcli.models.ngram_cache import CacheWeights
     from llmcli.models.numpy_runtime import NumpyRuntime
 
     source = load_any(path)

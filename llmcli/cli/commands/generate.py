@@ -148,10 +148,8 @@ def generate(
     source = load_any(path)
     usage = _ExpertUsage(_expert_names(source, path)) if experts else None
     training_texts = memory_report.training_texts(corpus, source, path) if memory else None
-    runtime, tokenizer = (
-        open_runtime(source, device, quantize, console.note, cache=not no_cache),
-        open_tokenizer(source),
-    )
+    runtime = open_runtime(source, device, quantize, console.note, cache=not no_cache)
+    tokenizer = open_tokenizer(source)
     assistant = open_assistant(source, runtime, tokenizer) if prompt_pair else None
     if assistant is None:
         _note_long_prompt(len(tokenizer.encode(text)), runtime.context)

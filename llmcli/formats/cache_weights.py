@@ -1,0 +1,54 @@
+"""The weights of the n-gram cache beside a network (models/ngram_cache.py), as a training record holds them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llmcli.errors import LLMError
+
+FEATURES = 4  # of a context, each with a weight
+MAX_ORDERS = 16  # of a model
+MAX_WEIGHT = 1e3  # larger ones are damaged
+
+
+@dataclass(frozen=True)
+class CacheWeights:
+    """The weights w_k of the gates, [K][FEATURES]."""
+
+    orders: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any], path: object = None) -> "CacheWeights | None":
+        """Those in a training record, that of the file at `path`; None if the model has no cache. Raises LLMError where
+        they are damaged."""
+        value = record.get("ngram_cache")
+        if value is None:
+            return None
+        rows = value.get("weights") if isinstance(value, Mapping) else None
+        if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_ORDERS or not all(map(_is_row, rows)):
+            raise LLMError(
+                f"{path or 'the model'}: the n-gram cache in its training.json is damaged: expected weights, 1 to "
+                f"{MAX_ORDERS} rows of {FEATURES} numbers; run it without: --no-cache"
+            )
+        return cls(tuple(tuple(float(weight) for weight in row) for row in rows))
+
+    @classmethod
+    def mean(cls, models: Sequence["CacheWeights | None"]) -> "CacheWeights | None":
+        """The mean of those of several models; None where one has none, or they have other orders."""
+        weights = [one.orders for one in models if one]
+        if len(weights) < len(models) or len({len(orders) for orders in weights}) != 1:
+            return None
+        return cls(tuple(map(tuple, np.mean(weights, axis=0).tolist())))
+
+    def as_record(self) -> dict[str, Any]:
+        return {"weights": [[round(weight, 4) for weight in row] for row in self.orders]}
+
+
+def _is_row(row: object) -> bool:
+    return (
+        isinstance(row, list)
+        and len(row) == FEATURES
+        and all(type(weight) in (int, float) and abs(weight) <= MAX_WEIGHT for weight in row)
+    )
