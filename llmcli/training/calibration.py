@@ -6,7 +6,6 @@ into the gain of the final norm, so that every program that opens the file benef
 """
 
 import contextlib
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,7 +21,6 @@ class Calibration:
     def __init__(self, model: LanguageModel, ids: NDArray[np.int64]) -> None:
         self._model, self._ids = model, ids
         self.tokens = ids.size
-        self.seconds = 0.0  # that the last fit took
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[float]:
@@ -30,11 +28,9 @@ class Calibration:
         if not len(self._ids):
             yield 1.0
             return
-        began = time.monotonic()
         self._model.eval()
         factor = round(fit_inverse_temperature(self._model, self._ids), 4)
         self._model.logit_factor = factor
-        self.seconds = time.monotonic() - began
         try:
             yield factor
         finally:

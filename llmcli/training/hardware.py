@@ -15,11 +15,15 @@ import torch
 from llmcli.errors import LLMError
 from llmcli.models.devices import is_out_of_memory
 from llmcli.training.cgroups import available_memory
-from llmcli.training.thread_tuner import ThreadTuner, thread_counts
+from llmcli.training.thread_tuner import ThreadTuner
 
 BFLOAT16_GAIN = 0.8  # bfloat16 is chosen if products take less than this fraction of their time in float32
 PRODUCTS_TIMED = 16  # in each data type
 THREADS_GAIN = 0.9  # fewer threads are chosen if they take less than this fraction of the time with more
+SHARE_SECONDS = 0.1  # in which the share of a core is measured: less is misled by how the system deals out time
+# of a core; a thread that gets less waits for others. Measured on two cores: .97 beside one busy process, .48 to .87
+# beside two
+FREE_SHARE = 0.92
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
 
 
@@ -59,12 +63,22 @@ def _product_seconds(dtype: torch.dtype) -> float:
     return min(times)
 
 
-def fastest_threads(counts: Sequence[int], chain_seconds: Callable[[int], float] | None = None) -> int:
-    """The number of threads, of `counts`, with which small operations are fastest now.
+def fastest_threads(
+    counts: Sequence[int],
+    chain_seconds: Callable[[int], float] | None = None,
+    core_share: Callable[[], float] | None = None,
+) -> int:
+    """The number of threads, of `counts` in descending order, with which small operations are fastest now.
 
-    While another process is busy, fewer threads than cores are much faster, since threads wait for each other.
-    `chain_seconds` measures one number of threads. A later number wins only by THREADS_GAIN.
+    While another process is busy, fewer threads than cores are much faster, since threads wait for each other. Where
+    even one thread waits for a core, the smallest number is returned: more threads could take time from other
+    processes, and so seem faster, until these do the same.
+
+    `chain_seconds` measures one number of threads. A later number wins only by THREADS_GAIN. `core_share` measures the
+    share of a core that a thread gets.
     """
+    if len(counts) == 1 or (core_share or _core_share)() < FREE_SHARE:
+        return counts[-1]
     measure = chain_seconds or _chain_seconds
     best, fastest = math.inf, counts[0]
     for count in counts:
@@ -72,6 +86,16 @@ def fastest_threads(counts: Sequence[int], chain_seconds: Callable[[int], float]
         if seconds < THREADS_GAIN * best:
             best, fastest = seconds, count
     return fastest
+
+
+def _core_share() -> float:
+    """The share of a core, 0 to 1, that a thread gets now; 1 where the system's clock is too coarse to know."""
+    if sys.platform == "win32":
+        return 1.0
+    began, worked = time.perf_counter(), time.thread_time()
+    while (seconds := time.perf_counter() - began) < SHARE_SECONDS:
+        pass
+    return (time.thread_time() - worked) / seconds
 
 
 def _chain_seconds(threads: int) -> float:
@@ -87,8 +111,8 @@ def _chain_seconds(threads: int) -> float:
 
 
 def torch_thread_tuner(threads: int) -> ThreadTuner:
-    """A tuner that sets torch's number of threads, at most `threads`. It starts with the number that is fastest now."""
-    return ThreadTuner(threads, torch.set_num_threads, fastest_threads(thread_counts(threads)))
+    """A tuner that sets torch's number of threads, at most `threads`."""
+    return ThreadTuner(threads, torch.set_num_threads, fastest_threads)
 
 
 def can_shard() -> bool:

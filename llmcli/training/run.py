@@ -61,7 +61,8 @@ FIRST_STEP_SECONDS = 10.0  # the first step may take this long ...
 FIRST_STEP_SHARE = 0.25  # ... or this share of the run, if that is more
 STEP_PATIENCE = 1.0  # seconds that a step or an evaluation may still take after Ctrl-C
 FINAL_PATIENCE = 3.0  # seconds for each evaluation after Ctrl-C
-CACHE_FIT_COST = 4.0  # of the n-gram cache, for each token of the validation slice, in tokens of an evaluation
+# for each token of the validation slice, in tokens of an evaluation: of fitting the n-gram cache, and the temperature
+CACHE_FIT_COST, CALIBRATION_COST = 4.0, 5.0
 REGULARIZE_EVERY = 0.02  # of the run
 NO_MEMORY = "for which memory was too short"
 EPOCHS_MARGIN = 0.05  # relative: regularization changes once the expected epochs are this far beyond a threshold
@@ -179,7 +180,8 @@ class Run:
         plain_text = self._plain_text.cost if self._plain_text else 0.0
         held_out = self._held_out.cost(self._seen_tokens)
         cache = CACHE_FIT_COST * self.validation_windows.size if self._has_cache else 0.0
-        return held_out + self._validator.tokens + self._calibration.tokens + cache + plain_text
+        calibration = CALIBRATION_COST * self._calibration.tokens
+        return held_out + self._validator.tokens + calibration + cache + plain_text
 
     def _adapt_regularization(self) -> None:
         """Adapt regularization to the number of epochs that the run will reach at its current speed."""
@@ -359,7 +361,6 @@ class Run:
         compiles = self._is_compiled and not self._validator.evaluated_tokens
         try:
             with self._all_threads(), self._interruptible(self.model, patience), self._calibration.applied() as factor:
-                self._time_evaluation(self._calibration.seconds, self._calibration.tokens, compiles)
                 began = self._now()
                 score = self._validator.evaluate(began + self._evaluation_seconds(), self._now)
                 self._time_evaluation(self._now() - began, self._validator.evaluated_tokens, compiles)

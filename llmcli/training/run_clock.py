@@ -9,7 +9,9 @@ import math
 import statistics
 from collections import deque
 
-RECENT_STEPS = 12  # whose speed counts as the current speed
+# steps, and the seconds in them, at least, whose mean counts as the current speed: several processes that share a core
+# take turns of up to half a second
+RECENT_STEPS, RECENT_SECONDS = 12, 2.0
 STEADY_SHARE = 0.1  # of the run: the time constant of the mean speed from which the whole run is estimated
 LARGEST_RESERVE = 0.4  # of the run, for its final evaluations; if they need more, they evaluate fewer tokens
 ASSUMED_COST = 0.4  # of evaluating a token, relative to training on it, before the first evaluation (FLOPs: a third)
@@ -35,7 +37,7 @@ class RunClock:
         """`seconds` is the time limit of the run, `reserve` what the caller needs of it after training, on an idle
         machine."""
         self.seconds, self._reserve, self._training_began = seconds, reserve, training_began
-        self._steps: deque[tuple[float, int]] = deque(maxlen=RECENT_STEPS)  # (seconds, tokens)
+        self._steps: deque[tuple[float, int]] = deque()  # recent ones: (seconds, tokens)
         self._best_pace = float("inf")
         self._steady_pace = 0.0
         self._trained_seconds = 0.0  # in steps alone
@@ -43,10 +45,12 @@ class RunClock:
 
     def add_step(self, seconds: float, tokens: int) -> None:
         self._steps.append((seconds, tokens))
+        while len(self._steps) > RECENT_STEPS and self._recent_seconds - self._steps[0][0] >= RECENT_SECONDS:
+            self._steps.popleft()
         self._trained_seconds += seconds
         weight = 1 - math.exp(-seconds / (STEADY_SHARE * min(self.seconds, 10 * self._trained_seconds)))
         self._steady_pace += weight * (seconds / tokens - self._steady_pace) if self._steady_pace else seconds / tokens
-        if len(self._steps) == RECENT_STEPS:
+        if len(self._steps) >= RECENT_STEPS:
             self._best_pace = min(self._best_pace, self.pace)
 
     def exclude(self, seconds: float) -> None:
@@ -62,7 +66,11 @@ class RunClock:
     def pace(self) -> float:
         """Current seconds of training per token; 0 before the first step."""
         tokens = sum(tokens for _, tokens in self._steps)
-        return sum(seconds for seconds, _ in self._steps) / tokens if tokens else 0.0
+        return self._recent_seconds / tokens if tokens else 0.0
+
+    @property
+    def _recent_seconds(self) -> float:
+        return sum(seconds for seconds, _ in self._steps)
 
     @property
     def deadline(self) -> float:

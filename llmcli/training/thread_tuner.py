@@ -3,14 +3,15 @@
 The threads of an operation wait for each other at its end. A thread whose core is taken by another process delays all
 others: on two cores, with one other busy process, two threads train at 0.28 of their usual speed and one thread at 0.70
 of it (tests/benchmarks/LOG.md). So from time to time a few steps are tried with another number of threads, and the
-faster number is kept. Pure logic: the caller runs and times the steps.
+faster number is kept. A step with too many threads may take thirty times as long, so more threads are tried only if
+small operations are faster with them. Pure logic: the caller runs and times the steps and the operations.
 """
 
 import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-RECENT_STEPS = 6  # whose median is the current pace
+RECENT_STEPS = 6  # whose mean is the current pace: beside other processes a few steps take most of the time
 FIRST_TRIAL = 4  # steps before the first trial: as many are needed to know the current pace
 TRIAL_STEPS = 2  # measured in a trial, after one step to warm up
 GAIN = 0.95  # a trial succeeds below this fraction of the current pace
@@ -25,12 +26,16 @@ class ThreadTuner:
     """Chooses `threads` for the next step. A pace is in seconds per token."""
 
     def __init__(
-        self, max_threads: int, set_threads: Callable[[int], None] = lambda threads: None, first: int | None = None
+        self,
+        max_threads: int,
+        set_threads: Callable[[int], None] = lambda threads: None,
+        fastest: Callable[[Sequence[int]], int] = max,
     ) -> None:
-        """Starts with `first` threads, by default `max_threads`. `set_threads` is called with every choice."""
+        """`set_threads` is called with every choice. `fastest` returns the number, of several, with which small
+        operations are fastest now."""
         self._counts = thread_counts(max_threads)
-        self._set_threads = set_threads
-        self._chosen = self._counts.index(first or max_threads)  # in _counts
+        self._set_threads, self._fastest = set_threads, fastest
+        self._chosen = self._counts.index(fastest(self._counts))  # in _counts
         self._trial: int | None = None  # in _counts: the number that is being tried
         self._trial_paces: list[float] = []
         self._reset()
@@ -65,42 +70,53 @@ class ThreadTuner:
         """Forget all paces. A round of trials follows once the pace with the chosen number of threads is known."""
         self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
         self._best = float("inf")  # pace with the chosen number of threads
-        self._to_try, self._round_seconds = self._others(), 0.0
+        self._to_try, self._round_seconds = self._fewer(), 0.0
         self._since_trial, self._pause = 0.0, SHORTEST_PAUSE / 2  # seconds, and seconds until the next round
 
+    def _fewer(self) -> list[int]:
+        """Indices of the smaller numbers of threads, the nearest first."""
+        return list(range(self._chosen + 1, len(self._counts)))
+
     def _others(self) -> list[int]:
-        """Indices of the other numbers of threads, the nearest first."""
-        others = (i for i in range(len(self._counts)) if i != self._chosen)
-        return sorted(others, key=lambda i: abs(i - self._chosen))
+        """Indices of the numbers of threads that may be faster, the nearest first."""
+        fastest = self._counts.index(self._fastest(self._counts[: self._chosen + 1]))
+        more = range(fastest, self._chosen)
+        return sorted([*more, *self._fewer()], key=lambda i: abs(i - self._chosen))
 
     def _add_usual_step(self, pace: float, seconds: float) -> None:
         self._recent.append(pace)
         self._since_trial += seconds
         if len(self._counts) == 1 or len(self._recent) < FIRST_TRIAL:
             return
-        current = statistics.median(self._recent)
+        current = statistics.fmean(self._recent)
         self._best = min(self._best, current)
         if current > SLOWER * self._best and not self._to_try:
-            self._to_try = [i for i in self._others() if i > self._chosen]
+            self._to_try = self._fewer()
             self._best, self._pause = current, SHORTEST_PAUSE / 2
         elif self._since_trial >= self._pause * (1.0 if self._chosen else ALL_THREADS_PAUSE):
             self._to_try = self._to_try or self._others()
+            if not self._to_try:
+                self._end_round()
         if self._to_try:
             self._trial, self._trial_paces, self._since_trial = self._to_try.pop(0), [], 0.0
 
     def _add_trial_step(self, pace: float) -> None:
-        current = statistics.median(self._recent)
+        current = statistics.fmean(self._recent)
         self._trial_paces.append(pace)
         measured = self._trial_paces[1:]
         if pace < ABORT * current and len(measured) < TRIAL_STEPS:
             return
-        if self._trial is not None and measured and statistics.median(measured) < GAIN * current:
+        if self._trial is not None and measured and statistics.fmean(measured) < GAIN * current:
             self._chosen = self._trial
             self._reset()
-        elif not self._to_try:  # a round without success
-            self._pause = max(min(2 * self._pause, LONGEST_PAUSE), PAUSE_PER_ROUND * self._round_seconds)
-            self._round_seconds = 0.0
+        elif not self._to_try:
+            self._end_round()
         self._trial = None
+
+    def _end_round(self) -> None:
+        """Without success: the next one follows after a longer pause."""
+        self._pause = max(min(2 * self._pause, LONGEST_PAUSE), PAUSE_PER_ROUND * self._round_seconds)
+        self._since_trial, self._round_seconds = 0.0, 0.0
 
 
 def thread_counts(max_threads: int) -> list[int]:

@@ -120,7 +120,18 @@ def test_the_message_of_torch_is_recognized() -> None:
     ],
 )
 def test_the_fastest_number_of_threads_is_chosen(seconds: dict[int, float], fastest: int) -> None:
-    assert hardware.fastest_threads([2, 1], seconds.__getitem__) == fastest
+    assert hardware.fastest_threads([2, 1], seconds.__getitem__, core_share=lambda: 1.0) == fastest
+
+
+def test_where_a_thread_waits_for_a_core_there_is_only_one() -> None:
+    """Even if more would take time from other processes, and so be faster for a while."""
+    seconds = {2: 0.001, 1: 0.002}
+    assert hardware.fastest_threads([2, 1], seconds.__getitem__, core_share=lambda: 0.7) == 1
+    assert hardware.fastest_threads([2, 1], seconds.__getitem__, core_share=lambda: 0.97) == 2
+
+
+def test_the_share_of_a_core_is_measured() -> None:
+    assert 0 < hardware._core_share() <= 1.01
 
 
 def test_a_chain_of_products_takes_time() -> None:

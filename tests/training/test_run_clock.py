@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmcli.training.run_clock import LARGEST_RESERVE, RECENT_STEPS, RunClock, progress_by_clock
+from llmcli.training.run_clock import ASSUMED_COST, LARGEST_RESERVE, RECENT_STEPS, RunClock, progress_by_clock
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,18 @@ def test_time_is_reserved_for_the_final_evaluations_at_the_current_speed() -> No
     for _ in range(RECENT_STEPS):
         made.add_step(0.3, 100)  # three times as slow
     assert made.seconds_left(50.0, 10_000) == pytest.approx(50 - 12.0)
+
+
+def test_turns_of_processes_that_share_a_core_do_not_end_a_run_early() -> None:
+    """Half a second at one speed, half a second at a third of it, and so on: the reserve follows the mean."""
+    made = RunClock(100.0)
+    reserves = []
+    for turn in range(20):
+        for seconds in [0.045] * 11 if turn % 2 else [0.015] * 33:
+            made.add_step(seconds, 100)
+            reserves.append(100 - made.seconds_left(0.0, 10_000) if turn >= 4 else 0.0)
+    mean = ASSUMED_COST * 10_000 * (11 * 0.045 + 33 * 0.015) / (44 * 100)
+    assert max(reserves) < 1.2 * mean
 
 
 def test_a_single_slow_evaluation_does_not_end_a_run_early() -> None:

@@ -1,11 +1,11 @@
 """The number of threads for a step, on simulated machines."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from llmcli.training.thread_tuner import LONGEST_PAUSE, ThreadTuner, thread_counts
+from llmcli.training.thread_tuner import FIRST_TRIAL, LONGEST_PAUSE, ThreadTuner, thread_counts
 
 STEP = 2048  # tokens
 # tokens per second of two cores, measured (tests/benchmarks/LOG.md): by threads, alone and beside one busy process
@@ -15,9 +15,15 @@ ALONE, BUSY = {2: 28_800.0, 1: 17_800.0}, {2: 7_800.0, 1: 16_700.0}
 def simulate(
     speed: Callable[[float, int], float], seconds: float, max_threads: int = 2, noise: float = 0.0
 ) -> tuple[float, list[tuple[float, int]]]:
-    """(tokens per second, (when, threads) of each step) on a machine whose `speed` depends on time and threads."""
-    tuner, rng = ThreadTuner(max_threads), random.Random(0)
+    """(tokens per second, (when, threads) of each step) on a machine whose `speed` depends on time and threads. It
+    starts with all threads, however slow that is."""
+    rng = random.Random(0)
     now, tokens, history = 0.0, 0, []
+
+    def fastest(counts: Sequence[int]) -> int:
+        return max(counts, key=lambda count: speed(now, count)) if history else max_threads
+
+    tuner = ThreadTuner(max_threads, fastest=fastest)
     while now < seconds:
         history.append((now, tuner.threads))
         took = STEP / speed(now, tuner.threads) * (1 + noise * rng.uniform(-1, 1))
@@ -58,6 +64,21 @@ def test_as_many_of_many_cores_are_used_as_are_free(busy: int) -> None:
     average, _ = simulate(speed, 120, max_threads=16)
     reachable = max(speed(0, threads) for threads in thread_counts(16))
     assert average > 0.85 * reachable
+
+
+def test_more_threads_are_not_tried_where_small_operations_are_slower_with_them() -> None:
+    """As where three runs share two cores: a step with two threads would take as long as thirty with one."""
+    _, history = simulate(lambda now, threads: {2: 700.0, 1: 21_000.0}[threads], 60)
+    assert [threads for _, threads in history].count(2) <= FIRST_TRIAL
+
+
+def test_a_few_slow_steps_count_where_others_share_the_cores() -> None:
+    """With two threads one step in three is very slow: faster in most steps, and slower in all."""
+    tuner = ThreadTuner(2)
+    for step in range(20):
+        pace = 1 / 17_800 if tuner.threads == 1 else (30 if step % 3 == 2 else 1) / 28_800
+        tuner.add_step(STEP * pace, STEP)
+    assert tuner.threads == 1
 
 
 def test_one_core_means_one_thread() -> None:
