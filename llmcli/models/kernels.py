@@ -179,6 +179,18 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _Attention.apply(q, k, v)
 
 
+def has_faster_attention(x: Tensor) -> bool:
+    """Whether torch's own attention trains faster than `attention` on the device and in the dtype of x: on GPUs, and in
+    bfloat16 on processors with AMX, Intel's matrix unit (measured: tests/benchmarks/LOG.md)."""
+    return not _is_on_cpu(x) or (x.dtype is torch.bfloat16 and _has_amx())
+
+
+@lru_cache(maxsize=1)
+def _has_amx() -> bool:
+    is_supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # torch has no public name for it
+    return bool(is_supported and is_supported())
+
+
 @lru_cache(maxsize=8)
 def _future(T: int, device: torch.device) -> Tensor:
     """The causal mask [T, T]: True where a position comes after the query."""

@@ -24,6 +24,7 @@ from llmcli.models.kernels import (
     attention,
     contiguous_on_mps,
     cross_entropy,
+    has_faster_attention,
     normalize,
     normalize_rotate,
     rotate,
@@ -92,7 +93,7 @@ class Attention(nn.Module):
         """Normalized x [B, T, C], whose gain is still to be applied -> [B, T, C]. cos and sin are [T, 1, D]."""
         q, k, v = self._project(x, gain, cos, sin)
         B, T = x.shape[:2]
-        if torch.is_grad_enabled() and x.device.type == "cpu" and T <= MAX_CONTEXT_KEEPING_SCORES:
+        if torch.is_grad_enabled() and T <= MAX_CONTEXT_KEEPING_SCORES and not has_faster_attention(x):
             k, v = (t if self.G == self.H else t.repeat_interleave(self.H // self.G, 2) for t in (k, v))
             y = attention(q, k, v)
         else:

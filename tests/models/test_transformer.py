@@ -69,6 +69,24 @@ def test_attention_without_rotation_is_that_of_torch() -> None:
     assert torch.allclose(attention(x, gain, cos, sin), F.linear(wanted, attention.o_proj.weight), atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", ["untied", "grouped"])
+def test_both_ways_to_train_attention_have_the_same_gradients(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, with AMX and without; against float32, whose error is far smaller."""
+    config = SHAPES[shape]
+    ids = torch.randint(300, (3, 33), generator=torch.Generator().manual_seed(5))
+
+    def gradients(dtype: torch.dtype, *, amx: bool) -> torch.Tensor:
+        monkeypatch.setattr(kernels, "_has_amx", lambda: amx)
+        model = LanguageModel(config, dtype=dtype)
+        model.load_arrays(torch_model(config)[0].to_arrays())
+        model.loss(ids).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    wanted = gradients(torch.float32, amx=False)
+    errors = [(gradients(torch.bfloat16, amx=amx) - wanted).norm() / wanted.norm() for amx in (True, False)]
+    assert all(0 < error < 0.03 for error in errors) and errors[0] < 1.2 * errors[1]
+
+
 def test_attention_scores_depend_on_the_distance_alone() -> None:
     config = SHAPES["untied"]
     cos, sin = (table[:, None] for table in rotary_tables(config, 48))
