@@ -58,12 +58,11 @@ def measure_throughput(
 
 
 def _mean_pace(paces: list[tuple[int, float]]) -> float:
-    """Seconds per token, from (window length, seconds per token) of each step: the mean over both lengths."""
+    """Seconds per token, from (window length, seconds per token) of each step: the mean over both lengths of the
+    fastest steps. Others may have shared the cores with a process that soon ends."""
     late = paces[2:] if len(paces) >= 4 else paces[-2:]  # the first steps are slower than the rest
-    medians = [
-        float(np.median([pace for other, pace in late if other == length])) for length in {length for length, _ in late}
-    ]
-    return sum(medians) / len(medians)
+    fastest = [min(pace for other, pace in late if other == length) for length in {length for length, _ in late}]
+    return sum(fastest) / len(fastest)
 
 
 class _Trial:
