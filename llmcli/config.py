@@ -244,29 +244,6 @@ class ModelConfig:
         return 2 * 4 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
 
 
-# Peak learning rates, measured: tests/benchmarks/LOG.md
-MUON_LR = 0.03  # matrices of the layers
-EMBEDDING_LR = 0.05
-HEAD_LR = 0.003  # output embedding, also if tied
-GAIN_LR = 0.003  # of RMSNorms
-ADAMW_LR = 0.003
-FINE_TUNING_LR = 0.1  # divided by the hidden size: 1.7e-4 for 576, 5e-5 for 2,048
-LORA_LR = 0.6  # divided by the hidden size
-
-
-def learning_rates(recipe: str, width: int, tied: bool) -> dict[str, float]:
-    """The peak learning rates of a recipe: of "all" parameters (AdamW), or of "matrices" (Muon), "embedding", "head"
-    and "gains" (AdamW). `width` is the hidden size; `tied` is whether the embeddings are tied.
-
-    >>> learning_rates("fine-tune", 1000, tied=True)
-    {'all': 0.0001}
-    """
-    single = {"adamw": ADAMW_LR, "fine-tune": FINE_TUNING_LR / width, "lora": LORA_LR / width}.get(recipe)
-    if single is not None:
-        return {"all": single}
-    return {"matrices": MUON_LR, "embedding": HEAD_LR if tied else EMBEDDING_LR, "head": HEAD_LR, "gains": GAIN_LR}
-
-
 @dataclass(frozen=True)
 class TrainConfig:
     """Training hyperparameters and the settings that make a run reproducible.

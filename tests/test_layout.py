@@ -46,7 +46,7 @@ STANDARD_LIBRARY_ONLY = {
     "data.json_records", "data.json_text", "data.template_renderer", "data.temporary_files", "data.text_lines",
     "data.text_pieces", "data.token_cache", "data.token_names", "data.tokenizer_json", "data.vocabulary_limits",
     "evaluation.compressors", "formats.atomic_io", "formats.gguf_tokenizer", "formats.metadata", "training.cgroups",
-    "training.summary",
+    "training.recipe", "training.summary",
 }  # fmt: skip
 
 

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from llmcli.training import recipe
 from llmcli.training.process_group import ProcessGroup
-
-BETAS, EPSILON = (0.9, 0.99), 1e-10
 
 
 class AdamW:
@@ -28,6 +27,7 @@ class AdamW:
         """Update the parameters that have a gradient, with their peak learning rates times `scale`, and drop it."""
         if self._group and not self._sharded:
             _sum_gradients(self._parameters, self._group)
+        beta1, beta2 = recipe.ADAMW_BETAS
         for peak, same_rate in self._groups.items():
             updated = [parameter for parameter in same_rate if parameter.grad is not None]
             for parameter in updated:
@@ -37,8 +37,8 @@ class AdamW:
             adamw(
                 [own_part(p) for p in updated], [own_part(p.grad) for p in updated if p.grad is not None],
                 [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], [], [s["step"] for s in states],
-                fused=True, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=peak * scale, weight_decay=0.0,
-                eps=EPSILON, maximize=False,
+                fused=True, amsgrad=False, beta1=beta1, beta2=beta2, lr=peak * scale, weight_decay=0.0,
+                eps=recipe.ADAMW_EPSILON, maximize=False,
             )  # fmt: skip
             for parameter in updated:
                 parameter.grad = None

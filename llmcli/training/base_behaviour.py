@@ -15,7 +15,7 @@ from llmcli.config import TrainConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.models.kernels import divergence
 from llmcli.models.transformer import LanguageModel
-from llmcli.training.conversation_rules import DIVERGENCE_TOKENS
+from llmcli.training import recipe
 from llmcli.training.plain_text import GENERATED_LENGTH, generate_text
 
 TEXTS = (4, 64)  # that the base model generates, at least and at most
@@ -41,7 +41,7 @@ class BaseBehaviour:
         of the divergence in the loss."""
         self._model, self._seed, self._weight = model, settings.seed, weight
         self._reference = _reference(model, tokenizer, settings.seed)
-        texts = round(DIVERGENCE_TOKENS * settings.batch_size * settings.context / GENERATED_LENGTH)
+        texts = round(recipe.DIVERGENCE_TOKENS * settings.batch_size * settings.context / GENERATED_LENGTH)
         self._texts_per_step = min(max(1, texts), len(self._reference.ids))
 
     def add_gradients(self, step: int) -> None:

@@ -1,7 +1,7 @@
 """Which batch each training step sees: sequence-length warm-up and BPE-dropout, as functions of the progress.
 
-A new model starts with short windows, many to a batch, and ends with the full context length. Measured
-(tests/benchmarks/LOG.md): it learns more from the same number of tokens, and short windows are faster per token.
+A new model starts with short windows, many to a batch, and ends with the full context length: it learns more from the
+same number of tokens, and short windows are faster per token. The lengths are in recipe.py.
 """
 
 from dataclasses import replace
@@ -12,11 +12,7 @@ from numpy.typing import NDArray
 from llmcli.config import TrainConfig
 from llmcli.data.batches import Batches, Tokens
 from llmcli.data.tokenizer import Tokenizer
-
-LENGTH_WARMUP = ((0.2, 4), (0.5, 2))  # (up to this progress, the context length is divided by this)
-LENGTH_WARMUP_WITH_INDUCTION = ((0.5, 2),)  # induction heads need earlier text to copy from
-SHORTEST_WINDOW = 16  # tokens
-BPE_DROPOUT_UNTIL = 0.8  # progress; after that, tokens are what generation will see
+from llmcli.training import recipe
 
 
 def window_length(progress: float, settings: TrainConfig) -> int:
@@ -31,9 +27,9 @@ def window_length(progress: float, settings: TrainConfig) -> int:
     context = settings.context
     if settings.recipe in ("fine-tune", "lora"):
         return context
-    warmup = LENGTH_WARMUP_WITH_INDUCTION if settings.induction else LENGTH_WARMUP
+    warmup = recipe.LENGTH_WARMUP_WITH_INDUCTION if settings.induction else recipe.LENGTH_WARMUP
     divisor = next((divisor for until, divisor in warmup if progress < until), 1)
-    shortest = max(min(context, SHORTEST_WINDOW), context // divisor)
+    shortest = max(min(context, recipe.SHORTEST_WINDOW), context // divisor)
     return next(length for length in range(shortest, context + 1) if context % length == 0)
 
 
@@ -47,7 +43,7 @@ class BatchSchedule:
     def batch(self, step: int, progress: float, bpe_dropout: float | None = None) -> NDArray[np.int64]:
         """Token ids [rows, window + 1] of a step. `bpe_dropout` replaces the rate of the settings, if given."""
         rate = self._settings.token_split if bpe_dropout is None else bpe_dropout
-        rate = rate if progress < BPE_DROPOUT_UNTIL else 0.0
+        rate = rate if progress < recipe.BPE_DROPOUT_UNTIL else 0.0
         if rate and self._batches.merge_pairs is None:
             self._batches = replace(self._batches, merge_pairs=np.array(self._tokenizer.merge_pairs))
         return self._batches.batch(step, window_length(progress, self._settings), rate)

@@ -1,6 +1,6 @@
 """The rules of the planner where a run trains on conversations: what differs from those for text in rules.py.
 
-Constants that were measured have their source in tests/benchmarks/LOG.md, under the heading given.
+The numbers, and where they come from, are in recipe.py.
 """
 
 from dataclasses import dataclass
@@ -10,30 +10,9 @@ from llmcli import units
 from llmcli.config import ModelConfig
 from llmcli.data.conversation_batches import pack
 from llmcli.errors import usage
-from llmcli.training import rules
+from llmcli.training import recipe, rules
 from llmcli.training.cost_model import CorpusSize
 from llmcli.training.plan import ConversationDecisions, Decision, Request
-
-# Context length, in tokens
-SHORTEST_CONTEXT, LONGEST_CONTEXT = 128, 1024  # from scratch
-SHORTEST_FINE_TUNING_CONTEXT = 64  # rows of a batch; the model keeps its own context length
-
-# Length of the run: epochs, or more where that would be fewer steps
-EPOCHS, STEPS = 60.0, 1000
-FINE_TUNING_EPOCHS, FINE_TUNING_STEPS = 3.0, 100
-BATCHES_PER_EPOCH = 4  # at least, where that is at least one row
-
-# "What fine-tuning on few conversations forgets": the divergence from the base model on text that it generates
-DIVERGENCE_WEIGHT = 5.0  # in the loss
-DIVERGENCE_TOKENS = 0.25  # tokens of that text in a step, as a part of those of the batch
-DIVERGENCE_COST = 0.4  # the time they take, as a part of that of the batch
-
-# "What is reported has chosen nothing"
-VALIDATION_SHARE = 1 / 32  # of the training conversations are in the validation slice ...
-MIN_VALIDATION = 32  # ... or none, if that would be fewer; at most as many as have `rules.eval_tokens` tokens
-
-# The part of a run in which conversations follow text
-SHARE, LARGEST_SHARE, SMALLEST_SHARE = 0.3, 0.8, 0.05
 
 
 @dataclass(frozen=True)
@@ -56,14 +35,15 @@ class ConversationSize:
 
 def context_length(request: Request, size: ConversationSize, base: ModelConfig | None) -> Decision[int]:
     """In tokens: the inputs of a row."""
-    limit = base.max_position_embeddings if base else LONGEST_CONTEXT
+    limit = base.max_position_embeddings if base else recipe.CONVERSATION_LONGEST_CONTEXT
     if request.context is not None:
         if base and request.context > limit:
             raise usage(f"--context {request.context} is longer than the base model's {limit}")
         return Decision(request.context, request.context_reason)
-    shortest = min(limit, SHORTEST_FINE_TUNING_CONTEXT if base else SHORTEST_CONTEXT)
+    shortest = recipe.CONVERSATION_SHORTEST_CONTEXT
     if base:
-        limit = min(limit, LONGEST_CONTEXT)
+        shortest = min(limit, recipe.CONVERSATION_SHORTEST_FINE_TUNING_CONTEXT)
+        limit = min(limit, recipe.CONVERSATION_LONGEST_CONTEXT)
     whole = max(shortest, _power_of_two(size.longest - 1))
     if whole <= limit:
         reason = "long enough for the longest conversation" if whole > shortest else "long enough for several turns"
@@ -82,7 +62,7 @@ def _power_of_two(count: int) -> int:
 
 def batches_per_epoch(request: Request) -> int:
     """Into how many batches an epoch is divided, at least: a few dozen pairs are less than a usual batch."""
-    return 1 if request.batch_tokens else BATCHES_PER_EPOCH
+    return 1 if request.batch_tokens else recipe.CONVERSATION_BATCHES_PER_EPOCH
 
 
 def max_epochs(request: Request, data: CorpusSize, base: ModelConfig | None) -> float:
@@ -90,8 +70,10 @@ def max_epochs(request: Request, data: CorpusSize, base: ModelConfig | None) -> 
 
     Few conversations need many epochs, since each is only one example.
     """
-    epochs, steps = (FINE_TUNING_EPOCHS, FINE_TUNING_STEPS) if base else (EPOCHS, STEPS)
-    smallest_batch = min(request.batch_tokens or rules.CPU_BATCH_TOKENS[0], data.tokens / batches_per_epoch(request))
+    epochs, steps = recipe.CONVERSATION_EPOCHS, recipe.CONVERSATION_STEPS
+    if base:
+        epochs, steps = recipe.CONVERSATION_FINE_TUNING_EPOCHS, recipe.CONVERSATION_FINE_TUNING_STEPS
+    smallest_batch = min(request.batch_tokens or recipe.CPU_BATCH_TOKENS[0], data.tokens / batches_per_epoch(request))
     return max(epochs, steps * smallest_batch / data.tokens)
 
 
@@ -121,14 +103,15 @@ class Phases:
         """The part of a run of `tokens` training tokens (0: not known yet), at its end, in which conversations follow
         text."""
         natural = self.conversations.tokens / (self.text.tokens + self.conversations.tokens)
-        wanted, reason = SHARE, "text first, to learn the language; then to answer"
-        if natural > SHARE:
-            wanted, reason = min(natural, LARGEST_SHARE), "text first; in proportion to the amount of data"
+        wanted, reason = recipe.CONVERSATION_SHARE, "text first, to learn the language; then to answer"
+        if natural > recipe.CONVERSATION_SHARE:
+            wanted = min(natural, recipe.CONVERSATION_LARGEST_SHARE)
+            reason = "text first; in proportion to the amount of data"
         if not tokens:
             return Decision(round(wanted, 3), reason)
         least, most = 1 - self._most_text / tokens, self._most_conversations / tokens
         if most < wanted:
-            limited = max(natural, SMALLEST_SHARE, most)
+            limited = max(natural, recipe.CONVERSATION_SMALLEST_SHARE, most)
             few = f"text first; at most {units.epochs(self.conversation_epochs)} of few conversations"
             return Decision(round(min(limited, wanted), 3), few)
         if wanted < least:
@@ -149,15 +132,15 @@ def dropout(
 def base_divergence(*, has_text: bool, base: ModelConfig | None) -> Decision[float]:
     """The weight of the divergence from the base model in the loss. After text, it would undo what that text added."""
     if base and not has_text:
-        return Decision(DIVERGENCE_WEIGHT, "on text that it generates; limits catastrophic forgetting")
+        return Decision(recipe.DIVERGENCE_WEIGHT, "on text that it generates; limits catastrophic forgetting")
     return Decision(0.0, "there is no base model" if base is None else "would undo what the text added")
 
 
 def validation(size: ConversationSize, tokens: float) -> Decision[int]:
     """Training conversations in the validation slice; `tokens` is the number of training tokens."""
     most = rules.eval_tokens(tokens) * len(size.lengths) // sum(size.lengths)
-    count = min(int(len(size.lengths) * VALIDATION_SHARE), most)
-    if count < MIN_VALIDATION:
+    count = min(int(len(size.lengths) * recipe.CONVERSATION_VALIDATION_SHARE), most)
+    if count < recipe.CONVERSATION_MIN_VALIDATION:
         return Decision(0, "there are too few conversations; the weights of the end are kept")
     return Decision(count, "spread evenly, not trained on; the weights with the lowest loss of their answers are kept")
 

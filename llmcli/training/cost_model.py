@@ -16,13 +16,8 @@ from llmcli.config import (
     TrainConfig,
 )
 from llmcli.formats.adapters import parameter_count
+from llmcli.training import recipe
 
-TOKENS_PER_PARAMETER = 1.2  # for a fixed number of steps or epochs: training tokens per parameter of the layers
-REPETITION_DECAY = 3.0  # epochs; R* of arXiv:2305.16264, where it is 15.4 (LOG.md, "At a fixed time": 2.5)
-TRAINING_SHARE = 0.9  # of the time budget; reading, planning, evaluating and saving take the rest
-MAX_MEASUREMENTS = 3  # shapes whose speed is measured
-MEASUREMENT_SHARE = 0.01  # of the run, for each measurement ...
-MAX_MEASUREMENT_SECONDS = 3.0  # ... and at most this long
 # layers x width x tokens of a micro-batch, at most; larger ones need memory (on a GPU 10 GB) and are hardly faster
 MICRO_BATCH_VALUES = {"cpu": 1 << 22, "cuda": 1 << 27, "mps": 1 << 25}
 
@@ -34,12 +29,6 @@ HALF_PEAK_WIDTH = {"cpu": 100, "cuda": 600, "mps": 300}
 FLOAT32 = 4.0  # bytes of a weight, a gradient, or a number in the state of the optimizer
 BYTES_PER_LOGIT = 8.0  # of a block of the loss: in float32, and their probabilities
 BASE_BYTES = 3e8  # of the process before it trains
-
-# Expected loss: exponents as in nanochat's fits of 2026 (compute-optimal parameters grow as compute ** 0.52), constants
-# such that the optimum is the same
-PARAMETER_FACTOR, PARAMETER_EXPONENT = 0.237, 0.34
-TOKEN_EXPONENT = 0.374
-REFERENCE_BYTES_PER_TOKEN = 3.3  # a token of more bytes counts for more
 
 Speed = Callable[[ModelConfig, TrainConfig, float], float]  # (model, settings, seconds to measure) -> tokens/s
 Settings = Callable[[ModelConfig, float], TrainConfig]  # (model, training tokens) -> how to train it
@@ -226,10 +215,12 @@ def expected_loss(parameters: float, seen: float, text: CorpusSize) -> float:
     if epochs <= 1:
         effective = seen
     else:
-        effective = text.tokens * (1 + REPETITION_DECAY * (1 - math.exp(-(epochs - 1) / REPETITION_DECAY)))
-    effective *= text.bytes / text.tokens / REFERENCE_BYTES_PER_TOKEN
-    loss: float = PARAMETER_FACTOR / parameters**PARAMETER_EXPONENT + 1 / max(effective, 1.0) ** TOKEN_EXPONENT
-    return loss
+        decay = recipe.REPETITION_DECAY
+        effective = text.tokens * (1 + decay * (1 - math.exp(-(epochs - 1) / decay)))
+    effective *= text.bytes / text.tokens / recipe.REFERENCE_BYTES_PER_TOKEN
+    by_size: float = recipe.PARAMETER_FACTOR / parameters**recipe.PARAMETER_EXPONENT
+    by_data: float = 1 / max(effective, 1.0) ** recipe.TOKEN_EXPONENT
+    return by_size + by_data
 
 
 def planned_tokens(train: TrainConfig) -> float:
@@ -249,11 +240,11 @@ def choose_model(
     budget of `seconds`, the one with the lowest expected loss."""
     if seconds is None:
         return _choose_by_tokens(models, planned_tokens(settings(models[0], 0.0)))
-    return _choose_by_time(models, TRAINING_SHARE * seconds, text, settings, machine, max_epochs)
+    return _choose_by_time(models, recipe.TRAINING_SHARE * seconds, text, settings, machine, max_epochs)
 
 
 def _choose_by_tokens(models: Sequence[ModelConfig], tokens: float) -> Estimate:
-    trainable = [model for model in models if layer_parameters(model) <= tokens / TOKENS_PER_PARAMETER]
+    trainable = [model for model in models if layer_parameters(model) <= tokens / recipe.TOKENS_PER_PARAMETER]
     return Estimate((trainable or models[:1])[-1], tokens)
 
 
@@ -280,12 +271,12 @@ def _choose_by_time(
         size = math.sqrt(models[i].parameters * models[i].active_parameters)
         return expected_loss(size, tokens(i), text)
 
-    for _ in range(MAX_MEASUREMENTS):
+    for _ in range(recipe.MAX_MEASUREMENTS):
         best = min(range(len(models)), key=loss)
         if best in measured:
             break
         run_seconds = tokens(best) / (correction * estimated[best])  # max_tokens may end the run before its time
-        limit = min(MAX_MEASUREMENT_SECONDS, MEASUREMENT_SHARE * run_seconds)
+        limit = min(recipe.MAX_MEASUREMENT_SECONDS, recipe.MEASUREMENT_SHARE * run_seconds)
         measured[best] = machine.speed(models[best], settings(models[best], tokens(best)), limit)
         correction = measured[best] / estimated[best]
     best = min(measured, key=loss)

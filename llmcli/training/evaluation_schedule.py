@@ -3,18 +3,15 @@
 from dataclasses import dataclass
 
 from llmcli.config import EVALUATION_CONTEXT
-
-FINAL_TOKENS = 65_536  # held-out tokens evaluated at the end, if the run is long enough to afford them ...
-FINAL_DIVISOR = 16  # ... or one for this many tokens trained on, if that is more ...
-MAX_FINAL_TOKENS = 1 << 22  # ... up to this number: more would not change the digits that are shown
+from llmcli.training import recipe
 
 
 @dataclass(frozen=True)
 class EvaluationSchedule:
     """How much training has to lie between two evaluations."""
 
-    training_per_evaluated: float = 24.0  # tokens trained on, per token evaluated, at least
-    min_progress: float = 0.05  # of the run, at least
+    training_per_evaluated: float = recipe.TRAINING_PER_EVALUATED  # tokens trained on, per token evaluated, at least
+    min_progress: float = recipe.EVALUATION_INTERVAL  # of the run, at least
     long_evaluation: float = 5e11  # FLOPs (a few seconds on a few cores), before which the state of the run is saved
 
     def is_due(self, trained: int, evaluated: int, progress: float) -> bool:
@@ -46,5 +43,6 @@ def final_evaluation_tokens(trained: int, least: int, held_out: int) -> int:
     >>> final_evaluation_tokens(trained=10**7, least=4096, held_out=10**9)
     625000
     """
-    affordable = max(min(FINAL_TOKENS, trained // 6), min(trained // FINAL_DIVISOR, MAX_FINAL_TOKENS))
-    return min(max(affordable, least), held_out)
+    short = min(trained // recipe.SHORT_FINAL_DIVISOR, recipe.FINAL_TOKENS)
+    long = min(trained // recipe.FINAL_DIVISOR, recipe.MAX_FINAL_TOKENS)
+    return min(max(short, long, least), held_out)

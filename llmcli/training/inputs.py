@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from llmcli.data.tokenizer_path import read_tokenizer
 from llmcli.errors import LLMError, usage
 from llmcli.formats.output_path import reject_overwriting
+from llmcli.training import recipe
 
 if TYPE_CHECKING:  # imported when they are needed
     from llmcli.data.conversation_files import ConversationFile
@@ -87,10 +88,9 @@ class _HeldOut:
     def of(cls, val: str | float | None, sources: Sources, speakers: tuple[str, str] | None) -> _HeldOut:
         """Raises LLMError for a value that does not fit the data."""
         from llmcli.data.sources import read_sources
-        from llmcli.training.prepare import HELD_OUT
 
         if val is None:
-            return cls(HELD_OUT, HELD_OUT)
+            return cls(recipe.HELD_OUT, recipe.HELD_OUT)
         if not isinstance(val, str) or not Path(val).exists():
             fraction = _fraction(val)
             return cls(fraction, fraction)
@@ -100,8 +100,8 @@ class _HeldOut:
         if files.conversation_files and not sources.conversation_files:
             raise LLMError(f"--val {val} holds conversations, but the training data are plain text; name a text")
         return cls(
-            files.text if files.text.documents else HELD_OUT,
-            files.conversation_files or HELD_OUT,
+            files.text if files.text.documents else recipe.HELD_OUT,
+            files.conversation_files or recipe.HELD_OUT,
         )
 
 

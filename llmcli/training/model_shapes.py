@@ -4,28 +4,18 @@ import math
 
 from llmcli.config import ModelConfig
 from llmcli.errors import usage
+from llmcli.training import recipe
 from llmcli.training.cost_model import CorpusSize
 from llmcli.training.plan import Request
-
-# layers x hidden size, each at most twice the size of the one before. Few layers first: two beat four in runs of up to
-# a minute (LOG.md, "At a fixed time")
-SHAPES = (
-    (2, 64), (2, 96), (2, 128), (3, 128), (3, 192), (4, 192), (4, 256), (6, 256), (6, 320),
-    (8, 384), (8, 512), (12, 640), (12, 768),
-)  # fmt: skip
-MAX_SIZE_FACTOR, MAX_SIZE_EXPONENT = 0.006, 1.6  # most layer parameters for a corpus: factor * tokens ** exponent
-SMALL_HEAD_DIM, HEAD_DIM = 32, 64  # preferred; the smaller below a hidden size of 96
-MIN_HIDDEN_SIZE_OF_LARGE_HEADS = 96
-ACTIVE_EXPERTS = 2  # per token
-INDUCTION_ROPE_THETA = 1e6  # most pairs of a head then rotate little within a window, and can compare tokens
 
 
 def candidates(
     request: Request, text: CorpusSize, context: int, vocab_size: int, eos_id: int, *, induction: bool
 ) -> list[ModelConfig]:
     """The models that a corpus is large enough for, smallest first; only one where the user fixed the shape."""
-    largest = MAX_SIZE_FACTOR * text.tokens**MAX_SIZE_EXPONENT
-    shapes = [(layers, width) for layers, width in SHAPES if 12 * layers * width**2 <= largest] or SHAPES[:1]
+    largest = recipe.MAX_SIZE_FACTOR * text.tokens**recipe.MAX_SIZE_EXPONENT
+    shapes = [(layers, width) for layers, width in recipe.SHAPES if 12 * layers * width**2 <= largest]
+    shapes = shapes or [recipe.SHAPES[0]]
     distinct = dict.fromkeys((request.layers or layers, request.width or width) for layers, width in shapes)
     return [model_config(request, *shape, context, vocab_size, eos_id, induction=induction) for shape in distinct]
 
@@ -37,7 +27,7 @@ def model_config(
     heads = request.heads or _heads(width)
     kv_heads = request.kv_heads or heads
     _check_heads(width, heads, kv_heads)
-    active = min(request.active or ACTIVE_EXPERTS, request.experts or 1)
+    active = min(request.active or recipe.ACTIVE_EXPERTS, request.experts or 1)
     embedding_outweighs_layers = vocab_size * width > 12 * layers * width**2
     return ModelConfig(
         vocab_size=vocab_size,
@@ -50,7 +40,7 @@ def model_config(
         num_key_value_heads=kv_heads,
         head_dim=width // heads,
         max_position_embeddings=context,
-        rope_theta=INDUCTION_ROPE_THETA if induction else ModelConfig.rope_theta,
+        rope_theta=recipe.INDUCTION_ROPE_THETA if induction else ModelConfig.rope_theta,
         tie_word_embeddings=embedding_outweighs_layers if request.tie is None else request.tie,
         eos_token_id=eos_id,
         model_type="qwen3_moe" if request.experts else "qwen3",
@@ -61,7 +51,7 @@ def model_config(
 
 def _heads(width: int) -> int:
     """The number of heads whose size is closest to the preferred one."""
-    preferred = SMALL_HEAD_DIM if width < MIN_HIDDEN_SIZE_OF_LARGE_HEADS else HEAD_DIM
+    preferred = recipe.SMALL_HEAD_DIM if width < recipe.MIN_HIDDEN_SIZE_OF_LARGE_HEADS else recipe.HEAD_DIM
     possible = _divisors(width // 2) if width % 2 == 0 else []  # heads of even size
     return min(possible, key=lambda heads: abs(math.log(width / heads / preferred)), default=1)
 

@@ -1,7 +1,7 @@
 """The optimizer: parameter groups, update rules, schedules of the learning rate and of the momentum.
 
 Weight matrices inside the layers are updated by Muon; embeddings, the output head and the gains of the norms by AdamW.
-Learning rates and schedules were measured: tests/benchmarks/LOG.md.
+Learning rates and schedules, and where they come from, are in recipe.py.
 
 Recipes: "muon" is the above; "adamw" uses AdamW for all parameters. Fine-tuning uses AdamW for all parameters at the
 low learning rates of "fine-tune", or for LoRA adapters alone ("lora").
@@ -15,17 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from llmcli.config import TrainConfig, learning_rates
+from llmcli.config import TrainConfig
 from llmcli.models.transformer import copied
+from llmcli.training import recipe
 from llmcli.training.adamw import AdamW
 from llmcli.training.muon import Muon, WholeMuon
 from llmcli.training.process_group import ProcessGroup
 
 MUON, ADAMW = "muon.", "adamw."  # prefixes of the names in the state
 ROUTER_SUFFIX = "mlp.gate.weight"  # of routers of experts: matrices that AdamW updates, like gains
-WARMUP = 0.01  # of the run: the learning rate rises linearly
-DECAY = 0.6  # of the run, at its end: the learning rate falls linearly to FINAL_RATE
-FINAL_RATE = 0.0  # as a fraction of the peak
 
 
 def rate(progress: float) -> float:
@@ -34,16 +32,20 @@ def rate(progress: float) -> float:
     >>> [rate(0.0) < 0.2, rate(0.1), rate(0.4), round(rate(0.7), 3), rate(1.0)]
     [True, 1.0, 1.0, 0.5, 0.0]
     """
-    if progress < WARMUP:
-        return 0.1 + 0.9 * progress / WARMUP
-    if progress <= 1 - DECAY:
+    if progress < recipe.WARMUP:
+        return recipe.INITIAL_RATE + (1 - recipe.INITIAL_RATE) * progress / recipe.WARMUP
+    if progress <= 1 - recipe.DECAY:
         return 1.0
-    return FINAL_RATE + (1 - FINAL_RATE) * max(0.0, 1 - progress) / DECAY
+    return recipe.FINAL_RATE + (1 - recipe.FINAL_RATE) * max(0.0, 1 - progress) / recipe.DECAY
 
 
 def momentum(progress: float) -> float:
-    """Muon's momentum: rises linearly from 0.85 to 0.95 in the first tenth of the run."""
-    return 0.85 + 0.10 * min(1.0, progress / 0.1)
+    """Muon's momentum at `progress`: it rises linearly in the first part of the run.
+
+    >>> [round(momentum(progress), 3) for progress in (0.0, 0.05, 0.1, 1.0)]
+    [0.85, 0.9, 0.95, 0.95]
+    """
+    return recipe.MOMENTUM + recipe.MOMENTUM_RISE * min(1.0, progress / recipe.MOMENTUM_WARMUP)
 
 
 class Optimizer:
@@ -62,7 +64,7 @@ class Optimizer:
         the methods in the same order; with `sharded` each has a part of the parameters, and of the state."""
         self._config = config
         names = [name for name, _ in model.named_parameters()]
-        rates = learning_rates(config.recipe, width, tied="lm_head.weight" not in names)
+        rates = recipe.learning_rates(config.recipe, width, tied="lm_head.weight" not in names)
         matrices: list[nn.Parameter] = []
         groups: dict[float, list[nn.Parameter]] = defaultdict(list)
         for name, parameter in model.named_parameters():

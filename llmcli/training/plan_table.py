@@ -1,9 +1,10 @@
 """The decisions of a plan as rows to show: the name of a hyperparameter, its value, the reason."""
 
 from llmcli import units
-from llmcli.config import ModelConfig, learning_rates
+from llmcli.config import ModelConfig
 from llmcli.training.evaluation_schedule import final_context
 from llmcli.training.plan import REQUESTED, Decision, ModelDecisions, Plan, PlanRow, Request, TrainDecisions
+from llmcli.training.recipe import learning_rates
 
 OPTIMIZERS = {"muon": "Muon + AdamW", "adamw": "AdamW", "fine-tune": "AdamW", "lora": "AdamW"}  # by recipe
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from llmcli import units
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.induction import supports_induction
-from llmcli.training import conversation_rules, memory_fit, plan_table, rules
+from llmcli.training import conversation_rules, memory_fit, plan_table, recipe, rules
 from llmcli.training.conversation_rules import ConversationSize, Phases
 from llmcli.training.cost_model import (
     CorpusSize,
@@ -70,7 +70,7 @@ def make_plan(
     if (
         not base
         and rules.induction_helps(request, text)
-        and any(map(supports_induction, candidates_for(text, rules.INDUCTION_CONTEXT, True)))
+        and any(map(supports_induction, candidates_for(text, recipe.INDUCTION_CONTEXT, True)))
     ):
         with_induction = plan(True)
         if with_induction.train.induction:  # else the best model cannot hold the heads
@@ -145,7 +145,7 @@ class _Run:
         """The part of the time budget for the batches, without the divergence from a base model."""
         has_divergence = self.base is not None and self.conversations_alone
         seconds = self.budget.value
-        return seconds / (1 + conversation_rules.DIVERGENCE_COST) if seconds and has_divergence else seconds
+        return seconds / (1 + recipe.DIVERGENCE_COST) if seconds and has_divergence else seconds
 
     def decide(self, model: ModelConfig, tokens: float, batch_divisor: int) -> TrainDecisions:
         """How to train a model on `tokens` (0: not known yet), with the batch size divided by `batch_divisor`."""
@@ -158,7 +158,7 @@ class _Run:
         if request.steps:
             tokens = float(request.steps * batch_size.value * context)
         epochs = tokens / data.tokens
-        recipe = rules.optimizer(request, self.base)
+        kind = rules.optimizer(request, self.base)
         no_text = Decision(0, "of the conversations")
         validation = no_text if self.conversations else rules.validation(data, tokens)
         return TrainDecisions(
@@ -176,8 +176,8 @@ class _Run:
             if self.conversations
             else rules.calibration(request, validation.value, epochs),
             weight_decay=rules.weight_decay(),
-            recipe=recipe,
-            learning_rate=rules.learning_rate(request, recipe.value),
+            recipe=kind,
+            learning_rate=rules.learning_rate(request, kind.value),
             eval_tokens=rules.eval_tokens(tokens),
             conversations=self._decide_conversations(model, tokens),
         )
@@ -258,9 +258,9 @@ def _conversation_settings(training: TrainDecisions, *, sharded: bool) -> Conver
 def _too_few_steps(run: _Run, steps: float) -> str:
     """A warning where a time budget leaves fewer than MIN_STEPS steps, else ""."""
     seconds = run.budget.value
-    if seconds is None or steps >= rules.MIN_STEPS:
+    if seconds is None or steps >= recipe.MIN_STEPS:
         return ""
     fitting = "less than one step fits" if steps < 1 else f"only about {steps:.0f} steps fit"
-    enough = units.duration(math.ceil(seconds * rules.MIN_STEPS / max(steps, 0.01))).replace(" ", "")
+    enough = units.duration(math.ceil(seconds * recipe.MIN_STEPS / max(steps, 0.01))).replace(" ", "")
     smaller = "--context" if run.base else "--context, --width or --layers"
     return f"{fitting} in {units.duration(seconds)}; give --time {enough} or more, or a smaller {smaller}"

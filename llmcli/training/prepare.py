@@ -20,7 +20,7 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.tokens import count_bytes, tokenize, used_tokens
 from llmcli.data.train_tokenizer import nearest_power_of_two, train_tokenizer
 from llmcli.data.vocabulary_limits import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
-from llmcli.training import rules
+from llmcli.training import recipe, rules
 from llmcli.training.cost_model import Machine
 from llmcli.training.plan import Plan, PlanRow, Regularization, Request
 from llmcli.training.planner import make_plan
@@ -31,14 +31,8 @@ from llmcli.training.prepare_conversations import (
     corpus_record,
 )
 
-HELD_OUT = 0.1  # share of the corpus that is held out
-# Most bytes of text that a run reads: factor * (time budget x threads) ** exponent, a third more than any plan has
-# time for once (LOG.md, "100 MB of text in 30 seconds")
-CPU_BYTES_FACTOR, GPU_BYTES_FACTOR, BYTES_EXPONENT = 4e5, 1.2e7, 0.6
-MIN_BYTES = 1_000_000
 MAX_HELD_OUT_BYTES = 64_000_000  # of held-out text that are read, sampled evenly: an evaluation never covers more
 MAX_TEMPORARY_BYTES = 64_000_000  # of training text whose tokens are not cached: a few seconds make them again
-VOCABULARY_FACTOR = 170  # of a CPU: the output layer must leave time for the others; factor * sqrt(core-seconds)
 
 TokenIds = NDArray[np.unsignedinteger]
 
@@ -91,7 +85,7 @@ def prepare(
     corpus: Corpus,
     machine: Machine | None = None,
     *,
-    held_out: Corpus | float = HELD_OUT,
+    held_out: Corpus | float = recipe.HELD_OUT,
     tokenizer: Tokenizer | None = None,
     characters: bool = False,
     base: ModelConfig | None = None,
@@ -256,8 +250,8 @@ def _max_bytes(request: Request) -> int:
     take time."""
     if math.isinf(request.core_seconds):
         return sys.maxsize
-    factor = GPU_BYTES_FACTOR if request.device == "cuda" else CPU_BYTES_FACTOR
-    return max(MIN_BYTES, int(factor * request.core_seconds**BYTES_EXPONENT))
+    factor = recipe.GPU_BYTES_FACTOR if request.device == "cuda" else recipe.CPU_BYTES_FACTOR
+    return max(recipe.MIN_BYTES, int(factor * request.core_seconds**recipe.BYTES_EXPONENT))
 
 
 def _max_vocab_size(request: Request) -> int:
@@ -265,5 +259,5 @@ def _max_vocab_size(request: Request) -> int:
     if math.isinf(request.core_seconds) or request.device == "cuda":
         return MAX_DEFAULT_VOCAB_SIZE
     return nearest_power_of_two(
-        VOCABULARY_FACTOR * math.sqrt(request.core_seconds), MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE
+        recipe.VOCABULARY_FACTOR * math.sqrt(request.core_seconds), MIN_DEFAULT_VOCAB_SIZE, MAX_DEFAULT_VOCAB_SIZE
     )

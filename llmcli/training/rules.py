@@ -1,7 +1,7 @@
 """The rules of the planner: one for each hyperparameter, in the order of the plan. A rule returns a Decision, its value
 with the reason for it.
 
-Constants that were measured have their source in tests/benchmarks/LOG.md, under the heading given.
+The numbers, and where they come from, are in recipe.py.
 """
 
 import math
@@ -13,53 +13,15 @@ from llmcli.config import ModelConfig, TrainConfig
 from llmcli.data.train_tokenizer import nearest_power_of_two
 from llmcli.errors import LLMError, usage
 from llmcli.models.induction import supports_induction
+from llmcli.training import recipe
 from llmcli.training.cost_model import BASE_BYTES, CorpusSize, Estimate, Memory, layer_parameters, memory_needed
 from llmcli.training.memory_fit import Fit, exceeds
 from llmcli.training.plan import DEFAULT_SECONDS, FROM_BASE, REQUESTED, Decision, Regularization, Request
 
-# Length of the run
-MAX_EPOCHS = 20.0  # from scratch; beyond this models of all these sizes only memorize
-FINE_TUNING_EPOCHS = 2.0  # "Fine-tuning": four are worse
-
-# Context length, in tokens
-MIN_CONTEXT = 8
-SHORT_CONTEXT, CONTEXT = 128, 256  # below CONTEXT_TOKENS training tokens, and from there on
-CONTEXT_TOKENS = 100_000
-FINE_TUNING_CONTEXT = 512
-INDUCTION_CONTEXT = 1024  # "Useful context length"
-
-# "Induction heads at initialization"
-INDUCTION_MIN_TOKENS = 100_000  # of training text
-INDUCTION_MIN_CORE_SECONDS = (
-    200.0  # time budget x threads, on a CPU; with less, longer windows cost more than they gain
-)
-
-# Tokens per batch, "At a fixed number of tokens": on a CPU factor * sqrt(tokens), on a GPU tokens / divisor
-CPU_BATCH_FACTOR, CPU_BATCH_TOKENS = 1.6, (1024, 16_384)
-GPU_BATCH_DIVISOR, GPU_BATCH_TOKENS = 2500, (16_384, 262_144)
-MIN_STEPS = 10  # of a run with a time budget: batches are made smaller to reach it; below it the user is warned
-
-# (maximum number of epochs, rate), "At a fixed time" and "Many epochs"
-DROPOUT = ((4, 0.0), (8, 0.05), (12, 0.1), (math.inf, 0.2))
-BPE_DROPOUT = ((4.5, 0.0), (math.inf, 0.15))
-# ... of a model that can memorize its text, "Large models on small corpora": its layers have more parameters than both
-# limits, and it sees the text for more epochs than the third
-LARGE_PARAMETERS, LARGE_PARAMETERS_PER_TOKEN, LARGE_EPOCHS = 500_000, 4.0, 12.0
-LARGE_DROPOUT = LARGE_BPE_DROPOUT = 0.3
-
-# "What is reported has chosen nothing"
-VALIDATION_SHARE = 1 / 64  # of the training tokens are in the validation slice ...
-MIN_VALIDATION_TOKENS = 512  # ... or none, if that would be fewer; at most as many as `eval_tokens`
-# Temperature calibration, "A 15-minute run, five times as fast"
-CALIBRATION_EPOCHS = 6.0  # fewer do not make a model overconfident
-MIN_CALIBRATION_TOKENS = 1024  # in the validation slice; fewer give a factor that is mostly noise
-
-EVAL_DIVISOR, EVAL_TOKENS = 400, (4096, 65_536)  # training tokens per evaluated token; least and most tokens
-
 
 def max_epochs(request: Request, base: ModelConfig | None) -> float:
     """The number of epochs after which a run ends, unless the user fixes it."""
-    return FINE_TUNING_EPOCHS if base and request.optimizer != "muon" else MAX_EPOCHS
+    return recipe.FINE_TUNING_EPOCHS if base and request.optimizer != "muon" else recipe.MAX_EPOCHS
 
 
 def time_budget(request: Request, most_epochs: float) -> Decision[float | None]:
@@ -74,11 +36,11 @@ def time_budget(request: Request, most_epochs: float) -> Decision[float | None]:
 def context_length(request: Request, text: CorpusSize, base: ModelConfig | None, induction: bool) -> Decision[int]:
     """In tokens. Raises LLMError when the text is too short for the context requested, or for any."""
     longest = text.tokens - 1  # a window needs the token after it too
-    if longest < MIN_CONTEXT:
+    if longest < recipe.MIN_CONTEXT:
         smaller = "" if base else ", or give --vocab-size 257 or --tokenizer char if it is repetitive"
         raise LLMError(
             f"the corpus is too short: {text.tokens} training tokens ({text.bytes:,} bytes), at least "
-            f"{MIN_CONTEXT + 1} are needed; add more text{smaller}"
+            f"{recipe.MIN_CONTEXT + 1} are needed; add more text{smaller}"
         )
     if request.context is not None:
         _check_context(request, request.context, longest, base)
@@ -90,7 +52,7 @@ def context_length(request: Request, text: CorpusSize, base: ModelConfig | None,
 
 def longest_context(text: CorpusSize) -> int:
     """The longest context, in tokens, that the planner chooses for a text."""
-    return max(MIN_CONTEXT, int(2 ** int(math.log2((text.tokens - 1) / 4))))
+    return max(recipe.MIN_CONTEXT, int(2 ** int(math.log2((text.tokens - 1) / 4))))
 
 
 def _check_context(request: Request, context: int, longest: int, base: ModelConfig | None) -> None:
@@ -105,12 +67,12 @@ def _check_context(request: Request, context: int, longest: int, base: ModelConf
 
 
 def _default_context(text: CorpusSize, base: ModelConfig | None, induction: bool) -> Decision[int]:
-    if base and base.max_position_embeddings >= 2 * FINE_TUNING_CONTEXT:
-        return Decision(FINE_TUNING_CONTEXT, "long enough for fine-tuning; longer windows are slower")
+    if base and base.max_position_embeddings >= 2 * recipe.FINE_TUNING_CONTEXT:
+        return Decision(recipe.FINE_TUNING_CONTEXT, "long enough for fine-tuning; longer windows are slower")
     if induction:
-        decision = Decision(INDUCTION_CONTEXT, "long enough for induction heads to find earlier occurrences")
+        decision = Decision(recipe.INDUCTION_CONTEXT, "long enough for induction heads to find earlier occurrences")
     else:
-        tokens = CONTEXT if text.tokens >= CONTEXT_TOKENS else SHORT_CONTEXT
+        tokens = recipe.CONTEXT if text.tokens >= recipe.CONTEXT_TOKENS else recipe.SHORT_CONTEXT
         decision = Decision(tokens, "long enough for a corpus of this size")
     if base and base.max_position_embeddings < decision.value:
         return Decision(base.max_position_embeddings, "the longest that the base model supports")
@@ -144,8 +106,8 @@ def model_shape(request: Request, model: ModelConfig, base: ModelConfig | None) 
 
 def induction_helps(request: Request, text: CorpusSize) -> bool:
     """Whether the text and the run are long enough for induction heads in the initial weights."""
-    short = request.device == "cpu" and request.core_seconds < INDUCTION_MIN_CORE_SECONDS
-    return not short and text.tokens >= INDUCTION_MIN_TOKENS
+    short = request.device == "cpu" and request.core_seconds < recipe.INDUCTION_MIN_CORE_SECONDS
+    return not short and text.tokens >= recipe.INDUCTION_MIN_TOKENS
 
 
 def initialization(model: ModelConfig, induction: bool) -> Decision[bool]:
@@ -195,12 +157,12 @@ def batch_size(
     if request.batch_tokens:
         per_batch, reason = request.batch_tokens, REQUESTED
     elif request.device == "cuda":
-        per_batch = nearest_power_of_two(tokens / GPU_BATCH_DIVISOR, *GPU_BATCH_TOKENS)
+        per_batch = nearest_power_of_two(tokens / recipe.GPU_BATCH_DIVISOR, *recipe.GPU_BATCH_TOKENS)
         reason = "grows with the length of the run"
     else:
-        per_batch = nearest_power_of_two(CPU_BATCH_FACTOR * math.sqrt(tokens), *CPU_BATCH_TOKENS)
+        per_batch = nearest_power_of_two(recipe.CPU_BATCH_FACTOR * math.sqrt(tokens), *recipe.CPU_BATCH_TOKENS)
         if tokens and request.has_time_budget:
-            per_batch = min(per_batch, int(tokens / MIN_STEPS))
+            per_batch = min(per_batch, int(tokens / recipe.MIN_STEPS))
         reason = "small batches converge fastest in wall-clock time"
     if batch_divisor > 1:
         reason = "largest that fits in memory"
@@ -235,13 +197,13 @@ def dropout(request: Request, model: ModelConfig, text_tokens: int, epochs: floa
     """The rate, by the number of epochs."""
     if request.dropout is not None:
         return Decision(request.dropout, REQUESTED)
-    rate = LARGE_DROPOUT if _memorizes(model, text_tokens, epochs) else _rate(DROPOUT, epochs)
+    rate = recipe.LARGE_DROPOUT if _memorizes(model, text_tokens, epochs) else _rate(recipe.DROPOUT, epochs)
     return Decision(rate, f"{'reduces overfitting over' if rate else 'not needed for'} about {units.epochs(epochs)}")
 
 
 def bpe_dropout(model: ModelConfig, text_tokens: int, epochs: float) -> Decision[float]:
     """The share of merged tokens that are split again (arXiv:1910.13267), by the number of epochs."""
-    rate = LARGE_BPE_DROPOUT if _memorizes(model, text_tokens, epochs) else _rate(BPE_DROPOUT, epochs)
+    rate = recipe.LARGE_BPE_DROPOUT if _memorizes(model, text_tokens, epochs) else _rate(recipe.BPE_DROPOUT, epochs)
     if rate:
         return Decision(rate, "tokenizes the text differently in each epoch")
     return Decision(rate, f"not needed for about {units.epochs(epochs)}")
@@ -256,8 +218,8 @@ def regularization(request: Request, model: ModelConfig, text_tokens: int, epoch
 
 def _memorizes(model: ModelConfig, text_tokens: int, epochs: float) -> bool:
     """Whether a model is large enough, and sees the text often enough, to memorize it."""
-    threshold = max(LARGE_PARAMETERS, LARGE_PARAMETERS_PER_TOKEN * text_tokens)
-    return epochs > LARGE_EPOCHS and layer_parameters(model) > threshold
+    threshold = max(recipe.LARGE_PARAMETERS, recipe.LARGE_PARAMETERS_PER_TOKEN * text_tokens)
+    return epochs > recipe.LARGE_EPOCHS and layer_parameters(model) > threshold
 
 
 def _rate(table: Sequence[tuple[float, float]], epochs: float) -> float:
@@ -267,8 +229,8 @@ def _rate(table: Sequence[tuple[float, float]], epochs: float) -> float:
 
 def validation(text: CorpusSize, tokens: float) -> Decision[int]:
     """Tokens of the training text in the validation slice; `tokens` is the number of training tokens."""
-    count = min(int(text.tokens * VALIDATION_SHARE), eval_tokens(tokens))
-    if count < MIN_VALIDATION_TOKENS:
+    count = min(int(text.tokens * recipe.VALIDATION_SHARE), eval_tokens(tokens))
+    if count < recipe.MIN_VALIDATION_TOKENS:
         return Decision(0, "the text is too short; the weights of the end are kept")
     return Decision(count, "spread over the training text, not trained on; the weights with the lowest loss are kept")
 
@@ -277,17 +239,17 @@ def calibration(request: Request, validation_tokens: int, epochs: float) -> Deci
     """Whether the temperature is calibrated on the validation slice."""
     if request.lora:
         return Decision(False, "not used with LoRA")
-    if epochs <= CALIBRATION_EPOCHS:
+    if epochs <= recipe.CALIBRATION_EPOCHS:
         return Decision(False, f"not needed for about {units.epochs(epochs)}")
-    if validation_tokens < MIN_CALIBRATION_TOKENS:
+    if validation_tokens < recipe.MIN_CALIBRATION_TOKENS:
         return Decision(False, "the text is too short")
     return Decision(True, "the temperature is fitted on the validation slice")
 
 
 def eval_tokens(tokens: float) -> int:
     """Tokens of an evaluation, a small part of the time of the run, by the number of training tokens."""
-    least, most = EVAL_TOKENS
-    return min(max(int(tokens / EVAL_DIVISOR), least), most)
+    least, most = recipe.EVAL_TOKENS
+    return min(max(int(tokens / recipe.EVAL_DIVISOR), least), most)
 
 
 def weight_decay() -> Decision[float]:
@@ -306,11 +268,11 @@ def optimizer(request: Request, base: ModelConfig | None) -> Decision[str]:
     return Decision("muon", "Muon for matrices, AdamW for the rest: lowest loss in a given time")
 
 
-def learning_rate(request: Request, recipe: str) -> Decision[float]:
-    """The multiplier of the recipe's peak learning rates (config.learning_rates)."""
+def learning_rate(request: Request, kind: str) -> Decision[float]:
+    """The multiplier of the peak learning rates of a recipe (recipe.learning_rates): of `kind`, one of RECIPES."""
     if request.lr != 1:
         reason = f"{request.lr:g} times the peak rates of the recipe, {REQUESTED}"
-    elif recipe == "fine-tune":
+    elif kind == "fine-tune":
         reason = "low, to limit catastrophic forgetting"
     else:
         reason = "peak rates of the recipe"

@@ -27,6 +27,7 @@ from llmcli.generation.generator import generate
 from llmcli.models.devices import is_out_of_memory
 from llmcli.models.open_runtime import open_trained
 from llmcli.models.transformer import LanguageModel
+from llmcli.training import recipe
 from llmcli.training.base_behaviour import BaseBehaviour
 from llmcli.training.batch_schedule import BatchSchedule
 from llmcli.training.cache_fit import ValidationText
@@ -53,7 +54,6 @@ from llmcli.training.thread_tuner import ThreadTuner
 from llmcli.training.validation import HeldOutEvaluation, Validator
 from llmcli.training.validation_slice import reserve_tokens
 
-TIE_MARGIN = 0.002  # evaluations that differ by less, relatively, count as equal
 SAMPLE_TOKENS = 48
 MAX_SAMPLING_PARAMETERS = 200_000_000  # larger models generate no samples during training: that would take too long
 FIRST_EVALUATION_SHARE = 0.1  # of the run, at most, for the evaluation of the model that it starts from
@@ -63,9 +63,7 @@ STEP_PATIENCE = 1.0  # seconds that a step or an evaluation may still take after
 FINAL_PATIENCE = 3.0  # seconds for each evaluation after Ctrl-C
 # for each token of the validation slice, in tokens of an evaluation: of fitting the n-gram cache, and the temperature
 CACHE_FIT_COST, CALIBRATION_COST = 4.0, 5.0
-REGULARIZE_EVERY = 0.02  # of the run
 NO_MEMORY = "for which memory was too short"
-EPOCHS_MARGIN = 0.05  # relative: regularization changes once the expected epochs are this far beyond a threshold
 
 
 class Run:
@@ -190,14 +188,15 @@ class Run:
             not self._clock
             or not self._regularize
             or (self._conversations and self._conversations.has_planned_dropout(position))
-            or position.progress < position.regularized_progress + REGULARIZE_EVERY
+            or position.progress < position.regularized_progress + recipe.REGULARIZE_EVERY
         ):
             return
         position.regularized_progress = position.progress
         expected = self._clock.expected_tokens(self._elapsed, self._seen_tokens, self._final_cost())
         epochs = min(expected, self._settings.steps * self._step_tokens) / self._train_tokens
         current = Regularization(position.dropout, position.token_split)
-        nearby = [self._regularize(epochs / (1 + EPOCHS_MARGIN)), self._regularize(epochs * (1 + EPOCHS_MARGIN))]
+        margin = 1 + recipe.EPOCHS_MARGIN
+        nearby = [self._regularize(epochs / margin), self._regularize(epochs * margin)]
         if current in nearby:
             return
         chosen = self._regularize(epochs)
@@ -383,7 +382,8 @@ class Run:
         """Keep the current weights if they are the best so far; returns whether they are. Of two equal evaluations the
         later wins: its learning rate was lower."""
         position = self.position
-        is_best = math.isfinite(bits) and (position.best_bits is None or bits <= position.best_bits * (1 + TIE_MARGIN))
+        margin = 1 + recipe.TIE_MARGIN
+        is_best = math.isfinite(bits) and (position.best_bits is None or bits <= position.best_bits * margin)
         if is_best:
             self._best, position.best_step, position.best_factor = weights, position.step, factor
             self._best_adapters = self.model.trainable_arrays() if self._settings.lora_rank else None

@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 from llmcli.data.batches import Tokens, TokensWithoutSpans
 from llmcli.data.conversation_batches import ConversationTokens
 from llmcli.data.conversation_split import held_out_indices
-
-MIN_WINDOWS = 8  # of a slice: windows are shorter than the context of training where that takes it ...
-SHORTEST_WINDOW = 64  # ... but not shorter than this, in tokens
+from llmcli.training import recipe
 
 
 def reserve_tokens(tokens: Tokens, count: int, context: int) -> tuple[Tokens, NDArray[np.int64]]:
@@ -36,7 +34,7 @@ def window_length(count: int, context: int) -> int:
     (512, 1024, 32)
     """
     length = context
-    while length // 2 >= SHORTEST_WINDOW and count // (length + 1) < MIN_WINDOWS:
+    while length // 2 >= recipe.SHORTEST_VALIDATION_WINDOW and count // (length + 1) < recipe.MIN_VALIDATION_WINDOWS:
         length //= 2
     return length
 

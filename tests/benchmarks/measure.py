@@ -138,10 +138,10 @@ def nanogpt(measurement: Measurement, text: Path) -> Result:
 def split(text: Path) -> tuple[bytes, bytes]:
     """The training part and the held-out part of a text, as `llm train` divides it."""
     from llmcli.data.corpus import read_corpus
-    from llmcli.training.prepare import HELD_OUT
+    from llmcli.training import recipe
 
     corpus = read_corpus([str(text)])
-    start = corpus.text_bytes - round(corpus.text_bytes * HELD_OUT)
+    start = corpus.text_bytes - round(corpus.text_bytes * recipe.HELD_OUT)
     return corpus.utf8(0, start), corpus.utf8(start)
 
 

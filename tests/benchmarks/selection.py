@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.training import trainer
+from llmcli.training import recipe, trainer
 from llmcli.training.events import Done
 from llmcli.training.inputs import Inputs, load_inputs
 from llmcli.training.output import dry_run_output
 from llmcli.training.plan import Plan, Request
 from llmcli.training.prepare import Prepared
-from llmcli.training.run import TIE_MARGIN, Run
+from llmcli.training.run import Run
 from llmcli.training.session import plan_run
 from llmcli.training.validation import HeldOutEvaluation
 
@@ -67,7 +67,7 @@ def chosen(scores: list[tuple[int, float]]) -> tuple[int, float]:
     """(step, bits per byte) of the evaluation that `Run` would keep if it were chosen by these scores."""
     best, kept = math.inf, scores[0]
     for step, bits in scores:
-        if bits <= best * (1 + TIE_MARGIN):
+        if bits <= best * (1 + recipe.TIE_MARGIN):
             kept = step, bits
             best = min(best, bits)
     return kept

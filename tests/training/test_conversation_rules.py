@@ -4,7 +4,7 @@ import pytest
 
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
-from llmcli.training import conversation_rules
+from llmcli.training import conversation_rules, recipe
 from llmcli.training.conversation_rules import ConversationSize
 from llmcli.training.cost_model import CorpusSize, Machine
 from llmcli.training.plan import Plan, Request
@@ -64,11 +64,11 @@ def test_an_epoch_is_the_packed_rows() -> None:
 def test_few_conversations_are_several_batches_and_many_epochs() -> None:
     result = plan(size(30))
     assert result.train.batch_size == 2  # of 8 rows: four batches
-    assert result.train.steps == conversation_rules.STEPS
+    assert result.train.steps == recipe.CONVERSATION_STEPS
     assert row(result, "steps").reason == "250 epochs; more would only memorize the conversations"
     many = plan(size(30_000))
     assert many.train.steps * many.train.batch_size * 128 == pytest.approx(
-        conversation_rules.EPOCHS * size(30_000).packed(128).tokens, rel=0.01
+        recipe.CONVERSATION_EPOCHS * size(30_000).packed(128).tokens, rel=0.01
     )
 
 
@@ -140,9 +140,9 @@ def test_the_context_of_a_short_text_stays_short() -> None:
 def test_fine_tuning_takes_few_epochs_of_many_conversations_and_more_of_few() -> None:
     few, many = plan(size(30), base=LONG_BASE).train, plan(size(30_000), base=LONG_BASE).train
     assert (few.batch_size, few.context) == (3, 64)  # of 15 rows: a quarter of them is 3.75
-    assert few.steps == 25 * 15 / 3  # the epochs in which a quarter of the data makes FINE_TUNING_STEPS steps
+    assert few.steps == 25 * 15 / 3  # the epochs in which a quarter of the data makes 100 steps
     assert many.steps * many.batch_size * 64 == pytest.approx(
-        conversation_rules.FINE_TUNING_EPOCHS * size(30_000).packed(64).tokens, rel=0.01
+        recipe.CONVERSATION_FINE_TUNING_EPOCHS * size(30_000).packed(64).tokens, rel=0.01
     )
 
 

@@ -3,8 +3,9 @@
 import pytest
 
 from llmcli.errors import LLMError
+from llmcli.training import recipe
 from llmcli.training.cost_model import CorpusSize
-from llmcli.training.model_shapes import SHAPES, _divisors, candidates
+from llmcli.training.model_shapes import _divisors, candidates
 from llmcli.training.plan import Request
 from tests.training.plans import plan, row
 
@@ -36,15 +37,15 @@ def test_candidates_are_the_shapes_that_the_corpus_is_large_enough_for():
         configs = candidates(Request(), CorpusSize(tokens, 4 * tokens), 128, 1000, 0, induction=False)
         return [(config.num_hidden_layers, config.hidden_size) for config in configs]
 
-    assert shapes(100_000) == list(SHAPES[:4])
-    assert shapes(100) == list(SHAPES[:1])
-    assert shapes(10**9) == list(SHAPES)
+    assert shapes(100_000) == list(recipe.SHAPES[:4])
+    assert shapes(100) == list(recipe.SHAPES[:1])
+    assert shapes(10**9) == list(recipe.SHAPES)
 
 
 def test_a_single_requested_size_leaves_the_other_to_the_planner():
     deep, wide = plan(Request(layers=7)).model, plan(Request(width=80)).model
-    assert deep.num_hidden_layers == 7 and deep.hidden_size in {width for _, width in SHAPES}
-    assert wide.hidden_size == 80 and wide.num_hidden_layers in {layers for layers, _ in SHAPES}
+    assert deep.num_hidden_layers == 7 and deep.hidden_size in {width for _, width in recipe.SHAPES}
+    assert wide.hidden_size == 80 and wide.num_hidden_layers in {layers for layers, _ in recipe.SHAPES}
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from llmcli.config import MUON_LR, ModelConfig, TrainConfig
+from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.transformer import LanguageModel
+from llmcli.training import recipe
 from llmcli.training.muon import orthogonalize
-from llmcli.training.optimizer import DECAY, WARMUP, Optimizer, momentum, rate
+from llmcli.training.optimizer import Optimizer, momentum, rate
 from llmcli.training.plan_table import learning_rate
 
 
 @pytest.mark.parametrize(
     ("progress", "expected"),
-    [(0.0, 0.1), (WARMUP / 2, 0.55), (WARMUP, 1.0), (0.4, 1.0), (0.7, 0.5), (1.0, 0.0), (1.2, 0.0)],
+    [(0.0, 0.1), (recipe.WARMUP / 2, 0.55), (recipe.WARMUP, 1.0), (0.4, 1.0), (0.7, 0.5), (1.0, 0.0), (1.2, 0.0)],
 )
 def test_the_learning_rate_rises_stays_and_falls_linearly(progress: float, expected: float) -> None:
-    assert DECAY == 0.6
+    assert recipe.DECAY == 0.6
     assert rate(progress) == pytest.approx(expected)
 
 
@@ -113,7 +114,7 @@ def test_a_muon_step_has_the_size_of_the_learning_rate_whatever_the_gradient() -
         weight.grad = scale * torch.randn(16, 16, generator=torch.Generator().manual_seed(1))
         Optimizer(model, TrainConfig(steps=1, weight_decay=0.0)).step(0.3)
         moved = torch.linalg.svdvals(weight.detach() - before)
-        assert MUON_LR * 0.8 < moved.median() < MUON_LR * 1.2
+        assert recipe.MUON_LR * 0.8 < moved.median() < recipe.MUON_LR * 1.2
 
 
 def test_gains_are_updated_like_by_torchs_adamw() -> None:
@@ -135,7 +136,7 @@ def test_weight_decay_shrinks_matrices_and_nothing_else() -> None:
     Optimizer(model, TrainConfig(steps=1, weight_decay=0.5)).step(0.2)  # no gradient anywhere
     for name, parameter in model.named_parameters():
         matrix = "layers" in name and parameter.ndim == 2
-        expected = before[name] * (1 - MUON_LR * 0.5) if matrix else before[name]
+        expected = before[name] * (1 - recipe.MUON_LR * 0.5) if matrix else before[name]
         assert torch.allclose(parameter, expected, atol=1e-7), name
 
 

@@ -7,19 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli import units
-from llmcli.training import rules
-from llmcli.training.cost_model import (
-    MAX_MEASUREMENT_SECONDS,
-    MAX_MEASUREMENTS,
-    CorpusSize,
-    Machine,
-    estimated_speed,
-    expected_loss,
-)
-from llmcli.training.model_shapes import SHAPES
+from llmcli.training import recipe
+from llmcli.training.cost_model import CorpusSize, Machine, estimated_speed, expected_loss
 from llmcli.training.plan import Request
-from llmcli.training.rules import MAX_EPOCHS
 from tests.training.plans import BASE, budgets, machines, plan, row, times, tokens
+
+SHAPES = len(recipe.SHAPES)
 
 
 def test_on_a_slow_machine_batches_are_smaller_so_that_there_are_ten_steps() -> None:
@@ -50,7 +43,7 @@ def test_every_plan_can_be_trained(train_tokens, budget, machine, vocab_size):
     result = plan(Request(**budget, **machine), train_tokens=train_tokens, vocab_size=vocab_size)
     model, train = result.model, result.train  # their own checks have passed
     assert model.head_dim * model.num_attention_heads == model.hidden_size
-    assert (model.num_hidden_layers, model.hidden_size) in SHAPES
+    assert (model.num_hidden_layers, model.hidden_size) in recipe.SHAPES
     assert model.vocab_size == vocab_size
     assert 8 <= train.context == model.max_position_embeddings < train_tokens
     assert train.batch_size >= 1
@@ -82,26 +75,26 @@ def test_more_text_never_makes_a_smaller_model_without_a_time_budget(both, budge
 
 
 @settings(max_examples=100, deadline=None)
-@given(tokens, times, st.lists(st.floats(0.05, 20), min_size=len(SHAPES), max_size=len(SHAPES)), st.integers(1, 64))
+@given(tokens, times, st.lists(st.floats(0.05, 20), min_size=SHAPES, max_size=SHAPES), st.integers(1, 64))
 def test_the_plan_follows_the_measured_speed_and_measures_rarely(train_tokens, seconds, factors, threads):
     """Each width is faster or slower than estimated by a factor of its own."""
     measured = []
 
     def speed(model, train, allowed=0.0):
-        assert 0 <= allowed <= min(MAX_MEASUREMENT_SECONDS, 0.011 * seconds)
+        assert 0 <= allowed <= min(recipe.MAX_MEASUREMENT_SECONDS, 0.011 * seconds)
         measured.append((model.num_hidden_layers, model.hidden_size))
-        return factors[SHAPES.index(measured[-1])] * estimated_speed(model, train)
+        return factors[recipe.SHAPES.index(measured[-1])] * estimated_speed(model, train)
 
     request = Request(seconds=seconds, threads=threads)
     result = plan(request, train_tokens=train_tokens, machine=Machine(speed))
-    assert 1 <= len(measured) == len(set(measured)) <= MAX_MEASUREMENTS
+    assert 1 <= len(measured) == len(set(measured)) <= recipe.MAX_MEASUREMENTS
     # the shape chosen was measured, and no other measured one has a lower expected loss
     shape = (result.model.num_hidden_layers, result.model.hidden_size)
     assert shape in measured
 
     def loss(other):
         model = plan(replace(request, layers=other[0], width=other[1]), train_tokens=train_tokens).model
-        seen = min(MAX_EPOCHS * train_tokens, seconds * speed(model, result.train))
+        seen = min(recipe.MAX_EPOCHS * train_tokens, seconds * speed(model, result.train))
         return expected_loss(model.parameters, seen, CorpusSize(train_tokens, 3 * train_tokens))
 
     assert loss(shape) <= 1.02 * min(loss(other) for other in list(measured))
@@ -121,8 +114,8 @@ def test_budget_and_text_both_limit_the_size():
         model = plan(Request(seconds=seconds), train_tokens=train_tokens).model
         return model.num_hidden_layers, model.hidden_size
 
-    assert shape(seconds=1, train_tokens=10**9) == shape(seconds=200_000, train_tokens=100) == SHAPES[0]
-    assert shape(seconds=200_000, train_tokens=10**9) > shape(seconds=300, train_tokens=10**9) > SHAPES[0]
+    assert shape(seconds=1, train_tokens=10**9) == shape(seconds=200_000, train_tokens=100) == recipe.SHAPES[0]
+    assert shape(seconds=200_000, train_tokens=10**9) > shape(seconds=300, train_tokens=10**9) > recipe.SHAPES[0]
 
 
 def test_the_same_request_gives_the_same_plan():
@@ -142,7 +135,7 @@ def test_the_plan_counts_the_tokens_of_its_steps(steps):
     tokens = steps * result.train.batch_size * result.train.context
     assert row(result, "training tokens").value == f"{tokens:,}"
     assert row(result, "dropout").reason.endswith(f" about {units.epochs(tokens / 200_000)}")
-    assert (result.train.dropout > 0) == (tokens / 200_000 > rules.DROPOUT[0][0])
+    assert (result.train.dropout > 0) == (tokens / 200_000 > recipe.DROPOUT[0][0])
 
 
 def test_time_gives_a_time_budget_and_an_upper_limit_of_steps():

@@ -12,6 +12,7 @@ from llmcli.data.corpus import SAMPLE_SPANS, read_corpus
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.training import prepare as prepare_module
+from llmcli.training import recipe
 from llmcli.training.plan import Request
 from llmcli.training.prepare import prepare
 from tests.data.test_train_tokenizer import corpus_of, words
@@ -46,8 +47,8 @@ def test_no_character_is_cut_or_lost_by_the_split(tmp_path):
 @pytest.mark.parametrize("budget", [{"seconds": 1.0}, {"steps": 5}], ids=str)
 def test_a_compressed_text_is_prepared_like_a_plain_one_and_read_once(tmp_path, monkeypatch, kind, budget):
     """With a time budget parts of it are read, for the tokenizer and all tokens; with steps the whole."""
-    monkeypatch.setattr(prepare_module, "MIN_BYTES", 5000)
-    monkeypatch.setattr(prepare_module, "CPU_BYTES_FACTOR", 5000.0)
+    monkeypatch.setattr(recipe, "MIN_BYTES", 5000)
+    monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 5000.0)
     text = words(20_000) + words(3000, 1, "りんごé🍎")
     (tmp_path / "compressed").mkdir()
     path = tmp_path / "compressed" / "0.txt"  # the name as in the record
@@ -196,9 +197,9 @@ def test_little_time_limits_the_vocabulary(tmp_path, monkeypatch, request_, most
 
 
 def test_of_a_text_too_long_for_the_time_budget_parts_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_module, "CPU_BYTES_FACTOR", 6400)
-    monkeypatch.setattr(prepare_module, "BYTES_EXPONENT", 0.5)
-    monkeypatch.setattr(prepare_module, "MIN_BYTES", 1)
+    monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 6400)
+    monkeypatch.setattr(recipe, "BYTES_EXPONENT", 0.5)
+    monkeypatch.setattr(recipe, "MIN_BYTES", 1)
     text = words(20_000)
     corpus = corpus_of(tmp_path, text)
     ready = prepare(Request(seconds=2.0, threads=2), corpus)
@@ -216,8 +217,8 @@ def test_of_a_text_too_long_for_the_time_budget_parts_are_read(tmp_path, monkeyp
 
 
 def test_without_a_time_budget_all_text_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_module, "CPU_BYTES_FACTOR", 1)
-    monkeypatch.setattr(prepare_module, "MIN_BYTES", 1)
+    monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
+    monkeypatch.setattr(recipe, "MIN_BYTES", 1)
     text = words(2000)
     ready = prepare(Request(steps=5), corpus_of(tmp_path, text), held_out=0.0)
     assert ready.tokenizer.decode(ready.tokens.tolist()) == text
@@ -227,8 +228,8 @@ def test_without_a_time_budget_all_text_is_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize("budget", [{"steps": 5}, {"seconds": 2.0, "threads": 2}], ids=str)
 def test_a_run_is_prepared_the_same_whether_its_tokens_are_cached(tmp_path, monkeypatch, budget):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(prepare_module, "MIN_BYTES", 20_000)
-    monkeypatch.setattr(prepare_module, "CPU_BYTES_FACTOR", 1)
+    monkeypatch.setattr(recipe, "MIN_BYTES", 20_000)
+    monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
     monkeypatch.setattr(shard_texts, "SHARD_BYTES", 3000)
     corpus = corpus_of(tmp_path, words(9000), words(20, 1), words(5000, 2, "りんごé🍎"))
     plain = prepare(Request(**budget), corpus)
@@ -256,4 +257,4 @@ def test_no_more_of_the_held_out_text_is_read_than_an_evaluation_covers(tmp_path
 @given(seconds=st.floats(1, 1e6), threads=st.integers(1, 64))
 def test_more_time_reads_no_less_text(seconds, threads):
     less, more = (prepare_module._max_bytes(Request(seconds=s, threads=threads)) for s in (seconds, 2 * seconds))
-    assert prepare_module.MIN_BYTES <= less <= more
+    assert recipe.MIN_BYTES <= less <= more

@@ -10,7 +10,7 @@ from llmcli.data.conversation_split import held_out_indices
 from llmcli.data.conversations import Conversation, Message
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
-from llmcli.training import prepare as prepare_module
+from llmcli.training import recipe
 from llmcli.training.prepare_conversations import ConversationInputs
 from tests.training.chats import PAIRS, conversation, conversation_file, inputs, prepared, run_to_end, text_of
 from tests.training.plans import row
@@ -164,8 +164,8 @@ def test_a_validation_file_is_held_out_whole() -> None:
 
 
 def test_of_more_than_there_is_time_for_an_even_sample_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_module, "CPU_BYTES_FACTOR", 1)
-    monkeypatch.setattr(prepare_module, "MIN_BYTES", 500)
+    monkeypatch.setattr(recipe, "CPU_BYTES_FACTOR", 1)
+    monkeypatch.setattr(recipe, "MIN_BYTES", 500)
     ready = prepared(steps=None, seconds=5.0)
     assert ready.conversations is not None
     read = [

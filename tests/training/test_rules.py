@@ -3,8 +3,7 @@
 import pytest
 
 from llmcli.errors import LLMError
-from llmcli.training import rules
-from llmcli.training.optimizer import DECAY, FINAL_RATE
+from llmcli.training import recipe, rules
 from llmcli.training.plan import Request
 from tests.training.plans import BASE, plan
 
@@ -129,7 +128,7 @@ def test_a_context_longer_than_the_base_models_is_wrong_usage():
 
 
 def test_the_reason_for_the_learning_rate_describes_the_schedule() -> None:
-    assert FINAL_RATE == 0
+    assert recipe.FINAL_RATE == 0
     assert rules.learning_rate(Request(), "muon").reason.endswith(
-        f"; linear decay to 0 after {1 - DECAY:.0%} of the run"
+        f"; linear decay to 0 after {1 - recipe.DECAY:.0%} of the run"
     )

@@ -19,14 +19,14 @@ from llmcli.generation.generator import generate
 from llmcli.models import torch_scoring
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.transformer import LanguageModel
-from llmcli.training import trainer
+from llmcli.training import recipe, trainer
 from llmcli.training.compute import Compute, accumulate_gradients
 from llmcli.training.evaluation_schedule import EvaluationSchedule
 from llmcli.training.events import Done, Evaluation, Sample, State, Step
 from llmcli.training.plan import Regularization, Request
 from llmcli.training.prepare import prepare
 from llmcli.training.rules import regularization
-from llmcli.training.run import SAMPLE_TOKENS, TIE_MARGIN
+from llmcli.training.run import SAMPLE_TOKENS
 from tests.training.small_runs import LINES, SimulatedMachine, losses, prepared, run, run_to_end, with_slice
 
 OFTEN = EvaluationSchedule(training_per_evaluated=1)
@@ -137,7 +137,7 @@ def test_without_memory_for_the_final_evaluation_the_weights_are_kept_all_the_sa
 def test_of_two_nearly_equal_evaluations_the_later_is_kept(tmp_path: Path, worse: float, best_step: int) -> None:
     """The last of four evaluations is worse than the one before by a little less than TIE_MARGIN, or a little more."""
     ready = prepared(tmp_path / "c.txt", steps=10)
-    last = 2.0 * (1 + worse * TIE_MARGIN)
+    last = 2.0 * (1 + worse * recipe.TIE_MARGIN)
     scripted = ScriptedEvaluations(ready.tokenizer, [3.0, 2.5, 2.0, last, last])
     schedule = EvaluationSchedule(training_per_evaluated=0, min_progress=0.3)
     assert run_to_end(ready, compute=scripted.compute, schedule=schedule).best_step == best_step

@@ -30,8 +30,9 @@ from llmcli.cli.options import (
     vocab_size_option,
 )
 from llmcli.cli.signals import end_on_stop_requests, forward_stop_requests, stop_requests
-from llmcli.config import ADAMW_LR, DEFAULT_MODEL, DEVICES, DTYPES, MUON_LR, TrainConfig, cpu_cores
+from llmcli.config import DEFAULT_MODEL, DEVICES, DTYPES, TrainConfig, cpu_cores
 from llmcli.errors import LLMError, command_line, usage
+from llmcli.training import recipe
 from llmcli.training.processes import Processes
 
 if TYPE_CHECKING:
@@ -436,8 +437,8 @@ def _learning_rate_scale(context: typer.Context, scale: float, alias: float | No
     if alias is not None:
         raise usage(
             f"--lr {alias:g} looks like a learning rate, but it multiplies the recipe's learning rates, which are "
-            f"{MUON_LR:g} for Muon and {ADAMW_LR:g} for AdamW in a new model; leave it out to use them, give "
-            f"--lr-scale 0.5 to halve them, or --lr-scale {alias:g} if you mean that factor"
+            f"{recipe.MUON_LR:g} for Muon and {recipe.ADAMW_LR:g} for AdamW in a new model; leave it out to use them, "
+            f"give --lr-scale 0.5 to halve them, or --lr-scale {alias:g} if you mean that factor"
         )
     console.warn(f"--lr-scale {scale:g} makes the learning rates so small that the model will hardly learn anything")
     return scale
