@@ -23,7 +23,8 @@ import torch
 
 from llmcli.cli.options import parse_duration
 from llmcli.config import ModelConfig, TrainConfig
-from llmcli.training.cost_model import TRAINING_SHARE, CorpusSize, expected_loss
+from llmcli.training import recipe
+from llmcli.training.cost_model import CorpusSize, expected_loss
 from llmcli.training.throughput import measure_throughput
 from tests.benchmarks.llm_command import llm
 
@@ -114,7 +115,7 @@ def main() -> None:
 
     train_bytes = numbers(planned[0]["corpus"])[0] * 0.9
     corpus = CorpusSize(round(train_bytes / 2.4), round(train_bytes))
-    seconds = TRAINING_SHARE * parse_duration(options.budget)
+    seconds = recipe.TRAINING_SHARE * parse_duration(options.budget)
     losses: dict[str, float] = {}
     for rows in planned:
         if (name := _name(rows)) not in losses:
