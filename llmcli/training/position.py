@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from llmcli.config import TrainConfig
@@ -26,9 +26,11 @@ class Position:
     conversations_from: int | None = None  # steps before the first on conversations; None: not begun
 
     def restore(self, values: Mapping[str, Any], settings: TrainConfig) -> None:
-        """Take the values of a stopped run. Raises TypeError or ValueError if no run with `settings` can have them."""
-        for name, value in values.items():
-            setattr(self, name, value)
+        """Take the values of a stopped run. Raises KeyError, TypeError or ValueError if no run with `settings` can have
+        them."""
+        for name in (one.name for one in fields(self)):
+            if name != "conversations_from" or name in values:  # a version that did not know conversations lacks it
+                setattr(self, name, values[name])
         self._check(settings)
 
     def _check(self, settings: TrainConfig) -> None:

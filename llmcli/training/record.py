@@ -14,7 +14,7 @@ from llmcli.evaluation.evaluator import Score
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.training.history import History
 from llmcli.training.plain_text import PlainTextScores
-from llmcli.training.plan import Plan
+from llmcli.training.plan import Expected, Plan
 from llmcli.training.position import Position
 
 MAX_PARAMETERS_WITH_SAMPLES = 20_000_000  # the record of a larger model keeps no samples
@@ -32,12 +32,13 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class FinalEvaluation:
-    """Results on the held-out text at the end of a run."""
+    """What was measured at the end of a run, of the weights that it ends with."""
 
-    score: Score | None = None  # of the best weights
+    score: Score | None = None  # on the held-out data
     base_score: Score | None = None  # of the model that the run started from, on the same tokens
     context: int = 0  # length of the windows, in tokens
     expert_shares: list[list[float]] | None = None  # of the tokens, by layer and expert, if there are experts
+    cache: CacheWeights | None = None  # of the n-gram cache, if there is one
     plain_text: PlainTextScores | None = None  # only after training on conversations
     problem: str = ""  # why there is no score, if not for lack of time
 
@@ -53,7 +54,6 @@ def training_record(
     sample_prompt: str | None,
     interrupted: bool,
     problem: str,
-    cache: CacheWeights | None,
 ) -> dict[str, Any]:
     """The record of a run, without its corpus and its clock. `validation` is the size of the validation slice, empty if
     there is none. Keys are always in the same order: a file is a function of the corpus, the options and the seed."""
@@ -74,7 +74,7 @@ def training_record(
         **_given("bits_per_byte_without_cache", score and _without_cache(score)),
         **({"bits_per_byte_before": round(base.bits_per_byte, 6)} if base else {}),
         "sharpness": position.best_factor,  # the factor on the logits (calibration.py); files keep the name
-        **_given("ngram_cache", cache and cache.as_record()),
+        **_given("ngram_cache", final.cache and final.cache.as_record()),
         **_given("expert_shares", final.expert_shares),
         **_given("not_evaluated", final.problem),
         "held_out_measured": score and _measured(score, final.context, plan.model.max_position_embeddings),
@@ -83,6 +83,15 @@ def training_record(
         "curve": history.curve(),
         **_samples(plan.model.parameters, history, sample_prompt),
     }
+
+
+def clock_record(expected: Expected | None, seconds: float, tokens_per_second: float) -> dict[str, float]:
+    """How long a run with a time limit took, and how fast it was, beside what the plan assumed."""
+    record = {"seconds": round(seconds, 2), "tokens_per_second": round(tokens_per_second)}
+    if expected:
+        record["planned_tokens_per_second"] = round(expected.tokens_per_second)
+        record["planned_epochs"] = round(expected.epochs, 4)
+    return record
 
 
 def _without_cache(score: Score) -> float | None:

@@ -22,6 +22,8 @@ from llmcli.training.plain_text import PlainText
 from llmcli.training.plan import Plan, Regularization
 from llmcli.training.prepare_conversations import PreparedConversations
 from llmcli.training.run import Run
+from llmcli.training.run_data import RunData
+from llmcli.training.run_timer import RunTimer
 from llmcli.training.thread_tuner import ThreadTuner
 
 
@@ -70,10 +72,10 @@ def train(
     Raises LLMError if the loss becomes NaN or infinite before the first evaluation (after it, the run ends with the
     best weights so far), if the run is stopped before its first step, or if `resume_from` is of another run.
     """
-    schedule, compute = schedule or EvaluationSchedule(), compute or Compute()
+    data = RunData(plan, tokenizer, tokens, held_out, conversations, plain_text)
     run = Run(
-        plan, tokenizer, start, tokens, held_out, sample_prompt, stop, regularize, tuner, schedule, compute, clock,
-        conversations, plain_text, leader,
+        plan, start, data, RunTimer(plan.train, clock, stop), sample_prompt=sample_prompt, regularize=regularize,
+        tuner=tuner, schedule=schedule or EvaluationSchedule(), compute=compute or Compute(), leader=leader,
     )  # fmt: skip
     run.begin(clock() if started_at is None else started_at, reserve_seconds, resume_from)
     is_new = resume_from is None

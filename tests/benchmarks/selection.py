@@ -5,29 +5,31 @@ data would choose.
     python -m tests.benchmarks.selection CONVERSATIONS --from MODEL [--lora 8] [--validation 30]
 
 A run evaluates as it does anyway; here the held-out data are scored with the same weights besides. One run so yields
-all three figures, in bits per byte of the held-out data, by the rule of `Run` (of nearly equal evaluations the later
-counts). "nothing reserved" is a run without validation slice, which trains on that part too: its last weights.
+all three figures, in bits per byte of the held-out data, by the rule of `BestWeights` (of nearly equal evaluations the
+later counts). "nothing reserved" is a run without validation slice, which trains on that part too: its last weights.
 --validation sets the size of the slice, in tokens of text, or in conversations.
 """
 
 import argparse
 import math
 import statistics
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli.models.transformer import LanguageModel
 from llmcli.training import recipe, trainer
+from llmcli.training import run as training_run
+from llmcli.training.best_weights import BestWeights, Candidate
 from llmcli.training.events import Done
 from llmcli.training.inputs import Inputs, load_inputs
 from llmcli.training.output import dry_run_output
 from llmcli.training.plan import Plan, Request
 from llmcli.training.prepare import Prepared
-from llmcli.training.run import Run
 from llmcli.training.session import plan_run
 from llmcli.training.validation import HeldOutEvaluation
 
@@ -35,36 +37,30 @@ MOST_TOKENS = 65_536  # of the held-out text
 OUTPUT = Path("selection.safetensors")  # never written
 
 
-class ObservedRun(Run):
-    """A run that also scores the held-out data in each evaluation."""
+class ObservedWeights(BestWeights):
+    """The best weights of a run, which also notes the score of each candidate."""
 
+    plan: Plan
+    prepared: Prepared
     scores: list[tuple[int, float]]  # (step, bits per byte of the held-out data); of the newest run
-    final = math.nan  # of the weights that the newest run kept
 
-    def _keep_if_best(self, bits: float, weights: dict[str, NDArray[np.float32]], factor: float) -> bool:
-        type(self).scores.append((self.position.step, self.held_out_bits(weights)))
-        return super()._keep_if_best(bits, weights, factor)
-
-    def finish(self, record: dict[str, Any], interrupted: bool) -> Done:
-        done = super().finish(record, interrupted)
-        type(self).final = self.held_out_bits(self._best)
-        return done
-
-    def held_out_bits(self, weights: dict[str, NDArray[np.float32]]) -> float:
-        """Of any weights."""
-        data = self._conversations.held_out if self._conversations else observed_text[0]
-        settings = replace(self._settings, seconds=None, eval_tokens=MOST_TOKENS)
-        evaluation = HeldOutEvaluation(self.model, self._tokenizer, data, settings)
-        score = evaluation.evaluate(weights, 0, math.inf, lambda: 0.0, lambda model: nullcontext(), hurried=False)
-        assert score
-        return score.bits_per_byte
+    def keep_if_best(self, candidate: Candidate) -> bool:
+        self.scores.append((self._position.step, held_out_bits(self.plan, self.prepared, candidate.weights)))
+        return super().keep_if_best(candidate)
 
 
-observed_text: list[Any] = []
+def held_out_bits(plan: Plan, prepared: Prepared, weights: Mapping[str, NDArray[np.float32]]) -> float:
+    """Of any weights of a model."""
+    data = prepared.conversations.held_out if prepared.conversations else prepared.held_out
+    settings = replace(plan.train, seconds=None, eval_tokens=MOST_TOKENS)
+    evaluation = HeldOutEvaluation(LanguageModel(plan.model), prepared.tokenizer, data, settings)
+    score = evaluation.evaluate(weights, 0, math.inf, lambda: 0.0, lambda model: nullcontext(), hurried=False)
+    assert score
+    return score.bits_per_byte
 
 
 def chosen(scores: list[tuple[int, float]]) -> tuple[int, float]:
-    """(step, bits per byte) of the evaluation that `Run` would keep if it were chosen by these scores."""
+    """(step, bits per byte) of the evaluation that `BestWeights` would keep if it were chosen by these scores."""
     best, kept = math.inf, scores[0]
     for step, bits in scores:
         if bits <= best * (1 + recipe.TIE_MARGIN):
@@ -75,17 +71,13 @@ def chosen(scores: list[tuple[int, float]]) -> tuple[int, float]:
 
 def run(plan: Plan, prepared: Prepared, inputs: Inputs) -> tuple[Done, list[tuple[int, float]]]:
     """(the end of a run, the scores of its evaluations)."""
-    ObservedRun.scores = []
-    observed_text[:] = [prepared.held_out]
-    events = trainer.train(
+    ObservedWeights.plan, ObservedWeights.prepared, ObservedWeights.scores = plan, prepared, []
+    *_, done = trainer.train(
         plan, prepared.tokenizer, inputs.base, prepared.tokens, prepared.held_out, prepared.record,
         conversations=prepared.conversations, sample_prompt=None,
     )  # fmt: skip
-    done = None
-    for event in events:
-        done = event
     assert isinstance(done, Done)
-    return done, ObservedRun.scores
+    return done, ObservedWeights.scores
 
 
 def with_validation(plan: Plan, count: int) -> Plan:
@@ -114,7 +106,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     names = ("steps", "epochs", "layers", "width", "context", "vocab_size", "batch_tokens", "dropout", "lora")
-    trainer.Run = ObservedRun  # type: ignore[misc]
+    training_run.BestWeights = ObservedWeights  # type: ignore[misc]
     print("| seed | evaluations | slice | end | chosen by the slice | chosen by the held-out data | nothing reserved |")
     print("|---|---|---|---|---|---|---|", flush=True)
     rows = []
@@ -132,8 +124,8 @@ def main() -> None:
 def measure(prepared: Prepared, inputs: Inputs, validation: int | None) -> tuple[list[str], list[float]]:
     """(the cells of a row, its four figures)."""
     plan = prepared.plan if validation is None else with_validation(prepared.plan, validation)
-    run(with_validation(plan, 0), prepared, inputs)
-    nothing = ObservedRun.final
+    last, _ = run(with_validation(plan, 0), prepared, inputs)
+    nothing = held_out_bits(plan, prepared, last.checkpoint.tensors)
     size = plan.conversations.validation if plan.conversations else plan.train.calibration_tokens
     if not size:
         return ["0", "0", f"{nothing:.4f}", "", "", f"{nothing:.4f}"], [nothing] * 4

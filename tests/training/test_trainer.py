@@ -26,7 +26,7 @@ from llmcli.training.events import Done, Evaluation, Sample, State, Step
 from llmcli.training.plan import Regularization, Request
 from llmcli.training.prepare import prepare
 from llmcli.training.rules import regularization
-from llmcli.training.run import SAMPLE_TOKENS
+from llmcli.training.sample_generator import SAMPLE_TOKENS
 from tests.training.small_runs import LINES, SimulatedMachine, losses, prepared, run, run_to_end, with_slice
 
 OFTEN = EvaluationSchedule(training_per_evaluated=1)
@@ -338,7 +338,7 @@ def test_a_timed_run_with_compiled_layers_begins_once_they_are_compiled(
         compile_once("evaluation")
         return machine.compute.score(model, ids)
 
-    monkeypatch.setattr("llmcli.training.run.compile_layers", lambda model, settings: True)
+    monkeypatch.setattr("llmcli.training.stepper.compile_layers", lambda model, settings: True)
     events = run(
         replace(ready, plan=replace(ready.plan, train=settings)),
         started_at=0.0,

@@ -1,0 +1,127 @@
+"""The weights that a run ends with: those that predict the validation slice best, or the last if there is no slice."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.config import TrainConfig
+from llmcli.models.transformer import LanguageModel
+from llmcli.training import recipe
+from llmcli.training.calibration import Calibration
+from llmcli.training.compute import Compute
+from llmcli.training.initialization import eager_without_compiler
+from llmcli.training.interruption import CutShortError
+from llmcli.training.position import Position
+from llmcli.training.run_data import RunData
+from llmcli.training.run_timer import RunTimer
+from llmcli.training.validation import Validator
+
+FIRST_EVALUATION_SHARE = 0.1  # of the run, at most, for the evaluation of the model that it starts from
+CALIBRATION_COST = 5.0  # for each token of the validation slice, in tokens of an evaluation: of fitting the temperature
+
+Weights = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Weights at a step of the run, calibrated."""
+
+    weights: Weights
+    factor: float  # on the logits, merged into the weights (calibration.py)
+    bits_per_byte: float = math.nan  # of the validation slice
+
+
+class CandidateEvaluator:
+    """Calibrates the current weights of a model and evaluates them on the validation slice."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        data: RunData,
+        settings: TrainConfig,
+        timer: RunTimer,
+        compute: Compute,
+        *,
+        is_compiled: bool,
+    ) -> None:
+        """`is_compiled` is whether torch compiles the layers of the model when they are first used."""
+        self._model, self._settings, self._timer, self._is_compiled = model, settings, timer, is_compiled
+        windows = data.validation_text.windows
+        self._calibration = Calibration(model, windows[: None if settings.calibrates else 0])
+        self._validator = Validator(model, data.tokenizer, data.validation, compute)
+
+    @property
+    def tokens(self) -> int:
+        """That an evaluation covers; 0 without a validation slice."""
+        return self._validator.tokens
+
+    @property
+    def cost(self) -> float:
+        """Of an evaluation with its calibration, as a number of tokens of the evaluation alone."""
+        return self._validator.tokens + CALIBRATION_COST * self._calibration.tokens
+
+    def evaluate(self, patience: float, *, is_first: bool) -> Candidate | None:
+        """None if it was interrupted, which takes effect after `patience` seconds. The evaluation before the first step
+        has a time limit; later ones cover no more tokens than it did."""
+        compiles, limit = self._is_compiled and not self._validator.evaluated_tokens, math.inf
+        if is_first and self._settings.seconds is not None:
+            limit = FIRST_EVALUATION_SHARE * self._settings.seconds
+        try:
+            with self._timer.interruptible(self._model, patience), self._calibration.applied() as factor:
+                began = self._timer.now()
+                score = self._validator.evaluate(began + limit, self._timer.now)
+                self._count_seconds(self._timer.now() - began, compiles=compiles)
+                weights = self._model.to_arrays()
+        except CutShortError:
+            return None
+        # as in the record, so that every display of it rounds the same number
+        return Candidate(weights, factor, round(score.bits_per_byte, 6))
+
+    def _count_seconds(self, seconds: float, *, compiles: bool) -> None:
+        if self._timer.clock and compiles:
+            self._timer.clock.exclude(seconds)
+        elif self._timer.clock:
+            self._timer.clock.add_evaluation(seconds, self._validator.evaluated_tokens)
+
+    def calibrate(self) -> Candidate:
+        """The current weights without an evaluation, calibrated if there is a slice for it."""
+        with eager_without_compiler(self._settings), self._calibration.applied() as factor:
+            return Candidate(self._model.to_arrays(), factor)
+
+
+class BestWeights:
+    """The best weights so far, those that a run began with at first. Their step, factor and bits per byte are in its
+    Position."""
+
+    def __init__(self, model: LanguageModel, position: Position, settings: TrainConfig) -> None:
+        self._model, self._position, self._has_adapters = model, position, settings.lora_rank > 0
+        self.weights = model.to_arrays()
+        self.adapters = self._current_adapters()  # LoRA matrices by name, if any are trained
+
+    def _current_adapters(self) -> Weights | None:
+        return self._model.trainable_arrays() if self._has_adapters else None
+
+    def keep_if_best(self, candidate: Candidate) -> bool:
+        """Keep the current weights if they are the best so far; returns whether they are. Of two equal evaluations the
+        later wins: its learning rate was lower."""
+        bits, best = candidate.bits_per_byte, self._position.best_bits
+        is_best = math.isfinite(bits) and (best is None or bits <= best * (1 + recipe.TIE_MARGIN))
+        if is_best:
+            self.keep(candidate)
+            self._position.best_bits = bits if best is None else min(bits, best)
+        return is_best
+
+    def keep(self, candidate: Candidate) -> None:
+        """Keep the current weights, which are those of the candidate."""
+        self.weights, self.adapters = candidate.weights, self._current_adapters()
+        self._position.best_step, self._position.best_factor = self._position.step, candidate.factor
+
+    @property
+    def are_finite(self) -> bool:
+        return all(np.isfinite(array).all() for array in self.weights.values())
+
+    def load(self, weights: Weights, adapters: Weights) -> None:
+        """Take those of a stopped run, whose position is restored elsewhere."""
+        self.weights, self.adapters = weights, adapters if self._has_adapters else None

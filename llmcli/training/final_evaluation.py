@@ -1,0 +1,112 @@
+"""What a run computes after its last step, for the weights that it ends with: the weights of the n-gram cache, and the
+scores on the held-out data, beside those of the model that it started from.
+
+That takes another model in memory beside the one that was trained, and it may be interrupted or run out of time: the
+weights are saved all the same.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.formats.cache_weights import CacheWeights
+from llmcli.formats.checkpoint import Checkpoint
+from llmcli.models.devices import is_out_of_memory
+from llmcli.models.transformer import LanguageModel
+from llmcli.training.compute import Compute
+from llmcli.training.interruption import CutShortError
+from llmcli.training.plain_text import PlainTextComparison
+from llmcli.training.plan import Plan
+from llmcli.training.record import FinalEvaluation
+from llmcli.training.run_data import RunData
+from llmcli.training.run_timer import FINAL_PATIENCE, RunTimer
+from llmcli.training.validation import HeldOutEvaluation
+
+CACHE_FIT_COST = 4.0  # for each token of the validation slice, in tokens of an evaluation: of fitting the n-gram cache
+NO_MEMORY = "for which memory was too short"
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+
+class FinalEvaluator:
+    """Evaluates the weights that a run of `model` ends with as those who use the file will run them."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        plan: Plan,
+        start: Checkpoint | None,
+        data: RunData,
+        timer: RunTimer,
+        compute: Compute,
+        *,
+        sharded: bool,
+    ) -> None:
+        """`start` is the model that the run started from, if any."""
+        self._model, self._start, self._timer = model, start, timer
+        self._held_out = HeldOutEvaluation(
+            model, data.tokenizer, data.held_out, plan.train, models=2 if start else 1, compute=compute
+        )
+        self._plain_text: PlainTextComparison | None = None
+        if data.conversations and (data.plain_text or not sharded):  # with sharded weights no text can be generated
+            self._plain_text = PlainTextComparison(plan.model, data.tokenizer, data.plain_text, start, plan.train)
+        # for the n-gram cache: no model of conversations gets one, nor one that saw too little text
+        has_cache = not data.conversations and not sharded and data.validation_text.is_sufficient
+        self._cache_text = data.validation_text if has_cache else None
+
+    def cost(self, trained: int) -> float:
+        """After training on `trained` tokens, as a number of tokens of the validation slice."""
+        cache = CACHE_FIT_COST * self._cache_text.windows.size if self._cache_text else 0.0
+        plain_text = self._plain_text.cost if self._plain_text else 0.0
+        return self._held_out.cost(trained) + cache + plain_text
+
+    def evaluate(self, best: Weights, trained: int, *, hurried: bool) -> FinalEvaluation:
+        """After training on `trained` tokens. Without memory for it there are no scores."""
+        cache = self._fit_cache(best)
+        try:
+            return self._score(best, trained, cache, hurried=hurried)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return FinalEvaluation(cache=cache, problem=NO_MEMORY)
+
+    def _fit_cache(self, best: Weights) -> CacheWeights | None:
+        """None also where the fit was interrupted, or memory is short."""
+        if not self._cache_text:
+            return None
+        try:
+            model = self._model.scoring_model(best)
+            with self._timer.interruptible(model, FINAL_PATIENCE):
+                return self._cache_text.fit_cache(model)
+        except CutShortError:
+            return None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _score(self, best: Weights, trained: int, cache: CacheWeights | None, *, hurried: bool) -> FinalEvaluation:
+        """The best weights and the base model on the same part of the held-out data."""
+        held_out, timer = self._held_out, self._timer
+        plain_text = None if hurried or not self._plain_text else self._plain_text.scores(best, self._model)
+        if not held_out.tokens:
+            return FinalEvaluation(cache=cache, plain_text=plain_text)
+        interruptible = partial(timer.interruptible, patience=FINAL_PATIENCE)
+        limit = self._limit(hurried=hurried)
+        score = held_out.evaluate(best, trained, limit, timer.now, interruptible, hurried=hurried, cache=cache)
+        base_score = None
+        if self._start and score:
+            base_cache = CacheWeights.of_record(self._start.record)
+            base_score = held_out.evaluate_base(self._start.tensors, interruptible, base_cache)
+        return FinalEvaluation(score, base_score, held_out.context, held_out.expert_shares, cache, plain_text)
+
+    def _limit(self, *, hurried: bool) -> float:
+        """When the evaluation of the best weights has to end, in time of the clock."""
+        limit, timer = math.inf, self._timer
+        if timer.clock:
+            left = max(0.0, timer.clock.deadline - timer.elapsed)
+            limit = timer.now() + (left / 2 if self._start else left)
+        return min(limit, timer.now() + FINAL_PATIENCE) if hurried else limit

@@ -1,0 +1,79 @@
+"""Reads the clock of a run: how long it has taken, and when a pass through the model is given up, at the time limit or
+soon after Ctrl-C. The estimates are made by RunClock, which reads no clock.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from llmcli.config import TrainConfig
+from llmcli.models.transformer import LanguageModel
+from llmcli.training.initialization import eager_without_compiler
+from llmcli.training.interruption import stop_between_layers
+from llmcli.training.run_clock import RunClock
+
+FIRST_STEP_SECONDS = 10.0  # the first step may take this long ...
+FIRST_STEP_SHARE = 0.25  # ... or this share of the run, if that is more
+STEP_PATIENCE = 1.0  # seconds that a step or an evaluation may still take after Ctrl-C
+FINAL_PATIENCE = 3.0  # seconds for each evaluation after Ctrl-C
+
+
+class RunTimer:
+    """`now` is in seconds; `stop` returns whether the user asked the run to stop."""
+
+    def __init__(self, settings: TrainConfig, now: Callable[[], float], stop: Callable[[], bool]) -> None:
+        self._settings, self.now, self.stop = settings, now, stop
+        self.clock: RunClock | None = None  # only with a time limit
+
+    def begin(self, started_at: float) -> None:
+        """The run began at `started_at`, its training begins now."""
+        self.began, self._training_began = started_at, self.now()
+
+    def resume(self, values: Mapping[str, Any]) -> None:
+        """Count the seconds of a stopped run, which `values` returned."""
+        self.began -= values["seconds"]
+        self._training_began -= values["trained_seconds"]
+
+    def start_clock(self, reserve_seconds: float) -> None:
+        """The caller needs `reserve_seconds` of the time limit, if there is one, after the run."""
+        if self._settings.seconds is not None:
+            self.clock = RunClock(self._settings.seconds, reserve_seconds, self._training_began - self.began)
+
+    def values(self) -> dict[str, float]:
+        """What `resume` needs."""
+        elapsed, trained = self.read()
+        return {"seconds": elapsed, "trained_seconds": trained}
+
+    def read(self) -> tuple[float, float]:
+        """Seconds since the run began, and since its training began."""
+        now = self.now()
+        return now - self.began, now - self._training_began
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return self.now() - self.began
+
+    def step_deadline(self, *, first: bool) -> float:
+        """When to give up a step, in seconds since the run began. The first may take longer than the run has left:
+        a late model is better than none."""
+        if not self.clock:
+            return math.inf
+        if not first:
+            return self.clock.deadline
+        longest = max(FIRST_STEP_SECONDS, FIRST_STEP_SHARE * self.clock.seconds)
+        return max(self.clock.deadline, self.elapsed + longest)
+
+    @contextlib.contextmanager
+    def interruptible(self, model: LanguageModel, patience: float, deadline: float = math.inf) -> Iterator[None]:
+        """Inside, forward passes of `model` raise CutShortError once `stop` returns True and `patience` seconds are
+        over, or at `deadline`, in seconds since the run began."""
+        entered = self.now()
+
+        def should_stop() -> bool:
+            now = self.now()
+            return now - self.began > deadline or (now - entered > patience and self.stop())
+
+        with eager_without_compiler(self._settings), stop_between_layers(model, should_stop):
+            yield
