@@ -15,7 +15,7 @@ from llmcli.training.initialization import eager_without_compiler
 from llmcli.training.interruption import CutShortError
 from llmcli.training.position import Position
 from llmcli.training.run_data import RunData
-from llmcli.training.run_timer import RunTimer
+from llmcli.training.run_timer import FINAL_PATIENCE, STEP_PATIENCE, RunTimer
 from llmcli.training.validation import Validator
 
 FIRST_EVALUATION_SHARE = 0.1  # of the run, at most, for the evaluation of the model that it starts from
@@ -62,12 +62,13 @@ class CandidateEvaluator:
         """Of an evaluation with its calibration, as a number of tokens of the evaluation alone."""
         return self._validator.tokens + CALIBRATION_COST * self._calibration.tokens
 
-    def evaluate(self, patience: float, *, is_first: bool) -> Candidate | None:
-        """None if it was interrupted, which takes effect after `patience` seconds. The evaluation before the first step
-        has a time limit; later ones cover no more tokens than it did."""
+    def evaluate(self, *, is_first: bool, hurried: bool) -> Candidate | None:
+        """None if it was interrupted. The evaluation before the first step has a time limit; later ones cover no more
+        tokens than it did. A `hurried` one follows a stop request."""
         compiles, limit = self._is_compiled and not self._validator.evaluated_tokens, math.inf
         if is_first and self._settings.seconds is not None:
             limit = FIRST_EVALUATION_SHARE * self._settings.seconds
+        patience = FINAL_PATIENCE if hurried else STEP_PATIENCE
         try:
             with self._timer.interruptible(self._model, patience), self._calibration.applied() as factor:
                 began = self._timer.now()

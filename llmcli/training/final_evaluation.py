@@ -6,11 +6,7 @@ weights are saved all the same.
 """
 
 import math
-from collections.abc import Mapping
 from functools import partial
-
-import numpy as np
-from numpy.typing import NDArray
 
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
@@ -23,12 +19,10 @@ from llmcli.training.plan import Plan
 from llmcli.training.record import FinalEvaluation
 from llmcli.training.run_data import RunData
 from llmcli.training.run_timer import FINAL_PATIENCE, RunTimer
-from llmcli.training.validation import HeldOutEvaluation
+from llmcli.training.validation import HeldOutEvaluation, Weights
 
 CACHE_FIT_COST = 4.0  # for each token of the validation slice, in tokens of an evaluation: of fitting the n-gram cache
 NO_MEMORY = "for which memory was too short"
-
-Weights = Mapping[str, NDArray[np.float32]]
 
 
 class FinalEvaluator:

@@ -27,7 +27,7 @@ from llmcli.training.plan import Plan, Regularization
 from llmcli.training.position import Position
 from llmcli.training.record import clock_record, training_record
 from llmcli.training.run_data import RunData
-from llmcli.training.run_timer import FINAL_PATIENCE, STEP_PATIENCE, RunTimer
+from llmcli.training.run_timer import RunTimer
 from llmcli.training.sample_generator import SampleGenerator
 from llmcli.training.stepper import Stepper
 from llmcli.training.thread_tuner import ThreadTuner
@@ -188,8 +188,7 @@ class Run:
         position, candidate = self.position, None
         if self._candidates.tokens:
             with self._stepper.all_threads():
-                patience = FINAL_PATIENCE if hurried else STEP_PATIENCE
-                candidate = self._candidates.evaluate(patience, is_first=not position.step)
+                candidate = self._candidates.evaluate(is_first=not position.step, hurried=hurried)
             if candidate is None:
                 return
             self._history.add_evaluation(position.step, candidate.bits_per_byte)
