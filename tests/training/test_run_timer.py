@@ -1,0 +1,71 @@
+"""When a step is given up, and what a resumed run counts, with seconds by hand."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from llmcli.config import ModelConfig
+from llmcli.models.transformer import LanguageModel
+from llmcli.training.interruption import CutShortError
+from llmcli.training.run_timer import RunTimer
+from tests.training.plans import plan
+
+SETTINGS = replace(plan().train, seconds=None)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 0.0
+        self.stopped = False
+
+    def timer(self, seconds: float | None = None) -> RunTimer:
+        """Of a run that began at 100 s and trains from 104 s on, whose caller reserves 5 s."""
+        timer = RunTimer(replace(SETTINGS, seconds=seconds), lambda: self.time, lambda: self.stopped)
+        self.time = 104.0
+        timer.begin(100.0)
+        timer.start_clock(5.0)
+        return timer
+
+
+def test_without_a_time_limit_no_step_has_a_deadline() -> None:
+    timer = Clock().timer()
+    assert timer.clock is None
+    assert timer.step_deadline(first=True) == timer.step_deadline(first=False) == math.inf
+
+
+@pytest.mark.parametrize(("seconds", "first", "later"), [(8.0, 4 + 10, 3), (80.0, 75, 75), (20.0, 15, 15)])
+def test_the_first_step_may_take_longer_than_the_run_has_left(seconds: float, first: float, later: float) -> None:
+    """At least 10 s; all others end 5 s before the time limit."""
+    timer = Clock().timer(seconds)
+    assert (timer.step_deadline(first=True), timer.step_deadline(first=False)) == (first, later)
+
+
+def test_a_resumed_run_counts_the_seconds_of_the_stopped_one() -> None:
+    clock = Clock()
+    timer = clock.timer()
+    clock.time = 110.0
+    assert timer.read() == (10, 6)
+    assert timer.values() == {"seconds": 10, "trained_seconds": 6}
+    timer.resume({"seconds": 30.0, "trained_seconds": 20.0})
+    assert timer.read() == (40, 26) and timer.elapsed == 40
+
+
+def test_a_pass_is_given_up_at_its_deadline_or_when_patience_is_over_after_a_stop_request() -> None:
+    clock = Clock()
+    timer, model = clock.timer(), LanguageModel(ModelConfig(50, 16, 32, 2, 2, 2, 8, 12))
+    ids = torch.zeros(1, 4, dtype=torch.int64)
+    with timer.interruptible(model, patience=3.0, deadline=9.0):
+        model(ids)
+        clock.stopped, clock.time = True, 107.0  # 3 s after the beginning, 7 s since the run began
+        model(ids)
+        clock.time = 107.5
+        with pytest.raises(CutShortError):
+            model(ids)
+        clock.stopped = False
+        model(ids)
+        clock.time = 109.5
+        with pytest.raises(CutShortError):
+            model(ids)
+    model(ids)
