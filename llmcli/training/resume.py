@@ -22,7 +22,7 @@ from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.safetensors_file import digest, read_tensor, write_tensors
 from llmcli.formats.safetensors_header import read_header
 from llmcli.training.events import State
-from llmcli.training.plan import ConversationSettings, Plan, PlanRow
+from llmcli.training.plan import ConversationSettings, Expected, Plan, PlanRow
 
 FORMAT_KEY, FORMAT_VERSION = "llmcli.resume", "1"
 THREADS = "--threads"  # key of the identity of a run: of all processes on the machine of rank 0
@@ -102,6 +102,8 @@ def save(path: Path, run: StoppedRun) -> None:
     }
     if plan.conversations:
         metadata["conversations"] = json.dumps(as_record(plan.conversations))
+    if plan.expected:
+        metadata["expected"] = json.dumps(as_record(plan.expected))
     write_tensors(path, run.state.arrays, metadata)
 
 
@@ -128,12 +130,13 @@ def load(path: Path) -> StoppedRun:
 
 def _read_plan(metadata: Mapping[str, str]) -> Plan:
     rows = tuple(PlanRow(**row) for row in json.loads(metadata["choices"]))
-    chosen = metadata.get("conversations")
+    chosen, expected = metadata.get("conversations"), metadata.get("expected")
     return Plan(
         parse_config(metadata["config.json"]),
         TrainConfig(**json.loads(metadata["train"])),
         rows,
         conversations=None if chosen is None else ConversationSettings(**json.loads(chosen)),
+        expected=None if expected is None else Expected(**json.loads(expected)),
     )
 
 

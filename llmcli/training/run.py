@@ -74,6 +74,11 @@ class Run:
         self._stepper.send_state(_with_prefix(resume_from.arrays, "optimizer.") if resume_from else None)
         self._timer.start_clock(reserve_seconds)
 
+    def evaluate_start(self) -> Iterator[Event]:
+        """Evaluate the weights that a run starts from: if training only makes them worse, it ends with them."""
+        yield from self.evaluate()
+        self._timer.begin_training()
+
     @property
     def is_over(self) -> bool:
         return self.position.progress >= 1

@@ -43,6 +43,10 @@ class RunClock:
         self._trained_seconds = 0.0  # in steps alone
         self._evaluation_costs: list[float] = []  # per token, as multiples of the pace at that time
 
+    def begin_training(self, elapsed: float) -> None:
+        """Progress is counted from `elapsed` seconds since the run began."""
+        self._training_began = elapsed
+
     def add_step(self, seconds: float, tokens: int) -> None:
         self._steps.append((seconds, tokens))
         while len(self._steps) > RECENT_STEPS and self._recent_seconds - self._steps[0][0] >= RECENT_SECONDS:

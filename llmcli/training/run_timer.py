@@ -40,6 +40,13 @@ class RunTimer:
         if self._settings.seconds is not None:
             self.clock = RunClock(self._settings.seconds, reserve_seconds, self._training_began - self.began)
 
+    def begin_training(self) -> None:
+        """The first step begins now. What came before, an evaluation of the model that the run starts from, is no
+        progress."""
+        self._training_began = self.now()
+        if self.clock:
+            self.clock.begin_training(self.elapsed)
+
     def values(self) -> dict[str, float]:
         """What `resume` needs."""
         elapsed, trained = self.read()

@@ -81,7 +81,7 @@ def train(
     is_new = resume_from is None
     del resume_from  # or its copy of the weights and of the optimizer would be in memory for the whole run
     if start and is_new:
-        yield from run.evaluate()  # if training only makes the model worse, the run ends with these weights
+        yield from run.evaluate_start()
     interrupted = False
     while not run.is_over and not interrupted and not run.problem:
         step = run.step()

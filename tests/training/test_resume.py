@@ -16,7 +16,7 @@ from llmcli.training.cost_model import Memory
 from llmcli.training.evaluation_schedule import EvaluationSchedule
 from llmcli.training.events import Done, Evaluation, Event, State
 from llmcli.training.memory_fit import check_fits
-from llmcli.training.plan import Request
+from llmcli.training.plan import Expected, Request
 from llmcli.training.prepare import Prepared, prepare
 from tests import platforms
 from tests.golden.models import read_safetensors
@@ -120,6 +120,13 @@ def test_the_keys_of_the_file_stay(ready: Prepared) -> None:
         "seconds", "trained_seconds",
     ]  # fmt: skip
     assert {name.split(".")[0] for name in tensors} >= {"model", "optimizer", "losses"}
+
+
+def test_what_the_plan_expected_is_kept(ready: Prepared) -> None:
+    """For the record, which compares it with what the run reached."""
+    timed = replace(ready, plan=replace(ready.plan, expected=Expected(12_345.678, 2.5)))
+    state = states(run(ready, save_due=lambda: True))[0]
+    through_a_file(timed, state)  # which compares the plans
 
 
 def test_a_run_that_was_stopped_before_there_were_conversations_resumes(ready: Prepared) -> None:

@@ -69,3 +69,14 @@ def test_a_pass_is_given_up_at_its_deadline_or_when_patience_is_over_after_a_sto
         with pytest.raises(CutShortError):
             model(ids)
     model(ids)
+
+
+def test_an_evaluation_before_the_first_step_is_no_progress() -> None:
+    """16 s of 100 s, of which 5 s are the caller's; then half of the rest."""
+    clock = Clock()
+    timer = clock.timer(100.0)
+    clock.time = 120.0
+    timer.begin_training()
+    assert timer.clock is not None and timer.read() == (20, 0)
+    assert timer.clock.progress(timer.elapsed, 0) == 0.0
+    assert timer.clock.progress(20 + 75 / 2, 0) == pytest.approx(0.5)
