@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from llmcli.config import LOSS_LOGITS, LOSS_ROWS, QUERY_BLOCK
+from llmcli.config import LOSS_LOGITS, LOSS_ROWS, MAX_CONTEXT_KEEPING_SCORES, QUERY_BLOCK
 
+MAX_CONTEXT_KEEPING_SCORES_WITH_AMX = 512  # tokens; see `has_faster_attention`
 MIN_PROBABILITY = 1e-37  # probabilities are clipped here before the logarithm
 
 
@@ -180,9 +181,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def has_faster_attention(x: Tensor) -> bool:
-    """Whether torch's own attention trains faster than `attention` on the device and in the dtype of x: on GPUs, and in
-    bfloat16 on processors with AMX, Intel's matrix unit (measured: tests/benchmarks/LOG.md)."""
-    return not _is_on_cpu(x) or (x.dtype is torch.bfloat16 and _has_amx())
+    """Whether torch's own attention trains faster than `attention` on x [B, T, C]: on GPUs, in long windows, and in
+    bfloat16 on processors with AMX, Intel's matrix unit, in shorter ones too (measured: tests/benchmarks/LOG.md)."""
+    if not _is_on_cpu(x):
+        return True
+    uses_amx = x.dtype is torch.bfloat16 and _has_amx()
+    return x.shape[1] > (MAX_CONTEXT_KEEPING_SCORES_WITH_AMX if uses_amx else MAX_CONTEXT_KEEPING_SCORES)
 
 
 @lru_cache(maxsize=1)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmcli.config import FINAL_NORM, MAX_CONTEXT_KEEPING_SCORES, ModelConfig
+from llmcli.config import FINAL_NORM, ModelConfig
 from llmcli.models.experts import Experts, Router
 from llmcli.models.kernels import (
     Dropout,
@@ -93,7 +93,7 @@ class Attention(nn.Module):
         """Normalized x [B, T, C], whose gain is still to be applied -> [B, T, C]. cos and sin are [T, 1, D]."""
         q, k, v = self._project(x, gain, cos, sin)
         B, T = x.shape[:2]
-        if torch.is_grad_enabled() and T <= MAX_CONTEXT_KEEPING_SCORES and not has_faster_attention(x):
+        if torch.is_grad_enabled() and not has_faster_attention(x):
             k, v = (t if self.G == self.H else t.repeat_interleave(self.H // self.G, 2) for t in (k, v))
             y = attention(q, k, v)
         else:

@@ -11,7 +11,9 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
 
-RECENT_STEPS = 6  # whose mean is the current pace: beside other processes a few steps take most of the time
+# whose mean, without the slowest, is the current pace: a median would not see the few steps that take most of the time
+# beside other processes, and the first step is always slow
+RECENT_STEPS = 6
 FIRST_TRIAL = 4  # steps before the first trial: as many are needed to know the current pace
 TRIAL_STEPS = 2  # measured in a trial, after one step to warm up
 GAIN = 0.95  # a trial succeeds below this fraction of the current pace
@@ -83,12 +85,15 @@ class ThreadTuner:
         more = range(fastest, self._chosen)
         return sorted([*more, *self._fewer()], key=lambda i: abs(i - self._chosen))
 
+    def _current_pace(self) -> float:
+        return statistics.fmean(sorted(self._recent)[:-1])
+
     def _add_usual_step(self, pace: float, seconds: float) -> None:
         self._recent.append(pace)
         self._since_trial += seconds
         if len(self._counts) == 1 or len(self._recent) < FIRST_TRIAL:
             return
-        current = statistics.fmean(self._recent)
+        current = self._current_pace()
         self._best = min(self._best, current)
         if current > SLOWER * self._best and not self._to_try:
             self._to_try = self._fewer()
@@ -101,7 +106,7 @@ class ThreadTuner:
             self._trial, self._trial_paces, self._since_trial = self._to_try.pop(0), [], 0.0
 
     def _add_trial_step(self, pace: float) -> None:
-        current = statistics.fmean(self._recent)
+        current = self._current_pace()
         self._trial_paces.append(pace)
         measured = self._trial_paces[1:]
         if pace < ABORT * current and len(measured) < TRIAL_STEPS:

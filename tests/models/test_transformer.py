@@ -77,6 +77,7 @@ def test_both_ways_to_train_attention_have_the_same_gradients(shape: str, monkey
 
     def gradients(dtype: torch.dtype, *, amx: bool) -> torch.Tensor:
         monkeypatch.setattr(kernels, "_has_amx", lambda: amx)
+        monkeypatch.setattr(kernels, "MAX_CONTEXT_KEEPING_SCORES_WITH_AMX", 32 - 1)
         model = LanguageModel(config, dtype=dtype)
         model.load_arrays(torch_model(config)[0].to_arrays())
         model.loss(ids).backward()

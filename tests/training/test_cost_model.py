@@ -9,7 +9,7 @@ import torch
 
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.formats.adapters import parameter_count
-from llmcli.models import kernels, transformer
+from llmcli.models import kernels
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.cost_model import (
     BASE_BYTES,
@@ -123,7 +123,7 @@ def test_a_layer_saves_what_the_model_says(
     """All tensors that autograd saves, counted; on the CPU in the way of a GPU too, whose attention keeps no scores."""
     monkeypatch.setattr(kernels, "_has_amx", lambda: False)  # with AMX no scores are kept either
     if device == "cuda":
-        monkeypatch.setattr(transformer, "MAX_CONTEXT_KEEPING_SCORES", 0)
+        monkeypatch.setattr(kernels, "MAX_CONTEXT_KEEPING_SCORES", 0)
         monkeypatch.setattr(kernels, "_empty_heads_first", lambda like: None)
     config, settings = LAYERS[shape], TrainConfig(steps=1, context=context, batch_size=1, device=device, dtype=dtype)
 

@@ -98,3 +98,12 @@ def test_steps_of_another_shape_are_not_taken_for_a_slower_machine() -> None:
     for _ in range(20):
         tuner.add_step(2 * STEP / ALONE[tuner.threads], STEP)
         assert tuner.threads == 2
+
+
+def test_the_first_step_is_not_taken_for_the_pace() -> None:
+    """It takes three times as long as others, but with one thread they would all take longer than with two."""
+    tuner = ThreadTuner(2)
+    for step in range(40):
+        slower = 4.0 if step == 0 else 1.0
+        tuner.add_step(slower * STEP / ALONE[tuner.threads], STEP)
+        assert tuner.threads == 2 or tuner.trying
