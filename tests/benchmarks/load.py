@@ -14,6 +14,13 @@ CHOICES = (*SCENARIOS, THREE)
 EXTRA_SECONDS = 30  # after the budget, in which the other process is still busy if it is at the end
 
 
+def keep_a_core_busy(finished: threading.Event, seconds: float) -> None:
+    """With another process, for some seconds or until `finished` is set."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        finished.wait(seconds)
+        process.kill()
+
+
 @contextmanager
 def beside(scenario: str, budget: float) -> Iterator[None]:
     """One of SCENARIOS during a run of `budget` seconds that begins now."""
@@ -24,9 +31,7 @@ def beside(scenario: str, budget: float) -> Iterator[None]:
     def run() -> None:
         if start == end or finished.wait(start * budget):
             return
-        with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
-            finished.wait(until - start * budget)
-            process.kill()
+        keep_a_core_busy(finished, until - start * budget)
 
     thread = threading.Thread(target=run)
     thread.start()

@@ -12,8 +12,6 @@ import contextlib
 import json
 import random
 import re
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -27,6 +25,7 @@ from llmcli.training import recipe
 from llmcli.training.cost_model import CorpusSize, expected_loss
 from llmcli.training.throughput import measure_throughput
 from tests.benchmarks.llm_command import llm
+from tests.benchmarks.load import keep_a_core_busy
 
 BUSY_SECONDS = 0.3, 4.0  # of a process, and of the pause after it
 PROCESSES = 3
@@ -40,9 +39,7 @@ def noise(seed: int) -> Iterator[None]:
 
     def run(rng: random.Random) -> None:
         while not finished.wait(rng.uniform(*BUSY_SECONDS)):
-            with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
-                finished.wait(rng.uniform(*BUSY_SECONDS))
-                process.kill()
+            keep_a_core_busy(finished, rng.uniform(*BUSY_SECONDS))
 
     threads = [threading.Thread(target=run, args=[random.Random(f"{seed} {i}")]) for i in range(PROCESSES)]
     for thread in threads:
