@@ -14,7 +14,10 @@ from torch.nn import functional as F
 from llmcli.models.runtime import Scores
 from llmcli.models.transformer import LanguageModel
 
-LOGITS_AT_ONCE = 1 << 25  # logits held in memory while scoring: 128 MB
+# Logits of the windows that pass through the model together, and of a block of them that is held in memory, in float32:
+# 32 MB on a CPU, up to four times while temperatures are tried
+LOGITS_AT_ONCE = 1 << 25
+BLOCK_LOGITS = {"cpu": 1 << 23}  # on other devices all
 INVERSE_TEMPERATURES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # evenly spaced; see fit_inverse_temperature
 
 
@@ -54,11 +57,12 @@ def fit_inverse_temperature(model: LanguageModel, ids: NDArray[np.int64]) -> flo
 
 
 def _logits_and_targets(model: LanguageModel, ids: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
-    """(logits [n, V] in float32, targets [n]) of windows ids [B, T + 1] in order, as many as LOGITS_AT_ONCE allows."""
-    rows = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
+    """(logits [n, V] in float32, targets [n]) of windows ids [B, T + 1] in order, a block of them at a time."""
     windows = torch.from_numpy(ids).to(model.cos.device)
+    rows = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
+    block = max(1, BLOCK_LOGITS.get(windows.device.type, LOGITS_AT_ONCE) // model.config.vocab_size)
     for batch in torch.split(windows, max(1, rows // (ids.shape[1] - 1))):
         hidden, targets = model.hidden_states(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()
         head = model.head()
-        for hidden_block, targets_block in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):
+        for hidden_block, targets_block in zip(torch.split(hidden, block), torch.split(targets, block), strict=True):
             yield F.linear(hidden_block, head).float(), targets_block

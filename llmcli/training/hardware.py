@@ -135,10 +135,20 @@ def keep_freed_memory() -> None:
     Otherwise the kernel has to map the same memory again in each step: 5,000 page faults, a twentieth of its time.
     Blocks above 32 MB, the largest threshold that glibc accepts, are returned all the same.
     """
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
+    if libc := _glibc():
         libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def return_freed_memory() -> None:
+    """Have glibc return to the system what is freed now, such as the memory of the models whose speed was measured."""
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    is_glibc = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
+    return ctypes.CDLL(None) if is_glibc else None
 
 
 def free_memory(device: str) -> float:

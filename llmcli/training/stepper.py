@@ -19,7 +19,7 @@ from llmcli.training.base_behaviour import BaseBehaviour
 from llmcli.training.compute import Compute
 from llmcli.training.cost_model import micro_batches
 from llmcli.training.data_parallel import Leader, all_threads
-from llmcli.training.hardware import keep_freed_memory
+from llmcli.training.hardware import keep_freed_memory, return_freed_memory
 from llmcli.training.initialization import compile_layers, fresh_weights, new_model
 from llmcli.training.interruption import CutShortError
 from llmcli.training.optimizer import Optimizer
@@ -48,6 +48,7 @@ class Stepper:
         self._plan, self._settings, self._data, self._leader = plan, plan.train, data, leader
         self._timer, self._tuner, self._compute = timer, tuner, compute
         torch.set_num_threads(plan.train.threads)
+        return_freed_memory()  # of planning
         keep_freed_memory()
         self.is_sharded = plan.sharded and leader is not None
         self.model = _initial_model(plan, start, data.tokenizer.vocab_size, leader)

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from llmcli.errors import LLMError
-from llmcli.models import kernels, transformer
+from llmcli.models import kernels, torch_scoring, transformer
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch_runtime import TorchRuntime
 from llmcli.models.transformer import LanguageModel
@@ -32,11 +32,13 @@ def test_prefill_step_and_rewind_are_those_of_the_numpy_runtime(shape: str) -> N
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_scores_are_those_of_the_numpy_runtime(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("block", [2 * 48, 31])  # tokens whose logits are held together
+def test_scores_are_those_of_the_numpy_runtime(shape: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = random_checkpoint(SHAPES[shape])
     ids = np.random.default_rng(2).integers(300, size=(5, 49))
     losses, correct = NumpyRuntime(checkpoint).score(ids)
     monkeypatch.setattr("llmcli.models.torch_scoring.LOGITS_AT_ONCE", 2 * 48 * 300)  # two windows at once
+    monkeypatch.setitem(torch_scoring.BLOCK_LOGITS, "cpu", block * 300)
     runtime = TorchRuntime(checkpoint, "cpu")
     before = runtime.prefill([1, 2])
     torch_losses, torch_correct = runtime.score(ids)

@@ -1,6 +1,7 @@
 """What this machine offers, and the errors where it lacks something."""
 
 import ctypes
+import platform
 import struct
 import subprocess
 import sys
@@ -143,3 +144,26 @@ def test_freed_memory_can_be_kept_more_than_once() -> None:
     """Whatever the C library is."""
     hardware.keep_freed_memory()
     hardware.keep_freed_memory()
+
+
+@platforms.linux
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+def test_freed_memory_is_kept_until_it_is_returned() -> None:
+    code = """
+import torch
+from pathlib import Path
+from llmcli.training import hardware
+resident = lambda: int(Path("/proc/self/statm").read_text("ascii").split()[1]) * 4096 / 1e6
+hardware.keep_freed_memory()
+before = resident()
+tensors = [torch.ones(250_000) for _ in range(300)]
+last = torch.ones(1)
+del tensors
+kept = resident()
+hardware.return_freed_memory()
+print(kept - before, resident() - before)
+"""
+    kept, after = map(float, subprocess.check_output([sys.executable, "-c", code]).split())
+    assert kept > 250  # of 300 MB
+    assert after < 50
