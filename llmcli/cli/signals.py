@@ -23,7 +23,7 @@ def termination_signals() -> list[signal.Signals]:
 def stop_requests() -> Iterator[list[int]]:
     """Collect the first SIGINT or termination signal in a list, so that a run can end and save; a later second one
     raises KeyboardInterrupt."""
-    note = "finishing this step and saving; press Ctrl-C again to quit without saving"
+    note = "ending the run and saving; press Ctrl-C again to quit without saving"
     with _collected((signal.SIGINT, *termination_signals()), note) as received:
         yield received
 

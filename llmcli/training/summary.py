@@ -29,6 +29,7 @@ FORGETTING = 0.02
 # Memorization: share of generated strings that occur in the training text ...
 MEMORIZED_SHARE = 0.1  # ... beyond that of the held-out text
 MEMORIZED_SHARE_ALONE = 0.5  # ... where there is no held-out text
+KNOWN_SHARE = 0.5  # of a held-out text of its own that occurs in the training text: it is hardly new text
 
 SPEED_TOLERANCE = 1.25  # factor between the planned and the reached speed
 SUGGESTED_MINUTES = (5, 10, 15, 20, 30, 60, 120, 180, 240, 360, 480, 720, 1440)  # for --time; the first is its default
@@ -117,6 +118,7 @@ def summarize(
     8. None of 2 to 7: the loss has plateaued.
     9. The speed was not the one that the plan assumed: the model was chosen for another number of tokens.
     10. After training on conversations: how held-out questions are answered, and what became of plain text.
+    11. KNOWN_SHARE of a held-out text that the user named, or more, is in the training text too.
     """
     run = _Run(record, read_curve(record), baselines)
     remarks = [*_early_end(run, resumable), *_advice(run, command, seconds)]
@@ -126,7 +128,7 @@ def summarize(
     if not remarks:
         loss = run.curve.name if run.curve.validation else "training"
         remarks = [f"The {loss} loss has plateaued: longer training at this size would help little."]
-    return [_quality(run), *_answers(run), *_plain_text(run), *_speed(run), *remarks]
+    return [_quality(run), *_known_text(run), *_answers(run), *_plain_text(run), *_speed(run), *remarks]
 
 
 def usage_hints(
@@ -238,6 +240,17 @@ def _quality(run: _Run) -> str:
     compressors = "; ".join(f"{name} {units.bits_per_byte(other)}" for name, other in run.baselines)
     text = "the same text" if measured == held_out else "all of it"
     return f"{quality} Compressors on {text}: {compressors}. The model beats {_beaten(bits, run.baselines)}."
+
+
+def _known_text(run: _Run) -> list[str]:
+    """Rule 11."""
+    share = (run.record.get("memorised") or {}).get("held_out_share") or 0.0
+    if share < KNOWN_SHARE or not run.record["held_out"].get("files"):
+        return []
+    return [
+        f"{share:.0%} of the 30-character strings of the held-out text occur verbatim in the training text, so this "
+        "figure says little about new text."
+    ]
 
 
 def _speed(run: _Run) -> list[str]:

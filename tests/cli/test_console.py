@@ -154,7 +154,7 @@ def test_a_signal_during_a_note_is_caught_and_acknowledged(monkeypatch: pytest.M
             console.note("step 1")
     assert caught == [signal.SIGINT]
     assert sorted((tmp_path / "notes").read_text().splitlines()) == [
-        "finishing this step and saving; press Ctrl-C again to quit without saving", "step 1",
+        "ending the run and saving; press Ctrl-C again to quit without saving", "step 1",
     ]  # fmt: skip
 
 

@@ -302,6 +302,20 @@ def test_memorization_is_measured_against_held_out_text(own: float, new: float |
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("share", "files", "known"), [(0.5, ["other.txt"], True), (0.49, ["other.txt"], False), (0.9, [], False)]
+)
+def test_a_held_out_file_that_is_in_the_training_text_is_noted(share: float, files: list[str], known: bool) -> None:
+    """The end of the corpus itself may repeat what stands before it: it is new text all the same."""
+    held_out = {"bytes": 500} | ({"files": [{"name": name} for name in files]} if files else {})
+    sentences = summarize(record(held_out=held_out, memorised={"share": 0.0, "held_out_share": share}))
+    note = (
+        f"{share:.0%} of the 30-character strings of the held-out text occur verbatim in the training text, so this "
+        "figure says little about new text."
+    )
+    assert sentences == [FINAL, *([note] if known else []), PLATEAU]
+
+
 def test_without_held_out_text_memorization_is_not_taken_for_improvement() -> None:
     bare = {"step": [25, 50, 75, 100], "loss": [4.0, 3.0, 2.0, 1.0], "eval_step": [], "eval_bits_per_byte": []}
     run = record(curve=bare, bits_per_byte=None)
