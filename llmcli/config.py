@@ -264,6 +264,7 @@ class TrainConfig:
     induction: bool = False  # initial weights contain induction heads (models/induction.py)
     recipe: str = "muon"  # one of RECIPES
     lora_rank: int = 0  # above 0 for the recipe "lora" only
+    teacher_share: float = 0.0  # of the run, in which the teacher is trained (training/distillation.py); 0: none
     eval_tokens: int = 4096  # held-out tokens that are evaluated even at the end of a short or interrupted run
     seed: int = 0
     device: str = "cpu"
@@ -280,6 +281,8 @@ class TrainConfig:
             raise usage(f"--dropout must be at least 0 and below 1, found {self.dropout}")
         if not 0 < self.lr <= 1e12:
             raise usage(f"--lr-scale must be above 0 and at most 1e12, found {self.lr}")
+        if not 0 <= self.teacher_share < 1:
+            raise usage(f"teacher_share must be at least 0 and below 1, found {self.teacher_share}")
         if self.batch_size < 1 or self.context < 1 or not 1 <= self.threads <= 1024 or self.seed < 0:
             raise usage("batch size, context and threads must be at least 1 (threads at most 1,024), seed at least 0")
         if self.recipe not in RECIPES:

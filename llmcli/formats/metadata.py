@@ -62,6 +62,7 @@ _RECORD: dict[str, Schema] = {  # of a training run
     },
     "corpus": [{**_FILE, "held_out": COUNT}],
     "curve": {"step": [COUNT], "loss": [NUMBER], "eval_step": [COUNT], "eval_bits_per_byte": [NUMBER]},
+    "distillation": {"from_step": COUNT, "teacher_bits_per_byte": NUMBER},
     "epochs": AMOUNT,
     "expert_shares": [[NUMBER]],
     "held_out": {"bytes": COUNT, "tokens": COUNT, "from": TEXT, "of": TEXT, "files": [_FILE]},

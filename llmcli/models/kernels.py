@@ -9,6 +9,7 @@ B, T, C = batch, tokens, hidden size; N, D = heads, head size; V = vocabulary si
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -447,33 +448,52 @@ def _scaled_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
     return grad_x.mul_(grad), grad_head.mul_(grad) if ctx.head_is_trained else None
 
 
+@dataclass(frozen=True)
+class SoftTargets:
+    """Predictions of a teacher, a part of the targets in distillation (arXiv:1503.02531, section 2): those of row r are
+    softmax(x[r] head^T)."""
+
+    x: Tensor  # [R, C]
+    head: Tensor  # [V, C]
+    weight: float  # 0 to 1; the targets have the rest
+
+
 class _CrossEntropy(_Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, head: Tensor, targets: Tensor, soft: SoftTargets | None) -> Tensor:
         sum_dtype = _sum_dtype(x)
         loss = x.new_zeros((), dtype=sum_dtype)
         gradients = _HeadGradients(x, head, head_is_trained=ctx.needs_input_grad[1])
-        for block in _loss_blocks(x, head, LOSS_LOGITS):
+        for block in _loss_blocks(x, head, LOSS_LOGITS // 2 if soft else LOSS_LOGITS):
             targets_block = targets[block, None]
             probabilities = torch.softmax(functional.linear(x[block], head).to(sum_dtype), -1)
             target_probabilities = probabilities.gather(-1, targets_block)
             loss -= target_probabilities.clamp_min(MIN_PROBABILITY).log().sum()
-            gradients.add(block, probabilities.scatter_(-1, targets_block, target_probabilities - 1))
+            if soft is None:
+                probabilities.scatter_(-1, targets_block, target_probabilities - 1)
+            else:
+                teacher = torch.softmax(functional.linear(soft.x[block], soft.head).to(sum_dtype), -1)
+                probabilities.sub_(teacher, alpha=soft.weight)
+                probabilities.scatter_add_(-1, targets_block, torch.full_like(target_probabilities, soft.weight - 1))
+            gradients.add(block, probabilities)
         gradients.save(ctx)
         return loss / len(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return *_scaled_gradients(ctx, grads[0]), None
+        return *_scaled_gradients(ctx, grads[0]), None, None
 
 
-def cross_entropy(x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+def cross_entropy(x: Tensor, head: Tensor, targets: Tensor, soft: SoftTargets | None = None) -> Tensor:
     """Mean cross-entropy in nats of targets [R] under softmax(x head^T); x [R, C], head [V, C].
+
+    With `soft` the gradients are those of the cross-entropy of both kinds of targets, by their weights. The value stays
+    that of `targets` alone, so that it can be compared with other losses.
 
     The forward pass already computes the gradients, a block of rows at a time, so that the logits [R, V] are never
     held in memory. Call it only in training; backward scales these gradients in place, so call it at most once.
     """
-    return _CrossEntropy.apply(x, head, targets)
+    return _CrossEntropy.apply(x, head, targets, soft)
 
 
 class _Divergence(_Function):

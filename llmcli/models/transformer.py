@@ -10,6 +10,7 @@ B, T = batch, tokens; C = hidden size; H, G = query heads, key-value heads; D = 
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from llmcli.config import FINAL_NORM, ModelConfig
 from llmcli.models.experts import Experts, Router
 from llmcli.models.kernels import (
     Dropout,
+    SoftTargets,
     attention,
     contiguous_on_mps,
     cross_entropy,
@@ -206,6 +208,7 @@ class LanguageModel(nn.Module):
     cos: Tensor
     sin: Tensor
     between_layers: Callable[[], None] | None = None  # called before each layer; it may raise to abort the pass
+    teacher: "Teacher | None" = None  # in distillation: its predictions are a part of the targets in training
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -228,12 +231,14 @@ class LanguageModel(nn.Module):
     def loss(self, ids: Tensor, learned: Tensor | None = None) -> Tensor:
         """Mean cross-entropy in nats of ids[:, 1:] in windows ids [B, T + 1]; with `learned` [B, T + 1], which is on
         the CPU, of those of them where it is True, of which there is at least one. For training: call backward on
-        it."""
+        it. With a `teacher` the gradients are those of distillation, see `cross_entropy`."""
         hidden, targets = self.hidden_states(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
+        soft = self.teacher.targets(ids[:, :-1]) if self.teacher else None
         if learned is not None:
             rows = learned[:, 1:].flatten().nonzero().squeeze(1).to(hidden.device)
             hidden, targets = hidden.index_select(0, rows), targets.index_select(0, rows)
-        loss = cross_entropy(hidden, self.head(), targets)
+            soft = soft and replace(soft, x=soft.x.index_select(0, rows))
+        loss = cross_entropy(hidden, self.head(), targets, soft)
         if self.config.num_experts and self.training:
             balance_losses = [router.balance_loss for router in self._routers()]
             balance = torch.stack([term for term in balance_losses if term is not None]).mean()
@@ -388,6 +393,19 @@ class LanguageModel(nn.Module):
             return self.get_parameter(name)
         stack, expert = self._stacked[name]
         return self.get_parameter(stack) if expert is None else self.get_parameter(stack)[expert]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained model from which another learns. It is no module of that one, whose parameters are trained."""
+
+    model: LanguageModel
+    weight: float  # of its predictions in the targets, 0 to 1
+
+    @torch.no_grad()
+    def targets(self, ids: Tensor) -> SoftTargets:
+        """Its predictions after each of ids [B, T], as B T rows."""
+        return SoftTargets(self.model.hidden_states(ids).flatten(0, 1), self.model.head(), self.weight)
 
 
 def rotary_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:

@@ -98,12 +98,13 @@ def memory_needed(model: ModelConfig, train: TrainConfig, processes: int = 1, *,
     several processes, over which weights, gradients and optimizer may be sharded."""
     weights, optimizer = FLOAT32 * model.parameters, _optimizer_bytes(model, train)
     trained, best = FLOAT32 * _trained_parameters(model, train), weights  # the best so far are on the host
+    teacher = weights if train.teacher_share else 0.0
     momenta = optimizer - 2 * FLOAT32 * _adamw_parameters(model, train)  # of Muon, always divided among the processes
-    held = weights + optimizer - momenta * (1 - 1 / processes)
+    held = weights + teacher + optimizer - momenta * (1 - 1 / processes)
     if sharded:
         held = (weights + optimizer) / processes
     step = _step_bytes(model, train, processes, sharded)
-    saving = trained + optimizer  # a copy of the state
+    saving = trained + optimizer + teacher  # a copy of the state
     if sharded:
         scored, copied = 0.0, 2 * weights  # gathered, and the copy of them
     else:

@@ -44,6 +44,14 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class TeacherTrained:
+    """In distillation: the first of two models is trained, the second begins."""
+
+    step: int
+    bits_per_byte: float  # of the first, on the validation slice
+
+
+@dataclass(frozen=True)
 class State:
     """Everything that the steps after this one depend on: arrays by name, and values that JSON can hold."""
 
@@ -70,4 +78,4 @@ class Done:
     adapters: Mapping[str, NDArray[np.float32]] | None = None  # the best LoRA matrices by name, if any were trained
 
 
-Event = Step | Evaluation | Sample | State | Done
+Event = Step | Evaluation | Sample | TeacherTrained | State | Done

@@ -42,6 +42,10 @@ class History:
         """(step, bits per byte) in order."""
         return list(self._evaluations)
 
+    def best_evaluation(self, step: int) -> float:
+        """The fewest bits per byte of an evaluation up to a step."""
+        return min(bits for evaluated, bits in self._evaluations if evaluated <= step)
+
     def samples(self) -> list[tuple[int, str]]:
         """(step, text) in order."""
         return list(self._samples)

@@ -121,6 +121,7 @@ class TrainDecisions:
     weight_decay: Decision[float]
     recipe: Decision[str]  # the reason is for its optimizer
     learning_rate: Decision[float]  # multiplier of the recipe's rates
+    distillation: Decision[float]  # part of the run in which a teacher is trained
     eval_tokens: int
     conversations: ConversationDecisions | None = None  # None: plain text only
 
@@ -140,6 +141,7 @@ class TrainDecisions:
             induction=self.induction.value,
             recipe=self.recipe.value,
             lora_rank=request.lora,
+            teacher_share=self.distillation.value,
             eval_tokens=self.eval_tokens,
             seed=request.seed,
             device=request.device,

@@ -76,6 +76,7 @@ def _train_rows(
         PlanRow("steps", f"{'at most ' * timed}{training.steps.value:,}", training.steps.reason),
         PlanRow("training tokens", f"{'about ' * timed}{tokens.value:,.0f}", tokens.reason),
         *_conversation_rows(training),
+        _distillation_row(training.distillation),
         PlanRow("dropout", f"{training.dropout.value:g}", training.dropout.reason),
         PlanRow("BPE-dropout", _percent(training.bpe_dropout.value), training.bpe_dropout.reason),
         _validation_row(training),
@@ -118,6 +119,14 @@ def _conversation_rows(training: TrainDecisions) -> list[PlanRow]:
     ]
 
 
+def _distillation_row(share: Decision[float]) -> PlanRow:
+    """Whether the run trains two models."""
+    if not share.value:
+        return PlanRow("distillation", "off", share.reason)
+    reason = f"a second model, which also learns from the predictions of a first, is {share.reason}"
+    return PlanRow("distillation", f"from {share.value:.0%} of the run", reason)
+
+
 def _percent(rate: float) -> str:
     return f"{rate:.0%}" if rate else "off"
 
@@ -153,6 +162,8 @@ def overview(plan: Plan) -> list[PlanRow]:
     regularizers = [f"dropout {by_name['dropout'].value}"]
     if plan.train.token_split:
         regularizers.append(f"BPE-dropout {by_name['BPE-dropout'].value}")
+    if plan.train.teacher_share:
+        regularizers.append("distillation")
     size, architecture = by_name["model size"], by_name["architecture"]
     return [
         by_name["corpus"],

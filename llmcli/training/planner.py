@@ -16,6 +16,7 @@ from llmcli.training import conversation_rules, memory_fit, plan_table, recipe, 
 from llmcli.training.conversation_rules import ConversationSize, Phases
 from llmcli.training.cost_model import (
     CorpusSize,
+    Estimate,
     Machine,
     Memory,
     choose_model,
@@ -136,6 +137,10 @@ class _Run:
             return conversation_rules.max_epochs(self.request, self.data, self.base)
         return self.phases.epochs if self.phases else rules.max_epochs(self.request, self.base)
 
+    def epochs_of_models(self, teacher_share: float) -> float:
+        """Those of both models together, where the run trains two."""
+        return self.max_epochs * (2 if teacher_share else 1)
+
     @property
     def budget(self) -> Decision[float | None]:
         return rules.time_budget(self.request, self.max_epochs)
@@ -147,14 +152,23 @@ class _Run:
         seconds = self.budget.value
         return seconds / (1 + recipe.DIVERGENCE_COST) if seconds and has_divergence else seconds
 
+    def distillation(self, tokens: float) -> Decision[float]:
+        """The part of a run for a teacher, where one model would be trained on `tokens`."""
+        validation = rules.validation(self.text, tokens).value
+        epochs, conversations = tokens / self.data.tokens, self.conversations is not None
+        return rules.distillation(self.request, validation, epochs, self.base, conversations=conversations)
+
     def decide(self, model: ModelConfig, tokens: float, batch_divisor: int) -> TrainDecisions:
         """How to train a model on `tokens` (0: not known yet), with the batch size divided by `batch_divisor`."""
         request, data, context = self.request, self.data, self.context.value
         alone = self.conversations_alone
         batches = conversation_rules.batches_per_epoch(request) if alone else 1
+        distillation = self.distillation(tokens)
+        tokens *= rules.token_shares(distillation.value)[1]  # from here on, of one model
         batch_size = rules.batch_size(request, data, context, tokens, batch_divisor, batches)
         memorized = "the conversations" if alone else "the text and the conversations" if self.packed else "the text"
-        steps = rules.steps(request, data, batch_size.value * context, self.max_epochs, memorized)
+        most_epochs = self.epochs_of_models(distillation.value)
+        steps = rules.steps(request, data, batch_size.value * context, most_epochs, memorized)
         if request.steps:
             tokens = float(request.steps * batch_size.value * context)
         epochs = tokens / data.tokens
@@ -178,6 +192,7 @@ class _Run:
             weight_decay=rules.weight_decay(),
             recipe=kind,
             learning_rate=rules.learning_rate(request, kind.value),
+            distillation=distillation,
             eval_tokens=rules.eval_tokens(tokens),
             conversations=self._decide_conversations(model, tokens),
         )
@@ -230,7 +245,10 @@ def _plan(run: _Run, models: Sequence[ModelConfig], machine: Machine) -> Plan:
     training = run.decide(estimate.model, estimate.tokens, fitting.batch_divisor)
     train = training.settings(run.request)
     architecture = run.decide_model(estimate.model, train, models, fitting)
-    tokens = rules.training_tokens(run.request, run.data, run.max_epochs, estimate, planned_tokens(train))
+    most_epochs = run.epochs_of_models(train.teacher_share)
+    if train.teacher_share:
+        estimate = _of_two_models(estimate, run, most_epochs, train.teacher_share)
+    tokens = rules.training_tokens(run.request, run.data, most_epochs, estimate, planned_tokens(train))
     warning = _too_few_steps(run, tokens.value / (train.batch_size * train.context))
     rows = plan_table.rows(run.request, architecture, training, tokens)
     sharded = architecture.sharded.value
@@ -239,6 +257,13 @@ def _plan(run: _Run, models: Sequence[ModelConfig], machine: Machine) -> Plan:
         expected = Expected(estimate.tokens_per_second, tokens.value / run.data.tokens)
     conversations = _conversation_settings(training, sharded=sharded)
     return Plan(estimate.model, train, rows, warning, conversations, expected, sharded)
+
+
+def _of_two_models(estimate: Estimate, run: _Run, most_epochs: float, teacher_share: float) -> Estimate:
+    """What a teacher and a student are expected to see together, in the time of one model."""
+    speed = estimate.tokens_per_second * sum(rules.token_shares(teacher_share))
+    tokens = recipe.TRAINING_SHARE * (run.batch_seconds or 0.0) * speed
+    return Estimate(estimate.model, min(tokens, most_epochs * run.data.tokens), speed)
 
 
 def _conversation_settings(training: TrainDecisions, *, sharded: bool) -> ConversationSettings | None:

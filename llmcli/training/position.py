@@ -7,6 +7,8 @@ from typing import Any
 
 from llmcli.config import TrainConfig
 
+ADDED_LATER = ("conversations_from", "stage_start", "stage_end", "student_from")  # older versions lack them
+
 
 @dataclass
 class Position:
@@ -24,12 +26,25 @@ class Position:
     regularized_progress: float = 0.0  # when these two were last chosen
     regularizations: list[list[float]] = field(default_factory=list)  # changes: [step, epochs, dropout, BPE-dropout]
     conversations_from: int | None = None  # steps before the first on conversations; None: not begun
+    stage_start: float = 0.0  # of the current stage (distillation.py): progress of the run at its beginning ...
+    stage_end: float = 1.0  # ... and at its end
+    student_from: int | None = None  # steps before the first of the student in distillation; None: not begun
+
+    @property
+    def stage_progress(self) -> float:
+        """Progress of the current stage, 0 to 1: it is the whole run, or the training of one model of two."""
+        return (self.progress - self.stage_start) / (self.stage_end - self.stage_start)
+
+    @property
+    def stage_step(self) -> int:
+        """Steps taken in the current stage."""
+        return self.step - (self.student_from or 0)
 
     def restore(self, values: Mapping[str, Any], settings: TrainConfig) -> None:
         """Take the values of a stopped run. Raises KeyError, TypeError or ValueError if no run with `settings` can have
         them."""
         for name in (one.name for one in fields(self)):
-            if name != "conversations_from" or name in values:  # a version that did not know conversations lacks it
+            if name in values or name not in ADDED_LATER:
                 setattr(self, name, values[name])
         self._check(settings)
 
@@ -46,6 +61,8 @@ class Position:
             and 0 <= self.regularized_progress < math.inf
             and isinstance(self.regularizations, list)
             and (self.conversations_from is None or 0 <= self.conversations_from <= self.step)
+            and 0 <= self.stage_start < self.stage_end <= 1
+            and (self.student_from is None or 0 <= self.student_from <= self.step)
         )
         if not valid:
             raise ValueError(str(self))

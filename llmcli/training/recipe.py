@@ -83,6 +83,13 @@ LARGE_BPE_DROPOUT = 0.3  # ["Large models"]
 REGULARIZE_EVERY = 0.02  # of the run: the rates follow the number of epochs that is expected then [chosen]
 EPOCHS_MARGIN = 0.05  # relative: they change once that number is this far beyond a threshold [chosen]
 
+# ---- Distillation, in runs from scratch with a time budget
+
+DISTILLATION_EPOCHS = 8.0  # of the run, at least; with fewer, one model is better in the same time ["Two runs"]
+TEACHER_SHARE = 0.45  # of the run: its student, whose steps take longer, gets as many ["Two runs"]
+TEACHER_WEIGHT = 0.5  # of its predictions in the targets of the student; .8 is no better ["An hour on 10 MB"]
+TEACHER_COST = 0.2  # the time of its predictions, as a part of that of a step without it ["An hour on 10 MB"]
+
 # ---- Model shape
 
 # layers x hidden size, each at most twice the size of the one before; two layers beat four in runs of up to a minute

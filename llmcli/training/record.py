@@ -70,6 +70,7 @@ def training_record(
         "interrupted": interrupted,
         **_given("problem", problem),
         **_given("regularization", position.regularizations),
+        **_given("distillation", _distillation(position, history)),
         "bits_per_byte": score and round(score.bits_per_byte, 6),
         **_given("bits_per_byte_without_cache", score and _without_cache(score)),
         **({"bits_per_byte_before": round(base.bits_per_byte, 6)} if base else {}),
@@ -92,6 +93,13 @@ def clock_record(expected: Expected | None, seconds: float, tokens_per_second: f
         record["planned_tokens_per_second"] = round(expected.tokens_per_second)
         record["planned_epochs"] = round(expected.epochs, 4)
     return record
+
+
+def _distillation(position: Position, history: History) -> dict[str, float]:
+    """When the student began, and how good its teacher was; empty without one."""
+    if (step := position.student_from) is None:
+        return {}
+    return {"from_step": step, "teacher_bits_per_byte": history.best_evaluation(step)}
 
 
 def _without_cache(score: Score) -> float | None:

@@ -193,6 +193,34 @@ def training_tokens(
     return Decision(estimate.tokens, reason)
 
 
+def distillation(
+    request: Request, validation_tokens: int, epochs: float, base: ModelConfig | None, *, conversations: bool
+) -> Decision[float]:
+    """The part of the run in which a teacher is trained; 0 for a run of one model. By the number of epochs of the run,
+    and the tokens in the validation slice, which chooses the weights of the teacher."""
+    if base or conversations:
+        return Decision(0.0, "not used in fine-tuning" if base else "not used with conversations")
+    if not request.has_time_budget:
+        return Decision(0.0, "only used with a time budget")
+    if request.processes > 1:
+        return Decision(0.0, "not used with several processes")
+    if not validation_tokens:
+        return Decision(0.0, "the text is too short")
+    if epochs < recipe.DISTILLATION_EPOCHS:
+        return Decision(0.0, f"not needed for about {units.epochs(epochs)}")
+    return Decision(recipe.TEACHER_SHARE, f"better than one model over about {units.epochs(epochs)}")
+
+
+def token_shares(teacher_share: float) -> tuple[float, float]:
+    """How many tokens the teacher and the student are trained on, relative to what one model would be in the time of
+    the run, if the teacher has `teacher_share` of it.
+
+    >>> [round(share, 3) for share in token_shares(0.4)]
+    [0.4, 0.5]
+    """
+    return teacher_share, (1 - teacher_share) / (1 + recipe.TEACHER_COST if teacher_share else 1)
+
+
 def dropout(request: Request, model: ModelConfig, text_tokens: int, epochs: float) -> Decision[float]:
     """The rate, by the number of epochs."""
     if request.dropout is not None:

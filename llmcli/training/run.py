@@ -19,13 +19,14 @@ from llmcli.training.best_weights import BestWeights, CandidateEvaluator
 from llmcli.training.compute import Compute
 from llmcli.training.data_parallel import Leader
 from llmcli.training.evaluation_schedule import EvaluationSchedule
-from llmcli.training.events import Done, Evaluation, Event, State, Step
+from llmcli.training.events import Done, Evaluation, Event, State, Step, TeacherTrained
 from llmcli.training.final_evaluation import FinalEvaluator
 from llmcli.training.history import History
 from llmcli.training.optimizer import rate
 from llmcli.training.plan import Plan, Regularization
 from llmcli.training.position import Position
 from llmcli.training.record import clock_record, training_record
+from llmcli.training.run_clock import RunClock
 from llmcli.training.run_data import RunData
 from llmcli.training.run_timer import RunTimer
 from llmcli.training.sample_generator import SampleGenerator
@@ -58,7 +59,9 @@ class Run:
         tuner = (tuner if timed else None) or ThreadTuner(1)
         self._stepper = stepper = Stepper(plan, start, data, timer, tuner, compute, leader)
         model, sharded, compiled = stepper.model, stepper.is_sharded, stepper.is_compiled
-        self.position = Position(dropout=settings.dropout, token_split=settings.token_split)
+        self.position = Position(
+            dropout=settings.dropout, token_split=settings.token_split, stage_end=settings.teacher_share or 1.0
+        )
         self._history = History()
         self._best = BestWeights(model, self.position, settings)
         self._candidates = CandidateEvaluator(model, data, settings, timer, compute, is_compiled=compiled)
@@ -133,8 +136,7 @@ class Run:
         ):
             return
         position.regularized_progress = position.progress
-        expected = clock.expected_tokens(self._timer.elapsed, self._seen_tokens, self._final_cost())
-        epochs = min(expected, self._settings.steps * self._step_tokens) / self._data.tokens_per_epoch
+        epochs = self._expected_stage_tokens(clock) / self._data.tokens_per_epoch
         current = Regularization(position.dropout, position.token_split)
         margin = 1 + recipe.EPOCHS_MARGIN
         nearby = [self._regularize(epochs / margin), self._regularize(epochs * margin)]
@@ -143,6 +145,14 @@ class Run:
         chosen = self._regularize(epochs)
         position.dropout, position.token_split = chosen.dropout, chosen.bpe_dropout
         position.regularizations.append([position.step, round(epochs, 2), chosen.dropout, chosen.bpe_dropout])
+
+    def _expected_stage_tokens(self, clock: RunClock) -> float:
+        """Tokens that the current stage will have trained on at its end, at the current speed."""
+        position, seen = self.position, self._seen_tokens
+        expected = clock.expected_tokens(self._timer.elapsed, seen, self._final_cost())
+        left = max(0.0, min(expected, self._settings.steps * self._step_tokens) - seen)
+        in_stage = (position.stage_end - position.progress) / (1 - position.progress) if left else 0.0
+        return position.stage_step * self._step_tokens + in_stage * left
 
     def _step_event(self, loss: float) -> Step:
         position, seen = self.position, self._seen_tokens
@@ -153,7 +163,7 @@ class Run:
             loss=loss,
             tokens=seen,
             epoch=seen / self._data.tokens_per_epoch,
-            rate=rate(position.progress),
+            rate=rate(position.stage_progress),
             seconds=elapsed,
             tokens_per_second=seen / max(1e-9, trained),
         )
@@ -172,6 +182,25 @@ class Run:
                 "more time, or a smaller --context or model, or end other programs that run on this machine"
             )
 
+    # ---- distillation
+
+    @property
+    def _is_student_due(self) -> bool:
+        """Whether the teacher is trained and the student has not begun."""
+        position = self.position
+        return position.stage_end < 1 and position.progress >= position.stage_end
+
+    def begin_student_if_due(self) -> Iterator[Event]:
+        """In distillation, once the teacher is trained, turn to the student."""
+        if not self._is_student_due:
+            return
+        if not self.is_evaluated:  # the run was stopped in that evaluation, and is resumed
+            yield from self.evaluate()
+        position = self.position
+        self._stepper.begin_student(self._best.weights)
+        position.student_from, position.stage_start, position.stage_end = position.step, position.progress, 1.0
+        yield TeacherTrained(position.step, position.best_bits or math.nan)
+
     # ---- evaluations
 
     @property
@@ -183,8 +212,10 @@ class Run:
         """Whether the schedule says so, or the run is over. Without a validation slice only a sample is due."""
         position, evaluated = self.position, self._candidates.tokens or self._settings.eval_tokens
         trained = (position.step - position.evaluated_step) * self._step_tokens
-        return self.is_over or self._schedule.is_due(
-            trained, evaluated, position.progress - position.evaluated_progress
+        return (
+            self.is_over
+            or self._is_student_due
+            or self._schedule.is_due(trained, evaluated, position.progress - position.evaluated_progress)
         )
 
     def evaluate(self, hurried: bool = False) -> Iterator[Event]:
@@ -221,6 +252,7 @@ class Run:
             "best.": self._best.weights,
             "optimizer.": self._stepper.optimizer_arrays(),
             "adapters.": self._best.adapters or {},
+            "teacher.": self._stepper.teacher_arrays(),
         }
         arrays = {prefix + name: array for prefix, group in groups.items() for name, array in group.items()}
         return State(
@@ -237,6 +269,8 @@ class Run:
         try:
             self._best.load(_with_prefix(arrays, "best."), _with_prefix(arrays, "adapters."))
             self._stepper.load(_with_prefix(arrays, "model."), _with_prefix(arrays, "optimizer."))
+            if teacher := _with_prefix(arrays, "teacher."):
+                self._stepper.set_teacher(teacher)
             self._history = History(arrays["losses"].tolist(), values["evaluations"], values["samples"])
             self.position.restore(values, self._settings)
             self._timer.resume(values)

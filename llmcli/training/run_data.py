@@ -71,7 +71,7 @@ class RunData:
             self.conversations.begin_if_due(position)
             if batch := self.conversations.batch(position):
                 return batch.ids, torch.from_numpy(batch.learned)
-        return self._batches.batch(position.step, position.progress, position.token_split), None
+        return self._batches.batch(position.step, position.stage_progress, position.token_split), None
 
     def has_planned_dropout(self, position: Position) -> bool:
         """Whether dropout is planned for this part of the run, and does not follow the clock."""

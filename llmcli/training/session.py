@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmcli import units
 from llmcli.config import as_record
 from llmcli.errors import LLMError
 from llmcli.training.inputs import Inputs, load_inputs
@@ -121,6 +122,11 @@ def _resumed_plan(plan: Plan, request: Request, processes: Processes) -> Plan:
 
     memory = _free_memory(plan.train.device, processes)
     train = replace(plan.train, threads=request.threads)
+    if plan.train.teacher_share and processes.are_several:
+        raise LLMError(
+            "the stopped run trains a second model from the predictions of a first, which takes one process: resume "
+            "it without --processes, or start over with --force"
+        )
     needs_whole_weights = plan.conversations is not None and plan.conversations.base_divergence > 0
     sharded = not needs_whole_weights and rules.sharding(request, plan.model, train, memory).value
     resumed = replace(plan, train=train, sharded=sharded)
@@ -330,7 +336,7 @@ def run(
     `stop` is asked again. Raises LLMError.
     """
     from llmcli.training import hardware, resume, trainer
-    from llmcli.training.events import Done, State
+    from llmcli.training.events import Done, State, TeacherTrained
     from llmcli.training.find_plain_text import find_plain_text
 
     prepared, settings = plan.prepared, plan.prepared.plan
@@ -357,7 +363,12 @@ def run(
             plain_text=find_plain_text(inputs, prepared),
             leader=leader,
         ):
-            if isinstance(event, State):
+            if isinstance(event, TeacherTrained):
+                on_note(
+                    f"step {event.step:,}: the first model is trained ({units.bits_per_byte(event.bits_per_byte)} bits "
+                    "per byte of the validation slice); the second starts from fresh weights and learns from it too"
+                )
+            elif isinstance(event, State):
                 saver.save(event)
                 del event  # or its copy of all weights would be in memory while training goes on
             elif isinstance(event, Done):

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.base_behaviour import BaseBehaviour
+from llmcli.training.best_weights import Weights
 from llmcli.training.compute import Compute
 from llmcli.training.cost_model import micro_batches
 from llmcli.training.data_parallel import Leader, all_threads
+from llmcli.training.distillation import new_teacher, student_weights
 from llmcli.training.hardware import keep_freed_memory, return_freed_memory
 from llmcli.training.initialization import compile_layers, fresh_weights, new_model
 from llmcli.training.interruption import CutShortError
@@ -52,12 +54,16 @@ class Stepper:
         keep_freed_memory()
         self.is_sharded = plan.sharded and leader is not None
         self.model = _initial_model(plan, start, data.tokenizer.vocab_size, leader)
-        group = leader.group if leader else None
-        self._optimizer = Optimizer(self.model, plan.train, plan.model.hidden_size, group, sharded=self.is_sharded)
+        self._optimizer = self._new_optimizer()
         self._base_behaviour = _base_behaviour(self.model, plan, data)
         self.is_compiled = compile_layers(self.model, plan.train)
         self._window = 0  # tokens in a window of the last step
         self._compiles = False  # whether torch compiled layers in the last step, for windows of that length
+
+    def _new_optimizer(self) -> Optimizer:
+        group = self._leader.group if self._leader else None
+        width = self._plan.model.hidden_size
+        return Optimizer(self.model, self._settings, width, group, sharded=self.is_sharded)
 
     def step(self, position: Position) -> float | None:
         """Take the next step; its loss in nats per token, or None if it was cut short."""
@@ -65,7 +71,7 @@ class Stepper:
         if loss is None:
             self.model.zero_grad(set_to_none=True)
             return None
-        self._optimizer.step(position.progress)
+        self._optimizer.step(position.stage_progress)
         return float(loss.item())
 
     def _gradients(self, position: Position) -> torch.Tensor | None:
@@ -73,7 +79,7 @@ class Stepper:
         model, gradients = self.model, self._compute.gradients
         ids, learned = self._next_batch(position)
         if self._leader:
-            share = self._leader.begin_step(model, position.step, position.progress, ids, learned)
+            share = self._leader.begin_step(model, position.step, position.stage_progress, ids, learned)
             compute = partial(share_gradients, gradients, model, share)
         else:
             compute = partial(gradients, model, ids, micro_batches(self._plan.model, self._settings), learned)
@@ -113,6 +119,22 @@ class Stepper:
         """Inside, the threads of other processes on this machine, which wait, are used as well."""
         waiting = None if self.is_sharded or not self._leader else self._leader.group
         return all_threads(waiting, self._settings.threads)
+
+    # ---- distillation
+
+    def begin_student(self, teacher: Weights) -> None:
+        """Start again from fresh weights, with the predictions of a model with the weights `teacher` as targets."""
+        self.set_teacher(teacher)
+        self.model.load_arrays(student_weights(self._plan.model, self._settings))
+        self._optimizer = self._new_optimizer()
+
+    def set_teacher(self, weights: Weights) -> None:
+        """The teacher of the following steps."""
+        self.model.teacher = new_teacher(self._plan.model, self._settings, weights)
+
+    def teacher_arrays(self) -> Weights:
+        """The weights of the teacher; empty without one."""
+        return self.model.teacher.model.to_arrays() if self.model.teacher else {}
 
     # ---- the state of a stopped run
 

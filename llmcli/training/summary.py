@@ -5,7 +5,7 @@ The rules are rough. Each needs only figures that the record holds, so that `llm
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmcli import units
@@ -119,8 +119,11 @@ def summarize(
     9. The speed was not the one that the plan assumed: the model was chosen for another number of tokens.
     10. After training on conversations: how held-out questions are answered, and what became of plain text.
     11. KNOWN_SHARE of a held-out text that the user named, or more, is in the training text too.
+    12. The run trained two models, the second also on the predictions of the first: which of them was kept.
+
+    Of two models the rules on losses are about the one that was kept.
     """
-    run = _Run(record, read_curve(record), baselines)
+    run = _Run(record, _curve_of_model(record), baselines)
     remarks = [*_early_end(run, resumable), *_advice(run, command, seconds)]
     if memorization := _memorization(run):
         advice = "" if remarks else " More text or a smaller model would help."
@@ -128,7 +131,27 @@ def summarize(
     if not remarks:
         loss = run.curve.name if run.curve.validation else "training"
         remarks = [f"The {loss} loss has plateaued: longer training at this size would help little."]
-    return [_quality(run), *_known_text(run), *_answers(run), *_plain_text(run), *_speed(run), *remarks]
+    facts = [*_known_text(run), *_teacher(run), *_answers(run), *_plain_text(run), *_speed(run)]
+    return [_quality(run), *facts, *remarks]
+
+
+def _curve_of_model(record: Record) -> Curve:
+    """The curve of a record; where the run trained two models, the part of the one that was kept. Raises LLMError when
+    there is none."""
+    curve = read_curve(record)
+    if "distillation" not in record:
+        return curve
+    first = int(record["distillation"]["from_step"])
+    steps = range(first + 1, curve.steps[-1] + 1) if record["best_step"] > first else range(first + 1)
+    training = [loss for step, loss in zip(curve.steps, curve.training, strict=True) if step in steps]
+    validation = [loss for step, loss in zip(curve.validation_steps, curve.validation, strict=True) if step in steps]
+    return replace(
+        curve,
+        steps=[step for step in curve.steps if step in steps],
+        training=training,
+        validation_steps=[step for step in curve.validation_steps if step in steps],
+        validation=validation,
+    )
 
 
 def usage_hints(
@@ -160,10 +183,20 @@ class _Run:
         return int(self.record["best_step"])
 
     @property
+    def first_step(self) -> int:
+        """The last step before those of the model: 0, or the last of its teacher."""
+        return int(self.record["distillation"]["from_step"]) if self.is_student else 0
+
+    @property
+    def is_student(self) -> bool:
+        """Whether the model learned from the predictions of another one, too."""
+        return "distillation" in self.record and self.best_step > self.record["distillation"]["from_step"]
+
+    @property
     def epochs(self) -> float:
-        """Of the conversations, if the held-out figures are of their answers."""
+        """Of the conversations, if the held-out figures are of their answers; of two models, those of the second."""
         record = self.record["conversations"] if self.of_answers else self.record
-        return float(record.get("epochs", 0.0))
+        return float(record.get("epochs", 0.0)) * (1 - self.first_step / max(1, self.steps))
 
     @property
     def bits_per_byte(self) -> float | None:
@@ -248,8 +281,26 @@ def _known_text(run: _Run) -> list[str]:
     if share < KNOWN_SHARE or not run.record["held_out"].get("files"):
         return []
     return [
-        f"{share:.0%} of the 30-character strings of the held-out text occur verbatim in the training text, so this "
-        "figure says little about new text."
+        f"{share:.0%} of the 30-character strings of the held-out text occur verbatim in the training text, so its "
+        "bits per byte say little about new text."
+    ]
+
+
+def _teacher(run: _Run) -> list[str]:
+    """Rule 12."""
+    distillation = run.record.get("distillation")
+    if not distillation:
+        return []
+    teacher = units.bits_per_byte(distillation["teacher_bits_per_byte"])
+    if run.is_student:
+        best = units.bits_per_byte(min(run.curve.validation))
+        return [
+            f"The run trained two models, the second also on the predictions of the first; the second was kept "
+            f"(validation loss: {teacher} and {best} bits per byte)."
+        ]
+    return [
+        "The run trained two models, the second also on the predictions of the first. The second was not better"
+        f"{' yet' if run.ended_early else ''}, so the first was kept (validation loss: {teacher} bits per byte)."
     ]
 
 
@@ -428,7 +479,7 @@ def _still_improving(run: _Run) -> bool:
         steps, losses, last = curve.steps, curve.training, run.training_loss
     if last < NEGLIGIBLE:
         return False
-    first_half = [loss for step, loss in zip(steps, losses, strict=True) if step <= run.steps / 2]
+    first_half = [loss for step, loss in zip(steps, losses, strict=True) if step <= (run.first_step + run.steps) / 2]
     return not first_half or last <= first_half[-1] * (1 - IMPROVEMENT)
 
 

@@ -84,6 +84,7 @@ def train(
         yield from run.evaluate_start()
     interrupted = False
     while not run.is_over and not interrupted and not run.problem:
+        yield from run.begin_student_if_due()
         step = run.step()
         if step:
             yield step

@@ -79,6 +79,9 @@ def test_memory_by_hand():
     # on the device weights, optimizer and gradients; on the host the best weights and the copies
     gpu = {"device": "cuda", "dtype": "bfloat16"}
     assert needed(recipe="fine-tune", **gpu) == pytest.approx((4 + 8 + 4, 4 + (4 + 8)), abs=0.01)
+    # of two models, the teacher besides, and a copy of it
+    both = needed(recipe="adamw", teacher_share=0.45)
+    assert both == pytest.approx((4 + 8 + 4 + 4 + (4 + 8 + 4), 0), abs=0.01)
     # the evaluation takes a model in float32 on the device, and its weights on the host
     assert needed(recipe="lora", lora_rank=8, **gpu) == pytest.approx((4 + 2 * state + 4, 4 + 4), abs=0.01)
 
@@ -99,6 +102,16 @@ def test_the_copy_of_the_state_takes_what_the_model_says(tmp_path: Path, optimiz
     states = [event for event in run(ready, save_due=lambda: True) if isinstance(event, State)]
     kept = sum(array.nbytes for array in states[0].arrays.values())
     needed = memory_needed(ready.plan.model, replace(ready.plan.train, device="cuda"))
+    assert needed.host - BASE_BYTES == pytest.approx(kept, rel=0.02)
+
+
+def test_the_copy_of_the_state_has_the_teacher_too(tmp_path: Path) -> None:
+    ready = prepared(tmp_path / "c.txt", steps=4, width=64, layers=1)
+    settings = replace(ready.plan.train, teacher_share=0.5)
+    ready = replace(ready, plan=replace(ready.plan, train=settings))
+    states = [event for event in run(ready, save_due=lambda: True) if isinstance(event, State)]
+    kept = sum(array.nbytes for array in states[-1].arrays.values())
+    needed = memory_needed(ready.plan.model, replace(settings, device="cuda"))
     assert needed.host - BASE_BYTES == pytest.approx(kept, rel=0.02)
 
 

@@ -28,6 +28,7 @@ def test_every_row_of_a_plan() -> None:
         ("batch size", "1 x 1024 tokens", "small batches converge fastest in wall-clock time"),
         ("steps", "391", "2 epochs"),
         ("training tokens", "400,384", "steps x batch size"),
+        ("distillation", "off", "only used with a time budget"),
         ("dropout", "0", "not needed for about 2 epochs"),
         ("BPE-dropout", "off", "not needed for about 2 epochs"),
         (

@@ -310,8 +310,8 @@ def test_a_held_out_file_that_is_in_the_training_text_is_noted(share: float, fil
     held_out = {"bytes": 500} | ({"files": [{"name": name} for name in files]} if files else {})
     sentences = summarize(record(held_out=held_out, memorised={"share": 0.0, "held_out_share": share}))
     note = (
-        f"{share:.0%} of the 30-character strings of the held-out text occur verbatim in the training text, so this "
-        "figure says little about new text."
+        f"{share:.0%} of the 30-character strings of the held-out text occur verbatim in the training text, so its "
+        "bits per byte say little about new text."
     )
     assert sentences == [FINAL, *([note] if known else []), PLATEAU]
 
@@ -389,6 +389,43 @@ def test_greedy_answers_and_plain_text_have_a_sentence_each() -> None:
     alone = summarize(chat_record(plain_text=plain_text | {"before": None}))[1]
     assert alone == "Plain text (the held-out text): 2.030 bits per byte."
     assert "1 held-out question:" in summarize(chat_record(answers=answers | {"questions": 1}))[1]
+
+
+# ---- two models
+
+
+def distilled(**changes: Any) -> dict[str, Any]:
+    """A run whose second half trains a student, from fresh weights, and ends as in `record`."""
+    nats = 2 * math.log(2)
+    curve = {
+        "step": list(range(10, 101, 10)), "loss": [9 * nats, nats, nats, nats, nats] * 2,
+        "eval_step": [25, 50, 55, 60, 75, 80, 100], "eval_bits_per_byte": [1.2, 1.1, 9.0, 3.0, 1.3, 1.01, 1.0],
+    }  # fmt: skip
+    distillation = {"from_step": 50, "teacher_bits_per_byte": 1.1}
+    return record(curve=curve, distillation=distillation, epochs=12.0) | changes
+
+
+def test_the_second_of_two_models_is_judged_by_its_own_losses() -> None:
+    """At half of its steps, 75, its validation loss was 1.3: it still improved in the second half."""
+    assert summarize(distilled())[1:] == [
+        "The run trained two models, the second also on the predictions of the first; the second was kept (validation "
+        "loss: 1.100 and 1.000 bits per byte).",
+        "Still improving at the end; more time would help.",
+    ]
+    curve = distilled()["curve"] | {"eval_bits_per_byte": [1.2, 1.1, 9.0, 3.0, 1.005, 1.001, 1.0]}
+    assert summarize(distilled(curve=curve))[2] == PLATEAU
+
+
+def test_the_first_of_two_models_is_kept_where_the_second_is_not_better() -> None:
+    """That is no overfitting of the first, though the validation loss at the end is higher."""
+    curve = distilled()["curve"] | {"eval_bits_per_byte": [1.2, 1.1, 9.0, 3.0, 1.3, 1.3, 1.2]}
+    assert summarize(distilled(curve=curve, best_step=50))[1:] == [
+        "The run trained two models, the second also on the predictions of the first. The second was not better, so "
+        "the first was kept (validation loss: 1.100 bits per byte).",
+        PLATEAU,
+    ]
+    stopped = summarize(distilled(curve=curve, best_step=50, interrupted=True))[1]
+    assert "The second was not better yet, so the first was kept" in stopped
 
 
 # ---- hints

@@ -1,0 +1,183 @@
+"""Distillation: of two models trained one after the other, the second learns from the first, too."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from llmcli.config import ModelConfig
+from llmcli.errors import LLMError
+from llmcli.models.transformer import LanguageModel, Teacher
+from llmcli.training import recipe
+from llmcli.training.distillation import student_weights
+from llmcli.training.evaluation_schedule import EvaluationSchedule
+from llmcli.training.events import Done, Evaluation, Event, State, Step, TeacherTrained
+from llmcli.training.plan import Request
+from llmcli.training.prepare import Prepared
+from llmcli.training.processes import Processes
+from llmcli.training.session import _resumed_plan
+from tests.training.plans import plan
+from tests.training.small_runs import SimulatedMachine, losses, prepared, run, through_a_file
+
+CONFIG = ModelConfig(50, 32, 64, 2, 2, 2, 16, 64)
+OFTEN = EvaluationSchedule(training_per_evaluated=1)
+
+
+def distilled(path: Path, share: float = 0.5, **request: object) -> Prepared:
+    """A run that trains a teacher in a part of its steps."""
+    ready = prepared(path, **request)
+    return replace(ready, plan=replace(ready.plan, train=replace(ready.plan.train, teacher_share=share)))
+
+
+def result(events: list[Event]) -> Done:
+    assert isinstance(events[-1], Done)
+    return events[-1]
+
+
+def only(events: list[Event], kind: type) -> list[Event]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def new_model(seed: int) -> LanguageModel:
+    model = LanguageModel(CONFIG)
+    model.initialize(torch.Generator().manual_seed(seed))
+    with torch.no_grad():  # a fresh output embedding is zero
+        model.lm_head.weight.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(seed))
+    return model.eval()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_gradients_are_those_of_both_kinds_of_targets(masked: bool) -> None:
+    """Against autograd; the value is the cross-entropy of the text alone, and the teacher is not trained."""
+    model, teacher = new_model(0), new_model(1)
+    ids = torch.randint(0, 50, (3, 9), generator=torch.Generator().manual_seed(2))
+    learned = torch.rand(3, 9, generator=torch.Generator().manual_seed(3)) < 0.5 if masked else None
+    kept = torch.ones(3, 8, dtype=torch.bool) if learned is None else learned[:, 1:]
+
+    logits = model(ids[:, :-1])[kept]
+    by_text = F.cross_entropy(logits, ids[:, 1:][kept])
+    with torch.no_grad():
+        soft = torch.softmax(teacher(ids[:, :-1])[kept], -1)
+    by_teacher = -(soft * torch.log_softmax(logits, -1)).sum(-1).mean()
+    expected = torch.autograd.grad(0.7 * by_text + 0.3 * by_teacher, list(model.parameters()))
+
+    model.teacher = Teacher(teacher, 0.3)
+    loss = model.loss(ids, learned)
+    torch.autograd.backward(loss)
+    assert loss.item() == pytest.approx(by_text.item(), rel=1e-6)
+    for (name, parameter), gradient in zip(model.named_parameters(), expected, strict=True):
+        assert parameter.grad is not None
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-6), name
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_the_first_stage_is_the_run_of_one_model(tmp_path: Path) -> None:
+    """To the last bit: its schedules end with the stage. Its best weights become the teacher."""
+    ready = distilled(tmp_path / "c.txt", steps=24, dropout=0.1)
+    of_one = replace(ready.plan.train, steps=12, teacher_share=0.0)
+    alone, both = run(replace(ready, plan=replace(ready.plan, train=of_one))), run(ready)
+    assert losses(both)[:12] == losses(alone)
+    rates = [event.rate for event in both if isinstance(event, Step)]
+    assert rates[:12] == [event.rate for event in alone if isinstance(event, Step)]
+    assert rates[12:] == pytest.approx(rates[:12])
+    (teacher,) = only(both, TeacherTrained)
+    evaluated = [event.bits_per_byte for event in both if isinstance(event, Evaluation) and event.step <= 12]
+    assert teacher == TeacherTrained(12, min(evaluated))
+    assert result(both).checkpoint.record["distillation"] == {
+        "from_step": 12,
+        "teacher_bits_per_byte": min(evaluated),
+    }
+    assert "distillation" not in result(alone).checkpoint.record
+
+
+def test_the_student_starts_from_fresh_weights_of_its_own(tmp_path: Path) -> None:
+    ready = distilled(tmp_path / "c.txt", steps=24)
+    events = losses(run(ready))
+    assert events[11] < 0.7 * events[0]
+    assert events[12] == pytest.approx(math.log(ready.plan.model.vocab_size), rel=0.01)
+    first, second = (student_weights(ready.plan.model, replace(ready.plan.train, seed=seed)) for seed in (0, 1))
+    name = "model.embed_tokens.weight"
+    assert not np.array_equal(first[name], second[name])
+
+
+def test_the_teacher_is_kept_where_the_student_is_worse(tmp_path: Path) -> None:
+    """Three steps are too few to learn as much as in 37."""
+    done = result(run(distilled(tmp_path / "c.txt", 0.925), schedule=OFTEN))
+    record = done.checkpoint.record
+    assert record["distillation"]["from_step"] == 37 and record["steps"] == 40
+    assert done.best_step <= 37
+    assert min(record["curve"]["eval_bits_per_byte"]) == record["distillation"]["teacher_bits_per_byte"]
+
+
+@pytest.mark.slow
+def test_a_stopped_run_resumes_in_either_stage(tmp_path: Path) -> None:
+    ready = distilled(tmp_path / "c.txt", steps=24, dropout=0.2)
+    whole = run(ready, schedule=OFTEN, save_due=lambda: True)
+    states = [event for event in whole if isinstance(event, State)]
+    for step in (1, 11, 12, 13, 23):
+        (state,) = [state for state in states if state.step == step]
+        rest = run(ready, schedule=OFTEN, resume_from=through_a_file(ready, state))
+        assert losses(rest) == losses(whole)[step:]
+        assert result(rest).checkpoint.record == result(whole).checkpoint.record
+        for name, array in result(whole).checkpoint.tensors.items():
+            assert np.array_equal(array, result(rest).checkpoint.tensors[name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [12, 13])
+def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(tmp_path: Path, step: int) -> None:
+    ready = distilled(tmp_path / "c.txt", steps=24)
+    answers = iter([False] * (step - 1) + [True] * 100)
+    interrupted = run(ready, schedule=OFTEN, stop=lambda: next(answers))
+    assert result(interrupted).interrupted and result(interrupted).step == step
+    (state,) = only(interrupted, State)
+    assert isinstance(state, State)
+    rest = run(ready, schedule=OFTEN, resume_from=through_a_file(ready, state))
+    whole = run(ready, schedule=OFTEN)
+    assert losses(rest) == losses(whole)[step:]
+    assert result(rest).checkpoint.record == result(whole).checkpoint.record
+
+
+def test_with_a_time_limit_the_stages_share_the_time(tmp_path: Path) -> None:
+    """The machine is simulated, and takes half as long again for a step with a teacher."""
+    ready = distilled(tmp_path / "c.txt", 0.4, steps=None, seconds=200.0, batch_tokens=64)
+    ready = replace(ready, plan=replace(ready.plan, train=replace(ready.plan.train, steps=10**9)))
+    machine = SimulatedMachine(lambda time: 90.0 if time < 80 else 60.0)
+    events = run(ready, started_at=0.0, clock=lambda: machine.time, compute=machine.compute)
+    (teacher,) = only(events, TeacherTrained)
+    assert isinstance(teacher, TeacherTrained)
+    steps = [event for event in events if isinstance(event, Step)]
+    began = next(event.seconds for event in steps if event.step == teacher.step)
+    assert 0.38 * 200 < began < 0.42 * 200
+    assert 190 < result(events).seconds < 204
+    assert steps[-1].rate < 0.02
+
+
+# ---- the plan
+
+
+def planned(train_tokens: int = 200_000, **request: object) -> tuple[float, str]:
+    made = plan(Request(**request), train_tokens=train_tokens)  # type: ignore[arg-type]
+    (row,) = [row for row in made.rows if row.name == "distillation"]
+    assert (row.value == "off") == (made.train.teacher_share == 0)
+    return made.train.teacher_share, row.reason
+
+
+def test_runs_of_many_epochs_train_a_teacher_first() -> None:
+    share, reason = planned(seconds=3600.0)
+    assert share == recipe.TEACHER_SHARE
+    assert reason.startswith("a second model, which also learns from the predictions of a first, is better than one")
+    assert planned(seconds=3600.0, train_tokens=100_000_000) == (0.0, "not needed for about 0.088 epochs")
+    assert planned(epochs=20.0) == (0.0, "only used with a time budget")
+    assert planned(seconds=3600.0, processes=2) == (0.0, "not used with several processes")
+    assert planned(seconds=3600.0, train_tokens=20_000) == (0.0, "the text is too short")
+
+
+def test_a_stopped_run_of_two_models_takes_one_process(tmp_path: Path) -> None:
+    ready = distilled(tmp_path / "c.txt")
+    with pytest.raises(LLMError, match="takes one process: resume it without --processes"):
+        _resumed_plan(ready.plan, Request(steps=40), Processes(0, 2, 0, 2))
