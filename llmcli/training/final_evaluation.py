@@ -5,13 +5,17 @@ That takes another model in memory beside the one that was trained, and it may b
 weights are saved all the same.
 """
 
+import contextlib
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.devices import is_out_of_memory
 from llmcli.models.transformer import LanguageModel
+from llmcli.training.cache_fit import ValidationText
 from llmcli.training.compute import Compute
 from llmcli.training.interruption import CutShortError
 from llmcli.training.plain_text import PlainTextComparison
@@ -23,6 +27,8 @@ from llmcli.training.validation import HeldOutEvaluation, Weights
 
 CACHE_FIT_COST = 4.0  # for each token of the validation slice, in tokens of an evaluation: of fitting the n-gram cache
 NO_MEMORY = "for which memory was too short"
+
+T = TypeVar("T")
 
 
 class FinalEvaluator:
@@ -60,27 +66,19 @@ class FinalEvaluator:
     def evaluate(self, best: Weights, trained: int, *, hurried: bool) -> FinalEvaluation:
         """After training on `trained` tokens. Without memory for it there are no scores."""
         cache = self._fit_cache(best)
-        try:
-            return self._score(best, trained, cache, hurried=hurried)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return FinalEvaluation(cache=cache, problem=NO_MEMORY)
+        scores = _unless_out_of_memory(lambda: self._score(best, trained, cache, hurried=hurried))
+        return scores or FinalEvaluation(cache=cache, problem=NO_MEMORY)
 
     def _fit_cache(self, best: Weights) -> CacheWeights | None:
         """None also where the fit was interrupted, or memory is short."""
-        if not self._cache_text:
-            return None
-        try:
-            model = self._model.scoring_model(best)
-            with self._timer.interruptible(model, FINAL_PATIENCE):
-                return self._cache_text.fit_cache(model)
-        except CutShortError:
-            return None
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
+        text = self._cache_text
+        return _unless_out_of_memory(lambda: self._fit_cache_on(text, best)) if text else None
+
+    def _fit_cache_on(self, text: ValidationText, best: Weights) -> CacheWeights | None:
+        model = self._model.scoring_model(best)
+        with contextlib.suppress(CutShortError), self._timer.interruptible(model, FINAL_PATIENCE):
+            return text.fit_cache(model)
+        return None
 
     def _score(self, best: Weights, trained: int, cache: CacheWeights | None, *, hurried: bool) -> FinalEvaluation:
         """The best weights and the base model on the same part of the held-out data."""
@@ -104,3 +102,13 @@ class FinalEvaluator:
             left = max(0.0, timer.clock.deadline - timer.elapsed)
             limit = timer.now() + (left / 2 if self._start else left)
         return min(limit, timer.now() + FINAL_PATIENCE) if hurried else limit
+
+
+def _unless_out_of_memory(compute: Callable[[], T]) -> T | None:
+    """What `compute` returns; None where memory was too short for it."""
+    try:
+        return compute()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
