@@ -154,9 +154,8 @@ class _Run:
 
     def distillation(self, tokens: float) -> Decision[float]:
         """The part of a run for a teacher, where one model would be trained on `tokens`."""
-        validation = rules.validation(self.text, tokens).value
         epochs, conversations = tokens / self.data.tokens, self.conversations is not None
-        return rules.distillation(self.request, validation, epochs, self.base, conversations=conversations)
+        return rules.distillation(self.request, self.text, epochs, self.base, conversations=conversations)
 
     def decide(self, model: ModelConfig, tokens: float, batch_divisor: int) -> TrainDecisions:
         """How to train a model on `tokens` (0: not known yet), with the batch size divided by `batch_divisor`."""

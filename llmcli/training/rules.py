@@ -194,17 +194,16 @@ def training_tokens(
 
 
 def distillation(
-    request: Request, validation_tokens: int, epochs: float, base: ModelConfig | None, *, conversations: bool
+    request: Request, text: CorpusSize, epochs: float, base: ModelConfig | None, *, conversations: bool
 ) -> Decision[float]:
-    """The part of the run in which a teacher is trained; 0 for a run of one model. By the number of epochs of the run,
-    and the tokens in the validation slice, which chooses the weights of the teacher."""
+    """The part of the run in which a teacher is trained; 0 for a run of one model, by the number of its epochs."""
     if base or conversations:
         return Decision(0.0, "not used in fine-tuning" if base else "not used with conversations")
     if not request.has_time_budget:
         return Decision(0.0, "only used with a time budget")
     if request.processes > 1:
         return Decision(0.0, "not used with several processes")
-    if not validation_tokens:
+    if text.tokens < recipe.DISTILLATION_MIN_TOKENS:
         return Decision(0.0, "the text is too short")
     if epochs < recipe.DISTILLATION_EPOCHS:
         return Decision(0.0, f"not needed for about {units.epochs(epochs)}")

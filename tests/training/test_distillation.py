@@ -174,7 +174,7 @@ def test_runs_of_many_epochs_train_a_teacher_first() -> None:
     assert planned(seconds=3600.0, train_tokens=100_000_000) == (0.0, "not needed for about 0.088 epochs")
     assert planned(epochs=20.0) == (0.0, "only used with a time budget")
     assert planned(seconds=3600.0, processes=2) == (0.0, "not used with several processes")
-    assert planned(seconds=3600.0, train_tokens=20_000) == (0.0, "the text is too short")
+    assert planned(seconds=3600.0, train_tokens=99_999) == (0.0, "the text is too short")
 
 
 def test_a_stopped_run_of_two_models_takes_one_process(tmp_path: Path) -> None:
