@@ -14,6 +14,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
 
 if TYPE_CHECKING:
+    from llmcli.data.corpus import Corpus
     from llmcli.formats.checkpoint import Checkpoint
 
 
@@ -32,6 +33,14 @@ def import_(
             help="Low-rank adapters (LoRA) to merge into the model: a file or a PEFT directory.",
         ),
     ] = None,
+    cache_text: Annotated[
+        Path | None,
+        typer.Option(
+            "--fit-cache",
+            metavar="TEXT",
+            help="Give the model an n-gram cache, fitted on a text like those that it will read.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     json_: JsonOption = False,
     quiet: QuietOption = False,
@@ -43,12 +52,14 @@ def import_(
 
     Example: llm import SmolLM2-135M/ -o smol.safetensors
     """
+    from llmcli.data.corpus import read_corpus
     from llmcli.formats import adapters, atomic_io, checkpoint, dtypes, loading
 
     if not output.name:
         raise LLMError(f"-o needs the name of a file: -o {DEFAULT_MODEL}")
     reject_gguf_name(output)
     atomic_io.check_writable(output, force=force)
+    text = read_corpus([str(cache_text)]) if cache_text is not None else None
     base = loading.load(source)
     reject_overwriting(output, "output", [Path(source)], "the model to import")
     reject_overwriting(output, "output", loading.files(source), "part of the model to import")
@@ -60,6 +71,8 @@ def import_(
     model = base if adapter_file is None else _merge(base, source, adapter_file)
     size = dtypes.stored_bytes(model.config.tensor_shapes(), model.dtypes)
     atomic_io.check_space(output, size + len(model.tokenizer_json))
+    if text is not None:
+        model = _with_cache(model, text, str(cache_text))
     checkpoint.save(output, model)
     if json_:
         imported = model.record.get("imported", {})
@@ -84,6 +97,20 @@ def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":
     merged = adapters.MergedTensors(base, adapter)
     _warn_of_other_base(base, source, adapter)
     return replace(base, tensors=merged, record=base.record | {"adapter": atomic_io.name_of(adapter)}, dtypes={})
+
+
+def _with_cache(model: "Checkpoint", text: "Corpus", name: str) -> "Checkpoint":
+    """The model with an n-gram cache, fitted on a text; without one if that does not help there."""
+    from llmcli.formats import loading
+    from llmcli.training.import_cache import fit_cache
+
+    weights = fit_cache(model, loading.open_tokenizer(model), text)
+    record = {key: value for key, value in model.record.items() if key != "ngram_cache"}
+    if weights is None:
+        console.warn(f"warning: an n-gram cache does not help the model on {name}, so it has none")
+        return replace(model, record=record)
+    console.note(f"n-gram cache: fitted on {name}; llm eval shows the figures with and without it")
+    return replace(model, record=record | {"ngram_cache": weights.as_record()})
 
 
 def _warn_of_other_base(base: "Checkpoint", source: str, adapter: Path) -> None:

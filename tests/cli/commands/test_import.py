@@ -1,0 +1,67 @@
+"""`llm import --fit-cache`: an n-gram cache for a model that was not trained here."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from llmcli.formats import loading
+from llmcli.formats.cache_weights import CacheWeights
+from llmcli.training import cache_fit
+
+NAMES = ["Anna", "Ben", "Cleo", "Dora", "Emil", "Fritz", "Gerd", "Hans", "Ida", "Jonas"]
+
+
+@pytest.fixture
+def directory(tiny_model: Path, llm) -> Path:
+    """A published model: random weights in a Hugging Face directory."""
+    assert llm("export", tiny_model, "hf", "--to", "hf").exit_code == 0
+    return Path("hf")
+
+
+def repetitive(seed: int) -> str:
+    """Sentences of a few words each: most follow from the ones before."""
+    pick = random.Random(seed)
+    names = pick.sample(NAMES, 4)
+    return "".join(f"{pick.choice(names)} meets {pick.choice(names)} in the garden.\n" for _ in range(300))
+
+
+def test_a_cache_is_fitted_and_lowers_the_loss_of_another_text(directory: Path, llm) -> None:
+    Path("text.txt").write_text(repetitive(1), "utf-8")
+    Path("new.txt").write_text(repetitive(2), "utf-8")
+    result = llm("import", directory, "-o", "cached.safetensors", "--fit-cache", "text.txt")
+    assert result.exit_code == 0 and "n-gram cache: fitted on text.txt" in result.stderr
+    assert CacheWeights.of_record(loading.load("cached.safetensors").record)
+    assert llm("import", directory, "-o", "plain.safetensors").exit_code == 0
+
+    def bits(model: str) -> tuple[float, float | None]:
+        (measured,) = json.loads(llm("eval", "new.txt", "-m", model, "--json").stdout)["results"]
+        return measured["bits_per_byte"], measured.get("bits_per_byte_without_cache")
+
+    plain, nothing = bits("plain.safetensors")
+    cached, alone = bits("cached.safetensors")
+    assert nothing is None and alone == pytest.approx(plain)
+    assert cached < 0.7 * plain  # the network knows nothing, the text repeats itself
+
+
+def test_where_it_does_not_help_the_model_gets_no_cache(directory: Path, llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_fit, "MIN_GAIN", 1.0)  # no cache lowers the loss to 0
+    Path("text.txt").write_text(repetitive(1), "utf-8")
+    result = llm("import", directory, "-o", "m.safetensors", "--fit-cache", "text.txt")
+    assert result.exit_code == 0
+    assert "warning: an n-gram cache does not help the model on text.txt, so it has none" in result.stderr
+    assert "ngram_cache" not in loading.load("m.safetensors").record
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("Anna meets Ben.\n", "--fit-cache: "), (None, "missing.txt")],
+)
+def test_a_text_that_cannot_be_used_writes_no_model(directory: Path, llm, text: str | None, problem: str) -> None:
+    file = Path("short.txt" if text else "missing.txt")
+    if text:
+        file.write_text(text, "utf-8")
+    result = llm("import", directory, "-o", "m.safetensors", "--fit-cache", file)
+    assert result.exit_code != 0 and problem in result.stderr and result.stderr.count("\n") <= 2
+    assert not Path("m.safetensors").exists()
