@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmcli.training.events import Evaluation as Evaluation
     from llmcli.training.events import Sample as Sample
     from llmcli.training.events import Step as Step
+    from llmcli.training.events import TeacherTrained as TeacherTrained
     from llmcli.training.session import Result as Result
 
 __version__ = "0.1.0"
@@ -33,12 +34,13 @@ _MODULES = {
     "Sample": "training.events",
     "SamplingConfig": "config",
     "Step": "training.events",
+    "TeacherTrained": "training.events",
     "load": "api",
     "train": "api",
 }
 __all__ = [
-    "Evaluation", "LLMError", "Model", "ModelConfig", "Result", "Sample", "SamplingConfig", "Step", "__version__",
-    "load", "train",
+    "Evaluation", "LLMError", "Model", "ModelConfig", "Result", "Sample", "SamplingConfig", "Step",
+    "TeacherTrained", "__version__", "load", "train",
 ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llmcli.generation.generator import Piece
     from llmcli.generation.next_words import NextWords
     from llmcli.models.runtime import Runtime
-    from llmcli.training.events import Evaluation, Sample, Step
+    from llmcli.training.events import Evaluation, Sample, Step, TeacherTrained
     from llmcli.training.plan import Request
     from llmcli.training.session import Result
 
@@ -200,7 +200,7 @@ def train(
     overwrite: bool = False,
     on_note: Callable[[str], None] = lambda note: None,
     **options: Any,
-) -> Iterator[Step | Evaluation | Sample | Result]:
+) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Result]:
     """Train a model on text or conversations and save it. Yields events; the last is the `Result`, after the file is
     written.
 

@@ -93,6 +93,10 @@ class TrainingView:
         """The validation slice was evaluated."""
         self._evaluations.append((step, bits_per_byte))
 
+    def begin_student(self) -> None:
+        """The losses that follow are of another model, in distillation."""
+        self._curve, self._evaluations, self._loss = ThinnedCurve(), [], math.nan
+
     def sample(self, prompt: str, text: str) -> None:
         """The model's current continuation of a prompt."""
         self._sample = visible_whitespace(prompt).replace("·", " "), visible_whitespace(text).replace("·", " ")

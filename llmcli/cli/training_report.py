@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from llmcli.cli.progress import TrainingView
     from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.training.events import Done, Evaluation, Sample, Step
+    from llmcli.training.events import Done, Evaluation, Sample, Step, TeacherTrained
     from llmcli.training.plan import Plan
 
 Baselines = list[tuple[str, float]]  # (name of a compressor, bits per byte)
@@ -40,19 +40,28 @@ def show_plan(plan: "Plan", *, dry_run: bool, json_: bool) -> None:
 
 
 def show_event(
-    event: "Step | Evaluation | Sample", view: "TrainingView", *, json_: bool, of_answers: bool = False
+    event: "Step | Evaluation | Sample | TeacherTrained", view: "TrainingView", *, json_: bool, of_answers: bool = False
 ) -> None:
     """An event of the trainer; `of_answers` is whether the validation figures are of answers in conversations. Raises
     OSError if stdout cannot be written to."""
     from llmcli.training import events
 
     if json_:
-        kind = {events.Step: "step", events.Evaluation: "eval", events.Sample: "sample"}[type(event)]
+        kinds = {
+            events.Step: "step", events.Evaluation: "eval", events.Sample: "sample", events.TeacherTrained: "teacher"
+        }  # fmt: skip
+        kind = kinds[type(event)]
         json_event(kind, **as_record(event), **({"of": "answers"} if of_answers and kind == "eval" else {}))
     elif isinstance(event, events.Step):
         view.step(**as_record(event))
     elif isinstance(event, events.Evaluation):
         view.evaluation(event.step, event.bits_per_byte)
+    elif isinstance(event, events.TeacherTrained):
+        view.begin_student()
+        console.note(
+            f"step {event.step:,}: the teacher is trained (validation loss {units.bits_per_byte(event.bits_per_byte)} "
+            "bits per byte); the student starts from fresh weights and also learns from its predictions"
+        )
     elif sys.stderr.isatty():
         view.sample(event.prompt, event.text)
 

@@ -210,8 +210,8 @@ def _curve_data(curve: Curve) -> dict[str, object]:
 def _curve_summary(curve: Curve) -> str:
     """The sentence below the chart of a run."""
     first, last = (units.bits_per_byte(bits) for bits in (curve.training[0], curve.training[-1]))
-    steps = max([*curve.steps, *curve.validation_steps])
-    summary = f"The training loss went from {first} to {last} bits per byte in {steps:,} steps"
+    end = max([*curve.steps, *curve.validation_steps])
+    summary = f"The training loss went from {first} to {last} bits per byte by step {end:,}"
     if not curve.validation:
         return f"{summary}."
     best = min(curve.validation)

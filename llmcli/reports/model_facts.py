@@ -94,6 +94,7 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
         ("corpus", _corpus(record)),
         *_conversations(record),
         ("steps", _steps(record)),
+        *_distillation(record),
         ("best weights", f"step {record.get('best_step', 0):,}"),
         *_validation(record),
         ("held-out", _held_out_loss(record)),
@@ -139,6 +140,16 @@ def _conversations(record: Record) -> list[tuple[str, str]]:
 def _steps(record: Record) -> str:
     interrupted = ", interrupted" if record.get("interrupted") else ""
     return f"{record.get('steps', 0):,} ({record.get('epochs', 0):.2f} epochs){interrupted}"
+
+
+def _distillation(record: Record) -> list[tuple[str, str]]:
+    """Of a run that trained two models."""
+    found = record.get("distillation")
+    if not found:
+        return []
+    first, bits = found.get("from_step", 0), units.bits_per_byte(found.get("teacher_bits_per_byte", 0.0))
+    kept = "student" if record.get("best_step", 0) > first else "teacher"
+    return [("distillation", f"teacher until step {first:,} (validation loss {bits}), then student; kept: the {kept}")]
 
 
 def _validation(record: Record) -> list[tuple[str, str]]:

@@ -167,12 +167,13 @@ def _embedding_parameters(model: ModelConfig) -> int:
 
 def _activation_bytes(model: ModelConfig, train: TrainConfig, processes: int) -> float:
     """Of a micro-batch: what the layers save for the backward pass, as much as one of them for what is computed in
-    between, and a block of logits."""
+    between, and a block of logits; the last two of a teacher, too."""
+    models = 2 if train.teacher_share else 1
     windows = -(-train.batch_size // processes)
     tokens = train.context * -(-windows // micro_batches(model, train, processes))
-    layers = activation_size(train) * (model.num_hidden_layers + 1) * saved_values(model, train) * tokens
+    layers = activation_size(train) * (model.num_hidden_layers + models) * saved_values(model, train) * tokens
     rows = LOSS_ROWS if train.device == "cpu" else max(LOSS_ROWS, LOSS_LOGITS // model.vocab_size)
-    return layers + BYTES_PER_LOGIT * model.vocab_size * min(rows, tokens)
+    return layers + models * BYTES_PER_LOGIT * model.vocab_size * min(rows, tokens)
 
 
 def activation_size(train: TrainConfig) -> float:

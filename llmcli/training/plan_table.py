@@ -123,8 +123,7 @@ def _distillation_row(share: Decision[float]) -> PlanRow:
     """Whether the run trains two models."""
     if not share.value:
         return PlanRow("distillation", "off", share.reason)
-    reason = f"a second model, which also learns from the predictions of a first, is {share.reason}"
-    return PlanRow("distillation", f"from {share.value:.0%} of the run", reason)
+    return PlanRow("distillation", f"from {share.value:.0%} of the run", share.reason)
 
 
 def _percent(rate: float) -> str:

@@ -142,19 +142,20 @@ class _Run:
         return self.max_epochs * (2 if teacher_share else 1)
 
     @property
-    def budget(self) -> Decision[float | None]:
-        return rules.time_budget(self.request, self.max_epochs)
+    def budget(self) -> float | None:
+        """The time budget in seconds, if there is one."""
+        return rules.time_budget(self.request, self.max_epochs).value
 
     @property
     def batch_seconds(self) -> float | None:
         """The part of the time budget for the batches, without the divergence from a base model."""
         has_divergence = self.base is not None and self.conversations_alone
-        seconds = self.budget.value
+        seconds = self.budget
         return seconds / (1 + recipe.DIVERGENCE_COST) if seconds and has_divergence else seconds
 
     def distillation(self, tokens: float) -> Decision[float]:
         """The part of a run for a teacher, where one model would be trained on `tokens`."""
-        epochs, conversations = tokens / self.data.tokens, self.conversations is not None
+        epochs, conversations = min(tokens / self.data.tokens, self.max_epochs), self.conversations is not None
         return rules.distillation(self.request, self.text, epochs, self.base, conversations=conversations)
 
     def decide(self, model: ModelConfig, tokens: float, batch_divisor: int) -> TrainDecisions:
@@ -163,10 +164,11 @@ class _Run:
         alone = self.conversations_alone
         batches = conversation_rules.batches_per_epoch(request) if alone else 1
         distillation = self.distillation(tokens)
-        tokens *= rules.token_shares(distillation.value)[1]  # from here on, of one model
+        most_epochs = self.epochs_of_models(distillation.value)
+        if request.has_time_budget:  # from here on, of one model
+            tokens = min(tokens * rules.token_shares(distillation.value)[1], self.max_epochs * data.tokens)
         batch_size = rules.batch_size(request, data, context, tokens, batch_divisor, batches)
         memorized = "the conversations" if alone else "the text and the conversations" if self.packed else "the text"
-        most_epochs = self.epochs_of_models(distillation.value)
         steps = rules.steps(request, data, batch_size.value * context, most_epochs, memorized)
         if request.steps:
             tokens = float(request.steps * batch_size.value * context)
@@ -175,7 +177,7 @@ class _Run:
         no_text = Decision(0, "of the conversations")
         validation = no_text if self.conversations else rules.validation(data, tokens)
         return TrainDecisions(
-            seconds=self.budget,
+            seconds=rules.time_budget(request, most_epochs),
             context=self.context,
             induction=rules.initialization(model, self.induction),
             batch_size=batch_size,
@@ -212,7 +214,7 @@ class _Run:
     def memory_needed(self, model: ModelConfig, batch_divisor: int) -> Memory:
         """With the largest batch that the run may have."""
         settings = self.settings(model, 0.0, batch_divisor)
-        in_time = MAX_SPEEDUP * (self.budget.value or 0.0) * estimated_speed(model, settings)
+        in_time = MAX_SPEEDUP * (self.budget or 0.0) * estimated_speed(model, settings)
         tokens = min(in_time, self.max_epochs * self.data.tokens) or planned_tokens(settings)
         settings = self.settings(model, tokens, batch_divisor)
         sharded = self.sharding(model, settings).value
@@ -241,7 +243,7 @@ def _plan(run: _Run, models: Sequence[ModelConfig], machine: Machine) -> Plan:
         return run.settings(model, tokens, fitting.batch_divisor)
 
     estimate = choose_model(fitting.models, run.batch_seconds, run.data, settings, machine, run.max_epochs)
-    training = run.decide(estimate.model, estimate.tokens, fitting.batch_divisor)
+    training = run.decide(estimate.model, _tokens_in_time(estimate, run), fitting.batch_divisor)
     train = training.settings(run.request)
     architecture = run.decide_model(estimate.model, train, models, fitting)
     most_epochs = run.epochs_of_models(train.teacher_share)
@@ -258,11 +260,19 @@ def _plan(run: _Run, models: Sequence[ModelConfig], machine: Machine) -> Plan:
     return Plan(estimate.model, train, rows, warning, conversations, expected, sharded)
 
 
+def _tokens_in_time(estimate: Estimate, run: _Run) -> float:
+    """The tokens that a model would be trained on in the time budget, if no limit of epochs ended the run; without a
+    time budget those that it will be trained on."""
+    if run.batch_seconds is None:
+        return estimate.tokens
+    return recipe.TRAINING_SHARE * run.batch_seconds * estimate.tokens_per_second
+
+
 def _of_two_models(estimate: Estimate, run: _Run, most_epochs: float, teacher_share: float) -> Estimate:
     """What a teacher and a student are expected to see together, in the time of one model."""
-    speed = estimate.tokens_per_second * sum(rules.token_shares(teacher_share))
-    tokens = recipe.TRAINING_SHARE * (run.batch_seconds or 0.0) * speed
-    return Estimate(estimate.model, min(tokens, most_epochs * run.data.tokens), speed)
+    share = sum(rules.token_shares(teacher_share))
+    tokens = min(_tokens_in_time(estimate, run) * share, most_epochs * run.data.tokens)
+    return Estimate(estimate.model, tokens, estimate.tokens_per_second * share)
 
 
 def _conversation_settings(training: TrainDecisions, *, sharded: bool) -> ConversationSettings | None:
@@ -281,7 +291,7 @@ def _conversation_settings(training: TrainDecisions, *, sharded: bool) -> Conver
 
 def _too_few_steps(run: _Run, steps: float) -> str:
     """A warning where a time budget leaves fewer than MIN_STEPS steps, else ""."""
-    seconds = run.budget.value
+    seconds = run.budget
     if seconds is None or steps >= recipe.MIN_STEPS:
         return ""
     fitting = "less than one step fits" if steps < 1 else f"only about {steps:.0f} steps fit"

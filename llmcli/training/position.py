@@ -32,8 +32,9 @@ class Position:
 
     @property
     def stage_progress(self) -> float:
-        """Progress of the current stage, 0 to 1: it is the whole run, or the training of one model of two."""
-        return (self.progress - self.stage_start) / (self.stage_end - self.stage_start)
+        """Progress of the current stage, 0 to 1: it is the whole run, or the training of one model of two. (That of the
+        run may decrease, when the machine becomes slower.)"""
+        return max(0.0, self.progress - self.stage_start) / (self.stage_end - self.stage_start)
 
     @property
     def stage_step(self) -> int:

@@ -207,7 +207,8 @@ def distillation(
         return Decision(0.0, "the text is too short")
     if epochs < recipe.DISTILLATION_EPOCHS:
         return Decision(0.0, f"not needed for about {units.epochs(epochs)}")
-    return Decision(recipe.TEACHER_SHARE, f"better than one model over about {units.epochs(epochs)}")
+    better = "a student that also learns from a teacher's predictions beats a single model"
+    return Decision(recipe.TEACHER_SHARE, f"over about {units.epochs(epochs)}, {better}")
 
 
 def token_shares(teacher_share: float) -> tuple[float, float]:

@@ -131,6 +131,7 @@ class Run:
         if (
             not clock
             or not self._regularize
+            or self.is_over
             or self._data.has_planned_dropout(position)
             or position.progress < position.regularized_progress + recipe.REGULARIZE_EVERY
         ):
@@ -147,11 +148,11 @@ class Run:
         position.regularizations.append([position.step, round(epochs, 2), chosen.dropout, chosen.bpe_dropout])
 
     def _expected_stage_tokens(self, clock: RunClock) -> float:
-        """Tokens that the current stage will have trained on at its end, at the current speed."""
+        """Tokens that the current stage will have trained on at its end, at the current speed. The run is not over."""
         position, seen = self.position, self._seen_tokens
         expected = clock.expected_tokens(self._timer.elapsed, seen, self._final_cost())
         left = max(0.0, min(expected, self._settings.steps * self._step_tokens) - seen)
-        in_stage = (position.stage_end - position.progress) / (1 - position.progress) if left else 0.0
+        in_stage = max(0.0, position.stage_end - position.progress) / (1 - position.progress)
         return position.stage_step * self._step_tokens + in_stage * left
 
     def _step_event(self, loss: float) -> Step:
@@ -185,21 +186,23 @@ class Run:
     # ---- distillation
 
     @property
-    def _is_student_due(self) -> bool:
+    def is_student_due(self) -> bool:
         """Whether the teacher is trained and the student has not begun."""
         position = self.position
         return position.stage_end < 1 and position.progress >= position.stage_end
 
-    def begin_student_if_due(self) -> Iterator[Event]:
-        """In distillation, once the teacher is trained, turn to the student."""
-        if not self._is_student_due:
-            return
-        if not self.is_evaluated:  # the run was stopped in that evaluation, and is resumed
+    def begin_student(self) -> Iterator[Event]:
+        """Turn to the student, unless the evaluation of the teacher is cut short, or took all the time that was left.
+
+        The evaluation was made when the teacher was trained, unless the run was stopped in it."""
+        if not self.is_evaluated:
             yield from self.evaluate()
         position = self.position
-        self._stepper.begin_student(self._best.weights)
-        position.student_from, position.stage_start, position.stage_end = position.step, position.progress, 1.0
-        yield TeacherTrained(position.step, position.best_bits or math.nan)
+        position.progress = max(position.progress, self._progress())
+        if self.is_evaluated and not self.is_over:
+            self._stepper.begin_student(self._best.weights)
+            position.student_from, position.stage_start, position.stage_end = position.step, position.progress, 1.0
+            yield TeacherTrained(position.step, position.best_bits or math.nan)
 
     # ---- evaluations
 
@@ -214,7 +217,7 @@ class Run:
         trained = (position.step - position.evaluated_step) * self._step_tokens
         return (
             self.is_over
-            or self._is_student_due
+            or self.is_student_due
             or self._schedule.is_due(trained, evaluated, position.progress - position.evaluated_progress)
         )
 

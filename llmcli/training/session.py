@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli import units
 from llmcli.config import as_record
 from llmcli.errors import LLMError
 from llmcli.training.inputs import Inputs, load_inputs
@@ -27,7 +26,7 @@ if TYPE_CHECKING:  # torch is imported when training starts, not when the text i
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.training.cost_model import Machine, Memory
     from llmcli.training.data_parallel import Leader
-    from llmcli.training.events import Done, Evaluation, Sample, Step
+    from llmcli.training.events import Done, Evaluation, Sample, Step, TeacherTrained
     from llmcli.training.prepare import Prepared
     from llmcli.training.resume import StoppedRun
     from llmcli.training.thread_tuner import ThreadTuner
@@ -328,7 +327,7 @@ def run(
     on_note: Callable[[str], None] = lambda note: None,
     processes: Processes = ONE_PROCESS,
     on_stop_request: Callable[[int], None] = lambda signal: None,
-) -> Iterator[Step | Evaluation | Sample | Result]:
+) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Result]:
     """Train, and save the model at the end: yields events, and the result as the last one.
 
     `started` is when the time budget began (time.monotonic). When `stop()` is true the run ends after the current step
@@ -336,7 +335,7 @@ def run(
     `stop` is asked again. Raises LLMError.
     """
     from llmcli.training import hardware, resume, trainer
-    from llmcli.training.events import Done, State, TeacherTrained
+    from llmcli.training.events import Done, State
     from llmcli.training.find_plain_text import find_plain_text
 
     prepared, settings = plan.prepared, plan.prepared.plan
@@ -363,12 +362,7 @@ def run(
             plain_text=find_plain_text(inputs, prepared),
             leader=leader,
         ):
-            if isinstance(event, TeacherTrained):
-                on_note(
-                    f"step {event.step:,}: the first model is trained ({units.bits_per_byte(event.bits_per_byte)} bits "
-                    "per byte of the validation slice); the second starts from fresh weights and learns from it too"
-                )
-            elif isinstance(event, State):
+            if isinstance(event, State):
                 saver.save(event)
                 del event  # or its copy of all weights would be in memory while training goes on
             elif isinstance(event, Done):

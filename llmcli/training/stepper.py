@@ -126,6 +126,7 @@ class Stepper:
         """Start again from fresh weights, with the predictions of a model with the weights `teacher` as targets."""
         self.set_teacher(teacher)
         self.model.load_arrays(student_weights(self._plan.model, self._settings))
+        del self._optimizer  # or the state of both would be in memory
         self._optimizer = self._new_optimizer()
 
     def set_teacher(self, weights: Weights) -> None:

@@ -40,7 +40,7 @@ Baselines = Sequence[tuple[str, float]]  # (compressor, bits per byte of the hel
 
 @dataclass(frozen=True)
 class Curve:
-    """The losses of a run, in bits per byte."""
+    """The losses of a model in its training, in bits per byte."""
 
     steps: list[int]
     training: list[float]  # mean of the steps up to each of these, with dropout
@@ -55,7 +55,8 @@ class Curve:
 
 
 def read_curve(record: Record) -> Curve:
-    """The curve of a record. Raises LLMError when it holds none that can be read."""
+    """The curve of a record; where the run trained two models, that of the one that was kept. Raises LLMError when it
+    holds none that can be read."""
     try:
         points = record["curve"]
         steps = [int(step) for step in points["step"]]
@@ -74,7 +75,32 @@ def read_curve(record: Record) -> Curve:
     lengths = len(curve.training), len(curve.validation)
     if not curve.steps or (len(curve.steps), len(curve.validation_steps)) != lengths:
         raise LLMError("there is no readable curve in its training record")
-    return curve
+    return _part(curve, _steps_of_model(record)) if "distillation" in record else curve
+
+
+def _part(curve: Curve, steps: range) -> Curve:
+    """What a curve shows of some steps; the whole curve if that is nothing."""
+    training = {step: loss for step, loss in zip(curve.steps, curve.training, strict=True) if step in steps}
+    validation = [
+        (step, loss) for step, loss in zip(curve.validation_steps, curve.validation, strict=True) if step in steps
+    ]
+    if not training:
+        return curve
+    return replace(
+        curve,
+        steps=list(training),
+        training=list(training.values()),
+        validation_steps=[step for step, _ in validation],
+        validation=[loss for _, loss in validation],
+    )
+
+
+def _steps_of_model(record: Record) -> range:
+    """The evaluated steps of the model that was kept: all, or of two models those of the teacher or the student."""
+    last, first = int(record["steps"]), record.get("distillation", {}).get("from_step")
+    if first is None:
+        return range(last + 1)
+    return range(first + 1, last + 1) if record["best_step"] > first else range(first + 1)
 
 
 def _tokens_per_byte(record: Record, step: int) -> float:
@@ -123,7 +149,7 @@ def summarize(
 
     Of two models the rules on losses are about the one that was kept.
     """
-    run = _Run(record, _curve_of_model(record), baselines)
+    run = _Run(record, read_curve(record), baselines)
     remarks = [*_early_end(run, resumable), *_advice(run, command, seconds)]
     if memorization := _memorization(run):
         advice = "" if remarks else " More text or a smaller model would help."
@@ -133,25 +159,6 @@ def summarize(
         remarks = [f"The {loss} loss has plateaued: longer training at this size would help little."]
     facts = [*_known_text(run), *_teacher(run), *_answers(run), *_plain_text(run), *_speed(run)]
     return [_quality(run), *facts, *remarks]
-
-
-def _curve_of_model(record: Record) -> Curve:
-    """The curve of a record; where the run trained two models, the part of the one that was kept. Raises LLMError when
-    there is none."""
-    curve = read_curve(record)
-    if "distillation" not in record:
-        return curve
-    first = int(record["distillation"]["from_step"])
-    steps = range(first + 1, curve.steps[-1] + 1) if record["best_step"] > first else range(first + 1)
-    training = [loss for step, loss in zip(curve.steps, curve.training, strict=True) if step in steps]
-    validation = [loss for step, loss in zip(curve.validation_steps, curve.validation, strict=True) if step in steps]
-    return replace(
-        curve,
-        steps=[step for step in curve.steps if step in steps],
-        training=training,
-        validation_steps=[step for step in curve.validation_steps if step in steps],
-        validation=validation,
-    )
 
 
 def usage_hints(
@@ -183,20 +190,26 @@ class _Run:
         return int(self.record["best_step"])
 
     @property
-    def first_step(self) -> int:
-        """The last step before those of the model: 0, or the last of its teacher."""
-        return int(self.record["distillation"]["from_step"]) if self.is_student else 0
+    def model_steps(self) -> range:
+        """The steps of the model that was kept, see `_steps_of_model`."""
+        return _steps_of_model(self.record)
 
     @property
     def is_student(self) -> bool:
-        """Whether the model learned from the predictions of another one, too."""
-        return "distillation" in self.record and self.best_step > self.record["distillation"]["from_step"]
+        """Whether the model also learned from the predictions of another one."""
+        return self.model_steps.start > 0
+
+    @property
+    def last_step(self) -> int:
+        """Of the model that was kept."""
+        return self.model_steps.stop - 1
 
     @property
     def epochs(self) -> float:
-        """Of the conversations, if the held-out figures are of their answers; of two models, those of the second."""
+        """Of the conversations, if the held-out figures are of their answers; of two models, those of the one kept."""
         record = self.record["conversations"] if self.of_answers else self.record
-        return float(record.get("epochs", 0.0)) * (1 - self.first_step / max(1, self.steps))
+        steps = len(self.model_steps) - (0 if self.is_student else 1)
+        return float(record.get("epochs", 0.0)) * steps / max(1, self.steps)
 
     @property
     def bits_per_byte(self) -> float | None:
@@ -432,7 +445,7 @@ def _overfitting(run: _Run) -> str:
         return ""
     best, last = min(run.curve.validation), run.curve.validation[-1]
     lowest, at_end = units.bits_per_byte(best), units.bits_per_byte(last)
-    if run.best_step < run.steps and last > max(best * (1 + DETERIORATION), NEGLIGIBLE):
+    if run.best_step < run.last_step and last > max(best * (1 + DETERIORATION), NEGLIGIBLE):
         if run.best_step == 0:
             return (
                 f"Fine-tuning did not improve on the base model ({run.curve.name} loss: {lowest} bits per byte before, "
@@ -470,7 +483,7 @@ def _needs_time(run: _Run) -> str:
 
 
 def _still_improving(run: _Run) -> bool:
-    if run.best_step < run.steps:
+    if run.best_step < run.last_step:
         return False
     curve = run.curve
     if len(curve.validation) > 1:
@@ -479,7 +492,8 @@ def _still_improving(run: _Run) -> bool:
         steps, losses, last = curve.steps, curve.training, run.training_loss
     if last < NEGLIGIBLE:
         return False
-    first_half = [loss for step, loss in zip(steps, losses, strict=True) if step <= (run.first_step + run.steps) / 2]
+    half = (run.model_steps.start + run.last_step) / 2
+    first_half = [loss for step, loss in zip(steps, losses, strict=True) if step <= half]
     return not first_half or last <= first_half[-1] * (1 - IMPROVEMENT)
 
 

@@ -84,8 +84,9 @@ def train(
         yield from run.evaluate_start()
     interrupted = False
     while not run.is_over and not interrupted and not run.problem:
-        yield from run.begin_student_if_due()
-        step = run.step()
+        if run.is_student_due:
+            yield from run.begin_student()
+        step = None if run.is_student_due else run.step()
         if step:
             yield step
         interrupted = stop() and not run.problem
@@ -97,7 +98,7 @@ def train(
         # saved before the evaluation that only an interrupted run makes: a resumed run must not depend on that
         if not run.is_over and (save_due() or interrupted):
             yield run.state()
-        if interrupted and not due:
+        if interrupted and not due and not run.is_evaluated:
             yield from run.evaluate(hurried=True)
     if interrupted and not run.position.step:
         raise LLMError("stopped before the first training step was finished; no model was written")

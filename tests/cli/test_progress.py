@@ -86,6 +86,18 @@ def test_figures_of_answers_have_a_name_and_a_unit_of_their_own(capsys: pytest.C
     assert "validation answers 1.500 bits/byte" in capsys.readouterr().err
 
 
+def test_a_student_has_a_curve_and_figures_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"loss": 4 * math.log(2), "tokens": 9, "epoch": 1, "tokens_per_second": 1}
+    with progress.TrainingView(4.0) as view:
+        view.step(step=1, progress=0.5, seconds=20, **figures)
+        view.evaluation(1, 1.5)
+        view.begin_student()
+        view.step(step=2, progress=0.6, seconds=40, **figures | {"loss": 12 * math.log(2)})
+        assert view._curve.points() == ([2], pytest.approx([3.0]))
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "step 2" in last and "validation" not in last and last.endswith(f"loss {12 * math.log(2):.3f}")
+
+
 def test_a_hidden_view_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = coloured_stdout(monkeypatch)
     monkeypatch.setattr(sys, "stderr", screen)

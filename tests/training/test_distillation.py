@@ -13,10 +13,12 @@ from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
 from llmcli.models.transformer import LanguageModel, Teacher
 from llmcli.training import recipe
+from llmcli.training.best_weights import Candidate, CandidateEvaluator
 from llmcli.training.distillation import student_weights
 from llmcli.training.evaluation_schedule import EvaluationSchedule
 from llmcli.training.events import Done, Evaluation, Event, State, Step, TeacherTrained
 from llmcli.training.plan import Request
+from llmcli.training.position import Position
 from llmcli.training.prepare import Prepared
 from llmcli.training.processes import Processes
 from llmcli.training.session import _resumed_plan
@@ -142,6 +144,37 @@ def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(tmp_path: 
     assert result(rest).checkpoint.record == result(whole).checkpoint.record
 
 
+@pytest.mark.slow
+def test_a_run_stopped_in_the_evaluation_of_the_teacher_resumes_with_that_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is cut short: the student must not begin with the weights of an earlier one."""
+    ready, evaluate, cut = distilled(tmp_path / "c.txt", steps=24), CandidateEvaluator.evaluate, list[int]()
+
+    def cut_short(self: CandidateEvaluator, *, is_first: bool, hurried: bool) -> Candidate | None:
+        if not hurried and len(cut) < 2:  # when the teacher is trained, and when the student should begin
+            cut.append(1)
+            return None
+        return evaluate(self, is_first=is_first, hurried=hurried)
+
+    monkeypatch.setattr(CandidateEvaluator, "evaluate", cut_short)
+    interrupted = run(ready, stop=lambda: bool(cut))
+    assert result(interrupted).interrupted and result(interrupted).step == 12
+    assert not only(interrupted, TeacherTrained)
+    (state,) = only(interrupted, State)
+    assert isinstance(state, State)
+    rest, whole = run(ready, resume_from=through_a_file(ready, state)), run(ready)
+    assert losses(rest) == losses(whole)[12:]
+    assert result(rest).checkpoint.record == result(whole).checkpoint.record
+
+
+def test_progress_that_decreases_gives_no_negative_learning_rate() -> None:
+    """The rest of a run takes longer where another program starts."""
+    assert Position(progress=0.45, stage_start=0.5).stage_progress == 0.0
+    assert Position(progress=0.75, stage_start=0.5).stage_progress == 0.5
+    assert Position(progress=0.1, stage_end=0.4).stage_progress == pytest.approx(0.25)
+
+
 def test_with_a_time_limit_the_stages_share_the_time(tmp_path: Path) -> None:
     """The machine is simulated, and takes half as long again for a step with a teacher."""
     ready = distilled(tmp_path / "c.txt", 0.4, steps=None, seconds=200.0, batch_tokens=64)
@@ -170,11 +203,24 @@ def planned(train_tokens: int = 200_000, **request: object) -> tuple[float, str]
 def test_runs_of_many_epochs_train_a_teacher_first() -> None:
     share, reason = planned(seconds=3600.0)
     assert share == recipe.TEACHER_SHARE
-    assert reason.startswith("a second model, which also learns from the predictions of a first, is better than one")
+    assert (
+        reason == "over about 20 epochs, a student that also learns from a teacher's predictions beats a single model"
+    )
     assert planned(seconds=3600.0, train_tokens=100_000_000) == (0.0, "not needed for about 0.088 epochs")
     assert planned(epochs=20.0) == (0.0, "only used with a time budget")
     assert planned(seconds=3600.0, processes=2) == (0.0, "not used with several processes")
     assert planned(seconds=3600.0, train_tokens=99_999) == (0.0, "the text is too short")
+
+
+def test_the_limit_of_epochs_is_that_of_each_model() -> None:
+    """With time for far more, both are trained for 20 epochs: the dropout is that for 20, not for less."""
+    made = plan(Request(seconds=36_000.0))
+    assert made.train.steps * made.train.batch_size * made.train.context == pytest.approx(40 * 200_000, rel=0.01)
+    assert made.train.dropout == plan(Request(epochs=20.0, layers=8, width=384)).train.dropout
+    rows = {row.name: row for row in made.rows}
+    assert rows["training tokens"].reason.startswith("about 40 epochs")
+    assert rows["training tokens"].reason.endswith("ends before the time is up")
+    assert "about 20 epochs" in rows["dropout"].reason
 
 
 def test_a_stopped_run_of_two_models_takes_one_process(tmp_path: Path) -> None:

@@ -418,7 +418,7 @@ def test_the_second_of_two_models_is_judged_by_its_own_losses() -> None:
 
 def test_the_first_of_two_models_is_kept_where_the_second_is_not_better() -> None:
     """That is no overfitting of the first, though the validation loss at the end is higher."""
-    curve = distilled()["curve"] | {"eval_bits_per_byte": [1.2, 1.1, 9.0, 3.0, 1.3, 1.3, 1.2]}
+    curve = distilled()["curve"] | {"eval_bits_per_byte": [1.11, 1.1, 9.0, 3.0, 1.3, 1.3, 1.2]}
     assert summarize(distilled(curve=curve, best_step=50))[1:] == [
         "The run trained two models, the second also on the predictions of the first. The second was not better, so "
         "the first was kept (validation loss: 1.100 bits per byte).",

@@ -307,6 +307,17 @@ def test_a_timed_run_ends_on_time_with_the_regularization_for_its_epochs(
     assert Regularization(dropout, token_split) in {regularize(share * epochs) for share in (0.85, 1.0, 1.15)}
 
 
+@pytest.mark.parametrize("speed", [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0])
+def test_a_timed_run_of_few_steps_ends(tmp_path: Path, speed: float) -> None:
+    """Also where its last step leaves less time than half another step takes."""
+    ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
+    machine = SimulatedMachine(lambda time: speed)
+    regularize = partial(regularization, Request(seconds=200.0), ready.plan.model, len(ready.tokens))
+    options = {"started_at": 0.0, "clock": lambda: machine.time, "compute": machine.compute}
+    done = run_to_end(ready, regularize=regularize, **options)
+    assert done.step > 1 and done.seconds < 250
+
+
 def test_the_caller_gets_the_time_that_it_reserves(tmp_path: Path) -> None:
     """With 150 of 200 seconds reserved, training ends after about 50."""
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)

@@ -17,7 +17,7 @@ from typer.testing import Result
 
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, loading
-from llmcli.training import session
+from llmcli.training import recipe, session
 from llmcli.training.record import versions
 from tests import platforms
 from tests.cli.terminals import STYLES, in_a_terminal
@@ -74,6 +74,32 @@ def test_json_events(llm: Llm) -> None:
     assert {"file", "steps", "seconds", "bits_per_byte", "parameters"} < set(done)
     record = json.loads(llm("inspect", "--json").stdout)["training"]
     assert record["bits_per_byte"] == pytest.approx(done["bits_per_byte"], abs=1e-6) and record["steps"] == 3
+
+
+@pytest.mark.slow
+def test_a_run_of_two_models_says_so_in_its_events_record_and_summary(
+    llm: Llm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "DISTILLATION_MIN_TOKENS", 0)
+    monkeypatch.setattr(recipe, "DISTILLATION_EPOCHS", 0.5)
+    Path("c.txt").write_text(LONG_TEXT, "utf-8")
+    answer = llm("train", "c.txt", "--time", "6s", "--layers", 1, "--width", 32, "--context", 32, "--json")
+    assert answer.exit_code == 0
+    events = [json.loads(line) for line in answer.stdout.splitlines()]
+    assert events[0]["train"]["teacher_share"] == recipe.TEACHER_SHARE
+    (teacher,) = [event for event in events if event["event"] == "teacher"]
+    done = events[-1]
+    assert 0 < teacher["step"] < done["steps"]
+    record = json.loads(llm("inspect", "--json").stdout)["training"]
+    assert record["distillation"] == {
+        "from_step": teacher["step"],
+        "teacher_bits_per_byte": teacher["bits_per_byte"],
+    }
+    assert done["verdict"][1].startswith("The run trained two models, the second also on the predictions of the first")
+    shown = llm("inspect").stdout
+    assert f"teacher until step {teacher['step']:,}" in shown
+    again = llm("train", "c.txt", "--time", "6s", "--layers", 1, "--width", 32, "--context", 32, "--force")
+    assert ": the teacher is trained (validation loss " in again.stderr
 
 
 def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm) -> None:
