@@ -73,7 +73,7 @@ def _label(axes: "Axes", curve: Curve, title: str) -> None:
     low, high = _y_range(curve)
     axes.set_ylim(low - 0.06 * (high - low), high + 0.02 * (high - low))
     first, last = min(curve.steps), max(curve.steps)
-    axes.set_xlim(0 if first < last / 10 else first, last + 0.02 * (last - first))
+    axes.set_xlim(0 if first < 0.1 * last or first == last else first, last + 0.02 * (last - first))
     axes.set_title(title.replace("$", r"\$"), loc="left", fontsize=11)  # a dollar would start a formula
     axes.set_xlabel("step")
     axes.set_ylabel("bits per byte (lower is better)")

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.errors import LLMError
+from llmcli.training import recipe
 from llmcli.training.cost_model import Machine, Memory, estimated_speed, memory_needed
 from llmcli.training.memory_fit import MEMORY_SHARE
 from llmcli.training.plan import Request
@@ -39,7 +40,9 @@ def test_a_width_beyond_all_machines_is_refused_at_once(no_hang):
 def test_short_of_memory_the_batch_shrinks_before_a_model_is_refused():
     requested = {"seconds": 600.0, "layers": 4, "width": 256, "context": 256}
     unlimited = plan(Request(**requested))
-    smallest = memory_needed(unlimited.model, replace(unlimited.train, batch_size=1)).device
+    # a faster machine than estimated would train two models
+    least = replace(unlimited.train, batch_size=1, teacher_share=recipe.TEACHER_SHARE)
+    smallest = memory_needed(unlimited.model, least).device
 
     def machine(memory):
         return Machine(estimated_speed, Memory(memory, math.inf))
