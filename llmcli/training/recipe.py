@@ -85,12 +85,12 @@ EPOCHS_MARGIN = 0.05  # relative: they change once that number is this far beyon
 
 # ---- Distillation, in runs from scratch with a time budget
 
-# of training text; shorter ones are read 20 times within a minute or two, and have a small validation slice [chosen]
-DISTILLATION_MIN_TOKENS = 100_000
-DISTILLATION_EPOCHS = 8.0  # of the run, at least; with fewer, one model is better in the same time ["Two runs"]
-TEACHER_SHARE = 0.45  # of the run: its student, whose steps take longer, gets as many ["Two runs"]
-TEACHER_WEIGHT = 0.5  # of its predictions in the targets of the student; .8 is no better ["An hour on 10 MB"]
-TEACHER_COST = 0.2  # the time of its predictions, as a part of that of a step without it ["An hour on 10 MB"]
+# of training text; shorter ones are read 20 times within a minute or two, and have a small validation slice
+DISTILLATION_MIN_TOKENS = 100_000  # [chosen]
+DISTILLATION_EPOCHS = 8.0  # of the run, at least; with fewer, one model is as good or better ["Training two models"]
+TEACHER_SHARE = 0.45  # of the run: its student, whose steps take longer, gets as many ["Training two models"]
+TEACHER_WEIGHT = 0.5  # of its predictions in the targets; .8 is no better ["An hour on 10 MB; distillation"]
+TEACHER_COST = 0.2  # the time of its predictions, as a part of that of a step without it ["Training two models"]
 
 # ---- Model shape
 
