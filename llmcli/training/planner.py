@@ -19,6 +19,7 @@ from llmcli.training.cost_model import (
     Estimate,
     Machine,
     Memory,
+    Speed,
     choose_model,
     estimated_speed,
     memory_needed,
@@ -239,10 +240,7 @@ def _plan(run: _Run, models: Sequence[ModelConfig], machine: Machine) -> Plan:
     fixed_batch = run.request.batch_tokens is not None
     fitting = memory_fit.fit(models, machine.memory, run.memory_needed, fixed_batch=fixed_batch, options=options)
 
-    def settings(model: ModelConfig, tokens: float) -> TrainConfig:
-        return run.settings(model, tokens, fitting.batch_divisor)
-
-    estimate = choose_model(fitting.models, run.batch_seconds, run.data, settings, machine, run.max_epochs)
+    estimate = _choose(run, fitting, machine)
     training = run.decide(estimate.model, _tokens_in_time(estimate, run), fitting.batch_divisor)
     train = training.settings(run.request)
     architecture = run.decide_model(estimate.model, train, models, fitting)
@@ -258,6 +256,38 @@ def _plan(run: _Run, models: Sequence[ModelConfig], machine: Machine) -> Plan:
         expected = Expected(estimate.tokens_per_second, tokens.value / run.data.tokens)
     conversations = _conversation_settings(training, sharded=sharded)
     return Plan(estimate.model, train, rows, warning, conversations, expected, sharded)
+
+
+def _choose(run: _Run, fitting: Fit, machine: Machine) -> Estimate:
+    """The model for the time of the run, or, where that is enough for two models, for the time that each has."""
+    measuring = Machine(_measuring_once(machine.speed), machine.memory)
+
+    def settings(model: ModelConfig, tokens: float) -> TrainConfig:
+        return run.settings(model, tokens, fitting.batch_divisor)
+
+    def choose(seconds: float | None) -> Estimate:
+        return choose_model(fitting.models, seconds, run.data, settings, measuring, run.max_epochs)
+
+    seconds = run.batch_seconds
+    estimate = choose(seconds)
+    teacher_share = run.distillation(_tokens_in_time(estimate, run)).value
+    if not (seconds and teacher_share):
+        return estimate
+    of_two = choose(seconds * rules.token_shares(teacher_share)[1])
+    still_enough = run.distillation(_tokens_in_time(of_two, run)).value  # not if that one was measured as slower
+    return of_two if still_enough else estimate
+
+
+def _measuring_once(speed: Speed) -> Speed:
+    """The same function, which measures each model only when it is first asked for."""
+    measured: dict[ModelConfig, float] = {}
+
+    def remembered(model: ModelConfig, train: TrainConfig, seconds: float) -> float:
+        if model not in measured:
+            measured[model] = speed(model, train, seconds)
+        return measured[model]
+
+    return remembered
 
 
 def _tokens_in_time(estimate: Estimate, run: _Run) -> float:

@@ -145,7 +145,7 @@ def summarize(
     9. The speed was not the one that the plan assumed: the model was chosen for another number of tokens.
     10. After training on conversations: how held-out questions are answered, and what became of plain text.
     11. KNOWN_SHARE of a held-out text that the user named, or more, is in the training text too.
-    12. The run trained two models, the second also on the predictions of the first: which of them was kept.
+    12. The run trained a teacher and a student: which of them was kept.
 
     Of two models the rules on losses are about the one that was kept.
     """
@@ -307,14 +307,10 @@ def _teacher(run: _Run) -> list[str]:
     teacher = units.bits_per_byte(distillation["teacher_bits_per_byte"])
     if run.is_student:
         best = units.bits_per_byte(min(run.curve.validation))
-        return [
-            f"The run trained two models, the second also on the predictions of the first; the second was kept "
-            f"(validation loss: {teacher} and {best} bits per byte)."
-        ]
-    return [
-        "The run trained two models, the second also on the predictions of the first. The second was not better"
-        f"{' yet' if run.ended_early else ''}, so the first was kept (validation loss: {teacher} bits per byte)."
-    ]
+        return [f"Distillation: the student was kept (validation loss: {best} bits per byte, its teacher's {teacher})."]
+    yet = " yet" if run.ended_early else ""
+    kept = f"so its teacher was kept (validation loss: {teacher} bits per byte)"
+    return [f"Distillation: the student was not better{yet}, {kept}."]
 
 
 def _speed(run: _Run) -> list[str]:

@@ -1,5 +1,6 @@
 """Plans: they can be trained, follow the speed of the machine, and keep what the user requests."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from llmcli import units
 from llmcli.training import recipe
 from llmcli.training.cost_model import CorpusSize, Machine, estimated_speed, expected_loss
 from llmcli.training.plan import Request
+from llmcli.training.rules import token_shares
 from tests.training.plans import BASE, budgets, machines, plan, row, times, tokens
 
 SHAPES = len(recipe.SHAPES)
@@ -56,8 +58,10 @@ def test_every_plan_can_be_trained(train_tokens, budget, machine, vocab_size):
 @settings(max_examples=100, deadline=None)
 @given(tokens, machines, st.lists(times, min_size=2, max_size=2))
 def test_more_time_never_makes_a_smaller_model(train_tokens, machine, both):
-    less, more = (plan(Request(seconds=t, **machine), train_tokens=train_tokens).model for t in sorted(both))
-    assert less.parameters <= more.parameters
+    """Unless it is enough for two of them."""
+    less, more = (plan(Request(seconds=t, **machine), train_tokens=train_tokens) for t in sorted(both))
+    if less.train.teacher_share == more.train.teacher_share:
+        assert less.model.parameters <= more.model.parameters
 
 
 @settings(max_examples=100, deadline=None)
@@ -87,14 +91,18 @@ def test_the_plan_follows_the_measured_speed_and_measures_rarely(train_tokens, s
 
     request = Request(seconds=seconds, threads=threads)
     result = plan(request, train_tokens=train_tokens, machine=Machine(speed))
-    assert 1 <= len(measured) == len(set(measured)) <= recipe.MAX_MEASUREMENTS
+    share = token_shares(result.train.teacher_share)[1]
+    assert 1 <= len(measured) == len(set(measured)) <= recipe.MAX_MEASUREMENTS * (2 if share < 1 else 1)
     # the shape chosen was measured, and no other measured one has a lower expected loss
     shape = (result.model.num_hidden_layers, result.model.hidden_size)
     assert shape in measured
 
     def loss(other):
         model = plan(replace(request, layers=other[0], width=other[1]), train_tokens=train_tokens).model
-        seen = min(recipe.MAX_EPOCHS * train_tokens, seconds * speed(model, result.train))
+        in_time = seconds * speed(model, result.train)
+        if share < 1 and recipe.TRAINING_SHARE * in_time < recipe.DISTILLATION_EPOCHS * train_tokens:
+            return math.inf  # there would be no time for two of them
+        seen = min(recipe.MAX_EPOCHS * train_tokens, share * in_time)
         return expected_loss(model.parameters, seen, CorpusSize(train_tokens, 3 * train_tokens))
 
     assert loss(shape) <= 1.02 * min(loss(other) for other in list(measured))

@@ -408,8 +408,7 @@ def distilled(**changes: Any) -> dict[str, Any]:
 def test_the_second_of_two_models_is_judged_by_its_own_losses() -> None:
     """At half of its steps, 75, its validation loss was 1.3: it still improved in the second half."""
     assert summarize(distilled())[1:] == [
-        "The run trained two models, the second also on the predictions of the first; the second was kept (validation "
-        "loss: 1.100 and 1.000 bits per byte).",
+        "Distillation: the student was kept (validation loss: 1.000 bits per byte, its teacher's 1.100).",
         "Still improving at the end; more time would help.",
     ]
     curve = distilled()["curve"] | {"eval_bits_per_byte": [1.2, 1.1, 9.0, 3.0, 1.005, 1.001, 1.0]}
@@ -420,12 +419,11 @@ def test_the_first_of_two_models_is_kept_where_the_second_is_not_better() -> Non
     """That is no overfitting of the first, though the validation loss at the end is higher."""
     curve = distilled()["curve"] | {"eval_bits_per_byte": [1.11, 1.1, 9.0, 3.0, 1.3, 1.3, 1.2]}
     assert summarize(distilled(curve=curve, best_step=50))[1:] == [
-        "The run trained two models, the second also on the predictions of the first. The second was not better, so "
-        "the first was kept (validation loss: 1.100 bits per byte).",
+        "Distillation: the student was not better, so its teacher was kept (validation loss: 1.100 bits per byte).",
         PLATEAU,
     ]
     stopped = summarize(distilled(curve=curve, best_step=50, interrupted=True))[1]
-    assert "The second was not better yet, so the first was kept" in stopped
+    assert "the student was not better yet, so its teacher was kept" in stopped
 
 
 # ---- hints

@@ -95,7 +95,7 @@ def test_a_run_of_two_models_says_so_in_its_events_record_and_summary(
         "from_step": teacher["step"],
         "teacher_bits_per_byte": teacher["bits_per_byte"],
     }
-    assert done["verdict"][1].startswith("The run trained two models, the second also on the predictions of the first")
+    assert done["verdict"][1].startswith("Distillation: the student was ")
     shown = llm("inspect").stdout
     assert f"teacher until step {teacher['step']:,}" in shown
     again = llm("train", "c.txt", "--time", "6s", "--layers", 1, "--width", 32, "--context", 32, "--force")
