@@ -116,8 +116,8 @@ def test_the_keys_of_the_file_stay(ready: Prepared) -> None:
     ]  # fmt: skip
     assert list(json.loads(metadata["figures"])) == [
         "step", "progress", "evaluated_step", "evaluated_progress", "best_step", "best_bits", "best_factor", "dropout",
-        "token_split", "regularized_progress", "regularizations", "conversations_from", "evaluations", "samples",
-        "seconds", "trained_seconds",
+        "token_split", "regularized_progress", "regularizations", "conversations_from", "stage_start", "stage_end",
+        "student_from", "evaluations", "samples", "seconds", "trained_seconds",
     ]  # fmt: skip
     assert {name.split(".")[0] for name in tensors} >= {"model", "optimizer", "losses"}
 
