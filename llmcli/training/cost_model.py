@@ -237,12 +237,16 @@ def choose_model(
     settings: Settings,
     machine: Machine,
     max_epochs: float,
+    measured: dict[int, float],
 ) -> Estimate:
     """The best of `models`, which are sorted by size: the largest that sees TOKENS_PER_PARAMETER, or, with a time
-    budget of `seconds`, the one with the lowest expected loss."""
+    budget of `seconds`, the one with the lowest expected loss.
+
+    `measured` are tokens per second by the index of a model; new measurements are added.
+    """
     if seconds is None:
         return _choose_by_tokens(models, planned_tokens(settings(models[0], 0.0)))
-    return _choose_by_time(models, recipe.TRAINING_SHARE * seconds, text, settings, machine, max_epochs)
+    return _choose_by_time(models, recipe.TRAINING_SHARE * seconds, text, settings, machine, max_epochs, measured)
 
 
 def _choose_by_tokens(models: Sequence[ModelConfig], tokens: float) -> Estimate:
@@ -257,13 +261,15 @@ def _choose_by_time(
     settings: Settings,
     machine: Machine,
     max_epochs: float,
+    measured: dict[int, float],
 ) -> Estimate:
     """Measures the speed of the shape that seems best, at most MAX_MEASUREMENTS times. The ratio of the last measured
     to its estimated speed corrects the estimates of the other shapes."""
     max_tokens = max_epochs * text.tokens
     estimated = [estimated_speed(model, settings(model, 0.0)) for model in models]
-    measured: dict[int, float] = {}
     correction = 1.0
+    for i, speed in measured.items():
+        correction = speed / estimated[i]
 
     def tokens(i: int) -> float:
         return min(max_tokens, seconds * measured.get(i, correction * estimated[i]))

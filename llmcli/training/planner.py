@@ -19,7 +19,6 @@ from llmcli.training.cost_model import (
     Estimate,
     Machine,
     Memory,
-    Speed,
     choose_model,
     estimated_speed,
     memory_needed,
@@ -213,10 +212,16 @@ class _Run:
         return self.decide(model, tokens, batch_divisor).settings(self.request)
 
     def memory_needed(self, model: ModelConfig, batch_divisor: int) -> Memory:
-        """With the largest batch that the run may have."""
+        """With the largest batch that the run may have, and with a teacher if it may have one."""
         settings = self.settings(model, 0.0, batch_divisor)
         in_time = MAX_SPEEDUP * (self.budget or 0.0) * estimated_speed(model, settings)
-        tokens = min(in_time, self.max_epochs * self.data.tokens) or planned_tokens(settings)
+        tokens = in_time or planned_tokens(settings)
+        # the most that a single model sees; of two each sees less, and has smaller batches
+        of_one = min(tokens, math.nextafter(recipe.DISTILLATION_EPOCHS * self.data.tokens, 0.0))
+        needed = [self._memory_needed(model, count, batch_divisor) for count in {tokens, of_one}]
+        return Memory(max(one.device for one in needed), max(one.host for one in needed))
+
+    def _memory_needed(self, model: ModelConfig, tokens: float, batch_divisor: int) -> Memory:
         settings = self.settings(model, tokens, batch_divisor)
         sharded = self.sharding(model, settings).value
         return memory_needed(model, settings, self.request.processes, sharded=sharded)
@@ -260,13 +265,13 @@ def _plan(run: _Run, models: Sequence[ModelConfig], machine: Machine) -> Plan:
 
 def _choose(run: _Run, fitting: Fit, machine: Machine) -> Estimate:
     """The model for the time of the run, or, where that is enough for two models, for the time that each has."""
-    measuring = Machine(_measuring_once(machine.speed), machine.memory)
+    measured: dict[int, float] = {}
 
     def settings(model: ModelConfig, tokens: float) -> TrainConfig:
         return run.settings(model, tokens, fitting.batch_divisor)
 
     def choose(seconds: float | None) -> Estimate:
-        return choose_model(fitting.models, seconds, run.data, settings, measuring, run.max_epochs)
+        return choose_model(fitting.models, seconds, run.data, settings, machine, run.max_epochs, measured)
 
     seconds = run.batch_seconds
     estimate = choose(seconds)
@@ -276,18 +281,6 @@ def _choose(run: _Run, fitting: Fit, machine: Machine) -> Estimate:
     of_two = choose(seconds * rules.token_shares(teacher_share)[1])
     still_enough = run.distillation(_tokens_in_time(of_two, run)).value  # not if that one was measured as slower
     return of_two if still_enough else estimate
-
-
-def _measuring_once(speed: Speed) -> Speed:
-    """The same function, which measures each model only when it is first asked for."""
-    measured: dict[ModelConfig, float] = {}
-
-    def remembered(model: ModelConfig, train: TrainConfig, seconds: float) -> float:
-        if model not in measured:
-            measured[model] = speed(model, train, seconds)
-        return measured[model]
-
-    return remembered
 
 
 def _tokens_in_time(estimate: Estimate, run: _Run) -> float:

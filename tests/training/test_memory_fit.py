@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmcli.errors import LLMError
@@ -17,6 +17,7 @@ from tests.training.plans import budgets, machines, plan, row, tokens
 
 @settings(max_examples=100, deadline=None)
 @given(tokens, budgets, machines, st.floats(3.2e8, 1e13))
+@example(2_896_310, {}, {"device": "cuda", "threads": 1, "experts": None}, 417_052_160.0)  # two models of 20 epochs
 def test_every_plan_fits_into_memory_or_is_an_error(train_tokens, budget, machine, memory):
     machine_here = Machine(estimated_speed, Memory(memory, memory))
     try:

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmcli import units
@@ -80,6 +80,7 @@ def test_more_text_never_makes_a_smaller_model_without_a_time_budget(both, budge
 
 @settings(max_examples=100, deadline=None)
 @given(tokens, times, st.lists(st.floats(0.05, 20), min_size=SHAPES, max_size=SHAPES), st.integers(1, 64))
+@example(1_033_148, 28_815.0, [1.0] * 10 + [2.0, 1.0, 1.0], 1)  # two models: what was measured for one counts
 def test_the_plan_follows_the_measured_speed_and_measures_rarely(train_tokens, seconds, factors, threads):
     """Each width is faster or slower than estimated by a factor of its own."""
     measured = []

@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
+from llmcli.cli.progress import TrainingView
+from llmcli.cli.training_report import show_event
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, loading
 from llmcli.training import recipe, session
+from llmcli.training.events import TeacherTrained
 from llmcli.training.record import versions
 from tests import platforms
 from tests.cli.terminals import STYLES, in_a_terminal
@@ -78,12 +81,12 @@ def test_json_events(llm: Llm) -> None:
 
 @pytest.mark.slow
 def test_a_run_of_two_models_says_so_in_its_events_record_and_summary(
-    llm: Llm, monkeypatch: pytest.MonkeyPatch
+    llm: Llm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(recipe, "DISTILLATION_MIN_TOKENS", 0)
     monkeypatch.setattr(recipe, "DISTILLATION_EPOCHS", 0.5)
     Path("c.txt").write_text(LONG_TEXT, "utf-8")
-    answer = llm("train", "c.txt", "--time", "6s", "--layers", 1, "--width", 32, "--context", 32, "--json")
+    answer = llm("train", "c.txt", "--time", "4s", "--layers", 1, "--width", 32, "--context", 32, "--json")
     assert answer.exit_code == 0
     events = [json.loads(line) for line in answer.stdout.splitlines()]
     assert events[0]["train"]["teacher_share"] == recipe.TEACHER_SHARE
@@ -96,10 +99,13 @@ def test_a_run_of_two_models_says_so_in_its_events_record_and_summary(
         "teacher_bits_per_byte": teacher["bits_per_byte"],
     }
     assert done["verdict"][1].startswith("Distillation: the student was ")
-    shown = llm("inspect").stdout
-    assert f"teacher until step {teacher['step']:,}" in shown
-    again = llm("train", "c.txt", "--time", "6s", "--layers", 1, "--width", 32, "--context", 32, "--force")
-    assert ": the teacher is trained (validation loss " in again.stderr
+    assert f"teacher until step {teacher['step']:,}" in llm("inspect").stdout
+    capsys.readouterr()
+    show_event(TeacherTrained(7, 1.25), TrainingView(4.0), json_=False)
+    assert capsys.readouterr().err == (
+        "step 7: the teacher is trained (validation loss 1.250 bits per byte); the student starts from fresh weights "
+        "and also learns from its predictions\n"
+    )
 
 
 def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm) -> None:
