@@ -267,12 +267,14 @@ def _choose_by_time(
     to its estimated speed corrects the estimates of the other shapes."""
     max_tokens = max_epochs * text.tokens
     estimated = [estimated_speed(model, settings(model, 0.0)) for model in models]
-    correction = 1.0
-    for i, speed in measured.items():
-        correction = speed / estimated[i]
+
+    def expected_speed(i: int) -> float:
+        last = next(reversed(measured), None)
+        correction = 1.0 if last is None else measured[last] / estimated[last]
+        return correction * estimated[i]
 
     def tokens(i: int) -> float:
-        return min(max_tokens, seconds * measured.get(i, correction * estimated[i]))
+        return min(max_tokens, seconds * measured.get(i, expected_speed(i)))
 
     def loss(i: int) -> float:
         # between active and all parameters, where there are experts
@@ -283,9 +285,8 @@ def _choose_by_time(
         best = min(range(len(models)), key=loss)
         if best in measured:
             break
-        run_seconds = tokens(best) / (correction * estimated[best])  # max_tokens may end the run before its time
+        run_seconds = tokens(best) / expected_speed(best)  # max_tokens may end the run before its time
         limit = min(recipe.MAX_MEASUREMENT_SECONDS, recipe.MEASUREMENT_SHARE * run_seconds)
         measured[best] = machine.speed(models[best], settings(models[best], tokens(best)), limit)
-        correction = measured[best] / estimated[best]
     best = min(measured, key=loss)
     return Estimate(models[best], tokens(best), measured[best])
