@@ -7,7 +7,7 @@ from llmcli import units
 from llmcli.errors import LLMError
 from llmcli.formats.json_schema import parse_json
 from llmcli.formats.metadata import parse_document
-from llmcli.training.summary import Record
+from llmcli.training.summary import Record, student_was_kept
 
 if TYPE_CHECKING:
     from llmcli.formats.header import Header
@@ -148,7 +148,7 @@ def _distillation(record: Record) -> list[tuple[str, str]]:
     if not found:
         return []
     first, bits = found.get("from_step", 0), units.bits_per_byte(found.get("teacher_bits_per_byte", 0.0))
-    kept = "student" if record.get("best_step", 0) > first else "teacher"
+    kept = "student" if student_was_kept(record) else "teacher"
     return [("distillation", f"teacher until step {first:,} (validation loss {bits}), then student; kept: the {kept}")]
 
 

@@ -95,12 +95,18 @@ def _part(curve: Curve, steps: range) -> Curve:
     )
 
 
+def student_was_kept(record: Record) -> bool:
+    """Whether a run of two models kept the student; False after a run of one."""
+    first = record.get("distillation", {}).get("from_step")
+    return first is not None and bool(record.get("best_step", 0) > first)
+
+
 def _steps_of_model(record: Record) -> range:
     """The evaluated steps of the model that was kept: all, or of two models those of the teacher or the student."""
     last, first = int(record["steps"]), record.get("distillation", {}).get("from_step")
     if first is None:
         return range(last + 1)
-    return range(first + 1, last + 1) if record["best_step"] > first else range(first + 1)
+    return range(first + 1, last + 1) if student_was_kept(record) else range(first + 1)
 
 
 def _tokens_per_byte(record: Record, step: int) -> float:
