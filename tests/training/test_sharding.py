@@ -20,7 +20,7 @@ from llmcli.training.processes import Processes
 from llmcli.training.shares import _equal_pieces, take_share
 from tests.platforms import in_full, linux
 from tests.training.plans import plan, row
-from tests.training.test_processes import SECONDS, command, corpus, losses, run, wait_for
+from tests.training.test_processes import SECONDS, command, corpus, losses, run, run_here, wait_for
 
 __all__ = ["corpus"]
 
@@ -101,23 +101,9 @@ def tensors(path) -> dict[str, np.ndarray]:
 def test_losses_and_weights_are_those_of_one_process(corpus, options) -> None:
     """Three processes: no dimension of the model is a multiple of that. The load-balancing loss of experts is that of
     each share, not of the whole batch."""
-    one = losses(run(command(corpus, "whole.safetensors", "--steps", "10", "--json", "--force", *options)))
-    sharded = losses(
-        run(
-            command(
-                corpus,
-                "sharded.safetensors",
-                "--steps",
-                "10",
-                "--json",
-                "--force",
-                "--processes",
-                "3",
-                "--shard",
-                *options,
-            )
-        )
-    )
+    words = ("--steps", "10", "--json", "--force", *options)
+    one = losses(run_here(command(corpus, "whole.safetensors", *words)))
+    sharded = losses(run(command(corpus, "sharded.safetensors", *words, "--processes", "3", "--shard")))
     tolerance = 5e-3 if options else 1e-4
     np.testing.assert_allclose(sharded, one, rtol=tolerance)
     expected, found = (tensors(corpus.parent / f"{name}.safetensors") for name in ("whole", "sharded"))
@@ -135,10 +121,10 @@ def test_a_stopped_run_resumes_with_whole_weights(corpus) -> None:
     wait_for(corpus.parent / "resharded.resume.safetensors")
     process.terminate()
     assert process.wait(SECONDS) == 128 + signal.SIGTERM
-    resumed = run(words)
+    resumed = run_here(words)
     assert resumed.returncode == 0, resumed.stderr
     assert "with 1 instead of 2 processes" in resumed.stderr
-    whole = run(command(corpus, "unbroken.safetensors", "--steps", "60", "-q"))
+    whole = run_here(command(corpus, "unbroken.safetensors", "--steps", "60", "-q"))
     assert whole.returncode == 0
     found, expected = (tensors(corpus.parent / f"{name}.safetensors") for name in ("resharded", "unbroken"))
     for name, array in expected.items():
