@@ -271,6 +271,16 @@ class TrainConfig:
     dtype: str = "float32"  # of matrix products; weights are always float32
     threads: int = 1
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Training tokens of a step."""
+        return self.batch_size * self.context
+
+    @property
+    def is_fine_tuning(self) -> bool:
+        """Whether the learning rates are those for a model that is trained already."""
+        return self.recipe in ("fine-tune", "lora")
+
     def __post_init__(self) -> None:
         self._check_types()
         if self.steps < 1:

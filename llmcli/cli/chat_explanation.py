@@ -60,10 +60,10 @@ def find_token(answer: Answer, which: str) -> int:
 
 
 def _show_probabilities(answer: Answer) -> None:
-    """The answer with each token coloured by its probability."""
+    """The answer with each token colored by its probability."""
     if not styles.has_colours(sys.stdout):
         return
-    console.heading("the answer, each token coloured by its probability")
+    console.heading("the answer, each token colored by its probability")
     for piece in answer.pieces:
         console.verbatim(styles.by_probability(piece.text, math.exp(piece.logprob)), raw=True)
     console.result()

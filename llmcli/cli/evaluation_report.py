@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llmcli.evaluation.evaluator import Score
     from llmcli.evaluation.surprisal import Span
 
-MAX_TOKENS_SHOWN = 4_000  # in the text coloured by surprisal
+MAX_TOKENS_SHOWN = 4_000  # in the text colored by surprisal
 
 
 # ---- scores
@@ -136,7 +136,7 @@ class TokenSurprisals:
         }
 
     def show(self, spans: "Sequence[Span]") -> None:
-        """The texts with their tokens coloured by surprisal, then a table of the most surprising passages."""
+        """The texts with their tokens colored by surprisal, then a table of the most surprising passages."""
         shown = min(len(self.ids), MAX_TOKENS_SHOWN)
         if shown < len(self.ids):
             console.note(f"the first {shown:,} of {len(self.ids):,} tokens are shown; --json prints all")

@@ -43,7 +43,7 @@ def speakers_option(panel: str | None = None) -> OptionInfo:
     option: OptionInfo = typer.Option(
         "--speakers",
         metavar="USER,ASSISTANT",
-        help="Names of who asks and who answers in text with turns (default: User,Assistant and Q,A).",
+        help="Names that mark the turns of the user and of the assistant in a text (default: User,Assistant and Q,A).",
         rich_help_panel=panel,
     )
     return option

@@ -51,7 +51,7 @@ def _settings(step: "Step", sampling: "SamplingConfig") -> list[str]:
     phrases.append(f"temperature {sampling.temperature:g}")
     values = {"top-k": sampling.top_k, "top-p": sampling.top_p, "min-p": sampling.min_p}
     for removal in step.removals:
-        tokens = f"{removal.tokens:,} token{'s' * (removal.tokens != 1)}"
+        tokens = units.count(removal.tokens, "token")
         total = units.probability(removal.probability)
         phrases.append(f"{removal.filter} {values[removal.filter]:g} removes {tokens} (total probability {total})")
     return [*phrases, f"sampled from {step.remaining:,}" if step.remaining > 1 else "one token remains"]

@@ -96,7 +96,7 @@ def show_result(
     saved = "interrupted; saved" if done.interrupted else "saved"
     best = f" (best weights: step {done.best_step:,})" if done.best_step != done.step else ""
     console.note(
-        f"{saved} {file}: {units.number(parameters)} parameters, {done.step:,} step{'s' * (done.step != 1)}{best}, "
+        f"{saved} {file}: {units.number(parameters)} parameters, {units.count(done.step, 'step')}{best}, "
         f"{units.duration(done.seconds)}"
     )
     if done.base_score and done.score:

@@ -102,7 +102,7 @@ class _ShardMaker:
                 data += np.asarray(ids).astype(dtype).tobytes()
         ids_ = np.frombuffer(data, dtype)
         used = b"".join(tokenizer.token_bytes[i] for i in used_tokens(ids_, tokenizer.vocab_size))
-        size = count_bytes(ids_, tokenizer.token_bytes)
+        size = count_bytes(ids_, tokenizer.byte_lengths)
         return ShardContent(bytes(data), dtype, size, bytes(sorted(set(used))))
 
     def _store(self, index: int, content: ShardContent) -> Shard:

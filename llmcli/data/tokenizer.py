@@ -17,7 +17,9 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from llmcli.data import text_pieces, tokenizer_json
@@ -230,6 +232,11 @@ class Tokenizer:
         for i, added in self._inner.get_added_tokens_decoder().items():
             table[i] = b"" if added.special else added.content.encode("utf-8")
         return table
+
+    @cached_property
+    def byte_lengths(self) -> NDArray[np.int64]:
+        """The number of bytes of each token, [vocab_size]."""
+        return np.array([len(data) for data in self.token_bytes])
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

@@ -2,7 +2,7 @@
 
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -45,10 +45,9 @@ def tokenize(texts: Iterator[Iterator[str]], tokenizer: Encoder) -> NDArray[np.u
         return np.memmap(file, dtype=dtype, mode="r", shape=(count,)) if count else np.zeros(0, dtype)
 
 
-def count_bytes(ids: NDArray[np.integer], token_bytes: Sequence[bytes]) -> int:
-    """The total number of bytes that token ids stand for; `token_bytes` are those of each token in the vocabulary."""
-    lengths = np.array([len(data) for data in token_bytes])
-    return sum(int(lengths[block].sum()) for block in blocks(ids))
+def count_bytes(ids: NDArray[np.integer], byte_lengths: NDArray[np.int64]) -> int:
+    """The total number of bytes that token ids stand for; `byte_lengths` are those of each token in the vocabulary."""
+    return sum(int(byte_lengths[block].sum()) for block in blocks(ids))
 
 
 def used_tokens(ids: NDArray[np.integer], vocab_size: int) -> NDArray[np.intp]:

@@ -79,7 +79,7 @@ def measure_answers(
     tokens, kept, truncated = whole.truncated(context + 1)
     if not kept:
         raise LLMError("there is no answer to measure: no conversation has one within the context")
-    lengths = np.array([len(data) for data in template.tokenizer.token_bytes])
+    lengths = template.tokenizer.byte_lengths
     total, done = Score(0.0, 0, 0), 0
     for batch, batch_score in evaluate_answers(tokens, range(len(tokens)), lengths, model.score):
         total, done = total + batch_score, done + len(batch)

@@ -29,10 +29,10 @@ Window = tuple[int, int, int]  # start, first position counted, end
 
 
 class ByteEncoder(Encoder, Protocol):
-    """A tokenizer that also knows the bytes of each id and the token that precedes a text."""
+    """A tokenizer that also knows the number of bytes of each id and the token that precedes a text."""
 
     @property
-    def token_bytes(self) -> list[bytes]: ...
+    def byte_lengths(self) -> NDArray[np.int64]: ...
     @property
     def bos_id(self) -> int: ...
     @property
@@ -285,7 +285,7 @@ def measure(
     infinite.
     """
     ids, text_bytes = _tokenize_exactly(passage, tokenizer)
-    lengths = np.array([len(data) for data in tokenizer.token_bytes])
+    lengths = tokenizer.byte_lengths
     context = context or evaluation_context(model.context)
     ids_with_bos = PrefixedTokens(tokenizer.bos_id, ids)
     network, cached = model, None
@@ -314,7 +314,7 @@ def _tokenize_exactly(passage: Passage, tokenizer: ByteEncoder) -> tuple[NDArray
             yield part
 
     ids = tokenize(iter([counted()]), tokenizer)
-    token_bytes = count_bytes(ids, tokenizer.token_bytes)
+    token_bytes = count_bytes(ids, tokenizer.byte_lengths)
     added = 1 if tokenizer.adds_prefix_space and size else 0  # a space that the tokenizer puts before the text
     if token_bytes != size + added:
         raise LLMError(

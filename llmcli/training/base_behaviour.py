@@ -41,7 +41,7 @@ class BaseBehaviour:
         of the divergence in the loss."""
         self._model, self._seed, self._weight = model, settings.seed, weight
         self._reference = _reference(model, tokenizer, settings.seed)
-        texts = round(recipe.DIVERGENCE_TOKENS * settings.batch_size * settings.context / GENERATED_LENGTH)
+        texts = round(recipe.DIVERGENCE_TOKENS * settings.tokens_per_step / GENERATED_LENGTH)
         self._texts_per_step = min(max(1, texts), len(self._reference.ids))
 
     def add_gradients(self, step: int) -> None:

@@ -25,7 +25,7 @@ def window_length(progress: float, settings: TrainConfig) -> int:
     [64, 128, 256]
     """
     context = settings.context
-    if settings.recipe in ("fine-tune", "lora"):
+    if settings.is_fine_tuning:
         return context
     warmup = recipe.LENGTH_WARMUP_WITH_INDUCTION if settings.induction else recipe.LENGTH_WARMUP
     divisor = next((divisor for until, divisor in warmup if progress < until), 1)

@@ -11,7 +11,6 @@ from llmcli.models.transformer import LanguageModel
 from llmcli.training import recipe
 from llmcli.training.calibration import Calibration
 from llmcli.training.compute import Compute
-from llmcli.training.initialization import eager_without_compiler
 from llmcli.training.interruption import CutShortError
 from llmcli.training.position import Position
 from llmcli.training.run_data import RunData
@@ -19,7 +18,7 @@ from llmcli.training.run_timer import FINAL_PATIENCE, STEP_PATIENCE, RunTimer
 from llmcli.training.validation import Validator
 
 FIRST_EVALUATION_SHARE = 0.1  # of the run, at most, for the evaluation of the model that it starts from
-CALIBRATION_COST = 5.0  # for each token of the validation slice, in tokens of an evaluation: of fitting the temperature
+CALIBRATION_COST = 5.0  # of fitting the temperature, per token, relative to evaluating the token
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -58,8 +57,17 @@ class CandidateEvaluator:
         return self._validator.tokens
 
     @property
+    def units(self) -> int:
+        """The number of windows or conversations that an evaluation covers."""
+        return self._validator.units
+
+    def keep_units(self, count: int) -> None:
+        """Cover so many, as the run did before it was stopped."""
+        self._validator.keep_units(count)
+
+    @property
     def cost(self) -> float:
-        """Of an evaluation with its calibration, as a number of tokens of the evaluation alone."""
+        """Of an evaluation with its calibration, as a number of tokens that are only evaluated."""
         return self._validator.tokens + CALIBRATION_COST * self._calibration.tokens
 
     def evaluate(self, *, is_first: bool, hurried: bool) -> Candidate | None:
@@ -87,9 +95,12 @@ class CandidateEvaluator:
             self._timer.clock.add_evaluation(seconds, self._validator.evaluated_tokens)
 
     def calibrate(self) -> Candidate:
-        """The current weights without an evaluation, calibrated if there is a slice for it."""
-        with eager_without_compiler(self._settings), self._calibration.applied() as factor:
-            return Candidate(self._model.to_arrays(), factor)
+        """The current weights without an evaluation; calibrated, if there is a slice for it and no stop request."""
+        try:
+            with self._timer.interruptible(self._model, FINAL_PATIENCE), self._calibration.applied() as factor:
+                return Candidate(self._model.to_arrays(), factor)
+        except CutShortError:
+            return Candidate(self._model.to_arrays(), factor=1.0)
 
 
 class BestWeights:

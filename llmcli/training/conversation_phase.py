@@ -87,5 +87,5 @@ class ConversationPhase:
     def record(self, position: Position) -> dict[str, Any]:
         """When a run turned to the conversations, and how often it read them."""
         began = position.step if position.conversations_from is None else position.conversations_from
-        tokens = (position.step - began) * self._settings.batch_size * self._settings.context
+        tokens = (position.step - began) * self._settings.tokens_per_step
         return {"from_step": began, "epochs": round(tokens / self.tokens_per_epoch, 4)}

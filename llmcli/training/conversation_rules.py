@@ -115,7 +115,7 @@ class Phases:
             few = f"text first; at most {units.epochs(self.conversation_epochs)} of few conversations"
             return Decision(round(min(limited, wanted), 3), few)
         if wanted < least:
-            after = f"after {units.epochs(self.text_epochs)} of the text, more of which would only memorize it"
+            after = f"after {units.epochs(self.text_epochs)} of the text; more would only make the model memorize it"
             return Decision(round(min(least, most), 3), after)
         return Decision(round(wanted, 3), reason)
 
@@ -132,7 +132,8 @@ def dropout(
 def base_divergence(*, has_text: bool, base: ModelConfig | None) -> Decision[float]:
     """The weight of the divergence from the base model in the loss. After text, it would undo what that text added."""
     if base and not has_text:
-        return Decision(recipe.DIVERGENCE_WEIGHT, "on text that it generates; limits catastrophic forgetting")
+        reason = "from the base model, on text that it generates; limits catastrophic forgetting"
+        return Decision(recipe.DIVERGENCE_WEIGHT, reason)
     return Decision(0.0, "there is no base model" if base is None else "would undo what the text added")
 
 

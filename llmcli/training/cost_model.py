@@ -227,7 +227,7 @@ def expected_loss(parameters: float, seen: float, text: CorpusSize) -> float:
 
 def planned_tokens(train: TrainConfig) -> float:
     """Training tokens of all steps together."""
-    return float(train.steps * train.context * train.batch_size)
+    return float(train.steps * train.tokens_per_step)
 
 
 def choose_model(

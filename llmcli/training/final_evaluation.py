@@ -25,7 +25,7 @@ from llmcli.training.run_data import RunData
 from llmcli.training.run_timer import FINAL_PATIENCE, RunTimer
 from llmcli.training.validation import HeldOutEvaluation, Weights
 
-CACHE_FIT_COST = 4.0  # for each token of the validation slice, in tokens of an evaluation: of fitting the n-gram cache
+CACHE_FIT_COST = 4.0  # of fitting the n-gram cache, per token, relative to evaluating the token
 NO_MEMORY = "for which memory was too short"
 
 T = TypeVar("T")

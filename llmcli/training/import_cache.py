@@ -23,7 +23,7 @@ def fit_cache(model: Checkpoint, tokenizer: Tokenizer, text: Corpus) -> CacheWei
     count = min(FIT_TOKENS, int(FIT_SHARE * len(tokens)))
     _, windows = reserve_tokens(tokens, count, min(EVALUATION_CONTEXT, model.config.max_position_embeddings))
     sample = ValidationText(tokens, windows, tokenizer.eos_id)
-    if not sample.is_sufficient:
+    if count < MIN_TOKENS:
         raise LLMError(
             f"--fit-cache: {len(tokens):,} tokens of text are too few; give at least {round(MIN_TOKENS / FIT_SHARE):,}"
         )

@@ -12,7 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from llmcli.training.connection import LOST_PROCESS
-from llmcli.training.processes import RESTARTS_LEFT
+from llmcli.training.processes import OWN_RESTARTS, RESTARTS_LEFT
 
 MAX_RESTARTS = 3
 SAVING_SECONDS = 60  # that the processes have to end after a signal
@@ -27,7 +27,7 @@ def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None])
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it logs what the exit code says
     command = ["-m", "llmcli", *arguments]
     for restarts in range(MAX_RESTARTS + 1):
-        os.environ[RESTARTS_LEFT] = str(MAX_RESTARTS - restarts)
+        os.environ[OWN_RESTARTS], os.environ[RESTARTS_LEFT] = str(restarts), str(MAX_RESTARTS - restarts)
         try:
             elastic_launch(_config(count), sys.executable)(*command)
             return 0
@@ -38,7 +38,6 @@ def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None])
             if not _may_restart(codes) or restarts == MAX_RESTARTS:
                 return _exit_code(codes)
         on_note("a process of this run was killed; starting all again from the last saved state")
-        command = [word for word in command if word != "--force"]
     return 1
 
 

@@ -55,7 +55,7 @@ def check_fits(plan: Plan, memory: Memory, processes: int = 1) -> None:
     """Raises LLMError where a plan made earlier does not fit into the `memory` that is free for each process."""
     needed = memory_needed(plan.model, plan.train, processes, sharded=plan.sharded and processes > 1)
     if shortage := _shortage(needed, memory, memory):
-        smaller = "--context" if plan.train.recipe in ("fine-tune", "lora") else "--width"
+        smaller = "--context" if plan.train.is_fine_tuning else "--width"
         raise LLMError(
             f"resuming {shortage}; free some, or start over with --force and a smaller {smaller} or --batch-tokens"
         )

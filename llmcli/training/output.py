@@ -113,13 +113,15 @@ def claim_output(
     *,
     adapter_only: bool = False,
     force: bool = False,
+    start_over: bool | None = None,
     rename_existing: bool = False,
     model: Path | None = None,
     model_role: str = "",
     on_note: Callable[[str], None] = lambda note: None,
     on_warning: Callable[[str], None] = lambda warning: None,
 ) -> Iterator[Output]:
-    """Check the output path, lock it until the context ends, and load the state of a stopped run.
+    """Check the output path, lock it until the context ends, and load the state of a stopped run, unless the run is to
+    `start_over`, by default with `force`.
 
     With `rename_existing` an existing model of this program at `path` is renamed; otherwise it is replaced only
     with `force`. `model` is a model that the run reads, `model_role` describes it in errors. Raises LLMError when the
@@ -135,14 +137,14 @@ def claim_output(
             _check_not_an_input(path, model, model_role)
         atomic_io.check_writable(path, force=True)
         _lock(stack, output)
-        output = replace(output, stopped=_load_stopped(output))
+        output = replace(output, stopped=_load_stopped(output, force if start_over is None else start_over))
         replaceable = output.may_replace()
-        if output.stopped and not replaceable:
+        output = replace(output, rename_existing=not replaceable and rename_existing and _is_own_model(path))
+        if output.stopped and not (replaceable or output.rename_existing):
             raise LLMError(
                 f"{path} was not saved by the run that stopped at step {output.stopped.state.step:,}; move it "
                 "away to resume the run, add --force to start over, or choose another output with -o"
             )
-        output = replace(output, rename_existing=not replaceable and rename_existing and _is_own_model(path))
         atomic_io.check_writable(path, force=replaceable or output.rename_existing)
         if output.rename_existing:
             on_note(f"{path} exists; it will be renamed, not overwritten (name the new model with -o)")
@@ -169,8 +171,8 @@ def _lock(stack: ExitStack, output: Output) -> None:
         atomic_io.remove_stale(path)
 
 
-def _load_stopped(output: Output) -> "StoppedRun | None":
-    """The state of a stopped run, unless --force starts over."""
+def _load_stopped(output: Output, start_over: bool) -> "StoppedRun | None":
+    """The state of a stopped run, if there is one to resume."""
     path = output.resume_path
     if not path.exists():
         return None
@@ -179,7 +181,7 @@ def _load_stopped(output: Output) -> "StoppedRun | None":
             f"{path} is not a resume file, but the run would save its state there; move it away, or choose another "
             "output with -o"
         )
-    return None if output.force else resume.load(path)
+    return None if start_over else resume.load(path)
 
 
 def _is_own_model(path: Path) -> bool:

@@ -120,7 +120,7 @@ class PlainTextComparison:
 
     def scores(self, best: Weights, model: LanguageModel) -> PlainTextScores | None:
         """Of the weights that a run of `model` ends with. None if there is nothing to compare."""
-        lengths = np.array([len(data) for data in self._tokenizer.token_bytes])
+        lengths = self._tokenizer.byte_lengths
         text, before = self._text, None
         if self._start:
             text, before = self._before(self._start, model, lengths)

@@ -46,11 +46,14 @@ class Request:
 
     def __post_init__(self) -> None:
         budgets = {"--time": self.seconds, "--steps": self.steps, "--epochs": self.epochs}
-        given = [name for name, value in budgets.items() if value]
+        given = [name for name, value in budgets.items() if value is not None]
         if len(given) > 1:
             raise usage(f"{' and '.join(given)} both set the length of the run; give one of them")
-        if self.epochs is not None and not 0 < self.epochs <= 1e6:
-            raise usage(f"--epochs must be above 0 and at most a million, found {self.epochs}")
+        for name in given:
+            if not (budgets[name] or 0) > 0:
+                raise usage(f"{name} must be above 0, found {budgets[name]}")
+        if self.epochs is not None and not self.epochs <= 1e6:
+            raise usage(f"--epochs must be at most a million, found {self.epochs}")
         if self.optimizer not in (None, "muon", "adamw"):
             raise usage(f"--optimizer must be muon or adamw, found {self.optimizer}")
         if self.active is not None and not self.experts:

@@ -89,7 +89,6 @@ def _train_rows(
     machine = f"{request.device}, {units.count(request.threads, 'thread')}, {request.dtype}"
     if request.processes > 1:
         machine = f"{request.processes} processes, each {machine}"
-    if request.processes > 1:
         table.append(weights_row(sharded))
     return [
         *table,
@@ -110,7 +109,7 @@ def _conversation_rows(training: TrainDecisions) -> list[PlanRow]:
     if chosen is None:
         return []
     if divergence := chosen.base_divergence.value:
-        return [PlanRow("divergence from base", f"weight {divergence:g}", chosen.base_divergence.reason)]
+        return [PlanRow("KL divergence", f"weight {divergence:g}", chosen.base_divergence.reason)]
     if chosen.share.value == 1:
         return []
     dropout = f"dropout {chosen.dropout.value:g}: {chosen.dropout.reason}"

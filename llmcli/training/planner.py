@@ -138,7 +138,7 @@ class _Run:
         return self.phases.epochs if self.phases else rules.max_epochs(self.request, self.base)
 
     def epochs_of_models(self, teacher_share: float) -> float:
-        """Those of both models together, where the run trains two."""
+        """The limit of epochs for the whole run: doubled where it trains two models."""
         return self.max_epochs * (2 if teacher_share else 1)
 
     @property
@@ -146,12 +146,19 @@ class _Run:
         """The time budget in seconds, if there is one."""
         return rules.time_budget(self.request, self.max_epochs).value
 
+    @cached_property
+    def step_cost(self) -> float:
+        """The time of a step, relative to that of its batch alone: the divergence from a base model takes time, too."""
+        if self.base is None or not self.conversations_alone:
+            return 1.0
+        is_sharded = self.sharding(self.base, self.settings(self.base, 0.0, 1)).value
+        return 1.0 if is_sharded else 1 + recipe.DIVERGENCE_COST
+
     @property
     def batch_seconds(self) -> float | None:
-        """The part of the time budget for the batches, without the divergence from a base model."""
-        has_divergence = self.base is not None and self.conversations_alone
+        """The part of the time budget for the batches alone."""
         seconds = self.budget
-        return seconds / (1 + recipe.DIVERGENCE_COST) if seconds and has_divergence else seconds
+        return seconds / self.step_cost if seconds else seconds
 
     def distillation(self, tokens: float) -> Decision[float]:
         """The part of a run for a teacher, where one model would be trained on `tokens`."""
@@ -175,7 +182,7 @@ class _Run:
         epochs = tokens / data.tokens
         kind = rules.optimizer(request, self.base)
         no_text = Decision(0, "of the conversations")
-        validation = no_text if self.conversations else rules.validation(data, tokens)
+        validation = no_text if self.conversations else rules.validation(data, tokens, context)
         return TrainDecisions(
             seconds=rules.time_budget(request, most_epochs),
             context=self.context,
@@ -249,18 +256,20 @@ def _plan(run: _Run, models: Sequence[ModelConfig], machine: Machine) -> Plan:
     training = run.decide(estimate.model, _tokens_in_time(estimate, run), fitting.batch_divisor)
     train = training.settings(run.request)
     architecture = run.decide_model(estimate.model, train, models, fitting)
+    sharded = architecture.sharded.value
+    if sharded:
+        training = _without_divergence(training)
     most_epochs = run.epochs_of_models(train.teacher_share)
     if train.teacher_share:
         estimate = _of_two_models(estimate, run, most_epochs, train.teacher_share)
+    estimate = replace(estimate, tokens_per_second=estimate.tokens_per_second / run.step_cost)
     tokens = rules.training_tokens(run.request, run.data, most_epochs, estimate, planned_tokens(train))
-    warning = _too_few_steps(run, tokens.value / (train.batch_size * train.context))
+    warning = _too_few_steps(run, tokens.value / train.tokens_per_step)
     rows = plan_table.rows(run.request, architecture, training, tokens)
-    sharded = architecture.sharded.value
     expected = None
     if estimate.tokens_per_second:
         expected = Expected(estimate.tokens_per_second, tokens.value / run.data.tokens)
-    conversations = _conversation_settings(training, sharded=sharded)
-    return Plan(estimate.model, train, rows, warning, conversations, expected, sharded)
+    return Plan(estimate.model, train, rows, warning, _conversation_settings(training), expected, sharded)
 
 
 def _choose(run: _Run, fitting: Fit, machine: Machine) -> Estimate:
@@ -298,12 +307,18 @@ def _of_two_models(estimate: Estimate, run: _Run, most_epochs: float, teacher_sh
     return Estimate(estimate.model, tokens, estimate.tokens_per_second * share)
 
 
-def _conversation_settings(training: TrainDecisions, *, sharded: bool) -> ConversationSettings | None:
+def _without_divergence(training: TrainDecisions) -> TrainDecisions:
+    """For sharded weights, with which the base model cannot generate text."""
+    if training.conversations is None or not training.conversations.base_divergence.value:
+        return training
+    none = Decision(0.0, "not with sharded weights")
+    return replace(training, conversations=replace(training.conversations, base_divergence=none))
+
+
+def _conversation_settings(training: TrainDecisions) -> ConversationSettings | None:
     chosen = training.conversations
     if chosen is None:
         return None
-    if sharded:  # the base model would have to generate text
-        chosen = replace(chosen, base_divergence=Decision(0.0, "not with sharded weights"))
     return ConversationSettings(
         chosen.share.value,
         chosen.dropout.value,

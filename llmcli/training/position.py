@@ -33,7 +33,7 @@ class Position:
     @property
     def stage_progress(self) -> float:
         """Progress of the current stage, 0 to 1: it is the whole run, or the training of one model of two. (That of the
-        run may decrease, when the machine becomes slower.)"""
+        run may decrease: when the machine becomes faster, less time has to be reserved for the final evaluations.)"""
         return max(0.0, self.progress - self.stage_start) / (self.stage_end - self.stage_start)
 
     @property
@@ -54,7 +54,8 @@ class Position:
             all(type(step) is int for step in (self.step, self.best_step, self.evaluated_step))
             and 0 <= self.best_step <= self.step <= settings.steps
             and 0 <= self.evaluated_step <= self.step
-            and 0 <= self.evaluated_progress <= self.progress < math.inf
+            and 0 <= self.progress < math.inf
+            and 0 <= self.evaluated_progress < math.inf  # more than `progress`, if that has decreased since
             and 0 < self.best_factor < math.inf
             and 0 <= (self.best_bits or 0.0) < math.inf
             and 0 <= self.dropout < 1

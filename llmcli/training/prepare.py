@@ -20,7 +20,7 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.tokens import count_bytes, tokenize, used_tokens
 from llmcli.data.train_tokenizer import nearest_power_of_two, train_tokenizer
 from llmcli.data.vocabulary_limits import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
-from llmcli.training import recipe, rules
+from llmcli.training import conversation_rules, recipe, rules
 from llmcli.training.cost_model import Machine
 from llmcli.training.plan import Plan, PlanRow, Regularization, Request
 from llmcli.training.planner import make_plan
@@ -48,6 +48,7 @@ class Prepared:
     held_out: TokenIds  # validation text; may be empty
     record: dict[str, Any]  # the corpus, for the training record
     max_bytes: int = sys.maxsize  # of training text that the time budget allows for
+    base: ModelConfig | None = None  # the model to fine-tune
     encoded: EncodedConversations | None = None
     conversations: PreparedConversations | None = None  # as the context of the plan has space for them
 
@@ -71,11 +72,10 @@ class Prepared:
         packed = self.encoded.size.packed(self.plan.train.context).tokens if self.encoded else 0
 
         def by_epochs(epochs: float) -> Regularization:
-            chosen = rules.regularization(request, self.plan.model, len(self.tokens) + packed, epochs)
+            model, tokens = self.plan.model, len(self.tokens) + packed
             if len(self.tokens):
-                return chosen
-            keeps_base = self.plan.conversations is not None and self.plan.conversations.base_divergence > 0
-            return Regularization(self.plan.train.dropout if keeps_base else chosen.dropout, 0.0)
+                return rules.regularization(request, model, tokens, epochs)
+            return Regularization(conversation_rules.dropout(request, model, tokens, epochs, self.base).value, 0.0)
 
         return by_epochs
 
@@ -91,16 +91,18 @@ def prepare(
     base: ModelConfig | None = None,
     tokenizer_reason: str = "from the tokenizer given",
     conversations: ConversationInputs | None = None,
+    max_bytes: int | None = None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Prepared:
     """Split the corpus, train a tokenizer unless one is given, tokenize, plan.
 
     `held_out` is another corpus, or a share of this one to hold out. `characters` makes each character a
-    token. `base` is the model to fine-tune, if any. `tokenizer_reason` says where a given tokenizer comes from. With
+    token. `max_bytes` of training text are read; by default the time budget limits them. `base` is the model to
+    fine-tune, if any. `tokenizer_reason` says where a given tokenizer comes from. With
     `conversations` the corpus may be empty. Raises LLMError when the corpus is too short, or no conversation has an
     answer.
     """
-    max_bytes = _max_bytes(request)
+    max_bytes = max_bytes or _max_bytes(request)
     text = _split(corpus, held_out)
     divided = conversations.divide(max_bytes) if conversations else None
     if tokenizer is None:
@@ -129,7 +131,7 @@ def prepare(
     if seen_bytes:
         record["seen_bytes"] = seen_bytes.hex()
     tokenizer = tokenizer.with_seen_bytes(seen_bytes)
-    prepared = Prepared(plan, tokenizer, text, tokens, held_out_tokens, record, max_bytes, encoded)
+    prepared = Prepared(plan, tokenizer, text, tokens, held_out_tokens, record, max_bytes, base, encoded)
     corpus_row = PlanRow("corpus", f"{corpus.text_bytes:,} bytes", _description(text, read_bytes))
     vocabulary_row = PlanRow("vocabulary", f"{tokenizer.vocab_size} tokens", tokenizer_reason)
     if encoded is None:
@@ -196,7 +198,7 @@ def _training_tokens(
 
 def _text_bytes(tokens: TokenIds | TokenShards, tokenizer: Tokenizer) -> int:
     """The number of bytes that tokens stand for."""
-    return tokens.text_bytes if isinstance(tokens, TokenShards) else count_bytes(tokens, tokenizer.token_bytes)
+    return tokens.text_bytes if isinstance(tokens, TokenShards) else count_bytes(tokens, tokenizer.byte_lengths)
 
 
 def _byte_values(tokens: TokenIds | TokenShards, tokenizer: Tokenizer) -> frozenset[int]:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from llmcli import units
 from llmcli.data.chat_template import CHATML, ChatTemplate
 from llmcli.data.conversation_batches import ConversationTokens
 from llmcli.data.conversation_files import ConversationFile
@@ -170,7 +169,7 @@ class PreparedConversations:
         total = len(self.training) + len(self.held_out)
         learned = f"{self.training.targets:,} of {len(self.training.ids):,}"
         return [
-            PlanRow(name, f"{total:,} conversation{'s' * (total != 1)}", "; ".join(self._remarks())),
+            PlanRow(name, units.count(total, "conversation"), "; ".join(self._remarks())),
             PlanRow("learned tokens", learned, "loss on the answers only; questions are context"),
         ]
 
@@ -195,7 +194,6 @@ class PreparedConversations:
 
     def record(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """The conversations as the training record describes them."""
-        lengths = np.array([len(data) for data in tokenizer.token_bytes])
         inputs = self.encoded.divided.inputs
         return {
             "training": len(self.training),
@@ -205,17 +203,16 @@ class PreparedConversations:
             "dropped": self.encoded.unanswered + self.too_long + sum(file.dropped for file in inputs.files),
             "truncated": self.truncated,
             "train_tokens": self.training.targets,
-            "train_bytes": self.training.answer_bytes(lengths),
+            "train_bytes": self.training.answer_bytes(tokenizer.byte_lengths),
         }
 
     def held_out_record(self, tokenizer: Tokenizer, texts: list[dict[str, Any]]) -> dict[str, Any]:
         """The held-out answers as the training record describes them; with the files that --val named: `texts`, and
         those of conversations."""
-        lengths = np.array([len(data) for data in tokenizer.token_bytes])
         held_out = self.encoded.divided.inputs.held_out
         files = texts if isinstance(held_out, float) else [*texts, *corpus_record(held_out)]
         return {
-            "bytes": self.held_out.answer_bytes(lengths),
+            "bytes": self.held_out.answer_bytes(tokenizer.byte_lengths),
             "tokens": self.held_out.targets,
             "from": self.encoded.divided.source,
             "of": "answers",

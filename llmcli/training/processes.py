@@ -9,7 +9,8 @@ from llmcli.errors import LLMError
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"  # how often torchrun has started all processes again
 MAX_RESTARTS = "TORCHELASTIC_MAX_RESTARTS"  # how often it does so at most
-RESTARTS_LEFT = "LLMCLI_RESTARTS_LEFT"  # how often `llm train --processes` still starts them again
+OWN_RESTARTS = "LLMCLI_RESTARTS"  # how often `llm train --processes` has started them again ...
+RESTARTS_LEFT = "LLMCLI_RESTARTS_LEFT"  # ... and still does so at most
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Processes:
             rank, count, local_rank, local_count = (int(values[name]) for name in VARIABLES[:4])
             restarts = int(values.get(RESTARTS, "0"))
             left = max(0, int(values.get(MAX_RESTARTS, "0")) - restarts) + int(values.get(RESTARTS_LEFT, "0"))
+            restarts += int(values.get(OWN_RESTARTS, "0"))
             return cls(rank, count, local_rank, local_count, restarts, left)
         except ValueError as error:
             raise LLMError(f"RANK and WORLD_SIZE must be numbers, as torchrun sets them: {error}") from error

@@ -57,7 +57,7 @@ def training_record(
 ) -> dict[str, Any]:
     """The record of a run, without its corpus and its clock. `validation` is the size of the validation slice, empty if
     there is none. Keys are always in the same order: a file is a function of the corpus, the options and the seed."""
-    tokens = position.step * plan.train.batch_size * plan.train.context
+    tokens = position.step * plan.train.tokens_per_step
     score, base = final.score, final.base_score
     return {
         "versions": versions(),

@@ -40,6 +40,7 @@ class StoppedRun:
     plan: Plan
     tokenizer_json: str
     state: State
+    max_bytes: int | None = None  # of training text that it reads; None: an older version did not save it
 
     @property
     def processes(self) -> int:
@@ -100,6 +101,8 @@ def save(path: Path, run: StoppedRun) -> None:
         "tokenizer.json": run.tokenizer_json,
         "figures": json.dumps(run.state.values),
     }
+    if run.max_bytes:
+        metadata["max_bytes"] = json.dumps(run.max_bytes)
     if plan.conversations:
         metadata["conversations"] = json.dumps(as_record(plan.conversations))
     if plan.expected:
@@ -123,7 +126,9 @@ def load(path: Path) -> StoppedRun:
         plan = _read_plan(metadata)
         _check_plan(plan, identity)
         arrays = {name: read_tensor(header, tensor) for name, tensor in header.tensors.items()}
-        return StoppedRun(identity, plan, metadata["tokenizer.json"], State(arrays, json.loads(metadata["figures"])))
+        state = State(arrays, json.loads(metadata["figures"]))
+        max_bytes = int(metadata["max_bytes"]) if "max_bytes" in metadata else None
+        return StoppedRun(identity, plan, metadata["tokenizer.json"], state, max_bytes)
     except (AttributeError, KeyError, ValueError, TypeError, OverflowError, LLMError) as error:
         raise LLMError(f"{path} is damaged: {error}; start over with --force") from error
 
@@ -155,13 +160,25 @@ class StateSaver:
     that saving takes at most a fiftieth of the time."""
 
     def __init__(
-        self, path: Path, identity: dict[str, Any], plan: Plan, tokenizer_json: str, warn: Callable[[str], None]
+        self,
+        path: Path,
+        identity: dict[str, Any],
+        plan: Plan,
+        tokenizer_json: str,
+        warn: Callable[[str], None],
+        max_bytes: int | None = None,
     ) -> None:
+        """What it saves with each state is described at StoppedRun; `warn` gets the first failure."""
         self._path, self._identity, self._plan, self._tokenizer_json = path, identity, plan, tokenizer_json
-        self._warn = warn
+        self._warn, self._max_bytes = warn, max_bytes
         self._pause = FIRST_PAUSE
         self._next = time.monotonic() + self._pause
-        self.resumable = True  # whether every save so far succeeded: a run that is stopped now can continue
+        self._has_saved = self._has_failed = False
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a run that is stopped now can continue from a state that was saved, or that can be."""
+        return self._has_saved or not self._has_failed
 
     def is_due(self) -> bool:
         return time.monotonic() >= self._next
@@ -172,11 +189,12 @@ class StateSaver:
         try:
             if os.path.exists(self._path) and not is_resume_file(self._path):  # noqa: PTH110 (Path.exists may raise)
                 raise LLMError(f"{self._path} was created by another process during the run and is kept")
-            save(self._path, StoppedRun(self._identity, self._plan, self._tokenizer_json, state))
+            save(self._path, StoppedRun(self._identity, self._plan, self._tokenizer_json, state, self._max_bytes))
+            self._has_saved = True
         except LLMError as error:
-            if self.resumable:
+            if not self._has_failed:
                 self._warn(f"{error}; if this run is stopped, it cannot be resumed from here")
-            self.resumable = False
+            self._has_failed = True
         now = time.monotonic()
         self._pause = max(min(2 * self._pause, LONGEST_PAUSE), PAUSE_PER_SAVE * (now - began))
         self._next = now + self._pause
@@ -244,7 +262,7 @@ def _is_of(stopped: StoppedRun, metadata: Mapping[str, str]) -> bool:
     documents = [(d["name"], d["bytes"], d["sha256"]) for d in record["corpus"]]
     base, base_option = record.get("base"), str(identity.get("--from") or "")
     return bool(
-        record["train"] == as_record(stopped.plan.train)
+        {**record["train"], "threads": None} == {**as_record(stopped.plan.train), "threads": None}  # as it was resumed
         and metadata.get("tokenizer.json", stopped.tokenizer_json) == stopped.tokenizer_json  # adapters have none
         and text_fingerprint(documents) == identity.get("the text")
         and (base is None) == (not base_option)

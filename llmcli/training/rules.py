@@ -178,7 +178,7 @@ def steps(
     steps_per_epoch = text.tokens / tokens_per_step
     count = max(1, math.ceil((request.epochs or most_epochs) * steps_per_epoch))
     epochs = units.epochs(count / steps_per_epoch)
-    return Decision(count, epochs if request.epochs else f"{epochs}; more would only memorize {data}")
+    return Decision(count, epochs if request.epochs else f"{epochs}; more would only make the model memorize {data}")
 
 
 def training_tokens(
@@ -255,10 +255,11 @@ def _rate(table: Sequence[tuple[float, float]], epochs: float) -> float:
     return next(rate for limit, rate in table if epochs <= limit)
 
 
-def validation(text: CorpusSize, tokens: float) -> Decision[int]:
-    """Tokens of the training text in the validation slice; `tokens` is the number of training tokens."""
+def validation(text: CorpusSize, tokens: float, context: int) -> Decision[int]:
+    """Tokens of the training text in the validation slice; `tokens` is the number of training tokens. What remains has
+    a window of `context` tokens at least."""
     count = min(int(text.tokens * recipe.VALIDATION_SHARE), eval_tokens(tokens))
-    if count < recipe.MIN_VALIDATION_TOKENS:
+    if count < recipe.MIN_VALIDATION_TOKENS or text.tokens - count < context:
         return Decision(0, "the text is too short; the weights of the end are kept")
     return Decision(count, "spread over the training text, not trained on; the weights with the lowest loss are kept")
 
@@ -304,4 +305,5 @@ def learning_rate(request: Request, kind: str) -> Decision[float]:
         reason = "low, to limit catastrophic forgetting"
     else:
         reason = "peak rates of the recipe"
-    return Decision(request.lr, f"{reason}; linear decay to 0 after 40% of the run")  # optimizer.rate
+    decay = f"linear decay to {recipe.FINAL_RATE:g} after {1 - recipe.DECAY:.0%} of the run"
+    return Decision(request.lr, f"{reason}; {decay}")

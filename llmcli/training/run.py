@@ -83,16 +83,22 @@ class Run:
         self._timer.begin_training()
 
     @property
+    def is_new(self) -> bool:
+        """Whether nothing was done yet, neither a step nor an evaluation."""
+        return not (self.has_begun or self._history.evaluations() or self._history.samples())
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a step was taken."""
+        return self.position.step > 0
+
+    @property
     def is_over(self) -> bool:
         return self.position.progress >= 1
 
     @property
-    def _step_tokens(self) -> int:
-        return self._settings.batch_size * self._settings.context
-
-    @property
     def _seen_tokens(self) -> int:
-        return self.position.step * self._step_tokens
+        return self.position.step * self._settings.tokens_per_step
 
     # ---- steps
 
@@ -134,6 +140,7 @@ class Run:
             or self.is_over
             or self._data.has_planned_dropout(position)
             or position.progress < position.regularized_progress + recipe.REGULARIZE_EVERY
+            or not clock.pace  # no step has been measured yet, if the first compiled the layers
         ):
             return
         position.regularized_progress = position.progress
@@ -151,9 +158,9 @@ class Run:
         """Tokens that the current stage will have trained on at its end, at the current speed. The run is not over."""
         position, seen = self.position, self._seen_tokens
         expected = clock.expected_tokens(self._timer.elapsed, seen, self._final_cost())
-        left = max(0.0, min(expected, self._settings.steps * self._step_tokens) - seen)
+        left = max(0.0, min(expected, self._settings.steps * self._settings.tokens_per_step) - seen)
         in_stage = max(0.0, position.stage_end - position.progress) / (1 - position.progress)
-        return position.stage_step * self._step_tokens + in_stage * left
+        return position.stage_step * self._settings.tokens_per_step + in_stage * left
 
     def _step_event(self, loss: float) -> Step:
         position, seen = self.position, self._seen_tokens
@@ -192,11 +199,7 @@ class Run:
         return position.stage_end < 1 and position.progress >= position.stage_end
 
     def begin_student(self) -> Iterator[Event]:
-        """Turn to the student, unless the evaluation of the teacher is cut short, or took all the time that was left.
-
-        The evaluation was made when the teacher was trained, unless the run was stopped in it."""
-        if not self.is_evaluated:
-            yield from self.evaluate()
+        """Turn to the student, if the teacher is evaluated and that did not take all the time that was left."""
         position = self.position
         position.progress = max(position.progress, self._progress())
         if self.is_evaluated and not self.is_over:
@@ -212,10 +215,11 @@ class Run:
         return not self._candidates.tokens or self.position.evaluated_step >= self.position.step
 
     def is_evaluation_due(self) -> bool:
-        """Whether the schedule says so, or the run is over. Without a validation slice only a sample is due."""
+        """Whether the current weights are to be evaluated: by the schedule, or because the run is over. Without a
+        validation slice only a sample is due."""
         position, evaluated = self.position, self._candidates.tokens or self._settings.eval_tokens
-        trained = (position.step - position.evaluated_step) * self._step_tokens
-        return (
+        trained = (position.step - position.evaluated_step) * self._settings.tokens_per_step
+        return trained > 0 and (
             self.is_over
             or self.is_student_due
             or self._schedule.is_due(trained, evaluated, position.progress - position.evaluated_progress)
@@ -262,6 +266,7 @@ class Run:
             arrays | {"losses": self._history.losses()},
             as_record(self.position)
             | {"evaluations": self._history.evaluations(), "samples": self._history.samples()}
+            | {"validation_units": self._candidates.units}
             | self._timer.values()
             | self._stepper.values(),
         )
@@ -277,6 +282,8 @@ class Run:
             self._history = History(arrays["losses"].tolist(), values["evaluations"], values["samples"])
             self.position.restore(values, self._settings)
             self._timer.resume(values)
+            if units := values.get("validation_units"):  # older versions lack it
+                self._candidates.keep_units(units)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise LLMError(
                 f"the state of the stopped run does not fit its plan ({error}); start over with --force"
@@ -284,7 +291,7 @@ class Run:
 
     # ---- the end
 
-    def finish(self, record: dict[str, Any], interrupted: bool) -> Done:
+    def finish(self, record: dict[str, Any], *, interrupted: bool) -> Done:
         """Evaluate the best weights as those who use the file will run them, and describe the run in `record`."""
         position, timer = self.position, self._timer
         if position.best_bits is None:
@@ -318,9 +325,11 @@ class Run:
     def _keep_last_weights(self) -> None:
         """Without a validation slice, or in a run too short for an evaluation, the last weights are kept, calibrated if
         possible. Raises LLMError if they are NaN."""
+        if self.problem:
+            raise LLMError(self.problem)
         self._best.keep(self._candidates.calibrate())
-        if self.problem or not self._best.are_finite:
-            raise LLMError(self.problem or _divergence(self.position.step, self._settings))
+        if not self._best.are_finite:
+            raise LLMError(_divergence(self.position.step, self._settings))
 
     def _checkpoint(self, record: dict[str, Any]) -> Checkpoint:
         config, tokenizer, start = self._plan.model, self._data.tokenizer, self._start

@@ -33,14 +33,17 @@ def progress_by_clock(left: float, elapsed: float, training_began: float, last_s
 class RunClock:
     """Estimates from the steps and evaluations so far. All times are in seconds since the run began."""
 
-    def __init__(self, seconds: float, reserve: float = 0.0, training_began: float = 0.0) -> None:
+    def __init__(
+        self, seconds: float, reserve: float = 0.0, training_began: float = 0.0, earlier_step_seconds: float = 0.0
+    ) -> None:
         """`seconds` is the time limit of the run, `reserve` what the caller needs of it after training, on an idle
-        machine."""
+        machine. Before it was stopped, a resumed run spent `earlier_step_seconds` in steps."""
         self.seconds, self._reserve, self._training_began = seconds, reserve, training_began
         self._steps: deque[tuple[float, int]] = deque()  # recent ones: (seconds, tokens)
         self._best_pace = float("inf")
         self._steady_pace = 0.0
-        self._trained_seconds = 0.0  # in steps alone
+        self._trained_seconds = 0.0  # in steps alone, since this clock was started
+        self._earlier_step_seconds = earlier_step_seconds
         self._evaluation_costs: list[float] = []  # per token, as multiples of the pace at that time
 
     def begin_training(self, elapsed: float) -> None:
@@ -65,6 +68,11 @@ class RunClock:
     def add_evaluation(self, seconds: float, tokens: int) -> None:
         if self._steps and tokens:
             self._evaluation_costs.append(seconds / tokens / self.pace)
+
+    @property
+    def step_seconds(self) -> float:
+        """The time spent in steps since the run began."""
+        return self._earlier_step_seconds + self._trained_seconds
 
     @property
     def pace(self) -> float:
@@ -101,5 +109,5 @@ class RunClock:
         of time in evaluations."""
         if not self._trained_seconds:
             return float(seen)
-        overhead = max(1.0, (elapsed - self._training_began) / self._trained_seconds)
+        overhead = max(1.0, (elapsed - self._training_began) / self.step_seconds)
         return seen + self.seconds_left(elapsed, final_tokens) / (self._steady_pace * overhead)

@@ -15,8 +15,8 @@ from llmcli.training.run_clock import RunClock
 
 FIRST_STEP_SECONDS = 10.0  # the first step may take this long ...
 FIRST_STEP_SHARE = 0.25  # ... or this share of the run, if that is more
-STEP_PATIENCE = 1.0  # seconds that a step or an evaluation may still take after Ctrl-C
-FINAL_PATIENCE = 3.0  # seconds for each evaluation after Ctrl-C
+STEP_PATIENCE = 1.0  # a step or an evaluation that has taken more seconds than this is cut short at Ctrl-C ...
+FINAL_PATIENCE = 3.0  # ... and so is an evaluation that follows the last step
 
 
 class RunTimer:
@@ -28,17 +28,19 @@ class RunTimer:
 
     def begin(self, started_at: float) -> None:
         """The run began at `started_at`, its training begins now."""
-        self.began, self._training_began = started_at, self.now()
+        self.began, self._training_began, self._earlier_step_seconds = started_at, self.now(), 0.0
 
     def resume(self, values: Mapping[str, Any]) -> None:
         """Count the seconds of a stopped run, which `values` returned."""
         self.began -= values["seconds"]
         self._training_began -= values["trained_seconds"]
+        self._earlier_step_seconds = values.get("step_seconds", values["trained_seconds"])  # older versions lack it
 
     def start_clock(self, reserve_seconds: float) -> None:
         """The caller needs `reserve_seconds` of the time limit, if there is one, after the run."""
         if self._settings.seconds is not None:
-            self.clock = RunClock(self._settings.seconds, reserve_seconds, self._training_began - self.began)
+            began = self._training_began - self.began
+            self.clock = RunClock(self._settings.seconds, reserve_seconds, began, self._earlier_step_seconds)
 
     def begin_training(self) -> None:
         """The first step begins now. What came before, an evaluation of the model that the run starts from, is no
@@ -50,7 +52,11 @@ class RunTimer:
     def values(self) -> dict[str, float]:
         """What `resume` needs."""
         elapsed, trained = self.read()
-        return {"seconds": elapsed, "trained_seconds": trained}
+        return {
+            "seconds": elapsed,
+            "trained_seconds": trained,
+            "step_seconds": self.clock.step_seconds if self.clock else trained,
+        }
 
     def read(self) -> tuple[float, float]:
         """Seconds since the run began, and since its training began."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # torch is imported when training starts, not when the text i
 __all__ = ["Inputs", "PlannedRun", "Result", "check_space", "load_inputs", "plan_run", "run"]
 
 Baseline = tuple[str, float]  # (name of a compressor, bits per byte)
-# seconds of the time budget reserved for evaluating and saving the model, and for each million parameters
+# seconds of the time budget reserved for measuring memorization and saving the model, and for each million parameters
 RESERVED_SECONDS, RESERVED_SECONDS_PER_MILLION = 0.6, 0.06
 # seconds for the compressors: a share of the time budget, or without one
 BASELINE_TIME_SHARE, BASELINE_SECONDS = 0.03, 9.99
@@ -105,6 +105,7 @@ def plan_run(
             base=inputs.base.config if inputs.base else None,
             tokenizer_reason=inputs.tokenizer_reason,
             conversations=inputs.conversations,
+            max_bytes=stopped.max_bytes if stopped else None,
             on_note=on_note,
         )
     if stopped:
@@ -341,7 +342,9 @@ def run(
     prepared, settings = plan.prepared, plan.prepared.plan
     add_base_to_record(prepared.record, inputs)
     baselines = _baselines(prepared)
-    saver = resume.StateSaver(output.resume_path, plan.identity, settings, prepared.tokenizer.to_json(), on_note)
+    saver = resume.StateSaver(
+        output.resume_path, plan.identity, settings, prepared.tokenizer.to_json(), on_note, prepared.max_bytes
+    )
     with hardware.explain_out_of_memory(), _leading(processes, settings.train.device) as leader:
         for event in trainer.train(
             settings,

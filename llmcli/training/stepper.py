@@ -108,7 +108,7 @@ class Stepper:
 
     def count_seconds(self, seconds: float) -> None:
         """What the last step took, for the clock and for the choice of the number of threads."""
-        clock, tokens = self._timer.clock, self._settings.batch_size * self._settings.context
+        clock, tokens = self._timer.clock, self._settings.tokens_per_step
         if clock and self._compiles:
             clock.exclude(seconds)
         elif clock:

@@ -338,7 +338,7 @@ def _answers(run: _Run) -> list[str]:
         return []
     count = measured["questions"]
     verbatim, exact = (round(measured[key] * count) for key in ("verbatim", "exact"))
-    questions = f"{count:,} held-out question{'s' * (count != 1)}"
+    questions = units.count(count, "held-out question")
     return [
         f"Greedy answers to {questions}: {verbatim:,} occur verbatim among the training answers, {exact:,} equal the "
         "reference answer."
@@ -402,7 +402,7 @@ def _advice(run: _Run, command: str | None, seconds: float | None) -> list[str]:
     if run.ended_by_epochs:
         return [
             f"Training stopped after {units.epochs(run.epochs)}, before the time was up: further epochs would only "
-            f"memorize the {run.data}. More {run.data} would help."
+            f"make the model memorize the {run.data}. More {run.data} would help."
         ]
     reason = _needs_time(run)
     then = f": {command} {_double_budget(run)}" if command else "."
@@ -414,7 +414,7 @@ def _undertrained(run: _Run) -> list[str]:
     reasons = []
     enough = MIN_STEPS_FINE_TUNING if run.fine_tuned else MIN_STEPS
     if run.steps < enough and run.epochs < MANY_EPOCHS:
-        reasons.append(f"{run.steps:,} step{'s' * (run.steps != 1)}")
+        reasons.append(units.count(run.steps, "step"))
     if run.epochs < 1 and not run.read_in_part:
         reasons.append(f"{_percent(run.epochs)} of the training {run.data} seen")
     return reasons

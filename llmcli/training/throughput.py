@@ -93,7 +93,7 @@ class _Trial:
         return self._rows(length) * length
 
     def _rows(self, length: int) -> int:
-        return max(1, self._settings.batch_size * self._settings.context // length)
+        return max(1, self._settings.tokens_per_step // length)
 
     def pace(self, length: int, spent: float) -> float:
         """Seconds per token of a step. Only a part of it is run where that would take longer than MAX_SECONDS,

@@ -59,9 +59,9 @@ def train(
     `record` describes the corpus; it becomes part of the training record. `sample_prompt` is the prompt of
     the samples.
 
-    Stopping and resuming: `stop` is called after every step, and within one that takes long; when it returns True the
-    run ends early, with the best weights so far. When `save_due` returns True, and before long evaluations, a State is
-    yielded. Given as `resume_from` to another call, it leads to exactly the same weights.
+    Stopping and resuming: `stop` is called after every step and evaluation, and within one that takes long; when it
+    returns True the run ends early, with the best weights so far. When `save_due` returns True, and before long
+    evaluations, a State is yielded. Given as `resume_from` to another call, it leads to exactly the same weights.
 
     Time: a plan with a time limit counts seconds of `clock` from `started_at` on, and leaves `reserve_seconds` of them
     to the caller. `regularize` (epochs -> regularization) is called again as the number of epochs that the run
@@ -78,30 +78,32 @@ def train(
         tuner=tuner, schedule=schedule or EvaluationSchedule(), compute=compute or Compute(), leader=leader,
     )  # fmt: skip
     run.begin(clock() if started_at is None else started_at, reserve_seconds, resume_from)
-    is_new = resume_from is None
     del resume_from  # or its copy of the weights and of the optimizer would be in memory for the whole run
-    if start and is_new:
+    stopped = False
+    if start and run.is_new:
         yield from run.evaluate_start()
-    interrupted = False
-    while not run.is_over and not interrupted and not run.problem:
+        stopped = stop()
+    while True:
+        if run.is_evaluation_due() and not stopped:
+            yield from run.evaluate()
+            stopped = stop()
+        if run.problem or (run.is_over and not stopped):
+            break
+        # saved before the evaluation that only an interrupted run makes: a resumed run must not depend on that
+        if stopped or (run.has_begun and save_due()):
+            yield run.state()
+        if stopped:
+            break
         if run.is_student_due:
             yield from run.begin_student()
-        step = None if run.is_student_due else run.step()
-        if step:
-            yield step
-        interrupted = stop() and not run.problem
-        due = bool(step) and run.is_evaluation_due()
+        else:
+            if step := run.step():
+                yield step
+            stopped = stop()
         if run.is_over and run.has_long_final_evaluation():
             yield run.state()  # a failure in any of the evaluations that follow loses no step
-        if due:
-            yield from run.evaluate()
-        # saved before the evaluation that only an interrupted run makes: a resumed run must not depend on that
-        if not run.is_over and (save_due() or interrupted):
-            yield run.state()
-        if interrupted and not due and not run.is_evaluated:
-            yield from run.evaluate(hurried=True)
-    if interrupted and not run.position.step:
+    if not (run.has_begun or run.problem):
         raise LLMError("stopped before the first training step was finished; no model was written")
-    if run.is_over and not run.is_evaluated:  # the last step was cut short, or the run was killed at this point
-        yield from run.evaluate(hurried=interrupted)
-    yield run.finish(record, interrupted)
+    if not (run.is_evaluated or run.problem):
+        yield from run.evaluate(hurried=True)
+    yield run.finish(record, interrupted=stopped and not run.problem)

@@ -58,8 +58,8 @@ Interruptible = Callable[[LanguageModel], contextlib.AbstractContextManager[None
 class _Data(Protocol):
     """Data as units that are scored by themselves: windows of a text, or conversations."""
 
-    def tokens(self, units: Sequence[Any], score: Score) -> int:
-        """The number of tokens that the model processed to score these units."""
+    def tokens(self, units: Sequence[Any]) -> int:
+        """The number of tokens of these units, without those that are only context."""
 
     def evaluate(
         self, units: Sequence[Any], score: ScoreWindows, batch_tokens: int
@@ -79,8 +79,8 @@ class _Text:
         """`cached` are the same ids with an n-gram cache."""
         self._ids, self._byte_lengths, self._cached = ids, byte_lengths, cached
 
-    def tokens(self, units: Sequence[Window], score: Score) -> int:
-        return score.tokens
+    def tokens(self, units: Sequence[Window]) -> int:
+        return sum(end - counted_from for _, counted_from, end in units)
 
     def evaluate(
         self, units: Sequence[Window], score: ScoreWindows, batch_tokens: int
@@ -104,7 +104,7 @@ class _Answers:
     def __init__(self, conversations: ConversationTokens, byte_lengths: NDArray[np.int64]) -> None:
         self._conversations, self._byte_lengths = conversations, byte_lengths
 
-    def tokens(self, units: Sequence[int], score: Score) -> int:
+    def tokens(self, units: Sequence[int]) -> int:
         return int(self._conversations.lengths[list(units)].sum())
 
     def evaluate(
@@ -124,26 +124,38 @@ class Validator:
         compute: Compute | None = None,
     ) -> None:
         self._model, self._score = model, (compute or Compute()).score
-        byte_lengths = _byte_lengths(tokenizer)
+        byte_lengths = tokenizer.byte_lengths
         self._data: _Data
         self._units: Sequence[Any]
         if isinstance(data, ConversationTokens):
             self._data, self._units = _Answers(data, byte_lengths), spread(data) if len(data) else ()
-            self.tokens = len(data.ids)
         else:
             width = data.shape[1]
             windows = [(start, start + 1, start + width) for start in range(0, data.size, width)]
             self._data, self._units = _Text(data.ravel(), byte_lengths), spread_order(windows)
-            self.tokens = data.size - len(data)
+        self._count_tokens()
         self.evaluated_tokens = 0  # that the last evaluation processed
 
     def evaluate(self, limit: float = math.inf, clock: Clock = time.monotonic) -> Score:
         """Evaluate the current weights. If `limit`, a time of `clock`, ends this early, later ones cover no more."""
         score, units = _evaluate(self._model, self._data, self._units, self._score, limit, clock)
-        self.evaluated_tokens = self._data.tokens(units, score)
-        if len(units) < len(self._units):
-            self._units, self.tokens = units, self.evaluated_tokens
+        self.evaluated_tokens = self._data.tokens(units)
+        self.keep_units(len(units))
         return score
+
+    @property
+    def units(self) -> int:
+        """How many windows or conversations an evaluation covers."""
+        return len(self._units)
+
+    def keep_units(self, count: int) -> None:
+        """Let later evaluations cover the first `count` units."""
+        if count < len(self._units):
+            self._units = self._units[:count]
+            self._count_tokens()
+
+    def _count_tokens(self) -> None:
+        self.tokens = self._data.tokens(self._units)  # that an evaluation covers
 
 
 class HeldOutEvaluation:
@@ -163,7 +175,7 @@ class HeldOutEvaluation:
         self._model, self._models, self._settings = model, models, settings
         self._score, self._separator = (compute or Compute()).score, tokenizer.eos_id
         self._conversations = data if isinstance(data, ConversationTokens) else None
-        byte_lengths = _byte_lengths(tokenizer)
+        byte_lengths = tokenizer.byte_lengths
         longest = model.config.max_position_embeddings
         self._data: _Data
         if isinstance(data, ConversationTokens):
@@ -279,10 +291,6 @@ def _positions_of(token: int, ids: NDArray[np.integer]) -> list[int]:
     """Where a token is. The ids may be a memory-mapped file."""
     blocks = range(0, len(ids), SEARCHED_TOKENS)
     return [start + int(i) for start in blocks for i in np.flatnonzero(ids[start : start + SEARCHED_TOKENS] == token)]
-
-
-def _byte_lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
-    return np.array([len(data) for data in tokenizer.token_bytes])
 
 
 def _evaluate(

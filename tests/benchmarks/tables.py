@@ -104,7 +104,7 @@ def compressors(figures: Figures) -> str:
     xz, static, adapting, zpaq = _compressors(figures, SHAKESPEARE)
     return (
         "Compressors on the same held-out text, primed with the training text: "
-        f"xz {cell(xz)}, PPM {cell(static)}; those that keep adapting to the held-out text: PPM {cell(adapting)}, "
+        f"xz {cell(xz)}, PPM {cell(static)}; adaptive compressors: PPM {cell(adapting)}, "
         f"`zpaq -m5` {cell(zpaq)}."
     )
 

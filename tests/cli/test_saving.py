@@ -131,6 +131,9 @@ def test_a_model_that_another_command_derived_is_not_the_saved_one() -> None:
     assert not resume.is_saved_in(stopped, Path("other.safetensors"))
     checkpoint.save("other.safetensors", model)
     assert resume.is_saved_in(stopped, Path("other.safetensors"))
+    # resumed with another number of processes, a run has other threads than when it saved its model
+    resumed = replace(stopped, plan=replace(stopped.plan, train=replace(stopped.plan.train, threads=7)))
+    assert resume.is_saved_in(resumed, Path("other.safetensors"))
     for foreign in (b"", b"text", b"\0" * 100):
         Path("other.safetensors").write_bytes(foreign)
         assert not resume.is_saved_in(stopped, Path("other.safetensors"))
@@ -152,13 +155,23 @@ def interrupted(output: str = str(MODEL)) -> None:
 def test_a_changed_model_is_not_overwritten_without_force(llm: Llm) -> None:
     interrupted()
     changed = flip_a_bit(MODEL)
-    answer = llm("train", "c.txt", *OPTIONS, "--steps", 12)
+    answer = llm("train", "c.txt", *OPTIONS, "--steps", 12, "-o", MODEL)
     assert answer.exit_code == 1 and answer.stderr.count("\n") == 1
     assert "was not saved by the run that stopped at step 5" in answer.stderr and "move it away" in answer.stderr
     assert MODEL.read_bytes() == changed
     MODEL.rename("changed.safetensors")  # as the line says
-    assert llm("train", "c.txt", *OPTIONS, "--steps", 12).exit_code == 0
+    assert llm("train", "c.txt", *OPTIONS, "--steps", 12, "-o", MODEL).exit_code == 0
     assert checkpoint.load(MODEL).record["steps"] == 12 and Path("changed.safetensors").read_bytes() == changed
+
+
+def test_with_the_default_name_a_run_resumes_beside_a_model_of_another_one(llm: Llm) -> None:
+    """As it was begun: the older model is renamed at the end."""
+    interrupted()
+    changed = flip_a_bit(MODEL)
+    answer = llm("train", "c.txt", *OPTIONS, "--steps", 12)
+    assert answer.exit_code == 0 and "renamed the existing model.safetensors to model-1.safetensors" in answer.stderr
+    assert checkpoint.load(MODEL).record["steps"] == 12 and Path("model-1.safetensors").read_bytes() == changed
+    assert "resuming" in answer.stderr
 
 
 def test_a_model_changed_during_the_resumed_run_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

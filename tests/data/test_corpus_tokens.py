@@ -93,7 +93,7 @@ def test_shards_have_the_tokens_of_the_whole(tokenizer: Tokenizer) -> None:
         tokens = tokenize_in_shards(corpus().parts(), tokenizer)
         assert len(cached()) > 10
         assert tokens[0 : len(tokens)].tolist() == whole.tolist() and tokens.dtype == whole.dtype
-        assert tokens.text_bytes == count_bytes(whole, tokenizer.token_bytes)
+        assert tokens.text_bytes == count_bytes(whole, tokenizer.byte_lengths)
         used = used_tokens(whole, tokenizer.vocab_size)
         assert tokens.seen_bytes == {*b"".join(tokenizer.token_bytes[i] for i in used)}
 

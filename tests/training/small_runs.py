@@ -36,6 +36,16 @@ def run(ready: Prepared, **options: object) -> list[Event]:
     )
 
 
+def run_until(ready: Prepared, step: int, **options: object) -> list[Event]:
+    """The events of a run that is asked to stop after a step."""
+    events: list[Event] = []
+    options["stop"] = lambda: any(isinstance(event, Step) and event.step >= step for event in events)
+    data = (ready.plan, ready.tokenizer, None, ready.tokens, ready.held_out, ready.record)
+    for event in trainer.train(*data, **options):  # type: ignore[arg-type]
+        events.append(event)
+    return events
+
+
 def run_to_end(ready: Prepared, **options: object) -> Done:
     done = run(ready, **options)[-1]
     assert isinstance(done, Done)

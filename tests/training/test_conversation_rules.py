@@ -65,7 +65,7 @@ def test_few_conversations_are_several_batches_and_many_epochs() -> None:
     result = plan(size(30))
     assert result.train.batch_size == 2  # of 8 rows: four batches
     assert result.train.steps == recipe.CONVERSATION_STEPS
-    assert row(result, "steps").reason == "250 epochs; more would only memorize the conversations"
+    assert row(result, "steps").reason == "250 epochs; more would only make the model memorize the conversations"
     many = plan(size(30_000))
     assert many.train.steps * many.train.batch_size * 128 == pytest.approx(
         recipe.CONVERSATION_EPOCHS * size(30_000).packed(128).tokens, rel=0.01
@@ -149,10 +149,10 @@ def test_fine_tuning_takes_few_epochs_of_many_conversations_and_more_of_few() ->
 def test_only_a_base_model_without_new_text_is_kept() -> None:
     kept = plan(size(), base=LONG_BASE)
     assert kept.conversations is not None and kept.conversations.base_divergence == 5.0
-    assert row(kept, "divergence from base").value == "weight 5"
+    assert row(kept, "KL divergence").value == "weight 5"
     for other in (plan(size()), plan(size(), text=5_000, base=LONG_BASE)):
         assert other.conversations is not None and other.conversations.base_divergence == 0.0
-        assert "divergence from base" not in {one.name for one in other.rows}
+        assert "KL divergence" not in {one.name for one in other.rows}
 
 
 def test_a_base_model_has_no_dropout_unless_requested() -> None:
@@ -170,6 +170,15 @@ def test_the_divergence_takes_its_part_of_the_time() -> None:
         conversations=size(30_000),
     )  # fmt: skip
     assert row(result, "training tokens").value == "about 38,571"
+    assert "at 714 tokens/s" in row(result, "training tokens").reason
+    assert result.expected is not None and result.expected.tokens_per_second == pytest.approx(1000 / 1.4)
+
+
+def test_with_sharded_weights_there_is_no_divergence() -> None:
+    """The base model would have to generate text. The plan does not show it either."""
+    sharded = plan(size(), Request(steps=9, processes=2, shard=True), base=LONG_BASE)
+    assert sharded.sharded and sharded.conversations is not None and sharded.conversations.base_divergence == 0.0
+    assert "KL divergence" not in {one.name for one in sharded.rows}
 
 
 def test_without_conversations_nothing_changes() -> None:

@@ -23,7 +23,7 @@ from llmcli.training.prepare import Prepared
 from llmcli.training.processes import Processes
 from llmcli.training.session import _resumed_plan
 from tests.training.plans import plan
-from tests.training.small_runs import SimulatedMachine, losses, prepared, run, through_a_file
+from tests.training.small_runs import SimulatedMachine, losses, prepared, run, run_until, through_a_file
 
 CONFIG = ModelConfig(50, 32, 64, 2, 2, 2, 16, 64)
 OFTEN = EvaluationSchedule(training_per_evaluated=1)
@@ -119,11 +119,11 @@ def test_the_teacher_is_kept_where_the_student_is_worse(tmp_path: Path) -> None:
 def test_a_stopped_run_resumes_in_either_stage(tmp_path: Path) -> None:
     ready = distilled(tmp_path / "c.txt", steps=24, dropout=0.2)
     whole = run(ready, schedule=OFTEN, save_due=lambda: True)
-    states = [event for event in whole if isinstance(event, State)]
-    for step in (1, 11, 12, 13, 23):
-        (state,) = [state for state in states if state.step == step]
+    states = [event for event in whole if isinstance(event, State) and event.step in (1, 11, 12, 13, 23)]
+    assert [state.step for state in states] == [1, 11, 12, 12, 13, 23]  # at 12 of the teacher, then of the student
+    for state in states:
         rest = run(ready, schedule=OFTEN, resume_from=through_a_file(ready, state))
-        assert losses(rest) == losses(whole)[step:]
+        assert losses(rest) == losses(whole)[state.step :]
         assert result(rest).checkpoint.record == result(whole).checkpoint.record
         for name, array in result(whole).checkpoint.tensors.items():
             assert np.array_equal(array, result(rest).checkpoint.tensors[name]), name
@@ -133,8 +133,7 @@ def test_a_stopped_run_resumes_in_either_stage(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", [12, 13])
 def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(tmp_path: Path, step: int) -> None:
     ready = distilled(tmp_path / "c.txt", steps=24)
-    answers = iter([False] * (step - 1) + [True] * 100)
-    interrupted = run(ready, schedule=OFTEN, stop=lambda: next(answers))
+    interrupted = run_until(ready, step, schedule=OFTEN)
     assert result(interrupted).interrupted and result(interrupted).step == step
     (state,) = only(interrupted, State)
     assert isinstance(state, State)
@@ -169,7 +168,7 @@ def test_a_run_stopped_in_the_evaluation_of_the_teacher_resumes_with_that_evalua
 
 
 def test_progress_that_decreases_gives_no_negative_learning_rate() -> None:
-    """The rest of a run takes longer where another program starts."""
+    """Where the machine becomes faster, less time has to be reserved for the final evaluations."""
     assert Position(progress=0.45, stage_start=0.5).stage_progress == 0.0
     assert Position(progress=0.75, stage_start=0.5).stage_progress == 0.5
     assert Position(progress=0.1, stage_end=0.4).stage_progress == pytest.approx(0.25)

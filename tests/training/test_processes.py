@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from llmcli.cli.app import app
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import load
@@ -22,7 +24,7 @@ from llmcli.training.processes import VARIABLES, Processes
 from llmcli.training.session import pick_device
 from llmcli.training.shares import share_gradients, take_share
 from tests.conftest import TEXT
-from tests.platforms import linux
+from tests.platforms import in_full, linux
 
 CONFIG = ModelConfig(50, 32, 48, 2, 4, 2, 8, 16)
 SETTINGS = TrainConfig(steps=10, context=16, batch_size=6, dropout=0.2, seed=3)
@@ -42,6 +44,7 @@ def test_the_environment_says_which_process_this_is():
     found = Processes.of(values | {"TORCHELASTIC_RESTART_COUNT": "2"})
     assert found == Processes(rank=3, count=4, local_rank=1, local_count=2, restarts=2)
     assert (found.threads(8), found.threads(1)) == (4, 1)
+    assert Processes.of(values | {"LLMCLI_RESTARTS": "1"}).restarts == 1
 
 
 @pytest.mark.parametrize("damage", [{"RANK": "one"}, {"MASTER_PORT": None}])
@@ -138,6 +141,12 @@ def run(arguments: list[str], start: tuple[str, ...] = ("-m", "llmcli")) -> subp
     return subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
 
 
+def run_here(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """A run with one process: this one, which has imported torch already."""
+    found = CliRunner().invoke(app, arguments)
+    return subprocess.CompletedProcess(arguments, found.exit_code, found.stdout, found.stderr)
+
+
 def losses(result: subprocess.CompletedProcess[str]) -> list[float]:
     assert result.returncode == 0, result.stderr
     events = [json.loads(line) for line in result.stdout.splitlines()]
@@ -146,11 +155,11 @@ def losses(result: subprocess.CompletedProcess[str]) -> list[float]:
 
 @pytest.fixture(scope="module")
 def losses_of_one(corpus) -> list[float]:
-    return losses(run(command(corpus, "one.safetensors", "--steps", "20", "--json")))
+    return losses(run_here(command(corpus, "one.safetensors", "--steps", "20", "--json")))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=in_full)])
 def test_the_losses_are_those_of_one_process(corpus, losses_of_one, count):
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m", "llmcli")
     several = losses(run(command(corpus, f"{count}.safetensors", "--steps", "20", "--json"), torchrun))
@@ -160,14 +169,17 @@ def test_the_losses_are_those_of_one_process(corpus, losses_of_one, count):
 @linux
 @pytest.mark.slow
 def test_a_killed_process_is_started_again_to_the_same_bytes(corpus):
-    expected = run(command(corpus, "whole.safetensors", "--steps", "500", "--processes", "2", "-q"))
+    """Also where an older model is to be replaced: the run that is started again does not start over."""
+    expected = run(command(corpus, "whole.safetensors", "--steps", "200", "--processes", "2", "-q"))
     assert expected.returncode == 0, expected.stderr
-    words = [sys.executable, "-m", "llmcli", *command(corpus, "killed.safetensors", "--steps", "500"), "--processes"]
-    process = subprocess.Popen([*words, "2", "-q"], stderr=subprocess.PIPE, text=True)
+    (corpus.parent / "killed.safetensors").write_bytes((corpus.parent / "whole.safetensors").read_bytes()[:-1])
+    words = command(corpus, "killed.safetensors", "--steps", "200", "--processes", "2", "--force")
+    process = subprocess.Popen([sys.executable, "-m", "llmcli", *words], stderr=subprocess.PIPE, text=True)
     wait_for(corpus.parent / "killed.resume.safetensors")
     os.kill(child_with_rank(process.pid, 1), signal.SIGKILL)
     _, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 0 and "another process of this run has ended" in errors, errors
+    assert "resuming from step" in errors
     whole, killed = (load(corpus.parent / f"{name}.safetensors") for name in ("whole", "killed"))
     assert all(np.array_equal(whole.tensors[name], killed.tensors[name]) for name in whole.tensors)
 
@@ -180,7 +192,7 @@ def test_a_stopped_run_resumes_with_another_number_of_processes(corpus):
     wait_for(corpus.parent / "stopped.resume.safetensors")
     process.terminate()
     assert process.wait(SECONDS) == 128 + signal.SIGTERM
-    resumed = run([*words, "--threads", "1"])  # one process has as many threads as each of two
+    resumed = run_here([*words, "--threads", "1"])  # one process has as many threads as each of two
     assert resumed.returncode == 0, resumed.stderr
     assert "with 1 instead of 2 processes" in resumed.stderr
     assert load(corpus.parent / "stopped.safetensors").record["steps"] == 200

@@ -1,9 +1,11 @@
 """A run that was stopped, however often and by whatever means, ends with the same file as one that was not."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from typer.testing import Result
 
 from llmcli.data.corpus import read_corpus
 from llmcli.errors import LLMError
+from llmcli.training import prepare as prepare_module
 from llmcli.training import resume
+from llmcli.training.best_weights import Candidate, CandidateEvaluator
 from llmcli.training.cost_model import Memory
 from llmcli.training.evaluation_schedule import EvaluationSchedule
 from llmcli.training.events import Done, Evaluation, Event, State
@@ -84,19 +88,67 @@ def test_a_resumed_run_with_experts_ends_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", [1, 8, 9])
 def test_an_interrupted_run_resumes_as_if_it_had_not_been_interrupted(ready: Prepared, step: int) -> None:
     """Though the interruption causes an evaluation that the whole run does not have."""
-    answers = iter([False] * (step - 1) + [True])
-    interrupted = run(ready, stop=lambda: next(answers))
+    interrupted = small_runs.run_until(ready, step, schedule=OFTEN)
     (state,) = states(interrupted)
     done = interrupted[-1]
     assert state.step == step and isinstance(done, Done) and done.interrupted
     assert_same_end(run(ready), run(ready, resume_from=through_a_file(ready, state)))
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_run_stopped_in_an_evaluation_resumes_with_that_evaluation(
+    ready: Prepared, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Which is cut short. A stop request ends the run at once, not after another step."""
+    evaluate, calls = CandidateEvaluator.evaluate, list[int]()
+    whole = run(ready)
+
+    def cut_short(self: CandidateEvaluator, **options: bool) -> Candidate | None:
+        calls.append(1)
+        return None if len(calls) == number else evaluate(self, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(CandidateEvaluator, "evaluate", cut_short)
+    interrupted = run(ready, stop=lambda: len(calls) >= number)
+    (state,) = states(interrupted)
+    cut = [event.step for event in whole if isinstance(event, Evaluation)][number - 1]
+    assert state.step == cut and isinstance(interrupted[-1], Done) and interrupted[-1].interrupted
+    rest = run(ready, resume_from=through_a_file(ready, state))
+    assert isinstance(rest[0], Evaluation) and rest[0].step == cut
+    assert_same_end(whole, rest)
+
+
+def test_a_run_stopped_in_its_last_step_resumes_with_its_final_evaluation(ready: Prepared) -> None:
+    events = small_runs.run_until(ready, 24, schedule=OFTEN)
+    (state,) = states(events)
+    assert state.step == 24 and isinstance(events[-1], Done) and events[-1].interrupted
+    assert_same_end(run(ready), run(ready, resume_from=through_a_file(ready, state)))
+
+
+def test_a_resumed_run_evaluates_as_much_of_the_validation_slice(ready: Prepared) -> None:
+    """Of ten windows two, where a limit had ended the first evaluation of the stopped run there."""
+    whole = small_runs.with_slice(ready)
+    (state,) = states(small_runs.run_until(whole, 8))
+    assert state.values["validation_units"] == 10
+    part = State(state.arrays, state.values | {"validation_units": 2})
+    found = [
+        [event.bits_per_byte for event in run(whole, resume_from=one) if isinstance(event, Evaluation)]
+        for one in (state, part)
+    ]
+    assert len(found[0]) == len(found[1]) and not set(found[0]) & set(found[1])
+
+
+def test_a_state_saved_while_progress_was_lower_than_before_resumes(ready: Prepared) -> None:
+    """That of a timed run decreases where less time has to be reserved for the end."""
+    (state,) = states(small_runs.run_until(ready, 8))
+    values = state.values | {"evaluated_progress": state.values["progress"] + 0.01}
+    done = run(ready, resume_from=State(state.arrays, values))[-1]
+    assert isinstance(done, Done) and done.step == 24
+
+
 def test_time_already_used_counts(ready: Prepared) -> None:
     settings = replace(ready.plan.train, seconds=1000.0, steps=10**6)
     timed = replace(ready, plan=replace(ready.plan, train=settings))
-    answers = iter([False, True])
-    (state,) = states(run(timed, stop=lambda: next(answers)))
+    (state,) = states(small_runs.run_until(timed, 2))
     late = replace(state, values=state.values | {"seconds": 999.9999, "trained_seconds": 990.0})
     done = run(timed, resume_from=late)[-1]
     assert isinstance(done, Done) and not done.interrupted and done.step == 2  # another would end too late
@@ -117,7 +169,7 @@ def test_the_keys_of_the_file_stay(ready: Prepared) -> None:
     assert list(json.loads(metadata["figures"])) == [
         "step", "progress", "evaluated_step", "evaluated_progress", "best_step", "best_bits", "best_factor", "dropout",
         "token_split", "regularized_progress", "regularizations", "conversations_from", "stage_start", "stage_end",
-        "student_from", "evaluations", "samples", "seconds", "trained_seconds",
+        "student_from", "evaluations", "samples", "validation_units", "seconds", "trained_seconds", "step_seconds",
     ]  # fmt: skip
     assert {name.split(".")[0] for name in tensors} >= {"model", "optimizer", "losses"}
 
@@ -134,6 +186,15 @@ def test_a_run_that_was_stopped_before_there_were_conversations_resumes(ready: P
     state = states(whole)[9]
     older = State(state.arrays, {key: value for key, value in state.values.items() if key != "conversations_from"})
     assert_same_end(whole, run(ready, resume_from=through_a_file(ready, older)))
+
+
+def test_the_part_of_the_text_that_the_run_reads_is_kept(ready: Prepared) -> None:
+    """Which depends on the number of cores; older files do not have it."""
+    state = states(run(ready, save_due=lambda: True))[0]
+    path = Path("model.resume.safetensors")
+    for count in (None, 123_456):
+        resume.save(path, resume.StoppedRun({}, ready.plan, ready.tokenizer.to_json(), state, count))
+        assert resume.load(path).max_bytes == count
 
 
 def test_damage_is_detected(ready: Prepared) -> None:
@@ -216,6 +277,9 @@ def test_a_disk_that_cannot_be_written_causes_one_warning(ready: Prepared) -> No
     saver.save(state)
     assert len(warnings) == 1 and "if this run is stopped, it cannot be resumed" in warnings[0]
     assert not saver.is_due() and not saver.resumable
+    Path("nowhere").mkdir()
+    saver.save(state)
+    assert saver.resumable
 
 
 # ---- the command (killed runs, signals and two runs at once are rows of the scorecard: tests/reliability)
@@ -236,6 +300,20 @@ def test_a_run_killed_after_saving_its_model_resumes_to_the_same_model() -> None
     again = train_here(HERE, steps=5)
     assert (again.exit_code, again.stderr) == (0, "")
     assert Path("model.safetensors").read_bytes() == before and not Path(RESUME_FILE).exists()
+
+
+def test_a_resumed_run_reads_as_much_of_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert interrupted_here(HERE, steps=12, step=3).exit_code == 130
+    stopped, seen, real = resume.load(Path(RESUME_FILE)), list[int](), prepare_module.prepare
+    assert stopped.max_bytes == sys.maxsize  # without a time budget
+    resume.save(Path(RESUME_FILE), replace(stopped, max_bytes=123_456))
+
+    def recorded(*arguments: Any, max_bytes: int, **options: Any) -> Prepared:
+        seen.append(max_bytes)
+        return real(*arguments, max_bytes=None, **options)
+
+    monkeypatch.setattr(prepare_module, "prepare", recorded)
+    assert train_here(HERE, steps=12).exit_code == 0 and seen == [123_456]
 
 
 def test_adapters_alone_resume_where_they_were_stopped(tiny_model: Path) -> None:

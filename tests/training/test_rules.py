@@ -113,6 +113,12 @@ def test_the_error_of_a_context_longer_than_the_text_names_the_longest_possible(
     assert plan(Request(context=499), train_tokens=500).train.context == 499
 
 
+def test_a_context_of_nearly_the_whole_text_leaves_none_for_a_validation_slice():
+    """Of 40,000 tokens it would have 625."""
+    slices = {n: plan(Request(context=n), train_tokens=40_000).train.calibration_tokens for n in (39_000, 39_900)}
+    assert slices == {39_000: 625, 39_900: 0}
+
+
 @pytest.mark.parametrize("train_tokens", [0, 1, 8])
 def test_a_text_too_short_for_any_context_is_an_error(train_tokens):
     with pytest.raises(LLMError, match=f"too short: {train_tokens} training tokens .* 9 .*add more text") as caught:

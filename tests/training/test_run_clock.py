@@ -87,6 +87,16 @@ def test_expected_tokens_take_time_for_evaluations_into_account() -> None:
     )  # half of the time in evaluations
 
 
+def test_a_resumed_run_counts_the_steps_before_it_was_stopped() -> None:
+    """Of 40 s it spent 30 in steps; then 12 steps of 0.1 s."""
+    made = RunClock(100.0, earlier_step_seconds=30.0)
+    for _ in range(RECENT_STEPS):
+        made.add_step(0.1, 100)
+    assert made.step_seconds == pytest.approx(31.2)
+    expected = 5000 + (100 - 41.2) * 1000 * (31.2 / 41.2)
+    assert made.expected_tokens(41.2, 5000, 0) == pytest.approx(expected)
+
+
 def test_before_the_first_step_there_is_no_pace() -> None:
     made = RunClock(100.0)
     made.add_evaluation(1.0, 1000)

@@ -47,9 +47,20 @@ def test_a_resumed_run_counts_the_seconds_of_the_stopped_one() -> None:
     timer = clock.timer()
     clock.time = 110.0
     assert timer.read() == (10, 6)
-    assert timer.values() == {"seconds": 10, "trained_seconds": 6}
-    timer.resume({"seconds": 30.0, "trained_seconds": 20.0})
+    assert timer.values() == {"seconds": 10, "trained_seconds": 6, "step_seconds": 6}
+    timer.resume({"seconds": 30.0, "trained_seconds": 20.0})  # as an older version saved them
     assert timer.read() == (40, 26) and timer.elapsed == 40
+
+
+@pytest.mark.parametrize(("saved", "expected"), [({}, 20.0), ({"step_seconds": 15.0}, 15.0)])
+def test_a_resumed_run_with_a_time_limit_knows_the_seconds_in_steps(saved: dict[str, float], expected: float) -> None:
+    clock = Clock()
+    timer = clock.timer(100.0)
+    timer.resume({"seconds": 30.0, "trained_seconds": 20.0} | saved)
+    timer.start_clock(5.0)
+    assert timer.clock is not None
+    timer.clock.add_step(2.0, 100)
+    assert timer.values()["step_seconds"] == expected + 2.0
 
 
 def test_a_pass_is_given_up_at_its_deadline_or_when_patience_is_over_after_a_stop_request() -> None:

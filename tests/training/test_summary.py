@@ -205,7 +205,8 @@ def test_a_run_ended_by_its_epochs_needs_more_text() -> None:
     ended: dict[str, Any] = {"train": {"steps": 100, "seconds": 300.0}, "epochs": 19.98}
     sentences = summarize(with_validation(2.0, 1.5, 1.2, 1.0, **ended), command="llm train c.txt --force")[1:]
     assert sentences == [
-        "Training stopped after 20 epochs, before the time was up: further epochs would only memorize the text. "
+        "Training stopped after 20 epochs, before the time was up: further epochs would only make the model memorize "
+        "the text. "
         "More text would help."
     ]
     sentences = summarize(with_validation(2.0, 1.5, 1.4, 1.3, **ended))[1:]  # it overfits besides
@@ -361,8 +362,8 @@ def test_more_conversations_would_help() -> None:
     )
     ended = chat_record(train={"steps": 100, "seconds": 60.0}, curve=record()["curve"] | {"loss": [9.0] * 10})
     assert summarize(ended)[1] == (
-        "Training stopped after 3 epochs, before the time was up: further epochs would only memorize the conversations."
-        " More conversations would help."
+        "Training stopped after 3 epochs, before the time was up: further epochs would only make the model memorize "
+        "the conversations. More conversations would help."
     )
 
 

@@ -20,14 +20,16 @@ from llmcli.models import torch_scoring
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.transformer import LanguageModel
 from llmcli.training import recipe, trainer
+from llmcli.training.best_weights import CandidateEvaluator
 from llmcli.training.compute import Compute, accumulate_gradients
 from llmcli.training.evaluation_schedule import EvaluationSchedule
 from llmcli.training.events import Done, Evaluation, Sample, State, Step
+from llmcli.training.interruption import CutShortError
 from llmcli.training.plan import Regularization, Request
 from llmcli.training.prepare import prepare
 from llmcli.training.rules import regularization
 from llmcli.training.sample_generator import SAMPLE_TOKENS
-from tests.training.small_runs import LINES, SimulatedMachine, losses, prepared, run, run_to_end, with_slice
+from tests.training.small_runs import LINES, SimulatedMachine, losses, prepared, run, run_to_end, run_until, with_slice
 
 OFTEN = EvaluationSchedule(training_per_evaluated=1)
 
@@ -368,12 +370,46 @@ def test_a_timed_run_with_compiled_layers_begins_once_they_are_compiled(
 
 
 def test_stopping_ends_the_run_after_the_step(tmp_path: Path) -> None:
-    answers = iter([False, False, True])
-    events = run(prepared(tmp_path / "c.txt"), stop=lambda: next(answers))
+    events = run_until(prepared(tmp_path / "c.txt"), 3)
     done = events[-1]
     assert [event.step for event in events if isinstance(event, Step)] == [1, 2, 3]
     assert isinstance(done, Done) and done.interrupted and done.step == 3
     assert done.checkpoint.record["interrupted"] is True
+
+
+def test_a_stop_request_cuts_the_calibration_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights are saved without it, where no evaluation was finished either."""
+    ready = prepared(tmp_path / "c.txt")
+    ready = replace(ready, plan=replace(ready.plan, train=replace(ready.plan.train, calibrates=True)))
+
+    def cut_short(*_: object) -> float:
+        raise CutShortError
+
+    monkeypatch.setattr("llmcli.training.calibration.fit_inverse_temperature", cut_short)
+    done = run_until(ready, 3)[-1]
+    assert isinstance(done, Done) and done.interrupted and done.best_step == 3
+    assert done.checkpoint.record["sharpness"] == 1.0
+
+
+def test_fine_tuning_that_was_stopped_in_the_evaluation_of_its_base_model_begins_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = run_to_end(prepared(tmp_path / "c.txt", steps=4)).checkpoint
+    tokenizer = Tokenizer.from_json(base.tokenizer_json)
+    request, corpus = Request(steps=2, batch_tokens=512), read_corpus([str(tmp_path / "c.txt")])
+    ready = with_slice(prepare(request, corpus, tokenizer=tokenizer, base=base.config))
+    data = (ready.plan, tokenizer, base, ready.tokens, ready.held_out, ready.record)
+    states = []
+    with monkeypatch.context() as cut, pytest.raises(LLMError, match="stopped before the first training step"):
+        cut.setattr(CandidateEvaluator, "evaluate", lambda self, **_: None)
+        for event in trainer.train(*data, stop=lambda: True):
+            states.append(event)
+    (state,) = states
+    assert isinstance(state, State) and state.step == 0
+    resumed, whole = list(trainer.train(*data, resume_from=state)), list(trainer.train(*data))
+    assert isinstance(resumed[0], Evaluation) and resumed[0].step == 0
+    assert isinstance(resumed[-1], Done) and isinstance(whole[-1], Done)
+    assert resumed[-1].checkpoint.record == whole[-1].checkpoint.record
 
 
 class TickingClock:

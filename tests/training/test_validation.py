@@ -81,6 +81,21 @@ def test_documents_are_evaluated_one_by_one(tmp_path: Path) -> None:
     assert found.nats == pytest.approx(expected.nats, rel=1e-5)
 
 
+def test_a_resumed_run_evaluates_the_part_of_the_slice_that_the_stopped_one_did(tmp_path: Path) -> None:
+    """An evaluation that a limit ended has fixed it."""
+    ready = prepared(tmp_path / "c.txt")
+    model = LanguageModel(ready.plan.model)
+    model.initialize(torch.Generator().manual_seed(0))
+    windows = np.resize(ready.tokens, (300, 33)).astype(np.int64)
+    stopped, resumed = (Validator(model, ready.tokenizer, windows) for _ in range(2))
+    whole = stopped.tokens
+    part = stopped.evaluate(limit=0.0, clock=lambda: 1.0)  # after the first batch
+    assert 0 < part.tokens == stopped.tokens < whole
+    resumed.keep_units(stopped.units)
+    assert (resumed.tokens, resumed.units) == (stopped.tokens, stopped.units)
+    assert resumed.evaluate().nats == pytest.approx(part.nats)
+
+
 def test_the_text_is_not_held_in_memory(tmp_path: Path) -> None:
     """Validation windows, batches and evaluations of 10 MB of memory-mapped tokens take a fifth of that."""
     ready = prepared(tmp_path / "c.txt", layers=1, width=32)

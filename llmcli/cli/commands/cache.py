@@ -13,7 +13,7 @@ from llmcli.errors import LLMError
 
 
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove all of them.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all cached tokens.")] = False,
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

@@ -54,7 +54,7 @@ def explain(
     ] = 5,
     literal: Annotated[
         bool,
-        typer.Option("--literal/--no-literal", help="Tokenize the prompt in one way only, as in llm generate."),
+        typer.Option("--literal/--no-literal", help="Tokenize the prompt in one way only, as generate --literal does."),
     ] = False,
     prompt_pair: Annotated[
         bool,

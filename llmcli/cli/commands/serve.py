@@ -1,4 +1,4 @@
-"""`llm serve`: answer over HTTP, in the shape of OpenAI's API."""
+"""`llm serve`: an OpenAI-compatible HTTP API."""
 
 import importlib.util
 import os
@@ -53,7 +53,7 @@ def serve(
     port: Annotated[
         int,
         typer.Option(
-            "--port", metavar="N", min=0, max=65535, help="Port to listen on; 0 is any.", rich_help_panel=NETWORK
+            "--port", metavar="N", min=0, max=65535, help="Port to listen on; 0: a free one.", rich_help_panel=NETWORK
         ),
     ] = 8000,
     api_key: Annotated[
@@ -70,8 +70,8 @@ def serve(
         typer.Option(
             "--cors-origin",
             metavar="ORIGIN",
-            help="Allow pages of this origin, such as https://example.com, to send requests; * is any. Can be "
-            "repeated.",
+            help="Allow pages of this origin, such as https://example.com, to send requests; * allows any origin. "
+            "Can be repeated.",
             rich_help_panel=NETWORK,
         ),
     ] = None,

@@ -43,7 +43,7 @@ def tokenize(
         typer.Option(
             "--chat",
             metavar="FILE",
-            help="Show the conversations in a file as text to train on, with the learned tokens marked.",
+            help="Show the conversations in a file as text to train on; the tokens that count in the loss are marked.",
         ),
     ] = None,
     speakers: Annotated[str | None, speakers_option()] = None,

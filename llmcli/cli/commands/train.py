@@ -64,7 +64,12 @@ def train(
         DEFAULT_MODEL
     ),
     time_: Annotated[
-        str | None, typer.Option("--time", metavar="TIME", help="Time budget, such as 90s, 5m or 2h (default: 5m).")
+        str | None,
+        typer.Option(
+            "--time",
+            metavar="TIME",
+            help="Time budget, such as 90s, 5m or 2h (default: 5m). On a short text the run ends after 20 epochs.",
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", min=1, help="Number of training steps.")] = None,
     epochs: Annotated[
@@ -260,7 +265,7 @@ def train(
             metavar="N",
             min=1,
             max=1024,
-            help="Number of CPU threads (default: one per core).",
+            help="Number of CPU threads (default: one per core; in a timed run fewer where others need them).",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -315,7 +320,6 @@ def train(
             _end_after(context_, partial(session.follow, processes, device, forward_stop_requests))
         return
     _check_processes(processes, processes_)
-    force = force and not processes.restarts
     own_threads = processes.threads(threads or cpu_cores())
     request = Request(
         seconds=parse_duration(time_) if time_ else None, steps=steps, epochs=epochs, vocab_size=vocab_size,
@@ -328,7 +332,8 @@ def train(
     else:
         target = context_.with_resource(
             training_output.claim_output(
-                output, adapter_only=adapter_only, force=force, rename_existing=is_default(context_, "output"),
+                output, adapter_only=adapter_only, force=force, start_over=force and not processes.restarts,
+                rename_existing=is_default(context_, "output"),
                 model=from_ or like, model_role="the base model" if from_ else "the model given with --like",
                 on_note=console.note, on_warning=console.warn,
             )
@@ -487,14 +492,19 @@ def _run(
             run, inputs, output, started=started, stop=lambda: bool(signals or output_error), on_note=console.note,
             processes=processes, on_stop_request=signals.append,
         )  # fmt: skip
-        for event in _with_signal_exit_code(events, signals):
-            if isinstance(event, session.Result):
-                result = event
-                continue
-            try:
-                show_event(event, view, json_=json_, of_answers=chosen is not None)
-            except OSError as error:  # the reader has gone, or the disk is full: save what has been trained
-                output_error = output_error or error
+        try:
+            for event in _with_signal_exit_code(events, signals):
+                if isinstance(event, session.Result):
+                    result = event
+                    continue
+                try:
+                    show_event(event, view, json_=json_, of_answers=chosen is not None)
+                except OSError as error:  # the reader has gone, or the disk is full: save what has been trained
+                    output_error = output_error or error
+        except LLMError as error:
+            if output_error:  # nothing had been trained yet
+                raise output_error from error
+            raise
     if output_error:
         console.note(f"stopped because events could no longer be written; saved {result.file}")
         raise output_error

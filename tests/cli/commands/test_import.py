@@ -54,6 +54,15 @@ def test_where_it_does_not_help_the_model_gets_no_cache(directory: Path, llm, mo
     assert "ngram_cache" not in loading.load("m.safetensors").record
 
 
+def test_a_text_of_just_enough_tokens_is_used(directory: Path, llm) -> None:
+    """Its windows have a few tokens less than 1,000."""
+    tokenizer = loading.open_tokenizer(loading.load(directory))
+    text = tokenizer.decode(tokenizer.encode(3 * repetitive(1))[:2010])
+    assert 2000 <= len(tokenizer.encode(text)) < 2020
+    Path("text.txt").write_text(text, "utf-8")
+    assert llm("import", directory, "-o", "m.safetensors", "--fit-cache", "text.txt").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [("Anna meets Ben.\n", "--fit-cache: "), (None, "missing.txt")],
