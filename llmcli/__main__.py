@@ -18,10 +18,11 @@ def main() -> None:
         signal.signal(signal.SIGINT, _interrupt)
     try:
         from llmcli.cli import app
+
+        app.main()
     except KeyboardInterrupt:
         os.write(2, b"interrupted\n")
         sys.exit(130)
-    app.main()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

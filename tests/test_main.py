@@ -29,10 +29,13 @@ runpy.run_module("llmcli", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize("place", [("cb", "50"), ("cb", "250"), ("__set_name__", "1"), ("exec_module", "5")])
+@pytest.mark.parametrize(
+    "place", [("cb", "50"), ("cb", "250"), ("__set_name__", "1"), ("exec_module", "5"), ("get_command", "1")]
+)
 @pytest.mark.slow
-def test_an_interrupt_inside_an_import_ends_the_program(tiny_model: Path, place: tuple[str, str]) -> None:
-    """Importlib's callbacks drop a KeyboardInterrupt, and `__set_name__` wraps it in another exception."""
+def test_an_interrupt_while_the_program_starts_ends_it(tiny_model: Path, place: tuple[str, str]) -> None:
+    """Importlib's callbacks drop a KeyboardInterrupt, and `__set_name__` wraps it in another exception. `get_command`
+    is typer's, which handles none yet."""
     words = ["generate", "The cat", "--samples", "1000000", "-m", str(tiny_model), "-q"]  # minutes, if not interrupted
     run = subprocess.run(
         [sys.executable, "-c", AT_CALL, *place, *words], capture_output=True, text=True, timeout=240, check=False

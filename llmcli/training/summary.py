@@ -125,12 +125,13 @@ def summarize(
     command: str | None = None,
     seconds: float | None = None,
     resumable: bool = True,
+    again: str = "the same command",
 ) -> list[str]:
     """A few sentences on a run that has ended: how good the model is, and what would help.
 
     `command` is the command of the run without its budget: with it the advice to train longer ends in a command, whose
-    time is estimated from the `seconds` that the run took. `resumable` says whether an interrupted run can be resumed.
-    Raises LLMError for a record without a curve.
+    time is estimated from the `seconds` that the run took. `resumable` says whether an interrupted run can be resumed,
+    `again` how. Raises LLMError for a record without a curve.
 
     The rules. Of 3 to 6 only the first that applies is given; 7 may stand beside any of 2 to 6.
     1. Bits per byte of held-out text at the end, beside the baselines, and which of these are beaten.
@@ -156,7 +157,7 @@ def summarize(
     Of two models the rules on losses are about the one that was kept.
     """
     run = _Run(record, read_curve(record), baselines)
-    remarks = [*_early_end(run, resumable), *_advice(run, command, seconds)]
+    remarks = [*_early_end(run, resumable, again), *_advice(run, command, seconds)]
     if memorization := _memorization(run):
         advice = "" if remarks else " More text or a smaller model would help."
         remarks.append(memorization + advice)
@@ -373,13 +374,13 @@ def _beaten(bits: float, baselines: Baselines) -> str:
     return f"all but {ahead[0]}" if len(ahead) == 1 else f"only {' and '.join(beaten)}"
 
 
-def _early_end(run: _Run, resumable: bool) -> list[str]:
+def _early_end(run: _Run, resumable: bool, again: str) -> list[str]:
     """Rule 2."""
     if run.record.get("problem"):
         return [f"Training ended early: {run.record['problem']}."]
     if not run.record.get("interrupted"):
         return []
-    then = "the same command resumes from there"
+    then = f"{again} resumes from there"
     if not resumable:
         then = "no resume file could be written, so the same command starts over"
     return [f"Interrupted at step {run.steps:,}; {then}."]

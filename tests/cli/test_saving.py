@@ -1,6 +1,7 @@
 """What can prevent a trained model from being saved: signals, closed pipes, full disks, other processes."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from llmcli.errors import LLMError
 from llmcli.formats import adapters, atomic_io, checkpoint, ensemble_file
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.training import resume, session
-from llmcli.training.events import State
+from llmcli.training.events import Evaluation, State
 from llmcli.training.output import Output
 from llmcli.training.plan import Plan
 from tests import platforms
@@ -415,6 +416,33 @@ def test_a_closed_pipe_of_events_does_not_lose_the_model() -> None:
     record = checkpoint.load(MODEL).record
     assert record["interrupted"] is True and record["steps"] >= 3
     assert Path(RESUME_FILE).exists()
+
+
+def test_an_output_that_is_full_before_the_first_step_is_named(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the event of the base model's evaluation, for example."""
+
+    def run(*_: object, stop: Callable[[], bool], **__: object) -> Iterator[Evaluation]:
+        yield Evaluation(0, 1.0, True)
+        assert stop()
+        raise LLMError("stopped before the first training step was finished; no model was written")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(session, "run", run)
+    monkeypatch.setattr("llmcli.cli.training_report.show_event", full)
+    Path("c.txt").write_text(TEXT, "utf-8")
+    answer = llm("train", "c.txt", *OPTIONS, "--steps", 2, "--json")
+    assert answer.exit_code == 1 and "Traceback" not in answer.stderr
+    assert "events could no longer be written; no step was finished, no model saved" in answer.stderr
+
+
+@pytest.mark.parametrize(("options", "again"), [((), ""), (("--force",), " without --force")])
+def test_the_command_that_resumes_a_run_is_named(options: tuple[str, ...], again: str) -> None:
+    """With --force it would start over."""
+    answer = interrupted_here(HERE, "--json", *options, steps=12, step=5)
+    verdict = json.loads(answer.stdout.splitlines()[-1])["verdict"]
+    assert f"Interrupted at step 5; the same command{again} resumes from there." in verdict
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

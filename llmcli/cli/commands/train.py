@@ -502,7 +502,8 @@ def _run(
                 except OSError as error:  # the reader has gone, or the disk is full: save what has been trained
                     output_error = output_error or error
         except LLMError as error:
-            if output_error:  # nothing had been trained yet
+            if output_error:
+                console.note("stopped because events could no longer be written; no step was finished, no model saved")
                 raise output_error from error
             raise
     if output_error:
@@ -542,6 +543,7 @@ def _report(
         command=_command_without_budget(context),
         seconds=done.seconds,
         resumable=result.resumable,
+        again="the same command without --force" if context.params["force"] else "the same command",
     )
     parameters = done.checkpoint.parameters
     if output.adapter_only:
