@@ -177,6 +177,8 @@ def test_the_first_documents_run_in_order_in_one_directory(own_directory: Path, 
 
 def test_the_guides_run_after_the_readme(runner: CommandRunner) -> None:
     """docs/. With LLMCLI_FULL=1 the real SmolLM2 is used where its package is installed."""
+    pytest.importorskip("gguf", reason="needs the extra gguf")
+    pytest.importorskip("onnxruntime", reason="needs the extra fast")
     runner.run("README.md", "llm train examples/food.txt --time 20s -o food.safetensors")
     for page in DOCS:
         runner.run_page(page)
