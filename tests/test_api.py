@@ -119,6 +119,7 @@ TEXT = "The cat sat on the mat. The dog ate the hat.\n" * 60
 RUN = {"steps": 4, "threads": 1, "seed": 2, "layers": 1, "width": 32, "context": 16, "batch_tokens": 64}
 
 
+@pytest.mark.slow
 def test_training_gives_the_model_of_the_command(own_directory: Path, llm: Llm) -> None:
     Path("c.txt").write_text(TEXT * 300, "utf-8")
     words = [word for key, value in RUN.items() for word in (f"--{key.replace('_', '-')}", value)]

@@ -109,6 +109,7 @@ def test_no_module_imports_itself_through_others() -> None:
     assert [module for module in graph if reaches(module, module, {module})] == []
 
 
+@pytest.mark.slow
 def test_only_the_command_line_prints() -> None:
     """All output goes through the console, where untrusted text is made safe for a terminal; JSON has a function of
     its own, since replaced characters would make it other text."""

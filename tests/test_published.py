@@ -149,6 +149,7 @@ def test_only_what_is_between_markers_is_written() -> None:
         tables.updated("<!-- begin unknown -->\n<!-- end unknown -->", Figures({}))
 
 
+@pytest.mark.slow
 def test_plots_are_a_function_of_the_figures() -> None:
     some = Figures(stored(HERE, *WANTED, Measurement("nanogpt", SHAKESPEARE), Measurement("zpaq", "novel-en")))
     drawn = plots.draw_all(some)

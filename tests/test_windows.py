@@ -229,6 +229,7 @@ def test_standard_input_is_read_twice(windows: Windows, tmp_path: Path) -> None:
 # ---- the command
 
 
+@pytest.mark.slow
 def test_a_run_is_stopped_and_resumed(windows: Windows, llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     words = ["train", "c.txt", *OPTIONS, "--steps", 12]
@@ -341,6 +342,7 @@ def test_suggested_commands_are_quoted_for_windows_shells() -> None:
 # ---- the source
 
 
+@pytest.mark.slow
 def test_no_text_is_read_or_written_in_the_locale_encoding() -> None:
     """Text is read and written as UTF-8 or as bytes, never in the encoding of the locale."""
     for source in SOURCES:
@@ -357,6 +359,7 @@ def test_no_text_is_read_or_written_in_the_locale_encoding() -> None:
                 assert "encoding" in named or any("b" in mode for mode in modes), where
 
 
+@pytest.mark.slow
 def test_functions_that_windows_lacks_are_used_only_if_present() -> None:
     for source in SOURCES:
         text = source.read_text("utf-8")

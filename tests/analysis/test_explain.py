@@ -97,6 +97,7 @@ def test_attention_and_logit_lens_equal_the_reference(words: int, tied: bool) ->
     assert np.isnan(explanation.surprisals[0])
 
 
+@pytest.mark.slow
 def test_of_many_tokens_the_last_are_analyzed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The results are those of all tokens; the first analyzed one is at the edge of a chunk, or inside one."""
     prompt = "The cat sat on the mat." * 40

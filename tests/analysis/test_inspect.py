@@ -189,6 +189,7 @@ names_of_tensors = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(names_of_tensors, st.lists(st.integers(0, 5), max_size=3), min_size=1, max_size=20))
+@pytest.mark.slow
 def test_the_children_of_a_group_sum_to_the_group(shapes):
     header = header_of(shapes, "BF16")
     root = parameter_tree(header)

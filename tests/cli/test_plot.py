@@ -36,6 +36,7 @@ def trained(tiny_model: Path) -> Path:
 
 
 @pytest.mark.parametrize("format_", FIRST_BYTES)
+@pytest.mark.slow
 def test_every_format_is_drawn_reproducibly(format_: str) -> None:
     pytest.importorskip("matplotlib")
     first = draw(CURVE, "りんご $x_1$.safetensors", format_)

@@ -52,6 +52,7 @@ def window_starts(batches: Batches, first: int, count: int) -> list[int]:
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), window=st.sampled_from([1, 2, 3, 5]), cuts=st.sampled_from([1, 2, 4, 6]), longer=st.booleans())
+@pytest.mark.slow
 def test_each_token_is_a_target_once_in_an_epoch_for_any_windows(
     data: st.DataObject, window: int, cuts: int, longer: bool
 ) -> None:

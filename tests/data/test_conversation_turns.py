@@ -207,6 +207,7 @@ def test_a_long_book_is_left_after_its_first_line() -> None:
         assert next(lines) == "Once upon a time."  # nothing was read but the start
 
 
+@pytest.mark.slow
 def test_long_files_take_time_in_proportion() -> None:
     """Quadratic work would take minutes here."""
     assert len(turns("User: 1\nAI: a\n" * 20_000) or []) == 1

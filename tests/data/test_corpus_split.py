@@ -97,6 +97,7 @@ def test_of_a_long_document_among_short_ones_the_end_is_held_out_and_of_the_othe
     assert split(corpus, 0.15).rule.endswith("and the last 0.15 of 0.txt")
 
 
+@pytest.mark.slow
 def test_neither_the_order_nor_the_place_of_the_files_matters(monkeypatch: pytest.MonkeyPatch) -> None:
     path = write("c", [300 + 10 * i for i in range(60)])
     expected = names(split(read_corpus([str(path)]), 0.1).held_out)
@@ -131,6 +132,7 @@ def test_one_more_file_changes_little() -> None:
 
 @settings(max_examples=10)
 @given(seed=st.integers(0, 1000))
+@pytest.mark.slow
 def test_near_duplicates_are_on_the_same_side(seed: int) -> None:
     """60 documents and 1 to 3 changed copies of each, under other names."""
     random_ = random.Random(seed)

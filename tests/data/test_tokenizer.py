@@ -426,6 +426,7 @@ def test_a_part_has_the_ids_of_its_text_and_spans_that_cover_it(tokenizer: Token
     assert covered == set(range(len(text)))
 
 
+@pytest.mark.slow
 def test_spans_of_a_long_part_are_positions_in_it() -> None:
     text = long_text()
     ids, spans = BPE.encode_part(text, after_control_token=False)

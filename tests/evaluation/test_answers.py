@@ -25,6 +25,7 @@ def by_pair(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @settings(max_examples=100, deadline=None)
 @given(lengths_of, st.integers(1, 100))
+@pytest.mark.slow
 def test_only_learned_tokens_count_whatever_the_batches(lengths: list[int], batch_tokens: int) -> None:
     conversations = numbered(lengths)
     byte_lengths = np.arange(sum(lengths)) % 5

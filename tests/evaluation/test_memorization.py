@@ -106,6 +106,7 @@ def test_texts_that_are_too_short_have_no_share(tiny_model: Path, monkeypatch: p
     assert alone is not None and alone.held_out_share is None and alone.share == 0
 
 
+@pytest.mark.slow
 def test_the_measurement_is_reproducible_with_a_seed(tiny_model: Path) -> None:
     checkpoint = load(tiny_model)
     tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)

@@ -200,6 +200,7 @@ def test_merging_adapters_into_another_model_is_noted(trained: tuple[Path, Path]
         assert (message in result.stderr and "other.safetensors is a different model" in result.stderr) == warned
 
 
+@pytest.mark.slow
 def test_a_model_is_the_same_in_either_form(tiny_model: Path, llm) -> None:
     Path("c.txt").write_text(TEXT)
     for words in (

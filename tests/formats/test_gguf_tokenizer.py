@@ -112,6 +112,7 @@ def test_the_merges_of_long_tokens_take_linear_time(ending: str) -> None:
     assert Counted.characters < 10 * sum(map(len, vocabulary))
 
 
+@pytest.mark.slow
 def test_very_long_tokens_are_an_error() -> None:
     fields = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["a", "b" * 1025]}
     with pytest.raises(LLMError, match=r"its token 1 has 1,025 characters; tokens of at most 1,024 are supported"):

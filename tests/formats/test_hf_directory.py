@@ -232,6 +232,7 @@ def inside(directory: Path) -> dict[str, bytes]:
 
 
 @platforms.posix
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_existing_model(directory: Path, tiny_model: Path) -> None:
     """`ulimit -f`, which is not known before here, refuses the weights, after config and tokenizer were written."""
     before = inside(directory)

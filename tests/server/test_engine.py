@@ -131,6 +131,7 @@ PROMPTS = [
 
 
 @pytest.mark.parametrize("model", ["dense", "moe", "ensemble", pytest.param("int8", marks=needs_onnxruntime)])
+@pytest.mark.slow
 def test_texts_generated_together_are_those_generated_alone(start, model):
     """Also where the context of 64 tokens is full, after which its newer half is processed again."""
     engine = start(Limits(concurrent=5, prefix_bytes=0))
@@ -487,6 +488,7 @@ def test_closing_waits_for_no_function_and_no_model_that_is_being_loaded():
     ),
     concurrent=st.integers(1, 6),
 )
+@pytest.mark.slow
 def test_any_schedule_of_arrivals_and_cancellations_gives_the_same_texts(arrivals, concurrent):
     engine = Engine(lambda name: (runtime_of("dense"), TOKENIZER), Limits(concurrent=concurrent))
     engine.start()

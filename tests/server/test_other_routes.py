@@ -125,6 +125,7 @@ def test_the_description_lists_every_route(client):
     assert listed == {(route.path, method.lower()) for route in ROUTES for method in route.methods - {"HEAD"}}
 
 
+@pytest.mark.slow
 def test_the_description_is_valid():
     validator = pytest.importorskip("openapi_spec_validator", reason="needs pip install openapi-spec-validator")
     validator.validate(description())

@@ -102,6 +102,7 @@ def fine_tune(start: Checkpoint, **request: object) -> Done:
 
 
 @pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.slow
 def test_with_lora_the_new_rows_are_trained_and_no_others(tied: bool) -> None:
     start = base(context=128, tied=tied)
     used = loading.open_tokenizer(start).vocab_size
@@ -114,6 +115,7 @@ def test_with_lora_the_new_rows_are_trained_and_no_others(tied: bool) -> None:
     assert done.checkpoint.config.extra_eos_ids == (used + 1,)
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_trains_all_rows() -> None:
     start = base(context=128)
     done = fine_tune(start)
@@ -123,6 +125,7 @@ def test_full_fine_tuning_trains_all_rows() -> None:
     assert done.score.bits_per_byte <= done.base_score.bits_per_byte * 1.01
 
 
+@pytest.mark.slow
 def test_the_summary_of_plain_text_is_in_the_record() -> None:
     """Of text that the base model generates, since there is no other."""
     record = fine_tune(base(context=128)).checkpoint.record

@@ -79,6 +79,7 @@ def test_the_model_has_the_chat_template_and_stops_at_the_end_of_a_turn() -> Non
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_sample_answers_a_held_out_question() -> None:
     ready = prepared(steps=60, layers=2, width=64)
     events = run(ready, schedule=OFTEN)

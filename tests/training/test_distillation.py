@@ -77,6 +77,7 @@ def test_the_gradients_are_those_of_both_kinds_of_targets(masked: bool) -> None:
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
+@pytest.mark.slow
 def test_the_first_stage_is_the_run_of_one_model(tmp_path: Path) -> None:
     """To the last bit: its schedules end with the stage. Its best weights become the teacher."""
     ready = distilled(tmp_path / "c.txt", steps=24, dropout=0.1)
@@ -96,6 +97,7 @@ def test_the_first_stage_is_the_run_of_one_model(tmp_path: Path) -> None:
     assert "distillation" not in result(alone).checkpoint.record
 
 
+@pytest.mark.slow
 def test_the_student_starts_from_fresh_weights_of_its_own(tmp_path: Path) -> None:
     ready = distilled(tmp_path / "c.txt", steps=24)
     events = losses(run(ready))
@@ -106,6 +108,7 @@ def test_the_student_starts_from_fresh_weights_of_its_own(tmp_path: Path) -> Non
     assert not np.array_equal(first[name], second[name])
 
 
+@pytest.mark.slow
 def test_the_teacher_is_kept_where_the_student_is_worse(tmp_path: Path) -> None:
     """Three steps are too few to learn as much as in 37."""
     done = result(run(distilled(tmp_path / "c.txt", 0.925), schedule=OFTEN))
@@ -174,6 +177,7 @@ def test_progress_that_decreases_gives_no_negative_learning_rate() -> None:
     assert Position(progress=0.1, stage_end=0.4).stage_progress == pytest.approx(0.25)
 
 
+@pytest.mark.slow
 def test_with_a_time_limit_the_stages_share_the_time(tmp_path: Path) -> None:
     """The machine is simulated, and takes half as long again for a step with a teacher."""
     ready = distilled(tmp_path / "c.txt", 0.4, steps=None, seconds=200.0, batch_tokens=64)

@@ -16,6 +16,7 @@ from llmcli.training.validation_slice import reserve_tokens
 from tests.training.small_runs import losses, prepared, run
 
 
+@pytest.mark.slow
 def test_a_run_can_start_with_induction_heads(tmp_path: Path) -> None:
     """The loss of the first step is that of fresh weights with the heads in them."""
     ready = prepared(tmp_path / "c.txt", layers=2, width=64)

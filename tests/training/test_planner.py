@@ -81,6 +81,7 @@ def test_more_text_never_makes_a_smaller_model_without_a_time_budget(both, budge
 @settings(max_examples=100, deadline=None)
 @given(tokens, times, st.lists(st.floats(0.05, 20), min_size=SHAPES, max_size=SHAPES), st.integers(1, 64))
 @example(1_033_148, 28_815.0, [1.0] * 10 + [2.0, 1.0, 1.0], 1)  # two models: what was measured for one counts
+@pytest.mark.slow
 def test_the_plan_follows_the_measured_speed_and_measures_rarely(train_tokens, seconds, factors, threads):
     """Each width is faster or slower than estimated by a factor of its own."""
     measured = []
@@ -111,6 +112,7 @@ def test_the_plan_follows_the_measured_speed_and_measures_rarely(train_tokens, s
 
 @settings(deadline=None)
 @given(budgets.filter(lambda budget: "steps" in budget or "epochs" in budget))
+@pytest.mark.slow
 def test_without_a_time_budget_nothing_is_measured(budget):
     def speed(model, train, allowed):
         raise AssertionError

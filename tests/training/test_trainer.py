@@ -34,6 +34,7 @@ from tests.training.small_runs import LINES, SimulatedMachine, losses, prepared,
 OFTEN = EvaluationSchedule(training_per_evaluated=1)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_result_is_recorded(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt")
     events = run(ready)
@@ -98,6 +99,7 @@ class ScriptedEvaluations:
         return nats, np.ones(nats.shape, bool)
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
     """The second evaluation is the best."""
     ready = prepared(tmp_path / "c.txt", steps=30)
@@ -155,6 +157,7 @@ def test_without_a_validation_slice_the_last_weights_are_kept(tmp_path: Path) ->
     assert "validation" not in done.checkpoint.record
 
 
+@pytest.mark.slow
 def test_without_held_out_text_the_validation_slice_still_chooses_the_weights(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text(LINES, "utf-8")
     ready = with_slice(prepare(Request(steps=30, context=32), read_corpus([str(tmp_path / "c.txt")]), held_out=0.0))
@@ -199,6 +202,7 @@ def test_the_slice_is_not_trained_on_and_is_what_evaluations_measure(tmp_path: P
     assert first[-1].checkpoint.record["validation"] == {"tokens": 330}  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_where_the_base_model_is(tmp_path: Path) -> None:
     base = run_to_end(prepared(tmp_path / "c.txt", dtype="float32")).checkpoint
     tokenizer = Tokenizer.from_json(base.tokenizer_json)
@@ -329,6 +333,7 @@ def test_the_caller_gets_the_time_that_it_reserves(tmp_path: Path) -> None:
     assert 45 < done.seconds < 50 + 2 * 64 / 30  # two steps
 
 
+@pytest.mark.slow
 def test_a_timed_run_with_compiled_layers_begins_once_they_are_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

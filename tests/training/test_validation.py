@@ -31,6 +31,7 @@ from tests.training.small_runs import LINES, prepared, run_to_end
 BYTES = Tokenizer.train_bpe(["a"], 261)  # one token for each byte
 
 
+@pytest.mark.slow
 def test_the_final_evaluation_is_what_the_numpy_graph_computes(tmp_path: Path) -> None:
     """Another implementation, every token scored in the same windows: the same bits per byte."""
     ready = prepared(tmp_path / "c.txt", dtype="float32")

@@ -27,6 +27,7 @@ def repetitive(seed: int) -> str:
     return "".join(f"{pick.choice(names)} meets {pick.choice(names)} in the garden.\n" for _ in range(300))
 
 
+@pytest.mark.slow
 def test_a_cache_is_fitted_and_lowers_the_loss_of_another_text(directory: Path, llm) -> None:
     Path("text.txt").write_text(repetitive(1), "utf-8")
     Path("new.txt").write_text(repetitive(2), "utf-8")
@@ -45,6 +46,7 @@ def test_a_cache_is_fitted_and_lowers_the_loss_of_another_text(directory: Path, 
     assert cached < 0.7 * plain  # the network knows nothing, the text repeats itself
 
 
+@pytest.mark.slow
 def test_where_it_does_not_help_the_model_gets_no_cache(directory: Path, llm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_fit, "MIN_GAIN", 1.0)  # no cache lowers the loss to 0
     Path("text.txt").write_text(repetitive(1), "utf-8")

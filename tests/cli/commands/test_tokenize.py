@@ -111,6 +111,7 @@ def test_speakers_of_a_text_are_named(llm: Llm, chat_model: Path) -> None:
     assert llm("tokenize", "text", "--speakers", "Teacher,Pupil").exit_code == 2
 
 
+@pytest.mark.slow
 def test_colours_mark_the_learned_tokens_in_a_terminal(chat_model: Path, pairs: str) -> None:
     shown = in_a_terminal("tokenize", "--chat", pairs)
     assert "\x1b[48;5;24;38;5;255mThe cat.<|im_end|>\x1b[0m" in shown and "⟦" not in shown

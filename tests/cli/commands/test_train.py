@@ -67,6 +67,7 @@ def test_the_identity_of_a_run_is_that_of_older_resume_files(
     } | expected  # fmt: skip
 
 
+@pytest.mark.slow
 def test_json_events(llm: Llm) -> None:
     Path("c.txt").write_text(LONG_TEXT, "utf-8")
     answer = llm("train", "c.txt", "--steps", 3, "--json")
@@ -108,6 +109,7 @@ def test_a_run_of_two_models_says_so_in_its_events_record_and_summary(
     )
 
 
+@pytest.mark.slow
 def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm) -> None:
     Path("c.txt").write_text(LONG_TEXT, "utf-8")
     words = ["train", "c.txt", "--steps", 4, "--no-tie", "--context", 16, "-o", "my model.safetensors", "--threads", 1]
@@ -144,6 +146,7 @@ def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm) -> None:
     )
 
 
+@pytest.mark.slow
 def test_an_existing_model_with_the_default_name_is_renamed(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     runs = []
@@ -205,6 +208,7 @@ def test_a_corpus_deleted_during_the_run_does_not_lose_the_model(llm: Llm, monke
     assert llm("inspect", "--verify").exit_code == 0
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     for name in ("a", "b", "c"):
@@ -217,6 +221,7 @@ def test_the_same_run_gives_the_same_bytes(llm: Llm) -> None:
     assert a == b and a != c
 
 
+@pytest.mark.slow
 def test_a_compressed_corpus_gives_the_same_model(llm: Llm) -> None:
     texts = {"plain": TEXT.encode("utf-8"), "gz": gzip.compress(TEXT.encode("utf-8")), "wide": TEXT.encode("utf-16")}
     for name, data in texts.items():
@@ -287,6 +292,7 @@ def test_every_size_option_takes_effect(llm: Llm) -> None:
     assert {key: config[key] for key in expected_config} == expected_config
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_weights_of_the_base_model(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     assert llm("train", "c.txt", "--steps", 20, "-o", "base.safetensors").exit_code == 0
@@ -409,6 +415,7 @@ def test_the_plan_says_where_the_tokenizer_is_from(llm: Llm, tiny_model: Path) -
         assert message in llm("train", "c.txt", "--steps", 1, "--dry-run", *words).stdout
 
 
+@pytest.mark.slow
 def test_weights_saved_as_float32_are_noted(llm: Llm, tiny_model: Path) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     model = checkpoint.load(tiny_model)

@@ -123,6 +123,7 @@ def test_other_speakers(llm: Llm) -> None:
 
 
 @pytest.mark.parametrize("lora", [(), ("--lora", 2)], ids=["full", "lora"])
+@pytest.mark.slow
 def test_a_base_model_learns_to_answer(llm: Llm, lora: tuple[object, ...]) -> None:
     """The base's training text is beside it, so what was forgotten of its held-out part is measured."""
     write_chats()
