@@ -41,6 +41,7 @@ FINAL_NORM = "model.norm.weight"
 ROPE_TYPES = ("linear", "llama3")
 ANSWER_TOKENS = 1000  # most tokens of an answer in a chat; most models end theirs long before
 RECIPES = ("muon", "adamw", "fine-tune", "lora")  # see training/optimizer.py
+FINE_TUNING_RECIPES = ("fine-tune", "lora")  # whose learning rates are those for a model that is trained already
 LORA_SCALE = 2.0  # alpha / rank, in PEFT's terms
 EVALUATION_CONTEXT = 2048  # tokens; longest context of an evaluation by default
 # the longest context at which training on a CPU keeps the attention weights for the backward pass, which is faster than
@@ -278,8 +279,7 @@ class TrainConfig:
 
     @property
     def is_fine_tuning(self) -> bool:
-        """Whether the learning rates are those for a model that is trained already."""
-        return self.recipe in ("fine-tune", "lora")
+        return self.recipe in FINE_TUNING_RECIPES
 
     def __post_init__(self) -> None:
         self._check_types()

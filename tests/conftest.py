@@ -71,6 +71,15 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def without_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memorization and the compressors, which a run measures after its last step, are left out."""
+    from llmcli.evaluation import compressors, memorization
+
+    monkeypatch.setattr(memorization, "measure_memorization", lambda *_: None)
+    monkeypatch.setattr(compressors, "affordable", lambda *_: False)
+
+
+@pytest.fixture
 def llm() -> Callable[..., Result]:
     """`llm("generate", "text")` runs the command in this process; the result has exit_code, stdout and stderr."""
     from llmcli.cli.app import app

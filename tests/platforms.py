@@ -29,7 +29,8 @@ def _can_make_hosts() -> bool:
     return subprocess.run(words, capture_output=True, check=False).returncode == 0
 
 
-in_full = pytest.mark.skipif(not os.environ.get("LLMCLI_FULL"), reason="takes long; LLMCLI_FULL=1 runs it too")
+FULL = bool(os.environ.get("LLMCLI_FULL"))  # whether tests that take long run too
+in_full = pytest.mark.skipif(not FULL, reason="takes long; LLMCLI_FULL=1 runs it too")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc or needs Linux's limits on memory")
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no POSIX signals, modes, limits or shell")
 named_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes in the file system here")

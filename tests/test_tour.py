@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from llmcli.evaluation import compressors, memorization
 from tests.platforms import in_full
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_baselines")]  # the tours do not show these
 
 ROOT = Path(__file__).parent.parent
 TOURS = {name: (ROOT / "examples" / name).read_text("utf-8") for name in ("tour.md", "tour.ja.md")}
@@ -20,13 +19,6 @@ TOURS = {name: (ROOT / "examples" / name).read_text("utf-8") for name in ("tour.
 
 def commands(tour: str) -> list[str]:
     return [line.removeprefix("    $ ") for line in TOURS[tour].splitlines() if line.startswith("    $ ")]
-
-
-@pytest.fixture(autouse=True)
-def without_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tours do not show memorization and the compressors, which a run measures after its last step."""
-    monkeypatch.setattr(memorization, "measure_memorization", lambda *_: None)
-    monkeypatch.setattr(compressors, "affordable", lambda *_: False)
 
 
 def shortened(words: list[str]) -> list[str]:

@@ -113,15 +113,15 @@ def claim_output(
     *,
     adapter_only: bool = False,
     force: bool = False,
-    start_over: bool | None = None,
+    restarted: bool = False,
     rename_existing: bool = False,
     model: Path | None = None,
     model_role: str = "",
     on_note: Callable[[str], None] = lambda note: None,
     on_warning: Callable[[str], None] = lambda warning: None,
 ) -> Iterator[Output]:
-    """Check the output path, lock it until the context ends, and load the state of a stopped run, unless the run is to
-    `start_over`, by default with `force`.
+    """Check the output path, lock it until the context ends, and load the state of a stopped run: with `force` only if
+    this run is it, `restarted` after a process was killed.
 
     With `rename_existing` an existing model of this program at `path` is renamed; otherwise it is replaced only
     with `force`. `model` is a model that the run reads, `model_role` describes it in errors. Raises LLMError when the
@@ -137,7 +137,7 @@ def claim_output(
             _check_not_an_input(path, model, model_role)
         atomic_io.check_writable(path, force=True)
         _lock(stack, output)
-        output = replace(output, stopped=_load_stopped(output, force if start_over is None else start_over))
+        output = replace(output, stopped=_load_stopped(output, start_over=force and not restarted))
         replaceable = output.may_replace()
         output = replace(output, rename_existing=not replaceable and rename_existing and _is_own_model(path))
         if output.stopped and not (replaceable or output.rename_existing):
@@ -171,7 +171,7 @@ def _lock(stack: ExitStack, output: Output) -> None:
         atomic_io.remove_stale(path)
 
 
-def _load_stopped(output: Output, start_over: bool) -> "StoppedRun | None":
+def _load_stopped(output: Output, *, start_over: bool) -> "StoppedRun | None":
     """The state of a stopped run, if there is one to resume."""
     path = output.resume_path
     if not path.exists():

@@ -46,12 +46,12 @@ class Request:
 
     def __post_init__(self) -> None:
         budgets = {"--time": self.seconds, "--steps": self.steps, "--epochs": self.epochs}
-        given = [name for name, value in budgets.items() if value is not None]
+        given = {name: value for name, value in budgets.items() if value is not None}
         if len(given) > 1:
             raise usage(f"{' and '.join(given)} both set the length of the run; give one of them")
-        for name in given:
-            if not (budgets[name] or 0) > 0:
-                raise usage(f"{name} must be above 0, found {budgets[name]}")
+        for name, value in given.items():
+            if not value > 0:
+                raise usage(f"{name} must be above 0, found {value}")
         if self.epochs is not None and not self.epochs <= 1e6:
             raise usage(f"--epochs must be at most a million, found {self.epochs}")
         if self.optimizer not in (None, "muon", "adamw"):

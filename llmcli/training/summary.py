@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmcli import units
+from llmcli.config import FINE_TUNING_RECIPES
 from llmcli.data.example_prompt import shell_quoted
 from llmcli.errors import LLMError, command_line
 
@@ -240,7 +241,7 @@ class _Run:
 
     @property
     def fine_tuned(self) -> bool:
-        return "base" in self.record or self.record["train"].get("recipe") in ("fine-tune", "lora")
+        return "base" in self.record or self.record["train"].get("recipe") in FINE_TUNING_RECIPES
 
     @property
     def read_in_part(self) -> bool:

@@ -59,7 +59,7 @@ class _Data(Protocol):
     """Data as units that are scored by themselves: windows of a text, or conversations."""
 
     def tokens(self, units: Sequence[Any]) -> int:
-        """The number of tokens of these units, without those that are only context."""
+        """The number of tokens that the model processes to score these units."""
 
     def evaluate(
         self, units: Sequence[Any], score: ScoreWindows, batch_tokens: int

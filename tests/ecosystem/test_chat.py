@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,10 @@ from typer.testing import CliRunner
 
 from llmcli.cli.app import app
 from tests.ecosystem.conftest import LlamaCpp
+from tests.platforms import FULL
 
 TOKENS = 40  # at most, in an answer; fewer from the real model, which takes seconds
 SMOL_TOKENS = 24
-FULL = bool(os.environ.get("LLMCLI_FULL"))  # all questions, which take half a minute
 QUESTIONS = (
     "What is the capital of France?",
     "Write a haiku about the sea.",

@@ -5,7 +5,6 @@ same config.json. Equal logits or an error of one line are right, other logits n
 """
 
 import json
-import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +20,8 @@ from llmcli.formats.hf_config import dump_config, parse_config
 from llmcli.formats.safetensors_file import read_tensor, write_tensors
 from llmcli.formats.safetensors_header import read_header
 from llmcli.models.numpy_runtime import NumpyRuntime
+from tests.platforms import FULL
 
-FULL = bool(os.environ.get("LLMCLI_FULL"))  # tied models too: twice as long
 TOKENS = 40  # in the window that is compared
 SHAPE: dict[str, Any] = {
     "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -1,6 +1,5 @@
 """A real model, SmolLM2-135M-Instruct in Q4_1, compared with transformers and llama.cpp on the same file."""
 
-import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,8 +15,8 @@ from llmcli.formats.loading import open_tokenizer
 from llmcli.generation.generator import generate
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.ecosystem import texts
+from tests.platforms import FULL
 
-FULL = bool(os.environ.get("LLMCLI_FULL"))  # all prompts and strings, which takes minutes
 TOKENS = 64
 PROMPTS = (
     "The capital of France is",

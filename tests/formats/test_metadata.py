@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from llmcli.errors import LLMError
 from llmcli.formats import adapters, loading
 from llmcli.formats.metadata import parse_document
 from llmcli.generation import next_words
+from tests.platforms import FULL
 from tests.sample_models import make_models, run
 
-FULL = bool(os.environ.get("LLMCLI_FULL"))
 OF_OTHER_TYPES = (7, "x", None, [[1]], 10**400)  # in place of each value of a document
 MORE = (-1, [], {}, [{}], float("nan"))
 

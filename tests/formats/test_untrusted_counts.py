@@ -3,7 +3,6 @@ and does not allocate memory in proportion to the number. Each form runs in its 
 peak is measured."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -19,6 +18,7 @@ import pytest
 from tests import platforms
 from tests.formats.gguf_by_hand import FIELDS, MODEL, TENSOR_NAMES, gguf_bytes, interleaved
 from tests.formats.test_metadata import READERS, READERS_OF, original, parts, replaced, with_metadata
+from tests.platforms import FULL
 from tests.sample_models import make_models, run
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,6 @@ pytestmark = pytest.mark.slow
 HUGE = (10**7, 2**32 - 1)  # tried with every command; what follows with those that open a model in different ways
 OTHERS = (0, -1, 3, 2**31, 2**63 - 1, 1.5, "8", None)  # None: no such key
 MORE = (1, 10**6, 2**31 - 1, 1e30, [], [7], True)  # for each form they take as long as OTHERS
-FULL = bool(os.environ.get("LLMCLI_FULL"))
 MAX_EXTRA_MEMORY = 300.0  # MB, above the peak of the same commands with the unchanged file
 FORMS = ("model", "mixture", "hf", "gguf", "adapter")
 OTHER_FORMS = ("sparse", "int8", "sparse gguf")  # each takes eight seconds

@@ -11,9 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from llmcli.cli.app import app
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import load
@@ -23,6 +21,7 @@ from llmcli.training.compute import accumulate_gradients
 from llmcli.training.processes import VARIABLES, Processes
 from llmcli.training.session import pick_device
 from llmcli.training.shares import share_gradients, take_share
+from tests import sample_models
 from tests.conftest import TEXT
 from tests.platforms import in_full, linux
 
@@ -143,7 +142,7 @@ def run(arguments: list[str], start: tuple[str, ...] = ("-m", "llmcli")) -> subp
 
 def run_here(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     """A run with one process: this one, which has imported torch already."""
-    found = CliRunner().invoke(app, arguments)
+    found = sample_models.run(*arguments)
     return subprocess.CompletedProcess(arguments, found.exit_code, found.stdout, found.stderr)
 
 

@@ -265,7 +265,7 @@ def train(
             metavar="N",
             min=1,
             max=1024,
-            help="Number of CPU threads (default: one per core; in a timed run fewer where others need them).",
+            help="Number of CPU threads (default: one per core; in a timed run, fewer if other programs use them).",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -332,7 +332,7 @@ def train(
     else:
         target = context_.with_resource(
             training_output.claim_output(
-                output, adapter_only=adapter_only, force=force, start_over=force and not processes.restarts,
+                output, adapter_only=adapter_only, force=force, restarted=processes.restarts > 0,
                 rename_existing=is_default(context_, "output"),
                 model=from_ or like, model_role="the base model" if from_ else "the model given with --like",
                 on_note=console.note, on_warning=console.warn,
