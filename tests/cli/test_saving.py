@@ -434,7 +434,9 @@ def test_an_output_that_is_full_before_the_first_step_is_named(llm: Llm, monkeyp
     Path("c.txt").write_text(TEXT, "utf-8")
     answer = llm("train", "c.txt", *OPTIONS, "--steps", 2, "--json")
     assert answer.exit_code == 1 and "Traceback" not in answer.stderr
-    assert "events could no longer be written; no step was finished, no model saved" in answer.stderr
+    assert "events could no longer be written; stopped before the first training step was finished; no model" in (
+        answer.stderr
+    )
 
 
 @pytest.mark.parametrize(("options", "again"), [((), ""), (("--force",), " without --force")])

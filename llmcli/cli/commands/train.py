@@ -503,7 +503,7 @@ def _run(
                     output_error = output_error or error
         except LLMError as error:
             if output_error:
-                console.note("stopped because events could no longer be written; no step was finished, no model saved")
+                console.note(f"stopped because events could no longer be written; {error}")
                 raise output_error from error
             raise
     if output_error:
