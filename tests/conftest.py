@@ -80,11 +80,16 @@ def without_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def llm() -> Callable[..., Result]:
+def llm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """`llm("generate", "text")` runs the command in this process; the result has exit_code, stdout and stderr."""
     from llmcli.cli.app import app
 
-    return lambda *words, stdin=b"": CliRunner().invoke(app, [str(word) for word in words], input=stdin)
+    def run(*words: object, stdin: bytes | str = b"") -> Result:
+        arguments = [str(word) for word in words]
+        monkeypatch.setattr(sys, "argv", ["llm", *arguments])  # a run of several processes gives each its arguments
+        return CliRunner().invoke(app, arguments, input=stdin)
+
+    return run
 
 
 def random_checkpoint(config: ModelConfig, seed: int = 0, tokenizer_json: str = "") -> Checkpoint:

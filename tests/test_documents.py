@@ -132,10 +132,17 @@ class CommandRunner:
             assert words[0] == "llm", f"{page}: {line}"
             words = shortened(words) if words[1] == "train" else words
             is_interactive = words[1] == "chat" and words[2::2] == ["-m"] and not source
+            models = self._models()
             run = self._llm(*words[1:], stdin="Hello" if is_interactive else piped(*source))
             assert run.exit_code == 0, f"{page}: {shlex.join(words)}\n{run.stderr}"
             assert "Traceback" not in run.stderr
+            if words[1] == "train" and "--dry-run" not in words:
+                assert self._models() != models, f"{page}: {shlex.join(words)} wrote no model"
             self.commands += 1
+
+    def _models(self) -> dict[str, int]:
+        """The model files of the directory, with when each was last written."""
+        return {path.name: path.stat().st_mtime_ns for path in self._directory.glob("*.safetensors")}
 
 
 def beginning(path: Path) -> str:
