@@ -70,13 +70,25 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def without_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memorization and the compressors, which a run measures after its last step, are left out."""
+@pytest.fixture(autouse=True)
+def without_baselines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memorization and the compressors, which a run measures after its last step, are left out, except in tests with
+    the mark `baselines`."""
+    if request.node.get_closest_marker("baselines"):
+        return
     from llmcli.evaluation import compressors, memorization
 
     monkeypatch.setattr(memorization, "measure_memorization", lambda *_: None)
     monkeypatch.setattr(compressors, "affordable", lambda *_: False)
+
+
+@pytest.fixture
+def short_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search for next words ends early. It takes seconds on a model with random weights, after which all words are
+    about as likely."""
+    from llmcli.generation import next_words
+
+    monkeypatch.setattr(next_words, "MAX_EVALUATIONS", 50)
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_an_unknown_option_is_named(tiny_model: Path) -> None:
         llmcli.load(tiny_model).generate(PROMPT, tokens=5)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("short_search")
 def test_next_words_are_those_of_the_command(tiny_model: Path, llm: Llm) -> None:
     answer = output(llm("generate", PROMPT, "-m", tiny_model, "--next", 4, "--json"))
     words = llmcli.load(tiny_model).next_words(PROMPT, 4)
@@ -121,7 +121,7 @@ RUN = {"steps": 4, "threads": 1, "seed": 2, "layers": 1, "width": 32, "context":
 
 @pytest.mark.slow
 def test_training_gives_the_model_of_the_command(own_directory: Path, llm: Llm) -> None:
-    Path("c.txt").write_text(TEXT * 300, "utf-8")
+    Path("c.txt").write_text(TEXT * 60, "utf-8")
     words = [word for key, value in RUN.items() for word in (f"--{key.replace('_', '-')}", value)]
     assert llm("train", "c.txt", "-o", "command.safetensors", "-q", *words).exit_code == 0
     *events, result = llmcli.train("c.txt", "api.safetensors", **RUN)

@@ -11,7 +11,6 @@ import pytest
 from typer.testing import Result
 
 from llmcli.formats import loading
-from llmcli.generation import next_words
 from llmcli.training import held_out_questions
 from tests.platforms import FULL
 
@@ -31,6 +30,7 @@ NOT_RUN = {  # the beginning of a command -> why it is not run here
     "uv tool install": "installs",
     "python -m pytest": "these tests",
 }
+SMALLER = {"llmcli/": "llmcli/generation/"}  # a directory of a page -> the part of it that is read here
 STEPS = 2  # in place of the time or steps that a run is given, or of the default of five minutes
 
 
@@ -100,12 +100,12 @@ class CommandRunner:
         self._variables: dict[str, object] = {}
         exec("import safetensors.numpy", self._variables)
         self.commands = 0
-        for name in ("llmcli", "tests"):
-            (directory / name).symlink_to(ROOT / name)
-        (directory / "examples").mkdir()
-        for path in (ROOT / "examples").iterdir():
-            if path.suffix in (".txt", ".tsv", ".md"):
-                (directory / "examples" / path.name).write_text(beginning(path), "utf-8")
+        (directory / "llmcli").symlink_to(ROOT / "llmcli")
+        examples = [path for path in (ROOT / "examples").iterdir() if path.suffix in (".txt", ".tsv", ".md")]
+        for path in (*examples, *(ROOT / "tests").glob("test_[a-g]*.py")):
+            copy = directory / path.relative_to(ROOT)
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_text(beginning(path), "utf-8")
 
     def run_page(self, page: str) -> None:
         for line in commands_of(page):
@@ -130,7 +130,7 @@ class CommandRunner:
             if any(" ".join(words).startswith(start) for start in NOT_RUN):
                 continue
             assert words[0] == "llm", f"{page}: {line}"
-            words = shortened(words) if words[1] == "train" else words
+            words = [SMALLER.get(word, word) for word in (shortened(words) if words[1] == "train" else words)]
             is_interactive = words[1] == "chat" and words[2::2] == ["-m"] and not source
             models = self._models()
             run = self._llm(*words[1:], stdin="Hello" if is_interactive else piped(*source))
@@ -158,11 +158,12 @@ def piped(command: str = "true") -> bytes:
 
 @pytest.fixture
 def runner(
-    own_directory: Path, llm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, without_baselines: None
+    own_directory: Path,
+    llm: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+    short_search: None,
 ) -> CommandRunner:
-    """Most held-out questions are left out; the search for next words, which is long after two steps of training, is
-    cut short."""
-    monkeypatch.setattr(next_words, "MAX_EVALUATIONS", 50)
+    """Most held-out questions are left out."""
     monkeypatch.setattr(held_out_questions, "MAX_QUESTIONS", 2)
     return CommandRunner(own_directory, llm)
 

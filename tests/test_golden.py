@@ -12,7 +12,7 @@ import pytest
 from tests.golden.commands import GROUPS
 from tests.golden.results import differences, environment, is_runnable, record_file, run, set_up
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.baselines]
 
 
 @pytest.fixture(scope="module")

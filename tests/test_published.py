@@ -20,7 +20,7 @@ from tests.benchmarks.figures import Figures
 from tests.benchmarks.measure import Measurement
 from tests.benchmarks.results import Environment
 from tests.benchmarks.texts import SHAKESPEARE, TEXTS
-from tests.platforms import linux
+from tests.platforms import in_full, linux
 
 ROOT = Path(__file__).parent.parent
 PATHS = {path for paths in results.SOURCES.values() for path in paths}
@@ -341,6 +341,7 @@ def test_compressors_read_the_training_text_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@in_full
 def test_a_run_end_to_end(tmp_path: Path) -> None:
     """A few seconds of training: everything that the tables need is there, and no path of this machine."""
     text = tmp_path / "stories.txt"

@@ -64,10 +64,10 @@ def test_an_option_changes_what_it_names(capsys: pytest.CaptureFixture[str]) -> 
     assert int(first[1]) == pytest.approx(2 * int(first[0]), rel=0.05)
 
 
+@in_full  # without it tests/test_documents.py runs `llm train --processes 2`, and test_processes.py torchrun
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("start", "module"),
-    [("llm train ", "llmcli"), pytest.param("torchrun --standalone ", "torch.distributed.run", marks=in_full)],
+    ("start", "module"), [("llm train ", "llmcli"), ("torchrun --standalone ", "torch.distributed.run")]
 )
 def test_a_local_command_runs_as_printed(start: str, module: str, tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from tests.platforms import in_full
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +107,7 @@ def test_inspect_and_tokenize(food: Path) -> None:
     assert "".join(tokens["tokens"]) == "I like to eat apple."
 
 
+@in_full
 def test_the_japanese_example(tmp_path: Path) -> None:
     trained = llm("train", str(EXAMPLES / "asagohan.txt"), "--epochs", "8", directory=tmp_path)
     assert trained.returncode == 0, trained.stderr

@@ -11,6 +11,7 @@ import pytest
 
 from llmcli.data.conversation_files import read_conversations
 from tests.benchmarks.translation import load_grammar
+from tests.platforms import in_full
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ADJECTIVES = "red|blue|black|white|big|small|new|old"
@@ -39,6 +40,7 @@ def rows(name: str) -> list[list[str]]:
     return [line.split("\t") for line in (EXAMPLES / name).read_text("utf-8").splitlines()]
 
 
+@in_full
 @pytest.mark.slow
 def test_the_files_are_those_that_the_grammar_writes() -> None:
     for name, part in zip(FILES, sentences(), strict=True):
@@ -61,6 +63,7 @@ def test_each_sentence_has_one_translation_and_is_there_in_both_directions() -> 
         assert english.isascii() and not japanese.isascii() and back == [japanese, english]
 
 
+@in_full
 @pytest.mark.slow
 def test_the_whole_grammar_is_one_to_one() -> None:
     """Not only the sentences that are in the files."""

@@ -27,6 +27,7 @@ from llmcli.errors import LLMError, command_line
 from llmcli.formats import atomic_io, checkpoint, file_lock
 from llmcli.models.transformer import LanguageModel
 from llmcli.training import resume
+from tests import platforms
 from tests.reliability.runs import OPTIONS, TEXT
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the simulation needs /proc")
@@ -255,6 +256,7 @@ def test_a_run_is_stopped_and_resumed(windows: Windows, llm: Llm, monkeypatch: p
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_search")
 def test_other_commands_write_their_files(windows: Windows, llm: Llm, tiny_model: Path) -> None:
     for words in (
         ["export", "model.safetensors", "hf", "--to", "hf"],
@@ -320,7 +322,7 @@ def test_a_pipe_without_a_reader_is_recognized_by_the_error_of_windows(windows: 
         output.write(b"x")
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "cp437", "ascii"])
+@pytest.mark.parametrize("encoding", ["cp1252", pytest.param("cp437", marks=platforms.in_full), "ascii"])
 @pytest.mark.slow
 def test_characters_outside_the_code_page_are_written(encoding: str, tiny_model: Path) -> None:
     """Output to a pipe or a file, which Windows writes in the code page of the locale."""

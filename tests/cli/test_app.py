@@ -55,6 +55,7 @@ def test_commands_run_without_importing_torch(tiny_model: Path, words: list[str]
         assert llm("mix", "model.safetensors", "other.safetensors", "-o", "mix.safetensors").exit_code == 0
     code = (
         f"import sys; sys.argv = ['llm', *{words!r}]\n"
+        "from llmcli.generation import next_words; next_words.MAX_EVALUATIONS = 50\n"  # the model is random
         "from llmcli.cli.app import main\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code, end.code\n"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from typer.testing import Result
 
 from llmcli.cli import console, styles, tables
 from llmcli.cli.text_layout import text_width
+from llmcli.formats import checkpoint
 from tests.cli.terminals import STYLES, coloured_stdout, in_a_terminal
 
 
@@ -173,7 +175,9 @@ def test_colours_have_a_legend_where_they_are_shown(tiny_model: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_pipe_gets_neither_legend_nor_captions(llm: Callable[..., Result], tiny_model: Path) -> None:
+def test_a_pipe_gets_neither_legend_nor_captions(
+    llm: Callable[..., Result], tiny_model: Path, short_search: None
+) -> None:
     for colour in ("", "1"):
         run = subprocess.run(
             [sys.executable, "-m", "llmcli", "generate", "The cat", "-n", "5", "--color", "--seed", "1"],
@@ -200,6 +204,11 @@ CAPTIONS = {
 @pytest.mark.parametrize("words", CAPTIONS)
 @pytest.mark.slow
 def test_a_caption_explains_each_figure(tiny_model: Path, words: tuple[str, ...]) -> None:
+    model = checkpoint.load(tiny_model)
+    weights = dict(model.tensors)
+    weights["model.norm.weight"] = 8 * weights["model.norm.weight"]
+    # few tokens have most of the probability: the search for words is shorter
+    checkpoint.save(tiny_model, replace(model, tensors=weights))
     Path("c.txt").write_text("The cat sat on the mat.")
     drawn = in_a_terminal(*words)
     shown = STYLES.sub("", drawn)

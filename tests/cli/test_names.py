@@ -148,6 +148,7 @@ def files(models: Path, own_directory: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_search")
 def test_every_command_marks_control_characters_of_file_names(files: None) -> None:
     pytest.importorskip("gguf", reason="needs the extra gguf")
     from llmcli.cli.app import app

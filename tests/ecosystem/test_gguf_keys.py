@@ -13,6 +13,7 @@ from llmcli.errors import LLMError
 from llmcli.formats import gguf_writer, loading
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.conftest import random_checkpoint
+from tests.platforms import FULL
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True}
 KINDS: dict[str, dict[str, Any]] = {"llama": {}, "mixtral": EXPERTS, "qwen2": {}, "qwen3": {}, "qwen3_moe": EXPERTS}
@@ -72,7 +73,7 @@ def rewritten(source: Path, target: Path, change: dict[str, Any]) -> Path:
     return target
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
+@pytest.fixture(scope="module", params=list(KINDS) if FULL else ["llama", "qwen3_moe"])
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = Tokenizer.train_bpe(["the cat sat on the mat " * 50], 280)
     config = ModelConfig(

@@ -93,6 +93,7 @@ def test_import_merges_adapters(trained: tuple[Path, Path], tiny_model: Path, ll
 
 
 @pytest.mark.slow
+@pytest.mark.baselines
 def test_a_directory_of_adapters_has_the_two_files_of_peft(trained: tuple[Path, Path], tiny_model: Path, llm) -> None:
     same = ("train", "c.txt", "--from", tiny_model, "--lora", 4, "--steps", 12, "--context", 16, "--threads", 1)
     made = llm(*same, "--adapter-only", "-o", "adapter")

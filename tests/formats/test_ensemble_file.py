@@ -93,6 +93,7 @@ def test_commands_take_an_ensemble(two_models, llm) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_search")
 def test_explain_shows_the_expert_of_largest_weight_and_the_probabilities_of_the_ensemble(two_models, llm) -> None:
     llm("mix", *two_models)
     words = "The cat sat", "-m", "mixture.safetensors", "--literal", "--json"

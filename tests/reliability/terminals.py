@@ -44,12 +44,12 @@ def sampling_options(where: Path, tries: int) -> list[str]:
 
 
 def long_prompts(where: Path, tries: int) -> list[str]:
-    """R22: prompts without a token, of about a context length, and of 10 MB."""
+    """R22: prompts without a token, of about a context length, and of `tries` MB."""
     path = where / "model.safetensors"
     small_model(path)
     context = load(path).config.max_position_embeddings
     failures = []
-    for length in (0, 1, context - 1, context, context + 1, 10 * context, 10_000_000):
+    for length in (0, 1, context - 1, context, context + 1, 10 * context, tries * 1_000_000):
         run = subprocess.run(
             [sys.executable, "-m", "llmcli", "generate", "-", "-n", "3", "-m", str(path)],
             input=b"\xc3\xa9"[:length] if length < 2 else b"q" * length, capture_output=True, timeout=TIMEOUT,

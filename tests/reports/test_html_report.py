@@ -23,7 +23,6 @@ from llmcli.cli.safe_text import visible_whitespace
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import load, save
-from llmcli.generation import next_words as words_module
 from llmcli.generation.next_words import NextWord, NextWords
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.reports import html_report
@@ -119,6 +118,7 @@ def to_fixed(value: float, digits: int) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_search")
 def test_terminal_and_page_show_the_same_figures(llm: Llm, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both round once: a page that got 0.0749 as 0.075 would show 0.08, the terminal 0.07."""
     real = explain_module.explain
@@ -443,9 +443,8 @@ def test_the_page_of_a_model_without_a_curve(llm: Llm, tiny_model: Path) -> None
 
 @pytest.mark.parametrize("command", [("explain", "The cat"), ("inspect",)])
 def test_a_page_replaces_a_file_only_with_force(
-    llm: Llm, tiny_model: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    llm: Llm, tiny_model: Path, command: tuple[str, ...], short_search: None
 ) -> None:
-    monkeypatch.setattr(words_module, "MAX_EVALUATIONS", 50)
     answer = llm(*command, "--html", "page.html")
     assert answer.exit_code == 0 and answer.stdout == "" and "page.html" in answer.stderr
     first = Path("page.html").read_bytes()

@@ -13,6 +13,7 @@ from llmcli.models.transformer import LanguageModel
 from llmcli.training import base_behaviour, trainer
 from llmcli.training.base_behaviour import BaseBehaviour
 from llmcli.training.events import Done, Event, State
+from tests.platforms import in_full
 from tests.training.small_runs import through_a_file
 from tests.training.test_appended_tokens import base, fine_tune, fine_tuning
 from tests.training.test_plain_text import BYTES, model
@@ -69,7 +70,7 @@ def test_each_step_has_its_texts() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [0, 2])
+@pytest.mark.parametrize("lora", [pytest.param(0, marks=in_full), 2])
 def test_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, lora: int) -> None:
     """The base model's text and predictions are those of the base model, and not of the state that goes on."""
     ready, start = fine_tuning(base(context=128), steps=6, lora=lora, lr=3.0)
@@ -93,7 +94,7 @@ def test_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, lora: int) ->
             assert np.array_equal(array, theirs.checkpoint.tensors[name]), name
 
 
-@pytest.mark.parametrize("lora", [0, 2])
+@pytest.mark.parametrize("lora", [0, pytest.param(2, marks=in_full)])
 @pytest.mark.slow
 def test_a_run_forgets_less(monkeypatch: pytest.MonkeyPatch, lora: int) -> None:
     """Than without the divergence, on text that the base model generates for the comparison at the end."""

@@ -16,6 +16,7 @@ from llmcli.training.compute import Compute, accumulate_gradients
 from llmcli.training.evaluation_schedule import EvaluationSchedule
 from llmcli.training.events import Done, Evaluation, Sample, State
 from llmcli.training.validation_slice import reserve_conversations
+from tests.platforms import in_full
 from tests.training.chats import PAIRS, prepared, run, run_to_end
 from tests.training.small_runs import losses, through_a_file
 
@@ -39,6 +40,7 @@ class Recorder:
 
 
 @pytest.mark.slow
+@in_full
 def test_a_model_learns_to_answer_in_other_wordings() -> None:
     """Each question is held out in some of its wordings."""
     ready = prepared(steps=400, layers=2, width=64)

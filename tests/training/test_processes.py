@@ -165,6 +165,7 @@ def test_the_losses_are_those_of_one_process(corpus, losses_of_one, count):
     np.testing.assert_allclose(several, losses_of_one, rtol=1e-3)
 
 
+@in_full
 @linux
 @pytest.mark.slow
 def test_a_killed_process_is_started_again_to_the_same_bytes(corpus):
@@ -183,6 +184,7 @@ def test_a_killed_process_is_started_again_to_the_same_bytes(corpus):
     assert all(np.array_equal(whole.tensors[name], killed.tensors[name]) for name in whole.tensors)
 
 
+@in_full
 @linux
 @pytest.mark.slow
 def test_a_stopped_run_resumes_with_another_number_of_processes(corpus):
@@ -204,6 +206,7 @@ def test_an_error_of_the_user_is_one_line_and_not_tried_again(corpus):
     assert result.returncode == 1 and len(errors) == 1 and "missing.txt" in errors[0]
 
 
+@in_full
 @pytest.mark.slow
 def test_an_error_that_rank_0_finds_late_ends_all_at_once(corpus):
     """The others wait for it. It counts neither as a killed process, nor does anybody wait until they are killed."""

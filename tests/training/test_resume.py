@@ -286,6 +286,7 @@ def test_a_disk_that_cannot_be_written_causes_one_warning(ready: Prepared) -> No
 
 
 @platforms.posix
+@pytest.mark.baselines  # as in the other process
 def test_a_run_killed_after_saving_its_model_resumes_to_the_same_model() -> None:
     code = (
         "from pathlib import Path; import os; import llmcli.training.resume as t;"

@@ -18,7 +18,7 @@ from tests.platforms import in_full, network_namespaces
 from tests.training.hosts import ADDRESSES, Host, two_hosts
 from tests.training.test_processes import OPTIONS, SECONDS, losses, wait_for
 
-pytestmark = [pytest.mark.slow, network_namespaces]
+pytestmark = [pytest.mark.slow, network_namespaces, in_full]
 ELASTIC = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "one:29400")
 TRAIN = ("-m", "llmcli", "train", "corpus.txt", "-o", "model.safetensors", *OPTIONS, "--threads", "1")
 
@@ -45,7 +45,7 @@ def finish(process: subprocess.Popen[str], seconds: float = SECONDS) -> subproce
     return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(2, marks=in_full)])
+@pytest.mark.parametrize("count", [1, 2])
 def test_the_losses_are_those_of_one_process(hosts, count):
     words = hosts[0].command(sys.executable, *TRAIN, "--steps", "20", "--json")
     expected = losses(subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False))
@@ -58,7 +58,6 @@ def test_the_losses_are_those_of_one_process(hosts, count):
     assert not list(hosts[1].directory.iterdir())
 
 
-@in_full
 @pytest.mark.parametrize("kind", ["static", "elastic"])
 def test_a_worker_killed_on_the_other_host_is_started_again_to_the_same_bytes(hosts, kind):
     def meeting(rank: int) -> tuple[str, ...]:
@@ -82,7 +81,6 @@ def test_a_worker_killed_on_the_other_host_is_started_again_to_the_same_bytes(ho
     assert all(np.array_equal(whole.tensors[name], killed.tensors[name]) for name in whole.tensors)
 
 
-@in_full
 @pytest.mark.parametrize(("number", "where"), [(signal.SIGINT, 1), (signal.SIGTERM, 0), (signal.SIGTERM, 1)])
 def test_a_signal_to_torchrun_on_one_host_ends_both_with_the_model_saved(hosts, number, where):
     runs = [start(host, "--steps", "5000") for host in hosts]
@@ -96,7 +94,6 @@ def test_a_signal_to_torchrun_on_one_host_ends_both_with_the_model_saved(hosts, 
     assert not list(hosts[1].directory.iterdir())
 
 
-@in_full
 def test_a_run_with_a_time_budget_ends_on_both(hosts):
     first, second = map(finish, [start(host, "--time", "8s", "--json") for host in hosts])
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
@@ -104,7 +101,6 @@ def test_a_run_with_a_time_budget_ends_on_both(hosts):
     assert (hosts[0].directory / "model.safetensors").exists() and len(steps) > 2
 
 
-@in_full
 def test_an_address_that_the_other_host_cannot_reach_is_explained(tmp_path):
     """Debian and Ubuntu have the host's own name in /etc/hosts, as 127.0.1.1, and gloo listens on the address of it."""
     with two_hosts(tmp_path) as (one, two):

@@ -112,6 +112,7 @@ def test_losses_and_weights_are_those_of_one_process(corpus, options) -> None:
         assert options or np.linalg.norm(found[name] - array) <= 1e-3 * np.linalg.norm(array), name
 
 
+@in_full
 @needs_fsdp
 @linux
 @pytest.mark.slow

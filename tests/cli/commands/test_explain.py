@@ -15,19 +15,14 @@ from llmcli.analysis.explain import explain
 from llmcli.data.vocabulary import START
 from llmcli.formats.checkpoint import load, save
 from llmcli.formats.loading import open_tokenizer
-from llmcli.generation import next_words
 from llmcli.models.logits import softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
 from tests.cli.terminals import STYLES, in_a_terminal
 
+pytestmark = pytest.mark.usefixtures("short_search")
+
 Llm = Callable[..., Result]
 FAMILY = "👨‍👩‍👧"  # joined by zero-width joiners
-
-
-@pytest.fixture(autouse=True)
-def short_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a random model the search for the next word would be long."""
-    monkeypatch.setattr(next_words, "MAX_EVALUATIONS", 50)
 
 
 def test_json_equals_the_explanation(llm: Llm, tiny_model: Path) -> None:

@@ -28,7 +28,16 @@ from tests.conftest import TEXT, random_checkpoint
 from tests.reliability.runs import OPTIONS, interrupted_here
 
 Llm = Callable[..., Result]
-LONG_TEXT = TEXT * 300  # enough for a validation slice
+LONG_TEXT = TEXT * 100
+SMALL = ("--layers", 1, "--width", 32, "--context", 16, "--batch-tokens", 512, "--threads", 1)
+
+
+@pytest.fixture
+def with_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LONG_TEXT is enough for a validation slice."""
+    monkeypatch.setattr(recipe, "MIN_VALIDATION_TOKENS", 64)
+
+
 RUN = ("train", "c.txt", "--steps", 1, "--layers", 1, "--width", 16, "--context", 16, "--threads", 1)
 
 
@@ -68,9 +77,9 @@ def test_the_identity_of_a_run_is_that_of_older_resume_files(
 
 
 @pytest.mark.slow
-def test_json_events(llm: Llm) -> None:
+def test_json_events(llm: Llm, with_slice: None) -> None:
     Path("c.txt").write_text(LONG_TEXT, "utf-8")
-    answer = llm("train", "c.txt", "--steps", 3, "--json")
+    answer = llm("train", "c.txt", "--steps", 3, *SMALL, "--json")
     events = [json.loads(line) for line in answer.stdout.splitlines()]
     kinds = [event["event"] for event in events]
     assert kinds[0] == "plan" and kinds[-1] == "done" and kinds.count("step") == 3 and {"eval", "sample"} < set(kinds)
@@ -82,7 +91,7 @@ def test_json_events(llm: Llm) -> None:
 
 @pytest.mark.slow
 def test_a_run_of_two_models_says_so_in_its_events_record_and_summary(
-    llm: Llm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    llm: Llm, with_slice: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(recipe, "DISTILLATION_MIN_TOKENS", 0)
     monkeypatch.setattr(recipe, "DISTILLATION_EPOCHS", 0.5)
@@ -110,9 +119,10 @@ def test_a_run_of_two_models_says_so_in_its_events_record_and_summary(
 
 
 @pytest.mark.slow
-def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm) -> None:
+@pytest.mark.baselines
+def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm, with_slice: None) -> None:
     Path("c.txt").write_text(LONG_TEXT, "utf-8")
-    words = ["train", "c.txt", "--steps", 4, "--no-tie", "--context", 16, "-o", "my model.safetensors", "--threads", 1]
+    words = ["train", "c.txt", "--steps", 4, "--no-tie", *SMALL, "-o", "my model.safetensors"]
     answer = llm(*words)
     assert answer.exit_code == 0 and answer.stdout == ""
     summary = answer.stderr.splitlines()[-4:]
@@ -121,7 +131,8 @@ def test_the_summary_gives_advice_and_is_kept_in_the_record(llm: Llm) -> None:
         and "bits per byte at the end" in summary[0]
     )
     assert summary[1].startswith("Undertrained: 4 steps") and summary[1].endswith(
-        " Train longer: llm train c.txt -o 'my model.safetensors' --context 16 --no-tie --threads 1 --force --time 5m"
+        " Train longer: llm train c.txt -o 'my model.safetensors' --layers 1 --width 32 "
+        "--context 16 --no-tie --batch-tokens 512 --threads 1 --force --time 5m"
     )
     assert summary[2:] == [
         "Try it: llm generate \"The dog ate the\" -m 'my model.safetensors'",
@@ -192,6 +203,7 @@ def test_a_file_of_another_program_is_not_renamed(llm: Llm) -> None:
         assert {path.name for path in Path().iterdir()} == {"c.txt", "model.safetensors"}
 
 
+@pytest.mark.baselines
 def test_a_corpus_deleted_during_the_run_does_not_lose_the_model(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> None:
     from llmcli.training import trainer
 
