@@ -42,7 +42,8 @@ ROWS = {
     "R13": Row("texts of every kind: trained on, or refused in one line", texts.corpora, 1, 36),
     "R14": Row("mutated files: read or refused in one line, quickly", files.mutants, 50, 2000),
     "R15": Row("a catalogue of malformed files: each is refused", files.malformed_files, 1, len(files.HUGE)),
-    "R16": Row("absurd configs: refused quickly", files.absurd_configs, 0),  # as tests/formats/test_untrusted_counts.py
+    # tests/formats/test_untrusted_counts.py is similar
+    "R16": Row("absurd configs: refused quickly", files.absurd_configs, 0),
     "R17": Row("hostile tokenizers (hangs, aborts): refused or limited", files.tokenizer_bombs, 0, 15),
     "R18": Row("no pickle or eval is executed; templates only in a sandbox", files.nothing_executes),
     "R19": Row("streamed text equals the text decoded at once", texts.streamed_text, 1000, 10_000),
@@ -50,9 +51,8 @@ ROWS = {
     "R21": Row("absurd sampling options: output or one line of error", terminals.sampling_options),
     "R22": Row("prompts from 0 bytes to 10 MB", terminals.long_prompts, 1, 10),
     "R23": Row("closed pipes, full disks, ASCII locales", terminals.pipes),
-    "R24": Row(
-        "terminal escape sequences in text are escaped", terminals.commanding_text, 0
-    ),  # as tests/cli/test_names.py
+    # tests/cli/test_names.py is similar
+    "R24": Row("terminal escape sequences in text are escaped", terminals.commanding_text, 0),
     "R25": Row("140 GB inspected quickly, without torch", files.huge_file),
     "R26": Row(
         "`llm serve`: foreign pages, false lengths, slow and vanishing clients, absurd fields, random requests",
