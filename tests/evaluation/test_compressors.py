@@ -10,8 +10,6 @@ import pytest
 from llmcli.evaluation import compressors
 from llmcli.evaluation.compressors import affordable, baselines, max_past_bytes, ppm_size, static_ppm, xz_size
 
-pytestmark = pytest.mark.baselines
-
 FOOD = (Path(__file__).parent.parent.parent / "examples" / "food.txt").read_bytes()
 
 

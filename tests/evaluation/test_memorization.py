@@ -15,8 +15,6 @@ from llmcli.evaluation.memorization import LENGTH, measure_memorization, occurri
 from llmcli.formats.checkpoint import load
 from tests.conftest import TEXT, random_checkpoint
 
-pytestmark = pytest.mark.baselines
-
 SENTENCE = "It was the best of times, it was the worst of times."
 
 

@@ -8,7 +8,6 @@ import pytest
 from llmcli.config import ModelConfig
 from llmcli.formats.checkpoint import save
 from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
-from llmcli.generation import next_words
 from llmcli.server.analysis_routes import training_texts
 from llmcli.server.app import ROUTES
 from llmcli.server.errors import ApiError
@@ -57,12 +56,6 @@ def test_what_lm_eval_asks_of_a_tokenizer(client, tokenizer):
     assert ids == [tokenizer.eos_id]
     assert client.post("/detokenize", json={"tokens": ids}).json()["prompt"] == info["eos_token"]
     assert client.get("/tokenizer_info?model=chat").json()["chat_template"].startswith("{% for message")
-
-
-@pytest.fixture
-def short_search(monkeypatch):
-    """On an untrained model the search for next words takes a second."""
-    monkeypatch.setattr(next_words, "MAX_EVALUATIONS", 50)
 
 
 def test_next_words_are_those_of_generate(client, served, llm, short_search):

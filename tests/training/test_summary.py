@@ -8,8 +8,6 @@ import pytest
 from llmcli.errors import LLMError
 from llmcli.training.summary import read_curve, summarize, usage_hints
 
-pytestmark = pytest.mark.baselines
-
 PLATEAU = "The validation loss has plateaued: longer training at this size would help little."
 PLATEAU_ALONE = "The training loss has plateaued: longer training at this size would help little."
 FINAL = "Held-out text: 1.000 bits per byte at the end (lower is better), on all 500 bytes, in float32."

@@ -18,8 +18,6 @@ from llmcli.formats.checkpoint import Checkpoint, load, save
 from tests.cli.terminals import in_a_terminal
 from tests.conftest import TEXT
 
-pytestmark = pytest.mark.baselines
-
 Llm = Callable[..., Result]
 BYTES = Tokenizer.train_bpe(["a"], 261)  # one token per byte
 

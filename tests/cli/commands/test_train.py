@@ -30,15 +30,13 @@ from tests.reliability.runs import OPTIONS, interrupted_here
 Llm = Callable[..., Result]
 LONG_TEXT = TEXT * 100
 SMALL = ("--layers", 1, "--width", 32, "--context", 16, "--batch-tokens", 512, "--threads", 1)
+RUN = ("train", "c.txt", "--steps", 1, "--layers", 1, "--width", 16, "--context", 16, "--threads", 1)
 
 
 @pytest.fixture
 def with_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     """LONG_TEXT is enough for a validation slice."""
     monkeypatch.setattr(recipe, "MIN_VALIDATION_TOKENS", 64)
-
-
-RUN = ("train", "c.txt", "--steps", 1, "--layers", 1, "--width", 16, "--context", 16, "--threads", 1)
 
 
 @pytest.mark.parametrize(
