@@ -19,7 +19,14 @@ Schema: TypeAlias = "Scalar | Tuple | list[Schema] | dict[str, Schema] | tuple[S
 
 
 class Required(dict[str, Schema]):
-    """The schema of an object in which none of these keys may be missing."""
+    """The schema of an object in which none of these keys may be missing, except those of `with_optional`."""
+
+    optional: frozenset[str] = frozenset()
+
+    def with_optional(self, **schemas: Schema) -> "Required":
+        schema = Required(self | schemas)
+        schema.optional = frozenset(schemas)
+        return schema
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ def _object_error(value: dict[str, Any], schema: dict[str, Schema], place: str) 
     for key, inner in schema.items():
         inner_place = key if place == "it" else f"{place}.{key}"
         if key not in value:
-            if isinstance(schema, Required):
+            if isinstance(schema, Required) and key not in schema.optional:
                 return f"{inner_place} is missing"
         elif error := validation_error(value[key], inner, inner_place):
             return error

@@ -38,7 +38,12 @@ _ROPE_PARAMETERS: Schema = (
 _FILE: dict[str, Schema] = {"name": TEXT, "bytes": COUNT, "sha256": TEXT, "shape": TEXT, "conversations": COUNT}
 _RECORD: dict[str, Schema] = {  # of a training run
     "adapter": TEXT,
-    "answers": (Required(questions=COUNT, verbatim=FRACTION, exact=FRACTION), NULL),
+    "answers": (
+        Required(questions=COUNT, verbatim=FRACTION, exact=FRACTION).with_optional(
+            near=FRACTION, garbled=FRACTION, seen=FRACTION
+        ),
+        NULL,
+    ),
     "average_of": [TEXT],
     "base": {"file": TEXT, "sha256": TEXT, "source_sha256": TEXT},
     "best_step": COUNT,

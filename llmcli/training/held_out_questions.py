@@ -1,8 +1,9 @@
-"""Greedy answers to held-out questions: whether a model answers them with the reference, or with a training answer."""
+"""Greedy answers to held-out questions: how many are exact, nearly right, another training answer, or garbled."""
 
+import difflib
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ MAX_WORK = 2e10  # parameters x tokens generated: a few seconds on one core; but
 MIN_QUESTIONS = 4
 LONGEST_ANSWER = 2.0  # times the length of the longest training answer, in tokens; plus SLACK
 SLACK = 8
+NEAR = 0.8  # similarity of two answers, from which on one nearly equals the other
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class AnswerShares:
     questions: int
     verbatim: float  # share of them, 0 to 1, answered with an answer of the training data
     exact: float  # share of them answered with the reference answer
+    near: float = 0.0  # share answered almost with it: not exactly, but with a `similarity` of NEAR
+    garbled: float = 0.0  # share answered with none of these: not exact, not near, and no training answer
+    seen: float = 0.0  # share whose reference answer is one of the training answers
 
 
 def questions(conversations: PreparedConversations) -> Iterator[Question]:
@@ -88,6 +93,15 @@ def greedy_answer(
     return [piece.id for piece in pieces if piece.id is not None]
 
 
+def similarity(answer: str, reference: str) -> float:
+    """From 0 to 1: twice the number of matching characters, divided by the length of both (Ratcliff and Obershelp).
+
+    >>> similarity("Jupiter is large.", "Jupiter is large."), similarity("abcd", "bcde"), similarity("", "x")
+    (1.0, 0.75, 0.0)
+    """
+    return difflib.SequenceMatcher(None, answer, reference, autojunk=False).ratio()
+
+
 def longest_answer(conversations: PreparedConversations) -> int:
     """Tokens after which a greedy answer is cut."""
     starts, ends = _answers(conversations.training.learned)
@@ -113,16 +127,31 @@ def answer_questions(
         if message.role == "assistant"
     }
     runtime, most = open_trained(checkpoint, device), longest_answer(conversations)
-    end, work, answers = clock() + seconds, 0.0, list[tuple[bool, bool]]()
+    end, work, answers = clock() + seconds, 0.0, list[tuple[str, str]]()
     for question in questions(conversations):
         is_enough = len(answers) >= MIN_QUESTIONS and work > MAX_WORK
         if len(answers) == MAX_QUESTIONS or is_enough or clock() > end:
             break
         ids = greedy_answer(runtime, tokenizer, question.ids, conversations.template.stop_ids, most)
         work += checkpoint.parameters * (len(ids) + 1)
-        text = tokenizer.decode(ids).strip()
-        answers.append((text in known, text == tokenizer.decode(question.answer).strip()))
-    if not answers:
-        return None
-    verbatim, exact = (round(sum(column) / len(answers), 4) for column in zip(*answers, strict=True))
-    return AnswerShares(len(answers), verbatim, exact)
+        answers.append((tokenizer.decode(ids).strip(), tokenizer.decode(question.answer).strip()))
+    return answer_shares(answers, known) if answers else None
+
+
+def answer_shares(answers: Sequence[tuple[str, str]], known: Collection[str]) -> AnswerShares:
+    """The shares of some pairs (answer, reference answer); `known` are the training answers."""
+
+    def share(counted: Iterable[bool]) -> float:
+        return round(sum(counted) / len(answers), 4)
+
+    exact = [answer == reference for answer, reference in answers]
+    near = [not same and similarity(*pair) >= NEAR for same, pair in zip(exact, answers, strict=True)]
+    verbatim = [answer in known for answer, _ in answers]
+    return AnswerShares(
+        questions=len(answers),
+        verbatim=share(verbatim),
+        exact=share(exact),
+        near=share(near),
+        garbled=share(not any(one) for one in zip(exact, near, verbatim, strict=True)),
+        seen=share(reference in known for _, reference in answers),
+    )

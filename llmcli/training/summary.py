@@ -21,6 +21,10 @@ MANY_EPOCHS = 10.0  # with these a run of few steps lacks text, not steps
 # Still improving
 IMPROVEMENT = 0.03  # share by which the second half of the run lowered the loss: doubling the run would do so again
 NEGLIGIBLE = 0.002  # bits per byte; answers that follow from their questions are predicted with less
+NEAR_THE_LIMIT = 0.9  # of the limit of epochs: twice the time would train for hardly more of them
+# Answers
+CORRECT_SHARE = 0.9  # of held-out questions that are answered exactly or nearly: what remains is rare
+KNOWN_ANSWERS = 0.02  # bits per byte: with less training loss the training answers are known, and time does not help
 # Overfitting
 DETERIORATION = 0.02  # share by which the validation loss rose after the best weights
 OVERFITTING_RATIO = 1.15  # of validation to training loss ...
@@ -30,7 +34,9 @@ FORGETTING = 0.02
 # Memorization: share of generated strings that occur in the training text ...
 MEMORIZED_SHARE = 0.1  # ... beyond that of the held-out text
 MEMORIZED_SHARE_ALONE = 0.5  # ... where there is no held-out text
-KNOWN_SHARE = 0.5  # of a held-out text of its own that occurs in the training text: it is hardly new text
+# Repetitive text: share of the strings of the held-out text that occur in the training text
+KNOWN_SHARE = 0.5  # a held-out text of its own is hardly new text then
+REPEATED_SHARE = 0.9  # a text says the same again and again; what a model cannot predict in it is mostly chance
 
 SPEED_TOLERANCE = 1.25  # factor between the planned and the reached speed
 SUGGESTED_MINUTES = (5, 10, 15, 20, 30, 60, 120, 180, 240, 360, 480, 720, 1440)  # for --time; the first is its default
@@ -141,7 +147,8 @@ def summarize(
        than one epoch of a text that was read whole; or worse than every compressor. A longer time is suggested. Not
        where the limit of epochs ended the run, nor, for the compressors, where 4 explains it.
     4. Overfitting: the validation loss rose by DETERIORATION after the best weights, or after OVERFITTING_EPOCHS it is
-       OVERFITTING_RATIO times the training loss; or the limit of epochs ended the run. More text would help.
+       OVERFITTING_RATIO times the training loss; or the limit of epochs ended the run, or nearly did. More text would
+       help, unless the text is so repetitive (REPEATED_SHARE) that the rest of its loss is mostly chance.
     5. Still improving: the best weights are the last, and their validation loss is lower by IMPROVEMENT than that at
        half the run (the training loss, where there are fewer than two validation losses). More time would help. Not by
        the training loss alone where 7 applies: then it falls because the text is memorized.
@@ -151,7 +158,9 @@ def summarize(
        held-out text, or above MEMORIZED_SHARE_ALONE where there is none.
     8. None of 2 to 7: the loss has plateaued.
     9. The speed was not the one that the plan assumed: the model was chosen for another number of tokens.
-    10. After training on conversations: how held-out questions are answered, and what became of plain text.
+    10. After training on conversations: how held-out questions are answered, and the loss of plain text before and
+        after. If CORRECT_SHARE of the answers are exact or near, nothing is advised. If the training answers are known
+        (KNOWN_ANSWERS), more time is not advised, but more wordings of the questions or a published model.
     11. KNOWN_SHARE of a held-out text that the user named, or more, is in the training text too.
     12. The run trained a teacher and a student: which of them was kept.
 
@@ -255,6 +264,34 @@ class _Run:
         return settings.get("seconds") is not None and self.steps >= settings["steps"]
 
     @property
+    def nearly_ended_by_epochs(self) -> bool:
+        settings = self.record["train"]
+        return settings.get("seconds") is not None and self.steps >= NEAR_THE_LIMIT * settings["steps"]
+
+    @property
+    def is_repetitive(self) -> bool:
+        """Whether the held-out text says hardly anything that the training text does not."""
+        share = (self.record.get("memorised") or {}).get("held_out_share")
+        return share is not None and share >= REPEATED_SHARE
+
+    @property
+    def answers(self) -> Mapping[str, Any]:
+        """How held-out questions were answered; {} where that is unknown, as in files of earlier versions."""
+        measured = self.record.get("answers") or {}
+        return measured if {"near", "garbled", "seen"} <= measured.keys() else {}
+
+    @property
+    def answers_correctly(self) -> bool:
+        return bool(self.answers and self.answers["exact"] + self.answers["near"] >= CORRECT_SHARE)
+
+    @property
+    def knows_its_answers(self) -> bool:
+        """Whether the model predicts the answers that it was trained on with near certainty, but not those of new
+        questions."""
+        knows_new_ones = self.curve.validation[-1:] and self.curve.validation[-1] < KNOWN_ANSWERS
+        return bool(self.record.get("conversations")) and self.training_loss < KNOWN_ANSWERS and not knows_new_ones
+
+    @property
     def beats_a_compressor(self) -> bool:
         bits = self.bits_per_byte
         return not self.baselines or bits is None or any(other > bits for _, other in self.baselines)
@@ -339,12 +376,16 @@ def _answers(run: _Run) -> list[str]:
     if not measured:
         return []
     count = measured["questions"]
-    verbatim, exact = (round(measured[key] * count) for key in ("verbatim", "exact"))
     questions = units.count(count, "held-out question")
-    return [
-        f"Greedy answers to {questions}: {verbatim:,} occur verbatim among the training answers, {exact:,} equal the "
-        "reference answer."
-    ]
+    if not run.answers:  # of an earlier version
+        verbatim, exact = (round(measured[key] * count) for key in ("verbatim", "exact"))
+        return [
+            f"Greedy answers to {questions}: {verbatim:,} occur verbatim among the training answers, {exact:,} equal "
+            "the reference answer."
+        ]
+    exact, near, garbled = (round(measured[key] * count) for key in ("exact", "near", "garbled"))
+    others = [f"{near:,} near (at least 80% alike)", f"{count - exact - near - garbled:,} another training answer"]
+    return [f"Greedy answers to {questions}: {exact:,} exact, {', '.join(others)}, {garbled:,} garbled."]
 
 
 def _plain_text(run: _Run) -> list[str]:
@@ -397,18 +438,48 @@ def _advice(run: _Run, command: str | None, seconds: float | None) -> list[str]:
         if reasons:
             then = f": {command} --time {_suggested_time(run, seconds)}" if command else "."
             return [f"Undertrained: {', '.join(reasons)}. Train longer{then}"]
+    if advice := _answer_advice(run):
+        return [advice]
     if overfitting:
         return [overfitting]
     if run.ended_early or (_memorization(run) and not run.curve.validation):
         return []
-    if run.ended_by_epochs:
-        return [
-            f"Training stopped after {units.epochs(run.epochs)}, before the time was up: further epochs would only "
-            f"make the model memorize the {run.data}. More {run.data} would help."
-        ]
+    if run.nearly_ended_by_epochs:
+        return [_epochs_advice(run)]
     reason = _needs_time(run)
     then = f": {command} {_double_budget(run)}" if command else "."
     return [f"{reason}; more time would help{then}"] if reason else []
+
+
+def _answer_advice(run: _Run) -> str:
+    """What would improve the answers of a model that knows those of its training data, "" where that is open."""
+    if run.answers_correctly:
+        return "Nearly all of these answers are right: longer training would help little."
+    if run.ended_early or not run.knows_its_answers:
+        return ""
+    unseen = ""
+    if run.answers and run.answers["seen"] < 1 - KNOWN_SHARE:
+        unseen = (
+            " Most of the held-out answers do not occur among the training answers: to train on all of them, hold none "
+            "out (--val 0)."
+        )
+    return (
+        "The model knows its training answers, so longer training would help little. Several wordings of each question "
+        f"in the training data, or fine-tuning a published model (--from), would help with new questions.{unseen}"
+    )
+
+
+def _epochs_advice(run: _Run) -> str:
+    """Rule 4, for a run that its limit of epochs ended, or nearly did."""
+    early = ", before the time was up" if run.ended_by_epochs else ""
+    ended = f"Training stopped after {units.epochs(run.epochs)}{early}"
+    if run.is_repetitive:
+        share = run.record["memorised"]["held_out_share"]
+        return (
+            f"{ended}. The text is repetitive ({share:.0%} of the 30-character strings of its held-out part occur in "
+            "the training part): more time or text would help little."
+        )
+    return f"{ended}: further epochs would only make the model memorize the {run.data}. More {run.data} would help."
 
 
 def _undertrained(run: _Run) -> list[str]:

@@ -20,6 +20,13 @@ from llmcli.formats.json_schema import COUNT, NUMBER, TEXT, Required, Tuple, val
         ({"a": {"b": []}}, {"a": {"b": TEXT}}, "a.b is []; expected a string"),
         ({"c": 1}, {"a": TEXT}, ""),
         ({"c": 1}, Required(a=TEXT), "a is missing"),
+        ({"a": "x"}, Required(a=TEXT).with_optional(b=COUNT), ""),
+        (
+            {"a": "x", "b": "y"},
+            Required(a=TEXT).with_optional(b=COUNT),
+            "b is 'y'; expected a whole number of at least 0",
+        ),
+        ({"b": 1}, Required(a=TEXT).with_optional(b=COUNT), "a is missing"),
         ([1, "a"], Tuple((COUNT, TEXT)), ""),
         ([1], Tuple((COUNT, TEXT)), "it is [1]; expected a list of a whole number of at least 0, a string"),
         (["a", 1], Tuple((COUNT, TEXT)), "it is ['a', 1]; expected a list of a whole number of at least 0, a string"),

@@ -11,7 +11,14 @@ from llmcli.generation.chat import Assistant
 from llmcli.generation.generator import Piece
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.training import held_out_questions
-from llmcli.training.held_out_questions import AnswerShares, answer_questions, greedy_answer, longest_answer, questions
+from llmcli.training.held_out_questions import (
+    AnswerShares,
+    answer_questions,
+    answer_shares,
+    greedy_answer,
+    longest_answer,
+    questions,
+)
 from llmcli.training.prepare import Prepared
 from tests.generation.conversations import Letters
 from tests.training.chats import conversation, inputs, prepared, run_to_end, text_of
@@ -125,12 +132,26 @@ def test_shares_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_out_questions, "open_trained", lambda checkpoint, device: Scripted(script, end))
     checkpoint = run_to_end(prepared(steps=1)).checkpoint
     found = answer_questions(checkpoint, tokenizer, conversations)
-    assert found == AnswerShares(questions=3, verbatim=0.6667, exact=0.6667)  # Yes., No.; Yes., Is so.
+    assert found == AnswerShares(questions=3, verbatim=0.6667, exact=0.6667, seen=0.3333)  # Yes., No.; Yes., Is so.
     clock = iter([0.0, 0.5, 1.5, 9.9])
-    assert answer_questions(checkpoint, tokenizer, conversations, 1.0, lambda: next(clock)) == AnswerShares(1, 1.0, 1.0)
+    first = answer_questions(checkpoint, tokenizer, conversations, 1.0, lambda: next(clock))
+    assert first == AnswerShares(1, 1.0, 1.0, seen=1.0)
     monkeypatch.setattr(held_out_questions, "MAX_QUESTIONS", 2)
     limited = answer_questions(checkpoint, tokenizer, conversations)
     assert limited is not None and limited.questions == 2
+
+
+def test_each_answer_is_exact_near_known_or_garbled() -> None:
+    """Jupiter for Jupiters: 2 x 27 of 55 characters; in the last one hardly any stand in the same order."""
+    known = {"Mars is red.", "Jupiter is a large planet."}
+    answers = [
+        ("Jupiter is a large planet.", "Jupiter is a large planet."),  # exact, and known
+        ("Jupiters is a large planet.", "Jupiter is a large planet."),  # near
+        ("Jupiter is a large planet.", "Jupiter is a large planet!"),  # near, and known
+        ("Mars is red.", "Jupiter is a large planet."),  # known only
+        ("Mars is a la red", "Jupiter is a large planet."),  # garbled
+    ]
+    assert answer_shares(answers, known) == AnswerShares(5, verbatim=0.6, exact=0.2, near=0.4, garbled=0.2, seen=0.8)
 
 
 def test_an_answer_is_cut_where_it_is_longer_than_any_of_training() -> None:
