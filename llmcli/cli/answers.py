@@ -84,13 +84,16 @@ def receive(
     max_tokens: int,
     *,
     shows_text: bool = True,
+    notes_dropped: bool = True,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Answer:
-    """Collect an answer of at most `max_tokens`, showing it as it arrives unless `shows_text` is false.
+    """Collect an answer of at most `max_tokens`, showing it as it arrives unless `shows_text` is false. `notes_dropped`
+    is whether a full context is reported.
 
     Once `is_stopped`, the answer ends with what has arrived. Raises LLMError as the events do.
     """
-    answer, printer, is_answered = Answer(max_tokens), AnswerPrinter(shows_text=shows_text), False
+    answer, is_answered = Answer(max_tokens), False
+    printer = AnswerPrinter(shows_text=shows_text, notes_dropped=notes_dropped)
     try:
         for event in events:
             answer.add(event)
@@ -108,8 +111,9 @@ def receive(
 class AnswerPrinter:
     """Prints an answer on stdout while it arrives; in a terminal wrapped between words. Notes go to stderr."""
 
-    def __init__(self, *, shows_text: bool = True) -> None:
+    def __init__(self, *, shows_text: bool = True, notes_dropped: bool = True) -> None:
         """Without `shows_text` only notes are shown: the caller prints the answer when it is complete."""
+        self._notes_dropped = notes_dropped
         self._shows_text, self._has_status, self._is_begun = shows_text, False, False
         self._wrap = WordWrap(terminal_width()) if sys.stdout.isatty() else None
 
@@ -117,7 +121,8 @@ class AnswerPrinter:
         from llmcli.generation.chat import READ_CHUNK, Reading, TurnsDropped
 
         if isinstance(event, TurnsDropped):
-            note_dropped(event)
+            if self._notes_dropped:
+                note_dropped(event)
         elif isinstance(event, Reading):
             if event.tokens - event.cached > READ_CHUNK:
                 self._has_status = True

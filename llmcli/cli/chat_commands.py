@@ -1,10 +1,12 @@
 """The commands of `llm chat`, such as /save FILE: their names, help and completion, and how they are parsed."""
 
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from llmcli.cli.text_layout import truncate
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError, usage
 
@@ -44,10 +46,18 @@ _ALIASES = {
     "redo": "regenerate", "again": "regenerate", "edit": "retry", "undo": "retry", "explain": "why", "info": "stats",
 }  # fmt: skip
 
+# words that are no message but an attempt to leave, or a command of a shell
+_LEAVE = re.compile(r"(exit|quit)(\(\))?|logout|:w?q!?", re.IGNORECASE)
+_SUBCOMMANDS = "train|generate|chat|serve|eval|explain|inspect|tokenize|mix|import|export|cache"
+_SHELL = re.compile(
+    rf"(\$ )?((ls|cd|dir)( [-./~\w]\S*)?|pwd|cls|(llm|llmcli)( -.*| ({_SUBCOMMANDS})( .*)?)?"
+    "|pip3? install .*|python3? -m .*)"
+)
+
 INPUT_HELP = (
     "Enter sends a message. Alt-Enter (or Esc, then Enter), or a backslash at the end of a line, begins another line. "
-    "The arrow keys bring back earlier messages. Ctrl-C stops an answer, Ctrl-D at an empty prompt leaves. A message "
-    "that begins with / needs a space before it."
+    "The arrow keys bring back earlier messages. Ctrl-C stops an answer, Ctrl-D at an empty prompt leaves. A line "
+    "with a space before it is always a message, as one that begins with /."
 )
 
 
@@ -66,6 +76,27 @@ def parse(line: str) -> tuple[str, str] | None:
         advice = f"did you mean /{close[0]}?" if close else "/help lists those that exist;"
         raise usage(f"there is no command /{word}; {advice} a message that begins with / needs a space before it")
     return name, rest[0].strip() if rest else ""
+
+
+def hint(line: str) -> str:
+    """What to do instead of sending a line that was meant for a shell or for this program; "" for a message. With a
+    space before it, any line is a message.
+
+    >>> hint("exit"), hint(" exit"), hint("What is an exit?")
+    ('To leave, type /exit or press Ctrl-D. To send exit as a message, type a space before it.', '', '')
+    """
+    typed = line.rstrip()
+    if _LEAVE.fullmatch(typed):
+        action = "To leave, type /exit or press Ctrl-D."
+    elif typed == "clear":
+        action = "To start a new conversation, type /reset."
+    elif typed == "help":
+        action = "/help lists the commands."
+    elif _SHELL.fullmatch(typed):
+        action = "That is a command for the shell: leave first with /exit or Ctrl-D."
+    else:
+        return ""
+    return f"{action} To send {truncate(typed, 30)} as a message, type a space before it."
 
 
 def usage_of(name: str) -> str:

@@ -66,7 +66,9 @@ class Session:
         """Answer a message, or run a command. False if the user leaves."""
         command = chat_commands.parse(line)
         if command is None:
-            if line.strip():
+            if advice := chat_commands.hint(line):
+                console.warn(advice)
+            elif line.strip():
                 self._answer(self._chat.answer(line.strip()))
             return True
         name, rest = command

@@ -16,10 +16,11 @@ from llmcli.config import SamplingConfig
 from llmcli.data.chat_template import ChatTemplate
 from llmcli.data.conversations import ROLES, Message
 from llmcli.data.tokenizer import Tokenizer
-from llmcli.errors import LLMError, brief, command_line, usage
+from llmcli.errors import LLMError, brief, usage
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.loading import open_chat_template
+from llmcli.generation.chat_models import no_template
 from llmcli.generation.generator import Piece, continue_ids
 from llmcli.models.runtime import Runtime, read
 
@@ -51,13 +52,7 @@ def open_assistant(model: Checkpoint | Ensemble, runtime: Runtime, tokenizer: To
     """An assistant for a model. Raises LLMError if the model has no chat template."""
     template = open_chat_template(model.shared, tokenizer)
     if template is None:
-        name = str(model.shared.path or "MODEL")
-        train = command_line(["llm", "train", "dialogues.jsonl", "--from", name])
-        generate = command_line(["llm", "generate", "Once upon a time", "-m", name])
-        raise LLMError(
-            f"{name} has no chat template: it continues text, and was not trained on conversations; to train it on "
-            f"conversations: {train}; to continue a text: {generate}"
-        )
+        raise no_template(model.shared.path)
     return Assistant(runtime, tokenizer, template)
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.cli import chat_commands
-from llmcli.cli.chat_commands import COMMANDS, completions, parse, set_option, settings
+from llmcli.cli.app import SUBCOMMANDS
+from llmcli.cli.chat_commands import COMMANDS, completions, hint, parse, set_option, settings
 from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
 
@@ -21,6 +22,34 @@ def test_every_command_and_alias_is_parsed() -> None:
 @pytest.mark.parametrize("line", ["", "Hello", " /reset", "1/2", "食べる /exit"])
 def test_other_lines_are_messages(line: str) -> None:
     assert parse(line) is None
+
+
+@pytest.mark.parametrize(
+    ("advice", "lines"),
+    [
+        ("type /exit or press Ctrl-D", ["exit", "quit", "Exit ", "quit()", "exit()", ":q", ":wq"]),
+        ("type /reset", ["clear"]),
+        ("/help lists", ["help"]),
+        (
+            "leave first",
+            ["ls", "ls -l", "cd ..", "$ llm chat", "llm", "llm --help", "pip install x", "python -m llmcli"],
+        ),
+        ("leave first", [f"llm {name} x" for name in SUBCOMMANDS]),
+    ],
+)
+def test_a_line_for_a_shell_gets_a_hint_unless_a_space_is_before_it(advice: str, lines: list[str]) -> None:
+    for line in lines:
+        assert advice in hint(line) and f"To send {line.rstrip()} as a message, type a space before it." in hint(line)
+        assert hint(f" {line}") == ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "Hello", "exit the room", "quit?", "help me", "ls is what?", "llm is what?", "python", "Where is the exit",
+     "exit\nthe room", "cd or record?", "clear skies", "食べる"],
+)  # fmt: skip
+def test_a_message_gets_no_hint(line: str) -> None:
+    assert hint(line) == ""
 
 
 @pytest.mark.parametrize(

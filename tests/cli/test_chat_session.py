@@ -58,6 +58,13 @@ def test_exit_and_the_end_of_the_input_leave(capsys: pytest.CaptureFixture[str])
     converse()
 
 
+def test_a_word_that_is_meant_to_leave_is_not_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    chat, reader = converse("exit", "llm chat", " quit")
+    assert contents(chat) == ["quit", "ca"] and len(reader.drafts) == 4
+    captured = capsys.readouterr()
+    assert captured.out == "ca\n" and "To leave, type /exit or press Ctrl-D." in captured.err
+
+
 def test_ctrl_c_at_an_empty_prompt_says_how_to_leave(capsys: pytest.CaptureFixture[str]) -> None:
     chat, _ = converse(KeyboardInterrupt, "x")
     assert contents(chat) == ["x", "ca"]

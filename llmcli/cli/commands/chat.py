@@ -1,7 +1,9 @@
 """`llm chat`: talk with a model, in a terminal or by a program."""
 
 import json
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,7 +33,7 @@ from llmcli.cli.options import (
     text_argument,
     utf8_argument,
 )
-from llmcli.config import ANSWER_TOKENS, SamplingConfig
+from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL, SamplingConfig
 from llmcli.errors import usage
 
 if TYPE_CHECKING:
@@ -51,6 +53,12 @@ def chat(
         str | None,
         typer.Option("--system", metavar="TEXT", help="System message, which says how the model should answer."),
     ] = None,
+    separate: Annotated[
+        bool,
+        typer.Option(
+            "--separate", help="With --json: answer each line of standard input in a conversation of its own."
+        ),
+    ] = False,
     max_tokens: MaxTokensOption = ANSWER_TOKENS,
     temperature: TemperatureOption = SamplingConfig.temperature,
     top_k: TopKOption = SamplingConfig.top_k,
@@ -68,17 +76,20 @@ def chat(
 ) -> None:
     """Talk with a model that was trained on conversations.
 
-    Without MESSAGE a conversation begins: in a terminal with editing and commands (/help lists them). With --json each
-    line of standard input is a message, and each answer a line of JSON.
+    Without MESSAGE a conversation begins: in a terminal with editing and commands (/help lists them). With --json the
+    lines of standard input are the user's messages of one conversation, and each answer is a line of JSON. The model
+    sees the messages before, until its context is full; --separate answers each line by itself.
 
     Example: llm chat -m model.safetensors
     """
+    if not (json_ and message is None):
+        reject_options(context_, "without --json or with a MESSAGE", "separate")
     if not memory:
         reject_options(context_, "without --memory", "corpus")
     if quantize:
         reject_options(context_, "with --quantize", "device")
     sampling = sampling_config(context_)
-    path = model_path(model)
+    path = _model_path(model)
     is_conversation = message is None and (json_ or sys.stdin.isatty())
     text = "" if is_conversation else text_argument(message, "message").rstrip("\r\n")
     from llmcli.data.conversations import Message
@@ -99,7 +110,7 @@ def chat(
     if not is_conversation:
         _answer_once(conversation, text, marks, json_=json_)
     elif json_:
-        _answer_lines(conversation, marks)
+        _answer_lines(conversation, marks, separate=separate)
     else:
         from llmcli.cli import chat_commands, line_editor
         from llmcli.cli.chat_session import Session
@@ -109,6 +120,15 @@ def chat(
             "/help lists the commands, Ctrl-D leaves"
         )
         Session(conversation, line_editor.open_reader(chat_commands.completions), source, marks).run()
+
+
+def _model_path(given: str | None) -> Path:
+    """As `model_path`; without any model, the error names those here that can chat."""
+    if not given and not os.environ.get("LLMCLI_MODEL") and not Path(DEFAULT_MODEL).exists() and given != "":
+        from llmcli.generation.chat_models import no_model
+
+        raise no_model()
+    return model_path(given)
 
 
 def _answer_once(conversation: "Chat", text: str, marks: answers.Memory | None, *, json_: bool) -> None:
@@ -129,15 +149,27 @@ def _answer_once(conversation: "Chat", text: str, marks: answers.Memory | None, 
 # ---- --json
 
 
-def _answer_lines(conversation: "Chat", marks: answers.Memory | None) -> None:
-    """Answer each line of standard input, with a line of JSON each."""
+def _answer_lines(conversation: "Chat", marks: answers.Memory | None, *, separate: bool) -> None:
+    """Answer each line of standard input, with a line of JSON each: one conversation, or one for each line."""
+    is_full = False
     for number, line in enumerate(sys.stdin.buffer, 1):
         role, text = _parse_turn(decoded(line, "message").strip(), number)
         if role == "system":
             conversation.set_system(text)
         elif text:
+            if separate:
+                conversation.reset()
             events = conversation.answer(text)
-            _print_json(answers.receive(events, conversation.sampling.max_tokens, shows_text=False), marks)
+            max_tokens = conversation.sampling.max_tokens
+            answer = answers.receive(events, max_tokens, shows_text=False, notes_dropped=False)
+            if answer.dropped_turns and not is_full:
+                is_full = True
+                console.note(
+                    f"line {number:,}: the context of {conversation.assistant.runtime.context:,} tokens is full; from "
+                    "here on the oldest turns of the conversation are left out (dropped_turns counts them); --separate "
+                    "answers each line in a conversation of its own"
+                )
+            _print_json(answer, marks)
 
 
 def _parse_turn(line: str, number: int) -> tuple[str, str]:

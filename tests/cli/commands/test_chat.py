@@ -130,6 +130,17 @@ def test_a_full_context_is_reported(llm: Llm, tmp_path: Path) -> None:
     answer = llm("chat", "--json", *GREEDY, stdin=b"The cat\n" * 6)
     assert sum(one["dropped_turns"] for one in objects(answer)) > 0
     assert all(one["prompt_tokens"] + len(one["tokens"]) <= 96 for one in objects(answer))
+    first = next(number for number, one in enumerate(objects(answer), 1) if one["dropped_turns"])
+    assert answer.stderr.startswith(f"line {first}: the context of 96 tokens is full; from here on the oldest turns")
+    assert answer.stderr.count("\n") == 1  # once
+
+
+def test_separate_lines_know_nothing_of_each_other(llm: Llm, chat_model: Path) -> None:
+    texts = ["The cat", "りんご", "The cat"]
+    found = objects(llm("chat", "--json", "--separate", "--system", "s", *GREEDY, stdin="\n".join(texts).encode()))
+    alone = [objects(llm("chat", text, "--json", "--system", "s", *GREEDY))[0] for text in texts]
+    for key in ("content", "prompt_tokens"):
+        assert [one[key] for one in found] == [one[key] for one in alone]
 
 
 # ---- errors
@@ -147,6 +158,7 @@ def test_a_full_context_is_reported(llm: Llm, tmp_path: Path) -> None:
         (2, ["chat", "hi", "there"], "", "a text of several words needs quotes"),
         (2, ["chat", "hi", "--corpus", "c.txt"], "", "--corpus has no effect without --memory"),
         (1, ["chat", "hi", "--memory"], "", "does not record its training text; name it: --corpus FILE"),
+        (2, ["chat", "hi", "--json", "--separate"], "", "--separate has no effect without --json or with a MESSAGE"),
         (2, ["chat", "hi", "--max-tokens", "-1"], "", "--max-tokens"),
         (2, ["chat", "hi", "-t", "-1"], "", "--temperature"),
         (1, ["generate", " ", "--prompt-pair"], "", "the prompt is empty; give a text to answer"),
@@ -175,8 +187,25 @@ def test_a_model_of_plain_text_says_what_to_do(llm: Llm, tiny_model: Path, words
     answer = llm(*words, "-m", "model.safetensors", stdin=b"hi\n")
     assert answer.exit_code == 1 and answer.stdout == "" and answer.stderr.count("\n") == 1
     assert "model.safetensors has no chat template: it continues text" in answer.stderr
-    assert "llm train dialogues.jsonl --from model.safetensors" in answer.stderr
+    assert "llm train FILE --from model.safetensors (FILE: a table of questions" in answer.stderr
     assert "llm generate 'Once upon a time' -m model.safetensors" in answer.stderr
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_models_that_can_chat_are_named_and_no_others(llm: Llm) -> None:
+    Path("damaged.safetensors").write_bytes(b"x")
+    for words in ([], ["-m", "model.safetensors"]):
+        assert "can chat:" not in llm("chat", "hi", *words).stderr
+    write_chat_model(Path("b.safetensors"))
+    Path("b.resume.safetensors").write_bytes(Path("b.safetensors").read_bytes())
+    assert llm("export", "b.safetensors", "a.gguf", "--to", "gguf").exit_code == 0
+    assert "beside it, a.gguf, b.safetensors can chat: llm chat -m a.gguf;" in llm("chat", "hi").stderr
+    Path("model.safetensors").unlink()
+    error = llm("chat", "hi").stderr
+    assert error == "error: there is no model.safetensors here; a.gguf, b.safetensors can chat: llm chat -m a.gguf\n"
+    Path("a.gguf").unlink()
+    Path("b.safetensors").unlink()
+    assert "train a model that can chat: llm train FILE (FILE: a table of questions" in llm("chat", "hi").stderr
 
 
 # ---- other models
