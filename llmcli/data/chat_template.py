@@ -43,7 +43,7 @@ class EncodedConversation:
 class ChatTemplate:
     """A template with the tokenizer of its model."""
 
-    def __init__(self, source: str, tokenizer: Tokenizer, variables: Mapping[str, str] | None = None) -> None:
+    def __init__(self, source: str, tokenizer: Tokenizer, variables: Mapping[str, Any] | None = None) -> None:
         """`source` is the template, in jinja2; `variables` are bos_token, eos_token and others that it may use."""
         self.source, self.tokenizer = source, tokenizer
         self._variables = dict(variables or {})
@@ -65,6 +65,10 @@ class ChatTemplate:
             if key.endswith("_token") and isinstance(content, str):
                 names[key] = content
         return cls(source, tokenizer, names)
+
+    def with_variables(self, variables: Mapping[str, Any]) -> "ChatTemplate":
+        """The same template with other values of variables, which transformers calls its keyword arguments."""
+        return ChatTemplate(self.source, self.tokenizer, self._variables | dict(variables))
 
     # ---- text
 
@@ -105,7 +109,8 @@ class ChatTemplate:
         return self.tokenizer.eos_ids | {token for token in [self._end_of_turn()] if token is not None}
 
     def _hide(self, messages: Sequence[Message]) -> tuple[list[Message], dict[str, str]]:
-        return self._control_tokens.hide(messages, self.source + "".join(self._variables.values()))
+        values = (value if isinstance(value, str) else json.dumps(value) for value in self._variables.values())
+        return self._control_tokens.hide(messages, self.source + "".join(values))
 
     def _end_of_turn(self) -> int | None:
         """The first control token after an answer; None if there is none."""

@@ -36,7 +36,7 @@ class Rendering:
     answers: list[tuple[int, int]]  # spans of its {% generation %} blocks: first character, the one after the last
 
 
-def render(source: str, variables: Mapping[str, str], jobs: Sequence[Job]) -> list[Rendering]:
+def render(source: str, variables: Mapping[str, Any], jobs: Sequence[Job]) -> list[Rendering]:
     """Render a jinja2 template for each job. Raises LLMError when it is invalid or exceeds a limit, and
     TemplateRefusalError when it refuses the messages."""
     sent = [([{"role": m.role, "content": m.content} for m in messages], prompt) for messages, prompt in jobs]

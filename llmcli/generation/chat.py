@@ -225,10 +225,17 @@ def fit(
 
     Where a quarter of the context would not be free for the answer, the oldest turns are left out until half of it is:
     the rest is processed anew, which should not happen at every turn. The ids of the last turn may still be too many.
+    Raises LLMError for a template that renders to nothing.
     """
 
     def encode(first: int) -> list[int]:
-        return template.encode(system + turns[first:], add_generation_prompt=True)
+        ids = template.encode(system + turns[first:], add_generation_prompt=True)
+        if not ids:
+            raise LLMError(
+                "the model's chat template renders these messages to nothing, so there is nothing to answer; the "
+                "template is not made for them, or is damaged: without it, the model can still continue a text"
+            )
+        return ids
 
     ids = encode(before)
     if len(ids) + min(max_tokens, context // ANSWER_SHARE) <= context:

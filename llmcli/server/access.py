@@ -1,14 +1,14 @@
 """Who may use the server: the Host and Origin headers and the API key of a request.
 
-A page of any website can send requests to a server on the computer where the browser runs. Those from other origins
-carry an Origin header, which is checked; a name that a website resolved to 127.0.0.1 (DNS rebinding) is in the Host
-header, which is checked too.
+A page of any website, and of any other program on this computer, can send requests to a server on the computer where
+the browser runs. Those from other origins carry an Origin header, which is checked; a name that a website resolved to
+127.0.0.1 (DNS rebinding) is in the Host header, which is checked too.
 """
 
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from llmcli.server.errors import ApiError
 from llmcli.server.limits import MAX_BODY_BYTES
@@ -16,6 +16,7 @@ from llmcli.server.limits import MAX_BODY_BYTES
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN_PATHS = frozenset({"/", "/health", "/v1/health"})  # without a key
 PREFLIGHT_SECONDS = 600  # that a browser may remember the answer
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")  # nothing else, such as a user before it
 
 Headers = Mapping[str, str]
 
@@ -25,7 +26,7 @@ class Access:
     """What is checked of each request."""
 
     hosts: frozenset[str] | None = LOOPBACK_NAMES  # names in the Host header; None: any, which a key makes safe
-    origins: frozenset[str] = frozenset()  # besides those of loopback; "*": any
+    origins: frozenset[str] = frozenset()  # besides the server's own; "*": any
     api_key: str | None = None
 
     def check(self, method: str, path: str, headers: Headers) -> None:
@@ -37,11 +38,9 @@ class Access:
             return
         if self.api_key is not None and path not in OPEN_PATHS:
             self._check_key(headers.get("authorization", ""), self.api_key)
-        if method == "POST":
-            _check_body(headers)
 
     def _check_host(self, host: str) -> None:
-        if self.hosts is not None and _name(f"//{host}") not in self.hosts:
+        if self.hosts is not None and _name(host) not in self.hosts:
             names = ", ".join(sorted(self.hosts))
             raise ApiError(
                 f"the Host header must name this computer ({names}), found {host[:100]!r}", 403, code="host_not_allowed"
@@ -51,15 +50,15 @@ class Access:
         origin = headers.get("origin")
         if origin is not None and not self._is_allowed(origin, headers.get("host", "")):
             raise ApiError(
-                f"requests from pages of {origin[:100]!r} are not allowed; llm serve --cors-origin ORIGIN allows them",
+                f"requests from pages of {origin[:100]!r} are not allowed; to allow them, start the server with "
+                "--cors-origin and this origin",
                 403,
                 code="origin_not_allowed",
             )
 
     def _is_allowed(self, origin: str, host: str) -> bool:
-        if "*" in self.origins or origin in self.origins:
-            return True
-        return _name(origin) in LOOPBACK_NAMES or origin in (f"http://{host}", f"https://{host}")
+        own = (f"http://{host.lower()}", f"https://{host.lower()}")
+        return "*" in self.origins or origin in self.origins or origin in own
 
     def _check_key(self, authorization: str, key: str) -> None:
         scheme, _, given = authorization.partition(" ")
@@ -91,16 +90,14 @@ def is_preflight(method: str, headers: Headers) -> bool:
     return method == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers
 
 
-def _name(url: str) -> str | None:
-    """The host name of an origin, without the port; None if there is none.
+def _name(host: str) -> str | None:
+    """The name in a Host header, without the port; None if it is not a name or an address alone.
 
-    >>> _name("http://[::1]:8000"), _name("//LOCALHOST:80"), _name("null")
-    ('::1', 'localhost', None)
+    >>> _name("[::1]:8000"), _name("LOCALHOST:80"), _name("evil.com@localhost"), _name("localhost/evil")
+    ('::1', 'localhost', None, None)
     """
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None
+    found = _HOST.fullmatch(host.lower())
+    return found and (found[1] or found[2])
 
 
 def _check_framing(headers: Headers) -> None:
@@ -110,7 +107,7 @@ def _check_framing(headers: Headers) -> None:
         raise ApiError("the body must have a Content-Length or a Transfer-Encoding, found both", closes_connection=True)
 
 
-def _check_body(headers: Headers) -> None:
+def check_body(headers: Headers) -> None:
     """Raise ApiError for a body that is not read: another type than JSON, or too large."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":

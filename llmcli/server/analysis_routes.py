@@ -20,7 +20,7 @@ from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.runtime import Runtime
 from llmcli.reports.explanation_json import explanation_json
 from llmcli.reports.html_report import inspection_data
-from llmcli.server.chat import encode_messages, read_messages, require_template
+from llmcli.server.chat import encode_messages, read_messages, read_template, require_template
 from llmcli.server.completions import check_length
 from llmcli.server.errors import ApiError, invalid
 from llmcli.server.fields import Fields
@@ -41,6 +41,7 @@ async def next_word_list(request: Request) -> Response:
     model = service.models.find(body.text("model", "") or None)
     prompt = body.text("prompt")
     count = body.integer("n", DEFAULT_WORDS, 1, MAX_NEXT_WORDS)
+    body.refuse_others()
     entry_of(request.scope).model, entry_of(request.scope).prompt = model.name, prompt
     await service.search(lambda: _check_prompt(prompt, model))
     found = await service.analyze(model.name, lambda runtime: _next_words(runtime, model, prompt))
@@ -76,6 +77,7 @@ async def explain_prompt(request: Request) -> Response:
     count = body.integer("n", DEFAULT_WORDS, 1, MAX_NEXT_WORDS)
     literal = body.flag("literal")
     text, prompt = await service.search(lambda: _read_prompt(body, model))
+    body.refuse_others()
     entry_of(request.scope).model, entry_of(request.scope).prompt = model.name, text
     found = await service.analyze(model.name, lambda runtime: _explain(runtime, model, prompt, count, literal=literal))
     return await json_response(
@@ -94,7 +96,8 @@ def _read_prompt(body: Fields, model: ServedModel) -> tuple[str, str | Prompt]:
         _check_prompt(text, model)
         return text, text
     messages = read_messages(body.raw("messages"))
-    prompt, _ = encode_messages(messages, require_template(model), model.context, 1)
+    template = read_template(body, require_template(model))
+    prompt, _ = encode_messages(messages, template, model.context, 1)
     return messages[-1].content, prompt
 
 
@@ -125,6 +128,7 @@ async def memory(request: Request) -> Response:
     service, body = service_of(request), Fields(await read_object(request))
     model = service.models.find(body.text("model", "") or None)
     text = body.text("text", max_characters=MAX_MEMORY_CHARACTERS)
+    body.refuse_others()
     entry_of(request.scope).model, entry_of(request.scope).prompt = model.name, text
     found = await service.search(lambda: _search(model, text))
     return await json_response(lambda: {"model": model.name} | found)

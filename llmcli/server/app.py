@@ -31,11 +31,17 @@ ROUTES = [
     Route("/v1/health", status_routes.health),
     Route("/metrics", status_routes.metrics),
     Route("/openapi.json", status_routes.openapi),
-    Route("/v1/models", status_routes.models),
-    Route("/v1/models/{id}", status_routes.model),
+    *(
+        Route(prefix + path, answer, methods=[method])
+        for prefix in ("/v1", "")  # many programs are given the address of a server without /v1
+        for path, answer, method in (
+            ("/models", status_routes.models, "GET"),
+            ("/models/{id}", status_routes.model, "GET"),
+            ("/completions", generation_routes.completions, "POST"),
+            ("/chat/completions", generation_routes.chat_completions, "POST"),
+        )
+    ),
     Route("/v1/models/{id}/card", analysis_routes.card),
-    Route("/v1/completions", generation_routes.completions, methods=["POST"]),
-    Route("/v1/chat/completions", generation_routes.chat_completions, methods=["POST"]),
     Route("/v1/explain", analysis_routes.explain_prompt, methods=["POST"]),
     Route("/v1/next", analysis_routes.next_word_list, methods=["POST"]),
     Route("/v1/experts", expert_routes.expert_weights, methods=["POST"]),

@@ -26,6 +26,7 @@ from llmcli.server.sampling import Settings, read_max_tokens, read_settings
 from llmcli.server.token_text import chat_logprobs
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+TEMPLATE_ARGUMENTS = {"messages", "tools", "documents", "add_generation_prompt"}  # that are not variables
 # known fields of the chat API that are not supported, with the values that change nothing
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
@@ -40,6 +41,11 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "verbosity": (),
     "web_search_options": (),
     "echo": (False,),
+    "chat_template": (),
+    "documents": ([],),
+    "return_token_ids": (False,),
+    "add_special_tokens": (False,),
+    "think": (False,),
 }
 
 
@@ -69,9 +75,11 @@ class ChatCompletion:
         if top_logprobs and not logprobs:
             raise invalid("top_logprobs", "has no effect without logprobs; set logprobs to true")
         messages = read_messages(fields.raw("messages"))
-        template = require_template(model, models)
+        _check_end(fields, messages)
+        template = read_template(fields, require_template(model, models))
         prompt, dropped = encode_messages(messages, template, model.context, max_tokens)
         settings = read_settings(fields, min(max_tokens, model.context - len(prompt.ids)))
+        fields.refuse_others()
         requests = [
             Request(
                 model.name,
@@ -168,6 +176,26 @@ def require_template(model: ServedModel, others: Iterable[ServedModel] = ()) -> 
     return model.template
 
 
+def read_template(fields: Fields, template: ChatTemplate) -> ChatTemplate:
+    """The template with the variables of `chat_template_kwargs`, such as {"enable_thinking": false}."""
+    name = "chat_template_kwargs"
+    variables = fields.object(name).values
+    if reserved := TEMPLATE_ARGUMENTS & variables.keys():
+        raise invalid(f"{name}.{min(reserved)}", "is not supported; leave it out", "unsupported_parameter")
+    return template.with_variables(variables) if variables else template
+
+
+def _check_end(fields: Fields, messages: Sequence[Message]) -> None:
+    """Raise ApiError for fields that ask for another end of the prompt than the messages have: an answer of the
+    assistant is continued, and after any other message the header of an answer follows."""
+    continues = messages[-1].role == "assistant"
+    if fields.flag("continue_final_message", continues) != continues:
+        wanted = "needs a last message of the assistant" if not continues else "must be true: the last answer goes on"
+        raise invalid("continue_final_message", wanted, "unsupported_parameter")
+    if not fields.flag("add_generation_prompt", True) and not continues:
+        raise invalid("add_generation_prompt", "must be true before an answer", "unsupported_parameter")
+
+
 def read_messages(value: Any) -> list[Message]:
     """The messages of a request. Raises ApiError.
 
@@ -185,8 +213,8 @@ def _read_message(value: Any, name: str) -> Message:
     role = value.get("role") if isinstance(value, dict) else None
     if not isinstance(role, str) or role not in ROLES:
         raise invalid(name, f'must be {{"role": {" or ".join(ROLES)}, "content": a text}}, found {brief(value)}')
-    if value.get("tool_calls"):
-        raise invalid(f"{name}.tool_calls", "is not supported", "unsupported_parameter")
+    if called := next((key for key in ("tool_calls", "function_call") if value.get(key)), None):
+        raise invalid(f"{name}.{called}", "is not supported", "unsupported_parameter")
     content = value.get("content")
     if isinstance(content, list):
         parts = [one.get("text") for one in content if isinstance(one, dict) and one.get("type") == "text"]

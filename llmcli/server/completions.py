@@ -18,6 +18,7 @@ from llmcli.server.sampling import Settings, read_max_tokens, read_settings
 from llmcli.server.token_text import ScoredToken, chat_logprobs, completion_logprobs
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {"add_special_tokens": (True,)}  # with the value that changes nothing
 
 
 def new_id(prefix: str) -> str:
@@ -62,6 +63,8 @@ class Completion:
             for number in range(settings.n)
         ]
         with_ids = fields.flag("return_token_ids")
+        fields.refuse(UNSUPPORTED)
+        fields.refuse_others()
         return cls(model, tuple(prompts), settings, echo, logprobs, with_ids, tuple(requests))
 
     @property

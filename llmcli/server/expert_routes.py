@@ -9,7 +9,7 @@ from llmcli.errors import LLMError
 from llmcli.generation.generator import next_input
 from llmcli.generation.prompt import Prompt
 from llmcli.models.runtime import Runtime, RuntimeWithExperts
-from llmcli.server.chat import encode_messages, read_messages, require_template
+from llmcli.server.chat import encode_messages, read_messages, read_template, require_template
 from llmcli.server.completions import check_length, read_ids
 from llmcli.server.errors import ApiError, invalid
 from llmcli.server.fields import Fields
@@ -28,6 +28,7 @@ async def expert_weights(request: Request) -> Response:
         raise ApiError(f"{model.name} has no experts", param="model", code="no_experts")
     entry_of(request.scope).model = model.name
     prompt, ids = await service.search(lambda: _read(body, model))
+    body.refuse_others()
     weights = await service.analyze(model.name, lambda runtime: _weights(runtime, prompt, ids, model.context))
     return await json_response(lambda: {"model": model.name, "experts": model.experts, "weights": weights})
 
@@ -41,7 +42,8 @@ def _read(body: Fields, model: ServedModel) -> tuple[list[int], list[int]]:
         raise invalid("token_ids", f"must have at most {MAX_TOKENS:,} ids, found {len(ids):,}")
     if body.given("messages"):
         messages = read_messages(body.raw("messages"))
-        prompt, _ = encode_messages(messages, require_template(model), model.context, len(ids))
+        template = read_template(body, require_template(model))
+        prompt, _ = encode_messages(messages, template, model.context, len(ids))
     else:
         prompt = Prompt.of(body.text("prompt"), model.tokenizer)
     check_length(len(prompt.ids), model)

@@ -14,6 +14,7 @@ JsonSchema = dict[str, Any]
 TEXT: JsonSchema = {"type": "string"}
 FLAG: JsonSchema = {"type": "boolean"}
 ANYTHING: JsonSchema = {}
+ANY_OBJECT: JsonSchema = {"type": "object"}
 
 
 def _integer(low: int, high: int) -> JsonSchema:
@@ -133,6 +134,9 @@ SCHEMAS: JsonSchema = {
         | {
             "messages": MESSAGES,
             "max_completion_tokens": _optional(SAMPLING["max_tokens"]),
+            "chat_template_kwargs": _optional(ANY_OBJECT),
+            "add_generation_prompt": _optional(FLAG),
+            "continue_final_message": _optional(FLAG),
             "logprobs": _optional(FLAG),
             "top_logprobs": _optional(_integer(0, limits.MAX_TOP_LOGPROBS)),
         },
@@ -203,8 +207,9 @@ def _post(summary: str, body: JsonSchema, answer: JsonSchema, *, streams: bool =
 MODEL_ID: JsonSchema = {"name": "id", "in": "path", "required": True, "schema": TEXT}
 MODEL_QUERY: JsonSchema = {"name": "model", "in": "query", "required": False, "schema": TEXT}
 STATUS = _object({"status": {"enum": ["ok", "loading"]}}, "status")
-ANY_OBJECT: JsonSchema = {"type": "object"}
-ANALYZED: JsonSchema = MODEL | {"prompt": TEXT, "messages": MESSAGES}
+MESSAGES_FIELDS: JsonSchema = {"messages": MESSAGES, "chat_template_kwargs": _optional(ANY_OBJECT)}
+ANALYZED: JsonSchema = MODEL | {"prompt": TEXT} | MESSAGES_FIELDS
+WITHOUT_VERSION = ("/v1/models", "/v1/models/{id}", "/v1/completions", "/v1/chat/completions")  # also without /v1
 COUNT = _integer(1, limits.MAX_NEXT_WORDS)
 
 PATHS: JsonSchema = {
@@ -247,7 +252,8 @@ PATHS: JsonSchema = {
         "The tokens of a text or a conversation.",
         _object(
             MODEL
-            | {"prompt": TEXT, "content": TEXT, "messages": MESSAGES}
+            | {"prompt": TEXT, "content": TEXT}
+            | MESSAGES_FIELDS
             | {name: _optional(FLAG) for name in ("add_special_tokens", "add_generation_prompt", "with_pieces")}
         ),
         _object({"tokens": _list(ANYTHING), "count": _integer(0, 2**53)}, "tokens", "count"),
@@ -262,6 +268,7 @@ PATHS: JsonSchema = {
         MODEL_QUERY,
     ),
 }
+PATHS |= {path.removeprefix("/v1"): PATHS[path] for path in WITHOUT_VERSION}
 
 
 def description() -> JsonSchema:

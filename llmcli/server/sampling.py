@@ -34,6 +34,22 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "repeat_penalty": (1,),
     "dry_multiplier": (0,),
     "xtc_probability": (0,),
+    "typ_p": (1,),
+    "top_n_sigma": (-1, 0),
+    "dynatemp_range": (0,),
+    "n_probs": (0,),
+    "post_sampling_probs": (False,),
+    "lora": ([],),
+    "length_penalty": (1,),
+    "early_stopping": (False,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "skip_special_tokens": (True,),
+    "return_tokens_as_token_ids": (False,),
+    "include_stop_str_in_output": (False,),
+    # of Ollama
+    "format": ("",),
+    "options": ({},),
 }
 
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from llmcli.models.runtime import Runtime
+from llmcli.server.access import check_body
 from llmcli.server.engine import Engine
 from llmcli.server.errors import ApiError
 from llmcli.server.fields import parse_object
@@ -62,6 +63,7 @@ def service_of(request: Request) -> Service:
 
 async def read_object(request: Request) -> dict[str, Any]:
     """The JSON object in the body of a request. Raises ApiError."""
+    check_body(request.headers)
     try:
         data = await asyncio.wait_for(request.body(), RECEIVE_SECONDS)
     except asyncio.TimeoutError as error:

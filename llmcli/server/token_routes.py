@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llmcli.data.tokenizer import Tokenizer
-from llmcli.server.chat import read_messages, require_template
+from llmcli.server.chat import read_messages, read_template, require_template
 from llmcli.server.completions import read_ids
 from llmcli.server.fields import Fields
 from llmcli.server.models import Models, ServedModel
@@ -26,8 +26,11 @@ async def tokenize(request: Request) -> Response:
 def _tokens_json(fields: Fields, models: Models) -> dict[str, Any]:
     model = models.find(fields.text("model", "") or None)
     ids = _ids(fields, model)
+    with_pieces = fields.flag("with_pieces")
+    fields.refuse({"parse_special": (False,), "return_token_strs": (False,)})
+    fields.refuse_others()
     tokens: list[Any] = list(ids)
-    if fields.flag("with_pieces"):
+    if with_pieces:
         data = model.tokenizer.token_bytes
         tokens = [{"id": token, "piece": token_text(model.tokenizer, token, data[token])} for token in ids]
     return {"tokens": tokens, "count": len(ids), "max_model_len": model.context}
@@ -38,7 +41,9 @@ def _ids(fields: Fields, model: ServedModel) -> list[int]:
     if fields.given("messages"):
         prompts = fields.flag("add_generation_prompt", True)
         messages = read_messages(fields.raw("messages"))
-        return require_template(model).encode(messages, add_generation_prompt=prompts)
+        fields.refuse({"add_special_tokens": (False,)})
+        template = read_template(fields, require_template(model))
+        return template.encode(messages, add_generation_prompt=prompts)
     text = fields.text("content" if fields.given("content") else "prompt")
     special = fields.flag("add_special_tokens", fields.flag("add_special"))
     tokenizer = model.tokenizer
@@ -56,6 +61,7 @@ async def detokenize(request: Request) -> Response:
 def _text_json(fields: Fields, models: Models) -> dict[str, Any]:
     model = models.find(fields.text("model", "") or None)
     ids = read_ids("tokens", fields.raw("tokens"), model)
+    fields.refuse_others()
     text = _text(model.tokenizer, ids)
     return {"prompt": text, "content": text}
 

@@ -30,11 +30,15 @@ def test_another_host_is_refused(client, host):
 
 
 def test_origins(client, guarded):
-    for origin in ("http://localhost:3000", "http://127.0.0.1:8000", "https://[::1]"):
-        response = client.get("/v1/models", headers={"origin": origin})
+    for host in ("localhost:3000", "127.0.0.1:8000", "[::1]"):
+        origin = f"http://{host}"
+        response = client.get("/v1/models", headers={"host": host, "origin": origin})
         assert response.headers["access-control-allow-origin"] == origin
         assert "origin" in response.headers["vary"].lower()
-    for origin in ("https://evil.com", "null", "http://localhost.evil.com", "https://good.example"):
+    for origin in (
+        "https://evil.com", "null", "http://localhost.evil.com", "https://good.example", "http://localhost:3000",
+        "http://127.0.0.1:3000", "http://localhost:8000", "http://127.0.0.1", "http://x@127.0.0.1:8000",
+    ):  # fmt: skip
         response = client.get("/v1/models", headers={"origin": origin})
         assert response.status_code == 403 and "access-control-allow-origin" not in response.headers
     assert "access-control-allow-origin" not in client.get("/v1/models").headers
@@ -44,7 +48,7 @@ def test_origins(client, guarded):
 
 def test_a_preflight_request_needs_no_key(guarded):
     asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization, content-type"}
-    response = guarded.options("/v1/completions", headers=asked | {"origin": "http://localhost:3000"})
+    response = guarded.options("/v1/completions", headers=asked | {"origin": "https://good.example"})
     assert response.status_code == 204
     assert response.headers["access-control-allow-headers"] == "authorization, content-type"
     assert guarded.options("/v1/completions", headers=asked | {"origin": "https://evil.com"}).status_code == 403
@@ -57,6 +61,12 @@ def test_a_key_is_needed_where_one_is_set(guarded):
         assert response.status_code == 401 and response.json()["error"]["code"] == "invalid_api_key"
         assert "secret" not in response.text
     assert guarded.get("/v1/models", headers={"authorization": "Bearer secret"}).status_code == 200
+
+
+def test_a_wrong_route_is_told_before_a_wrong_body(client):
+    assert client.post("/v1/nowhere", content=b"x").status_code == 404
+    assert client.post("/v1/models", content=b"x").status_code == 405
+    assert client.post("/v1/completions", content=b"x").status_code == 415
 
 
 def test_a_body_must_be_json(client):

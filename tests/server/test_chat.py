@@ -69,6 +69,58 @@ def test_a_message_of_the_assistant_at_the_end_is_continued(chat, served, templa
     assert content(answer) == "".join(piece.text for piece in pieces)
 
 
+@pytest.fixture
+def other_template(served, tmp_path):
+    """`other_template(source)` serves the chat model with another template; the client of it."""
+    from dataclasses import replace
+
+    from starlette.testclient import TestClient
+
+    from llmcli.data.chat_template import with_chat_template
+    from llmcli.formats.checkpoint import save
+    from llmcli.server.app import create_app
+    from llmcli.server.models import Models
+    from tests.server.conftest import URL
+
+    def serve(source):
+        path = tmp_path / "chat.safetensors"
+        save(path, replace(load_any(served[1]), tokenizer_config_json=with_chat_template("{}", source)))
+        return TestClient(create_app(Models([path])), base_url=URL)
+
+    return serve
+
+
+def test_template_arguments_reach_the_template(other_template):
+    """`enable_thinking` and others of transformers' apply_chat_template."""
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}{% if loud %}!{% endif %}{{ tone }}"
+    with other_template(source) as client:
+        for variables, written in (({}, ""), ({"loud": True, "tone": "soft"}, "!soft"), (None, "")):
+            body = {"messages": [QUESTION], "chat_template_kwargs": variables}
+            ids = client.post("/tokenize", json=body).json()["tokens"]
+            assert client.post("/detokenize", json={"tokens": ids}).json()["prompt"] == QUESTION["content"] + written
+            answer = client.post("/v1/chat/completions", json=body | {"max_tokens": 1}).json()
+            assert answer["usage"]["prompt_tokens"] == len(ids)
+
+
+def test_a_template_that_renders_nothing_is_named(other_template):
+    with other_template("{% if never %}x{% endif %}") as client:
+        response = client.post("/v1/chat/completions", json={"messages": [QUESTION]})
+    assert response.status_code == 400
+    assert "chat template renders these messages to nothing" in response.json()["error"]["message"]
+
+
+def test_the_end_of_the_prompt_is_that_of_the_messages(client, chat):
+    """The fields of vLLM are taken where they ask for what is done, and refused otherwise."""
+    beginning = {"role": "assistant", "content": "The cat"}
+    plain = chat([QUESTION], max_tokens=3)["choices"]
+    assert chat([QUESTION], max_tokens=3, add_generation_prompt=True, continue_final_message=False)["choices"] == plain
+    same = chat([QUESTION, beginning], max_tokens=3)["choices"]
+    asked = {"add_generation_prompt": False, "continue_final_message": True}
+    assert chat([QUESTION, beginning], max_tokens=3, **asked)["choices"] == same
+    body = {"model": "chat", "messages": [QUESTION, beginning], "continue_final_message": False}
+    assert client.post("/v1/chat/completions", json=body).json()["error"]["param"] == "continue_final_message"
+
+
 def test_log_probabilities_alone_and_with_alternatives(chat):
     alone = chat([QUESTION], max_tokens=6, logprobs=True)["choices"][0]["logprobs"]["content"]
     assert all(token["top_logprobs"] == [] for token in alone)

@@ -1,4 +1,4 @@
-"""Fields of requests: what is wrong is a 400 that names the field, and what is unknown is ignored."""
+"""Fields of requests: what is wrong or not supported is a 400 that names the field."""
 
 import pytest
 
@@ -29,11 +29,17 @@ def test_an_empty_prompt(client, path):
     assert (error["message"], error["param"]) == ("prompt is empty; give a text to continue", "prompt")
 
 
-def test_neutral_values_and_unknown_fields_change_nothing(completion):
+def test_neutral_values_and_harmless_fields_change_nothing(completion):
     plain = completion(prompt="The cat")["choices"]
     neutral = {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "best_of": 1, "suffix": None}
-    unknown = {"user": "me", "store": True, "no_such_field": {"a": 1}, "top_k": -1, "echo": None, "stop": None}
-    assert completion(prompt="The cat", **neutral, **unknown)["choices"] == plain
+    harmless = {"user": "me", "store": True, "top_k": -1, "echo": None, "stop": None, "no_such_field": None}
+    assert completion(prompt="The cat", **neutral, **harmless)["choices"] == plain
+
+
+def test_a_field_of_another_name_is_refused_with_the_one_that_is_meant(client):
+    error = client.post("/v1/completions", json={"prompt": "The cat", "temprature": 0}).json()["error"]
+    assert error["message"] == "temprature is not supported here; did you mean temperature?"
+    assert (error["param"], error["code"]) == ("temprature", "unsupported_parameter")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,16 @@ def test_health_and_models(client):
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
 
 
+def test_openai_routes_answer_without_a_version_too(client):
+    for path in ("/models", "/models/chat"):
+        assert client.get(path).json() == client.get("/v1" + path).json()
+    body = {"prompt": "The cat", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0, "max_tokens": 2}
+    for path, model, field in (("/completions", "text", "prompt"), ("/chat/completions", "chat", "messages")):
+        fields = {"model": model, field: body[field], "temperature": 0, "max_tokens": 2}
+        answers = [client.post(prefix + path, json=fields).json()["choices"] for prefix in ("", "/v1")]
+        assert answers[0] == answers[1]
+
+
 def test_tokens_and_back(client, tokenizer, served):
     text = "The cat <|endoftext|> りんご"
     answer = client.post("/tokenize", json={"prompt": text}).json()

@@ -15,6 +15,15 @@ FOREIGN_HOSTS = [
     "[::2]",
     "[",
     "localhost.evil.com",
+    "evil.com@localhost",
+    "localhost/evil",
+    "localhost:80@evil.com",
+    "localhost:x",
+    "localhost, evil.com",
+    "//localhost",
+    "localhost?",
+    "localhost#",
+    "127.0.0.1:8000:9",
 ]
 WRONG_TYPES = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "")
 DAMAGED_HEADS = [
@@ -42,6 +51,11 @@ WRONG_SAMPLING = {
     "best_of": [2],
     "suffix": ["end"],
     "guided_json": [{}],
+    "format": ["json", {"type": "object"}],
+    "options": [{"temperature": 0}],
+    "lora": [[{"id": 0, "scale": 0.5}]],
+    "temprature": [0.5],
+    "no_such_field": [0, False, {"a": 1}],
 }
 WRONG = {
     "/v1/completions": WRONG_SAMPLING
@@ -67,13 +81,18 @@ WRONG = {
         "tool_choice": ["required"],
         "response_format": [{"type": "json_object"}],
         "echo": [True],
+        "chat_template": ["{{ messages }}"],
+        "chat_template_kwargs": [True, {"messages": []}, {"tools": [{}]}],
+        "add_generation_prompt": [False, 1],
+        "continue_final_message": [True, "x"],
+        "documents": [[{"text": "x"}]],
     },
-    "/v1/next": {"prompt": [None, "", 3], "n": [0, 101, "x"]},
-    "/v1/explain": {"prompt": [None, "", 3, "x" * 4001], "n": [0], "literal": [1]},
-    "/v1/memory": {"text": [None, 3, "x" * 20_001]},
+    "/v1/next": {"prompt": [None, "", 3], "n": [0, 101, "x"], "temperature": [0]},
+    "/v1/explain": {"prompt": [None, "", 3, "x" * 4001], "n": [0], "literal": [1], "temperature": [0]},
+    "/v1/memory": {"text": [None, 3, "x" * 20_001], "n": [1]},
     "/v1/experts": {"token_ids": [[1]]},  # this model has none
     "/tokenize": {"prompt": [None, 3], "with_pieces": [1], "messages": ["x"]},
-    "/detokenize": {"tokens": [None, "x", [1.5], [-1], [300], [True]]},
+    "/detokenize": {"tokens": [None, "x", [1.5], [-1], [300], [True]], "stream": [True]},
 }  # fmt: skip
 RIGHT = {
     "prompt": "The cat",
@@ -86,7 +105,9 @@ RIGHT = {
 
 def wrong_fields(path: str) -> Iterator[tuple[str, object, str]]:
     """(name of the wrong field, its value, the body as JSON) of each row for a route."""
+    read = {"model", *WRONG[path]}
     for name, values in WRONG[path].items():
         for value in values:
-            body = {key: one for key, one in RIGHT.items() if key != "messages" or "chat" in path} | {name: value}
+            body = {key: one for key, one in RIGHT.items() if key in read and (key != "messages" or "chat" in path)}
+            body[name] = value
             yield name, value, json.dumps(body)
