@@ -22,6 +22,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 import llmcli
 from llmcli.cli import console, name_conflict, suggestions
+from llmcli.cli.option_values import convert_directly
 from llmcli.cli.signals import termination_signals
 from llmcli.errors import LLMError, usage
 from llmcli.formats import atomic_io
@@ -56,6 +57,10 @@ class ErrorHandlingGroup(TyperGroup):
 
     A subcommand is imported when it is first needed: one that runs does not wait for the others.
     """
+
+    def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
+        convert_directly(self.get_params(ctx))
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: "Context") -> list[str]:
         return [*SUBCOMMANDS, *(name for name in self.commands if name not in SUBCOMMANDS)]
@@ -112,6 +117,10 @@ class ErrorHandlingGroup(TyperGroup):
 
 class Subcommand(TyperCommand):
     """A subcommand with plain-text help, options grouped by panel, and argument names without Python types."""
+
+    def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
+        convert_directly(self.get_params(ctx))
+        return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: "Context") -> list[str]:
         arguments = [param for param in self.get_params(ctx) if isinstance(param, TyperArgument)]
