@@ -33,7 +33,10 @@ def trained_lengths(record: Record) -> dict[str, int]:
     texts = _texts(record)
     sizes = [size if isinstance(size := text.get("bytes"), int) else 0 for text in texts]
     if any("held_out" in text for text in texts):
-        lengths = [size - int(text.get("held_out", 0)) for text, size in zip(texts, sizes, strict=True)]
+        lengths = [
+            size - int(text.get("held_out", 0)) - int(text.get("left_out", 0))
+            for text, size in zip(texts, sizes, strict=True)
+        ]
     else:  # the end of the whole corpus, in files of earlier versions; nothing, or another text
         total = record.get("train_bytes")
         if not isinstance(total, int) or not 0 <= total <= sum(sizes):

@@ -65,7 +65,7 @@ _RECORD: dict[str, Schema] = {  # of a training run
         "from_step": COUNT,
         "epochs": AMOUNT,
     },
-    "corpus": [{**_FILE, "held_out": COUNT}],
+    "corpus": [{**_FILE, "held_out": COUNT, "left_out": COUNT}],
     "curve": {"step": [COUNT], "loss": [NUMBER], "eval_step": [COUNT], "eval_bits_per_byte": [NUMBER]},
     "distillation": {"from_step": COUNT, "teacher_bits_per_byte": NUMBER},
     "epochs": AMOUNT,

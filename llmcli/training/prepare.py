@@ -211,16 +211,14 @@ def _byte_values(tokens: TokenIds | TokenShards, tokenizer: Tokenizer) -> frozen
 def _record(corpus: Corpus, text: CorpusSplit, read_bytes: int, tokens: int, held_out_tokens: int) -> dict[str, Any]:
     """The corpus as the training record describes it."""
     held_out: dict[str, Any] = {"bytes": text.held_out.text_bytes, "tokens": held_out_tokens, "from": text.rule}
-    ends: dict[Document, int] = {}
+    ends: dict[Document, dict[str, int]] = {}
     if text.is_from_corpus:
-        ends = {part.document: part.text_bytes for part in text.held_out.contents}
+        ends = {part.document: {"held_out": part.text_bytes} for part in text.held_out.contents}
+        ends |= {document: {"left_out": size} for document, size in text.left_out.items()}
     else:
         held_out["files"] = [_document_record(document) for document in text.held_out.documents]
     return {
-        "corpus": [
-            _document_record(document) | ({"held_out": ends[document]} if document in ends else {})
-            for document in corpus.documents
-        ],
+        "corpus": [_document_record(document) | ends.get(document, {}) for document in corpus.documents],
         "train_bytes": text.training.text_bytes,
         "read_bytes": read_bytes,  # of them
         "train_tokens": tokens,

@@ -148,3 +148,78 @@ def test_near_duplicates_are_on_the_same_side(seed: int) -> None:
     divided = split(read_corpus([str(path)]), 0.1)
     held_out = names(divided.held_out)
     assert held_out and all(members <= held_out or not members & held_out for members in families)
+
+
+def passages(corpus: Corpus) -> set[str]:
+    """All strings of 50 characters in a corpus."""
+    return {text[i : i + 50] for text in joined(corpus) for i in range(len(text) - 49)}
+
+
+def write_texts(texts: dict[str, str]) -> Corpus:
+    path = write("c", [])
+    for name, text in texts.items():
+        (path / name).write_text(text)
+    return read_corpus([str(path)])
+
+
+def beginnings(count: int, seed: int, growth: float = 0.0) -> dict[str, str]:
+    """Documents of which each is the beginning of the next; the first has 1,000 letters. They grow by 1,000 letters, or
+    by a factor."""
+    sizes = [round(1000 * growth**i) if growth else 1000 * (i + 1) for i in range(count)]
+    text = letters(sizes[-1], seed)
+    return {f"version-{seed}-{size}.txt": text[:size] for size in sizes}
+
+
+def test_of_versions_of_one_text_the_end_of_the_longest_is_held_out() -> None:
+    """20 files of which each is the beginning of the next: they are one text."""
+    divided = split(write_texts(beginnings(20, 0)), 0.1)
+    [held_out] = divided.held_out.contents
+    assert (held_out.document.relative_name, held_out.start, held_out.end) == ("version-0-20000.txt", 18_000, 20_000)
+    trained = {part.document.relative_name: part.text_bytes for part in divided.training.contents}
+    assert trained == {f"version-0-{size}.txt": min(size, 18_000) for size in range(1000, 20_001, 1000)}
+    assert {one.relative_name: size for one, size in divided.left_out.items()} == {"version-0-19000.txt": 1000}
+    assert divided.rule == (
+        "the last tenth of version-0-20000.txt; of 19 near-duplicates the 1,000 bytes from where they repeat it on are "
+        "left out"
+    )
+
+
+def test_versions_beside_other_text_are_all_for_training() -> None:
+    family = beginnings(6, 0)
+    corpus = write_texts(family | {f"{i}.txt": letters(1000, i + 1) for i in range(40)})
+    divided = split(corpus, 0.1)
+    assert {*family} <= names(divided.training) and not {*family} & names(divided.held_out) and not divided.left_out
+    assert divided.held_out.text_bytes == 4000  # a tenth of the others
+    assert divided.rule.endswith("; 6 near-duplicates, such as version-0-1000.txt, are all for training")
+
+
+def test_near_duplicate_books_are_one_text() -> None:
+    """All documents are long: an edition with a new foreword and a new last chapter, which hardly differ otherwise."""
+    book = letters(50_000, 0)
+    texts = {
+        "first.txt": book,
+        "second.txt": letters(500, 1) + book[:20_000] + "new" + book[20_000:] + letters(4000, 2),
+    }
+    divided = split(write_texts(texts), 0.1)
+    assert names(divided.held_out) == {"second.txt"} and not passages(divided.training) & passages(divided.held_out)
+    assert divided.left_out and divided.training.text_bytes > 90_000
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    families=st.lists(st.tuples(st.integers(2, 20), st.sampled_from([0.0, 1.1, 2.0])), min_size=1, max_size=3),
+    others=st.integers(0, 60),
+    share=st.sampled_from([0.05, 0.1, 0.3]),
+    seed=st.integers(0, 1000),
+)
+@pytest.mark.slow
+def test_no_held_out_passage_of_versions_is_trained_on(
+    families: list[tuple[int, float]], others: int, share: float, seed: int
+) -> None:
+    """Families of versions, among other documents or nearly alone; with random letters nothing repeats by chance."""
+    texts = {f"{i}.txt": letters(1000, 10_000 + i) for i in range(others)}
+    for i, (count, growth) in enumerate(families):
+        texts |= beginnings(min(count, 7) if growth == 2.0 else count, 10 * seed + i, growth)
+    divided = split(write_texts(texts), share)
+    assert divided.held_out.contents and divided.training.text_bytes > 0.5 * sum(map(len, texts.values()))
+    assert not passages(divided.training) & passages(divided.held_out)

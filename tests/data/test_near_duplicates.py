@@ -6,11 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.data.corpus import read_corpus
-from llmcli.data.near_duplicates import SHINGLE_BYTES, SIMILARITY, near_duplicates, similarity, sketch
+from llmcli.data.near_duplicates import (
+    SEARCHED_STEP,
+    SHINGLE_BYTES,
+    SIMILARITY,
+    Passages,
+    near_duplicates,
+    similarity,
+    sketch,
+)
 
 
 def letters(count: int, seed: int) -> str:
@@ -69,6 +77,31 @@ def test_a_common_header_does_not_join_documents() -> None:
     texts = [header + letters(4000, seed) for seed in range(1, 200)]
     found = near_duplicates(documents(*texts, texts[50] + "the end"))
     assert [group for group in found if len(group) > 1] == [[50, 199]] and len(found) == 199
+
+
+def test_a_document_is_with_the_one_that_continues_it_however_long_that_is() -> None:
+    text, other = letters(9000, 0), letters(9000, 1)
+    assert near_duplicates(documents(text, other, text[:100], other[:5000], text[:20])) == [[0, 2], [1, 3], [4]]
+    assert near_duplicates(documents(letters(90_000, 0), other, text[:100])) == [[0, 2], [1]]
+
+
+def test_a_document_that_is_a_common_header_joins_none() -> None:
+    header = letters(100, 0)
+    assert len(near_duplicates(documents(header, *(header + letters(3000, seed) for seed in range(1, 6))))) == 6
+
+
+@settings(max_examples=50)
+@given(st.text("abé日", max_size=300), st.integers(0, 300), st.text("abé日", min_size=1, max_size=100))
+def test_passages_are_where_texts_first_share_a_string(shared: str, start: int, other: str) -> None:
+    """What stands before repeats nothing of the end of the text that is longer than a passage."""
+    text, searched = documents(letters(300, 0) + shared + letters(100, 1), other + shared)
+    data, before = text.utf8(0, text.text_bytes), searched.utf8(0, Passages(text, start).first_in(searched))
+    length = SHINGLE_BYTES + SEARCHED_STEP + 3  # and what is inside a character
+    repeated = {before[i : i + length] for i in range(len(before) - length + 1)}
+    earlier = {data[i : i + SHINGLE_BYTES] for i in range(start - SHINGLE_BYTES + 1)}
+    for passage in (data[i : i + length] for i in range(start, len(data) - length + 1)):
+        if passage in repeated:  # then all its strings that were searched for occur in the text before its end
+            assert any(passage[i : i + SHINGLE_BYTES] in earlier for i in range(len(passage) - SHINGLE_BYTES + 1))
 
 
 def test_no_documents() -> None:

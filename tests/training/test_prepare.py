@@ -1,6 +1,7 @@
 """From a corpus to tokens, tokenizer, plan and record; the split is exact to the byte."""
 
 import gzip
+import json
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,8 @@ from llmcli.data import shard_texts
 from llmcli.data.corpus import SAMPLE_SPANS, read_corpus
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
+from llmcli.evaluation.training_text import trained_lengths
+from llmcli.formats.metadata import parse_document
 from llmcli.training import prepare as prepare_module
 from llmcli.training import recipe
 from llmcli.training.plan import Request
@@ -127,6 +130,22 @@ def test_the_record_describes_the_corpus(tmp_path):
     }
     assert [row.name for row in ready.plan.rows][:3] == ["corpus", "vocabulary", "budget"]
     assert row(ready.plan, "corpus").value == "1,850 bytes"
+
+
+def test_what_repeats_held_out_text_is_recorded_as_left_out(tmp_path):
+    """Three versions of one text, each the beginning of the next: `llm eval` knows what was trained on."""
+    text = words(1000)
+    corpus = corpus_of(tmp_path, text[:1000], text[: len(text) - 100], text)
+    ready = prepare(Request(steps=5), corpus)
+    size = round(0.1 * len(text))
+    assert [(one.get("held_out"), one.get("left_out")) for one in ready.record["corpus"]] == [
+        (None, None), (None, size - 100), (size, None)
+    ]  # fmt: skip
+    assert ready.record["held_out"]["bytes"] == size
+    trained = trained_lengths(ready.record)
+    assert [trained[document.sha256] for document in corpus.documents] == [1000, len(text) - size, len(text) - size]
+    parse_document(json.dumps(ready.record), "training.json")
+    assert f"the {size - 100:,} bytes from where they repeat it on are left out" in row(ready.plan, "corpus").reason
 
 
 def test_the_same_corpus_and_request_give_the_same_result(tmp_path):
