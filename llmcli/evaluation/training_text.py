@@ -4,6 +4,7 @@ Decides which part of a text a model was not trained on, and finds the training 
 """
 
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -211,7 +212,7 @@ def _read_conversations(file: dict[str, Any]) -> Callable[[Path], ConversationFi
 def _find(file: dict[str, Any], model: Path, read: Callable[[Path], _Read | None]) -> _Read:
     """A file of a record. Raises LLMError when it is missing or has changed."""
     name = str(file.get("name"))
-    candidates = (_read_file(path, read) for path in _candidate_paths(name, model))
+    candidates = (_read_file(path, read) for path in _candidate_paths(file, model))
     match = next((one for one in candidates if one and one.sha256 == file.get("sha256")), None)
     if match is None:
         raise LLMError(
@@ -221,9 +222,20 @@ def _find(file: dict[str, Any], model: Path, read: Callable[[Path], _Read | None
     return match
 
 
-def _candidate_paths(name: str, model: Path) -> list[Path]:
-    given = Path(name)
-    return list(dict.fromkeys([given, model.parent / given, Path(given.name), model.parent / given.name]))
+def recorded_path(file: Path, model: Path) -> str | None:
+    """The path of a training file from the directory of the model, with "/", so that it is found again when both are
+    moved together. None for standard input, and where either is outside the current directory: the record must not
+    name directories that the user did not."""
+    here, file, model = Path.cwd(), Path(os.path.abspath(file)), Path(os.path.abspath(model))
+    if not (file.is_file() and file.is_relative_to(here) and model.is_relative_to(here)):
+        return None
+    return Path(os.path.relpath(file, model.parent)).as_posix()
+
+
+def _candidate_paths(file: dict[str, Any], model: Path) -> list[Path]:
+    given, relative = Path(str(file.get("name"))), file.get("path")
+    beside = [model.parent / relative] if isinstance(relative, str) else []
+    return list(dict.fromkeys([*beside, given, model.parent / given, Path(given.name), model.parent / given.name]))
 
 
 def _read_file(path: Path, read: Callable[[Path], _Read | None]) -> _Read | None:

@@ -35,7 +35,14 @@ _ROPE_PARAMETERS: Schema = (
     },
     NULL,
 )  # fmt: skip
-_FILE: dict[str, Schema] = {"name": TEXT, "bytes": COUNT, "sha256": TEXT, "shape": TEXT, "conversations": COUNT}
+_FILE: dict[str, Schema] = {
+    "name": TEXT,
+    "path": TEXT,
+    "bytes": COUNT,
+    "sha256": TEXT,
+    "shape": TEXT,
+    "conversations": COUNT,
+}
 _RECORD: dict[str, Schema] = {  # of a training run
     "adapter": TEXT,
     "answers": (

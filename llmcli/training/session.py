@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.config import as_record
 from llmcli.errors import LLMError
+from llmcli.evaluation.training_text import recorded_path
 from llmcli.training.inputs import Inputs, load_inputs
 from llmcli.training.output import Output
 from llmcli.training.plan import Plan, Request
@@ -112,7 +113,18 @@ def plan_run(
         prepared = prepared.with_plan(_resumed_plan(stopped.plan, request, processes))
     if prepared.plan.sharded:
         hardware.check_can_shard()
-    return PlannedRun(request, prepared, identity, tuner)
+    return PlannedRun(request, _with_paths(prepared, inputs, output.path), identity, tuner)
+
+
+def _with_paths(prepared: Prepared, inputs: Inputs, model: Path) -> Prepared:
+    """With the paths of the training files in the record."""
+    conversation_files = inputs.conversations.files if inputs.conversations else ()
+    sources = [*inputs.corpus.documents, *conversation_files]
+    entries = [
+        entry | ({"path": path} if (path := recorded_path(source.path, model)) else {})
+        for entry, source in zip(prepared.record["corpus"], sources, strict=True)
+    ]
+    return replace(prepared, record=prepared.record | {"corpus": entries})
 
 
 def _resumed_plan(plan: Plan, request: Request, processes: Processes) -> Plan:

@@ -22,6 +22,7 @@ from llmcli.evaluation.training_text import (
     find_sources,
     is_held_out,
     names_texts,
+    recorded_path,
     trained_part,
     untrained_part,
     was_trained_on,
@@ -155,6 +156,43 @@ def test_the_text_is_found_in_the_working_directory_or_beside_the_model(place: s
     Path(place).write_text(TRAINING_TEXT, "utf-8")
     corpus = find_corpus(record("texts/c.txt", TRAINING_TEXT), Path("there/m.safetensors"))
     assert [document.path for document in corpus.documents] == [Path(place)]
+
+
+@pytest.mark.parametrize(
+    ("file", "model", "path"),
+    [("examples/c.txt", "m.safetensors", "examples/c.txt"), ("c.txt", "models/m.safetensors", "../c.txt"),
+     ("examples/c.txt", "models/new/m.safetensors", "../../examples/c.txt"), ("../c.txt", "m.safetensors", None),
+     ("c.txt", "../m.safetensors", None), ("-", "m.safetensors", None)],
+)  # fmt: skip
+def test_the_recorded_path_begins_at_the_model(
+    file: str, model: str, path: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("here/examples").mkdir(parents=True)
+    monkeypatch.chdir("here")
+    for name in ("examples/c.txt", "c.txt", "../c.txt"):
+        Path(name).write_text(TRAINING_TEXT, "utf-8")
+    assert recorded_path(Path(file), Path(model)) == path
+
+
+@pytest.mark.slow
+def test_the_text_of_a_run_is_found_beside_the_model_wherever_both_are_moved(
+    llm: Llm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("project/examples").mkdir(parents=True)
+    Path("project/models").mkdir()
+    monkeypatch.chdir("project")
+    Path("examples/c.txt").write_text(TRAINING_TEXT * 20, "utf-8")
+    Path("examples/q.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 20, "utf-8")
+    command = ("examples/c.txt", "examples/q.jsonl", "--steps", 2, "--context", 32, "--batch-tokens", 64)
+    assert llm("train", *command, "-o", "models/m.safetensors").exit_code == 0
+    monkeypatch.chdir("..")
+    Path("project").rename("moved")
+    model = Path("moved/models/m.safetensors")
+    entries = load(model).record["corpus"]
+    assert [entry["path"] for entry in entries] == ["../examples/c.txt", "../examples/q.jsonl"]
+    sources = find_sources(load(model).record, model)
+    assert [document.path.resolve() for document in sources.text.documents] == [Path("moved/examples/c.txt").resolve()]
+    assert [file.path.resolve() for file in sources.conversation_files] == [Path("moved/examples/q.jsonl").resolve()]
 
 
 @pytest.mark.parametrize("text", [None, "another text", "\0"])
