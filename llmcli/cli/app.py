@@ -21,7 +21,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 import llmcli
-from llmcli.cli import console, name_conflict, suggestions
+from llmcli.cli import console, name_conflict
 from llmcli.cli.option_values import convert_directly
 from llmcli.cli.signals import termination_signals
 from llmcli.errors import LLMError, usage
@@ -95,6 +95,8 @@ class ErrorHandlingGroup(TyperGroup):
     def resolve_command(self, ctx: "Context", args: list[str]) -> "tuple[str | None, Command | None, list[str]]":
         """As Typer, but an unknown subcommand gets a suggestion."""
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            from llmcli.cli import suggestions
+
             raise usage(suggestions.command_hint(args[0], list(SUBCOMMANDS)))
         return super().resolve_command(ctx, args)
 
@@ -200,6 +202,8 @@ def _value_of(options: Sequence[str], words: Sequence[str]) -> str | None:
 def _option_hint(context: "Context", unknown: str | None, words: Sequence[str]) -> str | None:
     """A suggestion for an unknown option, or for a long option written with one dash; None where neither is the
     problem."""
+    from llmcli.cli import suggestions  # only needed for errors
+
     group = (context.parent or context).command
     assert isinstance(group, ErrorHandlingGroup)
     options = {
@@ -263,6 +267,8 @@ def help_(
         return
     subcommand = top.command.get_command(top, command)
     if subcommand is None:
+        from llmcli.cli import suggestions
+
         raise usage(suggestions.command_hint(command, list(SUBCOMMANDS)))
     with typer.Context(subcommand, info_name=command, parent=top) as inner:
         console.result(subcommand.get_help(inner), raw=True)

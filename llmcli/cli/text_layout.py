@@ -35,6 +35,8 @@ def text_width(text: str) -> int:
     >>> [text_width("apple"), text_width("リンゴ")]
     [5, 6]
     """
+    if text.isascii() and text.isprintable():
+        return len(text)
     from rich.cells import cell_len
 
     return cell_len(text)
@@ -46,10 +48,10 @@ def truncate(text: str, columns: int) -> str:
     >>> [truncate("apple", 5), truncate("リンゴを", 5)]
     ['apple', 'リン…']
     """
-    from rich.cells import set_cell_size
-
     if text_width(text) <= columns:
         return text
+    from rich.cells import set_cell_size
+
     return set_cell_size(text, columns - 1).rstrip() + "…" if columns > 0 else ""
 
 
@@ -70,9 +72,8 @@ def truncate_start(text: str, columns: int) -> str:
 
 def pad(text: str, columns: int) -> str:
     """A text in exactly `columns` columns: truncated, or with spaces after it."""
-    from rich.cells import set_cell_size
-
-    return set_cell_size(truncate(text, columns), columns)
+    text = truncate(text, columns)
+    return text + " " * (columns - text_width(text))
 
 
 def fit(text: str, stream: TextIO, indent: int = 0, hanging: int = 0) -> list[str]:

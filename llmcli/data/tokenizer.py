@@ -142,6 +142,7 @@ class Tokenizer:
             raise LLMError(f"the tokenizer could not be read: {error}") from error
         inner.decoder = _decoder(safe.kind)
         tokenizer = cls(inner, safe.bos_token, safe.prefix_space, eos_ids, seen_bytes)
+        tokenizer.kind, tokenizer._boundary = safe.kind, _boundary(safe.pre_tokenizer)  # without parsing it again
         if max_vocab_size is not None and tokenizer.vocab_size > max_vocab_size:
             raise LLMError(f"the tokenizer has {tokenizer.vocab_size} tokens, its model only {max_vocab_size}")
         missing = set(tokenizer._missing_bytes) - RARE_BYTES
@@ -305,8 +306,7 @@ class Tokenizer:
     @cached_property
     def _boundary(self) -> re.Pattern[str]:
         """Where a long text may be cut into pieces."""
-        name = tokenizer_json.pre_tokenizer_name(json.loads(self._inner.to_str()).get("pre_tokenizer"))
-        return text_pieces.WORD_OR_LINE_END if name in ("Llama 3", "Qwen 2") else text_pieces.WORD_END
+        return _boundary(tokenizer_json.pre_tokenizer_name(json.loads(self._inner.to_str()).get("pre_tokenizer")))
 
     @property
     def _piece_characters(self) -> int:
@@ -456,6 +456,11 @@ def _check_unicode(text: str) -> None:
         raise LLMError(
             f"not text: the character at position {error.start} is not Unicode (the bytes were not UTF-8)"
         ) from error
+
+
+def _boundary(pre_tokenizer: str | None) -> re.Pattern[str]:
+    """Where a long text may be cut into pieces that are encoded one by one, for a pre-tokenizer of that name."""
+    return text_pieces.WORD_OR_LINE_END if pre_tokenizer in ("Llama 3", "Qwen 2") else text_pieces.WORD_END
 
 
 def _training_pre_tokenizer() -> pre_tokenizers.PreTokenizer:

@@ -60,6 +60,7 @@ class SafeTokenizer:
     text: str  # tokenizer.json, without what the fields below describe
     bos_token: str | None  # the control token that is prepended to a text
     prefix_space: str  # how a space is prepended to a text (see `prefix_space`)
+    pre_tokenizer: str | None  # its name in PRE_TOKENIZERS
 
 
 def sanitize(text: str) -> SafeTokenizer:
@@ -99,6 +100,7 @@ def sanitize(text: str) -> SafeTokenizer:
         json.dumps(safe),
         bos_token if bos_token in special else None,
         prefix_space(document) if kind == "spm" else "",
+        pre_tokenizer_name(safe["pre_tokenizer"]),
     )
 
 

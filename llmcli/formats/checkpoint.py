@@ -213,7 +213,13 @@ def load(path: str | Path) -> Checkpoint:
     Raises LLMError when the file is damaged, was written by another program or in a later format, or its tensors do
     not match its config. The hash of a large file is not checked (see `safetensors_file.digest`).
     """
-    header = read_header(path)
+    return from_own_header(read_header(path))
+
+
+def from_own_header(header: Header) -> Checkpoint:
+    """The model that the header of a safetensors file describes, if this program wrote it. Raises LLMError as `load`
+    does."""
+    path = header.path
     if any(name.startswith(ADAPTER_PREFIX) for name in header.tensors):
         raise LLMError(
             f"{path} holds adapters, not a model; merge them: llm import MODEL --adapter {path} -o merged.safetensors"

@@ -7,15 +7,14 @@ import math
 import mmap
 import struct
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmcli.errors import LLMError
 from llmcli.formats.header import TensorInfo
+from llmcli.formats.open_file import GGUF_MAGIC
 
-MAGIC = b"GGUF"
 MAX_COUNT = 1 << 17  # of tensors, and of fields
 MAX_HEADER_BYTES = 100_000_000  # several times the longest that is published
 MAX_STRING_BYTES = 1 << 24
@@ -38,16 +37,6 @@ TYPES_WITHOUT_VALUES = {
 }  # fmt: skip
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9  # the types of a field's value besides _SCALARS
-
-
-def is_gguf(path: Path) -> bool:
-    try:
-        if not path.is_file():  # opening a pipe would block
-            return False
-        with open(path, "rb") as file:
-            return file.read(4) == MAGIC
-    except OSError:
-        return False
 
 
 class GGUFHeader:
@@ -121,7 +110,7 @@ class _Parser:
     ValueError."""
 
     def __init__(self, data: mmap.mmap) -> None:
-        self._data, self.position = data, len(MAGIC)
+        self._data, self.position = data, len(GGUF_MAGIC)
         self._end = min(len(data), MAX_HEADER_BYTES)
         self._array_entries = 0
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import LLMError
-from llmcli.formats import checkpoint, ensemble_file, hf_directory, safetensors_header
+from llmcli.formats import checkpoint, ensemble_file, safetensors_header
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
-from llmcli.formats.gguf_header import is_gguf
 from llmcli.formats.header import Header
 from llmcli.formats.metadata import parse_document
-from llmcli.formats.open_file import open_for_reading
+from llmcli.formats.open_file import is_gguf, open_for_reading
 from llmcli.formats.safetensors_file import BLOCK_BYTES
 
 if TYPE_CHECKING:
@@ -27,9 +26,11 @@ def read_header(path: str | Path) -> Header:
     """The header of a model, or of any safetensors file; no tensor is read. Raises LLMError."""
     path = Path(path)
     if path.is_dir():
+        from llmcli.formats import hf_directory  # each reader only for its format: a short command waits for imports
+
         return hf_directory.read_header(path)
     if is_gguf(path):
-        from llmcli.formats import gguf_reader  # with what it imports, only for a GGUF
+        from llmcli.formats import gguf_reader
 
         return gguf_reader.read_header(path)
     return safetensors_header.read_header(path)
@@ -53,7 +54,8 @@ def load_any(path: str | Path) -> Checkpoint | Ensemble:
     if path.is_dir() or is_gguf(path):
         return checkpoint.from_header(read_header(path))
     header = safetensors_header.read_header(path)
-    return ensemble_file.from_header(header) if ensemble_file.is_ensemble(header) else checkpoint.load(path)
+    from_header = ensemble_file.from_header if ensemble_file.is_ensemble(header) else checkpoint.from_own_header
+    return from_header(header)
 
 
 def open_tokenizer(model: Checkpoint | Ensemble) -> "Tokenizer":
@@ -86,7 +88,11 @@ def open_chat_template(model: Checkpoint | Ensemble, tokenizer: "Tokenizer") -> 
 def files(path: str | Path) -> list[Path]:
     """The files that a model is read from. Raises LLMError."""
     path = Path(path)
-    return hf_directory.files(path) if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    from llmcli.formats import hf_directory
+
+    return hf_directory.files(path)
 
 
 def fingerprint(path: str | Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llmcli.errors import LLMError
 
+GGUF_MAGIC = b"GGUF"
 _EXAMPLE = "for example: hf download HuggingFaceTB/SmolLM2-135M --local-dir SmolLM2-135M"
 # models that tutorials name but that have another architecture, or are only available as a service
 _NOT_SUPPORTED = frozenset(
@@ -38,6 +39,16 @@ def open_for_reading(path: Path) -> Iterator[io.BufferedReader]:
         raise LLMError(_missing_file_message(path)) from error
     except OSError as error:
         raise LLMError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def is_gguf(path: Path) -> bool:
+    try:
+        if not path.is_file():  # opening a pipe would block
+            return False
+        with open(path, "rb") as file:
+            return file.read(4) == GGUF_MAGIC
+    except OSError:
+        return False
 
 
 def expected_format(path: Path) -> str:

@@ -19,13 +19,16 @@ probabilities. Numpy only. K, N, V = orders, tokens of a text, vocabulary size.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcli.data.batches import PrefixedTokens
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.models.runtime import Array
+
+if TYPE_CHECKING:
+    from llmcli.data.batches import PrefixedTokens
 
 ORDERS = 5  # K of models trained here; longer contexts add nothing
 MAX_GATE = 0.999  # so that the network always counts
@@ -258,7 +261,7 @@ class CachedText:
 
     def __init__(
         self,
-        ids: NDArray[np.integer] | PrefixedTokens,
+        ids: "NDArray[np.integer] | PrefixedTokens",
         weights: CacheWeights,
         separator: int | None = None,
         block_tokens: int = BLOCK_TOKENS,

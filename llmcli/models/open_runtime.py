@@ -61,12 +61,13 @@ def _open_network(checkpoint: Checkpoint, device: str, quantize: str | None, on_
 
 
 def _open_float32(checkpoint: Checkpoint, *, fast: bool) -> Runtime:
-    from llmcli.models import onnx_runtime
+    if fast and 4 * checkpoint.config.parameters <= FAST_BYTES:
+        from llmcli.models import onnx_runtime
+
+        if onnx_runtime.is_installed() and not onnx_runtime.unsupported(checkpoint.config):
+            return onnx_runtime.OnnxRuntime(checkpoint, None)
     from llmcli.models.numpy_runtime import NumpyRuntime
 
-    is_small = 4 * checkpoint.config.parameters <= FAST_BYTES
-    if fast and is_small and onnx_runtime.is_installed() and not onnx_runtime.unsupported(checkpoint.config):
-        return onnx_runtime.OnnxRuntime(checkpoint, None)
     return NumpyRuntime(checkpoint)
 
 

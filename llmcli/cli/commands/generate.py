@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli import console, memory_report, styles, tables, token_output
+from llmcli.cli import console, styles
 from llmcli.cli.options import (
     ANALYSIS,
     SAMPLING,
@@ -142,15 +142,14 @@ def generate(
     if prompt_pair and not text.strip():
         raise LLMError("the prompt is empty; give a text to answer")
     from llmcli.formats.loading import load_any, open_tokenizer
-    from llmcli.generation.chat import open_assistant
     from llmcli.models.open_runtime import open_runtime
 
     source = load_any(path)
     usage = _ExpertUsage(_expert_names(source, path)) if experts else None
-    training_texts = memory_report.training_texts(corpus, source, path) if memory else None
+    training_texts = _training_texts(corpus, source, path) if memory else None
     runtime = open_runtime(source, device, quantize, console.note, cache=not no_cache)
     tokenizer = open_tokenizer(source)
-    assistant = open_assistant(source, runtime, tokenizer) if prompt_pair else None
+    assistant = _open_assistant(source, runtime, tokenizer) if prompt_pair else None
     if assistant is None:
         _note_long_prompt(len(tokenizer.encode(text)), runtime.context)
     if next_ is not None:
@@ -166,6 +165,8 @@ def generate(
         else:
             _print_with_verbatim_passages([generator.run(each) for each in settings], training_texts, json_=json_)
         if color and not json_:
+            from llmcli.cli import token_output  # what only some options need is imported with them
+
             token_output.probability_legend()
         if usage and not json_:
             usage.show()
@@ -194,6 +195,18 @@ def _check_options(
         reject_options(context, "without --memory", "corpus")
     if quantize:
         reject_options(context, "with --quantize", "device")
+
+
+def _open_assistant(source: "Checkpoint | Ensemble", runtime: "Runtime", tokenizer: "Tokenizer") -> "Assistant":
+    from llmcli.generation.chat import open_assistant
+
+    return open_assistant(source, runtime, tokenizer)
+
+
+def _training_texts(corpus: list[str] | None, source: "Checkpoint | Ensemble", path: Path) -> "list[TrainingText]":
+    from llmcli.cli import memory_report
+
+    return memory_report.training_texts(corpus, source, path)
 
 
 def _note_long_prompt(tokens: int, context: int) -> None:
@@ -264,11 +277,12 @@ class _Generator:
         )  # fmt: skip
 
     def _pieces(self, sampling: SamplingConfig) -> "Iterator[Piece]":
-        from llmcli.data.conversations import Message
         from llmcli.generation.generator import Piece, generate
 
         if self.assistant is None:
             return generate(self.runtime, self.tokenizer, self.prompt, sampling, literal=self.literal)
+        from llmcli.data.conversations import Message
+
         events = self.assistant.answer([Message("user", self.prompt)], sampling)
         return (event for event in events if isinstance(event, Piece))
 
@@ -388,6 +402,8 @@ class _ExpertUsage:
         return {name: round(weight, 4) for name, weight in zip(self._names, weights, strict=True) if weight > 0}
 
     def show(self) -> None:
+        from llmcli.cli import tables
+
         tokens = max(1, sum(self._counts))
         rows = [
             (name, str(count), f"{count / tokens:.0%}", f"{weight / tokens:.3f}")
@@ -407,6 +423,7 @@ def _print_with_verbatim_passages(
     texts: list[_Generated], training_texts: "list[TrainingText]", *, json_: bool
 ) -> None:
     """Print texts with their verbatim passages marked; the training text is searched once for all of them."""
+    from llmcli.cli import memory_report, token_output
     from llmcli.evaluation.memorization import find_verbatim
 
     names = memory_report.corpus_names(training_texts)

@@ -1,0 +1,69 @@
+"""What a short command does before its result, counted: no test measures time. The benchmark is
+tests/benchmarks/cold_start.py."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import collections, json, sys
+from json.decoder import JSONDecoder
+counts = collections.Counter()
+decode, raw_decode = JSONDecoder.decode, JSONDecoder.raw_decode
+def counting(self, text, *rest, **more):
+    counts["tokenizer.json"] += '"merges"' in text and text.startswith("{")
+    return decode(self, text, *rest, **more)
+JSONDecoder.decode = counting
+def profile(frame, event, _):
+    if event == "call" and frame.f_code.co_name == "read_header" and "safetensors_header" in frame.f_code.co_filename:
+        counts["header"] += 1
+    if event == "call" and frame.f_code.co_name == "digest":
+        counts["hash"] += 1
+sys.setprofile(profile)
+from llmcli.cli import app
+sys.argv = ["llm", *sys.argv[1:]]
+try: app.main()
+except SystemExit as end: assert not end.code, end.code
+sys.setprofile(None)
+print(json.dumps({**counts, "modules": sorted(sys.modules)}), file=sys.stderr)
+"""
+# imported by no short command
+NEVER = {
+    "rich.console", "rich.table", "pydantic", "typer.rich_utils", "torch", "jinja2", "safetensors", "pyppmd", "asyncio",
+    "llmcli.cli.suggestions", "llmcli.formats.hf_directory", "llmcli.formats.gguf_header",
+    "llmcli.formats.gguf_reader", "llmcli.models.onnx_runtime", "llmcli.models.onnx_graph",
+    "llmcli.models.transformer", "llmcli.data.conversations", "llmcli.data.chat_template",
+    "llmcli.data.template_renderer", "llmcli.generation.chat", "llmcli.data.batches", "llmcli.data.corpus",
+}  # fmt: skip
+
+
+def run(*words: str) -> dict[str, object]:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    report: dict[str, object] = json.loads(done.stderr.splitlines()[-1])
+    return report
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny_model")
+@pytest.mark.parametrize(
+    ("words", "also_never"),
+    [
+        (("generate", "The cat", "-n", "1"), {"llmcli.cli.charts", "llmcli.cli.tables", "llmcli.cli.memory_report"}),
+        (("inspect",), {"tokenizers", "llmcli.generation", "llmcli.models"}),
+        (("inspect", "--json"), {"tokenizers", "llmcli.generation", "llmcli.models"}),
+        (("tokenize", "The cat"), {"llmcli.generation", "llmcli.models"}),
+    ],
+    ids=" ".join,
+)
+def test_a_short_command_reads_once_and_imports_what_it_uses(words: tuple[str, ...], also_never: set[str]) -> None:
+    report = run(*words)
+    assert report["tokenizer.json"] == 1
+    assert report["header"] == 1
+    assert report.get("hash", 0) <= (words[0] != "inspect")
+    modules = report["modules"]
+    assert isinstance(modules, list)
+    unneeded = {name for name in modules if name in NEVER | also_never}
+    assert not unneeded, f"imported without need: {sorted(unneeded)}"
