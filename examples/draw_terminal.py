@@ -1,8 +1,8 @@
-"""Draw the README's picture: run its commands in a terminal, and write what the terminal shows as SVG, light and dark.
+"""Draw the pictures of both READMEs: run commands in a terminal, and write what it shows as SVG, light and dark.
 
     python examples/draw_terminal.py
 
-It takes half a minute, and needs Linux or macOS. All but the run itself is a function of the bytes that the terminal
+It takes a minute, and needs Linux or macOS. All but the run itself is a function of the bytes that the terminal
 received, so the same recording always gives the same picture.
 """
 
@@ -17,10 +17,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 EXAMPLES = Path(__file__).resolve().parent
-COMMANDS = (  # (command, how the last row of its output that is shown begins; None: all rows are shown)
-    ("llm train examples/food.txt", "saved "),
-    ('llm generate "I like to eat" --next 5', " (unexplored)"),
-)
+PICTURES = {  # file -> (command, how the last row of its output that is shown begins; None: all rows are shown)
+    "first-picture": (
+        ("llm train examples/food.txt", "saved "),
+        ('llm generate "I like to eat" --next 5', " (unexplored)"),
+    ),
+    "first-picture-ja": (
+        ("llm train examples/asagohan.txt", "saved "),
+        ('llm generate "私は毎朝" --next 5', " (unexplored)"),
+    ),
+}
 COLUMNS, ROWS = 80, 40
 CELL, LINE, FONT, MARGIN = 8.4, 20, 14, 18  # pixels: width of a column, height of a row, font size, outer margin
 FAMILY = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace"
@@ -383,15 +389,17 @@ def cropped(rows: list[Row], last: str | None) -> list[Row]:
 
 
 def main() -> None:
-    """Run the commands in an empty directory and write the pictures."""
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        (directory / "examples").symlink_to(EXAMPLES)
-        rows = session([(command, record(command, directory), last) for command, last in COMMANDS])
-    title = "In a terminal: " + ", then ".join(command for command, _ in COMMANDS)
-    for name, theme in (("first-picture.svg", LIGHT), ("first-picture-dark.svg", DARK)):
-        (EXAMPLES / name).write_text(svg(rows, theme, title), "utf-8")
-        print(f"wrote {EXAMPLES / name}")
+    """Run the commands of each picture in an empty directory and write it."""
+    for picture, commands in PICTURES.items():
+        with tempfile.TemporaryDirectory() as name:
+            directory = Path(name)
+            (directory / "examples").symlink_to(EXAMPLES)
+            rows = session([(command, record(command, directory), last) for command, last in commands])
+        title = "In a terminal: " + ", then ".join(command for command, _ in commands)
+        for suffix, theme in (("", LIGHT), ("-dark", DARK)):
+            file = EXAMPLES / f"{picture}{suffix}.svg"
+            file.write_text(svg(rows, theme, title), "utf-8")
+            print(f"wrote {file}")
 
 
 if __name__ == "__main__":

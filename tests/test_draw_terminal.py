@@ -132,18 +132,30 @@ def test_bars_lines_and_dots_are_drawn_to_scale() -> None:
     )
 
 
-def test_the_pictures_of_the_readme_show_its_commands() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
+@pytest.mark.parametrize(
+    ("page", "picture", "prediction"),
+    [
+        ("README.md", "first-picture", r"The model\s+predicts ([\d.]+) and ([\d.]+)\."),
+        ("README.ja.md", "first-picture-ja", "モデルが予測した確率は ([\\d.]+)、([\\d.]+)、([\\d.]+) です。"),
+    ],
+)
+def test_the_picture_of_a_readme_shows_its_commands_and_its_probabilities(
+    page: str, picture: str, prediction: str
+) -> None:
+    readme = (ROOT / page).read_text("utf-8")
     names = re.search(
         r'<picture><source media="\(prefers-color-scheme: dark\)" srcset="([^"]+)">!\[[^]]+\]\(([^)]+)\)</picture>',
         readme,
     )
-    assert names and [*names.groups()] == ["examples/first-picture-dark.svg", "examples/first-picture.svg"]
+    assert names and [*names.groups()] == [f"examples/{picture}-dark.svg", f"examples/{picture}.svg"]
     texts = [ElementTree.parse(ROOT / name).find(f"{SVG}desc").text or "" for name in names.groups()]  # type: ignore[union-attr]
     assert texts[0] == texts[1]
-    for command, _ in draw.COMMANDS:
+    for command, _ in draw.PICTURES[picture]:
         assert f"$ {command}\n" in texts[0] and command in readme
-    assert re.search(r"\n apple +0\.\d+", texts[0]) and "\nsaved model.safetensors" in texts[0]
+    assert "\nsaved model.safetensors" in texts[0]
+    told = re.search(prediction, readme)
+    shown = re.findall(r"^ \S+ +(0\.\d+) +█", texts[0], re.M)
+    assert told and [*told.groups()] == [f"{float(one):.2f}" for one in shown[: len(told.groups())]]
 
 
 # ---- the run

@@ -113,7 +113,7 @@ def test_japanese_sentences_are_all_polite() -> None:
 
 def test_japanese_terms_are_those_of_the_field() -> None:
     text = TOURS["tour.ja.md"]
-    terms = ("1バイトあたりのビット数", "アテンション（注意機構）", "検証データ", "語彙", "埋め込み", "確率分布")
+    terms = ("1バイトあたりのビット数", "アテンション（注意機構）", "評価用データ", "語彙", "埋め込み", "確率分布")
     for term in (*terms, "過学習", "層", "学習", "推論"):
         assert term in text, term
     for wrong in ("毎バイト", "注意(", "数字", "専門家", "(", ")"):

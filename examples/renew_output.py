@@ -1,0 +1,127 @@
+"""Run the commands of a page in a terminal of 80 columns, and renew the output that the page shows below them.
+
+    python examples/renew_output.py examples/tour.md examples/tour.ja.md examples/README.md
+
+The commands run in order, in a new directory with a copy of the examples. A page shows parts of the output: a line
+`...` stands for lines that are left out. Each part is found by its first line, whose numbers and bars may differ, and
+has as many lines as before. Where a part is not found, the page keeps it and the program says so; edit it by hand then,
+and the prose. tests/test_tour.py compares what the tours show with what their commands print. Linux and macOS only.
+"""
+
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+EXAMPLES = Path(__file__).resolve().parent
+sys.path.insert(0, str(EXAMPLES))
+
+from draw_terminal import record, screen  # noqa: E402
+
+INDENT, PROMPT, GAP = "    ", "$ ", "..."
+
+
+@dataclass
+class Shown:
+    """A command of a page, and the output that the page shows below it."""
+
+    command: str
+    first_line: int  # of the output, in the page, from 0
+    lines: list[str] = field(default_factory=list)  # without the indentation
+
+    def parts(self) -> Iterator[list[str]]:
+        """The lines between gaps."""
+        part: list[str] = []
+        for line in [*self.lines, GAP]:
+            if line.strip() == GAP:
+                if part:
+                    yield part
+                part = []
+            else:
+                part.append(line)
+
+
+def read(page: str) -> list[Shown]:
+    """The commands of a page.
+
+    >>> [found] = read("Try:\\n\\n    $ date\\n    now\\n    ...\\n\\nx")
+    >>> found.command, found.first_line, list(found.parts())
+    ('date', 3, [['now']])
+    """
+    found: list[Shown] = []
+    inside = False
+    for number, line in enumerate(page.splitlines()):
+        text = line.removeprefix(INDENT)
+        if line.startswith(INDENT + PROMPT):
+            found.append(Shown(text.removeprefix(PROMPT), number + 1))
+            inside = True
+        elif inside and (line.startswith(INDENT) or not line):
+            found[-1].lines.append(text)
+        else:
+            inside = False
+    for one in found:
+        while one.lines and not one.lines[-1]:
+            one.lines.pop()
+    return found
+
+
+def shape(line: str) -> str:
+    """A line without its numbers, bars and spacing: what stays the same from run to run.
+
+    >>> shape(" apple     0.401   ████▉") == shape(" apple    0.38   ███")
+    True
+    """
+    return re.sub(r"\s+", " ", re.sub(r"[▀-▟]", "", re.sub(r"\d[\d,.]*", "0", line))).strip()
+
+
+def renewed(shown: Shown, output: Sequence[str]) -> list[list[str]] | None:
+    """The parts that a page shows of a command's output as they are in another output of it; None where one is
+    missing.
+
+    >>> renewed(Shown("x", 0, ["a 1", "...", "b 2", "c"]), ["", "a 5", "a 6", "b 7", "d 8"])
+    [['a 5'], ['b 7', 'd 8']]
+    """
+    parts, start = [], 0
+    for part in shown.parts():
+        at = next((i for i in range(start, len(output)) if shape(output[i]) == shape(part[0])), None)
+        if at is None or at + len(part) > len(output):
+            return None
+        start = at + len(part)
+        parts.append(list(output[at:start]))
+    return parts
+
+
+def run(commands: Sequence[str]) -> Iterator[list[str]]:
+    """The rows that a terminal shows after each command, all in one directory."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        shutil.copytree(EXAMPLES, directory / "examples")
+        for command in commands:
+            print(f"$ {command}", file=sys.stderr)
+            yield ["".join(cell.text for cell in row) for row in screen(record(command, directory))]
+
+
+def renew(page: Path) -> int:
+    """Write a page anew; the number of commands whose output was not found."""
+    lines = page.read_text("utf-8").splitlines()
+    missing = 0
+    shown = read("\n".join(lines))
+    for one, output in zip(shown, run([one.command for one in shown]), strict=True):
+        parts = renewed(one, output)
+        if parts is None:
+            missing += 1
+            print(f"{page.name}: not found below $ {one.command}\n" + "\n".join(f"  | {row}" for row in output))
+            continue
+        new = iter([line for part in parts for line in part])
+        for number, line in enumerate(one.lines, one.first_line):
+            if line.strip() != GAP:
+                lines[number] = (INDENT + next(new)).rstrip()
+    page.write_text("\n".join(lines) + "\n", "utf-8")
+    return missing
+
+
+if __name__ == "__main__":
+    sys.exit(1 if sum([renew(Path(name)) for name in sys.argv[1:]]) else 0)
