@@ -113,7 +113,7 @@ def compressors_ja(figures: Figures) -> str:
     xz, static, adapting, zpaq = _compressors(figures, SHAKESPEARE)
     return (
         f"同じ学習データを先に読み込ませた圧縮プログラムでは、xz が {cell(xz)}、PPM が {cell(static)} です。"
-        f"検証データにも適応し続けるものでは、PPM が {cell(adapting)}、`zpaq -m5` が {cell(zpaq)} です。"
+        f"評価用データにも適応し続けるものでは、PPM が {cell(adapting)}、`zpaq -m5` が {cell(zpaq)} です。"
     )
 
 
