@@ -45,8 +45,8 @@ STANDARD_LIBRARY_ONLY = {
     "data.conversation_turns", "data.conversations", "data.documents", "data.example_prompt", "data.file_types",
     "data.json_records", "data.json_text", "data.template_renderer", "data.temporary_files", "data.text_lines",
     "data.text_pieces", "data.token_cache", "data.token_names", "data.tokenizer_json", "data.vocabulary_limits",
-    "evaluation.compressors", "formats.atomic_io", "formats.gguf_tokenizer", "formats.metadata", "training.cgroups",
-    "training.recipe", "training.summary",
+    "evaluation.compressors", "evaluation.figures", "formats.atomic_io", "formats.gguf_tokenizer", "formats.metadata",
+    "training.cgroups", "training.recipe", "training.summary",
 }  # fmt: skip
 
 

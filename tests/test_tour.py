@@ -45,8 +45,8 @@ def output_of(outputs: dict[str, str], start: str) -> str:
 
 def bits_per_byte(table: str) -> dict[str, float]:
     header, *rows = (line.split("\t") for line in table.splitlines())
-    assert header[:2] == ["model", "bits/byte"]
-    return {row[0]: float(row[1]) for row in rows}
+    assert header[:3] == ["model", "network", "adapting"]
+    return {row[0]: float(row[1] or row[2]) for row in rows}
 
 
 @in_full
@@ -126,5 +126,5 @@ def test_the_columns_of_every_table_are_explained_in_japanese() -> None:
     heads = [line for line in TOURS["tour.ja.md"].splitlines()
              if re.match(r"     +(next word|token|layer|after layer|model|expert)  .*[a-z]$", line)]  # fmt: skip
     names = {name for head in heads for name in re.split("  +", head.strip())} - {"..."}
-    assert {"next word", "sampling", "attends to", "most likely", "bits/byte", "mean weight", "text"} <= names
+    assert {"next word", "sampling", "attends to", "most likely", "network", "adapting", "mean weight", "text"} <= names
     assert names <= explained, names - explained

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from llmcli import units
 from llmcli.cli import console, tables, token_output
 from llmcli.cli.safe_text import visible_whitespace
+from llmcli.evaluation.figures import ADAPTING, NETWORK, as_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,13 +34,15 @@ class ModelScore:
     conversations: int = 0  # whose answers were measured; 0: the document is plain text
 
     def as_json(self) -> dict[str, object]:
+        figures = self.score.figures
         return {
             "model": self.model,
             "file": self.file,
             "bytes": self.score.bytes,
             "tokens": self.score.tokens,
             "bits_per_byte": round(self.score.bits_per_byte, 6),
-            **self._without_cache_json(),
+            **({} if figures.adapting is None else {"bits_per_byte_without_cache": round(figures.network, 6)}),
+            **as_json(figures),
             "perplexity": round(self.score.perplexity, 6),
             "accuracy": round(self.score.accuracy, 6),
             "context": self.context,
@@ -47,41 +50,45 @@ class ModelScore:
             **({"of": "answers", "conversations": self.conversations} if self.conversations else {}),
         }
 
-    def _without_cache_json(self) -> dict[str, float]:
-        bits = self.score.bits_per_byte_without_cache
-        return {} if bits is None else {"bits_per_byte_without_cache": round(bits, 6)}
-
 
 def print_scores(scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]", baseline_file: str | None) -> None:
-    """A table of models and compressors; the text has a column if there are several."""
+    """A table of models and compressors; the text has a column if there are several. Each compressor stands in the
+    column of the figure that it can be compared with."""
     rows = [
         (
-            row.model, units.bits_per_byte(row.score.bits_per_byte), _without_cache(row.score),
+            row.model, units.bits_per_byte(row.score.network_bits_per_byte), _adapting(row.score),
             f"{row.score.perplexity:.2f}", f"{row.score.accuracy:.3f}", str(row.score.tokens), str(row.score.bytes),
             row.file or "all",
         )
         for row in scores
     ] + [
-        (row.name, units.bits_per_byte(row.bits_per_byte), "", "", "", "", str(row.bytes), baseline_file or "all")
+        (
+            row.name, *(("", row.shown) if row.is_adaptive else (row.shown, "")), "", "", "", str(row.bytes),
+            baseline_file or "all",
+        )
         for row in baselines
     ]  # fmt: skip
-    columns = ("model", "bits/byte", "no cache", "perplexity", "accuracy", "tokens", "bytes", "text")
-    has_cache = any(row.score.network_nats is not None for row in scores)
+    columns = ("model", NETWORK, ADAPTING, "perplexity", "accuracy", "tokens", "bytes", "text")
+    adapts = any(row[2] for row in rows)
     has_several = len({row.file for row in scores}) > 1
-    shown = [i for i in range(len(columns)) if (i != 2 or has_cache) and (i != len(columns) - 1 or has_several)]
+    shown = [i for i in range(len(columns)) if (i != 2 or adapts) and (i != len(columns) - 1 or has_several)]
     numbers = tuple(range(1, len(shown) - has_several))
     tables.table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows], numbers=numbers)
-    if has_cache:
-        console.caption("no cache: bits/byte of the network alone, as programs that know no n-gram cache run it.")
+    console.caption(f"{NETWORK}: bits per byte of the network alone, as other programs run the model.")
+    if adapts:
+        console.caption(
+            f"{ADAPTING}: bits per byte of what adapts to the text as it reads it: models with their n-gram cache, and "
+            "compressors."
+        )
     console.caption(
-        "bits/byte: lower is better, 8 is a uniform guess over all byte values; comparable across all models. "
+        "Bits per byte: lower is better, 8 is a uniform guess over all byte values; comparable across all models. "
         "perplexity: as uncertain as a choice among that many equally likely tokens; comparable only between models "
         "with the same tokenizer. accuracy: share of tokens that were the network's most likely one."
     )
 
 
-def _without_cache(score: "Score") -> str:
-    bits = score.bits_per_byte_without_cache
+def _adapting(score: "Score") -> str:
+    bits = score.adapting_bits_per_byte
     return "" if bits is None else units.bits_per_byte(bits)
 
 
@@ -91,6 +98,8 @@ def baseline_json(baseline: "Baseline", file: str | None) -> dict[str, object]:
         "file": file,
         "bytes": baseline.bytes,
         "bits_per_byte": round(baseline.bits_per_byte, 6),
+        "adaptive": baseline.is_adaptive,
+        "estimate": baseline.is_estimate,
         "past_bytes": baseline.past_bytes,
         "pieces": baseline.pieces,
     }
@@ -120,6 +129,7 @@ class TokenSurprisals:
             ],
             "from_byte": from_byte,
             "bits_per_byte": round(self.score.bits_per_byte, 6),
+            **as_json(self.score.figures),
             "tokens": [
                 {"id": token, "text": self.tokenizer.label(token), "bits": round(bits, 4)}
                 for token, bits in zip(self.ids, self.bits, strict=True)
@@ -147,7 +157,7 @@ class TokenSurprisals:
                 if len(self.files) > 1:
                     console.heading(file)
                 token_output.surprisals(self._text_with_bits(first, end))
-        console.heading(f"{units.bits_per_byte(self.score.bits_per_byte)} bits per byte; the most surprising passages:")
+        console.heading(f"{self.score.figures}; the most surprising passages:")
         rows = [
             (f"{span.bits:.1f}", f"{span.bits / (span.end - span.start):.2f}", f"{span.start + 1:,}", self._text(span))
             for span in spans

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 from llmcli import units
 from llmcli.cli import console, tables
 from llmcli.config import as_record
+from llmcli.evaluation.figures import as_json, change
 from llmcli.formats.hf_config import dump_config
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from llmcli.cli.progress import TrainingView
+    from llmcli.evaluation.compressors import Baseline
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.training.events import Done, Evaluation, Sample, Step, TeacherTrained
     from llmcli.training.plan import Plan
-
-Baselines = list[tuple[str, float]]  # (name of a compressor, bits per byte)
 
 
 def show_plan(plan: "Plan", *, dry_run: bool, json_: bool) -> None:
@@ -71,7 +72,7 @@ def show_result(
     file: "Path",
     *,
     parameters: int,
-    baselines: Baselines,
+    baselines: "Sequence[Baseline]",
     sentences: list[str],
     json_: bool,
 ) -> None:
@@ -83,11 +84,21 @@ def show_result(
             steps=done.step,
             seconds=round(done.seconds, 2),
             bits_per_byte=done.score.bits_per_byte if done.score else None,
+            **as_json(done.score and done.score.figures),
             parameters=parameters,
             best_step=done.best_step,
             interrupted=done.interrupted,
             bits_per_byte_before=done.base_score.bits_per_byte if done.base_score else None,
-            baselines=[{"name": name, "bits_per_byte": bits} for name, bits in baselines],
+            **as_json(done.base_score and done.base_score.figures, "_before"),
+            baselines=[
+                {
+                    "name": baseline.name,
+                    "bits_per_byte": baseline.bits_per_byte,
+                    "adaptive": baseline.is_adaptive,
+                    "estimate": baseline.is_estimate,
+                }
+                for baseline in baselines
+            ],
             memorised=done.checkpoint.record["memorised"],
             verdict=sentences,
             **_conversation_results(done.checkpoint.record),
@@ -100,12 +111,10 @@ def show_result(
         f"{units.duration(done.seconds)}"
     )
     if done.base_score and done.score:
-        before, after = (
-            units.bits_per_byte(done.checkpoint.record[key]) for key in ("bits_per_byte_before", "bits_per_byte")
-        )
+        changed = change(done.base_score.figures, done.score.figures)
         unchanged = "; no step improved it, so the weights are unchanged" if done.best_step == 0 else ""
         of_answers = " of answers" if "conversations" in done.checkpoint.record else ""
-        console.note(f"held-out bits per byte{of_answers}: {before} before, {after} after{unchanged}")
+        console.note(f"held-out bits per byte{of_answers}: {changed}{unchanged}")
     for sentence in sentences:
         console.note(sentence)
 

@@ -10,6 +10,9 @@ import lzma
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from llmcli import units
+
+ADAPTIVE_PPM, STATIC_PPM = "PPM, adaptive", "PPM, static"
 PPM_ORDER = 6  # bytes of context
 PIECE_BYTES = 1024  # so short that PPM adapts little within a piece
 MAX_PIECES, MIN_PIECES = 24, 8
@@ -31,6 +34,26 @@ class Baseline:
     past_bytes: int  # that it read before: the end of the past
     pieces: int | None = None  # of the text that were compressed independently; None if the text was not divided
 
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether its statistics adapt to the text: then it stands beside the adapting figure of a model, otherwise
+        beside that of the network. (xz has no statistics; it copies, from the text as well.)"""
+        return self.name == ADAPTIVE_PPM
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether it was measured on a sample of the pieces."""
+        return self.pieces is not None and self.pieces * PIECE_BYTES < self.bytes
+
+    @property
+    def shown(self) -> str:
+        """Bits per byte, of an estimate to two decimals.
+
+        >>> Baseline("PPM, static", 2.1375, 5000, 9000, pieces=4).shown, Baseline("xz", 2.1375, 5000, 9000).shown
+        ('about 2.14', '2.138')
+        """
+        return f"about {self.bits_per_byte:.2f}" if self.is_estimate else units.bits_per_byte(self.bits_per_byte)
+
 
 def baselines(text: bytes, past: bytes = b"", *, seconds: float = DEFAULT_SECONDS) -> list[Baseline]:
     """Compress a text with xz and with PPM, which adapts to the text as it reads it; given a past, also with static
@@ -44,7 +67,7 @@ def baselines(text: bytes, past: bytes = b"", *, seconds: float = DEFAULT_SECOND
     xz_past, ppm_past, _ = (past[-limit:] for limit in _past_limits(seconds))
     results = [
         Baseline("xz", _added_bits_per_byte(xz_size, text, xz_past), len(text), len(xz_past)),
-        Baseline("PPM, adaptive", _added_bits_per_byte(ppm_size, text, ppm_past), len(text), len(ppm_past)),
+        Baseline(ADAPTIVE_PPM, _added_bits_per_byte(ppm_size, text, ppm_past), len(text), len(ppm_past)),
     ]
     return [*results, static_ppm(text, past, seconds=STATIC_SHARE * seconds)] if past else results
 
@@ -92,7 +115,7 @@ def static_ppm(text: bytes, past: bytes, *, seconds: float = STATIC_SHARE * DEFA
     past_size = ppm_size(past)
     difference = sum(ppm_size(past + pieces[i]) - past_size - adapting_sizes[i] for i in sample)
     size = sum(adapting_sizes) / len(text) + difference / sum(len(pieces[i]) for i in sample)  # bytes per byte
-    return Baseline("PPM, static", size * 8, len(text), len(past), count)
+    return Baseline(STATIC_PPM, size * 8, len(text), len(past), count)
 
 
 def xz_size(data: bytes) -> int:

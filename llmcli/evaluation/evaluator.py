@@ -18,6 +18,7 @@ from llmcli.data.batches import PrefixedTokens
 from llmcli.data.corpus import Corpus, Part
 from llmcli.data.tokens import Encoder, count_bytes, tokenize
 from llmcli.errors import LLMError, usage
+from llmcli.evaluation.figures import Figures
 from llmcli.models.cache_runtime import CacheRuntime
 from llmcli.models.logits import check_finite
 from llmcli.models.ngram_cache import CachedText
@@ -62,12 +63,27 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
+        """As the model runs: `adapting_bits_per_byte` if it has an n-gram cache, else `network_bits_per_byte`."""
         return _bits_per_byte(self.nats, self.bytes)
 
     @property
+    def network_bits_per_byte(self) -> float:
+        """Of the network alone."""
+        return _bits_per_byte(self._network, self.bytes)
+
+    @property
+    def adapting_bits_per_byte(self) -> float | None:
+        """Of the network with its n-gram cache, which adapts to the text; None where it has none."""
+        return None if self.network_nats is None else self.bits_per_byte
+
+    @property
     def bits_per_byte_without_cache(self) -> float | None:
-        """Of the network alone; None where it has no n-gram cache."""
-        return None if self.network_nats is None else _bits_per_byte(self.network_nats, self.bytes)
+        """Like `network_bits_per_byte`, but None where the model has no n-gram cache."""
+        return None if self.network_nats is None else self.network_bits_per_byte
+
+    @property
+    def figures(self) -> Figures:
+        return Figures(self.network_bits_per_byte, self.adapting_bits_per_byte)
 
     @property
     def perplexity(self) -> float:

@@ -56,6 +56,7 @@ _RECORD: dict[str, Schema] = {  # of a training run
     "best_step": COUNT,
     "bits_per_byte": (NUMBER, NULL),
     "bits_per_byte_before": NUMBER,
+    "bits_per_byte_before_without_cache": NUMBER,
     "bits_per_byte_without_cache": NUMBER,
     "clock": {
         "seconds": AMOUNT,

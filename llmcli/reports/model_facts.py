@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli import units
 from llmcli.errors import LLMError
+from llmcli.evaluation.figures import Figures, as_json
 from llmcli.formats.json_schema import parse_json
 from llmcli.formats.metadata import parse_document
 from llmcli.training.summary import Record, student_was_kept
@@ -34,7 +35,7 @@ def facts(header: "Header", on_note: OnNote) -> dict[str, Any]:
         ],
         "config": json_object(header, "config.json", on_note),
         "tokenizer": tokenizer_facts(header),
-        "training": json_object(header, "training.json", on_note),
+        "training": _with_figures(json_object(header, "training.json", on_note)),
         "sha256": header.metadata.get("sha256"),
         **({"problem": header.problem} if header.problem else {}),
     }
@@ -48,6 +49,17 @@ def json_object(header: "Header", key: str, on_note: OnNote) -> dict[str, Any]:
         on_note(f"its {key} is not JSON and is left out here")
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _with_figures(record: dict[str, Any]) -> dict[str, Any]:
+    """A record that says which of its figures is of the network alone, if they can be read."""
+    if not record.keys() & {"bits_per_byte", "bits_per_byte_before"}:
+        return record
+    try:
+        found = [as_json(Figures.of_record(record, when), when) for when in ("", "_before")]
+    except TypeError:  # not numbers
+        return record
+    return record | found[0] | ({} if Figures.of_record(record, "_before") is None else found[1])
 
 
 def tokenizer_facts(header: "Header") -> dict[str, Any]:
@@ -162,17 +174,14 @@ def _validation(record: Record) -> list[tuple[str, str]]:
 
 def _held_out_loss(record: Record) -> str:
     """The loss at the end of a run, and how it was measured."""
-    bits = record.get("bits_per_byte")
-    if not bits:
+    figures, before = Figures.of_record(record), Figures.of_record(record, "_before")
+    if figures is None:
         return "not measured"
     measured = record.get("held_out_measured")
     of_answers = " of answers" if record.get("held_out", {}).get("of") == "answers" else ""
     at_end = f"{of_answers} at the end, on {measured['bytes']:,} bytes, in float32" if measured else of_answers
-    before = record.get("bits_per_byte_before")
-    base = f"; {units.bits_per_byte(before)} before fine-tuning" if before else ""
-    network = record.get("bits_per_byte_without_cache")
-    cache = f"; {units.bits_per_byte(network)} without the n-gram cache" if network else ""
-    return f"{units.bits_per_byte(bits)} bits per byte{at_end}{cache}{base}"
+    base = f"; {before.numbers} before fine-tuning" if before else ""
+    return f"{figures}{at_end}{base}"
 
 
 def _memorization(record: Record) -> list[tuple[str, str]]:
@@ -228,8 +237,8 @@ def expert_rows(header: "Header", record: Record) -> list[tuple[str, str, str, s
 def _expert_row(name: str, config: Mapping[str, Any], record: Record) -> tuple[str, str, str, str]:
     shape = f"{config.get('num_hidden_layers')} layers, hidden size {config.get('hidden_size')}"
     corpus = ", ".join(str(document.get("name")) for document in record.get("corpus", [])[:MAX_NAMES])
-    bits = record.get("bits_per_byte")
-    return name, shape, corpus, units.bits_per_byte(bits) if isinstance(bits, float) else ""
+    figures = Figures.of_record(record)
+    return name, shape, corpus, figures.numbers if figures else ""
 
 
 # ---- the HTML page

@@ -71,9 +71,8 @@ def training_record(
         **_given("problem", problem),
         **_given("regularization", position.regularizations),
         **_given("distillation", _distillation(position, history)),
-        "bits_per_byte": score and round(score.bits_per_byte, 6),
-        **_given("bits_per_byte_without_cache", score and _without_cache(score)),
-        **({"bits_per_byte_before": round(base.bits_per_byte, 6)} if base else {}),
+        **(score.figures.as_record() if score else {"bits_per_byte": None}),
+        **(base.figures.as_record("_before") if base else {}),
         "sharpness": position.best_factor,  # the factor on the logits (calibration.py); files keep the name
         **_given("ngram_cache", final.cache and final.cache.as_record()),
         **_given("expert_shares", final.expert_shares),
@@ -100,11 +99,6 @@ def _distillation(position: Position, history: History) -> dict[str, float]:
     if (step := position.student_from) is None:
         return {}
     return {"from_step": step, "teacher_bits_per_byte": history.best_evaluation(step)}
-
-
-def _without_cache(score: Score) -> float | None:
-    bits = score.bits_per_byte_without_cache
-    return None if bits is None else round(bits, 6)
 
 
 def _given(key: str, value: object) -> Mapping[str, object]:

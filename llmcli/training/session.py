@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # torch is imported when training starts, not when the text i
     from llmcli.data.conversation_files import ConversationFile
     from llmcli.data.corpus import Corpus
     from llmcli.data.tokenizer import Tokenizer
+    from llmcli.evaluation.compressors import Baseline
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.training.cost_model import Machine, Memory
     from llmcli.training.data_parallel import Leader
@@ -34,7 +35,6 @@ if TYPE_CHECKING:  # torch is imported when training starts, not when the text i
 
 __all__ = ["Inputs", "PlannedRun", "Result", "check_space", "load_inputs", "plan_run", "run"]
 
-Baseline = tuple[str, float]  # (name of a compressor, bits per byte)
 # seconds of the time budget reserved for measuring memorization and saving the model, and for each million parameters
 RESERVED_SECONDS, RESERVED_SECONDS_PER_MILLION = 0.6, 0.06
 # seconds for the compressors: a share of the time budget, or without one
@@ -326,8 +326,18 @@ class Result:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """On the held-out text; None where nothing was held out."""
+        """On the held-out text, as the model runs; None where nothing was held out."""
         return self.done.score.bits_per_byte if self.done.score else None
+
+    @property
+    def network_bits_per_byte(self) -> float | None:
+        """The same of the network alone."""
+        return self.done.score.network_bits_per_byte if self.done.score else None
+
+    @property
+    def adapting_bits_per_byte(self) -> float | None:
+        """The same with the n-gram cache, if the model has one."""
+        return self.done.score.adapting_bits_per_byte if self.done.score else None
 
 
 def run(
@@ -462,7 +472,7 @@ def _baselines(prepared: Prepared) -> list[Baseline]:
     if not held_out.text_bytes or not compressors.affordable(held_out.text_bytes, training.text_bytes, seconds):
         return []
     text, past = held_out.utf8(), training.utf8()
-    return [(result.name, result.bits_per_byte) for result in compressors.baselines(text, past, seconds=seconds)]
+    return compressors.baselines(text, past, seconds=seconds)
 
 
 def _complete_record(

@@ -12,6 +12,8 @@ from llmcli import units
 from llmcli.config import FINE_TUNING_RECIPES
 from llmcli.data.example_prompt import shell_quoted
 from llmcli.errors import LLMError, command_line
+from llmcli.evaluation.compressors import Baseline
+from llmcli.evaluation.figures import ADAPTING, NETWORK, Figures
 
 INITIAL_SHARE = 0.1  # of a training run: the loss falls steeply there, and the scale of a chart leaves it out
 # Undertrained
@@ -38,11 +40,12 @@ MEMORIZED_SHARE_ALONE = 0.5  # ... where there is no held-out text
 KNOWN_SHARE = 0.5  # a held-out text of its own is hardly new text then
 REPEATED_SHARE = 0.9  # a text says the same again and again; what a model cannot predict in it is mostly chance
 
+MIN_COMPARED_BYTES = 2000  # of held-out text; on less, a comparison with compressors says nothing
 SPEED_TOLERANCE = 1.25  # factor between the planned and the reached speed
 SUGGESTED_MINUTES = (5, 10, 15, 20, 30, 60, 120, 180, 240, 360, 480, 720, 1440)  # for --time; the first is its default
 
 Record = Mapping[str, Any]  # of a training run, as JSON holds it
-Baselines = Sequence[tuple[str, float]]  # (compressor, bits per byte of the held-out text)
+Baselines = Sequence[Baseline]  # compressors on the held-out text
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,8 @@ def summarize(
     `again` how. Raises LLMError for a record without a curve.
 
     The rules. Of 3 to 6 only the first that applies is given; 7 may stand beside any of 2 to 6.
-    1. Bits per byte of held-out text at the end, beside the baselines, and which of these are beaten.
+    1. Bits per byte of held-out text at the end, of the network and adapting, each beside its baselines; which of these
+       are beaten, if model and compressors read the same bytes, at least MIN_COMPARED_BYTES.
     2. Interrupted, or ended by a problem.
     3. Undertrained: fewer than MIN_STEPS steps (MIN_STEPS_FINE_TUNING for fine-tuning) and MANY_EPOCHS epochs; less
        than one epoch of a text that was read whole; or worse than every compressor. A longer time is suggested. Not
@@ -229,10 +233,25 @@ class _Run:
         return float(record.get("epochs", 0.0)) * steps / max(1, self.steps)
 
     @property
-    def bits_per_byte(self) -> float | None:
+    def figures(self) -> Figures | None:
         """Of the held-out text, at the end."""
-        bits: float | None = self.record.get("bits_per_byte")
-        return bits
+        return Figures.of_record(self.record)
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether the model was measured on what the compressors read, and on enough of it."""
+        held_out = self.record["held_out"]["bytes"]
+        return self.record["held_out_measured"]["bytes"] == held_out >= MIN_COMPARED_BYTES
+
+    @property
+    def verdicts(self) -> list[tuple[Baseline, bool]]:
+        """Whether the model is better than each compressor that its figures can be compared with: the network, or
+        adapting."""
+        if not self.baselines or not self.figures or not self.is_comparable:
+            return []
+        network, adapting = self.figures.network, self.figures.adapting
+        sides = [(baseline, adapting if baseline.is_adaptive else network) for baseline in self.baselines]
+        return [(baseline, bits < baseline.bits_per_byte) for baseline, bits in sides if bits is not None]
 
     @property
     def of_answers(self) -> bool:
@@ -293,8 +312,7 @@ class _Run:
 
     @property
     def beats_a_compressor(self) -> bool:
-        bits = self.bits_per_byte
-        return not self.baselines or bits is None or any(other > bits for _, other in self.baselines)
+        return not self.verdicts or any(better for _, better in self.verdicts)
 
     @property
     def training_loss(self) -> float:
@@ -305,14 +323,14 @@ class _Run:
 
 def _quality(run: _Run) -> str:
     """Rule 1."""
-    record, bits = run.record, run.bits_per_byte
+    record, figures = run.record, run.figures
     held_out = record.get("held_out", {}).get("bytes", 0)
     what = "answers" if run.of_answers else "text"
-    if bits is None and held_out:
+    if figures is None and held_out:
         was = "were" if run.of_answers else "was"
         why = record.get("not_evaluated", "which would have taken too long")
         return f"The held-out {what} {was} not evaluated at the end, {why}: run llm eval."
-    if bits is None:
+    if figures is None:
         what = "conversations were" if run.of_answers else "text was"
         return f"No {what} held out, so the loss on unseen {run.data} is unknown."
     measured, context = record["held_out_measured"]["bytes"], record["held_out_measured"].get("context")
@@ -320,17 +338,21 @@ def _quality(run: _Run) -> str:
     window = f" with a context of {context:,} tokens" if context else ""
     source = record["held_out"].get("from")
     rule = f" ({source})" if source else ""
-    network = record.get("bits_per_byte_without_cache")
-    cache = f", {units.bits_per_byte(network)} without the n-gram cache" if network else ""
-    quality = (
-        f"Held-out {what}{rule}: {units.bits_per_byte(bits)} bits per byte at the end (lower is better){cache}, on "
-        f"{part} bytes, in float32{window}."
-    )
+    quality = f"Held-out {what}{rule}: {figures} at the end (lower is better), on {part} bytes, in float32{window}."
     if not run.baselines:
         return quality
-    compressors = "; ".join(f"{name} {units.bits_per_byte(other)}" for name, other in run.baselines)
     text = "the same text" if measured == held_out else "all of it"
-    return f"{quality} Compressors on {text}: {compressors}. The model beats {_beaten(bits, run.baselines)}."
+    beside = [_beside(run, f"the {NETWORK}", adaptive=False), _beside(run, ADAPTING, adaptive=True)]
+    return f"{quality} Compressors on {text}, {'; '.join(filter(None, beside))}."
+
+
+def _beside(run: _Run, figure: str, *, adaptive: bool) -> str:
+    """The compressors that stand beside a figure, and whether it is better; "" if there are none."""
+    shown = [f"{baseline.name} {baseline.shown}" for baseline in run.baselines if baseline.is_adaptive == adaptive]
+    verdicts = {baseline.name: better for baseline, better in run.verdicts if baseline.is_adaptive == adaptive}
+    ahead = [name for name, better in verdicts.items() if not better]
+    verdict = f" ({figure} is {_better(len(verdicts), ahead)})" if verdicts else ""
+    return f"beside {figure}: {' and '.join(shown)}{verdict}" if shown else ""
 
 
 def _known_text(run: _Run) -> list[str]:
@@ -406,14 +428,15 @@ def _plain_text(run: _Run) -> list[str]:
     ]
 
 
-def _beaten(bits: float, baselines: Baselines) -> str:
-    beaten = [name for name, other in baselines if other > bits]
-    ahead = [name for name, other in baselines if other <= bits]
+def _better(compared: int, ahead: Sequence[str]) -> str:
+    """How a model compares, where these compressors are ahead of it or level.
+
+    >>> _better(2, []), _better(2, ["xz"]), _better(2, ["xz", "PPM"])
+    ('better', 'not better than xz', 'not better')
+    """
     if not ahead:
-        return "all of them"
-    if not beaten:
-        return "none of them"
-    return f"all but {ahead[0]}" if len(ahead) == 1 else f"only {' and '.join(beaten)}"
+        return "better"
+    return "not better" if len(ahead) == compared else f"not better than {' and '.join(ahead)}"
 
 
 def _early_end(run: _Run, resumable: bool, again: str) -> list[str]:
@@ -551,9 +574,8 @@ def _needs_time(run: _Run) -> str:
     if run.read_in_part:
         read, whole = run.record["read_bytes"], run.record["train_bytes"]
         return f"There was time for only {read:,} of {whole:,} bytes of text"
-    bits = run.bits_per_byte
-    if bits is not None and any(name == "xz" and other <= bits for name, other in run.baselines):
-        return "xz, which only finds repeated strings, still compresses this text better"
+    if any(baseline.name == "xz" and not better for baseline, better in run.verdicts):
+        return "xz, which only finds repeated strings, still compresses this text better than the network"
     return ""
 
 

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from llmcli.errors import LLMError
+from llmcli.evaluation.compressors import Baseline
 from llmcli.training.summary import read_curve, summarize, usage_hints
 
 PLATEAU = "The validation loss has plateaued: longer training at this size would help little."
 PLATEAU_ALONE = "The training loss has plateaued: longer training at this size would help little."
-FINAL = "Held-out text: 1.000 bits per byte at the end (lower is better), on all 500 bytes, in float32."
+FINAL = "Held-out text: network 1.000 bits per byte at the end (lower is better), on all 5,000 bytes, in float32."
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def record(**changes: Any) -> dict[str, Any]:
     nats = 2 * math.log(2)  # per token: 1 bit per byte
     return {
         "train_bytes": 2000, "train_tokens": 1000, "steps": 100, "best_step": 100, "epochs": 1.0, "interrupted": False,
-        "bits_per_byte": 1.0, "held_out_measured": {"bytes": 500}, "held_out": {"bytes": 500},
+        "bits_per_byte": 1.0, "held_out_measured": {"bytes": 5000}, "held_out": {"bytes": 5000},
         "train": {"steps": 100, "seconds": None}, "validation": {"tokens": 512},
         "curve": {
             "step": list(range(10, 101, 10)), "loss": [4 * nats, 2 * nats] + [nats] * 8,
@@ -62,33 +63,72 @@ def test_a_run_that_has_plateaued() -> None:
 def test_the_part_of_the_held_out_text_that_was_measured_is_given() -> None:
     part = summarize(record(held_out={"bytes": 20_000}, bits_per_byte=0.2146))[0]
     assert part == (
-        "Held-out text: 0.215 bits per byte at the end (lower is better), on 500 of its 20,000 bytes, in float32."
+        "Held-out text: network 0.215 bits per byte at the end (lower is better), on 5,000 of its 20,000 bytes, in "
+        "float32."
+    )
+
+
+def compressors(**bits: float) -> list[Baseline]:
+    """Results by name; static PPM by 24 pieces of 1,024 bytes of a longer text."""
+    names = {"xz": "xz", "static": "PPM, static", "adaptive": "PPM, adaptive"}
+    return [
+        Baseline(names[key], value, 50_000, 99_000, pieces=24 if key == "static" else None)
+        for key, value in bits.items()
+    ]
+
+
+ALL = compressors(xz=3.0, static=2.5, adaptive=2.0)
+
+
+@pytest.mark.parametrize(
+    ("network", "adapting", "of_network", "of_adapting"),
+    [(0.9, None, " (the network is better)", ""),
+     (0.9, 0.8, " (the network is better)", " (adapting is better)"),
+     (2.4, 2.1, " (the network is better)", " (adapting is not better)"),
+     (2.6, 2.0, " (the network is not better than PPM, static)", " (adapting is not better)"),
+     (3.0, 1.9, " (the network is not better)", " (adapting is better)")],
+)  # fmt: skip
+def test_each_figure_is_compared_with_compressors_of_its_kind(
+    network: float, adapting: float | None, of_network: str, of_adapting: str
+) -> None:
+    """An estimate is printed as one."""
+    of_both = {"bits_per_byte": adapting, "bits_per_byte_without_cache": network}
+    first = summarize(record(**(of_both if adapting else {"bits_per_byte": network})), ALL)[0]
+    shown = f"network {network:.3f}" + (f", adapting {adapting:.3f}" if adapting else "")
+    assert first == (
+        f"{FINAL.replace('network 1.000', shown)} Compressors on the same text, beside the network: xz 3.000 and PPM, "
+        f"static about 2.50{of_network}; beside adapting: PPM, adaptive 2.000{of_adapting}."
     )
 
 
 @pytest.mark.parametrize(
-    ("ours", "comparison"),
-    [(0.9, "The model beats all of them."), (2.5, "The model beats all but PPM, adaptive."),
-     (2.0, "The model beats all but PPM, adaptive."),
-     (9.0, "The model beats none of them.")],
-)  # fmt: skip
-def test_comparison_with_compressors(ours: float, comparison: str) -> None:
-    first = summarize(record(bits_per_byte=ours), [("xz", 3.0), ("PPM, adaptive", 2.0)])[0]
-    quality = FINAL.replace("1.000", f"{ours:.3f}")
-    assert first == f"{quality} Compressors on the same text: xz 3.000; PPM, adaptive 2.000. {comparison}"
+    ("measured", "held_out", "text"),
+    [(1999, 1999, "the same text"), (38, 38, "the same text"), (5000, 20_000, "all of it")],
+)
+def test_there_is_no_verdict_on_little_text_or_on_other_bytes(measured: int, held_out: int, text: str) -> None:
+    """Neither that the model is better nor, with worse figures, that more time would help."""
+    for bits in (0.5, 9.0):
+        sentences = summarize(
+            record(bits_per_byte=bits, held_out_measured={"bytes": measured}, held_out={"bytes": held_out}), ALL
+        )
+        assert sentences[0].endswith(
+            f" Compressors on {text}, beside the network: xz 3.000 and PPM, static about 2.50; beside adapting: PPM, "
+            "adaptive 2.000."
+        )
+        assert sentences[1:] == [PLATEAU]
 
 
 def test_without_held_out_text() -> None:
     curve = record()["curve"] | {"eval_step": [], "eval_bits_per_byte": []}
     bare = record(bits_per_byte=None, held_out={"bytes": 0}, curve=curve)
-    assert summarize(bare, [("xz", 3.0)]) == [
+    assert summarize(bare, ALL) == [
         "No text was held out, so the loss on unseen text is unknown.",
         PLATEAU_ALONE,
     ]
 
 
 def test_a_capped_context_and_an_unmeasured_text_are_mentioned() -> None:
-    capped = summarize(record(held_out_measured={"bytes": 500, "context": 2048}))[0]
+    capped = summarize(record(held_out_measured={"bytes": 5000, "context": 2048}))[0]
     assert capped == FINAL.replace("in float32.", "in float32 with a context of 2,048 tokens.")
     unmeasured = summarize(record(bits_per_byte=None, held_out_measured=None))[0]
     assert unmeasured == (
@@ -111,10 +151,10 @@ def test_a_capped_context_and_an_unmeasured_text_are_mentioned() -> None:
         ({"steps": 99, "best_step": 99}, [], "99 steps"),
         ({"epochs": 0.31}, [], "31% of the training text seen"),
         ({"epochs": 0.9999}, [], "99% of the training text seen"),
-        ({}, [("xz", 0.9), ("PPM", 0.8)], "worse than every compressor"),
-        ({"steps": 2, "best_step": 2}, [("xz", 0.9)], "2 steps, worse than every compressor"),
+        ({}, compressors(xz=0.9, static=0.8), "worse than every compressor"),
+        ({"steps": 2, "best_step": 2}, compressors(xz=0.9), "2 steps, worse than every compressor"),
         ({"steps": 2, "best_step": 1}, [], "2 steps"),
-        ({}, [("xz", 0.9), ("PPM", 1.8)], ""),  # worse than xz alone: rule 6
+        ({}, compressors(xz=0.9, static=1.8), ""),  # worse than xz alone: rule 6
         ({"steps": 99, "best_step": 99, "epochs": 10.0}, [], ""),  # short of text, not of steps
         ({"epochs": 0.6, "train_bytes": 9000, "read_bytes": 2000}, [], ""),  # no epoch is ever full
         ({"steps": 9, "best_step": 9, "base": {}}, [], "9 steps"),
@@ -123,10 +163,10 @@ def test_a_capped_context_and_an_unmeasured_text_are_mentioned() -> None:
         ({"steps": 1, "best_step": 0, "epochs": 0.02, "base": {}}, [], "1 step, 2% of the training text seen"),
         # the text ended the run
         ({"steps": 30, "best_step": 30, "epochs": 9.0, "train": {"steps": 30, "seconds": 300.0}}, [], ""),
-        ({"steps": 2, "best_step": 2, "interrupted": True}, [("xz", 0.9)], ""),
+        ({"steps": 2, "best_step": 2, "interrupted": True}, compressors(xz=0.9), ""),
     ],
 )
-def test_undertrained(changes: dict[str, Any], baselines: list[tuple[str, float]], reasons: str) -> None:
+def test_undertrained(changes: dict[str, Any], baselines: list[Baseline], reasons: str) -> None:
     sentences = summarize(record(**changes), baselines)[1:]
     if reasons:
         assert sentences == [f"Undertrained: {reasons}. Train longer."]
@@ -154,7 +194,7 @@ def test_the_suggested_time(steps: int, epochs: float, taken: float, tuned: bool
 
 
 def test_overfitting_explains_why_no_compressor_is_beaten() -> None:
-    sentences = summarize(with_validation(2.0, 1.2, 1.2, 1.2, epochs=4), [("xz", 0.5)])[1:]
+    sentences = summarize(with_validation(2.0, 1.2, 1.2, 1.2, epochs=4), compressors(xz=0.5))[1:]
     assert len(sentences) == 1 and sentences[0].startswith("Overfitting: after 4 epochs")
 
 
@@ -190,8 +230,9 @@ def test_the_command_doubles_the_budget(changes: dict[str, Any], option: str) ->
 
 
 def test_worse_than_xz_needs_more_time() -> None:
-    assert summarize(record(), [("xz", 0.9), ("PPM", 1.8)])[1:] == [
-        "xz, which only finds repeated strings, still compresses this text better; more time would help."
+    assert summarize(record(), compressors(xz=0.9, static=1.8))[1:] == [
+        "xz, which only finds repeated strings, still compresses this text better than the network; more time would "
+        "help."
     ]
 
 
@@ -273,7 +314,7 @@ def test_more_text_and_more_time_are_never_advised_together(
     run = with_validation(
         *shape, epochs=epochs, train={"steps": 100, "seconds": seconds}, memorised=memorised, best_step=best
     )
-    for baselines in ([], [("xz", 0.5)], [("xz", 0.5), ("PPM", 9.0)]):
+    for baselines in ([], compressors(xz=0.5), compressors(xz=0.5, static=9.0)):
         summary = " ".join(summarize(run, baselines, command="llm train c.txt")[1:]).lower()
         text, time = "more text" in summary, "more time" in summary or "train longer" in summary
         assert not (text and time), summary
@@ -308,7 +349,7 @@ def test_memorization_is_measured_against_held_out_text(own: float, new: float |
 )
 def test_a_held_out_file_that_is_in_the_training_text_is_noted(share: float, files: list[str], known: bool) -> None:
     """The end of the corpus itself may repeat what stands before it: it is new text all the same."""
-    held_out = {"bytes": 500} | ({"files": [{"name": name} for name in files]} if files else {})
+    held_out = {"bytes": 5000} | ({"files": [{"name": name} for name in files]} if files else {})
     sentences = summarize(record(held_out=held_out, memorised={"share": 0.0, "held_out_share": share}))
     note = (
         f"{share:.0%} of the 30-character strings of the held-out text occur verbatim in the training text, so its "
@@ -331,7 +372,7 @@ def test_without_held_out_text_memorization_is_not_taken_for_improvement() -> No
 def chat_record(**changes: Any) -> dict[str, Any]:
     """A run of 100 steps, the last 60 on conversations, whose learned tokens are 4 bytes each."""
     made = record(
-        held_out={"bytes": 500, "of": "answers"}, epochs=0.5,
+        held_out={"bytes": 5000, "of": "answers"}, epochs=0.5,
         conversations={"from_step": 40, "epochs": 3.0, "train_tokens": 250, "train_bytes": 1000},
     )  # fmt: skip
     return made | changes
@@ -347,7 +388,7 @@ def test_the_training_loss_is_per_byte_of_what_was_learned() -> None:
 def test_the_figure_of_conversations_is_of_answers() -> None:
     first, *rest = summarize(chat_record(curve=record()["curve"] | {"loss": [9.0] * 10}))
     assert first == (
-        "Held-out answers: 1.000 bits per byte at the end (lower is better), on all 500 bytes, in float32."
+        "Held-out answers: network 1.000 bits per byte at the end (lower is better), on all 5,000 bytes, in float32."
     )
     assert rest == [PLATEAU]
     assert "No conversations were held out" in summarize(

@@ -13,6 +13,7 @@ from llmcli.cli import console
 from llmcli.cli.options import JsonOption, QuietOption, model_path, one_of, reject_options
 from llmcli.config import DEFAULT_MODEL, QUANTIZATIONS
 from llmcli.errors import LLMError, command_line, usage
+from llmcli.evaluation.figures import Figures
 from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
 
 if TYPE_CHECKING:
@@ -150,11 +151,10 @@ def _lock(context: typer.Context, directory: Path) -> None:
 
 def _note_cache(model: "Checkpoint") -> None:
     """Say what other programs do not run."""
-    record = model.record
-    if "ngram_cache" not in record:
+    if "ngram_cache" not in model.record:
         return
-    figures = (record.get("bits_per_byte_without_cache"), record.get("bits_per_byte"))
-    loss = f": {figures[0]:.3f} bits per byte instead of {figures[1]:.3f}" if all(figures) else ""
+    figures = Figures.of_record(model.record)
+    loss = f": {figures}" if figures and figures.adapting is not None else ""
     console.note(f"other programs run the network without its n-gram cache{loss}")
 
 
@@ -267,9 +267,9 @@ def _description(record: dict[str, Any], origin: dict[str, Any]) -> str:
         others = " and others" if len(corpus) > MAX_CORPUS_NAMES else ""
         verb = "Fine-tuned" if origin or record.get("base") else "Trained"
         sentences.append(f"{verb} by llmcli {llmcli.__version__} on {names}{others}.")
-    bits = record.get("bits_per_byte")
-    if isinstance(bits, float):
-        sentences.append(f"Held-out text: {bits:.3f} bits per byte.")
+    if figures := Figures.of_record(record):  # what other programs run has no n-gram cache
+        what = "answers" if record.get("held_out", {}).get("of") == "answers" else "text"
+        sentences.append(f"Held-out {what}: {Figures(figures.network)}.")
     return " ".join(sentences) or f"Written by llmcli {llmcli.__version__}."
 
 

@@ -109,10 +109,10 @@ def test_results_of_each_model_and_document_and_all_together(llm: Llm) -> None:
     assert total["bytes"] == 57 and total["tokens"] == 57
     assert total["bits_per_byte"] == pytest.approx(sum(p["bits_per_byte"] * p["bytes"] for p in parts) / 57, abs=1e-5)
     table = [line.split("\t") for line in llm("eval", "d", "-m", "u.safetensors", "-q").stdout.splitlines()]
-    assert table.pop(0) == ["model", "bits/byte", "perplexity", "accuracy", "tokens", "bytes", "text"]
+    assert table.pop(0) == ["model", "network", "adapting", "perplexity", "accuracy", "tokens", "bytes", "text"]
     assert [row[0] for row in table[:3]] == ["u.safetensors"] * 3
     assert [row[-1] for row in table] == ["d/1.txt", "d/2.txt", "all", "all", "all"]
-    assert table[2][1:6] == ["8.028", "261.00", "0.000", "57", "57"]
+    assert table[2][1:7] == ["8.028", "", "261.00", "0.000", "57", "57"]
 
 
 def test_the_text_may_come_from_standard_input(llm: Llm, tiny_model: Path) -> None:
@@ -120,15 +120,15 @@ def test_the_text_may_come_from_standard_input(llm: Llm, tiny_model: Path) -> No
     assert answer.exit_code == 0 and answer.stderr.startswith(
         "model.safetensors: context windows of 32 tokens, stride 16"
     )
-    name, bits, perplexity, accuracy, tokens, size = answer.stdout.splitlines()[1].split("\t")
-    assert name == "model.safetensors" and size == "12" and float(bits) > 0 and float(perplexity) > 1
+    name, bits, adapting, perplexity, accuracy, tokens, size = answer.stdout.splitlines()[1].split("\t")
+    assert name == "model.safetensors" and adapting == "" and size == "12" and float(bits) > 0 and float(perplexity) > 1
     assert 0 <= float(accuracy) <= 1 and 0 < int(tokens) <= 12
 
 
 def test_a_terminal_gets_a_table(tiny_model: Path) -> None:
     Path("t.txt").write_text("The cat sat.")
     shown = in_a_terminal("eval", "t.txt")
-    for word in ("bits/byte", "perplexity", "accuracy", "model.safetensors", "PPM, adaptive", "xz"):
+    for word in ("network", "adapting", "perplexity", "accuracy", "model.safetensors", "PPM, adaptive", "xz"):
         assert word in shown
 
 

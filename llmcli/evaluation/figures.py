@@ -1,0 +1,78 @@
+"""The two figures of a model on a text, in bits per byte, under the same names everywhere.
+
+network: the network alone, which knows the training text. It stands beside static compressors and other networks.
+adapting: the network with its n-gram cache, which also learns from the text that is predicted, up to the token before.
+It stands beside compressors that adapt to the text.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmcli import units
+
+NETWORK, ADAPTING = "network", "adapting"
+_RECORD_KEYS = {  # of a training record -> (as the model runs, the network alone; the latter only if there is a cache)
+    "": ("bits_per_byte", "bits_per_byte_without_cache"),
+    "_before": ("bits_per_byte_before", "bits_per_byte_before_without_cache"),
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Bits per byte of a text under a model."""
+
+    network: float
+    adapting: float | None = None  # None where the model has no n-gram cache
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any], when: str = "") -> "Figures | None":
+        """Those of the held-out text in a training record, at the end of the run, or "_before" it; None if it was not
+        measured."""
+        as_it_runs, network = (record.get(key) for key in _RECORD_KEYS[when])
+        if as_it_runs is None:
+            return None
+        return cls(as_it_runs) if network is None else cls(network, as_it_runs)
+
+    def as_record(self, when: str = "") -> dict[str, float]:
+        """The entries of a training record that `of_record` reads."""
+        as_it_runs, network = _RECORD_KEYS[when]
+        if self.adapting is None:
+            return {as_it_runs: round(self.network, 6)}
+        return {as_it_runs: round(self.adapting, 6), network: round(self.network, 6)}
+
+    def __str__(self) -> str:
+        """
+        >>> str(Figures(1.9207, 1.827)), str(Figures(1.9207))
+        ('network 1.921, adapting 1.827 bits per byte', 'network 1.921 bits per byte')
+        """
+        return f"{self.numbers} bits per byte"
+
+    @property
+    def numbers(self) -> str:
+        """Without the unit."""
+        network = f"{NETWORK} {units.bits_per_byte(self.network)}"
+        return network if self.adapting is None else f"{network}, {ADAPTING} {units.bits_per_byte(self.adapting)}"
+
+
+def change(before: Figures, after: Figures) -> str:
+    """
+    >>> change(Figures(1.3), Figures(1.25, 1.1)), change(Figures(1.3, 1.2), Figures(1.25, 1.1))
+    ('network 1.300 before, 1.250 after; adapting 1.100 after', \
+'network 1.300 before, 1.250 after; adapting 1.200 before, 1.100 after')
+    """
+    shown = []
+    for name, pair in ((NETWORK, (before.network, after.network)), (ADAPTING, (before.adapting, after.adapting))):
+        known = zip(pair, ("before", "after"), strict=True)
+        if values := [f"{units.bits_per_byte(bits)} {when}" for bits, when in known if bits is not None]:
+            shown.append(f"{name} {', '.join(values)}")
+    return "; ".join(shown)
+
+
+def as_json(figures: Figures | None, when: str = "") -> dict[str, float | None]:
+    """Both as entries of an object: network_bits_per_byte, adapting_bits_per_byte."""
+    network, adapting = (figures.network, figures.adapting) if figures else (None, None)
+    return {
+        f"{NETWORK}_bits_per_byte{when}": network if network is None else round(network, 6),
+        f"{ADAPTING}_bits_per_byte{when}": adapting if adapting is None else round(adapting, 6),
+    }

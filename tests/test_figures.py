@@ -1,0 +1,168 @@
+"""The two figures of a model, network and adapting, have the same names and the same values in every place."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import llmcli
+from llmcli.cli.training_report import show_result
+from llmcli.evaluation.compressors import baselines
+from llmcli.evaluation.evaluator import Score
+from llmcli.evaluation.figures import Figures
+from llmcli.formats import checkpoint, loading
+from llmcli.training.record import FinalEvaluation
+from llmcli.training.summary import summarize
+from tests.conftest import TEXT
+from tests.models.test_ngram_cache import WEIGHTS
+
+NATS = 0.6931471805599453  # a bit
+SCORE = Score(1827 * NATS, 500, 1000, network_nats=1921 * NATS)  # network 1.921, adapting 1.827
+BASE = Score(2222 * NATS, 500, 1000)
+RECORD = {
+    "steps": 100, "best_step": 100, "epochs": 1.0, "interrupted": False, "corpus": [{"name": "c.txt", "bytes": 9000}],
+    "train_bytes": 9000, "train_tokens": 4500, "train": {"steps": 100, "seconds": None}, "memorised": None,
+    "held_out": {"bytes": 1000}, "held_out_measured": {"bytes": 1000, "tokens": 500}, "validation": {"tokens": 512},
+    "curve": {"step": [50, 100], "loss": [3.0, 2.0], "eval_step": [50, 100], "eval_bits_per_byte": [2.0, 1.9]},
+    **SCORE.figures.as_record(), **BASE.figures.as_record("_before"), "ngram_cache": WEIGHTS.as_record(),
+}  # fmt: skip
+
+
+@pytest.fixture
+def model(tiny_model: Path) -> Path:
+    """A model that adapts, whose record has both figures."""
+    source = loading.load(tiny_model)
+    source.record.clear()
+    source.record.update(RECORD)
+    checkpoint.save(tiny_model, source)
+    return tiny_model
+
+
+# ---- what the record says
+
+
+def the_result(*, json_: bool, capsys: pytest.CaptureFixture[str]) -> str:
+    done: Any = SimpleNamespace(
+        score=SCORE, base_score=BASE, step=100, best_step=100, seconds=1.0, interrupted=False,
+        checkpoint=SimpleNamespace(record=RECORD),
+    )  # fmt: skip
+    show_result(done, Path("m"), parameters=1, baselines=[], sentences=summarize(RECORD), json_=json_)
+    shown = capsys.readouterr()
+    return shown.out if json_ else shown.err
+
+
+def exported(llm: Any, *words: str) -> str:
+    answer = llm("export", "out", *words)
+    assert answer.exit_code == 0, answer.stderr
+    return str(answer.stderr)
+
+
+def gguf_description(llm: Any) -> str:
+    pytest.importorskip("gguf", reason="needs the extra gguf")
+    exported(llm, "--to", "gguf")
+    return str(loading.load("out").record["imported"]["description"])
+
+
+def model_card(llm: Any) -> str:
+    exported(llm, "--to", "hf")
+    return Path("out/README.md").read_text("utf-8")
+
+
+def page(llm: Any) -> str:
+    assert llm("inspect", "--html", "page.html").exit_code == 0
+    return Path("page.html").read_text("utf-8")
+
+
+BOTH: dict[str, Callable[[Any, Any], str]] = {  # places that show both figures
+    "summary": lambda llm, capsys: summarize(RECORD)[0],
+    "result of llm train": lambda llm, capsys: the_result(json_=False, capsys=capsys),
+    "done event": lambda llm, capsys: the_result(json_=True, capsys=capsys),
+    "llm inspect": lambda llm, capsys: llm("inspect").stdout,
+    "llm inspect --json": lambda llm, capsys: llm("inspect", "--json").stdout,
+    "page of llm inspect": lambda llm, capsys: page(llm),
+    "note of llm export": lambda llm, capsys: exported(llm, "--to", "hf"),
+}
+NETWORK_ALONE: dict[str, Callable[[Any], str]] = {  # what leaves the program leaves the cache behind
+    "model card": model_card,
+    "description in a GGUF file": gguf_description,
+}
+
+
+@pytest.mark.parametrize("place", BOTH)
+def test_both_figures_are_named(model: Path, llm: Any, capsys: pytest.CaptureFixture[str], place: str) -> None:
+    shown = BOTH[place](llm, capsys)
+    assert re.search(r'network(_bits_per_byte": | )1\.921', shown), shown
+    assert re.search(r'adapting(_bits_per_byte": | )1\.827', shown), shown
+
+
+@pytest.mark.parametrize("place", NETWORK_ALONE)
+def test_what_other_programs_run_states_the_figure_of_the_network(model: Path, llm: Any, place: str) -> None:
+    shown = NETWORK_ALONE[place](llm)
+    assert "Held-out text: network 1.921 bits per byte." in shown
+    assert "1.827" not in shown and "adapting" not in shown
+
+
+def test_the_figures_before_and_after_are_of_the_same_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    """A cache that the base model lacks is not counted as progress."""
+    assert "bits per byte: network 2.222 before, 1.921 after; adapting 1.827 after" in the_result(
+        json_=False, capsys=capsys
+    )
+
+
+def test_a_record_gives_the_figures_that_were_written() -> None:
+    for figures in (Figures(2.5), Figures(2.5, 2.25)):
+        for when in ("", "_before"):
+            assert Figures.of_record(figures.as_record(when), when) == figures
+    assert Figures.of_record({"bits_per_byte": None}) is None
+    assert FinalEvaluation().score is None
+
+
+# ---- what is measured
+
+
+def test_each_way_to_measure_a_text_gives_the_same_two_figures(model: Path, llm: Any) -> None:
+    Path("t.txt").write_text(TEXT, "utf-8")
+    [row] = json.loads(llm("eval", "t.txt", "--json", "-q").stdout)["results"]
+    [alone] = json.loads(llm("eval", "t.txt", "--no-cache", "--json", "-q").stdout)["results"]
+    network, adapting = row["network_bits_per_byte"], row["adapting_bits_per_byte"]
+    assert adapting < network
+    assert (row["bits_per_byte"], row["bits_per_byte_without_cache"]) == (adapting, network)
+    assert (alone["bits_per_byte"], alone["network_bits_per_byte"]) == (network, network)
+    assert alone["adapting_bits_per_byte"] is None and "bits_per_byte_without_cache" not in alone
+    score = llmcli.load(model).score(TEXT)
+    assert score.network_bits_per_byte == pytest.approx(network, abs=1e-6)
+    assert score.adapting_bits_per_byte == pytest.approx(adapting, abs=1e-6) == score.bits_per_byte
+    without = llmcli.load(model, cache=False).score(TEXT)
+    assert without.bits_per_byte == without.network_bits_per_byte and without.adapting_bits_per_byte is None
+    tokens = llm("eval", "t.txt", "--per-token", "--json", "-q").stdout
+    assert f'"network_bits_per_byte": {network}, "adapting_bits_per_byte": {adapting}' in tokens
+    heading = llm("eval", "t.txt", "--per-token", "-q").stdout
+    assert f"network {network:.3f}, adapting {adapting:.3f} bits per byte; the most surprising" in heading
+
+
+def test_a_compressor_stands_beside_the_figure_of_its_kind(model: Path, llm: Any) -> None:
+    Path("t.txt").write_text(TEXT, "utf-8")
+    Path("past.txt").write_text(TEXT[:500], "utf-8")
+    words = ("eval", "t.txt", "--past", "past.txt", "-q")
+    found = json.loads(llm(*words, "--json").stdout)
+    head, *rows = (line.split("\t") for line in llm(*words).stdout.splitlines())
+    assert head[:3] == ["model", "network", "adapting"]
+    cells = {row[0]: (row[1], row[2]) for row in rows}
+    [row] = found["results"]
+    bits = {baseline["name"]: f"{baseline['bits_per_byte']:.3f}" for baseline in found["baselines"]}
+    assert {baseline["name"] for baseline in found["baselines"] if baseline["adaptive"]} == {"PPM, adaptive"}
+    assert cells == {
+        "model.safetensors": (f"{row['network_bits_per_byte']:.3f}", f"{row['adapting_bits_per_byte']:.3f}"),
+        "xz": (bits["xz"], ""), "PPM, static": (bits["PPM, static"], ""), "PPM, adaptive": ("", bits["PPM, adaptive"]),
+    }  # fmt: skip
+
+
+def test_an_estimate_is_shown_as_one() -> None:
+    text = (TEXT * 10).encode()
+    exact, estimate = (baselines(part, text[:3000])[2] for part in (text[:5000], text[:30_000]))
+    assert not exact.is_estimate and exact.shown == f"{exact.bits_per_byte:.3f}"
+    assert estimate.is_estimate and estimate.shown == f"about {estimate.bits_per_byte:.2f}"
