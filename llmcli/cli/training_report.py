@@ -84,12 +84,12 @@ def show_result(
             steps=done.step,
             seconds=round(done.seconds, 2),
             bits_per_byte=done.score.bits_per_byte if done.score else None,
-            **as_json(done.score and done.score.figures),
+            **as_json(done.score.figures if done.score else None),
             parameters=parameters,
             best_step=done.best_step,
             interrupted=done.interrupted,
             bits_per_byte_before=done.base_score.bits_per_byte if done.base_score else None,
-            **as_json(done.base_score and done.base_score.figures, "_before"),
+            **as_json(done.base_score.figures if done.base_score else None, "_before"),
             baselines=[
                 {
                     "name": baseline.name,

@@ -241,7 +241,7 @@ class _Run:
     def is_comparable(self) -> bool:
         """Whether the model was measured on what the compressors read, and on enough of it."""
         held_out = self.record["held_out"]["bytes"]
-        return self.record["held_out_measured"]["bytes"] == held_out >= MIN_COMPARED_BYTES
+        return bool(self.record["held_out_measured"]["bytes"] == held_out >= MIN_COMPARED_BYTES)
 
     @property
     def verdicts(self) -> list[tuple[Baseline, bool]]:

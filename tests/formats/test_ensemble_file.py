@@ -69,7 +69,7 @@ def test_commands_take_an_ensemble(two_models, llm) -> None:
     )
     assert llm("export", path, "tokenizer.json", "--to", "tokenizer").exit_code == 0
     shown = llm("inspect", path)
-    assert shown.exit_code == 0 and "a\t2 layers, hidden size 32\t1.txt\t2.500" in shown.stdout
+    assert shown.exit_code == 0 and "a\t2 layers, hidden size 32\t1.txt\tnetwork 2.500" in shown.stdout
     assert llm("inspect", path, "--verify").exit_code == 0
     fields = json.loads(llm("generate", "The cat", "-m", path, "-n", 5, "--seed", 1, "--experts", "--json").stdout)
     for token in fields["tokens"]:

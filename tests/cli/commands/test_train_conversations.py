@@ -204,7 +204,7 @@ def test_the_held_out_answers_are_measured(llm: Llm) -> None:
     whole = llm("eval", "chats.jsonl", "--json", "--whole")
     assert json.loads(whole.stdout)["results"][0]["conversations"] == 35
     assert "does not measure generalization" in whole.stderr
-    assert "bits/byte" in llm("eval", "chats.jsonl").stdout
+    assert "network" in llm("eval", "chats.jsonl").stdout
 
 
 def test_a_text_of_other_speakers_needs_their_names(llm: Llm) -> None:
