@@ -18,10 +18,11 @@ def probability(value: float) -> str:
 
 def bits(value: float, *, signed: bool = False) -> str:
     """
-    >>> bits(2.8151), bits(0.0749, signed=True)
-    ('2.82', '+0.07')
+    >>> bits(2.8151), bits(0.0749, signed=True), bits(-0.004, signed=True)
+    ('2.82', '+0.07', '0.00')
     """
-    return f"{value:{'+' if signed else ''}.{BITS_DIGITS}f}"
+    text = f"{value:{'+' if signed else ''}.{BITS_DIGITS}f}"
+    return text if float(text) else text.lstrip("+-")
 
 
 def count(number: int, noun: str) -> str:

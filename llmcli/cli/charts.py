@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Point = tuple[float, float]
+LOG_RANGE = 10_000  # highest to lowest value of a logarithmic scale
 MARK = "o"  # one column wide in every terminal and font
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # braille: bit of (column, row) in a cell of 2 x 4 dots
 _BLANK = 0x2800  # the braille character without dots
@@ -17,15 +18,15 @@ def curve(
     height: int,
     *,
     marks: tuple[Sequence[float], Sequence[float]] = ((), ()),
-    initial_share: float = 0.0,
+    logarithmic: bool = False,
     legend: str = "",
 ) -> list[str]:
     """A line chart of braille dots, with the y scale at the left and the x scale below: height + 1 lines.
 
     Each series is (x values, y values); all share the axes. `marks` are points shown as MARK over the lines, so that
-    they are distinguishable without colours. Values in the first `initial_share` of the x axis (0 to 1) do not set the
-    top of the scale; what is above it is not drawn. `legend` is centered below the chart if it fits. Values that are
-    not finite are left out; without any other the chart is [].
+    they are distinguishable without colours. A `logarithmic` y scale shows both a steep beginning and small differences
+    at the end; it reaches over LOG_RANGE at most, and lower values are drawn at its bottom. `legend` is centered below
+    the chart if it fits. Values that are not finite are left out; without any other the chart is [].
     """
     series_points = [_finite_points(*values) for values in series]
     mark_points = _finite_points(*marks)
@@ -33,16 +34,18 @@ def curve(
     if not points:
         return []
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
-    y_low = min(y for _, y in points)
-    y_high = max(y for x, y in points if x >= x_low + initial_share * (x_high - x_low))  # at least the last point
-    labels = [f"{y_high:.2f}", *[""] * (height - 2), f"{y_low:.2f}"] if height > 1 else [f"{y_high:.2f}"]
-    margin = max(len(f"{y_high:.2f}"), len(f"{y_low:.2f}")) + 1
-    axes = _Axes(x_low, x_high, y_low, y_high, columns=max(8, width - margin - 1), rows=height)
+    y_low, y_high = min(y for _, y in points), max(y for _, y in points)
+    logarithmic = logarithmic and y_high > 0
+    if logarithmic:
+        y_low = max(y_low, y_high / LOG_RANGE)
+    axes = _Axes(x_low, x_high, y_low, y_high, columns=0, rows=height, logarithmic=logarithmic)
+    labels = _labels(axes)
+    margin = max(map(len, labels)) + 1
+    axes = replace(axes, columns=max(8, width - margin - 1))
     grid = _draw_lines(series_points, axes)
     for x, y in mark_points:
-        if y <= y_high:
-            dot_column, dot_row = axes.dot(x, y)
-            grid[dot_row // 4][dot_column // 2] = MARK
+        dot_column, dot_row = axes.dot(x, y)
+        grid[dot_row // 4][dot_column // 2] = MARK
     lines = [
         f"{label:>{margin - 1}} │" + "".join(row).rstrip(chr(_BLANK)) for label, row in zip(labels, grid, strict=True)
     ]
@@ -59,12 +62,57 @@ class _Axes:
     y_high: float
     columns: int
     rows: int
+    logarithmic: bool = False
 
     def dot(self, x: float, y: float) -> tuple[int, int]:
         """(column, row) of the dot, from the upper left."""
         across = (x - self.x_low) / (self.x_high - self.x_low) if self.x_high > self.x_low else 0.0
-        up = (y - self.y_low) / (self.y_high - self.y_low) if self.y_high > self.y_low else 0.5
-        return round(across * (2 * self.columns - 1)), round((1 - up) * (4 * self.rows - 1))
+        return round(across * (2 * self.columns - 1)), round((1 - self._height(y)) * (4 * self.rows - 1))
+
+    def _height(self, y: float) -> float:
+        """0 to 1."""
+        if self.y_high <= self.y_low:
+            return 0.5
+        if self.logarithmic:
+            return math.log(max(y, self.y_low) / self.y_low) / math.log(self.y_high / self.y_low)
+        return (y - self.y_low) / (self.y_high - self.y_low)
+
+
+def _labels(axes: _Axes) -> list[str]:
+    """The label of each row: the highest and the lowest value, and on a logarithmic scale round ones between them."""
+    labels = [""] * axes.rows
+    if not axes.logarithmic:
+        labels[-1], labels[0] = f"{axes.y_low:.2f}", f"{axes.y_high:.2f}"
+        return labels
+    labels[-1], labels[0] = _label(axes.y_low), _label(axes.y_high)
+    for value in round_values(axes.y_low, axes.y_high):
+        row = axes.dot(axes.x_low, value)[1] // 4
+        if not any(labels[max(0, row - 1) : row + 2]):
+            labels[row] = _label(value)
+    return labels
+
+
+def _label(value: float) -> str:
+    """
+    >>> _label(8.1234), _label(0.5), _label(0.00214), _label(0.0000214)
+    ('8.12', '0.50', '0.0021', '2e-05')
+    """
+    return f"{value:.2f}" if value >= 0.095 else f"{value:.2g}" if value >= 1e-4 else f"{value:.0e}"
+
+
+def round_values(low: float, high: float) -> list[float]:
+    """Round values from low to high (both positive), evenly spaced on a logarithmic scale.
+
+    >>> round_values(0.2, 2.7), round_values(1.9, 2.3)
+    ([0.2, 0.5, 1.0, 2.0], [1.9, 2.0, 2.1, 2.2, 2.3])
+    """
+    if high < 3 * low:
+        step = 10.0 ** math.floor(math.log10((high - low) / 2 or 1))
+        step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) < 6)
+        return [round(n * step, 9) for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    values = [float(f"{factor}e{power}") for power in powers for factor in (1, 2, 5)]
+    return [value for value in values if low <= value <= high]
 
 
 def _finite_points(xs: Sequence[float], ys: Sequence[float]) -> list[Point]:
@@ -76,28 +124,12 @@ def _draw_lines(series: Iterable[Sequence[Point]], axes: _Axes) -> list[list[str
     cells = [[0] * axes.columns for _ in range(axes.rows)]
     for points in series:
         for start, end in zip(points, points[1:] or points, strict=False):
-            segment = _clip(start, end, axes.y_high)
-            if segment is None:
-                continue
-            (x0, y0), (x1, y1) = axes.dot(*segment[0]), axes.dot(*segment[1])
+            (x0, y0), (x1, y1) = axes.dot(*start), axes.dot(*end)
             steps = max(abs(x1 - x0), abs(y1 - y0), 1)
             for i in range(steps + 1):
                 column, row = round(x0 + (x1 - x0) * i / steps), round(y0 + (y1 - y0) * i / steps)
                 cells[row // 4][column // 2] |= _DOTS[column % 2][row % 4]
     return [[chr(_BLANK + dots) for dots in row] for row in cells]
-
-
-def _clip(start: Point, end: Point, y_high: float) -> tuple[Point, Point] | None:
-    """The part of a line that is not above `y_high`, or None.
-
-    >>> _clip((0, 5), (4, 1), 3)
-    ((2.0, 3), (4, 1))
-    """
-    (x0, y0), (x1, y1) = start, end
-    if y0 > y_high and y1 > y_high:
-        return None
-    crossing = (x0 + (x1 - x0) * (y0 - y_high) / (y0 - y1), y_high) if max(y0, y1) > y_high else start
-    return (crossing if y0 > y_high else start), (crossing if y1 > y_high else end)
 
 
 def _x_axis(first: str, last: str, legend: str, columns: int) -> str:

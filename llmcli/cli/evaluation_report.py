@@ -73,7 +73,8 @@ def print_scores(scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]"
     has_several = len({row.file for row in scores}) > 1
     shown = [i for i in range(len(columns)) if (i != 2 or adapts) and (i != len(columns) - 1 or has_several)]
     numbers = tuple(range(1, len(shown) - has_several))
-    tables.table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows], numbers=numbers)
+    group = len(shown) - 1 if has_several else None
+    tables.table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows], numbers=numbers, group=group)
     console.caption(f"{NETWORK}: bits per byte of the network alone, as other programs run the model.")
     if adapts:
         console.caption(

@@ -26,6 +26,7 @@ MAX_HEAT_MAP_ROWS = 60
 MAX_HEADS = 5  # in the table of those with the highest attention weights
 MAX_LENS_LABEL, LENS_CELL = 12, 20  # columns of a token in the logit lens, and of a token with its probability
 MAX_BAR = 60  # columns
+MIN_FULL_BAR = 1.0  # bits: smaller effects do not get the whole width, even if there are no larger ones
 SUMMARY_ROWS = 10  # tokens whose effects a summary shows
 MAX_POSITIONS = 5  # of a copied token
 ORDINALS = {1: "most likely", 2: "second", 3: "third"}
@@ -150,11 +151,10 @@ class ExplanationReport:
         console.caption("What the model would predict if it ended after this layer.")
 
     def _show_ablation(self, labels: list[str], rows: int | None = None) -> None:
-        """How much less likely the prediction is without each token, or without each of as many tokens as `rows`, those
-        with the largest effects."""
-        effects = [
-            (i, bits) for i, bits in enumerate(self.explanation.ablation_effects.tolist()) if not math.isnan(bits)
-        ]
+        """How much less likely the prediction is without each token but the last, or without each of as many tokens as
+        `rows`, those with the largest effects."""
+        measured = enumerate(self.explanation.ablation_effects[:-1].tolist())
+        effects = [(i, bits) for i, bits in measured if not math.isnan(bits)]
         if not effects:
             return
         predicted = self._label(self.explanation.token)
@@ -162,10 +162,10 @@ class ExplanationReport:
         if rows is not None and rows < len(effects):
             console.paragraph(f"(the {rows} tokens with the largest effects)")
             effects = sorted(sorted(effects, key=lambda effect: -abs(effect[1]))[:rows])
-        elif len(effects) < len(labels):
-            console.paragraph(f"(of the last {len(effects)} tokens only: a model of this size takes long)")
+        elif len(effects) < len(labels) - 1:
+            console.paragraph(f"(of the last {len(effects) + 1} tokens only: a model of this size takes long)")
         digits = len(str(len(labels)))
-        largest = max(abs(bits) for _, bits in effects)
+        largest = max(MIN_FULL_BAR, *(abs(bits) for _, bits in effects))
         bar_width = min(MAX_BAR, terminal_width() - LABEL_WIDTH - digits - 12)
         labelled = [
             (
@@ -177,7 +177,7 @@ class ExplanationReport:
         tables.labelled(labelled, LABEL_WIDTH + digits + 1)
         console.caption(
             f"+1.00: without the token, {predicted} is half as likely. Negative: without it, {predicted} is more "
-            "likely."
+            "likely. The last token is not left out: the model would then predict what follows the token before it."
         )
 
     def _show_copies(self) -> None:

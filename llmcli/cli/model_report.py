@@ -25,7 +25,7 @@ from llmcli.reports.model_facts import (
     training_record,
     value_text,
 )
-from llmcli.training.summary import INITIAL_SHARE, Record, read_curve
+from llmcli.training.summary import Record, read_curve
 
 if TYPE_CHECKING:
     from llmcli.formats.header import Header
@@ -186,13 +186,13 @@ def _print_training(header: "Header", record: Record) -> None:
 def _print_curve(record: Record) -> None:
     """Raises LLMError if the curve of the record cannot be read."""
     run = read_curve(record)
-    console.heading("bits per byte by step")
+    console.heading("bits per byte by step (logarithmic scale)")
     for line in charts.curve(
         [(run.steps, run.training)],
         min(terminal_width(), MAX_CURVE_WIDTH),
         CURVE_HEIGHT,
         marks=(run.validation_steps, run.validation),
-        initial_share=INITIAL_SHARE,
+        logarithmic=True,
         legend=f"⠒⠒ training  {charts.MARK} {run.label}" if run.validation else "",
     ):
         console.result(line)

@@ -21,7 +21,7 @@ def print_next_words(search: "NextWords", prompt: str, count: int) -> None:
         rows.append((f"({len(others)} others)", sum(word.probability for word in others)))
     rows.append(("(unexplored)", search.unexplored))
     if sys.stdout.isatty():
-        console.heading(f"{truncate_start(prompt, terminal_width() - 2)}▁")
+        console.heading(f"{truncate_start(prompt, terminal_width() - 2)}…")
         is_lower_bound = search.unexplored >= MAX_UNEXPLORED
         console.paragraph(f"next word: {units.entropy(search.entropy, at_least=is_lower_bound)}")
     token_output.probabilities("next word", rows)

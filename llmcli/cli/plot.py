@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli import units
+from llmcli.cli.charts import LOG_RANGE, round_values
 from llmcli.errors import LLMError
-from llmcli.training.summary import INITIAL_SHARE, Curve
+from llmcli.training.summary import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,11 +35,8 @@ def format_of(path: Path) -> str:
 
 
 def draw(curve: Curve, title: str, format_: str) -> bytes:
-    """Training and validation bits per byte by step, as a file in one of FORMATS.
-
-    The first INITIAL_SHARE of the steps does not set the top of the scale, as in the terminal's charts. Raises
-    LLMError if matplotlib is not installed.
-    """
+    """Training and validation bits per byte by step, as a file in one of FORMATS, on a logarithmic scale as in the
+    terminal's charts. Raises LLMError if matplotlib is not installed."""
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -71,26 +69,27 @@ def _draw_lines(axes: "Axes", curve: Curve) -> None:
 def _label(axes: "Axes", curve: Curve, title: str) -> None:
     """Title, axes and legend."""
     low, high = _y_range(curve)
-    axes.set_ylim(low - 0.06 * (high - low), high + 0.02 * (high - low))
+    margin = (high / low) ** 0.04
+    axes.set_yscale("log")
+    axes.set_ylim(low / margin, high * margin)
+    axes.set_yticks(round_values(low / margin, high * margin))
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
     first, last = min(curve.steps), max(curve.steps)
     axes.set_xlim(0 if first < 0.1 * last or first == last else first, last + 0.02 * (last - first))
     axes.set_title(title.replace("$", r"\$"), loc="left", fontsize=11)  # a dollar would start a formula
     axes.set_xlabel("step")
-    axes.set_ylabel("bits per byte (lower is better)")
+    axes.set_ylabel("bits per byte (lower is better; log scale)")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.legend(frameon=False)
 
 
 def _y_range(curve: Curve) -> tuple[float, float]:
-    """The lowest value, and the highest after the first INITIAL_SHARE of the steps; never equal."""
-    points = [
-        *zip(curve.steps, curve.training, strict=True),
-        *zip(curve.validation_steps, curve.validation, strict=True),
-    ]
-    first, last = min(step for step, _ in points), max(step for step, _ in points)
-    start = first + INITIAL_SHARE * (last - first)
-    low, high = min(bits for _, bits in points), max(bits for step, bits in points if step >= start)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    """The lowest and the highest value; never equal, both positive, and at most LOG_RANGE apart."""
+    values = [*curve.training, *curve.validation]
+    high = max(values)
+    low = max(min(values), high / LOG_RANGE)
+    return (low, high) if high > low else ((low / 1.5, high * 1.5) if high > 0 else (0.5, 1.5))
 
 
 def _metadata(format_: str) -> dict[str, str | None]:

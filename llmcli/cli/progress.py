@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from llmcli import units
 from llmcli.cli import charts, console
 from llmcli.cli.safe_text import visible_whitespace
-from llmcli.training.summary import INITIAL_SHARE
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -117,10 +116,10 @@ class TrainingView:
     def _line(self, status: _Status) -> str:
         validation = ""
         if self._evaluations:
-            validation = f"  {self._validation_name} {units.bits_per_byte(self._evaluations[-1][1])} bits/byte"
+            validation = f"  {self._validation_name} {units.bits_per_byte(self._evaluations[-1][1])}"
         return (
             f"{status.progress:4.0%}  step {status.step:,}  {clock(status.seconds_left)} left  "
-            f"{status.tokens_per_second:,.0f} tokens/s  loss {self._loss:.3f}{validation}"
+            f"{status.tokens_per_second:,.0f} tokens/s  bits/byte: training {self._training(status)}{validation}"
         )
 
     # ---- the live view
@@ -149,12 +148,15 @@ class TrainingView:
         figures = f"{status.progress:4.0%}  {clock(status.seconds_left)} left  {status.tokens_per_second:,.0f} tokens/s"
         width = max(10, min(100, columns - len(figures) - 4))
         filled = round(status.progress * width)
-        training = units.bits_per_byte(self._bits_per_byte(self._loss, status.progress))
         return [
             Text.assemble(("━" * filled, "green"), ("─" * (width - filled), "bright_black"), f" {figures}"),
-            Text(f"step {status.step:,}  epoch {status.epoch:.1f}  loss {self._loss:.3f} nats/token"),
-            Text(f"bits per byte: training {training}{self._validation()}"),
+            Text(f"step {status.step:,}  epoch {status.epoch:.1f}"),
+            Text(f"bits per byte: training {self._training(status)}{self._validation()}"),
         ]
+
+    def _training(self, status: _Status) -> str:
+        """The training loss, averaged over the last steps."""
+        return units.bits_per_byte(self._bits_per_byte(self._loss, status.progress))
 
     def _bits_per_byte(self, loss: float, progress: float) -> float:
         """A training loss, in nats per token, in the unit of the validation loss."""
@@ -174,11 +176,11 @@ class TrainingView:
         from rich.text import Text
 
         marks = [step for step, _ in self._evaluations], [bits for _, bits in self._evaluations]
-        legend = "bits per byte"
+        legend = "bits per byte (log scale)"
         if self._evaluations:
             legend += f": ⠒⠒ training  {charts.MARK} {self._validation_name}"
         *lines, axis = charts.curve(
-            [self._curve.points()], columns, height, marks=marks, initial_share=INITIAL_SHARE, legend=legend
+            [self._curve.points()], columns, height, marks=marks, logarithmic=True, legend=legend
         )
         drawn = []
         for line in lines:

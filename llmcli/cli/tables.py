@@ -12,6 +12,7 @@ from llmcli.cli import console, styles
 from llmcli.cli.safe_text import visible_line
 from llmcli.cli.text_layout import fit, pad, terminal_width, text_width, truncate
 
+GAP, MIN_GAP = 3, 2  # spaces between two columns
 MIN_TEXT_COLUMN = 12  # a column of text is folded to no less than this
 MIN_VALUE_COLUMN = 24  # with less left beside the names, values continue under their names
 MAX_TREE_NAME = 80  # characters
@@ -24,11 +25,13 @@ def table(
     numbers: Sequence[int] = (),
     to_stderr: bool = False,
     striped: bool = False,
+    group: int | None = None,
 ) -> None:
     """A table: drawn in a terminal; if a program reads it, tab-separated, the column names first.
 
     `numbers` are the indices of columns to align right and never to fold. With `striped`, the first cell of row i has
-    the background of `styles.alternating`. Where a terminal is too narrow, each row becomes a list of its cells.
+    the background of `styles.alternating`. Where a terminal is too narrow, the rows with the same cell in column
+    `group` become a table of their own under it; then text is folded; then each row becomes a list of its cells.
     """
     stream = sys.stderr if to_stderr else sys.stdout
     if to_stderr and console.is_quiet():
@@ -39,7 +42,10 @@ def table(
         stream.flush()
         return
     names, cells = [visible_line(name) for name in columns], [[visible_line(cell) for cell in row] for row in rows]
-    if numbers and _min_table_width(names, cells, numbers) > terminal_width(stream):
+    if group is not None and _table_width(names, cells, numbers, MIN_GAP, folds=False) > terminal_width(stream):
+        _draw_groups(names, cells, numbers, group, to_stderr=to_stderr)
+        return
+    if numbers and _table_width(names, cells, numbers, MIN_GAP) > terminal_width(stream):
         for row in cells:
             named = [(name, cell) for name, cell in zip(names, row, strict=True) if cell]
             for line in [*pair_lines(named, stream), ""]:
@@ -48,10 +54,29 @@ def table(
     _draw_table(names, cells, numbers, striped, stream)
 
 
-def _min_table_width(names: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequence[int]) -> int:
-    """Columns that a table needs when its text is folded as far as possible."""
+def _table_width(
+    names: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequence[int], gap: int, *, folds: bool = True
+) -> int:
+    """Columns that a table needs with so much space between its columns; `folds`: with its text folded as far as
+    possible."""
     widths = [max(text_width(row[i]) for row in [names, *cells]) for i in range(len(names))]
-    return sum(size if i in numbers else min(size, MIN_TEXT_COLUMN) for i, size in enumerate(widths)) + 3 * len(names)
+    fixed = [size if i in numbers or not folds else min(size, MIN_TEXT_COLUMN) for i, size in enumerate(widths)]
+    return sum(fixed) + gap * len(names)
+
+
+def _draw_groups(
+    names: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequence[int], group: int, *, to_stderr: bool
+) -> None:
+    """A table for each value of the column `group`, which they do not have."""
+
+    def without(row: Sequence[str]) -> list[str]:
+        return [cell for i, cell in enumerate(row) if i != group]
+
+    remaining = [i - (i > group) for i in numbers if i != group]
+    for title in dict.fromkeys(row[group] for row in cells):
+        console.write_line(f"{names[group]}: {title}", sys.stderr if to_stderr else sys.stdout)
+        rows = [without(row) for row in cells if row[group] == title]
+        table(without(names), rows, numbers=remaining, to_stderr=to_stderr)
 
 
 def _draw_table(
@@ -61,7 +86,8 @@ def _draw_table(
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    is_tight = _table_width(names, cells, numbers, GAP, folds=False) > terminal_width(stream)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0) if is_tight else (0, 1))
     for i, name in enumerate(names):
         drawn.add_column(name, justify="right" if i in numbers else "left", overflow="fold", no_wrap=i in numbers)
     for i, row in enumerate(cells):

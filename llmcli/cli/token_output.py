@@ -8,6 +8,8 @@ from llmcli.cli import charts, console, styles, tables
 from llmcli.cli.safe_text import visible_whitespace
 from llmcli.cli.text_layout import terminal_width, text_width, truncate
 
+MAX_WITH_FIGURES = 80  # tokens of a text: their figures fill half a screen
+
 
 def tokens(labels: Sequence[str], ids: Sequence[int]) -> None:
     """Each token above its id, as many side by side as fit; if a program reads them, one line each: id, token."""
@@ -15,18 +17,23 @@ def tokens(labels: Sequence[str], ids: Sequence[int]) -> None:
         for label, token in zip(labels, ids, strict=True):
             tables.tab_separated((str(token), label))
         return
+    _side_by_side([(label, styles.alternating(label, i), str(ids[i])) for i, label in enumerate(labels)])
+
+
+def _side_by_side(cells: Iterable[tuple[str, str, str]]) -> None:
+    """(label, the same with a background, figure) of tokens: each above its figure, as many on a line as fit."""
     columns = terminal_width()
     top, bottom, used = "", "", 0
-    for index, (label, token) in enumerate(zip(labels, ids, strict=True)):
-        cell = max(text_width(label), len(str(token)))
+    for label, styled, figure in cells:
+        cell = max(text_width(label), len(figure))
         if used and used + cell + 1 > columns:
             console.result(f"{top}\n{bottom}\n", raw=True)
             top, bottom, used = "", "", 0
-        top += styles.alternating(label, index) + " " * (cell - text_width(label) + 1)
-        bottom += str(token).ljust(cell + 1)
+        top += styled + " " * (cell - text_width(label) + 1)
+        bottom += figure.ljust(cell + 1)
         used += cell + 1
     if used:
-        console.result(f"{top}\n{bottom}", raw=True)
+        console.result(f"{top.rstrip()}\n{bottom.rstrip()}", raw=True)
 
 
 def probabilities(column: str, rows: Sequence[tuple[str, float]]) -> None:
@@ -48,14 +55,18 @@ def bar(share: float, columns: int) -> str:
 
 
 def surprisals(rows: Sequence[tuple[str, float]]) -> None:
-    """A text as (token, surprisal in bits) pairs, each token on a background by its surprisal, with a legend; without
-    colours one line each: bits, token."""
+    """A text as (token, surprisal in bits) pairs, each token on a background by its surprisal, with a legend; in a
+    short text each token above its bits. Without colours one line each: bits, token."""
     if not styles.has_colours(sys.stdout):
         for text, bits in rows:
             tables.tab_separated((f"{bits:.2f}", visible_whitespace(text)))
         return
-    coloured = "".join(styles.by_surprisal(text, bits) for text, bits in rows)
-    console.verbatim(coloured, end="" if coloured.endswith("\n") else "\n", raw=True)
+    if len(rows) <= MAX_WITH_FIGURES:
+        labelled = [(visible_whitespace(text), bits) for text, bits in rows]
+        _side_by_side((label, styles.by_surprisal(label, bits), units.bits(bits)) for label, bits in labelled)
+    else:
+        coloured = "".join(styles.by_surprisal(text, bits) for text, bits in rows)
+        console.verbatim(coloured, end="" if coloured.endswith("\n") else "\n", raw=True)
     console.result(f"\nbits: {styles.surprisal_legend()}", raw=True)
 
 

@@ -18,7 +18,7 @@ MAX_BAR, MIN_BAR, OTHER_COLUMNS = 40, 8, 50  # columns of the bars, and of all b
 
 def print_step(step: "Step", number: int, text: str, tokenizer: "Tokenizer", sampling: "SamplingConfig") -> None:
     """One step: a table of the candidates, and the settings that led to the choice. `text` is what comes before."""
-    console.heading(f"{number}  {truncate_start(text, terminal_width() - 6 - len(str(number)))}▁")
+    console.heading(f"{number}  {truncate_start(text, terminal_width() - 6 - len(str(number)))}…")
     if step.retokenized:
         console.paragraph("probabilities of the first token are summed over the tokenizations of the prompt's end")
     candidates = [*step.candidates, *([step.chosen] if step.chosen not in step.candidates else [])]

@@ -22,7 +22,7 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.generation.next_words import NextWords
 from llmcli.reports.model_facts import OnNote, facts, page_rows, training_record
-from llmcli.training.summary import INITIAL_SHARE, Curve, read_curve
+from llmcli.training.summary import Curve, read_curve
 
 if TYPE_CHECKING:
     from llmcli.formats.header import Header
@@ -66,7 +66,7 @@ def explanation_data(
     attention = _limited_attention(explanation.attention)
     shown = attention.shape[-1]  # the last tokens
     ids = explanation.ids[-shown:]
-    effects = _without_nan(explanation.ablation_effects[-shown:])
+    effects = _without_nan(explanation.ablation_effects[-shown:-1])
     rows, columns = np.tril_indices(shown)
     next_tokens = explanation.most_likely(count)
     next_words = words.words[:count]
@@ -74,7 +74,7 @@ def explanation_data(
         "tokens": [tokenizer.label(token) for token in ids],
         "ids": ids,
         "surprisals": _without_nan(explanation.surprisals[-shown:]),
-        "effects": effects,
+        "effects": [*effects, None],  # without the last token, the model would predict something else
         "layers": attention.shape[0],
         "heads": attention.shape[1],
         "attention": _base64_bytes(attention[:, :, rows, columns]),
@@ -83,7 +83,7 @@ def explanation_data(
         "words": [[word.text, word.probability] for word in next_words],
         "continues": [word.continues for word in next_words],
     }
-    is_partial = None in effects and shown > 1
+    is_partial = None in effects
     texts = {
         "summary": " ".join(_notes(explanation, model, expert, shown)),
         "effects-hint": _effects_hint(tokenizer.label(next_tokens[0]), is_partial=is_partial),
@@ -138,7 +138,8 @@ def _effects_hint(next_token: str, *, is_partial: bool) -> str:
     token = _printable(next_token).strip() or next_token
     hint = (
         f"Ablation: by how many bits “{token}”, the most likely next token, becomes less likely if a token is left "
-        "out. Plus: the token makes it more likely. Minus (in the other colour): less likely."
+        "out. Plus: the token makes it more likely. Minus (in the other color): less likely. The last token is not "
+        "left out: the model would then predict what follows the token before it."
     )
     return f"{hint} Only the last tokens were left out." if is_partial else hint
 
@@ -182,7 +183,6 @@ def inspection_data(header: "Header", on_note: OnNote) -> dict[str, Any]:
         "bytes": shown["bytes"],
         "tree": _tree_data(parameter_tree(header), ""),
         "curve": None if curve is None else _curve_data(curve),
-        "initial_share": INITIAL_SHARE,
         "record": page_rows(header, shown),
         "config": [(str(key), json.dumps(value, ensure_ascii=False)) for key, value in shown["config"].items()],
     }

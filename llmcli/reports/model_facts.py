@@ -195,10 +195,10 @@ def _memorization(record: Record) -> list[tuple[str, str]]:
 
 
 def _experts(record: Record) -> list[tuple[str, str]]:
-    """The share of tokens that each expert gets, by layer."""
+    """The share of tokens that each expert gets, by layer from 1."""
     return [
         (f"tokens per expert, layer {layer}", " ".join(f"{share:.1%}" for share in shares))
-        for layer, shares in enumerate(record.get("expert_shares", []))
+        for layer, shares in enumerate(record.get("expert_shares", []), 1)
     ]
 
 

@@ -15,7 +15,6 @@ from llmcli.errors import LLMError, command_line
 from llmcli.evaluation.compressors import Baseline
 from llmcli.evaluation.figures import ADAPTING, NETWORK, Figures
 
-INITIAL_SHARE = 0.1  # of a training run: the loss falls steeply there, and the scale of a chart leaves it out
 # Undertrained
 MIN_STEPS = 100  # of a model trained from scratch ...
 MIN_STEPS_FINE_TUNING = 10  # ... and of a fine-tuned one

@@ -103,27 +103,31 @@ def test_a_chart_fits_its_size_and_joins_all_points(pairs, width, height):
 # ---- curves of a training run
 
 
-def test_a_steep_beginning_does_not_set_the_scale():
-    """100 at first, then from 2 down to 1: the scale is that of the rest."""
+def test_a_logarithmic_scale_shows_the_beginning_and_the_end():
+    """From 8 to 1 in the first tenth, then down to 0.5: both are drawn, the second on the last quarter of the rows."""
     xs = list(range(101))
-    ys = [100.0 - 9.8 * x if x < 10 else 2 - (x - 10) / 90 for x in xs]
-    lines = curve([(xs, ys)], 60, 6, initial_share=0.1)
-    assert lines[0].startswith("2.00 │") and lines[5].startswith("1.00 │")
-    rest = curve([(xs[10:], ys[10:])], 60, 6)
-    assert rest[0].startswith("2.00 │")
-    assert {y for _, y in dots(lines)} == set(range(24))
-    assert min(x for x, _ in dots(lines)) >= 8  # no line along the top before
-    assert curve([(xs, ys)], 60, 6)[0].startswith("100.00 │")
+    ys = [8.0 ** (1 - x / 10) if x < 10 else 0.5 ** ((x - 10) / 90) for x in xs]
+    lines = curve([(xs, ys)], 60, 9, logarithmic=True)
+    assert lines[0].startswith("8.00 │") and lines[8].startswith("0.50 │")
+    shown = dots(lines)
+    assert {y for _, y in shown} == set(range(36)) and min(x for x, _ in shown) == 0
+    late = [y for x, y in shown if x >= 12]  # of 108 columns of dots
+    assert min(late) in (26, 27) and max(late) == 35  # log(8 / 0.5) = 4 log(2): the end of a factor of 2 is a quarter
 
 
-def test_a_later_maximum_sets_the_scale():
-    lines = curve([([0, 1, 2, 3], [9.0, 1.0, 2.0, 5.0])], 40, 5, initial_share=0.3)
-    assert lines[0].startswith("5.00 │") and lines[4].startswith("1.00 │")
+def test_round_values_label_a_logarithmic_scale():
+    lines = curve([([0, 1], [10.0, 0.1])], 40, 13, logarithmic=True)  # a row is a sixth of a factor of 10
+    labels = {row: line[: line.index("│")].strip() for row, line in enumerate(lines[:-1])}
+    assert {row: label for row, label in labels.items() if label} == {
+        0: "10.00", 2: "5.00", 4: "2.00", 6: "1.00", 8: "0.50", 10: "0.20", 12: "0.10"
+    }  # fmt: skip
 
 
-def test_a_line_above_the_scale_is_not_drawn():
-    lines = curve([([0, 1], [9.0, 8.0]), ([0, 100], [2.0, 1.0])], 40, 5, initial_share=0.1)
-    assert lines == curve([([0, 100], [2.0, 1.0])], 40, 5, initial_share=0.1)
+def test_a_logarithmic_scale_has_a_lowest_value():
+    """A loss of 0, and one far below: at the bottom, which is 1/10,000 of the top."""
+    lines = curve([([0, 1, 2], [20.0, 0.0, 1e-30])], 40, 5, logarithmic=True)
+    assert lines[0].startswith("20.00 │") and lines[4].startswith("0.002 │")
+    assert curve([([0, 1], [0.0, 0.0])], 40, 5, logarithmic=True) == curve([([0, 1], [0.0, 0.0])], 40, 5)
 
 
 def test_marks_are_drawn_over_the_lines_on_the_same_axes():
@@ -140,11 +144,11 @@ def test_a_legend_is_shown_below_the_chart_if_it_fits():
 
 
 @settings(max_examples=100, deadline=None)
-@given(points, points, st.integers(30, 120), st.integers(1, 12), st.floats(0, 1))
-def test_a_clipped_chart_fits_its_size(pairs, marked, width, height, initial_share):
+@given(points, points, st.integers(30, 120), st.integers(1, 12))
+def test_a_logarithmic_chart_fits_its_size(pairs, marked, width, height):
     pairs, marked = sorted(pairs), ([x for x, _ in marked], [y for _, y in marked])
     series = [([x for x, _ in pairs], [y for _, y in pairs])]
-    lines = curve(series, width, height, marks=marked, initial_share=initial_share, legend="legend")
+    lines = curve(series, width, height, marks=marked, logarithmic=True, legend="legend")
     assert len(lines) == height + 1
     assert all(len(line) <= width for line in lines)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from llmcli.reports.model_facts import record_rows
+
 Llm = Callable[..., Result]
 
 
@@ -28,3 +30,9 @@ def test_the_config_is_shown_as_the_model_runs_it(tiny_model: Path, llm: Llm, ch
     Path("there/config.json").write_text(json.dumps(config | changes))
     shown = [" ".join(line.split()) for line in llm("inspect", "there").stdout.splitlines()]
     assert set(lines) <= set(shown)
+
+
+def test_layers_count_from_1() -> None:
+    rows = record_rows({"expert_shares": [[0.25, 0.75], [0.5, 0.5]]})
+    names = [name for name, _ in rows if name.startswith("tokens per expert")]
+    assert names == ["tokens per expert, layer 1", "tokens per expert, layer 2"]

@@ -64,7 +64,8 @@ def test_a_pipe_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], sec
     lines_shown = capsys.readouterr().err.splitlines()
     assert abs(len(lines_shown) - lines) <= 1
     last = lines_shown[-1]
-    assert last.startswith("100%  step 1,000  0:00 left  1,000 tokens/s  loss ") and "validation" in last
+    start = "100%  step 1,000  0:00 left  1,000 tokens/s  bits/byte: training "
+    assert last.startswith(start) and last.endswith("validation 2.001") and "loss" not in last
 
 
 def test_the_time_left_does_not_count_planning(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +84,7 @@ def test_figures_of_answers_have_a_name_and_a_unit_of_their_own(capsys: pytest.C
                 tokens_per_second=1,
             )  # fmt: skip
         assert view._curve.points()[1] == pytest.approx([1.0, 2.0])
-    assert "validation answers 1.500 bits/byte" in capsys.readouterr().err
+    assert "bits/byte: training 2.000  validation answers 1.500" in capsys.readouterr().err
 
 
 def test_a_student_has_a_curve_and_figures_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +96,7 @@ def test_a_student_has_a_curve_and_figures_of_its_own(capsys: pytest.CaptureFixt
         view.step(step=2, progress=0.6, seconds=40, **figures | {"loss": 12 * math.log(2)})
         assert view._curve.points() == ([2], pytest.approx([3.0]))
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "step 2" in last and "validation" not in last and last.endswith(f"loss {12 * math.log(2):.3f}")
+    assert "step 2" in last and "validation" not in last and last.endswith("bits/byte: training 3.000")
 
 
 def test_a_hidden_view_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def test_attention_is_rounded_to_a_255th_and_all_else_is_exact(page: Path) -> No
     assert texts == [
         [[tokenizer().label(i) for i in row] for row in depth] for depth in explanation.logit_lens.ids.tolist()
     ]
-    assert data["words"] == [["hat", 0.75]] and data["effects"] == explanation.ablation_effects.tolist()
+    assert data["words"] == [["hat", 0.75]] and data["effects"] == [*explanation.ablation_effects.tolist()[:-1], None]
     assert data["surprisals"] == [None, *explanation.surprisals.tolist()[1:]]
 
 
@@ -135,8 +135,10 @@ def test_terminal_and_page_show_the_same_figures(llm: Llm, tiny_model: Path, mon
     terminal = llm("explain", "The cat sat on the mat.").stdout
     assert llm("explain", "The cat sat on the mat.", "--html", "page.html").exit_code == 0
     data = data_of(Path("page.html").read_text("utf-8"))
-    shown = re.findall(r"^ *\d+ \S+ +([+-]\d+\.\d\d)", terminal, re.M)
-    assert shown == [("+" if bits >= 0 else "") + to_fixed(bits, 2) for bits in data["effects"]] and "+0.07" in shown
+    shown = re.findall(r"^ *\d+ \S+ +([+-]?\d+\.\d\d)(?: [█▏▎▍▌▋▊▉░]+)?$", terminal, re.M)
+    known = [("+" if bits >= 0 else "") + to_fixed(bits, 2) for bits in data["effects"][:-1]]
+    assert shown == [{"+0.00": "0.00"}.get(figure, figure) for figure in known]
+    assert "+0.07" in shown and "0.00" in shown and data["effects"][-1] is None  # the last token is not left out
     [cells] = re.findall(r"^2\t(.*)$", terminal.split("logit lens")[1].split("\n\n")[0], re.M)
     lens = [to_fixed(chance, 3) for _, chance in data["lens"][2][-1]]
     assert [cell.split()[-1] for cell in cells.split("\t")] == lens[: len(cells.split("\t"))]
@@ -241,7 +243,9 @@ def test_figures_are_rounded_as_in_the_terminal(tmp_path: Path) -> None:
         const figures = (id) => [...document.querySelectorAll(`#${id} .figure`)].map((node) => node.textContent);
         return { effects: figures("effects"), lens: figures("prediction-bars") };
     """)  # fmt: skip
-    terminal = [f"{bits:+.2f}".replace("-", "−").replace("+0.00", "0.00").replace("−0.00", "0.00") for bits in effects]
+    terminal = [
+        f"{bits:+.2f}".replace("-", "−").replace("+0.00", "0.00").replace("−0.00", "0.00") for bits in effects[:-1]
+    ]
     assert shown["effects"] == terminal
     assert shown["lens"][:5] == [f"{100 * float(f'{chance:.3f}'):.1f}%" for chance in lens.probabilities[-1, -1]]
 
@@ -305,8 +309,8 @@ def test_of_many_tokens_the_largest_effects_are_shown(tmp_path: Path) -> None:
         fold.click();
         return { largest, name, all: rows() };
     """)  # fmt: skip
-    assert shown["largest"] == sorted((np.argsort(-np.abs(explanation.ablation_effects))[:12] + 1).tolist())
-    assert shown["name"] == "Show all 40 tokens" and shown["all"] == list(range(1, 41))
+    assert shown["largest"] == sorted((np.argsort(-np.abs(explanation.ablation_effects[:-1]))[:12] + 1).tolist())
+    assert shown["name"] == "Show all 39 tokens" and shown["all"] == list(range(1, 40))
 
 
 @pytest.mark.slow

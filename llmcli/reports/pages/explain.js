@@ -198,7 +198,7 @@ function showEffects(onlyLargest) {
   const size = (i) => Math.abs(data.effects[i]);
   const known = [...data.effects.keys()].filter((i) => data.effects[i] !== null);
   const bySize = [...known].sort((a, b) => size(b) - size(a));
-  const largest = Math.max(bySize.length ? size(bySize[0]) : 0, 1e-9);
+  const largest = Math.max(bySize.length ? size(bySize[0]) : 0, 1); // less than a bit never fills the width
   const shown = new Set(onlyLargest && known.length > MAX_EFFECTS ? bySize.slice(0, MAX_EFFECTS / 2) : known);
   showBars(byId("effects"), known.filter((i) => shown.has(i)).map((i) => {
     const figure = bits(data.effects[i]), isNegative = data.effects[i] < 0;
@@ -212,7 +212,7 @@ function showEffects(onlyLargest) {
 }
 
 function showTokenTable() {
-  const figure = (value) => (value === null ? "" : (value < 0 ? "−" : "") + bits(value, 3));
+  const figure = (value) => (value === null ? "" : (value < 0 && Number(bits(value, 3)) ? "−" : "") + bits(value, 3));
   const headings = ["token", "text", "id", "surprisal, bits", "effect, bits", "most likely next", "probability"];
   byId("token-table").append(table("All tokens", headings, tokens.map((text, i) => {
     const [next, share] = predictions(L, i)[0];
