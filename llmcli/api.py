@@ -134,13 +134,16 @@ class Model:
         return next_words(self.runtime, self.tokenizer, prompt, max_evaluations(self.parameters))
 
     def score(self, text: str) -> Score:
-        """How well the model predicts a text: `.bits_per_byte`, `.perplexity`, `.accuracy`, `.tokens`.
+        """How well the model predicts a text: `.network_bits_per_byte` of the network alone, `.adapting_bits_per_byte`
+        with its n-gram cache (None without one), `.bits_per_byte` as the model runs, that is, the second of them that
+        there is; `.perplexity`, `.accuracy`, `.tokens`.
 
         Raises LLMError when the tokenizer changes the text, because bits per byte would then be wrong.
         """
-        from llmcli.evaluation.evaluator import score_text
+        from llmcli.evaluation.evaluator import evaluation_context, score_text, trained_context
 
-        return score_text(text, self.runtime, self.tokenizer)
+        context = evaluation_context(self.runtime.context, trained=trained_context(self._source.records))
+        return score_text(text, self.runtime, self.tokenizer, context=context)
 
     def explain(self, prompt: str, *, literal: bool = False) -> Explanation:
         """What happens inside the model while it reads a prompt: tokens, attention, the prediction after each layer.

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +12,14 @@ import pytest
 
 import llmcli
 from llmcli.cli.training_report import show_result
+from llmcli.data.tokenizer import Tokenizer
 from llmcli.evaluation.compressors import baselines
 from llmcli.evaluation.evaluator import Score
 from llmcli.evaluation.figures import Figures
 from llmcli.formats import checkpoint, loading
 from llmcli.training.record import FinalEvaluation
 from llmcli.training.summary import summarize
-from tests.conftest import TEXT
+from tests.conftest import TEXT, write_tiny_model
 from tests.models.test_ngram_cache import WEIGHTS
 
 NATS = 0.6931471805599453  # a bit
@@ -166,3 +168,30 @@ def test_an_estimate_is_shown_as_one() -> None:
     exact, estimate = (baselines(part, text[:3000])[2] for part in (text[:5000], text[:30_000]))
     assert not exact.is_estimate and exact.shown == f"{exact.bits_per_byte:.3f}"
     assert estimate.is_estimate and estimate.shown == f"about {estimate.bits_per_byte:.2f}"
+
+
+@pytest.mark.slow
+def test_the_figures_of_a_run_are_those_of_llm_eval(tmp_path: Path, llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fine-tuning a model whose token before a text is not that after it, on several documents, with a cache."""
+    from llmcli.training import cache_fit, recipe
+
+    monkeypatch.setattr(recipe, "MIN_VALIDATION_TOKENS", 64)
+    monkeypatch.setattr(cache_fit, "MIN_TOKENS", 10)
+    monkeypatch.setattr(cache_fit, "MIN_GAIN", -9.0)
+    plain = write_tiny_model(tmp_path / "plain.safetensors")
+    base = loading.load(plain)
+    tokenizer = Tokenizer(Tokenizer.from_json(base.tokenizer_json)._inner, bos_token="<|im_start|>")
+    assert tokenizer.bos_id != tokenizer.eos_id
+    checkpoint.save(tmp_path / "base.safetensors", replace(base, tokenizer_json=tokenizer.to_json()))
+    Path("texts").mkdir()
+    for number in range(60):
+        Path(f"texts/{number}.txt").write_text(f"{number}: {TEXT[:200]}{number * 7919 % 1013} {TEXT[:99]}\n", "utf-8")
+    answer = llm("train", "texts", "--from", "base.safetensors", "-o", "m.safetensors", "--steps", 3, "--json")
+    assert answer.exit_code == 0, answer.stderr
+    done = json.loads(answer.stdout.splitlines()[-1])
+    record = loading.load(tmp_path / "m.safetensors").record
+    rows = json.loads(llm("eval", "texts", "-m", "m.safetensors", "--json", "-q").stdout)["results"]
+    assert len(rows) > 2 and rows[-1]["bytes"] == record["held_out_measured"]["bytes"]  # all, of several documents
+    for key in ("network_bits_per_byte", "adapting_bits_per_byte", "bits_per_byte"):
+        assert done[key] == pytest.approx(rows[-1][key], rel=1e-4)
+    assert done["adapting_bits_per_byte"] != done["network_bits_per_byte"]

@@ -6,9 +6,9 @@ computed by any runtime or by torch. The n-gram cache of a model (models/ngram_c
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -195,21 +195,30 @@ def spread_indices(count: int) -> NDArray[np.intp]:
     return np.argsort(order, kind="stable")  # the inverse permutation is spread as well
 
 
-def evaluation_context(model_context: int, requested: int | None = None) -> int:
+def evaluation_context(model_context: int, requested: int | None = None, trained: int = 0) -> int:
     """The context length for evaluation: as requested, else at most EVALUATION_CONTEXT, because the time for attention
-    grows quadratically. Raises LLMError when more is requested than the model's context.
+    grows quadratically, or the context that the model was trained with if that is longer. Raises LLMError when more is
+    requested than the model's context.
 
     >>> evaluation_context(1024), evaluation_context(131_072), evaluation_context(131_072, 4096)
     (1024, 2048, 4096)
+    >>> evaluation_context(131_072, trained=512), evaluation_context(131_072, trained=4096)
+    (2048, 4096)
     """
     if requested is None:
-        return min(model_context, EVALUATION_CONTEXT)
+        return min(model_context, max(EVALUATION_CONTEXT, trained))
     if requested > model_context:
         raise usage(
             f"--context {requested} is longer than the model's context of {model_context:,} tokens; give "
             f"--context {model_context} or less"
         )
     return requested
+
+
+def trained_context(records: Iterable[Mapping[str, Any]]) -> int:
+    """The shortest context that the models with these training records were trained with; 0 if one does not say."""
+    contexts = (record.get("train", {}).get("context") for record in records)
+    return min((context if isinstance(context, int) else 0 for context in contexts), default=0)
 
 
 def stride(context: int) -> int:
@@ -314,9 +323,9 @@ def measure(
     return replace(score, bytes=text_bytes)
 
 
-def score_text(text: str, model: Scorer, tokenizer: ByteEncoder) -> Score:
+def score_text(text: str, model: Scorer, tokenizer: ByteEncoder, *, context: int | None = None) -> Score:
     """Score every token of a text; errors as in `measure`."""
-    return measure(InMemoryPassage(text), model, tokenizer)
+    return measure(InMemoryPassage(text), model, tokenizer, context=context)
 
 
 def _tokenize_exactly(passage: Passage, tokenizer: ByteEncoder) -> tuple[NDArray[np.unsignedinteger], int]:

@@ -79,7 +79,7 @@ _RECORD: dict[str, Schema] = {  # of a training run
     "epochs": AMOUNT,
     "expert_shares": [[NUMBER]],
     "held_out": {"bytes": COUNT, "tokens": COUNT, "from": TEXT, "of": TEXT, "files": [_FILE]},
-    "held_out_measured": ({"bytes": COUNT, "tokens": COUNT}, NULL),
+    "held_out_measured": ({"bytes": COUNT, "tokens": COUNT, "cached_tokens": COUNT}, NULL),
     "imported": OBJECT,
     "interrupted": FLAG,
     "memorised": (Required(share=FRACTION, held_out_share=(FRACTION, NULL)), NULL),

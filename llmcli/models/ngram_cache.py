@@ -16,6 +16,8 @@ the network was not trained on (training/cache_fit.py), and belong to the model.
 probabilities. Numpy only. K, N, V = orders, tokens of a text, vocabulary size.
 """
 
+import bisect
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -255,19 +257,32 @@ def shares_of_mixture(
     return a, b
 
 
+def document_blocks(first_tokens: Sequence[int]) -> list[int]:
+    """Where blocks of at most BLOCK_TOKENS begin in documents that follow one another: the cache of each document is as
+    if it stood alone, and short ones share a block. `first_tokens` are the positions of the tokens that precede the
+    documents, and the end of the last."""
+    starts: list[int] = []
+    for first, end in itertools.pairwise(first_tokens):
+        if not starts or end - starts[-1] > BLOCK_TOKENS:
+            starts += range(first, end, BLOCK_TOKENS)
+    return starts
+
+
 class CachedText:
-    """A whole text, for which the losses of the mixture are computed. Each block of it begins with an empty cache, so
-    that memory is bounded."""
+    """A whole text, for which the losses of the mixture are computed. Each block of it, by default of BLOCK_TOKENS,
+    begins with an empty cache, so that memory is bounded."""
 
     def __init__(
         self,
         ids: "NDArray[np.integer] | PrefixedTokens",
         weights: CacheWeights,
         separator: int | None = None,
-        block_tokens: int = BLOCK_TOKENS,
+        starts: Sequence[int] = (),
     ) -> None:
-        """For `separator` see `find_matches`."""
-        self._ids, self._weights, self._separator, self._block_tokens = ids, weights, separator, block_tokens
+        """For `separator` see `find_matches`. `starts` are the positions where other blocks begin, the first of them
+        0."""
+        self._ids, self._weights, self._separator = ids, weights, separator
+        self._starts = starts or range(0, max(1, len(ids)), BLOCK_TOKENS)
         self._blocks: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
 
     def nats(self, first: int, network: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -275,9 +290,10 @@ class CachedText:
         mixed = np.empty(len(network))
         done = 0
         while done < len(network):
-            block, offset = divmod(first + done, self._block_tokens)
-            count = min(len(network) - done, self._block_tokens - offset)
-            a, b = (part[offset : offset + count] for part in self._block(block))
+            block = bisect.bisect_right(self._starts, first + done) - 1
+            offset = first + done - self._starts[block]
+            a, b = (part[offset : offset + len(network) - done] for part in self._block(block))
+            count = len(a)
             here = slice(done, done + count)
             mixed[here] = -np.log(a * np.exp(-network[here].astype(np.float64)) + b)
             done += count
@@ -286,7 +302,8 @@ class CachedText:
     def _block(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """`shares_of_mixture` of the tokens of a block, computed once."""
         if number not in self._blocks:
-            ids = np.asarray(self._ids[number * self._block_tokens : (number + 1) * self._block_tokens])
+            end = self._starts[number + 1] if number + 1 < len(self._starts) else len(self._ids)
+            ids = np.asarray(self._ids[self._starts[number] : end])
             matches = find_matches(ids, len(self._weights.orders), self._separator)
             a, b = shares_of_mixture(_gates(self._weights, matches), matches.shares())
             self._blocks[number] = a.astype(np.float32), b.astype(np.float32)

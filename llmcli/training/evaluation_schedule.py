@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from llmcli.config import EVALUATION_CONTEXT
 from llmcli.training import recipe
 
 
@@ -22,16 +21,6 @@ class EvaluationSchedule:
         True
         """
         return trained >= self.training_per_evaluated * evaluated and progress >= self.min_progress
-
-
-def final_context(longest: int, context: int) -> int:
-    """Tokens in a window of the final evaluation, for a model that can process `longest` and was trained with
-    `context`: the time and the memory of attention grow with it.
-
-    >>> final_context(1024, 256), final_context(131_072, 512), final_context(131_072, 4096)
-    (1024, 2048, 4096)
-    """
-    return min(longest, max(EVALUATION_CONTEXT, context))
 
 
 def final_evaluation_tokens(trained: int, least: int, held_out: int) -> int:

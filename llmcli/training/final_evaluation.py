@@ -93,7 +93,9 @@ class FinalEvaluator:
         if self._start and score:
             base_cache = CacheWeights.of_record(self._start.record)
             base_score = held_out.evaluate_base(self._start.tensors, interruptible, base_cache)
-        return FinalEvaluation(score, base_score, held_out.context, held_out.expert_shares, cache, plain_text)
+        return FinalEvaluation(
+            score, base_score, held_out.context, held_out.cached_tokens, held_out.expert_shares, cache, plain_text
+        )
 
     def _limit(self, *, hurried: bool) -> float:
         """When the evaluation of the best weights has to end, in time of the clock."""

@@ -2,7 +2,7 @@
 
 from llmcli import units
 from llmcli.config import ModelConfig
-from llmcli.training.evaluation_schedule import final_context
+from llmcli.evaluation.evaluator import evaluation_context
 from llmcli.training.plan import REQUESTED, Decision, ModelDecisions, Plan, PlanRow, Request, TrainDecisions
 from llmcli.training.recipe import learning_rates
 
@@ -48,7 +48,7 @@ def _model_rows(architecture: ModelDecisions, training: TrainDecisions) -> list[
 def _context_reason(model: ModelConfig, training: TrainDecisions) -> str:
     """The reason, and with how many tokens the model is evaluated, if it could process more."""
     longest, context = model.max_position_embeddings, training.context
-    evaluated = final_context(longest, context.value)
+    evaluated = evaluation_context(longest, trained=context.value)
     if evaluated == longest or training.conversations:  # answers are evaluated in the context of training
         return context.reason
     return f"{context.reason}; the final evaluation uses {evaluated:,} of the {longest:,} that the model supports"

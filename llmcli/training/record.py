@@ -37,6 +37,7 @@ class FinalEvaluation:
     score: Score | None = None  # on the held-out data
     base_score: Score | None = None  # of the model that the run started from, on the same tokens
     context: int = 0  # length of the windows, in tokens
+    cached_tokens: int = 0  # that the n-gram cache held at most, where that is fewer than when a model runs
     expert_shares: list[list[float]] | None = None  # of the tokens, by layer and expert, if there are experts
     cache: CacheWeights | None = None  # of the n-gram cache, if there is one
     plain_text: PlainTextScores | None = None  # only after training on conversations
@@ -77,7 +78,7 @@ def training_record(
         **_given("ngram_cache", final.cache and final.cache.as_record()),
         **_given("expert_shares", final.expert_shares),
         **_given("not_evaluated", final.problem),
-        "held_out_measured": score and _measured(score, final.context, plan.model.max_position_embeddings),
+        "held_out_measured": score and _measured(score, final, plan.model.max_position_embeddings),
         **_given("plain_text", final.plain_text and final.plain_text.as_record()),
         **_given("validation", validation),
         "curve": history.curve(),
@@ -106,10 +107,12 @@ def _given(key: str, value: object) -> Mapping[str, object]:
     return {key: value} if value else {}
 
 
-def _measured(score: Score, context: int, model_context: int) -> dict[str, int]:
-    """How much held-out text was evaluated; with the context length, if that is shorter than the model's."""
-    shorter = {"context": context} if context < model_context else {}
-    return {"tokens": score.tokens, "bytes": score.bytes, **shorter}
+def _measured(score: Score, final: FinalEvaluation, model_context: int) -> dict[str, int]:
+    """How much held-out text was evaluated; with the context length, if that is shorter than the model's, and how much
+    the n-gram cache held, if that was less than when it runs."""
+    shorter = {"context": final.context} if final.context < model_context else {}
+    fewer = {"cached_tokens": final.cached_tokens} if final.cached_tokens else {}
+    return {"tokens": score.tokens, "bytes": score.bytes, **shorter, **fewer}
 
 
 def _samples(parameters: int, history: History, prompt: str | None) -> Mapping[str, object]:

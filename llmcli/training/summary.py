@@ -335,6 +335,8 @@ def _quality(run: _Run) -> str:
     measured, context = record["held_out_measured"]["bytes"], record["held_out_measured"].get("context")
     part = f"{measured:,} of its {held_out:,}" if measured < held_out else f"all {measured:,}"
     window = f" with a context of {context:,} tokens" if context else ""
+    if cached := record["held_out_measured"].get("cached_tokens"):
+        window += f" and an n-gram cache of at most {cached:,} tokens of the text, for this sample"
     source = record["held_out"].get("from")
     rule = f" ({source})" if source else ""
     quality = f"Held-out {what}{rule}: {figures} at the end (lower is better), on {part} bytes, in float32{window}."

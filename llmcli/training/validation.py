@@ -11,6 +11,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -28,15 +29,16 @@ from llmcli.evaluation.evaluator import (
     ScoreWindows,
     Window,
     evaluate_windows,
+    evaluation_context,
     select_windows,
     spread_order,
     stride,
 )
 from llmcli.formats.cache_weights import CacheWeights
-from llmcli.models.ngram_cache import BLOCK_TOKENS, CachedText
+from llmcli.models.ngram_cache import CachedText, document_blocks
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.compute import Compute
-from llmcli.training.evaluation_schedule import final_context, final_evaluation_tokens
+from llmcli.training.evaluation_schedule import final_evaluation_tokens
 from llmcli.training.interruption import CutShortError
 
 EXTRA_FINAL_TOKENS = 3  # times as many tokens at the end, at most, where the clock leaves time for them
@@ -46,8 +48,8 @@ FLOAT32_COST = 1.4
 SEARCHED_TOKENS = 1 << 16  # of a text, at once
 BATCH_TOKENS = 4096  # evaluated between two readings of the clock, at most ...
 BATCH_OPERATIONS = 1e11  # ... and parameters x tokens, at most
-# tokens of the held-out text, up to which its n-gram cache holds blocks of BLOCK_TOKENS; of a longer text shorter ones
-MAX_WHOLE_TOKENS, SHORT_BLOCK_TOKENS = 1 << 20, 1 << 13
+# tokens of held-out text, of a sample of which the n-gram cache would take too long to read all; it then holds so many
+MAX_CACHED_TOKENS, SAMPLE_CACHE_TOKENS = 1 << 20, 1 << 13
 
 Weights = Mapping[str, NDArray[np.float32]]
 Clock = Callable[[], float]
@@ -75,9 +77,12 @@ class _Text:
         ids: NDArray[np.integer] | PrefixedTokens,
         byte_lengths: NDArray[np.int64],
         cached: CachedText | None = None,
+        *,
+        first_bytes: int = 0,
     ) -> None:
-        """`cached` are the same ids with an n-gram cache."""
-        self._ids, self._byte_lengths, self._cached = ids, byte_lengths, cached
+        """`cached` are the same ids with an n-gram cache. `first_bytes` is how many bytes the tokenizer adds before a
+        document."""
+        self._ids, self._byte_lengths, self._cached, self._first_bytes = ids, byte_lengths, cached, first_bytes
 
     def tokens(self, units: Sequence[Window]) -> int:
         return sum(end - counted_from for _, counted_from, end in units)
@@ -85,17 +90,31 @@ class _Text:
     def evaluate(
         self, units: Sequence[Window], score: ScoreWindows, batch_tokens: int
     ) -> Iterator[tuple[Sequence[Window], Score]]:
-        return evaluate_windows(
+        batches = evaluate_windows(
             self._ids, self._byte_lengths, units, score, batch_tokens=batch_tokens, cached=self._cached
         )
+        for batch, batch_score in batches:
+            added = self._first_bytes * sum(counted_from == start + 1 for start, counted_from, _ in batch)
+            yield batch, replace(batch_score, bytes=batch_score.bytes - added)
 
-    def with_cache(self, weights: CacheWeights | None, separator: int) -> "_Text":
-        """The same text with an n-gram cache, if there are weights for one. Of a long text only parts are evaluated,
-        for which less of it in the cache is enough."""
+    def with_cache(self, weights: CacheWeights | None, separator: int, starts: Sequence[int]) -> "_Text":
+        """The same text with an n-gram cache, if there are weights for one; see `CachedText`."""
         if weights is None:
             return self
-        block_tokens = BLOCK_TOKENS if len(self._ids) <= MAX_WHOLE_TOKENS else SHORT_BLOCK_TOKENS
-        return _Text(self._ids, self._byte_lengths, CachedText(self._ids, weights, separator, block_tokens))
+        cached = CachedText(self._ids, weights, separator, starts)
+        return _Text(self._ids, self._byte_lengths, cached, first_bytes=self._first_bytes)
+
+
+class _Documents(PrefixedTokens):
+    """Documents, each after `bos`, the token that precedes a text, from tokens with `eos` between documents."""
+
+    def __init__(self, tokens: NDArray[np.integer], bos: int, eos: int) -> None:
+        super().__init__(bos, tokens)
+        self._bos, self._eos = bos, eos
+
+    def __getitem__(self, span: slice) -> NDArray[np.integer]:
+        ids = super().__getitem__(span)
+        return ids if self._bos == self._eos else np.where(ids == self._eos, ids.dtype.type(self._bos), ids)
 
 
 class _Answers:
@@ -173,7 +192,7 @@ class HeldOutEvaluation:
     ) -> None:
         """`model` is that of the run. `models` is the number of models evaluated: 2 if the run starts from another."""
         self._model, self._models, self._settings = model, models, settings
-        self._score, self._separator = (compute or Compute()).score, tokenizer.eos_id
+        self._score, self._separator = (compute or Compute()).score, tokenizer.bos_id
         self._conversations = data if isinstance(data, ConversationTokens) else None
         byte_lengths = tokenizer.byte_lengths
         longest = model.config.max_position_embeddings
@@ -182,11 +201,15 @@ class HeldOutEvaluation:
             self._data, self.tokens = _Answers(data, byte_lengths), len(data.ids)
             self.context = self._hurried_context = longest  # each conversation is scored whole
         else:
-            self._data, self.tokens = _Text(PrefixedTokens(tokenizer.bos_id, data), byte_lengths), len(data)
-            self.context, self._hurried_context = final_context(longest, settings.context), settings.context
+            documents = _Documents(data, tokenizer.bos_id, tokenizer.eos_id)
+            self._data = _Text(documents, byte_lengths, first_bytes=int(tokenizer.adds_prefix_space))
+            self.tokens = len(data)
+            self.context = evaluation_context(longest, trained=settings.context)
+            self._hurried_context = settings.context
             ends = _positions_of(tokenizer.eos_id, data)
             self._first_tokens = [0, *(1 + end for end in ends), 1 + len(data)]
         self._units: Sequence[Any] = ()
+        self.cached_tokens = 0  # that the n-gram cache held at most, if that were fewer than `llm eval` lets it hold
         self.expert_shares: list[list[float]] = []  # of the tokens evaluated, [layers][experts]
 
     def evaluate(
@@ -201,7 +224,7 @@ class HeldOutEvaluation:
         cache: CacheWeights | None = None,
     ) -> Score | None:
         """Evaluate the weights that will be saved, as those who use the file will run them: in float32, with the
-        model's own context length (`evaluation_schedule.final_context` at most; that of training if `hurried`).
+        model's own context length (`evaluation_context`; that of training if `hurried`).
 
         With a `cache` of n-grams, if there are weights for one. Until `limit`, a time of `clock`. None if it was
         interrupted before the first windows were done.
@@ -212,6 +235,7 @@ class HeldOutEvaluation:
         elif self._is_timed:  # the limit decides, so that the run ends on time
             tokens = min(EXTRA_FINAL_TOKENS * tokens, self.tokens)
         self._units = self._select(tokens)
+        self.cached_tokens = SAMPLE_CACHE_TOKENS if cache and tokens < self.tokens > MAX_CACHED_TOKENS else 0
         model = self._model.scoring_model(weights)
         with interruptible(model):
             score, self._units = _evaluate(
@@ -230,7 +254,11 @@ class HeldOutEvaluation:
         return score if len(units) == len(self._units) else None
 
     def _with_cache(self, cache: CacheWeights | None) -> _Data:
-        return self._data.with_cache(cache, self._separator) if isinstance(self._data, _Text) else self._data
+        if not isinstance(self._data, _Text):
+            return self._data
+        end = self._first_tokens[-1]
+        starts = range(0, end, self.cached_tokens) if self.cached_tokens else document_blocks(self._first_tokens)
+        return self._data.with_cache(cache, self._separator, starts)
 
     def cost(self, trained: int) -> float:
         """After training on `trained` tokens, as a number of tokens of the validation slice."""

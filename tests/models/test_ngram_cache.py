@@ -61,7 +61,7 @@ def test_a_whole_text_has_the_same_losses() -> None:
 
 def test_a_text_is_divided_into_blocks_that_begin_afresh() -> None:
     ids, losses = np.array(text(50, seed=2)), np.full(50, 1.3)
-    blocks = CachedText(PrefixedTokens(5, ids[1:]), WEIGHTS, block_tokens=20).nats(0, losses)
+    blocks = CachedText(PrefixedTokens(5, ids[1:]), WEIGHTS, starts=(0, 20, 40)).nats(0, losses)
     ids[0] = 5
     expected = [
         CachedText(ids[first : first + 20], WEIGHTS).nats(0, losses[first : first + 20]) for first in (0, 20, 40)

@@ -130,6 +130,9 @@ def test_without_held_out_text() -> None:
 def test_a_capped_context_and_an_unmeasured_text_are_mentioned() -> None:
     capped = summarize(record(held_out_measured={"bytes": 5000, "context": 2048}))[0]
     assert capped == FINAL.replace("in float32.", "in float32 with a context of 2,048 tokens.")
+    sample = summarize(record(held_out_measured={"bytes": 900, "cached_tokens": 8192}))[0]
+    assert sample.endswith("on 900 of its 5,000 bytes, in float32 and an n-gram cache of at most 8,192 tokens of the "
+                           "text, for this sample.")  # fmt: skip
     unmeasured = summarize(record(bits_per_byte=None, held_out_measured=None))[0]
     assert unmeasured == (
         "The held-out text was not evaluated at the end, which would have taken too long: run llm eval."

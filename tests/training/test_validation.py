@@ -13,19 +13,24 @@ import torch
 
 from llmcli.config import EVALUATION_CONTEXT, ModelConfig
 from llmcli.data.tokenizer import Tokenizer
-from llmcli.evaluation.evaluator import Score, evaluate
+from llmcli.data.tokens import tokenize
+from llmcli.evaluation.evaluator import InMemoryPassage, Score, evaluate, measure
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.models import ngram_cache
+from llmcli.models.cache_runtime import with_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.torch_scoring import score
 from llmcli.models.transformer import LanguageModel
-from llmcli.training import trainer
+from llmcli.training import trainer, validation
 from llmcli.training.batch_schedule import BatchSchedule
 from llmcli.training.compute import Compute
 from llmcli.training.events import Done
 from llmcli.training.plan import Request
 from llmcli.training.planner import make_plan
+from llmcli.training.record import FinalEvaluation, _measured
 from llmcli.training.validation import HeldOutEvaluation, Validator
 from llmcli.training.validation_slice import reserve_tokens
+from tests.models.test_ngram_cache import WEIGHTS
 from tests.training.small_runs import LINES, prepared, run_to_end
 
 BYTES = Tokenizer.train_bpe(["a"], 261)  # one token for each byte
@@ -80,6 +85,75 @@ def test_documents_are_evaluated_one_by_one(tmp_path: Path) -> None:
     found = held_out.evaluate(model.to_arrays(), 0, math.inf, lambda: 0.0, lambda model: nullcontext(), hurried=False)
     assert found is not None and (found.tokens, found.bytes, found.correct) == (172, expected.bytes, expected.correct)
     assert found.nats == pytest.approx(expected.nats, rel=1e-5)
+
+
+INNER = BYTES._inner
+TOKENIZERS = {
+    "one token before and after": BYTES,
+    "another token before": Tokenizer(INNER, bos_token="<|im_start|>"),
+    "a space before": Tokenizer(INNER, prefix_space="prepend"),
+}
+DOCUMENTS = [LINES[:130], "Ben.", LINES[50:90], LINES[300:345], LINES[200:390]]
+
+
+@pytest.fixture
+def model() -> LanguageModel:
+    model = LanguageModel(ModelConfig(BYTES.vocab_size, 32, 64, 2, 4, 2, 8, 32))
+    model.initialize(torch.Generator().manual_seed(0))
+    return model
+
+
+def held_out(model: LanguageModel, tokenizer: Tokenizer, eval_tokens: int) -> HeldOutEvaluation:
+    tokens = tokenize(iter([iter([document]) for document in DOCUMENTS]), tokenizer)
+    plan = make_plan(
+        Request(steps=2, batch_tokens=64), train_tokens=9000, vocab_size=261, eos_id=tokenizer.eos_id
+    )  # fmt: skip
+    settings = replace(plan.train, context=32, eval_tokens=eval_tokens)
+    return HeldOutEvaluation(model, tokenizer, tokens, settings)
+
+
+def final_score(evaluation: HeldOutEvaluation, model: LanguageModel) -> Score:
+    score = evaluation.evaluate(
+        model.to_arrays(), 0, math.inf, lambda: 0.0, lambda model: nullcontext(), hurried=False, cache=WEIGHTS
+    )
+    assert score is not None
+    return score
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("block", [40, 1000])
+def test_both_final_figures_are_those_of_llm_eval(
+    model: LanguageModel, name: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever token precedes a document, and however long the text is: of documents in several blocks of the n-gram
+    cache, and of several documents in one."""
+    monkeypatch.setattr(ngram_cache, "BLOCK_TOKENS", block)
+    monkeypatch.setattr(validation, "MAX_CACHED_TOKENS", 100)
+    tokenizer = TOKENIZERS[name]
+    evaluation = held_out(model, tokenizer, eval_tokens=10**6)
+    assert evaluation.tokens > 400
+    found = final_score(evaluation, model)
+    network = NumpyRuntime(Checkpoint(model.config, "", model.to_arrays(), {}))
+    expected = Score(0.0, 0, 0)
+    for document in DOCUMENTS:
+        expected += measure(InMemoryPassage(document), with_cache(network, WEIGHTS), tokenizer)
+    assert (found.tokens, found.bytes) == (expected.tokens, expected.bytes)
+    assert found.bytes == sum(len(document.encode()) for document in DOCUMENTS)
+    assert found.network_bits_per_byte == pytest.approx(expected.network_bits_per_byte, rel=1e-5)
+    assert found.adapting_bits_per_byte == pytest.approx(expected.adapting_bits_per_byte, rel=1e-5)
+    assert abs(found.network_bits_per_byte / found.bits_per_byte - 1) > 0.01 and evaluation.cached_tokens == 0
+
+
+def test_a_sample_of_a_long_text_says_how_much_the_cache_held(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = held_out(model, BYTES, eval_tokens=100)
+    assert final_score(evaluation, model).tokens < 200 and evaluation.cached_tokens == 0  # a short text: as it runs
+    monkeypatch.setattr(validation, "MAX_CACHED_TOKENS", 100)
+    score = final_score(evaluation, model)
+    assert score.tokens < 200 and evaluation.cached_tokens == validation.SAMPLE_CACHE_TOKENS
+    measured = _measured(score, FinalEvaluation(score, context=32, cached_tokens=evaluation.cached_tokens), 32)
+    assert measured == {"tokens": score.tokens, "bytes": score.bytes, "cached_tokens": 8192}
 
 
 def test_a_resumed_run_evaluates_the_part_of_the_slice_that_the_stopped_one_did(tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ def eval_(
             "--context",
             metavar="N",
             min=2,
-            help=f"Context length in tokens (default: that of the model, at most {EVALUATION_CONTEXT}).",
+            help=f"Context length in tokens (default: that of the model, at most {EVALUATION_CONTEXT}, or that of its "
+            "training if longer).",
         ),
     ] = None,
     quantize: QuantizeOption = None,
@@ -228,14 +229,14 @@ class _Evaluation:
 
     def _model_scores(self, path: Path, source: "Checkpoint | Ensemble", quantize: str | None) -> Iterator[ModelScore]:
         """The score of one model on each document, and on all together if there are several."""
-        from llmcli.evaluation.evaluator import Score, evaluation_context, passages, stride
+        from llmcli.evaluation.evaluator import Score, evaluation_context, passages, stride, trained_context
 
         name = f"{path}, {quantize}" if quantize else str(path)
         runtime, tokenizer = self._open(source, quantize)
         documents = passages(self.text)
         total = Score(0.0, 0, 0)
         try:
-            context = evaluation_context(runtime.context, self.context)
+            context = evaluation_context(runtime.context, self.context, trained_context(source.records))
             step = stride(context)
             _note_windows(name, context, step, runtime.context)
             for document in documents:
@@ -252,7 +253,7 @@ class _Evaluation:
         """The surprisal of each token under one model."""
         import numpy as np
 
-        from llmcli.evaluation.evaluator import Score, evaluation_context, passages
+        from llmcli.evaluation.evaluator import Score, evaluation_context, passages, trained_context
 
         ids: list[int] = []
         bits: list[float] = []
@@ -266,7 +267,7 @@ class _Evaluation:
 
         runtime, tokenizer = self._open(source, quantize)
         try:
-            context = evaluation_context(runtime.context, self.context)
+            context = evaluation_context(runtime.context, self.context, trained_context(source.records))
             for document in passages(self.text):
                 first_tokens.append(len(ids))
                 files.append(document.name)
@@ -359,7 +360,7 @@ class _AnswerEvaluation:
         self, path: Path, source: "Checkpoint | Ensemble", quantize: str | None, conversations: "list[Conversation]"
     ) -> ModelScore:
         from llmcli.evaluation.answers import measure_answers
-        from llmcli.evaluation.evaluator import evaluation_context
+        from llmcli.evaluation.evaluator import evaluation_context, trained_context
         from llmcli.models.open_runtime import open_runtime
 
         name = f"{path}, {quantize}" if quantize else str(path)
@@ -369,7 +370,7 @@ class _AnswerEvaluation:
 
         try:
             runtime = open_runtime(source, self.device, quantize, console.note, cache=self.cache)
-            context = evaluation_context(runtime.context, self.context)
+            context = evaluation_context(runtime.context, self.context, trained_context(source.records))
             result = measure_answers(conversations, runtime, self.templates[path], context, show_progress)
         except LLMError as error:
             raise LLMError(f"{path}: {error}", error.exit_code) from error
