@@ -212,8 +212,8 @@ def train(
     who asks and who answers in text with turns. `val` is a validation file or the fraction to hold out.
     `base` is a model to fine-tune, `like` one whose tokenizer to use. `options` are other fields of `Request`: layers,
     width, heads, kv_heads, context, tie, vocab_size, batch_tokens, dropout, lr (a factor), optimizer, experts, active,
-    lora, seed. A file at `output` is replaced only with `overwrite`. A run that was stopped is resumed by the same
-    call. Closing the iterator before its end discards the run. Raises LLMError.
+    lora, kl_weight, seed. A file at `output` is replaced only with `overwrite`. A run that was stopped is resumed by
+    the same call. Closing the iterator before its end discards the run. Raises LLMError.
     """
     from llmcli.config import cpu_cores
     from llmcli.training import session

@@ -125,8 +125,13 @@ def fail(text: str) -> None:
 def note_from_signal_handler(text: str) -> None:
     """A note written past the buffered stream: the signal may have interrupted a write to it."""
     if not _settings.quiet:
-        with suppress(OSError, ValueError):  # closed, or not a file
-            os.write(sys.stderr.fileno(), f"{visible_line(text)}\n".encode("utf-8", "backslashreplace"))
+        write_from_signal_handler(f"{visible_line(text)}\n")
+
+
+def write_from_signal_handler(text: str) -> None:
+    """As it is, to stderr. Untrusted text in it must already have passed through `visible`."""
+    with suppress(OSError, ValueError):  # closed, or not a file
+        os.write(sys.stderr.fileno(), text.encode("utf-8", "backslashreplace"))
 
 
 def status(text: str) -> None:

@@ -3,12 +3,14 @@
 import math
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmcli import units
 from llmcli.cli import charts, console
-from llmcli.cli.safe_text import visible_whitespace
+from llmcli.cli.safe_text import visible_line, visible_whitespace
+from llmcli.cli.terminal_echo import without_echo
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -53,14 +55,19 @@ class TrainingView:
         self._status: _Status | None = None
         self._shown_seconds = self._shown_progress = -math.inf
         self._live = None if hidden or console.is_quiet() else _live_display()
+        self._note = ""  # the last line
+        self._note_is_below = False  # whether it is on the screen below the view
+        self._echo = without_echo() if self._live else nullcontext()  # typed characters would shift the view
 
     def __enter__(self) -> "TrainingView":
-        if self._live:
-            self._live.start()
+        self._echo.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._live:
+    def __exit__(self, *error: Any) -> None:
+        self._echo.__exit__(*error)
+        self._note = ""
+        if self._live and self._live.is_started:
+            self._erase_note(self._live)
             try:
                 self._live.update(self._draw(self._live), refresh=True)
             finally:
@@ -100,12 +107,28 @@ class TrainingView:
         """The model's current continuation of a prompt."""
         self._sample = visible_whitespace(prompt).replace("·", " "), visible_whitespace(text).replace("·", " ")
 
+    def note_from_signal_handler(self, text: str) -> None:
+        """A note, at once below the view, whose last line it becomes when that is drawn again."""
+        if not (self._live and self._live.is_started):
+            console.note_from_signal_handler(text)
+            return
+        self._note, self._note_is_below = text, True
+        line = visible_line(text)[: self._live.console.width - 1]
+        console.write_from_signal_handler(f"\r\n{line}\r\x1b[A")  # the cursor stays in the last line of the view
+
+    def _erase_note(self, live: "Live") -> None:
+        if self._note_is_below:
+            self._note_is_below = False
+            live.console.file.write("\x1b[J")  # to the end of the screen
+
     def _show(self, seconds: float, status: _Status) -> None:
         """Draw the view or print a line, if it is time to."""
         since = seconds - self._shown_seconds
         if self._live:
             if since >= REFRESH_SECONDS:
                 self._shown_seconds = seconds
+                self._erase_note(self._live)
+                self._live.start()  # not before the first step: before it, notes and status lines are written
                 self._live.update(self._draw(self._live), refresh=True)
         elif status.progress >= 1 or (
             since >= LINE_SECONDS and status.progress - self._shown_progress >= LINE_PROGRESS
@@ -139,7 +162,8 @@ class TrainingView:
             lines += self._chart(min(columns - 1, 200), height)
         for line in lines:
             line.no_wrap, line.overflow = True, "ellipsis"
-        return Group(*(lines + sample)[: max(1, rows - 1)])
+        shown = (lines + sample)[: max(1, rows - 1)]
+        return Group(*shown, *([Text(self._note, no_wrap=True, overflow="ellipsis")] if self._note else []))
 
     def _figures(self, status: _Status, columns: int) -> "list[Text]":
         """The progress bar and two lines of figures."""

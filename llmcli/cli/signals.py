@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 from llmcli.cli import console
@@ -20,12 +21,21 @@ def termination_signals() -> list[signal.Signals]:
 
 
 @contextmanager
-def stop_requests() -> Iterator[list[int]]:
+def stop_requests(
+    can_save: Callable[[], bool] = lambda: True, show_note: Callable[[str], None] = console.note_from_signal_handler
+) -> Iterator[list[int]]:
     """Collect the first SIGINT or termination signal in a list, so that a run can end and save; a later second one
-    raises KeyboardInterrupt."""
-    note = "ending the run and saving; press Ctrl-C again to quit without saving"
-    with _collected((signal.SIGINT, *termination_signals()), note) as received:
+    raises KeyboardInterrupt. While `can_save` returns False a signal has the effect that it has outside. `show_note` is
+    called in a signal handler."""
+    note = partial(show_note, "ending the run and saving; press Ctrl-C again to quit without saving")
+    with _collected((signal.SIGINT, *termination_signals()), note, can_save) as received:
         yield received
+
+
+def ignore_stop_requests() -> None:
+    """While the process ends, no signal may interrupt that."""
+    for number in (signal.SIGINT, *termination_signals()):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def end_on_stop_requests() -> None:
@@ -49,8 +59,13 @@ def interruptions() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _collected(numbers: Sequence[signal.Signals], note: str = "") -> Iterator[list[int]]:
-    """Collect the first of these signals in a list, with a note; a later second one raises KeyboardInterrupt.
+def _collected(
+    numbers: Sequence[signal.Signals],
+    on_first: Callable[[], None] = lambda: None,
+    active: Callable[[], bool] = lambda: True,
+) -> Iterator[list[int]]:
+    """Collect the first of these signals in a list; a later second one raises KeyboardInterrupt. As long as this is not
+    `active`, the handlers from before are called.
 
     One request often arrives as two signals: `timeout` signals the process and its group, and a closed terminal is
     reported by both the shell and the kernel.
@@ -58,19 +73,27 @@ def _collected(numbers: Sequence[signal.Signals], note: str = "") -> Iterator[li
     received: list[int] = []
     first_at = 0.0
 
-    def handle(number: int, _: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         nonlocal first_at
         now = time.monotonic()
+        if not (received or active()):
+            earlier = handlers[signal.Signals(number)]
+            if callable(earlier):
+                earlier(number, frame)
+            elif earlier is signal.SIG_DFL:
+                raise SystemExit(128 + number)
+            return
         if not received:
             first_at = now
             received.append(number)
-            if note:
-                console.note_from_signal_handler(note)
+            on_first()
         elif now - first_at >= SAME_REQUEST:
             raise KeyboardInterrupt
 
-    handlers = {number: signal.signal(number, handle) for number in numbers}
+    handlers = {number: signal.getsignal(number) for number in numbers}
     try:
+        for number in numbers:
+            signal.signal(number, handle)
         yield received
     finally:
         for number, handler in handlers.items():

@@ -5,7 +5,7 @@ so the same share of held-out text is the baseline. `find_spans` marks the strin
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,17 +44,19 @@ def measure_memorization(
     held_out: NDArray[np.unsignedinteger],
     documents: Iterable[Iterable[str]],
     seed: int = 0,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Memorization | None:
     """Generate text without a prompt at temperature 1, and search for its strings in the training documents.
 
     `held_out` are token ids [N] of text the model was not trained on. Of longer documents the first MAX_SEARCHED_BYTES
-    are searched. None when the generated texts are too short. Raises LLMError for damaged weights.
+    are searched. Once `is_over` returns True no more is generated or searched. None when the generated texts are too
+    short. Raises LLMError for damaged weights.
     """
-    generated_strings = list(strings(_generate_texts(checkpoint, tokenizer, seed)))
+    generated_strings = list(strings(_generate_texts(checkpoint, tokenizer, seed, is_over)))
     held_out_strings = list(strings(_excerpts(tokenizer, held_out)))
     if not generated_strings:
         return None
-    counter = _ByteCounter()
+    counter = _ByteCounter(is_over)
     occurring = occurring_strings({*generated_strings, *held_out_strings}, map(counter.count, documents))
     return Memorization(
         share=round(share(generated_strings, occurring), 4),
@@ -174,7 +176,9 @@ def _slots(text: str) -> NDArray[np.uint64]:
     return slots
 
 
-def _generate_texts(checkpoint: Checkpoint, tokenizer: Tokenizer, seed: int) -> Iterator[str]:
+def _generate_texts(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, seed: int, is_over: Callable[[], bool]
+) -> Iterator[str]:
     """Up to SAMPLES texts with SAMPLED_CHARACTERS in all; less from a large model, to limit the time."""
     runtime = NumpyRuntime(checkpoint)
     tokens = int(min(SAMPLED_CHARACTERS, max(200, MAX_WORK / checkpoint.config.parameters))) // SAMPLES
@@ -185,9 +189,11 @@ def _generate_texts(checkpoint: Checkpoint, tokenizer: Tokenizer, seed: int) -> 
         text = ""
         for piece in generate(runtime, tokenizer, "\n", sampling):
             text += piece.text
-            if len(text) >= SAMPLED_CHARACTERS // SAMPLES:
+            if len(text) >= SAMPLED_CHARACTERS // SAMPLES or is_over():
                 break
         yield text
+        if is_over():
+            return
 
 
 def _excerpts(tokenizer: Tokenizer, ids: NDArray[np.unsignedinteger]) -> Iterator[str]:
@@ -202,12 +208,12 @@ def _excerpts(tokenizer: Tokenizer, ids: NDArray[np.unsignedinteger]) -> Iterato
 class _ByteCounter:
     """Yields pieces of text unchanged and counts their bytes; stops at MAX_SEARCHED_BYTES."""
 
-    def __init__(self) -> None:
-        self.bytes = 0
+    def __init__(self, is_over: Callable[[], bool]) -> None:
+        self.bytes, self._is_over = 0, is_over
 
     def count(self, pieces: Iterable[str]) -> Iterator[str]:
         for piece in pieces:
-            if self.bytes >= MAX_SEARCHED_BYTES:
+            if self.bytes >= MAX_SEARCHED_BYTES or (self.bytes and self._is_over()):
                 return
             self.bytes += len(piece) if piece.isascii() else len(piece.encode("utf-8", "surrogatepass"))
             yield piece

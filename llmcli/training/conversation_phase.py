@@ -1,5 +1,6 @@
 """The part of a run that trains on conversations: all of it, or its end, after plain text."""
 
+from collections.abc import Callable
 from typing import Any
 
 from llmcli.config import TrainConfig
@@ -75,11 +76,11 @@ class ConversationPhase:
         """A held-out question, which the samples answer."""
         return self._question.text
 
-    def answer(self, runtime: Runtime, most: int) -> str:
-        """The greedy answer of a model to the question, of at most `most` tokens."""
+    def answer(self, runtime: Runtime, most: int, is_over: Callable[[], bool] = lambda: False) -> str:
+        """The greedy answer of a model to the question, of at most `most` tokens, until `is_over` returns True."""
         most = min(most, longest_answer(self._conversations))
         stop_ids = self._conversations.template.stop_ids
-        ids = greedy_answer(runtime, self._tokenizer, self._question.ids, stop_ids, most)
+        ids = greedy_answer(runtime, self._tokenizer, self._question.ids, stop_ids, most, is_over)
         return self._tokenizer.decode(ids)
 
     # ---- the record

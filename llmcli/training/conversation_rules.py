@@ -3,6 +3,7 @@
 The numbers, and where they come from, are in recipe.py.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +13,7 @@ from llmcli.data.conversation_batches import pack
 from llmcli.errors import usage
 from llmcli.training import recipe, rules
 from llmcli.training.cost_model import CorpusSize
-from llmcli.training.plan import ConversationDecisions, Decision, Request
+from llmcli.training.plan import REQUESTED, ConversationDecisions, Decision, Request
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,19 @@ def dropout(
     return rules.dropout(request, model, tokens, epochs)
 
 
-def base_divergence(*, has_text: bool, base: ModelConfig | None) -> Decision[float]:
+def check_kl_weight(request: Request, base: ModelConfig | None, *, conversations_alone: bool) -> None:
+    """Raise LLMError for an invalid weight, or where there is no divergence from a base model."""
+    weight = request.kl_weight
+    if weight is not None and not 0 <= weight < math.inf:
+        raise usage(f"--kl-weight must be at least 0, found {weight:g}")
+    if weight and not (base and conversations_alone):
+        raise usage("--kl-weight is for fine-tuning on conversations alone, without plain text; leave it out")
+
+
+def base_divergence(request: Request, *, has_text: bool, base: ModelConfig | None) -> Decision[float]:
     """The weight of the divergence from the base model in the loss. After text, it would undo what that text added."""
+    if request.kl_weight is not None:
+        return Decision(request.kl_weight, REQUESTED)
     if base and not has_text:
         reason = "from the base model, on text that it generates; limits catastrophic forgetting"
         return Decision(recipe.DIVERGENCE_WEIGHT, reason)
@@ -160,7 +172,7 @@ def decisions(
     part = phases.share(tokens) if phases else Decision(1.0, "there is no plain text")
     epochs = part.value * tokens / conversations.tokens
     dropout = rules.dropout(request, model, conversations.tokens, epochs)
-    divergence = base_divergence(has_text=phases is not None, base=base)
+    divergence = base_divergence(request, has_text=phases is not None, base=base)
     return ConversationDecisions(part, dropout, divergence, validation(size, tokens))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from llmcli.evaluation.evaluator import Score
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.devices import is_out_of_memory
@@ -18,11 +19,11 @@ from llmcli.models.transformer import LanguageModel
 from llmcli.training.cache_fit import ValidationText
 from llmcli.training.compute import Compute
 from llmcli.training.interruption import CutShortError
-from llmcli.training.plain_text import PlainTextComparison
+from llmcli.training.plain_text import PlainTextComparison, PlainTextScores
 from llmcli.training.plan import Plan
 from llmcli.training.record import FinalEvaluation
 from llmcli.training.run_data import RunData
-from llmcli.training.run_timer import FINAL_PATIENCE, RunTimer
+from llmcli.training.run_timer import FINAL_PATIENCE, GRACE, RunTimer
 from llmcli.training.validation import HeldOutEvaluation, Weights
 
 CACHE_FIT_COST = 4.0  # of fitting the n-gram cache, per token, relative to evaluating the token
@@ -65,45 +66,72 @@ class FinalEvaluator:
 
     def evaluate(self, best: Weights, trained: int, *, hurried: bool) -> FinalEvaluation:
         """After training on `trained` tokens. Without memory for it there are no scores."""
-        cache = self._fit_cache(best)
-        scores = _unless_out_of_memory(lambda: self._score(best, trained, cache, hurried=hurried))
+        end = self._timer.final_deadline()
+        cache = self._fit_cache(best, end)
+        scores = _unless_out_of_memory(lambda: self._score(best, trained, cache, end, hurried=hurried))
         return scores or FinalEvaluation(cache=cache, problem=NO_MEMORY)
 
-    def _fit_cache(self, best: Weights) -> CacheWeights | None:
+    def _fit_cache(self, best: Weights, end: float) -> CacheWeights | None:
         """None also where the fit was interrupted, or memory is short."""
         text = self._cache_text
-        return _unless_out_of_memory(lambda: self._fit_cache_on(text, best)) if text else None
+        return _unless_out_of_memory(lambda: self._fit_cache_on(text, best, end)) if text else None
 
-    def _fit_cache_on(self, text: ValidationText, best: Weights) -> CacheWeights | None:
+    def _fit_cache_on(self, text: ValidationText, best: Weights, end: float) -> CacheWeights | None:
         model = self._model.scoring_model(best)
-        with contextlib.suppress(CutShortError), self._timer.interruptible(model, FINAL_PATIENCE):
+        with contextlib.suppress(CutShortError), self._timer.interruptible(model, FINAL_PATIENCE, end):
             return text.fit_cache(model)
         return None
 
-    def _score(self, best: Weights, trained: int, cache: CacheWeights | None, *, hurried: bool) -> FinalEvaluation:
-        """The best weights and the base model on the same part of the held-out data."""
-        held_out, timer = self._held_out, self._timer
-        plain_text = None if hurried or not self._plain_text else self._plain_text.scores(best, self._model)
+    def _score(
+        self, best: Weights, trained: int, cache: CacheWeights | None, end: float, *, hurried: bool
+    ) -> FinalEvaluation:
+        """The best weights and the base model on the same part of the held-out data; then plain text. All until `end`,
+        in seconds since the run began."""
+        held_out, compared = self._held_out, None if hurried else self._plain_text
         if not held_out.tokens:
-            return FinalEvaluation(cache=cache, plain_text=plain_text)
-        interruptible = partial(timer.interruptible, patience=FINAL_PATIENCE)
-        limit = self._limit(hurried=hurried)
-        score = held_out.evaluate(best, trained, limit, timer.now, interruptible, hurried=hurried, cache=cache)
-        base_score = None
-        if self._start and score:
-            base_cache = CacheWeights.of_record(self._start.record)
-            base_score = held_out.evaluate_base(self._start.tensors, interruptible, base_cache)
-        return FinalEvaluation(
-            score, base_score, held_out.context, held_out.cached_tokens, held_out.expert_shares, cache, plain_text
+            return FinalEvaluation(cache=cache, plain_text=self._score_plain_text(compared, best, end))
+        cost, plain_cost = held_out.cost(trained), compared.cost if compared else 0.0
+        score, base_score = self._score_held_out(
+            best, trained, cache, self._part(end, cost / (cost + plain_cost)), hurried=hurried
         )
+        return FinalEvaluation(
+            score, base_score, held_out.context, held_out.cached_tokens, held_out.expert_shares, cache,
+            self._score_plain_text(compared, best, end),
+        )  # fmt: skip
 
-    def _limit(self, *, hurried: bool) -> float:
-        """When the evaluation of the best weights has to end, in time of the clock."""
-        limit, timer = math.inf, self._timer
-        if timer.clock:
-            left = max(0.0, timer.clock.deadline - timer.elapsed)
-            limit = timer.now() + (left / 2 if self._start else left)
-        return min(limit, timer.now() + FINAL_PATIENCE) if hurried else limit
+    def _score_held_out(
+        self, best: Weights, trained: int, cache: CacheWeights | None, end: float, *, hurried: bool
+    ) -> tuple[Score | None, Score | None]:
+        """(of the best weights, of the base model). The first batch may take a little longer than until `end`."""
+        timer, held_out = self._timer, self._held_out
+        limit = self._part(end, 0.5) if self._start else end
+        if hurried:
+            limit = min(limit, timer.elapsed + FINAL_PATIENCE)
+        interruptible = partial(timer.interruptible, patience=FINAL_PATIENCE, deadline=limit + GRACE)
+        score = held_out.evaluate(
+            best, trained, timer.began + limit, timer.now, interruptible, hurried=hurried, cache=cache
+        )
+        if not (self._start and score):
+            return score, None
+        base_cache = CacheWeights.of_record(self._start.record)
+        interruptible = partial(timer.interruptible, patience=FINAL_PATIENCE, deadline=end + GRACE)
+        return score, held_out.evaluate_base(self._start.tensors, interruptible, base_cache)
+
+    def _score_plain_text(
+        self, compared: PlainTextComparison | None, best: Weights, end: float
+    ) -> PlainTextScores | None:
+        if compared is None or self._timer.elapsed >= end:
+            return None
+
+        def interruptible(model: LanguageModel, share: float) -> contextlib.AbstractContextManager[None]:
+            return self._timer.interruptible(model, FINAL_PATIENCE, self._part(end, share))
+
+        return compared.scores(best, self._model, interruptible)
+
+    def _part(self, end: float, share: float) -> float:
+        """When a share of the time until `end` is over; both in seconds since the run began."""
+        now = self._timer.elapsed
+        return end if math.isinf(end) else now + share * max(0.0, end - now)
 
 
 def _unless_out_of_memory(compute: Callable[[], T]) -> T | None:

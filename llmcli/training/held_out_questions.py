@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,14 +84,19 @@ def _text_before(conversation: Conversation, answer: int) -> str:
 
 
 def greedy_answer(
-    runtime: Runtime, tokenizer: Tokenizer, ids: Sequence[int], stop_ids: Collection[int], most: int
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    ids: Sequence[int],
+    stop_ids: Collection[int],
+    most: int,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> list[int]:
     """The answer to `ids` as `llm chat` gives it at temperature 0, of at most `most` tokens, and of as many as the
-    context has space for. The token that ends it is not included."""
+    context has space for. The token that ends it is not included. Once `is_over` returns True the rest is missing."""
     runtime.rewind()
     sampling = SamplingConfig(max_tokens=min(most, runtime.context - len(ids) + 1), temperature=0.0)
     pieces = continue_ids(runtime, tokenizer, ids, sampling, stop_ids=stop_ids)
-    return [piece.id for piece in pieces if piece.id is not None]
+    return [piece.id for piece in takewhile(lambda piece: not is_over(), pieces) if piece.id is not None]
 
 
 def similarity(answer: str, reference: str) -> float:
@@ -115,9 +121,10 @@ def answer_questions(
     seconds: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
     device: str = "cpu",
+    stop: Callable[[], bool] = lambda: False,
 ) -> AnswerShares | None:
     """Answer held-out questions, as many as MAX_WORK allows and `seconds` are enough for. None if nothing is held out,
-    or if there was no time for any. `device` is that of the run."""
+    or if there was no time for any. `device` is that of the run. Once `stop` returns True no more are answered."""
     if not len(conversations.held_out):
         return None
     known = {
@@ -126,13 +133,20 @@ def answer_questions(
         for message in conversation.messages
         if message.role == "assistant"
     }
+    end = clock() + seconds
     runtime, most = open_trained(checkpoint, device), longest_answer(conversations)
-    end, work, answers = clock() + seconds, 0.0, list[tuple[str, str]]()
+    work, answers = 0.0, list[tuple[str, str]]()
+
+    def is_over() -> bool:
+        return stop() or clock() > end
+
     for question in questions(conversations):
         is_enough = len(answers) >= MIN_QUESTIONS and work > MAX_WORK
-        if len(answers) == MAX_QUESTIONS or is_enough or clock() > end:
+        if len(answers) == MAX_QUESTIONS or is_enough or is_over():
             break
-        ids = greedy_answer(runtime, tokenizer, question.ids, conversations.template.stop_ids, most)
+        ids = greedy_answer(runtime, tokenizer, question.ids, conversations.template.stop_ids, most, is_over)
+        if is_over():
+            break  # the answer may not be whole
         work += checkpoint.parameters * (len(ids) + 1)
         answers.append((tokenizer.decode(ids).strip(), tokenizer.decode(question.answer).strip()))
     return answer_shares(answers, known) if answers else None

@@ -5,27 +5,35 @@ by the divergence of the new model from the base model.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
 
 from llmcli.config import ModelConfig, TrainConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.torch_scoring import score
 from llmcli.models.transformer import KeyValueCache, LanguageModel
+from llmcli.training.interruption import CutShortError
 
 WORK = 1.5e11  # parameters x tokens scored: a few seconds on two cores ...
 TOKENS = (256, 16_384)  # ... but at least and at most so many tokens
 WINDOW = 256  # tokens that are scored together
 GENERATED_LENGTH = 64  # tokens of each generated text
+MIN_LENGTH = 8  # the same, where there is no time for more
+GENERATION_SHARE = 0.6  # of the time for generating a text and scoring it with two models
 GENERATION_COST = 5.0  # of generating a text and scoring it with two models, per token; 1 is that of scoring it once
 
 Weights = Mapping[str, NDArray[np.float32]]
+# inside this context, in which a model has a share of the time that is left, its passes may raise CutShortError
+Interruptible = Callable[[LanguageModel, float], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -72,18 +80,44 @@ def windows_of(ids: NDArray[np.integer], bos_id: int, context: int, most: int) -
     return np.asarray(text[starts[:, None] + np.arange(length + 1)])
 
 
-def generate_text(model: LanguageModel, tokenizer: Tokenizer, most: int, seed: int) -> PlainText:
-    """About `most` tokens that a model generates at temperature 1, in texts of GENERATED_LENGTH."""
-    length = min(GENERATED_LENGTH, model.config.max_position_embeddings - 1)
-    ids = torch.full((max(1, most // length), 1), tokenizer.bos_id, device=model.cos.device)
-    caches = [KeyValueCache() for _ in range(model.config.num_hidden_layers)]
+def generated_length(config: ModelConfig) -> int:
+    """Tokens of each generated text."""
+    return min(GENERATED_LENGTH, config.max_position_embeddings - 1)
+
+
+@torch.no_grad()
+def generate_ids(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    texts: int,
+    seed: int,
+    on_token: Callable[[Tensor], None] = lambda hidden: None,
+) -> Tensor | None:
+    """Texts [N, T + 1] that a model generates at temperature 1, beginning with `bos_id`. `on_token` gets the hidden
+    states [N, 1, C] from which each token is predicted.
+
+    A pass that raises CutShortError ends them: then they are shorter, or None if they are too short to be of use.
+    """
     generator = torch.Generator(model.cos.device).manual_seed(seed)
+    ids = torch.full((texts, 1), tokenizer.bos_id, device=model.cos.device)
+    caches = [KeyValueCache() for _ in range(model.config.num_hidden_layers)]
+    length, head = generated_length(model.config), model.head()[: tokenizer.vocab_size]
     model.eval()
-    with torch.inference_mode():
-        for _ in range(length):
-            logits = model(ids[:, -1:], caches)[:, -1, : tokenizer.vocab_size].float()
-            ids = torch.cat([ids, torch.multinomial(torch.softmax(logits, -1), 1, generator=generator)], dim=1)
-    return PlainText(ids.cpu().numpy(), "text that the base model generates")
+    for _ in range(length):
+        try:
+            hidden = model.hidden_states(ids[:, -1:], caches)
+        except CutShortError:
+            break
+        probabilities = torch.softmax(F.linear(hidden[:, 0], head).float(), -1)
+        ids = torch.cat([ids, torch.multinomial(probabilities, 1, generator=generator)], dim=1)
+        on_token(hidden)
+    return ids if ids.shape[1] > min(MIN_LENGTH, length) else None
+
+
+def generate_text(model: LanguageModel, tokenizer: Tokenizer, most: int, seed: int) -> PlainText | None:
+    """About `most` tokens that a model generates; fewer or None if that is cut short."""
+    ids = generate_ids(model, tokenizer, max(1, most // generated_length(model.config)), seed)
+    return None if ids is None else PlainText(ids.cpu().numpy(), "text that the base model generates")
 
 
 def bits_per_byte(model: LanguageModel, text: PlainText, byte_lengths: NDArray[np.integer]) -> float:
@@ -118,24 +152,33 @@ class PlainTextComparison:
             return 2.0 * self._text.tokens
         return GENERATION_COST * affordable_tokens(self._config.parameters)
 
-    def scores(self, best: Weights, model: LanguageModel) -> PlainTextScores | None:
-        """Of the weights that a run of `model` ends with. None if there is nothing to compare."""
-        lengths = self._tokenizer.byte_lengths
+    def scores(
+        self, best: Weights, model: LanguageModel, interruptible: Interruptible = lambda model, share: nullcontext()
+    ) -> PlainTextScores | None:
+        """Of the weights that a run of `model` ends with. None if there is nothing to compare, or no time for it."""
         text, before = self._text, None
-        if self._start:
-            text, before = self._before(self._start, model, lengths)
-        if text is None:
+        try:
+            if self._start:
+                text, before = self._before(self._start, model, interruptible)
+            return self._after(text, before, model.scoring_model(best), interruptible) if text else None
+        except CutShortError:
             return None
-        return PlainTextScores(
-            text.source, text.tokens, before, bits_per_byte(model.scoring_model(best), text, lengths)
-        )
 
     def _before(
-        self, start: Checkpoint, run_model: LanguageModel, lengths: NDArray[np.integer]
-    ) -> tuple[PlainText, float]:
+        self, start: Checkpoint, run_model: LanguageModel, interruptible: Interruptible
+    ) -> tuple[PlainText | None, float]:
         """The text, which the base model generates if there is none, and its score under the base model, which takes
         no memory afterwards."""
         model, text = run_model.scoring_model(start.tensors), self._text
         if text is None:
-            text = generate_text(model, self._tokenizer, affordable_tokens(self._config.parameters), self._seed)
-        return text, bits_per_byte(model, text, lengths)
+            with interruptible(model, GENERATION_SHARE):
+                text = generate_text(model, self._tokenizer, affordable_tokens(self._config.parameters), self._seed)
+        with interruptible(model, 1.0):
+            return text, bits_per_byte(model, text, self._tokenizer.byte_lengths) if text else math.nan
+
+    def _after(
+        self, text: PlainText, before: float | None, model: LanguageModel, interruptible: Interruptible
+    ) -> PlainTextScores:
+        with interruptible(model, 1.0):
+            after = bits_per_byte(model, text, self._tokenizer.byte_lengths)
+        return PlainTextScores(text.source, text.tokens, before, after)

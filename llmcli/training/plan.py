@@ -36,6 +36,7 @@ class Request:
     experts: int | None = None  # per layer
     active: int | None = None  # experts per token
     lora: int = 0  # rank; 0: train all weights
+    kl_weight: float | None = None  # of the divergence from the base model; 0: none
     seed: int = TrainConfig.seed
     device: str = TrainConfig.device
     dtype: str = TrainConfig.dtype

@@ -60,6 +60,7 @@ def make_plan(
     """
     text = CorpusSize(train_tokens, train_bytes or 3 * train_tokens)
     machine = machine or Machine(estimated_speed)
+    conversation_rules.check_kl_weight(request, base, conversations_alone=bool(conversations) and not train_tokens)
 
     def candidates_for(data: CorpusSize, context: int, induction: bool) -> list[ModelConfig]:
         return [base] if base else candidates(request, data, context, vocab_size, eos_id, induction=induction)
@@ -149,7 +150,7 @@ class _Run:
     @cached_property
     def step_cost(self) -> float:
         """The time of a step, relative to that of its batch alone: the divergence from a base model takes time, too."""
-        if self.base is None or not self.conversations_alone:
+        if self.base is None or not self.conversations_alone or self.request.kl_weight == 0:
             return 1.0
         is_sharded = self.sharding(self.base, self.settings(self.base, 0.0, 1)).value
         return 1.0 if is_sharded else 1 + recipe.DIVERGENCE_COST

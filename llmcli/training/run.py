@@ -14,7 +14,7 @@ from llmcli.config import TrainConfig, as_record
 from llmcli.data.chat_template import with_chat_template
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
-from llmcli.training import recipe
+from llmcli.training import base_behaviour, recipe
 from llmcli.training.best_weights import BestWeights, CandidateEvaluator
 from llmcli.training.compute import Compute
 from llmcli.training.data_parallel import Leader
@@ -65,17 +65,40 @@ class Run:
         self._history = History()
         self._best = BestWeights(model, self.position, settings)
         self._candidates = CandidateEvaluator(model, data, settings, timer, compute, is_compiled=compiled)
-        self._samples = SampleGenerator(plan, data, sample_prompt, sharded=sharded)
+        self._samples = SampleGenerator(plan, data, sample_prompt, timer, sharded=sharded)
         self._final = FinalEvaluator(model, plan, start, data, timer, compute, sharded=sharded)
         self.problem = ""  # why the run cannot continue
 
-    def begin(self, started_at: float, reserve_seconds: float, resume_from: State | None) -> None:
-        """Start the clock. A resumed run restores its state and continues where its clock stopped."""
+    def begin(
+        self,
+        started_at: float,
+        reserve_seconds: float,
+        resume_from: State | None,
+        on_progress: Callable[[float], None],
+    ) -> None:
+        """Prepare the steps and start the clock. A resumed run restores its state and continues where its clock
+        stopped."""
+        self._prepare(started_at, reserve_seconds, resume_from, on_progress)
         self._timer.begin(started_at)
         if resume_from:
             self._restore(resume_from)
         self._stepper.send_state(_with_prefix(resume_from.arrays, "optimizer.") if resume_from else None)
         self._timer.start_clock(reserve_seconds)
+
+    def _prepare(
+        self,
+        started_at: float,
+        reserve_seconds: float,
+        resume_from: State | None,
+        on_progress: Callable[[float], None],
+    ) -> None:
+        now, budget, limit = self._timer.now(), self._settings.seconds, math.inf
+        if budget is not None:
+            earlier = resume_from.values.get("seconds") if resume_from else None
+            spent = now - started_at + (earlier if isinstance(earlier, float) else 0.0)  # else it will be refused
+            left = budget - reserve_seconds - spent
+            limit = base_behaviour.seconds_to_generate(budget, left)
+        self._stepper.prepare(now + limit, on_progress)
 
     def evaluate_start(self) -> Iterator[Event]:
         """Evaluate the weights that a run starts from: if training only makes them worse, it ends with them."""
@@ -240,8 +263,9 @@ class Run:
         elif hurried:
             return
         position.evaluated_step, position.evaluated_progress = position.step, position.progress
-        if self._samples.are_wanted:
-            weights = candidate.weights if candidate else self._stepper.model.to_arrays()
+        if self._samples.is_wanted:
+            current = self._stepper.model.to_arrays if position.step else lambda: self._best.weights
+            weights = candidate.weights if candidate else current()
             sample = self._samples.generate(position.step, weights)
             self._history.add_sample(sample.step, sample.text)
             yield sample
@@ -308,6 +332,8 @@ class Run:
         )  # fmt: skip
         if self._data.conversations:
             record["conversations"] |= self._data.conversations.record(position)
+            if self._stepper.base_tokens is not None:
+                record["conversations"]["base_tokens"] = self._stepper.base_tokens
         if timer.clock:
             record["clock"] = clock_record(self._plan.expected, seconds, self._seen_tokens / trained_seconds)
         return Done(

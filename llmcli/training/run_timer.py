@@ -17,6 +17,7 @@ FIRST_STEP_SECONDS = 10.0  # the first step may take this long ...
 FIRST_STEP_SHARE = 0.25  # ... or this share of the run, if that is more
 STEP_PATIENCE = 1.0  # a step or an evaluation that has taken more seconds than this is cut short at Ctrl-C ...
 FINAL_PATIENCE = 3.0  # ... and so is an evaluation that follows the last step
+GRACE = 2.0  # seconds in which a run that is late still evaluates what it has trained
 
 
 class RunTimer:
@@ -77,6 +78,17 @@ class RunTimer:
             return self.clock.deadline
         longest = max(FIRST_STEP_SECONDS, FIRST_STEP_SHARE * self.clock.seconds)
         return max(self.clock.deadline, self.elapsed + longest)
+
+    def final_deadline(self) -> float:
+        """When the evaluations that follow the last step must have ended, in seconds since the run began."""
+        return max(self.clock.deadline, self.elapsed + GRACE) if self.clock else math.inf
+
+    @contextlib.contextmanager
+    def interruptible_until(self, model: LanguageModel, deadline: float) -> Iterator[None]:
+        """Inside, forward passes of `model` raise CutShortError once `stop` returns True, or at `deadline`, a time of
+        `now`. For the time before the run begins."""
+        with stop_between_layers(model, lambda: self.now() > deadline or self.stop()):
+            yield
 
     @contextlib.contextmanager
     def interruptible(self, model: LanguageModel, patience: float, deadline: float = math.inf) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,8 @@ __all__ = ["Inputs", "PlannedRun", "Result", "check_space", "load_inputs", "plan
 
 # seconds of the time budget reserved for measuring memorization and saving the model, and for each million parameters
 RESERVED_SECONDS, RESERVED_SECONDS_PER_MILLION = 0.6, 0.06
+SAVING_SECONDS_PER_MILLION = 0.02  # of them, for saving
+MEASURED_SECONDS = 1.0  # for measuring memorization, at least, where the run is late
 # seconds for the compressors: a share of the time budget, or without one
 BASELINE_TIME_SHARE, BASELINE_SECONDS = 0.03, 9.99
 # seconds for greedy answers to held-out questions: a share of the time budget, and at least
@@ -46,9 +49,9 @@ ONE_PROCESS = Processes()
 PROCESS_GAIN = 0.85  # speed that each further process is assumed to add, relative to one alone
 # the options that are part of the identity of a run, see _run_identity
 IDENTITY_OPTIONS = (
-    "--time", "--steps", "--epochs", "--lora", "--adapter-only", "--vocab-size", "--layers", "--width", "--heads",
-    "--kv-heads", "--experts", "--active", "--context", "--tie", "--batch-tokens", "--optimizer", "--dropout", "--seed",
-    "--device", "--dtype", "--speakers",
+    "--time", "--steps", "--epochs", "--lora", "--adapter-only", "--kl-weight", "--vocab-size", "--layers", "--width",
+    "--heads", "--kv-heads", "--experts", "--active", "--context", "--tie", "--batch-tokens", "--optimizer",
+    "--dropout", "--seed", "--device", "--dtype", "--speakers",
 )  # fmt: skip
 
 
@@ -350,12 +353,13 @@ def run(
     on_note: Callable[[str], None] = lambda note: None,
     processes: Processes = ONE_PROCESS,
     on_stop_request: Callable[[int], None] = lambda signal: None,
+    on_progress: Callable[[float], None] = lambda share: None,
 ) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Result]:
     """Train, and save the model at the end: yields events, and the result as the last one.
 
     `started` is when the time budget began (time.monotonic). When `stop()` is true the run ends after the current step
     and saves what it has. `on_stop_request` gets the signal that another of several processes received, after which
-    `stop` is asked again. Raises LLMError.
+    `stop` is asked again. `on_progress` is that of `trainer.train`. Raises LLMError.
     """
     from llmcli.training import hardware, resume, trainer
     from llmcli.training.events import Done, State
@@ -386,12 +390,13 @@ def run(
             conversations=prepared.conversations,
             plain_text=find_plain_text(inputs, prepared),
             leader=leader,
+            on_progress=on_progress,
         ):
             if isinstance(event, State):
                 saver.save(event)
                 del event  # or its copy of all weights would be in memory while training goes on
             elif isinstance(event, Done):
-                _complete_record(event, plan, baselines, resumable=saver.resumable, on_note=on_note)
+                _complete_record(event, plan, baselines, resumable=saver.resumable, on_note=on_note, stop=stop)
                 file = output.save(event)
                 if not event.interrupted:  # also after a problem: a resumed run would meet it again
                     output.discard_resume_file()
@@ -482,28 +487,37 @@ def _complete_record(
     *,
     resumable: bool,
     on_note: Callable[[str], None],
+    stop: Callable[[], bool],
 ) -> None:
     """Add memorization, unless the run was cut short, and the summary of the run to the record in the model."""
-    record = done.checkpoint.record
+    record, settings = done.checkpoint.record, plan.prepared.plan.train
+    seconds = math.inf if settings.seconds is None else settings.seconds - done.seconds
+    seconds = max(MEASURED_SECONDS, seconds - SAVING_SECONDS_PER_MILLION * done.checkpoint.parameters / 1e6)
     cut_short = done.interrupted or done.problem
     if plan.prepared.conversations:
         record["memorised"] = None
-        record["answers"] = None if cut_short else _answers(done.checkpoint, plan.prepared, on_note)
+        record["answers"] = None if cut_short else _answers(done.checkpoint, plan.prepared, on_note, seconds, stop)
     else:
-        record["memorised"] = None if cut_short else _memorization(done.checkpoint, plan, on_note)
+        record["memorised"] = None if cut_short else _memorization(done.checkpoint, plan, on_note, seconds, stop)
     record["verdict"] = summarize(record, baselines, resumable=resumable)
 
 
-def _answers(checkpoint: Checkpoint, prepared: Prepared, on_note: Callable[[str], None]) -> dict[str, Any] | None:
-    """How the model answers held-out questions; None where that could not be measured."""
+def _answers(
+    checkpoint: Checkpoint,
+    prepared: Prepared,
+    on_note: Callable[[str], None],
+    seconds: float,
+    stop: Callable[[], bool],
+) -> dict[str, Any] | None:
+    """How the model answers held-out questions; None where that could not be measured, in `seconds` at most."""
     from llmcli.training.held_out_questions import answer_questions
 
     assert prepared.conversations
     try:
         settings = prepared.plan.train
-        seconds = _answers_seconds(settings.seconds)
+        seconds = min(seconds, _answers_seconds(settings.seconds))
         result = answer_questions(
-            checkpoint, prepared.tokenizer, prepared.conversations, seconds, device=settings.device
+            checkpoint, prepared.tokenizer, prepared.conversations, seconds, device=settings.device, stop=stop
         )
     except Exception as error:  # memory is short: the model must still be saved
         on_note(f"answers to held-out questions could not be measured: {error}")
@@ -511,15 +525,23 @@ def _answers(checkpoint: Checkpoint, prepared: Prepared, on_note: Callable[[str]
     return as_record(result) if result else None
 
 
-def _memorization(checkpoint: Checkpoint, plan: PlannedRun, on_note: Callable[[str], None]) -> dict[str, Any] | None:
-    """How much of its training text the model repeats verbatim; None where it could not be measured."""
+def _memorization(
+    checkpoint: Checkpoint,
+    plan: PlannedRun,
+    on_note: Callable[[str], None],
+    seconds: float,
+    stop: Callable[[], bool],
+) -> dict[str, Any] | None:
+    """How much of its training text the model repeats verbatim; None where it could not be measured, in about `seconds`
+    at most."""
     from llmcli.evaluation.memorization import measure_memorization
 
-    prepared = plan.prepared
+    prepared, end = plan.prepared, time.monotonic() + seconds
     try:
         result = measure_memorization(
-            checkpoint, prepared.tokenizer, prepared.held_out, prepared.training_text(), plan.request.seed
-        )
+            checkpoint, prepared.tokenizer, prepared.held_out, prepared.training_text(), plan.request.seed,
+            lambda: stop() or time.monotonic() > end,
+        )  # fmt: skip
     except Exception as error:  # the text was removed, or memory is short: the model must still be saved
         on_note(f"memorization could not be measured: {error}")
         return None

@@ -4,7 +4,7 @@ What comes before and after a step (the clock, evaluations, saving) is the matte
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.transformer import LanguageModel
+from llmcli.training import base_behaviour
 from llmcli.training.base_behaviour import BaseBehaviour
 from llmcli.training.best_weights import Weights
 from llmcli.training.compute import Compute
@@ -55,10 +56,24 @@ class Stepper:
         self.is_sharded = plan.sharded and leader is not None
         self.model = _initial_model(plan, start, data.tokenizer.vocab_size, leader)
         self._optimizer = self._new_optimizer()
-        self._base_behaviour = _base_behaviour(self.model, plan, data)
+        self._base_behaviour: BaseBehaviour | None = None
         self.is_compiled = compile_layers(self.model, plan.train)
+        self.base_tokens: int | None = None  # of the base model's text for the divergence; None: the plan has none
         self._window = 0  # tokens in a window of the last step
         self._compiles = False  # whether torch compiled layers in the last step, for windows of that length
+
+    def prepare(self, deadline: float, on_progress: Callable[[float], None]) -> None:
+        """Before the first step, and before the state of a stopped run is loaded: if the plan wants the divergence from
+        the base model, let that generate text, until `deadline` in seconds of the timer at most."""
+        conversations, model = self._plan.conversations, self.model
+        if self._data.conversations is None or conversations is None or not conversations.base_divergence:
+            return
+        self._tuner.new_shape()  # sets the number of threads: too many beside another program are many times as slow
+        with self._timer.interruptible_until(model, deadline):
+            text = base_behaviour.generate(model, self._data.tokenizer, self._settings.seed, on_progress)
+        self.base_tokens = text.tokens if text else 0
+        if text:
+            self._base_behaviour = BaseBehaviour(model, text, self._settings, conversations.base_divergence)
 
     def _new_optimizer(self) -> Optimizer:
         group = self._leader.group if self._leader else None
@@ -180,10 +195,3 @@ def _initial_model(plan: Plan, start: Checkpoint | None, vocab_size: int, leader
 def _new_tokens(plan: Plan, vocab_size: int) -> range:
     """The tokens that a base model does not have."""
     return range(vocab_size - (plan.conversations.new_tokens if plan.conversations else 0), vocab_size)
-
-
-def _base_behaviour(model: LanguageModel, plan: Plan, data: RunData) -> BaseBehaviour | None:
-    """What keeps the predictions of the base model in a run on conversations, if the plan says so."""
-    if data.conversations is None or plan.conversations is None or not plan.conversations.base_divergence:
-        return None
-    return BaseBehaviour(model, data.tokenizer, plan.train, plan.conversations.base_divergence)

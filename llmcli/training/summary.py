@@ -177,7 +177,9 @@ def summarize(
     if not remarks:
         loss = run.curve.name if run.curve.validation else "training"
         remarks = [f"The {loss} loss has plateaued: longer training at this size would help little."]
-    facts = [*_known_text(run), *_teacher(run), *_answers(run), *_plain_text(run), *_speed(run)]
+    facts = [
+        *_known_text(run), *_teacher(run), *_answers(run), *_plain_text(run), *_missing_divergence(run), *_speed(run)
+    ]  # fmt: skip
     return [_quality(run), *facts, *remarks]
 
 
@@ -426,6 +428,16 @@ def _plain_text(run: _Run) -> list[str]:
     return [
         f"Plain text ({source}): {units.bits_per_byte(before)} bits per byte before, {units.bits_per_byte(after)} "
         f"after ({change:+.1%}).{advice}"
+    ]
+
+
+def _missing_divergence(run: _Run) -> list[str]:
+    """Whether the time was too short for the text that a base model generates (base_behaviour.py)."""
+    if run.record.get("conversations", {}).get("base_tokens") != 0:
+        return []
+    return [
+        "There was no time for text of the base model, so nothing limited catastrophic forgetting (KL divergence): a "
+        "longer --time or a smaller base model would help."
     ]
 
 

@@ -49,6 +49,7 @@ def train(
     conversations: PreparedConversations | None = None,
     plain_text: PlainText | None = None,
     leader: Leader | None = None,
+    on_progress: Callable[[float], None] = lambda share: None,
 ) -> Iterator[Event]:
     """Train on `tokens` according to `plan`, from the weights of `start` or from fresh ones. The last event is Done.
 
@@ -69,6 +70,8 @@ def train(
 
     With a `leader` of several processes, each step is computed by all of them.
 
+    `on_progress` gets the share that is done, 0 to 1, while a base model generates text before the first step.
+
     Raises LLMError if the loss becomes NaN or infinite before the first evaluation (after it, the run ends with the
     best weights so far), if the run is stopped before its first step, or if `resume_from` is of another run.
     """
@@ -77,10 +80,10 @@ def train(
         plan, start, data, RunTimer(plan.train, clock, stop), sample_prompt=sample_prompt, regularize=regularize,
         tuner=tuner, schedule=schedule or EvaluationSchedule(), compute=compute or Compute(), leader=leader,
     )  # fmt: skip
-    run.begin(clock() if started_at is None else started_at, reserve_seconds, resume_from)
+    run.begin(clock() if started_at is None else started_at, reserve_seconds, resume_from, on_progress)
     del resume_from  # or its copy of the weights and of the optimizer would be in memory for the whole run
-    stopped = False
-    if start and run.is_new:
+    stopped = stop()
+    if start and run.is_new and not stopped:
         yield from run.evaluate_start()
         stopped = stop()
     while True:

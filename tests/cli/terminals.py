@@ -104,3 +104,29 @@ class Typist:
         self._unread += text
         self.screen += text
         return bool(block)
+
+
+def on_screen(drawn: str, columns: int, rows: int) -> list[str]:
+    """The lines that a terminal shows after this output, those that it has scrolled away included."""
+    lines, top, row, column = [[" "] * columns], 0, 0, 0
+    for text, number, command in re.findall(r"([^\x1b]+)|\x1b\[[?]?([0-9;]*)([A-Za-z])", drawn):
+        for character in text:
+            if character == "\n" or (column == columns and character != "\r"):
+                row, column = row + 1, 0
+                lines += [[" "] * columns for _ in range(row + 1 - len(lines))]
+                top = max(top, row + 1 - rows)
+            if character == "\r":
+                column = 0
+            elif character != "\n":
+                lines[row][column] = character
+                column += 1
+        if command == "A":
+            row = max(top, row - int(number or 1))
+        elif command == "K" and number == "2":
+            lines[row] = [" "] * columns
+        elif command == "J":
+            lines[row][column:] = [" "] * (columns - column)
+            del lines[row + 1 :]
+        else:
+            assert not command or command in "mhl", f"the terminal does not know {command}"
+    return ["".join(line).rstrip() for line in lines]

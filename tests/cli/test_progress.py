@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from llmcli.cli import progress
+from llmcli.cli import console, progress
 from llmcli.cli.text_layout import text_width
-from tests.cli.terminals import STYLES, coloured_stdout
+from tests.cli.terminals import STYLES, coloured_stdout, on_screen
 
 
 def run(view: progress.TrainingView, steps: int, seconds: float) -> None:
@@ -46,6 +46,32 @@ def test_the_live_view_fits_the_terminal_and_restores_it(
         assert sum(line.count("o") for line in chart) >= 5
         assert "validation 2.050  best 2.050 (step 20)" in "\n".join(last)
         assert any(line.startswith("りんご│") for line in last) and last[-1].endswith("…")
+
+
+@pytest.mark.parametrize("rows", [15, 24])
+def test_a_note_from_a_signal_handler_leaves_one_view(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """The view fills the terminal, with a plan above it. (Japanese has two columns for a character: here is none.)"""
+    screen = coloured_stdout(monkeypatch)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(console, "write_from_signal_handler", screen.write)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", str(rows))
+    screen.write("plan\n" * rows)
+    with progress.TrainingView(4.0) as view:
+        run(view, 20, 60)
+        view.sample("I", "like tea. " * 50)
+        view.note_from_signal_handler("ending the run")
+        shown = on_screen(screen.getvalue(), 80, rows)
+        assert shown[-1] == "ending the run" and _bars(shown) == 1
+        view.step(step=21, progress=1, loss=1, tokens=70_000, epoch=2, seconds=70, tokens_per_second=1000)
+        shown = on_screen(screen.getvalue(), 80, rows)
+        assert shown[-1] == "ending the run" and _bars(shown) == 1 and shown.count("ending the run") == 1
+    shown = on_screen(screen.getvalue(), 80, rows)
+    assert _bars(shown) == 1 and "ending the run" not in shown and shown.count("plan") == rows
+
+
+def _bars(lines: list[str]) -> int:
+    return sum("tokens/s" in line for line in lines)
 
 
 def test_the_cursor_is_restored_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:

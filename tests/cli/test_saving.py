@@ -23,6 +23,7 @@ from llmcli.errors import LLMError
 from llmcli.formats import adapters, atomic_io, checkpoint, ensemble_file
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.training import resume, session
+from llmcli.training.compute import Compute
 from llmcli.training.events import Evaluation, State
 from llmcli.training.output import Output
 from llmcli.training.plan import Plan
@@ -374,6 +375,59 @@ def test_two_signals_at_once_count_as_one_and_a_later_one_ends_the_run(
         clock[0] += signals.SAME_REQUEST
         signal.raise_signal(kinds[1])
         pytest.fail("the run continues")
+
+
+def test_while_there_is_nothing_to_save_a_signal_has_its_usual_effect(
+    clock: list[float], capfd: pytest.CaptureFixture[str]
+) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    can_save: list[bool] = []
+    with stop_requests(lambda: bool(can_save)) as caught:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(SystemExit, match="143"):
+            signal.raise_signal(signal.SIGTERM)
+        assert caught == [] and capfd.readouterr().err == ""
+        can_save.append(True)
+        signal.raise_signal(signal.SIGTERM)
+        assert caught == [signal.SIGTERM] and "ending the run and saving" in capfd.readouterr().err
+
+
+BEFORE_THE_FIRST_STEP = {
+    "reading": "llmcli.data.sources.read_sources",
+    "training a tokenizer": "llmcli.training.prepare.train_tokenizer",
+    "tokenizing": "llmcli.training.prepare.tokenize",
+    "planning": "llmcli.training.prepare.make_plan",
+    "compressors": "llmcli.training.session._baselines",
+    "fresh weights": "llmcli.training.stepper.fresh_weights",
+    "the first step": "llmcli.training.compute.accumulate_gradients",
+}
+
+
+@pytest.mark.parametrize("phase", BEFORE_THE_FIRST_STEP)
+def test_an_interrupt_before_the_first_step_ends_the_command_at_once(
+    llm: Llm, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
+    Path("c.txt").write_text(TEXT, "utf-8")
+    passed: list[str] = []
+
+    def interrupt(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        passed.append(phase)
+
+    monkeypatch.setattr(BEFORE_THE_FIRST_STEP[phase], interrupt)
+    if phase == "the first step":
+        monkeypatch.setattr("llmcli.training.trainer.Compute", lambda: Compute(interrupt))  # type: ignore[arg-type]
+    try:
+        answer = llm("train", "c.txt", *OPTIONS, "--steps", 3)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert answer.exit_code == 130 and not passed, answer.stderr
+    assert "interrupted" in answer.stderr.splitlines()[-1] and "saving" not in answer.stderr
+    if phase in ("compressors", "fresh weights", "the first step"):
+        assert answer.stderr.splitlines()[-1] == "interrupted before the first training step; no model was written"
+    assert [path.name for path in HERE.iterdir()] == ["c.txt"]
 
 
 @platforms.posix

@@ -1,5 +1,7 @@
 """The divergence from the base model that is added to the loss of fine-tuning on conversations."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,18 @@ from torch.nn import functional as F
 
 from llmcli.config import TrainConfig
 from llmcli.data.tokenizer import Tokenizer
+from llmcli.errors import LLMError
 from llmcli.models.transformer import LanguageModel
 from llmcli.training import base_behaviour, trainer
 from llmcli.training.base_behaviour import BaseBehaviour
+from llmcli.training.compute import Compute
 from llmcli.training.events import Done, Event, State
+from llmcli.training.interruption import stop_between_layers
+from llmcli.training.plain_text import GENERATED_LENGTH
+from llmcli.training.run_data import RunData
+from llmcli.training.run_timer import RunTimer
+from llmcli.training.stepper import Stepper
+from llmcli.training.thread_tuner import ThreadTuner
 from tests.platforms import in_full
 from tests.training.small_runs import through_a_file
 from tests.training.test_appended_tokens import base, fine_tune, fine_tuning
@@ -22,7 +32,9 @@ SETTINGS = TrainConfig(steps=9, context=64, batch_size=16)
 
 
 def behaviour(of: LanguageModel, tokenizer: Tokenizer = BYTES, weight: float = 2.0) -> BaseBehaviour:
-    return BaseBehaviour(of, tokenizer, SETTINGS, weight)
+    text = base_behaviour.generate(of, tokenizer, SETTINGS.seed)
+    assert text
+    return BaseBehaviour(of, text, SETTINGS, weight)
 
 
 def gradients(of: LanguageModel) -> dict[str, torch.Tensor]:
@@ -44,7 +56,7 @@ def test_the_gradients_are_those_of_the_divergence() -> None:
         for name, weight in tuned.named_parameters():
             weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
     texts = np.random.default_rng([0, 5, base_behaviour.SEED]).choice(64, 4, replace=False)
-    ids = added._reference.ids[torch.from_numpy(texts), :-1]
+    ids = added._text.ids[torch.from_numpy(texts), :-1]
     added.add_gradients(5)
     found = gradients(tuned)
     tuned.zero_grad(set_to_none=True)
@@ -67,6 +79,95 @@ def test_each_step_has_its_texts() -> None:
         added.add_gradients(step)
         found.append(gradients(tuned)["lm_head.weight"])
     assert torch.equal(found[0], found[1]) and not torch.allclose(found[0], found[2])
+
+
+class PassingTime:
+    """A clock that goes on by a second with each reading."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def __call__(self) -> float:
+        self.time += 1.0
+        return self.time
+
+
+def prepared_text(
+    seconds: float | None, spent: float = 0.0, stop: bool = False, **request: object
+) -> tuple[int, float]:
+    """(tokens of the base model's text before the first step, seconds that it took) in a run of which reading and
+    planning took `spent` seconds. The clock is read before each of two layers."""
+    ready, start = fine_tuning(base(context=128), **request)
+    settings = replace(ready.plan.train, seconds=seconds)
+    clock = PassingTime()
+    data = RunData(ready.plan, ready.tokenizer, ready.tokens, ready.held_out, ready.conversations)
+    timer = RunTimer(settings, clock, lambda: stop)
+    stepper = Stepper(ready.plan, start, data, timer, ThreadTuner(1), Compute(), None)
+    began = clock.time
+    limit = math.inf if seconds is None else base_behaviour.seconds_to_generate(seconds, seconds - spent)
+    stepper.prepare(began + limit, lambda share: None)
+    return stepper.base_tokens if stepper.base_tokens is not None else -1, clock.time - began
+
+
+def test_the_text_of_the_base_model_keeps_its_share_of_the_time() -> None:
+    """64 texts, of whose tokens each takes two seconds: 12 in a tenth of 240 s, none that are long enough in a tenth of
+    100 s, nor in a quarter of the 40 s that are left of 240 s."""
+    tokens, seconds = prepared_text(240.0)
+    assert tokens == 64 * 12 and seconds <= 240 / 10 + 1
+    for budget, spent in ((100.0, 0.0), (240.0, 200.0)):
+        tokens, seconds = prepared_text(budget, spent)
+        assert tokens == 0 and seconds <= 10 + 1
+
+
+def test_without_a_time_budget_the_text_does_not_depend_on_the_clock() -> None:
+    assert prepared_text(None)[0] == 64 * GENERATED_LENGTH
+    assert prepared_text(1e9)[0] == 64 * GENERATED_LENGTH
+
+
+def test_shorter_texts_are_the_beginnings_of_the_whole_ones() -> None:
+    whole = base_behaviour.generate(model(1), BYTES, 0)
+    short, readings = model(1), iter(range(10**6))
+    with stop_between_layers(short, lambda: next(readings) >= 2 * 10):
+        part = base_behaviour.generate(short, BYTES, 0)
+    assert whole and part and part.hidden.shape == (64, 10, 32)
+    assert torch.equal(part.ids, whole.ids[:, :11]) and torch.equal(part.hidden, whole.hidden[:, :10])
+
+
+def test_a_stop_request_ends_the_text_at_once() -> None:
+    """It is asked for before each layer."""
+    assert prepared_text(None, stop=True)[1] <= 1
+    ready, start = fine_tuning(base(context=128))
+    events = []
+    with pytest.raises(LLMError, match="stopped before the first training step"):
+        for event in trainer.train(
+            ready.plan, ready.tokenizer, start, ready.tokens, ready.held_out, ready.record,
+            conversations=ready.conversations, stop=lambda: True,
+        ):  # fmt: skip
+            events.append(event)
+    assert [type(event) for event in events] == [State]  # not even the base model is evaluated
+
+
+def test_without_a_divergence_no_text_is_generated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base_behaviour, "generate", lambda *_: pytest.fail("text is generated"))
+    assert prepared_text(None, kl_weight=0.0)[0] == -1
+
+
+@pytest.mark.slow
+def test_the_record_has_the_size_of_the_text() -> None:
+    assert fine_tune(base(context=128)).checkpoint.record["conversations"]["base_tokens"] == 64 * GENERATED_LENGTH
+    assert "base_tokens" not in fine_tune(base(context=128), kl_weight=0.0).checkpoint.record["conversations"]
+
+
+@pytest.mark.slow
+def test_a_timed_run_without_time_for_the_divergence_trains_without_it() -> None:
+    ready, start = fine_tuning(base(context=128))
+    plan = replace(ready.plan, train=replace(ready.plan.train, seconds=50.0, steps=3))
+    *_, done = trainer.train(
+        plan, ready.tokenizer, start, ready.tokens, ready.held_out, ready.record, conversations=ready.conversations,
+        clock=PassingTime(), started_at=0.0,
+    )  # fmt: skip
+    assert isinstance(done, Done) and done.step > 0
+    assert done.checkpoint.record["conversations"]["base_tokens"] == 0
 
 
 @pytest.mark.slow

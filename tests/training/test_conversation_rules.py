@@ -1,5 +1,7 @@
 """The plan of a run on conversations: context, batches, epochs, and when conversations follow text."""
 
+import math
+
 import pytest
 
 from llmcli.config import ModelConfig
@@ -155,6 +157,24 @@ def test_only_a_base_model_without_new_text_is_kept() -> None:
         assert "KL divergence" not in {one.name for one in other.rows}
 
 
+def test_the_weight_of_the_divergence_can_be_chosen() -> None:
+    chosen = plan(size(), Request(kl_weight=2.0), base=LONG_BASE)
+    assert chosen.conversations is not None and chosen.conversations.base_divergence == 2.0
+    assert (row(chosen, "KL divergence").value, row(chosen, "KL divergence").reason) == ("weight 2", "as requested")
+    off = plan(size(), Request(kl_weight=0.0), base=LONG_BASE)
+    assert off.conversations is not None and off.conversations.base_divergence == 0.0
+    assert "KL divergence" not in {one.name for one in off.rows}
+
+
+def test_a_weight_of_the_divergence_that_would_have_no_effect_is_refused() -> None:
+    for options in ({}, {"base": LONG_BASE, "text": 5_000}):
+        with pytest.raises(LLMError, match="--kl-weight is for fine-tuning on conversations alone"):
+            plan(size(), Request(kl_weight=2.0), **options)  # type: ignore[arg-type]
+    for weight in (-1.0, math.nan, math.inf):
+        with pytest.raises(LLMError, match="--kl-weight must be at least 0"):
+            plan(size(), Request(kl_weight=weight), base=LONG_BASE)
+
+
 def test_a_base_model_has_no_dropout_unless_requested() -> None:
     """Also after many epochs, for which a new model has it."""
     assert plan(size(), base=LONG_BASE).train.dropout == 0.0
@@ -172,6 +192,11 @@ def test_the_divergence_takes_its_part_of_the_time() -> None:
     assert row(result, "training tokens").value == "about 38,571"
     assert "at 714 tokens/s" in row(result, "training tokens").reason
     assert result.expected is not None and result.expected.tokens_per_second == pytest.approx(1000 / 1.4)
+    without = make_plan(
+        Request(seconds=60.0, kl_weight=0.0), train_tokens=0, vocab_size=300, eos_id=0, base=LONG_BASE,
+        machine=machine, conversations=size(30_000),
+    )  # fmt: skip
+    assert row(without, "training tokens").value == "about 54,000"
 
 
 def test_with_sharded_weights_there_is_no_divergence() -> None:

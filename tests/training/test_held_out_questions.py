@@ -1,5 +1,6 @@
 """Greedy answers to held-out questions, of a model that answers as it is told."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -133,9 +134,11 @@ def test_shares_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = run_to_end(prepared(steps=1)).checkpoint
     found = answer_questions(checkpoint, tokenizer, conversations)
     assert found == AnswerShares(questions=3, verbatim=0.6667, exact=0.6667, seen=0.3333)  # Yes., No.; Yes., Is so.
-    clock = iter([0.0, 0.5, 1.5, 9.9])
+    # read before and after each answer and for each of its tokens: the time is over in the second answer
+    clock = itertools.chain([0.0], itertools.repeat(0.5, 5 + len(tokenizer.encode(" Yes. "))), itertools.repeat(1.5))
     first = answer_questions(checkpoint, tokenizer, conversations, 1.0, lambda: next(clock))
     assert first == AnswerShares(1, 1.0, 1.0, seen=1.0)
+    assert answer_questions(checkpoint, tokenizer, conversations, stop=lambda: True) is None
     monkeypatch.setattr(held_out_questions, "MAX_QUESTIONS", 2)
     limited = answer_questions(checkpoint, tokenizer, conversations)
     assert limited is not None and limited.questions == 2

@@ -474,6 +474,13 @@ def test_a_repetitive_text_calls_for_neither_text_nor_time(
     assert longer[1:] == ["Still improving at the end; more time would help: llm train c.txt --force --time 10m"]
 
 
+def test_a_run_without_time_for_the_divergence_says_so() -> None:
+    record = chat_record()
+    for tokens, count in ((None, 0), (640, 0), (0, 1)):
+        record["conversations"] = {**record["conversations"], **({} if tokens is None else {"base_tokens": tokens})}
+        assert " ".join(summarize(record)).count("no time for text of the base model") == count
+
+
 def test_greedy_answers_and_plain_text_have_a_sentence_each() -> None:
     """The answers are those of an earlier version, which counted less."""
     answers = {"questions": 12, "verbatim": 0.25, "exact": 0.1667}

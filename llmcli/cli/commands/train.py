@@ -6,7 +6,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
@@ -29,7 +29,7 @@ from llmcli.cli.options import (
     typed_options,
     vocab_size_option,
 )
-from llmcli.cli.signals import end_on_stop_requests, forward_stop_requests, stop_requests
+from llmcli.cli.signals import end_on_stop_requests, forward_stop_requests, ignore_stop_requests, stop_requests
 from llmcli.config import DEFAULT_MODEL, DEVICES, DTYPES, TrainConfig, cpu_cores
 from llmcli.errors import LLMError, command_line, usage
 from llmcli.training import recipe
@@ -101,6 +101,17 @@ def train(
             min=1,
             max=1024,
             help="With --from: train low-rank adapters (LoRA) of this rank, then merge them.",
+        ),
+    ] = None,
+    kl_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--kl-weight",
+            metavar="X",
+            min=0.0,
+            help="With --from, on conversations: weight of the KL divergence from the base model, which limits "
+            "catastrophic forgetting; 0 turns it off (default: 5).",
+            rich_help_panel=TRAINING,
         ),
     ] = None,
     adapter_only: Annotated[
@@ -326,6 +337,7 @@ def train(
         layers=layers, width=width, heads=heads, kv_heads=kv_heads, context=context, tie=tie, batch_tokens=batch_tokens,
         dropout=dropout, lr=_learning_rate_scale(context_, lr_scale, lr), seed=seed, threads=own_threads,
         processes=processes.count, shard=shard, optimizer=optimizer, lora=lora or 0, experts=experts, active=active,
+        kl_weight=kl_weight,
     )  # fmt: skip
     if dry_run:
         target = training_output.dry_run_output(output, adapter_only=adapter_only)
@@ -378,6 +390,9 @@ def _end_after(context: typer.Context, work: Callable[[], None]) -> NoReturn:
     except KeyboardInterrupt:
         console.note("interrupted")
         code = 130
+    except SystemExit as end:  # a termination signal before the first step
+        code = int(end.code or 0)
+    ignore_stop_requests()  # the launcher passes on what the terminal has sent already
     context.close()
     with suppress(OSError):  # the reader of a pipe is gone
         sys.stdout.flush()
@@ -419,7 +434,7 @@ def _check_options(
         if options := typed_options(context, *fixed, *(["tokenizer"] if tokenizer != "bpe" else [])):
             raise usage(f"--from keeps the tokenizer and the size of the base model; leave out {' and '.join(options)}")
     else:
-        reject_options(context, "without --from", "lora", "adapter_only")
+        reject_options(context, "without --from", "lora", "adapter_only", "kl_weight")
     if like:
         reject_options(context, "with --like", "tokenizer", "vocab_size", "context")
     if lora is None:
@@ -479,24 +494,31 @@ def _run(
     from llmcli.cli.progress import TrainingView
     from llmcli.cli.training_report import show_event
     from llmcli.training import session
+    from llmcli.training.events import Step
 
     output_error: OSError | None = None
+    trains = False  # whether there is a step whose weights a stop request would save
     prepared, chosen = run.prepared, run.prepared.plan.conversations
     bytes_per_token, answers = prepared.record["read_bytes"] / max(1, len(prepared.tokens)), None
     if chosen:
         learned = prepared.record["conversations"]
         answers = 1 - chosen.share, max(1, learned["train_bytes"]) / learned["train_tokens"]
     view = TrainingView(bytes_per_token, hidden=json_, answers=answers)
-    with stop_requests() as signals, view:
+    with (
+        _first_step_interrupted(output, lambda: trains),
+        stop_requests(lambda: trains, view.note_from_signal_handler) as signals,
+        view,
+    ):
         events = session.run(
             run, inputs, output, started=started, stop=lambda: bool(signals or output_error), on_note=console.note,
-            processes=processes, on_stop_request=signals.append,
+            processes=processes, on_stop_request=signals.append, on_progress=_show_generation,
         )  # fmt: skip
         try:
             for event in _with_signal_exit_code(events, signals):
                 if isinstance(event, session.Result):
                     result = event
                     continue
+                trains = trains or isinstance(event, Step)
                 try:
                     show_event(event, view, json_=json_, of_answers=chosen is not None)
                 except OSError as error:  # the reader has gone, or the disk is full: save what has been trained
@@ -514,6 +536,27 @@ def _run(
     _report(context, result, run, inputs, output, json_=json_)
     if signals:
         raise typer.Exit(128 + signals[0])
+
+
+@contextmanager
+def _first_step_interrupted(output: "Output", trains: Callable[[], bool]) -> Iterator[None]:
+    """Say that a Ctrl-C inside, before the first step, leaves no model."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if trains():
+            raise
+        console.status("")
+        left = f"{output.resume_path} is unchanged" if output.stopped else "no model was written"
+        console.note(f"interrupted before the first training step; {left}")
+        raise typer.Exit(130) from None
+
+
+def _show_generation(share: float) -> None:
+    """Progress of the text that a base model generates before the first step."""
+    if not share:
+        console.note("the base model generates text, on which the run keeps its predictions (--kl-weight 0: no)")
+    console.status(f"{share:4.0%}  generating text with the base model" if share < 1 else "")
 
 
 def _with_signal_exit_code(events: Iterator[T], signals: Sequence[int]) -> Iterator[T]:
