@@ -5,14 +5,18 @@ Nothing here prints. Invalid values, files and models raise `llmcli.LLMError`; a
 
 from __future__ import annotations
 
+import operator
+import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL, SamplingConfig
+from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL, DTYPES, QUANTIZATIONS, SamplingConfig
+from llmcli.errors import LLMError, brief, missing_package, require_torch, usage
 
 if TYPE_CHECKING:
     from llmcli.analysis.explain import Explanation
@@ -27,6 +31,13 @@ if TYPE_CHECKING:
     from llmcli.training.events import Evaluation, Sample, Step, TeacherTrained
     from llmcli.training.plan import Request
     from llmcli.training.session import Result
+
+
+# the fields of `Request` that are options of `train`
+PLAN_OPTIONS = (
+    "layers", "width", "heads", "kv_heads", "context", "tie", "vocab_size", "batch_tokens", "dropout", "lr",
+    "optimizer", "experts", "active", "lora", "seed",
+)  # fmt: skip
 
 
 class Model:
@@ -74,11 +85,11 @@ class Model:
 
     def tokenize(self, text: str) -> list[int]:
         """The token ids of a text."""
-        return self.tokenizer.encode(text)
+        return self.tokenizer.encode(_text(text, "text"))
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of token ids; incomplete UTF-8 becomes U+FFFD."""
-        return self.tokenizer.decode(list(ids))
+        return self.tokenizer.decode(_token_ids(ids))
 
     def generate(self, prompt: str, **options: Any) -> str:
         """Continue a prompt; returns the new text only.
@@ -98,7 +109,8 @@ class Model:
         """Like `stream`, with token id, natural log probability and finish reason of each piece."""
         from llmcli.generation.generator import generate
 
-        return generate(self.runtime, self.tokenizer, prompt, _sampling(options), literal=literal)
+        prompt, sampling = _text(prompt, "prompt"), _sampling(options)
+        return generate(self.runtime, self.tokenizer, prompt, sampling, literal=literal)
 
     def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> str:
         """The answer to a conversation: messages {"role": ..., "content": ...} of "system", "user" and "assistant", the
@@ -120,18 +132,20 @@ class Model:
 
         if self._assistant is None:
             self._assistant = open_assistant(self._source, self._runtime, self.tokenizer)
-        events = self._assistant.answer(messages_from(messages), _sampling({"max_tokens": ANSWER_TOKENS} | options))
+        sampling = _sampling({"max_tokens": ANSWER_TOKENS} | options)
+        events = self._assistant.answer(messages_from(_messages(messages)), sampling)
         return (event.text for event in events if isinstance(event, Piece))
 
     def next_words(self, prompt: str, count: int = 10) -> list[tuple[str, float]]:
         """The `count` most likely next words, each with its probability, the most likely first."""
+        count = _count(count, "count")
         return [(word.text, word.probability) for word in self.search_next_words(prompt).words[:count]]
 
     def search_next_words(self, prompt: str) -> NextWords:
         """All next words that the search found, with the probability that it left unexplored."""
         from llmcli.generation.next_words import max_evaluations, next_words
 
-        return next_words(self.runtime, self.tokenizer, prompt, max_evaluations(self.parameters))
+        return next_words(self.runtime, self.tokenizer, _text(prompt, "prompt"), max_evaluations(self.parameters))
 
     def score(self, text: str) -> Score:
         """How well the model predicts a text: `.network_bits_per_byte` of the network alone, `.adapting_bits_per_byte`
@@ -143,7 +157,7 @@ class Model:
         from llmcli.evaluation.evaluator import evaluation_context, score_text, trained_context
 
         context = evaluation_context(self.runtime.context, trained=trained_context(self._source.records))
-        return score_text(text, self.runtime, self.tokenizer, context=context)
+        return score_text(_text(text, "text"), self.runtime, self.tokenizer, context=context)
 
     def explain(self, prompt: str, *, literal: bool = False) -> Explanation:
         """What happens inside the model while it reads a prompt: tokens, attention, the prediction after each layer.
@@ -151,7 +165,6 @@ class Model:
         Raises LLMError for a model that does not run in numpy (a GPU, quantized weights), or for an ensemble.
         """
         from llmcli.analysis.explain import explain
-        from llmcli.errors import LLMError
         from llmcli.models.cache_runtime import network_of
         from llmcli.models.numpy_runtime import NumpyRuntime
 
@@ -160,7 +173,7 @@ class Model:
             raise LLMError(
                 'explain needs a single model on the CPU with its own weights: llmcli.load("model.safetensors")'
             )
-        return explain(network, self.tokenizer, prompt, literal=literal, predictor=self.runtime)
+        return explain(network, self.tokenizer, _text(prompt, "prompt"), literal=literal, predictor=self.runtime)
 
 
 def load(
@@ -181,8 +194,14 @@ def load(
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.models.open_runtime import open_runtime
 
-    source = load_any(model)
-    return Model(source, open_runtime(source, device, quantize, on_note, cache=cache), open_tokenizer(source))
+    if quantize not in (None, *QUANTIZATIONS):
+        raise usage(f"quantize must be None, {' or '.join(QUANTIZATIONS)}, found {brief(quantize)}")
+    source = load_any(_path(model, "model"))
+    try:
+        runtime = open_runtime(source, device, quantize, on_note, cache=cache)
+    except ImportError as error:
+        raise missing_package(error) or error from error
+    return Model(source, runtime, open_tokenizer(source))
 
 
 def train(
@@ -221,15 +240,35 @@ def train(
     from llmcli.training.plan import Request
 
     started = time.monotonic()
-    request = Request(seconds=seconds, steps=steps, epochs=epochs, threads=threads or cpu_cores(), **options)
-    files = [str(corpus)] if isinstance(corpus, str | Path) else [str(file) for file in corpus]
-    base_path, like_path = (Path(model) if model else None for model in (base, like))
+    require_torch()
+    if unknown := sorted(options.keys() - set(PLAN_OPTIONS)):
+        raise TypeError(f"unknown option {unknown[0]!r}; besides the named ones there are {', '.join(PLAN_OPTIONS)}")
+    threads_here = cpu_cores() if threads is None else _count(threads, "threads")
+    request = Request(seconds=seconds, steps=steps, epochs=epochs, threads=threads_here, **options)
+    files = [_path(corpus, "corpus")] if isinstance(corpus, str | Path) else _paths(corpus)
+    base_path, like_path = (None if model is None else _path(model, "a model") for model in (base, like))
+    for name, value in (("tokenizer", tokenizer), ("device", device), ("dtype", dtype)):
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a str, found {brief(value)}")
+    if dtype not in (*DTYPES, "auto"):
+        raise usage(f"dtype must be auto or one of {', '.join(DTYPES)}, found {brief(dtype)}")
+    if speakers is not None and not (isinstance(speakers, tuple | list) and [*map(type, speakers)] == [str, str]):
+        raise TypeError(f'speakers must be two names, as in ("User", "Assistant"), found {brief(speakers)}')
+    if val is not None and not isinstance(val, str | Path | Real):
+        raise TypeError(f"val must be the name of a file or a fraction, found {brief(val)}")
     with claim_output(
-        Path(output), force=overwrite, model=base_path or like_path, model_role="a model that the run reads",
+        _path(output, "output"), force=overwrite, model=base_path or like_path, model_role="a model that the run reads",
         on_note=on_note, on_warning=on_note,
     ) as place:  # fmt: skip
         inputs = session.load_inputs(
-            files, val, base_path, like_path, tokenizer, place.path, speakers=speakers, on_note=on_note
+            [str(file) for file in files],
+            val,
+            base_path,
+            like_path,
+            tokenizer,
+            place.path,
+            speakers=speakers,
+            on_note=on_note,
         )
         identity = _as_options(request) | {"--time": seconds, "--device": device, "--dtype": dtype}
         identity |= {"--speakers": speakers and ",".join(speakers)}
@@ -246,11 +285,74 @@ def _as_options(request: Request) -> dict[str, object]:
     return options | {"--lora": request.lora or None, "--adapter-only": False}
 
 
+# ---- arguments: what no type checker has seen ends in one sentence, not inside the package
+
+
+def _text(value: object, name: str) -> str:
+    """A text. Raises TypeError for anything else, LLMError for one that is not Unicode."""
+    from llmcli.data.tokenizer import check_unicode
+
+    if not isinstance(value, str):
+        hints: dict[type, str] = {bytes: "; decode it first", list: "; pass one text at a time"}
+        raise TypeError(f"{name} must be a str, found {brief(value)}{hints.get(type(value), '')}")
+    check_unicode(value)
+    return value
+
+
+def _messages(value: object) -> Iterable[Mapping[str, Any]]:
+    """Messages, whose texts are Unicode. Raises TypeError for what is no list, LLMError as `_text`."""
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping):
+        example = '[{"role": "user", "content": "Hello"}]'
+        raise TypeError(f"messages must be a list of messages, as {example}, found {brief(value)}")
+    messages = list(value)
+    for message in messages:
+        if isinstance(message, Mapping) and isinstance(message.get("content"), str):
+            _text(message["content"], "content")
+    return messages
+
+
+def _token_ids(ids: Iterable[Any]) -> list[int]:
+    try:
+        if not isinstance(ids, bytes):  # a sequence of integers, too, but of other ones
+            return [operator.index(token) for token in ids]
+    except TypeError:
+        pass
+    raise TypeError(f"ids must be a sequence of integers, found {brief(ids)}")
+
+
+def _count(value: object, name: str) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, found {brief(value)}")
+    if value < 1:
+        raise usage(f"{name} must be at least 1, found {value}")
+    return int(value)
+
+
+def _path(value: object, name: str) -> Path:
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a str or a Path, found {brief(value)}")
+    try:
+        os.stat(value)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a character that no name can have
+        raise LLMError(f"{name} {brief(str(value))} cannot be opened: {error}") from error
+    return Path(value)
+
+
+def _paths(values: Iterable[object]) -> list[Path]:
+    if not isinstance(values, Iterable) or isinstance(values, bytes | Mapping):
+        raise TypeError(f"corpus must be a file or a list of files, found {brief(values)}")
+    return [_path(value, "corpus") for value in values]
+
+
 def _sampling(options: dict[str, Any]) -> SamplingConfig:
     known = {field.name for field in fields(SamplingConfig)}
     if unknown := sorted(options.keys() - known):
         raise TypeError(f"unknown option {unknown[0]!r}; the options are {', '.join(sorted(known))}")
     if options.get("seed") is None:
         options = options | {"seed": secrets.randbelow(1 << 32)}
-    stop = options.get("stop", ())
-    return SamplingConfig(**options | {"stop": (stop,) if isinstance(stop, str) else tuple(stop)})
+    stop = options.get("stop")
+    if stop is None or isinstance(stop, list | str):
+        stop = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    return SamplingConfig(**options | {"stop": stop})

@@ -8,7 +8,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, get_args
 
 from llmcli.errors import brief, usage
 
@@ -53,6 +54,7 @@ QUERY_BLOCK = 128
 # logits of a training step are computed in blocks: of LOSS_ROWS tokens on a CPU, whose cache they stay in; on a GPU of
 # about LOSS_LOGITS logits
 LOSS_ROWS, LOSS_LOGITS = 512, 1 << 28
+_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}  # in messages
 LARGEST_COUNT = (1 << 31) - 1  # largest integer in a config: other programs read it as int32
 
 
@@ -282,7 +284,7 @@ class TrainConfig:
         return self.recipe in FINE_TUNING_RECIPES
 
     def __post_init__(self) -> None:
-        self._check_types()
+        convert_fields(self)
         if self.steps < 1:
             raise usage(f"--steps must be at least 1, found {self.steps}")
         if self.seconds is not None and not 0 < self.seconds < math.inf:
@@ -307,14 +309,6 @@ class TrainConfig:
             if not 0 <= value < math.inf:
                 raise usage(f"{name} must be at least 0, found {value}")
 
-    def _check_types(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type is int and type(value) is not int:
-                raise usage(f"{field.name} must be an integer, found {brief(value)}")
-            if field.type is bool and type(value) is not bool:
-                raise usage(f"{field.name} must be true or false, found {brief(value)}")
-
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -330,6 +324,9 @@ class SamplingConfig:
     stop: tuple[str, ...] = ()  # end before any of these strings
 
     def __post_init__(self) -> None:
+        convert_fields(self)
+        if not isinstance(self.stop, tuple) or not all(isinstance(text, str) for text in self.stop):
+            raise usage(f"stop must be a tuple of strings, found {brief(self.stop)}")
         if self.max_tokens < 0:
             raise usage(f"--max-tokens must be at least 0, found {self.max_tokens}")
         if not 0 <= self.temperature < math.inf:
@@ -346,6 +343,25 @@ class SamplingConfig:
             raise usage(f"--seed must be at least 0, found {self.seed}")
         if "" in self.stop:
             raise usage("--stop must not be empty")
+
+
+def convert_fields(config: "DataclassInstance") -> None:
+    """Check the fields of type int, float, bool or str (or None). Numbers of numpy become Python's. Raises LLMError."""
+    from numbers import Integral, Real
+
+    for field in fields(config):
+        kinds = get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)
+        value = getattr(config, field.name)
+        expected = next((name for kind, name in _KINDS.items() if kind in kinds), None)
+        if type(value) in kinds or expected is None or (type(value) is int and float in kinds):
+            continue
+        is_bool = type(value).__name__ in ("bool", "bool_")  # the second is that of numpy before version 2
+        if int in kinds and isinstance(value, Integral) and not is_bool:
+            object.__setattr__(config, field.name, int(value))
+        elif float in kinds and isinstance(value, Real) and not is_bool:
+            object.__setattr__(config, field.name, float(value))
+        else:
+            raise usage(f"{field.name} must be {expected}, found {brief(value)}")
 
 
 def as_record(config: "DataclassInstance") -> dict[str, Any]:

@@ -42,6 +42,27 @@ def usage(message: str) -> LLMError:
     return LLMError(message, exit_code=2)
 
 
+def missing_package(error: ImportError) -> LLMError | None:
+    """The error for a package that is not installed, or does not load; None if it is part of this program.
+
+    >>> print(missing_package(ImportError("No module named 'prompt_toolkit.x'", name="prompt_toolkit.x")))
+    the package prompt-toolkit is needed, and cannot be imported (No module named 'prompt_toolkit.x'); install it: \
+pip install prompt-toolkit
+    """
+    name = (error.name or "").partition(".")[0].replace("_", "-")
+    if name in ("", "llmcli"):
+        return None
+    return LLMError(f"the package {name} is needed, and cannot be imported ({error}); install it: pip install {name}")
+
+
+def require_torch() -> None:
+    """Raise LLMError if torch is not installed: it is imported late, and what precedes that may take a while."""
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise LLMError("training needs the package torch, which is not installed here; install it: pip install torch")
+
+
 def brief(value: object, max_length: int = 60) -> str:
     """A value from a file for use in a message: its repr, shortened.
 

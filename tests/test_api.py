@@ -13,6 +13,7 @@ from typer.testing import Result
 
 import llmcli
 from llmcli import api
+from tests.cli.commands.test_chat import write_chat_model
 
 Llm = Callable[..., Result]
 PROMPT = "The cat sat"
@@ -158,3 +159,95 @@ def test_a_file_is_replaced_only_with_overwrite(own_directory: Path) -> None:
         list(llmcli.train("c.txt", "m.safetensors", **RUN))
     assert Path("m.safetensors").read_text("utf-8") == "mine"
     assert list(llmcli.train("c.txt", "m.safetensors", overwrite=True, **RUN))[-1].file == Path("m.safetensors")
+
+
+# ---- misuse: one sentence, raised where the arguments are read
+
+NOT_TEXTS = [None, b"ab", ["I like"], Path("x"), 5, np.int64(3), {"a": 1}, "\ud800"]
+CALLS: dict[str, Callable[[llmcli.Model, object], object]] = {
+    "generate": lambda model, value: model.generate(value, max_tokens=1),  # type: ignore[arg-type]
+    "stream": lambda model, value: list(model.stream(value, max_tokens=1)),  # type: ignore[arg-type]
+    "next_words": lambda model, value: model.next_words(value),  # type: ignore[arg-type]
+    "score": lambda model, value: model.score(value),  # type: ignore[arg-type]
+    "tokenize": lambda model, value: model.tokenize(value),  # type: ignore[arg-type]
+    "explain": lambda model, value: model.explain(value),  # type: ignore[arg-type]
+    "detokenize": lambda model, value: model.detokenize(value),  # type: ignore[arg-type]
+    "load": lambda model, value: llmcli.load(value),  # type: ignore[arg-type]
+    "train": lambda model, value: next(llmcli.train(value, "o.safetensors")),  # type: ignore[arg-type]
+    "output": lambda model, value: next(llmcli.train("c.txt", value)),  # type: ignore[arg-type]
+}
+OPTIONS: dict[str, list[object]] = {
+    "max_tokens": [None, -1, 1.5, "3", True], "temperature": [None, -1, "1", math.nan, [1]], "top_k": [-1, 2.0],
+    "top_p": [0, 1.5, "x"], "min_p": [-1, None], "repetition_penalty": [0, None], "seed": [-1, "1", 1.5],
+    "stop": [5, "", [""], [1]], "nonsense": [1],
+}  # fmt: skip
+TRAIN_OPTIONS: dict[str, list[object]] = {
+    "seconds": [-1, 0, "10", math.nan], "steps": [0, -1, "5", 1.5, True], "epochs": [0, "1"], "val": [2.0, b"x"],
+    "base": ["no", 5], "like": ["no", 5], "tokenizer": ["no", 5, None], "speakers": ["ab", ("a",), 5],
+    "device": ["gpu", 5, None], "dtype": ["f8", 5], "threads": [0, -1, "2", 1.5], "layers": [0, -1, "2", 2.5],
+    "width": [0, 7, "64"], "heads": [0, 3], "kv_heads": [0, 5], "dropout": [-1, 2, "x"], "lr": [0, -1, "x"],
+    "optimizer": ["x", 5], "vocab_size": [1, "x", 10**9], "context": [0, "x"], "batch_tokens": [0, "x"],
+    "seed": [-1, "x", 1.5, 1 << 64], "lora": [-1, 1.5], "experts": [-1, "x"], "tie": [5], "weight_decay": [0],
+}  # fmt: skip
+
+
+def assert_one_sentence(call: Callable[[], object]) -> None:
+    with pytest.raises((llmcli.LLMError, TypeError)) as caught:
+        call()
+    assert len(str(caught.value)) > 15 and "\n" not in str(caught.value)
+    if caught.type is TypeError:  # raised by us, not by Python on the way
+        assert caught.traceback[-1].path == Path(api.__file__), caught.value
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_is_no_text_or_file_is_refused(name: str, tiny_model: Path) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    model = llmcli.load(tiny_model)
+    for value in [*NOT_TEXTS, "" if name in ("generate", "load") else None, "x\0" if name == "load" else None]:
+        is_fine = (name == "load" and value == Path("x")) or (name == "output" and value == Path("x"))
+        if not is_fine and not (name == "train" and isinstance(value, Path)):
+            assert_one_sentence(lambda value=value: CALLS[name](model, value))  # type: ignore[misc]
+
+
+def test_options_of_other_types_and_out_of_range_are_refused(tiny_model: Path) -> None:
+    model = llmcli.load(tiny_model)
+    for name, values in OPTIONS.items():
+        for value in values:
+            assert_one_sentence(lambda name=name, value=value: model.generate("The", **{name: value}))  # type: ignore[misc]
+    for count in (None, -1, 0, 1.5, "3", True):
+        assert_one_sentence(lambda count=count: model.next_words("The", count))  # type: ignore[misc]
+    for ids in ([-1], [10**9], [1.5], ["a"], [[1]], "abc"):
+        assert_one_sentence(lambda ids=ids: model.detokenize(ids))  # type: ignore[misc]
+    for option in ({"device": "gpu"}, {"device": 5}, {"quantize": "int2"}, {"quantize": True}):
+        assert_one_sentence(lambda option=option: llmcli.load(tiny_model, **option))  # type: ignore[misc]
+
+
+def test_options_of_training_are_refused_before_anything_is_written() -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    for name, values in TRAIN_OPTIONS.items():
+        for value in values:
+            options = {"steps": 1, "layers": 1, "width": 32, "context": 16} | {name: value}
+            if name in ("seconds", "epochs"):
+                del options["steps"]
+            assert_one_sentence(lambda options=options: next(llmcli.train("c.txt", "o.safetensors", **options)))  # type: ignore[misc]
+    assert {path.name for path in Path().iterdir()} <= {"c.txt", ".o.safetensors.lock"}
+
+
+@pytest.mark.usefixtures("short_search")
+def test_numbers_of_numpy_are_numbers(tiny_model: Path) -> None:
+    model = llmcli.load(tiny_model)
+    options = {"max_tokens": np.int64(4), "temperature": np.float32(0.5), "seed": np.uint8(3), "top_k": np.int32(9)}
+    text = model.generate("The", max_tokens=4, temperature=0.5, seed=3, top_k=9)
+    assert model.generate("The", **options) == text
+    assert len(model.next_words("The", np.int64(2))) == 2  # type: ignore[arg-type]
+    assert model.detokenize(np.array(model.tokenize("The cat"))) == "The cat"  # type: ignore[arg-type]
+
+
+def test_messages_of_other_types_are_refused() -> None:
+    model = llmcli.load(write_chat_model(Path("chat.safetensors")))
+    for messages in (
+        None, 5, "Hello", b"Hello", [], ["Hello"], [{}], [{"role": "user"}], [{"role": "user", "content": 5}],
+        [{"role": "x", "content": "a"}], {"role": "user", "content": "a"}, [{"role": "user", "content": "\ud800"}],
+        [{"role": "assistant", "content": "a"}],
+    ):  # fmt: skip
+        assert_one_sentence(lambda messages=messages: model.chat(messages, max_tokens=1))  # type: ignore[misc]

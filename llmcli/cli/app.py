@@ -24,7 +24,7 @@ import llmcli
 from llmcli.cli import console, name_conflict
 from llmcli.cli.option_values import convert_directly
 from llmcli.cli.signals import termination_signals
-from llmcli.errors import LLMError, usage
+from llmcli.errors import LLMError, missing_package, usage
 from llmcli.formats import atomic_io
 
 # Typer ships its own copy of Click. Of the usage errors it exports only BadParameter; their base class is the next one
@@ -109,6 +109,12 @@ class ErrorHandlingGroup(TyperGroup):
         except KeyboardInterrupt as error:
             console.note("interrupted")
             raise typer.Exit(130) from error
+        except ImportError as error:
+            missing = missing_package(error)
+            if missing is None:
+                raise
+            console.fail(str(missing))
+            raise typer.Exit(missing.exit_code) from error
         except MemoryError as error:
             console.fail("out of memory; use a smaller model, batch size or context length")
             raise typer.Exit(1) from error

@@ -327,7 +327,7 @@ class Tokenizer:
 
         Raises LLMError for a lone surrogate, which stands for bytes that were not UTF-8.
         """
-        _check_unicode(text)
+        check_unicode(text)
         return [i for ids in self.encode_stream([text]) for i in ids]
 
     def encode_part(self, text: str, *, after_control_token: bool) -> tuple[list[int], list[tuple[int, int]]]:
@@ -336,7 +336,7 @@ class Tokenizer:
         A span is (first character, the one after the last); tokens of the same character have the same span. Unlike
         `encode`, this gives the ids of other programs also where a space is prepended. Raises LLMError as `encode`.
         """
-        _check_unicode(text)
+        check_unicode(text)
         added = " " if text and self._adds_space_to_part(text, after_control_token) else ""
         ids: list[int] = []
         spans: list[tuple[int, int]] = []
@@ -448,7 +448,7 @@ class StreamDecoder:
         return self._decoder.decode(b"", final=True)
 
 
-def _check_unicode(text: str) -> None:
+def check_unicode(text: str) -> None:
     """Raises LLMError for a lone surrogate."""
     try:
         text.encode("utf-8")

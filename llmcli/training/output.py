@@ -40,6 +40,11 @@ class Output:
         exists = os.path.exists(self.path)  # noqa: PTH110 (Path.exists raises where the directory may not be read)
         return self.force or not exists or (self.stopped is not None and is_saved_in(self.stopped, self.path))
 
+    def note_existing(self) -> None:
+        """Say that an existing model will be renamed: once nothing is left that could end the run before it begins."""
+        if self.rename_existing:
+            self.on_note(f"{self.path} exists; it will be renamed, not overwritten (name the new model with -o)")
+
     def save(self, done: "Done") -> Path:
         """Write the model to `path`; if that fails, to another directory. Returns its path. Raises LLMError if no
         directory can be written to."""
@@ -146,8 +151,6 @@ def claim_output(
                 "away to resume the run, add --force to start over, or choose another output with -o"
             )
         atomic_io.check_writable(path, force=replaceable or output.rename_existing)
-        if output.rename_existing:
-            on_note(f"{path} exists; it will be renamed, not overwritten (name the new model with -o)")
         yield output
 
 

@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from llmcli.config import ModelConfig, TrainConfig
+from llmcli.config import ModelConfig, TrainConfig, convert_fields
+from llmcli.data.vocabulary_limits import MAX_VOCAB_SIZE
 from llmcli.errors import usage
 
 DEFAULT_SECONDS = 300.0  # time budget where the user gives no budget at all
@@ -46,6 +47,15 @@ class Request:
     machine_reason: str = "detected"  # for the device and the data type
 
     def __post_init__(self) -> None:
+        convert_fields(self)
+        for name in ("vocab_size", "layers", "width", "heads", "kv_heads", "context", "batch_tokens", "experts"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise usage(f"--{name.replace('_', '-')} must be at least 1, found {value}")
+        if not 0 <= self.seed < 1 << 63:
+            raise usage(f"--seed must be at least 0 and below 2^63, found {self.seed}")
+        if self.vocab_size is not None and self.vocab_size > MAX_VOCAB_SIZE:
+            raise usage(f"--vocab-size must be at most {MAX_VOCAB_SIZE:,}, found {self.vocab_size:,}")
         budgets = {"--time": self.seconds, "--steps": self.steps, "--epochs": self.epochs}
         given = {name: value for name, value in budgets.items() if value is not None}
         if len(given) > 1:

@@ -31,7 +31,7 @@ from llmcli.cli.options import (
 )
 from llmcli.cli.signals import end_on_stop_requests, forward_stop_requests, ignore_stop_requests, stop_requests
 from llmcli.config import DEFAULT_MODEL, DEVICES, DTYPES, TrainConfig, cpu_cores
-from llmcli.errors import LLMError, command_line, usage
+from llmcli.errors import LLMError, command_line, require_torch, usage
 from llmcli.training import recipe
 from llmcli.training.processes import Processes
 
@@ -318,6 +318,7 @@ def train(
     from llmcli.training.plan import Request
 
     started = time.monotonic()
+    require_torch()
     _check_options(context_, from_, like, lora, tokenizer)
     processes = Processes.of()
     if processes_ and processes_ > 1 and not processes.are_several:
@@ -370,6 +371,7 @@ def train(
     if dry_run:
         return
     session.check_space(target, run.prepared)
+    target.note_existing()
     train_and_save = partial(_run, context_, run, inputs, target, processes, started=started, json_=json_)
     if processes.are_several:
         _end_after(context_, train_and_save)

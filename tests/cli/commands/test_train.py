@@ -23,6 +23,7 @@ from llmcli.training import recipe, session
 from llmcli.training.events import TeacherTrained
 from llmcli.training.record import versions
 from tests import platforms
+from tests.cli.commands.test_chat import write_chat_model
 from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import TEXT, random_checkpoint
 from tests.reliability.runs import OPTIONS, interrupted_here
@@ -458,3 +459,33 @@ def test_resuming_with_another_base_model_names_both(llm: Llm, tiny_model: Path)
     again = llm("train", "c.txt", "--steps", 9, "--from", "other.safetensors", *same)
     message = f"--from was model.safetensors (sha256 {hashes[0]}), is other.safetensors (sha256 {hashes[1]})"
     assert again.exit_code == 1 and message in again.stderr
+
+
+def test_renaming_is_announced_only_where_a_run_begins(llm: Llm, tiny_model: Path) -> None:
+    Path("c.txt").write_text(TEXT, "utf-8")
+    for words in (["missing.txt"], ["c.txt", "--vocab-size", 261, "--width", 33], ["c.txt", "--from", "missing"]):
+        answer = llm("train", *words, "--steps", 1)
+        assert answer.exit_code in (1, 2) and "renamed" not in answer.stderr, answer.stderr
+    answer = llm("train", "c.txt", "--steps", 1)
+    assert answer.exit_code == 0 and answer.stderr.index("it will be renamed") < answer.stderr.index("renamed the")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "package"),
+    [
+        (("train", "c.txt"), "torch"),
+        (("train", "c.txt", "--processes", 2), "torch"),
+        (("generate", "The", "--device", "cuda"), "torch"),
+        (("generate", "The"), "tokenizers"),
+    ],
+)
+def test_a_missing_package_is_one_line(words: tuple[str, ...], package: str) -> None:
+    write_chat_model(Path("model.safetensors"))
+    Path("c.txt").write_text(TEXT, "utf-8")
+    code = f"import sys; sys.modules[{package!r}] = None; sys.argv = ['llm', *sys.argv[1:]]; "
+    code += "from llmcli.__main__ import main; main()"
+    command = [sys.executable, "-c", code, *map(str, words)]
+    answer = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    assert answer.returncode == 1 and answer.stderr.startswith("error: "), answer.stderr
+    assert answer.stderr.count("\n") == 1 and f"install it: pip install {package}" in answer.stderr
