@@ -45,8 +45,8 @@ def usage(message: str) -> LLMError:
 def missing_package(error: ImportError) -> LLMError | None:
     """The error for a package that is not installed, or does not load; None if it is part of this program.
 
-    >>> str(missing_package(ImportError("no module", name="prompt_toolkit.x"))).split("; ")
-    ['the package prompt-toolkit is needed, and cannot be imported (no module)', 'install it: pip install prompt-toolkit']
+    >>> str(missing_package(ImportError("no module", name="prompt_toolkit.x"))).split("; ")[1]
+    'install it: pip install prompt-toolkit'
     """
     name = (error.name or "").partition(".")[0].replace("_", "-")
     if name in ("", "llmcli"):
