@@ -8,7 +8,7 @@ analyzed; K = candidates per position.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -114,6 +114,7 @@ def explain(
     every_position: bool = False,
     token: int | None = None,
     predictor: Runtime | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Explanation:
     """Run a prompt through a model and record what happens.
 
@@ -127,8 +128,9 @@ def explain(
     Of a prompt longer than the context, the model sees the end that `generate` keeps. Limits: the last MAX_TOKENS are
     analyzed, fewer by MAX_LENS_WORK for a large model with `every_position`; ablation covers the last tokens that
     MAX_ABLATION_WORK allows. Given a `predictor`, the next token is its prediction, and `runtime` the part of it that
-    is analyzed: one model of an ensemble, or the network beside its n-gram cache. Raises LLMError for an empty prompt
-    and for NaN or infinite logits.
+    is analyzed: one model of an ensemble, or the network beside its n-gram cache. `check` is called before each
+    ablation; it may raise an exception to end the explanation. Raises LLMError for an empty prompt and for NaN or
+    infinite logits.
     """
     predictor = predictor or runtime
     prediction = predict_next(predictor, tokenizer, prompt, literal=literal)
@@ -157,7 +159,7 @@ def explain(
         surprisals=surprisals,
         token=prediction.token,
         copies=_copies(predictor, runtime, context, logits, prediction),
-        ablation_effects=_ablation_effects(runtime, context, logits, prediction)[recorder.first :],
+        ablation_effects=_ablation_effects(runtime, context, logits, prediction, check)[recorder.first :],
         logprobs=prediction.logprobs,
     )
 
@@ -246,7 +248,7 @@ def _surprisals(logits: Array, ids: Sequence[int]) -> NDArray[np.float64]:
 
 
 def _ablation_effects(
-    runtime: NumpyRuntime, context: Sequence[int], logits: Array, prediction: NextToken
+    runtime: NumpyRuntime, context: Sequence[int], logits: Array, prediction: NextToken, check: Callable[[], None]
 ) -> NDArray[np.float64]:
     """[T]: by how many bits the predicted token is less likely without each token of the context; NaN where skipped.
 
@@ -260,6 +262,7 @@ def _ablation_effects(
     original = _masked_logprob(logits, prediction)
     count = min(T, MAX_TOKENS, math.isqrt(int(2 * MAX_ABLATION_WORK / runtime.config.parameters)))
     for gap in range(T - 1, T - 1 - count, -1):
+        check()
         kept = gap if gap < T - 1 else gap - 1  # one token at least has to be processed for a prediction
         runtime.rewind(kept)
         logits = runtime.prefill(context[gap + 1 :] if gap < T - 1 else context[kept:gap])

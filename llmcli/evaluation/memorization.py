@@ -84,14 +84,23 @@ class VerbatimSpans:
         }
 
 
-def find_verbatim(texts: Sequence[str], training_texts: Sequence[TrainingText]) -> list[VerbatimSpans]:
-    """The spans of each text that occur in the training texts, which are read once for all of them."""
-    documents = itertools.chain.from_iterable(one.documents() for one in training_texts)
+def find_verbatim(
+    texts: Sequence[str], training_texts: Sequence[TrainingText], *, check: Callable[[], None] = lambda: None
+) -> list[VerbatimSpans]:
+    """The spans of each text that occur in the training texts, which are read once for all of them. `check` is called
+    before each piece of them; it may raise an exception to end the search."""
+    documents = (_checked(pieces, check) for one in training_texts for pieces in one.documents())
     searched = sum(one.bytes for one in training_texts)
     return [
         VerbatimSpans(marked, sum(last - first for first, last in marked) / max(1, len(text)), searched)
         for text, marked in zip(texts, find_spans(texts, documents), strict=True)
     ]
+
+
+def _checked(pieces: Iterable[str], check: Callable[[], None]) -> Iterator[str]:
+    for piece in pieces:
+        check()
+        yield piece
 
 
 def find_spans(texts: Sequence[str], documents: Iterable[Iterable[str]]) -> list[tuple[tuple[int, int], ...]]:

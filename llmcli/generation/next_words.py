@@ -12,6 +12,7 @@ their own, since no spaces separate words in those scripts. Any other character,
 import heapq
 import unicodedata
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,11 +81,18 @@ def max_evaluations(parameters: int) -> int:
     return max(MIN_EVALUATIONS, min(MAX_EVALUATIONS, int(MAX_WORK / max(1, parameters))))
 
 
-def next_words(runtime: Runtime, tokenizer: Tokenizer, text: str, limit: int | None = None) -> NextWords:
+def next_words(
+    runtime: Runtime,
+    tokenizer: Tokenizer,
+    text: str,
+    limit: int | None = None,
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> NextWords:
     """The words that may follow a text, at temperature 1, with at most `limit` evaluations (default MAX_EVALUATIONS).
 
-    As in `generate`, probabilities are given the text, however its end is tokenized (first_token.py). Raises LLMError
-    for an empty text.
+    As in `generate`, probabilities are given the text, however its end is tokenized (first_token.py). `check` is called
+    before each evaluation; it may raise an exception to end the search. Raises LLMError for an empty text.
     """
     limit = max(2, MAX_EVALUATIONS if limit is None else limit)
     first = read_prompt(
@@ -100,6 +108,7 @@ def next_words(runtime: Runtime, tokenizer: Tokenizer, text: str, limit: int | N
     for continuation in first.continuations(MIN_PROBABILITY):
         search.add(continuation.probability * explored, continuation.tokens, continuation.new_bytes)
     while first.evaluations < limit and search.should_continue():
+        check()
         probability, path, spelled = search.pop()
         if len(path) <= first.space:
             probabilities = probability * _next_token(first, tokenizer, path, spelled)

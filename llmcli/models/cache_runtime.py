@@ -23,6 +23,7 @@ class CacheRuntime:
     def __init__(self, network: Runtime, weights: CacheWeights, cache: NgramCache | None = None) -> None:
         self.network, self.weights = network, weights
         self.cache = cache or NgramCache(weights)
+        self._start = 0  # where the tokens in the KV cache begin in the n-gram cache
         self._ahead = 0  # tokens at the end of the n-gram cache that the network processes again
 
     @property
@@ -53,23 +54,24 @@ class CacheRuntime:
 
     def rewind(self, length: int = 0) -> None:
         """Drop all but the first `length` tokens."""
-        start, self._ahead = self._start, 0
+        start, self._start, self._ahead = self._start, 0, 0
         self.network.rewind(length)
         if start:
             self.cache = self.cache.part(start, start + length)
         else:
             self.cache.rewind(length)
 
-    @property
-    def _start(self) -> int:
-        """Where the tokens in the KV cache begin in the n-gram cache."""
-        return len(self.cache) - self._ahead - self.network.length
+    def undo_step(self, length: int) -> None:
+        """Drop what a step added to the first `length` tokens, of which as many count as before, unlike after `rewind`.
+        The step may have failed anywhere."""
+        self.network.rewind(length)
+        self.cache.drop(self._start + length)
 
     def process_again(self, tokens: int) -> None:
         """Empty the KV cache of a text that goes on: its end is processed again. The first `tokens` of that the n-gram
         cache has; it keeps the whole text."""
         self.network.rewind()
-        self._ahead = tokens
+        self._ahead, self._start = tokens, len(self.cache) - tokens
 
     def prefill(self, ids: Sequence[int]) -> Array:
         """Process one token or more; return the logits [V] of the next one."""
@@ -138,6 +140,14 @@ def process_again(runtime: Runtime, tokens: int) -> None:
         runtime.process_again(tokens)
     else:
         runtime.rewind()
+
+
+def undo_step(runtime: Runtime, length: int) -> None:
+    """Return to the state before a step that failed, after `length` tokens."""
+    if isinstance(runtime, CacheRuntime):
+        runtime.undo_step(length)
+    else:
+        runtime.rewind(length)
 
 
 def network_of(runtime: Runtime) -> Runtime:

@@ -75,7 +75,7 @@ class NgramCache:
         self._contexts: dict[tuple[int, ...], _Context] = {}
         # for each token: `last` of its contexts before it was added; None: it does not count
         self._before: list[list[int] | None] = []
-        self._uncounted = 0  # tokens
+        self._counted = 0  # tokens at the beginning, before the first that does not count
         for token in ids:
             self.append(token)
 
@@ -88,7 +88,6 @@ class NgramCache:
         self._ids.append(token)
         if not counts:
             self._before.append(None)
-            self._uncounted += 1
             return
         before = []
         for start in range(len(recent) - 1, -1, -1):
@@ -100,18 +99,25 @@ class NgramCache:
             context.total += 1
             context.last = position
         self._before.append(before)
+        if self._counted == position:
+            self._counted += 1
 
     def rewind(self, length: int = 0) -> None:
         """Drop all but the first `length` tokens. All that are left count from now on."""
+        kept = self._ids[self._counted : length]
+        self.drop(min(length, self._counted))
+        for token in kept:
+            self.append(token)
+
+    def drop(self, length: int) -> None:
+        """Drop all but the first `length` tokens, of which as many count as before."""
         while len(self._ids) > length:
             self._drop_last()
-        if self._uncounted:
-            self.__init__(self._weights, self._ids)  # type: ignore[misc]
+        self._counted = min(self._counted, length)
 
     def _drop_last(self) -> None:
         token, before = self._ids.pop(), self._before.pop()
         if before is None:
-            self._uncounted -= 1
             return
         recent = tuple(self._ids[-self._orders :])
         for start, last in zip(range(len(recent) - 1, -1, -1), before, strict=True):

@@ -27,7 +27,7 @@ from llmcli.server.fields import Fields
 from llmcli.server.limits import MAX_EXPLAIN_CHARACTERS, MAX_MEMORY_CHARACTERS, MAX_NEXT_WORDS
 from llmcli.server.models import ServedModel
 from llmcli.server.request_log import entry_of
-from llmcli.server.service import json_response, read_object, service_of
+from llmcli.server.service import Check, json_response, read_object, service_of
 
 DEFAULT_WORDS = 10
 
@@ -43,8 +43,10 @@ async def next_word_list(request: Request) -> Response:
     count = body.integer("n", DEFAULT_WORDS, 1, MAX_NEXT_WORDS)
     body.refuse_others()
     entry_of(request.scope).model, entry_of(request.scope).prompt = model.name, prompt
-    await service.search(lambda: _check_prompt(prompt, model))
-    found = await service.analyze(model.name, lambda runtime: _next_words(runtime, model, prompt))
+    await service.search(request, lambda _: _check_prompt(prompt, model))
+    found = await service.analyze(
+        request, model.name, lambda runtime, check: _next_words(runtime, model, prompt, check)
+    )
     return await json_response(lambda: {"model": model.name} | found.as_json(prompt, count))
 
 
@@ -54,8 +56,8 @@ def _check_prompt(prompt: str, model: ServedModel) -> None:
     check_length(len(Prompt.of(prompt, model.tokenizer).ids), model)
 
 
-def _next_words(runtime: Runtime, model: ServedModel, prompt: str) -> NextWords:
-    return next_words(runtime, model.tokenizer, prompt, max_evaluations(model.source.parameters))
+def _next_words(runtime: Runtime, model: ServedModel, prompt: str, check: Check) -> NextWords:
+    return next_words(runtime, model.tokenizer, prompt, max_evaluations(model.source.parameters), check=check)
 
 
 # ---- explain
@@ -76,10 +78,14 @@ async def explain_prompt(request: Request) -> Response:
     model = service.models.find(body.text("model", "") or None)
     count = body.integer("n", DEFAULT_WORDS, 1, MAX_NEXT_WORDS)
     literal = body.flag("literal")
-    text, prompt = await service.search(lambda: _read_prompt(body, model))
+    text, prompt = await service.search(request, lambda _: _read_prompt(body, model))
     body.refuse_others()
     entry_of(request.scope).model, entry_of(request.scope).prompt = model.name, text
-    found = await service.analyze(model.name, lambda runtime: _explain(runtime, model, prompt, count, literal=literal))
+    found = await service.analyze(
+        request,
+        model.name,
+        lambda runtime, check: _explain(runtime, model, prompt, count, literal=literal, check=check),
+    )
     return await json_response(
         lambda: (
             {"model": model.name}
@@ -101,22 +107,28 @@ def _read_prompt(body: Fields, model: ServedModel) -> tuple[str, str | Prompt]:
     return messages[-1].content, prompt
 
 
-def _explain(runtime: Runtime, model: ServedModel, prompt: str | Prompt, count: int, *, literal: bool) -> _Explained:
+def _explain(
+    runtime: Runtime, model: ServedModel, prompt: str | Prompt, count: int, *, literal: bool, check: Check
+) -> _Explained:
     """In the thread of analyses."""
     tokenizer = model.tokenizer
     ensemble = runtime if isinstance(network_of(runtime), EnsembleRuntime) else None
     subject = choose_subject(
         model.source, tokenizer, prompt, literal=literal, on_note=lambda note: None, runtime=ensemble
     )
-    reader = runtime if isinstance(runtime, NumpyRuntime) else model.readable_runtime(subject.checkpoint)
+    network = network_of(runtime)
+    if isinstance(network, NumpyRuntime):  # in memory: the file is not needed, whatever has become of it
+        reader = network if network is runtime else network.fork()
+    else:
+        reader = model.readable_runtime(subject.checkpoint)
     found = explain(
         reader, tokenizer, prompt, literal=literal, candidates=count,
-        predictor=subject.ensemble or (runtime if isinstance(runtime, CacheRuntime) else None),
+        predictor=subject.ensemble or (runtime if isinstance(runtime, CacheRuntime) else None), check=check,
     )  # fmt: skip
     words = NextWords((), 1.0, 0)
     if isinstance(prompt, str):
         runtime.rewind()
-        words = next_words(runtime, tokenizer, prompt, max_evaluations(model.source.parameters))
+        words = _next_words(runtime, model, prompt, check)
     return _Explained(found, words, subject.expert)
 
 
@@ -130,14 +142,14 @@ async def memory(request: Request) -> Response:
     text = body.text("text", max_characters=MAX_MEMORY_CHARACTERS)
     body.refuse_others()
     entry_of(request.scope).model, entry_of(request.scope).prompt = model.name, text
-    found = await service.search(lambda: _search(model, text))
+    found = await service.search(request, lambda check: _search(model, text, check))
     return await json_response(lambda: {"model": model.name} | found)
 
 
-def _search(model: ServedModel, text: str) -> dict[str, object]:
+def _search(model: ServedModel, text: str, check: Check) -> dict[str, object]:
     texts = [replace(one, corpus=one.corpus.cut(0, MAX_SEARCHED_BYTES)) for one in training_texts(model)]
     names = [name for one in texts for name in one.names]
-    return find_verbatim([text], texts)[0].as_json(text, names)
+    return find_verbatim([text], texts, check=check)[0].as_json(text, names)
 
 
 def training_texts(model: ServedModel) -> list[TrainingText]:

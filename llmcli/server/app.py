@@ -16,11 +16,11 @@ from llmcli.errors import LLMError
 from llmcli.server import analysis_routes, expert_routes, generation_routes, status_routes, token_routes
 from llmcli.server.access import Access
 from llmcli.server.engine import Engine
-from llmcli.server.errors import ApiError, ModelLoadError, failed
+from llmcli.server.errors import CLIENT_LEFT, ApiError, ModelLoadError, failed
 from llmcli.server.guard import Guard, error_response
 from llmcli.server.models import Models
 from llmcli.server.request_log import entry_of
-from llmcli.server.requests import Limits, QueueFullError, StoppingError
+from llmcli.server.requests import Limits, QueueFullError, StoppingError, UnavailableError
 from llmcli.server.service import Service
 
 CLOSE_SECONDS = 0.5  # for the engine, after the answers in progress have had their time
@@ -113,10 +113,14 @@ def _preload(service: Service, hooks: Hooks) -> None:
 
     def on_loaded(error: BaseException | None) -> None:
         service.loading = False
-        if error is not None:
+        if error is not None and not isinstance(error, UnavailableError):  # with those, the first request tries again
             hooks.on_load_error(error)
 
-    loading = service.engine.run(name, lambda runtime: None)
+    try:
+        loading = service.engine.run(name, lambda runtime: None)
+    except UnavailableError as error:
+        on_loaded(error)
+        return
     loading.add_done_callback(lambda future: loop.call_soon_threadsafe(on_loaded, future.exception()))
 
 
@@ -124,11 +128,18 @@ async def _handle(request: Request, error: Exception) -> Response:
     """An exception of a route as an HTTP answer."""
     api_error = _as_api_error(error)
     if api_error.status >= 500:
-        entry_of(request.scope).error = str(error.__cause__ or error)
+        entry_of(request.scope).error = _causes(error)
     response = error_response(api_error)
     if isinstance(error, HTTPException):
         response.headers.update(error.headers or {})
     return response
+
+
+def _causes(error: BaseException) -> str:
+    """The error that was raised first, for the log."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) if isinstance(error, LLMError | ApiError) else f"{type(error).__name__}: {error}"
 
 
 def _as_api_error(error: Exception) -> ApiError:
@@ -139,10 +150,10 @@ def _as_api_error(error: Exception) -> ApiError:
             hint = "; /openapi.json lists the routes" if error.status_code in (404, 405) else ""
             return ApiError(f"{error.detail}{hint}", error.status_code)
         case ClientDisconnect():
-            return ApiError("the client disconnected", 400)
+            return ApiError("the client disconnected", CLIENT_LEFT)
         case QueueFullError():
             return ApiError(str(error), 429, code="queue_full")
-        case ModelLoadError() | StoppingError():
+        case ModelLoadError() | StoppingError() | UnavailableError():
             return failed(error)
         case _:
             return ApiError(str(error))

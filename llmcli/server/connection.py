@@ -1,8 +1,9 @@
 """A connection to a client: uvicorn's, with bounds on how long a client may take to send and to read, and on how many
-there are."""
+there are. When there are too many, one that is not being answered makes room for the next."""
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -17,14 +18,32 @@ class BoundedConnection(H11Protocol):
 
     _head_timer: asyncio.TimerHandle | None = None
     _unread_timer: asyncio.TimerHandle | None = None
+    _since = 0.0  # when its last request began
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        if len(self.connections) > MAX_CONNECTIONS:
-            transport.abort()
-            return
-        self._start_head_timer()
+        open_ones = [one for one in self.connections if isinstance(one, BoundedConnection) and one._is_open()]
+        if len(open_ones) > MAX_CONNECTIONS:
+            (self._least_needed(open_ones) or self).transport.abort()
+        if not transport.is_closing():
+            self._start_head_timer()
+
+    def _least_needed(self, connections: "Sequence[BoundedConnection]") -> "BoundedConnection | None":
+        """The connection that makes room for this one: the oldest that awaits a request, else the oldest whose body has
+        not arrived, else the oldest whose answer is not read; None if all are being answered."""
+        ranked = [(rank, one._since, one) for one in connections if (rank := one._rank()) is not None and one != self]
+        return min(ranked, key=lambda one: one[:2])[2] if ranked else None
+
+    def _is_open(self) -> bool:
+        return not self.transport.is_closing()
+
+    def _rank(self) -> int | None:
+        if self._awaits_request():
+            return 0
+        if self.cycle.more_body:
+            return 1
+        return 2 if self._unread_timer is not None else None
 
     def data_received(self, data: bytes) -> None:
         if self._awaits_request() and self._head_timer is None:
@@ -51,6 +70,7 @@ class BoundedConnection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _start_head_timer(self) -> None:
+        self._since = self.loop.time()
         self._head_timer = self.loop.call_later(RECEIVE_SECONDS, self._on_head_timer)
 
     def _on_head_timer(self) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmcli.errors import LLMError
-from llmcli.server.requests import StoppingError
+from llmcli.server.requests import StoppingError, UnavailableError
 
+CLIENT_LEFT = 499  # the status in the log when nobody waits for the answer any more
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -48,6 +49,10 @@ class ModelLoadError(LLMError):
     """A served model that cannot be loaded. Its message, which names files, is for the log."""
 
 
+class ModelFileError(ModelLoadError):
+    """The file of a served model has changed. The message names the model alone, and is for clients too."""
+
+
 def invalid(param: str, message: str, code: str | None = None) -> ApiError:
     """The error for a field of the request; the message begins with its name.
 
@@ -59,12 +64,16 @@ def invalid(param: str, message: str, code: str | None = None) -> ApiError:
 
 def failed(error: BaseException) -> ApiError:
     """The error for a request that was valid and could not be answered."""
+    if isinstance(error, ModelFileError):
+        return ApiError(str(error), 503, param="model", code="model_not_loaded")
     if isinstance(error, ModelLoadError):
         return ApiError(
             "the model could not be loaded; the server's log says why", 503, param="model", code="model_not_loaded"
         )
     if isinstance(error, StoppingError):
         return ApiError(str(error), 503, code="stopping")
+    if isinstance(error, UnavailableError):
+        return ApiError(str(error), 503, code="unavailable")
     if isinstance(error, LLMError) and error.__cause__ is None:  # one with a cause is not meant for users
         return ApiError(str(error), 500)
     return ApiError("the server made an error; its log has the details", 500)

@@ -16,7 +16,7 @@ from llmcli.server.fields import Fields
 from llmcli.server.limits import MAX_TOKENS
 from llmcli.server.models import ServedModel
 from llmcli.server.request_log import entry_of
-from llmcli.server.service import json_response, read_object, service_of
+from llmcli.server.service import Check, json_response, read_object, service_of
 
 
 async def expert_weights(request: Request) -> Response:
@@ -27,9 +27,11 @@ async def expert_weights(request: Request) -> Response:
     if not model.experts:
         raise ApiError(f"{model.name} has no experts", param="model", code="no_experts")
     entry_of(request.scope).model = model.name
-    prompt, ids = await service.search(lambda: _read(body, model))
+    prompt, ids = await service.search(request, lambda _: _read(body, model))
     body.refuse_others()
-    weights = await service.analyze(model.name, lambda runtime: _weights(runtime, prompt, ids, model.context))
+    weights = await service.analyze(
+        request, model.name, lambda runtime, check: _weights(runtime, prompt, ids, model.context, check)
+    )
     return await json_response(lambda: {"model": model.name, "experts": model.experts, "weights": weights})
 
 
@@ -50,13 +52,16 @@ def _read(body: Fields, model: ServedModel) -> tuple[list[int], list[int]]:
     return prompt.ids, ids
 
 
-def _weights(runtime: Runtime, prompt: Sequence[int], ids: Sequence[int], context: int) -> list[list[float]]:
+def _weights(
+    runtime: Runtime, prompt: Sequence[int], ids: Sequence[int], context: int, check: Check
+) -> list[list[float]]:
     """The weights of the experts [T][n] that predicted each of `ids`, where a full context continues as when the text
     was generated; in the thread of analyses."""
     if not isinstance(runtime, RuntimeWithExperts):
         raise LLMError("the experts are only known on the CPU; serve the model without --quantize and --device")
     read, rows = list(prompt), []
     for token in ids:
+        check()
         keep, new = next_input(read, runtime.length, context)
         if not keep:
             runtime.rewind()

@@ -11,14 +11,13 @@ from starlette.types import Receive, Scope, Send
 
 from llmcli.server.chat import ChatCompletion
 from llmcli.server.completions import Completion
-from llmcli.server.errors import ApiError, failed
+from llmcli.server.errors import CLIENT_LEFT, ApiError, failed
 from llmcli.server.models import Models
 from llmcli.server.request_log import LogEntry, entry_of
 from llmcli.server.requests import StoppingError
 from llmcli.server.running import Run
 from llmcli.server.service import Service, dump, json_response, read_object, service_of, while_connected
 
-CLIENT_LEFT = 499  # the status in the log when nobody waits for the answer any more
 Answer = Completion | ChatCompletion
 
 

@@ -16,5 +16,6 @@ MAX_CONNECTIONS = 256
 RECEIVE_SECONDS = 10  # for the head of a request, and for its body
 REQUEST_SECONDS = 600  # for a text, with the time in the queue
 UNREAD_SECONDS = 30  # that a client may leave its answer unread
+UNREAD_TOKENS = 256  # of a request, after which its texts wait until they are read, and others have their places
 KEEP_ALIVE_SECONDS = 10  # after which a stream without text sends a comment
 DRAIN_SECONDS = 3  # for the answers in progress, when the server is asked to end

@@ -20,7 +20,7 @@ from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Runtime
-from llmcli.server.errors import ApiError, ModelLoadError
+from llmcli.server.errors import ApiError, ModelFileError, ModelLoadError
 
 MAX_LISTED = 10  # names in an error
 
@@ -61,7 +61,7 @@ class ServedModel:
     def readable_runtime(self, checkpoint: Checkpoint) -> NumpyRuntime:
         """A runtime that shows its activations, of this model or of one of its ensemble. The last one is kept.
 
-        Raises ModelLoadError if the file has changed since it was opened.
+        Raises ModelFileError if the file has changed since it was opened.
         """
         if self._readable is None or self._readable[0] is not checkpoint:
             self.check_unchanged()  # its tensors are read again
@@ -76,14 +76,15 @@ class ServedModel:
         return [str(number) for number in range(self.source.config.num_experts)]
 
     def check_unchanged(self) -> None:
-        """Raise ModelLoadError if the file is no longer the one that was opened: its tensors would be read with the
+        """Raise ModelFileError if the file is no longer the one that was opened: its tensors would be read with the
         wrong header."""
         try:
             version = _version(self.path)
         except OSError as error:
-            raise ModelLoadError(f"{self.path} cannot be read any more: {error.strerror}") from error
+            reason = f"cannot be read any more ({error.strerror})"
+            raise ModelFileError(f"the file of {self.name} {reason}; start llm serve again") from error
         if version != self._version:
-            raise ModelLoadError(f"{self.path} was replaced while it was served; start llm serve again")
+            raise ModelFileError(f"the file of {self.name} was replaced while it was served; start llm serve again")
 
     def as_json(self) -> dict[str, object]:
         """The model as /v1/models lists it."""
@@ -159,7 +160,8 @@ class Models:
     def open_runtime(self, name: str) -> tuple[Runtime, Tokenizer]:
         """Load a model. Raises LLMError."""
         model = self._models[name]
-        Thread(target=model.prepare, name="prepare-model", daemon=True).start()
+        with suppress(RuntimeError):  # no thread can be started: the first request prepares what it needs
+            Thread(target=model.prepare, name="prepare-model", daemon=True).start()
         try:
             model.check_unchanged()
             runtime = open_runtime(
@@ -168,4 +170,6 @@ class Models:
             return runtime, model.tokenizer
         except (LLMError, OSError, MemoryError) as error:
             self._on_note(f"{model.path} could not be loaded: {str(error) or 'out of memory'}")
+            if isinstance(error, ModelLoadError):
+                raise
             raise ModelLoadError(str(error)) from error

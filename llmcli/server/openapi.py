@@ -206,7 +206,7 @@ def _post(summary: str, body: JsonSchema, answer: JsonSchema, *, streams: bool =
 
 MODEL_ID: JsonSchema = {"name": "id", "in": "path", "required": True, "schema": TEXT}
 MODEL_QUERY: JsonSchema = {"name": "model", "in": "query", "required": False, "schema": TEXT}
-STATUS = _object({"status": {"enum": ["ok", "loading"]}}, "status")
+STATUS = _object({"status": {"enum": ["ok", "loading", "failed"]}, "error": TEXT}, "status")
 MESSAGES_FIELDS: JsonSchema = {"messages": MESSAGES, "chat_template_kwargs": _optional(ANY_OBJECT)}
 ANALYZED: JsonSchema = MODEL | {"prompt": TEXT} | MESSAGES_FIELDS
 WITHOUT_VERSION = ("/v1/models", "/v1/models/{id}", "/v1/completions", "/v1/chat/completions")  # also without /v1

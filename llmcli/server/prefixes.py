@@ -5,7 +5,9 @@ conversation so far. The least recently used are dropped when they exceed a numb
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llmcli.generation.chat import common_prefix
+import numpy as np
+from numpy.typing import NDArray
+
 from llmcli.models.runtime import Runtime
 
 MIN_SHARED = 4  # tokens; fewer are not worth a copy
@@ -18,7 +20,7 @@ class Prefix:
 
     model: str
     runtime: Runtime
-    ids: Sequence[int]
+    ids: NDArray[np.int64]
     bytes: int  # of the cache
 
 
@@ -39,7 +41,7 @@ class PrefixCache:
 
     def keep(self, prefix: Prefix) -> None:
         """Keep a cache whose runtime nobody else uses any more. It replaces those that hold only its beginning."""
-        if prefix.bytes > self._max_bytes or not prefix.ids:
+        if prefix.bytes > self._max_bytes or not len(prefix.ids):
             return
         self._kept = [p for p in self._kept if p.model != prefix.model or _shared(p, prefix.ids) < len(p.ids)]
         self._kept.append(prefix)
@@ -52,10 +54,13 @@ class PrefixCache:
 
         A kept cache that holds nothing else is handed over; of others the beginning is copied.
         """
+        asked = np.array(ids, np.int64)
         known = [prefix for prefix in (*live, *self._kept) if prefix.model == model]
-        best = max(known, key=lambda prefix: _shared(prefix, ids), default=None)
-        if best is None or (length := _shared(best, ids)) < MIN_SHARED:
+        lengths = [_shared(prefix, asked) for prefix in known]
+        length = max(lengths, default=0)
+        if length < MIN_SHARED:
             return None
+        best = known[lengths.index(length)]
         if best in self._kept:
             self._kept.remove(best)
             if length == len(best.ids):
@@ -64,6 +69,8 @@ class PrefixCache:
         return best.runtime.fork(length), length
 
 
-def _shared(prefix: Prefix, ids: Sequence[int]) -> int:
+def _shared(prefix: Prefix, ids: NDArray[np.int64]) -> int:
     """How many tokens a cache has in common with the beginning of a prompt."""
-    return common_prefix(prefix.ids, ids)
+    length = min(len(prefix.ids), len(ids))
+    differing = np.flatnonzero(prefix.ids[:length] != ids[:length])
+    return int(differing[0]) if len(differing) else length

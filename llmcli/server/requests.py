@@ -82,6 +82,10 @@ class StoppingError(LLMError):
         super().__init__("the server is stopping; try again later")
 
 
+class UnavailableError(LLMError):
+    """The server lacks threads or memory, or its engine has ended. A later request may succeed."""
+
+
 class QueueFullError(LLMError):
     """More requests wait than the limit allows; the client may try again later."""
 

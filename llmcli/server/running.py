@@ -1,6 +1,7 @@
 """The generation requests of one HTTP request: submitted to the engine, awaited and cancelled together."""
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -9,10 +10,11 @@ from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
+from llmcli.errors import LLMError
 from llmcli.server.engine import Engine, Ticket
 from llmcli.server.errors import ApiError, failed
-from llmcli.server.limits import KEEP_ALIVE_SECONDS, REQUEST_SECONDS
-from llmcli.server.requests import Event, Failed, Finished, QueueFullError, Request, Started, Token
+from llmcli.server.limits import KEEP_ALIVE_SECONDS, REQUEST_SECONDS, UNREAD_TOKENS
+from llmcli.server.requests import Event, Failed, Finished, Request, Started, Token
 
 T = TypeVar("T")
 
@@ -49,7 +51,9 @@ class Run:
     def __init__(self, engine: Engine, requests: Sequence[Request]) -> None:
         self._engine, self._requests = engine, requests
         self._loop = asyncio.get_running_loop()
-        self._arrived: deque[tuple[int, Event]] = deque()  # bounded by the tokens that were asked for
+        self._arrived: deque[tuple[int, Event]] = deque()  # no more than UNREAD_TOKENS and one of each text
+        self._paused: set[int] = set()  # numbers of the requests that wait until this is read
+        self._lock = threading.Lock()  # guards these two together
         self._is_woken = False  # the event loop will see what has arrived
         self._waiter: asyncio.Future[None] | None = None
         self._tickets: list[Ticket] = []
@@ -58,13 +62,13 @@ class Run:
         self.texts = [Generated() for _ in requests]
 
     async def __aenter__(self) -> "Run":
-        """Raises ApiError when the engine's queue is full."""
+        """Raises LLMError as the engine does, when its queue is full or it cannot run."""
         try:
             for number, request in enumerate(self._requests):
                 self._tickets.append(self._engine.submit(request, partial(self._receive, number)))
-        except QueueFullError as error:
+        except LLMError:
             self._cancel()
-            raise ApiError(str(error), 429, code="queue_full") from error
+            raise
         return self
 
     async def __aexit__(
@@ -79,7 +83,11 @@ class Run:
 
     def _receive(self, number: int, event: Event) -> None:
         """In the engine's thread."""
-        self._arrived.append((number, event))
+        with self._lock:
+            self._arrived.append((number, event))
+            if len(self._arrived) > UNREAD_TOKENS and number < len(self._tickets):
+                self._paused.add(number)
+                self._tickets[number].pause()
         if not self._is_woken and not self._loop.is_closed():
             self._is_woken = True
             self._loop.call_soon_threadsafe(self._wake)
@@ -114,7 +122,7 @@ class Run:
             if not self._arrived:
                 yield None
                 continue
-            number, event = self._arrived.popleft()
+            number, event = self._take()
             if isinstance(event, Failed):
                 raise failed(event.error) from event.error
             if isinstance(event, Token) and self.seconds_to_first is None:
@@ -122,6 +130,16 @@ class Run:
             self.texts[number].add(event)
             left -= isinstance(event, Finished)
             yield number, event
+
+    def _take(self) -> tuple[int, Event]:
+        """The first that has arrived. The requests go on when half of what had been waiting is read."""
+        with self._lock:
+            taken = self._arrived.popleft()
+            if self._paused and len(self._arrived) <= UNREAD_TOKENS // 2:
+                for number in self._paused:
+                    self._tickets[number].resume()
+                self._paused.clear()
+        return taken
 
     async def finish(self) -> list[Generated]:
         """All texts, when they are complete. Raises ApiError as `events` does."""

@@ -36,7 +36,7 @@ class Sequence:
 
     def __init__(self, request: Request, on_event: OnEvent, counts: Counts) -> None:
         self.request = request
-        self.cancelled = False  # set from any thread
+        self.cancelled = self.is_paused = False  # set from any thread
         self.is_open = self.is_done = self.has_failed = False
         self.runtime: Runtime | None = None
         self.max_bytes = 0  # memory that the KV cache can need

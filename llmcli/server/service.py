@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive
 
@@ -21,6 +22,11 @@ from llmcli.server.metrics import Metrics
 from llmcli.server.models import Models
 
 T = TypeVar("T")
+Check = Callable[[], None]  # raises where nobody waits for the result any more
+
+
+class _AbandonedError(Exception):
+    """Nobody waits for the result of an analysis."""
 
 
 @dataclass
@@ -33,21 +39,41 @@ class Service:
     loading: bool = False  # the first model is being loaded
     analyses: int = 0  # in progress
 
-    async def analyze(self, model: str, function: Callable[[Runtime], T]) -> T:
-        """Run a function on a scratch runtime of a model, in the engine's thread of analyses. Raises ApiError."""
-        # shielded: the engine sets the result of a job, which must not be cancelled then
-        return await self._bounded(lambda: asyncio.shield(asyncio.wrap_future(self.engine.run(model, function))))
+    async def analyze(self, request: Request, model: str, function: Callable[[Runtime, Check], T]) -> T:
+        """Run a function on a scratch runtime of a model, in the engine's thread of analyses. The function calls its
+        second argument now and then: it ends the function when the client has left or the time is over. Raises ApiError
+        and ClientDisconnect."""
 
-    async def search(self, function: Callable[[], T]) -> T:
-        """Run a function that takes seconds in a thread of its own. Raises ApiError when too many are running."""
-        return await self._bounded(lambda: run_in_threadpool(function))
+        def start(check: Check) -> Awaitable[T]:
+            return asyncio.wrap_future(self.engine.run(model, lambda runtime: function(runtime, check)))
 
-    async def _bounded(self, start: Callable[[], Awaitable[T]]) -> T:
+        return await self._bounded(request, start)
+
+    async def search(self, request: Request, function: Callable[[Check], T]) -> T:
+        """Run a function that takes seconds in a thread of its own; otherwise as `analyze`."""
+        return await self._bounded(request, lambda check: run_in_threadpool(function, check))
+
+    async def _bounded(self, request: Request, start: Callable[[Check], Awaitable[T]]) -> T:
+        is_over = threading.Event()
+
+        def check() -> None:
+            if is_over.is_set():
+                raise _AbandonedError
+
+        try:
+            done = await while_connected(request.receive, self._limited(start, check))
+        finally:
+            is_over.set()
+        if done is None:
+            raise ClientDisconnect
+        return done[0]
+
+    async def _limited(self, start: Callable[[Check], Awaitable[T]], check: Check) -> tuple[T]:
         if self.analyses >= MAX_ANALYSES:
             raise ApiError(f"{MAX_ANALYSES} analyses are in progress; try again later", 429, code="queue_full")
         self.analyses += 1
         try:
-            return await asyncio.wait_for(start(), REQUEST_SECONDS)
+            return (await asyncio.wait_for(start(check), REQUEST_SECONDS),)
         except asyncio.TimeoutError as error:
             raise ApiError(f"the answer took longer than {REQUEST_SECONDS} seconds", 503, code="timeout") from error
         finally:

@@ -18,6 +18,10 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 async def health(request: Request) -> Response:
     """GET /health."""
+    engine = service_of(request).engine
+    if failure := engine.failure:
+        engine.start()  # so that it is well again at the next question, if that is possible
+        return JSONResponse({"status": "failed", "error": failure}, 503, {"Retry-After": "1"})
     if service_of(request).loading:
         return JSONResponse({"status": "loading"}, 503, {"Retry-After": "1"})
     return JSONResponse({"status": "ok"})

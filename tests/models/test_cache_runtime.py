@@ -13,7 +13,14 @@ from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.generation.generator import logits_after
 from llmcli.models.batch import step_batch
-from llmcli.models.cache_runtime import CacheRuntime, CacheRuntimeWithExperts, network_of, process_again, with_cache
+from llmcli.models.cache_runtime import (
+    CacheRuntime,
+    CacheRuntimeWithExperts,
+    network_of,
+    process_again,
+    undo_step,
+    with_cache,
+)
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import log_softmax
 from llmcli.models.ngram_cache import CachedText, NgramCache
@@ -51,6 +58,19 @@ def test_a_prompt_and_what_the_model_writes_after_it() -> None:
     for count, token in enumerate(written, 1):
         np.testing.assert_allclose(runtime.step(token), expected(prompt, written[:count]), rtol=1e-4, atol=1e-5)
     assert runtime.length == 30
+
+
+def test_a_step_that_failed_is_undone_without_counting_what_was_written() -> None:
+    """Wherever it failed: before or after the tokens were added."""
+    prompt, written = text(20), text(6, seed=1)
+    for is_added in (False, True):
+        runtime = cached()
+        runtime.prefill(prompt)
+        for token in written[:-1]:
+            runtime.step(token)
+        (runtime if is_added else runtime.network).step(3)
+        undo_step(runtime, 25)
+        np.testing.assert_allclose(runtime.step(written[-1]), expected(prompt, written), rtol=1e-4, atol=1e-5)
 
 
 def test_several_texts_together() -> None:

@@ -123,6 +123,27 @@ def test_tokens_that_do_not_count_are_context_until_a_rewind() -> None:
     assert cache.added() == NgramCache(WEIGHTS, [1, 2, 1, 3, 1]).added()
 
 
+@pytest.mark.parametrize("length", [0, 3, 8, 10, 12, 15])
+def test_a_rewind_builds_again_only_what_did_not_count(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight tokens that count, four that do not, three that do."""
+    ids = text(15, seed=7)
+    cache = NgramCache(WEIGHTS, ids[:8])
+    for position, token in enumerate(ids[8:]):
+        cache.append(token, counts=position >= 4)
+    appended, append = [], NgramCache.append
+    monkeypatch.setattr(NgramCache, "append", lambda self, token: (appended.append(token), append(self, token)))
+    cache.rewind(length)
+    assert appended == ids[8:length]
+    monkeypatch.undo()
+    for token in (None, *text(20, seed=8)):
+        if token is not None:
+            cache.append(token)
+            ids[length:] = [*ids[length:][: len(cache) - length - 1], token]
+        assert cache.added() == NgramCache(WEIGHTS, ids[: len(cache)]).added()
+    cache.drop(2)
+    assert cache.added() == NgramCache(WEIGHTS, ids[:2]).added()
+
+
 def test_weights_survive_the_record() -> None:
     assert CacheWeights.of_record({"ngram_cache": WEIGHTS.as_record()}) == WEIGHTS
     assert CacheWeights.of_record({}) is None

@@ -15,6 +15,7 @@ from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.generation.generator import continue_ids, generate
 from llmcli.generation.prompt import Prompt
+from llmcli.models.cache_runtime import with_cache
 from llmcli.models.ensemble import EnsembleRuntime
 from llmcli.models.logits import log_softmax
 from llmcli.models.numpy_runtime import NumpyRuntime
@@ -22,6 +23,7 @@ from llmcli.models.onnx_runtime import OnnxRuntime, is_installed
 from llmcli.server.engine import Engine
 from llmcli.server.requests import Failed, Finished, Limits, QueueFullError, Request, Started, Token
 from tests.conftest import TEXT, random_checkpoint
+from tests.models.test_ngram_cache import WEIGHTS
 
 TOKENIZER = Tokenizer.train_bpe([TEXT], 300)
 V = TOKENIZER.vocab_size
@@ -295,8 +297,10 @@ class Failing:
             raise ZeroDivisionError("unlucky")
 
 
-def test_an_error_ends_one_request_alone(start):
-    engine = start(open_model=lambda name: (Failing(runtime_of("dense")), TOKENIZER))
+@pytest.mark.parametrize("cache", [None, WEIGHTS], ids=["network", "cache"])
+def test_an_error_ends_one_request_alone(start, cache):
+    """The step of the others is done again, and what they wrote still does not count in their n-gram caches."""
+    engine = start(open_model=lambda name: (with_cache(Failing(runtime_of("dense")), cache), TOKENIZER))
     samplings = [SamplingConfig(temperature=3.0, min_p=0, max_tokens=40, seed=seed) for seed in range(30)]
     clients = [ask(engine, (5, 6), sampling).wait() for sampling in samplings]
     together = [ask(engine, (5, 6), sampling) for sampling in samplings]

@@ -1,5 +1,7 @@
 """Which cache a prompt gets, on runtimes that only record what is asked of them."""
 
+import numpy as np
+
 from llmcli.server.prefixes import Prefix, PrefixCache
 
 
@@ -10,7 +12,7 @@ class Model:
 
 def kept(cache, ids, size=10, model="m"):
     runtime = Model()
-    cache.keep(Prefix(model, runtime, ids, size))
+    cache.keep(Prefix(model, runtime, np.array(ids), size))
     return runtime
 
 
@@ -45,7 +47,7 @@ def test_caches_of_other_models_and_short_prefixes_are_not_used():
 
 def test_a_cache_in_use_is_only_copied():
     cache, live = PrefixCache(100), Model()
-    taken = cache.take("m", [1, 2, 3, 4], [Prefix("m", live, [1, 2, 3, 4], 10)])
+    taken = cache.take("m", [1, 2, 3, 4], [Prefix("m", live, np.array([1, 2, 3, 4]), 10)])
     assert taken == (("fork", live, 4), 4)
 
 

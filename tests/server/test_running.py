@@ -3,28 +3,35 @@
 import asyncio
 import itertools
 import json
+import os
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 
 import pytest
 from starlette.testclient import TestClient
 
+from llmcli.config import SamplingConfig
 from llmcli.errors import LLMError
+from llmcli.formats.checkpoint import save
+from llmcli.formats.loading import load
 from llmcli.generation.next_words import next_words
-from llmcli.server import analysis_routes
+from llmcli.server import analysis_routes, engine, running, service
 from llmcli.server.app import Hooks, create_app
-from llmcli.server.errors import ModelLoadError
+from llmcli.server.errors import ApiError, ModelLoadError
 from llmcli.server.limits import MAX_ANALYSES
 from llmcli.server.models import Models, ServedModel
-from llmcli.server.requests import Limits
+from llmcli.server.requests import Limits, Request
+from tests.models.test_ngram_cache import WEIGHTS
 from tests.sample_models import run
 from tests.server.conftest import URL
 
 HEADERS = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
 
 
-async def leave_after(app, body, messages):
-    """Send a request, and disconnect after that many messages of the answer."""
+async def leave_after(app, body, messages, path="/v1/completions", began=None):
+    """Send a request, and disconnect after that many messages of the answer; without any, when it has begun."""
     sent, left = [], asyncio.Event()
     parts = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
 
@@ -39,10 +46,12 @@ async def leave_after(app, body, messages):
         if len(sent) >= messages:
             left.set()
 
-    if not messages:
+    if began is not None:
+        asyncio.get_running_loop().run_in_executor(None, began.wait, 60).add_done_callback(lambda _: left.set())
+    elif not messages:
         asyncio.get_running_loop().call_later(0.1, left.set)
     scope = {
-        "type": "http", "method": "POST", "path": "/v1/completions", "raw_path": b"", "query_string": b"",
+        "type": "http", "method": "POST", "path": path, "raw_path": b"", "query_string": b"",
         "headers": HEADERS, "http_version": "1.1", "scheme": "http", "server": ("127.0.0.1", 80), "client": None,
         "root_path": "", "asgi": {"version": "3.0", "spec_version": "2.3"}, "state": {},
     }  # fmt: skip
@@ -154,6 +163,173 @@ def test_an_explanation_never_reads_a_file_that_was_replaced(served, tmp_path):
         other.readable_runtime(other.source)
 
 
+@pytest.mark.parametrize("has_cache", [False, True])
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_a_model_in_memory_is_explained_whatever_became_of_its_file(
+    served, tmp_path, short_search, is_deleted, has_cache
+):
+    path = tmp_path / "text.safetensors"
+    record = {"ngram_cache": WEIGHTS.as_record()} if has_cache else {}
+    save(path, replace(load(served[0]), record=record))
+    with TestClient(create_app(Models([path])), base_url=URL) as client:
+        expected = client.post("/v1/next", json={"prompt": "The cat"}).json()["next"]
+        if is_deleted:
+            path.unlink()
+        else:
+            os.truncate(path, 1000)
+        explained = client.post("/v1/explain", json={"prompt": "The cat"})
+        assert explained.status_code == 200 and explained.json()["next"] == expected
+        card = client.get("/v1/models/text/card")  # is read from the file
+    assert card.status_code == 503
+    assert re.match("the file of text (was replaced|cannot be read)", card.json()["error"]["message"])
+
+
+class FewThreads:
+    """`threading.Thread` for one module: starting those of one name fails while `left` is above 0."""
+
+    def __init__(self, monkeypatch, name, failures=1):
+        self.left = failures
+        start = threading.Thread.start
+
+        def fail_or_start(thread):
+            if thread.name == name and self.left:
+                self.left -= 1
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", fail_or_start)
+
+
+COMPLETE = {"prompt": "The cat", "max_tokens": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("load-model", "/v1/completions"), ("load-model", "/v1/next"), ("analysis", "/v1/next"), ("engine", "/v1/next"),
+     ("engine", "/v1/completions"), ("prepare-model", "/v1/completions")],
+)  # fmt: skip
+def test_a_thread_that_cannot_be_started_fails_one_request_at_most(served, monkeypatch, short_search, name, path):
+    """Several models: none is loaded at the start."""
+    with TestClient(create_app(Models(served)), base_url=URL) as client:
+        if name == "engine":
+            client.app.state.service.engine._give_up(MemoryError())
+        FewThreads(monkeypatch, name)
+        body = COMPLETE if "completions" in path else {"prompt": "The cat", "n": 1}
+        first = client.post(path, json=body)
+        if name != "prepare-model":
+            assert (first.status_code, first.json()["error"]["code"]) == (503, "unavailable"), first.text
+            assert "could not start a thread" in first.json()["error"]["message"]
+            assert (client.get("/health").status_code == 503) == (name == "engine")
+        assert client.post(path, json=body).status_code == 200
+        assert client.get("/health").json() == {"status": "ok"}
+
+
+def test_the_only_model_is_loaded_later_where_no_thread_could_be_started(served, monkeypatch):
+    errors = []
+    FewThreads(monkeypatch, "load-model")
+    with TestClient(create_app(Models(served[:1]), hooks=Hooks(on_load_error=errors.append)), base_url=URL) as client:
+        assert client.post("/v1/completions", json=COMPLETE).status_code in (200, 503)
+        assert client.post("/v1/completions", json=COMPLETE).status_code == 200
+        assert client.get("/health").json() == {"status": "ok"} and not errors
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("a secret")])
+def test_an_engine_that_ends_fails_its_requests_and_starts_again(served, monkeypatch, error):
+    lines, texts = [], []
+    app = create_app(Models(served), hooks=Hooks(log=lines.append))
+    admit = engine.Engine._admit
+
+    def fail(self):
+        if self._waiting:
+            monkeypatch.setattr(engine.Engine, "_admit", admit)
+            raise error
+        admit(self)
+
+    with TestClient(app, base_url=URL) as client:
+        texts.append(client.post("/v1/completions", json=COMPLETE).json()["choices"])
+        monkeypatch.setattr(engine.Engine, "_admit", fail)
+        failed = client.post("/v1/completions", json=COMPLETE)
+        assert (failed.status_code, failed.json()["error"]["code"]) == (503, "unavailable")
+        assert "engine ended" in failed.json()["error"]["message"] and "secret" not in failed.text
+        assert any(type(error).__name__ in line for line in lines)
+        health = client.get("/health")
+        assert health.status_code == 503 and health.json()["status"] == "failed"
+        assert "engine ended" in health.json()["error"]
+        assert client.get("/health").json() == {"status": "ok"}  # it was started again
+        assert client.post("/v1/completions", json=COMPLETE).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/next", "/v1/explain", "/v1/memory"])
+def test_an_analysis_ends_when_its_client_leaves(served, monkeypatch, path):
+    """It goes on until it asks whether anybody waits, and then ends."""
+    began, left, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def analysis(*_, check, **__):
+        check()
+        began.set()
+        left.wait(60)
+        try:
+            check()
+        except service._AbandonedError:
+            ended.set()
+            raise
+
+    for name in ("next_words", "explain", "find_verbatim"):
+        monkeypatch.setattr(analysis_routes, name, analysis)
+    monkeypatch.setattr(analysis_routes, "find_sources", lambda *_: [])
+    monkeypatch.setattr(analysis_routes.TrainingText, "of", lambda *_: None)
+    monkeypatch.setattr(analysis_routes, "training_texts", lambda _: [])
+    app = create_app(Models(served))
+
+    async def story():
+        async with app.router.lifespan_context(app):
+            sent = await leave_after(app, {"prompt": "The"} if path != "/v1/memory" else {"text": "x"}, 0, path, began)
+            assert sent[0]["status"] == 499 and app.state.service.analyses == 0
+            left.set()
+            assert await asyncio.to_thread(ended.wait, 60)
+
+    asyncio.run(story())
+
+
+def test_what_is_not_read_waits_and_others_have_its_place(served, monkeypatch):
+    monkeypatch.setattr(running, "UNREAD_TOKENS", 8)
+
+    async def story():
+        app = create_app(Models(served), limits=Limits(concurrent=2))
+        async with app.router.lifespan_context(app):
+            process = app.state.service.engine
+            asked = [Request("text", (5, 6), SamplingConfig(max_tokens=n, temperature=0)) for n in (60, 60, 5)]
+            async with running.Run(process, asked[:2]) as unread:
+                async with running.Run(process, asked[2:]) as read:
+                    texts = [await asyncio.wait_for(read.finish(), 60)]
+                assert process.stats().counts.finished == 1 and len(unread._arrived) <= 8 + 2
+                texts.append(await asyncio.wait_for(unread.finish(), 60))
+            async with running.Run(process, asked[:1]) as alone:
+                texts.append(await alone.finish())
+            return [[token.id for token in text.tokens] for run in texts for text in run]
+
+    short, first, second, alone = asyncio.run(story())
+    assert first == second == alone and short == alone[:5]
+
+
+def test_what_is_not_read_gives_up_its_memory_for_others(served, monkeypatch):
+    monkeypatch.setattr(running, "UNREAD_TOKENS", 2)
+
+    async def story():
+        app = create_app(Models(served), limits=Limits(live_bytes=1))  # one at a time
+        async with app.router.lifespan_context(app):
+            process = app.state.service.engine
+            long, short = (Request("text", (5, 6), SamplingConfig(max_tokens=n, temperature=0)) for n in (60, 5))
+            async with running.Run(process, [long]) as unread:
+                async with running.Run(process, [short]) as read:
+                    await asyncio.wait_for(read.finish(), 60)
+                with pytest.raises(ApiError, match="was not read, and its memory was needed") as error:
+                    await unread.finish()
+            assert error.value.status == 503
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize("with_contents", [False, True])
 def test_the_log_has_a_line_a_request_and_contents_only_if_asked(served, with_contents):
     lines = []
@@ -171,7 +347,7 @@ def test_too_many_analyses_are_refused_and_the_engine_goes_on(served, monkeypatc
     """The first analysis ends when all but as many as are allowed have been refused."""
     full = threading.Event()
     monkeypatch.setattr(
-        analysis_routes, "next_words", lambda *values: full.wait(60) and next_words(*values[:-1], limit=4)
+        analysis_routes, "next_words", lambda *values, **_: full.wait(60) and next_words(*values[:-1], limit=4)
     )
     with TestClient(create_app(Models(served)), base_url=URL) as client, ThreadPoolExecutor(24) as threads:
         asked = [threads.submit(client.post, "/v1/next", json={"prompt": "The cat"}) for _ in range(24)]

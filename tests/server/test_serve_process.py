@@ -7,21 +7,24 @@ import socket
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
 pytest.importorskip("starlette", reason="needs pip install 'llmcli[serve]'")
 
-from llmcli.server import connection
+from llmcli.server import connection, service
 from llmcli.server.app import create_app
 from llmcli.server.listening import Server, bind
 from llmcli.server.models import Models
+from llmcli.server.requests import Limits
 from tests.platforms import posix
 from tests.server.processes import serving
 from tests.server.wrong_requests import DAMAGED_HEADS
 
 pytestmark = pytest.mark.slow
 LONG = {"prompt": "The", "max_tokens": 30_000, "n": 8, "temperature": 0, "stream": True}
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: "
 QUICK = {"DRAIN_SECONDS": 0.5}  # instead of three
 
 
@@ -86,22 +89,64 @@ def test_many_slow_connections_do_not_stop_others(running):
             one.close()
 
 
+@contextmanager
+def served_here(app):
+    """The address of an application that is served in this process until the end of the block."""
+    server, listener = Server(app), bind("127.0.0.1", 0)
+    with ThreadPoolExecutor(1) as threads, listener:
+        ended = threads.submit(server.run, listener)
+        try:
+            yield listener.getsockname()
+        finally:
+            server.stop()
+            ended.result(60)
+
+
+@pytest.mark.parametrize("part", [b"POST /v1/completions HTTP", HEAD + b"9\r\n\r\n{", b"GET /health HTTP/1.1\r\n"])
+def test_more_requests_that_do_not_arrive_than_connections_shut_nobody_out(served, monkeypatch, part):
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 8)
+    monkeypatch.setattr(connection, "RECEIVE_SECONDS", 600)
+    monkeypatch.setattr(service, "RECEIVE_SECONDS", 600)
+    with served_here(create_app(Models(served))) as address, ExitStack() as stack:
+        for _ in range(30):
+            stack.enter_context(socket.create_connection(address, timeout=60)).sendall(part)
+        for path in ("/health", "/v1/models"):
+            client = http.client.HTTPConnection(*address, timeout=60)
+            client.request("GET", path)
+            assert client.getresponse().status == 200
+            client.close()
+
+
+def test_more_unread_answers_than_places_and_connections_shut_nobody_out(served, monkeypatch):
+    """Two places and six connections, and ten streams that nobody reads."""
+    monkeypatch.setattr(connection, "UNREAD_SECONDS", 600)
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 6)
+    body = json.dumps(LONG | {"logprobs": 5, "n": 1}).encode()
+    with served_here(create_app(Models(served), limits=Limits(concurrent=2))) as address, ExitStack() as stack:
+        for _ in range(10):
+            unread = stack.enter_context(socket.socket())
+            unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            unread.settimeout(60)
+            unread.connect(address)
+            unread.sendall(HEAD + b"%d\r\n\r\n" % len(body) + body)
+            unread.recv(1)
+        client = http.client.HTTPConnection(*address, timeout=60)
+        client.request("POST", "/v1/completions", json.dumps({"prompt": "The"}), {"Content-Type": "application/json"})
+        assert client.getresponse().status == 200
+        client.close()
+
+
 def test_answers_that_nobody_reads_are_dropped(served, monkeypatch):
     monkeypatch.setattr(connection, "UNREAD_SECONDS", 0.2)
     app = create_app(Models(served))
-    server, listener = Server(app), bind("127.0.0.1", 0)
     body = json.dumps(LONG | {"logprobs": 5}).encode()
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: "
-    with ThreadPoolExecutor(1) as threads, listener, socket.socket() as unread:
-        ended = threads.submit(server.run, listener)
+    with served_here(app) as address, socket.socket() as unread:
         unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        unread.connect(listener.getsockname())
-        unread.sendall(head + b"%d\r\n\r\n" % len(body) + body)
+        unread.connect(address)
+        unread.sendall(HEAD + b"%d\r\n\r\n" % len(body) + body)
         wait_until(lambda: app.state.service.engine.stats().active == 8)
         wait_until(lambda: app.state.service.engine.stats().active == 0)
         sent = sum(map(len, iter(lambda: unread.recv(65536), b"")))
-        server.stop()
-        ended.result(30)
     assert app.state.service.engine.stats().counts.cancelled == 8
     assert sent < 500_000  # so much was taken by the system's buffers
 
