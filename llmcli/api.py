@@ -216,6 +216,9 @@ def train(
     like: str | Path | None = None,
     tokenizer: str = "bpe",
     speakers: tuple[str, str] | None = None,
+    pairs: bool = False,
+    column: str | None = None,
+    plain: bool = False,
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
@@ -228,13 +231,16 @@ def train(
 
     Settings that are not given are chosen for the text, the time budget (default: 300 seconds) and this machine.
     `corpus` is one or more files, directories or glob patterns; files of conversations are recognized, `speakers` names
-    who asks and who answers in text with turns. `val` is a validation file or the fraction to hold out.
+    who asks and who answers in text with turns. `column` is the one with the text in tables, JSON and Parquet, or two,
+    "question,answer"; `pairs` reads tables of two columns as prompts and answers, `plain` everything as text.
+    `val` is a validation file or the fraction to hold out.
     `base` is a model to fine-tune, `like` one whose tokenizer to use. `options` are other fields of `Request`: layers,
     width, heads, kv_heads, context, tie, vocab_size, batch_tokens, dropout, lr (a factor), optimizer, experts, active,
     lora, kl_weight, seed. A file at `output` is replaced only with `overwrite`. A run that was stopped is resumed by
     the same call. Closing the iterator before its end discards the run. Raises LLMError.
     """
     from llmcli.config import cpu_cores
+    from llmcli.data.record_kinds import Reading
     from llmcli.training import session
     from llmcli.training.output import claim_output
     from llmcli.training.plan import Request
@@ -247,7 +253,7 @@ def train(
     request = Request(seconds=seconds, steps=steps, epochs=epochs, threads=threads_here, **options)
     files = [_path(corpus, "corpus")] if isinstance(corpus, str | Path) else _paths(corpus)
     base_path, like_path = (None if model is None else _path(model, "a model") for model in (base, like))
-    for name, value in (("tokenizer", tokenizer), ("device", device), ("dtype", dtype)):
+    for name, value in (("tokenizer", tokenizer), ("column", column or ""), ("device", device), ("dtype", dtype)):
         if not isinstance(value, str):
             raise TypeError(f"{name} must be a str, found {brief(value)}")
     if dtype not in (*DTYPES, "auto"):
@@ -267,7 +273,7 @@ def train(
             like_path,
             tokenizer,
             place.path,
-            speakers=speakers,
+            reading=Reading.of_options(speakers, pairs, column, plain),
             on_note=on_note,
         )
         identity = _as_options(request) | {"--time": seconds, "--device": device, "--dtype": dtype}

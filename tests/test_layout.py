@@ -41,9 +41,9 @@ ONLY_IN = {  # library -> the modules, or the packages, that may import it
 }
 HEAVY = {"numpy", "torch", "tokenizers", "safetensors", "typer", "rich"}
 STANDARD_LIBRARY_ONLY = {
-    "errors", "units", "config", "data.characters", "data.conversation_files", "data.conversation_tables",
-    "data.conversation_turns", "data.conversations", "data.documents", "data.example_prompt", "data.file_types",
-    "data.json_records", "data.json_text", "data.template_renderer", "data.temporary_files", "data.text_lines",
+    "errors", "units", "config", "data.characters", "data.conversation_files", "data.conversation_turns",
+    "data.conversations", "data.documents", "data.example_prompt", "data.file_types", "data.json_records",
+    "data.record_kinds", "data.tables", "data.template_renderer", "data.temporary_files", "data.text_lines",
     "data.text_pieces", "data.token_cache", "data.token_names", "data.tokenizer_json", "data.vocabulary_limits",
     "evaluation.compressors", "evaluation.figures", "formats.atomic_io", "formats.gguf_tokenizer", "formats.metadata",
     "training.cgroups", "training.recipe", "training.summary",

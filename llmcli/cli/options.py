@@ -20,11 +20,10 @@ from llmcli.errors import LLMError, usage
 
 if TYPE_CHECKING:
     from llmcli.data.corpus import Corpus
+    from llmcli.data.record_kinds import Reading
 
 MAX_SKIPPED_NOTES = 5
 SAMPLING, ANALYSIS = "Sampling", "Analysis"  # panels of the help
-# how much of the corpus is searched for JSON: bytes of each file, and files
-JSON_SEARCH_BYTES, JSON_SEARCH_FILES = 1 << 16, 256
 
 
 # ---- shared options
@@ -45,6 +44,33 @@ def speakers_option(panel: str | None = None) -> OptionInfo:
         metavar="USER,ASSISTANT",
         help="Names that mark the turns of the user and of the assistant in a text (default: User,Assistant and Q,A).",
         rich_help_panel=panel,
+    )
+    return option
+
+
+def pairs_option(panel: str | None = None) -> OptionInfo:
+    """--pairs, for each subcommand that reads tables."""
+    option: OptionInfo = typer.Option(
+        "--pairs", help="Read tables of two columns as prompts and answers.", rich_help_panel=panel
+    )
+    return option
+
+
+def column_option(panel: str | None = None) -> OptionInfo:
+    """--column, for each subcommand that reads tables."""
+    option: OptionInfo = typer.Option(
+        "--column",
+        metavar="NAME",
+        help="Column with the text in a table, JSON or Parquet file, or two: PROMPT,ANSWER.",
+        rich_help_panel=panel,
+    )
+    return option
+
+
+def plain_option(panel: str | None = None) -> OptionInfo:
+    """--plain, for each subcommand that reads files of several kinds."""
+    option: OptionInfo = typer.Option(
+        "--plain", help="Read files as plain text, whatever they hold.", rich_help_panel=panel
     )
     return option
 
@@ -316,6 +342,13 @@ def speaker_names(option: str | None) -> tuple[str, str] | None:
     return names[0], names[1]
 
 
+def reading(speakers: str | None, pairs: bool, column: str | None, plain: bool) -> "Reading":
+    """How --speakers, --pairs, --column and --plain say that files are read. Raises LLMError."""
+    from llmcli.data.record_kinds import Reading
+
+    return Reading.of_options(speaker_names(speakers), pairs, column, plain)
+
+
 # ---- outputs
 
 
@@ -337,15 +370,3 @@ def note_skipped_files(corpus: "Corpus") -> None:
         console.note(f"skipped: {line}")
     if len(corpus.skipped) > MAX_SKIPPED_NOTES:
         console.note(f"skipped: {len(corpus.skipped) - MAX_SKIPPED_NOTES} more files")
-
-
-def note_json_files(corpus: "Corpus") -> None:
-    """Say which files are JSON or JSON Lines: the model would also be trained on their keys and braces."""
-    from llmcli.data.json_text import json_notes
-
-    beginnings = (
-        (document.name, "".join(document.text(0, JSON_SEARCH_BYTES)), document.text_bytes <= JSON_SEARCH_BYTES)
-        for document in corpus.documents[:JSON_SEARCH_FILES]
-    )
-    for line in json_notes(beginnings):
-        console.note(line)

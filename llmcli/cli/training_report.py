@@ -15,19 +15,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llmcli.cli.progress import TrainingView
+    from llmcli.data.sources import FileGroup
     from llmcli.evaluation.compressors import Baseline
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.training.events import Done, Evaluation, Sample, Step, TeacherTrained
     from llmcli.training.plan import Plan
 
 
-def show_plan(plan: "Plan", *, dry_run: bool, json_: bool) -> None:
-    """The plan: with --dry-run the result; else on stderr, in a terminal as a summary of a few lines."""
+def show_plan(plan: "Plan", data: "list[FileGroup]", *, dry_run: bool, json_: bool) -> None:
+    """The plan: with --dry-run the result; else on stderr, in a terminal as a summary of a few lines. JSON also has
+    what the files were taken for, `data`."""
     if json_:
         choices = [as_record(row) for row in plan.rows]
         conversations = {"conversations": as_record(plan.conversations)} if plan.conversations else {}
         config, train = json.loads(dump_config(plan.model)), as_record(plan.train)
-        json_event("plan", choices=choices, config=config, train=train, **conversations)
+        files = [group.as_record() for group in data]
+        json_event("plan", choices=choices, config=config, train=train, data=files, **conversations)
         return
     if dry_run or not sys.stderr.isatty():
         rows = [(row.name, row.value, row.reason) for row in plan.rows]

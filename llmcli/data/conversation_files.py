@@ -1,33 +1,45 @@
-"""A file of conversations: recognized by its content, read, and what cannot be learned from left out and counted.
+"""A file of records: conversations, or plain text in a column; read, and what cannot be learned from left out and
+counted.
 
-- JSON: one record a line, records in an array, or one after the other, in the shapes of conversations.py. A file is
-  recognized if at least half of its first ten records are of one shape; then a record of another kind is an error.
-- Parquet: a table whose columns are the keys of such records.
-- CSV and TSV with two columns, and plain text with turns: see conversation_tables.py and conversation_turns.py.
+- JSON: one record a line, records in an array, or one after the other. A file is recognized if at least half of its
+  first ten records are of one shape; then a record of another kind is an error. What the records are: record_kinds.py.
+- Tables in CSV, TSV and Parquet files: each row is a record whose keys are the columns (tables.py).
+- Plain text with turns: see conversation_turns.py.
 
 Files of conversations are in memory while they are read, as messages; JSON other than one record a line also as text.
 """
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-from llmcli.data.conversation_tables import TABLE_SUFFIXES, read_table
 from llmcli.data.conversation_turns import read_turns
-from llmcli.data.conversations import Conversation, RecordShape, answered, from_record, record_shape
-from llmcli.data.documents import BLOCK_BYTES, open_regular_file
+from llmcli.data.conversations import (
+    Conversation,
+    RecordShape,
+    answered,
+    from_record,
+    text_of_record,
+    unread_keys,
+    without_blank_answers,
+)
+from llmcli.data.documents import BLOCK_BYTES, Document, open_regular_file, text_of_column
 from llmcli.data.json_records import record_of_line, records_of_lines, records_of_text
 from llmcli.data.parquet_records import MAGIC, open_parquet
+from llmcli.data.record_kinds import Reading, choose_shape
+from llmcli.data.tables import TABLE_SUFFIXES, read_table
+from llmcli.data.temporary_files import TextCopy
 from llmcli.data.text_lines import MissingZstdError, TextLines, open_lines
-from llmcli.errors import LLMError
+from llmcli.errors import LLMError, brief
 
 _PEEKED_RECORDS = 10
 _JSON_START = re.compile(r"\s*(?:\{|\[\s*[\[{])")
-_JSON_SUFFIXES = {".jsonl", ".ndjson", ".json"}
+_JSON_LINES_SUFFIXES = {".jsonl", ".ndjson"}
+_JSON_SUFFIXES = _JSON_LINES_SUFFIXES | {".json"}
+_AUTOMATIC = Reading()
 _SUFFIXES = _JSON_SUFFIXES | TABLE_SUFFIXES | {".txt"}  # of files that are likely to hold conversations
 
 
@@ -39,6 +51,8 @@ class ConversationFile:
     name: str  # as the user wrote it
     path: Path
     shape: str  # for users: "messages", "prompt/completion", "ShareGPT", "two columns", "User:/Assistant: turns", ...
+    columns: tuple[str, ...] = field(kw_only=True, default=())  # of the prompt and the answer, or of the messages
+    first_row: str = field(kw_only=True, default="")  # of a table without a header that has a known name: what it is
     conversations: tuple[Conversation, ...] = field(repr=False)
     dropped: int  # conversations without an answer, or with a blank one before the last
     notes: tuple[str, ...]  # one line each: how the file was read, what was dropped and why
@@ -48,37 +62,61 @@ class ConversationFile:
 
 @dataclass(frozen=True)
 class _Recognized:
-    """What is in a file. `notes` are complete after the last of the conversations."""
+    """What is in a file: conversations, or text if there is a `text_column`. `notes` are complete after the last."""
 
     shape: str
     conversations: Iterable[Conversation]
     notes: list[str]
+    columns: tuple[str, ...] = ()
+    first_row: str = ""
+    texts: Iterable[str] | None = None
 
 
-def read_conversations(name: str, path: Path, *, speakers: tuple[str, str] | None = None) -> ConversationFile | None:
+def read_conversations(name: str, path: Path, reading: Reading = _AUTOMATIC) -> ConversationFile | None:
     """The conversations of a file; None if it holds none: text, {"text"} records, records of unknown shapes.
 
-    `speakers` are the names by which plain text shows who asks and who answers, if they are others than the known ones.
     Raises LLMError, with the name and the line, for what is malformed in a file that was recognized; if nothing can be
     learned from it; and if a library is missing that the file needs.
     """
-    if _is_parquet(name, path):
-        return _read_parquet(name, path)
+    file = read_records(name, path, reading, TextCopy())
+    return file if isinstance(file, ConversationFile) else None
+
+
+def read_records(
+    name: str, path: Path, reading: Reading, copy: TextCopy, *, text_only: bool = False
+) -> ConversationFile | Document | None:
+    """The conversations in a file, or the text in a column of it, which is appended to `copy`. None for any other file,
+    which is plain text or no text, and if it is `text_only`, for conversations.
+
+    Raises LLMError as `read_conversations` does, and for records that cannot be told, or are better not learned.
+    """
+    if reading.plain:
+        return None
     suffix = _suffix(path)
+    if _is_parquet(name, path):
+        with open_parquet(name, path) as table:
+            shape = choose_shape(name, table.first_rows, reading)
+            if shape is None or (text_only and not shape.is_text):
+                return None
+            rows = table.rows(shape.used_keys)
+            recognized = _recognize_records(name, "row", rows, shape, table.columns)
+            return _collect(name, path, recognized, copy, lambda: _file_sha256(name, path))
     try:
         with open_lines(name, path) as lines:
-            recognized = _recognize_text(lines, suffix, speakers)
-            return _collect(name, path, recognized, lambda: lines.sha256) if recognized else None
+            found = _recognize_text(lines, suffix, reading, text_only)
+            if found is None or (text_only and found.texts is None):
+                return None
+            return _collect(name, path, found, copy, lambda: lines.sha256)
     except MissingZstdError:
         if suffix in _SUFFIXES:
             raise
         return None
 
 
-def require_conversations(name: str, path: Path, *, speakers: tuple[str, str] | None = None) -> ConversationFile:
+def require_conversations(name: str, path: Path, reading: Reading = _AUTOMATIC) -> ConversationFile:
     """Like `read_conversations`, for a file that must hold conversations: raises LLMError if it holds none, with the
     reason where there is one, such as a first record that is malformed."""
-    file = read_conversations(name, path, speakers=speakers)
+    file = read_conversations(name, path, reading)
     if file is not None:
         return file
     if not _is_parquet(name, path):
@@ -112,14 +150,6 @@ def _is_parquet(name: str, path: Path) -> bool:
         return file.read(len(MAGIC)) == MAGIC
 
 
-def _read_parquet(name: str, path: Path) -> ConversationFile | None:
-    with open_parquet(name, path) as table:
-        if table.shape is None:
-            return None
-        recognized = _recognize_records(name, "row", table.rows(), table.shape, table.columns)
-        return _collect(name, path, recognized, lambda: _file_sha256(name, path))
-
-
 def _suffix(path: Path) -> str:
     """The ending of a file's name, in lower case, without that of the compression.
 
@@ -141,29 +171,48 @@ def _file_sha256(name: str, path: Path) -> str:
 # ---- recognizing
 
 
-def _recognize_text(lines: TextLines, suffix: str, speakers: tuple[str, str] | None) -> _Recognized | None:
+def _recognize_text(lines: TextLines, suffix: str, reading: Reading, text_only: bool) -> _Recognized | None:
+    if suffix in _JSON_SUFFIXES or (suffix not in TABLE_SUFFIXES and _JSON_START.match(lines.start)):
+        return _recognize_json(lines, suffix, reading)
     if suffix in TABLE_SUFFIXES:
-        table = read_table(lines, suffix)
-        return _Recognized("two columns", table.conversations, table.notes) if table else None
-    if suffix in _JSON_SUFFIXES or _JSON_START.match(lines.start):
-        return _recognize_json(lines)
-    turns = read_turns(lines, speakers)
+        return _recognize_table(lines, suffix, reading)
+    if (reading.pairs or reading.columns) and (table := _recognize_table(lines, suffix, reading)):
+        return table
+    turns = None if text_only else read_turns(lines, reading.speakers)
     return _Recognized(turns.shape, turns.conversations, turns.notes) if turns else None
 
 
-def _recognize_json(lines: TextLines) -> _Recognized | None:
-    start = [line for line in lines.peek(3 * _PEEKED_RECORDS) if line.strip()][:_PEEKED_RECORDS]
-    first_is_record = bool(start) and record_of_line(start[0]) is not None
+def _recognize_table(lines: TextLines, suffix: str, reading: Reading) -> _Recognized | None:
+    table = read_table(lines, suffix, reading)
+    if table is None:
+        return None
+    shape = choose_shape(lines.name, table.first_records, reading, is_table=True)
+    if shape is None:
+        raise LLMError(_nothing_to_learn(lines.name, 0, ""))
+    found = _recognize_records(lines.name, "line", table.records, shape, table.columns, table.notes)
+    return replace(found, first_row=table.first_row_as(shape.keys) if shape.name == "two columns" else "")
+
+
+def _recognize_json(lines: TextLines, suffix: str, reading: Reading) -> _Recognized | None:
+    peeked = lines.peek(3 * _PEEKED_RECORDS)
+    start = [line for line in peeked if line.strip()][:_PEEKED_RECORDS]
+    records = [record_of_line(line) for line in start]
+    first_is_record = bool(start) and records[0] is not None
     begins_array = bool(start) and start[0].lstrip().startswith("[") and not first_is_record
-    shape = None if begins_array else _common_shape(map(record_of_line, start))
+    is_lines = suffix in _JSON_LINES_SUFFIXES or len(records) > 1
+    shape = None if begins_array else choose_shape(lines.name, records, reading, must_be_told=is_lines)
     if shape:
         return _recognize_records(lines.name, "line", records_of_lines(lines.name, lines), shape)
-    if not _JSON_START.match(lines.start) or (first_is_record and start[0].lstrip().startswith("{")):
-        return None  # no JSON, or one record a line of an unknown shape
-    return _recognize_json_text(lines)
+    found = None
+    if _JSON_START.match(lines.start) and not (first_is_record and start[0].lstrip().startswith("{")):
+        found = _recognize_json_text(lines, reading)
+    if found is None and suffix in _JSON_LINES_SUFFIXES and None in records:
+        for _ in records_of_lines(lines.name, peeked):  # raises LLMError for the line that is none
+            pass
+    return found
 
 
-def _recognize_json_text(lines: TextLines) -> _Recognized | None:
+def _recognize_json_text(lines: TextLines, reading: Reading) -> _Recognized | None:
     """Records in an array, or one after the other over several lines."""
     read: list[str] = []
     damage: LLMError | None = None
@@ -173,7 +222,8 @@ def _recognize_json_text(lines: TextLines) -> _Recognized | None:
     except LLMError as error:
         damage = error
     text = "\n".join(read)
-    shape = _common_shape(_first_records(lines.name, text))
+    records = list(_first_records(lines.name, text))
+    shape = choose_shape(lines.name, records, reading, must_be_told=len(records) > 1)
     if shape and damage:
         raise damage
     return _recognize_records(lines.name, "line", records_of_text(lines.name, text), shape) if shape else None
@@ -188,31 +238,45 @@ def _first_records(name: str, text: str) -> Iterator[object]:
         yield None
 
 
-def _common_shape(records: Iterable[object]) -> RecordShape | None:
-    """The shape of at least half of the records; None stands for what is no record."""
-    shapes = [record_shape(record) for record in records]
-    most = Counter(filter(None, shapes)).most_common(1)
-    return most[0][0] if most and 2 * most[0][1] >= len(shapes) else None
-
-
 def _recognize_records(
-    name: str, place: str, records: Iterable[tuple[int, object]], shape: RecordShape, columns: Iterable[str] = ()
+    name: str,
+    place: str,
+    records: Iterable[tuple[int, object]],
+    shape: RecordShape,
+    columns: Iterable[str] = (),
+    notes: list[str] | None = None,
 ) -> _Recognized:
-    """`place` is what the number of a record counts; `columns` are keys that the records are read without."""
-    notes: list[str] = []
+    """`place` is what the number of a record counts; `columns` are keys that the records may be read without."""
+    notes = [] if notes is None else notes
     keys = dict.fromkeys(columns)  # in order
+    inner: dict[str, None] = {}
 
-    def conversations() -> Iterator[Conversation]:
+    def numbered() -> Iterator[tuple[str, object]]:
         for number, record in records:
-            yield from_record(record, f"{name} {place} {number:,}", shape)
+            yield f"{name} {place} {number:,}", record
             if isinstance(record, Mapping):
                 keys.update(dict.fromkeys(record))
+            inner.update(dict.fromkeys(unread_keys(record, shape)))
         others = [str(key) for key in keys if key not in shape.used_keys]
-        if others:
-            more = ", ..." if len(others) > 5 else ""
-            notes.append(f"{name}: {shape.name} is read; not used: {', '.join(others[:5])}{more}")
+        read = shape.name if shape.name != "two columns" else " and ".join(shape.keys)
+        for what, unused in ((f"{read} is read; not used", others), ("not used in messages", list(inner))):
+            if unused:
+                notes.append(f"{name}: {what}: {', '.join(unused[:5])}{', ...' if len(unused) > 5 else ''}")
 
-    return _Recognized(shape.name, conversations(), notes)
+    def texts() -> Iterator[str]:
+        without = 0
+        for source, record in numbered():
+            text = text_of_record(record, source, shape)
+            without += not text
+            if text:
+                yield text
+        if without:
+            notes.append(f"{name}: {without:,} records without text left out")
+
+    if shape.is_text:
+        return _Recognized(shape.name, (), notes, shape.keys, texts=texts())
+    conversations = (from_record(record, source, shape) for source, record in numbered())
+    return _Recognized(shape.name, conversations, notes, shape.keys)
 
 
 # ---- what can be learned from
@@ -233,33 +297,42 @@ class _Tally:
         return [f"{name}: {self.count:,} {text} (the first: {self.first})"] if self.count else []
 
 
-def _collect(name: str, path: Path, recognized: _Recognized, sha256: Callable[[], str]) -> ConversationFile:
+def _collect(
+    name: str, path: Path, recognized: _Recognized, copy: TextCopy, sha256: Callable[[], str]
+) -> ConversationFile | Document:
+    if recognized.texts is not None:
+        document = text_of_column(name, path, recognized.columns[0], recognized.texts, copy)
+        return replace(document, notes=tuple(recognized.notes))
     kept: list[Conversation] = []
-    unanswered, blank, shortened = _Tally(), _Tally(), _Tally()
+    unanswered, blank, shortened, answer_count = _Tally(), _Tally(), _Tally(), 0
     for conversation in recognized.conversations:
-        messages = answered(conversation.messages)
-        if not messages:
+        answers = answered(conversation.messages)
+        if not answers:
             unanswered.add(conversation.source)
-        elif any(message.role == "assistant" and not message.content.strip() for message in messages):
-            blank.add(conversation.source)
-        else:
-            if len(messages) < len(conversation.messages):
-                shortened.add(conversation.source)
-            kept.append(Conversation(tuple(messages), conversation.source))
-    dropped = unanswered.count + blank.count
-    total = len(kept) + dropped
+            continue
+        if len(answers) < len(conversation.messages):
+            shortened.add(conversation.source)
+        answer_count += sum(message.role == "assistant" for message in answers)
+        messages, questions = without_blank_answers(answers)
+        for question in questions:
+            blank.add(f"that to {brief(question.content, 40)}, in the conversation of {conversation.source}")
+        kept.append(Conversation(tuple(messages), conversation.source))
+    total = len(kept) + unanswered.count
     if not kept:
-        raise LLMError(_nothing_to_learn(name, total, unanswered.first or blank.first))
+        raise LLMError(_nothing_to_learn(name, total, unanswered.first))
     notes = [
         *recognized.notes,
         *unanswered.notes(name, f"of {total:,} conversations dropped: without an answer"),
-        *blank.notes(name, f"of {total:,} conversations dropped: an answer before the last is blank"),
+        *blank.notes(name, f"of {answer_count:,} answers left out, with the question: blank"),
         *shortened.notes(
             name, f"of {total:,} conversations cut after the last answer: the messages after it have none"
         ),
     ]
     text_bytes = sum(conversation.text_bytes for conversation in kept)
-    return ConversationFile(name, path, recognized.shape, tuple(kept), dropped, tuple(notes), text_bytes, sha256())
+    return ConversationFile(
+        name, path, recognized.shape, tuple(kept), unanswered.count, tuple(notes), text_bytes, sha256(),
+        columns=recognized.columns, first_row=recognized.first_row,
+    )  # fmt: skip
 
 
 def _nothing_to_learn(name: str, total: int, first: str) -> str:

@@ -6,7 +6,7 @@ Standard library only.
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from llmcli.errors import LLMError, brief
@@ -15,8 +15,15 @@ ROLES = ("system", "user", "assistant")
 
 Record: TypeAlias = Mapping[str, object]
 
-_ROLE_NAMES = {role: role for role in ROLES} | {"developer": "system", "human": "user", "gpt": "assistant"}
+_ROLE_NAMES = (
+    {role: role for role in ROLES}
+    | {"developer": "system", "human": "user"}
+    | dict.fromkeys(("gpt", "model", "bot", "ai", "chatgpt", "bard"), "assistant")
+)
 _MESSAGE_KEYS = (("role", "content"), ("from", "value"))  # OpenAI's and ShareGPT's
+_LEARNED_KEYS = ("weight", "train")  # whether an answer is trained on: OpenAI's, and that of other programs
+_CALLS = ("tool_calls", "function_call")  # what an answer does besides its text
+_READ_KEYS = {*itertools.chain(*_MESSAGE_KEYS), *_LEARNED_KEYS, *_CALLS}
 _MESSAGE_EXAMPLE = '{"role": "user", "content": "text"}'
 
 
@@ -54,6 +61,24 @@ def answered(messages: Sequence[Message]) -> Sequence[Message]:
     return messages[:0]
 
 
+def without_blank_answers(messages: Sequence[Message]) -> tuple[list[Message], list[Message]]:
+    """(the messages without blank answers and the messages of the user that they answer, the last of these for each)
+
+    >>> without_blank_answers([Message("user", "1?"), Message("assistant", ""), Message("user", "2?")])
+    ([Message(role='user', content='2?')], [Message(role='user', content='1?')])
+    """
+    kept: list[Message] = []
+    unanswered: list[Message] = []
+    for message in messages:
+        if message.role != "assistant" or message.content.strip():
+            kept.append(message)
+            continue
+        unanswered.append(kept[-1] if kept else message)
+        while kept and kept[-1].role == "user":
+            kept.pop()
+    return kept, unanswered
+
+
 # ---- records
 
 
@@ -62,8 +87,9 @@ class RecordShape:
     """Which keys of a record hold a conversation: a list of messages, or a prompt and an answer."""
 
     name: str  # for users
-    keys: tuple[str, ...]  # of the list; of the prompt and the answer
+    keys: tuple[str, ...]  # of the list; of the prompt and the answer; of plain text
     context_key: str = ""  # of text that is appended to the prompt after a blank line, if it is there
+    is_text: bool = False  # the key holds plain text, not a conversation
 
     @property
     def used_keys(self) -> frozenset[str]:
@@ -74,8 +100,22 @@ class RecordShape:
         """Whether a record is of this shape, though parts of it may be malformed."""
         values = [record.get(key) for key in self.keys]
         if len(values) == 1:
-            return values[0] == [] or _is_list_of_messages(values[0])
-        return all(isinstance(value, str) or _is_list_of_messages(value) for value in values)
+            return values[0] == [] or is_list_of_messages(values[0])
+        return all(isinstance(value, str) or is_list_of_messages(value) for value in values)
+
+    def names_keys_of(self, record: Record) -> bool:
+        """Whether a record has all of the keys, in upper or lower case."""
+        return {str(key).strip().lower() for key in record} >= set(self.keys)
+
+    def spelled_as_in(self, record: Record) -> "RecordShape":
+        """The same with the keys as a record spells them.
+
+        >>> SHAPES[0].spelled_as_in({"Messages": []}).keys
+        ('Messages',)
+        """
+        spelled = {str(key).strip().lower(): str(key) for key in record}
+        keys = tuple(spelled.get(key, key) for key in self.keys)
+        return replace(self, keys=keys, context_key=spelled.get(self.context_key, self.context_key))
 
 
 SHAPES = (  # the first that fits is taken
@@ -88,6 +128,13 @@ SHAPES = (  # the first that fits is taken
     RecordShape("question/answer", ("question", "answer")),
     RecordShape("source/target", ("source", "target")),
     RecordShape("input/output", ("input", "output")),
+    RecordShape("user/assistant", ("user", "assistant")),
+    RecordShape("human/assistant", ("human", "assistant")),
+    RecordShape("human/gpt", ("human", "gpt")),
+    RecordShape("front/back", ("front", "back")),
+    RecordShape("q/a", ("q", "a")),
+    RecordShape("質問/回答", ("質問", "回答")),
+    RecordShape("問/答", ("問", "答")),
 )
 
 
@@ -102,7 +149,8 @@ def record_shape(record: object) -> RecordShape | None:
     record = _with_key(record)
     if not isinstance(record, Mapping):
         return None
-    return next((shape for shape in SHAPES if shape.fits(record)), None)
+    shapes = (shape.spelled_as_in(record) for shape in SHAPES)
+    return next((shape for shape in shapes if shape.fits(record)), None)
 
 
 def from_record(record: object, source: str, shape: RecordShape | None = None) -> Conversation:
@@ -116,7 +164,7 @@ def from_record(record: object, source: str, shape: RecordShape | None = None) -
         record = _with_key(record)
         if not isinstance(record, Mapping):
             raise _RecordError(f"the record is {_kind(record)}; wanted an object: {{...}}")
-        shape = shape or record_shape(record) or _shape_by_keys(record)
+        shape = shape or record_shape(record) or shape_by_keys(record)
         if shape is None:
             keys = ", ".join(list(map(str, record))[:5]) or "none"
             raise _RecordError(f'the record is no conversation (its keys: {keys}); wanted "messages", or "prompt" and '
@@ -128,7 +176,20 @@ def from_record(record: object, source: str, shape: RecordShape | None = None) -
     return Conversation(messages, source)
 
 
-def _shape_by_keys(record: Record) -> RecordShape | None:
+def text_of_record(record: object, source: str, shape: RecordShape) -> str:
+    """The plain text in a record; "" if there is none. Raises LLMError as `from_record` does."""
+    [key] = shape.keys
+    try:
+        if not isinstance(record, Mapping):
+            raise _RecordError(f"the record is {_kind(record)}; wanted an object: {{...}}")
+        value = record.get(key)
+        text = "" if value is None else _content(value, f'"{key}"')
+        return text if text.strip() else ""
+    except _RecordError as error:
+        raise LLMError(f"{source}: {error}") from error
+
+
+def shape_by_keys(record: Record) -> RecordShape | None:
     """The shape whose keys a record has, though none of their values may be a conversation's."""
     return next((shape for shape in SHAPES if record.keys() >= set(shape.keys)), None)
 
@@ -138,10 +199,10 @@ class _RecordError(Exception):
 
 
 def _with_key(record: object) -> object:
-    return {"messages": record} if isinstance(record, list) and _is_list_of_messages(record) else record
+    return {"messages": record} if isinstance(record, list) and is_list_of_messages(record) else record
 
 
-def _is_list_of_messages(value: object) -> bool:
+def is_list_of_messages(value: object) -> bool:
     """Whether any item of a list has a role; others may be malformed."""
     names = [role for role, _ in _MESSAGE_KEYS]
     return isinstance(value, list) and any(isinstance(item, Mapping) and item.keys() & names for item in value)
@@ -202,19 +263,40 @@ def _read_message(item: object, name: str) -> Message:
     if not isinstance(role, str) or role not in _ROLE_NAMES:
         known = "system, user or assistant" if role_key == "role" else "system, human or gpt"
         raise _RecordError(f"{name} has the {'role' if role_key == 'role' else 'sender'} {brief(role)}; wanted {known}")
+    if call := next((key for key in _CALLS if item.get(key)), None):
+        raise _RecordError(
+            f'{name} has "{call}", which is not read: the model would learn to answer without calling; leave such '
+            f"conversations out: jq -c 'select(all(.messages[]; .{call} | not))' FILE.jsonl > OTHER.jsonl"
+        )
     if content_key not in item:
         raise _RecordError(f'{name} has no "{content_key}"; wanted {{"{role_key}": "{role}", "{content_key}": "text"}}')
     content = _content(item[content_key], f'"{content_key}" of {name}')
-    return Message(_ROLE_NAMES[role], content, is_learned=_weight(item.get("weight"), f'"weight" of {name}') == 1)
+    is_learned = all(_is_learned(item.get(key), f'"{key}" of {name}', key) for key in _LEARNED_KEYS)
+    return Message(_ROLE_NAMES[role], content, is_learned)
 
 
-def _weight(value: object, name: str) -> int:
-    """The weight of a message in the loss, in OpenAI's format for fine-tuning; only answers are learned in any case."""
+def unread_keys(record: object, shape: RecordShape) -> Iterator[str]:
+    """The keys inside the messages of a record that are not read."""
+    record = _with_key(record)
+    values = [record.get(key) for key in shape.keys] if isinstance(record, Mapping) else []
+    for message in itertools.chain.from_iterable(value for value in values if isinstance(value, list)):
+        if isinstance(message, Mapping):
+            yield from (str(key) for key in message if key not in _READ_KEYS)
+
+
+def _is_learned(value: object, name: str, key: str) -> bool:
+    """Whether a message counts in the loss: "weight": 0 (OpenAI's format for fine-tuning) and "train": false say that
+    it does not. Only answers are learned in any case."""
     if value is None:
-        return 1
-    if isinstance(value, bool) or not isinstance(value, int | float) or value not in (0, 1):
-        raise _RecordError(f"{name} is {_kind(value)}; wanted 1, or 0 for an answer that is not trained on")
-    return int(value)  # numbers in JSON files are read as floats
+        return True
+    if (
+        isinstance(value, bool)
+        if key == "train"
+        else (isinstance(value, int | float) and not isinstance(value, bool) and value in (0, 1))
+    ):
+        return bool(value)
+    wanted = "true, or false" if key == "train" else "1, or 0"
+    raise _RecordError(f"{name} is {_kind(value)}; wanted {wanted} for an answer that is not trained on")
 
 
 def _content(value: object, name: str) -> str:

@@ -116,7 +116,7 @@ def read_corpus(
     stdin: IO[bytes] | None = None,
     copy: TextCopy | None = None,
     *,
-    takes: Callable[[str, Path], bool] | None = None,
+    takes: Callable[[str, Path, TextCopy], Document | bool] | None = None,
 ) -> Corpus:
     """Find and check every file. `names` are files, directories (all text files inside), glob patterns, or "-" for
     standard input.
@@ -124,8 +124,9 @@ def read_corpus(
     Each file is read to its end once: UTF-8 with or without a byte-order mark, UTF-16 with one, and either in gzip.
     What is not plain UTF-8 in a file is decoded into `copy`, a temporary file that several calls may share.
     A file that is not text raises LLMError if it was named, and is listed in `skipped` if a directory contained it; so
-    is one for which `takes` raises LLMError. `takes` is called with the name and path of each file, and returns whether
-    the caller reads that one itself; if it takes all of them, the corpus is empty.
+    is one for which `takes` raises LLMError. `takes` is called with the name and path of each file, and `copy`. It
+    returns the text that the file is to be read as, or whether the caller reads that file itself; if it takes all of
+    them, the corpus is empty.
     """
     names = list(names)
     documents: list[Document] = []
@@ -139,10 +140,12 @@ def read_corpus(
             continue
         seen.add(path.resolve())
         try:
-            if takes and name != "-" and takes(name, path):
+            found = takes(name, path, copy) if takes and name != "-" else False
+            if found is True:
                 taken = True
-            else:
-                documents.append(replace(_read_file(name, path, stdin, copy), relative_name=relative))
+                continue
+            document = found or _read_file(name, path, stdin, copy)
+            documents.append(replace(document, relative_name=relative))
         except TemporaryFileError:
             raise
         except LLMError as error:
@@ -168,7 +171,7 @@ def _read_file(name: str, path: Path, stdin: IO[bytes] | None, copy: TextCopy) -
 
 def _check_has_text(names: list[str], documents: list[Document], skipped: list[str]) -> None:
     if not documents:
-        details = f" ({len(skipped)} files there are not text; the first: {skipped[0]})" if skipped else ""
+        details = f" ({len(skipped)} files there were skipped; the first: {skipped[0]})" if skipped else ""
         raise LLMError(f"no text found in {', '.join(names)}{details}; name a text file")
     if not any(document.text_bytes for document in documents):
         raise LLMError(f"{documents[0].name} is empty; name a file that contains text")

@@ -47,6 +47,8 @@ class Document:
     copy: TextCopy | None = field(default=None, repr=False, compare=False)  # of a file that is not plain UTF-8
     changed_at: int = field(default=0, repr=False, compare=False)  # st_mtime_ns of the file before it was read
     relative_name: str = ""  # its path from the directory that the user named, with "/"; of a named file, its name
+    columns: tuple[str, ...] = ()  # the column that the text is of; none for the text of the whole file
+    notes: tuple[str, ...] = field(default=(), compare=False)  # one line each: what of the file was left out
 
     def is_unchanged(self) -> bool:
         """Whether the text is still the one with this hash, as far as the file's time of modification shows."""
@@ -125,6 +127,20 @@ def read_document(name: str, path: Path, stream: IO[bytes] | None, copy: TextCop
     return Document(name, path, text.size, text.sha256, offset, copy if copied else None, changed_at)
 
 
+def text_of_column(name: str, path: Path, column: str, texts: Iterable[str], copy: TextCopy) -> Document:
+    """The texts in a column of a file as one document, with a blank line between them; it is appended to `copy`."""
+    offset, text = copy.size, _TextDigest(copy)
+    try:
+        for number, one in enumerate(texts):
+            text.add((f"\n\n{one}" if number else one).encode("utf-8"))
+        if not text.size:
+            raise LLMError(f"{name}: the column {column} has no text; name another one: --column NAME")
+    except LLMError:
+        copy.truncate(offset)
+        raise
+    return Document(name, path, text.size, text.sha256, offset, copy, columns=(column,))
+
+
 class _TextDigest:
     """Size and hash of a text in UTF-8, which is appended to a copy if there is one."""
 
@@ -138,14 +154,14 @@ class _TextDigest:
     def read(self, name: str, blocks: Iterable[bytes], encoding: str, first: int, compressed: bool) -> None:
         """Add the text of all `blocks`, the first of which begins at position `first`. Raises LLMError."""
         if encoding == "utf-8":  # the bytes of the file are those of the text
-            added = (part for block in blocks for part in _parts(self._add(block)))
+            added = (part for block in blocks for part in _parts(self.add(block)))
             for _ in _decode(name, added, encoding, first, compressed=compressed):
                 pass
         else:
             for text in _decode(name, blocks, encoding, first, compressed=compressed):
-                self._add(text.encode("utf-8"))
+                self.add(text.encode("utf-8"))
 
-    def _add(self, data: bytes) -> bytes:
+    def add(self, data: bytes) -> bytes:
         self._hash.update(data)
         self.size += len(data)
         if self._copy is not None:

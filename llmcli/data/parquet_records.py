@@ -2,13 +2,12 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from llmcli.data.conversations import RecordShape, record_shape
 from llmcli.errors import LLMError
 
 MAGIC = b"PAR1"  # the first bytes of such a file
@@ -18,11 +17,11 @@ _PEEKED_ROWS = 10
 
 @dataclass(frozen=True)
 class ParquetTable:
-    """An open table; `shape` is that of its first rows, None for a table without conversations."""
+    """An open table."""
 
     columns: list[str]
-    shape: RecordShape | None
-    rows: Callable[[], Iterator[tuple[int, object]]]  # (row number from 1, record with the keys of the shape)
+    first_rows: list[object]
+    rows: Callable[[Container[str]], Iterator[tuple[int, object]]]  # columns -> (row number from 1, record with these)
 
 
 @contextlib.contextmanager
@@ -32,10 +31,8 @@ def open_parquet(name: str, path: Path) -> Iterator[ParquetTable]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             columns: list[str] = file.schema_arrow.names
-            first = itertools.islice(_rows(name, file, columns), _PEEKED_ROWS)
-            shape = next(filter(None, (record_shape(row) for _, row in first)), None)
-            used = [column for column in columns if shape and column in shape.used_keys]
-            yield ParquetTable(columns, shape, lambda: _rows(name, file, used))
+            first = [row for _, row in itertools.islice(_rows(name, file, columns), _PEEKED_ROWS)]
+            yield ParquetTable(columns, first, lambda used: _rows(name, file, [one for one in columns if one in used]))
     except (OSError, pyarrow.ArrowException) as error:
         reason = str(error).split("\n")[0]
         raise LLMError(f"{name} cannot be read as a Parquet file: {reason}") from error

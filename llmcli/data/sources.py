@@ -1,15 +1,52 @@
-"""The files that a command names, each as what it holds: plain text, or conversations."""
+"""The files that a command names, each as what it holds: plain text, the text in a column, or conversations."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from llmcli.data.conversation_files import ConversationFile, read_conversations
+from llmcli.data.conversation_files import ConversationFile, read_records
 from llmcli.data.conversation_turns import shape_of
 from llmcli.data.conversations import Conversation
 from llmcli.data.corpus import Corpus, read_corpus
-from llmcli.data.documents import display_name
+from llmcli.data.documents import Document, display_name
+from llmcli.data.record_kinds import Reading
+from llmcli.data.temporary_files import TextCopy
 from llmcli.errors import LLMError
+from llmcli.units import count
+
+_MAX_NAMES = 3  # of files that a description lists
+_SEARCHED_BYTES, _SEARCHED_FILES = 4096, 256  # of plain text that are searched for tags and braces
+_TABLE_LINES = 10
+_HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)\b", re.I | re.S)
+_JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])")
+_AUTOMATIC = Reading()
+
+
+@dataclass(frozen=True)
+class FileGroup:
+    """Files that were taken for the same."""
+
+    kind: str  # "plain text", "text in a column", "pairs", "conversations"
+    detail: str  # for users; may be empty
+    columns: tuple[str, ...]
+    otherwise: str  # the options that say otherwise; may be empty
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        details = "; ".join(filter(None, (self.detail, self.otherwise and f"otherwise: {self.otherwise}")))
+        names = ", ".join(self.names[:_MAX_NAMES])
+        if len(self.names) > _MAX_NAMES:
+            names = f"{count(len(self.names), 'file')} ({names}, ...)"
+        return f"{self.kind} in {names}" + (f" ({details})" if details else "")
+
+    def as_record(self) -> dict[str, Any]:
+        """For JSON; of many files the first names only."""
+        return {
+            "kind": self.kind, "detail": self.detail, "columns": list(self.columns), "files": len(self.names),
+            "names": list(self.names[:_MAX_NAMES]),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,28 +61,92 @@ class Sources:
         """Those of all files, in order."""
         return [one for file in self.conversation_files for one in file.conversations]
 
+    @property
+    def notes(self) -> list[str]:
+        """How files were read, what was left out and why, one line each."""
+        notes = [note for file in self.conversation_files for note in file.notes]
+        return notes + [note for document in self.text.documents for note in document.notes]
 
-def read_sources(names: Iterable[str], speakers: tuple[str, str] | None = None) -> Sources:
+    def groups(self) -> list[FileGroup]:
+        """What the files were taken for, those of a kind together."""
+        grouped: dict[tuple[str, str, tuple[str, ...]], tuple[str, list[str]]] = {}
+        for kind, detail, columns, otherwise, name in self._kinds():
+            grouped.setdefault((kind, detail, columns), (otherwise, []))[1].append(name)
+        return [FileGroup(*key, otherwise, tuple(names)) for key, (otherwise, names) in grouped.items()]
+
+    def describe(self) -> str:
+        """One line that says what each file was taken for, and how to say otherwise."""
+        return f"data: {'; '.join(map(str, self.groups()))}"
+
+    def _kinds(self) -> Iterator[tuple[str, str, tuple[str, ...], str, str]]:
+        """(kind, detail, columns, how to say otherwise, name) of each file"""
+        for index, document in enumerate(self.text.documents):
+            if document.columns:
+                detail = f"column {document.columns[0]}"
+                yield "text", detail, document.columns, "--column NAME or --plain", document.name
+            else:
+                yield "plain text", _markup(document) if index < _SEARCHED_FILES else "", (), "", document.name
+        for file in self.conversation_files:
+            otherwise = "--column NAME or --plain" if file.columns else "--plain"
+            if file.shape == "two columns":
+                detail = file.first_row or f"columns {' and '.join(file.columns)}"
+                otherwise = "--plain" if file.first_row else otherwise
+            else:
+                detail = file.shape
+            kind = "pairs" if len(file.columns) == 2 else "conversations"
+            yield kind, detail, file.columns, otherwise, file.name
+
+
+def _markup(document: Document) -> str:
+    """What a plain text has beside words that the model will learn too."""
+    start = "".join(document.text(0, _SEARCHED_BYTES))
+    if _HTML.match(start):
+        return "HTML, read with its tags"
+    if _JSON.match(start):
+        return "JSON, read with its keys and braces"
+    tabs = [line.count("\t") for line in start.split("\n")[:_TABLE_LINES] if line.strip()]
+    is_table = len(tabs) > 1 and tabs[0] > 0 and len(set(tabs)) == 1
+    return "tabs separate columns; to read them as prompts and answers: --column 1,2" if is_table else ""
+
+
+def read_sources(names: Iterable[str], reading: Reading = _AUTOMATIC, *, text_only: bool = False) -> Sources:
     """Read files, directories and patterns, as `read_corpus` does; standard input is always plain text.
 
-    `speakers` are the names of the user and of the assistant in text with turns. Raises LLMError, also for a malformed
-    record in a file of conversations.
+    If it is `text_only`, files of conversations are plain text too. Raises LLMError, also for a malformed record in a
+    file of conversations, and if no file is as the `reading` says.
     """
     files: list[ConversationFile] = []
 
-    def holds_conversations(name: str, path: Path) -> bool:
+    def takes(name: str, path: Path, copy: TextCopy) -> Document | bool:
         if not path.is_file():  # a pipe, which can be read only once
             return False
-        file = read_conversations(display_name(name), path, speakers=speakers)
-        if file is not None:
+        file = read_records(display_name(name), path, reading, copy, text_only=text_only)
+        if isinstance(file, ConversationFile):
             files.append(file)
-        return file is not None
+            return True
+        return file or False
 
-    text = read_corpus(names, takes=holds_conversations)
+    text = read_corpus(names, takes=takes)
     return Sources(text, tuple(files))
 
 
-def check_speakers(speakers: tuple[str, str] | None, files: Iterable[ConversationFile]) -> None:
+def check_reading(reading: Reading, sources: Iterable[Sources]) -> None:
+    """Raise LLMError if none of the files is as the options say."""
+    sources = list(sources)
+    files = [file for one in sources for file in one.conversation_files]
+    _check_speakers(reading.speakers, files)
+    wanted = {column.strip().lower() for column in reading.columns}
+    columns = [file.columns for file in files]
+    columns += [document.columns for one in sources for document in one.text.documents]
+    if wanted and not any({column.strip().lower() for column in found} == wanted for found in columns):
+        option = f"--column {','.join(reading.columns)}"
+        what = "such a column" if len(wanted) == 1 else "such columns"
+        raise LLMError("; ".join([f"{option}: no file has {what}", sources[0].describe(), *sources[0].notes[:2]]))
+    if reading.pairs and not any(len(found) == 2 for found in columns):
+        raise LLMError(f"--pairs: no file is a table of two columns; {sources[0].describe()}")
+
+
+def _check_speakers(speakers: tuple[str, str] | None, files: Iterable[ConversationFile]) -> None:
     """Raise LLMError if none of the files has turns of the named speakers."""
     if speakers and shape_of(*speakers) not in {file.shape for file in files}:
         user, assistant = speakers

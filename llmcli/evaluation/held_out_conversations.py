@@ -43,22 +43,24 @@ def trained_indices(files: Sequence[ConversationFile], record: Record) -> set[in
     trained: set[int] = set()
     first = 0
     for file in files:
-        offset = recorded.get(file.sha256)
+        offset, recorded_count = recorded.get(file.sha256, (None, 0))
         if offset is not None:
+            if len(file.conversations) != recorded_count:  # read otherwise than in training: any may be trained on
+                share = 0.0
             held_out = (is_held_out(offset + i, count, share) for i in range(len(file.conversations)))
             trained |= {first + i for i, is_out in enumerate(held_out) if not is_out}
         first += len(file.conversations)
     return trained
 
 
-def _recorded_files(record: Record) -> tuple[dict[str, int], int]:
-    """(sha256 of each file of conversations in a record -> the index of its first conversation among all; the number of
-    all)"""
+def _recorded_files(record: Record) -> tuple[dict[str, tuple[int, int]], int]:
+    """(sha256 of each file of conversations in a record -> (the index of its first conversation among all, how many it
+    has); the number of all)"""
     listed = record.get("corpus")
-    recorded: dict[str, int] = {}
+    recorded: dict[str, tuple[int, int]] = {}
     count = 0
     for file in listed if isinstance(listed, list) else ():
         if isinstance(file, dict) and "shape" in file:
-            recorded.setdefault(str(file.get("sha256")), count)
+            recorded.setdefault(str(file.get("sha256")), (count, int(file.get("conversations", 0))))
             count += int(file.get("conversations", 0))
     return recorded, count

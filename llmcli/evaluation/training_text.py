@@ -7,15 +7,16 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmcli.data.conversation_files import ConversationFile, read_conversations
+from llmcli.data.conversation_files import ConversationFile, read_conversations, read_records
 from llmcli.data.conversation_turns import speakers_in
 from llmcli.data.conversations import Conversation
 from llmcli.data.corpus import Corpus, Part, read_corpus
 from llmcli.data.documents import Document
+from llmcli.data.record_kinds import Reading
 from llmcli.data.sources import Sources
 from llmcli.data.temporary_files import TemporaryFileError, TextCopy
 from llmcli.errors import LLMError
@@ -178,6 +179,14 @@ def recorded_speakers(records: Iterable[Record]) -> tuple[str, str] | None:
     return next(filter(None, map(speakers_in, shapes)), None)
 
 
+def recorded_reading(records: Iterable[Record]) -> Reading:
+    """How the user said that files are read when a model was trained."""
+    records = list(records)
+    requested = (Reading.of_record(record.get("reading")) for record in records)
+    reading = next((one for one in requested if one.is_requested), Reading())
+    return replace(reading, speakers=recorded_speakers(records))
+
+
 def find_sources(record: Record, model: Path) -> Sources:
     """The texts and conversations that a record names, searched for here and beside the model.
 
@@ -199,14 +208,27 @@ def find_corpus(record: Record, model: Path) -> Corpus:
     copy = TextCopy()
     matches: dict[Path, Document] = {}
     for document in documents:
-        match = _find(document, model, lambda path: read_corpus([str(path)], copy=copy).documents[0])
+        match = _find(document, model, _read_text(document, copy))
         matches.setdefault(match.path.resolve(), match)
     return Corpus.of(matches.values())
 
 
 def _read_conversations(file: dict[str, Any]) -> Callable[[Path], ConversationFile | None]:
-    speakers = speakers_in(str(file.get("shape")))
-    return lambda path: read_conversations(str(path), path, speakers=speakers)
+    reading = Reading.of_record(file, speakers_in(str(file.get("shape"))))
+    return lambda path: read_conversations(str(path), path, reading)
+
+
+def _read_text(file: dict[str, Any], copy: TextCopy) -> Callable[[Path], Document | None]:
+    """A reader of the same text: that of a column, or that of a whole file."""
+    reading = Reading.of_record(file)
+
+    def read(path: Path) -> Document | None:
+        if not reading.columns:
+            return read_corpus([str(path)], copy=copy).documents[0]
+        found = read_records(str(path), path, reading, copy, text_only=True)
+        return found if isinstance(found, Document) else None
+
+    return read
 
 
 def _find(file: dict[str, Any], model: Path, read: Callable[[Path], _Read | None]) -> _Read:

@@ -15,7 +15,8 @@ from llmcli.training import recipe
 if TYPE_CHECKING:  # imported when they are needed
     from llmcli.data.conversation_files import ConversationFile
     from llmcli.data.corpus import Corpus
-    from llmcli.data.sources import Sources
+    from llmcli.data.record_kinds import Reading
+    from llmcli.data.sources import FileGroup, Sources
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.training.prepare_conversations import ConversationInputs
 
@@ -33,6 +34,8 @@ class Inputs:
     tokenizer: str  # "bpe", "char" or a file
     tokenizer_json: str | None  # of an existing tokenizer; None: one is trained
     tokenizer_reason: str
+    reading: Reading
+    groups: list[FileGroup]  # what the files were taken for
     conversations: ConversationInputs | None = None
 
 
@@ -44,12 +47,13 @@ def load_inputs(
     tokenizer: str,
     output: Path,
     *,
-    speakers: tuple[str, str] | None = None,
+    reading: Reading | None = None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Inputs:
     """Open the models and read the texts and conversations. Raises LLMError, also where the output would overwrite one
-    of them. `speakers` are the names of the user and of the assistant in text with turns."""
-    from llmcli.data.sources import check_speakers, read_sources
+    of them, and where a file cannot be told or is not as `reading` says."""
+    from llmcli.data.record_kinds import Reading
+    from llmcli.data.sources import check_reading, read_sources
     from llmcli.formats import loading
     from llmcli.formats.cache_weights import CacheWeights
 
@@ -57,18 +61,21 @@ def load_inputs(
     if base_model:
         CacheWeights.of_record(base_model.record, base)  # damaged ones are an error before the run, not at its end
     like_model = loading.load_any(like).shared if like else None
-    sources = read_sources(corpus, speakers)
-    held_out = _HeldOut.of(val, sources, speakers)
-    check_speakers(speakers, (*sources.conversation_files, *held_out.files))
+    reading = reading or Reading()
+    sources = read_sources(corpus, reading)
+    held_out = _HeldOut.of(val, sources, reading)
+    check_reading(reading, filter(None, (sources, held_out.sources)))
     _check_sources(sources, held_out, output, on_note)
     base_sha256 = loading.fingerprint(base) if base else ""
     conversations = None
     if sources.conversation_files:
         base_model, conversations = _conversation_inputs(sources, held_out, base_model)
     tokenizer_json, reason = _existing_tokenizer(tokenizer, base_model, like_model, output)
+    for note in (sources.describe(), *sources.notes, *(held_out.sources.notes if held_out.sources else ())):
+        on_note(note)
     return Inputs(
         sources.text, held_out.text, base_model, base, base_sha256, like_model, tokenizer, tokenizer_json, reason,
-        conversations,
+        reading, sources.groups(), conversations,
     )  # fmt: skip
 
 
@@ -78,6 +85,7 @@ class _HeldOut:
 
     text: Corpus | float
     conversations: tuple[ConversationFile, ...] | float
+    sources: Sources | None = None  # that --val names
 
     @property
     def files(self) -> tuple[ConversationFile, ...]:
@@ -85,7 +93,7 @@ class _HeldOut:
         return () if isinstance(self.conversations, float) else self.conversations
 
     @classmethod
-    def of(cls, val: str | float | None, sources: Sources, speakers: tuple[str, str] | None) -> _HeldOut:
+    def of(cls, val: str | float | None, sources: Sources, reading: Reading) -> _HeldOut:
         """Raises LLMError for a value that does not fit the data."""
         from llmcli.data.sources import read_sources
 
@@ -94,7 +102,7 @@ class _HeldOut:
         if not isinstance(val, str) or not Path(val).exists():
             fraction = _fraction(val)
             return cls(fraction, fraction)
-        files = read_sources([val], speakers)
+        files = read_sources([val], reading)
         if files.text.documents and not sources.text.documents:
             raise LLMError(f"--val {val} holds no conversations; name a file of conversations, or a fraction")
         if files.conversation_files and not sources.conversation_files:
@@ -102,6 +110,7 @@ class _HeldOut:
         return cls(
             files.text if files.text.documents else recipe.HELD_OUT,
             files.conversation_files or recipe.HELD_OUT,
+            files,
         )
 
 
@@ -126,9 +135,6 @@ def _check_sources(sources: Sources, held_out: _HeldOut, output: Path, on_note: 
         reject_overwriting(output, "model", paths, what)
     if {document.sha256 for document in val_texts} & {document.sha256 for document in sources.text.documents}:
         on_note("--val contains training text, so its figures do not measure how well new text is predicted")
-    for file in (*sources.conversation_files, *held_out.files):
-        for note in file.notes:
-            on_note(note)
 
 
 def _conversation_inputs(

@@ -227,7 +227,8 @@ def _record(corpus: Corpus, text: CorpusSplit, read_bytes: int, tokens: int, hel
 
 
 def _document_record(document: Document) -> dict[str, Any]:
-    return {"name": document.relative_name, "bytes": document.text_bytes, "sha256": document.sha256}
+    columns = {"columns": list(document.columns)} if document.columns else {}
+    return {"name": document.relative_name, "bytes": document.text_bytes, "sha256": document.sha256, **columns}
 
 
 def _seen_bytes(

@@ -229,6 +229,7 @@ def corpus_record(files: Sequence[ConversationFile]) -> list[dict[str, Any]]:
             "sha256": file.sha256,
             "shape": file.shape,
             "conversations": len(file.conversations),
+            **({"columns": list(file.columns)} if file.columns else {}),
         }
         for file in files
     ]

@@ -262,6 +262,7 @@ def _run_identity(
         "--threads": request.threads * processes.local_count,  # it may resume with another number of processes
         "--lr-scale": request.lr,
         **{name: options[name] for name in IDENTITY_OPTIONS if options.get(name) is not None},
+        **({"how the text is read": inputs.reading.as_record()} if inputs.reading.is_requested else {}),
         **{f"the version of {name}": version for name, version in versions().items()},
     }
 
@@ -367,6 +368,8 @@ def run(
 
     prepared, settings = plan.prepared, plan.prepared.plan
     add_base_to_record(prepared.record, inputs)
+    if inputs.reading.is_requested:
+        prepared.record["reading"] = inputs.reading.as_record()
     baselines = _baselines(prepared)
     saver = resume.StateSaver(
         output.resume_path, plan.identity, settings, prepared.tokenizer.to_json(), on_note, prepared.max_bytes

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from llmcli.data import conversation_files
 from llmcli.data.conversation_files import ConversationFile, read_conversations, require_conversations
 from llmcli.data.conversations import Message
+from llmcli.data.record_kinds import Reading
 from llmcli.errors import LLMError
 from tests.data.corpora import put
 
@@ -32,7 +33,7 @@ TEXT_BYTES = sum(len((prompt + answer).encode()) for prompt, answer in PAIRS)
 
 def read(name: str, data: bytes | str, speakers: tuple[str, str] | None = None) -> ConversationFile | None:
     put(name, data.encode() if isinstance(data, str) else data)
-    return read_conversations(name, Path(name), speakers=speakers)
+    return read_conversations(name, Path(name), Reading(speakers))
 
 
 def messages_of(file: ConversationFile | None) -> list[tuple[Message, ...]]:
@@ -115,12 +116,12 @@ def table(delimiter: str, header: str = "", end: str = "\r\n") -> str:
 
 
 OTHER_FILES: dict[str, tuple[str, bytes, str]] = {
-    "CSV with a header": ("a.csv", table(",", "question,answer").encode(), "two columns"),
+    "CSV with a header": ("a.csv", table(",", "question,answer").encode(), "question/answer"),
     "CSV without": ("a.CSV", table(",").encode(), "two columns"),
-    "CSV with semicolons": ("a.csv", table(";", "prompt,completion", "\n").encode("utf-8-sig"), "two columns"),
+    "CSV with semicolons": ("a.csv", table(";", "prompt,completion", "\n").encode("utf-8-sig"), "prompt/completion"),
     "CSV in gzip": ("a.csv.gz", gzip.compress(table(",").encode()), "two columns"),
     "CSV in UTF-16": ("a.csv", table(",").encode("utf-16"), "two columns"),
-    "TSV": ("a.tsv", table("\t", "source,target").encode(), "two columns"),
+    "TSV": ("a.tsv", table("\t", "source,target").encode(), "source/target"),
     "TSV in gzip": ("a.tsv.gz", gzip.compress(table("\t", end="\n").encode()), "two columns"),
     "User and Assistant": ("a.txt", "\n".join(f"User: {q}\nAssistant: {a}\n" for q, a in PAIRS).encode(), ""),
     "Human and AI": ("a", "\n".join(f"Human:\n{q}\nAI:\n{a}\n" for q, a in PAIRS).encode("utf-16"), ""),
@@ -136,10 +137,8 @@ def test_tables_and_texts_give_the_same_messages(kind: str) -> None:
     file = read(name, data)
     assert file and messages_of(file) == MESSAGES
     assert file.shape == (shape or "User:/Assistant: turns")
-    assert (file.dropped, file.text_bytes) == (0, TEXT_BYTES)
-    assert [note.startswith(f"{name}: the first row (") or " is the header " in note for note in file.notes] == [
-        True
-    ] * (shape == "two columns")
+    assert (file.dropped, file.text_bytes, file.notes) == (0, TEXT_BYTES, ())
+    assert file.first_row.startswith("the first row ('What is a cat?', ") == (shape == "two columns")
 
 
 def test_named_speakers_give_the_same_messages() -> None:
@@ -198,13 +197,15 @@ def test_what_has_no_answer_is_left_out_and_counted() -> None:
     assert file and [[m.content for m in messages] for messages in messages_of(file)] == [
         ["1", "a"],
         ["4", "a"],
+        ["8", "b"],
         ["9", "a"],
     ]
-    assert [c.source for c in file.conversations] == ["a.jsonl line 1", "a.jsonl line 4", "a.jsonl line 6"]
-    assert file.dropped == 3 and file.text_bytes == 6
+    assert [c.source for c in file.conversations] == [f"a.jsonl line {line}" for line in (1, 4, 5, 6)]
+    assert file.dropped == 2 and file.text_bytes == 8
     assert file.notes == (
         "a.jsonl: 2 of 6 conversations dropped: without an answer (the first: a.jsonl line 2)",
-        "a.jsonl: 1 of 6 conversations dropped: an answer before the last is blank (the first: a.jsonl line 5)",
+        "a.jsonl: 1 of 5 answers left out, with the question: blank (the first: that to '7', in the conversation of "
+        "a.jsonl line 5)",
         "a.jsonl: 2 of 6 conversations cut after the last answer: the messages after it have none (the first: "
         "a.jsonl line 4)",
     )
@@ -216,6 +217,27 @@ def test_keys_that_are_not_used_are_named() -> None:
     assert file and file.notes == ("a.jsonl: question/answer is read; not used: id, topic",)
     file = read("a.jsonl", json_lines([record | {f"k{i}": 0 for i in range(9)}]))
     assert file and file.notes == ("a.jsonl: question/answer is read; not used: k0, k1, k2, k3, k4, ...",)
+
+
+def test_keys_inside_messages_that_are_not_used_are_named() -> None:
+    record = {"messages": [*turns(("Hi", "Ho")), {"role": "user", "content": "1", "name": "Ann"}]}
+    record["messages"][1] |= {"reasoning_content": "Hm.", "weight": 1, "tool_calls": None}
+    file = read("a.jsonl", json_lines([record, {"messages": turns(("Hi", "Ho"))}]))
+    assert file and "a.jsonl: not used in messages: reasoning_content, name" in file.notes
+
+
+def test_one_blank_answer_of_many_is_left_out_alone() -> None:
+    text = "".join(f"User: {i}?\nAssistant: {i if i != 137 else ''}\n" for i in range(300))
+    file = read("a.txt", text)
+    assert file and len(file.conversations) == 1
+    expected = [
+        Message(role, f"{i}{end}") for i in range(300) if i != 137 for role, end in (("user", "?"), ("assistant", ""))
+    ]
+    assert list(file.conversations[0].messages) == expected
+    assert file.notes == (
+        "a.txt: 1 of 300 answers left out, with the question: blank (the first: that to '137?', in the conversation of "
+        "a.txt line 1)",
+    )
 
 
 @pytest.mark.parametrize(
@@ -346,7 +368,7 @@ OTHER = {
     "text in JSON Lines": ("a.jsonl", b'{"text": "One."}\n{"text": "Two."}\n'),
     "more text than conversations": ("a.jsonl", (b'{"text": "One."}\n' * 2 + GOOD.encode() + b"\n") * 5),
     "text in an array": ("a.json", b'[{"text": "One."}, {"text": "Two."}]'),
-    "other records": ("a.jsonl", b'{"id": 1, "name": "x"}\n' * 20),
+    "one other record": ("a.json", b'{"id": 1, "name": "x"}\n'),
     "a wrapped list": ("a.json", b'{"version": 2,\n "data": [\n{"question": "Hi", "answer": "Ho"},\n{"a": 1}]}'),
     "numbers": ("a.json", b"[[1, 2], [3, 4]]"),
     "examples of ARC": ("a.json", b'[{"input": [[0, 1]], "output": [[1, 0]]}]'),
@@ -354,10 +376,7 @@ OTHER = {
     "a scene": ("a.txt", b"[Scene 1]\nEnter Hamlet.\n"),
     "braces": ("a.txt", b"{\\rtf1\\ansi Hello}"),
     "braces that are no text": ("a.txt", b"{\\rtf1\\ansi Hell\xf6}"),
-    "broken JSON": ("a.jsonl", b'{"messages": [\n{"messages": ['),
-    "preferences": ("a.jsonl", b'{"prompt": "Hi", "chosen": "Ho", "rejected": "No"}\n'),
-    "a table of numbers": ("a.csv", b"x,y\n1,2\n3,4\n"),
-    "a table of three columns": ("a.csv", b"id,question,answer\n1,Hi,Ho\n"),
+    "broken JSON": ("a.json", b'{"messages": [\n{"messages": ['),
     "a table called .txt": ("a.txt", b"question,answer\nHi,Ho\n"),
     "a PDF": ("a.pdf", b"%PDF-1.7\n\xff\xfe\xfd"),
     "no UTF-8": ("a.txt", b"caf\xe9 au lait\n"),

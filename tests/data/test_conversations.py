@@ -216,6 +216,30 @@ def test_an_answer_of_weight_0_is_not_learned(weight: float | None, learned: boo
         assert from_record(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned))
 
 
+@pytest.mark.parametrize(("train", "learned"), [(False, False), (True, True), (None, True)])
+def test_an_answer_with_train_false_is_not_learned(train: bool | None, learned: bool) -> None:
+    record = {"messages": [*openai(USER), {"role": "assistant", "content": "Ho", "train": train}]}
+    assert from_record(record, "a.jsonl line 1").messages == (USER, Message("assistant", "Ho", is_learned=learned))
+
+
+@pytest.mark.parametrize("sender", ["gpt", "model", "bot", "ai", "chatgpt", "bard", "assistant"])
+def test_the_senders_of_sharegpt_are_known(sender: str) -> None:
+    record = {"conversations": [{"from": "human", "value": "Hi"}, {"from": sender, "value": "Ho"}]}
+    assert from_record(record, "a").messages == (USER, ASSISTANT)
+
+
+@pytest.mark.parametrize("key", ["tool_calls", "function_call"])
+def test_calls_of_tools_are_refused(key: str) -> None:
+    answer = {"role": "assistant", "content": None, key: [{"name": "f"}]}
+    with pytest.raises(LLMError) as caught:
+        from_record({"messages": [*openai(USER), answer]}, "a.jsonl line 7")
+    assert str(caught.value).startswith(
+        f'a.jsonl line 7: message 2 of "messages" has "{key}", which is not read: the model would learn to answer '
+        "without calling; leave such conversations out: jq -c 'select("
+    )
+    assert from_record({"messages": [*openai(USER), answer | {"content": "Ho", key: []}]}, "a").messages[1] == ASSISTANT
+
+
 @pytest.mark.parametrize("weight", [2, -1, 0.5, 1.5, "1", True, False, [], {}])
 def test_another_weight_is_an_error(weight: object) -> None:
     record = {"messages": [*openai(USER), {"role": "assistant", "content": "Ho", "weight": weight}]}

@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,10 +17,13 @@ from llmcli.cli.options import (
     NoCacheOption,
     QuantizeOption,
     QuietOption,
+    column_option,
     model_path,
     note_skipped_files,
+    pairs_option,
+    plain_option,
+    reading,
     reject_options,
-    speaker_names,
     speakers_option,
 )
 from llmcli.config import DEFAULT_MODEL, EVALUATION_CONTEXT
@@ -96,6 +99,9 @@ def eval_(
     no_cache: NoCacheOption = False,
     device: DeviceOption = "cpu",
     speakers: Annotated[str | None, speakers_option()] = None,
+    pairs: Annotated[bool, pairs_option()] = False,
+    column: Annotated[str | None, column_option()] = None,
+    plain: Annotated[bool, plain_option()] = False,
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -106,9 +112,9 @@ def eval_(
 
     Example: llm eval held-out.txt -m a.safetensors -m b.safetensors
     """
-    from llmcli.data.corpus import Corpus, read_corpus
-    from llmcli.data.sources import check_speakers, read_sources
-    from llmcli.evaluation.training_text import trained_part, untrained_part
+    from llmcli.data.corpus import Corpus
+    from llmcli.data.sources import check_reading, read_sources
+    from llmcli.evaluation.training_text import recorded_reading, trained_part, untrained_part
     from llmcli.formats.loading import load_any
 
     if per_token:
@@ -116,22 +122,27 @@ def eval_(
         if len(model or ()) > 1:
             raise usage(f"--per-token shows one model, found {len(model or ())}; name one with -m")
     models = {path: load_any(path) for path in (model_path(name) for name in model or (None,))}
-    if templates := _chat_templates(models):
-        names = speaker_names(speakers)
-        sources = read_sources(texts, names)
-        check_speakers(names, sources.conversation_files)
+    typed = reading(speakers, pairs, column, plain)
+    how = typed
+    records = [record for source in models.values() for record in source.records]
+    if not typed.is_requested:  # as in training
+        how = replace(recorded_reading(records), speakers=typed.speakers)
+    templates = _chat_templates(models)
+    sources = read_sources(texts, how, text_only=not templates)
+    check_reading(typed, [sources])
+    if any(group.detail for group in sources.groups()):  # not only plain text
+        for note in (sources.describe(), *sources.notes):
+            console.note(note)
+    if templates:
         if sources.conversation_files:
             reject_options(context_, "with conversations", "past", "per_token")
             answers = _AnswerEvaluation(sources, templates, device, context, whole, cache=not no_cache)
             answers.show(models, quantize, json_=json_)
             return
         _note_speakers(models)
-        text = sources.text
-    else:
-        text = read_corpus(texts)
+    text = sources.text
     note_skipped_files(text)
-    past_text = read_corpus(past) if past else None
-    records = [record for source in models.values() for record in source.records]
+    past_text = read_sources(past, how, text_only=True).text if past else None
     measured = text if whole else untrained_part(text, records)
     measured = measured if measured.contents else text
     trained = trained_part(text, records) if measured.text_bytes < text.text_bytes else Corpus(())

@@ -52,14 +52,14 @@ def import_(
 
     Example: llm import SmolLM2-135M/ -o smol.safetensors
     """
-    from llmcli.data.corpus import read_corpus
+    from llmcli.data.sources import read_sources
     from llmcli.formats import adapters, atomic_io, checkpoint, dtypes, loading
 
     if not output.name:
         raise LLMError(f"-o needs the name of a file: -o {DEFAULT_MODEL}")
     reject_gguf_name(output)
     atomic_io.check_writable(output, force=force)
-    text = read_corpus([str(cache_text)]) if cache_text is not None else None
+    text = read_sources([str(cache_text)], text_only=True).text if cache_text is not None else None
     base = loading.load(source)
     reject_overwriting(output, "output", [Path(source)], "the model to import")
     reject_overwriting(output, "output", loading.files(source), "part of the model to import")

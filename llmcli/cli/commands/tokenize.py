@@ -11,9 +11,11 @@ from llmcli.cli.options import (
     JsonOption,
     ModelOption,
     QuietOption,
+    column_option,
     model_path,
+    pairs_option,
+    reading,
     reject_options,
-    speaker_names,
     speakers_option,
     text_argument,
     vocab_size_option,
@@ -24,6 +26,7 @@ from llmcli.units import count
 
 if TYPE_CHECKING:
     from llmcli.data.chat_template import ChatTemplate, EncodedConversation
+    from llmcli.data.record_kinds import Reading
     from llmcli.data.tokenizer import Tokenizer
 
 DEFAULT_OUTPUT = "tokenizer.json"
@@ -47,6 +50,8 @@ def tokenize(
         ),
     ] = None,
     speakers: Annotated[str | None, speakers_option()] = None,
+    pairs: Annotated[bool, pairs_option()] = False,
+    column: Annotated[str | None, column_option()] = None,
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", metavar="FILE", help="Use a tokenizer.json instead of a model.")
     ] = None,
@@ -71,7 +76,19 @@ def tokenize(
     """
     if train:
         reject_options(
-            context_, "with --train", "text", "model", "file", "chat", "speakers", "tokenizer", "ids", "decode", "json_"
+            context_,
+            "with --train",
+            "text",
+            "model",
+            "file",
+            "chat",
+            "speakers",
+            "pairs",
+            "column",
+            "tokenizer",
+            "ids",
+            "decode",
+            "json_",
         )
         _train(train, vocab_size, char, output, force=force)
         return
@@ -79,7 +96,7 @@ def tokenize(
     if chat is not None:
         reject_options(context_, "with --chat", "text", "file", "ids", "decode")
     else:
-        reject_options(context_, "without --chat", "speakers")
+        reject_options(context_, "without --chat", "speakers", "pairs", "column")
     if file is not None:
         reject_options(context_, "with --file", "text")
     if tokenizer is not None:
@@ -87,8 +104,8 @@ def tokenize(
     if decode:
         reject_options(context_, "with --decode", "ids", "json_")
     if chat is not None:
-        names = speaker_names(speakers)
-        _print_conversations(chat, names, _open_chat_template(model, tokenizer), json_=json_)
+        how = reading(speakers, pairs, column, plain=False)
+        _print_conversations(chat, how, _open_chat_template(model, tokenizer), json_=json_)
         return
     opened = _open_tokenizer(model, tokenizer)
     if decode:
@@ -183,13 +200,11 @@ def _open_chat_template(model: str | None, tokenizer_file: Path | None) -> "Chat
     return ChatTemplate(CHATML, tokenizer.with_chat_tokens())
 
 
-def _print_conversations(
-    file: Path, speakers: tuple[str, str] | None, template: "ChatTemplate", *, json_: bool
-) -> None:
+def _print_conversations(file: Path, how: "Reading", template: "ChatTemplate", *, json_: bool) -> None:
     """Print each conversation in a file as a text with the learned tokens marked, or as a line of JSON."""
     from llmcli.data.conversation_files import require_conversations
 
-    read = require_conversations(str(file), file, speakers=speakers)
+    read = require_conversations(str(file), file, how)
     total = learned = 0
     for conversation in read.conversations:
         try:
@@ -230,7 +245,7 @@ def _marked_text(tokenizer: "Tokenizer", encoded: "EncodedConversation") -> tupl
 
 
 def _train(corpus: list[str], vocab_size: int | None, char: bool, output: Path, *, force: bool) -> None:
-    from llmcli.data.corpus import read_corpus
+    from llmcli.data.sources import read_sources
     from llmcli.data.train_tokenizer import train_tokenizer
     from llmcli.formats import atomic_io
     from llmcli.formats.output_path import reject_overwriting
@@ -238,7 +253,7 @@ def _train(corpus: list[str], vocab_size: int | None, char: bool, output: Path, 
     if output.suffix.lower() in (".safetensors", ".gguf"):
         raise usage(f"-o {output} is the name of a model; a tokenizer is a .json file: -o {DEFAULT_OUTPUT}")
     atomic_io.check_writable(output, force=force, example=DEFAULT_OUTPUT)
-    text = read_corpus(corpus)
+    text = read_sources(corpus, text_only=True).text
     reject_overwriting(output, "tokenizer", [document.path for document in text.documents], "the training text")
     trained, _ = train_tokenizer(text, vocab_size, characters=char)
     atomic_io.write(output, [trained.to_json().encode("utf-8")])

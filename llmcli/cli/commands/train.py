@@ -18,13 +18,15 @@ from llmcli.cli import console
 from llmcli.cli.options import (
     JsonOption,
     QuietOption,
+    column_option,
     is_default,
-    note_json_files,
     note_skipped_files,
     one_of,
+    pairs_option,
     parse_duration,
+    plain_option,
+    reading,
     reject_options,
-    speaker_names,
     speakers_option,
     typed_options,
     vocab_size_option,
@@ -141,6 +143,9 @@ def train(
         ),
     ] = None,
     speakers: Annotated[str | None, speakers_option(DATA)] = None,
+    pairs: Annotated[bool, pairs_option(DATA)] = False,
+    column: Annotated[str | None, column_option(DATA)] = None,
+    plain: Annotated[bool, plain_option(DATA)] = False,
     layers: Annotated[
         int | None,
         typer.Option(
@@ -320,6 +325,7 @@ def train(
     started = time.monotonic()
     require_torch()
     _check_options(context_, from_, like, lora, tokenizer)
+    how = reading(speakers, pairs, column, plain)
     processes = Processes.of()
     if processes_ and processes_ > 1 and not processes.are_several:
         processes = Processes(count=processes_, local_count=processes_)
@@ -351,11 +357,8 @@ def train(
                 on_note=console.note, on_warning=console.warn,
             )
         )  # fmt: skip
-    inputs = session.load_inputs(
-        corpus, val, from_, like, tokenizer, target.path, speakers=speaker_names(speakers), on_note=console.note
-    )
+    inputs = session.load_inputs(corpus, val, from_, like, tokenizer, target.path, reading=how, on_note=console.note)
     note_skipped_files(inputs.corpus)
-    note_json_files(inputs.corpus)
     if threads and threads > cpu_cores():
         cores = units.count(cpu_cores(), "core")
         console.note(f"--threads {threads} is more than the {cores} here; extra threads slow training down")
@@ -365,7 +368,7 @@ def train(
         on_note=console.note, processes=processes,
     )  # fmt: skip
     _note_stopped_run(target, dry_run, processes.count)
-    show_plan(run.prepared.plan, dry_run=dry_run, json_=json_)
+    show_plan(run.prepared.plan, inputs.groups, dry_run=dry_run, json_=json_)
     if run.prepared.plan.warning:
         console.warn(run.prepared.plan.warning)
     if dry_run:

@@ -1,0 +1,178 @@
+"""What each file of a command is taken for, and the line that says so."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from llmcli.data.record_kinds import Reading
+from llmcli.data.sources import Sources, check_reading, read_sources
+from llmcli.errors import LLMError
+from tests.data.corpora import put
+
+Llm = Callable[..., Result]
+STORIES = [{"id": i, "text": f"Story {i}.\nIts end."} for i in range(3)]
+JOINED = "\n\n".join(str(story["text"]) for story in STORIES)
+
+
+def lines(*records: object) -> bytes:
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+def read(name: str, data: bytes, reading: Reading = Reading(), *, text_only: bool = False) -> Sources:  # noqa: B008
+    put(name, data)
+    return read_sources([name], reading, text_only=text_only)
+
+
+def text_of(sources: Sources) -> str:
+    return sources.text.utf8().decode()
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.ndjson"])
+def test_records_with_text_are_plain_text_without_braces(name: str) -> None:
+    sources = read(name, lines(*STORIES))
+    assert text_of(sources) == JOINED
+    assert sources.describe() == f"data: text in {name} (column text; otherwise: --column NAME or --plain)"
+    assert sources.notes == [f"{name}: text is read; not used: id"]
+
+
+def test_an_array_of_records_with_text_and_a_parquet_file_are_the_same_text() -> None:
+    assert text_of(read("a.json", json.dumps(STORIES, indent=1).encode())) == JOINED
+    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
+    parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
+    parquet.write_table(pyarrow.Table.from_pylist(STORIES), "a.parquet")
+    assert text_of(read_sources(["a.parquet"])) == JOINED
+
+
+def test_records_without_text_are_left_out_and_counted() -> None:
+    sources = read("a.jsonl", lines({"text": "One."}, {"text": None}, {"text": " "}, {"text": "Two."}, {}))
+    assert text_of(sources) == "One.\n\nTwo." and sources.notes == ["a.jsonl: 3 records without text left out"]
+    with pytest.raises(LLMError, match=r'^a\.jsonl line 2: "text" is the number 4; wanted text in quotes'):
+        read("a.jsonl", lines({"text": "One."}, {"text": 4}, {"text": "One."}))
+
+
+def test_another_column_is_named_by_the_user() -> None:
+    data = lines(*({"title": f"T{i}", "content": f"C{i}"} for i in range(2)))
+    with pytest.raises(LLMError) as caught:
+        read("a.jsonl", data)
+    assert str(caught.value) == (
+        "a.jsonl: what to train on cannot be told from its columns ('title', 'content'); add --column content for its "
+        "text, --column title,content for prompts and their answers, or --plain for the file as it is"
+    )
+    assert text_of(read("a.jsonl", data, Reading(columns=("content",)))) == "C0\n\nC1"
+    pairs = read("a.jsonl", data, Reading(columns=("title", "content"))).conversations
+    assert [[m.content for m in one.messages] for one in pairs] == [["T0", "C0"], ["T1", "C1"]]
+    assert [one.messages for one in read("a.jsonl", data, Reading(pairs=True)).conversations] == [
+        one.messages for one in pairs
+    ]
+    assert text_of(read("a.jsonl", data, Reading(plain=True))) == data.decode()
+
+
+def test_preferences_are_refused_and_the_chosen_answers_are_read() -> None:
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    for record, advised in (
+        ({"prompt": "Hi", "chosen": "Ho", "rejected": "No"}, "prompt,chosen"),
+        ({"prompt": "Hi", "chosen": messages, "rejected": messages[:1]}, "chosen"),
+    ):
+        with pytest.raises(LLMError, match=f"preference data: .* --column {advised}$"):
+            read("a.jsonl", lines(record, record))
+        [one, _] = read("a.jsonl", lines(record, record), Reading.of_options(None, False, advised, False)).conversations
+        assert [message.content for message in one.messages] == ["Hi", "Ho"]
+    feedback = [{"prompt": "Hi", "completion": "Ho", "label": label} for label in (True, False)]
+    with pytest.raises(LLMError, match=r"select\(\.label\)' a\.jsonl > good\.jsonl"):
+        read("a.jsonl", lines(*feedback))
+
+
+def test_a_line_that_is_no_json_is_an_error_where_the_name_says_so() -> None:
+    with pytest.raises(LLMError, match=r"^a\.jsonl line 2: invalid JSON at character 1 "):
+        read("a.jsonl", b'{"title": 1}\nHello\nHello\n')
+    assert text_of(read("a.txt", b"{ x }\n{ y }\n")) == "{ x }\n{ y }\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "detail"),
+    [
+        ("a.html", b"<!DOCTYPE html>\n<html><p>Hi", " (HTML, read with its tags)"),
+        ("a.htm", b"\n<!-- made by x -->\n<html lang=en>", " (HTML, read with its tags)"),
+        ("a.json", b'{"name": "x", "size": 3}', " (JSON, read with its keys and braces)"),
+        (
+            "a.txt",
+            b"Go.\tVe.\nHi.\tHola.\n",
+            " (tabs separate columns; to read them as prompts and answers: --column 1,2)",
+        ),
+        ("a.txt", b"Once upon a time <b>there</b> was\n", ""),
+        ("a.txt", b"[Scene 1]\nEnter\n", ""),
+    ],
+)
+def test_the_line_says_what_plain_text_has_beside_words(name: str, data: bytes, detail: str) -> None:
+    assert read(name, data).describe() == f"data: plain text in {name}{detail}"
+
+
+def test_many_files_are_grouped_by_kind() -> None:
+    Path("d").mkdir()
+    for i in range(5):
+        put(f"d/{i}.txt", b"Once upon a time.")
+    put("d/faq.txt", b"Q: Hi?\nA: Ho.\n")
+    put("d/x.csv", b"question,answer\nHi,Ho\n")
+    put("d/numbers.csv", b"1,2\n3,4\n")
+    sources = read_sources(["d"])
+    assert sources.describe() == (
+        "data: plain text in 5 files (d/0.txt, d/1.txt, d/2.txt, ...); conversations in d/faq.txt (Q:/A: turns; "
+        "otherwise: --plain); pairs in d/x.csv (question/answer; otherwise: --column NAME or --plain)"
+    )
+    assert sources.text.skipped[0].startswith("d/numbers.csv: what to train on cannot be told")
+
+
+def test_options_that_no_file_fits_are_an_error() -> None:
+    sources = read("a.jsonl", lines(*STORIES))
+    with pytest.raises(
+        LLMError, match=r"^--column boddy: no file has such a column; data: text in a\.jsonl .*used: id$"
+    ):
+        check_reading(Reading(columns=("boddy",)), [sources])
+    with pytest.raises(LLMError, match=r"^--pairs: no file is a table of two columns; data: "):
+        check_reading(Reading(pairs=True), [sources])
+    check_reading(Reading(columns=("TEXT",)), [sources])
+    for column in ("a,b,c", "a,,b", "a,a"):
+        with pytest.raises(LLMError, match="column must be one name, or two as in question,answer"):
+            Reading.of_options(None, False, column, False)
+    with pytest.raises(LLMError, match="exclude each other"):
+        Reading.of_options(None, True, None, True)
+
+
+# ---- the commands
+
+SMALL = ("--steps", 2, "--layers", 1, "--width", 16, "--context", 32, "--batch-tokens", 64, "--threads", 1)
+
+
+def test_train_says_it_before_the_run_and_every_command_reads_the_same(llm: Llm) -> None:
+    records = [{"body": f"The cat number {i} sat on the mat.", "n": i} for i in range(100)]
+    put("a.jsonl", lines(*records))
+    answer = llm("train", "a.jsonl", "--column", "body", "--json", *SMALL)
+    assert answer.exit_code == 0, answer.stderr
+    line = "data: text in a.jsonl (column body; otherwise: --column NAME or --plain)"
+    assert answer.stderr.splitlines()[0] == line
+    assert json.loads(answer.stdout.splitlines()[0])["data"] == [
+        {"kind": "text", "detail": "column body", "columns": ["body"], "files": 1, "names": ["a.jsonl"]}
+    ]
+    again = llm("train", "a.jsonl", "--column", "body", "--dry-run", *SMALL)
+    assert again.stderr.splitlines()[0] == line
+    # eval and --memory read the column that was trained on, without being told, and know what was held out
+    scores = llm("eval", "a.jsonl", "--json")
+    assert line in scores.stderr and "bytes of this text were trained on" in scores.stderr
+    memory = llm("generate", "The cat number 5 sat on the mat.", "-n", 40, "--memory", "-t", 0)
+    assert memory.exit_code == 0 and "occur verbatim in a.jsonl" in memory.stderr
+
+
+def test_pairs_of_an_unknown_header_are_read_the_same_by_eval(llm: Llm) -> None:
+    put("a.csv", b"x,y,z\n" + b"".join(b"%d,word %d,answer %d\n" % (i, i, i) for i in range(40)))
+    answer = llm("train", "a.csv", "--column", "y,z", *SMALL, "--context", 64)
+    assert answer.exit_code == 0, answer.stderr
+    assert answer.stderr.splitlines()[:2] == [
+        "data: pairs in a.csv (the first row ('x', 'y', 'z') is the header; if it is data: --column 2,3; otherwise: "
+        "--plain)",
+        "a.csv: y and z is read; not used: x",
+    ]
+    measured = llm("eval", "a.csv")
+    assert "36 conversations were trained on; the 4 others are measured" in measured.stderr
