@@ -21,6 +21,7 @@ from llmcli.data.documents import STANDARD_INPUT, Document, describe_binary_file
 from llmcli.data.temporary_files import TemporaryFileError, TextCopy
 from llmcli.errors import LLMError
 
+GENERATED_DIRECTORIES = ("__pycache__", "node_modules")  # by tools, not written by anybody
 SAMPLE_SPANS = 64  # number of spans that `Corpus.sample` takes from a long text
 
 
@@ -131,6 +132,7 @@ def read_corpus(
     names = list(names)
     documents: list[Document] = []
     skipped: list[str] = []
+    not_read: dict[str, list[str]] = {}  # suffix of files in directories -> why each of them is not read
     seen: set[Path] = set()
     taken = False
     copy = copy or TextCopy()
@@ -151,10 +153,22 @@ def read_corpus(
         except LLMError as error:
             if was_named:
                 raise
-            skipped.append(str(error))
+            not_read.setdefault(path.suffix.lower(), []).append(str(error))
     if not taken:
-        _check_has_text(names, documents, skipped)
+        _check_has_text(names, documents, [*skipped, *itertools.chain(*not_read.values())])
+    skipped += [_skipped_line(suffix, problems) for suffix, problems in not_read.items()]
     return Corpus.of(documents, skipped)
+
+
+def _skipped_line(suffix: str, problems: list[str]) -> str:
+    """One line for all files with a suffix.
+
+    >>> _skipped_line(".pyc", ["a.pyc is not text", "b.pyc is not text"])
+    '2 .pyc files; the first: a.pyc is not text'
+    """
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems):,} {suffix or 'other'} files; the first: {problems[0]}"
 
 
 def _read_file(name: str, path: Path, stdin: IO[bytes] | None, copy: TextCopy) -> Document:
@@ -235,8 +249,9 @@ def _check_name_length(name: str, path: Path) -> None:
 
 
 def _files_inside(directory: Path) -> Iterator[Path]:
-    """The files in a directory and its subdirectories, sorted, without hidden ones."""
+    """The files in a directory and its subdirectories, sorted, without hidden ones and those that tools generate."""
     for path in sorted(directory.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(directory).parts)
+        parts = path.relative_to(directory).parts
+        hidden = any(part.startswith(".") or part in GENERATED_DIRECTORIES for part in parts)
         if path.is_file() and not hidden:
             yield path

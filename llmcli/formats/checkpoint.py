@@ -122,13 +122,13 @@ class TensorsOnDisk(Mapping[str, NDArray[np.float32]]):
     """The tensors of a file as float32 arrays, each read on access."""
 
     def __init__(self, header: Header, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._header, self._shapes = header, shapes
+        self.header, self._shapes = header, shapes
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         matrix = self.quantized(name)
         if matrix is not None:
             return matrix.dequantize()
-        out = np.empty(self._header.tensors[name].shape, np.float32)
+        out = np.empty(self.header.tensors[name].shape, np.float32)
         self.read(name, out)
         return out
 
@@ -140,20 +140,20 @@ class TensorsOnDisk(Mapping[str, NDArray[np.float32]]):
 
     def read(self, name: str, out: NDArray[np.float32]) -> None:
         """As `Checkpoint.read`."""
-        if name not in self._header.tensors or not out.flags.c_contiguous:
+        if name not in self.header.tensors or not out.flags.c_contiguous:
             out[...] = self[name]
             return
-        read_into(self._header, self._header.tensors[name], out)
+        read_into(self.header, self.header.tensors[name], out)
 
     def quantized(self, name: str) -> QuantizedMatrix | None:
         """A matrix that is stored quantized; None if it is not."""
-        if name + quantization.CODES not in self._header.tensors:
+        if name + quantization.CODES not in self.header.tensors:
             return None
         codes, scales = (self._stored(name + suffix) for suffix in (quantization.CODES, quantization.SCALES))
         return QuantizedMatrix(codes, scales, self._shapes[name][1])
 
     def _stored(self, name: str) -> NDArray[Any]:
-        return read_tensor(self._header, self._header.tensors[name])
+        return read_tensor(self.header, self.header.tensors[name])
 
 
 class _DequantizedTensors(Mapping[str, NDArray[np.float32]]):

@@ -119,11 +119,9 @@ def parse_config(text: str) -> ModelConfig:
 
 def _check_supported(document: Mapping[str, Any]) -> None:
     """Raises LLMError for an architecture, or a variant of one, that is not supported."""
-    model_type = document.get("model_type")
-    if model_type is None:
-        raise _missing("model_type")
-    if model_type not in list(ARCHITECTURES):
-        raise _unsupported("model_type", model_type, ", ".join(ARCHITECTURES))
+    if problem := architecture_problem(document):
+        raise LLMError(problem)
+    model_type = document["model_type"]
     for key, architectures in UNSUPPORTED.items():
         if model_type in architectures and document.get(key):
             raise LLMError(f"its config.json sets {key}, which is not supported")
@@ -131,6 +129,16 @@ def _check_supported(document: Mapping[str, Any]) -> None:
         raise _unsupported("hidden_act", document["hidden_act"], "silu")
     if not document.get("is_causal", True):
         raise LLMError("its config.json sets is_causal to false; supported: causal attention")
+
+
+def architecture_problem(document: Mapping[str, Any]) -> str:
+    """Why the architecture of a config.json is not supported; "" if it is."""
+    model_type = document.get("model_type")
+    if model_type is None:
+        return str(_missing("model_type"))
+    if model_type not in list(ARCHITECTURES):
+        return str(_unsupported("model_type", model_type, ", ".join(ARCHITECTURES)))
+    return ""
 
 
 def _unsupported(key: str, value: object, supported: str) -> LLMError:

@@ -17,7 +17,7 @@ from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, dtypes
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.header import Header, TensorInfo
-from llmcli.formats.hf_config import dump_config
+from llmcli.formats.hf_config import architecture_problem, dump_config
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.safetensors_file import tensors_equal
 from llmcli.formats.safetensors_header import read_header as read_safetensors_header
@@ -60,10 +60,10 @@ def read_header(directory: Path) -> Header:
         "tokenizer_config.json": json.dumps(tokenizer_config, ensure_ascii=False, indent=2),
         "training.json": json.dumps(record, ensure_ascii=False),
     }
-    problem = ""
+    problem = architecture_problem(config)
     if tied:
         tensors = _without_head(tensors)
-    elif HEAD not in tensors:
+    elif not problem and HEAD not in tensors:
         problem = (
             f"it has no output head ({HEAD}) and its embeddings are not tied, so it cannot generate text; get the "
             "model for causal language modeling"

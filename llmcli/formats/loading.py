@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import LLMError
-from llmcli.formats import checkpoint, ensemble_file, safetensors_header
+from llmcli.formats import checkpoint, dtypes, ensemble_file, safetensors_header
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
 from llmcli.formats.header import Header
@@ -56,6 +56,17 @@ def load_any(path: str | Path) -> Checkpoint | Ensemble:
     header = safetensors_header.read_header(path)
     from_header = ensemble_file.from_header if ensemble_file.is_ensemble(header) else checkpoint.from_own_header
     return from_header(header)
+
+
+def check_packages(model: Checkpoint | Ensemble) -> None:
+    """Raise LLMError if a package that reads the tensors is not installed, before they are read."""
+    if not isinstance(model, Checkpoint) or not isinstance(model.tensors, checkpoint.TensorsOnDisk):
+        return
+    header = model.tensors.header
+    if header.decode and (encoded := {t.dtype for t in header.tensors.values() if not dtypes.is_readable(t.dtype)}):
+        from llmcli.formats.gguf_package import import_gguf
+
+        import_gguf(f"to read {min(encoded)}")
 
 
 def open_tokenizer(model: Checkpoint | Ensemble) -> "Tokenizer":

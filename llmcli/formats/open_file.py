@@ -62,6 +62,10 @@ def _missing_file_message(path: Path) -> str:
         return f"{path} is a URL, and this program downloads nothing; get it first: {_download_command(path, url)}"
     if path.is_symlink():
         return f"{path} is a link to {path.readlink()}, which is missing"
+    for suffix in (".safetensors", ".gguf"):
+        with contextlib.suppress(OSError, ValueError):
+            if (named := path.with_name(path.name + suffix)).is_file():
+                return f"there is no file {path}, but there is {named}; name that one"
     if path.suffix.lower() == ".safetensors":
         return f"there is no file {path}; make one with: llm train corpus.txt -o {path}"
     if _HUB_NAME.fullmatch(str(path)) and not path.parent.exists() and path.suffix.lower() not in _FILE_SUFFIXES:

@@ -16,7 +16,7 @@ from llmcli.data.vocabulary import START
 from llmcli.errors import LLMError
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
-from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
+from llmcli.formats.loading import check_packages, load_any, open_chat_template, open_tokenizer
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
 from llmcli.models.runtime import Runtime
@@ -34,6 +34,7 @@ class ServedModel:
         if self.name != self.name.encode("utf-8", "replace").decode("utf-8"):  # JSON cannot hold it
             raise LLMError(f"the name {path} is not UTF-8 text; rename the file")
         self.source = load_any(path)
+        check_packages(self.source)
         self._version = _version(path)
         self._readable: tuple[Checkpoint, NumpyRuntime] | None = None
         self.created = int(path.stat().st_mtime)

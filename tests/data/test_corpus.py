@@ -62,6 +62,26 @@ def test_files_in_a_directory_that_are_not_text_are_skipped_with_a_reason(no_han
     assert "0xe9 at position 3" in corpus.skipped[1]
 
 
+def test_files_with_the_same_suffix_that_are_not_text_share_a_line() -> None:
+    for name in (
+        "d/__pycache__/a.pyc",
+        "d/node_modules/x/i.js",
+        "d/a.py",
+        "d/1.png",
+        "d/sub/2.PNG",
+        "d/3.png",
+        "d/b.bin",
+    ):
+        put(name, b"text" if name.endswith(("js", "py")) else b"\x01\0")
+    corpus = read_corpus(["d"])
+    assert names(corpus) == ["d/a.py"]
+    assert (
+        corpus.skipped[0].startswith("3 .png files; the first: d/1.png")
+        and corpus.skipped[1].startswith("d/b.bin")
+        and len(corpus.skipped) == 2
+    )
+
+
 def test_a_directory_without_text_is_an_error_with_a_reason() -> None:
     put("d/b.bin", b"\0")
     with pytest.raises(LLMError, match=r"no text found in d \(1 files .*d/b\.bin is not text"):

@@ -1,5 +1,7 @@
 """A model written as a GGUF is read back."""
 
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,16 +14,29 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, gguf_writer, loading
 from llmcli.formats.loading import open_tokenizer
+from llmcli.server.models import Models
 from tests.conftest import random_checkpoint
 from tests.formats.gguf_by_hand import MODEL
 
 
 def test_writing_without_the_gguf_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(LLMError, match=r"pip install 'llmcli\[gguf\]'"):
         gguf_writer.write(tmp_path / "m.gguf", MODEL, "f32", {})
+
+
+@pytest.mark.parametrize(("dtype", "is_refused"), [("f16", False), ("q8_0", True)])
+def test_a_server_without_the_gguf_package_refuses_at_once_what_it_cannot_read(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, is_refused: bool
+) -> None:
+    pytest.importorskip("gguf", reason="needs the extra: pip install -e '.[gguf]'")
+    tokenizer = Tokenizer.train_bpe(["the cat sat on the mat " * 50], 280)
+    config = ModelConfig(tokenizer.vocab_size, 64, 96, 1, 4, 2, 16, 40)
+    gguf_writer.write(Path("m.gguf"), random_checkpoint(config, tokenizer_json=tokenizer.to_json()), dtype, {})
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    assert open_tokenizer(loading.load("m.gguf")).vocab_size == tokenizer.vocab_size  # which needs no tensors
+    with pytest.raises(LLMError, match=r"Q8_0 .*pip install 'llmcli\[gguf\]'") if is_refused else nullcontext():
+        Models([Path("m.gguf")])
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q8_0", "q4_0"])

@@ -348,3 +348,22 @@ def test_a_lone_surrogate_in_a_json_file_is_an_error(directory: Path, llm) -> No
     (directory / "tokenizer_config.json").write_text('{"chat_template": "\\ud800"}')
     result = llm("import", directory, "-o", "a.safetensors")
     assert result.exit_code == 1 and "tokenizer_config.json is not JSON" in result.stderr
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neox", "phi"])
+def test_an_unsupported_architecture_is_named(directory: Path, model_type: str) -> None:
+    """Whatever its tensors are called: the output head of gpt_neox is not lm_head.weight."""
+    config = json.loads((directory / "config.json").read_text("utf-8"))
+    changes = {"model_type": model_type, "tie_word_embeddings": False}
+    (directory / "config.json").write_text(json.dumps(config | changes), "utf-8")
+    supported = f"model_type to '{model_type}'; supported: qwen3, qwen2, llama, mistral, qwen3_moe, mixtral"
+    assert supported in hf_directory.read_header(directory).problem  # llm inspect shows it
+    with pytest.raises(LLMError, match=supported):
+        loading.load(directory)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".gguf"])
+def test_a_name_without_its_suffix_is_completed_in_the_error(suffix: str) -> None:
+    Path(f"food{suffix}").touch()
+    with pytest.raises(LLMError, match=rf"no file food, but there is food\{suffix}; name that one"):
+        loading.load("food")
