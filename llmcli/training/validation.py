@@ -94,7 +94,7 @@ class _Text:
             self._ids, self._byte_lengths, units, score, batch_tokens=batch_tokens, cached=self._cached
         )
         for batch, batch_score in batches:
-            added = self._first_bytes * sum(counted_from == start + 1 for start, counted_from, _ in batch)
+            added = self._first_bytes * sum(1 for start, counted_from, _ in batch if counted_from == start + 1)
             yield batch, replace(batch_score, bytes=batch_score.bytes - added)
 
     def with_cache(self, weights: CacheWeights | None, separator: int, starts: Sequence[int]) -> "_Text":

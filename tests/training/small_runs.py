@@ -1,5 +1,6 @@
 """Training runs of seconds, and a simulated machine for runs with a clock."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,9 +32,11 @@ def with_slice(ready: Prepared, tokens: int = 330) -> Prepared:
 
 
 def run(ready: Prepared, **options: object) -> list[Event]:
-    return list(
+    events = list(
         trainer.train(ready.plan, ready.tokenizer, None, ready.tokens, ready.held_out, ready.record, **options)  # type: ignore[arg-type]
     )
+    assert all(json.dumps(event.checkpoint.record) for event in events if isinstance(event, Done))  # it can be saved
+    return events
 
 
 def run_until(ready: Prepared, step: int, **options: object) -> list[Event]:
