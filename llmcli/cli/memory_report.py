@@ -18,10 +18,14 @@ MAX_NAMES = 3  # of training files in a note
 def training_texts(names: list[str] | None, source: "Checkpoint | Ensemble", path: Path) -> "list[TrainingText]":
     """What the model was trained on, or each model of an ensemble; or the files of these names instead."""
     from llmcli.data.sources import read_sources
-    from llmcli.evaluation.training_text import TrainingText, find_sources, names_sources, recorded_reading
+    from llmcli.evaluation.training_text import TrainingText, find_training_texts, names_sources, recorded_reading
 
     if not names:
-        return [TrainingText.of(find_sources(record, path), [record]) for record in source.records]
+        texts, missing = find_training_texts(source.records, path)
+        if missing:
+            listed = ", ".join(missing[:MAX_NAMES]) + (", ..." if len(missing) > MAX_NAMES else "")
+            console.note(f"{path} was also trained on text that is missing or has changed: {listed}")
+        return texts
     sources = read_sources(names, recorded_reading(source.records))
     note_skipped_files(sources.text)
     if not any(names_sources(record, sources) for record in source.records):

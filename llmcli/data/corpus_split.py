@@ -66,7 +66,7 @@ def _cut(
     kept or cut."""
     sizes = [part.text_bytes for part in corpus.contents]
     held_out_bytes = {index: sizes[index] for index in whole} | {index: round(share * sizes[index]) for index in long}
-    left_out = {}  # bytes at the end of documents that repeat held-out text
+    left_out: dict[int, int] = {}  # bytes at the end of documents that repeat held-out text
     are_cut = share > 0 and 2 * sum(sizes[index] for group in families for index in group) > corpus.text_bytes
     for group in families if are_cut else ():
         longest = max(group, key=lambda index: sizes[index])

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from llmcli.data.conversation_files import ConversationFile
 from llmcli.data.conversation_split import is_held_out, without_duplicates
 from llmcli.data.conversations import Conversation
-
-Record = dict[str, Any]  # of a training run: training.json in the file of a model
+from llmcli.formats.training_stages import Record, all_stages
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,8 @@ def measured_conversations(
     """The conversations that were held out for all models; all of them if there are none, or if `whole`."""
     conversations = [one for file in files for one in file.conversations]
     trained: set[int] = set()
-    for record in records:
-        trained |= trained_indices(files, record)
+    for stage in all_stages(records):
+        trained |= trained_indices(files, stage)
     training = [conversations[i] for i in sorted(trained)]
     rest = without_duplicates(training, [one for i, one in enumerate(conversations) if i not in trained]).held_out
     if whole or not rest:
@@ -36,7 +34,7 @@ def measured_conversations(
 
 
 def trained_indices(files: Sequence[ConversationFile], record: Record) -> set[int]:
-    """The indices, among the conversations of all files, of those that a model was trained on."""
+    """The indices, among the conversations of all files, of those that were trained on in one stage."""
     details = record.get("conversations")
     share = (details.get("held_out_share") if isinstance(details, dict) else None) or 0.0
     recorded, count = _recorded_files(record)

@@ -1,5 +1,6 @@
 """Which text a model was trained on, according to its record: names, sizes and sha256 hashes of the files.
 
+A record includes earlier stages of training, such as that of the base model (formats/training_stages.py).
 Decides which part of a text a model was not trained on, and finds the training corpus again, and the conversations.
 """
 
@@ -21,17 +22,16 @@ from llmcli.data.sources import Sources
 from llmcli.data.temporary_files import TemporaryFileError, TextCopy
 from llmcli.errors import LLMError
 from llmcli.evaluation.held_out_conversations import trained_indices
+from llmcli.formats.training_stages import CACHE, Record, all_stages, describe, stages
 
 _JOINED = 1_000  # conversations whose messages are searched at once
 _SEPARATOR = "\ud800"  # between messages: half a character, which is in no text
 _Read = TypeVar("_Read", Document, ConversationFile)
 
-Record = dict[str, Any]  # of a training run: training.json in the file of a model
-
 
 def trained_lengths(record: Record) -> dict[str, int]:
-    """How many bytes of each text, from its beginning, a model was trained on, by the sha256 of the text; 0 for one
-    that was held out. {} if the record is not valid."""
+    """How many bytes of each text, from its beginning, were trained on in one stage, by the sha256 of the text; 0 for
+    one that was held out. {} if the record is not valid."""
     texts = _texts(record)
     sizes = [size if isinstance(size := text.get("bytes"), int) else 0 for text in texts]
     if any("held_out" in text for text in texts):
@@ -54,7 +54,16 @@ def trained_lengths(record: Record) -> dict[str, int]:
 
 def names_texts(corpus: Corpus, record: Record) -> bool:
     """Whether a record names texts of a corpus, trained on or held out."""
-    return not trained_lengths(record).keys().isdisjoint(document.sha256 for document in corpus.documents)
+    return not _trained_lengths([record]).keys().isdisjoint(document.sha256 for document in corpus.documents)
+
+
+def _trained_lengths(records: Iterable[Record]) -> dict[str, int]:
+    """The most that any of the models was trained on in any stage."""
+    longest: dict[str, int] = {}
+    for stage in all_stages(records):
+        for sha256, length in trained_lengths(stage).items():
+            longest[sha256] = max(length, longest.get(sha256, 0))
+    return longest
 
 
 def trained_part(corpus: Corpus, records: Iterable[Record]) -> Corpus:
@@ -69,8 +78,8 @@ def untrained_part(corpus: Corpus, records: Iterable[Record]) -> Corpus:
 
 def _divide(corpus: Corpus, records: Iterable[Record]) -> tuple[list[Part], list[Part]]:
     """Each text as what was trained on, and the rest."""
-    known = [trained_lengths(record) for record in records]
-    ends = [max((lengths.get(document.sha256, 0) for lengths in known), default=0) for document in corpus.documents]
+    known = _trained_lengths(records)
+    ends = [known.get(document.sha256, 0) for document in corpus.documents]
     middles = [min(max(part.start, end), part.end) for part, end in zip(corpus.contents, ends, strict=True)]
     divided = list(zip(corpus.contents, middles, strict=True))
     return [Part(one.document, one.start, middle) for one, middle in divided], [
@@ -81,14 +90,23 @@ def _divide(corpus: Corpus, records: Iterable[Record]) -> tuple[list[Part], list
 def was_trained_on(corpus: Corpus, record: Record) -> bool:
     """Whether a model was trained on any of this text, as far as the hashes of whole files show; also on conversations
     in it."""
-    hashes = {str(file.get("sha256")) for file in _conversation_files(record)}
-    read_as_conversations = not hashes.isdisjoint(document.sha256 for document in corpus.documents)
-    return read_as_conversations or bool(trained_part(corpus, [record]).contents)
+    return bool(trained_in(corpus, record))
+
+
+def trained_in(corpus: Corpus, record: Record) -> list[str]:
+    """The stages in which a model was trained on any of this text, described; "" is the run that made it."""
+    hashes = {document.sha256 for document in corpus.documents}
+    return [
+        describe(stage)
+        for stage in stages(record)
+        if not hashes.isdisjoint(str(file.get("sha256")) for file in _conversation_files(stage))
+        or trained_part(corpus, [stage]).contents
+    ]
 
 
 def is_held_out(corpus: Corpus, record: Record) -> bool:
     """Whether a text is what was held out when a model was trained: of its corpus, or as another file."""
-    files, trained = held_out_files(record), trained_lengths(record)
+    files, trained = held_out_files(record), _trained_lengths([record])
     return bool(corpus.contents) and all(
         part.document.sha256 in files or part.start >= trained.get(part.document.sha256, sys.maxsize)
         for part in corpus.contents
@@ -97,9 +115,8 @@ def is_held_out(corpus: Corpus, record: Record) -> bool:
 
 def held_out_files(record: Record) -> set[str]:
     """The sha256 of each text or file of conversations that --val named when a model was trained."""
-    held_out = record.get("held_out")
-    listed = held_out.get("files") if isinstance(held_out, dict) else None
-    return {str(file.get("sha256")) for file in listed or () if isinstance(file, dict)}
+    held_out = [one for stage in stages(record) if isinstance(one := stage.get("held_out"), dict)]
+    return {str(file.get("sha256")) for one in held_out for file in one.get("files") or () if isinstance(file, dict)}
 
 
 def _files(record: Record) -> list[dict[str, Any]]:
@@ -136,14 +153,14 @@ class TrainingText:
         """The training part of texts that records name, the longest of them; the whole of any other text. The same for
         conversations."""
         records = list(records)
-        known = set[str]().union(*map(trained_lengths, records))
+        known = _trained_lengths(records)
         parts = [
             part
             for whole, trained in zip(sources.text.contents, _divide(sources.text, records)[0], strict=True)
             if (part := trained if whole.document.sha256 in known else whole).text_bytes
         ]
         conversations, files = sources.conversations, sources.conversation_files
-        if trained_on := set[int]().union(*(trained_indices(files, record) for record in records)):
+        if trained_on := set[int]().union(*(trained_indices(files, one) for one in all_stages(records))):
             conversations = [conversations[i] for i in sorted(trained_on)]
         return cls(Corpus(tuple(parts)), files, conversations)
 
@@ -170,7 +187,8 @@ class TrainingText:
 
 def names_sources(record: Record, sources: Sources) -> bool:
     """Whether a model was trained on these texts, or on conversations of these files."""
-    return names_texts(sources.text, record) or bool(trained_indices(sources.conversation_files, record))
+    files = sources.conversation_files
+    return names_texts(sources.text, record) or any(trained_indices(files, stage) for stage in stages(record))
 
 
 def recorded_speakers(records: Iterable[Record]) -> tuple[str, str] | None:
@@ -185,6 +203,30 @@ def recorded_reading(records: Iterable[Record]) -> Reading:
     requested = (Reading.of_record(record.get("reading")) for record in records)
     reading = next((one for one in requested if one.is_requested), Reading())
     return replace(reading, speakers=recorded_speakers(records))
+
+
+def find_training_texts(records: Iterable[Record], model: Path) -> tuple[list[TrainingText], list[str]]:
+    """(what models were trained on, in all stages; the names of the texts of earlier stages that are not found). Text
+    is searched for here and beside the model.
+
+    Raises LLMError when a record names none, or when a file of it is missing or has changed.
+    """
+    texts: list[TrainingText] = []
+    missing: list[str] = []
+    searched = set[str]()
+    for record in records:
+        for number, stage in enumerate(one for one in stages(record) if one.get("stage") != CACHE):
+            hashes = {str(file.get("sha256")) for file in _files(stage)}
+            if number and hashes <= searched:
+                continue
+            try:
+                texts.append(TrainingText.of(find_sources(stage, model), [record]))
+                searched |= hashes
+            except LLMError:
+                if not number:
+                    raise
+                missing += recorded_names(stage)
+    return texts, missing
 
 
 def find_sources(record: Record, model: Path) -> Sources:

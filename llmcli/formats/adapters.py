@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from llmcli.config import LORA_SCALE, ModelConfig
 from llmcli.errors import LLMError
-from llmcli.formats import atomic_io
-from llmcli.formats.checkpoint import ADAPTER_PREFIX, Checkpoint
+from llmcli.formats import atomic_io, training_stages
+from llmcli.formats.checkpoint import ADAPTER_PREFIX, Checkpoint, seen_bytes
 from llmcli.formats.header import Header
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.safetensors_file import read_tensor, write_tensors
@@ -86,12 +86,33 @@ def find_file(path: Path) -> Path:
 def base_of(path: Path) -> tuple[str, list[str]]:
     """(name, hashes) of the model that adapters of this program were trained on: its own hash, and that of the model it
     was imported from. No hashes if they are unknown."""
+    base = _record_of(path).get("base", {})
+    return str(base.get("file", "")), [base[key] for key in ("sha256", "source_sha256") if key in base]
+
+
+def merged_record(base: Checkpoint, name: str, path: Path) -> dict[str, Any]:
+    """The record of a model called `name` with adapters merged into it: that of the run that trained the adapters, with
+    what the model was trained on before. With adapters of other programs it is that of the model, but their text, and
+    the bytes that occur in it, are unknown."""
+    adapters_record = _record_of(path)
+    known = {key: value for key, value in base.record.items() if key != "seen_bytes"}
+    if "train" not in adapters_record:
+        return known
+    record = {key: value for key, value in adapters_record.items() if key not in ("seen_bytes", "earlier_stages")}
+    record |= {key: known[key] for key in ("imported",) if key in known}
+    record |= training_stages.joined(
+        training_stages.as_earlier(base.record, training_stages.BASE, name), adapters_record.get("earlier_stages", [])
+    )
+    seen = seen_bytes([base.record, adapters_record])
+    return record | ({"seen_bytes": seen.hex()} if seen else {})
+
+
+def _record_of(path: Path) -> dict[str, Any]:
+    """The training record in a file of adapters; {} if it has none, or it is damaged."""
     try:
-        record = parse_document(read_header(path).metadata.get("training.json", "{}"), "training.json")
-        base = record["base"]
-        return str(base.get("file", "")), [base[key] for key in ("sha256", "source_sha256") if key in base]
-    except (LLMError, KeyError):
-        return "", []
+        return parse_document(read_header(path).metadata.get("training.json", "{}"), "training.json")
+    except LLMError:
+        return {}
 
 
 class MergedTensors(Mapping[str, NDArray[np.float32]]):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.errors import LLMError
-from llmcli.formats import atomic_io, checkpoint
+from llmcli.formats import atomic_io, checkpoint, training_stages
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.header import Header, TensorInfo
@@ -132,7 +132,14 @@ def average(models: Mapping[str, Checkpoint]) -> Checkpoint:
     LLMError when their architectures differ."""
     tensors, first = AveragedTensors(models), next(iter(models.values()))
     corpora = [document for model in models.values() for document in model.record.get("corpus", [])]
-    record: dict[str, Any] = {"average_of": [atomic_io.name_of(name) for name in models], "corpus": corpora}
+    names = {name: atomic_io.name_of(name) for name in models}
+    record: dict[str, Any] = {"average_of": list(names.values()), "corpus": corpora}
+    record |= training_stages.joined(
+        *(
+            training_stages.as_earlier(models[name].record, training_stages.AVERAGE, short)
+            for name, short in names.items()
+        )
+    )
     if cache := CacheWeights.mean([CacheWeights.of_record(model.record, name) for name, model in models.items()]):
         record["ngram_cache"] = cache.as_record()
     if seen := checkpoint.seen_bytes(model.record for model in models.values()):

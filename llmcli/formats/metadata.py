@@ -43,7 +43,24 @@ _FILE: dict[str, Schema] = {
     "shape": TEXT,
     "conversations": COUNT,
 }
+_STAGE: dict[str, Schema] = {  # what was trained on, and what was held out
+    "corpus": [{**_FILE, "held_out": COUNT, "left_out": COUNT}],
+    "held_out": {"bytes": COUNT, "tokens": COUNT, "from": TEXT, "of": TEXT, "files": [_FILE], "seen_by_base": FLAG},
+    "conversations": {
+        "training": COUNT,
+        "held_out": COUNT,
+        "held_out_share": (FRACTION, NULL),
+        "train_tokens": COUNT,
+        "train_bytes": COUNT,
+        "from_step": COUNT,
+        "epochs": AMOUNT,
+    },
+    "train_bytes": COUNT,
+    "stage": TEXT,
+    "file": TEXT,
+}
 _RECORD: dict[str, Schema] = {  # of a training run
+    **{key: schema for key, schema in _STAGE.items() if key not in ("stage", "file")},
     "adapter": TEXT,
     "answers": (
         Required(questions=COUNT, verbatim=FRACTION, exact=FRACTION).with_optional(
@@ -64,21 +81,11 @@ _RECORD: dict[str, Schema] = {  # of a training run
         "planned_tokens_per_second": AMOUNT,
         "planned_epochs": AMOUNT,
     },
-    "conversations": {
-        "training": COUNT,
-        "held_out": COUNT,
-        "held_out_share": (FRACTION, NULL),
-        "train_tokens": COUNT,
-        "train_bytes": COUNT,
-        "from_step": COUNT,
-        "epochs": AMOUNT,
-    },
-    "corpus": [{**_FILE, "held_out": COUNT, "left_out": COUNT}],
     "curve": {"step": [COUNT], "loss": [NUMBER], "eval_step": [COUNT], "eval_bits_per_byte": [NUMBER]},
     "distillation": {"from_step": COUNT, "teacher_bits_per_byte": NUMBER},
+    "earlier_stages": [_STAGE],
     "epochs": AMOUNT,
     "expert_shares": [[NUMBER]],
-    "held_out": {"bytes": COUNT, "tokens": COUNT, "from": TEXT, "of": TEXT, "files": [_FILE]},
     "held_out_measured": ({"bytes": COUNT, "tokens": COUNT, "cached_tokens": COUNT}, NULL),
     "imported": OBJECT,
     "interrupted": FLAG,
@@ -89,7 +96,6 @@ _RECORD: dict[str, Schema] = {  # of a training run
     "samples": {"prompt": TEXT, "texts": [Tuple((COUNT, TEXT))]},
     "steps": COUNT,
     "train": OBJECT,
-    "train_bytes": COUNT,
     "train_tokens": COUNT,
     "validation": {"tokens": COUNT, "conversations": COUNT},
     "verdict": [TEXT],

@@ -104,6 +104,7 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
     """The facts of a training run, by name."""
     return [
         ("corpus", _corpus(record)),
+        *((str(stage.get("stage")), _earlier(stage)) for stage in record.get("earlier_stages", [])),
         *_conversations(record),
         ("steps", _steps(record)),
         *_distillation(record),
@@ -128,6 +129,11 @@ def _corpus(record: Record) -> str:
     names = ", ".join(str(document.get("name")) for document in documents[:MAX_NAMES])
     more = f" and {len(documents) - MAX_NAMES} more" if len(documents) > MAX_NAMES else ""
     return f"{names}{more}, {sum(document.get('bytes', 0) for document in documents):,} bytes"
+
+
+def _earlier(stage: Record) -> str:
+    """What was trained on in an earlier stage."""
+    return f"{stage.get('file')}: {_corpus(stage)}"
 
 
 def _conversations(record: Record) -> list[tuple[str, str]]:

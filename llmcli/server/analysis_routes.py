@@ -10,7 +10,7 @@ from llmcli.analysis.explain import Explanation, explain
 from llmcli.analysis.explained_model import choose_subject
 from llmcli.errors import LLMError
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
-from llmcli.evaluation.training_text import TrainingText, find_sources, recorded_names
+from llmcli.evaluation.training_text import TrainingText, find_training_texts, recorded_names
 from llmcli.formats.loading import read_header
 from llmcli.generation.next_words import NextWords, max_evaluations, next_words
 from llmcli.generation.prompt import Prompt
@@ -155,7 +155,7 @@ def _search(model: ServedModel, text: str, check: Check) -> dict[str, object]:
 def training_texts(model: ServedModel) -> list[TrainingText]:
     """The training text of a model, or of each model of an ensemble. Raises ApiError if it is not at hand."""
     try:
-        return [TrainingText.of(find_sources(record, model.path), [record]) for record in model.source.records]
+        return find_training_texts(model.source.records, model.path)[0]
     except LLMError as error:
         names = ", ".join(dict.fromkeys(name for record in model.source.records for name in recorded_names(record)))
         message = (

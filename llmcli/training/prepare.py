@@ -20,6 +20,8 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.tokens import count_bytes, tokenize, used_tokens
 from llmcli.data.train_tokenizer import nearest_power_of_two, train_tokenizer
 from llmcli.data.vocabulary_limits import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
+from llmcli.evaluation.training_text import trained_part, untrained_part
+from llmcli.formats.training_stages import Record
 from llmcli.training import conversation_rules, recipe, rules
 from llmcli.training.cost_model import Machine
 from llmcli.training.plan import Plan, PlanRow, Regularization, Request
@@ -35,6 +37,10 @@ MAX_HELD_OUT_BYTES = 64_000_000  # of held-out text that are read, sampled evenl
 MAX_TEMPORARY_BYTES = 64_000_000  # of training text whose tokens are not cached: a few seconds make them again
 
 TokenIds = NDArray[np.unsignedinteger]
+SEEN_NOTE = (
+    "the base model was trained on the held-out {0}, so the figures will not measure new {0}; hold out other {0}: "
+    "--val FILE"
+)
 
 
 @dataclass(frozen=True)
@@ -92,19 +98,20 @@ def prepare(
     tokenizer_reason: str = "from the tokenizer given",
     conversations: ConversationInputs | None = None,
     max_bytes: int | None = None,
+    base_record: Record | None = None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Prepared:
     """Split the corpus, train a tokenizer unless one is given, tokenize, plan.
 
     `held_out` is another corpus, or a share of this one to hold out. `characters` makes each character a
     token. `max_bytes` of training text are read; by default the time budget limits them. `base` is the model to
-    fine-tune, if any. `tokenizer_reason` says where a given tokenizer comes from. With
-    `conversations` the corpus may be empty. Raises LLMError when the corpus is too short, or no conversation has an
-    answer.
+    fine-tune, if any, and `base_record` its training record. `tokenizer_reason` says where a given tokenizer comes
+    from. With `conversations` the corpus may be empty. Raises LLMError when the corpus is too short, or no conversation
+    has an answer.
     """
     max_bytes = max_bytes or _max_bytes(request)
-    text = _split(corpus, held_out)
-    divided = conversations.divide(max_bytes) if conversations else None
+    text = _without_text_of_base(_split(corpus, held_out), base_record)
+    divided = conversations.divide(max_bytes, [base_record] if base_record else []) if conversations else None
     if tokenizer is None:
         tokenizer, tokenizer_reason = train_tokenizer(
             text.training, request.vocab_size,
@@ -127,6 +134,11 @@ def prepare(
         conversations=encoded.size if encoded else None,
     )
     record = _record(corpus, text, read_bytes, len(tokens), len(held_out_tokens))
+    if base_record and trained_part(text.held_out, [base_record]).contents:
+        record["held_out"]["seen_by_base"] = True
+        on_note(SEEN_NOTE.format("text"))
+    if divided and divided.seen_by_base:
+        on_note(SEEN_NOTE.format("conversations"))
     seen_bytes = _seen_bytes(tokens, encoded, tokenizer, base is not None)
     if seen_bytes:
         record["seen_bytes"] = seen_bytes.hex()
@@ -163,6 +175,22 @@ def _split(corpus: Corpus, held_out: Corpus | float) -> CorpusSplit:
         return split(corpus, held_out)
     names = ", ".join(Path(document.name).name for document in held_out.documents)
     return CorpusSplit(corpus, held_out, names, is_from_corpus=False)
+
+
+def _without_text_of_base(text: CorpusSplit, base_record: Record | None) -> CorpusSplit:
+    """The split without held-out text that the base model was trained on: it cannot measure what either model says of
+    new text. If there is no other held-out text, it stays."""
+    held_out = untrained_part(text.held_out, [base_record]) if base_record else text.held_out
+    seen = text.held_out.text_bytes - held_out.text_bytes
+    if not seen or not held_out.contents:
+        return text
+    rule = f"{text.rule}, without {seen:,} bytes that the base model was trained on"
+    left_out = dict(text.left_out)
+    kept = {part.document: part.text_bytes for part in held_out.contents}
+    for part in text.held_out.contents if text.is_from_corpus else ():
+        if size := part.text_bytes - kept.get(part.document, 0):
+            left_out[part.document] = left_out.get(part.document, 0) + size
+    return replace(text, held_out=held_out, rule=rule, left_out=left_out)
 
 
 def _description(text: CorpusSplit, read_bytes: int) -> str:
@@ -214,7 +242,8 @@ def _record(corpus: Corpus, text: CorpusSplit, read_bytes: int, tokens: int, hel
     ends: dict[Document, dict[str, int]] = {}
     if text.is_from_corpus:
         ends = {part.document: {"held_out": part.text_bytes} for part in text.held_out.contents}
-        ends |= {document: {"left_out": size} for document, size in text.left_out.items()}
+        for document, size in text.left_out.items():
+            ends[document] = ends.get(document, {}) | {"left_out": size}
     else:
         held_out["files"] = [_document_record(document) for document in text.held_out.documents]
     return {

@@ -14,9 +14,11 @@ from llmcli.data.chat_template import CHATML, ChatTemplate
 from llmcli.data.conversation_batches import ConversationTokens
 from llmcli.data.conversation_files import ConversationFile
 from llmcli.data.conversation_split import ConversationSplit, split, without_duplicates
-from llmcli.data.conversations import Conversation
+from llmcli.data.conversations import Conversation, Message
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
+from llmcli.evaluation.held_out_conversations import trained_indices
+from llmcli.formats.training_stages import Record, all_stages
 from llmcli.training.conversation_rules import ConversationSize
 from llmcli.training.plan import PlanRow
 
@@ -32,8 +34,11 @@ class ConversationInputs:
     template: ChatTemplate | None = None  # the base model's own; None: ChatML
     new_tokens: int = 0  # that were appended to the base model's vocabulary for ChatML
 
-    def divide(self, max_bytes: int) -> "DividedConversations":
-        """Training and held-out conversations; of more than `max_bytes` bytes of either, an even sample."""
+    def divide(self, max_bytes: int, base_records: Sequence[Record] = ()) -> "DividedConversations":
+        """Training and held-out conversations; of more than `max_bytes` bytes of either, an even sample.
+
+        Conversations that a base model was trained on are not held out, unless there are no others.
+        """
         conversations = [one for file in self.files for one in file.conversations]
         if isinstance(self.held_out, float):
             divided = split(conversations, self.held_out)
@@ -42,10 +47,23 @@ class ConversationInputs:
             others = [one for file in self.held_out for one in file.conversations]
             divided = without_duplicates(conversations, others)
             source = ", ".join(Path(file.name).name for file in self.held_out)
+        seen = self._seen_messages(base_records)
+        held_out = [one for one in divided.held_out if one.messages not in seen]
+        seen_by_base = not held_out and bool(divided.held_out)
+        if seen_by_base:
+            held_out = divided.held_out
+        elif excluded := len(divided.held_out) - len(held_out):
+            source += f", without {excluded:,} that the base model was trained on"
         sampled = ConversationSplit(
-            _sample(divided.training, max_bytes), _sample(divided.held_out, max_bytes), divided.duplicates
+            _sample(divided.training, max_bytes), _sample(held_out, max_bytes), divided.duplicates
         )
-        return DividedConversations(self, sampled, len(divided.training), source)
+        return DividedConversations(self, sampled, len(divided.training), source, seen_by_base)
+
+    def _seen_messages(self, records: Sequence[Record]) -> set[tuple[Message, ...]]:
+        """The conversations of the files that models of these records were trained on."""
+        files = (*self.files, *(() if isinstance(self.held_out, float) else self.held_out))
+        conversations = [one for file in files for one in file.conversations]
+        return {conversations[i].messages for stage in all_stages(records) for i in trained_indices(files, stage)}
 
 
 def _text_bytes(conversations: Sequence[Conversation]) -> int:
@@ -68,6 +86,7 @@ class DividedConversations:
     split: ConversationSplit
     available: int  # conversations for training, of which `split` has a sample if there is no time for all
     source: str  # of the held-out conversations
+    seen_by_base: bool = False  # whether the base model was trained on all held-out conversations
 
     def texts(self) -> Iterator[str]:
         """What a tokenizer is trained on: the contents of the training messages, each after its role."""
@@ -217,6 +236,7 @@ class PreparedConversations:
             "from": self.encoded.divided.source,
             "of": "answers",
             **({"files": files} if files else {}),
+            **({"seen_by_base": True} if self.encoded.divided.seen_by_base else {}),
         }
 
 

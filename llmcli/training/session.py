@@ -110,6 +110,7 @@ def plan_run(
             tokenizer_reason=inputs.tokenizer_reason,
             conversations=inputs.conversations,
             max_bytes=stopped.max_bytes if stopped else None,
+            base_record=inputs.base.record if inputs.base else None,
             on_note=on_note,
         )
     if stopped:
@@ -297,12 +298,14 @@ def _held_out_fingerprint(inputs: Inputs) -> str | float:
 
 
 def add_base_to_record(record: dict[str, Any], inputs: Inputs) -> None:
-    """Note in the training record which model was fine-tuned, and where that one comes from."""
-    from llmcli.formats import atomic_io, loading
+    """Note in the training record which model was fine-tuned, where that one comes from, and what it was trained on."""
+    from llmcli.formats import atomic_io, loading, training_stages
 
     if inputs.base is None or inputs.base_path is None:
         return
-    record["base"] = {"file": atomic_io.name_of(inputs.base_path.resolve()), "sha256": inputs.base_sha256}
+    name = atomic_io.name_of(inputs.base_path.resolve())
+    record["base"] = {"file": name, "sha256": inputs.base_sha256}
+    record.update(training_stages.joined(training_stages.as_earlier(inputs.base.record, training_stages.BASE, name)))
     if source := loading.source_fingerprint(inputs.base):
         record["base"]["source_sha256"] = source
     record.update({key: inputs.base.record[key] for key in ("imported",) if key in inputs.base.record})

@@ -360,6 +360,12 @@ def _beside(run: _Run, figure: str, *, adaptive: bool) -> str:
 
 def _known_text(run: _Run) -> list[str]:
     """Rule 11."""
+    if run.figures and run.record["held_out"].get("seen_by_base"):
+        what = "conversations" if run.of_answers else "text"
+        return [
+            f"The base model was trained on the held-out {what}, so neither its figures nor those after fine-tuning "
+            f"measure new {what}; hold out other {what}: --val FILE."
+        ]
     share = (run.record.get("memorised") or {}).get("held_out_share") or 0.0
     if share < KNOWN_SHARE or not run.record["held_out"].get("files"):
         return []

@@ -130,7 +130,7 @@ def test_one_more_file_changes_little() -> None:
     assert len(before ^ after) <= 2
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 1000))
 @pytest.mark.slow
 def test_near_duplicates_are_on_the_same_side(seed: int) -> None:

@@ -20,14 +20,18 @@ from llmcli.evaluation.training_text import (
     TrainingText,
     find_corpus,
     find_sources,
+    find_training_texts,
     is_held_out,
     names_texts,
     recorded_path,
+    trained_in,
     trained_part,
     untrained_part,
     was_trained_on,
 )
 from llmcli.formats.checkpoint import load, save
+from llmcli.formats.training_stages import BASE, as_earlier, cache_stage
+from llmcli.formats.training_stages import joined as joined_stages
 from tests.cli.terminals import in_a_terminal
 from tests.conftest import random_checkpoint
 
@@ -114,6 +118,38 @@ def test_a_text_is_known_in_any_order_and_beside_others() -> None:
     new, two = read_corpus(["new.txt"]), read_corpus(["renamed.txt"])
     assert names_texts(two, record) and not names_texts(new, record)
     assert is_held_out(two, record) and not is_held_out(new, record) and not was_trained_on(new, record)
+
+
+def test_what_earlier_stages_were_trained_on_is_known() -> None:
+    """Of a model fine-tuned on the first text, whose base was trained on the first two; and of its cache."""
+    corpus = corpus_of("one", "two", "three")
+    base = record_of(corpus_of("one", "two"), 4, n0=1, n1=1)
+    cache = cache_stage("2.txt", 5, corpus.documents[2].sha256)
+    tuned = record_of(corpus_of("one"), 1, n0=2) | joined_stages(as_earlier(base, BASE, "base.safetensors"))
+    assert joined(trained_part(corpus, [tuned])) == ["on", "tw"]
+    rest = untrained_part(corpus, [tuned])
+    assert joined(rest) == ["e", "o", "three"] and is_held_out(rest.cut(0, 2), tuned)
+    assert trained_in(corpus, tuned) == ["", "in its base model, base.safetensors"]
+    assert trained_in(read_corpus(["1.txt"]), tuned) == ["in its base model, base.safetensors"]
+    assert names_texts(read_corpus(["1.txt"]), tuned) and not was_trained_on(read_corpus(["2.txt"]), tuned)
+    tuned |= joined_stages(tuned["earlier_stages"], [cache])
+    assert trained_in(read_corpus(["2.txt"]), tuned) == ["to fit its n-gram cache"]
+
+
+def test_the_text_of_the_base_model_is_searched_too() -> None:
+    """Not that of a cache, of which the model can say nothing; what is not found is named."""
+    corpus = corpus_of("one " * 20, "two " * 20, "three " * 20)
+    [tuned, base, cache] = [record(f"{i}.txt", text) for i, text in enumerate(map("".join, corpus.texts()))]
+    stages = [*as_earlier(base, BASE, "base.safetensors"), cache_stage("2.txt", 120, cache["corpus"][0]["sha256"])]
+    tuned |= joined_stages(stages)
+    texts, missing = find_training_texts([tuned], Path("m.safetensors"))
+    assert [name for text in texts for name in text.names] == ["0.txt", "1.txt"] and missing == []
+    Path("1.txt").unlink()
+    texts, missing = find_training_texts([tuned], Path("m.safetensors"))
+    assert [name for text in texts for name in text.names] == ["0.txt"] and missing == ["1.txt"]
+    Path("0.txt").unlink()
+    with pytest.raises(LLMError, match=r"0\.txt, is missing or has changed"):
+        find_training_texts([tuned], Path("m.safetensors"))
 
 
 def test_files_that_were_held_out_are_known() -> None:

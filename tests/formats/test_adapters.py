@@ -93,6 +93,33 @@ def test_import_merges_adapters(trained: tuple[Path, Path], tiny_model: Path, ll
 
 
 @pytest.mark.slow
+def test_a_merged_model_has_the_record_of_its_run_and_the_text_of_its_base(
+    trained: tuple[Path, Path], tiny_model: Path, llm
+) -> None:
+    """As if the run had merged the adapters. Any byte may be written if not all text is known."""
+    base = checkpoint.load(tiny_model)
+    base_text = {"name": "b.txt", "bytes": 9, "sha256": "b"}
+    base.record = base.record | {"corpus": [base_text], "train_bytes": 9, "seen_bytes": b"xyz".hex()}
+    checkpoint.save(Path("base.safetensors"), base)
+    assert llm("import", "base.safetensors", "--adapter", trained[1], "-o", "again.safetensors").exit_code == 0
+    record, run_record = checkpoint.load("again.safetensors").record, checkpoint.load(trained[0]).record
+    [stage] = record.pop("earlier_stages")
+    assert stage == {"stage": "base model", "file": "base.safetensors", "corpus": [base_text], "train_bytes": 9}
+    assert record == run_record | {"adapter": "alone.safetensors"} and "seen_bytes" not in record
+
+    header = safetensors_header.read_header(trained[1])
+    foreign = {name: safetensors_file.read_tensor(header, tensor) for name, tensor in header.tensors.items()}
+    config = {key: text for key, text in header.metadata.items() if key == "adapter_config.json"}
+    known = {"training.json": json.dumps(run_record | {"seen_bytes": b"abc".hex()})}
+    for metadata, seen, corpus in ((config, None, [base_text]), (config | known, b"abcxyz", run_record["corpus"])):
+        safetensors_file.write_tensors(Path("other.safetensors"), foreign, metadata)
+        merging = ("import", "base.safetensors", "--adapter", "other.safetensors", "-o", "f.safetensors")
+        assert llm(*merging, "--force").exit_code == 0
+        merged = checkpoint.load("f.safetensors")
+        assert merged.seen_bytes == seen and merged.record["corpus"] == corpus
+
+
+@pytest.mark.slow
 @pytest.mark.baselines
 def test_a_directory_of_adapters_has_the_two_files_of_peft(trained: tuple[Path, Path], tiny_model: Path, llm) -> None:
     same = ("train", "c.txt", "--from", tiny_model, "--lora", 4, "--steps", 12, "--context", 16, "--threads", 1)
@@ -100,8 +127,10 @@ def test_a_directory_of_adapters_has_the_two_files_of_peft(trained: tuple[Path, 
     assert made.exit_code == 0 and "--adapter adapter/adapter_model.safetensors" in made.stderr
     names = {file.name for file in Path("adapter").iterdir()}
     assert names == {"adapter_config.json", "adapter_model.safetensors"}
-    assert Path("adapter/adapter_model.safetensors").read_bytes() == trained[1].read_bytes()
-    header = safetensors_header.read_header("adapter/adapter_model.safetensors")
+    header, alone = (safetensors_header.read_header(path) for path in ("adapter/adapter_model.safetensors", trained[1]))
+    for name in alone.tensors:
+        values = (safetensors_file.read_tensor(one, one.tensors[name]) for one in (header, alone))
+        np.testing.assert_array_equal(*values)
     assert Path("adapter/adapter_config.json").read_text("utf-8") == header.metadata["adapter_config.json"]
     assert llm("import", tiny_model, "--adapter", "adapter", "-o", "again.safetensors").exit_code == 0
     assert "already exists" in llm(*same, "--adapter-only", "-o", "adapter").stderr

@@ -148,6 +148,37 @@ def test_what_repeats_held_out_text_is_recorded_as_left_out(tmp_path):
     assert f"the {size - 100:,} bytes from where they repeat it on are left out" in row(ready.plan, "corpus").reason
 
 
+@pytest.mark.parametrize("as_file", [False, True])
+def test_no_held_out_text_is_what_the_base_model_was_trained_on(tmp_path, as_file):
+    """The base model was trained on nine tenths of a text of which now the last fifth is held out, or all as --val."""
+    text = words(1000)
+    corpus = corpus_of(tmp_path, text)
+    first = prepare(Request(steps=5), corpus)
+    held_out = corpus if as_file else 0.2
+    ready = prepare(Request(steps=5), corpus, held_out=held_out, base_record=first.record)
+    assert ready.tokenizer.decode(ready.held_out.tolist()) == text[len(text) - round(0.1 * len(text)) :]
+    seen = round(0.9 * len(text)) if as_file else round(0.2 * len(text)) - round(0.1 * len(text))
+    assert f"without {seen:,} bytes that the base model was trained on" in row(ready.plan, "corpus").reason
+    assert "seen_by_base" not in ready.record["held_out"]
+    if not as_file:
+        assert trained_lengths(ready.record) == {corpus.documents[0].sha256: len(text) - round(0.2 * len(text))}
+    again = prepare(Request(steps=5), corpus, base_record=first.record)  # the same tenth
+    assert again.record == first.record
+
+
+def test_without_other_held_out_text_it_is_said_that_the_base_model_knows_it(tmp_path):
+    corpus = corpus_of(tmp_path, words(1000))
+    first = prepare(Request(steps=5), corpus, held_out=0.0)
+    notes: list[str] = []
+    ready = prepare(Request(steps=5), corpus, base_record=first.record, on_note=notes.append)
+    assert ready.record["held_out"]["seen_by_base"] is True and ready.record["held_out"]["bytes"] > 0
+    assert notes == [
+        "the base model was trained on the held-out text, so the figures will not measure new text; hold out other "
+        "text: --val FILE"
+    ]
+    parse_document(json.dumps(ready.record), "training.json")
+
+
 def test_the_same_corpus_and_request_give_the_same_result(tmp_path):
     corpus = corpus_of(tmp_path, words(2000))
     one, two = (prepare(Request(seconds=20.0, seed=3), corpus) for _ in range(2))

@@ -8,9 +8,12 @@ import pytest
 
 from llmcli.data.conversation_split import held_out_indices
 from llmcli.data.conversations import Conversation, Message
+from llmcli.data.corpus import Corpus
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
 from llmcli.training import recipe
+from llmcli.training.plan import Request
+from llmcli.training.prepare import prepare
 from llmcli.training.prepare_conversations import ConversationInputs
 from tests.training.chats import PAIRS, conversation, conversation_file, inputs, prepared, run_to_end, text_of
 from tests.training.plans import row
@@ -38,6 +41,33 @@ def test_a_tenth_is_held_out_and_no_tokenizer_is_trained_on_it() -> None:
     assert [every.index(one) for one in ready.conversations.split.held_out] == chosen
     assert len(ready.conversations.held_out) == len(chosen) and len(ready.conversations.training) == 35 - len(chosen)
     assert not any("り".encode() in data for data in ready.tokenizer.token_bytes)
+
+
+def test_conversations_that_the_base_model_was_trained_on_are_not_held_out() -> None:
+    """The base model held out a tenth of the file; now a quarter is, or the file is that of --val."""
+    file = conversation_file([conversation(*pair) for pair in PAIRS])
+    base = prepared(conversations=inputs())
+    unseen = [file.conversations[i] for i in held_out_indices(35, 0.1)]
+    quarter = [file.conversations[i] for i in held_out_indices(35, 0.25)]
+    for held_out, before in ((0.25, quarter), ((file,), list(file.conversations))):
+        trained_on = file if held_out == 0.25 else conversation_file([conversation("New?", "Yes.")], "new.jsonl")
+        divided = ConversationInputs((trained_on,), held_out).divide(10**9, [base.record])
+        assert divided.split.held_out == [one for one in before if one in unseen] != before and not divided.seen_by_base
+        excluded = len(before) - len(divided.split.held_out)
+        assert divided.source.endswith(f", without {excluded} that the base model was trained on")
+
+
+def test_if_the_base_model_knows_all_held_out_conversations_that_is_recorded() -> None:
+    base = prepared(conversations=inputs(held_out=0.0))
+    notes: list[str] = []
+    ready = prepare(
+        Request(steps=30, batch_tokens=256, context=64, dtype="float32"), Corpus(()), conversations=inputs(),
+        base_record=base.record, on_note=notes.append,
+    )  # fmt: skip
+    assert ready.conversations is not None
+    assert len(ready.conversations.held_out) == len(held_out_indices(35, 0.1))
+    assert ready.record["held_out"]["seen_by_base"] is True
+    assert notes and notes[0].startswith("the base model was trained on the held-out conversations, so")
 
 
 def test_the_tokenizer_knows_the_roles() -> None:

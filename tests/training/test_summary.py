@@ -361,6 +361,17 @@ def test_a_held_out_file_that_is_in_the_training_text_is_noted(share: float, fil
     assert sentences == [FINAL, *([note] if known else []), PLATEAU]
 
 
+def test_a_base_model_that_knows_the_held_out_data_is_noted() -> None:
+    for what, run in (
+        ("text", record(held_out={"bytes": 5000, "seen_by_base": True})),
+        ("conversations", chat_record(held_out={"bytes": 5000, "of": "answers", "seen_by_base": True})),
+    ):
+        assert (
+            f"The base model was trained on the held-out {what}, so neither its figures nor those after fine-tuning "
+            f"measure new {what}; hold out other {what}: --val FILE."
+        ) in summarize(run)
+
+
 def test_without_held_out_text_memorization_is_not_taken_for_improvement() -> None:
     bare = {"step": [25, 50, 75, 100], "loss": [4.0, 3.0, 2.0, 1.0], "eval_step": [], "eval_bits_per_byte": []}
     run = record(curve=bare, bits_per_byte=None)

@@ -178,7 +178,7 @@ def _note_speakers(models: dict[Path, "Checkpoint | Ensemble"]) -> None:
 
 def _note_training_text(measured: "Corpus", trained: "Corpus", models: dict[Path, "Checkpoint | Ensemble"]) -> None:
     """Say which part of the text is measured, and what each model has to do with it."""
-    from llmcli.evaluation.training_text import is_held_out, was_trained_on
+    from llmcli.evaluation.training_text import is_held_out, trained_in, trained_part
 
     if trained.contents:
         console.note(
@@ -186,10 +186,24 @@ def _note_training_text(measured: "Corpus", trained: "Corpus", models: dict[Path
             f"measured: {_listed(measured)} (--whole measures all)"
         )
     for path, source in models.items():
-        if any(was_trained_on(measured, record) for record in source.records):
-            console.note(f"{path}: trained on some of this text, so its scores do not measure generalization")
+        if earlier := _earlier_stages(trained, source):
+            console.note(f"{path}: some of these bytes were trained on {earlier}")
+        if any(trained_in(measured, record) for record in source.records):
+            earlier = _earlier_stages(measured, source)
+            when = f" ({earlier})" if earlier else ""
+            is_all = trained_part(measured, source.records).text_bytes == measured.text_bytes
+            share = "all" if is_all else "some"
+            console.note(f"{path}: trained on {share} of this text{when}, so its scores do not measure generalization")
         elif any(is_held_out(measured, record) for record in source.records):
             console.note(f"{path}: this text was held out in training")
+
+
+def _earlier_stages(text: "Corpus", source: "Checkpoint | Ensemble") -> str:
+    """The stages in which a model was trained on any of a text, other than the run that made it."""
+    from llmcli.evaluation.training_text import trained_in
+
+    stages = [stage for record in source.records for stage in trained_in(text, record)]
+    return ", ".join(dict.fromkeys(filter(None, stages)))
 
 
 def _listed(measured: "Corpus") -> str:

@@ -96,12 +96,14 @@ def _merge(base: "Checkpoint", source: str, adapter: Path) -> "Checkpoint":
 
     merged = adapters.MergedTensors(base, adapter)
     _warn_of_other_base(base, source, adapter)
-    return replace(base, tensors=merged, record=base.record | {"adapter": atomic_io.name_of(adapter)}, dtypes={})
+    name = atomic_io.name_of(Path(source).resolve())
+    record = adapters.merged_record(base, name, adapter) | {"adapter": atomic_io.name_of(adapter)}
+    return replace(base, tensors=merged, record=record, dtypes={})
 
 
 def _with_cache(model: "Checkpoint", text: "Corpus", name: str) -> "Checkpoint":
     """The model with an n-gram cache, fitted on a text; without one if that does not help there."""
-    from llmcli.formats import loading
+    from llmcli.formats import loading, training_stages
     from llmcli.training.import_cache import fit_cache
 
     weights = fit_cache(model, loading.open_tokenizer(model), text)
@@ -110,6 +112,8 @@ def _with_cache(model: "Checkpoint", text: "Corpus", name: str) -> "Checkpoint":
         console.warn(f"warning: an n-gram cache does not help the model on {name}, so it has none")
         return replace(model, record=record)
     console.note(f"n-gram cache: fitted on {name}; llm eval shows the figures with and without it")
+    stages = [training_stages.cache_stage(one.relative_name, one.text_bytes, one.sha256) for one in text.documents]
+    record |= training_stages.joined(record.get("earlier_stages", []), stages)
     return replace(model, record=record | {"ngram_cache": weights.as_record()})
 
 

@@ -12,9 +12,11 @@ import pytest
 from typer.testing import Result
 
 from llmcli.config import ModelConfig
+from llmcli.data.corpus import read_corpus
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.evaluation.compressors import baselines
 from llmcli.formats.checkpoint import Checkpoint, load, save
+from llmcli.formats.training_stages import BASE, as_earlier, joined
 from tests.cli.terminals import in_a_terminal
 from tests.conftest import TEXT
 
@@ -206,7 +208,7 @@ def test_documents_that_were_held_out_are_found_again(llm: Llm) -> None:
     assert "this text was held out in training" in answer.stderr
     assert all(one["past_bytes"] == record["train_bytes"] for one in results_of(answer)["baselines"])
     trained = llm("eval", f"elsewhere/{next(f['name'] for f in record['corpus'] if 'held_out' not in f)}")
-    assert "trained on some of this text" in trained.stderr
+    assert "trained on all of this text" in trained.stderr
 
 
 @pytest.mark.slow
@@ -224,12 +226,10 @@ def test_a_validation_file_is_known(llm: Llm) -> None:
     assert row["bits_per_byte"] == pytest.approx(record["bits_per_byte"], abs=1e-4)
     assert "model.safetensors: this text was held out in training" in answer.stderr
     assert "held out" not in llm("eval", "new.txt").stderr
-    assert "trained on some of this text" in llm("eval", "c.txt").stderr
+    assert "trained on all of this text" in llm("eval", "c.txt").stderr
 
 
 def test_the_model_trained_on_most_of_the_text_sets_the_held_out_start(llm: Llm) -> None:
-    from llmcli.data.corpus import read_corpus
-
     Path("c.txt").write_text("abcdefgh" * 20)
     document = read_corpus(["c.txt"]).documents[0]
     for name, trained_bytes in (("a", 100), ("b", 150), ("all", 160), ("none", None)):
@@ -246,7 +246,30 @@ def test_the_model_trained_on_most_of_the_text_sets_the_held_out_start(llm: Llm)
     assert results_of(measured("a"))["from_byte"] == 100 and results_of(measured("none"))["from_byte"] == 0
     answer = measured("a", "all")
     assert results_of(answer)["from_byte"] == 0
-    assert answer.stderr.count("trained on some of this text") == 2
+    assert "a.safetensors: trained on some of this text, so its" in answer.stderr
+    assert "all.safetensors: trained on all of this text, so its" in answer.stderr
+
+
+def test_text_of_the_base_model_is_not_unseen(llm: Llm) -> None:
+    """Of a model fine-tuned on other text: the part that its base model was trained on is left out, with a note."""
+    Path("base.txt").write_text("abcdefgh" * 20)
+    Path("own.txt").write_text("hgfedcba" * 20)
+    documents = read_corpus(["base.txt", "own.txt"]).documents
+    files = [{"name": d.name, "bytes": 160, "sha256": d.sha256, "held_out": 40} for d in documents]
+    base = {"corpus": files[:1], "train_bytes": 120}
+    own = {"corpus": files[1:], "train_bytes": 120}
+    bigram_model("model.safetensors", UNIFORM, own | joined(as_earlier(base, BASE, "b.safetensors")))
+    answer = llm("eval", "base.txt", "--json")
+    assert results_of(answer)["from_byte"] == 120
+    assert "120 bytes of this text were trained on; the 40 others are measured" in answer.stderr
+    assert "model.safetensors: some of these bytes were trained on in its base model, b.safetensors" in answer.stderr
+    assert "model.safetensors: this text was held out in training" in answer.stderr
+    answer = llm("eval", "base.txt", "own.txt", "--whole")
+    assert (
+        "model.safetensors: trained on some of this text (in its base model, b.safetensors), so its scores do not"
+        in answer.stderr
+    )
+    assert "base model" not in llm("eval", "own.txt").stderr
 
 
 # ---- errors and limits

@@ -35,6 +35,8 @@ def test_a_cache_is_fitted_and_lowers_the_loss_of_another_text(directory: Path, 
     assert result.exit_code == 0 and "n-gram cache: fitted on text.txt" in result.stderr
     assert CacheWeights.of_record(loading.load("cached.safetensors").record)
     assert llm("import", directory, "-o", "plain.safetensors").exit_code == 0
+    answer = llm("eval", "text.txt", "-m", "cached.safetensors")
+    assert "cached.safetensors: trained on all of this text (to fit its n-gram cache), so its scores" in answer.stderr
 
     def bits(model: str) -> tuple[float, float | None]:
         (measured,) = json.loads(llm("eval", "new.txt", "-m", model, "--json").stdout)["results"]

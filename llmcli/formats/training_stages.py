@@ -1,0 +1,71 @@
+"""What a model was trained on in all stages: its own run, those of the models that it was made from, and the text that
+its n-gram cache was fitted on.
+
+A training record lists the stages before its own run in `earlier_stages`, each with the keys of a record that say what
+was trained on. So a stage can be read like a record. Standard library only.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+Record = dict[str, Any]  # of a training run: training.json in the file of a model
+
+BASE, AVERAGE, CACHE = "base model", "averaged model", "n-gram cache"
+_DESCRIPTIONS = {
+    BASE: "in its base model, {}",
+    AVERAGE: "in {}, one of the models of which it is the average",
+    CACHE: "to fit its n-gram cache",
+}
+_KEYS = ("corpus", "train_bytes", "held_out", "conversations")  # what they say was trained on, or held out
+
+
+def stages(record: Record) -> list[Record]:
+    """The run that a record is of, and the earlier stages; only these of an average, which no run made."""
+    earlier = record.get("earlier_stages")
+    listed = [one for one in earlier if isinstance(one, dict)] if isinstance(earlier, list) else []
+    if listed and "average_of" in record:
+        return listed
+    return [{key: value for key, value in record.items() if key != "earlier_stages"}, *listed]
+
+
+def all_stages(records: Iterable[Record]) -> list[Record]:
+    """Those of several models."""
+    return [stage for record in records for stage in stages(record)]
+
+
+def describe(stage: Record) -> str:
+    """When something was trained on in an earlier stage; "" for the run that made the model.
+
+    >>> describe({"stage": "base model", "file": "a.safetensors"}), describe({})
+    ('in its base model, a.safetensors', '')
+    """
+    return _DESCRIPTIONS.get(str(stage.get("stage")), "").format(stage.get("file"))
+
+
+def as_earlier(record: Record, stage: str, file: str) -> list[Record]:
+    """The stages of a model, as earlier ones of a model that is made from it. `stage` is what it is there, `file` its
+    name."""
+    found = [one if "stage" in one else _stage(one, stage, file) for one in stages(record)]
+    return [one for one in found if one.get("corpus")]
+
+
+def cache_stage(name: str, size: int, sha256: str) -> Record:
+    """The stage of fitting an n-gram cache on a text."""
+    return {"stage": CACHE, "file": name, "corpus": [{"name": name, "bytes": size, "sha256": sha256, "held_out": 0}]}
+
+
+def joined(*lists: list[Record]) -> dict[str, list[Record]]:
+    """Several lists of earlier stages as an entry of a record, without repetition; {} if there are none."""
+    by_content: dict[str, Record] = {}
+    for stage in (one for stages in lists for one in stages):
+        by_content.setdefault(repr([stage.get(key) for key in _KEYS]), stage)
+    return {"earlier_stages": list(by_content.values())} if by_content else {}
+
+
+def _stage(record: Record, stage: str, file: str) -> Record:
+    kept = {key: record[key] for key in _KEYS if record.get(key)}
+    if "conversations" in kept:
+        kept["conversations"] = {"held_out_share": kept["conversations"].get("held_out_share")}
+    if "held_out" in kept:
+        kept["held_out"] = {key: value for key, value in kept["held_out"].items() if key == "files"}
+    return {"stage": stage, "file": file, **kept}
