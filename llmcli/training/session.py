@@ -123,10 +123,10 @@ def plan_run(
 def _with_paths(prepared: Prepared, inputs: Inputs, model: Path) -> Prepared:
     """With the paths of the training files in the record."""
     conversation_files = inputs.conversations.files if inputs.conversations else ()
-    sources = [*inputs.corpus.documents, *conversation_files]
+    files = [one.path for one in inputs.corpus.documents] + [one.path for one in conversation_files]
     entries = [
-        entry | ({"path": path} if (path := recorded_path(source.path, model)) else {})
-        for entry, source in zip(prepared.record["corpus"], sources, strict=True)
+        entry | ({"path": path} if (path := recorded_path(file, model)) else {})
+        for entry, file in zip(prepared.record["corpus"], files, strict=True)
     ]
     return replace(prepared, record=prepared.record | {"corpus": entries})
 
