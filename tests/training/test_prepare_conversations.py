@@ -49,9 +49,9 @@ def test_conversations_that_the_base_model_was_trained_on_are_not_held_out() -> 
     base = prepared(conversations=inputs())
     unseen = [file.conversations[i] for i in held_out_indices(35, 0.1)]
     quarter = [file.conversations[i] for i in held_out_indices(35, 0.25)]
-    for held_out, before in ((0.25, quarter), ((file,), list(file.conversations))):
-        trained_on = file if held_out == 0.25 else conversation_file([conversation("New?", "Yes.")], "new.jsonl")
-        divided = ConversationInputs((trained_on,), held_out).divide(10**9, [base.record])
+    other = replace(conversation_file([conversation("New?", "Yes.")], "new.jsonl"), sha256="1" * 64)
+    for files, held_out, before in (((file,), 0.25, quarter), ((other,), (file,), list(file.conversations))):
+        divided = ConversationInputs(files, held_out).divide(10**9, [base.record])
         assert divided.split.held_out == [one for one in before if one in unseen] != before and not divided.seen_by_base
         excluded = len(before) - len(divided.split.held_out)
         assert divided.source.endswith(f", without {excluded} that the base model was trained on")
