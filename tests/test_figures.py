@@ -15,13 +15,15 @@ from llmcli.cli.training_report import show_result
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.evaluation.compressors import baselines
 from llmcli.evaluation.evaluator import Score
-from llmcli.evaluation.figures import Figures
+from llmcli.evaluation.figures import ADAPTING, NETWORK, Figures
 from llmcli.formats import checkpoint, loading
 from llmcli.training.record import FinalEvaluation
 from llmcli.training.summary import summarize
+from tests.benchmarks import tables
 from tests.conftest import TEXT, write_tiny_model
 from tests.models.test_ngram_cache import WEIGHTS
 
+ROOT = Path(__file__).parent.parent
 NATS = 0.6931471805599453  # a bit
 SCORE = Score(1827 * NATS, 500, 1000, network_nats=1921 * NATS)  # network 1.921, adapting 1.827
 BASE = Score(2222 * NATS, 500, 1000)
@@ -195,3 +197,24 @@ def test_the_figures_of_a_run_are_those_of_llm_eval(tmp_path: Path, llm: Any, mo
     for key in ("network_bits_per_byte", "adapting_bits_per_byte", "bits_per_byte"):
         assert done[key] == pytest.approx(rows[-1][key], rel=1e-4)
     assert done["adapting_bits_per_byte"] != done["network_bits_per_byte"]
+
+
+# ---- what is published
+
+
+@pytest.mark.parametrize("document", ["README.md", "README.ja.md", "docs/benchmarks.md"])
+def test_published_tables_have_both_figures(document: str) -> None:
+    """Every generated part with bits per byte names the two, and no other name of them is left."""
+    text = (ROOT / document).read_text("utf-8")
+    for match in tables.generated(text):
+        if re.search(r"\b[01]\.\d{3}\b", match[2]):
+            before = text[max(0, match.start() - 400) : match.start()]
+            assert {NETWORK, ADAPTING} <= set(re.findall(r"[a-z]+", before + match[2])), match[1]
+    assert "without cache" not in text and "adapting to the held-out" not in text
+
+
+@pytest.mark.parametrize("name", ["docs/training.md", "docs/api.md", "docs/file-format.md", "docs/benchmarks.md"])
+def test_the_documentation_explains_both(name: str) -> None:
+    text = (ROOT / name).read_text("utf-8")
+    assert re.search(r"\*network\*|\*\*network\*\*|`\.network_", text)
+    assert re.search(r"\*adapting\*|\*\*adapting\*\*|`\.adapting_", text)

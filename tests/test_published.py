@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from llmcli.errors import LLMError
+from llmcli.evaluation.compressors import ppm_size
+from llmcli.evaluation.figures import ADAPTING, NETWORK
 from tests.benchmarks import load, measure, plots, publish, results, tables, texts
 from tests.benchmarks.figures import Figures
 from tests.benchmarks.measure import Measurement
@@ -54,12 +56,15 @@ def a_result(measurement: Measurement, bits: float = 2.0, **scores: float) -> di
         return {"parameters": {"1M": 1_000_000}, "speeds": {"llmcli, float32": {"1M": 1234.5}}}
     if measurement.kind == "mixtures":
         model = {"model": "dense", "bits_per_byte": {"a": 2.0, "all": 2.1}, "parameters": 10, "active": 5}
-        return {"models": [{**model, "tokens_per_second": 100.0}]}
+        return {"models": [{**model, "network_bits_per_byte": {"a": 2.2, "all": 2.3}, "tokens_per_second": 100.0}]}
     return {"bits_per_byte": bits, "static_bits_per_byte": bits + 0.1, "seconds": 100.0}
 
 
 def stored(environment: Environment, *measurements: Measurement) -> dict[str, results.Stored]:
-    return {each.name: environment.result(each, 1.0, a_result(each)) for each in measurements}
+    return {
+        each.name: environment.result(each, 1.0, a_result(each, bits_per_byte_without_cache=2.1))
+        for each in measurements
+    }
 
 
 # ---- the documents
@@ -102,7 +107,7 @@ def test_every_part_is_used_in_a_document() -> None:
 
 
 def test_tables_with_and_without_results() -> None:
-    everything = Figures(stored(HERE, *publish.measurements()))
+    everything = Figures(stored(HERE, *publish.all_measurements()))
     for name, make in tables.SECTIONS.items():
         assert make(Figures({})), name
         never_measured = 2 if name == "busy" else 0  # three runs of an hour at once: bits per byte, seconds
@@ -110,7 +115,8 @@ def test_tables_with_and_without_results() -> None:
 
 
 def test_a_row_by_hand() -> None:
-    """Three seeds, of which the middle one is the median; the scores without a cache have a column if there are any."""
+    """Three seeds, of which the middle one is the median, of the network and adapting. Without a cache no model
+    adapts."""
     seeds = [Measurement("ours", SHAKESPEARE, "20s", seed) for seed in range(3)]
     scores = [(2.3, 2.4), (2.1, 2.5), (2.2, 2.6)]
 
@@ -121,9 +127,28 @@ def test_a_row_by_hand() -> None:
             found[each.name] = HERE.result(each, 1.0, a_result(each, bits, **more))
         return tables.budgets(Figures(found)).split("\n")
 
-    assert rows(False)[2] == "| 20s | **2.200** | 2.300 2.100 2.200 | 1,000 | 19.9 | 600 |"
-    assert "without cache" not in rows(False)[0] and "without cache" in rows(True)[0]
-    assert rows(True)[2] == "| 20s | **2.200** | 2.300 2.100 2.200 | 2.500 | 1,000 | 19.9 | 600 |"
+    assert rows(False)[2] == "| 20s | **2.200** | 2.300 2.100 2.200 | **–** | – – – | 1,000 | 19.9 | 600 |"
+    assert rows(True)[0].startswith("| `--time` | network | network, each seed | adapting | adapting, each seed |")
+    assert rows(True)[2] == (
+        "| 20s | **2.500** | 2.400 2.500 2.600 | **2.200** | 2.300 2.100 2.200 | 1,000 | 19.9 | 600 |"
+    )
+
+
+def test_the_median_of_the_texts_that_were_not_developed_on() -> None:
+    """Of those that were measured; nothing of a development text counts."""
+    bits = {SHAKESPEARE: 9.0, "manual-ja": 9.0, "novel-en": 2.0, "quotations-de": 1.5, "javascript": 1.0}
+    found = {}
+    for name, value in bits.items():
+        run, xz = Measurement("ours", name, "142s"), Measurement("xz", name)
+        found[run.name] = HERE.result(run, 1.0, a_result(run, value, bits_per_byte_without_cache=value + 0.25))
+        found[xz.name] = HERE.result(xz, 1.0, {"bits_per_byte": value + 1})
+    sentence = tables.unseen(Figures(found))
+    assert "developed on tiny Shakespeare. Median over 3 texts" in sentence
+    assert "network **1.750** (beside it xz 2.500," in sentence and "adapting **1.500**" in sentence
+    rows = tables.texts(Figures(found), texts.TEST).split("\n")
+    assert rows[0] == "| text | MB | network, 142s | xz | adapting, 142s |"  # what nobody measured has no column
+    assert rows[-1] == "| **median** |  | **1.750** | **2.500** | **1.500** |" and len(rows) == 6
+    assert tables.DASH not in "".join(rows)
 
 
 def test_what_was_planned_beside_what_came() -> None:
@@ -141,7 +166,7 @@ def test_the_throughput_of_three_is_that_of_all_together() -> None:
 def test_only_what_is_between_markers_is_written() -> None:
     page = "before\n<!-- begin summary -->\nold\n<!-- end summary -->\nafter\n"
     new = tables.updated(page, Figures({}))
-    assert new.startswith("before\n<!-- begin summary -->\n\n| `--time`") and new.endswith(
+    assert new.startswith("before\n<!-- begin summary -->\n\nNot measured yet.") and new.endswith(
         "<!-- end summary -->\nafter\n"
     )
     assert tables.updated(new, Figures({})) == new
@@ -158,11 +183,23 @@ def test_plots_are_a_function_of_the_figures() -> None:
     assert b"<dc:date>" not in b"".join(drawn.values())
 
 
+@pytest.mark.slow
+def test_a_plot_shows_both_figures_and_the_median_of_an_even_number_of_runs() -> None:
+    axes = pytest.importorskip("matplotlib.figure").Figure().add_subplot()
+    bits = {budget: [] for budget in plots.BUDGETS} | {"20s": [1.0, 2.0], "60s": [1.0, 1.5, 1.25, 3.0]}
+    more = {budget: [value + 1 for value in values] for budget, values in bits.items()}
+    shown = {"ours": {NETWORK: more, ADAPTING: bits}, "nanogpt": [], "compressors": {}}
+    plots.draw_budgets(axes, shown, plots.THEMES[""])
+    lines = [list(line.get_ydata()) for line in axes.get_lines() if len(line.get_ydata()) == 2]
+    assert [2.5, 2.375] in lines and [1.5, 1.375] in lines
+    assert [text.get_text() for text in axes.texts] == ["llm train, network", "llm train, adapting"]
+
+
 # ---- the list of measurements
 
 
 def test_measurements_have_names_of_their_own_and_the_important_ones_come_first() -> None:
-    found = publish.measurements()
+    found = publish.all_measurements()
     assert len({each.name for each in found}) == len(found)
     assert [each.name for each in found[:2]] == ["tiny-shakespeare.ours.20s.seed0", "tiny-shakespeare.ours.20s.seed1"]
     assert found[-1].budget == "60m"
@@ -170,6 +207,18 @@ def test_measurements_have_names_of_their_own_and_the_important_ones_come_first(
         assert publish.estimated_seconds(each) > each.seconds or not each.budget
         assert each.text in TEXTS or not each.text
         assert HERE.depends_on(each)
+
+
+def test_without_all_the_measurements_take_three_quarters_of_an_hour() -> None:
+    """They come first, and have texts of both kinds, each with all that its row shows."""
+    found = publish.measurements()
+    assert publish.all_measurements()[: len(found)] == found
+    assert 30 < sum(map(publish.estimated_seconds, found)) / 60 < 47
+    roles = [TEXTS[name].role for name in publish.PUBLISHED]
+    assert roles.count(texts.DEVELOPMENT) >= 2 and roles.count(texts.TEST) >= 2
+    everything = Figures(stored(HERE, *found))
+    for role in (texts.DEVELOPMENT, texts.TEST):
+        assert tables.DASH not in tables.texts(everything, role).replace("xz", "")
 
 
 def test_a_result_of_a_compressor_depends_on_no_engine_and_no_machine() -> None:
@@ -252,7 +301,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     directory = tmp_path / "results"
 
     def call(*arguments: str) -> Path:
-        publish.main(["--results", str(directory), "--only", "*.ours.20s.seed*", *arguments])
+        publish.main(["--results", str(directory), "--all", "--only", "*.ours.20s.seed*", *arguments])
         return directory
 
     return call
@@ -336,7 +385,19 @@ def test_compressors_read_the_training_text_first(tmp_path: Path) -> None:
     past, held_out = measure.split(text)
     assert (past + held_out).decode() == half + half and len(held_out) == round(0.1 * len(half + half))
     assert measure.xz(Measurement("xz"), text)["bits_per_byte"] < 0.05
+
+
+@linux
+def test_static_ppm_is_measured_on_all_pieces(tmp_path: Path) -> None:
+    """Each compressed right after the training text."""
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{number * 7919 % 100003} " for number in range(4000)), "utf-8")
+    past, held_out = measure.split(text)
+    pieces = [held_out[start : start + 1024] for start in range(0, len(held_out), 1024)]
+    added = sum(ppm_size(past + piece) - ppm_size(past) for piece in pieces)
+    assert len(pieces) > 1 and measure.static_ppm_bytes(held_out, past) == added
     found = measure.ppm(Measurement("ppm"), text)
+    assert found["static_bits_per_byte"] == pytest.approx(8 * added / len(held_out), abs=1e-6)
     assert found["bits_per_byte"] < found["static_bits_per_byte"] < 4
 
 
@@ -353,10 +414,10 @@ def test_a_run_end_to_end(tmp_path: Path) -> None:
     assert str(tmp_path) not in run.stdout
     each = Measurement("ours", SHAKESPEARE, "20s")
     row = tables.budgets(Figures({each.name: HERE.result(each, 1.0, found)})).split("\n")[2]
-    assert tables.DASH not in row
+    assert tables.DASH not in row.replace("**–** | – |", "")  # of so short a run, which has no cache
     plan = tables.plan(Figures({each.name: HERE.result(each, 1.0, found)})).split("\n")[2]
     assert tables.DASH not in plan
-    assert re.search(r"\d bits per byte, [\d,]+ parameters, ", measure.summary(found))
+    assert re.search(r"network \d\.\d+, adapting [\d.-]+ bits per byte, [\d,]+ parameters, ", measure.summary(found))
 
 
 # ---- texts

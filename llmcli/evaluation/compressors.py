@@ -109,7 +109,7 @@ def static_ppm(text: bytes, past: bytes, *, seconds: float = STATIC_SHARE * DEFA
     pieces = [text[start : start + PIECE_BYTES] for start in range(0, len(text), PIECE_BYTES)]
     count = min(len(pieces), MAX_PIECES, max(MIN_PIECES, budget // len(past)))
     sample = [i * (len(pieces) - 1) // max(1, count - 1) for i in range(count)]
-    encoder = pyppmd.Ppmd7Encoder(PPM_ORDER, _memory(len(past) + len(text)))
+    encoder = pyppmd.Ppmd7Encoder(PPM_ORDER, memory(len(past) + len(text)))
     encoder.encode(past)
     adapting_sizes = [len(encoder.encode(piece)) for piece in pieces]
     past_size = ppm_size(past)
@@ -129,10 +129,10 @@ def ppm_size(data: bytes) -> int:
     """Bytes of PPMd variant H, including the five that end the stream."""
     import pyppmd
 
-    encoder = pyppmd.Ppmd7Encoder(PPM_ORDER, _memory(len(data)))
+    encoder = pyppmd.Ppmd7Encoder(PPM_ORDER, memory(len(data)))
     return len(encoder.encode(data)) + len(encoder.flush())
 
 
-def _memory(size: int) -> int:
+def memory(size: int) -> int:
     """Bytes of memory for the counts of `size` bytes of text: twice the 16 per byte that were enough when measured."""
     return min(PPM_MEMORY, max(1 << 20, 32 * size))

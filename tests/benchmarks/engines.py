@@ -5,7 +5,8 @@
 Models: two with random weights, 1M and 10M parameters, and the one in the --real file, if given. Each engine continues
 a short prompt greedily, ignoring the end-of-text token, in a process of its own: an engine's idle threads spin and
 would slow down the others. Prints the median tokens per second over the rounds. llama.cpp reports its own time, of the
-model alone; for the others, the time includes choosing each token. Needs the extras ecosystem and fast.
+model alone; for the others, the time includes choosing each token. llmcli is measured without and with ("adapting") an
+n-gram cache, as models that it trained on plain text run. Needs the extras ecosystem and fast.
 """
 
 import argparse
@@ -23,7 +24,9 @@ from typing import Any
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats import gguf_writer, hf_directory, loading
+from llmcli.formats.cache_weights import CacheWeights
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.models.cache_runtime import with_cache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.onnx_runtime import OnnxRuntime
 from llmcli.models.runtime import Runtime
@@ -32,10 +35,18 @@ from tests.ecosystem import texts
 from tests.ecosystem.conftest import LlamaCpp
 
 ENGINES = (
-    "llmcli, float32", "llmcli, int8", "llmcli, int4", "transformers, float32",
+    "llmcli, float32", "llmcli, int8", "llmcli, int4",  # the network alone
+    "llmcli, float32, adapting", "llmcli, int8, adapting", "llmcli, int4, adapting",  # with an n-gram cache
+    "transformers, float32",
     "llama.cpp, f32", "llama.cpp, q8_0", "llama.cpp, q4_0",
 )  # fmt: skip
 PROMPT = [5, 6, 7, 8, 9]  # token ids
+CACHE = CacheWeights(  # of a model of tiny Shakespeare; their values hardly matter for the speed
+    (
+        (-2.1, -0.3, -0.2, -0.2), (-0.7, -0.6, -1.6, -0.4), (-1.3, -0.5, -1.4, -0.2), (-1.6, -0.2, -0.9, -0.1),
+        (-1.3, -0.4, -1.0, -0.1),
+    )
+)  # fmt: skip
 SHAPES = {"1M": (4, 128, 1024), "10M": (6, 320, 4096)}  # layers, hidden size, vocabulary size
 
 
@@ -75,7 +86,7 @@ def llama_cpp_speed(server: LlamaCpp, tokens: int) -> float:
 def open_engine(engine: str, directory: Path) -> Callable[[int], float]:
     """Load the model in `directory` into an engine; the function returned measures tokens per second over a number of
     tokens."""
-    program, _, dtype = engine.partition(", ")
+    program, dtype, *adapting = engine.split(", ")
     if program == "llama.cpp":
         server = LlamaCpp(directory / f"{dtype}.gguf", 512)
         return lambda tokens: llama_cpp_speed(server, tokens)
@@ -88,7 +99,8 @@ def open_engine(engine: str, directory: Path) -> Callable[[int], float]:
         return lambda tokens: transformers_speed(hf_model, tokens)
     model = loading.load(directory / "hf")
     runtime: Runtime = NumpyRuntime(model) if dtype == "float32" else OnnxRuntime(model, dtype)
-    return lambda tokens: llmcli_speed(runtime, tokens)
+    as_it_runs = with_cache(runtime, CACHE if adapting else None)
+    return lambda tokens: llmcli_speed(as_it_runs, tokens)
 
 
 def write(directory: Path, model: Checkpoint) -> None:

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.benchmarks import load
-from tests.benchmarks.measure import Measurement
+from tests.benchmarks.measure import Measurement, score
 from tests.benchmarks.publish import NANOGPT_BUDGET, SEEDS
 from tests.benchmarks.results import Stored
-
-WITHOUT_CACHE = "bits_per_byte_without_cache"  # of `llm eval`, if the model has a cache of n-grams
 
 
 @dataclass(frozen=True)
@@ -29,9 +27,9 @@ class Figures:
         found = (self.result(kind, text, budget, seed, beside) for seed in SEEDS)
         return [run for result in found if result for run in result["runs"]]
 
-    def median(self, text: str, budget: str, key: str = "bits_per_byte") -> float | None:
-        """The median over the seeds of a score of `llm eval`."""
-        return median(score(run, key) for run in self.runs(text, budget))
+    def median(self, text: str, budget: str, figure: str) -> float | None:
+        """The median over the seeds of one of the two figures."""
+        return median(score(run, figure) for run in self.runs(text, budget))
 
     def compressor(self, kind: str, text: str, key: str = "bits_per_byte") -> float | None:
         result = self.result(kind, text)
@@ -42,24 +40,9 @@ class Figures:
         result = self.result("nanogpt", text, budget)
         return result[key] if result else None
 
-    @property
-    def have_cache(self) -> bool:
-        """Whether any model was measured with and without a cache."""
-        return any(
-            score(run, WITHOUT_CACHE) is not None
-            for stored in self.results.values()
-            for run in stored["result"].get("runs", [])
-        )
-
     def trained(self) -> list[Stored]:
         """The results that depend on the engine, the machine and the versions."""
         return [stored for stored in self.results.values() if stored["measurement"]["kind"] in ("ours", "fixed")]
-
-
-def score(run: Mapping[str, Any], key: str = "bits_per_byte") -> float | None:
-    """Of a run, by `llm eval`; None if it does not give that score."""
-    value = run["eval"]["results"][0].get(key)
-    return None if value is None else float(value)
 
 
 def median(values: Iterable[float | None]) -> float | None:

@@ -16,6 +16,7 @@ Prints one line for each, or, with --json, everything as JSON. `publish.py` star
 
 import argparse
 import json
+import os
 import re
 import resource
 import shlex
@@ -24,13 +25,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmcli.cli.options import parse_duration
+from llmcli.evaluation.figures import ADAPTING, NETWORK
 from tests.benchmarks import load
 from tests.benchmarks.llm_command import llm
 
@@ -152,11 +154,37 @@ def xz(measurement: Measurement, text: Path) -> Result:
 
 
 def ppm(measurement: Measurement, text: Path) -> Result:
-    from llmcli.evaluation.compressors import ppm_size, static_ppm
+    from llmcli.evaluation.compressors import ppm_size
 
     past, held_out = split(text)
-    static = static_ppm(held_out, past, seconds=float("1e9"))  # reads all of the past
-    return {**_added(text, lambda data, _: ppm_size(data)), "static_bits_per_byte": round(static.bits_per_byte, 6)}
+    static = 8 * static_ppm_bytes(held_out, past) / len(held_out)
+    return {**_added(text, lambda data, _: ppm_size(data)), "static_bits_per_byte": round(static, 6)}
+
+
+def static_ppm_bytes(text: bytes, past: bytes) -> int:
+    """Bytes of all pieces of a text, each compressed right after the past: what `compressors.static_ppm` estimates from
+    some of them. The state of PPM cannot be copied, but a process that knows the past can be forked for each piece."""
+    import pyppmd
+
+    from llmcli.evaluation.compressors import PIECE_BYTES, PPM_ORDER, memory
+
+    encoder = pyppmd.Ppmd7Encoder(PPM_ORDER, memory(len(past) + PIECE_BYTES))
+    encoder.encode(past)
+
+    def size(piece: bytes) -> int:
+        """Bytes from here to the end of the stream."""
+        reader, writer = os.pipe()
+        if (child := os.fork()) == 0:
+            os.write(writer, str(len(encoder.encode(piece)) + len(encoder.flush())).encode())
+            os._exit(0)
+        os.close(writer)
+        with open(reader, "rb") as answer:
+            found = int(answer.read())
+        os.waitpid(child, 0)
+        return found
+
+    end = size(b"")
+    return sum(size(text[start : start + PIECE_BYTES]) - end for start in range(0, len(text), PIECE_BYTES))
 
 
 def zpaq(measurement: Measurement, text: Path) -> Result:
@@ -191,15 +219,30 @@ KINDS: dict[str, Callable[[Measurement, Path], Result]] = {
 # ---- the command
 
 
+def score(run: Mapping[str, Any], figure: str) -> float | None:
+    """NETWORK or ADAPTING of a run, by `llm eval`; None if the model does not adapt."""
+    row = run["eval"]["results"][0]
+    network = row.get("bits_per_byte_without_cache")  # only of a model with an n-gram cache
+    if figure == ADAPTING:
+        return None if network is None else float(row["bits_per_byte"])
+    return float(row["bits_per_byte"] if network is None else network)
+
+
+def _shown(runs: Sequence[Result], figure: str) -> str:
+    """One of the two figures of each run."""
+    found = [score(run, figure) for run in runs]
+    return f"{figure} {' '.join('-' if bits is None else f'{bits:.3f}' for bits in found)}"
+
+
 def summary(result: Result) -> str:
     """A result in one line."""
     if "runs" in result:
         runs = result["runs"]
-        bits = " ".join(f"{run['eval']['results'][0]['bits_per_byte']:.3f}" for run in runs)
         speed = sum(run["record"]["clock"]["tokens_per_second"] for run in runs)
         planned = runs[0]["planned_tokens_per_second"]
         return (
-            f"{bits} bits per byte, {runs[0]['parameters']:,} parameters, {max(run['seconds'] for run in runs):.1f} s, "
+            f"{_shown(runs, NETWORK)}, {_shown(runs, ADAPTING)} bits per byte, {runs[0]['parameters']:,} parameters, "
+            f"{max(run['seconds'] for run in runs):.1f} s, "
             f"{max(run['megabytes'] for run in runs):,} MB, {speed:,} tokens/s"
             + (f" (planned {planned * len(runs):,})" if planned else "")
             + f", {runs[0]['record']['epochs']:.2f} epochs"
@@ -227,19 +270,19 @@ def main() -> None:
     parser.add_argument("--options", default="", help="more options of llm train, for the kind ours")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    bits: dict[tuple[str, str], list[float]] = {}
+    all_runs: dict[tuple[str, str], list[Result]] = {}
     for measurement, corpus in _requested(options):
         if options.options:
             result = ours(measurement, corpus, tuple(shlex.split(options.options)))
         else:
             result = KINDS[measurement.kind](measurement, corpus)
         print(json.dumps(result) if options.json else f"{measurement.name}: {summary(result)}", flush=True)
-        for run in result.get("runs", []):
-            scores = bits.setdefault((measurement.text, measurement.budget), [])
-            scores.append(run["eval"]["results"][0]["bits_per_byte"])
+        all_runs.setdefault((measurement.text, measurement.budget), []).extend(result.get("runs", []))
     if not options.json and options.seeds > 1:
-        for (text, budget), values in bits.items():
-            print(f"{text}, {budget}: median {statistics.median(values):.3f} of {len(values)}")
+        for (text, budget), runs in all_runs.items():
+            for figure in (NETWORK, ADAPTING):
+                if values := [bits for run in runs if (bits := score(run, figure)) is not None]:
+                    print(f"{text}, {budget}: {figure}, median {statistics.median(values):.3f} of {len(values)}")
 
 
 if __name__ == "__main__":

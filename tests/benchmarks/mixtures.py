@@ -5,8 +5,8 @@
 Each text is one domain; its last tenth is held out. The dense and the sparse model train on all domains for the whole
 time, each domain's model on its own domain for an equal share of it, with the tokenizer of the dense model. All
 commands are `llm` itself with default options, except for the time, the seed and the number of experts. Prints for each
-model: held-out bits per byte of each domain and of all together, parameters, active parameters, and tokens per second
-of `llm generate`.
+model: held-out bits per byte of each domain and of all together (network / adapting), parameters, active parameters,
+and tokens per second of `llm generate`.
 """
 
 import argparse
@@ -40,7 +40,9 @@ def main() -> None:
         print(f"| model | {' | '.join(names)} | parameters | active | tokens/s |")
         print("|---" * (len(names) + 4) + "|")
         for row in found:
-            bits = " | ".join(f"{row['bits_per_byte'][name]:.3f}" for name in names)
+            bits = " | ".join(
+                f"{row['network_bits_per_byte'][name]:.3f} / {row['bits_per_byte'][name]:.3f}" for name in names
+            )
             print(f"| {row['model']} | {bits} | {row['parameters']:,} | {row['active']:,} "
                   f"| {row['tokens_per_second']:,.0f} |", flush=True)  # fmt: skip
 
@@ -86,7 +88,7 @@ def measure(model: str, texts: dict[str, Path]) -> dict[str, Any]:
     """The results of a model, as JSON; `texts` are the held-out texts of the domains, by their names."""
     paths = list(texts.values())
     results = json.loads(llm("eval", *map(str, paths), "-m", model, "--whole", "--json", "-q")[0])["results"]
-    by_file = {Path(result["file"]).name if result["file"] else "all": result["bits_per_byte"] for result in results}
+    by_file = {Path(result["file"]).name if result["file"] else "all": result for result in results}
     loaded = loading.load_any(model)
     parameters = loaded.parameters
     active = loaded.config.active_parameters if isinstance(loaded, Checkpoint) else parameters
@@ -97,9 +99,13 @@ def measure(model: str, texts: dict[str, Path]) -> dict[str, Any]:
         ]
         for _ in range(3)
     )
-    bits = {name: by_file[path.name] for name, path in texts.items()} | {"all": by_file["all"]}
+    rows = {name: by_file[path.name] for name, path in texts.items()} | {"all": by_file["all"]}
+    figures = {
+        key: {name: row[key] for name, row in rows.items()}
+        for key in ("bits_per_byte", "network_bits_per_byte", "adapting_bits_per_byte")
+    }
     return {
-        "model": Path(model).stem, "bits_per_byte": bits, "parameters": parameters, "active": active,
+        "model": Path(model).stem, **figures, "parameters": parameters, "active": active,
         "tokens_per_second": speed,
     }  # fmt: skip
 

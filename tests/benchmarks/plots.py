@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.cli.options import parse_duration
 from llmcli.errors import LLMError
-from tests.benchmarks.figures import Figures, score
+from llmcli.evaluation.figures import ADAPTING, NETWORK
+from tests.benchmarks.figures import Figures, median
+from tests.benchmarks.measure import score
 from tests.benchmarks.publish import NANOGPT_BUDGET
 from tests.benchmarks.texts import SHAKESPEARE, TEST, TEXTS
 
@@ -23,18 +25,18 @@ BUDGETS = ("20s", "60s", "142s", "5m", "15m", "60m")
 COMPRESSORS = {  # label -> kind, key of the result
     "xz": ("xz", "bits_per_byte"),
     "PPM, static": ("ppm", "static_bits_per_byte"),
-    "PPM, adapting": ("ppm", "bits_per_byte"),
-    "zpaq -m5, adapting": ("zpaq", "bits_per_byte"),
+    "PPM, adaptive": ("ppm", "bits_per_byte"),
+    "zpaq -m5, adaptive": ("zpaq", "bits_per_byte"),
 }
 THEMES = {  # file name ending -> colours of GitHub's two themes
     "": {"paper": "#ffffff", "ink": "#1f2328", "grid": "#d8dee4"},
     "-dark": {"paper": "#0d1117", "ink": "#e6edf3", "grid": "#30363d"},
 }
 # Colours that are told apart with any colour vision, on both papers; shapes differ too
-OURS, OURS_SHORT = "#d1690e", "#e8a05c"
+OURS = {NETWORK: ("o", "#d1690e"), ADAPTING: ("P", "#c2a100")}  # figure -> marker, colour
 MARKERS = {
-    "xz": ("x", "#8b8f94"), "PPM, static": ("v", "#5b8fc7"), "PPM, adapting": ("^", "#3a6fb0"),
-    "zpaq -m5, adapting": ("D", "#2f9e6e"), "nanoGPT's recipe": ("s", "#a05bb5"),
+    "xz": ("x", "#8b8f94"), "PPM, static": ("v", "#5b8fc7"), "PPM, adaptive": ("^", "#3a6fb0"),
+    "zpaq -m5, adaptive": ("D", "#2f9e6e"), "nanoGPT's recipe": ("s", "#a05bb5"),
 }  # fmt: skip
 SIZE = (8.4, 4.6)  # inches; 605 points wide, shown in about 800 pixels
 Theme = Mapping[str, str]
@@ -50,7 +52,10 @@ def digest(shown: object) -> str:
 def budget_figures(figures: Figures) -> dict[str, Any]:
     """Bits per byte of tiny Shakespeare by time."""
     return {
-        "ours": {budget: [score(run) for run in figures.runs(SHAKESPEARE, budget)] for budget in BUDGETS},
+        "ours": {
+            figure: {budget: [score(run, figure) for run in figures.runs(SHAKESPEARE, budget)] for budget in BUDGETS}
+            for figure in OURS
+        },
         "nanogpt": [
             [figures.nanogpt(SHAKESPEARE, budget, "seconds"), bits]
             for budget in ("", NANOGPT_BUDGET)
@@ -67,8 +72,7 @@ def text_figures(figures: Figures) -> dict[str, Any]:
     found: dict[str, dict[str, float | None]] = {}
     for name in TEXTS:
         found[name] = {
-            "llm train --time 142s": figures.median(name, "142s"),
-            "llm train --time 15m": figures.median(name, "15m"),
+            **{figure: figures.median(name, "142s", figure) for figure in OURS},
             **{label: figures.compressor(kind, name, key) for label, (kind, key) in COMPRESSORS.items()},
             "nanoGPT's recipe": figures.nanogpt(name),
         }
@@ -80,28 +84,43 @@ def text_figures(figures: Figures) -> dict[str, Any]:
 
 def draw_budgets(axes: "Axes", shown: Mapping[str, Any], theme: Theme) -> None:
     seconds = {budget: parse_duration(budget) for budget in BUDGETS}
-    medians = [(seconds[budget], sorted(bits)[len(bits) // 2]) for budget, bits in shown["ours"].items() if bits]
-    for budget, bits in shown["ours"].items():
-        axes.plot([seconds[budget]] * len(bits), bits, "o", color=OURS, markersize=4, alpha=0.45, markeredgewidth=0)
-    if medians:
-        axes.plot(*zip(*medians, strict=True), "-o", color=OURS, linewidth=2, markersize=6, label="llm train")
-        axes.annotate("llm train", medians[0], (8, 8), textcoords="offset points", color=OURS, weight="bold")
+    for figure, (marker, colour) in OURS.items():
+        runs = {seconds[budget]: found for budget, found in shown["ours"][figure].items() if any(found)}
+        medians = [(at, median(found)) for at, found in runs.items()]
+        for at, found in runs.items():
+            axes.plot([at] * len(found), found, marker, color=colour, markersize=4, alpha=0.45, markeredgewidth=0)
+        if medians:
+            axes.plot(*zip(*medians, strict=True), f"-{marker}", color=colour, linewidth=2, markersize=6)
+            axes.annotate(
+                f"llm train, {figure}",
+                medians[0],
+                (8, 8) if figure == NETWORK else (-4, -26),
+                textcoords="offset points",
+                color=colour,
+                weight="bold",
+            )
     marker, colour = MARKERS["nanoGPT's recipe"]
     for point in shown["nanogpt"]:
         axes.plot(*point, marker, color=colour, markersize=7)
     if shown["nanogpt"]:
         axes.annotate(
-            "nanoGPT's recipe for a CPU", max(shown["nanogpt"]), (10, -4), textcoords="offset points", color=colour
+            "nanoGPT's recipe for a CPU",
+            max(shown["nanogpt"]),
+            (-10, -4),
+            textcoords="offset points",
+            color=colour,
+            ha="right",
         )
     for label, bits in shown["compressors"].items():
         if bits is not None:
             colour = MARKERS[label][1]
-            axes.axhline(bits, color=colour, linewidth=1.3, linestyle="--" if "adapting" in label else ":")
+            axes.axhline(bits, color=colour, linewidth=1.3, linestyle="--" if "adaptive" in label else ":")
             right = axes.get_yaxis_transform()  # x as a share of the width, so beside the axes
             axes.text(1.01, bits, f"{label}\n{bits:.3f}", color=colour, va="center", fontsize=9.5, transform=right)
     axes.set_xscale("log")
-    axes.set_xlim(14, 5400)
-    axes.set_xticks(list(seconds.values()), list(seconds), minor=False)
+    shown_seconds = {budget: at for budget, at in seconds.items() if shown["ours"][NETWORK][budget]} or seconds
+    axes.set_xlim(14, 1.5 * max(shown_seconds.values()))
+    axes.set_xticks(list(shown_seconds.values()), list(shown_seconds), minor=False)
     axes.minorticks_off()
     axes.set_xlabel("training time, two cores")
     axes.set_ylabel("held-out bits per byte (lower is better)")
@@ -109,13 +128,13 @@ def draw_budgets(axes: "Axes", shown: Mapping[str, Any], theme: Theme) -> None:
 
 
 def draw_texts(axes: "Axes", shown: Mapping[str, Any], theme: Theme) -> None:
-    names = list(shown)[::-1]
-    styles = {"llm train --time 142s": ("o", OURS_SHORT), "llm train --time 15m": ("o", OURS), **MARKERS}
-    for label, (marker, colour) in styles.items():
+    names = [name for name in reversed(shown) if shown[name][NETWORK] is not None]
+    for label, (marker, colour) in (OURS | MARKERS).items():
         points = [(shown[name][label], row) for row, name in enumerate(names) if shown[name][label] is not None]
         if points:
-            size = 8 if marker == "o" else 6
-            axes.plot(*zip(*points, strict=True), marker, color=colour, markersize=size, label=label, linestyle="none")
+            name = f"llm train, {label}" if label in OURS else label
+            size = 8 if label in OURS else 6
+            axes.plot(*zip(*points, strict=True), marker, color=colour, markersize=size, label=name, linestyle="none")
     axes.set_yticks(range(len(names)), [f"{name}, {TEXTS[name].bytes / 1e6:.1f} MB" for name in names])
     axes.set_ylim(-0.6, len(names) - 0.4)
     tests = sum(TEXTS[name].role == TEST for name in names)
@@ -123,7 +142,7 @@ def draw_texts(axes: "Axes", shown: Mapping[str, Any], theme: Theme) -> None:
     right = axes.get_yaxis_transform()
     for side, label in (("bottom", "development texts"), ("top", "test texts: no setting was chosen on them")):
         axes.text(0.995, tests - 0.5, label, fontsize=9, style="italic", va=side, ha="right", transform=right)
-    axes.set_xlabel("held-out bits per byte (lower is better)")
+    axes.set_xlabel("held-out bits per byte (lower is better), models after 142 s of training")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper center", bbox_to_anchor=(0.4, 1.17), ncols=4, frameon=False, fontsize=9)
 

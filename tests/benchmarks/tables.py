@@ -3,21 +3,24 @@
     python -m tests.benchmarks.tables [--results DIR]
 
 In README.md, README.ja.md and docs/benchmarks.md everything between `<!-- begin NAME -->` and `<!-- end NAME -->` is
-generated; the rest is written by hand. What is not measured yet is shown as a dash. A test holds that the documents
-agree with the results.
+generated; the rest is written by hand. Rows and columns that are not measured yet are left out, single results are a
+dash. A test holds that the documents agree with the results.
 """
 
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from llmcli.errors import LLMError
+from llmcli.evaluation.figures import ADAPTING, NETWORK
 from llmcli.formats import atomic_io
 from tests.benchmarks import load, plots, results
-from tests.benchmarks.figures import WITHOUT_CACHE, Figures, median, planned_epochs, score
+from tests.benchmarks.figures import Figures, median, planned_epochs
 from tests.benchmarks.llm_command import ROOT
+from tests.benchmarks.measure import score
 from tests.benchmarks.publish import FIXED_BUDGET, MIXTURES_BUDGET
 from tests.benchmarks.results import machine_name
 from tests.benchmarks.texts import DEVELOPMENT, SHAKESPEARE, TEST, TEXTS
@@ -25,6 +28,11 @@ from tests.benchmarks.texts import DEVELOPMENT, SHAKESPEARE, TEST, TEXTS
 DOCUMENTS = ("README.md", "README.ja.md", "docs/benchmarks.md")
 BUDGETS = ("20s", "60s", "142s", "5m", "15m", "60m")
 DASH = "–"
+FIGURES = (NETWORK, ADAPTING)
+COMPARED = (  # columns: a figure, then what stands beside it, for both
+    f"{NETWORK}, 142s", "xz", "PPM, static", "nanoGPT, 142 s", f"{ADAPTING}, 142s", "PPM, adaptive", "`zpaq -m5`",
+)  # fmt: skip
+NOT_YET = "Not measured yet."
 
 
 # ---- cells
@@ -65,18 +73,22 @@ def environment(figures: Figures) -> str:
 
 def budgets(figures: Figures) -> str:
     """Each time budget on tiny Shakespeare."""
-    cached = ["without cache"] if figures.have_cache else []
     rows = []
-    for budget in BUDGETS:
+    for budget in _measured(figures):
         runs = figures.runs(SHAKESPEARE, budget)
-        row = [budget, f"**{cell(figures.median(SHAKESPEARE, budget))}**" if runs else DASH]
-        row += [" ".join(cell(score(run)) for run in runs) or DASH]
-        row += [cell(figures.median(SHAKESPEARE, budget, WITHOUT_CACHE)) for _ in cached]
+        row = [budget]
+        for figure in FIGURES:
+            row += [f"**{cell(figures.median(SHAKESPEARE, budget, figure))}**"]
+            row += [" ".join(cell(score(run, figure)) for run in runs)]
         row += [cell(median(run[key] for run in runs), form) for key, form in _COSTS.items()]
         rows.append(row)
-    return table(
-        ["`--time`", "median", "each seed", *cached, "parameters", "total seconds", "peak memory, MB"], rows
-    )  # fmt: skip
+    head = ["`--time`", *(name for figure in FIGURES for name in (figure, f"{figure}, each seed"))]
+    return table([*head, "parameters", "total seconds", "peak memory, MB"], rows) if rows else NOT_YET
+
+
+def _measured(figures: Figures) -> list[str]:
+    """The budgets that were measured on tiny Shakespeare."""
+    return [budget for budget in BUDGETS if figures.runs(SHAKESPEARE, budget)]
 
 
 _COSTS = {"parameters": ",.0f", "seconds": ",.1f", "megabytes": ",.0f"}
@@ -85,7 +97,7 @@ _COSTS = {"parameters": ",.0f", "seconds": ",.1f", "megabytes": ",.0f"}
 def plan(figures: Figures) -> str:
     """What the plan assumed, and what came."""
     rows = []
-    for budget in BUDGETS:
+    for budget in _measured(figures):
         runs = figures.runs(SHAKESPEARE, budget)
         planned = median(run["planned_tokens_per_second"] for run in runs)
         reached = median(run["record"]["clock"]["tokens_per_second"] for run in runs)
@@ -96,51 +108,98 @@ def plan(figures: Figures) -> str:
             cell(median(run["record"]["epochs"] for run in runs), ".1f"),
         ])  # fmt: skip
     head = ["`--time`", "tokens/s planned", "tokens/s reached", "reached / planned", "epochs planned", "epochs"]
-    return table(head, rows)
+    return table(head, rows) if rows else NOT_YET
 
 
 def compressors(figures: Figures) -> str:
     """One sentence on tiny Shakespeare."""
-    xz, static, adapting, zpaq = _compressors(figures, SHAKESPEARE)
+    xz, static, adaptive, zpaq = _compressors(figures, SHAKESPEARE)
     return (
-        "Compressors on the same held-out text, primed with the training text: "
-        f"xz {cell(xz)}, PPM {cell(static)}; adaptive compressors: PPM {cell(adapting)}, "
-        f"`zpaq -m5` {cell(zpaq)}."
+        f"On the same held-out text, beside the network: xz {cell(xz)}, static PPM {cell(static)}, nanoGPT's recipe in "
+        f"142 s {cell(figures.nanogpt(SHAKESPEARE))}; beside adapting: adaptive PPM {cell(adaptive)}, `zpaq -m5` "
+        f"{cell(zpaq)}. (The compressors read the training text first.)"
     )
 
 
 def compressors_ja(figures: Figures) -> str:
-    xz, static, adapting, zpaq = _compressors(figures, SHAKESPEARE)
+    xz, static, adaptive, zpaq = map(cell, _compressors(figures, SHAKESPEARE))
     return (
-        f"同じ学習データを先に読み込ませた圧縮プログラムでは、xz が {cell(xz)}、PPM が {cell(static)} です。"
-        f"評価用データにも適応し続けるものでは、PPM が {cell(adapting)}、`zpaq -m5` が {cell(zpaq)} です。"
+        f"同じ評価用データで、network と比べるもの：xz が {xz}、static PPM が {static}、nanoGPT の設定（142秒）が "
+        f"{cell(figures.nanogpt(SHAKESPEARE))} です。adapting と比べるもの：adaptive PPM が {adaptive}、`zpaq -m5` が "
+        f"{zpaq} です（圧縮プログラムには、先に学習データを読み込ませました）。"
+    )
+
+
+def unseen(figures: Figures) -> str:
+    """The medians over the texts that no setting was chosen on."""
+    found, count = _medians(figures, TEST)
+    if not count:
+        return NOT_YET
+    network, xz, static, nanogpt, adapting, adaptive, zpaq = (cell(found[column]) for column in COMPARED)
+    return (
+        f"The program was developed on tiny Shakespeare. Median over {count} texts that it was not developed on, in "
+        f"142 s: network **{network}** (beside it xz {xz}, static PPM {static}, nanoGPT's recipe {nanogpt}), adapting "
+        f"**{adapting}** (beside it adaptive PPM {adaptive}, `zpaq -m5` {zpaq})."
+    )
+
+
+def unseen_ja(figures: Figures) -> str:
+    found, count = _medians(figures, TEST)
+    if not count:
+        return NOT_YET
+    network, xz, static, nanogpt, adapting, adaptive, zpaq = (cell(found[column]) for column in COMPARED)
+    return (
+        "tiny Shakespeare は、このプログラムの開発に使ったテキストです。"
+        f"開発に使わなかった {count} 個のテキストでの中央値（142秒）は、network が **{network}**"
+        f"（xz は {xz}、static PPM は {static}、nanoGPT の設定は {nanogpt}）、adapting が **{adapting}**"
+        f"（adaptive PPM は {adaptive}、`zpaq -m5` は {zpaq}）です。"
     )
 
 
 def _compressors(figures: Figures, text: str) -> tuple[float | None, ...]:
-    """xz, PPM static, PPM adapting, zpaq adapting."""
+    """xz and static PPM, which stand beside the network; adaptive PPM and zpaq, which stand beside adapting."""
     return (
         figures.compressor("xz", text), figures.compressor("ppm", text, "static_bits_per_byte"),
         figures.compressor("ppm", text), figures.compressor("zpaq", text),
     )  # fmt: skip
 
 
+def _columns(figures: Figures, name: str) -> dict[str, float | None]:
+    """The results on a text: the figure of the network and what stands beside it, then the same for adapting."""
+    xz, static, adaptive, zpaq = _compressors(figures, name)
+    return {
+        "network, 142s": figures.median(name, "142s", NETWORK), "network, 15m": figures.median(name, "15m", NETWORK),
+        "xz": xz, "PPM, static": static,
+        "nanoGPT, 142 s": figures.nanogpt(name), "nanoGPT's steps": figures.nanogpt(name, ""),
+        "adapting, 142s": figures.median(name, "142s", ADAPTING),
+        "adapting, 15m": figures.median(name, "15m", ADAPTING), "PPM, adaptive": adaptive, "`zpaq -m5`": zpaq,
+    }  # fmt: skip
+
+
+def _of_role(figures: Figures, role: str) -> dict[str, dict[str, float | None]]:
+    """The results on the texts of one role that a model was trained on."""
+    names = [name for name, text in TEXTS.items() if text.role == role and figures.runs(name, "142s")]
+    return {name: _columns(figures, name) for name in names}
+
+
+def _medians(figures: Figures, role: str) -> tuple[dict[str, float | None], int]:
+    """(the median of each column over the texts of a role, how many texts)."""
+    found = list(_of_role(figures, role).values())
+    return {column: median(each[column] for each in found) for column in _columns(figures, SHAKESPEARE)}, len(found)
+
+
 def texts(figures: Figures, role: str) -> str:
-    """All texts of one role."""
-    cached = ["142s without cache", "15m without cache"] if figures.have_cache else []
-    head = [
-        "text", "MB", "142s", "15m", *cached, "xz", "PPM, static", "PPM, adapting", "`zpaq -m5`, adapting",
-        "nanoGPT's steps", "nanoGPT, 142 s",
-    ]  # fmt: skip
-    rows = []
-    for name, text in TEXTS.items():
-        if text.role == role:
-            found = [figures.median(name, budget) for budget in ("142s", "15m")]
-            found += [figures.median(name, label.split()[0], WITHOUT_CACHE) for label in cached]
-            found += _compressors(figures, name)
-            found += [figures.nanogpt(name, ""), figures.nanogpt(name)]
-            rows.append([f"{name}: {text.kind}", f"{text.bytes / 1e6:.1f}", *(cell(value) for value in found)])
-    return table(head, rows)
+    """All texts of one role that were measured, and their median; the columns that were measured."""
+    found = _of_role(figures, role)
+    medians, _ = _medians(figures, role)
+    columns = [column for column, value in medians.items() if value is not None]
+    rows = [
+        [f"{name}: {TEXTS[name].kind}", f"{TEXTS[name].bytes / 1e6:.1f}", *(cell(values[column]) for column in columns)]
+        for name, values in found.items()
+    ]
+    if role == TEST and len(rows) > 1:
+        rows.append(["**median**", "", *(f"**{cell(medians[column])}**" for column in columns)])
+    return table(["text", "MB", *columns], rows) if rows else NOT_YET
 
 
 def busy(figures: Figures) -> str:
@@ -150,11 +209,18 @@ def busy(figures: Figures) -> str:
         alone = figures.runs(SHAKESPEARE, budget)[:1]
         beside = figures.runs(SHAKESPEARE, budget, load.BUSY)
         three = figures.runs(SHAKESPEARE, budget, load.THREE)
-        row = [budget, *(" ".join(cell(score(run)) for run in runs) or DASH for runs in (alone, beside, three))]
+        if not beside and not three:
+            continue
+        row = [budget, *(", ".join(map(_both, runs)) or DASH for runs in (alone, beside, three))]
         row += [cell(max((run["seconds"] for run in runs), default=None), ",.1f") for runs in (alone, beside, three)]
         rows.append(row)
     head = ["`--time`", "alone", "beside a busy process", "three at once"]
-    return table([*head, "seconds, alone", "beside a busy process", "three at once"], rows)
+    return table([*head, "seconds, alone", "beside a busy process", "three at once"], rows) if rows else NOT_YET
+
+
+def _both(run: Mapping[str, Any]) -> str:
+    """network / adapting of a run."""
+    return " / ".join(cell(score(run, figure)) for figure in FIGURES)
 
 
 def fixed(figures: Figures) -> str:
@@ -166,21 +232,22 @@ def fixed(figures: Figures) -> str:
     rows, first = [], None
     for scenario, name in names.items():
         runs = figures.runs(SHAKESPEARE, FIXED_BUDGET, scenario, "fixed")
-        speed = sum(run["record"]["clock"]["tokens_per_second"] for run in runs) if runs else None
+        if not runs:
+            continue
+        speed = sum(run["record"]["clock"]["tokens_per_second"] for run in runs)
         first = speed if scenario == load.NOTHING else first
         rows.append([
-            name, cell(speed, ",.0f"), cell(speed / first if speed and first else None, ".0%"),
-            cell(max((run["seconds"] for run in runs), default=None), ",.1f"),
-            " ".join(cell(score(run)) for run in runs) or DASH,
+            name, cell(speed, ",.0f"), cell(speed / first if first else None, ".0%"),
+            cell(max(run["seconds"] for run in runs), ",.1f"), ", ".join(map(_both, runs)),
         ])  # fmt: skip
-    return table(["", "tokens/s", "relative speed", "seconds", "bits per byte"], rows)
+    return table(["", "tokens/s", "relative speed", "seconds", "network / adapting"], rows) if rows else NOT_YET
 
 
 def engines(figures: Figures) -> str:
     """The speed of generation."""
     result = figures.result("engines")
     if not result:
-        return "Not measured yet."
+        return NOT_YET
     names = list(result["parameters"])
     rows = [
         [engine, *(cell(speeds.get(name), ",.0f") for name in names)] for engine, speeds in result["speeds"].items()
@@ -192,11 +259,11 @@ def mixtures(figures: Figures) -> str:
     """Dense, sparse and ensemble at equal time."""
     result = figures.result("mixtures", "", MIXTURES_BUDGET)
     if not result:
-        return "Not measured yet."
+        return NOT_YET
     names = list(result["models"][0]["bits_per_byte"])
     rows = [
         [
-            model["model"], *(cell(model["bits_per_byte"][name]) for name in names), f"{model['parameters']:,}",
+            model["model"], *(_both_of_mixture(model, name) for name in names), f"{model['parameters']:,}",
             f"{model['active']:,}", cell(model["tokens_per_second"], ",.0f"),
         ]
         for model in result["models"]
@@ -204,13 +271,22 @@ def mixtures(figures: Figures) -> str:
     return table(["model", *names, "parameters", "active", "tokens/s"], rows)
 
 
+def _both_of_mixture(model: Mapping[str, Any], name: str) -> str:
+    """network / adapting of a text."""
+    network, as_it_runs = (model.get(key, {}).get(name) for key in ("network_bits_per_byte", "bits_per_byte"))
+    return f"{cell(network)} / {cell(as_it_runs)}"
+
+
 def short(figures: Figures, head: Sequence[str], seeds: Callable[[int], str]) -> str:
     """The small table of a README: the budgets that are measured."""
-    measured = [(budget, len(figures.runs(SHAKESPEARE, budget))) for budget in BUDGETS]
-    rows = [[budget, cell(figures.median(SHAKESPEARE, budget)), seeds(runs)] for budget, runs in measured if runs] or [
-        [BUDGETS[0], DASH, DASH]
-    ]
-    return table(head, rows)
+    rows = [
+        [
+            budget, *(cell(figures.median(SHAKESPEARE, budget, figure)) for figure in FIGURES),
+            seeds(len(figures.runs(SHAKESPEARE, budget))),
+        ]
+        for budget in _measured(figures)
+    ]  # fmt: skip
+    return table(head, rows) if rows else NOT_YET
 
 
 def commit(figures: Figures) -> str:
@@ -229,11 +305,12 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "generation": engines,
     "mixtures": mixtures,
     "summary": lambda figures: "\n\n".join([
-        short(figures, ["`--time`", "bits per byte", "seeds"], str), f"Commit {commit(figures)}. {compressors(figures)}"
+        short(figures, ["`--time`", *FIGURES, "seeds"], str), compressors(figures),
+        f"{unseen(figures)} Commit {commit(figures)}.",
     ]),
     "summary-ja": lambda figures: "\n\n".join([
-        short(figures, ["`--time`", "1バイトあたりのビット数", "シードの数"], str),
-        f"コミット：{commit(figures)}。{compressors_ja(figures)}",
+        short(figures, ["`--time`", *FIGURES, "シードの数"], str), compressors_ja(figures),
+        f"{unseen_ja(figures)}コミット：{commit(figures)}。",
     ]),
 }  # fmt: skip
 
