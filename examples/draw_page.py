@@ -36,6 +36,7 @@ def wait_for(url: str, seconds: float = 60) -> None:
 
 def draw(page: Any, output: Path) -> None:
     """Ask a question, continue a text, open the alternatives of a token, and save what is shown."""
+    page.click("[data-view=both]")
     set_up(page, temperature=0, max_tokens=30, seed=3)
     page.fill("#message", QUESTION)
     page.press("#message", "Enter")
@@ -45,14 +46,15 @@ def draw(page: Any, output: Path) -> None:
     page.press("#prompt", "Control+Enter")
     page.wait_for_selector("#text .regenerate:not(:disabled)")
     for pane in ("chat", "text"):
-        page.select_option(f"#{pane} .tint", "probability")
+        page.select_option(f"#{pane} .coloring", "probability")
     page.locator("#text .token").nth(1).click()
     page.wait_for_selector("#details.pinned")
     page.screenshot(path=output)
 
 
-def set_up(page: Any, **settings: object) -> None:
-    """Fill fields of the settings."""
+def set_up(page: Any, temperature: float, **settings: object) -> None:
+    """Move the slider, and fill fields of the settings."""
+    page.locator(".temperature input").first.fill(str(temperature))
     page.click("#open-settings")
     for name, value in settings.items():
         page.fill(f"#setting-{name}", str(value))

@@ -27,6 +27,15 @@ def example_prompt(text: str, *, starts_inside: bool = False) -> str | None:
     >>> example_prompt("私は毎朝リンゴを食べます。")
     '私は毎朝'
     """
+    return next(iter(example_prompts(text, starts_inside=starts_inside)), None)
+
+
+def example_prompts(text: str, *, starts_inside: bool = False) -> list[str]:
+    """The beginnings of all sentences and lines, each once, as `example_prompt` prefers them.
+
+    >>> example_prompts("I like to eat apple.\\nThe cat likes to sleep. I like to eat soup.")
+    ['I like to eat', 'The cat likes to']
+    """
     sentences = itertools.islice(_sentences(text), MAX_SENTENCES)
     prompts = [prompt for sentence in sentences if (prompt := _beginning(sentence))]
     if starts_inside and len(prompts) > 1:
@@ -37,7 +46,7 @@ def example_prompt(text: str, *, starts_inside: bool = False) -> str | None:
         *(prompt for prompt in [*simple, *prompts] if len(prompt) >= MIN_PROMPT),
         *prompts,
     )
-    return next(iter(best_first), None)
+    return list(dict.fromkeys(best_first))
 
 
 def shell_quoted(text: str) -> str:

@@ -42,7 +42,7 @@ def trained_indices(files: Sequence[ConversationFile], record: Record) -> set[in
     first = 0
     for file in files:
         offset, recorded_count = recorded.get(file.sha256, (None, 0))
-        if offset is not None:
+        if offset is not None and count:  # a damaged record may not say how many there are
             if len(file.conversations) != recorded_count:  # read otherwise than in training: any may be trained on
                 share = 0.0
             held_out = (is_held_out(offset + i, count, share) for i in range(len(file.conversations)))

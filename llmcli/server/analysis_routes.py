@@ -1,4 +1,4 @@
-"""The routes that show what a model does: /v1/explain, /v1/next, /v1/memory, /v1/models/{id}/card."""
+"""The routes that show what a model does: /v1/explain, /v1/next, /v1/memory, the card and examples of a model."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from llmcli.analysis.explain import Explanation, explain
 from llmcli.analysis.explained_model import choose_subject
+from llmcli.data.example_prompt import example_prompts
 from llmcli.errors import LLMError
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
 from llmcli.evaluation.training_text import TrainingText, find_training_texts, recorded_names
@@ -30,6 +31,9 @@ from llmcli.server.request_log import entry_of
 from llmcli.server.service import Check, json_response, read_object, service_of
 
 DEFAULT_WORDS = 10
+MAX_EXAMPLES = 4  # questions, and prompts
+MAX_EXAMPLE_CHARACTERS = 80  # of a question
+MAX_EXAMPLE_BYTES = 4_000_000  # of the training files that are searched for questions
 
 
 # ---- next words
@@ -180,3 +184,39 @@ def _card(model: ServedModel) -> dict[str, Any]:
     model.check_unchanged()
     data = inspection_data(read_header(model.path), lambda note: None)
     return model.as_json() | data | {"file": model.path.name}
+
+
+# ---- examples
+
+
+async def examples(request: Request) -> Response:
+    """GET /v1/models/{id}/examples: a few prompts for a model, to begin with."""
+    service = service_of(request)
+    model = service.models.find(request.path_params["id"])
+    return await json_response(lambda: _examples(model))
+
+
+def _examples(model: ServedModel) -> dict[str, Any]:
+    """Questions that it was trained on, if they are at hand, and beginnings of sentences that it wrote during
+    training."""
+    samples = [one for record in model.source.records if (one := record.get("samples", {})).get("texts")]
+    texts = [f"{one.get('prompt', '')} {one['texts'][-1][1]}" for one in samples]
+    prompts = [prompt for text in texts for prompt in example_prompts(text)]
+    questions = _questions(model) if model.template else []
+    if model.template and not questions:
+        questions = [one["prompt"] for one in samples if one.get("prompt")]
+    return {"questions": questions[:MAX_EXAMPLES], "prompts": prompts[:MAX_EXAMPLES]}
+
+
+def _questions(model: ServedModel) -> list[str]:
+    """First messages of the training conversations, spread over them."""
+    files = [file for record in model.source.records for file in record.get("corpus", []) if isinstance(file, dict)]
+    if sum(file.get("bytes", 0) for file in files) > MAX_EXAMPLE_BYTES:
+        return []
+    try:
+        conversations = [one for text in training_texts(model) for one in text.conversations]
+    except (ApiError, OSError):
+        return []
+    asked = [one.messages[0].content for one in conversations if one.messages[0].role == "user"]
+    short = list(dict.fromkeys(text for text in asked if len(text) <= MAX_EXAMPLE_CHARACTERS))
+    return short[:: max(1, -(-len(short) // MAX_EXAMPLES))]

@@ -42,6 +42,7 @@ ROUTES = [
         )
     ),
     Route("/v1/models/{id}/card", analysis_routes.card),
+    Route("/v1/models/{id}/examples", analysis_routes.examples),
     Route("/v1/explain", analysis_routes.explain_prompt, methods=["POST"]),
     Route("/v1/next", analysis_routes.next_word_list, methods=["POST"]),
     Route("/v1/experts", expert_routes.expert_weights, methods=["POST"]),

@@ -223,6 +223,9 @@ PATHS: JsonSchema = {
         _object({"object": {"const": "list"}, "data": _list(_reference("Model"))}, "object", "data"),
     ),
     "/v1/models/{id}": _get("A model.", _reference("Model"), "application/json", MODEL_ID),
+    "/v1/models/{id}/examples": _get(
+        "A few prompts for it, from its own texts.", {"type": "object"}, "application/json", MODEL_ID
+    ),
     "/v1/models/{id}/card": _get("What llm inspect shows of it.", _reference("Model"), "application/json", MODEL_ID),
     "/v1/completions": _post(
         "Continue prompts.", _reference("CompletionRequest"), _reference("Completion"), streams=True

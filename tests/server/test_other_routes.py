@@ -1,19 +1,22 @@
 """The routes besides completions and chats: they answer what the subcommands print."""
 
+import hashlib
 import json
 from dataclasses import replace
 
 import pytest
+from starlette.testclient import TestClient
 
 from llmcli.config import ModelConfig
-from llmcli.formats.checkpoint import save
+from llmcli.formats.checkpoint import load, save
 from llmcli.formats.loading import load_any, open_chat_template, open_tokenizer
 from llmcli.server.analysis_routes import training_texts
-from llmcli.server.app import ROUTES
+from llmcli.server.app import ROUTES, create_app
 from llmcli.server.errors import ApiError
-from llmcli.server.models import ServedModel
+from llmcli.server.models import Models, ServedModel
 from llmcli.server.openapi import description
 from tests.conftest import random_checkpoint
+from tests.server.conftest import URL
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,27 @@ def test_the_card_shows_what_inspect_does(client, served, llm):
     card = client.get("/v1/models/text/card").json()
     assert (card["parameters"], card["bytes"]) == (printed["parameters"], printed["bytes"])
     assert str(served[0].parent) not in json.dumps(card)
+
+
+def test_examples_are_from_the_texts_of_the_model(client, tmp_path, served, monkeypatch):
+    assert client.get("/v1/models/chat/examples").json() == {"questions": [], "prompts": []}
+    monkeypatch.chdir(tmp_path)
+    asked = [f"What is {number}?" for number in range(40)] + ["x" * 200]
+    content = "".join(f"Q: {question}\nA: A number.\n\n" for question in asked).encode()
+    model = load(served[1])
+    sha256 = hashlib.sha256(content).hexdigest()
+    model.record["corpus"] = [
+        {"name": "q.txt", "bytes": len(content), "sha256": sha256, "shape": "Q:/A: turns", "conversations": 41}
+    ]
+    texts = [[1, "like it"], [9, "like it here. She likes to eat soup. She likes to eat bread."]]
+    model.record["samples"] = {"prompt": "We all", "texts": texts}
+    save(tmp_path / "asked.safetensors", model)
+    with TestClient(create_app(Models([tmp_path / "asked.safetensors"])), base_url=URL) as other:
+        prompts = ["We all like it", "She likes to eat"]
+        assert other.get("/v1/models/asked/examples").json() == {"questions": ["We all"], "prompts": prompts}
+        (tmp_path / "q.txt").write_bytes(content)  # now its questions are known
+        found = other.get("/v1/models/asked/examples").json()
+        assert found == {"questions": [asked[i] for i in (0, 10, 20, 30)], "prompts": prompts}
 
 
 def test_the_training_text_must_be_at_hand(client, tmp_path):
