@@ -25,6 +25,9 @@ from llmcli.formats.checkpoint import Checkpoint, save
 
 TEXT = "The cat sat on the mat. The dog ate the hat.\nりんごを食べる。🍎\n" * 40
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; child processes inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 if sys.platform != "linux":
     collect_ignore_glob = ["reliability/*"]  # see test_reliability.py; --doctest-modules would import them
 

@@ -11,6 +11,7 @@ import keyword
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -295,6 +296,8 @@ def _top(
 def main() -> None:
     """Entry point of the installed command."""
     _prepare_streams()
+    # numpy's notes on damaged weights; the logits are checked, and the error says what is wrong
+    warnings.filterwarnings("ignore", ".* encountered in ", RuntimeWarning, r"llmcli\.")
     if atomic_io.WINDOWS:
         _enable_escape_codes()
     signals = termination_signals()

@@ -13,11 +13,20 @@ SAME_REQUEST = 0.5  # seconds within which a second signal belongs to the same r
 
 
 def termination_signals() -> list[signal.Signals]:
-    """The signals besides SIGINT that ask a process of this system to end, without those that the parent process set
-    to be ignored, as nohup does."""
+    """The signals besides SIGINT that ask a process of this system to end, unless they are ignored."""
     names = ("SIGTERM", "SIGHUP", "SIGBREAK")  # the last is Ctrl-Break and a closed window on Windows
-    signals = [number for name in names if (number := getattr(signal, name, None)) is not None]
-    return [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
+    return _not_ignored(*(number for name in names if (number := getattr(signal, name, None)) is not None))
+
+
+def stop_signals() -> list[signal.Signals]:
+    """SIGINT and the termination signals, unless they are ignored."""
+    return [*_not_ignored(signal.SIGINT), *termination_signals()]
+
+
+def _not_ignored(*numbers: signal.Signals) -> list[signal.Signals]:
+    """Those signals that the parent process did not set to be ignored: nohup does so with SIGHUP, a shell script with
+    SIGINT for what it runs in the background."""
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @contextmanager
@@ -28,25 +37,25 @@ def stop_requests(
     raises KeyboardInterrupt. While `can_save` returns False a signal has the effect that it has outside. `show_note` is
     called in a signal handler."""
     note = partial(show_note, "ending the run and saving; press Ctrl-C again to quit without saving")
-    with _collected((signal.SIGINT, *termination_signals()), note, can_save) as received:
+    with _collected(stop_signals(), note, can_save) as received:
         yield received
 
 
 def ignore_stop_requests() -> None:
     """While the process ends, no signal may interrupt that."""
-    for number in (signal.SIGINT, *termination_signals()):
+    for number in stop_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_on_stop_requests() -> None:
     """Have Ctrl-C and termination signals end this process at once, also while it waits outside of Python."""
-    for number in (signal.SIGINT, *termination_signals()):
+    for number in stop_signals():
         signal.signal(number, signal.SIG_DFL)
 
 
 def forward_stop_requests(forward: Callable[[int], None]) -> None:
     """Pass Ctrl-C and termination signals to another process of the run, which ends this one."""
-    for number in (signal.SIGINT, *termination_signals()):
+    for number in stop_signals():
         signal.signal(number, lambda number, _: forward(number))
 
 
@@ -54,7 +63,7 @@ def forward_stop_requests(forward: Callable[[int], None]) -> None:
 def interruptions() -> Iterator[list[int]]:
     """Collect the first Ctrl-C in a list, so that an answer can end between two tokens; a later second one raises
     KeyboardInterrupt."""
-    with _collected((signal.SIGINT,)) as received:
+    with _collected(_not_ignored(signal.SIGINT)) as received:
         yield received
 
 

@@ -3,10 +3,15 @@
 import errno
 import ipaddress
 import os
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.server import HANDLED_SIGNALS
 
 from llmcli.errors import LLMError, usage
 from llmcli.server.connection import BoundedConnection
@@ -59,6 +64,19 @@ def url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class _Server(uvicorn.Server):
+    """Leaves signals ignored that the parent process set to be ignored."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        ignored = [number for number in HANDLED_SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+        with super().capture_signals():
+            if threading.current_thread() is threading.main_thread():
+                for number in ignored:
+                    signal.signal(number, signal.SIG_IGN)
+            yield
+
+
 class Server:
     """Serves an application on a socket, in the foreground."""
 
@@ -77,7 +95,7 @@ class Server:
             timeout_keep_alive=KEEP_ALIVE_IDLE_SECONDS,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
 
     def run(self, listener: socket.socket) -> None:
         """Serve until SIGINT or SIGTERM, whose handlers before run afterwards, or until `stop`."""

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,20 @@ def test_help_imports_no_heavy_library() -> None:
         "assert not {'torch', 'numpy', 'tokenizers', 'safetensors'} & set(sys.modules)"
     )
     assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("generate", "The"), ("generate", "The", "--next", "2"), ("eval", "c.txt", "-q")])
+def test_infinite_weights_are_one_line(words: tuple[str, ...], tiny_model: Path) -> None:
+    """Without the warnings of numpy."""
+    model = checkpoint.load(tiny_model)
+    tensors = {name: np.array(tensor) for name, tensor in model.tensors.items()}
+    tensors["model.norm.weight"][1] = tensors["model.layers.0.self_attn.q_norm.weight"][0] = np.inf
+    checkpoint.save(tiny_model, replace(model, tensors=tensors))
+    Path("c.txt").write_text(TEXT, "utf-8")
+    found = python(f"import sys; sys.argv = ['llm', *{words!r}]; from llmcli.cli.app import main; main()")
+    assert found.returncode == 1 and found.stderr.count("\n") == 1, found.stderr
+    assert "NaN or infinite logits: its weights are damaged" in found.stderr
 
 
 # ---- help and standard streams

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import Result
 
 from llmcli.cli import console, signals
-from llmcli.cli.signals import stop_requests, termination_signals
+from llmcli.cli.signals import interruptions, stop_requests, termination_signals
 from llmcli.config import ModelConfig, TrainConfig, as_record
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.errors import LLMError
@@ -435,9 +435,15 @@ def test_an_ignored_signal_stays_ignored(clock: list[float]) -> None:
     assert {signal.SIGTERM, signal.SIGHUP} <= set(termination_signals())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     assert signal.SIGHUP not in termination_signals() and signal.SIGTERM in termination_signals()
-    with stop_requests() as caught:
-        signal.raise_signal(signal.SIGHUP)
-        assert caught == []
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for collected in (stop_requests, interruptions):
+            with collected() as caught:
+                signal.raise_signal(signal.SIGHUP)
+                signal.raise_signal(signal.SIGINT)
+                assert caught == []
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @platforms.posix

@@ -4,6 +4,7 @@ import http.client
 import json
 import signal
 import socket
+import subprocess
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -163,6 +164,22 @@ def test_a_signal_ends_it_within_five_seconds(served, number, code, limits):
         assert end.endswith(b"\n\n") and b'"code":"stopping"' in end.splitlines()[-2]
         assert process.process.wait(30) == code
         assert time.monotonic() - started < 6
+
+
+@posix
+def test_an_interrupt_that_the_parent_ignores_stays_ignored(served):
+    """As in the background of a shell script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with serving(served[0]) as process:
+            process.process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.process.wait(0.5)
+            assert urllib.request.urlopen(f"{process.url}/health").status == 200
+            process.process.send_signal(signal.SIGTERM)
+            assert process.process.wait(30) == 143
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @posix

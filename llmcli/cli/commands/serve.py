@@ -15,6 +15,7 @@ import typer
 
 from llmcli.cli import console
 from llmcli.cli.options import DeviceOption, NoCacheOption, QuantizeOption, QuietOption, model_path, reject_options
+from llmcli.cli.signals import stop_signals
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError, usage
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from llmcli.server.models import Models
 
 API_KEY_VARIABLE = "LLMCLI_API_KEY"
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # end the server
 NETWORK, LIMITS = "Network", "Limits"  # panels of the help
 
 
@@ -141,7 +141,7 @@ def exits_at_once(stop: Callable[[], None]) -> Iterator[None]:
         received.append(number)
         stop()
 
-    handlers = {number: signal.signal(number, receive) for number in SIGNALS}
+    handlers = {number: signal.signal(number, receive) for number in stop_signals()}
     try:
         yield
     finally:

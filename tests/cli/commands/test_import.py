@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,8 @@ def test_a_cache_is_fitted_and_lowers_the_loss_of_another_text(directory: Path, 
     result = llm("import", directory, "-o", "cached.safetensors", "--fit-cache", "text.txt")
     assert result.exit_code == 0 and "n-gram cache: fitted on text.txt" in result.stderr
     assert CacheWeights.of_record(loading.load("cached.safetensors").record)
+    shown = llm("inspect", "cached.safetensors").stdout
+    assert "n-gram cache" in shown and not re.search(r"^  (corpus|steps|best weights|held-out) ", shown, re.M), shown
     assert llm("import", directory, "-o", "plain.safetensors").exit_code == 0
     answer = llm("eval", "text.txt", "-m", "cached.safetensors")
     assert "cached.safetensors: trained on all of this text (to fit its n-gram cache), so its scores" in answer.stderr
