@@ -172,7 +172,7 @@ def _copies(
     if not isinstance(predictor, CacheRuntime) or predictor.parameters != runtime.parameters:
         return None
     network = log_softmax(logits[: len(prediction.logprobs)])
-    return find_copies(context, len(predictor.weights.orders), network, prediction.logprobs)
+    return find_copies(context, predictor.cache.orders, network, prediction.logprobs)
 
 
 def attention_weights(runtime: NumpyRuntime, ids: Sequence[int]) -> Array:

@@ -22,10 +22,11 @@ from llmcli.evaluation.figures import Figures
 from llmcli.models.cache_runtime import CacheRuntime
 from llmcli.models.logits import check_finite
 from llmcli.models.ngram_cache import CachedText
-from llmcli.models.runtime import Scorer
+from llmcli.models.runtime import Scorer, Scores, WeightedScores
 
 # windows ids [B, T + 1] -> for each of ids[:, 1:]: (loss in nats, whether it was the most likely token), both [B, T]
-ScoreWindows = Callable[[NDArray[np.int64]], tuple[NDArray[np.floating], NDArray[np.bool_]]]
+ScoreWindows = Callable[[NDArray[np.int64]], Scores]
+ScoreEnsembleWindows = Callable[[NDArray[np.int64]], Scores | WeightedScores]
 Window = tuple[int, int, int]  # start, first position counted, end
 
 
@@ -104,7 +105,7 @@ def evaluate(
     ids: NDArray[np.integer] | PrefixedTokens,
     byte_lengths: NDArray[np.integer],
     context: int,
-    score: ScoreWindows,
+    score: ScoreEnsembleWindows,
     *,
     max_tokens: int | None = None,
     batch_tokens: int = 4096,
@@ -133,7 +134,7 @@ def evaluate_windows(
     ids: NDArray[np.integer] | PrefixedTokens,
     byte_lengths: NDArray[np.integer],
     windows: Sequence[Window],
-    score: ScoreWindows,
+    score: ScoreEnsembleWindows,
     *,
     batch_tokens: int = 4096,
     cached: CachedText | None = None,
@@ -148,12 +149,13 @@ def evaluate_windows(
         block = np.zeros((len(batch), width), np.int64)  # short windows are padded on the right; padding is not counted
         for row, (start, _, end) in enumerate(batch):
             block[row, : end - start] = ids[start:end]
-        losses, correct = score(block)
+        losses, correct, *of_models = score(block)
         total = Score(0.0, 0, 0)
         for row, (start, counted_from, end) in enumerate(batch):
             counted = slice(counted_from - start - 1, end - start - 1)
             targets, network = ids[counted_from:end], losses[row, counted]
-            nats = cached.nats(counted_from, network) if cached else network
+            shares = [weights[row, counted] for weights in of_models]
+            nats = cached.nats(counted_from, network, *shares) if cached else network
             on_tokens(targets, nats)
             total += Score(
                 float(nats.sum(dtype=np.float64)),
@@ -313,11 +315,12 @@ def measure(
     lengths = tokenizer.byte_lengths
     context = context or evaluation_context(model.context)
     ids_with_bos = PrefixedTokens(tokenizer.bos_id, ids)
-    network, cached = model, None
+    score_network: ScoreEnsembleWindows = model.score
+    cached = None
     if isinstance(model, CacheRuntime):
-        network, cached = model.network, CachedText(ids_with_bos, model.weights)
+        score_network, cached = model.score_network, CachedText(ids_with_bos, model.weights)
     score = evaluate(
-        ids_with_bos, lengths, context, network.score, cached=cached, on_progress=on_progress, on_tokens=on_tokens
+        ids_with_bos, lengths, context, score_network, cached=cached, on_progress=on_progress, on_tokens=on_tokens
     )
     check_finite(score.nats)
     return replace(score, bytes=text_bytes)

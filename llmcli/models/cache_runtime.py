@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from llmcli.formats.cache_weights import CacheWeights
 from llmcli.models.batch import step_batch
-from llmcli.models.ngram_cache import BYTES_PER_TOKEN, CachedText, NgramCache
-from llmcli.models.runtime import Array, Runtime, RuntimeWithExperts, Scores, read
+from llmcli.models.ngram_cache import ALONE, BYTES_PER_TOKEN, CachedText, NgramCache, Weights
+from llmcli.models.runtime import Array, Runtime, RuntimeWithExperts, Scores, WeightedScores, read
 
 
 class CacheRuntime:
     """A network with its n-gram cache; runtime.py describes the interface."""
 
-    def __init__(self, network: Runtime, weights: CacheWeights, cache: NgramCache | None = None) -> None:
+    def __init__(self, network: Runtime, weights: Weights, cache: NgramCache | None = None) -> None:
         self.network, self.weights = network, weights
         self.cache = cache or NgramCache(weights)
         self._start = 0  # where the tokens in the KV cache begin in the n-gram cache
@@ -77,7 +77,7 @@ class CacheRuntime:
         """Process one token or more; return the logits [V] of the next one."""
         logits = self.network.prefill(ids)
         self._extend(ids)
-        return self.cache.mix(logits)
+        return self.cache.mix(logits, self._shares(1)[0])
 
     def read(self, ids: Sequence[int]) -> None:
         """Process one token or more."""
@@ -98,9 +98,10 @@ class CacheRuntime:
     def logits(self, ids: Sequence[int]) -> Array:
         """Process one token or more; return the logits [T, V] after each of them."""
         rows = []
-        for token, row in zip(ids, self.network.logits(ids), strict=True):
+        logits = self.network.logits(ids)
+        for token, row, shares in zip(ids, logits, self._shares(len(ids)), strict=True):
             self._extend((token,))
-            rows.append(self.cache.mix(row))
+            rows.append(self.cache.mix(row, shares))
         return np.stack(rows)
 
     def score(self, ids: NDArray[np.int64]) -> Scores:
@@ -112,6 +113,10 @@ class CacheRuntime:
         mixed = [CachedText(row, self.weights).nats(1, nats) for row, nats in zip(ids, losses, strict=True)]
         return np.stack(mixed), correct
 
+    def score_network(self, ids: NDArray[np.int64]) -> Scores | WeightedScores:
+        """The same for the network alone; of an ensemble also the weights [B, T, n] of its models."""
+        return self.network.score(ids)
+
     def _extend(self, ids: Sequence[int]) -> None:
         known = min(self._ahead, len(ids))
         for token in ids[known:]:
@@ -120,7 +125,11 @@ class CacheRuntime:
 
     def _after_step(self, token: int, logits: Array) -> Array:
         self.cache.append(token, counts=False)
-        return self.cache.mix(logits)
+        return self.cache.mix(logits, self._shares(1)[0])
+
+    def _shares(self, tokens: int) -> "Sequence[Sequence[float]] | Array":
+        """The weights [tokens, n] of an ensemble's models for what follows each of the last tokens."""
+        return [ALONE] * tokens
 
 
 class CacheRuntimeWithExperts(CacheRuntime):
@@ -156,7 +165,7 @@ def network_of(runtime: Runtime) -> Runtime:
 
 
 def with_cache(network: Runtime, weights: CacheWeights | None) -> Runtime:
-    """The network with an n-gram cache, if there are weights for one."""
+    """The network with an n-gram cache, if there are weights for one. Those of an ensemble: cached_ensemble.py."""
     if weights is None:
         return network
     kind = CacheRuntimeWithExperts if isinstance(network, RuntimeWithExperts) else CacheRuntime

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.models.logits import softmax
-from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime, check_context, check_input
+from llmcli.models.runtime import PREFILL_CHUNK, Array, Runtime, Scores, WeightedScores, check_context, check_input
 
 DECAY = 0.9  # of a token's log-likelihood, per token that follows it: measured, tests/benchmarks/LOG.md
 REFRESH = 8  # tokens after which all models catch up
@@ -142,17 +142,26 @@ class EnsembleRuntime:
 
     def expert_weights(self) -> Array:
         """The weights [1, n] of the models for the next token; they sum to 1."""
-        return self._weights(self.length, self.length)
+        return self.recent_weights(1)
 
-    def score(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def recent_weights(self, tokens: int) -> Array:
+        """The weights [tokens, n] of the models for what follows each of the last tokens."""
+        return self._weights(self.length - tokens + 1, self.length)
+
+    def score(self, ids: NDArray[np.int64]) -> Scores:
         """The loss of each of ids[:, 1:] in windows ids [B, T + 1], each window independently.
 
         Returns (losses in nats [B, T], whether the target was the most likely token [B, T]). Unlike in other runtimes,
         the cache is empty afterwards.
         """
+        return self.score_with_weights(ids)[:2]
+
+    def score_with_weights(self, ids: NDArray[np.int64]) -> WeightedScores:
+        """The same, and the weights [B, T, n] of the models for each target."""
         B, T = ids.shape[0], ids.shape[1] - 1
         check_context(T, self.context)
         losses, correct = np.empty((B, T)), np.empty((B, T), np.bool_)
+        weights = np.empty((B, T, len(self._members)), np.float32)
         for b in range(B):
             self.rewind()
             for first in range(0, T, PREFILL_CHUNK):
@@ -161,8 +170,9 @@ class EnsembleRuntime:
                 targets = ids[b, first + 1 : first + 1 + len(rows)]
                 losses[b, chunk] = -np.take_along_axis(rows, targets[:, None], axis=-1)[:, 0]
                 correct[b, chunk] = rows.argmax(axis=-1) == targets
+                weights[b, chunk] = self.recent_weights(len(rows))
         self.rewind()
-        return losses, correct
+        return losses, correct, weights
 
     def _process(self, ids: Sequence[int]) -> Array:
         """Process tokens; the ensemble's log probabilities [T, V] after each."""

@@ -12,6 +12,9 @@ T_k is how often these k tokens occurred before, D_k the number of different tok
 v did, and G_k the number of tokens since they last occurred. The weights w_k, four for each k, are fitted to text that
 the network was not trained on (training/cache_fit.py), and belong to the model.
 
+In an ensemble each model has its own weights w_k, and one cache holds the text: the mixtures that these weights make of
+the ensemble's prediction are averaged, each weighted as its model is in the ensemble.
+
 `NgramCache` holds a text that grows token by token; `CachedText` treats a whole text at once, to the same
 probabilities. Numpy only. K, N, V = orders, tokens of a text, vocabulary size.
 """
@@ -33,10 +36,21 @@ if TYPE_CHECKING:
     from llmcli.data.batches import PrefixedTokens
 
 ORDERS = 5  # K of models trained here; longer contexts add nothing
+ALONE = (1.0,)  # the weight of a single model
+Weights = CacheWeights | Sequence[CacheWeights | None]  # of a model, or of the models of an ensemble; None: no cache
 MAX_GATE = 0.999  # so that the network always counts
 MAX_LOGIT = 50.0  # of a gate, negated: its exponential stays finite
 BLOCK_TOKENS = 1 << 17  # of a whole text, after which its cache is emptied
 BYTES_PER_TOKEN = 250 * ORDERS  # memory of a token in a cache, about
+
+
+def _models(weights: Weights) -> tuple[CacheWeights | None, ...]:
+    return (weights,) if isinstance(weights, CacheWeights) else tuple(weights)
+
+
+def _orders(models: Iterable[CacheWeights | None]) -> int:
+    """The largest K."""
+    return max((len(one.orders) for one in models if one is not None), default=0)
 
 
 def _gate(weights: Sequence[float], total: int, distinct: int, gap: int) -> float:
@@ -48,8 +62,9 @@ def _gate(weights: Sequence[float], total: int, distinct: int, gap: int) -> floa
 
 def _gates(weights: CacheWeights, matches: "Matches") -> NDArray[np.float64]:
     """The same for all contexts [N, K]; 0 where a context is new."""
-    z = np.einsum("nkf,kf->nk", matches.features(), np.array(weights.orders))
-    return np.where(matches.total > 0, np.minimum(MAX_GATE, 1 / (1 + np.exp(-np.maximum(z, -MAX_LOGIT)))), 0.0)
+    K = len(weights.orders)
+    z = np.einsum("nkf,kf->nk", matches.features()[:, :K], np.array(weights.orders))
+    return np.where(matches.total[:, :K] > 0, np.minimum(MAX_GATE, 1 / (1 + np.exp(-np.maximum(z, -MAX_LOGIT)))), 0.0)
 
 
 # ---- a text that grows
@@ -69,8 +84,9 @@ class _Context:
 class NgramCache:
     """A text that grows, and shrinks, at its end, with what followed each of its contexts."""
 
-    def __init__(self, weights: CacheWeights, ids: Iterable[int] = ()) -> None:
-        self._weights, self._orders = weights, len(weights.orders)
+    def __init__(self, weights: Weights, ids: Iterable[int] = ()) -> None:
+        self._models = _models(weights)
+        self._orders = _orders(self._models)
         self._ids: list[int] = []
         self._contexts: dict[tuple[int, ...], _Context] = {}
         # for each token: `last` of its contexts before it was added; None: it does not count
@@ -81,6 +97,11 @@ class NgramCache:
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    @property
+    def orders(self) -> int:
+        """K, of the model with the most."""
+        return self._orders
 
     def append(self, token: int, *, counts: bool = True) -> None:
         """Add a token. Unless it `counts` it is context for later tokens, but not what followed a context."""
@@ -132,33 +153,50 @@ class NgramCache:
 
     def part(self, start: int, end: int) -> "NgramCache":
         """The cache of a part of the text, all of which counts."""
-        return NgramCache(self._weights, self._ids[start:end])
+        return NgramCache(self._models, self._ids[start:end])
 
-    def matches(self) -> Iterator[tuple[int, float, int, Mapping[int, int]]]:
-        """(k, g_k, T_k, how often each token followed) of the last k = 1, 2, ... tokens, where they occurred before."""
-        recent, position = tuple(self._ids[-self._orders :]), len(self._ids)
-        for order in range(1, len(recent) + 1):
+    def matches(self, model: int = 0) -> Iterator[tuple[int, float, int, Mapping[int, int]]]:
+        """(k, g_k, T_k, how often each token followed) of the last k = 1, 2, ... tokens, where they occurred before, by
+        the weights of one of the models."""
+        weights, position = self._models[model], len(self._ids)
+        rows = weights.orders if weights else ()
+        recent = tuple(self._ids[-self._orders :])
+        for order, row in enumerate(rows[: len(recent)], 1):
             context = self._contexts.get(recent[-order:])
             if context is None:
                 return
-            gate = _gate(self._weights.orders[order - 1], context.total, len(context.counts), position - context.last)
+            gate = _gate(row, context.total, len(context.counts), position - context.last)
             yield order, gate, context.total, context.counts
 
-    def added(self) -> dict[int, float]:
+    def added(self, shares: Sequence[float] | NDArray[np.floating] = ALONE) -> dict[int, float]:
         """For each token that followed a context of the text's end: what the cache adds to its probability under the
-        network, before all are normalized again."""
+        network, before all are normalized again. `shares` are the weights of the models of an ensemble."""
+        if len(self._models) == 1:
+            return self._added_by(0)[0]
         added: dict[int, float] = {}
-        left = 1.0  # of the network's probability
-        for _, gate, total, counts in self.matches():
+        total = 0.0  # of the network's probability
+        for model, share in enumerate(shares):
+            if share:
+                own, left = self._added_by(model)
+                total += float(share) * left
+                for token, value in own.items():
+                    added[token] = added.get(token, 0.0) + float(share) * left * value
+        return {token: value / total for token, value in added.items()}
+
+    def _added_by(self, model: int) -> tuple[dict[int, float], float]:
+        """(`added` by the weights of one model, the share of the network's probability that is left)"""
+        added: dict[int, float] = {}
+        left = 1.0
+        for _, gate, total, counts in self.matches(model):
             left *= 1 - gate
             scale = gate / (left * total)
             for token, count in counts.items():
                 added[token] = added.get(token, 0.0) + scale * count
-        return added
+        return added, left
 
-    def mix(self, logits: Array) -> Array:
-        """The logits [V] of the mixture, from those of the network after the text so far."""
-        if not (added := self.added()):
+    def mix(self, logits: Array, shares: Sequence[float] | NDArray[np.floating] = ALONE) -> Array:
+        """The logits [V] of the mixture, from those of the network after the text so far; for `shares` see `added`."""
+        if not (added := self.added(shares)):
             return logits
         highest = logits.max()
         total = float(highest) + math.log(float(np.exp(logits - highest).sum()))
@@ -281,36 +319,48 @@ class CachedText:
     def __init__(
         self,
         ids: "NDArray[np.integer] | PrefixedTokens",
-        weights: CacheWeights,
+        weights: Weights,
         separator: int | None = None,
         starts: Sequence[int] = (),
     ) -> None:
         """For `separator` see `find_matches`. `starts` are the positions where other blocks begin, the first of them
         0."""
-        self._ids, self._weights, self._separator = ids, weights, separator
+        self._ids, self._models, self._separator = ids, _models(weights), separator
         self._starts = starts or range(0, max(1, len(ids)), BLOCK_TOKENS)
         self._blocks: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
 
-    def nats(self, first: int, network: NDArray[np.floating]) -> NDArray[np.float64]:
-        """The losses of the tokens from position `first` on, from their losses under the network [N]."""
+    def nats(
+        self, first: int, network: NDArray[np.floating], shares: NDArray[np.floating] | None = None
+    ) -> NDArray[np.float64]:
+        """The losses of the tokens from position `first` on, from their losses under the network [N]. `shares` [N, n]
+        are the weights of the models of an ensemble for each."""
         mixed = np.empty(len(network))
         done = 0
         while done < len(network):
             block = bisect.bisect_right(self._starts, first + done) - 1
             offset = first + done - self._starts[block]
-            a, b = (part[offset : offset + len(network) - done] for part in self._block(block))
-            count = len(a)
+            a, b = (part[:, offset : offset + len(network) - done] for part in self._block(block))
+            count = a.shape[1]
             here = slice(done, done + count)
+            if shares is None:
+                a, b = a[0], b[0]
+            else:
+                a, b = ((part * shares[here].T).sum(0) for part in (a, b))
             mixed[here] = -np.log(a * np.exp(-network[here].astype(np.float64)) + b)
             done += count
         return mixed
 
     def _block(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """`shares_of_mixture` of the tokens of a block, computed once."""
+        """`shares_of_mixture` of the tokens of a block by each model [n, N], computed once."""
         if number not in self._blocks:
             end = self._starts[number + 1] if number + 1 < len(self._starts) else len(self._ids)
             ids = np.asarray(self._ids[self._starts[number] : end])
-            matches = find_matches(ids, len(self._weights.orders), self._separator)
-            a, b = shares_of_mixture(_gates(self._weights, matches), matches.shares())
-            self._blocks[number] = a.astype(np.float32), b.astype(np.float32)
+            matches = find_matches(ids, _orders(self._models), self._separator)
+            a, b = np.ones((2, len(self._models), len(ids)), np.float32)
+            b[:] = 0
+            for model, weights in enumerate(self._models):
+                if weights is not None:
+                    shares = matches.shares()[:, : len(weights.orders)]
+                    a[model], b[model] = shares_of_mixture(_gates(weights, matches), shares)
+            self._blocks[number] = a, b
         return self._blocks[number]

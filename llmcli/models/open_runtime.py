@@ -32,18 +32,14 @@ def open_runtime(
     CPU run in onnxruntime as well, where it is installed: up to twice as fast, in twice the memory. Raises LLMError
     when the device or the backend is missing.
     """
-    weights = _cache_weights(model) if cache else None
+    weights = [CacheWeights.of_record(record, model.shared.path) for record in model.records] if cache else []
     if isinstance(model, Ensemble):
+        from llmcli.models.cached_ensemble import CachedEnsemble
         from llmcli.models.ensemble import EnsembleRuntime
 
-        networks = [_open_network(one, device, quantize, on_note, fast=fast) for one in model.experts]
-        return with_cache(EnsembleRuntime(networks), weights)
-    return with_cache(_open_network(model, device, quantize, on_note, fast=fast), weights)
-
-
-def _cache_weights(model: Checkpoint | Ensemble) -> CacheWeights | None:
-    """Of the n-gram cache; those of an ensemble are the mean of those of its models. Raises LLMError."""
-    return CacheWeights.mean([CacheWeights.of_record(record, model.shared.path) for record in model.records])
+        ensemble = EnsembleRuntime([_open_network(one, device, quantize, on_note, fast=fast) for one in model.experts])
+        return CachedEnsemble(ensemble, weights) if any(weights) else ensemble
+    return with_cache(_open_network(model, device, quantize, on_note, fast=fast), weights[0] if weights else None)
 
 
 def _open_network(checkpoint: Checkpoint, device: str, quantize: str | None, on_note: OnNote, *, fast: bool) -> Runtime:

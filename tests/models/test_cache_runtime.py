@@ -15,14 +15,14 @@ from llmcli.generation.generator import logits_after
 from llmcli.models.batch import step_batch
 from llmcli.models.cache_runtime import (
     CacheRuntime,
-    CacheRuntimeWithExperts,
     network_of,
     process_again,
     undo_step,
     with_cache,
 )
+from llmcli.models.cached_ensemble import CachedEnsemble
 from llmcli.models.ensemble import EnsembleRuntime
-from llmcli.models.logits import log_softmax
+from llmcli.models.logits import log_softmax, softmax
 from llmcli.models.ngram_cache import CachedText, NgramCache
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.open_runtime import open_runtime
@@ -141,18 +141,55 @@ def test_generation_beyond_the_context_copies_only_from_the_prompt() -> None:
     np.testing.assert_allclose(logits, cache.mix(end), rtol=1e-4, atol=1e-5)
 
 
-def test_an_ensemble_has_the_mean_of_the_caches_of_its_models() -> None:
-    other = CacheWeights(tuple(tuple(2 * value for value in row) for row in WEIGHTS.orders))
+OTHER = CacheWeights(tuple(tuple(2 * value for value in row) for row in WEIGHTS.orders[:2]))
+
+
+def ensemble_of(*weights: CacheWeights | None) -> Ensemble:
     models = tuple(
-        replace(random_checkpoint(CONFIG, seed), record={"ngram_cache": weights.as_record()})
-        for seed, weights in enumerate((WEIGHTS, other))
+        replace(random_checkpoint(CONFIG, seed), record={"ngram_cache": one.as_record()} if one else {})
+        for seed, one in enumerate(weights)
     )
-    runtime = open_runtime(Ensemble(models, ("a", "b")))
-    assert isinstance(runtime, CacheRuntimeWithExperts) and isinstance(runtime.network, EnsembleRuntime)
-    np.testing.assert_allclose(runtime.weights.orders, 1.5 * np.array(WEIGHTS.orders))
-    assert isinstance(open_runtime(Ensemble(models, ("a", "b")), cache=False), EnsembleRuntime)
-    one_without = (models[0], replace(models[1], record={}))
-    assert isinstance(open_runtime(Ensemble(one_without, ("a", "b"))), EnsembleRuntime)
+    return Ensemble(models, ("a", "b"))
+
+
+@pytest.mark.parametrize("weights", [(WEIGHTS, OTHER), (OTHER, WEIGHTS), (None, WEIGHTS)], ids=["ab", "ba", "one"])
+def test_an_ensemble_averages_the_mixtures_of_its_models_over_one_cache(
+    weights: tuple[CacheWeights | None, ...],
+) -> None:
+    runtime, ids = open_runtime(ensemble_of(*weights)), text(40)
+    assert isinstance(runtime, CachedEnsemble)
+    network = runtime.network.fork()
+    rows, losses = [], []
+    for position, token in enumerate(ids):
+        logits = network.prefill([token])
+        caches = [NgramCache(one, ids[: position + 1]) if one else None for one in weights]
+        mixtures = [softmax(cache.mix(logits) if cache else logits) for cache in caches]
+        rows.append(np.log(np.tensordot(network.expert_weights()[0], mixtures, 1)))
+        losses.append(-rows[-1][ids[position + 1]] if position + 1 < len(ids) else np.nan)
+    together = runtime.fork()
+    np.testing.assert_allclose([log_softmax(row) for row in together.logits(ids)], rows, atol=1e-4)
+    for last in (39, 10):
+        together.rewind(last)
+        np.testing.assert_allclose(log_softmax(together.prefill([ids[last]])), rows[last], atol=1e-4)
+    np.testing.assert_allclose(runtime.score(np.array([ids]))[0][0], losses[:-1], atol=1e-4)
+    cached_text = CachedText(np.array(ids), runtime.weights)
+    score = evaluate(np.array(ids), np.ones(12, np.int64), 64, runtime.score_network, cached=cached_text)
+    assert score.nats == pytest.approx(sum(losses[:-1]), abs=1e-3)
+
+
+def test_where_one_model_predicts_alone_the_mixture_is_that_of_the_model() -> None:
+    ids = text(30)
+    cache = NgramCache([OTHER, WEIGHTS, None], ids)
+    for shares, one in (((1, 0, 0), OTHER), ((0, 1, 0), WEIGHTS)):
+        assert cache.added(shares) == pytest.approx(NgramCache(one, ids).added())
+    assert cache.added((0, 0, 1)) == {}
+
+
+def test_an_ensemble_without_a_cache_and_an_average() -> None:
+    assert isinstance(open_runtime(ensemble_of(WEIGHTS, OTHER), cache=False), EnsembleRuntime)
+    assert isinstance(open_runtime(ensemble_of(None, None)), EnsembleRuntime)
+    twice = CacheWeights(tuple(tuple(2 * value for value in row) for row in WEIGHTS.orders))
+    models = ensemble_of(WEIGHTS, twice).experts
     average = CacheWeights.of_record(ensemble_file.average(dict(zip("ab", models, strict=True))).record)
     assert average is not None
     np.testing.assert_allclose(average.orders, 1.5 * np.array(WEIGHTS.orders))
