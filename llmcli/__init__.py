@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmcli.config import SamplingConfig as SamplingConfig
     from llmcli.errors import LLMError as LLMError
     from llmcli.training.events import Evaluation as Evaluation
+    from llmcli.training.events import Restarted as Restarted
     from llmcli.training.events import Sample as Sample
     from llmcli.training.events import Step as Step
     from llmcli.training.events import TeacherTrained as TeacherTrained
@@ -30,6 +31,7 @@ _MODULES = {
     "LLMError": "errors",
     "Model": "api",
     "ModelConfig": "config",
+    "Restarted": "training.events",
     "Result": "training.session",
     "Sample": "training.events",
     "SamplingConfig": "config",
@@ -39,8 +41,8 @@ _MODULES = {
     "train": "api",
 }
 __all__ = [
-    "Evaluation", "LLMError", "Model", "ModelConfig", "Result", "Sample", "SamplingConfig", "Step",
-    "TeacherTrained", "__version__", "load", "train",
+    "Evaluation", "LLMError", "Model", "ModelConfig", "Restarted", "Result", "Sample", "SamplingConfig",
+    "Step", "TeacherTrained", "__version__", "load", "train",
 ]  # fmt: skip
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llmcli.generation.generator import Piece
     from llmcli.generation.next_words import NextWords
     from llmcli.models.runtime import Runtime
-    from llmcli.training.events import Evaluation, Sample, Step, TeacherTrained
+    from llmcli.training.events import Evaluation, Restarted, Sample, Step, TeacherTrained
     from llmcli.training.plan import Request
     from llmcli.training.session import Result
 
@@ -225,7 +225,7 @@ def train(
     overwrite: bool = False,
     on_note: Callable[[str], None] = lambda note: None,
     **options: Any,
-) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Result]:
+) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Restarted | Result]:
     """Train a model on text or conversations and save it. Yields events; the last is the `Result`, after the file is
     written.
 

@@ -99,9 +99,12 @@ class TrainingView:
         """The validation slice was evaluated."""
         self._evaluations.append((step, bits_per_byte))
 
-    def begin_student(self) -> None:
-        """The losses that follow are of another model, in distillation."""
+    def begin_model(self, share: float | None = None) -> None:
+        """The losses that follow are of another model; `share` is that of conversations at the end of its run."""
         self._curve, self._evaluations, self._loss = ThinnedCurve(), [], math.nan
+        self._shown_progress = -math.inf
+        if self._answers and share is not None:
+            self._answers = 1 - share, self._answers[1]
 
     def sample(self, prompt: str, text: str) -> None:
         """The model's current continuation of a prompt."""

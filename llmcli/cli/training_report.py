@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llmcli.data.sources import FileGroup
     from llmcli.evaluation.compressors import Baseline
     from llmcli.formats.checkpoint import Checkpoint
-    from llmcli.training.events import Done, Evaluation, Sample, Step, TeacherTrained
+    from llmcli.training.events import Done, Evaluation, Restarted, Sample, Step, TeacherTrained
     from llmcli.training.plan import Plan
 
 
@@ -26,11 +26,7 @@ def show_plan(plan: "Plan", data: "list[FileGroup]", *, dry_run: bool, json_: bo
     """The plan: with --dry-run the result; else on stderr, in a terminal as a summary of a few lines. JSON also has
     what the files were taken for, `data`."""
     if json_:
-        choices = [as_record(row) for row in plan.rows]
-        conversations = {"conversations": as_record(plan.conversations)} if plan.conversations else {}
-        config, train = json.loads(dump_config(plan.model)), as_record(plan.train)
-        files = [group.as_record() for group in data]
-        json_event("plan", choices=choices, config=config, train=train, data=files, **conversations)
+        json_event("plan", **_plan_record(plan), data=[group.as_record() for group in data])
         return
     if dry_run or not sys.stderr.isatty():
         rows = [(row.name, row.value, row.reason) for row in plan.rows]
@@ -43,14 +39,26 @@ def show_plan(plan: "Plan", data: "list[FileGroup]", *, dry_run: bool, json_: bo
         console.note(line)
 
 
+def _plan_record(plan: "Plan") -> dict[str, Any]:
+    conversations = {"conversations": as_record(plan.conversations)} if plan.conversations else {}
+    choices, config = [as_record(row) for row in plan.rows], json.loads(dump_config(plan.model))
+    return {"choices": choices, "config": config, "train": as_record(plan.train), **conversations}
+
+
 def show_event(
-    event: "Step | Evaluation | Sample | TeacherTrained", view: "TrainingView", *, json_: bool, of_answers: bool = False
+    event: "Step | Evaluation | Sample | TeacherTrained | Restarted",
+    view: "TrainingView",
+    *,
+    json_: bool,
+    of_answers: bool = False,
 ) -> None:
     """An event of the trainer; `of_answers` is whether the validation figures are of answers in conversations. Raises
     OSError if stdout cannot be written to."""
     from llmcli.training import events
 
-    if json_:
+    if isinstance(event, events.Restarted):
+        _show_restart(event, view, json_=json_)
+    elif json_:
         kinds = {
             events.Step: "step", events.Evaluation: "eval", events.Sample: "sample", events.TeacherTrained: "teacher"
         }  # fmt: skip
@@ -61,13 +69,33 @@ def show_event(
     elif isinstance(event, events.Evaluation):
         view.evaluation(event.step, event.bits_per_byte)
     elif isinstance(event, events.TeacherTrained):
-        view.begin_student()
+        view.begin_model()
         console.note(
             f"step {event.step:,}: the teacher is trained (validation loss {units.bits_per_byte(event.bits_per_byte)} "
             "bits per byte); the student starts from fresh weights and also learns from its predictions"
         )
     elif sys.stderr.isatty():
         view.sample(event.prompt, event.text)
+
+
+def _show_restart(event: "Restarted", view: "TrainingView", *, json_: bool) -> None:
+    plan, before = event.plan, event.before
+    sizes = [one.model.parameters for one in (plan, before)]
+    if json_:
+        json_event(
+            "restart", step=event.step, seconds=event.seconds, speed=event.speed, parameters=sizes[0],
+            parameters_before=sizes[1],
+        )  # fmt: skip
+        json_event("plan", **_plan_record(plan))
+        return
+    view.begin_model(plan.conversations.share if plan.conversations else None)
+    now, then = (units.number(size) for size in sizes)
+    models = ("two models", "one") if plan.train.teacher_share else ("one model", "two")
+    change = f"{now} parameters instead of {then}" if now != then else " instead of ".join(models)
+    console.note(
+        f"step {event.step:,}: training runs at {event.speed:.2g} times the speed that was measured before the run, so "
+        f"it starts over with {change}"
+    )
 
 
 def show_result(

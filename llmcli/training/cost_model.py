@@ -28,6 +28,7 @@ HALF_PEAK_WIDTH = {"cpu": 100, "cuda": 600, "mps": 300}
 
 FLOAT32 = 4.0  # bytes of a weight, a gradient, or a number in the state of the optimizer
 BYTES_PER_LOGIT = 8.0  # of a block of the loss: in float32, and their probabilities
+SLOW_STEP = 2.5  # times the limit of a measurement; it takes four steps or more
 BASE_BYTES = 3e8  # of the process before it trains
 
 Speed = Callable[[ModelConfig, TrainConfig, float], float]  # (model, settings, seconds to measure) -> tokens/s
@@ -238,15 +239,17 @@ def choose_model(
     machine: Machine,
     max_epochs: float,
     measured: dict[int, float],
+    min_tokens: float = 0.0,
 ) -> Estimate:
     """The best of `models`, which are sorted by size: the largest that sees TOKENS_PER_PARAMETER, or, with a time
-    budget of `seconds`, the one with the lowest expected loss.
+    budget of `seconds`, the one with the lowest expected loss of those that see `min_tokens` even at LOW_SPEED.
 
     `measured` are tokens per second by the index of a model; new measurements are added.
     """
     if seconds is None:
         return _choose_by_tokens(models, planned_tokens(settings(models[0], 0.0)))
-    return _choose_by_time(models, recipe.TRAINING_SHARE * seconds, text, settings, machine, max_epochs, measured)
+    seconds *= recipe.TRAINING_SHARE
+    return _choose_by_time(models, seconds, text, settings, machine, max_epochs, measured, min_tokens)
 
 
 def _choose_by_tokens(models: Sequence[ModelConfig], tokens: float) -> Estimate:
@@ -262,31 +265,59 @@ def _choose_by_time(
     machine: Machine,
     max_epochs: float,
     measured: dict[int, float],
+    min_tokens: float,
 ) -> Estimate:
-    """Measures the speed of the shape that seems best, at most MAX_MEASUREMENTS times. The ratio of the last measured
-    to its estimated speed corrects the estimates of the other shapes."""
+    """Measures the speed of the shape that seems best, and so on, at most MAX_MEASUREMENTS shapes; then all of them in
+    a second round, of which the faster counts. The ratio of the last measured to its estimated speed corrects the
+    estimates of the other shapes."""
     max_tokens = max_epochs * text.tokens
     estimated = [estimated_speed(model, settings(model, 0.0)) for model in models]
+    new: list[int] = []
 
     def expected_speed(i: int) -> float:
         last = next(reversed(measured), None)
         correction = 1.0 if last is None else measured[last] / estimated[last]
         return correction * estimated[i]
 
+    def speed(i: int) -> float:
+        return measured[i] if i in measured else expected_speed(i)
+
     def tokens(i: int) -> float:
-        return min(max_tokens, seconds * measured.get(i, expected_speed(i)))
+        return min(max_tokens, seconds * speed(i))
 
-    def loss(i: int) -> float:
-        # between active and all parameters, where there are experts
-        size = math.sqrt(models[i].parameters * models[i].active_parameters)
-        return expected_loss(size, tokens(i), text)
+    def rank(i: int) -> tuple[float, float]:
+        shortage = max(0.0, min_tokens - recipe.LOW_SPEED * tokens(i))
+        return shortage, expected_loss(loss_size(models[i]), tokens(i), text)
 
-    for _ in range(recipe.MAX_MEASUREMENTS):
-        best = min(range(len(models)), key=loss)
-        if best in measured:
-            break
-        run_seconds = tokens(best) / expected_speed(best)  # max_tokens may end the run before its time
-        limit = min(recipe.MAX_MEASUREMENT_SECONDS, recipe.MEASUREMENT_SHARE * run_seconds)
-        measured[best] = machine.speed(models[best], settings(models[best], tokens(best)), limit)
-    best = min(measured, key=loss)
+    def limit(i: int) -> float:
+        run_seconds = tokens(i) / speed(i)  # max_tokens may end the run before its time
+        return min(recipe.MAX_MEASUREMENT_SECONDS, recipe.MEASUREMENT_SHARE * run_seconds)
+
+    def measure(i: int) -> float:
+        return machine.speed(models[i], settings(models[i], tokens(i)), limit(i))
+
+    def is_slow(i: int) -> bool:
+        """Whether another measurement would take much longer than its limit: of few steps, each is long."""
+        step_seconds = settings(models[i], tokens(i)).tokens_per_step / measured[i]
+        return step_seconds > SLOW_STEP * limit(i)
+
+    def search() -> None:
+        while len(new) < recipe.MAX_MEASUREMENTS:
+            best = min(range(len(models)), key=rank)
+            if best in measured:
+                break
+            measured[best] = measure(best)
+            new.append(best)
+
+    search()
+    for i in new if len(models) > 1 else []:
+        if not is_slow(i):
+            measured[i] = max(measured[i], measure(i))
+    search()
+    best = min(measured, key=rank)
     return Estimate(models[best], tokens(best), measured[best])
+
+
+def loss_size(model: ModelConfig) -> float:
+    """Parameters as `expected_loss` counts them: between active and all, where there are experts."""
+    return math.sqrt(model.parameters * model.active_parameters)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from llmcli.evaluation.evaluator import Score
 from llmcli.formats.checkpoint import Checkpoint
+from llmcli.training.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,18 @@ class TeacherTrained:
 
 
 @dataclass(frozen=True)
+class Restarted:
+    """The first steps had another speed than the plan assumed, so the run starts over at step 1, with a model of
+    another size, or with one model instead of two."""
+
+    step: int  # taken by the plan before
+    seconds: float  # since the run began
+    speed: float  # relative to the one that was assumed
+    before: Plan
+    plan: Plan
+
+
+@dataclass(frozen=True)
 class State:
     """Everything that the steps after this one depend on: arrays by name, and values that JSON can hold."""
 
@@ -78,4 +91,4 @@ class Done:
     adapters: Mapping[str, NDArray[np.float32]] | None = None  # the best LoRA matrices by name, if any were trained
 
 
-Event = Step | Evaluation | Sample | TeacherTrained | State | Done
+Event = Step | Evaluation | Sample | TeacherTrained | Restarted | State | Done

@@ -77,7 +77,8 @@ def fastest_threads(
     `chain_seconds` measures one number of threads. A later number wins only by THREADS_GAIN. `core_share` measures the
     share of a core that a thread gets.
     """
-    if len(counts) == 1 or (core_share or _core_share)() < FREE_SHARE:
+    share = core_share or _core_share
+    if len(counts) == 1 or (share() < FREE_SHARE and share() < FREE_SHARE):  # twice: not for a moment
         return counts[-1]
     measure = chain_seconds or _chain_seconds
     best, fastest = math.inf, counts[0]

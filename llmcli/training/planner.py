@@ -50,13 +50,14 @@ def make_plan(
     base: ModelConfig | None = None,
     machine: Machine | None = None,
     conversations: ConversationSize | None = None,
+    seconds_spent: float = 0.0,
 ) -> Plan:
     """A plan for training on `train_tokens` tokens of text, of `train_bytes` bytes, and then on conversations if there
     are any; without text (0 tokens), on conversations alone. `base` is the model to fine-tune, if any; its shape is
     kept.
 
-    The speed of `machine` is measured only where a time budget ends the run. Raises LLMError when the corpus is too
-    short, when no model fits into memory, or when the requests contradict each other.
+    The speed of `machine` is measured only where a time budget ends the run, of which `seconds_spent` are over. Raises
+    LLMError when the corpus is too short, when no model fits into memory, or when the requests contradict each other.
     """
     text = CorpusSize(train_tokens, train_bytes or 3 * train_tokens)
     machine = machine or Machine(estimated_speed)
@@ -66,7 +67,7 @@ def make_plan(
         return [base] if base else candidates(request, data, context, vocab_size, eos_id, induction=induction)
 
     def plan(induction: bool) -> Plan:
-        run = _Run(machine.memory, request, text, conversations, base, induction)
+        run = _Run(machine.memory, request, text, conversations, base, induction, seconds_spent)
         return _plan(run, candidates_for(run.data, run.context.value, induction), machine)
 
     if (
@@ -90,6 +91,7 @@ class _Run:
     conversations: ConversationSize | None
     base: ModelConfig | None
     induction: bool  # whether initial weights get induction heads, where the model can hold them
+    seconds_spent: float  # of the time budget, before the first step
 
     @cached_property
     def context(self) -> Decision[int]:
@@ -159,7 +161,15 @@ class _Run:
     def batch_seconds(self) -> float | None:
         """The part of the time budget for the batches alone."""
         seconds = self.budget
-        return seconds / self.step_cost if seconds else seconds
+        return (seconds - self.seconds_spent) / self.step_cost if seconds else seconds
+
+    @property
+    def min_tokens(self) -> float:
+        """Tokens in which conversations are read CONVERSATION_MIN_EPOCHS times; 0 without any."""
+        if self.packed is None:
+            return 0.0
+        share = self.phases.share(0.0).value if self.phases else 1.0
+        return recipe.CONVERSATION_MIN_EPOCHS * self.packed.tokens / share
 
     def distillation(self, tokens: float) -> Decision[float]:
         """The part of a run for a teacher, where one model would be trained on `tokens`."""
@@ -281,7 +291,9 @@ def _choose(run: _Run, fitting: Fit, machine: Machine) -> Estimate:
         return run.settings(model, tokens, fitting.batch_divisor)
 
     def choose(seconds: float | None) -> Estimate:
-        return choose_model(fitting.models, seconds, run.data, settings, machine, run.max_epochs, measured)
+        return choose_model(
+            fitting.models, seconds, run.data, settings, machine, run.max_epochs, measured, run.min_tokens
+        )
 
     seconds = run.batch_seconds
     estimate = choose(seconds)

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ class Prepared:
     base: ModelConfig | None = None  # the model to fine-tune
     encoded: EncodedConversations | None = None
     conversations: PreparedConversations | None = None  # as the context of the plan has space for them
+    # the plan for another speed of the machine, after some seconds of the time budget
+    plan_again: Callable[[Machine, float], Plan] | None = field(default=None, compare=False, repr=False)
 
     def training_text(self) -> Iterator[Iterator[str]]:
         """The text of `tokens`: one iterator of pieces for each of its parts."""
@@ -123,16 +125,28 @@ def prepare(
     encoded = divided.encode(tokenizer) if divided else None
     train_bytes = text.training.text_bytes
     read_bytes = train_bytes if train_bytes <= max_bytes else _text_bytes(tokens, tokenizer)
-    plan = make_plan(
-        request,
-        train_tokens=len(tokens),
-        train_bytes=read_bytes,
-        vocab_size=tokenizer.vocab_size,
-        eos_id=tokenizer.eos_id,
-        base=base,
-        machine=machine,
-        conversations=encoded.size if encoded else None,
-    )
+    vocab_size, eos_id = tokenizer.vocab_size, tokenizer.eos_id
+    corpus_row = PlanRow("corpus", f"{corpus.text_bytes:,} bytes", _description(text, read_bytes))
+    vocabulary_row = PlanRow("vocabulary", f"{vocab_size} tokens", tokenizer_reason)
+    corpus_rows = [corpus_row] if corpus.documents or not encoded else []
+
+    def plan_for(machine: Machine | None, seconds_spent: float = 0.0) -> Plan:
+        plan = make_plan(
+            request,
+            train_tokens=len(tokens),
+            train_bytes=read_bytes,
+            vocab_size=vocab_size,
+            eos_id=eos_id,
+            base=base,
+            machine=machine,
+            conversations=encoded.size if encoded else None,
+            seconds_spent=seconds_spent,
+        )
+        if encoded:
+            return _with_conversations(plan, encoded, corpus_rows, vocabulary_row)
+        return replace(plan, rows=(*corpus_rows, vocabulary_row, *plan.rows))
+
+    plan = plan_for(machine)
     record = _record(corpus, text, read_bytes, len(tokens), len(held_out_tokens))
     if base_record and trained_part(text.held_out, [base_record]).contents:
         record["held_out"]["seen_by_base"] = True
@@ -143,31 +157,27 @@ def prepare(
     if seen_bytes:
         record["seen_bytes"] = seen_bytes.hex()
     tokenizer = tokenizer.with_seen_bytes(seen_bytes)
+    if encoded:
+        record["corpus"] += corpus_record(encoded.divided.inputs.files)
+        # as it is opened with the model: answers to questions end
+        tokenizer = tokenizer.with_eos_ids(plan.model.extra_eos_ids)
     prepared = Prepared(plan, tokenizer, text, tokens, held_out_tokens, record, max_bytes, base, encoded)
-    corpus_row = PlanRow("corpus", f"{corpus.text_bytes:,} bytes", _description(text, read_bytes))
-    vocabulary_row = PlanRow("vocabulary", f"{tokenizer.vocab_size} tokens", tokenizer_reason)
-    if encoded is None:
-        return prepared.with_plan(replace(plan, rows=(corpus_row, vocabulary_row, *plan.rows)))
-    return _with_conversations(prepared, encoded, [corpus_row] if corpus.documents else [], vocabulary_row)
+    return replace(prepared, plan_again=plan_for).with_plan(plan)
 
 
 def _with_conversations(
-    prepared: Prepared, encoded: EncodedConversations, corpus_rows: list[PlanRow], vocabulary_row: PlanRow
-) -> Prepared:
-    """Complete the plan and the record of a run on conversations, after text if there are `corpus_rows`."""
-    plan, inputs = prepared.plan, encoded.divided.inputs
+    plan: Plan, encoded: EncodedConversations, corpus_rows: list[PlanRow], vocabulary_row: PlanRow
+) -> Plan:
+    """Complete the plan of a run on conversations, after text if there are `corpus_rows`."""
     assert plan.conversations
     stop_ids = {*plan.model.extra_eos_ids, *encoded.template.stop_ids} - {plan.model.eos_token_id}
     conversation_rows = encoded.fit(plan.train.context).rows("conversations" if corpus_rows else "corpus")
-    plan = replace(
+    return replace(
         plan,
         model=replace(plan.model, extra_eos_ids=tuple(sorted(stop_ids))),
         rows=(*corpus_rows, *conversation_rows, vocabulary_row, *plan.rows),
-        conversations=replace(plan.conversations, new_tokens=inputs.new_tokens),
+        conversations=replace(plan.conversations, new_tokens=encoded.divided.inputs.new_tokens),
     )
-    corpus = [*prepared.record["corpus"], *corpus_record(inputs.files)]
-    tokenizer = prepared.tokenizer.with_eos_ids(stop_ids)  # as it is opened with the model: answers to questions end
-    return replace(prepared, tokenizer=tokenizer, record=prepared.record | {"corpus": corpus}).with_plan(plan)
 
 
 def _split(corpus: Corpus, held_out: Corpus | float) -> CorpusSplit:

@@ -118,8 +118,19 @@ REFERENCE_BYTES_PER_TOKEN = 3.3  # a token of more bytes counts for more [chosen
 REPETITION_DECAY = 3.0  # epochs; R* of arXiv:2305.16264, where it is 15.4; fitted: 2.5 ["At a fixed time"]
 TRAINING_SHARE = 0.9  # of the time budget; reading, planning, evaluating and saving take the rest [chosen]
 MAX_MEASUREMENTS = 3  # shapes whose speed is measured [chosen]
-MEASUREMENT_SHARE = 0.01  # of the run, for each measurement [chosen] ...
-MAX_MEASUREMENT_SECONDS = 3.0  # ... and at most this long [chosen]
+# each is measured in two rounds, and the faster counts: a slow moment of the machine is shorter than both
+MEASUREMENT_SHARE = 0.005  # of the run, for a measurement in a round [chosen] ...
+MAX_MEASUREMENT_SECONDS = 1.5  # ... and at most this long [chosen]
+LOW_SPEED = 0.7  # of the measured speed, with which a run has time for its conversations [chosen]
+
+# ---- Correction of the model's size, once, where the first steps of a run have another speed than measured
+
+CORRECTION_SHARE = 0.025  # of the time budget, for each of two windows that have to agree [chosen] ...
+CORRECTION_SECONDS = 1.0  # ... and at least this long: other programs take turns of up to half a second [chosen]
+CORRECTION_UNTIL = 0.15  # progress, at the latest: the windows are the shortest until then [chosen]
+CORRECTION_FACTOR = 1.25  # of the measured speed, or one over it, at least ["Ten plans"]
+CORRECTION_GAIN = 0.01  # by which the expected loss has to be lower, without the irreducible loss [chosen]
+RESTART_SECONDS = 1.0  # until the first step of the other model [chosen]
 
 # ---- Validation slice and temperature calibration
 
@@ -151,6 +162,7 @@ CONVERSATION_EPOCHS = 60.0  # at most, from scratch ["Text first"], or more ...
 CONVERSATION_STEPS = 1000  # ... where that would be fewer steps than these [chosen]
 CONVERSATION_FINE_TUNING_EPOCHS = 3.0  # the same for fine-tuning [chosen]
 CONVERSATION_FINE_TUNING_STEPS = 100  # [chosen]
+CONVERSATION_MIN_EPOCHS = 2.0  # that a model has time for, at LOW_SPEED, where a smaller one has [chosen]
 CONVERSATION_BATCHES_PER_EPOCH = 4  # at least, where that is at least one row [chosen]
 CONVERSATION_SHARE = 0.3  # part of a run in which they follow text [chosen]
 CONVERSATION_LARGEST_SHARE = 0.8  # where there is more of them than of text [chosen]

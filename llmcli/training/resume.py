@@ -169,7 +169,7 @@ class StateSaver:
         max_bytes: int | None = None,
     ) -> None:
         """What it saves with each state is described at StoppedRun; `warn` gets the first failure."""
-        self._path, self._identity, self._plan, self._tokenizer_json = path, identity, plan, tokenizer_json
+        self._path, self._identity, self.plan, self._tokenizer_json = path, identity, plan, tokenizer_json
         self._warn, self._max_bytes = warn, max_bytes
         self._pause = FIRST_PAUSE
         self._next = time.monotonic() + self._pause
@@ -189,7 +189,7 @@ class StateSaver:
         try:
             if os.path.exists(self._path) and not is_resume_file(self._path):  # noqa: PTH110 (Path.exists may raise)
                 raise LLMError(f"{self._path} was created by another process during the run and is kept")
-            save(self._path, StoppedRun(self._identity, self._plan, self._tokenizer_json, state, self._max_bytes))
+            save(self._path, StoppedRun(self._identity, self.plan, self._tokenizer_json, state, self._max_bytes))
             self._has_saved = True
         except LLMError as error:
             if not self._has_failed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,11 +27,12 @@ if TYPE_CHECKING:  # torch is imported when training starts, not when the text i
     from llmcli.data.tokenizer import Tokenizer
     from llmcli.evaluation.compressors import Baseline
     from llmcli.formats.checkpoint import Checkpoint
+    from llmcli.training.correction import Correction, MeasuredSpeeds
     from llmcli.training.cost_model import Machine, Memory
     from llmcli.training.data_parallel import Leader
-    from llmcli.training.events import Done, Evaluation, Sample, Step, TeacherTrained
+    from llmcli.training.events import Done, Evaluation, Event, Restarted, Sample, Step, TeacherTrained
     from llmcli.training.prepare import Prepared
-    from llmcli.training.resume import StoppedRun
+    from llmcli.training.resume import StateSaver, StoppedRun
     from llmcli.training.thread_tuner import ThreadTuner
 
 __all__ = ["Inputs", "PlannedRun", "Result", "check_space", "load_inputs", "plan_run", "run"]
@@ -63,6 +64,7 @@ class PlannedRun:
     prepared: Prepared
     identity: dict[str, Any]
     tuner: ThreadTuner | None  # None: the number of threads is fixed
+    correction: Correction | None = None  # of the model's size, where a clock ends the run and the planner chose it
 
 
 def plan_run(
@@ -79,6 +81,8 @@ def plan_run(
 ) -> PlannedRun:
     """Choose device and data type, prepare the tokens, plan; a stopped run keeps its plan. Raises LLMError."""
     from llmcli.training import hardware, resume
+    from llmcli.training.correction import Correction
+    from llmcli.training.cost_model import Machine
     from llmcli.training.prepare import prepare
 
     if inputs.like:
@@ -90,6 +94,7 @@ def plan_run(
     is_fixed = fixed_threads or request.steps or request.epochs or processes.are_several
     tuner = None if is_fixed else hardware.torch_thread_tuner(request.threads)
     machine: Machine | None = None
+    speeds: MeasuredSpeeds | None = None
     if stopped := output.stopped:
         resume.check_same_run(stopped, identity, output.resume_path, processes.count)
         _check_hardware(stopped, output.resume_path)
@@ -97,7 +102,8 @@ def plan_run(
         request = replace(request, device=stopped.plan.train.device, dtype=stopped.plan.train.dtype)
     else:
         conversations_alone = inputs.conversations is not None and not inputs.corpus.documents
-        request, machine = _choose_hardware(request, device, dtype, tuner, processes, conversations=conversations_alone)
+        request, speeds = _choose_hardware(request, device, dtype, tuner, processes, conversations=conversations_alone)
+        machine = Machine(speeds, _free_memory(request.device, processes))
     with hardware.explain_out_of_memory():
         prepared = prepare(
             request,
@@ -117,7 +123,17 @@ def plan_run(
         prepared = prepared.with_plan(_resumed_plan(stopped.plan, request, processes))
     if prepared.plan.sharded:
         hardware.check_can_shard()
-    return PlannedRun(request, _with_paths(prepared, inputs, output.path), identity, tuner)
+    correction = None
+    if speeds and machine and _may_correct(request, inputs, processes):
+        correction = Correction(prepared, speeds, machine.memory)
+    return PlannedRun(request, _with_paths(prepared, inputs, output.path), identity, tuner, correction)
+
+
+def _may_correct(request: Request, inputs: Inputs, processes: Processes) -> bool:
+    """Whether the size of the model may be corrected after the first steps. A GPU is not shared with other programs as
+    cores are."""
+    is_fixed = request.layers or request.width or inputs.base or not request.has_time_budget
+    return request.device == "cpu" and not is_fixed and not processes.are_several
 
 
 def _with_paths(prepared: Prepared, inputs: Inputs, model: Path) -> Prepared:
@@ -186,19 +202,18 @@ def _choose_hardware(
     processes: Processes,
     *,
     conversations: bool,
-) -> tuple[Request, Machine]:
-    """(the request with device and data type, this machine); `conversations` is whether there is nothing else."""
+) -> tuple[Request, MeasuredSpeeds]:
+    """(the request with device and data type, the speeds there); `conversations` is whether there is nothing else."""
     from llmcli.models import devices
     from llmcli.training import hardware, throughput
-    from llmcli.training.cost_model import Machine
+    from llmcli.training.correction import MeasuredSpeeds
 
     device = pick_device(device, processes)
     dtype, reason = hardware.pick_dtype(dtype, device, request.threads)
     devices.check_dtype(dtype, device)
     measured = partial(throughput.measure_throughput, tuner=tuner, conversations=conversations)
     gain = 1 + PROCESS_GAIN * (processes.count - 1)
-    machine = Machine(lambda *shape: gain * measured(*shape), _free_memory(device, processes))
-    return replace(request, device=device, dtype=dtype, machine_reason=reason), machine
+    return replace(request, device=device, dtype=dtype, machine_reason=reason), MeasuredSpeeds(measured, gain)
 
 
 def _check_hardware(stopped: StoppedRun, resume_path: Path) -> None:
@@ -358,57 +373,102 @@ def run(
     processes: Processes = ONE_PROCESS,
     on_stop_request: Callable[[int], None] = lambda signal: None,
     on_progress: Callable[[float], None] = lambda share: None,
-) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Result]:
-    """Train, and save the model at the end: yields events, and the result as the last one.
+) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Restarted | Result]:
+    """Train, and save the model at the end: yields events, and the result as the last one. If its first steps have
+    another speed than the plan assumed, the run may start over once, with a model of another size.
 
     `started` is when the time budget began (time.monotonic). When `stop()` is true the run ends after the current step
     and saves what it has. `on_stop_request` gets the signal that another of several processes received, after which
     `stop` is asked again. `on_progress` is that of `trainer.train`. Raises LLMError.
     """
-    from llmcli.training import hardware, resume, trainer
+    from llmcli.training import hardware, resume
     from llmcli.training.events import Done, State
-    from llmcli.training.find_plain_text import find_plain_text
 
-    prepared, settings = plan.prepared, plan.prepared.plan
+    prepared, correction = plan.prepared, plan.correction
     add_base_to_record(prepared.record, inputs)
     if inputs.reading.is_requested:
         prepared.record["reading"] = inputs.reading.as_record()
     baselines = _baselines(prepared)
     saver = resume.StateSaver(
-        output.resume_path, plan.identity, settings, prepared.tokenizer.to_json(), on_note, prepared.max_bytes
+        output.resume_path, plan.identity, prepared.plan, prepared.tokenizer.to_json(), on_note, prepared.max_bytes
     )
-    with hardware.explain_out_of_memory(), _leading(processes, settings.train.device) as leader:
-        for event in trainer.train(
-            settings,
-            prepared.tokenizer,
-            inputs.base,
-            prepared.tokens,
-            prepared.held_out,
-            prepared.record,
-            sample_prompt=_first_words(next(next(inputs.corpus.texts()))) if inputs.corpus.documents else None,
-            started_at=started,
-            reserve_seconds=_reserve_seconds(prepared),
-            stop=_or_elsewhere(stop, leader, on_stop_request) if leader else stop,
-            save_due=saver.is_due,
-            resume_from=output.stopped.take_state() if output.stopped else None,
-            regularize=prepared.regularization(plan.request),
-            tuner=plan.tuner,
-            conversations=prepared.conversations,
-            plain_text=find_plain_text(inputs, prepared),
-            leader=leader,
+    with hardware.explain_out_of_memory(), _leading(processes, prepared.plan.train.device) as leader:
+        stop_anywhere = _or_elsewhere(stop, leader, on_stop_request) if leader else stop
+        train = partial(
+            _train, inputs=inputs, output=output, saver=saver, started=started, leader=leader, stop=stop_anywhere,
             on_progress=on_progress,
-        ):
+        )  # fmt: skip
+        events = train(plan)
+        while True:
+            event = next(events)
             if isinstance(event, State):
                 saver.save(event)
                 del event  # or its copy of all weights would be in memory while training goes on
+                if correction:
+                    correction.pause()
             elif isinstance(event, Done):
                 _complete_record(event, plan, baselines, resumable=saver.resumable, on_note=on_note, stop=stop)
                 file = output.save(event)
                 if not event.interrupted:  # also after a problem: a resumed run would meet it again
                     output.discard_resume_file()
                 yield Result(event, file, baselines, saver.resumable)
+                return
             else:
                 yield event
+                if correction and (restarted := correction.restart(event)) and not stop():
+                    events.close()
+                    plan, correction, saver.plan = _start_over(plan, restarted), None, restarted.plan
+                    yield restarted
+                    events = train(plan)
+
+
+def _train(
+    plan: PlannedRun,
+    *,
+    inputs: Inputs,
+    output: Output,
+    saver: StateSaver,
+    started: float,
+    stop: Callable[[], bool],
+    leader: Leader | None,
+    on_progress: Callable[[float], None],
+) -> Generator[Event, None, None]:
+    """The events of the trainer."""
+    from llmcli.training import trainer
+    from llmcli.training.find_plain_text import find_plain_text
+
+    prepared = plan.prepared
+    yield from trainer.train(
+        prepared.plan,
+        prepared.tokenizer,
+        inputs.base,
+        prepared.tokens,
+        prepared.held_out,
+        prepared.record,
+        sample_prompt=_first_words(next(next(inputs.corpus.texts()))) if inputs.corpus.documents else None,
+        started_at=started,
+        reserve_seconds=_reserve_seconds(prepared),
+        stop=stop,
+        save_due=saver.is_due,
+        resume_from=output.stopped.take_state() if output.stopped else None,
+        regularize=prepared.regularization(plan.request),
+        tuner=plan.tuner,
+        conversations=prepared.conversations,
+        plain_text=find_plain_text(inputs, prepared),
+        leader=leader,
+        on_progress=on_progress,
+    )
+
+
+def _start_over(plan: PlannedRun, restarted: Restarted) -> PlannedRun:
+    """The same run with the new plan; its record says what was before."""
+    before = {
+        "after_seconds": round(restarted.seconds, 2),
+        "speed": round(restarted.speed, 3),
+        "parameters": restarted.before.model.parameters,
+    }
+    prepared = plan.prepared.with_plan(restarted.plan)
+    return replace(plan, prepared=replace(prepared, record=prepared.record | {"restart": before}))
 
 
 @contextmanager

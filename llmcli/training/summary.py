@@ -395,9 +395,10 @@ def _speed(run: _Run) -> list[str]:
     reached, planned = clock.get("tokens_per_second"), clock.get("planned_tokens_per_second")
     if run.ended_early or not reached or not planned or 1 / SPEED_TOLERANCE <= reached / planned <= SPEED_TOLERANCE:
         return []
+    reason = " Other programs may have been running." if reached < planned else ""
     return [
         f"The plan assumed {planned:,} tokens per second and {units.epochs(clock['planned_epochs'])}; the run reached "
-        f"{reached:,} and {units.epochs(run.record['epochs'])}. Other programs may have been running."
+        f"{reached:,} and {units.epochs(run.record['epochs'])}.{reason}"
     ]
 
 

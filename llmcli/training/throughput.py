@@ -1,7 +1,9 @@
 """How fast this machine trains a model of a given shape, measured by a few real steps on random tokens."""
 
+import statistics
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +21,13 @@ MAX_SECONDS = 4.0  # after which two steps have to be enough
 LEARNED_SHARE = 0.4  # of the tokens of conversations, assumed
 
 
+class Throughput(NamedTuple):
+    """Training tokens per second."""
+
+    mean: float  # over the lengths of windows in a run
+    at_start: float  # where windows are the shortest
+
+
 def measure_throughput(
     config: ModelConfig,
     settings: TrainConfig,
@@ -28,7 +37,7 @@ def measure_throughput(
     conversations: bool = False,
     compute: Compute | None = None,
     clock: Callable[[], float] = time.perf_counter,
-) -> float:
+) -> Throughput:
     """Training tokens per second, measured in about `seconds`.
 
     With `conversations`, all rows have the full context length, and a part of their tokens is learned. A `tuner` may
@@ -54,15 +63,16 @@ def measure_throughput(
         if pace * tokens > longest:
             break
     chosen = [(length, pace) for length, threads, pace in paces if threads == tuner.threads]
-    return 1 / _mean_pace(chosen or [(length, pace) for length, _, pace in paces])
+    typical = _typical_paces(chosen or [(length, pace) for length, _, pace in paces])
+    return Throughput(len(typical) / sum(typical.values()), 1 / typical[min(typical)])
 
 
-def _mean_pace(paces: list[tuple[int, float]]) -> float:
-    """Seconds per token, from (window length, seconds per token) of each step: the mean over both lengths of the
-    fastest steps. Others may have shared the cores with a process that soon ends."""
+def _typical_paces(paces: list[tuple[int, float]]) -> dict[int, float]:
+    """The median of the seconds per token for each window length, from (window length, seconds per token) of each step.
+    The fastest would be no measure beside a process that goes on, the mean none beside one that soon ends."""
     late = paces[2:] if len(paces) >= 4 else paces[-2:]  # the first steps are slower than the rest
-    fastest = [min(pace for other, pace in late if other == length) for length in {length for length, _ in late}]
-    return sum(fastest) / len(fastest)
+    lengths = {length for length, _ in late}
+    return {length: statistics.median(pace for other, pace in late if other == length) for length in lengths}
 
 
 class _Trial:

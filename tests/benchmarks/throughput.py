@@ -53,7 +53,7 @@ def main() -> None:
                 steps=100, context=CONTEXT, batch_size=batch_size, dtype=dtype, threads=options.threads, induction=True
             )
             best = peak(dtype)
-            speeds = [measure_throughput(model, settings, options.seconds) for _ in range(3)]
+            speeds = [measure_throughput(model, settings, options.seconds).mean for _ in range(3)]
             best, speed = max(best, peak(dtype)), statistics.median(speeds)
             # measure_throughput processes as many tokens in the shortest windows of a run as in the longest
             useful = (

@@ -118,7 +118,7 @@ def test_a_student_has_a_curve_and_figures_of_its_own(capsys: pytest.CaptureFixt
     with progress.TrainingView(4.0) as view:
         view.step(step=1, progress=0.5, seconds=20, **figures)
         view.evaluation(1, 1.5)
-        view.begin_student()
+        view.begin_model()
         view.step(step=2, progress=0.6, seconds=40, **figures | {"loss": 12 * math.log(2)})
         assert view._curve.points() == ([2], pytest.approx([3.0]))
     last = capsys.readouterr().err.splitlines()[-1]

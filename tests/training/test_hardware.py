@@ -131,6 +131,11 @@ def test_where_a_thread_waits_for_a_core_there_is_only_one() -> None:
     assert hardware.fastest_threads([2, 1], seconds.__getitem__, core_share=lambda: 0.97) == 2
 
 
+def test_a_core_that_is_taken_for_a_moment_changes_nothing() -> None:
+    shares = iter([0.5, 0.97])
+    assert hardware.fastest_threads([2, 1], {2: 0.001, 1: 0.002}.__getitem__, core_share=lambda: next(shares)) == 2
+
+
 def test_the_share_of_a_core_is_measured() -> None:
     assert 0 < hardware._core_share() <= 1.01
 

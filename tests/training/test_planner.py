@@ -87,14 +87,15 @@ def test_the_plan_follows_the_measured_speed_and_measures_rarely(train_tokens, s
     measured = []
 
     def speed(model, train, allowed=0.0):
-        assert 0 <= allowed <= min(recipe.MAX_MEASUREMENT_SECONDS, 0.011 * seconds)
+        assert 0 <= allowed <= min(recipe.MAX_MEASUREMENT_SECONDS, 0.0055 * seconds)
         measured.append((model.num_hidden_layers, model.hidden_size))
         return factors[recipe.SHAPES.index(measured[-1])] * estimated_speed(model, train)
 
     request = Request(seconds=seconds, threads=threads)
     result = plan(request, train_tokens=train_tokens, machine=Machine(speed))
     share = token_shares(result.train.teacher_share)[1]
-    assert 1 <= len(measured) == len(set(measured)) <= recipe.MAX_MEASUREMENTS * (2 if share < 1 else 1)
+    assert 1 <= len(set(measured)) <= recipe.MAX_MEASUREMENTS * (2 if share < 1 else 1)
+    assert max(map(measured.count, measured)) <= 2
     # the shape chosen was measured, and no other measured one has a lower expected loss
     shape = (result.model.num_hidden_layers, result.model.hidden_size)
     assert shape in measured
