@@ -78,3 +78,10 @@ def test_a_record_with_an_absurd_count_costs_nothing() -> None:
     absurd = record(A)
     absurd["corpus"].append({"sha256": "x", "shape": "messages", "conversations": 10**15})
     assert trained_indices([A], absurd) <= set(range(34))
+
+
+def test_a_record_without_a_count_of_conversations_names_none() -> None:
+    uncounted = record(A)
+    for file in uncounted["corpus"]:
+        file["conversations"] = 0
+    assert trained_indices([A], uncounted) == set()
