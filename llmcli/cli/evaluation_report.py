@@ -75,7 +75,9 @@ def print_scores(scores: "Sequence[ModelScore]", baselines: "Sequence[Baseline]"
     numbers = tuple(range(1, len(shown) - has_several))
     group = len(shown) - 1 if has_several else None
     tables.table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows], numbers=numbers, group=group)
-    console.caption(f"{NETWORK}: bits per byte of the network alone, as other programs run the model.")
+    beside = "; beside it, compressors whose statistics do not adapt" if baselines else ""
+    estimate = ' ("about": estimated from a sample)' if any(row.is_estimate for row in baselines) else ""
+    console.caption(f"{NETWORK}: bits per byte of the network alone, as other programs run it{beside}{estimate}.")
     if adapts:
         console.caption(
             f"{ADAPTING}: bits per byte of what adapts to the text as it reads it: models with their n-gram cache, and "
