@@ -71,19 +71,23 @@ class CandidateEvaluator:
         return self._validator.tokens + CALIBRATION_COST * self._calibration.tokens
 
     def evaluate(self, *, is_first: bool, hurried: bool) -> Candidate | None:
-        """None if it was interrupted. The evaluation before the first step has a time limit; later ones cover no more
-        tokens than it did. A `hurried` one follows a stop request."""
+        """None if it was interrupted, or took too long. The evaluation before the first step has a time limit; later
+        ones cover no more tokens than it did. A `hurried` one follows a stop request."""
         compiles, limit = self._is_compiled and not self._validator.evaluated_tokens, math.inf
+        deadline = self._timer.final_deadline()
         if is_first and self._settings.seconds is not None:
             limit = FIRST_EVALUATION_SHARE * self._settings.seconds
+            deadline = self._timer.elapsed + 2 * limit
         patience = FINAL_PATIENCE if hurried else STEP_PATIENCE
         try:
-            with self._timer.interruptible(self._model, patience), self._calibration.applied() as factor:
+            with self._timer.interruptible(self._model, patience, deadline), self._calibration.applied() as factor:
                 began = self._timer.now()
                 score = self._validator.evaluate(began + limit, self._timer.now)
                 self._count_seconds(self._timer.now() - began, compiles=compiles)
                 weights = self._model.to_arrays()
         except CutShortError:
+            if is_first and not self._timer.stop():
+                self._validator.keep_units(1)  # which is how long it took
             return None
         # as in the record, so that every display of it rounds the same number
         return Candidate(weights, factor, round(score.bits_per_byte, 6))
@@ -97,7 +101,11 @@ class CandidateEvaluator:
     def calibrate(self) -> Candidate:
         """The current weights without an evaluation; calibrated, if there is a slice for it and no stop request."""
         try:
-            with self._timer.interruptible(self._model, FINAL_PATIENCE), self._calibration.applied() as factor:
+            deadline = self._timer.final_deadline()
+            with (
+                self._timer.interruptible(self._model, FINAL_PATIENCE, deadline),
+                self._calibration.applied() as factor,
+            ):
                 return Candidate(self._model.to_arrays(), factor)
         except CutShortError:
             return Candidate(self._model.to_arrays(), factor=1.0)

@@ -13,14 +13,18 @@ class CutShortError(Exception):
 
 @contextlib.contextmanager
 def stop_between_layers(model: LanguageModel, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Inside, a forward pass of `model` raises CutShortError before the next layer once `should_stop` returns True."""
+    """Inside, a forward pass of `model`, or of the teacher that it has in distillation, raises CutShortError before the
+    next layer once `should_stop` returns True."""
 
     def check() -> None:
         if should_stop():
             raise CutShortError
 
-    model.between_layers = check
+    models = [model, *([model.teacher.model] if model.teacher else [])]
+    for each in models:
+        each.between_layers = check
     try:
         yield
     finally:
-        model.between_layers = None
+        for each in models:
+            each.between_layers = None

@@ -33,6 +33,8 @@ from llmcli.training.sample_generator import SampleGenerator
 from llmcli.training.stepper import Stepper
 from llmcli.training.thread_tuner import ThreadTuner
 
+SAVING_SECONDS_PER_MILLION = 0.12  # parameters, with the state of the optimizer, on a slow disk
+
 
 class Run:
     """A run of training between its first step and its file."""
@@ -271,7 +273,11 @@ class Run:
             yield sample
 
     def has_long_final_evaluation(self) -> bool:
-        """Whether the final evaluations take so long that the state of the run should be saved before them."""
+        """Whether the final evaluations take so long that the state of the run should be saved before them, if there is
+        time for that."""
+        left = self._timer.final_deadline() - self._timer.elapsed
+        if SAVING_SECONDS_PER_MILLION * self._plan.model.parameters / 1e6 > left / 2:
+            return False
         return 2 * self._plan.model.parameters * self._final_cost() > self._schedule.long_evaluation
 
     # ---- the state of a stopped run

@@ -17,7 +17,7 @@ FIRST_STEP_SECONDS = 10.0  # the first step may take this long ...
 FIRST_STEP_SHARE = 0.25  # ... or this share of the run, if that is more
 STEP_PATIENCE = 1.0  # a step or an evaluation that has taken more seconds than this is cut short at Ctrl-C ...
 FINAL_PATIENCE = 3.0  # ... and so is an evaluation that follows the last step
-GRACE = 2.0  # seconds in which a run that is late still evaluates what it has trained
+GRACE = 1.5  # seconds in which a run that is late still evaluates what it has trained
 
 
 class RunTimer:
@@ -26,6 +26,7 @@ class RunTimer:
     def __init__(self, settings: TrainConfig, now: Callable[[], float], stop: Callable[[], bool]) -> None:
         self._settings, self.now, self.stop = settings, now, stop
         self.clock: RunClock | None = None  # only with a time limit
+        self._grace_end: float | None = None  # in seconds since the run began; None: the run is not late
 
     def begin(self, started_at: float) -> None:
         """The run began at `started_at`, its training begins now."""
@@ -80,8 +81,13 @@ class RunTimer:
         return max(self.clock.deadline, self.elapsed + longest)
 
     def final_deadline(self) -> float:
-        """When the evaluations that follow the last step must have ended, in seconds since the run began."""
-        return max(self.clock.deadline, self.elapsed + GRACE) if self.clock else math.inf
+        """When the evaluations that follow the last step must have ended, in seconds since the run began. A run that is
+        late gets GRACE more, once."""
+        if not self.clock:
+            return math.inf
+        if self._grace_end is None and self.elapsed + GRACE > self.clock.deadline:
+            self._grace_end = self.elapsed + GRACE
+        return max(self.clock.deadline, self._grace_end or 0.0)
 
     @contextlib.contextmanager
     def interruptible_until(self, model: LanguageModel, deadline: float) -> Iterator[None]:

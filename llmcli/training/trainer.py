@@ -107,6 +107,6 @@ def train(
             yield run.state()  # a failure in any of the evaluations that follow loses no step
     if not (run.has_begun or run.problem):
         raise LLMError("stopped before the first training step was finished; no model was written")
-    if not (run.is_evaluated or run.problem):
+    if stopped and not (run.is_evaluated or run.problem):
         yield from run.evaluate(hurried=True)
     yield run.finish(record, interrupted=stopped and not run.problem)

@@ -117,6 +117,20 @@ def test_the_measurement_is_reproducible_with_a_seed(tiny_model: Path) -> None:
     assert 0 < first.strings <= memorization.SAMPLED_CHARACTERS
 
 
+def test_a_measurement_whose_time_is_over_ends_with_what_it_has(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = load(tiny_model)
+    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
+    [text] = memorization._generate_texts(checkpoint, tokenizer, 0, lambda: True)
+    assert len(tokenizer.encode(text)) <= 2  # one token, of eight texts
+    set_generated_texts(monkeypatch, "x" * 30)
+    pieces = ["a" * 40, "x" * 40, "b" * 40]
+    answers = iter([False, True])  # asked before the second and the third piece
+    result = measure_memorization(checkpoint, tokenizer, np.array([5]), [pieces], 0, lambda: next(answers))
+    assert result is not None and (result.searched_bytes, result.share) == (80, 1.0)
+
+
 def test_damaged_weights_are_an_error(tiny_model: Path) -> None:
     checkpoint = load(tiny_model)
     tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)

@@ -1,7 +1,9 @@
 """Bits per byte of plain text before and after training on conversations."""
 
+import itertools
 import math
 import weakref
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from llmcli.data.tokenizer import Tokenizer
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.models.transformer import LanguageModel
 from llmcli.training import plain_text
+from llmcli.training.interruption import stop_between_layers
 from llmcli.training.plain_text import (
     PlainText,
     PlainTextComparison,
@@ -82,6 +85,26 @@ def test_generated_text_follows_the_probabilities_of_the_model() -> None:
     assert not np.array_equal(generate_text(repeating, BYTES, 4000, seed=2).windows, text.windows)
     other = bits_per_byte(model(3), text, np.ones(261, int))
     assert other > found  # nobody predicts a model's text better than the model
+
+
+def test_without_time_for_whole_texts_they_are_shorter_or_left_out() -> None:
+    """Passes are counted: two layers for each token that is generated, then two for each of two models' scores."""
+    made = model()
+    checkpoint = Checkpoint(made.config, BYTES.to_json(), made.to_arrays(), {})
+    comparison = PlainTextComparison(made.config, BYTES, None, checkpoint, TrainConfig(steps=1))
+    count = max(1, affordable_tokens(made.config.parameters) // plain_text.GENERATED_LENGTH)
+
+    def scores(tokens: int, layers: float = math.inf) -> plain_text.PlainTextScores | None:
+        def interruptible(of: LanguageModel, share: float) -> AbstractContextManager[None]:
+            limit, passed = 2 * tokens if share < 1 else layers, itertools.count()
+            return stop_between_layers(of, lambda: next(passed) >= limit)
+
+        return comparison.scores(checkpoint.tensors, made, interruptible)
+
+    found = scores(10)
+    assert found and found.tokens == 10 * count and found.before == found.after
+    assert scores(plain_text.MIN_LENGTH - 1) is None  # too short to be of use
+    assert scores(10, layers=1) is None
 
 
 def test_no_two_models_are_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

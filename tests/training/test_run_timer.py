@@ -9,7 +9,7 @@ import torch
 from llmcli.config import ModelConfig
 from llmcli.models.transformer import LanguageModel
 from llmcli.training.interruption import CutShortError
-from llmcli.training.run_timer import RunTimer
+from llmcli.training.run_timer import GRACE, RunTimer
 from tests.training.plans import plan
 
 SETTINGS = replace(plan().train, seconds=None)
@@ -40,6 +40,17 @@ def test_the_first_step_may_take_longer_than_the_run_has_left(seconds: float, fi
     """At least 10 s; all others end 5 s before the time limit."""
     timer = Clock().timer(seconds)
     assert (timer.step_deadline(first=True), timer.step_deadline(first=False)) == (first, later)
+
+
+def test_a_run_that_is_late_gets_a_little_more_time_once() -> None:
+    """Of 20 s, 5 are the caller's: the deadline is at 15 s."""
+    clock = Clock()
+    timer = clock.timer(20.0)
+    deadlines = []
+    for clock.time in (105.0, 114.0, 116.0, 140.0):
+        deadlines.append(timer.final_deadline())
+    assert deadlines == [15.0, 14 + GRACE, 14 + GRACE, 14 + GRACE]
+    assert Clock().timer().final_deadline() == math.inf
 
 
 def test_a_resumed_run_counts_the_seconds_of_the_stopped_one() -> None:

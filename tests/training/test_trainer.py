@@ -324,6 +324,35 @@ def test_a_timed_run_of_few_steps_ends(tmp_path: Path, speed: float) -> None:
     assert done.step > 1 and done.seconds < 250
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("fine_tunes", [False, True])
+def test_evaluations_without_end_do_not_make_a_run_late(tmp_path: Path, fine_tunes: bool) -> None:
+    """A step takes two seconds. Each pass of an evaluation would take an hour; it is asked every second whether to
+    stop."""
+    base = run_to_end(prepared(tmp_path / "c.txt", steps=4)).checkpoint if fine_tunes else None
+    ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
+    if base:
+        tokenizer = Tokenizer.from_json(base.tokenizer_json)
+        request, corpus = Request(seconds=200.0, batch_tokens=64), read_corpus([str(tmp_path / "c.txt")])
+        ready = with_slice(prepare(request, corpus, tokenizer=tokenizer, base=base.config))
+    machine = SimulatedMachine(lambda time: ready.plan.train.tokens_per_step / 2)
+
+    def score(model: LanguageModel, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        for _ in range(3600):
+            machine.time += 1.0
+            if model.between_layers:
+                model.between_layers()
+        pytest.fail("an evaluation has no deadline")
+
+    *_, done = trainer.train(
+        ready.plan, ready.tokenizer, base, ready.tokens, ready.held_out, ready.record, started_at=0.0,
+        reserve_seconds=2.0, clock=lambda: machine.time, compute=Compute(machine.compute.gradients, score),
+    )  # fmt: skip
+    assert isinstance(done, Done) and done.score is None and not done.interrupted
+    assert done.step >= 5 and done.best_step == done.step  # no evaluation chose any weights
+    assert done.seconds <= 200 + 5
+
+
 def test_the_caller_gets_the_time_that_it_reserves(tmp_path: Path) -> None:
     """With 150 of 200 seconds reserved, training ends after about 50."""
     ready = prepared(tmp_path / "c.txt", steps=None, seconds=200.0, batch_tokens=64)
