@@ -104,7 +104,7 @@ def record_rows(record: Record) -> list[tuple[str, str]]:
     """The facts of a training run, by name; those of an imported model are few, as nothing is known of its run."""
     if not record.keys() & {"corpus", "train", "steps"}:
         adapter = [("adapter", str(record["adapter"]))] if "adapter" in record else []
-        return [*adapter, *_cache(record)]
+        return [*adapter, *_cache(record), *_experts(record)]
     return [
         ("corpus", _corpus(record)),
         *((str(stage.get("stage")), _earlier(stage)) for stage in record.get("earlier_stages", [])),

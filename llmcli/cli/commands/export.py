@@ -75,7 +75,8 @@ def export(
 ) -> None:
     """Convert a model to GGUF or Hugging Face format, or quantize it.
 
-    --to hf is for transformers, --to gguf for llama.cpp, Ollama and LM Studio.
+    --to hf is for transformers, --to gguf for llama.cpp, Ollama and LM Studio. Those tokenize a prompt in one way only;
+    to compare with them, use: llm generate --literal --no-cache.
 
     Example: llm export model.safetensors --to gguf model.gguf --dtype q8_0
     """
