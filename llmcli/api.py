@@ -274,6 +274,7 @@ def train(
             tokenizer,
             place.path,
             reading=Reading.of_options(speakers, pairs, column, plain),
+            seconds=request.budget,
             on_note=on_note,
         )
         identity = _as_options(request) | {"--time": seconds, "--device": device, "--dtype": dtype}
@@ -281,6 +282,8 @@ def train(
         plan = session.plan_run(
             request, inputs, place, device, dtype, options=identity, fixed_threads=threads is not None, on_note=on_note
         )
+        for note in inputs.notes:
+            on_note(note)
         session.check_space(place, plan.prepared)
         yield from session.run(plan, inputs, place, started=started, on_note=on_note)
 

@@ -83,7 +83,13 @@ def read_conversations(name: str, path: Path, reading: Reading = _AUTOMATIC) -> 
 
 
 def read_records(
-    name: str, path: Path, reading: Reading, copy: TextCopy, *, text_only: bool = False
+    name: str,
+    path: Path,
+    reading: Reading,
+    copy: TextCopy,
+    *,
+    text_only: bool = False,
+    on_read: Callable[[str, int], None] = lambda name, size: None,
 ) -> ConversationFile | Document | None:
     """The conversations in a file, or the text in a column of it, which is appended to `copy`. None for any other file,
     which is plain text or no text, and if it is `text_only`, for conversations.
@@ -102,7 +108,7 @@ def read_records(
             recognized = _recognize_records(name, "row", rows, shape, table.columns)
             return _collect(name, path, recognized, copy, lambda: _file_sha256(name, path))
     try:
-        with open_lines(name, path) as lines:
+        with open_lines(name, path, on_read) as lines:
             found = _recognize_text(lines, suffix, reading, text_only)
             if found is None or (text_only and found.texts is None):
                 return None

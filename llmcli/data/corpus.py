@@ -18,7 +18,7 @@ from typing import IO
 import numpy as np
 
 from llmcli.data.documents import STANDARD_INPUT, Document, describe_binary_file, display_name, read_document
-from llmcli.data.temporary_files import TemporaryFileError, TextCopy
+from llmcli.data.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError
 
 GENERATED_DIRECTORIES = ("__pycache__", "node_modules")  # by tools, not written by anybody
@@ -118,6 +118,7 @@ def read_corpus(
     copy: TextCopy | None = None,
     *,
     takes: Callable[[str, Path, TextCopy], Document | bool] | None = None,
+    on_read: Callable[[str, int], None] = lambda name, size: None,
 ) -> Corpus:
     """Find and check every file. `names` are files, directories (all text files inside), glob patterns, or "-" for
     standard input.
@@ -127,7 +128,7 @@ def read_corpus(
     A file that is not text raises LLMError if it was named, and is listed in `skipped` if a directory contained it; so
     is one for which `takes` raises LLMError. `takes` is called with the name and path of each file, and `copy`. It
     returns the text that the file is to be read as, or whether the caller reads that file itself; if it takes all of
-    them, the corpus is empty.
+    them, the corpus is empty. `on_read` is that of `read_document`.
     """
     names = list(names)
     documents: list[Document] = []
@@ -146,9 +147,9 @@ def read_corpus(
             if found is True:
                 taken = True
                 continue
-            document = found or _read_file(name, path, stdin, copy)
+            document = found or _read_file(name, path, stdin, copy, on_read)
             documents.append(replace(document, relative_name=relative))
-        except TemporaryFileError:
+        except ReadingEndsError:
             raise
         except LLMError as error:
             if was_named:
@@ -171,12 +172,14 @@ def _skipped_line(suffix: str, problems: list[str]) -> str:
     return f"{len(problems):,} {suffix or 'other'} files; the first: {problems[0]}"
 
 
-def _read_file(name: str, path: Path, stdin: IO[bytes] | None, copy: TextCopy) -> Document:
+def _read_file(
+    name: str, path: Path, stdin: IO[bytes] | None, copy: TextCopy, on_read: Callable[[str, int], None]
+) -> Document:
     """Raises LLMError for a file that is not text; the message says what it is if that is recognized."""
     stream = (stdin or sys.stdin.buffer) if name == "-" else None
     try:
-        return read_document(display_name(name), path, stream, copy)
-    except TemporaryFileError:
+        return read_document(display_name(name), path, stream, copy, on_read)
+    except ReadingEndsError:
         raise
     except LLMError as error:
         description = None if stream else describe_binary_file(display_name(name), path)

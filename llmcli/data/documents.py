@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import IO, cast
 
 from llmcli.data import file_types
-from llmcli.data.temporary_files import TemporaryFileError, TextCopy
+from llmcli.data.temporary_files import ReadingEndsError, TextCopy, check_temporary_space
 from llmcli.errors import LLMError
 
 BLOCK_BYTES = 1 << 20  # bytes per read
 CHECKED_BYTES = 1 << 16  # decoded at a time to check them: they stay in the processor's cache
 STANDARD_INPUT = "standard input"  # its name in messages
+_MAX_GZIP_RATIO = 1032  # of the content to the file
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -100,10 +101,17 @@ class Document:
 # ---- reading a document for the first time
 
 
-def read_document(name: str, path: Path, stream: IO[bytes] | None, copy: TextCopy) -> Document:
+def read_document(
+    name: str,
+    path: Path,
+    stream: IO[bytes] | None,
+    copy: TextCopy,
+    on_read: Callable[[str, int], None] = lambda name, size: None,
+) -> Document:
     """Read a file, or `stream` in its place, to its end and check that it is text.
 
-    Text that is not plain UTF-8 in a file is appended to `copy`. Raises LLMError with the position of the first byte
+    Text that is not plain UTF-8 in a file is appended to `copy`. `on_read` gets the name and the size of each block
+    that was read, and may raise ReadingEndsError. Raises LLMError with the position of the first byte
     that is not text.
     """
     source = open_regular_file(name, path) if stream is None else _buffered(stream)
@@ -114,17 +122,34 @@ def read_document(name: str, path: Path, stream: IO[bytes] | None, copy: TextCop
         copied = stream is not None or compressed or encoding != "utf-8"
         offset = copy.size if copied else len(mark)
         text = _TextDigest(copy if copied else None)
-        blocks = itertools.chain([start[len(mark) :]], iter(lambda: _read(content, BLOCK_BYTES, name), b""))
+        if compressed and stream is None:
+            check_temporary_space(name, _size_in_gzip(path))
+
+        def blocks() -> Iterator[bytes]:
+            yield start[len(mark) :]
+            while block := _read(content, BLOCK_BYTES, name):
+                on_read(name, len(block))
+                yield block
+
         try:
-            text.read(name, blocks, encoding, len(mark), compressed)
+            text.read(name, blocks(), encoding, len(mark), compressed)
         except LLMError as error:
             if copied:
                 copy.truncate(offset)
-            if stream is None or isinstance(error, TemporaryFileError):
+            if stream is None or isinstance(error, ReadingEndsError):
                 raise
             description = file_types.describe_binary(name, start[: file_types.START_BYTES], compressed=compressed)
             raise LLMError(description or str(error), error.exit_code) from error
     return Document(name, path, text.size, text.sha256, offset, copy if copied else None, changed_at)
+
+
+def _size_in_gzip(path: Path) -> int:
+    """The size of the content as the end of a file says it, modulo 4 GiB; 0 if the file is too short for that."""
+    compressed = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(0, compressed - 4))
+        size = int.from_bytes(file.read(4), "little")
+    return size if size <= _MAX_GZIP_RATIO * compressed else 0
 
 
 def text_of_column(name: str, path: Path, column: str, texts: Iterable[str], copy: TextCopy) -> Document:

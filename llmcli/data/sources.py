@@ -1,24 +1,29 @@
 """The files that a command names, each as what it holds: plain text, the text in a column, or conversations."""
 
 import re
-from collections.abc import Iterable, Iterator
+import shlex
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmcli import units
 from llmcli.data.conversation_files import ConversationFile, read_records
 from llmcli.data.conversation_turns import shape_of
 from llmcli.data.conversations import Conversation
 from llmcli.data.corpus import Corpus, read_corpus
 from llmcli.data.documents import Document, display_name
 from llmcli.data.record_kinds import Reading
-from llmcli.data.temporary_files import TextCopy
+from llmcli.data.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError
-from llmcli.units import count
 
 _MAX_NAMES = 3  # of files that a description lists
 _SEARCHED_BYTES, _SEARCHED_FILES = 4096, 256  # of plain text that are searched for tags and braces
 _TABLE_LINES = 10
+_NOTE_SECONDS = 5.0  # between two notes on the reading
+_READING_SHARE = 0.5  # of the time budget, for reading
+_PART_BYTES = 100_000_000  # of text that a message suggests to train on
 _HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)\b", re.I | re.S)
 _JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])")
 _AUTOMATIC = Reading()
@@ -38,7 +43,7 @@ class FileGroup:
         details = "; ".join(filter(None, (self.detail, self.otherwise and f"otherwise: {self.otherwise}")))
         names = ", ".join(self.names[:_MAX_NAMES])
         if len(self.names) > _MAX_NAMES:
-            names = f"{count(len(self.names), 'file')} ({names}, ...)"
+            names = f"{units.count(len(self.names), 'file')} ({names}, ...)"
         return f"{self.kind} in {names}" + (f" ({details})" if details else "")
 
     def as_record(self) -> dict[str, Any]:
@@ -109,10 +114,49 @@ def _markup(document: Document) -> str:
     return "tabs separate columns; to read them as prompts and answers: --column 1,2" if is_table else ""
 
 
-def read_sources(names: Iterable[str], reading: Reading = _AUTOMATIC, *, text_only: bool = False) -> Sources:
+class ReadingProgress:
+    """Notes how much is read of what takes long, and ends the reading after a share of the time budget."""
+
+    def __init__(
+        self,
+        seconds: float | None,
+        on_note: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`seconds` are those of the time budget, if there is one."""
+        self._seconds, self._on_note, self._clock = seconds, on_note, clock
+        self._started = self._noted = clock()
+        self._name, self._size = "", 0
+
+    def __call__(self, name: str, size: int) -> None:
+        """`size` more bytes of a file were read. Raises ReadingEndsError."""
+        self._size = size + (self._size if name == self._name else 0)
+        self._name = name
+        now = self._clock()
+        if self._seconds and now - self._started > _READING_SHARE * self._seconds:
+            unpacked = f"gzip -dc {shlex.quote(name)} | " if name.endswith(".gz") else ""
+            part = f"head -c {_PART_BYTES}" + ("" if unpacked else f" {shlex.quote(name)}")
+            raise ReadingEndsError(
+                f"{name}: reading takes more than half of the time; {units.size(self._size)} of it are read after "
+                f"{units.duration(now - self._started)}; give a longer --time, or train on a part of the text: "
+                f"{unpacked}{part} | llm train -"
+            )
+        if now - self._noted >= _NOTE_SECONDS:
+            self._noted = now
+            self._on_note(f"reading {name}: {units.size(self._size)} of text")
+
+
+def read_sources(
+    names: Iterable[str],
+    reading: Reading = _AUTOMATIC,
+    *,
+    text_only: bool = False,
+    on_read: Callable[[str, int], None] = lambda name, size: None,
+) -> Sources:
     """Read files, directories and patterns, as `read_corpus` does; standard input is always plain text.
 
-    If it is `text_only`, files of conversations are plain text too. Raises LLMError, also for a malformed record in a
+    If it is `text_only`, files of conversations are plain text too. `on_read` gets the name and the size of each block
+    that is read. Raises LLMError, also for a malformed record in a
     file of conversations, and if no file is as the `reading` says.
     """
     files: list[ConversationFile] = []
@@ -120,13 +164,13 @@ def read_sources(names: Iterable[str], reading: Reading = _AUTOMATIC, *, text_on
     def takes(name: str, path: Path, copy: TextCopy) -> Document | bool:
         if not path.is_file():  # a pipe, which can be read only once
             return False
-        file = read_records(display_name(name), path, reading, copy, text_only=text_only)
+        file = read_records(display_name(name), path, reading, copy, text_only=text_only, on_read=on_read)
         if isinstance(file, ConversationFile):
             files.append(file)
             return True
         return file or False
 
-    text = read_corpus(names, takes=takes)
+    text = read_corpus(names, takes=takes, on_read=on_read)
     return Sources(text, tuple(files))
 
 

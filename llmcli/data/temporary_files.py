@@ -1,15 +1,22 @@
 """Decoded text in a temporary file, and the error for a temporary file that cannot be written."""
 
 import contextlib
+import shlex
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
 from typing import IO
 
+from llmcli import units
 from llmcli.errors import LLMError
 
 
-class TemporaryFileError(LLMError):
+class ReadingEndsError(LLMError):
+    """Ends the reading of all files, not only of the one that it speaks of."""
+
+
+class TemporaryFileError(ReadingEndsError):
     """A temporary file could not be created, extended or read."""
 
 
@@ -30,6 +37,21 @@ def _temporary_directory() -> str:
         return tempfile.gettempdir()
     except OSError:
         return "a temporary directory"
+
+
+def check_temporary_space(name: str, size: int) -> None:
+    """Raise TemporaryFileError if there is no space for `size` bytes of the text of a file."""
+    directory = _temporary_directory()
+    try:
+        free = shutil.disk_usage(directory).free
+    except OSError:  # found out when it is written
+        return
+    if size > free:
+        raise TemporaryFileError(
+            f"{name} holds {units.size(size)} of text, and {directory} has space for {units.size(free)}; set TMPDIR to "
+            f"a directory on a disk with more, or take a part: gzip -dc {shlex.quote(name)} | head -c 100000000 | llm "
+            "train -"
+        )
 
 
 class TextCopy:

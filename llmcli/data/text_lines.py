@@ -34,8 +34,14 @@ class TextLines:
     carriage return of "\\r\\n" stays too. Raises LLMError with the number of the line that is not text.
     """
 
-    def __init__(self, name: str, file: IO[bytes], read_errors: tuple[type[Exception], ...] = (OSError,)) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        file: IO[bytes],
+        read_errors: tuple[type[Exception], ...] = (OSError,),
+        on_read: Callable[[str, int], None] = lambda name, size: None,
+    ) -> None:
+        self.name, self._on_read = name, on_read
         self._hash = hashlib.sha256()
         self._peeked: deque[str] = deque()
         self._error: LLMError | None = None  # that ended the text while lines were peeked at
@@ -79,6 +85,7 @@ class TextLines:
         block = b""
         while more := read(BLOCK_BYTES):
             self._hash.update(more)
+            self._on_read(self.name, len(more))
             block += more
             if len(block) >= 4:
                 yield block
@@ -127,7 +134,9 @@ def _split(pieces: Iterator[str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def open_lines(name: str, path: Path) -> Iterator[TextLines]:
+def open_lines(
+    name: str, path: Path, on_read: Callable[[str, int], None] = lambda name, size: None
+) -> Iterator[TextLines]:
     """The lines of a file, decompressed and decoded. A file that is no text has no line, and an error in its place.
 
     Raises LLMError if the file cannot be opened, MissingZstdError if it is zstd.
@@ -139,13 +148,13 @@ def open_lines(name: str, path: Path) -> Iterator[TextLines]:
             raise LLMError(f"cannot read {name}: {error.strerror or error}") from error
         if start.startswith(_GZIP):
             with gzip.open(file) as content:
-                yield TextLines(name, content, (OSError, EOFError, zlib.error))  # type: ignore[arg-type]
+                yield TextLines(name, content, (OSError, EOFError, zlib.error), on_read)  # type: ignore[arg-type]
         elif start.startswith(_ZSTD):
             zstd = _import_zstd(name)
             with zstd.open(file) as content:
-                yield TextLines(name, content, (OSError, EOFError, zstd.ZstdError))
+                yield TextLines(name, content, (OSError, EOFError, zstd.ZstdError), on_read)
         else:
-            yield TextLines(name, file)
+            yield TextLines(name, file, on_read=on_read)
 
 
 def _import_zstd(name: str) -> ModuleType:

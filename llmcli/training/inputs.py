@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmcli import units
 from llmcli.data.tokenizer_path import read_tokenizer
 from llmcli.errors import LLMError, usage
 from llmcli.formats.output_path import reject_overwriting
@@ -16,9 +17,14 @@ if TYPE_CHECKING:  # imported when they are needed
     from llmcli.data.conversation_files import ConversationFile
     from llmcli.data.corpus import Corpus
     from llmcli.data.record_kinds import Reading
-    from llmcli.data.sources import FileGroup, Sources
+    from llmcli.data.sources import FileGroup, ReadingProgress, Sources
     from llmcli.formats.checkpoint import Checkpoint
     from llmcli.training.prepare_conversations import ConversationInputs
+
+
+MIN_TEXT_BYTES, MIN_ANSWERS = 1000, 5  # that a new model is trained on; less cannot be learned from, only repeated
+MIN_FINE_TUNING_BYTES = 100  # that a model which knows a language may be fine-tuned on; of answers, one is enough
+EXAMPLES = "https://github.com/llmcli/llmcli/tree/main/examples"
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Inputs:
     tokenizer_reason: str
     reading: Reading
     groups: list[FileGroup]  # what the files were taken for
+    notes: list[str]  # the same in one line, and what was left out, to be shown before the run
     conversations: ConversationInputs | None = None
 
 
@@ -48,12 +55,14 @@ def load_inputs(
     output: Path,
     *,
     reading: Reading | None = None,
+    seconds: float | None = None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Inputs:
     """Open the models and read the texts and conversations. Raises LLMError, also where the output would overwrite one
-    of them, and where a file cannot be told or is not as `reading` says."""
+    of them, where a file cannot be told or is not as `reading` says, and where reading takes too much of the `seconds`
+    of the time budget."""
     from llmcli.data.record_kinds import Reading
-    from llmcli.data.sources import check_reading, read_sources
+    from llmcli.data.sources import ReadingProgress, check_reading, read_sources
     from llmcli.formats import loading
     from llmcli.formats.cache_weights import CacheWeights
 
@@ -62,8 +71,10 @@ def load_inputs(
         CacheWeights.of_record(base_model.record, base)  # damaged ones are an error before the run, not at its end
     like_model = loading.load_any(like).shared if like else None
     reading = reading or Reading()
-    sources = read_sources(corpus, reading)
-    held_out = _HeldOut.of(val, sources, reading)
+    progress = ReadingProgress(seconds, on_note)
+    sources = read_sources(corpus, reading, on_read=progress)
+    _check_amount(sources, fine_tunes=base is not None)
+    held_out = _HeldOut.of(val, sources, reading, progress)
     check_reading(reading, filter(None, (sources, held_out.sources)))
     _check_sources(sources, held_out, output, on_note)
     base_sha256 = loading.fingerprint(base) if base else ""
@@ -71,11 +82,10 @@ def load_inputs(
     if sources.conversation_files:
         base_model, conversations = _conversation_inputs(sources, held_out, base_model)
     tokenizer_json, reason = _existing_tokenizer(tokenizer, base_model, like_model, output)
-    for note in (sources.describe(), *sources.notes, *(held_out.sources.notes if held_out.sources else ())):
-        on_note(note)
+    notes = [sources.describe(), *sources.notes, *(held_out.sources.notes if held_out.sources else ())]
     return Inputs(
         sources.text, held_out.text, base_model, base, base_sha256, like_model, tokenizer, tokenizer_json, reason,
-        reading, sources.groups(), conversations,
+        reading, sources.groups(), notes, conversations,
     )  # fmt: skip
 
 
@@ -93,7 +103,7 @@ class _HeldOut:
         return () if isinstance(self.conversations, float) else self.conversations
 
     @classmethod
-    def of(cls, val: str | float | None, sources: Sources, reading: Reading) -> _HeldOut:
+    def of(cls, val: str | float | None, sources: Sources, reading: Reading, progress: ReadingProgress) -> _HeldOut:
         """Raises LLMError for a value that does not fit the data."""
         from llmcli.data.sources import read_sources
 
@@ -102,7 +112,7 @@ class _HeldOut:
         if not isinstance(val, str) or not Path(val).exists():
             fraction = _fraction(val)
             return cls(fraction, fraction)
-        files = read_sources([val], reading)
+        files = read_sources([val], reading, on_read=progress)
         if files.text.documents and not sources.text.documents:
             raise LLMError(f"--val {val} holds no conversations; name a file of conversations, or a fraction")
         if files.conversation_files and not sources.conversation_files:
@@ -135,6 +145,25 @@ def _check_sources(sources: Sources, held_out: _HeldOut, output: Path, on_note: 
         reject_overwriting(output, "model", paths, what)
     if {document.sha256 for document in val_texts} & {document.sha256 for document in sources.text.documents}:
         on_note("--val contains training text, so its figures do not measure how well new text is predicted")
+
+
+def _check_amount(sources: Sources, *, fine_tunes: bool) -> None:
+    """Raise LLMError for so little text, and so few answers, that nothing can be learned from them."""
+    answers = sum(
+        message.role == "assistant" and message.is_learned for one in sources.conversations for message in one.messages
+    )
+    bytes_wanted, answers_wanted = (MIN_FINE_TUNING_BYTES, 1) if fine_tunes else (MIN_TEXT_BYTES, MIN_ANSWERS)
+    text_bytes = sources.text.text_bytes
+    if text_bytes >= bytes_wanted or answers >= answers_wanted:
+        return
+    advice = f"add more; examples: {EXAMPLES}"
+    if answers:
+        raise LLMError(f"{units.count(answers, 'answer')} to learn; wanted {answers_wanted} at least, and several "
+                       f"hundred for a model that answers new questions; {advice}")  # fmt: skip
+    name = ", ".join(document.name for document in sources.text.documents[:3])
+    wanted = f"{bytes_wanted:,} at least" + ("" if fine_tunes else ", and 100,000 for a model that writes words")
+    if text_bytes:
+        raise LLMError(f"{name} is too short: {units.count(text_bytes, 'byte')} of text; wanted {wanted}; {advice}")
 
 
 def _conversation_inputs(

@@ -84,6 +84,11 @@ class Request:
         return not (self.steps or self.epochs)
 
     @property
+    def budget(self) -> float | None:
+        """The time budget, also where the user gives none; None if steps or epochs end the run."""
+        return (self.seconds or DEFAULT_SECONDS) if self.has_time_budget else None
+
+    @property
     def core_seconds(self) -> float:
         """The time budget times the number of threads of all processes; infinite without one."""
         threads = self.threads * self.processes

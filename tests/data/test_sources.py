@@ -1,6 +1,8 @@
 """What each file of a command is taken for, and the line that says so."""
 
+import gzip
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 from typer.testing import Result
 
 from llmcli.data.record_kinds import Reading
-from llmcli.data.sources import Sources, check_reading, read_sources
+from llmcli.data.sources import ReadingProgress, Sources, check_reading, read_sources
 from llmcli.errors import LLMError
 from tests.data.corpora import put
 
@@ -176,3 +178,57 @@ def test_pairs_of_an_unknown_header_are_read_the_same_by_eval(llm: Llm) -> None:
     ]
     measured = llm("eval", "a.csv")
     assert "36 conversations were trained on; the 4 others are measured" in measured.stderr
+
+
+# ---- too little, and too much
+
+
+def test_too_little_to_learn_from_is_refused(llm: Llm, tiny_model: Path) -> None:
+    put("a.txt", b"Once upon a time there was a king. ..\n")
+    answer = llm("train", "a.txt", *SMALL)
+    assert answer.exit_code == 1 and answer.stderr == (
+        "error: a.txt is too short: 38 bytes of text; wanted 1,000 at least, and 100,000 for a model that writes "
+        "words; add more; examples: https://github.com/llmcli/llmcli/tree/main/examples\n"
+    )
+    put("q.csv", b"question,answer\n" + b"".join(b"%d?,%d\n" % (i, i) for i in range(4)))
+    few = llm("train", "q.csv", *SMALL)
+    assert few.exit_code == 1 and few.stderr.startswith(
+        "error: 4 answers to learn; wanted 5 at least, and several hundr"
+    )
+    put("q.csv", b"question,answer\n" + b"".join(b"%d?,%d\n" % (i, i) for i in range(5)))
+    assert llm("train", "q.csv", *SMALL, "--dry-run").exit_code == 0
+    # a model that knows a language may learn from less
+    tuned = llm("train", "a.txt", "--from", tiny_model, "--steps", 1, "--dry-run")
+    assert "38 bytes of text; wanted 100 at least; add more" in tuned.stderr
+    put("q.csv", b"question,answer\n1?,1\n")
+    assert "wanted" not in llm("train", "q.csv", "--from", tiny_model, "--steps", 1, "--dry-run").stderr
+
+
+def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
+    now, notes = [0.0], list[str]()
+    put("a.txt.gz", gzip.compress(b"x" * 5_000_000))
+
+    def later(name: str, size: int) -> None:
+        now[0] += 4
+        progress(name, size)
+
+    progress = ReadingProgress(None, notes.append, clock=lambda: now[0])
+    read_sources(["a.txt.gz"], on_read=later)
+    assert notes and notes[0].startswith("reading a.txt.gz: ")
+    now[0] = 0.0
+    progress = ReadingProgress(20, notes.append, clock=lambda: now[0])
+    with pytest.raises(LLMError) as caught:
+        read_sources(["."], on_read=later)  # a directory: other errors of its files skip them
+    assert str(caught.value).startswith("a.txt.gz: reading takes more than half of the time; ")
+    assert str(caught.value).endswith("gzip -dc a.txt.gz | head -c 100000000 | llm train -")
+
+
+def test_a_compressed_text_without_space_for_it_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    put("a.txt.gz", gzip.compress(b"x" * 5_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 4_999_999))  # type: ignore[attr-defined]
+    with pytest.raises(
+        LLMError, match=r"^a\.txt\.gz holds 5\.00 MB of text, and .* has space for 5\.00 MB; set TMPDIR"
+    ):
+        read_sources(["a.txt.gz"])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, 5_000_000))  # type: ignore[attr-defined]
+    assert read_sources(["a.txt.gz"]).text.text_bytes == 5_000_000

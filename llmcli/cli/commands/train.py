@@ -357,7 +357,9 @@ def train(
                 on_note=console.note, on_warning=console.warn,
             )
         )  # fmt: skip
-    inputs = session.load_inputs(corpus, val, from_, like, tokenizer, target.path, reading=how, on_note=console.note)
+    inputs = session.load_inputs(
+        corpus, val, from_, like, tokenizer, target.path, reading=how, seconds=request.budget, on_note=console.note
+    )
     note_skipped_files(inputs.corpus)
     if threads and threads > cpu_cores():
         cores = units.count(cpu_cores(), "core")
@@ -368,6 +370,8 @@ def train(
         on_note=console.note, processes=processes,
     )  # fmt: skip
     _note_stopped_run(target, dry_run, processes.count)
+    for note in inputs.notes:
+        console.note(note)
     show_plan(run.prepared.plan, inputs.groups, dry_run=dry_run, json_=json_)
     if run.prepared.plan.warning:
         console.warn(run.prepared.plan.warning)
