@@ -276,8 +276,6 @@ def test_an_analysis_ends_when_its_client_leaves(served, monkeypatch, path):
 
     for name in ("next_words", "explain", "find_verbatim"):
         monkeypatch.setattr(analysis_routes, name, analysis)
-    monkeypatch.setattr(analysis_routes, "find_sources", lambda *_: [])
-    monkeypatch.setattr(analysis_routes.TrainingText, "of", lambda *_: None)
     monkeypatch.setattr(analysis_routes, "training_texts", lambda _: [])
     app = create_app(Models(served))
 

@@ -50,7 +50,14 @@ def test_json_events_say_that_the_figures_are_of_answers(llm: Llm) -> None:
     chosen = {"share": 1.0, "dropout": 0.0, "new_tokens": 0, "base_divergence": 0.0, "validation": 33}
     assert plan["conversations"] == chosen
     assert {event["of"] for event in events if event["event"] == "eval"} == {"answers"}
-    assert done["of"] == "answers" and set(done["answers"]) == {"questions", "verbatim", "exact"}
+    assert done["of"] == "answers" and set(done["answers"]) == {
+        "questions",
+        "verbatim",
+        "exact",
+        "near",
+        "garbled",
+        "seen",
+    }
     assert done["plain_text"] is None and done["memorised"] is None
 
 
