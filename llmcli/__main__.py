@@ -17,6 +17,9 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a process started with nohup ignores it
         signal.signal(signal.SIGINT, _interrupt)
     try:
+        from llmcli.cli import process_start
+
+        process_start.remember()
         from llmcli.cli import app
 
         app.main()

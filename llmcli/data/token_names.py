@@ -13,8 +13,8 @@ def name_to_bytes(kind: str, name: str) -> bytes:
     (b' cat', b' cat', b'\\xe3')
     """
     if kind not in ("spm", "char"):
-        is_byte_level = all(c in _BYTE_OF_CHARACTER for c in name)
-        return bytes(_BYTE_OF_CHARACTER[c] for c in name) if is_byte_level else name.encode("utf-8")
+        is_byte_level = _BYTE_OF_CHARACTER.keys() >= set(name)
+        return name.translate(_BYTE_CHARACTERS).encode("latin-1") if is_byte_level else name.encode("utf-8")
     byte = _BYTE_NAME.fullmatch(name)
     data = bytes([int(byte[1], 16)]) if byte else name.encode("utf-8")
     return data.replace(SPACE.encode("utf-8"), b" ") if kind == "spm" else data
@@ -28,3 +28,4 @@ def byte_level_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF_CHARACTER = byte_level_alphabet()
+_BYTE_CHARACTERS = str.maketrans({character: chr(byte) for character, byte in _BYTE_OF_CHARACTER.items()})

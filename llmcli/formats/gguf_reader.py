@@ -5,6 +5,7 @@ Values of quantized types are decoded by the `gguf` package, an extra. Knows num
 """
 
 import json
+import math
 import mmap
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ from llmcli.formats.open_file import open_for_reading
 from llmcli.formats.safetensors_file import cut_off_error
 
 MAX_ROPE_FACTORS = 1 << 16
+ROW_VALUES = 1 << 13  # of which `gguf` decodes 16 rows at a time; those of a narrow matrix are short, which is slow
 _PROVENANCE_KEYS = (  # after "general."
     "name", "author", "organization", "license", "license.link", "description", "url", "source.url", "basename",
     "finetune", "size_label",
@@ -181,7 +183,8 @@ def _dequantize(data: bytes, tensor: TensorInfo) -> NDArray[np.float32]:
     gguf = import_gguf(f"to read {tensor.dtype}")
     quantization_type = gguf.GGMLQuantizationType[tensor.dtype]
     block, size = gguf.GGML_QUANT_SIZES[quantization_type]
-    rows = np.frombuffer(data, np.uint8).reshape(-1, tensor.shape[-1] // block * size)
+    together = math.gcd(tensor.size // block, ROW_VALUES // block)
+    rows = np.frombuffer(data, np.uint8).reshape(-1, together * size)
     try:
         with np.errstate(all="ignore"):  # a damaged scale gives infinities and NaN
             values = gguf.quants.dequantize(rows, quantization_type)

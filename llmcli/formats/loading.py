@@ -106,9 +106,14 @@ def files(path: str | Path) -> list[Path]:
     return hf_directory.files(path)
 
 
-def fingerprint(path: str | Path) -> str:
-    """The sha256 of a model: the one in its metadata, else that of the files with its weights. Raises LLMError."""
-    header = read_header(path)
+def fingerprint(model: str | Path | Checkpoint) -> str:
+    """The sha256 of a model: the one in its metadata, else that of the files with its weights. Of one that is open the
+    header is not read again. Raises LLMError."""
+    if isinstance(model, Checkpoint):
+        assert isinstance(model.tensors, checkpoint.TensorsOnDisk), "it was opened from a file"
+        header = model.tensors.header
+    else:
+        header = read_header(model)
     if "sha256" in header.metadata:
         return header.metadata["sha256"]
     content_hash = hashlib.sha256()

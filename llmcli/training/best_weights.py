@@ -112,13 +112,13 @@ class CandidateEvaluator:
 
 
 class BestWeights:
-    """The best weights so far, those that a run began with at first. Their step, factor and bits per byte are in its
-    Position."""
+    """The best weights so far; none before the first evaluation: those of a large model take seconds to copy. Their
+    step, factor and bits per byte are in its Position."""
 
     def __init__(self, model: LanguageModel, position: Position, settings: TrainConfig) -> None:
         self._model, self._position, self._has_adapters = model, position, settings.lora_rank > 0
-        self.weights = model.to_arrays()
-        self.adapters = self._current_adapters()  # LoRA matrices by name, if any are trained
+        self.weights: Weights = {}
+        self.adapters: Weights | None = None  # LoRA matrices by name, if any are trained
 
     def _current_adapters(self) -> Weights | None:
         return self._model.trainable_arrays() if self._has_adapters else None

@@ -77,7 +77,7 @@ def load_inputs(
     held_out = _HeldOut.of(val, sources, reading, progress)
     check_reading(reading, filter(None, (sources, held_out.sources)))
     _check_sources(sources, held_out, output, on_note)
-    base_sha256 = loading.fingerprint(base) if base else ""
+    base_sha256 = loading.fingerprint(base_model) if base_model else ""
     conversations = None
     if sources.conversation_files:
         base_model, conversations = _conversation_inputs(sources, held_out, base_model)

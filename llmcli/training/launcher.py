@@ -12,7 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from llmcli.training.connection import LOST_PROCESS
-from llmcli.training.processes import OWN_RESTARTS, RESTARTS_LEFT
+from llmcli.training.processes import BEGAN, OWN_RESTARTS, RESTARTS_LEFT
 
 MAX_RESTARTS = 3
 SAVING_SECONDS = 60  # that the processes have to end after a signal
@@ -38,6 +38,7 @@ def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None])
             if not _may_restart(codes) or restarts == MAX_RESTARTS:
                 return _exit_code(codes)
         on_note("a process of this run was killed; starting all again from the last saved state")
+        os.environ.pop(BEGAN, None)  # the state of the run has the seconds before
     return 1
 
 

@@ -11,6 +11,7 @@ RESTARTS = "TORCHELASTIC_RESTART_COUNT"  # how often torchrun has started all pr
 MAX_RESTARTS = "TORCHELASTIC_MAX_RESTARTS"  # how often it does so at most
 OWN_RESTARTS = "LLMCLI_RESTARTS"  # how often `llm train --processes` has started them again ...
 RESTARTS_LEFT = "LLMCLI_RESTARTS_LEFT"  # ... and still does so at most
+BEGAN = "LLMCLI_BEGAN"  # when `llm train --processes` began, for its processes (cli/process_start.py)
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Processes:
     local_count: int = 1
     restarts: int = 0  # how often the run was started again after a process ended
     restarts_left: int = 0  # how often it would be started again
+    began: float | None = None  # when the command that started them did, in time of time.monotonic
 
     @classmethod
     def of(cls, environment: Mapping[str, str] | None = None) -> "Processes":
@@ -41,7 +43,9 @@ class Processes:
             restarts = int(values.get(RESTARTS, "0"))
             left = max(0, int(values.get(MAX_RESTARTS, "0")) - restarts) + int(values.get(RESTARTS_LEFT, "0"))
             restarts += int(values.get(OWN_RESTARTS, "0"))
-            return cls(rank, count, local_rank, local_count, restarts, left)
+            return cls(
+                rank, count, local_rank, local_count, restarts, left, float(values[BEGAN]) if BEGAN in values else None
+            )
         except ValueError as error:
             raise LLMError(f"RANK and WORLD_SIZE must be numbers, as torchrun sets them: {error}") from error
 

@@ -266,8 +266,7 @@ class Run:
             return
         position.evaluated_step, position.evaluated_progress = position.step, position.progress
         if self._samples.is_wanted:
-            current = self._stepper.model.to_arrays if position.step else lambda: self._best.weights
-            weights = candidate.weights if candidate else current()
+            weights = candidate.weights if candidate else self._stepper.model.to_arrays()
             sample = self._samples.generate(position.step, weights)
             self._history.add_sample(sample.step, sample.text)
             yield sample

@@ -19,7 +19,10 @@ from llmcli.training.run_timer import RunTimer
 SAMPLE_TOKENS = 48
 # of a time limit, for a sample, at most; and of the time since a sample for the next one
 TIME_SHARE, MIN_SECONDS = 0.02, 0.3
-MAX_SAMPLING_PARAMETERS = 200_000_000  # larger models generate no samples during training: that would take too long
+# larger models generate no samples during training, and none in a run in which copying the weights takes more than its
+# share: that would take too long
+MAX_SAMPLING_PARAMETERS = 200_000_000
+COPYING_SECONDS_PER_MILLION = 0.01  # on a slow machine
 
 
 class SampleGenerator:
@@ -31,10 +34,13 @@ class SampleGenerator:
     def __init__(self, plan: Plan, data: RunData, prompt: str | None, timer: RunTimer, *, sharded: bool) -> None:
         self._config, self._data, self._timer = plan.model, data, timer
         self._seconds = plan.train.seconds
+        self._longest = math.inf if self._seconds is None else max(MIN_SECONDS, TIME_SHARE * self._seconds)
         self._next = -math.inf  # when the next sample may be generated, in time of the timer
         self._device = "cpu" if sharded else plan.train.device  # which has no memory for the whole model
         self.prompt = data.conversations.question if data.conversations else prompt
-        self._are_wanted = bool(self.prompt) and plan.model.parameters <= MAX_SAMPLING_PARAMETERS
+        copying = COPYING_SECONDS_PER_MILLION * plan.model.parameters / 1e6
+        is_large = plan.model.parameters > MAX_SAMPLING_PARAMETERS or copying > self._longest
+        self._are_wanted = bool(self.prompt) and not is_large
 
     @property
     def is_wanted(self) -> bool:
@@ -44,8 +50,7 @@ class SampleGenerator:
     def generate(self, step: int, weights: Mapping[str, NDArray[np.float32]]) -> Sample:
         """The sample of the model with the weights of a step."""
         began = self._timer.now()
-        longest = math.inf if self._seconds is None else max(MIN_SECONDS, TIME_SHARE * self._seconds)
-        sample = self._generate(step, weights, lambda: self._timer.now() > began + longest)
+        sample = self._generate(step, weights, lambda: self._timer.now() > began + self._longest)
         if self._seconds is not None:
             self._next = self._timer.now() + (self._timer.now() - began) / TIME_SHARE
         return sample

@@ -1,23 +1,28 @@
 """How fast this machine trains a model of a given shape, measured by a few real steps on random tokens."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from llmcli.config import ModelConfig, TrainConfig
+from llmcli.models.transformer import LanguageModel
 from llmcli.training.batch_schedule import window_length
 from llmcli.training.compute import Compute, synchronize
-from llmcli.training.cost_model import micro_batches
+from llmcli.training.cost_model import estimated_speed, micro_batches
 from llmcli.training.hardware import keep_freed_memory
 from llmcli.training.initialization import new_model
 from llmcli.training.optimizer import Optimizer
 from llmcli.training.thread_tuner import ThreadTuner
 
 MAX_SECONDS = 4.0  # after which two steps have to be enough
+BLOCK = (1 << 16) + 1  # random numbers that are repeated; odd, so that rows differ
+LEAST_LAYERS = 1 / 6  # of a model that is measured by a part of it
 LEARNED_SHARE = 0.4  # of the tokens of conversations, assumed
 
 
@@ -44,10 +49,11 @@ def measure_throughput(
     change the number of threads between the steps; the result is for the number that it chose.
     """
     tuner = tuner or ThreadTuner(1)
-    trial = _Trial(config, settings, compute or Compute(), clock, conversations)
+    longest = min(MAX_SECONDS, max(0.5, 10 * seconds))
+    part = _affordable_part(config, settings, longest)
+    trial = _Trial(part, settings, compute or Compute(), clock, conversations)
     tuner.new_shape()
     paces: list[tuple[int, int, float]] = []  # (window length, threads, seconds per token)
-    longest = min(MAX_SECONDS, max(0.5, 10 * seconds))
     began = clock()
 
     def enough() -> bool:
@@ -64,7 +70,19 @@ def measure_throughput(
             break
     chosen = [(length, pace) for length, threads, pace in paces if threads == tuner.threads]
     typical = _typical_paces(chosen or [(length, pace) for length, _, pace in paces])
-    return Throughput(len(typical) / sum(typical.values()), 1 / typical[min(typical)])
+    factor = estimated_speed(config, settings) / estimated_speed(part, settings)
+    return Throughput(factor * len(typical) / sum(typical.values()), factor / typical[min(typical)])
+
+
+def _affordable_part(config: ModelConfig, settings: TrainConfig, seconds: float) -> ModelConfig:
+    """A model with as many of the layers as a step in about `seconds` may have: one of a large model takes long, and
+    each layer as long as any other."""
+    least = max(1, int(LEAST_LAYERS * config.num_hidden_layers))
+    for layers in range(config.num_hidden_layers, least, -1):
+        part = replace(config, num_hidden_layers=layers)
+        if settings.tokens_per_step / estimated_speed(part, settings) <= seconds:
+            return part
+    return replace(config, num_hidden_layers=least)
 
 
 def _typical_paces(paces: list[tuple[int, float]]) -> dict[int, float]:
@@ -73,6 +91,19 @@ def _typical_paces(paces: list[tuple[int, float]]) -> dict[int, float]:
     late = paces[2:] if len(paces) >= 4 else paces[-2:]  # the first steps are slower than the rest
     lengths = {length for length, _ in late}
     return {length: statistics.median(pace for other, pace in late if other == length) for length in lengths}
+
+
+@torch.no_grad()
+def _fill(model: LanguageModel, device: str) -> None:
+    """Give all matrices the same random numbers again and again: a large model takes a second or more for as many new
+    ones."""
+    generator = torch.Generator(device).manual_seed(0)  # where the weights are already
+    block = torch.randn(BLOCK, device=model.cos.device, generator=generator)
+    for weight in model.parameters():
+        if weight.ndim >= 2:
+            scale = 1 / math.sqrt(weight.shape[-1])
+            for part in weight.view(-1).split(BLOCK):
+                torch.mul(block[: len(part)], scale, out=part)
 
 
 class _Trial:
@@ -90,7 +121,7 @@ class _Trial:
         torch.set_num_threads(settings.threads)
         keep_freed_memory()
         self._model = new_model(config, settings)
-        self._model.initialize(torch.Generator(settings.device).manual_seed(0))  # where the weights are already
+        _fill(self._model, settings.device)
         self._model.train()
         self._optimizer = Optimizer(self._model, settings, config.hidden_size)
         self._rng = np.random.default_rng(0)

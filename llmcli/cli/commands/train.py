@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 import typer
 
 from llmcli import units
-from llmcli.cli import console
+from llmcli.cli import console, process_start
 from llmcli.cli.options import (
     JsonOption,
     QuietOption,
@@ -35,7 +34,7 @@ from llmcli.cli.signals import end_on_stop_requests, forward_stop_requests, igno
 from llmcli.config import DEFAULT_MODEL, DEVICES, DTYPES, TrainConfig, cpu_cores
 from llmcli.errors import LLMError, command_line, require_torch, usage
 from llmcli.training import recipe
-from llmcli.training.processes import Processes
+from llmcli.training.processes import BEGAN, Processes
 
 if TYPE_CHECKING:
     from llmcli.formats.checkpoint import Checkpoint
@@ -322,7 +321,6 @@ def train(
     from llmcli.training import session
     from llmcli.training.plan import Request
 
-    started = time.monotonic()
     require_torch()
     _check_options(context_, from_, like, lora, tokenizer)
     how = reading(speakers, pairs, column, plain)
@@ -337,6 +335,7 @@ def train(
             end_on_stop_requests()  # until it is connected with rank 0, which may never come so far
             _end_after(context_, partial(session.follow, processes, device, forward_stop_requests))
         return
+    started = processes.began or process_start.began()
     _check_processes(processes, processes_)
     own_threads = processes.threads(threads or cpu_cores())
     request = Request(
@@ -416,6 +415,7 @@ def _launch(count: int, device: str) -> int:
     if device == "cpu" and count > cpu_cores():
         cores = units.count(cpu_cores(), "core")
         console.note(f"--processes {count} is more than the {cores} here; extra processes slow training down")
+    os.environ[BEGAN] = repr(process_start.began())
     return launch(count, sys.argv[1:], console.note)
 
 

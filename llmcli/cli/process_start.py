@@ -1,0 +1,32 @@
+"""When this command began: the time that a user gives it with --time counts from there, imports included.
+
+Imports nothing else, since the program asks it before anything is imported.
+"""
+
+import os
+import time
+from pathlib import Path
+
+_began: float | None = None
+
+
+def remember() -> None:
+    """This process runs one command, which began with it."""
+    global _began
+    _began = time.monotonic() - _age()
+
+
+def began() -> float:
+    """In time of time.monotonic, which all processes of a machine share; now, if this process does more than one
+    command."""
+    return time.monotonic() if _began is None else _began
+
+
+def _age() -> float:
+    """Seconds since the operating system started this process; 0 where it does not say."""
+    try:
+        fields = Path("/proc/self/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+    except (OSError, AttributeError, ValueError, IndexError):
+        return 0.0
