@@ -17,7 +17,7 @@ from llmcli.training.run_data import RunData
 from llmcli.training.run_timer import FINAL_PATIENCE, STEP_PATIENCE, RunTimer
 from llmcli.training.validation import Validator
 
-FIRST_EVALUATION_SHARE = 0.1  # of the run, at most, for the evaluation of the model that it starts from
+FIRST_EVALUATION_SHARE = 0.1  # of the time left, at most, for the evaluation of the model that the run starts from
 CALIBRATION_COST = 5.0  # of fitting the temperature, per token, relative to evaluating the token
 
 Weights = dict[str, NDArray[np.float32]]
@@ -76,7 +76,7 @@ class CandidateEvaluator:
         compiles, limit = self._is_compiled and not self._validator.evaluated_tokens, math.inf
         deadline = self._timer.final_deadline()
         if is_first and self._settings.seconds is not None:
-            limit = FIRST_EVALUATION_SHARE * self._settings.seconds
+            limit = FIRST_EVALUATION_SHARE * self._timer.left
             deadline = self._timer.elapsed + 2 * limit
         patience = FINAL_PATIENCE if hurried else STEP_PATIENCE
         try:

@@ -23,7 +23,7 @@ from llmcli.training.plain_text import PlainTextComparison, PlainTextScores
 from llmcli.training.plan import Plan
 from llmcli.training.record import FinalEvaluation
 from llmcli.training.run_data import RunData
-from llmcli.training.run_timer import FINAL_PATIENCE, GRACE, RunTimer
+from llmcli.training.run_timer import FINAL_PATIENCE, GRACE, LOADING_SECONDS_PER_MILLION, RunTimer
 from llmcli.training.validation import HeldOutEvaluation, Weights
 
 CACHE_FIT_COST = 4.0  # of fitting the n-gram cache, per token, relative to evaluating the token
@@ -47,7 +47,7 @@ class FinalEvaluator:
         sharded: bool,
     ) -> None:
         """`start` is the model that the run started from, if any."""
-        self._model, self._start, self._timer = model, start, timer
+        self._model, self._start, self._timer, self._parameters = model, start, timer, plan.model.parameters
         self._held_out = HeldOutEvaluation(
             model, data.tokenizer, data.held_out, plan.train, models=2 if start else 1, compute=compute
         )
@@ -65,8 +65,10 @@ class FinalEvaluator:
         return self._held_out.cost(trained) + cache + plain_text
 
     def evaluate(self, best: Weights, trained: int, *, hurried: bool) -> FinalEvaluation:
-        """After training on `trained` tokens. Without memory for it there are no scores."""
+        """After training on `trained` tokens. Without memory for it, or time, there are no scores."""
         end = self._timer.final_deadline()
+        if LOADING_SECONDS_PER_MILLION * self._parameters / 1e6 > end - self._timer.elapsed:
+            return FinalEvaluation()
         cache = self._fit_cache(best, end)
         scores = _unless_out_of_memory(lambda: self._score(best, trained, cache, end, hurried=hurried))
         return scores or FinalEvaluation(cache=cache, problem=NO_MEMORY)

@@ -17,6 +17,7 @@ FIRST_STEP_SECONDS = 10.0  # the first step may take this long ...
 FIRST_STEP_SHARE = 0.25  # ... or this share of the run, if that is more
 STEP_PATIENCE = 1.0  # a step or an evaluation that has taken more seconds than this is cut short at Ctrl-C ...
 FINAL_PATIENCE = 3.0  # ... and so is an evaluation that follows the last step
+LOADING_SECONDS_PER_MILLION = 0.015  # parameters, into another model, before anything is evaluated
 GRACE = 1.5  # seconds in which a run that is late still evaluates what it has trained
 
 
@@ -69,6 +70,11 @@ class RunTimer:
     def elapsed(self) -> float:
         """Seconds since the run began."""
         return self.now() - self.began
+
+    @property
+    def left(self) -> float:
+        """Seconds until the evaluations after the last step must have ended."""
+        return max(0.0, self.clock.deadline - self.elapsed) if self.clock else math.inf
 
     def step_deadline(self, *, first: bool) -> float:
         """When to give up a step, in seconds since the run began. The first may take longer than the run has left:

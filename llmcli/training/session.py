@@ -39,7 +39,7 @@ __all__ = ["Inputs", "PlannedRun", "Result", "check_space", "load_inputs", "plan
 
 # seconds of the time budget reserved for measuring memorization and saving the model, and for each million parameters
 RESERVED_SECONDS, RESERVED_SECONDS_PER_MILLION = 0.6, 0.06
-SAVING_SECONDS_PER_MILLION = 0.02  # of them, for saving
+SAVING_SECONDS_PER_MILLION = 0.04  # of them, for saving
 MEASURED_SECONDS = 1.0  # for measuring memorization, at least, where the run is late
 # seconds for the compressors: a share of the time budget, or without one
 BASELINE_TIME_SHARE, BASELINE_SECONDS = 0.03, 9.99
@@ -556,10 +556,13 @@ def _complete_record(
     stop: Callable[[], bool],
 ) -> None:
     """Add memorization, unless the run was cut short, and the summary of the run to the record in the model."""
+    from llmcli.training.run_timer import LOADING_SECONDS_PER_MILLION
+
     record, settings = done.checkpoint.record, plan.prepared.plan.train
     seconds = math.inf if settings.seconds is None else settings.seconds - done.seconds
     seconds = max(MEASURED_SECONDS, seconds - SAVING_SECONDS_PER_MILLION * done.checkpoint.parameters / 1e6)
-    cut_short = done.interrupted or done.problem
+    loading = LOADING_SECONDS_PER_MILLION * done.checkpoint.parameters / 1e6  # the model, to measure anything
+    cut_short = done.interrupted or done.problem or seconds < loading
     if plan.prepared.conversations:
         record["memorised"] = None
         record["answers"] = None if cut_short else _answers(done.checkpoint, plan.prepared, on_note, seconds, stop)

@@ -102,7 +102,7 @@ def _fill(model: LanguageModel, device: str) -> None:
     for weight in model.parameters():
         if weight.ndim >= 2:
             scale = 1 / math.sqrt(weight.shape[-1])
-            for part in weight.view(-1).split(BLOCK):
+            for part in torch.split(weight.view(-1), BLOCK):
                 torch.mul(block[: len(part)], scale, out=part)
 
 

@@ -42,6 +42,13 @@ def test_the_first_step_may_take_longer_than_the_run_has_left(seconds: float, fi
     assert (timer.step_deadline(first=True), timer.step_deadline(first=False)) == (first, later)
 
 
+def test_the_time_that_is_left_ends_with_the_reserve() -> None:
+    clock = Clock()
+    assert clock.timer(20.0).left == 20 - 5 - 4
+    assert clock.timer(8.0).left == 0
+    assert clock.timer().left == math.inf
+
+
 def test_a_run_that_is_late_gets_a_little_more_time_once() -> None:
     """Of 20 s, 5 are the caller's: the deadline is at 15 s."""
     clock = Clock()

@@ -19,7 +19,7 @@ from llmcli.generation.generator import generate
 from llmcli.models import torch_scoring
 from llmcli.models.numpy_runtime import NumpyRuntime
 from llmcli.models.transformer import LanguageModel
-from llmcli.training import recipe, trainer
+from llmcli.training import final_evaluation, recipe, trainer
 from llmcli.training.best_weights import CandidateEvaluator
 from llmcli.training.compute import Compute, accumulate_gradients
 from llmcli.training.evaluation_schedule import EvaluationSchedule
@@ -322,6 +322,19 @@ def test_a_timed_run_of_few_steps_ends(tmp_path: Path, speed: float) -> None:
     options = {"started_at": 0.0, "clock": lambda: machine.time, "compute": machine.compute}
     done = run_to_end(ready, regularize=regularize, **options)
     assert done.step > 1 and done.seconds < 250
+
+
+@pytest.mark.parametrize("seconds", [200.0, None])
+def test_a_model_that_there_is_no_time_to_load_again_is_not_evaluated(
+    tmp_path: Path, seconds: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(final_evaluation, "LOADING_SECONDS_PER_MILLION", 1e6)
+    steps = None if seconds else 2
+    ready = prepared(tmp_path / "c.txt", steps=steps, seconds=seconds, batch_tokens=64)
+    machine = SimulatedMachine(lambda time: 2.0)
+    options = {"started_at": 0.0, "clock": lambda: machine.time, "compute": machine.compute}
+    done = run_to_end(ready, **options)
+    assert done.checkpoint.tensors and bool(done.score) == (seconds is None)
 
 
 @pytest.mark.slow
