@@ -72,6 +72,7 @@ def test_the_run_reports_its_output(trained: tuple[Path, Path], tiny_model: Path
     record = checkpoint.load(trained[0]).record
     assert record["bits_per_byte"] < record["bits_per_byte_before"]
     assert record["base"] == {"file": tiny_model.name, "sha256": loading.fingerprint(tiny_model)}
+    assert loading.fingerprint(loading.load(tiny_model)) == loading.fingerprint(tiny_model)
     assert record["train"]["recipe"] == "lora" and record["train"]["lora_rank"] == 4
 
 
