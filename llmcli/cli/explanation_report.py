@@ -11,7 +11,7 @@ from llmcli import units
 from llmcli.cli import charts, console, tables, token_output
 from llmcli.cli.next_words_report import word_label
 from llmcli.cli.safe_text import visible_whitespace
-from llmcli.cli.text_layout import terminal_width, truncate
+from llmcli.cli.text_layout import terminal_width, truncate, truncate_start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,13 +142,21 @@ class ExplanationReport:
         for depth in range(depths):
             tokens, probabilities = lens.ids[depth, -1, :shown].tolist(), lens.probabilities[depth, -1, :shown].tolist()
             cells = [
-                f"{truncate(self._label(token), MAX_LENS_LABEL)} {units.probability(probability)}"
-                for token, probability in zip(tokens, probabilities, strict=True)
+                f"{label} {units.probability(probability)}"
+                for label, probability in zip(self._lens_labels(tokens), probabilities, strict=True)
             ]
             rows.append(("none" if depth == 0 else str(depth), *cells))
         ranks = [ORDINALS.get(rank, f"{rank}th") for rank in range(1, shown + 1)]
         tables.table(("after layer", *ranks), rows, numbers=(0,))
         console.caption("What the model would predict if it ended after this layer.")
+
+    def _lens_labels(self, tokens: list[int]) -> list[str]:
+        """The beginnings of tokens; the ends where two begin alike, as where each token begins inside the prompt."""
+        labels = [self._label(token) for token in tokens]
+        beginnings = [truncate(label, MAX_LENS_LABEL) for label in labels]
+        if len(set(beginnings)) == len(labels):
+            return beginnings
+        return [truncate_start(label, MAX_LENS_LABEL) for label in labels]
 
     def _show_ablation(self, labels: list[str], rows: int | None = None) -> None:
         """How much less likely the prediction is without each token but the last, or without each of as many tokens as

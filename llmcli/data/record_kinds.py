@@ -169,9 +169,9 @@ def _explain_preferences(name: str, records: Sequence[Record]) -> str:
 
 
 def _check_feedback(name: str, records: Sequence[Record], shape: RecordShape) -> None:
-    """Raise LLMError for answers of which some are marked as bad (the format of KTO)."""
+    """Raise LLMError for answers of which some are, or may be, marked as bad (the format of KTO)."""
     marks = {str(record.get(key)).lower() for record in records for key in record if normalized(str(key)) == "label"}
-    if not shape.is_text and marks and marks <= {"true", "false"}:
+    if not shape.is_text and "false" in marks and marks <= {"true", "false"}:
         raise LLMError(
             f'{name}: "label" says which answers are good, and training would also learn the others; keep the good '
             f"ones only (JSON Lines: jq -c 'select(.label)' {shlex.quote(name)} > good.jsonl)"

@@ -396,6 +396,8 @@ def _speed(run: _Run) -> list[str]:
     if run.ended_early or not reached or not planned or 1 / SPEED_TOLERANCE <= reached / planned <= SPEED_TOLERANCE:
         return []
     reason = " Other programs may have been running." if reached < planned else ""
+    if reached > planned and run.epochs < clock["planned_epochs"]:  # the time went elsewhere: to measurements
+        return []
     return [
         f"The plan assumed {planned:,} tokens per second and {units.epochs(clock['planned_epochs'])}; the run reached "
         f"{reached:,} and {units.epochs(run.record['epochs'])}.{reason}"

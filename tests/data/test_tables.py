@@ -121,6 +121,10 @@ REFUSED = [
 ]  # fmt: skip
 
 
+def test_answers_that_are_all_marked_as_good_are_read() -> None:  # as the command leaves them that the refusal names
+    assert pairs_of(read("a.csv", "prompt,completion,label\nHi,Ho,True\nHe,Hu,True\n")) == [("Hi", "Ho"), ("He", "Hu")]
+
+
 @pytest.mark.parametrize(("text", "problem"), REFUSED)
 def test_what_cannot_be_told_and_what_is_better_not_learned_is_refused(text: str, problem: str) -> None:
     with pytest.raises(LLMError) as caught:

@@ -566,14 +566,17 @@ def test_the_hints_name_the_model_where_they_must() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reached", "sentence"),
+    ("reached", "planned_epochs", "sentence"),
     [
-        (500, ["The plan assumed 1,000 tokens per second and 2 epochs; the run reached 500 and 1 epoch. Other programs "
-               "may have been running."]),
-        (1900, ["The plan assumed 1,000 tokens per second and 2 epochs; the run reached 1,900 and 1 epoch."]),
-        (900, []),
+        (500, 2.0, ["The plan assumed 1,000 tokens per second and 2 epochs; the run reached 500 and 1 epoch. Other "
+                    "programs may have been running."]),
+        (1900, 0.5, ["The plan assumed 1,000 tokens per second and 0.5 epochs; the run reached 1,900 and 1 epoch."]),
+        (1900, 2.0, []),  # faster, and yet fewer epochs: the time went to measurements
+        (900, 2.0, []),
     ],
 )  # fmt: skip
-def test_other_programs_are_suspected_only_where_the_run_was_slower(reached: int, sentence: list[str]) -> None:
-    clock = {"tokens_per_second": reached, "planned_tokens_per_second": 1000, "planned_epochs": 2.0}
+def test_other_programs_are_suspected_only_where_the_run_was_slower(
+    reached: int, planned_epochs: float, sentence: list[str]
+) -> None:
+    clock = {"tokens_per_second": reached, "planned_tokens_per_second": 1000, "planned_epochs": planned_epochs}
     assert summarize(record(clock=clock)) == [FINAL, *sentence, PLATEAU]

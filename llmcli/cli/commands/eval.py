@@ -187,7 +187,7 @@ def _note_training_text(measured: "Corpus", trained: "Corpus", models: dict[Path
         )
     for path, source in models.items():
         if earlier := _earlier_stages(trained, source):
-            console.note(f"{path}: some of these bytes were trained on {earlier}")
+            console.note(f"{path}: trained on some of the {trained.text_bytes:,} bytes {earlier}")
         if any(trained_in(measured, record) for record in source.records):
             earlier = _earlier_stages(measured, source)
             when = f" ({earlier})" if earlier else ""
@@ -196,6 +196,8 @@ def _note_training_text(measured: "Corpus", trained: "Corpus", models: dict[Path
             console.note(f"{path}: trained on {share} of this text{when}, so its scores do not measure generalization")
         elif any(is_held_out(measured, record) for record in source.records):
             console.note(f"{path}: this text was held out in training")
+        elif not any(record.get("corpus") or record.get("earlier_stages") for record in source.records):
+            console.note(f"{path}: has no record of its training text, so this text may be part of it")
 
 
 def _earlier_stages(text: "Corpus", source: "Checkpoint | Ensemble") -> str:
