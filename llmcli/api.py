@@ -20,6 +20,7 @@ from llmcli.errors import LLMError, brief, missing_package, require_torch, usage
 
 if TYPE_CHECKING:
     from llmcli.analysis.explain import Explanation
+    from llmcli.data.conversations import Message
     from llmcli.data.tokenizer import Tokenizer
     from llmcli.evaluation.evaluator import Score
     from llmcli.formats.checkpoint import Checkpoint
@@ -36,20 +37,21 @@ if TYPE_CHECKING:
 # the fields of `Request` that are options of `train`
 PLAN_OPTIONS = (
     "layers", "width", "heads", "kv_heads", "context", "tie", "vocab_size", "batch_tokens", "dropout", "lr",
-    "optimizer", "experts", "active", "lora", "seed",
+    "optimizer", "experts", "active", "lora", "kl_weight", "seed",
 )  # fmt: skip
 
 
 class Model:
     """A language model, ready to run. `llmcli.load` makes one.
 
-    A model keeps a cache of the text it has processed, so one `Model` must not be used from two threads at once.
+    Each call has its own key-value cache: calls between the pieces of a stream, and from other threads, give what they
+    give alone.
     """
 
     def __init__(self, source: Checkpoint | Ensemble, runtime: Runtime, tokenizer: Tokenizer) -> None:
         self._source = source
         self._runtime = runtime
-        self._assistant: Assistant | None = None  # of the last chat, which may go on
+        self._assistants: list[Assistant] = []  # that of the last chat, which may go on, unless it is answering
         self.tokenizer = tokenizer
 
     def __repr__(self) -> str:
@@ -58,8 +60,7 @@ class Model:
 
     @property
     def runtime(self) -> Runtime:
-        """What computes the model. Its KV cache is then no longer that of the last chat."""
-        self._assistant = None
+        """What computes the model."""
         return self._runtime
 
     @property
@@ -110,7 +111,7 @@ class Model:
         from llmcli.generation.generator import generate
 
         prompt, sampling = _text(prompt, "prompt"), _sampling(options)
-        return generate(self.runtime, self.tokenizer, prompt, sampling, literal=literal)
+        return generate(self._runtime.fork(), self.tokenizer, prompt, sampling, literal=literal)
 
     def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> str:
         """The answer to a conversation: messages {"role": ..., "content": ...} of "system", "user" and "assistant", the
@@ -128,13 +129,27 @@ class Model:
     def stream_chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Iterator[str]:
         """Like `chat`, piece by piece as the model generates. A piece never ends inside a character."""
         from llmcli.generation.chat import messages_from, open_assistant
+
+        if not self._assistants:
+            self._assistants = [open_assistant(self._source, self._runtime.fork(), self.tokenizer)]
+        sampling = _sampling({"max_tokens": ANSWER_TOKENS} | options)
+        return self._answer(messages_from(_messages(messages)), sampling)
+
+    def _answer(self, messages: list[Message], sampling: SamplingConfig) -> Iterator[str]:
+        """Generate with the assistant of the last chat, or with another while that one is answering."""
+        from llmcli.generation.chat import open_assistant
         from llmcli.generation.generator import Piece
 
-        if self._assistant is None:
-            self._assistant = open_assistant(self._source, self._runtime, self.tokenizer)
-        sampling = _sampling({"max_tokens": ANSWER_TOKENS} | options)
-        events = self._assistant.answer(messages_from(_messages(messages)), sampling)
-        return (event.text for event in events if isinstance(event, Piece))
+        try:
+            assistant = self._assistants.pop()
+        except IndexError:
+            assistant = open_assistant(self._source, self._runtime.fork(), self.tokenizer)
+        try:
+            for event in assistant.answer(messages, sampling):
+                if isinstance(event, Piece):
+                    yield event.text
+        finally:
+            self._assistants = [assistant]
 
     def next_words(self, prompt: str, count: int = 10) -> list[tuple[str, float]]:
         """The `count` most likely next words, each with its probability, the most likely first."""
@@ -145,7 +160,9 @@ class Model:
         """All next words that the search found, with the probability that it left unexplored."""
         from llmcli.generation.next_words import max_evaluations, next_words
 
-        return next_words(self.runtime, self.tokenizer, _text(prompt, "prompt"), max_evaluations(self.parameters))
+        return next_words(
+            self._runtime.fork(), self.tokenizer, _text(prompt, "prompt"), max_evaluations(self.parameters)
+        )
 
     def score(self, text: str) -> Score:
         """How well the model predicts a text: `.network_bits_per_byte` of the network alone, `.adapting_bits_per_byte`
@@ -168,12 +185,13 @@ class Model:
         from llmcli.models.cache_runtime import network_of
         from llmcli.models.numpy_runtime import NumpyRuntime
 
-        network = network_of(self.runtime)
+        runtime = self._runtime.fork()
+        network = network_of(runtime)
         if not isinstance(network, NumpyRuntime):
             raise LLMError(
                 'explain needs a single model on the CPU with its own weights: llmcli.load("model.safetensors")'
             )
-        return explain(network, self.tokenizer, _text(prompt, "prompt"), literal=literal, predictor=self.runtime)
+        return explain(network, self.tokenizer, _text(prompt, "prompt"), literal=literal, predictor=runtime)
 
 
 def load(

@@ -5,6 +5,8 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,27 @@ def test_calls_without_a_seed_give_different_texts(tiny_model: Path) -> None:
     model = llmcli.load(tiny_model)
     assert len({model.generate(PROMPT, max_tokens=8) for _ in range(8)}) > 1
     assert len({model.generate(PROMPT, max_tokens=8, temperature=0) for _ in range(3)}) == 1
+
+
+def test_calls_between_the_pieces_of_a_stream_change_nothing(tiny_model: Path) -> None:
+    model = llmcli.load(tiny_model)
+    options = {"max_tokens": 12, "temperature": 0}
+    text, words = model.generate(PROMPT, **options), model.next_words("The", 3)
+    next(model.stream("The dog", max_tokens=12))  # abandoned
+    pieces = []
+    for piece in model.stream(PROMPT, **options):
+        pieces.append(piece)
+        assert model.next_words("The", 3) == words
+        model.explain("A mat")
+    assert "".join(pieces) == text
+
+
+def test_calls_from_several_threads_give_what_they_give_alone(tiny_model: Path) -> None:
+    model = llmcli.load(tiny_model)
+    calls = [partial(model.generate, PROMPT, max_tokens=12, temperature=0), partial(model.next_words, "The", 3)] * 20
+    alone = [call() for call in calls]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda call: call(), calls)) == alone
 
 
 def test_a_single_stop_string_is_accepted(tiny_model: Path) -> None:
@@ -188,6 +211,7 @@ TRAIN_OPTIONS: dict[str, list[object]] = {
     "width": [0, 7, "64"], "heads": [0, 3], "kv_heads": [0, 5], "dropout": [-1, 2, "x"], "lr": [0, -1, "x"],
     "optimizer": ["x", 5], "vocab_size": [1, "x", 10**9], "context": [0, "x"], "batch_tokens": [0, "x"],
     "seed": [-1, "x", 1.5, 1 << 64], "lora": [-1, 1.5], "experts": [-1, "x"], "tie": [5], "weight_decay": [0],
+    "kl_weight": [-1, "x"],
 }  # fmt: skip
 
 
@@ -241,6 +265,19 @@ def test_numbers_of_numpy_are_numbers(tiny_model: Path) -> None:
     assert model.generate("The", **options) == text
     assert len(model.next_words("The", np.int64(2))) == 2  # type: ignore[arg-type]
     assert model.detokenize(np.array(model.tokenize("The cat"))) == "The cat"  # type: ignore[arg-type]
+
+
+def test_two_answers_at_once_are_those_of_each_alone() -> None:
+    model = llmcli.load(write_chat_model(Path("chat.safetensors")))
+    chats = [[{"role": "user", "content": text}] for text in ("Hello", "Who sat there")]
+    options = {"max_tokens": 8, "temperature": 0}
+    alone = [model.chat(messages, **options) for messages in chats]
+    streams = [model.stream_chat(messages, **options) for messages in chats]
+    answers = ["", ""]
+    for _ in range(9):
+        for number, stream in enumerate(streams):
+            answers[number] += next(stream, "")
+    assert answers == alone and all(alone)
 
 
 def test_messages_of_other_types_are_refused() -> None:

@@ -6,6 +6,7 @@ What would teach the model something wrong, and what cannot be told, is an error
 Standard library only.
 """
 
+import csv
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,8 +44,9 @@ class Reading:
 
     @classmethod
     def of_options(cls, speakers: tuple[str, str] | None, pairs: bool, column: str | None, plain: bool) -> "Reading":
-        """As options say it; `column` is NAME or PROMPT,ANSWER. Raises LLMError."""
-        columns = tuple(name.strip() for name in column.split(",")) if column else ()
+        """As options say it; `column` is NAME or PROMPT,ANSWER, a name with a comma in it in double quotes. Raises
+        LLMError."""
+        columns = tuple(map(str.strip, next(csv.reader([column], skipinitialspace=True)))) if column else ()
         if len(columns) > 2 or not all(columns) or len(set(columns)) < len(columns):
             raise usage(f"column must be one name, or two as in question,answer; found {column}")
         if pairs + plain + bool(columns) > 1:
@@ -98,9 +100,8 @@ def _requested(name: str, records: Sequence[Record], reading: Reading) -> Record
     if reading.pairs and len(columns) == 2:
         return RecordShape("two columns", tuple(columns))
     if reading.pairs and len(columns) > 2 and not any(map(record_shape, records)):
-        listed, first = _listed(columns), ",".join(list(columns)[-2:])
-        raise LLMError(f"{name}: {len(columns)} columns ({listed}), and --pairs takes 2; name them: "
-                       f"--column {shlex.quote(first)}")  # fmt: skip
+        listed, option = _listed(columns), column_option(*list(columns)[-2:])
+        raise LLMError(f"{name}: {len(columns)} columns ({listed}), and --pairs takes 2; name them: {option}")
     known = {normalized(column): column for column in columns}
     wanted = [known.get(normalized(column)) for column in reading.columns]
     chosen = tuple(column for column in wanted if column is not None)
@@ -135,6 +136,16 @@ def normalized(name: str) -> str:
     return name.strip().lower()
 
 
+def column_option(*columns: str) -> str:
+    """The option that names these columns, as it is typed.
+
+    >>> print(column_option("my question", "yes, or no"))
+    --column 'my question,"yes, or no"'
+    """
+    quoted = ('"' + name.replace('"', '""') + '"' if "," in name or name[:1] == '"' else name for name in columns)
+    return f"--column {shlex.quote(','.join(quoted))}"
+
+
 def _columns(records: Iterable[Record]) -> dict[str, None]:
     """The names of all columns, in order."""
     return dict.fromkeys(str(key) for record in records for key in record)
@@ -161,10 +172,10 @@ def _explain_preferences(name: str, records: Sequence[Record]) -> str:
         isinstance(value := record.get(chosen), list) and len(value) > 1 and is_list_of_messages(value)
         for record in records
     )
-    answer = chosen if holds_prompt or _PROMPT not in columns else f"{columns[_PROMPT]},{chosen}"
+    answer = (chosen,) if holds_prompt or _PROMPT not in columns else (columns[_PROMPT], chosen)
     return (
         f"{name}: preference data: training would also learn the rejected answers; to train on the chosen ones: "
-        f"--column {shlex.quote(answer)}"
+        f"{column_option(*answer)}"
     )
 
 
@@ -190,5 +201,5 @@ def _explain_unknown(name: str, columns: Mapping[str, None], records: Sequence[R
         return f"{found}, none of which holds text; add --plain to read the file as plain text, as it is"
     longest = max(texts, key=lambda column: sum(len(str(record.get(column, ""))) for record in records))
     best = next((column for wanted in _TEXT_NAMES for column in texts if normalized(column) == wanted), longest)
-    pairs = f", --column {shlex.quote(','.join(texts[:2]))} for prompts and their answers" if len(texts) > 1 else ""
-    return f"{found}; add --column {shlex.quote(best)} for its text{pairs}, or --plain for the file as it is"
+    pairs = f", {column_option(*texts[:2])} for prompts and their answers" if len(texts) > 1 else ""
+    return f"{found}; add {column_option(best)} for its text{pairs}, or --plain for the file as it is"

@@ -60,6 +60,8 @@ class Table:
         if self.has_header:
             numbers = ",".join(str(self.columns.index(column) + 1) for column in used)
             return f"the first row ({row}) is the header; if it is data: --column {numbers}"
+        if len(cells) < len(self.columns):
+            return f"the first row ({row}) is data"  # and an error when it is read
         header = ",".join(cells[int(column) - 1] for column in used)
         if len(header) > _MAX_HEADER or header.count(",") > 1 or any(map(str.isdigit, header)):
             return f"the first row ({row}) is data"
@@ -147,13 +149,27 @@ def _has_letter(cell: str) -> bool:
 def _table(lines: TextLines, dialect: _Dialect, rows: list[list[str]], width: int, reading: Reading) -> Table:
     has_header = _has_header(rows, width, reading)
     numbers = [str(i + 1) for i in range(width)]
-    columns = tuple(cell.strip() or number for cell, number in zip(rows[0], numbers, strict=True)) if has_header else ()
-    if len(set(columns)) < width:
-        columns = tuple(numbers)
+    columns = _column_names(rows[0]) if has_header else tuple(numbers)
     first = [dict(zip(columns, row, strict=True)) for row in rows[has_header:] if len(row) == width]
     notes: list[str] = []
     records = _records(lines.name, _rows_of_file(lines, dialect, notes), columns, has_header)
     return Table(columns, tuple(rows[0]), has_header, list(first), records, notes)
+
+
+def _column_names(header: list[str]) -> tuple[str, ...]:
+    """The cells of a header; a column without a name gets its number, and one with the name of an earlier column both.
+
+    >>> _column_names(["", "answer", "answer"])
+    ('1', 'answer', 'answer 3')
+    """
+    names: dict[str, None] = {}
+    for number, cell in enumerate(map(str.strip, header), 1):
+        taken = {normalized(name) for name in names}
+        name = cell or str(number)
+        while normalized(name) in taken:
+            name = f"{name} {number}"
+        names[name] = None
+    return tuple(names)
 
 
 def _records(
@@ -207,6 +223,8 @@ def _rows(name: str, lines: Iterable[str], dialect: _Dialect) -> Iterator[tuple[
             ) from error
         if row is None:
             return
+        if start == 1 and dialect.delimiter.join(row).rstrip("\r") == f"sep={dialect.delimiter}":
+            continue  # how Excel is told the delimiter
         if any(cell.strip() for cell in row):
             yield start, [cell.replace("\r\n", "\n") for cell in row]
 

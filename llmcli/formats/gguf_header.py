@@ -138,16 +138,18 @@ class _Parser:
         self.position += length
         return data.decode("utf-8", "replace")
 
-    def value(self, value_type: int, depth: int = 0) -> Any:
-        """The value of a field; arrays may be nested."""
+    def value(self, value_type: int) -> Any:
+        """The value of a field."""
         if value_type in _SCALARS:
             return self.number(_SCALARS[value_type])
         if value_type == _STRING:
             return self.text()
-        if value_type != _ARRAY or depth > 2:
+        if value_type != _ARRAY:
             raise ValueError(f"a value in its header is of type {value_type}")
         entry_type, count = self.number("<I"), self.number("<Q")
-        size = struct.calcsize(_SCALARS.get(entry_type, "<Q"))  # a string or an array begins with its length
+        if entry_type != _STRING and entry_type not in _SCALARS:  # nested arrays: as in ggml, and slow to read
+            raise ValueError(f"an array in its header has entries of type {entry_type}")
+        size = struct.calcsize(_SCALARS.get(entry_type, "<Q"))  # a string begins with its length
         self._require(count * size)
         self._array_entries += count
         if self._array_entries > MAX_ARRAY_ENTRIES:
@@ -156,7 +158,7 @@ class _Parser:
             entries = np.frombuffer(self._data, _SCALARS[entry_type], count, self.position).tolist()
             self.position += count * size
             return entries
-        return [self.value(entry_type, depth + 1) for _ in range(count)]
+        return [self.text() for _ in range(count)]
 
     def _require(self, size: int) -> None:
         """Raises ValueError unless this many more bytes of the header exist."""

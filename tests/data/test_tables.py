@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,9 @@ PAIRS: list[tuple[str, str, list[tuple[str, str]], str, str]] = [  # (name, text
     ),
     ("a.csv", "question,answer\n,Ho\nHi,a\n", [("", "Ho"), ("Hi", "a")], "23", ""),
     ("a.tsv", 'Hi\t"one\ntwo"\n', [("Hi", "one\ntwo")], "1", ""),
+    ("a.csv", "sep=;\nquestion;answer\nHi;Ho\n", [("Hi", "Ho")], "3", ""),
+    ("a.csv", "sep=,\r\nHi,Ho\r\none,two\r\n", [("Hi", "Ho"), ("one", "two")], "23", "('Hi', 'Ho')"),
+    ("a.csv", "question,question,answer\nHi,x,Ho\n", [("Hi", "Ho")], "2", ""),
     ("a.csv", f"question,answer\nHi,\"{'x' * 200_000}\"\n", [("Hi", "x" * 200_000)], "2", ""),
 ]  # fmt: skip
 
@@ -117,6 +121,9 @@ REFUSED = [
      "chosen ones: --column chosen"),
     ("prompt,chosen,rejected\nHi,yes,no\n", "preference data: training would also learn the rejected answers; to train "
      "on the chosen ones: --column prompt,chosen"),
+    ("'question, or prompt',x,n\n".replace("'", '"') + "Hi,Ho,1\nHa,He,2\n", "what to train on cannot be told from its "
+     "columns ('question, or prompt', 'x', 'n'); add --column '\"question, or prompt\"' for its text, --column "
+     "'\"question, or prompt\",x' for prompts"),
     ("prompt,completion,label\nHi,Ho,True\nHi,No,False\n", '"label" says which answers are good, and training would'),
 ]  # fmt: skip
 
@@ -132,7 +139,8 @@ def test_what_cannot_be_told_and_what_is_better_not_learned_is_refused(text: str
     assert str(caught.value).startswith(f"a.csv: {problem}")
     assert read("a.csv", text, Reading(plain=True)) is None
     if "; add --column" in problem or "--column prompt,chosen" in problem:  # the command that the message names helps
-        advised = str(caught.value).split("--column ")[-1].split(" ")[0]
+        words = shlex.split(str(caught.value).split("--column ", 1)[1])
+        advised = words[words.index("--column") + 1] if "--column" in words else words[0]
         assert pairs_of(read("a.csv", text, Reading.of_options(None, False, advised, False)))
 
 
@@ -202,3 +210,8 @@ def test_the_error_gives_the_line_in_which_a_row_begins(text: str, problem: str)
     with pytest.raises(LLMError) as caught:
         read("a.csv", text)
     assert str(caught.value).startswith(f"a.csv {problem}") and "\n" not in str(caught.value)
+
+
+def test_a_first_row_with_other_columns_is_an_error_of_its_line() -> None:
+    with pytest.raises(LLMError, match=r"a\.csv line 1: 1 column; wanted 2"):
+        read("a.csv", "# made by hand\nquestion,answer\n" + "Hi,Ho\n" * 9)

@@ -31,6 +31,13 @@ def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
             replaced(encoded_text("general.name"), struct.pack("<Q", 1 << 62) + b"general.name"),
             "cut off inside its header",
         ),
+        (
+            replaced(
+                encoded_text("general.name") + struct.pack("<I", 8),
+                encoded_text("general.name") + struct.pack("<II", 9, 9),
+            ),
+            "an array in its header has entries of type 9",
+        ),
         (replaced(encoded_text("blk.0.ffn_up.weight"), encoded_text("blk.0.ffn_upp.weight")[:-1]), "."),
     ],
 )
