@@ -56,7 +56,7 @@ def run(*words: str) -> dict[str, object]:
         (("inspect", "--json"), {"tokenizers", "llmcli.generation", "llmcli.models"}),
         (("tokenize", "The cat"), {"llmcli.generation", "llmcli.models"}),
     ],
-    ids=" ".join,
+    ids=lambda words: " ".join(sorted(words)) if isinstance(words, set) else " ".join(words),
 )
 def test_a_short_command_reads_once_and_imports_what_it_uses(words: tuple[str, ...], also_never: set[str]) -> None:
     report = run(*words)
