@@ -381,6 +381,7 @@ def test_while_there_is_nothing_to_save_a_signal_has_its_usual_effect(
     clock: list[float], capfd: pytest.CaptureFixture[str]
 ) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torch leaves a handler of its own where a process group ended
     can_save: list[bool] = []
     with stop_requests(lambda: bool(can_save)) as caught:
         with pytest.raises(KeyboardInterrupt):

@@ -76,5 +76,8 @@ def test_a_file_without_conversations_is_named() -> None:
     with pytest.raises(LLMError, match=r"there is no file chat\.jsonl"):
         saved_chat.load(PATH)
     PATH.write_text("Once upon a time.\n" * 20)
+    with pytest.raises(LLMError, match=r"chat\.jsonl line 1: invalid JSON"):
+        saved_chat.load(PATH)
+    PATH.write_text('{"text": "Once upon a time."}\n' * 20)
     with pytest.raises(LLMError, match=r"chat\.jsonl holds no conversations"):
         saved_chat.load(PATH)

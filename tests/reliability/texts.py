@@ -53,7 +53,7 @@ def text_stays_text(where: Path, tries: int) -> list[str]:
     return failures
 
 
-TWO_LINES = "The cat sat.\nThe dog ran.\n" * 30
+TWO_LINES = "The cat sat.\nThe dog ran.\n" * 90
 GOOD: dict[str, bytes] = {
     "plain": TWO_LINES.encode(),
     "CRLF": TWO_LINES.replace("\n", "\r\n").encode(),
@@ -63,18 +63,18 @@ GOOD: dict[str, bytes] = {
     "UTF-16 LE": codecs.BOM_UTF16_LE + TWO_LINES.encode("utf-16-le"),
     "UTF-16 BE": codecs.BOM_UTF16_BE + TWO_LINES.encode("utf-16-be"),
     "packed": gzip.compress(TWO_LINES.encode()),
-    "Japanese": "りんごを食べる。\n".encode() * 40,
-    "emoji": "🍎👩\u200d👩\u200d👧🇯🇵 ".encode() * 40,
+    "Japanese": "りんごを食べる。\n".encode() * 120,
+    "emoji": "🍎👩\u200d👩\u200d👧🇯🇵 ".encode() * 120,
     "one line": b"word " * 2000,
     "no spaces": "".join(map(str, range(2000))).encode(),
-    "escape codes": b"\x1b[31mred\x1b[0m \x07\x08 \x9b".replace(b"\x9b", "\x9b".encode()) * 40,
-    "control tokens": b"a<|endoftext|>b</s><pad>" * 40,
-    "bidirectional": "\u202eabc\u202c ".encode() * 40,
-    "combining": "e\u0301a\u0308\u0323".encode() * 60,
-    "private and unassigned": "\ue000\U0010ffff\ufffe\ufdd0 ".encode() * 40,
+    "escape codes": b"\x1b[31mred\x1b[0m \x07\x08 \x9b".replace(b"\x9b", "\x9b".encode()) * 120,
+    "control tokens": b"a<|endoftext|>b</s><pad>" * 120,
+    "bidirectional": "\u202eabc\u202c ".encode() * 120,
+    "combining": "e\u0301a\u0308\u0323".encode() * 200,
+    "private and unassigned": "\ue000\U0010ffff\ufffe\ufdd0 ".encode() * 120,
     "one letter": b"a" * 5000,
-    "white space only": b" \n\t" * 400,
-    "code": b"def f(x):\n\treturn {x: [1, 2]}\n" * 30,
+    "white space only": b" \n\t" * 1200,
+    "code": b"def f(x):\n\treturn {x: [1, 2]}\n" * 90,
 }
 BAD: dict[str, bytes] = {
     "nothing": b"",

@@ -240,12 +240,13 @@ def test_a_compressed_corpus_gives_the_same_model(llm: Llm) -> None:
     for name, data in texts.items():
         Path(name).mkdir()
         Path(name, "c.txt").write_bytes(data)
-        assert llm("train", f"{name}/c.txt", "--steps", 2, "--threads", 1, "-o", f"{name}.safetensors").exit_code == 0
+        command = ("train", f"{name}/c.txt", "--steps", 2, "--threads", 1, "-o", f"{name}/m.safetensors")
+        assert llm(*command).exit_code == 0
     answer = llm("train", "-", "--steps", 2, "--threads", 1, "-o", "stdin.safetensors", stdin=texts["gz"])
     assert answer.exit_code == 0
-    plain, packed, wide = (Path(f"{name}.safetensors").read_bytes() for name in texts)
+    plain, packed, wide = (Path(name, "m.safetensors").read_bytes() for name in texts)
     assert plain == packed == wide
-    curves = [checkpoint.load(Path(f"{name}.safetensors")).record["curve"] for name in ("stdin", "gz")]
+    curves = [checkpoint.load(Path(name)).record["curve"] for name in ("stdin.safetensors", "gz/m.safetensors")]
     assert curves[0] == curves[1]
 
 
