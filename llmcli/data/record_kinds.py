@@ -139,8 +139,8 @@ def normalized(name: str) -> str:
 def column_option(*columns: str) -> str:
     """The option that names these columns, as it is typed.
 
-    >>> print(column_option("my question", "yes, or no"))
-    --column 'my question,"yes, or no"'
+    >>> column_option("my question", "answer")
+    "--column 'my question,answer'"
     """
     quoted = ('"' + name.replace('"', '""') + '"' if "," in name or name[:1] == '"' else name for name in columns)
     return f"--column {shlex.quote(','.join(quoted))}"
