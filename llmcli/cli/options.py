@@ -16,13 +16,14 @@ from typer.models import OptionInfo
 from llmcli.cli import console
 from llmcli.config import DEFAULT_MODEL, DEVICES, QUANTIZATIONS, SamplingConfig
 from llmcli.data.vocabulary_limits import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE
-from llmcli.errors import LLMError, usage
+from llmcli.errors import LLMError, command_line, usage
 
 if TYPE_CHECKING:
     from llmcli.data.corpus import Corpus
     from llmcli.data.record_kinds import Reading
 
 MAX_SKIPPED_NOTES = 5
+MAX_NAMED_MODELS = 3  # that an error offers in place of a missing one
 SAMPLING, ANALYSIS = "Sampling", "Analysis"  # panels of the help
 
 
@@ -263,9 +264,12 @@ def model_path(given: str | None) -> Path:
     if name:
         return Path(name)
     if not Path(DEFAULT_MODEL).exists():
-        raise LLMError(
-            f"there is no {DEFAULT_MODEL} here; train one: llm train corpus.txt, or name a model with -m FILE"
-        )
+        files = sorted(str(path) for pattern in ("*.safetensors", "*.gguf") for path in Path().glob(pattern))
+        others = [name for name in files if not name.endswith(".resume.safetensors")][:MAX_NAMED_MODELS]
+        advice = f"name another: {' or '.join(command_line(['-m', name]) for name in others)}"
+        if not others:
+            advice = "train one: llm train corpus.txt, or name a model with -m FILE"
+        raise LLMError(f"there is no {DEFAULT_MODEL} here; {advice}")
     return Path(DEFAULT_MODEL)
 
 

@@ -265,7 +265,7 @@ def _recognize_records(
             inner.update(dict.fromkeys(unread_keys(record, shape)))
         others = [str(key) for key in keys if key not in shape.used_keys]
         read = shape.name if shape.name != "two columns" else " and ".join(shape.keys)
-        for what, unused in ((f"{read} is read; not used", others), ("not used in messages", list(inner))):
+        for what, unused in ((f"read: {read}; not used", others), ("not used in messages", list(inner))):
             if unused:
                 notes.append(f"{name}: {what}: {', '.join(unused[:5])}{', ...' if len(unused) > 5 else ''}")
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from llmcli.config import ModelConfig
 from llmcli.errors import LLMError
-from llmcli.formats import atomic_io, dtypes, gguf_config, gguf_tokenizer, rotary_layout
+from llmcli.formats import atomic_io, dtypes, gguf_config, gguf_tokenizer, rotary_layout, training_stages
 from llmcli.formats.gguf_header import GGUFHeader
 from llmcli.formats.gguf_names import ARCHITECTURES, CONFIG_KEYS, ROPE_FACTORS, expert_tensors, hf_tensor_name
 from llmcli.formats.gguf_package import import_gguf
@@ -145,7 +145,8 @@ def _training_json(path: Path, fields: Mapping[str, Any]) -> str:
     """A training record that says where the model comes from."""
     origin = {key: value for key in _PROVENANCE_KEYS if isinstance(value := fields.get(f"general.{key}"), str)}
     imported = {"file": atomic_io.name_of(path), "form": "GGUF", **origin}
-    return json.dumps({"imported": imported}, ensure_ascii=False)
+    stages = training_stages.from_metadata(fields.get(training_stages.METADATA_KEY))
+    return json.dumps({"imported": imported, **stages}, ensure_ascii=False)
 
 
 # ---- values

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llmcli.config import EMBEDDING, HEAD, ModelConfig, as_record
 from llmcli.errors import LLMError, usage
-from llmcli.formats import atomic_io, gguf_tokenizer, rotary_layout
+from llmcli.formats import atomic_io, gguf_tokenizer, rotary_layout, training_stages
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.gguf_names import (
     ARCHITECTURE_OF,
@@ -48,6 +48,8 @@ def write(path: Path, checkpoint: Checkpoint, dtype: str, general: Mapping[str, 
         writer = gguf.GGUFWriter(temporary, ARCHITECTURE_OF[checkpoint.config.model_type])
         for key, value in general.items():
             writer.add_string(f"general.{key}", value)
+        for key, value in training_stages.to_metadata(checkpoint.record, general.get("name", "")).items():
+            writer.add_string(key, value)
         writer.add_file_type(int(getattr(gguf.LlamaFileType, _FILE_TYPES[dtype])))
         if dtype.startswith("q"):
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

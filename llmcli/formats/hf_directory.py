@@ -14,7 +14,7 @@ from typing import Any
 
 from llmcli.config import EMBEDDING, HEAD
 from llmcli.errors import LLMError
-from llmcli.formats import atomic_io, checkpoint, dtypes
+from llmcli.formats import atomic_io, checkpoint, dtypes, training_stages
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.hf_config import architecture_problem, dump_config
@@ -48,8 +48,9 @@ def read_header(directory: Path) -> Header:
     tokenizer_config = _read_tokenizer_config(directory)
     config = _read_json(directory / "config.json")
     changes = _eos_tokens(directory, config, tokenizer_config, tokenizer)
-    record = {"imported": _provenance(directory)}
     headers = [read_safetensors_header(path) for path in _weight_files(directory)]
+    stages = training_stages.from_metadata(headers[0].metadata.get(training_stages.METADATA_KEY))
+    record = {"imported": _provenance(directory), **stages}
     tensors = _with_causal_names(_merge_tensors(directory, headers))
     tied = _is_tied(config, tensors)
     if config.get("tie_word_embeddings", False) is (not tied):
@@ -301,5 +302,6 @@ def write(directory: Path, model: Checkpoint, metadata: Mapping[str, str], card:
     with atomic_io.replace_directory(directory) as temporary:
         for name, text in texts.items():
             atomic_io.write(temporary / name, [text.encode("utf-8")])
-        checkpoint.save_weights(temporary / WEIGHTS, model, metadata)
+        stages = training_stages.to_metadata(model.record, metadata.get("name", ""))
+        checkpoint.save_weights(temporary / WEIGHTS, model, {**metadata, **stages})
         check_writable(directory, force=True)  # again: another program may have put something there since

@@ -2,19 +2,24 @@
 its n-gram cache was fitted on.
 
 A training record lists the stages before its own run in `earlier_stages`, each with the keys of a record that say what
-was trained on. So a stage can be read like a record. Standard library only.
+was trained on. So a stage can be read like a record. An exported model, which has no record, carries them along as one
+entry of its metadata. Standard library only.
 """
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
 Record = dict[str, Any]  # of a training run: training.json in the file of a model
 
-BASE, AVERAGE, CACHE = "base model", "averaged model", "n-gram cache"
+BASE, AVERAGE, CACHE, EXPORTED = "base model", "averaged model", "n-gram cache", "exported model"
+METADATA_KEY = "llmcli.earlier_stages"  # in the files of an exported model
+MAX_CHARACTERS = 1_000_000  # of that entry: the names of very many files are left out
 _DESCRIPTIONS = {
     BASE: "in its base model, {}",
     AVERAGE: "in {}, one of the models of which it is the average",
     CACHE: "to fit its n-gram cache",
+    EXPORTED: "before it was exported, in {}",
 }
 _KEYS = ("corpus", "train_bytes", "held_out", "conversations")  # what they say was trained on, or held out
 
@@ -52,6 +57,21 @@ def as_earlier(record: Record, stage: str, file: str) -> list[Record]:
 def cache_stage(name: str, size: int, sha256: str) -> Record:
     """The stage of fitting an n-gram cache on a text."""
     return {"stage": CACHE, "file": name, "corpus": [{"name": name, "bytes": size, "sha256": sha256, "held_out": 0}]}
+
+
+def to_metadata(record: Record, file: str) -> dict[str, str]:
+    """The entry of an exported model's metadata; {} if nothing is known. `file` is the name of the model."""
+    text = json.dumps(as_earlier(record, EXPORTED, file), ensure_ascii=False, separators=(",", ":"))
+    return {METADATA_KEY: text} if 2 < len(text) <= MAX_CHARACTERS else {}
+
+
+def from_metadata(text: object) -> dict[str, list[Record]]:
+    """What `to_metadata` wrote, as an entry of a record; {} for anything else."""
+    try:
+        found = json.loads(text) if isinstance(text, str) and len(text) <= MAX_CHARACTERS else []
+    except (ValueError, RecursionError):
+        return {}
+    return joined(found) if isinstance(found, list) and all(isinstance(one, dict) for one in found) else {}
 
 
 def joined(*lists: list[Record]) -> dict[str, list[Record]]:

@@ -38,6 +38,7 @@ MEMORIZED_SHARE_ALONE = 0.5  # ... where there is no held-out text
 # Repetitive text: share of the strings of the held-out text that occur in the training text
 KNOWN_SHARE = 0.5  # a held-out text of its own is hardly new text then
 REPEATED_SHARE = 0.9  # a text says the same again and again; what a model cannot predict in it is mostly chance
+NEAR_FLOOR = 0.05  # bits per byte by which the second half of a run improved: with such a text, nearly all there was
 
 MIN_COMPARED_BYTES = 2000  # of held-out text; on less, a comparison with compressors says nothing
 SPEED_TOLERANCE = 1.25  # factor between the planned and the reached speed
@@ -154,7 +155,8 @@ def summarize(
        help, unless the text is so repetitive (REPEATED_SHARE) that the rest of its loss is mostly chance.
     5. Still improving: the best weights are the last, and their validation loss is lower by IMPROVEMENT than that at
        half the run (the training loss, where there are fewer than two validation losses). More time would help. Not by
-       the training loss alone where 7 applies: then it falls because the text is memorized.
+       the training loss alone where 7 applies: then it falls because the text is memorized. Nor for a repetitive
+       text, if the loss fell by less than NEAR_FLOOR.
     6. xz, which only finds repeated strings, predicts the text better; or there was time to read a part of the text
        only. More time would help.
     7. Memorization: the share of generated strings that occur in the training text is MEMORIZED_SHARE above that of the
@@ -613,6 +615,8 @@ def _still_improving(run: _Run) -> bool:
         return False
     half = (run.model_steps.start + run.last_step) / 2
     first_half = [loss for step, loss in zip(steps, losses, strict=True) if step <= half]
+    if run.is_repetitive and first_half and first_half[-1] - last < NEAR_FLOOR:
+        return False
     return not first_half or last <= first_half[-1] * (1 - IMPROVEMENT)
 
 

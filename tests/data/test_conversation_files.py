@@ -214,9 +214,9 @@ def test_what_has_no_answer_is_left_out_and_counted() -> None:
 def test_keys_that_are_not_used_are_named() -> None:
     record = SHAPES["question/answer"]("Hi", "Ho")
     file = read("a.jsonl", json_lines([record | {"id": 1}, record | {"topic": "x", "id": 2, "system": "Be brief."}]))
-    assert file and file.notes == ("a.jsonl: question/answer is read; not used: id, topic",)
+    assert file and file.notes == ("a.jsonl: read: question/answer; not used: id, topic",)
     file = read("a.jsonl", json_lines([record | {f"k{i}": 0 for i in range(9)}]))
-    assert file and file.notes == ("a.jsonl: question/answer is read; not used: k0, k1, k2, k3, k4, ...",)
+    assert file and file.notes == ("a.jsonl: read: question/answer; not used: k0, k1, k2, k3, k4, ...",)
 
 
 def test_keys_inside_messages_that_are_not_used_are_named() -> None:

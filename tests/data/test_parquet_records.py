@@ -42,7 +42,7 @@ def test_columns_that_are_not_used_are_named() -> None:
     write("a.parquet", [{"id": i, "prompt": q, "completion": a, "blob": b"\xff"} for i, (q, a) in enumerate(PAIRS)])
     file = read("a.parquet")
     assert file and messages_of(file) == MESSAGES
-    assert file.notes == ("a.parquet: prompt/completion is read; not used: id, blob",)
+    assert file.notes == ("a.parquet: read: prompt/completion; not used: id, blob",)
 
 
 def test_other_tables_hold_no_conversation() -> None:

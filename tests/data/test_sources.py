@@ -37,7 +37,7 @@ def test_records_with_text_are_plain_text_without_braces(name: str) -> None:
     sources = read(name, lines(*STORIES))
     assert text_of(sources) == JOINED
     assert sources.describe() == f"data: text in {name} (column text; otherwise: --column NAME or --plain)"
-    assert sources.notes == [f"{name}: text is read; not used: id"]
+    assert sources.notes == [f"{name}: read: text; not used: id"]
 
 
 def test_an_array_of_records_with_text_and_a_parquet_file_are_the_same_text() -> None:
@@ -174,7 +174,7 @@ def test_pairs_of_an_unknown_header_are_read_the_same_by_eval(llm: Llm) -> None:
     assert answer.stderr.splitlines()[:2] == [
         "data: pairs in a.csv (the first row ('x', 'y', 'z') is the header; if it is data: --column 2,3; otherwise: "
         "--plain)",
-        "a.csv: y and z is read; not used: x",
+        "a.csv: read: y and z; not used: x",
     ]
     measured = llm("eval", "a.csv")
     assert "36 conversations were trained on; the 4 others are measured" in measured.stderr

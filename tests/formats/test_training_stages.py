@@ -6,7 +6,18 @@ from pathlib import Path
 
 from llmcli.formats import checkpoint, loading
 from llmcli.formats.metadata import parse_document
-from llmcli.formats.training_stages import AVERAGE, BASE, all_stages, as_earlier, describe, joined, stages
+from llmcli.formats.training_stages import (
+    AVERAGE,
+    BASE,
+    METADATA_KEY,
+    all_stages,
+    as_earlier,
+    describe,
+    from_metadata,
+    joined,
+    stages,
+    to_metadata,
+)
 from tests.conftest import TEXT, random_checkpoint
 from tests.formats.test_ensemble_file import CONFIG, TOKENIZER
 
@@ -67,3 +78,14 @@ def test_mix_carries_the_text_of_each_model_along(llm) -> None:
         ]  # fmt: skip
         answer = llm("eval", "a.txt", "-m", "mixture.safetensors")
         assert "mixture.safetensors: trained on all of this text" in answer.stderr
+
+
+def test_an_exported_model_carries_what_it_was_trained_on() -> None:
+    record = CHAT | joined(as_earlier(OWN, BASE, "1"))
+    [text] = to_metadata(record, "m").values()
+    found = from_metadata(text)["earlier_stages"]
+    assert [(one["stage"], one["file"]) for one in found] == [("exported model", "m"), ("base model", "1")]
+    assert describe(found[0]) == "before it was exported, in m"
+    assert to_metadata({"imported": {}}, "m") == {} and METADATA_KEY == "llmcli.earlier_stages"
+    for damaged in (None, 7, "", "{", "[1]", "{}", "[" * 100_000):
+        assert from_metadata(damaged) == {}

@@ -468,6 +468,14 @@ def test_known_answers_call_for_other_wordings_rather_than_for_time() -> None:
         assert summarize(chat_record(curve=alone, answers=measured | {"seen": seen}))[2] == advice + more
 
 
+@pytest.mark.parametrize(("share", "half", "improving"), [(0.97, 0.27, False), (0.89, 0.27, True), (0.97, 0.28, True)])
+def test_a_repetitive_text_near_its_floor_needs_no_more_time(share: float, half: float, improving: bool) -> None:
+    """food.txt after 20 seconds: .27 at half of the run, .225 at the end; twice the time gives hardly more."""
+    run = with_validation(0.6, half, 0.25, 0.225, memorised={"share": share, "held_out_share": share})
+    assert (summarize(run)[1:] == ["Still improving at the end; more time would help."]) is improving
+    assert (summarize(run)[1:] == [PLATEAU]) is not improving
+
+
 @pytest.mark.parametrize(("share", "repetitive"), [(0.97, True), (0.9, True), (0.89, False)])
 @pytest.mark.parametrize(("steps", "limit"), [(100, ", before the time was up"), (110, "")])
 def test_a_repetitive_text_calls_for_neither_text_nor_time(

@@ -14,6 +14,7 @@ from llmcli.cli.options import JsonOption, QuietOption, model_path, one_of, reje
 from llmcli.config import DEFAULT_MODEL, QUANTIZATIONS
 from llmcli.errors import LLMError, command_line, usage
 from llmcli.evaluation.figures import Figures
+from llmcli.formats import training_stages
 from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
 
 if TYPE_CHECKING:
@@ -260,18 +261,24 @@ def _metadata(model: "Checkpoint", path: Path, name: str | None, licence: str | 
 def _description(record: dict[str, Any], origin: dict[str, Any]) -> str:
     """Where a model comes from, in a few sentences."""
     corpus = record.get("corpus", [])
+    bases = [stage for stage in record.get("earlier_stages", []) if stage.get("stage") == training_stages.BASE]
     sentences = []
     if origin:
         sentences.append(f"Imported from {origin.get('file')} ({origin.get('form')}).")
     if corpus:
-        names = ", ".join(str(document.get("name")) for document in corpus[:MAX_CORPUS_NAMES])
-        others = " and others" if len(corpus) > MAX_CORPUS_NAMES else ""
         verb = "Fine-tuned" if origin or record.get("base") else "Trained"
-        sentences.append(f"{verb} by llmcli {llmcli.__version__} on {names}{others}.")
+        sentences.append(f"{verb} by llmcli {llmcli.__version__} on {_names(corpus)}.")
+    sentences += [f"Its base model, {stage.get('file')}, was trained on {_names(stage['corpus'])}." for stage in bases]
     if figures := Figures.of_record(record):  # what other programs run has no n-gram cache
         what = "answers" if record.get("held_out", {}).get("of") == "answers" else "text"
         sentences.append(f"Held-out {what}: {Figures(figures.network)}.")
     return " ".join(sentences) or f"Written by llmcli {llmcli.__version__}."
+
+
+def _names(corpus: list[dict[str, Any]]) -> str:
+    """Some of the files of a corpus."""
+    names = ", ".join(str(document.get("name")) for document in corpus[:MAX_CORPUS_NAMES])
+    return f"{names} and others" if len(corpus) > MAX_CORPUS_NAMES else names
 
 
 def _model_card(model: "Checkpoint", metadata: dict[str, str]) -> str:

@@ -1,6 +1,8 @@
 """`llm export` and `llm import`: the files they write, and their errors."""
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,29 @@ def test_gguf_prints_the_line_of_a_modelfile(tiny_model: Path, llm) -> None:
     assert (metadata["name"], metadata["license"]) == ("Cat", "mit")
     again = llm("export", "m.gguf", "--to", "gguf", "--force", "--json")
     assert json.loads(again.stdout)["to"] == "gguf"
+
+
+@pytest.mark.parametrize(("to", "name"), [("hf", "d"), ("gguf", "d.gguf")])
+def test_an_exported_model_is_known_to_have_read_its_training_text(tiny_model: Path, llm, to: str, name: str) -> None:
+    """Also when it is imported again: its held-out text is measured as the model's own is, and the rest is left out."""
+    if to == "gguf":
+        pytest.importorskip("gguf", reason="needs the extra gguf")
+    text = "The cat sat on the mat. A dog barks at night.\n" * 30
+    Path("c.txt").write_text(text)
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    corpus = [{"name": "c.txt", "bytes": len(text), "sha256": sha256, "held_out": 200}]
+    base = {"stage": "base model", "file": "old.safetensors", "corpus": [{"name": "b.txt", "bytes": 9, "sha256": "b"}]}
+    model = checkpoint.load(tiny_model)
+    record = model.record | {"corpus": corpus, "earlier_stages": [base], "base": {"file": "old.safetensors"}}
+    checkpoint.save("tuned.safetensors", replace(model, record=record))
+    assert llm("export", "tuned.safetensors", name, "--to", to).exit_code == 0
+    assert llm("import", name, "-o", "back.safetensors").exit_code == 0
+    for exported in (name, "back.safetensors"):
+        answer = llm("eval", "c.txt", "-m", exported, "--json")
+        assert json.loads(answer.stdout)["results"][0]["bytes"] == 200, answer.stderr
+        assert "before it was exported, in tuned" in answer.stderr
+    if to == "hf":
+        assert "on c.txt. Its base model, old.safetensors, was trained on b.txt." in Path("d/README.md").read_text()
 
 
 def test_a_quantized_file_is_smaller_and_its_divergence_is_reported(tiny_model: Path, llm) -> None:
