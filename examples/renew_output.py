@@ -3,9 +3,10 @@
     python examples/renew_output.py examples/tour.md examples/tour.ja.md examples/README.md
 
 The commands run in order, in a new directory with a copy of the examples. A page shows parts of the output: a line
-`...` stands for lines that are left out. Each part is found by its first line, whose numbers and bars may differ, and
-has as many lines as before. Where a part is not found, the page keeps it and the program says so; edit it by hand then,
-and the prose. tests/test_tour.py compares what the tours show with what their commands print. Linux and macOS only.
+`...` stands for lines that are left out, and the rules below the heads of tables are left out everywhere. Each part is
+found by its first line, whose numbers and bars may differ, and has as many lines as before. Where a part is not found,
+the page keeps it and the program says so; edit it by hand then, and the prose. tests/test_tour.py compares what the
+tours show with what their commands print. Linux and macOS only.
 """
 
 import re
@@ -101,7 +102,8 @@ def run(commands: Sequence[str]) -> Iterator[list[str]]:
         shutil.copytree(EXAMPLES, directory / "examples")
         for command in commands:
             print(f"$ {command}", file=sys.stderr)
-            yield ["".join(cell.text for cell in row) for row in screen(record(command, directory))]
+            rows = ("".join(cell.text for cell in row) for row in screen(record(command, directory)))
+            yield [row for row in rows if not row or row.strip("─ ")]
 
 
 def renew(page: Path) -> int:

@@ -131,5 +131,5 @@ def test_the_columns_of_every_table_are_explained_in_japanese() -> None:
     heads = [line for line in TOURS["tour.ja.md"].splitlines()
              if re.match(r"     +(next word|token|layer|after layer|model|expert)  .*[a-z]$", line)]  # fmt: skip
     names = {name for head in heads for name in re.split("  +", head.strip())} - {"..."}
-    assert {"next word", "sampling", "attends to", "most likely", "network", "adapting", "mean weight", "text"} <= names
+    assert {"next word", "sampling", "attends to", "most likely", "network", "adapting", "mean weight"} <= names
     assert names <= explained, names - explained

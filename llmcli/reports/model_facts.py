@@ -8,7 +8,7 @@ from llmcli.errors import LLMError
 from llmcli.evaluation.figures import Figures, as_json
 from llmcli.formats.json_schema import parse_json
 from llmcli.formats.metadata import parse_document
-from llmcli.training.summary import Record, student_was_kept
+from llmcli.training.summary import Record, answer_counts, student_was_kept
 
 if TYPE_CHECKING:
     from llmcli.formats.header import Header
@@ -145,11 +145,8 @@ def _conversations(record: Record) -> list[tuple[str, str]]:
     if not found:
         return []
     rows = [("conversations", f"{found.get('training', 0):,} for training, {found.get('held_out', 0):,} held out")]
-    if answers := record.get("answers"):
-        shares = (
-            f"{answers['verbatim']:.0%} verbatim from the training answers, {answers['exact']:.0%} as the reference"
-        )
-        rows.append(("greedy answers", f"to {answers['questions']:,} held-out questions: {shares}"))
+    if counts := answer_counts(record):
+        rows.append(("greedy answers", f"to {counts}"))
     plain_text = record.get("plain_text", {})
     if "after" in plain_text:
         before = plain_text.get("before")

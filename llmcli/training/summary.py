@@ -24,6 +24,7 @@ IMPROVEMENT = 0.03  # share by which the second half of the run lowered the loss
 NEGLIGIBLE = 0.002  # bits per byte; answers that follow from their questions are predicted with less
 NEAR_THE_LIMIT = 0.9  # of the limit of epochs: twice the time would train for hardly more of them
 # Answers
+COUNTED_ANSWERS = {"near", "garbled", "seen"}  # keys that files of earlier versions lack
 CORRECT_SHARE = 0.9  # of held-out questions that are answered exactly or nearly: what remains is rare
 KNOWN_ANSWERS = 0.02  # bits per byte: with less training loss the training answers are known, and time does not help
 # Overfitting
@@ -300,7 +301,7 @@ class _Run:
     def answers(self) -> Mapping[str, Any]:
         """How held-out questions were answered; {} where that is unknown, as in files of earlier versions."""
         measured = self.record.get("answers") or {}
-        return measured if {"near", "garbled", "seen"} <= measured.keys() else {}
+        return measured if measured.keys() >= COUNTED_ANSWERS else {}
 
     @property
     def answers_correctly(self) -> bool:
@@ -408,20 +409,25 @@ def _speed(run: _Run) -> list[str]:
 
 def _answers(run: _Run) -> list[str]:
     """Rule 10: greedy answers to held-out questions."""
-    measured = run.record.get("answers")
+    counts = answer_counts(run.record)
+    return [f"Greedy answers to {counts}."] if counts else []
+
+
+def answer_counts(record: Record) -> str:
+    """How many greedy answers to held-out questions were right, "" where none was asked."""
+    measured = record.get("answers")
     if not measured:
-        return []
+        return ""
     count = measured["questions"]
     questions = units.count(count, "held-out question")
-    if not run.answers:  # of an earlier version
-        verbatim, exact = (round(measured[key] * count) for key in ("verbatim", "exact"))
-        return [
-            f"Greedy answers to {questions}: {verbatim:,} occur verbatim among the training answers, {exact:,} equal "
-            "the reference answer."
-        ]
-    exact, near, garbled = (round(measured[key] * count) for key in ("exact", "near", "garbled"))
+    verbatim, exact = (round(measured[key] * count) for key in ("verbatim", "exact"))
+    if not measured.keys() >= COUNTED_ANSWERS:  # in files of earlier versions
+        return (
+            f"{questions}: {verbatim:,} occur verbatim among the training answers, {exact:,} equal the reference answer"
+        )
+    near, garbled = (round(measured[key] * count) for key in ("near", "garbled"))
     others = [f"{near:,} near (at least 80% alike)", f"{count - exact - near - garbled:,} another training answer"]
-    return [f"Greedy answers to {questions}: {exact:,} exact, {', '.join(others)}, {garbled:,} garbled."]
+    return f"{questions}: {exact:,} exact, {', '.join(others)}, {garbled:,} garbled"
 
 
 def _plain_text(run: _Run) -> list[str]:
