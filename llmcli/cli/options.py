@@ -264,9 +264,10 @@ def model_path(given: str | None) -> Path:
     if name:
         return Path(name)
     if not Path(DEFAULT_MODEL).exists():
-        files = sorted(str(path) for pattern in ("*.safetensors", "*.gguf") for path in Path().glob(pattern))
-        others = [name for name in files if not name.endswith(".resume.safetensors")][:MAX_NAMED_MODELS]
-        advice = f"name another: {' or '.join(command_line(['-m', name]) for name in others)}"
+        from llmcli.formats.open_file import model_files
+
+        others = model_files(Path())[:MAX_NAMED_MODELS]
+        advice = f"name another: {' or '.join(command_line(['-m', str(path)]) for path in others)}"
         if not others:
             advice = "train one: llm train corpus.txt, or name a model with -m FILE"
         raise LLMError(f"there is no {DEFAULT_MODEL} here; {advice}")

@@ -41,6 +41,15 @@ def open_for_reading(path: Path) -> Iterator[io.BufferedReader]:
         raise LLMError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def model_files(directory: Path) -> list[Path]:
+    """The files in a directory whose names are those of models, sorted; those of stopped runs are none."""
+    try:
+        paths = sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".gguf"))
+    except OSError:
+        return []
+    return [path for path in paths if not path.name.endswith(".resume.safetensors")]
+
+
 def is_gguf(path: Path) -> bool:
     try:
         if not path.is_file():  # opening a pipe would block

@@ -7,19 +7,15 @@ from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError, command_line
 from llmcli.formats.loading import read_header
 from llmcli.formats.metadata import parse_document
+from llmcli.formats.open_file import model_files
 
 MAX_SEARCHED, MAX_LISTED = 100, 3  # files whose headers are read, and that a message names
 _TRAINING_FILE = "(FILE: a table of questions and answers, or conversations as JSON Lines)"
 
 
 def chat_models(directory: Path) -> list[Path]:
-    """The first few model files with a chat template, by name; those of a stopped run are no models."""
-    try:
-        files = sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".gguf"))
-    except OSError:
-        return []
-    candidates = [path for path in files if not path.name.endswith(".resume.safetensors")]
-    return list(islice(filter(_has_template, candidates[:MAX_SEARCHED]), MAX_LISTED))
+    """The first few model files with a chat template, by name."""
+    return list(islice(filter(_has_template, model_files(directory)[:MAX_SEARCHED]), MAX_LISTED))
 
 
 def _has_template(path: Path) -> bool:

@@ -80,27 +80,23 @@ class Run:
     ) -> None:
         """Prepare the steps and start the clock. A resumed run restores its state and continues where its clock
         stopped."""
-        self._prepare(started_at, reserve_seconds, resume_from, on_progress)
+        seconds = self._seconds_to_generate(started_at, reserve_seconds, resume_from)
+        self._stepper.prepare(self._timer.now() + seconds, on_progress)
         self._timer.begin(started_at)
         if resume_from:
             self._restore(resume_from)
         self._stepper.send_state(_with_prefix(resume_from.arrays, "optimizer.") if resume_from else None)
         self._timer.start_clock(reserve_seconds)
 
-    def _prepare(
-        self,
-        started_at: float,
-        reserve_seconds: float,
-        resume_from: State | None,
-        on_progress: Callable[[float], None],
-    ) -> None:
-        now, budget, limit = self._timer.now(), self._settings.seconds, math.inf
-        if budget is not None:
-            earlier = resume_from.values.get("seconds") if resume_from else None
-            spent = now - started_at + (earlier if isinstance(earlier, float) else 0.0)  # else it will be refused
-            left = budget - reserve_seconds - spent
-            limit = base_behaviour.seconds_to_generate(budget, left)
-        self._stepper.prepare(now + limit, on_progress)
+    def _seconds_to_generate(self, started_at: float, reserve_seconds: float, resume_from: State | None) -> float:
+        """At most, for text of the base model before the first step; no limit without a time budget."""
+        budget = self._settings.seconds
+        if budget is None:
+            return math.inf
+        earlier = resume_from.values.get("seconds") if resume_from else None
+        earlier_seconds = earlier if isinstance(earlier, float) else 0.0  # else it will be refused
+        spent = self._timer.now() - started_at + earlier_seconds
+        return base_behaviour.seconds_to_generate(budget, budget - reserve_seconds - spent)
 
     def evaluate_start(self) -> Iterator[Event]:
         """Evaluate the weights that a run starts from: if training only makes them worse, it ends with them."""

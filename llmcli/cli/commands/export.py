@@ -261,7 +261,8 @@ def _metadata(model: "Checkpoint", path: Path, name: str | None, licence: str | 
 def _description(record: dict[str, Any], origin: dict[str, Any]) -> str:
     """Where a model comes from, in a few sentences."""
     corpus = record.get("corpus", [])
-    bases = [stage for stage in record.get("earlier_stages", []) if stage.get("stage") == training_stages.BASE]
+    stages = [stage for stage in training_stages.stages(record) if stage.get("corpus")]
+    bases = [stage for stage in stages if stage.get("stage") == training_stages.BASE]
     sentences = []
     if origin:
         sentences.append(f"Imported from {origin.get('file')} ({origin.get('form')}).")

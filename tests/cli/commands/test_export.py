@@ -117,6 +117,16 @@ def test_an_exported_model_is_known_to_have_read_its_training_text(tiny_model: P
         assert "on c.txt. Its base model, old.safetensors, was trained on b.txt." in Path("d/README.md").read_text()
 
 
+def test_the_card_of_a_model_whose_base_names_no_text_is_written(tiny_model: Path, llm) -> None:
+    """Such a record may come from anywhere."""
+    model = checkpoint.load(tiny_model)
+    record = model.record | {"earlier_stages": [{"stage": "base model", "file": "old.safetensors"}]}
+    checkpoint.save("tuned.safetensors", replace(model, record=record))
+    answer = llm("export", "tuned.safetensors", "d", "--to", "hf")
+    assert answer.exit_code == 0, answer.stderr
+    assert "old.safetensors" not in Path("d/README.md").read_text()
+
+
 def test_a_quantized_file_is_smaller_and_its_divergence_is_reported(tiny_model: Path, llm) -> None:
     answer = llm("export", "small.safetensors", "--quantize", "int8", "--json")
     assert answer.exit_code == 0, answer.stderr
