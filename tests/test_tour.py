@@ -62,6 +62,7 @@ def test_a_tour_shows_what_its_commands_print(tour: str, monkeypatch: pytest.Mon
     commands = renew_output.read(TOURS[tour].split("\n## 8")[0])
     found = []
     for shown, output in zip(commands, renew_output.run([one.command for one in commands]), strict=True):
+        assert output is not None, f"{shown.command} fails"
         parts = renew_output.renewed(shown, output)
         if shown.command.startswith(DETERMINISTIC):
             assert parts is not None, (shown.command, output)
