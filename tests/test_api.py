@@ -53,9 +53,10 @@ def test_calls_without_a_seed_give_different_texts(tiny_model: Path) -> None:
     assert len({model.generate(PROMPT, max_tokens=8, temperature=0) for _ in range(3)}) == 1
 
 
+@pytest.mark.usefixtures("short_search")
 def test_calls_between_the_pieces_of_a_stream_change_nothing(tiny_model: Path) -> None:
     model = llmcli.load(tiny_model)
-    options = {"max_tokens": 12, "temperature": 0}
+    options = {"max_tokens": 6, "temperature": 0}
     text, words = model.generate(PROMPT, **options), model.next_words("The", 3)
     next(model.stream("The dog", max_tokens=12))  # abandoned
     pieces = []
@@ -66,9 +67,10 @@ def test_calls_between_the_pieces_of_a_stream_change_nothing(tiny_model: Path) -
     assert "".join(pieces) == text
 
 
+@pytest.mark.usefixtures("short_search")
 def test_calls_from_several_threads_give_what_they_give_alone(tiny_model: Path) -> None:
     model = llmcli.load(tiny_model)
-    calls = [partial(model.generate, PROMPT, max_tokens=12, temperature=0), partial(model.next_words, "The", 3)] * 20
+    calls = [partial(model.generate, PROMPT, max_tokens=12, temperature=0), partial(model.next_words, "The", 3)] * 8
     alone = [call() for call in calls]
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(lambda call: call(), calls)) == alone

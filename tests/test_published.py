@@ -387,6 +387,7 @@ def test_compressors_read_the_training_text_first(tmp_path: Path) -> None:
     assert measure.xz(Measurement("xz"), text)["bits_per_byte"] < 0.05
 
 
+@pytest.mark.slow
 @linux
 def test_static_ppm_is_measured_on_all_pieces(tmp_path: Path) -> None:
     """Each compressed right after the training text."""

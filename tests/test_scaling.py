@@ -44,6 +44,7 @@ SECONDS = 300  # after which a command counts as hanging
 # ---- the page
 
 
+@pytest.mark.slow
 def test_the_tables_of_the_page_are_those_of_the_calculator(capsys: pytest.CaptureFixture[str]) -> None:
     scaling.main([])
     tables = [block for block in capsys.readouterr().out.strip().split("\n\n") if block.startswith("|")]
@@ -54,6 +55,7 @@ def test_the_tables_of_the_page_are_those_of_the_calculator(capsys: pytest.Captu
     assert scaling.with_tables(page, tables) == page
 
 
+@pytest.mark.slow
 def test_an_option_changes_what_it_names(capsys: pytest.CaptureFixture[str]) -> None:
     scaling.main(["--gpu", "h100", "--price", "6"])
     dear = capsys.readouterr().out

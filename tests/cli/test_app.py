@@ -132,6 +132,7 @@ def test_help_names_arguments_without_python_types_and_fits_80_columns(llm: Llm,
     assert options and all(help[0].isupper() or help[0].isdigit() for _, help in options), options
 
 
+@pytest.mark.slow
 @platforms.posix
 def test_a_closed_pipe_prints_no_error(tiny_model: Path) -> None:
     run = subprocess.run(
@@ -140,6 +141,7 @@ def test_a_closed_pipe_prints_no_error(tiny_model: Path) -> None:
     assert run.stderr == b"" and len(run.stdout) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_below_stdout_is_one_line(tiny_model: Path) -> None:
     run = subprocess.run(
@@ -148,6 +150,7 @@ def test_a_full_disk_below_stdout_is_one_line(tiny_model: Path) -> None:
     assert run.returncode == 1 and run.stderr.startswith("error:") and run.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_output_is_utf8_in_an_ascii_locale(tiny_model: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "llmcli", "tokenize", "りんご 🍎", "--json"],

@@ -45,6 +45,7 @@ def test_every_format_is_drawn_reproducibly(format_: str) -> None:
     assert not re.search(rb"20\d\d-\d\d-\d\d", first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "curve", [Curve([1], [2.0], [], []), Curve([5, 6], [1.0, 1.0], [6], [1.0]), Curve([1, 2], [1e9, 1e-9], [], [])]
 )

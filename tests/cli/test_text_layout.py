@@ -34,6 +34,7 @@ def test_words_wrap_as_the_standard_library_wraps_them(words: list[str], columns
 CHARACTERS = st.lists(st.sampled_from(["私", "🍎", "カ\u3099", "、", "。", "「", "」", "e", "e\u0301"])).map("".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(CHARACTERS, st.integers(1, 40))
 def test_text_without_spaces_wraps_by_the_columns_it_takes(text: str, columns: int) -> None:

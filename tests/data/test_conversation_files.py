@@ -164,6 +164,7 @@ CONTENTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["C
 ANSWERS = CONTENTS.filter(str.strip)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(pairs=st.lists(st.tuples(CONTENTS, ANSWERS), min_size=1, max_size=4), indent=st.sampled_from([None, 0, 3]))
 def test_any_text_in_json_is_read_to_the_character(pairs: list[tuple[str, str]], indent: int | None) -> None:

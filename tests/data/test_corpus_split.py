@@ -38,6 +38,7 @@ def joined(corpus: Corpus) -> list[str]:
     return ["".join(text) for text in corpus.texts()]
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(1, 400) | st.just(20_000), min_size=1, max_size=60),

@@ -131,6 +131,7 @@ def test_the_error_gives_the_position_of_the_first_invalid_byte(kind: str, packe
         read_corpus(["a.txt"])
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     chunks=st.lists(

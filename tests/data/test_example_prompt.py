@@ -45,6 +45,7 @@ def test_a_character_with_a_modifier_is_not_split() -> None:
     assert example_prompt("0\ua700") == "0\ua700"
 
 
+@pytest.mark.slow
 @given(st.text() | st.lists(st.sampled_from([*string.printable, "リンゴ", "é", "👩‍🚀"])).map("".join))
 def test_any_prompt_can_be_typed(text: str) -> None:
     prompt = example_prompt(text)

@@ -31,6 +31,7 @@ def test_long_text_in_any_parts_has_the_ids_of_the_library(train) -> None:
         assert ids_in_parts(tokenizer, parts) == expected, size
 
 
+@pytest.mark.slow
 def test_long_japanese_text_has_the_ids_of_the_library() -> None:
     rng = random.Random(3)
     text = "\n".join("".join(rng.choices("りんごを食べる。犬と猫", k=rng.randrange(1, 300))) for _ in range(1400))
@@ -39,6 +40,7 @@ def test_long_japanese_text_has_the_ids_of_the_library() -> None:
     assert tokenizer.encode(text) == library_ids(tokenizer, text)
 
 
+@pytest.mark.slow
 def test_long_text_without_spaces_round_trips_in_any_parts() -> None:
     text = "りんご" * 60_000
     ids = BPE.encode(text)

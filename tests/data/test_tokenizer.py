@@ -64,6 +64,7 @@ def test_awkward_text_round_trips(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+@pytest.mark.slow
 @BOTH
 @settings(max_examples=150, deadline=None)
 @given(text=ANY_TEXT)
@@ -246,6 +247,7 @@ def test_long_words_are_cut_so_training_does_not_take_quadratic_time() -> None:
     assert 1000 * work(cut, unicode) < work(gpt2, unicode)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(["don't", "I'll", " ", "\n", "\t", "12", "x", "Ω", "り", "é", "!?", "🍎", "\u0301"])))
 def test_ordinary_words_are_split_as_by_gpt2(parts: list[str]) -> None:
@@ -257,6 +259,7 @@ def test_ordinary_words_are_split_as_by_gpt2(parts: list[str]) -> None:
     assert words == expected
 
 
+@pytest.mark.slow
 def test_ordinary_text_gives_the_vocabulary_of_the_library() -> None:
     text = TEXT + "".join(path.read_text("utf-8") for path in sorted(Path(__file__).parent.parent.rglob("test_c*.py")))
     inner = tokenizers.Tokenizer(models.BPE())
@@ -444,6 +447,7 @@ BROKEN = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(chunks=st.lists(st.sampled_from(BROKEN) | st.binary(max_size=4), max_size=12))
 def test_stream_decoder_equals_decoding_at_once(chunks: list[bytes]) -> None:

@@ -39,6 +39,7 @@ def test_noise_takes_eight_bits_per_byte_and_a_copy_of_the_past_almost_none() ->
         assert baseline.bits_per_byte < 1.2, baseline
 
 
+@pytest.mark.slow
 def test_a_past_lowers_the_result() -> None:
     cut = len(FOOD) * 9 // 10
     past, text = FOOD[:cut], FOOD[cut:]
@@ -60,6 +61,7 @@ def test_results_are_differences_of_sizes() -> None:
     assert static.bits_per_byte == pytest.approx(bits / 3000, abs=1e-12) and static.pieces == 3
 
 
+@pytest.mark.slow
 def test_a_sample_of_pieces_estimates_the_mean_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     text, past = FOOD[-30_000:], FOOD[:-30_000]
     sample = static_ppm(text, past)

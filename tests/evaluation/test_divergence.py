@@ -40,6 +40,7 @@ class FixedProbabilities:
         return -self.logprobs[ids[:, 1:]], ids[:, 1:] == self.logprobs.argmax()
 
 
+@pytest.mark.slow
 def test_the_estimate_approaches_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
     """KL(p || q) = sum of p log2(p / q) bits per token, over the sum of p * length bytes per token."""
     monkeypatch.setattr(divergence, "SAMPLE_TOKENS", 20_000)

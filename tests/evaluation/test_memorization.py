@@ -39,6 +39,7 @@ def test_a_string_may_span_pieces_but_not_documents(size: int) -> None:
     assert occurring_strings(candidates, [[piece] for piece in pieces]) == within_pieces
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_occurring_strings_equal_those_found_by_in(data: st.DataObject) -> None:

@@ -95,6 +95,7 @@ def test_empty_texts_have_no_passages() -> None:
     assert most_surprising(np.array([1.0, 2.0]), breaks=[2]) == [Span(0, 2, 3.0)]  # the last document is empty
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_coloured_text_without_its_control_characters(tiny_model: Path) -> None:
     Path("a.txt").write_text("The cat sat\x1b[31m on りんご👨‍👩‍👧 the mat.\n" * 2, "utf-8")
     shown = in_a_terminal("eval", "a.txt", "--per-token").split("\x1b[K")[-1]  # after the progress
@@ -104,6 +105,7 @@ def test_a_terminal_shows_coloured_text_without_its_control_characters(tiny_mode
     assert "most surprising passages" in plain
 
 
+@pytest.mark.slow
 def test_without_colours_each_token_is_on_a_line(llm: Llm, tiny_model: Path) -> None:
     Path("a.txt").write_text("The cat 🍎", "utf-8")
     lines = llm("eval", "a.txt", "--per-token").stdout.splitlines()

@@ -171,6 +171,7 @@ def test_adapters_of_a_model_of_another_shape_are_an_error(trained: tuple[Path, 
         adapters.MergedTensors(random_checkpoint(CONFIG), trained[1])
 
 
+@pytest.mark.slow
 def test_a_stopped_run_of_adapters_resumes_to_the_same_bytes(tiny_model: Path, llm) -> None:
     from llmcli.data.corpus import read_corpus
     from llmcli.data.tokenizer import Tokenizer

@@ -54,6 +54,7 @@ def test_a_damaged_header_is_an_error_of_one_line(
 WHOLE = gguf_bytes()
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 9000), st.binary(min_size=1, max_size=8), st.integers(0, len(WHOLE)))
 def test_any_damage_gives_a_model_or_an_error_of_one_line(tmp_path_factory, place: int, part: bytes, end: int) -> None:

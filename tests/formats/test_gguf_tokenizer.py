@@ -29,6 +29,7 @@ def fields_of(tokenizer: Tokenizer, more: int = 0) -> dict[str, Any]:
     return {f"tokenizer.ggml.{KEYS[method]}": value for method, value in fields}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @given(words=st.lists(st.sampled_from(["Anna", " likes", " tea", ".", "\n", "りんご", "🍎", " 12"]), max_size=12))
 def test_the_tokenizer_round_trips(kind: str, words: list[str]) -> None:

@@ -156,6 +156,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(json.loads(dump_config(SMALL)))), JSON, max_size=4) | JSON, st.booleans())
 def test_any_json_gives_a_config_or_one_error(value, whole):

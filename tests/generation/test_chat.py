@@ -87,6 +87,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(STEPS, st.sampled_from([16, 24, 1000]))
 def test_the_model_always_sees_what_the_template_makes_of_the_messages(steps, context):

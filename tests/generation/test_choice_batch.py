@@ -3,6 +3,7 @@
 from copy import deepcopy
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,6 +38,7 @@ def rows_of(seed: int, count: int, extra: int) -> np.ndarray:
     return rows
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 10**6),
     samplings=st.lists(st.sampled_from(SAMPLINGS), min_size=1, max_size=9),

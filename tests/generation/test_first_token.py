@@ -149,6 +149,7 @@ def test_words_and_first_tokens_are_those_of_the_sum_over_all_sequences(prompt: 
     assert first.unexplored == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_sampling_and_next_agree(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The probability that sampling at temperature 1, token by token, spells a word is what --next gives."""

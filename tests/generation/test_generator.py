@@ -330,6 +330,7 @@ def inside(stop, others):
     return any(stop != other and stop in other for other in others)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.text("abc", min_size=1, max_size=4), max_size=8),

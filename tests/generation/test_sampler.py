@@ -158,6 +158,7 @@ def test_top_k_0_and_top_k_of_the_vocabulary_change_no_draw(k):
     assert draws(replace(PLAIN, top_k=k), logits, 200) == draws(PLAIN, logits, 200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -191,6 +192,7 @@ ANY_OPTIONS = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(ANY_LOGITS, ANY_OPTIONS)
 def test_removed_tokens_are_never_drawn(values, config):

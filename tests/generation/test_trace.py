@@ -108,6 +108,7 @@ def test_json_has_every_step(llm: Llm, tiny_model: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_output_fits_the_terminal_and_gives_reasons(tiny_model: Path) -> None:
     shown = STYLES.sub("", in_a_terminal("generate", "りんごを\x1b[31m食べる", "--steps", "3", "-k", "5", "--literal"))
     assert len(re.findall(r"top-k 5 removes \d+ tokens", shown)) == 3 and shown.count("→") == 3

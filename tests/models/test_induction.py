@@ -95,6 +95,7 @@ def test_the_input_is_not_modified_and_the_result_depends_on_the_seed_alone():
     assert any(not np.array_equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 @given(
     width=st.integers(48, 400),
     heads=st.integers(1, 12),

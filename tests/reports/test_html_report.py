@@ -96,6 +96,7 @@ def page(tmp_path: Path) -> Path:
 # ---- the file
 
 
+@pytest.mark.slow
 def test_attention_is_rounded_to_a_255th_and_all_else_is_exact(page: Path) -> None:
     explanation, data = explained("The cat sat on the mat."), data_of(page.read_text("utf-8"))
     L, H, N, _ = explanation.attention.shape

@@ -297,6 +297,7 @@ class Failing:
             raise ZeroDivisionError("unlucky")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [None, WEIGHTS], ids=["network", "cache"])
 def test_an_error_ends_one_request_alone(start, cache):
     """The step of the others is done again, and what they wrote still does not count in their n-gram caches."""

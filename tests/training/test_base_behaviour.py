@@ -119,6 +119,7 @@ def test_the_text_of_the_base_model_keeps_its_share_of_the_time() -> None:
         assert tokens == 0 and seconds <= 10 + 1
 
 
+@pytest.mark.slow
 def test_without_a_time_budget_the_text_does_not_depend_on_the_clock() -> None:
     assert prepared_text(None)[0] == 64 * GENERATED_LENGTH
     assert prepared_text(1e9)[0] == 64 * GENERATED_LENGTH

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.training.small_runs import losses, prepared, run, run_to_end, with_slice
+from llmcli.training.events import Done
+from tests.training.small_runs import losses, prepared, run, with_slice
 
 
 def test_calibration_scales_the_last_gain_and_its_text_is_not_trained_on(tmp_path: Path) -> None:
@@ -15,8 +16,10 @@ def test_calibration_scales_the_last_gain_and_its_text_is_not_trained_on(tmp_pat
     count = len(ready.tokens)  # two windows of 33 are reserved, in the middle of each half
     reserved = [int(share * (count - 33)) + i for share in (0.25, 0.75) for i in range(33)]
     without = replace(with_slice(ready, 0), tokens=np.delete(ready.tokens, reserved))
-    assert losses(run(calibrated)) == losses(run(without))
-    ours, theirs = (run_to_end(either).checkpoint for either in (calibrated, without))
+    (*our_events, our_end), (*their_events, their_end) = run(calibrated), run(without)
+    assert losses(our_events) == losses(their_events)
+    assert isinstance(our_end, Done) and isinstance(their_end, Done)
+    ours, theirs = our_end.checkpoint, their_end.checkpoint
     factor = ours.record["sharpness"]
     assert factor != 1.0 and theirs.record["sharpness"] == 1.0
     for name, array in theirs.tensors.items():

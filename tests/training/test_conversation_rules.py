@@ -182,6 +182,7 @@ def test_a_base_model_has_no_dropout_unless_requested() -> None:
     assert plan(size()).train.dropout > 0
 
 
+@pytest.mark.slow
 def test_the_divergence_takes_its_part_of_the_time() -> None:
     """1,000 tokens of batches a second, and 0.4 times as long for the divergence: 0.9 x 60 / 1.4 s of batches."""
     machine = Machine(lambda model, settings, seconds: 1000.0)

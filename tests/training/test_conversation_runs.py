@@ -50,6 +50,7 @@ def test_a_model_learns_to_answer_in_other_wordings() -> None:
     assert done.checkpoint.record["conversations"]["epochs"] > 40
 
 
+@pytest.mark.slow
 def test_the_validation_figure_is_what_the_numpy_graph_computes() -> None:
     """Each held-out conversation by itself, from its beginning: the nats of its learned tokens per byte of answers."""
     ready = prepared()
@@ -94,6 +95,7 @@ def test_a_sample_answers_a_held_out_question() -> None:
     assert isinstance(done, Done) and done.checkpoint.record["samples"]["prompt"] == samples[0].prompt
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_weights_and_another_seed_does_not() -> None:
     first, again, other = (run_to_end(prepared(steps=4, seed=seed, dropout=0.1)).checkpoint for seed in (1, 1, 2))
     name = "model.layers.0.mlp.up_proj.weight"
@@ -163,6 +165,7 @@ def test_a_run_resumed_from_any_step_ends_the_same(tmp_path: Path, with_text: bo
             assert np.array_equal(array, theirs.checkpoint.tensors[name]), name
 
 
+@pytest.mark.slow
 def test_conversations_of_the_validation_slice_are_not_trained_on() -> None:
     """The run is, to the bit, that on the other training conversations, but for the weights that it keeps."""
     ready = prepared(steps=10)

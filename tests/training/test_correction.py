@@ -101,6 +101,7 @@ def shape(plan: Plan) -> tuple[int, int]:
     return plan.model.num_hidden_layers, plan.model.hidden_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "parameters"), [(seconds, QUIET[seconds][0]) for seconds in QUIET])
 def test_at_the_speed_that_was_measured_the_size_stays(seconds: float, parameters: int) -> None:
     """Also where the speed is 15 % lower or higher all the time, and where it is halved for a moment."""
@@ -156,6 +157,7 @@ def test_the_time_of_evaluations_does_not_count() -> None:
         assert planned.correction.restart(replace(step, seconds=step.seconds + late)) is None
 
 
+@pytest.mark.slow
 def test_a_size_is_given_up_only_for_one_that_is_better_in_the_time_left() -> None:
     """For every speed measured: what the restart is expected to reach beats going on by 1 %."""
     seen = set()
@@ -175,6 +177,7 @@ def test_a_size_is_given_up_only_for_one_that_is_better_in_the_time_left() -> No
     assert len(seen) >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "speed", "expected", "epochs"),
     [
@@ -202,6 +205,7 @@ def test_pairs_are_read_twice_where_a_smaller_model_has_the_time(
     assert plan.conversations.share * plan.expected.epochs * (text + rows) / rows == pytest.approx(epochs, abs=0.06)
 
 
+@pytest.mark.slow
 def test_a_model_for_which_there_is_no_time_for_the_pairs_is_given_up() -> None:
     """Planned at 4 times the speed that the run has."""
     size = ConversationSize((32,) * 100_000, 8_000_000)

@@ -108,6 +108,7 @@ def test_a_greedy_answer_ends_at_a_stop_token_the_limit_or_the_context() -> None
     assert answer((3,) * 62, {9}, 10) == [5, 6, 7]
 
 
+@pytest.mark.slow
 def test_a_greedy_answer_is_that_of_a_chat() -> None:
     ready = ready_with([18, 19])
     conversations = ready.conversations

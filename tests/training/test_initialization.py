@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch._dynamo
 
 from llmcli.config import TrainConfig
 from llmcli.models.induction import supports_induction, with_induction_heads
@@ -30,6 +29,7 @@ def test_a_run_can_start_with_induction_heads(tmp_path: Path) -> None:
     assert first == pytest.approx(model.loss(torch.from_numpy(ids)).item(), rel=1e-5)
 
 
+@pytest.mark.slow  # torch._dynamo takes seconds to import
 @pytest.mark.parametrize(
     ("device", "seconds", "compiled"),
     [("cuda", None, True), ("cuda", 120.0, True), ("cuda", 119.0, False), ("cpu", None, False)],
@@ -37,6 +37,8 @@ def test_a_run_can_start_with_induction_heads(tmp_path: Path) -> None:
 def test_a_missing_compiler_is_tolerated_only_in_passes_of_compiled_layers(
     device: str, seconds: float | None, compiled: bool
 ) -> None:
+    import torch._dynamo
+
     before = torch._dynamo.config.suppress_errors
     with eager_without_compiler(TrainConfig(steps=1, device=device, seconds=seconds)):
         assert torch._dynamo.config.suppress_errors == (compiled or before)

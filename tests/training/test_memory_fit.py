@@ -15,6 +15,7 @@ from llmcli.training.plan import Request
 from tests.training.plans import budgets, machines, plan, row, tokens
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(tokens, budgets, machines, st.floats(3.2e8, 1e13))
 @example(2_896_310, {}, {"device": "cuda", "threads": 1, "experts": None}, 417_052_160.0)  # two models of 20 epochs

@@ -61,6 +61,7 @@ def test_bits_per_byte_of_a_uniform_model() -> None:
     assert bits_per_byte(model(), text, LENGTHS) == pytest.approx(math.log2(261), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_generated_text_follows_the_probabilities_of_the_model() -> None:
     """A model whose token depends on the one before: its text has the entropy of these distributions."""
     repeating = model()
@@ -107,6 +108,7 @@ def test_without_time_for_whole_texts_they_are_shorter_or_left_out() -> None:
     assert scores(10, layers=1) is None
 
 
+@pytest.mark.slow
 def test_no_two_models_are_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU they would be beside the one that was trained."""
     alive: weakref.WeakSet[LanguageModel] = weakref.WeakSet()

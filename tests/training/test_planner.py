@@ -39,6 +39,7 @@ def test_a_time_budget_for_fewer_steps_gives_a_warning() -> None:
     assert not plan(Request(steps=2)).warning
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(tokens, budgets, machines, st.integers(261, 70_000))
 def test_every_plan_can_be_trained(train_tokens, budget, machine, vocab_size):
@@ -55,6 +56,7 @@ def test_every_plan_can_be_trained(train_tokens, budget, machine, vocab_size):
     assert all(row.value and row.reason for row in result.rows)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(tokens, machines, st.lists(times, min_size=2, max_size=2))
 def test_more_time_never_makes_a_smaller_model(train_tokens, machine, both):
@@ -64,6 +66,7 @@ def test_more_time_never_makes_a_smaller_model(train_tokens, machine, both):
         assert less.model.parameters <= more.model.parameters
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(1, 10**7), min_size=2, max_size=2), tokens)
 def test_more_steps_never_make_a_smaller_model(both, train_tokens):
@@ -71,6 +74,7 @@ def test_more_steps_never_make_a_smaller_model(both, train_tokens):
     assert less.parameters <= more.parameters
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.lists(tokens, min_size=2, max_size=2), budgets.filter(lambda b: "epochs" in b or "steps" in b), machines)
 def test_more_text_never_makes_a_smaller_model_without_a_time_budget(both, budget, machine):

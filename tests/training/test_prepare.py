@@ -275,6 +275,7 @@ def test_without_a_time_budget_all_text_is_read(tmp_path, monkeypatch):
     assert ready.record["read_bytes"] == len(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [{"steps": 5}, {"seconds": 2.0, "threads": 2}], ids=str)
 def test_a_run_is_prepared_the_same_whether_its_tokens_are_cached(tmp_path, monkeypatch, budget):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -47,6 +47,7 @@ def test_the_loss_falls_and_the_result_is_recorded(tmp_path: Path) -> None:
     assert done.checkpoint.record["bits_per_byte"] == pytest.approx(done.score.bits_per_byte, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_weights_and_another_seed_does_not(tmp_path: Path) -> None:
     first, again, other = (
         run_to_end(prepared(tmp_path / "c.txt", steps=6, seed=seed, dropout=0.1)).checkpoint for seed in (1, 1, 2)
@@ -187,6 +188,7 @@ def test_the_held_out_text_has_no_influence_on_the_weights(tmp_path: Path) -> No
         assert np.array_equal(array, other.checkpoint.tensors[name])
 
 
+@pytest.mark.slow
 def test_the_slice_is_not_trained_on_and_is_what_evaluations_measure(tmp_path: Path) -> None:
     """Other tokens in its place change evaluations, but no step."""
     ready = prepared(tmp_path / "c.txt", steps=10)

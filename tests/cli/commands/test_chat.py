@@ -115,6 +115,7 @@ def test_each_line_is_a_message_of_one_conversation(llm: Llm, chat_model: Path) 
     assert second["content"] != objects(llm("chat", "りんご", *GREEDY, "--json"))[0]["content"]
 
 
+@pytest.mark.slow
 def test_a_line_may_be_a_message_as_json(llm: Llm, chat_model: Path) -> None:
     expected = objects(llm("chat", "a\nb", *GREEDY, "--json", "--system", "s"))[0]["content"]
     lines = [{"role": "system", "content": "s"}, {"role": "user", "content": "a\nb"}]
@@ -263,6 +264,7 @@ def test_memory_reads_a_named_text_with_the_speakers_of_the_training(llm: Llm, c
 # ---- a person at a terminal
 
 
+@pytest.mark.slow
 def test_a_single_answer_in_a_terminal_has_its_speed(chat_model: Path) -> None:
     shown = in_a_terminal("chat", "The cat", "-t", "0", "-n", "8", "--seed", "5")
     assert re.search(r"\[\d tokens, [\d,]+ tokens/s, seed 5\]", shown)

@@ -126,6 +126,7 @@ def test_the_text_may_come_from_standard_input(llm: Llm, tiny_model: Path) -> No
     assert 0 <= float(accuracy) <= 1 and 0 < int(tokens) <= 12
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_table(tiny_model: Path) -> None:
     Path("t.txt").write_text("The cat sat.")
     shown = in_a_terminal("eval", "t.txt")

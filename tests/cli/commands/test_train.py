@@ -259,6 +259,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(llm: Llm) -> None:
     assert not Path("model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_lr_scale_multiplies_the_learning_rates(llm: Llm) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
 

@@ -44,6 +44,7 @@ def test_a_file_of_conversations_makes_a_model_that_answers(llm: Llm) -> None:
     assert "31 for training, 4 held out" in shown and "of answers at the end" in shown
 
 
+@pytest.mark.slow
 def test_json_events_say_that_the_figures_are_of_answers(llm: Llm) -> None:
     write_chats(pairs=[(f"What follows {i}?", f"{i + 1}.") for i in range(1200)])
     plan, *events, done = map(json.loads, llm(*RUN, "--json").stdout.splitlines())
