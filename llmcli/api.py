@@ -298,8 +298,9 @@ def train(
         identity = _as_options(request) | {"--time": seconds, "--device": device, "--dtype": dtype}
         identity |= {"--speakers": speakers and ",".join(speakers)}
         plan = session.plan_run(
-            request, inputs, place, device, dtype, options=identity, fixed_threads=threads is not None, on_note=on_note
-        )
+            request, inputs, place, device, dtype, options=identity, fixed_threads=threads is not None, started=started,
+            on_note=on_note,
+        )  # fmt: skip
         for note in inputs.notes:
             on_note(note)
         session.check_space(place, plan.prepared)

@@ -25,6 +25,16 @@ def bits(value: float, *, signed: bool = False) -> str:
     return text if float(text) else text.lstrip("+-")
 
 
+def change(share: float) -> str:
+    """A relative change.
+
+    >>> change(0.0129), change(-0.0004)
+    ('+1.3%', '0.0%')
+    """
+    text = f"{share:+.1%}"
+    return text if text[1:] != "0.0%" else "0.0%"
+
+
 def count(number: int, noun: str) -> str:
     """
     >>> count(1, "layer"), count(1024, "head")

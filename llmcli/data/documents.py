@@ -126,6 +126,7 @@ def read_document(
             check_temporary_space(name, _size_in_gzip(path))
 
         def blocks() -> Iterator[bytes]:
+            on_read(name, len(start))
             yield start[len(mark) :]
             while block := _read(content, BLOCK_BYTES, name):
                 on_read(name, len(block))

@@ -22,6 +22,7 @@ _MAX_NAMES = 3  # of files that a description lists
 _SEARCHED_BYTES, _SEARCHED_FILES = 4096, 256  # of plain text that are searched for tags and braces
 _TABLE_LINES = 10
 _NOTE_SECONDS = 5.0  # between two notes on the reading
+_NOTED_BYTES = 1_000_000  # of a file; of a smaller one only the name
 _READING_SHARE = 0.5  # of the time budget, for reading
 _PART_BYTES = 100_000_000  # of text that a message suggests to train on
 _HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)\b", re.I | re.S)
@@ -126,12 +127,13 @@ class ReadingProgress:
         """`seconds` are those of the time budget, if there is one."""
         self._seconds, self._on_note, self._clock = seconds, on_note, clock
         self._started = self._noted = clock()
-        self._name, self._size = "", 0
+        self._name, self._size, self._files = "", 0, 0
 
     def __call__(self, name: str, size: int) -> None:
         """`size` more bytes of a file were read. Raises ReadingEndsError."""
-        self._size = size + (self._size if name == self._name else 0)
-        self._name = name
+        if name != self._name:
+            self._name, self._size, self._files = name, 0, self._files + 1
+        self._size += size
         now = self._clock()
         if self._seconds and now - self._started > _READING_SHARE * self._seconds:
             unpacked = f"gzip -dc {shlex.quote(name)} | " if name.endswith(".gz") else ""
@@ -143,7 +145,9 @@ class ReadingProgress:
             )
         if now - self._noted >= _NOTE_SECONDS:
             self._noted = now
-            self._on_note(f"reading {name}: {units.size(self._size)} of text")
+            number = f", file {self._files:,}" if self._files > 1 else ""
+            size = f": {units.size(self._size)} of text" if self._size >= _NOTED_BYTES else ""
+            self._on_note(f"reading {name}{number}{size}")
 
 
 def read_sources(

@@ -4,11 +4,11 @@ Standard library only.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from llmcli import units
 
-NOTED_BYTES = 200_000_000  # of text, from which on there are notes: below it takes seconds
+NOTED_BYTES = 16_000_000  # of text, from which on there are notes: less takes a few seconds
 NOTE_SECONDS = 20.0  # between two notes, at least
 STEPS = 10  # notes in all, besides the first ones
 
@@ -39,3 +39,12 @@ class TokenizingProgress:
         left = (now - self._started) * (self._total - self._done) / self._done
         left = 60 * round(left / 60) if left >= 60 else left
         self._on_note(f"tokenized {100 * self._done // self._total} %, about {units.duration(left)} left")
+
+    def counted(self, texts: Iterator[Iterator[str]]) -> Iterator[Iterator[str]]:
+        """The same texts, whose pieces are tokenized when the next one is read."""
+        for text in texts:
+            yield map(self._count, text)
+
+    def _count(self, piece: str) -> str:
+        self.add(len(piece.encode()))
+        return piece

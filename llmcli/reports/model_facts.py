@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli import units
 from llmcli.errors import LLMError
-from llmcli.evaluation.figures import Figures, as_json
+from llmcli.evaluation.figures import NETWORK, Figures, as_json
 from llmcli.formats.json_schema import parse_json
 from llmcli.formats.metadata import parse_document
 from llmcli.training.summary import Record, answer_counts, student_was_kept
@@ -151,7 +151,8 @@ def _conversations(record: Record) -> list[tuple[str, str]]:
     if "after" in plain_text:
         before = plain_text.get("before")
         change = f"{units.bits_per_byte(before)} before, " if before else ""
-        rows.append(("plain text", f"{change}{units.bits_per_byte(plain_text['after'])} bits per byte after"))
+        after = f"{units.bits_per_byte(plain_text['after'])} bits per byte after"
+        rows.append(("plain text", f"{NETWORK} {change}{after}"))
     return rows
 
 

@@ -14,7 +14,7 @@ from llmcli.training.cost_model import CorpusSize, Machine, Memory, Speed, estim
 from llmcli.training.events import Event, Restarted, Step
 from llmcli.training.plan import Plan
 from llmcli.training.prepare import Prepared
-from llmcli.training.rules import token_shares
+from llmcli.training.rules import token_shares, training_seconds
 from llmcli.training.throughput import Throughput
 
 WARM_UP_STEPS = 3  # slower than the rest
@@ -119,7 +119,7 @@ class Correction:
         plan = plan_again(machine, step.seconds + recipe.RESTART_SECONDS)
         if plan.expected is None or _models(plan) == _models(current):
             return None
-        left = recipe.TRAINING_SHARE * (self._budget - step.seconds)
+        left = training_seconds(self._budget, step.seconds)
         continued = step.tokens + left * factor * current.expected.tokens_per_second
         data = self._data(current)
         restarted = plan.expected.epochs * data.tokens

@@ -242,13 +242,13 @@ def choose_model(
     min_tokens: float = 0.0,
 ) -> Estimate:
     """The best of `models`, which are sorted by size: the largest that sees TOKENS_PER_PARAMETER, or, with a time
-    budget of `seconds`, the one with the lowest expected loss of those that see `min_tokens` even at LOW_SPEED.
+    limit of `seconds` for the steps, the one with the lowest expected loss of those that see `min_tokens` even at
+    LOW_SPEED.
 
     `measured` are tokens per second by the index of a model; new measurements are added.
     """
     if seconds is None:
         return _choose_by_tokens(models, planned_tokens(settings(models[0], 0.0)))
-    seconds *= recipe.TRAINING_SHARE
     return _choose_by_time(models, seconds, text, settings, machine, max_epochs, measured, min_tokens)
 
 

@@ -161,7 +161,7 @@ class _Run:
     def batch_seconds(self) -> float | None:
         """The part of the time budget for the batches alone."""
         seconds = self.budget
-        return (seconds - self.seconds_spent) / self.step_cost if seconds else seconds
+        return rules.training_seconds(seconds, self.seconds_spent) / self.step_cost if seconds else seconds
 
     @property
     def min_tokens(self) -> float:
@@ -310,7 +310,7 @@ def _tokens_in_time(estimate: Estimate, run: _Run) -> float:
     time budget those that it will be trained on."""
     if run.batch_seconds is None:
         return estimate.tokens
-    return recipe.TRAINING_SHARE * run.batch_seconds * estimate.tokens_per_second
+    return run.batch_seconds * estimate.tokens_per_second
 
 
 def _of_two_models(estimate: Estimate, run: _Run, most_epochs: float, teacher_share: float) -> Estimate:
@@ -346,6 +346,8 @@ def _too_few_steps(run: _Run, steps: float) -> str:
     if seconds is None or steps >= recipe.MIN_STEPS:
         return ""
     fitting = "less than one step fits" if steps < 1 else f"only about {steps:.0f} steps fit"
-    enough = units.duration(math.ceil(seconds * recipe.MIN_STEPS / max(steps, 0.01))).replace(" ", "")
+    training = rules.training_seconds(seconds, run.seconds_spent)
+    missing = training * (recipe.MIN_STEPS / max(steps, 0.01) - 1)
+    enough = units.duration(math.ceil(seconds + missing / recipe.SHARE_OF_REST)).replace(" ", "")
     smaller = "--context" if run.base else "--context, --width or --layers"
     return f"{fitting} in {units.duration(seconds)}; give --time {enough} or more, or a smaller {smaller}"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli import units
 from llmcli.config import ModelConfig
 from llmcli.data.corpus import Corpus
 from llmcli.data.corpus_split import CorpusSplit, split
@@ -18,7 +19,8 @@ from llmcli.data.documents import Document
 from llmcli.data.token_shards import TokenShards
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.tokens import count_bytes, tokenize, used_tokens
-from llmcli.data.train_tokenizer import nearest_power_of_two, train_tokenizer
+from llmcli.data.tokenizing_progress import TokenizingProgress
+from llmcli.data.train_tokenizer import TRAINING_BYTES, nearest_power_of_two, train_tokenizer
 from llmcli.data.vocabulary_limits import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
 from llmcli.evaluation.training_text import trained_part, untrained_part
 from llmcli.formats.training_stages import Record
@@ -34,6 +36,7 @@ from llmcli.training.prepare_conversations import (
 )
 
 MAX_HELD_OUT_BYTES = 64_000_000  # of held-out text that are read, sampled evenly: an evaluation never covers more
+NOTED_BYTES = 4_000_000  # that a tokenizer is trained on: a note, for it takes seconds
 MAX_TEMPORARY_BYTES = 64_000_000  # of training text whose tokens are not cached: a few seconds make them again
 
 TokenIds = NDArray[np.unsignedinteger]
@@ -102,19 +105,24 @@ def prepare(
     max_bytes: int | None = None,
     base_record: Record | None = None,
     on_note: Callable[[str], None] = lambda note: None,
+    elapsed: Callable[[], float] = lambda: 0.0,
 ) -> Prepared:
     """Split the corpus, train a tokenizer unless one is given, tokenize, plan.
 
     `held_out` is another corpus, or a share of this one to hold out. `characters` makes each character a
     token. `max_bytes` of training text are read; by default the time budget limits them. `base` is the model to
     fine-tune, if any, and `base_record` its training record. `tokenizer_reason` says where a given tokenizer comes
-    from. With `conversations` the corpus may be empty. Raises LLMError when the corpus is too short, or no conversation
+    from. With `conversations` the corpus may be empty. `elapsed` returns how many seconds of the time budget are over.
+    Raises LLMError when the corpus is too short, or no conversation
     has an answer.
     """
     max_bytes = max_bytes or _max_bytes(request)
     text = _without_text_of_base(_split(corpus, held_out), base_record)
     divided = conversations.divide(max_bytes, [base_record] if base_record else []) if conversations else None
     if tokenizer is None:
+        size = min(text.training.text_bytes, max_bytes, TRAINING_BYTES)
+        if size >= NOTED_BYTES:
+            on_note(f"training a tokenizer on {units.size(size)} of text")
         tokenizer, tokenizer_reason = train_tokenizer(
             text.training, request.vocab_size,
             max_vocab_size=_max_vocab_size(request), max_bytes=max_bytes, characters=characters,
@@ -130,7 +138,7 @@ def prepare(
     vocabulary_row = PlanRow("vocabulary", f"{vocab_size} tokens", tokenizer_reason)
     corpus_rows = [corpus_row] if corpus.documents or not encoded else []
 
-    def plan_for(machine: Machine | None, seconds_spent: float = 0.0) -> Plan:
+    def plan_for(machine: Machine | None, seconds_spent: float) -> Plan:
         plan = make_plan(
             request,
             train_tokens=len(tokens),
@@ -146,7 +154,7 @@ def prepare(
             return _with_conversations(plan, encoded, corpus_rows, vocabulary_row)
         return replace(plan, rows=(*corpus_rows, vocabulary_row, *plan.rows))
 
-    plan = plan_for(machine)
+    plan = plan_for(machine, elapsed())
     record = _record(corpus, text, read_bytes, len(tokens), len(held_out_tokens))
     if base_record and trained_part(text.held_out, [base_record]).contents:
         record["held_out"]["seen_by_base"] = True
@@ -229,8 +237,9 @@ def _training_tokens(
     training: Corpus, max_bytes: int, tokenizer: Tokenizer, on_note: Callable[[str], None]
 ) -> TokenIds | TokenShards:
     """The tokens of the training text that the run reads; those of a long text are cached."""
-    if min(training.text_bytes, max_bytes) <= MAX_TEMPORARY_BYTES:
-        return tokenize(training.sample(max_bytes), tokenizer)
+    size = min(training.text_bytes, max_bytes)
+    if size <= MAX_TEMPORARY_BYTES:
+        return tokenize(TokenizingProgress(size, 0, on_note).counted(training.sample(max_bytes)), tokenizer)
     return tokenize_in_shards(training.sample_parts(max_bytes), tokenizer, on_note)
 
 

@@ -33,6 +33,16 @@ def time_budget(request: Request, most_epochs: float) -> Decision[float | None]:
     return Decision(DEFAULT_SECONDS, f"default; stops after {units.epochs(most_epochs)} if that comes first")
 
 
+def training_seconds(budget: float, spent: float) -> float:
+    """The part of a time budget that the steps will take, if `spent` seconds are over before the run is planned.
+
+    >>> [round(training_seconds(budget, spent=2.0), 1) for budget in (2, 10, 20, 142)]
+    [0.2, 6.6, 16.1, 127.8]
+    """
+    rest = recipe.SHARE_OF_REST * (budget - spent) - recipe.AROUND_TRAINING_SECONDS
+    return max(recipe.LEAST_TRAINING_SHARE * budget, min(recipe.TRAINING_SHARE * budget, rest))
+
+
 def context_length(request: Request, text: CorpusSize, base: ModelConfig | None, induction: bool) -> Decision[int]:
     """In tokens. Raises LLMError when the text is too short for the context requested, or for any."""
     longest = text.tokens - 1  # a window needs the token after it too

@@ -13,7 +13,7 @@ from collections import deque
 # take turns of up to half a second
 RECENT_STEPS, RECENT_SECONDS = 12, 2.0
 STEADY_SHARE = 0.1  # of the run: the time constant of the mean speed from which the whole run is estimated
-LARGEST_RESERVE = 0.4  # of the run, for its final evaluations; if they need more, they evaluate fewer tokens
+LARGEST_RESERVE = 0.25  # of the run, for its final evaluations; if they need more, they evaluate fewer tokens
 ASSUMED_COST = 0.4  # of evaluating a token, relative to training on it, before the first evaluation (FLOPs: a third)
 LARGEST_SLOWDOWN = 2.0  # that is expected of the work after training: much of it uses one thread
 

@@ -37,9 +37,10 @@ if TYPE_CHECKING:  # torch is imported when training starts, not when the text i
 
 __all__ = ["Inputs", "PlannedRun", "Result", "check_space", "load_inputs", "plan_run", "run"]
 
-# seconds of the time budget reserved for measuring memorization and saving the model, and for each million parameters
-RESERVED_SECONDS, RESERVED_SECONDS_PER_MILLION = 0.6, 0.06
-SAVING_SECONDS_PER_MILLION = 0.04  # of them, for saving
+# seconds of the time budget reserved for what follows the training and its evaluations: measuring memorization and
+# saving the model; the latter also for each million parameters, up to a share of a budget that is short for the model
+RESERVED_SECONDS, MEMORIZATION_SECONDS_PER_MILLION, SAVING_SECONDS_PER_MILLION = 0.6, 0.02, 0.04
+LARGEST_SAVING_SHARE = 0.15
 MEASURED_SECONDS = 1.0  # for measuring memorization, at least, where the run is late
 # seconds for the compressors: a share of the time budget, or without one
 BASELINE_TIME_SHARE, BASELINE_SECONDS = 0.03, 9.99
@@ -76,10 +77,12 @@ def plan_run(
     *,
     options: Mapping[str, object],
     fixed_threads: bool,
+    started: float,
     on_note: Callable[[str], None] = lambda note: None,
     processes: Processes = ONE_PROCESS,
 ) -> PlannedRun:
-    """Choose device and data type, prepare the tokens, plan; a stopped run keeps its plan. Raises LLMError."""
+    """Choose device and data type, prepare the tokens, plan; a stopped run keeps its plan. `started` is when the time
+    budget began (time.monotonic). Raises LLMError."""
     from llmcli.training import hardware, resume
     from llmcli.training.correction import Correction
     from llmcli.training.cost_model import Machine
@@ -118,6 +121,7 @@ def plan_run(
             max_bytes=stopped.max_bytes if stopped else None,
             base_record=inputs.base.record if inputs.base else None,
             on_note=on_note,
+            elapsed=lambda: time.monotonic() - started,
         )
     if stopped:
         prepared = prepared.with_plan(_resumed_plan(stopped.plan, request, processes))
@@ -518,10 +522,21 @@ def follow(processes: Processes, device: str, on_connected: Callable[[Callable[[
 
 def _reserve_seconds(prepared: Prepared) -> float:
     """Seconds of the time budget for what follows the training and its evaluations."""
-    seconds = RESERVED_SECONDS + RESERVED_SECONDS_PER_MILLION * prepared.plan.model.parameters / 1e6
-    if prepared.conversations and prepared.plan.train.seconds is not None:
-        seconds += _answers_seconds(prepared.plan.train.seconds)
-    return seconds
+    from llmcli.training.run_timer import LOADING_SECONDS_PER_MILLION
+
+    budget, millions = prepared.plan.train.seconds, prepared.plan.model.parameters / 1e6
+    if budget is None:
+        return 0.0
+    measuring = MEMORIZATION_SECONDS_PER_MILLION * millions
+    if prepared.conversations:
+        measuring = LOADING_SECONDS_PER_MILLION * millions + _answers_seconds(budget)
+    return RESERVED_SECONDS + measuring + _saving_seconds(prepared.plan)
+
+
+def _saving_seconds(plan: Plan) -> float:
+    """Seconds for saving the model, on a slow disk; fewer in a budget that is short for the model."""
+    seconds = SAVING_SECONDS_PER_MILLION * plan.model.parameters / 1e6
+    return min(seconds, LARGEST_SAVING_SHARE * (plan.train.seconds or math.inf))
 
 
 def _answers_seconds(budget: float | None) -> float:
@@ -560,7 +575,7 @@ def _complete_record(
 
     record, settings = done.checkpoint.record, plan.prepared.plan.train
     seconds = math.inf if settings.seconds is None else settings.seconds - done.seconds
-    seconds = max(MEASURED_SECONDS, seconds - SAVING_SECONDS_PER_MILLION * done.checkpoint.parameters / 1e6)
+    seconds = max(MEASURED_SECONDS, seconds - _saving_seconds(plan.prepared.plan))
     loading = LOADING_SECONDS_PER_MILLION * done.checkpoint.parameters / 1e6  # the model, to measure anything
     cut_short = done.interrupted or done.problem or seconds < loading
     if plan.prepared.conversations:

@@ -338,15 +338,20 @@ def _quality(run: _Run) -> str:
         what = "conversations were" if run.of_answers else "text was"
         return f"No {what} held out, so the loss on unseen {run.data} is unknown."
     measured, context = record["held_out_measured"]["bytes"], record["held_out_measured"].get("context")
-    part = f"{measured:,} of its {held_out:,}" if measured < held_out else f"all {measured:,}"
+    part, sample = f"all {measured:,}", ""
+    if measured < held_out:
+        part, sample = f"{measured:,} of its {held_out:,}", " (a sample, to save time)"
     window = f" with a context of {context:,} tokens" if context else ""
     if cached := record["held_out_measured"].get("cached_tokens"):
         window += f" and an n-gram cache of at most {cached:,} tokens of the text, for this sample"
     source = record["held_out"].get("from")
     rule = f" ({source})" if source else ""
-    quality = f"Held-out {what}{rule}: {figures} at the end (lower is better), on {part} bytes, in float32{window}."
+    quality = (
+        f"Held-out {what}{rule}: {figures} at the end (lower is better), on {part} bytes{sample}, in float32{window}."
+    )
     if not run.baselines:
-        return quality
+        left_out = " There was no time for compressors to compare with: run llm eval."
+        return quality + (left_out if held_out >= MIN_COMPARED_BYTES and not run.of_answers else "")
     text = "the same text" if measured == held_out else "all of it"
     beside = [_beside(run, f"the {NETWORK}", adaptive=False), _beside(run, ADAPTING, adaptive=True)]
     return f"{quality} Compressors on {text}, {'; '.join(filter(None, beside))}."
@@ -437,14 +442,14 @@ def _plain_text(run: _Run) -> list[str]:
         return []
     source, before, after = measured["from"], measured["before"], measured["after"]
     if before is None:
-        return [f"Plain text ({source}): {units.bits_per_byte(after)} bits per byte."]
+        return [f"Plain text ({source}): {Figures(after)}."]
     change = after / before - 1 if before else 0.0
     advice = ""
     if change > FORGETTING:
         advice = " Adding plain text to the training data, --lora, or a lower --lr-scale would help to keep it."
     return [
-        f"Plain text ({source}): {units.bits_per_byte(before)} bits per byte before, {units.bits_per_byte(after)} "
-        f"after ({change:+.1%}).{advice}"
+        f"Plain text ({source}): {Figures(before)} before, {units.bits_per_byte(after)} after "
+        f"({units.change(change)}).{advice}"
     ]
 
 

@@ -214,7 +214,11 @@ def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
 
     progress = ReadingProgress(None, notes.append, clock=lambda: now[0])
     read_sources(["a.txt.gz"], on_read=later)
-    assert notes and notes[0].startswith("reading a.txt.gz: ")
+    assert notes[0].startswith("reading a.txt.gz: ")
+    put("few/b.txt", b"small")
+    put("few/c.txt", b"small")
+    read_sources(["few"], on_read=later)  # small files count, too
+    assert notes[-1] == "reading few/c.txt, file 3"
     now[0] = 0.0
     progress = ReadingProgress(20, notes.append, clock=lambda: now[0])
     with pytest.raises(LLMError) as caught:

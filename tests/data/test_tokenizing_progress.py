@@ -36,5 +36,15 @@ def test_what_is_cached_is_named() -> None:
 
 
 def test_a_text_that_takes_seconds_has_no_notes() -> None:
-    assert notes_of(100_000_000, 0, 16_000_000, 3.0) == []
+    assert notes_of(15_000_000, 0, 1_000_000, 3.0) == []
     assert notes_of(0, 9_000_000_000, 16_000_000, 3.0) == []
+
+
+def test_pieces_of_texts_count_as_bytes() -> None:
+    notes: list[str] = []
+    now = iter(range(0, 900, 30))
+    progress = TokenizingProgress(32_000_000, 0, notes.append, lambda: next(now))
+    texts = [["é" * 4_000_000] * 2, ["a" * 8_000_000] * 2]
+    assert [list(text) for text in progress.counted(iter(map(iter, texts)))] == texts
+    assert notes == ["tokenizing 32.00 MB of text", "tokenized 25 %, about 2m left", "tokenized 50 %, about 1m left",
+                     "tokenized 75 %, about 30s left"]  # fmt: skip

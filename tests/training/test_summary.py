@@ -11,7 +11,9 @@ from llmcli.training.summary import read_curve, summarize, usage_hints
 
 PLATEAU = "The validation loss has plateaued: longer training at this size would help little."
 PLATEAU_ALONE = "The training loss has plateaued: longer training at this size would help little."
-FINAL = "Held-out text: network 1.000 bits per byte at the end (lower is better), on all 5,000 bytes, in float32."
+MEASURED = "Held-out text: network 1.000 bits per byte at the end (lower is better), on all 5,000 bytes, in float32."
+NO_COMPRESSORS = "There was no time for compressors to compare with: run llm eval."
+FINAL = f"{MEASURED} {NO_COMPRESSORS}"
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -63,9 +65,15 @@ def test_a_run_that_has_plateaued() -> None:
 def test_the_part_of_the_held_out_text_that_was_measured_is_given() -> None:
     part = summarize(record(held_out={"bytes": 20_000}, bits_per_byte=0.2146))[0]
     assert part == (
-        "Held-out text: network 0.215 bits per byte at the end (lower is better), on 5,000 of its 20,000 bytes, in "
-        "float32."
+        "Held-out text: network 0.215 bits per byte at the end (lower is better), on 5,000 of its 20,000 bytes (a "
+        f"sample, to save time), in float32. {NO_COMPRESSORS}"
     )
+
+
+def test_compressors_are_not_missed_where_none_would_be_compared() -> None:
+    short = summarize(record(held_out={"bytes": 1999}, held_out_measured={"bytes": 1999}))[0]
+    assert short == MEASURED.replace("5,000", "1,999")
+    assert NO_COMPRESSORS not in summarize(chat_record())[0]
 
 
 def compressors(**bits: float) -> list[Baseline]:
@@ -96,8 +104,8 @@ def test_each_figure_is_compared_with_compressors_of_its_kind(
     first = summarize(record(**(of_both if adapting else {"bits_per_byte": network})), ALL)[0]
     shown = f"network {network:.3f}" + (f", adapting {adapting:.3f}" if adapting else "")
     assert first == (
-        f"{FINAL.replace('network 1.000', shown)} Compressors on the same text, beside the network: xz 3.000 and PPM, "
-        f"static about 2.50{of_network}; beside adapting: PPM, adaptive 2.000{of_adapting}."
+        f"{MEASURED.replace('network 1.000', shown)} Compressors on the same text, beside the network: xz 3.000 and "
+        f"PPM, static about 2.50{of_network}; beside adapting: PPM, adaptive 2.000{of_adapting}."
     )
 
 
@@ -131,8 +139,8 @@ def test_a_capped_context_and_an_unmeasured_text_are_mentioned() -> None:
     capped = summarize(record(held_out_measured={"bytes": 5000, "context": 2048}))[0]
     assert capped == FINAL.replace("in float32.", "in float32 with a context of 2,048 tokens.")
     sample = summarize(record(held_out_measured={"bytes": 900, "cached_tokens": 8192}))[0]
-    assert sample.endswith("on 900 of its 5,000 bytes, in float32 and an n-gram cache of at most 8,192 tokens of the "
-                           "text, for this sample.")  # fmt: skip
+    assert sample.endswith("on 900 of its 5,000 bytes (a sample, to save time), in float32 and an n-gram cache of at "
+                           f"most 8,192 tokens of the text, for this sample. {NO_COMPRESSORS}")  # fmt: skip
     unmeasured = summarize(record(bits_per_byte=None, held_out_measured=None))[0]
     assert unmeasured == (
         "The held-out text was not evaluated at the end, which would have taken too long: run llm eval."
@@ -508,14 +516,14 @@ def test_greedy_answers_and_plain_text_have_a_sentence_each() -> None:
     assert sentences[1:3] == [
         "Greedy answers to 12 held-out questions: 3 occur verbatim among the training answers, 2 equal the reference "
         "answer.",
-        "Plain text (the held-out text): 2.000 bits per byte before, 2.030 after (+1.5%).",
+        "Plain text (the held-out text): network 2.000 bits per byte before, 2.030 after (+1.5%).",
     ]
     forgot = summarize(chat_record(plain_text=plain_text | {"after": 2.2}))[1]
     assert forgot.endswith(
         "(+10.0%). Adding plain text to the training data, --lora, or a lower --lr-scale would help to keep it."
     )
     alone = summarize(chat_record(plain_text=plain_text | {"before": None}))[1]
-    assert alone == "Plain text (the held-out text): 2.030 bits per byte."
+    assert alone == "Plain text (the held-out text): network 2.030 bits per byte."
     assert "1 held-out question:" in summarize(chat_record(answers=answers | {"questions": 1}))[1]
 
 

@@ -366,7 +366,7 @@ def train(
     options = {param.opts[0]: context_.params[str(param.name)] for param in context_.command.params}
     run = session.plan_run(
         request, inputs, target, device, dtype, options=options, fixed_threads=threads is not None,
-        on_note=console.note, processes=processes,
+        started=started, on_note=console.note, processes=processes,
     )  # fmt: skip
     _note_stopped_run(target, dry_run, processes.count)
     for note in inputs.notes:
