@@ -18,8 +18,8 @@ from llmcli.data.corpus_tokens import tokenize_in_shards
 from llmcli.data.documents import Document
 from llmcli.data.token_shards import TokenShards
 from llmcli.data.tokenizer import Tokenizer
-from llmcli.data.tokens import count_bytes, tokenize, used_tokens
 from llmcli.data.tokenizing_progress import TokenizingProgress
+from llmcli.data.tokens import count_bytes, tokenize, used_tokens
 from llmcli.data.train_tokenizer import TRAINING_BYTES, nearest_power_of_two, train_tokenizer
 from llmcli.data.vocabulary_limits import MAX_DEFAULT_VOCAB_SIZE, MIN_DEFAULT_VOCAB_SIZE
 from llmcli.evaluation.training_text import trained_part, untrained_part

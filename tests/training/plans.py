@@ -33,10 +33,12 @@ def plan(
     vocab_size: int = 512,
     base: ModelConfig | None = None,
     machine: Machine | None = None,
+    seconds_spent: float = 0.0,
 ) -> Plan:
     return make_plan(
-        request or Request(), train_tokens=train_tokens, vocab_size=vocab_size, eos_id=0, base=base, machine=machine
-    )
+        request or Request(), train_tokens=train_tokens, vocab_size=vocab_size, eos_id=0, base=base, machine=machine,
+        seconds_spent=seconds_spent,
+    )  # fmt: skip
 
 
 def row(plan: Plan, name: str) -> PlanRow:
