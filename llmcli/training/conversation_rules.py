@@ -126,7 +126,7 @@ def dropout(
 ) -> Decision[float]:
     """The rate in a run on conversations alone."""
     if base and request.dropout is None:
-        return Decision(0.0, "the base model's layers would have to learn to do without each other first")
+        return Decision(0.0, "the base model was trained without dropout")
     return rules.dropout(request, model, tokens, epochs)
 
 

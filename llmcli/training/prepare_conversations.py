@@ -42,7 +42,7 @@ class ConversationInputs:
         conversations = [one for file in self.files for one in file.conversations]
         if isinstance(self.held_out, float):
             divided = split(conversations, self.held_out)
-            source = f"{self.held_out:.3g} of the conversations, spread evenly"
+            source = f"{100 * self.held_out:.3g}% of the conversations, spread evenly"
         else:
             others = [one for file in self.held_out for one in file.conversations]
             divided = without_duplicates(conversations, others)

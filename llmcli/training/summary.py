@@ -353,7 +353,9 @@ def _quality(run: _Run) -> str:
         left_out = " There was no time for compressors to compare with: run llm eval."
         return quality + (left_out if held_out >= MIN_COMPARED_BYTES and not run.of_answers else "")
     text = "the same text" if measured == held_out else "all of it"
-    beside = [_beside(run, f"the {NETWORK}", adaptive=False), _beside(run, ADAPTING, adaptive=True)]
+    beside = [_beside(run, f"the {NETWORK}", adaptive=False)]
+    if figures.adapting is not None:
+        beside.append(_beside(run, ADAPTING, adaptive=True))
     return f"{quality} Compressors on {text}, {'; '.join(filter(None, beside))}."
 
 
@@ -512,7 +514,7 @@ def _advice(run: _Run, command: str | None, seconds: float | None) -> list[str]:
 def _answer_advice(run: _Run) -> str:
     """What would improve the answers of a model that knows those of its training data, "" where that is open."""
     if run.answers_correctly:
-        return "Nearly all of these answers are right: longer training would help little."
+        return "Nearly all of these answers are exact or near: longer training would help little."
     if run.ended_early or not run.knows_its_answers:
         return ""
     unseen = ""

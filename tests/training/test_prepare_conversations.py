@@ -91,7 +91,7 @@ def test_the_record_describes_the_conversations() -> None:
     assert ready.record["train_bytes"] == ready.record["train_tokens"] == 0  # of plain text
     assert ready.record["held_out"] == {
         "bytes": held_out_bytes, "tokens": ready.conversations.held_out.targets,
-        "from": "0.1 of the conversations, spread evenly", "of": "answers",
+        "from": "10% of the conversations, spread evenly", "of": "answers",
     }  # fmt: skip
     assert ready.record["conversations"] == {
         "training": 35 - len(chosen), "held_out": len(chosen), "held_out_share": 0.1, "duplicates": 0, "dropped": 0,
