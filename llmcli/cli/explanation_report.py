@@ -162,7 +162,8 @@ class ExplanationReport:
         """How much less likely the prediction is without each token but the last, or without each of as many tokens as
         `rows`, those with the largest effects."""
         measured = enumerate(self.explanation.ablation_effects[:-1].tolist())
-        effects = [(i, bits) for i, bits in measured if not math.isnan(bits)]
+        # as they are shown: an effect of 0.00 has no bar
+        effects = [(i, round(bits, units.BITS_DIGITS)) for i, bits in measured if not math.isnan(bits)]
         if not effects:
             return
         predicted = self._label(self.explanation.token)

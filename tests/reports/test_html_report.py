@@ -242,8 +242,10 @@ def test_figures_are_rounded_as_in_the_terminal(tmp_path: Path) -> None:
     path.write_bytes(html_report.explanation_page(explanation, tokenizer(), "The cat sat on the mat.", WORDS, 5, "m"))
     _, shown = run_page(path, script="""
         const figures = (id) => [...document.querySelectorAll(`#${id} .figure`)].map((node) => node.textContent);
-        return { effects: figures("effects"), lens: figures("prediction-bars") };
+        const empty = [...document.querySelectorAll("#effects .bar")].map((bar) => bar.style.width === "0%");
+        return { effects: figures("effects"), empty, lens: figures("prediction-bars") };
     """)  # fmt: skip
+    assert shown["empty"] == [False] * 4 + [True] * 2  # an effect of 0.00 has no bar
     terminal = [
         f"{bits:+.2f}".replace("-", "−").replace("+0.00", "0.00").replace("−0.00", "0.00") for bits in effects[:-1]
     ]

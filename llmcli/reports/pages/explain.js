@@ -112,7 +112,7 @@ function showAttention(selected) {
 function showPrediction() {
   const t = state.token, surprisal = data.surprisals[t], effect = data.effects[t], facts = [];
   if (surprisal !== null) facts.push(`Surprisal ${bits(surprisal)} bits: how unexpected it was after the tokens before it.`);
-  if (effect !== null) facts.push(`Without it, the next token “${readable(data.next[0][0])}” would be ${bits(effect)} bits ${effect < 0 ? "more" : "less"} likely.`);
+  if (effect !== null && Number(bits(effect))) facts.push(`Without it, the next token “${readable(data.next[0][0])}” would be ${bits(effect)} bits ${effect < 0 ? "more" : "less"} likely.`);
   byId("prediction-title").textContent = `Predicted after ${tokenName(t)}`;
   byId("prediction-facts").textContent = facts.join(" ");
   showShares(byId("prediction-bars"), predictions(L, t).map(([text, share]) => [tokenSpan(text), share]));
@@ -202,7 +202,8 @@ function showEffects(onlyLargest) {
   const shown = new Set(onlyLargest && known.length > MAX_EFFECTS ? bySize.slice(0, MAX_EFFECTS / 2) : known);
   showBars(byId("effects"), known.filter((i) => shown.has(i)).map((i) => {
     const figure = bits(data.effects[i]), isNegative = data.effects[i] < 0;
-    return [numberedToken(i), (Number(figure) === 0 ? "" : isNegative ? "−" : "+") + figure, size(i) / largest, isNegative ? "negative" : ""];
+    const sign = isNegative ? "−" : "+", isZero = Number(figure) === 0; // as shown: then without a sign and a bar
+    return [numberedToken(i), (isZero ? "" : sign) + figure, isZero ? 0 : size(i) / largest, isNegative ? "negative" : ""];
   }));
   const button = byId("effects-fold");
   button.hidden = known.length <= MAX_EFFECTS;
