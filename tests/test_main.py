@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment of the start ends the program: it is neither lost nor a traceback."""
+"""A signal at any moment of the start ends the program: it is neither lost nor a traceback."""
 
 import signal
 import subprocess
@@ -9,20 +9,20 @@ from types import FrameType
 
 import pytest
 
-from llmcli import __main__ as main_module
+from llmcli.cli import signals
 
 AT_CALL = """
 import os, runpy, signal, sys
-name, count, seen = sys.argv[1], int(sys.argv[2]), 0
+name, count, number, seen = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), 0
 def interrupt(frame, event, _):
     global seen
     place = frame.f_code.co_name == name and (name != "cb" or "importlib" in frame.f_code.co_filename)
-    if event == "call" and place and signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if event == "call" and place and signal.getsignal(number) not in (signal.default_int_handler, signal.SIG_DFL):
         seen += 1
         if seen == count:
             sys.setprofile(None)
-            os.kill(os.getpid(), signal.SIGINT)
-sys.argv = ["llm", *sys.argv[3:]]
+            os.kill(os.getpid(), number)
+sys.argv = ["llm", *sys.argv[4:]]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where it is ignored
 sys.setprofile(interrupt)
 runpy.run_module("llmcli", run_name="__main__", alter_sys=True)
@@ -30,28 +30,36 @@ runpy.run_module("llmcli", run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.parametrize(
-    "place", [("cb", "50"), ("cb", "250"), ("__set_name__", "1"), ("exec_module", "5"), ("get_command", "1")]
+    ("place", "number"),
+    [
+        *((("cb", count), signal.SIGINT) for count in ("50", "250")),
+        *(((name, "1"), signal.SIGINT) for name in ("__set_name__", "exec_module", "get_command")),
+        *(((name, "1"), signal.SIGTERM) for name in ("cb", "__set_name__")),
+    ],
 )
 @pytest.mark.slow
-def test_an_interrupt_while_the_program_starts_ends_it(tiny_model: Path, place: tuple[str, str]) -> None:
+def test_a_signal_while_the_program_starts_ends_it(
+    tiny_model: Path, place: tuple[str, str], number: signal.Signals
+) -> None:
     """Importlib's callbacks drop a KeyboardInterrupt, and `__set_name__` wraps it in another exception. `get_command`
     is typer's, which handles none yet."""
     words = ["generate", "The cat", "--samples", "1000000", "-m", str(tiny_model), "-q"]  # minutes, if not interrupted
     run = subprocess.run(
-        [sys.executable, "-c", AT_CALL, *place, *words], capture_output=True, text=True, timeout=240, check=False
-    )
-    assert run.returncode == 130 and "Traceback" not in run.stderr, run.stderr
+        [sys.executable, "-c", AT_CALL, *place, str(int(number)), *words],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert run.returncode == 128 + number and "Traceback" not in run.stderr, run.stderr
 
 
 def test_an_interrupt_inside_an_import_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[float] = []
-    monkeypatch.setattr(main_module, "_send_interrupt", lambda: sent.append(time.monotonic()))
-    monkeypatch.setattr(main_module, "_is_importing", lambda frame: True)
-    main_module._interrupt(signal.SIGINT, None)
+    sent: list[int] = []
+    monkeypatch.setattr(signals, "_send", sent.append)
+    monkeypatch.setattr(signals, "_is_importing", lambda frame: True)
+    signals.end_process(signal.SIGTERM, None)
     deadline = time.monotonic() + 60
     while not sent and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert len(sent) == 1
+    assert sent == [signal.SIGTERM]
 
 
 def test_elsewhere_an_interrupt_is_raised_at_once() -> None:
@@ -59,4 +67,4 @@ def test_elsewhere_an_interrupt_is_raised_at_once() -> None:
         return sys._getframe()
 
     with pytest.raises(KeyboardInterrupt):
-        main_module._interrupt(signal.SIGINT, here())
+        signals.end_process(signal.SIGINT, here())

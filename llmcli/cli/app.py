@@ -15,8 +15,7 @@ import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
@@ -24,7 +23,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 import llmcli
 from llmcli.cli import console, name_conflict
 from llmcli.cli.option_values import convert_directly
-from llmcli.cli.signals import termination_signals
+from llmcli.cli.signals import end_process, termination_signals
 from llmcli.errors import LLMError, missing_package, usage
 from llmcli.formats import atomic_io
 
@@ -302,17 +301,13 @@ def main() -> None:
         _enable_escape_codes()
     signals = termination_signals()
     for number in signals:
-        signal.signal(number, _exit_on_signal)
+        signal.signal(number, end_process)
     try:
         name_conflict.note_once(sys.argv[1:])
         app()
     finally:
         for number in (*signals, signal.SIGINT):  # the process is ending: no signal may interrupt that
             signal.signal(number, signal.SIG_IGN)
-
-
-def _exit_on_signal(number: int, _: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 # ---- standard streams

@@ -1,14 +1,17 @@
-"""Ctrl-C and the other signals that ask a process to end."""
+"""Ctrl-C and the other signals that ask a process to end.
+
+Imports little: the entry point installs its handler before anything else is imported.
+"""
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 
-from llmcli.cli import console
-
+RETRY_SECONDS = 0.05
 SAME_REQUEST = 0.5  # seconds within which a second signal belongs to the same request
 
 
@@ -29,13 +32,49 @@ def _not_ignored(*numbers: signal.Signals) -> list[signal.Signals]:
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
+def end_process(number: int, frame: FrameType | None) -> None:
+    """A handler: raise KeyboardInterrupt, or SystemExit with the exit code of another signal, but not in the middle of
+    an import: try again shortly after.
+
+    There the exception can be lost: importlib's callbacks print and drop it, and class creation wraps it in another.
+    """
+    if _is_importing(frame):
+        timer = threading.Timer(RETRY_SECONDS, _send, [number])
+        timer.daemon = True
+        timer.start()
+    elif number == signal.SIGINT:
+        raise KeyboardInterrupt
+    else:
+        raise SystemExit(128 + number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _send(number: int) -> None:
+    if hasattr(signal, "pthread_kill"):  # also ends a system call that the main thread waits in
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        import _thread
+
+        _thread.interrupt_main(number)
+
+
 @contextmanager
 def stop_requests(
-    can_save: Callable[[], bool] = lambda: True, show_note: Callable[[str], None] = console.note_from_signal_handler
+    can_save: Callable[[], bool] = lambda: True, show_note: Callable[[str], None] | None = None
 ) -> Iterator[list[int]]:
     """Collect the first SIGINT or termination signal in a list, so that a run can end and save; a later second one
     raises KeyboardInterrupt. While `can_save` returns False a signal has the effect that it has outside. `show_note` is
     called in a signal handler."""
+    from llmcli.cli import console
+
+    show_note = show_note or console.note_from_signal_handler
     note = partial(show_note, "ending the run and saving; press Ctrl-C again to quit without saving")
     with _collected(stop_signals(), note, can_save) as received:
         yield received
@@ -97,7 +136,7 @@ def _collected(
             received.append(number)
             on_first()
         elif now - first_at >= SAME_REQUEST:
-            raise KeyboardInterrupt
+            end_process(signal.SIGINT, frame)
 
     handlers = {number: signal.getsignal(number) for number in numbers}
     try:
