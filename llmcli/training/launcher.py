@@ -7,7 +7,7 @@ import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -24,7 +24,7 @@ def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None])
     When a process is killed, all are started again, and the run resumes from its last saved state.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each sets its own number of threads
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it logs what the exit code says
+    logging.disable(logging.ERROR)  # torch logs what the exit code says, by loggers with levels of their own
     command = ["-m", "llmcli", *arguments]
     for restarts in range(MAX_RESTARTS + 1):
         os.environ[OWN_RESTARTS], os.environ[RESTARTS_LEFT] = str(restarts), str(MAX_RESTARTS - restarts)
@@ -52,6 +52,7 @@ def _config(count: int) -> LaunchConfig:
         rdzv_endpoint="localhost:0",
         max_restarts=0,  # torch would start them again after an error of the user as well
         shutdown_timeout=SAVING_SECONDS,
+        logs_specs=DefaultLogsSpecs(os.devnull),  # otherwise each run leaves an empty temporary directory
     )
 
 

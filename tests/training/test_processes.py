@@ -189,10 +189,13 @@ def test_a_killed_process_is_started_again_to_the_same_bytes(corpus):
 @pytest.mark.slow
 def test_a_stopped_run_resumes_with_another_number_of_processes(corpus):
     words = command(corpus, "stopped.safetensors", "--steps", "200")
-    process = subprocess.Popen([sys.executable, "-m", "llmcli", *words, "--processes", "2", "-q"])
+    several = [sys.executable, "-m", "llmcli", *words, "--processes", "2", "-q"]
+    process = subprocess.Popen(several, stderr=subprocess.PIPE, text=True)
     wait_for(corpus.parent / "stopped.resume.safetensors")
     process.terminate()
-    assert process.wait(SECONDS) == 128 + signal.SIGTERM
+    _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "death signal" not in errors  # of torch's log
     resumed = run_here([*words, "--threads", "1"])  # one process has as many threads as each of two
     assert resumed.returncode == 0, resumed.stderr
     assert "with 1 instead of 2 processes" in resumed.stderr
@@ -200,8 +203,10 @@ def test_a_stopped_run_resumes_with_another_number_of_processes(corpus):
 
 
 @pytest.mark.slow
-def test_an_error_of_the_user_is_one_line_and_not_tried_again(corpus):
+def test_an_error_of_the_user_is_one_line_and_not_tried_again(corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     result = run(["train", str(corpus.parent / "missing.txt"), "--processes", "2"])
+    assert not [*tmp_path.iterdir()], "torch leaves a directory for logs"
     errors = [line for line in result.stderr.splitlines() if not line.startswith("--processes 2 is more than")]
     assert result.returncode == 1 and len(errors) == 1 and "missing.txt" in errors[0]
 
