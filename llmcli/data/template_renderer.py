@@ -81,6 +81,7 @@ class _Process:
             self._running = subprocess.Popen(
                 [sys.executable, "-c", _COMMAND, *sys.path],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                start_new_session=True,  # signals of the terminal are for this process alone
             )  # fmt: skip
             atexit.register(self._stop)
             _exchange(self._running, b"", START_SECONDS)

@@ -405,16 +405,20 @@ BEFORE_THE_FIRST_STEP = {
 }
 
 
-@pytest.mark.parametrize("phase", BEFORE_THE_FIRST_STEP)
+@pytest.mark.parametrize(
+    ("phase", "number"),
+    [*((phase, signal.SIGINT) for phase in BEFORE_THE_FIRST_STEP), ("fresh weights", signal.SIGTERM)],
+)
 def test_an_interrupt_before_the_first_step_ends_the_command_at_once(
-    llm: Llm, monkeypatch: pytest.MonkeyPatch, phase: str
+    llm: Llm, monkeypatch: pytest.MonkeyPatch, phase: str, number: signal.Signals
 ) -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
+    handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, handler)  # it may be ignored here
     Path("c.txt").write_text(TEXT, "utf-8")
     passed: list[str] = []
 
     def interrupt(*_: object, **__: object) -> None:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         passed.append(phase)
 
     monkeypatch.setattr(BEFORE_THE_FIRST_STEP[phase], interrupt)
@@ -423,8 +427,8 @@ def test_an_interrupt_before_the_first_step_ends_the_command_at_once(
     try:
         answer = llm("train", "c.txt", *OPTIONS, "--steps", 3)
     finally:
-        signal.signal(signal.SIGINT, before)
-    assert answer.exit_code == 130 and not passed, answer.stderr
+        signal.signal(number, before)
+    assert answer.exit_code == 128 + number and not passed, answer.stderr
     assert "interrupted" in answer.stderr.splitlines()[-1] and "saving" not in answer.stderr
     if phase in ("compressors", "fresh weights", "the first step"):
         assert answer.stderr.splitlines()[-1] == "interrupted before the first training step; no model was written"

@@ -125,3 +125,11 @@ def test_a_module_of_the_working_directory_is_not_imported(tmp_path, monkeypatch
     monkeypatch.setattr(template_renderer, "_process", template_renderer._Process())
     assert text("a") == "a"
     template_renderer._process._stop()
+
+
+@pytest.mark.skipif(not hasattr(os, "getpgid"), reason="Windows has no process groups")
+def test_ctrl_c_in_the_terminal_does_not_reach_the_process() -> None:
+    """Also not while it starts, before it could ignore the signal."""
+    text("a")
+    process = template_renderer._process._running
+    assert process and os.getpgid(process.pid) == process.pid != os.getpgid(0)

@@ -549,16 +549,16 @@ def _run(
 
 @contextmanager
 def _first_step_interrupted(output: "Output", trains: Callable[[], bool]) -> Iterator[None]:
-    """Say that a Ctrl-C inside, before the first step, leaves no model."""
+    """Say that a Ctrl-C or a termination signal inside, before the first step, leaves no model."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
         if trains():
             raise
         console.status("")
         left = f"{output.resume_path} is unchanged" if output.stopped else "no model was written"
         console.note(f"interrupted before the first training step; {left}")
-        raise typer.Exit(130) from None
+        raise typer.Exit(int(end.code or 1) if isinstance(end, SystemExit) else 130) from None
 
 
 def _show_generation(share: float) -> None:
