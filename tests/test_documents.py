@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from llmcli.formats import loading
+from llmcli.formats import headers
 from llmcli.training import held_out_questions
 from tests.platforms import FULL
 
@@ -207,7 +207,7 @@ def test_the_first_documents_run_in_order_in_one_directory(own_directory: Path, 
     kept = ["model.safetensors", "model-1.safetensors", "model-2.safetensors"]
     assert set(kept) < made and "model-3.safetensors" not in made
     for name in kept:
-        record = json.loads(loading.read_header(name).metadata["training.json"])
+        record = json.loads(headers.read_header(name).metadata["training.json"])
         assert record["corpus"][0]["name"] == "food.txt"
 
 

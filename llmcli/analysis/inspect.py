@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from llmcli.errors import LLMError
 from llmcli.formats.header import Header, TensorInfo
-from llmcli.formats.safetensors_file import read_values
 
 if TYPE_CHECKING:
     import numpy as np
@@ -183,6 +182,8 @@ def tensor_statistics(header: Header, *tensors: TensorInfo) -> TensorStatistics:
 def _finite_values(header: Header, tensors: tuple[TensorInfo, ...]) -> "Iterator[tuple[NDArray[np.float64], int]]":
     """(the finite values of a chunk, how many others it has), for each chunk of the tensors."""
     import numpy as np
+
+    from llmcli.formats.safetensors_file import read_values
 
     for tensor in tensors:
         for chunk in read_values(header, tensor):

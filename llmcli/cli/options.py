@@ -3,7 +3,6 @@
 import math
 import os
 import re
-import secrets
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -329,7 +328,7 @@ def sampling_config(context: typer.Context) -> SamplingConfig:
     """The sampling that the options of a subcommand describe, with a random seed if none was given. Raises LLMError."""
     names = [field.name for field in fields(SamplingConfig)]
     values = {name: value for name in names if (value := context.params.get(name)) is not None}
-    values.setdefault("seed", secrets.randbelow(1 << 32))
+    values.setdefault("seed", int.from_bytes(os.urandom(4), "big"))
     return SamplingConfig(**values | {"stop": tuple(values.get("stop", ()))})
 
 

@@ -7,6 +7,8 @@ and that long text is encoded in pieces of bounded memory.
 Knows nothing of models or files.
 """
 
+from __future__ import annotations
+
 import codecs
 import copy
 import json
@@ -15,18 +17,21 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tokenizers
-from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from llmcli.data import text_pieces, tokenizer_json
 from llmcli.data.token_names import SPACE, name_to_bytes
-from llmcli.data.vocabulary import Vocabulary
 from llmcli.data.vocabulary_limits import MIN_VOCAB_SIZE
 from llmcli.errors import LLMError, usage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from llmcli.data.vocabulary import Vocabulary
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's name for the end of a document
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"  # ChatML's names for the beginning and the end of a turn
@@ -68,7 +73,7 @@ class Tokenizer:
     # ---- training and reading
 
     @classmethod
-    def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+    def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """Byte-level byte-pair encoding (Sennrich et al. 2016; GPT-2 section 2.2) with GPT-2's pre-tokenizer.
 
         The vocabulary is CONTROL_TOKENS, the 256 bytes, then the merges in the order of training. It is smaller than
@@ -95,7 +100,7 @@ class Tokenizer:
         return cls(inner)
 
     @classmethod
-    def train_char(cls, texts: Iterable[str], vocab_size: int | None = None) -> "Tokenizer":
+    def train_char(cls, texts: Iterable[str], vocab_size: int | None = None) -> Tokenizer:
         """One token for each character of the texts; any other character is encoded as bytes.
 
         All ASCII characters of the texts are kept, as each takes the place of its byte. Of the others, the most
@@ -126,7 +131,7 @@ class Tokenizer:
         max_vocab_size: int | None = None,
         eos_ids: Iterable[int] = (),
         seen_bytes: bytes | None = None,
-    ) -> "Tokenizer":
+    ) -> Tokenizer:
         """Read a tokenizer.json: a BPE that is byte-level or has byte fallback. Raises LLMError for any other.
 
         `max_vocab_size` is that of the model that the tokenizer belongs to; then tokens for some bytes may be missing,
@@ -237,21 +242,25 @@ class Tokenizer:
     @cached_property
     def byte_lengths(self) -> NDArray[np.int64]:
         """The number of bytes of each token, [vocab_size]."""
+        import numpy as np
+
         return np.array([len(data) for data in self.token_bytes])
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The bytes of all tokens, indexed. Of the control tokens, a model trained here writes only `eos_ids`."""
+        from llmcli.data.vocabulary import Vocabulary  # imports numpy, which ids alone do not need
+
         return Vocabulary(self.token_bytes, self.seen_bytes, self.eos_ids, unrestricted=self.imported)
 
-    def with_seen_bytes(self, seen_bytes: bytes | None) -> "Tokenizer":
+    def with_seen_bytes(self, seen_bytes: bytes | None) -> Tokenizer:
         """A copy for a model whose training text has these byte values; None if they are unknown."""
         other = copy.copy(self)
         other.__dict__.pop("vocabulary", None)
         other.seen_bytes = seen_bytes
         return other
 
-    def with_eos_ids(self, ids: Iterable[int]) -> "Tokenizer":
+    def with_eos_ids(self, ids: Iterable[int]) -> Tokenizer:
         """A copy for a model for which these tokens, too, end a text; `eos_id` stays."""
         other = copy.copy(self)
         for name in ("vocabulary", "eos_ids"):
@@ -259,7 +268,7 @@ class Tokenizer:
         other.eos_id, other._end_ids = self.eos_id, self.eos_ids | set(ids)
         return other
 
-    def with_chat_tokens(self) -> "Tokenizer":
+    def with_chat_tokens(self) -> Tokenizer:
         """Itself if it has the control tokens of ChatML, else a copy to which those that it lacks are appended.
 
         Its `eos_id` stays. Raises LLMError if ordinary text would become one of them.
@@ -373,7 +382,7 @@ class Tokenizer:
             word = end[self._inner.pre_tokenizer.pre_tokenize_str(end)[-1][1][0] :]
         return text[: len(text) - len(word)], word
 
-    def encode_stream(self, texts: Iterable[str], *, continued: bool = False) -> "Iterator[array[int]]":
+    def encode_stream(self, texts: Iterable[str], *, continued: bool = False) -> Iterator[array[int]]:
         """The ids of one long text that comes in parts, as arrays of bounded size.
 
         The ids do not depend on where the parts end, except in runs of over 65,536 characters without a space.
@@ -396,7 +405,7 @@ class Tokenizer:
         there is none."""
         return text_pieces.first_cut(text, self._boundary)
 
-    def _encode_batch(self, batch: list[str]) -> "array[int]":
+    def _encode_batch(self, batch: list[str]) -> array[int]:
         self._check_bytes(batch)
         ids = array("I")
         for encoding in self._inner.encode_batch_fast(batch, add_special_tokens=False):

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from llmcli.errors import LLMError
 
 FEATURES = 4  # of a context, each with a weight
@@ -40,6 +38,8 @@ class CacheWeights:
         weights = [one.orders for one in models if one]
         if len(weights) < len(models) or len({len(orders) for orders in weights}) != 1:
             return None
+        import numpy as np
+
         return cls(tuple(map(tuple, np.mean(weights, axis=0).tolist())))
 
     def as_record(self) -> dict[str, Any]:

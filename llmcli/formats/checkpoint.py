@@ -1,17 +1,16 @@
 """The model file: a standard safetensors file with the weights, the config, the tokenizer and the training record.
 
 `load` opens one and checks that this program wrote it and that it is complete. The tokenizer is text here, and is not
-interpreted. Knows numpy, not torch.
+interpreted. Knows numpy, which is imported when a tensor is read, not torch.
 """
+
+from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from llmcli.config import QUANTIZATIONS, ModelConfig
 from llmcli.errors import LLMError
@@ -23,6 +22,10 @@ from llmcli.formats.metadata import parse_document
 from llmcli.formats.quantization import QuantizedMatrix
 from llmcli.formats.safetensors_file import TensorSource, digest, read_into, read_tensor, write
 from llmcli.formats.safetensors_header import read_header
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FORMAT_VERSION = 1
 MAX_HASHED_BYTES = 1 << 24  # largest file whose hash is checked whenever it is opened, which takes up to 10 ms
@@ -58,7 +61,7 @@ class Checkpoint:
         return TORCH_NAMES[names.pop()] if len(names) == 1 else "float32"
 
     @property
-    def shared(self) -> "Checkpoint":
+    def shared(self) -> Checkpoint:
         """Itself; the counterpart of `Ensemble.shared`."""
         return self
 
@@ -82,12 +85,14 @@ class Checkpoint:
             return stored
         return quantization.quantize(self.tensors[name], bits)
 
-    def with_quantized_values(self, scheme: str) -> "Checkpoint":
+    def with_quantized_values(self, scheme: str) -> Checkpoint:
         """The same model in float32, with weights that were quantized and dequantized."""
         return replace(self, tensors=_DequantizedTensors(self, scheme), dtypes={})
 
     def stacked(self, names: Sequence[str]) -> NDArray[np.float32]:
         """Tensors stacked along their first dimension in float32, each read straight into its place."""
+        import numpy as np
+
         shapes = [self.config.tensor_shapes()[name] for name in names]
         stacked = np.empty((sum(shape[0] for shape in shapes), *shapes[0][1:]), np.float32)
         start = 0
@@ -118,7 +123,7 @@ def seen_bytes(records: Iterable[dict[str, Any]]) -> bytes | None:
 # ---- tensors that are read or computed on access
 
 
-class TensorsOnDisk(Mapping[str, NDArray[np.float32]]):
+class TensorsOnDisk(Mapping[str, "NDArray[np.float32]"]):
     """The tensors of a file as float32 arrays, each read on access."""
 
     def __init__(self, header: Header, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -128,6 +133,8 @@ class TensorsOnDisk(Mapping[str, NDArray[np.float32]]):
         matrix = self.quantized(name)
         if matrix is not None:
             return matrix.dequantize()
+        import numpy as np
+
         out = np.empty(self.header.tensors[name].shape, np.float32)
         self.read(name, out)
         return out
@@ -156,7 +163,7 @@ class TensorsOnDisk(Mapping[str, NDArray[np.float32]]):
         return read_tensor(self.header, self.header.tensors[name])
 
 
-class _DequantizedTensors(Mapping[str, NDArray[np.float32]]):
+class _DequantizedTensors(Mapping[str, "NDArray[np.float32]"]):
     """The tensors of a model, quantized and dequantized, each computed on access."""
 
     def __init__(self, model: Checkpoint, scheme: str) -> None:

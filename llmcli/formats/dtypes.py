@@ -1,11 +1,14 @@
 """The data types of tensors: their names in a safetensors file, in numpy and in torch, and their sizes."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 BYTES_PER_ELEMENT = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
@@ -33,6 +36,8 @@ def is_readable(dtype: str) -> bool:
 
 def decode(data: bytes, dtype: str) -> NDArray[Any]:
     """The elements of a tensor in a file, as a flat array; bfloat16 becomes float32."""
+    import numpy as np
+
     elements = np.frombuffer(data, _NUMPY_NAMES[dtype])
     if dtype == "BF16":  # the upper half of a float32
         return (elements.astype(np.uint32) << 16).view(np.float32)
@@ -41,6 +46,8 @@ def decode(data: bytes, dtype: str) -> NDArray[Any]:
 
 def encode(array: NDArray[Any], dtype: str) -> NDArray[np.uint8]:
     """The bytes of an array in a file; for bfloat16 it is rounded to nearest, ties to even."""
+    import numpy as np
+
     if dtype == "BF16":
         bits = np.ascontiguousarray(array, "<f4").reshape(-1).view(np.uint32)
         rounded = (bits + ((bits >> 16 & 1) + 0x7FFF)) >> 16

@@ -6,14 +6,13 @@ configs, its training.json their records. All models share one tokenizer. models
 Knows numpy, not torch.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, training_stages
@@ -22,6 +21,10 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.hf_config import dump_config
 from llmcli.formats.metadata import parse_document
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MODEL_TYPE = "llmcli_mixture"  # in its config.json
 MAX_EXPERTS = 256
@@ -98,7 +101,7 @@ def with_short_names(ensemble: Ensemble, names: Sequence[str]) -> Ensemble:
 # ---- weight averaging
 
 
-class AveragedTensors(Mapping[str, NDArray[np.float32]]):
+class AveragedTensors(Mapping[str, "NDArray[np.float32]"]):
     """The mean of the weights of models of one architecture, called a model soup (arXiv:2203.05482). Each tensor is
     computed on access."""
 
@@ -115,6 +118,8 @@ class AveragedTensors(Mapping[str, NDArray[np.float32]]):
                 )
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
+        import numpy as np
+
         total = np.zeros(self._shapes[name], np.float64)
         for model in self._models:
             total += model.tensors[name]

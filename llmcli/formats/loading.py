@@ -12,7 +12,7 @@ from llmcli.errors import LLMError
 from llmcli.formats import checkpoint, dtypes, ensemble_file, safetensors_header
 from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.ensemble_file import Ensemble
-from llmcli.formats.header import Header
+from llmcli.formats.headers import read_header
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import is_gguf, open_for_reading
 from llmcli.formats.safetensors_file import BLOCK_BYTES
@@ -20,20 +20,6 @@ from llmcli.formats.safetensors_file import BLOCK_BYTES
 if TYPE_CHECKING:
     from llmcli.data.chat_template import ChatTemplate
     from llmcli.data.tokenizer import Tokenizer
-
-
-def read_header(path: str | Path) -> Header:
-    """The header of a model, or of any safetensors file; no tensor is read. Raises LLMError."""
-    path = Path(path)
-    if path.is_dir():
-        from llmcli.formats import hf_directory  # each reader only for its format: a short command waits for imports
-
-        return hf_directory.read_header(path)
-    if is_gguf(path):
-        from llmcli.formats import gguf_reader
-
-        return gguf_reader.read_header(path)
-    return safetensors_header.read_header(path)
 
 
 def load(path: str | Path) -> Checkpoint:

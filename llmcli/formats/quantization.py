@@ -5,14 +5,17 @@ cost the most quality (measured: tests/benchmarks/LOG.md). The layout is that of
 multiplies with it as stored. Knows numpy only.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from llmcli.config import EMBEDDING, HEAD, ModelConfig
 from llmcli.formats import dtypes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 BLOCK = 32  # weights that share a scale
 CODES, SCALES = ".codes", ".scales"  # appended to the name of a matrix in a file
@@ -39,6 +42,8 @@ class QuantizedMatrix:
 
     def dequantize(self, rows: Any = slice(None)) -> NDArray[np.float32]:
         """The values of all rows, or of those that `rows` indexes: [..., columns]."""
+        import numpy as np
+
         codes = self.codes[rows]
         if self.bits == 4:
             codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], BLOCK)
@@ -52,6 +57,8 @@ class QuantizedMatrix:
 def quantize(matrix: NDArray[np.float32], bits: int) -> QuantizedMatrix:
     """Round each weight of a matrix [rows, columns] to the nearest code of `bits` bits, 8 or 4. The scale of a block
     maps its weight of largest magnitude to an extreme value: 127 or -127 in 8 bits, -8 in 4 bits."""
+    import numpy as np
+
     rows, columns = matrix.shape
     blocks = _block_count(columns)
     values: NDArray[np.float32] = np.zeros((rows, blocks * BLOCK), np.float32)

@@ -3,21 +3,24 @@
 A file that is written gets a hash of its whole content into its metadata.
 """
 
+from __future__ import annotations
+
 import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, dtypes
 from llmcli.formats.atomic_io import Buffer
 from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.open_file import open_for_reading
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 BLOCK_BYTES = 1 << 24  # bytes per read
 # how the hash is written in our headers, and zeros in its place while it is computed
@@ -54,12 +57,16 @@ def read_values(header: Header, tensor: TensorInfo) -> Iterator[NDArray[Any]]:
 
 def read_tensor(header: Header, tensor: TensorInfo) -> NDArray[Any]:
     """A whole tensor, with the elements of `read_values`."""
+    import numpy as np
+
     pieces = [*read_values(header, tensor)]
     return (np.concatenate(pieces) if pieces else np.zeros(0, np.float32)).reshape(tensor.shape)
 
 
 def read_into(header: Header, tensor: TensorInfo, out: NDArray[np.float32]) -> None:
     """Fill the contiguous array `out` with a tensor, without a second copy in memory."""
+    import numpy as np
+
     if tensor.dtype != "F32" or header.decode:
         flat = out.reshape(-1)
         done = 0
@@ -90,6 +97,8 @@ def tensors_equal(first: TensorInfo, other: TensorInfo) -> bool:
     if first.shape != other.shape:
         return False
     if first.dtype != other.dtype:
+        import numpy as np
+
         values = (read_tensor(Header(t.path, 0, 0, {}, {}), t) for t in (first, other) if t.path)
         return bool(np.equal(*values).all())
     with open_for_reading(first.path) as first_file, open_for_reading(other.path) as other_file:
@@ -121,6 +130,8 @@ def digest(header: Header) -> str:
 
 def write_tensors(path: str | Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file of float32 and float64 arrays, as `write` does."""
+    import numpy as np
+
     dtype_names = {name: "F64" if array.dtype == np.float64 else "F32" for name, array in tensors.items()}
     write(path, tensors, {name: array.shape for name, array in tensors.items()}, dtype_names, metadata)
 

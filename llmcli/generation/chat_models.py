@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llmcli.config import DEFAULT_MODEL
 from llmcli.errors import LLMError, command_line
-from llmcli.formats.loading import read_header
+from llmcli.formats.headers import read_header
 from llmcli.formats.metadata import parse_document
 from llmcli.formats.open_file import model_files
 

@@ -11,13 +11,16 @@ long. A program for which that matters sets BLAS_THREADS to 1 before it imports 
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llmcli.config import cpu_cores
 from llmcli.models.runtime import Array
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 DOT_TOKENS = 3  # up to this many: a dot product for each output and token
 FEW_TOKENS = 16  # up to this many: products of blocks of the weights
@@ -86,5 +89,7 @@ def _multiply_blocks(weight: Array, x: Array, y: Array) -> None:
 
 
 @lru_cache(maxsize=1)
-def _threads() -> ThreadPoolExecutor:
+def _threads() -> "ThreadPoolExecutor":
+    from concurrent.futures import ThreadPoolExecutor  # with logging: a small model needs neither
+
     return ThreadPoolExecutor(max(1, cpu_cores() - 1), "linear")

@@ -12,7 +12,7 @@ from llmcli.data.example_prompt import example_prompts
 from llmcli.errors import LLMError
 from llmcli.evaluation.memorization import MAX_SEARCHED_BYTES, find_verbatim
 from llmcli.evaluation.training_text import TrainingText, find_training_texts, recorded_names
-from llmcli.formats.loading import read_header
+from llmcli.formats.headers import read_header
 from llmcli.generation.next_words import NextWords, max_evaluations, next_words
 from llmcli.generation.prompt import Prompt
 from llmcli.models.cache_runtime import CacheRuntime, network_of

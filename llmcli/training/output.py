@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import LLMError, usage
-from llmcli.formats import adapters, atomic_io, file_lock, loading
+from llmcli.formats import adapters, atomic_io, file_lock, headers, loading
 from llmcli.formats.checkpoint import save
 from llmcli.formats.output_path import reject_gguf_name, reject_overwriting
 from llmcli.training import resume
@@ -192,7 +192,7 @@ def _is_own_model(path: Path) -> bool:
     if path.is_symlink() or not path.is_file():
         return False
     try:
-        return bool(loading.read_header(path).is_ours)
+        return bool(headers.read_header(path).is_ours)
     except LLMError:
         return False
 

@@ -32,6 +32,7 @@ print(json.dumps({**counts, "modules": sorted(sys.modules)}), file=sys.stderr)
 # imported by no short command
 NEVER = {
     "rich.console", "rich.table", "pydantic", "typer.rich_utils", "torch", "jinja2", "safetensors", "pyppmd", "asyncio",
+    "logging", "concurrent.futures",
     "llmcli.cli.suggestions", "llmcli.formats.hf_directory", "llmcli.formats.gguf_header",
     "llmcli.formats.gguf_reader", "llmcli.models.onnx_runtime", "llmcli.models.onnx_graph",
     "llmcli.models.transformer", "llmcli.data.conversations", "llmcli.data.chat_template",
@@ -52,9 +53,9 @@ def run(*words: str) -> dict[str, object]:
     ("words", "also_never"),
     [
         (("generate", "The cat", "-n", "1"), {"llmcli.cli.charts", "llmcli.cli.tables", "llmcli.cli.memory_report"}),
-        (("inspect",), {"tokenizers", "llmcli.generation", "llmcli.models"}),
-        (("inspect", "--json"), {"tokenizers", "llmcli.generation", "llmcli.models"}),
-        (("tokenize", "The cat"), {"llmcli.generation", "llmcli.models"}),
+        (("inspect",), {"numpy", "hashlib", "secrets", "tokenizers", "llmcli.generation", "llmcli.models"}),
+        (("inspect", "--json"), {"numpy", "hashlib", "secrets", "tokenizers", "llmcli.generation", "llmcli.models"}),
+        (("tokenize", "The cat"), {"numpy", "secrets", "llmcli.generation", "llmcli.models"}),
     ],
     ids=lambda words: " ".join(sorted(words)) if isinstance(words, set) else " ".join(words),
 )

@@ -10,7 +10,7 @@ import pytest
 
 from llmcli.config import ModelConfig
 from llmcli.data.tokenizer import Tokenizer
-from llmcli.formats import loading
+from llmcli.formats import headers, loading
 from llmcli.formats.loading import open_tokenizer
 from tests.formats.gguf_by_hand import CONFIG, FIELDS, MODEL, TENSOR_NAMES, TOKENS, gguf_bytes
 
@@ -51,7 +51,7 @@ def test_float16_and_bfloat16_by_hand(tmp_path: Path) -> None:
         "blk.0.ffn_norm.weight": (30, (4,), bfloat),
     }
     path.write_bytes(gguf_bytes(fields, rows))
-    header = loading.read_header(path)
+    header = headers.read_header(path)
     for name in ("mlp.up_proj.weight", "post_attention_layernorm.weight"):
         tensor = header.tensors[f"model.layers.0.{name}"]
         assert header.decode is not None
@@ -69,7 +69,7 @@ def test_4_bits_by_hand(tmp_path: Path) -> None:
     }
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf_bytes(FIELDS, rows))
-    header = loading.read_header(path)
+    header = headers.read_header(path)
     assert header.decode is not None
     result = np.concatenate([*header.decode(header.tensors["model.layers.0.mlp.up_proj.weight"])])
     assert result.tolist() == ((codes - 8) * 0.5).tolist()

@@ -52,7 +52,7 @@ def inspect(
 
     Example: llm inspect model.safetensors
     """
-    from llmcli.formats.loading import read_header
+    from llmcli.formats.headers import read_header
 
     _check_options(
         context_,

@@ -1,0 +1,24 @@
+"""The header of a model in any format, in the form of our own file.
+
+Needs neither numpy nor the tensors: showing what is in a file waits for no library.
+"""
+
+from pathlib import Path
+
+from llmcli.formats import safetensors_header
+from llmcli.formats.header import Header
+from llmcli.formats.open_file import is_gguf
+
+
+def read_header(path: str | Path) -> Header:
+    """The header of a model, or of any safetensors file; no tensor is read. Raises LLMError."""
+    path = Path(path)
+    if path.is_dir():
+        from llmcli.formats import hf_directory  # each reader only for its format: a short command waits for imports
+
+        return hf_directory.read_header(path)
+    if is_gguf(path):
+        from llmcli.formats import gguf_reader
+
+        return gguf_reader.read_header(path)
+    return safetensors_header.read_header(path)
