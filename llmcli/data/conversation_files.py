@@ -52,6 +52,7 @@ class ConversationFile:
     path: Path
     shape: str  # for users: "messages", "prompt/completion", "ShareGPT", "two columns", "User:/Assistant: turns", ...
     columns: tuple[str, ...] = field(kw_only=True, default=())  # of the prompt and the answer, or of the messages
+    all_columns: tuple[str, ...] = field(kw_only=True, default=())  # also those that are not read
     first_row: str = field(kw_only=True, default="")  # of a table without a header that has a known name: what it is
     conversations: tuple[Conversation, ...] = field(repr=False)
     dropped: int  # conversations without an answer, or with a blank one before the last
@@ -68,6 +69,7 @@ class _Recognized:
     conversations: Iterable[Conversation]
     notes: list[str]
     columns: tuple[str, ...] = ()
+    all_columns: Iterable[str] = ()
     first_row: str = ""
     texts: Iterable[str] | None = None
 
@@ -101,7 +103,9 @@ def read_records(
     suffix = _suffix(path)
     if _is_parquet(name, path):
         with open_parquet(name, path) as table:
-            shape = choose_shape(name, table.first_rows, reading)
+            if not table.first_rows:
+                raise LLMError(f"{name} has no rows; wanted rows with text, or with a prompt and an answer")
+            shape = choose_shape(name, table.first_rows, reading, is_text=False)
             if shape is None or (text_only and not shape.is_text):
                 return None
             rows = table.rows(shape.used_keys)
@@ -280,9 +284,9 @@ def _recognize_records(
             notes.append(f"{name}: {without:,} records without text left out")
 
     if shape.is_text:
-        return _Recognized(shape.name, (), notes, shape.keys, texts=texts())
+        return _Recognized(shape.name, (), notes, shape.keys, keys, texts=texts())
     conversations = (from_record(record, source, shape) for source, record in numbered())
-    return _Recognized(shape.name, conversations, notes, shape.keys)
+    return _Recognized(shape.name, conversations, notes, shape.keys, keys)
 
 
 # ---- what can be learned from
@@ -308,7 +312,7 @@ def _collect(
 ) -> ConversationFile | Document:
     if recognized.texts is not None:
         document = text_of_column(name, path, recognized.columns[0], recognized.texts, copy)
-        return replace(document, notes=tuple(recognized.notes))
+        return replace(document, notes=tuple(recognized.notes), all_columns=tuple(map(str, recognized.all_columns)))
     kept: list[Conversation] = []
     unanswered, blank, shortened, answer_count = _Tally(), _Tally(), _Tally(), 0
     for conversation in recognized.conversations:
@@ -337,7 +341,7 @@ def _collect(
     text_bytes = sum(conversation.text_bytes for conversation in kept)
     return ConversationFile(
         name, path, recognized.shape, tuple(kept), unanswered.count, tuple(notes), text_bytes, sha256(),
-        columns=recognized.columns, first_row=recognized.first_row,
+        columns=recognized.columns, all_columns=tuple(map(str, recognized.all_columns)), first_row=recognized.first_row,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ Standard library only.
 """
 
 import itertools
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -172,8 +173,21 @@ def from_record(record: object, source: str, shape: RecordShape | None = None) -
         messages = tuple(_read(record, shape))
         _check_order(messages)
     except _RecordError as error:
-        raise LLMError(f"{source}: {error}") from error
+        command = f": {filter_command(source.rpartition(' line ')[0], error.condition)}" if error.condition else ""
+        raise LLMError(f"{source}: {error}{command}") from error
     return Conversation(messages, source)
+
+
+def filter_command(name: str, condition: str) -> str:
+    """The command that writes the records of a JSON Lines file that fulfill a condition of jq to another file.
+
+    >>> filter_command("my chats.jsonl", ".label")
+    "jq -c 'select(.label)' 'my chats.jsonl' > 'my chats-kept.jsonl'"
+    """
+    kept = name.removesuffix(".gz").removesuffix(".jsonl") + "-kept.jsonl"
+    jq = f"jq -c 'select({condition})'"
+    source = f"gzip -dc {shlex.quote(name)} | {jq}" if name.endswith(".gz") else f"{jq} {shlex.quote(name)}"
+    return f"{source} > {shlex.quote(kept)}"
 
 
 def text_of_record(record: object, source: str, shape: RecordShape) -> str:
@@ -195,7 +209,11 @@ def shape_by_keys(record: Record) -> RecordShape | None:
 
 
 class _RecordError(Exception):
-    """What is wrong in a record, without its place in a file."""
+    """What is wrong in a record, without its place in a file; and a condition that only other records fulfill."""
+
+    def __init__(self, text: str, condition: str = "") -> None:
+        super().__init__(text)
+        self.condition = condition
 
 
 def _with_key(record: object) -> object:
@@ -264,9 +282,11 @@ def _read_message(item: object, name: str) -> Message:
         known = "system, user or assistant" if role_key == "role" else "system, human or gpt"
         raise _RecordError(f"{name} has the {'role' if role_key == 'role' else 'sender'} {brief(role)}; wanted {known}")
     if call := next((key for key in _CALLS if item.get(key)), None):
+        _, key, _ = name.split('"')
         raise _RecordError(
             f'{name} has "{call}", which is not read: the model would learn to answer without calling; leave such '
-            f"conversations out: jq -c 'select(all(.messages[]; .{call} | not))' FILE.jsonl > OTHER.jsonl"
+            "conversations out",
+            f"all(.{key}[]; .{call} | not)",
         )
     if content_key not in item:
         raise _RecordError(f'{name} has no "{content_key}"; wanted {{"{role_key}": "{role}", "{content_key}": "text"}}')

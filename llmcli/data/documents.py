@@ -49,6 +49,7 @@ class Document:
     changed_at: int = field(default=0, repr=False, compare=False)  # st_mtime_ns of the file before it was read
     relative_name: str = ""  # its path from the directory that the user named, with "/"; of a named file, its name
     columns: tuple[str, ...] = ()  # the column that the text is of; none for the text of the whole file
+    all_columns: tuple[str, ...] = field(default=(), compare=False)  # of that file
     notes: tuple[str, ...] = field(default=(), compare=False)  # one line each: what of the file was left out
 
     def is_unchanged(self) -> bool:

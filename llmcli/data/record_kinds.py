@@ -13,7 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmcli.data.conversations import Record, RecordShape, is_list_of_messages, record_shape, shape_by_keys
+from llmcli.data.conversations import (
+    Record,
+    RecordShape,
+    filter_command,
+    is_list_of_messages,
+    record_shape,
+    shape_by_keys,
+)
 from llmcli.errors import LLMError, brief, usage
 
 _PREFERENCES = RecordShape("preferences", ("chosen", "rejected"))
@@ -63,13 +70,19 @@ class Reading:
 
 
 def choose_shape(
-    name: str, records: Iterable[object], reading: Reading, *, is_table: bool = False, must_be_told: bool = True
+    name: str,
+    records: Iterable[object],
+    reading: Reading,
+    *,
+    is_table: bool = False,
+    must_be_told: bool = True,
+    is_text: bool = True,
 ) -> RecordShape | None:
     """What the first records of a file are; None stands for what is no record.
 
     None is returned if most are no objects, and for objects that cannot be told unless they `must_be_told`. Of a table
-    every cell is text, so two columns with words are pairs. Raises LLMError for records that would teach the model
-    something wrong, and for what cannot be told.
+    every cell is text, so two columns with words are pairs. A file that `is_text` can be read as plain text. Raises
+    LLMError for records that would teach the model something wrong, and for what cannot be told.
     """
     records = list(records)
     objects = [record for record in records if isinstance(record, Mapping)]
@@ -90,7 +103,7 @@ def choose_shape(
     if must_be_told and (shape := next(filter(None, map(shape_by_keys, objects)), None)):
         return shape  # whose values are an error, each with its line
     if must_be_told:
-        raise LLMError(_explain_unknown(name, columns, objects, is_table))
+        raise LLMError(_explain_unknown(name, columns, objects, is_table, is_text))
     return None
 
 
@@ -185,11 +198,13 @@ def _check_feedback(name: str, records: Sequence[Record], shape: RecordShape) ->
     if not shape.is_text and "false" in marks and marks <= {"true", "false"}:
         raise LLMError(
             f'{name}: "label" says which answers are good, and training would also learn the others; keep the good '
-            f"ones only (JSON Lines: jq -c 'select(.label)' {shlex.quote(name)} > good.jsonl)"
+            f"ones only (JSON Lines: {filter_command(name, '.label')})"
         )
 
 
-def _explain_unknown(name: str, columns: Mapping[str, None], records: Sequence[Record], is_table: bool) -> str:
+def _explain_unknown(
+    name: str, columns: Mapping[str, None], records: Sequence[Record], is_table: bool, can_be_plain: bool
+) -> str:
     def is_text(column: str) -> bool:
         return any(isinstance(value := record.get(column), str) and any(map(str.isalpha, value)) for record in records)
 
@@ -198,8 +213,11 @@ def _explain_unknown(name: str, columns: Mapping[str, None], records: Sequence[R
     if is_table and len(columns) == 2:
         return f"{found}, which hold no words; add --pairs for prompts and their answers, or --plain for plain text"
     if not texts:
-        return f"{found}, none of which holds text; add --plain to read the file as plain text, as it is"
+        return f"{found}, none of which holds text" + (
+            "; add --plain to read the file as plain text, as it is" if can_be_plain else ""
+        )
     longest = max(texts, key=lambda column: sum(len(str(record.get(column, ""))) for record in records))
     best = next((column for wanted in _TEXT_NAMES for column in texts if normalized(column) == wanted), longest)
     pairs = f", {column_option(*texts[:2])} for prompts and their answers" if len(texts) > 1 else ""
-    return f"{found}; add {column_option(best)} for its text{pairs}, or --plain for the file as it is"
+    plain = ", or --plain for the file as it is" if can_be_plain else ""
+    return f"{found}; add {column_option(best)} for its text{pairs}{plain}"

@@ -184,13 +184,13 @@ def check_reading(reading: Reading, sources: Iterable[Sources]) -> None:
     files = [file for one in sources for file in one.conversation_files]
     _check_speakers(reading.speakers, files)
     wanted = {column.strip().lower() for column in reading.columns}
-    columns = [file.columns for file in files]
-    columns += [document.columns for one in sources for document in one.text.documents]
-    if wanted and not any({column.strip().lower() for column in found} == wanted for found in columns):
+    read: list[ConversationFile | Document] = [*files, *(one for group in sources for one in group.text.documents)]
+    if wanted and not any({column.strip().lower() for column in file.columns} == wanted for file in read):
         option = f"--column {','.join(reading.columns)}"
         what = "such a column" if len(wanted) == 1 else "such columns"
-        raise LLMError("; ".join([f"{option}: no file has {what}", sources[0].describe(), *sources[0].notes[:2]]))
-    if reading.pairs and not any(len(found) == 2 for found in columns):
+        found = [f"{one.name} has {', '.join(one.all_columns) or 'no columns'}" for one in read[:_MAX_NAMES]]
+        raise LLMError("; ".join([f"{option}: no file has {what}", *found]) + "; ..." * (len(read) > _MAX_NAMES))
+    if reading.pairs and not any(len(file.columns) == 2 for file in read):
         raise LLMError(f"--pairs: no file is a table of two columns; {sources[0].describe()}")
 
 

@@ -75,10 +75,10 @@ class _Dialect:
 
     @property
     def delimiter_name(self) -> str:
-        return {",": "comma", ";": "semicolon", "\t": "tab"}[self.delimiter]
+        return {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}[self.delimiter]
 
 
-_DIALECTS = {".csv": (_Dialect(","), _Dialect(";")), ".tsv": (_Dialect("\t"), _Dialect("\t", quoted=False))}
+_DIALECTS = {".csv": tuple(map(_Dialect, ",;\t|")), ".tsv": (_Dialect("\t"), _Dialect("\t", quoted=False))}
 TABLE_SUFFIXES = frozenset(_DIALECTS)
 
 
@@ -89,6 +89,7 @@ def read_table(lines: TextLines, suffix: str, reading: Reading) -> Table | None:
     Raises LLMError, also later while the records are read, for a row with another number of columns. Rows whose cells
     are empty are left out.
     """
+    lines.split_at_carriage_returns()
     dialects = _DIALECTS.get(suffix, _DIALECTS[".tsv"])
     starts = [(dialect, rows) for dialect in dialects if (rows := _first_rows(lines, dialect))]
     for share in (1.0, 0.8):

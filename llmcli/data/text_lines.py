@@ -79,6 +79,11 @@ class TextLines:
                 self._error = error
         return list(itertools.islice(self._peeked, count))
 
+    def split_at_carriage_returns(self) -> None:
+        """In a text of one line, as old programs for the Mac write it, let each carriage return end a line."""
+        if len(self.peek(2)) == 1:
+            self._peeked.extend(self._peeked.pop().removesuffix("\r").split("\r"))
+
     def _blocks(self, file: IO[bytes]) -> Iterator[bytes]:
         """Not empty, the first long enough for a byte-order mark. What comes before a damaged part is returned."""
         read: Callable[[int], bytes] = cast(Any, file).read1  # all files that are opened here have it

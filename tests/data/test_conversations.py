@@ -233,9 +233,10 @@ def test_calls_of_tools_are_refused(key: str) -> None:
     answer = {"role": "assistant", "content": None, key: [{"name": "f"}]}
     with pytest.raises(LLMError) as caught:
         from_record({"messages": [*openai(USER), answer]}, "a.jsonl line 7")
-    assert str(caught.value).startswith(
+    assert str(caught.value) == (
         f'a.jsonl line 7: message 2 of "messages" has "{key}", which is not read: the model would learn to answer '
-        "without calling; leave such conversations out: jq -c 'select("
+        f"without calling; leave such conversations out: jq -c 'select(all(.messages[]; .{key} | not))' a.jsonl > "
+        "a-kept.jsonl"
     )
     assert from_record({"messages": [*openai(USER), answer | {"content": "Ho", key: []}]}, "a").messages[1] == ASSISTANT
 

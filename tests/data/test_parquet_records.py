@@ -86,3 +86,19 @@ def test_without_pyarrow_the_error_says_what_to_install() -> None:
     with mock.patch.dict("sys.modules", {"pyarrow": None}), pytest.raises(LLMError) as caught:
         read("a.parquet")
     assert str(caught.value) == "to read a.parquet the pyarrow package is needed: pip install 'llmcli[parquet]'"
+
+
+def test_what_cannot_be_told_is_not_recommended_as_plain_text() -> None:
+    write("a.parquet", [{"title": "One", "abstract": "Once upon a time"}])
+    with pytest.raises(LLMError, match=r"add --column abstract for its text, --column title,abstract for .* answers$"):
+        read("a.parquet")
+    write("b.parquet", [{"id": 1}])
+    with pytest.raises(LLMError, match=r"cannot be told from its columns \('id'\), none of which holds text$"):
+        read("b.parquet")
+
+
+def test_a_table_without_rows_is_an_error() -> None:
+    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
+    pytest.importorskip("pyarrow.parquet", exc_type=ImportError).write_table(pyarrow.table({"text": []}), "a.parquet")
+    with pytest.raises(LLMError, match=r"^a\.parquet has no rows"):
+        read("a.parquet")

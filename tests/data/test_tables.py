@@ -58,6 +58,11 @@ PAIRS: list[tuple[str, str, list[tuple[str, str]], str, str]] = [  # (name, text
     ("a.tsv", 'Hi\t"one\ntwo"\n', [("Hi", "one\ntwo")], "1", ""),
     ("a.csv", "sep=;\nquestion;answer\nHi;Ho\n", [("Hi", "Ho")], "3", ""),
     ("a.csv", "sep=,\r\nHi,Ho\r\none,two\r\n", [("Hi", "Ho"), ("one", "two")], "23", "('Hi', 'Ho')"),
+    ("a.csv", "question|answer\nHi|Ho, ha\n", [("Hi", "Ho, ha")], "2", ""),
+    ("a.csv", "Hi, you|Ho\none|two\n", [("Hi, you", "Ho"), ("one", "two")], "12", "('Hi, you', 'Ho')"),
+    ("a.csv", "question\tanswer\nHi\tHo\n", [("Hi", "Ho")], "2", ""),
+    ("a.csv", "question,answer\rHi,Ho\rone,two\r", [("Hi", "Ho"), ("one", "two")], "23", ""),
+    ("a.tsv", "Hi\tHo\rone\ttwo", [("Hi", "Ho"), ("one", "two")], "12", "('Hi', 'Ho')"),
     ("a.csv", "question,question,answer\nHi,x,Ho\n", [("Hi", "Ho")], "2", ""),
     ("a.csv", f"question,answer\nHi,\"{'x' * 200_000}\"\n", [("Hi", "x" * 200_000)], "2", ""),
 ]  # fmt: skip
