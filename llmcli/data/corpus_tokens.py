@@ -18,7 +18,7 @@ from llmcli.data.corpus import Part
 from llmcli.data.shard_texts import ShardText, divide, label, tokenizer_hash
 from llmcli.data.temporary_files import temporary_file_errors
 from llmcli.data.token_cache import LIMIT_VARIABLE, TokenCache, cache_directory
-from llmcli.data.token_shards import DTYPES, HEADER_BYTES, Shard, ShardContent, TokenShards, open_shard
+from llmcli.data.token_shards import DTYPES, Shard, ShardContent, TokenShards, open_shard
 from llmcli.data.tokenizer import Tokenizer
 from llmcli.data.tokenizing_progress import TokenizingProgress
 from llmcli.data.tokens import count_bytes, used_tokens
@@ -82,7 +82,7 @@ class _ShardMaker:
             return None
         try:
             return open_shard(path)
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError):
             self._cache.remove(key)
             return None
 
@@ -114,7 +114,7 @@ class _ShardMaker:
             try:
                 path = self._cache.write(self._keys[index], (header, content.tokens), size, self._kept)
                 if path:
-                    return Shard.of(content, path, HEADER_BYTES)
+                    return open_shard(path)
                 self._note_once(
                     f"{self._cache.directory} may have {units.size(self._cache.limit())} ({LIMIT_VARIABLE})"
                 )

@@ -13,7 +13,7 @@ from llmcli.data.conversation_files import ConversationFile, read_records
 from llmcli.data.conversation_turns import shape_of
 from llmcli.data.conversations import Conversation
 from llmcli.data.corpus import Corpus, read_corpus
-from llmcli.data.documents import Document, display_name
+from llmcli.data.documents import STANDARD_INPUT, Document, display_name
 from llmcli.data.record_kinds import Reading
 from llmcli.data.temporary_files import ReadingEndsError, TextCopy
 from llmcli.errors import LLMError
@@ -24,7 +24,8 @@ _TABLE_LINES = 10
 _NOTE_SECONDS = 5.0  # between two notes on the reading
 _NOTED_BYTES = 1_000_000  # of a file; of a smaller one only the name
 _READING_SHARE = 0.5  # of the time budget, for reading
-_PART_BYTES = 100_000_000  # of text that a message suggests to train on
+_PART_BYTES, _PART_LINES = 100_000_000, 100_000  # of a text, or of records, that a message suggests to train on
+_RECORD_SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson"}  # of files with a record in a line
 _HTML = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)\b", re.I | re.S)
 _JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"])")
 _AUTOMATIC = Reading()
@@ -136,18 +137,25 @@ class ReadingProgress:
         self._size += size
         now = self._clock()
         if self._seconds and now - self._started > _READING_SHARE * self._seconds:
-            unpacked = f"gzip -dc {shlex.quote(name)} | " if name.endswith(".gz") else ""
-            part = f"head -c {_PART_BYTES}" + ("" if unpacked else f" {shlex.quote(name)}")
             raise ReadingEndsError(
                 f"{name}: reading takes more than half of the time; {units.size(self._size)} of it are read after "
-                f"{units.duration(now - self._started)}; give a longer --time, or train on a part of the text: "
-                f"{unpacked}{part} | llm train -"
+                f"{units.duration(now - self._started)}; give a longer --time{_take_a_part(name)}"
             )
         if now - self._noted >= _NOTE_SECONDS:
             self._noted = now
             number = f", file {self._files:,}" if self._files > 1 else ""
             size = f": {units.size(self._size)} of text" if self._size >= _NOTED_BYTES else ""
             self._on_note(f"reading {name}{number}{size}")
+
+
+def _take_a_part(name: str) -> str:
+    """How to take the beginning of a file, where a command can do that."""
+    suffix = Path(name.removesuffix(".gz")).suffix.lower()
+    if suffix in (".json", ".parquet") or name == STANDARD_INPUT:
+        return ""
+    head = f"head -n {_PART_LINES}" if suffix in _RECORD_SUFFIXES else f"head -c {_PART_BYTES}"
+    source = f"gzip -dc {shlex.quote(name)} | {head}" if name.endswith(".gz") else f"{head} {shlex.quote(name)}"
+    return f", or train on a part of the text: {source} > part{suffix}"
 
 
 def read_sources(

@@ -7,8 +7,8 @@ otherwise read all tokens for: their number, their bytes of text, and which byte
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from llmcli.errors import LLMError
 
 HEADER_BYTES = 4096
-FORMAT = 1
+FORMAT = 2
 DTYPES = ("<u2", "<u4")
 MAPPED_BYTES = 64_000_000  # of shards that are mapped into memory at the same time
 _READ_BYTES = 1 << 20
@@ -48,9 +48,9 @@ class ShardContent:
             "tokens": self.count,
             "text_bytes": self.text_bytes,
             "seen_bytes": self.seen_bytes.hex(),
-            "digest": _digest([self.tokens]),
             **{name: label[:_MAX_LABEL] for name, label in labels.items()},
         }
+        fields["digest"] = _digest(fields, [self.tokens])
         return json.dumps(fields).encode("ascii").ljust(HEADER_BYTES - 1) + b"\n"
 
 
@@ -64,6 +64,7 @@ class Shard:
     count: int  # of tokens
     text_bytes: int
     seen_bytes: bytes
+    changed_at: int | None = field(default=None, compare=False)  # st_mtime_ns of a file whose tokens were verified
 
     @classmethod
     def of(cls, content: ShardContent, file: Path | IO[bytes], offset: int) -> "Shard":
@@ -80,6 +81,12 @@ class Shard:
             return np.zeros(0, self.dtype)
         return np.memmap(self.file, dtype=self.dtype, mode="r", offset=self.offset, shape=(self.count,))
 
+    def verified(self) -> "Shard":
+        """This shard; if its file has another time of modification by now, what it holds. Raises as `open_shard`."""
+        if not isinstance(self.file, Path) or self.file.stat().st_mtime_ns == self.changed_at:
+            return self
+        return open_shard(self.file)
+
 
 def read_header(path: Path) -> dict[str, Any]:
     """Raises OSError, or ValueError for a file of another kind."""
@@ -93,21 +100,23 @@ def read_header(path: Path) -> dict[str, Any]:
 def open_shard(path: Path) -> Shard:
     """A shard whose tokens were read once and are those that were written. Raises OSError, or ValueError if they are
     not."""
+    changed_at = path.stat().st_mtime_ns
     header = read_header(path)
-    shard = Shard(
-        path, HEADER_BYTES, header["dtype"], header["tokens"], header["text_bytes"], bytes.fromhex(header["seen_bytes"])
-    )
+    expected = header.pop("digest", None)
     with open(path, "rb") as file:
         file.seek(HEADER_BYTES)
-        digest = _digest(iter(lambda: file.read(_READ_BYTES), b""))
-        complete = file.tell() == HEADER_BYTES + shard.size
-    if not complete or shard.dtype not in DTYPES or digest != header["digest"]:
+        digest = _digest(header, iter(lambda: file.read(_READ_BYTES), b""))
+    if digest != expected:  # which is also that of the header
         raise ValueError(f"{path} is damaged")
-    return shard
+    return Shard(
+        path, HEADER_BYTES, header["dtype"], header["tokens"], header["text_bytes"],
+        bytes.fromhex(header["seen_bytes"]), changed_at,
+    )  # fmt: skip
 
 
-def _digest(blocks: Iterable[bytes]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+def _digest(fields: Mapping[str, Any], blocks: Iterable[bytes]) -> str:
+    """Of all that a file holds."""
+    digest = hashlib.blake2b(json.dumps(fields).encode("ascii"), digest_size=16)
     for block in blocks:
         digest.update(block)
     return digest.hexdigest()
@@ -166,6 +175,7 @@ class TokenShards:
 
     def _map(self, index: int) -> Tokens:
         try:
+            self._shards[index] = self._shards[index].verified()
             return self._shards[index].map()
         except (OSError, ValueError) as error:
             if self._restore is None:

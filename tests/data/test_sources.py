@@ -223,7 +223,10 @@ def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
     with pytest.raises(LLMError) as caught:
         read_sources(["."], on_read=later)  # a directory: other errors of its files skip them
     assert str(caught.value).startswith("a.txt.gz: reading takes more than half of the time; ")
-    assert str(caught.value).endswith("gzip -dc a.txt.gz | head -c 100000000 | llm train -")
+    assert str(caught.value).endswith("a part of the text: gzip -dc a.txt.gz | head -c 100000000 > part.txt")
+    put("b.csv", b"text\n" + b"x\n" * 999_999)
+    with pytest.raises(LLMError, match=r"give a longer --time, or train .*: head -n 100000 b\.csv > part\.csv$"):
+        read_sources(["b.csv"], on_read=later)
 
 
 def test_a_compressed_text_without_space_for_it_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

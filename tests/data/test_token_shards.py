@@ -1,5 +1,6 @@
 """Token shards: what is read from the files is what was written, in any order."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -42,17 +43,32 @@ def test_a_long_name_of_a_text_fits_into_the_header(tmp_path: Path) -> None:
     assert open_shard(path).map().tolist() == [1]
 
 
-@pytest.mark.parametrize("position", [2, HEADER_BYTES, HEADER_BYTES + 5])
-def test_a_damaged_shard_is_not_opened(tmp_path: Path, position: int) -> None:
+def test_a_damaged_shard_is_not_opened(tmp_path: Path) -> None:
     path = write(tmp_path / "s", content([1, 2, 3]))
-    data = bytearray(path.read_bytes())
-    data[position] ^= 255
-    path.write_bytes(data)
-    with pytest.raises(ValueError):
-        open_shard(path)
-    path.write_bytes(data[:-1])
-    with pytest.raises(ValueError):
-        open_shard(path)
+    before = path.read_bytes()
+    damaged = [before[:-1], before[:HEADER_BYTES], before + b"\0\0", before.replace(b'"format": 2', b'"format": 1')]
+    fields = len(before[:HEADER_BYTES].rstrip())
+    for position in (*range(fields), HEADER_BYTES, HEADER_BYTES + 5):  # also what the header says of the text
+        damaged.append(before[:position] + bytes([before[position] ^ 1]) + before[position + 1 :])
+    for data in damaged:
+        path.write_bytes(data)
+        with pytest.raises(ValueError):
+            open_shard(path)
+
+
+def test_a_shard_that_changes_during_a_run_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_shards, "MAPPED_BYTES", 4)  # one shard at a time
+    shards = shards_of(tmp_path, [1, 2], [3, 4])
+    path = tmp_path / "0.tokens"
+    tokens = TokenShards(shards, lambda index: open_shard(write(path, content([1, 2]))))
+    assert tokens[0:4].tolist() == [1, 2, 3, 4]
+    os.utime(path, (1, 1))  # by another run that uses it
+    assert tokens[0:4].tolist() == [1, 2, 3, 4]
+    write(tmp_path / "other", content([7, 7])).replace(path)
+    with path.open("r+b") as file:
+        file.seek(HEADER_BYTES)
+        file.write(b"\5")
+    assert tokens[0:4].tolist() == [1, 2, 3, 4]
 
 
 @settings(max_examples=80, deadline=None)

@@ -113,7 +113,7 @@ def eval_(
     Example: llm eval held-out.txt -m a.safetensors -m b.safetensors
     """
     from llmcli.data.corpus import Corpus
-    from llmcli.data.sources import check_reading, read_sources
+    from llmcli.data.sources import ReadingProgress, check_reading, read_sources
     from llmcli.evaluation.training_text import recorded_reading, trained_part, untrained_part
     from llmcli.formats.loading import load_any
 
@@ -128,7 +128,7 @@ def eval_(
     if not typed.is_requested:  # as in training
         how = replace(recorded_reading(records), speakers=typed.speakers)
     templates = _chat_templates(models)
-    sources = read_sources(texts, how, text_only=not templates)
+    sources = read_sources(texts, how, text_only=not templates, on_read=ReadingProgress(None, console.note))
     check_reading(typed, [sources])
     if any(group.detail for group in sources.groups()):  # not only plain text
         for note in (sources.describe(), *sources.notes):
