@@ -144,7 +144,7 @@ def test_the_median_of_the_texts_that_were_not_developed_on() -> None:
         found[xz.name] = HERE.result(xz, 1.0, {"bits_per_byte": value + 1})
     sentence = tables.unseen(Figures(found))
     assert "developed on tiny Shakespeare. Median over 3 texts" in sentence
-    assert "network **1.750** (beside it xz 2.500," in sentence and "adapting **1.500**" in sentence
+    assert "network **1.750** (compare xz 2.500," in sentence and "adapting **1.500**" in sentence
     rows = tables.texts(Figures(found), texts.TEST).split("\n")
     assert rows[0] == "| text | MB | network, 142s | xz | adapting, 142s |"  # what nobody measured has no column
     assert rows[-1] == "| **median** |  | **1.750** | **2.500** | **1.500** |" and len(rows) == 6

@@ -115,8 +115,8 @@ def compressors(figures: Figures) -> str:
     """One sentence on tiny Shakespeare."""
     xz, static, adaptive, zpaq = _compressors(figures, SHAKESPEARE)
     return (
-        f"On the same held-out text, beside the network: xz {cell(xz)}, static PPM {cell(static)}, nanoGPT's recipe in "
-        f"142 s {cell(figures.nanogpt(SHAKESPEARE))}; beside adapting: adaptive PPM {cell(adaptive)}, `zpaq -m5` "
+        f"On the same held-out text, to compare with the network: xz {cell(xz)}, static PPM {cell(static)}, nanoGPT's recipe in "
+        f"142 s {cell(figures.nanogpt(SHAKESPEARE))}; to compare with adapting: adaptive PPM {cell(adaptive)}, `zpaq -m5` "
         f"{cell(zpaq)}. (The compressors read the training text first.)"
     )
 
@@ -124,9 +124,9 @@ def compressors(figures: Figures) -> str:
 def compressors_ja(figures: Figures) -> str:
     xz, static, adaptive, zpaq = map(cell, _compressors(figures, SHAKESPEARE))
     return (
-        f"同じ評価用データで、network と比べるもの：xz が {xz}、static PPM が {static}、nanoGPT の設定（142秒）が "
-        f"{cell(figures.nanogpt(SHAKESPEARE))} です。adapting と比べるもの：adaptive PPM が {adaptive}、`zpaq -m5` が "
-        f"{zpaq} です（圧縮プログラムには、先に学習データを読み込ませました）。"
+        f"同じ評価用データでの比較対象は、network に対しては xz（{xz}）、static PPM（{static}）、nanoGPT の設定を142秒"
+        f"（{cell(figures.nanogpt(SHAKESPEARE))}）、adapting に対しては adaptive PPM（{adaptive}）、`zpaq -m5`（{zpaq}）"
+        f"です。圧縮プログラムには、先に学習データを読み込ませました。"
     )
 
 
@@ -138,8 +138,8 @@ def unseen(figures: Figures) -> str:
     network, xz, static, nanogpt, adapting, adaptive, zpaq = (cell(found[column]) for column in COMPARED)
     return (
         f"The program was developed on tiny Shakespeare. Median over {count} texts that it was not developed on, in "
-        f"142 s: network **{network}** (beside it xz {xz}, static PPM {static}, nanoGPT's recipe {nanogpt}), adapting "
-        f"**{adapting}** (beside it adaptive PPM {adaptive}, `zpaq -m5` {zpaq})."
+        f"142 s: network **{network}** (compare xz {xz}, static PPM {static}, nanoGPT's recipe {nanogpt}), adapting "
+        f"**{adapting}** (compare adaptive PPM {adaptive}, `zpaq -m5` {zpaq})."
     )
 
 
@@ -150,7 +150,7 @@ def unseen_ja(figures: Figures) -> str:
     network, xz, static, nanogpt, adapting, adaptive, zpaq = (cell(found[column]) for column in COMPARED)
     return (
         "tiny Shakespeare は、このプログラムの開発に使ったテキストです。"
-        f"開発に使わなかった {count} 個のテキストでの中央値（142秒）は、network が **{network}**"
+        f"開発に使わなかった{count}つのテキストでの中央値（142秒）は、network が **{network}**"
         f"（xz は {xz}、static PPM は {static}、nanoGPT の設定は {nanogpt}）、adapting が **{adapting}**"
         f"（adaptive PPM は {adaptive}、`zpaq -m5` は {zpaq}）です。"
     )
