@@ -115,18 +115,18 @@ def compressors(figures: Figures) -> str:
     """One sentence on tiny Shakespeare."""
     xz, static, adaptive, zpaq = _compressors(figures, SHAKESPEARE)
     return (
-        f"On the same held-out text, to compare with the network: xz {cell(xz)}, static PPM {cell(static)}, nanoGPT's recipe in "
-        f"142 s {cell(figures.nanogpt(SHAKESPEARE))}; to compare with adapting: adaptive PPM {cell(adaptive)}, `zpaq -m5` "
-        f"{cell(zpaq)}. (The compressors read the training text first.)"
+        f"On the same held-out text, to compare with the network: xz {cell(xz)}, static PPM {cell(static)}, nanoGPT's "
+        f"recipe in 142 s {cell(figures.nanogpt(SHAKESPEARE))}; to compare with adapting: adaptive PPM "
+        f"{cell(adaptive)}, `zpaq -m5` {cell(zpaq)}. (The compressors read the training text first.)"
     )
 
 
 def compressors_ja(figures: Figures) -> str:
     xz, static, adaptive, zpaq = map(cell, _compressors(figures, SHAKESPEARE))
     return (
-        f"同じ評価用データでの比較対象は、network に対しては xz（{xz}）、static PPM（{static}）、nanoGPT の設定を142秒"
-        f"（{cell(figures.nanogpt(SHAKESPEARE))}）、adapting に対しては adaptive PPM（{adaptive}）、`zpaq -m5`（{zpaq}）"
-        f"です。圧縮プログラムには、先に学習データを読み込ませました。"
+        f"同じ評価用データでの比較対象は、network に対しては xz（{xz}）、static PPM（{static}）、142秒学習した "
+        f"nanoGPT の設定（{cell(figures.nanogpt(SHAKESPEARE))}）、adapting に対しては adaptive PPM（{adaptive}）、"
+        f"`zpaq -m5`（{zpaq}）です。圧縮プログラムには、先に学習データを読み込ませました。"
     )
 
 
