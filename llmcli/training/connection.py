@@ -1,6 +1,7 @@
 """Connecting the processes of a run, on one machine or several, and the errors where that fails or does not last."""
 
 import datetime
+import os
 import platform
 import socket
 import uuid
@@ -17,6 +18,7 @@ PATIENCE = datetime.timedelta(days=7)  # the others wait while rank 0 plans or e
 JOINING = datetime.timedelta(minutes=10)  # rank 0 waits for the others, which have nothing to do before
 CONNECTING = datetime.timedelta(minutes=1)  # a process that others cannot reach does not notice that
 LOST_PROCESS = 75  # exit code when another process ended: the run can be started again (EX_TEMPFAIL of sysexits.h)
+LAUNCHER = os.getppid()  # the process that started this one, and starts it again
 LOOPBACK = ("lo", "lo0")  # names of the interface by which a machine reaches itself
 
 
@@ -61,7 +63,8 @@ def meet(store: Any, processes: Processes) -> str:
 
 def lost_process(processes: Processes) -> LLMError:
     """The error of a process that has lost another one."""
-    again = "all are started again, and resume" if processes.restarts_left else "start the same command again to resume"
+    will_restart = processes.restarts_left and os.getppid() == LAUNCHER  # else that one was killed
+    again = "all are started again, and resume" if will_restart else "start the same command again to resume"
     return LLMError(
         f"another process of this run has ended, or cannot be reached; {again} from the last saved state", LOST_PROCESS
     )

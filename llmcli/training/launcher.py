@@ -24,6 +24,7 @@ def launch(count: int, arguments: Sequence[str], on_note: Callable[[str], None])
     When a process is killed, all are started again, and the run resumes from its last saved state.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each sets its own number of threads
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack frames where a process is lost
     logging.disable(logging.ERROR)  # torch logs what the exit code says, by loggers with levels of their own
     command = ["-m", "llmcli", *arguments]
     for restarts in range(MAX_RESTARTS + 1):

@@ -6,6 +6,7 @@ import time
 import pytest
 import torch.distributed as dist
 
+from llmcli.training import connection
 from llmcli.training.connection import lost_process, meet
 from llmcli.training.processes import VARIABLES, Processes
 
@@ -49,3 +50,8 @@ def test_a_lost_process_is_reported_with_what_happens_next(variables, advice):
     values = dict(zip(VARIABLES, ("1", "2", "1", "2", "localhost", "29500"), strict=True))
     error = lost_process(Processes.of(values | variables))
     assert advice in str(error) and error.exit_code == 75
+
+
+def test_nothing_is_started_again_once_the_launcher_was_killed(monkeypatch):
+    monkeypatch.setattr(connection, "LAUNCHER", -1)
+    assert "start the same command again to resume" in str(lost_process(Processes(1, 2, restarts_left=3)))
