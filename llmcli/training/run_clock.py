@@ -13,7 +13,8 @@ from collections import deque
 # take turns of up to half a second
 RECENT_STEPS, RECENT_SECONDS = 12, 2.0
 STEADY_SHARE = 0.1  # of the run: the time constant of the mean speed from which the whole run is estimated
-LARGEST_RESERVE = 0.25  # of the run, for its final evaluations; if they need more, they evaluate fewer tokens
+# of the time after reading and planning, for the final evaluations; if they need more, they evaluate fewer tokens
+LARGEST_RESERVE = 0.25
 ASSUMED_COST = 0.4  # of evaluating a token, relative to training on it, before the first evaluation (FLOPs: a third)
 LARGEST_SLOWDOWN = 2.0  # that is expected of the work after training: much of it uses one thread
 
@@ -96,7 +97,7 @@ class RunClock:
         Based on the median cost of all evaluations so far: a single slow one must not end a run early.
         """
         cost = statistics.median(self._evaluation_costs or [ASSUMED_COST])
-        reserve = min(cost * self.pace * final_tokens, LARGEST_RESERVE * self.seconds)
+        reserve = min(cost * self.pace * final_tokens, LARGEST_RESERVE * (self.seconds - self._training_began))
         return max(0.0, self.deadline - reserve - elapsed)
 
     def progress(self, elapsed: float, final_tokens: float) -> float:

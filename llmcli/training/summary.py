@@ -350,7 +350,7 @@ def _quality(run: _Run) -> str:
         f"Held-out {what}{rule}: {figures} at the end (lower is better), on {part} bytes{sample}, in float32{window}."
     )
     if not run.baselines:
-        left_out = " There was no time for compressors to compare with: run llm eval."
+        left_out = " Compressors to compare with would have taken too long: run llm eval."
         return quality + (left_out if held_out >= MIN_COMPARED_BYTES and not run.of_answers else "")
     text = "the same text" if measured == held_out else "all of it"
     beside = [_beside(run, f"the {NETWORK}", adaptive=False)]

@@ -66,6 +66,8 @@ def test_the_reserve_for_final_evaluations_is_bounded() -> None:
     made = clock()
     made.add_evaluation(10.0, 1000)
     assert made.seconds_left(50.0, 1_000_000) == pytest.approx(50 - LARGEST_RESERVE * 100)
+    made.begin_training(40.0)  # reading and planning took so long
+    assert made.seconds_left(50.0, 1_000_000) == pytest.approx(50 - LARGEST_RESERVE * 60)
 
 
 def test_the_reserve_of_the_caller_grows_on_a_slower_machine() -> None:

@@ -4,6 +4,8 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from llmcli.training.events import State
 from llmcli.training.processes import Processes
 from llmcli.training.resume import StateSaver, StoppedRun
 from llmcli.training.run import Run
-from llmcli.training.session import _check_hardware, _free_memory
+from llmcli.training.session import _check_hardware, _free_memory, _reserve_seconds
 from tests.models.test_devices import refuse
 from tests.training.plans import plan
 from tests.training.small_runs import LINES
@@ -114,3 +116,21 @@ def test_processes_on_a_cpu_share_its_memory_and_on_gpus_rank_0_alone_has_copies
     four = Processes(count=8, local_count=4)
     assert _free_memory("cpu", four).device == 16e9
     assert _free_memory("cuda", four) == Memory(80e9, 64e9 - 3 * BASE_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("budget", "conversations", "seconds"),
+    [
+        (None, False, 0.0),
+        (142.0, False, 0.6 + 135 * 0.06),  # memorization and saving
+        (20.0, False, 0.6 + 135 * 0.02 + 3.0),  # saving takes 15 % of the budget at most
+        (20.0, True, 0.6 + 135 * 0.015 + 0.6 + 3.0),  # loading the model, for answers
+    ],
+)
+def test_what_is_reserved_for_the_end_leaves_time_for_steps(
+    budget: float | None, conversations: bool, seconds: float
+) -> None:
+    """Of a model of 135 million parameters."""
+    plan = SimpleNamespace(model=SimpleNamespace(parameters=135_000_000), train=SimpleNamespace(seconds=budget))
+    prepared: Any = SimpleNamespace(plan=plan, conversations=conversations or None)
+    assert _reserve_seconds(prepared) == pytest.approx(seconds)

@@ -12,7 +12,7 @@ from llmcli.training.summary import read_curve, summarize, usage_hints
 PLATEAU = "The validation loss has plateaued: longer training at this size would help little."
 PLATEAU_ALONE = "The training loss has plateaued: longer training at this size would help little."
 MEASURED = "Held-out text: network 1.000 bits per byte at the end (lower is better), on all 5,000 bytes, in float32."
-NO_COMPRESSORS = "There was no time for compressors to compare with: run llm eval."
+NO_COMPRESSORS = "Compressors to compare with would have taken too long: run llm eval."
 FINAL = f"{MEASURED} {NO_COMPRESSORS}"
 
 
