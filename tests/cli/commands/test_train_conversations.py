@@ -33,7 +33,7 @@ def test_a_file_of_conversations_makes_a_model_that_answers(llm: Llm) -> None:
     assert answer.exit_code == 0, answer.stderr
     lines = answer.stderr.splitlines()
     assert any(line.startswith("corpus\t35 conversations\t31 for training, 4 held out;") for line in lines)
-    summary = next(line for line in lines if line.startswith("Held-out answers (0.1 of the conversations, "))
+    summary = next(line for line in lines if line.startswith("Held-out answers (10% of the conversations, "))
     assert "bits per byte at the end (lower is better)" in summary
     assert any(line.startswith("Greedy answers to 4 held-out questions: ") for line in lines)
     assert lines[-2:] == ["Try it: llm chat", "Details of the file: llm inspect"]
