@@ -73,6 +73,7 @@ def test_the_cache_takes_as_much_memory_as_it_says(name):
     assert 150 * per_token <= runtime.cache_bytes <= 2 * 150 * per_token
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", parameters(RUNTIMES))
 @pytest.mark.parametrize("seed", [0, 1])
 def test_texts_that_come_and_go_get_the_logits_of_a_runtime_alone(name, seed):

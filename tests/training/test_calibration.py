@@ -4,11 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from llmcli.training.events import Done
 from tests.training.small_runs import losses, prepared, run, with_slice
 
 
+@pytest.mark.slow
 def test_calibration_scales_the_last_gain_and_its_text_is_not_trained_on(tmp_path: Path) -> None:
     ready = prepared(tmp_path / "c.txt", steps=30)
     settings = replace(ready.plan.train, calibration_tokens=66, calibrates=True)
