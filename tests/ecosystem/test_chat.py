@@ -15,7 +15,7 @@ from tests.ecosystem.conftest import LlamaCpp
 from tests.platforms import FULL
 
 TOKENS = 40  # at most, in an answer; fewer from the real model, which takes seconds
-SMOL_TOKENS = 24
+SMOL_TOKENS = 12
 QUESTIONS = (
     "What is the capital of France?",
     "Write a haiku about the sea.",

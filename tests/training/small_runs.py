@@ -3,9 +3,11 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from llmcli.data.corpus import read_corpus
@@ -57,6 +59,16 @@ def run_to_end(ready: Prepared, **options: object) -> Done:
 
 def losses(events: list[Event]) -> list[float]:
     return [event.loss for event in events if isinstance(event, Step)]
+
+
+def use_ticking_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """The time budgets of runs pass by `seconds` with each reading of the clock, however busy the machine is."""
+    train, ticks = trainer.train, count()
+
+    def with_clock(*arguments: object, started_at: float, **options: object) -> object:
+        return train(*arguments, started_at=0.0, clock=lambda: seconds * next(ticks), **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer, "train", with_clock)
 
 
 class SimulatedMachine:

@@ -25,7 +25,7 @@ from llmcli.training.plan import Plan, Request
 from llmcli.training.planner import make_plan
 from llmcli.training.prepare import Prepared
 from llmcli.training.throughput import Throughput
-from tests.training.small_runs import LINES
+from tests.training.small_runs import LINES, use_ticking_clock
 
 Llm = Callable[..., Result]
 RUN_OF_SESSION = session.run
@@ -254,6 +254,7 @@ def far_too_fast(model: ModelConfig, settings: TrainConfig, seconds: float, **op
 @pytest.fixture
 def overestimated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every speed is measured as far too high, and the first tenths of a second of a run show another."""
+    use_ticking_clock(monkeypatch, 0.01)
     monkeypatch.setattr(throughput, "measure_throughput", far_too_fast)
     monkeypatch.setattr(recipe, "RESTART_SECONDS", 0.1)
     monkeypatch.setattr(recipe, "CORRECTION_SECONDS", 0.2)
@@ -314,7 +315,7 @@ def test_a_run_that_started_over_resumes_with_its_new_size(
 
 
 @pytest.mark.parametrize(
-    "options", [("--steps", 60), ("--epochs", 0.5), ("--time", "4s", "--layers", 2), ("--time", "4s", "--width", 96)]
+    "options", [("--steps", 40), ("--epochs", 0.2), ("--time", "4s", "--layers", 2), ("--time", "4s", "--width", 96)]
 )
 @pytest.mark.slow
 def test_what_the_user_fixed_is_not_corrected(llm: Llm, overestimated: None, options: tuple[object, ...]) -> None:

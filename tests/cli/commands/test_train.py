@@ -19,7 +19,7 @@ from llmcli.cli.progress import TrainingView
 from llmcli.cli.training_report import show_event
 from llmcli.errors import LLMError
 from llmcli.formats import atomic_io, checkpoint, loading
-from llmcli.training import recipe, session
+from llmcli.training import recipe, session, throughput
 from llmcli.training.events import TeacherTrained
 from llmcli.training.record import versions
 from tests import platforms
@@ -27,6 +27,7 @@ from tests.cli.commands.test_chat import write_chat_model
 from tests.cli.terminals import STYLES, in_a_terminal
 from tests.conftest import TEXT, random_checkpoint
 from tests.reliability.runs import OPTIONS, interrupted_here
+from tests.training.small_runs import use_ticking_clock
 
 Llm = Callable[..., Result]
 LONG_TEXT = TEXT * 100
@@ -94,6 +95,8 @@ def test_a_run_of_two_models_says_so_in_its_events_record_and_summary(
 ) -> None:
     monkeypatch.setattr(recipe, "DISTILLATION_MIN_TOKENS", 0)
     monkeypatch.setattr(recipe, "DISTILLATION_EPOCHS", 0.5)
+    monkeypatch.setattr(throughput, "measure_throughput", lambda *_, **__: throughput.Throughput(2e5, 2e5))
+    use_ticking_clock(monkeypatch, 0.02)
     Path("c.txt").write_text(LONG_TEXT, "utf-8")
     answer = llm("train", "c.txt", "--time", "4s", "--layers", 1, "--width", 32, "--context", 32, "--json")
     assert answer.exit_code == 0
