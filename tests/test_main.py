@@ -1,5 +1,6 @@
 """A signal at any moment of the start ends the program: it is neither lost nor a traceback."""
 
+import importlib
 import signal
 import subprocess
 import sys
@@ -51,10 +52,10 @@ def test_a_signal_while_the_program_starts_ends_it(
     assert run.returncode == 128 + number and "Traceback" not in run.stderr, run.stderr
 
 
-def test_an_interrupt_inside_an_import_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_that_would_be_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
     monkeypatch.setattr(signals, "_send", sent.append)
-    monkeypatch.setattr(signals, "_is_importing", lambda frame: True)
+    monkeypatch.setattr(signals, "_loses_exceptions", lambda frame: True)
     signals.end_process(signal.SIGTERM, None)
     deadline = time.monotonic() + 60
     while not sent and time.monotonic() < deadline:
@@ -68,3 +69,12 @@ def test_elsewhere_an_interrupt_is_raised_at_once() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         signals.end_process(signal.SIGINT, here())
+
+
+def test_a_signal_ends_a_long_import_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of torch takes a second, and many on a busy machine."""
+    code = "import signal, sys\nfrom llmcli.cli import signals\nsignals.end_process(signal.SIGTERM, sys._getframe())"
+    (tmp_path / "takes_long.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit, match="143"):
+        importlib.import_module("takes_long")

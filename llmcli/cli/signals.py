@@ -33,12 +33,9 @@ def _not_ignored(*numbers: signal.Signals) -> list[signal.Signals]:
 
 
 def end_process(number: int, frame: FrameType | None) -> None:
-    """A handler: raise KeyboardInterrupt, or SystemExit with the exit code of another signal, but not in the middle of
-    an import: try again shortly after.
-
-    There the exception can be lost: importlib's callbacks print and drop it, and class creation wraps it in another.
-    """
-    if _is_importing(frame):
+    """A handler: raise KeyboardInterrupt, or SystemExit with the exit code of another signal; where that would be lost,
+    try again shortly after."""
+    if _loses_exceptions(frame):
         timer = threading.Timer(RETRY_SECONDS, _send, [number])
         timer.daemon = True
         timer.start()
@@ -48,9 +45,12 @@ def end_process(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
 
-def _is_importing(frame: FrameType | None) -> bool:
+def _loses_exceptions(frame: FrameType | None) -> bool:
+    """Python prints and drops what a destructor raises, or the callback of importlib after each import; class creation
+    wraps what `__set_name__` raises in another exception."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        name, file = frame.f_code.co_name, frame.f_code.co_filename
+        if name in ("__del__", "__set_name__") or (name == "cb" and file.startswith("<frozen importlib")):
             return True
         frame = frame.f_back
     return False
