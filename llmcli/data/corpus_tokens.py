@@ -118,8 +118,9 @@ class _ShardMaker:
                 self._note_once(
                     f"{self._cache.directory} may have {units.size(self._cache.limit())} ({LIMIT_VARIABLE})"
                 )
-            except OSError as error:
-                self._note_once(f"cannot write to {self._cache.directory}: {error.strerror or error}")
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                self._note_once(f"cannot write to {self._cache.directory}: {reason}")
         return self._store_temporarily(content)
 
     def _note_once(self, reason: str) -> None:

@@ -22,6 +22,7 @@ FORMAT = 2
 DTYPES = ("<u2", "<u4")
 MAPPED_BYTES = 64_000_000  # of shards that are mapped into memory at the same time
 _READ_BYTES = 1 << 20
+_MAX_RESTORED = 100  # times in a row, while another process removes shards
 _MAX_LABEL = 200  # characters of the name of a text
 
 Tokens = NDArray[np.unsignedinteger]
@@ -174,17 +175,20 @@ class TokenShards:
         return self._mapped[index]
 
     def _map(self, index: int) -> Tokens:
-        try:
-            self._shards[index] = self._shards[index].verified()
-            return self._shards[index].map()
-        except (OSError, ValueError) as error:
+        """The tokens of a shard; one that is damaged or gone is made again, even if it is removed at once."""
+        for _ in range(_MAX_RESTORED):
+            shard = self._shards[index]
+            try:
+                self._shards[index] = shard.verified()
+                return self._shards[index].map()
+            except (OSError, ValueError) as error:
+                reason = error
             if self._restore is None:
-                raise LLMError(f"cannot read the tokens in {self._shards[index].file}: {error}") from error
-            restored = self._restore(index)
-            if restored.count != self._shards[index].count:
+                break
+            self._shards[index] = self._restore(index)
+            if self._shards[index].count != shard.count:
                 raise LLMError(
                     "the tokens of the training text were removed from the cache, and the text has changed; run the "
                     "command again"
-                ) from error
-            self._shards[index] = restored
-            return restored.map()
+                )
+        raise LLMError(f"cannot read the tokens in {shard.file}: {reason}") from reason

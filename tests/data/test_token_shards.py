@@ -56,6 +56,20 @@ def test_a_damaged_shard_is_not_opened(tmp_path: Path) -> None:
             open_shard(path)
 
 
+def test_a_shard_that_is_removed_as_soon_as_it_is_made_is_made_once_more(tmp_path: Path) -> None:
+    path, made = tmp_path / "0.tokens", list[Shard]()
+
+    def restore(index: int) -> Shard:
+        made.append(open_shard(write(path, content([1, 2]))))
+        if len(made) < 3:
+            path.unlink()
+        return made[-1]
+
+    tokens = TokenShards(shards_of(tmp_path, [1, 2]), restore)
+    path.unlink()
+    assert tokens[0:2].tolist() == [1, 2] and len(made) == 3
+
+
 def test_a_shard_that_changes_during_a_run_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_shards, "MAPPED_BYTES", 4)  # one shard at a time
     shards = shards_of(tmp_path, [1, 2], [3, 4])
