@@ -154,7 +154,7 @@ def validation(size: ConversationSize, tokens: float) -> Decision[int]:
     most = rules.eval_tokens(tokens) * len(size.lengths) // sum(size.lengths)
     count = min(int(len(size.lengths) * recipe.CONVERSATION_VALIDATION_SHARE), most)
     if count < recipe.CONVERSATION_MIN_VALIDATION:
-        return Decision(0, "there are too few conversations; the weights of the end are kept")
+        return Decision(0, "there are too few conversations; the final weights are kept")
     return Decision(count, "spread evenly, not trained on; the weights with the lowest loss of their answers are kept")
 
 

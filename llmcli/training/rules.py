@@ -270,7 +270,7 @@ def validation(text: CorpusSize, tokens: float, context: int) -> Decision[int]:
     a window of `context` tokens at least."""
     count = min(int(text.tokens * recipe.VALIDATION_SHARE), eval_tokens(tokens))
     if count < recipe.MIN_VALIDATION_TOKENS or text.tokens - count < context:
-        return Decision(0, "the text is too short; the weights of the end are kept")
+        return Decision(0, "the text is too short; the final weights are kept")
     return Decision(count, "spread over the training text, not trained on; the weights with the lowest loss are kept")
 
 

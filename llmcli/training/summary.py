@@ -460,7 +460,7 @@ def _missing_divergence(run: _Run) -> list[str]:
     if run.record.get("conversations", {}).get("base_tokens") != 0:
         return []
     return [
-        "There was no time for text of the base model, so nothing limited catastrophic forgetting (KL divergence): a "
+        "There was no time for the base model to generate text, so no KL divergence limited catastrophic forgetting: a "
         "longer --time or a smaller base model would help."
     ]
 

@@ -505,7 +505,7 @@ def test_a_run_without_time_for_the_divergence_says_so() -> None:
     record = chat_record()
     for tokens, count in ((None, 0), (640, 0), (0, 1)):
         record["conversations"] = {**record["conversations"], **({} if tokens is None else {"base_tokens": tokens})}
-        assert " ".join(summarize(record)).count("no time for text of the base model") == count
+        assert " ".join(summarize(record)).count("no time for the base model to generate text") == count
 
 
 def test_greedy_answers_and_plain_text_have_a_sentence_each() -> None:

@@ -564,7 +564,10 @@ def _first_step_interrupted(output: "Output", trains: Callable[[], bool]) -> Ite
 def _show_generation(share: float) -> None:
     """Progress of the text that a base model generates before the first step."""
     if not share:
-        console.note("the base model generates text, on which the run keeps its predictions (--kl-weight 0: no)")
+        console.note(
+            "the base model generates text, on which training limits the KL divergence from it (--kl-weight 0 turns "
+            "this off)"
+        )
     console.status(f"{share:4.0%}  generating text with the base model" if share < 1 else "")
 
 
