@@ -137,9 +137,12 @@ class ReadingProgress:
         self._size += size
         now = self._clock()
         if self._seconds and now - self._started > _READING_SHARE * self._seconds:
+            one = self._files == 1 or self._size >= _NOTED_BYTES
+            read = f"{units.size(self._size)} of it" if one else units.count(self._files, "file")
             raise ReadingEndsError(
-                f"{name}: reading takes more than half of the time; {units.size(self._size)} of it are read after "
-                f"{units.duration(now - self._started)}; give a longer --time{_take_a_part(name)}"
+                f"{f'{name}: ' * one}reading takes more than half of the time; {read} are read after "
+                f"{units.duration(now - self._started)}; give a longer --time"
+                + (_take_a_part(name) if one else ", or fewer and larger files")
             )
         if now - self._noted >= _NOTE_SECONDS:
             self._noted = now

@@ -227,6 +227,14 @@ def test_reading_is_noted_and_ends_after_half_of_the_time() -> None:
     put("b.csv", b"text\n" + b"x\n" * 999_999)
     with pytest.raises(LLMError, match=r"give a longer --time, or train .*: head -n 100000 b\.csv > part\.csv$"):
         read_sources(["b.csv"], on_read=later)
+    progress = ReadingProgress(20, notes.append, clock=lambda: now[0])
+    with pytest.raises(LLMError) as caught:
+        for name in ("1.txt", "2.txt", "3.txt"):
+            later(name, 10)
+    assert str(caught.value) == (
+        "reading takes more than half of the time; 3 files are read after 12s; give a longer --time, or fewer and "
+        "larger files"
+    )
 
 
 def test_a_compressed_text_without_space_for_it_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
