@@ -234,14 +234,15 @@ def inside(directory: Path) -> dict[str, bytes]:
 @platforms.posix
 @pytest.mark.slow
 def test_a_full_disk_leaves_the_existing_model(directory: Path, tiny_model: Path) -> None:
-    """`ulimit -f`, which is not known before here, refuses the weights, after config and tokenizer were written."""
+    """`ulimit -f`, which is not known before here, refuses the weights, after config and tokenizer were written.
+    Without -B it would cut off .pyc files."""
     before = inside(directory)
     code = (
         "from llmcli.cli import app; from llmcli.formats import atomic_io; "
         "atomic_io._file_size_limit = lambda: 1e12; app.main()"
     )
     for target, result in ((directory, before), (directory.with_name("new"), None)):
-        command = f"ulimit -f 20; exec {sys.executable} -c '{code}' export {tiny_model} {target} --to hf --force"
+        command = f"ulimit -f 20; exec {sys.executable} -B -c '{code}' export {tiny_model} {target} --to hf --force"
         run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
         assert run.returncode == 1 and "nothing there was changed" in run.stderr and "Traceback" not in run.stderr
         assert (inside(target) if target.exists() else None) == result

@@ -111,6 +111,7 @@ from llmcli.cli import console
 call, code = sys.argv[1:3]
 model = load("new.safetensors")
 if call == "limit":
+    sys.dont_write_bytecode = True  # or the limit cuts off .pyc files
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 elif call != "disk":
     def refuse(*words, **more):
