@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import llmcli
+
 PROGRAM = """
 import collections, json, sys
 from json.decoder import JSONDecoder
@@ -68,3 +70,30 @@ def test_a_short_command_reads_once_and_imports_what_it_uses(words: tuple[str, .
     assert isinstance(modules, list)
     unneeded = {name for name in modules if name in NEVER | also_never}
     assert not unneeded, f"imported without need: {sorted(unneeded)}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_command_without_torch_ends_at_once(at_once: bool) -> None:
+    """After the functions registered for the end, and without a destructor of what is left then."""
+    program = f"""
+import atexit, os, sys, types
+class Left:
+    def __del__(self, write=os.write): write(2, b"taken down")
+left = Left()
+atexit.register(lambda: sys.stderr.write("registered "))
+if not {at_once}: sys.modules["torch"] = types.ModuleType("torch")
+sys.argv = ["llm", "--version"]
+from llmcli.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8")
+    assert (done.returncode, done.stdout) == (0, f"llmcli {llmcli.__version__}\n")
+    assert done.stderr.strip() == ("registered" if at_once else "registered taken down")
+
+
+@pytest.mark.slow
+def test_an_exit_code_is_kept() -> None:
+    program = "import sys; sys.argv = ['llm', 'inspect', 'none.safetensors']; from llmcli.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 1 and done.stderr.startswith("error: there is no file")
