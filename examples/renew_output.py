@@ -75,11 +75,14 @@ def read(page: str) -> list[Shown]:
 
 
 def shape(line: str) -> str:
-    """A line without its numbers, bars and spacing: what stays the same from run to run.
+    """A line without its numbers, times, bars and spacing: what stays the same from run to run.
 
     >>> shape(" apple     0.401   ████▉") == shape(" apple    0.38   ███")
     True
+    >>> shape("150 steps, 8m 49s") == shape("150 steps, 5s")
+    True
     """
+    line = re.sub(r"\b(?:\d+[hm] )+\d+s\b", "0s", line)
     return re.sub(r"\s+", " ", re.sub(r"[▀-▟]", "", re.sub(r"\d[\d,.]*", "0", line))).strip()
 
 
