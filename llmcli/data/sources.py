@@ -147,8 +147,8 @@ class ReadingProgress:
         if now - self._noted >= _NOTE_SECONDS:
             self._noted = now
             number = f", file {self._files:,}" if self._files > 1 else ""
-            size = f": {units.size(self._size)} of text" if self._size >= _NOTED_BYTES else ""
-            self._on_note(f"reading {name}{number}{size}")
+            amount = f": {units.size(self._size)} of text" if self._size >= _NOTED_BYTES else ""
+            self._on_note(f"reading {name}{number}{amount}")
 
 
 def _take_a_part(name: str) -> str:

@@ -408,6 +408,8 @@ def _speed(run: _Run) -> list[str]:
     reason = " Other programs may have been running." if reached < planned else ""
     if reached > planned and run.epochs < clock["planned_epochs"]:  # the time went elsewhere: to measurements
         return []
+    if run.ended_by_epochs and run.record["epochs"] <= SPEED_TOLERANCE * clock["planned_epochs"]:
+        return []  # there was time enough
     return [
         f"The plan assumed {planned:,} tokens per second and {units.epochs(clock['planned_epochs'])}; the run reached "
         f"{reached:,} and {units.epochs(run.record['epochs'])}.{reason}"

@@ -596,3 +596,11 @@ def test_other_programs_are_suspected_only_where_the_run_was_slower(
 ) -> None:
     clock = {"tokens_per_second": reached, "planned_tokens_per_second": 1000, "planned_epochs": planned_epochs}
     assert summarize(record(clock=clock)) == [FINAL, *sentence, PLATEAU]
+
+
+@pytest.mark.parametrize(("planned_epochs", "count"), [(1.0, 0), (0.5, 1)])
+def test_a_slow_run_that_read_all_that_was_planned_says_nothing_of_its_speed(planned_epochs: float, count: int) -> None:
+    """It was ended by its limit of epochs; where fewer were planned, the model was chosen for those."""
+    clock = {"tokens_per_second": 500, "planned_tokens_per_second": 1000, "planned_epochs": planned_epochs}
+    ended = summarize(record(clock=clock, train={"steps": 100, "seconds": 600}))
+    assert " ".join(ended).count("The plan assumed") == count
