@@ -5,22 +5,26 @@ Nothing here prints. Invalid values, files and models raise `llmcli.LLMError`; a
 
 from __future__ import annotations
 
+import difflib
 import operator
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL, DTYPES, QUANTIZATIONS, SamplingConfig
+from llmcli.config import ANSWER_TOKENS, DEFAULT_MODEL, DEVICES, DTYPES, QUANTIZATIONS, SamplingConfig
 from llmcli.errors import LLMError, brief, missing_package, require_torch, usage
 
 if TYPE_CHECKING:
     from llmcli.analysis.explain import Explanation
     from llmcli.data.conversations import Message
+    from llmcli.data.record_kinds import Reading
     from llmcli.data.tokenizer import Tokenizer
     from llmcli.evaluation.evaluator import Score
     from llmcli.formats.checkpoint import Checkpoint
@@ -39,6 +43,11 @@ PLAN_OPTIONS = (
     "layers", "width", "heads", "kv_heads", "context", "tie", "vocab_size", "batch_tokens", "dropout", "lr",
     "optimizer", "experts", "active", "lora", "kl_weight", "seed",
 )  # fmt: skip
+# other names of arguments: options of the command line, and what other programs call them
+OTHER_NAMES = {
+    "time": "seconds", "max_steps": "steps", "num_train_epochs": "epochs", "from": "base", "force": "overwrite",
+    "learning_rate": "lr", "hidden_size": "width", "max_new_tokens": "max_tokens", "n": "max_tokens",
+}  # fmt: skip
 
 
 class Model:
@@ -110,7 +119,7 @@ class Model:
         """Like `stream`, with token id, natural log probability and finish reason of each piece."""
         from llmcli.generation.generator import generate
 
-        prompt, sampling = _text(prompt, "prompt"), _sampling(options)
+        prompt, literal, sampling = _text(prompt, "prompt"), _flag(literal, "literal"), _sampling(options)
         return generate(self._runtime.fork(), self.tokenizer, prompt, sampling, literal=literal)
 
     def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> str:
@@ -169,10 +178,13 @@ class Model:
         with its n-gram cache (None without one), `.bits_per_byte` as the model runs, that is, the second of them that
         there is; `.perplexity`, `.accuracy`, `.tokens`.
 
-        Raises LLMError when the tokenizer changes the text, because bits per byte would then be wrong.
+        Raises LLMError for an empty text, and when the tokenizer changes the text, because bits per byte would then be
+        wrong.
         """
         from llmcli.evaluation.evaluator import evaluation_context, score_text, trained_context
 
+        if text == "":
+            raise usage("the text is empty; give one to score")
         context = evaluation_context(self.runtime.context, trained=trained_context(self._source.records))
         return score_text(_text(text, "text"), self.runtime, self.tokenizer, context=context)
 
@@ -191,7 +203,9 @@ class Model:
             raise LLMError(
                 'explain needs a single model on the CPU with its own weights: llmcli.load("model.safetensors")'
             )
-        return explain(network, self.tokenizer, _text(prompt, "prompt"), literal=literal, predictor=runtime)
+        return explain(
+            network, self.tokenizer, _text(prompt, "prompt"), literal=_flag(literal, "literal"), predictor=runtime
+        )
 
 
 def load(
@@ -212,14 +226,18 @@ def load(
     from llmcli.formats.loading import load_any, open_tokenizer
     from llmcli.models.open_runtime import open_runtime
 
+    _device(device)
     if quantize not in (None, *QUANTIZATIONS):
         raise usage(f"quantize must be None, {' or '.join(QUANTIZATIONS)}, found {brief(quantize)}")
-    source = load_any(_path(model, "model"))
-    try:
-        runtime = open_runtime(source, device, quantize, on_note, cache=cache)
-    except ImportError as error:
-        raise missing_package(error) or error from error
-    return Model(source, runtime, open_tokenizer(source))
+    if quantize is not None and device != "cpu":
+        raise usage('quantized weights run on the CPU; leave out device, or give device="cpu"')
+    with _named_as_arguments():
+        source = load_any(_path(model, "model"))
+        try:
+            runtime = open_runtime(source, device, quantize, _function(on_note), cache=_flag(cache, "cache"))
+        except ImportError as error:
+            raise missing_package(error) or error from error
+        return Model(source, runtime, open_tokenizer(source))
 
 
 def train(
@@ -259,46 +277,69 @@ def train(
     """
     from llmcli.config import cpu_cores
     from llmcli.data.record_kinds import Reading
-    from llmcli.training import session
-    from llmcli.training.output import claim_output
     from llmcli.training.plan import Request
 
-    started = time.monotonic()
     require_torch()
-    if unknown := sorted(options.keys() - set(PLAN_OPTIONS)):
-        raise TypeError(f"unknown option {unknown[0]!r}; besides the named ones there are {', '.join(PLAN_OPTIONS)}")
-    threads_here = cpu_cores() if threads is None else _count(threads, "threads")
-    request = Request(seconds=seconds, steps=steps, epochs=epochs, threads=threads_here, **options)
-    files = [_path(corpus, "corpus")] if isinstance(corpus, str | Path) else _paths(corpus)
-    base_path, like_path = (None if model is None else _path(model, "a model") for model in (base, like))
-    for name, value in (("tokenizer", tokenizer), ("column", column or ""), ("device", device), ("dtype", dtype)):
+    if unknown := options.keys() - set(PLAN_OPTIONS):
+        raise _unknown_option(min(unknown), (*PLAN_OPTIONS, *train.__kwdefaults__))
+    files = _paths(corpus)
+    base_path, like_path = (
+        None if path is None else _path(path, name) for name, path in (("base", base), ("like", like))
+    )
+    for name, value in (("tokenizer", tokenizer), ("column", "" if column is None else column), ("dtype", dtype)):
         if not isinstance(value, str):
             raise TypeError(f"{name} must be a str, found {brief(value)}")
+    _device(device)
     if dtype not in (*DTYPES, "auto"):
         raise usage(f"dtype must be auto or one of {', '.join(DTYPES)}, found {brief(dtype)}")
     if speakers is not None and not (isinstance(speakers, tuple | list) and [*map(type, speakers)] == [str, str]):
         raise TypeError(f'speakers must be two names, as in ("User", "Assistant"), found {brief(speakers)}')
     if val is not None and not isinstance(val, str | Path | Real):
         raise TypeError(f"val must be the name of a file or a fraction, found {brief(val)}")
-    with claim_output(
-        _path(output, "output"), force=overwrite, model=base_path or like_path, model_role="a model that the run reads",
-        on_note=on_note, on_warning=on_note,
-    ) as place:  # fmt: skip
-        inputs = session.load_inputs(
-            [str(file) for file in files],
+    with _named_as_arguments():
+        threads_here = cpu_cores() if threads is None else _count(threads, "threads")
+        return _train(
+            files,
+            _path(output, "output"),
+            Request(seconds=seconds, steps=steps, epochs=epochs, threads=threads_here, **options),
+            Reading.of_options(speakers, _flag(pairs, "pairs"), column, _flag(plain, "plain")),
             val,
             base_path,
             like_path,
             tokenizer,
-            place.path,
-            reading=Reading.of_options(speakers, pairs, column, plain),
-            seconds=request.budget,
-            on_note=on_note,
+            device,
+            dtype,
+            fixed_threads=threads is not None,
+            overwrite=_flag(overwrite, "overwrite"),
+            on_note=_function(on_note),
         )
-        identity = _as_options(request) | {"--time": seconds, "--device": device, "--dtype": dtype}
-        identity |= {"--speakers": speakers and ",".join(speakers)}
+
+
+def _train(
+    files: list[Path], output: Path, request: Request, reading: Reading, val: str | Path | float | None,
+    base: Path | None, like: Path | None, tokenizer: str, device: str, dtype: str, *, fixed_threads: bool,
+    overwrite: bool, on_note: Callable[[str], None],
+) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Restarted | Result]:  # fmt: skip
+    """`train`, with arguments that were checked."""
+    from llmcli.training import session
+    from llmcli.training.output import claim_output
+
+    started = time.monotonic()
+    with (
+        _named_as_arguments(),
+        claim_output(
+            output, force=overwrite, model=base or like, model_role="a model that the run reads",
+            on_note=on_note, on_warning=on_note,
+        ) as place,
+    ):  # fmt: skip
+        inputs = session.load_inputs(
+            [str(file) for file in files], val, base, like, tokenizer, place.path, reading=reading,
+            seconds=request.budget, on_note=on_note,
+        )  # fmt: skip
+        identity = _as_options(request) | {"--time": request.seconds, "--device": device, "--dtype": dtype}
+        identity |= {"--speakers": reading.speakers and ",".join(reading.speakers)}
         plan = session.plan_run(
-            request, inputs, place, device, dtype, options=identity, fixed_threads=threads is not None, started=started,
+            request, inputs, place, device, dtype, options=identity, fixed_threads=fixed_threads, started=started,
             on_note=on_note,
         )  # fmt: skip
         for note in inputs.notes:
@@ -356,31 +397,100 @@ def _count(value: object, name: str) -> int:
     return int(value)
 
 
+def _flag(value: object, name: str) -> bool:
+    """True or False, and not what Python takes for one of them: overwrite="no" would replace a file."""
+    if type(value).__name__ not in ("bool", "bool_"):  # the second is that of numpy before version 2
+        raise TypeError(f"{name} must be True or False, found {brief(value)}")
+    return bool(value)
+
+
+def _function(on_note: object) -> Callable[[str], None]:
+    if not callable(on_note):
+        raise TypeError(f"on_note must be a function of one text, found {brief(on_note)}")
+    return on_note
+
+
+def _device(value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"device must be a str, found {brief(value)}")
+    if value not in (*DEVICES, "auto"):
+        raise usage(f"device must be {', '.join(DEVICES)} or auto, found {brief(value)}")
+
+
 def _path(value: object, name: str) -> Path:
+    """The path of a file or directory, which need not exist. Raises TypeError for anything else, LLMError for what
+    cannot be a name: also for "", which would be the current directory."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a str or a Path, found {brief(value)}")
+    path = os.fspath(value)
+    if not isinstance(path, str):
+        raise TypeError(f"{name} must be a str or a Path, found one of bytes, {brief(path)}")
+    if not path:
+        raise usage(f"{name} is empty; give the name of a file")
     try:
-        os.stat(value)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:  # a name that is too long, or holds a character that no name can have
-        raise LLMError(f"{name} {brief(str(value))} cannot be opened: {error}") from error
-    return Path(value)
+        os.stat(path)
+    except (OSError, ValueError) as error:
+        if "\n" in path:
+            raise usage(
+                f"{name} must be the name of a file, found a text, {brief(path)}; write the text to a file, and give "
+                "its name"
+            ) from None
+        if not isinstance(error, FileNotFoundError):  # too long, or with a character that no name can have
+            reason = (isinstance(error, OSError) and error.strerror) or error
+            raise LLMError(f"{name} {brief(path)} cannot be opened: {reason}") from error
+    return Path(path)
 
 
-def _paths(values: Iterable[object]) -> list[Path]:
-    if not isinstance(values, Iterable) or isinstance(values, bytes | Mapping):
-        raise TypeError(f"corpus must be a file or a list of files, found {brief(values)}")
-    return [_path(value, "corpus") for value in values]
+def _paths(corpus: object) -> list[Path]:
+    if isinstance(corpus, str | os.PathLike):
+        return [_path(corpus, "corpus")]
+    if not isinstance(corpus, Iterable) or isinstance(corpus, bytes | Mapping) or hasattr(corpus, "read"):
+        raise TypeError(f"corpus must be the name of a file, or a list of them, found {brief(corpus)}")
+    files = [_path(value, "corpus") for value in corpus]
+    if not files:
+        raise usage("corpus is an empty list; give the name of a file, or a list of them")
+    return files
+
+
+def _unknown_option(option: str, known: Iterable[str]) -> TypeError:
+    names = sorted(known)
+    similar = [
+        name for name in (OTHER_NAMES.get(option), *difflib.get_close_matches(option, names, 1)) if name in names
+    ]
+    hint = f"did you mean {similar[0]}? " if similar else ""
+    return TypeError(f"unknown option {option!r}; {hint}the options are {', '.join(names)}")
+
+
+# options of the command line in an error, which are arguments here; commands, which end with their clause, stay
+_COMMAND = re.compile(r"(\bllm [a-z]+\b[^;]*)")
+_OPTION = re.compile(r"(?<![\w-])(?:--([a-z]+(?:-[a-z]+)*)|-(o))\b")
+
+
+@contextmanager
+def _named_as_arguments() -> Iterator[None]:
+    """Errors of the code below name options as the command line has them; here, they are arguments."""
+
+    def argument(option: re.Match[str]) -> str:
+        name = (option[1] or "output").replace("-", "_")
+        return "overwrite=True" if name == "force" else OTHER_NAMES.get(name, name)
+
+    try:
+        yield
+    except LLMError as error:
+        clauses = _COMMAND.split(str(error))
+        clauses[::2] = [_OPTION.sub(argument, clause) for clause in clauses[::2]]
+        error.args = ("".join(clauses),)
+        raise
 
 
 def _sampling(options: dict[str, Any]) -> SamplingConfig:
     known = {field.name for field in fields(SamplingConfig)}
-    if unknown := sorted(options.keys() - known):
-        raise TypeError(f"unknown option {unknown[0]!r}; the options are {', '.join(sorted(known))}")
+    if unknown := options.keys() - known:
+        raise _unknown_option(min(unknown), known)
     if options.get("seed") is None:
         options = options | {"seed": secrets.randbelow(1 << 32)}
     stop = options.get("stop")
     if stop is None or isinstance(stop, list | str):
         stop = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    return SamplingConfig(**options | {"stop": stop})
+    with _named_as_arguments():
+        return SamplingConfig(**options | {"stop": stop})

@@ -353,12 +353,13 @@ def convert_fields(config: "DataclassInstance") -> None:
         kinds = get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)
         value = getattr(config, field.name)
         expected = next((name for kind, name in _KINDS.items() if kind in kinds), None)
-        if type(value) in kinds or expected is None or (type(value) is int and float in kinds):
+        is_huge = isinstance(value, int) and value.bit_length() > 1000  # more than a float can hold
+        if type(value) in kinds or expected is None or (type(value) is int and float in kinds and not is_huge):
             continue
         is_bool = type(value).__name__ in ("bool", "bool_")  # the second is that of numpy before version 2
         if int in kinds and isinstance(value, Integral) and not is_bool:
             object.__setattr__(config, field.name, int(value))
-        elif float in kinds and isinstance(value, Real) and not is_bool:
+        elif float in kinds and isinstance(value, Real) and not is_bool and not is_huge:
             object.__setattr__(config, field.name, float(value))
         else:
             raise usage(f"{field.name} must be {expected}, found {brief(value)}")

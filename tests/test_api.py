@@ -1,7 +1,10 @@
 """The Python API gives the results of the command line, and importing it loads no heavy library."""
 
+import inspect
+import io
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -83,7 +86,9 @@ def test_a_single_stop_string_is_accepted(tiny_model: Path) -> None:
 
 
 def test_an_unknown_option_is_named(tiny_model: Path) -> None:
-    with pytest.raises(TypeError, match="unknown option 'tokens'; the options are max_tokens, min_p,"):
+    with pytest.raises(
+        TypeError, match="unknown option 'tokens'; did you mean max_tokens[?] the options are max_tokens, "
+    ):
         llmcli.load(tiny_model).generate(PROMPT, tokens=5)
 
 
@@ -139,6 +144,31 @@ def test_every_error_is_an_llm_error(tmp_path: Path) -> None:
     for name in ("missing.safetensors", "no.safetensors"):
         with pytest.raises(llmcli.LLMError):
             llmcli.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("function", [api.load, api.train])
+def test_the_page_shows_the_signature(function: Callable[..., object]) -> None:
+    """Names, order and defaults; a default that is a function is written `...`."""
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text("utf-8")
+    shown = re.search(rf"`({function.__name__}\([^`]*\))`", page)
+    assert shown, "the signature is not on the page"
+    documented: dict[str, Callable[..., object]] = {}
+    exec(f"def {shown[1]}: ...", documented)
+
+    def defaults(of: Callable[..., object]) -> list[tuple[str, object, object]]:
+        parameters = inspect.signature(of).parameters.values()
+        return [
+            (p.name, p.kind, ... if callable(p.default) and p.default is not p.empty else p.default) for p in parameters
+        ]
+
+    assert defaults(documented[function.__name__]) == defaults(function)
+
+
+def test_the_options_of_training_are_on_the_page() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text("utf-8")
+    [listed] = re.findall(r"`options` are ([^.]*)\.", page)
+    names = re.findall(r"[a-z_]+", re.sub(r"\([^)]*\)", "", listed).replace(" and ", " "))
+    assert tuple(names) == api.PLAN_OPTIONS
 
 
 TEXT = "The cat sat on the mat. The dog ate the hat.\n" * 60
@@ -202,18 +232,22 @@ CALLS: dict[str, Callable[[llmcli.Model, object], object]] = {
     "output": lambda model, value: next(llmcli.train("c.txt", value)),  # type: ignore[arg-type]
 }
 OPTIONS: dict[str, list[object]] = {
-    "max_tokens": [None, -1, 1.5, "3", True], "temperature": [None, -1, "1", math.nan, [1]], "top_k": [-1, 2.0],
+    "max_tokens": [None, -1, 1.5, "3", True], "temperature": [None, -1, "1", math.nan, 10**400, [1]],
+    "top_k": [-1, 2.0],
     "top_p": [0, 1.5, "x"], "min_p": [-1, None], "repetition_penalty": [0, None], "seed": [-1, "1", 1.5],
-    "stop": [5, "", [""], [1]], "nonsense": [1],
+    "stop": [5, "", [""], [1]], "literal": ["no", None],
+    "nonsense": [1],
 }  # fmt: skip
 TRAIN_OPTIONS: dict[str, list[object]] = {
-    "seconds": [-1, 0, "10", math.nan], "steps": [0, -1, "5", 1.5, True], "epochs": [0, "1"], "val": [2.0, b"x"],
-    "base": ["no", 5], "like": ["no", 5], "tokenizer": ["no", 5, None], "speakers": ["ab", ("a",), 5],
-    "device": ["gpu", 5, None], "dtype": ["f8", 5], "threads": [0, -1, "2", 1.5], "layers": [0, -1, "2", 2.5],
+    "seconds": [-1, 0, "10", math.nan, math.inf, 10**400],
+    "steps": [0, -1, "5", 1.5, True], "epochs": [0, "1"], "val": [2.0, b"x"],
+    "base": ["no", 5, ""], "like": ["no", 5, ""], "tokenizer": ["no", 5, None], "speakers": ["ab", ("a",), 5],
+    "device": ["gpu", 5, None], "dtype": ["f8", 5], "threads": [0, -1, "2", 1.5], "layers": [0, -1, "2", 2.5, 10**9],
     "width": [0, 7, "64"], "heads": [0, 3], "kv_heads": [0, 5], "dropout": [-1, 2, "x"], "lr": [0, -1, "x"],
     "optimizer": ["x", 5], "vocab_size": [1, "x", 10**9], "context": [0, "x"], "batch_tokens": [0, "x"],
-    "seed": [-1, "x", 1.5, 1 << 64], "lora": [-1, 1.5], "experts": [-1, "x"], "tie": [5], "weight_decay": [0],
-    "kl_weight": [-1, "x"],
+    "seed": [-1, "x", 1.5, 1 << 64], "lora": [-1, 1.5], "experts": [-1, "x", 10**9], "tie": [5], "weight_decay": [0],
+    "kl_weight": [-1, "x"], "pairs": ["no", None, 5], "plain": ["no", None], "overwrite": ["no", None, 1],
+    "column": ["q", 5, ("q", "a")], "on_note": [None, "x"], "time": ["20s", 20],
 }  # fmt: skip
 
 
@@ -229,7 +263,7 @@ def assert_one_sentence(call: Callable[[], object]) -> None:
 def test_what_is_no_text_or_file_is_refused(name: str, tiny_model: Path) -> None:
     Path("c.txt").write_text(TEXT, "utf-8")
     model = llmcli.load(tiny_model)
-    for value in [*NOT_TEXTS, "" if name in ("generate", "load") else None, "x\0" if name == "load" else None]:
+    for value in [*NOT_TEXTS, None if name in ("tokenize", "detokenize") else "", "x\0" if name == "load" else None]:
         is_fine = (name == "load" and value == Path("x")) or (name == "output" and value == Path("x"))
         if not is_fine and not (name == "train" and isinstance(value, Path)):
             assert_one_sentence(lambda value=value: CALLS[name](model, value))  # type: ignore[misc]
@@ -244,7 +278,15 @@ def test_options_of_other_types_and_out_of_range_are_refused(tiny_model: Path) -
         assert_one_sentence(lambda count=count: model.next_words("The", count))  # type: ignore[misc]
     for ids in ([-1], [10**9], [1.5], ["a"], [[1]], "abc"):
         assert_one_sentence(lambda ids=ids: model.detokenize(ids))  # type: ignore[misc]
-    for option in ({"device": "gpu"}, {"device": 5}, {"quantize": "int2"}, {"quantize": True}):
+    for option in (
+        {"device": "gpu"},
+        {"device": 5},
+        {"quantize": "int2"},
+        {"quantize": True},
+        {"quantize": "int8", "device": "auto"},
+        {"cache": "no"},
+        {"on_note": 5},
+    ):
         assert_one_sentence(lambda option=option: llmcli.load(tiny_model, **option))  # type: ignore[misc]
 
 
@@ -257,6 +299,29 @@ def test_options_of_training_are_refused_before_anything_is_written() -> None:
                 del options["steps"]
             assert_one_sentence(lambda options=options: next(llmcli.train("c.txt", "o.safetensors", **options)))  # type: ignore[misc]
     assert {path.name for path in Path().iterdir()} <= {"c.txt", ".o.safetensors.lock"}
+
+
+def test_errors_name_arguments_and_suggest_the_nearest(tiny_model: Path) -> None:
+    """Not the options of the command line; its commands stay as they are typed."""
+    Path("c.txt").write_text(TEXT, "utf-8")
+    Path("mine.safetensors").write_text("mine", "utf-8")
+    model = llmcli.load(tiny_model)
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: model.generate("The", max_tokens=-1), "^max_tokens must be"),
+        (lambda: model.generate("The", temprature=1), "did you mean temperature[?]"),
+        (lambda: llmcli.train("c.txt", time="20s"), "did you mean seconds[?]"),
+        (lambda: llmcli.train("c.txt", layer=2), "did you mean layers[?]"),
+        (lambda: llmcli.train("c.txt", steps=1, seconds=5), "^seconds and steps both"),
+        (lambda: llmcli.train([]), "^corpus is an empty list"),
+        (lambda: llmcli.train(TEXT), "^corpus must be the name of a file, found a text"),
+        (lambda: llmcli.train(io.StringIO(TEXT)), "^corpus must be the name of a file, or a list"),
+        (lambda: next(llmcli.train("c.txt", "mine.safetensors", steps=1)), "add overwrite=True to replace it"),
+        (lambda: next(llmcli.train(tiny_model, "o.safetensors", steps=1)), "llm train TEXT --from "),
+    ]
+    for call, message in calls:
+        with pytest.raises((llmcli.LLMError, TypeError), match=message):
+            call()
+    assert Path("mine.safetensors").read_text("utf-8") == "mine"
 
 
 @pytest.mark.usefixtures("short_search")

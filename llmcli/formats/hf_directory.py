@@ -19,6 +19,7 @@ from llmcli.formats.checkpoint import Checkpoint
 from llmcli.formats.header import Header, TensorInfo
 from llmcli.formats.hf_config import architecture_problem, dump_config
 from llmcli.formats.metadata import parse_document
+from llmcli.formats.open_file import model_files
 from llmcli.formats.safetensors_file import tensors_equal
 from llmcli.formats.safetensors_header import read_header as read_safetensors_header
 
@@ -89,9 +90,9 @@ def _read_text(path: Path) -> str:
             raise LLMError(f"{path} has over {MAX_TEXT_BYTES:,} bytes, too many for such a file")
         return path.read_text("utf-8")
     except FileNotFoundError as error:
-        raise LLMError(
-            f"{path.parent} is not a model: it has no {path.name}; a Hugging Face directory has one"
-        ) from error
+        others = [str(model) for model in model_files(path.parent)[:3]]
+        hint = f"name one of its files: {', '.join(others)}" if others else "a Hugging Face directory has one"
+        raise LLMError(f"{path.parent} is not a model: it has no {path.name}; {hint}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise LLMError(f"{path} cannot be read as text: {error}") from error
 

@@ -47,7 +47,7 @@ def _open_network(checkpoint: Checkpoint, device: str, quantize: str | None, on_
     if device == "cpu" and scheme:
         return _open_quantized(checkpoint, scheme, on_note, required=quantize is not None)
     if device == "cpu":
-        return _open_float32(checkpoint, fast=fast)
+        return _open_float32(checkpoint, on_note, fast=fast)
     from llmcli.models.devices import check_dtype, pick_device
     from llmcli.models.torch_runtime import TorchRuntime
 
@@ -56,12 +56,15 @@ def _open_network(checkpoint: Checkpoint, device: str, quantize: str | None, on_
     return TorchRuntime(checkpoint, device)
 
 
-def _open_float32(checkpoint: Checkpoint, *, fast: bool) -> Runtime:
+def _open_float32(checkpoint: Checkpoint, on_note: OnNote, *, fast: bool) -> Runtime:
     if fast and 4 * checkpoint.config.parameters <= FAST_BYTES:
         from llmcli.models import onnx_runtime
 
         if onnx_runtime.is_installed() and not onnx_runtime.unsupported(checkpoint.config):
-            return onnx_runtime.OnnxRuntime(checkpoint, None)
+            try:
+                return onnx_runtime.OnnxRuntime(checkpoint, None)
+            except ImportError as error:  # it is there, but does not load: another system's, or too little memory
+                on_note(f"onnxruntime cannot be loaded ({error}); running without it, more slowly")
     from llmcli.models.numpy_runtime import NumpyRuntime
 
     return NumpyRuntime(checkpoint)

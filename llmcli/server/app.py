@@ -51,6 +51,15 @@ ROUTES = [
     Route("/detokenize", token_routes.detokenize, methods=["POST"]),
     Route("/tokenizer_info", token_routes.tokenizer_info),
 ]
+OFFERED = (
+    "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/next", "/v1/explain", "/tokenize", "/detokenize",
+)  # fmt: skip
+# routes of other APIs (OpenAI's newer one, Anthropic's, Ollama's, llama.cpp's, TGI's), and those that do the same here
+SIMILAR = {
+    "/v1/responses": "/v1/chat/completions", "/v1/messages": "/v1/chat/completions",
+    "/api/chat": "/v1/chat/completions", "/api/generate": "/v1/completions", "/completion": "/v1/completions",
+    "/generate": "/v1/completions", "/api/tags": "/v1/models",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,7 +136,7 @@ def _preload(service: Service, hooks: Hooks) -> None:
 
 async def _handle(request: Request, error: Exception) -> Response:
     """An exception of a route as an HTTP answer."""
-    api_error = _as_api_error(error)
+    api_error = _as_api_error(error, request)
     if api_error.status >= 500:
         entry_of(request.scope).error = _causes(error)
     response = error_response(api_error)
@@ -143,13 +152,25 @@ def _causes(error: BaseException) -> str:
     return str(error) if isinstance(error, LLMError | ApiError) else f"{type(error).__name__}: {error}"
 
 
-def _as_api_error(error: Exception) -> ApiError:
+def _not_offered(request: Request, error: HTTPException) -> str:
+    """What a request for another route, or with another method, is answered: what is not offered, and what is."""
+    path = request.url.path
+    if error.status_code == 405 and error.headers:
+        return f"{request.method[:20]} is not offered at {path[:100]}; use {error.headers['Allow']}"
+    routes = (*OFFERED, *(route.path for route in ROUTES))
+    wanted = path.rstrip("/")
+    similar = SIMILAR.get(wanted) or next((route for route in routes if wanted.endswith(route.removeprefix("/v1"))), "")
+    hint = f"use {similar}; " if len(similar) > 1 else ""
+    return f"{path[:100]} is not offered here; {hint}there are {', '.join(OFFERED)}; /openapi.json lists all"
+
+
+def _as_api_error(error: Exception, request: Request) -> ApiError:
     match error:
         case ApiError():
             return error
         case HTTPException():
-            hint = "; /openapi.json lists the routes" if error.status_code in (404, 405) else ""
-            return ApiError(f"{error.detail}{hint}", error.status_code)
+            message = _not_offered(request, error) if error.status_code in (404, 405) else error.detail
+            return ApiError(message, error.status_code)
         case ClientDisconnect():
             return ApiError("the client disconnected", CLIENT_LEFT)
         case QueueFullError():

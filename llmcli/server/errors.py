@@ -74,6 +74,9 @@ def failed(error: BaseException) -> ApiError:
         return ApiError(str(error), 503, code="stopping")
     if isinstance(error, UnavailableError):
         return ApiError(str(error), 503, code="unavailable")
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        return ApiError("the server has no memory or no thread left for this request; try again later", 503,
+                        code="unavailable")  # fmt: skip
     if isinstance(error, LLMError) and error.__cause__ is None:  # one with a cause is not meant for users
         return ApiError(str(error), 500)
     return ApiError("the server made an error; its log has the details", 500)

@@ -9,6 +9,7 @@ from llmcli.data.vocabulary_limits import MAX_VOCAB_SIZE
 from llmcli.errors import usage
 
 DEFAULT_SECONDS = 300.0  # time budget where the user gives no budget at all
+MAX_COUNT = 1_000  # of layers, and of experts in a layer
 REQUESTED = "as requested"  # the reason for a value that the user fixed
 FROM_BASE = "from the base model"
 
@@ -52,6 +53,9 @@ class Request:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise usage(f"--{name.replace('_', '-')} must be at least 1, found {value}")
+        for name in ("layers", "experts"):  # each has tensors, whose shapes are listed
+            if (getattr(self, name) or 0) > MAX_COUNT:
+                raise usage(f"--{name} must be at most {MAX_COUNT:,}, found {getattr(self, name):,}")
         if not 0 <= self.seed < 1 << 63:
             raise usage(f"--seed must be at least 0 and below 2^63, found {self.seed}")
         if self.vocab_size is not None and self.vocab_size > MAX_VOCAB_SIZE:
@@ -61,8 +65,8 @@ class Request:
         if len(given) > 1:
             raise usage(f"{' and '.join(given)} both set the length of the run; give one of them")
         for name, value in given.items():
-            if not value > 0:
-                raise usage(f"{name} must be above 0, found {value}")
+            if not 0 < value < math.inf:
+                raise usage(f"{name} must be a number above 0, found {value}")
         if self.epochs is not None and not self.epochs <= 1e6:
             raise usage(f"--epochs must be at most a million, found {self.epochs}")
         if self.optimizer not in (None, "muon", "adamw"):

@@ -368,3 +368,10 @@ def test_a_name_without_its_suffix_is_completed_in_the_error(suffix: str) -> Non
     Path(f"food{suffix}").touch()
     with pytest.raises(LLMError, match=rf"no file food, but there is food\{suffix}; name that one"):
         loading.load("food")
+
+
+def test_a_directory_of_models_names_them(tmp_path: Path) -> None:
+    for name in ("b.safetensors", "a.gguf", "x.resume.safetensors"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(LLMError, match=r"has no config\.json; name one of its files: .*a\.gguf, .*b\.safetensors$"):
+        hf_directory.read_header(tmp_path)

@@ -156,3 +156,27 @@ def test_the_description_lists_every_route(client):
 def test_the_description_is_valid():
     validator = pytest.importorskip("openapi_spec_validator", reason="needs pip install openapi-spec-validator")
     validator.validate(description())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "message"),
+    [
+        (
+            "POST",
+            "/v1/embeddings",
+            "/v1/embeddings is not offered here; there are /v1/chat/completions, /v1/completions, ",
+        ),
+        ("POST", "/v1/responses", "/v1/responses is not offered here; use /v1/chat/completions; there are "),
+        ("POST", "/api/generate", "/api/generate is not offered here; use /v1/completions; there are "),
+        ("GET", "/api/tags", "use /v1/models; "),
+        ("POST", "/v1/v1/chat/completions", "use /v1/chat/completions; "),
+        ("POST", "/v1/completions/", "use /v1/completions; "),
+        ("GET", "/health/", "/health/ is not offered here; use /health; "),
+        ("GET", "/v1/completions", "GET is not offered at /v1/completions; use POST"),
+        ("POST", "/v1/audio/speech", "/v1/audio/speech is not offered here; there are "),
+    ],
+)
+def test_routes_that_are_not_offered_name_those_that_are(client, method, path, message):
+    answer = client.request(method, path, json={"input": "x"} if method == "POST" else None)
+    assert answer.status_code == (405 if message.startswith("GET") else 404)
+    assert message in answer.json()["error"]["message"]

@@ -19,7 +19,7 @@ from llmcli.formats.loading import load
 from llmcli.generation.next_words import next_words
 from llmcli.server import analysis_routes, engine, running, service
 from llmcli.server.app import Hooks, create_app
-from llmcli.server.errors import ApiError, ModelLoadError
+from llmcli.server.errors import ApiError, ModelLoadError, failed
 from llmcli.server.limits import MAX_ANALYSES
 from llmcli.server.models import Models, ServedModel
 from llmcli.server.requests import Limits, Request
@@ -355,3 +355,10 @@ def test_too_many_analyses_are_refused_and_the_engine_goes_on(served, monkeypatc
         assert [one.result().status_code for one in asked if one not in refused] == [200] * MAX_ANALYSES
         assert client.post("/v1/completions", json={"prompt": "The"}).status_code == 200
         assert client.post("/v1/next", json={"prompt": "The cat"}).status_code == 200
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_a_lack_of_threads_or_memory_is_temporary(error: Exception) -> None:
+    answer = failed(error)
+    assert (answer.status, answer.code) == (503, "unavailable")
+    assert failed(RuntimeError("another")).status == 500
