@@ -87,7 +87,7 @@ def test_a_single_stop_string_is_accepted(tiny_model: Path) -> None:
 
 def test_an_unknown_option_is_named(tiny_model: Path) -> None:
     with pytest.raises(
-        TypeError, match="unknown option 'tokens'; did you mean max_tokens[?] the options are max_tokens, "
+        TypeError, match=r"unknown option 'tokens'; did you mean max_tokens[?] the options are max_tokens, "
     ):
         llmcli.load(tiny_model).generate(PROMPT, tokens=5)
 
