@@ -70,12 +70,13 @@ class Document:
         A position inside a character is moved to the end of that character.
         """
         end = self.text_bytes if end is None else min(end, self.text_bytes)
+        start = min(start, end)
         stop = min(end + 3, self.text_bytes)  # includes the whole of a character that begins before `end`
         with self._reader() as read:
             first = start
             if start:
                 low = max(0, start - 3)
-                first = low + _last_character_start(read(self.offset + low, start + 1 - low))
+                first = low + _last_character_start(read(self.offset + low, min(start + 1, self.text_bytes) - low))
 
             def blocks() -> Iterator[bytes]:
                 for position in range(first, stop, BLOCK_BYTES):
@@ -94,7 +95,10 @@ class Document:
 
             def read(position: int, size: int) -> bytes:
                 file.seek(position)
-                return _read(file, size, self.name)
+                data = _read(file, size, self.name)
+                if len(data) < size:
+                    raise LLMError(f"{self.name} became shorter while it was used; run the command again")
+                return data
 
             yield read
 

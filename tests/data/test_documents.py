@@ -84,6 +84,18 @@ def test_where_blocks_end_does_not_matter(encoding: str, text: str, block: int) 
 # ---- what is not text
 
 
+def test_a_file_that_became_shorter_is_an_error_and_one_that_grew_is_not() -> None:
+    document = read_corpus([put("a.txt", UTF8)]).documents[0]
+    put("a.txt", UTF8 + b"more")
+    assert "".join(document.text()).encode() == document.utf8(0, 999) == UTF8
+    assert [*document.text(len(UTF8))] == [*document.text(len(UTF8) + 9)] == []
+    put("a.txt", UTF8[:-1])
+    for read in (lambda: "".join(document.text()), lambda: document.utf8(3, 999)):
+        with pytest.raises(LLMError, match=r"^a\.txt became shorter while it was used; run the command again$"):
+            read()
+    assert document.utf8(0, 3) == UTF8[:3]
+
+
 def test_an_empty_file_is_an_error() -> None:
     with pytest.raises(LLMError, match=r"^a\.txt is empty") as caught:
         read_corpus([put("a.txt", b"")])
