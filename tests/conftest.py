@@ -74,9 +74,10 @@ def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(autouse=True)
 def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Each test works in an empty directory, with no model named by the environment."""
+    """Each test works in an empty directory, with no model, size or color named by the environment."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("LLMCLI_MODEL", raising=False)
+    for name in ("LLMCLI_MODEL", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
     console.set_quiet(False)
     return tmp_path
 
