@@ -1,4 +1,4 @@
-"""Links and anchors of the README and the pages in docs/ lead somewhere, and the site's menu lists every page.
+"""Links and anchors of the READMEs, docs/ and examples/ lead somewhere, and the menu of the site lists every page.
 
 Needs no generator and no network. .ci/run builds the site too (`zensical build --strict`).
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("README*.md"), *ROOT.glob("docs/*.md"), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"])
+PAGES = sorted(path for pattern in ("*.md", "docs/*.md", "examples/*.md") for path in ROOT.glob(pattern))
 REPOSITORY = re.compile(r"https://github\.com/llmcli/llmcli/(?:blob|tree)/main/")  # a file of ours on the web
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"|^\[[^\]]+\]:\s+(\S+)", re.M)
 
