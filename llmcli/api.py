@@ -281,7 +281,7 @@ def train(
 
     require_torch()
     if unknown := options.keys() - set(PLAN_OPTIONS):
-        raise _unknown_option(min(unknown), (*PLAN_OPTIONS, *train.__kwdefaults__))
+        raise _unknown_option(min(unknown), (*PLAN_OPTIONS, *(train.__kwdefaults__ or ())))
     files = _paths(corpus)
     base_path, like_path = (
         None if path is None else _path(path, name) for name, path in (("base", base), ("like", like))
@@ -316,7 +316,7 @@ def train(
 
 
 def _train(
-    files: list[Path], output: Path, request: Request, reading: Reading, val: str | Path | float | None,
+    files: list[Path], output: Path, request: Request, reading: Reading, val: str | float | None,
     base: Path | None, like: Path | None, tokenizer: str, device: str, dtype: str, *, fixed_threads: bool,
     overwrite: bool, on_note: Callable[[str], None],
 ) -> Iterator[Step | Evaluation | Sample | TeacherTrained | Restarted | Result]:  # fmt: skip
