@@ -62,7 +62,7 @@ def _send(number: int) -> None:
     else:
         import _thread
 
-        _thread.interrupt_main(number)
+        _thread.interrupt_main(signal.Signals(number))
 
 
 @contextmanager
