@@ -26,7 +26,7 @@ from llmcli.training.run_data import RunData
 from llmcli.training.run_timer import FINAL_PATIENCE, GRACE, LOADING_SECONDS_PER_MILLION, RunTimer
 from llmcli.training.validation import HeldOutEvaluation, Weights
 
-CACHE_FIT_COST = 4.0  # of fitting the n-gram cache, per token, relative to evaluating the token
+CACHE_FIT_COST = 8.0  # of fitting the n-gram cache, per token, relative to evaluating the token
 NO_MEMORY = "for which memory was too short"
 
 T = TypeVar("T")

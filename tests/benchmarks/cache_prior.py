@@ -23,10 +23,11 @@ from llmcli.formats.cache_weights import CacheWeights
 from llmcli.models.ngram_cache import ORDERS, Matches, _gates, find_matches, shares_of_mixture
 from llmcli.models.torch_scoring import score
 from llmcli.models.transformer import LanguageModel
-from llmcli.training.cache_fit import HISTORY, PRIOR, fit_weights
+from llmcli.training.cache_fit import HISTORIES, PRIOR, fit_weights
 from tests.benchmarks.llm_command import llm
 
 WINDOW = 512  # tokens
+HISTORY = max(HISTORIES)  # before them
 NEUTRAL = ((-1.5, 0.0, 0.0, 0.0),) * ORDERS  # from where the weights of a text are fitted, with ...
 STRENGTH, STEPS = 1.0, 400  # ... a weak pull to it
 SHORT_FIT = 2000  # tokens
