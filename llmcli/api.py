@@ -46,7 +46,7 @@ PLAN_OPTIONS = (
 # other names of arguments: options of the command line, and what other programs call them
 OTHER_NAMES = {
     "time": "seconds", "max_steps": "steps", "num_train_epochs": "epochs", "from": "base", "force": "overwrite",
-    "learning_rate": "lr", "hidden_size": "width", "max_new_tokens": "max_tokens", "n": "max_tokens",
+    "learning_rate": "lr", "lr_scale": "lr", "hidden_size": "width", "max_new_tokens": "max_tokens", "n": "max_tokens",
 }  # fmt: skip
 
 

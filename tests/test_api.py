@@ -312,6 +312,7 @@ def test_errors_name_arguments_and_suggest_the_nearest(tiny_model: Path) -> None
         (lambda: llmcli.train("c.txt", time="20s"), "did you mean seconds[?]"),
         (lambda: llmcli.train("c.txt", layer=2), "did you mean layers[?]"),
         (lambda: llmcli.train("c.txt", steps=1, seconds=5), "^seconds and steps both"),
+        (lambda: next(llmcli.train("c.txt", "o.safetensors", steps=1, lr=-1)), "^lr must be above 0"),
         (lambda: llmcli.train([]), "^corpus is an empty list"),
         (lambda: llmcli.train(TEXT), "^corpus must be the name of a file, found a text"),
         (lambda: llmcli.train(io.StringIO(TEXT)), "^corpus must be the name of a file, or a list"),
