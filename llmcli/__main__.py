@@ -4,15 +4,12 @@ Installs the Ctrl-C handler before anything else is imported.
 """
 
 import atexit
-import gc
 import os
 import signal
 import sys
 import threading
 
 from llmcli.cli import signals
-
-ALLOCATIONS = 50_000  # between two garbage collections; with Python's 700, hundreds of them run while modules load
 
 
 def main() -> None:
@@ -41,7 +38,6 @@ def _exit_at_once(code: int) -> None:
 
 def run() -> None:
     """Run the command line; never returns."""
-    gc.set_threshold(ALLOCATIONS)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a process started with nohup ignores it
         signal.signal(signal.SIGINT, signals.end_process)
     try:
