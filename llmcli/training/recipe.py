@@ -117,8 +117,8 @@ TOKEN_EXPONENT = 0.374  # [nanochat, dev/LOG.md, 2026-01-27]
 REFERENCE_BYTES_PER_TOKEN = 3.3  # a token of more bytes counts for more [chosen]
 REPETITION_DECAY = 3.0  # epochs; R* of arXiv:2305.16264, where it is 15.4; fitted: 2.5 ["At a fixed time"]
 TRAINING_SHARE = 0.9  # of the time budget, at most; reading, planning, evaluating and saving take the rest [chosen]
-# less in short runs: a share of the time after reading, without the seconds for measuring speeds and for the end
-SHARE_OF_REST, AROUND_TRAINING_SECONDS = 0.95, 1.0  # as in runs of 10 to 900 seconds [chosen]
+SHARE_OF_REST = 0.95  # of the time after reading, at most: less than the above in short runs [chosen] ...
+AROUND_TRAINING_SECONDS = 1.0  # ... without these, for measuring speeds and for the end [chosen]
 LEAST_TRAINING_SHARE = 0.1  # that is planned for, however late it is [chosen]
 MAX_MEASUREMENTS = 3  # shapes whose speed is measured [chosen]
 # each is measured in two rounds, and the faster counts: a slow moment of the machine is shorter than both

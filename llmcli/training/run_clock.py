@@ -14,7 +14,7 @@ from collections import deque
 RECENT_STEPS, RECENT_SECONDS = 12, 2.0
 STEADY_SHARE = 0.1  # of the run: the time constant of the mean speed from which the whole run is estimated
 # of the time after reading and planning, for the final evaluations; if they need more, they evaluate fewer tokens
-LARGEST_RESERVE = 0.25
+LARGEST_RESERVE = 0.4
 ASSUMED_COST = 0.4  # of evaluating a token, relative to training on it, before the first evaluation (FLOPs: a third)
 LARGEST_SLOWDOWN = 2.0  # that is expected of the work after training: much of it uses one thread
 
